@@ -1,0 +1,93 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "node/digest.h"
+#include "node/geometry.h"
+#include "node/presence_map.h"
+
+namespace sluice {
+
+// A repository of a registry that is said to hold a blob, e.g. {"registry.example:5000", "team/app"}.
+struct BlobOrigin {
+  std::string registry;  // host[:port], as in the image reference
+  std::string repository;
+
+  friend auto operator<=>(const BlobOrigin&, const BlobOrigin&) = default;
+};
+
+// What must be known of a blob before its first byte is fetched.
+struct BlobSpec {
+  Digest digest;
+  uint64_t size = 0;
+  uint32_t chunk_size = kChunkSizeDefault;
+  // The root of the blob's recipe (BEP 52 "pieces root") as its descriptor's annotation vouches for it; with
+  // it the recipe is bound. Without it, chunks stay unverified until the whole blob has been hashed.
+  std::optional<Digest> root;
+  // Where to ask for it, in this order.
+  std::vector<BlobOrigin> origins;
+};
+
+// A blob that this node knows: one object per digest, shared by all rooms for as long as anyone uses it.
+//
+// Thread-safe: the constant fields need no lock, the others are atomic.
+class Blob {
+ public:
+  // REQUIRES: ChunkGeometry::Validate(spec.size, spec.chunk_size).ok(), spec.size > 0
+  explicit Blob(BlobSpec spec);
+
+  const Digest& digest() const { return spec_.digest; }
+  const ChunkGeometry& geometry() const { return geometry_; }
+  const BlobSpec& spec() const { return spec_; }
+
+  PresenceMap& presence() { return presence_; }
+  const PresenceMap& presence() const { return presence_; }
+
+  // Bytes of the chunks that are present.
+  uint64_t present_bytes() const;
+
+  // A refused blob failed its whole-blob digest (or lost its file while mounted): no byte of it may be served
+  // again.
+  bool refused() const { return refused_.load(std::memory_order_acquire); }
+  // Clears all presence bits and refuses every later read.
+  void Refuse();
+
+  // Chunks that are present but under no bound recipe, so not yet proven.
+  std::atomic<uint32_t>& unverified_count() { return unverified_count_; }
+
+  // A blob with leases (mounted, being verified, being served) is not evicted.
+  class Lease {
+   public:
+    explicit Lease(std::shared_ptr<Blob> blob) : blob_(std::move(blob)) { ++blob_->leases_; }
+    Lease(Lease&& other) noexcept : blob_(std::move(other.blob_)) {}
+    Lease& operator=(Lease&& other) noexcept {
+      std::swap(blob_, other.blob_);
+      return *this;
+    }
+    ~Lease() {
+      if (blob_) --blob_->leases_;
+    }
+    Blob& blob() const { return *blob_; }
+
+   private:
+    std::shared_ptr<Blob> blob_;
+  };
+  uint32_t lease_count() const { return leases_.load(std::memory_order_acquire); }
+
+ private:
+  // Constant after construction.
+  const BlobSpec spec_;
+  const ChunkGeometry geometry_;
+
+  PresenceMap presence_;
+  std::atomic<bool> refused_{false};
+  std::atomic<uint32_t> unverified_count_{0};
+  std::atomic<uint32_t> leases_{0};
+};
+
+}  // namespace sluice

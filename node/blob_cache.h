@@ -1,0 +1,87 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/amplifier.h"
+#include "node/blob.h"
+#include "node/chunk_source.h"
+#include "node/chunk_store.h"
+#include "node/chunk_verifier.h"
+#include "node/executor.h"
+#include "node/fetch_table.h"
+#include "node/telemetry.h"
+
+namespace sluice {
+
+struct ReadRequest {
+  Digest digest;
+  ByteRange range;  // within the blob, not empty
+  FetchClass fetch_class = FetchClass::kDemand;
+  Instant deadline;
+};
+
+// What a completed read tells: the bytes of the range are in the store's file and may be read from there.
+struct ReadResult {
+  SourceKind source = SourceKind::kLocal;  // the farthest place that any of its chunks came from
+};
+using ReadDone = absl::AnyInvocable<void(absl::StatusOr<ReadResult>) &&>;
+
+// A fill brings in all of a blob that is absent, as backfill.
+using FillDone = absl::AnyInvocable<void(absl::Status) &&>;
+
+struct BlobCacheLimits {
+  uint32_t fetch_bytes_max = 8 << 20;  // of one fetch; a longer run is split
+  uint64_t inflight_bytes_max =
+      256 << 20;  // asked for and not yet committed, over all fetches; demand may exceed it
+  uint32_t reads_waiting_max = 65536;  // beyond this a read is refused (ResourceExhausted)
+  uint32_t fetches_max[kFetchClassCount] = {64, 8, 4, 2};  // under way at once, by class
+  uint32_t queue_max = 4096;  // fetches that wait for their turn; beyond, the lowest class is dropped
+  uint32_t readahead_bytes_max = 8 << 20;  // the widest window of a sequential stream
+  Duration fetch_timeout = std::chrono::seconds(60);
+};
+
+// The hall: the one front door of the cache. A read is answered from the store, and what is absent is fetched
+// first, each chunk once however many wait for it, verified and committed before anyone sees it.
+//
+// Thread-safe: Read and Fill may be called on any thread; their callbacks run on the core loop, exactly once,
+// also when the cache is destroyed first (with Cancelled). All other state is owned by the core loop.
+class BlobCache {
+ public:
+  struct Parts {
+    Clock& clock;
+    Executor& core;  // serial
+    Executor& io;    // pool
+    ChunkStore& store;
+    ChunkVerifier& verifier;
+    std::vector<ChunkSource*> sources;  // in the order they are asked
+    Telemetry& telemetry;
+  };
+
+  BlobCache(Parts parts, BlobCacheLimits limits);
+  ~BlobCache();
+  BlobCache(const BlobCache&) = delete;
+  BlobCache& operator=(const BlobCache&) = delete;
+
+  // Errors given to `done`: NotFound (no such blob), OutOfRange (past the blob's end), DataLoss (the blob is
+  // refused, or a chunk failed verification twice), DeadlineExceeded, ResourceExhausted (too many readers; no
+  // space), Unavailable and what else the last source said.
+  void Read(ReadRequest request, ReadDone done);
+
+  // Fetches all absent chunks; done when the blob is complete or a chunk failed for good. Watch the progress
+  // in Blob::presence(). A second fill of the same blob joins the first.
+  void Fill(const Digest& digest, FillDone done);
+
+ private:
+  class Core;
+  const std::shared_ptr<Core> core_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+
+namespace sluice {
+
+// What is known of a chunk's bytes when they are written.
+enum class Evidence {
+  kUnverified,  // no bound recipe; they stand or fall with the whole blob's digest
+  kVerified,    // they match the leaf of a bound recipe
+};
+
+// The cellar: where chunks lie on disk. Implemented by index/.
+//
+// Thread-safe. Open, Commit and Revoke may block on disk: call them on the I/O pool. Find takes no disk
+// access.
+class ChunkStore {
+ public:
+  virtual ~ChunkStore() = default;
+
+  // The blob of spec.digest, registered first if it is new. Origins, and a root where none was known, are
+  // added to one that is known already. Errors: InvalidArgument if the spec contradicts what is known (size,
+  // chunk size, root) or is out of bounds; ResourceExhausted, Unavailable (disk).
+  virtual absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) = 0;
+
+  // The blob if it is registered, else nullptr.
+  virtual std::shared_ptr<Blob> Find(const Digest& digest) const = 0;
+
+  // Writes a chunk's bytes and makes it servable: when this returns OK its presence bit is set. The durable
+  // claim follows in a later batch, after the bytes were synced; if that sync fails, the bit is cleared
+  // again. Committing a chunk that is already present writes nothing, unless `evidence` is better than what
+  // is known. Errors: ResourceExhausted (no space), Unavailable (any other failure to write); then the chunk
+  // is absent. REQUIRES: bytes.size() == blob.geometry().RangeOf(index).length
+  virtual absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
+                              Evidence evidence) = 0;
+
+  // Takes a bad chunk back: clears its bit at once, then its durable claim and the right of the kernel to
+  // read it unasked. The bytes stay where they are until they are overwritten.
+  virtual absl::Status Revoke(Blob& blob, ChunkIndex index) = 0;
+};
+
+}  // namespace sluice

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "node/chunk_source.h"
+#include "node/executor.h"
+
+namespace sluice {
+
+// A number that only grows. Thread-safe.
+class Counter {
+ public:
+  void Add(uint64_t n = 1) { value_.fetch_add(n, std::memory_order_relaxed); }
+  uint64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+
+// A number that goes up and down. Thread-safe.
+class Gauge {
+ public:
+  void Set(int64_t n) { value_.store(n, std::memory_order_relaxed); }
+  void Add(int64_t n) { value_.fetch_add(n, std::memory_order_relaxed); }
+  int64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int64_t> value_{0};
+};
+
+// Counts durations in fixed buckets. Thread-safe; a reader may see one observation's parts apart.
+class DurationHistogram {
+ public:
+  // Upper bounds in seconds; what is longer falls into a last, unbounded bucket.
+  static constexpr std::array<double, 14> kBounds = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
+                                                     0.025,  0.05,    0.1,    0.25,  1,      5,     30};
+  void Observe(Duration duration) {
+    const double seconds = std::chrono::duration<double>(duration).count();
+    size_t bucket = 0;
+    while (bucket < kBounds.size() && seconds > kBounds[bucket]) ++bucket;
+    counts_[bucket].Add();
+    sum_ns_.Add(static_cast<uint64_t>(duration.count()));
+  }
+  // Observations in bucket `i` alone (not cumulated); i == kBounds.size() is the unbounded one.
+  uint64_t count(size_t i) const { return counts_[i].value(); }
+  double sum_seconds() const { return static_cast<double>(sum_ns_.value()) * 1e-9; }
+
+ private:
+  std::array<Counter, kBounds.size() + 1> counts_;
+  Counter sum_ns_;
+};
+
+enum class EvictReason { kRequested, kWatermark, kCorrupt };
+inline constexpr int kEvictReasonCount = 3;
+
+// What the node counts of itself. The rooms add, api/ exports under the names of the README's metrics table.
+struct Telemetry {
+  std::array<Counter, kSourceKindCount> read_bytes;               // sluice_read_bytes_total{source}
+  std::array<Counter, kSourceKindCount> reads;                    // sluice_reads_total{source}
+  Counter read_errors;                                            // sluice_read_errors_total
+  std::array<DurationHistogram, kSourceKindCount> read_duration;  // sluice_read_duration_seconds{source}
+
+  Counter origin_bytes;  // sluice_origin_bytes_total
+  // sluice_origin_requests_total{code}: by HTTP status class 1xx..5xx, [0] is a request that got no answer.
+  std::array<Counter, 6> origin_requests;
+
+  std::array<Counter, kSourceKindCount>
+      verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot
+  Counter unverified_served_bytes;  // sluice_unverified_served_bytes_total
+  Counter blobs_refused;            // sluice_blobs_refused_total (an alarm)
+
+  Gauge cache_size_bytes;                                // sluice_cache_size_bytes
+  Gauge cache_capacity_bytes;                            // sluice_cache_capacity_bytes
+  std::array<Counter, kEvictReasonCount> evicted_bytes;  // sluice_evicted_bytes_total{reason}
+  Counter sync_failures;                                 // sluice_store_sync_failures_total
+  Counter write_failures;                                // sluice_store_write_failures_total
+
+  // sluice_ondemand_requests_total{backend,result}: the keeper's own counts are added when they are exported.
+  Counter ondemand_filled;
+  Counter ondemand_failed;
+
+  Counter prefetch_bytes;       // sluice_prefetch_bytes_total: readahead, hints, backfill
+  Counter prefetch_used_bytes;  // sluice_prefetch_used_bytes_total
+  Gauge mounts;                 // sluice_mounts
+  Gauge reads_waiting;          // sluice_reads_waiting
+};
+
+}  // namespace sluice

@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# The Debian 12 packages that Sluice is built, tested and shown with. Sourced, not run.
+
+# shellcheck disable=SC2034  # read by those who source this file
+SLUICE_BUILD_PACKAGES=(
+  build-essential ca-certificates ccache cmake git ninja-build pkg-config python3
+  libabsl-dev libarchive-dev libboost-dev libboost-system-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
+  libgmock-dev libgrpc++-dev libgtest-dev libprotobuf-dev librocksdb-dev libspdlog-dev libssl-dev
+  libsystemd-dev libtorrent-rasterbar-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
+  protobuf-compiler protobuf-compiler-grpc
+)
+# shellcheck disable=SC2034
+SLUICE_RUN_PACKAGES=(curl docker-registry e2fsprogs erofs-utils iproute2 jq procps util-linux)
+# shellcheck disable=SC2034
+SLUICE_TEST_PACKAGES=(clang-format shellcheck xfsprogs)
+# shellcheck disable=SC2034
+SLUICE_FUZZ_PACKAGES=(clang llvm)
+# shellcheck disable=SC2034
+SLUICE_QUICKSTART_PACKAGES=(debian-archive-keyring debootstrap)
+
+# install_packages NAME...: installs those that are missing; without any, it touches nothing.
+# Returns 1, having said which are missing, if it may not install or could not.
+install_packages() {
+  local name missing=()
+  for name in "$@"; do
+    [[ $(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || missing+=("$name")
+  done
+  ((${#missing[@]})) || return 0
+  if ((EUID)); then
+    echo "These Debian packages are missing; install them as root and run this again:" >&2
+    echo "  apt-get install ${missing[*]}" >&2
+    return 1
+  fi
+  echo "installing: ${missing[*]}" >&2
+  local -x DEBIAN_FRONTEND=noninteractive
+  # The lists may be absent or too old to fetch from: then refresh them and try once more.
+  apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2 ||
+    { apt-get update -qq >&2 && apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2; } ||
+    {
+      echo "apt-get could not install: ${missing[*]}" >&2
+      return 1
+    }
+}

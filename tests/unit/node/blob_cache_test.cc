@@ -1,0 +1,355 @@
+#include "node/blob_cache.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/node/fakes.h"
+
+namespace sluice {
+namespace {
+
+using fakes::FakeClock;
+using fakes::FakeSource;
+using fakes::FakeVerifier;
+using fakes::ManualExecutor;
+using fakes::MemoryStore;
+using std::chrono::seconds;
+
+constexpr uint32_t kChunk = kChunkSizeDefault;
+
+class BlobCacheTest : public ::testing::Test {
+ protected:
+  BlobCacheTest() { Restart({}); }
+
+  void Restart(BlobCacheLimits limits, std::vector<ChunkSource*> sources = {}) {
+    if (sources.empty()) sources = {&source_};
+    cache_ = std::make_unique<BlobCache>(
+        BlobCache::Parts{clock_, loop_, io_, store_, verifier_, sources, telemetry_}, limits);
+  }
+
+  std::shared_ptr<Blob> AddBlob(uint64_t size, uint8_t name = 7) {
+    std::array<uint8_t, 32> bytes{};
+    bytes[0] = name;
+    return *store_.Open(
+        {.digest = Digest(bytes), .size = size, .chunk_size = kChunk, .root = {}, .origins = {}});
+  }
+
+  // The place where the answer of a read appears.
+  using Result = std::shared_ptr<std::optional<absl::StatusOr<ReadResult>>>;
+  Result Read(const Blob& blob, ByteRange range, FetchClass fetch_class = FetchClass::kDemand,
+              Duration timeout = seconds(30)) {
+    auto result = std::make_shared<std::optional<absl::StatusOr<ReadResult>>>();
+    cache_->Read({blob.digest(), range, fetch_class, clock_.now + timeout},
+                 [result](absl::StatusOr<ReadResult> r) { *result = std::move(r); });
+    Settle();
+    return result;
+  }
+  Result ReadChunk(const Blob& blob, uint32_t index) { return Read(blob, {uint64_t{index} * kChunk, 1}); }
+
+  void Settle() {
+    while (loop_.Run() + io_.Run() > 0) {
+    }
+  }
+  void Pass(Duration time) {
+    clock_.now += time;
+    Settle();
+  }
+  void Serve() {
+    source_.Take().SendAll();
+    Settle();
+  }
+
+  FakeClock clock_;
+  ManualExecutor loop_{clock_}, io_{clock_};
+  MemoryStore store_;
+  FakeVerifier verifier_;
+  FakeSource source_;
+  Telemetry telemetry_;
+  std::unique_ptr<BlobCache> cache_;
+};
+
+TEST_F(BlobCacheTest, AnswersPresentBytesWithoutAskingASource) {
+  auto blob = AddBlob(10 * kChunk);
+  blob->presence().Set(ChunkIndex(3));
+  auto result = ReadChunk(*blob, 3);
+  ASSERT_TRUE(result->has_value());
+  EXPECT_EQ((*result)->value().source, SourceKind::kLocal);
+  EXPECT_TRUE(source_.calls.empty());
+}
+
+TEST_F(BlobCacheTest, FetchesOnlyTheAbsentChunksOfARange) {
+  auto blob = AddBlob(10 * kChunk);
+  blob->presence().Set(ChunkIndex(1));
+  auto result = Read(*blob, {0, 3 * kChunk});
+  ASSERT_EQ(source_.calls.size(), 2u);
+  EXPECT_EQ(source_.calls[0].request.chunks, (ChunkSpan{ChunkIndex(0), 1}));
+  EXPECT_EQ(source_.calls[1].request.chunks, (ChunkSpan{ChunkIndex(2), 1}));
+  Serve();
+  EXPECT_FALSE(result->has_value());
+  Serve();
+  ASSERT_TRUE(result->has_value());
+  EXPECT_EQ((*result)->value().source, SourceKind::kOrigin);
+  EXPECT_EQ(telemetry_.read_bytes[static_cast<int>(SourceKind::kOrigin)].value(), 3u * kChunk);
+}
+
+TEST_F(BlobCacheTest, FiveHundredReadersOfOneColdChunkCostOneFetch) {
+  auto blob = AddBlob(10 * kChunk);
+  std::vector<Result> results;
+  for (int i = 0; i < 500; ++i) results.push_back(ReadChunk(*blob, 4));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  Serve();
+  for (const Result& result : results) EXPECT_TRUE(result->has_value() && (*result)->ok());
+  EXPECT_EQ(store_.commits, 1);
+}
+
+TEST_F(BlobCacheTest, ABadChunkIsFetchedOnceMoreAndThenRefused) {
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(2)] = 2;
+  auto result = ReadChunk(*blob, 2);
+  Serve();
+  EXPECT_FALSE(result->has_value());
+  ASSERT_EQ(source_.calls.size(), 1u);
+  Serve();
+  ASSERT_TRUE(result->has_value());
+  EXPECT_TRUE(absl::IsDataLoss((*result)->status())) << (*result)->status();
+  EXPECT_FALSE(blob->presence().IsPresent(ChunkIndex(2)));
+  EXPECT_EQ(store_.commits, 0);
+  EXPECT_EQ(telemetry_.verify_failures[static_cast<int>(SourceKind::kOrigin)].value(), 2u);
+  EXPECT_TRUE(source_.calls.empty());
+}
+
+TEST_F(BlobCacheTest, AChunkThatIsBadOnceArrivesOnTheSecondTry) {
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(2)] = 1;
+  auto result = ReadChunk(*blob, 2);
+  Serve();
+  Serve();
+  EXPECT_TRUE(result->has_value() && (*result)->ok());
+}
+
+TEST_F(BlobCacheTest, AReaderGetsAnErrorAtItsDeadlineThoughTheSourceIsSilent) {
+  auto blob = AddBlob(10 * kChunk);
+  auto result = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(5));
+  Pass(seconds(4));
+  EXPECT_FALSE(result->has_value());
+  Pass(seconds(1));
+  ASSERT_TRUE(result->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*result)->status()));
+  EXPECT_EQ(telemetry_.read_errors.value(), 1u);
+}
+
+TEST_F(BlobCacheTest, EachReaderHasItsOwnDeadline) {
+  auto blob = AddBlob(10 * kChunk);
+  auto first = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(5));
+  auto second = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(50));
+  Pass(seconds(6));
+  EXPECT_TRUE(first->has_value());
+  EXPECT_FALSE(second->has_value());
+  // The fetch was opened with the first reader's deadline and ends with it; the second reader gets a new one.
+  source_.Take().Fail(absl::DeadlineExceededError("slow"));
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u);
+  Serve();
+  EXPECT_TRUE(second->has_value() && (*second)->ok());
+}
+
+TEST_F(BlobCacheTest, TheLastSourcesErrorReachesTheReader) {
+  FakeSource peer(SourceKind::kPeer);
+  Restart({}, {&peer, &source_});
+  auto blob = AddBlob(10 * kChunk);
+  auto result = ReadChunk(*blob, 0);
+  ASSERT_EQ(peer.calls.size(), 1u);
+  peer.Take().Fail(absl::UnavailableError("peer is gone"));
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u);
+  source_.Take().Fail(absl::NotFoundError("404"));
+  Settle();
+  ASSERT_TRUE(result->has_value());
+  EXPECT_TRUE(absl::IsNotFound((*result)->status()));
+}
+
+TEST_F(BlobCacheTest, WhatWasDeliveredBeforeAFailureIsKept) {
+  auto blob = AddBlob(10 * kChunk);
+  auto both = Read(*blob, {0, 2 * kChunk});
+  FakeSource::Call call = source_.Take();
+  call.Send(ChunkIndex(0));
+  call.Fail(absl::UnavailableError("connection reset"));
+  Settle();
+  EXPECT_TRUE(blob->presence().IsPresent(ChunkIndex(0)));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_EQ(source_.calls[0].request.chunks, (ChunkSpan{ChunkIndex(1), 1}));
+  Serve();
+  EXPECT_TRUE(both->has_value() && (*both)->ok());
+}
+
+TEST_F(BlobCacheTest, ASourceThatSaysItIsDoneWithoutDeliveringIsAnError) {
+  auto blob = AddBlob(10 * kChunk);
+  auto result = ReadChunk(*blob, 0);
+  source_.Take().Fail(absl::OkStatus());
+  Settle();
+  source_.Take().Fail(absl::OkStatus());
+  Settle();
+  ASSERT_TRUE(result->has_value());
+  EXPECT_FALSE((*result)->ok());
+}
+
+TEST_F(BlobCacheTest, AStoreThatCannotWriteFailsTheReader) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_error = absl::ResourceExhaustedError("no space left on device");
+  auto result = ReadChunk(*blob, 0);
+  Serve();
+  Serve();
+  ASSERT_TRUE(result->has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted((*result)->status()));
+}
+
+TEST_F(BlobCacheTest, RejectsWhatIsNotWithinABlob) {
+  auto blob = AddBlob(10 * kChunk);
+  const uint64_t size = 10 * kChunk;
+  for (ByteRange range :
+       {ByteRange{0, 0}, ByteRange{size, 1}, ByteRange{size - 1, 2}, ByteRange{1, UINT64_MAX}}) {
+    auto result = Read(*blob, range);
+    ASSERT_TRUE(result->has_value());
+    EXPECT_TRUE(absl::IsOutOfRange((*result)->status())) << range.offset;
+  }
+  Blob unknown({.digest = Digest(), .size = 1, .root = {}, .origins = {}});
+  EXPECT_TRUE(absl::IsNotFound((*Read(unknown, {0, 1}))->status()));
+}
+
+TEST_F(BlobCacheTest, ARefusedBlobIsNotServed) {
+  auto blob = AddBlob(10 * kChunk);
+  blob->presence().Set(ChunkIndex(0));
+  blob->Refuse();
+  EXPECT_TRUE(absl::IsDataLoss((*ReadChunk(*blob, 0))->status()));
+  EXPECT_TRUE(source_.calls.empty());
+}
+
+TEST_F(BlobCacheTest, MoreReadersThanTheLimitAreRefused) {
+  BlobCacheLimits limits;
+  limits.reads_waiting_max = 2;
+  Restart(limits);
+  auto blob = AddBlob(10 * kChunk);
+  ReadChunk(*blob, 0);
+  ReadChunk(*blob, 5);
+  auto third = ReadChunk(*blob, 9);
+  ASSERT_TRUE(third->has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted((*third)->status()));
+}
+
+TEST_F(BlobCacheTest, ADemandTakesAQueuedChunkOutOfTheBackfill) {
+  BlobCacheLimits limits;
+  limits.fetches_max[static_cast<int>(FetchClass::kBackfill)] = 1;
+  Restart(limits);
+  auto blob = AddBlob(64 * kChunk);
+  Read(*blob, {0, 16 * kChunk}, FetchClass::kBackfill);
+  auto filling = Read(*blob, {16 * kChunk, 16 * kChunk}, FetchClass::kBackfill);
+  ASSERT_EQ(source_.calls.size(), 1u);
+  auto demand = ReadChunk(*blob, 20);
+  ASSERT_EQ(source_.calls.size(), 2u);
+  EXPECT_EQ(source_.calls[1].request.fetch_class, FetchClass::kDemand);
+  EXPECT_EQ(source_.calls[1].request.chunks, (ChunkSpan{ChunkIndex(20), 1}));
+  Serve();  // the first backfill, so that the second starts: without chunk 20, in two parts
+  Serve();  // the demand
+  EXPECT_TRUE(demand->has_value());
+  int chunks = 0;
+  while (!source_.calls.empty()) {
+    chunks += static_cast<int>(source_.calls.front().request.chunks.count);
+    Serve();
+  }
+  EXPECT_EQ(chunks, 15);
+  EXPECT_TRUE(filling->has_value() && (*filling)->ok());
+}
+
+TEST_F(BlobCacheTest, SequentialDemandIsAmplifiedAndRandomIsNot) {
+  auto blob = AddBlob(200 * kChunk);
+  for (uint32_t index : {100u, 20u, 60u, 150u}) {
+    ReadChunk(*blob, index);
+    ASSERT_EQ(source_.calls.size(), 1u);
+    Serve();
+  }
+  ReadChunk(*blob, 0);
+  Serve();
+  ReadChunk(*blob, 1);
+  ASSERT_EQ(source_.calls.size(), 2u);
+  EXPECT_EQ(source_.calls[1].request.fetch_class, FetchClass::kReadahead);
+  EXPECT_EQ(source_.calls[1].request.chunks.first, ChunkIndex(2));
+}
+
+TEST_F(BlobCacheTest, AReaderJoinsAReadaheadThatIsUnderWay) {
+  auto blob = AddBlob(200 * kChunk);
+  ReadChunk(*blob, 0);
+  Serve();
+  ReadChunk(*blob, 1);
+  ASSERT_EQ(source_.calls.size(), 2u);
+  Serve();
+  auto joined = ReadChunk(*blob, 2);
+  EXPECT_FALSE(joined->has_value());
+  for (const auto& call : source_.calls) {
+    EXPECT_FALSE(call.request.fetch_class == FetchClass::kDemand) << "chunk 2 was asked for twice";
+  }
+  Serve();
+  EXPECT_TRUE(joined->has_value());
+}
+
+TEST_F(BlobCacheTest, AFillBringsInTheWholeBlobWithFewFetchesUnderWay) {
+  auto blob = AddBlob(100 * kChunk + 5);
+  std::optional<absl::Status> filled;
+  cache_->Fill(blob->digest(), [&](absl::Status status) { filled = status; });
+  Settle();
+  size_t under_way_max = 0;
+  while (!source_.calls.empty()) {
+    under_way_max = std::max(under_way_max, source_.calls.size());
+    EXPECT_EQ(source_.calls.front().request.fetch_class, FetchClass::kBackfill);
+    Serve();
+  }
+  ASSERT_TRUE(filled.has_value());
+  EXPECT_TRUE(filled->ok());
+  EXPECT_TRUE(blob->presence().complete());
+  EXPECT_LE(under_way_max, 2u);
+  EXPECT_EQ(blob->lease_count(), 0u);
+}
+
+TEST_F(BlobCacheTest, AFillThatFailsSaysWhy) {
+  auto blob = AddBlob(10 * kChunk);
+  std::optional<absl::Status> filled;
+  cache_->Fill(blob->digest(), [&](absl::Status status) { filled = status; });
+  Settle();
+  while (!source_.calls.empty()) {
+    source_.Take().Fail(absl::UnavailableError("registry is down"));
+    Settle();
+  }
+  ASSERT_TRUE(filled.has_value());
+  EXPECT_TRUE(absl::IsUnavailable(*filled));
+}
+
+TEST_F(BlobCacheTest, EveryReadIsAnsweredWhenTheCacheGoesAway) {
+  auto blob = AddBlob(10 * kChunk);
+  auto result = ReadChunk(*blob, 0);
+  std::optional<absl::Status> filled;
+  cache_->Fill(blob->digest(), [&](absl::Status status) { filled = status; });
+  Settle();
+  cache_.reset();
+  ASSERT_TRUE(result->has_value());
+  EXPECT_TRUE(absl::IsCancelled((*result)->status()));
+  ASSERT_TRUE(filled.has_value());
+  source_.Take().SendAll();  // too late, and harmless
+  Settle();
+}
+
+TEST_F(BlobCacheTest, InflightBytesBoundWhatIsNotDemanded) {
+  BlobCacheLimits limits;
+  limits.inflight_bytes_max = 4 * kChunk;
+  limits.fetch_bytes_max = 2 * kChunk;
+  limits.fetches_max[static_cast<int>(FetchClass::kBackfill)] = 100;
+  Restart(limits);
+  auto blob = AddBlob(64 * kChunk);
+  Read(*blob, {0, 32 * kChunk}, FetchClass::kBackfill);
+  EXPECT_EQ(source_.calls.size(), 2u);
+  auto demand = ReadChunk(*blob, 60);
+  EXPECT_EQ(source_.calls.size(), 3u);
+  Serve();
+  EXPECT_EQ(source_.calls.size(), 2u);  // the demand still counts, so nothing may start in place of the first
+}
+
+}  // namespace
+}  // namespace sluice

@@ -1,0 +1,162 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "node/amplifier.h"
+#include "node/blob.h"
+#include "node/digest.h"
+#include "node/geometry.h"
+#include "node/presence_map.h"
+
+namespace sluice {
+namespace {
+
+constexpr char kHex[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+TEST(DigestTest, ParsesWhatItPrints) {
+  const absl::StatusOr<Digest> digest = Digest::Parse(std::string("sha256:") + kHex);
+  ASSERT_TRUE(digest.ok());
+  EXPECT_EQ(digest->ToString(), std::string("sha256:") + kHex);
+  EXPECT_EQ(digest->Hex(), kHex);
+  EXPECT_EQ(digest->Short(), "e3b0c44298fc");
+}
+
+TEST(DigestTest, RejectsWhatIsNoDigest) {
+  const std::string hex = kHex;
+  for (const std::string& text : std::initializer_list<std::string>{
+           std::string(), hex, "sha512:" + hex, "sha256:" + hex.substr(1), "sha256:" + hex + "0",
+           "sha256:../../etc/passwd", "sha256:" + std::string(64, 'G'), "SHA256:" + hex,
+           "sha256:" + hex.substr(0, 63) + "A", " sha256:" + hex, "sha256:" + hex.substr(0, 62) + "%2f"}) {
+    const absl::StatusOr<Digest> digest = Digest::Parse(text);
+    EXPECT_TRUE(absl::IsInvalidArgument(digest.status())) << text;
+  }
+}
+
+TEST(DigestTest, AnErrorDoesNotRepeatAMegabyteOfInput) {
+  EXPECT_LT(Digest::Parse("sha256:" + std::string(1 << 20, 'x')).status().message().size(), 300u);
+}
+
+TEST(ChunkGeometryTest, CutsABlobWithAShortTail) {
+  const ChunkGeometry geometry(1'000'000, 262144);
+  EXPECT_EQ(geometry.chunk_count(), 4u);
+  EXPECT_EQ(geometry.RangeOf(ChunkIndex(3)), (ByteRange{786432, 213568}));
+  EXPECT_EQ(geometry.Covering({262143, 2}), (ChunkSpan{ChunkIndex(0), 2}));
+  EXPECT_EQ(geometry.Covering({999'999, 1}), (ChunkSpan{ChunkIndex(3), 1}));
+  EXPECT_EQ(geometry.RangeOf(geometry.All()), (ByteRange{0, 1'000'000}));
+}
+
+TEST(ChunkGeometryTest, ABlobHasAtMost65536Chunks) {
+  EXPECT_EQ(ChunkGeometry::ChunkSizeFor(1), 256u << 10);
+  EXPECT_EQ(ChunkGeometry::ChunkSizeFor(uint64_t{16} << 30), 256u << 10);
+  EXPECT_EQ(ChunkGeometry::ChunkSizeFor((uint64_t{16} << 30) + 1), 512u << 10);
+  EXPECT_TRUE(ChunkGeometry::Validate(uint64_t{16} << 30, 256 << 10).ok());
+  EXPECT_FALSE(ChunkGeometry::Validate((uint64_t{16} << 30) + 1, 256 << 10).ok());
+  for (uint32_t size : {0u, 1u, 8u << 10, (16u << 10) + 1, 128u << 20}) {
+    EXPECT_FALSE(ChunkGeometry::Validate(1, size).ok()) << size;
+  }
+}
+
+TEST(PresenceMapTest, FindsAbsentRuns) {
+  PresenceMap map(200);
+  for (uint32_t i = 0; i < 200; ++i) {
+    if (i < 70 || i > 140) map.Set(ChunkIndex(i));
+  }
+  EXPECT_EQ(map.FirstAbsent({ChunkIndex(0), 200}, 1000), (ChunkSpan{ChunkIndex(70), 71}));
+  EXPECT_EQ(map.FirstAbsent({ChunkIndex(0), 200}, 10), (ChunkSpan{ChunkIndex(70), 10}));
+  EXPECT_EQ(map.FirstAbsent({ChunkIndex(0), 70}, 10).count, 0u);
+  EXPECT_TRUE(map.AllPresent({ChunkIndex(141), 59}));
+  EXPECT_FALSE(map.AllPresent({ChunkIndex(140), 60}));
+  EXPECT_EQ(map.present_count(), 129u);
+}
+
+TEST(PresenceMapTest, TheMirrorFollows) {
+  PresenceMap map(100);
+  map.Set(ChunkIndex(1));
+  std::array<PresenceMap::Word, 4> mirror{};
+  mirror[0] = ~uint64_t{0};  // stale bits must not survive
+  map.Attach(mirror);
+  EXPECT_EQ(mirror[0], 2u);
+  map.Set(ChunkIndex(99));
+  EXPECT_EQ(mirror[1], uint64_t{1} << 35);
+  map.Clear(ChunkIndex(1));
+  EXPECT_EQ(mirror[0], 0u);
+  map.Detach();
+  EXPECT_EQ(mirror[1], 0u);
+  map.Set(ChunkIndex(2));
+  EXPECT_EQ(mirror[0], 0u);
+  EXPECT_TRUE(map.IsPresent(ChunkIndex(99)));
+}
+
+TEST(PresenceMapTest, MapAndMirrorAgreeAfterManyThreads) {
+  PresenceMap map(4096);
+  std::array<PresenceMap::Word, 64> mirror{};
+  std::vector<std::thread> threads;
+  for (uint32_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&map, t] {
+      for (uint32_t i = 0; i < 20000; ++i) {
+        const ChunkIndex index((i * 7919 + t * 31) % 4096);
+        if (i % 3 == 0) {
+          map.Clear(index);
+        } else {
+          map.Set(index);
+        }
+      }
+    });
+  }
+  map.Attach(mirror);
+  for (std::thread& thread : threads) thread.join();
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < 4096; ++i) {
+    EXPECT_EQ(map.IsPresent(ChunkIndex(i)), (mirror[i / 64] >> (i % 64) & 1) != 0);
+    count += map.IsPresent(ChunkIndex(i));
+  }
+  EXPECT_EQ(count, map.present_count());
+}
+
+TEST(BlobTest, ALeaseIsCountedOnceHoweverItMoves) {
+  auto blob = std::make_shared<Blob>(BlobSpec{.digest = {}, .size = 5, .root = {}, .origins = {}});
+  {
+    Blob::Lease lease(blob);
+    Blob::Lease moved = std::move(lease);
+    EXPECT_EQ(blob->lease_count(), 1u);
+  }
+  EXPECT_EQ(blob->lease_count(), 0u);
+}
+
+TEST(AmplifierTest, WindowDoublesToItsLimit) {
+  Amplifier amplifier(8 * kChunkSizeDefault);
+  Blob blob({.digest = {}, .size = uint64_t{1000} * kChunkSizeDefault, .root = {}, .origins = {}});
+  std::vector<uint32_t> windows;
+  for (uint32_t i = 0; i < 40; ++i) {
+    const ChunkSpan ahead = amplifier.Advance(blob, {ChunkIndex(i), 1});
+    EXPECT_LE(ahead.end().value(), i + 1 + 8);
+    if (ahead.count) {
+      EXPECT_GT(ahead.first.value(), i);
+      windows.push_back(ahead.end().value() - i - 1);
+    }
+  }
+  ASSERT_GE(windows.size(), 5u);
+  EXPECT_EQ(windows[0], 1u);
+  EXPECT_EQ(windows.back(), 8u);
+}
+
+TEST(AmplifierTest, ManyStreamsAreKeptApart) {
+  Amplifier amplifier(8 * kChunkSizeDefault);
+  Blob blob({.digest = {}, .size = uint64_t{1000} * kChunkSizeDefault, .root = {}, .origins = {}});
+  for (uint32_t base : {0u, 100u, 200u}) EXPECT_EQ(amplifier.Advance(blob, {ChunkIndex(base), 1}).count, 0u);
+  for (uint32_t base : {0u, 100u, 200u}) {
+    EXPECT_EQ(amplifier.Advance(blob, {ChunkIndex(base + 1), 1}), (ChunkSpan{ChunkIndex(base + 2), 1}));
+  }
+}
+
+TEST(AmplifierTest, StopsAtTheEndOfTheBlob) {
+  Amplifier amplifier(8 * kChunkSizeDefault);
+  Blob blob({.digest = {}, .size = uint64_t{4} * kChunkSizeDefault, .root = {}, .origins = {}});
+  for (uint32_t i = 0; i < 4; ++i) {
+    EXPECT_LE(amplifier.Advance(blob, {ChunkIndex(i), 1}).end().value(), 4u);
+  }
+}
+
+}  // namespace
+}  // namespace sluice

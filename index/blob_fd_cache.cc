@@ -1,0 +1,66 @@
+#include "index/blob_fd_cache.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "index/disk_error.h"
+
+namespace sluice::index {
+namespace {
+
+size_t Bounded(size_t capacity) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    capacity = std::min<size_t>(capacity, limit.rlim_cur / 4);
+  }
+  return std::max<size_t>(capacity, 1);
+}
+
+}  // namespace
+
+BlobFdCache::BlobFdCache(int directory, StoreFileSystem& file_system, size_t capacity)
+    : directory_(directory), file_system_(file_system), capacity_(Bounded(capacity)) {}
+
+absl::StatusOr<BlobFdCache::Fd> BlobFdCache::Get(const Digest& digest) {
+  {
+    std::lock_guard lock(mutex_);
+    if (const auto found = slots_.find(digest); found != slots_.end()) {
+      by_use_.splice(by_use_.begin(), by_use_, found->second);
+      return found->second->fd;
+    }
+  }
+  const int opened = file_system_.Open(directory_, digest.Hex(), O_RDWR);
+  if (opened < 0) {
+    const absl::Status error = DiskError(errno, absl::StrCat("open the file of blob ", digest.ToString()));
+    return absl::IsNotFound(error) ? error : absl::UnavailableError(error.message());
+  }
+  Fd fd = std::make_shared<const FileDescriptor>(opened);
+  Fd unused;  // closed after the lock is let go
+  std::lock_guard lock(mutex_);
+  const auto [slot, inserted] = slots_.try_emplace(digest);
+  if (!inserted) return slot->second->fd;
+  by_use_.push_front(Slot{digest, fd});
+  slot->second = by_use_.begin();
+  if (by_use_.size() > capacity_) {
+    unused = std::move(by_use_.back().fd);
+    slots_.erase(by_use_.back().digest);
+    by_use_.pop_back();
+  }
+  return fd;
+}
+
+void BlobFdCache::Drop(const Digest& digest) {
+  Fd unused;
+  std::lock_guard lock(mutex_);
+  const auto found = slots_.find(digest);
+  if (found == slots_.end()) return;
+  unused = std::move(found->second->fd);
+  by_use_.erase(found->second);
+  slots_.erase(found);
+}
+
+}  // namespace sluice::index

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstddef>
+#include <list>
+#include <memory>
+#include <mutex>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "index/file_descriptor.h"
+#include "index/store_file_system.h"
+#include "node/digest.h"
+
+namespace sluice::index {
+
+// Keeps the blob files that were used last open. A file that someone still uses stays open beyond the bound
+// until its last user lets go.
+//
+// Thread-safe.
+class BlobFdCache {
+ public:
+  using Fd = std::shared_ptr<const FileDescriptor>;
+
+  // `capacity` descriptors, but never more than a quarter of RLIMIT_NOFILE, and at least one.
+  // REQUIRES: `directory` and `file_system` outlive the cache.
+  BlobFdCache(int directory, StoreFileSystem& file_system, size_t capacity);
+
+  // The blob's file, open for reading and writing. Errors: NotFound (no file), Unavailable (also: out of
+  // descriptors).
+  absl::StatusOr<Fd> Get(const Digest& digest);
+  // Forgets a file that was removed or replaced.
+  void Drop(const Digest& digest);
+
+  size_t capacity() const { return capacity_; }
+
+ private:
+  struct Slot {
+    Digest digest;
+    Fd fd;
+  };
+
+  const int directory_;
+  StoreFileSystem& file_system_;
+  const size_t capacity_;
+
+  std::mutex mutex_;        // guards what follows
+  std::list<Slot> by_use_;  // the last used in front
+  absl::flat_hash_map<Digest, std::list<Slot>::iterator> slots_;
+};
+
+}  // namespace sluice::index

@@ -1,0 +1,249 @@
+// A lost or damaged index, and files that somebody else removed or cut short.
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "store_fixture.h"
+
+namespace sluice::index {
+namespace {
+
+namespace fs = std::filesystem;
+
+class DamageTest : public StoreTest {
+ protected:
+  std::string index() const { return temp_.path() + "/data/index"; }
+
+  // Enough for several table files: two blobs, a recipe larger than the write buffer, and reopening.
+  void FillAndClose() {
+    OpenStore();
+    CommitAll(first_, Evidence::kVerified);
+    ASSERT_TRUE(store_->PutRecipe(first_.spec.digest, std::string(kRecipeBytesMax, 'r')).ok());
+    OpenStore();
+    CommitAll(second_, Evidence::kVerified);
+    store_.reset();
+    notes_.clear();
+  }
+
+  size_t Change(const std::string& prefix, const std::string& extension,
+                const std::function<void(const fs::path&)>& change) {
+    size_t count = 0;
+    for (const auto& entry : fs::directory_iterator(index())) {
+      const std::string name = entry.path().filename().string();
+      if (!name.starts_with(prefix) || entry.path().extension() != extension) continue;
+      change(entry.path());
+      ++count;
+    }
+    return count;
+  }
+
+  void ExpectRebuiltAndUsable() {
+    OpenStore();
+    EXPECT_TRUE(store_->open_report().rebuilt);
+    EXPECT_FALSE(store_->open_report().reason.empty());
+    EXPECT_EQ(store_->open_report().blobs, 0u);
+    EXPECT_TRUE(Noted("alarm the index"));
+    EXPECT_EQ(store_->Find(first_.spec.digest), nullptr);
+    EXPECT_FALSE(fs::exists(store_->BlobPath(first_.spec.digest))) << "no record names it";
+    CommitAll(first_, Evidence::kVerified);
+    OpenStore();
+    EXPECT_FALSE(store_->open_report().rebuilt);
+    EXPECT_EQ(store_->open_report().chunks_present, first_.chunk_count());
+    ExpectTrue(first_);
+  }
+
+  static void Garble(const fs::path& path) {
+    const uint64_t size = fs::file_size(path);
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    for (uint64_t at = 0; at < size; at += 64) {
+      file.seekp(static_cast<std::streamoff>(at));
+      file.put('\x5a');
+    }
+  }
+  static void Halve(const fs::path& path) { fs::resize_file(path, fs::file_size(path) / 2); }
+  static void Remove(const fs::path& path) { fs::remove(path); }
+
+  const SampleBlob first_{1};
+  const SampleBlob second_{2};
+};
+
+TEST_F(DamageTest, UndamagedIndexIsNotRebuilt) {
+  FillAndClose();
+  OpenStore();
+  EXPECT_FALSE(store_->open_report().rebuilt);
+  EXPECT_EQ(store_->open_report().chunks_present, first_.chunk_count() + second_.chunk_count());
+}
+
+TEST_F(DamageTest, MissingCurrent) {
+  FillAndClose();
+  fs::remove(index() + "/CURRENT");
+  ExpectRebuiltAndUsable();
+  EXPECT_TRUE(fs::exists(temp_.path() + "/data/index.damaged-1"));
+}
+
+TEST_F(DamageTest, GarbledCurrent) {
+  FillAndClose();
+  std::ofstream(index() + "/CURRENT") << "nonsense";
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, GarbledManifest) {
+  FillAndClose();
+  ASSERT_GT(Change("MANIFEST", "", Garble), 0u);
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, MissingManifest) {
+  FillAndClose();
+  ASSERT_GT(Change("MANIFEST", "", Remove), 0u);
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, GarbledTables) {
+  FillAndClose();
+  ASSERT_GT(Change("", ".sst", Garble), 0u);
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, HalvedTables) {
+  FillAndClose();
+  ASSERT_GT(Change("", ".sst", Halve), 0u);
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, MissingTables) {
+  FillAndClose();
+  ASSERT_GT(Change("", ".sst", Remove), 0u);
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, WholeIndexMissing) {
+  FillAndClose();
+  fs::remove_all(index());
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, IndexIsAFile) {
+  FillAndClose();
+  fs::remove_all(index());
+  std::ofstream(index()) << "nonsense";
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, IndexCondemnedWhileRunning) {
+  FillAndClose();
+  std::ofstream(index() + "/CONDEMNED") << "Corruption: found by a compaction";
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, ChunksOfABlobThatHasNoRecord) {
+  FillAndClose();
+  {
+    IndexBatch batch;
+    PresenceSegment segment;
+    segment.chunk_count = 1;
+    segment.present[0] = 1;
+    batch.PutSegment(SampleBlob(3).spec.digest, SegmentIndex(0), segment);
+    ASSERT_TRUE((*IndexDb::Open(index()))->Write(std::move(batch), IndexDb::Durability::kSynced).ok());
+  }
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, TornEndOfTheLogLosesOnlyTheEnd) {
+  OpenStore();
+  CommitAll(first_, Evidence::kVerified);
+  store_->Flush();
+  const std::string crashed = temp_.path() + "/crashed";
+  fs::copy(index(), crashed, fs::copy_options::recursive);
+  store_.reset();
+  fs::remove_all(index());
+  fs::rename(crashed, index());
+  ASSERT_EQ(Change("", ".log", [](const fs::path& path) { fs::resize_file(path, fs::file_size(path) - 5); }),
+            1u);
+  OpenStore();
+  EXPECT_FALSE(store_->open_report().rebuilt);
+  EXPECT_EQ(store_->open_report().blobs, 1u) << "the record was written before the claims";
+  EXPECT_EQ(store_->open_report().chunks_present, 0u);
+}
+
+TEST_F(DamageTest, MountedFilesOutliveTheIndexAndAreAbsent) {
+  FillAndClose();
+  mounted_ = {first_.spec.digest};
+  fs::remove(index() + "/CURRENT");
+  OpenStore();
+  EXPECT_TRUE(fs::exists(store_->BlobPath(first_.spec.digest)));
+  EXPECT_FALSE(fs::exists(store_->BlobPath(second_.spec.digest)));
+  const auto inode = [&] {
+    struct stat stat {};
+    ::stat(store_->BlobPath(first_.spec.digest).c_str(), &stat);
+    return stat.st_ino;
+  };
+  const ino_t before = inode();
+  EXPECT_EQ(OpenBlob(first_)->presence().present_count(), 0u);
+  EXPECT_EQ(inode(), before) << "the mount reads this very file";
+}
+
+TEST_F(DamageTest, FilesLostWhileStoppedAreAbsent) {
+  FillAndClose();
+  fs::remove(absl::StrCat(temp_.path(), "/data/blobs/", first_.spec.digest.Hex()));
+  fs::resize_file(absl::StrCat(temp_.path(), "/data/blobs/", second_.spec.digest.Hex()), 50000);
+  for (int round = 0; round < 2; ++round) {
+    OpenStore();
+    EXPECT_EQ(store_->open_report().files_lost, round == 0 ? 2u : 0u);
+    EXPECT_EQ(store_->open_report().chunks_present, 0u);
+    for (const SampleBlob* sample : {&first_, &second_}) {
+      EXPECT_EQ(fs::file_size(store_->BlobPath(sample->spec.digest)), sample->spec.size);
+    }
+  }
+  CommitAll(first_, Evidence::kVerified);
+  ExpectTrue(first_);
+}
+
+TEST_F(DamageTest, FileLostWhileStoppedUnderAMountIsRefused) {
+  FillAndClose();
+  mounted_ = {first_.spec.digest};
+  fs::remove(absl::StrCat(temp_.path(), "/data/blobs/", first_.spec.digest.Hex()));
+  OpenStore();
+  EXPECT_TRUE(store_->Find(first_.spec.digest)->refused()) << "the mount's file is gone for good";
+}
+
+TEST_F(DamageTest, FileRemovedUnderUsIsFoundByReadersAndFetchedAgain) {
+  FillAndClose();
+  OpenStore();
+  fs::remove(store_->BlobPath(first_.spec.digest));
+  EXPECT_TRUE(absl::IsDataLoss(store_->OpenForRead(first_.spec.digest).status()));
+  EXPECT_FALSE(IsPresent(first_, 0));
+  CommitAll(first_, Evidence::kVerified);
+  store_->Flush();
+  ExpectTrue(first_);
+  EXPECT_TRUE(store_->IsSettled(first_.spec.digest));
+}
+
+TEST_F(DamageTest, FileRemovedBetweenWriteAndSyncIsNotClaimed) {
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(first_, 0).ok());
+  fs::remove(store_->BlobPath(first_.spec.digest));
+  store_->Flush();
+  EXPECT_FALSE(IsPresent(first_, 0));
+  OpenStore();
+  EXPECT_EQ(store_->open_report().chunks_present, 0u);
+}
+
+TEST_F(DamageTest, CheckFilesFindsWhatWasCutShortAndRefusesWhatIsInUse) {
+  FillAndClose();
+  OpenStore();
+  EXPECT_EQ(store_->CheckFiles(), 0u);
+  const absl::StatusOr<Blob::Lease> lease = store_->Acquire(second_.spec.digest);
+  ASSERT_TRUE(lease.ok());
+  fs::resize_file(store_->BlobPath(first_.spec.digest), 100);
+  fs::resize_file(store_->BlobPath(second_.spec.digest), 100);
+  EXPECT_EQ(store_->CheckFiles(), 2u);
+  EXPECT_EQ(store_->Find(first_.spec.digest)->presence().present_count(), 0u);
+  EXPECT_FALSE(store_->Find(first_.spec.digest)->refused());
+  EXPECT_TRUE(store_->Find(second_.spec.digest)->refused());
+  EXPECT_EQ(store_->CheckFiles(), 0u);
+  OpenStore();
+  EXPECT_EQ(store_->open_report().chunks_present, 0u);
+}
+
+}  // namespace
+}  // namespace sluice::index

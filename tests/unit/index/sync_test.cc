@@ -1,0 +1,275 @@
+// The rule that the index never claims what is not on disk, with a disk that fails and a crash at the worst
+// time.
+#include <fcntl.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <future>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "store_fixture.h"
+
+namespace sluice::index {
+namespace {
+
+class SyncTest : public StoreTest {
+ protected:
+  // What the index would say if the machine died now.
+  std::set<uint32_t> ClaimsOnDisk() {
+    const std::string copy = absl::StrCat(temp_.path(), "/copy-", ++copies_);
+    std::filesystem::copy(temp_.path() + "/data/index", copy, std::filesystem::copy_options::recursive);
+    std::set<uint32_t> claims;
+    absl::StatusOr<std::unique_ptr<IndexDb>> db = IndexDb::Open(copy);
+    EXPECT_TRUE(db.ok()) << db.status();
+    if (!db.ok()) return claims;
+    const absl::Status loaded =
+        (*db)->Load([](const Digest&, BlobRecord) { return absl::OkStatus(); },
+                    [&](const Digest&, SegmentIndex segment, const PresenceSegment& value) {
+                      for (uint32_t i = 0; i < value.chunk_count; ++i) {
+                        if (value.present[i / 64] >> (i % 64) & 1)
+                          claims.insert(segment.value() * kSegmentChunks + i);
+                      }
+                      return absl::OkStatus();
+                    });
+    EXPECT_TRUE(loaded.ok()) << loaded;
+    return claims;
+  }
+
+ private:
+  int copies_ = 0;
+};
+
+TEST_F(SyncTest, NoClaimIsMadeBeforeItsBytesWereSynced) {
+  const SampleBlob sample(1);
+  OpenStore();
+  std::set<uint32_t> synced, written;
+  std::vector<std::set<uint32_t>> claims_before_sync;
+  disk_.on_sync = [&](int) {
+    claims_before_sync.push_back(ClaimsOnDisk());
+    synced.insert(written.begin(), written.end());
+  };
+  for (uint32_t i = 0; i < 4; ++i) {
+    written.insert(i);
+    ASSERT_TRUE(CommitChunk(sample, i).ok());
+    EXPECT_FALSE(ClaimsOnDisk().contains(i)) << "chunk " << i << " is claimed without a sync";
+    store_->Flush();
+    EXPECT_EQ(synced, written) << "the batch ended and chunk " << i << " was not synced";
+    EXPECT_EQ(ClaimsOnDisk(), written);
+  }
+  ASSERT_EQ(claims_before_sync.size(), 4u);
+  for (uint32_t i = 0; i < 4; ++i) {
+    EXPECT_FALSE(claims_before_sync[i].contains(i)) << "chunk " << i << " was claimed before its sync";
+  }
+}
+
+TEST_F(SyncTest, FailedSyncTakesTheBatchBackAndNothingIsClaimed) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  store_->Flush();
+  ASSERT_TRUE(CommitChunk(sample, 1).ok());
+  ASSERT_TRUE(CommitChunk(sample, 2).ok());
+  disk_.sync_errno = EIO;
+  store_->Flush();
+  EXPECT_TRUE(IsPresent(sample, 0)) << "synced before";
+  EXPECT_FALSE(IsPresent(sample, 1));
+  EXPECT_FALSE(IsPresent(sample, 2));
+  EXPECT_EQ(ClaimsOnDisk(), std::set<uint32_t>{0});
+  EXPECT_EQ(telemetry_.sync_failures.value(), 1u);
+  EXPECT_EQ(store_->Find(sample.spec.digest)->unverified_count(), 1u);
+  disk_.sync_errno = 0;
+  ASSERT_TRUE(CommitChunk(sample, 1).ok());
+  OpenStore();
+  EXPECT_TRUE(IsPresent(sample, 1));
+  EXPECT_FALSE(IsPresent(sample, 2));
+  ExpectTrue(sample);
+}
+
+TEST_F(SyncTest, ChunkWrittenDuringAFailingSyncIsTakenBackToo) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  disk_.on_sync = [&](int) { ASSERT_TRUE(CommitChunk(sample, 1).ok()); };
+  disk_.sync_errno = EIO;
+  store_->Flush();
+  EXPECT_FALSE(IsPresent(sample, 0));
+  EXPECT_FALSE(IsPresent(sample, 1)) << "the failure that was reported may have been this chunk's";
+}
+
+TEST_F(SyncTest, DirectoryThatCannotBeSyncedIsNotClaimedIn) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  disk_.directory_errno = EIO;
+  store_->Flush();
+  EXPECT_FALSE(IsPresent(sample, 0));
+  EXPECT_TRUE(ClaimsOnDisk().empty());
+  disk_.directory_errno = 0;
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  store_->Flush();
+  EXPECT_EQ(ClaimsOnDisk(), std::set<uint32_t>{0});
+}
+
+TEST_F(SyncTest, ChunkRevokedWhileItsBatchSyncsIsNotClaimed) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  ASSERT_TRUE(CommitChunk(sample, 1).ok());
+  const std::shared_ptr<Blob> blob = store_->Find(sample.spec.digest);
+  disk_.on_sync = [&](int) { ASSERT_TRUE(store_->Revoke(*blob, ChunkIndex(1)).ok()); };
+  store_->Flush();
+  EXPECT_EQ(ClaimsOnDisk(), std::set<uint32_t>{0});
+  EXPECT_FALSE(IsPresent(sample, 1));
+}
+
+TEST_F(SyncTest, ChunkRevokedAndRewrittenWhileItsBatchSyncsWaitsForTheNext) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  const std::shared_ptr<Blob> blob = store_->Find(sample.spec.digest);
+  disk_.on_sync = [&](int) {
+    ASSERT_TRUE(store_->Revoke(*blob, ChunkIndex(0)).ok());
+    ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  };
+  store_->Flush();
+  EXPECT_TRUE(IsPresent(sample, 0));
+  EXPECT_TRUE(ClaimsOnDisk().empty()) << "its new bytes were not in the sync";
+  disk_.on_sync = nullptr;
+  store_->Flush();
+  EXPECT_EQ(ClaimsOnDisk(), std::set<uint32_t>{0});
+}
+
+TEST_F(SyncTest, ClaimIsGoneBeforeItsBytesAreOverwritten) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  store_->Flush();
+  const std::shared_ptr<Blob> blob = store_->Find(sample.spec.digest);
+  ASSERT_TRUE(store_->Revoke(*blob, ChunkIndex(0)).ok());
+  EXPECT_TRUE(ClaimsOnDisk().empty());
+}
+
+TEST_F(SyncTest, ClaimThatOutlivedItsChunkIsDroppedBeforeTheChunkIsWrittenAnew) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kUnverified).ok());
+  store_->Flush();
+  // Proving a claimed chunk puts it into a batch; when that fails, memory forgets the chunk and the index
+  // does not.
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kVerified).ok());
+  disk_.sync_errno = EIO;
+  store_->Flush();
+  disk_.sync_errno = 0;
+  ASSERT_FALSE(IsPresent(sample, 0));
+  ASSERT_EQ(ClaimsOnDisk(), std::set<uint32_t>{0});
+  size_t writes = 0;
+  disk_.on_write = [&] {
+    ++writes;
+    EXPECT_TRUE(ClaimsOnDisk().empty()) << "a crash now would leave a torn chunk under a claim";
+  };
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kVerified).ok());
+  EXPECT_EQ(writes, 1u);
+}
+
+TEST_F(SyncTest, EvictedWhileItsBatchSyncsLeavesNoClaim) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  disk_.on_sync = [&](int) { ASSERT_TRUE(store_->Evict(sample.spec.digest, EvictReason::kRequested).ok()); };
+  store_->Flush();
+  EXPECT_TRUE(ClaimsOnDisk().empty());
+  disk_.on_sync = nullptr;
+  OpenStore();
+  EXPECT_EQ(store_->open_report().blobs, 0u);
+  EXPECT_FALSE(store_->open_report().rebuilt);
+}
+
+TEST_F(SyncTest, ShortAndInterruptedWritesAreCompleted) {
+  const SampleBlob sample(1);
+  OpenStore();
+  disk_.write_bytes_max = 1000;
+  disk_.interrupts = 3;
+  CommitAll(sample);
+  ExpectTrue(sample);
+  FlushUntil([&] { return store_->IsSettled(sample.spec.digest); });
+}
+
+TEST_F(SyncTest, FailedWritesLeaveTheChunkAbsentAndSayWhy) {
+  const SampleBlob sample(1);
+  OpenStore();
+  OpenBlob(sample);
+  for (std::atomic<int>* call : {&disk_.write_errno, &disk_.reserve_errno}) {
+    for (const auto& [error, code] :
+         {std::pair(ENOSPC, absl::StatusCode::kResourceExhausted),
+          std::pair(EDQUOT, absl::StatusCode::kResourceExhausted),
+          std::pair(EIO, absl::StatusCode::kUnavailable), std::pair(EROFS, absl::StatusCode::kUnavailable),
+          std::pair(EFBIG, absl::StatusCode::kUnavailable)}) {
+      *call = error;
+      const absl::Status status = CommitChunk(sample, 0);
+      EXPECT_EQ(status.code(), code) << status;
+      EXPECT_FALSE(IsPresent(sample, 0));
+      *call = 0;
+    }
+  }
+  EXPECT_EQ(telemetry_.write_failures.value(), 10u);
+  disk_.reserve_errno = EOPNOTSUPP;
+  EXPECT_TRUE(CommitChunk(sample, 0).ok()) << "a file system that can't reserve still stores";
+}
+
+TEST_F(SyncTest, OutOfDescriptorsIsShedAndRecovers) {
+  const SampleBlob sample(1);
+  OpenStore();
+  OpenBlob(sample);
+  disk_.open_errno = EMFILE;
+  EXPECT_TRUE(absl::IsUnavailable(CommitChunk(sample, 0)));
+  EXPECT_TRUE(absl::IsUnavailable(store_->Open(SampleBlob(2).spec).status()));
+  disk_.open_errno = 0;
+  EXPECT_TRUE(CommitChunk(sample, 0).ok());
+}
+
+TEST_F(SyncTest, FileSizeLimitIsAnErrorNotADeath) {
+  const SampleBlob sample(1, 64 * kChunkSizeMin);
+  OpenStore();
+  OpenBlob(sample);
+  const auto before = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const rlimit low{.rlim_cur = 32 * kChunkSizeMin, .rlim_max = limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &low), 0);
+  const absl::Status beyond = CommitChunk(sample, 60);
+  const absl::Status registered = store_->Open(SampleBlob(2, 64 * kChunkSizeMin).spec).status();
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  std::signal(SIGXFSZ, before);
+  EXPECT_TRUE(absl::IsUnavailable(beyond)) << beyond;
+  EXPECT_FALSE(IsPresent(sample, 60));
+  EXPECT_TRUE(absl::IsUnavailable(registered)) << registered;
+  EXPECT_FALSE(std::filesystem::exists(store_->BlobPath(SampleBlob(2, 64 * kChunkSizeMin).spec.digest)));
+  EXPECT_TRUE(CommitChunk(sample, 60).ok());
+}
+
+TEST_F(SyncTest, BatchRunsByItselfAfterTheInterval) {
+  const SampleBlob sample(1);
+  DiskStoreOptions options = Options();
+  options.sync_interval = std::chrono::milliseconds(1);
+  std::promise<void> complete;
+  options.on_complete = [&](const std::shared_ptr<Blob>&) { complete.set_value(); };
+  store_ = *DiskStore::OpenStore(options);
+  CommitAll(sample, Evidence::kVerified);
+  complete.get_future().wait();
+  EXPECT_TRUE(store_->IsSettled(sample.spec.digest));
+}
+
+TEST_F(SyncTest, BatchIsHurriedByItsBytes) {
+  const SampleBlob sample(1);
+  DiskStoreOptions options = Options();
+  options.sync_bytes_max = sample.spec.size;
+  std::promise<void> complete;
+  options.on_complete = [&](const std::shared_ptr<Blob>&) { complete.set_value(); };
+  store_ = *DiskStore::OpenStore(options);
+  CommitAll(sample, Evidence::kVerified);
+  complete.get_future().wait();
+}
+
+}  // namespace
+}  // namespace sluice::index

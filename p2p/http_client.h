@@ -1,0 +1,127 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/executor.h"
+
+namespace sluice::p2p {
+
+// Header fields in the order they came. Names are compared without regard to case.
+class HttpHeaders {
+ public:
+  void Add(std::string_view name, std::string_view value) { fields_.emplace_back(name, value); }
+  // The first field of that name. The view lives as long as the headers do.
+  std::optional<std::string_view> Get(std::string_view name) const;
+  std::vector<std::string_view> All(std::string_view name) const;
+  const std::vector<std::pair<std::string, std::string>>& fields() const { return fields_; }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> fields_;
+};
+
+struct HttpHead {
+  int status = 0;
+  HttpHeaders headers;
+};
+
+// What a request uploads. `read` fills `out` from `offset` on, wholly or up to the end of the body, and
+// returns how much it put there; it is called on the client's thread, may be called again for an earlier
+// offset, and an error from it ends the request.
+struct HttpBody {
+  using Reader = absl::AnyInvocable<absl::StatusOr<size_t>(uint64_t offset, std::span<std::byte> out)>;
+
+  uint64_t size = 0;
+  std::shared_ptr<Reader> read;  // shared: a request that is sent again reads it again
+
+  static HttpBody FromString(std::string bytes);
+  // `length` bytes of a file from `offset` on. The descriptor stays the caller's, and open until the request
+  // is done.
+  static HttpBody FromFile(int fd, uint64_t offset, uint64_t length);
+};
+
+// May a request connect to this machine's own loopback addresses? Only one that goes to a registry which the
+// user himself named so may; otherwise a registry could make the node speak to its own neighbours.
+// Link-local, multicast and unspecified addresses are refused always. A loopback proxy from the environment
+// is allowed.
+enum class LoopbackRule { kRefuse, kAllow };
+
+struct HttpRequest {
+  std::string method = "GET";
+  std::string url;  // http or https
+  HttpHeaders headers;
+  std::optional<HttpBody> body;
+  LoopbackRule loopback = LoopbackRule::kRefuse;
+  Duration timeout = std::chrono::seconds(60);  // from Send to OnDone, time in the queue included
+  // A transfer that is slower than this over the window is aborted; 0 turns the check off.
+  uint64_t rate_min_bytes_per_s = 0;
+  Duration rate_window = std::chrono::seconds(20);  // whole seconds, at least one
+  uint64_t body_bytes_max = 1 << 20;                // of the answer
+};
+
+// Takes an answer. All calls come on the client's thread, in this order: OnHead at most once, OnBody any
+// number of times, OnDone exactly once, after which the client destroys the sink. None may block for long;
+// each may call Send and Cancel.
+class HttpSink {
+ public:
+  virtual ~HttpSink() = default;
+
+  // The final status and headers. An error aborts the request and comes back in OnDone.
+  virtual absl::Status OnHead(const HttpHead& head) = 0;
+  // The next bytes of the body; valid during the call only. An error aborts as above.
+  virtual absl::Status OnBody(std::span<const std::byte> bytes) = 0;
+  // OK: the answer ended as its framing promised. Errors: what the sink or the body's reader said;
+  // Unavailable (resolving, connecting, TLS, body cut short, too slow), DeadlineExceeded, ResourceExhausted
+  // (queue full, body too long), PermissionDenied (address refused, certificate not trusted), DataLoss (not
+  // HTTP), InvalidArgument (URL), Cancelled.
+  virtual void OnDone(absl::Status status) = 0;
+};
+
+struct HttpClientOptions {
+  std::string ca_file;  // PEM; empty: the system's
+  std::string user_agent = "sluice";
+  Duration connect_timeout = std::chrono::seconds(10);
+  uint32_t requests_per_host_max = 16;  // under way at once, per scheme, host and port
+  uint32_t requests_max = 256;          // under way at once
+  uint32_t queue_max = 4096;            // waiting for their turn; beyond it Send answers ResourceExhausted
+};
+
+// An HTTP/1.1 and HTTP/2 client on one thread of its own (a libcurl multi handle). Connections are kept and
+// reused; certificates are always verified; proxies come from the environment as libcurl-env(3) describes,
+// but hosts that name loopback are reached directly. Redirects are not followed: their 3xx answer is given to
+// the sink.
+//
+// Thread-safe.
+class HttpClient {
+ public:
+  using RequestId = uint64_t;
+
+  explicit HttpClient(HttpClientOptions options);
+  // As Stop().
+  ~HttpClient();
+  HttpClient(const HttpClient&) = delete;
+  HttpClient& operator=(const HttpClient&) = delete;
+
+  // Returns at once. After Stop, OnDone(Cancelled) comes on the calling thread.
+  RequestId Send(HttpRequest request, std::unique_ptr<HttpSink> sink);
+  // OnDone(Cancelled) follows on the client's thread, unless the request is done already.
+  void Cancel(RequestId id);
+  // Cancels everything and ends the thread. Idempotent. REQUIRES: not called on the client's thread.
+  void Stop();
+
+ private:
+  class Loop;
+  const std::unique_ptr<Loop> loop_;
+};
+
+}  // namespace sluice::p2p

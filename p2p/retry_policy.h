@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <ctime>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "node/executor.h"
+
+namespace sluice::p2p {
+
+// Delays between attempts: exponential, with full jitter, so that many nodes don't come back at once.
+//
+// Thread-safe.
+class Backoff {
+ public:
+  Backoff(Duration first, Duration max, uint64_t seed) : first_(first), max_(max), random_(seed) {}
+
+  // Before the attempt after `failures` failures: uniform in [0, min(max, first * 2^(failures-1))].
+  // REQUIRES: failures > 0
+  Duration Delay(uint32_t failures);
+
+ private:
+  const Duration first_;
+  const Duration max_;
+  std::mutex mutex_;  // guards random_
+  std::mt19937_64 random_;
+};
+
+// Reads a Retry-After header, in seconds or as a date; nullopt if it is neither. A date in the past is zero.
+// Source: RFC 9110 section 10.2.3.
+std::optional<Duration> ParseRetryAfter(std::string_view value, std::time_t now);
+
+// Keeps a node from hammering a host that is down: after some failures in a row nothing is sent there for a
+// while, then a single request tries again.
+//
+// Thread-safe.
+class CircuitBreaker {
+ public:
+  static constexpr size_t kHostsMax = 1024;  // beyond it, new hosts are let through unwatched
+
+  CircuitBreaker(uint32_t failures_max, Duration open_time, const Clock& clock)
+      : failures_max_(failures_max), open_time_(open_time), clock_(clock) {}
+
+  // Errors: Unavailable while the circuit to `host` is open.
+  absl::Status Admit(const std::string& host);
+  void Succeeded(const std::string& host);
+  void Failed(const std::string& host);
+
+ private:
+  struct Host {
+    uint32_t failures = 0;
+    Instant closed_until{};  // no request before this
+  };
+
+  const uint32_t failures_max_;
+  const Duration open_time_;
+  const Clock& clock_;
+  std::mutex mutex_;  // guards hosts_
+  absl::flat_hash_map<std::string, Host> hosts_;
+};
+
+}  // namespace sluice::p2p

@@ -1,0 +1,111 @@
+#include "p2p/registry_auth.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace sluice::p2p {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class FakeClock final : public Clock {
+ public:
+  Instant Now() const override { return now; }
+  Instant now{1h};
+};
+
+TEST(ChallengeTest, BearerIsReadWithItsParameters) {
+  const auto challenge = SelectChallenge(
+      {R"(Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push")"});
+  ASSERT_TRUE(challenge.ok()) << challenge.status();
+  EXPECT_EQ(challenge->scheme, AuthScheme::kBearer);
+  EXPECT_EQ(challenge->realm, "https://auth.example/token");
+  EXPECT_EQ(challenge->service, "registry.example");
+  EXPECT_EQ(challenge->scope, "repository:a/b:pull,push");
+}
+
+TEST(ChallengeTest, BearerIsPreferredWhereverItStands) {
+  for (const std::vector<std::string_view>& values :
+       {std::vector<std::string_view>{"Basic realm=\"x\", Bearer realm=\"https://a\""},
+        {"Negotiate", "bearer REALM=\"https://a\"", "Basic realm=x"},
+        {"Digest realm=\"no\", nonce=\"n\", Bearer error=\"e\", realm=\"https://a\""}}) {
+    const auto challenge = SelectChallenge(values);
+    ASSERT_TRUE(challenge.ok()) << challenge.status();
+    EXPECT_EQ(challenge->scheme, AuthScheme::kBearer);
+    EXPECT_EQ(challenge->realm, "https://a");
+  }
+}
+
+TEST(ChallengeTest, EscapesInQuotedTextAreUndone) {
+  EXPECT_EQ(SelectChallenge({R"(Basic realm="a\"b\\c")"})->realm, "a\"b\\c");
+}
+
+TEST(ChallengeTest, WhatCanNotBeReadIsRefused) {
+  EXPECT_TRUE(absl::IsNotFound(SelectChallenge({}).status()));
+  EXPECT_TRUE(absl::IsNotFound(SelectChallenge({"Negotiate"}).status()));
+  for (const char* value : {"Bearer", "Bearer realm=\"open", "Bearer realm=\"a\", realm=\"b\"",
+                            "Bearer \"x\"", "=", "Bearer realm=\"a\nb\"", "Bearer realm=\"a\\"}) {
+    EXPECT_EQ(SelectChallenge({value}).status().code(), absl::StatusCode::kInvalidArgument) << value;
+  }
+  const std::string huge(kChallengeBytesMax + 1, 'x');
+  EXPECT_EQ(SelectChallenge({huge}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(RealmTest, CredentialsGoToTheSameHostOrByHttpsOnly) {
+  const auto judge = [](const char* registry, const char* realm) {
+    return JudgeRealm(*Url::Parse(registry), *Url::Parse(realm));
+  };
+  EXPECT_EQ(*judge("https://registry-1.docker.io", "https://auth.docker.io/token"), RealmTrust::kCredentials);
+  EXPECT_EQ(*judge("http://a:5000", "http://a:5001/token"), RealmTrust::kCredentials);
+  EXPECT_EQ(*judge("http://a:5000", "http://b/token"), RealmTrust::kAnonymous);
+  EXPECT_EQ(*judge("http://a:5000", "https://b/token"), RealmTrust::kAnonymous);
+  EXPECT_EQ(*judge("http://127.0.0.1:1", "http://localhost:2/token"), RealmTrust::kAnonymous);
+  EXPECT_TRUE(absl::IsPermissionDenied(judge("https://a", "http://a/token").status()));
+  EXPECT_TRUE(absl::IsPermissionDenied(judge("https://a", "https://127.0.0.1/token").status()));
+  EXPECT_TRUE(absl::IsPermissionDenied(judge("https://a", "https://169.254.169.254/token").status()));
+  EXPECT_TRUE(absl::IsPermissionDenied(judge("http://127.0.0.1", "http://169.254.169.254/token").status()));
+}
+
+TEST(TokenAnswerTest, BothNamesAndTheLifetimeAreRead) {
+  EXPECT_EQ(ParseTokenAnswer(R"({"token":"a","access_token":"b"})")->value, "a");
+  EXPECT_EQ(ParseTokenAnswer(R"({"access_token":"b","expires_in":300})")->lifetime, 300s);
+  EXPECT_EQ(ParseTokenAnswer(R"({"token":"a"})")->lifetime, 60s);
+  EXPECT_EQ(ParseTokenAnswer(R"({"token":"a","expires_in":-5})")->lifetime, 60s);
+  EXPECT_EQ(ParseTokenAnswer(R"({"token":"a","expires_in":99999999999})")->lifetime, 24h);
+}
+
+TEST(TokenAnswerTest, WhatIsNoTokenIsRefusedWithoutShowingIt) {
+  for (const char* answer :
+       {"", "[]", "{}", R"({"token":5})", R"({"token":"hidden\r\nHost: evil"})", "{\"token\":\"hidden"}) {
+    const absl::Status status = ParseTokenAnswer(answer).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << answer;
+    EXPECT_THAT(std::string(status.message()), Not(HasSubstr("hidden")));
+  }
+  EXPECT_FALSE(ParseTokenAnswer(R"({"token":")" + std::string(kTokenBytesMax + 1, 'x') + "\"}").ok());
+}
+
+TEST(TokenCacheTest, TokensExpireAndAreApartByRegistryAndScope) {
+  FakeClock clock;
+  TokenCache cache(clock);
+  cache.Put("a", "pull", {"t", 100s});
+  EXPECT_EQ(cache.Find("a", "pull"), "t");
+  EXPECT_EQ(cache.Find("a", "push"), std::nullopt);
+  EXPECT_EQ(cache.Find("b", "pull"), std::nullopt);
+  clock.now += 91s;
+  EXPECT_EQ(cache.Find("a", "pull"), std::nullopt);
+}
+
+TEST(TokenCacheTest, BoundDropsWhatExpiresFirst) {
+  FakeClock clock;
+  TokenCache cache(clock);
+  cache.Put("first", "pull", {"t", 60s});
+  for (size_t i = 0; i < TokenCache::kEntriesMax; ++i)
+    cache.Put("r" + std::to_string(i), "pull", {"t", 100s});
+  EXPECT_EQ(cache.Find("first", "pull"), std::nullopt);
+  EXPECT_EQ(cache.Find("r0", "pull"), "t");
+}
+
+}  // namespace
+}  // namespace sluice::p2p

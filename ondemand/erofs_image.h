@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/digest.h"
+
+namespace sluice::ondemand {
+
+inline constexpr uint32_t kErofsDevicesMax = 256;
+
+// A further device (data blob) that an EROFS image refers to.
+struct ErofsDevice {
+  std::string tag;           // as it stands in the image, trailing zero bytes left out; ours is 64 hex digits
+  uint64_t block_count = 0;  // that the image may read of it
+};
+
+// What the superblock and the device table of an EROFS image say.
+// Source: Linux fs/erofs/erofs_fs.h, struct erofs_super_block and struct erofs_deviceslot.
+struct ErofsInfo {
+  uint32_t block_size = 0;   // bytes
+  uint64_t block_count = 0;  // of the image itself, without its devices
+  uint64_t inode_count = 0;
+  int64_t build_time_s = 0;  // since 1970
+  std::vector<ErofsDevice> devices;
+};
+
+// Errors: InvalidArgument if the file is not a whole EROFS image (magic, block size, device table, length);
+// DataLoss if its superblock fails its checksum; NotFound, Unavailable if the file can't be read.
+absl::StatusOr<ErofsInfo> ReadErofsInfo(const std::string& path);
+
+// Makes an image from mkfs.erofs a function of its contents, and names its devices: the build time becomes 0,
+// the tag of each device the 64 hex digits of its blob (the kernel's cachefiles door takes its cookie from
+// there), and the superblock's checksum is done again. Changes the file in place and syncs nothing. Errors:
+// as ReadErofsInfo; InvalidArgument if there are more or fewer blobs than devices.
+absl::Status FinishErofsImage(const std::string& path, std::span<const Digest> blobs);
+
+// Whether an image's devices are these blobs, in this order. The kernel checks nothing about the files that
+// it is given as devices: a wrong one mounts, and its bytes are taken for the files' contents. Errors:
+// InvalidArgument, which names the first device that differs.
+absl::Status CheckErofsDevices(const ErofsInfo& info, std::span<const BlobSpec> blobs);
+
+}  // namespace sluice::ondemand

@@ -1,0 +1,164 @@
+#include "ondemand/fanotify_door.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "ondemand/mount_point.h"
+
+namespace sluice::ondemand {
+namespace {
+
+KeeperClientOptions ClientOptions(const FanotifyDoorOptions& options) {
+  return {.runtime_dir = options.runtime_dir,
+          .blobs_dir = options.blobs_dir,
+          .keeper_path = options.keeper_path,
+          .keeper_log = options.keeper_log,
+          .read_deadline = options.read_deadline,
+          .call_timeout = options.call_timeout,
+          .slots_max = options.slots_max};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<FanotifyDoor>> FanotifyDoor::Start(FanotifyDoorOptions options,
+                                                                  OnTicket on_ticket) {
+  absl::StatusOr<std::unique_ptr<KeeperClient>> keeper = KeeperClient::Connect(ClientOptions(options));
+  if (!keeper.ok()) return keeper.status();
+  std::unique_ptr<FanotifyDoor> door(new FanotifyDoor(std::move(options), *std::move(keeper)));
+  door->pump_ = std::make_unique<TicketPump>(door->keeper_->journal(), door->keeper_->completion_fd(),
+                                             std::move(on_ticket));
+  return door;
+}
+
+FanotifyDoor::FanotifyDoor(FanotifyDoorOptions options, std::unique_ptr<KeeperClient> keeper)
+    : options_(std::move(options)), keeper_(std::move(keeper)) {}
+
+FanotifyDoor::~FanotifyDoor() {
+  Stop();
+}
+
+void FanotifyDoor::Stop() {
+  const std::lock_guard lock(mutex_);
+  if (std::exchange(stopped_, true)) return;
+  pump_->Stop();
+  // Detaching the mirrors would clear the bits that the keeper goes on to answer from while we are away.
+  keeper_->journal()->KeepMapped();
+  keeper_->Detach();
+  guarded_.clear();
+}
+
+absl::Status FanotifyDoor::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
+  struct stat status {};
+  if (fstat(file_fd, &status) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("inspect the file of blob ", blob->digest().Short(), ": ", std::strerror(errno)));
+  }
+  const BlobFile file{.digest = blob->digest(),
+                      .size = blob->geometry().size(),
+                      .chunk_size = blob->geometry().chunk_size(),
+                      .device = status.st_dev,
+                      .inode = status.st_ino};
+  const std::lock_guard lock(mutex_);
+  if (stopped_) return absl::CancelledError("the door has stopped");
+  if (guarded_.contains(blob->digest())) return absl::OkStatus();
+  const absl::StatusOr<BlobEntry> entry = keeper_->Guard(file);
+  if (!entry.ok()) return entry.status();
+  // A predecessor's mark: it may have known of more than we can prove.
+  if (keeper_->IsMarkedComplete(*entry) && !blob->presence().complete()) {
+    if (absl::Status cleared = keeper_->ClearComplete(*entry); !cleared.ok()) return cleared;
+  }
+  blob->presence().Attach(keeper_->Mirror(*entry));
+  const Digest digest = blob->digest();
+  guarded_.emplace(digest, std::make_unique<Guarded>(Guarded{Blob::Lease(std::move(blob)), *entry}));
+  return absl::OkStatus();
+}
+
+absl::Status FanotifyDoor::UnguardBlob(const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  const auto found = guarded_.find(digest);
+  if (stopped_ || found == guarded_.end()) return absl::OkStatus();
+  if (absl::Status status = keeper_->Unguard(found->second->entry); !status.ok()) return status;
+  found->second->lease.blob().presence().Detach();
+  guarded_.erase(found);
+  return absl::OkStatus();
+}
+
+std::vector<Digest> FanotifyDoor::GuardedBlobs() const {
+  return keeper_->GuardedBlobs();
+}
+
+absl::Status FanotifyDoor::OnBlobComplete(const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  const auto found = guarded_.find(digest);
+  if (stopped_ || found == guarded_.end()) return absl::OkStatus();
+  const Blob& blob = found->second->lease.blob();
+  if (!blob.presence().complete() || blob.refused()) return absl::OkStatus();
+  if (absl::Status marked = keeper_->MarkComplete(found->second->entry); !marked.ok()) return marked;
+  // A chunk may have been revoked while the mark was on its way; its OnBlobRevoked waits for our mutex, or
+  // came before the mark.
+  if (blob.presence().complete() && !blob.refused()) return absl::OkStatus();
+  return keeper_->ClearComplete(found->second->entry);
+}
+
+absl::Status FanotifyDoor::OnBlobRevoked(const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  const auto found = guarded_.find(digest);
+  if (stopped_ || found == guarded_.end()) return absl::OkStatus();
+  return keeper_->ClearComplete(found->second->entry);
+}
+
+absl::StatusOr<BlobEntry> FanotifyDoor::EntryOf(const Digest& digest) const {
+  const auto found = guarded_.find(digest);
+  if (found != guarded_.end()) return found->second->entry;
+  return absl::FailedPreconditionError(absl::StrCat("blob ", digest.Short(), " is not guarded"));
+}
+
+absl::Status FanotifyDoor::MountImage(const MountRequest& request) {
+  if (absl::Status fit = CheckMountPoint(request.mount_point); !fit.ok()) return fit;
+  std::error_code error;
+  const std::filesystem::path mount_point = std::filesystem::canonical(request.mount_point, error);
+  if (error)
+    return absl::NotFoundError(absl::StrCat("mount point ", request.mount_point, ": ", error.message()));
+
+  // Held throughout: none of the devices may be unguarded meanwhile.
+  const std::lock_guard lock(mutex_);
+  if (stopped_) return absl::CancelledError("the door has stopped");
+  std::vector<BlobEntry> devices;
+  for (const Digest& digest : request.devices) {
+    const absl::StatusOr<BlobEntry> entry = EntryOf(digest);
+    if (!entry.ok()) return entry.status();
+    devices.push_back(*entry);
+  }
+  absl::Status mounted = keeper_->Mount(request.bootstrap_path, devices, mount_point, request.label);
+  if (mounted.ok()) return mounted;
+  return absl::Status(mounted.code(), absl::StrCat("mount ", request.label, " at ", request.mount_point, ": ",
+                                                   mounted.message()));
+}
+
+absl::Status FanotifyDoor::UnmountImage(const std::string& mount_point) {
+  std::error_code error;
+  const std::filesystem::path canonical = std::filesystem::canonical(mount_point, error);
+  return keeper_->Unmount(error ? mount_point : canonical.string());
+}
+
+absl::StatusOr<std::vector<MountedImage>> FanotifyDoor::Mounts() {
+  return keeper_->ListMounts();
+}
+
+KeeperCounters FanotifyDoor::counters() const {
+  return keeper_->counters();
+}
+uint64_t FanotifyDoor::keepers_replaced() const {
+  return keeper_->keepers_replaced();
+}
+int32_t FanotifyDoor::keeper_pid() const {
+  return keeper_->keeper_pid();
+}
+
+}  // namespace sluice::ondemand

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "ondemand/keeper_client.h"
+#include "ondemand/read_ticket.h"
+#include "ondemand/ticket_pump.h"
+
+namespace sluice::ondemand {
+
+struct FanotifyDoorOptions {
+  std::string runtime_dir;  // holds the keeper's socket and lock; made if it is missing
+  std::string blobs_dir;    // the store's files, each named by the 64 hex digits of its digest
+  std::string keeper_path;  // the sluice-keeper executable
+  std::string keeper_log;   // file that a keeper's lines are appended to; empty is our own stderr
+  Duration read_deadline = std::chrono::seconds(30);  // then a reader gets EIO
+  Duration call_timeout = std::chrono::seconds(10);   // of one call to the keeper
+  uint32_t slots_max = 16384;                         // reads that wait at once; a new keeper's only
+};
+
+// An EROFS image to mount.
+struct MountRequest {
+  std::string bootstrap_path;   // complete and verified: its own reads are not watched
+  std::vector<Digest> devices;  // the image's blobs in the order of its device table; guarded already
+  std::string mount_point;      // absolute path of an empty directory
+  std::string label;            // kept beside the mount for people and successors, e.g. the image reference
+};
+
+// The door that is made of fanotify's FAN_PRE_ACCESS events and file-backed EROFS mounts (Linux 6.14 and
+// newer; fanotify(7), Documentation/filesystems/erofs.rst). The keeper process owns the kernel's side and
+// outlives this object; a read of chunks that are absent arrives here as a ReadTicket.
+//
+// Thread-safe.
+class FanotifyDoor {
+ public:
+  // Called on the door's own thread for every read of absent chunks. Must not block.
+  using OnTicket = TicketPump::OnTicket;
+
+  // Connects to the keeper that runs already, or starts one, and begins to hand out tickets: first those that
+  // a dead predecessor has left behind. Whatever on_ticket needs to find blobs must be ready before.
+  // Errors: FailedPrecondition (another daemon is attached; the kernel or the file system lacks what is
+  // needed), Unavailable (the keeper does not start or does not answer).
+  static absl::StatusOr<std::unique_ptr<FanotifyDoor>> Start(FanotifyDoorOptions options, OnTicket on_ticket);
+
+  // Stops, and lets go of the keeper. Mounts stay, and so does the keeper while there are any: their present
+  // chunks can still be read, others give EIO at the deadline unless another daemon comes first.
+  ~FanotifyDoor();
+  FanotifyDoor(const FanotifyDoor&) = delete;
+  FanotifyDoor& operator=(const FanotifyDoor&) = delete;
+  // Idempotent. Tickets that are still out wait for the next daemon, until their deadline; completing them
+  // has no effect any more. The keeper goes on to answer from the blobs' presence maps, which stay mirrored
+  // until the process ends. REQUIRES: no chunk of a complete blob is revoked and none evicted from now on
+  void Stop();
+
+  // Makes the keeper know the blob and mirrors its presence map into the keeper's memory; the blob stays
+  // leased until it is unguarded. `file_fd` is the store's file, used only during the call. Idempotent.
+  // Errors: NotFound (no such file in blobs_dir), FailedPrecondition (file_fd is another file than the one
+  // in blobs_dir, or its size is not the blob's), ResourceExhausted (4,096 blobs are guarded), Unavailable.
+  absl::Status GuardBlob(std::shared_ptr<Blob> blob, int file_fd);
+  // Errors: FailedPrecondition while a mount uses the blob; Unavailable. OK if it is not guarded.
+  absl::Status UnguardBlob(const Digest& digest);
+  // What the keeper knows, also from before this daemon started.
+  std::vector<Digest> GuardedBlobs() const;
+
+  // Takes the kernel's events off a blob whose every chunk is present, synced and verified. Does nothing if
+  // the blob is not complete or not guarded.
+  absl::Status OnBlobComplete(const Digest& digest);
+  // To be called after a chunk's presence bit was cleared, before its bytes are touched: reads ask again.
+  absl::Status OnBlobRevoked(const Digest& digest);
+
+  // Proves that the watch works by reading a hole through it, then mounts. Errors: as CheckMountPoint;
+  // FailedPrecondition (a device is not guarded, or the watch does not work), InvalidArgument (the kernel
+  // does not take the bootstrap), Unavailable.
+  absl::Status MountImage(const MountRequest& request);
+  // Errors: NotFound (not one of ours), FailedPrecondition (busy), Unavailable.
+  absl::Status UnmountImage(const std::string& mount_point);
+  // Mounts that exist now, also those made before this daemon started.
+  absl::StatusOr<std::vector<MountedImage>> Mounts();
+
+  // Since the first of an unbroken line of keepers was started.
+  KeeperCounters counters() const;
+  // Keepers that died and were replaced by this object.
+  uint64_t keepers_replaced() const;
+  // The keeper's process, for people and tests.
+  int32_t keeper_pid() const;
+
+ private:
+  struct Guarded {
+    Blob::Lease lease;
+    BlobEntry entry;
+  };
+
+  FanotifyDoor(FanotifyDoorOptions options, std::unique_ptr<KeeperClient> keeper);
+  absl::StatusOr<BlobEntry> EntryOf(const Digest& digest) const;
+
+  const FanotifyDoorOptions options_;
+  const std::unique_ptr<KeeperClient> keeper_;
+  std::unique_ptr<TicketPump> pump_;
+
+  mutable std::mutex mutex_;  // guards what follows, and orders marks with the checks before them
+  absl::flat_hash_map<Digest, std::unique_ptr<Guarded>> guarded_;
+  bool stopped_ = false;
+};
+
+}  // namespace sluice::ondemand

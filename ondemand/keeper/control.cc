@@ -1,0 +1,379 @@
+#include "ondemand/keeper/control.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "ondemand/keeper/log.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77  // Linux 6.5
+#endif
+
+namespace sluice::keeper {
+namespace {
+
+constexpr int kIdleCheckMs = 1000;
+constexpr int kSendTimeoutSeconds = 2;
+constexpr uint32_t kChunkShiftMin = 14;  // 16 KiB
+constexpr uint32_t kChunkShiftMax = 26;  // 64 MiB
+
+int64_t NowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
+
+bool IsDead(int process) {
+  pollfd wait{process, POLLIN, 0};
+  return poll(&wait, 1, 0) > 0;
+}
+
+Result<ucred> PeerOf(int connection) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
+    return ErrnoError("identify the caller");
+  return peer;
+}
+
+Result<Descriptor> PeerProcess(int connection) {
+  int process = -1;
+  socklen_t size = sizeof(process);
+  if (getsockopt(connection, SOL_SOCKET, SO_PEERPIDFD, &process, &size) != 0) {
+    return ErrnoError("hold on to the caller's process");
+  }
+  return Descriptor(process);
+}
+
+bool IsBlobName(const char (&name)[kBlobNameLength]) {
+  return std::all_of(std::begin(name), std::end(name),
+                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
+Outcome ValidateGuard(const GuardRequest& request) {
+  if (!IsBlobName(request.name)) return Error{EINVAL, "a blob's file is named by 64 lower-case hex digits"};
+  if (request.chunk_shift < kChunkShiftMin || request.chunk_shift > kChunkShiftMax || request.size == 0 ||
+      (request.size - 1) >> request.chunk_shift >= kChunksMax) {
+    return Error{EINVAL, "the blob's size or chunk size is out of bounds"};
+  }
+  return {};
+}
+
+}  // namespace
+
+Control::Control(Parts parts)
+    : parts_(parts),
+      mounts_(parts.journal, parts.watch),
+      leave_after_ns_(NowNs() + int64_t{kFirstDaemonWaitMs} * 1'000'000) {
+  connections_.reserve(kConnectionsMax);
+}
+
+Control::~Control() {
+  if (!path_.empty()) unlink(path_.c_str());
+}
+
+bool Control::WatchDescriptor(int fd) {
+  epoll_event interest{};
+  interest.events = EPOLLIN;
+  interest.data.fd = fd;
+  return epoll_ctl(poll_.get(), EPOLL_CTL_ADD, fd, &interest) == 0;
+}
+
+Outcome Control::Listen(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (!CopyText(path, address.sun_path)) return Error{ENAMETOOLONG, "the socket's path is too long: " + path};
+  listener_.reset(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!listener_.valid()) return ErrnoError("make the control socket");
+  unlink(path.c_str());
+  const mode_t mask = umask(0177);
+  const int bound = bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  const int error = errno;
+  umask(mask);
+  if (bound != 0) return ErrnoError("bind " + path, error);
+  path_ = path;
+
+  sigset_t terminate;
+  sigemptyset(&terminate);
+  sigaddset(&terminate, SIGTERM);
+  sigaddset(&terminate, SIGINT);
+  signals_.reset(signalfd(-1, &terminate, SFD_CLOEXEC | SFD_NONBLOCK));
+  poll_.reset(epoll_create1(EPOLL_CLOEXEC));
+  if (!signals_.valid() || !poll_.valid() || !WatchDescriptor(signals_.get()) ||
+      !WatchDescriptor(listener_.get()) || (DaemonAttached() && !WatchDescriptor(daemon_.process.get()))) {
+    return ErrnoError("set up the control loop");
+  }
+  if (listen(listener_.get(), kConnectionsMax) != 0) return ErrnoError("listen on " + path);
+  return {};
+}
+
+void Control::InheritDaemon(Descriptor process) {
+  daemon_.process = std::move(process);
+  daemon_.pid = parts_.journal.layout().daemon_pid.load();
+}
+
+void Control::Run() {
+  while (!MayLeave()) {
+    epoll_event ready[kConnectionsMax + 3];
+    const int count = epoll_wait(poll_.get(), ready, kConnectionsMax + 3, WaitTimeout());
+    for (int i = 0; i < count; ++i) {
+      const int fd = ready[i].data.fd;
+      if (fd == listener_.get()) {
+        Accept();
+      } else if (fd == signals_.get()) {
+        OnSignal();
+      } else if (fd != daemon_.process.get()) {
+        ServeConnection(fd);
+      }
+    }
+    ReleaseDeadDaemon();
+  }
+}
+
+// While a daemon is attached nothing can make us leave; without one, mounts may vanish unannounced.
+int Control::WaitTimeout() const {
+  return DaemonAttached() ? -1 : kIdleCheckMs;
+}
+
+bool Control::MayLeave() {
+  return !DaemonAttached() && NowNs() >= leave_after_ns_ && !mounts_.Any();
+}
+
+void Control::OnSignal() {
+  signalfd_siginfo information{};
+  if (read(signals_.get(), &information, sizeof(information)) != sizeof(information)) return;
+  leave_after_ns_ = 0;
+  if (MayLeave()) return;
+  Log("signal %u is ignored: images are mounted or a daemon is attached, and without a keeper the holes of "
+      "their "
+      "blobs would read as zeros; unmount them first",
+      information.ssi_signo);
+}
+
+void Control::ReleaseDeadDaemon() {
+  if (!DaemonAttached() || !IsDead(daemon_.process.get())) return;
+  Log("the daemon (pid %d) is dead; its reads wait for the next one", daemon_.pid);
+  DetachDaemon();
+}
+
+void Control::DetachDaemon() {
+  epoll_ctl(poll_.get(), EPOLL_CTL_DEL, daemon_.process.get(), nullptr);
+  daemon_ = {};
+  parts_.journal.layout().daemon_pid.store(0);
+  leave_after_ns_ = 0;
+  parts_.door.AbandonTickets();
+}
+
+void Control::Accept() {
+  Descriptor connection(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!connection.valid()) return;
+  Result<ucred> peer = PeerOf(connection.get());
+  const bool permitted = peer.ok() && (peer.value().uid == 0 || peer.value().uid == geteuid());
+  if (!permitted || connections_.size() >= kConnectionsMax) return;
+  // A caller that does not read its replies must not hold up the others.
+  const timeval timeout{kSendTimeoutSeconds, 0};
+  setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+  if (WatchDescriptor(connection.get())) connections_.push_back(std::move(connection));
+}
+
+void Control::CloseConnection(int connection) {
+  if (daemon_.connection == connection) daemon_.connection = -1;
+  std::erase_if(connections_, [connection](const Descriptor& c) { return c.get() == connection; });
+}
+
+void Control::ServeConnection(int connection) {
+  const bool known = std::any_of(connections_.begin(), connections_.end(),
+                                 [connection](const Descriptor& c) { return c.get() == connection; });
+  if (!known) return;
+  Result<Message> message = ReceiveMessage(connection);
+  const Header* header = message.ok() ? ParseRequest(message.value().bytes) : nullptr;
+  if (header == nullptr) {
+    if (message.ok() || message.error().code == EPROTO) Log("malformed request; the connection is closed");
+    CloseConnection(connection);
+    return;
+  }
+  Reply reply;
+  const Outcome outcome = Dispatch(connection, *header, message.value(), reply);
+  if (!outcome.ok()) {
+    reply.error = outcome.error().code;
+    std::snprintf(reply.text, sizeof(reply.text), "%s", outcome.error().text.c_str());
+  }
+  const int attached[kAttachDescriptors] = {parts_.journal.fd(), parts_.completions, parts_.watch.group.get(),
+                                            parts_.watch.tree.get()};
+  const bool attach = header->kind == RequestKind::kHello && outcome.ok();
+  const std::span<const int> descriptors = attach ? std::span<const int>(attached) : std::span<const int>();
+  if (!SendMessage(connection, BytesOf(reply), descriptors).ok()) CloseConnection(connection);
+}
+
+Outcome Control::Dispatch(int connection, const Header& header, Message& message, Reply& reply) {
+  if (header.kind == RequestKind::kStatus) return Status(reply);
+  if (header.kind == RequestKind::kHello) {
+    return Attach(connection, reinterpret_cast<const HelloRequest&>(header));
+  }
+  if (connection != daemon_.connection) return Error{EPERM, "only the attached daemon may ask for this"};
+  const uint32_t entry = reinterpret_cast<const EntryRequest&>(header).entry;
+  switch (header.kind) {
+    case RequestKind::kGoodbye:
+      DetachDaemon();
+      return {};
+    case RequestKind::kGuard:
+      return GuardBlob(reinterpret_cast<const GuardRequest&>(header), &reply.value);
+    case RequestKind::kUnguard:
+      return UnguardBlob(entry);
+    case RequestKind::kMarkComplete:
+    case RequestKind::kClearComplete:
+      return MarkBlob(entry, header.kind);
+    case RequestKind::kMount:
+      return Mount(reinterpret_cast<const MountCall&>(header), message);
+    case RequestKind::kUnmount:
+      return mounts_.Unmount(reinterpret_cast<const UnmountRequest&>(header).mount_point);
+    case RequestKind::kListMounts: {
+      uint32_t found = 0;
+      if (const MountRecord* record = mounts_.NextVisible(entry, &found)) {
+        reply.mount = *record;
+        reply.value = found + 1;
+      }
+      return {};
+    }
+    case RequestKind::kHello:
+    case RequestKind::kStatus:
+      break;
+  }
+  return Error{EPROTO, "unknown request"};
+}
+
+Outcome Control::Attach(int connection, const HelloRequest& hello) {
+  if (hello.read_deadline_ns <= 0) return Error{EINVAL, "the read deadline must be positive"};
+  Result<ucred> peer = PeerOf(connection);
+  if (!peer.ok()) return peer.error();
+  ReleaseDeadDaemon();
+  if (DaemonAttached() && daemon_.pid != peer.value().pid) {
+    return Error{EBUSY,
+                 "another daemon (pid " + std::to_string(daemon_.pid) + ") is attached to this keeper"};
+  }
+  Result<Descriptor> process = PeerProcess(connection);
+  if (!process.ok()) return process.error();
+  if (!DaemonAttached()) {
+    if (!WatchDescriptor(process.value().get())) return ErrnoError("watch the daemon's process");
+    daemon_.process = std::move(process.value());
+  }
+  daemon_.pid = peer.value().pid;
+  daemon_.connection = connection;
+  parts_.journal.layout().daemon_pid.store(daemon_.pid);
+  parts_.journal.layout().read_deadline_ns.store(hello.read_deadline_ns);
+  return {};
+}
+
+BlobRecord* Control::Record(uint32_t entry) {
+  if (entry >= kBlobsMax || parts_.journal.layout().blobs[entry].in_use.load() == 0) return nullptr;
+  return &parts_.journal.layout().blobs[entry];
+}
+
+Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
+  if (Outcome valid = ValidateGuard(request); !valid.ok()) return valid;
+  const FileId file{request.device, request.inode};
+  Result<Descriptor> same =
+      OpenIfSame(parts_.watch.store.get(), std::string(request.name, kBlobNameLength), file);
+  if (!same.ok()) return same.error();
+  struct stat status {};
+  if (fstat(same.value().get(), &status) != 0) return ErrnoError("inspect the blob's file");
+  if (static_cast<uint64_t>(status.st_size) != request.size) {
+    return Error{ESTALE, "the blob's file has " + std::to_string(status.st_size) + " bytes and not " +
+                             std::to_string(request.size)};
+  }
+
+  std::span<BlobRecord> records(parts_.journal.layout().blobs);
+  BlobRecord* free = nullptr;
+  for (BlobRecord& record : records) {
+    if (record.in_use.load() == 0) {
+      if (free == nullptr) free = &record;
+      continue;
+    }
+    if (FileId{record.device, record.inode} != file) continue;
+    if (record.size != request.size || record.chunk_shift != request.chunk_shift ||
+        std::memcmp(record.name, request.name, kBlobNameLength) != 0) {
+      return Error{EEXIST, "the file is guarded already with another size or chunk size"};
+    }
+    *entry = static_cast<uint32_t>(&record - records.data());
+    return {};
+  }
+  if (free == nullptr)
+    return Error{ENOSPC, std::to_string(kBlobsMax) + " blobs are guarded, the most there can be"};
+
+  *entry = static_cast<uint32_t>(free - records.data());
+  free->device = file.device;
+  free->inode = file.inode;
+  free->size = request.size;
+  free->chunk_shift = request.chunk_shift;
+  free->complete.store(0);
+  ++free->generation;
+  std::memcpy(free->name, request.name, kBlobNameLength);
+  for (auto& word : free->present) word.store(0, std::memory_order_relaxed);
+  free->in_use.store(1, std::memory_order_release);
+  parts_.door.Guard({file, *entry, request.chunk_shift, request.size});
+  return {};
+}
+
+Outcome Control::UnguardBlob(uint32_t entry) {
+  BlobRecord* record = Record(entry);
+  if (record == nullptr) return {};
+  if (mounts_.Uses(entry)) return Error{EBUSY, "a mounted image reads from the blob"};
+  // Its file may be gone, and its mark with it.
+  if (record->complete.load() != 0) (void)MarkBlob(entry, RequestKind::kClearComplete);
+  parts_.door.Forget({record->device, record->inode});
+  record->in_use.store(0, std::memory_order_release);
+  return {};
+}
+
+Outcome Control::MarkBlob(uint32_t entry, RequestKind kind) {
+  BlobRecord* record = Record(entry);
+  if (record == nullptr) return Error{ENODEV, "the blob is not guarded"};
+  const std::string name(record->name, kBlobNameLength);
+  const FileId file{record->device, record->inode};
+  if (kind == RequestKind::kMarkComplete) {
+    // Written down first: a mark that nobody knows of would never be taken off.
+    record->complete.store(1);
+    Outcome marked = SetIgnoreMark(parts_.watch, name, file);
+    if (!marked.ok()) record->complete.store(0);
+    return marked;
+  }
+  Outcome cleared = ClearIgnoreMark(parts_.watch, name, file);
+  if (cleared.ok()) record->complete.store(0);
+  return cleared;
+}
+
+Outcome Control::Mount(const MountCall& call, const Message& message) {
+  if (message.descriptors.size() != 1) return Error{EPROTO, "a mount needs the bootstrap's descriptor"};
+  if (call.mount_point[0] != '/') return Error{EINVAL, "the mount point must be an absolute path"};
+  Outcome proved = ProveWatch(parts_.watch, parts_.journal.layout().counters.canaries);
+  if (!proved.ok()) {
+    Log("%s", proved.error().text.c_str());
+    return proved;
+  }
+  return mounts_.Mount(call, message.descriptors.front().get());
+}
+
+Outcome Control::Status(Reply& reply) {
+  const Counters& c = parts_.journal.layout().counters;
+  std::snprintf(
+      reply.text, sizeof(reply.text),
+      "daemon %d, %zu slots, hits %lu, published %lu, filled %lu, refused %lu, expired %lu, denied %lu, "
+      "errors %lu",
+      daemon_.pid, parts_.journal.slots().size(), c.hits.load(), c.published.load(), c.filled.load(),
+      c.refused.load(), c.expired.load(), c.denied.load(), c.errors.load());
+  return {};
+}
+
+}  // namespace sluice::keeper

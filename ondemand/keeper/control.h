@@ -1,0 +1,86 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ondemand/keeper/door.h"
+#include "ondemand/keeper/journal.h"
+#include "ondemand/keeper/mounts.h"
+#include "ondemand/keeper/result.h"
+#include "ondemand/keeper/watch.h"
+#include "ondemand/keeper/wire.h"
+
+namespace sluice::keeper {
+
+inline constexpr int kConnectionsMax = 8;
+inline constexpr int kFirstDaemonWaitMs = 30'000;  // a keeper that nobody attaches to goes away
+inline constexpr char kSocketName[] = "keeper.sock";
+inline constexpr char kLockName[] = "keeper.lock";
+
+// Serves the daemon's calls on a unix socket that only our own user may use, and decides when the keeper may
+// go. Runs on the thread that calls Run().
+class Control {
+ public:
+  struct Parts {
+    Journal& journal;
+    Door& door;
+    const Watch& watch;
+    int completions;
+  };
+
+  explicit Control(Parts parts);
+  // Removes the socket's file.
+  ~Control();
+  Control(const Control&) = delete;
+  Control& operator=(const Control&) = delete;
+
+  // Listens on `path`, replacing a dead predecessor's socket. SIGTERM and SIGINT must be blocked in all
+  // threads.
+  Outcome Listen(const std::string& path);
+  // The daemon that was attached to the predecessor; `process` is its pidfd.
+  void InheritDaemon(Descriptor process);
+  // Returns when no daemon is attached and nothing is mounted.
+  void Run();
+
+ private:
+  struct Daemon {
+    pid_t pid = 0;
+    Descriptor process;  // a pidfd
+    int connection = -1;
+  };
+
+  void Accept();
+  void ServeConnection(int connection);
+  void CloseConnection(int connection);
+  void OnSignal();
+  void ReleaseDeadDaemon();
+  bool DaemonAttached() const { return daemon_.process.valid(); }
+  void DetachDaemon();
+  bool MayLeave();
+  int WaitTimeout() const;
+
+  Outcome Dispatch(int connection, const Header& header, Message& message, Reply& reply);
+  Outcome Attach(int connection, const HelloRequest& hello);
+  Outcome GuardBlob(const GuardRequest& request, uint32_t* entry);
+  Outcome UnguardBlob(uint32_t entry);
+  Outcome MarkBlob(uint32_t entry, RequestKind kind);
+  Outcome Mount(const MountCall& call, const Message& message);
+  Outcome Status(Reply& reply);
+  BlobRecord* Record(uint32_t entry);
+  bool WatchDescriptor(int fd);
+
+  const Parts parts_;
+  Mounts mounts_;
+  std::string path_;
+  Descriptor poll_;
+  Descriptor listener_;
+  Descriptor signals_;
+  std::vector<Descriptor> connections_;
+  Daemon daemon_;
+  int64_t leave_after_ns_;  // not before; CLOCK_MONOTONIC
+};
+
+}  // namespace sluice::keeper

@@ -1,0 +1,223 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "ondemand/keeper/descriptor.h"
+#include "ondemand/keeper/result.h"
+
+// The memory that the keeper shares with the daemon, and leaves to its successor: a sealed memfd. It holds
+// the reads that wait (slots), the blobs whose reads are guarded with their presence bits, and the mounts.
+//
+// A slot's way. Every arrow is one compare-and-swap of the slot's word, which also carries the slot's ticket
+// number: a late step for a slot that was used again meanwhile changes nothing.
+//
+//            keeper: publish          daemon: take          daemon: finish
+//    FREE ------------------> PENDING ----------> TAKEN ------------------> DONE(0 or errno)
+//     ^  ^                       |   <----------    |                          |
+//     |  |  keeper: deadline     |   daemon died    | keeper: deadline         |
+//     |  +--(refuses with EIO)---+                  | (refuses with EIO)       |
+//     |                                             v                          |
+//     |             daemon died                  EXPIRED                       |
+//     +---------------------------------------------+                          |
+//     |                                             | daemon: finish           |
+//     |             keeper: closes the event        v                          |
+//     +------------------------------------------ RELEASED                     |
+//     |             keeper: answers the kernel, then closes the event          |
+//     +------------------------------------------------------------------------+
+//
+// The event's descriptor, and so its number, stays open as long as the slot is not FREE.
+namespace sluice::keeper {
+
+inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
+inline constexpr uint32_t kJournalVersion = 1;
+inline constexpr uint32_t kSlotsMax = 16384;
+inline constexpr uint32_t kBlobsMax = 4096;
+inline constexpr uint32_t kMountsMax = 1024;
+inline constexpr uint32_t kDevicesMax = 256;  // of one mount
+inline constexpr uint32_t kChunksMax = 65536;
+inline constexpr uint32_t kPresenceWords = kChunksMax / 64;
+inline constexpr uint32_t kBlobNameLength = 64;
+inline constexpr uint32_t kMountPathMax = 1024;  // with the terminating zero
+inline constexpr uint32_t kMountLabelMax = 512;
+
+enum class SlotState : uint8_t { kFree, kPending, kTaken, kDone, kExpired, kReleased };
+
+// State, verdict and ticket number of a slot in one word.
+class SlotWord {
+ public:
+  constexpr explicit SlotWord(uint64_t bits = 0) : bits_(bits) {}
+  constexpr SlotWord(uint64_t ticket, SlotState state, uint8_t verdict = 0)
+      : bits_(ticket << 16 | uint64_t{verdict} << 8 | static_cast<uint8_t>(state)) {}
+
+  constexpr uint64_t bits() const { return bits_; }
+  constexpr uint64_t ticket() const { return bits_ >> 16; }
+  // 0 or an errno value; only with kDone.
+  constexpr uint8_t verdict() const { return bits_ >> 8 & 0xff; }
+  constexpr SlotState state() const { return static_cast<SlotState>(bits_ & 0xff); }
+
+ private:
+  uint64_t bits_;
+};
+
+// What a published slot says of its read.
+struct SlotRead {
+  uint32_t blob = 0;  // entry in the blob table
+  int32_t event_fd = -1;
+  int32_t pid = 0;  // who reads, for people
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  int64_t deadline_ns = 0;  // CLOCK_MONOTONIC
+};
+
+// One read that waits. The keeper writes `read` before it publishes, nobody does while the slot is not FREE.
+class alignas(64) Slot {
+ public:
+  SlotRead read;
+
+  SlotWord word() const { return SlotWord(word_.load(std::memory_order_acquire)); }
+
+  // Keeper. REQUIRES: state kFree, `read` filled in
+  void Publish(uint64_t ticket) {
+    word_.store(SlotWord(ticket, SlotState::kPending).bits(), std::memory_order_release);
+  }
+  // Daemon. Returns the ticket number, or 0 if the slot does not wait for a daemon.
+  uint64_t Take();
+  // Daemon: finishes what it took; `verdict` is 0 (the bytes are there) or an errno value. Also after the
+  // deadline, to let go. Returns whether the verdict will reach the reader.
+  bool Finish(uint64_t ticket, uint8_t verdict);
+
+  // Keeper: the deadline has come. Returns the state from which it expired: kPending (the slot is FREE now)
+  // or kTaken (now kExpired), after either of which the keeper refuses the read; else nothing was changed.
+  SlotState Expire();
+  // Keeper: the daemon is dead or has left. kTaken becomes kPending under a new ticket number, so that the
+  // one who had it can't finish it any more; kExpired becomes kReleased.
+  void Abandon(uint64_t new_ticket);
+  // Keeper: the read is answered.
+  void Free() { word_.store(SlotWord(word().ticket(), SlotState::kFree).bits(), std::memory_order_release); }
+
+ private:
+  bool Move(SlotWord from, SlotWord to) {
+    uint64_t expected = from.bits();
+    return word_.compare_exchange_strong(expected, to.bits(), std::memory_order_acq_rel);
+  }
+
+  std::atomic<uint64_t> word_{0};
+};
+
+// A blob whose reads are guarded. `in_use` is written last when an entry is made and first when it goes; the
+// other fields do not change between.
+struct BlobRecord {
+  std::atomic<uint32_t> in_use{0};
+  std::atomic<uint32_t> complete{0};  // its ignore mark is set
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t size = 0;
+  uint32_t chunk_shift = 0;
+  uint32_t generation = 0;          // grows each time the entry is used
+  char name[kBlobNameLength] = {};  // its file's name in the store; not terminated
+  std::atomic<uint64_t> present[kPresenceWords] = {};
+};
+
+// An EROFS mount of the keeper's. Only keepers read and write these.
+struct MountRecord {
+  uint32_t in_use = 0;
+  uint32_t device_count = 0;
+  uint64_t mount_id = 0;    // of statx(2), STATX_MNT_ID
+  uint64_t filesystem = 0;  // st_dev
+  uint32_t devices[kDevicesMax] = {};
+  char mount_point[kMountPathMax] = {};
+  char label[kMountLabelMax] = {};
+};
+
+// Since the journal was made; only keepers write them.
+struct Counters {
+  std::atomic<uint64_t> hits{0};
+  std::atomic<uint64_t> published{0};
+  std::atomic<uint64_t> filled{0};
+  std::atomic<uint64_t> refused{0};
+  std::atomic<uint64_t> expired{0};
+  std::atomic<uint64_t> denied{0};
+  std::atomic<uint64_t> canaries{0};
+  std::atomic<uint64_t> errors{0};
+};
+
+struct JournalLayout {
+  uint64_t magic = kJournalMagic;
+  uint32_t version = kJournalVersion;
+  uint32_t slot_count = 0;
+  uint32_t descriptor_limit = 0;       // event descriptors have numbers below this
+  std::atomic<int32_t> daemon_pid{0};  // who is attached; 0 if nobody is
+  std::atomic<int64_t> read_deadline_ns{0};
+  std::atomic<uint64_t> next_ticket{1};
+  // Grows with every publication; a futex that the daemon waits on.
+  alignas(64) std::atomic<uint32_t> submissions{0};
+  // Hints at what to look at, one bit per slot: set after the slot's word has changed, taken by exchange. Who
+  // starts anew, or learns that the other side has died, looks at all slots instead.
+  alignas(64) std::atomic<uint64_t> submitted[kSlotsMax / 64] = {};
+  alignas(64) std::atomic<uint64_t> finished[kSlotsMax / 64] = {};
+  Counters counters;
+  alignas(64) Slot slots[kSlotsMax];
+  BlobRecord blobs[kBlobsMax];
+  MountRecord mounts[kMountsMax];
+};
+static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free,
+              "the journal is shared between processes");
+
+// A mapping of the journal. Thread-safe, as far as the layout's comments say.
+class Journal {
+ public:
+  // A new, empty one. REQUIRES: 0 < slot_count <= kSlotsMax
+  static Result<std::unique_ptr<Journal>> Create(uint32_t slot_count);
+  // Maps one that another process has made; keeps a duplicate of `fd` with a number of at least
+  // `lowest_number`. Fails with EPROTO if it is none, is of another version, or could be made shorter under
+  // us.
+  static Result<std::unique_ptr<Journal>> Open(int fd, int lowest_number = 0);
+  ~Journal();
+  Journal(const Journal&) = delete;
+  Journal& operator=(const Journal&) = delete;
+
+  // Leaves the memory mapped when this object goes, for those who still point into it.
+  void KeepMapped() { keep_mapped_.store(true); }
+
+  int fd() const { return file_.get(); }
+  JournalLayout& layout() { return *layout_; }
+  const JournalLayout& layout() const { return *layout_; }
+  std::span<Slot> slots() { return {layout_->slots, slot_count_}; }
+
+  // Keeper: makes slot `index` visible to the daemon under the next ticket number, and wakes it. Returns the
+  // number.
+  uint64_t Submit(uint32_t index);
+  // Keeper: makes the daemon look at slot `index` again.
+  void Resubmit(uint32_t index);
+  // Keeper: takes slot `index` back from a daemon that is dead or has left.
+  void Abandon(uint32_t index);
+  // Daemon: tells the keeper to look at slot `index`; then the completion eventfd is to be written.
+  void MarkFinished(uint32_t index);
+  // Daemon: sleeps until `seen` is not the count of submissions any more, or for at most `timeout_ms`.
+  void WaitForSubmission(uint32_t seen, int timeout_ms) const;
+
+ private:
+  Journal(Descriptor file, JournalLayout* layout);
+
+  const Descriptor file_;
+  JournalLayout* const layout_;
+  std::atomic<bool> keep_mapped_{false};
+  const uint32_t slot_count_;  // as checked; the mapped one may be scribbled on
+};
+
+// Calls visit(index) for every bit that was set in `words`, and clears them.
+template <typename Visit>
+void TakeBits(std::span<std::atomic<uint64_t>> words, Visit visit) {
+  for (size_t w = 0; w < words.size(); ++w) {
+    if (words[w].load(std::memory_order_relaxed) == 0) continue;
+    uint64_t bits = words[w].exchange(0, std::memory_order_acq_rel);
+    for (; bits != 0; bits &= bits - 1) visit(static_cast<uint32_t>(w * 64 + __builtin_ctzll(bits)));
+  }
+}
+
+}  // namespace sluice::keeper

@@ -1,0 +1,223 @@
+// sluice-keeper: owns the kernel's side of a node's on-demand mounts, and outlives the daemon.
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "ondemand/keeper/control.h"
+#include "ondemand/keeper/door.h"
+#include "ondemand/keeper/journal.h"
+#include "ondemand/keeper/log.h"
+#include "ondemand/keeper/process.h"
+#include "ondemand/keeper/watch.h"
+
+namespace sluice::keeper {
+namespace {
+
+// What a keeper passes to its successor, through the daemon. In the order of the option --takeover.
+enum InheritedDescriptor { kGroup, kTree, kJournal, kCompletions, kDaemonProcess, kInherited };
+
+struct Options {
+  std::string runtime_dir;
+  std::string blobs_dir;
+  uint32_t slots = kSlotsMax;
+  int ready_fd = -1;  // gets "ok", or why not
+  bool takeover = false;
+  std::array<int, kInherited> inherited{-1, -1, -1, -1, -1};
+};
+
+// What a keeper is made of, before it serves.
+struct Foundation {
+  Watch watch;
+  std::unique_ptr<Journal> journal;
+  Descriptor completions;
+  Descriptor daemon_process;
+};
+
+bool ParseNumber(const char* text, long max, long* number) {
+  char* end = nullptr;
+  *number = std::strtol(text, &end, 10);
+  return end != text && *number >= 0 && *number <= max;
+}
+
+bool ParseInherited(const char* text, Options* options) {
+  options->takeover = true;
+  return std::sscanf(text, "%d,%d,%d,%d,%d", &options->inherited[kGroup], &options->inherited[kTree],
+                     &options->inherited[kJournal], &options->inherited[kCompletions],
+                     &options->inherited[kDaemonProcess]) == kInherited;
+}
+
+bool ParseOptions(int argc, char** argv, Options* options) {
+  static const option kLong[] = {
+      {"runtime-dir", required_argument, nullptr, 'r'}, {"blobs-dir", required_argument, nullptr, 'b'},
+      {"slots", required_argument, nullptr, 's'},       {"ready-fd", required_argument, nullptr, 'f'},
+      {"takeover", required_argument, nullptr, 't'},    {nullptr, 0, nullptr, 0}};
+  long number = 0;
+  for (int key; (key = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
+    switch (key) {
+      case 'r':
+        options->runtime_dir = optarg;
+        break;
+      case 'b':
+        options->blobs_dir = optarg;
+        break;
+      case 's':
+        if (!ParseNumber(optarg, kSlotsMax, &number) || number == 0) return false;
+        options->slots = static_cast<uint32_t>(number);
+        break;
+      case 'f':
+        if (!ParseNumber(optarg, 1 << 20, &number)) return false;
+        options->ready_fd = static_cast<int>(number);
+        break;
+      case 't':
+        if (!ParseInherited(optarg, options)) return false;
+        break;
+      default:
+        return false;
+    }
+  }
+  return optind == argc && !options->runtime_dir.empty() && !options->blobs_dir.empty();
+}
+
+Result<Foundation> LayFoundation(const Options& options) {
+  Result<uint32_t> slots = LimitDescriptors(options.slots);
+  if (!slots.ok()) return slots.error();
+  Result<Watch> watch = OpenWatch(options.blobs_dir);
+  if (!watch.ok()) return watch.error();
+  Result<std::unique_ptr<Journal>> journal = Journal::Create(slots.value());
+  if (!journal.ok()) return journal.error();
+  journal.value()->layout().descriptor_limit = DescriptorLimit();
+  Descriptor completions(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!completions.valid()) return ErrnoError("make the completion eventfd");
+  return Foundation{std::move(watch.value()), std::move(journal.value()), std::move(completions), {}};
+}
+
+Result<uint32_t> PredecessorsLimit(int journal_fd) {
+  Result<std::unique_ptr<Journal>> journal = Journal::Open(journal_fd);
+  if (!journal.ok()) return journal.error();
+  const uint32_t limit = journal.value()->layout().descriptor_limit;
+  if (limit < kOwnDescriptors + kSlotsMin)
+    return Error{EPROTO, "the journal's limit on descriptors is too low"};
+  return limit;
+}
+
+// Out of the way of the numbers that events have, as these must be reserved. Closes the original.
+Result<Descriptor> MoveUp(int fd, int lowest_number) {
+  Descriptor moved(fcntl(fd, F_DUPFD_CLOEXEC, lowest_number));
+  if (!moved.valid()) return ErrnoError("keep an inherited descriptor");
+  close(fd);
+  return moved;
+}
+
+Result<Foundation> TakeOver(const Options& options, Descriptor& ready) {
+  Result<uint32_t> limit = PredecessorsLimit(options.inherited[kJournal]);
+  if (!limit.ok()) return limit.error();
+  const rlimit same{limit.value(), limit.value()};
+  if (setrlimit(RLIMIT_NOFILE, &same) != 0) return ErrnoError("set the predecessor's limit on descriptors");
+
+  const int lowest_number = static_cast<int>(limit.value() - kOwnDescriptors / 2);
+  std::array<Descriptor, kInherited> inherited;
+  for (int i = 0; i < kInherited; ++i) {
+    Result<Descriptor> moved = MoveUp(options.inherited[i], lowest_number);
+    if (!moved.ok()) return moved.error();
+    inherited[i] = std::move(moved.value());
+  }
+  if (ready.valid()) {
+    Result<Descriptor> moved = MoveUp(ready.release(), lowest_number);
+    if (!moved.ok()) return moved.error();
+    ready = std::move(moved.value());
+  }
+  Result<std::unique_ptr<Journal>> journal = Journal::Open(inherited[kJournal].get(), lowest_number);
+  if (!journal.ok()) return journal.error();
+  if (Outcome reserved = ReserveEventNumbers(*journal.value()); !reserved.ok()) return reserved.error();
+  Result<Watch> watch =
+      AdoptWatch(std::move(inherited[kGroup]), std::move(inherited[kTree]), options.blobs_dir);
+  if (!watch.ok()) return watch.error();
+  return Foundation{std::move(watch.value()), std::move(journal.value()), std::move(inherited[kCompletions]),
+                    std::move(inherited[kDaemonProcess])};
+}
+
+void ReportReady(Descriptor& ready, const std::string& text) {
+  if (ready.valid() && write(ready.get(), text.data(), text.size()) < 0)
+    Log("nobody waits for us to be ready");
+  ready.reset();
+}
+
+void BlockSignals() {
+  sigset_t handled;
+  sigemptyset(&handled);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&handled, number);
+  pthread_sigmask(SIG_BLOCK, &handled, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+}
+
+Outcome Serve(const Options& options, Descriptor& ready) {
+  // A successor must reserve numbers before anything else takes one, and refuses to share its predecessor's
+  // lock only afterwards.
+  Result<Foundation> made = options.takeover ? TakeOver(options, ready) : LayFoundation(options);
+  if (!made.ok()) return made.error();
+  Result<Descriptor> lock = LockRuntime(options.runtime_dir + "/" + kLockName);
+  if (!lock.ok()) return lock.error();
+  Foundation& foundation = made.value();
+
+  Door door(*foundation.journal, foundation.watch.group.get(), foundation.completions.get(),
+            foundation.watch.canary);
+  Control control({*foundation.journal, door, foundation.watch, foundation.completions.get()});
+  if (options.takeover) {
+    door.Adopt();
+    control.InheritDaemon(std::move(foundation.daemon_process));
+  }
+  if (Outcome started = door.Start(); !started.ok()) return started;
+  if (Outcome listening = control.Listen(options.runtime_dir + "/" + kSocketName); !listening.ok())
+    return listening;
+  Log("pid %d watches %s, %zu slots", getpid(), options.blobs_dir.c_str(),
+      foundation.journal->slots().size());
+  ReportReady(ready, "ok");
+  control.Run();
+  // Nothing is mounted: nobody reads through the watch any more, but whoever still does is refused.
+  door.Stop();
+  Log("pid %d leaves: nothing is mounted and no daemon is attached", getpid());
+  return {};
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  if (!ParseOptions(argc, argv, &options)) {
+    Log("usage: sluice-keeper --runtime-dir DIR --blobs-dir DIR [--slots N] [--ready-fd FD] "
+        "[--takeover GROUP,TREE,JOURNAL,COMPLETIONS,DAEMON]; started by sluiced");
+    return 2;
+  }
+  // The daemon waits for its child; init takes the grandchild.
+  const pid_t child = fork();
+  if (child != 0) return child > 0 ? 0 : 1;
+  BlockSignals();
+  std::array<int, kInherited + 1> keep{};
+  std::copy(options.inherited.begin(), options.inherited.end(), keep.begin());
+  keep[kInherited] = options.ready_fd;
+  LeaveParent(keep);
+  Descriptor ready(options.ready_fd);
+  const Outcome outcome = Serve(options, ready);
+  if (outcome.ok()) return 0;
+  Log("%s", outcome.error().text.c_str());
+  ReportReady(ready, outcome.error().text);
+  return 1;
+}
+
+}  // namespace
+}  // namespace sluice::keeper
+
+int main(int argc, char** argv) {
+  return sluice::keeper::Main(argc, argv);
+}

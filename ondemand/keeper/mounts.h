@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string>
+
+#include "ondemand/keeper/journal.h"
+#include "ondemand/keeper/result.h"
+#include "ondemand/keeper/watch.h"
+#include "ondemand/keeper/wire.h"
+
+namespace sluice::keeper {
+
+// The EROFS mounts that read their blobs through the watch. Kept in the journal, so that a successor knows
+// them. One thread (the control's).
+class Mounts {
+ public:
+  // Both outlive it.
+  Mounts(Journal& journal, const Watch& watch) : journal_(journal), watch_(watch) {}
+
+  // Mounts `bootstrap` (a descriptor) with the devices of the call, read-only, nodev, nosuid. Reads of the
+  // bootstrap itself are not watched. REQUIRES: ProveWatch() was successful just before. Errors: ENODEV (a
+  // device is not guarded), ENOSPC (too many mounts), else what the kernel says, with its own words.
+  // Source: Documentation/filesystems/erofs.rst, "device=%s"; fsopen(2), fsconfig(2), fsmount(2).
+  Outcome Mount(const MountCall& call, int bootstrap);
+  // Errors: ENOENT (none of ours), EBUSY, EINVAL.
+  Outcome Unmount(const std::string& mount_point);
+
+  // The first mount at or after entry `from` that can be seen at its place; nullptr if there is none.
+  const MountRecord* NextVisible(uint32_t from, uint32_t* entry);
+  // Whether a live file system reads from the blob, or from any: also one that was unmounted lazily and whose
+  // files are still open, as its holes must stay guarded.
+  bool Uses(uint32_t blob_entry);
+  bool Any();
+
+ private:
+  void ForgetDead();
+  Result<Descriptor> MakeFilesystem(const MountCall& call, int bootstrap);
+  Outcome AddDevice(int context, uint32_t blob_entry);
+
+  Journal& journal_;
+  const Watch& watch_;
+};
+
+}  // namespace sluice::keeper

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "ondemand/keeper/descriptor.h"
+#include "ondemand/keeper/journal.h"
+#include "ondemand/keeper/result.h"
+
+// What the daemon and the keeper say to each other: one fixed-size message each way on a SOCK_SEQPACKET unix
+// socket, descriptors beside it (SCM_RIGHTS). Both ends come from one build on one host: native byte order.
+namespace sluice::keeper {
+
+inline constexpr uint32_t kWireMagic = 0x4b4c5753;
+inline constexpr uint32_t kWireVersion = 1;
+inline constexpr uint32_t kReplyTextMax = 1024;
+
+enum class RequestKind : uint32_t {
+  kHello,          // attaches the daemon; the reply carries kAttachDescriptors
+  kGoodbye,        // detaches it: it works no ticket any more
+  kGuard,          // GuardRequest; the reply's value is the blob's entry
+  kUnguard,        // EntryRequest
+  kMarkComplete,   // EntryRequest
+  kClearComplete,  // EntryRequest
+  kMount,          // MountCall, with the bootstrap's descriptor
+  kUnmount,        // UnmountRequest
+  kListMounts,     // EntryRequest: the first mount at or after the entry; value is its entry + 1, 0 if none
+  kStatus,         // the reply's text; needs no attachment
+};
+
+struct Header {
+  uint32_t magic = kWireMagic;
+  uint32_t version = kWireVersion;
+  RequestKind kind = RequestKind::kStatus;
+  uint32_t padding = 0;
+};
+
+struct HelloRequest {
+  Header header{.kind = RequestKind::kHello};
+  int64_t read_deadline_ns = 0;
+};
+struct PlainRequest {
+  Header header;
+};
+struct GuardRequest {
+  Header header{.kind = RequestKind::kGuard};
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t size = 0;
+  uint32_t chunk_shift = 0;
+  char name[kBlobNameLength] = {};
+  uint32_t padding = 0;
+};
+struct EntryRequest {
+  Header header;
+  uint32_t entry = 0;
+  uint32_t padding = 0;
+};
+struct MountCall {
+  Header header{.kind = RequestKind::kMount};
+  uint32_t device_count = 0;
+  uint32_t devices[kDevicesMax] = {};
+  char mount_point[kMountPathMax] = {};
+  char label[kMountLabelMax] = {};
+  uint32_t padding = 0;
+};
+struct UnmountRequest {
+  Header header{.kind = RequestKind::kUnmount};
+  char mount_point[kMountPathMax] = {};
+};
+
+struct Reply {
+  uint32_t magic = kWireMagic;
+  uint32_t version = kWireVersion;
+  int32_t error = 0;  // errno value
+  uint32_t value = 0;
+  MountRecord mount;              // of kListMounts
+  char text[kReplyTextMax] = {};  // why it failed, terminated
+};
+
+// Descriptors that come with the reply to kHello, in this order.
+enum AttachDescriptor { kAttachJournal, kAttachCompletions, kAttachGroup, kAttachTree, kAttachDescriptors };
+inline constexpr size_t kDescriptorsPerMessageMax = kAttachDescriptors;
+
+inline constexpr size_t kMessageBytesMax = sizeof(MountCall) > sizeof(Reply) ? sizeof(MountCall)
+                                                                             : sizeof(Reply);
+
+struct Message {
+  std::vector<std::byte> bytes;
+  std::vector<Descriptor> descriptors;
+};
+
+// Sends one message; does not block for longer than the socket's send timeout. Errors: errno values.
+Outcome SendMessage(int socket, std::span<const std::byte> bytes, std::span<const int> descriptors);
+// Receives one. Errors: ECONNRESET at the end of the connection, EPROTO if it is longer than kMessageBytesMax
+// or carries too many descriptors, else errno values.
+Result<Message> ReceiveMessage(int socket);
+
+// The request's header if `bytes` is exactly one well-formed request of this version, of the size that its
+// kind has, with all texts terminated; else nullptr. The memory must be aligned for uint64_t.
+const Header* ParseRequest(std::span<const std::byte> bytes);
+// As ParseRequest, for a reply.
+const Reply* ParseReply(std::span<const std::byte> bytes);
+
+// Copies with a terminating zero; false if it does not fit or contains a zero.
+bool CopyText(std::string_view from, std::span<char> to);
+
+template <typename T>
+std::span<const std::byte> BytesOf(const T& pod) {
+  return std::as_bytes(std::span<const T, 1>(&pod, 1));
+}
+
+}  // namespace sluice::keeper

@@ -1,0 +1,472 @@
+#include "ondemand/keeper_client.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "ondemand/keeper/control.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77  // Linux 6.5
+#endif
+
+extern char** environ;
+
+namespace sluice::ondemand {
+namespace {
+
+using keeper::Descriptor;
+
+constexpr int kRetryMs = 50;
+
+absl::Status FromErrno(int error, const std::string& text) {
+  switch (error) {
+    case ENOENT:
+      return absl::NotFoundError(text);
+    case EINVAL:
+    case ENAMETOOLONG:
+      return absl::InvalidArgumentError(text);
+    case ENOSPC:
+    case EMFILE:
+    case ENFILE:
+      return absl::ResourceExhaustedError(text);
+    case EBUSY:
+    case ENODEV:
+    case ENOTSUP:
+    case ENOTBLK:
+    case EPERM:
+    case ESTALE:
+    case EEXIST:
+    case EUCLEAN:
+      return absl::FailedPreconditionError(text);
+    default:
+      return absl::UnavailableError(text);
+  }
+}
+
+absl::Status ErrnoStatus(const std::string& what, int error = errno) {
+  return FromErrno(error, absl::StrCat(what, ": ", std::strerror(error)));
+}
+
+absl::Status FromError(const keeper::Error& error) {
+  return FromErrno(error.code, error.text);
+}
+
+timeval ToTimeval(Duration duration) {
+  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+  return {us / 1'000'000, us % 1'000'000};
+}
+
+int ToMs(Duration duration) {
+  return static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
+}
+
+bool IsDead(int process) {
+  pollfd wait{process, POLLIN, 0};
+  return poll(&wait, 1, 0) > 0;
+}
+
+absl::StatusOr<Descriptor> PeerProcess(int socket) {
+  int process = -1;
+  socklen_t size = sizeof(process);
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &process, &size) != 0) {
+    return ErrnoStatus("hold on to the keeper's process (needs Linux 6.5)");
+  }
+  return Descriptor(process);
+}
+
+pid_t PeerPid(int socket) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
+bool SameFile(int a, int b) {
+  struct stat first {};
+  struct stat second {};
+  return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+// What the keeper says when it is ready, or why it is not.
+absl::Status AwaitReady(int pipe, Duration timeout) {
+  pollfd wait{pipe, POLLIN, 0};
+  if (poll(&wait, 1, ToMs(timeout)) <= 0)
+    return absl::UnavailableError("the keeper did not get ready in time");
+  char text[keeper::kReplyTextMax];
+  const ssize_t length = read(pipe, text, sizeof(text));
+  if (length <= 0) return absl::UnavailableError("the keeper ended before it was ready; see its log");
+  const std::string said(text, static_cast<size_t>(length));
+  if (said == "ok") return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the keeper can't start: ", said));
+}
+
+class SpawnActions {
+ public:
+  SpawnActions() {
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+    sigset_t none;
+    sigemptyset(&none);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  }
+  ~SpawnActions() {
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+  }
+  SpawnActions(const SpawnActions&) = delete;
+  SpawnActions& operator=(const SpawnActions&) = delete;
+
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KeeperClient>> KeeperClient::Connect(KeeperClientOptions options) {
+  if (mkdir(options.runtime_dir.c_str(), 0700) != 0 && errno != EEXIST) {
+    return ErrnoStatus(absl::StrCat("make the runtime directory ", options.runtime_dir));
+  }
+  std::unique_ptr<KeeperClient> client(new KeeperClient(std::move(options)));
+  client->stop_event_.reset(eventfd(0, EFD_CLOEXEC));
+  if (!client->stop_event_.valid()) return ErrnoStatus("make an eventfd");
+
+  // A keeper without mounts may be about to leave: it still holds the lock, or takes the connection and
+  // resets it. Only time tells.
+  const auto give_up = std::chrono::steady_clock::now() + client->options_.call_timeout;
+  absl::Status status = client->Attach();
+  while (absl::IsUnavailable(status) && std::chrono::steady_clock::now() < give_up) {
+    const absl::Status started = client->StartKeeper();
+    status = client->Attach();
+    if (status.ok()) break;
+    if (!started.ok()) status = started;
+    std::this_thread::sleep_for(std::chrono::milliseconds(kRetryMs));
+  }
+  if (!status.ok()) return status;
+  client->watcher_ = std::thread([raw = client.get()] { raw->WatchKeeper(); });
+  return client;
+}
+
+KeeperClient::~KeeperClient() {
+  StopWatching();
+}
+
+void KeeperClient::StopWatching() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(stop_event_.get(), &one, sizeof(one));
+  if (watcher_.joinable()) watcher_.join();
+}
+
+void KeeperClient::Detach() {
+  StopWatching();
+  const std::lock_guard lock(mutex_);
+  if (std::exchange(detached_, true)) return;
+  keeper::PlainRequest goodbye{{.kind = keeper::RequestKind::kGoodbye}};
+  // Without an answer there is nothing left to do: the keeper learns of our end when our process ends.
+  (void)CallLocked(&goodbye, sizeof(goodbye), {});
+  socket_.reset();
+}
+
+absl::StatusOr<Descriptor> KeeperClient::Dial() const {
+  const std::string path = absl::StrCat(options_.runtime_dir, "/", keeper::kSocketName);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (!keeper::CopyText(path, address.sun_path)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("runtime directory ", options_.runtime_dir, " has too long a name"));
+  }
+  Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) return ErrnoStatus("make a socket");
+  const timeval timeout = ToTimeval(options_.call_timeout);
+  setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+  setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+  if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("connect to the keeper at ", path, ": ", std::strerror(errno)));
+  }
+  return socket;
+}
+
+absl::Status KeeperClient::Attach() {
+  absl::StatusOr<Descriptor> socket = Dial();
+  if (!socket.ok()) return socket.status();
+  absl::StatusOr<Descriptor> process = PeerProcess(socket->get());
+  if (!process.ok()) return process.status();
+  keeper::HelloRequest hello;
+  hello.read_deadline_ns = options_.read_deadline.count();
+  if (keeper::Outcome sent = keeper::SendMessage(socket->get(), keeper::BytesOf(hello), {}); !sent.ok()) {
+    return absl::UnavailableError(sent.error().text);
+  }
+  keeper::Result<keeper::Message> message = keeper::ReceiveMessage(socket->get());
+  if (!message.ok()) return absl::UnavailableError(message.error().text);
+  const keeper::Reply* reply = keeper::ParseReply(message.value().bytes);
+  if (reply == nullptr)
+    return absl::FailedPreconditionError("the keeper that runs is of another version of sluice");
+  if (reply->error != 0) return FromErrno(reply->error, reply->text);
+  if (absl::Status adopted = AdoptDescriptors(message.value()); !adopted.ok()) return adopted;
+  keeper_pid_.store(PeerPid(socket->get()));
+  keeper_process_ = std::move(*process);
+  socket_ = std::move(*socket);
+  return absl::OkStatus();
+}
+
+absl::Status KeeperClient::AdoptDescriptors(keeper::Message& reply) {
+  if (reply.descriptors.size() != keeper::kAttachDescriptors) {
+    return absl::FailedPreconditionError("the keeper did not hand over its descriptors");
+  }
+  if (journal_ != nullptr) {
+    if (SameFile(journal_->fd(), reply.descriptors[keeper::kAttachJournal].get())) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        "the keeper was replaced by one that does not know our mounts; restart sluiced");
+  }
+  keeper::Result<std::unique_ptr<keeper::Journal>> journal =
+      keeper::Journal::Open(reply.descriptors[keeper::kAttachJournal].get());
+  if (!journal.ok()) return FromError(journal.error());
+  journal_ = std::move(journal.value());
+  completions_ = std::move(reply.descriptors[keeper::kAttachCompletions]);
+  group_ = std::move(reply.descriptors[keeper::kAttachGroup]);
+  tree_ = std::move(reply.descriptors[keeper::kAttachTree]);
+  return absl::OkStatus();
+}
+
+absl::Status KeeperClient::Spawn(std::vector<std::string> arguments, std::span<const int> inherited) const {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus("make a pipe");
+  Descriptor read_end(ends[0]);
+  Descriptor write_end(ends[1]);
+  arguments.insert(arguments.begin(),
+                   {options_.keeper_path, "--runtime-dir", options_.runtime_dir, "--blobs-dir",
+                    options_.blobs_dir, "--ready-fd", std::to_string(write_end.get())});
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+
+  SpawnActions spawn;
+  // To its own number: that takes close-on-exec off, in the child only.
+  for (const int fd : inherited) posix_spawn_file_actions_adddup2(&spawn.actions, fd, fd);
+  posix_spawn_file_actions_adddup2(&spawn.actions, write_end.get(), write_end.get());
+  if (!options_.keeper_log.empty()) {
+    posix_spawn_file_actions_addopen(&spawn.actions, STDERR_FILENO, options_.keeper_log.c_str(),
+                                     O_WRONLY | O_CREAT | O_APPEND, 0640);
+  }
+  pid_t child = 0;
+  const int error = posix_spawn(&child, options_.keeper_path.c_str(), &spawn.actions, &spawn.attributes,
+                                argv.data(), environ);
+  if (error != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("start the keeper ", options_.keeper_path, ": ", std::strerror(error)));
+  }
+  write_end.reset();
+  // It forks at once and ends.
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return AwaitReady(read_end.get(), options_.call_timeout);
+}
+
+absl::Status KeeperClient::StartKeeper() const {
+  return Spawn({"--slots", std::to_string(options_.slots_max)}, {});
+}
+
+absl::Status KeeperClient::StartSuccessor() const {
+  // Not the wrapper: glibc 2.36 declares it without extern "C".
+  Descriptor self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  if (!self.valid()) return ErrnoStatus("pidfd_open of ourselves");
+  const int inherited[] = {group_.get(), tree_.get(), journal_->fd(), completions_.get(), self.get()};
+  return Spawn({"--takeover", absl::StrCat(inherited[0], ",", inherited[1], ",", inherited[2], ",",
+                                           inherited[3], ",", inherited[4])},
+               inherited);
+}
+
+bool KeeperClient::KeeperIsDead() const {
+  return !keeper_process_.valid() || IsDead(keeper_process_.get());
+}
+
+// REQUIRES: mutex_ is held
+absl::Status KeeperClient::Reattach() {
+  socket_.reset();
+  if (KeeperIsDead()) {
+    if (absl::Status started = StartSuccessor(); !started.ok()) return started;
+    keepers_replaced_.fetch_add(1);
+  }
+  return Attach();
+}
+
+void KeeperClient::WatchKeeper() {
+  for (;;) {
+    Descriptor process;
+    {
+      const std::lock_guard lock(mutex_);
+      process.reset(fcntl(keeper_process_.get(), F_DUPFD_CLOEXEC, 0));
+    }
+    pollfd wait[2] = {{stop_event_.get(), POLLIN, 0}, {process.get(), POLLIN, 0}};
+    if (poll(wait, 2, -1) < 0 && errno != EINTR) return;
+    if (wait[0].revents != 0) return;
+    const std::lock_guard lock(mutex_);
+    if (!KeeperIsDead() || Reattach().ok()) continue;
+    // Meanwhile readers wait: our duplicate of the group keeps the kernel from letting them through.
+    pollfd pause{stop_event_.get(), POLLIN, 0};
+    if (poll(&pause, 1, ToMs(std::chrono::seconds(1))) > 0) return;
+  }
+}
+
+absl::StatusOr<keeper::Reply> KeeperClient::CallLocked(const void* request, size_t size,
+                                                       std::span<const int> descriptors) {
+  const std::span<const std::byte> bytes(static_cast<const std::byte*>(request), size);
+  if (keeper::Outcome sent = keeper::SendMessage(socket_.get(), bytes, descriptors); !sent.ok()) {
+    socket_.reset();
+    return absl::UnavailableError(absl::StrCat("call the keeper: ", sent.error().text));
+  }
+  keeper::Result<keeper::Message> message = keeper::ReceiveMessage(socket_.get());
+  const keeper::Reply* reply = message.ok() ? keeper::ParseReply(message.value().bytes) : nullptr;
+  if (reply == nullptr) {
+    // An answer that comes later must not be taken for that of the next call.
+    socket_.reset();
+    return absl::UnavailableError(
+        absl::StrCat("no answer from the keeper: ", message.ok() ? "malformed" : message.error().text));
+  }
+  if (reply->error != 0) return FromErrno(reply->error, reply->text);
+  return *reply;
+}
+
+absl::StatusOr<keeper::Reply> KeeperClient::CallKeeper(const void* request, size_t size,
+                                                       std::span<const int> descriptors) {
+  std::unique_lock lock(mutex_, options_.call_timeout);
+  if (!lock.owns_lock()) return absl::UnavailableError("the keeper is busy with other calls");
+  if (detached_) return absl::UnavailableError("the line to the keeper was closed");
+  if (!socket_.valid() || KeeperIsDead()) {
+    if (absl::Status back = Reattach(); !back.ok()) return back;
+  }
+  absl::StatusOr<keeper::Reply> reply = CallLocked(request, size, descriptors);
+  // It died on the way. All calls may be made again with the same effect, but for Unmount, which may then not
+  // find what it has unmounted already.
+  if (!socket_.valid() && KeeperIsDead() && Reattach().ok()) reply = CallLocked(request, size, descriptors);
+  return reply;
+}
+
+absl::StatusOr<BlobEntry> KeeperClient::Guard(const BlobFile& file) {
+  keeper::GuardRequest request;
+  request.device = file.device;
+  request.inode = file.inode;
+  request.size = file.size;
+  request.chunk_shift = static_cast<uint32_t>(std::countr_zero(file.chunk_size));
+  const std::string name = file.digest.Hex();
+  std::memcpy(request.name, name.data(), sizeof(request.name));
+  absl::StatusOr<keeper::Reply> reply = CallKeeper(&request, sizeof(request));
+  if (!reply.ok()) {
+    return absl::Status(reply.status().code(),
+                        absl::StrCat("guard blob ", file.digest.Short(), ": ", reply.status().message()));
+  }
+  if (reply->value >= keeper::kBlobsMax)
+    return absl::UnavailableError("the keeper named an entry that is not there");
+  return BlobEntry(reply->value);
+}
+
+absl::Status KeeperClient::CallOnEntry(keeper::RequestKind kind, BlobEntry entry) {
+  keeper::EntryRequest request{{.kind = kind}, entry.value(), 0};
+  return CallKeeper(&request, sizeof(request)).status();
+}
+
+absl::Status KeeperClient::Unguard(BlobEntry entry) {
+  return CallOnEntry(keeper::RequestKind::kUnguard, entry);
+}
+
+absl::Status KeeperClient::MarkComplete(BlobEntry entry) {
+  return CallOnEntry(keeper::RequestKind::kMarkComplete, entry);
+}
+
+absl::Status KeeperClient::ClearComplete(BlobEntry entry) {
+  return CallOnEntry(keeper::RequestKind::kClearComplete, entry);
+}
+
+bool KeeperClient::IsMarkedComplete(BlobEntry entry) const {
+  return journal_->layout().blobs[entry.value()].complete.load() != 0;
+}
+
+std::span<PresenceMap::Word> KeeperClient::Mirror(BlobEntry entry) {
+  return journal_->layout().blobs[entry.value()].present;
+}
+
+std::optional<Digest> KeeperClient::DigestOf(uint32_t entry) const {
+  if (entry >= keeper::kBlobsMax) return std::nullopt;
+  const keeper::BlobRecord& record = journal_->layout().blobs[entry];
+  if (record.in_use.load(std::memory_order_acquire) == 0) return std::nullopt;
+  absl::StatusOr<Digest> digest = Digest::ParseHex(std::string_view(record.name, keeper::kBlobNameLength));
+  return digest.ok() ? std::optional(*digest) : std::nullopt;
+}
+
+std::vector<Digest> KeeperClient::GuardedBlobs() const {
+  std::vector<Digest> digests;
+  for (uint32_t i = 0; i < keeper::kBlobsMax; ++i) {
+    if (const std::optional<Digest> digest = DigestOf(i)) digests.push_back(*digest);
+  }
+  return digests;
+}
+
+absl::Status KeeperClient::Mount(const std::string& bootstrap_path, std::span<const BlobEntry> devices,
+                                 const std::string& mount_point, const std::string& label) {
+  if (devices.size() > keeper::kDevicesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("the image has ", devices.size(), " blobs; at most ",
+                                                   keeper::kDevicesMax, " can be mounted"));
+  }
+  Descriptor bootstrap(open(bootstrap_path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!bootstrap.valid()) return ErrnoStatus(absl::StrCat("open the bootstrap ", bootstrap_path));
+  keeper::MountCall call;
+  call.device_count = static_cast<uint32_t>(devices.size());
+  for (size_t i = 0; i < devices.size(); ++i) call.devices[i] = devices[i].value();
+  if (!keeper::CopyText(mount_point, call.mount_point)) {
+    return absl::InvalidArgumentError("the mount point's path is too long");
+  }
+  keeper::CopyText(std::string_view(label).substr(0, sizeof(call.label) - 1), call.label);
+  const int descriptors[] = {bootstrap.get()};
+  return CallKeeper(&call, sizeof(call), descriptors).status();
+}
+
+absl::Status KeeperClient::Unmount(const std::string& mount_point) {
+  keeper::UnmountRequest request;
+  if (!keeper::CopyText(mount_point, request.mount_point)) {
+    return absl::InvalidArgumentError("the mount point's path is too long");
+  }
+  return CallKeeper(&request, sizeof(request)).status();
+}
+
+absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
+  std::vector<MountedImage> mounts;
+  for (uint32_t next = 0; next < keeper::kMountsMax;) {
+    keeper::EntryRequest request{{.kind = keeper::RequestKind::kListMounts}, next, 0};
+    absl::StatusOr<keeper::Reply> reply = CallKeeper(&request, sizeof(request));
+    if (!reply.ok()) return reply.status();
+    if (reply->value <= next) break;
+    MountedImage image{reply->mount.mount_point, reply->mount.label, {}};
+    for (uint32_t i = 0; i < reply->mount.device_count; ++i) {
+      if (const std::optional<Digest> digest = DigestOf(reply->mount.devices[i]))
+        image.devices.push_back(*digest);
+    }
+    mounts.push_back(std::move(image));
+    next = reply->value;
+  }
+  return mounts;
+}
+
+KeeperCounters KeeperClient::counters() const {
+  const keeper::Counters& c = journal_->layout().counters;
+  return {c.hits.load(),    c.published.load(), c.filled.load(), c.refused.load(),
+          c.expired.load(), c.denied.load(),    c.errors.load()};
+}
+
+}  // namespace sluice::ondemand

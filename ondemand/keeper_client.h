@@ -1,0 +1,154 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "node/presence_map.h"
+#include "ondemand/keeper/descriptor.h"
+#include "ondemand/keeper/journal.h"
+#include "ondemand/keeper/wire.h"
+
+namespace sluice::ondemand {
+
+struct KeeperClientOptions {
+  std::string runtime_dir;
+  std::string blobs_dir;
+  std::string keeper_path;
+  std::string keeper_log;
+  Duration read_deadline;
+  Duration call_timeout;
+  uint32_t slots_max;
+};
+
+// A blob's place in the keeper's table; stays the same until it is unguarded.
+class BlobEntry {
+ public:
+  explicit BlobEntry(uint32_t value) : value_(value) {}
+  uint32_t value() const { return value_; }
+  friend auto operator<=>(const BlobEntry&, const BlobEntry&) = default;
+
+ private:
+  uint32_t value_;
+};
+
+// The file that the kernel and the keeper know a blob by.
+struct BlobFile {
+  Digest digest;
+  uint64_t size = 0;
+  uint32_t chunk_size = 0;
+  dev_t device = 0;
+  ino_t inode = 0;
+};
+
+struct MountedImage {
+  std::string mount_point;
+  std::string label;
+  std::vector<Digest> devices;
+};
+
+struct KeeperCounters {
+  uint64_t hits = 0;       // reads of present chunks, answered by the keeper alone
+  uint64_t published = 0;  // reads of absent chunks, handed to the daemon
+  uint64_t filled = 0;     // of these, allowed
+  uint64_t refused = 0;    // of these, failed by the daemon
+  uint64_t expired = 0;    // of these, failed at their deadline
+  uint64_t denied = 0;     // reads of unknown or changed files, or beyond their end
+  uint64_t errors = 0;     // events that could not be read or answered
+};
+
+// The daemon's line to the keeper. Starts a keeper where none runs, and when the keeper dies puts a successor
+// in its place that takes over its events: calls made meanwhile wait, within their time limit.
+//
+// Thread-safe; calls block for at most call_timeout (about twice that while a keeper is replaced). Every call
+// fails with Unavailable if the keeper does not answer in time.
+class KeeperClient {
+ public:
+  // Errors: FailedPrecondition (another daemon is attached, or the keeper could not set up its watch: the
+  // message says why), Unavailable.
+  static absl::StatusOr<std::unique_ptr<KeeperClient>> Connect(KeeperClientOptions options);
+  // As Detach, but says no goodbye: the keeper treats us as attached while our process lives.
+  ~KeeperClient();
+  KeeperClient(const KeeperClient&) = delete;
+  KeeperClient& operator=(const KeeperClient&) = delete;
+
+  // Tells the keeper that this daemon works no ticket any more. A keeper without mounts then exits.
+  void Detach();
+
+  // Idempotent by file. Errors: as FanotifyDoor::GuardBlob.
+  absl::StatusOr<BlobEntry> Guard(const BlobFile& file);
+  absl::Status Unguard(BlobEntry entry);
+  // The presence bits that the keeper answers from. They live as long as journal() does.
+  std::span<PresenceMap::Word> Mirror(BlobEntry entry);
+  std::vector<Digest> GuardedBlobs() const;
+
+  // Whether reads of the blob's file raise no event any more (its ignore mark). Marking and clearing are
+  // idempotent.
+  bool IsMarkedComplete(BlobEntry entry) const;
+  absl::Status MarkComplete(BlobEntry entry);
+  absl::Status ClearComplete(BlobEntry entry);
+
+  absl::Status Mount(const std::string& bootstrap_path, std::span<const BlobEntry> devices,
+                     const std::string& mount_point, const std::string& label);
+  absl::Status Unmount(const std::string& mount_point);
+  absl::StatusOr<std::vector<MountedImage>> ListMounts();
+
+  const std::shared_ptr<keeper::Journal>& journal() const { return journal_; }
+  // Written to after a slot was completed; wakes the keeper.
+  int completion_fd() const { return completions_.get(); }
+  KeeperCounters counters() const;
+  uint64_t keepers_replaced() const { return keepers_replaced_.load(); }
+  pid_t keeper_pid() const { return keeper_pid_.load(); }
+
+ private:
+  explicit KeeperClient(KeeperClientOptions options) : options_(std::move(options)) {}
+  absl::Status Attach();
+  absl::Status AdoptDescriptors(keeper::Message& reply);
+  absl::StatusOr<keeper::Descriptor> Dial() const;
+  absl::Status Spawn(std::vector<std::string> arguments, std::span<const int> inherited) const;
+  absl::Status StartKeeper() const;
+  absl::Status StartSuccessor() const;
+  absl::Status Reattach();
+  absl::StatusOr<keeper::Reply> CallLocked(const void* request, size_t size,
+                                           std::span<const int> descriptors);
+  absl::StatusOr<keeper::Reply> CallKeeper(const void* request, size_t size,
+                                           std::span<const int> descriptors = {});
+  absl::Status CallOnEntry(keeper::RequestKind kind, BlobEntry entry);
+  std::optional<Digest> DigestOf(uint32_t entry) const;
+  bool KeeperIsDead() const;
+  void WatchKeeper();
+  void StopWatching();
+
+  const KeeperClientOptions options_;
+
+  // Constant after the first attachment.
+  std::shared_ptr<keeper::Journal> journal_;
+  keeper::Descriptor completions_;
+  keeper::Descriptor group_;  // kept open so that the kernel does not let readers through when a keeper dies
+  keeper::Descriptor tree_;
+  keeper::Descriptor stop_event_;
+
+  std::atomic<uint64_t> keepers_replaced_{0};
+  std::atomic<pid_t> keeper_pid_{0};
+
+  std::timed_mutex mutex_;  // guards what follows: one call at a time
+  keeper::Descriptor socket_;
+  keeper::Descriptor keeper_process_;  // a pidfd
+  bool detached_ = false;
+
+  std::thread watcher_;
+};
+
+}  // namespace sluice::ondemand

@@ -1,0 +1,206 @@
+#include "ondemand/probe.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "ondemand/keeper/fanotify_uapi.h"
+#include "ondemand/keeper/watch.h"
+
+extern char** environ;
+
+namespace sluice::ondemand {
+namespace {
+
+constexpr int kMajorMin = 6;
+constexpr int kMinorMin = 14;
+constexpr int kEventWaitMs = 2000;
+
+Requirement KernelVersion() {
+  utsname name{};
+  uname(&name);
+  int major = 0;
+  int minor = 0;
+  std::sscanf(name.release, "%d.%d", &major, &minor);
+  const bool holds = major > kMajorMin || (major == kMajorMin && minor >= kMinorMin);
+  return {"kernel 6.14", holds, absl::StrCat("Linux ", name.release),
+          holds ? "" : "boot Linux 6.14 or newer: it brought FAN_PRE_ACCESS"};
+}
+
+Requirement Privilege() {
+  constexpr int kCapSysAdmin = 21;
+  std::ifstream status("/proc/self/status");
+  unsigned long long effective = 0;
+  for (std::string line; std::getline(status, line);) {
+    if (std::sscanf(line.c_str(), "CapEff: %llx", &effective) == 1) break;
+  }
+  const bool holds = (effective >> kCapSysAdmin & 1) != 0;
+  return {"CAP_SYS_ADMIN", holds, holds ? "held" : "not held", holds ? "" : "run sluiced as root"};
+}
+
+bool ErofsIsRegistered() {
+  std::ifstream file("/proc/filesystems");
+  for (std::string line; std::getline(file, line);) {
+    if (absl::EndsWith(line, "\terofs")) return true;
+  }
+  return false;
+}
+
+void LoadErofs() {
+  char* argv[] = {const_cast<char*>("modprobe"), const_cast<char*>("-q"), const_cast<char*>("erofs"),
+                  nullptr};
+  pid_t child = 0;
+  if (posix_spawnp(&child, argv[0], nullptr, nullptr, argv, environ) != 0) return;
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+}
+
+Requirement Erofs() {
+  if (!ErofsIsRegistered()) LoadErofs();
+  const bool holds = ErofsIsRegistered();
+  return {"EROFS", holds,
+          holds ? "in /proc/filesystems" : "not in /proc/filesystems, and modprobe did not help",
+          holds ? "" : "install the module erofs (CONFIG_EROFS_FS, CONFIG_EROFS_FS_BACKED_BY_FILE)"};
+}
+
+// A directory of our own that goes away with the object.
+class ProbeDirectory {
+ public:
+  explicit ProbeDirectory(const std::string& parent) : path_(parent + "/.probe-XXXXXX") {
+    made_ = mkdtemp(path_.data()) != nullptr;
+    error_ = made_ ? 0 : errno;
+  }
+  ~ProbeDirectory() {
+    std::error_code ignored;
+    if (made_) std::filesystem::remove_all(path_, ignored);
+  }
+  ProbeDirectory(const ProbeDirectory&) = delete;
+  ProbeDirectory& operator=(const ProbeDirectory&) = delete;
+
+  bool made() const { return made_; }
+  int error() const { return error_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  bool made_;
+  int error_;
+};
+
+// Refuses one event; false if none comes.
+bool RefuseOneEvent(int group) {
+  pollfd wait{group, POLLIN, 0};
+  if (poll(&wait, 1, kEventWaitMs) <= 0) return false;
+  alignas(fanotify_event_metadata) char buffer[256];
+  const ssize_t length = read(group, buffer, sizeof(buffer));
+  const auto* event = reinterpret_cast<const fanotify_event_metadata*>(buffer);
+  if (length <= 0 || event->fd < 0) return false;
+  const fanotify_response answer{event->fd, FAN_DENY_ERRNO(EIO)};
+  const bool answered = write(group, &answer, sizeof(answer)) == sizeof(answer);
+  close(event->fd);
+  return answered;
+}
+
+Requirement Events(const keeper::Watch& watch) {
+  std::atomic<uint64_t> seen{0};
+  std::thread door([&] {
+    if (RefuseOneEvent(watch.group.get())) ++seen;
+  });
+  // The reader returns before the door has counted; what it must see is the error.
+  keeper::Descriptor canary(openat(watch.tree.get(), keeper::kCanaryName, O_RDONLY | O_CLOEXEC));
+  char byte = 0;
+  const ssize_t length = pread(canary.get(), &byte, 1, 0);
+  const int error = errno;
+  door.join();
+  const bool holds = length < 0 && error == EIO && seen == 1;
+  return {"read events", holds,
+          holds ? "a read of a hole was held and refused with EIO"
+                : absl::StrCat("a read of a hole gave ", length >= 0 ? "zeros" : std::strerror(error)),
+          holds ? "" : "use a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS, 6.14 or newer"};
+}
+
+// What is mounted is no image: a kernel that reads images from files says so, any other wants a block device.
+Requirement FileBackedMounts(const std::string& directory) {
+  const std::string file = directory + "/" + keeper::kCanaryName;
+  const keeper::Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
+  const bool opened =
+      context.valid() && fsconfig(context.get(), FSCONFIG_SET_STRING, "source", file.c_str(), 0) == 0;
+  const int error =
+      opened && fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0 ? 0 : errno;
+  const bool holds = opened && error != ENOTBLK && error != ENODEV && error != EPERM;
+  return {"file-backed EROFS mounts", holds,
+          holds ? "the kernel looks for images in plain files" : std::strerror(error),
+          holds ? "" : "use a kernel with CONFIG_EROFS_FS_BACKED_BY_FILE (Linux 6.12)"};
+}
+
+void ProbeDataDirectory(const std::string& data_dir, std::vector<Requirement>* found) {
+  const ProbeDirectory directory(data_dir);
+  if (!directory.made()) {
+    found->push_back({"data directory", false, absl::StrCat(data_dir, ": ", std::strerror(directory.error())),
+                      "make it, and writable for sluiced"});
+    return;
+  }
+  keeper::Result<keeper::Watch> watch = keeper::OpenWatch(directory.path());
+  if (!watch.ok()) {
+    found->push_back({"read watch on the data directory", false, watch.error().text,
+                      "put the data directory on ext4, xfs or btrfs"});
+    return;
+  }
+  found->push_back({"read watch on the data directory", true, data_dir, ""});
+  found->push_back(Events(watch.value()));
+  found->push_back(FileBackedMounts(directory.path()));
+}
+
+}  // namespace
+
+std::vector<Requirement> ProbeFanotify(const std::string& data_dir) {
+  std::vector<Requirement> found = {KernelVersion(), Privilege(), Erofs()};
+  if (found[0].holds && found[1].holds) ProbeDataDirectory(data_dir, &found);
+  return found;
+}
+
+std::string_view BackendName(Backend backend) {
+  switch (backend) {
+    case Backend::kFanotify:
+      return "fanotify";
+    case Backend::kOff:
+      return "off";
+  }
+  return "off";
+}
+
+absl::StatusOr<BackendChoice> ChooseBackend(std::string_view configured, const std::string& data_dir) {
+  if (configured == "off") return BackendChoice{Backend::kOff, "ondemand.backend is off"};
+  if (configured != "auto" && configured != "fanotify") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("ondemand.backend \"", std::string(configured), "\" is none of auto, fanotify, off"));
+  }
+  std::string missing;
+  for (const Requirement& requirement : ProbeFanotify(data_dir)) {
+    if (requirement.holds) continue;
+    absl::StrAppend(&missing, missing.empty() ? "" : "; ", requirement.name, ": ", requirement.detail, " (",
+                    requirement.remedy, ")");
+  }
+  if (missing.empty()) return BackendChoice{Backend::kFanotify, "all that fanotify needs holds"};
+  if (configured == "auto")
+    return BackendChoice{Backend::kOff, absl::StrCat("fanotify can't be used: ", missing)};
+  return absl::FailedPreconditionError(absl::StrCat("fanotify can't be used: ", missing));
+}
+
+}  // namespace sluice::ondemand

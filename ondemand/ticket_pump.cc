@@ -1,0 +1,72 @@
+#include "ondemand/ticket_pump.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <string_view>
+#include <utility>
+
+namespace sluice::ondemand {
+namespace {
+
+constexpr int kWaitMs = 500;
+
+// The keeper fills in names of 64 hex digits only; a name that is none yields the digest that names no blob,
+// and so a read that fails.
+Digest DigestOf(const keeper::BlobRecord& record) {
+  const absl::StatusOr<Digest> digest =
+      Digest::ParseHex(std::string_view(record.name, keeper::kBlobNameLength));
+  return digest.ok() ? *digest : Digest();
+}
+
+}  // namespace
+
+TicketPump::TicketPump(std::shared_ptr<keeper::Journal> journal, int completion_fd, OnTicket on_ticket)
+    : journal_(std::move(journal)),
+      completions_(std::make_shared<const keeper::Descriptor>(fcntl(completion_fd, F_DUPFD_CLOEXEC, 0))),
+      on_ticket_(std::move(on_ticket)),
+      thread_([this] { Run(); }) {}
+
+void TicketPump::Stop() {
+  stopping_.store(true);
+  if (thread_.joinable()) thread_.join();
+}
+
+void TicketPump::Run() {
+  TakeAll();
+  while (!stopping_.load()) {
+    const uint32_t seen = journal_->layout().submissions.load(std::memory_order_acquire);
+    TakeSubmitted();
+    journal_->WaitForSubmission(seen, kWaitMs);
+  }
+}
+
+void TicketPump::TakeSubmitted() {
+  keeper::TakeBits(journal_->layout().submitted, [this](uint32_t index) { TakeSlot(index); });
+}
+
+void TicketPump::TakeAll() {
+  for (uint32_t i = 0; i < journal_->slots().size(); ++i) TakeSlot(i);
+}
+
+void TicketPump::TakeSlot(uint32_t index) {
+  if (stopping_.load() || index >= journal_->slots().size()) return;
+  keeper::Slot& slot = journal_->slots()[index];
+  const uint64_t number = slot.Take();
+  if (number == 0) return;
+  const keeper::SlotRead read = slot.read;
+  auto answer = [journal = journal_, completions = completions_, index, number](absl::Status status) {
+    journal->slots()[index].Finish(number, status.ok() ? 0 : EIO);
+    journal->MarkFinished(index);
+    const uint64_t one = 1;
+    // Fails only when the counter is about to overflow: then the keeper is awake.
+    [[maybe_unused]] const ssize_t written = write(completions->get(), &one, sizeof(one));
+  };
+  const Instant deadline{std::chrono::nanoseconds(read.deadline_ns)};
+  const Digest digest = DigestOf(journal_->layout().blobs[read.blob % keeper::kBlobsMax]);
+  on_ticket_(ReadTicket(digest, {read.offset, read.length}, deadline, std::move(answer)));
+}
+
+}  // namespace sluice::ondemand

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+
+#include "absl/functional/any_invocable.h"
+#include "ondemand/keeper/descriptor.h"
+#include "ondemand/keeper/journal.h"
+#include "ondemand/read_ticket.h"
+
+namespace sluice::ondemand {
+
+// Takes the slots that the keeper publishes in its journal, and hands them out as tickets: any number at
+// once. The first round also takes what a dead predecessor has left.
+class TicketPump {
+ public:
+  // Called on the pump's thread. Must not block.
+  using OnTicket = absl::AnyInvocable<void(ReadTicket)>;
+
+  // `completion_fd` is the keeper's eventfd; it is duplicated. Tickets keep the journal and the duplicate
+  // alive.
+  TicketPump(std::shared_ptr<keeper::Journal> journal, int completion_fd, OnTicket on_ticket);
+  ~TicketPump() { Stop(); }
+  TicketPump(const TicketPump&) = delete;
+  TicketPump& operator=(const TicketPump&) = delete;
+
+  // Hands out no more tickets when it returns. Idempotent. Not from within on_ticket.
+  void Stop();
+
+ private:
+  void Run();
+  void TakeSubmitted();
+  void TakeAll();
+  void TakeSlot(uint32_t index);
+
+  const std::shared_ptr<keeper::Journal> journal_;
+  const std::shared_ptr<const keeper::Descriptor> completions_;
+  OnTicket on_ticket_;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace sluice::ondemand

@@ -1,0 +1,169 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/chunk_source.h"
+#include "node/digest.h"
+#include "node/executor.h"
+
+// What the daemon gives to sluice.v1.AdminService: three small ports, in plain types.
+//
+// All of them: thread-safe; called on AdminService's own worker threads, never on the core loop, and may
+// block until the deadline they were given (or for the time of a few disk accesses where there is none). A
+// status that is not OK reaches the user as it is, so its message says what failed, on what, and what to do.
+
+namespace sluice::api {
+
+// Reads answered, by where the bytes came from; index with static_cast<size_t>(SourceKind).
+struct ServedTotals {
+  std::array<uint64_t, kSourceKindCount> reads{};
+  std::array<uint64_t, kSourceKindCount> bytes{};
+};
+
+struct StoreStatus {
+  uint64_t capacity_bytes = 0;
+  uint64_t size_bytes = 0;
+  uint64_t blob_count = 0;
+};
+
+struct NodeStatus {
+  std::string version;
+  std::string backend;         // "fanotify", "cachefiles", "fuse" or "off"
+  std::string backend_reason;  // why this one was chosen
+  Duration uptime{};
+  StoreStatus store;
+  uint32_t mount_count = 0;
+  ServedTotals served;
+  uint64_t read_errors = 0;
+  uint64_t origin_bytes = 0;  // received from registries, whatever they were for
+};
+
+// How much of a mounted blob is in the store.
+struct BlobPresence {
+  Digest digest;
+  uint64_t size_bytes = 0;
+  uint64_t present_bytes = 0;
+};
+
+struct MountInfo {
+  std::string reference;  // as it was asked for
+  Digest manifest_digest;
+  std::string mount_point;  // absolute
+  std::string backend;
+  std::vector<BlobPresence> blobs;
+  ServedTotals served;
+  uint64_t read_errors = 0;
+  std::string last_error;  // empty if there was none
+};
+
+// Whether the rest of an image is brought in after it is mounted.
+enum class FillMode { kDefault, kOnDemand, kBackground };  // kDefault: as the configuration says
+
+struct MountRequest {
+  std::string reference;    // not empty
+  std::string mount_point;  // absolute
+  FillMode fill = FillMode::kDefault;
+  Instant deadline;  // by then the mount is there, or none of it is
+};
+
+enum class FillState { kIdle, kFilling, kComplete, kFailed };  // kIdle: nobody asked for a fill
+
+struct FillProgress {
+  BlobPresence blob;
+  FillState state = FillState::kIdle;
+  std::string error;  // of kFailed
+};
+
+struct BlobInfo {
+  Digest digest;
+  uint64_t size_bytes = 0;
+  uint32_t chunk_size_bytes = 0;
+  uint64_t present_bytes = 0;
+  uint32_t unverified_chunks = 0;
+  bool recipe_bound = false;
+  bool refused = false;  // its digest did not hold; no byte of it is served
+  bool pinned = false;
+  uint32_t lease_count = 0;                           // mounts and other users that protect it from eviction
+  std::chrono::system_clock::time_point last_access;  // the epoch if never
+  std::vector<BlobOrigin> origins;
+};
+
+// A page of a listing in the order of digests.
+struct BlobPageRequest {
+  std::optional<Digest> after;  // the last digest of the page before
+  uint32_t count_max = 0;       // > 0
+};
+
+struct VerifyReport {
+  uint64_t checked_bytes = 0;      // hashed and held against a recipe or the digest
+  uint32_t bad_chunks = 0;         // taken out of the store; fetched again when they are next read
+  uint32_t unprovable_chunks = 0;  // present, but with nothing to check them against yet
+};
+
+enum class PinState { kUnpinned, kPinned };
+
+class StatusBackend {
+ public:
+  virtual ~StatusBackend() = default;
+  virtual absl::StatusOr<NodeStatus> GetStatus() = 0;
+};
+
+class MountBackend {
+ public:
+  virtual ~MountBackend() = default;
+
+  // Errors: InvalidArgument (malformed reference; mount point missing, no directory or not empty), NotFound
+  // (the registry has no such image), PermissionDenied (not on the allow-list; the registry refuses),
+  // FailedPrecondition (not a lazy image; no backend works here), AlreadyExists (something else is mounted
+  // there), DeadlineExceeded, Unavailable (registry), DataLoss (a digest does not hold).
+  virtual absl::StatusOr<MountInfo> Mount(const MountRequest& request) = 0;
+
+  // Errors: NotFound (nothing of ours is mounted there), FailedPrecondition (busy).
+  virtual absl::Status Unmount(const std::string& mount_point) = 0;
+
+  // In the order of mount points.
+  virtual absl::StatusOr<std::vector<MountInfo>> ListMounts() = 0;
+
+  // A snapshot, one entry for each blob of the mount. WatchFill takes one several times a second for every
+  // watcher, so it must not wait for disk or network. Errors: NotFound (nothing of ours is mounted there).
+  virtual absl::StatusOr<std::vector<FillProgress>> GetFillProgress(const std::string& mount_point) = 0;
+};
+
+class BlobBackend {
+ public:
+  virtual ~BlobBackend() = default;
+
+  // At most page.count_max blobs in the order of digests; fewer only on the last page.
+  virtual absl::StatusOr<std::vector<BlobInfo>> ListBlobs(const BlobPageRequest& page) = 0;
+
+  // Errors: NotFound.
+  virtual absl::StatusOr<BlobInfo> GetBlob(const Digest& digest) = 0;
+
+  // Hashes what is present again. A bad chunk is a finding in the report, not an error.
+  // Errors: NotFound, DeadlineExceeded, Unavailable (disk).
+  virtual absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, Instant deadline) = 0;
+
+  // Takes the blob out of the store; returns the bytes that were freed.
+  // Errors: NotFound, FailedPrecondition (mounted, in use or pinned).
+  virtual absl::StatusOr<uint64_t> EvictBlob(const Digest& digest) = 0;
+
+  // A pinned blob is never evicted. Errors: NotFound, Unavailable (disk).
+  virtual absl::Status SetPin(const Digest& digest, PinState state) = 0;
+};
+
+// The three together. The daemon owns them; they outlive the service.
+struct AdminBackend {
+  StatusBackend& status;
+  MountBackend& mounts;
+  BlobBackend& blobs;
+};
+
+}  // namespace sluice::api

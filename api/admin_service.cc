@@ -1,0 +1,291 @@
+#include "api/admin_service.h"
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "api/call_pool.h"
+#include "api/proto_conversion.h"
+#include "sluice/v1/admin.grpc.pb.h"
+
+namespace sluice::api {
+namespace {
+
+constexpr uint32_t kBlobPageMax = 1000;
+
+absl::StatusOr<Digest> ParseDigestField(const std::string& text) {
+  absl::StatusOr<Digest> digest = Digest::Parse(text);
+  if (!digest.ok()) return absl::InvalidArgumentError(absl::StrCat("digest: ", digest.status().message()));
+  return digest;
+}
+
+// When a call has to end on the monotonic clock. Errors: Cancelled, DeadlineExceeded.
+absl::StatusOr<Instant> DeadlineOf(const grpc::CallbackServerContext& context, Duration call_max) {
+  if (context.IsCancelled()) return absl::CancelledError("the caller has gone");
+  const auto now = std::chrono::system_clock::now();
+  const auto deadline = context.deadline();
+  if (deadline <= now) return absl::DeadlineExceededError("the call waited for its turn past its deadline");
+  const Instant longest = std::chrono::steady_clock::now() + call_max;
+  // Compared before subtracting: "no deadline" is so far away that the difference would overflow.
+  if (deadline >= now + call_max) return longest;
+  return std::chrono::steady_clock::now() + std::chrono::duration_cast<Duration>(deadline - now);
+}
+
+// One WatchFill stream. Owns itself until gRPC is done with it.
+//
+// Its callbacks never overlap: a write or an alarm is set by the one before it.
+class FillWatch final : public grpc::ServerWriteReactor<v1::WatchFillResponse> {
+ public:
+  struct Shared {
+    MountBackend& mounts;
+    const Duration interval;
+    std::atomic<int> count{0};
+    std::atomic<bool> ending{false};
+  };
+
+  FillWatch(Shared& shared, grpc::CallbackServerContext& context, std::string mount_point)
+      : shared_(shared), context_(context), mount_point_(std::move(mount_point)) {
+    ++shared_.count;
+  }
+  ~FillWatch() override { --shared_.count; }
+
+  void Poll() {
+    if (context_.IsCancelled()) return Finish(grpc::Status::CANCELLED);
+    if (shared_.ending.load()) return Finish(ToGrpc(absl::UnavailableError("the node is shutting down")));
+    absl::StatusOr<std::vector<FillProgress>> progress = shared_.mounts.GetFillProgress(mount_point_);
+    if (!progress.ok()) return Finish(ToGrpc(progress.status()));
+
+    response_.Clear();
+    underway_ = false;
+    for (const FillProgress& blob : *progress) {
+      if (blob.state == FillState::kFilling) underway_ = true;
+      AddIfChanged(blob);
+    }
+    if (response_.blobs_size() > 0) return StartWrite(&response_);
+    PollLaterOrFinish();
+  }
+
+ private:
+  struct Seen {
+    uint64_t present_bytes;
+    FillState state;
+    friend bool operator==(const Seen&, const Seen&) = default;
+  };
+
+  void AddIfChanged(const FillProgress& blob) {
+    const Seen now{blob.blob.present_bytes, blob.state};
+    const auto [it, is_new] = seen_.try_emplace(blob.blob.digest, now);
+    if (!is_new && it->second == now) return;
+    it->second = now;
+    ToProto(blob, *response_.add_blobs());
+  }
+
+  void PollLaterOrFinish() {
+    if (!underway_) return Finish(grpc::Status::OK);
+    // A new alarm each time: the one whose callback is running keeps itself alive until it returns.
+    alarm_.emplace();
+    alarm_->Set(std::chrono::system_clock::now() +
+                    std::chrono::duration_cast<std::chrono::system_clock::duration>(shared_.interval),
+                [this](bool) { Poll(); });
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status::CANCELLED);
+    PollLaterOrFinish();
+  }
+  void OnDone() override { delete this; }
+
+  Shared& shared_;
+  grpc::CallbackServerContext& context_;
+  const std::string mount_point_;
+  absl::flat_hash_map<Digest, Seen> seen_;
+  v1::WatchFillResponse response_;  // the one being written
+  bool underway_ = false;
+  std::optional<grpc::Alarm> alarm_;
+};
+
+// A stream that ends with an error before its first message.
+class RefusedWatch final : public grpc::ServerWriteReactor<v1::WatchFillResponse> {
+ public:
+  explicit RefusedWatch(const absl::Status& status) { Finish(ToGrpc(status)); }
+
+ private:
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+class AdminService::Impl final : public v1::AdminService::CallbackService {
+ public:
+  using Context = grpc::CallbackServerContext;
+  using Reactor = grpc::ServerUnaryReactor;
+
+  Impl(AdminBackend backend, AdminServiceLimits limits)
+      : backend_(backend),
+        limits_(limits),
+        watches_{.mounts = backend.mounts, .interval = limits.fill_poll_interval},
+        pool_(limits.workers, limits.calls_waiting_max) {}
+
+  void EndWatches() { watches_.ending = true; }
+
+  Reactor* GetStatus(Context* context, const v1::GetStatusRequest*,
+                     v1::GetStatusResponse* response) override {
+    return Run(context, [this, response](Instant) {
+      absl::StatusOr<NodeStatus> status = backend_.status.GetStatus();
+      if (status.ok()) ToProto(*status, *response->mutable_status());
+      return status.status();
+    });
+  }
+
+  Reactor* Mount(Context* context, const v1::MountRequest* request, v1::MountResponse* response) override {
+    return Run(context, [this, request, response](Instant deadline) {
+      absl::StatusOr<MountRequest> checked = FromProto(*request, deadline);
+      if (!checked.ok()) return checked.status();
+      absl::StatusOr<MountInfo> mount = backend_.mounts.Mount(*checked);
+      if (mount.ok()) ToProto(*mount, *response->mutable_mount());
+      return mount.status();
+    });
+  }
+
+  Reactor* Unmount(Context* context, const v1::UnmountRequest* request, v1::UnmountResponse*) override {
+    return Run(context, [this, request](Instant) {
+      if (absl::Status status = CheckMountPoint(request->mount_point()); !status.ok()) return status;
+      return backend_.mounts.Unmount(request->mount_point());
+    });
+  }
+
+  Reactor* ListMounts(Context* context, const v1::ListMountsRequest*,
+                      v1::ListMountsResponse* response) override {
+    return Run(context, [this, response](Instant) {
+      absl::StatusOr<std::vector<MountInfo>> mounts = backend_.mounts.ListMounts();
+      if (!mounts.ok()) return mounts.status();
+      for (const MountInfo& mount : *mounts) ToProto(mount, *response->add_mounts());
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::ServerWriteReactor<v1::WatchFillResponse>* WatchFill(Context* context,
+                                                             const v1::WatchFillRequest* request) override {
+    if (absl::Status status = CheckMountPoint(request->mount_point()); !status.ok()) {
+      return new RefusedWatch(status);
+    }
+    if (watches_.count.load() >= limits_.watches_max) {
+      return new RefusedWatch(absl::ResourceExhaustedError(
+          absl::StrCat(limits_.watches_max, " fills are being watched already; try again later")));
+    }
+    auto* watch = new FillWatch(watches_, *context, request->mount_point());
+    watch->Poll();
+    return watch;
+  }
+
+  Reactor* ListBlobs(Context* context, const v1::ListBlobsRequest* request,
+                     v1::ListBlobsResponse* response) override {
+    return Run(context, [this, request, response](Instant) { return ListBlobsPage(*request, *response); });
+  }
+
+  Reactor* GetBlob(Context* context, const v1::GetBlobRequest* request,
+                   v1::GetBlobResponse* response) override {
+    return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant) {
+      absl::StatusOr<BlobInfo> blob = backend_.blobs.GetBlob(digest);
+      if (blob.ok()) ToProto(*blob, *response->mutable_blob());
+      return blob.status();
+    });
+  }
+
+  Reactor* VerifyBlob(Context* context, const v1::VerifyBlobRequest* request,
+                      v1::VerifyBlobResponse* response) override {
+    return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant deadline) {
+      absl::StatusOr<VerifyReport> report = backend_.blobs.VerifyBlob(digest, deadline);
+      if (!report.ok()) return report.status();
+      response->set_checked_bytes(report->checked_bytes);
+      response->set_bad_chunks(report->bad_chunks);
+      response->set_unprovable_chunks(report->unprovable_chunks);
+      return absl::OkStatus();
+    });
+  }
+
+  Reactor* EvictBlob(Context* context, const v1::EvictBlobRequest* request,
+                     v1::EvictBlobResponse* response) override {
+    return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant) {
+      absl::StatusOr<uint64_t> freed = backend_.blobs.EvictBlob(digest);
+      if (freed.ok()) response->set_freed_bytes(*freed);
+      return freed.status();
+    });
+  }
+
+  Reactor* PinBlob(Context* context, const v1::PinBlobRequest* request, v1::PinBlobResponse*) override {
+    return RunOnBlob(context, request->digest(), [this](const Digest& digest, Instant) {
+      return backend_.blobs.SetPin(digest, PinState::kPinned);
+    });
+  }
+
+  Reactor* UnpinBlob(Context* context, const v1::UnpinBlobRequest* request, v1::UnpinBlobResponse*) override {
+    return RunOnBlob(context, request->digest(), [this](const Digest& digest, Instant) {
+      return backend_.blobs.SetPin(digest, PinState::kUnpinned);
+    });
+  }
+
+ private:
+  // Runs `work` on the pool and ends the call with its status. gRPC keeps context, request and response alive
+  // until then.
+  template <typename Work>  // absl::Status(Instant deadline)
+  Reactor* Run(Context* context, Work work) {
+    Reactor* reactor = context->DefaultReactor();
+    absl::Status posted = pool_.Post([this, context, reactor, work = std::move(work)] {
+      absl::StatusOr<Instant> deadline = DeadlineOf(*context, limits_.call_max);
+      reactor->Finish(ToGrpc(deadline.ok() ? work(*deadline) : deadline.status()));
+    });
+    if (!posted.ok()) reactor->Finish(ToGrpc(posted));
+    return reactor;
+  }
+
+  template <typename Work>  // absl::Status(const Digest& digest, Instant deadline)
+  Reactor* RunOnBlob(Context* context, const std::string& digest_field, Work work) {
+    return Run(context, [digest_field, work = std::move(work)](Instant deadline) -> absl::Status {
+      absl::StatusOr<Digest> digest = ParseDigestField(digest_field);
+      if (!digest.ok()) return digest.status();
+      return work(*digest, deadline);
+    });
+  }
+
+  absl::Status ListBlobsPage(const v1::ListBlobsRequest& request, v1::ListBlobsResponse& response) {
+    BlobPageRequest page{.after = std::nullopt, .count_max = kBlobPageMax};
+    if (request.page_size() > 0) page.count_max = std::min(request.page_size(), kBlobPageMax);
+    if (!request.page_token().empty()) {
+      absl::StatusOr<Digest> after = Digest::Parse(request.page_token());
+      if (!after.ok()) return absl::InvalidArgumentError("page_token is not one that ListBlobs has given");
+      page.after = *after;
+    }
+    absl::StatusOr<std::vector<BlobInfo>> blobs = backend_.blobs.ListBlobs(page);
+    if (!blobs.ok()) return blobs.status();
+    for (const BlobInfo& blob : *blobs) ToProto(blob, *response.add_blobs());
+    if (blobs->size() == page.count_max) response.set_next_page_token(blobs->back().digest.ToString());
+    return absl::OkStatus();
+  }
+
+  // Constant after construction.
+  const AdminBackend backend_;
+  const AdminServiceLimits limits_;
+
+  FillWatch::Shared watches_;
+  CallPool pool_;  // last: its threads use the others
+};
+
+AdminService::AdminService(AdminBackend backend, AdminServiceLimits limits)
+    : impl_(std::make_unique<Impl>(backend, limits)) {}
+
+AdminService::~AdminService() = default;
+
+grpc::Service& AdminService::service() {
+  return *impl_;
+}
+
+void AdminService::EndWatches() {
+  impl_->EndWatches();
+}
+
+}  // namespace sluice::api

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "node/executor.h"
+
+namespace sluice::api {
+
+// Everything else is answered 405 before a handler sees it. HEAD is handled as GET; the server leaves the
+// body out.
+enum class HttpMethod { kGet, kHead };
+
+struct HttpRequest {
+  HttpMethod method = HttpMethod::kGet;
+  std::string path;   // as sent: percent escapes are not decoded, so an encoded slash never matches a route
+  std::string query;  // what follows the '?', without it
+  std::vector<std::pair<std::string, std::string>> headers;
+
+  // The first header of this name, case-insensitive (RFC 9110 section 5.1); empty if there is none.
+  std::string_view Header(std::string_view name) const;
+};
+
+struct HttpResponse {
+  unsigned status = 200;
+  std::string content_type = "text/plain; charset=utf-8";
+  std::string body;
+  std::vector<std::pair<std::string, std::string>> headers;  // beside Content-Type and Content-Length
+};
+
+// The promise to answer one request. Move-only; may be kept and answered later, on any thread. Dropped
+// without an answer it answers 500. An answer that comes after the connection or the server has gone is
+// discarded.
+class HttpResponder {
+ public:
+  using Send = absl::AnyInvocable<void(HttpResponse) &&>;
+
+  explicit HttpResponder(Send send) : send_(std::move(send)) {}
+  HttpResponder(HttpResponder&& other) noexcept : send_(std::exchange(other.send_, nullptr)) {}
+  HttpResponder& operator=(HttpResponder&& other) noexcept {
+    std::swap(send_, other.send_);
+    return *this;
+  }
+  ~HttpResponder();
+
+  // REQUIRES: not answered and not moved from.
+  void Answer(HttpResponse response) && { std::exchange(send_, nullptr)(std::move(response)); }
+
+ private:
+  Send send_;
+};
+
+// Runs on the server's one thread, so it must not block: a handler that has to wait keeps the responder.
+using HttpHandler = absl::AnyInvocable<void(const HttpRequest&, HttpResponder)>;
+
+// By exact path, e.g. "/metrics".
+using HttpRoutes = absl::flat_hash_map<std::string, HttpHandler>;
+
+struct HttpLimits {
+  uint32_t header_bytes_max = 16 << 10;                 // request line and headers; beyond: 431
+  uint32_t connections_max = 256;                       // beyond: 503 and closed
+  Duration idle_timeout = std::chrono::seconds(30);     // to send a request, or to take in an answer
+  Duration handler_timeout = std::chrono::seconds(60);  // for a handler to answer; beyond: 503
+};
+
+// HTTP/1.1 on a thread of its own. A request may not carry a body (413).
+class HttpServer {
+ public:
+  HttpServer(HttpRoutes routes, HttpLimits limits);
+  ~HttpServer();  // stops
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+
+  // Listens on "host:port", e.g. "127.0.0.1:9464", "[::]:9464", "localhost:0"; with port 0 the kernel
+  // chooses. Errors: InvalidArgument (malformed, unknown host), AlreadyExists (port in use),
+  // PermissionDenied, Unavailable (any other); FailedPrecondition if started already.
+  absl::Status Start(std::string_view listen);
+
+  // The port that is listened on. REQUIRES: Start returned OK.
+  uint16_t port() const;
+
+  // Closes all connections; waits for a handler that is running. Idempotent. Not on the server's own thread.
+  void Stop();
+
+ private:
+  class Impl;
+  const std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace sluice::api

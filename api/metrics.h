@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/functional/any_invocable.h"
+#include "node/telemetry.h"
+
+namespace sluice::api {
+
+// What the keeper counts itself, since it started.
+struct KeeperCounts {
+  uint64_t hits = 0;       // answered from the presence bitmap
+  uint64_t published = 0;  // handed to the daemon
+  uint64_t expired = 0;    // of these, refused at their deadline
+  uint64_t denied = 0;     // refused at once: unknown or changed file, or beyond its end
+  uint64_t errors = 0;     // that could not be read or answered
+};
+
+// What is exported beside Telemetry.
+struct MetricsExtras {
+  std::string version;
+  std::string revision;                                       // of the source, or "unknown"
+  std::string backend = "off";                                // that serves mounts
+  absl::AnyInvocable<KeeperCounts() const> keeper = nullptr;  // called at each export; may be null
+};
+
+// The node's metrics in Prometheus' text format (exposition format 0.0.4). All series are there from the
+// start with value 0; no label ever carries a digest, an image or an address.
+//
+// Thread-safe as far as `extras.keeper` is.
+class Metrics {
+ public:
+  static constexpr char kContentType[] = "text/plain; version=0.0.4; charset=utf-8";
+
+  // `telemetry` outlives this.
+  Metrics(const Telemetry& telemetry, MetricsExtras extras);
+  ~Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
+
+  std::string Text() const;
+
+ private:
+  class Collector;
+  const std::unique_ptr<Collector> collector_;
+};
+
+}  // namespace sluice::api

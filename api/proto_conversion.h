@@ -1,0 +1,37 @@
+#pragma once
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "api/admin_backend.h"
+
+namespace grpc {
+class Status;
+}
+namespace sluice::v1 {
+class BlobFill;
+class BlobInfo;
+class MountInfo;
+class MountRequest;
+class NodeStatus;
+}  // namespace sluice::v1
+
+// Between the plain types of admin_backend.h and the messages of sluice.v1. Nothing here blocks.
+
+namespace sluice::api {
+
+// Writes `from` into the empty message `to`.
+void ToProto(const NodeStatus& from, v1::NodeStatus& to);
+void ToProto(const MountInfo& from, v1::MountInfo& to);
+void ToProto(const FillProgress& from, v1::BlobFill& to);
+void ToProto(const BlobInfo& from, v1::BlobInfo& to);
+
+// The request, checked. Errors: InvalidArgument, naming the field.
+absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant deadline);
+absl::Status CheckMountPoint(const std::string& mount_point);
+
+// Same code, same message (shortened if it would not fit into HTTP/2 headers).
+grpc::Status ToGrpc(const absl::Status& status);
+
+}  // namespace sluice::api

@@ -1,0 +1,378 @@
+#include "api/admin_service.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <thread>
+
+#include "api/grpc_server.h"
+#include "sluice/v1/admin.grpc.pb.h"
+#include "tests/unit/api/fake_admin_backend.h"
+#include "tests/unit/api/temp_dir.h"
+
+namespace sluice::api {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+// The service behind a real server on a unix socket.
+class AdminServiceTest : public ::testing::Test {
+ protected:
+  void SetUp() override { StartWith({}); }
+
+  void StartWith(AdminServiceLimits limits) {
+    limits.fill_poll_interval = std::chrono::milliseconds(1);
+    stub_.reset();
+    server_.reset();
+    server_ = std::make_unique<GrpcServer>(
+        GrpcServerOptions{.socket_path = dir_.File("api.sock"), .service = limits}, backend_.ports());
+    ASSERT_TRUE(server_->Start().ok());
+    stub_ = v1::AdminService::NewStub(
+        grpc::CreateChannel("unix:" + dir_.File("api.sock"), grpc::InsecureChannelCredentials()));
+  }
+
+  grpc::Status Mount(const std::string& reference, const std::string& mount_point, v1::Fill fill,
+                     v1::MountResponse* response) {
+    v1::MountRequest request;
+    request.set_reference(reference);
+    request.set_mount_point(mount_point);
+    request.set_fill(fill);
+    grpc::ClientContext context;
+    return stub_->Mount(&context, request, response);
+  }
+
+  // The stream's messages, one list of "<present> <state>" each.
+  grpc::Status Watch(std::vector<std::vector<std::string>>* messages) {
+    grpc::ClientContext context;
+    v1::WatchFillRequest request;
+    request.set_mount_point("/mnt/a");
+    auto stream = stub_->WatchFill(&context, request);
+    v1::WatchFillResponse response;
+    while (stream->Read(&response)) {
+      auto& message = messages->emplace_back();
+      for (const auto& blob : response.blobs()) {
+        message.push_back(absl::StrCat(blob.blob().present_bytes(), " ", v1::FillState_Name(blob.state())));
+      }
+    }
+    return stream->Finish();
+  }
+
+  static BlobInfo Blob(uint8_t name) {
+    BlobInfo blob;
+    blob.digest = TestDigest(name);
+    blob.size_bytes = 5000;
+    blob.chunk_size_bytes = 1024;
+    blob.present_bytes = 2048;
+    blob.origins = {{"registry.example:5000", "team/app"}};
+    blob.last_access = std::chrono::system_clock::time_point(std::chrono::milliseconds(1500));
+    return blob;
+  }
+
+  TempDir dir_;
+  FakeAdminBackend backend_;
+  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<v1::AdminService::Stub> stub_;
+};
+
+TEST_F(AdminServiceTest, StatusCarriesEveryField) {
+  backend_.status.version = "1.2.3";
+  backend_.status.backend = "fanotify";
+  backend_.status.backend_reason = "the kernel has it";
+  backend_.status.uptime = std::chrono::milliseconds(2500);
+  backend_.status.store = {.capacity_bytes = 100, .size_bytes = 40, .blob_count = 3};
+  backend_.status.mount_count = 2;
+  backend_.status.served.reads = {1, 2, 3};
+  backend_.status.served.bytes = {10, 20, 30};
+  backend_.status.read_errors = 7;
+  backend_.status.origin_bytes = 99;
+
+  grpc::ClientContext context;
+  v1::GetStatusResponse response;
+  ASSERT_TRUE(stub_->GetStatus(&context, {}, &response).ok());
+  const v1::NodeStatus& status = response.status();
+  EXPECT_EQ(status.version(), "1.2.3");
+  EXPECT_EQ(status.backend(), "fanotify");
+  EXPECT_EQ(status.backend_reason(), "the kernel has it");
+  EXPECT_EQ(status.uptime().seconds(), 2);
+  EXPECT_EQ(status.uptime().nanos(), 500'000'000);
+  EXPECT_EQ(status.store().capacity_bytes(), 100u);
+  EXPECT_EQ(status.store().size_bytes(), 40u);
+  EXPECT_EQ(status.store().blob_count(), 3u);
+  EXPECT_EQ(status.mount_count(), 2u);
+  ASSERT_EQ(status.served_size(), 3);
+  EXPECT_EQ(status.served(0).source(), v1::SOURCE_LOCAL);
+  EXPECT_EQ(status.served(1).source(), v1::SOURCE_PEER);
+  EXPECT_EQ(status.served(2).source(), v1::SOURCE_ORIGIN);
+  EXPECT_EQ(status.served(2).reads(), 3u);
+  EXPECT_EQ(status.served(2).bytes(), 30u);
+  EXPECT_EQ(status.read_errors(), 7u);
+  EXPECT_EQ(status.origin_bytes(), 99u);
+}
+
+TEST_F(AdminServiceTest, MountsListsAndUnmounts) {
+  v1::MountResponse mounted;
+  ASSERT_TRUE(Mount("registry.example/app:1", "/mnt/a", v1::FILL_BACKGROUND, &mounted).ok());
+  EXPECT_EQ(backend_.last_mount().fill, FillMode::kBackground);
+  EXPECT_EQ(mounted.mount().manifest_digest(), TestDigest(0xee).ToString());
+  EXPECT_EQ(mounted.mount().blobs(0).present_bytes(), 250u);
+
+  grpc::ClientContext list_context;
+  v1::ListMountsResponse list;
+  ASSERT_TRUE(stub_->ListMounts(&list_context, {}, &list).ok());
+  ASSERT_THAT(list.mounts(), SizeIs(1));
+  EXPECT_EQ(list.mounts(0).reference(), "registry.example/app:1");
+
+  v1::UnmountRequest unmount;
+  unmount.set_mount_point("/mnt/a");
+  grpc::ClientContext first, second;
+  v1::UnmountResponse unmounted;
+  EXPECT_TRUE(stub_->Unmount(&first, unmount, &unmounted).ok());
+  EXPECT_EQ(stub_->Unmount(&second, unmount, &unmounted).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(AdminServiceTest, RefusesMalformedRequestsBeforeTheBackendSeesThem) {
+  v1::MountResponse response;
+  const std::string long_name(2000, 'a');
+  EXPECT_THAT(Mount("", "/mnt/a", v1::FILL_UNSPECIFIED, &response).error_message(), HasSubstr("reference"));
+  EXPECT_THAT(Mount(long_name, "/mnt/a", v1::FILL_UNSPECIFIED, &response).error_message(), HasSubstr("2000"));
+  EXPECT_THAT(Mount("r/a:1", "mnt", v1::FILL_UNSPECIFIED, &response).error_message(), HasSubstr("absolute"));
+  EXPECT_THAT(Mount("r/a:1", "", v1::FILL_UNSPECIFIED, &response).error_message(), HasSubstr("empty"));
+  EXPECT_THAT(Mount("r/a:1", std::string("/a\0b", 4), v1::FILL_UNSPECIFIED, &response).error_message(),
+              HasSubstr("zero byte"));
+  EXPECT_THAT(Mount("r/a:1", "/mnt", static_cast<v1::Fill>(9), &response).error_message(), HasSubstr("9"));
+
+  for (const char* digest : {"", "sha256:../../etc/passwd", "sha512:00", "sha256:ABCDEF"}) {
+    v1::GetBlobRequest request;
+    request.set_digest(digest);
+    v1::GetBlobResponse blob;
+    grpc::ClientContext context;
+    EXPECT_EQ(stub_->GetBlob(&context, request, &blob).error_code(), grpc::StatusCode::INVALID_ARGUMENT)
+        << digest;
+  }
+  EXPECT_THAT(backend_.calls(), IsEmpty());
+}
+
+TEST_F(AdminServiceTest, EveryStatusCodeAndItsMessageArrive) {
+  for (int code = 1; code <= 16; ++code) {
+    backend_.failure = absl::Status(static_cast<absl::StatusCode>(code), "blob x: it broke; mend it");
+    grpc::ClientContext context;
+    v1::GetStatusResponse response;
+    const grpc::Status status = stub_->GetStatus(&context, {}, &response);
+    EXPECT_EQ(static_cast<int>(status.error_code()), code);
+    EXPECT_EQ(status.error_message(), "blob x: it broke; mend it");
+  }
+}
+
+TEST_F(AdminServiceTest, AHugeMessageStillArrivesAsTheErrorItIs) {
+  backend_.failure = absl::NotFoundError(std::string(1 << 20, '\n'));
+  grpc::ClientContext context;
+  v1::GetStatusResponse response;
+  EXPECT_EQ(stub_->GetStatus(&context, {}, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(AdminServiceTest, ListsBlobsByPages) {
+  for (uint8_t name = 1; name <= 5; ++name) backend_.blobs[TestDigest(name)] = Blob(name);
+  std::vector<std::string> digests;
+  v1::ListBlobsRequest request;
+  request.set_page_size(2);
+  int pages = 0;
+  do {
+    grpc::ClientContext context;
+    v1::ListBlobsResponse response;
+    ASSERT_TRUE(stub_->ListBlobs(&context, request, &response).ok());
+    for (const auto& blob : response.blobs()) digests.push_back(blob.digest());
+    request.set_page_token(response.next_page_token());
+    ASSERT_LE(++pages, 3);
+  } while (!request.page_token().empty());
+  EXPECT_THAT(digests,
+              ElementsAre(TestDigest(1).ToString(), TestDigest(2).ToString(), TestDigest(3).ToString(),
+                          TestDigest(4).ToString(), TestDigest(5).ToString()));
+
+  request.set_page_size(1'000'000);
+  request.set_page_token("");
+  grpc::ClientContext clamped, bad;
+  v1::ListBlobsResponse response;
+  ASSERT_TRUE(stub_->ListBlobs(&clamped, request, &response).ok());
+  EXPECT_EQ(backend_.calls().back(), "ListBlobs 1000");
+  request.set_page_token("5");
+  EXPECT_EQ(stub_->ListBlobs(&bad, request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(AdminServiceTest, WorksOnOneBlob) {
+  const std::string name = TestDigest(1).ToString();
+  backend_.blobs[TestDigest(1)] = Blob(1);
+  backend_.verify_report = {.checked_bytes = 2048, .bad_chunks = 1, .unprovable_chunks = 4};
+  backend_.evict_freed_bytes = 4096;
+
+  v1::GetBlobRequest get;
+  get.set_digest(name);
+  grpc::ClientContext c1, c2, c3, c4, c5;
+  v1::GetBlobResponse got;
+  ASSERT_TRUE(stub_->GetBlob(&c1, get, &got).ok());
+  EXPECT_EQ(got.blob().size_bytes(), 5000u);
+  EXPECT_EQ(got.blob().last_access_time().seconds(), 1);
+  EXPECT_EQ(got.blob().last_access_time().nanos(), 500'000'000);
+  EXPECT_EQ(got.blob().origins(0).repository(), "team/app");
+
+  v1::VerifyBlobRequest verify;
+  verify.set_digest(name);
+  v1::VerifyBlobResponse verified;
+  ASSERT_TRUE(stub_->VerifyBlob(&c2, verify, &verified).ok());
+  EXPECT_EQ(verified.checked_bytes(), 2048u);
+  EXPECT_EQ(verified.bad_chunks(), 1u);
+  EXPECT_EQ(verified.unprovable_chunks(), 4u);
+
+  v1::PinBlobRequest pin;
+  pin.set_digest(name);
+  v1::PinBlobResponse pinned;
+  ASSERT_TRUE(stub_->PinBlob(&c3, pin, &pinned).ok());
+  EXPECT_TRUE(backend_.blobs[TestDigest(1)].pinned);
+  v1::UnpinBlobRequest unpin;
+  unpin.set_digest(name);
+  v1::UnpinBlobResponse unpinned;
+  ASSERT_TRUE(stub_->UnpinBlob(&c4, unpin, &unpinned).ok());
+  EXPECT_FALSE(backend_.blobs[TestDigest(1)].pinned);
+
+  v1::EvictBlobRequest evict;
+  evict.set_digest(name);
+  v1::EvictBlobResponse evicted;
+  ASSERT_TRUE(stub_->EvictBlob(&c5, evict, &evicted).ok());
+  EXPECT_EQ(evicted.freed_bytes(), 4096u);
+}
+
+TEST_F(AdminServiceTest, WatchSendsAllThenChangesAndEndsWithTheFill) {
+  const auto progress = [](uint8_t name, uint64_t present, FillState state) {
+    return FillProgress{.blob = {TestDigest(name), 100, present}, .state = state, .error = ""};
+  };
+  backend_.fill_snapshots = {
+      {progress(1, 100, FillState::kComplete), progress(2, 0, FillState::kFilling)},
+      {progress(1, 100, FillState::kComplete), progress(2, 0, FillState::kFilling)},
+      {progress(1, 100, FillState::kComplete), progress(2, 50, FillState::kFilling)},
+      {progress(1, 100, FillState::kComplete), progress(2, 100, FillState::kComplete)},
+  };
+  std::vector<std::vector<std::string>> messages;
+  ASSERT_TRUE(Watch(&messages).ok());
+  EXPECT_THAT(messages,
+              ElementsAre(ElementsAre("100 FILL_STATE_COMPLETE", "0 FILL_STATE_FILLING"),
+                          ElementsAre("50 FILL_STATE_FILLING"), ElementsAre("100 FILL_STATE_COMPLETE")));
+}
+
+TEST_F(AdminServiceTest, WatchOfNothingEndsWithTheBackendsError) {
+  std::vector<std::vector<std::string>> messages;
+  EXPECT_EQ(Watch(&messages).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(messages, IsEmpty());
+}
+
+TEST_F(AdminServiceTest, WatchesAreBounded) {
+  StartWith({.watches_max = 0});
+  backend_.fill_snapshots = {{}};
+  std::vector<std::vector<std::string>> messages;
+  EXPECT_EQ(Watch(&messages).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(AdminServiceTest, StoppingTheServerEndsAWatch) {
+  backend_.fill_snapshots = {
+      {FillProgress{.blob = {TestDigest(1), 100, 0}, .state = FillState::kFilling, .error = ""}}};
+  grpc::ClientContext context;
+  v1::WatchFillRequest request;
+  request.set_mount_point("/mnt/a");
+  auto stream = stub_->WatchFill(&context, request);
+  v1::WatchFillResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  server_->Stop(std::chrono::seconds(10));
+  while (stream->Read(&response)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(AdminServiceTest, AWatcherThatLeavesEndsItsWatch) {
+  StartWith({.watches_max = 1});
+  backend_.fill_snapshots = {
+      {FillProgress{.blob = {TestDigest(1), 100, 0}, .state = FillState::kFilling, .error = ""}}};
+  for (int i = 0; i < 3; ++i) {
+    // The place of the one before is free as soon as the server has noticed that it left.
+    bool watching = false;
+    while (!watching) {
+      grpc::ClientContext context;
+      v1::WatchFillRequest request;
+      request.set_mount_point("/mnt/a");
+      auto stream = stub_->WatchFill(&context, request);
+      v1::WatchFillResponse response;
+      watching = stream->Read(&response);
+      context.TryCancel();
+      stream->Finish();
+    }
+  }
+}
+
+TEST_F(AdminServiceTest, CallsBeyondTheBoundAreRefused) {
+  StartWith({.workers = 1, .calls_waiting_max = 0});
+  const auto call = [this] {
+    grpc::ClientContext context;
+    v1::GetStatusResponse response;
+    return stub_->GetStatus(&context, {}, &response).error_code();
+  };
+  backend_.Hold();
+  std::thread first([&] { EXPECT_EQ(call(), grpc::StatusCode::OK); });
+  backend_.AwaitHeld(1);
+  EXPECT_EQ(call(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  backend_.Release();
+  first.join();
+}
+
+TEST_F(AdminServiceTest, ACallWhoseDeadlineHasPassedInTheQueueNeverReachesTheBackend) {
+  StartWith({.workers = 1, .calls_waiting_max = 4});
+  backend_.Hold();
+  std::thread first([this] {
+    grpc::ClientContext context;
+    v1::GetStatusResponse response;
+    EXPECT_TRUE(stub_->GetStatus(&context, {}, &response).ok());
+  });
+  backend_.AwaitHeld(1);
+  grpc::ClientContext context;
+  const auto deadline = std::chrono::system_clock::now() + std::chrono::milliseconds(20);
+  context.set_deadline(deadline);
+  v1::ListMountsResponse response;
+  EXPECT_EQ(stub_->ListMounts(&context, {}, &response).error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  // The server's idea of the deadline is a few milliseconds later: gRPC rounds timeouts up for the wire.
+  std::this_thread::sleep_until(deadline + std::chrono::milliseconds(100));
+  backend_.Release();
+  first.join();
+  server_->Stop(std::chrono::seconds(10));
+  EXPECT_THAT(backend_.calls(), ElementsAre("GetStatus"));
+}
+
+TEST_F(AdminServiceTest, TheBackendGetsTheCallersDeadlineButNoneBeyondTheBound) {
+  StartWith({.call_max = std::chrono::hours(1)});
+  v1::MountRequest request;
+  request.set_reference("r/a:1");
+  request.set_mount_point("/mnt/a");
+  v1::MountResponse response;
+  const auto remaining = [this] { return backend_.last_mount().deadline - std::chrono::steady_clock::now(); };
+
+  grpc::ClientContext with_deadline;
+  with_deadline.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(20));
+  ASSERT_TRUE(stub_->Mount(&with_deadline, request, &response).ok());
+  // gRPC rounds timeouts up for the wire.
+  EXPECT_LE(remaining(), std::chrono::minutes(21));
+  EXPECT_GT(remaining(), std::chrono::minutes(10));
+
+  grpc::ClientContext without;
+  ASSERT_TRUE(stub_->Mount(&without, request, &response).ok());
+  EXPECT_LE(remaining(), std::chrono::hours(1));
+  EXPECT_GT(remaining(), std::chrono::minutes(30));
+}
+
+TEST_F(AdminServiceTest, AMessageAboveTheLimitIsRefused) {
+  v1::MountResponse response;
+  EXPECT_EQ(Mount(std::string(2 << 20, 'a'), "/mnt/a", v1::FILL_UNSPECIFIED, &response).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+}  // namespace
+}  // namespace sluice::api

@@ -1,0 +1,166 @@
+#pragma once
+
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "api/admin_backend.h"
+
+namespace sluice::api {
+
+inline Digest TestDigest(uint8_t first_byte) {
+  std::array<uint8_t, Digest::kBytes> bytes{};
+  bytes[0] = first_byte;
+  return Digest(bytes);
+}
+
+// All three ports in memory. Records what it was asked, answers from its public fields, and can be told to
+// fail or to hold calls back. Set it up before the calls begin, or under the server's quiet.
+class FakeAdminBackend final : public StatusBackend, public MountBackend, public BlobBackend {
+ public:
+  AdminBackend ports() { return {*this, *this, *this}; }
+
+  NodeStatus status;
+  std::map<std::string, MountInfo> mounts;
+  std::map<Digest, BlobInfo> blobs;
+  VerifyReport verify_report;
+  uint64_t evict_freed_bytes = 0;
+  // What every call but GetFillProgress answers, if it is not OK.
+  absl::Status failure;
+  // What one GetFillProgress after the other answers; the last one again and again.
+  std::vector<std::vector<FillProgress>> fill_snapshots;
+
+  // Calls to GetStatus wait from Hold until Release.
+  void Hold() { SetHeld(true); }
+  void Release() { SetHeld(false); }
+  // Waits until so many calls are held.
+  void AwaitHeld(int count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return held_count_ >= count; });
+  }
+
+  std::vector<std::string> calls() const {
+    std::lock_guard lock(mutex_);
+    return calls_;
+  }
+  MountRequest last_mount() const {
+    std::lock_guard lock(mutex_);
+    return last_mount_;
+  }
+
+  absl::StatusOr<NodeStatus> GetStatus() override {
+    std::unique_lock lock(mutex_);
+    calls_.push_back("GetStatus");
+    ++held_count_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !held_; });
+    --held_count_;
+    if (!failure.ok()) return failure;
+    return status;
+  }
+
+  absl::StatusOr<MountInfo> Mount(const MountRequest& request) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back(absl::StrCat("Mount ", request.reference, " ", request.mount_point));
+    last_mount_ = request;
+    if (!failure.ok()) return failure;
+    MountInfo mount;
+    mount.reference = request.reference;
+    mount.mount_point = request.mount_point;
+    mount.backend = "fanotify";
+    mount.manifest_digest = TestDigest(0xee);
+    mount.blobs = {{TestDigest(1), 1000, 250}};
+    return mounts[request.mount_point] = mount;
+  }
+
+  absl::Status Unmount(const std::string& mount_point) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("Unmount " + mount_point);
+    if (!failure.ok()) return failure;
+    if (mounts.erase(mount_point) == 0) return absl::NotFoundError("nothing is mounted at " + mount_point);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::vector<MountInfo>> ListMounts() override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("ListMounts");
+    if (!failure.ok()) return failure;
+    std::vector<MountInfo> list;
+    for (const auto& [mount_point, mount] : mounts) list.push_back(mount);
+    return list;
+  }
+
+  absl::StatusOr<std::vector<FillProgress>> GetFillProgress(const std::string& mount_point) override {
+    std::lock_guard lock(mutex_);
+    if (fill_snapshots.empty()) return absl::NotFoundError("nothing is mounted at " + mount_point);
+    const size_t turn = std::min(fill_polls_++, fill_snapshots.size() - 1);
+    return fill_snapshots[turn];
+  }
+
+  absl::StatusOr<std::vector<BlobInfo>> ListBlobs(const BlobPageRequest& page) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back(absl::StrCat("ListBlobs ", page.count_max));
+    if (!failure.ok()) return failure;
+    std::vector<BlobInfo> list;
+    for (auto it = page.after ? blobs.upper_bound(*page.after) : blobs.begin();
+         it != blobs.end() && list.size() < page.count_max; ++it) {
+      list.push_back(it->second);
+    }
+    return list;
+  }
+
+  absl::StatusOr<BlobInfo> GetBlob(const Digest& digest) override {
+    absl::Status found = Record("GetBlob", digest);
+    if (!found.ok()) return found;
+    return blobs[digest];
+  }
+
+  absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, Instant) override {
+    absl::Status found = Record("VerifyBlob", digest);
+    if (!found.ok()) return found;
+    return verify_report;
+  }
+
+  absl::StatusOr<uint64_t> EvictBlob(const Digest& digest) override {
+    absl::Status found = Record("EvictBlob", digest);
+    if (!found.ok()) return found;
+    return evict_freed_bytes;
+  }
+
+  absl::Status SetPin(const Digest& digest, PinState state) override {
+    absl::Status found = Record("SetPin", digest);
+    if (found.ok()) blobs[digest].pinned = state == PinState::kPinned;
+    return found;
+  }
+
+ private:
+  void SetHeld(bool held) {
+    {
+      std::lock_guard lock(mutex_);
+      held_ = held;
+    }
+    changed_.notify_all();
+  }
+
+  absl::Status Record(const char* call, const Digest& digest) {
+    std::lock_guard lock(mutex_);
+    calls_.push_back(absl::StrCat(call, " ", digest.ToString()));
+    if (!failure.ok()) return failure;
+    if (!blobs.contains(digest)) return absl::NotFoundError("no blob " + digest.ToString());
+    return absl::OkStatus();
+  }
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::string> calls_;
+  MountRequest last_mount_;
+  size_t fill_polls_ = 0;
+  bool held_ = false;
+  int held_count_ = 0;
+};
+
+}  // namespace sluice::api

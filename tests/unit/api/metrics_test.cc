@@ -1,0 +1,170 @@
+#include "api/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "tests/unit/api/temp_dir.h"
+
+namespace sluice::api {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr const char* kSeries[] = {
+    "sluice_read_bytes_total{source=\"local\"} 0",
+    "sluice_read_bytes_total{source=\"peer\"} 0",
+    "sluice_read_bytes_total{source=\"origin\"} 0",
+    "sluice_reads_total{source=\"local\"} 0",
+    "sluice_reads_total{source=\"peer\"} 0",
+    "sluice_reads_total{source=\"origin\"} 0",
+    "sluice_read_errors_total 0",
+    "sluice_read_duration_seconds_count{source=\"local\"} 0",
+    "sluice_read_duration_seconds_sum{source=\"peer\"} 0",
+    "sluice_read_duration_seconds_bucket{source=\"origin\",le=\"+Inf\"} 0",
+    "sluice_reads_waiting 0",
+    "sluice_origin_bytes_total 0",
+    "sluice_origin_requests_total{code=\"none\"} 0",
+    "sluice_origin_requests_total{code=\"1xx\"} 0",
+    "sluice_origin_requests_total{code=\"2xx\"} 0",
+    "sluice_origin_requests_total{code=\"3xx\"} 0",
+    "sluice_origin_requests_total{code=\"4xx\"} 0",
+    "sluice_origin_requests_total{code=\"5xx\"} 0",
+    "sluice_peer_received_bytes_total{lane=\"express\"} 0",
+    "sluice_peer_received_bytes_total{lane=\"swarm\"} 0",
+    "sluice_peer_sent_bytes_total{lane=\"express\"} 0",
+    "sluice_peer_sent_bytes_total{lane=\"swarm\"} 0",
+    "sluice_swarm_peers 0",
+    "sluice_chunk_verify_failures_total{source=\"local\"} 0",
+    "sluice_chunk_verify_failures_total{source=\"peer\"} 0",
+    "sluice_chunk_verify_failures_total{source=\"origin\"} 0",
+    "sluice_unverified_served_bytes_total 0",
+    "sluice_blobs_refused_total 0",
+    "sluice_cache_size_bytes 0",
+    "sluice_cache_capacity_bytes 0",
+    "sluice_evicted_bytes_total{reason=\"requested\"} 0",
+    "sluice_evicted_bytes_total{reason=\"watermark\"} 0",
+    "sluice_evicted_bytes_total{reason=\"corrupt\"} 0",
+    "sluice_store_sync_failures_total 0",
+    "sluice_store_write_failures_total 0",
+    "sluice_prefetch_hints_total{result=\"completed\"} 0",
+    "sluice_prefetch_bytes_total 0",
+    "sluice_prefetch_used_bytes_total 0",
+    "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"hit\"} 0",
+    "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"filled\"} 0",
+    "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"failed\"} 0",
+    "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"expired\"} 0",
+    "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"denied\"} 0",
+    "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"error\"} 0",
+    "sluice_ondemand_published_total{backend=\"fanotify\"} 0",
+    "sluice_ondemand_backend_info{backend=\"fanotify\"} 1",
+    "sluice_mounts 0",
+    "sluice_build_info{version=\"1.2.3\",revision=\"abc\"} 1",
+};
+
+MetricsExtras Extras() {
+  return {.version = "1.2.3", .revision = "abc", .backend = "fanotify", .keeper = {}};
+}
+
+// What promtool says of `text`; empty if it is content.
+std::string Promtool(const std::string& text) {
+  TempDir dir;
+  std::ofstream(dir.File("metrics")) << text;
+  const std::string command = "promtool check metrics < " + dir.File("metrics") + " 2>&1";
+  FILE* pipe = ::popen(command.c_str(), "r");
+  std::string said;
+  for (int c; (c = std::fgetc(pipe)) != EOF;) said += static_cast<char>(c);
+  const int status = ::pclose(pipe);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+    return "promtool is missing: install Debian's prometheus";
+  return status == 0 ? "" : said + "(promtool failed)";
+}
+
+std::set<std::string> SeriesNames(const std::string& text) {
+  std::set<std::string> names;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty() && line.front() != '#') names.insert(line.substr(0, line.find(' ')));
+  }
+  return names;
+}
+
+TEST(MetricsTest, EverySeriesIsThereFromTheStart) {
+  Telemetry telemetry;
+  const std::string text = Metrics(telemetry, Extras()).Text();
+  for (const char* series : kSeries) EXPECT_THAT(text, HasSubstr(std::string(series) + "\n"));
+}
+
+TEST(MetricsTest, PassesPromtool) {
+  Telemetry telemetry;
+  EXPECT_EQ(Promtool(Metrics(telemetry, Extras()).Text()), "");
+  telemetry.read_duration[0].Observe(std::chrono::milliseconds(3));
+  telemetry.reads[0].Add();
+  EXPECT_EQ(Promtool(Metrics(telemetry, Extras()).Text()), "");
+}
+
+TEST(MetricsTest, CountersArriveUnderTheirNames) {
+  Telemetry telemetry;
+  telemetry.read_bytes[static_cast<size_t>(SourceKind::kPeer)].Add(4096);
+  telemetry.reads[static_cast<size_t>(SourceKind::kOrigin)].Add(2);
+  telemetry.origin_requests[0].Add(3);
+  telemetry.origin_requests[5].Add(4);
+  telemetry.evicted_bytes[static_cast<size_t>(EvictReason::kWatermark)].Add(5);
+  telemetry.ondemand_filled.Add(6);
+  telemetry.cache_capacity_bytes.Set(int64_t{1} << 40);
+  telemetry.mounts.Add(7);
+  MetricsExtras extras = Extras();
+  extras.keeper = [] {
+    return KeeperCounts{.hits = 11, .published = 12, .expired = 13, .denied = 14, .errors = 15};
+  };
+  const std::string text = Metrics(telemetry, std::move(extras)).Text();
+  for (const char* line :
+       {"sluice_read_bytes_total{source=\"peer\"} 4096", "sluice_reads_total{source=\"origin\"} 2",
+        "sluice_origin_requests_total{code=\"none\"} 3", "sluice_origin_requests_total{code=\"5xx\"} 4",
+        "sluice_evicted_bytes_total{reason=\"watermark\"} 5", "sluice_cache_capacity_bytes 1099511627776",
+        "sluice_mounts 7", "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"filled\"} 6",
+        "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"hit\"} 11",
+        "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"expired\"} 13",
+        "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"denied\"} 14",
+        "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"error\"} 15",
+        "sluice_ondemand_published_total{backend=\"fanotify\"} 12"}) {
+    EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
+  }
+}
+
+TEST(MetricsTest, HistogramBucketsAreCumulated) {
+  Telemetry telemetry;
+  DurationHistogram& local = telemetry.read_duration[static_cast<size_t>(SourceKind::kLocal)];
+  local.Observe(std::chrono::microseconds(50));
+  local.Observe(std::chrono::milliseconds(3));
+  local.Observe(std::chrono::minutes(2));
+  const std::string text = Metrics(telemetry, Extras()).Text();
+  for (const char* line :
+       {"_bucket{source=\"local\",le=\"0.0001\"} 1", "_bucket{source=\"local\",le=\"0.0025\"} 1",
+        "_bucket{source=\"local\",le=\"0.005\"} 2", "_bucket{source=\"local\",le=\"30\"} 2",
+        "_bucket{source=\"local\",le=\"+Inf\"} 3", "_count{source=\"local\"} 3",
+        "_sum{source=\"local\"} 120.00305"}) {
+    EXPECT_THAT(text, HasSubstr(std::string("sluice_read_duration_seconds") + line + "\n"));
+  }
+}
+
+TEST(MetricsTest, UseAddsNoSeriesAndNoDigest) {
+  Telemetry telemetry;
+  const Metrics metrics(telemetry, Extras());
+  const std::set<std::string> before = SeriesNames(metrics.Text());
+  for (int i = 0; i < kSourceKindCount; ++i) {
+    telemetry.reads[i].Add();
+    telemetry.read_duration[i].Observe(std::chrono::seconds(1));
+  }
+  EXPECT_EQ(SeriesNames(metrics.Text()), before);
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("sha256")));
+}
+
+}  // namespace
+}  // namespace sluice::api

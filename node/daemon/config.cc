@@ -1,0 +1,380 @@
+#include "node/daemon/config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "node/daemon/units.h"
+
+extern char** environ;
+
+namespace sluice {
+namespace {
+
+constexpr size_t kConfigBytesMax = 1 << 20;
+
+using Values = std::vector<std::string>;
+
+Setting Text(const char* key, std::string Config::*field, const char* help) {
+  return {key, help,
+          [field](Config& c, const Values& v) {
+            c.*field = v.front();
+            return absl::OkStatus();
+          },
+          [field](const Config& c) { return Values{c.*field}; }};
+}
+
+Setting OneOf(const char* key, std::string Config::*field, Values allowed, const char* help) {
+  return {key, help,
+          [field, allowed](Config& c, const Values& v) {
+            if (std::find(allowed.begin(), allowed.end(), v.front()) == allowed.end()) {
+              return absl::InvalidArgumentError(
+                  absl::StrCat("\"", v.front(), "\" is none of ", absl::StrJoin(allowed, ", ")));
+            }
+            c.*field = v.front();
+            return absl::OkStatus();
+          },
+          [field](const Config& c) { return Values{c.*field}; }};
+}
+
+Setting Switch(const char* key, bool Config::*field, const char* help) {
+  return {
+      key, help,
+      [field](Config& c, const Values& v) {
+        if (v.front() != "true" && v.front() != "false") {
+          return absl::InvalidArgumentError(absl::StrCat("\"", v.front(), "\" is neither true nor false"));
+        }
+        c.*field = v.front() == "true";
+        return absl::OkStatus();
+      },
+      [field](const Config& c) { return Values{c.*field ? "true" : "false"}; }};
+}
+
+Setting List(const char* key, std::vector<std::string> Config::*field, const char* help) {
+  return {key, help,
+          [field](Config& c, const Values& v) {
+            c.*field = v;
+            return absl::OkStatus();
+          },
+          [field](const Config& c) { return c.*field; }, true};
+}
+
+Setting Size(const char* key, uint64_t Config::*field, uint64_t min, const char* help) {
+  return {key, help,
+          [field, min](Config& c, const Values& v) {
+            const absl::StatusOr<uint64_t> size = ParseSize(v.front());
+            if (!size.ok()) return size.status();
+            if (*size < min)
+              return absl::InvalidArgumentError(absl::StrCat("must be at least ", FormatSize(min)));
+            c.*field = *size;
+            return absl::OkStatus();
+          },
+          [field](const Config& c) { return Values{FormatSize(c.*field)}; }};
+}
+
+Setting Time(const char* key, Duration Config::*field, Duration min, const char* help) {
+  return {key, help,
+          [field, min](Config& c, const Values& v) {
+            const absl::StatusOr<Duration> duration = ParseDuration(v.front());
+            if (!duration.ok()) return duration.status();
+            if (*duration < min) {
+              return absl::InvalidArgumentError(absl::StrCat("must be at least ", FormatDuration(min)));
+            }
+            c.*field = *duration;
+            return absl::OkStatus();
+          },
+          [field](const Config& c) { return Values{FormatDuration(c.*field)}; }};
+}
+
+Setting Count(const char* key, uint32_t Config::*field, uint32_t min, uint32_t max, const char* help) {
+  return {key, help,
+          [field, min, max](Config& c, const Values& v) {
+            uint32_t count = 0;
+            if (!absl::SimpleAtoi(v.front(), &count) || count < min || count > max) {
+              return absl::InvalidArgumentError(
+                  absl::StrCat("\"", v.front(), "\" is not a whole number from ", min, " to ", max));
+            }
+            c.*field = count;
+            return absl::OkStatus();
+          },
+          [field](const Config& c) { return Values{absl::StrCat(c.*field)}; }};
+}
+
+const Setting* FindSetting(const std::string& key) {
+  for (const Setting& setting : Settings()) {
+    if (setting.key == key) return &setting;
+  }
+  return nullptr;
+}
+
+size_t EditDistance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+std::string Suggestion(const std::string& unknown, const std::vector<std::string>& known) {
+  const auto distance = [&](const std::string& name) {
+    return EditDistance(absl::AsciiStrToLower(unknown), absl::AsciiStrToLower(name));
+  };
+  const auto best = std::min_element(known.begin(), known.end(),
+                                     [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
+  if (best == known.end() || distance(*best) > std::max<size_t>(2, unknown.size() / 3)) return "";
+  return absl::StrCat("; did you mean \"", *best, "\"?");
+}
+
+std::vector<std::string> KnownKeys() {
+  std::vector<std::string> keys;
+  for (const Setting& setting : Settings()) keys.push_back(setting.key);
+  return keys;
+}
+
+bool IsSection(const std::string& key) {
+  return std::any_of(Settings().begin(), Settings().end(),
+                     [&](const Setting& s) { return s.key.rfind(key + ".", 0) == 0; });
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) {
+    const int error = errno;
+    const std::string message =
+        absl::StrCat("cannot read configuration file ", path, ": ", std::strerror(error));
+    return error == ENOENT ? absl::NotFoundError(message) : absl::PermissionDeniedError(message);
+  }
+  std::string text(kConfigBytesMax + 1, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (in.bad())
+    return absl::PermissionDeniedError(
+        absl::StrCat("cannot read configuration file ", path, ": is it a file?"));
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (text.size() > kConfigBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("configuration file ", path, " is larger than 1 MiB"));
+  }
+  return text;
+}
+
+absl::Status AtLine(const std::string& path, const YAML::Mark& mark, const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat(path, ":", mark.line + 1, ": ", what));
+}
+
+class FileReader {
+ public:
+  FileReader(std::string path, Config& config) : path_(std::move(path)), config_(config) {}
+
+  absl::Status Read(const YAML::Node& node, const std::string& prefix) {
+    if (!node.IsMap()) {
+      return AtLine(path_, node.Mark(),
+                    prefix.empty() ? std::string("a configuration is a map of keys")
+                                   : prefix + " is a section: give it keys");
+    }
+    for (const auto& pair : node) {
+      const std::string key = (prefix.empty() ? "" : prefix + ".") + pair.first.as<std::string>();
+      const absl::Status status = ReadKey(key, pair.first.Mark(), pair.second);
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status ReadKey(const std::string& key, const YAML::Mark& mark, const YAML::Node& value) {
+    if (IsSection(key)) return value.IsNull() ? absl::OkStatus() : Read(value, key);
+    const Setting* setting = FindSetting(key);
+    if (!setting)
+      return AtLine(path_, mark, absl::StrCat("unknown key \"", key, "\"", Suggestion(key, KnownKeys())));
+    if (!seen_.insert(key).second) return AtLine(path_, mark, absl::StrCat("\"", key, "\" is given twice"));
+    Values values;
+    if (setting->is_list && value.IsSequence()) {
+      for (const YAML::Node& item : value) {
+        if (!item.IsScalar()) return AtLine(path_, item.Mark(), absl::StrCat(key, " is a list of texts"));
+        values.push_back(item.Scalar());
+      }
+    } else if (value.IsScalar() && !setting->is_list) {
+      values.push_back(value.Scalar());
+    } else {
+      return AtLine(path_, mark, absl::StrCat(key, setting->is_list ? " is a list" : " takes one value"));
+    }
+    const absl::Status status = setting->set(config_, values);
+    return status.ok() ? status : AtLine(path_, mark, absl::StrCat(key, ": ", status.message()));
+  }
+
+  const std::string path_;
+  Config& config_;
+  std::set<std::string> seen_;
+};
+
+absl::Status ReadConfigFile(const std::string& path, Config& config) {
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok()) return text.status();
+  try {
+    const YAML::Node root = YAML::Load(*text);
+    if (root.IsNull()) return absl::OkStatus();
+    return FileReader(path, config).Read(root, "");
+  } catch (const YAML::Exception& e) {
+    return AtLine(path, e.mark, absl::StrCat("not valid YAML: ", e.msg));
+  }
+}
+
+absl::Status SetFromText(const Setting& setting, const std::string& text, const std::string& where,
+                         Config& config) {
+  const Values values = !setting.is_list ? Values{text}
+                        : text.empty()   ? Values{}
+                                         : Values(absl::StrSplit(text, ','));
+  const absl::Status status = setting.set(config, values);
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(absl::StrCat(where, ": ", status.message()));
+}
+
+// A variable that names no setting is left alone: Kubernetes makes SLUICE_PORT and the like out of a Service
+// called sluice.
+absl::Status ReadEnvironment(const std::map<std::string, std::string>& environment, Config& config) {
+  for (const Setting& setting : Settings()) {
+    const auto variable = environment.find(setting.EnvironmentName());
+    if (variable == environment.end()) continue;
+    const absl::Status status =
+        SetFromText(setting, variable->second, "environment variable " + variable->first, config);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string Config::ApiSocketPath() const {
+  return api_socket.empty() ? runtime_dir + "/api.sock" : api_socket;
+}
+
+std::string Config::DockerConfigPath() const {
+  if (!origin_docker_config.empty()) return origin_docker_config;
+  if (const char* folder = std::getenv("DOCKER_CONFIG")) return std::string(folder) + "/config.json";
+  if (const char* home = std::getenv("HOME")) return std::string(home) + "/.docker/config.json";
+  return "";
+}
+
+std::string Setting::EnvironmentName() const {
+  std::string name = "SLUICE_";
+  for (char c : key) {
+    if (absl::ascii_isupper(static_cast<unsigned char>(c))) name += '_';
+    name += c == '.' ? '_' : absl::ascii_toupper(static_cast<unsigned char>(c));
+  }
+  return name;
+}
+
+const std::vector<Setting>& Settings() {
+  using std::chrono::milliseconds;
+  static const auto* const settings = new std::vector<Setting>{
+      Text("dataDir", &Config::data_dir, "where chunks and the index lie; ext4, xfs or btrfs"),
+      Text("runtimeDir", &Config::runtime_dir, "sockets of the API and of the keeper"),
+      OneOf("log.level", &Config::log_level, {"debug", "info", "warn", "error"}, "what is logged"),
+      OneOf("log.format", &Config::log_format, {"text", "json"}, "how a log line is written"),
+      Text("operations.listen", &Config::operations_listen,
+           "host:port of /metrics, /livez and /readyz; empty is off"),
+      Text("api.socket", &Config::api_socket, "unix socket of the gRPC API; empty is api.sock in runtimeDir"),
+      List("images.allow", &Config::images_allow,
+           "globs over registry/repository that may be mounted; none by default"),
+      Text("origin.dockerConfig", &Config::origin_docker_config,
+           "credentials; empty is $DOCKER_CONFIG/config.json or ~/.docker/config.json"),
+      Text("origin.caFile", &Config::origin_ca_file, "certificate authorities in PEM; empty is the system's"),
+      List("origin.plainHttp", &Config::origin_plain_http,
+           "registries (host:port) spoken to without TLS; loopback is anyway"),
+      Time("origin.connectTimeout", &Config::origin_connect_timeout, milliseconds(1),
+           "until a connection stands"),
+      Time("origin.requestTimeout", &Config::origin_request_timeout, milliseconds(1),
+           "of one request, retries included"),
+      Size("origin.minRate", &Config::origin_min_rate, 1,
+           "bytes per second below which a transfer is given up"),
+      Count("origin.retries", &Config::origin_retries, 0, 20, "further tries of a failed request"),
+      Count("origin.connectionsPerHost", &Config::origin_connections_per_host, 1, 256,
+            "connections to one registry"),
+      Time("store.syncInterval", &Config::store_sync_interval, milliseconds(1),
+           "how often written chunks are synced and claimed"),
+      Size("fetch.readaheadMax", &Config::fetch_readahead_max, 0,
+           "the widest window ahead of a sequential reader"),
+      Size("fetch.inflightMax", &Config::fetch_inflight_max, 1 << 20, "bytes asked for and not yet stored"),
+      Time("fetch.timeout", &Config::fetch_timeout, milliseconds(1), "of one fetch that nobody waits for"),
+      OneOf("ondemand.backend", &Config::ondemand_backend, {"auto", "fanotify", "off"}, "the kernel's door"),
+      Time("ondemand.readDeadline", &Config::ondemand_read_deadline, milliseconds(10),
+           "after which a reader gets EIO"),
+      Switch("ondemand.fill", &Config::ondemand_fill, "fill every mounted image in the background"),
+      Text("ondemand.keeper", &Config::ondemand_keeper,
+           "the keeper's executable; empty is the one beside sluiced"),
+  };
+  return *settings;
+}
+
+absl::StatusOr<Config> LoadConfig(const ConfigSources& sources) {
+  Config config;
+  if (!sources.file.empty()) {
+    const absl::Status status = ReadConfigFile(sources.file, config);
+    if (!status.ok()) return status;
+  }
+  const absl::Status status = ReadEnvironment(sources.environment, config);
+  if (!status.ok()) return status;
+  for (const auto& [key, value] : sources.flags) {
+    const Setting* setting = FindSetting(key);
+    if (!setting) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--set ", key, ": unknown key", Suggestion(key, KnownKeys())));
+    }
+    const absl::Status set = SetFromText(*setting, value, "--set " + key, config);
+    if (!set.ok()) return set;
+  }
+  return config;
+}
+
+std::map<std::string, std::string> SluiceEnvironment() {
+  std::map<std::string, std::string> variables;
+  for (char** entry = environ; *entry; ++entry) {
+    const std::string text = *entry;
+    const size_t equals = text.find('=');
+    if (text.rfind("SLUICE_", 0) == 0 && equals != std::string::npos) {
+      variables[text.substr(0, equals)] = text.substr(equals + 1);
+    }
+  }
+  return variables;
+}
+
+std::string FormatConfig(const Config& config) {
+  YAML::Node root;
+  for (const Setting& setting : Settings()) {
+    const Values values = setting.get(config);
+    YAML::Node value;
+    if (setting.is_list) {
+      value = YAML::Node(YAML::NodeType::Sequence);
+      for (const std::string& item : values) value.push_back(item);
+    } else {
+      value = values.front();
+    }
+    const size_t dot = setting.key.find('.');
+    if (dot == std::string::npos) {
+      root[setting.key] = value;
+    } else {
+      root[setting.key.substr(0, dot)][setting.key.substr(dot + 1)] = value;
+    }
+  }
+  std::ostringstream out;
+  out << root << "\n";
+  return out.str();
+}
+
+}  // namespace sluice

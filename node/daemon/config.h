@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/executor.h"
+
+namespace sluice {
+
+// All that an operator can set. The YAML keys are those of Settings(); the README's table is held against
+// them by a test.
+struct Config {
+  std::string data_dir = "/var/lib/sluice";
+  std::string runtime_dir = "/run/sluice";
+
+  std::string log_level = "info";   // debug, info, warn, error
+  std::string log_format = "text";  // text, json
+
+  std::string operations_listen = "127.0.0.1:9464";  // metrics and health; "" turns it off
+  std::string api_socket;                            // "" is <runtimeDir>/api.sock
+
+  std::vector<std::string>
+      images_allow;  // globs over "registry/repository"; none means that nothing may be mounted
+
+  std::string origin_docker_config;  // "" is $DOCKER_CONFIG/config.json or ~/.docker/config.json
+  std::string origin_ca_file;        // "" is the system's
+  std::vector<std::string> origin_plain_http;
+  Duration origin_connect_timeout = std::chrono::seconds(5);
+  Duration origin_request_timeout = std::chrono::seconds(60);
+  uint64_t origin_min_rate = 1024;  // bytes/s
+  uint32_t origin_retries = 4;
+  uint32_t origin_connections_per_host = 16;
+
+  Duration store_sync_interval = std::chrono::milliseconds(100);
+
+  uint64_t fetch_readahead_max = 8 << 20;
+  uint64_t fetch_inflight_max = 256 << 20;
+  Duration fetch_timeout = std::chrono::seconds(60);
+
+  std::string ondemand_backend = "auto";  // auto, fanotify, off
+  Duration ondemand_read_deadline = std::chrono::seconds(30);
+  bool ondemand_fill = false;   // every mount is filled in the background
+  std::string ondemand_keeper;  // "" is sluice-keeper in ../libexec beside sluiced
+
+  // What follows from others when it is not set.
+  std::string ApiSocketPath() const;
+  // Empty if there is neither $DOCKER_CONFIG nor $HOME.
+  std::string DockerConfigPath() const;
+};
+
+// One setting: its key, and how its text is read and written. Lists are written with commas outside YAML.
+struct Setting {
+  std::string key;   // "ondemand.readDeadline"
+  std::string help;  // one line
+  std::function<absl::Status(Config&, const std::vector<std::string>&)> set;
+  std::function<std::vector<std::string>(const Config&)> get;
+  bool is_list = false;
+
+  // "SLUICE_ONDEMAND_READ_DEADLINE"
+  std::string EnvironmentName() const;
+};
+
+// In the order of the README's table.
+const std::vector<Setting>& Settings();
+
+// Where values come from; what stands later wins: default, file, environment, flags.
+struct ConfigSources {
+  std::string file;  // "" reads none
+  std::map<std::string, std::string>
+      environment;                           // those that start with SLUICE_; unknown ones are left alone
+  std::map<std::string, std::string> flags;  // by key
+};
+
+// Errors: NotFound / PermissionDenied (the file can't be read), InvalidArgument (not YAML, an unknown key, a
+// bad value; with file and line, or the variable's or flag's name, and for an unknown key the one that was
+// probably meant).
+absl::StatusOr<Config> LoadConfig(const ConfigSources& sources);
+
+// The process's SLUICE_* variables.
+std::map<std::string, std::string> SluiceEnvironment();
+
+// The whole configuration as YAML that LoadConfig reads back.
+std::string FormatConfig(const Config& config);
+
+}  // namespace sluice

@@ -1,0 +1,284 @@
+#include "node/daemon/daemon.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "api/grpc_server.h"
+#include "api/http_server.h"
+#include "api/metrics.h"
+#include "api/operations_routes.h"
+#include "index/disk_store.h"
+#include "node/blob_cache.h"
+#include "node/daemon/asio_executor.h"
+#include "node/daemon/image_resolver.h"
+#include "node/daemon/mount_table.h"
+#include "node/daemon/mounter.h"
+#include "node/daemon/node_admin.h"
+#include "ondemand/probe.h"
+#include "p2p/allow_list.h"
+#include "p2p/origin_source.h"
+#include "p2p/recipe_verifier.h"
+#include "p2p/registry_client.h"
+
+namespace sluice {
+namespace {
+
+constexpr int kIoThreads = 4;
+constexpr Duration kStopGrace = std::chrono::seconds(2);
+
+absl::Status MakeFolder(const std::string& path, const char* what) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) {
+    return absl::PermissionDeniedError(absl::StrCat("cannot make the ", what, " ", path, ": ",
+                                                    error.message(),
+                                                    "; run sluiced as root, or set another one"));
+  }
+  return absl::OkStatus();
+}
+
+std::string KeeperPath(const Config& config) {
+  if (!config.ondemand_keeper.empty()) return config.ondemand_keeper;
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return (self.parent_path().parent_path() / "libexec" / "sluice-keeper").string();
+}
+
+p2p::RegistryOptions RegistryOptionsOf(const Config& config) {
+  p2p::RegistryOptions options;
+  options.docker_config_path = config.DockerConfigPath();
+  options.ca_file = config.origin_ca_file;
+  options.plain_http = config.origin_plain_http;
+  options.user_agent = absl::StrCat("sluice/", kVersion);
+  options.connect_timeout = config.origin_connect_timeout;
+  options.request_timeout = config.origin_request_timeout;
+  options.rate_min_bytes_per_s = config.origin_min_rate;
+  options.retries_max = config.origin_retries;
+  options.requests_per_host_max = config.origin_connections_per_host;
+  options.random_seed = static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+  return options;
+}
+
+BlobCacheLimits CacheLimitsOf(const Config& config) {
+  BlobCacheLimits limits;
+  limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
+  limits.inflight_bytes_max = config.fetch_inflight_max;
+  limits.fetch_timeout = config.fetch_timeout;
+  return limits;
+}
+
+std::set<Digest> FilesOf(const MountTable& table) {
+  std::set<Digest> files;
+  for (const MountEntry& entry : table.entries()) {
+    files.insert(entry.bootstrap.digest);
+    for (const BlobSpec& blob : entry.blobs) files.insert(blob.digest);
+  }
+  return files;
+}
+
+}  // namespace
+
+// Members stand in the order in which they are made; the destructor stops them from the outside in.
+class Daemon::Node {
+ public:
+  explicit Node(const Config& config) : config_(config) {}
+  ~Node() { Stop(); }
+
+  absl::Status Start();
+
+ private:
+  absl::Status OpenStore(const MountTable& table);
+  absl::Status OpenDoor();
+  absl::Status Serve();
+  void Stop();
+
+  const Config config_;
+  Telemetry telemetry_;
+  SteadyClock clock_;
+  const Instant started_ = clock_.Now();
+  ondemand::BackendChoice backend_;
+
+  std::unique_ptr<p2p::AllowList> allowed_;
+  std::unique_ptr<AsioExecutor> core_;
+  std::unique_ptr<AsioExecutor> io_;
+  std::unique_ptr<index::DiskStore> store_;
+  std::unique_ptr<p2p::RegistryClient> registry_;
+  std::unique_ptr<p2p::OriginSource> origin_;
+  std::unique_ptr<p2p::RecipeVerifier> verifier_;
+  std::unique_ptr<ImageResolver> resolver_;
+  std::unique_ptr<BlobCache> cache_;
+  // The store's callbacks come on its own threads, before there is a mounter and after it has gone.
+  std::mutex mounter_mutex_;
+  std::unique_ptr<Mounter> mounter_;
+  std::unique_ptr<BlobAdmin> blob_admin_;
+  std::unique_ptr<StatusAdmin> status_admin_;
+  std::unique_ptr<api::Metrics> metrics_;
+  std::unique_ptr<api::HttpServer> http_;
+  std::unique_ptr<api::GrpcServer> grpc_;
+  std::atomic<bool> ready_{false};
+};
+
+absl::Status Daemon::Node::Start() {
+  absl::StatusOr<p2p::AllowList> allowed = p2p::AllowList::Create(config_.images_allow);
+  if (!allowed.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("images.allow: ", std::string(allowed.status().message())));
+  }
+  allowed_ = std::make_unique<p2p::AllowList>(*std::move(allowed));
+  absl::Status status = MakeFolder(config_.data_dir, "data directory (dataDir)");
+  if (status.ok()) status = MakeFolder(config_.runtime_dir, "runtime directory (runtimeDir)");
+  if (!status.ok()) return status;
+  absl::StatusOr<MountTable> table = MountTable::Load(config_.data_dir + "/mounts.json");
+  if (!table.ok()) return table.status();
+
+  core_ = std::make_unique<AsioExecutor>("core", 1);
+  io_ = std::make_unique<AsioExecutor>("io", kIoThreads);
+  status = OpenStore(*table);
+  if (!status.ok()) return status;
+
+  registry_ = std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_},
+                                                    RegistryOptionsOf(config_));
+  origin_ = std::make_unique<p2p::OriginSource>(*registry_);
+  verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_);
+  resolver_ = std::make_unique<ImageResolver>(*registry_, *allowed_, *store_);
+  cache_ = std::make_unique<BlobCache>(
+      BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, {origin_.get()}, telemetry_},
+      CacheLimitsOf(config_));
+
+  Mounter::Options options;
+  options.fill_by_default = config_.ondemand_fill;
+  auto mounter = std::make_unique<Mounter>(
+      Mounter::Parts{clock_, *core_, *store_, *cache_, *verifier_, *resolver_, telemetry_}, options,
+      *std::move(table));
+  {
+    std::lock_guard lock(mounter_mutex_);
+    mounter_ = std::move(mounter);
+  }
+  status = mounter_->Recover();
+  if (status.ok()) status = OpenDoor();
+  if (status.ok()) status = Serve();
+  return status;
+}
+
+absl::Status Daemon::Node::OpenStore(const MountTable& table) {
+  index::DiskStoreOptions options{
+      .data_dir = config_.data_dir,
+      .telemetry = telemetry_,
+      .sync_interval = config_.store_sync_interval,
+      .on_complete =
+          [this](const std::shared_ptr<Blob>& blob) {
+            std::lock_guard lock(mounter_mutex_);
+            if (mounter_) mounter_->OnBlobComplete(blob);
+          },
+      .on_revoke =
+          [this](const Blob& blob) {
+            std::lock_guard lock(mounter_mutex_);
+            if (mounter_) mounter_->OnBlobRevoked(blob);
+          },
+      .is_mounted = [files = FilesOf(table)](const Digest& digest) { return files.contains(digest); },
+      .alarm = [](std::string_view text) { spdlog::error("ALARM: {}", text); },
+      .wall_clock_ms = {},
+  };
+  absl::StatusOr<std::unique_ptr<index::DiskStore>> store = index::DiskStore::OpenStore(std::move(options));
+  if (!store.ok()) return store.status();
+  store_ = *std::move(store);
+  const index::OpenReport& report = store_->open_report();
+  if (report.rebuilt)
+    spdlog::error("ALARM: the index was begun anew, its chunks will be fetched again: {}", report.reason);
+  spdlog::info("store {}: {} blobs, {} chunks present", config_.data_dir, report.blobs,
+               report.chunks_present);
+  return absl::OkStatus();
+}
+
+absl::Status Daemon::Node::OpenDoor() {
+  absl::StatusOr<ondemand::BackendChoice> choice =
+      ondemand::ChooseBackend(config_.ondemand_backend, config_.data_dir);
+  if (!choice.ok()) return choice.status();
+  backend_ = *std::move(choice);
+  spdlog::info("kernel backend {}: {}", ondemand::BackendName(backend_.backend), backend_.reason);
+  if (backend_.backend == ondemand::Backend::kOff) return absl::OkStatus();
+  ondemand::FanotifyDoorOptions options;
+  options.runtime_dir = config_.runtime_dir;
+  options.blobs_dir = store_->blobs_dir();
+  options.keeper_path = KeeperPath(config_);
+  options.keeper_log = config_.runtime_dir + "/keeper.log";
+  options.read_deadline = config_.ondemand_read_deadline;
+  return mounter_->OpenDoor(std::move(options));
+}
+
+absl::Status Daemon::Node::Serve() {
+  const std::string backend(ondemand::BackendName(backend_.backend));
+  blob_admin_ = std::make_unique<BlobAdmin>(*store_, *verifier_);
+  status_admin_ = std::make_unique<StatusAdmin>(
+      StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_, *store_, telemetry_);
+  api::MetricsExtras extras;
+  extras.version = kVersion;
+  extras.revision = SLUICE_REVISION;
+  extras.backend = backend;
+  extras.keeper = [this] {
+    const ondemand::KeeperCounters counters = mounter_->keeper_counters();
+    return api::KeeperCounts{counters.hits, counters.published, counters.expired, counters.denied,
+                             counters.errors};
+  };
+  metrics_ = std::make_unique<api::Metrics>(telemetry_, std::move(extras));
+  if (!config_.operations_listen.empty()) {
+    api::HttpRoutes routes;
+    api::AddOperationsRoutes(routes, *metrics_, [this] {
+      return ready_ ? absl::OkStatus() : absl::UnavailableError("the node is starting or stopping");
+    });
+    http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+    const absl::Status status = http_->Start(config_.operations_listen);
+    if (!status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("operations.listen: ", std::string(status.message())));
+    }
+    spdlog::info("metrics and health on port {}", http_->port());
+  }
+  api::GrpcServerOptions options;
+  options.socket_path = config_.ApiSocketPath();
+  grpc_ =
+      std::make_unique<api::GrpcServer>(options, api::AdminBackend{*status_admin_, *mounter_, *blob_admin_});
+  const absl::Status status = grpc_->Start();
+  if (!status.ok())
+    return absl::Status(status.code(), absl::StrCat("api.socket: ", std::string(status.message())));
+  grpc_->SetHealth(api::GrpcServer::Health::kServing);
+  ready_ = true;
+  spdlog::info("ready; API on {}", options.socket_path);
+  return absl::OkStatus();
+}
+
+void Daemon::Node::Stop() {
+  ready_ = false;
+  if (grpc_) grpc_->Stop(kStopGrace);
+  if (http_) http_->Stop();
+  if (mounter_) mounter_->Stop();
+  registry_.reset();  // what is under way ends with an error, so nothing more is delivered
+  if (io_) io_->Stop();
+  if (core_) core_->Stop();
+  cache_.reset();
+  if (store_) store_->Stop();
+  std::lock_guard lock(mounter_mutex_);
+  mounter_.reset();
+}
+
+Daemon::Daemon(std::unique_ptr<Node> node) : node_(std::move(node)) {}
+
+Daemon::~Daemon() = default;
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config) {
+  auto node = std::make_unique<Node>(config);
+  const absl::Status status = node->Start();
+  if (!status.ok()) return status;
+  return std::unique_ptr<Daemon>(new Daemon(std::move(node)));
+}
+
+}  // namespace sluice

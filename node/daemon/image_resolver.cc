@@ -1,0 +1,110 @@
+#include "node/daemon/image_resolver.h"
+
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/recipe.h"
+
+namespace sluice {
+namespace {
+
+std::vector<std::string> AcceptedManifests() {
+  return {std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
+          std::string(p2p::media_type::kDockerManifest), std::string(p2p::media_type::kDockerManifestList)};
+}
+
+}  // namespace
+
+absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text) {
+  const absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(text);
+  if (!reference.ok()) return reference.status();
+  const absl::Status permitted = allowed_.Permits(reference->origin);
+  if (!permitted.ok()) return permitted;
+
+  const absl::StatusOr<p2p::FetchedManifest> fetched = FetchPlatformManifest(*reference);
+  if (!fetched.ok()) return fetched.status();
+  const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
+  if (!manifest.ok()) return manifest.status();
+  const auto* image = std::get_if<p2p::ImageManifest>(&*manifest);
+  if (!image)
+    return absl::InvalidArgumentError(absl::StrCat(text, " is an index of indexes; name one of its images"));
+
+  absl::StatusOr<std::optional<p2p::LazyImage>> lazy = p2p::FindLazyImage(*image, reference->origin);
+  if (!lazy.ok()) return lazy.status();
+  if (!*lazy) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(text, " is an ordinary image: it can't be mounted before it is there. Convert it with ",
+                     "\"sluice image push ", text, " TARGET\" and mount TARGET"));
+  }
+  return ResolvedImage{*reference, fetched->digest, **std::move(lazy)};
+}
+
+absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchPlatformManifest(
+    const p2p::ImageReference& reference) {
+  absl::StatusOr<p2p::FetchedManifest> fetched =
+      registry_.FetchManifest(reference.origin, reference.ManifestName(), AcceptedManifests());
+  if (!fetched.ok()) return fetched;
+  const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
+  if (!manifest.ok()) return manifest.status();
+  const auto* index = std::get_if<p2p::ImageIndex>(&*manifest);
+  if (!index) return fetched;
+  const absl::StatusOr<p2p::Descriptor> chosen = p2p::SelectPlatform(*index, p2p::Platform::Host());
+  if (!chosen.ok()) return chosen.status();
+  return registry_.FetchManifest(reference.origin, chosen->digest.ToString(), AcceptedManifests());
+}
+
+std::string ImageResolver::FetchRecipes(const ResolvedImage& image) {
+  std::string missing;
+  for (const BlobSpec& blob : image.image.blobs) {
+    if (!blob.root) {
+      absl::StrAppend(&missing, missing.empty() ? "" : "; ", "blob ", blob.digest.Short(),
+                      " has no recipe's root in the manifest");
+      continue;
+    }
+    // The root alone proves a blob of one chunk.
+    if (ChunkGeometry(blob.size, blob.chunk_size).chunk_count() == 1 || HasBoundRecipe(blob)) continue;
+    const absl::Status status = FetchRecipe(image, blob);
+    if (!status.ok()) {
+      absl::StrAppend(&missing, missing.empty() ? "" : "; ", "blob ", blob.digest.Short(), ": ",
+                      std::string(status.message()));
+    }
+  }
+  return missing;
+}
+
+bool ImageResolver::HasBoundRecipe(const BlobSpec& blob) {
+  const absl::StatusOr<std::string> bytes = recipes_.GetRecipe(blob.digest);
+  if (!bytes.ok()) return false;
+  const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
+  return recipe.ok() && recipe->IsBoundBy(blob);
+}
+
+absl::Status ImageResolver::FetchRecipe(const ResolvedImage& image, const BlobSpec& blob) {
+  const BlobOrigin& origin = image.reference.origin;
+  const absl::StatusOr<std::vector<p2p::Descriptor>> referrers =
+      registry_.ListReferrers(origin, image.manifest, std::string(p2p::media_type::kRecipeArtifact));
+  if (!referrers.ok()) return referrers.status();
+  for (const p2p::Descriptor& referrer : *referrers) {
+    const absl::StatusOr<p2p::FetchedManifest> fetched =
+        registry_.FetchManifest(origin, referrer.digest.ToString(), AcceptedManifests());
+    if (!fetched.ok()) return fetched.status();
+    const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
+    if (!manifest.ok()) return manifest.status();
+    const auto* artifact = std::get_if<p2p::ImageManifest>(&*manifest);
+    if (!artifact) continue;
+    for (const p2p::Descriptor& layer : artifact->layers) {
+      if (layer.Annotation(p2p::annotation::kRecipeBlob) != blob.digest.ToString()) continue;
+      const absl::StatusOr<std::string> bytes =
+          registry_.FetchWholeBlob(origin, layer.digest, p2p::kRecipeBytesMax);
+      if (!bytes.ok()) return bytes.status();
+      const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
+      if (!recipe.ok()) return recipe.status();
+      if (recipe->IsBoundBy(blob)) return recipes_.PutRecipe(blob.digest, *bytes);
+    }
+  }
+  return absl::NotFoundError("no recipe that matches the root in the manifest is attached to the image");
+}
+
+}  // namespace sluice

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/digest.h"
+#include "node/recipe_store.h"
+#include "p2p/allow_list.h"
+#include "p2p/manifest.h"
+#include "p2p/reference.h"
+#include "p2p/registry_client.h"
+
+namespace sluice {
+
+struct ResolvedImage {
+  p2p::ImageReference reference;
+  Digest manifest;  // of the platform's own manifest, not of an index that led there
+  p2p::LazyImage image;
+};
+
+// From a reference to what must be known before the image is mounted.
+//
+// Thread-safe; blocks on the registry, so not for the core loop.
+class ImageResolver {
+ public:
+  // The client, the list and the store outlive the resolver.
+  ImageResolver(p2p::RegistryClient& registry, const p2p::AllowList& allowed, RecipeStore& recipes)
+      : registry_(registry), allowed_(allowed), recipes_(recipes) {}
+
+  // Follows an index to this machine's platform. Errors: InvalidArgument (reference, manifest),
+  // PermissionDenied (the allow-list, the registry), FailedPrecondition (not a lazy image), and those of
+  // RegistryClient.
+  absl::StatusOr<ResolvedImage> Resolve(const std::string& reference);
+
+  // Puts the bound recipes of the image's blobs into the store, where they are missing. A recipe that can't
+  // be had is no error: its blob is served unverified and checked when it is complete; the returned text says
+  // which and why.
+  std::string FetchRecipes(const ResolvedImage& image);
+
+ private:
+  absl::StatusOr<p2p::FetchedManifest> FetchPlatformManifest(const p2p::ImageReference& reference);
+  absl::Status FetchRecipe(const ResolvedImage& image, const BlobSpec& blob);
+  bool HasBoundRecipe(const BlobSpec& blob);
+
+  p2p::RegistryClient& registry_;
+  const p2p::AllowList& allowed_;
+  RecipeStore& recipes_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,160 @@
+#include "node/daemon/mount_table.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kVersion = 1;
+
+json ToJson(const BlobSpec& spec) {
+  json origins = json::array();
+  for (const BlobOrigin& origin : spec.origins) {
+    origins.push_back({{"registry", origin.registry}, {"repository", origin.repository}});
+  }
+  json out = {{"digest", spec.digest.ToString()},
+              {"size", spec.size},
+              {"chunkSize", spec.chunk_size},
+              {"origins", std::move(origins)}};
+  if (spec.root) out["root"] = spec.root->Hex();
+  return out;
+}
+
+json ToJson(const MountEntry& entry) {
+  json blobs = json::array();
+  for (const BlobSpec& spec : entry.blobs) blobs.push_back(ToJson(spec));
+  return {{"mountPoint", entry.mount_point},       {"reference", entry.reference},
+          {"manifest", entry.manifest.ToString()}, {"backend", entry.backend},
+          {"bootstrap", ToJson(entry.bootstrap)},  {"blobs", std::move(blobs)}};
+}
+
+// The readers throw what is caught in Load.
+Digest DigestFrom(absl::StatusOr<Digest> digest) {
+  if (!digest.ok()) throw std::runtime_error(std::string(digest.status().message()));
+  return *digest;
+}
+
+BlobSpec SpecFrom(const json& in) {
+  BlobSpec spec;
+  spec.digest = DigestFrom(Digest::Parse(in.at("digest").get<std::string>()));
+  spec.size = in.at("size").get<uint64_t>();
+  spec.chunk_size = in.at("chunkSize").get<uint32_t>();
+  if (in.contains("root")) spec.root = DigestFrom(Digest::ParseHex(in.at("root").get<std::string>()));
+  for (const json& origin : in.at("origins")) {
+    spec.origins.push_back(
+        {origin.at("registry").get<std::string>(), origin.at("repository").get<std::string>()});
+  }
+  const absl::Status valid = ChunkGeometry::Validate(spec.size, spec.chunk_size);
+  if (!valid.ok()) throw std::runtime_error(std::string(valid.message()));
+  return spec;
+}
+
+MountEntry EntryFrom(const json& in) {
+  MountEntry entry;
+  entry.mount_point = in.at("mountPoint").get<std::string>();
+  entry.reference = in.at("reference").get<std::string>();
+  entry.manifest = DigestFrom(Digest::Parse(in.at("manifest").get<std::string>()));
+  entry.backend = in.at("backend").get<std::string>();
+  entry.bootstrap = SpecFrom(in.at("bootstrap"));
+  for (const json& blob : in.at("blobs")) entry.blobs.push_back(SpecFrom(blob));
+  return entry;
+}
+
+absl::Status DiskError(const char* what, const std::string& path) {
+  return absl::UnavailableError(absl::StrCat("cannot ", what, " ", path, ": ", std::strerror(errno)));
+}
+
+absl::Status WriteSynced(const std::string& path, const std::string& text) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0) return DiskError("create", path);
+  size_t written = 0;
+  while (written < text.size()) {
+    const ssize_t n = write(fd, text.data() + written, text.size() - written);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) break;
+    written += static_cast<size_t>(n);
+  }
+  absl::Status status =
+      written == text.size() && fsync(fd) == 0 ? absl::OkStatus() : DiskError("write", path);
+  close(fd);
+  return status;
+}
+
+absl::Status SyncFolder(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return DiskError("open", folder);
+  const absl::Status status = fsync(fd) == 0 ? absl::OkStatus() : DiskError("sync", folder);
+  close(fd);
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<MountTable> MountTable::Load(std::string path) {
+  MountTable table(std::move(path));
+  std::error_code error;
+  const auto size = std::filesystem::file_size(table.path_, error);
+  if (error == std::errc::no_such_file_or_directory) return table;
+  if (error) return absl::UnavailableError(absl::StrCat("cannot read ", table.path_, ": ", error.message()));
+  if (size > kBytesMax)
+    return absl::DataLossError(absl::StrCat(table.path_, " is too large to be a table of mounts"));
+  std::ifstream in(table.path_, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  try {
+    const json root = json::parse(text);
+    if (root.at("version").get<int>() != kVersion) throw std::runtime_error("it is of another version");
+    for (const json& entry : root.at("mounts")) table.entries_.push_back(EntryFrom(entry));
+  } catch (const std::exception& e) {
+    return absl::DataLossError(
+        absl::StrCat("the table of mounts ", table.path_, " can't be read: ", e.what(),
+                     ". Unmount what \"findmnt -t erofs\" shows of sluice's, then remove the file"));
+  }
+  return table;
+}
+
+const MountEntry* MountTable::Find(const std::string& mount_point) const {
+  const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const MountEntry& e) { return e.mount_point == mount_point; });
+  return found == entries_.end() ? nullptr : &*found;
+}
+
+absl::Status MountTable::Add(MountEntry entry) {
+  std::vector<MountEntry> entries = entries_;
+  std::erase_if(entries, [&](const MountEntry& e) { return e.mount_point == entry.mount_point; });
+  entries.push_back(std::move(entry));
+  const absl::Status saved = Save(entries);
+  if (saved.ok()) entries_ = std::move(entries);
+  return saved;
+}
+
+absl::Status MountTable::Remove(const std::string& mount_point) {
+  std::erase_if(entries_, [&](const MountEntry& e) { return e.mount_point == mount_point; });
+  return Save(entries_);
+}
+
+absl::Status MountTable::Save(const std::vector<MountEntry>& entries) const {
+  json mounts = json::array();
+  for (const MountEntry& entry : entries) mounts.push_back(ToJson(entry));
+  const std::string fresh = path_ + ".new";
+  absl::Status status =
+      WriteSynced(fresh, json{{"version", kVersion}, {"mounts", std::move(mounts)}}.dump(2) + "\n");
+  if (status.ok() && std::rename(fresh.c_str(), path_.c_str()) != 0) status = DiskError("replace", path_);
+  return status.ok() ? SyncFolder(path_) : status;
+}
+
+}  // namespace sluice

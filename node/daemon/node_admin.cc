@@ -1,0 +1,84 @@
+#include "node/daemon/node_admin.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice {
+
+api::BlobInfo BlobAdmin::Describe(const index::BlobInfo& info) const {
+  api::BlobInfo out;
+  out.digest = info.digest;
+  out.size_bytes = info.size;
+  out.chunk_size_bytes = info.chunk_size;
+  out.present_bytes = info.present_bytes;
+  out.recipe_bound = info.root_known;
+  out.refused = info.state == index::BlobState::kRefused;
+  out.pinned = info.pinned;
+  out.lease_count = info.leases;
+  out.last_access = std::chrono::system_clock::time_point(std::chrono::milliseconds(info.last_access_ms));
+  if (const std::shared_ptr<Blob> blob = store_.Find(info.digest)) {
+    out.unverified_chunks = blob->unverified_count();
+    out.origins = blob->spec().origins;
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<api::BlobInfo>> BlobAdmin::ListBlobs(const api::BlobPageRequest& page) {
+  std::vector<index::BlobInfo> blobs = store_.List();
+  std::erase_if(blobs, [&](const index::BlobInfo& b) { return page.after && b.digest <= *page.after; });
+  std::sort(blobs.begin(), blobs.end(),
+            [](const index::BlobInfo& a, const index::BlobInfo& b) { return a.digest < b.digest; });
+  if (blobs.size() > page.count_max) blobs.resize(page.count_max);
+  std::vector<api::BlobInfo> out;
+  for (const index::BlobInfo& blob : blobs) out.push_back(Describe(blob));
+  return out;
+}
+
+absl::StatusOr<api::BlobInfo> BlobAdmin::GetBlob(const Digest& digest) {
+  const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
+  if (!info.ok()) return info.status();
+  return Describe(*info);
+}
+
+absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, Instant) {
+  const absl::StatusOr<index::VerifyReport> report = store_.Verify(digest, verifier_);
+  if (!report.ok()) return report.status();
+  const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
+  if (!info.ok()) return info.status();
+  const uint64_t proven = uint64_t{report->checked - report->unverifiable} * info->chunk_size;
+  return api::VerifyReport{std::min(proven, info->size), report->bad, report->unverifiable};
+}
+
+absl::StatusOr<uint64_t> BlobAdmin::EvictBlob(const Digest& digest) {
+  const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
+  if (!info.ok()) return info.status();
+  const absl::Status evicted = store_.Evict(digest, EvictReason::kRequested);
+  if (!evicted.ok()) return evicted;
+  return info->disk_bytes;
+}
+
+absl::Status BlobAdmin::SetPin(const Digest& digest, api::PinState state) {
+  return state == api::PinState::kPinned ? store_.Pin(digest) : store_.Unpin(digest);
+}
+
+absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
+  api::NodeStatus status;
+  status.version = facts_.version;
+  status.backend = facts_.backend;
+  status.backend_reason = facts_.backend_reason;
+  status.uptime = clock_.Now() - facts_.started;
+  status.store.blob_count = store_.List().size();
+  status.store.size_bytes = static_cast<uint64_t>(telemetry_.cache_size_bytes.value());
+  status.store.capacity_bytes = static_cast<uint64_t>(telemetry_.cache_capacity_bytes.value());
+  status.mount_count = static_cast<uint32_t>(telemetry_.mounts.value());
+  for (size_t source = 0; source < kSourceKindCount; ++source) {
+    status.served.reads[source] = telemetry_.reads[source].value();
+    status.served.bytes[source] = telemetry_.read_bytes[source].value();
+  }
+  status.read_errors = telemetry_.read_errors.value();
+  status.origin_bytes = telemetry_.origin_bytes.value();
+  return status;
+}
+
+}  // namespace sluice

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "api/admin_backend.h"
+#include "index/disk_store.h"
+#include "node/chunk_verifier.h"
+#include "node/executor.h"
+#include "node/telemetry.h"
+
+namespace sluice {
+
+// What the API says of the node's blobs, and does to them.
+//
+// Thread-safe; blocks on disk.
+class BlobAdmin final : public api::BlobBackend {
+ public:
+  BlobAdmin(index::DiskStore& store, ChunkVerifier& verifier) : store_(store), verifier_(verifier) {}
+
+  absl::StatusOr<std::vector<api::BlobInfo>> ListBlobs(const api::BlobPageRequest& page) override;
+  absl::StatusOr<api::BlobInfo> GetBlob(const Digest& digest) override;
+  absl::StatusOr<api::VerifyReport> VerifyBlob(const Digest& digest, Instant deadline) override;
+  absl::StatusOr<uint64_t> EvictBlob(const Digest& digest) override;
+  absl::Status SetPin(const Digest& digest, api::PinState state) override;
+
+ private:
+  api::BlobInfo Describe(const index::BlobInfo& info) const;
+
+  index::DiskStore& store_;
+  ChunkVerifier& verifier_;
+};
+
+// What the API says of the node as a whole.
+//
+// Thread-safe.
+class StatusAdmin final : public api::StatusBackend {
+ public:
+  struct Facts {
+    std::string version;
+    std::string backend;
+    std::string backend_reason;
+    Instant started;
+  };
+  StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Telemetry& telemetry)
+      : facts_(std::move(facts)), clock_(clock), store_(store), telemetry_(telemetry) {}
+
+  absl::StatusOr<api::NodeStatus> GetStatus() override;
+
+ private:
+  const Facts facts_;
+  const Clock& clock_;
+  const index::DiskStore& store_;
+  const Telemetry& telemetry_;
+};
+
+}  // namespace sluice

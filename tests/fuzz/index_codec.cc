@@ -1,0 +1,23 @@
+#include "index/index_codec.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+
+using namespace sluice::index;
+
+// Decoding is strict: what is taken is exactly what the encoder makes.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view bytes(reinterpret_cast<const char*>(data), size);
+  if (const auto record = DecodeBlobRecord(bytes); record.ok() && EncodeBlobRecord(*record) != bytes)
+    std::abort();
+  if (const auto segment = DecodeSegment(bytes); segment.ok() && EncodeSegment(*segment) != bytes)
+    std::abort();
+  if (const auto recipe = DecodeRecipe(bytes); recipe.ok() && EncodeRecipe(*recipe) != bytes) std::abort();
+  if (const auto digest = DecodeBlobKey(bytes); digest.ok() && BlobKey(*digest) != bytes) std::abort();
+  if (const auto name = DecodeSegmentKey(bytes);
+      name.ok() && SegmentKey(name->digest, name->segment) != bytes) {
+    std::abort();
+  }
+  return 0;
+}

@@ -1,0 +1,80 @@
+#include "node/daemon/mount_table.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace sluice {
+namespace {
+
+class MountTableTest : public ::testing::Test {
+ protected:
+  MountTableTest() {
+    char folder[] = "/tmp/sluice-mounts-XXXXXX";
+    folder_ = mkdtemp(folder);
+    path_ = folder_ + "/mounts.json";
+  }
+  ~MountTableTest() override { std::filesystem::remove_all(folder_); }
+
+  static MountEntry Entry(const std::string& mount_point) {
+    std::array<uint8_t, 32> bytes{1, 2, 3};
+    MountEntry entry;
+    entry.mount_point = mount_point;
+    entry.reference = "registry.example/team/app:v1";
+    entry.manifest = Digest(bytes);
+    entry.backend = "fanotify";
+    entry.bootstrap = {Digest(bytes), 4096, kChunkSizeDefault, {}, {{"registry.example", "team/app"}}};
+    entry.blobs = {
+        {Digest(bytes), uint64_t{5} << 32, 1 << 20, Digest(bytes), {{"registry.example", "team/app"}}}};
+    return entry;
+  }
+
+  std::string folder_, path_;
+};
+
+TEST_F(MountTableTest, AnotherDaemonFindsWhatWasAdded) {
+  absl::StatusOr<MountTable> table = MountTable::Load(path_);
+  ASSERT_TRUE(table.ok());
+  EXPECT_TRUE(table->entries().empty());
+  ASSERT_TRUE(table->Add(Entry("/mnt/a \"quoted\"")).ok());
+  ASSERT_TRUE(table->Add(Entry("/mnt/b")).ok());
+  ASSERT_TRUE(table->Remove("/mnt/b").ok());
+
+  const absl::StatusOr<MountTable> again = MountTable::Load(path_);
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_EQ(again->entries().size(), 1u);
+  const MountEntry& entry = again->entries().front();
+  EXPECT_EQ(entry.mount_point, "/mnt/a \"quoted\"");
+  EXPECT_EQ(entry.blobs.front().size, uint64_t{5} << 32);
+  EXPECT_EQ(entry.blobs.front().root, Entry("").blobs.front().root);
+  EXPECT_EQ(entry.blobs.front().origins, Entry("").blobs.front().origins);
+  EXPECT_FALSE(entry.bootstrap.root.has_value());
+  EXPECT_NE(again->Find("/mnt/a \"quoted\""), nullptr);
+  EXPECT_EQ(again->Find("/mnt/b"), nullptr);
+}
+
+TEST_F(MountTableTest, ADamagedTableIsRefusedAndKept) {
+  for (const char* text :
+       {"", "{", "[]", R"({"version":2,"mounts":[]})", R"({"version":1,"mounts":[{"mountPoint":7}]})",
+        R"({"version":1,"mounts":[{"mountPoint":"/m","reference":"r","manifest":"sha256:../x"}]})"}) {
+    std::ofstream(path_) << text;
+    EXPECT_TRUE(absl::IsDataLoss(MountTable::Load(path_).status())) << text;
+    EXPECT_TRUE(std::filesystem::exists(path_));
+  }
+}
+
+TEST_F(MountTableTest, ATableThatCannotBeWrittenTakesNothingUpButForgets) {
+  absl::StatusOr<MountTable> table = MountTable::Load(path_);
+  ASSERT_TRUE(table->Add(Entry("/mnt/a")).ok());
+  std::filesystem::create_directory(path_ + ".new");
+  EXPECT_FALSE(table->Add(Entry("/mnt/b")).ok());
+  EXPECT_EQ(table->entries().size(), 1u);
+  EXPECT_FALSE(table->Remove("/mnt/a").ok());
+  EXPECT_TRUE(table->entries().empty());
+  EXPECT_EQ(MountTable::Load(path_)->entries().size(), 1u);
+}
+
+}  // namespace
+}  // namespace sluice

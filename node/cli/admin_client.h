@@ -1,0 +1,55 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "node/cli/invocation.h"
+#include "sluice/v1/admin.pb.h"
+
+namespace sluice::cli {
+
+// Blocking calls of sluice.v1.AdminService. One thread at a time.
+//
+// Every call's errors are the service's (same code, same message); DeadlineExceeded after --timeout; and the
+// daemon may vanish in the middle: Unavailable.
+class AdminClient {
+ public:
+  // Errors: DaemonUnreachable (no socket, or nobody listens), PermissionDenied (the socket may not be
+  // opened), InvalidArgument (--timeout).
+  static absl::StatusOr<AdminClient> Connect(const GlobalFlags& flags);
+
+  AdminClient(AdminClient&&) noexcept;
+  ~AdminClient();
+
+  absl::StatusOr<v1::NodeStatus> GetStatus();
+
+  absl::StatusOr<v1::MountInfo> Mount(const v1::MountRequest& request);
+  absl::Status Unmount(const std::string& mount_point);
+  absl::StatusOr<std::vector<v1::MountInfo>> ListMounts();
+  // Calls `on_progress` with each message until the fill has ended. Without --timeout it waits as long as
+  // that takes.
+  absl::Status WatchFill(const std::string& mount_point,
+                         const std::function<void(const v1::WatchFillResponse&)>& on_progress);
+
+  // All pages.
+  absl::StatusOr<std::vector<v1::BlobInfo>> ListBlobs();
+  absl::StatusOr<v1::BlobInfo> GetBlob(const std::string& digest);
+  absl::StatusOr<v1::VerifyBlobResponse> VerifyBlob(const std::string& digest);
+  absl::StatusOr<v1::EvictBlobResponse> EvictBlob(const std::string& digest);
+  absl::Status PinBlob(const std::string& digest);
+  absl::Status UnpinBlob(const std::string& digest);
+
+ private:
+  class Channel;
+
+  explicit AdminClient(std::unique_ptr<Channel> channel);
+
+  std::unique_ptr<Channel> channel_;
+};
+
+}  // namespace sluice::cli

@@ -1,0 +1,107 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "node/cli/admin_client.h"
+#include "node/cli/commands.h"
+#include "node/cli/exit_code.h"
+#include "node/cli/json_report.h"
+#include "node/cli/table_report.h"
+#include "node/cli/units_text.h"
+
+namespace sluice::cli {
+namespace {
+
+void Print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+}
+
+absl::Status ListBlobs(AdminClient& client, OutputFormat output) {
+  absl::StatusOr<std::vector<v1::BlobInfo>> blobs = client.ListBlobs();
+  if (!blobs.ok()) return Annotate(blobs.status(), "cannot list the blobs");
+  Print(output == OutputFormat::kJson ? BlobListJson(*blobs) : BlobTable(*blobs));
+  return absl::OkStatus();
+}
+
+absl::Status StatBlob(AdminClient& client, OutputFormat output, const std::string& digest) {
+  absl::StatusOr<v1::BlobInfo> blob = client.GetBlob(digest);
+  if (!blob.ok()) return Annotate(blob.status(), absl::StrCat("cannot show blob ", digest));
+  Print(output == OutputFormat::kJson ? BlobJson(*blob) : BlobDetails(*blob));
+  return absl::OkStatus();
+}
+
+absl::Status VerifyBlob(AdminClient& client, OutputFormat output, const std::string& digest) {
+  absl::StatusOr<v1::VerifyBlobResponse> report = client.VerifyBlob(digest);
+  if (!report.ok()) return Annotate(report.status(), absl::StrCat("cannot verify blob ", digest));
+  Print(output == OutputFormat::kJson ? VerifyJson(digest, *report) : VerifyText(digest, *report));
+  if (report->bad_chunks() == 0) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("blob ", digest, " had ", report->bad_chunks(),
+                   " bad chunks: they were dropped and are fetched again when they are "
+                   "next read. Check the disk if this happens again"));
+}
+
+absl::Status EvictBlob(AdminClient& client, OutputFormat output, const std::string& digest) {
+  absl::StatusOr<v1::EvictBlobResponse> response = client.EvictBlob(digest);
+  if (!response.ok()) return Annotate(response.status(), absl::StrCat("cannot evict blob ", digest));
+  Print(output == OutputFormat::kJson
+            ? EvictJson(digest, *response)
+            : absl::StrCat(digest, ": ", BytesText(response->freed_bytes()), " freed\n"));
+  return absl::OkStatus();
+}
+
+absl::Status PinBlob(AdminClient& client, OutputFormat output, const std::string& digest) {
+  absl::Status status = client.PinBlob(digest);
+  if (!status.ok()) return Annotate(status, absl::StrCat("cannot pin blob ", digest));
+  if (output == OutputFormat::kJson) Print(PinJson(digest, Pinned::kYes));
+  return absl::OkStatus();
+}
+
+absl::Status UnpinBlob(AdminClient& client, OutputFormat output, const std::string& digest) {
+  absl::Status status = client.UnpinBlob(digest);
+  if (!status.ok()) return Annotate(status, absl::StrCat("cannot unpin blob ", digest));
+  if (output == OutputFormat::kJson) Print(PinJson(digest, Pinned::kNo));
+  return absl::OkStatus();
+}
+
+using BlobCommand = absl::Status (*)(AdminClient&, OutputFormat, const std::string& digest);
+
+void AddBlobCommand(CLI::App& blob, Invocation& invocation, const char* name, const char* help,
+                    BlobCommand command) {
+  CLI::App* added = blob.add_subcommand(name, help);
+  auto digest = std::make_shared<std::string>();
+  added->add_option("DIGEST", *digest, "sha256:<64 hexadecimal digits>")->required();
+  added->callback([&invocation, digest, command] {
+    invocation.run = [&invocation, digest, command] {
+      absl::StatusOr<AdminClient> client = AdminClient::Connect(invocation.flags);
+      if (!client.ok()) return client.status();
+      return command(*client, invocation.flags.output, *digest);
+    };
+  });
+}
+
+}  // namespace
+
+void AddBlobCommands(CLI::App& app, Invocation& invocation) {
+  CLI::App* blob = app.add_subcommand("blob", "Look at and change what the store keeps");
+  blob->require_subcommand(1);
+  CLI::App* list = blob->add_subcommand("ls", "List all blobs");
+  list->callback([&invocation] {
+    invocation.run = [&invocation] {
+      absl::StatusOr<AdminClient> client = AdminClient::Connect(invocation.flags);
+      if (!client.ok()) return client.status();
+      return ListBlobs(*client, invocation.flags.output);
+    };
+  });
+  AddBlobCommand(*blob, invocation, "stat", "Show one blob", StatBlob);
+  AddBlobCommand(*blob, invocation, "verify", "Hash again what is present; exit code 1 if some of it was bad",
+                 VerifyBlob);
+  AddBlobCommand(*blob, invocation, "evict", "Take a blob out of the store", EvictBlob);
+  AddBlobCommand(*blob, invocation, "pin", "Protect a blob from eviction", PinBlob);
+  AddBlobCommand(*blob, invocation, "unpin", "End that protection", UnpinBlob);
+}
+
+}  // namespace sluice::cli

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "node/cli/invocation.h"
+
+namespace CLI {
+class App;
+}
+
+// One function for each family of commands: adds its subcommands to `app`, whose callbacks set
+// `invocation.run`. Both outlive the parsing and the run.
+
+namespace sluice::cli {
+
+void AddMountCommands(CLI::App& app, Invocation& invocation);   // mount, umount
+void AddStatusCommand(CLI::App& app, Invocation& invocation);   // status
+void AddBlobCommands(CLI::App& app, Invocation& invocation);    // blob ls|stat|verify|evict|pin|unpin
+void AddConfigCommands(CLI::App& app, Invocation& invocation);  // config validate|show
+void AddDoctorCommand(CLI::App& app, Invocation& invocation);   // doctor
+void AddVersionCommand(CLI::App& app, Invocation& invocation);  // version
+
+}  // namespace sluice::cli

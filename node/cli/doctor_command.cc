@@ -1,0 +1,90 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "node/cli/commands.h"
+#include "node/daemon/config.h"
+#include "ondemand/probe.h"
+
+namespace sluice::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct DoctorFlags {
+  std::string config_file;
+  std::string data_dir;
+};
+
+// Errors: those of LoadConfig.
+absl::StatusOr<std::string> DataDir(const DoctorFlags& flags) {
+  if (!flags.data_dir.empty()) return flags.data_dir;
+  absl::StatusOr<Config> config =
+      LoadConfig({.file = flags.config_file, .environment = SluiceEnvironment(), .flags = {}});
+  if (!config.ok()) return config.status();
+  return config->data_dir;
+}
+
+void PrintText(const std::string& data_dir, const std::vector<ondemand::Requirement>& requirements,
+               bool works) {
+  std::printf("fanotify, with the store in %s:\n", data_dir.c_str());
+  for (const ondemand::Requirement& requirement : requirements) {
+    std::printf("  %-4s %s", requirement.holds ? "ok" : "FAIL", requirement.name.c_str());
+    if (!requirement.detail.empty()) std::printf(": %s", requirement.detail.c_str());
+    std::printf("\n");
+    if (!requirement.holds) std::printf("       remedy: %s\n", requirement.remedy.c_str());
+  }
+  std::printf(works ? "Images can be mounted on this machine.\n"
+                    : "Images can't be mounted on this machine.\n");
+}
+
+void PrintJson(const std::string& data_dir, const std::vector<ondemand::Requirement>& requirements,
+               bool works) {
+  Json list = Json::array();
+  for (const ondemand::Requirement& requirement : requirements) {
+    list.push_back({{"name", requirement.name},
+                    {"holds", requirement.holds},
+                    {"detail", requirement.detail},
+                    {"remedy", requirement.remedy}});
+  }
+  const Json json = {{"works", works},
+                     {"data_dir", data_dir},
+                     {"backends", {{{"name", "fanotify"}, {"works", works}, {"requirements", list}}}}};
+  std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+}
+
+absl::Status RunDoctor(const GlobalFlags& flags, const DoctorFlags& doctor) {
+  absl::StatusOr<std::string> data_dir = DataDir(doctor);
+  if (!data_dir.ok()) return data_dir.status();
+  const std::vector<ondemand::Requirement> requirements = ondemand::ProbeFanotify(*data_dir);
+  const bool works =
+      !requirements.empty() && std::all_of(requirements.begin(), requirements.end(),
+                                           [](const ondemand::Requirement& r) { return r.holds; });
+  if (flags.output == OutputFormat::kJson) {
+    PrintJson(*data_dir, requirements, works);
+  } else {
+    PrintText(*data_dir, requirements, works);
+  }
+  if (works) return absl::OkStatus();
+  return absl::UnavailableError(
+      "no backend works here: a requirement does not hold. Its remedy stands above");
+}
+
+}  // namespace
+
+void AddDoctorCommand(CLI::App& app, Invocation& invocation) {
+  CLI::App* doctor = app.add_subcommand(
+      "doctor", "Try what mounting needs of this machine; exit code 1 if no backend works");
+  auto flags = std::make_shared<DoctorFlags>();
+  doctor->add_option("--config", flags->config_file, "Read the data directory from this configuration file");
+  doctor->add_option("--data-dir", flags->data_dir, "Try in this data directory");
+  doctor->callback([&invocation, flags] {
+    invocation.run = [&invocation, flags] { return RunDoctor(invocation.flags, *flags); };
+  });
+}
+
+}  // namespace sluice::cli

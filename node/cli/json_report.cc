@@ -1,0 +1,129 @@
+#include "node/cli/json_report.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/time/time.h"
+
+namespace sluice::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string Text(const Json& json) {
+  // A reference or path that is not UTF-8 must not make the answer unreadable.
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Json Served(const google::protobuf::RepeatedPtrField<v1::SourceTotals>& served) {
+  Json json = Json::object();
+  for (const char* name : {"local", "peer", "origin"}) json[name] = {{"reads", 0}, {"bytes", 0}};
+  for (const v1::SourceTotals& totals : served) {
+    const char* name = nullptr;
+    switch (totals.source()) {
+      case v1::SOURCE_LOCAL:
+        name = "local";
+        break;
+      case v1::SOURCE_PEER:
+        name = "peer";
+        break;
+      case v1::SOURCE_ORIGIN:
+        name = "origin";
+        break;
+      default:
+        continue;
+    }
+    json[name] = {{"reads", totals.reads()}, {"bytes", totals.bytes()}};
+  }
+  return json;
+}
+
+Json Mount(const v1::MountInfo& mount) {
+  Json blobs = Json::array();
+  for (const v1::BlobPresence& blob : mount.blobs()) {
+    blobs.push_back({{"digest", blob.digest()},
+                     {"size_bytes", blob.size_bytes()},
+                     {"present_bytes", blob.present_bytes()}});
+  }
+  return {{"reference", mount.reference()},     {"manifest_digest", mount.manifest_digest()},
+          {"mount_point", mount.mount_point()}, {"backend", mount.backend()},
+          {"blobs", std::move(blobs)},          {"served", Served(mount.served())},
+          {"read_errors", mount.read_errors()}, {"last_error", mount.last_error()}};
+}
+
+Json Blob(const v1::BlobInfo& blob) {
+  Json origins = Json::array();
+  for (const v1::BlobOrigin& origin : blob.origins()) {
+    origins.push_back({{"registry", origin.registry()}, {"repository", origin.repository()}});
+  }
+  Json json = {{"digest", blob.digest()},
+               {"size_bytes", blob.size_bytes()},
+               {"chunk_size_bytes", blob.chunk_size_bytes()},
+               {"present_bytes", blob.present_bytes()},
+               {"unverified_chunks", blob.unverified_chunks()},
+               {"recipe_bound", blob.recipe_bound()},
+               {"refused", blob.refused()},
+               {"pinned", blob.pinned()},
+               {"lease_count", blob.lease_count()},
+               {"last_access_time", nullptr},
+               {"origins", std::move(origins)}};
+  if (blob.has_last_access_time()) {
+    json["last_access_time"] = absl::FormatTime(
+        absl::RFC3339_sec, absl::FromUnixSeconds(blob.last_access_time().seconds()), absl::UTCTimeZone());
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts) {
+  Json mounts_json = Json::array();
+  for (const v1::MountInfo& mount : mounts) mounts_json.push_back(Mount(mount));
+  return Text({{"version", status.version()},
+               {"backend", status.backend()},
+               {"backend_reason", status.backend_reason()},
+               {"uptime_seconds", status.uptime().seconds()},
+               {"store",
+                {{"capacity_bytes", status.store().capacity_bytes()},
+                 {"size_bytes", status.store().size_bytes()},
+                 {"blob_count", status.store().blob_count()}}},
+               {"mount_count", status.mount_count()},
+               {"served", Served(status.served())},
+               {"read_errors", status.read_errors()},
+               {"origin_bytes", status.origin_bytes()},
+               {"mounts", std::move(mounts_json)}});
+}
+
+std::string MountJson(const v1::MountInfo& mount) {
+  return Text(Mount(mount));
+}
+
+std::string UnmountJson(const std::string& mount_point) {
+  return Text({{"mount_point", mount_point}});
+}
+
+std::string BlobListJson(const std::vector<v1::BlobInfo>& blobs) {
+  Json list = Json::array();
+  for (const v1::BlobInfo& blob : blobs) list.push_back(Blob(blob));
+  return Text({{"blobs", std::move(list)}});
+}
+
+std::string BlobJson(const v1::BlobInfo& blob) {
+  return Text(Blob(blob));
+}
+
+std::string VerifyJson(const std::string& digest, const v1::VerifyBlobResponse& report) {
+  return Text({{"digest", digest},
+               {"checked_bytes", report.checked_bytes()},
+               {"bad_chunks", report.bad_chunks()},
+               {"unprovable_chunks", report.unprovable_chunks()}});
+}
+
+std::string EvictJson(const std::string& digest, const v1::EvictBlobResponse& response) {
+  return Text({{"digest", digest}, {"freed_bytes", response.freed_bytes()}});
+}
+
+std::string PinJson(const std::string& digest, Pinned pinned) {
+  return Text({{"digest", digest}, {"pinned", pinned == Pinned::kYes}});
+}
+
+}  // namespace sluice::cli

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "sluice/v1/admin.pb.h"
+
+// Answers for scripts: one JSON object and a newline. Field names are those of the messages in admin.proto
+// (snake_case), numbers are numbers, and "served" is an object by source: {"local": {"reads", "bytes"}, ...}.
+// Fields are only ever added.
+
+namespace sluice::cli {
+
+// The status, with "uptime_seconds" and an array "mounts".
+std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts);
+std::string MountJson(const v1::MountInfo& mount);
+// {"mount_point"}
+std::string UnmountJson(const std::string& mount_point);
+// {"blobs": [...]}
+std::string BlobListJson(const std::vector<v1::BlobInfo>& blobs);
+std::string BlobJson(const v1::BlobInfo& blob);
+// {"digest", "checked_bytes", "bad_chunks", "unprovable_chunks"}
+std::string VerifyJson(const std::string& digest, const v1::VerifyBlobResponse& report);
+// {"digest", "freed_bytes"}
+std::string EvictJson(const std::string& digest, const v1::EvictBlobResponse& response);
+
+enum class Pinned { kNo, kYes };
+// {"digest", "pinned"}
+std::string PinJson(const std::string& digest, Pinned pinned);
+
+}  // namespace sluice::cli

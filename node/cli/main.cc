@@ -1,0 +1,71 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "node/cli/commands.h"
+#include "node/cli/exit_code.h"
+#include "node/cli/image_commands.h"
+#include "node/cli/invocation.h"
+
+namespace sluice::cli {
+namespace {
+
+void AddGlobalFlags(CLI::App& app, GlobalFlags& flags) {
+  app.add_option("--socket", flags.socket, "The daemon's API socket")
+      ->envname("SLUICE_API_SOCKET")
+      ->capture_default_str();
+  app.add_option("--timeout", flags.timeout,
+                 "The longest that a call to the daemon may take, e.g. 500ms, 30s, 5m (default: by command)");
+  static const std::map<std::string, OutputFormat> kFormats = {{"table", OutputFormat::kTable},
+                                                               {"json", OutputFormat::kJson}};
+  app.add_option("--output", flags.output, "table or json (default: table)")
+      ->transform(CLI::CheckedTransformer(kFormats, CLI::ignore_case).description(""));
+}
+
+void PrintError(std::string message) {
+  if (!message.empty() && message.back() != '.') message += '.';
+  std::fprintf(stderr, "sluice: %s\n", message.c_str());
+}
+
+// Returns the process's exit code.
+int Finish(const absl::Status& status) {
+  if (!status.ok()) PrintError(std::string(status.message()));
+  // An answer that did not reach its reader is a failure.
+  if (std::fflush(stdout) != 0 && status.ok()) {
+    PrintError("cannot write the answer to stdout");
+    return static_cast<int>(ExitCode::kFailed);
+  }
+  return static_cast<int>(ExitCodeOf(status));
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Sluice: mounts container images before they are there.", "sluice");
+  Invocation invocation;
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.footer(kExitCodesHelp);
+  AddGlobalFlags(app, invocation.flags);
+  AddImageCommands(app, invocation);
+  AddMountCommands(app, invocation);
+  AddStatusCommand(app, invocation);
+  AddBlobCommands(app, invocation);
+  AddConfigCommands(app, invocation);
+  AddDoctorCommand(app, invocation);
+  AddVersionCommand(app, invocation);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) return app.exit(error);
+    PrintError(std::string(error.what()) + ". `sluice --help` shows the commands");
+    return static_cast<int>(ExitCode::kUsage);
+  }
+  return Finish(invocation.run());
+}
+
+}  // namespace
+}  // namespace sluice::cli
+
+int main(int argc, char** argv) {
+  return sluice::cli::Main(argc, argv);
+}

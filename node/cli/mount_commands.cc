@@ -1,0 +1,161 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "node/cli/admin_client.h"
+#include "node/cli/commands.h"
+#include "node/cli/exit_code.h"
+#include "node/cli/json_report.h"
+#include "node/cli/progress.h"
+#include "node/cli/table_report.h"
+
+namespace sluice::cli {
+namespace {
+
+struct MountFlags {
+  std::string reference;
+  std::string directory;
+  bool fill = false;
+  bool no_fill = false;
+  bool wait = false;
+};
+
+// The daemon has another working directory. Errors: InvalidArgument.
+absl::StatusOr<std::string> AbsolutePath(const std::string& path) {
+  std::error_code error;
+  std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  if (error) return absl::InvalidArgumentError(absl::StrCat("directory \"", path, "\": ", error.message()));
+  absolute = absolute.lexically_normal();
+  if (!absolute.has_filename() && absolute.has_relative_path()) absolute = absolute.parent_path();
+  return absolute.string();
+}
+
+// The state of a fill as WatchFill's messages build it up; shown as a bar if stderr is a terminal.
+class FillView {
+ public:
+  ~FillView() { progress_->End(); }
+
+  void Update(const v1::WatchFillResponse& changes) {
+    const bool is_first = blobs_.empty();
+    for (const v1::BlobFill& blob : changes.blobs()) blobs_[blob.blob().digest()] = blob;
+    uint64_t size = 0, present = 0;
+    for (const auto& [digest, blob] : blobs_) {
+      size += blob.blob().size_bytes();
+      present += blob.blob().present_bytes();
+    }
+    // The first message has all blobs, so the size is known from then on.
+    if (is_first) progress_->Begin("filling", size);
+    progress_->Advance(present);
+  }
+
+  // Errors: what the blobs that failed said; FailedPrecondition if blobs are incomplete and nobody fills
+  // them.
+  absl::Status Result() const {
+    std::vector<std::string> failures;
+    bool idle = false;
+    for (const auto& [digest, blob] : blobs_) {
+      if (blob.state() == v1::FILL_STATE_FAILED) failures.push_back(absl::StrCat(digest, ": ", blob.error()));
+      if (blob.state() == v1::FILL_STATE_IDLE) idle = true;
+    }
+    if (!failures.empty()) {
+      return absl::UnavailableError(absl::StrCat("the fill failed; the mount is there and works on demand: ",
+                                                 absl::StrJoin(failures, "; ")));
+    }
+    if (idle) {
+      return absl::FailedPreconditionError(
+          "the mount is there, but no fill is under way to wait for; mount with --fill");
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const std::unique_ptr<ProgressSink> progress_ = MakeProgress(ProgressStyle::kBar);
+  std::map<std::string, v1::BlobFill> blobs_;
+};
+
+absl::Status WaitForFill(AdminClient& client, const std::string& mount_point) {
+  FillView view;
+  absl::Status status =
+      client.WatchFill(mount_point, [&view](const v1::WatchFillResponse& changes) { view.Update(changes); });
+  return status.ok() ? view.Result() : Annotate(status, "the mount is there, but its fill can't be watched");
+}
+
+// The mount as it is after the fill; as it was before, should it have gone in the meantime.
+v1::MountInfo Refreshed(AdminClient& client, const v1::MountInfo& before) {
+  absl::StatusOr<std::vector<v1::MountInfo>> mounts = client.ListMounts();
+  if (!mounts.ok()) return before;
+  for (const v1::MountInfo& mount : *mounts) {
+    if (mount.mount_point() == before.mount_point()) return mount;
+  }
+  return before;
+}
+
+absl::Status RunMount(const GlobalFlags& flags, const MountFlags& mount_flags) {
+  const std::string what =
+      absl::StrCat("cannot mount ", mount_flags.reference, " on ", mount_flags.directory);
+  absl::StatusOr<std::string> mount_point = AbsolutePath(mount_flags.directory);
+  if (!mount_point.ok()) return Annotate(mount_point.status(), what);
+  absl::StatusOr<AdminClient> client = AdminClient::Connect(flags);
+  if (!client.ok()) return client.status();
+
+  v1::MountRequest request;
+  request.set_reference(mount_flags.reference);
+  request.set_mount_point(*mount_point);
+  if (mount_flags.fill) request.set_fill(v1::FILL_BACKGROUND);
+  if (mount_flags.no_fill) request.set_fill(v1::FILL_ON_DEMAND);
+  absl::StatusOr<v1::MountInfo> mount = client->Mount(request);
+  if (!mount.ok()) return Annotate(mount.status(), what);
+
+  absl::Status filled;
+  if (mount_flags.wait) {
+    filled = WaitForFill(*client, *mount_point);
+    *mount = Refreshed(*client, *mount);
+  }
+  std::fputs((flags.output == OutputFormat::kJson ? MountJson(*mount) : MountTable({*mount})).c_str(),
+             stdout);
+  return Annotate(filled, absl::StrCat("cannot fill ", mount_flags.reference));
+}
+
+absl::Status RunUnmount(const GlobalFlags& flags, const std::string& directory) {
+  const std::string what = absl::StrCat("cannot unmount ", directory);
+  absl::StatusOr<std::string> mount_point = AbsolutePath(directory);
+  if (!mount_point.ok()) return Annotate(mount_point.status(), what);
+  absl::StatusOr<AdminClient> client = AdminClient::Connect(flags);
+  if (!client.ok()) return client.status();
+  absl::Status status = client->Unmount(*mount_point);
+  if (!status.ok()) return Annotate(status, what);
+  if (flags.output == OutputFormat::kJson) std::fputs(UnmountJson(*mount_point).c_str(), stdout);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddMountCommands(CLI::App& app, Invocation& invocation) {
+  CLI::App* mount = app.add_subcommand("mount", "Mount an image; what is read is fetched as it is read");
+  auto flags = std::make_shared<MountFlags>();
+  mount->add_option("REF", flags->reference, "The image: registry/repository:tag or ...@sha256:...")
+      ->required();
+  mount->add_option("DIR", flags->directory, "An empty directory")->required();
+  CLI::Option* fill = mount->add_flag("--fill", flags->fill, "Bring in the rest in the background");
+  CLI::Option* no_fill = mount->add_flag("--no-fill", flags->no_fill,
+                                         "Fetch only what is read, whatever the configuration says");
+  mount->add_flag("--wait", flags->wait, "Wait until the fill has ended; shows progress on a terminal");
+  fill->excludes(no_fill);
+  mount->callback([&invocation, flags] {
+    invocation.run = [&invocation, flags] { return RunMount(invocation.flags, *flags); };
+  });
+
+  CLI::App* unmount = app.add_subcommand("umount", "Unmount an image");
+  auto directory = std::make_shared<std::string>();
+  unmount->add_option("DIR", *directory, "Where it is mounted")->required();
+  unmount->callback([&invocation, directory] {
+    invocation.run = [&invocation, directory] { return RunUnmount(invocation.flags, *directory); };
+  });
+}
+
+}  // namespace sluice::cli

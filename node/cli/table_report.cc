@@ -1,0 +1,134 @@
+#include "node/cli/table_report.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
+#include "node/cli/units_text.h"
+
+namespace sluice::cli {
+namespace {
+
+v1::SourceTotals ServedFrom(const google::protobuf::RepeatedPtrField<v1::SourceTotals>& served,
+                            v1::Source source) {
+  for (const v1::SourceTotals& totals : served) {
+    if (totals.source() == source) return totals;
+  }
+  return {};
+}
+
+std::string ServedText(const v1::NodeStatus& status, v1::Source source, absl::string_view name) {
+  const v1::SourceTotals totals = ServedFrom(status.served(), source);
+  return absl::StrCat(name, " ", BytesText(totals.bytes()), " in ", totals.reads(), " reads");
+}
+
+// What is wrong with a blob or noteworthy of it, in one cell.
+std::string BlobFlags(const v1::BlobInfo& blob) {
+  std::vector<std::string> flags;
+  if (blob.refused()) flags.push_back("REFUSED");
+  if (blob.pinned()) flags.push_back("pinned");
+  if (blob.lease_count() > 0) flags.push_back("in use");
+  if (!blob.recipe_bound()) flags.push_back("no recipe");
+  if (blob.unverified_chunks() > 0) flags.push_back("unverified");
+  return flags.empty() ? "-" : absl::StrJoin(flags, ", ");
+}
+
+std::string LastAccessText(const v1::BlobInfo& blob) {
+  if (!blob.has_last_access_time()) return "never";
+  return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixSeconds(blob.last_access_time().seconds()),
+                          absl::UTCTimeZone());
+}
+
+}  // namespace
+
+std::string FormatTable(const std::vector<std::string>& header,
+                        const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const std::string& cell : header) widths.push_back(cell.size());
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  const auto add_row = [&](const std::vector<std::string>& row) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      text += row[i];
+      if (i + 1 < row.size()) text.append(widths[i] - row[i].size() + 2, ' ');
+    }
+    text += '\n';
+  };
+  add_row(header);
+  for (const auto& row : rows) add_row(row);
+  return text;
+}
+
+std::string MountTable(const std::vector<v1::MountInfo>& mounts) {
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::MountInfo& mount : mounts) {
+    uint64_t size = 0, present = 0;
+    for (const v1::BlobPresence& blob : mount.blobs()) {
+      size += blob.size_bytes();
+      present += blob.present_bytes();
+    }
+    rows.push_back({mount.mount_point(), mount.reference(), BytesText(size), ShareText(present, size),
+                    BytesText(ServedFrom(mount.served(), v1::SOURCE_LOCAL).bytes()),
+                    BytesText(ServedFrom(mount.served(), v1::SOURCE_PEER).bytes()),
+                    BytesText(ServedFrom(mount.served(), v1::SOURCE_ORIGIN).bytes()),
+                    absl::StrCat(mount.read_errors())});
+  }
+  std::string text = FormatTable(
+      {"MOUNT POINT", "IMAGE", "SIZE", "PRESENT", "FROM STORE", "FROM PEERS", "FROM ORIGIN", "ERRORS"}, rows);
+  for (const v1::MountInfo& mount : mounts) {
+    if (mount.last_error().empty()) continue;
+    absl::StrAppend(&text, mount.mount_point(), ": last error: ", mount.last_error(), "\n");
+  }
+  return text;
+}
+
+std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts) {
+  std::string text = absl::StrCat(
+      "node     sluice ", status.version(), ", up ", SecondsText(status.uptime().seconds()), "\n",  //
+      "backend  ", status.backend(), " (", status.backend_reason(), ")\n",                          //
+      "store    ", BytesText(status.store().size_bytes()), " of ", BytesText(status.store().capacity_bytes()),
+      ", ", status.store().blob_count(), " blobs\n",                     //
+      "served   ", ServedText(status, v1::SOURCE_LOCAL, "store"), "; ",  //
+      ServedText(status, v1::SOURCE_PEER, "peers"), "; ",                //
+      ServedText(status, v1::SOURCE_ORIGIN, "origin"), "\n",             //
+      "origin   ", BytesText(status.origin_bytes()), " received\n",      //
+      "errors   ", status.read_errors(), " reads failed\n");
+  if (mounts.empty()) return absl::StrCat(text, "mounts   none\n");
+  return absl::StrCat(text, "\n", MountTable(mounts));
+}
+
+std::string BlobTable(const std::vector<v1::BlobInfo>& blobs) {
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::BlobInfo& blob : blobs) {
+    rows.push_back({blob.digest(), BytesText(blob.size_bytes()),
+                    ShareText(blob.present_bytes(), blob.size_bytes()), BlobFlags(blob)});
+  }
+  return FormatTable({"DIGEST", "SIZE", "PRESENT", "NOTES"}, rows);
+}
+
+std::string BlobDetails(const v1::BlobInfo& blob) {
+  std::string text =
+      absl::StrCat("digest       ", blob.digest(), "\n",                                                 //
+                   "size         ", BytesText(blob.size_bytes()), " (", blob.size_bytes(), " bytes)\n",  //
+                   "chunk size   ", BytesText(blob.chunk_size_bytes()), "\n",                            //
+                   "present      ", ShareText(blob.present_bytes(), blob.size_bytes()), "\n",            //
+                   "recipe       ", blob.recipe_bound() ? "bound" : "none", "\n",                        //
+                   "unverified   ", blob.unverified_chunks(), " chunks\n",                               //
+                   "in use by    ", blob.lease_count(), "\n",                                            //
+                   "last access  ", LastAccessText(blob), "\n",                                          //
+                   "notes        ", BlobFlags(blob), "\n");
+  for (const v1::BlobOrigin& origin : blob.origins()) {
+    absl::StrAppend(&text, "origin       ", origin.registry(), "/", origin.repository(), "\n");
+  }
+  return text;
+}
+
+std::string VerifyText(const std::string& digest, const v1::VerifyBlobResponse& report) {
+  return absl::StrCat(digest, ": ", BytesText(report.checked_bytes()), " checked, ", report.bad_chunks(),
+                      " bad chunks, ", report.unprovable_chunks(), " chunks that nothing can prove yet\n");
+}
+
+}  // namespace sluice::cli

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "sluice/v1/admin.pb.h"
+
+// Answers as people read them. The layout may change; scripts use --output json.
+
+namespace sluice::cli {
+
+// Rows under a header, columns two blanks apart; no trailing blanks.
+// REQUIRES: each row has as many cells as the header.
+std::string FormatTable(const std::vector<std::string>& header,
+                        const std::vector<std::vector<std::string>>& rows);
+
+std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts);
+std::string MountTable(const std::vector<v1::MountInfo>& mounts);
+std::string BlobTable(const std::vector<v1::BlobInfo>& blobs);
+std::string BlobDetails(const v1::BlobInfo& blob);
+std::string VerifyText(const std::string& digest, const v1::VerifyBlobResponse& report);
+
+}  // namespace sluice::cli

@@ -1,0 +1,300 @@
+// The `sluice` binary against a server with a fake backend: exit codes, what is on stdout and stderr, and the
+// shape of its JSON.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "api/grpc_server.h"
+#include "tests/unit/api/fake_admin_backend.h"
+#include "tests/unit/api/temp_dir.h"
+
+namespace sluice::api {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+using Json = nlohmann::json;
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string ReadFile(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+class CliTest : public ::testing::Test {
+ protected:
+  void Serve() {
+    server_ = std::make_unique<GrpcServer>(
+        GrpcServerOptions{.socket_path = socket_,
+                          .service = {.fill_poll_interval = std::chrono::milliseconds(1)}},
+        backend_.ports());
+    ASSERT_TRUE(server_->Start().ok());
+  }
+
+  // Runs sluice with this test's socket and an otherwise empty environment.
+  Outcome Run(std::vector<std::string> arguments, std::vector<std::string> environment = {}) {
+    arguments.insert(arguments.begin(), SLUICE_BINARY);
+    environment.push_back("SLUICE_API_SOCKET=" + socket_);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    const std::string out = dir_.File("out"), err = dir_.File("err");
+    const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), flags, 0600);
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), flags, 0600);
+    pid_t pid = -1;
+    EXPECT_EQ(posix_spawn(&pid, SLUICE_BINARY, &actions, nullptr, Pointers(arguments).data(),
+                          Pointers(environment).data()),
+              0);
+    posix_spawn_file_actions_destroy(&actions);
+    int status = 0;
+    EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, ReadFile(out), ReadFile(err)};
+  }
+
+  Json RunJson(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"--output", "json"});
+    const Outcome outcome = Run(arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return Json::parse(outcome.out, nullptr, false);
+  }
+
+  static std::vector<char*> Pointers(std::vector<std::string>& strings) {
+    std::vector<char*> pointers;
+    for (std::string& text : strings) pointers.push_back(text.data());
+    pointers.push_back(nullptr);
+    return pointers;
+  }
+
+  TempDir dir_;
+  const std::string socket_ = dir_.File("api.sock");
+  const std::string digest_ = TestDigest(1).ToString();
+  FakeAdminBackend backend_;
+  std::unique_ptr<GrpcServer> server_;
+};
+
+TEST_F(CliTest, WithoutADaemonItSaysHowToStartItAndExitsWith4) {
+  const Outcome outcome = Run({"status"});
+  EXPECT_EQ(outcome.exit_code, 4);
+  EXPECT_THAT(outcome.out, IsEmpty());
+  EXPECT_THAT(outcome.err, AllOf(StartsWith("sluice: cannot reach the daemon on " + socket_),
+                                 HasSubstr("systemctl start sluiced"), HasSubstr("--socket")));
+}
+
+TEST_F(CliTest, WrongUsageExitsWith2) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{},
+                                             {"frobnicate"},
+                                             {"mount"},
+                                             {"mount", "r/a:1"},
+                                             {"blob"},
+                                             {"--output", "xml", "status"},
+                                             {"--timeout", "soon", "status"},
+                                             {"mount", "r/a:1", "/mnt", "--fill", "--no-fill"},
+                                             {"config", "validate"}}) {
+    const Outcome outcome = Run(arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << Json(arguments);
+    EXPECT_THAT(outcome.err, StartsWith("sluice: ")) << Json(arguments);
+    EXPECT_THAT(outcome.out, IsEmpty()) << Json(arguments);
+  }
+}
+
+TEST_F(CliTest, HelpDocumentsTheExitCodes) {
+  const Outcome outcome = Run({"--help"});
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("Exit codes: 0 ok, 1 failed, 2 "), HasSubstr("4 no daemon answers"),
+                    HasSubstr("5 refused"), HasSubstr("doctor"), HasSubstr("umount")));
+}
+
+TEST_F(CliTest, TheServicesCodesBecomeExitCodes) {
+  Serve();
+  const std::pair<absl::StatusCode, int> cases[] = {
+      {absl::StatusCode::kInvalidArgument, 2},    {absl::StatusCode::kNotFound, 3},
+      {absl::StatusCode::kPermissionDenied, 5},   {absl::StatusCode::kUnauthenticated, 5},
+      {absl::StatusCode::kFailedPrecondition, 5}, {absl::StatusCode::kAlreadyExists, 5},
+      {absl::StatusCode::kUnavailable, 1},        {absl::StatusCode::kDataLoss, 1},
+      {absl::StatusCode::kDeadlineExceeded, 1},   {absl::StatusCode::kResourceExhausted, 1}};
+  for (const auto& [code, exit_code] : cases) {
+    backend_.failure = absl::Status(code, "the registry says no. Ask it nicely");
+    const Outcome outcome = Run({"mount", "r/a:1", "/mnt"});
+    EXPECT_EQ(outcome.exit_code, exit_code) << absl::StatusCodeToString(code);
+    EXPECT_EQ(outcome.err, "sluice: cannot mount r/a:1 on /mnt: the registry says no. Ask it nicely.\n");
+  }
+}
+
+TEST_F(CliTest, StatusIsATableForPeople) {
+  Serve();
+  backend_.status.version = "9.8.7";
+  backend_.status.store = {.capacity_bytes = 64ull << 30, .size_bytes = 3 << 19, .blob_count = 5};
+  ASSERT_TRUE(backend_.Mount({.reference = "r/a:1", .mount_point = "/mnt/a", .deadline = {}}).ok());
+  backend_.mounts["/mnt/a"].last_error = "chunk 7: the origin timed out";
+  const Outcome outcome = Run({"status"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("sluice 9.8.7"), HasSubstr("1.5 MiB of 64.0 GiB, 5 blobs"),
+                                 HasSubstr("FROM ORIGIN"), HasSubstr("/mnt/a"), HasSubstr("250 B (25 %)"),
+                                 HasSubstr("last error: chunk 7: the origin timed out")));
+}
+
+TEST_F(CliTest, StatusAsJson) {
+  Serve();
+  backend_.status.uptime = std::chrono::seconds(90);
+  backend_.status.served.bytes = {uint64_t{1} << 60, 2, 3};
+  backend_.status.origin_bytes = 77;
+  ASSERT_TRUE(backend_.Mount({.reference = "r/a:1", .mount_point = "/mnt/a", .deadline = {}}).ok());
+  const Json json = RunJson({"status"});
+  EXPECT_EQ(json["uptime_seconds"], 90);
+  EXPECT_EQ(json["served"]["local"]["bytes"], uint64_t{1} << 60);
+  EXPECT_EQ(json["served"]["origin"]["bytes"], 3);
+  EXPECT_EQ(json["origin_bytes"], 77);
+  EXPECT_EQ(json["mounts"][0]["mount_point"], "/mnt/a");
+  EXPECT_EQ(json["mounts"][0]["blobs"][0]["present_bytes"], 250);
+  std::vector<std::string> names;
+  for (const auto& [name, value] : json.items()) names.push_back(name);
+  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "mount_count", "mounts", "origin_bytes",
+                                 "read_errors", "served", "store", "uptime_seconds", "version"));
+}
+
+TEST_F(CliTest, MountSendsAnAbsolutePathAndTheFill) {
+  Serve();
+  EXPECT_EQ(RunJson({"mount", "r/a:1", "/mnt/x/../a/", "--fill"})["mount_point"], "/mnt/a");
+  EXPECT_EQ(backend_.last_mount().fill, FillMode::kBackground);
+  EXPECT_EQ(Run({"mount", "r/a:1", "relative", "--no-fill"}).exit_code, 0);
+  EXPECT_THAT(backend_.last_mount().mount_point, AllOf(StartsWith("/"), ::testing::EndsWith("/relative")));
+  EXPECT_EQ(backend_.last_mount().fill, FillMode::kOnDemand);
+  EXPECT_EQ(Run({"mount", "r/a:1", "/"}).exit_code, 0);
+  EXPECT_EQ(backend_.last_mount().mount_point, "/");
+  EXPECT_EQ(backend_.last_mount().fill, FillMode::kDefault);
+}
+
+TEST_F(CliTest, WaitFollowsTheFillToItsEnd) {
+  Serve();
+  const auto progress = [](uint64_t present, FillState state, const char* error = "") {
+    return std::vector<FillProgress>{
+        {.blob = {TestDigest(1), 1000, present}, .state = state, .error = error}};
+  };
+  backend_.fill_snapshots = {progress(0, FillState::kFilling), progress(500, FillState::kFilling),
+                             progress(1000, FillState::kComplete)};
+  const Outcome outcome = Run({"mount", "r/a:1", "/mnt/a", "--fill", "--wait"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, IsEmpty()) << "progress belongs on a terminal only";
+
+  backend_.fill_snapshots = {progress(500, FillState::kFailed, "the registry is down")};
+  const Outcome failed = Run({"mount", "r/a:1", "/mnt/a", "--fill", "--wait"});
+  EXPECT_EQ(failed.exit_code, 1);
+  EXPECT_THAT(failed.err, HasSubstr("the registry is down"));
+
+  backend_.fill_snapshots = {progress(500, FillState::kIdle)};
+  EXPECT_EQ(Run({"mount", "r/a:1", "/mnt/a", "--wait"}).exit_code, 5);
+}
+
+TEST_F(CliTest, UmountOfNothingExitsWith3) {
+  Serve();
+  EXPECT_EQ(Run({"mount", "r/a:1", "/mnt/a"}).exit_code, 0);
+  EXPECT_EQ(Run({"umount", "/mnt/a"}).exit_code, 0);
+  EXPECT_EQ(Run({"umount", "/mnt/a"}).exit_code, 3);
+}
+
+TEST_F(CliTest, BlobCommands) {
+  Serve();
+  BlobInfo blob;
+  blob.digest = TestDigest(1);
+  blob.size_bytes = 4096;
+  blob.present_bytes = 1024;
+  blob.origins = {{"r:5000", "team/app"}};
+  backend_.blobs[blob.digest] = blob;
+  backend_.evict_freed_bytes = 512;
+
+  EXPECT_EQ(RunJson({"blob", "ls"})["blobs"][0]["digest"], digest_);
+  const Json stat = RunJson({"blob", "stat", digest_});
+  EXPECT_EQ(stat["origins"][0]["repository"], "team/app");
+  EXPECT_TRUE(stat["last_access_time"].is_null());
+  EXPECT_EQ(RunJson({"blob", "pin", digest_})["pinned"], true);
+  EXPECT_TRUE(backend_.blobs[blob.digest].pinned);
+  EXPECT_EQ(RunJson({"blob", "unpin", digest_})["pinned"], false);
+  EXPECT_EQ(RunJson({"blob", "evict", digest_})["freed_bytes"], 512);
+  EXPECT_THAT(Run({"blob", "stat", digest_}).out, HasSubstr("1.0 KiB (25 %)"));
+  EXPECT_EQ(Run({"blob", "stat", TestDigest(9).ToString()}).exit_code, 3);
+  EXPECT_EQ(Run({"blob", "stat", "sha256:../../etc/passwd"}).exit_code, 2);
+}
+
+TEST_F(CliTest, ListsMoreBlobsThanOnePage) {
+  Serve();
+  for (int i = 0; i < 2500; ++i) {
+    std::array<uint8_t, Digest::kBytes> name{};
+    name[0] = static_cast<uint8_t>(i >> 8);
+    name[1] = static_cast<uint8_t>(i);
+    BlobInfo blob;
+    blob.digest = Digest(name);
+    backend_.blobs[blob.digest] = blob;
+  }
+  EXPECT_EQ(RunJson({"blob", "ls"})["blobs"].size(), 2500u);
+}
+
+TEST_F(CliTest, VerifyExitsWith1IfChunksWereBad) {
+  Serve();
+  backend_.blobs[TestDigest(1)].digest = TestDigest(1);
+  backend_.verify_report = {.checked_bytes = 4096, .bad_chunks = 0, .unprovable_chunks = 2};
+  EXPECT_EQ(RunJson({"blob", "verify", digest_})["unprovable_chunks"], 2);
+  backend_.verify_report.bad_chunks = 3;
+  const Outcome outcome = Run({"blob", "verify", digest_});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("3 bad chunks"));
+}
+
+TEST_F(CliTest, TimeoutEndsACallThatHangs) {
+  Serve();
+  backend_.Hold();
+  EXPECT_EQ(Run({"--timeout", "50ms", "status"}).exit_code, 1);
+  backend_.Release();
+}
+
+TEST_F(CliTest, ConfigIsValidatedAndShown) {
+  const std::string file = dir_.File("config.yaml");
+  std::ofstream(file) << "dataDir: /srv/sluice\n";
+  EXPECT_EQ(RunJson({"config", "validate", file})["valid"], true);
+  EXPECT_EQ(RunJson({"config", "show", file})["dataDir"], "/srv/sluice");
+  EXPECT_THAT(Run({"config", "show", file}).out, HasSubstr("/srv/sluice"));
+
+  std::ofstream(file) << "dataDirr: /srv/sluice\n";
+  const Outcome outcome = Run({"config", "validate", file});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("dataDirr"), HasSubstr("dataDir")));
+  EXPECT_EQ(Run({"config", "validate", dir_.File("missing.yaml")}).exit_code, 3);
+}
+
+TEST_F(CliTest, DoctorListsWhatItTriedAndExitsAccordingly) {
+  const Outcome outcome = Run({"--output", "json", "doctor", "--data-dir", dir_.path()});
+  const Json json = Json::parse(outcome.out, nullptr, false);
+  ASSERT_FALSE(json["backends"][0]["requirements"].empty()) << outcome.err;
+  EXPECT_EQ(outcome.exit_code, json["works"] == true ? 0 : 1);
+  for (const Json& requirement : json["backends"][0]["requirements"]) {
+    EXPECT_NE(requirement["name"], "");
+    EXPECT_TRUE(requirement["holds"] == true || requirement["remedy"] != "") << requirement;
+  }
+}
+
+TEST_F(CliTest, VersionNeedsNoDaemon) {
+  EXPECT_THAT(Run({"version"}).out, StartsWith("sluice "));
+  EXPECT_TRUE(RunJson({"version"}).contains("version"));
+}
+
+}  // namespace
+}  // namespace sluice::api

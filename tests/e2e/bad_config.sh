@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Configurations that can't be: sluiced says what is wrong and where, and ends at once.
+source "$(dirname "$0")/lib.sh"
+
+# refused PATTERN [YAML LINE...]
+refused() {
+  write_config "${@:2}"
+  expect_failure "${code:-2}" "$1" "$SLUICE_BIN/sluiced" --config "$config"
+}
+
+note "keys and values"
+refused 'sluiced.yaml:[0-9]+.*dataDri.*dataDir' 'dataDri: /var/lib/sluice'
+refused 'sluiced.yaml:[0-9]+.*requestTimeout' 'origin: {requestTimeout: 20}'
+refused 'sluiced.yaml:[0-9]+.*minRate' 'origin: {minRate: 5 parsecs}'
+refused 'sluiced.yaml:[0-9]+.*inflightMax' 'fetch: {inflightMax: 1Zi}'
+BACKEND=teleport refused 'backend.*teleport'
+refused 'sluiced.yaml:[0-9]+' 'origin: ['
+
+note "files"
+expect_failure 2 'nowhere.yaml' "$SLUICE_BIN/sluiced" --config "$work/nowhere.yaml"
+expect_failure 2 "$work" "$SLUICE_BIN/sluiced" --config "$work"
+# Root may read everything, so somebody else has to try; the program goes where they can reach it.
+write_config
+chmod 600 "$config"
+chmod 755 "$work"
+cp "$SLUICE_BIN/sluiced" "$work/"
+expect_failure 2 'sluiced.yaml.*permission denied' \
+  setpriv --reuid=65534 --regid=65534 --clear-groups "$work/sluiced" --config "$config"
+
+note "a port that is taken"
+python3 -c 'import socket, time
+s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(); print(s.getsockname()[1], flush=True); time.sleep(120)' >"$work/port" &
+wait_until test -s "$work/port"
+listen=127.0.0.1:$(<"$work/port")
+code=1 refused "$listen.*in use"

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# A directory is pushed, mounted and read: the same tree comes out, only what was read is fetched, and what the node
+# says of itself agrees.
+source "$(dirname "$0")/lib.sh"
+
+mkdir "$work/tree"
+python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 64000000 --files 300
+start_registry
+start_node
+push_tree "$work/tree" app
+mount=$work/mnt/app
+mount_image app "$mount"
+
+note "little is fetched for a little read"
+size=$(manifest app | jq '.layers[0].size')
+head -c 4096 "$mount/usr/lib1/part1/file1" | cmp - <(head -c 4096 "$work/tree/usr/lib1/part1/file1") || fail "wrong bytes"
+fetched=$(metric sluice_origin_bytes_total)
+((fetched > 0 && fetched < size / 4)) || fail "$fetched of $size bytes fetched for 4 KiB"
+
+note "the whole tree is what was pushed"
+[[ $(checksum_of "$mount") == $(checksum_of "$work/tree") ]] || fail "the mounted tree differs from the pushed one"
+
+note "nothing is fetched twice, and warm reads need no origin"
+fetched=$(metric sluice_origin_bytes_total)
+((fetched < size * 11 / 10 + 8000000)) || fail "$fetched bytes fetched of an image of $size"
+drop_page_cache
+stop_registry
+python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" || fail "a warm read needs the registry"
+
+note "the blob proves itself, and is not evicted from under the mount"
+blob=$(sluice --output json status | jq -r '.mounts[0].blobs[0].digest')
+sluice blob verify "$blob" || fail "the blob does not verify"
+expect_failure $exit_refused 'mounted|in use' sluice blob evict "$blob"
+
+note "umount ends it"
+sluice umount "$mount"
+mountpoint -q "$mount" && fail "still mounted"
+[[ $(sluice --output json status | jq '.mounts | length') == 0 ]] || fail "the mount is still listed"
+sluice blob evict "$blob"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The registry goes away: mounts are refused with a reason, readers of what is absent get EIO and no zeros, what is
+# present is still read; and when the registry is back, so is everything.
+source "$(dirname "$0")/lib.sh"
+
+mkdir "$work/tree"
+python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 32000000
+start_registry
+READ_DEADLINE=5s start_node
+push_tree "$work/tree" app
+mount=$work/mnt/app
+mount_image app "$mount"
+cat "$mount/usr/lib1/part1/file1" >"$work/first"
+drop_page_cache
+stop_registry
+
+note "a new mount says that the registry can't be reached"
+mkdir "$work/mnt/second"
+expect_failure $exit_failed "$registry" sluice mount "$registry/other:1" "$work/mnt/second"
+expect_failure $exit_failed "$registry" sluice image inspect "$registry/app:1"
+
+note "what is present is read; what is absent is an error, not zeros"
+cmp "$mount/usr/lib1/part1/file1" "$work/tree/usr/lib1/part1/file1" || fail "a present file needs the registry"
+status=0
+timeout 120 python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" --reads 20 --seed 7 >"$work/compare.log" 2>&1 || status=$?
+((status == 3)) || fail "expected errors and nothing wrong: $(tail -n 5 "$work/compare.log")"
+grep -q 'Input/output error' "$work/compare.log" || fail "the readers' error is not EIO: $(cat "$work/compare.log")"
+
+note "the registry comes back"
+start_registry "$registry"
+all_right() { python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" >"$work/compare.log" 2>&1; }
+wait_until all_right || fail "reads do not recover: $(tail -n 5 "$work/compare.log")"

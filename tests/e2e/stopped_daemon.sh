@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# A daemon that hangs (SIGSTOP): the keeper refuses its readers at their deadline with EIO, and never lets zeros
+# through; when the daemon goes on, its late answers harm nobody.
+source "$(dirname "$0")/lib.sh"
+
+mkdir "$work/tree"
+python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 32000000
+start_registry
+READ_DEADLINE=2s start_node
+push_tree "$work/tree" app
+mount=$work/mnt/app
+mount_image app "$mount"
+drop_page_cache
+
+kill -STOP "$node_pid"
+started=$SECONDS
+expect_failure 1 'input/output error' cat "$mount/usr/lib1/part1/file1"
+((SECONDS - started <= 20)) || fail "the refusal took $((SECONDS - started)) s at a deadline of 2 s"
+[[ -z $(cat "$mount/usr/lib1/part1/file1" 2>"$work/cat.log" | head -c 1) ]] || fail "a refused reader was given bytes"
+
+kill -CONT "$node_pid"
+wait_until curl -fs -o "$work/readyz" "http://$listen/readyz" || fail "the daemon does not go on"
+wait_until cmp -s "$mount/usr/lib1/part1/file1" "$work/tree/usr/lib1/part1/file1" || fail "reads do not recover"
+python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" || fail "the mount does not read right afterwards"

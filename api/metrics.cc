@@ -66,12 +66,13 @@ void AddGauge(Families& to, std::string_view name, std::string_view help, const 
 
 template <size_t N>
 void AddBySource(Families& to, std::string_view name, std::string_view help,
-                 const std::array<Counter, N>& counters) {
+                 const std::array<Counter, N>& counters, uint64_t more_local = 0) {
   static_assert(N == kSourceKindCount);
   MetricFamily& family = AddFamily(to, name, help, MetricType::Counter);
   for (size_t i = 0; i < N; ++i) {
-    AddSample(family, {{"source", SourceKindName(static_cast<SourceKind>(i))}},
-              static_cast<double>(counters[i].value()));
+    const auto kind = static_cast<SourceKind>(i);
+    const uint64_t more = kind == SourceKind::kLocal ? more_local : 0;
+    AddSample(family, {{"source", SourceKindName(kind)}}, static_cast<double>(counters[i].value() + more));
   }
 }
 
@@ -97,11 +98,13 @@ void AddHistogram(MetricFamily& family, std::initializer_list<Label> labels, con
   histogram.sample_sum = from.sum_seconds();
 }
 
-void AddReads(Families& to, const Telemetry& t) {
-  AddBySource(to, "sluice_read_bytes_total", "Bytes given to readers, by where they came from.",
-              t.read_bytes);
+// The keeper's hits are local reads that the daemon never sees.
+void AddReads(Families& to, const Telemetry& t, const KeeperCounts& keeper) {
+  AddBySource(to, "sluice_read_bytes_total",
+              "Bytes given to readers, by where they came from; complete mounted blobs are read uncounted.",
+              t.read_bytes, keeper.hit_bytes);
   AddBySource(to, "sluice_reads_total", "Reads answered, by the farthest place their bytes came from.",
-              t.reads);
+              t.reads, keeper.hits);
   AddCounter(to, "sluice_read_errors_total", "Reads that failed.", t.read_errors);
   MetricFamily& duration = AddFamily(to, "sluice_read_duration_seconds",
                                      "Time from a read's arrival to its answer.", MetricType::Histogram);
@@ -137,12 +140,10 @@ void AddStore(Families& to, const Telemetry& t) {
 void AddPrefetch(Families& to, const Telemetry& t) {
   AddCounter(to, "sluice_prefetch_bytes_total", "Bytes fetched before anyone had read them.",
              t.prefetch_bytes);
-  AddCounter(to, "sluice_prefetch_used_bytes_total", "Bytes of those that were read later.",
-             t.prefetch_used_bytes);
 }
 
-// This version asks no peers and takes no hints, so zero is the truth; the series exist because dashboards
-// and alerts name them.
+// This version asks no peers and takes no hints, and does not follow what becomes of prefetched bytes (the
+// keeper lets reads of them pass unseen). The series exist because dashboards and alerts name them.
 void AddPeers(Families& to) {
   const std::array<Counter, std::size(kLanes)> no_lanes;
   const std::array<Counter, std::size(kHintResults)> no_hints;
@@ -151,6 +152,8 @@ void AddPeers(Families& to) {
   AddByLabel(to, "sluice_peer_sent_bytes_total", "Bytes sent to other nodes.", "lane", kLanes, no_lanes);
   AddByLabel(to, "sluice_prefetch_hints_total", "Prefetch hints, by how they ended.", "result", kHintResults,
              no_hints);
+  AddCounter(to, "sluice_prefetch_used_bytes_total",
+             "Prefetched bytes that were read later; not counted yet.", Counter());
   AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", Gauge());
 }
 
@@ -185,13 +188,14 @@ class Metrics::Collector final : public prometheus::Collectable {
       : telemetry_(telemetry), extras_(std::move(extras)) {}
 
   Families Collect() const override {
+    const KeeperCounts keeper = extras_.keeper ? extras_.keeper() : KeeperCounts{};
     Families families;
-    AddReads(families, telemetry_);
+    AddReads(families, telemetry_, keeper);
     AddSources(families, telemetry_);
     AddStore(families, telemetry_);
     AddPrefetch(families, telemetry_);
     AddPeers(families);
-    AddOndemand(families, telemetry_, extras_.keeper ? extras_.keeper() : KeeperCounts{}, extras_.backend);
+    AddOndemand(families, telemetry_, keeper, extras_.backend);
     AddSample(AddFamily(families, "sluice_build_info", "The version that is running.", MetricType::Gauge),
               {{"version", extras_.version}, {"revision", extras_.revision}}, 1);
     return families;

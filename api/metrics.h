@@ -12,6 +12,7 @@ namespace sluice::api {
 // What the keeper counts itself, since it started.
 struct KeeperCounts {
   uint64_t hits = 0;       // answered from the presence bitmap
+  uint64_t hit_bytes = 0;  // of these
   uint64_t published = 0;  // handed to the daemon
   uint64_t expired = 0;    // of these, refused at their deadline
   uint64_t denied = 0;     // refused at once: unknown or changed file, or beyond its end

@@ -81,10 +81,9 @@ struct Telemetry {
   Counter ondemand_filled;
   Counter ondemand_failed;
 
-  Counter prefetch_bytes;       // sluice_prefetch_bytes_total: readahead, hints, backfill
-  Counter prefetch_used_bytes;  // sluice_prefetch_used_bytes_total
-  Gauge mounts;                 // sluice_mounts
-  Gauge reads_waiting;          // sluice_reads_waiting
+  Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill
+  Gauge mounts;            // sluice_mounts
+  Gauge reads_waiting;     // sluice_reads_waiting
 };
 
 }  // namespace sluice

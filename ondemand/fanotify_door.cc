@@ -151,6 +151,12 @@ absl::StatusOr<std::vector<MountedImage>> FanotifyDoor::Mounts() {
   return keeper_->ListMounts();
 }
 
+HitCounts FanotifyDoor::Hits(const Digest& digest) const {
+  const std::lock_guard lock(mutex_);
+  const auto guarded = guarded_.find(digest);
+  return guarded == guarded_.end() ? HitCounts{} : keeper_->hits(guarded->second->entry);
+}
+
 KeeperCounters FanotifyDoor::counters() const {
   return keeper_->counters();
 }

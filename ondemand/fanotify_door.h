@@ -90,6 +90,8 @@ class FanotifyDoor {
 
   // Since the first of an unbroken line of keepers was started.
   KeeperCounters counters() const;
+  // Zeros if the blob is not guarded. A complete blob's reads raise no event and are counted nowhere.
+  HitCounts Hits(const Digest& digest) const;
   // Keepers that died and were replaced by this object.
   uint64_t keepers_replaced() const;
   // The keeper's process, for people and tests.

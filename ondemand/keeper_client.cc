@@ -465,8 +465,19 @@ absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
 
 KeeperCounters KeeperClient::counters() const {
   const keeper::Counters& c = journal_->layout().counters;
-  return {c.hits.load(),    c.published.load(), c.filled.load(), c.refused.load(),
-          c.expired.load(), c.denied.load(),    c.errors.load()};
+  return {.hits = c.hits.load(),
+          .hit_bytes = c.hit_bytes.load(),
+          .published = c.published.load(),
+          .filled = c.filled.load(),
+          .refused = c.refused.load(),
+          .expired = c.expired.load(),
+          .denied = c.denied.load(),
+          .errors = c.errors.load()};
+}
+
+HitCounts KeeperClient::hits(BlobEntry entry) const {
+  const keeper::BlobRecord& record = journal_->layout().blobs[entry.value()];
+  return {record.hits.load(), record.hit_bytes.load()};
 }
 
 }  // namespace sluice::ondemand

@@ -59,8 +59,15 @@ struct MountedImage {
   std::vector<Digest> devices;
 };
 
+// Reads of one blob that the keeper let pass by itself, since it was guarded.
+struct HitCounts {
+  uint64_t reads = 0;
+  uint64_t bytes = 0;
+};
+
 struct KeeperCounters {
   uint64_t hits = 0;       // reads of present chunks, answered by the keeper alone
+  uint64_t hit_bytes = 0;  // of these
   uint64_t published = 0;  // reads of absent chunks, handed to the daemon
   uint64_t filled = 0;     // of these, allowed
   uint64_t refused = 0;    // of these, failed by the daemon
@@ -109,6 +116,7 @@ class KeeperClient {
   // Written to after a slot was completed; wakes the keeper.
   int completion_fd() const { return completions_.get(); }
   KeeperCounters counters() const;
+  HitCounts hits(BlobEntry entry) const;
   uint64_t keepers_replaced() const { return keepers_replaced_.load(); }
   pid_t keeper_pid() const { return keeper_pid_.load(); }
 

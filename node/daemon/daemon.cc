@@ -219,16 +219,17 @@ absl::Status Daemon::Node::OpenDoor() {
 absl::Status Daemon::Node::Serve() {
   const std::string backend(ondemand::BackendName(backend_.backend));
   blob_admin_ = std::make_unique<BlobAdmin>(*store_, *verifier_);
-  status_admin_ = std::make_unique<StatusAdmin>(
-      StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_, *store_, telemetry_);
+  status_admin_ =
+      std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
+                                    *store_, *mounter_, telemetry_);
   api::MetricsExtras extras;
   extras.version = kVersion;
   extras.revision = SLUICE_REVISION;
   extras.backend = backend;
   extras.keeper = [this] {
     const ondemand::KeeperCounters counters = mounter_->keeper_counters();
-    return api::KeeperCounts{counters.hits, counters.published, counters.expired, counters.denied,
-                             counters.errors};
+    return api::KeeperCounts{counters.hits,    counters.hit_bytes, counters.published,
+                             counters.expired, counters.denied,    counters.errors};
   };
   metrics_ = std::make_unique<api::Metrics>(telemetry_, std::move(extras));
   if (!config_.operations_listen.empty()) {

@@ -437,6 +437,11 @@ api::MountInfo Mounter::Describe(const MountEntry& entry) const {
       info.served.reads[source] += use.served.reads[source];
       info.served.bytes[source] += use.served.bytes[source];
     }
+    if (door_) {
+      const ondemand::HitCounts hits = door_->Hits(spec.digest);
+      info.served.reads[static_cast<size_t>(SourceKind::kLocal)] += hits.reads;
+      info.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += hits.bytes;
+    }
     info.read_errors += use.errors;
     if (!use.last_error.empty()) info.last_error = use.last_error;
   }

@@ -76,6 +76,10 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
     status.served.reads[source] = telemetry_.reads[source].value();
     status.served.bytes[source] = telemetry_.read_bytes[source].value();
   }
+  // What the keeper let pass by itself is local too.
+  const ondemand::KeeperCounters keeper = mounter_.keeper_counters();
+  status.served.reads[static_cast<size_t>(SourceKind::kLocal)] += keeper.hits;
+  status.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += keeper.hit_bytes;
   status.read_errors = telemetry_.read_errors.value();
   status.origin_bytes = telemetry_.origin_bytes.value();
   return status;

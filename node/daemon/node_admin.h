@@ -9,6 +9,7 @@
 #include "api/admin_backend.h"
 #include "index/disk_store.h"
 #include "node/chunk_verifier.h"
+#include "node/daemon/mounter.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
 
@@ -45,8 +46,9 @@ class StatusAdmin final : public api::StatusBackend {
     std::string backend_reason;
     Instant started;
   };
-  StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Telemetry& telemetry)
-      : facts_(std::move(facts)), clock_(clock), store_(store), telemetry_(telemetry) {}
+  StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Mounter& mounter,
+              const Telemetry& telemetry)
+      : facts_(std::move(facts)), clock_(clock), store_(store), mounter_(mounter), telemetry_(telemetry) {}
 
   absl::StatusOr<api::NodeStatus> GetStatus() override;
 
@@ -54,6 +56,7 @@ class StatusAdmin final : public api::StatusBackend {
   const Facts facts_;
   const Clock& clock_;
   const index::DiskStore& store_;
+  const Mounter& mounter_;
   const Telemetry& telemetry_;
 };
 

@@ -319,6 +319,8 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   free->chunk_shift = request.chunk_shift;
   free->complete.store(0);
   ++free->generation;
+  free->hits.store(0);
+  free->hit_bytes.store(0);
   std::memcpy(free->name, request.name, kBlobNameLength);
   for (auto& word : free->present) word.store(0, std::memory_order_relaxed);
   free->in_use.store(1, std::memory_order_release);

@@ -224,7 +224,7 @@ void Door::HandleEvent(const fanotify_event_metadata& event) {
     return;
   }
   if (found == Lookup::kPresent) {
-    Add(counters_.hits);
+    CountHit(read);
     Answer(event.fd, FAN_ALLOW);
   } else {
     Add(counters_.denied);
@@ -251,9 +251,6 @@ Door::Lookup Door::Classify(const fanotify_event_metadata& event, SlotRead& read
   const uint64_t left = blob->size - offset;
   const uint64_t length =
       range != nullptr && range->count != 0 ? std::min<uint64_t>(range->count, left) : left;
-  if (AllPresent(journal_.layout().blobs[blob->entry], blob->chunk_shift, offset, length))
-    return Lookup::kPresent;
-
   read.blob = blob->entry;
   read.event_fd = event.fd;
   read.pid = event.pid;
@@ -261,7 +258,16 @@ Door::Lookup Door::Classify(const fanotify_event_metadata& event, SlotRead& read
   read.inode = file.inode;
   read.offset = offset;
   read.length = length;
-  return Lookup::kAbsent;
+  const bool present = AllPresent(journal_.layout().blobs[blob->entry], blob->chunk_shift, offset, length);
+  return present ? Lookup::kPresent : Lookup::kAbsent;
+}
+
+void Door::CountHit(const SlotRead& read) {
+  BlobRecord& record = journal_.layout().blobs[read.blob];
+  for (std::atomic<uint64_t>* reads : {&counters_.hits, &record.hits}) Add(*reads);
+  for (std::atomic<uint64_t>* bytes : {&counters_.hit_bytes, &record.hit_bytes}) {
+    bytes->fetch_add(read.length, std::memory_order_relaxed);
+  }
 }
 
 void Door::Publish(const SlotRead& read) {

@@ -75,6 +75,7 @@ class Door {
   void HandleEvent(const fanotify_event_metadata& event);
   Lookup Classify(const fanotify_event_metadata& event, SlotRead& read);
   void Publish(const SlotRead& read);
+  void CountHit(const SlotRead& read);
 
   void AnswerFinished();
   void Reap(uint32_t index);

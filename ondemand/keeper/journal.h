@@ -32,7 +32,7 @@
 namespace sluice::keeper {
 
 inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
-inline constexpr uint32_t kJournalVersion = 1;
+inline constexpr uint32_t kJournalVersion = 2;
 inline constexpr uint32_t kSlotsMax = 16384;
 inline constexpr uint32_t kBlobsMax = 4096;
 inline constexpr uint32_t kMountsMax = 1024;
@@ -110,7 +110,7 @@ class alignas(64) Slot {
 };
 
 // A blob whose reads are guarded. `in_use` is written last when an entry is made and first when it goes; the
-// other fields do not change between.
+// other fields, but for the counts and the bits, do not change between.
 struct BlobRecord {
   std::atomic<uint32_t> in_use{0};
   std::atomic<uint32_t> complete{0};  // its ignore mark is set
@@ -118,7 +118,9 @@ struct BlobRecord {
   uint64_t inode = 0;
   uint64_t size = 0;
   uint32_t chunk_shift = 0;
-  uint32_t generation = 0;          // grows each time the entry is used
+  uint32_t generation = 0;        // grows each time the entry is used
+  std::atomic<uint64_t> hits{0};  // reads that the keeper let pass, and their bytes
+  std::atomic<uint64_t> hit_bytes{0};
   char name[kBlobNameLength] = {};  // its file's name in the store; not terminated
   std::atomic<uint64_t> present[kPresenceWords] = {};
 };
@@ -137,6 +139,7 @@ struct MountRecord {
 // Since the journal was made; only keepers write them.
 struct Counters {
   std::atomic<uint64_t> hits{0};
+  std::atomic<uint64_t> hit_bytes{0};
   std::atomic<uint64_t> published{0};
   std::atomic<uint64_t> filled{0};
   std::atomic<uint64_t> refused{0};

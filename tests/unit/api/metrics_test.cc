@@ -113,6 +113,7 @@ TEST(MetricsTest, CountersArriveUnderTheirNames) {
   Telemetry telemetry;
   telemetry.read_bytes[static_cast<size_t>(SourceKind::kPeer)].Add(4096);
   telemetry.reads[static_cast<size_t>(SourceKind::kOrigin)].Add(2);
+  telemetry.reads[static_cast<size_t>(SourceKind::kLocal)].Add(1);
   telemetry.origin_requests[0].Add(3);
   telemetry.origin_requests[5].Add(4);
   telemetry.evicted_bytes[static_cast<size_t>(EvictReason::kWatermark)].Add(5);
@@ -121,11 +122,13 @@ TEST(MetricsTest, CountersArriveUnderTheirNames) {
   telemetry.mounts.Add(7);
   MetricsExtras extras = Extras();
   extras.keeper = [] {
-    return KeeperCounts{.hits = 11, .published = 12, .expired = 13, .denied = 14, .errors = 15};
+    return KeeperCounts{
+        .hits = 11, .hit_bytes = 1100, .published = 12, .expired = 13, .denied = 14, .errors = 15};
   };
   const std::string text = Metrics(telemetry, std::move(extras)).Text();
   for (const char* line :
-       {"sluice_read_bytes_total{source=\"peer\"} 4096", "sluice_reads_total{source=\"origin\"} 2",
+       {"sluice_read_bytes_total{source=\"peer\"} 4096", "sluice_reads_total{source=\"local\"} 12",
+        "sluice_read_bytes_total{source=\"local\"} 1100", "sluice_reads_total{source=\"origin\"} 2",
         "sluice_origin_requests_total{code=\"none\"} 3", "sluice_origin_requests_total{code=\"5xx\"} 4",
         "sluice_evicted_bytes_total{reason=\"watermark\"} 5", "sluice_cache_capacity_bytes 1099511627776",
         "sluice_mounts 7", "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"filled\"} 6",

@@ -193,7 +193,9 @@ class DiskStore final : public ChunkStore, public RecipeStore {
                      const BlobFdCache::Fd& fd);
   absl::Status WriteChunk(const Entry& entry, const Blob& blob, ChunkIndex index,
                           std::span<const std::byte> bytes, Evidence evidence, const BlobFdCache::Fd& fd);
-  absl::Status WriteBytes(int fd, ByteRange range, std::span<const std::byte> bytes);
+  static ByteRange RoomFor(const Blob& blob, ChunkIndex index);
+  absl::Status Reserve(int fd, ByteRange range);
+  absl::Status WriteBytes(int fd, ByteRange room, ByteRange range, std::span<const std::byte> bytes);
   bool HoldsBytes(int fd, ByteRange range, std::span<const std::byte> bytes) const;
   absl::Status DeleteRecord(const Blob& blob);
   absl::Status BeginEvict(BlobEntry& entry, EvictReason reason);

@@ -99,6 +99,7 @@ class FaultyFileSystem : public StoreFileSystem {
   }
   int Reserve(int fd, off_t offset, off_t size) override {
     if (reserve_errno != 0) return Fail(reserve_errno);
+    if (on_reserve) on_reserve({static_cast<uint64_t>(offset), static_cast<uint64_t>(size)});
     return StoreFileSystem::Reserve(fd, offset, size);
   }
   int Open(int directory, const std::string& name, int flags) override {
@@ -116,6 +117,7 @@ class FaultyFileSystem : public StoreFileSystem {
 
   std::function<void(int fd)> on_sync;
   std::function<void()> on_write;
+  std::function<void(ByteRange)> on_reserve;
   std::atomic<int> sync_errno = 0, write_errno = 0, read_errno = 0, reserve_errno = 0, open_errno = 0,
                    truncate_errno = 0, directory_errno = 0;
   std::atomic<int> interrupts = 0;

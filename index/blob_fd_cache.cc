@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -20,17 +21,29 @@ size_t Bounded(size_t capacity) {
   return std::max<size_t>(capacity, 1);
 }
 
+// A file that was unlinked must not be written to in the place of the new one of the same name.
+bool HasName(int fd) {
+  struct stat status {};
+  return ::fstat(fd, &status) == 0 && status.st_nlink > 0;
+}
+
 }  // namespace
 
 BlobFdCache::BlobFdCache(int directory, StoreFileSystem& file_system, size_t capacity)
     : directory_(directory), file_system_(file_system), capacity_(Bounded(capacity)) {}
 
 absl::StatusOr<BlobFdCache::Fd> BlobFdCache::Get(const Digest& digest) {
+  Fd dead;  // closed after the lock is let go
   {
     std::lock_guard lock(mutex_);
     if (const auto found = slots_.find(digest); found != slots_.end()) {
-      by_use_.splice(by_use_.begin(), by_use_, found->second);
-      return found->second->fd;
+      if (HasName(found->second->fd->get())) {
+        by_use_.splice(by_use_.begin(), by_use_, found->second);
+        return found->second->fd;
+      }
+      dead = std::move(found->second->fd);
+      by_use_.erase(found->second);
+      slots_.erase(found);
     }
   }
   const int opened = file_system_.Open(directory_, digest.Hex(), O_RDWR);

@@ -461,9 +461,9 @@ absl::Status DiskStore::Evict(const Digest& digest, EvictReason reason) {
     entry->evicting = false;
     return written;
   }
-  fds_.Drop(digest);
   const int unlinked = options_.file_system.Unlink(data_dir_.blobs_fd(), digest.Hex());
   const int error = unlinked == 0 || errno == ENOENT ? 0 : errno;
+  fds_.Drop(digest);  // after the file: whoever opened it in between must not keep the dead one in the cache
   uint64_t freed = 0;
   {
     std::lock_guard lock(entry->mutex);
@@ -487,8 +487,17 @@ absl::Status DiskStore::DeleteRecord(const Blob& blob) {
   };
   absl::Status written = write();
   // Making room must not fail for want of room.
-  if (absl::IsResourceExhausted(written) && data_dir_.ReleaseReserve()) written = write();
-  return written;
+  if (absl::IsResourceExhausted(written) && data_dir_.ReleaseReserve()) {
+    db_->Reopen();
+    written = write();
+  }
+  if (written.ok() || absl::IsDataLoss(written)) return written;
+  // As the last resort the file goes first. A crash before the record has gone leaves claims without a file,
+  // which opening the store finds and drops.
+  options_.file_system.Unlink(data_dir_.blobs_fd(), blob.digest().Hex());
+  fds_.Drop(blob.digest());
+  db_->Reopen();
+  return write();
 }
 
 absl::Status DiskStore::BeginEvict(BlobEntry& entry, EvictReason reason) {

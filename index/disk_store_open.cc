@@ -129,9 +129,9 @@ absl::Status DiskStore::RepairFiles(const std::vector<Entry>& lost) {
                        " is missing or too short; its chunks are absent"));
     entry->TakeBackAll();
     entry->claimed.Clear();
-    // A mount that lives on reads the file that is gone, and nothing could fill that one.
-    if (faccessat(data_dir_.blobs_fd(), digest.Hex().c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0 &&
-        options_.is_mounted && options_.is_mounted(digest)) {
+    // A mount lives on: it reads a file that is gone and can't be filled, or one whose pages it may know as
+    // zeros.
+    if (options_.is_mounted && options_.is_mounted(digest)) {
       entry->blob->Refuse();
       entry->record.state = BlobState::kRefused;
       options_.telemetry.blobs_refused.Add();
@@ -144,6 +144,7 @@ absl::Status DiskStore::RepairFiles(const std::vector<Entry>& lost) {
     return written;
   }
   for (const Entry& entry : lost) {
+    if (entry->blob->refused()) continue;
     if (absl::Status made = MakeFile(entry->blob->digest(), entry->record.size); !made.ok()) return made;
   }
   return absl::OkStatus();

@@ -9,9 +9,12 @@
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdarg>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
+#include <shared_mutex>
 #include <system_error>
 #include <utility>
 
@@ -28,6 +31,7 @@ constexpr size_t kWriteBufferBytes = 4 << 20;
 constexpr uint64_t kWalBytesMax = 16 << 20;
 constexpr int kOpenFilesMax = 64;
 constexpr int kBackgroundJobs = 2;
+constexpr std::chrono::seconds kReopenInterval{2};
 
 // As strerror(3) puts them; RocksDB keeps the text of errno and drops its number.
 constexpr const char* kMachineErrors[] = {"Permission denied", "Read-only file system", "Too many open files",
@@ -159,17 +163,47 @@ void IndexBatch::DeleteBlob(const Digest& digest, const ChunkGeometry& geometry)
 
 struct IndexDb::Rep {
   std::string path;
-  std::unique_ptr<rocksdb::DB> db;
+
+  std::shared_mutex mutex;          // held exclusively while the database is replaced
+  std::unique_ptr<rocksdb::DB> db;  // null if it could not be opened again
+  std::chrono::steady_clock::time_point reopened_at{};
 
   absl::Status Write(rocksdb::WriteBatch* batch, Durability durability) {
     rocksdb::WriteOptions options;
     options.sync = durability == Durability::kSynced;
+    rocksdb::Status status = TryWrite(options, batch);
+    if (!status.ok() && !status.IsCorruption() && Reopen(kReopenInterval)) status = TryWrite(options, batch);
+    return Noted(status, "write");
+  }
+
+  rocksdb::Status TryWrite(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) {
+    std::shared_lock lock(mutex);
+    if (!db) return Closed();
     rocksdb::Status status = db->Write(options, batch);
     if (!status.ok() && !status.IsCorruption() && db->Resume().ok()) {
       // A background error (a disk that was full for a while) blocks all writes until it is acknowledged.
       status = db->Write(options, batch);
     }
-    return Noted(status, "write");
+    return status;
+  }
+
+  // The writer of the write-ahead log never forgets an error of its file, whatever becomes of the disk: only
+  // a new database object writes again. Returns whether there is one; no more than one is tried in
+  // `interval`.
+  bool Reopen(std::chrono::steady_clock::duration interval) {
+    std::unique_lock lock(mutex);
+    const auto now = std::chrono::steady_clock::now();
+    if (now - reopened_at < interval) return false;
+    reopened_at = now;
+    db.reset();
+    rocksdb::DB* fresh = nullptr;
+    if (!rocksdb::DB::Open(DatabaseOptions(), path, &fresh).ok()) return false;
+    db.reset(fresh);
+    return true;
+  }
+
+  static rocksdb::Status Closed() {
+    return rocksdb::Status::IOError("the database could not be opened again after an error of the disk");
   }
 
   absl::Status Noted(const rocksdb::Status& status, const std::string& what) {
@@ -224,10 +258,18 @@ absl::Status IndexDb::Write(IndexBatch batch, Durability durability) {
   return rep_->Write(&batch.rep_->batch, durability);
 }
 
+void IndexDb::Reopen() {
+  rep_->Reopen(std::chrono::steady_clock::duration::zero());
+}
+
 absl::StatusOr<std::string> IndexDb::GetRecipe(const Digest& digest) {
   const std::string what = absl::StrCat("recipe of blob ", digest.ToString());
   std::string value;
-  const rocksdb::Status got = rep_->db->Get(rocksdb::ReadOptions(), RecipeKey(digest), &value);
+  rocksdb::Status got = Rep::Closed();
+  {
+    std::shared_lock lock(rep_->mutex);
+    if (rep_->db) got = rep_->db->Get(rocksdb::ReadOptions(), RecipeKey(digest), &value);
+  }
   if (absl::Status status = rep_->Noted(got, what); !status.ok()) {
     return absl::IsNotFound(status) ? status : absl::UnavailableError(status.message());
   }

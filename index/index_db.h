@@ -57,6 +57,9 @@ class IndexDb {
   // Errors: ResourceExhausted (no space), DataLoss (damage was found; the next Open says so too),
   // Unavailable. After an error the batch may or may not be on disk.
   absl::Status Write(IndexBatch batch, Durability durability);
+  // Opens the database anew, after room was made on a disk that was full. Write does so by itself, once in a
+  // while.
+  void Reopen();
 
   // Errors: NotFound; Unavailable.
   absl::StatusOr<std::string> GetRecipe(const Digest& digest);

@@ -5,6 +5,7 @@
 namespace sluice {
 
 ChunkSpan Amplifier::Advance(const Blob& blob, ChunkSpan demanded) {
+  if (window_bytes_max_ == 0) return {demanded.end(), 0};
   std::vector<Stream>& streams = StreamsOf(blob.digest()).streams;
   const auto continued = std::find_if(streams.begin(), streams.end(), [&](const Stream& s) {
     return demanded.first <= s.ahead_end && demanded.end() >= s.read_end;

@@ -23,6 +23,7 @@ class Amplifier {
   static constexpr size_t kStreamsPerBlobMax = 8;
   static constexpr size_t kBlobsMax = 1024;
 
+  // `window_bytes_max` of 0 turns it off; any other is at least one chunk.
   explicit Amplifier(uint64_t window_bytes_max) : window_bytes_max_(window_bytes_max) {}
 
   // Notes a demand and returns the chunks to fetch ahead of it; count is 0 when there is nothing to be

@@ -62,6 +62,7 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
 
   void Read(ReadRequest request, ReadDone done);
   void StartFill(const Digest& digest, FillDone done);
+  void StopFill(const Digest& digest) { EndStep(digest, absl::CancelledError("the fill was stopped"), 0); }
   void Shutdown();
 
   Executor& loop() { return parts_.core; }
@@ -96,7 +97,7 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
 
   // --- Fills.
   void StepFill(const Digest& digest);
-  void EndStep(const Digest& digest, absl::Status status);
+  void EndStep(const Digest& digest, absl::Status status, int steps_ended);
 
   Instant Now() const { return parts_.clock.Now(); }
 
@@ -214,8 +215,10 @@ void BlobCache::Core::ArmDeadline() {
   const Instant earliest = deadlines_.begin()->first;
   if (armed_ && *armed_ <= earliest) return;
   armed_ = earliest;
-  parts_.core.PostAt(earliest, [weak = weak_from_this()] {
-    if (auto core = weak.lock()) core->ExpireReads();
+  parts_.core.PostAt(earliest, [weak = weak_from_this(), earliest] {
+    auto core = weak.lock();
+    // Another timer has been armed for an earlier deadline since: it arms the next.
+    if (core && core->armed_ == earliest) core->ExpireReads();
   });
 }
 
@@ -290,9 +293,10 @@ void BlobCache::Core::Settle(FetchId id, ChunkIndex index, absl::StatusOr<Eviden
 void BlobCache::Core::CloseArrived(const ActiveFetch& active, ChunkIndex index, Evidence evidence) {
   const uint64_t length = active.fetch.blob->geometry().RangeOf(index).length;
   const SourceKind kind = parts_.sources[active.fetch.source]->kind();
-  FetchTable::Entry entry = table_.Close(*active.fetch.blob, index);
+  const FetchTable::Entry entry = table_.Close(*active.fetch.blob, index);
   if (active.fetch.fetch_class != FetchClass::kDemand) parts_.telemetry.prefetch_bytes.Add(length);
-  if (evidence == Evidence::kUnverified) parts_.telemetry.unverified_served_bytes.Add(length);
+  if (evidence == Evidence::kUnverified && !entry.waiters.empty())
+    parts_.telemetry.unverified_served_bytes.Add(length);
   for (ReadId id : entry.waiters) {
     auto read = reads_.find(id);
     if (read == reads_.end()) continue;
@@ -310,7 +314,9 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
   for (ChunkIndex index : chunks) {
     FetchTable::Entry* entry = table_.Find(*fetch.blob, index);
     std::erase_if(entry->waiters, [&](ReadId id) { return !reads_.contains(id); });
-    if (entry->waiters.empty() || ++entry->attempts >= kAttemptsMax || shut_down_) {
+    // A fetch that ended with its first reader's deadline does not count against readers who have time left.
+    if (!absl::IsDeadlineExceeded(status) || fetch.deadline > Now()) ++entry->attempts;
+    if (entry->waiters.empty() || entry->attempts >= kAttemptsMax || shut_down_) {
       FetchTable::Entry closed = table_.Close(*fetch.blob, index);
       failed.insert(failed.end(), closed.waiters.begin(), closed.waiters.end());
       continue;
@@ -511,7 +517,7 @@ void BlobCache::Core::StepFill(const Digest& digest) {
     parts_.core.Post([core = shared_from_this(), digest, range] {
       ReadRequest request{digest, range, FetchClass::kBackfill, core->Now() + core->limits_.fetch_timeout};
       core->Read(request, [core, digest](absl::StatusOr<ReadResult> result) {
-        core->EndStep(digest, result.status());
+        core->EndStep(digest, result.status(), 1);
       });
     });
   }
@@ -521,10 +527,10 @@ void BlobCache::Core::StepFill(const Digest& digest) {
   for (FillDone& done : ended.dones) std::move(done)(ended.status);
 }
 
-void BlobCache::Core::EndStep(const Digest& digest, absl::Status status) {
+void BlobCache::Core::EndStep(const Digest& digest, absl::Status status, int steps_ended) {
   const auto found = fills_.find(digest);
   if (found == fills_.end()) return;
-  --found->second.steps;
+  found->second.steps -= steps_ended;
   if (found->second.status.ok()) found->second.status = std::move(status);
   StepFill(digest);
 }
@@ -557,6 +563,10 @@ void BlobCache::Read(ReadRequest request, ReadDone done) {
 void BlobCache::Fill(const Digest& digest, FillDone done) {
   core_->loop().Post(
       [core = core_, digest, done = std::move(done)]() mutable { core->StartFill(digest, std::move(done)); });
+}
+
+void BlobCache::StopFill(const Digest& digest) {
+  core_->loop().Post([core = core_, digest] { core->StopFill(digest); });
 }
 
 }  // namespace sluice

@@ -78,6 +78,8 @@ class BlobCache {
   // Fetches all absent chunks; done when the blob is complete or a chunk failed for good. Watch the progress
   // in Blob::presence(). A second fill of the same blob joins the first.
   void Fill(const Digest& digest, FillDone done);
+  // Ends a fill with Cancelled, once the fetches that are under way have come. No-op without one.
+  void StopFill(const Digest& digest);
 
  private:
   class Core;

@@ -82,11 +82,18 @@ absl::Status FanotifyDoor::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
 absl::Status FanotifyDoor::UnguardBlob(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
-  if (stopped_ || found == guarded_.end()) return absl::OkStatus();
-  if (absl::Status status = keeper_->Unguard(found->second->entry); !status.ok()) return status;
+  if (stopped_) return absl::OkStatus();
+  if (found == guarded_.end()) {
+    const std::optional<BlobEntry> inherited = keeper_->FindEntry(digest);
+    return inherited ? keeper_->Unguard(*inherited) : absl::OkStatus();
+  }
+  const absl::Status status = keeper_->Unguard(found->second->entry);
+  if (absl::IsFailedPrecondition(status)) return status;
+  // Also if the answer was lost: the keeper may have given the entry to another blob, whose bits are not ours
+  // to set.
   found->second->lease.blob().presence().Detach();
   guarded_.erase(found);
-  return absl::OkStatus();
+  return status;
 }
 
 std::vector<Digest> FanotifyDoor::GuardedBlobs() const {

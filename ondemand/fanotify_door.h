@@ -68,7 +68,8 @@ class FanotifyDoor {
   // Errors: NotFound (no such file in blobs_dir), FailedPrecondition (file_fd is another file than the one
   // in blobs_dir, or its size is not the blob's), ResourceExhausted (4,096 blobs are guarded), Unavailable.
   absl::Status GuardBlob(std::shared_ptr<Blob> blob, int file_fd);
-  // Errors: FailedPrecondition while a mount uses the blob; Unavailable. OK if it is not guarded.
+  // Also what was guarded before this daemon started. Errors: FailedPrecondition while a mount uses the blob;
+  // Unavailable. OK if it is not guarded.
   absl::Status UnguardBlob(const Digest& digest);
   // What the keeper knows, also from before this daemon started.
   std::vector<Digest> GuardedBlobs() const;

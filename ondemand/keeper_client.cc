@@ -300,11 +300,12 @@ bool KeeperClient::KeeperIsDead() const {
 // REQUIRES: mutex_ is held
 absl::Status KeeperClient::Reattach() {
   socket_.reset();
-  if (KeeperIsDead()) {
-    if (absl::Status started = StartSuccessor(); !started.ok()) return started;
-    keepers_replaced_.fetch_add(1);
-  }
-  return Attach();
+  // A successor may be there already, started by an attempt that did not wait long enough.
+  if (absl::Status attached = Attach(); attached.ok() || !KeeperIsDead()) return attached;
+  const absl::Status started = StartSuccessor();
+  absl::Status attached = Attach();
+  if (attached.ok()) keepers_replaced_.fetch_add(1);
+  return attached.ok() || started.ok() ? attached : started;
 }
 
 void KeeperClient::WatchKeeper() {
@@ -416,6 +417,13 @@ std::vector<Digest> KeeperClient::GuardedBlobs() const {
     if (const std::optional<Digest> digest = DigestOf(i)) digests.push_back(*digest);
   }
   return digests;
+}
+
+std::optional<BlobEntry> KeeperClient::FindEntry(const Digest& digest) const {
+  for (uint32_t i = 0; i < keeper::kBlobsMax; ++i) {
+    if (DigestOf(i) == digest) return BlobEntry(i);
+  }
+  return std::nullopt;
 }
 
 absl::Status KeeperClient::Mount(const std::string& bootstrap_path, std::span<const BlobEntry> devices,

@@ -100,6 +100,8 @@ class KeeperClient {
   // The presence bits that the keeper answers from. They live as long as journal() does.
   std::span<PresenceMap::Word> Mirror(BlobEntry entry);
   std::vector<Digest> GuardedBlobs() const;
+  // The place of a blob that is guarded, by whomever.
+  std::optional<BlobEntry> FindEntry(const Digest& digest) const;
 
   // Whether reads of the blob's file raise no event any more (its ignore mark). Marking and clearing are
   // idempotent.

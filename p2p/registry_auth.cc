@@ -121,6 +121,25 @@ absl::StatusOr<AuthChallenge> SelectChallenge(const std::vector<std::string_view
   return *std::move(best);
 }
 
+// Whether one host is within the other's domain, or both are in one: registry-1.docker.io and auth.docker.io,
+// registry.gitlab.example and gitlab.example. A domain has two labels at least.
+static bool SharesDomain(std::string_view a, std::string_view b) {
+  const auto within = [](std::string_view host, std::string_view domain) {
+    return host == domain || (host.size() > domain.size() && host.ends_with(domain) &&
+                              host[host.size() - domain.size() - 1] == '.');
+  };
+  const auto parent = [](std::string_view host) {
+    return host.substr(std::min(host.find('.') + 1, host.size()));
+  };
+  const auto is_domain = [](std::string_view host) {
+    return host.find('.') != std::string_view::npos &&
+           host.find_first_not_of("0123456789.:") != std::string_view::npos;
+  };
+  if (!is_domain(a) || !is_domain(b)) return false;
+  if (within(a, b) || within(b, a)) return true;
+  return is_domain(parent(a)) && parent(a) == parent(b);
+}
+
 absl::StatusOr<RealmTrust> JudgeRealm(const Url& registry, const Url& realm) {
   if (registry.secure() && !realm.secure()) {
     return absl::PermissionDeniedError(absl::StrCat("registry ", registry.Authority(),
@@ -136,7 +155,8 @@ absl::StatusOr<RealmTrust> JudgeRealm(const Url& registry, const Url& realm) {
         "registry ", registry.Authority(), " names a realm on loopback, ", realm.Redacted(), "; refused"));
   }
   if (realm.host() == registry.host()) return RealmTrust::kCredentials;
-  return registry.secure() ? RealmTrust::kCredentials : RealmTrust::kAnonymous;
+  return registry.secure() && SharesDomain(registry.host(), realm.host()) ? RealmTrust::kCredentials
+                                                                          : RealmTrust::kAnonymous;
 }
 
 absl::StatusOr<AccessToken> ParseTokenAnswer(std::string_view json) {

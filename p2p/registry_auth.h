@@ -35,7 +35,7 @@ absl::StatusOr<AuthChallenge> SelectChallenge(const std::vector<std::string_view
 
 // May the secrets that the user gave for `registry` be sent to the token server at `realm`?
 enum class RealmTrust {
-  kCredentials,  // yes: the same host, or https named by a challenge that came over https
+  kCredentials,  // yes: the same host, or by https one of the registry's own domain
   kAnonymous,    // no, but a token may be asked for without them
 };
 // Errors: PermissionDenied if the realm may not be asked at all: a step from https to http, or a link-local

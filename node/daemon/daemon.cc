@@ -35,6 +35,8 @@ namespace {
 
 constexpr int kIoThreads = 4;
 constexpr Duration kStopGrace = std::chrono::seconds(2);
+// How long a blob file that somebody has cut short or removed may go unnoticed.
+constexpr Duration kFileCheckInterval = std::chrono::seconds(5);
 
 absl::Status MakeFolder(const std::string& path, const char* what) {
   std::error_code error;
@@ -100,6 +102,7 @@ class Daemon::Node {
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
   absl::Status Serve();
+  void CheckFilesLater();
   void Stop();
 
   const Config config_;
@@ -164,8 +167,8 @@ absl::Status Daemon::Node::Start() {
     std::lock_guard lock(mounter_mutex_);
     mounter_ = std::move(mounter);
   }
-  status = mounter_->Recover();
-  if (status.ok()) status = OpenDoor();
+  mounter_->Recover();
+  status = OpenDoor();
   if (status.ok()) status = Serve();
   return status;
 }
@@ -252,19 +255,29 @@ absl::Status Daemon::Node::Serve() {
   if (!status.ok())
     return absl::Status(status.code(), absl::StrCat("api.socket: ", std::string(status.message())));
   grpc_->SetHealth(api::GrpcServer::Health::kServing);
+  CheckFilesLater();
   ready_ = true;
   spdlog::info("ready; API on {}", options.socket_path);
   return absl::OkStatus();
 }
 
+void Daemon::Node::CheckFilesLater() {
+  io_->PostAt(clock_.Now() + kFileCheckInterval, [this] {
+    store_->CheckFiles();
+    CheckFilesLater();
+  });
+}
+
 void Daemon::Node::Stop() {
   ready_ = false;
+  if (mounter_) mounter_->Cancel();
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
   if (mounter_) mounter_->Stop();
-  registry_.reset();  // what is under way ends with an error, so nothing more is delivered
-  if (io_) io_->Stop();
+  // The loop ends first: nothing may start another fetch once the registry client goes.
   if (core_) core_->Stop();
+  registry_.reset();
+  if (io_) io_->Stop();
   cache_.reset();
   if (store_) store_->Stop();
   std::lock_guard lock(mounter_mutex_);

@@ -1,5 +1,6 @@
 #include "node/daemon/image_resolver.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -9,6 +10,8 @@
 
 namespace sluice {
 namespace {
+
+constexpr size_t kReferrersMax = 16;  // of one image, looked at for a recipe
 
 std::vector<std::string> AcceptedManifests() {
   return {std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
@@ -82,29 +85,39 @@ bool ImageResolver::HasBoundRecipe(const BlobSpec& blob) {
 }
 
 absl::Status ImageResolver::FetchRecipe(const ResolvedImage& image, const BlobSpec& blob) {
-  const BlobOrigin& origin = image.reference.origin;
-  const absl::StatusOr<std::vector<p2p::Descriptor>> referrers =
-      registry_.ListReferrers(origin, image.manifest, std::string(p2p::media_type::kRecipeArtifact));
+  const absl::StatusOr<std::vector<p2p::Descriptor>> referrers = registry_.ListReferrers(
+      image.reference.origin, image.manifest, std::string(p2p::media_type::kRecipeArtifact));
   if (!referrers.ok()) return referrers.status();
-  for (const p2p::Descriptor& referrer : *referrers) {
-    const absl::StatusOr<p2p::FetchedManifest> fetched =
-        registry_.FetchManifest(origin, referrer.digest.ToString(), AcceptedManifests());
-    if (!fetched.ok()) return fetched.status();
-    const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
-    if (!manifest.ok()) return manifest.status();
-    const auto* artifact = std::get_if<p2p::ImageManifest>(&*manifest);
-    if (!artifact) continue;
-    for (const p2p::Descriptor& layer : artifact->layers) {
-      if (layer.Annotation(p2p::annotation::kRecipeBlob) != blob.digest.ToString()) continue;
-      const absl::StatusOr<std::string> bytes =
-          registry_.FetchWholeBlob(origin, layer.digest, p2p::kRecipeBytesMax);
-      if (!bytes.ok()) return bytes.status();
-      const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
-      if (!recipe.ok()) return recipe.status();
-      if (recipe->IsBoundBy(blob)) return recipes_.PutRecipe(blob.digest, *bytes);
-    }
+  // Anyone who may push can attach a referrer: a bad one must not stand in the way of a good one.
+  absl::Status last =
+      absl::NotFoundError("no recipe that matches the root in the manifest is attached to the image");
+  for (size_t i = 0; i < std::min(referrers->size(), kReferrersMax); ++i) {
+    const absl::Status taken = TakeRecipe(image.reference.origin, (*referrers)[i].digest, blob);
+    if (taken.ok()) return taken;
+    if (!absl::IsNotFound(taken)) last = taken;
   }
-  return absl::NotFoundError("no recipe that matches the root in the manifest is attached to the image");
+  return last;
+}
+
+absl::Status ImageResolver::TakeRecipe(const BlobOrigin& origin, const Digest& referrer,
+                                       const BlobSpec& blob) {
+  const absl::StatusOr<p2p::FetchedManifest> fetched =
+      registry_.FetchManifest(origin, referrer.ToString(), AcceptedManifests());
+  if (!fetched.ok()) return fetched.status();
+  const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
+  if (!manifest.ok()) return manifest.status();
+  const auto* artifact = std::get_if<p2p::ImageManifest>(&*manifest);
+  if (!artifact) return absl::NotFoundError("the referrer is an index");
+  for (const p2p::Descriptor& layer : artifact->layers) {
+    if (layer.Annotation(p2p::annotation::kRecipeBlob) != blob.digest.ToString()) continue;
+    const absl::StatusOr<std::string> bytes =
+        registry_.FetchWholeBlob(origin, layer.digest, p2p::kRecipeBytesMax);
+    if (!bytes.ok()) return bytes.status();
+    const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
+    if (!recipe.ok()) return recipe.status();
+    if (recipe->IsBoundBy(blob)) return recipes_.PutRecipe(blob.digest, *bytes);
+  }
+  return absl::NotFoundError("the referrer has no recipe for the blob");
 }
 
 }  // namespace sluice

@@ -41,6 +41,7 @@ class ImageResolver {
  private:
   absl::StatusOr<p2p::FetchedManifest> FetchPlatformManifest(const p2p::ImageReference& reference);
   absl::Status FetchRecipe(const ResolvedImage& image, const BlobSpec& blob);
+  absl::Status TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobSpec& blob);
   bool HasBoundRecipe(const BlobSpec& blob);
 
   p2p::RegistryClient& registry_;

@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -17,6 +18,8 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
+// An orderly stop that takes longer is cut short: the node may be killed at any instruction anyway.
+constexpr unsigned kStopSecondsMax = 20;
 
 // "key=value" pairs into the map of flags. Returns the first that is none.
 std::string SplitFlags(const std::vector<std::string>& settings, sluice::ConfigSources& sources) {
@@ -85,6 +88,7 @@ int main(int argc, char** argv) {
   sigwait(&signals, &received);
   spdlog::info("stopping; mounts stay, and their present bytes can be read meanwhile");
   sd_notify(0, "STOPPING=1");
+  alarm(kStopSecondsMax);
   daemon->reset();
   return 0;
 }

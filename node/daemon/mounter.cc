@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <future>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,12 +21,44 @@ namespace {
 constexpr uint64_t kBootstrapBytesMax = uint64_t{4} << 30;
 constexpr char kBackend[] = "fanotify";
 // The keeper refuses the read at the ticket's deadline; an answer should be there before.
-constexpr Duration kAnswerMargin = std::chrono::milliseconds(100);
+constexpr Duration kAnswerMarginMax = std::chrono::milliseconds(100);
+constexpr Duration kCancelCheck = std::chrono::milliseconds(100);
 
 absl::Status NoDoor() {
   return absl::FailedPreconditionError(
       "no kernel backend works on this host, so nothing can be mounted; \"sluice doctor\" says what is "
       "missing");
+}
+
+absl::Status Stopping() {
+  return absl::CancelledError("the node is stopping");
+}
+
+// The path that the kernel knows the directory by; as given if there is none.
+std::string Canonical(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path canonical = std::filesystem::canonical(path, error);
+  return error ? path : canonical.string();
+}
+
+// The file system type that is mounted at the path, topmost; empty if none.
+std::string TypeMountedAt(const std::string& path) {
+  std::string type;
+  const absl::StatusOr<std::vector<ondemand::MountInfo>> mounts = ondemand::ReadMountInfo();
+  if (!mounts.ok()) return type;
+  for (const ondemand::MountInfo& mount : *mounts) {
+    if (mount.mount_point == path) type = mount.type;
+  }
+  return type;
+}
+
+bool Contains(const std::vector<BlobSpec>& specs, const Digest& digest) {
+  return std::any_of(specs.begin(), specs.end(), [&](const BlobSpec& spec) { return spec.digest == digest; });
+}
+
+bool Contains(const std::vector<ondemand::MountedImage>& mounts, const std::string& mount_point) {
+  return std::any_of(mounts.begin(), mounts.end(),
+                     [&](const ondemand::MountedImage& mount) { return mount.mount_point == mount_point; });
 }
 
 }  // namespace
@@ -34,12 +68,12 @@ class Mounter::Reservation {
  public:
   Reservation(Mounter& mounter, std::string mount_point)
       : mounter_(mounter), mount_point_(std::move(mount_point)) {
-    std::lock_guard lock(mounter_.mutex_);
+    std::lock_guard lock(mounter_.table_mutex_);
     taken_ = mounter_.busy_.insert(mount_point_).second;
   }
   ~Reservation() {
     if (!taken_) return;
-    std::lock_guard lock(mounter_.mutex_);
+    std::lock_guard lock(mounter_.table_mutex_);
     mounter_.busy_.erase(mount_point_);
   }
   Reservation(const Reservation&) = delete;
@@ -58,7 +92,10 @@ class Mounter::Reservation {
 };
 
 Mounter::Mounter(Parts parts, Options options, MountTable table)
-    : parts_(parts), options_(options), table_(std::move(table)) {}
+    : parts_(parts),
+      options_(options),
+      fills_(parts.clock, parts.core, parts.cache, options.fill),
+      table_(std::move(table)) {}
 
 Mounter::~Mounter() {
   Stop();
@@ -66,20 +103,21 @@ Mounter::~Mounter() {
 
 // ------------------------------------------------------------------------------------------- restarts
 
-absl::Status Mounter::Recover() {
-  for (const MountEntry& entry : table_.entries()) {
-    const absl::StatusOr<std::shared_ptr<Blob>> bootstrap = parts_.store.Open(entry.bootstrap);
-    if (!bootstrap.ok()) return bootstrap.status();
-    bootstraps_.emplace(entry.mount_point, Blob::Lease(*bootstrap));
-    for (const BlobSpec& spec : entry.blobs) {
+void Mounter::Recover() {
+  for (const MountEntry& entry : Entries()) {
+    std::vector<BlobSpec> specs = entry.blobs;
+    specs.push_back(entry.bootstrap);
+    for (const BlobSpec& spec : specs) {
       const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
-      if (!blob.ok()) return blob.status();
-      BlobUse& use = uses_[spec.digest];
-      use.blob = *blob;
-      ++use.mounts;
+      if (!blob.ok()) {
+        spdlog::error("ALARM: readers of {} get EIO: blob {} can't be taken up: {}", entry.mount_point,
+                      spec.digest.ToString(), blob.status().ToString());
+      } else if (spec.digest == entry.bootstrap.digest) {
+        std::lock_guard lock(table_mutex_);
+        bootstraps_.insert_or_assign(entry.mount_point, Blob::Lease(*blob));
+      }
     }
   }
-  return absl::OkStatus();
 }
 
 absl::Status Mounter::OpenDoor(ondemand::FanotifyDoorOptions options) {
@@ -87,66 +125,104 @@ absl::Status Mounter::OpenDoor(ondemand::FanotifyDoorOptions options) {
       std::move(options), [this](ondemand::ReadTicket ticket) { OnTicket(std::move(ticket)); });
   if (!door.ok()) return door.status();
   {
-    std::lock_guard lock(mutex_);
+    std::lock_guard lock(door_mutex_);
     door_ = *std::move(door);
   }
   return ReconcileMounts();
 }
 
 absl::Status Mounter::ReconcileMounts() {
-  const absl::StatusOr<std::vector<ondemand::MountedImage>> watched = door_->Mounts();
+  const absl::StatusOr<std::vector<ondemand::MountedImage>> watched = door()->Mounts();
   if (!watched.ok()) return watched.status();
-  const absl::StatusOr<std::vector<ondemand::MountInfo>> present = ondemand::ReadMountInfo();
-  if (!present.ok()) return present.status();
-
-  const std::vector<MountEntry> entries = table_.entries();
-  for (const MountEntry& entry : entries) {
-    const bool is_watched =
-        std::any_of(watched->begin(), watched->end(),
-                    [&](const ondemand::MountedImage& m) { return m.mount_point == entry.mount_point; });
-    if (is_watched) {
-      for (const BlobSpec& spec : entry.blobs) {
-        const absl::Status guarded = Guard(spec);
-        if (!guarded.ok()) return guarded;
-      }
-      spdlog::info("found {} again, mounted at {}", entry.reference, entry.mount_point);
-      if (options_.fill_by_default) {
-        for (const BlobSpec& spec : entry.blobs) StartFill(spec.digest, options_.fill_retry_first);
-      }
-      continue;
-    }
-    const std::string path = parts_.store.BlobPath(entry.bootstrap.digest);
-    const bool is_present = std::any_of(present->begin(), present->end(), [&](const ondemand::MountInfo& m) {
-      return m.mount_point == entry.mount_point && m.type == "erofs";
-    });
-    if (is_present) {
-      spdlog::error(
-          "ALARM: {} is mounted at {} but its keeper is gone: reads of absent bytes would give zeros. It is "
-          "unmounted; restart what runs from it",
-          entry.reference, entry.mount_point);
-      if (umount2(entry.mount_point.c_str(), MNT_DETACH) != 0) {
-        spdlog::error("cannot unmount {}: {}", entry.mount_point, std::strerror(errno));
-      }
+  for (const MountEntry& entry : Entries()) {
+    const std::string type = TypeMountedAt(entry.mount_point);
+    if (Contains(*watched, entry.mount_point)) {
+      TakeUp(entry);
+    } else if (type == "erofs") {
+      TakeDownOrphan(entry);
+    } else if (!type.empty()) {
+      spdlog::warn("{} is mounted over at {}; it is served on", entry.reference, entry.mount_point);
+      TakeUp(entry);
     } else {
       spdlog::info("{} is not mounted at {} any more", entry.reference, entry.mount_point);
+      Forget(entry.mount_point);
     }
-    Forget(entry.mount_point);
   }
   for (const ondemand::MountedImage& mount : *watched) {
+    std::unique_lock lock(table_mutex_);
     if (table_.Find(mount.mount_point)) continue;
-    const absl::Status unmounted = door_->UnmountImage(mount.mount_point);
+    lock.unlock();
+    const absl::Status unmounted = door()->UnmountImage(mount.mount_point);
     spdlog::warn("{} was mounted at {} but not in the table of mounts; unmounting it: {}", mount.label,
                  mount.mount_point, unmounted.ToString());
   }
-  parts_.telemetry.mounts.Set(static_cast<int64_t>(mount_count()));
+  ReleaseStrangers();
+  SetMountGauge();
+  recipes_thread_ =
+      std::thread([this, entries = Entries()]() mutable { RefetchRecipes(std::move(entries)); });
   return absl::OkStatus();
 }
 
+void Mounter::TakeUp(const MountEntry& entry) {
+  for (const BlobSpec& spec : entry.blobs) {
+    std::lock_guard guard(guard_mutex_);
+    const absl::Status guarded = Guard(spec, *door());
+    if (!guarded.ok()) {
+      served_.Note(spec.digest, 0, guarded);
+      spdlog::error("ALARM: readers of {} get EIO: blob {} can't be taken up: {}", entry.mount_point,
+                    spec.digest.ToString(), guarded.ToString());
+    } else if (options_.fill_by_default) {
+      fills_.Start(spec.digest);
+    }
+  }
+  spdlog::info("found {} again, mounted at {}", entry.reference, entry.mount_point);
+}
+
+void Mounter::TakeDownOrphan(const MountEntry& entry) {
+  spdlog::error(
+      "ALARM: {} is mounted at {} but its keeper is gone: reads of absent bytes would give zeros. It is "
+      "unmounted; "
+      "restart what runs from it",
+      entry.reference, entry.mount_point);
+  if (umount2(entry.mount_point.c_str(), MNT_DETACH) == 0) return Forget(entry.mount_point);
+  spdlog::error("ALARM: cannot unmount {}: {}", entry.mount_point, std::strerror(errno));
+}
+
+// A predecessor that died half-way through a mount or an unmount has left the keeper with blobs that nothing
+// uses.
+void Mounter::ReleaseStrangers() {
+  const std::vector<Digest> guarded = door()->GuardedBlobs();
+  const std::vector<MountEntry> entries = Entries();
+  for (const Digest& digest : guarded) {
+    const bool used = std::any_of(entries.begin(), entries.end(),
+                                  [&](const MountEntry& entry) { return Contains(entry.blobs, digest); });
+    if (used) continue;
+    const absl::Status released = door()->UnguardBlob(digest);
+    if (!released.ok()) spdlog::warn("blob {} stays guarded: {}", digest.Short(), released.ToString());
+  }
+}
+
+// Recipes live in the index and are lost with it.
+void Mounter::RefetchRecipes(std::vector<MountEntry> entries) {
+  for (const MountEntry& entry : entries) {
+    if (cancelled_) return;
+    const absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(entry.reference);
+    if (!reference.ok()) continue;
+    const std::string missing = parts_.resolver.FetchRecipes({*reference, entry.manifest, {{}, entry.blobs}});
+    if (!missing.empty()) spdlog::warn("{}: chunks are served unverified: {}", entry.reference, missing);
+  }
+}
+
+void Mounter::Cancel() {
+  cancelled_ = true;
+}
+
 void Mounter::Stop() {
-  std::shared_ptr<ondemand::FanotifyDoor> door;
+  Cancel();
+  if (recipes_thread_.joinable()) recipes_thread_.join();
+  DoorPtr door;
   {
-    std::lock_guard lock(mutex_);
-    stopped_ = true;
+    std::lock_guard lock(door_mutex_);
     door = std::exchange(door_, nullptr);
   }
   if (door) door->Stop();
@@ -155,70 +231,54 @@ void Mounter::Stop() {
 // ------------------------------------------------------------------------------------- the kernel's reads
 
 void Mounter::OnTicket(ondemand::ReadTicket ticket) {
-  ReadRequest request{ticket.digest(), ticket.range(), FetchClass::kDemand,
-                      ticket.deadline() - kAnswerMargin};
+  const Duration margin = std::min(kAnswerMarginMax, (ticket.deadline() - parts_.clock.Now()) / 4);
+  ReadRequest request{ticket.digest(), ticket.range(), FetchClass::kDemand, ticket.deadline() - margin};
   parts_.cache.Read(request, [this, ticket = std::move(ticket)](absl::StatusOr<ReadResult> result) mutable {
-    NoteServed(ticket.digest(), ticket.range().length, result);
+    const Digest digest = ticket.digest();
+    const uint64_t length = ticket.range().length;
     std::move(ticket).Complete(result.status());
+    NoteServed(digest, length, result);
   });
 }
 
 void Mounter::NoteServed(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result) {
+  // What is under way when the node stops goes back to the keeper, and waits there for the next daemon.
+  if (absl::IsCancelled(result.status())) return;
   (result.ok() ? parts_.telemetry.ondemand_filled : parts_.telemetry.ondemand_failed).Add();
-  {
-    std::lock_guard lock(mutex_);
-    const auto found = uses_.find(digest);
-    if (found != uses_.end()) {
-      BlobUse& use = found->second;
-      if (result.ok()) {
-        use.served.reads[static_cast<size_t>(result->source)] += 1;
-        use.served.bytes[static_cast<size_t>(result->source)] += length;
-      } else {
-        ++use.errors;
-        use.last_error = std::string(result.status().message());
-      }
-    }
-  }
+  served_.Note(digest, length, result);
   if (!result.ok())
     spdlog::error("a reader of blob {} gets EIO: {}", digest.ToString(), result.status().ToString());
 }
 
 void Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
-  std::shared_ptr<ondemand::FanotifyDoor> door;
-  {
-    std::lock_guard lock(mutex_);
-    door = door_;
-  }
+  const DoorPtr door = this->door();
   if (!door) return;
   const absl::Status status = door->OnBlobComplete(blob->digest());
-  if (!status.ok())
+  if (!status.ok()) {
     spdlog::warn("blob {} keeps its events though it is complete: {}", blob->digest().Short(),
                  status.ToString());
+  }
 }
 
 void Mounter::OnBlobRevoked(const Blob& blob) {
-  std::shared_ptr<ondemand::FanotifyDoor> door;
-  {
-    std::lock_guard lock(mutex_);
-    door = door_;
-  }
+  const DoorPtr door = this->door();
   if (!door) return;
   const absl::Status status = door->OnBlobRevoked(blob.digest());
-  if (!status.ok())
+  if (!status.ok()) {
     spdlog::error("ALARM: blob {} may be read unasked: {}", blob.digest().ToString(), status.ToString());
+  }
 }
 
 // ------------------------------------------------------------------------------------------- mounting
 
 absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) {
-  {
-    std::lock_guard lock(mutex_);
-    if (!door_) return NoDoor();
-  }
-  const Reservation reservation(*this, request.mount_point);
+  if (!door()) return NoDoor();
+  const std::string mount_point = Canonical(request.mount_point);
+  const Reservation reservation(*this, mount_point);
   if (!reservation.status().ok()) return reservation.status();
-  const absl::Status usable = ondemand::CheckMountPoint(request.mount_point);
+  const absl::Status usable = ondemand::CheckMountPoint(mount_point);
   if (!usable.ok()) return usable;
+  Forget(mount_point);  // somebody else has unmounted what the table has there
 
   const absl::StatusOr<ResolvedImage> resolved = parts_.resolver.Resolve(request.reference);
   if (!resolved.ok()) return resolved.status();
@@ -228,144 +288,169 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
                                                    bootstrap.size, " bytes; at most ", kBootstrapBytesMax,
                                                    " are taken"));
   }
-  MountEntry entry{request.mount_point,
-                   resolved->reference.ToString(),
-                   resolved->manifest,
-                   kBackend,
-                   BlobSpec{bootstrap.digest,
-                            bootstrap.size,
-                            ChunkGeometry::ChunkSizeFor(bootstrap.size),
-                            {},
-                            {resolved->reference.origin}},
-                   resolved->image.blobs};
+  const MountEntry entry{mount_point,
+                         resolved->reference.ToString(),
+                         resolved->manifest,
+                         kBackend,
+                         BlobSpec{bootstrap.digest,
+                                  bootstrap.size,
+                                  ChunkGeometry::ChunkSizeFor(bootstrap.size),
+                                  {},
+                                  {resolved->reference.origin}},
+                         resolved->image.blobs};
   const std::string unproven = parts_.resolver.FetchRecipes(*resolved);
-  if (!unproven.empty())
+  if (!unproven.empty()) {
     spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", entry.reference, unproven);
-
+  }
   const Instant deadline = std::min(request.deadline, parts_.clock.Now() + options_.bootstrap_timeout);
-  const absl::StatusOr<std::string> path = PrepareBootstrap(entry.bootstrap, entry.blobs, deadline);
-  if (!path.ok()) return path.status();
-  const absl::Status mounted = MountPrepared(entry, *path);
+  absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(entry.bootstrap, entry.blobs, deadline);
+  if (!lease.ok()) return lease.status();
+  const absl::Status mounted = MountPrepared(entry, *std::move(lease));
   if (!mounted.ok()) return mounted;
 
   const bool fill = request.fill == api::FillMode::kBackground ||
                     (request.fill == api::FillMode::kDefault && options_.fill_by_default);
-  for (const BlobSpec& spec : entry.blobs) {
-    if (fill) StartFill(spec.digest, options_.fill_retry_first);
+  if (fill) {
+    for (const BlobSpec& spec : entry.blobs) fills_.Start(spec.digest);
   }
-  parts_.telemetry.mounts.Set(static_cast<int64_t>(mount_count()));
+  SetMountGauge();
   spdlog::info("mounted {} at {}{}", entry.reference, entry.mount_point,
                fill ? ", filling it in the background" : "");
-  std::lock_guard lock(mutex_);
   return Describe(entry);
 }
 
-absl::StatusOr<std::string> Mounter::PrepareBootstrap(const BlobSpec& spec,
+absl::StatusOr<Blob::Lease> Mounter::PrepareBootstrap(const BlobSpec& spec,
                                                       const std::vector<BlobSpec>& blobs, Instant deadline) {
   const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
   if (!blob.ok()) return blob.status();
-  const Blob::Lease lease(*blob);
+  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);
+  if (!lease.ok()) return lease;
   if (!parts_.store.IsSettled(spec.digest)) {
-    auto filled = std::make_shared<std::promise<absl::Status>>();
-    std::future<absl::Status> result = filled->get_future();
-    parts_.cache.Fill(spec.digest, [filled](absl::Status status) { filled->set_value(std::move(status)); });
-    if (result.wait_until(deadline) != std::future_status::ready) {
-      return absl::DeadlineExceededError(
-          absl::StrCat("bootstrap ", spec.digest.ToString(), " did not arrive in time"));
-    }
-    const absl::Status status = result.get();
-    if (!status.ok()) return status;
+    const absl::Status filled = WaitForFill(spec.digest, deadline);
+    if (!filled.ok()) return filled;
     const absl::StatusOr<index::VerifyReport> report = parts_.store.Verify(spec.digest, parts_.verifier);
     if (!report.ok()) return report.status();
     if (report->bad > 0 || report->unverifiable > 0) {
       return absl::DataLossError(
           absl::StrCat("bootstrap ", spec.digest.ToString(), " does not match its digest"));
     }
+    // Reads of metadata raise no event, so what is mounted must be on the disk for good.
+    parts_.store.Flush();
+    if (!parts_.store.IsSettled(spec.digest)) {
+      return absl::UnavailableError(
+          absl::StrCat("bootstrap ", spec.digest.ToString(), " could not be kept on disk"));
+    }
   }
-  std::string path = parts_.store.BlobPath(spec.digest);
-  const absl::StatusOr<ondemand::ErofsInfo> info = ondemand::ReadErofsInfo(path);
+  const absl::StatusOr<ondemand::ErofsInfo> info =
+      ondemand::ReadErofsInfo(parts_.store.BlobPath(spec.digest));
   if (!info.ok()) return info.status();
   const absl::Status devices = ondemand::CheckErofsDevices(*info, blobs);
   if (!devices.ok()) return devices;
-  return path;
+  return lease;
 }
 
-absl::Status Mounter::Guard(const BlobSpec& spec) {
+absl::Status Mounter::WaitForFill(const Digest& digest, Instant deadline) {
+  auto filled = std::make_shared<std::promise<absl::Status>>();
+  std::future<absl::Status> result = filled->get_future();
+  parts_.cache.Fill(digest, [filled](absl::Status status) { filled->set_value(std::move(status)); });
+  while (result.wait_for(kCancelCheck) != std::future_status::ready) {
+    if (cancelled_) return Stopping();
+    if (parts_.clock.Now() >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("bootstrap ", digest.ToString(), " did not arrive in time"));
+    }
+  }
+  return result.get();
+}
+
+absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstrap) {
+  std::lock_guard guard(guard_mutex_);
+  const DoorPtr door = this->door();
+  if (!door || cancelled_) return Stopping();
+  {
+    std::lock_guard lock(table_mutex_);
+    const absl::Status added = table_.Add(entry);
+    if (!added.ok()) return added;
+    bootstraps_.insert_or_assign(entry.mount_point, std::move(bootstrap));
+  }
+  absl::Status mounted = GuardAndMount(entry, *door);
+  if (mounted.ok()) return mounted;
+  // A keeper that answered too late may have mounted it all the same.
+  const absl::Status undone = door->UnmountImage(entry.mount_point);
+  if (undone.ok() || absl::IsNotFound(undone)) {
+    Forget(entry.mount_point);
+  } else {
+    spdlog::error("{} may be mounted at {} after a failed mount: {}", entry.reference, entry.mount_point,
+                  undone.ToString());
+  }
+  return mounted;
+}
+
+absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::FanotifyDoor& door) {
+  ondemand::MountRequest request{
+      parts_.store.BlobPath(entry.bootstrap.digest), {}, entry.mount_point, entry.reference};
+  for (const BlobSpec& spec : entry.blobs) {
+    const absl::Status guarded = Guard(spec, door);
+    if (!guarded.ok()) return guarded;
+    request.devices.push_back(spec.digest);
+  }
+  return door.MountImage(request);
+}
+
+// REQUIRES: guard_mutex_ is held
+absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::FanotifyDoor& door) {
   const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
   if (!blob.ok()) return blob.status();
   if ((*blob)->refused()) {
-    return absl::DataLossError(absl::StrCat("blob ", spec.digest.ToString(),
-                                            " did not match its digest; \"sluice blob evict ",
-                                            spec.digest.ToString(), "\" lets it be fetched anew"));
+    return absl::DataLossError(
+        absl::StrCat("blob ", spec.digest.ToString(),
+                     " did not match its digest; unmount what uses it, then \"sluice blob evict ",
+                     spec.digest.ToString(), "\" lets it be fetched anew"));
   }
+  const absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);
+  if (!lease.ok()) return lease.status();
   const absl::StatusOr<index::FileDescriptor> file = parts_.store.OpenForRead(spec.digest);
   if (!file.ok()) return file.status();
-  std::lock_guard guard(guard_mutex_);
-  const absl::Status guarded = door_->GuardBlob(*blob, file->get());
-  if (guarded.ok() && parts_.store.IsSettled(spec.digest)) return door_->OnBlobComplete(spec.digest);
+  const absl::Status guarded = door.GuardBlob(*blob, file->get());
+  // One that was whole before is not reported again.
+  if (guarded.ok() && parts_.store.IsSettled(spec.digest)) return door.OnBlobComplete(spec.digest);
   return guarded;
 }
 
+// REQUIRES: guard_mutex_ is held, or nothing else works with the door yet
 void Mounter::Unguard(const std::vector<BlobSpec>& specs) {
-  std::lock_guard guard(guard_mutex_);
+  const DoorPtr door = this->door();
+  const std::vector<MountEntry> entries = Entries();
   for (const BlobSpec& spec : specs) {
-    {
-      std::lock_guard lock(mutex_);
-      const auto found = uses_.find(spec.digest);
-      if (found == uses_.end() || --found->second.mounts > 0) continue;
-      uses_.erase(found);
-    }
-    const absl::Status status = door_->UnguardBlob(spec.digest);
+    const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
+      return Contains(entry.blobs, spec.digest);
+    });
+    if (used) continue;
+    fills_.Stop(spec.digest);
+    served_.Forget(spec.digest);
+    const absl::Status status = door ? door->UnguardBlob(spec.digest) : absl::OkStatus();
     if (!status.ok()) spdlog::warn("blob {} stays guarded: {}", spec.digest.Short(), status.ToString());
   }
 }
 
-absl::Status Mounter::MountPrepared(const MountEntry& entry, const std::string& bootstrap_path) {
-  ondemand::MountRequest request{bootstrap_path, {}, entry.mount_point, entry.reference};
-  absl::Status status;
-  std::vector<BlobSpec> guarded;
-  for (const BlobSpec& spec : entry.blobs) {
-    {
-      std::lock_guard lock(mutex_);
-      BlobUse& use = uses_[spec.digest];
-      use.blob = parts_.store.Find(spec.digest);
-      ++use.mounts;
-    }
-    guarded.push_back(spec);
-    status = Guard(spec);
-    if (!status.ok()) break;
-    request.devices.push_back(spec.digest);
-  }
-  if (status.ok()) {
-    std::lock_guard lock(mutex_);
-    for (const BlobSpec& spec : entry.blobs) uses_[spec.digest].blob = parts_.store.Find(spec.digest);
-    status = table_.Add(entry);
-    if (status.ok())
-      bootstraps_.emplace(entry.mount_point, Blob::Lease(parts_.store.Find(entry.bootstrap.digest)));
-  }
-  if (status.ok()) {
-    status = door_->MountImage(request);
-    if (status.ok()) return status;
-    std::lock_guard lock(mutex_);
-    const absl::Status removed = table_.Remove(entry.mount_point);
-    if (!removed.ok()) spdlog::warn("{}", removed.ToString());
-    bootstraps_.erase(entry.mount_point);
-  }
-  Unguard(guarded);
-  return status;
-}
-
-absl::Status Mounter::Unmount(const std::string& mount_point) {
+absl::Status Mounter::Unmount(const std::string& requested) {
+  const DoorPtr door = this->door();
+  if (!door) return NoDoor();
+  const std::string mount_point = Canonical(requested);
+  const Reservation reservation(*this, mount_point);
+  if (!reservation.status().ok()) return reservation.status();
   {
-    std::lock_guard lock(mutex_);
-    if (!door_) return NoDoor();
+    std::lock_guard lock(table_mutex_);
     if (!table_.Find(mount_point)) {
       return absl::NotFoundError(absl::StrCat("nothing of sluice's is mounted at ", mount_point));
     }
   }
-  const Reservation reservation(*this, mount_point);
-  if (!reservation.status().ok()) return reservation.status();
-  const absl::Status unmounted = door_->UnmountImage(mount_point);
+  std::lock_guard guard(guard_mutex_);
+  const absl::Status unmounted = door->UnmountImage(mount_point);
+  if (absl::IsNotFound(unmounted) && !TypeMountedAt(mount_point).empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("something else is mounted over ", mount_point, "; unmount that first"));
+  }
   // One that somebody else unmounted is gone all the same.
   if (!unmounted.ok() && !absl::IsNotFound(unmounted)) return unmounted;
   Forget(mount_point);
@@ -376,109 +461,89 @@ absl::Status Mounter::Unmount(const std::string& mount_point) {
 void Mounter::Forget(const std::string& mount_point) {
   std::vector<BlobSpec> blobs;
   {
-    std::lock_guard lock(mutex_);
+    std::lock_guard lock(table_mutex_);
     const MountEntry* entry = table_.Find(mount_point);
     if (!entry) return;
     blobs = entry->blobs;
     const absl::Status removed = table_.Remove(mount_point);
-    if (!removed.ok())
+    if (!removed.ok()) {
       spdlog::warn("{} is unmounted but stays in the table of mounts until the next start: {}", mount_point,
                    removed.ToString());
+    }
     bootstraps_.erase(mount_point);
-    parts_.telemetry.mounts.Set(static_cast<int64_t>(table_.entries().size()));
   }
   Unguard(blobs);
-}
-
-// ---------------------------------------------------------------------------------------------- fills
-
-void Mounter::StartFill(const Digest& digest, Duration retry_after) {
-  {
-    std::lock_guard lock(mutex_);
-    const auto found = uses_.find(digest);
-    if (stopped_ || found == uses_.end()) return;  // unmounted meanwhile
-    found->second.fill = api::FillState::kFilling;
-  }
-  parts_.cache.Fill(digest, [this, digest, retry_after](absl::Status status) {
-    {
-      std::lock_guard lock(mutex_);
-      const auto found = uses_.find(digest);
-      if (stopped_ || found == uses_.end()) return;
-      found->second.fill = status.ok() ? api::FillState::kComplete : api::FillState::kFailed;
-      found->second.fill_error = std::string(status.message());
-    }
-    if (status.ok()) {
-      spdlog::info("blob {} is complete", digest.ToString());
-      return;
-    }
-    spdlog::warn("filling blob {} failed, trying again in {} ms: {}", digest.ToString(),
-                 std::chrono::duration_cast<std::chrono::milliseconds>(retry_after).count(),
-                 status.ToString());
-    parts_.core.PostAt(parts_.clock.Now() + retry_after, [this, digest, retry_after] {
-      StartFill(digest, std::min(retry_after * 2, options_.fill_retry_max));
-    });
-  });
+  SetMountGauge();
 }
 
 // --------------------------------------------------------------------------------------------- reports
 
+Mounter::DoorPtr Mounter::door() const {
+  std::lock_guard lock(door_mutex_);
+  return door_;
+}
+
+std::vector<MountEntry> Mounter::Entries() const {
+  std::lock_guard lock(table_mutex_);
+  return table_.entries();
+}
+
+void Mounter::SetMountGauge() {
+  parts_.telemetry.mounts.Set(static_cast<int64_t>(Entries().size()));
+}
+
 api::MountInfo Mounter::Describe(const MountEntry& entry) const {
+  const DoorPtr door = this->door();
   api::MountInfo info;
   info.reference = entry.reference;
   info.manifest_digest = entry.manifest;
   info.mount_point = entry.mount_point;
   info.backend = entry.backend;
   for (const BlobSpec& spec : entry.blobs) {
-    const auto found = uses_.find(spec.digest);
-    if (found == uses_.end()) continue;
-    const BlobUse& use = found->second;
-    info.blobs.push_back({spec.digest, spec.size, use.blob->present_bytes()});
+    const std::shared_ptr<Blob> blob = parts_.store.Find(spec.digest);
+    info.blobs.push_back({spec.digest, spec.size, blob ? blob->present_bytes() : 0});
+    const ServedCounts::Counts counts = served_.Of(spec.digest);
     for (size_t source = 0; source < kSourceKindCount; ++source) {
-      info.served.reads[source] += use.served.reads[source];
-      info.served.bytes[source] += use.served.bytes[source];
+      info.served.reads[source] += counts.totals.reads[source];
+      info.served.bytes[source] += counts.totals.bytes[source];
     }
-    if (door_) {
-      const ondemand::HitCounts hits = door_->Hits(spec.digest);
-      info.served.reads[static_cast<size_t>(SourceKind::kLocal)] += hits.reads;
-      info.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += hits.bytes;
-    }
-    info.read_errors += use.errors;
-    if (!use.last_error.empty()) info.last_error = use.last_error;
+    const ondemand::HitCounts hits = door ? door->Hits(spec.digest) : ondemand::HitCounts{};
+    info.served.reads[static_cast<size_t>(SourceKind::kLocal)] += hits.reads;
+    info.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += hits.bytes;
+    info.read_errors += counts.errors;
+    if (!counts.last_error.empty()) info.last_error = counts.last_error;
   }
   return info;
 }
 
 absl::StatusOr<std::vector<api::MountInfo>> Mounter::ListMounts() {
-  std::lock_guard lock(mutex_);
   std::vector<api::MountInfo> mounts;
-  for (const MountEntry& entry : table_.entries()) mounts.push_back(Describe(entry));
+  for (const MountEntry& entry : Entries()) mounts.push_back(Describe(entry));
   std::sort(mounts.begin(), mounts.end(),
             [](const auto& a, const auto& b) { return a.mount_point < b.mount_point; });
   return mounts;
 }
 
-absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const std::string& mount_point) {
-  std::lock_guard lock(mutex_);
-  const MountEntry* entry = table_.Find(mount_point);
+absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const std::string& requested) {
+  const std::string mount_point = Canonical(requested);
+  std::optional<MountEntry> entry;
+  {
+    std::lock_guard lock(table_mutex_);
+    if (const MountEntry* found = table_.Find(mount_point)) entry = *found;
+  }
   if (!entry) return absl::NotFoundError(absl::StrCat("nothing of sluice's is mounted at ", mount_point));
   std::vector<api::FillProgress> progress;
   for (const BlobSpec& spec : entry->blobs) {
-    const auto found = uses_.find(spec.digest);
-    if (found == uses_.end()) continue;
-    const BlobUse& use = found->second;
-    progress.push_back({{spec.digest, spec.size, use.blob->present_bytes()}, use.fill, use.fill_error});
+    const std::shared_ptr<Blob> blob = parts_.store.Find(spec.digest);
+    const BackgroundFill::Progress fill = fills_.Of(spec.digest);
+    progress.push_back({{spec.digest, spec.size, blob ? blob->present_bytes() : 0}, fill.state, fill.error});
   }
   return progress;
 }
 
 ondemand::KeeperCounters Mounter::keeper_counters() const {
-  std::lock_guard lock(mutex_);
-  return door_ ? door_->counters() : ondemand::KeeperCounters{};
-}
-
-size_t Mounter::mount_count() const {
-  std::lock_guard lock(mutex_);
-  return table_.entries().size();
+  const DoorPtr door = this->door();
+  return door ? door->counters() : ondemand::KeeperCounters{};
 }
 
 }  // namespace sluice

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -13,8 +14,10 @@
 #include "api/admin_backend.h"
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
+#include "node/daemon/background_fill.h"
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/mount_table.h"
+#include "node/daemon/served_counts.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
 #include "ondemand/fanotify_door.h"
@@ -24,8 +27,8 @@ namespace sluice {
 
 // Mounts images, finds them again after a restart, fills them, and answers the kernel's reads of them.
 //
-// Thread-safe. Mount, Unmount and Recover block on registry, disk and keeper: not for the core loop. The
-// order of life: construct, Recover(store's blobs), OpenDoor, then the rest; Stop before the parts go.
+// Thread-safe. Mount, Unmount and OpenDoor block on registry, disk and keeper: not for the core loop. The
+// order of life: construct, Recover, OpenDoor, then the rest; Cancel and Stop before the parts go.
 class Mounter final : public api::MountBackend {
  public:
   struct Parts {
@@ -40,23 +43,24 @@ class Mounter final : public api::MountBackend {
   struct Options {
     bool fill_by_default = false;
     Duration bootstrap_timeout = std::chrono::minutes(5);
-    Duration fill_retry_first = std::chrono::seconds(1);
-    Duration fill_retry_max = std::chrono::seconds(60);
+    BackgroundFill::Limits fill;
   };
 
   Mounter(Parts parts, Options options, MountTable table);
   ~Mounter() override;
 
-  // Registers the blobs of the mounts in the table, so that reads that wait since before can be answered.
-  // Errors: those of DiskStore::Open.
-  absl::Status Recover();
+  // Registers the blobs of the mounts in the table, so that reads that wait since before can be answered. A
+  // blob that can't be had is an alarm and an error to its readers, not to the node.
+  void Recover();
 
   // Opens the kernel's door and puts what the table says in accord with the mounts that there are: a mount
   // that is gone leaves the table; one that nothing watches any more is taken down, for its holes would read
   // as zeros. Errors: those of FanotifyDoor::Start. Without a door, Mount gives FailedPrecondition.
   absl::Status OpenDoor(ondemand::FanotifyDoorOptions options);
 
-  // Lets go of the door; mounts stay. Idempotent.
+  // Makes calls that wait end soon, with Cancelled.
+  void Cancel();
+  // Lets go of the door; mounts stay. Idempotent. REQUIRES: no Mount or Unmount is under way
   void Stop();
 
   // What the store calls when a blob was completed or a chunk taken back.
@@ -65,7 +69,6 @@ class Mounter final : public api::MountBackend {
 
   // Zeros without a door.
   ondemand::KeeperCounters keeper_counters() const;
-  size_t mount_count() const;
 
   absl::StatusOr<api::MountInfo> Mount(const api::MountRequest& request) override;
   absl::Status Unmount(const std::string& mount_point) override;
@@ -73,48 +76,55 @@ class Mounter final : public api::MountBackend {
   absl::StatusOr<std::vector<api::FillProgress>> GetFillProgress(const std::string& mount_point) override;
 
  private:
-  // What was served of one mounted blob through the daemon, and how its fill goes.
-  struct BlobUse {
-    uint32_t mounts = 0;  // that use it
-    std::shared_ptr<Blob> blob;
-    api::ServedTotals served;
-    uint64_t errors = 0;
-    std::string last_error;
-    api::FillState fill = api::FillState::kIdle;
-    std::string fill_error;
-  };
-
   class Reservation;
+  using DoorPtr = std::shared_ptr<ondemand::FanotifyDoor>;
 
   void OnTicket(ondemand::ReadTicket ticket);
   void NoteServed(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result);
 
-  absl::StatusOr<std::string> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
+  // --- Mounting.
+  absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
                                                Instant deadline);
-  absl::Status Guard(const BlobSpec& spec);
+  absl::Status WaitForFill(const Digest& digest, Instant deadline);
+  absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap);
+  absl::Status GuardAndMount(const MountEntry& entry, ondemand::FanotifyDoor& door);
+  absl::Status Guard(const BlobSpec& spec, ondemand::FanotifyDoor& door);
   void Unguard(const std::vector<BlobSpec>& specs);
-  absl::Status MountPrepared(const MountEntry& entry, const std::string& bootstrap_path);
-  absl::Status ReconcileMounts();
   void Forget(const std::string& mount_point);
-  void StartFill(const Digest& digest, Duration retry_after);
+  void SetMountGauge();
+
+  // --- Restarts.
+  absl::Status ReconcileMounts();
+  void TakeUp(const MountEntry& entry);
+  void TakeDownOrphan(const MountEntry& entry);
+  void ReleaseStrangers();
+  void RefetchRecipes(std::vector<MountEntry> entries);
+
+  DoorPtr door() const;
+  std::vector<MountEntry> Entries() const;
   api::MountInfo Describe(const MountEntry& entry) const;
 
   // Constant after construction.
   const Parts parts_;
   const Options options_;
 
-  // Serialises what is told to the door about blobs, so that a blob is not let go while another mount takes
-  // it up.
+  ServedCounts served_;
+  BackgroundFill fills_;
+  std::atomic<bool> cancelled_{false};
+  std::thread recipes_thread_;
+
+  // Serialises what is told to the door of blobs and mounts, so that a blob is not let go while another mount
+  // takes it up.
   std::mutex guard_mutex_;
 
-  mutable std::mutex mutex_;
-  // Guarded by mutex_.
+  mutable std::mutex door_mutex_;
+  DoorPtr door_;  // guarded by door_mutex_; null without one
+
+  mutable std::mutex table_mutex_;
+  // Guarded by table_mutex_.
   MountTable table_;
-  absl::flat_hash_map<Digest, BlobUse> uses_;
   absl::flat_hash_map<std::string, Blob::Lease> bootstraps_;  // by mount point
   std::set<std::string> busy_;                                // mount points under work
-  std::shared_ptr<ondemand::FanotifyDoor> door_;              // null without one
-  bool stopped_ = false;
 };
 
 }  // namespace sluice

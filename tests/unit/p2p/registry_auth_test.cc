@@ -58,6 +58,11 @@ TEST(RealmTest, CredentialsGoToTheSameHostOrByHttpsOnly) {
     return JudgeRealm(*Url::Parse(registry), *Url::Parse(realm));
   };
   EXPECT_EQ(*judge("https://registry-1.docker.io", "https://auth.docker.io/token"), RealmTrust::kCredentials);
+  EXPECT_EQ(*judge("https://registry.a.example", "https://a.example/jwt"), RealmTrust::kCredentials);
+  EXPECT_EQ(*judge("https://a.example", "https://evil.example/token"), RealmTrust::kAnonymous);
+  EXPECT_EQ(*judge("https://registry.a.example", "https://registry.b.example/token"), RealmTrust::kAnonymous);
+  EXPECT_EQ(*judge("https://a.example", "https://nota.example/token"), RealmTrust::kAnonymous);
+  EXPECT_EQ(*judge("https://10.0.0.1", "https://9.0.0.1/token"), RealmTrust::kAnonymous);
   EXPECT_EQ(*judge("http://a:5000", "http://a:5001/token"), RealmTrust::kCredentials);
   EXPECT_EQ(*judge("http://a:5000", "http://b/token"), RealmTrust::kAnonymous);
   EXPECT_EQ(*judge("http://a:5000", "https://b/token"), RealmTrust::kAnonymous);

@@ -321,6 +321,12 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
 
 absl::StatusOr<Blob::Lease> Mounter::PrepareBootstrap(const BlobSpec& spec,
                                                       const std::vector<BlobSpec>& blobs, Instant deadline) {
+  // One that was damaged when it was fetched before gets another chance; no mount uses it.
+  const std::shared_ptr<Blob> known = parts_.store.Find(spec.digest);
+  if (known && known->refused()) {
+    const absl::Status evicted = parts_.store.Evict(spec.digest, EvictReason::kCorrupt);
+    if (!evicted.ok()) return evicted;
+  }
   const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
   if (!blob.ok()) return blob.status();
   absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);

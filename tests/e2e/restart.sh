@@ -41,3 +41,12 @@ for round in 1 2 3 4 5; do
   wait "$reader" || fail "round $round: $(cat "$work/compare.log")"
 done
 sluice umount "$mount"
+
+note "a mount point that was named through a symbolic link is found again"
+ln -s "$work/mnt" "$work/link"
+mount_image app "$work/link/app"
+stop_node TERM
+restart_node
+mountpoint -q "$mount" || fail "the mount was taken down"
+[[ $(checksum_of "$mount") == $(checksum_of "$work/tree") ]] || fail "the tree differs"
+sluice umount "$work/link/app"

@@ -1,0 +1,129 @@
+#include "node/daemon/background_fill.h"
+
+#include <gtest/gtest.h>
+
+#include "node/daemon/served_counts.h"
+#include "tests/unit/node/fakes.h"
+
+namespace sluice {
+namespace {
+
+using std::chrono::seconds;
+
+class BackgroundFillTest : public ::testing::Test {
+ protected:
+  BackgroundFillTest() {
+    std::array<uint8_t, 32> name{1};
+    blob_ = *store_.Open({.digest = Digest(name), .size = 10 << 20, .root = {}, .origins = {}});
+  }
+
+  void Settle() {
+    while (loop_.Run() + io_.Run() > 0) {
+    }
+  }
+  void Pass(Duration time) {
+    clock_.now += time;
+    Settle();
+  }
+  void AnswerAll(const absl::Status& status) {
+    while (!source_.calls.empty()) {
+      fakes::FakeSource::Call call = source_.Take();
+      if (status.ok()) {
+        call.SendAll();
+      } else {
+        call.Fail(status);
+      }
+      Settle();
+    }
+  }
+  api::FillState State() const { return fill_->Of(blob_->digest()).state; }
+
+  fakes::FakeClock clock_;
+  fakes::ManualExecutor loop_{clock_}, io_{clock_};
+  fakes::MemoryStore store_;
+  fakes::FakeVerifier verifier_;
+  fakes::FakeSource source_;
+  Telemetry telemetry_;
+  BlobCache cache_{{clock_, loop_, io_, store_, verifier_, {&source_}, telemetry_}, {}};
+  std::shared_ptr<Blob> blob_;
+  std::unique_ptr<BackgroundFill> fill_ =
+      std::make_unique<BackgroundFill>(clock_, loop_, cache_, BackgroundFill::Limits{seconds(1), seconds(4)});
+};
+
+TEST_F(BackgroundFillTest, TriesAgainEverMoreSlowlyUntilTheBlobIsWhole) {
+  EXPECT_EQ(State(), api::FillState::kIdle);
+  fill_->Start(blob_->digest());
+  Settle();
+  EXPECT_EQ(State(), api::FillState::kFilling);
+  for (const Duration wait : {seconds(1), seconds(2), seconds(4), seconds(4)}) {
+    AnswerAll(absl::UnavailableError("registry is down"));
+    EXPECT_EQ(State(), api::FillState::kFailed);
+    EXPECT_EQ(fill_->Of(blob_->digest()).error, "registry is down");
+    Pass(wait - std::chrono::milliseconds(1));
+    EXPECT_TRUE(source_.calls.empty());
+    Pass(std::chrono::milliseconds(1));
+    EXPECT_FALSE(source_.calls.empty());
+  }
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(State(), api::FillState::kComplete);
+  EXPECT_TRUE(blob_->presence().complete());
+}
+
+TEST_F(BackgroundFillTest, StartingTwiceFetchesOnce) {
+  fill_->Start(blob_->digest());
+  fill_->Start(blob_->digest());
+  Settle();
+  EXPECT_EQ(source_.calls.size(), 2u);  // the steps that a fill has under way at once
+}
+
+TEST_F(BackgroundFillTest, AStoppedFillLetsTheBlobGo) {
+  fill_->Start(blob_->digest());
+  Settle();
+  fill_->Stop(blob_->digest());
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(State(), api::FillState::kIdle);
+  EXPECT_EQ(blob_->lease_count(), 0u);
+  EXPECT_FALSE(blob_->presence().complete());
+  Pass(seconds(100));
+  EXPECT_TRUE(source_.calls.empty());
+}
+
+TEST_F(BackgroundFillTest, ALateAnswerDoesNotTouchAFillThatWasStartedAnew) {
+  fill_->Start(blob_->digest());
+  Settle();
+  fill_->Stop(blob_->digest());
+  fill_->Start(blob_->digest());
+  AnswerAll(absl::UnavailableError("of the first"));
+  Pass(seconds(1));
+  AnswerAll(absl::OkStatus());
+  Pass(seconds(10));
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(State(), api::FillState::kComplete);
+}
+
+TEST_F(BackgroundFillTest, NothingIsTriedOnceItIsGone) {
+  fill_->Start(blob_->digest());
+  Settle();
+  fill_.reset();
+  AnswerAll(absl::UnavailableError("registry is down"));
+  Pass(seconds(100));
+  EXPECT_TRUE(source_.calls.empty());
+}
+
+TEST(ServedCountsTest, AddsUpByBlobAndSource) {
+  ServedCounts counts;
+  const Digest digest;
+  counts.Note(digest, 100, ReadResult{SourceKind::kOrigin});
+  counts.Note(digest, 20, ReadResult{SourceKind::kLocal});
+  counts.Note(digest, 5, absl::UnavailableError("why"));
+  const ServedCounts::Counts found = counts.Of(digest);
+  EXPECT_EQ(found.totals.bytes[static_cast<size_t>(SourceKind::kOrigin)], 100u);
+  EXPECT_EQ(found.totals.reads[static_cast<size_t>(SourceKind::kLocal)], 1u);
+  EXPECT_EQ(found.errors, 1u);
+  EXPECT_EQ(found.last_error, "why");
+  counts.Forget(digest);
+  EXPECT_EQ(counts.Of(digest).errors, 0u);
+}
+
+}  // namespace
+}  // namespace sluice

@@ -1,9 +1,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "node/cli/commands.h"
@@ -27,6 +29,14 @@ absl::StatusOr<std::string> DataDir(const DoctorFlags& flags) {
       LoadConfig({.file = flags.config_file, .environment = SluiceEnvironment(), .flags = {}});
   if (!config.ok()) return config.status();
   return config->data_dir;
+}
+
+// The data directory, or what of its path there is already: sluiced makes the rest, on the same file system.
+std::string NearestFolder(const std::string& data_dir) {
+  std::error_code error;
+  std::filesystem::path folder = std::filesystem::absolute(data_dir, error);
+  while (!std::filesystem::exists(folder, error) && folder.has_relative_path()) folder = folder.parent_path();
+  return folder.string();
 }
 
 void PrintText(const std::string& data_dir, const std::vector<ondemand::Requirement>& requirements,
@@ -60,7 +70,7 @@ void PrintJson(const std::string& data_dir, const std::vector<ondemand::Requirem
 absl::Status RunDoctor(const GlobalFlags& flags, const DoctorFlags& doctor) {
   absl::StatusOr<std::string> data_dir = DataDir(doctor);
   if (!data_dir.ok()) return data_dir.status();
-  const std::vector<ondemand::Requirement> requirements = ondemand::ProbeFanotify(*data_dir);
+  const std::vector<ondemand::Requirement> requirements = ondemand::ProbeFanotify(NearestFolder(*data_dir));
   const bool works =
       !requirements.empty() && std::all_of(requirements.begin(), requirements.end(),
                                            [](const ondemand::Requirement& r) { return r.holds; });

@@ -109,5 +109,26 @@ TEST_F(FullDiskTest, StoreOpensAndEvictsOnADiskThatWasFullBefore) {
   EXPECT_TRUE(evicted.ok()) << evicted;
 }
 
+TEST_F(FullDiskTest, EvictionWorksWhenTheReserveIsUsedUp) {
+  const SampleBlob first(1, 8 << 20);
+  OpenStore();
+  CommitAll(first, Evidence::kVerified);
+  store_.reset();
+  FillUp();
+  OpenStore();
+  ASSERT_TRUE(store_);
+  std::filesystem::remove(mount_point_ + "/RESERVE");
+  FillUp();
+  absl::Status full;
+  while (full.ok()) full = store_->PutRecipe(first.spec.digest, std::string(64 << 10, 'r'));
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  const absl::Status evicted = store_->Evict(first.spec.digest, EvictReason::kWatermark);
+  EXPECT_TRUE(evicted.ok()) << evicted;
+  OpenStore();
+  ASSERT_TRUE(store_);
+  EXPECT_FALSE(store_->open_report().rebuilt);
+  EXPECT_FALSE(store_->Find(first.spec.digest));
+}
+
 }  // namespace
 }  // namespace sluice::index

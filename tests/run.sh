@@ -13,6 +13,9 @@ usage: bash tests/run.sh [--preset release|dev|asan|tsan|fuzz] [ctest arguments]
   bash tests/run.sh --preset asan -R mount
   SECONDS_PER_TARGET=600 bash tests/run.sh --preset fuzz
 
+How many kills the kill tests make: SLUICE_KILL_ROUNDS (daemon, small reads; default 2000), KILLS (150), DAEMON_KILLS
+(20) and KEEPER_KILLS (5); with asan and tsan 200, 30, 5 and 3.
+
 The last line says how many tests passed, failed and were skipped. The exit code is 0 only if some ran and
 none failed; where the kernel can do everything (root, Linux 6.14 or newer) or CI=true, none may be skipped.
 END
@@ -37,6 +40,12 @@ install_packages "${packages[@]}"
 export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
 export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+
+# Sanitized processes start and run several times slower: what counts in kills is counted lower, all else stays.
+if [[ $preset == asan || $preset == tsan ]]; then
+  export SLUICE_KILL_ROUNDS=${SLUICE_KILL_ROUNDS:-200}
+  export DAEMON_KILLS=${DAEMON_KILLS:-5} KEEPER_KILLS=${KEEPER_KILLS:-3} KILLS=${KILLS:-30}
+fi
 
 cmake --preset "$preset"
 

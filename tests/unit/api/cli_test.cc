@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -49,10 +50,14 @@ class CliTest : public ::testing::Test {
     ASSERT_TRUE(server_->Start().ok());
   }
 
-  // Runs sluice with this test's socket and an otherwise empty environment.
+  // Runs sluice with this test's socket and, but for what sanitizers are told, an otherwise empty
+  // environment.
   Outcome Run(std::vector<std::string> arguments, std::vector<std::string> environment = {}) {
     arguments.insert(arguments.begin(), SLUICE_BINARY);
     environment.push_back("SLUICE_API_SOCKET=" + socket_);
+    for (const std::string name : {"ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS"}) {
+      if (const char* value = std::getenv(name.c_str())) environment.push_back(name + "=" + value);
+    }
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     const std::string out = dir_.File("out"), err = dir_.File("err");

@@ -32,6 +32,7 @@ constexpr uint64_t kWalBytesMax = 16 << 20;
 constexpr int kOpenFilesMax = 64;
 constexpr int kBackgroundJobs = 2;
 constexpr std::chrono::seconds kReopenInterval{2};
+constexpr uintmax_t kReopenBytes = 16 << 20;
 
 // As strerror(3) puts them; RocksDB keeps the text of errno and drops its number.
 constexpr const char* kMachineErrors[] = {"Permission denied", "Read-only file system", "Too many open files",
@@ -172,19 +173,21 @@ struct IndexDb::Rep {
     rocksdb::WriteOptions options;
     options.sync = durability == Durability::kSynced;
     rocksdb::Status status = TryWrite(options, batch);
-    if (!status.ok() && !status.IsCorruption() && Reopen(kReopenInterval)) status = TryWrite(options, batch);
+    if (!status.ok() && !status.IsCorruption() && HasRoom() && Reopen(kReopenInterval)) {
+      status = TryWrite(options, batch);
+    }
     return Noted(status, "write");
   }
 
   rocksdb::Status TryWrite(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) {
     std::shared_lock lock(mutex);
-    if (!db) return Closed();
-    rocksdb::Status status = db->Write(options, batch);
-    if (!status.ok() && !status.IsCorruption() && db->Resume().ok()) {
-      // A background error (a disk that was full for a while) blocks all writes until it is acknowledged.
-      status = db->Write(options, batch);
-    }
-    return status;
+    return db ? db->Write(options, batch) : Closed();
+  }
+
+  // Whether the disk has what a new database object needs for its files.
+  bool HasRoom() const {
+    std::error_code error;
+    return std::filesystem::space(path, error).available >= kReopenBytes && !error;
   }
 
   // The writer of the write-ahead log never forgets an error of its file, whatever becomes of the disk: only

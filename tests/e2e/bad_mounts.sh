@@ -2,17 +2,6 @@
 # Mounts that can't be: each is refused with a message that says why, and leaves nothing mounted.
 source "$(dirname "$0")/lib.sh"
 
-# upload NAME FILE: pushes a blob; prints its digest.
-upload() {
-  local digest location
-  digest=sha256:$(sha256sum "$2" | cut -d' ' -f1)
-  location=$(curl -fsS -o "$work/upload" -D - -X POST "http://$registry/v2/$1/blobs/uploads/" |
-    tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
-  curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$2" \
-    "$location&digest=$digest"
-  echo "$digest"
-}
-
 # An ordinary image, as any builder makes it: a layer that is a compressed tar.
 push_ordinary_image() {
   local config layer
@@ -27,8 +16,7 @@ push_ordinary_image() {
  "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": "$layer",
              "size": $(stat -c %s "$work/layer.tar.gz")}]}
 END
-  curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' \
-    --data-binary "@$work/manifest.json" "http://$registry/v2/ordinary/manifests/1"
+  put_manifest ordinary 1 <"$work/manifest.json"
 }
 
 mkdir "$work/tree"

@@ -3,17 +3,7 @@
 # same input gives the same digest; and what is mounted is what the layers say.
 source "$(dirname "$0")/lib.sh"
 
-# upload FILE: pushes a blob to the repository `app`; prints its digest.
-upload() {
-  local digest location
-  digest=sha256:$(sha256sum "$1" | cut -d' ' -f1)
-  location=$(curl -fsS -o "$work/upload" -D - -X POST "http://$registry/v2/app/blobs/uploads/" |
-    tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
-  curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$1" \
-    "$location&digest=$digest"
-  echo "$digest"
-}
-layer() { printf '{"mediaType": "application/vnd.oci.image.layer.v1.tar%s", "digest": "%s", "size": %s}' "$1" "$(upload "$2")" "$(stat -c %s "$2")"; }
+layer() { printf '{"mediaType": "application/vnd.oci.image.layer.v1.tar%s", "digest": "%s", "size": %s}' "$1" "$(upload app "$2")" "$(stat -c %s "$2")"; }
 
 mkdir -p "$work/lower/etc" "$work/lower/gone" "$work/lower/opaque" "$work/upper/opaque" "$work/upper/etc"
 echo old >"$work/lower/etc/changed"
@@ -40,12 +30,11 @@ echo '{"architecture":"amd64","os":"linux","config":{"Entrypoint":["/bin/app"],"
        "rootfs":{"type":"layers","diff_ids":[]}}' >"$work/config.json"
 cat >"$work/manifest.json" <<EOF
 {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
- "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": "$(upload "$work/config.json")",
+ "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": "$(upload app "$work/config.json")",
             "size": $(stat -c %s "$work/config.json")},
  "layers": [$(layer '' "$work/lower.tar"), $(layer +gzip "$work/upper.tar.gz")]}
 EOF
-curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' \
-  --data-binary "@$work/manifest.json" "http://$registry/v2/app/manifests/plain"
+put_manifest app plain <"$work/manifest.json"
 
 note "converted twice, it is the same image"
 sluice image push "$registry/app:plain" "$registry/app:1" >&2

@@ -45,16 +45,8 @@ mend "$(file_of "$bootstrap")"
 
 note "what is no EROFS image"
 head -c 100000 /dev/urandom >"$work/noise"
-digest=sha256:$(sha256sum "$work/noise" | cut -d' ' -f1)
-location=$(curl -fsS -o "$work/upload" -D - -X POST "http://$registry/v2/app/blobs/uploads/" | tr -d '\r' |
-  sed -n 's/^[Ll]ocation: //p')
-curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$work/noise" \
-  "$location&digest=$digest"
-put_manifest() {
-  curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @- \
-    "http://$registry/v2/app/manifests/$1"
-}
-manifest app | jq -c --arg d "$digest" '.layers[1].digest = $d | .layers[1].size = 100000' | put_manifest noise
+digest=$(upload app "$work/noise")
+manifest app | jq -c --arg d "$digest" '.layers[1].digest = $d | .layers[1].size = 100000' | put_manifest app noise
 expect_failure $exit_usage 'EROFS' sluice mount "$registry/app:noise" "$mount"
 
 note "a chunk under a bound recipe: dropped, fetched once more, then an error"
@@ -71,7 +63,7 @@ sluice blob evict "$blob"
 
 note "a blob without a recipe: served, hashed when it is whole, then refused"
 manifest app | jq -c 'del(.layers[0].annotations["io.sluice.blob.root"], .layers[0].annotations["io.sluice.blob.chunk-size"],
-                          .layers[0].annotations["io.sluice.blob.size"])' | put_manifest plain
+                          .layers[0].annotations["io.sluice.blob.size"])' | put_manifest app plain
 damage "$(file_of "$blob")" 5000000
 sluice mount "$registry/app:plain" "$mount" --fill
 blob_is_refused() { (($(metric sluice_blobs_refused_total) == 1)); }

@@ -92,6 +92,23 @@ manifest() {
 data_blob_of() { manifest "$1" | jq -r '.layers[0].digest'; }
 bootstrap_of() { manifest "$1" | jq -r '.layers[1].digest'; }
 
+# upload NAME FILE: pushes a blob; prints its digest.
+upload() {
+  local digest location
+  digest=sha256:$(sha256sum "$2" | cut -d' ' -f1)
+  location=$(curl -fsS -o "$work/upload" -D - -X POST "http://$registry/v2/$1/blobs/uploads/" |
+    tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
+  curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$2" \
+    "$location&digest=$digest"
+  echo "$digest"
+}
+
+# put_manifest NAME TAG: pushes what it reads from standard input.
+put_manifest() {
+  curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @- \
+    "http://$registry/v2/$1/manifests/$2"
+}
+
 # download NAME DIGEST FILE
 download() { curl -fsS -o "$3" "http://$registry/v2/$1/blobs/$2"; }
 

@@ -4,6 +4,7 @@
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
@@ -45,6 +46,15 @@ class SilentLogger final : public rocksdb::Logger {
   void Logv(const char*, va_list) override {}
 };
 
+// Recovery from a full disk, RocksDB's own or by Resume, may go on with the log that failed, and then an
+// assertion in Debian's build ends the process at the next write. Write opens the database anew instead.
+class NoOwnRecovery final : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status, bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
 rocksdb::Slice ToSlice(std::string_view text) {
   return {text.data(), text.size()};
 }
@@ -69,6 +79,7 @@ rocksdb::Options DatabaseOptions() {
   options.skip_stats_update_on_db_open = true;
   options.compression = rocksdb::kNoCompression;  // bitmaps are small, hashes don't compress
   options.info_log = std::make_shared<SilentLogger>();
+  options.listeners.push_back(std::make_shared<NoOwnRecovery>());
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
   rocksdb::BlockBasedTableOptions table;

@@ -12,7 +12,7 @@ run_dir=$work/own/run
 # The binaries may lie where nobody may go.
 cp "$SLUICE_BIN/sluiced" "$SLUICE_BIN/sluice" "$work/"
 launch_node() {
-  as_nobody setsid "$work/sluiced" --config "$config" >>"$node_log" 2>&1 &
+  setpriv --reuid=65534 --regid=65534 --clear-groups setsid "$work/sluiced" --config "$config" >>"$node_log" 2>&1 &
   node_pid=$!
   disown
 }

@@ -49,6 +49,22 @@ class FullDiskTest : public StoreTest {
     ASSERT_LT(space.f_bavail * space.f_frsize, kChunkSizeMin);
   }
 
+  // Leaves a store that holds `sample` and can't write its index: neither the disk nor the reserve has room
+  // left.
+  void FillUpUntilTheIndexFails(const SampleBlob& sample) {
+    OpenStore();
+    CommitAll(sample, Evidence::kVerified);
+    store_.reset();
+    FillUp();
+    OpenStore();
+    ASSERT_TRUE(store_);
+    std::filesystem::remove(mount_point_ + "/RESERVE");
+    FillUp();
+    absl::Status full;
+    while (full.ok()) full = store_->PutRecipe(sample.spec.digest, std::string(64 << 10, 'r'));
+    ASSERT_TRUE(absl::IsResourceExhausted(full)) << full;
+  }
+
   std::string mount_point_;
   bool mounted_disk_ = false;
 };
@@ -113,17 +129,7 @@ TEST_F(FullDiskTest, StoreOpensAndEvictsOnADiskThatWasFullBefore) {
 
 TEST_F(FullDiskTest, EvictionWorksWhenTheReserveIsUsedUp) {
   const SampleBlob first(1, 8 << 20);
-  OpenStore();
-  CommitAll(first, Evidence::kVerified);
-  store_.reset();
-  FillUp();
-  OpenStore();
-  ASSERT_TRUE(store_);
-  std::filesystem::remove(mount_point_ + "/RESERVE");
-  FillUp();
-  absl::Status full;
-  while (full.ok()) full = store_->PutRecipe(first.spec.digest, std::string(64 << 10, 'r'));
-  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  FillUpUntilTheIndexFails(first);
   const absl::Status evicted = store_->Evict(first.spec.digest, EvictReason::kWatermark);
   EXPECT_TRUE(evicted.ok()) << evicted;
   OpenStore();
@@ -134,16 +140,7 @@ TEST_F(FullDiskTest, EvictionWorksWhenTheReserveIsUsedUp) {
 
 TEST_F(FullDiskTest, IndexIsWrittenAgainLongAfterThereIsRoom) {
   const SampleBlob first(1, 8 << 20);
-  OpenStore();
-  CommitAll(first, Evidence::kVerified);
-  store_.reset();
-  FillUp();
-  OpenStore();
-  ASSERT_TRUE(store_);
-  std::filesystem::remove(mount_point_ + "/RESERVE");
-  FillUp();
-  absl::Status full;
-  while (full.ok()) full = store_->PutRecipe(first.spec.digest, std::string(64 << 10, 'r'));
+  FillUpUntilTheIndexFails(first);
   std::filesystem::remove(mount_point_ + "/hog");
   // RocksDB's own recovery, which must not take place, looks for room every 5 s.
   std::this_thread::sleep_for(std::chrono::seconds(6));

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'END'
-usage: bash node/quickstart.sh [--keep] [--backend fanotify|auto]
+usage: bash node/quickstart.sh [--keep] [--backend fanotify|fuse|auto]
 
 Installs what is missing (Debian 12, as root), builds, starts a registry on loopback, pushes an image of a Debian
 root file system, starts a node with an empty store, mounts the image and runs a Python program from the mount,

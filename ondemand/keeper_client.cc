@@ -20,10 +20,6 @@
 #include "absl/strings/str_cat.h"
 #include "ondemand/keeper/control.h"
 
-#ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77  // Linux 6.5
-#endif
-
 extern char** environ;
 
 namespace sluice::ondemand {
@@ -78,15 +74,6 @@ int ToMs(Duration duration) {
 bool IsDead(int process) {
   pollfd wait{process, POLLIN, 0};
   return poll(&wait, 1, 0) > 0;
-}
-
-absl::StatusOr<Descriptor> PeerProcess(int socket) {
-  int process = -1;
-  socklen_t size = sizeof(process);
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &process, &size) != 0) {
-    return ErrnoStatus("hold on to the keeper's process (needs Linux 6.5)");
-  }
-  return Descriptor(process);
 }
 
 pid_t PeerPid(int socket) {
@@ -205,10 +192,11 @@ absl::StatusOr<Descriptor> KeeperClient::Dial() const {
 absl::Status KeeperClient::Attach() {
   absl::StatusOr<Descriptor> socket = Dial();
   if (!socket.ok()) return socket.status();
-  absl::StatusOr<Descriptor> process = PeerProcess(socket->get());
-  if (!process.ok()) return process.status();
+  keeper::Result<Descriptor> process = keeper::PeerProcess(socket->get());
+  if (!process.ok()) return absl::UnavailableError(process.error().text);
   keeper::HelloRequest hello;
   hello.read_deadline_ns = options_.read_deadline.count();
+  hello.door = options_.door;
   if (keeper::Outcome sent = keeper::SendMessage(socket->get(), keeper::BytesOf(hello), {}); !sent.ok()) {
     return absl::UnavailableError(sent.error().text);
   }
@@ -220,7 +208,7 @@ absl::Status KeeperClient::Attach() {
   if (reply->error != 0) return FromErrno(reply->error, reply->text);
   if (absl::Status adopted = AdoptDescriptors(message.value()); !adopted.ok()) return adopted;
   keeper_pid_.store(PeerPid(socket->get()));
-  keeper_process_ = std::move(*process);
+  keeper_process_ = std::move(process.value());
   socket_ = std::move(*socket);
   return absl::OkStatus();
 }
@@ -239,7 +227,7 @@ absl::Status KeeperClient::AdoptDescriptors(keeper::Message& reply) {
   if (!journal.ok()) return FromError(journal.error());
   journal_ = std::move(journal.value());
   completions_ = std::move(reply.descriptors[keeper::kAttachCompletions]);
-  group_ = std::move(reply.descriptors[keeper::kAttachGroup]);
+  requests_ = std::move(reply.descriptors[keeper::kAttachRequests]);
   tree_ = std::move(reply.descriptors[keeper::kAttachTree]);
   return absl::OkStatus();
 }
@@ -280,14 +268,15 @@ absl::Status KeeperClient::Spawn(std::vector<std::string> arguments, std::span<c
 }
 
 absl::Status KeeperClient::StartKeeper() const {
-  return Spawn({"--slots", std::to_string(options_.slots_max)}, {});
+  return Spawn({"--door", keeper::DoorName(options_.door), "--slots", std::to_string(options_.slots_max)},
+               {});
 }
 
 absl::Status KeeperClient::StartSuccessor() const {
   // Not the wrapper: glibc 2.36 declares it without extern "C".
   Descriptor self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   if (!self.valid()) return ErrnoStatus("pidfd_open of ourselves");
-  const int inherited[] = {group_.get(), tree_.get(), journal_->fd(), completions_.get(), self.get()};
+  const int inherited[] = {requests_.get(), tree_.get(), journal_->fd(), completions_.get(), self.get()};
   return Spawn({"--takeover", absl::StrCat(inherited[0], ",", inherited[1], ",", inherited[2], ",",
                                            inherited[3], ",", inherited[4])},
                inherited);
@@ -320,7 +309,8 @@ void KeeperClient::WatchKeeper() {
     if (wait[0].revents != 0) return;
     const std::lock_guard lock(mutex_);
     if (!KeeperIsDead() || Reattach().ok()) continue;
-    // Meanwhile readers wait: our duplicate of the group keeps the kernel from letting them through.
+    // Meanwhile readers wait: our duplicate of the door keeps the kernel from letting them through or failing
+    // them.
     pollfd pause{stop_event_.get(), POLLIN, 0};
     if (poll(&pause, 1, ToMs(std::chrono::seconds(1))) > 0) return;
   }

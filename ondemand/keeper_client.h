@@ -24,6 +24,7 @@
 namespace sluice::ondemand {
 
 struct KeeperClientOptions {
+  keeper::DoorKind door = keeper::DoorKind::kFanotify;
   std::string runtime_dir;
   std::string blobs_dir;
   std::string keeper_path;
@@ -94,7 +95,7 @@ class KeeperClient {
   // Tells the keeper that this daemon works no ticket any more. A keeper without mounts then exits.
   void Detach();
 
-  // Idempotent by file. Errors: as FanotifyDoor::GuardBlob.
+  // Idempotent by file. Errors: as Door::GuardBlob.
   absl::StatusOr<BlobEntry> Guard(const BlobFile& file);
   absl::Status Unguard(BlobEntry entry);
   // The presence bits that the keeper answers from. They live as long as journal() does.
@@ -146,7 +147,7 @@ class KeeperClient {
   // Constant after the first attachment.
   std::shared_ptr<keeper::Journal> journal_;
   keeper::Descriptor completions_;
-  keeper::Descriptor group_;  // kept open so that the kernel does not let readers through when a keeper dies
+  keeper::Descriptor requests_;  // kept open so that the kernel does not lose its door when a keeper dies
   keeper::Descriptor tree_;
   keeper::Descriptor stop_event_;
 

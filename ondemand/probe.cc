@@ -20,6 +20,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "ondemand/keeper/fanotify_uapi.h"
+#include "ondemand/keeper/fuse_mount.h"
+#include "ondemand/keeper/loop_device.h"
 #include "ondemand/keeper/watch.h"
 
 extern char** environ;
@@ -53,17 +55,16 @@ Requirement Privilege() {
   return {"CAP_SYS_ADMIN", holds, holds ? "held" : "not held", holds ? "" : "run sluiced as root"};
 }
 
-bool ErofsIsRegistered() {
+bool IsRegistered(const std::string& filesystem) {
   std::ifstream file("/proc/filesystems");
   for (std::string line; std::getline(file, line);) {
-    if (absl::EndsWith(line, "\terofs")) return true;
+    if (absl::EndsWith(line, "\t" + filesystem)) return true;
   }
   return false;
 }
 
-void LoadErofs() {
-  char* argv[] = {const_cast<char*>("modprobe"), const_cast<char*>("-q"), const_cast<char*>("erofs"),
-                  nullptr};
+void LoadModule(std::string name) {
+  char* argv[] = {const_cast<char*>("modprobe"), const_cast<char*>("-q"), name.data(), nullptr};
   pid_t child = 0;
   if (posix_spawnp(&child, argv[0], nullptr, nullptr, argv, environ) != 0) return;
   int status = 0;
@@ -72,11 +73,11 @@ void LoadErofs() {
 }
 
 Requirement Erofs() {
-  if (!ErofsIsRegistered()) LoadErofs();
-  const bool holds = ErofsIsRegistered();
+  if (!IsRegistered("erofs")) LoadModule("erofs");
+  const bool holds = IsRegistered("erofs");
   return {"EROFS", holds,
           holds ? "in /proc/filesystems" : "not in /proc/filesystems, and modprobe did not help",
-          holds ? "" : "install the module erofs (CONFIG_EROFS_FS, CONFIG_EROFS_FS_BACKED_BY_FILE)"};
+          holds ? "" : "install the module erofs (CONFIG_EROFS_FS)"};
 }
 
 // A directory of our own that goes away with the object.
@@ -102,6 +103,11 @@ class ProbeDirectory {
   bool made_;
   int error_;
 };
+
+Requirement DirectoryFails(const std::string& data_dir, const ProbeDirectory& directory) {
+  return {"data directory", false, absl::StrCat(data_dir, ": ", std::strerror(directory.error())),
+          "make it, and writable for sluiced"};
+}
 
 // Refuses one event; false if none comes.
 bool RefuseOneEvent(int group) {
@@ -136,26 +142,41 @@ Requirement Events(const keeper::Watch& watch) {
 }
 
 // What is mounted is no image: a kernel that reads images from files says so, any other wants a block device.
-Requirement FileBackedMounts(const std::string& directory) {
-  const std::string file = directory + "/" + keeper::kCanaryName;
+// Returns the errno value that says why not, or 0.
+int TryFileBackedMount(const std::string& file) {
   const keeper::Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
-  const bool opened =
-      context.valid() && fsconfig(context.get(), FSCONFIG_SET_STRING, "source", file.c_str(), 0) == 0;
-  const int error =
-      opened && fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0 ? 0 : errno;
-  const bool holds = opened && error != ENOTBLK && error != ENODEV && error != EPERM;
-  return {"file-backed EROFS mounts", holds,
-          holds ? "the kernel looks for images in plain files" : std::strerror(error),
-          holds ? "" : "use a kernel with CONFIG_EROFS_FS_BACKED_BY_FILE (Linux 6.12)"};
+  if (!context.valid() || fsconfig(context.get(), FSCONFIG_SET_STRING, "source", file.c_str(), 0) != 0)
+    return errno;
+  const int error = fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0 ? 0 : errno;
+  return error == ENOTBLK || error == ENODEV || error == EPERM ? error : 0;
+}
+
+Requirement FileBackedMounts(const std::string& directory) {
+  const int error = TryFileBackedMount(directory + "/" + keeper::kCanaryName);
+  return {"file-backed EROFS mounts", error == 0,
+          error == 0 ? "the kernel looks for images in plain files" : std::strerror(error),
+          error == 0 ? "" : "use a kernel with CONFIG_EROFS_FS_BACKED_BY_FILE (Linux 6.12)"};
+}
+
+// The FUSE door's images are on its files, or on loop devices on these.
+Requirement FileOrLoopMounts(const std::string& directory) {
+  const std::string file = directory + "/image";
+  keeper::Descriptor(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  const std::string name = "EROFS mounts of files or loop devices";
+  if (TryFileBackedMount(file) == 0) return {name, true, "the kernel looks for images in plain files", ""};
+  if (truncate(file.c_str(), keeper::kCanaryBytes) != 0)
+    return {name, false, absl::StrCat(file, ": ", std::strerror(errno)), "make room in the data directory"};
+  LoadModule("loop");
+  const keeper::Result<keeper::LoopDevice> loop = keeper::AttachLoop(file);
+  return {
+      name, loop.ok(),
+      loop.ok() ? "through loop devices: the kernel does not take plain files" : loop.error().text,
+      loop.ok() ? "" : "use a kernel with CONFIG_EROFS_FS_BACKED_BY_FILE (Linux 6.12), or the module loop"};
 }
 
 void ProbeDataDirectory(const std::string& data_dir, std::vector<Requirement>* found) {
   const ProbeDirectory directory(data_dir);
-  if (!directory.made()) {
-    found->push_back({"data directory", false, absl::StrCat(data_dir, ": ", std::strerror(directory.error())),
-                      "make it, and writable for sluiced"});
-    return;
-  }
+  if (!directory.made()) return found->push_back(DirectoryFails(data_dir, directory));
   keeper::Result<keeper::Watch> watch = keeper::OpenWatch(directory.path());
   if (!watch.ok()) {
     found->push_back({"read watch on the data directory", false, watch.error().text,
@@ -167,6 +188,17 @@ void ProbeDataDirectory(const std::string& data_dir, std::vector<Requirement>* f
   found->push_back(FileBackedMounts(directory.path()));
 }
 
+void ProbeFuseMount(const std::string& data_dir, std::vector<Requirement>* found) {
+  const ProbeDirectory directory(data_dir);
+  if (!directory.made()) return found->push_back(DirectoryFails(data_dir, directory));
+  LoadModule("fuse");
+  const keeper::Result<keeper::FuseMount> mount = keeper::MakeFuseMount(directory.path());
+  found->push_back(
+      {"FUSE", mount.ok(), mount.ok() ? "a file system was made" : mount.error().text,
+       mount.ok() ? "" : "install the module fuse (CONFIG_FUSE_FS), and give sluiced /dev/fuse"});
+  found->push_back(FileOrLoopMounts(directory.path()));
+}
+
 }  // namespace
 
 std::vector<Requirement> ProbeFanotify(const std::string& data_dir) {
@@ -175,32 +207,10 @@ std::vector<Requirement> ProbeFanotify(const std::string& data_dir) {
   return found;
 }
 
-std::string_view BackendName(Backend backend) {
-  switch (backend) {
-    case Backend::kFanotify:
-      return "fanotify";
-    case Backend::kOff:
-      return "off";
-  }
-  return "off";
-}
-
-absl::StatusOr<BackendChoice> ChooseBackend(std::string_view configured, const std::string& data_dir) {
-  if (configured == "off") return BackendChoice{Backend::kOff, "ondemand.backend is off"};
-  if (configured != "auto" && configured != "fanotify") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("ondemand.backend \"", std::string(configured), "\" is none of auto, fanotify, off"));
-  }
-  std::string missing;
-  for (const Requirement& requirement : ProbeFanotify(data_dir)) {
-    if (requirement.holds) continue;
-    absl::StrAppend(&missing, missing.empty() ? "" : "; ", requirement.name, ": ", requirement.detail, " (",
-                    requirement.remedy, ")");
-  }
-  if (missing.empty()) return BackendChoice{Backend::kFanotify, "all that fanotify needs holds"};
-  if (configured == "auto")
-    return BackendChoice{Backend::kOff, absl::StrCat("fanotify can't be used: ", missing)};
-  return absl::FailedPreconditionError(absl::StrCat("fanotify can't be used: ", missing));
+std::vector<Requirement> ProbeFuse(const std::string& data_dir) {
+  std::vector<Requirement> found = {Privilege(), Erofs()};
+  if (found[0].holds) ProbeFuseMount(data_dir, &found);
+  return found;
 }
 
 }  // namespace sluice::ondemand

@@ -10,7 +10,7 @@
 
 #include "node/cli/commands.h"
 #include "node/daemon/config.h"
-#include "ondemand/probe.h"
+#include "ondemand/backend.h"
 
 namespace sluice::cli {
 namespace {
@@ -39,49 +39,75 @@ std::string NearestFolder(const std::string& data_dir) {
   return folder.string();
 }
 
-void PrintText(const std::string& data_dir, const std::vector<ondemand::Requirement>& requirements,
-               bool works) {
-  std::printf("fanotify, with the store in %s:\n", data_dir.c_str());
-  for (const ondemand::Requirement& requirement : requirements) {
-    std::printf("  %-4s %s", requirement.holds ? "ok" : "FAIL", requirement.name.c_str());
-    if (!requirement.detail.empty()) std::printf(": %s", requirement.detail.c_str());
-    std::printf("\n");
-    if (!requirement.holds) std::printf("       remedy: %s\n", requirement.remedy.c_str());
+struct Report {
+  ondemand::Backend backend;
+  std::vector<ondemand::Requirement> requirements;
+
+  bool works() const {
+    return std::all_of(requirements.begin(), requirements.end(),
+                       [](const ondemand::Requirement& r) { return r.holds; });
   }
-  std::printf(works ? "Images can be mounted on this machine.\n"
-                    : "Images can't be mounted on this machine.\n");
+  std::string name() const { return std::string(ondemand::BackendName(backend)); }
+};
+
+// The one that `auto` chooses; nullptr if none works.
+const Report* FirstThatWorks(const std::vector<Report>& reports) {
+  const auto found =
+      std::find_if(reports.begin(), reports.end(), [](const Report& report) { return report.works(); });
+  return found == reports.end() ? nullptr : &*found;
 }
 
-void PrintJson(const std::string& data_dir, const std::vector<ondemand::Requirement>& requirements,
-               bool works) {
-  Json list = Json::array();
-  for (const ondemand::Requirement& requirement : requirements) {
-    list.push_back({{"name", requirement.name},
-                    {"holds", requirement.holds},
-                    {"detail", requirement.detail},
-                    {"remedy", requirement.remedy}});
+void PrintText(const std::string& data_dir, const std::vector<Report>& reports) {
+  for (const Report& report : reports) {
+    std::printf("%s, with the store in %s:\n", report.name().c_str(), data_dir.c_str());
+    for (const ondemand::Requirement& requirement : report.requirements) {
+      std::printf("  %-4s %s", requirement.holds ? "ok" : "FAIL", requirement.name.c_str());
+      if (!requirement.detail.empty()) std::printf(": %s", requirement.detail.c_str());
+      std::printf("\n");
+      if (!requirement.holds) std::printf("       remedy: %s\n", requirement.remedy.c_str());
+    }
   }
-  const Json json = {{"works", works},
+  if (const Report* first = FirstThatWorks(reports)) {
+    std::printf("Images can be mounted on this machine; ondemand.backend: auto takes %s.\n",
+                first->name().c_str());
+  } else {
+    std::printf("Images can't be mounted on this machine.\n");
+  }
+}
+
+void PrintJson(const std::string& data_dir, const std::vector<Report>& reports) {
+  Json backends = Json::array();
+  for (const Report& report : reports) {
+    Json list = Json::array();
+    for (const ondemand::Requirement& requirement : report.requirements) {
+      list.push_back({{"name", requirement.name},
+                      {"holds", requirement.holds},
+                      {"detail", requirement.detail},
+                      {"remedy", requirement.remedy}});
+    }
+    backends.push_back({{"name", report.name()}, {"works", report.works()}, {"requirements", list}});
+  }
+  const Report* first = FirstThatWorks(reports);
+  const Json json = {{"works", first != nullptr},
+                     {"auto", first != nullptr ? first->name() : "off"},
                      {"data_dir", data_dir},
-                     {"backends", {{{"name", "fanotify"}, {"works", works}, {"requirements", list}}}}};
+                     {"backends", backends}};
   std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
 }
 
 absl::Status RunDoctor(const GlobalFlags& flags, const DoctorFlags& doctor) {
   absl::StatusOr<std::string> data_dir = DataDir(doctor);
   if (!data_dir.ok()) return data_dir.status();
-  const std::vector<ondemand::Requirement> requirements = ondemand::ProbeFanotify(NearestFolder(*data_dir));
-  const bool works =
-      !requirements.empty() && std::all_of(requirements.begin(), requirements.end(),
-                                           [](const ondemand::Requirement& r) { return r.holds; });
+  std::vector<Report> reports;
+  for (const ondemand::Backend backend : ondemand::kBackends)
+    reports.push_back({backend, ondemand::ProbeBackend(backend, NearestFolder(*data_dir))});
   if (flags.output == OutputFormat::kJson) {
-    PrintJson(*data_dir, requirements, works);
+    PrintJson(*data_dir, reports);
   } else {
-    PrintText(*data_dir, requirements, works);
+    PrintText(*data_dir, reports);
   }
-  if (works) return absl::OkStatus();
-  return absl::UnavailableError(
-      "no backend works here: a requirement does not hold. Its remedy stands above");
+  if (FirstThatWorks(reports) != nullptr) return absl::OkStatus();
+  return absl::UnavailableError("no backend works here: each lacks a requirement. The remedies stand above");
 }
 
 }  // namespace

@@ -24,7 +24,7 @@
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
-#include "ondemand/probe.h"
+#include "ondemand/backend.h"
 #include "p2p/allow_list.h"
 #include "p2p/origin_source.h"
 #include "p2p/recipe_verifier.h"
@@ -210,7 +210,8 @@ absl::Status Daemon::Node::OpenDoor() {
   backend_ = *std::move(choice);
   spdlog::info("kernel backend {}: {}", ondemand::BackendName(backend_.backend), backend_.reason);
   if (backend_.backend == ondemand::Backend::kOff) return absl::OkStatus();
-  ondemand::FanotifyDoorOptions options;
+  ondemand::DoorOptions options;
+  options.backend = backend_.backend;
   options.runtime_dir = config_.runtime_dir;
   options.blobs_dir = store_->blobs_dir();
   options.keeper_path = KeeperPath(config_);

@@ -19,7 +19,6 @@ namespace sluice {
 namespace {
 
 constexpr uint64_t kBootstrapBytesMax = uint64_t{4} << 30;
-constexpr char kBackend[] = "fanotify";
 // The keeper refuses the read at the ticket's deadline; an answer should be there before.
 constexpr Duration kAnswerMarginMax = std::chrono::milliseconds(100);
 constexpr Duration kCancelCheck = std::chrono::milliseconds(100);
@@ -120,8 +119,8 @@ void Mounter::Recover() {
   }
 }
 
-absl::Status Mounter::OpenDoor(ondemand::FanotifyDoorOptions options) {
-  absl::StatusOr<std::unique_ptr<ondemand::FanotifyDoor>> door = ondemand::FanotifyDoor::Start(
+absl::Status Mounter::OpenDoor(ondemand::DoorOptions options) {
+  absl::StatusOr<std::unique_ptr<ondemand::Door>> door = ondemand::Door::Start(
       std::move(options), [this](ondemand::ReadTicket ticket) { OnTicket(std::move(ticket)); });
   if (!door.ok()) return door.status();
   {
@@ -272,7 +271,8 @@ void Mounter::OnBlobRevoked(const Blob& blob) {
 // ------------------------------------------------------------------------------------------- mounting
 
 absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) {
-  if (!door()) return NoDoor();
+  const DoorPtr door = this->door();
+  if (!door) return NoDoor();
   const std::string mount_point = Canonical(request.mount_point);
   const Reservation reservation(*this, mount_point);
   if (!reservation.status().ok()) return reservation.status();
@@ -291,7 +291,7 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   const MountEntry entry{mount_point,
                          resolved->reference.ToString(),
                          resolved->manifest,
-                         kBackend,
+                         std::string(ondemand::BackendName(door->backend())),
                          BlobSpec{bootstrap.digest,
                                   bootstrap.size,
                                   ChunkGeometry::ChunkSizeFor(bootstrap.size),
@@ -392,7 +392,7 @@ absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstr
   return mounted;
 }
 
-absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::FanotifyDoor& door) {
+absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::Door& door) {
   ondemand::MountRequest request{
       parts_.store.BlobPath(entry.bootstrap.digest), {}, entry.mount_point, entry.reference};
   for (const BlobSpec& spec : entry.blobs) {
@@ -404,7 +404,7 @@ absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::FanotifyD
 }
 
 // REQUIRES: guard_mutex_ is held
-absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::FanotifyDoor& door) {
+absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::Door& door) {
   const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
   if (!blob.ok()) return blob.status();
   if ((*blob)->refused()) {

@@ -20,7 +20,7 @@
 #include "node/daemon/served_counts.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
-#include "ondemand/fanotify_door.h"
+#include "ondemand/door.h"
 #include "ondemand/read_ticket.h"
 
 namespace sluice {
@@ -55,8 +55,8 @@ class Mounter final : public api::MountBackend {
 
   // Opens the kernel's door and puts what the table says in accord with the mounts that there are: a mount
   // that is gone leaves the table; one that nothing watches any more is taken down, for its holes would read
-  // as zeros. Errors: those of FanotifyDoor::Start. Without a door, Mount gives FailedPrecondition.
-  absl::Status OpenDoor(ondemand::FanotifyDoorOptions options);
+  // as zeros. Errors: those of Door::Start. Without a door, Mount gives FailedPrecondition.
+  absl::Status OpenDoor(ondemand::DoorOptions options);
 
   // Makes calls that wait end soon, with Cancelled.
   void Cancel();
@@ -77,7 +77,7 @@ class Mounter final : public api::MountBackend {
 
  private:
   class Reservation;
-  using DoorPtr = std::shared_ptr<ondemand::FanotifyDoor>;
+  using DoorPtr = std::shared_ptr<ondemand::Door>;
 
   void OnTicket(ondemand::ReadTicket ticket);
   void NoteServed(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result);
@@ -87,8 +87,8 @@ class Mounter final : public api::MountBackend {
                                                Instant deadline);
   absl::Status WaitForFill(const Digest& digest, Instant deadline);
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap);
-  absl::Status GuardAndMount(const MountEntry& entry, ondemand::FanotifyDoor& door);
-  absl::Status Guard(const BlobSpec& spec, ondemand::FanotifyDoor& door);
+  absl::Status GuardAndMount(const MountEntry& entry, ondemand::Door& door);
+  absl::Status Guard(const BlobSpec& spec, ondemand::Door& door);
   void Unguard(const std::vector<BlobSpec>& specs);
   void Forget(const std::string& mount_point);
   void SetMountGauge();

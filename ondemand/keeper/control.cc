@@ -16,10 +16,7 @@
 #include <cstring>
 
 #include "ondemand/keeper/log.h"
-
-#ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77  // Linux 6.5
-#endif
+#include "ondemand/keeper/watch.h"
 
 namespace sluice::keeper {
 namespace {
@@ -48,15 +45,6 @@ Result<ucred> PeerOf(int connection) {
   return peer;
 }
 
-Result<Descriptor> PeerProcess(int connection) {
-  int process = -1;
-  socklen_t size = sizeof(process);
-  if (getsockopt(connection, SOL_SOCKET, SO_PEERPIDFD, &process, &size) != 0) {
-    return ErrnoError("hold on to the caller's process");
-  }
-  return Descriptor(process);
-}
-
 bool IsBlobName(const char (&name)[kBlobNameLength]) {
   return std::all_of(std::begin(name), std::end(name),
                      [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
@@ -75,7 +63,7 @@ Outcome ValidateGuard(const GuardRequest& request) {
 
 Control::Control(Parts parts)
     : parts_(parts),
-      mounts_(parts.journal, parts.watch),
+      mounts_(parts.journal, parts.door),
       leave_after_ns_(NowNs() + int64_t{kFirstDaemonWaitMs} * 1'000'000) {
   connections_.reserve(kConnectionsMax);
 }
@@ -210,8 +198,9 @@ void Control::ServeConnection(int connection) {
     reply.error = outcome.error().code;
     std::snprintf(reply.text, sizeof(reply.text), "%s", outcome.error().text.c_str());
   }
-  const int attached[kAttachDescriptors] = {parts_.journal.fd(), parts_.completions, parts_.watch.group.get(),
-                                            parts_.watch.tree.get()};
+  const Door::Kernel& kernel = parts_.door.kernel();
+  const int attached[kAttachDescriptors] = {parts_.journal.fd(), parts_.completions, kernel.requests,
+                                            kernel.tree};
   const bool attach = header->kind == RequestKind::kHello && outcome.ok();
   const std::span<const int> descriptors = attach ? std::span<const int>(attached) : std::span<const int>();
   if (!SendMessage(connection, BytesOf(reply), descriptors).ok()) CloseConnection(connection);
@@ -256,6 +245,11 @@ Outcome Control::Dispatch(int connection, const Header& header, Message& message
 
 Outcome Control::Attach(int connection, const HelloRequest& hello) {
   if (hello.read_deadline_ns <= 0) return Error{EINVAL, "the read deadline must be positive"};
+  const DoorKind door = parts_.journal.layout().door;
+  if (hello.door != door) {
+    return Error{EBUSY, std::string("a keeper serves mounts of the backend ") + DoorName(door) +
+                            "; unmount them, or set ondemand.backend: " + DoorName(door)};
+  }
   Result<ucred> peer = PeerOf(connection);
   if (!peer.ok()) return peer.error();
   ReleaseDeadDaemon();
@@ -285,7 +279,7 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   if (Outcome valid = ValidateGuard(request); !valid.ok()) return valid;
   const FileId file{request.device, request.inode};
   Result<Descriptor> same =
-      OpenIfSame(parts_.watch.store.get(), std::string(request.name, kBlobNameLength), file);
+      OpenIfSame(parts_.door.kernel().store, std::string(request.name, kBlobNameLength), file);
   if (!same.ok()) return same.error();
   struct stat status {};
   if (fstat(same.value().get(), &status) != 0) return ErrnoError("inspect the blob's file");
@@ -324,8 +318,9 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   std::memcpy(free->name, request.name, kBlobNameLength);
   for (auto& word : free->present) word.store(0, std::memory_order_relaxed);
   free->in_use.store(1, std::memory_order_release);
-  parts_.door.Guard({file, *entry, request.chunk_shift, request.size});
-  return {};
+  Outcome guarded = parts_.door.Guard(*entry);
+  if (!guarded.ok()) free->in_use.store(0, std::memory_order_release);
+  return guarded;
 }
 
 Outcome Control::UnguardBlob(uint32_t entry) {
@@ -334,7 +329,7 @@ Outcome Control::UnguardBlob(uint32_t entry) {
   if (mounts_.Uses(entry)) return Error{EBUSY, "a mounted image reads from the blob"};
   // Its file may be gone, and its mark with it.
   if (record->complete.load() != 0) (void)MarkBlob(entry, RequestKind::kClearComplete);
-  parts_.door.Forget({record->device, record->inode});
+  parts_.door.Forget(entry);
   record->in_use.store(0, std::memory_order_release);
   return {};
 }
@@ -342,16 +337,14 @@ Outcome Control::UnguardBlob(uint32_t entry) {
 Outcome Control::MarkBlob(uint32_t entry, RequestKind kind) {
   BlobRecord* record = Record(entry);
   if (record == nullptr) return Error{ENODEV, "the blob is not guarded"};
-  const std::string name(record->name, kBlobNameLength);
-  const FileId file{record->device, record->inode};
   if (kind == RequestKind::kMarkComplete) {
     // Written down first: a mark that nobody knows of would never be taken off.
     record->complete.store(1);
-    Outcome marked = SetIgnoreMark(parts_.watch, name, file);
+    Outcome marked = parts_.door.MarkComplete(*record);
     if (!marked.ok()) record->complete.store(0);
     return marked;
   }
-  Outcome cleared = ClearIgnoreMark(parts_.watch, name, file);
+  Outcome cleared = parts_.door.ClearComplete(*record);
   if (cleared.ok()) record->complete.store(0);
   return cleared;
 }
@@ -359,7 +352,7 @@ Outcome Control::MarkBlob(uint32_t entry, RequestKind kind) {
 Outcome Control::Mount(const MountCall& call, const Message& message) {
   if (message.descriptors.size() != 1) return Error{EPROTO, "a mount needs the bootstrap's descriptor"};
   if (call.mount_point[0] != '/') return Error{EINVAL, "the mount point must be an absolute path"};
-  Outcome proved = ProveWatch(parts_.watch, parts_.journal.layout().counters.canaries);
+  Outcome proved = parts_.door.Prove();
   if (!proved.ok()) {
     Log("%s", proved.error().text.c_str());
     return proved;
@@ -369,12 +362,13 @@ Outcome Control::Mount(const MountCall& call, const Message& message) {
 
 Outcome Control::Status(Reply& reply) {
   const Counters& c = parts_.journal.layout().counters;
-  std::snprintf(
-      reply.text, sizeof(reply.text),
-      "daemon %d, %zu slots, hits %lu, published %lu, filled %lu, refused %lu, expired %lu, denied %lu, "
-      "errors %lu",
-      daemon_.pid, parts_.journal.slots().size(), c.hits.load(), c.published.load(), c.filled.load(),
-      c.refused.load(), c.expired.load(), c.denied.load(), c.errors.load());
+  std::snprintf(reply.text, sizeof(reply.text),
+                "door %s, daemon %d, %zu slots, hits %lu, published %lu, filled %lu, refused %lu, expired "
+                "%lu, denied %lu, "
+                "errors %lu",
+                DoorName(parts_.journal.layout().door), daemon_.pid, parts_.journal.slots().size(),
+                c.hits.load(), c.published.load(), c.filled.load(), c.refused.load(), c.expired.load(),
+                c.denied.load(), c.errors.load());
   return {};
 }
 

@@ -10,7 +10,6 @@
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/mounts.h"
 #include "ondemand/keeper/result.h"
-#include "ondemand/keeper/watch.h"
 #include "ondemand/keeper/wire.h"
 
 namespace sluice::keeper {
@@ -27,7 +26,6 @@ class Control {
   struct Parts {
     Journal& journal;
     Door& door;
-    const Watch& watch;
     int completions;
   };
 

@@ -9,97 +9,155 @@
 #include <vector>
 
 #include "ondemand/keeper/descriptor.h"
-#include "ondemand/keeper/inode_table.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/result.h"
-#include "ondemand/keeper/watch.h"
-
-struct fanotify_event_metadata;
 
 namespace sluice::keeper {
 
-// Answers the group's events: reads of present chunks at once, others when the daemon has finished their slot
+// Answers the kernel's reads: those of present chunks at once, others when the daemon has finished their slot
 // or their deadline has come. One thread does all of it, and is the only one in the machine that answers.
+// What the kernel's interface looks like is the business of FanotifyDoor, FuseDoor and CachefilesDoor.
 //
-// While no read waits for the daemon, the thread blocks in read(2) of the group alone: measured, an
-// epoll_wait before each read makes a hit a fifth slower. A call from another thread then interrupts it by
+// While no read waits for the daemon, the thread blocks in read(2) of the kernel's requests alone: measured,
+// an epoll_wait before each read makes a hit a fifth slower. A call from another thread then interrupts it by
 // SIGUSR1.
 //
-// Guard, Forget, AbandonTickets and Stop are called on another thread, one at a time, and wait for the
-// door's.
+// Start, Stop, Guard, Forget, AbandonTickets and what follows them are called on another thread, one at a
+// time.
 class Door {
  public:
-  // All outlive the door. `completions` is an eventfd.
-  Door(Journal& journal, int group, int completions, FileId canary);
-  ~Door() { Stop(); }
+  // What the daemon keeps duplicates of, so that the kernel's side outlives a dead keeper.
+  struct Kernel {
+    int requests = -1;  // where the kernel's requests are read from
+    int tree = -1;      // directory of the files that images are mounted through, each named as its blob
+    int store = -1;     // the store's directory; reads through it raise no request
+  };
+
+  virtual ~Door() = default;
   Door(const Door&) = delete;
   Door& operator=(const Door&) = delete;
 
-  // Takes over what a dead predecessor left in the journal: its waiting reads are kept, its answers given
-  // again, and reads that it had seen but not written down are refused. REQUIRES: ReserveEventNumbers() was
-  // successful, Start() not yet called
+  const Kernel& kernel() const { return kernel_; }
+
+  // Takes over what a dead predecessor left in the journal: its waiting reads are kept and its answers given
+  // again. REQUIRES: Start() not yet called
   void Adopt();
   Outcome Start();
   // Refuses all reads that wait and all that are queued, then ends. Idempotent.
   void Stop();
 
-  // Reads of this file are answered from its record's presence bits from now on.
-  void Guard(const InodeTable::Blob& blob);
-  void Forget(FileId file);
+  // Reads of this blob are answered from its record's presence bits from now on. REQUIRES: the record is
+  // filled in
+  virtual Outcome Guard(uint32_t entry) = 0;
+  virtual void Forget(uint32_t entry) = 0;
   // The daemon is dead: what it had taken waits for the next one.
   void AbandonTickets();
 
+  // Lets reads of the blob's file pass unasked, where the kernel can, until they are to be asked for again.
+  // Idempotent.
+  virtual Outcome MarkComplete(const BlobRecord&) { return {}; }
+  virtual Outcome ClearComplete(const BlobRecord&) { return {}; }
+  // Whether reads of holes really come here. To be called before each mount.
+  virtual Outcome Prove() { return {}; }
+
+ protected:
+  enum class Answered {
+    kNow,
+    kLater,  // OnAnswered will be called
+  };
+
+  // `journal` outlives the door. `completions` is an eventfd.
+  Door(Journal& journal, Kernel kernel, int completions);
+
+  // --- What a kind of door does; on the door's thread, or before there is one.
+
+  // Reads what the kernel has to say. May return without anything.
+  virtual void ReadRequests() = 0;
+  // Whether reading blocks when requests_blocking() was asked for; else requests are only read when they are
+  // announced by epoll(7).
+  virtual bool ReadingCanBlock() const { return true; }
+  // Gives the kernel the verdict: 0, and the reader gets the bytes of the blob's file; else an errno value,
+  // and that at once.
+  virtual Answered Answer(uint32_t index, const SlotRead& read, int verdict) = 0;
+  // Calls OnAnswered for those that were answered later.
+  virtual void CollectAnswered() {}
+  // The slot does not name the request any more.
+  virtual void LetGo(const SlotRead&) {}
+  // After the slots were adopted: requests that the predecessor had read and not written down.
+  virtual void AdoptOthers() = 0;
+  // At the end: what is still queued in the kernel.
+  virtual void RefuseQueued() = 0;
+
+  // --- What all have in common; on the door's thread.
+
+  // Whether a read can be published; if not, it is to be refused.
+  bool HasFreeSlot() const { return !free_.empty(); }
+  // Hands the read to the daemon. Its deadline is set here. REQUIRES: HasFreeSlot()
+  void Publish(SlotRead read);
+  // Answers the read through a slot, as if the daemon had finished it: for a hit whose answer takes time.
+  // REQUIRES: HasFreeSlot()
+  void PublishFinished(SlotRead read);
+  // Refuses a read that waits: its reader does not want it any more.
+  void GiveUp(uint32_t index);
+  // Ends a read whose Answer() was kLater.
+  void OnAnswered(uint32_t index);
+  void CountHit(const SlotRead& read);
+  // REQUIRES: length > 0, the range ends within the blob
+  bool AllPresent(uint32_t entry, uint32_t chunk_shift, uint64_t offset, uint64_t length) const;
+  // The reads that wait, for a door that must look for one; the kernel may know one by another number now.
+  template <typename Visit>
+  void ForEachHeld(Visit visit) {
+    for (uint32_t i = 0; i < held_.size(); ++i) {
+      if (held_[i].in_use) visit(i, held_[i].read);
+    }
+  }
+
+  void Renumber(uint32_t index, uint64_t request);
+
+  // Runs it on the door's thread and waits; at once where there is none.
+  void CallOnThread(std::function<void()> call);
+
+  Journal& journal_;
+  Counters& counters_;
+  const Kernel kernel_;
+  const int completions_;
+
  private:
+  static constexpr uint32_t kNone = ~uint32_t{0};
   // What this process knows of a slot without trusting the shared memory.
   struct Held {
-    int event_fd = -1;  // -1: the slot is free
-    bool expired = false;
+    SlotRead read;
+    bool in_use = false;
+    bool waiting = false;  // in the list by deadline: neither expired nor being answered
     uint32_t previous = kNone;
     uint32_t next = kNone;
-    int64_t deadline_ns = 0;
   };
-  enum class Lookup { kPresent, kAbsent, kRefused };
-  static constexpr uint32_t kNone = ~uint32_t{0};
 
   void Run();
-  void WaitForEvent();
+  void WaitForRequest();
   void WaitForAnything();
   void SetBlocking(bool blocking);
   bool ReadsWait() const { return free_.size() != held_.size(); }
-  void CallOnThread(std::function<void()> call);
   void RunCall();
   int WaitTimeout() const;
   void UpdateIntake();
 
-  void ReadEvents();
-  void HandleEvent(const fanotify_event_metadata& event);
-  Lookup Classify(const fanotify_event_metadata& event, SlotRead& read);
-  void Publish(const SlotRead& read);
-  void CountHit(const SlotRead& read);
-
+  uint32_t TakeFreeSlot(SlotRead& read);
   void AnswerFinished();
   void Reap(uint32_t index);
   void ExpireDue(int64_t now_ns);
-  void Answer(int event_fd, uint32_t response);
   void AdoptSlot(uint32_t index);
-  void RefuseEverything();
+  void RefuseHeld();
 
-  void Hold(uint32_t index, int event_fd, int64_t deadline_ns);
+  void Hold(uint32_t index, const SlotRead& read);
   void Unlink(uint32_t index);
   void Release(uint32_t index);
 
-  Journal& journal_;
-  Counters& counters_;
-  const int group_;
-  const int completions_;
-  const FileId canary_;
-
   // Owned by the door's thread once it runs.
   Descriptor poll_;
-  InodeTable blobs_;
   std::vector<Held> held_;
   std::vector<uint32_t> free_;
-  uint32_t first_waiting_ = kNone;  // by deadline, earliest first; the expired ones are not in the list
+  uint32_t first_waiting_ = kNone;  // by deadline, earliest first
   uint32_t last_waiting_ = kNone;
   bool intake_open_ = true;
   bool blocking_ = false;
@@ -113,9 +171,8 @@ class Door {
   std::thread thread_;
 };
 
-// Makes sure that the kernel gives no new event a number under which the journal knows an older one: occupies
-// all of them. Fails with EPROTO if the journal names a number that this process uses itself. The door closes
-// them as their reads are answered.
-Outcome ReserveEventNumbers(Journal& journal);
+inline void CountOne(std::atomic<uint64_t>& counter) {
+  counter.fetch_add(1, std::memory_order_relaxed);
+}
 
 }  // namespace sluice::keeper

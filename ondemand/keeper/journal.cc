@@ -29,6 +29,18 @@ Result<void*> MapJournal(int fd) {
 
 }  // namespace
 
+const char* DoorName(DoorKind kind) {
+  switch (kind) {
+    case DoorKind::kFanotify:
+      return "fanotify";
+    case DoorKind::kCachefiles:
+      return "cachefiles";
+    case DoorKind::kFuse:
+      return "fuse";
+  }
+  return "unknown";
+}
+
 uint64_t Slot::Take() {
   const SlotWord seen = word();
   if (seen.state() != SlotState::kPending) return 0;
@@ -68,7 +80,7 @@ Journal::~Journal() {
   if (!keep_mapped_.load()) munmap(layout_, sizeof(JournalLayout));
 }
 
-Result<std::unique_ptr<Journal>> Journal::Create(uint32_t slot_count) {
+Result<std::unique_ptr<Journal>> Journal::Create(uint32_t slot_count, DoorKind door) {
   Descriptor file(memfd_create("sluice-journal", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!file.valid()) return ErrnoError("create the journal");
   if (ftruncate(file.get(), sizeof(JournalLayout)) != 0) return ErrnoError("size the journal");
@@ -80,6 +92,7 @@ Result<std::unique_ptr<Journal>> Journal::Create(uint32_t slot_count) {
   layout->magic = kJournalMagic;
   layout->version = kJournalVersion;
   layout->slot_count = slot_count;
+  layout->door = door;
   layout->next_ticket.store(1);
   return std::unique_ptr<Journal>(new Journal(std::move(file), layout));
 }

@@ -23,16 +23,17 @@
 //     |             daemon died                  EXPIRED                       |
 //     +---------------------------------------------+                          |
 //     |                                             | daemon: finish           |
-//     |             keeper: closes the event        v                          |
+//     |             keeper: lets go of the request  v                          |
 //     +------------------------------------------ RELEASED                     |
-//     |             keeper: answers the kernel, then closes the event          |
+//     |             keeper: answers the kernel, then lets go of the request    |
 //     +------------------------------------------------------------------------+
 //
-// The event's descriptor, and so its number, stays open as long as the slot is not FREE.
+// What the kernel knows the request by is not given to another one as long as the slot is not FREE: a
+// fanotify event's descriptor stays open.
 namespace sluice::keeper {
 
 inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
-inline constexpr uint32_t kJournalVersion = 2;
+inline constexpr uint32_t kJournalVersion = 3;
 inline constexpr uint32_t kSlotsMax = 16384;
 inline constexpr uint32_t kBlobsMax = 4096;
 inline constexpr uint32_t kMountsMax = 1024;
@@ -42,6 +43,12 @@ inline constexpr uint32_t kPresenceWords = kChunksMax / 64;
 inline constexpr uint32_t kBlobNameLength = 64;
 inline constexpr uint32_t kMountPathMax = 1024;  // with the terminating zero
 inline constexpr uint32_t kMountLabelMax = 512;
+inline constexpr uint32_t kInboxBytes = 8192;
+
+// Which of the kernel's interfaces reads come through.
+enum class DoorKind : uint32_t { kFanotify = 1, kCachefiles = 2, kFuse = 3 };
+// As in ondemand.backend.
+const char* DoorName(DoorKind kind);
 
 enum class SlotState : uint8_t { kFree, kPending, kTaken, kDone, kExpired, kReleased };
 
@@ -65,10 +72,12 @@ class SlotWord {
 // What a published slot says of its read.
 struct SlotRead {
   uint32_t blob = 0;  // entry in the blob table
-  int32_t event_fd = -1;
-  int32_t pid = 0;  // who reads, for people
-  uint64_t device = 0;
-  uint64_t inode = 0;
+  int32_t pid = 0;    // who reads, for people; 0 if the kernel does not say
+  // What the kernel knows the read by: the number of the event's descriptor (fanotify), the request's
+  // `unique` (FUSE), the message's id (cachefiles).
+  uint64_t request = 0;
+  uint32_t object = 0;   // cachefiles: the object's entry
+  uint32_t padding = 0;  // FUSE: bytes asked for beyond the blob's end, up to the end of its last page
   uint64_t offset = 0;
   uint64_t length = 0;
   int64_t deadline_ns = 0;  // CLOCK_MONOTONIC
@@ -97,6 +106,11 @@ class alignas(64) Slot {
   // Keeper: the daemon is dead or has left. kTaken becomes kPending under a new ticket number, so that the
   // one who had it can't finish it any more; kExpired becomes kReleased.
   void Abandon(uint64_t new_ticket);
+  // Keeper: publishes a read that needs no daemon, to answer it in its own time. REQUIRES: state kFree,
+  // `read` filled in
+  void PublishFinished() {
+    word_.store(SlotWord(word().ticket(), SlotState::kDone).bits(), std::memory_order_release);
+  }
   // Keeper: the read is answered.
   void Free() { word_.store(SlotWord(word().ticket(), SlotState::kFree).bits(), std::memory_order_release); }
 
@@ -153,6 +167,7 @@ struct JournalLayout {
   uint64_t magic = kJournalMagic;
   uint32_t version = kJournalVersion;
   uint32_t slot_count = 0;
+  DoorKind door = DoorKind::kFanotify;
   uint32_t descriptor_limit = 0;       // event descriptors have numbers below this
   std::atomic<int32_t> daemon_pid{0};  // who is attached; 0 if nobody is
   std::atomic<int64_t> read_deadline_ns{0};
@@ -164,6 +179,9 @@ struct JournalLayout {
   alignas(64) std::atomic<uint64_t> submitted[kSlotsMax / 64] = {};
   alignas(64) std::atomic<uint64_t> finished[kSlotsMax / 64] = {};
   Counters counters;
+  // Where the door's thread has the kernel put the request that it reads (FUSE, cachefiles): one that was
+  // read is never unknown to a successor. Its first word is 0 when the request is in a slot or answered.
+  alignas(64) char inbox[kInboxBytes] = {};
   alignas(64) Slot slots[kSlotsMax];
   BlobRecord blobs[kBlobsMax];
   MountRecord mounts[kMountsMax];
@@ -175,7 +193,7 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t
 class Journal {
  public:
   // A new, empty one. REQUIRES: 0 < slot_count <= kSlotsMax
-  static Result<std::unique_ptr<Journal>> Create(uint32_t slot_count);
+  static Result<std::unique_ptr<Journal>> Create(uint32_t slot_count, DoorKind door = DoorKind::kFanotify);
   // Maps one that another process has made; keeps a duplicate of `fd` with a number of at least
   // `lowest_number`. Fails with EPROTO if it is none, is of another version, or could be made shorter under
   // us.

@@ -13,11 +13,15 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 
 #include "ondemand/keeper/control.h"
 #include "ondemand/keeper/door.h"
+#include "ondemand/keeper/fanotify_door.h"
+#include "ondemand/keeper/fuse_door.h"
+#include "ondemand/keeper/fuse_mount.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/log.h"
 #include "ondemand/keeper/process.h"
@@ -27,11 +31,12 @@ namespace sluice::keeper {
 namespace {
 
 // What a keeper passes to its successor, through the daemon. In the order of the option --takeover.
-enum InheritedDescriptor { kGroup, kTree, kJournal, kCompletions, kDaemonProcess, kInherited };
+enum InheritedDescriptor { kRequests, kTree, kJournal, kCompletions, kDaemonProcess, kInherited };
 
 struct Options {
   std::string runtime_dir;
   std::string blobs_dir;
+  DoorKind door = DoorKind::kFanotify;
   uint32_t slots = kSlotsMax;
   int ready_fd = -1;  // gets "ok", or why not
   bool takeover = false;
@@ -40,10 +45,10 @@ struct Options {
 
 // What a keeper is made of, before it serves.
 struct Foundation {
-  Watch watch;
   std::unique_ptr<Journal> journal;
   Descriptor completions;
   Descriptor daemon_process;
+  std::unique_ptr<Door> door;
 };
 
 bool ParseNumber(const char* text, long max, long* number) {
@@ -52,18 +57,30 @@ bool ParseNumber(const char* text, long max, long* number) {
   return end != text && *number >= 0 && *number <= max;
 }
 
+bool ParseDoor(const char* text, Options* options) {
+  for (const DoorKind kind : {DoorKind::kFanotify, DoorKind::kFuse}) {
+    if (std::strcmp(text, DoorName(kind)) != 0) continue;
+    options->door = kind;
+    return true;
+  }
+  return false;
+}
+
 bool ParseInherited(const char* text, Options* options) {
   options->takeover = true;
-  return std::sscanf(text, "%d,%d,%d,%d,%d", &options->inherited[kGroup], &options->inherited[kTree],
+  return std::sscanf(text, "%d,%d,%d,%d,%d", &options->inherited[kRequests], &options->inherited[kTree],
                      &options->inherited[kJournal], &options->inherited[kCompletions],
                      &options->inherited[kDaemonProcess]) == kInherited;
 }
 
 bool ParseOptions(int argc, char** argv, Options* options) {
-  static const option kLong[] = {
-      {"runtime-dir", required_argument, nullptr, 'r'}, {"blobs-dir", required_argument, nullptr, 'b'},
-      {"slots", required_argument, nullptr, 's'},       {"ready-fd", required_argument, nullptr, 'f'},
-      {"takeover", required_argument, nullptr, 't'},    {nullptr, 0, nullptr, 0}};
+  static const option kLong[] = {{"runtime-dir", required_argument, nullptr, 'r'},
+                                 {"blobs-dir", required_argument, nullptr, 'b'},
+                                 {"slots", required_argument, nullptr, 's'},
+                                 {"ready-fd", required_argument, nullptr, 'f'},
+                                 {"takeover", required_argument, nullptr, 't'},
+                                 {"door", required_argument, nullptr, 'd'},
+                                 {nullptr, 0, nullptr, 0}};
   long number = 0;
   for (int key; (key = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
     switch (key) {
@@ -84,6 +101,9 @@ bool ParseOptions(int argc, char** argv, Options* options) {
       case 't':
         if (!ParseInherited(optarg, options)) return false;
         break;
+      case 'd':
+        if (!ParseDoor(optarg, options)) return false;
+        break;
       default:
         return false;
     }
@@ -91,17 +111,44 @@ bool ParseOptions(int argc, char** argv, Options* options) {
   return optind == argc && !options->runtime_dir.empty() && !options->blobs_dir.empty();
 }
 
+Result<std::unique_ptr<Door>> OpenDoor(DoorKind kind, Journal& journal, const std::string& blobs_dir,
+                                       int completions) {
+  if (kind == DoorKind::kFuse) {
+    Result<FuseMount> mount = MakeFuseMount(blobs_dir);
+    if (!mount.ok()) return mount.error();
+    return std::unique_ptr<Door>(std::make_unique<FuseDoor>(journal, std::move(mount.value()), completions));
+  }
+  Result<Watch> watch = OpenWatch(blobs_dir);
+  if (!watch.ok()) return watch.error();
+  return std::unique_ptr<Door>(
+      std::make_unique<FanotifyDoor>(journal, std::move(watch.value()), completions));
+}
+
+Result<std::unique_ptr<Door>> AdoptDoor(Journal& journal, Descriptor requests, Descriptor tree,
+                                        const std::string& blobs_dir, int completions) {
+  if (journal.layout().door == DoorKind::kFuse) {
+    Result<FuseMount> mount = AdoptFuseMount(std::move(requests), std::move(tree), blobs_dir);
+    if (!mount.ok()) return mount.error();
+    return std::unique_ptr<Door>(std::make_unique<FuseDoor>(journal, std::move(mount.value()), completions));
+  }
+  Result<Watch> watch = AdoptWatch(std::move(requests), std::move(tree), blobs_dir);
+  if (!watch.ok()) return watch.error();
+  return std::unique_ptr<Door>(
+      std::make_unique<FanotifyDoor>(journal, std::move(watch.value()), completions));
+}
+
 Result<Foundation> LayFoundation(const Options& options) {
   Result<uint32_t> slots = LimitDescriptors(options.slots);
   if (!slots.ok()) return slots.error();
-  Result<Watch> watch = OpenWatch(options.blobs_dir);
-  if (!watch.ok()) return watch.error();
-  Result<std::unique_ptr<Journal>> journal = Journal::Create(slots.value());
+  Result<std::unique_ptr<Journal>> journal = Journal::Create(slots.value(), options.door);
   if (!journal.ok()) return journal.error();
   journal.value()->layout().descriptor_limit = DescriptorLimit();
   Descriptor completions(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!completions.valid()) return ErrnoError("make the completion eventfd");
-  return Foundation{std::move(watch.value()), std::move(journal.value()), std::move(completions), {}};
+  Result<std::unique_ptr<Door>> door =
+      OpenDoor(options.door, *journal.value(), options.blobs_dir, completions.get());
+  if (!door.ok()) return door.error();
+  return Foundation{std::move(journal.value()), std::move(completions), {}, std::move(door.value())};
 }
 
 Result<uint32_t> PredecessorsLimit(int journal_fd) {
@@ -141,12 +188,15 @@ Result<Foundation> TakeOver(const Options& options, Descriptor& ready) {
   }
   Result<std::unique_ptr<Journal>> journal = Journal::Open(inherited[kJournal].get(), lowest_number);
   if (!journal.ok()) return journal.error();
-  if (Outcome reserved = ReserveEventNumbers(*journal.value()); !reserved.ok()) return reserved.error();
-  Result<Watch> watch =
-      AdoptWatch(std::move(inherited[kGroup]), std::move(inherited[kTree]), options.blobs_dir);
-  if (!watch.ok()) return watch.error();
-  return Foundation{std::move(watch.value()), std::move(journal.value()), std::move(inherited[kCompletions]),
-                    std::move(inherited[kDaemonProcess])};
+  if (journal.value()->layout().door == DoorKind::kFanotify) {
+    if (Outcome reserved = ReserveEventNumbers(*journal.value()); !reserved.ok()) return reserved.error();
+  }
+  Result<std::unique_ptr<Door>> door =
+      AdoptDoor(*journal.value(), std::move(inherited[kRequests]), std::move(inherited[kTree]),
+                options.blobs_dir, inherited[kCompletions].get());
+  if (!door.ok()) return door.error();
+  return Foundation{std::move(journal.value()), std::move(inherited[kCompletions]),
+                    std::move(inherited[kDaemonProcess]), std::move(door.value())};
 }
 
 void ReportReady(Descriptor& ready, const std::string& text) {
@@ -172,9 +222,8 @@ Outcome Serve(const Options& options, Descriptor& ready) {
   if (!lock.ok()) return lock.error();
   Foundation& foundation = made.value();
 
-  Door door(*foundation.journal, foundation.watch.group.get(), foundation.completions.get(),
-            foundation.watch.canary);
-  Control control({*foundation.journal, door, foundation.watch, foundation.completions.get()});
+  Door& door = *foundation.door;
+  Control control({*foundation.journal, door, foundation.completions.get()});
   if (options.takeover) {
     door.Adopt();
     control.InheritDaemon(std::move(foundation.daemon_process));
@@ -182,8 +231,8 @@ Outcome Serve(const Options& options, Descriptor& ready) {
   if (Outcome started = door.Start(); !started.ok()) return started;
   if (Outcome listening = control.Listen(options.runtime_dir + "/" + kSocketName); !listening.ok())
     return listening;
-  Log("pid %d watches %s, %zu slots", getpid(), options.blobs_dir.c_str(),
-      foundation.journal->slots().size());
+  Log("pid %d serves %s through %s, %zu slots", getpid(), options.blobs_dir.c_str(),
+      DoorName(foundation.journal->layout().door), foundation.journal->slots().size());
   ReportReady(ready, "ok");
   control.Run();
   // Nothing is mounted: nobody reads through the watch any more, but whoever still does is refused.
@@ -195,8 +244,8 @@ Outcome Serve(const Options& options, Descriptor& ready) {
 int Main(int argc, char** argv) {
   Options options;
   if (!ParseOptions(argc, argv, &options)) {
-    Log("usage: sluice-keeper --runtime-dir DIR --blobs-dir DIR [--slots N] [--ready-fd FD] "
-        "[--takeover GROUP,TREE,JOURNAL,COMPLETIONS,DAEMON]; started by sluiced");
+    Log("usage: sluice-keeper --runtime-dir DIR --blobs-dir DIR [--door fanotify|fuse] [--slots N] "
+        "[--ready-fd FD] [--takeover REQUESTS,TREE,JOURNAL,COMPLETIONS,DAEMON]; started by sluiced");
     return 2;
   }
   // The daemon waits for its child; init takes the grandchild.

@@ -10,8 +10,12 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "ondemand/keeper/log.h"
+#include "ondemand/keeper/loop_device.h"
+#include "ondemand/keeper/watch.h"
 
 namespace sluice::keeper {
 namespace {
@@ -82,30 +86,49 @@ int SetString(int context, const char* key, const std::string& value) {
 
 }  // namespace
 
-Outcome Mounts::AddDevice(int context, uint32_t blob_entry) {
+Result<std::string> Mounts::DevicePath(uint32_t blob_entry) {
   if (blob_entry >= kBlobsMax || journal_.layout().blobs[blob_entry].in_use.load() == 0) {
     return Error{ENODEV, "a device of the image is not guarded"};
   }
   const BlobRecord& record = journal_.layout().blobs[blob_entry];
   const std::string name = NameOf(record);
-  Result<Descriptor> same = OpenIfSame(watch_.store.get(), name, {record.device, record.inode});
+  Result<Descriptor> same = OpenIfSame(door_.kernel().store, name, {record.device, record.inode});
   if (!same.ok()) return same.error();
-  if (SetString(context, "device", PathOf(watch_.tree.get()) + "/" + name) != 0) {
-    return ErrnoError("give the kernel the device " + name);
-  }
-  return {};
+  return PathOf(door_.kernel().tree) + "/" + name;
 }
 
 Result<Descriptor> Mounts::MakeFilesystem(const MountCall& call, int bootstrap) {
+  Result<Descriptor> mount = MountFiles(call, bootstrap, false);
+  // fanotify's events are not raised for a loop device: it reads ahead of any reader, on its own thread.
+  const bool loops =
+      !mount.ok() && mount.error().code == ENOTBLK && journal_.layout().door == DoorKind::kFuse;
+  return loops ? MountFiles(call, bootstrap, true) : std::move(mount);
+}
+
+Result<Descriptor> Mounts::MountFiles(const MountCall& call, int bootstrap, bool loops) {
   Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
   if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
-  if (SetString(context.get(), "source", PathOf(bootstrap)) != 0)
-    return ErrnoError("give the kernel the bootstrap");
+  // The mount holds its loop devices from when it is made; until then we do.
+  std::vector<LoopDevice> held;
+  std::vector<std::string> paths{PathOf(bootstrap)};
   for (uint32_t i = 0; i < call.device_count; ++i) {
-    if (Outcome added = AddDevice(context.get(), call.devices[i]); !added.ok()) return added.error();
+    Result<std::string> path = DevicePath(call.devices[i]);
+    if (!path.ok()) return path.error();
+    paths.push_back(std::move(path.value()));
+  }
+  for (std::string& path : paths) {
+    if (loops) {
+      Result<LoopDevice> loop = AttachLoop(path);
+      if (!loop.ok()) return loop.error();
+      path = loop.value().path;
+      held.push_back(std::move(loop.value()));
+    }
+    const char* key = &path == &paths.front() ? "source" : "device";
+    if (SetString(context.get(), key, path) != 0)
+      return ErrnoError(std::string("give the kernel the ") + key);
   }
   if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
-    Error error = ErrnoError("the kernel does not take the bootstrap as a file-backed EROFS image");
+    Error error = ErrnoError("the kernel does not take the bootstrap as an EROFS image");
     error.text += KernelMessages(context.get());
     return error;
   }

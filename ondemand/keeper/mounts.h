@@ -2,24 +2,26 @@
 
 #include <string>
 
+#include "ondemand/keeper/door.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/result.h"
-#include "ondemand/keeper/watch.h"
 #include "ondemand/keeper/wire.h"
 
 namespace sluice::keeper {
 
-// The EROFS mounts that read their blobs through the watch. Kept in the journal, so that a successor knows
+// The EROFS mounts that read their blobs through the door. Kept in the journal, so that a successor knows
 // them. One thread (the control's).
 class Mounts {
  public:
   // Both outlive it.
-  Mounts(Journal& journal, const Watch& watch) : journal_(journal), watch_(watch) {}
+  Mounts(Journal& journal, const Door& door) : journal_(journal), door_(door) {}
 
   // Mounts `bootstrap` (a descriptor) with the devices of the call, read-only, nodev, nosuid. Reads of the
-  // bootstrap itself are not watched. REQUIRES: ProveWatch() was successful just before. Errors: ENODEV (a
-  // device is not guarded), ENOSPC (too many mounts), else what the kernel says, with its own words.
-  // Source: Documentation/filesystems/erofs.rst, "device=%s"; fsopen(2), fsconfig(2), fsmount(2).
+  // bootstrap itself do not come through the door. Where the kernel mounts only block devices, the FUSE
+  // door's files get loop devices, which go with the mount. REQUIRES: Door::Prove() was successful just
+  // before. Errors: ENODEV (a device is not guarded), ENOSPC (too many mounts), else what the kernel says,
+  // with its own words. Source: Documentation/filesystems/erofs.rst, "device=%s"; fsopen(2), fsconfig(2),
+  // fsmount(2).
   Outcome Mount(const MountCall& call, int bootstrap);
   // Errors: ENOENT (none of ours), EBUSY, EINVAL.
   Outcome Unmount(const std::string& mount_point);
@@ -34,10 +36,11 @@ class Mounts {
  private:
   void ForgetDead();
   Result<Descriptor> MakeFilesystem(const MountCall& call, int bootstrap);
-  Outcome AddDevice(int context, uint32_t blob_entry);
+  Result<Descriptor> MountFiles(const MountCall& call, int bootstrap, bool loops);
+  Result<std::string> DevicePath(uint32_t blob_entry);
 
   Journal& journal_;
-  const Watch& watch_;
+  const Door& door_;
 };
 
 }  // namespace sluice::keeper

@@ -1,9 +1,16 @@
 #include "ondemand/keeper/wire.h"
 
+#include <poll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <type_traits>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77  // Linux 6.5
+#endif
 
 namespace sluice::keeper {
 namespace {
@@ -123,6 +130,25 @@ const Reply* ParseReply(std::span<const std::byte> bytes) {
   const bool well_formed = Terminated(reply->text) && Terminated(mount.mount_point) &&
                            Terminated(mount.label) && mount.device_count <= kDevicesMax;
   return well_formed ? reply : nullptr;
+}
+
+Result<Descriptor> PeerProcess(int socket) {
+  int process = -1;
+  socklen_t size = sizeof(process);
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &process, &size) == 0) return Descriptor(process);
+  if (errno != ENOPROTOOPT) return ErrnoError("hold on to the other side's process");
+  // Before Linux 6.5. A process number is not given to another while its process lives, and it lives as long
+  // as its end of the connection is open: if that is still so now, the number was not given on.
+  ucred peer{};
+  size = sizeof(peer);
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
+    return ErrnoError("identify the other side");
+  Descriptor opened(static_cast<int>(syscall(SYS_pidfd_open, peer.pid, 0)));
+  if (!opened.valid()) return ErrnoError("hold on to the other side's process");
+  pollfd gone{socket, POLLRDHUP, 0};
+  if (poll(&gone, 1, 0) < 0 || (gone.revents & (POLLRDHUP | POLLHUP)) != 0)
+    return Error{ECONNRESET, "the other side has closed the connection"};
+  return opened;
 }
 
 bool CopyText(std::string_view from, std::span<char> to) {

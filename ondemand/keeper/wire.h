@@ -15,7 +15,7 @@
 namespace sluice::keeper {
 
 inline constexpr uint32_t kWireMagic = 0x4b4c5753;
-inline constexpr uint32_t kWireVersion = 1;
+inline constexpr uint32_t kWireVersion = 2;
 inline constexpr uint32_t kReplyTextMax = 1024;
 
 enum class RequestKind : uint32_t {
@@ -41,6 +41,8 @@ struct Header {
 struct HelloRequest {
   Header header{.kind = RequestKind::kHello};
   int64_t read_deadline_ns = 0;
+  DoorKind door = DoorKind::kFanotify;  // that the daemon expects
+  uint32_t padding = 0;
 };
 struct PlainRequest {
   Header header;
@@ -82,7 +84,13 @@ struct Reply {
 };
 
 // Descriptors that come with the reply to kHello, in this order.
-enum AttachDescriptor { kAttachJournal, kAttachCompletions, kAttachGroup, kAttachTree, kAttachDescriptors };
+enum AttachDescriptor {
+  kAttachJournal,
+  kAttachCompletions,
+  kAttachRequests,
+  kAttachTree,
+  kAttachDescriptors
+};
 inline constexpr size_t kDescriptorsPerMessageMax = kAttachDescriptors;
 
 inline constexpr size_t kMessageBytesMax = sizeof(MountCall) > sizeof(Reply) ? sizeof(MountCall)
@@ -107,6 +115,9 @@ const Reply* ParseReply(std::span<const std::byte> bytes);
 
 // Copies with a terminating zero; false if it does not fit or contains a zero.
 bool CopyText(std::string_view from, std::span<char> to);
+
+// A pidfd of the process at the other end of a connected unix socket. Errors: errno values.
+Result<Descriptor> PeerProcess(int socket);
 
 template <typename T>
 std::span<const std::byte> BytesOf(const T& pod) {

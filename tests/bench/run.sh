@@ -7,11 +7,12 @@ scenarios() { find tests/bench -name '*.sh' ! -name run.sh -printf '%f\n' | sed 
 
 usage() {
   cat <<'END'
-usage: bash tests/bench/run.sh NAME [arguments] | --list
+usage: bash tests/bench/run.sh NAME [--backend fanotify|fuse] [arguments] | --list
 
 Builds the release preset, installs what it compares with, measures A and B in turns and prints a JSON line per
 figure: {"bench":…,"metric":…,"value":<median>,"unit":…,"n":<pairs>,"p25":…,"p75":…}. A figure that could not be
 taken is a line with "error", and the exit code is not 0. PAIRS sets how often each is measured (default 15).
+--backend is the kernel's door that the node uses (default: fanotify).
 END
 }
 
@@ -21,6 +22,15 @@ case ${1-} in
 esac
 bench=$1
 shift
+arguments=()
+while (($#)); do
+  case $1 in
+    --backend) export BACKEND=${2:?--backend needs a name}; shift ;;
+    --backend=*) export BACKEND=${1#*=} ;;
+    *) arguments+=("$1") ;;
+  esac
+  shift
+done
 [[ -f tests/bench/$bench.sh && $bench != run ]] || {
   printf '{"bench":"%s","error":"there is no such benchmark"}\n' "${bench//[^a-z0-9-]/}"
   echo "benchmarks: $(scenarios | paste -sd' ')" >&2
@@ -61,4 +71,4 @@ seconds_of() {
 
 # shellcheck source=/dev/null
 source "tests/bench/$bench.sh"
-measure "$@"
+measure "${arguments[@]}"

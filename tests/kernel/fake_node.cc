@@ -36,14 +36,14 @@ std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status*
     node->workers_.emplace_back(
         [raw = node.get(), i] { raw->Work(static_cast<unsigned>(getpid() * kWorkers + i)); });
   }
-  FanotifyDoorOptions door{.runtime_dir = node->options_.root + "/run",
-                           .blobs_dir = node->options_.root + "/store",
-                           .keeper_path = SLUICE_KEEPER_PATH,
-                           .keeper_log = node->options_.root + "/keeper.log"};
+  DoorOptions door{.runtime_dir = node->options_.root + "/run",
+                   .blobs_dir = node->options_.root + "/store",
+                   .keeper_path = SLUICE_KEEPER_PATH,
+                   .keeper_log = node->options_.root + "/keeper.log"};
   door.read_deadline = node->options_.read_deadline;
   door.slots_max = node->options_.slots_max;
-  absl::StatusOr<std::unique_ptr<FanotifyDoor>> started =
-      FanotifyDoor::Start(door, [raw = node.get()](ReadTicket ticket) { raw->Enqueue(std::move(ticket)); });
+  absl::StatusOr<std::unique_ptr<Door>> started =
+      Door::Start(door, [raw = node.get()](ReadTicket ticket) { raw->Enqueue(std::move(ticket)); });
   *error = started.status();
   if (!started.ok()) return nullptr;
   node->door_ = *std::move(started);

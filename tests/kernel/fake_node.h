@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "ondemand/fanotify_door.h"
+#include "ondemand/door.h"
 
 namespace sluice::ondemand::test {
 
@@ -33,7 +33,7 @@ class FakeNode {
   static std::unique_ptr<FakeNode> Start(FakeNodeOptions options, absl::Status* error);
   ~FakeNode();
 
-  FanotifyDoor& door() { return *door_; }
+  Door& door() { return *door_; }
   Blob& blob() { return *blob_; }
   int store_fd() const { return store_fd_.get(); }
 
@@ -68,7 +68,7 @@ class FakeNode {
   bool stopping_ = false;
 
   std::vector<std::thread> workers_;
-  std::unique_ptr<FanotifyDoor> door_;
+  std::unique_ptr<Door> door_;
 };
 
 }  // namespace sluice::ondemand::test

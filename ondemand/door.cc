@@ -1,4 +1,4 @@
-#include "ondemand/fanotify_door.h"
+#include "ondemand/door.h"
 
 #include <sys/stat.h>
 
@@ -14,8 +14,9 @@
 namespace sluice::ondemand {
 namespace {
 
-KeeperClientOptions ClientOptions(const FanotifyDoorOptions& options) {
-  return {.runtime_dir = options.runtime_dir,
+KeeperClientOptions ClientOptions(const DoorOptions& options) {
+  return {.door = DoorKindOf(options.backend),
+          .runtime_dir = options.runtime_dir,
           .blobs_dir = options.blobs_dir,
           .keeper_path = options.keeper_path,
           .keeper_log = options.keeper_log,
@@ -26,24 +27,23 @@ KeeperClientOptions ClientOptions(const FanotifyDoorOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<FanotifyDoor>> FanotifyDoor::Start(FanotifyDoorOptions options,
-                                                                  OnTicket on_ticket) {
+absl::StatusOr<std::unique_ptr<Door>> Door::Start(DoorOptions options, OnTicket on_ticket) {
   absl::StatusOr<std::unique_ptr<KeeperClient>> keeper = KeeperClient::Connect(ClientOptions(options));
   if (!keeper.ok()) return keeper.status();
-  std::unique_ptr<FanotifyDoor> door(new FanotifyDoor(std::move(options), *std::move(keeper)));
+  std::unique_ptr<Door> door(new Door(std::move(options), *std::move(keeper)));
   door->pump_ = std::make_unique<TicketPump>(door->keeper_->journal(), door->keeper_->completion_fd(),
                                              std::move(on_ticket));
   return door;
 }
 
-FanotifyDoor::FanotifyDoor(FanotifyDoorOptions options, std::unique_ptr<KeeperClient> keeper)
+Door::Door(DoorOptions options, std::unique_ptr<KeeperClient> keeper)
     : options_(std::move(options)), keeper_(std::move(keeper)) {}
 
-FanotifyDoor::~FanotifyDoor() {
+Door::~Door() {
   Stop();
 }
 
-void FanotifyDoor::Stop() {
+void Door::Stop() {
   const std::lock_guard lock(mutex_);
   if (std::exchange(stopped_, true)) return;
   pump_->Stop();
@@ -53,7 +53,7 @@ void FanotifyDoor::Stop() {
   guarded_.clear();
 }
 
-absl::Status FanotifyDoor::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
+absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
   struct stat status {};
   if (fstat(file_fd, &status) != 0) {
     return absl::UnavailableError(
@@ -79,7 +79,7 @@ absl::Status FanotifyDoor::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
   return absl::OkStatus();
 }
 
-absl::Status FanotifyDoor::UnguardBlob(const Digest& digest) {
+absl::Status Door::UnguardBlob(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
   if (stopped_) return absl::OkStatus();
@@ -96,11 +96,11 @@ absl::Status FanotifyDoor::UnguardBlob(const Digest& digest) {
   return status;
 }
 
-std::vector<Digest> FanotifyDoor::GuardedBlobs() const {
+std::vector<Digest> Door::GuardedBlobs() const {
   return keeper_->GuardedBlobs();
 }
 
-absl::Status FanotifyDoor::OnBlobComplete(const Digest& digest) {
+absl::Status Door::OnBlobComplete(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
   if (stopped_ || found == guarded_.end()) return absl::OkStatus();
@@ -113,20 +113,20 @@ absl::Status FanotifyDoor::OnBlobComplete(const Digest& digest) {
   return keeper_->ClearComplete(found->second->entry);
 }
 
-absl::Status FanotifyDoor::OnBlobRevoked(const Digest& digest) {
+absl::Status Door::OnBlobRevoked(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
   if (stopped_ || found == guarded_.end()) return absl::OkStatus();
   return keeper_->ClearComplete(found->second->entry);
 }
 
-absl::StatusOr<BlobEntry> FanotifyDoor::EntryOf(const Digest& digest) const {
+absl::StatusOr<BlobEntry> Door::EntryOf(const Digest& digest) const {
   const auto found = guarded_.find(digest);
   if (found != guarded_.end()) return found->second->entry;
   return absl::FailedPreconditionError(absl::StrCat("blob ", digest.Short(), " is not guarded"));
 }
 
-absl::Status FanotifyDoor::MountImage(const MountRequest& request) {
+absl::Status Door::MountImage(const MountRequest& request) {
   if (absl::Status fit = CheckMountPoint(request.mount_point); !fit.ok()) return fit;
   std::error_code error;
   const std::filesystem::path mount_point = std::filesystem::canonical(request.mount_point, error);
@@ -148,29 +148,29 @@ absl::Status FanotifyDoor::MountImage(const MountRequest& request) {
                                                    mounted.message()));
 }
 
-absl::Status FanotifyDoor::UnmountImage(const std::string& mount_point) {
+absl::Status Door::UnmountImage(const std::string& mount_point) {
   std::error_code error;
   const std::filesystem::path canonical = std::filesystem::canonical(mount_point, error);
   return keeper_->Unmount(error ? mount_point : canonical.string());
 }
 
-absl::StatusOr<std::vector<MountedImage>> FanotifyDoor::Mounts() {
+absl::StatusOr<std::vector<MountedImage>> Door::Mounts() {
   return keeper_->ListMounts();
 }
 
-HitCounts FanotifyDoor::Hits(const Digest& digest) const {
+HitCounts Door::Hits(const Digest& digest) const {
   const std::lock_guard lock(mutex_);
   const auto guarded = guarded_.find(digest);
   return guarded == guarded_.end() ? HitCounts{} : keeper_->hits(guarded->second->entry);
 }
 
-KeeperCounters FanotifyDoor::counters() const {
+KeeperCounters Door::counters() const {
   return keeper_->counters();
 }
-uint64_t FanotifyDoor::keepers_replaced() const {
+uint64_t Door::keepers_replaced() const {
   return keeper_->keepers_replaced();
 }
-int32_t FanotifyDoor::keeper_pid() const {
+int32_t Door::keeper_pid() const {
   return keeper_->keeper_pid();
 }
 

@@ -13,17 +13,19 @@
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "ondemand/backend.h"
 #include "ondemand/keeper_client.h"
 #include "ondemand/read_ticket.h"
 #include "ondemand/ticket_pump.h"
 
 namespace sluice::ondemand {
 
-struct FanotifyDoorOptions {
-  std::string runtime_dir;  // holds the keeper's socket and lock; made if it is missing
-  std::string blobs_dir;    // the store's files, each named by the 64 hex digits of its digest
-  std::string keeper_path;  // the sluice-keeper executable
-  std::string keeper_log;   // file that a keeper's lines are appended to; empty is our own stderr
+struct DoorOptions {
+  Backend backend = Backend::kFanotify;  // not kOff
+  std::string runtime_dir;               // holds the keeper's socket and lock; made if it is missing
+  std::string blobs_dir;                 // the store's files, each named by the 64 hex digits of its digest
+  std::string keeper_path;               // the sluice-keeper executable
+  std::string keeper_log;  // file that a keeper's lines are appended to; empty is our own stderr
   Duration read_deadline = std::chrono::seconds(30);  // then a reader gets EIO
   Duration call_timeout = std::chrono::seconds(10);   // of one call to the keeper
   uint32_t slots_max = 16384;                         // reads that wait at once; a new keeper's only
@@ -37,12 +39,12 @@ struct MountRequest {
   std::string label;            // kept beside the mount for people and successors, e.g. the image reference
 };
 
-// The door that is made of fanotify's FAN_PRE_ACCESS events and file-backed EROFS mounts (Linux 6.14 and
-// newer; fanotify(7), Documentation/filesystems/erofs.rst). The keeper process owns the kernel's side and
-// outlives this object; a read of chunks that are absent arrives here as a ReadTicket.
+// Where the kernel's reads come in. The keeper process owns the kernel's side, whichever of its interfaces
+// that is (Backend), and outlives this object; a read of chunks that are absent arrives here as a ReadTicket.
+// Images are EROFS file systems (Documentation/filesystems/erofs.rst).
 //
 // Thread-safe.
-class FanotifyDoor {
+class Door {
  public:
   // Called on the door's own thread for every read of absent chunks. Must not block.
   using OnTicket = TicketPump::OnTicket;
@@ -51,13 +53,13 @@ class FanotifyDoor {
   // a dead predecessor has left behind. Whatever on_ticket needs to find blobs must be ready before.
   // Errors: FailedPrecondition (another daemon is attached; the kernel or the file system lacks what is
   // needed), Unavailable (the keeper does not start or does not answer).
-  static absl::StatusOr<std::unique_ptr<FanotifyDoor>> Start(FanotifyDoorOptions options, OnTicket on_ticket);
+  static absl::StatusOr<std::unique_ptr<Door>> Start(DoorOptions options, OnTicket on_ticket);
 
   // Stops, and lets go of the keeper. Mounts stay, and so does the keeper while there are any: their present
   // chunks can still be read, others give EIO at the deadline unless another daemon comes first.
-  ~FanotifyDoor();
-  FanotifyDoor(const FanotifyDoor&) = delete;
-  FanotifyDoor& operator=(const FanotifyDoor&) = delete;
+  ~Door();
+  Door(const Door&) = delete;
+  Door& operator=(const Door&) = delete;
   // Idempotent. Tickets that are still out wait for the next daemon, until their deadline; completing them
   // has no effect any more. The keeper goes on to answer from the blobs' presence maps, which stay mirrored
   // until the process ends. REQUIRES: no chunk of a complete blob is revoked and none evicted from now on
@@ -89,6 +91,7 @@ class FanotifyDoor {
   // Mounts that exist now, also those made before this daemon started.
   absl::StatusOr<std::vector<MountedImage>> Mounts();
 
+  Backend backend() const { return options_.backend; }
   // Since the first of an unbroken line of keepers was started.
   KeeperCounters counters() const;
   // Zeros if the blob is not guarded. A complete blob's reads raise no event and are counted nowhere.
@@ -104,10 +107,10 @@ class FanotifyDoor {
     BlobEntry entry;
   };
 
-  FanotifyDoor(FanotifyDoorOptions options, std::unique_ptr<KeeperClient> keeper);
+  Door(DoorOptions options, std::unique_ptr<KeeperClient> keeper);
   absl::StatusOr<BlobEntry> EntryOf(const Digest& digest) const;
 
-  const FanotifyDoorOptions options_;
+  const DoorOptions options_;
   const std::unique_ptr<KeeperClient> keeper_;
   std::unique_ptr<TicketPump> pump_;
 

@@ -9,9 +9,12 @@ usage() {
 usage: bash tests/run.sh [--preset release|dev|asan|tsan|fuzz] [ctest arguments]
 
   bash tests/run.sh                       everything
-  bash tests/run.sh -L unit               one label: unit, integration, kernel, fault, fuzz, tidy
+  bash tests/run.sh -L unit               one label: unit, integration, kernel, fault, fuzz, vm, tidy
   bash tests/run.sh --preset asan -R mount
   SECONDS_PER_TARGET=600 bash tests/run.sh --preset fuzz
+
+The tests labelled vm run on a machine of their own, whose kernel is built once, in some ten minutes, and kept in
+~/.cache/sluice/kernel.
 
 How many kills the kill tests make: SLUICE_KILL_ROUNDS (daemon, small reads; default 2000), KILLS (150), DAEMON_KILLS
 (20) and KEEPER_KILLS (5); with asan and tsan 200, 30, 5 and 3.
@@ -33,7 +36,7 @@ case $preset in
   *) echo "tests/run.sh: there is no preset '$preset'" >&2; usage >&2; exit 2 ;;
 esac
 
-packages=("${SLUICE_BUILD_PACKAGES[@]}" "${SLUICE_RUN_PACKAGES[@]}" "${SLUICE_TEST_PACKAGES[@]}")
+packages=("${SLUICE_BUILD_PACKAGES[@]}" "${SLUICE_RUN_PACKAGES[@]}" "${SLUICE_TEST_PACKAGES[@]}" "${SLUICE_VM_PACKAGES[@]}")
 [[ $preset == fuzz ]] && packages+=("${SLUICE_FUZZ_PACKAGES[@]}")
 install_packages "${packages[@]}"
 

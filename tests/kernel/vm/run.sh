@@ -69,7 +69,7 @@ trap 'exit 143' TERM
 
 # What the scripts of tests/e2e and the programs under test read.
 forwarded=(
-  BACKEND CI DAEMON_KILLS FILL KEEPER_KILLS KILLS LANG LC_ALL LOG_LEVEL PATH READ_DEADLINE SLUICE_KILL_ROUNDS
+  BACKEND CI DAEMON_KILLS FILL KEEPER_KILLS KILLS LANG LC_ALL LOG_LEVEL READ_DEADLINE SLUICE_KILL_ROUNDS
   SLUICE_BIN ASAN_OPTIONS TSAN_OPTIONS UBSAN_OPTIONS WAIT_SECONDS_MAX
 )
 # Emulated processors are many times slower, and what is waited for comes later.
@@ -85,7 +85,9 @@ write_command() {
     [[ $name == *=* ]] || name=$name=${!name-}
     printf 'export %s=%q\n' "${name%%=*}" "${name#*=}"
   done
-  printf 'export HOME=/tmp USER=root SLUICE_IN_VM=1\ncd %q\nexec' "$PWD"
+  # Debian's own programs: others (a Python under a wrapper in shell) may take seconds to start here.
+  printf 'export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp USER=root SLUICE_IN_VM=1\n'
+  printf 'cd %q\nexec' "$PWD"
   printf ' %q' "$@"
   echo
 }
@@ -123,6 +125,9 @@ start_machine() {
   mkfs.ext4 -q -F -m 0 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$work/disk"
   local parameters=(
     console=ttyS0 loglevel=7 oops=panic panic=-1 mitigations=off nokaslr random.trust_cpu=on
+    # Code at the same address each time is translated once, not for every process that starts: that is most of what
+    # short programs take under emulation.
+    norandmaps
     # Nobody else keeps the time, and what an overloaded host takes from the machine is no fault of its kernel.
     clocksource=tsc tsc=reliable rcupdate.rcu_cpu_stall_suppress=1
   )

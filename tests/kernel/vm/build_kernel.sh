@@ -53,7 +53,7 @@ make_pid=
 cleanup() {
   local status=$?
   trap - EXIT INT TERM
-  [[ -z $make_pid ]] || { kill "$make_pid" 2>/dev/null && wait "$make_pid"; }
+  [[ -z $make_pid ]] || { kill "$make_pid" && wait "$make_pid"; } 2>/dev/null || true
   rm -rf "$tree"
   exit "$status"
 }

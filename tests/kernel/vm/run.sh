@@ -41,6 +41,7 @@ done
 (($#)) || { usage >&2; exit 2; }
 
 require qemu-system-x86_64 qemu-system-x86 mkfs.ext4 e2fsprogs cpio cpio busybox busybox-static
+! ldd "$(command -v busybox)" >/dev/null 2>&1 || skip "busybox needs libraries: apt-get install busybox-static"
 ((EUID == 0)) || skip "the machine reads the host's files as root: run it as root"
 status=0
 kernel=$(bash "$vm_dir/build_kernel.sh" --path) || status=$?
@@ -86,8 +87,8 @@ write_command() {
     printf 'export %s=%q\n' "${name%%=*}" "${name#*=}"
   done
   # Debian's own programs: others (a Python under a wrapper in shell) may take seconds to start here.
-  printf 'export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp USER=root SLUICE_IN_VM=1\n'
-  printf 'cd %q\nexec' "$PWD"
+  printf 'export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp TMPDIR=/var/tmp\n'
+  printf 'export USER=root SLUICE_IN_VM=1\ncd %q\nexec' "$PWD"
   printf ' %q' "$@"
   echo
 }

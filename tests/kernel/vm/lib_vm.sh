@@ -4,6 +4,9 @@
 # shellcheck disable=SC2034  # for those who source this file
 readonly vm_cache=${XDG_CACHE_HOME:-$HOME/.cache}/sluice
 
+# Where root's programs lie: a path without them is no reason to skip.
+PATH=$PATH:/usr/sbin:/sbin
+
 # skip REASON: ends the script as a test that can't run here; where all must run, as one that failed.
 readonly skip_status=77
 skip() {

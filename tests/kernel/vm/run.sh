@@ -152,14 +152,15 @@ start_machine() {
     -chardev "file,id=err,path=$work/err" -device virtserialport,chardev=err,name=err
     -chardev "file,id=status,path=$work/status" -device virtserialport,chardev=status,name=status
   )
-  timeout -k 5 "$2" qemu-system-x86_64 "${arguments[@]}" </dev/null 2>"$work/qemu.log" &
+  # A machine whose script is killed goes with it.
+  setpriv --pdeathsig TERM timeout -k 5 "$2" qemu-system-x86_64 "${arguments[@]}" </dev/null 2>"$work/qemu.log" &
   machine_pid=$!
 }
 
 # end_of_machine: waits for it; returns 124 if its time was up.
 end_of_machine() {
   local status=0
-  wait "$machine_pid" || status=$?
+  wait "$machine_pid" 2>/dev/null || status=$?
   machine_pid=
   return "$status"
 }

@@ -49,13 +49,24 @@ std::string_view BackendName(Backend backend) {
 }
 
 keeper::DoorKind DoorKindOf(Backend backend) {
-  return backend == Backend::kFuse ? keeper::DoorKind::kFuse : keeper::DoorKind::kFanotify;
+  switch (backend) {
+    case Backend::kCachefiles:
+      return keeper::DoorKind::kCachefiles;
+    case Backend::kFuse:
+      return keeper::DoorKind::kFuse;
+    case Backend::kFanotify:
+    case Backend::kOff:
+      break;
+  }
+  return keeper::DoorKind::kFanotify;
 }
 
 std::vector<Requirement> ProbeBackend(Backend backend, const std::string& data_dir) {
   switch (backend) {
     case Backend::kFanotify:
       return ProbeFanotify(data_dir);
+    case Backend::kCachefiles:
+      return ProbeCachefiles(data_dir);
     case Backend::kFuse:
       return ProbeFuse(data_dir);
     case Backend::kOff:

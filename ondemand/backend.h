@@ -12,10 +12,10 @@
 namespace sluice::ondemand {
 
 // Which of the kernel's interfaces brings reads to the node.
-enum class Backend { kFanotify, kFuse, kOff };
+enum class Backend { kFanotify, kCachefiles, kFuse, kOff };
 
 // Those that there are, the best first.
-inline constexpr std::array kBackends = {Backend::kFanotify, Backend::kFuse};
+inline constexpr std::array kBackends = {Backend::kFanotify, Backend::kCachefiles, Backend::kFuse};
 
 // As in ondemand.backend.
 std::string_view BackendName(Backend backend);

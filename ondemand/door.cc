@@ -1,6 +1,7 @@
 #include "ondemand/door.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -14,10 +15,14 @@
 namespace sluice::ondemand {
 namespace {
 
+// Discarded at once when the kernel's cache is full.
+constexpr uint64_t kRoomBytes = uint64_t{256} << 20;
+
 KeeperClientOptions ClientOptions(const DoorOptions& options) {
   return {.door = DoorKindOf(options.backend),
           .runtime_dir = options.runtime_dir,
           .blobs_dir = options.blobs_dir,
+          .cache_dir = options.cache_dir,
           .keeper_path = options.keeper_path,
           .keeper_log = options.keeper_log,
           .read_deadline = options.read_deadline,
@@ -31,9 +36,31 @@ absl::StatusOr<std::unique_ptr<Door>> Door::Start(DoorOptions options, OnTicket 
   absl::StatusOr<std::unique_ptr<KeeperClient>> keeper = KeeperClient::Connect(ClientOptions(options));
   if (!keeper.ok()) return keeper.status();
   std::unique_ptr<Door> door(new Door(std::move(options), *std::move(keeper)));
+  if (door->keeper_->objects() != nullptr) door->StartCache();
   door->pump_ = std::make_unique<TicketPump>(door->keeper_->journal(), door->keeper_->completion_fd(),
-                                             std::move(on_ticket));
+                                             std::move(on_ticket), door->CacheDelivery());
   return door;
+}
+
+void Door::StartCache() {
+  auto device = std::make_shared<const keeper::Descriptor>(keeper_->DuplicateRequests());
+  const auto say = [device](const std::string& command) {
+    return write(device->get(), command.data(), command.size()) >= 0 ? 0 : errno;
+  };
+  culler_ = std::make_unique<CacheCuller>(say, keeper_->DuplicateTree());
+  filler_ = std::make_shared<CacheFiller>(keeper_->journal(), *keeper_->objects(), options_.blobs_dir,
+                                          [this] { return culler_->MakeRoom(kRoomBytes) > 0; });
+}
+
+// The kernel's own copy is what its readers read.
+TicketPump::Deliver Door::CacheDelivery() const {
+  if (!filler_) return nullptr;
+  return [weak = std::weak_ptr(filler_)](const keeper::SlotRead& read, TicketPump::Done done) {
+    const std::shared_ptr<CacheFiller> filler = weak.lock();
+    if (!filler) return std::move(done)(absl::CancelledError("the door has stopped"));
+    filler->Fill(read.object, read.blob, {read.offset, read.length},
+                 Instant(std::chrono::nanoseconds(read.deadline_ns)), std::move(done));
+  };
 }
 
 Door::Door(DoorOptions options, std::unique_ptr<KeeperClient> keeper)
@@ -51,6 +78,7 @@ void Door::Stop() {
   keeper_->journal()->KeepMapped();
   keeper_->Detach();
   guarded_.clear();
+  filler_ = nullptr;
 }
 
 absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
@@ -104,6 +132,7 @@ absl::Status Door::OnBlobComplete(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
   if (stopped_ || found == guarded_.end()) return absl::OkStatus();
+  if (filler_) filler_->Wake();
   const Blob& blob = found->second->lease.blob();
   if (!blob.presence().complete() || blob.refused()) return absl::OkStatus();
   if (absl::Status marked = keeper_->MarkComplete(found->second->entry); !marked.ok()) return marked;
@@ -117,6 +146,7 @@ absl::Status Door::OnBlobRevoked(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
   if (stopped_ || found == guarded_.end()) return absl::OkStatus();
+  if (filler_) filler_->Revoke(found->second->entry.value());
   return keeper_->ClearComplete(found->second->entry);
 }
 
@@ -136,16 +166,25 @@ absl::Status Door::MountImage(const MountRequest& request) {
   // Held throughout: none of the devices may be unguarded meanwhile.
   const std::lock_guard lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
-  std::vector<BlobEntry> devices;
+  KeeperClient::Image image{request.bootstrap_path, {}, {}, options_.domain, request.label};
+  if (GuardsBootstrap()) {
+    const absl::StatusOr<BlobEntry> entry = EntryOf(request.bootstrap);
+    if (!entry.ok()) return entry.status();
+    image.bootstrap = *entry;
+  }
   for (const Digest& digest : request.devices) {
     const absl::StatusOr<BlobEntry> entry = EntryOf(digest);
     if (!entry.ok()) return entry.status();
-    devices.push_back(*entry);
+    image.devices.push_back(*entry);
   }
-  absl::Status mounted = keeper_->Mount(request.bootstrap_path, devices, mount_point, request.label);
+  absl::Status mounted = keeper_->Mount(image, mount_point);
   if (mounted.ok()) return mounted;
   return absl::Status(mounted.code(), absl::StrCat("mount ", request.label, " at ", request.mount_point, ": ",
                                                    mounted.message()));
+}
+
+absl::Status Door::DiscardKernelCopies(const Digest& digest) {
+  return culler_ ? culler_->Discard(digest) : absl::OkStatus();
 }
 
 absl::Status Door::UnmountImage(const std::string& mount_point) {

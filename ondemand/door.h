@@ -14,6 +14,8 @@
 #include "node/digest.h"
 #include "node/executor.h"
 #include "ondemand/backend.h"
+#include "ondemand/cache_culler.h"
+#include "ondemand/cache_filler.h"
 #include "ondemand/keeper_client.h"
 #include "ondemand/read_ticket.h"
 #include "ondemand/ticket_pump.h"
@@ -24,8 +26,10 @@ struct DoorOptions {
   Backend backend = Backend::kFanotify;  // not kOff
   std::string runtime_dir;               // holds the keeper's socket and lock; made if it is missing
   std::string blobs_dir;                 // the store's files, each named by the 64 hex digits of its digest
-  std::string keeper_path;               // the sluice-keeper executable
-  std::string keeper_log;  // file that a keeper's lines are appended to; empty is our own stderr
+  std::string cache_dir = {};            // cachefiles: of the kernel's copies; made if it is missing
+  std::string domain = {};  // cachefiles: whose mounts share the copies; empty is each mount for itself
+  std::string keeper_path;  // the sluice-keeper executable
+  std::string keeper_log;   // file that a keeper's lines are appended to; empty is our own stderr
   Duration read_deadline = std::chrono::seconds(30);  // then a reader gets EIO
   Duration call_timeout = std::chrono::seconds(10);   // of one call to the keeper
   uint32_t slots_max = 16384;                         // reads that wait at once; a new keeper's only
@@ -33,7 +37,8 @@ struct DoorOptions {
 
 // An EROFS image to mount.
 struct MountRequest {
-  std::string bootstrap_path;   // complete and verified: its own reads are not watched
+  std::string bootstrap_path;   // complete and verified: its own reads may not be watched
+  Digest bootstrap = {};        // guarded, if GuardsBootstrap()
   std::vector<Digest> devices;  // the image's blobs in the order of its device table; guarded already
   std::string mount_point;      // absolute path of an empty directory
   std::string label;            // kept beside the mount for people and successors, e.g. the image reference
@@ -82,6 +87,10 @@ class Door {
   // To be called after a chunk's presence bit was cleared, before its bytes are touched: reads ask again.
   absl::Status OnBlobRevoked(const Digest& digest);
 
+  // Whether the kernel reads the bootstrap through the door too, so that it is to be guarded as the image's
+  // blobs are (cachefiles).
+  bool GuardsBootstrap() const { return options_.backend == Backend::kCachefiles; }
+
   // Proves that the watch works by reading a hole through it, then mounts. Errors: as CheckMountPoint;
   // FailedPrecondition (a device is not guarded, or the watch does not work), InvalidArgument (the kernel
   // does not take the bootstrap), Unavailable.
@@ -90,6 +99,10 @@ class Door {
   absl::Status UnmountImage(const std::string& mount_point);
   // Mounts that exist now, also those made before this daemon started.
   absl::StatusOr<std::vector<MountedImage>> Mounts();
+
+  // Discards what the kernel has of the blob apart from the store. Errors: FailedPrecondition while it is in
+  // use; Unavailable.
+  absl::Status DiscardKernelCopies(const Digest& digest);
 
   Backend backend() const { return options_.backend; }
   // Since the first of an unbroken line of keepers was started.
@@ -108,10 +121,14 @@ class Door {
   };
 
   Door(DoorOptions options, std::unique_ptr<KeeperClient> keeper);
+  void StartCache();
+  TicketPump::Deliver CacheDelivery() const;
   absl::StatusOr<BlobEntry> EntryOf(const Digest& digest) const;
 
   const DoorOptions options_;
   const std::unique_ptr<KeeperClient> keeper_;
+  std::unique_ptr<CacheCuller> culler_;  // these two: cachefiles
+  std::shared_ptr<CacheFiller> filler_;
   std::unique_ptr<TicketPump> pump_;
 
   mutable std::mutex mutex_;  // guards what follows, and orders marks with the checks before them

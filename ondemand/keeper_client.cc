@@ -218,7 +218,10 @@ absl::Status KeeperClient::AdoptDescriptors(keeper::Message& reply) {
     return absl::FailedPreconditionError("the keeper did not hand over its descriptors");
   }
   if (journal_ != nullptr) {
-    if (SameFile(journal_->fd(), reply.descriptors[keeper::kAttachJournal].get())) return absl::OkStatus();
+    if (SameFile(journal_->fd(), reply.descriptors[keeper::kAttachJournal].get())) {
+      if (objects_) objects_->SetLine(std::move(reply.descriptors[keeper::kAttachObjects]));
+      return absl::OkStatus();
+    }
     return absl::FailedPreconditionError(
         "the keeper was replaced by one that does not know our mounts; restart sluiced");
   }
@@ -229,17 +232,22 @@ absl::Status KeeperClient::AdoptDescriptors(keeper::Message& reply) {
   completions_ = std::move(reply.descriptors[keeper::kAttachCompletions]);
   requests_ = std::move(reply.descriptors[keeper::kAttachRequests]);
   tree_ = std::move(reply.descriptors[keeper::kAttachTree]);
+  if (options_.door == keeper::DoorKind::kCachefiles) {
+    objects_ = std::make_unique<CacheObjects>(journal_);
+    objects_->SetLine(std::move(reply.descriptors[keeper::kAttachObjects]));
+  }
   return absl::OkStatus();
 }
 
-absl::Status KeeperClient::Spawn(std::vector<std::string> arguments, std::span<const int> inherited) const {
+absl::Status KeeperClient::Spawn(std::vector<std::string> arguments, std::span<const int> inherited,
+                                 const std::function<void()>& feed) const {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus("make a pipe");
   Descriptor read_end(ends[0]);
   Descriptor write_end(ends[1]);
-  arguments.insert(arguments.begin(),
-                   {options_.keeper_path, "--runtime-dir", options_.runtime_dir, "--blobs-dir",
-                    options_.blobs_dir, "--ready-fd", std::to_string(write_end.get())});
+  arguments.insert(arguments.begin(), {options_.keeper_path, "--runtime-dir", options_.runtime_dir,
+                                       "--blobs-dir", options_.blobs_dir, "--cache-dir", options_.cache_dir,
+                                       "--ready-fd", std::to_string(write_end.get())});
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
@@ -260,6 +268,7 @@ absl::Status KeeperClient::Spawn(std::vector<std::string> arguments, std::span<c
         absl::StrCat("start the keeper ", options_.keeper_path, ": ", std::strerror(error)));
   }
   write_end.reset();
+  if (feed) feed();
   // It forks at once and ends.
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
@@ -276,10 +285,40 @@ absl::Status KeeperClient::StartSuccessor() const {
   // Not the wrapper: glibc 2.36 declares it without extern "C".
   Descriptor self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   if (!self.valid()) return ErrnoStatus("pidfd_open of ourselves");
-  const int inherited[] = {requests_.get(), tree_.get(), journal_->fd(), completions_.get(), self.get()};
-  return Spawn({"--takeover", absl::StrCat(inherited[0], ",", inherited[1], ",", inherited[2], ",",
-                                           inherited[3], ",", inherited[4])},
-               inherited);
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return ErrnoStatus("make a socket");
+  Descriptor theirs(ends[0]);
+  Descriptor ours(ends[1]);
+  const int inherited[] = {requests_.get(),    tree_.get(), journal_->fd(),
+                           completions_.get(), self.get(),  theirs.get()};
+  return Spawn(
+      {"--takeover",
+       absl::StrCat(inherited[0], ",", inherited[1], ",", inherited[2], ",", inherited[3], ",", inherited[4]),
+       "--objects-fd", std::to_string(theirs.get())},
+      inherited, [&] {
+        theirs.reset();
+        SendObjects(std::move(ours));
+      });
+}
+
+// The successor reads until we close the line.
+void KeeperClient::SendObjects(Descriptor line) const {
+  if (!objects_) return;
+  const timeval timeout = ToTimeval(options_.call_timeout);
+  setsockopt(line.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+  for (const CacheObjects::Object& object : objects_->All()) {
+    const keeper::ObjectReply kept{object.index, object.generation, 0};
+    const int file = object.file->get();
+    if (!keeper::SendMessage(line.get(), keeper::BytesOf(kept), std::span<const int>(&file, 1)).ok()) return;
+  }
+}
+
+Descriptor KeeperClient::DuplicateRequests() const {
+  return Descriptor(fcntl(requests_.get(), F_DUPFD_CLOEXEC, 0));
+}
+
+Descriptor KeeperClient::DuplicateTree() const {
+  return Descriptor(fcntl(tree_.get(), F_DUPFD_CLOEXEC, 0));
 }
 
 bool KeeperClient::KeeperIsDead() const {
@@ -416,21 +455,23 @@ std::optional<BlobEntry> KeeperClient::FindEntry(const Digest& digest) const {
   return std::nullopt;
 }
 
-absl::Status KeeperClient::Mount(const std::string& bootstrap_path, std::span<const BlobEntry> devices,
-                                 const std::string& mount_point, const std::string& label) {
-  if (devices.size() > keeper::kDevicesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("the image has ", devices.size(), " blobs; at most ",
+absl::Status KeeperClient::Mount(const Image& image, const std::string& mount_point) {
+  if (image.devices.size() > keeper::kDevicesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("the image has ", image.devices.size(), " blobs; at most ",
                                                    keeper::kDevicesMax, " can be mounted"));
   }
-  Descriptor bootstrap(open(bootstrap_path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!bootstrap.valid()) return ErrnoStatus(absl::StrCat("open the bootstrap ", bootstrap_path));
+  Descriptor bootstrap(open(image.bootstrap_path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!bootstrap.valid()) return ErrnoStatus(absl::StrCat("open the bootstrap ", image.bootstrap_path));
   keeper::MountCall call;
-  call.device_count = static_cast<uint32_t>(devices.size());
-  for (size_t i = 0; i < devices.size(); ++i) call.devices[i] = devices[i].value();
+  call.device_count = static_cast<uint32_t>(image.devices.size());
+  for (size_t i = 0; i < image.devices.size(); ++i) call.devices[i] = image.devices[i].value();
+  if (image.bootstrap) call.bootstrap = image.bootstrap->value();
   if (!keeper::CopyText(mount_point, call.mount_point)) {
     return absl::InvalidArgumentError("the mount point's path is too long");
   }
-  keeper::CopyText(std::string_view(label).substr(0, sizeof(call.label) - 1), call.label);
+  if (!keeper::CopyText(image.domain, call.domain))
+    return absl::InvalidArgumentError("the name of the domain is too long");
+  keeper::CopyText(std::string_view(image.label).substr(0, sizeof(call.label) - 1), call.label);
   const int descriptors[] = {bootstrap.get()};
   return CallKeeper(&call, sizeof(call), descriptors).status();
 }

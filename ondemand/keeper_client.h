@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/presence_map.h"
+#include "ondemand/cache_objects.h"
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/wire.h"
@@ -27,6 +29,7 @@ struct KeeperClientOptions {
   keeper::DoorKind door = keeper::DoorKind::kFanotify;
   std::string runtime_dir;
   std::string blobs_dir;
+  std::string cache_dir;  // cachefiles
   std::string keeper_path;
   std::string keeper_log;
   Duration read_deadline;
@@ -110,10 +113,23 @@ class KeeperClient {
   absl::Status MarkComplete(BlobEntry entry);
   absl::Status ClearComplete(BlobEntry entry);
 
-  absl::Status Mount(const std::string& bootstrap_path, std::span<const BlobEntry> devices,
-                     const std::string& mount_point, const std::string& label);
+  // `bootstrap` and `domain` are of the cachefiles door only.
+  struct Image {
+    std::string bootstrap_path;
+    std::optional<BlobEntry> bootstrap;
+    std::vector<BlobEntry> devices;
+    std::string domain;
+    std::string label;
+  };
+  absl::Status Mount(const Image& image, const std::string& mount_point);
   absl::Status Unmount(const std::string& mount_point);
   absl::StatusOr<std::vector<MountedImage>> ListMounts();
+
+  // The kernel's copies of blobs that are open; nullptr but with the cachefiles door. Lives as long as this.
+  CacheObjects* objects() const { return objects_.get(); }
+  // Duplicates of what the kernel's requests are read from, and of the directory that its files are in.
+  keeper::Descriptor DuplicateRequests() const;
+  keeper::Descriptor DuplicateTree() const;
 
   const std::shared_ptr<keeper::Journal>& journal() const { return journal_; }
   // Written to after a slot was completed; wakes the keeper.
@@ -128,7 +144,9 @@ class KeeperClient {
   absl::Status Attach();
   absl::Status AdoptDescriptors(keeper::Message& reply);
   absl::StatusOr<keeper::Descriptor> Dial() const;
-  absl::Status Spawn(std::vector<std::string> arguments, std::span<const int> inherited) const;
+  absl::Status Spawn(std::vector<std::string> arguments, std::span<const int> inherited,
+                     const std::function<void()>& feed = nullptr) const;
+  void SendObjects(keeper::Descriptor line) const;
   absl::Status StartKeeper() const;
   absl::Status StartSuccessor() const;
   absl::Status Reattach();
@@ -150,6 +168,7 @@ class KeeperClient {
   keeper::Descriptor requests_;  // kept open so that the kernel does not lose its door when a keeper dies
   keeper::Descriptor tree_;
   keeper::Descriptor stop_event_;
+  std::unique_ptr<CacheObjects> objects_;
 
   std::atomic<uint64_t> keepers_replaced_{0};
   std::atomic<pid_t> keeper_pid_{0};

@@ -19,6 +19,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "ondemand/keeper/cachefiles_device.h"
 #include "ondemand/keeper/fanotify_uapi.h"
 #include "ondemand/keeper/fuse_mount.h"
 #include "ondemand/keeper/loop_device.h"
@@ -188,6 +189,37 @@ void ProbeDataDirectory(const std::string& data_dir, std::vector<Requirement>* f
   found->push_back(FileBackedMounts(directory.path()));
 }
 
+// Kernels without it take the option, and say in the context's log that it is of no use.
+Requirement ErofsOverFscache() {
+  const keeper::Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
+  const bool taken = context.valid() && fsconfig(context.get(), FSCONFIG_SET_STRING, "fsid", "probe", 0) == 0;
+  char message[256];
+  const ssize_t length = taken ? read(context.get(), message, sizeof(message)) : 0;
+  const bool holds = taken && length <= 0;
+  return {"EROFS over fscache", holds,
+          holds ? "the kernel takes an image's fsid" : "the kernel takes no fsid",
+          holds ? "" : "use a kernel with CONFIG_EROFS_FS_ONDEMAND (Linux 5.19 to 7.1)"};
+}
+
+void ProbeCache(const std::string& data_dir, std::vector<Requirement>* found) {
+  found->push_back(ErofsOverFscache());
+  const ProbeDirectory directory(data_dir);
+  if (!directory.made()) return found->push_back(DirectoryFails(data_dir, directory));
+  if (!std::filesystem::exists("/dev/cachefiles")) LoadModule("cachefiles");
+  keeper::CachefilesOptions options;
+  options.directory = directory.path() + "/cache";
+  options.tag = "sluice-probe";
+  options.busy_tries = 0;
+  const keeper::Result<keeper::CachefilesCache> cache = keeper::BindCache(options, directory.path());
+  // Ours is bound already, and so it can be.
+  const bool in_use = !cache.ok() && cache.error().code == EBUSY;
+  found->push_back({"cachefiles on demand", cache.ok() || in_use,
+                    cache.ok() ? "a cache was bound" : cache.error().text,
+                    cache.ok() || in_use ? ""
+                                         : "use a kernel with CONFIG_CACHEFILES_ONDEMAND, and put the data "
+                                           "directory on ext4 or xfs"});
+}
+
 void ProbeFuseMount(const std::string& data_dir, std::vector<Requirement>* found) {
   const ProbeDirectory directory(data_dir);
   if (!directory.made()) return found->push_back(DirectoryFails(data_dir, directory));
@@ -204,6 +236,12 @@ void ProbeFuseMount(const std::string& data_dir, std::vector<Requirement>* found
 std::vector<Requirement> ProbeFanotify(const std::string& data_dir) {
   std::vector<Requirement> found = {KernelVersion(), Privilege(), Erofs()};
   if (found[0].holds && found[1].holds) ProbeDataDirectory(data_dir, &found);
+  return found;
+}
+
+std::vector<Requirement> ProbeCachefiles(const std::string& data_dir) {
+  std::vector<Requirement> found = {Privilege(), Erofs()};
+  if (found[0].holds && found[1].holds) ProbeCache(data_dir, &found);
   return found;
 }
 

@@ -17,6 +17,7 @@ struct Requirement {
 // for at most a few seconds. A requirement that can't be tried because an earlier one does not hold is left
 // out.
 std::vector<Requirement> ProbeFanotify(const std::string& data_dir);
+std::vector<Requirement> ProbeCachefiles(const std::string& data_dir);
 std::vector<Requirement> ProbeFuse(const std::string& data_dir);
 
 }  // namespace sluice::ondemand

@@ -23,10 +23,12 @@ Digest DigestOf(const keeper::BlobRecord& record) {
 
 }  // namespace
 
-TicketPump::TicketPump(std::shared_ptr<keeper::Journal> journal, int completion_fd, OnTicket on_ticket)
+TicketPump::TicketPump(std::shared_ptr<keeper::Journal> journal, int completion_fd, OnTicket on_ticket,
+                       Deliver deliver)
     : journal_(std::move(journal)),
       completions_(std::make_shared<const keeper::Descriptor>(fcntl(completion_fd, F_DUPFD_CLOEXEC, 0))),
       on_ticket_(std::move(on_ticket)),
+      deliver_(std::make_shared<const Deliver>(std::move(deliver))),
       thread_([this] { Run(); }) {}
 
 void TicketPump::Stop() {
@@ -57,12 +59,16 @@ void TicketPump::TakeSlot(uint32_t index) {
   const uint64_t number = slot.Take();
   if (number == 0) return;
   const keeper::SlotRead read = slot.read;
-  auto answer = [journal = journal_, completions = completions_, index, number](absl::Status status) {
+  auto finish = [journal = journal_, completions = completions_, index, number](absl::Status status) {
     journal->slots()[index].Finish(number, status.ok() ? 0 : EIO);
     journal->MarkFinished(index);
     const uint64_t one = 1;
     // Fails only when the counter is about to overflow: then the keeper is awake.
     [[maybe_unused]] const ssize_t written = write(completions->get(), &one, sizeof(one));
+  };
+  auto answer = [read, finish, deliver = deliver_](absl::Status status) {
+    if (!status.ok() || !*deliver) return finish(std::move(status));
+    (*deliver)(read, finish);
   };
   const Instant deadline{std::chrono::nanoseconds(read.deadline_ns)};
   const Digest digest = DigestOf(journal_->layout().blobs[read.blob % keeper::kBlobsMax]);

@@ -43,9 +43,10 @@ struct Config {
   uint64_t fetch_inflight_max = 256 << 20;
   Duration fetch_timeout = std::chrono::seconds(60);
 
-  std::string ondemand_backend = "auto";  // auto, fanotify, off
+  std::string ondemand_backend = "auto";  // auto, fanotify, cachefiles, fuse, off
   Duration ondemand_read_deadline = std::chrono::seconds(30);
-  bool ondemand_fill = false;   // every mount is filled in the background
+  bool ondemand_fill = false;  // every mount is filled in the background
+  std::string ondemand_domain = "sluice";
   std::string ondemand_keeper;  // "" is sluice-keeper in ../libexec beside sluiced
 
   // What follows from others when it is not set.

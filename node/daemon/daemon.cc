@@ -214,6 +214,8 @@ absl::Status Daemon::Node::OpenDoor() {
   options.backend = backend_.backend;
   options.runtime_dir = config_.runtime_dir;
   options.blobs_dir = store_->blobs_dir();
+  options.cache_dir = config_.data_dir + "/cachefiles";
+  options.domain = config_.ondemand_domain;
   options.keeper_path = KeeperPath(config_);
   options.keeper_log = config_.runtime_dir + "/keeper.log";
   options.read_deadline = config_.ondemand_read_deadline;
@@ -222,7 +224,8 @@ absl::Status Daemon::Node::OpenDoor() {
 
 absl::Status Daemon::Node::Serve() {
   const std::string backend(ondemand::BackendName(backend_.backend));
-  blob_admin_ = std::make_unique<BlobAdmin>(*store_, *verifier_);
+  blob_admin_ = std::make_unique<BlobAdmin>(
+      *store_, *verifier_, [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); });
   status_admin_ =
       std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
                                     *store_, *mounter_, telemetry_);

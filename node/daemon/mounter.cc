@@ -51,6 +51,14 @@ std::string TypeMountedAt(const std::string& path) {
   return type;
 }
 
+// What the kernel reads through the door.
+std::vector<BlobSpec> GuardedOf(const MountEntry& entry) {
+  std::vector<BlobSpec> specs = entry.blobs;
+  if (entry.backend == ondemand::BackendName(ondemand::Backend::kCachefiles))
+    specs.push_back(entry.bootstrap);
+  return specs;
+}
+
 bool Contains(const std::vector<BlobSpec>& specs, const Digest& digest) {
   return std::any_of(specs.begin(), specs.end(), [&](const BlobSpec& spec) { return spec.digest == digest; });
 }
@@ -163,7 +171,7 @@ absl::Status Mounter::ReconcileMounts() {
 }
 
 void Mounter::TakeUp(const MountEntry& entry) {
-  for (const BlobSpec& spec : entry.blobs) {
+  for (const BlobSpec& spec : GuardedOf(entry)) {
     std::lock_guard guard(guard_mutex_);
     const absl::Status guarded = Guard(spec, *door());
     if (!guarded.ok()) {
@@ -193,8 +201,9 @@ void Mounter::ReleaseStrangers() {
   const std::vector<Digest> guarded = door()->GuardedBlobs();
   const std::vector<MountEntry> entries = Entries();
   for (const Digest& digest : guarded) {
-    const bool used = std::any_of(entries.begin(), entries.end(),
-                                  [&](const MountEntry& entry) { return Contains(entry.blobs, digest); });
+    const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
+      return Contains(GuardedOf(entry), digest);
+    });
     if (used) continue;
     const absl::Status released = door()->UnguardBlob(digest);
     if (!released.ok()) spdlog::warn("blob {} stays guarded: {}", digest.Short(), released.ToString());
@@ -393,12 +402,15 @@ absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstr
 }
 
 absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::Door& door) {
-  ondemand::MountRequest request{
-      parts_.store.BlobPath(entry.bootstrap.digest), {}, entry.mount_point, entry.reference};
-  for (const BlobSpec& spec : entry.blobs) {
+  ondemand::MountRequest request{parts_.store.BlobPath(entry.bootstrap.digest),
+                                 entry.bootstrap.digest,
+                                 {},
+                                 entry.mount_point,
+                                 entry.reference};
+  for (const BlobSpec& spec : entry.blobs) request.devices.push_back(spec.digest);
+  for (const BlobSpec& spec : GuardedOf(entry)) {
     const absl::Status guarded = Guard(spec, door);
     if (!guarded.ok()) return guarded;
-    request.devices.push_back(spec.digest);
   }
   return door.MountImage(request);
 }
@@ -429,7 +441,7 @@ void Mounter::Unguard(const std::vector<BlobSpec>& specs) {
   const std::vector<MountEntry> entries = Entries();
   for (const BlobSpec& spec : specs) {
     const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
-      return Contains(entry.blobs, spec.digest);
+      return Contains(GuardedOf(entry), spec.digest);
     });
     if (used) continue;
     fills_.Stop(spec.digest);
@@ -470,7 +482,7 @@ void Mounter::Forget(const std::string& mount_point) {
     std::lock_guard lock(table_mutex_);
     const MountEntry* entry = table_.Find(mount_point);
     if (!entry) return;
-    blobs = entry->blobs;
+    blobs = GuardedOf(*entry);
     const absl::Status removed = table_.Remove(mount_point);
     if (!removed.ok()) {
       spdlog::warn("{} is unmounted but stays in the table of mounts until the next start: {}", mount_point,
@@ -545,6 +557,11 @@ absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const st
     progress.push_back({{spec.digest, spec.size, blob ? blob->present_bytes() : 0}, fill.state, fill.error});
   }
   return progress;
+}
+
+absl::Status Mounter::DiscardKernelCopies(const Digest& digest) {
+  const DoorPtr door = this->door();
+  return door ? door->DiscardKernelCopies(digest) : absl::OkStatus();
 }
 
 ondemand::KeeperCounters Mounter::keeper_counters() const {

@@ -67,6 +67,10 @@ class Mounter final : public api::MountBackend {
   void OnBlobComplete(const std::shared_ptr<Blob>& blob);
   void OnBlobRevoked(const Blob& blob);
 
+  // Discards what the kernel has of a blob apart from the store. Errors: FailedPrecondition while it is in
+  // use.
+  absl::Status DiscardKernelCopies(const Digest& digest);
+
   // Zeros without a door.
   ondemand::KeeperCounters keeper_counters() const;
 

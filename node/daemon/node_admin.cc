@@ -1,10 +1,18 @@
 #include "node/daemon/node_admin.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 
 namespace sluice {
+namespace {
+
+constexpr int kDiscardTries = 30;
+constexpr auto kDiscardPause = std::chrono::milliseconds(100);
+
+}  // namespace
 
 api::BlobInfo BlobAdmin::Describe(const index::BlobInfo& info) const {
   api::BlobInfo out;
@@ -55,7 +63,15 @@ absl::StatusOr<uint64_t> BlobAdmin::EvictBlob(const Digest& digest) {
   if (!info.ok()) return info.status();
   const absl::Status evicted = store_.Evict(digest, EvictReason::kRequested);
   if (!evicted.ok()) return evicted;
-  return info->disk_bytes;
+  // The kernel lets go of a copy some time after the last unmount.
+  absl::Status discarded = discard_copies_(digest);
+  for (int i = 0; i < kDiscardTries && absl::IsFailedPrecondition(discarded); ++i) {
+    std::this_thread::sleep_for(kDiscardPause);
+    discarded = discard_copies_(digest);
+  }
+  if (discarded.ok()) return info->disk_bytes;
+  return absl::Status(discarded.code(), absl::StrCat("the store's copy is gone, but not the kernel's: ",
+                                                     std::string(discarded.message())));
 }
 
 absl::Status BlobAdmin::SetPin(const Digest& digest, api::PinState state) {

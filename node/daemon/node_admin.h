@@ -20,7 +20,11 @@ namespace sluice {
 // Thread-safe; blocks on disk.
 class BlobAdmin final : public api::BlobBackend {
  public:
-  BlobAdmin(index::DiskStore& store, ChunkVerifier& verifier) : store_(store), verifier_(verifier) {}
+  // Discards what the kernel has of a blob apart from the store.
+  using DiscardCopies = std::function<absl::Status(const Digest&)>;
+
+  BlobAdmin(index::DiskStore& store, ChunkVerifier& verifier, DiscardCopies discard_copies)
+      : store_(store), verifier_(verifier), discard_copies_(std::move(discard_copies)) {}
 
   absl::StatusOr<std::vector<api::BlobInfo>> ListBlobs(const api::BlobPageRequest& page) override;
   absl::StatusOr<api::BlobInfo> GetBlob(const Digest& digest) override;
@@ -33,6 +37,7 @@ class BlobAdmin final : public api::BlobBackend {
 
   index::DiskStore& store_;
   ChunkVerifier& verifier_;
+  const DiscardCopies discard_copies_;
 };
 
 // What the API says of the node as a whole.

@@ -21,7 +21,8 @@
 namespace sluice::keeper {
 namespace {
 
-constexpr int kIdleCheckMs = 1000;
+constexpr int kIdleCheckMs = 250;
+constexpr int kLastObjectsWaitMs = 5000;
 constexpr int kSendTimeoutSeconds = 2;
 constexpr uint32_t kChunkShiftMin = 14;  // 16 KiB
 constexpr uint32_t kChunkShiftMax = 26;  // 64 MiB
@@ -135,8 +136,11 @@ int Control::WaitTimeout() const {
   return DaemonAttached() ? -1 : kIdleCheckMs;
 }
 
+// The kernel lets go of its objects some time after the last unmount, and waits until it is heard.
 bool Control::MayLeave() {
-  return !DaemonAttached() && NowNs() >= leave_after_ns_ && !mounts_.Any();
+  if (DaemonAttached() || NowNs() < leave_after_ns_ || mounts_.Any()) return false;
+  if (idle_since_ns_ == 0) idle_since_ns_ = NowNs();
+  return parts_.door.Idle() || NowNs() - idle_since_ns_ > int64_t{kLastObjectsWaitMs} * 1'000'000;
 }
 
 void Control::OnSignal() {
@@ -161,6 +165,7 @@ void Control::DetachDaemon() {
   daemon_ = {};
   parts_.journal.layout().daemon_pid.store(0);
   leave_after_ns_ = 0;
+  idle_since_ns_ = 0;
   parts_.door.AbandonTickets();
 }
 
@@ -199,11 +204,20 @@ void Control::ServeConnection(int connection) {
     std::snprintf(reply.text, sizeof(reply.text), "%s", outcome.error().text.c_str());
   }
   const Door::Kernel& kernel = parts_.door.kernel();
-  const int attached[kAttachDescriptors] = {parts_.journal.fd(), parts_.completions, kernel.requests,
-                                            kernel.tree};
   const bool attach = header->kind == RequestKind::kHello && outcome.ok();
+  const Descriptor objects = attach ? OpenObjectsLine() : Descriptor();
+  const int attached[kAttachDescriptors] = {parts_.journal.fd(), parts_.completions, kernel.requests,
+                                            kernel.tree, objects.get()};
   const std::span<const int> descriptors = attach ? std::span<const int>(attached) : std::span<const int>();
   if (!SendMessage(connection, BytesOf(reply), descriptors).ok()) CloseConnection(connection);
+}
+
+// The daemon's end. Without one, it will say that descriptors are missing.
+Descriptor Control::OpenObjectsLine() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return {};
+  parts_.door.Connect(Descriptor(ends[0]));
+  return Descriptor(ends[1]);
 }
 
 Outcome Control::Dispatch(int connection, const Header& header, Message& message, Reply& reply) {

@@ -67,6 +67,7 @@ class Control {
   Outcome MarkBlob(uint32_t entry, RequestKind kind);
   Outcome Mount(const MountCall& call, const Message& message);
   Outcome Status(Reply& reply);
+  Descriptor OpenObjectsLine();
   BlobRecord* Record(uint32_t entry);
   bool WatchDescriptor(int fd);
 
@@ -78,7 +79,8 @@ class Control {
   Descriptor signals_;
   std::vector<Descriptor> connections_;
   Daemon daemon_;
-  int64_t leave_after_ns_;  // not before; CLOCK_MONOTONIC
+  int64_t leave_after_ns_;     // not before; CLOCK_MONOTONIC
+  int64_t idle_since_ns_ = 0;  // when it was first found that we may; 0: not yet
 };
 
 }  // namespace sluice::keeper

@@ -18,6 +18,7 @@
 namespace sluice::keeper {
 namespace {
 
+constexpr int kReadyMax = 4;
 constexpr auto kInterruptAgain = std::chrono::milliseconds(2);
 
 int64_t NowNs() {
@@ -50,11 +51,7 @@ Outcome Door::Start() {
   call_event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!poll_.valid() || !call_event_.valid()) return ErrnoError("set up the door's event loop");
   for (const int fd : {kernel_.requests, completions_, call_event_.get()}) {
-    epoll_event interest{};
-    interest.events = EPOLLIN;
-    interest.data.fd = fd;
-    if (epoll_ctl(poll_.get(), EPOLL_CTL_ADD, fd, &interest) != 0)
-      return ErrnoError("watch the door's events");
+    if (!WatchDescriptor(fd)) return ErrnoError("watch the door's events");
   }
   // Without SA_RESTART: it is there to make a blocking read return.
   struct sigaction interrupt {};
@@ -64,6 +61,13 @@ Outcome Door::Start() {
   blocking_ = (flags & O_NONBLOCK) == 0;
   thread_ = std::thread([this] { Run(); });
   return {};
+}
+
+bool Door::WatchDescriptor(int fd) {
+  epoll_event interest{};
+  interest.events = EPOLLIN;
+  interest.data.fd = fd;
+  return epoll_ctl(poll_.get(), EPOLL_CTL_ADD, fd, &interest) == 0;
 }
 
 void Door::Stop() {
@@ -116,15 +120,17 @@ void Door::WaitForRequest() {
 
 void Door::WaitForAnything() {
   SetBlocking(false);
-  epoll_event ready[3];
-  const int count = epoll_wait(poll_.get(), ready, 3, WaitTimeout());
+  epoll_event ready[kReadyMax];
+  const int count = epoll_wait(poll_.get(), ready, kReadyMax, WaitTimeout());
   for (int i = 0; i < count; ++i) {
     if (ready[i].data.fd == kernel_.requests) {
       ReadRequests();
     } else if (ready[i].data.fd == completions_) {
       AnswerFinished();
-    } else {
+    } else if (ready[i].data.fd == call_event_.get()) {
       RunCall();
+    } else {
+      OnReadable(ready[i].data.fd);
     }
   }
   if (first_waiting_ != kNone) ExpireDue(NowNs());
@@ -186,9 +192,11 @@ uint32_t Door::TakeFreeSlot(SlotRead& read) {
   return index;
 }
 
-void Door::Publish(SlotRead read) {
-  journal_.Submit(TakeFreeSlot(read));
+uint32_t Door::Publish(SlotRead read) {
+  const uint32_t index = TakeFreeSlot(read);
+  journal_.Submit(index);
   CountOne(counters_.published);
+  return index;
 }
 
 void Door::PublishFinished(SlotRead read) {

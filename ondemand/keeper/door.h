@@ -59,6 +59,14 @@ class Door {
   virtual Outcome ClearComplete(const BlobRecord&) { return {}; }
   // Whether reads of holes really come here. To be called before each mount.
   virtual Outcome Prove() { return {}; }
+  // Tells the door of an image before it is mounted, and when it is gone, where the kernel asks by the
+  // image's names. REQUIRES: its blobs are guarded
+  virtual void AddImage(const MountRecord&) {}
+  virtual void RemoveImage(const MountRecord&) {}
+  // The line on which a daemon that has just attached asks for objects.
+  virtual void Connect(Descriptor) {}
+  // Whether the kernel holds nothing of the door's any more. Asked when nothing is mounted.
+  virtual bool Idle() { return true; }
 
  protected:
   enum class Answered {
@@ -79,6 +87,8 @@ class Door {
   // Gives the kernel the verdict: 0, and the reader gets the bytes of the blob's file; else an errno value,
   // and that at once.
   virtual Answered Answer(uint32_t index, const SlotRead& read, int verdict) = 0;
+  // A descriptor of WatchDescriptor() is readable.
+  virtual void OnReadable(int) {}
   // Calls OnAnswered for those that were answered later.
   virtual void CollectAnswered() {}
   // The slot does not name the request any more.
@@ -92,8 +102,8 @@ class Door {
 
   // Whether a read can be published; if not, it is to be refused.
   bool HasFreeSlot() const { return !free_.empty(); }
-  // Hands the read to the daemon. Its deadline is set here. REQUIRES: HasFreeSlot()
-  void Publish(SlotRead read);
+  // Hands the read to the daemon and returns its slot. Its deadline is set here. REQUIRES: HasFreeSlot()
+  uint32_t Publish(SlotRead read);
   // Answers the read through a slot, as if the daemon had finished it: for a hit whose answer takes time.
   // REQUIRES: HasFreeSlot()
   void PublishFinished(SlotRead read);
@@ -113,6 +123,11 @@ class Door {
   }
 
   void Renumber(uint32_t index, uint64_t request);
+  // REQUIRES: the slot is held
+  const SlotRead& ReadOf(uint32_t index) const { return held_[index].read; }
+
+  // REQUIRES: Start() was called
+  bool WatchDescriptor(int fd);
 
   // Runs it on the door's thread and waits; at once where there is none.
   void CallOnThread(std::function<void()> call);

@@ -285,7 +285,10 @@ void FuseDoor::HandleRead(const fuse_in_header& header, std::span<const std::byt
     const bool at_once = IsCached(blob->file.get(), read.offset, read.length) || !HasFreeSlot();
     return at_once ? Check(SendFile(read, *blob)) : PublishFinished(read);
   }
-  if (HasFreeSlot()) return Publish(read);
+  if (HasFreeSlot()) {
+    Publish(read);
+    return;
+  }
   CountOne(counters_.denied);
   Check(replier_.Error(header.unique, EIO));
 }

@@ -140,9 +140,19 @@ void Journal::MarkFinished(uint32_t index) {
   layout_->finished[index / 64].fetch_or(uint64_t{1} << index % 64, std::memory_order_release);
 }
 
+void Journal::NoteObjectChange() {
+  layout_->object_changes.fetch_add(1, std::memory_order_release);
+  Futex(layout_->object_changes, FUTEX_WAKE, INT_MAX, nullptr);
+}
+
 void Journal::WaitForSubmission(uint32_t seen, int timeout_ms) const {
   const timespec timeout{timeout_ms / 1000, timeout_ms % 1000 * 1'000'000L};
   Futex(layout_->submissions, FUTEX_WAIT, seen, &timeout);
+}
+
+void Journal::WaitForObjectChange(uint32_t seen, int timeout_ms) const {
+  const timespec timeout{timeout_ms / 1000, timeout_ms % 1000 * 1'000'000L};
+  Futex(layout_->object_changes, FUTEX_WAIT, seen, &timeout);
 }
 
 }  // namespace sluice::keeper

@@ -43,7 +43,12 @@ inline constexpr uint32_t kPresenceWords = kChunksMax / 64;
 inline constexpr uint32_t kBlobNameLength = 64;
 inline constexpr uint32_t kMountPathMax = 1024;  // with the terminating zero
 inline constexpr uint32_t kMountLabelMax = 512;
+inline constexpr uint32_t kDomainMax = 64;
+inline constexpr uint32_t kFsidMax = 96;
+inline constexpr uint32_t kNoBlob = ~uint32_t{0};
 inline constexpr uint32_t kInboxBytes = 8192;
+inline constexpr uint32_t kObjectsMax = 8192;
+inline constexpr uint32_t kCacheKeyMax = 256;  // more than fscache allows
 
 // Which of the kernel's interfaces reads come through.
 enum class DoorKind : uint32_t { kFanotify = 1, kCachefiles = 2, kFuse = 3 };
@@ -139,15 +144,34 @@ struct BlobRecord {
   std::atomic<uint64_t> present[kPresenceWords] = {};
 };
 
+// A file of the kernel's cache that is open: the kernel's copy of a blob (cachefiles). Written by keepers.
+// Its generation changes whenever the rest does, and is odd while the object is open.
+struct ObjectRecord {
+  uint32_t blob = 0;             // entry in the blob table, and that entry's generation: it may be used again
+  uint32_t blob_generation = 0;  // before the kernel has closed the object
+  uint32_t object = 0;           // the kernel's number
+  uint32_t volume_length = 0;
+  uint32_t cookie_length = 0;
+  char volume[kCacheKeyMax] = {};
+  char cookie[kCacheKeyMax] = {};
+};
+constexpr bool ObjectIsOpen(uint32_t generation) {
+  return generation % 2 == 1;
+}
+
 // An EROFS mount of the keeper's. Only keepers read and write these.
 struct MountRecord {
   uint32_t in_use = 0;
   uint32_t device_count = 0;
+  uint32_t bootstrap = kNoBlob;  // its entry, if it is read through the door too (cachefiles)
+  uint32_t padding = 0;
   uint64_t mount_id = 0;    // of statx(2), STATX_MNT_ID
   uint64_t filesystem = 0;  // st_dev
   uint32_t devices[kDevicesMax] = {};
   char mount_point[kMountPathMax] = {};
   char label[kMountLabelMax] = {};
+  char domain[kDomainMax] = {};  // cachefiles: whose mounts share their blobs' copies
+  char fsid[kFsidMax] = {};      // cachefiles: the bootstrap's name there
 };
 
 // Since the journal was made; only keepers write them.
@@ -185,6 +209,10 @@ struct JournalLayout {
   alignas(64) Slot slots[kSlotsMax];
   BlobRecord blobs[kBlobsMax];
   MountRecord mounts[kMountsMax];
+  // Grows with every change of an object; a futex that the daemon waits on.
+  alignas(64) std::atomic<uint32_t> object_changes{0};
+  std::atomic<uint32_t> object_generations[kObjectsMax] = {};
+  ObjectRecord objects[kObjectsMax];
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free,
               "the journal is shared between processes");
@@ -219,8 +247,12 @@ class Journal {
   void Abandon(uint32_t index);
   // Daemon: tells the keeper to look at slot `index`; then the completion eventfd is to be written.
   void MarkFinished(uint32_t index);
-  // Daemon: sleeps until `seen` is not the count of submissions any more, or for at most `timeout_ms`.
+  // Keeper: says that an object has changed.
+  void NoteObjectChange();
+  // Daemon: sleep until `seen` is not the count of submissions, or of object changes, any more, or for at
+  // most `timeout_ms`.
   void WaitForSubmission(uint32_t seen, int timeout_ms) const;
+  void WaitForObjectChange(uint32_t seen, int timeout_ms) const;
 
  private:
   Journal(Descriptor file, JournalLayout* layout);

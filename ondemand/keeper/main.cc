@@ -16,7 +16,11 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "ondemand/keeper/cachefiles_device.h"
+#include "ondemand/keeper/cachefiles_door.h"
 #include "ondemand/keeper/control.h"
 #include "ondemand/keeper/door.h"
 #include "ondemand/keeper/fanotify_door.h"
@@ -36,9 +40,11 @@ enum InheritedDescriptor { kRequests, kTree, kJournal, kCompletions, kDaemonProc
 struct Options {
   std::string runtime_dir;
   std::string blobs_dir;
+  std::string cache_dir;  // cachefiles
   DoorKind door = DoorKind::kFanotify;
   uint32_t slots = kSlotsMax;
-  int ready_fd = -1;  // gets "ok", or why not
+  int ready_fd = -1;    // gets "ok", or why not
+  int objects_fd = -1;  // gives what a daemon has kept of a predecessor's objects
   bool takeover = false;
   std::array<int, kInherited> inherited{-1, -1, -1, -1, -1};
 };
@@ -58,7 +64,7 @@ bool ParseNumber(const char* text, long max, long* number) {
 }
 
 bool ParseDoor(const char* text, Options* options) {
-  for (const DoorKind kind : {DoorKind::kFanotify, DoorKind::kFuse}) {
+  for (const DoorKind kind : {DoorKind::kFanotify, DoorKind::kCachefiles, DoorKind::kFuse}) {
     if (std::strcmp(text, DoorName(kind)) != 0) continue;
     options->door = kind;
     return true;
@@ -76,10 +82,12 @@ bool ParseInherited(const char* text, Options* options) {
 bool ParseOptions(int argc, char** argv, Options* options) {
   static const option kLong[] = {{"runtime-dir", required_argument, nullptr, 'r'},
                                  {"blobs-dir", required_argument, nullptr, 'b'},
+                                 {"cache-dir", required_argument, nullptr, 'c'},
+                                 {"door", required_argument, nullptr, 'd'},
                                  {"slots", required_argument, nullptr, 's'},
                                  {"ready-fd", required_argument, nullptr, 'f'},
+                                 {"objects-fd", required_argument, nullptr, 'o'},
                                  {"takeover", required_argument, nullptr, 't'},
-                                 {"door", required_argument, nullptr, 'd'},
                                  {nullptr, 0, nullptr, 0}};
   long number = 0;
   for (int key; (key = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
@@ -101,6 +109,13 @@ bool ParseOptions(int argc, char** argv, Options* options) {
       case 't':
         if (!ParseInherited(optarg, options)) return false;
         break;
+      case 'c':
+        options->cache_dir = optarg;
+        break;
+      case 'o':
+        if (!ParseNumber(optarg, 1 << 20, &number)) return false;
+        options->objects_fd = static_cast<int>(number);
+        break;
       case 'd':
         if (!ParseDoor(optarg, options)) return false;
         break;
@@ -111,9 +126,31 @@ bool ParseOptions(int argc, char** argv, Options* options) {
   return optind == argc && !options->runtime_dir.empty() && !options->blobs_dir.empty();
 }
 
-Result<std::unique_ptr<Door>> OpenDoor(DoorKind kind, Journal& journal, const std::string& blobs_dir,
-                                       int completions) {
-  if (kind == DoorKind::kFuse) {
+// Until the daemon closes its end.
+std::vector<KeptObject> ReceiveObjects(Descriptor line) {
+  std::vector<KeptObject> kept;
+  while (line.valid()) {
+    Result<Message> message = ReceiveMessage(line.get());
+    if (!message.ok()) break;
+    if (message.value().bytes.size() != sizeof(ObjectReply) || message.value().descriptors.size() != 1)
+      continue;
+    const auto* object = reinterpret_cast<const ObjectReply*>(message.value().bytes.data());
+    kept.push_back({object->index, std::move(message.value().descriptors.front())});
+  }
+  return kept;
+}
+
+Result<std::unique_ptr<Door>> OpenDoor(const Options& options, Journal& journal, int completions) {
+  const std::string& blobs_dir = options.blobs_dir;
+  if (options.door == DoorKind::kCachefiles) {
+    CachefilesOptions cache_options;
+    cache_options.directory = options.cache_dir;
+    Result<CachefilesCache> cache = BindCache(cache_options, blobs_dir);
+    if (!cache.ok()) return cache.error();
+    return std::unique_ptr<Door>(
+        std::make_unique<CachefilesDoor>(journal, std::move(cache.value()), completions));
+  }
+  if (options.door == DoorKind::kFuse) {
     Result<FuseMount> mount = MakeFuseMount(blobs_dir);
     if (!mount.ok()) return mount.error();
     return std::unique_ptr<Door>(std::make_unique<FuseDoor>(journal, std::move(mount.value()), completions));
@@ -125,7 +162,14 @@ Result<std::unique_ptr<Door>> OpenDoor(DoorKind kind, Journal& journal, const st
 }
 
 Result<std::unique_ptr<Door>> AdoptDoor(Journal& journal, Descriptor requests, Descriptor tree,
-                                        const std::string& blobs_dir, int completions) {
+                                        const Options& options, int completions) {
+  const std::string& blobs_dir = options.blobs_dir;
+  if (journal.layout().door == DoorKind::kCachefiles) {
+    Result<CachefilesCache> cache = AdoptCache(std::move(requests), std::move(tree), blobs_dir);
+    if (!cache.ok()) return cache.error();
+    return std::unique_ptr<Door>(std::make_unique<CachefilesDoor>(
+        journal, std::move(cache.value()), completions, ReceiveObjects(Descriptor(options.objects_fd))));
+  }
   if (journal.layout().door == DoorKind::kFuse) {
     Result<FuseMount> mount = AdoptFuseMount(std::move(requests), std::move(tree), blobs_dir);
     if (!mount.ok()) return mount.error();
@@ -145,8 +189,7 @@ Result<Foundation> LayFoundation(const Options& options) {
   journal.value()->layout().descriptor_limit = DescriptorLimit();
   Descriptor completions(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!completions.valid()) return ErrnoError("make the completion eventfd");
-  Result<std::unique_ptr<Door>> door =
-      OpenDoor(options.door, *journal.value(), options.blobs_dir, completions.get());
+  Result<std::unique_ptr<Door>> door = OpenDoor(options, *journal.value(), completions.get());
   if (!door.ok()) return door.error();
   return Foundation{std::move(journal.value()), std::move(completions), {}, std::move(door.value())};
 }
@@ -192,8 +235,8 @@ Result<Foundation> TakeOver(const Options& options, Descriptor& ready) {
     if (Outcome reserved = ReserveEventNumbers(*journal.value()); !reserved.ok()) return reserved.error();
   }
   Result<std::unique_ptr<Door>> door =
-      AdoptDoor(*journal.value(), std::move(inherited[kRequests]), std::move(inherited[kTree]),
-                options.blobs_dir, inherited[kCompletions].get());
+      AdoptDoor(*journal.value(), std::move(inherited[kRequests]), std::move(inherited[kTree]), options,
+                inherited[kCompletions].get());
   if (!door.ok()) return door.error();
   return Foundation{std::move(journal.value()), std::move(inherited[kCompletions]),
                     std::move(inherited[kDaemonProcess]), std::move(door.value())};
@@ -244,17 +287,19 @@ Outcome Serve(const Options& options, Descriptor& ready) {
 int Main(int argc, char** argv) {
   Options options;
   if (!ParseOptions(argc, argv, &options)) {
-    Log("usage: sluice-keeper --runtime-dir DIR --blobs-dir DIR [--door fanotify|fuse] [--slots N] "
-        "[--ready-fd FD] [--takeover REQUESTS,TREE,JOURNAL,COMPLETIONS,DAEMON]; started by sluiced");
+    Log("usage: sluice-keeper --runtime-dir DIR --blobs-dir DIR [--door fanotify|cachefiles|fuse] "
+        "[--cache-dir DIR] [--slots N] [--ready-fd FD] [--objects-fd FD] [--takeover "
+        "REQUESTS,TREE,JOURNAL,COMPLETIONS,DAEMON]; started by sluiced");
     return 2;
   }
   // The daemon waits for its child; init takes the grandchild.
   const pid_t child = fork();
   if (child != 0) return child > 0 ? 0 : 1;
   BlockSignals();
-  std::array<int, kInherited + 1> keep{};
+  std::array<int, kInherited + 2> keep{};
   std::copy(options.inherited.begin(), options.inherited.end(), keep.begin());
   keep[kInherited] = options.ready_fd;
+  keep[kInherited + 1] = options.objects_fd;
   LeaveParent(keep);
   Descriptor ready(options.ready_fd);
   const Outcome outcome = Serve(options, ready);

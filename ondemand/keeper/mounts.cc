@@ -1,13 +1,19 @@
 #include "ondemand/keeper/mounts.h"
 
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -77,11 +83,89 @@ bool VisibleAtItsPlace(const MountRecord& record) {
 
 bool SameImage(const MountRecord& record, const MountCall& call) {
   return record.device_count == call.device_count && std::strcmp(record.label, call.label) == 0 &&
+         record.bootstrap == call.bootstrap && std::strcmp(record.domain, call.domain) == 0 &&
          std::equal(call.devices, call.devices + call.device_count, record.devices);
 }
 
+// A process that may wait in the kernel where it can't be killed: for an answer of ours, when the cache's
+// names are looked up. A keeper that is killed meanwhile must be able to die, so that a successor gives the
+// answer. It makes the file system, and passes it on by its socket.
+class MountingProcess {
+ public:
+  MountingProcess() = default;
+  ~MountingProcess() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    // It may be unable to die yet; then whoever comes after us reaps it.
+    for (int i = 0; i < kReapTries && waitpid(pid_, nullptr, WNOHANG) == 0; ++i) usleep(kReapPauseUs);
+  }
+  MountingProcess(const MountingProcess&) = delete;
+  MountingProcess& operator=(const MountingProcess&) = delete;
+
+  template <typename Make>
+  Result<Descriptor> Run(Make make, int64_t timeout_ms) {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+      return ErrnoError("make a line to the mounting process");
+    Descriptor ours(ends[0]);
+    Descriptor theirs(ends[1]);
+    pid_ = fork();
+    if (pid_ < 0) return ErrnoError("start a process that mounts");
+    if (pid_ == 0) {
+      // Nothing of the keeper's may stay open in it.
+      const int line = dup2(theirs.release(), kFirstNumber);
+      ours.release();
+      close_range(kFirstNumber + 1, ~0u, 0);
+      Report(line, make());
+      _exit(0);
+    }
+    theirs.reset();
+    pollfd wait{ours.get(), POLLIN, 0};
+    if (poll(&wait, 1, static_cast<int>(std::min<int64_t>(timeout_ms, INT_MAX))) <= 0)
+      return Error{ETIMEDOUT, "the kernel did not mount the image in time"};
+    Result<Message> message = ReceiveMessage(ours.get());
+    if (!message.ok()) return message.error();
+    const Reply* reply = ParseReply(message.value().bytes);
+    if (reply == nullptr) return Error{EPROTO, "the mounting process said something strange"};
+    if (reply->error != 0) return Error{reply->error, reply->text};
+    if (message.value().descriptors.size() != 1) return Error{EPROTO, "the mounting process gave no mount"};
+    return std::move(message.value().descriptors.front());
+  }
+
+ private:
+  static constexpr int kFirstNumber = 3;
+  static constexpr int kReapTries = 50;
+  static constexpr useconds_t kReapPauseUs = 2000;
+
+  static void Report(int line, Result<Descriptor> made) {
+    Reply reply;
+    if (!made.ok()) {
+      reply.error = made.error().code;
+      std::snprintf(reply.text, sizeof(reply.text), "%s", made.error().text.c_str());
+    }
+    const int fd = made.ok() ? made.value().get() : -1;
+    (void)SendMessage(line, BytesOf(reply), std::span<const int>(&fd, made.ok() ? 1 : 0));
+  }
+
+  pid_t pid_ = -1;
+};
+
 int SetString(int context, const char* key, const std::string& value) {
   return fsconfig(context, FSCONFIG_SET_STRING, key, value.c_str(), 0);
+}
+
+Result<Descriptor> Create(int context) {
+  // Or else the kernel opens block devices for writing.
+  if (fsconfig(context, FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0) return ErrnoError("mount read-only");
+  if (fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
+    Error error = ErrnoError("the kernel does not take the bootstrap as an EROFS image");
+    error.text += KernelMessages(context);
+    return error;
+  }
+  const unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
+  Descriptor mount(fsmount(context, FSMOUNT_CLOEXEC, attributes));
+  if (!mount.valid()) return ErrnoError("mount the image");
+  return mount;
 }
 
 }  // namespace
@@ -127,15 +211,41 @@ Result<Descriptor> Mounts::MountFiles(const MountCall& call, int bootstrap, bool
     if (SetString(context.get(), key, path) != 0)
       return ErrnoError(std::string("give the kernel the ") + key);
   }
-  if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
-    Error error = ErrnoError("the kernel does not take the bootstrap as an EROFS image");
-    error.text += KernelMessages(context.get());
-    return error;
-  }
-  const unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
-  Descriptor mount(fsmount(context.get(), FSMOUNT_CLOEXEC, attributes));
-  if (!mount.valid()) return ErrnoError("mount the image");
-  return mount;
+  return Create(context.get());
+}
+
+// The volume is the domain's, or the fsid's own; a blob's cookie has the name that we give its device.
+// Source: fs/erofs/fscache.c and super.c, Linux 6.1.
+Result<Descriptor> Mounts::MountCache(const MountRecord& record) {
+  const auto make = [this, &record]() -> Result<Descriptor> {
+    Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
+    if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
+    if (SetString(context.get(), "fsid", record.fsid) != 0 ||
+        (record.domain[0] != 0 && SetString(context.get(), "domain_id", record.domain) != 0)) {
+      return ErrnoError("name the image in the kernel's cache (needs CONFIG_EROFS_FS_ONDEMAND)");
+    }
+    for (uint32_t i = 0; i < record.device_count; ++i) {
+      if (SetString(context.get(), "device", NameOf(journal_.layout().blobs[record.devices[i]])) != 0)
+        return ErrnoError("give the kernel a device");
+    }
+    return Create(context.get());
+  };
+  const int64_t timeout_ms = 2 * journal_.layout().read_deadline_ns.load() / 1'000'000;
+  return MountingProcess().Run(make, timeout_ms);
+}
+
+// A bootstrap can be mounted once by a name in its domain, and two images of one domain can't share a name.
+Result<std::string> Mounts::FreeFsid(const MountCall& call) const {
+  if (call.bootstrap >= kBlobsMax || journal_.layout().blobs[call.bootstrap].in_use.load() == 0)
+    return Error{ENODEV, "the image's bootstrap is not guarded"};
+  const std::string name = NameOf(journal_.layout().blobs[call.bootstrap]);
+  const auto taken = [this](const std::string& fsid) {
+    return std::any_of(std::begin(journal_.layout().mounts), std::end(journal_.layout().mounts),
+                       [&](const MountRecord& record) { return record.in_use != 0 && fsid == record.fsid; });
+  };
+  std::string fsid = name;
+  for (uint32_t i = 2; taken(fsid); ++i) fsid = name + "." + std::to_string(i);
+  return fsid;
 }
 
 Outcome Mounts::Mount(const MountCall& call, int bootstrap) {
@@ -153,28 +263,52 @@ Outcome Mounts::Mount(const MountCall& call, int bootstrap) {
   const auto free = std::find_if(records.begin(), records.end(), [](const auto& r) { return r.in_use == 0; });
   if (free == records.end()) return Error{ENOSPC, "too many mounts"};
 
-  Result<Descriptor> mount = MakeFilesystem(call, bootstrap);
-  if (!mount.ok()) return mount.error();
-  Result<MountId> id = MountIdOf(mount.value().get(), "");
-  if (!id.ok()) return id.error();
-
-  // Written down before it can be reached: a successor must not take it for idle and leave.
-  *free = {};
-  free->device_count = call.device_count;
-  std::copy_n(call.devices, call.device_count, free->devices);
-  std::memcpy(free->mount_point, call.mount_point, sizeof(call.mount_point));
-  std::memcpy(free->label, call.label, sizeof(call.label));
-  free->mount_id = id.value().id;
-  free->filesystem = id.value().filesystem;
-  std::atomic_thread_fence(std::memory_order_release);
-  free->in_use = 1;
-  if (move_mount(mount.value().get(), "", AT_FDCWD, call.mount_point, MOVE_MOUNT_F_EMPTY_PATH) != 0) {
-    const Error error = ErrnoError(std::string("put the mount at ") + call.mount_point);
-    free->in_use = 0;
-    return error;
+  Result<MountRecord> filled = Describe(call);
+  if (!filled.ok()) return filled.error();
+  MountRecord& record = filled.value();
+  door_.AddImage(record);
+  Outcome mounted = MountAt(call, bootstrap, record, *free);
+  if (!mounted.ok()) {
+    door_.RemoveImage(record);
+    return mounted;
   }
   Log("mounted %s (%u blobs)", call.mount_point, call.device_count);
   return {};
+}
+
+Result<MountRecord> Mounts::Describe(const MountCall& call) const {
+  MountRecord record;
+  record.device_count = call.device_count;
+  record.bootstrap = call.bootstrap;
+  std::copy_n(call.devices, call.device_count, record.devices);
+  std::memcpy(record.mount_point, call.mount_point, sizeof(call.mount_point));
+  std::memcpy(record.label, call.label, sizeof(call.label));
+  if (journal_.layout().door != DoorKind::kCachefiles) return record;
+  std::memcpy(record.domain, call.domain, sizeof(call.domain));
+  Result<std::string> fsid = FreeFsid(call);
+  if (!fsid.ok()) return fsid.error();
+  CopyText(fsid.value(), record.fsid);
+  return record;
+}
+
+Outcome Mounts::MountAt(const MountCall& call, int bootstrap, MountRecord& record, MountRecord& place) {
+  Result<Descriptor> mount =
+      journal_.layout().door == DoorKind::kCachefiles ? MountCache(record) : MakeFilesystem(call, bootstrap);
+  if (!mount.ok()) return mount.error();
+  Result<MountId> id = MountIdOf(mount.value().get(), "");
+  if (!id.ok()) return id.error();
+  record.mount_id = id.value().id;
+  record.filesystem = id.value().filesystem;
+
+  // Written down before it can be reached: a successor must not take it for idle and leave.
+  place = record;
+  std::atomic_thread_fence(std::memory_order_release);
+  place.in_use = 1;
+  if (move_mount(mount.value().get(), "", AT_FDCWD, call.mount_point, MOVE_MOUNT_F_EMPTY_PATH) == 0)
+    return {};
+  const Error error = ErrnoError(std::string("put the mount at ") + call.mount_point);
+  place.in_use = 0;
+  return error;
 }
 
 Outcome Mounts::Unmount(const std::string& mount_point) {
@@ -203,7 +337,8 @@ bool Mounts::Uses(uint32_t blob_entry) {
   ForgetDead();
   for (const MountRecord& record : journal_.layout().mounts) {
     const auto* end = record.devices + std::min(record.device_count, kDevicesMax);
-    if (record.in_use != 0 && std::find(record.devices, end, blob_entry) != end) return true;
+    if (record.in_use == 0) continue;
+    if (record.bootstrap == blob_entry || std::find(record.devices, end, blob_entry) != end) return true;
   }
   return false;
 }
@@ -217,6 +352,7 @@ bool Mounts::Any() {
 void Mounts::ForgetDead() {
   for (MountRecord& record : journal_.layout().mounts) {
     if (record.in_use == 0 || VisibleAtItsPlace(record) || FilesystemLives(record.filesystem)) continue;
+    door_.RemoveImage(record);
     record.in_use = 0;
   }
 }

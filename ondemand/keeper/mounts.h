@@ -14,14 +14,14 @@ namespace sluice::keeper {
 class Mounts {
  public:
   // Both outlive it.
-  Mounts(Journal& journal, const Door& door) : journal_(journal), door_(door) {}
+  Mounts(Journal& journal, Door& door) : journal_(journal), door_(door) {}
 
   // Mounts `bootstrap` (a descriptor) with the devices of the call, read-only, nodev, nosuid. Reads of the
-  // bootstrap itself do not come through the door. Where the kernel mounts only block devices, the FUSE
-  // door's files get loop devices, which go with the mount. REQUIRES: Door::Prove() was successful just
-  // before. Errors: ENODEV (a device is not guarded), ENOSPC (too many mounts), else what the kernel says,
-  // with its own words. Source: Documentation/filesystems/erofs.rst, "device=%s"; fsopen(2), fsconfig(2),
-  // fsmount(2).
+  // bootstrap itself come through the door only if the kernel has a copy of its own of it (cachefiles). Where
+  // the kernel mounts only block devices, the FUSE door's files get loop devices, which go with the mount.
+  // REQUIRES: Door::Prove() was successful just before. Errors: ENODEV (a device is not guarded), ENOSPC (too
+  // many mounts), else what the kernel says, with its own words. Source: Documentation/filesystems/erofs.rst,
+  // "device=%s"; fsopen(2), fsconfig(2), fsmount(2).
   Outcome Mount(const MountCall& call, int bootstrap);
   // Errors: ENOENT (none of ours), EBUSY, EINVAL.
   Outcome Unmount(const std::string& mount_point);
@@ -35,12 +35,16 @@ class Mounts {
 
  private:
   void ForgetDead();
+  Result<MountRecord> Describe(const MountCall& call) const;
+  Outcome MountAt(const MountCall& call, int bootstrap, MountRecord& record, MountRecord& place);
   Result<Descriptor> MakeFilesystem(const MountCall& call, int bootstrap);
   Result<Descriptor> MountFiles(const MountCall& call, int bootstrap, bool loops);
+  Result<Descriptor> MountCache(const MountRecord& record);
+  Result<std::string> FreeFsid(const MountCall& call) const;
   Result<std::string> DevicePath(uint32_t blob_entry);
 
   Journal& journal_;
-  const Door& door_;
+  Door& door_;
 };
 
 }  // namespace sluice::keeper

@@ -45,7 +45,7 @@ bool WellFormed(RequestKind kind, std::span<const std::byte> bytes) {
     case RequestKind::kMount: {
       const auto* call = Cast<MountCall>(bytes);
       return call != nullptr && call->device_count <= kDevicesMax && Terminated(call->mount_point) &&
-             Terminated(call->label);
+             Terminated(call->label) && Terminated(call->domain);
     }
     case RequestKind::kUnmount: {
       const auto* call = Cast<UnmountRequest>(bytes);
@@ -128,7 +128,8 @@ const Reply* ParseReply(std::span<const std::byte> bytes) {
   if (reply == nullptr || reply->magic != kWireMagic || reply->version != kWireVersion) return nullptr;
   const MountRecord& mount = reply->mount;
   const bool well_formed = Terminated(reply->text) && Terminated(mount.mount_point) &&
-                           Terminated(mount.label) && mount.device_count <= kDevicesMax;
+                           Terminated(mount.label) && Terminated(mount.domain) && Terminated(mount.fsid) &&
+                           mount.device_count <= kDevicesMax;
   return well_formed ? reply : nullptr;
 }
 

@@ -64,10 +64,11 @@ struct EntryRequest {
 struct MountCall {
   Header header{.kind = RequestKind::kMount};
   uint32_t device_count = 0;
+  uint32_t bootstrap = kNoBlob;  // its entry, if the door reads it too (cachefiles)
   uint32_t devices[kDevicesMax] = {};
   char mount_point[kMountPathMax] = {};
   char label[kMountLabelMax] = {};
-  uint32_t padding = 0;
+  char domain[kDomainMax] = {};  // cachefiles; may be empty
 };
 struct UnmountRequest {
   Header header{.kind = RequestKind::kUnmount};
@@ -89,9 +90,23 @@ enum AttachDescriptor {
   kAttachCompletions,
   kAttachRequests,
   kAttachTree,
+  kAttachObjects,  // the daemon's end of the line on which it asks for objects: see ObjectRequest
   kAttachDescriptors
 };
 inline constexpr size_t kDescriptorsPerMessageMax = kAttachDescriptors;
+
+// On the objects' line the door's own thread answers, at once: a mount that is under way, and needs what it
+// gives, does not hold it up. One question at a time.
+struct ObjectRequest {
+  uint32_t index = 0;  // in the journal's objects
+  uint32_t generation = 0;
+};
+// With the object's descriptor, unless the object is not what it was asked as any more.
+struct ObjectReply {
+  uint32_t index = 0;
+  uint32_t generation = 0;
+  int32_t error = 0;  // errno value
+};
 
 inline constexpr size_t kMessageBytesMax = sizeof(MountCall) > sizeof(Reply) ? sizeof(MountCall)
                                                                              : sizeof(Reply);

@@ -23,6 +23,8 @@ enter_root() {
   mount -t tmpfs -o mode=755 run /root/run
   mount -t devtmpfs dev /root/dev
   mkdir -p /root/dev/pts /root/dev/shm
+  ln -s /proc/self/fd /root/dev/fd
+  ln -s fd/0 /root/dev/stdin; ln -s fd/1 /root/dev/stdout; ln -s fd/2 /root/dev/stderr
   mount -t devpts -o mode=620,ptmxmode=666 devpts /root/dev/pts
   mount -t tmpfs -o mode=1777 shm /root/dev/shm
   mount -t proc proc /root/proc

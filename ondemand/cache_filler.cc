@@ -1,0 +1,313 @@
+#include "ondemand/cache_filler.h"
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice::ondemand {
+namespace {
+
+using keeper::Descriptor;
+
+// Writes to the kernel's copy go past its page cache: offset, length and memory are whole pages.
+constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kWriteBytesMax = 1 << 20;
+constexpr int kWorkers = 3;
+constexpr Duration kSweepInterval = std::chrono::milliseconds(50);
+constexpr Duration kIdleInterval = std::chrono::seconds(1);
+constexpr Duration kObjectWaitMax = std::chrono::seconds(1);
+// An object takes no writes for a moment after it was opened.
+constexpr Duration kNotReadyPause = std::chrono::milliseconds(2);
+constexpr int kNotReadyTries = 100;
+
+uint64_t DownToPage(uint64_t offset) {
+  return offset / kPageBytes * kPageBytes;
+}
+
+uint64_t UpToPage(uint64_t offset) {
+  return DownToPage(offset + kPageBytes - 1);
+}
+
+bool TestBit(const std::atomic<uint64_t>* words, uint64_t bit) {
+  return (words[bit / 64].load(std::memory_order_acquire) >> bit % 64 & 1) != 0;
+}
+
+absl::Status DiskError(const char* what) {
+  return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
+}
+
+}  // namespace
+
+// One thread's means of copying.
+class CacheFiller::Writer {
+ public:
+  Writer(const keeper::Journal& journal, const std::string& blobs_dir, const MakeRoom& make_room)
+      : journal_(journal),
+        blobs_dir_(blobs_dir),
+        make_room_(make_room),
+        buffer_(static_cast<char*>(std::aligned_alloc(kPageBytes, kWriteBytesMax)), &std::free) {}
+
+  // The pages that the range lies on.
+  absl::Status Copy(const CacheObjects::Object& object, ByteRange range) {
+    if (absl::Status opened = OpenBlob(object.blob, object.blob_generation); !opened.ok()) return opened;
+    const uint64_t end = std::min(range.end(), size_);
+    for (uint64_t offset = DownToPage(range.offset); offset < end; offset += kWriteBytesMax) {
+      const uint64_t length = std::min(kWriteBytesMax, end - offset);
+      if (absl::Status read = Read(offset, length); !read.ok()) return read;
+      const uint64_t padded = UpToPage(length);
+      std::memset(buffer_.get() + length, 0, padded - length);
+      if (absl::Status written = Write(object.file->get(), offset, padded); !written.ok()) return written;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  // An entry of the table may be given to another blob at any time; the file that was opened is the right one
+  // if it was still the same afterwards.
+  absl::Status OpenBlob(uint32_t blob, uint32_t generation) {
+    if (file_.valid() && blob == blob_ && generation == generation_) return absl::OkStatus();
+    const keeper::BlobRecord& record = journal_.layout().blobs[blob % keeper::kBlobsMax];
+    const std::string path = absl::StrCat(blobs_dir_, "/", std::string(record.name, sizeof(record.name)));
+    size_ = record.size;
+    file_.reset(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!file_.valid()) return DiskError("open the blob's file");
+    struct stat status {};
+    if (fstat(file_.get(), &status) != 0 || status.st_ino != record.inode || status.st_dev != record.device ||
+        record.generation != generation || record.in_use.load(std::memory_order_acquire) == 0) {
+      file_.reset();
+      return absl::UnavailableError("the blob's file is another one than the one that is guarded");
+    }
+    blob_ = blob;
+    generation_ = generation;
+    return absl::OkStatus();
+  }
+
+  absl::Status Read(uint64_t offset, uint64_t length) {
+    for (uint64_t done = 0; done < length;) {
+      const ssize_t count =
+          pread(file_.get(), buffer_.get() + done, length - done, static_cast<off_t>(offset + done));
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) return DiskError("read the blob's file");
+      if (count == 0) return absl::UnavailableError("the blob's file is shorter than the blob");
+      done += static_cast<uint64_t>(count);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Write(int object, uint64_t offset, uint64_t length) {
+    bool made_room = false;
+    int not_ready = 0;
+    for (uint64_t done = 0; done < length;) {
+      const ssize_t count =
+          pwrite(object, buffer_.get() + done, length - done, static_cast<off_t>(offset + done));
+      if (count > 0) {
+        // Some kernels tell of more than was asked for, and a write may end within a page: begin that one
+        // again.
+        done = DownToPage(std::min<uint64_t>(done + static_cast<uint64_t>(count), length));
+        continue;
+      }
+      if (count < 0 && errno == EINTR) continue;
+      // ENOBUFS is said both of an object that is not ready yet and of a file system that is too full.
+      if (errno == ENOBUFS && not_ready++ < kNotReadyTries) {
+        std::this_thread::sleep_for(kNotReadyPause);
+        continue;
+      }
+      const bool full = errno == ENOSPC || errno == EDQUOT || errno == ENOBUFS;
+      if (!full) return DiskError("write the kernel's copy");
+      if (std::exchange(made_room, true) || !make_room_())
+        return absl::ResourceExhaustedError("there is no room for the kernel's copy, and nothing to discard");
+      not_ready = 0;
+    }
+    return absl::OkStatus();
+  }
+
+  const keeper::Journal& journal_;
+  const std::string& blobs_dir_;
+  const MakeRoom& make_room_;
+  const std::unique_ptr<char, decltype(&std::free)> buffer_;
+  Descriptor file_;
+  uint32_t blob_ = 0;
+  uint32_t generation_ = 0;
+  uint64_t size_ = 0;
+};
+
+CacheFiller::CacheFiller(std::shared_ptr<keeper::Journal> journal, CacheObjects& objects,
+                         std::string blobs_dir, MakeRoom make_room)
+    : journal_(std::move(journal)),
+      objects_(objects),
+      blobs_dir_(std::move(blobs_dir)),
+      make_room_(std::move(make_room)) {
+  for (int i = 0; i < kWorkers; ++i) threads_.emplace_back([this] { Work(); });
+  threads_.emplace_back([this] { Sweep(); });
+}
+
+CacheFiller::~CacheFiller() {
+  std::deque<Job> left;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    left.swap(jobs_);
+  }
+  work_.notify_all();
+  sweep_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  for (Job& job : left) std::move(job.done)(absl::CancelledError("the node is stopping"));
+}
+
+void CacheFiller::Fill(uint32_t object, uint32_t blob, ByteRange range, Instant deadline, Done done) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!stopping_) {
+      jobs_.push_back({object, blob, range, deadline, std::move(done)});
+      woken_ = true;
+      work_.notify_one();
+      sweep_.notify_one();
+      return;
+    }
+  }
+  std::move(done)(absl::CancelledError("the node is stopping"));
+}
+
+void CacheFiller::Work() {
+  prctl(PR_SET_NAME, "cache-fill");
+  Writer writer(*journal_, blobs_dir_, make_room_);
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    work_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+    if (stopping_) return;
+    Job job = std::move(jobs_.front());
+    jobs_.pop_front();
+    lock.unlock();
+    absl::Status status = Execute(job, writer);
+    std::move(job.done)(std::move(status));
+    lock.lock();
+  }
+}
+
+absl::Status CacheFiller::Execute(const Job& job, Writer& writer) {
+  const Instant now = std::chrono::steady_clock::now();
+  if (now >= job.deadline) return absl::DeadlineExceededError("the reader's time is over");
+  const std::optional<CacheObjects::Object> object =
+      objects_.Await(job.object, std::min(kObjectWaitMax, job.deadline - now));
+  if (!object || object->blob != job.blob)
+    return absl::UnavailableError("the kernel's copy of the blob is not open");
+  return writer.Copy(*object, job.range);
+}
+
+bool CacheFiller::ReadersWait() {
+  const std::lock_guard lock(mutex_);
+  return stopping_ || !jobs_.empty();
+}
+
+// ------------------------------------------------------------------------------ what nobody waits for yet
+
+void CacheFiller::Wake() {
+  const std::lock_guard lock(mutex_);
+  woken_ = true;
+  sweep_.notify_one();
+}
+
+void CacheFiller::Revoke(uint32_t blob) {
+  const std::lock_guard lock(copies_mutex_);
+  const keeper::BlobRecord& record = journal_->layout().blobs[blob];
+  for (auto& [index, copy] : copies_) {
+    if (copy.blob != blob) continue;
+    for (size_t w = 0; w < copy.chunks.size(); ++w)
+      copy.chunks[w] &= record.present[w].load(std::memory_order_acquire);
+  }
+}
+
+void CacheFiller::Sweep() {
+  prctl(PR_SET_NAME, "cache-sweep");
+  Writer writer(*journal_, blobs_dir_, make_room_);
+  bool wrote = false;
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    if (!wrote) sweep_.wait_for(lock, kIdleInterval, [this] { return stopping_ || woken_; });
+    woken_ = false;
+    // Chunks arrive in groups.
+    sweep_.wait_for(lock, kSweepInterval, [this] { return stopping_; });
+    if (stopping_) return;
+    lock.unlock();
+    wrote = SweepObjects(writer);
+    lock.lock();
+  }
+}
+
+bool CacheFiller::SweepObjects(Writer& writer) {
+  bool wrote = false;
+  const std::vector<CacheObjects::Object> objects = objects_.All();
+  {
+    const std::lock_guard lock(copies_mutex_);
+    absl::erase_if(copies_, [&](const auto& copy) {
+      return std::none_of(objects.begin(), objects.end(), [&](const CacheObjects::Object& object) {
+        return object.index == copy.first && object.generation == copy.second.generation;
+      });
+    });
+  }
+  for (const CacheObjects::Object& object : objects) wrote |= SweepObject(object, writer);
+  return wrote;
+}
+
+bool CacheFiller::SweepObject(const CacheObjects::Object& object, Writer& writer) {
+  const keeper::BlobRecord& record = journal_->layout().blobs[object.blob];
+  if (record.in_use.load(std::memory_order_acquire) == 0 || record.generation != object.blob_generation)
+    return false;
+  const uint64_t chunk_size = uint64_t{1} << record.chunk_shift;
+  const uint64_t count = (record.size + chunk_size - 1) / chunk_size;
+  // Not ready yet: what it has can't be told.
+  if (lseek(object.file->get(), 0, SEEK_SET) < 0 && errno == ENOBUFS) return true;
+  bool wrote = false;
+  for (uint64_t chunk = 0; chunk < count; ++chunk) {
+    if (!TestBit(record.present, chunk)) continue;
+    {
+      const std::lock_guard lock(copies_mutex_);
+      uint64_t& word = CopyOf(object, record.chunk_shift, record.size).chunks[chunk / 64];
+      if ((word >> chunk % 64 & 1) != 0) continue;
+    }
+    if (ReadersWait()) return true;
+    const ByteRange range{chunk << record.chunk_shift,
+                          std::min(chunk_size, record.size - (chunk << record.chunk_shift))};
+    // The next look tries again; a reader that wants it learns what is wrong.
+    if (!writer.Copy(object, range).ok()) return wrote;
+    wrote = true;
+    const std::lock_guard lock(copies_mutex_);
+    uint64_t& word = CopyOf(object, record.chunk_shift, record.size).chunks[chunk / 64];
+    // Not if it was taken back meanwhile: then what we have written is not to be trusted.
+    if (TestBit(record.present, chunk)) word |= uint64_t{1} << chunk % 64;
+  }
+  return wrote;
+}
+
+// REQUIRES: copies_mutex_ is held. What the copy has from before we knew it: chunks without a hole in them.
+CacheFiller::Copy& CacheFiller::CopyOf(const CacheObjects::Object& object, uint32_t chunk_shift,
+                                       uint64_t size) {
+  Copy& copy = copies_[object.index];
+  if (!copy.chunks.empty() && copy.generation == object.generation) return copy;
+  const uint64_t count = ((size - 1) >> chunk_shift) + 1;
+  copy = {object.generation, object.blob, std::vector<uint64_t>((count + 63) / 64)};
+  const int file = object.file->get();
+  for (uint64_t offset = 0; offset < size;) {
+    const off_t data = lseek(file, static_cast<off_t>(offset), SEEK_DATA);
+    const off_t hole = data < 0 ? -1 : lseek(file, data, SEEK_HOLE);
+    if (data < 0 || hole <= data) break;
+    const auto end = std::min(static_cast<uint64_t>(hole), size);
+    const uint64_t first = (static_cast<uint64_t>(data) + (uint64_t{1} << chunk_shift) - 1) >> chunk_shift;
+    const uint64_t last = end == size ? count : end >> chunk_shift;
+    for (uint64_t chunk = first; chunk < last; ++chunk) copy.chunks[chunk / 64] |= uint64_t{1} << chunk % 64;
+    offset = static_cast<uint64_t>(hole);
+  }
+  return copy;
+}
+
+}  // namespace sluice::ondemand

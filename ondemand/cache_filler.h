@@ -1,0 +1,95 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "node/executor.h"
+#include "node/geometry.h"
+#include "ondemand/cache_objects.h"
+#include "ondemand/keeper/journal.h"
+
+namespace sluice::ondemand {
+
+// Copies the store's bytes into the kernel's own copies (cachefiles): what a READ waits for at once, and
+// whatever else is present in the store soon, so that the kernel never asks for it.
+//
+// Thread-safe.
+class CacheFiller {
+ public:
+  using Done = absl::AnyInvocable<void(absl::Status) &&>;
+  // Makes the kernel discard copies that nobody uses; returns whether that made room.
+  using MakeRoom = std::function<bool()>;
+
+  // The objects outlive it. Blobs' files are in `blobs_dir`, named as in the journal.
+  CacheFiller(std::shared_ptr<keeper::Journal> journal, CacheObjects& objects, std::string blobs_dir,
+              MakeRoom make_room);
+  // What waits is done with Cancelled.
+  ~CacheFiller();
+  CacheFiller(const CacheFiller&) = delete;
+  CacheFiller& operator=(const CacheFiller&) = delete;
+
+  // REQUIRES: the range's bytes are present in the store. `done` is called once, on a thread of ours. Errors:
+  // ResourceExhausted (no room in the cache), Unavailable (the object is not open; the disk fails),
+  // DeadlineExceeded.
+  void Fill(uint32_t object, uint32_t blob, ByteRange range, Instant deadline, Done done);
+
+  // Chunks of the blob were taken back: they are written again when they are present again.
+  void Revoke(uint32_t blob);
+  // There may be more to copy than what was asked for.
+  void Wake();
+
+ private:
+  struct Job {
+    uint32_t object = 0;
+    uint32_t blob = 0;
+    ByteRange range;
+    Instant deadline;
+    Done done;
+  };
+  // What the kernel's copy has, a bit per chunk.
+  struct Copy {
+    uint32_t generation = 0;
+    uint32_t blob = 0;
+    std::vector<uint64_t> chunks;
+  };
+  class Writer;
+
+  void Work();
+  absl::Status Execute(const Job& job, Writer& writer);
+  void Sweep();
+  // Whether anything was written. Stops when there is something to do for a reader.
+  bool SweepObjects(Writer& writer);
+  bool SweepObject(const CacheObjects::Object& object, Writer& writer);
+  Copy& CopyOf(const CacheObjects::Object& object, uint32_t chunk_shift, uint64_t size);
+  bool ReadersWait();
+
+  const std::shared_ptr<keeper::Journal> journal_;
+  CacheObjects& objects_;
+  const std::string blobs_dir_;
+  const MakeRoom make_room_;
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable work_;
+  std::condition_variable sweep_;
+  std::deque<Job> jobs_;
+  bool woken_ = false;
+  bool stopping_ = false;
+
+  std::mutex copies_mutex_;                     // guards copies_
+  absl::flat_hash_map<uint32_t, Copy> copies_;  // by the object's place
+
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace sluice::ondemand

@@ -387,7 +387,7 @@ void BlobCache::Core::StartFetch(PendingFetch fetch) {
   const ChunkGeometry& geometry = fetch.blob->geometry();
   const uint64_t length = run.count ? geometry.RangeOf(run).length : 0;
   queue_.Arrived(geometry.RangeOf(asked).length - length);
-  if (run.count == 0) return queue_.Finished(fetch.fetch_class);
+  if (run.count == 0) return queue_.Finished(fetch);
   if (run.end() < asked.end()) {
     PendingFetch rest = fetch;
     rest.chunks = {run.end(), asked.end().value() - run.end().value()};
@@ -469,7 +469,7 @@ void BlobCache::Core::EndIfOver(FetchId id) {
   ActiveFetch active = std::move(found->second);
   active_.erase(found);
   queue_.Arrived(active.bytes_left);
-  queue_.Finished(active.fetch.fetch_class);
+  queue_.Finished(active.fetch);
 
   std::vector<ChunkIndex> undelivered;
   for (ChunkIndex index = active.fetch.chunks.first; index < active.fetch.chunks.end();

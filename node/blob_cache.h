@@ -42,7 +42,8 @@ struct BlobCacheLimits {
   uint64_t inflight_bytes_max =
       256 << 20;  // asked for and not yet committed, over all fetches; demand may exceed it
   uint32_t reads_waiting_max = 65536;  // beyond this a read is refused (ResourceExhausted)
-  uint32_t fetches_max[kFetchClassCount] = {64, 8, 4, 2};  // under way at once, by class
+  uint32_t fetches_max[kFetchClassCount] = {64, 16, 8,
+                                            4};  // under way at once, by class; half of it for one blob
   uint32_t queue_max = 4096;  // fetches that wait for their turn; beyond, the lowest class is dropped
   uint32_t readahead_bytes_max = 8 << 20;  // the widest window of a sequential stream
   Duration fetch_timeout = std::chrono::seconds(60);

@@ -1,5 +1,6 @@
 #include "node/fetch_table.h"
 
+#include <cstddef>
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
@@ -65,27 +66,50 @@ absl::Status FetchQueue::Push(PendingFetch fetch) {
     }
     ++queued_;
   }
-  lanes_[static_cast<int>(fetch.fetch_class)].push_back(std::move(fetch));
+  Lane& lane = lanes_[static_cast<int>(fetch.fetch_class)];
+  Share& share = lane.shares[fetch.blob.get()];
+  if (share.waiting.empty()) lane.turns.push_back(fetch.blob.get());
+  share.waiting.push_back(std::move(fetch));
   return absl::OkStatus();
 }
 
+size_t FetchQueue::FirstAllowed(const Lane& lane, uint32_t fetches_max) const {
+  const uint32_t left = fetches_max > lane.under_way ? fetches_max - lane.under_way : 0;
+  size_t turn = 0;
+  while (turn < lane.turns.size() && lane.shares.at(lane.turns[turn]).under_way >= left) ++turn;
+  return turn;
+}
+
 PendingFetch FetchQueue::Pop() {
-  for (int lane = 0; lane < kFetchClassCount; ++lane) {
-    if (lanes_[lane].empty() || under_way_[lane] >= limits_.fetches_max[lane]) continue;
-    const bool demand = lane == static_cast<int>(FetchClass::kDemand);
-    const PendingFetch& next = lanes_[lane].front();
-    const uint64_t length = next.blob->geometry().RangeOf(next.chunks).length;
+  for (int i = 0; i < kFetchClassCount; ++i) {
+    Lane& lane = lanes_[i];
+    const size_t turn = FirstAllowed(lane, limits_.fetches_max[i]);
+    if (turn == lane.turns.size()) continue;
+    const Blob* blob = lane.turns[turn];
+    Share& share = lane.shares.at(blob);
+    const bool demand = i == static_cast<int>(FetchClass::kDemand);
+    const uint64_t length = blob->geometry().RangeOf(share.waiting.front().chunks).length;
     // A fetch larger than the whole bound goes alone rather than never.
     const bool fits = inflight_bytes_ == 0 || inflight_bytes_ + length <= limits_.inflight_bytes_max;
     if (!demand && !fits) return PendingFetch{};
-    PendingFetch fetch = std::move(lanes_[lane].front());
-    lanes_[lane].pop_front();
+    PendingFetch fetch = std::move(share.waiting.front());
+    share.waiting.pop_front();
+    lane.turns.erase(lane.turns.begin() + static_cast<std::ptrdiff_t>(turn));
+    if (!share.waiting.empty()) lane.turns.push_back(blob);
     if (!demand) --queued_;
-    ++under_way_[lane];
+    ++share.under_way;
+    ++lane.under_way;
     inflight_bytes_ += length;
     return fetch;
   }
   return PendingFetch{};
+}
+
+void FetchQueue::Finished(const PendingFetch& fetch) {
+  Lane& lane = lanes_[static_cast<int>(fetch.fetch_class)];
+  const auto share = lane.shares.find(fetch.blob.get());
+  --lane.under_way;
+  if (--share->second.under_way == 0 && share->second.waiting.empty()) lane.shares.erase(share);
 }
 
 }  // namespace sluice

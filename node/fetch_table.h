@@ -62,15 +62,17 @@ struct PendingFetch {
 };
 
 // The market's order of business: which fetch goes next. Demand strictly first; below it the lower class
-// waits for the higher, and each class has its bound of fetches under way.
+// waits for the higher, and each class has its bound of fetches under way. Within a class the blobs take
+// turns, and none may have more under way than it leaves free for others: one whose source stalls does not
+// hold up the rest.
 //
 // Owned by the core loop. Not thread-safe.
 class FetchQueue {
  public:
   struct Limits {
-    uint32_t fetches_max[kFetchClassCount];
-    uint64_t inflight_bytes_max;  // demand is exempt
-    uint32_t queue_max;           // over all classes but demand
+    uint32_t fetches_max[kFetchClassCount];  // one blob alone gets half
+    uint64_t inflight_bytes_max;             // demand is exempt
+    uint32_t queue_max;                      // over all classes but demand
   };
 
   explicit FetchQueue(Limits limits) : limits_(limits) {}
@@ -85,14 +87,27 @@ class FetchQueue {
   // Bytes that were counted as under way have been committed or given up.
   void Arrived(uint64_t bytes) { inflight_bytes_ -= bytes; }
   // A fetch that Pop gave has ended.
-  void Finished(FetchClass fetch_class) { --under_way_[static_cast<int>(fetch_class)]; }
+  void Finished(const PendingFetch& fetch);
 
   uint64_t inflight_bytes() const { return inflight_bytes_; }
 
  private:
+  // What one blob has in one class.
+  struct Share {
+    std::deque<PendingFetch> waiting;
+    uint32_t under_way = 0;
+  };
+  struct Lane {
+    absl::flat_hash_map<const Blob*, Share> shares;
+    std::deque<const Blob*> turns;  // blobs with something waiting, next first
+    uint32_t under_way = 0;
+  };
+
+  // The turn of the first blob that may start another; the number of turns if none may.
+  size_t FirstAllowed(const Lane& lane, uint32_t fetches_max) const;
+
   const Limits limits_;
-  std::deque<PendingFetch> lanes_[kFetchClassCount];
-  uint32_t under_way_[kFetchClassCount] = {};
+  Lane lanes_[kFetchClassCount];
   uint32_t queued_ = 0;
   uint64_t inflight_bytes_ = 0;
 };

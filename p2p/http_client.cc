@@ -151,11 +151,14 @@ class Transfer {
         request_(std::move(request)),
         sink_(std::move(sink)),
         host_(url.ok() ? url->SchemeAndAuthority() : std::string()),
+        path_(request_.url.substr(0, request_.url.find('?'))),
         loopback_named_(url.ok() && NamesLoopback(url->host())),
         deadline_(std::chrono::steady_clock::now() + request_.timeout) {}
 
   HttpClient::RequestId id() const { return id_; }
   const std::string& host() const { return host_; }
+  // With the host, without the query.
+  const std::string& path() const { return path_; }
   Instant deadline() const { return deadline_; }
   CURL* easy() const { return easy_.get(); }
 
@@ -188,6 +191,7 @@ class Transfer {
   HttpRequest request_;
   const std::unique_ptr<HttpSink> sink_;
   const std::string host_;
+  const std::string path_;
   const bool loopback_named_;
   const Instant deadline_;
   const std::vector<int>* proxy_ports_ = nullptr;
@@ -594,11 +598,14 @@ class HttpClient::Loop {
   void StartQueued() {
     for (auto it = queue_.begin(); it != queue_.end() && active_.size() < options_.requests_max;) {
       uint32_t& of_host = active_of_host_[(*it)->host()];
-      if (of_host >= options_.requests_per_host_max) {
+      uint32_t& of_path = active_of_path_[(*it)->path()];
+      if (of_host + of_path >= options_.requests_per_host_max) {
+        ForgetUnused((*it)->host(), (*it)->path());
         ++it;
         continue;
       }
       ++of_host;
+      ++of_path;
       std::unique_ptr<Transfer> transfer = std::move(*it);
       it = queue_.erase(it);
       LeaveQueue();
@@ -628,9 +635,17 @@ class HttpClient::Loop {
     std::unique_ptr<Transfer> transfer = std::move(it->second);
     active_.erase(it);
     curl_multi_remove_handle(multi_, transfer->easy());
-    const auto host = active_of_host_.find(transfer->host());
-    if (--host->second == 0) active_of_host_.erase(host);
+    --active_of_host_.at(transfer->host());
+    --active_of_path_.at(transfer->path());
+    ForgetUnused(transfer->host(), transfer->path());
     return transfer;
+  }
+
+  void ForgetUnused(const std::string& host, const std::string& path) {
+    const auto of_host = active_of_host_.find(host);
+    if (of_host->second == 0) active_of_host_.erase(of_host);
+    const auto of_path = active_of_path_.find(path);
+    if (of_path->second == 0) active_of_path_.erase(of_path);
   }
 
   int PollTimeout() const {
@@ -670,6 +685,7 @@ class HttpClient::Loop {
   std::deque<std::unique_ptr<Transfer>> queue_;
   absl::flat_hash_map<RequestId, std::unique_ptr<Transfer>> active_;
   absl::flat_hash_map<std::string, uint32_t> active_of_host_;
+  absl::flat_hash_map<std::string, uint32_t> active_of_path_;
   Instant next_overdue_ = Instant::max();  // no queued request's deadline is earlier
 
   std::mutex join_mutex_;  // guards thread_ once it runs

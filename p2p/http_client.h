@@ -91,9 +91,11 @@ struct HttpClientOptions {
   std::string ca_file;  // PEM; empty: the system's
   std::string user_agent = "sluice";
   Duration connect_timeout = std::chrono::seconds(10);
-  uint32_t requests_per_host_max = 16;  // under way at once, per scheme, host and port
-  uint32_t requests_max = 256;          // under way at once
-  uint32_t queue_max = 4096;            // waiting for their turn; beyond it Send answers ResourceExhausted
+  // Under way at once, per scheme, host and port. Those for one path may not be more than they leave free for
+  // others: half of it if they are alone.
+  uint32_t requests_per_host_max = 32;
+  uint32_t requests_max = 256;  // under way at once
+  uint32_t queue_max = 4096;    // waiting for their turn; beyond it Send answers ResourceExhausted
 };
 
 // An HTTP/1.1 and HTTP/2 client on one thread of its own (a libcurl multi handle). Connections are kept and

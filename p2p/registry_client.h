@@ -34,7 +34,7 @@ struct RegistryOptions {
   Duration upload_timeout = std::chrono::minutes(30);   // of each request that carries a blob's bytes up
   uint64_t rate_min_bytes_per_s = 1024;
   Duration rate_window = std::chrono::seconds(20);
-  uint32_t requests_per_host_max = 16;
+  uint32_t requests_per_host_max = 32;
 
   uint32_t retries_max = 4;
   Duration backoff_first = std::chrono::milliseconds(100);

@@ -305,7 +305,7 @@ const std::vector<Setting>& Settings() {
            "bytes per second below which a transfer is given up"),
       Count("origin.retries", &Config::origin_retries, 0, 20, "further tries of a failed request"),
       Count("origin.connectionsPerHost", &Config::origin_connections_per_host, 1, 256,
-            "connections to one registry"),
+            "connections to one registry; half of them for one blob"),
       Time("store.syncInterval", &Config::store_sync_interval, milliseconds(1),
            "how often written chunks are synced and claimed"),
       Size("fetch.readaheadMax", &Config::fetch_readahead_max, 0,

@@ -35,7 +35,7 @@ struct Config {
   Duration origin_request_timeout = std::chrono::seconds(60);
   uint64_t origin_min_rate = 1024;  // bytes/s
   uint32_t origin_retries = 4;
-  uint32_t origin_connections_per_host = 16;
+  uint32_t origin_connections_per_host = 32;
 
   Duration store_sync_interval = std::chrono::milliseconds(100);
 

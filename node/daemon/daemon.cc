@@ -21,6 +21,7 @@
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/image_resolver.h"
+#include "node/daemon/manifest_cache.h"
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
@@ -111,6 +112,7 @@ class Daemon::Node {
   const Instant started_ = clock_.Now();
   ondemand::BackendChoice backend_;
 
+  ManifestCache manifests_{config_.data_dir + "/manifests"};
   std::unique_ptr<p2p::AllowList> allowed_;
   std::unique_ptr<AsioExecutor> core_;
   std::unique_ptr<AsioExecutor> io_;
@@ -153,7 +155,7 @@ absl::Status Daemon::Node::Start() {
                                                     RegistryOptionsOf(config_));
   origin_ = std::make_unique<p2p::OriginSource>(*registry_);
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_);
-  resolver_ = std::make_unique<ImageResolver>(*registry_, *allowed_, *store_);
+  resolver_ = std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_);
   cache_ = std::make_unique<BlobCache>(
       BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, {origin_.get()}, telemetry_},
       CacheLimitsOf(config_));

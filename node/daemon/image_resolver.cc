@@ -1,5 +1,7 @@
 #include "node/daemon/image_resolver.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -26,7 +28,7 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text) {
   const absl::Status permitted = allowed_.Permits(reference->origin);
   if (!permitted.ok()) return permitted;
 
-  const absl::StatusOr<p2p::FetchedManifest> fetched = FetchPlatformManifest(*reference);
+  const absl::StatusOr<p2p::FetchedManifest> fetched = FetchOrRecall(*reference);
   if (!fetched.ok()) return fetched.status();
   const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
   if (!manifest.ok()) return manifest.status();
@@ -42,6 +44,21 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text) {
                      "\"sluice image push ", text, " TARGET\" and mount TARGET"));
   }
   return ResolvedImage{*reference, fetched->digest, **std::move(lazy)};
+}
+
+absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOrRecall(const p2p::ImageReference& reference) {
+  absl::StatusOr<p2p::FetchedManifest> fetched = FetchPlatformManifest(reference);
+  if (fetched.ok()) {
+    const absl::Status kept = manifests_.Put(reference, *fetched);
+    if (!kept.ok()) spdlog::warn("{}: its manifest is not kept: {}", reference.ToString(), kept.ToString());
+    return fetched;
+  }
+  if (!absl::IsUnavailable(fetched.status()) && !absl::IsDeadlineExceeded(fetched.status())) return fetched;
+  absl::StatusOr<p2p::FetchedManifest> recalled = manifests_.Get(reference);
+  if (!recalled.ok()) return fetched;
+  spdlog::warn("{}: taken as it was resolved last, since its registry can't be reached: {}",
+               reference.ToString(), fetched.status().ToString());
+  return recalled;
 }
 
 absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchPlatformManifest(

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "node/daemon/manifest_cache.h"
 #include "node/digest.h"
 #include "node/recipe_store.h"
 #include "p2p/allow_list.h"
@@ -24,13 +25,15 @@ struct ResolvedImage {
 // Thread-safe; blocks on the registry, so not for the core loop.
 class ImageResolver {
  public:
-  // The client, the list and the store outlive the resolver.
-  ImageResolver(p2p::RegistryClient& registry, const p2p::AllowList& allowed, RecipeStore& recipes)
-      : registry_(registry), allowed_(allowed), recipes_(recipes) {}
+  // The client, the list, the store and the cache outlive the resolver.
+  ImageResolver(p2p::RegistryClient& registry, const p2p::AllowList& allowed, RecipeStore& recipes,
+                ManifestCache& manifests)
+      : registry_(registry), allowed_(allowed), recipes_(recipes), manifests_(manifests) {}
 
-  // Follows an index to this machine's platform. Errors: InvalidArgument (reference, manifest),
-  // PermissionDenied (the allow-list, the registry), FailedPrecondition (not a lazy image), and those of
-  // RegistryClient.
+  // Follows an index to this machine's platform. If the registry can't be reached, the image is as it was
+  // resolved last; if it answers with an error, that is the answer. Errors: InvalidArgument (reference,
+  // manifest), PermissionDenied (the allow-list, the registry), FailedPrecondition (not a lazy image), and
+  // those of RegistryClient.
   absl::StatusOr<ResolvedImage> Resolve(const std::string& reference);
 
   // Puts the bound recipes of the image's blobs into the store, where they are missing. A recipe that can't
@@ -39,6 +42,7 @@ class ImageResolver {
   std::string FetchRecipes(const ResolvedImage& image);
 
  private:
+  absl::StatusOr<p2p::FetchedManifest> FetchOrRecall(const p2p::ImageReference& reference);
   absl::StatusOr<p2p::FetchedManifest> FetchPlatformManifest(const p2p::ImageReference& reference);
   absl::Status FetchRecipe(const ResolvedImage& image, const BlobSpec& blob);
   absl::Status TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobSpec& blob);
@@ -47,6 +51,7 @@ class ImageResolver {
   p2p::RegistryClient& registry_;
   const p2p::AllowList& allowed_;
   RecipeStore& recipes_;
+  ManifestCache& manifests_;
 };
 
 }  // namespace sluice

@@ -1,0 +1,96 @@
+#include "node/daemon/manifest_cache.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/sha256.h"
+
+namespace sluice {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kVersion = 1;
+constexpr uintmax_t kFileBytesMax = 64 << 20;
+
+}  // namespace
+
+std::string ManifestCache::PathOf(const p2p::ImageReference& reference) const {
+  return absl::StrCat(folder_, "/", p2p::Sha256::Of(reference.ToString()).Hex(), ".json");
+}
+
+absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest) {
+  static std::atomic<uint64_t> written{0};
+  std::error_code error;
+  std::filesystem::create_directories(folder_, error);
+  const std::string path = PathOf(reference);
+  const std::string fresh = absl::StrCat(path, ".", getpid(), "-", written.fetch_add(1));
+  const json root = {{"version", kVersion},
+                     {"reference", reference.ToString()},
+                     {"mediaType", manifest.media_type},
+                     {"digest", manifest.digest.ToString()},
+                     {"body", manifest.body}};
+  {
+    std::ofstream out(fresh, std::ios::binary);
+    out << root.dump(-1, ' ', false, json::error_handler_t::replace) << "\n";
+    out.close();
+    if (!out) {
+      std::filesystem::remove(fresh, error);
+      return absl::UnavailableError(absl::StrCat("cannot write ", fresh));
+    }
+  }
+  // Not synced: one that a crash damages does not match its digest, and is fetched again.
+  std::filesystem::rename(fresh, path, error);
+  if (error) return absl::UnavailableError(absl::StrCat("cannot replace ", path, ": ", error.message()));
+  RemoveOldest();
+  return absl::OkStatus();
+}
+
+void ManifestCache::RemoveOldest() const {
+  std::error_code error;
+  std::vector<std::filesystem::directory_entry> files;
+  for (const auto& file : std::filesystem::directory_iterator(folder_, error)) files.push_back(file);
+  if (files.size() <= kManifestsMax) return;
+  const auto older = [](const auto& a, const auto& b) {
+    std::error_code ignored;
+    return a.last_write_time(ignored) < b.last_write_time(ignored);
+  };
+  std::sort(files.begin(), files.end(), older);
+  for (size_t i = 0; i < files.size() - kManifestsMax; ++i) std::filesystem::remove(files[i].path(), error);
+}
+
+absl::StatusOr<p2p::FetchedManifest> ManifestCache::Get(const p2p::ImageReference& reference) const {
+  const std::string path = PathOf(reference);
+  std::error_code error;
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) return absl::NotFoundError(absl::StrCat(reference.ToString(), " was not mounted here before"));
+  if (size > kFileBytesMax) return absl::DataLossError(absl::StrCat(path, " is too large for a manifest"));
+  std::ifstream in(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  try {
+    const json root = json::parse(text);
+    p2p::FetchedManifest manifest{
+        root.at("mediaType").get<std::string>(), root.at("body").get<std::string>(), {}};
+    manifest.digest = p2p::Sha256::Of(manifest.body);
+    if (root.at("version").get<int>() == kVersion &&
+        root.at("reference").get<std::string>() == reference.ToString() &&
+        root.at("digest").get<std::string>() == manifest.digest.ToString()) {
+      return manifest;
+    }
+  } catch (const std::exception&) {
+    // Damaged, as below.
+  }
+  return absl::DataLossError(absl::StrCat(path, " is damaged"));
+}
+
+}  // namespace sluice

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "p2p/reference.h"
+#include "p2p/registry_client.h"
+
+namespace sluice {
+
+// The manifests of images as they were resolved last, so that a complete image can be mounted while its
+// registry can't be reached. A file per reference, in a folder of the data directory; the body must match its
+// digest.
+//
+// Thread-safe. Blocks on disk.
+class ManifestCache {
+ public:
+  static constexpr size_t kManifestsMax = 1024;
+
+  // The folder is made when it is needed.
+  explicit ManifestCache(std::string folder) : folder_(std::move(folder)) {}
+
+  // Replaces what was there; beyond kManifestsMax the oldest goes. Errors: Unavailable.
+  absl::Status Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);
+  // Errors: NotFound; DataLoss (damaged).
+  absl::StatusOr<p2p::FetchedManifest> Get(const p2p::ImageReference& reference) const;
+
+ private:
+  std::string PathOf(const p2p::ImageReference& reference) const;
+  void RemoveOldest() const;
+
+  const std::string folder_;
+};
+
+}  // namespace sluice

@@ -51,22 +51,25 @@ absl::Status DiskError(const char* what) {
 // One thread's means of copying.
 class CacheFiller::Writer {
  public:
-  Writer(const keeper::Journal& journal, const std::string& blobs_dir, const MakeRoom& make_room)
+  // Discards nothing if `make_room` is empty.
+  Writer(const keeper::Journal& journal, const std::string& blobs_dir,
+         std::array<std::mutex, kPlaces>& places, MakeRoom make_room)
       : journal_(journal),
         blobs_dir_(blobs_dir),
-        make_room_(make_room),
+        places_(places),
+        make_room_(std::move(make_room)),
         buffer_(static_cast<char*>(std::aligned_alloc(kPageBytes, kWriteBytesMax)), &std::free) {}
 
-  // The pages that the range lies on.
+  // The pages that the range lies on. Errors: Aborted if a part of it is not present any more.
   absl::Status Copy(const CacheObjects::Object& object, ByteRange range) {
     if (absl::Status opened = OpenBlob(object.blob, object.blob_generation); !opened.ok()) return opened;
-    const uint64_t end = std::min(range.end(), size_);
-    for (uint64_t offset = DownToPage(range.offset); offset < end; offset += kWriteBytesMax) {
-      const uint64_t length = std::min(kWriteBytesMax, end - offset);
-      if (absl::Status read = Read(offset, length); !read.ok()) return read;
-      const uint64_t padded = UpToPage(length);
-      std::memset(buffer_.get() + length, 0, padded - length);
-      if (absl::Status written = Write(object.file->get(), offset, padded); !written.ok()) return written;
+    const uint64_t end = std::min(UpToPage(range.end()), size_);
+    for (uint64_t offset = DownToPage(range.offset); offset < end;) {
+      // Up to the next multiple, so that each byte has one place to be locked by.
+      const uint64_t next = std::min(end, (offset / kWriteBytesMax + 1) * kWriteBytesMax);
+      const std::lock_guard lock(places_[(object.index + offset / kWriteBytesMax) % kPlaces]);
+      if (absl::Status copied = CopyPiece(object, {offset, next - offset}); !copied.ok()) return copied;
+      offset = next;
     }
     return absl::OkStatus();
   }
@@ -90,6 +93,29 @@ class CacheFiller::Writer {
     blob_ = blob;
     generation_ = generation;
     return absl::OkStatus();
+  }
+
+  absl::Status CopyPiece(const CacheObjects::Object& object, ByteRange piece) {
+    if (absl::Status read = Read(piece.offset, piece.length); !read.ok()) return read;
+    // What was read counts if it was there all the time: a file that was cut, and is long again, has holes.
+    struct stat status {};
+    if (fstat(file_.get(), &status) != 0 || static_cast<uint64_t>(status.st_size) != size_ ||
+        status.st_nlink == 0) {
+      return absl::UnavailableError("the blob's file was cut short or deleted");
+    }
+    if (!IsPresent(object, piece)) return absl::AbortedError("the bytes were taken back");
+    const uint64_t padded = UpToPage(piece.length);
+    std::memset(buffer_.get() + piece.length, 0, padded - piece.length);
+    return Write(object.file->get(), piece.offset, padded);
+  }
+
+  bool IsPresent(const CacheObjects::Object& object, ByteRange piece) const {
+    const keeper::BlobRecord& record = journal_.layout().blobs[object.blob];
+    for (uint64_t chunk = piece.offset >> record.chunk_shift;
+         chunk <= (piece.end() - 1) >> record.chunk_shift; ++chunk) {
+      if (!TestBit(record.present, chunk)) return false;
+    }
+    return record.generation == object.blob_generation;
   }
 
   absl::Status Read(uint64_t offset, uint64_t length) {
@@ -124,7 +150,9 @@ class CacheFiller::Writer {
       }
       const bool full = errno == ENOSPC || errno == EDQUOT || errno == ENOBUFS;
       if (!full) return DiskError("write the kernel's copy");
-      if (std::exchange(made_room, true) || !make_room_())
+      // Also of one that is closed.
+      if (errno == ENOBUFS && lseek(object, 0, SEEK_SET) < 0) return DiskError("write the kernel's copy");
+      if (std::exchange(made_room, true) || !make_room_ || !make_room_())
         return absl::ResourceExhaustedError("there is no room for the kernel's copy, and nothing to discard");
       not_ready = 0;
     }
@@ -133,7 +161,8 @@ class CacheFiller::Writer {
 
   const keeper::Journal& journal_;
   const std::string& blobs_dir_;
-  const MakeRoom& make_room_;
+  std::array<std::mutex, kPlaces>& places_;
+  const MakeRoom make_room_;
   const std::unique_ptr<char, decltype(&std::free)> buffer_;
   Descriptor file_;
   uint32_t blob_ = 0;
@@ -142,20 +171,22 @@ class CacheFiller::Writer {
 };
 
 CacheFiller::CacheFiller(std::shared_ptr<keeper::Journal> journal, CacheObjects& objects,
-                         std::string blobs_dir, MakeRoom make_room)
+                         std::string blobs_dir, std::string doubts_dir, MakeRoom make_room)
     : journal_(std::move(journal)),
       objects_(objects),
       blobs_dir_(std::move(blobs_dir)),
+      doubts_dir_(std::move(doubts_dir)),
       make_room_(std::move(make_room)) {
+  mkdir(doubts_dir_.c_str(), 0700);
   for (int i = 0; i < kWorkers; ++i) threads_.emplace_back([this] { Work(); });
   threads_.emplace_back([this] { Sweep(); });
 }
 
-CacheFiller::~CacheFiller() {
+void CacheFiller::Stop() {
   std::deque<Job> left;
   {
     const std::lock_guard lock(mutex_);
-    stopping_ = true;
+    if (std::exchange(stopping_, true)) return;
     left.swap(jobs_);
   }
   work_.notify_all();
@@ -164,11 +195,11 @@ CacheFiller::~CacheFiller() {
   for (Job& job : left) std::move(job.done)(absl::CancelledError("the node is stopping"));
 }
 
-void CacheFiller::Fill(uint32_t object, uint32_t blob, ByteRange range, Instant deadline, Done done) {
+void CacheFiller::Fill(const keeper::SlotRead& read, Done done) {
   {
     const std::lock_guard lock(mutex_);
     if (!stopping_) {
-      jobs_.push_back({object, blob, range, deadline, std::move(done)});
+      jobs_.push_back({read, std::move(done)});
       woken_ = true;
       work_.notify_one();
       sweep_.notify_one();
@@ -180,7 +211,7 @@ void CacheFiller::Fill(uint32_t object, uint32_t blob, ByteRange range, Instant 
 
 void CacheFiller::Work() {
   prctl(PR_SET_NAME, "cache-fill");
-  Writer writer(*journal_, blobs_dir_, make_room_);
+  Writer writer(*journal_, blobs_dir_, places_, make_room_);
   std::unique_lock lock(mutex_);
   for (;;) {
     work_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
@@ -196,12 +227,13 @@ void CacheFiller::Work() {
 
 absl::Status CacheFiller::Execute(const Job& job, Writer& writer) {
   const Instant now = std::chrono::steady_clock::now();
-  if (now >= job.deadline) return absl::DeadlineExceededError("the reader's time is over");
+  const Instant deadline{std::chrono::nanoseconds(job.read.deadline_ns)};
+  if (now >= deadline) return absl::DeadlineExceededError("the reader's time is over");
   const std::optional<CacheObjects::Object> object =
-      objects_.Await(job.object, std::min(kObjectWaitMax, job.deadline - now));
-  if (!object || object->blob != job.blob)
+      objects_.Await(job.read.object, job.read.object_generation, std::min(kObjectWaitMax, deadline - now));
+  if (!object || object->blob != job.read.blob)
     return absl::UnavailableError("the kernel's copy of the blob is not open");
-  return writer.Copy(*object, job.range);
+  return writer.Copy(*object, {job.read.offset, job.read.length});
 }
 
 bool CacheFiller::ReadersWait() {
@@ -217,19 +249,34 @@ void CacheFiller::Wake() {
   sweep_.notify_one();
 }
 
+std::string CacheFiller::DoubtPath(std::string_view blob_name) const {
+  return absl::StrCat(doubts_dir_, "/", std::string(blob_name));
+}
+
 void CacheFiller::Revoke(uint32_t blob) {
-  const std::lock_guard lock(copies_mutex_);
   const keeper::BlobRecord& record = journal_->layout().blobs[blob];
-  for (auto& [index, copy] : copies_) {
-    if (copy.blob != blob) continue;
-    for (size_t w = 0; w < copy.chunks.size(); ++w)
-      copy.chunks[w] &= record.present[w].load(std::memory_order_acquire);
+  const std::string doubt = DoubtPath(std::string_view(record.name, sizeof(record.name)));
+  const Descriptor marker(open(doubt.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  {
+    const std::lock_guard lock(copies_mutex_);
+    for (auto& [index, copy] : copies_) {
+      if (copy.blob != blob) continue;
+      ++copy.revocations;
+      for (size_t w = 0; w < copy.chunks.size(); ++w)
+        copy.chunks[w] &= record.present[w].load(std::memory_order_acquire);
+    }
   }
+  Wake();
+}
+
+void CacheFiller::OnDiscarded(const Digest& digest) {
+  unlink(DoubtPath(digest.Hex()).c_str());
 }
 
 void CacheFiller::Sweep() {
   prctl(PR_SET_NAME, "cache-sweep");
-  Writer writer(*journal_, blobs_dir_, make_room_);
+  // What nobody has asked for is not worth discarding anything.
+  Writer writer(*journal_, blobs_dir_, places_, nullptr);
   bool wrote = false;
   std::unique_lock lock(mutex_);
   while (!stopping_) {
@@ -270,10 +317,12 @@ bool CacheFiller::SweepObject(const CacheObjects::Object& object, Writer& writer
   bool wrote = false;
   for (uint64_t chunk = 0; chunk < count; ++chunk) {
     if (!TestBit(record.present, chunk)) continue;
+    uint64_t revocations = 0;
     {
       const std::lock_guard lock(copies_mutex_);
-      uint64_t& word = CopyOf(object, record.chunk_shift, record.size).chunks[chunk / 64];
-      if ((word >> chunk % 64 & 1) != 0) continue;
+      const Copy& copy = CopyOf(object, record);
+      if ((copy.chunks[chunk / 64] >> chunk % 64 & 1) != 0) continue;
+      revocations = copy.revocations;
     }
     if (ReadersWait()) return true;
     const ByteRange range{chunk << record.chunk_shift,
@@ -282,20 +331,23 @@ bool CacheFiller::SweepObject(const CacheObjects::Object& object, Writer& writer
     if (!writer.Copy(object, range).ok()) return wrote;
     wrote = true;
     const std::lock_guard lock(copies_mutex_);
-    uint64_t& word = CopyOf(object, record.chunk_shift, record.size).chunks[chunk / 64];
-    // Not if it was taken back meanwhile: then what we have written is not to be trusted.
-    if (TestBit(record.present, chunk)) word |= uint64_t{1} << chunk % 64;
+    Copy& copy = CopyOf(object, record);
+    // Not if something was taken back meanwhile: it may be what we have written.
+    if (copy.revocations == revocations) copy.chunks[chunk / 64] |= uint64_t{1} << chunk % 64;
   }
   return wrote;
 }
 
-// REQUIRES: copies_mutex_ is held. What the copy has from before we knew it: chunks without a hole in them.
-CacheFiller::Copy& CacheFiller::CopyOf(const CacheObjects::Object& object, uint32_t chunk_shift,
-                                       uint64_t size) {
+// REQUIRES: copies_mutex_ is held. What the copy has from before we knew it: chunks without a hole in them,
+// unless what they have is in doubt.
+CacheFiller::Copy& CacheFiller::CopyOf(const CacheObjects::Object& object, const keeper::BlobRecord& record) {
   Copy& copy = copies_[object.index];
   if (!copy.chunks.empty() && copy.generation == object.generation) return copy;
+  const uint32_t chunk_shift = record.chunk_shift;
+  const uint64_t size = record.size;
   const uint64_t count = ((size - 1) >> chunk_shift) + 1;
-  copy = {object.generation, object.blob, std::vector<uint64_t>((count + 63) / 64)};
+  copy = {object.generation, object.blob, std::vector<uint64_t>((count + 63) / 64), 0};
+  if (access(DoubtPath(std::string_view(record.name, sizeof(record.name))).c_str(), F_OK) == 0) return copy;
   const int file = object.file->get();
   for (uint64_t offset = 0; offset < size;) {
     const off_t data = lseek(file, static_cast<off_t>(offset), SEEK_DATA);

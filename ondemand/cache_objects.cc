@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "ondemand/keeper/wire.h"
@@ -31,9 +32,13 @@ void CacheObjects::SetLine(keeper::Descriptor line) {
   line_ = std::move(line);
 }
 
-std::optional<CacheObjects::Object> CacheObjects::Await(uint32_t index, Duration timeout) {
+std::optional<CacheObjects::Object> CacheObjects::Await(uint32_t index, uint32_t generation,
+                                                        Duration timeout) {
   std::unique_lock lock(mutex_);
-  const auto there = [&] { return objects_.contains(index); };
+  const auto there = [&] {
+    const auto found = objects_.find(index);
+    return found != objects_.end() && found->second.generation >= generation;
+  };
   if (!arrived_.wait_for(lock, timeout, there)) return std::nullopt;
   return objects_.at(index);
 }
@@ -44,6 +49,18 @@ std::vector<CacheObjects::Object> CacheObjects::All() {
   all.reserve(objects_.size());
   for (const auto& [index, object] : objects_) all.push_back(object);
   return all;
+}
+
+bool CacheObjects::IsOpen(std::string_view name) const {
+  const keeper::JournalLayout& layout = journal_->layout();
+  for (uint32_t i = 0; i < keeper::kObjectsMax; ++i) {
+    if (!keeper::ObjectIsOpen(layout.object_generations[i].load(std::memory_order_acquire))) continue;
+    const keeper::ObjectRecord& record = layout.objects[i];
+    if (std::string_view(record.cookie, std::min(record.cookie_length, keeper::kCacheKeyMax))
+            .starts_with(name))
+      return true;
+  }
+  return false;
 }
 
 void CacheObjects::Run() {
@@ -80,15 +97,16 @@ bool CacheObjects::Fetch(uint32_t index, uint32_t generation) {
   {
     const std::lock_guard lock(line_mutex_);
     if (!line_.valid() || !keeper::SendMessage(line_.get(), keeper::BytesOf(request), {}).ok()) return false;
-    keeper::Result<keeper::Message> reply = keeper::ReceiveMessage(line_.get());
-    if (!reply.ok() || reply.value().bytes.size() != sizeof(keeper::ObjectReply)) {
-      // An answer that comes later must not be taken for that of the next question.
-      line_.reset();
-      return false;
+    while (object.file == nullptr) {
+      keeper::Result<keeper::Message> reply = keeper::ReceiveMessage(line_.get());
+      // It may come late, or its descriptor find no room: the question is put again.
+      if (!reply.ok() || reply.value().bytes.size() != sizeof(keeper::ObjectReply)) return false;
+      const auto* answer = reinterpret_cast<const keeper::ObjectReply*>(reply.value().bytes.data());
+      if (answer->index != index || answer->generation != generation) continue;  // of an earlier question
+      // It has changed meanwhile: the next look finds out how.
+      if (reply.value().descriptors.size() != 1) return false;
+      object.file = std::make_shared<const keeper::Descriptor>(std::move(reply.value().descriptors.front()));
     }
-    // It has changed meanwhile: the next look finds out how.
-    if (reply.value().descriptors.size() != 1) return false;
-    object.file = std::make_shared<const keeper::Descriptor>(std::move(reply.value().descriptors.front()));
   }
   const std::lock_guard lock(mutex_);
   objects_.insert_or_assign(index, std::move(object));

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -41,9 +42,12 @@ class CacheObjects {
   // Where the keeper that runs now is asked for objects.
   void SetLine(keeper::Descriptor line);
 
-  // The object at that place; waits for at most `timeout` until it is there.
-  std::optional<Object> Await(uint32_t index, Duration timeout);
+  // The object at that place, of that generation or a later one: the kernel may have opened it again. Waits
+  // for at most `timeout` until it is there.
+  std::optional<Object> Await(uint32_t index, uint32_t generation, Duration timeout);
   std::vector<Object> All();
+  // Whether the kernel has an object open whose name begins so.
+  bool IsOpen(std::string_view name) const;
 
  private:
   void Run();

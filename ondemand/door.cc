@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,8 @@ namespace sluice::ondemand {
 namespace {
 
 // Discarded at once when the kernel's cache is full.
+constexpr int kDiscardLooks = 2;
+constexpr Duration kDiscardPause = std::chrono::milliseconds(300);
 constexpr uint64_t kRoomBytes = uint64_t{256} << 20;
 
 KeeperClientOptions ClientOptions(const DoorOptions& options) {
@@ -49,6 +52,7 @@ void Door::StartCache() {
   };
   culler_ = std::make_unique<CacheCuller>(say, keeper_->DuplicateTree());
   filler_ = std::make_shared<CacheFiller>(keeper_->journal(), *keeper_->objects(), options_.blobs_dir,
+                                          options_.cache_dir + "/doubts",
                                           [this] { return culler_->MakeRoom(kRoomBytes) > 0; });
 }
 
@@ -58,8 +62,7 @@ TicketPump::Deliver Door::CacheDelivery() const {
   return [weak = std::weak_ptr(filler_)](const keeper::SlotRead& read, TicketPump::Done done) {
     const std::shared_ptr<CacheFiller> filler = weak.lock();
     if (!filler) return std::move(done)(absl::CancelledError("the door has stopped"));
-    filler->Fill(read.object, read.blob, {read.offset, read.length},
-                 Instant(std::chrono::nanoseconds(read.deadline_ns)), std::move(done));
+    filler->Fill(read, std::move(done));
   };
 }
 
@@ -78,7 +81,7 @@ void Door::Stop() {
   keeper_->journal()->KeepMapped();
   keeper_->Detach();
   guarded_.clear();
-  filler_ = nullptr;
+  if (filler_) filler_->Stop();
 }
 
 absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
@@ -108,6 +111,7 @@ absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
 }
 
 absl::Status Door::UnguardBlob(const Digest& digest) {
+  const std::lock_guard mounting(mount_mutex_);
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
   if (stopped_) return absl::OkStatus();
@@ -133,6 +137,8 @@ absl::Status Door::OnBlobComplete(const Digest& digest) {
   const auto found = guarded_.find(digest);
   if (stopped_ || found == guarded_.end()) return absl::OkStatus();
   if (filler_) filler_->Wake();
+  // Only fanotify's events can be taken off; and calls wait for a mount that is being made.
+  if (options_.backend != Backend::kFanotify) return absl::OkStatus();
   const Blob& blob = found->second->lease.blob();
   if (!blob.presence().complete() || blob.refused()) return absl::OkStatus();
   if (absl::Status marked = keeper_->MarkComplete(found->second->entry); !marked.ok()) return marked;
@@ -147,6 +153,7 @@ absl::Status Door::OnBlobRevoked(const Digest& digest) {
   const auto found = guarded_.find(digest);
   if (stopped_ || found == guarded_.end()) return absl::OkStatus();
   if (filler_) filler_->Revoke(found->second->entry.value());
+  if (options_.backend != Backend::kFanotify) return absl::OkStatus();
   return keeper_->ClearComplete(found->second->entry);
 }
 
@@ -164,7 +171,8 @@ absl::Status Door::MountImage(const MountRequest& request) {
     return absl::NotFoundError(absl::StrCat("mount point ", request.mount_point, ": ", error.message()));
 
   // Held throughout: none of the devices may be unguarded meanwhile.
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard mounting(mount_mutex_);
+  std::unique_lock lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
   KeeperClient::Image image{request.bootstrap_path, {}, {}, options_.domain, request.label};
   if (GuardsBootstrap()) {
@@ -177,6 +185,8 @@ absl::Status Door::MountImage(const MountRequest& request) {
     if (!entry.ok()) return entry.status();
     image.devices.push_back(*entry);
   }
+  // What is told to the door of blobs must not wait for the mount, whose reads may wait for that.
+  lock.unlock();
   absl::Status mounted = keeper_->Mount(image, mount_point);
   if (mounted.ok()) return mounted;
   return absl::Status(mounted.code(), absl::StrCat("mount ", request.label, " at ", request.mount_point, ": ",
@@ -184,7 +194,19 @@ absl::Status Door::MountImage(const MountRequest& request) {
 }
 
 absl::Status Door::DiscardKernelCopies(const Digest& digest) {
-  return culler_ ? culler_->Discard(digest) : absl::OkStatus();
+  if (!culler_) return absl::OkStatus();
+  // A copy has no name before it was closed for the first time, and is given one some time after.
+  const std::string name = digest.Hex();
+  for (int look = 0; look < kDiscardLooks; ++look) {
+    if (look > 0) std::this_thread::sleep_for(kDiscardPause);
+    if (keeper_->objects()->IsOpen(name)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the kernel's copy of blob ", digest.Short(), " is in use"));
+    }
+    if (absl::Status discarded = culler_->Discard(digest); !discarded.ok()) return discarded;
+  }
+  filler_->OnDiscarded(digest);
+  return absl::OkStatus();
 }
 
 absl::Status Door::UnmountImage(const std::string& mount_point) {

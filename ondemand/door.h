@@ -131,6 +131,7 @@ class Door {
   std::shared_ptr<CacheFiller> filler_;
   std::unique_ptr<TicketPump> pump_;
 
+  std::mutex mount_mutex_;    // held while a mount is made, before mutex_
   mutable std::mutex mutex_;  // guards what follows, and orders marks with the checks before them
   absl::flat_hash_map<Digest, std::unique_ptr<Guarded>> guarded_;
   bool stopped_ = false;

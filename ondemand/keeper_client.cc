@@ -291,14 +291,14 @@ absl::Status KeeperClient::StartSuccessor() const {
   Descriptor ours(ends[1]);
   const int inherited[] = {requests_.get(),    tree_.get(), journal_->fd(),
                            completions_.get(), self.get(),  theirs.get()};
-  return Spawn(
-      {"--takeover",
-       absl::StrCat(inherited[0], ",", inherited[1], ",", inherited[2], ",", inherited[3], ",", inherited[4]),
-       "--objects-fd", std::to_string(theirs.get())},
-      inherited, [&] {
-        theirs.reset();
-        SendObjects(std::move(ours));
-      });
+  std::vector<std::string> arguments{
+      "--takeover",
+      absl::StrCat(inherited[0], ",", inherited[1], ",", inherited[2], ",", inherited[3], ",", inherited[4])};
+  if (objects_) arguments.insert(arguments.end(), {"--objects-fd", std::to_string(theirs.get())});
+  return Spawn(std::move(arguments), std::span(inherited).first(objects_ ? 6 : 5), [&] {
+    theirs.reset();
+    SendObjects(std::move(ours));
+  });
 }
 
 // The successor reads until we close the line.
@@ -374,15 +374,23 @@ absl::StatusOr<keeper::Reply> KeeperClient::CallLocked(const void* request, size
   return *reply;
 }
 
+// REQUIRES: mutex_ is held
+void KeeperClient::SetTimeout(Duration extra) {
+  const timeval timeout = ToTimeval(options_.call_timeout + extra);
+  if (socket_.valid()) setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+}
+
 absl::StatusOr<keeper::Reply> KeeperClient::CallKeeper(const void* request, size_t size,
-                                                       std::span<const int> descriptors) {
+                                                       std::span<const int> descriptors, Duration extra) {
   std::unique_lock lock(mutex_, options_.call_timeout);
   if (!lock.owns_lock()) return absl::UnavailableError("the keeper is busy with other calls");
   if (detached_) return absl::UnavailableError("the line to the keeper was closed");
   if (!socket_.valid() || KeeperIsDead()) {
     if (absl::Status back = Reattach(); !back.ok()) return back;
   }
+  SetTimeout(extra);
   absl::StatusOr<keeper::Reply> reply = CallLocked(request, size, descriptors);
+  SetTimeout({});
   // It died on the way. All calls may be made again with the same effect, but for Unmount, which may then not
   // find what it has unmounted already.
   if (!socket_.valid() && KeeperIsDead() && Reattach().ok()) reply = CallLocked(request, size, descriptors);
@@ -473,7 +481,8 @@ absl::Status KeeperClient::Mount(const Image& image, const std::string& mount_po
     return absl::InvalidArgumentError("the name of the domain is too long");
   keeper::CopyText(std::string_view(image.label).substr(0, sizeof(call.label) - 1), call.label);
   const int descriptors[] = {bootstrap.get()};
-  return CallKeeper(&call, sizeof(call), descriptors).status();
+  // The kernel may read the image before it is mounted, each read with its own deadline.
+  return CallKeeper(&call, sizeof(call), descriptors, 2 * options_.read_deadline).status();
 }
 
 absl::Status KeeperClient::Unmount(const std::string& mount_point) {

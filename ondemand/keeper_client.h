@@ -153,7 +153,8 @@ class KeeperClient {
   absl::StatusOr<keeper::Reply> CallLocked(const void* request, size_t size,
                                            std::span<const int> descriptors);
   absl::StatusOr<keeper::Reply> CallKeeper(const void* request, size_t size,
-                                           std::span<const int> descriptors = {});
+                                           std::span<const int> descriptors = {}, Duration extra = {});
+  void SetTimeout(Duration extra);
   absl::Status CallOnEntry(keeper::RequestKind kind, BlobEntry entry);
   std::optional<Digest> DigestOf(uint32_t entry) const;
   bool KeeperIsDead() const;

@@ -335,6 +335,8 @@ absl::StatusOr<Blob::Lease> Mounter::PrepareBootstrap(const BlobSpec& spec,
   if (known && known->refused()) {
     const absl::Status evicted = parts_.store.Evict(spec.digest, EvictReason::kCorrupt);
     if (!evicted.ok()) return evicted;
+    const absl::Status discarded = DiscardKernelCopies(spec.digest);
+    if (!discarded.ok()) return discarded;
   }
   const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
   if (!blob.ok()) return blob.status();

@@ -72,7 +72,13 @@ Outcome Configure(CachefilesDevice& device, const CachefilesOptions& options) {
     if (Outcome done = device.Command(command); !done.ok()) return done;
   }
   Outcome bound = device.Command(kBindCommand);
-  if (bound.ok()) return bound;
+  if (bound.ok()) {
+    // Without it, what a dead keeper had read stays unanswered for ever. It also tells kernels that check
+    // what they are answered from those that don't.
+    Outcome restored = device.Command(kRestoreCommand);
+    if (restored.ok()) return restored;
+    return Error{EOPNOTSUPP, restored.error().text + " (needs Linux 6.1.95, 6.6.34 or 6.8)"};
+  }
   const char* remedy = bound.error().code == EOPNOTSUPP || bound.error().code == EINVAL
                            ? " (needs CONFIG_CACHEFILES_ONDEMAND, and ext4 or xfs under the directory)"
                            : "";

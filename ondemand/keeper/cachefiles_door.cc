@@ -20,6 +20,7 @@ constexpr int kRequestsAtOnce = 64;
 constexpr uint64_t kReadBytesMax = 8 << 20;
 // Of a slot whose request the kernel does not know any more.
 constexpr uint64_t kNoRequest = ~uint64_t{0};
+constexpr int64_t kRestorePauseNs = 50'000'000;
 
 std::string NameOf(const BlobRecord& record) {
   return std::string(record.name, kBlobNameLength);
@@ -45,7 +46,10 @@ CachefilesDoor::CachefilesDoor(Journal& journal, CachefilesCache cache, int comp
       sizes_(kBlobsMax),
       objects_(kObjectsMax) {
   for (KeptObject& object : kept) {
-    if (object.index < kObjectsMax) objects_[object.index].file = std::move(object.file);
+    if (object.index < kObjectsMax &&
+        journal.layout().object_generations[object.index].load() == object.generation) {
+      objects_[object.index].file = std::move(object.file);
+    }
   }
 }
 
@@ -77,14 +81,20 @@ void CachefilesDoor::ChangeRegistrations(const MountRecord& image, int by) {
   });
 }
 
-const CachefilesDoor::Registration* CachefilesDoor::Find(const CachefilesOpen& open) const {
-  if (!open.volume_key.starts_with(kErofsVolumePrefix)) return nullptr;
+// A name that no image has told of may be of one that a dead keeper was mounting. Who refuses the kernel's
+// second opening of such an object is asked again and again; our names begin with what they name.
+std::optional<uint32_t> CachefilesDoor::Find(const CachefilesOpen& open) const {
+  if (!open.volume_key.starts_with(kErofsVolumePrefix)) return std::nullopt;
   const std::string volume(open.volume_key.substr(kErofsVolumePrefix.size()));
   const auto found = registrations_.find({volume, std::string(open.cookie_key)});
-  if (found == registrations_.end() || found->second.blob >= kBlobsMax || sizes_[found->second.blob] == 0) {
-    return nullptr;
+  if (found != registrations_.end()) {
+    const uint32_t blob = found->second.blob;
+    return blob < kBlobsMax && sizes_[blob] != 0 ? std::optional(blob) : std::nullopt;
   }
-  return &found->second;
+  for (uint32_t blob = 0; blob < kBlobsMax; ++blob) {
+    if (sizes_[blob] != 0 && open.cookie_key.starts_with(NameOf(journal_.layout().blobs[blob]))) return blob;
+  }
+  return std::nullopt;
 }
 
 // ---------------------------------------------------------------------------------------- the requests
@@ -135,8 +145,8 @@ void CachefilesDoor::Handle(const CachefilesMessage& message, bool refuse) {
 // Who waits for this answer can't even be killed: it is always given, and at once.
 void CachefilesDoor::Open(const CachefilesHeader& header, const CachefilesOpen& open, bool refuse) {
   fcntl(open.fd, F_SETFD, FD_CLOEXEC);
-  const Registration* registration = refuse ? nullptr : Find(open);
-  if (registration == nullptr) {
+  const std::optional<uint32_t> blob = refuse ? std::nullopt : Find(open);
+  if (!blob) {
     CountOne(counters_.denied);
     return RefuseOpen(header, open.fd, ENOENT);
   }
@@ -149,10 +159,10 @@ void CachefilesDoor::Open(const CachefilesHeader& header, const CachefilesOpen& 
   }
   // One that is opened again: the old descriptor is of no use any more.
   if (objects_[place].file.valid()) Withdraw(place);
-  Object object{Descriptor(open.fd), header.object, registration->blob, std::move(names)};
-  Result<std::string> answer = CopenCommand(header.id, sizes_[registration->blob]);
+  Object object{Descriptor(open.fd), header.object, *blob, std::move(names)};
+  Result<std::string> answer = CopenCommand(header.id, sizes_[*blob]);
   if (!answer.ok()) return RefuseOpen(header, object.file.release(), EFBIG);
-  if (Outcome opened = cache_.device->Command(answer.value()); !opened.ok()) {
+  if (Outcome opened = Command(answer.value()); !opened.ok()) {
     // The kernel has given it up meanwhile.
     Log("%s", opened.error().text.c_str());
     CountOne(counters_.errors);
@@ -164,15 +174,31 @@ void CachefilesDoor::Open(const CachefilesHeader& header, const CachefilesOpen& 
 
 void CachefilesDoor::RefuseOpen(const CachefilesHeader& header, int fd, int error) {
   if (fd >= 0) close(fd);
-  const Outcome answered = cache_.device->Command(CopenErrorCommand(header.id, error));
-  if (!answered.ok()) CountOne(counters_.errors);
+  if (!Command(CopenErrorCommand(header.id, error)).ok()) CountOne(counters_.errors);
 }
 
-uint32_t CachefilesDoor::PlaceFor(const Names& names) const {
+// EIO says that the cache is dead: the file system under it has failed. Nothing but a new binding brings it
+// back.
+Outcome CachefilesDoor::Command(const std::string& command) {
+  Outcome done = cache_.device->Command(command);
+  if (!done.ok() && done.error().code == EIO && !dead_.exchange(true))
+    Log("the kernel has given its cache up: unmount all images, then restart sluiced");
+  return done;
+}
+
+Outcome CachefilesDoor::Prove() {
+  if (!dead_.load()) return {};
+  return Error{
+      EIO, "the kernel has given its cache up after an I/O error: unmount all images, then restart sluiced"};
+}
+
+uint32_t CachefilesDoor::PlaceFor(const Names& names) {
+  std::vector<bool> wanted(kObjectsMax, false);
+  ForEachHeld([&](uint32_t, const SlotRead& read) { wanted[read.object % kObjectsMax] = true; });
   uint32_t free = kObjectsMax;
   for (uint32_t i = 0; i < kObjectsMax; ++i) {
     if (objects_[i].names == names) return i;
-    if (free == kObjectsMax && !objects_[i].file.valid() && objects_[i].names.second.empty()) free = i;
+    if (free == kObjectsMax && !objects_[i].file.valid() && !wanted[i]) free = i;
   }
   return free;
 }
@@ -213,6 +239,8 @@ void CachefilesDoor::GiveUpReadsOf(uint32_t index) {
   ForEachHeld([&](uint32_t slot, const SlotRead& read) {
     if (read.object == index) GiveUp(slot);
   });
+  const uint32_t number = objects_[index].number;
+  std::erase_if(overflow_, [number](const auto& message) { return message.header.object == number; });
 }
 
 void CachefilesDoor::Read(const CachefilesHeader& header, const CachefilesRead& wanted, bool refuse) {
@@ -221,14 +249,19 @@ void CachefilesDoor::Read(const CachefilesHeader& header, const CachefilesRead& 
   const Object& object = objects_[found->second];
   const uint64_t size = sizes_[object.blob];
   const auto held = slots_.find(header.id);
-  if (refuse || wanted.offset >= size || (!HasFreeSlot() && held == slots_.end())) {
+  if (refuse || wanted.offset >= size || overflow_.size() >= kSlotsMax) {
     CountOne(counters_.denied);
     return Complete(object.file.get(), header.id);
+  }
+  if (!HasFreeSlot() && held == slots_.end()) {
+    overflow_.push_back({header, wanted});
+    return;
   }
   SlotRead read;
   read.blob = object.blob;
   read.request = header.id;
   read.object = found->second;
+  read.object_generation = journal_.layout().object_generations[found->second].load();
   read.offset = wanted.offset;
   read.length = std::min({wanted.length, size - wanted.offset, kReadBytesMax});
   if (held != slots_.end()) {
@@ -255,7 +288,28 @@ void CachefilesDoor::OnUnknownObject(const CachefilesHeader& header) {
     if (cache_.device->CompleteRead(object.file.get(), header.id).ok()) return;
     break;
   }
-  (void)cache_.device->Command(kRestoreCommand);
+  Restore();
+}
+
+// All that is in flight comes again: not more often than is of use.
+void CachefilesDoor::Restore() {
+  const int64_t now_ns = NowNs();
+  if (now_ns - restored_ns_ < kRestorePauseNs) return SetTimer(restored_ns_ + kRestorePauseNs);
+  restored_ns_ = now_ns;
+  const Outcome restored = Command(std::string(kRestoreCommand));
+  if (!restored.ok()) Log("requests stay unanswered: %s", restored.error().text.c_str());
+}
+
+void CachefilesDoor::OnTimer() {
+  Restore();
+}
+
+void CachefilesDoor::AfterRound() {
+  while (HasFreeSlot() && !overflow_.empty()) {
+    const CachefilesMessage message = overflow_.front();
+    overflow_.pop_front();
+    Handle(message, false);
+  }
 }
 
 void CachefilesDoor::Reject(const CachefilesHeader& header, const CachefilesMalformed& malformed) {
@@ -271,6 +325,8 @@ void CachefilesDoor::Reject(const CachefilesHeader& header, const CachefilesMalf
 }
 
 void CachefilesDoor::RefuseQueued() {
+  for (const CachefilesMessage& message : overflow_) Handle(message, true);
+  overflow_.clear();
   while (ReadRequest(true)) {
   }
 }
@@ -300,7 +356,9 @@ void CachefilesDoor::Complete(int file, uint32_t id) {
 void CachefilesDoor::Connect(Descriptor objects) {
   CallOnThread([&] {
     line_ = std::move(objects);
-    if (line_.valid()) WatchDescriptor(line_.get());
+    if (!line_.valid()) return;
+    fcntl(line_.get(), F_SETFL, O_NONBLOCK);
+    WatchDescriptor(line_.get());
   });
 }
 
@@ -319,7 +377,8 @@ void CachefilesDoor::OnReadable(int fd) {
   const int file = known ? objects_[request.index].file.get() : -1;
   if (known) reply.error = 0;
   const std::span<const int> descriptors(&file, known ? 1 : 0);
-  if (!SendMessage(fd, BytesOf(reply), descriptors).ok()) line_.reset();
+  // The daemon asks one thing at a time, so there is room for the answer.
+  if (!SendMessage(fd, BytesOf(reply), descriptors).ok()) CountOne(counters_.errors);
 }
 
 // -------------------------------------------------------------------------------------- a keeper has died
@@ -347,17 +406,18 @@ void CachefilesDoor::AdoptOthers() {
       places_[object.number] = i;
       open_objects_.fetch_add(1);
     } else {
-      // It has gone with its last descriptor. The kernel opens it again when it is read from.
+      // It has gone with its last descriptor, but for the daemon's perhaps, which must go too. The kernel
+      // opens it again when it is read from.
       journal_.layout().object_generations[i].fetch_add(1);
+      journal_.NoteObjectChange();
     }
   }
   ForEachHeld([&](uint32_t slot, const SlotRead& read) {
     if (read.request <= UINT32_MAX) slots_[static_cast<uint32_t>(read.request)] = slot;
   });
   HandleInbox();
-  // Whatever was on its way to the predecessor comes again. Kernels before 6.1.95 and 6.8 can't do that.
-  if (Outcome restored = cache_.device->Command(kRestoreCommand); !restored.ok())
-    Log("requests that the dead keeper had just read stay unanswered: %s", restored.error().text.c_str());
+  // Whatever was on its way to the predecessor comes again.
+  Restore();
 }
 
 // The request that the predecessor had read last. An OPEN's descriptor has gone with it.

@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,7 +19,8 @@ namespace sluice::keeper {
 
 // An object that a predecessor's daemon has kept open.
 struct KeptObject {
-  uint32_t index = 0;  // in the journal's objects
+  uint32_t index = 0;  // in the journal's objects, and its generation
+  uint32_t generation = 0;
   Descriptor file;
 };
 
@@ -29,6 +32,8 @@ class CachefilesDoor final : public Door {
   CachefilesDoor(Journal& journal, CachefilesCache cache, int completions, std::vector<KeptObject> kept = {});
   ~CachefilesDoor() override { Stop(); }
 
+  // Fails with EIO when the kernel has given the cache up.
+  Outcome Prove() override;
   // Cheap; never fails.
   Outcome Guard(uint32_t entry) override;
   void Forget(uint32_t entry) override;
@@ -53,6 +58,7 @@ class CachefilesDoor final : public Door {
 
   void ReadRequests() override;
   bool ReadingCanBlock() const override { return false; }
+  bool ReadsWaitInKernel() const override { return false; }
   Answered Answer(uint32_t index, const SlotRead& read, int verdict) override;
   void OnReadable(int fd) override;
   void AdoptOthers() override;
@@ -69,13 +75,18 @@ class CachefilesDoor final : public Door {
   void Complete(int file, uint32_t id);
   void OnUnknownObject(const CachefilesHeader& header);
 
-  const Registration* Find(const CachefilesOpen& open) const;
+  // The blob that the names mean.
+  std::optional<uint32_t> Find(const CachefilesOpen& open) const;
   // The place of an object that is not open any more, or a free one; kObjectsMax if there is none.
-  uint32_t PlaceFor(const Names& names) const;
+  uint32_t PlaceFor(const Names& names);
   void Publish(uint32_t index, const Object& object);
   void Withdraw(uint32_t index);
   void GiveUpReadsOf(uint32_t index);
   void ChangeRegistrations(const MountRecord& image, int by);
+  void Restore();
+  void OnTimer() override;
+  void AfterRound() override;
+  Outcome Command(const std::string& command);
   void HandleInbox();
   void ClearInbox();
 
@@ -88,7 +99,11 @@ class CachefilesDoor final : public Door {
   std::vector<Object> objects_;                    // by their place in the journal
   std::unordered_map<uint32_t, uint32_t> places_;  // by the kernel's number
   std::unordered_map<uint32_t, uint32_t> slots_;   // of READs that wait, by the kernel's number
-  Descriptor line_;                                // of the daemon that asks for objects
+  // READs that came while all slots were taken. They can't wait in the kernel, or OPEN and CLOSE would too.
+  std::deque<CachefilesMessage> overflow_;
+  int64_t restored_ns_ = 0;  // when it was last asked for; CLOCK_MONOTONIC
+  std::atomic<bool> dead_{false};
+  Descriptor line_;  // of the daemon that asks for objects
 };
 
 // The kernel's name for the volume of a domain, or of an image without one. Source: fs/erofs/fscache.c,

@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,12 +25,6 @@ constexpr int kLastObjectsWaitMs = 5000;
 constexpr int kSendTimeoutSeconds = 2;
 constexpr uint32_t kChunkShiftMin = 14;  // 16 KiB
 constexpr uint32_t kChunkShiftMax = 26;  // 64 MiB
-
-int64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
-}
 
 bool IsDead(int process) {
   pollfd wait{process, POLLIN, 0};
@@ -193,6 +186,8 @@ void Control::ServeConnection(int connection) {
   Result<Message> message = ReceiveMessage(connection);
   const Header* header = message.ok() ? ParseRequest(message.value().bytes) : nullptr;
   if (header == nullptr) {
+    if (message.ok() && IsOfAnotherVersion(message.value().bytes))
+      (void)SendMessage(connection, BytesOf(Reply{}), {});
     if (message.ok() || message.error().code == EPROTO) Log("malformed request; the connection is closed");
     CloseConnection(connection);
     return;
@@ -239,7 +234,7 @@ Outcome Control::Dispatch(int connection, const Header& header, Message& message
     case RequestKind::kClearComplete:
       return MarkBlob(entry, header.kind);
     case RequestKind::kMount:
-      return Mount(reinterpret_cast<const MountCall&>(header), message);
+      return Mount(connection, reinterpret_cast<const MountCall&>(header), message);
     case RequestKind::kUnmount:
       return mounts_.Unmount(reinterpret_cast<const UnmountRequest&>(header).mount_point);
     case RequestKind::kListMounts: {
@@ -363,7 +358,7 @@ Outcome Control::MarkBlob(uint32_t entry, RequestKind kind) {
   return cleared;
 }
 
-Outcome Control::Mount(const MountCall& call, const Message& message) {
+Outcome Control::Mount(int connection, const MountCall& call, const Message& message) {
   if (message.descriptors.size() != 1) return Error{EPROTO, "a mount needs the bootstrap's descriptor"};
   if (call.mount_point[0] != '/') return Error{EINVAL, "the mount point must be an absolute path"};
   Outcome proved = parts_.door.Prove();
@@ -371,7 +366,9 @@ Outcome Control::Mount(const MountCall& call, const Message& message) {
     Log("%s", proved.error().text.c_str());
     return proved;
   }
-  return mounts_.Mount(call, message.descriptors.front().get());
+  // Nobody else is served meanwhile: not for longer than somebody waits.
+  const int abort_on[] = {daemon_.process.get(), connection};
+  return mounts_.Mount(call, message.descriptors.front().get(), abort_on);
 }
 
 Outcome Control::Status(Reply& reply) {

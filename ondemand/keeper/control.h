@@ -65,7 +65,7 @@ class Control {
   Outcome GuardBlob(const GuardRequest& request, uint32_t* entry);
   Outcome UnguardBlob(uint32_t entry);
   Outcome MarkBlob(uint32_t entry, RequestKind kind);
-  Outcome Mount(const MountCall& call, const Message& message);
+  Outcome Mount(int connection, const MountCall& call, const Message& message);
   Outcome Status(Reply& reply);
   Descriptor OpenObjectsLine();
   BlobRecord* Record(uint32_t entry);

@@ -21,18 +21,18 @@ namespace {
 constexpr int kReadyMax = 4;
 constexpr auto kInterruptAgain = std::chrono::milliseconds(2);
 
-int64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
-}
-
 void DrainEvent(int fd) {
   uint64_t count = 0;
   [[maybe_unused]] const ssize_t length = read(fd, &count, sizeof(count));
 }
 
 }  // namespace
+
+int64_t NowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
 
 Door::Door(Journal& journal, Kernel kernel, int completions)
     : journal_(journal),
@@ -134,6 +134,11 @@ void Door::WaitForAnything() {
     }
   }
   if (first_waiting_ != kNone) ExpireDue(NowNs());
+  if (timer_ns_ != 0 && timer_ns_ <= NowNs()) {
+    timer_ns_ = 0;
+    OnTimer();
+  }
+  AfterRound();
   UpdateIntake();
 }
 
@@ -147,8 +152,10 @@ void Door::SetBlocking(bool blocking) {
 }
 
 int Door::WaitTimeout() const {
-  if (first_waiting_ == kNone) return -1;
-  const int64_t left_ms = (held_[first_waiting_].read.deadline_ns - NowNs()) / 1'000'000 + 1;
+  if (first_waiting_ == kNone && timer_ns_ == 0) return -1;
+  int64_t next_ns = timer_ns_ != 0 ? timer_ns_ : INT64_MAX;
+  if (first_waiting_ != kNone) next_ns = std::min(next_ns, held_[first_waiting_].read.deadline_ns);
+  const int64_t left_ms = (next_ns - NowNs()) / 1'000'000 + 1;
   return static_cast<int>(std::clamp<int64_t>(left_ms, 0, 60'000));
 }
 
@@ -156,7 +163,7 @@ int Door::WaitTimeout() const {
 // Only when all are held by a daemon that does not let go is there nothing to wait for, and misses are
 // refused.
 void Door::UpdateIntake() {
-  const bool open = !free_.empty() || first_waiting_ == kNone;
+  const bool open = !free_.empty() || first_waiting_ == kNone || !ReadsWaitInKernel();
   if (open == intake_open_) return;
   epoll_event interest{};
   interest.events = open ? static_cast<uint32_t>(EPOLLIN) : 0;

@@ -84,11 +84,17 @@ class Door {
   // Whether reading blocks when requests_blocking() was asked for; else requests are only read when they are
   // announced by epoll(7).
   virtual bool ReadingCanBlock() const { return true; }
+  // Whether no request is read while there is no free slot.
+  virtual bool ReadsWaitInKernel() const { return true; }
   // Gives the kernel the verdict: 0, and the reader gets the bytes of the blob's file; else an errno value,
   // and that at once.
   virtual Answered Answer(uint32_t index, const SlotRead& read, int verdict) = 0;
   // A descriptor of WatchDescriptor() is readable.
   virtual void OnReadable(int) {}
+  // The time of SetTimer() has come.
+  virtual void OnTimer() {}
+  // After requests and answers were handled.
+  virtual void AfterRound() {}
   // Calls OnAnswered for those that were answered later.
   virtual void CollectAnswered() {}
   // The slot does not name the request any more.
@@ -128,6 +134,8 @@ class Door {
 
   // REQUIRES: Start() was called
   bool WatchDescriptor(int fd);
+  // One at a time; CLOCK_MONOTONIC.
+  void SetTimer(int64_t at_ns) { timer_ns_ = at_ns; }
 
   // Runs it on the door's thread and waits; at once where there is none.
   void CallOnThread(std::function<void()> call);
@@ -174,6 +182,7 @@ class Door {
   std::vector<uint32_t> free_;
   uint32_t first_waiting_ = kNone;  // by deadline, earliest first
   uint32_t last_waiting_ = kNone;
+  int64_t timer_ns_ = 0;  // 0: none
   bool intake_open_ = true;
   bool blocking_ = false;
   bool stopping_ = false;
@@ -185,6 +194,8 @@ class Door {
   std::atomic<bool> call_waits_{false};
   std::thread thread_;
 };
+
+int64_t NowNs();  // CLOCK_MONOTONIC
 
 inline void CountOne(std::atomic<uint64_t>& counter) {
   counter.fetch_add(1, std::memory_order_relaxed);

@@ -146,9 +146,14 @@ bool FuseDoor::ReadRequest(bool refuse) {
 // it back but a new mount.
 void FuseDoor::OnBroken(int error) {
   CountOne(counters_.errors);
-  if (!std::exchange(broken_, true))
+  if (!broken_.exchange(true))
     Log("the FUSE connection is broken (%s): unmount its images", std::strerror(error));
   usleep(kBrokenPauseUs);
+}
+
+Outcome FuseDoor::Prove() {
+  if (!broken_.load()) return {};
+  return Error{ENOTCONN, "the FUSE connection was aborted: unmount all images, then restart sluiced"};
 }
 
 void FuseDoor::ClearInbox() {
@@ -277,9 +282,10 @@ void FuseDoor::HandleRead(const fuse_in_header& header, std::span<const std::byt
   read.blob = static_cast<uint32_t>(blob - blobs_.data());
   read.pid = static_cast<int32_t>(header.pid);
   read.request = header.unique;
+  read.object_generation = static_cast<uint32_t>(blob->node >> kNodeEntryBits);
   read.offset = in->offset;
   read.length = std::min(wanted, blob->size - in->offset);
-  read.padding = static_cast<uint32_t>(wanted - read.length);
+  read.tail = static_cast<uint32_t>(wanted - read.length);
   if (AllPresent(read.blob, blob->chunk_shift, read.offset, read.length)) {
     CountHit(read);
     const bool at_once = IsCached(blob->file.get(), read.offset, read.length) || !HasFreeSlot();
@@ -295,7 +301,7 @@ void FuseDoor::HandleRead(const fuse_in_header& header, std::span<const std::byt
 
 bool FuseDoor::SendFile(const SlotRead& read, const Blob& blob) {
   return replier_.File(read.request, blob.file.get(), read.offset, static_cast<uint32_t>(read.length),
-                       read.padding);
+                       read.tail);
 }
 
 // The reader was killed; it can't end before its read is answered.
@@ -316,8 +322,10 @@ void FuseDoor::RefuseQueued() {
 
 Door::Answered FuseDoor::Answer(uint32_t index, const SlotRead& read, int verdict) {
   const Blob& blob = blobs_[read.blob % kBlobsMax];
-  const bool readable = blob.node != 0 && read.length > 0 && read.offset + read.length <= blob.size &&
-                        read.length + read.padding <= kFuseReadBytesMax && FileIsWhole(blob);
+  // The entry may be another blob's meanwhile.
+  const bool readable = blob.node == NodeOf(read.blob, read.object_generation) && read.length > 0 &&
+                        read.offset + read.length <= blob.size &&
+                        read.length + read.tail <= kFuseReadBytesMax && FileIsWhole(blob);
   if (verdict != 0 || !readable) {
     Check(replier_.Error(read.request, verdict != 0 ? verdict : EIO));
     return Answered::kNow;
@@ -352,7 +360,7 @@ void FuseDoor::WorkReplies() {
     lock.unlock();
     const Descriptor file(reply.file);
     Check(replier.File(reply.read.request, file.get(), reply.read.offset,
-                       static_cast<uint32_t>(reply.read.length), reply.read.padding));
+                       static_cast<uint32_t>(reply.read.length), reply.read.tail));
     replied_[reply.index / 64].fetch_or(uint64_t{1} << reply.index % 64, std::memory_order_release);
     eventfd_write(completions_, 1);
     lock.lock();

@@ -29,6 +29,8 @@ class FuseDoor final : public Door {
   FuseDoor(Journal& journal, FuseMount mount, int completions);
   ~FuseDoor() override;
 
+  // Fails with ENOTCONN when somebody has aborted the connection.
+  Outcome Prove() override;
   // Errors: as openat(2); ESTALE if the store's file is another one.
   Outcome Guard(uint32_t entry) override;
   void Forget(uint32_t entry) override;
@@ -82,7 +84,7 @@ class FuseDoor final : public Door {
   const FuseMount mount_;
   std::vector<Blob> blobs_;  // by entry; of the door's thread
   FuseReplier replier_;      // of the door's thread
-  bool broken_ = false;
+  std::atomic<bool> broken_{false};
 
   // Replies that wait for the disk are sent by threads of their own, so that they hold up no other.
   std::mutex replies_mutex_;  // guards the three that follow

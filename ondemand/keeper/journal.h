@@ -81,8 +81,9 @@ struct SlotRead {
   // What the kernel knows the read by: the number of the event's descriptor (fanotify), the request's
   // `unique` (FUSE), the message's id (cachefiles).
   uint64_t request = 0;
-  uint32_t object = 0;   // cachefiles: the object's entry
-  uint32_t padding = 0;  // FUSE: bytes asked for beyond the blob's end, up to the end of its last page
+  uint32_t object = 0;             // cachefiles: the object's entry
+  uint32_t object_generation = 0;  // cachefiles: of that entry; FUSE: of the blob's
+  uint32_t tail = 0;  // FUSE: bytes asked for beyond the blob's end, up to the end of its last page
   uint64_t offset = 0;
   uint64_t length = 0;
   int64_t deadline_ns = 0;  // CLOCK_MONOTONIC

@@ -6,7 +6,9 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,6 +38,8 @@ namespace {
 
 // What a keeper passes to its successor, through the daemon. In the order of the option --takeover.
 enum InheritedDescriptor { kRequests, kTree, kJournal, kCompletions, kDaemonProcess, kInherited };
+
+constexpr time_t kObjectsWaitSeconds = 5;
 
 struct Options {
   std::string runtime_dir;
@@ -126,16 +130,18 @@ bool ParseOptions(int argc, char** argv, Options* options) {
   return optind == argc && !options->runtime_dir.empty() && !options->blobs_dir.empty();
 }
 
-// Until the daemon closes its end.
+// Until the daemon closes its end; not for ever, as it may be stopped meanwhile.
 std::vector<KeptObject> ReceiveObjects(Descriptor line) {
   std::vector<KeptObject> kept;
+  const timeval timeout{kObjectsWaitSeconds, 0};
+  setsockopt(line.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
   while (line.valid()) {
     Result<Message> message = ReceiveMessage(line.get());
     if (!message.ok()) break;
     if (message.value().bytes.size() != sizeof(ObjectReply) || message.value().descriptors.size() != 1)
       continue;
     const auto* object = reinterpret_cast<const ObjectReply*>(message.value().bytes.data());
-    kept.push_back({object->index, std::move(message.value().descriptors.front())});
+    kept.push_back({object->index, object->generation, std::move(message.value().descriptors.front())});
   }
   return kept;
 }
@@ -162,13 +168,12 @@ Result<std::unique_ptr<Door>> OpenDoor(const Options& options, Journal& journal,
 }
 
 Result<std::unique_ptr<Door>> AdoptDoor(Journal& journal, Descriptor requests, Descriptor tree,
-                                        const Options& options, int completions) {
-  const std::string& blobs_dir = options.blobs_dir;
+                                        Descriptor objects, const std::string& blobs_dir, int completions) {
   if (journal.layout().door == DoorKind::kCachefiles) {
     Result<CachefilesCache> cache = AdoptCache(std::move(requests), std::move(tree), blobs_dir);
     if (!cache.ok()) return cache.error();
     return std::unique_ptr<Door>(std::make_unique<CachefilesDoor>(
-        journal, std::move(cache.value()), completions, ReceiveObjects(Descriptor(options.objects_fd))));
+        journal, std::move(cache.value()), completions, ReceiveObjects(std::move(objects))));
   }
   if (journal.layout().door == DoorKind::kFuse) {
     Result<FuseMount> mount = AdoptFuseMount(std::move(requests), std::move(tree), blobs_dir);
@@ -182,9 +187,12 @@ Result<std::unique_ptr<Door>> AdoptDoor(Journal& journal, Descriptor requests, D
 }
 
 Result<Foundation> LayFoundation(const Options& options) {
-  Result<uint32_t> slots = LimitDescriptors(options.slots);
+  // Events have descriptors, and so have objects.
+  const bool objects = options.door == DoorKind::kCachefiles;
+  Result<uint32_t> slots = LimitDescriptors(objects ? std::max(options.slots, kObjectsMax) : options.slots);
   if (!slots.ok()) return slots.error();
-  Result<std::unique_ptr<Journal>> journal = Journal::Create(slots.value(), options.door);
+  Result<std::unique_ptr<Journal>> journal =
+      Journal::Create(std::min(slots.value(), options.slots), options.door);
   if (!journal.ok()) return journal.error();
   journal.value()->layout().descriptor_limit = DescriptorLimit();
   Descriptor completions(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -229,14 +237,20 @@ Result<Foundation> TakeOver(const Options& options, Descriptor& ready) {
     if (!moved.ok()) return moved.error();
     ready = std::move(moved.value());
   }
+  Descriptor objects;
+  if (options.objects_fd >= 0) {
+    Result<Descriptor> moved = MoveUp(options.objects_fd, lowest_number);
+    if (!moved.ok()) return moved.error();
+    objects = std::move(moved.value());
+  }
   Result<std::unique_ptr<Journal>> journal = Journal::Open(inherited[kJournal].get(), lowest_number);
   if (!journal.ok()) return journal.error();
   if (journal.value()->layout().door == DoorKind::kFanotify) {
     if (Outcome reserved = ReserveEventNumbers(*journal.value()); !reserved.ok()) return reserved.error();
   }
   Result<std::unique_ptr<Door>> door =
-      AdoptDoor(*journal.value(), std::move(inherited[kRequests]), std::move(inherited[kTree]), options,
-                inherited[kCompletions].get());
+      AdoptDoor(*journal.value(), std::move(inherited[kRequests]), std::move(inherited[kTree]),
+                std::move(objects), options.blobs_dir, inherited[kCompletions].get());
   if (!door.ok()) return door.error();
   return Foundation{std::move(journal.value()), std::move(inherited[kCompletions]),
                     std::move(inherited[kDaemonProcess]), std::move(door.value())};

@@ -1,19 +1,13 @@
 #include "ondemand/keeper/mounts.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/mount.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <climits>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -21,12 +15,14 @@
 
 #include "ondemand/keeper/log.h"
 #include "ondemand/keeper/loop_device.h"
+#include "ondemand/keeper/mounting_process.h"
 #include "ondemand/keeper/watch.h"
 
 namespace sluice::keeper {
 namespace {
 
 constexpr int kKernelMessagesMax = 16;
+constexpr uint32_t kFsidTries = 4;
 
 std::string NameOf(const BlobRecord& record) {
   return std::string(record.name, kBlobNameLength);
@@ -87,69 +83,6 @@ bool SameImage(const MountRecord& record, const MountCall& call) {
          std::equal(call.devices, call.devices + call.device_count, record.devices);
 }
 
-// A process that may wait in the kernel where it can't be killed: for an answer of ours, when the cache's
-// names are looked up. A keeper that is killed meanwhile must be able to die, so that a successor gives the
-// answer. It makes the file system, and passes it on by its socket.
-class MountingProcess {
- public:
-  MountingProcess() = default;
-  ~MountingProcess() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    // It may be unable to die yet; then whoever comes after us reaps it.
-    for (int i = 0; i < kReapTries && waitpid(pid_, nullptr, WNOHANG) == 0; ++i) usleep(kReapPauseUs);
-  }
-  MountingProcess(const MountingProcess&) = delete;
-  MountingProcess& operator=(const MountingProcess&) = delete;
-
-  template <typename Make>
-  Result<Descriptor> Run(Make make, int64_t timeout_ms) {
-    int ends[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-      return ErrnoError("make a line to the mounting process");
-    Descriptor ours(ends[0]);
-    Descriptor theirs(ends[1]);
-    pid_ = fork();
-    if (pid_ < 0) return ErrnoError("start a process that mounts");
-    if (pid_ == 0) {
-      // Nothing of the keeper's may stay open in it.
-      const int line = dup2(theirs.release(), kFirstNumber);
-      ours.release();
-      close_range(kFirstNumber + 1, ~0u, 0);
-      Report(line, make());
-      _exit(0);
-    }
-    theirs.reset();
-    pollfd wait{ours.get(), POLLIN, 0};
-    if (poll(&wait, 1, static_cast<int>(std::min<int64_t>(timeout_ms, INT_MAX))) <= 0)
-      return Error{ETIMEDOUT, "the kernel did not mount the image in time"};
-    Result<Message> message = ReceiveMessage(ours.get());
-    if (!message.ok()) return message.error();
-    const Reply* reply = ParseReply(message.value().bytes);
-    if (reply == nullptr) return Error{EPROTO, "the mounting process said something strange"};
-    if (reply->error != 0) return Error{reply->error, reply->text};
-    if (message.value().descriptors.size() != 1) return Error{EPROTO, "the mounting process gave no mount"};
-    return std::move(message.value().descriptors.front());
-  }
-
- private:
-  static constexpr int kFirstNumber = 3;
-  static constexpr int kReapTries = 50;
-  static constexpr useconds_t kReapPauseUs = 2000;
-
-  static void Report(int line, Result<Descriptor> made) {
-    Reply reply;
-    if (!made.ok()) {
-      reply.error = made.error().code;
-      std::snprintf(reply.text, sizeof(reply.text), "%s", made.error().text.c_str());
-    }
-    const int fd = made.ok() ? made.value().get() : -1;
-    (void)SendMessage(line, BytesOf(reply), std::span<const int>(&fd, made.ok() ? 1 : 0));
-  }
-
-  pid_t pid_ = -1;
-};
-
 int SetString(int context, const char* key, const std::string& value) {
   return fsconfig(context, FSCONFIG_SET_STRING, key, value.c_str(), 0);
 }
@@ -168,6 +101,27 @@ Result<Descriptor> Create(int context) {
   return mount;
 }
 
+// From files, the first of which is the bootstrap; or from loop devices on them.
+Result<Descriptor> MountFiles(std::span<const std::string> files, bool loops) {
+  Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
+  if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
+  // The mount holds its loop devices from when it is made; until then we do.
+  std::vector<LoopDevice> held;
+  const char* key = "source";
+  for (std::string path : files) {
+    if (loops) {
+      Result<LoopDevice> loop = AttachLoop(path);
+      if (!loop.ok()) return loop.error();
+      path = loop.value().path;
+      held.push_back(std::move(loop.value()));
+    }
+    if (SetString(context.get(), key, path) != 0)
+      return ErrnoError(std::string("give the kernel the ") + key);
+    key = "device";
+  }
+  return Create(context.get());
+}
+
 }  // namespace
 
 Result<std::string> Mounts::DevicePath(uint32_t blob_entry) {
@@ -181,42 +135,31 @@ Result<std::string> Mounts::DevicePath(uint32_t blob_entry) {
   return PathOf(door_.kernel().tree) + "/" + name;
 }
 
-Result<Descriptor> Mounts::MakeFilesystem(const MountCall& call, int bootstrap) {
-  Result<Descriptor> mount = MountFiles(call, bootstrap, false);
-  // fanotify's events are not raised for a loop device: it reads ahead of any reader, on its own thread.
-  const bool loops =
-      !mount.ok() && mount.error().code == ENOTBLK && journal_.layout().door == DoorKind::kFuse;
-  return loops ? MountFiles(call, bootstrap, true) : std::move(mount);
-}
-
-Result<Descriptor> Mounts::MountFiles(const MountCall& call, int bootstrap, bool loops) {
-  Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
-  if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
-  // The mount holds its loop devices from when it is made; until then we do.
-  std::vector<LoopDevice> held;
+Result<Descriptor> Mounts::MakeFilesystem(const MountCall& call, int bootstrap,
+                                          std::span<const int> abort_on) {
   std::vector<std::string> paths{PathOf(bootstrap)};
   for (uint32_t i = 0; i < call.device_count; ++i) {
     Result<std::string> path = DevicePath(call.devices[i]);
     if (!path.ok()) return path.error();
     paths.push_back(std::move(path.value()));
   }
-  for (std::string& path : paths) {
-    if (loops) {
-      Result<LoopDevice> loop = AttachLoop(path);
-      if (!loop.ok()) return loop.error();
-      path = loop.value().path;
-      held.push_back(std::move(loop.value()));
-    }
-    const char* key = &path == &paths.front() ? "source" : "device";
-    if (SetString(context.get(), key, path) != 0)
-      return ErrnoError(std::string("give the kernel the ") + key);
-  }
-  return Create(context.get());
+  if (journal_.layout().door != DoorKind::kFuse) return MountFiles(paths, false);
+  // fanotify's events are not raised for a loop device: it reads ahead of any reader, on its own thread.
+  const auto make = [&paths]() -> Result<Descriptor> {
+    Result<Descriptor> mount = MountFiles(paths, false);
+    return mount.ok() || mount.error().code != ENOTBLK ? std::move(mount) : MountFiles(paths, true);
+  };
+  const int keep[] = {door_.kernel().tree, bootstrap};
+  return MountingProcess().Run(make, {keep, abort_on, TimeoutMs()});
+}
+
+int64_t Mounts::TimeoutMs() const {
+  return 2 * journal_.layout().read_deadline_ns.load() / 1'000'000;
 }
 
 // The volume is the domain's, or the fsid's own; a blob's cookie has the name that we give its device.
 // Source: fs/erofs/fscache.c and super.c, Linux 6.1.
-Result<Descriptor> Mounts::MountCache(const MountRecord& record) {
+Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const int> abort_on) {
   const auto make = [this, &record]() -> Result<Descriptor> {
     Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
     if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
@@ -230,12 +173,12 @@ Result<Descriptor> Mounts::MountCache(const MountRecord& record) {
     }
     return Create(context.get());
   };
-  const int64_t timeout_ms = 2 * journal_.layout().read_deadline_ns.load() / 1'000'000;
-  return MountingProcess().Run(make, timeout_ms);
+  return MountingProcess().Run(make, {{}, abort_on, TimeoutMs()});
 }
 
-// A bootstrap can be mounted once by a name in its domain, and two images of one domain can't share a name.
-Result<std::string> Mounts::FreeFsid(const MountCall& call) const {
+// A bootstrap can be mounted once by a name in its domain: the next ones get a number. `tried` are names that
+// the kernel has in use for something else.
+Result<std::string> Mounts::FreeFsid(const MountCall& call, uint32_t tried) const {
   if (call.bootstrap >= kBlobsMax || journal_.layout().blobs[call.bootstrap].in_use.load() == 0)
     return Error{ENODEV, "the image's bootstrap is not guarded"};
   const std::string name = NameOf(journal_.layout().blobs[call.bootstrap]);
@@ -244,11 +187,12 @@ Result<std::string> Mounts::FreeFsid(const MountCall& call) const {
                        [&](const MountRecord& record) { return record.in_use != 0 && fsid == record.fsid; });
   };
   std::string fsid = name;
-  for (uint32_t i = 2; taken(fsid); ++i) fsid = name + "." + std::to_string(i);
+  for (uint32_t i = 2, skipped = 0; taken(fsid) || skipped++ < tried; ++i)
+    fsid = name + "." + std::to_string(i);
   return fsid;
 }
 
-Outcome Mounts::Mount(const MountCall& call, int bootstrap) {
+Outcome Mounts::Mount(const MountCall& call, int bootstrap, std::span<const int> abort_on) {
   ForgetDead();
   std::span<MountRecord> records(journal_.layout().mounts);
   for (const MountRecord& record : records) {
@@ -263,20 +207,22 @@ Outcome Mounts::Mount(const MountCall& call, int bootstrap) {
   const auto free = std::find_if(records.begin(), records.end(), [](const auto& r) { return r.in_use == 0; });
   if (free == records.end()) return Error{ENOSPC, "too many mounts"};
 
-  Result<MountRecord> filled = Describe(call);
-  if (!filled.ok()) return filled.error();
-  MountRecord& record = filled.value();
-  door_.AddImage(record);
-  Outcome mounted = MountAt(call, bootstrap, record, *free);
-  if (!mounted.ok()) {
-    door_.RemoveImage(record);
-    return mounted;
+  Outcome mounted;
+  for (uint32_t tried = 0; tried < kFsidTries; ++tried) {
+    Result<MountRecord> filled = Describe(call, tried);
+    if (!filled.ok()) return filled.error();
+    mounted = MountAt(call, bootstrap, abort_on, filled.value(), *free);
+    // The name may be in use still: by a mount that is ending, or that a dead keeper had begun.
+    const bool name_taken = !mounted.ok() && journal_.layout().door == DoorKind::kCachefiles &&
+                            (mounted.error().code == EEXIST || mounted.error().code == EBUSY);
+    if (!name_taken) break;
   }
+  if (!mounted.ok()) return mounted;
   Log("mounted %s (%u blobs)", call.mount_point, call.device_count);
   return {};
 }
 
-Result<MountRecord> Mounts::Describe(const MountCall& call) const {
+Result<MountRecord> Mounts::Describe(const MountCall& call, uint32_t tried) const {
   MountRecord record;
   record.device_count = call.device_count;
   record.bootstrap = call.bootstrap;
@@ -285,15 +231,25 @@ Result<MountRecord> Mounts::Describe(const MountCall& call) const {
   std::memcpy(record.label, call.label, sizeof(call.label));
   if (journal_.layout().door != DoorKind::kCachefiles) return record;
   std::memcpy(record.domain, call.domain, sizeof(call.domain));
-  Result<std::string> fsid = FreeFsid(call);
+  Result<std::string> fsid = FreeFsid(call, tried);
   if (!fsid.ok()) return fsid.error();
   CopyText(fsid.value(), record.fsid);
   return record;
 }
 
-Outcome Mounts::MountAt(const MountCall& call, int bootstrap, MountRecord& record, MountRecord& place) {
-  Result<Descriptor> mount =
-      journal_.layout().door == DoorKind::kCachefiles ? MountCache(record) : MakeFilesystem(call, bootstrap);
+Outcome Mounts::MountAt(const MountCall& call, int bootstrap, std::span<const int> abort_on,
+                        MountRecord& record, MountRecord& place) {
+  door_.AddImage(record);
+  Outcome mounted = MakeAndAttach(call, bootstrap, abort_on, record, place);
+  if (!mounted.ok()) door_.RemoveImage(record);
+  return mounted;
+}
+
+Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<const int> abort_on,
+                              MountRecord& record, MountRecord& place) {
+  Result<Descriptor> mount = journal_.layout().door == DoorKind::kCachefiles
+                                 ? MountCache(record, abort_on)
+                                 : MakeFilesystem(call, bootstrap, abort_on);
   if (!mount.ok()) return mount.error();
   Result<MountId> id = MountIdOf(mount.value().get(), "");
   if (!id.ok()) return id.error();

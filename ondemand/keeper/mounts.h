@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "ondemand/keeper/door.h"
@@ -22,7 +23,7 @@ class Mounts {
   // REQUIRES: Door::Prove() was successful just before. Errors: ENODEV (a device is not guarded), ENOSPC (too
   // many mounts), else what the kernel says, with its own words. Source: Documentation/filesystems/erofs.rst,
   // "device=%s"; fsopen(2), fsconfig(2), fsmount(2).
-  Outcome Mount(const MountCall& call, int bootstrap);
+  Outcome Mount(const MountCall& call, int bootstrap, std::span<const int> abort_on);
   // Errors: ENOENT (none of ours), EBUSY, EINVAL.
   Outcome Unmount(const std::string& mount_point);
 
@@ -35,13 +36,16 @@ class Mounts {
 
  private:
   void ForgetDead();
-  Result<MountRecord> Describe(const MountCall& call) const;
-  Outcome MountAt(const MountCall& call, int bootstrap, MountRecord& record, MountRecord& place);
-  Result<Descriptor> MakeFilesystem(const MountCall& call, int bootstrap);
-  Result<Descriptor> MountFiles(const MountCall& call, int bootstrap, bool loops);
-  Result<Descriptor> MountCache(const MountRecord& record);
-  Result<std::string> FreeFsid(const MountCall& call) const;
+  Result<MountRecord> Describe(const MountCall& call, uint32_t tried) const;
+  Result<std::string> FreeFsid(const MountCall& call, uint32_t tried) const;
+  Outcome MountAt(const MountCall& call, int bootstrap, std::span<const int> abort_on, MountRecord& record,
+                  MountRecord& place);
+  Outcome MakeAndAttach(const MountCall& call, int bootstrap, std::span<const int> abort_on,
+                        MountRecord& record, MountRecord& place);
+  Result<Descriptor> MakeFilesystem(const MountCall& call, int bootstrap, std::span<const int> abort_on);
+  Result<Descriptor> MountCache(const MountRecord& record, std::span<const int> abort_on);
   Result<std::string> DevicePath(uint32_t blob_entry);
+  int64_t TimeoutMs() const;
 
   Journal& journal_;
   Door& door_;

@@ -33,6 +33,8 @@ void LeaveCgroup() {
   WriteFile(std::string(kOwnCgroup) + "/cgroup.procs", "0");
 }
 
+}  // namespace
+
 void CloseOthers(std::span<const int> keep) {
   std::vector<int> kept(keep.begin(), keep.end());
   kept.push_back(STDERR_FILENO);
@@ -46,8 +48,6 @@ void CloseOthers(std::span<const int> keep) {
   }
   close_range(first, ~0u, 0);
 }
-
-}  // namespace
 
 void LeaveParent(std::span<const int> keep) {
   setsid();

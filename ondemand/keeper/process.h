@@ -13,6 +13,9 @@ namespace sluice::keeper {
 inline constexpr uint32_t kOwnDescriptors = 64;
 inline constexpr uint32_t kSlotsMin = 8;
 
+// Closes all descriptors but these and standard error.
+void CloseOthers(std::span<const int> keep);
+
 // Leaves the daemon's session, and where it is permitted its cgroup, so that what stops the daemon does not
 // stop the keeper; asks the kernel to spare it when memory runs out; closes all inherited descriptors but
 // standard error and `keep`. What is not permitted is left as it is.

@@ -123,6 +123,12 @@ const Header* ParseRequest(std::span<const std::byte> bytes) {
   return WellFormed(header->kind, bytes) ? header : nullptr;
 }
 
+bool IsOfAnotherVersion(std::span<const std::byte> bytes) {
+  if (bytes.size() < sizeof(Header)) return false;
+  const auto* header = reinterpret_cast<const Header*>(bytes.data());
+  return header->magic == kWireMagic && header->version != kWireVersion;
+}
+
 const Reply* ParseReply(std::span<const std::byte> bytes) {
   const auto* reply = Cast<Reply>(bytes);
   if (reply == nullptr || reply->magic != kWireMagic || reply->version != kWireVersion) return nullptr;

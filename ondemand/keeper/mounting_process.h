@@ -1,0 +1,39 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "ondemand/keeper/descriptor.h"
+#include "ondemand/keeper/result.h"
+
+namespace sluice::keeper {
+
+// Makes a mount in a process of its own, which may have to wait in the kernel where it can't be killed: for
+// an answer of the keeper's. A keeper that is killed meanwhile must be able to die, so that its successor
+// gives the answer.
+class MountingProcess {
+ public:
+  struct Limits {
+    std::span<const int> keep;      // what `make` uses of the keeper's descriptors; the others are closed
+    std::span<const int> abort_on;  // gives up when one of these is readable or hung up
+    int64_t timeout_ms = 0;
+  };
+
+  MountingProcess() = default;
+  // Ends the process, if it can be ended yet.
+  ~MountingProcess();
+  MountingProcess(const MountingProcess&) = delete;
+  MountingProcess& operator=(const MountingProcess&) = delete;
+
+  // What `make` returns there. It must not touch what another thread of the keeper's may be changing. Errors:
+  // those of `make`; ETIMEDOUT, ECANCELED. REQUIRES: called once
+  Result<Descriptor> Run(const std::function<Result<Descriptor>()>& make, const Limits& limits);
+
+ private:
+  pid_t pid_ = -1;
+};
+
+}  // namespace sluice::keeper

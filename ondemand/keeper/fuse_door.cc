@@ -20,6 +20,7 @@ namespace {
 // What Debian 12's <linux/fuse.h> lacks.
 constexpr int kNotifyResend = 7;                       // FUSE_NOTIFY_RESEND, Linux 6.9
 constexpr uint64_t kUniqueResend = uint64_t{1} << 63;  // FUSE_UNIQUE_RESEND
+constexpr uint32_t kOpenNoFlush = 1 << 5;              // FOPEN_NOFLUSH, Linux 5.16
 
 constexpr uint32_t kPageBytes = 4096;
 // Of writes, that never come. The kernel wants room for the longest request it may send.
@@ -260,7 +261,8 @@ void FuseDoor::OpenFile(const fuse_in_header& header) {
   if (Find(header.nodeid) == nullptr) return Check(replier_.Error(header.unique, ESTALE));
   fuse_open_out out{};
   out.fh = header.nodeid;
-  out.open_flags = FOPEN_KEEP_CACHE;
+  // No flush: whoever closes such a file, be it by dying, would wait for our answer and could not be killed.
+  out.open_flags = FOPEN_KEEP_CACHE | kOpenNoFlush;
   Check(replier_.Struct(header.unique, out));
 }
 

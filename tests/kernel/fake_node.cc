@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <random>
 #include <utility>
@@ -20,14 +21,10 @@ uint64_t SizeOf(int fd) {
 
 }  // namespace
 
-FakeNode::FakeNode(FakeNodeOptions options) : options_(std::move(options)) {
-  original_fd_.reset(open(options_.original_path.c_str(), O_RDONLY | O_CLOEXEC));
-  store_fd_.reset(open((options_.root + "/store/" + options_.digest.Hex()).c_str(), O_RDWR | O_CLOEXEC));
-  blob_ = std::make_shared<Blob>(BlobSpec{.digest = options_.digest,
-                                          .size = SizeOf(original_fd_.get()),
-                                          .chunk_size = kTestChunkSize,
-                                          .root = {},
-                                          .origins = {}});
+Digest BootstrapDigest(const Digest& image) {
+  std::string hex = image.Hex();
+  hex[0] = hex[0] == '0' ? '1' : '0';
+  return *Digest::ParseHex(hex);
 }
 
 std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status* error) {
@@ -36,8 +33,10 @@ std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status*
     node->workers_.emplace_back(
         [raw = node.get(), i] { raw->Work(static_cast<unsigned>(getpid() * kWorkers + i)); });
   }
-  DoorOptions door{.runtime_dir = node->options_.root + "/run",
+  DoorOptions door{.backend = node->options_.backend,
+                   .runtime_dir = node->options_.root + "/run",
                    .blobs_dir = node->options_.root + "/store",
+                   .cache_dir = node->options_.root + "/cache",
                    .keeper_path = SLUICE_KEEPER_PATH,
                    .keeper_log = node->options_.root + "/keeper.log"};
   door.read_deadline = node->options_.read_deadline;
@@ -47,8 +46,39 @@ std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status*
   *error = started.status();
   if (!started.ok()) return nullptr;
   node->door_ = *std::move(started);
-  *error = node->door_->GuardBlob(node->blob_, node->store_fd_.get());
+  *error = node->Guard(node->options_.digest, node->options_.original_path);
+  node->image_ = node->Find(node->options_.digest);
+  if (error->ok() && node->door_->GuardsBootstrap())
+    *error = node->Guard(BootstrapDigest(node->options_.digest), node->options_.root + "/boot.erofs");
   return error->ok() ? std::move(node) : nullptr;
+}
+
+absl::Status FakeNode::Guard(const Digest& digest, const std::string& original_path) {
+  Source* source = Find(digest);
+  if (source == nullptr) {
+    auto made = std::make_unique<Source>();
+    made->original.reset(open(original_path.c_str(), O_RDONLY | O_CLOEXEC));
+    made->store.reset(open((options_.root + "/store/" + digest.Hex()).c_str(), O_RDWR | O_CLOEXEC));
+    made->blob = std::make_shared<Blob>(BlobSpec{.digest = digest,
+                                                 .size = SizeOf(made->original.get()),
+                                                 .chunk_size = kTestChunkSize,
+                                                 .root = {},
+                                                 .origins = {}});
+    source = made.get();
+    const std::lock_guard lock(mutex_);
+    sources_.emplace(digest, std::move(made));
+  }
+  return door_->GuardBlob(source->blob, source->store.get());
+}
+
+FakeNode::Source* FakeNode::Find(const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  const auto found = sources_.find(digest);
+  return found == sources_.end() ? nullptr : found->second.get();
+}
+
+Blob& FakeNode::blob(const Digest& digest) {
+  return *Find(digest)->blob;
 }
 
 FakeNode::~FakeNode() {
@@ -69,14 +99,22 @@ void FakeNode::Enqueue(ReadTicket ticket) {
   wake_.notify_one();
 }
 
+// REQUIRES: mutex_ is held
+std::list<ReadTicket>::iterator FakeNode::NextTicket() {
+  if (treatment_ == Treatment::kHold) return queue_.end();
+  return std::find_if(queue_.begin(), queue_.end(),
+                      [this](const ReadTicket& ticket) { return !held_.contains(ticket.digest()); });
+}
+
 void FakeNode::Work(unsigned seed) {
   std::minstd_rand random(seed);
   for (;;) {
     std::unique_lock lock(mutex_);
-    wake_.wait(lock, [this] { return stopping_ || (!queue_.empty() && treatment_ != Treatment::kHold); });
+    wake_.wait(lock, [this] { return stopping_ || NextTicket() != queue_.end(); });
     if (stopping_) return;
-    ReadTicket ticket = std::move(queue_.front());
-    queue_.pop_front();
+    const auto next = NextTicket();
+    ReadTicket ticket = std::move(*next);
+    queue_.erase(next);
     const bool drop = treatment_ == Treatment::kDrop;
     lock.unlock();
     if (drop) continue;
@@ -87,24 +125,28 @@ void FakeNode::Work(unsigned seed) {
   }
 }
 
+// A dead predecessor may have left tickets of blobs that we were not told of; they are dropped.
 void FakeNode::Fill(ReadTicket ticket) {
-  const ChunkSpan chunks = blob_->geometry().Covering(ticket.range());
-  for (ChunkIndex chunk = chunks.first; chunk < chunks.end(); chunk = chunk.next()) CopyChunk(chunk);
+  Source* source = Find(ticket.digest());
+  if (source == nullptr) return;
+  const ChunkSpan chunks = source->blob->geometry().Covering(ticket.range());
+  for (ChunkIndex chunk = chunks.first; chunk < chunks.end(); chunk = chunk.next()) CopyChunk(*source, chunk);
   std::move(ticket).Complete(absl::OkStatus());
 }
 
-void FakeNode::CopyChunk(ChunkIndex chunk) {
-  const ByteRange range = blob_->geometry().RangeOf(chunk);
+void FakeNode::CopyChunk(Source& source, ChunkIndex chunk) {
+  const ByteRange range = source.blob->geometry().RangeOf(chunk);
   std::vector<char> bytes(range.length);
   const auto size = static_cast<ssize_t>(range.length);
   const auto offset = static_cast<off_t>(range.offset);
-  if (pread(original_fd_.get(), bytes.data(), bytes.size(), offset) != size) std::abort();
-  if (pwrite(store_fd_.get(), bytes.data(), bytes.size(), offset) != size) std::abort();
-  blob_->presence().Set(chunk);
+  if (pread(source.original.get(), bytes.data(), bytes.size(), offset) != size) std::abort();
+  if (pwrite(source.store.get(), bytes.data(), bytes.size(), offset) != size) std::abort();
+  source.blob->presence().Set(chunk);
 }
 
-void FakeNode::FillAll() {
-  for (uint32_t i = 0; i < blob_->geometry().chunk_count(); ++i) CopyChunk(ChunkIndex(i));
+void FakeNode::FillAll(const Digest& digest) {
+  Source& source = *Find(digest);
+  for (uint32_t i = 0; i < source.blob->geometry().chunk_count(); ++i) CopyChunk(source, ChunkIndex(i));
 }
 
 void FakeNode::HoldTickets() {
@@ -117,10 +159,16 @@ void FakeNode::FillTickets() {
   Treat(Treatment::kFill);
 }
 
+void FakeNode::HoldTicketsOf(const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  held_.insert(digest);
+}
+
 void FakeNode::Treat(Treatment treatment) {
   {
     const std::lock_guard lock(mutex_);
     treatment_ = treatment;
+    if (treatment == Treatment::kFill) held_.clear();
   }
   wake_.notify_all();
 }

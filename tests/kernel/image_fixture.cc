@@ -1,11 +1,13 @@
 #include "tests/kernel/image_fixture.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,9 +30,9 @@ namespace {
 constexpr int kFirstLineMs = 20'000;
 
 // What this machine lacks; empty if nothing.
-std::string Missing(const std::string& directory) {
+std::string Missing(Backend backend, const std::string& directory) {
   std::string missing;
-  for (const Requirement& requirement : ProbeFanotify(directory)) {
+  for (const Requirement& requirement : ProbeBackend(backend, directory)) {
     if (!requirement.holds) missing += requirement.name + ": " + requirement.detail + "; ";
   }
   if (std::system("command -v mkfs.erofs >/dev/null") != 0) missing += "mkfs.erofs (package erofs-utils); ";
@@ -48,15 +50,33 @@ Digest RandomDigest() {
   return Digest(bytes);
 }
 
+// The directory of the files that images are mounted through, as this process holds it to replace a dead
+// keeper: a FUSE file system's root, or the store by another mount than its own.
+std::string FindGuardedDirectory(const std::string& store_path) {
+  struct statx store {};
+  statx(AT_FDCWD, store_path.c_str(), 0, STATX_INO | STATX_MNT_ID, &store);
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    struct statfs filesystem {};
+    struct statx found {};
+    if (statfs(entry.path().c_str(), &filesystem) != 0 || !std::filesystem::is_directory(entry.path()))
+      continue;
+    if (filesystem.f_type == FUSE_SUPER_MAGIC) return entry.path();
+    if (statx(AT_FDCWD, entry.path().c_str(), 0, STATX_INO | STATX_MNT_ID, &found) != 0) continue;
+    if (found.stx_ino == store.stx_ino && found.stx_mnt_id != store.stx_mnt_id) return entry.path();
+  }
+  return "";
+}
+
 }  // namespace
 
-NodeProcess::NodeProcess(const std::string& root, const Digest& digest, const std::string& original,
-                         const Options& options) {
+NodeProcess::NodeProcess(Backend backend, const std::string& root, const Digest& digest,
+                         const std::string& original, const Options& options) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) std::abort();
   output_.reset(ends[0]);
   const keeper::Descriptor write_end(ends[1]);
   std::vector<std::string> arguments = {SLUICE_FAKE_NODE_PATH,
+                                        std::string(BackendName(backend)),
                                         root,
                                         digest.Hex(),
                                         original,
@@ -92,11 +112,31 @@ void NodeProcess::Kill() {
   pid_ = -1;
 }
 
+std::vector<Backend> BackendsUnderTest() {
+  const char* named = std::getenv("SLUICE_TEST_BACKENDS");
+  std::vector<Backend> backends;
+  std::stringstream names(named != nullptr ? named : "fanotify,fuse");
+  for (std::string name; std::getline(names, name, ',');) {
+    const auto found = std::find_if(kBackends.begin(), kBackends.end(),
+                                    [&name](Backend backend) { return BackendName(backend) == name; });
+    if (found == kBackends.end()) {
+      std::fprintf(stderr, "SLUICE_TEST_BACKENDS: there is no backend \"%s\"\n", name.c_str());
+      std::exit(2);
+    }
+    backends.push_back(*found);
+  }
+  return backends;
+}
+
+std::string NameOfParam(const testing::TestParamInfo<Backend>& info) {
+  return std::string(BackendName(info.param));
+}
+
 void ImageFixture::SetUp() {
   std::string pattern = "/var/tmp/sluice-kernel-XXXXXX";
   ASSERT_NE(mkdtemp(pattern.data()), nullptr);
   root_ = pattern;
-  if (const std::string missing = Missing(root_); !missing.empty()) {
+  if (const std::string missing = Missing(backend_, root_); !missing.empty()) {
     const char* ci = std::getenv("CI");
     if (ci != nullptr && std::string_view(ci) == "true") FAIL() << "this machine lacks: " << missing;
     GTEST_SKIP() << "NOT TESTED: this machine lacks: " << missing;
@@ -104,24 +144,49 @@ void ImageFixture::SetUp() {
   for (const char* name : {"source", "store", "run", "mnt"}) std::filesystem::create_directory(Path(name));
 
   digest_ = RandomDigest();
-  content_.resize(kFileBytes);
-  std::mt19937_64 random(std::random_device{}());
-  for (size_t i = 0; i < content_.size(); i += sizeof(uint64_t)) {
-    // No zero byte: a hole can't be mistaken for contents.
-    const uint64_t word = random() | 0x0101010101010101u;
-    std::memcpy(&content_[i], &word, sizeof(word));
-  }
+  content_ = RandomBytes(kFileBytes);
   WriteFile(Path("source/big"), content_);
   const std::string make =
       "mkfs.erofs --quiet --chunksize=65536 -Eforce-chunk-indexes --blobdev=" + Path("original") + " " +
       Path("boot.erofs") + " " + Path("source") + " >" + Path("mkfs.log") + " 2>&1";
   ASSERT_EQ(std::system(make.c_str()), 0) << make;
-  std::ofstream(StorePath()).close();
-  std::filesystem::resize_file(StorePath(), std::filesystem::file_size(Path("original")));
+  MakeStoreFile(digest_, std::filesystem::file_size(Path("original")));
+  MakeStoreFile(BootstrapDigest(digest_), std::filesystem::file_size(Path("boot.erofs")));
+}
+
+std::vector<char> ImageFixture::RandomBytes(size_t size) {
+  std::vector<char> bytes(size);
+  std::mt19937_64 random(std::random_device{}());
+  for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+    // No zero byte: a hole can't be mistaken for contents.
+    const uint64_t word = random() | 0x0101010101010101u;
+    std::memcpy(&bytes[i], &word, std::min(sizeof(word), size - i));
+  }
+  return bytes;
+}
+
+Digest ImageFixture::AddBlob(const std::vector<char>& bytes) {
+  const Digest digest = RandomDigest();
+  WriteFile(OriginalPath(digest), bytes);
+  MakeStoreFile(digest, bytes.size());
+  return digest;
+}
+
+void ImageFixture::MakeStoreFile(const Digest& digest, uint64_t size) const {
+  const std::string file = root_ + "/store/" + digest.Hex();
+  std::ofstream(file).close();
+  std::filesystem::resize_file(file, size);
+}
+
+std::string ImageFixture::GuardedPath(const Digest& digest) const {
+  const std::string directory = FindGuardedDirectory(root_ + "/store");
+  EXPECT_NE(directory, "");
+  return directory + "/" + digest.Hex();
 }
 
 void ImageFixture::TearDown() {
   if (root_.empty()) return;
+  cached_.reset();
   if (HasFailure()) std::fprintf(stderr, "the keeper's log:\n%s", KeeperLog().c_str());
   const absl::StatusOr<std::vector<MountInfo>> mounts = ReadMountInfo();
   ASSERT_TRUE(mounts.ok());
@@ -134,6 +199,7 @@ void ImageFixture::TearDown() {
 
 FakeNodeOptions ImageFixture::NodeOptions() const {
   FakeNodeOptions options;
+  options.backend = backend_;
   options.root = root_;
   options.digest = digest_;
   options.original_path = Path("original");
@@ -148,7 +214,7 @@ std::unique_ptr<FakeNode> ImageFixture::StartNode(FakeNodeOptions options) {
 }
 
 std::unique_ptr<NodeProcess> ImageFixture::StartProcess(const NodeProcess::Options& options) {
-  auto process = std::make_unique<NodeProcess>(root_, digest_, Path("original"), options);
+  auto process = std::make_unique<NodeProcess>(backend_, root_, digest_, Path("original"), options);
   const std::string line = process->FirstLine();
   EXPECT_EQ(line, "ready");
   return process;
@@ -156,6 +222,7 @@ std::unique_ptr<NodeProcess> ImageFixture::StartProcess(const NodeProcess::Optio
 
 MountRequest ImageFixture::Request(const std::string& name) const {
   return {.bootstrap_path = Path("boot.erofs"),
+          .bootstrap = BootstrapDigest(digest_),
           .devices = {digest_},
           .mount_point = Path(name),
           .label = "registry.test/image:" + name};
@@ -165,19 +232,20 @@ void ImageFixture::MountImage(FakeNode& node, const std::string& name) {
   std::filesystem::create_directory(Path(name));
   const absl::Status mounted = node.door().MountImage(Request(name));
   ASSERT_TRUE(mounted.ok()) << mounted;
+  if (backend_ != Backend::kFuse) return;
+  cached_.reset(open(GuardedPath(digest_).c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(cached_.valid()) << std::strerror(errno);
 }
 
 Seen ImageFixture::Judge(const char* bytes, ssize_t count, uint64_t offset, uint64_t length) const {
-  if (count < 0) return Seen::kError;
-  if (count != static_cast<ssize_t>(length)) return Seen::kOther;
-  if (std::memcmp(bytes, &content_[offset], length) == 0) return Seen::kRight;
-  return std::find(bytes, bytes + length, '\0') != bytes + length ? Seen::kZeros : Seen::kOther;
+  return JudgeBytes(bytes, count, &content_[offset], length);
 }
 
 Seen ImageFixture::Read(uint64_t offset, uint64_t length, const std::string& name) const {
   const keeper::Descriptor file(open(Path(name + "/big").c_str(), O_RDONLY | O_CLOEXEC));
   posix_fadvise(file.get(), 0, 0, POSIX_FADV_RANDOM);
   posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
+  if (cached_.valid()) posix_fadvise(cached_.get(), 0, 0, POSIX_FADV_DONTNEED);
   std::vector<char> bytes(length, 'x');
   const ssize_t count = pread(file.get(), bytes.data(), length, static_cast<off_t>(offset));
   const int error = errno;
@@ -204,6 +272,13 @@ std::string ImageFixture::KeeperLog() const {
   std::stringstream text;
   text << file.rdbuf();
   return text.str();
+}
+
+Seen JudgeBytes(const char* bytes, ssize_t count, const char* expected, uint64_t length) {
+  if (count < 0) return Seen::kError;
+  if (count != static_cast<ssize_t>(length)) return Seen::kOther;
+  if (std::memcmp(bytes, expected, length) == 0) return Seen::kRight;
+  return std::find(bytes, bytes + length, '\0') != bytes + length ? Seen::kZeros : Seen::kOther;
 }
 
 int FindDescriptor(const std::string& target) {

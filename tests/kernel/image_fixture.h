@@ -22,7 +22,7 @@ class NodeProcess {
     std::chrono::microseconds fill_delay_max{0};
     std::string tickets = "fill";  // or "hold"
   };
-  NodeProcess(const std::string& root, const Digest& digest, const std::string& original,
+  NodeProcess(Backend backend, const std::string& root, const Digest& digest, const std::string& original,
               const Options& options);
   ~NodeProcess() { Kill(); }
   NodeProcess(const NodeProcess&) = delete;
@@ -40,11 +40,20 @@ class NodeProcess {
   keeper::Descriptor output_;
 };
 
+// What a suite of all doors is run against: the backends that SLUICE_TEST_BACKENDS names ("fuse,cachefiles"),
+// else those that this kernel is expected to have.
+std::vector<Backend> BackendsUnderTest();
+// For INSTANTIATE_TEST_SUITE_P.
+std::string NameOfParam(const testing::TestParamInfo<Backend>& info);
+
 // A directory on a real file system with an EROFS image of one big file `big` (no chunk of it zeros), its
 // blob's bytes, and an empty store; a keeper of its own. Each test tears all of it down.
 class ImageFixture : public testing::Test {
  protected:
   static constexpr uint64_t kFileBytes = 16 << 20;
+
+  explicit ImageFixture(Backend backend) : backend_(backend) {}
+  Backend backend() const { return backend_; }
 
   void SetUp() override;
   void TearDown() override;
@@ -59,11 +68,22 @@ class ImageFixture : public testing::Test {
   // Makes the directory and mounts the image there.
   void MountImage(FakeNode& node, const std::string& name = "mnt");
 
-  // Reads through the mount, past the page cache of earlier reads.
+  // Makes an empty file in the store for a blob of these bytes, and writes them to OriginalPath.
+  Digest AddBlob(const std::vector<char>& bytes);
+  static std::vector<char> RandomBytes(size_t size);  // none of them 0
+  std::string OriginalPath(const Digest& digest) const { return root_ + "/original-" + digest.Hex(); }
+
+  // The blob's file that images read from: as the kernel opens it, through a descriptor of this process's.
+  // REQUIRES: a node of this process runs, or has stopped but still is
+  std::string GuardedPath(const Digest& digest) const;
+
+  // Reads through the mount, past the page caches of earlier reads.
   Seen Read(uint64_t offset, uint64_t length, const std::string& name = "mnt") const;
   int ReadErrno(uint64_t offset, uint64_t length) const;
   Seen ReadAll(const std::string& name = "mnt") const;
   Seen Judge(const char* bytes, ssize_t count, uint64_t offset, uint64_t length) const;
+  // Makes Read leave what the door itself has cached (FUSE).
+  void KeepCacheOfDoor() { cached_.reset(); }
   std::string Path(const std::string& name) const { return root_ + "/" + name; }
   std::string StorePath() const { return root_ + "/store/" + digest_.Hex(); }
   std::string KeeperLog() const;
@@ -78,10 +98,19 @@ class ImageFixture : public testing::Test {
     return false;
   }
 
+  const Backend backend_;
   std::string root_;
   Digest digest_;
   std::vector<char> content_;  // of `big`
+
+ private:
+  void MakeStoreFile(const Digest& digest, uint64_t size) const;
+
+  keeper::Descriptor cached_;  // FUSE: the image's blob, whose pages the kernel keeps
 };
+
+// As ImageFixture::Judge, of any expectation.
+Seen JudgeBytes(const char* bytes, ssize_t count, const char* expected, uint64_t length);
 
 // The number of an open file of this process whose /proc/self/fd link is `target`; -1 if there is none.
 int FindDescriptor(const std::string& target);

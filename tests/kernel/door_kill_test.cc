@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
@@ -21,8 +22,10 @@ int KillRounds() {
 }
 
 // Small random reads from several threads, each compared in full.
-class FanotifyKillTest : public ImageFixture {
+class DoorKillTest : public ImageFixture, public testing::WithParamInterface<Backend> {
  protected:
+  DoorKillTest() : ImageFixture(GetParam()) {}
+
   static constexpr int kReaders = 8;
   static constexpr uint64_t kReadBytesMax = 64 << 10;
 
@@ -73,7 +76,7 @@ class FanotifyKillTest : public ImageFixture {
   std::vector<std::thread> readers_;
 };
 
-TEST_F(FanotifyKillTest, DaemonKilledAtRandomUnderReaders) {
+TEST_P(DoorKillTest, DaemonKilledAtRandomUnderReaders) {
   constexpr int kRoundsPerPunch = 25;
   const NodeProcess::Options options{.fill_delay_max = std::chrono::microseconds(1500)};
   auto node = StartNode();
@@ -108,7 +111,7 @@ TEST_F(FanotifyKillTest, DaemonKilledAtRandomUnderReaders) {
   EXPECT_GT(node->door().counters().published, static_cast<uint64_t>(KillRounds()));
 }
 
-TEST_F(FanotifyKillTest, KeeperKilledUnderReadersIsReplaced) {
+TEST_P(DoorKillTest, KeeperKilledUnderReadersIsReplaced) {
   constexpr int kRounds = 5;
   FakeNodeOptions options = NodeOptions();
   options.fill_delay_max = std::chrono::milliseconds(20);
@@ -137,7 +140,7 @@ TEST_F(FanotifyKillTest, KeeperKilledUnderReadersIsReplaced) {
   EXPECT_TRUE(node->door().UnmountImage(Path("mnt")).ok());
 }
 
-TEST_F(FanotifyKillTest, KeeperKilledWhileTheDaemonIsStoppedLosesNoReader) {
+TEST_P(DoorKillTest, KeeperKilledWhileTheDaemonIsStoppedLosesNoReader) {
   auto node = StartNode();
   ASSERT_TRUE(node);
   MountImage(*node);
@@ -160,6 +163,8 @@ TEST_F(FanotifyKillTest, KeeperKilledWhileTheDaemonIsStoppedLosesNoReader) {
   EXPECT_EQ(seen, Seen::kRight);
   EXPECT_EQ(ReadAll(), Seen::kRight);
 }
+
+INSTANTIATE_TEST_SUITE_P(Doors, DoorKillTest, testing::ValuesIn(BackendsUnderTest()), NameOfParam);
 
 }  // namespace
 }  // namespace sluice::ondemand::test

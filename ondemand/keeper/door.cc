@@ -255,13 +255,19 @@ void Door::ExpireDue(int64_t now_ns) {
   }
 }
 
-void Door::GiveUp(uint32_t index) {
+void Door::GiveUp(uint32_t index, int error) {
   if (!held_[index].waiting) return;
   const SlotState was = journal_.slots()[index].Expire();
   if (was == SlotState::kDone) return Reap(index);
   Unlink(index);
-  Answer(index, held_[index].read, EINTR);
+  Answer(index, held_[index].read, error);
   if (was != SlotState::kTaken) Release(index);
+}
+
+void Door::RefuseReadsOf(uint32_t entry) {
+  ForEachHeld([this, entry](uint32_t index, const SlotRead& read) {
+    if (read.blob == entry) GiveUp(index, EIO);
+  });
 }
 
 void Door::Renumber(uint32_t index, uint64_t request) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -113,8 +114,10 @@ class Door {
   // Answers the read through a slot, as if the daemon had finished it: for a hit whose answer takes time.
   // REQUIRES: HasFreeSlot()
   void PublishFinished(SlotRead read);
-  // Refuses a read that waits: its reader does not want it any more.
-  void GiveUp(uint32_t index);
+  // Answers a read that waits with this errno value.
+  void GiveUp(uint32_t index, int error = EINTR);
+  // Refuses the blob's reads that wait: its entry may become another blob's.
+  void RefuseReadsOf(uint32_t entry);
   // Ends a read whose Answer() was kLater.
   void OnAnswered(uint32_t index);
   void CountHit(const SlotRead& read);

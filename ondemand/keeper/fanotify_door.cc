@@ -56,7 +56,10 @@ void FanotifyDoor::Insert(uint32_t entry) {
 }
 
 void FanotifyDoor::Forget(uint32_t entry) {
-  CallOnThread([=, this] { blobs_.Erase(FileOf(journal_.layout().blobs[entry])); });
+  CallOnThread([=, this] {
+    blobs_.Erase(FileOf(journal_.layout().blobs[entry]));
+    RefuseReadsOf(entry);
+  });
 }
 
 Outcome FanotifyDoor::MarkComplete(const BlobRecord& record) {

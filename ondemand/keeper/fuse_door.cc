@@ -88,7 +88,10 @@ Outcome FuseDoor::Guard(uint32_t entry) {
 
 void FuseDoor::Forget(uint32_t entry) {
   Blob gone;
-  CallOnThread([&] { gone = std::exchange(blobs_[entry], {}); });
+  CallOnThread([&] {
+    gone = std::exchange(blobs_[entry], {});
+    RefuseReadsOf(entry);
+  });
 }
 
 const FuseDoor::Blob* FuseDoor::Find(uint64_t node) const {

@@ -190,6 +190,31 @@ TEST_P(DoorTest, RevokedChunkIsAskedForAgain) {
   EXPECT_GT(node->door().counters().published, before.published);
 }
 
+// The ticket's blob may be another one's by the time it is completed.
+TEST_P(DoorTest, UnguardedBlobsWaitingReaderGetsAnErrorAndNoOtherBlobsBytes) {
+  if (!ReadsTheStoresFile()) GTEST_SKIP() << "the object is closed by the kernel alone";
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  const std::vector<char> first_bytes = RandomBytes(1 << 20);
+  const std::vector<char> second_bytes = RandomBytes(1 << 20);
+  const Digest first = AddBlob(first_bytes);
+  const Digest second = AddBlob(second_bytes);
+  ASSERT_TRUE(node->Guard(first, OriginalPath(first)).ok());
+  const keeper::Descriptor file(open(GuardedPath(first).c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(file.valid());
+  node->HoldTickets();
+  std::vector<char> bytes(4096, 'x');
+  ssize_t count = 0;
+  std::thread reader([&] { count = pread(file.get(), bytes.data(), bytes.size(), 0); });
+  EXPECT_TRUE(Eventually([&] { return node->held_count() > 0; }));
+  ASSERT_TRUE(node->door().UnguardBlob(first).ok());
+  ASSERT_TRUE(node->Guard(second, OriginalPath(second)).ok());
+  node->FillAll(second);
+  node->FillTickets();
+  reader.join();
+  EXPECT_EQ(JudgeBytes(bytes.data(), count, first_bytes.data(), bytes.size()), Seen::kError);
+}
+
 TEST_P(DoorTest, CutOrDeletedFileGivesAnErrorAndNeverZeros) {
   if (!ReadsTheStoresFile()) GTEST_SKIP() << "what becomes of the store's file is no matter to this door";
   auto node = StartNode();

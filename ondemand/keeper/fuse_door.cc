@@ -2,13 +2,16 @@
 
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "ondemand/keeper/log.h"
@@ -31,6 +34,7 @@ constexpr uint16_t kBackgroundMax = 16384;
 constexpr uint64_t kAttributesValidS = 24 * 3600;
 constexpr useconds_t kBrokenPauseUs = 100'000;
 constexpr int kReplierThreads = 2;
+constexpr size_t kStatusBytesMax = 4096;
 constexpr uint32_t kNodeEntryBits = 16;
 static_assert(kBlobsMax <= 1u << kNodeEntryBits);
 
@@ -41,6 +45,24 @@ uint64_t NodeOf(uint32_t entry, uint32_t generation) {
 
 uint64_t RoundUp(uint64_t size) {
   return (size + kPageBytes - 1) / kPageBytes * kPageBytes;
+}
+
+// Whether SIGKILL waits for the thread: what a killed process's threads have, whichever signal killed it.
+bool IsDying(int32_t thread) {
+  const std::string path = "/proc/" + std::to_string(thread) + "/status";
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) return thread > 0 && errno == ENOENT;
+  char text[kStatusBytesMax + 1];
+  const ssize_t length = read(file.get(), text, kStatusBytesMax);
+  if (length <= 0) return false;
+  text[length] = 0;
+  for (const char* label : {"\nSigPnd:", "\nShdPnd:"}) {
+    const char* line = std::strstr(text, label);
+    if (line == nullptr) continue;
+    const uint64_t pending = std::strtoull(line + std::strlen(label), nullptr, 16);
+    if ((pending >> (SIGKILL - 1) & 1) != 0) return true;
+  }
+  return false;
 }
 
 template <typename T>
@@ -309,12 +331,14 @@ bool FuseDoor::SendFile(const SlotRead& read, const Blob& blob) {
                        read.tail);
 }
 
-// The reader was killed; it can't end before its read is answered.
+// A reader that was killed can't end before its read is answered. For one that got another signal an answer
+// would be an error out of nothing: it goes on to wait.
 void FuseDoor::Interrupt(std::span<const std::byte> body) {
   const auto* in = Cast<fuse_interrupt_in>(body);
   if (in == nullptr) return;
   ForEachHeld([&](uint32_t index, const SlotRead& read) {
-    if ((read.request & ~kUniqueResend) == (in->unique & ~kUniqueResend)) GiveUp(index);
+    if ((read.request & ~kUniqueResend) == (in->unique & ~kUniqueResend) && IsDying(read.pid))
+      GiveUp(index, EINTR);
   });
 }
 

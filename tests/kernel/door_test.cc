@@ -215,6 +215,33 @@ TEST_P(DoorTest, UnguardedBlobsWaitingReaderGetsAnErrorAndNoOtherBlobsBytes) {
   EXPECT_EQ(JudgeBytes(bytes.data(), count, first_bytes.data(), bytes.size()), Seen::kError);
 }
 
+void DoNothing(int) {}
+
+// The reader goes on to wait: a read of a file is not interrupted but by death.
+TEST_P(DoorTest, SignalIsNoErrorToAWaitingReader) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  struct sigaction action {};
+  action.sa_handler = DoNothing;
+  ASSERT_EQ(sigaction(SIGUSR2, &action, nullptr), 0);
+  node->DropTickets();
+  // After an error the kernel may ask in another way: for the page alone, without reading ahead.
+  EXPECT_EQ(Read(0, 4096), Seen::kError);
+  node->HoldTickets();
+  Seen seen = Seen::kOther;
+  KeepCacheOfDoor();
+  std::thread reader([&] { seen = Read(0, 4096); });
+  EXPECT_TRUE(Eventually([&] { return node->held_count() > 0; }));
+  for (int i = 0; i < 20; ++i) {
+    pthread_kill(reader.native_handle(), SIGUSR2);
+    usleep(5000);
+  }
+  node->FillTickets();
+  reader.join();
+  EXPECT_EQ(seen, Seen::kRight);
+}
+
 TEST_P(DoorTest, CutOrDeletedFileGivesAnErrorAndNeverZeros) {
   if (!ReadsTheStoresFile()) GTEST_SKIP() << "what becomes of the store's file is no matter to this door";
   auto node = StartNode();

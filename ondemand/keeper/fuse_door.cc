@@ -116,6 +116,26 @@ void FuseDoor::Forget(uint32_t entry) {
   });
 }
 
+// By way of the attributes: the next read asks for them and finds that the file has changed. To have the
+// kernel drop the pages at once would be to wait for those that are being read, where a keeper that is killed
+// can't die; and so nobody would answer these reads.
+Outcome FuseDoor::ClearComplete(const BlobRecord& record) {
+  const auto entry = static_cast<uint32_t>(&record - journal_.layout().blobs);
+  journal_.layout().blobs[entry].revision.fetch_add(1);
+  struct {
+    fuse_out_header header;
+    fuse_notify_inval_inode_out inode;
+  } notice{};
+  notice.header.len = sizeof(notice);
+  notice.header.error = FUSE_NOTIFY_INVAL_INODE;
+  notice.inode.ino = NodeOf(entry, record.generation);
+  notice.inode.off = -1;
+  // ENOENT: it has no such file cached. ENODEV, ECONNABORTED: nobody reads anything any more.
+  if (write(kernel_.requests, &notice, sizeof(notice)) >= 0) return {};
+  if (errno == ENOENT || errno == ENODEV || errno == ECONNABORTED || errno == ENOTCONN) return {};
+  return ErrnoError("tell the kernel that a blob has changed");
+}
+
 const FuseDoor::Blob* FuseDoor::Find(uint64_t node) const {
   const uint64_t entry = node & ((1u << kNodeEntryBits) - 1);
   if (entry >= blobs_.size() || blobs_[entry].node != node || node == 0) return nullptr;
@@ -135,6 +155,8 @@ fuse_attr FuseDoor::AttributesOf(const Blob& blob) const {
   // Whole pages, so that a loop device on the file does not cut its tail off.
   attributes.size = RoundUp(blob.size);
   attributes.blocks = attributes.size / 512;
+  const auto entry = static_cast<size_t>(&blob - blobs_.data());
+  attributes.mtime = journal_.layout().blobs[entry].revision.load();
   attributes.mode = S_IFREG | 0400;
   attributes.nlink = 1;
   attributes.blksize = kPageBytes;
@@ -240,7 +262,7 @@ void FuseDoor::Initialise(const fuse_in_header& header, std::span<const std::byt
   out.minor = std::min<uint32_t>(offer->minor, FUSE_KERNEL_MINOR_VERSION);
   out.max_readahead = offer->max_readahead;
   out.flags = offer->flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
-                              FUSE_EXPLICIT_INVAL_DATA | FUSE_SPLICE_READ | FUSE_SPLICE_MOVE);
+                              FUSE_AUTO_INVAL_DATA | FUSE_SPLICE_READ | FUSE_SPLICE_MOVE);
   out.max_write = kWriteBytesMax;
   out.max_background = kBackgroundMax;
   out.congestion_threshold = kBackgroundMax;

@@ -34,6 +34,8 @@ class FuseDoor final : public Door {
   // Errors: as openat(2); ESTALE if the store's file is another one.
   Outcome Guard(uint32_t entry) override;
   void Forget(uint32_t entry) override;
+  // The kernel's cached pages of the blob are not read any more.
+  Outcome ClearComplete(const BlobRecord& record) override;
 
  private:
   // A guarded blob, without trusting the shared memory.

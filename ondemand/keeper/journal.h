@@ -138,8 +138,9 @@ struct BlobRecord {
   uint64_t inode = 0;
   uint64_t size = 0;
   uint32_t chunk_shift = 0;
-  uint32_t generation = 0;        // grows each time the entry is used
-  std::atomic<uint64_t> hits{0};  // reads that the keeper let pass, and their bytes
+  uint32_t generation = 0;            // grows each time the entry is used
+  std::atomic<uint32_t> revision{0};  // FUSE: grows when what the kernel has cached may be wrong
+  std::atomic<uint64_t> hits{0};      // reads that the keeper let pass, and their bytes
   std::atomic<uint64_t> hit_bytes{0};
   char name[kBlobNameLength] = {};  // its file's name in the store; not terminated
   std::atomic<uint64_t> present[kPresenceWords] = {};

@@ -190,6 +190,23 @@ TEST_P(DoorTest, RevokedChunkIsAskedForAgain) {
   EXPECT_GT(node->door().counters().published, before.published);
 }
 
+// A chunk that was found bad and is revoked: its bytes are not read for longer than EROFS itself keeps them.
+TEST_P(DoorTest, BadChunkIsReplacedAfterItsRevocation) {
+  if (!ReadsTheStoresFile()) GTEST_SKIP() << "the kernel's copy is dropped by culling the object";
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  KeepCacheOfDoor();
+  node->FillAll();
+  const std::vector<char> bad(kTestChunkSize, 'b');
+  ASSERT_EQ(pwrite(node->store_fd(), bad.data(), bad.size(), 0), static_cast<ssize_t>(bad.size()));
+  EXPECT_EQ(Read(0, kTestChunkSize), Seen::kOther);
+  node->blob().presence().Clear(ChunkIndex(0));
+  ASSERT_TRUE(node->door().OnBlobRevoked(digest_).ok());
+  EXPECT_EQ(Read(0, kTestChunkSize), Seen::kRight);
+  EXPECT_EQ(ReadAll(), Seen::kRight);
+}
+
 // The ticket's blob may be another one's by the time it is completed.
 TEST_P(DoorTest, UnguardedBlobsWaitingReaderGetsAnErrorAndNoOtherBlobsBytes) {
   if (!ReadsTheStoresFile()) GTEST_SKIP() << "the object is closed by the kernel alone";

@@ -131,6 +131,8 @@ class Door {
     }
   }
 
+  // Whether the read has no answer yet, nor one on its way. REQUIRES: the slot is held
+  bool Waits(uint32_t index) const { return held_[index].waiting; }
   void Renumber(uint32_t index, uint64_t request);
   // REQUIRES: the slot is held
   const SlotRead& ReadOf(uint32_t index) const { return held_[index].read; }

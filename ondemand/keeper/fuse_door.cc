@@ -424,10 +424,11 @@ void FuseDoor::CollectAnswered() {
 
 // -------------------------------------------------------------------------------------- a keeper has died
 
+// An answer that is on its way under the number that was valid before gets lost: such a read is a new one.
 bool FuseDoor::IsHeld(uint64_t unique) {
   bool held = false;
   ForEachHeld([&](uint32_t index, const SlotRead& read) {
-    if ((read.request & ~kUniqueResend) != (unique & ~kUniqueResend)) return;
+    if ((read.request & ~kUniqueResend) != (unique & ~kUniqueResend) || !Waits(index)) return;
     Renumber(index, unique);
     held = true;
   });
@@ -453,7 +454,9 @@ void FuseDoor::AdoptOthers() {
   if (write(kernel_.requests, &resend, sizeof(resend)) < 0) return;
   const int flags = fcntl(kernel_.requests, F_GETFL);
   if (fcntl(kernel_.requests, F_SETFL, flags | O_NONBLOCK) != 0) return;
-  while (ReadRequest(false)) {
+  // Where no slot is free they would be refused; so they wait in the kernel until one is. What is held is
+  // then answered under a number that is not valid any more, and done once more when it comes.
+  while (HasFreeSlot() && ReadRequest(false)) {
   }
 }
 

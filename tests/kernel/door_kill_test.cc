@@ -164,6 +164,29 @@ TEST_P(DoorKillTest, KeeperKilledWhileTheDaemonIsStoppedLosesNoReader) {
   EXPECT_EQ(ReadAll(), Seen::kRight);
 }
 
+TEST_P(DoorKillTest, KeeperKilledWhileMoreReadersWaitThanThereAreSlotsLosesNone) {
+  FakeNodeOptions options = NodeOptions();
+  options.slots_max = 8;
+  auto node = StartNode(options);
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  node->HoldTickets();
+  std::vector<Seen> seen(48, Seen::kOther);
+  std::vector<std::thread> readers;
+  for (size_t i = 0; i < seen.size(); ++i) {
+    readers.emplace_back([&, i] { seen[i] = Read(i * (kFileBytes / 48 & ~uint64_t{4095}), 4096); });
+  }
+  EXPECT_TRUE(Eventually([&] { return node->held_count() == 8; }));
+  usleep(100'000);
+  for (uint64_t round = 1; round <= 3; ++round) {
+    kill(node->door().keeper_pid(), SIGKILL);
+    ASSERT_TRUE(Eventually([&] { return node->door().keepers_replaced() == round; })) << KeeperLog();
+  }
+  node->FillTickets();
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_THAT(seen, testing::Each(Seen::kRight));
+}
+
 INSTANTIATE_TEST_SUITE_P(Doors, DoorKillTest, testing::ValuesIn(BackendsUnderTest()), NameOfParam);
 
 }  // namespace

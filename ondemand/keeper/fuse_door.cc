@@ -178,16 +178,24 @@ bool FuseDoor::ReadRequest(bool refuse) {
     if (errno != EAGAIN && errno != EINTR) OnBroken(errno);
     return false;
   }
-  const auto& header = *reinterpret_cast<const fuse_in_header*>(inbox);
-  if (length < static_cast<ssize_t>(sizeof(header)) || header.len != static_cast<uint32_t>(length)) {
+  const std::span<const std::byte> request = TakeInbox(static_cast<size_t>(length));
+  const auto* header = Cast<fuse_in_header>(request);
+  if (header == nullptr || header->len != request.size()) {
     CountOne(counters_.errors);
   } else if (refuse) {
-    Refuse(header);
+    Refuse(*header);
   } else {
-    Handle(header, std::as_bytes(std::span(inbox, header.len)).subspan(sizeof(header)));
+    Handle(*header, request.subspan(sizeof(*header)));
   }
   ClearInbox();
   return true;
+}
+
+// The daemon can write there while we look.
+std::span<const std::byte> FuseDoor::TakeInbox(size_t length) {
+  const auto inbox = std::as_bytes(std::span(journal_.layout().inbox)).first(length);
+  std::copy(inbox.begin(), inbox.end(), request_);
+  return {request_, length};
 }
 
 // Somebody has aborted the connection (/sys/fs/fuse): readers get errors from the kernel, and nothing brings
@@ -462,10 +470,10 @@ void FuseDoor::AdoptOthers() {
 
 // The request that the predecessor had read last: in a slot or answered already, perhaps.
 void FuseDoor::HandleInbox() {
-  const char* inbox = journal_.layout().inbox;
-  const auto& header = *reinterpret_cast<const fuse_in_header*>(inbox);
-  if (header.len >= sizeof(header) && header.len <= kInboxBytes && !IsHeld(header.unique))
-    Handle(header, std::as_bytes(std::span(inbox, header.len)).subspan(sizeof(header)));
+  const std::span<const std::byte> request = TakeInbox(kInboxBytes);
+  const auto& header = *Cast<fuse_in_header>(request);
+  if (header.len >= sizeof(header) && header.len <= request.size() && !IsHeld(header.unique))
+    Handle(header, request.first(header.len).subspan(sizeof(header)));
   ClearInbox();
 }
 

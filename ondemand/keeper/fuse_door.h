@@ -71,6 +71,7 @@ class FuseDoor final : public Door {
   fuse_attr AttributesOf(const Blob& blob) const;
   bool IsHeld(uint64_t unique);
   void HandleInbox();
+  std::span<const std::byte> TakeInbox(size_t length);
   void ClearInbox();
 
   Result<Blob> Load(uint32_t entry) const;
@@ -87,6 +88,7 @@ class FuseDoor final : public Door {
   std::vector<Blob> blobs_;  // by entry; of the door's thread
   FuseReplier replier_;      // of the door's thread
   std::atomic<bool> broken_{false};
+  alignas(8) std::byte request_[kInboxBytes];  // the one that is being handled
 
   // Replies that wait for the disk are sent by threads of their own, so that they hold up no other.
   std::mutex replies_mutex_;  // guards the three that follow

@@ -28,6 +28,7 @@ namespace sluice::ondemand::test {
 namespace {
 
 constexpr int kFirstLineMs = 20'000;
+constexpr int kKeeperLeaveTries = 300;
 
 // What this machine lacks; empty if nothing.
 std::string Missing(Backend backend, const std::string& directory) {
@@ -193,6 +194,10 @@ void ImageFixture::TearDown() {
   for (const MountInfo& mount : *mounts) {
     if (mount.mount_point.starts_with(root_ + "/")) umount2(mount.mount_point.c_str(), MNT_DETACH);
   }
+  // Before the next test's file systems get the numbers of this one's, and the keeper takes them for its own.
+  if (keeper_ > 0) {
+    for (int i = 0; i < kKeeperLeaveTries && ProcessLives(keeper_); ++i) usleep(10'000);
+  }
   std::error_code ignored;
   std::filesystem::remove_all(root_, ignored);
 }
@@ -210,6 +215,7 @@ std::unique_ptr<FakeNode> ImageFixture::StartNode(FakeNodeOptions options) {
   absl::Status error;
   std::unique_ptr<FakeNode> node = FakeNode::Start(std::move(options), &error);
   EXPECT_NE(node, nullptr) << error << "\n" << KeeperLog();
+  if (node != nullptr) keeper_ = node->door().keeper_pid();
   return node;
 }
 

@@ -106,6 +106,7 @@ class ImageFixture : public testing::Test {
  private:
   void MakeStoreFile(const Digest& digest, uint64_t size) const;
 
+  pid_t keeper_ = -1;          // of the last node
   keeper::Descriptor cached_;  // FUSE: the image's blob, whose pages the kernel keeps
 };
 

@@ -29,9 +29,10 @@ ChunkSpan PresenceMap::FirstAbsent(ChunkSpan span, uint32_t count_max) const {
 bool PresenceMap::Set(ChunkIndex index) {
   std::lock_guard lock(mutex_);
   const uint64_t bit = Bit(index);
+  // Before the map: who finds the chunk there may look at the mirror next.
+  if (!mirror_.empty()) mirror_[index.value() / 64].fetch_or(bit, std::memory_order_release);
   const bool changed = !(words_[index.value() / 64].fetch_or(bit, std::memory_order_release) & bit);
   if (changed) present_count_.fetch_add(1, std::memory_order_relaxed);
-  if (!mirror_.empty()) mirror_[index.value() / 64].fetch_or(bit, std::memory_order_release);
   return changed;
 }
 

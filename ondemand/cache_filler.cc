@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -42,6 +43,25 @@ bool TestBit(const std::atomic<uint64_t>* words, uint64_t bit) {
   return (words[bit / 64].load(std::memory_order_acquire) >> bit % 64 & 1) != 0;
 }
 
+bool TestBit(const std::vector<uint64_t>& words, uint64_t bit) {
+  return (words[bit / 64] >> bit % 64 & 1) != 0;
+}
+
+// Whether the store has the range's chunks of the blob that the object is a copy of.
+bool AllPresent(const keeper::BlobRecord& record, uint32_t generation, ByteRange range) {
+  const uint64_t last = (range.end() - 1) >> record.chunk_shift;
+  for (uint64_t chunk = range.offset >> record.chunk_shift; chunk <= last; ++chunk) {
+    if (chunk >= keeper::kChunksMax || !TestBit(record.present, chunk)) return false;
+  }
+  // After the bits: they may be another blob's.
+  return record.generation == generation && record.in_use.load(std::memory_order_acquire) != 0;
+}
+
+// Whether the object takes neither reads nor writes: it is not ready yet, or closed.
+bool HasNoFile(int object) {
+  return lseek(object, 0, SEEK_SET) < 0 && errno == ENOBUFS;
+}
+
 absl::Status DiskError(const char* what) {
   return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
 }
@@ -52,17 +72,17 @@ absl::Status DiskError(const char* what) {
 class CacheFiller::Writer {
  public:
   // Discards nothing if `make_room` is empty.
-  Writer(const keeper::Journal& journal, const std::string& blobs_dir,
-         std::array<std::mutex, kPlaces>& places, MakeRoom make_room)
+  Writer(const keeper::Journal& journal, const std::string& blobs_dir, Places& places, MakeRoom make_room)
       : journal_(journal),
         blobs_dir_(blobs_dir),
         places_(places),
         make_room_(std::move(make_room)),
         buffer_(static_cast<char*>(std::aligned_alloc(kPageBytes, kWriteBytesMax)), &std::free) {}
 
-  // The pages that the range lies on. Errors: Aborted if a part of it is not present any more.
+  // The pages that the range lies on.
   absl::Status Copy(const CacheObjects::Object& object, ByteRange range) {
     if (absl::Status opened = OpenBlob(object.blob, object.blob_generation); !opened.ok()) return opened;
+    // To the end of its last page, as all of the page is written.
     const uint64_t end = std::min(UpToPage(range.end()), size_);
     for (uint64_t offset = DownToPage(range.offset); offset < end;) {
       // Up to the next multiple, so that each byte has one place to be locked by.
@@ -97,25 +117,19 @@ class CacheFiller::Writer {
 
   absl::Status CopyPiece(const CacheObjects::Object& object, ByteRange piece) {
     if (absl::Status read = Read(piece.offset, piece.length); !read.ok()) return read;
-    // What was read counts if it was there all the time: a file that was cut, and is long again, has holes.
+    // A file that was cut, and has grown again, has holes.
     struct stat status {};
     if (fstat(file_.get(), &status) != 0 || static_cast<uint64_t>(status.st_size) != size_ ||
         status.st_nlink == 0) {
       return absl::UnavailableError("the blob's file was cut short or deleted");
     }
-    if (!IsPresent(object, piece)) return absl::AbortedError("the bytes were taken back");
+    // Chunks are taken back before their bytes are touched: what is still there now was right when it was
+    // read. The kernel never asks again for what it is given.
+    if (!AllPresent(journal_.layout().blobs[object.blob % keeper::kBlobsMax], object.blob_generation, piece))
+      return absl::UnavailableError("the store does not have the bytes any more");
     const uint64_t padded = UpToPage(piece.length);
     std::memset(buffer_.get() + piece.length, 0, padded - piece.length);
     return Write(object.file->get(), piece.offset, padded);
-  }
-
-  bool IsPresent(const CacheObjects::Object& object, ByteRange piece) const {
-    const keeper::BlobRecord& record = journal_.layout().blobs[object.blob];
-    for (uint64_t chunk = piece.offset >> record.chunk_shift;
-         chunk <= (piece.end() - 1) >> record.chunk_shift; ++chunk) {
-      if (!TestBit(record.present, chunk)) return false;
-    }
-    return record.generation == object.blob_generation;
   }
 
   absl::Status Read(uint64_t offset, uint64_t length) {
@@ -136,32 +150,31 @@ class CacheFiller::Writer {
     for (uint64_t done = 0; done < length;) {
       const ssize_t count =
           pwrite(object, buffer_.get() + done, length - done, static_cast<off_t>(offset + done));
+      if (count < 0 && errno == EINTR) continue;
       if (count > 0) {
         // Some kernels tell of more than was asked for, and a write may end within a page: begin that one
         // again.
-        done = DownToPage(std::min<uint64_t>(done + static_cast<uint64_t>(count), length));
-        continue;
+        const uint64_t next = std::min(done + static_cast<uint64_t>(count), length) / kPageBytes * kPageBytes;
+        if (std::exchange(done, next) != next) continue;
       }
-      if (count < 0 && errno == EINTR) continue;
-      // ENOBUFS is said both of an object that is not ready yet and of a file system that is too full.
-      if (errno == ENOBUFS && not_ready++ < kNotReadyTries) {
+      // ENOBUFS is said both of an object that has no file and of a file system that is too full. What ends
+      // within its first page has met the end of the space, too.
+      const bool full = count >= 0 || errno == ENOSPC || errno == EDQUOT || errno == ENOBUFS;
+      if (!full) return DiskError("write the kernel's copy");
+      if (count < 0 && errno == ENOBUFS && HasNoFile(object)) {
+        if (++not_ready == kNotReadyTries) return absl::UnavailableError("the kernel's copy is closed");
         std::this_thread::sleep_for(kNotReadyPause);
         continue;
       }
-      const bool full = errno == ENOSPC || errno == EDQUOT || errno == ENOBUFS;
-      if (!full) return DiskError("write the kernel's copy");
-      // Also of one that is closed.
-      if (errno == ENOBUFS && lseek(object, 0, SEEK_SET) < 0) return DiskError("write the kernel's copy");
       if (std::exchange(made_room, true) || !make_room_ || !make_room_())
         return absl::ResourceExhaustedError("there is no room for the kernel's copy, and nothing to discard");
-      not_ready = 0;
     }
     return absl::OkStatus();
   }
 
   const keeper::Journal& journal_;
   const std::string& blobs_dir_;
-  std::array<std::mutex, kPlaces>& places_;
+  Places& places_;
   const MakeRoom make_room_;
   const std::unique_ptr<char, decltype(&std::free)> buffer_;
   Descriptor file_;
@@ -171,35 +184,37 @@ class CacheFiller::Writer {
 };
 
 CacheFiller::CacheFiller(std::shared_ptr<keeper::Journal> journal, CacheObjects& objects,
-                         std::string blobs_dir, std::string doubts_dir, MakeRoom make_room)
+                         std::string blobs_dir, MakeRoom make_room, std::string doubts_dir)
     : journal_(std::move(journal)),
       objects_(objects),
       blobs_dir_(std::move(blobs_dir)),
-      doubts_dir_(std::move(doubts_dir)),
-      make_room_(std::move(make_room)) {
-  mkdir(doubts_dir_.c_str(), 0700);
+      make_room_(std::move(make_room)),
+      doubts_dir_(std::move(doubts_dir)) {
+  if (!doubts_dir_.empty()) mkdir(doubts_dir_.c_str(), 0700);
   for (int i = 0; i < kWorkers; ++i) threads_.emplace_back([this] { Work(); });
   threads_.emplace_back([this] { Sweep(); });
 }
 
 void CacheFiller::Stop() {
   std::deque<Job> left;
+  std::vector<std::thread> threads;
   {
     const std::lock_guard lock(mutex_);
-    if (std::exchange(stopping_, true)) return;
+    stopping_ = true;
     left.swap(jobs_);
+    threads.swap(threads_);
   }
   work_.notify_all();
   sweep_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  for (std::thread& thread : threads) thread.join();
   for (Job& job : left) std::move(job.done)(absl::CancelledError("the node is stopping"));
 }
 
-void CacheFiller::Fill(const keeper::SlotRead& read, Done done) {
+void CacheFiller::Fill(uint32_t object, uint32_t blob, ByteRange range, Instant deadline, Done done) {
   {
     const std::lock_guard lock(mutex_);
     if (!stopping_) {
-      jobs_.push_back({read, std::move(done)});
+      jobs_.push_back({object, blob, range, deadline, std::move(done)});
       woken_ = true;
       work_.notify_one();
       sweep_.notify_one();
@@ -227,13 +242,24 @@ void CacheFiller::Work() {
 
 absl::Status CacheFiller::Execute(const Job& job, Writer& writer) {
   const Instant now = std::chrono::steady_clock::now();
-  const Instant deadline{std::chrono::nanoseconds(job.read.deadline_ns)};
-  if (now >= deadline) return absl::DeadlineExceededError("the reader's time is over");
+  if (now >= job.deadline) return absl::DeadlineExceededError("the reader's time is over");
   const std::optional<CacheObjects::Object> object =
-      objects_.Await(job.read.object, job.read.object_generation, std::min(kObjectWaitMax, deadline - now));
-  if (!object || object->blob != job.read.blob)
+      objects_.Await(job.object, std::min(kObjectWaitMax, job.deadline - now));
+  if (!object || object->blob != job.blob)
     return absl::UnavailableError("the kernel's copy of the blob is not open");
-  return writer.Copy(*object, {job.read.offset, job.read.length});
+  // A daemon that has just started may not have said yet what its store has.
+  const keeper::BlobRecord& record = journal_->layout().blobs[job.blob % keeper::kBlobsMax];
+  const Instant give_up = std::min(job.deadline, now + kObjectWaitMax);
+  while (!AllPresent(record, object->blob_generation, job.range) &&
+         std::chrono::steady_clock::now() < give_up && !Stopping()) {
+    std::this_thread::sleep_for(kNotReadyPause);
+  }
+  return writer.Copy(*object, job.range);
+}
+
+bool CacheFiller::Stopping() {
+  const std::lock_guard lock(mutex_);
+  return stopping_;
 }
 
 bool CacheFiller::ReadersWait() {
@@ -249,28 +275,33 @@ void CacheFiller::Wake() {
   sweep_.notify_one();
 }
 
-std::string CacheFiller::DoubtPath(std::string_view blob_name) const {
-  return absl::StrCat(doubts_dir_, "/", std::string(blob_name));
+std::string CacheFiller::DoubtPath(const keeper::BlobRecord& record) const {
+  return absl::StrCat(doubts_dir_, "/", std::string(record.name, sizeof(record.name)));
+}
+
+void CacheFiller::OnDiscarded(const Digest& digest) {
+  if (!doubts_dir_.empty()) unlink(absl::StrCat(doubts_dir_, "/", digest.Hex()).c_str());
 }
 
 void CacheFiller::Revoke(uint32_t blob) {
   const keeper::BlobRecord& record = journal_->layout().blobs[blob];
-  const std::string doubt = DoubtPath(std::string_view(record.name, sizeof(record.name)));
-  const Descriptor marker(open(doubt.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-  {
-    const std::lock_guard lock(copies_mutex_);
-    for (auto& [index, copy] : copies_) {
-      if (copy.blob != blob) continue;
-      ++copy.revocations;
-      for (size_t w = 0; w < copy.chunks.size(); ++w)
-        copy.chunks[w] &= record.present[w].load(std::memory_order_acquire);
+  // For the next daemon. It need not survive a crash of the machine: nor do copies that are in use.
+  if (!doubts_dir_.empty()) Descriptor(open(DoubtPath(record).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  const std::lock_guard lock(copies_mutex_);
+  ++revocations_;
+  Revoked& revoked = revoked_[blob];
+  if (revoked.generation != record.generation || revoked.chunks.empty())
+    revoked = {record.generation, std::vector<uint64_t>(keeper::kPresenceWords)};
+  for (size_t w = 0; w < revoked.chunks.size(); ++w)
+    revoked.chunks[w] |= ~record.present[w].load(std::memory_order_acquire);
+  for (auto& [index, copy] : copies_) {
+    if (copy.blob != blob) continue;
+    for (size_t w = 0; w < copy.chunks.size(); ++w) {
+      const uint64_t absent = ~record.present[w].load(std::memory_order_acquire);
+      copy.chunks[w] &= ~absent;
+      copy.revoked[w] |= absent;
     }
   }
-  Wake();
-}
-
-void CacheFiller::OnDiscarded(const Digest& digest) {
-  unlink(DoubtPath(digest.Hex()).c_str());
 }
 
 void CacheFiller::Sweep() {
@@ -308,56 +339,80 @@ bool CacheFiller::SweepObjects(Writer& writer) {
 
 bool CacheFiller::SweepObject(const CacheObjects::Object& object, Writer& writer) {
   const keeper::BlobRecord& record = journal_->layout().blobs[object.blob];
+  const Shape shape{record.size, record.chunk_shift};
+  // After that: the entry may be given to another blob at any time.
+  std::atomic_thread_fence(std::memory_order_acquire);
   if (record.in_use.load(std::memory_order_acquire) == 0 || record.generation != object.blob_generation)
     return false;
-  const uint64_t chunk_size = uint64_t{1} << record.chunk_shift;
-  const uint64_t count = (record.size + chunk_size - 1) / chunk_size;
   // Not ready yet: what it has can't be told.
-  if (lseek(object.file->get(), 0, SEEK_SET) < 0 && errno == ENOBUFS) return true;
+  if (HasNoFile(object.file->get())) return true;
   bool wrote = false;
-  for (uint64_t chunk = 0; chunk < count; ++chunk) {
-    if (!TestBit(record.present, chunk)) continue;
+  for (uint64_t chunk = 0; chunk < shape.ChunkCount(); ++chunk) {
     uint64_t revocations = 0;
-    {
-      const std::lock_guard lock(copies_mutex_);
-      const Copy& copy = CopyOf(object, record);
-      if ((copy.chunks[chunk / 64] >> chunk % 64 & 1) != 0) continue;
-      revocations = copy.revocations;
-    }
+    if (!TestBit(record.present, chunk) || !Lacks(object, shape, chunk, &revocations)) continue;
     if (ReadersWait()) return true;
-    const ByteRange range{chunk << record.chunk_shift,
-                          std::min(chunk_size, record.size - (chunk << record.chunk_shift))};
     // The next look tries again; a reader that wants it learns what is wrong.
-    if (!writer.Copy(object, range).ok()) return wrote;
+    if (!writer.Copy(object, shape.RangeOf(chunk)).ok()) return wrote;
     wrote = true;
-    const std::lock_guard lock(copies_mutex_);
-    Copy& copy = CopyOf(object, record);
-    // Not if something was taken back meanwhile: it may be what we have written.
-    if (copy.revocations == revocations) copy.chunks[chunk / 64] |= uint64_t{1} << chunk % 64;
+    NoteWritten(object, shape, chunk, revocations);
   }
   return wrote;
 }
 
-// REQUIRES: copies_mutex_ is held. What the copy has from before we knew it: chunks without a hole in them,
-// unless what they have is in doubt.
-CacheFiller::Copy& CacheFiller::CopyOf(const CacheObjects::Object& object, const keeper::BlobRecord& record) {
+bool CacheFiller::Lacks(const CacheObjects::Object& object, const Shape& shape, uint64_t chunk,
+                        uint64_t* revocations) {
+  const std::lock_guard lock(copies_mutex_);
+  *revocations = revocations_;
+  Copy& copy = CopyOf(object, shape);
+  if (TestBit(copy.chunks, chunk)) return false;
+  if (TestBit(copy.revoked, chunk)) return true;
+  // Readers may have had it filled since the copy was looked through.
+  const ByteRange range = shape.RangeOf(chunk);
+  const off_t hole = lseek(object.file->get(), static_cast<off_t>(range.offset), SEEK_HOLE);
+  if (hole < 0 || static_cast<uint64_t>(hole) < range.end()) return true;
+  copy.chunks[chunk / 64] |= uint64_t{1} << chunk % 64;
+  return false;
+}
+
+void CacheFiller::NoteWritten(const CacheObjects::Object& object, const Shape& shape, uint64_t chunk,
+                              uint64_t revocations) {
+  const std::lock_guard lock(copies_mutex_);
+  // Something was taken back meanwhile: what we have written may be of before.
+  if (revocations != revocations_) return;
+  Copy& copy = CopyOf(object, shape);
+  copy.chunks[chunk / 64] |= uint64_t{1} << chunk % 64;
+  copy.revoked[chunk / 64] &= ~(uint64_t{1} << chunk % 64);
+}
+
+// REQUIRES: copies_mutex_ is held. What the copy has from before we knew it: chunks without a hole in them.
+CacheFiller::Copy& CacheFiller::CopyOf(const CacheObjects::Object& object, const Shape& shape) {
   Copy& copy = copies_[object.index];
   if (!copy.chunks.empty() && copy.generation == object.generation) return copy;
-  const uint32_t chunk_shift = record.chunk_shift;
-  const uint64_t size = record.size;
-  const uint64_t count = ((size - 1) >> chunk_shift) + 1;
-  copy = {object.generation, object.blob, std::vector<uint64_t>((count + 63) / 64), 0};
-  if (access(DoubtPath(std::string_view(record.name, sizeof(record.name))).c_str(), F_OK) == 0) return copy;
+  const auto [size, shift] = shape;
+  const uint64_t count = shape.ChunkCount();
+  const size_t words = (count + 63) / 64;
+  copy = {object.generation, object.blob, std::vector<uint64_t>(words), std::vector<uint64_t>(words)};
+  const keeper::BlobRecord& record = journal_->layout().blobs[object.blob % keeper::kBlobsMax];
+  if (!doubts_dir_.empty() && access(DoubtPath(record).c_str(), F_OK) == 0) {
+    std::fill(copy.revoked.begin(), copy.revoked.end(), ~uint64_t{0});
+    return copy;
+  }
   const int file = object.file->get();
   for (uint64_t offset = 0; offset < size;) {
     const off_t data = lseek(file, static_cast<off_t>(offset), SEEK_DATA);
     const off_t hole = data < 0 ? -1 : lseek(file, data, SEEK_HOLE);
     if (data < 0 || hole <= data) break;
     const auto end = std::min(static_cast<uint64_t>(hole), size);
-    const uint64_t first = (static_cast<uint64_t>(data) + (uint64_t{1} << chunk_shift) - 1) >> chunk_shift;
-    const uint64_t last = end == size ? count : end >> chunk_shift;
+    const uint64_t first = (static_cast<uint64_t>(data) + (uint64_t{1} << shift) - 1) >> shift;
+    const uint64_t last = end == size ? count : end >> shift;
     for (uint64_t chunk = first; chunk < last; ++chunk) copy.chunks[chunk / 64] |= uint64_t{1} << chunk % 64;
     offset = static_cast<uint64_t>(hole);
+  }
+  const auto revoked = revoked_.find(object.blob);
+  if (revoked == revoked_.end() || revoked->second.generation != object.blob_generation) return copy;
+  for (size_t w = 0; w < words; ++w) {
+    copy.revoked[w] = revoked->second.chunks[w];
+    copy.chunks[w] &= ~copy.revoked[w];
   }
   return copy;
 }

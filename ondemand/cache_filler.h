@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <cstddef>
@@ -9,7 +10,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -34,24 +34,24 @@ class CacheFiller {
   // Makes the kernel discard copies that nobody uses; returns whether that made room.
   using MakeRoom = std::function<bool()>;
 
-  // The objects outlive it. Blobs' files are in `blobs_dir`, named as in the journal.
-  // `doubts_dir`, made if it is missing, keeps the names of blobs whose copies may be wrong.
+  // The objects outlive it. Blobs' files are in `blobs_dir`, named as in the journal. `doubts_dir`, made if
+  // it is missing, keeps the names of blobs whose copies may have what was taken back; without it they are
+  // known for as long as this object lives.
   CacheFiller(std::shared_ptr<keeper::Journal> journal, CacheObjects& objects, std::string blobs_dir,
-              std::string doubts_dir, MakeRoom make_room);
+              MakeRoom make_room, std::string doubts_dir = "");
   ~CacheFiller() { Stop(); }
   CacheFiller(const CacheFiller&) = delete;
   CacheFiller& operator=(const CacheFiller&) = delete;
 
-  // What waits, and what comes, is done with Cancelled. Idempotent; not on a thread of ours.
+  // What waits is done with Cancelled; nothing is written any more when it returns. Idempotent.
   void Stop();
 
-  // REQUIRES: the range's bytes are present in the store. `done` is called once, on a thread of ours. Errors:
-  // ResourceExhausted (no room in the cache), Unavailable (the object is not open; the disk fails),
-  // DeadlineExceeded.
-  void Fill(const keeper::SlotRead& read, Done done);
+  // REQUIRES: the range's bytes were present in the store just now. `done` is called once, on a thread of
+  // ours or, after Stop(), on the caller's. Errors: ResourceExhausted (no room in the cache), Unavailable
+  // (the object is not open; the bytes were taken back; the disk fails), DeadlineExceeded, Cancelled.
+  void Fill(uint32_t object, uint32_t blob, ByteRange range, Instant deadline, Done done);
 
-  // Chunks of the blob were taken back: they are written again when they are present again. Until its copies
-  // are discarded, no later filler either takes what they have for right.
+  // Chunks of the blob were taken back: they are written again when they are present again.
   void Revoke(uint32_t blob);
   // The blob's copies are gone.
   void OnDiscarded(const Digest& digest);
@@ -60,7 +60,10 @@ class CacheFiller {
 
  private:
   struct Job {
-    keeper::SlotRead read;
+    uint32_t object = 0;
+    uint32_t blob = 0;
+    ByteRange range;
+    Instant deadline;
     Done done;
   };
   // What the kernel's copy has, a bit per chunk.
@@ -68,12 +71,29 @@ class CacheFiller {
     uint32_t generation = 0;
     uint32_t blob = 0;
     std::vector<uint64_t> chunks;
-    uint64_t revocations = 0;
+    std::vector<uint64_t> revoked;  // what it has of these is to be written again
+  };
+  // Of a blob.
+  struct Shape {
+    uint64_t size = 0;
+    uint32_t chunk_shift = 0;
+
+    uint64_t ChunkCount() const { return ((size - 1) >> chunk_shift) + 1; }
+    ByteRange RangeOf(uint64_t chunk) const {
+      const uint64_t offset = chunk << chunk_shift;
+      return {offset, std::min(uint64_t{1} << chunk_shift, size - offset)};
+    }
+  };
+  // What was taken back since the blob has had its entry: copies that are opened later may have it.
+  struct Revoked {
+    uint32_t generation = 0;
+    std::vector<uint64_t> chunks;
   };
   class Writer;
   // Two copies of the same bytes don't overtake each other: one may have read them before they were taken
-  // back.
+  // back. By object and offset; held from the read to the write.
   static constexpr size_t kPlaces = 64;
+  using Places = std::array<std::mutex, kPlaces>;
 
   void Work();
   absl::Status Execute(const Job& job, Writer& writer);
@@ -81,15 +101,20 @@ class CacheFiller {
   // Whether anything was written. Stops when there is something to do for a reader.
   bool SweepObjects(Writer& writer);
   bool SweepObject(const CacheObjects::Object& object, Writer& writer);
-  Copy& CopyOf(const CacheObjects::Object& object, const keeper::BlobRecord& record);
-  std::string DoubtPath(std::string_view blob_name) const;
+  // Whether the chunk is to be written; sets the count of revocations so far.
+  bool Lacks(const CacheObjects::Object& object, const Shape& shape, uint64_t chunk, uint64_t* revocations);
+  void NoteWritten(const CacheObjects::Object& object, const Shape& shape, uint64_t chunk,
+                   uint64_t revocations);
+  Copy& CopyOf(const CacheObjects::Object& object, const Shape& shape);
+  std::string DoubtPath(const keeper::BlobRecord& record) const;
   bool ReadersWait();
+  bool Stopping();
 
   const std::shared_ptr<keeper::Journal> journal_;
   CacheObjects& objects_;
   const std::string blobs_dir_;
-  const std::string doubts_dir_;
   const MakeRoom make_room_;
+  const std::string doubts_dir_;
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable work_;
@@ -98,9 +123,12 @@ class CacheFiller {
   bool woken_ = false;
   bool stopping_ = false;
 
-  std::mutex copies_mutex_;                     // guards copies_
-  absl::flat_hash_map<uint32_t, Copy> copies_;  // by the object's place
-  std::array<std::mutex, kPlaces> places_;      // by object and offset: held from the read to the write
+  std::mutex copies_mutex_;                         // guards what follows
+  absl::flat_hash_map<uint32_t, Copy> copies_;      // by the object's place
+  absl::flat_hash_map<uint32_t, Revoked> revoked_;  // by the blob's entry
+  uint64_t revocations_ = 0;
+
+  Places places_;
 
   std::vector<std::thread> threads_;
 };

@@ -28,19 +28,24 @@ CacheObjects::~CacheObjects() {
 void CacheObjects::SetLine(keeper::Descriptor line) {
   const timeval timeout{kAnswerSeconds, 0};
   setsockopt(line.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+  setsockopt(line.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
   const std::lock_guard lock(line_mutex_);
   line_ = std::move(line);
 }
 
-std::optional<CacheObjects::Object> CacheObjects::Await(uint32_t index, uint32_t generation,
-                                                        Duration timeout) {
+std::optional<CacheObjects::Object> CacheObjects::Await(uint32_t index, Duration timeout) {
   std::unique_lock lock(mutex_);
-  const auto there = [&] {
+  // What we have may have been closed, and another opened at its place, without our knowing yet.
+  const auto known = [&] {
+    const uint32_t now = journal_->layout().object_generations[index].load(std::memory_order_acquire);
     const auto found = objects_.find(index);
-    return found != objects_.end() && found->second.generation >= generation;
+    return !keeper::ObjectIsOpen(now) || (found != objects_.end() && found->second.generation == now);
   };
-  if (!arrived_.wait_for(lock, timeout, there)) return std::nullopt;
-  return objects_.at(index);
+  if (index >= keeper::kObjectsMax || !changed_.wait_for(lock, timeout, known)) return std::nullopt;
+  const auto found = objects_.find(index);
+  const uint32_t now = journal_->layout().object_generations[index].load(std::memory_order_acquire);
+  if (found == objects_.end() || found->second.generation != now) return std::nullopt;
+  return found->second;
 }
 
 std::vector<CacheObjects::Object> CacheObjects::All() {
@@ -56,9 +61,8 @@ bool CacheObjects::IsOpen(std::string_view name) const {
   for (uint32_t i = 0; i < keeper::kObjectsMax; ++i) {
     if (!keeper::ObjectIsOpen(layout.object_generations[i].load(std::memory_order_acquire))) continue;
     const keeper::ObjectRecord& record = layout.objects[i];
-    if (std::string_view(record.cookie, std::min(record.cookie_length, keeper::kCacheKeyMax))
-            .starts_with(name))
-      return true;
+    const size_t length = std::min(record.cookie_length, keeper::kCacheKeyMax);
+    if (std::string_view(record.cookie, length).starts_with(name)) return true;
   }
   return false;
 }
@@ -88,29 +92,44 @@ bool CacheObjects::Follow() {
 void CacheObjects::Drop(uint32_t index) {
   const std::lock_guard lock(mutex_);
   objects_.erase(index);
+  changed_.notify_all();
+}
+
+keeper::Descriptor CacheObjects::Ask(uint32_t index, uint32_t generation) {
+  const keeper::ObjectRequest request{index, generation};
+  keeper::Outcome state = keeper::SendMessage(line_.get(), keeper::BytesOf(request), {});
+  while (state.ok()) {
+    keeper::Result<keeper::Message> message = keeper::ReceiveMessage(line_.get());
+    if (!message.ok()) {
+      state = message.error();
+      break;
+    }
+    if (message.value().bytes.size() != sizeof(keeper::ObjectReply)) continue;
+    const auto* reply = reinterpret_cast<const keeper::ObjectReply*>(message.value().bytes.data());
+    // The late answer to a question that was given up.
+    if (reply->index != index || reply->generation != generation) continue;
+    // Without a descriptor it has changed meanwhile: the next look finds out how.
+    if (message.value().descriptors.size() != 1) return {};
+    return std::move(message.value().descriptors.front());
+  }
+  // A keeper that was slow is asked again; nobody would give us another line to it.
+  if (state.error().code != EAGAIN) line_.reset();
+  return {};
 }
 
 bool CacheObjects::Fetch(uint32_t index, uint32_t generation) {
-  const keeper::ObjectRequest request{index, generation};
   const keeper::ObjectRecord& record = journal_->layout().objects[index];
   Object object{index, generation, record.blob, record.blob_generation, nullptr};
   {
     const std::lock_guard lock(line_mutex_);
-    if (!line_.valid() || !keeper::SendMessage(line_.get(), keeper::BytesOf(request), {}).ok()) return false;
-    while (object.file == nullptr) {
-      keeper::Result<keeper::Message> reply = keeper::ReceiveMessage(line_.get());
-      // It may come late, or its descriptor find no room: the question is put again.
-      if (!reply.ok() || reply.value().bytes.size() != sizeof(keeper::ObjectReply)) return false;
-      const auto* answer = reinterpret_cast<const keeper::ObjectReply*>(reply.value().bytes.data());
-      if (answer->index != index || answer->generation != generation) continue;  // of an earlier question
-      // It has changed meanwhile: the next look finds out how.
-      if (reply.value().descriptors.size() != 1) return false;
-      object.file = std::make_shared<const keeper::Descriptor>(std::move(reply.value().descriptors.front()));
-    }
+    if (!line_.valid()) return false;
+    keeper::Descriptor file = Ask(index, generation);
+    if (!file.valid()) return false;
+    object.file = std::make_shared<const keeper::Descriptor>(std::move(file));
   }
   const std::lock_guard lock(mutex_);
   objects_.insert_or_assign(index, std::move(object));
-  arrived_.notify_all();
+  changed_.notify_all();
   return true;
 }
 

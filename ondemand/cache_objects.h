@@ -42,9 +42,8 @@ class CacheObjects {
   // Where the keeper that runs now is asked for objects.
   void SetLine(keeper::Descriptor line);
 
-  // The object at that place, of that generation or a later one: the kernel may have opened it again. Waits
-  // for at most `timeout` until it is there.
-  std::optional<Object> Await(uint32_t index, uint32_t generation, Duration timeout);
+  // The object that is open at that place now; waits for at most `timeout` until it is there, if one is open.
+  std::optional<Object> Await(uint32_t index, Duration timeout);
   std::vector<Object> All();
   // Whether the kernel has an object open whose name begins so.
   bool IsOpen(std::string_view name) const;
@@ -54,6 +53,8 @@ class CacheObjects {
   // Whether all is as the journal says.
   bool Follow();
   bool Fetch(uint32_t index, uint32_t generation);
+  // The object's descriptor; invalid if it is not to be had now. REQUIRES: line_mutex_ is held
+  keeper::Descriptor Ask(uint32_t index, uint32_t generation);
   void Drop(uint32_t index);
 
   const std::shared_ptr<keeper::Journal> journal_;
@@ -63,7 +64,7 @@ class CacheObjects {
   keeper::Descriptor line_;
 
   std::mutex mutex_;  // guards objects_
-  std::condition_variable arrived_;
+  std::condition_variable changed_;
   absl::flat_hash_map<uint32_t, Object> objects_;
 
   std::vector<uint32_t> generations_;  // as we know them; of the thread

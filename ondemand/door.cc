@@ -51,9 +51,9 @@ void Door::StartCache() {
     return write(device->get(), command.data(), command.size()) >= 0 ? 0 : errno;
   };
   culler_ = std::make_unique<CacheCuller>(say, keeper_->DuplicateTree());
-  filler_ = std::make_shared<CacheFiller>(keeper_->journal(), *keeper_->objects(), options_.blobs_dir,
-                                          options_.cache_dir + "/doubts",
-                                          [this] { return culler_->MakeRoom(kRoomBytes) > 0; });
+  filler_ = std::make_shared<CacheFiller>(
+      keeper_->journal(), *keeper_->objects(), options_.blobs_dir,
+      [this] { return culler_->MakeRoom(kRoomBytes) > 0; }, options_.cache_dir + "/doubts");
 }
 
 // The kernel's own copy is what its readers read.
@@ -62,7 +62,8 @@ TicketPump::Deliver Door::CacheDelivery() const {
   return [weak = std::weak_ptr(filler_)](const keeper::SlotRead& read, TicketPump::Done done) {
     const std::shared_ptr<CacheFiller> filler = weak.lock();
     if (!filler) return std::move(done)(absl::CancelledError("the door has stopped"));
-    filler->Fill(read, std::move(done));
+    filler->Fill(read.object, read.blob, {read.offset, read.length},
+                 Instant(std::chrono::nanoseconds(read.deadline_ns)), std::move(done));
   };
 }
 
@@ -80,8 +81,10 @@ void Door::Stop() {
   // Detaching the mirrors would clear the bits that the keeper goes on to answer from while we are away.
   keeper_->journal()->KeepMapped();
   keeper_->Detach();
-  guarded_.clear();
+  // After that, so that what it gives up waits for the next daemon; before the blobs' files may go. A ticket
+  // that is completed now may keep the filler alive for longer than what it works with.
   if (filler_) filler_->Stop();
+  guarded_.clear();
 }
 
 absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
@@ -153,7 +156,7 @@ absl::Status Door::OnBlobRevoked(const Digest& digest) {
   const auto found = guarded_.find(digest);
   if (stopped_ || found == guarded_.end()) return absl::OkStatus();
   if (filler_) filler_->Revoke(found->second->entry.value());
-  if (options_.backend != Backend::kFanotify) return absl::OkStatus();
+  if (options_.backend == Backend::kCachefiles) return absl::OkStatus();
   return keeper_->ClearComplete(found->second->entry);
 }
 

@@ -18,7 +18,9 @@ namespace {
 constexpr int kRequestsAtOnce = 64;
 // Of one ticket. What the kernel wants beyond it asks for again.
 constexpr uint64_t kReadBytesMax = 8 << 20;
-// Of a slot whose request the kernel does not know any more.
+// At the end: what is left then, the kernel fails itself when the device is closed.
+constexpr uint64_t kErrorsAtEndMax = 64;
+// Of a slot whose request is answered, or that the kernel does not know any more.
 constexpr uint64_t kNoRequest = ~uint64_t{0};
 constexpr int64_t kRestorePauseNs = 50'000'000;
 
@@ -91,7 +93,7 @@ std::optional<uint32_t> CachefilesDoor::Find(const CachefilesOpen& open) const {
     const uint32_t blob = found->second.blob;
     return blob < kBlobsMax && sizes_[blob] != 0 ? std::optional(blob) : std::nullopt;
   }
-  for (uint32_t blob = 0; blob < kBlobsMax; ++blob) {
+  for (uint32_t blob = 0; adopted_ && blob < kBlobsMax; ++blob) {
     if (sizes_[blob] != 0 && open.cookie_key.starts_with(NameOf(journal_.layout().blobs[blob]))) return blob;
   }
   return std::nullopt;
@@ -240,21 +242,24 @@ void CachefilesDoor::GiveUpReadsOf(uint32_t index) {
     if (read.object == index) GiveUp(slot);
   });
   const uint32_t number = objects_[index].number;
-  std::erase_if(overflow_, [number](const auto& message) { return message.header.object == number; });
+  std::erase_if(overflow_, [number](const Parked& parked) { return parked.message.header.object == number; });
 }
 
 void CachefilesDoor::Read(const CachefilesHeader& header, const CachefilesRead& wanted, bool refuse) {
   const auto found = places_.find(header.object);
-  if (found == places_.end()) return OnUnknownObject(header);
+  if (found == places_.end()) return refuse ? CountOne(counters_.denied) : OnUnknownObject(header);
   const Object& object = objects_[found->second];
   const uint64_t size = sizes_[object.blob];
   const auto held = slots_.find(header.id);
-  if (refuse || wanted.offset >= size || overflow_.size() >= kSlotsMax) {
+  // Its entry may have been given to another blob since the object was opened.
+  const JournalLayout& layout = journal_.layout();
+  const bool gone = layout.objects[found->second].blob_generation != layout.blobs[object.blob].generation;
+  if (refuse || gone || wanted.offset >= size || overflow_.size() >= kSlotsMax) {
     CountOne(counters_.denied);
     return Complete(object.file.get(), header.id);
   }
   if (!HasFreeSlot() && held == slots_.end()) {
-    overflow_.push_back({header, wanted});
+    overflow_.push_back({{header, wanted}, NowNs() + journal_.layout().read_deadline_ns.load()});
     return;
   }
   SlotRead read;
@@ -278,11 +283,12 @@ void CachefilesDoor::Read(const CachefilesHeader& header, const CachefilesRead& 
   slots_[header.id] = Door::Publish(read);
 }
 
-// Its last descriptor went with a predecessor, and the kernel does not know that yet.
+// Our last descriptor of it went with a predecessor. The kernel opens it anew when the daemon too has let go,
+// and the request is sent again.
 void CachefilesDoor::OnUnknownObject(const CachefilesHeader& header) {
   CountOne(counters_.denied);
   Log("the kernel reads from object %u, which is not open", header.object);
-  // Kernels that check nothing take any descriptor for the answer; others then open the object anew.
+  // Kernels that check nothing take any descriptor for the answer.
   for (const Object& object : objects_) {
     if (!object.file.valid()) continue;
     if (cache_.device->CompleteRead(object.file.get(), header.id).ok()) return;
@@ -305,10 +311,14 @@ void CachefilesDoor::OnTimer() {
 }
 
 void CachefilesDoor::AfterRound() {
-  while (HasFreeSlot() && !overflow_.empty()) {
-    const CachefilesMessage message = overflow_.front();
+  const int64_t now_ns = overflow_.empty() ? 0 : NowNs();
+  while (!overflow_.empty()) {
+    const Parked next = overflow_.front();
+    // Without a slot that comes free by itself there is nothing to wait for.
+    const bool refuse = next.deadline_ns <= now_ns || !SlotsComeFree();
+    if (!refuse && !HasFreeSlot()) return;
     overflow_.pop_front();
-    Handle(message, false);
+    Handle(next.message, refuse);
   }
 }
 
@@ -325,23 +335,27 @@ void CachefilesDoor::Reject(const CachefilesHeader& header, const CachefilesMalf
 }
 
 void CachefilesDoor::RefuseQueued() {
-  for (const CachefilesMessage& message : overflow_) Handle(message, true);
+  for (const Parked& parked : overflow_) Handle(parked.message, true);
   overflow_.clear();
-  while (ReadRequest(true)) {
+  const uint64_t errors = counters_.errors.load();
+  while (counters_.errors.load() - errors < kErrorsAtEndMax && ReadRequest(true)) {
   }
 }
 
 // ------------------------------------------------------------------------------------------ the answers
 
 // An answer without bytes is the only way to say no: what is a hole still, the kernel gives the reader EIO
-// for.
+// for. Only once: the kernel may give the number to another READ from then on, and the slot may be held for
+// long after its deadline.
 Door::Answered CachefilesDoor::Answer(uint32_t index, const SlotRead& read, int) {
   if (read.request == kNoRequest) return Answered::kNow;
   const auto id = static_cast<uint32_t>(read.request);
   const auto held = slots_.find(id);
-  if (held != slots_.end() && held->second == index) slots_.erase(held);
+  if (held == slots_.end() || held->second != index) return Answered::kNow;
+  slots_.erase(held);
   if (read.object < kObjectsMax && objects_[read.object].file.valid())
     Complete(objects_[read.object].file.get(), id);
+  Renumber(index, kNoRequest);
   return Answered::kNow;
 }
 
@@ -384,6 +398,7 @@ void CachefilesDoor::OnReadable(int fd) {
 // -------------------------------------------------------------------------------------- a keeper has died
 
 void CachefilesDoor::AdoptOthers() {
+  adopted_ = true;
   const JournalLayout& layout = journal_.layout();
   for (uint32_t entry = 0; entry < kBlobsMax; ++entry) {
     if (layout.blobs[entry].in_use.load() != 0) sizes_[entry] = layout.blobs[entry].size;
@@ -412,9 +427,16 @@ void CachefilesDoor::AdoptOthers() {
       journal_.NoteObjectChange();
     }
   }
-  ForEachHeld([&](uint32_t slot, const SlotRead& read) {
-    if (read.request <= UINT32_MAX) slots_[static_cast<uint32_t>(read.request)] = slot;
-  });
+  journal_.NoteObjectChange();
+  // A slot that waits for the daemon after its deadline comes last: the number may be another READ's by now.
+  for (const bool waiting : {true, false}) {
+    ForEachHeld([&](uint32_t slot, const SlotRead& read) {
+      const SlotState state = journal_.slots()[slot].word().state();
+      const bool over = state == SlotState::kExpired || state == SlotState::kReleased;
+      if (over == waiting || read.request > UINT32_MAX) return;
+      slots_.try_emplace(static_cast<uint32_t>(read.request), slot);
+    });
+  }
   HandleInbox();
   // Whatever was on its way to the predecessor comes again.
   Restore();

@@ -100,10 +100,16 @@ class CachefilesDoor final : public Door {
   std::unordered_map<uint32_t, uint32_t> places_;  // by the kernel's number
   std::unordered_map<uint32_t, uint32_t> slots_;   // of READs that wait, by the kernel's number
   // READs that came while all slots were taken. They can't wait in the kernel, or OPEN and CLOSE would too.
-  std::deque<CachefilesMessage> overflow_;
+  // Each has the deadline that it would have in a slot.
+  struct Parked {
+    CachefilesMessage message;
+    int64_t deadline_ns = 0;
+  };
+  std::deque<Parked> overflow_;
   int64_t restored_ns_ = 0;  // when it was last asked for; CLOCK_MONOTONIC
   std::atomic<bool> dead_{false};
-  Descriptor line_;  // of the daemon that asks for objects
+  bool adopted_ = false;  // there was a predecessor
+  Descriptor line_;       // of the daemon that asks for objects
 };
 
 // The kernel's name for the volume of a domain, or of an image without one. Source: fs/erofs/fscache.c,

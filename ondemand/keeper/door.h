@@ -109,6 +109,8 @@ class Door {
 
   // Whether a read can be published; if not, it is to be refused.
   bool HasFreeSlot() const { return !free_.empty(); }
+  // Whether there is a free slot, or one will come free at a deadline. If not, the daemon holds them all.
+  bool SlotsComeFree() const { return !free_.empty() || first_waiting_ != kNone; }
   // Hands the read to the daemon and returns its slot. Its deadline is set here. REQUIRES: HasFreeSlot()
   uint32_t Publish(SlotRead read);
   // Answers the read through a slot, as if the daemon had finished it: for a hit whose answer takes time.

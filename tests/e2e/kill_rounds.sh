@@ -55,7 +55,7 @@ kill_keeper_round() {
 replaced() { local now; now=$(keeper_pid) && [[ -n $now && $now != "$1" ]]; }
 
 mkdir "$work/tree"
-python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 128000000 --files 400
+python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes "${TREE_BYTES:-128000000}" --files 400
 expected=$(checksum_of "$work/tree")
 start_registry
 start_node

@@ -318,6 +318,9 @@ const std::vector<Setting>& Settings() {
            "after which a reader gets EIO"),
       Text("ondemand.domain", &Config::ondemand_domain,
            "cachefiles: images mounted under one name share the kernel's copies; empty is each for itself"),
+      Switch("ondemand.keepCopy", &Config::ondemand_keep_copy,
+             "cachefiles: keep the node's own copy of a blob beside the kernel's when nothing mounts it any "
+             "more"),
       Switch("ondemand.fill", &Config::ondemand_fill, "fill every mounted image in the background"),
       Text("ondemand.keeper", &Config::ondemand_keeper,
            "the keeper's executable; empty is the one beside sluiced"),

@@ -47,6 +47,7 @@ struct Config {
   Duration ondemand_read_deadline = std::chrono::seconds(30);
   bool ondemand_fill = false;  // every mount is filled in the background
   std::string ondemand_domain = "sluice";
+  bool ondemand_keep_copy = true;
   std::string ondemand_keeper;  // "" is sluice-keeper in ../libexec beside sluiced
 
   // What follows from others when it is not set.

@@ -162,6 +162,7 @@ absl::Status Daemon::Node::Start() {
 
   Mounter::Options options;
   options.fill_by_default = config_.ondemand_fill;
+  options.keep_copy = config_.ondemand_keep_copy;
   auto mounter = std::make_unique<Mounter>(
       Mounter::Parts{clock_, *core_, *store_, *cache_, *verifier_, *resolver_, telemetry_}, options,
       *std::move(table));

@@ -453,6 +453,22 @@ void Mounter::Unguard(const std::vector<BlobSpec>& specs) {
   }
 }
 
+// Of what is not mounted any more. Bootstraps stay: an image is mounted only when its is in the store. What
+// the kernel's copies lack is fetched again when it is read.
+void Mounter::DropOwnCopies(const std::vector<BlobSpec>& blobs) {
+  const std::vector<MountEntry> entries = Entries();
+  for (const BlobSpec& spec : blobs) {
+    const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
+      return Contains(GuardedOf(entry), spec.digest);
+    });
+    if (used) continue;
+    // One that is pinned, or that somebody reads, stays too.
+    const absl::Status dropped = parts_.store.Evict(spec.digest, EvictReason::kRequested);
+    if (!dropped.ok())
+      spdlog::info("blob {} stays in the store: {}", spec.digest.Short(), dropped.ToString());
+  }
+}
+
 absl::Status Mounter::Unmount(const std::string& requested) {
   const DoorPtr door = this->door();
   if (!door) return NoDoor();
@@ -479,12 +495,12 @@ absl::Status Mounter::Unmount(const std::string& requested) {
 }
 
 void Mounter::Forget(const std::string& mount_point) {
-  std::vector<BlobSpec> blobs;
+  MountEntry forgotten;
   {
     std::lock_guard lock(table_mutex_);
     const MountEntry* entry = table_.Find(mount_point);
     if (!entry) return;
-    blobs = GuardedOf(*entry);
+    forgotten = *entry;
     const absl::Status removed = table_.Remove(mount_point);
     if (!removed.ok()) {
       spdlog::warn("{} is unmounted but stays in the table of mounts until the next start: {}", mount_point,
@@ -492,7 +508,9 @@ void Mounter::Forget(const std::string& mount_point) {
     }
     bootstraps_.erase(mount_point);
   }
-  Unguard(blobs);
+  Unguard(GuardedOf(forgotten));
+  if (forgotten.backend == ondemand::BackendName(ondemand::Backend::kCachefiles) && !options_.keep_copy)
+    DropOwnCopies(forgotten.blobs);
   SetMountGauge();
 }
 

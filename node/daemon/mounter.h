@@ -42,6 +42,9 @@ class Mounter final : public api::MountBackend {
   };
   struct Options {
     bool fill_by_default = false;
+    // Where the kernel has copies of its own: whether ours are kept when nothing is mounted from them any
+    // more.
+    bool keep_copy = true;
     Duration bootstrap_timeout = std::chrono::minutes(5);
     BackgroundFill::Limits fill;
   };
@@ -94,6 +97,7 @@ class Mounter final : public api::MountBackend {
   absl::Status GuardAndMount(const MountEntry& entry, ondemand::Door& door);
   absl::Status Guard(const BlobSpec& spec, ondemand::Door& door);
   void Unguard(const std::vector<BlobSpec>& specs);
+  void DropOwnCopies(const std::vector<BlobSpec>& blobs);
   void Forget(const std::string& mount_point);
   void SetMountGauge();
 

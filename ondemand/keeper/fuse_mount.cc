@@ -59,16 +59,4 @@ Result<FuseMount> AdoptFuseMount(Descriptor device, Descriptor tree, const std::
   return FuseMount{std::move(device), std::move(tree), std::move(store.value())};
 }
 
-Outcome SetFuseReadahead(const FuseMount& mount, uint32_t kib) {
-  struct statx found {};
-  if (statx(mount.tree.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &found) != 0)
-    return ErrnoError("inspect the FUSE file system");
-  const std::string path = "/sys/class/bdi/" + std::to_string(found.stx_dev_major) + ":" +
-                           std::to_string(found.stx_dev_minor) + "/read_ahead_kb";
-  const std::string value = std::to_string(kib);
-  Descriptor file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (!file.valid() || write(file.get(), value.data(), value.size()) < 0) return ErrnoError("write " + path);
-  return {};
-}
-
 }  // namespace sluice::keeper

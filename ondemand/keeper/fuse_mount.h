@@ -26,8 +26,4 @@ Result<FuseMount> MakeFuseMount(const std::string& blobs_dir);
 // One that a predecessor's daemon has kept.
 Result<FuseMount> AdoptFuseMount(Descriptor device, Descriptor tree, const std::string& blobs_dir);
 
-// Lets the kernel read ahead as far as is good for images; the default is less. REQUIRES: the connection is
-// served
-Outcome SetFuseReadahead(const FuseMount& mount, uint32_t kib);
-
 }  // namespace sluice::keeper

@@ -136,6 +136,7 @@ ondemand:
   backend: ${BACKEND:-fanotify}
   readDeadline: ${READ_DEADLINE:-30s}
   fill: ${FILL:-false}
+  keepCopy: ${KEEP_COPY:-true}
 END
   (($# == 0)) || printf '%s\n' "$@" >>"$config"
 }

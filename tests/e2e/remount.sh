@@ -2,6 +2,7 @@
 # An image of at least 1,000 files and 100 MB: it reads as its source does; unmounted, and mounted again by another
 # daemon, it is read without the registry; and once it is complete it is even mounted without.
 source "$(dirname "$0")/lib.sh"
+BACKEND=${BACKEND:-fanotify}
 
 mkdir "$work/tree"
 python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 105000000 --files 1200
@@ -47,3 +48,21 @@ stop_node TERM
 no_keeper() { [[ -z $(keeper_pid) ]]; }
 wait_until no_keeper || fail "the keeper stays though nothing is mounted"
 restart_node
+
+if [[ $BACKEND == cachefiles ]]; then
+  note "without a copy of the node's own, the kernel's is enough"
+  stop_node TERM
+  start_registry "$registry"
+  KEEP_COPY=false start_node
+  mount_image app "$mount"
+  diff -r --no-dereference "$work/tree" "$mount" >&2 || fail "the mount differs from its source"
+  sluice umount "$mount"
+  expect_failure $exit_not_found "$digest|not" sluice blob stat "$digest"
+  mount_image app "$mount"
+  before=$(metric sluice_origin_bytes_total)
+  drop_page_cache
+  diff -r --no-dereference "$work/tree" "$mount" >&2 || fail "the mount differs from its source"
+  fetched=$(($(metric sluice_origin_bytes_total) - before))
+  ((fetched == 0)) || fail "$fetched bytes were fetched though the kernel has them"
+  sluice umount "$mount"
+fi

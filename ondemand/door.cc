@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -33,9 +35,21 @@ KeeperClientOptions ClientOptions(const DoorOptions& options) {
           .slots_max = options.slots_max};
 }
 
+// It becomes a part of a mount option, and of a file's name.
+absl::Status CheckDomain(const std::string& domain) {
+  const bool fits =
+      domain.size() < keeper::kDomainMax && std::all_of(domain.begin(), domain.end(), [](unsigned char c) {
+        return std::isalnum(c) || c == '-' || c == '_' || c == '.';
+      });
+  if (fits) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("ondemand.domain \"", domain, "\" is not a name of at most ",
+                                                 keeper::kDomainMax - 1, " letters, digits, dots, - and _"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Door>> Door::Start(DoorOptions options, OnTicket on_ticket) {
+  if (absl::Status fits = CheckDomain(options.domain); !fits.ok()) return fits;
   absl::StatusOr<std::unique_ptr<KeeperClient>> keeper = KeeperClient::Connect(ClientOptions(options));
   if (!keeper.ok()) return keeper.status();
   std::unique_ptr<Door> door(new Door(std::move(options), *std::move(keeper)));

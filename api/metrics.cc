@@ -196,6 +196,10 @@ class Metrics::Collector final : public prometheus::Collectable {
     AddPrefetch(families, telemetry_);
     AddPeers(families);
     AddOndemand(families, telemetry_, keeper, extras_.backend);
+    AddSample(AddFamily(families, "sluice_kernel_cache_size_bytes",
+                        "What the kernel's own copies of blobs take up on disk (backend cachefiles).",
+                        MetricType::Gauge),
+              {}, extras_.kernel_cache_bytes ? static_cast<double>(extras_.kernel_cache_bytes()) : 0);
     AddSample(AddFamily(families, "sluice_build_info", "The version that is running.", MetricType::Gauge),
               {{"version", extras_.version}, {"revision", extras_.revision}}, 1);
     return families;

@@ -22,9 +22,11 @@ struct KeeperCounts {
 // What is exported beside Telemetry.
 struct MetricsExtras {
   std::string version;
-  std::string revision;                                       // of the source, or "unknown"
-  std::string backend = "off";                                // that serves mounts
-  absl::AnyInvocable<KeeperCounts() const> keeper = nullptr;  // called at each export; may be null
+  std::string revision;         // of the source, or "unknown"
+  std::string backend = "off";  // that serves mounts
+  // Called at each export; may be null.
+  absl::AnyInvocable<KeeperCounts() const> keeper = nullptr;
+  absl::AnyInvocable<uint64_t() const> kernel_cache_bytes = nullptr;  // of the kernel's own copies, on disk
 };
 
 // The node's metrics in Prometheus' text format (exposition format 0.0.4). All series are there from the

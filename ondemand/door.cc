@@ -226,6 +226,10 @@ absl::Status Door::DiscardKernelCopies(const Digest& digest) {
   return absl::OkStatus();
 }
 
+uint64_t Door::KernelCacheBytes() {
+  return culler_ ? culler_->Size() : 0;
+}
+
 absl::Status Door::UnmountImage(const std::string& mount_point) {
   std::error_code error;
   const std::filesystem::path canonical = std::filesystem::canonical(mount_point, error);

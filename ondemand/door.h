@@ -104,6 +104,9 @@ class Door {
   // use; Unavailable.
   absl::Status DiscardKernelCopies(const Digest& digest);
 
+  // What these take up on disk; 0 where there are none.
+  uint64_t KernelCacheBytes();
+
   Backend backend() const { return options_.backend; }
   // Since the first of an unbroken line of keepers was started.
   KeeperCounters counters() const;

@@ -241,6 +241,7 @@ absl::Status Daemon::Node::Serve() {
     return api::KeeperCounts{counters.hits,    counters.hit_bytes, counters.published,
                              counters.expired, counters.denied,    counters.errors};
   };
+  extras.kernel_cache_bytes = [this] { return mounter_->KernelCacheBytes(); };
   metrics_ = std::make_unique<api::Metrics>(telemetry_, std::move(extras));
   if (!config_.operations_listen.empty()) {
     api::HttpRoutes routes;

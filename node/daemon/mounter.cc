@@ -584,6 +584,11 @@ absl::Status Mounter::DiscardKernelCopies(const Digest& digest) {
   return door ? door->DiscardKernelCopies(digest) : absl::OkStatus();
 }
 
+uint64_t Mounter::KernelCacheBytes() const {
+  const DoorPtr door = this->door();
+  return door ? door->KernelCacheBytes() : 0;
+}
+
 ondemand::KeeperCounters Mounter::keeper_counters() const {
   const DoorPtr door = this->door();
   return door ? door->counters() : ondemand::KeeperCounters{};

@@ -74,6 +74,8 @@ class Mounter final : public api::MountBackend {
   // use.
   absl::Status DiscardKernelCopies(const Digest& digest);
 
+  // What the kernel's own copies take up on disk.
+  uint64_t KernelCacheBytes() const;
   // Zeros without a door.
   ondemand::KeeperCounters keeper_counters() const;
 

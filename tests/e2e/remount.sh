@@ -22,6 +22,7 @@ stop_node TERM
 restart_node
 mount_image app "$mount"
 before=$(metric sluice_origin_requests_total)
+[[ $BACKEND != cachefiles ]] || (($(metric sluice_kernel_cache_size_bytes) > 100000000)) || fail "the kernel's copies are not counted"
 drop_page_cache
 diff -r --no-dereference "$work/tree" "$mount" >&2 || fail "the mount differs from its source"
 requests=$(($(metric sluice_origin_requests_total) - before))

@@ -41,6 +41,10 @@ std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status*
                    .keeper_log = node->options_.root + "/keeper.log"};
   door.read_deadline = node->options_.read_deadline;
   door.slots_max = node->options_.slots_max;
+  // Tickets of before come at once: their blobs must be known.
+  node->AddSource(node->options_.digest, node->options_.original_path);
+  if (door.backend == Backend::kCachefiles)
+    node->AddSource(BootstrapDigest(node->options_.digest), node->options_.root + "/boot.erofs");
   absl::StatusOr<std::unique_ptr<Door>> started =
       Door::Start(door, [raw = node.get()](ReadTicket ticket) { raw->Enqueue(std::move(ticket)); });
   *error = started.status();
@@ -53,22 +57,23 @@ std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status*
   return error->ok() ? std::move(node) : nullptr;
 }
 
+FakeNode::Source& FakeNode::AddSource(const Digest& digest, const std::string& original_path) {
+  if (Source* known = Find(digest)) return *known;
+  auto made = std::make_unique<Source>();
+  made->original.reset(open(original_path.c_str(), O_RDONLY | O_CLOEXEC));
+  made->store.reset(open((options_.root + "/store/" + digest.Hex()).c_str(), O_RDWR | O_CLOEXEC));
+  made->blob = std::make_shared<Blob>(BlobSpec{.digest = digest,
+                                               .size = SizeOf(made->original.get()),
+                                               .chunk_size = kTestChunkSize,
+                                               .root = {},
+                                               .origins = {}});
+  const std::lock_guard lock(mutex_);
+  return *sources_.emplace(digest, std::move(made)).first->second;
+}
+
 absl::Status FakeNode::Guard(const Digest& digest, const std::string& original_path) {
-  Source* source = Find(digest);
-  if (source == nullptr) {
-    auto made = std::make_unique<Source>();
-    made->original.reset(open(original_path.c_str(), O_RDONLY | O_CLOEXEC));
-    made->store.reset(open((options_.root + "/store/" + digest.Hex()).c_str(), O_RDWR | O_CLOEXEC));
-    made->blob = std::make_shared<Blob>(BlobSpec{.digest = digest,
-                                                 .size = SizeOf(made->original.get()),
-                                                 .chunk_size = kTestChunkSize,
-                                                 .root = {},
-                                                 .origins = {}});
-    source = made.get();
-    const std::lock_guard lock(mutex_);
-    sources_.emplace(digest, std::move(made));
-  }
-  return door_->GuardBlob(source->blob, source->store.get());
+  const Source& source = AddSource(digest, original_path);
+  return door_->GuardBlob(source.blob, source.store.get());
 }
 
 FakeNode::Source* FakeNode::Find(const Digest& digest) {

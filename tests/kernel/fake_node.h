@@ -77,6 +77,7 @@ class FakeNode {
   void Treat(Treatment treatment);
   void Fill(ReadTicket ticket);
   static void CopyChunk(Source& source, ChunkIndex chunk);
+  Source& AddSource(const Digest& digest, const std::string& original_path);
   Source* Find(const Digest& digest);
 
   const FakeNodeOptions options_;

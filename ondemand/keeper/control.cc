@@ -276,6 +276,7 @@ Outcome Control::Attach(int connection, const HelloRequest& hello) {
   daemon_.connection = connection;
   parts_.journal.layout().daemon_pid.store(daemon_.pid);
   parts_.journal.layout().read_deadline_ns.store(hello.read_deadline_ns);
+  parts_.door.ForgetFailures();
   return {};
 }
 
@@ -339,6 +340,7 @@ Outcome Control::UnguardBlob(uint32_t entry) {
   // Its file may be gone, and its mark with it.
   if (record->complete.load() != 0) (void)MarkBlob(entry, RequestKind::kClearComplete);
   parts_.door.Forget(entry);
+  parts_.door.ForgetFailures();
   record->in_use.store(0, std::memory_order_release);
   return {};
 }

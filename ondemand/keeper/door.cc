@@ -20,6 +20,18 @@ namespace {
 
 constexpr int kReadyMax = 4;
 constexpr auto kInterruptAgain = std::chrono::milliseconds(2);
+// How long after a failure the kernel's further tries are taken for the same read's; half a deadline at most.
+constexpr int64_t kSameReadNs = 1'000'000'000;
+constexpr size_t kFailuresMax = 65536;
+static_assert(kBlobsMax <= 1u << 16 && kChunksMax <= 1u << 16);
+
+uint64_t FailureKey(const SlotRead& read, uint64_t chunk) {
+  return uint64_t{read.blob} << 48 | chunk << 32 | static_cast<uint32_t>(read.pid);
+}
+
+bool IsPresent(const BlobRecord& record, uint64_t chunk) {
+  return (record.present[chunk / 64].load(std::memory_order_acquire) >> chunk % 64 & 1) != 0;
+}
 
 void DrainEvent(int fd) {
   uint64_t count = 0;
@@ -177,7 +189,7 @@ bool Door::AllPresent(uint32_t entry, uint32_t chunk_shift, uint64_t offset, uin
   const BlobRecord& record = journal_.layout().blobs[entry];
   const uint64_t last = (offset + length - 1) >> chunk_shift;
   for (uint64_t chunk = offset >> chunk_shift; chunk <= last; ++chunk) {
-    if ((record.present[chunk / 64].load(std::memory_order_acquire) >> chunk % 64 & 1) == 0) return false;
+    if (!IsPresent(record, chunk)) return false;
   }
   return true;
 }
@@ -187,6 +199,44 @@ void Door::CountHit(const SlotRead& read) {
   for (std::atomic<uint64_t>* reads : {&counters_.hits, &record.hits}) CountOne(*reads);
   for (std::atomic<uint64_t>* bytes : {&counters_.hit_bytes, &record.hit_bytes}) {
     bytes->fetch_add(read.length, std::memory_order_relaxed);
+  }
+}
+
+bool Door::FailsAgain(const SlotRead& read) {
+  if (failed_until_ns_.empty()) return false;
+  const int64_t now_ns = NowNs();
+  if (last_failed_until_ns_ <= now_ns) return false;
+  const BlobRecord& record = journal_.layout().blobs[read.blob];
+  const uint64_t last = (read.offset + read.length - 1) >> record.chunk_shift;
+  for (uint64_t chunk = read.offset >> record.chunk_shift; chunk <= last; ++chunk) {
+    if (IsPresent(record, chunk)) continue;
+    const auto failed = failed_until_ns_.find(FailureKey(read, chunk));
+    if (failed == failed_until_ns_.end() || failed->second <= now_ns) continue;
+    RememberFailure(read, failed->second);
+    return true;
+  }
+  return false;
+}
+
+// Only what took a good part of its time: an error that came at once is as quick the next time.
+void Door::OnFailure(const SlotRead& read) {
+  // A journal that was damaged may say anything.
+  if (read.blob >= kBlobsMax || read.length == 0) return;
+  const int64_t limit_ns = journal_.layout().read_deadline_ns.load(std::memory_order_relaxed);
+  const int64_t now_ns = NowNs();
+  if (read.deadline_ns - now_ns > limit_ns / 2) return;
+  if (last_failed_until_ns_ <= now_ns) failed_until_ns_.clear();
+  last_failed_until_ns_ = now_ns + std::min(limit_ns / 2, kSameReadNs);
+  RememberFailure(read, last_failed_until_ns_);
+}
+
+// And of the chunk that follows: the kernel reads ahead.
+void Door::RememberFailure(const SlotRead& read, int64_t until_ns) {
+  const uint32_t shift = journal_.layout().blobs[read.blob].chunk_shift;
+  const uint64_t end = std::min<uint64_t>(((read.offset + read.length - 1) >> shift) + 2, kChunksMax);
+  for (uint64_t chunk = read.offset >> shift; chunk < end; ++chunk) {
+    if (failed_until_ns_.size() >= kFailuresMax) return;
+    failed_until_ns_[FailureKey(read, chunk)] = until_ns;
   }
 }
 
@@ -230,6 +280,7 @@ void Door::Reap(uint32_t index) {
   if (word.state() == SlotState::kReleased) return OnAnswered(index);
   if (word.state() != SlotState::kDone || !held.waiting) return;
   CountOne(word.verdict() == 0 ? counters_.filled : counters_.refused);
+  if (word.verdict() != 0) OnFailure(held.read);
   Unlink(index);
   if (Answer(index, held.read, word.verdict()) == Answered::kNow) OnAnswered(index);
 }
@@ -249,6 +300,7 @@ void Door::ExpireDue(int64_t now_ns) {
     }
     Unlink(index);
     CountOne(counters_.expired);
+    OnFailure(held_[index].read);
     Answer(index, held_[index].read, EIO);
     // Taken: the slot and what the kernel knows the request by stay reserved until the daemon lets go.
     if (was != SlotState::kTaken) Release(index);
@@ -321,6 +373,10 @@ void Door::AbandonTickets() {
       Reap(i);
     }
   });
+}
+
+void Door::ForgetFailures() {
+  CallOnThread([this] { failed_until_ns_.clear(); });
 }
 
 void Door::Adopt() {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "ondemand/keeper/descriptor.h"
@@ -53,6 +54,8 @@ class Door {
   virtual void Forget(uint32_t entry) = 0;
   // The daemon is dead: what it had taken waits for the next one.
   void AbandonTickets();
+  // A daemon has come, or an entry is another blob's: what failed before may succeed.
+  void ForgetFailures();
 
   // Lets reads of the blob's file pass unasked, where the kernel can, until they are to be asked for again.
   // Idempotent.
@@ -107,8 +110,11 @@ class Door {
 
   // --- What all have in common; on the door's thread.
 
-  // Whether a read can be published; if not, it is to be refused.
   bool HasFreeSlot() const { return !free_.empty(); }
+  // Whether a read is to be refused without a wait, as its reader has just waited in vain for this chunk or
+  // the one before: the kernel asks for what it wanted to read ahead, and again, page by page, for what it
+  // was refused, and each time would cost the reader another deadline. REQUIRES: the kernel says who reads
+  bool FailsAgain(const SlotRead& read);
   // Whether there is a free slot, or one will come free at a deadline. If not, the daemon holds them all.
   bool SlotsComeFree() const { return !free_.empty() || first_waiting_ != kNone; }
   // Hands the read to the daemon and returns its slot. Its deadline is set here. REQUIRES: HasFreeSlot()
@@ -173,6 +179,8 @@ class Door {
   void UpdateIntake();
 
   uint32_t TakeFreeSlot(SlotRead& read);
+  void OnFailure(const SlotRead& read);
+  void RememberFailure(const SlotRead& read, int64_t until_ns);
   void AnswerFinished();
   void Reap(uint32_t index);
   void ExpireDue(int64_t now_ns);
@@ -190,6 +198,9 @@ class Door {
   uint32_t first_waiting_ = kNone;  // by deadline, earliest first
   uint32_t last_waiting_ = kNone;
   int64_t timer_ns_ = 0;  // 0: none
+  // Until when a reader's reads of a chunk are refused.
+  std::unordered_map<uint64_t, int64_t> failed_until_ns_;
+  int64_t last_failed_until_ns_ = 0;
   bool intake_open_ = true;
   bool blocking_ = false;
   bool stopping_ = false;

@@ -93,7 +93,7 @@ void FanotifyDoor::HandleEvent(const fanotify_event_metadata& event) {
   }
   SlotRead read;
   const Lookup found = Classify(event, read);
-  if (found == Lookup::kAbsent && HasFreeSlot()) {
+  if (found == Lookup::kAbsent && HasFreeSlot() && !FailsAgain(read)) {
     Publish(read);
     return;
   }

@@ -348,7 +348,7 @@ void FuseDoor::HandleRead(const fuse_in_header& header, std::span<const std::byt
     const bool at_once = IsCached(blob->file.get(), read.offset, read.length) || !HasFreeSlot();
     return at_once ? Check(SendFile(read, *blob)) : PublishFinished(read);
   }
-  if (HasFreeSlot()) {
+  if (HasFreeSlot() && !FailsAgain(read)) {
     Publish(read);
     return;
   }

@@ -112,7 +112,7 @@ TEST_P(DoorTest, DeadlineGivesAnErrorAndNeverZeros) {
   node->FillTickets();
   EXPECT_TRUE(Eventually([&] { return node->blob().presence().present_count() > 0; }));
   EXPECT_EQ(Read(0, 4096), Seen::kRight);
-  EXPECT_EQ(ReadAll(), Seen::kRight);
+  EXPECT_TRUE(Eventually([&] { return ReadAll() == Seen::kRight; }));
 }
 
 TEST_P(DoorTest, StoppedDaemonMeansAnErrorAtTheDeadline) {
@@ -124,7 +124,35 @@ TEST_P(DoorTest, StoppedDaemonMeansAnErrorAtTheDeadline) {
   process->Signal(SIGSTOP);
   for (uint64_t i = 0; i < 4; ++i) EXPECT_EQ(ReadErrno(i << 20, 4096), EIO);
   process->Signal(SIGCONT);
-  EXPECT_EQ(ReadAll(), Seen::kRight);
+  EXPECT_TRUE(Eventually([&] { return ReadAll() == Seen::kRight; }));
+}
+
+// The kernel asks again for what it was refused, page by page: none of that waits once more.
+TEST_P(DoorTest, RefusedReadCostsItsReaderOneDeadline) {
+  if (backend() == Backend::kCachefiles) GTEST_SKIP() << "this kernel does not say who reads";
+  FakeNodeOptions options = NodeOptions();
+  options.read_deadline = milliseconds(2000);
+  auto node = StartNode(options);
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  node->HoldTickets();
+  int seen = 0;
+  std::thread reader([&] { seen = ReadErrno(0, 256 << 10); });
+  EXPECT_TRUE(Eventually([&] { return node->door().counters().published > 0; }));
+  usleep(200'000);
+  const uint64_t first_waits = node->door().counters().published;
+  reader.join();
+  EXPECT_EQ(seen, EIO);
+  EXPECT_GE(node->door().counters().denied, 1u);
+  // Readahead that nobody waits for may be published by now, and waits.
+  EXPECT_EQ(node->door().counters().expired, first_waits);
+  const uint64_t published = node->door().counters().published;
+  // Another that has not waited yet does.
+  auto successor = std::thread([&] { seen = ReadErrno(8 << 20, 4096); });
+  EXPECT_TRUE(Eventually([&] { return node->door().counters().published > published; }));
+  node->FillTickets();
+  successor.join();
+  EXPECT_NE(seen, EIO);
 }
 
 TEST_P(DoorTest, DaemonStoppedWithTicketsInHandMeansAnErrorAtTheDeadline) {

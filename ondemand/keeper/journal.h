@@ -33,7 +33,7 @@
 namespace sluice::keeper {
 
 inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
-inline constexpr uint32_t kJournalVersion = 3;
+inline constexpr uint32_t kJournalVersion = 4;
 inline constexpr uint32_t kSlotsMax = 16384;
 inline constexpr uint32_t kBlobsMax = 4096;
 inline constexpr uint32_t kMountsMax = 1024;
@@ -45,6 +45,7 @@ inline constexpr uint32_t kMountPathMax = 1024;  // with the terminating zero
 inline constexpr uint32_t kMountLabelMax = 512;
 inline constexpr uint32_t kDomainMax = 64;
 inline constexpr uint32_t kFsidMax = 96;
+inline constexpr uint32_t kSysfsNameMax = 168;  // a domain and an fsid fit
 inline constexpr uint32_t kNoBlob = ~uint32_t{0};
 inline constexpr uint32_t kInboxBytes = 8192;
 inline constexpr uint32_t kObjectsMax = 8192;
@@ -167,13 +168,13 @@ struct MountRecord {
   uint32_t device_count = 0;
   uint32_t bootstrap = kNoBlob;  // its entry, if it is read through the door too (cachefiles)
   uint32_t padding = 0;
-  uint64_t mount_id = 0;    // of statx(2), STATX_MNT_ID
-  uint64_t filesystem = 0;  // st_dev
+  uint64_t mount_id = 0;  // of statx(2), STATX_MNT_ID
   uint32_t devices[kDevicesMax] = {};
   char mount_point[kMountPathMax] = {};
   char label[kMountLabelMax] = {};
-  char domain[kDomainMax] = {};  // cachefiles: whose mounts share their blobs' copies
-  char fsid[kFsidMax] = {};      // cachefiles: the bootstrap's name there
+  char domain[kDomainMax] = {};         // cachefiles: whose mounts share their blobs' copies
+  char fsid[kFsidMax] = {};             // cachefiles: the bootstrap's name there
+  char sysfs_name[kSysfsNameMax] = {};  // the file system's, below /sys/fs/erofs
 };
 
 // Since the journal was made; only keepers write them.

@@ -1,6 +1,7 @@
 #include "ondemand/keeper/mounts.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -8,9 +9,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -46,51 +48,68 @@ std::string KernelMessages(int context) {
   return all.empty() ? all : all + ")";
 }
 
-struct MountId {
-  uint64_t id = 0;
-  uint64_t filesystem = 0;
-};
-
-Result<MountId> MountIdOf(int directory, const char* path) {
+Result<uint64_t> MountIdOf(int directory, const char* path) {
   struct statx found {};
-  if (statx(directory, path, AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_MNT_ID, &found) != 0) {
+  if (statx(directory, path, AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_MNT_ID, &found) != 0)
     return ErrnoError(std::string("inspect the mount ") + path);
-  }
-  const uint64_t filesystem = gnu_dev_makedev(found.stx_dev_major, found.stx_dev_minor);
-  return MountId{found.stx_mnt_id, filesystem};
+  return found.stx_mnt_id;
 }
 
-// Whether something else than EROFS is mounted under that device number: the kernel gives the number of a
-// file system that is gone to the next one. Source: proc_pid_mountinfo(5).
-bool NumberIsAnothers(uint64_t filesystem) {
-  const std::string number =
-      " " + std::to_string(gnu_dev_major(filesystem)) + ":" + std::to_string(gnu_dev_minor(filesystem)) + " ";
-  std::ifstream mounts("/proc/self/mountinfo");
-  for (std::string line; std::getline(mounts, line);) {
-    if (line.find(number) == std::string::npos) continue;
-    return line.find(" - erofs ") == std::string::npos;
-  }
-  return false;
+// What Debian 12's <linux/fs.h> lacks (Linux 6.9).
+struct SysfsPath {
+  uint8_t length;
+  char name[128];
+};
+constexpr unsigned long kGetSysfsPath = _IOR(0x15, 1, SysfsPath);  // FS_IOC_GETFSSYSFSPATH
+
+// Where the block device's file system is found: its number says which it is.
+std::string BlockDeviceName(int root) {
+  struct stat status {};
+  if (fstat(root, &status) != 0) return {};
+  const std::string link = "/sys/dev/block/" + std::to_string(gnu_dev_major(status.st_dev)) + ":" +
+                           std::to_string(gnu_dev_minor(status.st_dev));
+  char target[PATH_MAX];
+  const ssize_t length = readlink(link.c_str(), target, sizeof(target));
+  const std::string_view path(target, length > 0 ? static_cast<size_t>(length) : 0);
+  return std::string(path.substr(path.rfind('/') + 1));
 }
 
-// Whether the file system lives, mounted anywhere or only held by open files (ustat(2)). Where the call does
-// not exist, what was unmounted lazily can't be told from what is gone, and counts as alive.
-bool FilesystemLives(uint64_t filesystem) {
-  // Also because the question would wait for whoever serves that one.
-  if (NumberIsAnothers(filesystem)) return false;
-#ifdef SYS_ustat
-  char information[64];
-  const auto device = static_cast<unsigned>((filesystem & 0xff) | (gnu_dev_major(filesystem) << 8) |
-                                            ((gnu_dev_minor(filesystem) & ~0xffu) << 12));
-  return syscall(SYS_ustat, device, information) == 0;
-#else
-  return filesystem != 0;
-#endif
+// The file system's name below /sys/fs/erofs: it has it for as long as it lives, mounted anywhere or only
+// held by open files, and file-backed ones count theirs up. Sources:
+// Documentation/ABI/testing/sysfs-fs-erofs, fs/erofs/sysfs.c.
+std::string SysfsNameOf(const MountRecord& record, int root) {
+  constexpr std::string_view kOurs = "erofs/";
+  SysfsPath path{};
+  if (ioctl(root, kGetSysfsPath, &path) == 0) {
+    const std::string_view name(path.name, std::min<size_t>(path.length, sizeof(path.name)));
+    return std::string(name.substr(name.starts_with(kOurs) ? kOurs.size() : 0));
+  }
+  if (record.fsid[0] == 0) return BlockDeviceName(root);
+  return record.domain[0] == 0 ? record.fsid : std::string(record.domain) + "," + record.fsid;
+}
+
+bool FilesystemLives(const MountRecord& record) {
+  return access((std::string("/sys/fs/erofs/") + record.sysfs_name).c_str(), F_OK) == 0;
+}
+
+Outcome Identify(int mount, MountRecord& record) {
+  Result<uint64_t> id = MountIdOf(mount, "");
+  if (!id.ok()) return id.error();
+  record.mount_id = id.value();
+  const Descriptor root(openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!root.valid()) return ErrnoError("open the image's root directory");
+  if (CopyText(SysfsNameOf(record, root.get()), record.sysfs_name) && record.sysfs_name[0] != 0 &&
+      FilesystemLives(record)) {
+    return {};
+  }
+  return Error{
+      ENOTSUP,
+      "the image is not listed in /sys/fs/erofs, and so its end would not be seen: mount sysfs at /sys"};
 }
 
 bool VisibleAtItsPlace(const MountRecord& record) {
-  Result<MountId> found = MountIdOf(AT_FDCWD, record.mount_point);
-  return found.ok() && found.value().id == record.mount_id;
+  Result<uint64_t> found = MountIdOf(AT_FDCWD, record.mount_point);
+  return found.ok() && found.value() == record.mount_id;
 }
 
 bool SameImage(const MountRecord& record, const MountCall& call) {
@@ -267,10 +286,7 @@ Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<co
                                  ? MountCache(record, abort_on)
                                  : MakeFilesystem(call, bootstrap, abort_on);
   if (!mount.ok()) return mount.error();
-  Result<MountId> id = MountIdOf(mount.value().get(), "");
-  if (!id.ok()) return id.error();
-  record.mount_id = id.value().id;
-  record.filesystem = id.value().filesystem;
+  if (Outcome identified = Identify(mount.value().get(), record); !identified.ok()) return identified;
 
   // Written down before it can be reached: a successor must not take it for idle and leave.
   place = record;
@@ -323,7 +339,7 @@ bool Mounts::Any() {
 
 void Mounts::ForgetDead() {
   for (MountRecord& record : journal_.layout().mounts) {
-    if (record.in_use == 0 || VisibleAtItsPlace(record) || FilesystemLives(record.filesystem)) continue;
+    if (record.in_use == 0 || VisibleAtItsPlace(record) || FilesystemLives(record)) continue;
     door_.RemoveImage(record);
     record.in_use = 0;
   }

@@ -32,7 +32,8 @@ KeeperClientOptions ClientOptions(const DoorOptions& options) {
           .keeper_log = options.keeper_log,
           .read_deadline = options.read_deadline,
           .call_timeout = options.call_timeout,
-          .slots_max = options.slots_max};
+          .slots_max = options.slots_max,
+          .descriptor_store = options.descriptor_store};
 }
 
 // It becomes a part of a mount option, and of a file's name.

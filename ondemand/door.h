@@ -33,6 +33,7 @@ struct DoorOptions {
   Duration read_deadline = std::chrono::seconds(30);  // then a reader gets EIO
   Duration call_timeout = std::chrono::seconds(10);   // of one call to the keeper
   uint32_t slots_max = 16384;                         // reads that wait at once; a new keeper's only
+  DescriptorStore* descriptor_store = nullptr;        // outlives the door; nullptr where there is none
 };
 
 // An EROFS image to mount.

@@ -29,6 +29,11 @@ using keeper::Descriptor;
 
 constexpr int kRetryMs = 50;
 
+constexpr std::string_view kStoredRequests = "sluice-requests";
+constexpr std::string_view kStoredTree = "sluice-tree";
+constexpr std::string_view kStoredJournal = "sluice-journal";
+constexpr std::string_view kStoredCompletions = "sluice-completions";
+
 absl::Status FromErrno(int error, const std::string& text) {
   switch (error) {
     case ENOENT:
@@ -137,14 +142,25 @@ absl::StatusOr<std::unique_ptr<KeeperClient>> KeeperClient::Connect(KeeperClient
   // resets it. Only time tells.
   const auto give_up = std::chrono::steady_clock::now() + client->options_.call_timeout;
   absl::Status status = client->Attach();
+  if (absl::IsUnavailable(status)) {
+    if (absl::Status stored = client->TakeStored(); !stored.ok()) return stored;
+  }
+  const bool orphans = client->journal_ != nullptr && !client->socket_.valid();
   while (absl::IsUnavailable(status) && std::chrono::steady_clock::now() < give_up) {
-    const absl::Status started = client->StartKeeper();
+    const absl::Status started = orphans ? client->StartSuccessor(OldDaemon::kDead) : client->StartKeeper();
     status = client->Attach();
     if (status.ok()) break;
     if (!started.ok()) status = started;
     std::this_thread::sleep_for(std::chrono::milliseconds(kRetryMs));
   }
+  if (!status.ok() && orphans) {
+    return absl::Status(
+        status.code(),
+        absl::StrCat("take over what the service manager has kept: ", status.message(),
+                     "; if that does not pass, unmount the images, stop the service and start it again"));
+  }
   if (!status.ok()) return status;
+  client->StoreDescriptors();
   client->watcher_ = std::thread([raw = client.get()] { raw->WatchKeeper(); });
   return client;
 }
@@ -163,10 +179,66 @@ void KeeperClient::Detach() {
   StopWatching();
   const std::lock_guard lock(mutex_);
   if (std::exchange(detached_, true)) return;
+  ClearStoreIfIdle();
   keeper::PlainRequest goodbye{{.kind = keeper::RequestKind::kGoodbye}};
   // Without an answer there is nothing left to do: the keeper learns of our end when our process ends.
   (void)CallLocked(&goodbye, sizeof(goodbye), {});
   socket_.reset();
+}
+
+// What a daemon and a keeper that are both dead have left; nothing if they left nothing.
+absl::Status KeeperClient::TakeStored() {
+  DescriptorStore* store = options_.descriptor_store;
+  if (store == nullptr) return absl::OkStatus();
+  Descriptor requests = store->Take(kStoredRequests);
+  Descriptor tree = store->Take(kStoredTree);
+  Descriptor journal_file = store->Take(kStoredJournal);
+  Descriptor completions = store->Take(kStoredCompletions);
+  if (!requests.valid() || !tree.valid() || !journal_file.valid() || !completions.valid()) {
+    store->Clear();
+    return absl::OkStatus();
+  }
+  keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(journal_file.get());
+  if (!journal.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the service manager holds the mounts of another version of sluice (", journal.error().text,
+        "); unmount them, and stop the service before starting it again: that lets go of them"));
+  }
+  const keeper::DoorKind door = journal.value()->layout().door;
+  if (door != options_.door) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the service manager holds mounts of the backend ", keeper::DoorName(door),
+                     "; set ondemand.backend: ", keeper::DoorName(door),
+                     ", or unmount them and stop the service before starting it again"));
+  }
+  journal_ = std::move(journal.value());
+  requests_ = std::move(requests);
+  tree_ = std::move(tree);
+  completions_ = std::move(completions);
+  if (door == keeper::DoorKind::kCachefiles) objects_ = std::make_unique<CacheObjects>(journal_);
+  return absl::OkStatus();
+}
+
+void KeeperClient::StoreDescriptors() {
+  DescriptorStore* store = options_.descriptor_store;
+  if (store == nullptr) return;
+  // An old set would hold a door open that nobody looks after. Of one set the journal tells.
+  const Descriptor stored = store->Take(kStoredJournal);
+  for (const std::string_view name : {kStoredRequests, kStoredTree, kStoredCompletions}) store->Take(name);
+  if (stored.valid() && !SameFile(stored.get(), journal_->fd())) store->Clear();
+  store->Keep(kStoredJournal, journal_->fd());
+  store->Keep(kStoredCompletions, completions_.get());
+  store->Keep(kStoredRequests, requests_.get());
+  store->Keep(kStoredTree, tree_.get());
+}
+
+// Without mounts the keeper leaves, and nothing is to hold its door open.
+void KeeperClient::ClearStoreIfIdle() {
+  if (options_.descriptor_store == nullptr) return;
+  const auto& mounts = journal_->layout().mounts;
+  const bool idle = std::none_of(std::begin(mounts), std::end(mounts),
+                                 [](const keeper::MountRecord& record) { return record.in_use != 0; });
+  if (idle) options_.descriptor_store->Clear();
 }
 
 absl::StatusOr<Descriptor> KeeperClient::Dial() const {
@@ -281,21 +353,25 @@ absl::Status KeeperClient::StartKeeper() const {
                {});
 }
 
-absl::Status KeeperClient::StartSuccessor() const {
-  // Not the wrapper: glibc 2.36 declares it without extern "C".
-  Descriptor self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
-  if (!self.valid()) return ErrnoStatus("pidfd_open of ourselves");
+absl::Status KeeperClient::StartSuccessor(OldDaemon old_daemon) const {
+  Descriptor self;
+  if (old_daemon == OldDaemon::kSelf) {
+    // Not the wrapper: glibc 2.36 declares it without extern "C".
+    self.reset(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+    if (!self.valid()) return ErrnoStatus("pidfd_open of ourselves");
+  }
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return ErrnoStatus("make a socket");
   Descriptor theirs(ends[0]);
   Descriptor ours(ends[1]);
-  const int inherited[] = {requests_.get(),    tree_.get(), journal_->fd(),
-                           completions_.get(), self.get(),  theirs.get()};
+  std::vector<int> inherited{requests_.get(), tree_.get(), journal_->fd(), completions_.get()};
+  if (self.valid()) inherited.push_back(self.get());
+  if (objects_) inherited.push_back(theirs.get());
   std::vector<std::string> arguments{
       "--takeover",
-      absl::StrCat(inherited[0], ",", inherited[1], ",", inherited[2], ",", inherited[3], ",", inherited[4])};
+      absl::StrCat(inherited[0], ",", inherited[1], ",", inherited[2], ",", inherited[3], ",", self.get())};
   if (objects_) arguments.insert(arguments.end(), {"--objects-fd", std::to_string(theirs.get())});
-  return Spawn(std::move(arguments), std::span(inherited).first(objects_ ? 6 : 5), [&] {
+  return Spawn(std::move(arguments), inherited, [&] {
     theirs.reset();
     SendObjects(std::move(ours));
   });
@@ -330,7 +406,7 @@ absl::Status KeeperClient::Reattach() {
   socket_.reset();
   // A successor may be there already, started by an attempt that did not wait long enough.
   if (absl::Status attached = Attach(); attached.ok() || !KeeperIsDead()) return attached;
-  const absl::Status started = StartSuccessor();
+  const absl::Status started = StartSuccessor(OldDaemon::kSelf);
   absl::Status attached = Attach();
   if (attached.ok()) keepers_replaced_.fetch_add(1);
   return attached.ok() || started.ok() ? attached : started;

@@ -19,6 +19,7 @@
 #include "node/executor.h"
 #include "node/presence_map.h"
 #include "ondemand/cache_objects.h"
+#include "ondemand/descriptor_store.h"
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/wire.h"
@@ -35,6 +36,7 @@ struct KeeperClientOptions {
   Duration read_deadline;
   Duration call_timeout;
   uint32_t slots_max;
+  DescriptorStore* descriptor_store = nullptr;
 };
 
 // A blob's place in the keeper's table; stays the same until it is unguarded.
@@ -81,7 +83,8 @@ struct KeeperCounters {
 };
 
 // The daemon's line to the keeper. Starts a keeper where none runs, and when the keeper dies puts a successor
-// in its place that takes over its events: calls made meanwhile wait, within their time limit.
+// in its place that takes over its events: calls made meanwhile wait, within their time limit. A keeper that
+// died together with its daemon is succeeded likewise, where a DescriptorStore has kept what they had.
 //
 // Thread-safe; calls block for at most call_timeout (about twice that while a keeper is replaced). Every call
 // fails with Unavailable if the keeper does not answer in time.
@@ -143,12 +146,16 @@ class KeeperClient {
   explicit KeeperClient(KeeperClientOptions options) : options_(std::move(options)) {}
   absl::Status Attach();
   absl::Status AdoptDescriptors(keeper::Message& reply);
+  absl::Status TakeStored();
+  void StoreDescriptors();
+  void ClearStoreIfIdle();
   absl::StatusOr<keeper::Descriptor> Dial() const;
   absl::Status Spawn(std::vector<std::string> arguments, std::span<const int> inherited,
                      const std::function<void()>& feed = nullptr) const;
   void SendObjects(keeper::Descriptor line) const;
   absl::Status StartKeeper() const;
-  absl::Status StartSuccessor() const;
+  enum class OldDaemon { kSelf, kDead };
+  absl::Status StartSuccessor(OldDaemon old_daemon) const;
   absl::Status Reattach();
   absl::StatusOr<keeper::Reply> CallLocked(const void* request, size_t size,
                                            std::span<const int> descriptors);

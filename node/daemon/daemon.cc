@@ -94,7 +94,8 @@ std::set<Digest> FilesOf(const MountTable& table) {
 // Members stand in the order in which they are made; the destructor stops them from the outside in.
 class Daemon::Node {
  public:
-  explicit Node(const Config& config) : config_(config) {}
+  Node(const Config& config, ondemand::DescriptorStore& descriptors)
+      : config_(config), descriptors_(descriptors) {}
   ~Node() { Stop(); }
 
   absl::Status Start();
@@ -107,6 +108,7 @@ class Daemon::Node {
   void Stop();
 
   const Config config_;
+  ondemand::DescriptorStore& descriptors_;
   Telemetry telemetry_;
   SteadyClock clock_;
   const Instant started_ = clock_.Now();
@@ -222,6 +224,7 @@ absl::Status Daemon::Node::OpenDoor() {
   options.keeper_path = KeeperPath(config_);
   options.keeper_log = config_.runtime_dir + "/keeper.log";
   options.read_deadline = config_.ondemand_read_deadline;
+  options.descriptor_store = &descriptors_;
   return mounter_->OpenDoor(std::move(options));
 }
 
@@ -296,8 +299,9 @@ Daemon::Daemon(std::unique_ptr<Node> node) : node_(std::move(node)) {}
 
 Daemon::~Daemon() = default;
 
-absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config) {
-  auto node = std::make_unique<Node>(config);
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config,
+                                                      ondemand::DescriptorStore& descriptors) {
+  auto node = std::make_unique<Node>(config, descriptors);
   const absl::Status status = node->Start();
   if (!status.ok()) return status;
   return std::unique_ptr<Daemon>(new Daemon(std::move(node)));

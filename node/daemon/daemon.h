@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/daemon/config.h"
+#include "ondemand/descriptor_store.h"
 
 namespace sluice {
 
@@ -14,8 +15,10 @@ inline constexpr char kVersion[] = SLUICE_VERSION;
 class Daemon {
  public:
   // Opens the store, takes up the mounts that it finds, and serves. When it returns OK the node is ready.
-  // Errors say which part could not be had, and what to do; then nothing is left running.
-  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const Config& config);
+  // `descriptors` outlives the daemon. Errors say which part could not be had, and what to do; then nothing
+  // is left running.
+  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const Config& config,
+                                                       ondemand::DescriptorStore& descriptors);
 
   // Stops in order: no new calls, the door (mounts and their keeper stay), what is under way, the last
   // claims.

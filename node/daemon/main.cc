@@ -1,7 +1,6 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -13,6 +12,7 @@
 #include "node/daemon/config.h"
 #include "node/daemon/daemon.h"
 #include "node/daemon/log.h"
+#include "node/daemon/service_manager.h"
 
 namespace {
 
@@ -78,16 +78,17 @@ int main(int argc, char** argv) {
   sluice::SetUpLog(config->log_level, config->log_format);
   const sigset_t signals = BlockStopSignals();
   RaiseFileLimit();
-  absl::StatusOr<std::unique_ptr<sluice::Daemon>> daemon = sluice::Daemon::Start(*config);
+  sluice::ServiceManager service_manager;
+  absl::StatusOr<std::unique_ptr<sluice::Daemon>> daemon = sluice::Daemon::Start(*config, service_manager);
   if (!daemon.ok()) {
     spdlog::error("sluiced cannot start: {}", std::string(daemon.status().message()));
     return kExitFailed;
   }
-  sd_notify(0, "READY=1");
+  service_manager.SayReady();
   int received = 0;
   sigwait(&signals, &received);
   spdlog::info("stopping; mounts stay, and their present bytes can be read meanwhile");
-  sd_notify(0, "STOPPING=1");
+  service_manager.SayStopping();
   alarm(kStopSecondsMax);
   daemon->reset();
   return 0;

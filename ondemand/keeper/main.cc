@@ -36,7 +36,8 @@
 namespace sluice::keeper {
 namespace {
 
-// What a keeper passes to its successor, through the daemon. In the order of the option --takeover.
+// What a keeper passes to its successor, through the daemon. In the order of the option --takeover. The
+// daemon's process is -1 when it is dead too.
 enum InheritedDescriptor { kRequests, kTree, kJournal, kCompletions, kDaemonProcess, kInherited };
 
 constexpr time_t kObjectsWaitSeconds = 5;
@@ -228,6 +229,7 @@ Result<Foundation> TakeOver(const Options& options, Descriptor& ready) {
   const int lowest_number = static_cast<int>(limit.value() - kOwnDescriptors / 2);
   std::array<Descriptor, kInherited> inherited;
   for (int i = 0; i < kInherited; ++i) {
+    if (i == kDaemonProcess && options.inherited[i] < 0) continue;
     Result<Descriptor> moved = MoveUp(options.inherited[i], lowest_number);
     if (!moved.ok()) return moved.error();
     inherited[i] = std::move(moved.value());
@@ -283,7 +285,11 @@ Outcome Serve(const Options& options, Descriptor& ready) {
   Control control({*foundation.journal, door, foundation.completions.get()});
   if (options.takeover) {
     door.Adopt();
-    control.InheritDaemon(std::move(foundation.daemon_process));
+    if (foundation.daemon_process.valid()) {
+      control.InheritDaemon(std::move(foundation.daemon_process));
+    } else {
+      door.AbandonTickets();
+    }
   }
   if (Outcome started = door.Start(); !started.ok()) return started;
   if (Outcome listening = control.Listen(options.runtime_dir + "/" + kSocketName); !listening.ok())

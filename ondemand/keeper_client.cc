@@ -34,6 +34,20 @@ constexpr std::string_view kStoredTree = "sluice-tree";
 constexpr std::string_view kStoredJournal = "sluice-journal";
 constexpr std::string_view kStoredCompletions = "sluice-completions";
 
+struct Stored {
+  Descriptor requests;
+  Descriptor tree;
+  Descriptor journal;
+  Descriptor completions;
+
+  bool complete() const { return requests.valid() && tree.valid() && journal.valid() && completions.valid(); }
+};
+
+Stored TakeFrom(DescriptorStore& store) {
+  return {store.Take(kStoredRequests), store.Take(kStoredTree), store.Take(kStoredJournal),
+          store.Take(kStoredCompletions)};
+}
+
 absl::Status FromErrno(int error, const std::string& text) {
   switch (error) {
     case ENOENT:
@@ -145,7 +159,7 @@ absl::StatusOr<std::unique_ptr<KeeperClient>> KeeperClient::Connect(KeeperClient
   if (absl::IsUnavailable(status)) {
     if (absl::Status stored = client->TakeStored(); !stored.ok()) return stored;
   }
-  const bool orphans = client->journal_ != nullptr && !client->socket_.valid();
+  const bool orphans = client->took_stored_;
   while (absl::IsUnavailable(status) && std::chrono::steady_clock::now() < give_up) {
     const absl::Status started = orphans ? client->StartSuccessor(OldDaemon::kDead) : client->StartKeeper();
     status = client->Attach();
@@ -190,15 +204,12 @@ void KeeperClient::Detach() {
 absl::Status KeeperClient::TakeStored() {
   DescriptorStore* store = options_.descriptor_store;
   if (store == nullptr) return absl::OkStatus();
-  Descriptor requests = store->Take(kStoredRequests);
-  Descriptor tree = store->Take(kStoredTree);
-  Descriptor journal_file = store->Take(kStoredJournal);
-  Descriptor completions = store->Take(kStoredCompletions);
-  if (!requests.valid() || !tree.valid() || !journal_file.valid() || !completions.valid()) {
+  Stored stored = TakeFrom(*store);
+  if (!stored.complete()) {
     store->Clear();
     return absl::OkStatus();
   }
-  keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(journal_file.get());
+  keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(stored.journal.get());
   if (!journal.ok()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the service manager holds the mounts of another version of sluice (", journal.error().text,
@@ -212,20 +223,22 @@ absl::Status KeeperClient::TakeStored() {
                      ", or unmount them and stop the service before starting it again"));
   }
   journal_ = std::move(journal.value());
-  requests_ = std::move(requests);
-  tree_ = std::move(tree);
-  completions_ = std::move(completions);
+  requests_ = std::move(stored.requests);
+  tree_ = std::move(stored.tree);
+  completions_ = std::move(stored.completions);
+  took_stored_ = true;
   if (door == keeper::DoorKind::kCachefiles) objects_ = std::make_unique<CacheObjects>(journal_);
   return absl::OkStatus();
 }
 
 void KeeperClient::StoreDescriptors() {
   DescriptorStore* store = options_.descriptor_store;
-  if (store == nullptr) return;
-  // An old set would hold a door open that nobody looks after. Of one set the journal tells.
-  const Descriptor stored = store->Take(kStoredJournal);
-  for (const std::string_view name : {kStoredRequests, kStoredTree, kStoredCompletions}) store->Take(name);
-  if (stored.valid() && !SameFile(stored.get(), journal_->fd())) store->Clear();
+  if (store == nullptr || took_stored_) return;
+  const Stored stored = TakeFrom(*store);
+  // Of one set the journal tells.
+  if (stored.complete() && SameFile(stored.journal.get(), journal_->fd())) return;
+  // An old set would hold a door open that nobody looks after.
+  store->Clear();
   store->Keep(kStoredJournal, journal_->fd());
   store->Keep(kStoredCompletions, completions_.get());
   store->Keep(kStoredRequests, requests_.get());

@@ -177,6 +177,7 @@ class KeeperClient {
   keeper::Descriptor tree_;
   keeper::Descriptor stop_event_;
   std::unique_ptr<CacheObjects> objects_;
+  bool took_stored_ = false;
 
   std::atomic<uint64_t> keepers_replaced_{0};
   std::atomic<pid_t> keeper_pid_{0};

@@ -131,6 +131,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
         pool_(limits.workers, limits.calls_waiting_max) {}
 
   void EndWatches() { watches_.ending = true; }
+  void Stop() { pool_.Stop(); }
 
   Reactor* GetStatus(Context* context, const v1::GetStatusRequest*,
                      v1::GetStatusResponse* response) override {
@@ -282,6 +283,10 @@ AdminService::~AdminService() = default;
 
 grpc::Service& AdminService::service() {
   return *impl_;
+}
+
+void AdminService::Stop() {
+  impl_->Stop();
 }
 
 void AdminService::EndWatches() {

@@ -38,6 +38,8 @@ class AdminService {
 
   // Ends all watches with UNAVAILABLE, and any that comes later. For a server that is about to shut down.
   void EndWatches();
+  // Its threads have ended when this returns. REQUIRES: no calls come any more
+  void Stop();
 
  private:
   class Impl;

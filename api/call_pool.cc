@@ -12,12 +12,18 @@ CallPool::CallPool(int threads, int waiting_max) : waiting_max_(static_cast<size
 }
 
 CallPool::~CallPool() {
+  Stop();
+}
+
+void CallPool::Stop() {
   {
     std::lock_guard lock(mutex_);
     ending_ = true;
   }
   changed_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
 }
 
 absl::Status CallPool::Post(Task task) {

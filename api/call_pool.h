@@ -18,10 +18,13 @@ class CallPool {
  public:
   // REQUIRES: threads > 0, waiting_max >= 0
   CallPool(int threads, int waiting_max);
-  // Runs what is waiting, then ends.
-  ~CallPool();
+  ~CallPool();  // stops
   CallPool(const CallPool&) = delete;
   CallPool& operator=(const CallPool&) = delete;
+
+  // Runs what is waiting, then ends. Idempotent; to be called by one thread, which is none of its own.
+  // REQUIRES: nothing is posted any more
+  void Stop();
 
   // Errors: ResourceExhausted, if all threads are busy and `waiting_max` calls wait; `task` is then dropped.
   absl::Status Post(Task task);

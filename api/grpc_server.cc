@@ -131,6 +131,7 @@ class GrpcServer::Impl {
     server_->Shutdown(std::chrono::system_clock::now() +
                       std::chrono::duration_cast<std::chrono::system_clock::duration>(grace));
     server_->Wait();
+    service_.Stop();
     // Also removes the socket file.
     server_.reset();
   }

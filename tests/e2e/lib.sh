@@ -212,6 +212,12 @@ expect_failure() {
   grep -Eiq -- "$pattern" "$work/output" || fail "'$*' should say '$pattern': $(<"$work/output")"
 }
 
+# What sanitizers say goes to the processes' logs; without them, nothing says these words.
+sanitizer_reports() {
+  grep -rhE -A 20 'ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer|runtime error: ' \
+    --include='*.log' "$work" 2>/dev/null
+}
+
 # --- the end
 
 mounts_below() { awk -v dir="$1/" 'index($5 "/", dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r; }
@@ -226,6 +232,10 @@ cleanup() {
   end_process "$node_pid" TERM
   end_process "$(keeper_pid)" TERM
   end_process "$registry_pid" TERM
+  if sanitizer_reports >&2; then
+    echo "FAILED: a process ended with a sanitizer's report" >&2
+    status=1
+  fi
   mounts_below "$work" | while read -r point; do umount -l "$point"; done
   rm -rf "$work"
   exit "$status"

@@ -15,7 +15,7 @@ struct KeeperCounts {
   uint64_t hit_bytes = 0;  // of these
   uint64_t published = 0;  // handed to the daemon
   uint64_t expired = 0;    // of these, refused at their deadline
-  uint64_t denied = 0;     // refused at once: unknown or changed file, or beyond its end
+  uint64_t denied = 0;     // refused at once: unknown or changed file, beyond its end, just failed
   uint64_t errors = 0;     // that could not be read or answered
 };
 

@@ -75,7 +75,18 @@ std::vector<Requirement> ProbeBackend(Backend backend, const std::string& data_d
   return {};
 }
 
-absl::StatusOr<BackendChoice> ChooseBackend(std::string_view configured, const std::string& data_dir) {
+absl::StatusOr<BackendChoice> ChooseBackend(std::string_view configured, const std::string& data_dir,
+                                            std::optional<keeper::DoorKind> waiting) {
+  if (waiting && configured == "off") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("ondemand.backend is off, but readers wait at mounts of the backend ",
+                     keeper::DoorName(*waiting), "; name that one until they are unmounted"));
+  }
+  if (waiting && configured == "auto") {
+    for (const Backend backend : kBackends) {
+      if (DoorKindOf(backend) == *waiting) return BackendChoice{backend, "readers wait at its mounts"};
+    }
+  }
   if (configured == "off") return BackendChoice{Backend::kOff, "ondemand.backend is off"};
   if (configured == "auto") return ChooseFirst(data_dir);
   for (const Backend backend : kBackends) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,8 +32,10 @@ struct BackendChoice {
 };
 
 // `configured` is ondemand.backend: auto, off, or the name of a backend. `auto` takes the first of kBackends
-// that works, and off where none does. Errors: FailedPrecondition if a backend was named and what it needs
-// does not hold: the message lists it with its remedies; InvalidArgument for another name.
-absl::StatusOr<BackendChoice> ChooseBackend(std::string_view configured, const std::string& data_dir);
+// that works, and off where none does; but where readers wait at a door already, that one. Errors:
+// FailedPrecondition if a backend was named and what it needs does not hold: the message lists it with its
+// remedies; or if `off` would leave readers waiting; InvalidArgument for another name.
+absl::StatusOr<BackendChoice> ChooseBackend(std::string_view configured, const std::string& data_dir,
+                                            std::optional<keeper::DoorKind> waiting = std::nullopt);
 
 }  // namespace sluice::ondemand

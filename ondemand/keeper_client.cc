@@ -48,6 +48,13 @@ Stored TakeFrom(DescriptorStore& store) {
           store.Take(kStoredCompletions)};
 }
 
+// Without mounts the keeper leaves, and nothing is to hold its door open.
+bool AnyMountIn(const keeper::Journal& journal) {
+  const auto& mounts = journal.layout().mounts;
+  return std::any_of(std::begin(mounts), std::end(mounts),
+                     [](const keeper::MountRecord& record) { return record.in_use != 0; });
+}
+
 absl::Status FromErrno(int error, const std::string& text) {
   switch (error) {
     case ENOENT:
@@ -117,7 +124,8 @@ absl::Status AwaitReady(int pipe, Duration timeout) {
   const ssize_t length = read(pipe, text, sizeof(text));
   if (length <= 0) return absl::UnavailableError("the keeper ended before it was ready; see its log");
   const std::string said(text, static_cast<size_t>(length));
-  if (said == "ok") return absl::OkStatus();
+  if (said == keeper::kReadyOk) return absl::OkStatus();
+  if (said.starts_with(keeper::kReadyBusy)) return absl::UnavailableError(said);
   return absl::FailedPreconditionError(absl::StrCat("the keeper can't start: ", said));
 }
 
@@ -143,6 +151,14 @@ class SpawnActions {
 };
 
 }  // namespace
+
+std::optional<keeper::DoorKind> DoorThatWaits(const DescriptorStore& store) {
+  const int file = store.Peek(kStoredJournal);
+  if (file < 0) return std::nullopt;
+  keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(file);
+  if (!journal.ok() || !AnyMountIn(*journal.value())) return std::nullopt;
+  return journal.value()->layout().door;
+}
 
 absl::StatusOr<std::unique_ptr<KeeperClient>> KeeperClient::Connect(KeeperClientOptions options) {
   if (mkdir(options.runtime_dir.c_str(), 0700) != 0 && errno != EEXIST) {
@@ -193,10 +209,10 @@ void KeeperClient::Detach() {
   StopWatching();
   const std::lock_guard lock(mutex_);
   if (std::exchange(detached_, true)) return;
-  ClearStoreIfIdle();
   keeper::PlainRequest goodbye{{.kind = keeper::RequestKind::kGoodbye}};
   // Without an answer there is nothing left to do: the keeper learns of our end when our process ends.
   (void)CallLocked(&goodbye, sizeof(goodbye), {});
+  if (options_.descriptor_store != nullptr && !AnyMountIn(*journal_)) options_.descriptor_store->Clear();
   socket_.reset();
 }
 
@@ -213,9 +229,14 @@ absl::Status KeeperClient::TakeStored() {
   if (!journal.ok()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the service manager holds the mounts of another version of sluice (", journal.error().text,
-        "); unmount them, and stop the service before starting it again: that lets go of them"));
+        "); end what reads from them, unmount them, and stop the service before starting it again"));
   }
   const keeper::DoorKind door = journal.value()->layout().door;
+  if (door != options_.door && !AnyMountIn(*journal.value())) {
+    stored = {};
+    store->Clear();
+    return absl::OkStatus();
+  }
   if (door != options_.door) {
     return absl::FailedPreconditionError(
         absl::StrCat("the service manager holds mounts of the backend ", keeper::DoorName(door),
@@ -243,15 +264,6 @@ void KeeperClient::StoreDescriptors() {
   store->Keep(kStoredCompletions, completions_.get());
   store->Keep(kStoredRequests, requests_.get());
   store->Keep(kStoredTree, tree_.get());
-}
-
-// Without mounts the keeper leaves, and nothing is to hold its door open.
-void KeeperClient::ClearStoreIfIdle() {
-  if (options_.descriptor_store == nullptr) return;
-  const auto& mounts = journal_->layout().mounts;
-  const bool idle = std::none_of(std::begin(mounts), std::end(mounts),
-                                 [](const keeper::MountRecord& record) { return record.in_use != 0; });
-  if (idle) options_.descriptor_store->Clear();
 }
 
 absl::StatusOr<Descriptor> KeeperClient::Dial() const {

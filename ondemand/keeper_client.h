@@ -78,9 +78,13 @@ struct KeeperCounters {
   uint64_t filled = 0;     // of these, allowed
   uint64_t refused = 0;    // of these, failed by the daemon
   uint64_t expired = 0;    // of these, failed at their deadline
-  uint64_t denied = 0;     // reads of unknown or changed files, or beyond their end
+  uint64_t denied = 0;     // refused at once: unknown or changed files, beyond their end, just failed
   uint64_t errors = 0;     // events that could not be read or answered
 };
+
+// The door of mounts whose daemon and keeper are both dead, if the store has kept it for them: their readers
+// wait.
+std::optional<keeper::DoorKind> DoorThatWaits(const DescriptorStore& store);
 
 // The daemon's line to the keeper. Starts a keeper where none runs, and when the keeper dies puts a successor
 // in its place that takes over its events: calls made meanwhile wait, within their time limit. A keeper that
@@ -148,7 +152,6 @@ class KeeperClient {
   absl::Status AdoptDescriptors(keeper::Message& reply);
   absl::Status TakeStored();
   void StoreDescriptors();
-  void ClearStoreIfIdle();
   absl::StatusOr<keeper::Descriptor> Dial() const;
   absl::Status Spawn(std::vector<std::string> arguments, std::span<const int> inherited,
                      const std::function<void()>& feed = nullptr) const;

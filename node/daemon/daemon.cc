@@ -209,12 +209,15 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
 }
 
 absl::Status Daemon::Node::OpenDoor() {
-  absl::StatusOr<ondemand::BackendChoice> choice =
-      ondemand::ChooseBackend(config_.ondemand_backend, config_.data_dir);
+  absl::StatusOr<ondemand::BackendChoice> choice = ondemand::ChooseBackend(
+      config_.ondemand_backend, config_.data_dir, ondemand::DoorThatWaits(descriptors_));
   if (!choice.ok()) return choice.status();
   backend_ = *std::move(choice);
   spdlog::info("kernel backend {}: {}", ondemand::BackendName(backend_.backend), backend_.reason);
-  if (backend_.backend == ondemand::Backend::kOff) return absl::OkStatus();
+  if (backend_.backend == ondemand::Backend::kOff) {
+    descriptors_.Clear();
+    return absl::OkStatus();
+  }
   ondemand::DoorOptions options;
   options.backend = backend_.backend;
   options.runtime_dir = config_.runtime_dir;
@@ -231,7 +234,8 @@ absl::Status Daemon::Node::OpenDoor() {
 absl::Status Daemon::Node::Serve() {
   const std::string backend(ondemand::BackendName(backend_.backend));
   blob_admin_ = std::make_unique<BlobAdmin>(
-      *store_, *verifier_, [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); });
+      *store_, *verifier_, [this](const Digest& digest) { mounter_->Release(digest); },
+      [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); });
   status_admin_ =
       std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
                                     *store_, *mounter_, telemetry_);

@@ -579,6 +579,13 @@ absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const st
   return progress;
 }
 
+void Mounter::Release(const Digest& digest) {
+  std::lock_guard guard(guard_mutex_);
+  BlobSpec spec;
+  spec.digest = digest;
+  Unguard({spec});
+}
+
 absl::Status Mounter::DiscardKernelCopies(const Digest& digest) {
   const DoorPtr door = this->door();
   return door ? door->DiscardKernelCopies(digest) : absl::OkStatus();

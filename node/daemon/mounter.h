@@ -70,6 +70,10 @@ class Mounter final : public api::MountBackend {
   void OnBlobComplete(const std::shared_ptr<Blob>& blob);
   void OnBlobRevoked(const Blob& blob);
 
+  // Lets go of a blob that no mount of ours uses: it was kept when its last one was unmounted, if some other
+  // mount namespace still had a copy of that mount.
+  void Release(const Digest& digest);
+
   // Discards what the kernel has of a blob apart from the store. Errors: FailedPrecondition while it is in
   // use.
   absl::Status DiscardKernelCopies(const Digest& digest);

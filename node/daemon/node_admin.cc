@@ -61,6 +61,7 @@ absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, In
 absl::StatusOr<uint64_t> BlobAdmin::EvictBlob(const Digest& digest) {
   const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
   if (!info.ok()) return info.status();
+  release_(digest);
   const absl::Status evicted = store_.Evict(digest, EvictReason::kRequested);
   if (!evicted.ok()) return evicted;
   // The kernel lets go of a copy some time after the last unmount.

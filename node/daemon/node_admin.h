@@ -22,9 +22,14 @@ class BlobAdmin final : public api::BlobBackend {
  public:
   // Discards what the kernel has of a blob apart from the store.
   using DiscardCopies = std::function<absl::Status(const Digest&)>;
+  // Lets go of a blob that no mount uses any more.
+  using Release = std::function<void(const Digest&)>;
 
-  BlobAdmin(index::DiskStore& store, ChunkVerifier& verifier, DiscardCopies discard_copies)
-      : store_(store), verifier_(verifier), discard_copies_(std::move(discard_copies)) {}
+  BlobAdmin(index::DiskStore& store, ChunkVerifier& verifier, Release release, DiscardCopies discard_copies)
+      : store_(store),
+        verifier_(verifier),
+        release_(std::move(release)),
+        discard_copies_(std::move(discard_copies)) {}
 
   absl::StatusOr<std::vector<api::BlobInfo>> ListBlobs(const api::BlobPageRequest& page) override;
   absl::StatusOr<api::BlobInfo> GetBlob(const Digest& digest) override;
@@ -37,6 +42,7 @@ class BlobAdmin final : public api::BlobBackend {
 
   index::DiskStore& store_;
   ChunkVerifier& verifier_;
+  const Release release_;
   const DiscardCopies discard_copies_;
 };
 

@@ -22,8 +22,8 @@ ServiceManager::ServiceManager() {
   char** names = nullptr;
   const int count = sd_listen_fds_with_names(/*unset_environment=*/1, &names);
   for (int i = 0; i < count; ++i) {
-    // An older one of the same name is closed.
-    kept_.insert_or_assign(names[i], Descriptor(SD_LISTEN_FDS_START + i));
+    // Of one name the newest comes first; what is older is closed.
+    kept_.emplace(names[i], Descriptor(SD_LISTEN_FDS_START + i));
     names_.insert(names[i]);
     std::free(names[i]);
   }
@@ -44,6 +44,11 @@ Descriptor ServiceManager::Take(std::string_view name) {
   Descriptor descriptor = std::move(found->second);
   kept_.erase(found);
   return descriptor;
+}
+
+int ServiceManager::Peek(std::string_view name) const {
+  const auto found = kept_.find(name);
+  return found == kept_.end() ? -1 : found->second.get();
 }
 
 void ServiceManager::Keep(std::string_view name, int fd) {

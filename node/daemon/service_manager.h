@@ -22,6 +22,7 @@ class ServiceManager final : public ondemand::DescriptorStore {
   void SayStopping();
 
   keeper::Descriptor Take(std::string_view name) override;
+  int Peek(std::string_view name) const override;
   void Keep(std::string_view name, int fd) override;
   void Clear() override;
 

@@ -23,8 +23,6 @@ namespace {
 constexpr int kIdleCheckMs = 250;
 constexpr int kLastObjectsWaitMs = 5000;
 constexpr int kSendTimeoutSeconds = 2;
-constexpr uint32_t kChunkShiftMin = 14;  // 16 KiB
-constexpr uint32_t kChunkShiftMax = 26;  // 64 MiB
 
 bool IsDead(int process) {
   pollfd wait{process, POLLIN, 0};
@@ -225,6 +223,8 @@ Outcome Control::Dispatch(int connection, const Header& header, Message& message
   switch (header.kind) {
     case RequestKind::kGoodbye:
       DetachDaemon();
+      // So that the daemon sees whether we stay.
+      (void)mounts_.Any();
       return {};
     case RequestKind::kGuard:
       return GuardBlob(reinterpret_cast<const GuardRequest&>(header), &reply.value);

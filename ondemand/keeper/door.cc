@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ranges>
 #include <utility>
 
 #include "ondemand/keeper/log.h"
@@ -22,11 +23,20 @@ constexpr int kReadyMax = 4;
 constexpr auto kInterruptAgain = std::chrono::milliseconds(2);
 // How long after a failure the kernel's further tries are taken for the same read's; half a deadline at most.
 constexpr int64_t kSameReadNs = 1'000'000'000;
+// What the kernel reads ahead of a reader, if nobody has set it higher (VM_READAHEAD_PAGES).
+constexpr uint64_t kReadaheadBytes = 128 << 10;
 constexpr size_t kFailuresMax = 65536;
 static_assert(kBlobsMax <= 1u << 16 && kChunksMax <= 1u << 16);
 
 uint64_t FailureKey(const SlotRead& read, uint64_t chunk) {
   return uint64_t{read.blob} << 48 | chunk << 32 | static_cast<uint32_t>(read.pid);
+}
+
+// The numbers of the chunks that a range touches, of those that a blob can have: whatever the record says.
+auto ChunksOf(const BlobRecord& record, uint64_t offset, uint64_t length) {
+  const uint32_t shift = std::clamp(record.chunk_shift, kChunkShiftMin, kChunkShiftMax);
+  const uint64_t end = std::min<uint64_t>(((offset + length - 1) >> shift) + 1, kChunksMax);
+  return std::views::iota(std::min(offset >> shift, end), end);
 }
 
 bool IsPresent(const BlobRecord& record, uint64_t chunk) {
@@ -203,38 +213,29 @@ void Door::CountHit(const SlotRead& read) {
 }
 
 bool Door::FailsAgain(const SlotRead& read) {
-  if (failed_until_ns_.empty()) return false;
+  if (failed_until_ns_.empty() || read.pid <= 0) return false;
   const int64_t now_ns = NowNs();
-  if (last_failed_until_ns_ <= now_ns) return false;
   const BlobRecord& record = journal_.layout().blobs[read.blob];
-  const uint64_t last = (read.offset + read.length - 1) >> record.chunk_shift;
-  for (uint64_t chunk = read.offset >> record.chunk_shift; chunk <= last; ++chunk) {
+  for (const uint64_t chunk : ChunksOf(record, read.offset, read.length)) {
     if (IsPresent(record, chunk)) continue;
     const auto failed = failed_until_ns_.find(FailureKey(read, chunk));
-    if (failed == failed_until_ns_.end() || failed->second <= now_ns) continue;
-    RememberFailure(read, failed->second);
-    return true;
+    if (failed != failed_until_ns_.end() && now_ns < failed->second) return true;
   }
   return false;
 }
 
 // Only what took a good part of its time: an error that came at once is as quick the next time.
-void Door::OnFailure(const SlotRead& read) {
+void Door::RememberFailure(const SlotRead& read) {
   // A journal that was damaged may say anything.
-  if (read.blob >= kBlobsMax || read.length == 0) return;
+  if (read.pid <= 0 || read.blob >= kBlobsMax || read.length == 0) return;
   const int64_t limit_ns = journal_.layout().read_deadline_ns.load(std::memory_order_relaxed);
   const int64_t now_ns = NowNs();
   if (read.deadline_ns - now_ns > limit_ns / 2) return;
-  if (last_failed_until_ns_ <= now_ns) failed_until_ns_.clear();
-  last_failed_until_ns_ = now_ns + std::min(limit_ns / 2, kSameReadNs);
-  RememberFailure(read, last_failed_until_ns_);
-}
-
-// And of the chunk that follows: the kernel reads ahead.
-void Door::RememberFailure(const SlotRead& read, int64_t until_ns) {
-  const uint32_t shift = journal_.layout().blobs[read.blob].chunk_shift;
-  const uint64_t end = std::min<uint64_t>(((read.offset + read.length - 1) >> shift) + 2, kChunksMax);
-  for (uint64_t chunk = read.offset >> shift; chunk < end; ++chunk) {
+  if (failed_until_ns_.size() >= kFailuresMax)
+    std::erase_if(failed_until_ns_, [now_ns](const auto& failed) { return failed.second <= now_ns; });
+  const int64_t until_ns = now_ns + std::min(limit_ns / 2, kSameReadNs);
+  const BlobRecord& record = journal_.layout().blobs[read.blob];
+  for (const uint64_t chunk : ChunksOf(record, read.offset, read.length + kReadaheadBytes)) {
     if (failed_until_ns_.size() >= kFailuresMax) return;
     failed_until_ns_[FailureKey(read, chunk)] = until_ns;
   }
@@ -280,7 +281,7 @@ void Door::Reap(uint32_t index) {
   if (word.state() == SlotState::kReleased) return OnAnswered(index);
   if (word.state() != SlotState::kDone || !held.waiting) return;
   CountOne(word.verdict() == 0 ? counters_.filled : counters_.refused);
-  if (word.verdict() != 0) OnFailure(held.read);
+  if (word.verdict() != 0) RememberFailure(held.read);
   Unlink(index);
   if (Answer(index, held.read, word.verdict()) == Answered::kNow) OnAnswered(index);
 }
@@ -300,7 +301,7 @@ void Door::ExpireDue(int64_t now_ns) {
     }
     Unlink(index);
     CountOne(counters_.expired);
-    OnFailure(held_[index].read);
+    RememberFailure(held_[index].read);
     Answer(index, held_[index].read, EIO);
     // Taken: the slot and what the kernel knows the request by stay reserved until the daemon lets go.
     if (was != SlotState::kTaken) Release(index);

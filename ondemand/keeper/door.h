@@ -111,9 +111,10 @@ class Door {
   // --- What all have in common; on the door's thread.
 
   bool HasFreeSlot() const { return !free_.empty(); }
-  // Whether a read is to be refused without a wait, as its reader has just waited in vain for this chunk or
-  // the one before: the kernel asks for what it wanted to read ahead, and again, page by page, for what it
-  // was refused, and each time would cost the reader another deadline. REQUIRES: the kernel says who reads
+  // Whether a read is to be refused without a wait, as its reader (a thread; a loop device's worker for all
+  // that read through it) has just waited in vain for these chunks or for those right before: the kernel asks
+  // for what it wanted to read ahead, and again, page by page, for what it was refused, and each time would
+  // cost the reader another deadline. Never where the kernel does not say who reads.
   bool FailsAgain(const SlotRead& read);
   // Whether there is a free slot, or one will come free at a deadline. If not, the daemon holds them all.
   bool SlotsComeFree() const { return !free_.empty() || first_waiting_ != kNone; }
@@ -179,8 +180,7 @@ class Door {
   void UpdateIntake();
 
   uint32_t TakeFreeSlot(SlotRead& read);
-  void OnFailure(const SlotRead& read);
-  void RememberFailure(const SlotRead& read, int64_t until_ns);
+  void RememberFailure(const SlotRead& read);
   void AnswerFinished();
   void Reap(uint32_t index);
   void ExpireDue(int64_t now_ns);
@@ -200,7 +200,6 @@ class Door {
   int64_t timer_ns_ = 0;  // 0: none
   // Until when a reader's reads of a chunk are refused.
   std::unordered_map<uint64_t, int64_t> failed_until_ns_;
-  int64_t last_failed_until_ns_ = 0;
   bool intake_open_ = true;
   bool blocking_ = false;
   bool stopping_ = false;

@@ -39,6 +39,8 @@ inline constexpr uint32_t kBlobsMax = 4096;
 inline constexpr uint32_t kMountsMax = 1024;
 inline constexpr uint32_t kDevicesMax = 256;  // of one mount
 inline constexpr uint32_t kChunksMax = 65536;
+inline constexpr uint32_t kChunkShiftMin = 14;  // 16 KiB
+inline constexpr uint32_t kChunkShiftMax = 26;  // 64 MiB
 inline constexpr uint32_t kPresenceWords = kChunksMax / 64;
 inline constexpr uint32_t kBlobNameLength = 64;
 inline constexpr uint32_t kMountPathMax = 1024;  // with the terminating zero
@@ -78,7 +80,7 @@ class SlotWord {
 // What a published slot says of its read.
 struct SlotRead {
   uint32_t blob = 0;  // entry in the blob table
-  int32_t pid = 0;    // who reads, for people; 0 if the kernel does not say
+  int32_t pid = 0;    // the thread that reads; 0 if the kernel does not say
   // What the kernel knows the read by: the number of the event's descriptor (fanotify), the request's
   // `unique` (FUSE), the message's id (cachefiles).
   uint64_t request = 0;

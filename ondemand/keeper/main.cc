@@ -279,6 +279,8 @@ Outcome Serve(const Options& options, Descriptor& ready) {
   if (!made.ok()) return made.error();
   Result<Descriptor> lock = LockRuntime(options.runtime_dir + "/" + kLockName);
   if (!lock.ok()) return lock.error();
+  Result<Descriptor> journal_lock = LockJournal(made.value().journal->fd());
+  if (!journal_lock.ok()) return journal_lock.error();
   Foundation& foundation = made.value();
 
   Door& door = *foundation.door;
@@ -296,7 +298,7 @@ Outcome Serve(const Options& options, Descriptor& ready) {
     return listening;
   Log("pid %d serves %s through %s, %zu slots", getpid(), options.blobs_dir.c_str(),
       DoorName(foundation.journal->layout().door), foundation.journal->slots().size());
-  ReportReady(ready, "ok");
+  ReportReady(ready, kReadyOk);
   control.Run();
   // Nothing is mounted: nobody reads through the watch any more, but whoever still does is refused.
   door.Stop();
@@ -325,7 +327,7 @@ int Main(int argc, char** argv) {
   const Outcome outcome = Serve(options, ready);
   if (outcome.ok()) return 0;
   Log("%s", outcome.error().text.c_str());
-  ReportReady(ready, outcome.error().text);
+  ReportReady(ready, (outcome.error().code == EALREADY ? kReadyBusy : "") + outcome.error().text);
   return 1;
 }
 

@@ -88,8 +88,10 @@ std::string SysfsNameOf(const MountRecord& record, int root) {
   return record.domain[0] == 0 ? record.fsid : std::string(record.domain) + "," + record.fsid;
 }
 
+// In doubt it lives: the holes of its blobs must stay guarded.
 bool FilesystemLives(const MountRecord& record) {
-  return access((std::string("/sys/fs/erofs/") + record.sysfs_name).c_str(), F_OK) == 0;
+  const std::string path = std::string("/sys/fs/erofs/") + record.sysfs_name;
+  return access(path.c_str(), F_OK) == 0 || errno != ENOENT || access("/sys/fs", F_OK) != 0;
 }
 
 Outcome Identify(int mount, MountRecord& record) {

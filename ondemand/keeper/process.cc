@@ -87,8 +87,17 @@ Result<Descriptor> LockRuntime(const std::string& path) {
   Descriptor file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file.valid()) return ErrnoError("open " + path);
   if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
-  if (errno == EWOULDBLOCK) return Error{EBUSY, "another keeper runs already and holds " + path};
+  if (errno == EWOULDBLOCK) return Error{EALREADY, "another keeper runs already and holds " + path};
   return ErrnoError("lock " + path);
+}
+
+Result<Descriptor> LockJournal(int journal) {
+  // Opened anew: duplicates of one descriptor share their lock.
+  Descriptor file(open(("/proc/self/fd/" + std::to_string(journal)).c_str(), O_RDWR | O_CLOEXEC));
+  if (!file.valid()) return ErrnoError("open the journal anew");
+  if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
+  if (errno == EWOULDBLOCK) return Error{EALREADY, "another keeper works with this journal"};
+  return ErrnoError("lock the journal");
 }
 
 }  // namespace sluice::keeper

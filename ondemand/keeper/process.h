@@ -27,7 +27,9 @@ Result<uint32_t> LimitDescriptors(uint32_t slots);
 // The limit that is in force.
 uint32_t DescriptorLimit();
 
-// At most one keeper per runtime directory: holds `path` locked. Fails with EBUSY.
+// At most one keeper per runtime directory: holds `path` locked. Fails with EALREADY.
 Result<Descriptor> LockRuntime(const std::string& path);
+// At most one keeper per journal, wherever its runtime directory is. Fails with EALREADY.
+Result<Descriptor> LockJournal(int journal);
 
 }  // namespace sluice::keeper

@@ -12,8 +12,8 @@
 namespace sluice::keeper {
 namespace {
 
-constexpr unsigned kGroupFlags =
-    FAN_CLASS_PRE_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS;
+constexpr unsigned kGroupFlags = FAN_CLASS_PRE_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE |
+                                 FAN_UNLIMITED_MARKS | FAN_REPORT_TID;
 // Read-only: a descriptor for writing can't be had on the read-only side of a watch, and the read would fail.
 constexpr unsigned kEventFlags = O_RDONLY | O_LARGEFILE | O_CLOEXEC;
 constexpr unsigned kIgnore = FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY;

@@ -85,6 +85,10 @@ struct Reply {
 };
 
 // Descriptors that come with the reply to kHello, in this order.
+// What a keeper that starts says on its ready descriptor: one of these, or why it can't start.
+inline constexpr char kReadyOk[] = "ok";
+inline constexpr char kReadyBusy[] = "busy: ";  // and which other keeper is in the way
+
 enum AttachDescriptor {
   kAttachJournal,
   kAttachCompletions,

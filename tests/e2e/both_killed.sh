@@ -22,8 +22,8 @@ start_manager() {
   mount -t tmpfs none /run/systemd
   mkdir -p /run/systemd/system "$XDG_RUNTIME_DIR/systemd/user"
   chmod 700 "$XDG_RUNTIME_DIR"
-  sed "s|^ExecStart=.*|ExecStart=$SLUICE_BIN/sluiced --config $config|" "$repository_root/node/daemon/sluiced.service" \
-    >"$XDG_RUNTIME_DIR/systemd/user/sluiced.service"
+  sed -e "s|^ExecStart=.*|ExecStart=$SLUICE_BIN/sluiced --config $config\nStandardError=append:$node_log|" \
+    "$repository_root/node/daemon/sluiced.service" >"$XDG_RUNTIME_DIR/systemd/user/sluiced.service"
   setsid /lib/systemd/systemd --user --unit=basic.target >"$work/manager.log" 2>&1 &
   manager_pid=$!
   disown
@@ -99,6 +99,31 @@ kill_both
 await_restart "$before"
 drop_page_cache
 python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" >&2 || fail "reads go wrong afterwards"
+
+# refused_with PATTERN: the service does not start, and says why.
+refused_with() {
+  : >"$node_log"
+  if service restart sluiced; then fail "sluiced starts, though it should say '$1'"; fi
+  grep -Eq "$1" "$node_log" || fail "sluiced should say '$1'"
+}
+
+note "a keeper that is alive is not given a rival, wherever that has its runtime directory"
+sed -i "s|^runtimeDir: .*|runtimeDir: $work/elsewhere|" "$config"
+refused_with 'another keeper works with this journal'
+python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" >&2 || fail "reads go wrong beside a second daemon"
+
+note "mounts that wait are not forgotten by a node without a door"
+service stop sluiced
+sed -i "s|^runtimeDir: .*|runtimeDir: $run_dir|" "$config"
+start_service
+before=$(main_pid)
+sed -i "s|^  backend: .*|  backend: off|" "$config"
+kill_both
+wait_until grep -q 'readers wait at mounts' "$node_log" || fail "sluiced should not start without a door"
+sed -i "s|^  backend: .*|  backend: auto|" "$config"
+await_restart "$before"
+python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" >&2 || fail "reads go wrong after backend: off"
+sed -i "s|^  backend: .*|  backend: ${BACKEND:-fanotify}|" "$config"
 
 note "nothing is left over when nothing is mounted"
 sluice umount "$mount" >&2

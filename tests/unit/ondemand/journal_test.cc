@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "ondemand/keeper/process.h"
+
 namespace sluice::keeper {
 namespace {
 
@@ -175,6 +177,21 @@ TEST(JournalTest, OtherProcessSeesTheSameMemory) {
 TEST(JournalTest, CannotBeMadeShorterUnderUs) {
   auto journal = MakeJournal();
   EXPECT_EQ(ftruncate(journal->fd(), 4096), -1);
+}
+
+TEST(JournalTest, OnlyOneKeeperWorksWithIt) {
+  auto journal = MakeJournal();
+  auto theirs = Journal::Open(journal->fd());
+  ASSERT_TRUE(theirs.ok());
+  {
+    const auto lock = LockJournal(journal->fd());
+    ASSERT_TRUE(lock.ok());
+    auto second = LockJournal(theirs.value()->fd());
+    ASSERT_FALSE(second.ok());
+    EXPECT_EQ(second.error().code, EALREADY);
+  }
+  EXPECT_TRUE(LockJournal(theirs.value()->fd()).ok());
+  EXPECT_FALSE(LockJournal(-1).ok());
 }
 
 TEST(JournalTest, OpenRejectsWhatIsNoJournal) {

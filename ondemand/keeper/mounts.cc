@@ -88,10 +88,13 @@ std::string SysfsNameOf(const MountRecord& record, int root) {
   return record.domain[0] == 0 ? record.fsid : std::string(record.domain) + "," + record.fsid;
 }
 
+bool IsListed(const MountRecord& record) {
+  return access((std::string("/sys/fs/erofs/") + record.sysfs_name).c_str(), F_OK) == 0;
+}
+
 // In doubt it lives: the holes of its blobs must stay guarded.
 bool FilesystemLives(const MountRecord& record) {
-  const std::string path = std::string("/sys/fs/erofs/") + record.sysfs_name;
-  return access(path.c_str(), F_OK) == 0 || errno != ENOENT || access("/sys/fs", F_OK) != 0;
+  return IsListed(record) || errno != ENOENT || access("/sys/fs", F_OK) != 0;
 }
 
 Outcome Identify(int mount, MountRecord& record) {
@@ -101,7 +104,7 @@ Outcome Identify(int mount, MountRecord& record) {
   const Descriptor root(openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) return ErrnoError("open the image's root directory");
   if (CopyText(SysfsNameOf(record, root.get()), record.sysfs_name) && record.sysfs_name[0] != 0 &&
-      FilesystemLives(record)) {
+      IsListed(record)) {
     return {};
   }
   return Error{

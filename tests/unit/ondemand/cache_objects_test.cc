@@ -58,12 +58,7 @@ TEST_F(CacheObjectsTest, LetsGoOfWhatIsClosed) {
 TEST_F(CacheObjectsTest, HasManyAtOnce) {
   constexpr uint32_t kMany = 200;
   const auto objects = Follow();
-  std::vector<uint32_t> devices;
-  for (uint32_t i = 0; i < kMany; ++i) {
-    Guard(10 + i, 4096 + i);
-    devices.push_back(10 + i);
-  }
-  door_->AddImage(Image(10, devices, "dom"));
+  const std::vector<uint32_t> devices = AddImageOfMany(kMany);
   for (const uint32_t entry : devices) kernel_.Acquire("erofs,dom", NameOf(entry));
   EXPECT_TRUE(Eventually([&] { return objects->All().size() == kMany; }));
 }

@@ -290,12 +290,7 @@ TEST_F(CachefilesDoorTest, ImagesOfOneDomainShareAnObjectAndOthersDoNot) {
 TEST_F(CachefilesDoorTest, ManyObjectsAreOpenAtOnceAndAllAreClosed) {
   constexpr uint32_t kMany = 200;
   const int before = CountDescriptors();
-  std::vector<uint32_t> devices;
-  for (uint32_t i = 0; i < kMany; ++i) {
-    Guard(10 + i, 4096 + i);
-    devices.push_back(10 + i);
-  }
-  door_->AddImage(Image(10, devices, "dom"));
+  const std::vector<uint32_t> devices = AddImageOfMany(kMany);
   std::vector<FakeCachefiles::Object> objects;
   for (const uint32_t entry : devices) objects.push_back(kernel_.Acquire("erofs,dom", NameOf(entry)));
   for (uint32_t i = 0; i < kMany; ++i) EXPECT_EQ(kernel_.Answer(objects[i]), 4096 + i);

@@ -127,6 +127,18 @@ class CachefilesRig : public testing::Test {
     return image;
   }
 
+  // An image of so many blobs, in the domain "dom"; returns their entries, the first of which is its
+  // bootstrap.
+  std::vector<uint32_t> AddImageOfMany(uint32_t count) {
+    std::vector<uint32_t> devices;
+    for (uint32_t i = 0; i < count; ++i) {
+      Guard(10 + i, 4096 + i);
+      devices.push_back(10 + i);
+    }
+    door_->AddImage(Image(devices.front(), devices, "dom"));
+    return devices;
+  }
+
   // One blob of four chunks and a bit, its image without a domain, and the kernel's copy of it.
   FakeCachefiles::Object OpenOne(uint32_t entry = 3, uint64_t size = 4 * kChunk + 100) {
     Guard(entry, size);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Says what a run of ctest came to: the tests run per label, then a line "N passed, N failed, N skipped".
+"""Says what a run of ctest came to: the end of each failed test's output, the tests run per label, and a line
+"N passed, N failed, N skipped".
 
 Reads ctest's --show-only=json-v1 (which test carries which labels) from standard input and the JUnit report of
 the run. Exits with 1 if anything failed, nothing ran, or something was skipped that must not be.
@@ -12,6 +13,9 @@ import os
 import sys
 import xml.etree.ElementTree as ET
 
+# Of a failed test's output, said again where a reader of a long log looks first: at its end.
+OUTPUT_LINES_MAX = 30
+
 
 def outcome(case):
     """passed, failed or skipped. A test whose program is missing was not run either, and that is a failure."""
@@ -21,6 +25,11 @@ def outcome(case):
     if skipped is not None and skipped.get("message", "").startswith("SKIP_"):
         return "skipped"
     return "failed"
+
+
+def last_lines(case):
+    output = case.findtext("system-out") or ""
+    return output.rstrip().splitlines()[-OUTPUT_LINES_MAX:]
 
 
 def labels_by_test(listing):
@@ -46,8 +55,12 @@ def main():
         total[result] += 1
         if result == "skipped":
             print(f"skipped: {case.get('name')}")
-        else:
-            per_label.update(labels.get(case.get("name"), ["unlabelled"]))
+            continue
+        if result == "failed":
+            print(f"failed: {case.get('name')}")
+            for line in last_lines(case):
+                print(f"    {line}")
+        per_label.update(labels.get(case.get("name"), ["unlabelled"]))
 
     print("tests run per label:")
     for label, count in sorted(per_label.items()):

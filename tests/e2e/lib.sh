@@ -44,7 +44,8 @@ wait_until() {
   done
 }
 
-alive() { kill -0 "$1" 2>/dev/null && [[ $(ps -o stat= -p "$1") != Z* ]]; }
+# A killed process whose first thread is a zombie is still there while other threads of it end, with its locks.
+alive() { kill -0 "$1" 2>/dev/null && [[ $(ps -o stat=,nlwp= -p "$1") != Z*' 1' ]]; }
 gone() { ! alive "$1"; }
 
 # end_process PID [SIGNAL]: asks first, insists after wait_seconds_max.

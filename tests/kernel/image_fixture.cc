@@ -297,9 +297,16 @@ int FindDescriptor(const std::string& target) {
 }
 
 bool ProcessLives(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string id, name, state;
-  return static_cast<bool>(file >> id >> name >> state) && state != "Z" && state != "X";
+  // A killed process whose first thread is a zombie is still there while other threads of it end.
+  std::error_code error;
+  const std::filesystem::path tasks = "/proc/" + std::to_string(pid) + "/task";
+  std::filesystem::directory_iterator task(tasks, error);
+  for (; task != std::filesystem::directory_iterator(); task.increment(error)) {
+    std::ifstream file(task->path() / "stat");
+    std::string id, name, state;
+    if (file >> id >> name >> state && state != "Z" && state != "X") return true;
+  }
+  return false;
 }
 
 }  // namespace sluice::ondemand::test

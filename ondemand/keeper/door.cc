@@ -142,6 +142,7 @@ void Door::WaitForRequest() {
 
 void Door::WaitForAnything() {
   SetBlocking(false);
+  UpdateIntake();  // also before the first wait: a successor may take over with all slots held
   epoll_event ready[kReadyMax];
   const int count = epoll_wait(poll_.get(), ready, kReadyMax, WaitTimeout());
   for (int i = 0; i < count; ++i) {
@@ -161,7 +162,6 @@ void Door::WaitForAnything() {
     OnTimer();
   }
   AfterRound();
-  UpdateIntake();
 }
 
 // A request that was there may be gone again, when its reader was killed: with reads to answer, the thread

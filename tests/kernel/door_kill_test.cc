@@ -178,6 +178,7 @@ TEST_P(DoorKillTest, KeeperKilledWhileMoreReadersWaitThanThereAreSlotsLosesNone)
   }
   EXPECT_TRUE(Eventually([&] { return node->held_count() == 8; }));
   usleep(100'000);
+  const uint64_t denied = node->door().counters().denied;
   for (uint64_t round = 1; round <= 3; ++round) {
     kill(node->door().keeper_pid(), SIGKILL);
     ASSERT_TRUE(Eventually([&] { return node->door().keepers_replaced() == round; })) << KeeperLog();
@@ -185,6 +186,7 @@ TEST_P(DoorKillTest, KeeperKilledWhileMoreReadersWaitThanThereAreSlotsLosesNone)
   node->FillTickets();
   for (std::thread& reader : readers) reader.join();
   EXPECT_THAT(seen, testing::Each(Seen::kRight));
+  EXPECT_EQ(node->door().counters().denied, denied) << "the kernel had to ask again";
 }
 
 INSTANTIATE_TEST_SUITE_P(Doors, DoorKillTest, testing::ValuesIn(BackendsUnderTest()), NameOfParam);

@@ -144,6 +144,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   std::string authorization_;  // as last sent to the registry
 
   // Of the HTTP request under way.
+  Instant sent_{};
   HttpHead head_;
   std::string error_body_;
   size_t error_body_bytes_ = 0;
@@ -205,7 +206,8 @@ void Exchange::Start() {
 }
 
 void Exchange::Attempt() {
-  if (core_->parts.clock.Now() >= request_.deadline) {
+  sent_ = core_->parts.clock.Now();
+  if (sent_ >= request_.deadline) {
     return Finish(absl::DeadlineExceededError(absl::StrCat(What(), ": the deadline has passed")));
   }
   if (absl::Status status = core_->breaker.Admit(url_->Authority()); !status.ok()) {
@@ -307,13 +309,13 @@ void Exchange::Refused() {
   absl::Status error =
       ErrorOfAnswer(status, absl::StrCat(status, RegistryErrorCode(error_body_), " from ", What()));
   if (!MayPass(status)) return Finish(std::move(error));
-  core_->breaker.Failed(url_->Authority());
+  core_->breaker.Failed(url_->Authority(), sent_);
   RetryLater(std::move(error));
 }
 
 void Exchange::TransportFailed(absl::Status status) {
   const bool host_failed = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
-  if (host_failed) core_->breaker.Failed(url_->Authority());
+  if (host_failed) core_->breaker.Failed(url_->Authority(), sent_);
   absl::Status error = Explained(status);
   if (!absl::IsUnavailable(status)) return Finish(std::move(error));
   if (body_begun_ && request_.repeat == RepeatRule::kUntilFirstByte) return Finish(std::move(error));

@@ -42,14 +42,25 @@ absl::Status CircuitBreaker::Admit(const std::string& host) {
 
 void CircuitBreaker::Succeeded(const std::string& host) {
   const std::lock_guard lock(mutex_);
-  hosts_.erase(host);
+  Host* state = Watch(host);
+  if (state == nullptr) return;
+  state->failures = 0;
+  state->answered = clock_.Now();
 }
 
-void CircuitBreaker::Failed(const std::string& host) {
+void CircuitBreaker::Failed(const std::string& host, Instant sent) {
   const std::lock_guard lock(mutex_);
-  if (hosts_.size() >= kHostsMax && !hosts_.contains(host)) return;
-  Host& state = hosts_[host];
-  if (++state.failures >= failures_max_) state.closed_until = clock_.Now() + open_time_;
+  Host* state = Watch(host);
+  if (state == nullptr || state->answered > sent) return;
+  if (++state->failures >= failures_max_) state->closed_until = clock_.Now() + open_time_;
+}
+
+CircuitBreaker::Host* CircuitBreaker::Watch(const std::string& host) {
+  if (hosts_.size() >= kHostsMax && !hosts_.contains(host)) {
+    absl::erase_if(hosts_, [](const auto& entry) { return entry.second.failures == 0; });
+    if (hosts_.size() >= kHostsMax) return nullptr;
+  }
+  return &hosts_[host];
 }
 
 }  // namespace sluice::p2p

@@ -37,12 +37,13 @@ class Backoff {
 std::optional<Duration> ParseRetryAfter(std::string_view value, std::time_t now);
 
 // Keeps a node from hammering a host that is down: after some failures in a row nothing is sent there for a
-// while, then a single request tries again.
+// while, then a single request tries again. A host that answers others meanwhile is not down: one that stalls
+// for a single blob fails all its readers at once.
 //
 // Thread-safe.
 class CircuitBreaker {
  public:
-  static constexpr size_t kHostsMax = 1024;  // beyond it, new hosts are let through unwatched
+  static constexpr size_t kHostsMax = 1024;  // beyond it in trouble, new hosts are let through unwatched
 
   CircuitBreaker(uint32_t failures_max, Duration open_time, const Clock& clock)
       : failures_max_(failures_max), open_time_(open_time), clock_(clock) {}
@@ -50,13 +51,18 @@ class CircuitBreaker {
   // Errors: Unavailable while the circuit to `host` is open.
   absl::Status Admit(const std::string& host);
   void Succeeded(const std::string& host);
-  void Failed(const std::string& host);
+  // `sent`: when the request that failed was sent.
+  void Failed(const std::string& host, Instant sent);
 
  private:
   struct Host {
     uint32_t failures = 0;
-    Instant closed_until{};  // no request before this
+    Instant closed_until = Instant::min();  // no request before this
+    Instant answered = Instant::min();      // when it last did
   };
+
+  // nullptr if there is no room for one more. REQUIRES: mutex_
+  Host* Watch(const std::string& host);
 
   const uint32_t failures_max_;
   const Duration open_time_;

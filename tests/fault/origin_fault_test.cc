@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "p2p/http_client.h"
@@ -295,6 +296,23 @@ TEST_F(OriginFaultTest, Row9_StallAfterHeadersEndsAtTheDeadline) {
   const ReadOutcome outcome = Read(Place(), {4096, 8192}, 300ms);
   ExpectError(outcome.status, absl::StatusCode::kDeadlineExceeded, "timed out");
   EXPECT_EQ(outcome.bytes, "");
+}
+
+TEST_F(OriginFaultTest, Row9_AHostThatStallsForOneBlobIsNotHeldBackForOthers) {
+  options_.breaker_failures_max = 2;
+  origin_.AddBlob("team/other", blob_);
+  const BlobOrigin other{origin_.registry(), "team/other"};
+  origin_.Always(Path(), [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  client();
+  std::vector<std::future<ReadOutcome>> stalled;
+  for (int i = 0; i < 3; ++i) {
+    stalled.push_back(std::async(std::launch::async, [this] { return Read(Place(), {4096, 8192}, 3s); }));
+  }
+  while (origin_.request_count(Path()) < 3) std::this_thread::sleep_for(1ms);
+  time_.Advance(1ms);
+  ExpectRight(Read(other, {4096, 8192}));
+  for (auto& read : stalled) EXPECT_TRUE(absl::IsDeadlineExceeded(read.get().status));
+  ExpectRight(Read(other, {4096, 8192}));
 }
 
 TEST_F(OriginFaultTest, Row9_StallBeforeHeadersEndsAtTheDeadline) {

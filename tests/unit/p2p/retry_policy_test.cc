@@ -47,18 +47,18 @@ TEST(RetryAfterTest, SecondsAndDatesAreRead) {
 TEST(CircuitBreakerTest, OpensAfterFailuresInARowAndLetsOneProbeThrough) {
   FakeClock clock;
   CircuitBreaker breaker(3, 2s, clock);
-  for (int i = 0; i < 2; ++i) breaker.Failed("a");
+  for (int i = 0; i < 2; ++i) breaker.Failed("a", clock.now);
   breaker.Succeeded("a");
-  for (int i = 0; i < 2; ++i) breaker.Failed("a");
+  for (int i = 0; i < 2; ++i) breaker.Failed("a", clock.now);
   EXPECT_TRUE(breaker.Admit("a").ok());
-  breaker.Failed("a");
+  breaker.Failed("a", clock.now);
   EXPECT_TRUE(absl::IsUnavailable(breaker.Admit("a")));
   EXPECT_TRUE(breaker.Admit("b").ok());
 
   clock.now += 2s;
   EXPECT_TRUE(breaker.Admit("a").ok());
   EXPECT_TRUE(absl::IsUnavailable(breaker.Admit("a"))) << "a second request went with the probe";
-  breaker.Failed("a");
+  breaker.Failed("a", clock.now);
   EXPECT_TRUE(absl::IsUnavailable(breaker.Admit("a")));
   clock.now += 2s;
   EXPECT_TRUE(breaker.Admit("a").ok());
@@ -70,10 +70,25 @@ TEST(CircuitBreakerTest, OpensAfterFailuresInARowAndLetsOneProbeThrough) {
 TEST(CircuitBreakerTest, BoundLeavesFurtherHostsUnwatched) {
   FakeClock clock;
   CircuitBreaker breaker(1, 2s, clock);
-  for (size_t i = 0; i < CircuitBreaker::kHostsMax; ++i) breaker.Failed(std::to_string(i));
-  breaker.Failed("one more");
+  for (size_t i = 0; i < CircuitBreaker::kHostsMax; ++i) breaker.Failed(std::to_string(i), clock.now);
+  breaker.Failed("one more", clock.now);
   EXPECT_TRUE(breaker.Admit("one more").ok());
   EXPECT_FALSE(breaker.Admit("0").ok());
+  breaker.Succeeded("1");
+  breaker.Failed("one more", clock.now);
+  EXPECT_FALSE(breaker.Admit("one more").ok()) << "a host that is well keeps its place";
+}
+
+TEST(CircuitBreakerTest, FailureOfWhatWasSentBeforeTheLastAnswerDoesNotCount) {
+  FakeClock clock;
+  CircuitBreaker breaker(2, 2s, clock);
+  const Instant sent = clock.now;
+  clock.now += 1s;
+  breaker.Succeeded("a");
+  for (int i = 0; i < 5; ++i) breaker.Failed("a", sent);
+  EXPECT_TRUE(breaker.Admit("a").ok());
+  for (int i = 0; i < 2; ++i) breaker.Failed("a", clock.now);
+  EXPECT_FALSE(breaker.Admit("a").ok());
 }
 
 }  // namespace

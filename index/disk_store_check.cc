@@ -77,7 +77,6 @@ void DiskStore::Refuse(BlobEntry& entry, const std::string& why) {
     entry.record.state = BlobState::kRefused;
   }
   NotifyRevoked(*blob);
-  options_.telemetry.blobs_refused.Add();
   Alarm(absl::StrCat(why, "; blob ", blob->digest().ToString(),
                      " is refused from now on: unmount and evict it to fetch it anew"));
 
@@ -89,7 +88,9 @@ void DiskStore::Refuse(BlobEntry& entry, const std::string& why) {
     batch.DeleteSegments(blob->digest(), blob->geometry());
     entry.StageRecord(&batch);
   }
-  if (absl::Status written = db_->Write(std::move(batch), IndexDb::Durability::kSynced); !written.ok()) {
+  const absl::Status written = db_->Write(std::move(batch), IndexDb::Durability::kSynced);
+  options_.telemetry.blobs_refused.Add();  // whoever has seen the count may kill the node: it is on disk
+  if (!written.ok()) {
     Alarm(absl::StrCat("the refusal of blob ", blob->digest().ToString(),
                        " is not recorded: ", written.message()));
     return;

@@ -45,7 +45,12 @@ wait_until() {
 }
 
 # A killed process whose first thread is a zombie is still there while other threads of it end, with its locks.
-alive() { kill -0 "$1" 2>/dev/null && [[ $(ps -o stat=,nlwp= -p "$1") != Z*' 1' ]]; }
+alive() {
+  local line fields
+  { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
+  read -ra fields <<<"${line##*) }"  # from the third on: the state; the number of threads is the twentieth
+  [[ ${fields[0]} != X && ! (${fields[0]} == Z && ${fields[17]} == 1) ]]
+}
 gone() { ! alive "$1"; }
 
 # end_process PID [SIGNAL]: asks first, insists after wait_seconds_max.
@@ -55,8 +60,19 @@ end_process() {
   wait_until gone "$1" || kill -KILL "$1" 2>/dev/null || true
 }
 
+# Below those that the kernel gives to whoever wants any: a server that is down for a while finds its port free.
 free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+  python3 - <<'END'
+import random, socket
+while True:
+    port = random.randrange(10000, 32768)
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        continue
+    print(port)
+    break
+END
 }
 
 # --- the registry
@@ -72,7 +88,7 @@ start_registry() {
 version: 0.1
 log: {level: info, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: $work/registry}}
-http: {addr: "${1:-127.0.0.1:0}"}
+http: {addr: "${1:-127.0.0.1:$(free_port)}"}
 END
   : >"$work/registry.log"
   OTEL_TRACES_EXPORTER=none setsid docker-registry serve "$work/registry.yml" >>"$work/registry.log" 2>&1 &
@@ -197,6 +213,14 @@ make_cold() {
   sluice blob evict "$(data_blob_of "$1")" >&2
   mount_image "$1" "$2"
   drop_page_cache
+}
+
+# reads_right TREE MOUNT [ARGUMENT...]: whether compare_reads.py could read every byte. Wrong ones are never waited out.
+reads_right() {
+  local status=0
+  python3 "$e2e_dir/compare_reads.py" "$@" >"$work/compare.log" 2>&1 || status=$?
+  ((status == 0 || status == 3)) || fail "wrong bytes: $(tail -n 5 "$work/compare.log")"
+  return "$status"
 }
 
 # checksum_of DIR: of all that tar sees: names, contents, modes, owners and times.

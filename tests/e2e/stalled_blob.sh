@@ -37,6 +37,8 @@ start_readers() {
   done
 }
 
+# Or it is too late: some have been refused.
+all_at_node() { (($(metric sluice_reads_waiting) >= readers_count)) || ! all_wait; }
 all_wait() { local pid; for pid in "${readers[@]}"; do alive "$pid" || return 1; done; }
 
 name=$(cd "$work/stalled" && find . -type f -printf '%s %p\n' | sort -nr | sed -n '1s/^[0-9]* //p')
@@ -50,7 +52,7 @@ for ((try = 0; try < tries_max; ++try)); do
   before=$(median_of_other); part=$((part + 1))
   echo "$blob" >"$work/stall"
   start_readers
-  sleep 1
+  wait_until all_at_node || fail "only $(metric sluice_reads_waiting) of $readers_count reads came to the node"
   during=$(median_of_other); part=$((part + 1))
   if ! all_wait; then
     note "the measurement took longer than the readers' deadline, and does not count"

@@ -103,7 +103,10 @@ std::string NodeProcess::FirstLine() {
 }
 
 void NodeProcess::Signal(int number) {
-  if (pid_ > 0) kill(pid_, number);
+  if (pid_ <= 0) return;
+  kill(pid_, number);
+  // Its threads stop one after the other.
+  if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
 }
 
 void NodeProcess::Kill() {

@@ -388,7 +388,7 @@ TEST_F(CachefilesDoorTest, ReadThatNobodyFillsIsCompletedAtItsDeadline) {
 TEST_F(CachefilesDoorTest, AnswerAfterTheDeadlineChangesNothing) {
   kernel_.ReuseIds();
   const auto object = OpenOne();
-  SetDeadline(std::chrono::milliseconds(200));
+  SetDeadline(std::chrono::seconds(1));
   const uint32_t id = kernel_.Read(object, 0, 4096);
   const auto taken = Take();
   ASSERT_TRUE(taken);
@@ -613,9 +613,10 @@ TEST_F(CachefilesDoorTest, SuccessorDoesNotCompleteAgainWhatHasExpired) {
   kernel_.ReuseIds();
   const auto object = OpenOne();
   journal_->layout().mounts[0] = Image(3, {});
-  SetDeadline(std::chrono::milliseconds(200));
+  SetDeadline(std::chrono::seconds(1));
   const uint32_t id = kernel_.Read(object, 0, 4096);
   const auto late = Take();
+  ASSERT_TRUE(late);
   EXPECT_EQ(kernel_.End(id), Ended::kHole);
   EXPECT_TRUE(Eventually([&] { return StateOf(*late) == SlotState::kExpired; }));
   SetDeadline(std::chrono::seconds(60));
@@ -643,11 +644,13 @@ TEST_F(CachefilesDoorTest, ReadOfAnObjectThatOnlyTheDaemonHasIsAskedForAgainInTi
   const uint32_t id = kernel_.Read(object, 0, 4096);
   EXPECT_TRUE(Eventually([&] { return counters().denied.load() > 0; }));
   // As long as the daemon holds it, the kernel does not open it anew.
+  const auto from = std::chrono::steady_clock::now();
   for (int i = 0; i < 3; ++i) {
     Settle();
     usleep(1000);
   }
-  EXPECT_LT(counters().denied.load(), 4u) << "the door asks for it again and again without a pause";
+  const auto pauses = (std::chrono::steady_clock::now() - from) / std::chrono::milliseconds(50);
+  EXPECT_LT(counters().denied.load(), 4u + pauses) << "the door asks for it again and again without a pause";
   message.reset();
   EXPECT_TRUE(Eventually([&] { return kernel_.Opens(object) == 2; }));
   Finish(*Take());

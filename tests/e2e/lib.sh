@@ -47,7 +47,7 @@ wait_until() {
 # A killed process whose first thread is a zombie is still there while other threads of it end, with its locks.
 alive() {
   local line fields
-  { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
+  [[ -n $1 ]] && { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
   read -ra fields <<<"${line##*) }"  # from the third on: the state; the number of threads is the twentieth
   [[ ${fields[0]} != X && ! (${fields[0]} == Z && ${fields[17]} == 1) ]]
 }

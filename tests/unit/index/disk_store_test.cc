@@ -149,9 +149,10 @@ TEST_F(DiskStoreTest, WrongWholeDigestRefusesReadsAfterRestartTooUntilEvicted) {
   OpenStore();
   CommitAll(wrong);
   const std::shared_ptr<Blob> blob = store_->Find(sample.spec.digest);
-  FlushUntil([&] { return blob->refused() && Noted("alarm"); });
+  FlushUntil([&] { return telemetry_.blobs_refused.value() == 1; });
+  EXPECT_TRUE(blob->refused());
+  EXPECT_TRUE(Noted("alarm"));
   EXPECT_FALSE(Noted("complete"));
-  EXPECT_EQ(telemetry_.blobs_refused.value(), 1u);
   for (int round = 0; round < 2; ++round) {
     EXPECT_TRUE(store_->Find(sample.spec.digest)->refused());
     EXPECT_EQ(store_->Find(sample.spec.digest)->presence().present_count(), 0u);

@@ -12,6 +12,9 @@ namespace {
 
 // A chunk is asked for this often before those who wait for it are told that it can't be had.
 constexpr int kAttemptsMax = 2;
+// Readers whom a source tells that it is not there just now wait this long for the next try, while they have
+// time.
+constexpr Duration kTryAgainAfter = std::chrono::milliseconds(500);
 // One step of a fill, and how many are under way at once.
 constexpr uint64_t kFillStepBytes = 4 << 20;
 constexpr int kFillStepsMax = 2;
@@ -36,6 +39,11 @@ struct ActiveFetch {
   uint32_t delivered = 0;
 };
 
+enum class Failure {
+  kForGood,   // or for as long as anybody would wait
+  kOfSource,  // that is not there just now
+};
+
 struct FillState {
   Blob::Lease lease;
   uint64_t next = 0;  // byte
@@ -43,6 +51,15 @@ struct FillState {
   absl::Status status;
   std::vector<FillDone> dones;
 };
+
+// Adds the chunk to the last run if it follows it.
+void Append(std::vector<ChunkSpan>& runs, ChunkIndex index) {
+  if (!runs.empty() && runs.back().end() == index) {
+    ++runs.back().count;
+  } else {
+    runs.push_back({index, 1});
+  }
+}
 
 std::string Describe(const Blob& blob, ChunkIndex index) {
   return absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString());
@@ -82,7 +99,10 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
   void Settle(FetchId id, ChunkIndex index, absl::StatusOr<Evidence> outcome);
   void CloseArrived(const ActiveFetch& active, ChunkIndex index, Evidence evidence);
   void FailChunks(const PendingFetch& fetch, const std::vector<ChunkIndex>& chunks,
-                  const absl::Status& status);
+                  const absl::Status& status, Failure failure);
+  bool HasPatientReader(const FetchTable::Entry& entry) const;
+  void TryAgainLater(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks);
+  void TryAgain(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks, FetchId pause);
 
   // --- Fetches: market.
   void Enqueue(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& spans, FetchClass fetch_class,
@@ -246,13 +266,7 @@ void BlobCache::Core::Join(ReadId id, PendingRead& read, ChunkIndex index, std::
     entry->owner = 0;
   }
   if (!entry) entry = &table_.Open(read.blob, index, 0, read.fetch_class);
-  if (entry->owner == 0) {
-    if (!to_open.empty() && to_open.back().end() == index) {
-      ++to_open.back().count;
-    } else {
-      to_open.push_back({index, 1});
-    }
-  }
+  if (entry->owner == 0) Append(to_open, index);
   entry->waiters.push_back(id);
   ++read.outstanding;
 }
@@ -262,11 +276,7 @@ void BlobCache::Core::OpenAhead(const std::shared_ptr<Blob>& blob, ChunkSpan spa
   for (ChunkIndex index = span.first; index < span.end(); index = index.next()) {
     if (blob->presence().IsPresent(index) || table_.Find(*blob, index)) continue;
     table_.Open(blob, index, 0, FetchClass::kReadahead);
-    if (!runs.empty() && runs.back().end() == index) {
-      ++runs.back().count;
-    } else {
-      runs.push_back({index, 1});
-    }
+    Append(runs, index);
   }
   Enqueue(blob, runs, FetchClass::kReadahead, Now() + limits_.fetch_timeout, 0);
 }
@@ -283,7 +293,7 @@ void BlobCache::Core::Settle(FetchId id, ChunkIndex index, absl::StatusOr<Eviden
     if (outcome.ok()) {
       CloseArrived(active, index, *outcome);
     } else {
-      FailChunks(active.fetch, {index}, outcome.status());
+      FailChunks(active.fetch, {index}, outcome.status(), Failure::kForGood);
     }
   }
   EndIfOver(id);
@@ -306,8 +316,9 @@ void BlobCache::Core::CloseArrived(const ActiveFetch& active, ChunkIndex index, 
 }
 
 void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<ChunkIndex>& chunks,
-                                 const absl::Status& status) {
+                                 const absl::Status& status, Failure failure) {
   std::vector<ChunkSpan> again;
+  std::vector<ChunkIndex> later;
   Instant deadline = Now();
   FetchClass fetch_class = FetchClass::kBackfill;
   std::vector<ReadId> failed;
@@ -316,6 +327,10 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
     std::erase_if(entry->waiters, [&](ReadId id) { return !reads_.contains(id); });
     // A fetch that ended with its first reader's deadline does not count against readers who have time left.
     if (!absl::IsDeadlineExceeded(status) || fetch.deadline > Now()) ++entry->attempts;
+    if (failure == Failure::kOfSource && entry->attempts >= kAttemptsMax && HasPatientReader(*entry)) {
+      later.push_back(index);
+      continue;
+    }
     if (entry->waiters.empty() || entry->attempts >= kAttemptsMax || shut_down_) {
       FetchTable::Entry closed = table_.Close(*fetch.blob, index);
       failed.insert(failed.end(), closed.waiters.begin(), closed.waiters.end());
@@ -327,15 +342,55 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
       deadline = std::max(deadline, reads_.at(id).deadline);
       fetch_class = std::min(fetch_class, reads_.at(id).fetch_class);
     }
-    if (!again.empty() && again.back().end() == index) {
-      ++again.back().count;
-    } else {
-      again.push_back({index, 1});
-    }
+    Append(again, index);
   }
   const size_t next_source = fetch.source + 1 < parts_.sources.size() ? fetch.source + 1 : fetch.source;
   Enqueue(fetch.blob, again, fetch_class, deadline, next_source);
+  if (!later.empty()) TryAgainLater(fetch.blob, std::move(later));
   for (ReadId id : failed) Complete(id, status);
+}
+
+bool BlobCache::Core::HasPatientReader(const FetchTable::Entry& entry) const {
+  return !shut_down_ && std::any_of(entry.waiters.begin(), entry.waiters.end(), [this](ReadId id) {
+    const PendingRead& read = reads_.at(id);
+    return read.fetch_class == FetchClass::kDemand && read.deadline > Now() + kTryAgainAfter;
+  });
+}
+
+// Until then the chunks belong to the pause, as they would to a fetch, but take no place among those under
+// way.
+void BlobCache::Core::TryAgainLater(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks) {
+  const FetchId pause = next_id_++;
+  for (ChunkIndex index : chunks) {
+    FetchTable::Entry* entry = table_.Find(*blob, index);
+    entry->owner = pause;
+    entry->started = false;
+    entry->attempts = 0;
+    entry->fetch_class = FetchClass::kDemand;
+  }
+  parts_.core.PostAt(Now() + kTryAgainAfter,
+                     [weak = weak_from_this(), blob, chunks = std::move(chunks), pause] {
+                       if (auto core = weak.lock()) core->TryAgain(blob, chunks, pause);
+                     });
+}
+
+void BlobCache::Core::TryAgain(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks,
+                               FetchId pause) {
+  std::vector<ChunkSpan> again;
+  Instant deadline = Now();
+  for (ChunkIndex index : chunks) {
+    FetchTable::Entry* entry = table_.Find(*blob, index);
+    if (!entry || entry->owner != pause) continue;
+    std::erase_if(entry->waiters, [&](ReadId id) { return !reads_.contains(id); });
+    if (entry->waiters.empty()) {
+      table_.Close(*blob, index);
+      continue;
+    }
+    for (ReadId id : entry->waiters) deadline = std::max(deadline, reads_.at(id).deadline);
+    Append(again, index);
+  }
+  Enqueue(blob, again, FetchClass::kDemand, deadline, 0);
+  StartFetches();
 }
 
 // -------------------------------------------------------------------------------------------- fetches
@@ -395,12 +450,7 @@ void BlobCache::Core::StartFetch(PendingFetch fetch) {
     std::vector<ChunkSpan> spans;
     for (ChunkIndex index = rest.chunks.first; index < rest.chunks.end(); index = index.next()) {
       FetchTable::Entry* entry = table_.Find(*fetch.blob, index);
-      if (!entry || entry->owner != fetch.id) continue;
-      if (!spans.empty() && spans.back().end() == index) {
-        ++spans.back().count;
-      } else {
-        spans.push_back({index, 1});
-      }
+      if (entry && entry->owner == fetch.id) Append(spans, index);
     }
     Enqueue(fetch.blob, spans, fetch.fetch_class, fetch.deadline, fetch.source);
   }
@@ -482,7 +532,8 @@ void BlobCache::Core::EndIfOver(FetchId id) {
     active.status = absl::InternalError(absl::StrCat("the source said that it was done but did not deliver ",
                                                      Describe(*active.fetch.blob, undelivered.front())));
   }
-  FailChunks(active.fetch, undelivered, *active.status);
+  FailChunks(active.fetch, undelivered, *active.status,
+             absl::IsUnavailable(*active.status) ? Failure::kOfSource : Failure::kForGood);
 }
 
 // ---------------------------------------------------------------------------------------------- fills

@@ -71,6 +71,8 @@ class BlobCache {
   BlobCache(const BlobCache&) = delete;
   BlobCache& operator=(const BlobCache&) = delete;
 
+  // A demand read waits, within its deadline, for a source that is not there just now.
+  //
   // Errors given to `done`: NotFound (no such blob), OutOfRange (past the blob's end), DataLoss (the blob is
   // refused, or a chunk failed verification twice), DeadlineExceeded, ResourceExhausted (too many readers; no
   // space), Unavailable and what else the last source said.

@@ -252,6 +252,7 @@ std::string Exchange::Authorization() {
 
 absl::Status Exchange::OnHead(const HttpHead& head) {
   head_ = head;
+  if (!MayPass(head.status)) core_->breaker.Succeeded(url_->Authority());
   if (head.status / 100 != 2) return absl::OkStatus();
   rejected_ = sink_->OnHead(head);
   return rejected_;
@@ -274,13 +275,9 @@ absl::Status Exchange::OnBody(std::span<const std::byte> bytes) {
 void Exchange::OnHttpDone(absl::Status status) {
   Count(head_.status);
   // The sink's verdict on an answer stands, whatever became of the transfer.
-  if (!rejected_.ok()) {
-    core_->breaker.Succeeded(url_->Authority());
-    return Finish(Explained(rejected_));
-  }
+  if (!rejected_.ok()) return Finish(Explained(rejected_));
   if (head_.status == 0 || (head_.status / 100 == 2 && !status.ok()))
     return TransportFailed(std::move(status));
-  if (!MayPass(head_.status)) core_->breaker.Succeeded(url_->Authority());
   if (head_.status / 100 == 2) return Answered(std::move(status));
   if (IsRedirect(head_.status)) return FollowRedirect();
   Refused();

@@ -138,6 +138,69 @@ TEST_F(BlobCacheTest, AReaderGetsAnErrorAtItsDeadlineThoughTheSourceIsSilent) {
   EXPECT_EQ(telemetry_.read_errors.value(), 1u);
 }
 
+TEST_F(BlobCacheTest, ASourceThatIsAwayForSecondsCostsADemandReaderNoError) {
+  auto blob = AddBlob(10 * kChunk);
+  auto result = ReadChunk(*blob, 3);
+  const Instant away_until = clock_.now + seconds(5);
+  int asked = 0;
+  while (clock_.now < away_until) {
+    for (; !source_.calls.empty(); ++asked) {
+      source_.Take().Fail(absl::UnavailableError("registry is down"));
+      Settle();
+    }
+    EXPECT_FALSE(result->has_value());
+    Pass(std::chrono::milliseconds(100));
+  }
+  EXPECT_LE(asked, 22) << "twice each half second";
+  auto joined = ReadChunk(*blob, 3);
+  while (source_.calls.empty()) Pass(std::chrono::milliseconds(100));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  Serve();
+  EXPECT_TRUE(result->has_value() && (*result)->ok());
+  EXPECT_TRUE(joined->has_value() && (*joined)->ok());
+}
+
+TEST_F(BlobCacheTest, ASourceThatStaysAwayGivesItsErrorByTheDeadlineAndIsAskedAnewAfterwards) {
+  auto blob = AddBlob(10 * kChunk);
+  auto result = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(5));
+  const Instant deadline = clock_.now + seconds(5);
+  while (!result->has_value() && clock_.now < deadline) {
+    while (!source_.calls.empty()) {
+      source_.Take().Fail(absl::UnavailableError("registry is down"));
+      Settle();
+    }
+    Pass(std::chrono::milliseconds(100));
+  }
+  ASSERT_TRUE(result->has_value());
+  EXPECT_TRUE(absl::IsUnavailable((*result)->status())) << (*result)->status();
+  EXPECT_TRUE(source_.calls.empty());
+  result = Read(*blob, {0, 1});
+  ASSERT_EQ(source_.calls.size(), 1u);
+  Serve();
+  EXPECT_TRUE((*result)->ok());
+}
+
+TEST_F(BlobCacheTest, AChunkWhoseReaderHasFailedMeanwhileIsNotAskedForAgain) {
+  auto blob = AddBlob(10 * kChunk);
+  blob->presence().Set(ChunkIndex(1));
+  auto result = Read(*blob, {0, 3 * kChunk});
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(source_.calls.size(), 2u);
+    FakeSource::Call away = source_.Take();
+    FakeSource::Call absent = source_.Take();
+    if (away.request.chunks.first != ChunkIndex(0)) std::swap(away, absent);
+    away.Fail(absl::UnavailableError("registry is down"));
+    absent.Fail(absl::NotFoundError("404"));
+    Settle();
+  }
+  ASSERT_TRUE(result->has_value());
+  EXPECT_TRUE(absl::IsNotFound((*result)->status()));
+  Pass(seconds(1));
+  EXPECT_TRUE(source_.calls.empty());
+  result = ReadChunk(*blob, 0);
+  EXPECT_EQ(source_.calls.size(), 1u) << "nothing is left of the pause";
+}
+
 TEST_F(BlobCacheTest, EachReaderHasItsOwnDeadline) {
   auto blob = AddBlob(10 * kChunk);
   auto first = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(5));

@@ -46,6 +46,7 @@ enum class Failure {
 
 struct FillState {
   Blob::Lease lease;
+  FetchClass fetch_class;
   uint64_t next = 0;  // byte
   int steps = 0;      // under way
   absl::Status status;
@@ -78,7 +79,7 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
         amplifier_(limits.readahead_bytes_max) {}
 
   void Read(ReadRequest request, ReadDone done);
-  void StartFill(const Digest& digest, FillDone done);
+  void StartFill(const Digest& digest, FetchClass fetch_class, FillDone done);
   void StopFill(const Digest& digest) { EndStep(digest, absl::CancelledError("the fill was stopped"), 0); }
   void Shutdown();
 
@@ -538,9 +539,10 @@ void BlobCache::Core::EndIfOver(FetchId id) {
 
 // ---------------------------------------------------------------------------------------------- fills
 
-void BlobCache::Core::StartFill(const Digest& digest, FillDone done) {
+void BlobCache::Core::StartFill(const Digest& digest, FetchClass fetch_class, FillDone done) {
   const auto found = fills_.find(digest);
   if (found != fills_.end()) {
+    found->second.fetch_class = std::min(found->second.fetch_class, fetch_class);
     found->second.dones.push_back(std::move(done));
     return;
   }
@@ -549,8 +551,8 @@ void BlobCache::Core::StartFill(const Digest& digest, FillDone done) {
     return std::move(done)(
         absl::NotFoundError(absl::StrCat("blob ", digest.ToString(), " is not registered")));
   if (shut_down_) return std::move(done)(absl::CancelledError("the node is shutting down"));
-  FillState& fill =
-      fills_.emplace(digest, FillState{Blob::Lease(std::move(blob)), 0, 0, {}, {}}).first->second;
+  FillState& fill = fills_.emplace(digest, FillState{Blob::Lease(std::move(blob)), fetch_class, 0, 0, {}, {}})
+                        .first->second;
   fill.dones.push_back(std::move(done));
   StepFill(digest);
 }
@@ -565,8 +567,8 @@ void BlobCache::Core::StepFill(const Digest& digest) {
     fill.next = range.end();
     if (blob.presence().AllPresent(blob.geometry().Covering(range))) continue;
     ++fill.steps;
-    parts_.core.Post([core = shared_from_this(), digest, range] {
-      ReadRequest request{digest, range, FetchClass::kBackfill, core->Now() + core->limits_.fetch_timeout};
+    parts_.core.Post([core = shared_from_this(), digest, range, fetch_class = fill.fetch_class] {
+      ReadRequest request{digest, range, fetch_class, core->Now() + core->limits_.fetch_timeout};
       core->Read(request, [core, digest](absl::StatusOr<ReadResult> result) {
         core->EndStep(digest, result.status(), 1);
       });
@@ -611,9 +613,10 @@ void BlobCache::Read(ReadRequest request, ReadDone done) {
   });
 }
 
-void BlobCache::Fill(const Digest& digest, FillDone done) {
-  core_->loop().Post(
-      [core = core_, digest, done = std::move(done)]() mutable { core->StartFill(digest, std::move(done)); });
+void BlobCache::Fill(const Digest& digest, FetchClass fetch_class, FillDone done) {
+  core_->loop().Post([core = core_, digest, fetch_class, done = std::move(done)]() mutable {
+    core->StartFill(digest, fetch_class, std::move(done));
+  });
 }
 
 void BlobCache::StopFill(const Digest& digest) {

@@ -34,7 +34,7 @@ struct ReadResult {
 };
 using ReadDone = absl::AnyInvocable<void(absl::StatusOr<ReadResult>) &&>;
 
-// A fill brings in all of a blob that is absent, as backfill.
+// A fill brings in all of a blob that is absent.
 using FillDone = absl::AnyInvocable<void(absl::Status) &&>;
 
 struct BlobCacheLimits {
@@ -79,8 +79,9 @@ class BlobCache {
   void Read(ReadRequest request, ReadDone done);
 
   // Fetches all absent chunks; done when the blob is complete or a chunk failed for good. Watch the progress
-  // in Blob::presence(). A second fill of the same blob joins the first.
-  void Fill(const Digest& digest, FillDone done);
+  // in Blob::presence(). A second fill of the same blob joins the first, which goes on in the higher class of
+  // both. REQUIRES: fetch_class is not kDemand
+  void Fill(const Digest& digest, FetchClass fetch_class, FillDone done);
   // Ends a fill with Cancelled, once the fetches that are under way have come. No-op without one.
   void StopFill(const Digest& digest);
 

@@ -65,7 +65,7 @@ BackgroundFill::Progress BackgroundFill::Of(const Digest& digest) const {
 
 void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
                          Duration retry_after) {
-  shared->cache.Fill(digest, [shared, digest, run, retry_after](absl::Status status) {
+  shared->cache.Fill(digest, FetchClass::kBackfill, [shared, digest, run, retry_after](absl::Status status) {
     {
       std::lock_guard lock(shared->mutex);
       Shared::Fill* fill = shared->Find(digest, run);

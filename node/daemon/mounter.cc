@@ -369,7 +369,9 @@ absl::StatusOr<Blob::Lease> Mounter::PrepareBootstrap(const BlobSpec& spec,
 absl::Status Mounter::WaitForFill(const Digest& digest, Instant deadline) {
   auto filled = std::make_shared<std::promise<absl::Status>>();
   std::future<absl::Status> result = filled->get_future();
-  parts_.cache.Fill(digest, [filled](absl::Status status) { filled->set_value(std::move(status)); });
+  // Somebody waits for the mount: it is not to queue behind images that are filled up in the background.
+  parts_.cache.Fill(digest, FetchClass::kHint,
+                    [filled](absl::Status status) { filled->set_value(std::move(status)); });
   while (result.wait_for(kCancelCheck) != std::future_status::ready) {
     if (cancelled_) return Stopping();
     if (parts_.clock.Now() >= deadline) {

@@ -357,7 +357,7 @@ TEST_F(BlobCacheTest, AReaderJoinsAReadaheadThatIsUnderWay) {
 TEST_F(BlobCacheTest, AFillBringsInTheWholeBlobWithFewFetchesUnderWay) {
   auto blob = AddBlob(100 * kChunk + 5);
   std::optional<absl::Status> filled;
-  cache_->Fill(blob->digest(), [&](absl::Status status) { filled = status; });
+  cache_->Fill(blob->digest(), FetchClass::kBackfill, [&](absl::Status status) { filled = status; });
   Settle();
   size_t under_way_max = 0;
   while (!source_.calls.empty()) {
@@ -372,10 +372,27 @@ TEST_F(BlobCacheTest, AFillBringsInTheWholeBlobWithFewFetchesUnderWay) {
   EXPECT_EQ(blob->lease_count(), 0u);
 }
 
+TEST_F(BlobCacheTest, AFillOfAHigherClassDoesNotQueueBehindStalledOnes) {
+  for (uint8_t name = 1; name <= 3; ++name) {
+    cache_->Fill(AddBlob(100 * kChunk, name)->digest(), FetchClass::kBackfill, [](absl::Status) {});
+  }
+  Settle();
+  const size_t stalled = source_.calls.size();
+  ASSERT_EQ(stalled, BlobCacheLimits().fetches_max[static_cast<int>(FetchClass::kBackfill)]);
+  auto blob = AddBlob(2 * kChunk);
+  std::optional<absl::Status> filled;
+  cache_->Fill(blob->digest(), FetchClass::kHint, [&](absl::Status status) { filled = status; });
+  Settle();
+  ASSERT_EQ(source_.calls.size(), stalled + 1);
+  source_.calls.back().SendAll();
+  Settle();
+  EXPECT_TRUE(filled.has_value() && filled->ok());
+}
+
 TEST_F(BlobCacheTest, AFillThatFailsSaysWhy) {
   auto blob = AddBlob(10 * kChunk);
   std::optional<absl::Status> filled;
-  cache_->Fill(blob->digest(), [&](absl::Status status) { filled = status; });
+  cache_->Fill(blob->digest(), FetchClass::kBackfill, [&](absl::Status status) { filled = status; });
   Settle();
   while (!source_.calls.empty()) {
     source_.Take().Fail(absl::UnavailableError("registry is down"));
@@ -389,7 +406,7 @@ TEST_F(BlobCacheTest, EveryReadIsAnsweredWhenTheCacheGoesAway) {
   auto blob = AddBlob(10 * kChunk);
   auto result = ReadChunk(*blob, 0);
   std::optional<absl::Status> filled;
-  cache_->Fill(blob->digest(), [&](absl::Status status) { filled = status; });
+  cache_->Fill(blob->digest(), FetchClass::kBackfill, [&](absl::Status status) { filled = status; });
   Settle();
   cache_.reset();
   ASSERT_TRUE(result->has_value());

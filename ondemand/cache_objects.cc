@@ -112,8 +112,9 @@ keeper::Descriptor CacheObjects::Ask(uint32_t index, uint32_t generation) {
     if (message.value().descriptors.size() != 1) return {};
     return std::move(message.value().descriptors.front());
   }
-  // A keeper that was slow is asked again; nobody would give us another line to it.
-  if (state.error().code != EAGAIN) line_.reset();
+  // A keeper that was slow is asked again, and so is one whose descriptor found no room here (EPROTO): nobody
+  // would give us another line to it.
+  if (state.error().code != EAGAIN && state.error().code != EPROTO) line_.reset();
   return {};
 }
 

@@ -60,6 +60,8 @@ void TicketPump::TakeSlot(uint32_t index) {
   if (number == 0) return;
   const keeper::SlotRead read = slot.read;
   auto finish = [journal = journal_, completions = completions_, index, number](absl::Status status) {
+    // The node stops. The keeper takes the read back when we are gone, for the next daemon.
+    if (absl::IsCancelled(status)) return;
     journal->slots()[index].Finish(number, status.ok() ? 0 : EIO);
     journal->MarkFinished(index);
     const uint64_t one = 1;

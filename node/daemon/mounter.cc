@@ -254,8 +254,12 @@ void Mounter::NoteServed(const Digest& digest, uint64_t length, const absl::Stat
   if (absl::IsCancelled(result.status())) return;
   (result.ok() ? parts_.telemetry.ondemand_filled : parts_.telemetry.ondemand_failed).Add();
   served_.Note(digest, length, result);
-  if (!result.ok())
-    spdlog::error("a reader of blob {} gets EIO: {}", digest.ToString(), result.status().ToString());
+  if (result.ok()) return;
+  const uint64_t errors = served_.ErrorsToLog(digest, parts_.clock.Now());
+  if (errors > 0) {
+    spdlog::error("a reader of blob {} gets EIO ({} since the last line): {}", digest.ToString(), errors,
+                  result.status().ToString());
+  }
 }
 
 void Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {

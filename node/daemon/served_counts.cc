@@ -1,10 +1,17 @@
 #include "node/daemon/served_counts.h"
 
+#include <utility>
+
 namespace sluice {
+namespace {
+
+constexpr Duration kLogPause = std::chrono::seconds(1);
+
+}  // namespace
 
 void ServedCounts::Note(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result) {
   std::lock_guard lock(mutex_);
-  Counts& counts = counts_[digest];
+  Counts& counts = entries_[digest].counts;
   if (result.ok()) {
     counts.totals.reads[static_cast<size_t>(result->source)] += 1;
     counts.totals.bytes[static_cast<size_t>(result->source)] += length;
@@ -14,15 +21,24 @@ void ServedCounts::Note(const Digest& digest, uint64_t length, const absl::Statu
   }
 }
 
+uint64_t ServedCounts::ErrorsToLog(const Digest& digest, Instant now) {
+  std::lock_guard lock(mutex_);
+  const auto found = entries_.find(digest);
+  if (found == entries_.end() || now < found->second.log_after) return 0;
+  Entry& entry = found->second;
+  entry.log_after = now + kLogPause;
+  return entry.counts.errors - std::exchange(entry.logged, entry.counts.errors);
+}
+
 ServedCounts::Counts ServedCounts::Of(const Digest& digest) const {
   std::lock_guard lock(mutex_);
-  const auto found = counts_.find(digest);
-  return found == counts_.end() ? Counts{} : found->second;
+  const auto found = entries_.find(digest);
+  return found == entries_.end() ? Counts{} : found->second.counts;
 }
 
 void ServedCounts::Forget(const Digest& digest) {
   std::lock_guard lock(mutex_);
-  counts_.erase(digest);
+  entries_.erase(digest);
 }
 
 }  // namespace sluice

@@ -9,6 +9,7 @@
 #include "api/admin_backend.h"
 #include "node/blob_cache.h"
 #include "node/digest.h"
+#include "node/executor.h"
 
 namespace sluice {
 
@@ -25,13 +26,22 @@ class ServedCounts {
   };
 
   void Note(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result);
+  // How many errors have been noted since this last gave some; 0 for a second after it did: a reader that
+  // goes on and on after errors is not to fill the log.
+  uint64_t ErrorsToLog(const Digest& digest, Instant now);
   // Zeros if nothing was noted.
   Counts Of(const Digest& digest) const;
   void Forget(const Digest& digest);
 
  private:
+  struct Entry {
+    Counts counts;
+    uint64_t logged = 0;  // of counts.errors
+    Instant log_after = Instant::min();
+  };
+
   mutable std::mutex mutex_;
-  absl::flat_hash_map<Digest, Counts> counts_;  // guarded by mutex_; one for each mounted blob that was read
+  absl::flat_hash_map<Digest, Entry> entries_;  // guarded by mutex_; one for each mounted blob that was read
 };
 
 }  // namespace sluice

@@ -110,6 +110,19 @@ TEST_F(BackgroundFillTest, NothingIsTriedOnceItIsGone) {
   EXPECT_TRUE(source_.calls.empty());
 }
 
+TEST(ServedCountsTest, ErrorsAreLoggedOnceASecondWithTheirNumber) {
+  ServedCounts counts;
+  const Digest digest;
+  const Instant start{};
+  counts.Note(digest, 5, absl::UnavailableError("why"));
+  EXPECT_EQ(counts.ErrorsToLog(digest, start), 1u);
+  for (int i = 0; i < 3; ++i) {
+    counts.Note(digest, 5, absl::UnavailableError("why"));
+    EXPECT_EQ(counts.ErrorsToLog(digest, start + std::chrono::milliseconds(999)), 0u);
+  }
+  EXPECT_EQ(counts.ErrorsToLog(digest, start + std::chrono::seconds(1)), 3u);
+}
+
 TEST(ServedCountsTest, AddsUpByBlobAndSource) {
   ServedCounts counts;
   const Digest digest;

@@ -1,6 +1,7 @@
 #include "ondemand/cache_objects.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <atomic>
@@ -107,6 +108,24 @@ class CacheObjectsLineTest : public CacheObjectsTest {
   Descriptor ours_;
   Descriptor theirs_;
 };
+
+TEST_F(CacheObjectsLineTest, AMomentWithoutFreeDescriptorsDoesNotCostTheLine) {
+  CacheObjects objects(journal_);
+  objects.SetLine(std::move(theirs_));
+  OpenPlace(5, 3);
+  const ObjectRequest first = Question();
+  rlimit some{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &some), 0);
+  const rlimit none{STDERR_FILENO + 1, some.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const ObjectReply reply{first.index, first.generation, 0};
+  const int fd = ours_.get();
+  EXPECT_TRUE(keeper::SendMessage(ours_.get(), keeper::BytesOf(reply), std::span<const int>(&fd, 1)).ok());
+  const ObjectRequest again = Question();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &some), 0);
+  Reply(again);
+  EXPECT_TRUE(objects.Await(5, kSoon));
+}
 
 TEST_F(CacheObjectsLineTest, SlowKeeperIsAskedAgainAndItsLateAnswersAreTold) {
   CacheObjects objects(journal_);

@@ -101,6 +101,18 @@ TEST_F(TicketPumpTest, FailedAndDroppedTicketsAreErrors) {
   }
 }
 
+TEST_F(TicketPumpTest, WhatIsCancelledGoesToTheNextDaemon) {
+  auto pump = StartPump();
+  Submit(4);
+  ASSERT_TRUE(WaitForTickets(1));
+  Next().Complete(absl::CancelledError("the node is shutting down"));
+  EXPECT_EQ(journal_->slots()[4].word().state(), SlotState::kTaken);
+  pump->Stop();
+  journal_->Abandon(4);
+  pump = StartPump();
+  EXPECT_TRUE(WaitForTickets(1));
+}
+
 TEST_F(TicketPumpTest, ManyAreOutAtOnceAndMayBeCompletedInAnyOrder) {
   auto pump = StartPump();
   for (uint32_t i = 0; i < 64; ++i) Submit(i);

@@ -67,7 +67,17 @@ Outcome FanotifyDoor::MarkComplete(const BlobRecord& record) {
 }
 
 Outcome FanotifyDoor::ClearComplete(const BlobRecord& record) {
-  return ClearIgnoreMark(watch_, NameOf(record), FileOf(record));
+  Outcome cleared = ClearIgnoreMark(watch_, NameOf(record), FileOf(record));
+  if (cleared.ok() || (cleared.error().code != ENOENT && cleared.error().code != ESTALE)) return cleared;
+  // Somebody removed or replaced the file. An image reads from it still, and nobody can name it: all marks
+  // are taken off, and those of other blobs set anew. Meanwhile their reads only ask more often than they
+  // must.
+  if (Outcome all = ClearAllIgnoreMarks(watch_); !all.ok()) return all;
+  for (BlobRecord& other : journal_.layout().blobs) {
+    if (&other == &record || other.in_use.load() == 0 || other.complete.load() == 0) continue;
+    if (!MarkComplete(other).ok()) other.complete.store(0);
+  }
+  return {};
 }
 
 Outcome FanotifyDoor::Prove() {

@@ -110,6 +110,11 @@ Outcome ClearIgnoreMark(const Watch& watch, const std::string& name, FileId file
   return ChangeIgnoreMark(watch, FAN_MARK_REMOVE, name, file);
 }
 
+Outcome ClearAllIgnoreMarks(const Watch& watch) {
+  if (fanotify_mark(watch.group.get(), FAN_MARK_FLUSH, 0, AT_FDCWD, nullptr) == 0) return {};
+  return ErrnoError("take off all ignore marks");
+}
+
 Result<Descriptor> OpenIfSame(int directory, const std::string& name, FileId file) {
   Descriptor opened(openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!opened.valid()) return ErrnoError("open " + name + " in the store");

@@ -47,6 +47,10 @@ Outcome ProveWatch(const Watch& watch, const std::atomic<uint64_t>& canaries_see
 Outcome SetIgnoreMark(const Watch& watch, const std::string& name, FileId file);
 Outcome ClearIgnoreMark(const Watch& watch, const std::string& name, FileId file);
 
+// Puts the events of all files back, also of those that have no name any more.
+// Source: fanotify_mark(2) FAN_MARK_FLUSH, which leaves the mark of the mount.
+Outcome ClearAllIgnoreMarks(const Watch& watch);
+
 // The file `name` in `directory`; errors as openat(2).
 Result<Descriptor> OpenIfSame(int directory, const std::string& name, FileId file);
 

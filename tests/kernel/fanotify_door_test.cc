@@ -44,6 +44,31 @@ TEST_F(FanotifyDoorTest, CompleteBlobRaisesNoEventsUntilItIsRevoked) {
   EXPECT_GT(node->door().counters().published, before.published);
 }
 
+TEST_F(FanotifyDoorTest, MarkOfAFileThatWasCutAndRemovedIsTakenOffAndOthersStay) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  node->FillAll();
+  ASSERT_TRUE(node->door().OnBlobComplete(digest_).ok());
+  const std::vector<char> bytes = RandomBytes(1 << 20);
+  const Digest other = AddBlob(bytes);
+  ASSERT_TRUE(node->Guard(other, OriginalPath(other)).ok());
+  node->FillAll(other);
+  ASSERT_TRUE(node->door().OnBlobComplete(other).ok());
+
+  std::filesystem::resize_file(StorePath(), 4096);
+  std::filesystem::remove(StorePath());
+  ASSERT_TRUE(node->door().OnBlobRevoked(digest_).ok());
+  EXPECT_EQ(ReadErrno(1 << 20, 4096), EIO);
+
+  const KeeperCounters before = node->door().counters();
+  const keeper::Descriptor file(open(GuardedPath(other).c_str(), O_RDONLY | O_CLOEXEC));
+  std::vector<char> got(bytes.size());
+  EXPECT_EQ(pread(file.get(), got.data(), got.size(), 0), static_cast<ssize_t>(got.size()));
+  EXPECT_EQ(got, bytes);
+  EXPECT_EQ(node->door().counters().hits, before.hits) << "the other blob has lost its mark";
+}
+
 TEST_F(FanotifyDoorTest, SuccessorThatKnowsLessTakesTheMarkOff) {
   auto node = StartNode();
   ASSERT_TRUE(node);

@@ -89,7 +89,7 @@ void DiskStore::Refuse(BlobEntry& entry, const std::string& why) {
     entry.StageRecord(&batch);
   }
   const absl::Status written = db_->Write(std::move(batch), IndexDb::Durability::kSynced);
-  options_.telemetry.blobs_refused.Add();  // whoever has seen the count may kill the node: it is on disk
+  options_.telemetry.blobs_refused.Add();  // not before: whoever has seen the count may kill the node
   if (!written.ok()) {
     Alarm(absl::StrCat("the refusal of blob ", blob->digest().ToString(),
                        " is not recorded: ", written.message()));

@@ -12,9 +12,10 @@ namespace {
 
 // A chunk is asked for this often before those who wait for it are told that it can't be had.
 constexpr int kAttemptsMax = 2;
-// Readers whom a source tells that it is not there just now wait this long for the next try, while they have
-// time.
-constexpr Duration kTryAgainAfter = std::chrono::milliseconds(500);
+// Readers whom a source tells that it is not there just now wait so long for the next try, while they have
+// time: twice as long each time, up to the second figure.
+constexpr Duration kPauseMin = std::chrono::milliseconds(500);
+constexpr Duration kPauseMax = std::chrono::seconds(2);
 // One step of a fill, and how many are under way at once.
 constexpr uint64_t kFillStepBytes = 4 << 20;
 constexpr int kFillStepsMax = 2;
@@ -101,7 +102,7 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
   void CloseArrived(const ActiveFetch& active, ChunkIndex index, Evidence evidence);
   void FailChunks(const PendingFetch& fetch, const std::vector<ChunkIndex>& chunks,
                   const absl::Status& status, Failure failure);
-  bool HasPatientReader(const FetchTable::Entry& entry) const;
+  Instant DemandDeadline(const FetchTable::Entry& entry) const;
   void TryAgainLater(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks);
   void TryAgain(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks, FetchId pause);
 
@@ -320,6 +321,7 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
                                  const absl::Status& status, Failure failure) {
   std::vector<ChunkSpan> again;
   std::vector<ChunkIndex> later;
+  const bool may_pass = failure == Failure::kOfSource && !shut_down_ && !fetch.blob->refused();
   Instant deadline = Now();
   FetchClass fetch_class = FetchClass::kBackfill;
   std::vector<ReadId> failed;
@@ -328,7 +330,7 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
     std::erase_if(entry->waiters, [&](ReadId id) { return !reads_.contains(id); });
     // A fetch that ended with its first reader's deadline does not count against readers who have time left.
     if (!absl::IsDeadlineExceeded(status) || fetch.deadline > Now()) ++entry->attempts;
-    if (failure == Failure::kOfSource && entry->attempts >= kAttemptsMax && HasPatientReader(*entry)) {
+    if (may_pass && entry->attempts >= kAttemptsMax && DemandDeadline(*entry) > Now() + kPauseMin) {
       later.push_back(index);
       continue;
     }
@@ -351,28 +353,36 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
   for (ReadId id : failed) Complete(id, status);
 }
 
-bool BlobCache::Core::HasPatientReader(const FetchTable::Entry& entry) const {
-  return !shut_down_ && std::any_of(entry.waiters.begin(), entry.waiters.end(), [this](ReadId id) {
+// The latest deadline of the demand reads that wait for the chunk; now if there are none.
+Instant BlobCache::Core::DemandDeadline(const FetchTable::Entry& entry) const {
+  Instant latest = Now();
+  for (ReadId id : entry.waiters) {
     const PendingRead& read = reads_.at(id);
-    return read.fetch_class == FetchClass::kDemand && read.deadline > Now() + kTryAgainAfter;
-  });
+    if (read.fetch_class == FetchClass::kDemand) latest = std::max(latest, read.deadline);
+  }
+  return latest;
 }
 
 // Until then the chunks belong to the pause, as they would to a fetch, but take no place among those under
 // way.
 void BlobCache::Core::TryAgainLater(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks) {
   const FetchId pause = next_id_++;
+  Duration length = kPauseMin;
+  Instant latest = Now();
   for (ChunkIndex index : chunks) {
     FetchTable::Entry* entry = table_.Find(*blob, index);
     entry->owner = pause;
     entry->started = false;
     entry->attempts = 0;
     entry->fetch_class = FetchClass::kDemand;
+    length = std::max(length, std::min(kPauseMax, kPauseMin * (1 << std::min(entry->pauses++, 8))));
+    latest = std::max(latest, DemandDeadline(*entry));
   }
-  parts_.core.PostAt(Now() + kTryAgainAfter,
-                     [weak = weak_from_this(), blob, chunks = std::move(chunks), pause] {
-                       if (auto core = weak.lock()) core->TryAgain(blob, chunks, pause);
-                     });
+  // The last try is to come before the deadline.
+  length = std::max(kPauseMin, std::min(length, latest - Now() - kPauseMin));
+  parts_.core.PostAt(Now() + length, [weak = weak_from_this(), blob, chunks = std::move(chunks), pause] {
+    if (auto core = weak.lock()) core->TryAgain(blob, chunks, pause);
+  });
 }
 
 void BlobCache::Core::TryAgain(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks,

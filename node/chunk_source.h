@@ -60,8 +60,9 @@ class ChunkSource {
   // thread of the source's; the buffer has exactly the chunk's length. Must not block for long.
   using OnChunk = absl::AnyInvocable<void(ChunkIndex, Buffer)>;
   // Called exactly once, after the last OnChunk: OK only if every chunk of the request was delivered.
-  // Errors: NotFound (the source lacks the blob), PermissionDenied / Unauthenticated, DeadlineExceeded,
-  // DataLoss (it sent what it should not have), Unavailable (anything else).
+  // Errors: NotFound (the source lacks the blob), PermissionDenied / Unauthenticated, FailedPrecondition (it
+  // refuses to be asked like this), DeadlineExceeded, DataLoss (it sent what it should not have), Unavailable
+  // (anything else; it may pass).
   using OnDone = absl::AnyInvocable<void(absl::Status) &&>;
 
   virtual ~ChunkSource() = default;

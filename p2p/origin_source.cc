@@ -55,8 +55,8 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
     // With no time left, or nobody left to ask through, another registry would say the same.
     if (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status)) return Finish(std::move(status));
     const bool resume = progressed_ && absl::IsUnavailable(status) && resumes_ < OriginSource::kResumesMax;
-    // That a registry lacks the blob says the least about why it can't be had.
-    if (worst_.ok() || absl::IsNotFound(worst_)) worst_ = std::move(status);
+    // That a registry lacks the blob says the least about why it can't be had; that one is away, the most.
+    if (worst_.ok() || absl::IsNotFound(worst_) || absl::IsUnavailable(status)) worst_ = std::move(status);
     if (resume) {
       ++resumes_;
     } else {
@@ -72,11 +72,15 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
       case absl::StatusCode::kNotFound:
       case absl::StatusCode::kPermissionDenied:
       case absl::StatusCode::kUnauthenticated:
+      case absl::StatusCode::kFailedPrecondition:
       case absl::StatusCode::kDeadlineExceeded:
       case absl::StatusCode::kDataLoss:
         break;
       case absl::StatusCode::kOutOfRange:
         status = absl::DataLossError(status.message());
+        break;
+      case absl::StatusCode::kInvalidArgument:
+        status = absl::FailedPreconditionError(status.message());
         break;
       default:
         status = absl::UnavailableError(status.message());

@@ -57,7 +57,9 @@ absl::Status ErrorOfAnswer(int status, const std::string& what) {
       return absl::OutOfRangeError(
           absl::StrCat(what, ": the blob is shorter than the size its manifest promised"));
     default:
-      return absl::UnavailableError(what);
+      // The registry would say the same of the same request again.
+      return status / 100 == 4 && !MayPass(status) ? absl::FailedPreconditionError(what)
+                                                   : absl::UnavailableError(what);
   }
 }
 

@@ -37,8 +37,8 @@ class Backoff {
 std::optional<Duration> ParseRetryAfter(std::string_view value, std::time_t now);
 
 // Keeps a node from hammering a host that is down: after some failures in a row nothing is sent there for a
-// while, then a single request tries again. A host that answers others meanwhile is not down: one that stalls
-// for a single blob fails all its readers at once.
+// while, then a single request tries again. A host that answers others meanwhile, if only by a head, is not
+// down: one that stalls for a single blob fails all its readers at once.
 //
 // Thread-safe.
 class CircuitBreaker {

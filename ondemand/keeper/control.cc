@@ -337,7 +337,7 @@ Outcome Control::UnguardBlob(uint32_t entry) {
   BlobRecord* record = Record(entry);
   if (record == nullptr) return {};
   if (mounts_.Uses(entry)) return Error{EBUSY, "a mounted image reads from the blob"};
-  // Its file may be gone, and its mark with it.
+  // Even if its file is gone: nobody reads from it any more, but another may be given its inode.
   if (record->complete.load() != 0) (void)MarkBlob(entry, RequestKind::kClearComplete);
   parts_.door.Forget(entry);
   parts_.door.ForgetFailures();

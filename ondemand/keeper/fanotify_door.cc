@@ -68,7 +68,7 @@ Outcome FanotifyDoor::MarkComplete(const BlobRecord& record) {
 
 Outcome FanotifyDoor::ClearComplete(const BlobRecord& record) {
   Outcome cleared = ClearIgnoreMark(watch_, NameOf(record), FileOf(record));
-  if (cleared.ok() || (cleared.error().code != ENOENT && cleared.error().code != ESTALE)) return cleared;
+  if (cleared.ok()) return cleared;
   // Somebody removed or replaced the file. An image reads from it still, and nobody can name it: all marks
   // are taken off, and those of other blobs set anew. Meanwhile their reads only ask more often than they
   // must.

@@ -6,6 +6,7 @@
 
 #include <fstream>
 #include <future>
+#include <latch>
 #include <map>
 #include <optional>
 #include <thread>
@@ -298,21 +299,36 @@ TEST_F(OriginFaultTest, Row9_StallAfterHeadersEndsAtTheDeadline) {
   EXPECT_EQ(outcome.bytes, "");
 }
 
-TEST_F(OriginFaultTest, Row9_AHostThatStallsForOneBlobIsNotHeldBackForOthers) {
+TEST_F(OriginFaultTest, Row9_AHostThatFailsForOneBlobIsNotHeldBackForOthers) {
+  options_.retries_max = 0;
   options_.breaker_failures_max = 2;
   origin_.AddBlob("team/other", blob_);
   const BlobOrigin other{origin_.registry(), "team/other"};
-  origin_.Always(Path(), [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  std::latch arrived(3);
+  std::promise<void> answered;
+  const std::shared_future<void> other_answered = answered.get_future().share();
+  origin_.Always(Path(), [&](const FaultRequest&, FaultConnection& connection) {
+    arrived.count_down();
+    other_answered.wait();
+    connection.CloseAfter();
+  });
   client();
-  std::vector<std::future<ReadOutcome>> stalled;
-  for (int i = 0; i < 3; ++i) {
-    stalled.push_back(std::async(std::launch::async, [this] { return Read(Place(), {4096, 8192}, 3s); }));
-  }
-  while (origin_.request_count(Path()) < 3) std::this_thread::sleep_for(1ms);
+  std::vector<std::future<ReadOutcome>> failing;
+  for (int i = 0; i < 3; ++i) failing.push_back(std::async(std::launch::async, [this] { return Read(); }));
+  arrived.wait();
   time_.Advance(1ms);
   ExpectRight(Read(other, {4096, 8192}));
-  for (auto& read : stalled) EXPECT_TRUE(absl::IsDeadlineExceeded(read.get().status));
+  answered.set_value();
+  for (auto& read : failing) EXPECT_TRUE(absl::IsUnavailable(read.get().status));
   ExpectRight(Read(other, {4096, 8192}));
+}
+
+TEST_F(OriginFaultTest, RefusalsThatWaitingDoesNotMendAreNoOutages) {
+  for (const int status : {400, 405, 410, 451}) {
+    origin_.Script(Path(), {fault::Status(status)});
+    EXPECT_TRUE(absl::IsFailedPrecondition(Read().status)) << status;
+  }
+  EXPECT_EQ(origin_.request_count(Path()), 4u);
 }
 
 TEST_F(OriginFaultTest, Row9_StallBeforeHeadersEndsAtTheDeadline) {

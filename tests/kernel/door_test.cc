@@ -111,8 +111,8 @@ TEST_P(DoorTest, DeadlineGivesAnErrorAndNeverZeros) {
   // The fill that comes too late harms nobody, and the next reader profits.
   node->FillTickets();
   EXPECT_TRUE(Eventually([&] { return node->blob().presence().present_count() > 0; }));
-  EXPECT_TRUE(Eventually([&] { return Read(0, 4096) == Seen::kRight; }));
-  EXPECT_TRUE(Eventually([&] { return ReadAll() == Seen::kRight; }));
+  EXPECT_EQ(WithoutErrors([&] { return Read(0, 4096); }), Seen::kRight);
+  EXPECT_EQ(WithoutErrors([&] { return ReadAll(); }), Seen::kRight);
 }
 
 TEST_P(DoorTest, StoppedDaemonMeansAnErrorAtTheDeadline) {
@@ -124,7 +124,7 @@ TEST_P(DoorTest, StoppedDaemonMeansAnErrorAtTheDeadline) {
   process->Signal(SIGSTOP);
   for (uint64_t i = 0; i < 4; ++i) EXPECT_EQ(ReadErrno(i << 20, 4096), EIO);
   process->Signal(SIGCONT);
-  EXPECT_TRUE(Eventually([&] { return ReadAll() == Seen::kRight; }));
+  EXPECT_EQ(WithoutErrors([&] { return ReadAll(); }), Seen::kRight);
 }
 
 // The kernel asks again for what it was refused, page by page: none of that waits once more. What lies
@@ -398,7 +398,7 @@ TEST_P(DoorTest, SlotsThatNobodyLetsGoOfDoNotBlockReaders) {
   auto node = StartNode(options);
   ASSERT_TRUE(node);
   MountImage(*node);
-  ASSERT_TRUE(Eventually([&] { return Read(15 << 20, 65536) == Seen::kRight; }));
+  ASSERT_EQ(WithoutErrors([&] { return Read(15 << 20, 65536); }), Seen::kRight);
   node->HoldTickets();
   std::atomic<int> errors{0};
   std::vector<std::thread> readers;
@@ -409,7 +409,7 @@ TEST_P(DoorTest, SlotsThatNobodyLetsGoOfDoNotBlockReaders) {
   EXPECT_EQ(errors, 32);
   EXPECT_EQ(Read(15 << 20, 65536), Seen::kRight) << "hits need no slot";
   node->FillTickets();
-  EXPECT_TRUE(Eventually([&] { return Read(14 << 20, 4096) == Seen::kRight; }));
+  EXPECT_EQ(WithoutErrors([&] { return Read(14 << 20, 4096); }), Seen::kRight);
 }
 
 TEST_P(DoorTest, WaitingReaderDiesBySigkill) {

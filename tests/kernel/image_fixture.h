@@ -98,6 +98,14 @@ class ImageFixture : public testing::Test {
     return false;
   }
 
+  // Reads until that gives no error any more, for at most 20 s: for what a slow machine may make too late.
+  template <typename ReadSomething>
+  static Seen WithoutErrors(ReadSomething read) {
+    Seen seen = Seen::kError;
+    Eventually([&] { return (seen = read()) != Seen::kError; });
+    return seen;
+  }
+
   const Backend backend_;
   std::string root_;
   Digest digest_;

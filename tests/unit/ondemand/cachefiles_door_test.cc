@@ -641,10 +641,10 @@ TEST_F(CachefilesDoorTest, ReadOfAnObjectThatOnlyTheDaemonHasIsAskedForAgainInTi
   const uint32_t changes = journal_->layout().object_changes.load();
   Crash(std::vector<KeptObject>());
   EXPECT_NE(journal_->layout().object_changes.load(), changes) << "the daemon is to let go of it";
+  const auto from = std::chrono::steady_clock::now();
   const uint32_t id = kernel_.Read(object, 0, 4096);
   EXPECT_TRUE(Eventually([&] { return counters().denied.load() > 0; }));
   // As long as the daemon holds it, the kernel does not open it anew.
-  const auto from = std::chrono::steady_clock::now();
   for (int i = 0; i < 3; ++i) {
     Settle();
     usleep(1000);

@@ -87,7 +87,7 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
   Executor& loop() { return parts_.core; }
 
  private:
-  // --- Reads: hall and back door.
+  // --- Reads.
   absl::StatusOr<std::shared_ptr<Blob>> Check(const ReadRequest& request) const;
   void Wait(ReadRequest request, std::shared_ptr<Blob> blob, ReadDone done);
   void Complete(ReadId id, absl::Status status);
@@ -95,7 +95,7 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
   void ArmDeadline();
   void ExpireReads();
 
-  // --- Chunks: waiting room.
+  // --- Chunks: single flight.
   void Join(ReadId id, PendingRead& read, ChunkIndex index, std::vector<ChunkSpan>& to_open);
   void OpenAhead(const std::shared_ptr<Blob>& blob, ChunkSpan span);
   void Settle(FetchId id, ChunkIndex index, absl::StatusOr<Evidence> outcome);
@@ -106,7 +106,7 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
   void TryAgainLater(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks);
   void TryAgain(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks, FetchId pause);
 
-  // --- Fetches: market.
+  // --- Fetches.
   void Enqueue(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& spans, FetchClass fetch_class,
                Instant deadline, size_t source);
   void StartFetches();

@@ -49,7 +49,7 @@ struct BlobCacheLimits {
   Duration fetch_timeout = std::chrono::seconds(60);
 };
 
-// The hall: the one front door of the cache. A read is answered from the store, and what is absent is fetched
+// The one entry of the cache. A read is answered from the store, and what is absent is fetched
 // first, each chunk once however many wait for it, verified and committed before anyone sees it.
 //
 // Thread-safe: Read and Fill may be called on any thread; their callbacks run on the core loop, exactly once,

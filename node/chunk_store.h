@@ -15,7 +15,7 @@ enum class Evidence {
   kVerified,    // they match the leaf of a bound recipe
 };
 
-// The cellar: where chunks lie on disk. Implemented by index/.
+// Port: where chunks lie on disk. Implemented by index/.
 //
 // Thread-safe. Open, Commit and Revoke may block on disk: call them on the I/O pool. Find takes no disk
 // access.

@@ -16,7 +16,7 @@ namespace sluice {
 using FetchId = uint64_t;
 using ReadId = uint64_t;
 
-// The waiting room: every absent chunk that somebody wants, the fetch that will bring it, and who waits for
+// Single flight: every absent chunk that somebody wants, the fetch that will bring it, and who waits for
 // it. While a chunk stands here it has exactly one fetch that owns it: that is what makes a fetch single
 // flight.
 //
@@ -62,7 +62,7 @@ struct PendingFetch {
   size_t source = 0;  // position in the list of sources
 };
 
-// The market's order of business: which fetch goes next. Demand strictly first; below it the lower class
+// Which fetch goes next. Demand strictly first; below it the lower class
 // waits for the higher, and each class has its bound of fetches under way. Within a class the blobs take
 // turns, and none may have more under way than it leaves free for others: one whose source stalls does not
 // hold up the rest.

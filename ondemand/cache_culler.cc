@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "ondemand/keeper/cachefiles_wire.h"
+#include "ondemand/keeper/cachefiles/cachefiles_wire.h"
 
 namespace sluice::ondemand {
 namespace {

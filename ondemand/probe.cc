@@ -19,11 +19,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "ondemand/keeper/cachefiles_device.h"
-#include "ondemand/keeper/fanotify_uapi.h"
-#include "ondemand/keeper/fuse_mount.h"
-#include "ondemand/keeper/loop_device.h"
-#include "ondemand/keeper/watch.h"
+#include "ondemand/keeper/cachefiles/cachefiles_device.h"
+#include "ondemand/keeper/fanotify/fanotify_uapi.h"
+#include "ondemand/keeper/fanotify/watch.h"
+#include "ondemand/keeper/fuse/fuse_mount.h"
+#include "ondemand/keeper/fuse/loop_device.h"
 
 extern char** environ;
 

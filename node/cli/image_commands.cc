@@ -11,13 +11,13 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "node/cli/image/image_inspector.h"
-#include "node/cli/image/image_pusher.h"
-#include "node/cli/progress.h"
 #include "node/cli/table_report.h"
 #include "node/cli/units_text.h"
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/units.h"
+#include "node/image/image_inspector.h"
+#include "node/image/image_pusher.h"
+#include "node/image/progress.h"
 #include "node/telemetry.h"
 
 namespace sluice::cli {

@@ -11,8 +11,8 @@
 #include "node/cli/commands.h"
 #include "node/cli/exit_code.h"
 #include "node/cli/json_report.h"
-#include "node/cli/progress.h"
 #include "node/cli/table_report.h"
+#include "node/image/progress.h"
 
 namespace sluice::cli {
 namespace {

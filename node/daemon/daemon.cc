@@ -14,9 +14,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "api/grpc_server.h"
-#include "api/http_server.h"
-#include "api/metrics.h"
-#include "api/operations_routes.h"
+#include "api/http/http_server.h"
+#include "api/http/metrics.h"
+#include "api/http/operations_routes.h"
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
@@ -26,10 +26,10 @@
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
 #include "ondemand/backend.h"
-#include "p2p/allow_list.h"
-#include "p2p/origin_source.h"
-#include "p2p/recipe_verifier.h"
-#include "p2p/registry_client.h"
+#include "p2p/recipe/recipe_verifier.h"
+#include "p2p/registry/allow_list.h"
+#include "p2p/registry/origin_source.h"
+#include "p2p/registry/registry_client.h"
 
 namespace sluice {
 namespace {

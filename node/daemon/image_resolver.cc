@@ -8,7 +8,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "p2p/recipe.h"
+#include "p2p/recipe/recipe.h"
 
 namespace sluice {
 namespace {

@@ -7,10 +7,10 @@
 #include "node/daemon/manifest_cache.h"
 #include "node/digest.h"
 #include "node/recipe_store.h"
-#include "p2p/allow_list.h"
-#include "p2p/manifest.h"
-#include "p2p/reference.h"
-#include "p2p/registry_client.h"
+#include "p2p/registry/allow_list.h"
+#include "p2p/registry/manifest.h"
+#include "p2p/registry/reference.h"
+#include "p2p/registry/registry_client.h"
 
 namespace sluice {
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "p2p/sha256.h"
+#include "p2p/recipe/sha256.h"
 
 namespace sluice {
 namespace {

@@ -5,8 +5,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "p2p/reference.h"
-#include "p2p/registry_client.h"
+#include "p2p/registry/reference.h"
+#include "p2p/registry/registry_client.h"
 
 namespace sluice {
 

@@ -14,8 +14,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "ondemand/keeper/fanotify/watch.h"
 #include "ondemand/keeper/log.h"
-#include "ondemand/keeper/watch.h"
 
 namespace sluice::keeper {
 namespace {

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "ondemand/keeper/fanotify/watch.h"
 #include "ondemand/keeper/journal.h"
-#include "ondemand/keeper/watch.h"
 
 namespace sluice::keeper {
 

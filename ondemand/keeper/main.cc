@@ -21,17 +21,17 @@
 #include <utility>
 #include <vector>
 
-#include "ondemand/keeper/cachefiles_device.h"
-#include "ondemand/keeper/cachefiles_door.h"
+#include "ondemand/keeper/cachefiles/cachefiles_device.h"
+#include "ondemand/keeper/cachefiles/cachefiles_door.h"
 #include "ondemand/keeper/control.h"
 #include "ondemand/keeper/door.h"
-#include "ondemand/keeper/fanotify_door.h"
-#include "ondemand/keeper/fuse_door.h"
-#include "ondemand/keeper/fuse_mount.h"
+#include "ondemand/keeper/fanotify/fanotify_door.h"
+#include "ondemand/keeper/fanotify/watch.h"
+#include "ondemand/keeper/fuse/fuse_door.h"
+#include "ondemand/keeper/fuse/fuse_mount.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/log.h"
 #include "ondemand/keeper/process.h"
-#include "ondemand/keeper/watch.h"
 
 namespace sluice::keeper {
 namespace {

@@ -16,10 +16,10 @@
 #include <utility>
 #include <vector>
 
+#include "ondemand/keeper/fanotify/watch.h"
+#include "ondemand/keeper/fuse/loop_device.h"
 #include "ondemand/keeper/log.h"
-#include "ondemand/keeper/loop_device.h"
 #include "ondemand/keeper/mounting_process.h"
-#include "ondemand/keeper/watch.h"
 
 namespace sluice::keeper {
 namespace {

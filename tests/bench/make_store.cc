@@ -12,8 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "index/disk_store.h"
 #include "node/telemetry.h"
-#include "p2p/recipe.h"
-#include "p2p/sha256.h"
+#include "p2p/recipe/recipe.h"
+#include "p2p/recipe/sha256.h"
 
 namespace sluice {
 namespace {

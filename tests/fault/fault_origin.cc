@@ -24,7 +24,7 @@
 #include <stdexcept>
 #include <thread>
 
-#include "p2p/sha256.h"
+#include "p2p/recipe/sha256.h"
 
 namespace sluice::p2p {
 namespace {

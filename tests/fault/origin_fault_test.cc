@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
-#include "p2p/http_client.h"
-#include "p2p/origin_source.h"
-#include "p2p/registry_client.h"
-#include "p2p/sha256.h"
+#include "p2p/http/http_client.h"
+#include "p2p/recipe/sha256.h"
+#include "p2p/registry/origin_source.h"
+#include "p2p/registry/registry_client.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/fault/skipping_time.h"
 

@@ -8,8 +8,8 @@
 #include <fstream>
 #include <optional>
 
-#include "p2p/registry_client.h"
-#include "p2p/sha256.h"
+#include "p2p/recipe/sha256.h"
+#include "p2p/registry/registry_client.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/fault/skipping_time.h"
 

@@ -1,4 +1,4 @@
-#include "p2p/recipe.h"
+#include "p2p/recipe/recipe.h"
 
 #include <cstdint>
 #include <cstdlib>

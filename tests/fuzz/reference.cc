@@ -1,11 +1,11 @@
-#include "p2p/reference.h"
+#include "p2p/registry/reference.h"
 
 #include <cstdint>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
-#include "p2p/allow_list.h"
+#include "p2p/registry/allow_list.h"
 
 using namespace sluice::p2p;
 

@@ -1,10 +1,10 @@
-#include "p2p/registry_auth.h"
+#include "p2p/registry/registry_auth.h"
 
 #include <cstdint>
 #include <string_view>
 #include <vector>
 
-#include "p2p/url.h"
+#include "p2p/http/url.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);

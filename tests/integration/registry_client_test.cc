@@ -1,6 +1,6 @@
 // The registry client against a real docker-registry 2.8.
 
-#include "p2p/registry_client.h"
+#include "p2p/registry/registry_client.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -11,7 +11,7 @@
 #include <future>
 #include <optional>
 
-#include "p2p/sha256.h"
+#include "p2p/recipe/sha256.h"
 #include "tests/fault/skipping_time.h"
 #include "tests/integration/registry_fixture.h"
 

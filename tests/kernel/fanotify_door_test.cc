@@ -9,7 +9,7 @@
 #include <fstream>
 
 #include "ondemand/door.h"
-#include "ondemand/keeper/fanotify_uapi.h"
+#include "ondemand/keeper/fanotify/fanotify_uapi.h"
 #include "ondemand/probe.h"
 #include "tests/kernel/image_fixture.h"
 

@@ -20,7 +20,7 @@
 #include <thread>
 
 #include "ondemand/door.h"
-#include "ondemand/keeper/loop_device.h"
+#include "ondemand/keeper/fuse/loop_device.h"
 #include "ondemand/probe.h"
 #include "tests/kernel/image_fixture.h"
 

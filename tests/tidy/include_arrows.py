@@ -59,22 +59,33 @@ class Room:
     libraries_in_headers: tuple = ("absl",)
 
 
-ALL_ROOMS = ("node", "index", "p2p", "ondemand", "api")
+P2P = ("p2p/http", "p2p/registry", "p2p/recipe", "p2p/cluster", "p2p/swarm")
+ALL_ROOMS = ("node", "index", "ondemand", "api", "api/http") + P2P
 FLOOR_PLAN = {
     "node": Room(sees=(), libraries=("absl",), system=False),
     "index": Room(sees=("node",), libraries=("absl", "rocksdb", "openssl")),
-    "p2p": Room(sees=("node",), libraries=("absl", "curl", "json", "openssl", "libtorrent", "asio")),
+    "p2p": Room(sees=("node",)),
+    "p2p/http": Room(sees=("node",), libraries=("absl", "curl")),
+    "p2p/recipe": Room(sees=("node", "p2p/http"), libraries=("absl", "openssl", "libtorrent")),
+    "p2p/registry": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "curl", "json")),
+    "p2p/cluster": Room(sees=("node", "p2p/http", "p2p/recipe", "p2p/registry"), libraries=("absl", "json")),
+    "p2p/swarm": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "asio", "libtorrent")),
     "ondemand": Room(sees=("node", "ondemand/keeper"), libraries=("absl",)),
     "ondemand/keeper": Room(sees=(), libraries=(), libraries_in_headers=()),
-    "api": Room(sees=("node",), libraries=("absl", "grpc", "protobuf", "asio", "json", "prometheus")),
+    "api": Room(sees=("node", "api/http"), libraries=("absl", "grpc", "protobuf")),
+    "api/http": Room(sees=("node",), libraries=("absl", "asio", "prometheus")),
+    "node/image": Room(
+        sees=("node", "ondemand") + P2P,
+        libraries=("absl", "archive", "json"),
+        libraries_in_headers=("absl", "archive")),
     "node/daemon": Room(
         sees=ALL_ROOMS,
         libraries=("absl", "asio", "cli11", "fmt", "grpc", "json", "protobuf", "spdlog", "systemd", "yaml"),
         libraries_in_headers=("absl", "asio", "cli11", "fmt", "grpc", "json", "protobuf", "spdlog", "yaml")),
     "node/cli": Room(
-        sees=ALL_ROOMS + ("node/daemon",),
-        libraries=("absl", "archive", "cli11", "fmt", "grpc", "json", "openssl", "protobuf", "spdlog", "yaml"),
-        libraries_in_headers=("absl", "archive", "cli11", "fmt", "grpc", "json", "protobuf", "spdlog", "yaml")),
+        sees=ALL_ROOMS + ("node/daemon", "node/image"),
+        libraries=("absl", "cli11", "fmt", "grpc", "json", "openssl", "protobuf", "spdlog", "yaml"),
+        libraries_in_headers=("absl", "cli11", "fmt", "grpc", "json", "protobuf", "spdlog", "yaml")),
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')

@@ -1,4 +1,4 @@
-#include "node/cli/image/erofs_builder.h"
+#include "node/image/erofs_builder.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "node/cli/image/layer_flattener.h"
-#include "node/cli/image/subprocess.h"
+#include "node/image/layer_flattener.h"
+#include "node/image/subprocess.h"
 #include "ondemand/erofs_image.h"
 #include "tests/unit/cli/tar_writer.h"
 #include "tests/unit/cli/temp_tree.h"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "node/cli/image/subprocess.h"
+#include "node/image/subprocess.h"
 #include "tests/unit/cli/temp_tree.h"
 
 namespace sluice {

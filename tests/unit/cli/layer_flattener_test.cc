@@ -1,4 +1,4 @@
-#include "node/cli/image/layer_flattener.h"
+#include "node/image/layer_flattener.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

@@ -1,4 +1,4 @@
-#include "node/cli/image/scratch_directory.h"
+#include "node/image/scratch_directory.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "node/cli/image/subprocess.h"
+#include "node/image/subprocess.h"
 #include "tests/unit/cli/temp_tree.h"
 
 namespace sluice {

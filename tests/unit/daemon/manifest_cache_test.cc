@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "p2p/sha256.h"
+#include "p2p/recipe/sha256.h"
 
 namespace sluice {
 namespace {

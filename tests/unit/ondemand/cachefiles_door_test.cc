@@ -1,4 +1,4 @@
-#include "ondemand/keeper/cachefiles_door.h"
+#include "ondemand/keeper/cachefiles/cachefiles_door.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "ondemand/keeper/cachefiles_door.h"
+#include "ondemand/keeper/cachefiles/cachefiles_door.h"
 #include "ondemand/keeper/wire.h"
 #include "tests/unit/ondemand/fake_cachefiles.h"
 

@@ -1,4 +1,4 @@
-#include "ondemand/keeper/cachefiles_wire.h"
+#include "ondemand/keeper/cachefiles/cachefiles_wire.h"
 
 #include <gtest/gtest.h>
 

@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include "ondemand/keeper/cachefiles_device.h"
+#include "ondemand/keeper/cachefiles/cachefiles_device.h"
 #include "ondemand/keeper/descriptor.h"
 
 namespace sluice::keeper {

@@ -1,4 +1,4 @@
-#include "p2p/allow_list.h"
+#include "p2p/registry/allow_list.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "p2p/docker_credentials.h"
+#include "p2p/registry/docker_credentials.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "p2p/manifest.h"
+#include "p2p/registry/manifest.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

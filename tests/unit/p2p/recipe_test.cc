@@ -1,4 +1,4 @@
-#include "p2p/recipe.h"
+#include "p2p/recipe/recipe.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "p2p/recipe_verifier.h"
+#include "p2p/recipe/recipe_verifier.h"
 
 namespace sluice::p2p {
 namespace {

@@ -1,4 +1,4 @@
-#include "p2p/reference.h"
+#include "p2p/registry/reference.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

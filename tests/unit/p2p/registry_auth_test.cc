@@ -1,4 +1,4 @@
-#include "p2p/registry_auth.h"
+#include "p2p/registry/registry_auth.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

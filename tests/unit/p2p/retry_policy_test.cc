@@ -1,4 +1,4 @@
-#include "p2p/retry_policy.h"
+#include "p2p/registry/retry_policy.h"
 
 #include <gtest/gtest.h>
 

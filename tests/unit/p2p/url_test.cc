@@ -1,4 +1,4 @@
-#include "p2p/url.h"
+#include "p2p/http/url.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

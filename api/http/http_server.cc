@@ -1,0 +1,367 @@
+#include "api/http/http_server.h"
+
+#include <boost/asio/dispatch.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+namespace sluice::api {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+// After accept() failed, e.g. for want of a file descriptor.
+constexpr auto kAcceptRetryDelay = std::chrono::milliseconds(100);
+
+constexpr std::string_view kTooManyConnections =
+    "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+    "Content-Type: text/plain; charset=utf-8\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
+
+absl::string_view View(beast::string_view text) {
+  return {text.data(), text.size()};
+}
+
+HttpResponse PlainResponse(unsigned status, std::string text) {
+  HttpResponse response;
+  response.status = status;
+  response.body = absl::StrCat(text, "\n");
+  return response;
+}
+
+// Whether a session goes on after an answer. It can't after a request that was not read to its end.
+enum class After { kKeepAlive, kClose };
+
+struct ListenAddress {
+  std::string host;
+  std::string port;
+};
+
+absl::StatusOr<ListenAddress> ParseListen(std::string_view listen) {
+  const size_t colon = listen.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string_view::npos || colon == 0 ||
+      !absl::SimpleAtoi(absl::string_view(listen.data() + colon + 1, listen.size() - colon - 1), &port) ||
+      port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot listen on \"",
+                                                   absl::string_view(listen.data(), listen.size()),
+                                                   "\": write it as host:port, e.g. 127.0.0.1:9464"));
+  }
+  std::string host(listen.substr(0, colon));
+  const bool brackets = host.size() > 2 && host.front() == '[' && host.back() == ']';
+  if (brackets) host = host.substr(1, host.size() - 2);
+  return ListenAddress{std::move(host), absl::StrCat(port)};
+}
+
+absl::Status TranslateListenError(std::string_view listen, const error_code& error) {
+  const std::string what =
+      absl::StrCat("cannot listen on ", absl::string_view(listen.data(), listen.size()), ": ");
+  if (error == asio::error::address_in_use) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        what, "the port is in use by another process; stop it (ss -ltnp shows it) or set another address"));
+  }
+  if (error == asio::error::access_denied) {
+    return absl::PermissionDeniedError(absl::StrCat(what, "not permitted; ports below 1024 need root"));
+  }
+  if (error == asio::error::host_not_found || error == asio::error::host_not_found_try_again ||
+      error == asio::error::service_not_found) {
+    return absl::InvalidArgumentError(absl::StrCat(what, "unknown host"));
+  }
+  return absl::UnavailableError(absl::StrCat(what, error.message()));
+}
+
+}  // namespace
+
+std::string_view HttpRequest::Header(std::string_view name) const {
+  for (const auto& [key, value] : headers) {
+    if (absl::EqualsIgnoreCase(key, absl::string_view(name.data(), name.size()))) return value;
+  }
+  return {};
+}
+
+HttpResponder::~HttpResponder() {
+  if (send_) std::move(*this).Answer(PlainResponse(500, "the request was dropped without an answer"));
+}
+
+class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
+ public:
+  Impl(HttpRoutes routes, HttpLimits limits)
+      : limits_(limits), routes_(std::move(routes)), acceptor_(io_), accept_retry_(io_) {}
+  ~Impl() { Stop(); }
+
+  absl::Status Start(std::string_view listen);
+  uint16_t port() const { return port_; }
+  void Stop();
+
+  // For responders: runs `task` on the server's thread, or drops it if that has ended.
+  void Post(Task task) {
+    asio::post(io_, [task = std::move(task)]() mutable { std::move(task)(); });
+  }
+
+ private:
+  class Session;
+
+  absl::Status Listen(std::string_view listen);
+  void Accept();
+  void OnAccept(const error_code& error, tcp::socket socket);
+
+  // Constant after construction.
+  const HttpLimits limits_;
+
+  // Written by Start, constant afterwards.
+  uint16_t port_ = 0;
+  std::thread thread_;
+
+  // Owned by the server's thread.
+  HttpRoutes routes_;
+  uint32_t connections_ = 0;
+  asio::io_context io_{1};
+  tcp::acceptor acceptor_;
+  asio::steady_timer accept_retry_;
+};
+
+// One connection. Lives as long as an operation of its own is pending in the io_context.
+class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
+ public:
+  Session(Impl& server, tcp::socket socket)
+      : server_(server), stream_(std::move(socket)), handler_timer_(server.io_) {
+    ++server_.connections_;
+  }
+  ~Session() { --server_.connections_; }
+
+  void ReadRequest() {
+    parser_.emplace();
+    parser_->header_limit(server_.limits_.header_bytes_max);
+    // An HTTP body is refused by its announced length, so none of it is ever read.
+    parser_->body_limit(0);
+    stream_.expires_after(server_.limits_.idle_timeout);
+    http::async_read_header(
+        stream_, buffer_, *parser_,
+        [self = shared_from_this()](const error_code& error, size_t) { self->OnHeader(error); });
+  }
+
+ private:
+  void OnHeader(const error_code& error);
+  // Nobody is answered who has gone, or was silent for too long.
+  void OnBadRequest(const error_code& error);
+  void Dispatch();
+  HttpResponder MakeResponder();
+  void OnAnswer(uint64_t request_number, HttpResponse response);
+  void Write(HttpResponse response, After after);
+  void OnWritten(const error_code& error, After after);
+
+  Impl& server_;
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_;
+  std::optional<http::request_parser<http::empty_body>> parser_;
+  http::response<http::string_body> response_;
+  std::optional<http::response_serializer<http::string_body>> serializer_;
+  asio::steady_timer handler_timer_;
+  // Counts requests; a responder whose number is not the awaited one comes too late.
+  uint64_t request_number_ = 0;
+  bool awaiting_answer_ = false;
+};
+
+void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
+  if (error == http::error::header_limit) {
+    return Write(PlainResponse(431, "the request's headers are too large"), After::kClose);
+  }
+  if (error == http::error::body_limit || error == http::error::unexpected_body) {
+    return Write(PlainResponse(413, "a request may carry no body"), After::kClose);
+  }
+  const bool malformed = error.category() == http::make_error_code(http::error::bad_method).category() &&
+                         error != http::error::end_of_stream;
+  if (malformed)
+    Write(PlainResponse(400, absl::StrCat("malformed request: ", error.message())), After::kClose);
+}
+
+void HttpServer::Impl::Session::OnHeader(const error_code& error) {
+  if (error) return OnBadRequest(error);
+
+  const http::verb method = parser_->get().method();
+  if (method != http::verb::get && method != http::verb::head) {
+    HttpResponse response = PlainResponse(405, "only GET and HEAD are allowed here");
+    response.headers.emplace_back("Allow", "GET, HEAD");
+    return Write(std::move(response), After::kClose);
+  }
+  if (parser_->chunked() || parser_->content_length().value_or(0) > 0) {
+    return Write(PlainResponse(413, "a request may carry no body"), After::kClose);
+  }
+  if (parser_->get().target().empty() || parser_->get().target().front() != '/') {
+    return Write(PlainResponse(400, "malformed request: the target must be a path"), After::kClose);
+  }
+  Dispatch();
+}
+
+void HttpServer::Impl::Session::Dispatch() {
+  const auto& message = parser_->get();
+  HttpRequest request;
+  request.method = message.method() == http::verb::head ? HttpMethod::kHead : HttpMethod::kGet;
+  const absl::string_view target = View(message.target());
+  const size_t question = target.find('?');
+  request.path = std::string(target.substr(0, question));
+  if (question != absl::string_view::npos) request.query = std::string(target.substr(question + 1));
+  for (const auto& field : message) {
+    request.headers.emplace_back(std::string(View(field.name_string())), std::string(View(field.value())));
+  }
+
+  HttpResponder responder = MakeResponder();
+  const auto route = server_.routes_.find(request.path);
+  if (route == server_.routes_.end()) {
+    return std::move(responder).Answer(PlainResponse(404, "there is nothing at this path"));
+  }
+  route->second(request, std::move(responder));
+}
+
+HttpResponder HttpServer::Impl::Session::MakeResponder() {
+  const uint64_t number = ++request_number_;
+  awaiting_answer_ = true;
+  stream_.expires_never();
+  handler_timer_.expires_after(server_.limits_.handler_timeout);
+  handler_timer_.async_wait([self = shared_from_this(), number](const error_code& error) {
+    if (!error) self->OnAnswer(number, PlainResponse(503, "the answer took too long"));
+  });
+  return HttpResponder(
+      [session = weak_from_this(), server = server_.weak_from_this(), number](HttpResponse response) {
+        // The server first: a session may only be touched while its io_context is there.
+        const std::shared_ptr<Impl> alive = server.lock();
+        if (!alive) return;
+        alive->Post([session, number, response = std::move(response)]() mutable {
+          if (const auto self = session.lock()) self->OnAnswer(number, std::move(response));
+        });
+      });
+}
+
+void HttpServer::Impl::Session::OnAnswer(uint64_t request_number, HttpResponse response) {
+  if (!awaiting_answer_ || request_number != request_number_) return;
+  awaiting_answer_ = false;
+  handler_timer_.cancel();
+  Write(std::move(response), parser_->get().keep_alive() ? After::kKeepAlive : After::kClose);
+}
+
+void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
+  response_ = {};
+  response_.version(11);
+  response_.result(response.status);
+  response_.set(http::field::content_type, response.content_type);
+  for (const auto& [name, value] : response.headers) response_.insert(name, value);
+  response_.body() = std::move(response.body);
+  response_.content_length(response_.body().size());
+  response_.keep_alive(after == After::kKeepAlive);
+  serializer_.emplace(response_);
+
+  stream_.expires_after(server_.limits_.idle_timeout);
+  auto written = [self = shared_from_this(), after](const error_code& error, size_t) {
+    self->OnWritten(error, after);
+  };
+  if (parser_->is_header_done() && parser_->get().method() == http::verb::head) {
+    http::async_write_header(stream_, *serializer_, std::move(written));
+  } else {
+    http::async_write(stream_, *serializer_, std::move(written));
+  }
+}
+
+void HttpServer::Impl::Session::OnWritten(const error_code& error, After after) {
+  if (error) return;
+  if (after == After::kKeepAlive) return ReadRequest();
+  error_code ignored;
+  stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+}
+
+absl::Status HttpServer::Impl::Listen(std::string_view listen) {
+  absl::StatusOr<ListenAddress> address = ParseListen(listen);
+  if (!address.ok()) return address.status();
+  error_code error;
+  const auto found = tcp::resolver(io_).resolve(address->host, address->port, tcp::resolver::passive, error);
+  if (error) return TranslateListenError(listen, error);
+  const tcp::endpoint endpoint = *found.begin();
+  acceptor_.open(endpoint.protocol(), error);
+  if (!error) acceptor_.set_option(asio::socket_base::reuse_address(true), error);
+  if (!error) acceptor_.bind(endpoint, error);
+  if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
+  if (!error) port_ = acceptor_.local_endpoint(error).port();
+  if (!error) return absl::OkStatus();
+  error_code ignored;
+  acceptor_.close(ignored);
+  return TranslateListenError(listen, error);
+}
+
+absl::Status HttpServer::Impl::Start(std::string_view listen) {
+  if (thread_.joinable() || io_.stopped()) {
+    return absl::FailedPreconditionError("the HTTP server was started before");
+  }
+  if (absl::Status status = Listen(listen); !status.ok()) return status;
+  Accept();
+  thread_ = std::thread([this] { io_.run(); });
+  return absl::OkStatus();
+}
+
+void HttpServer::Impl::Stop() {
+  io_.stop();
+  if (thread_.joinable()) thread_.join();
+  error_code ignored;
+  acceptor_.close(ignored);
+}
+
+void HttpServer::Impl::Accept() {
+  acceptor_.async_accept(
+      [this](const error_code& error, tcp::socket socket) { OnAccept(error, std::move(socket)); });
+}
+
+void HttpServer::Impl::OnAccept(const error_code& error, tcp::socket socket) {
+  if (error == asio::error::operation_aborted) return;
+  if (error) {
+    accept_retry_.expires_after(kAcceptRetryDelay);
+    accept_retry_.async_wait([this](const error_code& cancelled) {
+      if (!cancelled) Accept();
+    });
+    return;
+  }
+  error_code ignored;
+  if (connections_ >= limits_.connections_max) {
+    // As much as fits into the socket's buffer, without waiting: one more session is what must not be.
+    socket.non_blocking(true, ignored);
+    socket.write_some(asio::buffer(kTooManyConnections.data(), kTooManyConnections.size()), ignored);
+  } else {
+    socket.set_option(tcp::no_delay(true), ignored);
+    std::make_shared<Session>(*this, std::move(socket))->ReadRequest();
+  }
+  Accept();
+}
+
+HttpServer::HttpServer(HttpRoutes routes, HttpLimits limits)
+    : impl_(std::make_shared<Impl>(std::move(routes), limits)) {}
+
+HttpServer::~HttpServer() {
+  Stop();
+}
+
+absl::Status HttpServer::Start(std::string_view listen) {
+  return impl_->Start(listen);
+}
+
+uint16_t HttpServer::port() const {
+  return impl_->port();
+}
+
+void HttpServer::Stop() {
+  impl_->Stop();
+}
+
+}  // namespace sluice::api

@@ -1,0 +1,222 @@
+#include "api/http/metrics.h"
+
+#include <prometheus/collectable.h>
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <array>
+#include <initializer_list>
+#include <iterator>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sluice::api {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Families = std::vector<MetricFamily>;
+
+constexpr std::string_view kEvictReasons[kEvictReasonCount] = {"requested", "watermark", "corrupt"};
+constexpr std::string_view kOriginCodes[] = {"none", "1xx", "2xx", "3xx", "4xx", "5xx"};
+constexpr std::string_view kLanes[] = {"express", "swarm"};
+constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
+
+struct Label {
+  std::string_view name;
+  std::string_view value;
+};
+
+MetricFamily& AddFamily(Families& to, std::string_view name, std::string_view help, MetricType type) {
+  MetricFamily& family = to.emplace_back();
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  return family;
+}
+
+ClientMetric& AddMetric(MetricFamily& family, std::initializer_list<Label> labels) {
+  ClientMetric& metric = family.metric.emplace_back();
+  for (const Label& label : labels) {
+    metric.label.push_back({std::string(label.name), std::string(label.value)});
+  }
+  return metric;
+}
+
+void AddSample(MetricFamily& family, std::initializer_list<Label> labels, double value) {
+  ClientMetric& metric = AddMetric(family, labels);
+  if (family.type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+}
+
+void AddCounter(Families& to, std::string_view name, std::string_view help, const Counter& counter) {
+  AddSample(AddFamily(to, name, help, MetricType::Counter), {}, static_cast<double>(counter.value()));
+}
+
+void AddGauge(Families& to, std::string_view name, std::string_view help, const Gauge& gauge) {
+  AddSample(AddFamily(to, name, help, MetricType::Gauge), {}, static_cast<double>(gauge.value()));
+}
+
+template <size_t N>
+void AddBySource(Families& to, std::string_view name, std::string_view help,
+                 const std::array<Counter, N>& counters, uint64_t more_local = 0) {
+  static_assert(N == kSourceKindCount);
+  MetricFamily& family = AddFamily(to, name, help, MetricType::Counter);
+  for (size_t i = 0; i < N; ++i) {
+    const auto kind = static_cast<SourceKind>(i);
+    const uint64_t more = kind == SourceKind::kLocal ? more_local : 0;
+    AddSample(family, {{"source", SourceKindName(kind)}}, static_cast<double>(counters[i].value() + more));
+  }
+}
+
+template <size_t N>
+void AddByLabel(Families& to, std::string_view name, std::string_view help, std::string_view label,
+                const std::string_view (&values)[N], const std::array<Counter, N>& counters) {
+  MetricFamily& family = AddFamily(to, name, help, MetricType::Counter);
+  for (size_t i = 0; i < N; ++i) {
+    AddSample(family, {{label, values[i]}}, static_cast<double>(counters[i].value()));
+  }
+}
+
+void AddHistogram(MetricFamily& family, std::initializer_list<Label> labels, const DurationHistogram& from) {
+  auto& histogram = AddMetric(family, labels).histogram;
+  uint64_t cumulated = 0;
+  for (size_t i = 0; i <= DurationHistogram::kBounds.size(); ++i) {
+    cumulated += from.count(i);
+    const double bound = i < DurationHistogram::kBounds.size() ? DurationHistogram::kBounds[i]
+                                                               : std::numeric_limits<double>::infinity();
+    histogram.bucket.push_back({cumulated, bound});
+  }
+  histogram.sample_count = cumulated;
+  histogram.sample_sum = from.sum_seconds();
+}
+
+// The keeper's hits are local reads that the daemon never sees.
+void AddReads(Families& to, const Telemetry& t, const KeeperCounts& keeper) {
+  AddBySource(to, "sluice_read_bytes_total",
+              "Bytes given to readers, by where they came from; complete mounted blobs are read uncounted.",
+              t.read_bytes, keeper.hit_bytes);
+  AddBySource(to, "sluice_reads_total", "Reads answered, by the farthest place their bytes came from.",
+              t.reads, keeper.hits);
+  AddCounter(to, "sluice_read_errors_total", "Reads that failed.", t.read_errors);
+  MetricFamily& duration = AddFamily(to, "sluice_read_duration_seconds",
+                                     "Time from a read's arrival to its answer.", MetricType::Histogram);
+  for (size_t i = 0; i < t.read_duration.size(); ++i) {
+    AddHistogram(duration, {{"source", SourceKindName(static_cast<SourceKind>(i))}}, t.read_duration[i]);
+  }
+  AddGauge(to, "sluice_reads_waiting", "Reads that wait for bytes.", t.reads_waiting);
+}
+
+void AddSources(Families& to, const Telemetry& t) {
+  AddCounter(to, "sluice_origin_bytes_total", "Bytes received from registries.", t.origin_bytes);
+  AddByLabel(to, "sluice_origin_requests_total",
+             "Requests to registries, by class of HTTP status; none is a request that got no answer.", "code",
+             kOriginCodes, t.origin_requests);
+  AddBySource(to, "sluice_chunk_verify_failures_total",
+              "Chunks that were not what their recipe promises, by where they came from.", t.verify_failures);
+  AddCounter(to, "sluice_unverified_served_bytes_total",
+             "Bytes given to readers of chunks that nothing had proven yet.", t.unverified_served_bytes);
+  AddCounter(to, "sluice_blobs_refused_total", "Blobs whose digest did not hold.", t.blobs_refused);
+}
+
+void AddStore(Families& to, const Telemetry& t) {
+  AddGauge(to, "sluice_cache_size_bytes", "Bytes that the store takes up.", t.cache_size_bytes);
+  AddGauge(to, "sluice_cache_capacity_bytes", "The most that the store may take up.", t.cache_capacity_bytes);
+  AddByLabel(to, "sluice_evicted_bytes_total", "Bytes taken out of the store.", "reason", kEvictReasons,
+             t.evicted_bytes);
+  AddCounter(to, "sluice_store_sync_failures_total", "Batches of chunks that could not be synced to disk.",
+             t.sync_failures);
+  AddCounter(to, "sluice_store_write_failures_total", "Chunks that could not be written to disk.",
+             t.write_failures);
+}
+
+void AddPrefetch(Families& to, const Telemetry& t) {
+  AddCounter(to, "sluice_prefetch_bytes_total", "Bytes fetched before anyone had read them.",
+             t.prefetch_bytes);
+}
+
+// This version asks no peers and takes no hints, and does not follow what becomes of prefetched bytes (the
+// keeper lets reads of them pass unseen). The series exist because dashboards and alerts name them.
+void AddPeers(Families& to) {
+  const std::array<Counter, std::size(kLanes)> no_lanes;
+  const std::array<Counter, std::size(kHintResults)> no_hints;
+  AddByLabel(to, "sluice_peer_received_bytes_total", "Bytes received from other nodes.", "lane", kLanes,
+             no_lanes);
+  AddByLabel(to, "sluice_peer_sent_bytes_total", "Bytes sent to other nodes.", "lane", kLanes, no_lanes);
+  AddByLabel(to, "sluice_prefetch_hints_total", "Prefetch hints, by how they ended.", "result", kHintResults,
+             no_hints);
+  AddCounter(to, "sluice_prefetch_used_bytes_total",
+             "Prefetched bytes that were read later; not counted yet.", Counter());
+  AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", Gauge());
+}
+
+void AddOndemand(Families& to, const Telemetry& t, const KeeperCounts& keeper, std::string_view backend) {
+  MetricFamily& requests = AddFamily(
+      to, "sluice_ondemand_requests_total",
+      "The kernel's requests: answered at once (hit), by the daemon (filled, failed), or refused by "
+      "the keeper (expired, denied, error).",
+      MetricType::Counter);
+  const std::pair<std::string_view, uint64_t> results[] = {{"hit", keeper.hits},
+                                                           {"filled", t.ondemand_filled.value()},
+                                                           {"failed", t.ondemand_failed.value()},
+                                                           {"expired", keeper.expired},
+                                                           {"denied", keeper.denied},
+                                                           {"error", keeper.errors}};
+  for (const auto& [result, count] : results) {
+    AddSample(requests, {{"backend", backend}, {"result", result}}, static_cast<double>(count));
+  }
+  AddSample(AddFamily(to, "sluice_ondemand_published_total",
+                      "The kernel's requests that the keeper handed to the daemon.", MetricType::Counter),
+            {{"backend", backend}}, static_cast<double>(keeper.published));
+  AddGauge(to, "sluice_mounts", "Images that are mounted.", t.mounts);
+  AddSample(AddFamily(to, "sluice_ondemand_backend_info", "The kernel front end in use.", MetricType::Gauge),
+            {{"backend", backend}}, 1);
+}
+
+}  // namespace
+
+class Metrics::Collector final : public prometheus::Collectable {
+ public:
+  Collector(const Telemetry& telemetry, MetricsExtras extras)
+      : telemetry_(telemetry), extras_(std::move(extras)) {}
+
+  Families Collect() const override {
+    const KeeperCounts keeper = extras_.keeper ? extras_.keeper() : KeeperCounts{};
+    Families families;
+    AddReads(families, telemetry_, keeper);
+    AddSources(families, telemetry_);
+    AddStore(families, telemetry_);
+    AddPrefetch(families, telemetry_);
+    AddPeers(families);
+    AddOndemand(families, telemetry_, keeper, extras_.backend);
+    AddSample(AddFamily(families, "sluice_kernel_cache_size_bytes",
+                        "What the kernel's own copies of blobs take up on disk (backend cachefiles).",
+                        MetricType::Gauge),
+              {}, extras_.kernel_cache_bytes ? static_cast<double>(extras_.kernel_cache_bytes()) : 0);
+    AddSample(AddFamily(families, "sluice_build_info", "The version that is running.", MetricType::Gauge),
+              {{"version", extras_.version}, {"revision", extras_.revision}}, 1);
+    return families;
+  }
+
+ private:
+  const Telemetry& telemetry_;
+  const MetricsExtras extras_;
+};
+
+Metrics::Metrics(const Telemetry& telemetry, MetricsExtras extras)
+    : collector_(std::make_unique<Collector>(telemetry, std::move(extras))) {}
+
+Metrics::~Metrics() = default;
+
+std::string Metrics::Text() const {
+  return prometheus::TextSerializer().Serialize(collector_->Collect());
+}
+
+}  // namespace sluice::api

@@ -1,0 +1,89 @@
+#include "node/image/progress.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <mutex>
+#include <string>
+
+namespace sluice {
+namespace {
+
+constexpr int kBarWidth = 30;
+constexpr std::chrono::milliseconds kRedrawInterval{100};
+constexpr double kBytesPerMiB = 1 << 20;
+
+class SilentProgress final : public ProgressSink {
+ public:
+  void Begin(std::string_view, uint64_t) override {}
+  void Advance(uint64_t) override {}
+  void End() override {}
+};
+
+class BarProgress final : public ProgressSink {
+ public:
+  ~BarProgress() override { End(); }
+
+  void Begin(std::string_view step, uint64_t total_bytes) override {
+    std::lock_guard lock(mutex_);
+    EndLine();
+    step_ = step;
+    total_bytes_ = total_bytes;
+    done_bytes_ = 0;
+    Draw();
+  }
+
+  void Advance(uint64_t done_bytes) override {
+    std::lock_guard lock(mutex_);
+    done_bytes_ = done_bytes;
+    if (std::chrono::steady_clock::now() - drawn_at_ >= kRedrawInterval) Draw();
+  }
+
+  void End() override {
+    std::lock_guard lock(mutex_);
+    EndLine();
+  }
+
+ private:
+  void EndLine() {
+    if (step_.empty()) return;
+    Draw();
+    std::fputc('\n', stderr);
+    step_.clear();
+  }
+
+  void Draw() {
+    drawn_at_ = std::chrono::steady_clock::now();
+    const double done = static_cast<double>(done_bytes_);
+    if (total_bytes_ == 0) {
+      std::fprintf(stderr, "\r\x1b[K%-24s %.1f MiB", step_.c_str(), done / kBytesPerMiB);
+    } else {
+      const double total = static_cast<double>(total_bytes_);
+      const double share = std::min(1.0, done / total);
+      const int filled = static_cast<int>(share * kBarWidth);
+      std::fprintf(stderr, "\r\x1b[K%-24s [%s%s] %3d %%  %.1f of %.1f MiB", step_.c_str(),
+                   std::string(filled, '#').c_str(), std::string(kBarWidth - filled, '.').c_str(),
+                   static_cast<int>(share * 100), done / kBytesPerMiB, total / kBytesPerMiB);
+    }
+    std::fflush(stderr);
+  }
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::string step_;  // empty between steps
+  uint64_t total_bytes_ = 0;
+  uint64_t done_bytes_ = 0;
+  std::chrono::steady_clock::time_point drawn_at_;
+};
+
+}  // namespace
+
+std::unique_ptr<ProgressSink> MakeProgress(ProgressStyle style) {
+  if (style == ProgressStyle::kSilent || isatty(STDERR_FILENO) == 0)
+    return std::make_unique<SilentProgress>();
+  return std::make_unique<BarProgress>();
+}
+
+}  // namespace sluice

@@ -1,0 +1,124 @@
+#include "node/image/source_image.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <future>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "node/image/unique_fd.h"
+#include "p2p/recipe/sha256.h"
+
+namespace sluice {
+namespace {
+
+constexpr uint64_t kRangeBytes = 32 << 20;
+constexpr std::chrono::minutes kRangeTimeout{10};  // the client gives up sooner on a source that drips
+constexpr int kResumesMax = 3;                     // of a blob whose download broke off
+
+// Receives a blob in order. Lives as long as the request that fills it.
+class BlobFile {
+ public:
+  explicit BlobFile(const std::string& path)
+      : path_(path), file_(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
+    if (!file_.valid()) status_ = absl::ErrnoToStatus(errno, absl::StrCat(path, " can't be made"));
+  }
+
+  void Append(std::span<const std::byte> bytes) {
+    hash_.Update(bytes);
+    while (!bytes.empty() && status_.ok()) {
+      const ssize_t n = write(file_.get(), bytes.data(), bytes.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) {
+        status_ = absl::ErrnoToStatus(errno, absl::StrCat(path_, " can't be written"));
+        return;
+      }
+      bytes = bytes.subspan(static_cast<size_t>(n));
+      size_ += static_cast<uint64_t>(n);
+    }
+  }
+
+  uint64_t size() const { return size_; }
+  const absl::Status& status() const { return status_; }
+  Digest Finish() { return hash_.Finish(); }
+
+ private:
+  const std::string path_;
+  const UniqueFd file_;
+  p2p::Sha256 hash_;
+  uint64_t size_ = 0;
+  absl::Status status_;
+};
+
+absl::Status DownloadRange(p2p::RegistryClient& registry, const BlobOrigin& origin,
+                           const p2p::Descriptor& blob, ByteRange range, BlobFile& file,
+                           ProgressSink& progress) {
+  std::promise<absl::Status> done;
+  registry.ReadBlobRange(
+      origin, blob.digest, blob.size, range, std::chrono::steady_clock::now() + kRangeTimeout,
+      [&](std::span<const std::byte> bytes) {
+        file.Append(bytes);
+        progress.Advance(file.size());
+      },
+      [&](absl::Status status) { done.set_value(std::move(status)); });
+  absl::Status status = done.get_future().get();
+  return file.status().ok() ? status : file.status();
+}
+
+}  // namespace
+
+absl::StatusOr<RemoteImage> ResolveRemoteImage(p2p::RegistryClient& registry,
+                                               const p2p::ImageReference& reference,
+                                               const p2p::Platform& platform) {
+  const std::vector<std::string> accept = {
+      std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
+      std::string(p2p::media_type::kDockerManifest), std::string(p2p::media_type::kDockerManifestList)};
+  std::string name = reference.ManifestName();
+  // Twice at most: an index leads to an image, never to another index.
+  for (int step = 0; step < 2; ++step) {
+    absl::StatusOr<p2p::FetchedManifest> fetched = registry.FetchManifest(reference.origin, name, accept);
+    if (!fetched.ok()) return fetched.status();
+    absl::StatusOr<p2p::Manifest> parsed = p2p::ParseManifest(fetched->body, fetched->media_type);
+    if (!parsed.ok()) {
+      return absl::Status(parsed.status().code(),
+                          absl::StrCat(reference.ToString(), ": ", parsed.status().message()));
+    }
+    if (auto* manifest = std::get_if<p2p::ImageManifest>(&*parsed)) {
+      return RemoteImage{reference, fetched->digest, std::move(*manifest)};
+    }
+    absl::StatusOr<p2p::Descriptor> entry = p2p::SelectPlatform(std::get<p2p::ImageIndex>(*parsed), platform);
+    if (!entry.ok()) {
+      return absl::Status(entry.status().code(),
+                          absl::StrCat(reference.ToString(), ": ", entry.status().message()));
+    }
+    name = entry->digest.ToString();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(reference.ToString(), " is an index of indexes"));
+}
+
+absl::Status DownloadBlob(p2p::RegistryClient& registry, const BlobOrigin& origin,
+                          const p2p::Descriptor& blob, const std::string& path, ProgressSink& progress) {
+  progress.Begin(absl::StrCat("fetching ", blob.digest.Short()), blob.size);
+  BlobFile file(path);
+  if (!file.status().ok()) return file.status();
+  int resumes = 0;
+  while (file.size() < blob.size) {
+    const ByteRange range{file.size(), std::min(kRangeBytes, blob.size - file.size())};
+    absl::Status status = DownloadRange(registry, origin, blob, range, file, progress);
+    if (!file.status().ok()) return file.status();
+    if (status.ok()) continue;
+    if (!absl::IsUnavailable(status) || ++resumes > kResumesMax) return status;
+  }
+  if (const Digest digest = file.Finish(); digest != blob.digest) {
+    return absl::DataLossError(absl::StrCat("blob ", blob.digest.ToString(), " of ", origin.registry, "/",
+                                            origin.repository, " has the digest ", digest.ToString()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sluice

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/digest.h"
+#include "node/image/progress.h"
+#include "p2p/registry/manifest.h"
+#include "p2p/registry/reference.h"
+#include "p2p/registry/registry_client.h"
+
+namespace sluice {
+
+// An image's manifest as a registry has it, for one platform.
+struct RemoteImage {
+  p2p::ImageReference reference;
+  Digest digest;  // of the manifest itself, not of an index that led to it
+  p2p::ImageManifest manifest;
+};
+
+// Follows an index to `platform`. Errors: InvalidArgument (what came is no image), NotFound (no such image or
+// platform), and those of RegistryClient. Blocks.
+absl::StatusOr<RemoteImage> ResolveRemoteImage(p2p::RegistryClient& registry,
+                                               const p2p::ImageReference& reference,
+                                               const p2p::Platform& platform);
+
+// Downloads a blob to a new file, and holds it against its digest and size.
+// Errors: DataLoss (the bytes are others), those of RegistryClient and of writing the file. Blocks.
+absl::Status DownloadBlob(p2p::RegistryClient& registry, const BlobOrigin& origin,
+                          const p2p::Descriptor& blob, const std::string& path, ProgressSink& progress);
+
+}  // namespace sluice

@@ -1,0 +1,51 @@
+#include "ondemand/keeper/fuse/loop_device.h"
+
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+namespace sluice::keeper {
+namespace {
+
+constexpr int kAttempts = 64;
+constexpr int kLoopMajor = 7;
+
+// The node may be missing where /dev is not the kernel's own, as in a container.
+Result<Descriptor> OpenLoop(const std::string& path, int number) {
+  Descriptor device(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (device.valid() || errno != ENOENT) {
+    return device.valid() ? Result<Descriptor>(std::move(device)) : ErrnoError("open " + path);
+  }
+  if (mknod(path.c_str(), S_IFBLK | 0600, makedev(kLoopMajor, static_cast<unsigned>(number))) != 0)
+    return ErrnoError("make " + path);
+  device.reset(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  return device.valid() ? Result<Descriptor>(std::move(device)) : ErrnoError("open " + path);
+}
+
+}  // namespace
+
+Result<LoopDevice> AttachLoop(const std::string& path) {
+  Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) return ErrnoError("open a file of the image");
+  Descriptor control(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+  if (!control.valid()) return ErrnoError("open /dev/loop-control (needs CONFIG_BLK_DEV_LOOP)");
+  // Somebody else may take the free one before us.
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const int number = ioctl(control.get(), LOOP_CTL_GET_FREE);
+    if (number < 0) return ErrnoError("find a free loop device");
+    const std::string name = "/dev/loop" + std::to_string(number);
+    Result<Descriptor> device = OpenLoop(name, number);
+    if (!device.ok()) return device.error();
+    loop_config config{};
+    config.fd = static_cast<uint32_t>(file.get());
+    config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+    if (ioctl(device.value().get(), LOOP_CONFIGURE, &config) == 0)
+      return LoopDevice{name, std::move(device.value())};
+    if (errno != EBUSY) return ErrnoError("attach a file of the image to " + name);
+  }
+  return Error{EBUSY, "no loop device stays free for long enough"};
+}
+
+}  // namespace sluice::keeper

@@ -1,0 +1,707 @@
+#include "p2p/http/http_client.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "p2p/http/text.h"
+#include "p2p/http/url.h"
+
+namespace sluice::p2p {
+namespace {
+
+constexpr size_t kHeadBytesMax = 64 << 10;
+constexpr long kReceiveBufferBytes = 256 << 10;
+constexpr long kUploadBufferBytes = 512 << 10;
+// An address that a registry moved away from is forgotten this soon.
+constexpr long kDnsCacheSeconds = 5;
+
+enum class AddressKind { kPublic, kLoopback, kForbidden };
+
+AddressKind KindOfV4(uint32_t address) {
+  const uint32_t first = address >> 24;
+  if (first == 127) return AddressKind::kLoopback;
+  if (first == 0 || first >= 224 || address >> 16 == 0xA9FE) return AddressKind::kForbidden;
+  return AddressKind::kPublic;
+}
+
+AddressKind KindOfV6(const in6_addr& address) {
+  if (IN6_IS_ADDR_LOOPBACK(&address)) return AddressKind::kLoopback;
+  if (IN6_IS_ADDR_V4MAPPED(&address) || IN6_IS_ADDR_V4COMPAT(&address)) {
+    uint32_t v4 = 0;
+    std::memcpy(&v4, &address.s6_addr[12], sizeof v4);
+    return KindOfV4(ntohl(v4));
+  }
+  const bool forbidden =
+      IN6_IS_ADDR_LINKLOCAL(&address) || IN6_IS_ADDR_MULTICAST(&address) || IN6_IS_ADDR_UNSPECIFIED(&address);
+  return forbidden ? AddressKind::kForbidden : AddressKind::kPublic;
+}
+
+AddressKind KindOf(const sockaddr* address) {
+  if (address->sa_family == AF_INET) {
+    sockaddr_in v4;
+    std::memcpy(&v4, address, sizeof v4);
+    return KindOfV4(ntohl(v4.sin_addr.s_addr));
+  }
+  if (address->sa_family == AF_INET6) {
+    sockaddr_in6 v6;
+    std::memcpy(&v6, address, sizeof v6);
+    return KindOfV6(v6.sin6_addr);
+  }
+  return AddressKind::kForbidden;
+}
+
+AddressKind KindOf(const char* text) {
+  in_addr v4;
+  in6_addr v6;
+  if (inet_pton(AF_INET, text, &v4) == 1) return KindOfV4(ntohl(v4.s_addr));
+  if (inet_pton(AF_INET6, text, &v6) == 1) return KindOfV6(v6);
+  return AddressKind::kForbidden;
+}
+
+// Ports on loopback where the environment says that a proxy listens.
+std::vector<int> LoopbackProxyPorts() {
+  std::vector<int> ports;
+  for (const char* name : {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}) {
+    const char* const value =
+        std::getenv(name);  // NOLINT(concurrency-mt-unsafe): the environment is constant
+    if (value == nullptr || *value == '\0') continue;
+    CURLU* const url = curl_url();
+    char* host = nullptr;
+    char* port = nullptr;
+    if (curl_url_set(url, CURLUPART_URL, value, CURLU_GUESS_SCHEME | CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
+        curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK && NamesLoopback(host)) {
+      // 1080 is where libcurl looks for a proxy whose URL names no port.
+      ports.push_back(curl_url_get(url, CURLUPART_PORT, &port, 0) == CURLUE_OK ? std::atoi(port) : 1080);
+    }
+    curl_free(host);
+    curl_free(port);
+    curl_url_cleanup(url);
+  }
+  return ports;
+}
+
+absl::Status Translate(CURLcode code, std::string_view detail) {
+  const std::string text = absl::StrCat(curl_easy_strerror(code), detail.empty() ? "" : ": ", Abs(detail));
+  switch (code) {
+    case CURLE_OK:
+      return absl::OkStatus();
+    case CURLE_URL_MALFORMAT:
+      return absl::InvalidArgumentError(text);
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_ISSUER_ERROR:
+      return absl::PermissionDeniedError(
+          absl::StrCat(text, " (if the registry has a CA of its own, set the CA file option)"));
+    case CURLE_UNSUPPORTED_PROTOCOL:  // what came is not HTTP/1 or later; ours were checked before
+    case CURLE_WEIRD_SERVER_REPLY:
+    case CURLE_BAD_CONTENT_ENCODING:
+      return absl::DataLossError(text);
+    case CURLE_OUT_OF_MEMORY:
+      return absl::ResourceExhaustedError(text);
+    default:
+      return absl::UnavailableError(text);
+  }
+}
+
+std::optional<uint64_t> ParseLength(std::string_view text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+long Milliseconds(Duration duration) {
+  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(duration).count();
+  return static_cast<long>(std::clamp<int64_t>(ms, 1, 24L * 3600 * 1000));
+}
+
+struct FreeEasy {
+  void operator()(CURL* easy) const { curl_easy_cleanup(easy); }
+};
+struct FreeList {
+  void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+};
+
+// One request, from Send to OnDone. Owned by the loop; used on its thread only.
+class Transfer {
+ public:
+  // REQUIRES: url.ok(), if the transfer is to be prepared
+  Transfer(HttpClient::RequestId id, HttpRequest request, const absl::StatusOr<Url>& url,
+           std::unique_ptr<HttpSink> sink)
+      : id_(id),
+        request_(std::move(request)),
+        sink_(std::move(sink)),
+        host_(url.ok() ? url->SchemeAndAuthority() : std::string()),
+        path_(request_.url.substr(0, request_.url.find('?'))),
+        loopback_named_(url.ok() && NamesLoopback(url->host())),
+        deadline_(std::chrono::steady_clock::now() + request_.timeout) {}
+
+  HttpClient::RequestId id() const { return id_; }
+  const std::string& host() const { return host_; }
+  // With the host, without the query.
+  const std::string& path() const { return path_; }
+  Instant deadline() const { return deadline_; }
+  CURL* easy() const { return easy_.get(); }
+
+  void Prepare(const HttpClientOptions& options, const std::vector<int>& proxy_ports);
+  void Finish(CURLcode code);
+  void Finish(absl::Status status) { sink_->OnDone(std::move(status)); }
+
+ private:
+  template <typename T>
+  void Set(CURLoption option, T value) {
+    curl_easy_setopt(easy_.get(), option, value);
+  }
+  void SetLimits(const HttpClientOptions& options);
+  void SetBody();
+  void SetCallbacks();
+
+  // The first error of our own wins over what libcurl makes of the abort.
+  bool Reject(absl::Status status) {
+    if (verdict_.ok()) verdict_ = std::move(status);
+    return false;
+  }
+  bool AllowAddress(AddressKind kind, std::string_view text, int port);
+  bool HeaderLine(std::string_view line);
+  bool HeadComplete();
+  bool Body(std::span<const std::byte> bytes);
+  size_t Upload(std::span<std::byte> out);
+  static curl_socket_t OpenSocket(void* self, curlsocktype purpose, curl_sockaddr* address);
+
+  const HttpClient::RequestId id_;
+  HttpRequest request_;
+  const std::unique_ptr<HttpSink> sink_;
+  const std::string host_;
+  const std::string path_;
+  const bool loopback_named_;
+  const Instant deadline_;
+  const std::vector<int>* proxy_ports_ = nullptr;
+
+  std::unique_ptr<CURL, FreeEasy> easy_;
+  std::unique_ptr<curl_slist, FreeList> header_list_;
+  char error_text_[CURL_ERROR_SIZE] = {};
+
+  absl::Status verdict_;
+  HttpHead head_;
+  size_t head_bytes_ = 0;
+  bool head_given_ = false;
+  uint64_t body_bytes_ = 0;
+  uint64_t upload_offset_ = 0;
+};
+
+void Transfer::Prepare(const HttpClientOptions& options, const std::vector<int>& proxy_ports) {
+  proxy_ports_ = &proxy_ports;
+  easy_.reset(curl_easy_init());
+  Set(CURLOPT_PRIVATE, static_cast<void*>(this));
+  Set(CURLOPT_URL, request_.url.c_str());
+  Set(CURLOPT_PROTOCOLS_STR, "http,https");
+  Set(CURLOPT_FOLLOWLOCATION, 0L);
+  Set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+  if (loopback_named_) Set(CURLOPT_PROXY, "");
+  Set(CURLOPT_USERAGENT, options.user_agent.c_str());
+  Set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
+  if (!options.ca_file.empty()) Set(CURLOPT_CAINFO, options.ca_file.c_str());
+  SetLimits(options);
+  SetCallbacks();
+
+  curl_slist* list = nullptr;
+  for (const auto& [name, value] : request_.headers.fields()) {
+    list = curl_slist_append(list, absl::StrCat(name, ": ", value).c_str());
+  }
+  list = curl_slist_append(list, "Accept-Encoding: identity");
+  // Saves a round trip per upload; a body that is refused is ended by the server's early answer.
+  list = curl_slist_append(list, "Expect:");
+  header_list_.reset(list);
+  Set(CURLOPT_HTTPHEADER, list);
+  SetBody();
+}
+
+void Transfer::SetLimits(const HttpClientOptions& options) {
+  Set(CURLOPT_NOSIGNAL, 1L);
+  // Lets a request be dropped while the resolver's thread still hangs.
+  Set(CURLOPT_QUICK_EXIT, 1L);
+  Set(CURLOPT_BUFFERSIZE, kReceiveBufferBytes);
+  Set(CURLOPT_DNS_CACHE_TIMEOUT, kDnsCacheSeconds);
+  Set(CURLOPT_CONNECTTIMEOUT_MS, Milliseconds(options.connect_timeout));
+  Set(CURLOPT_TIMEOUT_MS, Milliseconds(deadline_ - std::chrono::steady_clock::now()));
+  if (request_.rate_min_bytes_per_s == 0) return;
+  Set(CURLOPT_LOW_SPEED_LIMIT, static_cast<long>(request_.rate_min_bytes_per_s));
+  const auto window = std::chrono::ceil<std::chrono::seconds>(request_.rate_window).count();
+  Set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(std::max<int64_t>(1, window)));
+}
+
+void Transfer::SetBody() {
+  if (request_.method == "HEAD") {
+    Set(CURLOPT_NOBODY, 1L);
+    return;
+  }
+  if (request_.body) {
+    Set(CURLOPT_UPLOAD, 1L);
+    Set(CURLOPT_UPLOAD_BUFFERSIZE, kUploadBufferBytes);
+    Set(CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(request_.body->size));
+  }
+  Set(CURLOPT_CUSTOMREQUEST, request_.method.c_str());
+}
+
+void Transfer::SetCallbacks() {
+  Set(CURLOPT_ERRORBUFFER, error_text_);
+
+  Set(CURLOPT_OPENSOCKETDATA, static_cast<void*>(this));
+  Set(CURLOPT_OPENSOCKETFUNCTION, &Transfer::OpenSocket);
+
+  // A kept connection is not opened again, so what it leads to is checked once more before it is used.
+  Set(CURLOPT_PREREQDATA, static_cast<void*>(this));
+  Set(
+      CURLOPT_PREREQFUNCTION, +[](void* self, char* remote, char*, int port, int) -> int {
+        const bool allowed = static_cast<Transfer*>(self)->AllowAddress(KindOf(remote), remote, port);
+        return allowed ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
+      });
+
+  Set(CURLOPT_HEADERDATA, static_cast<void*>(this));
+  Set(
+      CURLOPT_HEADERFUNCTION, +[](char* data, size_t, size_t size, void* self) -> size_t {
+        return static_cast<Transfer*>(self)->HeaderLine({data, size}) ? size : 0;
+      });
+
+  Set(CURLOPT_WRITEDATA, static_cast<void*>(this));
+  Set(
+      CURLOPT_WRITEFUNCTION, +[](char* data, size_t, size_t size, void* self) -> size_t {
+        const auto bytes = std::as_bytes(std::span(data, size));
+        return static_cast<Transfer*>(self)->Body(bytes) ? size : CURL_WRITEFUNC_ERROR;
+      });
+
+  Set(CURLOPT_READDATA, static_cast<void*>(this));
+  Set(
+      CURLOPT_READFUNCTION, +[](char* out, size_t, size_t size, void* self) -> size_t {
+        return static_cast<Transfer*>(self)->Upload(std::as_writable_bytes(std::span(out, size)));
+      });
+  Set(CURLOPT_SEEKDATA, static_cast<void*>(this));
+  Set(
+      CURLOPT_SEEKFUNCTION, +[](void* self, curl_off_t offset, int origin) -> int {
+        if (origin != SEEK_SET) return CURL_SEEKFUNC_FAIL;
+        static_cast<Transfer*>(self)->upload_offset_ = static_cast<uint64_t>(offset);
+        return CURL_SEEKFUNC_OK;
+      });
+}
+
+curl_socket_t Transfer::OpenSocket(void* self, curlsocktype, curl_sockaddr* address) {
+  char text[INET6_ADDRSTRLEN] = "?";
+  int port = 0;
+  if (address->family == AF_INET) {
+    sockaddr_in v4;
+    std::memcpy(&v4, &address->addr, sizeof v4);
+    inet_ntop(AF_INET, &v4.sin_addr, text, sizeof text);
+    port = ntohs(v4.sin_port);
+  } else if (address->family == AF_INET6) {
+    sockaddr_in6 v6;
+    std::memcpy(&v6, &address->addr, sizeof v6);
+    inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof text);
+    port = ntohs(v6.sin6_port);
+  }
+  if (!static_cast<Transfer*>(self)->AllowAddress(KindOf(&address->addr), text, port)) return CURL_SOCKET_BAD;
+  return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
+bool Transfer::AllowAddress(AddressKind kind, std::string_view text, int port) {
+  if (kind == AddressKind::kPublic) return true;
+  if (kind == AddressKind::kLoopback) {
+    if (request_.loopback == LoopbackRule::kAllow) return true;
+    if (std::find(proxy_ports_->begin(), proxy_ports_->end(), port) != proxy_ports_->end()) return true;
+  }
+  return Reject(absl::PermissionDeniedError(absl::StrCat("address ", Abs(text), " is refused: ",
+                                                         kind == AddressKind::kLoopback
+                                                             ? "loopback is only for registries named as such"
+                                                             : "not a unicast address")));
+}
+
+bool Transfer::HeaderLine(std::string_view line) {
+  if (head_given_) return true;  // a trailer
+  head_bytes_ += line.size();
+  if (head_bytes_ > kHeadBytesMax) {
+    return Reject(
+        absl::ResourceExhaustedError(absl::StrCat("answer's headers exceed ", kHeadBytesMax, " bytes")));
+  }
+  if (line.starts_with("HTTP/")) {
+    head_ = {};
+    return true;
+  }
+  line = Std(absl::StripTrailingAsciiWhitespace(Abs(line)));
+  if (line.empty()) return HeadComplete();
+  const size_t colon = line.find(':');
+  if (colon == std::string_view::npos) return true;
+  head_.headers.Add(line.substr(0, colon), Std(absl::StripAsciiWhitespace(Abs(line.substr(colon + 1)))));
+  return true;
+}
+
+bool Transfer::HeadComplete() {
+  long status = 0;
+  curl_easy_getinfo(easy_.get(), CURLINFO_RESPONSE_CODE, &status);
+  if (status < 200) return true;  // an interim answer
+  head_.status = static_cast<int>(status);
+  head_given_ = true;
+  for (const std::string_view text : head_.headers.All("Content-Length")) {
+    const std::optional<uint64_t> length = ParseLength(text);
+    if (!length) return Reject(absl::DataLossError("answer with a Content-Length that is no length"));
+    if (request_.method != "HEAD" && *length > request_.body_bytes_max) {
+      return Reject(absl::ResourceExhaustedError(
+          absl::StrCat("answer of ", *length, " bytes exceeds the limit of ", request_.body_bytes_max)));
+    }
+  }
+  absl::Status status_of_sink = sink_->OnHead(head_);
+  return status_of_sink.ok() || Reject(std::move(status_of_sink));
+}
+
+bool Transfer::Body(std::span<const std::byte> bytes) {
+  body_bytes_ += bytes.size();
+  if (body_bytes_ > request_.body_bytes_max) {
+    return Reject(absl::ResourceExhaustedError(
+        absl::StrCat("answer exceeds the limit of ", request_.body_bytes_max, " bytes")));
+  }
+  absl::Status status = sink_->OnBody(bytes);
+  return status.ok() || Reject(std::move(status));
+}
+
+size_t Transfer::Upload(std::span<std::byte> out) {
+  const uint64_t left = request_.body->size - std::min(upload_offset_, request_.body->size);
+  out = out.first(static_cast<size_t>(std::min<uint64_t>(out.size(), left)));
+  if (out.empty()) return 0;
+  absl::StatusOr<size_t> n = (*request_.body->read)(upload_offset_, out);
+  if (n.ok() && *n == 0) n = absl::DataLossError("the data to upload ended before its size");
+  if (!n.ok()) {
+    Reject(n.status());
+    return CURL_READFUNC_ABORT;
+  }
+  upload_offset_ += *n;
+  return *n;
+}
+
+void Transfer::Finish(CURLcode code) {
+  if (!verdict_.ok()) return Finish(std::move(verdict_));
+  if (code == CURLE_OK && !head_given_) return Finish(absl::DataLossError("answer without headers"));
+  if (code == CURLE_OPERATION_TIMEDOUT) {
+    // libcurl has one code for three limits; only one of them is the caller's deadline.
+    // It may strike within the millisecond before.
+    if (std::chrono::steady_clock::now() + std::chrono::milliseconds(2) >= deadline_) {
+      return Finish(absl::DeadlineExceededError(absl::StrCat("timed out: ", error_text_)));
+    }
+  }
+  Finish(Translate(code, error_text_));
+}
+
+}  // namespace
+
+std::optional<std::string_view> HttpHeaders::Get(std::string_view name) const {
+  for (const auto& [key, value] : fields_) {
+    if (absl::EqualsIgnoreCase(key, Abs(name))) return value;
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string_view> HttpHeaders::All(std::string_view name) const {
+  std::vector<std::string_view> values;
+  for (const auto& [key, value] : fields_) {
+    if (absl::EqualsIgnoreCase(key, Abs(name))) values.push_back(value);
+  }
+  return values;
+}
+
+HttpBody HttpBody::FromString(std::string bytes) {
+  const uint64_t size = bytes.size();
+  auto read = [bytes = std::move(bytes)](uint64_t offset,
+                                         std::span<std::byte> out) -> absl::StatusOr<size_t> {
+    const std::string_view rest = std::string_view(bytes).substr(offset, out.size());
+    std::memcpy(out.data(), rest.data(), rest.size());
+    return rest.size();
+  };
+  return {size, std::make_shared<Reader>(std::move(read))};
+}
+
+HttpBody HttpBody::FromFile(int fd, uint64_t offset, uint64_t length) {
+  auto read = [fd, base = offset](uint64_t at, std::span<std::byte> out) -> absl::StatusOr<size_t> {
+    size_t filled = 0;
+    while (filled < out.size()) {
+      const ssize_t n =
+          ::pread(fd, out.data() + filled, out.size() - filled, static_cast<off_t>(base + at + filled));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return absl::ErrnoToStatus(errno, "reading the file to upload");
+      if (n == 0) break;
+      filled += static_cast<size_t>(n);
+    }
+    return filled;
+  };
+  return {length, std::make_shared<Reader>(std::move(read))};
+}
+
+// The multi handle and its thread.
+class HttpClient::Loop {
+ public:
+  explicit Loop(HttpClientOptions options) : options_(std::move(options)) {
+    static std::once_flag once;
+    std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
+    proxy_ports_ = LoopbackProxyPorts();
+    multi_ = curl_multi_init();
+    thread_ = std::thread([this] { Run(); });
+  }
+
+  ~Loop() {
+    Stop();
+    curl_multi_cleanup(multi_);
+  }
+
+  RequestId Send(HttpRequest request, std::unique_ptr<HttpSink> sink) {
+    const RequestId id = next_id_.fetch_add(1);
+    absl::StatusOr<Url> url = Url::Parse(request.url);
+    std::unique_lock lock(mutex_);
+    absl::Status refused;
+    if (!url.ok()) {
+      refused = url.status();
+    } else if (stopping_) {
+      refused = absl::CancelledError("the HTTP client is stopped");
+    } else if (waiting_ >= options_.queue_max) {
+      refused =
+          absl::ResourceExhaustedError(absl::StrCat("more than ", options_.queue_max, " requests wait"));
+    }
+    auto transfer = std::make_unique<Transfer>(id, std::move(request), url, std::move(sink));
+    if (stopping_) {
+      lock.unlock();
+      transfer->Finish(std::move(refused));
+      return id;
+    }
+    if (refused.ok()) ++waiting_;
+    arrivals_.push_back({std::move(transfer), std::move(refused)});
+    lock.unlock();
+    curl_multi_wakeup(multi_);
+    return id;
+  }
+
+  void Cancel(RequestId id) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) return;
+      cancelled_.push_back(id);
+    }
+    curl_multi_wakeup(multi_);
+  }
+
+  void Stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    curl_multi_wakeup(multi_);
+    const std::lock_guard lock(join_mutex_);
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  struct Arrival {
+    std::unique_ptr<Transfer> transfer;
+    absl::Status refused;
+  };
+
+  void Run() {
+    // Signals are the main thread's; a broken pipe comes back as an error.
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    while (TakeOrders()) {
+      DropOverdue();
+      StartQueued();
+      int running = 0;
+      curl_multi_perform(multi_, &running);
+      if (!ReapFinished()) curl_multi_poll(multi_, nullptr, 0, PollTimeout(), nullptr);
+    }
+    CancelAll();
+  }
+
+  // Returns whether to go on.
+  bool TakeOrders() {
+    std::vector<Arrival> arrivals;
+    std::vector<RequestId> cancelled;
+    {
+      const std::lock_guard lock(mutex_);
+      arrivals.swap(arrivals_);
+      cancelled.swap(cancelled_);
+    }
+    for (Arrival& arrival : arrivals) {
+      if (!arrival.refused.ok()) {
+        arrival.transfer->Finish(std::move(arrival.refused));
+        continue;
+      }
+      next_overdue_ = std::min(next_overdue_, arrival.transfer->deadline());
+      queue_.push_back(std::move(arrival.transfer));
+    }
+    for (const RequestId id : cancelled) CancelOne(id);
+    const std::lock_guard lock(mutex_);
+    return !stopping_;
+  }
+
+  void CancelOne(RequestId id) {
+    const auto queued =
+        std::find_if(queue_.begin(), queue_.end(), [id](const auto& t) { return t->id() == id; });
+    if (queued != queue_.end()) {
+      const std::unique_ptr<Transfer> transfer = std::move(*queued);
+      queue_.erase(queued);
+      LeaveQueue();
+      transfer->Finish(absl::CancelledError("cancelled"));
+      return;
+    }
+    const auto active = active_.find(id);
+    if (active != active_.end()) Detach(id)->Finish(absl::CancelledError("cancelled"));
+  }
+
+  void LeaveQueue() {
+    const std::lock_guard lock(mutex_);
+    --waiting_;
+  }
+
+  void DropOverdue() {
+    const Instant now = std::chrono::steady_clock::now();
+    if (now < next_overdue_) return;
+    std::vector<std::unique_ptr<Transfer>> overdue;
+    std::deque<std::unique_ptr<Transfer>> rest;
+    next_overdue_ = Instant::max();
+    for (auto& transfer : queue_) {
+      if (transfer->deadline() <= now) {
+        overdue.push_back(std::move(transfer));
+        continue;
+      }
+      next_overdue_ = std::min(next_overdue_, transfer->deadline());
+      rest.push_back(std::move(transfer));
+    }
+    queue_.swap(rest);
+    for (auto& transfer : overdue) {
+      LeaveQueue();
+      transfer->Finish(absl::DeadlineExceededError("timed out before its turn came"));
+    }
+  }
+
+  void StartQueued() {
+    for (auto it = queue_.begin(); it != queue_.end() && active_.size() < options_.requests_max;) {
+      uint32_t& of_host = active_of_host_[(*it)->host()];
+      uint32_t& of_path = active_of_path_[(*it)->path()];
+      if (of_host + of_path >= options_.requests_per_host_max) {
+        ForgetUnused((*it)->host(), (*it)->path());
+        ++it;
+        continue;
+      }
+      ++of_host;
+      ++of_path;
+      std::unique_ptr<Transfer> transfer = std::move(*it);
+      it = queue_.erase(it);
+      LeaveQueue();
+      transfer->Prepare(options_, proxy_ports_);
+      curl_multi_add_handle(multi_, transfer->easy());
+      active_.emplace(transfer->id(), std::move(transfer));
+    }
+  }
+
+  // Returns whether there was any.
+  bool ReapFinished() {
+    bool any = false;
+    int left = 0;
+    while (CURLMsg* message = curl_multi_info_read(multi_, &left)) {
+      if (message->msg != CURLMSG_DONE) continue;
+      const CURLcode code = message->data.result;
+      Transfer* transfer = nullptr;
+      curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
+      Detach(transfer->id())->Finish(code);
+      any = true;
+    }
+    return any;
+  }
+
+  std::unique_ptr<Transfer> Detach(RequestId id) {
+    const auto it = active_.find(id);
+    std::unique_ptr<Transfer> transfer = std::move(it->second);
+    active_.erase(it);
+    curl_multi_remove_handle(multi_, transfer->easy());
+    --active_of_host_.at(transfer->host());
+    --active_of_path_.at(transfer->path());
+    ForgetUnused(transfer->host(), transfer->path());
+    return transfer;
+  }
+
+  void ForgetUnused(const std::string& host, const std::string& path) {
+    const auto of_host = active_of_host_.find(host);
+    if (of_host->second == 0) active_of_host_.erase(of_host);
+    const auto of_path = active_of_path_.find(path);
+    if (of_path->second == 0) active_of_path_.erase(of_path);
+  }
+
+  int PollTimeout() const {
+    constexpr Duration kLongest = std::chrono::seconds(1);
+    if (next_overdue_ == Instant::max()) return static_cast<int>(Milliseconds(kLongest));
+    const Duration left = next_overdue_ - std::chrono::steady_clock::now();
+    return static_cast<int>(Milliseconds(std::clamp(left, Duration(0), kLongest)));
+  }
+
+  void CancelAll() {
+    while (!active_.empty()) {
+      Detach(active_.begin()->first)->Finish(absl::CancelledError("the HTTP client is stopped"));
+    }
+    for (auto& transfer : queue_) transfer->Finish(absl::CancelledError("the HTTP client is stopped"));
+    queue_.clear();
+    // Nothing can arrive any more: stopping_ is set, and Send looks at it under the lock.
+    std::vector<Arrival> arrivals;
+    {
+      const std::lock_guard lock(mutex_);
+      arrivals.swap(arrivals_);
+    }
+    for (Arrival& a : arrivals) a.transfer->Finish(absl::CancelledError("the HTTP client is stopped"));
+  }
+
+  const HttpClientOptions options_;
+  std::vector<int> proxy_ports_;
+  CURLM* multi_ = nullptr;
+  std::atomic<RequestId> next_id_{1};
+
+  std::mutex mutex_;  // guards the next four
+  std::vector<Arrival> arrivals_;
+  std::vector<RequestId> cancelled_;
+  uint32_t waiting_ = 0;  // in arrivals_ and queue_
+  bool stopping_ = false;
+
+  // Of the loop's thread.
+  std::deque<std::unique_ptr<Transfer>> queue_;
+  absl::flat_hash_map<RequestId, std::unique_ptr<Transfer>> active_;
+  absl::flat_hash_map<std::string, uint32_t> active_of_host_;
+  absl::flat_hash_map<std::string, uint32_t> active_of_path_;
+  Instant next_overdue_ = Instant::max();  // no queued request's deadline is earlier
+
+  std::mutex join_mutex_;  // guards thread_ once it runs
+  std::thread thread_;
+};
+
+HttpClient::HttpClient(HttpClientOptions options) : loop_(std::make_unique<Loop>(std::move(options))) {}
+HttpClient::~HttpClient() = default;
+HttpClient::RequestId HttpClient::Send(HttpRequest request, std::unique_ptr<HttpSink> sink) {
+  return loop_->Send(std::move(request), std::move(sink));
+}
+void HttpClient::Cancel(RequestId id) {
+  loop_->Cancel(id);
+}
+void HttpClient::Stop() {
+  loop_->Stop();
+}
+
+}  // namespace sluice::p2p

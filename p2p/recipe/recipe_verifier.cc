@@ -1,0 +1,94 @@
+#include "p2p/recipe/recipe_verifier.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice::p2p {
+namespace {
+
+uint64_t BytesOf(const std::vector<Digest>& layer) {
+  return layer.size() * sizeof(Digest);
+}
+
+// A layer is a function of these three, so one that was checked once stays right whatever the store holds.
+bool SameBinding(const BlobSpec& a, const BlobSpec& b) {
+  return a.root == b.root && a.size == b.size && a.chunk_size == b.chunk_size;
+}
+
+}  // namespace
+
+RecipeVerifier::RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max)
+    : store_(store), cache_bytes_max_(cache_bytes_max) {}
+
+absl::StatusOr<Evidence> RecipeVerifier::Verify(const Blob& blob, ChunkIndex index,
+                                                std::span<const std::byte> bytes) {
+  const ChunkGeometry& geometry = blob.geometry();
+  if (!blob.spec().root) return Evidence::kUnverified;
+  if (index.value() >= geometry.chunk_count() || bytes.size() != geometry.RangeOf(index).length) {
+    return absl::DataLossError(absl::StrCat("blob ", blob.digest().ToString(), ": chunk ", index.value(),
+                                            " has ", bytes.size(),
+                                            " bytes, which no chunk of that index has"));
+  }
+
+  Digest expected = *blob.spec().root;
+  if (geometry.chunk_count() > 1) {
+    absl::StatusOr<Layer> layer = LayerOf(blob);
+    if (!layer.ok()) return layer.status();
+    if (*layer == nullptr) return Evidence::kUnverified;
+    expected = (**layer)[index.value()];
+  }
+  if (HashChunk(geometry, bytes) != expected) {
+    return absl::DataLossError(absl::StrCat("blob ", blob.digest().ToString(), ": chunk ", index.value(),
+                                            " is not what its recipe promises"));
+  }
+  return Evidence::kVerified;
+}
+
+uint64_t RecipeVerifier::cached_bytes() const {
+  std::lock_guard lock(mutex_);
+  return cached_bytes_;
+}
+
+// nullptr if the store has no bound recipe.
+absl::StatusOr<RecipeVerifier::Layer> RecipeVerifier::LayerOf(const Blob& blob) {
+  if (Layer layer = FindCached(blob.spec())) return layer;
+
+  // Without the lock: two threads may decode the same recipe, which costs time but nothing else.
+  absl::StatusOr<std::string> torrent = store_.GetRecipe(blob.digest());
+  if (absl::IsNotFound(torrent.status())) return nullptr;
+  if (!torrent.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("recipe of blob ", blob.digest().ToString(), ": ", torrent.status().message()));
+  }
+  absl::StatusOr<Recipe> recipe = Recipe::DecodeTorrent(*torrent);
+  if (!recipe.ok() || !recipe->IsBoundBy(blob.spec())) return nullptr;
+  auto layer = std::make_shared<const std::vector<Digest>>(std::move(recipe->layer));
+  Remember(blob.spec(), layer);
+  return layer;
+}
+
+RecipeVerifier::Layer RecipeVerifier::FindCached(const BlobSpec& spec) {
+  std::lock_guard lock(mutex_);
+  const auto found = entries_.find(spec.digest);
+  if (found == entries_.end() || !SameBinding(found->second->spec, spec)) return nullptr;
+  order_.splice(order_.begin(), order_, found->second);
+  return found->second->layer;
+}
+
+void RecipeVerifier::Remember(const BlobSpec& spec, Layer layer) {
+  std::lock_guard lock(mutex_);
+  const auto drop = [this](Order::iterator entry) {
+    cached_bytes_ -= BytesOf(*entry->layer);
+    entries_.erase(entry->spec.digest);
+    order_.erase(entry);
+  };
+  if (const auto old = entries_.find(spec.digest); old != entries_.end()) drop(old->second);
+  cached_bytes_ += BytesOf(*layer);
+  order_.push_front({spec, std::move(layer)});
+  entries_[spec.digest] = order_.begin();
+  // The newest stays even if it alone is over the bound: its blob is being read.
+  while (cached_bytes_ > cache_bytes_max_ && order_.size() > 1) drop(std::prev(order_.end()));
+}
+
+}  // namespace sluice::p2p

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "node/chunk_verifier.h"
+#include "node/recipe_store.h"
+#include "p2p/recipe/recipe.h"
+
+namespace sluice::p2p {
+
+inline constexpr uint64_t kRecipeCacheBytesDefault = 16 << 20;
+
+// Holds chunks against the recipes in a RecipeStore. A recipe counts only if it is bound (its root is the one
+// in Blob::spec()); what is missing, malformed or only claimed makes the chunk kUnverified. A blob of one
+// chunk needs no recipe, its root is enough.
+//
+// Thread-safe. Keeps the layers of the recipes used last, up to a number of bytes; may read the store on the
+// calling thread, so call it on the I/O pool.
+class RecipeVerifier final : public ChunkVerifier {
+ public:
+  // `store` must outlive this.
+  explicit RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max = kRecipeCacheBytesDefault);
+
+  absl::StatusOr<Evidence> Verify(const Blob& blob, ChunkIndex index,
+                                  std::span<const std::byte> bytes) override;
+
+  // Bytes of layers held just now.
+  uint64_t cached_bytes() const;
+
+ private:
+  using Layer = std::shared_ptr<const std::vector<Digest>>;
+  struct Entry {
+    BlobSpec spec;  // what the layer is bound by
+    Layer layer;
+  };
+  using Order = std::list<Entry>;
+
+  absl::StatusOr<Layer> LayerOf(const Blob& blob);
+  Layer FindCached(const BlobSpec& spec);
+  void Remember(const BlobSpec& spec, Layer layer);
+
+  // Constant after construction.
+  RecipeStore& store_;
+  const uint64_t cache_bytes_max_;
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  Order order_;                                           // used last first
+  absl::flat_hash_map<Digest, Order::iterator> entries_;  // by blob
+  uint64_t cached_bytes_ = 0;
+};
+
+}  // namespace sluice::p2p

@@ -1,0 +1,116 @@
+#include "p2p/registry/origin_source.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice::p2p {
+namespace {
+
+// One fetch, until its OnDone. Its steps follow one another, so its fields need no lock.
+class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
+ public:
+  OriginFetch(RegistryClient& registry, FetchRequest request, ChunkSource::OnChunk on_chunk,
+              ChunkSource::OnDone on_done)
+      : registry_(registry),
+        request_(std::move(request)),
+        on_chunk_(std::move(on_chunk)),
+        on_done_(std::move(on_done)),
+        next_(request_.chunks.first) {}
+
+  void Ask() {
+    const BlobSpec& spec = request_.blob->spec();
+    if (origin_ >= spec.origins.size()) return Finish(std::move(worst_));
+    progressed_ = false;
+    filled_ = 0;
+    const ChunkSpan left{next_, request_.chunks.end().value() - next_.value()};
+    registry_.ReadBlobRange(
+        spec.origins[origin_], spec.digest, spec.size, request_.blob->geometry().RangeOf(left),
+        request_.deadline,
+        [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
+        [self = shared_from_this()](absl::Status status) { self->OnRangeDone(std::move(status)); });
+  }
+
+ private:
+  void OnData(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const uint64_t length = request_.blob->geometry().RangeOf(next_).length;
+      if (filled_ == 0) chunk_ = Buffer(static_cast<size_t>(length));
+      const size_t n = std::min<size_t>(bytes.size(), chunk_.size() - filled_);
+      std::memcpy(chunk_.data() + filled_, bytes.data(), n);
+      filled_ += n;
+      bytes = bytes.subspan(n);
+      if (filled_ < chunk_.size()) return;
+      filled_ = 0;
+      progressed_ = true;
+      on_chunk_(std::exchange(next_, next_.next()), std::move(chunk_));
+    }
+  }
+
+  void OnRangeDone(absl::Status status) {
+    if (next_ == request_.chunks.end()) return Finish(absl::OkStatus());
+    // With no time left, or nobody left to ask through, another registry would say the same.
+    if (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status)) return Finish(std::move(status));
+    const bool resume = progressed_ && absl::IsUnavailable(status) && resumes_ < OriginSource::kResumesMax;
+    // That a registry lacks the blob says the least about why it can't be had; that one is away, the most.
+    if (worst_.ok() || absl::IsNotFound(worst_) || absl::IsUnavailable(status)) worst_ = std::move(status);
+    if (resume) {
+      ++resumes_;
+    } else {
+      ++origin_;
+    }
+    Ask();
+  }
+
+  // Keeps to the errors that a source may give.
+  void Finish(absl::Status status) {
+    switch (status.code()) {
+      case absl::StatusCode::kOk:
+      case absl::StatusCode::kNotFound:
+      case absl::StatusCode::kPermissionDenied:
+      case absl::StatusCode::kUnauthenticated:
+      case absl::StatusCode::kFailedPrecondition:
+      case absl::StatusCode::kDeadlineExceeded:
+      case absl::StatusCode::kDataLoss:
+        break;
+      case absl::StatusCode::kOutOfRange:
+        status = absl::DataLossError(status.message());
+        break;
+      case absl::StatusCode::kInvalidArgument:
+        status = absl::FailedPreconditionError(status.message());
+        break;
+      default:
+        status = absl::UnavailableError(status.message());
+    }
+    std::move(on_done_)(std::move(status));
+  }
+
+  RegistryClient& registry_;
+  const FetchRequest request_;
+  ChunkSource::OnChunk on_chunk_;
+  ChunkSource::OnDone on_done_;
+
+  size_t origin_ = 0;  // in the blob's list
+  uint32_t resumes_ = 0;
+  ChunkIndex next_;  // the first chunk that has not been delivered
+  Buffer chunk_;     // what has come of it
+  size_t filled_ = 0;
+  bool progressed_ = false;  // since the last Ask
+  absl::Status worst_;       // of the registries asked so far
+};
+
+}  // namespace
+
+void OriginSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
+  if (request.blob->spec().origins.empty()) {
+    return std::move(on_done)(absl::NotFoundError(
+        absl::StrCat("no registry is known to hold ", request.blob->digest().ToString())));
+  }
+  std::make_shared<OriginFetch>(registry_, std::move(request), std::move(on_chunk), std::move(on_done))
+      ->Ask();
+}
+
+}  // namespace sluice::p2p

@@ -1,0 +1,133 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "node/geometry.h"
+#include "node/telemetry.h"
+#include "p2p/http/http_client.h"
+#include "p2p/registry/manifest.h"
+
+namespace sluice::p2p {
+
+struct RegistryOptions {
+  std::string docker_config_path;  // a docker config.json; empty: no credentials
+  std::string ca_file;             // PEM; empty: the system's
+  // host[:port] that speak plain http. Registries on loopback do so unless they stand in `loopback_https`.
+  std::vector<std::string> plain_http;
+  std::vector<std::string> loopback_https;
+  std::string user_agent = "sluice";
+
+  Duration connect_timeout = std::chrono::seconds(5);
+  Duration request_timeout = std::chrono::seconds(60);  // of a call that names no deadline, retries included
+  Duration upload_timeout = std::chrono::minutes(30);   // of each request that carries a blob's bytes up
+  uint64_t rate_min_bytes_per_s = 1024;
+  Duration rate_window = std::chrono::seconds(20);
+  uint32_t requests_per_host_max = 32;
+
+  uint32_t retries_max = 4;
+  Duration backoff_first = std::chrono::milliseconds(100);
+  Duration backoff_max = std::chrono::seconds(5);
+  Duration retry_after_max = std::chrono::seconds(30);  // a longer Retry-After is cut to this
+  uint32_t breaker_failures_max = 12;                   // in a row, per host
+  Duration breaker_open_time = std::chrono::seconds(2);
+  Duration not_found_ttl = std::chrono::seconds(5);
+  Duration redirect_ttl = std::chrono::seconds(60);
+  uint64_t upload_chunk_bytes = 32 << 20;
+  uint64_t random_seed = 0;  // of the jitter
+};
+
+struct FetchedManifest {
+  std::string media_type;  // as the registry's Content-Type says, without parameters
+  std::string body;
+  Digest digest;  // of `body`, computed here
+};
+
+// Speaks the OCI distribution protocol to registries: authentication, redirects, retries, and hard checks of
+// what comes back. Source: https://github.com/opencontainers/distribution-spec, version 1.1.
+//
+// A tag or digest is given as it stands in a reference ("v1", "sha256:..."). Errors, of all calls: NotFound
+// (remembered for a few seconds), Unauthenticated, PermissionDenied (also refused redirects, addresses and
+// certificates), OutOfRange, DataLoss (the answer is not what was promised), ResourceExhausted (over a
+// bound), DeadlineExceeded, Unavailable (all else, after retries), FailedPrecondition (docker config),
+// Cancelled (the client is gone). Their messages name the URL, without its query, and what to do; no secret
+// is in them.
+//
+// Thread-safe. Calls that take a callback return at once; it is called exactly once, on a thread of the
+// client's or of the executor, and must not block. The others block: not for use on those threads.
+class RegistryClient {
+ public:
+  template <typename T>
+  using Done = absl::AnyInvocable<void(absl::StatusOr<T>) &&>;
+  using OnData = absl::AnyInvocable<void(std::span<const std::byte>)>;
+  using OnProgress = absl::AnyInvocable<void(uint64_t bytes_sent)>;
+
+  struct Parts {
+    const Clock& clock;
+    Executor& executor;  // runs the short tasks that begin a retry
+    Telemetry& telemetry;
+  };
+
+  // The parts outlive the client and the executor's tasks.
+  RegistryClient(Parts parts, RegistryOptions options);
+  // Cancels what is under way.
+  ~RegistryClient();
+  RegistryClient(const RegistryClient&) = delete;
+  RegistryClient& operator=(const RegistryClient&) = delete;
+
+  // A manifest or index of at most kManifestBytesMax. Asked for by digest, its bytes are held against it; by
+  // tag, they must match Docker-Content-Digest where the registry sends one.
+  void FetchManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
+                     const std::vector<std::string>& accept, Done<FetchedManifest> done);
+  absl::StatusOr<FetchedManifest> FetchManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
+                                                const std::vector<std::string>& accept);
+
+  // Bytes `range` of a blob of `blob_size` bytes, to `on_data` in order. When `done` is OK exactly
+  // range.length bytes were given. What was given before an error came from a well-formed answer, and may be
+  // used. REQUIRES: range.length > 0, range.end() <= blob_size
+  void ReadBlobRange(const BlobOrigin& origin, const Digest& digest, uint64_t blob_size, ByteRange range,
+                     Instant deadline, OnData on_data, absl::AnyInvocable<void(absl::Status) &&> done);
+
+  // The size of a blob, if the repository has it.
+  void HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done);
+  absl::StatusOr<uint64_t> HeadBlob(const BlobOrigin& origin, const Digest& digest);
+
+  // A whole blob of at most `bytes_max` bytes, held against its digest: configs, recipes, bootstraps.
+  void FetchWholeBlob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
+                      Done<std::string> done);
+  absl::StatusOr<std::string> FetchWholeBlob(const BlobOrigin& origin, const Digest& digest,
+                                             uint64_t bytes_max);
+
+  // What refers to a manifest with the given artifact type; none is no error. Asks the referrers API (the
+  // first page of its answer), and where there is none the tag sha256-<hex>. Blocks.
+  absl::StatusOr<std::vector<Descriptor>> ListReferrers(const BlobOrigin& origin, const Digest& manifest,
+                                                        const std::string& artifact_type);
+
+  // Uploads a blob unless the repository has it. A body beyond upload_chunk_bytes goes in chunks. A broken
+  // upload is begun anew, within retries_max. `body.read` and `on_progress` (the count may go back when an
+  // upload begins anew) are called on the client's thread. Blocks.
+  absl::Status PushBlob(const BlobOrigin& origin, const Digest& digest, HttpBody body,
+                        OnProgress on_progress);
+
+  // Uploads a manifest under a tag or its digest; returns its digest. If the manifest has a subject and the
+  // registry doesn't say that it took note, the list at the tag sha256-<subject's hex> is extended (two
+  // writers at once may lose one entry there: distribution specification, "Referrers Tag Schema"). Blocks.
+  absl::StatusOr<Digest> PushManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
+                                      const std::string& media_type, const std::string& body);
+
+ private:
+  const std::shared_ptr<class RegistryCore> core_;
+};
+
+}  // namespace sluice::p2p

@@ -1,0 +1,565 @@
+#include "p2p/registry/registry_exchange.h"
+
+#include <algorithm>
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "p2p/http/text.h"
+
+namespace sluice::p2p {
+namespace {
+
+constexpr uint32_t kRedirectsMax = 5;
+constexpr size_t kErrorBodyKeptMax = 4 << 10;
+constexpr size_t kErrorBodyReadMax = 64 << 10;  // beyond it the connection is not worth keeping
+constexpr size_t kTokenAnswerMax = 256 << 10;
+
+bool IsRedirect(int status) {
+  return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+}
+
+bool MayPass(int status) {
+  return status == 408 || status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
+}
+
+// The code of a registry's error document. Its message is not shown: it may quote what was sent.
+// Source: distribution specification, "Error Codes".
+std::string RegistryErrorCode(std::string_view body) {
+  const nlohmann::json document = nlohmann::json::parse(body, nullptr, /*allow_exceptions=*/false);
+  if (!document.is_object() || !document.contains("errors")) return {};
+  const nlohmann::json& errors = document["errors"];
+  if (!errors.is_array() || errors.empty() || !errors[0].is_object()) return {};
+  const auto it = errors[0].find("code");
+  if (it == errors[0].end() || !it->is_string()) return {};
+  const std::string code = it->get<std::string>();
+  const bool plain = code.size() <= 64 && std::all_of(code.begin(), code.end(), [](char c) {
+                       return absl::ascii_isupper(c) || c == '_';
+                     });
+  return plain && !code.empty() ? absl::StrCat(" (", code, ")") : std::string();
+}
+
+absl::Status ErrorOfAnswer(int status, const std::string& what) {
+  switch (status) {
+    case 401:
+      return absl::UnauthenticatedError(
+          absl::StrCat(what, ": log in with docker login, or set origin.dockerConfig"));
+    case 403:
+      return absl::PermissionDeniedError(absl::StrCat(what, ": the credentials do not permit this"));
+    case 404:
+      return absl::NotFoundError(
+          absl::StrCat(what, ": it is not there, or may not be seen without logging in"));
+    case 416:
+      return absl::OutOfRangeError(
+          absl::StrCat(what, ": the blob is shorter than the size its manifest promised"));
+    default:
+      // The registry would say the same of the same request again.
+      return status / 100 == 4 && !MayPass(status) ? absl::FailedPreconditionError(what)
+                                                   : absl::UnavailableError(what);
+  }
+}
+
+bool IsRepositoryName(std::string_view name) {
+  constexpr size_t kNameMax = 255;
+  if (name.empty() || name.size() > kNameMax) return false;
+  for (const absl::string_view part : absl::StrSplit(Abs(name), '/')) {
+    if (part.empty() || part == "." || part == "..") return false;
+    const bool clean = std::all_of(part.begin(), part.end(), [](char c) {
+      return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '.' || c == '_' || c == '-';
+    });
+    if (!clean) return false;
+  }
+  return true;
+}
+
+// A request to a registry, until its final answer. Its steps follow one another, on whatever thread each
+// comes; there is never more than one under way, so its fields need no lock.
+class Exchange : public std::enable_shared_from_this<Exchange> {
+ public:
+  Exchange(std::shared_ptr<RegistryCore> core, RegistryRequest request, std::unique_ptr<AnswerSink> sink)
+      : core_(std::move(core)), request_(std::move(request)), sink_(std::move(sink)) {}
+  ~Exchange() {
+    if (sink_) sink_->OnDone(absl::CancelledError("the registry client is gone"));
+  }
+
+  void Start();
+
+ private:
+  // Hands the answer of one HTTP request to the exchange and keeps that alive.
+  class Receiver;
+  class TokenReceiver;
+
+  void Attempt();
+  HttpRequest MakeHttpRequest();
+  std::string Authorization();
+
+  absl::Status OnHead(const HttpHead& head);
+  absl::Status OnBody(std::span<const std::byte> bytes);
+  void OnHttpDone(absl::Status status);
+  void Answered(absl::Status status);
+  void Refused();
+  void TransportFailed(absl::Status status);
+  void FollowRedirect();
+  void RetryLater(absl::Status error);
+  void StartOverAtRegistry();
+
+  void Authenticate();
+  void AuthenticateBasic(const std::optional<Credential>& credential);
+  void RequestToken(const AuthChallenge& challenge, const std::optional<Credential>& credential);
+  void OnToken(absl::Status status, const HttpHead& head, std::string_view body);
+
+  void Finish(absl::Status status);
+  void Count(int status) const {
+    core_->parts.telemetry.origin_requests[status >= 100 && status < 600 ? status / 100 : 0].Add();
+  }
+  bool AtRegistry() const { return url_->SchemeAndAuthority() == registry_url_->SchemeAndAuthority(); }
+  bool Redirected() const { return hops_ > 0; }
+  std::string Scope() const {
+    return absl::StrCat("repository:", request_.origin.repository,
+                        request_.access == RegistryAccess::kPush ? ":pull,push" : ":pull");
+  }
+  std::string What() const { return absl::StrCat(request_.method, " ", url_->Redacted()); }
+  bool remembers_404() const {
+    return request_.access == RegistryAccess::kPull &&
+           (request_.method == "GET" || request_.method == "HEAD");
+  }
+  absl::Status Explained(const absl::Status& status) const {
+    return absl::Status(status.code(), absl::StrCat(What(), ": ", status.message()));
+  }
+
+  const std::shared_ptr<RegistryCore> core_;
+  RegistryRequest request_;
+  std::unique_ptr<AnswerSink> sink_;  // null once it has been answered
+
+  std::optional<Url> registry_url_;  // what was asked for
+  std::optional<Url> url_;           // where it is asked for now
+  LoopbackRule loopback_ = LoopbackRule::kRefuse;
+  uint32_t hops_ = 0;
+  uint32_t failures_ = 0;
+  bool re_resolved_ = false;
+  bool authenticated_ = false;  // a challenge was answered
+  RealmTrust realm_trust_ = RealmTrust::kCredentials;
+  std::string authorization_;  // as last sent to the registry
+
+  // Of the HTTP request under way.
+  Instant sent_{};
+  HttpHead head_;
+  std::string error_body_;
+  size_t error_body_bytes_ = 0;
+  bool body_begun_ = false;
+  absl::Status rejected_;  // what the sink said
+};
+
+class Exchange::Receiver final : public HttpSink {
+ public:
+  explicit Receiver(std::shared_ptr<Exchange> exchange) : exchange_(std::move(exchange)) {}
+  absl::Status OnHead(const HttpHead& head) override { return exchange_->OnHead(head); }
+  absl::Status OnBody(std::span<const std::byte> bytes) override { return exchange_->OnBody(bytes); }
+  void OnDone(absl::Status status) override { exchange_->OnHttpDone(std::move(status)); }
+
+ private:
+  const std::shared_ptr<Exchange> exchange_;
+};
+
+class Exchange::TokenReceiver final : public HttpSink {
+ public:
+  explicit TokenReceiver(std::shared_ptr<Exchange> exchange) : exchange_(std::move(exchange)) {}
+  absl::Status OnHead(const HttpHead& head) override {
+    head_ = head;
+    return absl::OkStatus();
+  }
+  absl::Status OnBody(std::span<const std::byte> bytes) override {
+    body_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return absl::OkStatus();
+  }
+  void OnDone(absl::Status status) override { exchange_->OnToken(std::move(status), head_, body_); }
+
+ private:
+  const std::shared_ptr<Exchange> exchange_;
+  HttpHead head_;
+  std::string body_;
+};
+
+void Exchange::Start() {
+  absl::StatusOr<Url> repository = core_->RepositoryUrl(request_.origin);
+  if (!repository.ok()) return Finish(repository.status());
+  absl::StatusOr<Url> url =
+      request_.location ? *request_.location : Url::Parse(repository->ToString() + request_.path);
+  if (!url.ok()) return Finish(url.status());
+  // An upload's location may be on another host, which then gets no credentials.
+  registry_url_ = request_.location ? *repository : *url;
+  url_ = *url;
+  loopback_ = NamesLoopback(repository->host()) ? LoopbackRule::kAllow : LoopbackRule::kRefuse;
+  if (remembers_404() && core_->not_found.Find(url_->ToString())) {
+    return Finish(absl::NotFoundError(absl::StrCat(What(), ": it was not there a moment ago")));
+  }
+  if (request_.redirect_memory == RedirectMemory::kKeep) {
+    const std::optional<std::string> known = core_->redirects.Find(url_->ToString());
+    if (known) {
+      url_ = *Url::Parse(*known);
+      hops_ = 1;
+    }
+  }
+  Attempt();
+}
+
+void Exchange::Attempt() {
+  sent_ = core_->parts.clock.Now();
+  if (sent_ >= request_.deadline) {
+    return Finish(absl::DeadlineExceededError(absl::StrCat(What(), ": the deadline has passed")));
+  }
+  if (absl::Status status = core_->breaker.Admit(url_->Authority()); !status.ok()) {
+    return Finish(Explained(status));
+  }
+  head_ = {};
+  error_body_.clear();
+  error_body_bytes_ = 0;
+  core_->http.Send(MakeHttpRequest(), std::make_unique<Receiver>(shared_from_this()));
+}
+
+HttpRequest Exchange::MakeHttpRequest() {
+  HttpRequest http;
+  http.method = request_.method;
+  http.url = url_->ToString();
+  http.headers = request_.headers;
+  http.body = request_.body;
+  http.loopback = loopback_;
+  http.timeout = request_.deadline - core_->parts.clock.Now();
+  // An upload's last answer comes when the registry has hashed and moved the blob; no byte flows meanwhile.
+  const bool flows = request_.method == "GET" || (request_.body && request_.body->size > 0);
+  http.rate_min_bytes_per_s = flows ? core_->options.rate_min_bytes_per_s : 0;
+  http.rate_window = core_->options.rate_window;
+  http.body_bytes_max = std::max<uint64_t>(request_.body_bytes_max, kErrorBodyReadMax);
+  if (AtRegistry()) {
+    authorization_ = Authorization();
+    if (!authorization_.empty()) http.headers.Add("Authorization", authorization_);
+  }
+  return http;
+}
+
+std::string Exchange::Authorization() {
+  const std::string registry = registry_url_->Authority();
+  if (const std::optional<std::string> token = core_->tokens.Find(registry, Scope()))
+    return "Bearer " + *token;
+  if (!core_->WantsBasic(registry)) return {};
+  const absl::StatusOr<std::optional<Credential>> credential =
+      core_->credentials.Find(request_.origin.registry);
+  // If it can't be read now, the 401 that follows will lead to the message.
+  return credential.ok() && *credential ? (*credential)->BasicAuthorization() : std::string();
+}
+
+absl::Status Exchange::OnHead(const HttpHead& head) {
+  head_ = head;
+  if (!MayPass(head.status)) core_->breaker.Succeeded(url_->Authority());
+  if (head.status / 100 != 2) return absl::OkStatus();
+  rejected_ = sink_->OnHead(head);
+  return rejected_;
+}
+
+absl::Status Exchange::OnBody(std::span<const std::byte> bytes) {
+  core_->parts.telemetry.origin_bytes.Add(bytes.size());
+  if (head_.status / 100 == 2) {
+    body_begun_ = true;
+    rejected_ = sink_->OnBody(bytes);
+    return rejected_;
+  }
+  error_body_bytes_ += bytes.size();
+  const size_t kept = std::min(bytes.size(), kErrorBodyKeptMax - error_body_.size());
+  error_body_.append(reinterpret_cast<const char*>(bytes.data()), kept);
+  return error_body_bytes_ > kErrorBodyReadMax ? absl::CancelledError("error text too long")
+                                               : absl::OkStatus();
+}
+
+void Exchange::OnHttpDone(absl::Status status) {
+  Count(head_.status);
+  // The sink's verdict on an answer stands, whatever became of the transfer.
+  if (!rejected_.ok()) return Finish(Explained(rejected_));
+  if (head_.status == 0 || (head_.status / 100 == 2 && !status.ok()))
+    return TransportFailed(std::move(status));
+  if (head_.status / 100 == 2) return Answered(std::move(status));
+  if (IsRedirect(head_.status)) return FollowRedirect();
+  Refused();
+}
+
+void Exchange::Answered(absl::Status status) {
+  if (Redirected() && request_.redirect_memory == RedirectMemory::kKeep) {
+    // What is remembered already keeps its time: the signature it carries does not grow younger by use.
+    const std::string key = registry_url_->ToString();
+    if (!core_->redirects.Find(key)) core_->redirects.Put(key, url_->ToString());
+  }
+  Finish(std::move(status));
+}
+
+// An answer that is neither success nor redirect.
+void Exchange::Refused() {
+  const int status = head_.status;
+  if (Redirected() && !re_resolved_ && (status == 401 || status == 403 || status == 404)) {
+    // Signed storage URLs answer so when they have expired.
+    re_resolved_ = true;
+    StartOverAtRegistry();
+    return Attempt();
+  }
+  if (status == 401 && AtRegistry()) return Authenticate();
+  if (status == 404 && remembers_404()) core_->not_found.Put(registry_url_->ToString(), "404");
+  absl::Status error =
+      ErrorOfAnswer(status, absl::StrCat(status, RegistryErrorCode(error_body_), " from ", What()));
+  if (!MayPass(status)) return Finish(std::move(error));
+  core_->breaker.Failed(url_->Authority(), sent_);
+  RetryLater(std::move(error));
+}
+
+void Exchange::TransportFailed(absl::Status status) {
+  const bool host_failed = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+  if (host_failed) core_->breaker.Failed(url_->Authority(), sent_);
+  absl::Status error = Explained(status);
+  if (!absl::IsUnavailable(status)) return Finish(std::move(error));
+  if (body_begun_ && request_.repeat == RepeatRule::kUntilFirstByte) return Finish(std::move(error));
+  RetryLater(std::move(error));
+}
+
+void Exchange::RetryLater(absl::Status error) {
+  if (request_.repeat == RepeatRule::kNever) return Finish(std::move(error));
+  if (++failures_ > core_->options.retries_max) {
+    return Finish(absl::Status(error.code(), absl::StrCat(error.message(), "; gave up after ", failures_,
+                                                          failures_ == 1 ? " attempt" : " attempts")));
+  }
+  Duration delay = core_->backoff.Delay(failures_);
+  if (const std::optional<std::string_view> text = head_.headers.Get("Retry-After")) {
+    const std::optional<Duration> asked = ParseRetryAfter(*text, std::time(nullptr));
+    if (asked) delay += std::min(*asked, core_->options.retry_after_max);
+  }
+  const Instant when = core_->parts.clock.Now() + delay;
+  if (when >= request_.deadline) {
+    return Finish(
+        absl::Status(error.code(), absl::StrCat(error.message(), "; no time is left to try again")));
+  }
+  StartOverAtRegistry();
+  core_->parts.executor.PostAt(when, [self = shared_from_this()] { self->Attempt(); });
+}
+
+void Exchange::StartOverAtRegistry() {
+  if (request_.location) return;
+  core_->redirects.Forget(registry_url_->ToString());
+  url_ = registry_url_;
+  hops_ = 0;
+}
+
+void Exchange::FollowRedirect() {
+  if (request_.method != "GET" && request_.method != "HEAD") {
+    return Finish(
+        absl::UnavailableError(absl::StrCat(What(), ": answered by a redirect; uploads do not follow it")));
+  }
+  if (++hops_ > kRedirectsMax) {
+    return Finish(absl::UnavailableError(absl::StrCat(What(), ": more than ", kRedirectsMax, " redirects")));
+  }
+  const std::optional<std::string_view> location = head_.headers.Get("Location");
+  if (!location) return Finish(absl::DataLossError(absl::StrCat(What(), ": redirect without a Location")));
+  absl::StatusOr<Url> next = url_->Resolve(*location);
+  if (!next.ok()) {
+    return Finish(
+        absl::PermissionDeniedError(absl::StrCat(What(), ": redirect refused: ", next.status().message())));
+  }
+  if (absl::Status status = JudgeStep(*url_, *next, loopback_); !status.ok())
+    return Finish(Explained(status));
+  url_ = *std::move(next);
+  Attempt();
+}
+
+void Exchange::Authenticate() {
+  const absl::StatusOr<AuthChallenge> challenge = SelectChallenge(head_.headers.All("WWW-Authenticate"));
+  if (!challenge.ok()) {
+    return Finish(absl::UnauthenticatedError(
+        absl::StrCat("401 from ", What(), ": no way to log in: ", challenge.status().message())));
+  }
+  if (authenticated_) {
+    const char* const why = realm_trust_ == RealmTrust::kCredentials
+                                ? "the credentials were refused"
+                                : "its token server is on another host and got no credentials";
+    return Finish(
+        ErrorOfAnswer(401, absl::StrCat("401", RegistryErrorCode(error_body_), " from ", What(), ": ", why)));
+  }
+  authenticated_ = true;
+  core_->tokens.Forget(registry_url_->Authority(), Scope());
+  const absl::StatusOr<std::optional<Credential>> credential =
+      core_->credentials.Find(request_.origin.registry);
+  if (!credential.ok()) return Finish(credential.status());
+  if (challenge->scheme == AuthScheme::kBasic) return AuthenticateBasic(*credential);
+  RequestToken(*challenge, *credential);
+}
+
+void Exchange::AuthenticateBasic(const std::optional<Credential>& credential) {
+  if (!credential) {
+    return Finish(ErrorOfAnswer(401, absl::StrCat("401 from ", What(), ", and no credentials are known")));
+  }
+  if (credential->username.empty()) {
+    return Finish(
+        ErrorOfAnswer(401, absl::StrCat("401 from ", What(), ", which wants a password, not a token")));
+  }
+  if (credential->BasicAuthorization() == authorization_) {
+    return Finish(ErrorOfAnswer(401, absl::StrCat("401 from ", What(), ": the credentials were refused")));
+  }
+  core_->RememberBasic(registry_url_->Authority());
+  Attempt();
+}
+
+void Exchange::RequestToken(const AuthChallenge& challenge, const std::optional<Credential>& credential) {
+  absl::StatusOr<Url> realm = Url::Parse(challenge.realm);
+  if (!realm.ok()) {
+    return Finish(absl::PermissionDeniedError(
+        absl::StrCat("401 from ", What(), ": its token realm is refused: ", realm.status().message())));
+  }
+  const absl::StatusOr<RealmTrust> trust = JudgeRealm(*registry_url_, *realm);
+  if (!trust.ok()) return Finish(trust.status());
+  realm_trust_ = credential ? *trust : RealmTrust::kCredentials;
+  const bool trusted = credential && *trust == RealmTrust::kCredentials;
+  const std::string scope = challenge.scope.empty() ? Scope() : challenge.scope;
+
+  HttpRequest http;
+  http.loopback = loopback_;
+  http.timeout = request_.deadline - core_->parts.clock.Now();
+  http.body_bytes_max = kTokenAnswerMax;
+  if (trusted && !credential->identity_token.empty()) {
+    // Source: distribution, "Token Authentication: OAuth2", grant_type refresh_token.
+    const Url form = Url::Parse(realm->SchemeAndAuthority())
+                         ->WithQuery("grant_type", "refresh_token")
+                         .WithQuery("client_id", core_->options.user_agent)
+                         .WithQuery("service", challenge.service)
+                         .WithQuery("scope", scope)
+                         .WithQuery("refresh_token", credential->identity_token);
+    http.method = "POST";
+    http.url = realm->ToString();
+    http.headers.Add("Content-Type", "application/x-www-form-urlencoded");
+    http.body = HttpBody::FromString(form.query());
+  } else {
+    Url url = *realm;
+    if (!challenge.service.empty()) url = url.WithQuery("service", challenge.service);
+    http.url = url.WithQuery("scope", scope).ToString();
+    if (trusted) http.headers.Add("Authorization", credential->BasicAuthorization());
+  }
+  core_->http.Send(std::move(http), std::make_unique<TokenReceiver>(shared_from_this()));
+}
+
+void Exchange::OnToken(absl::Status status, const HttpHead& head, std::string_view body) {
+  Count(head.status);
+  core_->parts.telemetry.origin_bytes.Add(body.size());
+  const std::string what = absl::StrCat("token server of ", registry_url_->Authority());
+  if (head.status == 0 || MayPass(head.status) || (head.status == 200 && !status.ok())) {
+    absl::Status error(status.ok() ? absl::StatusCode::kUnavailable : status.code(),
+                       absl::StrCat(what, ": ",
+                                    head.status == 0 ? std::string(status.message())
+                                                     : absl::StrCat("status ", head.status)));
+    if (!absl::IsUnavailable(error)) return Finish(std::move(error));
+    authenticated_ = false;
+    head_ = head;
+    return RetryLater(std::move(error));
+  }
+  if (head.status != 200) {
+    const char* const hint =
+        realm_trust_ == RealmTrust::kAnonymous ? " (it is on another host and got no credentials)" : "";
+    return Finish(ErrorOfAnswer(401, absl::StrCat(head.status, " from the ", what, hint)));
+  }
+  absl::StatusOr<AccessToken> token = ParseTokenAnswer(body);
+  if (!token.ok()) return Finish(absl::DataLossError(absl::StrCat(what, ": ", token.status().message())));
+  core_->tokens.Put(registry_url_->Authority(), Scope(), *std::move(token));
+  Attempt();
+}
+
+void Exchange::Finish(absl::Status status) {
+  const std::unique_ptr<AnswerSink> sink = std::move(sink_);
+  sink->OnDone(std::move(status));
+}
+
+}  // namespace
+
+std::optional<std::string> UrlMemory::Find(const std::string& url) {
+  const std::lock_guard lock(mutex_);
+  const auto it = entries_.find(url);
+  if (it == entries_.end()) return std::nullopt;
+  if (it->second.expires > clock_.Now()) return it->second.fact;
+  entries_.erase(it);
+  return std::nullopt;
+}
+
+void UrlMemory::Put(const std::string& url, std::string fact) {
+  const std::lock_guard lock(mutex_);
+  if (entries_.size() >= kEntriesMax) entries_.clear();
+  entries_.insert_or_assign(url, Entry{std::move(fact), clock_.Now() + ttl_});
+}
+
+void UrlMemory::Forget(const std::string& url) {
+  const std::lock_guard lock(mutex_);
+  entries_.erase(url);
+}
+
+RegistryCore::RegistryCore(RegistryClient::Parts p, RegistryOptions o)
+    : parts(p),
+      options(std::move(o)),
+      http({.ca_file = options.ca_file,
+            .user_agent = options.user_agent,
+            .connect_timeout = options.connect_timeout,
+            .requests_per_host_max = options.requests_per_host_max}),
+      credentials(options.docker_config_path),
+      tokens(parts.clock),
+      breaker(options.breaker_failures_max, options.breaker_open_time, parts.clock),
+      backoff(options.backoff_first, options.backoff_max, options.random_seed),
+      not_found(options.not_found_ttl, parts.clock),
+      redirects(options.redirect_ttl, parts.clock) {}
+
+absl::StatusOr<Url> RegistryCore::RepositoryUrl(const BlobOrigin& origin) const {
+  if (!IsRepositoryName(origin.repository)) {
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(origin.repository), " is no repository name"));
+  }
+  const auto stands_in = [&](const std::vector<std::string>& hosts) {
+    return std::any_of(hosts.begin(), hosts.end(), [&](const std::string& host) {
+      return absl::EqualsIgnoreCase(host, origin.registry);
+    });
+  };
+  // Docker Hub's images bear a name that its registry does not listen to.
+  const bool hub = origin.registry == "docker.io" || origin.registry == "index.docker.io";
+  const std::string host = hub ? "registry-1.docker.io" : origin.registry;
+  absl::StatusOr<Url> https = Url::Parse(absl::StrCat("https://", host, "/v2/", origin.repository));
+  if (!https.ok() || absl::StrContains(host, '/')) {
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(host), " is no registry"));
+  }
+  const bool loopback_plain = NamesLoopback(https->host()) && !stands_in(options.loopback_https);
+  if (!loopback_plain && !stands_in(options.plain_http)) return https;
+  return Url::Parse(absl::StrCat("http://", host, "/v2/", origin.repository));
+}
+
+bool RegistryCore::WantsBasic(const std::string& registry) {
+  const std::lock_guard lock(mutex_);
+  return basic_registries_.contains(registry);
+}
+
+void RegistryCore::RememberBasic(const std::string& registry) {
+  const std::lock_guard lock(mutex_);
+  if (basic_registries_.size() >= kBasicRegistriesMax) basic_registries_.clear();
+  basic_registries_.insert(registry);
+}
+
+absl::Status JudgeStep(const Url& from, const Url& to, LoopbackRule loopback) {
+  if (from.secure() && !to.secure()) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("a step from https to plain http is refused: ", to.Redacted()));
+  }
+  if (NamesLinkLocal(to.host())) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("a step to a link-local address is refused: ", to.Redacted()));
+  }
+  if (loopback == LoopbackRule::kRefuse && NamesLoopback(to.host())) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("a step to loopback is refused for a registry elsewhere: ", to.Redacted()));
+  }
+  return absl::OkStatus();
+}
+
+void StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
+                   std::unique_ptr<AnswerSink> sink) {
+  std::make_shared<Exchange>(std::move(core), std::move(request), std::move(sink))->Start();
+}
+
+}  // namespace sluice::p2p

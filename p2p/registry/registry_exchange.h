@@ -1,0 +1,126 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/executor.h"
+#include "p2p/http/http_client.h"
+#include "p2p/http/url.h"
+#include "p2p/registry/docker_credentials.h"
+#include "p2p/registry/registry_auth.h"
+#include "p2p/registry/registry_client.h"
+#include "p2p/registry/retry_policy.h"
+
+namespace sluice::p2p {
+
+// Short-lived facts about URLs. Bounded: when full, it starts again from nothing.
+//
+// Thread-safe.
+class UrlMemory {
+ public:
+  static constexpr size_t kEntriesMax = 4096;
+
+  UrlMemory(Duration ttl, const Clock& clock) : ttl_(ttl), clock_(clock) {}
+
+  std::optional<std::string> Find(const std::string& url);
+  void Put(const std::string& url, std::string fact);
+  void Forget(const std::string& url);
+
+ private:
+  struct Entry {
+    std::string fact;
+    Instant expires;
+  };
+
+  const Duration ttl_;
+  const Clock& clock_;
+  std::mutex mutex_;  // guards entries_
+  std::map<std::string, Entry> entries_;
+};
+
+// What all requests of a registry client share. Lives until the last of them has answered.
+//
+// Thread-safe.
+class RegistryCore {
+ public:
+  RegistryCore(RegistryClient::Parts parts, RegistryOptions options);
+
+  // "https://host[:port]/v2/<repository>": how a repository is spoken to.
+  // Errors: InvalidArgument (registry or repository is not a well-formed name).
+  absl::StatusOr<Url> RepositoryUrl(const BlobOrigin& origin) const;
+
+  // The deadline of a call that was given none.
+  Instant DefaultDeadline() const { return parts.clock.Now() + options.request_timeout; }
+
+  const RegistryClient::Parts parts;
+  const RegistryOptions options;
+  HttpClient http;
+  DockerCredentials credentials;
+  TokenCache tokens;
+  CircuitBreaker breaker;
+  Backoff backoff;
+  UrlMemory not_found;  // URLs that gave a 404
+  UrlMemory redirects;  // blob URL -> where it led
+
+  bool WantsBasic(const std::string& registry);
+  void RememberBasic(const std::string& registry);
+
+ private:
+  static constexpr size_t kBasicRegistriesMax = 1024;
+  std::mutex mutex_;                                   // guards basic_registries_
+  absl::flat_hash_set<std::string> basic_registries_;  // those that challenged with Basic
+};
+
+enum class RegistryAccess { kPull, kPush };
+
+// What happens to a request that failed in a way that may pass.
+enum class RepeatRule {
+  kUntilFirstByte,  // sent again as long as the sink saw no byte of a body
+  kAnew,            // sent again; the sink starts over with the next OnHead
+  kNever,           // not sent again, except with credentials after a 401
+};
+
+enum class RedirectMemory { kNone, kKeep };
+
+struct RegistryRequest {
+  BlobOrigin origin;
+  RegistryAccess access = RegistryAccess::kPull;
+  std::string method = "GET";
+  std::string path = {};             // below the repository: "/blobs/sha256:..."
+  std::optional<Url> location = {};  // instead of `path`: an upload's URL, as the registry gave it
+  HttpHeaders headers = {};
+  std::optional<HttpBody> body = {};
+  Instant deadline{};
+  uint64_t body_bytes_max = 1 << 20;  // of a 2xx answer
+  RepeatRule repeat = RepeatRule::kAnew;
+  RedirectMemory redirect_memory = RedirectMemory::kNone;
+};
+
+// Takes the final answer of a registry, on a thread of the HTTP client's or the executor's. Same rules as
+// HttpSink, except that OnHead sees only 2xx answers, and may come again (RepeatRule).
+class AnswerSink {
+ public:
+  virtual ~AnswerSink() = default;
+  virtual absl::Status OnHead(const HttpHead& head) = 0;
+  virtual absl::Status OnBody(std::span<const std::byte> bytes) = 0;
+  virtual void OnDone(absl::Status status) = 0;
+};
+
+// Sends a request to a registry: with credentials once they are asked for, through redirects, again after
+// failures that may pass. Errors: as RegistryClient.
+void StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
+                   std::unique_ptr<AnswerSink> sink);
+
+// May a step from `from` (a redirect, or an upload's location) lead to `to`? Errors: PermissionDenied.
+absl::Status JudgeStep(const Url& from, const Url& to, LoopbackRule loopback);
+
+}  // namespace sluice::p2p

@@ -70,10 +70,13 @@ absl::Status CheckAgrees(const BlobRecord& known, const BlobSpec& spec) {
   return absl::OkStatus();
 }
 
-void AddOrigins(const std::vector<BlobOrigin>& more, std::vector<BlobOrigin>* origins) {
+void AddOrigins(const std::vector<BlobOrigin>& more, BlobRecord* record) {
+  std::vector<BlobOrigin>& origins = record->origins;
   for (const BlobOrigin& origin : more) {
-    if (origins->size() == kOriginsMax) return;
-    if (std::find(origins->begin(), origins->end(), origin) == origins->end()) origins->push_back(origin);
+    if (origins.size() == kOriginsMax) return;
+    if (std::find(origins.begin(), origins.end(), origin) != origins.end()) continue;
+    origins.push_back(origin);
+    record->access.push_back(OriginAccess::kUnknown);
   }
 }
 
@@ -82,7 +85,7 @@ BlobRecord Merged(BlobRecord record, const BlobSpec& spec) {
   record.size = spec.size;
   record.chunk_size = spec.chunk_size;
   if (!record.root) record.root = spec.root;
-  AddOrigins(spec.origins, &record.origins);
+  AddOrigins(spec.origins, &record);
   return record;
 }
 
@@ -100,6 +103,15 @@ std::shared_ptr<Blob> Renewed(const Blob& old, BlobSpec spec) {
   if (old.refused()) blob->Refuse();
   return blob;
 }
+
+class OpenBlobFile final : public BlobFile {
+ public:
+  explicit OpenBlobFile(FileDescriptor fd) : fd_(std::move(fd)) {}
+  int descriptor() const override { return fd_.get(); }
+
+ private:
+  const FileDescriptor fd_;
+};
 
 int64_t SystemClockMs() {
   const auto since_1970 = std::chrono::system_clock::now().time_since_epoch();
@@ -229,7 +241,7 @@ absl::StatusOr<std::shared_ptr<Blob>> DiskStore::Extend(BlobEntry& entry, const 
   std::unique_lock map_lock(map_mutex_);
   std::lock_guard lock(entry.mutex);
   entry.record.root = merged.root;
-  entry.record.origins = merged.origins;
+  AddOrigins(merged.origins, &entry.record);
   // A Blob's spec is constant. While somebody uses the old object, it keeps what it knows.
   if (entry.blob.use_count() == 1) {
     const uint32_t unverified = entry.blob->unverified_count();
@@ -446,6 +458,47 @@ absl::StatusOr<FileDescriptor> DiskStore::OpenForRead(const Digest& digest) {
   LoseFile(*entry);
   return absl::DataLossError(absl::StrCat("the file of blob ", digest.ToString(),
                                           " was removed or cut short by somebody else; read it again"));
+}
+
+absl::StatusOr<std::shared_ptr<const BlobFile>> DiskStore::OpenFile(const Digest& digest) {
+  absl::StatusOr<FileDescriptor> fd = OpenForRead(digest);
+  if (!fd.ok()) return fd.status();
+  return std::make_shared<OpenBlobFile>(*std::move(fd));
+}
+
+bool DiskStore::AllProven(const Blob& blob, ChunkSpan span) const {
+  if (!blob.presence().AllPresent(span)) return false;
+  const Entry entry = FindEntry(blob.digest());
+  if (!entry) return false;
+  std::lock_guard lock(entry->mutex);
+  if (entry->evicting || entry->blob.get() != &blob || blob.refused()) return false;
+  if (blob.unverified_count() == 0) return true;
+  for (ChunkIndex index = span.first; index < span.end(); index = index.next()) {
+    if (!entry->verified.Has(index)) return false;
+  }
+  return true;
+}
+
+void DiskStore::NoteAccess(const Digest& digest, const BlobOrigin& origin, OriginAccess access) {
+  const Entry entry = FindEntry(digest);
+  if (!entry) return;
+  std::lock_guard lock(entry->mutex);
+  const auto found = std::find(entry->record.origins.begin(), entry->record.origins.end(), origin);
+  if (found == entry->record.origins.end()) return;
+  OriginAccess& known = entry->record.access[static_cast<size_t>(found - entry->record.origins.begin())];
+  const OriginAccess now = Stronger(known, access);
+  if (now == known) return;
+  known = now;
+  entry->record_changed = true;
+}
+
+OriginAccess DiskStore::AccessOf(const Digest& digest, const BlobOrigin& origin) const {
+  const Entry entry = FindEntry(digest);
+  if (!entry) return OriginAccess::kUnknown;
+  std::lock_guard lock(entry->mutex);
+  const auto found = std::find(entry->record.origins.begin(), entry->record.origins.end(), origin);
+  if (found == entry->record.origins.end()) return OriginAccess::kUnknown;
+  return entry->record.access[static_cast<size_t>(found - entry->record.origins.begin())];
 }
 
 absl::Status DiskStore::Evict(const Digest& digest, EvictReason reason) {

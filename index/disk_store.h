@@ -25,9 +25,11 @@
 #include "index/store_file_system.h"
 #include "index/sync_loop.h"
 #include "node/blob.h"
+#include "node/blob_reader.h"
 #include "node/chunk_store.h"
 #include "node/chunk_verifier.h"
 #include "node/executor.h"
+#include "node/origin_access.h"
 #include "node/recipe_store.h"
 #include "node/telemetry.h"
 
@@ -95,9 +97,9 @@ struct BlobInfo {
 // index write claims their chunks; if either fails, the chunks are taken back. A crash loses at most the
 // claims of the last batch. What can't be proven present after a restart is absent.
 //
-// Thread-safe. Find, Acquire, Touch, Stat, List and IsSettled take no disk access; all others may block on
-// it.
-class DiskStore final : public ChunkStore, public RecipeStore {
+// Thread-safe. Find, Acquire, Touch, Stat, List, IsSettled and what is said of access take no disk access;
+// all others may block on it.
+class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader, public AccessLedger {
  public:
   using Options = DiskStoreOptions;
 
@@ -126,6 +128,14 @@ class DiskStore final : public ChunkStore, public RecipeStore {
   // RecipeStore.
   absl::StatusOr<std::string> GetRecipe(const Digest& blob) override;
   absl::Status PutRecipe(const Digest& blob, std::string_view recipe) override;
+
+  // BlobReader.
+  absl::StatusOr<std::shared_ptr<const BlobFile>> OpenFile(const Digest& digest) override;
+  bool AllProven(const Blob& blob, ChunkSpan span) const override;
+
+  // AccessLedger.
+  void NoteAccess(const Digest& digest, const BlobOrigin& origin, OriginAccess access) override;
+  OriginAccess AccessOf(const Digest& digest, const BlobOrigin& origin) const override;
 
   // A lease that no eviction can overtake. Errors: NotFound; DataLoss (refused).
   absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const;

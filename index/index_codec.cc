@@ -16,6 +16,7 @@ constexpr std::string_view kRecipePrefix = "r";
 
 constexpr uint8_t kFlagPinned = 1;
 constexpr uint8_t kFlagRoot = 2;
+constexpr uint8_t kFlagAccess = 4;  // each origin is followed by how it was got; records before had none
 
 template <std::unsigned_integral T>
 void AppendLittle(T value, std::string* out) {
@@ -177,18 +178,21 @@ absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key) {
 std::string EncodeBlobRecord(const BlobRecord& record) {
   std::string out;
   AppendLittle(kIndexVersion, &out);
-  AppendLittle(static_cast<uint8_t>((record.pinned ? kFlagPinned : 0) | (record.root ? kFlagRoot : 0)), &out);
+  AppendLittle(
+      static_cast<uint8_t>((record.pinned ? kFlagPinned : 0) | (record.root ? kFlagRoot : 0) | kFlagAccess),
+      &out);
   AppendLittle(static_cast<uint8_t>(record.state), &out);
   AppendLittle(record.size, &out);
   AppendLittle(record.chunk_size, &out);
   AppendLittle(static_cast<uint64_t>(record.last_access_ms), &out);
   if (record.root) AppendDigest(*record.root, &out);
   AppendLittle(static_cast<uint8_t>(record.origins.size()), &out);
-  for (const BlobOrigin& origin : record.origins) {
-    for (const std::string& name : {origin.registry, origin.repository}) {
+  for (size_t i = 0; i < record.origins.size(); ++i) {
+    for (const std::string& name : {record.origins[i].registry, record.origins[i].repository}) {
       AppendLittle(static_cast<uint16_t>(name.size()), &out);
       out.append(name);
     }
+    AppendLittle(static_cast<uint8_t>(record.access[i]), &out);
   }
   return out;
 }
@@ -212,10 +216,13 @@ absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value) {
     if (!ValidOriginName(origin.registry) || !ValidOriginName(origin.repository)) {
       return Malformed("blob record: origin");
     }
+    const uint8_t access = flags & kFlagAccess ? reader.Little<uint8_t>() : 0;
+    if (access > static_cast<uint8_t>(OriginAccess::kCredentials)) return Malformed("blob record: access");
     record.origins.push_back(std::move(origin));
+    record.access.push_back(static_cast<OriginAccess>(access));
   }
   if (!reader.AtEnd()) return Malformed("blob record: length");
-  if (flags & ~(kFlagPinned | kFlagRoot)) return Malformed("blob record: flags");
+  if (flags & ~(kFlagPinned | kFlagRoot | kFlagAccess)) return Malformed("blob record: flags");
   if (state < static_cast<uint8_t>(BlobState::kActive) || state > static_cast<uint8_t>(BlobState::kRefused)) {
     return Malformed("blob record: state");
   }

@@ -11,6 +11,7 @@
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/geometry.h"
+#include "node/origin_access.h"
 
 namespace sluice::index {
 
@@ -35,6 +36,7 @@ struct BlobRecord {
   uint32_t chunk_size = 0;
   std::optional<Digest> root;
   std::vector<BlobOrigin> origins;
+  std::vector<OriginAccess> access;  // of each origin
   BlobState state = BlobState::kActive;
   bool pinned = false;
   int64_t last_access_ms = 0;  // wall clock, milliseconds since 1970
@@ -85,7 +87,7 @@ struct SegmentName {
 };
 absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key);
 
-// REQUIRES: at most kOriginsMax origins, names of 1 to kOriginNameBytesMax bytes
+// REQUIRES: at most kOriginsMax origins, names of 1 to kOriginNameBytesMax bytes, as many accesses as origins
 std::string EncodeBlobRecord(const BlobRecord& record);
 absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value);
 

@@ -59,6 +59,7 @@ class Blob {
 
   // Chunks that are present but under no bound recipe, so not yet proven.
   std::atomic<uint32_t>& unverified_count() { return unverified_count_; }
+  const std::atomic<uint32_t>& unverified_count() const { return unverified_count_; }
 
   // A blob with leases (mounted, being verified, being served) is not evicted.
   class Lease {

@@ -1,6 +1,7 @@
 #include "node/blob_cache.h"
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <set>
 #include <utility>
@@ -10,7 +11,7 @@
 namespace sluice {
 namespace {
 
-// A chunk is asked for this often before those who wait for it are told that it can't be had.
+// The last source is asked for a chunk this often before those who wait for it are told that it can't be had.
 constexpr int kAttemptsMax = 2;
 // Readers whom a source tells that it is not there just now wait so long for the next try, while they have
 // time: twice as long each time, up to the second figure.
@@ -19,6 +20,8 @@ constexpr Duration kPauseMax = std::chrono::seconds(2);
 // One step of a fill, and how many are under way at once.
 constexpr uint64_t kFillStepBytes = 4 << 20;
 constexpr int kFillStepsMax = 2;
+// How often a fill looks again at what it left to the bulk lane.
+constexpr Duration kBulkLookInterval = std::chrono::milliseconds(200);
 
 struct PendingRead {
   std::shared_ptr<Blob> blob;
@@ -48,10 +51,12 @@ enum class Failure {
 struct FillState {
   Blob::Lease lease;
   FetchClass fetch_class;
-  uint64_t next = 0;  // byte
-  int steps = 0;      // under way
-  absl::Status status;
-  std::vector<FillDone> dones;
+  uint64_t run;               // tells it from a later fill of the blob
+  ChunkIndex next{};          // the first chunk that this round has not looked at
+  bool left_to_bulk = false;  // some of this round's chunks
+  int steps = 0;              // under way
+  absl::Status status{};
+  std::vector<FillDone> dones{};
 };
 
 // Adds the chunk to the last run if it follows it.
@@ -81,6 +86,8 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
 
   void Read(ReadRequest request, ReadDone done);
   void StartFill(const Digest& digest, FetchClass fetch_class, FillDone done);
+  void Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence, SourceKind kind,
+             ChunkSink::OnDone on_done);
   void StopFill(const Digest& digest) { EndStep(digest, absl::CancelledError("the fill was stopped"), 0); }
   void Shutdown();
 
@@ -99,7 +106,11 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
   void Join(ReadId id, PendingRead& read, ChunkIndex index, std::vector<ChunkSpan>& to_open);
   void OpenAhead(const std::shared_ptr<Blob>& blob, ChunkSpan span);
   void Settle(FetchId id, ChunkIndex index, absl::StatusOr<Evidence> outcome);
-  void CloseArrived(const ActiveFetch& active, ChunkIndex index, Evidence evidence);
+  void CloseArrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence, SourceKind kind);
+  void EndOffer(const std::shared_ptr<Blob>& blob, ChunkIndex index, absl::StatusOr<Evidence> outcome,
+                SourceKind kind, ChunkSink::OnDone on_done);
+  absl::StatusOr<Evidence> Store(Blob& blob, ChunkIndex index, const Buffer& bytes, Evidence evidence,
+                                 SourceKind kind);
   void FailChunks(const PendingFetch& fetch, const std::vector<ChunkIndex>& chunks,
                   const absl::Status& status, Failure failure);
   Instant DemandDeadline(const FetchTable::Entry& entry) const;
@@ -112,13 +123,15 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
   void StartFetches();
   ChunkSpan OwnedRun(const PendingFetch& fetch);
   void StartFetch(PendingFetch fetch);
-  void Deliver(FetchId id, const std::shared_ptr<Blob>& blob, SourceKind kind, ChunkIndex index,
-               Buffer buffer);
+  void Deliver(FetchId id, const std::shared_ptr<Blob>& blob, ChunkSource& source, ChunkIndex index,
+               Buffer buffer, SenderId sender);
   void SourceDone(FetchId id, uint32_t delivered, absl::Status status);
   void EndIfOver(FetchId id);
 
   // --- Fills.
   void StepFill(const Digest& digest);
+  ChunkSpan NextFillRun(FillState& fill);
+  void LookAgainLater(const Digest& digest, FillState& fill);
   void EndStep(const Digest& digest, absl::Status status, int steps_ended);
 
   Instant Now() const { return parts_.clock.Now(); }
@@ -126,6 +139,8 @@ class BlobCache::Core : public std::enable_shared_from_this<Core> {
   // Constant after construction.
   const Parts parts_;
   const BlobCacheLimits limits_;
+
+  std::atomic<uint64_t> offered_bytes_{0};  // and not done yet
 
   // Owned by the core loop.
   bool shut_down_ = false;
@@ -291,9 +306,11 @@ void BlobCache::Core::Settle(FetchId id, ChunkIndex index, absl::StatusOr<Eviden
   ++active.settled;
   active.bytes_left -= length;
   queue_.Arrived(length);
+  if (outcome.ok() && parts_.bulk) parts_.bulk->Committed(active.fetch.blob, index);
   if (table_.Find(*active.fetch.blob, index)) {
     if (outcome.ok()) {
-      CloseArrived(active, index, *outcome);
+      if (active.fetch.fetch_class != FetchClass::kDemand) parts_.telemetry.prefetch_bytes.Add(length);
+      CloseArrived(active.fetch.blob, index, *outcome, parts_.sources[active.fetch.source]->kind());
     } else {
       FailChunks(active.fetch, {index}, outcome.status(), Failure::kForGood);
     }
@@ -302,13 +319,11 @@ void BlobCache::Core::Settle(FetchId id, ChunkIndex index, absl::StatusOr<Eviden
   StartFetches();
 }
 
-void BlobCache::Core::CloseArrived(const ActiveFetch& active, ChunkIndex index, Evidence evidence) {
-  const uint64_t length = active.fetch.blob->geometry().RangeOf(index).length;
-  const SourceKind kind = parts_.sources[active.fetch.source]->kind();
-  const FetchTable::Entry entry = table_.Close(*active.fetch.blob, index);
-  if (active.fetch.fetch_class != FetchClass::kDemand) parts_.telemetry.prefetch_bytes.Add(length);
+void BlobCache::Core::CloseArrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence,
+                                   SourceKind kind) {
+  const FetchTable::Entry entry = table_.Close(*blob, index);
   if (evidence == Evidence::kUnverified && !entry.waiters.empty())
-    parts_.telemetry.unverified_served_bytes.Add(length);
+    parts_.telemetry.unverified_served_bytes.Add(blob->geometry().RangeOf(index).length);
   for (ReadId id : entry.waiters) {
     auto read = reads_.find(id);
     if (read == reads_.end()) continue;
@@ -321,6 +336,7 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
                                  const absl::Status& status, Failure failure) {
   std::vector<ChunkSpan> again;
   std::vector<ChunkIndex> later;
+  const bool last_source = fetch.source + 1 >= parts_.sources.size();
   const bool may_pass = failure == Failure::kOfSource && !shut_down_ && !fetch.blob->refused();
   Instant deadline = Now();
   FetchClass fetch_class = FetchClass::kBackfill;
@@ -329,7 +345,8 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
     FetchTable::Entry* entry = table_.Find(*fetch.blob, index);
     std::erase_if(entry->waiters, [&](ReadId id) { return !reads_.contains(id); });
     // A fetch that ended with its first reader's deadline does not count against readers who have time left.
-    if (!absl::IsDeadlineExceeded(status) || fetch.deadline > Now()) ++entry->attempts;
+    // Nor does one of a source that has another behind it.
+    if (last_source && (!absl::IsDeadlineExceeded(status) || fetch.deadline > Now())) ++entry->attempts;
     if (may_pass && entry->attempts >= kAttemptsMax && DemandDeadline(*entry) > Now() + kPauseMin) {
       later.push_back(index);
       continue;
@@ -347,8 +364,7 @@ void BlobCache::Core::FailChunks(const PendingFetch& fetch, const std::vector<Ch
     }
     Append(again, index);
   }
-  const size_t next_source = fetch.source + 1 < parts_.sources.size() ? fetch.source + 1 : fetch.source;
-  Enqueue(fetch.blob, again, fetch_class, deadline, next_source);
+  Enqueue(fetch.blob, again, fetch_class, deadline, last_source ? fetch.source : fetch.source + 1);
   if (!later.empty()) TryAgainLater(fetch.blob, std::move(later));
   for (ReadId id : failed) Complete(id, status);
 }
@@ -482,11 +498,12 @@ void BlobCache::Core::StartFetch(PendingFetch fetch) {
   std::shared_ptr<Blob> blob = request.blob;
   source.Fetch(
       std::move(request),
-      [weak = weak_from_this(), delivered, blob, id, kind = source.kind()](ChunkIndex index, Buffer buffer) {
+      [weak = weak_from_this(), delivered, blob, id, &source](ChunkIndex index, Buffer buffer,
+                                                              SenderId sender) {
         auto core = weak.lock();
         if (!core) return;
         delivered->fetch_add(1);
-        core->Deliver(id, blob, kind, index, std::move(buffer));
+        core->Deliver(id, blob, source, index, std::move(buffer), sender);
       },
       [weak = weak_from_this(), delivered, id](absl::Status status) {
         auto core = weak.lock();
@@ -498,20 +515,68 @@ void BlobCache::Core::StartFetch(PendingFetch fetch) {
 }
 
 // Runs on the source's thread: hashing and writing go to the pool, the verdict to the core loop.
-void BlobCache::Core::Deliver(FetchId id, const std::shared_ptr<Blob>& blob, SourceKind kind,
-                              ChunkIndex index, Buffer buffer) {
-  parts_.io.Post([core = shared_from_this(), id, blob, kind, index, buffer = std::move(buffer)]() mutable {
-    absl::StatusOr<Evidence> outcome = core->parts_.verifier.Verify(*blob, index, buffer.span());
-    if (absl::IsDataLoss(outcome.status())) {
-      core->parts_.telemetry.verify_failures[static_cast<int>(kind)].Add();
+void BlobCache::Core::Deliver(FetchId id, const std::shared_ptr<Blob>& blob, ChunkSource& source,
+                              ChunkIndex index, Buffer buffer, SenderId sender) {
+  parts_.io.Post(
+      [core = shared_from_this(), id, blob, &source, index, buffer = std::move(buffer), sender]() mutable {
+        absl::StatusOr<Evidence> outcome =
+            core->Store(*blob, index, buffer, Evidence::kUnverified, source.kind());
+        if (absl::IsDataLoss(outcome.status()) && !blob->refused()) source.Blame(sender, *blob, index);
+        core->loop().Post([core, id, index, outcome = std::move(outcome)]() mutable {
+          core->Settle(id, index, std::move(outcome));
+        });
+      });
+}
+
+// Verifies, unless that was done, and commits. Runs on the pool.
+absl::StatusOr<Evidence> BlobCache::Core::Store(Blob& blob, ChunkIndex index, const Buffer& bytes,
+                                                Evidence evidence, SourceKind kind) {
+  if (evidence == Evidence::kUnverified) {
+    const absl::StatusOr<Evidence> verdict = parts_.verifier.Verify(blob, index, bytes.span());
+    if (absl::IsDataLoss(verdict.status())) parts_.telemetry.verify_failures[static_cast<int>(kind)].Add();
+    if (!verdict.ok()) return verdict;
+    evidence = *verdict;
+  }
+  const absl::Status committed = parts_.store.Commit(blob, index, bytes.span(), evidence);
+  if (!committed.ok()) return committed;
+  return evidence;
+}
+
+void BlobCache::Core::Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence,
+                            SourceKind kind, ChunkSink::OnDone on_done) {
+  const uint64_t length = bytes.size();
+  if (index.value() >= blob->geometry().chunk_count() || length != blob->geometry().RangeOf(index).length) {
+    return EndOffer(
+        blob, index,
+        absl::InvalidArgumentError(absl::StrCat(Describe(*blob, index), " has not ", length, " bytes")), kind,
+        std::move(on_done));
+  }
+  if (offered_bytes_.fetch_add(length) + length > limits_.offer_bytes_max && offered_bytes_ > length) {
+    offered_bytes_ -= length;
+    return EndOffer(blob, index,
+                    absl::ResourceExhaustedError(absl::StrCat(
+                        limits_.offer_bytes_max, " bytes of chunks are being stored, no more are taken")),
+                    kind, std::move(on_done));
+  }
+  parts_.io.Post([core = shared_from_this(), blob, index, bytes = std::move(bytes), evidence, kind,
+                  on_done = std::move(on_done)]() mutable {
+    absl::StatusOr<Evidence> outcome = core->Store(*blob, index, bytes, evidence, kind);
+    core->offered_bytes_ -= bytes.size();
+    core->EndOffer(blob, index, std::move(outcome), kind, std::move(on_done));
+  });
+}
+
+// From any thread.
+void BlobCache::Core::EndOffer(const std::shared_ptr<Blob>& blob, ChunkIndex index,
+                               absl::StatusOr<Evidence> outcome, SourceKind kind, ChunkSink::OnDone on_done) {
+  loop().Post([core = shared_from_this(), blob, index, outcome = std::move(outcome), kind,
+               on_done = std::move(on_done)]() mutable {
+    // A chunk that was refused is still under way by the fetch that was there before.
+    if (outcome.ok() && !core->shut_down_) {
+      if (core->table_.Find(*blob, index)) core->CloseArrived(blob, index, *outcome, kind);
+      if (core->parts_.bulk) core->parts_.bulk->Committed(blob, index);
     }
-    if (outcome.ok()) {
-      const absl::Status committed = core->parts_.store.Commit(*blob, index, buffer.span(), *outcome);
-      if (!committed.ok()) outcome = committed;
-    }
-    core->loop().Post([core, id, index, outcome = std::move(outcome)]() mutable {
-      core->Settle(id, index, std::move(outcome));
-    });
+    std::move(on_done)(outcome.status());
   });
 }
 
@@ -561,33 +626,67 @@ void BlobCache::Core::StartFill(const Digest& digest, FetchClass fetch_class, Fi
     return std::move(done)(
         absl::NotFoundError(absl::StrCat("blob ", digest.ToString(), " is not registered")));
   if (shut_down_) return std::move(done)(absl::CancelledError("the node is shutting down"));
-  FillState& fill = fills_.emplace(digest, FillState{Blob::Lease(std::move(blob)), fetch_class, 0, 0, {}, {}})
-                        .first->second;
+  if (parts_.bulk) parts_.bulk->Join(blob);
+  FillState& fill =
+      fills_.emplace(digest, FillState{Blob::Lease(std::move(blob)), fetch_class, next_id_++}).first->second;
   fill.dones.push_back(std::move(done));
   StepFill(digest);
 }
 
 void BlobCache::Core::StepFill(const Digest& digest) {
   FillState& fill = fills_.at(digest);
-  const Blob& blob = fill.lease.blob();
-  const uint64_t size = blob.geometry().size();
-  const uint64_t step = std::max<uint64_t>(kFillStepBytes, blob.geometry().chunk_size());
-  while (fill.status.ok() && fill.next < size && fill.steps < kFillStepsMax) {
-    const ByteRange range{fill.next, std::min(step, size - fill.next)};
-    fill.next = range.end();
-    if (blob.presence().AllPresent(blob.geometry().Covering(range))) continue;
+  const ChunkGeometry& geometry = fill.lease.blob().geometry();
+  while (fill.status.ok() && fill.steps < kFillStepsMax) {
+    const ChunkSpan run = NextFillRun(fill);
+    if (run.count == 0) break;
     ++fill.steps;
-    parts_.core.Post([core = shared_from_this(), digest, range, fetch_class = fill.fetch_class] {
-      ReadRequest request{digest, range, fetch_class, core->Now() + core->limits_.fetch_timeout};
-      core->Read(request, [core, digest](absl::StatusOr<ReadResult> result) {
-        core->EndStep(digest, result.status(), 1);
-      });
-    });
+    parts_.core.Post(
+        [core = shared_from_this(), digest, range = geometry.RangeOf(run), fetch_class = fill.fetch_class] {
+          ReadRequest request{digest, range, fetch_class, core->Now() + core->limits_.fetch_timeout};
+          core->Read(request, [core, digest](absl::StatusOr<ReadResult> result) {
+            core->EndStep(digest, result.status(), 1);
+          });
+        });
   }
   if (fill.steps > 0) return;
+  if (fill.status.ok() && fill.left_to_bulk) return LookAgainLater(digest, fill);
   FillState ended = std::move(fill);
   fills_.erase(digest);
+  if (parts_.bulk) parts_.bulk->Leave(ended.lease.blob());
   for (FillDone& done : ended.dones) std::move(done)(ended.status);
+}
+
+// The next chunks that the fill itself has to ask for; count is 0 at the end of the round.
+ChunkSpan BlobCache::Core::NextFillRun(FillState& fill) {
+  const Blob& blob = fill.lease.blob();
+  const ChunkGeometry& geometry = blob.geometry();
+  const auto count_max = static_cast<uint32_t>(std::max<uint64_t>(1, kFillStepBytes / geometry.chunk_size()));
+  ChunkSpan run{fill.next, 0};
+  while (fill.next.value() < geometry.chunk_count() && run.count < count_max) {
+    const ChunkIndex index = fill.next;
+    const bool absent = !blob.presence().IsPresent(index);
+    const bool carried = absent && parts_.bulk && parts_.bulk->Carries(blob, index);
+    fill.left_to_bulk = fill.left_to_bulk || carried;
+    if (absent && !carried) {
+      if (run.count == 0) run.first = index;
+      ++run.count;
+    } else if (run.count > 0) {
+      return run;
+    }
+    fill.next = index.next();
+  }
+  return run;
+}
+
+void BlobCache::Core::LookAgainLater(const Digest& digest, FillState& fill) {
+  fill.next = ChunkIndex(0);
+  fill.left_to_bulk = false;
+  parts_.core.PostAt(Now() + kBulkLookInterval, [weak = weak_from_this(), digest, run = fill.run] {
+    const auto core = weak.lock();
+    if (!core) return;
+    const auto found = core->fills_.find(digest);
+    if (found != core->fills_.end() && found->second.run == run) core->StepFill(digest);
+  });
 }
 
 void BlobCache::Core::EndStep(const Digest& digest, absl::Status status, int steps_ended) {
@@ -602,6 +701,7 @@ void BlobCache::Core::Shutdown() {
   shut_down_ = true;
   const absl::Status cancelled = absl::CancelledError("the node is shutting down");
   for (auto& [digest, fill] : std::exchange(fills_, {})) {
+    if (parts_.bulk) parts_.bulk->Leave(fill.lease.blob());
     for (FillDone& done : fill.dones) std::move(done)(cancelled);
   }
   while (!reads_.empty()) Complete(reads_.begin()->first, cancelled);
@@ -627,6 +727,11 @@ void BlobCache::Fill(const Digest& digest, FetchClass fetch_class, FillDone done
   core_->loop().Post([core = core_, digest, fetch_class, done = std::move(done)]() mutable {
     core->StartFill(digest, fetch_class, std::move(done));
   });
+}
+
+void BlobCache::Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence,
+                      SourceKind kind, ChunkSink::OnDone on_done) {
+  core_->Offer(std::move(blob), index, std::move(bytes), evidence, kind, std::move(on_done));
 }
 
 void BlobCache::StopFill(const Digest& digest) {

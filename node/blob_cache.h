@@ -12,6 +12,8 @@
 #include "absl/status/statusor.h"
 #include "node/amplifier.h"
 #include "node/blob.h"
+#include "node/bulk_lane.h"
+#include "node/chunk_sink.h"
 #include "node/chunk_source.h"
 #include "node/chunk_store.h"
 #include "node/chunk_verifier.h"
@@ -47,6 +49,7 @@ struct BlobCacheLimits {
   uint32_t queue_max = 4096;  // fetches that wait for their turn; beyond, the lowest class is dropped
   uint32_t readahead_bytes_max = 8 << 20;  // the widest window of a sequential stream
   Duration fetch_timeout = std::chrono::seconds(60);
+  uint64_t offer_bytes_max = 64 << 20;  // offered and not done yet; beyond it an offer is refused
 };
 
 // The one entry of the cache. A read is answered from the store, and what is absent is fetched
@@ -54,7 +57,7 @@ struct BlobCacheLimits {
 //
 // Thread-safe: Read and Fill may be called on any thread; their callbacks run on the core loop, exactly once,
 // also when the cache is destroyed first (with Cancelled). All other state is owned by the core loop.
-class BlobCache {
+class BlobCache final : public ChunkSink {
  public:
   struct Parts {
     Clock& clock;
@@ -64,10 +67,11 @@ class BlobCache {
     ChunkVerifier& verifier;
     std::vector<ChunkSource*> sources;  // in the order they are asked
     Telemetry& telemetry;
+    BulkLane* bulk = nullptr;  // outlives the cache; null: fills ask the sources for everything
   };
 
   BlobCache(Parts parts, BlobCacheLimits limits);
-  ~BlobCache();
+  ~BlobCache() override;
   BlobCache(const BlobCache&) = delete;
   BlobCache& operator=(const BlobCache&) = delete;
 
@@ -84,6 +88,10 @@ class BlobCache {
   void Fill(const Digest& digest, FetchClass fetch_class, FillDone done);
   // Ends a fill with Cancelled, once the fetches that are under way have come. No-op without one.
   void StopFill(const Digest& digest);
+
+  // As ChunkSink says; also Cancelled, when the cache is gone.
+  void Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence, SourceKind kind,
+             ChunkSink::OnDone on_done) override;
 
  private:
   class Core;

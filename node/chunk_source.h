@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <utility>
@@ -44,6 +45,9 @@ enum class SourceKind { kLocal, kPeer, kOrigin };
 inline constexpr int kSourceKindCount = 3;
 const char* SourceKindName(SourceKind kind);
 
+// Which of those that a source asks sent a chunk; a source numbers them as it likes.
+using SenderId = uint32_t;
+
 struct FetchRequest {
   std::shared_ptr<Blob> blob;
   ChunkSpan chunks;  // contiguous, count > 0
@@ -58,7 +62,7 @@ class ChunkSource {
  public:
   // Called with each chunk as soon as its last byte is there, in any order, at most once per chunk, on a
   // thread of the source's; the buffer has exactly the chunk's length. Must not block for long.
-  using OnChunk = absl::AnyInvocable<void(ChunkIndex, Buffer)>;
+  using OnChunk = absl::AnyInvocable<void(ChunkIndex, Buffer, SenderId)>;
   // Called exactly once, after the last OnChunk: OK only if every chunk of the request was delivered.
   // Errors: NotFound (the source lacks the blob), PermissionDenied / Unauthenticated, FailedPrecondition (it
   // refuses to be asked like this), DeadlineExceeded, DataLoss (it sent what it should not have), Unavailable
@@ -70,6 +74,8 @@ class ChunkSource {
   virtual SourceKind kind() const = 0;
   // Begins to fetch; returns at once. OnDone comes at request.deadline at the latest.
   virtual void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) = 0;
+  // A chunk that `sender` sent was not what its recipe promises. Any thread.
+  virtual void Blame(SenderId sender, const Blob& blob, ChunkIndex index) = 0;
 };
 
 }  // namespace sluice

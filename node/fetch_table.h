@@ -27,7 +27,7 @@ class FetchTable {
     FetchId owner = 0;
     FetchClass fetch_class = FetchClass::kBackfill;
     bool started = false;         // the owner has been sent to a source
-    int attempts = 0;             // fetches that failed for this chunk, since the last pause
+    int attempts = 0;             // fetches by the last source that failed for it, since the last pause
     int pauses = 0;               // while no source was there
     std::vector<ReadId> waiters;  // reads that want it; empty for pure readahead
   };

@@ -52,6 +52,14 @@ class DurationHistogram {
   Counter sum_ns_;
 };
 
+// How bytes travel between nodes: ranged HTTP requests, or BitTorrent.
+enum class PeerLane { kExpress, kSwarm };
+inline constexpr int kPeerLaneCount = 2;
+
+// How a prefetch hint ended.
+enum class HintResult { kCompleted, kCancelled, kFailed };
+inline constexpr int kHintResultCount = 3;
+
 enum class EvictReason { kRequested, kWatermark, kCorrupt };
 inline constexpr int kEvictReasonCount = 3;
 
@@ -65,6 +73,10 @@ struct Telemetry {
   Counter origin_bytes;  // sluice_origin_bytes_total
   // sluice_origin_requests_total{code}: by HTTP status class 1xx..5xx, [0] is a request that got no answer.
   std::array<Counter, 6> origin_requests;
+
+  std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
+  std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
+  Gauge swarm_peers;                                        // sluice_swarm_peers
 
   std::array<Counter, kSourceKindCount>
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot
@@ -82,8 +94,9 @@ struct Telemetry {
   Counter ondemand_failed;
 
   Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill
-  Gauge mounts;            // sluice_mounts
-  Gauge reads_waiting;     // sluice_reads_waiting
+  std::array<Counter, kHintResultCount> prefetch_hints;  // sluice_prefetch_hints_total{result}
+  Gauge mounts;                                          // sluice_mounts
+  Gauge reads_waiting;                                   // sluice_reads_waiting
 };
 
 }  // namespace sluice

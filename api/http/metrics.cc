@@ -137,24 +137,23 @@ void AddStore(Families& to, const Telemetry& t) {
              t.write_failures);
 }
 
+// What becomes of prefetched bytes is not followed (the keeper lets reads of them pass unseen): that series
+// exists because dashboards name it.
 void AddPrefetch(Families& to, const Telemetry& t) {
   AddCounter(to, "sluice_prefetch_bytes_total", "Bytes fetched before anyone had read them.",
              t.prefetch_bytes);
-}
-
-// This version asks no peers and takes no hints, and does not follow what becomes of prefetched bytes (the
-// keeper lets reads of them pass unseen). The series exist because dashboards and alerts name them.
-void AddPeers(Families& to) {
-  const std::array<Counter, std::size(kLanes)> no_lanes;
-  const std::array<Counter, std::size(kHintResults)> no_hints;
-  AddByLabel(to, "sluice_peer_received_bytes_total", "Bytes received from other nodes.", "lane", kLanes,
-             no_lanes);
-  AddByLabel(to, "sluice_peer_sent_bytes_total", "Bytes sent to other nodes.", "lane", kLanes, no_lanes);
   AddByLabel(to, "sluice_prefetch_hints_total", "Prefetch hints, by how they ended.", "result", kHintResults,
-             no_hints);
+             t.prefetch_hints);
   AddCounter(to, "sluice_prefetch_used_bytes_total",
              "Prefetched bytes that were read later; not counted yet.", Counter());
-  AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", Gauge());
+}
+
+void AddPeers(Families& to, const Telemetry& t) {
+  AddByLabel(to, "sluice_peer_received_bytes_total", "Bytes of blobs received from other nodes.", "lane",
+             kLanes, t.peer_received_bytes);
+  AddByLabel(to, "sluice_peer_sent_bytes_total", "Bytes of blobs sent to other nodes.", "lane", kLanes,
+             t.peer_sent_bytes);
+  AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", t.swarm_peers);
 }
 
 void AddOndemand(Families& to, const Telemetry& t, const KeeperCounts& keeper, std::string_view backend) {
@@ -194,7 +193,7 @@ class Metrics::Collector final : public prometheus::Collectable {
     AddSources(families, telemetry_);
     AddStore(families, telemetry_);
     AddPrefetch(families, telemetry_);
-    AddPeers(families);
+    AddPeers(families, telemetry_);
     AddOndemand(families, telemetry_, keeper, extras_.backend);
     AddSample(AddFamily(families, "sluice_kernel_cache_size_bytes",
                         "What the kernel's own copies of blobs take up on disk (backend cachefiles).",

@@ -46,7 +46,7 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
       if (filled_ < chunk_.size()) return;
       filled_ = 0;
       progressed_ = true;
-      on_chunk_(std::exchange(next_, next_.next()), std::move(chunk_));
+      on_chunk_(std::exchange(next_, next_.next()), std::move(chunk_), SenderId{0});
     }
   }
 

@@ -679,7 +679,7 @@ class OriginSourceFaultTest : public OriginFaultTest {
     std::promise<absl::Status> done;
     source.Fetch(
         {blob, chunks, FetchClass::kDemand, time_.Now() + 30s},
-        [&](ChunkIndex index, Buffer bytes) {
+        [&](ChunkIndex index, Buffer bytes, SenderId) {
           const auto [it, is_new] = got_.emplace(
               index.value(), std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
           EXPECT_TRUE(is_new) << "chunk " << index.value() << " came twice";

@@ -101,6 +101,53 @@ TEST_F(DiskStoreTest, RootAndOriginsAreLearnedLaterAndKept) {
   EXPECT_TRUE(store_->Stat(sample.spec.digest)->root_known);
 }
 
+TEST_F(DiskStoreTest, HowABlobWasGotIsKeptWithItsOriginAndCredentialsOutweighHearsay) {
+  const SampleBlob sample(1);
+  const BlobOrigin app{"registry.example", "app"}, other{"registry.example", "other"};
+  OpenStore();
+  BlobSpec spec = sample.spec;
+  spec.origins = {app, other};
+  ASSERT_TRUE(store_->Open(spec).ok());
+  const auto note = [&](const BlobOrigin& origin, OriginAccess access) {
+    store_->NoteAccess(spec.digest, origin, access);
+    return store_->AccessOf(spec.digest, origin);
+  };
+  EXPECT_EQ(store_->AccessOf(spec.digest, app), OriginAccess::kUnknown);
+  EXPECT_EQ(note(app, OriginAccess::kHearsay), OriginAccess::kHearsay);
+  EXPECT_EQ(note(app, OriginAccess::kCredentials), OriginAccess::kCredentials);
+  EXPECT_EQ(note(app, OriginAccess::kHearsay), OriginAccess::kCredentials);
+  EXPECT_EQ(note(other, OriginAccess::kPublic), OriginAccess::kPublic);
+  EXPECT_EQ(note(other, OriginAccess::kCredentials), OriginAccess::kPublic);
+  EXPECT_EQ(note({"registry.example", "a stranger's"}, OriginAccess::kPublic), OriginAccess::kUnknown);
+  OpenStore();
+  EXPECT_EQ(store_->AccessOf(spec.digest, app), OriginAccess::kCredentials);
+  EXPECT_EQ(store_->AccessOf(spec.digest, other), OriginAccess::kPublic);
+  // An origin that is learned later is unknown, and takes nothing from the others.
+  spec.origins = {{"mirror.example", "app"}};
+  ASSERT_TRUE(store_->Open(spec).ok());
+  EXPECT_EQ(store_->AccessOf(spec.digest, spec.origins[0]), OriginAccess::kUnknown);
+  EXPECT_EQ(store_->AccessOf(spec.digest, other), OriginAccess::kPublic);
+}
+
+TEST_F(DiskStoreTest, OnlyPresentAndProvenChunksCountAsProven) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kVerified).ok());
+  ASSERT_TRUE(CommitChunk(sample, 1, Evidence::kUnverified).ok());
+  const std::shared_ptr<Blob> blob = OpenBlob(sample);
+  EXPECT_TRUE(store_->AllProven(*blob, {ChunkIndex(0), 1}));
+  EXPECT_FALSE(store_->AllProven(*blob, {ChunkIndex(0), 2})) << "unverified";
+  EXPECT_FALSE(store_->AllProven(*blob, {ChunkIndex(2), 1})) << "absent";
+  ASSERT_TRUE(store_->Revoke(*blob, ChunkIndex(0)).ok());
+  EXPECT_FALSE(store_->AllProven(*blob, {ChunkIndex(0), 1})) << "taken back";
+  // The whole digest proves every chunk.
+  CommitAll(sample);
+  FlushUntil([&] { return store_->IsSettled(sample.spec.digest); });
+  EXPECT_TRUE(store_->AllProven(*blob, blob->geometry().All()));
+  ASSERT_TRUE(store_->Evict(sample.spec.digest, EvictReason::kRequested).ok());
+  EXPECT_FALSE(store_->AllProven(*blob, {ChunkIndex(0), 1})) << "evicted";
+}
+
 TEST_F(DiskStoreTest, BetterEvidenceIsRecordedAndReplacesWrongBytes) {
   const SampleBlob sample(1);
   const SampleBlob wrong(2);

@@ -19,6 +19,7 @@ BlobRecord FullRecord() {
   record.chunk_size = 32 << 20;
   record.root = DigestOf(7);
   record.origins = {{"registry.example:5000", "team/app"}, {"mirror.example", "team/app"}};
+  record.access = {OriginAccess::kPublic, OriginAccess::kCredentials};
   record.state = BlobState::kVerifiedWhole;
   record.pinned = true;
   record.last_access_ms = -5;
@@ -60,7 +61,7 @@ TEST(IndexCodec, MalformedBlobRecordsAreRejected) {
   };
   ASSERT_TRUE(with(0, value[0]));
   EXPECT_FALSE(with(0, 2)) << "version";
-  EXPECT_FALSE(with(1, 7)) << "unknown flag";
+  EXPECT_FALSE(with(1, 15)) << "unknown flag";
   EXPECT_FALSE(with(2, 0)) << "state";
   EXPECT_FALSE(with(2, 4)) << "state";
   EXPECT_FALSE(with(11, 1)) << "chunk size that is no power of two";
@@ -75,6 +76,22 @@ TEST(IndexCodec, MalformedBlobRecordsAreRejected) {
   BlobRecord wordy = FullRecord();
   wordy.origins[0].registry.assign(kOriginNameBytesMax + 1, 'x');
   EXPECT_FALSE(DecodeBlobRecord(EncodeBlobRecord(wordy)).ok());
+}
+
+TEST(IndexCodec, RecordsOfBeforeAccessWasKeptSayThatItIsUnknown) {
+  BlobRecord record = FullRecord();
+  record.origins.resize(1);
+  record.access = {OriginAccess::kCredentials};
+  std::string value = EncodeBlobRecord(record);
+  value[1] = static_cast<char>(value[1] & ~4);
+  value.pop_back();
+  record.access = {OriginAccess::kUnknown};
+  const absl::StatusOr<BlobRecord> decoded = DecodeBlobRecord(value);
+  ASSERT_TRUE(decoded.ok());
+  EXPECT_EQ(*decoded, record);
+  value = EncodeBlobRecord(record);
+  value.back() = 4;
+  EXPECT_FALSE(DecodeBlobRecord(value).ok()) << "no such access";
 }
 
 TEST(IndexCodec, SegmentRoundTrip) {

@@ -24,7 +24,7 @@ class BlobCacheTest : public ::testing::Test {
   void Restart(BlobCacheLimits limits, std::vector<ChunkSource*> sources = {}) {
     if (sources.empty()) sources = {&source_};
     cache_ = std::make_unique<BlobCache>(
-        BlobCache::Parts{clock_, loop_, io_, store_, verifier_, sources, telemetry_}, limits);
+        BlobCache::Parts{clock_, loop_, io_, store_, verifier_, sources, telemetry_, &bulk_}, limits);
   }
 
   std::shared_ptr<Blob> AddBlob(uint64_t size, uint8_t name = 7) {
@@ -65,6 +65,7 @@ class BlobCacheTest : public ::testing::Test {
   FakeVerifier verifier_;
   FakeSource source_;
   Telemetry telemetry_;
+  fakes::FakeBulkLane bulk_;
   std::unique_ptr<BlobCache> cache_;
 };
 
@@ -236,9 +237,11 @@ TEST_F(BlobCacheTest, TheLastSourcesErrorReachesTheReader) {
   ASSERT_EQ(peer.calls.size(), 1u);
   peer.Take().Fail(absl::UnavailableError("peer is gone"));
   Settle();
-  ASSERT_EQ(source_.calls.size(), 1u);
-  source_.Take().Fail(absl::NotFoundError("404"));
-  Settle();
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(source_.calls.size(), 1u);
+    source_.Take().Fail(absl::NotFoundError("404"));
+    Settle();
+  }
   ASSERT_TRUE(result->has_value());
   EXPECT_TRUE(absl::IsNotFound((*result)->status()));
 }
@@ -441,6 +444,168 @@ TEST_F(BlobCacheTest, InflightBytesBoundWhatIsNotDemanded) {
   EXPECT_EQ(source_.calls.size(), 3u);
   Serve();
   EXPECT_EQ(source_.calls.size(), 2u);  // the demand still counts, so nothing may start in place of the first
+}
+
+// What an offer came to.
+using Outcome = std::shared_ptr<std::optional<absl::Status>>;
+
+class OfferTest : public BlobCacheTest {
+ protected:
+  Outcome Offer(const std::shared_ptr<Blob>& blob, uint32_t index, Evidence evidence = Evidence::kVerified) {
+    auto outcome = std::make_shared<std::optional<absl::Status>>();
+    Buffer bytes(blob->geometry().RangeOf(ChunkIndex(index)).length);
+    std::memset(bytes.data(), 1, bytes.size());
+    cache_->Offer(blob, ChunkIndex(index), std::move(bytes), evidence, SourceKind::kPeer,
+                  [outcome](absl::Status status) { *outcome = std::move(status); });
+    return outcome;
+  }
+};
+
+TEST_F(OfferTest, AnOfferedChunkIsPresentAndAnswersWhoWaitsForIt) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  auto offered = Offer(blob, 3);
+  Settle();
+  EXPECT_TRUE((*offered)->ok());
+  EXPECT_TRUE(blob->presence().IsPresent(ChunkIndex(3)));
+  ASSERT_TRUE(read->has_value());
+  EXPECT_EQ((**read)->source, SourceKind::kPeer);
+  // The fetch that was under way for it comes too late and harms nothing.
+  Serve();
+  EXPECT_TRUE(ReadChunk(*blob, 3)->value().ok());
+  EXPECT_TRUE(source_.calls.empty());
+}
+
+TEST_F(OfferTest, WhatNobodyHasVerifiedIsVerifiedHere) {
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(3)] = 1;
+  auto read = ReadChunk(*blob, 3);
+  auto offered = Offer(blob, 3, Evidence::kUnverified);
+  Settle();
+  EXPECT_TRUE(absl::IsDataLoss(**offered));
+  EXPECT_FALSE(blob->presence().IsPresent(ChunkIndex(3)));
+  EXPECT_EQ(telemetry_.verify_failures[static_cast<int>(SourceKind::kPeer)].value(), 1u);
+  EXPECT_FALSE(read->has_value());  // its own fetch goes on
+  Serve();
+  EXPECT_TRUE((*read)->ok());
+}
+
+TEST_F(OfferTest, OffersBeyondTheBoundAreRefusedAndOneIsAlwaysTaken) {
+  Restart({.offer_bytes_max = kChunk / 2});
+  auto blob = AddBlob(10 * kChunk);
+  auto first = Offer(blob, 0), second = Offer(blob, 1);
+  Settle();
+  EXPECT_TRUE((*first)->ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(**second));
+  auto third = Offer(blob, 1);
+  Settle();
+  EXPECT_TRUE((*third)->ok());
+}
+
+TEST_F(OfferTest, AnOfferOfAnotherLengthIsRefused) {
+  auto blob = AddBlob(10 * kChunk);
+  for (const uint32_t index : {9u, 10u}) {
+    auto outcome = std::make_shared<std::optional<absl::Status>>();
+    cache_->Offer(blob, ChunkIndex(index), Buffer(kChunk - 1), Evidence::kVerified, SourceKind::kPeer,
+                  [outcome](absl::Status status) { *outcome = std::move(status); });
+    Settle();
+    EXPECT_TRUE(absl::IsInvalidArgument(**outcome));
+  }
+}
+
+TEST_F(OfferTest, AFillLeavesToTheBulkLaneWhatThatCarries) {
+  auto blob = AddBlob(4 * kChunk);
+  bulk_.carried = {ChunkIndex(0), ChunkIndex(2)};
+  std::optional<absl::Status> filled;
+  cache_->Fill(blob->digest(), FetchClass::kBackfill,
+               [&](absl::Status status) { filled = std::move(status); });
+  Settle();
+  EXPECT_EQ(bulk_.joined, 1);
+  std::vector<uint32_t> asked;
+  while (!source_.calls.empty()) {
+    asked.push_back(source_.calls.front().request.chunks.first.value());
+    EXPECT_EQ(source_.calls.front().request.chunks.count, 1u);
+    Serve();
+  }
+  EXPECT_EQ(asked, (std::vector<uint32_t>{1, 3}));
+  EXPECT_FALSE(filled.has_value());
+  Offer(blob, 0);
+  Pass(seconds(1));
+  EXPECT_FALSE(filled.has_value());
+  // The lane makes no progress with the last one: the fill takes it.
+  bulk_.carried.clear();
+  Pass(seconds(1));
+  Serve();
+  ASSERT_TRUE(filled.has_value());
+  EXPECT_TRUE(filled->ok());
+  EXPECT_EQ(bulk_.left, 1);
+  EXPECT_EQ(bulk_.committed.size(), 4u);
+}
+
+TEST_F(OfferTest, AFillThatLeftChunksToTheBulkLaneCanBeStopped) {
+  auto blob = AddBlob(2 * kChunk);
+  bulk_.carried = {ChunkIndex(0), ChunkIndex(1)};
+  std::optional<absl::Status> filled, again;
+  cache_->Fill(blob->digest(), FetchClass::kBackfill,
+               [&](absl::Status status) { filled = std::move(status); });
+  Settle();
+  cache_->StopFill(blob->digest());
+  cache_->Fill(blob->digest(), FetchClass::kBackfill,
+               [&](absl::Status status) { again = std::move(status); });
+  Pass(seconds(1));
+  ASSERT_TRUE(filled.has_value());
+  EXPECT_TRUE(absl::IsCancelled(*filled));
+  EXPECT_FALSE(again.has_value());
+  EXPECT_EQ(blob->lease_count(), 1u);
+}
+
+class PeersBeforeOriginTest : public BlobCacheTest {
+ protected:
+  PeersBeforeOriginTest() { Restart({}, {&peers_, &source_}); }
+  FakeSource peers_{SourceKind::kPeer};
+};
+
+TEST_F(PeersBeforeOriginTest, WhatPeersLackCostsTheOriginNoTry) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  peers_.Take().Fail(absl::NotFoundError("no member has it"));
+  Settle();
+  verifier_.bad[ChunkIndex(3)] = 1;
+  Serve();  // bad once
+  Serve();
+  ASSERT_TRUE(read->has_value());
+  EXPECT_EQ((**read)->source, SourceKind::kOrigin);
+  EXPECT_EQ(source_.blamed.size(), 1u);
+}
+
+TEST_F(PeersBeforeOriginTest, WrongBytesOfAPeerAreDroppedBlamedAndFetchedFromTheOrigin) {
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(3)] = 1;
+  auto read = ReadChunk(*blob, 3);
+  peers_.Take().SendAll();
+  Settle();
+  EXPECT_FALSE(read->has_value());
+  EXPECT_EQ(peers_.blamed, (std::vector<std::pair<SenderId, ChunkIndex>>{{7, ChunkIndex(3)}}));
+  EXPECT_EQ(telemetry_.verify_failures[static_cast<int>(SourceKind::kPeer)].value(), 1u);
+  Serve();
+  ASSERT_TRUE(read->has_value());
+  EXPECT_EQ((**read)->source, SourceKind::kOrigin);
+}
+
+TEST_F(PeersBeforeOriginTest, PeersThatAreAwayWhileTheOriginIsAwayAreAskedAgainToo) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  peers_.Take().Fail(absl::NotFoundError("no member has it"));
+  Settle();
+  for (int i = 0; i < 2; ++i) {
+    source_.Take().Fail(absl::UnavailableError("connection refused"));
+    Settle();
+  }
+  Pass(seconds(1));
+  ASSERT_FALSE(peers_.calls.empty());
+  peers_.Take().SendAll();
+  Settle();
+  EXPECT_EQ((**read)->source, SourceKind::kPeer);
 }
 
 }  // namespace

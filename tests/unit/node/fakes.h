@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "node/blob.h"
+#include "node/bulk_lane.h"
 #include "node/chunk_source.h"
 #include "node/chunk_store.h"
 #include "node/chunk_verifier.h"
@@ -107,7 +108,7 @@ class FakeSource final : public ChunkSource {
     void Send(ChunkIndex index) {
       Buffer buffer(request.blob->geometry().RangeOf(index).length);
       std::memset(buffer.data(), static_cast<int>(index.value() % 251) + 1, buffer.size());
-      on_chunk(index, std::move(buffer));
+      on_chunk(index, std::move(buffer), SenderId{7});
     }
     void SendAll() {
       for (ChunkIndex index = request.chunks.first; index < request.chunks.end(); index = index.next())
@@ -123,6 +124,8 @@ class FakeSource final : public ChunkSource {
     calls.push_back({std::move(request), std::move(on_chunk), std::move(on_done)});
   }
 
+  void Blame(SenderId sender, const Blob&, ChunkIndex index) override { blamed.push_back({sender, index}); }
+
   // The oldest fetch that has not been taken.
   Call Take() {
     Call call = std::move(calls.front());
@@ -130,9 +133,24 @@ class FakeSource final : public ChunkSource {
     return call;
   }
   std::deque<Call> calls;
+  std::vector<std::pair<SenderId, ChunkIndex>> blamed;
 
  private:
   const SourceKind kind_;
+};
+
+// Carries what the test says.
+class FakeBulkLane final : public BulkLane {
+ public:
+  void Join(const std::shared_ptr<Blob>&) override { ++joined; }
+  void Leave(const Blob&) override { ++left; }
+  bool Carries(const Blob&, ChunkIndex index) override { return carried.contains(index); }
+  void Committed(const std::shared_ptr<Blob>&, ChunkIndex index) override { committed.insert(index); }
+
+  std::set<ChunkIndex> carried;
+  std::multiset<ChunkIndex> committed;
+  int joined = 0;
+  int left = 0;
 };
 
 }  // namespace sluice::fakes

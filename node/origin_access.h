@@ -1,0 +1,42 @@
+#pragma once
+
+#include "node/blob.h"
+#include "node/digest.h"
+
+namespace sluice {
+
+// What it took to get a blob from a repository.
+enum class OriginAccess {
+  kUnknown = 0,      // nothing of it was got from there yet
+  kHearsay = 1,      // a member gave it as public in that repository, to a request without credentials
+  kPublic = 2,       // the registry itself gave it to a request without credentials
+  kCredentials = 3,  // the registry gave it to credentials, and has never given it without
+};
+
+// Port: remembers with each blob how it was got, so that what needed credentials is given to nobody else.
+// Implemented by index/.
+//
+// Thread-safe; no disk access.
+class AccessLedger {
+ public:
+  virtual ~AccessLedger() = default;
+
+  // What the registry itself did outweighs what a member said, and once it gave a blob to everybody that
+  // stands. No-op if the blob, or the origin among its origins, is not known. Reaches the disk a little
+  // later; what a crash loses is unknown again.
+  virtual void NoteAccess(const Digest& blob, const BlobOrigin& origin, OriginAccess access) = 0;
+  virtual OriginAccess AccessOf(const Digest& blob, const BlobOrigin& origin) const = 0;
+};
+
+// Whether a blob that was got so may be given to who names that repository and shows no credentials.
+constexpr bool IsPublic(OriginAccess access) {
+  return access == OriginAccess::kPublic || access == OriginAccess::kHearsay;
+}
+
+// What is known after `heard`, when `known` was before.
+constexpr OriginAccess Stronger(OriginAccess known, OriginAccess heard) {
+  if (known == OriginAccess::kPublic || heard == OriginAccess::kPublic) return OriginAccess::kPublic;
+  return known > heard ? known : heard;
+}
+
+}  // namespace sluice

@@ -56,6 +56,10 @@ class DurationHistogram {
 enum class PeerLane { kExpress, kSwarm };
 inline constexpr int kPeerLaneCount = 2;
 
+// How another node's request was answered.
+enum class PeerAnswer { kServed, kAbsent, kRefused };
+inline constexpr int kPeerAnswerCount = 3;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -76,6 +80,7 @@ struct Telemetry {
 
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
+  std::array<Counter, kPeerAnswerCount> peer_answers;       // sluice_peer_requests_total{role,result}
   Gauge swarm_peers;                                        // sluice_swarm_peers
 
   std::array<Counter, kSourceKindCount>

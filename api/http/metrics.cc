@@ -24,6 +24,7 @@ using Families = std::vector<MetricFamily>;
 constexpr std::string_view kEvictReasons[kEvictReasonCount] = {"requested", "watermark", "corrupt"};
 constexpr std::string_view kOriginCodes[] = {"none", "1xx", "2xx", "3xx", "4xx", "5xx"};
 constexpr std::string_view kLanes[] = {"express", "swarm"};
+constexpr std::string_view kPeerAnswers[] = {"served", "absent", "refused"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
 
 struct Label {
@@ -153,6 +154,12 @@ void AddPeers(Families& to, const Telemetry& t) {
              kLanes, t.peer_received_bytes);
   AddByLabel(to, "sluice_peer_sent_bytes_total", "Bytes of blobs sent to other nodes.", "lane", kLanes,
              t.peer_sent_bytes);
+  MetricFamily& requests = AddFamily(to, "sluice_peer_requests_total",
+                                     "Requests of other nodes that this one answered.", MetricType::Counter);
+  for (size_t i = 0; i < std::size(kPeerAnswers); ++i) {
+    AddSample(requests, {{"role", "present-only"}, {"result", kPeerAnswers[i]}},
+              static_cast<double>(t.peer_answers[i].value()));
+  }
   AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", t.swarm_peers);
 }
 

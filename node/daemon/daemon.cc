@@ -155,7 +155,7 @@ absl::Status Daemon::Node::Start() {
 
   registry_ = std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_},
                                                     RegistryOptionsOf(config_));
-  origin_ = std::make_unique<p2p::OriginSource>(*registry_);
+  origin_ = std::make_unique<p2p::OriginSource>(*registry_, *store_);
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_);
   resolver_ = std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_);
   cache_ = std::make_unique<BlobCache>(

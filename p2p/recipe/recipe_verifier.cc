@@ -45,6 +45,13 @@ absl::StatusOr<Evidence> RecipeVerifier::Verify(const Blob& blob, ChunkIndex ind
   return Evidence::kVerified;
 }
 
+bool RecipeVerifier::HasBoundRecipe(const Blob& blob) {
+  if (!blob.spec().root) return false;
+  if (blob.geometry().chunk_count() == 1) return true;  // the root alone proves it
+  const absl::StatusOr<Layer> layer = LayerOf(blob);
+  return layer.ok() && *layer != nullptr;
+}
+
 uint64_t RecipeVerifier::cached_bytes() const {
   std::lock_guard lock(mutex_);
   return cached_bytes_;

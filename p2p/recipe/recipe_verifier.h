@@ -29,6 +29,10 @@ class RecipeVerifier final : public ChunkVerifier {
   absl::StatusOr<Evidence> Verify(const Blob& blob, ChunkIndex index,
                                   std::span<const std::byte> bytes) override;
 
+  // Whether the blob has a bound recipe here, so that each of its chunks can be proven alone. May read the
+  // store.
+  bool HasBoundRecipe(const Blob& blob);
+
   // Bytes of layers held just now.
   uint64_t cached_bytes() const;
 

@@ -4,13 +4,16 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 namespace sluice {
 
 struct BackgroundFill::Shared {
   struct Fill {
-    uint64_t run = 0;  // tells a stopped and started fill's late callbacks from the new one's
-    Progress progress;
+    uint64_t run = 0;  // tells late callbacks of a try that does not count any more from the new one's
+    FetchClass fetch_class = FetchClass::kBackfill;
+    Progress progress{};
+    absl::flat_hash_map<FillOwner, OnTry> owners{};
   };
 
   // The fill if `run` is still what is wanted. REQUIRES: mutex held
@@ -26,6 +29,7 @@ struct BackgroundFill::Shared {
 
   mutable std::mutex mutex;
   uint64_t runs = 0;                          // guarded by mutex
+  uint64_t owners = 0;                        // given out; guarded by mutex
   absl::flat_hash_map<Digest, Fill> fills{};  // guarded by mutex
 };
 
@@ -37,22 +41,37 @@ BackgroundFill::~BackgroundFill() {
   shared_->fills.clear();
 }
 
-void BackgroundFill::Start(const Digest& digest) {
+FillOwner BackgroundFill::NewOwner() {
+  std::lock_guard lock(shared_->mutex);
+  return static_cast<FillOwner>(++shared_->owners);
+}
+
+void BackgroundFill::Start(const Digest& digest, FetchClass fetch_class, FillOwner owner, OnTry on_try) {
   uint64_t run = 0;
   {
     std::lock_guard lock(shared_->mutex);
-    const auto [fill, inserted] = shared_->fills.try_emplace(digest);
-    if (!inserted && fill->second.progress.state != api::FillState::kComplete) return;
-    run = fill->second.run = ++shared_->runs;
-    fill->second.progress = {api::FillState::kFilling, ""};
+    const auto [found, is_new] = shared_->fills.try_emplace(digest);
+    Shared::Fill& fill = found->second;
+    const bool joined = fill.owners.try_emplace(owner, std::move(on_try)).second;
+    const bool complete = fill.progress.state == api::FillState::kComplete;
+    if (!is_new && !joined && !complete) return;
+    const bool raised = fetch_class < fill.fetch_class;
+    if (raised || is_new) fill.fetch_class = fetch_class;
+    // One under way goes on, unless it is to go on in a higher class: the cache raises a fill that is joined.
+    if (fill.progress.state == api::FillState::kFilling && !raised) return;
+    run = fill.run = ++shared_->runs;
+    fill.progress = {api::FillState::kFilling, ""};
   }
   Try(shared_, digest, run, shared_->limits.retry_first);
 }
 
-void BackgroundFill::Stop(const Digest& digest) {
+void BackgroundFill::Stop(const Digest& digest, FillOwner owner) {
   {
     std::lock_guard lock(shared_->mutex);
-    if (shared_->fills.erase(digest) == 0) return;
+    const auto found = shared_->fills.find(digest);
+    if (found == shared_->fills.end() || found->second.owners.erase(owner) == 0) return;
+    if (!found->second.owners.empty()) return;
+    shared_->fills.erase(found);
   }
   shared_->cache.StopFill(digest);
 }
@@ -65,31 +84,50 @@ BackgroundFill::Progress BackgroundFill::Of(const Digest& digest) const {
 
 void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
                          Duration retry_after) {
-  shared->cache.Fill(digest, FetchClass::kBackfill, [shared, digest, run, retry_after](absl::Status status) {
-    {
-      std::lock_guard lock(shared->mutex);
-      Shared::Fill* fill = shared->Find(digest, run);
-      if (!fill) return;
-      fill->progress.state = status.ok() ? api::FillState::kComplete : api::FillState::kFailed;
-      fill->progress.error = std::string(status.message());
-    }
-    if (status.ok()) {
-      spdlog::info("blob {} is complete", digest.ToString());
-      return;
-    }
-    spdlog::warn("filling blob {} failed, trying again in {} ms: {}", digest.ToString(),
-                 std::chrono::duration_cast<std::chrono::milliseconds>(retry_after).count(),
-                 status.ToString());
-    shared->core.PostAt(shared->clock.Now() + retry_after, [shared, digest, run, retry_after] {
-      {
-        std::lock_guard lock(shared->mutex);
-        Shared::Fill* fill = shared->Find(digest, run);
-        if (!fill) return;
-        fill->progress.state = api::FillState::kFilling;
+  FetchClass fetch_class;
+  {
+    std::lock_guard lock(shared->mutex);
+    Shared::Fill* fill = shared->Find(digest, run);
+    if (!fill) return;
+    fill->progress.state = api::FillState::kFilling;
+    fetch_class = fill->fetch_class;
+  }
+  shared->cache.Fill(digest, fetch_class, [shared, digest, run, retry_after](absl::Status status) {
+    EndTry(shared, digest, run, retry_after, status);
+  });
+}
+
+void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
+                            Duration retry_after, const absl::Status& status) {
+  std::vector<OnTry> told;
+  {
+    std::lock_guard lock(shared->mutex);
+    Shared::Fill* fill = shared->Find(digest, run);
+    if (!fill) return;
+    fill->progress.state = status.ok() ? api::FillState::kComplete : api::FillState::kFailed;
+    fill->progress.error = std::string(status.message());
+    // It had joined a fill that was being stopped: no failure of this one.
+    if (absl::IsCancelled(status)) {
+      fill->progress = {api::FillState::kFilling, ""};
+    } else {
+      for (const auto& [owner, on_try] : fill->owners) {
+        if (on_try) told.push_back(on_try);
       }
+    }
+  }
+  if (status.ok()) {
+    spdlog::info("blob {} is complete", digest.ToString());
+  } else {
+    if (!absl::IsCancelled(status)) {
+      spdlog::warn("filling blob {} failed, trying again in {} ms: {}", digest.ToString(),
+                   std::chrono::duration_cast<std::chrono::milliseconds>(retry_after).count(),
+                   status.ToString());
+    }
+    shared->core.PostAt(shared->clock.Now() + retry_after, [shared, digest, run, retry_after] {
       Try(shared, digest, run, std::min(retry_after * 2, shared->limits.retry_max));
     });
-  });
+  }
+  for (const OnTry& on_try : told) on_try(status);
 }
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -13,7 +14,11 @@
 
 namespace sluice {
 
-// Brings blobs in whole, and tries again for as long as that is wanted: the registry may be away for hours.
+// Who wants a blob whole. All mounts together are one: the mounter knows which of them are left.
+enum class FillOwner : uint64_t { kMounts = 0 };
+
+// Brings blobs in whole, and tries again for as long as anybody wants that: the registry may be away for
+// hours. A blob that several want is filled once, in the highest class that any of them asked for.
 //
 // Thread-safe.
 class BackgroundFill {
@@ -26,21 +31,32 @@ class BackgroundFill {
     api::FillState state = api::FillState::kIdle;
     std::string error;  // of the last try that failed
   };
+  // Told of each try's end: OK once the blob is complete, else why it failed; then it is tried again. On the
+  // core loop, and perhaps once more after Stop has returned. It may call Start and Stop.
+  using OnTry = std::function<void(const absl::Status&)>;
 
   BackgroundFill(const Clock& clock, Executor& core, BlobCache& cache, Limits limits);
   // Stops all.
   ~BackgroundFill();
 
-  // No-op if it is under way already.
-  void Start(const Digest& digest);
-  // What has arrived stays. No-op if it was not started.
-  void Stop(const Digest& digest);
+  // One that nobody has been before.
+  FillOwner NewOwner();
+
+  // From now on `owner` wants the blob. No-op if it did already; a fill that waits to be tried again is tried
+  // at once for a new owner. REQUIRES: fetch_class is not kDemand
+  void Start(const Digest& digest, FetchClass fetch_class, FillOwner owner, OnTry on_try = nullptr);
+  // From now on `owner` does not. The fill ends with its last owner; what has arrived stays. No-op if it was
+  // not started.
+  void Stop(const Digest& digest, FillOwner owner);
+  // Whoever it is for.
   Progress Of(const Digest& digest) const;
 
  private:
   struct Shared;
   static void Try(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
                   Duration retry_after);
+  static void EndTry(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
+                     Duration retry_after, const absl::Status& status);
 
   // Also held by callbacks that come late.
   const std::shared_ptr<Shared> shared_;

@@ -20,6 +20,8 @@
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
+#include "node/daemon/background_fill.h"
+#include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/mount_table.h"
@@ -124,6 +126,8 @@ class Daemon::Node {
   std::unique_ptr<p2p::RecipeVerifier> verifier_;
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<BlobCache> cache_;
+  std::unique_ptr<BackgroundFill> fills_;
+  std::unique_ptr<StoreImagePreparer> preparer_;
   // The store's callbacks come on its own threads, before there is a mounter and after it has gone.
   std::mutex mounter_mutex_;
   std::unique_ptr<Mounter> mounter_;
@@ -162,11 +166,16 @@ absl::Status Daemon::Node::Start() {
       BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, {origin_.get()}, telemetry_},
       CacheLimitsOf(config_));
 
+  fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
+  preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
+      clock_, *store_, *fills_, *verifier_, *resolver_,
+      [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); }});
+
   Mounter::Options options;
   options.fill_by_default = config_.ondemand_fill;
   options.keep_copy = config_.ondemand_keep_copy;
   auto mounter = std::make_unique<Mounter>(
-      Mounter::Parts{clock_, *core_, *store_, *cache_, *verifier_, *resolver_, telemetry_}, options,
+      Mounter::Parts{clock_, *store_, *cache_, *fills_, *resolver_, *preparer_, telemetry_}, options,
       *std::move(table));
   {
     std::lock_guard lock(mounter_mutex_);
@@ -293,6 +302,7 @@ void Daemon::Node::Stop() {
   if (core_) core_->Stop();
   registry_.reset();
   if (io_) io_->Stop();
+  fills_.reset();
   cache_.reset();
   if (store_) store_->Stop();
   std::lock_guard lock(mounter_mutex_);

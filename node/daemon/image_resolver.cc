@@ -22,13 +22,19 @@ std::vector<std::string> AcceptedManifests() {
 
 }  // namespace
 
-absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text) {
-  const absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(text);
-  if (!reference.ok()) return reference.status();
+absl::StatusOr<p2p::ImageReference> ImageResolver::Check(const std::string& text) const {
+  absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(text);
+  if (!reference.ok()) return reference;
   const absl::Status permitted = allowed_.Permits(reference->origin);
   if (!permitted.ok()) return permitted;
+  return reference;
+}
 
-  const absl::StatusOr<p2p::FetchedManifest> fetched = FetchOrRecall(*reference);
+absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text, const p2p::Platform& platform) {
+  const absl::StatusOr<p2p::ImageReference> reference = Check(text);
+  if (!reference.ok()) return reference.status();
+
+  const absl::StatusOr<p2p::FetchedManifest> fetched = FetchOrRecall(*reference, platform);
   if (!fetched.ok()) return fetched.status();
   const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
   if (!manifest.ok()) return manifest.status();
@@ -46,8 +52,11 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text) {
   return ResolvedImage{*reference, fetched->digest, **std::move(lazy)};
 }
 
-absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOrRecall(const p2p::ImageReference& reference) {
-  absl::StatusOr<p2p::FetchedManifest> fetched = FetchPlatformManifest(reference);
+absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOrRecall(const p2p::ImageReference& reference,
+                                                                  const p2p::Platform& platform) {
+  absl::StatusOr<p2p::FetchedManifest> fetched = FetchPlatformManifest(reference, platform);
+  // What is kept is what a mount here would take.
+  if (platform != p2p::Platform::Host()) return fetched;
   if (fetched.ok()) {
     const absl::Status kept = manifests_.Put(reference, *fetched);
     if (!kept.ok()) spdlog::warn("{}: its manifest is not kept: {}", reference.ToString(), kept.ToString());
@@ -62,7 +71,7 @@ absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOrRecall(const p2p::Ima
 }
 
 absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchPlatformManifest(
-    const p2p::ImageReference& reference) {
+    const p2p::ImageReference& reference, const p2p::Platform& platform) {
   absl::StatusOr<p2p::FetchedManifest> fetched =
       registry_.FetchManifest(reference.origin, reference.ManifestName(), AcceptedManifests());
   if (!fetched.ok()) return fetched;
@@ -70,7 +79,7 @@ absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchPlatformManifest(
   if (!manifest.ok()) return manifest.status();
   const auto* index = std::get_if<p2p::ImageIndex>(&*manifest);
   if (!index) return fetched;
-  const absl::StatusOr<p2p::Descriptor> chosen = p2p::SelectPlatform(*index, p2p::Platform::Host());
+  const absl::StatusOr<p2p::Descriptor> chosen = p2p::SelectPlatform(*index, platform);
   if (!chosen.ok()) return chosen.status();
   return registry_.FetchManifest(reference.origin, chosen->digest.ToString(), AcceptedManifests());
 }

@@ -30,11 +30,16 @@ class ImageResolver {
                 ManifestCache& manifests)
       : registry_(registry), allowed_(allowed), recipes_(recipes), manifests_(manifests) {}
 
-  // Follows an index to this machine's platform. If the registry can't be reached, the image is as it was
-  // resolved last; if it answers with an error, that is the answer. Errors: InvalidArgument (reference,
-  // manifest), PermissionDenied (the allow-list, the registry), FailedPrecondition (not a lazy image), and
-  // those of RegistryClient.
-  absl::StatusOr<ResolvedImage> Resolve(const std::string& reference);
+  // The reference, if this node may ask for it; asks nobody. Errors: InvalidArgument (reference),
+  // PermissionDenied (the allow-list).
+  absl::StatusOr<p2p::ImageReference> Check(const std::string& reference) const;
+
+  // Follows an index to the platform. If the registry can't be reached, the image is as it was
+  // resolved last for this machine's own platform; if it answers with an error, that is the answer. Errors:
+  // InvalidArgument (reference, manifest), PermissionDenied (the allow-list, the registry),
+  // FailedPrecondition (not a lazy image), and those of RegistryClient.
+  absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
+                                        const p2p::Platform& platform = p2p::Platform::Host());
 
   // Puts the bound recipes of the image's blobs into the store, where they are missing. A recipe that can't
   // be had is no error: its blob is served unverified and checked when it is complete; the returned text says
@@ -42,8 +47,10 @@ class ImageResolver {
   std::string FetchRecipes(const ResolvedImage& image);
 
  private:
-  absl::StatusOr<p2p::FetchedManifest> FetchOrRecall(const p2p::ImageReference& reference);
-  absl::StatusOr<p2p::FetchedManifest> FetchPlatformManifest(const p2p::ImageReference& reference);
+  absl::StatusOr<p2p::FetchedManifest> FetchOrRecall(const p2p::ImageReference& reference,
+                                                     const p2p::Platform& platform);
+  absl::StatusOr<p2p::FetchedManifest> FetchPlatformManifest(const p2p::ImageReference& reference,
+                                                             const p2p::Platform& platform);
   absl::Status FetchRecipe(const ResolvedImage& image, const BlobSpec& blob);
   absl::Status TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobSpec& blob);
   bool HasBoundRecipe(const BlobSpec& blob);

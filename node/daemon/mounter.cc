@@ -7,21 +7,17 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <future>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "ondemand/erofs_image.h"
 #include "ondemand/mount_point.h"
 
 namespace sluice {
 namespace {
 
-constexpr uint64_t kBootstrapBytesMax = uint64_t{4} << 30;
 // The keeper refuses the read at the ticket's deadline; an answer should be there before.
 constexpr Duration kAnswerMarginMax = std::chrono::milliseconds(100);
-constexpr Duration kCancelCheck = std::chrono::milliseconds(100);
 
 absl::Status NoDoor() {
   return absl::FailedPreconditionError(
@@ -99,10 +95,7 @@ class Mounter::Reservation {
 };
 
 Mounter::Mounter(Parts parts, Options options, MountTable table)
-    : parts_(parts),
-      options_(options),
-      fills_(parts.clock, parts.core, parts.cache, options.fill),
-      table_(std::move(table)) {}
+    : parts_(parts), options_(options), table_(std::move(table)) {}
 
 Mounter::~Mounter() {
   Stop();
@@ -179,7 +172,7 @@ void Mounter::TakeUp(const MountEntry& entry) {
       spdlog::error("ALARM: readers of {} get EIO: blob {} can't be taken up: {}", entry.mount_point,
                     spec.digest.ToString(), guarded.ToString());
     } else if (options_.fill_by_default) {
-      fills_.Start(spec.digest);
+      parts_.fills.Start(spec.digest, FetchClass::kBackfill, FillOwner::kMounts);
     }
   }
   spdlog::info("found {} again, mounted at {}", entry.reference, entry.mount_point);
@@ -295,95 +288,28 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
 
   const absl::StatusOr<ResolvedImage> resolved = parts_.resolver.Resolve(request.reference);
   if (!resolved.ok()) return resolved.status();
-  const p2p::Descriptor& bootstrap = resolved->image.bootstrap;
-  if (bootstrap.size > kBootstrapBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("the bootstrap of ", request.reference, " has ",
-                                                   bootstrap.size, " bytes; at most ", kBootstrapBytesMax,
-                                                   " are taken"));
-  }
   const MountEntry entry{mount_point,
                          resolved->reference.ToString(),
                          resolved->manifest,
                          std::string(ondemand::BackendName(door->backend())),
-                         BlobSpec{bootstrap.digest,
-                                  bootstrap.size,
-                                  ChunkGeometry::ChunkSizeFor(bootstrap.size),
-                                  {},
-                                  {resolved->reference.origin}},
+                         BootstrapSpec(*resolved),
                          resolved->image.blobs};
-  const std::string unproven = parts_.resolver.FetchRecipes(*resolved);
-  if (!unproven.empty()) {
-    spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", entry.reference, unproven);
-  }
   const Instant deadline = std::min(request.deadline, parts_.clock.Now() + options_.bootstrap_timeout);
-  absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(entry.bootstrap, entry.blobs, deadline);
-  if (!lease.ok()) return lease.status();
-  const absl::Status mounted = MountPrepared(entry, *std::move(lease));
+  absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*resolved, {deadline, cancelled_});
+  if (!prepared.ok()) return prepared.status();
+  const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap));
   if (!mounted.ok()) return mounted;
 
   const bool fill = request.fill == api::FillMode::kBackground ||
                     (request.fill == api::FillMode::kDefault && options_.fill_by_default);
   if (fill) {
-    for (const BlobSpec& spec : entry.blobs) fills_.Start(spec.digest);
+    for (const BlobSpec& spec : entry.blobs)
+      parts_.fills.Start(spec.digest, FetchClass::kBackfill, FillOwner::kMounts);
   }
   SetMountGauge();
   spdlog::info("mounted {} at {}{}", entry.reference, entry.mount_point,
                fill ? ", filling it in the background" : "");
   return Describe(entry);
-}
-
-absl::StatusOr<Blob::Lease> Mounter::PrepareBootstrap(const BlobSpec& spec,
-                                                      const std::vector<BlobSpec>& blobs, Instant deadline) {
-  // One that was damaged when it was fetched before gets another chance; no mount uses it.
-  const std::shared_ptr<Blob> known = parts_.store.Find(spec.digest);
-  if (known && known->refused()) {
-    const absl::Status evicted = parts_.store.Evict(spec.digest, EvictReason::kCorrupt);
-    if (!evicted.ok()) return evicted;
-    const absl::Status discarded = DiscardKernelCopies(spec.digest);
-    if (!discarded.ok()) return discarded;
-  }
-  const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
-  if (!blob.ok()) return blob.status();
-  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);
-  if (!lease.ok()) return lease;
-  if (!parts_.store.IsSettled(spec.digest)) {
-    const absl::Status filled = WaitForFill(spec.digest, deadline);
-    if (!filled.ok()) return filled;
-    const absl::StatusOr<index::VerifyReport> report = parts_.store.Verify(spec.digest, parts_.verifier);
-    if (!report.ok()) return report.status();
-    if (report->bad > 0 || report->unverifiable > 0) {
-      return absl::DataLossError(
-          absl::StrCat("bootstrap ", spec.digest.ToString(), " does not match its digest"));
-    }
-    // Reads of metadata raise no event, so what is mounted must be on the disk for good.
-    parts_.store.Flush();
-    if (!parts_.store.IsSettled(spec.digest)) {
-      return absl::UnavailableError(
-          absl::StrCat("bootstrap ", spec.digest.ToString(), " could not be kept on disk"));
-    }
-  }
-  const absl::StatusOr<ondemand::ErofsInfo> info =
-      ondemand::ReadErofsInfo(parts_.store.BlobPath(spec.digest));
-  if (!info.ok()) return info.status();
-  const absl::Status devices = ondemand::CheckErofsDevices(*info, blobs);
-  if (!devices.ok()) return devices;
-  return lease;
-}
-
-absl::Status Mounter::WaitForFill(const Digest& digest, Instant deadline) {
-  auto filled = std::make_shared<std::promise<absl::Status>>();
-  std::future<absl::Status> result = filled->get_future();
-  // Somebody waits for the mount: it is not to queue behind images that are filled up in the background.
-  parts_.cache.Fill(digest, FetchClass::kHint,
-                    [filled](absl::Status status) { filled->set_value(std::move(status)); });
-  while (result.wait_for(kCancelCheck) != std::future_status::ready) {
-    if (cancelled_) return Stopping();
-    if (parts_.clock.Now() >= deadline) {
-      return absl::DeadlineExceededError(
-          absl::StrCat("bootstrap ", digest.ToString(), " did not arrive in time"));
-    }
-  }
-  return result.get();
 }
 
 absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstrap) {
@@ -427,12 +353,7 @@ absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::Door& doo
 absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::Door& door) {
   const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
   if (!blob.ok()) return blob.status();
-  if ((*blob)->refused()) {
-    return absl::DataLossError(
-        absl::StrCat("blob ", spec.digest.ToString(),
-                     " did not match its digest; unmount what uses it, then \"sluice blob evict ",
-                     spec.digest.ToString(), "\" lets it be fetched anew"));
-  }
+  if ((*blob)->refused()) return RefusedBlob(spec.digest);
   const absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);
   if (!lease.ok()) return lease.status();
   const absl::StatusOr<index::FileDescriptor> file = parts_.store.OpenForRead(spec.digest);
@@ -452,7 +373,7 @@ void Mounter::Unguard(const std::vector<BlobSpec>& specs) {
       return Contains(GuardedOf(entry), spec.digest);
     });
     if (used) continue;
-    fills_.Stop(spec.digest);
+    parts_.fills.Stop(spec.digest, FillOwner::kMounts);
     served_.Forget(spec.digest);
     const absl::Status status = door ? door->UnguardBlob(spec.digest) : absl::OkStatus();
     if (!status.ok()) spdlog::warn("blob {} stays guarded: {}", spec.digest.Short(), status.ToString());
@@ -579,7 +500,7 @@ absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const st
   std::vector<api::FillProgress> progress;
   for (const BlobSpec& spec : entry->blobs) {
     const std::shared_ptr<Blob> blob = parts_.store.Find(spec.digest);
-    const BackgroundFill::Progress fill = fills_.Of(spec.digest);
+    const BackgroundFill::Progress fill = parts_.fills.Of(spec.digest);
     progress.push_back({{spec.digest, spec.size, blob ? blob->present_bytes() : 0}, fill.state, fill.error});
   }
   return progress;

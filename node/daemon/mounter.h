@@ -15,6 +15,7 @@
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/mount_table.h"
 #include "node/daemon/served_counts.h"
@@ -33,11 +34,11 @@ class Mounter final : public api::MountBackend {
  public:
   struct Parts {
     Clock& clock;
-    Executor& core;
     index::DiskStore& store;
     BlobCache& cache;
-    ChunkVerifier& verifier;
+    BackgroundFill& fills;
     ImageResolver& resolver;
+    ImagePreparer& preparer;
     Telemetry& telemetry;
   };
   struct Options {
@@ -46,7 +47,6 @@ class Mounter final : public api::MountBackend {
     // more.
     bool keep_copy = true;
     Duration bootstrap_timeout = std::chrono::minutes(5);
-    BackgroundFill::Limits fill;
   };
 
   Mounter(Parts parts, Options options, MountTable table);
@@ -96,9 +96,6 @@ class Mounter final : public api::MountBackend {
   void NoteServed(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result);
 
   // --- Mounting.
-  absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
-                                               Instant deadline);
-  absl::Status WaitForFill(const Digest& digest, Instant deadline);
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap);
   absl::Status GuardAndMount(const MountEntry& entry, ondemand::Door& door);
   absl::Status Guard(const BlobSpec& spec, ondemand::Door& door);
@@ -123,7 +120,6 @@ class Mounter final : public api::MountBackend {
   const Options options_;
 
   ServedCounts served_;
-  BackgroundFill fills_;
   std::atomic<bool> cancelled_{false};
   std::thread recipes_thread_;
 

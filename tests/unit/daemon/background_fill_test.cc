@@ -1,6 +1,9 @@
 #include "node/daemon/background_fill.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <vector>
 
 #include "node/daemon/served_counts.h"
 #include "tests/unit/node/fakes.h"
@@ -9,6 +12,9 @@ namespace sluice {
 namespace {
 
 using std::chrono::seconds;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
 
 class BackgroundFillTest : public ::testing::Test {
  protected:
@@ -36,6 +42,14 @@ class BackgroundFillTest : public ::testing::Test {
       Settle();
     }
   }
+  void Start(FetchClass fetch_class = FetchClass::kBackfill, FillOwner owner = FillOwner::kMounts,
+             BackgroundFill::OnTry on_try = nullptr) {
+    fill_->Start(blob_->digest(), fetch_class, owner, std::move(on_try));
+  }
+  void Stop(FillOwner owner = FillOwner::kMounts) { fill_->Stop(blob_->digest(), owner); }
+  BackgroundFill::OnTry NoteTo(std::vector<absl::Status>& tries) {
+    return [&tries](const absl::Status& status) { tries.push_back(status); };
+  }
   api::FillState State() const { return fill_->Of(blob_->digest()).state; }
 
   fakes::FakeClock clock_;
@@ -52,7 +66,7 @@ class BackgroundFillTest : public ::testing::Test {
 
 TEST_F(BackgroundFillTest, TriesAgainEverMoreSlowlyUntilTheBlobIsWhole) {
   EXPECT_EQ(State(), api::FillState::kIdle);
-  fill_->Start(blob_->digest());
+  Start();
   Settle();
   EXPECT_EQ(State(), api::FillState::kFilling);
   for (const Duration wait : {seconds(1), seconds(2), seconds(4), seconds(4)}) {
@@ -70,16 +84,16 @@ TEST_F(BackgroundFillTest, TriesAgainEverMoreSlowlyUntilTheBlobIsWhole) {
 }
 
 TEST_F(BackgroundFillTest, StartingTwiceFetchesOnce) {
-  fill_->Start(blob_->digest());
-  fill_->Start(blob_->digest());
+  Start();
+  Start();
   Settle();
   EXPECT_EQ(source_.calls.size(), 2u);  // the steps that a fill has under way at once
 }
 
 TEST_F(BackgroundFillTest, AStoppedFillLetsTheBlobGo) {
-  fill_->Start(blob_->digest());
+  Start();
   Settle();
-  fill_->Stop(blob_->digest());
+  Stop();
   AnswerAll(absl::OkStatus());
   EXPECT_EQ(State(), api::FillState::kIdle);
   EXPECT_EQ(blob_->lease_count(), 0u);
@@ -89,10 +103,10 @@ TEST_F(BackgroundFillTest, AStoppedFillLetsTheBlobGo) {
 }
 
 TEST_F(BackgroundFillTest, ALateAnswerDoesNotTouchAFillThatWasStartedAnew) {
-  fill_->Start(blob_->digest());
+  Start();
   Settle();
-  fill_->Stop(blob_->digest());
-  fill_->Start(blob_->digest());
+  Stop();
+  Start();
   AnswerAll(absl::UnavailableError("of the first"));
   Pass(seconds(1));
   AnswerAll(absl::OkStatus());
@@ -102,12 +116,100 @@ TEST_F(BackgroundFillTest, ALateAnswerDoesNotTouchAFillThatWasStartedAnew) {
 }
 
 TEST_F(BackgroundFillTest, NothingIsTriedOnceItIsGone) {
-  fill_->Start(blob_->digest());
+  Start();
   Settle();
   fill_.reset();
   AnswerAll(absl::UnavailableError("registry is down"));
   Pass(seconds(100));
   EXPECT_TRUE(source_.calls.empty());
+}
+
+TEST_F(BackgroundFillTest, GoesOnUntilTheLastWhoWantsItHasStopped) {
+  const FillOwner hint = fill_->NewOwner(), other = fill_->NewOwner();
+  EXPECT_NE(hint, other);
+  EXPECT_NE(hint, FillOwner::kMounts);
+  Start();
+  Start(FetchClass::kBackfill, hint);
+  Stop(other);  // it never wanted it
+  Settle();
+  Stop();
+  Stop();
+  EXPECT_EQ(State(), api::FillState::kFilling);
+  Stop(hint);
+  EXPECT_EQ(State(), api::FillState::kIdle);
+  AnswerAll(absl::OkStatus());
+  EXPECT_FALSE(blob_->presence().complete());
+}
+
+TEST_F(BackgroundFillTest, EachOwnerIsToldOfEachTry) {
+  std::vector<absl::Status> first, second;
+  const FillOwner one = fill_->NewOwner(), two = fill_->NewOwner();
+  Start(FetchClass::kHint, one, NoteTo(first));
+  Settle();
+  Start(FetchClass::kHint, two, NoteTo(second));
+  AnswerAll(absl::UnavailableError("registry is down"));
+  EXPECT_THAT(first, ElementsAre(absl::UnavailableError("registry is down")));
+  EXPECT_THAT(second, ElementsAre(absl::UnavailableError("registry is down")));
+  Stop(one);
+  Pass(seconds(1));
+  AnswerAll(absl::OkStatus());
+  EXPECT_THAT(first, SizeIs(1));
+  EXPECT_THAT(second, ElementsAre(absl::UnavailableError("registry is down"), absl::OkStatus()));
+}
+
+TEST_F(BackgroundFillTest, WhoWantsAWholeBlobIsToldThatItIs) {
+  Start();
+  Settle();
+  AnswerAll(absl::OkStatus());
+  std::vector<absl::Status> tries;
+  Start(FetchClass::kHint, fill_->NewOwner(), NoteTo(tries));
+  Settle();
+  EXPECT_THAT(tries, ElementsAre(absl::OkStatus()));
+}
+
+TEST_F(BackgroundFillTest, AHigherClassTakesTheFillAlong) {
+  Start();
+  Settle();
+  std::vector<absl::Status> tries;
+  Start(FetchClass::kHint, fill_->NewOwner(), NoteTo(tries));
+  Settle();
+  for (int step = 0; step < 2; ++step) {  // asked for before
+    source_.Take().SendAll();
+    Settle();
+  }
+  ASSERT_FALSE(source_.calls.empty());
+  EXPECT_EQ(source_.calls.front().request.fetch_class, FetchClass::kHint);
+  AnswerAll(absl::OkStatus());
+  EXPECT_THAT(tries, ElementsAre(absl::OkStatus()));
+  EXPECT_EQ(State(), api::FillState::kComplete);
+}
+
+TEST_F(BackgroundFillTest, SomebodyNewNeedNotWaitForTheNextTry) {
+  Start();
+  Settle();
+  for (int i = 0; i < 3; ++i) {
+    AnswerAll(absl::UnavailableError("registry is down"));
+    Pass(seconds(4));
+  }
+  AnswerAll(absl::UnavailableError("registry is down"));
+  EXPECT_TRUE(source_.calls.empty());
+  Start(FetchClass::kHint, fill_->NewOwner());
+  Settle();
+  EXPECT_FALSE(source_.calls.empty());
+}
+
+TEST_F(BackgroundFillTest, JoiningAFillThatIsBeingStoppedIsNoFailure) {
+  Start();
+  Settle();
+  Stop();
+  std::vector<absl::Status> tries;
+  Start(FetchClass::kHint, fill_->NewOwner(), NoteTo(tries));
+  AnswerAll(absl::OkStatus());
+  EXPECT_THAT(tries, IsEmpty());
+  EXPECT_EQ(State(), api::FillState::kFilling);
+  Pass(seconds(1));
+  AnswerAll(absl::OkStatus());
+  EXPECT_THAT(tries, ElementsAre(absl::OkStatus()));
 }
 
 TEST(ServedCountsTest, ErrorsAreLoggedOnceASecondWithTheirNumber) {

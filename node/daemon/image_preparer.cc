@@ -1,0 +1,145 @@
+#include "node/daemon/image_preparer.h"
+
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <future>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "ondemand/erofs_image.h"
+
+namespace sluice {
+namespace {
+
+constexpr uint64_t kBootstrapBytesMax = uint64_t{4} << 30;
+constexpr Duration kCancelCheck = std::chrono::milliseconds(100);
+
+}  // namespace
+
+BlobSpec BootstrapSpec(const ResolvedImage& image) {
+  const p2p::Descriptor& bootstrap = image.image.bootstrap;
+  return BlobSpec{bootstrap.digest,
+                  bootstrap.size,
+                  ChunkGeometry::ChunkSizeFor(bootstrap.size),
+                  {},
+                  {image.reference.origin}};
+}
+
+absl::Status RefusedBlob(const Digest& digest) {
+  return absl::DataLossError(
+      absl::StrCat("blob ", digest.ToString(),
+                   " did not match its digest; unmount what uses it, then \"sluice blob evict ",
+                   digest.ToString(), "\" lets it be fetched anew"));
+}
+
+absl::StatusOr<std::string> StoreImagePreparer::Check(const std::string& reference) const {
+  const absl::StatusOr<p2p::ImageReference> parsed = parts_.resolver.Check(reference);
+  if (!parsed.ok()) return parsed.status();
+  return parsed->ToString();
+}
+
+absl::StatusOr<ResolvedImage> StoreImagePreparer::Resolve(const std::string& reference,
+                                                          const p2p::Platform& platform) {
+  return parts_.resolver.Resolve(reference, platform);
+}
+
+absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& image,
+                                                          const PrepareBounds& bounds) {
+  const std::string reference = image.reference.ToString();
+  const BlobSpec bootstrap = BootstrapSpec(image);
+  if (bootstrap.size > kBootstrapBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("the bootstrap of ", reference, " has ", bootstrap.size,
+                                                   " bytes; at most ", kBootstrapBytesMax, " are taken"));
+  }
+  const std::string unproven = parts_.resolver.FetchRecipes(image);
+  if (!unproven.empty()) {
+    spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", reference, unproven);
+  }
+  absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(bootstrap, image.image.blobs, bounds);
+  if (!lease.ok()) return lease.status();
+  PreparedImage prepared{*std::move(lease), {}};
+  for (const BlobSpec& spec : image.image.blobs) {
+    const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
+    if (!blob.ok()) return blob.status();
+    if ((*blob)->refused()) return RefusedBlob(spec.digest);
+    absl::StatusOr<Blob::Lease> taken = parts_.store.Acquire(spec.digest);
+    if (!taken.ok()) return taken.status();
+    prepared.blobs.push_back(*std::move(taken));
+  }
+  return prepared;
+}
+
+absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec& spec,
+                                                                 const std::vector<BlobSpec>& blobs,
+                                                                 const PrepareBounds& bounds) {
+  // One that was damaged when it was fetched before gets another chance; no mount uses it.
+  const std::shared_ptr<Blob> known = parts_.store.Find(spec.digest);
+  if (known && known->refused()) {
+    const absl::Status evicted = parts_.store.Evict(spec.digest, EvictReason::kCorrupt);
+    if (!evicted.ok()) return evicted;
+    const absl::Status discarded = parts_.discard_copies(spec.digest);
+    if (!discarded.ok()) return discarded;
+  }
+  const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
+  if (!blob.ok()) return blob.status();
+  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);
+  if (!lease.ok()) return lease;
+  if (!parts_.store.IsSettled(spec.digest)) {
+    const absl::Status settled = MakeSettled(spec.digest, bounds);
+    if (!settled.ok()) return settled;
+  }
+  const absl::StatusOr<ondemand::ErofsInfo> info =
+      ondemand::ReadErofsInfo(parts_.store.BlobPath(spec.digest));
+  if (!info.ok()) return info.status();
+  const absl::Status devices = ondemand::CheckErofsDevices(*info, blobs);
+  if (!devices.ok()) return devices;
+  return lease;
+}
+
+absl::Status StoreImagePreparer::MakeSettled(const Digest& bootstrap, const PrepareBounds& bounds) {
+  const absl::Status filled = WaitForFill(bootstrap, bounds);
+  if (!filled.ok()) return filled;
+  const absl::StatusOr<index::VerifyReport> report = parts_.store.Verify(bootstrap, parts_.verifier);
+  if (!report.ok()) return report.status();
+  if (report->bad > 0 || report->unverifiable > 0) {
+    return absl::DataLossError(
+        absl::StrCat("bootstrap ", bootstrap.ToString(), " does not match its digest"));
+  }
+  // Reads of metadata raise no event, so what is mounted must be on the disk for good.
+  parts_.store.Flush();
+  if (!parts_.store.IsSettled(bootstrap)) {
+    return absl::UnavailableError(
+        absl::StrCat("bootstrap ", bootstrap.ToString(), " could not be kept on disk"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StoreImagePreparer::WaitForFill(const Digest& digest, const PrepareBounds& bounds) {
+  // Later tries find the promise kept.
+  struct FirstTry {
+    std::promise<absl::Status> status;
+    std::atomic<bool> over{false};
+  };
+  const auto first = std::make_shared<FirstTry>();
+  std::future<absl::Status> result = first->status.get_future();
+  const FillOwner owner = parts_.fills.NewOwner();
+  // Somebody waits for the image: it is not to queue behind those that are filled up in the background.
+  parts_.fills.Start(digest, FetchClass::kHint, owner, [first](const absl::Status& status) {
+    if (!first->over.exchange(true)) first->status.set_value(status);
+  });
+  absl::Status ended;
+  while (result.wait_for(kCancelCheck) != std::future_status::ready && ended.ok()) {
+    if (bounds.cancelled) {
+      ended = absl::CancelledError("the call was cancelled, or the node is stopping");
+    } else if (parts_.clock.Now() >= bounds.deadline) {
+      ended = absl::DeadlineExceededError(
+          absl::StrCat("bootstrap ", digest.ToString(), " did not arrive in time"));
+    }
+  }
+  parts_.fills.Stop(digest, owner);
+  return ended.ok() ? result.get() : ended;
+}
+
+}  // namespace sluice

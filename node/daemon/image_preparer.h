@@ -1,0 +1,91 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "index/disk_store.h"
+#include "node/blob.h"
+#include "node/chunk_verifier.h"
+#include "node/daemon/background_fill.h"
+#include "node/daemon/image_resolver.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "p2p/registry/manifest.h"
+
+namespace sluice {
+
+// What a mount of the image knows of its bootstrap: it has no recipe.
+BlobSpec BootstrapSpec(const ResolvedImage& image);
+
+// DataLoss: what is said of a blob that did not match its digest.
+absl::Status RefusedBlob(const Digest& digest);
+
+// An image whose bootstrap is on disk for good and whose blobs are registered. While this lives, none of them
+// is evicted.
+struct PreparedImage {
+  Blob::Lease bootstrap;
+  std::vector<Blob::Lease> blobs;  // in the order of the image's
+};
+
+// How long to go on.
+struct PrepareBounds {
+  Instant deadline;
+  const std::atomic<bool>& cancelled;  // once true, the call ends soon with Cancelled
+};
+
+// Port: from a reference to what must be there before the image is mounted.
+//
+// Thread-safe.
+class ImagePreparer {
+ public:
+  virtual ~ImagePreparer() = default;
+
+  // The reference with its defaults written out, if this node may ask for it. Does not block.
+  // Errors: InvalidArgument (no reference), PermissionDenied (the allow-list).
+  virtual absl::StatusOr<std::string> Check(const std::string& reference) const = 0;
+
+  // Blocks on the registry. Errors: those of ImageResolver::Resolve.
+  virtual absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
+                                                const p2p::Platform& platform) = 0;
+
+  // Fetches recipes and bootstrap, checks the bootstrap against the image and registers the blobs. Blocks on
+  // registry and disk. Errors: InvalidArgument (the image contradicts itself or what is known of its blobs,
+  // or its bootstrap is too large), DataLoss (a digest does not hold), DeadlineExceeded, Cancelled,
+  // Unavailable, ResourceExhausted, and what else the registry said.
+  virtual absl::StatusOr<PreparedImage> Prepare(const ResolvedImage& image, const PrepareBounds& bounds) = 0;
+};
+
+// Prepares images in the node's store.
+class StoreImagePreparer final : public ImagePreparer {
+ public:
+  struct Parts {
+    const Clock& clock;
+    index::DiskStore& store;
+    BackgroundFill& fills;
+    ChunkVerifier& verifier;
+    ImageResolver& resolver;
+    // Discards what the kernel has of a blob apart from the store; on the caller's thread.
+    std::function<absl::Status(const Digest&)> discard_copies;
+  };
+
+  // The parts outlive this.
+  explicit StoreImagePreparer(Parts parts) : parts_(std::move(parts)) {}
+
+  absl::StatusOr<std::string> Check(const std::string& reference) const override;
+  absl::StatusOr<ResolvedImage> Resolve(const std::string& reference, const p2p::Platform& platform) override;
+  absl::StatusOr<PreparedImage> Prepare(const ResolvedImage& image, const PrepareBounds& bounds) override;
+
+ private:
+  absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
+                                               const PrepareBounds& bounds);
+  absl::Status MakeSettled(const Digest& bootstrap, const PrepareBounds& bounds);
+  absl::Status WaitForFill(const Digest& digest, const PrepareBounds& bounds);
+
+  const Parts parts_;
+};
+
+}  // namespace sluice

@@ -81,6 +81,7 @@ struct Telemetry {
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
   std::array<Counter, kPeerAnswerCount> peer_answers;       // sluice_peer_requests_total{role,result}
+  Gauge members;                                            // other nodes that are known
   Gauge swarm_peers;                                        // sluice_swarm_peers
 
   std::array<Counter, kSourceKindCount>

@@ -160,6 +160,7 @@ void AddPeers(Families& to, const Telemetry& t) {
     AddSample(requests, {{"role", "present-only"}, {"result", kPeerAnswers[i]}},
               static_cast<double>(t.peer_answers[i].value()));
   }
+  AddGauge(to, "sluice_cluster_members", "Other nodes of the cluster that this one knows.", t.members);
   AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", t.swarm_peers);
 }
 

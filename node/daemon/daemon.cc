@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <mutex>
+#include <random>
 #include <set>
 #include <utility>
 
@@ -17,6 +18,7 @@
 #include "api/http/http_server.h"
 #include "api/http/metrics.h"
 #include "api/http/operations_routes.h"
+#include "api/http/peer_routes.h"
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
@@ -27,7 +29,14 @@
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
+#include "node/daemon/peer_documents.h"
 #include "ondemand/backend.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/peer_client.h"
+#include "p2p/cluster/peer_documents.h"
+#include "p2p/cluster/peer_source.h"
+#include "p2p/http/url.h"
 #include "p2p/recipe/recipe_verifier.h"
 #include "p2p/registry/allow_list.h"
 #include "p2p/registry/origin_source.h"
@@ -74,6 +83,22 @@ p2p::RegistryOptions RegistryOptionsOf(const Config& config) {
   return options;
 }
 
+// Of this process, told to nobody but those who talk to it.
+std::string RandomNodeId() {
+  std::random_device random;
+  std::string id;
+  for (int i = 0; i < 4; ++i) absl::StrAppend(&id, absl::Hex(random(), absl::kZeroPad8));
+  return id;
+}
+
+void Warn(const std::string& text) {
+  spdlog::warn("{}", text);
+}
+
+absl::Status InSetting(const char* key, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(key, ": ", std::string(status.message())));
+}
+
 BlobCacheLimits CacheLimitsOf(const Config& config) {
   BlobCacheLimits limits;
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
@@ -103,9 +128,11 @@ class Daemon::Node {
   absl::Status Start();
 
  private:
+  absl::Status FindMembers();
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
   absl::Status Serve();
+  absl::Status ServePeers();
   void CheckFilesLater();
   void Stop();
 
@@ -124,6 +151,13 @@ class Daemon::Node {
   std::unique_ptr<p2p::RegistryClient> registry_;
   std::unique_ptr<p2p::OriginSource> origin_;
   std::unique_ptr<p2p::RecipeVerifier> verifier_;
+  // The other nodes; none of these on a node without members.
+  const std::string node_id_ = RandomNodeId();
+  p2p::MemberHealth health_;
+  std::unique_ptr<p2p::Members> members_;
+  std::unique_ptr<p2p::PeerClient> peer_client_;
+  std::unique_ptr<p2p::PeerSource> peers_;
+  std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
@@ -135,6 +169,8 @@ class Daemon::Node {
   std::unique_ptr<StatusAdmin> status_admin_;
   std::unique_ptr<api::Metrics> metrics_;
   std::unique_ptr<api::HttpServer> http_;
+  std::unique_ptr<NodePeerDocuments> given_documents_;
+  std::unique_ptr<api::HttpServer> peer_http_;
   std::unique_ptr<api::GrpcServer> grpc_;
   std::atomic<bool> ready_{false};
 };
@@ -161,14 +197,19 @@ absl::Status Daemon::Node::Start() {
                                                     RegistryOptionsOf(config_));
   origin_ = std::make_unique<p2p::OriginSource>(*registry_, *store_);
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_);
-  resolver_ = std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_);
+  status = FindMembers();
+  if (!status.ok()) return status;
+  resolver_ =
+      std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_, peer_documents_.get());
+  std::vector<ChunkSource*> sources = {origin_.get()};
+  if (peers_) sources.insert(sources.begin(), peers_.get());
   cache_ = std::make_unique<BlobCache>(
-      BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, {origin_.get()}, telemetry_},
+      BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, std::move(sources), telemetry_},
       CacheLimitsOf(config_));
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
-      clock_, *store_, *fills_, *verifier_, *resolver_,
+      clock_, *store_, *fills_, *verifier_, *resolver_, *cache_, *store_, peer_documents_.get(),
       [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); }});
 
   Mounter::Options options;
@@ -183,8 +224,44 @@ absl::Status Daemon::Node::Start() {
   }
   mounter_->Recover();
   status = OpenDoor();
+  if (status.ok()) status = ServePeers();
   if (status.ok()) status = Serve();
   return status;
+}
+
+absl::Status Daemon::Node::FindMembers() {
+  p2p::Members::Options options;
+  if (!config_.cluster_listen.empty()) {
+    const absl::StatusOr<p2p::HostPort> self = p2p::HostPort::Parse(config_.cluster_listen);
+    if (!self.ok()) return InSetting("cluster.listen", self.status());
+    options.self = *self;
+  }
+  if (config_.cluster_members.empty()) return absl::OkStatus();
+  for (const std::string& text : config_.cluster_members) {
+    const absl::StatusOr<p2p::HostPort> member = p2p::HostPort::Parse(text);
+    if (!member.ok()) return InSetting("cluster.members", member.status());
+    options.configured.push_back(*member);
+  }
+  options.refresh = config_.cluster_refresh;
+  options.warn = Warn;
+  options.on_change = [this](const p2p::Members::List& list) {
+    std::string names;
+    for (const p2p::Member& member : list) absl::StrAppend(&names, names.empty() ? "" : ", ", member.name);
+    spdlog::info("{} other members: {}", list.size(), names);
+    telemetry_.members.Set(static_cast<int64_t>(list.size()));
+  };
+  members_ = std::make_unique<p2p::Members>(std::move(options));
+  p2p::PeerClientOptions client;
+  client.user_agent = absl::StrCat("sluice/", kVersion);
+  client.node_id = node_id_;
+  peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
+  peers_ = std::make_unique<p2p::PeerSource>(
+      p2p::PeerSource::Parts{clock_, *io_, *members_, health_, *peer_client_, *store_,
+                             [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, Warn});
+  peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
+      p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
+  members_->Start();
+  return absl::OkStatus();
 }
 
 absl::Status Daemon::Node::OpenStore(const MountTable& table) {
@@ -238,6 +315,25 @@ absl::Status Daemon::Node::OpenDoor() {
   options.read_deadline = config_.ondemand_read_deadline;
   options.descriptor_store = &descriptors_;
   return mounter_->OpenDoor(std::move(options));
+}
+
+absl::Status Daemon::Node::ServePeers() {
+  if (config_.cluster_listen.empty()) return absl::OkStatus();
+  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_);
+  api::HttpRoutes routes;
+  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, node_id_});
+  peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+  const absl::Status status = peer_http_->Start(config_.cluster_listen);
+  if (!status.ok()) return InSetting("cluster.listen", status);
+  spdlog::info("other nodes get what is here on port {}", peer_http_->port());
+  if (!p2p::NamesLoopback(p2p::HostPort::Parse(config_.cluster_listen)->host)) {
+    spdlog::warn(
+        "cluster.listen {} is reached from beyond this machine without TLS: whoever can connect gets the "
+        "public "
+        "blobs that are here; keep the port to the cluster's network",
+        config_.cluster_listen);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Daemon::Node::Serve() {
@@ -297,9 +393,12 @@ void Daemon::Node::Stop() {
   if (mounter_) mounter_->Cancel();
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
+  if (peer_http_) peer_http_->Stop();
+  if (members_) members_->Stop();
   if (mounter_) mounter_->Stop();
   // The loop ends first: nothing may start another fetch once the registry client goes.
   if (core_) core_->Stop();
+  if (peer_client_) peer_client_->Stop();
   registry_.reset();
   if (io_) io_->Stop();
   fills_.reset();

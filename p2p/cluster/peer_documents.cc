@@ -82,6 +82,7 @@ absl::StatusOr<std::string> PeerDocumentClient::FetchBlob(const BlobOrigin& orig
         return absl::OkStatus();
       });
   if (!asked.ok()) return asked;
+  parts_.telemetry.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].Add(bytes.size());
   return bytes;
 }
 

@@ -31,6 +31,7 @@ class PeerDocumentClient {
     Members& members;
     MemberHealth& health;
     PeerClient& client;
+    Telemetry& telemetry;
     std::function<void(const std::string&)> warn;
   };
   // The parts outlive the client.

@@ -74,7 +74,8 @@ struct Telemetry {
   Counter read_errors;                                            // sluice_read_errors_total
   std::array<DurationHistogram, kSourceKindCount> read_duration;  // sluice_read_duration_seconds{source}
 
-  Counter origin_bytes;  // sluice_origin_bytes_total
+  Counter origin_bytes;       // sluice_origin_bytes_total
+  Counter origin_blob_bytes;  // sluice_origin_blob_bytes_total: those of them that were blobs'
   // sluice_origin_requests_total{code}: by HTTP status class 1xx..5xx, [0] is a request that got no answer.
   std::array<Counter, 6> origin_requests;
 

@@ -117,6 +117,8 @@ void AddReads(Families& to, const Telemetry& t, const KeeperCounts& keeper) {
 
 void AddSources(Families& to, const Telemetry& t) {
   AddCounter(to, "sluice_origin_bytes_total", "Bytes received from registries.", t.origin_bytes);
+  AddCounter(to, "sluice_origin_blob_bytes_total", "Bytes of blobs received from registries.",
+             t.origin_blob_bytes);
   AddByLabel(to, "sluice_origin_requests_total",
              "Requests to registries, by class of HTTP status; none is a request that got no answer.", "code",
              kOriginCodes, t.origin_requests);

@@ -275,6 +275,8 @@ absl::Status Exchange::OnBody(std::span<const std::byte> bytes) {
   core_->parts.telemetry.origin_bytes.Add(bytes.size());
   if (head_.status / 100 == 2) {
     body_begun_ = true;
+    if (absl::StartsWith(request_.path, "/blobs/"))
+      core_->parts.telemetry.origin_blob_bytes.Add(bytes.size());
     rejected_ = sink_->OnBody(bytes);
     return rejected_;
   }

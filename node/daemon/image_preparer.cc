@@ -100,7 +100,9 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec&
 }
 
 absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBounds& bounds) {
-  TakeFromMembers(lease);
+  // The registry gets its time too.
+  const Instant now = parts_.clock.Now();
+  TakeFromMembers(lease, now + (bounds.deadline - now) / 2);
   const Digest& bootstrap = lease.blob().digest();
   const absl::Status filled = WaitForFill(bootstrap, bounds);
   if (!filled.ok()) return filled;
@@ -121,14 +123,14 @@ absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBo
 
 // As a whole, since a bootstrap has no recipe: only its digest proves it. What members don't give, the fill
 // that follows asks the registry for.
-void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap) {
+void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadline) {
   const std::shared_ptr<Blob> blob = parts_.store.Find(bootstrap.blob().digest());
   if (!parts_.peers || !blob || blob->spec().origins.empty()) return;
   const ChunkGeometry& geometry = blob->geometry();
   if (blob->presence().AllPresent(geometry.All())) return;
   for (const BlobOrigin& origin : blob->spec().origins) {
     const absl::StatusOr<std::string> bytes =
-        parts_.peers->FetchBlob(origin, blob->digest(), geometry.size());
+        parts_.peers->FetchBlob(origin, blob->digest(), geometry.size(), deadline);
     if (!bytes.ok()) continue;
     for (ChunkIndex index(0); index.value() < geometry.chunk_count(); index = index.next()) {
       const ByteRange range = geometry.RangeOf(index);

@@ -89,7 +89,7 @@ class StoreImagePreparer final : public ImagePreparer {
   absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
                                                const PrepareBounds& bounds);
   absl::Status MakeSettled(Blob::Lease& bootstrap, const PrepareBounds& bounds);
-  void TakeFromMembers(Blob::Lease& bootstrap);
+  void TakeFromMembers(Blob::Lease& bootstrap, Instant deadline);
   absl::Status WaitForFill(const Digest& digest, const PrepareBounds& bounds);
 
   const Parts parts_;

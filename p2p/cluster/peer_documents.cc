@@ -11,12 +11,14 @@
 namespace sluice::p2p {
 
 absl::Status PeerDocumentClient::Ask(const Digest& key, const std::string& path, uint64_t bytes_max,
-                                     Duration timeout, const Take& take) const {
+                                     Instant deadline, const Take& take) const {
   const Instant now = parts_.clock.Now();
   const auto list = parts_.members.list();
   for (const Member& member :
        ChooseMembers(*list, parts_.health, ScoreKeyOf(key), 0, kMembersAskedMax, now)) {
-    const absl::StatusOr<PeerClient::Answer> answer = parts_.client.Get(member, path, bytes_max, timeout);
+    const Duration left = deadline - parts_.clock.Now();
+    if (left <= Duration(0)) break;
+    const absl::StatusOr<PeerClient::Answer> answer = parts_.client.Get(member, path, bytes_max, left);
     absl::Status taken = answer.ok() ? take(*answer) : answer.status();
     if (taken.ok()) {
       parts_.health.Succeeded(member.name);
@@ -42,8 +44,8 @@ absl::StatusOr<FetchedManifest> PeerDocumentClient::FetchManifest(const BlobOrig
                                                                   const Digest& digest) const {
   FetchedManifest manifest;
   const absl::Status asked =
-      Ask(digest, RegistryPathOf(origin, "manifests", digest), kManifestBytesMax, kTimeout,
-          [&](const PeerClient::Answer& answer) -> absl::Status {
+      Ask(digest, RegistryPathOf(origin, "manifests", digest), kManifestBytesMax,
+          parts_.clock.Now() + kTimeout, [&](const PeerClient::Answer& answer) -> absl::Status {
             if (Sha256::Of(answer.body) != digest) return absl::DataLossError("it does not match its digest");
             manifest = {answer.media_type, answer.body, digest, OriginAccess::kHearsay};
             return absl::OkStatus();
@@ -56,26 +58,27 @@ absl::StatusOr<std::string> PeerDocumentClient::FetchRecipe(const BlobSpec& spec
   std::string bytes;
   const std::string path =
       absl::StrCat("/sluice/v1/recipes/", spec.digest.ToString(), "?root=", spec.root->ToString());
-  const absl::Status asked = Ask(
-      spec.digest, path, kRecipeBytesMax, kTimeout, [&](const PeerClient::Answer& answer) -> absl::Status {
-        const absl::StatusOr<Recipe> recipe = Recipe::DecodeTorrent(answer.body);
-        if (!recipe.ok() || !recipe->IsBoundBy(spec))
-          return absl::DataLossError("it is not the recipe that the manifest binds");
-        bytes = answer.body;
-        return absl::OkStatus();
-      });
+  const absl::Status asked =
+      Ask(spec.digest, path, kRecipeBytesMax, parts_.clock.Now() + kTimeout,
+          [&](const PeerClient::Answer& answer) -> absl::Status {
+            const absl::StatusOr<Recipe> recipe = Recipe::DecodeTorrent(answer.body);
+            if (!recipe.ok() || !recipe->IsBoundBy(spec))
+              return absl::DataLossError("it is not the recipe that the manifest binds");
+            bytes = answer.body;
+            return absl::OkStatus();
+          });
   if (!asked.ok()) return asked;
   return bytes;
 }
 
 absl::StatusOr<std::string> PeerDocumentClient::FetchBlob(const BlobOrigin& origin, const Digest& digest,
-                                                          uint64_t size) const {
+                                                          uint64_t size, Instant deadline) const {
   const std::string path = RegistryPathOf(origin, "blobs", digest);
   if (size > kWholeBlobBytesMax)
     return absl::NotFoundError(absl::StrCat(path, " is too large to be taken whole"));
   std::string bytes;
   const absl::Status asked =
-      Ask(digest, path, size, kBlobTimeout, [&](const PeerClient::Answer& answer) -> absl::Status {
+      Ask(digest, path, size, deadline, [&](const PeerClient::Answer& answer) -> absl::Status {
         if (answer.body.size() != size || Sha256::Of(answer.body) != digest)
           return absl::DataLossError("it does not match its digest");
         bytes = answer.body;

@@ -22,9 +22,8 @@ namespace sluice::p2p {
 class PeerDocumentClient {
  public:
   static constexpr size_t kMembersAskedMax = 8;
-  static constexpr uint64_t kWholeBlobBytesMax = 128 << 20;      // held in memory until its digest is known
-  static constexpr Duration kTimeout = std::chrono::seconds(5);  // of one member, for a manifest or recipe
-  static constexpr Duration kBlobTimeout = std::chrono::seconds(120);  // of one member, for a whole blob
+  static constexpr uint64_t kWholeBlobBytesMax = 64 << 20;        // held in memory until its digest is known
+  static constexpr Duration kTimeout = std::chrono::seconds(10);  // of all members, for a manifest or recipe
 
   struct Parts {
     const Clock& clock;
@@ -41,13 +40,14 @@ class PeerDocumentClient {
   absl::StatusOr<FetchedManifest> FetchManifest(const BlobOrigin& origin, const Digest& digest) const;
   // The encoded recipe that `spec` binds. REQUIRES: spec.root
   absl::StatusOr<std::string> FetchRecipe(const BlobSpec& spec) const;
-  // A whole blob; also NotFound if it is larger than kWholeBlobBytesMax.
-  absl::StatusOr<std::string> FetchBlob(const BlobOrigin& origin, const Digest& digest, uint64_t size) const;
+  // A whole blob, by the deadline; also NotFound if it is larger than kWholeBlobBytesMax.
+  absl::StatusOr<std::string> FetchBlob(const BlobOrigin& origin, const Digest& digest, uint64_t size,
+                                        Instant deadline) const;
 
  private:
   // Asks members until `take` accepts an answer.
   using Take = std::function<absl::Status(const PeerClient::Answer&)>;
-  absl::Status Ask(const Digest& key, const std::string& path, uint64_t bytes_max, Duration timeout,
+  absl::Status Ask(const Digest& key, const std::string& path, uint64_t bytes_max, Instant deadline,
                    const Take& take) const;
 
   const Parts parts_;

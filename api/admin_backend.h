@@ -151,6 +151,10 @@ class BlobBackend {
   // Errors: NotFound.
   virtual absl::StatusOr<BlobInfo> GetBlob(const Digest& digest) = 0;
 
+  // The bytes of the .torrent that its manifest's root vouches for. Errors: NotFound (no such blob, or none
+  // for it), Unavailable (disk).
+  virtual absl::StatusOr<std::string> GetBlobRecipe(const Digest& digest) = 0;
+
   // Hashes what is present again. A bad chunk is a finding in the report, not an error.
   // Errors: NotFound, DeadlineExceeded, Unavailable (disk).
   virtual absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, Instant deadline) = 0;

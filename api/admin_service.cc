@@ -8,6 +8,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "api/call_deadline.h"
 #include "api/call_pool.h"
 #include "api/proto_conversion.h"
 #include "sluice/v1/admin.grpc.pb.h"
@@ -21,18 +22,6 @@ absl::StatusOr<Digest> ParseDigestField(const std::string& text) {
   absl::StatusOr<Digest> digest = Digest::Parse(text);
   if (!digest.ok()) return absl::InvalidArgumentError(absl::StrCat("digest: ", digest.status().message()));
   return digest;
-}
-
-// When a call has to end on the monotonic clock. Errors: Cancelled, DeadlineExceeded.
-absl::StatusOr<Instant> DeadlineOf(const grpc::CallbackServerContext& context, Duration call_max) {
-  if (context.IsCancelled()) return absl::CancelledError("the caller has gone");
-  const auto now = std::chrono::system_clock::now();
-  const auto deadline = context.deadline();
-  if (deadline <= now) return absl::DeadlineExceededError("the call waited for its turn past its deadline");
-  const Instant longest = std::chrono::steady_clock::now() + call_max;
-  // Compared before subtracting: "no deadline" is so far away that the difference would overflow.
-  if (deadline >= now + call_max) return longest;
-  return std::chrono::steady_clock::now() + std::chrono::duration_cast<Duration>(deadline - now);
 }
 
 // One WatchFill stream. Owns itself until gRPC is done with it.
@@ -197,6 +186,15 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* GetBlobRecipe(Context* context, const v1::GetBlobRecipeRequest* request,
+                         v1::GetBlobRecipeResponse* response) override {
+    return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant) {
+      absl::StatusOr<std::string> recipe = backend_.blobs.GetBlobRecipe(digest);
+      if (recipe.ok()) response->set_recipe(*std::move(recipe));
+      return recipe.status();
+    });
+  }
+
   Reactor* VerifyBlob(Context* context, const v1::VerifyBlobRequest* request,
                       v1::VerifyBlobResponse* response) override {
     return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant deadline) {
@@ -283,6 +281,10 @@ AdminService::~AdminService() = default;
 
 grpc::Service& AdminService::service() {
   return *impl_;
+}
+
+const char* AdminService::name() const {
+  return v1::AdminService::service_full_name();
 }
 
 void AdminService::Stop() {

@@ -3,11 +3,8 @@
 #include <memory>
 
 #include "api/admin_backend.h"
+#include "api/grpc_service.h"
 #include "node/executor.h"
-
-namespace grpc {
-class Service;
-}
 
 namespace sluice::api {
 
@@ -24,22 +21,19 @@ struct AdminServiceLimits {
 // worker threads, and turns absl::Status into grpc::Status (same code, same message).
 //
 // Thread-safe.
-class AdminService {
+class AdminService final : public GrpcService {
  public:
   // The backend outlives the service.
   AdminService(AdminBackend backend, AdminServiceLimits limits);
   // REQUIRES: the server that it was registered with has been shut down. Waits for calls into the backend.
-  ~AdminService();
+  ~AdminService() override;
   AdminService(const AdminService&) = delete;
   AdminService& operator=(const AdminService&) = delete;
 
-  // To be registered with a grpc::ServerBuilder; owned by this.
-  grpc::Service& service();
-
-  // Ends all watches with UNAVAILABLE, and any that comes later. For a server that is about to shut down.
-  void EndWatches();
-  // Its threads have ended when this returns. REQUIRES: no calls come any more
-  void Stop();
+  grpc::Service& service() override;
+  const char* name() const override;
+  void EndWatches() override;
+  void Stop() override;
 
  private:
   class Impl;

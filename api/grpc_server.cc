@@ -15,7 +15,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "sluice/v1/admin.grpc.pb.h"
 
 namespace sluice::api {
 namespace {
@@ -90,8 +89,8 @@ absl::Status CheckFolder(const std::string& path) {
 
 class GrpcServer::Impl {
  public:
-  Impl(GrpcServerOptions options, AdminBackend backend)
-      : options_(std::move(options)), service_(backend, options_.service) {}
+  Impl(GrpcServerOptions options, std::vector<std::unique_ptr<GrpcService>> services)
+      : options_(std::move(options)), services_(std::move(services)) {}
 
   ~Impl() { Stop(Duration::zero()); }
 
@@ -112,6 +111,10 @@ class GrpcServer::Impl {
                                                  ": gRPC could not bind to it; its "
                                                  "log on stderr says why"));
     }
+    if (absl::Status status = GiveToGroup(); !status.ok()) {
+      Stop(Duration::zero());
+      return status;
+    }
     SetHealth(health_);
     return absl::OkStatus();
   }
@@ -120,23 +123,32 @@ class GrpcServer::Impl {
     health_ = health;
     if (!server_) return;
     server_->GetHealthCheckService()->SetServingStatus(health == Health::kServing);
-    server_->GetHealthCheckService()->SetServingStatus(v1::AdminService::service_full_name(),
-                                                       health == Health::kServing);
+    for (const auto& service : services_) {
+      server_->GetHealthCheckService()->SetServingStatus(service->name(), health == Health::kServing);
+    }
   }
 
   void Stop(Duration grace) {
     stopped_ = true;
     if (!server_) return;
-    service_.EndWatches();
+    for (const auto& service : services_) service->EndWatches();
     server_->Shutdown(std::chrono::system_clock::now() +
                       std::chrono::duration_cast<std::chrono::system_clock::duration>(grace));
     server_->Wait();
-    service_.Stop();
+    for (const auto& service : services_) service->Stop();
     // Also removes the socket file.
     server_.reset();
   }
 
  private:
+  absl::Status GiveToGroup() {
+    if (!options_.group) return absl::OkStatus();
+    const std::string& path = options_.socket_path;
+    if (::lchown(path.c_str(), static_cast<uid_t>(-1), *options_.group) == 0) return absl::OkStatus();
+    return absl::ErrnoToStatus(
+        errno, absl::StrCat("cannot give the API socket ", path, " to the group ", *options_.group));
+  }
+
   void Build() {
     // One reference to the library that is never given back: its own shutdown, by whoever lets go of it last,
     // waits up to ten seconds for an unfinished write to a client that has gone.
@@ -147,20 +159,20 @@ class GrpcServer::Impl {
     grpc::ServerBuilder builder;
     builder.SetMaxReceiveMessageSize(options_.receive_bytes_max);
     builder.AddListeningPort("unix:" + options_.socket_path, grpc::InsecureServerCredentials());
-    builder.RegisterService(&service_.service());
+    for (const auto& service : services_) builder.RegisterService(&service->service());
     ScopedUmask narrow(~ModeOf(options_.access) & 0777);
     server_ = builder.BuildAndStart();
   }
 
   const GrpcServerOptions options_;
-  AdminService service_;
+  const std::vector<std::unique_ptr<GrpcService>> services_;
   Health health_ = Health::kNotServing;
   bool stopped_ = false;
   std::unique_ptr<grpc::Server> server_;
 };
 
-GrpcServer::GrpcServer(GrpcServerOptions options, AdminBackend backend)
-    : impl_(std::make_unique<Impl>(std::move(options), backend)) {}
+GrpcServer::GrpcServer(GrpcServerOptions options, std::vector<std::unique_ptr<GrpcService>> services)
+    : impl_(std::make_unique<Impl>(std::move(options), std::move(services))) {}
 
 GrpcServer::~GrpcServer() = default;
 

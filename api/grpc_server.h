@@ -1,16 +1,20 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
-#include "api/admin_backend.h"
-#include "api/admin_service.h"
+#include "api/grpc_service.h"
 #include "node/executor.h"
 
 namespace sluice::api {
 
-// Who may connect is what the file system says of the socket: a client that can open it is an administrator.
+// Who may connect is what the file system says of the socket: a client that can open it may do all that is
+// served there.
 enum class SocketAccess {
   kOwner,          // mode 0600
   kOwnerAndGroup,  // mode 0660
@@ -19,17 +23,17 @@ enum class SocketAccess {
 struct GrpcServerOptions {
   std::string socket_path;  // absolute, at most 107 bytes (unix(7)); its folder exists
   SocketAccess access = SocketAccess::kOwner;
+  std::optional<gid_t> group = {};  // the socket's; the process's own if absent
   int receive_bytes_max = 1 << 20;  // of one message
-  AdminServiceLimits service = {};
 };
 
-// sluice.v1.AdminService, grpc.health.v1.Health and server reflection on a unix socket.
+// Some services, grpc.health.v1.Health and server reflection on a unix socket.
 //
 // Start and Stop may be called on any one thread; both are idempotent. A stopped server is not started again.
 class GrpcServer {
  public:
-  // The backend outlives the server.
-  GrpcServer(GrpcServerOptions options, AdminBackend backend);
+  // Their backends outlive the server.
+  GrpcServer(GrpcServerOptions options, std::vector<std::unique_ptr<GrpcService>> services);
   ~GrpcServer();  // stops at once
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
@@ -37,16 +41,16 @@ class GrpcServer {
   // Serves from when this returns OK. A socket file that nobody answers on is replaced. The process's umask
   // is narrowed for the moment of binding, so that the socket never has a wider mode than asked for.
   // Errors: AlreadyExists (another server answers on the socket), InvalidArgument (path too long, or
-  // something there that is no socket), PermissionDenied, NotFound (its folder is missing), Unavailable (any
-  // other).
+  // something there that is no socket), PermissionDenied (also: it can't be given to the group), NotFound
+  // (its folder is missing), Unavailable (any other).
   absl::Status Start();
 
-  // What grpc.health.v1 says, of the server as a whole and of AdminService. Not serving until told.
+  // What grpc.health.v1 says, of the server as a whole and of each service. Not serving until told.
   enum class Health { kNotServing, kServing };
   void SetHealth(Health health);
 
   // Takes no new calls, gives those under way `grace` to end, then cancels them; removes the socket file.
-  // Blocks until the last call into the backend has returned.
+  // Blocks until the last call into a backend has returned.
   void Stop(Duration grace);
 
  private:

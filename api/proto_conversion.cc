@@ -5,8 +5,10 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "sluice/v1/admin.pb.h"
+#include "sluice/v1/prefetch.pb.h"
 
 namespace sluice::api {
 namespace {
@@ -46,6 +48,147 @@ void ToProto(const BlobPresence& from, v1::BlobPresence& to) {
   to.set_digest(from.digest.ToString());
   to.set_size_bytes(from.size_bytes);
   to.set_present_bytes(from.present_bytes);
+}
+
+v1::HintState ToProto(HintState state) {
+  switch (state) {
+    case HintState::kQueued:
+      return v1::HINT_STATE_QUEUED;
+    case HintState::kResolving:
+      return v1::HINT_STATE_RESOLVING;
+    case HintState::kFetching:
+      return v1::HINT_STATE_FETCHING;
+    case HintState::kCompleted:
+      return v1::HINT_STATE_COMPLETED;
+    case HintState::kCancelled:
+      return v1::HINT_STATE_CANCELLED;
+    case HintState::kFailed:
+      return v1::HINT_STATE_FAILED;
+  }
+  return v1::HINT_STATE_UNSPECIFIED;
+}
+
+v1::SubmitOutcome ToProto(SubmitOutcome outcome) {
+  switch (outcome) {
+    case SubmitOutcome::kAccepted:
+      return v1::SUBMIT_OUTCOME_ACCEPTED;
+    case SubmitOutcome::kKnown:
+      return v1::SUBMIT_OUTCOME_KNOWN;
+    case SubmitOutcome::kRefused:
+      return v1::SUBMIT_OUTCOME_REFUSED;
+  }
+  return v1::SUBMIT_OUTCOME_UNSPECIFIED;
+}
+
+void ToProto(const absl::Status& from, v1::Error& to) {
+  to.set_code(static_cast<int32_t>(from.code()));
+  to.set_message(std::string(from.message().substr(0, kStatusMessageBytesMax)));
+}
+
+absl::Status InvalidField(const std::string& field, const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", what));
+}
+
+absl::Status CheckReference(const std::string& reference, const std::string& field) {
+  if (reference.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, " is empty; name an image as registry/repository:tag"));
+  }
+  if (reference.size() > kReferenceBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, " has ", reference.size(), " bytes; at most ", kReferenceBytesMax));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckHintId(const std::string& id, const std::string& field) {
+  if (id.empty() || id.size() > kHintIdBytesMax) {
+    return InvalidField(field,
+                        absl::StrCat("an id has 1 to ", kHintIdBytesMax, " bytes, this one ", id.size()));
+  }
+  const bool good = std::all_of(id.begin(), id.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == ':' || c == '-';
+  });
+  if (!good) return InvalidField(field, "an id is made of letters, digits, '.', '_', ':' and '-'");
+  return absl::OkStatus();
+}
+
+// A word of an image index: short, and nothing that would have to be quoted.
+bool IsPlatformWord(const std::string& word) {
+  return word.size() <= 64 && std::all_of(word.begin(), word.end(), [](char c) {
+           return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
+         });
+}
+
+absl::StatusOr<HintPlatform> PlatformFrom(const v1::Platform& from, const std::string& field) {
+  if (from.os().empty() || from.architecture().empty())
+    return InvalidField(field, "os and architecture are both needed");
+  if (!IsPlatformWord(from.os()) || !IsPlatformWord(from.architecture()) || !IsPlatformWord(from.variant())) {
+    return InvalidField(field, "its parts are made of at most 64 letters, digits, '.', '_' and '-'");
+  }
+  return HintPlatform{from.os(), from.architecture(), from.variant()};
+}
+
+absl::StatusOr<HintRange> RangeFrom(const v1::BlobRange& from, const std::string& field) {
+  const absl::StatusOr<Digest> digest = Digest::Parse(from.digest());
+  if (!digest.ok()) return InvalidField(field + ".digest", std::string(digest.status().message()));
+  if (from.length() == 0) return InvalidField(field + ".length", "a range has at least one byte");
+  if (from.length() > UINT64_MAX - from.offset())
+    return InvalidField(field, "offset and length together are more than 64 bits hold");
+  return HintRange{*digest, {from.offset(), from.length()}};
+}
+
+absl::StatusOr<std::vector<HintRange>> RangesFrom(const v1::BlobRanges& from, const std::string& field) {
+  if (from.ranges().empty() || static_cast<size_t>(from.ranges_size()) > kHintRangesMax) {
+    return InvalidField(
+        field, absl::StrCat("1 to ", kHintRangesMax, " ranges are taken, these are ", from.ranges_size()));
+  }
+  std::vector<HintRange> ranges;
+  for (int i = 0; i < from.ranges_size(); ++i) {
+    const absl::StatusOr<HintRange> range = RangeFrom(from.ranges(i), absl::StrCat(field, "[", i, "]"));
+    if (!range.ok()) return range.status();
+    ranges.push_back(*range);
+  }
+  return ranges;
+}
+
+absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field) {
+  absl::Status status = CheckHintId(from.id(), field + ".id");
+  if (status.ok()) status = CheckReference(from.reference(), field + ".reference");
+  if (!status.ok()) return status;
+  HintSpec hint{.id = from.id(), .reference = from.reference()};
+  if (from.has_platform()) {
+    absl::StatusOr<HintPlatform> platform = PlatformFrom(from.platform(), field + ".platform");
+    if (!platform.ok()) return platform.status();
+    hint.platform = *std::move(platform);
+  }
+  switch (from.scope_case()) {
+    case v1::Hint::kAll:
+      return hint;
+    case v1::Hint::kRanges: {
+      absl::StatusOr<std::vector<HintRange>> ranges = RangesFrom(from.ranges(), field + ".ranges");
+      if (!ranges.ok()) return ranges.status();
+      hint.ranges = *std::move(ranges);
+      return hint;
+    }
+    default:
+      return InvalidField(field, "neither all nor ranges is set; say what of the image is wanted");
+  }
+}
+
+template <typename Request>
+absl::StatusOr<std::vector<std::string>> IdsFrom(const Request& from) {
+  if (from.ids().empty() || static_cast<size_t>(from.ids_size()) > kHintsPerCallMax) {
+    return InvalidField(
+        "ids", absl::StrCat("1 to ", kHintsPerCallMax, " ids are taken, these are ", from.ids_size()));
+  }
+  std::vector<std::string> ids;
+  for (int i = 0; i < from.ids_size(); ++i) {
+    const absl::Status status = CheckHintId(from.ids(i), absl::StrCat("ids[", i, "]"));
+    if (!status.ok()) return status;
+    if (std::find(ids.begin(), ids.end(), from.ids(i)) == ids.end()) ids.push_back(from.ids(i));
+  }
+  return ids;
 }
 
 template <typename Message>
@@ -124,6 +267,47 @@ void ToProto(const BlobInfo& from, v1::BlobInfo& to) {
   }
 }
 
+void ToProto(const HintStatus& from, v1::HintStatus& to) {
+  to.set_id(from.id);
+  to.set_reference(from.reference);
+  if (from.manifest) to.set_manifest_digest(from.manifest->ToString());
+  to.set_state(ToProto(from.state));
+  if (!from.error.ok()) ToProto(from.error, *to.mutable_error());
+  to.set_total_bytes(from.total_bytes);
+  to.set_present_bytes(from.present_bytes);
+}
+
+void ToProto(const SubmitResult& from, v1::SubmitResult& to) {
+  to.set_outcome(ToProto(from.outcome));
+  if (from.outcome == SubmitOutcome::kRefused) {
+    ToProto(from.error, *to.mutable_error());
+  } else {
+    ToProto(from.status, *to.mutable_status());
+  }
+}
+
+absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& from) {
+  if (from.hints().empty() || static_cast<size_t>(from.hints_size()) > kHintsPerCallMax) {
+    return InvalidField(
+        "hints", absl::StrCat("1 to ", kHintsPerCallMax, " hints are taken, these are ", from.hints_size()));
+  }
+  std::vector<HintSpec> hints;
+  for (int i = 0; i < from.hints_size(); ++i) {
+    absl::StatusOr<HintSpec> hint = HintFrom(from.hints(i), absl::StrCat("hints[", i, "]"));
+    if (!hint.ok()) return hint.status();
+    hints.push_back(*std::move(hint));
+  }
+  return hints;
+}
+
+absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest& from) {
+  return IdsFrom(from);
+}
+
+absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::CancelHintsRequest& from) {
+  return IdsFrom(from);
+}
+
 absl::Status CheckMountPoint(const std::string& mount_point) {
   if (mount_point.empty()) return absl::InvalidArgumentError("mount_point is empty; name a directory");
   if (mount_point.front() != '/') {
@@ -138,13 +322,7 @@ absl::Status CheckMountPoint(const std::string& mount_point) {
 }
 
 absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant deadline) {
-  if (from.reference().empty()) {
-    return absl::InvalidArgumentError("reference is empty; name an image as registry/repository:tag");
-  }
-  if (from.reference().size() > kReferenceBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("reference has ", from.reference().size(), " bytes; at most ", kReferenceBytesMax));
-  }
+  if (absl::Status status = CheckReference(from.reference(), "reference"); !status.ok()) return status;
   if (absl::Status status = CheckMountPoint(from.mount_point()); !status.ok()) return status;
   MountRequest request{
       .reference = from.reference(), .mount_point = from.mount_point(), .deadline = deadline};

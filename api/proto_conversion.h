@@ -1,10 +1,12 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "api/admin_backend.h"
+#include "api/prefetch_backend.h"
 
 namespace grpc {
 class Status;
@@ -12,12 +14,18 @@ class Status;
 namespace sluice::v1 {
 class BlobFill;
 class BlobInfo;
+class CancelHintsRequest;
+class HintStatus;
 class MountInfo;
 class MountRequest;
 class NodeStatus;
+class SubmitHintsRequest;
+class SubmitResult;
+class WatchHintsRequest;
 }  // namespace sluice::v1
 
-// Between the plain types of admin_backend.h and the messages of sluice.v1. Nothing here blocks.
+// Between the plain types of admin_backend.h and prefetch_backend.h and the messages of sluice.v1. Nothing
+// here blocks.
 
 namespace sluice::api {
 
@@ -26,9 +34,14 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to);
 void ToProto(const MountInfo& from, v1::MountInfo& to);
 void ToProto(const FillProgress& from, v1::BlobFill& to);
 void ToProto(const BlobInfo& from, v1::BlobInfo& to);
+void ToProto(const HintStatus& from, v1::HintStatus& to);
+void ToProto(const SubmitResult& from, v1::SubmitResult& to);  // but for its id
 
 // The request, checked. Errors: InvalidArgument, naming the field.
 absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant deadline);
+absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& from);
+absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest& from);
+absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::CancelHintsRequest& from);
 absl::Status CheckMountPoint(const std::string& mount_point);
 
 // Same code, same message (shortened if it would not fit into HTTP/2 headers).

@@ -74,6 +74,7 @@ class Blob {
       if (blob_) --blob_->leases_;
     }
     Blob& blob() const { return *blob_; }
+    const std::shared_ptr<Blob>& shared() const { return blob_; }
 
    private:
     std::shared_ptr<Blob> blob_;

@@ -1,72 +1,26 @@
 #include "node/cli/admin_client.h"
 
-#include <errno.h>
 #include <grpcpp/grpcpp.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "node/cli/exit_code.h"
+#include "node/cli/daemon_socket.h"
 #include "sluice/v1/admin.grpc.pb.h"
 
 namespace sluice::cli {
 namespace {
 
-// Of one answer: a page of a thousand blobs, or every mount of a busy node.
-constexpr int kReceiveBytesMax = 16 << 20;
-
 constexpr absl::Duration kQueryTimeout = absl::Seconds(30);
 constexpr absl::Duration kMountTimeout = absl::Minutes(10);
 constexpr absl::Duration kVerifyTimeout = absl::Minutes(30);
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  // The codes of absl and gRPC are the same numbers: both are google.rpc.Code.
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
-// Asks the socket itself first: gRPC would say no more than "failed to connect".
-absl::Status CheckSocket(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(absl::StrCat("--socket \"", path, "\" has ", path.size(),
-                                                   " bytes; a socket's path has 1 to ",
-                                                   sizeof(address.sun_path) - 1));
-  }
-  std::copy(path.begin(), path.end(), address.sun_path);
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return absl::ErrnoToStatus(errno, "cannot create a socket");
-  const int error =
-      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
-  ::close(fd);
-  if (error == 0) return absl::OkStatus();
-  const std::string what = absl::StrCat("cannot reach the daemon on ", path, ": ", strerror(error));
-  if (error == EACCES || error == EPERM) {
-    return absl::PermissionDeniedError(
-        absl::StrCat(what, ". Run this as root, or as a user who may open it"));
-  }
-  return DaemonUnreachable(absl::StrCat(
-      what, ". Start it with `systemctl start sluiced` or `sluiced`, or name its socket with --socket"));
-}
 
 }  // namespace
 
 class AdminClient::Channel {
  public:
-  Channel(const std::string& socket, std::optional<absl::Duration> timeout) : timeout_(timeout) {
-    grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(kReceiveBytesMax);
-    // A proxy of the environment has no business with a local socket.
-    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    stub_ = v1::AdminService::NewStub(
-        grpc::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(), arguments));
-  }
+  explicit Channel(const DaemonSocket& socket)
+      : timeout_(socket.timeout), stub_(v1::AdminService::NewStub(socket.channel)) {}
 
   v1::AdminService::Stub& stub() { return *stub_; }
 
@@ -99,20 +53,13 @@ class AdminClient::Channel {
 
  private:
   const std::optional<absl::Duration> timeout_;
-  std::unique_ptr<v1::AdminService::Stub> stub_;
+  const std::unique_ptr<v1::AdminService::Stub> stub_;
 };
 
 absl::StatusOr<AdminClient> AdminClient::Connect(const GlobalFlags& flags) {
-  std::optional<absl::Duration> timeout;
-  if (!flags.timeout.empty()) {
-    timeout.emplace();
-    if (!absl::ParseDuration(flags.timeout, &*timeout) || *timeout <= absl::ZeroDuration()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--timeout \"", flags.timeout, "\" is no duration; write it as 500ms, 30s, 5m or 1h"));
-    }
-  }
-  if (absl::Status status = CheckSocket(flags.socket); !status.ok()) return status;
-  return AdminClient(std::make_unique<Channel>(flags.socket, timeout));
+  const absl::StatusOr<DaemonSocket> socket = ConnectSocket(flags, flags.socket, "--socket");
+  if (!socket.ok()) return socket.status();
+  return AdminClient(std::make_unique<Channel>(*socket));
 }
 
 AdminClient::AdminClient(std::unique_ptr<Channel> channel) : channel_(std::move(channel)) {}
@@ -171,6 +118,12 @@ absl::StatusOr<v1::BlobInfo> AdminClient::GetBlob(const std::string& digest) {
   auto response = channel_->CallOnBlob(&v1::AdminService::Stub::GetBlob, digest);
   if (!response.ok()) return response.status();
   return std::move(*response->mutable_blob());
+}
+
+absl::StatusOr<std::string> AdminClient::GetBlobRecipe(const std::string& digest) {
+  auto response = channel_->CallOnBlob(&v1::AdminService::Stub::GetBlobRecipe, digest);
+  if (!response.ok()) return response.status();
+  return std::move(*response->mutable_recipe());
 }
 
 absl::StatusOr<v1::VerifyBlobResponse> AdminClient::VerifyBlob(const std::string& digest) {

@@ -39,6 +39,7 @@ class AdminClient {
   // All pages.
   absl::StatusOr<std::vector<v1::BlobInfo>> ListBlobs();
   absl::StatusOr<v1::BlobInfo> GetBlob(const std::string& digest);
+  absl::StatusOr<std::string> GetBlobRecipe(const std::string& digest);
   absl::StatusOr<v1::VerifyBlobResponse> VerifyBlob(const std::string& digest);
   absl::StatusOr<v1::EvictBlobResponse> EvictBlob(const std::string& digest);
   absl::Status PinBlob(const std::string& digest);

@@ -1,3 +1,7 @@
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <functional>
@@ -31,6 +35,36 @@ absl::Status StatBlob(AdminClient& client, OutputFormat output, const std::strin
   if (!blob.ok()) return Annotate(blob.status(), absl::StrCat("cannot show blob ", digest));
   Print(output == OutputFormat::kJson ? BlobJson(*blob) : BlobDetails(*blob));
   return absl::OkStatus();
+}
+
+absl::Status WriteFile(const std::string& path, const std::string& bytes) {
+  std::FILE* file = std::fopen(path.c_str(), "wb");
+  bool written = file != nullptr && std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
+  int error = errno;
+  if (file != nullptr && std::fclose(file) != 0) {
+    written = false;
+    error = errno;
+  }
+  if (written) return absl::OkStatus();
+  return absl::ErrnoToStatus(error, absl::StrCat("cannot write ", path));
+}
+
+// To standard output if `file` is empty.
+absl::Status WriteRecipe(AdminClient& client, OutputFormat output, const std::string& digest,
+                         const std::string& file) {
+  if (file.empty() && isatty(STDOUT_FILENO) != 0) {
+    return absl::InvalidArgumentError(
+        "a recipe is binary and is not written to a terminal; name a file with -o, or redirect the output");
+  }
+  const absl::StatusOr<std::string> recipe = client.GetBlobRecipe(digest);
+  if (!recipe.ok()) return Annotate(recipe.status(), absl::StrCat("cannot get the recipe of ", digest));
+  if (file.empty()) {
+    std::fwrite(recipe->data(), 1, recipe->size(), stdout);
+    return absl::OkStatus();
+  }
+  const absl::Status written = WriteFile(file, *recipe);
+  if (written.ok() && output == OutputFormat::kJson) Print(RecipeJson(digest, file, recipe->size()));
+  return written;
 }
 
 absl::Status VerifyBlob(AdminClient& client, OutputFormat output, const std::string& digest) {
@@ -83,6 +117,21 @@ void AddBlobCommand(CLI::App& blob, Invocation& invocation, const char* name, co
   });
 }
 
+void AddRecipeCommand(CLI::App& blob, Invocation& invocation) {
+  CLI::App* recipe = blob.add_subcommand("recipe", "Write the .torrent that proves each chunk of a blob");
+  auto digest = std::make_shared<std::string>();
+  auto file = std::make_shared<std::string>();
+  recipe->add_option("DIGEST", *digest, "sha256:<64 hexadecimal digits>")->required();
+  recipe->add_option("-o", *file, "The file to write; without it, standard output, if that is no terminal");
+  recipe->callback([&invocation, digest, file] {
+    invocation.run = [&invocation, digest, file] {
+      absl::StatusOr<AdminClient> client = AdminClient::Connect(invocation.flags);
+      if (!client.ok()) return client.status();
+      return WriteRecipe(*client, invocation.flags.output, *digest, *file);
+    };
+  });
+}
+
 }  // namespace
 
 void AddBlobCommands(CLI::App& app, Invocation& invocation) {
@@ -97,6 +146,7 @@ void AddBlobCommands(CLI::App& app, Invocation& invocation) {
     };
   });
   AddBlobCommand(*blob, invocation, "stat", "Show one blob", StatBlob);
+  AddRecipeCommand(*blob, invocation);
   AddBlobCommand(*blob, invocation, "verify", "Hash again what is present; exit code 1 if some of it was bad",
                  VerifyBlob);
   AddBlobCommand(*blob, invocation, "evict", "Take a blob out of the store", EvictBlob);

@@ -12,7 +12,8 @@ enum class OutputFormat { kTable, kJson };
 // What the flags that every command takes say.
 struct GlobalFlags {
   std::string socket = "/run/sluice/api.sock";
-  std::string timeout;  // as absl::ParseDuration reads it; empty: the command's own default
+  std::string prefetch_socket;  // empty: prefetch.sock beside `socket`
+  std::string timeout;          // as absl::ParseDuration reads it; empty: the command's own default
   OutputFormat output = OutputFormat::kTable;
 };
 

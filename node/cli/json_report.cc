@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/time/time.h"
+#include "node/cli/table_report.h"
 
 namespace sluice::cli {
 namespace {
@@ -130,6 +131,28 @@ std::string VerifyJson(const std::string& digest, const v1::VerifyBlobResponse& 
 
 std::string EvictJson(const std::string& digest, const v1::EvictBlobResponse& response) {
   return Text({{"digest", digest}, {"freed_bytes", response.freed_bytes()}});
+}
+
+std::string RecipeJson(const std::string& digest, const std::string& file, size_t bytes) {
+  return Text({{"digest", digest}, {"file", file}, {"bytes", bytes}});
+}
+
+std::string HintListJson(const std::vector<v1::HintStatus>& hints) {
+  Json list = Json::array();
+  for (const v1::HintStatus& hint : hints) {
+    Json json = {{"id", hint.id()},
+                 {"reference", hint.reference()},
+                 {"manifest_digest", hint.manifest_digest()},
+                 {"state", HintStateText(hint.state())},
+                 {"error", nullptr},
+                 {"total_bytes", hint.total_bytes()},
+                 {"present_bytes", hint.present_bytes()}};
+    if (hint.has_error()) {
+      json["error"] = {{"code", hint.error().code()}, {"message", hint.error().message()}};
+    }
+    list.push_back(std::move(json));
+  }
+  return Text({{"hints", std::move(list)}});
 }
 
 std::string PinJson(const std::string& digest, Pinned pinned) {

@@ -4,10 +4,11 @@
 #include <vector>
 
 #include "sluice/v1/admin.pb.h"
+#include "sluice/v1/prefetch.pb.h"
 
 // Answers for scripts: one JSON object and a newline. Field names are those of the messages in admin.proto
-// (snake_case), numbers are numbers, and "served" is an object by source: {"local": {"reads", "bytes"}, ...}.
-// Fields are only ever added.
+// and prefetch.proto (snake_case), numbers are numbers, and "served" is an object by source: {"local":
+// {"reads", "bytes"}, ...}. Fields are only ever added.
 
 namespace sluice::cli {
 
@@ -23,6 +24,11 @@ std::string BlobJson(const v1::BlobInfo& blob);
 std::string VerifyJson(const std::string& digest, const v1::VerifyBlobResponse& report);
 // {"digest", "freed_bytes"}
 std::string EvictJson(const std::string& digest, const v1::EvictBlobResponse& response);
+
+// {"digest", "file", "bytes"}
+std::string RecipeJson(const std::string& digest, const std::string& file, size_t bytes);
+// {"hints": [...]}; "state" is in lower case: "fetching"; "error" is {"code", "message"} or null.
+std::string HintListJson(const std::vector<v1::HintStatus>& hints);
 
 enum class Pinned { kNo, kYes };
 // {"digest", "pinned"}

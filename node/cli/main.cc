@@ -15,6 +15,9 @@ void AddGlobalFlags(CLI::App& app, GlobalFlags& flags) {
   app.add_option("--socket", flags.socket, "The daemon's API socket")
       ->envname("SLUICE_API_SOCKET")
       ->capture_default_str();
+  app.add_option("--prefetch-socket", flags.prefetch_socket,
+                 "The daemon's socket for hints (default: prefetch.sock beside --socket)")
+      ->envname("SLUICE_API_PREFETCH_SOCKET");
   app.add_option("--timeout", flags.timeout,
                  "The longest that a call to the daemon may take, e.g. 500ms, 30s, 5m (default: by command)");
   static const std::map<std::string, OutputFormat> kFormats = {{"table", OutputFormat::kTable},
@@ -48,6 +51,7 @@ int Main(int argc, char** argv) {
   AddGlobalFlags(app, invocation.flags);
   AddImageCommands(app, invocation);
   AddMountCommands(app, invocation);
+  AddPrefetchCommands(app, invocation);
   AddStatusCommand(app, invocation);
   AddBlobCommands(app, invocation);
   AddConfigCommands(app, invocation);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
@@ -135,6 +136,24 @@ std::string BlobDetails(const v1::BlobInfo& blob) {
     absl::StrAppend(&text, "origin       ", origin.registry(), "/", origin.repository(), "\n");
   }
   return text;
+}
+
+std::string HintStateText(v1::HintState state) {
+  const std::string name = v1::HintState_Name(state);
+  const size_t prefix = sizeof("HINT_STATE_") - 1;
+  return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
+}
+
+std::string HintTable(const std::vector<v1::HintStatus>& hints) {
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::HintStatus& hint : hints) {
+    // Until the image is known there is nothing to have a share of.
+    const bool known = !hint.manifest_digest().empty();
+    rows.push_back({hint.id(), hint.reference(), HintStateText(hint.state()),
+                    known ? BytesText(hint.total_bytes()) : "-",
+                    known ? ShareText(hint.present_bytes(), hint.total_bytes()) : "-"});
+  }
+  return FormatTable({"ID", "IMAGE", "STATE", "SIZE", "PRESENT"}, rows);
 }
 
 std::string VerifyText(const std::string& digest, const v1::VerifyBlobResponse& report) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "sluice/v1/admin.pb.h"
+#include "sluice/v1/prefetch.pb.h"
 
 // Answers as people read them. The layout may change; scripts use --output json.
 
@@ -18,6 +19,9 @@ std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::Moun
 std::string MountTable(const std::vector<v1::MountInfo>& mounts);
 std::string BlobTable(const std::vector<v1::BlobInfo>& blobs);
 std::string BlobDetails(const v1::BlobInfo& blob);
+// "fetching"
+std::string HintStateText(v1::HintState state);
+std::string HintTable(const std::vector<v1::HintStatus>& hints);
 std::string VerifyText(const std::string& digest, const v1::VerifyBlobResponse& report);
 
 }  // namespace sluice::cli

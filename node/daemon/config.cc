@@ -264,6 +264,10 @@ std::string Config::ApiSocketPath() const {
   return api_socket.empty() ? runtime_dir + "/api.sock" : api_socket;
 }
 
+std::string Config::PrefetchSocketPath() const {
+  return api_prefetch_socket.empty() ? runtime_dir + "/prefetch.sock" : api_prefetch_socket;
+}
+
 std::string Config::DockerConfigPath() const {
   if (!origin_docker_config.empty()) return origin_docker_config;
   if (const char* folder = std::getenv("DOCKER_CONFIG")) return std::string(folder) + "/config.json";
@@ -290,6 +294,10 @@ const std::vector<Setting>& Settings() {
       Text("operations.listen", &Config::operations_listen,
            "host:port of /metrics, /livez and /readyz; empty is off"),
       Text("api.socket", &Config::api_socket, "unix socket of the gRPC API; empty is api.sock in runtimeDir"),
+      Text("api.prefetchSocket", &Config::api_prefetch_socket,
+           "unix socket of the hints' API, mode 0660; empty is prefetch.sock in runtimeDir"),
+      Text("api.prefetchGroup", &Config::api_prefetch_group,
+           "group that may give hints, by name or number; empty is sluiced's own"),
       Text("cluster.listen", &Config::cluster_listen,
            "host:port where other nodes get what is here; empty is off"),
       List("cluster.members", &Config::cluster_members,
@@ -339,6 +347,19 @@ const std::vector<Setting>& Settings() {
   return *settings;
 }
 
+namespace {
+
+// What no single setting shows.
+absl::Status CheckTogether(const Config& config) {
+  if (config.PrefetchSocketPath() == config.ApiSocketPath()) {
+    return absl::InvalidArgumentError(absl::StrCat("api.socket and api.prefetchSocket are both ",
+                                                   config.ApiSocketPath(), "; each needs a path of its own"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<Config> LoadConfig(const ConfigSources& sources) {
   Config config;
   if (!sources.file.empty()) {
@@ -356,6 +377,8 @@ absl::StatusOr<Config> LoadConfig(const ConfigSources& sources) {
     const absl::Status set = SetFromText(*setting, value, "--set " + key, config);
     if (!set.ok()) return set;
   }
+  const absl::Status together = CheckTogether(config);
+  if (!together.ok()) return together;
   return config;
 }
 

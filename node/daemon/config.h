@@ -24,6 +24,8 @@ struct Config {
 
   std::string operations_listen = "127.0.0.1:9464";  // metrics and health; "" turns it off
   std::string api_socket;                            // "" is <runtimeDir>/api.sock
+  std::string api_prefetch_socket;                   // "" is <runtimeDir>/prefetch.sock
+  std::string api_prefetch_group;                    // name or number; "" is the daemon's own
 
   std::string cluster_listen;                // host:port for other nodes; "" turns it off
   std::vector<std::string> cluster_members;  // host:port
@@ -59,6 +61,7 @@ struct Config {
 
   // What follows from others when it is not set.
   std::string ApiSocketPath() const;
+  std::string PrefetchSocketPath() const;
   // Empty if there is neither $DOCKER_CONFIG nor $HOME.
   std::string DockerConfigPath() const;
 };

@@ -1,5 +1,6 @@
 #include "node/daemon/daemon.h"
 
+#include <grp.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,12 +14,15 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "api/admin_service.h"
 #include "api/grpc_server.h"
 #include "api/http/http_server.h"
 #include "api/http/metrics.h"
 #include "api/http/operations_routes.h"
 #include "api/http/peer_routes.h"
+#include "api/prefetch_service.h"
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
@@ -30,6 +34,7 @@
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
 #include "node/daemon/peer_documents.h"
+#include "node/daemon/prefetcher.h"
 #include "ondemand/backend.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
@@ -107,6 +112,27 @@ BlobCacheLimits CacheLimitsOf(const Config& config) {
   return limits;
 }
 
+// Errors: InvalidArgument.
+absl::StatusOr<gid_t> FindGroup(const std::string& name) {
+  uint32_t number = 0;
+  if (absl::SimpleAtoi(name, &number)) return static_cast<gid_t>(number);
+  std::vector<char> buffer(1 << 20);  // of the group with its members
+  group entry{};
+  group* found = nullptr;
+  const int error = getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
+  if (found) return found->gr_gid;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "there is no group \"", name, "\" on this host", error == 0 ? "" : ": ",
+      error == 0 ? "" : std::strerror(error), "; name one that there is, or make it with groupadd"));
+}
+
+template <typename Service>
+std::vector<std::unique_ptr<api::GrpcService>> OneService(std::unique_ptr<Service> service) {
+  std::vector<std::unique_ptr<api::GrpcService>> services;
+  services.push_back(std::move(service));
+  return services;
+}
+
 std::set<Digest> FilesOf(const MountTable& table) {
   std::set<Digest> files;
   for (const MountEntry& entry : table.entries()) {
@@ -133,6 +159,7 @@ class Daemon::Node {
   absl::Status OpenDoor();
   absl::Status Serve();
   absl::Status ServePeers();
+  absl::Status ServeHints();
   void CheckFilesLater();
   void Stop();
 
@@ -147,6 +174,7 @@ class Daemon::Node {
   std::unique_ptr<p2p::AllowList> allowed_;
   std::unique_ptr<AsioExecutor> core_;
   std::unique_ptr<AsioExecutor> io_;
+  std::unique_ptr<AsioExecutor> hints_;  // where images that are hinted at are looked up
   std::unique_ptr<index::DiskStore> store_;
   std::unique_ptr<p2p::RegistryClient> registry_;
   std::unique_ptr<p2p::OriginSource> origin_;
@@ -165,6 +193,7 @@ class Daemon::Node {
   // The store's callbacks come on its own threads, before there is a mounter and after it has gone.
   std::mutex mounter_mutex_;
   std::unique_ptr<Mounter> mounter_;
+  std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<BlobAdmin> blob_admin_;
   std::unique_ptr<StatusAdmin> status_admin_;
   std::unique_ptr<api::Metrics> metrics_;
@@ -172,6 +201,7 @@ class Daemon::Node {
   std::unique_ptr<NodePeerDocuments> given_documents_;
   std::unique_ptr<api::HttpServer> peer_http_;
   std::unique_ptr<api::GrpcServer> grpc_;
+  std::unique_ptr<api::GrpcServer> hints_grpc_;
   std::atomic<bool> ready_{false};
 };
 
@@ -369,16 +399,44 @@ absl::Status Daemon::Node::Serve() {
   }
   api::GrpcServerOptions options;
   options.socket_path = config_.ApiSocketPath();
-  grpc_ =
-      std::make_unique<api::GrpcServer>(options, api::AdminBackend{*status_admin_, *mounter_, *blob_admin_});
-  const absl::Status status = grpc_->Start();
+  grpc_ = std::make_unique<api::GrpcServer>(
+      options, OneService(std::make_unique<api::AdminService>(
+                   api::AdminBackend{*status_admin_, *mounter_, *blob_admin_}, api::AdminServiceLimits{})));
+  absl::Status status = grpc_->Start();
   if (!status.ok())
     return absl::Status(status.code(), absl::StrCat("api.socket: ", std::string(status.message())));
+  status = ServeHints();
+  if (!status.ok()) return status;
   grpc_->SetHealth(api::GrpcServer::Health::kServing);
+  hints_grpc_->SetHealth(api::GrpcServer::Health::kServing);
   CheckFilesLater();
   ready_ = true;
   spdlog::info("ready; API on {}", options.socket_path);
   return absl::OkStatus();
+}
+
+absl::Status Daemon::Node::ServeHints() {
+  Prefetcher::Limits limits;
+  limits.ranges.step_timeout = config_.fetch_timeout;
+  hints_ = std::make_unique<AsioExecutor>("hints", limits.resolving_max);
+  prefetcher_ = std::make_unique<Prefetcher>(
+      Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_}, limits);
+  api::GrpcServerOptions options;
+  options.socket_path = config_.PrefetchSocketPath();
+  options.access = api::SocketAccess::kOwnerAndGroup;
+  if (!config_.api_prefetch_group.empty()) {
+    const absl::StatusOr<gid_t> group = FindGroup(config_.api_prefetch_group);
+    if (!group.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("api.prefetchGroup: ", std::string(group.status().message())));
+    }
+    options.group = *group;
+  }
+  hints_grpc_ = std::make_unique<api::GrpcServer>(options, OneService(std::make_unique<api::PrefetchService>(
+                                                               *prefetcher_, api::PrefetchServiceLimits{})));
+  const absl::Status status = hints_grpc_->Start();
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat("api.prefetchSocket: ", std::string(status.message())));
 }
 
 void Daemon::Node::CheckFilesLater() {
@@ -391,16 +449,20 @@ void Daemon::Node::CheckFilesLater() {
 void Daemon::Node::Stop() {
   ready_ = false;
   if (mounter_) mounter_->Cancel();
+  if (hints_grpc_) hints_grpc_->Stop(kStopGrace);
+  if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
   if (peer_http_) peer_http_->Stop();
   if (members_) members_->Stop();
   if (mounter_) mounter_->Stop();
+  if (hints_) hints_->Stop();
   // The loop ends first: nothing may start another fetch once the registry client goes.
   if (core_) core_->Stop();
   if (peer_client_) peer_client_->Stop();
   registry_.reset();
   if (io_) io_->Stop();
+  prefetcher_.reset();
   fills_.reset();
   cache_.reset();
   if (store_) store_->Stop();

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "p2p/recipe/recipe.h"
 
 namespace sluice {
 namespace {
@@ -47,6 +48,27 @@ absl::StatusOr<api::BlobInfo> BlobAdmin::GetBlob(const Digest& digest) {
   const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
   if (!info.ok()) return info.status();
   return Describe(*info);
+}
+
+absl::StatusOr<std::string> BlobAdmin::GetBlobRecipe(const Digest& digest) {
+  const std::shared_ptr<Blob> blob = store_.Find(digest);
+  if (!blob) return store_.Stat(digest).status();
+  const BlobSpec& spec = blob->spec();
+  // The root alone is the recipe of a blob of one chunk.
+  if (spec.root && blob->geometry().chunk_count() == 1) {
+    return p2p::Recipe{spec.digest, spec.size, spec.chunk_size, *spec.root, {}}.EncodeTorrent();
+  }
+  absl::StatusOr<std::string> bytes = store_.GetRecipe(digest);
+  if (bytes.ok()) {
+    const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
+    if (recipe.ok() && recipe->IsBoundBy(spec)) return bytes;
+  } else if (!absl::IsNotFound(bytes.status())) {
+    return bytes.status();
+  }
+  return absl::NotFoundError(absl::StrCat(
+      "blob ", digest.ToString(), " has no recipe on this node; ",
+      spec.root ? "mount an image that it belongs to, so that it is fetched with it"
+                : "push its image again with \"sluice image push\", which attaches one, and mount that"));
 }
 
 absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, Instant) {

@@ -10,6 +10,7 @@
 #include "api/grpc_server.h"
 #include "sluice/v1/admin.grpc.pb.h"
 #include "tests/unit/api/fake_admin_backend.h"
+#include "tests/unit/api/one_service.h"
 #include "tests/unit/api/temp_dir.h"
 
 namespace sluice::api {
@@ -29,8 +30,8 @@ class AdminServiceTest : public ::testing::Test {
     limits.fill_poll_interval = std::chrono::milliseconds(1);
     stub_.reset();
     server_.reset();
-    server_ = std::make_unique<GrpcServer>(
-        GrpcServerOptions{.socket_path = dir_.File("api.sock"), .service = limits}, backend_.ports());
+    server_ = std::make_unique<GrpcServer>(GrpcServerOptions{.socket_path = dir_.File("api.sock")},
+                                           AdminOver(backend_.ports(), limits));
     ASSERT_TRUE(server_->Start().ok());
     stub_ = v1::AdminService::NewStub(
         grpc::CreateChannel("unix:" + dir_.File("api.sock"), grpc::InsecureChannelCredentials()));

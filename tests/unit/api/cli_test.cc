@@ -15,6 +15,7 @@
 
 #include "api/grpc_server.h"
 #include "tests/unit/api/fake_admin_backend.h"
+#include "tests/unit/api/one_service.h"
 #include "tests/unit/api/temp_dir.h"
 
 namespace sluice::api {
@@ -44,9 +45,8 @@ class CliTest : public ::testing::Test {
  protected:
   void Serve() {
     server_ = std::make_unique<GrpcServer>(
-        GrpcServerOptions{.socket_path = socket_,
-                          .service = {.fill_poll_interval = std::chrono::milliseconds(1)}},
-        backend_.ports());
+        GrpcServerOptions{.socket_path = socket_},
+        AdminOver(backend_.ports(), {.fill_poll_interval = std::chrono::milliseconds(1)}));
     ASSERT_TRUE(server_->Start().ok());
   }
 

@@ -29,6 +29,7 @@ class FakeAdminBackend final : public StatusBackend, public MountBackend, public
   std::map<Digest, BlobInfo> blobs;
   VerifyReport verify_report;
   uint64_t evict_freed_bytes = 0;
+  std::string recipe;
   // What every call but GetFillProgress answers, if it is not OK.
   absl::Status failure;
   // What one GetFillProgress after the other answers; the last one again and again.
@@ -117,6 +118,12 @@ class FakeAdminBackend final : public StatusBackend, public MountBackend, public
     absl::Status found = Record("GetBlob", digest);
     if (!found.ok()) return found;
     return blobs[digest];
+  }
+
+  absl::StatusOr<std::string> GetBlobRecipe(const Digest& digest) override {
+    absl::Status found = Record("GetBlobRecipe", digest);
+    if (!found.ok()) return found;
+    return recipe;
   }
 
   absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, Instant) override {

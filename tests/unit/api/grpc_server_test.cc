@@ -15,6 +15,7 @@
 
 #include "sluice/v1/admin.grpc.pb.h"
 #include "tests/unit/api/fake_admin_backend.h"
+#include "tests/unit/api/one_service.h"
 #include "tests/unit/api/temp_dir.h"
 
 namespace sluice::api {
@@ -46,7 +47,7 @@ class GrpcServerTest : public ::testing::Test {
  protected:
   std::unique_ptr<GrpcServer> MakeServer(SocketAccess access = SocketAccess::kOwner) {
     return std::make_unique<GrpcServer>(GrpcServerOptions{.socket_path = path_, .access = access},
-                                        backend_.ports());
+                                        AdminOver(backend_.ports()));
   }
 
   // The first answer to one raw message; these services come without headers of their own.
@@ -153,7 +154,7 @@ TEST_F(GrpcServerTest, AFileThatIsNoSocketIsLeftAlone) {
 
 TEST_F(GrpcServerTest, BadPathsAreRefusedWithTheReason) {
   const auto start = [this](const std::string& path) {
-    return GrpcServer({.socket_path = path}, backend_.ports()).Start();
+    return GrpcServer({.socket_path = path}, AdminOver(backend_.ports())).Start();
   };
   EXPECT_EQ(start("").code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(start("api.sock").code(), absl::StatusCode::kInvalidArgument);

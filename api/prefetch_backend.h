@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "node/digest.h"
+#include "node/geometry.h"
+
+// What the daemon gives to sluice.v1.PrefetchService: one port, in plain types.
+
+namespace sluice::api {
+
+inline constexpr size_t kHintIdBytesMax = 128;
+inline constexpr size_t kHintRangesMax = 256;    // of one hint
+inline constexpr size_t kHintsPerCallMax = 100;  // submitted, watched or cancelled
+
+struct HintPlatform {
+  std::string os;            // not empty
+  std::string architecture;  // not empty
+  std::string variant;       // empty if it does not matter
+
+  friend bool operator==(const HintPlatform&, const HintPlatform&) = default;
+};
+
+// A part of a blob that a hint wants.
+struct HintRange {
+  Digest blob;
+  ByteRange range;  // not empty; its end does not overflow
+
+  friend auto operator<=>(const HintRange&, const HintRange&) = default;
+};
+
+// A hint as it is submitted.
+struct HintSpec {
+  std::string id;                          // 1 to kHintIdBytesMax bytes
+  std::string reference;                   // not empty
+  std::optional<HintPlatform> platform{};  // the node's own if absent
+  std::vector<HintRange> ranges{};         // none: all of the image; at most kHintRangesMax
+};
+
+enum class HintState { kQueued, kResolving, kFetching, kCompleted, kCancelled, kFailed };
+inline bool IsOver(HintState state) {
+  return state >= HintState::kCompleted;
+}
+
+struct HintStatus {
+  std::string id;
+  std::string reference;           // with its defaults written out
+  std::optional<Digest> manifest;  // absent until it is resolved
+  HintState state = HintState::kQueued;
+  absl::Status error;        // of kFailed; in kResolving and kFetching that of the latest try
+  uint64_t total_bytes = 0;  // 0 until it is resolved
+  uint64_t present_bytes = 0;
+
+  friend bool operator==(const HintStatus&, const HintStatus&) = default;
+};
+
+enum class SubmitOutcome { kAccepted, kKnown, kRefused };
+
+struct SubmitResult {
+  SubmitOutcome outcome = SubmitOutcome::kAccepted;
+  absl::Status error;  // of kRefused
+  HintStatus status;   // but for kRefused
+};
+
+// Port: hints. None of its calls waits for disk or network: WatchHints takes a snapshot several times a
+// second for every watcher.
+//
+// Thread-safe. A status that is not OK reaches the user as it is, so its message says what failed, on what,
+// and what to do.
+class PrefetchBackend {
+ public:
+  virtual ~PrefetchBackend() = default;
+
+  // One result for each hint, in their order. Errors: InvalidArgument (a reference is malformed; then none of
+  // them is taken). In a result: PermissionDenied (not on the allow-list), AlreadyExists (the id has another
+  // content), ResourceExhausted (too many are under way).
+  virtual absl::StatusOr<std::vector<SubmitResult>> SubmitHints(const std::vector<HintSpec>& hints) = 0;
+
+  // In the order of the ids. Errors: NotFound (one of them is not known).
+  virtual absl::StatusOr<std::vector<HintStatus>> GetHints(const std::vector<std::string>& ids) = 0;
+
+  // Ends those that are not over; the hints as they are then, in the order of the ids. Errors: NotFound (one
+  // of them is not known; then none is ended).
+  virtual absl::StatusOr<std::vector<HintStatus>> CancelHints(const std::vector<std::string>& ids) = 0;
+};
+
+}  // namespace sluice::api

@@ -1,0 +1,181 @@
+#include "api/prefetch_service.h"
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "api/proto_conversion.h"
+#include "sluice/v1/prefetch.grpc.pb.h"
+
+namespace sluice::api {
+namespace {
+
+// One WatchHints stream. Owns itself until gRPC is done with it.
+//
+// Its callbacks never overlap: a write or an alarm is set by the one before it.
+class HintWatch final : public grpc::ServerWriteReactor<v1::WatchHintsResponse> {
+ public:
+  struct Shared {
+    PrefetchBackend& backend;
+    const Duration interval;
+    std::atomic<int> count{0};
+    std::atomic<bool> ending{false};
+  };
+
+  HintWatch(Shared& shared, grpc::CallbackServerContext& context, std::vector<std::string> ids)
+      : shared_(shared), context_(context), open_(std::move(ids)) {
+    ++shared_.count;
+  }
+  ~HintWatch() override { --shared_.count; }
+
+  void Poll() {
+    if (context_.IsCancelled()) return Finish(grpc::Status::CANCELLED);
+    if (shared_.ending.load()) return Finish(ToGrpc(absl::UnavailableError("the node is shutting down")));
+    absl::StatusOr<std::vector<HintStatus>> hints = shared_.backend.GetHints(open_);
+    if (!hints.ok()) return Finish(ToGrpc(hints.status()));
+
+    response_.Clear();
+    for (const HintStatus& hint : *hints) {
+      // One that is over does not change any more, and may be forgotten.
+      if (IsOver(hint.state)) std::erase(open_, hint.id);
+      AddIfChanged(hint);
+    }
+    if (response_.hints_size() > 0) return StartWrite(&response_);
+    PollLaterOrFinish();
+  }
+
+ private:
+  void AddIfChanged(const HintStatus& hint) {
+    const auto [it, is_new] = seen_.try_emplace(hint.id, hint);
+    if (!is_new && it->second == hint) return;
+    it->second = hint;
+    ToProto(hint, *response_.add_hints());
+  }
+
+  void PollLaterOrFinish() {
+    if (open_.empty()) return Finish(grpc::Status::OK);
+    // A new alarm each time: the one whose callback is running keeps itself alive until it returns.
+    alarm_.emplace();
+    alarm_->Set(std::chrono::system_clock::now() +
+                    std::chrono::duration_cast<std::chrono::system_clock::duration>(shared_.interval),
+                [this](bool) { Poll(); });
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status::CANCELLED);
+    PollLaterOrFinish();
+  }
+  void OnDone() override { delete this; }
+
+  Shared& shared_;
+  grpc::CallbackServerContext& context_;
+  std::vector<std::string> open_;  // ids of hints that were not over when they were last looked at
+  absl::flat_hash_map<std::string, HintStatus> seen_;
+  v1::WatchHintsResponse response_;  // the one being written
+  std::optional<grpc::Alarm> alarm_;
+};
+
+// A stream that ends with an error before its first message.
+class RefusedWatch final : public grpc::ServerWriteReactor<v1::WatchHintsResponse> {
+ public:
+  explicit RefusedWatch(const absl::Status& status) { Finish(ToGrpc(status)); }
+
+ private:
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+class PrefetchService::Impl final : public v1::PrefetchService::CallbackService {
+ public:
+  using Context = grpc::CallbackServerContext;
+  using Reactor = grpc::ServerUnaryReactor;
+
+  Impl(PrefetchBackend& backend, PrefetchServiceLimits limits)
+      : backend_(backend), limits_(limits), watches_{.backend = backend, .interval = limits.poll_interval} {}
+
+  void EndWatches() { watches_.ending = true; }
+
+  Reactor* SubmitHints(Context* context, const v1::SubmitHintsRequest* request,
+                       v1::SubmitHintsResponse* response) override {
+    return Answer(context, Submit(*request, *response));
+  }
+
+  grpc::ServerWriteReactor<v1::WatchHintsResponse>* WatchHints(
+      Context* context, const v1::WatchHintsRequest* request) override {
+    absl::StatusOr<std::vector<std::string>> ids = HintIdsFrom(*request);
+    if (!ids.ok()) return new RefusedWatch(ids.status());
+    if (watches_.count.load() >= limits_.watches_max) {
+      return new RefusedWatch(absl::ResourceExhaustedError(
+          absl::StrCat(limits_.watches_max, " calls of WatchHints are under way already; try again later")));
+    }
+    auto* watch = new HintWatch(watches_, *context, *std::move(ids));
+    watch->Poll();
+    return watch;
+  }
+
+  Reactor* CancelHints(Context* context, const v1::CancelHintsRequest* request,
+                       v1::CancelHintsResponse* response) override {
+    return Answer(context, Cancel(*request, *response));
+  }
+
+ private:
+  static Reactor* Answer(Context* context, const absl::Status& status) {
+    Reactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpc(status));
+    return reactor;
+  }
+
+  absl::Status Submit(const v1::SubmitHintsRequest& request, v1::SubmitHintsResponse& response) {
+    const absl::StatusOr<std::vector<HintSpec>> hints = FromProto(request);
+    if (!hints.ok()) return hints.status();
+    const absl::StatusOr<std::vector<SubmitResult>> results = backend_.SubmitHints(*hints);
+    if (!results.ok()) return results.status();
+    for (size_t i = 0; i < results->size(); ++i) {
+      v1::SubmitResult& result = *response.add_results();
+      result.set_id((*hints)[i].id);
+      ToProto((*results)[i], result);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Cancel(const v1::CancelHintsRequest& request, v1::CancelHintsResponse& response) {
+    const absl::StatusOr<std::vector<std::string>> ids = HintIdsFrom(request);
+    if (!ids.ok()) return ids.status();
+    const absl::StatusOr<std::vector<HintStatus>> hints = backend_.CancelHints(*ids);
+    if (!hints.ok()) return hints.status();
+    for (const HintStatus& hint : *hints) ToProto(hint, *response.add_hints());
+    return absl::OkStatus();
+  }
+
+  PrefetchBackend& backend_;
+  const PrefetchServiceLimits limits_;
+  HintWatch::Shared watches_;
+};
+
+PrefetchService::PrefetchService(PrefetchBackend& backend, PrefetchServiceLimits limits)
+    : impl_(std::make_unique<Impl>(backend, limits)) {}
+
+PrefetchService::~PrefetchService() = default;
+
+grpc::Service& PrefetchService::service() {
+  return *impl_;
+}
+
+const char* PrefetchService::name() const {
+  return v1::PrefetchService::service_full_name();
+}
+
+void PrefetchService::EndWatches() {
+  impl_->EndWatches();
+}
+
+void PrefetchService::Stop() {}
+
+}  // namespace sluice::api

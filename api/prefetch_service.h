@@ -1,0 +1,40 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+
+#include "api/grpc_service.h"
+#include "api/prefetch_backend.h"
+#include "node/executor.h"
+
+namespace sluice::api {
+
+struct PrefetchServiceLimits {
+  int watches_max = 64;  // WatchHints streams at once; beyond: RESOURCE_EXHAUSTED
+  Duration poll_interval = std::chrono::milliseconds(250);
+};
+
+// sluice.v1.PrefetchService over the backend: checks requests and streams progress. What a watcher has not
+// read yet is not kept: it gets the latest state when it reads on.
+//
+// Thread-safe.
+class PrefetchService final : public GrpcService {
+ public:
+  // The backend outlives the service.
+  PrefetchService(PrefetchBackend& backend, PrefetchServiceLimits limits);
+  // REQUIRES: the server that it was registered with has been shut down
+  ~PrefetchService() override;
+  PrefetchService(const PrefetchService&) = delete;
+  PrefetchService& operator=(const PrefetchService&) = delete;
+
+  grpc::Service& service() override;
+  const char* name() const override;
+  void EndWatches() override;
+  void Stop() override;
+
+ private:
+  class Impl;
+  const std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice::api

@@ -1,0 +1,72 @@
+#include "node/cli/daemon_socket.h"
+
+#include <errno.h>
+#include <grpcpp/grpcpp.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "node/cli/exit_code.h"
+
+namespace sluice::cli {
+namespace {
+
+// Of one answer: a page of a thousand blobs, every mount of a busy node, or a recipe.
+constexpr int kReceiveBytesMax = 16 << 20;
+
+// Asks the socket itself first: gRPC would say no more than "failed to connect".
+absl::Status CheckSocket(const std::string& path, const std::string& flag) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, " \"", path, "\" has ", path.size(),
+                                                   " bytes; a socket's path has 1 to ",
+                                                   sizeof(address.sun_path) - 1));
+  }
+  std::copy(path.begin(), path.end(), address.sun_path);
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return absl::ErrnoToStatus(errno, "cannot create a socket");
+  const int error =
+      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
+  ::close(fd);
+  if (error == 0) return absl::OkStatus();
+  const std::string what = absl::StrCat("cannot reach the daemon on ", path, ": ", strerror(error));
+  if (error == EACCES || error == EPERM) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(what, ". Run this as root, or as a user who may open it"));
+  }
+  return DaemonUnreachable(absl::StrCat(
+      what, ". Start it with `systemctl start sluiced` or `sluiced`, or name its socket with ", flag));
+}
+
+}  // namespace
+
+absl::StatusOr<DaemonSocket> ConnectSocket(const GlobalFlags& flags, const std::string& path,
+                                           const std::string& flag) {
+  DaemonSocket socket;
+  if (!flags.timeout.empty()) {
+    socket.timeout.emplace();
+    if (!absl::ParseDuration(flags.timeout, &*socket.timeout) || *socket.timeout <= absl::ZeroDuration()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--timeout \"", flags.timeout, "\" is no duration; write it as 500ms, 30s, 5m or 1h"));
+    }
+  }
+  if (absl::Status status = CheckSocket(path, flag); !status.ok()) return status;
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kReceiveBytesMax);
+  // A proxy of the environment has no business with a local socket.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  socket.channel = grpc::CreateCustomChannel("unix:" + path, grpc::InsecureChannelCredentials(), arguments);
+  return socket;
+}
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  // The codes of absl and gRPC are the same numbers: both are google.rpc.Code.
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+}  // namespace sluice::cli

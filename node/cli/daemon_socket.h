@@ -1,0 +1,33 @@
+#pragma once
+
+#include <grpcpp/channel.h>
+#include <grpcpp/support/status.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "node/cli/invocation.h"
+
+// What all clients of the daemon do to reach it.
+
+namespace sluice::cli {
+
+// A way to call the daemon, and the longest that a call may take if --timeout says so.
+struct DaemonSocket {
+  std::shared_ptr<grpc::Channel> channel;
+  std::optional<absl::Duration> timeout;
+};
+
+// `flag` is the one that names the socket, "--socket", for messages. Errors: DaemonUnreachable (no socket, or
+// nobody listens), PermissionDenied (the socket may not be opened), InvalidArgument (the path, --timeout).
+absl::StatusOr<DaemonSocket> ConnectSocket(const GlobalFlags& flags, const std::string& path,
+                                           const std::string& flag);
+
+// Same code, same message.
+absl::Status FromGrpc(const grpc::Status& status);
+
+}  // namespace sluice::cli

@@ -1,0 +1,94 @@
+#include "node/cli/prefetch_client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <filesystem>
+#include <optional>
+#include <utility>
+
+#include "node/cli/daemon_socket.h"
+#include "sluice/v1/prefetch.grpc.pb.h"
+
+namespace sluice::cli {
+namespace {
+
+constexpr absl::Duration kCallTimeout = absl::Seconds(30);
+
+std::string PrefetchSocket(const GlobalFlags& flags) {
+  if (!flags.prefetch_socket.empty()) return flags.prefetch_socket;
+  return (std::filesystem::path(flags.socket).parent_path() / "prefetch.sock").string();
+}
+
+}  // namespace
+
+class PrefetchClient::Channel {
+ public:
+  explicit Channel(const DaemonSocket& socket)
+      : timeout_(socket.timeout), stub_(v1::PrefetchService::NewStub(socket.channel)) {}
+
+  v1::PrefetchService::Stub& stub() { return *stub_; }
+
+  void SetDeadline(grpc::ClientContext& context, absl::Duration by_default) const {
+    const absl::Duration timeout = timeout_.value_or(by_default);
+    if (timeout != absl::InfiniteDuration()) context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  }
+
+ private:
+  const std::optional<absl::Duration> timeout_;
+  const std::unique_ptr<v1::PrefetchService::Stub> stub_;
+};
+
+absl::StatusOr<PrefetchClient> PrefetchClient::Connect(const GlobalFlags& flags) {
+  const absl::StatusOr<DaemonSocket> socket =
+      ConnectSocket(flags, PrefetchSocket(flags), "--prefetch-socket");
+  if (!socket.ok()) return socket.status();
+  return PrefetchClient(std::make_unique<Channel>(*socket));
+}
+
+PrefetchClient::PrefetchClient(std::unique_ptr<Channel> channel) : channel_(std::move(channel)) {}
+PrefetchClient::PrefetchClient(PrefetchClient&&) noexcept = default;
+PrefetchClient::~PrefetchClient() = default;
+
+absl::StatusOr<v1::HintStatus> PrefetchClient::Submit(const v1::Hint& hint) {
+  grpc::ClientContext context;
+  channel_->SetDeadline(context, kCallTimeout);
+  v1::SubmitHintsRequest request;
+  *request.add_hints() = hint;
+  v1::SubmitHintsResponse response;
+  const grpc::Status status = channel_->stub().SubmitHints(&context, request, &response);
+  if (!status.ok()) return FromGrpc(status);
+  if (response.results_size() != 1) return absl::InternalError("the daemon did not answer for the hint");
+  const v1::SubmitResult& result = response.results(0);
+  if (result.has_error()) {
+    return absl::Status(static_cast<absl::StatusCode>(result.error().code()), result.error().message());
+  }
+  return result.status();
+}
+
+absl::Status PrefetchClient::Watch(const std::vector<std::string>& ids, Interrupt& interrupt,
+                                   const std::function<void(const v1::WatchHintsResponse&)>& on_progress) {
+  grpc::ClientContext context;
+  channel_->SetDeadline(context, absl::InfiniteDuration());
+  v1::WatchHintsRequest request;
+  request.mutable_ids()->Add(ids.begin(), ids.end());
+  auto stream = channel_->stub().WatchHints(&context, request);
+  interrupt.Call([&context] { context.TryCancel(); });
+  v1::WatchHintsResponse response;
+  while (stream->Read(&response)) on_progress(response);
+  const grpc::Status status = stream->Finish();
+  interrupt.Call(nullptr);
+  return FromGrpc(status);
+}
+
+absl::StatusOr<std::vector<v1::HintStatus>> PrefetchClient::Cancel(const std::vector<std::string>& ids) {
+  grpc::ClientContext context;
+  channel_->SetDeadline(context, kCallTimeout);
+  v1::CancelHintsRequest request;
+  request.mutable_ids()->Add(ids.begin(), ids.end());
+  v1::CancelHintsResponse response;
+  const grpc::Status status = channel_->stub().CancelHints(&context, request, &response);
+  if (!status.ok()) return FromGrpc(status);
+  return std::vector<v1::HintStatus>(response.hints().begin(), response.hints().end());
+}
+
+}  // namespace sluice::cli

@@ -1,0 +1,220 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "node/cli/commands.h"
+#include "node/cli/exit_code.h"
+#include "node/cli/interrupt.h"
+#include "node/cli/json_report.h"
+#include "node/cli/prefetch_client.h"
+#include "node/cli/table_report.h"
+#include "node/image/progress.h"
+
+namespace sluice::cli {
+namespace {
+
+struct SubmitFlags {
+  std::string reference;
+  std::string id;
+  std::string platform;
+  std::vector<std::string> ranges;
+  bool detach = false;
+};
+
+std::string NewId() {
+  std::random_device random;
+  return absl::StrFormat("cli-%08x%08x", random(), random());
+}
+
+// DIGEST:OFFSET+LENGTH. Errors: InvalidArgument.
+absl::StatusOr<v1::BlobRange> ParseRange(const std::string& text) {
+  v1::BlobRange range;
+  const size_t colon = text.rfind(':'), plus = text.rfind('+');
+  uint64_t offset = 0, length = 0;
+  if (colon == std::string::npos || plus == std::string::npos || plus < colon ||
+      !absl::SimpleAtoi(text.substr(colon + 1, plus - colon - 1), &offset) ||
+      !absl::SimpleAtoi(text.substr(plus + 1), &length)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--range \"", text, "\": write it as sha256:<64 hexadecimal digits>:OFFSET+LENGTH"));
+  }
+  range.set_digest(text.substr(0, colon));
+  range.set_offset(offset);
+  range.set_length(length);
+  return range;
+}
+
+absl::StatusOr<v1::Hint> HintOf(const SubmitFlags& flags) {
+  v1::Hint hint;
+  hint.set_id(flags.id.empty() ? NewId() : flags.id);
+  hint.set_reference(flags.reference);
+  if (!flags.platform.empty()) {
+    const std::vector<std::string> parts = absl::StrSplit(flags.platform, '/');
+    if (parts.size() < 2 || parts.size() > 3) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--platform \"", flags.platform, "\": write it as os/architecture[/variant]"));
+    }
+    hint.mutable_platform()->set_os(parts[0]);
+    hint.mutable_platform()->set_architecture(parts[1]);
+    if (parts.size() == 3) hint.mutable_platform()->set_variant(parts[2]);
+  }
+  if (flags.ranges.empty()) hint.mutable_all();
+  for (const std::string& text : flags.ranges) {
+    absl::StatusOr<v1::BlobRange> range = ParseRange(text);
+    if (!range.ok()) return range.status();
+    *hint.mutable_ranges()->add_ranges() = *std::move(range);
+  }
+  return hint;
+}
+
+// The state of hints as WatchHints's messages build it up; shown as a bar if stderr is a terminal.
+class HintView {
+ public:
+  ~HintView() { progress_->End(); }
+
+  void Update(const v1::WatchHintsResponse& changes) {
+    for (const v1::HintStatus& hint : changes.hints()) hints_[hint.id()] = hint;
+    uint64_t total = 0, present = 0;
+    for (const auto& [id, hint] : hints_) {
+      total += hint.total_bytes();
+      present += hint.present_bytes();
+    }
+    // Sizes become known one after the other.
+    if (!begun_ || total != total_) progress_->Begin(total == 0 ? "looking up" : "prefetching", total);
+    begun_ = true;
+    total_ = total;
+    progress_->Advance(present);
+  }
+
+  std::vector<v1::HintStatus> hints() const {
+    std::vector<v1::HintStatus> list;
+    for (const auto& [id, hint] : hints_) list.push_back(hint);
+    return list;
+  }
+
+  // Errors: what the hints that failed said, with the code of the first; Cancelled if one was.
+  absl::Status Result() const {
+    std::vector<std::string> reasons;
+    absl::StatusCode code = absl::StatusCode::kOk;
+    for (const auto& [id, hint] : hints_) {
+      if (hint.state() == v1::HINT_STATE_FAILED) {
+        if (reasons.empty()) code = static_cast<absl::StatusCode>(hint.error().code());
+        reasons.push_back(absl::StrCat("hint ", id, " failed: ", hint.error().message()));
+      } else if (hint.state() == v1::HINT_STATE_CANCELLED) {
+        if (reasons.empty()) code = absl::StatusCode::kCancelled;
+        reasons.push_back(absl::StrCat("hint ", id, " was cancelled"));
+      }
+    }
+    return absl::Status(code, absl::StrJoin(reasons, "; "));
+  }
+
+ private:
+  const std::unique_ptr<ProgressSink> progress_ = MakeProgress(ProgressStyle::kBar);
+  std::map<std::string, v1::HintStatus> hints_;
+  bool begun_ = false;
+  uint64_t total_ = 0;
+};
+
+void Print(const std::vector<v1::HintStatus>& hints, OutputFormat output) {
+  std::fputs((output == OutputFormat::kJson ? HintListJson(hints) : HintTable(hints)).c_str(), stdout);
+}
+
+absl::Status Follow(PrefetchClient& client, Interrupt& interrupt, const std::vector<std::string>& ids,
+                    OutputFormat output) {
+  std::vector<v1::HintStatus> hints;
+  absl::Status result;
+  {
+    HintView view;
+    const absl::Status watched = client.Watch(
+        ids, interrupt, [&view](const v1::WatchHintsResponse& changes) { view.Update(changes); });
+    const std::string names = absl::StrJoin(ids, " ");
+    if (interrupt.received() && !watched.ok()) {
+      return absl::CancelledError(absl::StrCat("interrupted; the hint goes on. `sluice prefetch watch ",
+                                               names, "` follows it, `sluice prefetch cancel ", names,
+                                               "` ends it"));
+    }
+    if (!watched.ok()) return Annotate(watched, absl::StrCat("cannot watch ", names));
+    hints = view.hints();
+    result = view.Result();
+  }
+  Print(hints, output);
+  return result;
+}
+
+absl::Status RunSubmit(const GlobalFlags& flags, const SubmitFlags& submit) {
+  const std::string what = absl::StrCat("cannot prefetch ", submit.reference);
+  const absl::StatusOr<v1::Hint> hint = HintOf(submit);
+  if (!hint.ok()) return Annotate(hint.status(), what);
+  Interrupt interrupt;
+  absl::StatusOr<PrefetchClient> client = PrefetchClient::Connect(flags);
+  if (!client.ok()) return client.status();
+  const absl::StatusOr<v1::HintStatus> status = client->Submit(*hint);
+  if (!status.ok()) return Annotate(status.status(), what);
+  if (!submit.detach) return Follow(*client, interrupt, {hint->id()}, flags.output);
+  Print({*status}, flags.output);
+  return absl::OkStatus();
+}
+
+absl::Status RunWatch(const GlobalFlags& flags, const std::vector<std::string>& ids) {
+  Interrupt interrupt;
+  absl::StatusOr<PrefetchClient> client = PrefetchClient::Connect(flags);
+  if (!client.ok()) return client.status();
+  return Follow(*client, interrupt, ids, flags.output);
+}
+
+absl::Status RunCancel(const GlobalFlags& flags, const std::vector<std::string>& ids) {
+  absl::StatusOr<PrefetchClient> client = PrefetchClient::Connect(flags);
+  if (!client.ok()) return client.status();
+  const absl::StatusOr<std::vector<v1::HintStatus>> hints = client->Cancel(ids);
+  if (!hints.ok()) return Annotate(hints.status(), absl::StrCat("cannot cancel ", absl::StrJoin(ids, " ")));
+  Print(*hints, flags.output);
+  return absl::OkStatus();
+}
+
+using IdsCommand = absl::Status (*)(const GlobalFlags&, const std::vector<std::string>& ids);
+
+void AddIdsCommand(CLI::App& prefetch, Invocation& invocation, const char* name, const char* help,
+                   IdsCommand command) {
+  CLI::App* added = prefetch.add_subcommand(name, help);
+  auto ids = std::make_shared<std::vector<std::string>>();
+  added->add_option("ID", *ids, "Of hints, as they were submitted")->required();
+  added->callback([&invocation, ids, command] {
+    invocation.run = [&invocation, ids, command] { return command(invocation.flags, *ids); };
+  });
+}
+
+}  // namespace
+
+void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
+  CLI::App* prefetch = app.add_subcommand("prefetch", "Bring images in before they are mounted");
+  prefetch->require_subcommand(1);
+  CLI::App* submit = prefetch->add_subcommand(
+      "submit", "Hint at an image and wait until it is there; shows progress on a terminal");
+  auto flags = std::make_shared<SubmitFlags>();
+  submit->add_option("REF", flags->reference, "The image: registry/repository:tag or ...@sha256:...")
+      ->required();
+  submit->add_option("--id", flags->id, "The hint's name (default: a new one)");
+  submit->add_option("--platform", flags->platform,
+                     "os/architecture[/variant] (default: that of the daemon)");
+  submit
+      ->add_option("--range", flags->ranges,
+                   "Only these bytes, as sha256:...:OFFSET+LENGTH; may be given more than once")
+      ->allow_extra_args(false);
+  submit->add_flag("--detach", flags->detach, "Do not wait");
+  submit->callback([&invocation, flags] {
+    invocation.run = [&invocation, flags] { return RunSubmit(invocation.flags, *flags); };
+  });
+  AddIdsCommand(*prefetch, invocation, "watch", "Wait until hints are over; shows progress on a terminal",
+                RunWatch);
+  AddIdsCommand(*prefetch, invocation, "cancel", "End hints; what has arrived stays", RunCancel);
+}
+
+}  // namespace sluice::cli

@@ -1,0 +1,430 @@
+#include "node/daemon/prefetcher.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+
+namespace sluice {
+namespace {
+
+// Part of a blob that a hint brings in.
+struct Target {
+  Blob::Lease lease;
+  std::vector<ChunkSpan> spans;     // what of it is wanted
+  std::unique_ptr<RangeFill> fill;  // null: BackgroundFill brings it in whole
+  bool complete = false;
+};
+
+// Guarded by the mutex of the core, but for what is constant.
+struct Hint {
+  api::HintSpec spec;  // constant; the reference is canonical, the ranges are sorted
+  p2p::Platform platform;
+  FillOwner owner{};
+  std::atomic<bool> cancelled{false};  // also read by who prepares the image
+
+  api::HintStatus status;
+  std::optional<Instant> resolve_by{};  // since its turn has come
+  Duration retry_after{};
+  std::optional<Blob::Lease> bootstrap{};
+  std::vector<Target> targets{};
+  size_t incomplete = 0;  // targets
+
+  bool over() const { return api::IsOver(status.state); }
+};
+using HintPtr = std::shared_ptr<Hint>;
+
+p2p::Platform PlatformOf(const api::HintSpec& spec) {
+  if (!spec.platform) return p2p::Platform::Host();
+  return {spec.platform->os, spec.platform->architecture, spec.platform->variant, {}};
+}
+
+// Whether what failed like this may succeed by itself.
+bool MayPass(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kAlreadyExists:
+      return false;
+    default:
+      return true;
+  }
+}
+
+absl::Status CheckRanges(const api::HintSpec& hint, const p2p::LazyImage& image) {
+  for (const api::HintRange& range : hint.ranges) {
+    const auto blob = std::find_if(image.blobs.begin(), image.blobs.end(),
+                                   [&](const BlobSpec& spec) { return spec.digest == range.blob; });
+    if (blob == image.blobs.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("blob ", range.blob.ToString(), " is none of the image's"));
+    }
+    if (range.range.end() > blob->size) {
+      return absl::InvalidArgumentError(absl::StrCat("bytes ", range.range.offset, "+", range.range.length,
+                                                     " are not within blob ", range.blob.ToString(), " of ",
+                                                     blob->size, " bytes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// What of the blob the hint wants; empty if nothing.
+std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob) {
+  if (hint.ranges.empty()) return {blob.geometry().All()};
+  std::vector<ByteRange> ranges;
+  for (const api::HintRange& range : hint.ranges) {
+    if (range.blob == blob.digest()) ranges.push_back(range.range);
+  }
+  return ChunksTouched(blob.geometry(), std::move(ranges));
+}
+
+// In what the new hint of an id differs from the one that is known; empty if in nothing.
+std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::Platform& platform) {
+  if (known.spec.reference != spec.reference)
+    return absl::StrCat("another image (", known.spec.reference, ", not ", spec.reference, ")");
+  if (known.platform != platform) {
+    return absl::StrCat("another platform (", known.platform.ToString(), ", not ", platform.ToString(), ")");
+  }
+  if (known.spec.ranges != spec.ranges) {
+    return known.spec.ranges.empty() || spec.ranges.empty()
+               ? "another scope (one is for all of the image, the other for ranges)"
+               : "other ranges";
+  }
+  return "";
+}
+
+absl::Status Unknown(const std::string& id) {
+  return absl::NotFoundError(absl::StrCat(
+      "hint \"", id, "\" is not known; a node forgets hints when it restarts, and old ones that are over"));
+}
+
+}  // namespace
+
+class Prefetcher::Core : public std::enable_shared_from_this<Core> {
+ public:
+  Core(Parts parts, Limits limits) : parts_(parts), limits_(limits) {}
+
+  void Stop();
+  absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(const std::vector<api::HintSpec>& specs);
+  absl::StatusOr<std::vector<api::HintStatus>> GetHints(const std::vector<std::string>& ids);
+  absl::StatusOr<std::vector<api::HintStatus>> CancelHints(const std::vector<std::string>& ids);
+
+ private:
+  // --- With mutex_ held.
+  api::SubmitResult Take(api::HintSpec spec);
+  absl::StatusOr<std::vector<HintPtr>> FindAll(const std::vector<std::string>& ids) const;
+  api::HintStatus Describe(const Hint& hint) const;
+  void ResolveNext();
+  void BeginFetch(const HintPtr& hint, PreparedImage prepared);
+  void TryAgainOrFail(const HintPtr& hint, const absl::Status& status);
+  void End(Hint& hint, api::HintState state, absl::Status error);
+  void LetGo(Hint& hint);
+  void Remember(const std::string& id);
+
+  // --- On the blocking threads.
+  void Resolve(const HintPtr& hint);
+  absl::StatusOr<PreparedImage> Prepare(const HintPtr& hint);
+
+  // --- On the core loop.
+  void OnTry(const HintPtr& hint, size_t target, const absl::Status& status);
+  void ResolveAgain(const HintPtr& hint);
+
+  // Constant after construction.
+  const Parts parts_;
+  const Limits limits_;
+
+  // Taken before BackgroundFill's.
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  bool stopped_ = false;
+  absl::flat_hash_map<std::string, HintPtr> hints_;  // by id
+  std::deque<std::string> ended_;                    // ids, the oldest first
+  std::deque<HintPtr> queue_;                        // to be resolved
+  int resolving_ = 0;                                // under way
+};
+
+// ------------------------------------------------------------------------------------------------ calls
+
+absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::Core::SubmitHints(
+    const std::vector<api::HintSpec>& specs) {
+  std::vector<absl::StatusOr<std::string>> references;
+  for (const api::HintSpec& spec : specs) {
+    references.push_back(parts_.preparer.Check(spec.reference));
+    if (absl::IsInvalidArgument(references.back().status())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("hint \"", spec.id, "\": ", references.back().status().message()));
+    }
+  }
+  std::vector<api::SubmitResult> results;
+  std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (!references[i].ok()) {
+      results.push_back({api::SubmitOutcome::kRefused, references[i].status(), {}});
+      continue;
+    }
+    api::HintSpec spec = specs[i];
+    spec.reference = *references[i];
+    std::sort(spec.ranges.begin(), spec.ranges.end());
+    results.push_back(Take(std::move(spec)));
+  }
+  ResolveNext();
+  return results;
+}
+
+api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec) {
+  p2p::Platform platform = PlatformOf(spec);
+  const auto known = hints_.find(spec.id);
+  if (known != hints_.end()) {
+    const std::string difference = Difference(*known->second, spec, platform);
+    if (difference.empty()) return {api::SubmitOutcome::kKnown, {}, Describe(*known->second)};
+    return {
+        api::SubmitOutcome::kRefused,
+        absl::AlreadyExistsError(absl::StrCat("hint \"", spec.id, "\" is known already, with ", difference)),
+        {}};
+  }
+  if (hints_.size() - ended_.size() >= limits_.live_max || stopped_) {
+    return {api::SubmitOutcome::kRefused,
+            absl::ResourceExhaustedError(absl::StrCat("hint \"", spec.id, "\": ", limits_.live_max,
+                                                      " hints are under way already; try again later")),
+            {}};
+  }
+  const auto hint = std::make_shared<Hint>();
+  hint->status.id = spec.id;
+  hint->status.reference = spec.reference;
+  hint->spec = std::move(spec);
+  hint->platform = std::move(platform);
+  hint->owner = parts_.fills.NewOwner();
+  hint->retry_after = limits_.retry_first;
+  hints_.emplace(hint->spec.id, hint);
+  queue_.push_back(hint);
+  spdlog::info("hint {}: {}", hint->spec.id, hint->spec.reference);
+  return {api::SubmitOutcome::kAccepted, {}, Describe(*hint)};
+}
+
+absl::StatusOr<std::vector<HintPtr>> Prefetcher::Core::FindAll(const std::vector<std::string>& ids) const {
+  std::vector<HintPtr> found;
+  for (const std::string& id : ids) {
+    const auto hint = hints_.find(id);
+    if (hint == hints_.end()) return Unknown(id);
+    found.push_back(hint->second);
+  }
+  return found;
+}
+
+absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::GetHints(const std::vector<std::string>& ids) {
+  std::lock_guard lock(mutex_);
+  const absl::StatusOr<std::vector<HintPtr>> hints = FindAll(ids);
+  if (!hints.ok()) return hints.status();
+  std::vector<api::HintStatus> out;
+  for (const HintPtr& hint : *hints) out.push_back(Describe(*hint));
+  return out;
+}
+
+absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::CancelHints(
+    const std::vector<std::string>& ids) {
+  std::lock_guard lock(mutex_);
+  const absl::StatusOr<std::vector<HintPtr>> hints = FindAll(ids);
+  if (!hints.ok()) return hints.status();
+  std::vector<api::HintStatus> out;
+  for (const HintPtr& hint : *hints) {
+    if (!hint->over()) End(*hint, api::HintState::kCancelled, absl::OkStatus());
+    out.push_back(Describe(*hint));
+  }
+  return out;
+}
+
+api::HintStatus Prefetcher::Core::Describe(const Hint& hint) const {
+  api::HintStatus status = hint.status;
+  if (status.state != api::HintState::kFetching) return status;
+  status.present_bytes = 0;
+  for (const Target& target : hint.targets)
+    status.present_bytes += PresentBytesOf(target.lease.blob(), target.spans);
+  return status;
+}
+
+// -------------------------------------------------------------------------------------------- resolving
+
+void Prefetcher::Core::ResolveNext() {
+  while (!stopped_ && resolving_ < limits_.resolving_max && !queue_.empty()) {
+    const HintPtr hint = std::move(queue_.front());
+    queue_.pop_front();
+    ++resolving_;
+    hint->status.state = api::HintState::kResolving;
+    if (!hint->resolve_by) hint->resolve_by = parts_.clock.Now() + limits_.resolve_max;
+    parts_.blocking.Post([self = shared_from_this(), hint] { self->Resolve(hint); });
+  }
+}
+
+void Prefetcher::Core::Resolve(const HintPtr& hint) {
+  absl::StatusOr<PreparedImage> prepared = Prepare(hint);
+  std::lock_guard lock(mutex_);
+  --resolving_;
+  // One that was cancelled meanwhile is over.
+  if (!stopped_ && !hint->over()) {
+    if (prepared.ok()) {
+      BeginFetch(hint, *std::move(prepared));
+    } else {
+      TryAgainOrFail(hint, prepared.status());
+    }
+  }
+  ResolveNext();
+}
+
+absl::StatusOr<PreparedImage> Prefetcher::Core::Prepare(const HintPtr& hint) {
+  if (hint->cancelled) return absl::CancelledError("the hint was cancelled");
+  const absl::StatusOr<ResolvedImage> image = parts_.preparer.Resolve(hint->spec.reference, hint->platform);
+  if (!image.ok()) return image.status();
+  const absl::Status checked = CheckRanges(hint->spec, image->image);
+  if (!checked.ok()) return checked;
+  PrepareBounds bounds{.deadline = {}, .cancelled = hint->cancelled};
+  {
+    std::lock_guard lock(mutex_);
+    hint->status.manifest = image->manifest;
+    bounds.deadline = *hint->resolve_by;
+  }
+  return parts_.preparer.Prepare(*image, bounds);
+}
+
+void Prefetcher::Core::TryAgainOrFail(const HintPtr& hint, const absl::Status& status) {
+  const Instant next = parts_.clock.Now() + hint->retry_after;
+  if (!MayPass(status) || next >= *hint->resolve_by) return End(*hint, api::HintState::kFailed, status);
+  hint->status.error = status;
+  hint->retry_after = std::min(hint->retry_after * 2, limits_.retry_max);
+  spdlog::warn("hint {}: trying {} again: {}", hint->spec.id, hint->spec.reference, status.ToString());
+  parts_.core.PostAt(next, [self = shared_from_this(), hint] { self->ResolveAgain(hint); });
+}
+
+void Prefetcher::Core::ResolveAgain(const HintPtr& hint) {
+  std::lock_guard lock(mutex_);
+  if (stopped_ || hint->over()) return;
+  queue_.push_back(hint);
+  ResolveNext();
+}
+
+// --------------------------------------------------------------------------------------------- fetching
+
+void Prefetcher::Core::BeginFetch(const HintPtr& hint, PreparedImage prepared) {
+  hint->status.state = api::HintState::kFetching;
+  hint->status.error = absl::OkStatus();
+  hint->bootstrap = std::move(prepared.bootstrap);
+  for (Blob::Lease& lease : prepared.blobs) {
+    std::vector<ChunkSpan> spans = SpansOf(hint->spec, lease.blob());
+    if (spans.empty()) continue;
+    hint->status.total_bytes += BytesOf(lease.blob().geometry(), spans);
+    hint->targets.push_back({std::move(lease), std::move(spans), nullptr});
+  }
+  hint->incomplete = hint->targets.size();
+  if (hint->incomplete == 0) return End(*hint, api::HintState::kCompleted, absl::OkStatus());
+  for (size_t i = 0; i < hint->targets.size(); ++i) {
+    Target& target = hint->targets[i];
+    const std::weak_ptr<Core> weak = weak_from_this();
+    const auto on_try = [weak, hint, i](const absl::Status& status) {
+      if (const auto self = weak.lock()) self->OnTry(hint, i, status);
+    };
+    const Digest digest = target.lease.blob().digest();
+    if (hint->spec.ranges.empty()) {
+      parts_.fills.Start(digest, FetchClass::kHint, hint->owner, on_try);
+    } else {
+      target.fill = std::make_unique<RangeFill>(RangeFill::Parts{parts_.clock, parts_.core, parts_.cache},
+                                                limits_.ranges, target.lease.shared(), target.spans, on_try);
+    }
+  }
+}
+
+void Prefetcher::Core::OnTry(const HintPtr& hint, size_t target, const absl::Status& status) {
+  std::lock_guard lock(mutex_);
+  if (stopped_ || hint->over() || hint->targets[target].complete) return;
+  if (!status.ok()) {
+    if (!MayPass(status)) return End(*hint, api::HintState::kFailed, status);
+    hint->status.error = status;
+    return;
+  }
+  hint->status.error = absl::OkStatus();
+  hint->targets[target].complete = true;
+  if (--hint->incomplete == 0) End(*hint, api::HintState::kCompleted, absl::OkStatus());
+}
+
+// ----------------------------------------------------------------------------------------------- ending
+
+void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error) {
+  hint.status.present_bytes = Describe(hint).present_bytes;
+  hint.status.state = state;
+  hint.status.error = std::move(error);
+  LetGo(hint);
+  std::erase_if(queue_, [&](const HintPtr& queued) { return queued.get() == &hint; });
+  Remember(hint.spec.id);
+  const auto result = state == api::HintState::kCompleted   ? HintResult::kCompleted
+                      : state == api::HintState::kCancelled ? HintResult::kCancelled
+                                                            : HintResult::kFailed;
+  parts_.telemetry.prefetch_hints[static_cast<size_t>(result)].Add();
+  if (result == HintResult::kFailed) {
+    spdlog::warn("hint {} failed: {}", hint.spec.id, hint.status.error.ToString());
+  } else {
+    spdlog::info("hint {} is {}: {} of {} bytes present", hint.spec.id,
+                 result == HintResult::kCompleted ? "complete" : "cancelled", hint.status.present_bytes,
+                 hint.status.total_bytes);
+  }
+}
+
+void Prefetcher::Core::LetGo(Hint& hint) {
+  hint.cancelled = true;
+  if (hint.spec.ranges.empty()) {
+    for (const Target& target : hint.targets) parts_.fills.Stop(target.lease.blob().digest(), hint.owner);
+  }
+  hint.targets.clear();
+  hint.bootstrap.reset();
+}
+
+void Prefetcher::Core::Remember(const std::string& id) {
+  ended_.push_back(id);
+  if (ended_.size() <= limits_.ended_max) return;
+  hints_.erase(ended_.front());
+  ended_.pop_front();
+}
+
+void Prefetcher::Core::Stop() {
+  std::lock_guard lock(mutex_);
+  stopped_ = true;
+  queue_.clear();
+  for (const auto& [id, hint] : hints_) LetGo(*hint);
+}
+
+// ----------------------------------------------------------------------------------------------- facade
+
+Prefetcher::Prefetcher(Parts parts, Limits limits) : core_(std::make_shared<Core>(parts, limits)) {}
+
+Prefetcher::~Prefetcher() {
+  Stop();
+}
+
+void Prefetcher::Stop() {
+  core_->Stop();
+}
+
+absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::SubmitHints(
+    const std::vector<api::HintSpec>& hints) {
+  return core_->SubmitHints(hints);
+}
+
+absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::GetHints(const std::vector<std::string>& ids) {
+  return core_->GetHints(ids);
+}
+
+absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::CancelHints(const std::vector<std::string>& ids) {
+  return core_->CancelHints(ids);
+}
+
+}  // namespace sluice

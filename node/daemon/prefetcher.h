@@ -1,0 +1,68 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "api/prefetch_backend.h"
+#include "node/blob_cache.h"
+#include "node/daemon/background_fill.h"
+#include "node/daemon/image_preparer.h"
+#include "node/daemon/range_fill.h"
+#include "node/executor.h"
+#include "node/telemetry.h"
+
+namespace sluice {
+
+// Takes hints and brings in what they name, ahead of a mount. While a hint fetches, nothing of its image is
+// evicted; once it is over, it holds nothing.
+//
+// A hint ends for good when its image can't be had; what may pass (a registry that is away, a full disk) is
+// tried again: for `resolve_max` while the image is looked up, and from then on for as long as the hint
+// stands.
+//
+// Thread-safe.
+class Prefetcher final : public api::PrefetchBackend {
+ public:
+  struct Parts {
+    const Clock& clock;
+    Executor& core;      // serial
+    Executor& blocking;  // at least `resolving_max` threads, which may block on registry and disk
+    BlobCache& cache;
+    BackgroundFill& fills;
+    ImagePreparer& preparer;
+    Telemetry& telemetry;
+  };
+  struct Limits {
+    size_t live_max = 256;    // hints that are not over; beyond: ResourceExhausted
+    size_t ended_max = 1024;  // hints that are over and remembered; beyond, the oldest is forgotten
+    int resolving_max = 2;    // images looked up at once
+    Duration resolve_max = std::chrono::minutes(10);  // of one image, from its turn on
+    Duration retry_first = std::chrono::seconds(1);   // of looking an image up
+    Duration retry_max = std::chrono::seconds(60);
+    RangeFill::Limits ranges = {};
+  };
+
+  // The parts outlive this and the tasks that it has posted.
+  Prefetcher(Parts parts, Limits limits);
+  ~Prefetcher() override;
+  Prefetcher(const Prefetcher&) = delete;
+  Prefetcher& operator=(const Prefetcher&) = delete;
+
+  // Lets go of all hints without ending them, and makes what blocks end soon. Idempotent.
+  void Stop();
+
+  absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(
+      const std::vector<api::HintSpec>& hints) override;
+  absl::StatusOr<std::vector<api::HintStatus>> GetHints(const std::vector<std::string>& ids) override;
+  absl::StatusOr<std::vector<api::HintStatus>> CancelHints(const std::vector<std::string>& ids) override;
+
+ private:
+  class Core;
+  const std::shared_ptr<Core> core_;
+};
+
+}  // namespace sluice

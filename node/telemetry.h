@@ -77,6 +77,9 @@ struct Telemetry {
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
   Gauge swarm_peers;                                        // sluice_swarm_peers
+  Gauge swarm_torrents;                                     // sluice_swarm_torrents
+  Counter swarm_bad_pieces;                                 // sluice_swarm_bad_pieces_total
+  Counter swarm_banned_peers;                               // sluice_swarm_banned_peers_total
 
   std::array<Counter, kSourceKindCount>
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot

@@ -84,6 +84,9 @@ struct Telemetry {
   std::array<Counter, kPeerAnswerCount> peer_answers;       // sluice_peer_requests_total{role,result}
   Gauge members;                                            // other nodes that are known
   Gauge swarm_peers;                                        // sluice_swarm_peers
+  Gauge swarm_torrents;                                     // sluice_swarm_torrents
+  Counter swarm_bad_pieces;                                 // sluice_swarm_bad_pieces_total
+  Counter swarm_banned_peers;                               // sluice_swarm_banned_peers_total
 
   std::array<Counter, kSourceKindCount>
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot

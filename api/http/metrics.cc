@@ -164,6 +164,13 @@ void AddPeers(Families& to, const Telemetry& t) {
   }
   AddGauge(to, "sluice_cluster_members", "Other nodes of the cluster that this one knows.", t.members);
   AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", t.swarm_peers);
+  AddGauge(to, "sluice_swarm_torrents", "Blobs that the swarm takes in or gives to other nodes.",
+           t.swarm_torrents);
+  AddCounter(to, "sluice_swarm_bad_pieces_total",
+             "Pieces received by the swarm that were not what their recipe promises.", t.swarm_bad_pieces);
+  AddCounter(to, "sluice_swarm_banned_peers_total",
+             "Times that another node was refused for some minutes because of what it sent to the swarm.",
+             t.swarm_banned_peers);
 }
 
 void AddOndemand(Families& to, const Telemetry& t, const KeeperCounts& keeper, std::string_view backend) {

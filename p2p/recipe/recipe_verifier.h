@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "node/chunk_verifier.h"
 #include "node/recipe_store.h"
+#include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe.h"
 
 namespace sluice::p2p {
@@ -23,8 +24,10 @@ inline constexpr uint64_t kRecipeCacheBytesDefault = 16 << 20;
 // calling thread, so call it on the I/O pool.
 class RecipeVerifier final : public ChunkVerifier {
  public:
-  // `store` must outlive this.
-  explicit RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max = kRecipeCacheBytesDefault);
+  // `store` must outlive this, and so must `leaves`, which is given the leaves of each chunk that was
+  // verified and whose blob it watches; null: nobody wants them.
+  explicit RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max = kRecipeCacheBytesDefault,
+                          LeafCache* leaves = nullptr);
 
   absl::StatusOr<Evidence> Verify(const Blob& blob, ChunkIndex index,
                                   std::span<const std::byte> bytes) override;
@@ -51,6 +54,7 @@ class RecipeVerifier final : public ChunkVerifier {
   // Constant after construction.
   RecipeStore& store_;
   const uint64_t cache_bytes_max_;
+  LeafCache* const leaves_;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -42,10 +43,12 @@
 #include "p2p/cluster/peer_documents.h"
 #include "p2p/cluster/peer_source.h"
 #include "p2p/http/url.h"
+#include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
 #include "p2p/registry/allow_list.h"
 #include "p2p/registry/origin_source.h"
 #include "p2p/registry/registry_client.h"
+#include "p2p/swarm/swarm.h"
 
 namespace sluice {
 namespace {
@@ -155,6 +158,8 @@ class Daemon::Node {
 
  private:
   absl::Status FindMembers();
+  void MakeSwarm(const p2p::HostPort& self);
+  absl::Status StartSwarm();
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
   absl::Status Serve();
@@ -178,6 +183,7 @@ class Daemon::Node {
   std::unique_ptr<index::DiskStore> store_;
   std::unique_ptr<p2p::RegistryClient> registry_;
   std::unique_ptr<p2p::OriginSource> origin_;
+  p2p::LeafCache leaves_;
   std::unique_ptr<p2p::RecipeVerifier> verifier_;
   // The other nodes; none of these on a node without members.
   const std::string node_id_ = RandomNodeId();
@@ -186,6 +192,7 @@ class Daemon::Node {
   std::unique_ptr<p2p::PeerClient> peer_client_;
   std::unique_ptr<p2p::PeerSource> peers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
+  std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
@@ -226,16 +233,16 @@ absl::Status Daemon::Node::Start() {
   registry_ = std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_},
                                                     RegistryOptionsOf(config_));
   origin_ = std::make_unique<p2p::OriginSource>(*registry_, *store_);
-  verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_);
+  verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
   status = FindMembers();
   if (!status.ok()) return status;
   resolver_ =
       std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_, peer_documents_.get());
   std::vector<ChunkSource*> sources = {origin_.get()};
   if (peers_) sources.insert(sources.begin(), peers_.get());
-  cache_ = std::make_unique<BlobCache>(
-      BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, std::move(sources), telemetry_},
-      CacheLimitsOf(config_));
+  cache_ = std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_,
+                                                        std::move(sources), telemetry_, swarm_.get()},
+                                       CacheLimitsOf(config_));
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
@@ -255,6 +262,7 @@ absl::Status Daemon::Node::Start() {
   mounter_->Recover();
   status = OpenDoor();
   if (status.ok()) status = ServePeers();
+  if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
   return status;
 }
@@ -272,6 +280,7 @@ absl::Status Daemon::Node::FindMembers() {
     if (!member.ok()) return InSetting("cluster.members", member.status());
     options.configured.push_back(*member);
   }
+  if (config_.cluster_swarm && !config_.cluster_listen.empty()) MakeSwarm(options.self);
   options.refresh = config_.cluster_refresh;
   options.warn = Warn;
   options.on_change = [this](const p2p::Members::List& list) {
@@ -279,6 +288,9 @@ absl::Status Daemon::Node::FindMembers() {
     for (const p2p::Member& member : list) absl::StrAppend(&names, names.empty() ? "" : ", ", member.name);
     spdlog::info("{} other members: {}", list.size(), names);
     telemetry_.members.Set(static_cast<int64_t>(list.size()));
+    std::vector<std::string> addresses;
+    for (const p2p::Member& member : list) addresses.push_back(member.address.host);
+    if (swarm_) swarm_->SetPeers(addresses);
   };
   members_ = std::make_unique<p2p::Members>(std::move(options));
   p2p::PeerClientOptions client;
@@ -291,6 +303,36 @@ absl::Status Daemon::Node::FindMembers() {
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
   members_->Start();
+  return absl::OkStatus();
+}
+
+void Daemon::Node::MakeSwarm(const p2p::HostPort& self) {
+  p2p::SwarmOptions options;
+  options.listen_address = self.host;
+  options.port = static_cast<uint16_t>(config_.cluster_swarm_port);
+  options.torrents_max = config_.swarm_torrents_max;
+  std::lock_guard lock(mounter_mutex_);  // the store's callbacks look
+  swarm_ = std::make_unique<p2p::Swarm>(
+      p2p::Swarm::Parts{clock_, *store_, *store_, *store_, leaves_, telemetry_,
+                        [this](const Blob& blob) { return IsPublicSomewhere(blob, *store_); }, Warn},
+      std::move(options));
+}
+
+// Offers what is here whole, used last first.
+absl::Status Daemon::Node::StartSwarm() {
+  if (!swarm_) return absl::OkStatus();
+  if (const absl::Status started = swarm_->Start(*cache_); !started.ok())
+    return InSetting("cluster.swarmPort", started);
+  std::vector<index::BlobInfo> blobs = store_->List();
+  std::erase_if(blobs, [&](const index::BlobInfo& blob) { return !store_->IsSettled(blob.digest); });
+  std::sort(blobs.begin(), blobs.end(), [](const index::BlobInfo& a, const index::BlobInfo& b) {
+    return a.last_access_ms > b.last_access_ms;
+  });
+  if (blobs.size() > config_.swarm_torrents_max) blobs.resize(config_.swarm_torrents_max);
+  for (const index::BlobInfo& info : blobs) {
+    if (const std::shared_ptr<Blob> blob = store_->Find(info.digest)) swarm_->Seed(blob);
+  }
+  spdlog::info("the swarm is on port {}", config_.cluster_swarm_port);
   return absl::OkStatus();
 }
 
@@ -307,6 +349,7 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
       .on_revoke =
           [this](const Blob& blob) {
             std::lock_guard lock(mounter_mutex_);
+            if (swarm_) swarm_->Forget(blob.digest());
             if (mounter_) mounter_->OnBlobRevoked(blob);
           },
       .is_mounted = [files = FilesOf(table)](const Digest& digest) { return files.contains(digest); },
@@ -455,6 +498,7 @@ void Daemon::Node::Stop() {
   if (http_) http_->Stop();
   if (peer_http_) peer_http_->Stop();
   if (members_) members_->Stop();
+  if (swarm_) swarm_->Stop();
   if (mounter_) mounter_->Stop();
   if (hints_) hints_->Stop();
   // The loop ends first: nothing may start another fetch once the registry client goes.

@@ -96,6 +96,9 @@ class Swarm::Core {
     std::shared_ptr<SwarmTorrent> torrent;  // null: not added yet
     bool refused = false;                   // it can't be shared, as things stand
     Instant ask_again;                      // if it was refused
+    // The one chunk that the fill asks for itself while nothing of the blob has come: how it comes tells
+    // whether the blob may be shared.
+    std::optional<ChunkIndex> probe;
   };
   struct PieceProgress {
     int blocks = 0;
@@ -276,7 +279,7 @@ void Swarm::Core::Join(const Digest& digest) {
   if (!running_) return;
   {
     std::lock_guard lock(mutex_);
-    fills_.insert_or_assign(digest, Fill{Now(), nullptr, false, {}});
+    fills_.insert_or_assign(digest, Fill{Now(), nullptr, false, {}, {}});
   }
   Ask(digest, [](Wish& wish) { wish.fill = true; });
 }
@@ -297,8 +300,10 @@ bool Swarm::Core::Carries(const Digest& digest, ChunkIndex index) {
   const Instant now = Now();
   std::lock_guard lock(mutex_);
   const auto found = fills_.find(digest);
-  if (found == fills_.end() || found->second.refused) return false;
-  const Fill& fill = found->second;
+  if (found == fills_.end()) return false;
+  Fill& fill = found->second;
+  if (!fill.probe) fill.probe = index;
+  if (fill.refused) return index != *fill.probe && now < fill.joined + kJoinGrace && gate_.member_count() > 0;
   if (fill.torrent) return fill.torrent->Carries(index, fill.joined, now);
   return now < fill.joined + kJoinGrace && gate_.member_count() > 0;
 }
@@ -307,6 +312,11 @@ void Swarm::Core::Committed(const Digest& digest, ChunkIndex index) {
   std::shared_ptr<SwarmTorrent> torrent;
   {
     std::lock_guard lock(mutex_);
+    if (const auto fill = fills_.find(digest); fill != fills_.end() && fill->second.refused) {
+      fill->second.ask_again = std::min(fill->second.ask_again, Now());
+      woken_ = true;
+      changed_.notify_all();
+    }
     const auto found = torrents_.find(digest);
     if (found == torrents_.end()) return;
     torrent = found->second;
@@ -399,7 +409,9 @@ void Swarm::Core::AskAgain() {
 
 void Swarm::Core::EndFill(const Digest& digest) {
   const auto found = entries_.find(digest);
-  if (found == entries_.end() || found->second.torrent->role != Role::kFilling) return;
+  // A fill may be over before it was known whether the blob may be shared.
+  if (found == entries_.end()) return BeginSeed(digest);
+  if (found->second.torrent->role != Role::kFilling) return;
   found->second.torrent->role = Role::kSeeding;
   const std::shared_ptr<Blob> blob = parts_.store.Find(digest);
   if (blob && blob->presence().complete()) return;

@@ -43,13 +43,14 @@ sluice blob verify "$blob" >&2 || fail "the blob does not verify"
 [[ sha256:$(sha256sum "$data_dir/blobs/"*"${blob#sha256:}"* | cut -d' ' -f1) == "$blob" ]] || fail "the file differs"
 [[ $(checksum_of "$work/node3/mnt") == $(checksum_of "$work/tree") ]] || fail "the mounted tree differs"
 
+# Debian's python3-libtorrent belongs to Debian's Python.
 note "a plain client downloads it from the third"
 sluice blob recipe "$blob" -o "$work/blob.torrent"
-timeout 120 python3 "$e2e_dir/torrent_client.py" --torrent "$work/blob.torrent" --peer "127.0.0.3:$swarm_port" \
+timeout 120 /usr/bin/python3 "$e2e_dir/torrent_client.py" --torrent "$work/blob.torrent" --peer "127.0.0.3:$swarm_port" \
   --address "127.0.0.$members" --folder "$work/client" >&2 || fail "the client does not get the blob"
 [[ sha256:$(sha256sum "$work/client/${blob#sha256:}" | cut -d' ' -f1) == "$blob" ]] || fail "the client got other bytes"
 
 note "an address that is no member's gets nothing"
-! timeout 60 python3 "$e2e_dir/torrent_client.py" --torrent "$work/blob.torrent" --peer "127.0.0.3:$swarm_port" \
+! timeout 60 /usr/bin/python3 "$e2e_dir/torrent_client.py" --torrent "$work/blob.torrent" --peer "127.0.0.3:$swarm_port" \
   --address 127.0.0.9 --folder "$work/stranger" --seconds 5 >&2 || fail "a stranger was served"
 echo "$swarm of $size bytes by the swarm, $express by express"

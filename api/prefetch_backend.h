@@ -48,11 +48,11 @@ inline bool IsOver(HintState state) {
 }
 
 struct HintStatus {
-  std::string id;
-  std::string reference;           // with its defaults written out
-  std::optional<Digest> manifest;  // absent until it is resolved
+  std::string id{};
+  std::string reference{};           // with its defaults written out
+  std::optional<Digest> manifest{};  // absent until it is resolved
   HintState state = HintState::kQueued;
-  absl::Status error;        // of kFailed; in kResolving and kFetching that of the latest try
+  absl::Status error{};      // of kFailed; in kResolving and kFetching that of the latest try
   uint64_t total_bytes = 0;  // 0 until it is resolved
   uint64_t present_bytes = 0;
 

@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# A hint fills an image before it is mounted, whoever gives it, and the mount then asks the registry for no byte of it;
+# a hint is idempotent, can be cancelled half-way, is refused what is not allowed, and does not outlive the node.
+source "$(dirname "$0")/lib.sh"
+
+for tree in cli python slow; do
+  mkdir "$work/$tree"
+  python3 "$e2e_dir/make_tree.py" "$work/$tree" --bytes 24000000 --files 60 --seed "${#tree}"
+done
+start_registry
+for tree in cli python slow; do push_tree "$work/$tree" "$tree"; done
+stall=$work/stall
+python3 "$e2e_dir/stalling_proxy.py" "$registry" "$stall" >"$work/proxy" 2>"$work/proxy.log" &
+wait_until test -s "$work/proxy" || fail "the proxy does not start: $(cat "$work/proxy.log")"
+behind=$registry
+registry=127.0.0.1:$(<"$work/proxy")
+start_node 'api: {prefetchGroup: "65534"}'
+export TMPDIR=$work
+
+state_of() { jq -r '.hints[0].state' "$work/hint.json"; }
+# Debian's Python, which sees Debian's gRPC.
+client() { /usr/bin/python3 -B "$e2e_dir/hint_client.py" "$repository_root/api/proto" "$run_dir/prefetch.sock" "$@"; }
+
+# mounts_without_origin NAME: the mount and all reads of it while the registry answers for no blob.
+mounts_without_origin() {
+  local before after manifest_bytes
+  drop_page_cache
+  echo /blobs/ >"$stall"
+  manifest_bytes=$(registry=$behind manifest "$1" | wc -c)
+  before=$(metric sluice_origin_bytes_total)
+  mount_image "$1" "$work/mnt/$1"
+  reads_right "$work/$1" "$work/mnt/$1" || fail "the image that was hinted at is not all there: $(tail -n 3 "$work/compare.log")"
+  after=$(metric sluice_origin_bytes_total)
+  ((after - before <= manifest_bytes)) ||
+    fail "$((after - before)) bytes came from the registry for a manifest of $manifest_bytes"
+  rm -f "$stall"
+}
+
+note "the socket is for its group"
+[[ $(stat -c '%a %g' "$run_dir/prefetch.sock") == '660 65534' ]] || fail "$(stat -c '%a %g' "$run_dir/prefetch.sock")"
+
+note "the command line tool gives a hint and follows it to its end"
+sluice --output json prefetch submit "$registry/cli:1" --id first >"$work/hint.json"
+[[ $(state_of) == completed ]] || fail "the hint is $(state_of)"
+[[ $(jq '.hints[0] | .present_bytes == .total_bytes and .total_bytes > 20000000' "$work/hint.json") == true ]] ||
+  fail "not all is present: $(cat "$work/hint.json")"
+mounts_without_origin cli
+[[ $(metric sluice_prefetch_hints_total completed) == 1 ]] || fail "the hint was not counted"
+
+note "so does a client in Python"
+client submit second "$registry/python:1" >"$work/client.log" || fail "the client's hint failed: $(cat "$work/client.log")"
+grep -q '^COMPLETED' "$work/client.log" || fail "$(cat "$work/client.log")"
+mounts_without_origin python
+
+note "one id, one content"
+sluice --output json prefetch submit "$registry/cli:1" --id first --detach >"$work/hint.json"
+[[ $(state_of) == completed ]] || fail "a known hint is $(state_of)"
+expect_failure $exit_refused 'first.*another image.*cli:1.*python:1' sluice prefetch submit "$registry/python:1" --id first
+expect_failure $exit_refused 'another scope' sluice prefetch submit "$registry/cli:1" --id first --range "$(data_blob_of cli):0+1"
+
+note "what can't be"
+expect_failure $exit_refused 'allow' sluice prefetch submit registry.example/other/app:1
+expect_failure $exit_not_found 'failed.*missing' sluice prefetch submit "$registry/missing:1"
+expect_failure $exit_usage 'reference' sluice prefetch submit "$registry/UPPER:1"
+expect_failure $exit_usage 'not within' sluice prefetch submit "$registry/slow:1" --range "$(data_blob_of slow):0+99999999999"
+expect_failure $exit_usage 'id' sluice prefetch submit "$registry/slow:1" --id 'no blanks'
+expect_failure $exit_not_found 'nobody' sluice prefetch watch nobody
+expect_failure $exit_not_found 'nobody' sluice prefetch cancel nobody
+blob=$(data_blob_of slow)
+expect_failure $exit_not_found "$blob" sluice blob stat "$blob"
+
+note "parts of an image"
+sluice --output json prefetch submit "$registry/slow:1" --range "$blob:1000000+10" --range "$blob:1000100+10" >"$work/hint.json"
+[[ $(state_of) == completed ]] || fail "the hint is $(state_of)"
+present=$(sluice --output json blob stat "$blob" | jq .present_bytes)
+[[ $present == "$(jq '.hints[0].total_bytes' "$work/hint.json")" && $present -gt 0 && $present -lt 2000000 ]] ||
+  fail "$present bytes are present of a hint for $(jq '.hints[0].total_bytes' "$work/hint.json")"
+
+note "watchers that do not read, and a hint that is cancelled in the middle"
+echo "$blob" >"$stall"
+sluice --output json prefetch submit "$registry/slow:1" --id slow --detach >"$work/hint.json"
+mkfifo "$work/hold"
+client idle-watchers 50 slow <"$work/hold" >"$work/idle.log" 2>&1 &
+exec {hold}>"$work/hold"
+wait_until grep -q watching "$work/idle.log" || fail "the watchers do not watch: $(cat "$work/idle.log")"
+fetching() { [[ $(sluice --output json prefetch submit "$registry/slow:1" --id slow --detach | jq -r '.hints[0].state') == fetching ]]; }
+wait_until fetching || fail "the hint does not fetch"
+expect_failure $exit_refused 'use' sluice blob evict "$blob"
+sluice prefetch submit "$registry/slow:1" --id slow >"$work/waiting.log" 2>&1 &
+waiting=$!
+sleep 0.5
+alive "$waiting" || fail "it does not wait: $(cat "$work/waiting.log")"
+sluice --output json prefetch cancel slow >"$work/hint.json"
+[[ $(state_of) == cancelled ]] || fail "the hint is $(state_of)"
+sluice prefetch cancel slow >"$work/hint.log" || fail "cancelling twice is an error"
+status=0
+wait "$waiting" || status=$?
+[[ $status == "$exit_failed" ]] || fail "who waited for a cancelled hint ended with $status: $(cat "$work/waiting.log")"
+grep -q cancelled "$work/waiting.log" || fail "$(cat "$work/waiting.log")"
+exec {hold}>&-
+rm -f "$stall"
+not_in_use() { [[ $(sluice --output json blob stat "$blob" | jq .lease_count) == 0 ]]; }
+wait_until not_in_use || fail "a cancelled hint keeps its blob in use"
+after=$(sluice --output json blob stat "$blob" | jq .present_bytes)
+((after >= present)) || fail "what had arrived has gone"
+((after < $(manifest slow | jq '.layers[0].size'))) || fail "a cancelled fill went on to its end"
+[[ $(metric sluice_prefetch_hints_total cancelled) == 1 ]] || fail "it was not counted"
+
+note "Ctrl-C ends the waiting, not the hint"
+echo "$blob" >"$stall"
+# An interactive shell's child; a background job of a script ignores the signal.
+python3 -c 'import signal, os, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])' "$SLUICE_BIN/sluice" --socket "$run_dir/api.sock" \
+  prefetch submit "$registry/slow:1" --id again >"$work/waiting.log" 2>&1 &
+waiting=$!
+again_known() { sluice prefetch submit "$registry/slow:1" --id again --detach >"$work/hint.log" 2>&1; }
+sleep 1
+wait_until again_known || fail "the hint does not come"
+kill -INT "$waiting"
+wait_until gone "$waiting" || fail "it waits on"
+wait "$waiting" && fail "an interrupted wait looks like a success"
+grep -q 'goes on' "$work/waiting.log" || fail "$(cat "$work/waiting.log")"
+rm -f "$stall"
+sluice --output json prefetch watch again >"$work/hint.json" || fail "the hint did not go on"
+[[ $(state_of) == completed ]] || fail "the hint is $(state_of)"
+
+note "a blob's recipe is a torrent of it"
+sluice blob recipe "$blob" -o "$work/blob.torrent"
+head -c 1 "$work/blob.torrent" | cmp - <(printf d) || fail "it is none"
+sluice blob recipe "$blob" | cmp - "$work/blob.torrent" || fail "the recipe differs on standard output"
+expect_failure $exit_not_found 'no recipe.*push' sluice blob recipe "$(bootstrap_of slow)"
+
+note "a restart forgets hints, and what they brought in stays"
+stop_node
+restart_node
+expect_failure $exit_not_found 'not known' sluice prefetch watch again
+mounts_without_origin slow
+
+note "a group that is not there"
+stop_node
+write_config 'api: {prefetchGroup: nosuchgroup}'
+expect_failure $exit_failed 'prefetchGroup.*nosuchgroup' "$SLUICE_BIN/sluiced" --config "$config"
+write_config "api: {socket: $run_dir/a.sock, prefetchSocket: $run_dir/a.sock}"
+expect_failure $exit_usage 'prefetchSocket.*own' "$SLUICE_BIN/sluiced" --config "$config"

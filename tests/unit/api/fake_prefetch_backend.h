@@ -1,0 +1,88 @@
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "api/prefetch_backend.h"
+
+namespace sluice::api {
+
+// Hints in memory, which do what the test says: each goes through `course`, one state with each GetHints.
+class FakePrefetchBackend final : public PrefetchBackend {
+ public:
+  // What every call answers, if it is not OK.
+  absl::Status failure;
+  // What each submitted hint is refused with, if it is not OK.
+  absl::Status refusal;
+  // One GetHints after the other; the last one again and again.
+  std::vector<HintStatus> course = {{.state = HintState::kCompleted, .error = {}}};
+
+  absl::StatusOr<std::vector<SubmitResult>> SubmitHints(const std::vector<HintSpec>& hints) override {
+    std::lock_guard lock(mutex_);
+    if (!failure.ok()) return failure;
+    std::vector<SubmitResult> results;
+    for (const HintSpec& hint : hints) {
+      if (!refusal.ok()) {
+        results.push_back({SubmitOutcome::kRefused, refusal, {}});
+        continue;
+      }
+      const bool is_new = hints_.try_emplace(hint.id, hint).second;
+      results.push_back({is_new ? SubmitOutcome::kAccepted : SubmitOutcome::kKnown,
+                         {},
+                         {.id = hint.id, .reference = hint.reference, .error = {}}});
+    }
+    return results;
+  }
+
+  absl::StatusOr<std::vector<HintStatus>> GetHints(const std::vector<std::string>& ids) override {
+    std::lock_guard lock(mutex_);
+    if (!failure.ok()) return failure;
+    const size_t turn = std::min(polls_++, course.size() - 1);
+    return StatusOf(ids, course[turn]);
+  }
+
+  absl::StatusOr<std::vector<HintStatus>> CancelHints(const std::vector<std::string>& ids) override {
+    std::lock_guard lock(mutex_);
+    if (!failure.ok()) return failure;
+    return StatusOf(ids, {.state = HintState::kCancelled, .error = {}});
+  }
+
+  std::map<std::string, HintSpec> hints() const {
+    std::lock_guard lock(mutex_);
+    return hints_;
+  }
+  size_t polls() const {
+    std::lock_guard lock(mutex_);
+    return polls_;
+  }
+  // The course begins anew, with another's states.
+  void Begin(std::vector<HintStatus> states) {
+    std::lock_guard lock(mutex_);
+    course = std::move(states);
+    polls_ = 0;
+  }
+
+ private:
+  absl::StatusOr<std::vector<HintStatus>> StatusOf(const std::vector<std::string>& ids,
+                                                   const HintStatus& status) const {
+    std::vector<HintStatus> out;
+    for (const std::string& id : ids) {
+      const auto hint = hints_.find(id);
+      if (hint == hints_.end()) return absl::NotFoundError(absl::StrCat("hint \"", id, "\" is not known"));
+      out.push_back(status);
+      out.back().id = id;
+      out.back().reference = hint->second.reference;
+    }
+    return out;
+  }
+
+  mutable std::mutex mutex_;
+  std::map<std::string, HintSpec> hints_;
+  size_t polls_ = 0;
+};
+
+}  // namespace sluice::api

@@ -1,0 +1,323 @@
+#include "api/prefetch_service.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "api/grpc_server.h"
+#include "sluice/v1/admin.grpc.pb.h"
+#include "sluice/v1/prefetch.grpc.pb.h"
+#include "tests/unit/api/fake_admin_backend.h"
+#include "tests/unit/api/fake_prefetch_backend.h"
+#include "tests/unit/api/one_service.h"
+#include "tests/unit/api/temp_dir.h"
+
+namespace sluice::api {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+HintStatus At(HintState state, uint64_t present = 0, absl::Status error = {}) {
+  return {.manifest = TestDigest(7),
+          .state = state,
+          .error = std::move(error),
+          .total_bytes = 1000,
+          .present_bytes = present};
+}
+
+// The service behind a real server on a unix socket.
+class PrefetchServiceTest : public ::testing::Test {
+ protected:
+  void SetUp() override { StartWith({}); }
+
+  void StartWith(PrefetchServiceLimits limits) {
+    limits.poll_interval = std::chrono::milliseconds(1);
+    stub_.reset();
+    server_.reset();
+    server_ = std::make_unique<GrpcServer>(GrpcServerOptions{.socket_path = dir_.File("prefetch.sock")},
+                                           OneService(std::make_unique<PrefetchService>(backend_, limits)));
+    ASSERT_TRUE(server_->Start().ok());
+    channel_ = grpc::CreateChannel("unix:" + dir_.File("prefetch.sock"), grpc::InsecureChannelCredentials());
+    stub_ = v1::PrefetchService::NewStub(channel_);
+  }
+
+  static v1::Hint MakeHint(const std::string& id) {
+    v1::Hint hint;
+    hint.set_id(id);
+    hint.set_reference("registry.example/app:1");
+    hint.mutable_all();
+    return hint;
+  }
+
+  grpc::Status Submit(const v1::SubmitHintsRequest& request, v1::SubmitHintsResponse* response) {
+    grpc::ClientContext context;
+    return stub_->SubmitHints(&context, request, response);
+  }
+  v1::SubmitHintsResponse SubmitOne(const v1::Hint& hint) {
+    v1::SubmitHintsRequest request;
+    *request.add_hints() = hint;
+    v1::SubmitHintsResponse response;
+    EXPECT_TRUE(Submit(request, &response).ok());
+    return response;
+  }
+  // What a changed hint is refused with as malformed, which the backend must not see.
+  std::string Refusal(const std::function<void(v1::Hint&)>& change) {
+    v1::SubmitHintsRequest request;
+    *request.add_hints() = MakeHint("good");
+    *request.add_hints() = MakeHint("bad");
+    change(*request.mutable_hints(1));
+    v1::SubmitHintsResponse response;
+    const grpc::Status status = Submit(request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+    EXPECT_THAT(backend_.hints(), IsEmpty());
+    return status.error_message();
+  }
+
+  // The stream's messages, one list of "<id> <state> <present>" each.
+  grpc::Status Watch(std::vector<std::string> ids, std::vector<std::vector<std::string>>* messages) {
+    grpc::ClientContext context;
+    v1::WatchHintsRequest request;
+    request.mutable_ids()->Add(ids.begin(), ids.end());
+    auto stream = stub_->WatchHints(&context, request);
+    v1::WatchHintsResponse response;
+    while (stream->Read(&response)) {
+      auto& message = messages->emplace_back();
+      for (const auto& hint : response.hints()) {
+        message.push_back(
+            absl::StrCat(hint.id(), " ", v1::HintState_Name(hint.state()), " ", hint.present_bytes()));
+      }
+    }
+    return stream->Finish();
+  }
+
+  TempDir dir_;
+  FakePrefetchBackend backend_;
+  std::unique_ptr<GrpcServer> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::PrefetchService::Stub> stub_;
+};
+
+TEST_F(PrefetchServiceTest, AHintArrivesWithAllThatItSays) {
+  v1::Hint hint = MakeHint("Job_1:a.b-c");
+  hint.mutable_platform()->set_os("linux");
+  hint.mutable_platform()->set_architecture("arm64");
+  hint.mutable_platform()->set_variant("v8");
+  v1::BlobRange& range = *hint.mutable_ranges()->add_ranges();
+  range.set_digest(TestDigest(1).ToString());
+  range.set_offset(5);
+  range.set_length(7);
+  const v1::SubmitHintsResponse response = SubmitOne(hint);
+  EXPECT_EQ(response.results(0).outcome(), v1::SUBMIT_OUTCOME_ACCEPTED);
+  EXPECT_EQ(response.results(0).status().state(), v1::HINT_STATE_QUEUED);
+  EXPECT_FALSE(response.results(0).has_error());
+  const HintSpec spec = backend_.hints().at("Job_1:a.b-c");
+  EXPECT_EQ(spec.reference, "registry.example/app:1");
+  EXPECT_EQ(spec.platform, (HintPlatform{"linux", "arm64", "v8"}));
+  EXPECT_THAT(spec.ranges, ElementsAre(HintRange{TestDigest(1), {5, 7}}));
+
+  EXPECT_EQ(SubmitOne(hint).results(0).outcome(), v1::SUBMIT_OUTCOME_KNOWN);
+}
+
+TEST_F(PrefetchServiceTest, OneMalformedHintTakesTheWholeRequestWithIt) {
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_id(""); }), HasSubstr("hints[1].id"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_id(std::string(129, 'a')); }), HasSubstr("129"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_id("a/b"); }), HasSubstr("letters"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_reference(""); }), HasSubstr("hints[1].reference"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_reference(std::string(2000, 'a')); }), HasSubstr("2000"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.clear_scope(); }), HasSubstr("neither all nor ranges"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_ranges(); }), HasSubstr("1 to 256 ranges"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_platform()->set_os("linux"); }), HasSubstr("architecture"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) {
+                h.mutable_platform()->set_os("li nux");
+                h.mutable_platform()->set_architecture("arm64");
+              }),
+              HasSubstr("platform"));
+
+  const auto range = [](uint64_t offset, uint64_t length, std::string digest = TestDigest(1).ToString()) {
+    return [=](v1::Hint& h) {
+      v1::BlobRange& added = *h.mutable_ranges()->add_ranges();
+      added.set_digest(digest);
+      added.set_offset(offset);
+      added.set_length(length);
+    };
+  };
+  EXPECT_THAT(Refusal(range(0, 0)), HasSubstr("at least one byte"));
+  EXPECT_THAT(Refusal(range(2, UINT64_MAX - 1)), HasSubstr("64 bits"));
+  EXPECT_THAT(Refusal(range(0, 1, "sha256:../../etc/passwd")), HasSubstr("ranges[0].digest"));
+  EXPECT_THAT(Refusal([&](v1::Hint& h) {
+                for (size_t i = 0; i <= kHintRangesMax; ++i) range(i, 1)(h);
+              }),
+              HasSubstr("257"));
+}
+
+TEST_F(PrefetchServiceTest, TheNumberOfHintsAndIdsIsBounded) {
+  v1::SubmitHintsRequest request;
+  v1::SubmitHintsResponse response;
+  EXPECT_THAT(Submit(request, &response).error_message(), HasSubstr("1 to 100 hints"));
+  for (int i = 0; i < 101; ++i) *request.add_hints() = MakeHint(absl::StrCat("h", i));
+  EXPECT_THAT(Submit(request, &response).error_message(), HasSubstr("101"));
+  request.mutable_hints()->RemoveLast();
+  ASSERT_TRUE(Submit(request, &response).ok());
+  EXPECT_THAT(response.results(), SizeIs(100));
+
+  std::vector<std::vector<std::string>> messages;
+  EXPECT_THAT(Watch({}, &messages).error_message(), HasSubstr("1 to 100 ids"));
+  EXPECT_THAT(Watch(std::vector<std::string>(101, "h1"), &messages).error_message(), HasSubstr("101"));
+  EXPECT_THAT(Watch({"h 1"}, &messages).error_message(), HasSubstr("ids[0]"));
+}
+
+TEST_F(PrefetchServiceTest, WhatIsWrongWithOneHintIsSaidOfIt) {
+  backend_.refusal = absl::AlreadyExistsError("hint \"a\" is known already, with other ranges");
+  const v1::SubmitHintsResponse response = SubmitOne(MakeHint("a"));
+  EXPECT_EQ(response.results(0).id(), "a");
+  EXPECT_EQ(response.results(0).outcome(), v1::SUBMIT_OUTCOME_REFUSED);
+  EXPECT_EQ(response.results(0).error().code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_THAT(response.results(0).error().message(), HasSubstr("other ranges"));
+  EXPECT_FALSE(response.results(0).has_status());
+}
+
+TEST_F(PrefetchServiceTest, AWatchHasAllFirstThenWhatChangedAndEndsWithTheHints) {
+  SubmitOne(MakeHint("a"));
+  SubmitOne(MakeHint("b"));
+  backend_.Begin({At(HintState::kQueued), At(HintState::kQueued), At(HintState::kFetching, 10),
+                  At(HintState::kFetching, 10), At(HintState::kCompleted, 1000)});
+  std::vector<std::vector<std::string>> messages;
+  EXPECT_TRUE(Watch({"a", "b", "a"}, &messages).ok());
+  EXPECT_THAT(messages,
+              ElementsAre(ElementsAre("a HINT_STATE_QUEUED 0", "b HINT_STATE_QUEUED 0"),
+                          ElementsAre("a HINT_STATE_FETCHING 10", "b HINT_STATE_FETCHING 10"),
+                          ElementsAre("a HINT_STATE_COMPLETED 1000", "b HINT_STATE_COMPLETED 1000")));
+}
+
+TEST_F(PrefetchServiceTest, AFailedHintSaysWhy) {
+  SubmitOne(MakeHint("a"));
+  backend_.Begin({At(HintState::kFailed, 0, absl::NotFoundError("the registry has no such image"))});
+  grpc::ClientContext context;
+  v1::WatchHintsRequest request;
+  request.add_ids("a");
+  auto stream = stub_->WatchHints(&context, request);
+  v1::WatchHintsResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.hints(0).error().code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(response.hints(0).error().message(), "the registry has no such image");
+  EXPECT_EQ(response.hints(0).manifest_digest(), TestDigest(7).ToString());
+  EXPECT_EQ(response.hints(0).total_bytes(), 1000u);
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(PrefetchServiceTest, NobodyKnowsAnUnknownHint) {
+  SubmitOne(MakeHint("a"));
+  std::vector<std::vector<std::string>> messages;
+  const grpc::Status watched = Watch({"a", "x"}, &messages);
+  EXPECT_EQ(watched.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(watched.error_message(), HasSubstr("\"x\""));
+  EXPECT_THAT(messages, IsEmpty());
+
+  grpc::ClientContext context;
+  v1::CancelHintsRequest request;
+  request.add_ids("x");
+  v1::CancelHintsResponse response;
+  EXPECT_EQ(stub_->CancelHints(&context, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(PrefetchServiceTest, CancelTellsTheStateAfterwards) {
+  SubmitOne(MakeHint("a"));
+  grpc::ClientContext context;
+  v1::CancelHintsRequest request;
+  request.add_ids("a");
+  v1::CancelHintsResponse response;
+  ASSERT_TRUE(stub_->CancelHints(&context, request, &response).ok());
+  EXPECT_EQ(response.hints(0).state(), v1::HINT_STATE_CANCELLED);
+}
+
+// A stream whose client does not take its messages holds one of them, asks the backend no more, and gives the
+// latest state when it is read at last.
+TEST_F(PrefetchServiceTest, AWatcherThatDoesNotReadCostsOneMessage) {
+  SubmitOne(MakeHint("a"));
+  // Each snapshot is another, and large: the flow control window is soon full.
+  std::vector<HintStatus> course;
+  for (uint64_t i = 0; i < 4000; ++i)
+    course.push_back(At(HintState::kFetching, i, absl::UnavailableError(std::string(2000, 'x'))));
+  course.push_back(At(HintState::kCompleted, 1000));
+  backend_.Begin(course);
+  grpc::ClientContext context;
+  v1::WatchHintsRequest request;
+  request.add_ids("a");
+  auto stream = stub_->WatchHints(&context, request);
+  size_t before = 0, polls = backend_.polls();
+  do {
+    before = polls;
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    polls = backend_.polls();
+  } while (polls != before);
+  EXPECT_LT(polls, course.size());
+
+  backend_.Begin({At(HintState::kCompleted, 1000)});
+  v1::WatchHintsResponse response;
+  v1::HintState last = v1::HINT_STATE_UNSPECIFIED;
+  while (stream->Read(&response)) last = response.hints(0).state();
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(last, v1::HINT_STATE_COMPLETED);
+}
+
+TEST_F(PrefetchServiceTest, WatchesAreBoundedAndEndWithTheServer) {
+  StartWith({.watches_max = 2});
+  SubmitOne(MakeHint("a"));
+  backend_.Begin({At(HintState::kFetching)});
+  grpc::ClientContext first_context, second_context;
+  v1::WatchHintsRequest request;
+  request.add_ids("a");
+  v1::WatchHintsResponse response;
+  auto first = stub_->WatchHints(&first_context, request);
+  auto second = stub_->WatchHints(&second_context, request);
+  ASSERT_TRUE(first->Read(&response));
+  ASSERT_TRUE(second->Read(&response));
+  std::vector<std::vector<std::string>> messages;
+  EXPECT_EQ(Watch({"a"}, &messages).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+
+  server_->Stop(std::chrono::seconds(10));
+  EXPECT_FALSE(first->Read(&response));
+  EXPECT_EQ(first->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_FALSE(second->Read(&response));
+  EXPECT_EQ(second->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(PrefetchServiceTest, TheSocketsServeWhatTheyAreForAndNothingElse) {
+  grpc::ClientContext context;
+  v1::GetStatusResponse response;
+  EXPECT_EQ(v1::AdminService::NewStub(channel_)->GetStatus(&context, {}, &response).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+
+  FakeAdminBackend admin;
+  GrpcServer other({.socket_path = dir_.File("api.sock")}, AdminOver(admin.ports()));
+  ASSERT_TRUE(other.Start().ok());
+  const auto stub = v1::PrefetchService::NewStub(
+      grpc::CreateChannel("unix:" + dir_.File("api.sock"), grpc::InsecureChannelCredentials()));
+  v1::SubmitHintsRequest request;
+  *request.add_hints() = MakeHint("a");
+  v1::SubmitHintsResponse submitted;
+  grpc::ClientContext prefetch_context;
+  EXPECT_EQ(stub->SubmitHints(&prefetch_context, request, &submitted).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST_F(PrefetchServiceTest, WhatTheBackendSaysReachesTheClient) {
+  backend_.failure = absl::InvalidArgumentError("hint \"a\": reference is malformed");
+  v1::SubmitHintsRequest request;
+  *request.add_hints() = MakeHint("a");
+  v1::SubmitHintsResponse response;
+  const grpc::Status status = Submit(request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "hint \"a\": reference is malformed");
+}
+
+}  // namespace
+}  // namespace sluice::api

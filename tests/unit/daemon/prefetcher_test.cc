@@ -1,0 +1,458 @@
+#include "node/daemon/prefetcher.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "tests/unit/node/fakes.h"
+
+namespace sluice {
+namespace {
+
+using api::HintState;
+using api::SubmitOutcome;
+using std::chrono::minutes;
+using std::chrono::seconds;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr uint64_t kChunk = kChunkSizeDefault;
+
+Digest NameOf(uint8_t first) {
+  std::array<uint8_t, Digest::kBytes> bytes{};
+  bytes[0] = first;
+  return Digest(bytes);
+}
+
+BlobSpec SpecOf(uint8_t name, uint64_t size) {
+  return {.digest = NameOf(name), .size = size, .root = {}, .origins = {}};
+}
+
+// Images by reference, prepared at once in a store in memory.
+class FakePreparer final : public ImagePreparer {
+ public:
+  explicit FakePreparer(fakes::MemoryStore& store) : store_(store) {}
+
+  absl::StatusOr<std::string> Check(const std::string& reference) const override {
+    if (reference == "malformed") return absl::InvalidArgumentError("reference \"malformed\" is none");
+    if (reference == "forbidden") return absl::PermissionDeniedError("forbidden is not on the allow-list");
+    return reference.rfind("r/", 0) == 0 ? reference : "r/" + reference;
+  }
+  absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
+                                        const p2p::Platform& platform) override {
+    resolved.push_back(reference + " " + platform.ToString());
+    if (!resolve_error.ok()) return resolve_error;
+    ResolvedImage image;
+    image.manifest = NameOf(200);
+    image.image.blobs = images[reference];
+    return image;
+  }
+  absl::StatusOr<PreparedImage> Prepare(const ResolvedImage& image, const PrepareBounds& bounds) override {
+    ++prepared;
+    if (meanwhile) meanwhile();
+    if (bounds.cancelled) return absl::CancelledError("cancelled");
+    PreparedImage out{Blob::Lease(*store_.Open(SpecOf(100, 4096))), {}};
+    for (const BlobSpec& spec : image.image.blobs) out.blobs.emplace_back(*store_.Open(spec));
+    return out;
+  }
+
+  std::map<std::string, std::vector<BlobSpec>> images;
+  absl::Status resolve_error;
+  std::function<void()> meanwhile;
+  std::vector<std::string> resolved;
+  int prepared = 0;
+
+ private:
+  fakes::MemoryStore& store_;
+};
+
+class PrefetcherTest : public ::testing::Test {
+ protected:
+  PrefetcherTest() {
+    preparer_.images["r/app"] = {SpecOf(1, 80 * kChunk), SpecOf(2, 2 * kChunk)};
+    preparer_.images["r/other"] = {SpecOf(1, 80 * kChunk)};
+  }
+  ~PrefetcherTest() override {
+    prefetcher_.reset();
+    fills_.reset();
+    Settle();
+  }
+
+  void Settle() {
+    while (loop_.Run() + io_.Run() + blocking_.Run() > 0) {
+    }
+  }
+  void Pass(Duration time) {
+    clock_.now += time;
+    Settle();
+  }
+  void AnswerAll(const absl::Status& status) {
+    while (!source_.calls.empty()) {
+      fakes::FakeSource::Call call = source_.Take();
+      asked_.insert(call.request.fetch_class);
+      if (status.ok()) {
+        call.SendAll();
+      } else {
+        call.Fail(status);
+      }
+      Settle();
+    }
+  }
+
+  api::SubmitResult SubmitOnly(api::HintSpec spec) {
+    const auto results = prefetcher_->SubmitHints({std::move(spec)});
+    EXPECT_TRUE(results.ok()) << results.status();
+    return results.ok() ? results->front() : api::SubmitResult{};
+  }
+  api::SubmitResult Submit(const std::string& id, const std::string& reference,
+                           std::vector<api::HintRange> ranges = {}) {
+    api::SubmitResult result = SubmitOnly({.id = id, .reference = reference, .ranges = std::move(ranges)});
+    Settle();
+    return result;
+  }
+  api::HintStatus Of(const std::string& id) {
+    const auto hints = prefetcher_->GetHints({id});
+    EXPECT_TRUE(hints.ok()) << hints.status();
+    return hints.ok() ? hints->front() : api::HintStatus{};
+  }
+  HintState StateOf(const std::string& id) { return Of(id).state; }
+  void Cancel(const std::string& id) {
+    EXPECT_TRUE(prefetcher_->CancelHints({id}).ok());
+    Settle();
+  }
+  uint32_t Leases(uint8_t name) {
+    const auto blob = store_.Find(NameOf(name));
+    return blob ? blob->lease_count() : 0;
+  }
+  uint64_t Ended(HintResult result) const {
+    return telemetry_.prefetch_hints[static_cast<size_t>(result)].value();
+  }
+  void Remake(Prefetcher::Limits limits) {
+    prefetcher_ = std::make_unique<Prefetcher>(
+        Prefetcher::Parts{clock_, loop_, blocking_, cache_, *fills_, preparer_, telemetry_}, limits);
+  }
+
+  fakes::FakeClock clock_;
+  fakes::ManualExecutor loop_{clock_}, io_{clock_}, blocking_{clock_};
+  fakes::MemoryStore store_;
+  fakes::FakeVerifier verifier_;
+  fakes::FakeSource source_;
+  Telemetry telemetry_;
+  BlobCache cache_{{clock_, loop_, io_, store_, verifier_, {&source_}, telemetry_}, {}};
+  std::unique_ptr<BackgroundFill> fills_ =
+      std::make_unique<BackgroundFill>(clock_, loop_, cache_, BackgroundFill::Limits{});
+  FakePreparer preparer_{store_};
+  std::set<FetchClass> asked_;
+  std::unique_ptr<Prefetcher> prefetcher_ = std::make_unique<Prefetcher>(
+      Prefetcher::Parts{clock_, loop_, blocking_, cache_, *fills_, preparer_, telemetry_},
+      Prefetcher::Limits{});
+};
+
+TEST_F(PrefetcherTest, AHintBringsAllOfAnImageInAndThenHoldsNothing) {
+  EXPECT_EQ(SubmitOnly({.id = "h", .reference = "app"}).outcome, SubmitOutcome::kAccepted);
+  EXPECT_EQ(StateOf("h"), HintState::kResolving);
+  EXPECT_EQ(Of("h").total_bytes, 0u);
+  Settle();
+  EXPECT_EQ(StateOf("h"), HintState::kFetching);
+  EXPECT_EQ(Of("h").reference, "r/app");
+  EXPECT_EQ(Of("h").manifest, NameOf(200));
+  EXPECT_EQ(Of("h").total_bytes, 82 * kChunk);
+  EXPECT_GT(Leases(1), 0u);
+  EXPECT_GT(Leases(2), 0u);
+  EXPECT_GT(Leases(100), 0u);
+  source_.Take().SendAll();
+  Settle();
+  EXPECT_GT(Of("h").present_bytes, 0u);
+  EXPECT_LT(Of("h").present_bytes, 82 * kChunk);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_EQ(Of("h").present_bytes, 82 * kChunk);
+  EXPECT_TRUE(store_.Find(NameOf(1))->presence().complete());
+  for (const uint8_t blob : {1, 2, 100}) EXPECT_EQ(Leases(blob), 0u);
+  EXPECT_THAT(asked_, ElementsAre(FetchClass::kHint));
+  EXPECT_EQ(Ended(HintResult::kCompleted), 1u);
+  EXPECT_EQ(fills_->Of(NameOf(1)).state, api::FillState::kIdle);
+}
+
+TEST_F(PrefetcherTest, AnImageWithoutBlobsIsThereAtOnce) {
+  preparer_.images["r/empty"] = {};
+  Submit("h", "empty");
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+}
+
+TEST_F(PrefetcherTest, TheSameHintAgainChangesNothing) {
+  Submit("h", "app");
+  EXPECT_EQ(Submit("h", "r/app").outcome, SubmitOutcome::kKnown);
+  EXPECT_THAT(preparer_.resolved, SizeIs(1));
+  AnswerAll(absl::OkStatus());
+  const api::SubmitResult known = Submit("h", "app");
+  EXPECT_EQ(known.outcome, SubmitOutcome::kKnown);
+  EXPECT_EQ(known.status.state, HintState::kCompleted);
+  EXPECT_THAT(preparer_.resolved, SizeIs(1));
+}
+
+TEST_F(PrefetcherTest, AnIdHasOneContent) {
+  const std::vector<api::HintRange> ranges = {{NameOf(1), {0, 10}}, {NameOf(2), {0, 10}}};
+  Submit("h", "app", ranges);
+  const auto refusal = [this](const api::SubmitResult& result) {
+    EXPECT_EQ(result.outcome, SubmitOutcome::kRefused);
+    EXPECT_EQ(result.error.code(), absl::StatusCode::kAlreadyExists);
+    EXPECT_THAT(preparer_.resolved, SizeIs(1));
+    return std::string(result.error.message());
+  };
+  EXPECT_THAT(refusal(Submit("h", "other", ranges)), HasSubstr("another image (r/app, not r/other)"));
+  EXPECT_THAT(refusal(SubmitOnly({"h", "app", api::HintPlatform{"linux", "riscv64", ""}, ranges})),
+              HasSubstr("another platform"));
+  EXPECT_THAT(refusal(Submit("h", "app")), HasSubstr("another scope"));
+  EXPECT_THAT(refusal(Submit("h", "app", {{NameOf(1), {0, 11}}})), HasSubstr("other ranges"));
+  EXPECT_EQ(Submit("h", "app", {ranges[1], ranges[0]}).outcome, SubmitOutcome::kKnown) << "order is nothing";
+}
+
+TEST_F(PrefetcherTest, APlatformIsTheNodesOwnOrTheOneThatIsNamed) {
+  Submit("a", "app");
+  SubmitOnly({"b", "app", api::HintPlatform{"linux", "riscv64", "v1"}, {}});
+  Settle();
+  EXPECT_THAT(preparer_.resolved,
+              ElementsAre("r/app " + p2p::Platform::Host().ToString(), "r/app linux/riscv64/v1"));
+}
+
+TEST_F(PrefetcherTest, AMalformedReferenceTakesTheWholeRequestWithIt) {
+  const auto results =
+      prefetcher_->SubmitHints({{.id = "good", .reference = "app"}, {.id = "bad", .reference = "malformed"}});
+  EXPECT_EQ(results.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(results.status().message()), HasSubstr("\"bad\""));
+  EXPECT_TRUE(absl::IsNotFound(prefetcher_->GetHints({"good"}).status()));
+}
+
+TEST_F(PrefetcherTest, AForbiddenImageIsRefusedAtOnceAndTheOthersAreTaken) {
+  const auto results =
+      prefetcher_->SubmitHints({{.id = "no", .reference = "forbidden"}, {.id = "yes", .reference = "app"}});
+  ASSERT_TRUE(results.ok());
+  EXPECT_EQ(results->at(0).outcome, SubmitOutcome::kRefused);
+  EXPECT_EQ(results->at(0).error.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(results->at(1).outcome, SubmitOutcome::kAccepted);
+  EXPECT_TRUE(absl::IsNotFound(prefetcher_->GetHints({"no"}).status()));
+}
+
+TEST_F(PrefetcherTest, WhatTheRegistryDoesNotHaveOrGiveFailsForGood) {
+  for (const absl::StatusCode code :
+       {absl::StatusCode::kNotFound, absl::StatusCode::kPermissionDenied, absl::StatusCode::kUnauthenticated,
+        absl::StatusCode::kDataLoss, absl::StatusCode::kFailedPrecondition}) {
+    preparer_.resolve_error = absl::Status(code, "the registry says no");
+    const std::string id = absl::StatusCodeToString(code);
+    Submit(id, "app");
+    EXPECT_EQ(StateOf(id), HintState::kFailed);
+    EXPECT_EQ(Of(id).error, preparer_.resolve_error);
+  }
+  EXPECT_EQ(Ended(HintResult::kFailed), 5u);
+}
+
+TEST_F(PrefetcherTest, ARegistryThatIsAwayIsAskedAgainEverMoreSlowlyAndNotForEver) {
+  preparer_.resolve_error = absl::UnavailableError("the registry is away");
+  Submit("h", "app");
+  EXPECT_EQ(StateOf("h"), HintState::kResolving);
+  EXPECT_EQ(Of("h").error.message(), "the registry is away");
+  Pass(seconds(1));
+  EXPECT_THAT(preparer_.resolved, SizeIs(2));
+  Pass(seconds(1));
+  EXPECT_THAT(preparer_.resolved, SizeIs(2));
+  Pass(seconds(1));
+  EXPECT_THAT(preparer_.resolved, SizeIs(3));
+  preparer_.resolve_error = absl::OkStatus();
+  Pass(seconds(4));
+  EXPECT_EQ(StateOf("h"), HintState::kFetching);
+  EXPECT_TRUE(Of("h").error.ok());
+
+  preparer_.resolve_error = absl::UnavailableError("the registry is away");
+  Submit("late", "app");
+  for (int i = 0; i < 30; ++i) Pass(minutes(1));
+  EXPECT_EQ(StateOf("late"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsUnavailable(Of("late").error));
+}
+
+TEST_F(PrefetcherTest, AFillThatFailsIsTriedAgainForAsLongAsTheHintStands) {
+  Submit("h", "other");
+  for (const absl::Status& passes : {absl::UnavailableError("away"), absl::ResourceExhaustedError("full")}) {
+    AnswerAll(passes);
+    EXPECT_EQ(StateOf("h"), HintState::kFetching);
+    EXPECT_EQ(Of("h").error, passes);
+    Pass(minutes(1));
+  }
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_TRUE(Of("h").error.ok());
+}
+
+TEST_F(PrefetcherTest, ABlobThatCannotBeHadFailsTheHintAndStopsItsOtherFills) {
+  Submit("h", "app");
+  AnswerAll(absl::NotFoundError("no such blob"));
+  EXPECT_EQ(StateOf("h"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsNotFound(Of("h").error));
+  Pass(minutes(5));
+  EXPECT_TRUE(source_.calls.empty());
+  for (const uint8_t blob : {1, 2, 100}) EXPECT_EQ(Leases(blob), 0u);
+}
+
+TEST_F(PrefetcherTest, CancelInMidFillLetsGoAndKeepsWhatHasArrived) {
+  Submit("h", "other");
+  source_.Take().SendAll();
+  Settle();
+  const uint64_t present = Of("h").present_bytes;
+  EXPECT_GT(present, 0u);
+  Cancel("h");
+  EXPECT_EQ(StateOf("h"), HintState::kCancelled);
+  EXPECT_EQ(Of("h").present_bytes, present);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(Leases(1), 0u);
+  EXPECT_GE(store_.Find(NameOf(1))->present_bytes(), present);
+  EXPECT_FALSE(store_.Find(NameOf(1))->presence().complete());
+  Cancel("h");
+  EXPECT_EQ(Ended(HintResult::kCancelled), 1u);
+}
+
+TEST_F(PrefetcherTest, WhatAnotherHintOrAMountWantsGoesOn) {
+  Submit("a", "other");
+  Submit("b", "other");
+  Cancel("a");
+  EXPECT_EQ(StateOf("b"), HintState::kFetching);
+  fills_->Start(NameOf(1), FetchClass::kBackfill, FillOwner::kMounts);
+  Cancel("b");
+  AnswerAll(absl::OkStatus());
+  EXPECT_TRUE(store_.Find(NameOf(1))->presence().complete());
+  EXPECT_EQ(Leases(1), 0u);
+}
+
+TEST_F(PrefetcherTest, CancelBeforeItsTurnAndWhileItIsResolved) {
+  SubmitOnly({.id = "first", .reference = "app"});
+  SubmitOnly({.id = "second", .reference = "app"});
+  SubmitOnly({.id = "third", .reference = "app"});
+  EXPECT_EQ(StateOf("third"), HintState::kQueued);
+  EXPECT_TRUE(prefetcher_->CancelHints({"third", "second"}).ok());
+  preparer_.meanwhile = [this] { EXPECT_TRUE(prefetcher_->CancelHints({"first"}).ok()); };
+  Settle();
+  EXPECT_THAT(preparer_.resolved, SizeIs(1)) << "nobody asks for a hint that was cancelled before its turn";
+  EXPECT_EQ(preparer_.prepared, 1);
+  for (const char* id : {"first", "second", "third"}) EXPECT_EQ(StateOf(id), HintState::kCancelled) << id;
+  EXPECT_TRUE(source_.calls.empty());
+  EXPECT_EQ(Leases(100), 0u);
+}
+
+TEST_F(PrefetcherTest, CancelWhileItWaitsForTheNextTryEndsIt) {
+  preparer_.resolve_error = absl::UnavailableError("the registry is away");
+  Submit("h", "app");
+  Cancel("h");
+  Pass(minutes(5));
+  EXPECT_THAT(preparer_.resolved, SizeIs(1));
+  EXPECT_EQ(StateOf("h"), HintState::kCancelled);
+}
+
+TEST_F(PrefetcherTest, CancelOfAnUnknownHintCancelsNone) {
+  Submit("h", "app");
+  EXPECT_TRUE(absl::IsNotFound(prefetcher_->CancelHints({"h", "x"}).status()));
+  EXPECT_EQ(StateOf("h"), HintState::kFetching);
+}
+
+TEST_F(PrefetcherTest, RangesBringInTheirChunksAndNoMore) {
+  Submit("h", "app",
+         {{NameOf(1), {5 * kChunk + 1, 10}}, {NameOf(1), {6 * kChunk - 1, 2}}, {NameOf(2), {0, 1}}});
+  EXPECT_EQ(Of("h").total_bytes, 3 * kChunk);
+  EXPECT_GT(Leases(1), 0u);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_EQ(Of("h").present_bytes, 3 * kChunk);
+  const PresenceMap& presence = store_.Find(NameOf(1))->presence();
+  EXPECT_EQ(presence.present_count(), 2u);
+  EXPECT_TRUE(presence.IsPresent(ChunkIndex(5)));
+  EXPECT_TRUE(presence.IsPresent(ChunkIndex(6)));
+  EXPECT_EQ(store_.Find(NameOf(2))->presence().present_count(), 1u);
+  EXPECT_EQ(Leases(1), 0u);
+  EXPECT_THAT(asked_, ElementsAre(FetchClass::kHint));
+}
+
+TEST_F(PrefetcherTest, RangesThatAreNotInTheImageFailBeforeAnythingIsChanged) {
+  Submit("beyond", "app", {{NameOf(2), {2 * kChunk - 1, 2}}});
+  Submit("stranger", "app", {{NameOf(9), {0, 1}}});
+  for (const char* id : {"beyond", "stranger"}) {
+    EXPECT_EQ(StateOf(id), HintState::kFailed);
+    EXPECT_TRUE(absl::IsInvalidArgument(Of(id).error)) << Of(id).error;
+  }
+  EXPECT_EQ(preparer_.prepared, 0);
+  EXPECT_TRUE(store_.blobs.empty());
+}
+
+TEST_F(PrefetcherTest, RangesAreTriedAgainAndCanBeCancelled) {
+  Submit("h", "other", {{NameOf(1), {0, 80 * kChunk}}});
+  EXPECT_THAT(source_.calls, SizeIs(2)) << "steps under way at once";
+  AnswerAll(absl::UnavailableError("away"));
+  EXPECT_EQ(StateOf("h"), HintState::kFetching);
+  EXPECT_EQ(Of("h").error.message(), "away");
+  Pass(seconds(1));
+  EXPECT_FALSE(source_.calls.empty());
+  Cancel("h");
+  AnswerAll(absl::OkStatus());
+  Pass(minutes(5));
+  EXPECT_TRUE(source_.calls.empty());
+  EXPECT_FALSE(store_.Find(NameOf(1))->presence().complete());
+  EXPECT_EQ(Leases(1), 0u);
+}
+
+TEST_F(PrefetcherTest, HintsUnderWayAndRememberedOnesAreBounded) {
+  Remake({.live_max = 3, .ended_max = 2});
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Submit(absl::StrCat(i), "app").outcome, SubmitOutcome::kAccepted);
+  const api::SubmitResult refused = Submit("3", "app");
+  EXPECT_EQ(refused.outcome, SubmitOutcome::kRefused);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused.error));
+  EXPECT_EQ(Submit("0", "app").outcome, SubmitOutcome::kKnown) << "a known one takes no room";
+  for (const char* id : {"0", "1", "2"}) Cancel(id);
+  EXPECT_TRUE(absl::IsNotFound(prefetcher_->GetHints({"0"}).status())) << "the oldest is forgotten";
+  EXPECT_EQ(StateOf("1"), HintState::kCancelled);
+  EXPECT_EQ(StateOf("2"), HintState::kCancelled);
+  EXPECT_EQ(Submit("0", "other").outcome, SubmitOutcome::kAccepted) << "and its id is free";
+}
+
+TEST_F(PrefetcherTest, ImagesAreLookedUpAFewAtATime) {
+  Remake({.resolving_max = 1});
+  SubmitOnly({.id = "a", .reference = "app"});
+  SubmitOnly({.id = "b", .reference = "app"});
+  EXPECT_EQ(StateOf("a"), HintState::kResolving);
+  EXPECT_EQ(StateOf("b"), HintState::kQueued);
+  Settle();
+  EXPECT_EQ(StateOf("b"), HintState::kFetching);
+}
+
+TEST_F(PrefetcherTest, OnceStoppedItTakesNoneAndHoldsNothing) {
+  Submit("h", "app");
+  SubmitOnly({.id = "queued", .reference = "app"});
+  prefetcher_->Stop();
+  prefetcher_->Stop();
+  Settle();
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(Leases(1), 0u);
+  EXPECT_EQ(Leases(100), 0u);
+  EXPECT_EQ(Submit("new", "app").outcome, SubmitOutcome::kRefused);
+}
+
+TEST(ChunksTouchedTest, RangesBecomeRunsOfChunksWithGapsBetween) {
+  const ChunkGeometry geometry(10 * kChunk + 5, kChunk);
+  const auto touched = [&](std::vector<ByteRange> ranges) {
+    return ChunksTouched(geometry, std::move(ranges));
+  };
+  EXPECT_THAT(touched({}), IsEmpty());
+  EXPECT_THAT(touched({{0, 1}}), ElementsAre(ChunkSpan{ChunkIndex(0), 1}));
+  EXPECT_THAT(touched({{3 * kChunk, kChunk}, {2 * kChunk, kChunk}}),
+              ElementsAre(ChunkSpan{ChunkIndex(2), 2}));
+  EXPECT_THAT(touched({{0, 5 * kChunk}, {kChunk, 1}}), ElementsAre(ChunkSpan{ChunkIndex(0), 5}));
+  EXPECT_THAT(touched({{10 * kChunk, 5}, {0, 1}}),
+              ElementsAre(ChunkSpan{ChunkIndex(0), 1}, ChunkSpan{ChunkIndex(10), 1}));
+  EXPECT_EQ(BytesOf(geometry, touched({{10 * kChunk, 5}, {0, 1}})), kChunk + 5);
+}
+
+}  // namespace
+}  // namespace sluice

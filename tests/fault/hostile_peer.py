@@ -126,13 +126,14 @@ def main():
                                                 for piece in (0, CHUNKS, 0xffffffff)
                                                 for start in (0, 1, 0x7fffffff, 0xffffffff)
                                                 for length in (0, 16384, 131072, 0xffffffff))),
-            ("pieces nobody asked for", message(BITFIELD, every) + message(PIECE, unasked) * 50),
             ("pieces out of bounds", message(PIECE, struct.pack(">II", 0xffffffff, 0xffffffff) + bytes(16384)) * 5),
             ("cancels and rejects", message(CANCEL, struct.pack(">III", 9, 9, 9)) * 100 +
              message(REJECT, struct.pack(">III", 0, 0, 16384)) * 100),
             ("allowed fast", message(ALLOWED_FAST, struct.pack(">I", 0xffffffff)) * 100),
             ("an extended handshake of nonsense", message(EXTENDED, b"\x00d1:md11:lt_donthavei-1ee1:pi-5e4:reqqi-1ee")),
-            ("noise", os.urandom(1 << 16))):
+            ("noise", os.urandom(1 << 16)),
+            # Last: some may have been asked for meanwhile, and then they are wrong.
+            ("pieces nobody asked for", message(BITFIELD, every) + message(PIECE, unasked) * 50)):
         sock = handshake()
         send(sock, data)
         ends(sock, 0.3)

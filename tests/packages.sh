@@ -12,7 +12,8 @@ SLUICE_BUILD_PACKAGES=(
 # shellcheck disable=SC2034
 SLUICE_RUN_PACKAGES=(curl docker-registry e2fsprogs erofs-utils iproute2 jq procps util-linux)
 # shellcheck disable=SC2034
-SLUICE_TEST_PACKAGES=(clang-format npm prometheus python3-grpc-tools python3-grpcio shellcheck systemd xfsprogs)
+SLUICE_TEST_PACKAGES=(
+  clang-format npm prometheus python3-grpc-tools python3-grpcio python3-libtorrent shellcheck systemd xfsprogs)
 # The test machine (tests/kernel/vm): QEMU, and what its kernel is built from and with.
 # shellcheck disable=SC2034
 SLUICE_VM_PACKAGES=(bc bison busybox-static cpio flex libelf-dev linux-source-6.1 qemu-system-x86 xz-utils)

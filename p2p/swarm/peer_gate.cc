@@ -174,10 +174,11 @@ void PeerGate::Ban(const std::string& address) {
   {
     const Instant now = clock_.Now();
     std::lock_guard lock(mutex_);
+    const bool anew = !bans_.IsBanned(address, now);
     if (!bans_.Ban(address, now, members_.size())) return;
+    if (anew) telemetry_.swarm_banned_peers.Add();
     changed_ = true;
   }
-  telemetry_.swarm_banned_peers.Add();
   // To cut a connection may end it at once, and with it its entry.
   std::vector<lt::peer_connection_handle> handles;
   for (const auto& [observer, peer] : connections_) {

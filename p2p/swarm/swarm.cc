@@ -372,8 +372,9 @@ void Swarm::Core::BeginFill(const Digest& digest) {
   const std::shared_ptr<Blob> blob = parts_.store.Find(digest);
   auto found = entries_.find(digest);
   // Added anew, a torrent connects to its members at once, and what libtorrent believes of it is what is so.
-  if (found != entries_.end() && found->second.torrent->role != Role::kFilling && blob &&
-      !blob->presence().complete()) {
+  if (found != entries_.end() && blob &&
+      (!found->second.torrent->Fits(*blob) ||
+       (found->second.torrent->role != Role::kFilling && !blob->presence().complete()))) {
     Remove(digest);
     found = entries_.end();
   }
@@ -420,11 +421,12 @@ void Swarm::Core::EndFill(const Digest& digest) {
 }
 
 void Swarm::Core::BeginSeed(const Digest& digest) {
-  if (const auto found = entries_.find(digest); found != entries_.end()) {
-    return found->second.torrent->NoteUse(Now());
-  }
   const std::shared_ptr<Blob> blob = parts_.store.Find(digest);
   if (!blob || blob->presence().present_count() == 0) return;
+  if (const auto found = entries_.find(digest); found != entries_.end()) {
+    if (found->second.torrent->Fits(*blob)) return found->second.torrent->NoteUse(Now());
+    Remove(digest);  // it was evicted since, and registered otherwise
+  }
   const absl::Status added = Add(*blob, Role::kSeeding);
   if (!added.ok() && !absl::IsNotFound(added) && !absl::IsPermissionDenied(added)) {
     parts_.warn(absl::StrCat("swarm: blob ", digest.ToString(), " is not offered: ", added.message()));

@@ -24,8 +24,7 @@ SLUICE_HELM_PACKAGES=(npm)
 # Kubernetes (tests/cluster): the node's image, and what a cluster of one machine consists of besides itself.
 # shellcheck disable=SC2034
 SLUICE_CLUSTER_PACKAGES=(
-  buildah busybox-static containerd containernetworking-plugins debian-archive-keyring debootstrap etcd-server
-  iptables openssl runc skopeo umoci
+  buildah busybox-static containerd containernetworking-plugins debian-archive-keyring debootstrap etcd-server openssl runc
 )
 # shellcheck disable=SC2034
 SLUICE_QUICKSTART_PACKAGES=(debian-archive-keyring debootstrap)

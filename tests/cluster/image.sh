@@ -6,19 +6,19 @@ source tests/packages.sh
 
 usage() {
   cat <<'USAGE'
-usage: bash tests/cluster/image.sh HOST:PORT/NAME:TAG
+usage: bash tests/cluster/image.sh HOST:PORT
 
-Builds charts/sluice/Dockerfile with buildah, as root, on a Debian 12 that debootstrap makes, and pushes the image
-to a registry without TLS. The Debian, buildah's layers and the compiler's cache are kept in ~/.cache/sluice, so that
-a second run takes less.
+Builds charts/sluice/Dockerfile with buildah, as root, on a Debian 12 that debootstrap makes, and pushes the image to a
+registry without TLS as HOST:PORT/sluice/sluice:test; beside it library/pause:1, which kubelet needs. The Debian,
+buildah's layers and the compiler's cache are kept in ~/.cache/sluice, so that a second run takes less.
 USAGE
 }
 
 [[ ${1-} == -h || ${1-} == --help ]] && { usage; exit 0; }
-(($# == 1)) && [[ $1 == */*:* ]] || { usage >&2; exit 2; }
+(($# == 1)) && [[ $1 =~ ^[^/]+:[0-9]+$ ]] || { usage >&2; exit 2; }
 ((EUID == 0)) || { echo "tests/cluster/image.sh: run it as root" >&2; exit 2; }
-target=$1
-install_packages "${SLUICE_CLUSTER_PACKAGES[@]}" ccache
+registry=$1
+install_packages "${SLUICE_CLUSTER_PACKAGES[@]}"
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/sluice
 base=localhost/sluice-base:bookworm
@@ -68,8 +68,19 @@ if ! "${build[@]}" inspect --type image "$base" >/dev/null 2>&1; then
   "${build[@]}" commit --quiet "$container" "$base" >/dev/null
 fi
 
-compiler_cache=$(ccache --get-config cache_dir)
+# What holds a pod's namespaces while its containers come and go.
+if ! "${build[@]}" inspect --type image localhost/pause >/dev/null 2>&1; then
+  container=$("${build[@]}" from scratch)
+  "${build[@]}" copy --quiet "$container" /bin/busybox /bin/busybox >/dev/null
+  "${build[@]}" config --entrypoint '["/bin/busybox", "sleep", "1000000000"]' "$container"
+  "${build[@]}" commit --quiet "$container" localhost/pause >/dev/null
+fi
+
+# Not the machine's own: what a compiler of another distribution has cached is of no use here.
+compiler_cache=$cache/ccache
 mkdir -p "$compiler_cache"
 "${build[@]}" build --isolation chroot --layers --pull-never --build-arg "BASE=$base" \
   --volume "$compiler_cache:/root/.cache/ccache:rw" -f charts/sluice/Dockerfile -t localhost/sluice . >&2
-"${build[@]}" push --quiet --tls-verify=false localhost/sluice "docker://$target" >&2
+push() { "${build[@]}" push --quiet --tls-verify=false "$1" "docker://$registry/$2" >&2; }
+push localhost/pause library/pause:1
+push localhost/sluice sluice/sluice:test

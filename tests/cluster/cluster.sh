@@ -10,6 +10,7 @@ containerd_socket=$cluster/containerd.sock
 readonly pod_gateway=10.88.0.1
 cluster_pids=()
 saved_settings=()
+new_folders=()
 
 kubectl() { "$K8S_HOME/bin/kubectl" --kubeconfig "$cluster/kubeconfig" "$@"; }
 helm() { "$K8S_HOME/bin/helm" --kubeconfig "$cluster/kubeconfig" "$@"; }
@@ -17,14 +18,17 @@ ctr() { command ctr --address "$containerd_socket" --namespace k8s.io "$@"; }
 
 # run_in_background NAME COMMAND...
 run_in_background() {
-  setsid "${@:2}" >"$cluster/$1.log" 2>&1 9>&- &
+  setsid "${@:2}" >"$cluster/$1.log" 2>&1 8>&- &
   cluster_pids+=($!)
   disown
 }
 
-# Kubelet and the pods' network set these for good.
+# Kubelet and the pods' network set these for good, and no option moves these folders.
 save_settings() {
   local name
+  for name in /opt/containerd /var/lib/cni /var/lib/kubelet /var/log/containers /var/log/pods; do
+    [[ -e $name ]] || new_folders+=("$name")
+  done
   for name in net/ipv4/ip_forward vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
     kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
     [[ ! -r /proc/sys/$name ]] || saved_settings+=("$name=$(<"/proc/sys/$name")")
@@ -153,7 +157,6 @@ cluster_down() {
   ((${#cluster_pids[@]} == 0)) || end_process "${cluster_pids[0]}" TERM
   for pid in $(pgrep -f "^[^ ]*containerd-shim.*$containerd_socket"); do kill -KILL "$pid"; done
   restore_settings
-  # Where they keep what no option moves; not if a Kubernetes of the machine's own has something there.
-  rmdir --ignore-fail-on-non-empty /var/log/pods /var/log/containers /var/lib/cni/results /var/lib/cni \
-    /var/lib/kubelet/device-plugins /var/lib/kubelet /sys/fs/cgroup/k8s.io /sys/fs/cgroup/*/k8s.io 2>/dev/null
+  ((${#new_folders[@]} == 0)) || rm -rf "${new_folders[@]}"
+  rmdir /sys/fs/cgroup/k8s.io /sys/fs/cgroup/*/k8s.io 2>/dev/null
 }

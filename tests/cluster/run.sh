@@ -39,6 +39,8 @@ done
 cmake --preset release >&2
 cmake --build --preset release --target sluice >&2
 
+# A signal may come while a function's output goes elsewhere, and the trap's would go there too.
+exec 8>&1
 source tests/e2e/lib.sh
 source tests/cluster/cluster.sh
 
@@ -74,10 +76,10 @@ end_all() {
   trap - EXIT
   trap '' INT TERM
   set +e
-  if ((status)); then
-    kubectl get all,events --all-namespaces >&2
-    kubectl logs --namespace "$namespace" --selector app.kubernetes.io/name=sluice --tail 40 >&2
-  fi 2>/dev/null
+  if ((status)) && api_is_ready; then
+    in_namespace get all,events >&2
+    in_namespace logs --selector app.kubernetes.io/name=sluice --tail 40 >&2
+  fi
   end_process "$prometheus_pid" KILL
   [[ -z $pods_registry_pid ]] || kill -CONT "$pods_registry_pid"
   cluster_down
@@ -85,7 +87,7 @@ end_all() {
   [[ $gateway_added == no ]] || ip address delete "$pod_gateway/32" dev lo
   (cleanup "$status")
   status=$?
-  report
+  report >&8
   exit "$status"
 }
 trap end_all EXIT
@@ -130,9 +132,16 @@ pod_mounts() {
   wait_until mountpoint -q "$2" || fail "the host does not see what the pod mounts at $2"
 }
 
-# read_in_background MOUNT [compare_reads.py's arguments]: sets reader, whose words go to $work/reader.log.
+# push_new NAME SEED: an image of bytes that no other has, so that it is cold in every store; its tree is $work/NAME.
+push_new() {
+  mkdir "$work/$1"
+  python3 "$e2e_dir/make_tree.py" "$work/$1" --bytes 24000000 --files 100 --seed "$2"
+  push_tree "$work/$1" "$1"
+}
+
+# read_in_background NAME [compare_reads.py's arguments]: sets reader, whose words go to $work/reader.log.
 read_in_background() {
-  python3 "$e2e_dir/compare_reads.py" "$work/tree" "$@" --errors allowed >"$work/reader.log" 2>&1 &
+  python3 "$e2e_dir/compare_reads.py" "$work/$1" "$mounts/$1" "${@:2}" --errors allowed >"$work/reader.log" 2>&1 &
   reader=$!
 }
 
@@ -196,14 +205,10 @@ await_pod
 passed ready
 
 note "a mount through the pod, read by the host"
-mkdir "$work/tree"
-python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 48000000 --files 200
-push_tree "$work/tree" app
-push_tree "$work/tree" idle
+push_new app 1
 pod_mounts app "$mounts/app"
-reads_right "$work/tree" "$mounts/app" --reads 200 || fail "the host can't read what the pod mounted"
-checksum=$(checksum_of "$work/tree")
-[[ $(checksum_of "$mounts/app") == "$checksum" ]] || fail "the host reads another tree than was pushed"
+reads_right "$work/app" "$mounts/app" --reads 200 || fail "the host can't read what the pod mounted"
+[[ $(checksum_of "$mounts/app") == $(checksum_of "$work/app") ]] || fail "the host reads another tree than was pushed"
 in_pod sluice doctor --data-dir "$data_dir" | grep -q '^fuse' || fail "sluice doctor does not run in the pod"
 passed mounted_and_read
 
@@ -235,13 +240,12 @@ sleep 3  # time in which a controller would replace the pod
 passed upgrade_keeps_pod
 
 note "the pod is deleted while a reader waits for a registry that says nothing"
-in_pod sluice umount "$mounts/app" >&2
-in_pod sluice blob evict "$(data_blob_of app)" >&2
-pod_mounts app "$mounts/app"
+push_new waiting 2
+push_new idle 3
+pod_mounts waiting "$mounts/waiting"
 pod_mounts idle "$mounts/idle dir"
-drop_page_cache
 kill -STOP "$pods_registry_pid"
-read_in_background "$mounts/app"
+read_in_background waiting
 wait_until a_read_waits || fail "no read waits: $(cat "$work/reader.log")"
 pod=$(pod_name)
 in_namespace delete pod "$pod" --wait=false >&2
@@ -251,33 +255,33 @@ await_other_pod "$pod"
 passed deleted_under_waiting_reader
 
 in_namespace logs "$(pod_name)" >"$work/pod.log"
-is_not_mounted "$mounts/idle dir" || fail "what nobody used is still mounted"
-grep -q "$mounts/idle dir" "$work/pod.log" && fail "the next pod found what nobody used: $(grep idle "$work/pod.log")"
+for idle in "$mounts/idle dir" "$mounts/app"; do
+  is_not_mounted "$idle" || fail "nobody used $idle, and it is still mounted"
+  ! grep "$idle" "$work/pod.log" >&2 || fail "nobody used $idle, and the next pod found it"
+done
 passed unused_unmounted
 
 note "the next pod takes down what was in use, and mounts it anew"
-wait_until is_not_mounted "$mounts/app" || fail "a dead mount stays"
-grep -q 'ALARM.*mnt/app' "$work/pod.log" || fail "the next pod does not say that it took a mount down"
+wait_until is_not_mounted "$mounts/waiting" || fail "a dead mount stays"
+grep -q 'ALARM.*mnt/waiting' "$work/pod.log" || fail "the next pod does not say that it took a mount down"
 in_pod cat /etc/sluice/sluice.yaml >"$work/answer"
 grep -q 'level: "debug"' "$work/answer" || fail "the next pod has the old configuration"
-pod_mounts app "$mounts/app"
-drop_page_cache
-reads_right "$work/tree" "$mounts/app" || fail "the host can't read what the next pod mounted"
+pod_mounts waiting "$mounts/waiting"
+reads_right "$work/waiting" "$mounts/waiting" || fail "the host can't read what the next pod mounted"
 passed remounted_and_read
 
 note "the pod is deleted under readers that are busy"
-in_pod sluice umount "$mounts/app" >&2
-in_pod sluice blob evict "$(data_blob_of app)" >&2
-pod_mounts app "$mounts/app"
-drop_page_cache
-read_in_background "$mounts/app" --reads 20000
+push_new busy 4
+pod_mounts busy "$mounts/busy"
+read_in_background busy --reads 20000
 sleep 0.5  # amid its reads
 pod=$(pod_name)
 in_namespace delete pod "$pod" --wait=false >&2
 reader_ends_well
 await_other_pod "$pod"
-pod_mounts app "$mounts/app"
-reads_right "$work/tree" "$mounts/app" --reads 200 || fail "the host can't read what the third pod mounted"
+pod_mounts busy "$mounts/busy"
+drop_page_cache
+reads_right "$work/busy" "$mounts/busy" || fail "the host can't read what the third pod mounted"
 passed deleted_under_busy_readers
 
 note "helm uninstall leaves nothing"
@@ -288,6 +292,6 @@ nothing_is_left() {
   [[ -z $(in_namespace get all,configmap,serviceaccount,secret --selector app.kubernetes.io/instance=sluice --output name) ]]
 }
 wait_until nothing_is_left || fail "left: $(in_namespace get all,configmap,serviceaccount,secret --output name)"
-is_not_mounted "$mounts/app" || fail "an image is still mounted"
+[[ -z $(mounts_below "$mounts" | grep -vx "$mounts") ]] || fail "an image is still mounted: $(mounts_below "$mounts")"
 [[ -z $(node_processes) ]] || fail "processes of the node live on: $(node_processes)"
 passed uninstalled

@@ -18,13 +18,14 @@ SLUICE_TEST_PACKAGES=(clang-format prometheus python3-yaml shellcheck systemd xf
 SLUICE_VM_PACKAGES=(bc bison busybox-static cpio flex libelf-dev linux-source-6.1 qemu-system-x86 xz-utils)
 # shellcheck disable=SC2034
 SLUICE_FUZZ_PACKAGES=(clang llvm)
-# What fetches Helm (tests/chart/helm.sh), where no npm is there already: Debian's own is at odds with other vendors' nodejs.
+# What fetches Helm (tests/chart/helm.sh), if no npm is there already: Debian's goes with Debian's nodejs only.
 # shellcheck disable=SC2034
 SLUICE_HELM_PACKAGES=(npm)
 # Kubernetes (tests/cluster): the node's image, and what a cluster of one machine consists of besides itself.
 # shellcheck disable=SC2034
 SLUICE_CLUSTER_PACKAGES=(
-  buildah busybox-static containerd containernetworking-plugins debian-archive-keyring debootstrap etcd-server openssl runc
+  buildah busybox-static containerd containernetworking-plugins debian-archive-keyring debootstrap etcd-server
+  openssl runc
 )
 # shellcheck disable=SC2034
 SLUICE_QUICKSTART_PACKAGES=(debian-archive-keyring debootstrap)

@@ -21,7 +21,7 @@ render() {
     fail "helm template $*: $(<"$work/error")"
 }
 
-# query FILE PYTHON: a Python expression over `made`, the rendered objects by kind and name, must be true.
+# holds EXPRESSION: Python over `made`, what was rendered by kind and name, and over parts of it.
 holds() {
   python3 - "$work/rendered" "$1" <<'END_OF_PYTHON'
 import sys, yaml
@@ -142,6 +142,7 @@ refused 'must differ, and are 9464, 7301, 7301' --set config.cluster.swarmPort=7
 refused 'config.dataDir: "/run/sluice/data" lies in "/run/sluice", which is config.runtimeDir' --set config.dataDir=/run/sluice/data
 refused 'lies in "/var/lib/sluice"' --set mountsDir=/var/lib/sluice/mounts
 refused 'config.api.socket: "/tmp/api.sock" is not in config.runtimeDir' --set config.api.socket=/tmp/api.sock
+refused 'config.api.prefetchSocket: .* is not in config.runtimeDir' --set config.api.prefetchSocket=/tmp/hints.sock
 refused 'both name the credentials' --set registryCredentials.existingSecret=a --set config.origin.dockerConfig=/etc/config.json
 refused 'updateStrategy.type.*must be one of' --set updateStrategy.type=Recreate
 refused 'terminationGracePeriodSeconds: Must be greater than or equal to 30' --set terminationGracePeriodSeconds=1

@@ -41,12 +41,14 @@ cmake --build --preset release --target sluice >&2
 
 # A signal may come while a function's output goes elsewhere, and the trap's would go there too.
 exec 8>&1
+# Pulling the image on a slow machine takes a while.
+export WAIT_SECONDS_MAX=${WAIT_SECONDS_MAX:-120}
 source tests/e2e/lib.sh
 source tests/cluster/cluster.sh
 
-readonly steps=(image_built cluster_up bad_values_refused installed ready mounted_and_read host_tool metrics_scraped
-  upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read deleted_under_busy_readers
-  uninstalled)
+readonly steps=(image_built cluster_up bad_values_refused installed ready mounted_and_read host_tool service_names_pod
+  metrics_scraped upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read
+  deleted_under_busy_readers uninstalled)
 declare -A done_steps=()
 readonly namespace=storage
 # A read that no one answers any more must end within its deadline and the pod's time to end.
@@ -215,6 +217,17 @@ passed mounted_and_read
 sluice status --output json | jq -e --arg dir "$mounts/app" '.backend == "fuse" and any(.mounts[]; .mount_point == $dir)' \
   >"$work/answer" || fail "the host's sluice does not see the pod's node"
 passed host_tool
+
+note "the headless Service names the pod, and where it listens for peers"
+address=$(pod_field .status.podIP)
+[[ $(in_namespace get service sluice --output 'jsonpath={.spec.clusterIP}') == None &&
+   $(in_namespace get endpoints sluice --output 'jsonpath={.subsets[*].addresses[*].ip}') == "$address" ]] ||
+  fail "the Service does not name the pod: $(in_namespace get endpoints sluice)"
+# Nothing but operations, if peers are switched off.
+for port in $(in_namespace get endpoints sluice --output 'jsonpath={.subsets[*].ports[*].port}'); do
+  (exec 3<>"/dev/tcp/$address/$port") || fail "nothing listens on port $port of the pod"
+done
+passed service_names_pod
 
 note "Prometheus scrapes the pod"
 (($(metric sluice_read_bytes_total) > 0)) || fail "the metrics don't count what was read"

@@ -39,8 +39,11 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if not (hasPrefix (printf "%s/" (trimSuffix "/" $config.runtimeDir)) (include "sluice.apiSocket" .)) -}}
-{{- fail (printf "config.api.socket: %q is not in config.runtimeDir (%s), so the host would not see it" (include "sluice.apiSocket" .) $config.runtimeDir) -}}
+{{- range $key := list "socket" "prefetchSocket" -}}
+{{- $socket := dig "api" $key "" $config -}}
+{{- if and $socket (not (hasPrefix (printf "%s/" (trimSuffix "/" $config.runtimeDir)) $socket)) -}}
+{{- fail (printf "config.api.%s: %q is not in config.runtimeDir (%s), so the host would not see it" $key $socket $config.runtimeDir) -}}
+{{- end -}}
 {{- end -}}
 
 {{- if regexMatch ":[^/]*$|@" .Values.image.repository -}}

@@ -200,6 +200,7 @@ expect_failure 1 'relpicas is not allowed' "${install[@]}" --set relpicas=3
 passed bad_values_refused
 
 "${install[@]}" >"$work/notes" || fail "helm install fails"
+cat "$work/notes" >&2
 grep -q 'sluice doctor' "$work/notes" || fail "the notes don't say how to see it work"
 passed installed
 

@@ -131,6 +131,7 @@ refused 'config.ondemand.backend: "auto" can.t be used in a pod' --set config.on
 refused 'config.ondemand.backend: .*must be one of' --set config.ondemand.backend=nbd
 refused 'config.ondemand.readDeadline: Does not match pattern' --set config.ondemand.readDeadline=soon
 refused 'config.fetch.inflightMax: Does not match pattern' --set config.fetch.inflightMax=lots
+refused 'config.fetch.readaheadMax: Does not match pattern' --set config.fetch.readaheadMax=4MB
 refused 'config.origin.retries: Must be less than or equal to 20' --set config.origin.retries=99
 refused 'config.images.allow: Invalid type.*array' --set config.images.allow=registry.example
 refused 'config.dataDir: Does not match pattern' --set config.dataDir=data

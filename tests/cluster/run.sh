@@ -47,13 +47,14 @@ source tests/e2e/lib.sh
 source tests/cluster/cluster.sh
 
 readonly steps=(image_built cluster_up bad_values_refused installed ready mounted_and_read host_tool service_names_pod
-  metrics_scraped upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read
+  metrics_scraped second_node_asks_first upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read
   deleted_under_busy_readers uninstalled)
 declare -A done_steps=()
-readonly namespace=storage
+namespace=storage
 # A read that no one answers any more must end within its deadline and the pod's time to end.
 readonly read_deadline_seconds=20 pod_end_seconds=30
 mounts=$work/mnt
+other_mounts=$work/other-mnt
 pods_registry_pid=
 prometheus_pid=
 gateway_added=no
@@ -174,8 +175,11 @@ passed image_built
 
 note "starting Kubernetes"
 # Bidirectional mounts need a shared mount below them; not every machine's root is one.
-mount --bind "$mounts" "$mounts"
-mount --make-shared "$mounts"
+mkdir "$other_mounts"
+for folder in "$mounts" "$other_mounts"; do
+  mount --bind "$folder" "$folder"
+  mount --make-shared "$folder"
+done
 if ! ip -4 address show | grep -q "inet $pod_gateway/"; then
   ip address add "$pod_gateway/32" dev lo
   gateway_added=yes
@@ -244,6 +248,29 @@ python3 -B tests/chart/dashboards.py charts/sluice queries "http://$prometheus" 
 end_process "$prometheus_pid" KILL
 prometheus_pid=
 passed metrics_scraped
+
+# A second release stands for a second node, with folders of its own; there is no DNS here, so it is told its member.
+second_node_asks_first() {
+  local first=$address:7301 namespace=second listen received pod
+  "${install[@]}" --namespace second --set "config.dataDir=$work/other-data,config.runtimeDir=$work/other-run" \
+    --set "mountsDir=$other_mounts,config.cluster.members={$first}" >"$work/notes" || fail "a second release fails"
+  await_pod
+  pod_mounts app "$other_mounts/app"
+  reads_right "$work/app" "$other_mounts/app" || fail "the host can't read what the second node mounted"
+  received=$(metric sluice_peer_received_bytes_total)
+  note "the second node got $received bytes from the first, and $(metric sluice_origin_bytes_total) from the registry"
+  ((received > 0)) || fail "the second node asks the registry for what the first one has"
+  pod=$(pod_name)
+  helm uninstall sluice --namespace second >&2
+  wait_until no_such_pod "$pod" || fail "the second node's pod stays"
+}
+
+# What switches the peers off leaves this step out.
+if in_namespace get endpoints sluice --output 'jsonpath={.subsets[*].ports[*].name}' | grep -qw peers; then
+  note "a second node gets from the first what that has"
+  second_node_asks_first
+  passed second_node_asks_first
+fi
 
 note "an upgrade leaves the pod and its mounts alone"
 uid=$(pod_field .metadata.uid)

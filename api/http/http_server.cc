@@ -1,5 +1,7 @@
 #include "api/http/http_server.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <sys/sendfile.h>
 
 #include <algorithm>
@@ -16,6 +18,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -138,7 +141,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
 
   // Owned by the server's thread.
   HttpRoutes routes_;
-  uint32_t connections_ = 0;
+  absl::flat_hash_set<Session*> sessions_;  // of all connections
   asio::io_context io_{1};
   tcp::acceptor acceptor_;
   asio::steady_timer accept_retry_;
@@ -149,9 +152,9 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
  public:
   Session(Impl& server, tcp::socket socket)
       : server_(server), stream_(std::move(socket)), handler_timer_(server.io_) {
-    ++server_.connections_;
+    server_.sessions_.insert(this);
   }
-  ~Session() { --server_.connections_; }
+  ~Session() { server_.sessions_.erase(this); }
 
   void ReadRequest() {
     parser_.emplace();
@@ -162,6 +165,13 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
     http::async_read_header(
         stream_, buffer_, *parser_,
         [self = shared_from_this()](const error_code& error, size_t) { self->OnHeader(error); });
+  }
+
+  // Nothing of it runs any more: a client that waits must not wait for the server to be destroyed, nor a file
+  // that is being sent.
+  void Close() {
+    stream_.close();
+    file_.reset();
   }
 
  private:
@@ -285,8 +295,9 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
     self->OnWritten(error, after);
   };
   const bool head = parser_->is_header_done() && parser_->get().method() == http::verb::head;
-  if (head) file_.reset();
-  if (head || file_) {
+  const bool header_only = head || file_;
+  if (file_ && (head || file_->length == 0)) file_.reset();
+  if (header_only) {
     http::async_write_header(stream_, *serializer_, std::move(written));
   } else {
     http::async_write(stream_, *serializer_, std::move(written));
@@ -363,7 +374,13 @@ absl::Status HttpServer::Impl::Start(std::string_view listen) {
   }
   if (absl::Status status = Listen(listen); !status.ok()) return status;
   Accept();
-  thread_ = std::thread([this] { io_.run(); });
+  thread_ = std::thread([this] {
+    // Signals are the main thread's; what sendfile(2) meets when a client has gone comes back as an error.
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    io_.run();
+  });
   return absl::OkStatus();
 }
 
@@ -372,17 +389,20 @@ void HttpServer::Impl::Stop() {
   if (thread_.joinable()) thread_.join();
   error_code ignored;
   acceptor_.close(ignored);
+  for (Session* session : sessions_) session->Close();
 }
 
-// Null if there is none.
+// Null if there is none. Routes are few, and a path may have thousands of slashes.
 HttpHandler* HttpServer::Impl::HandlerOf(std::string_view path) {
-  auto route = routes_.find(std::string(path));
-  while (route == routes_.end() && !path.empty()) {
-    path.remove_suffix(1);
-    path = path.substr(0, path.rfind('/') + 1);
-    route = routes_.find(std::string(path));
+  size_t longest = 0;
+  HttpHandler* handler = nullptr;
+  for (auto& [route, candidate] : routes_) {
+    const bool fits = route == path || (route.ends_with('/') && path.starts_with(route));
+    if (!fits || route.size() < longest) continue;
+    longest = route.size();
+    handler = &candidate;
   }
-  return route == routes_.end() ? nullptr : &route->second;
+  return handler;
 }
 
 void HttpServer::Impl::Accept() {
@@ -400,7 +420,7 @@ void HttpServer::Impl::OnAccept(const error_code& error, tcp::socket socket) {
     return;
   }
   error_code ignored;
-  if (connections_ >= limits_.connections_max) {
+  if (sessions_.size() >= limits_.connections_max) {
     // As much as fits into the socket's buffer, without waiting: one more session is what must not be.
     socket.non_blocking(true, ignored);
     socket.write_some(asio::buffer(kTooManyConnections.data(), kTooManyConnections.size()), ignored);

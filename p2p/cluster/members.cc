@@ -10,11 +10,12 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/assignment.h"
+#include "p2p/http/content_range.h"
 #include "p2p/http/text.h"
 
 namespace sluice::p2p {
@@ -87,18 +88,18 @@ std::set<std::string> OwnAddresses() {
 absl::StatusOr<HostPort> HostPort::Parse(std::string_view text) {
   const size_t colon = text.rfind(':');
   HostPort address;
-  uint32_t port = 0;
   if (colon != std::string_view::npos) address.host = text.substr(0, colon);
   const bool brackets = address.host.size() > 2 && address.host.front() == '[' && address.host.back() == ']';
   if (brackets) address.host = address.host.substr(1, address.host.size() - 2);
   const bool host_ok = !address.host.empty() && address.host.size() <= 253 &&
                        (brackets ? IsLiteral(address.host) && address.host.find(':') != std::string::npos
                                  : address.host.find_first_of(":/ []@?#") == std::string::npos);
-  if (!host_ok || !absl::SimpleAtoi(Abs(text.substr(colon + 1)), &port) || port == 0 || port > 65535) {
+  const std::optional<uint64_t> port = ParseNumber(text.substr(colon + 1));
+  if (!host_ok || !port || *port == 0 || *port > 65535) {
     return absl::InvalidArgumentError(
         absl::StrCat(Quoted(text), " is no address: write host:port, an IPv6 address in brackets"));
   }
-  address.port = static_cast<uint16_t>(port);
+  address.port = static_cast<uint16_t>(*port);
   return address;
 }
 

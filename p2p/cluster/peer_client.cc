@@ -28,6 +28,17 @@ absl::Status StatusOf(const HttpHead& head, const std::string& node_id) {
   return absl::UnavailableError(absl::StrCat("status ", head.status));
 }
 
+// Errors of this node's own making have codes that mean something else of a member.
+absl::Status OfTransport(absl::Status status) {
+  if (!absl::IsPermissionDenied(status) && !absl::IsInvalidArgument(status)) return status;
+  return absl::UnavailableError(status.message());
+}
+
+bool IsUnderAnotherRoot(const HttpHead& head, const std::optional<Digest>& root) {
+  const std::optional<std::string_view> verified = head.headers.Get("Sluice-Verified");
+  return verified && root && *verified != root->ToString();
+}
+
 // What a Sluice-Present header names, as far as it is well-formed and within `asked`.
 std::vector<ByteRange> PresentRanges(const HttpHead& head, ByteRange asked) {
   std::vector<ByteRange> ranges;
@@ -49,11 +60,12 @@ std::vector<ByteRange> PresentRanges(const HttpHead& head, ByteRange asked) {
 // Holds a member's answer against what it was asked.
 class RangeSink final : public HttpSink {
  public:
-  RangeSink(Telemetry& telemetry, std::string node_id, uint64_t blob_size, ByteRange range,
+  RangeSink(Telemetry& telemetry, std::string node_id, const BlobSpec& blob, ByteRange range,
             PeerClient::OnData on_data, PeerClient::OnRange on_done)
       : telemetry_(telemetry),
         node_id_(std::move(node_id)),
-        blob_size_(blob_size),
+        blob_size_(blob.size),
+        root_(blob.root),
         range_(range),
         on_data_(std::move(on_data)),
         on_done_(std::move(on_done)) {}
@@ -61,6 +73,8 @@ class RangeSink final : public HttpSink {
   absl::Status OnHead(const HttpHead& head) override {
     outcome_.status = StatusOf(head, node_id_);
     if (absl::IsNotFound(outcome_.status)) outcome_.present = PresentRanges(head, range_);
+    if (outcome_.status.ok() && IsUnderAnotherRoot(head, root_))
+      return outcome_.status = absl::NotFoundError("it has that under another root");
     if (!outcome_.status.ok()) return absl::OkStatus();  // its body is read, so that the connection is kept
     answered_ = true;
     const std::string_view encoding = head.headers.Get("Content-Encoding").value_or("identity");
@@ -87,7 +101,8 @@ class RangeSink final : public HttpSink {
   void OnDone(absl::Status status) override {
     if (answered_ || outcome_.status.ok()) {
       if (status.ok() && received_ < range_.length) status = absl::UnavailableError("its answer ended early");
-      outcome_.status = std::move(status);
+      outcome_.status = absl::IsResourceExhausted(status) ? absl::UnavailableError(status.message())
+                                                          : OfTransport(std::move(status));
     }
     std::move(on_done_)(std::move(outcome_));
   }
@@ -96,6 +111,7 @@ class RangeSink final : public HttpSink {
   Telemetry& telemetry_;
   const std::string node_id_;
   const uint64_t blob_size_;
+  const std::optional<Digest> root_;
   const ByteRange range_;
   PeerClient::OnData on_data_;
   PeerClient::OnRange on_done_;
@@ -107,8 +123,8 @@ class RangeSink final : public HttpSink {
 class WholeSink final : public HttpSink {
  public:
   using Promise = std::shared_ptr<std::promise<absl::StatusOr<PeerClient::Answer>>>;
-  WholeSink(std::string node_id, Promise promise)
-      : node_id_(std::move(node_id)), promise_(std::move(promise)) {}
+  WholeSink(std::string node_id, uint64_t bytes_max, Promise promise)
+      : node_id_(std::move(node_id)), bytes_max_(bytes_max), promise_(std::move(promise)) {}
 
   absl::Status OnHead(const HttpHead& head) override {
     verdict_ = StatusOf(head, node_id_);
@@ -119,17 +135,23 @@ class WholeSink final : public HttpSink {
     return absl::OkStatus();
   }
   absl::Status OnBody(std::span<const std::byte> bytes) override {
-    if (verdict_.ok()) answer_.body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (!verdict_.ok()) return absl::OkStatus();
+    if (bytes.size() > bytes_max_ - answer_.body.size()) {
+      return verdict_ = absl::ResourceExhaustedError(
+                 absl::StrCat("its answer exceeds the limit of ", bytes_max_, " bytes"));
+    }
+    answer_.body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     return absl::OkStatus();
   }
   void OnDone(absl::Status status) override {
-    if (!verdict_.ok()) status = std::move(verdict_);
+    status = verdict_.ok() ? OfTransport(std::move(status)) : std::move(verdict_);
     if (!status.ok()) return promise_->set_value(std::move(status));
     promise_->set_value(std::move(answer_));
   }
 
  private:
   const std::string node_id_;
+  const uint64_t bytes_max_;
   const Promise promise_;
   absl::Status verdict_;
   PeerClient::Answer answer_;
@@ -176,26 +198,28 @@ HttpRequest PeerClient::Request(const Member& member, const std::string& path_an
   return request;
 }
 
-void PeerClient::ReadRange(const Member& member, const BlobOrigin& origin, const Digest& digest,
-                           uint64_t blob_size, ByteRange range, FetchClass fetch_class, Instant deadline,
-                           OnData on_data, OnRange on_done) {
+void PeerClient::ReadRange(const Member& member, const BlobOrigin& origin, const BlobSpec& blob,
+                           ByteRange range, FetchClass fetch_class, Instant deadline, OnData on_data,
+                           OnRange on_done) {
   const Duration timeout = deadline - std::chrono::steady_clock::now();
   HttpRequest request =
-      Request(member, RegistryPathOf(origin, "blobs", digest), std::max(timeout, Duration(1)));
+      Request(member, RegistryPathOf(origin, "blobs", blob.digest), std::max(timeout, Duration(1)));
   request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
   request.headers.Add("Sluice-Class", fetch_class == FetchClass::kDemand ? "demand" : "fill");
   request.body_bytes_max = std::max(range.length, kErrorBytesMax);
-  http_.Send(std::move(request), std::make_unique<RangeSink>(telemetry_, options_.node_id, blob_size, range,
+  http_.Send(std::move(request), std::make_unique<RangeSink>(telemetry_, options_.node_id, blob, range,
                                                              std::move(on_data), std::move(on_done)));
 }
 
 absl::StatusOr<PeerClient::Answer> PeerClient::Get(const Member& member, const std::string& path_and_query,
                                                    uint64_t bytes_max, Duration timeout) {
   HttpRequest request = Request(member, path_and_query, timeout);
-  request.body_bytes_max = bytes_max;
+  // What says that there is nothing may be longer than what was asked for.
+  request.body_bytes_max = std::max(bytes_max, kErrorBytesMax);
   auto promise = std::make_shared<std::promise<absl::StatusOr<Answer>>>();
   std::future<absl::StatusOr<Answer>> answer = promise->get_future();
-  http_.Send(std::move(request), std::make_unique<WholeSink>(options_.node_id, std::move(promise)));
+  http_.Send(std::move(request),
+             std::make_unique<WholeSink>(options_.node_id, bytes_max, std::move(promise)));
   return answer.get();
 }
 

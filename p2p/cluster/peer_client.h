@@ -53,9 +53,10 @@ class PeerClient {
   // Cancels what is under way.
   ~PeerClient();
 
-  // Bytes of a blob, in order. REQUIRES: the range is within the blob and not empty
-  void ReadRange(const Member& member, const BlobOrigin& origin, const Digest& digest, uint64_t blob_size,
-                 ByteRange range, FetchClass fetch_class, Instant deadline, OnData on_data, OnRange on_done);
+  // Bytes of a blob, in order. A member that has them under another root lacks them: who is wrong about the
+  // root is not known. REQUIRES: the range is within the blob and not empty
+  void ReadRange(const Member& member, const BlobOrigin& origin, const BlobSpec& blob, ByteRange range,
+                 FetchClass fetch_class, Instant deadline, OnData on_data, OnRange on_done);
 
   struct Answer {
     std::string media_type;

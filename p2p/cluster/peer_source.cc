@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -130,10 +131,11 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
     }
     const Member& member = MemberAt(members, position);
     auto arriving = std::make_shared<Arriving>(Arriving{chunks, chunks.first, {}, 0});
-    const BlobSpec& spec = request_.blob->spec();
+    // Whoever is slow leaves time for the next, and at last for the origin.
+    const Instant now = parts_.clock.Now();
     parts_.client.ReadRange(
-        member, OriginAt(position), spec.digest, spec.size, request_.blob->geometry().RangeOf(chunks),
-        request_.fetch_class, request_.deadline,
+        member, OriginAt(position), request_.blob->spec(), request_.blob->geometry().RangeOf(chunks),
+        request_.fetch_class, now + (request_.deadline - now) / 2,
         [self = shared_from_this(), arriving, sender = parts_.health.IdOf(member.name)](
             std::span<const std::byte> bytes) { self->OnData(*arriving, bytes, sender); },
         [self = shared_from_this(), arriving, members, position, named](PeerClient::RangeOutcome outcome) {
@@ -164,10 +166,14 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
       parts_.health.Succeeded(member.name);
       return CloseOne();
     }
+    if (absl::IsDeadlineExceeded(outcome.status) && parts_.clock.Now() < request_.deadline)
+      outcome.status = absl::UnavailableError("it took more than its part of the time");
     NoteFailure(member, outcome.status);
     const ChunkSpan left{arriving.next, arriving.chunks.end().value() - arriving.next.value()};
+    // An answer may go wrong after its last byte.
+    if (left.count == 0) return CloseOne();
     if (absl::IsDeadlineExceeded(outcome.status) || absl::IsCancelled(outcome.status)) {
-      ended_ = std::move(outcome.status);
+      End(std::move(outcome.status));
       return CloseOne();
     }
     if (named == Named::kYes || outcome.present.empty()) {
@@ -193,6 +199,11 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
                              " s: ", status.message()));
   }
 
+  void End(absl::Status status) {
+    const std::lock_guard lock(ended_mutex_);
+    ended_ = std::move(status);
+  }
+
   void CloseOne() {
     if (--open_ > 0) return;
     if (!ended_.ok()) return std::move(on_done_)(std::move(ended_));
@@ -207,7 +218,10 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
   // Requests begin on the pool while answers come on the client's thread.
   std::atomic<size_t> open_{0};
   std::atomic<bool> complete_{true};
-  absl::Status ended_;  // the client's thread only
+  // Written on the client's thread, and where a client that is stopped answers at once; read when nothing is
+  // open any more.
+  std::mutex ended_mutex_;
+  absl::Status ended_;
 };
 
 }  // namespace

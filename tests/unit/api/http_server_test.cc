@@ -1,20 +1,21 @@
 #include "api/http/http_server.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <sys/time.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <future>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "api/http/operations_routes.h"
+#include "tests/unit/api/raw_client.h"
 
 namespace sluice::api {
 namespace {
@@ -24,64 +25,6 @@ using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
-
-// One connection to a port of loopback; raw bytes both ways.
-class RawClient {
- public:
-  explicit RawClient(uint16_t port) : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    // Far beyond any wait in here: a server that never answers fails the test instead of hanging it.
-    const timeval patience{.tv_sec = 60, .tv_usec = 0};
-    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  }
-  ~RawClient() { ::close(fd_); }
-  RawClient(const RawClient&) = delete;
-  RawClient& operator=(const RawClient&) = delete;
-
-  RawClient& Send(const std::string& text) {
-    (void)::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
-    return *this;
-  }
-
-  // Up to the end of the connection.
-  std::string ReadAll() {
-    while (ReadSome()) {
-    }
-    return std::exchange(received_, "");
-  }
-
-  // Up to and including `mark`, or the end.
-  std::string ReadThrough(const std::string& mark) {
-    while (received_.find(mark) == std::string::npos && ReadSome()) {
-    }
-    const size_t found = received_.find(mark);
-    if (found == std::string::npos) return std::exchange(received_, "");
-    std::string head = received_.substr(0, found + mark.size());
-    received_.erase(0, found + mark.size());
-    return head;
-  }
-
- private:
-  bool ReadSome() {
-    char buffer[4096];
-    const ssize_t count = ::recv(fd_, buffer, sizeof(buffer), 0);
-    EXPECT_FALSE(count < 0 && errno == EAGAIN) << "the server neither answered nor closed";
-    if (count > 0) received_.append(buffer, static_cast<size_t>(count));
-    return count > 0;
-  }
-
-  const int fd_;
-  std::string received_;
-};
-
-std::string Request(const std::string& method, const std::string& target, const std::string& more = "") {
-  return absl::StrCat(method, " ", target, " HTTP/1.1\r\nHost: x\r\n", more, "\r\n");
-}
-const char kClose[] = "Connection: close\r\n";
 
 class HttpServerTest : public ::testing::Test {
  protected:
@@ -303,6 +246,213 @@ TEST_F(HttpServerTest, OperationsRoutesSayHowTheNodeIs) {
               AllOf(HasSubstr("Content-Type: text/plain; version=0.0.4"),
                     HasSubstr("\nsluice_read_errors_total 3\n")));
   server_.reset();
+}
+
+// ------------------------------------------------------------------------------------------------- routes
+
+HttpHandler Says(const std::string& text) {
+  return [text](const HttpRequest&, HttpResponder responder) {
+    HttpResponse response;
+    response.body = text;
+    std::move(responder).Answer(std::move(response));
+  };
+}
+
+TEST_F(HttpServerTest, TheLongestRouteThatFitsCounts) {
+  HttpRoutes routes;
+  routes["/a/"] = Says("<a/>");
+  routes["/a/b/"] = Says("<a/b/>");
+  routes["/a/b/c"] = Says("<a/b/c>");
+  routes["/exact"] = Says("<exact>");
+  Start(std::move(routes));
+  const struct {
+    const char* path;
+    const char* answer;  // null: 404
+  } kPaths[] = {{"/a/", "<a/>"},       {"/a/x", "<a/>"},      {"/a/x/y/", "<a/>"},   {"/a/b", "<a/>"},
+                {"/a//b/", "<a/>"},    {"/a/b/", "<a/b/>"},   {"/a/b/d", "<a/b/>"},  {"/a/b/c", "<a/b/c>"},
+                {"/a/b/c/", "<a/b/>"}, {"/a/b/cc", "<a/b/>"}, {"/exact", "<exact>"}, {"/a", nullptr},
+                {"/ab/", nullptr},     {"/", nullptr},        {"//a/", nullptr},     {"/exact/", nullptr},
+                {"/exact/x", nullptr}, {"/%61/", nullptr},    {"/A/", nullptr}};
+  for (const auto& [path, answer] : kPaths) {
+    const std::string got = Ask(Request("GET", path, kClose));
+    if (answer) {
+      EXPECT_THAT(got, EndsWith(answer)) << path;
+    } else {
+      EXPECT_THAT(got, StartsWith("HTTP/1.1 404 ")) << path;
+    }
+  }
+}
+
+// One thread serves all: what a request costs must not depend on how it is spelt.
+TEST_F(HttpServerTest, APathOfSlashesCostsNoMoreThanAnother) {
+  HttpRoutes routes;
+  routes["/a/"] = Says("a");
+  Start(std::move(routes));
+  const auto seconds_for = [this](const std::string& path) {
+    constexpr int kRequests = 100;
+    RawClient client(server_->port());
+    const auto begun = std::chrono::steady_clock::now();
+    for (int i = 0; i < kRequests; ++i) {
+      client.Send(Request("GET", path));
+      EXPECT_THAT(client.ReadThrough("at this path\n"), StartsWith("HTTP/1.1 404 "));
+    }
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  };
+  const double plain = seconds_for("/" + std::string(15000, 'x'));
+  EXPECT_LT(seconds_for(std::string(15000, '/')), 10 * plain + 0.2);
+}
+
+// -------------------------------------------------------------------------------------------------- files
+
+// A file in memory that knows what is in it.
+struct TestFile {
+  explicit TestFile(size_t size) : fd(::memfd_create("http", MFD_CLOEXEC)), bytes(size, '\0') {
+    for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 31 + i / 4099);
+    EXPECT_EQ(::pwrite(fd, bytes.data(), size, 0), static_cast<ssize_t>(size));
+  }
+  ~TestFile() { ::close(fd); }
+  TestFile(const TestFile&) = delete;
+  TestFile& operator=(const TestFile&) = delete;
+
+  const int fd;
+  std::string bytes;
+};
+
+class HttpFileTest : public HttpServerTest {
+ protected:
+  // "/file?<offset>-<length>" answers with that part of a file, which the answer alone holds open.
+  HttpRoutes Files(size_t size) {
+    HttpRoutes routes = Hello();
+    routes["/file"] = [this, size](const HttpRequest& request, HttpResponder responder) {
+      auto file = std::make_shared<TestFile>(size);
+      held_ = file;
+      unsigned long long offset = 0, length = 0;
+      EXPECT_EQ(std::sscanf(request.query.c_str(), "%llu-%llu", &offset, &length), 2);
+      HttpResponse response;
+      response.content_type = "application/octet-stream";
+      const int fd = file->fd;
+      response.file =
+          FileSpan{fd, offset, length, std::move(file), [this](uint64_t bytes) { sent_ += bytes; }};
+      std::move(responder).Answer(std::move(response));
+    };
+    return routes;
+  }
+  std::string Read(RawClient& client, const std::string& part) {
+    client.Send(Request("GET", "/file?" + part));
+    const std::string head = client.ReadThrough("\r\n\r\n");
+    EXPECT_THAT(head, StartsWith("HTTP/1.1 200 "));
+    unsigned long long length = 0;
+    const size_t field = head.find("Content-Length: ");
+    EXPECT_NE(field, std::string::npos);
+    EXPECT_EQ(std::sscanf(head.c_str() + field, "Content-Length: %llu", &length), 1);
+    return client.ReadBytes(length);
+  }
+  void AwaitRelease() {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!held_.expired() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    EXPECT_TRUE(held_.expired()) << "the file is still held";
+  }
+
+  std::weak_ptr<TestFile> held_;  // of the last answer; written before its head is sent
+  std::atomic<uint64_t> sent_ = 0;
+};
+
+TEST_F(HttpFileTest, ExactlyTheBytesAtTheOffsetAreSentAndTheConnectionServesOn) {
+  constexpr size_t kSize = (5 << 20) + 123;
+  Start(Files(kSize));
+  const std::string bytes = TestFile(kSize).bytes;
+  RawClient client(server_->port());
+  uint64_t expected = 0;
+  const std::pair<size_t, size_t> kParts[] = {
+      {0, 1}, {0, kSize}, {1, 1}, {kSize - 1, 1}, {1 << 20, 1 << 20}, {4095, (3 << 20) + 1}, {7, 0}};
+  for (const auto& [offset, length] : kParts) {
+    const std::string got = Read(client, absl::StrCat(offset, "-", length));
+    ASSERT_EQ(got.size(), length);
+    EXPECT_TRUE(got == bytes.substr(offset, length)) << offset << "+" << length;
+    expected += length;
+  }
+  // In order, and mixed with answers that are no files.
+  client.Send(Request("GET", "/file?3-4") + Request("GET", "/hello?1") + Request("GET", "/file?9-2", kClose));
+  EXPECT_THAT(client.ReadThrough("hello 1"), HasSubstr("\r\n\r\n" + bytes.substr(3, 4) + "HTTP/1.1 200 "));
+  EXPECT_THAT(client.ReadAll(), EndsWith("\r\n\r\n" + bytes.substr(9, 2)));
+  AwaitRelease();
+  EXPECT_EQ(sent_, expected + 6);
+}
+
+TEST_F(HttpFileTest, HeadHasTheLengthAndNoByteOfTheFile) {
+  Start(Files(1000));
+  RawClient client(server_->port());
+  client.Send(Request("HEAD", "/file?0-1000") + Request("GET", "/hello?1", kClose));
+  EXPECT_THAT(client.ReadThrough("\r\n\r\n"), HasSubstr("Content-Length: 1000\r\n"));
+  EXPECT_THAT(client.ReadAll(), AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("hello 1")));
+  AwaitRelease();
+  EXPECT_EQ(sent_, 0u);
+}
+
+TEST_F(HttpFileTest, AFileThatEndsEarlyClosesTheConnection) {
+  Start(Files(1000));
+  RawClient client(server_->port());
+  client.Send(Request("GET", "/file?0-1001") + Request("GET", "/hello?1"));
+  client.ReadThrough("\r\n\r\n");
+  EXPECT_EQ(client.ReadAll(), TestFile(1000).bytes) << "a client must not take another answer for the rest";
+  AwaitRelease();
+  RawClient beyond(server_->port());
+  beyond.Send(Request("GET", "/file?5000-10"));
+  beyond.ReadThrough("\r\n\r\n");
+  EXPECT_EQ(beyond.ReadAll(), "");
+}
+
+TEST_F(HttpFileTest, AClientThatStopsReadingIsDroppedAndTheFileReleased) {
+  constexpr size_t kSize = 64 << 20;
+  Start(Files(kSize), {.idle_timeout = std::chrono::milliseconds(100)});
+  RawClient client(server_->port(), 64 << 10);
+  client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+  client.ReadThrough("\r\n\r\n");
+  AwaitRelease();
+  EXPECT_LT(client.ReadAll().size(), kSize);
+  EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+}
+
+TEST_F(HttpFileTest, AClientThatGoesAwayReleasesTheFile) {
+  constexpr size_t kSize = 64 << 20;
+  Start(Files(kSize));
+  {
+    RawClient client(server_->port(), 64 << 10);
+    client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+    client.ReadThrough("\r\n\r\n");
+  }
+  AwaitRelease();
+}
+
+TEST_F(HttpFileTest, ASlowClientHoldsNobodyUp) {
+  constexpr size_t kSize = 16 << 20;
+  Start(Files(kSize));
+  RawClient slow(server_->port(), 64 << 10);
+  slow.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+  slow.ReadThrough("\r\n\r\n");
+  for (int i = 0; i < 10; ++i) EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+  EXPECT_TRUE(slow.ReadBytes(kSize) == TestFile(kSize).bytes);
+}
+
+TEST_F(HttpFileTest, StopInTheMidstOfATransferClosesItAndReleasesTheFile) {
+  constexpr size_t kSize = 64 << 20;
+  Start(Files(kSize));
+  RawClient client(server_->port(), 64 << 10);
+  client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+  client.ReadThrough("\r\n\r\n");
+  server_->Stop();
+  EXPECT_TRUE(held_.expired());
+  EXPECT_LT(client.ReadAll().size(), kSize);
+}
+
+TEST_F(HttpServerTest, StopAloneClosesConnections) {
+  Start(Hello());
+  RawClient idle(server_->port()), waiting(server_->port());
+  idle.Send(Request("GET", "/hello?1")).ReadThrough("hello 1");
+  waiting.Send("GET /hello HT");
+  server_->Stop();
+  EXPECT_EQ(idle.ReadAll(), "");
+  EXPECT_EQ(waiting.ReadAll(), "");
 }
 
 }  // namespace

@@ -1,0 +1,765 @@
+// What becomes of a fetch when a member misbehaves, injected over real sockets.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "node/daemon/asio_executor.h"
+#include "p2p/cluster/assignment.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/peer_client.h"
+#include "p2p/cluster/peer_documents.h"
+#include "p2p/cluster/peer_source.h"
+#include "p2p/recipe/sha256.h"
+#include "tests/fault/fault_origin.h"
+
+namespace sluice::p2p {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr char kNodeId[] = "0123456789abcdef";
+constexpr uint32_t kChunk = kChunkSizeMin;
+constexpr uint32_t kChunks = 16;  // of the blob: one stripe, so that one member is the first for all of it
+constexpr Duration kLong = 30s;   // far beyond what any fault may take
+
+std::string Pattern(size_t size) {
+  std::string bytes(size, '\0');
+  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 131 + i / 977);
+  return bytes;
+}
+
+class NoteLedger final : public AccessLedger {
+ public:
+  void NoteAccess(const Digest&, const BlobOrigin& origin, OriginAccess access) override {
+    const std::lock_guard lock(mutex_);
+    notes_[origin] = access;
+  }
+  OriginAccess AccessOf(const Digest&, const BlobOrigin& origin) const override {
+    const std::lock_guard lock(mutex_);
+    const auto found = notes_.find(origin);
+    return found == notes_.end() ? OriginAccess::kUnknown : found->second;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<BlobOrigin, OriginAccess> notes_;
+};
+
+// The bytes that a request's Range asks for, as "bytes=<first>-<last>".
+ByteRange RangeOf(const FaultRequest& request) {
+  unsigned long long first = 0, last = 0;
+  EXPECT_EQ(std::sscanf(request.Header("range").c_str(), "bytes=%llu-%llu", &first, &last), 2);
+  EXPECT_LE(first, last) << "an empty range was asked for";
+  return {first, last - first + 1};
+}
+
+std::string ContentRangeOf(ByteRange range, uint64_t size) {
+  return absl::StrCat("bytes ", range.offset, "-", range.end() - 1, "/", size);
+}
+
+struct Outcome {
+  absl::Status status;
+  std::map<uint32_t, std::string> chunks;
+  std::vector<SenderId> senders;
+  Duration took{};
+};
+
+class PeerFaultTest : public ::testing::Test {
+ protected:
+  PeerFaultTest() {
+    spec_.digest = Sha256::Of(bytes_);
+    spec_.size = bytes_.size();
+    spec_.chunk_size = kChunk;
+    spec_.root = Sha256::Of("root");
+    spec_.origins = {{"registry.example:5000", "team/app"}};
+    path_ = FaultOrigin::BlobPath("team/app", spec_.digest);
+    options_.node_id = kNodeId;
+    options_.connect_timeout = 500ms;
+    options_.silence_max = 200ms;
+    options_.rate_window = 1s;
+  }
+  ~PeerFaultTest() override { Stop(); }
+
+  void Stop() {
+    if (client_) client_->Stop();
+    io_.Stop();
+  }
+
+  // What a good member does.
+  FaultBehaviour Serves(FaultConnection::Headers more = {}) const {
+    return [this, more](const FaultRequest& request, FaultConnection& connection) {
+      const ByteRange range = RangeOf(request);
+      FaultConnection::Headers headers = {{"Sluice-Node", "good"},
+                                          {"Content-Range", ContentRangeOf(range, bytes_.size())}};
+      headers.insert(headers.end(), more.begin(), more.end());
+      connection.Send(206, headers, bytes_.substr(range.offset, range.length));
+    };
+  }
+  static FaultBehaviour Lacks(const std::string& present = "") {
+    return [present](const FaultRequest&, FaultConnection& connection) {
+      FaultConnection::Headers headers = {{"Sluice-Node", "good"}};
+      if (!present.empty()) headers.emplace_back("Sluice-Present", present);
+      connection.Send(404, headers, "{}");
+    };
+  }
+
+  // Members at these addresses, and a source that asks them.
+  void Use(const std::vector<uint16_t>& ports) {
+    Members::Options options;
+    for (const uint16_t port : ports) options.configured.push_back({"127.0.0.1", port});
+    members_ = std::make_unique<Members>(std::move(options));
+    members_->Start();
+    client_ = std::make_unique<PeerClient>(telemetry_, options_);
+    source_ = std::make_unique<PeerSource>(PeerSource::Parts{clock_, io_, *members_, health_, *client_,
+                                                             ledger_, [this](const Blob&) { return bound_; },
+                                                             [this](const std::string& text) {
+                                                               const std::lock_guard lock(mutex_);
+                                                               warnings_.push_back(text);
+                                                             }});
+  }
+  // Two members; `first` is then the one that is asked first.
+  void UseBoth() {
+    Use({a_.port(), b_.port()});
+    const std::vector<Member> order = Order();
+    ASSERT_EQ(order.size(), 2u);
+    first_ = order[0].address.port == a_.port() ? &a_ : &b_;
+    second_ = first_ == &a_ ? &b_ : &a_;
+  }
+  std::vector<Member> Order() {
+    return ChooseMembers(*members_->list(), health_, ScoreKeyOf(spec_.digest), 0, 10, clock_.Now());
+  }
+  std::string NameOf(const FaultOrigin& member) { return member.registry(); }
+  bool IsUsable(const FaultOrigin& member) { return health_.Usable(NameOf(member), clock_.Now()); }
+
+  std::future<Outcome> Begin(Duration patience = kLong) {
+    auto outcome = std::make_shared<Outcome>();
+    auto done = std::make_shared<std::promise<Outcome>>();
+    std::future<Outcome> result = done->get_future();
+    const Instant begun = clock_.Now();
+    source_->Fetch(
+        {std::make_shared<Blob>(spec_), {ChunkIndex(0), kChunks}, FetchClass::kDemand, begun + patience},
+        [outcome](ChunkIndex index, Buffer buffer, SenderId sender) {
+          std::string bytes(reinterpret_cast<const char*>(buffer.data()), buffer.size());
+          EXPECT_TRUE(outcome->chunks.emplace(index.value(), std::move(bytes)).second)
+              << "chunk " << index.value() << " came twice";
+          outcome->senders.push_back(sender);
+        },
+        [outcome, done, begun, this](absl::Status status) {
+          outcome->status = std::move(status);
+          outcome->took = clock_.Now() - begun;
+          done->set_value(std::move(*outcome));
+        });
+    return result;
+  }
+  Outcome Fetch(Duration patience = kLong) {
+    std::future<Outcome> result = Begin(patience);
+    if (result.wait_for(2 * kLong) == std::future_status::ready) return result.get();
+    ADD_FAILURE() << "the fetch never ended";
+    std::abort();
+  }
+
+  void ExpectRight(const Outcome& outcome) {
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+    ASSERT_EQ(outcome.chunks.size(), kChunks);
+    for (const auto& [index, bytes] : outcome.chunks)
+      EXPECT_EQ(bytes, bytes_.substr(size_t{index} * kChunk, kChunk)) << "chunk " << index;
+  }
+  // So that the cache goes on to the origin, and soon.
+  void ExpectGivesWay(const Outcome& outcome) {
+    EXPECT_TRUE(absl::IsNotFound(outcome.status)) << outcome.status;
+    EXPECT_LT(outcome.took, kLong / 2);
+  }
+
+  const std::string bytes_ = Pattern(size_t{kChunk} * kChunks);
+  BlobSpec spec_;
+  std::string path_;
+  PeerClientOptions options_;
+  bool bound_ = true;
+  Telemetry telemetry_;
+  SteadyClock clock_;
+  NoteLedger ledger_;
+  MemberHealth health_;
+  std::mutex mutex_;
+  std::vector<std::string> warnings_;  // guarded by mutex_
+  FaultOrigin a_, b_;
+  FaultOrigin* first_ = nullptr;
+  FaultOrigin* second_ = nullptr;
+  std::unique_ptr<Members> members_;
+  std::unique_ptr<PeerClient> client_;
+  std::unique_ptr<PeerSource> source_;
+  AsioExecutor io_{"io", 2};
+};
+
+// ------------------------------------------------------------------------------------------ what is right
+
+TEST_F(PeerFaultTest, AGoodMemberGivesEveryByteAndIsAskedAsTheProtocolSays) {
+  a_.Always(path_, Serves());
+  Use({a_.port()});
+  ExpectRight(Fetch());
+  ASSERT_EQ(a_.request_count(path_), 1u);
+  const FaultRequest request = a_.requests(path_)[0];
+  EXPECT_EQ(request.query, "ns=registry.example:5000");
+  EXPECT_EQ(request.Header("sluice-role"), "present-only");
+  EXPECT_EQ(request.Header("sluice-class"), "demand");
+  EXPECT_EQ(request.Header("authorization"), "");
+  EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kHearsay);
+  EXPECT_EQ(telemetry_.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), bytes_.size());
+}
+
+TEST_F(PeerFaultTest, WithoutABoundRecipeOrAnOriginNobodyIsAsked) {
+  a_.Always(path_, Serves());
+  Use({a_.port()});
+  bound_ = false;
+  ExpectGivesWay(Fetch());
+  bound_ = true;
+  spec_.origins.clear();
+  ExpectGivesWay(Fetch());
+  EXPECT_EQ(a_.connection_count(), 0u);
+}
+
+TEST_F(PeerFaultTest, WhatOneMemberHasInPartTheOtherCompletes) {
+  UseBoth();
+  const std::string present =
+      absl::StrCat("bytes=", kChunk, "-", 3 * kChunk - 1, ",", 8 * kChunk, "-", 9 * kChunk - 1);
+  first_->Script(path_, {Lacks(present)});
+  first_->Always(path_, Serves());
+  second_->Always(path_, Serves());
+  ExpectRight(Fetch());
+  EXPECT_EQ(first_->request_count(path_), 3u) << "once for all, then for the two runs that it has";
+  EXPECT_EQ(second_->request_count(path_), 3u) << "for the three runs between";
+  EXPECT_TRUE(IsUsable(*first_)) << "to lack something is no failure";
+}
+
+TEST_F(PeerFaultTest, AMemberIsAskedByTheNextRepositoryForWhatItLacksByTheFirst) {
+  spec_.origins.push_back({"other.example", "mirror/app"});
+  const std::string other = FaultOrigin::BlobPath("mirror/app", spec_.digest);
+  a_.Always(path_, Lacks());
+  a_.Always(other, Serves());
+  Use({a_.port()});
+  ExpectRight(Fetch());
+  EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kUnknown);
+  EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[1]), OriginAccess::kHearsay);
+}
+
+// --------------------------------------------------------------------------------- members that misbehave
+
+// Behaviours that make a member worth skipping. Each must lead to NotFound in time if nobody else is there,
+// and to the right bytes from the next if somebody is.
+struct BadMember {
+  const char* name;
+  std::function<void(const std::string& bytes, const FaultRequest&, FaultConnection&)> behave;
+};
+
+FaultConnection::Headers HeadersOf(const FaultRequest& request, uint64_t size) {
+  return {{"Sluice-Node", "bad"}, {"Content-Range", ContentRangeOf(RangeOf(request), size)}};
+}
+
+const BadMember kBadMembers[] = {
+    {"IsNoSluiceNode", [](const std::string&, const FaultRequest&,
+                          FaultConnection& connection) { connection.Send(200, {}, "<html>hello</html>"); }},
+    {"IsNoSluiceNodeAndHasTheBytes",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       connection.Send(206, {{"Content-Range", ContentRangeOf(RangeOf(request), bytes.size())}}, bytes);
+     }},
+    {"IsNoSluiceNodeAndSays404", [](const std::string&, const FaultRequest&,
+                                    FaultConnection& connection) { connection.Send(404, {}, "no"); }},
+    {"HangsBeforeTheHead",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) { connection.Stall(); }},
+    {"HangsWithinTheHead",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) {
+       connection.SendRaw("HTTP/1.1 206 Partial Content\r\nSluice-No");
+       connection.Stall();
+     }},
+    {"HangsAfterTheHead",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       FaultConnection::Headers headers = HeadersOf(request, bytes.size());
+       headers.emplace_back("Content-Length", absl::StrCat(bytes.size()));
+       connection.SendHead(206, headers);
+       connection.Stall();
+     }},
+    {"HangsWithinTheBody",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       FaultConnection::Headers headers = HeadersOf(request, bytes.size());
+       headers.emplace_back("Content-Length", absl::StrCat(RangeOf(request).length));
+       connection.SendHead(206, headers);
+       connection.SendRaw(std::string_view(bytes).substr(RangeOf(request).offset, 3 * kChunk + 7));
+       connection.Stall();
+     }},
+    {"SaysThatItIsBusyForEver",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) {
+       for (int i = 0; i < 3000; ++i) connection.SendRaw("HTTP/1.1 102 Processing\r\n\r\n");
+       connection.Stall();
+     }},
+    {"Drips",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       FaultConnection::Headers headers = HeadersOf(request, bytes.size());
+       headers.emplace_back("Content-Length", absl::StrCat(RangeOf(request).length));
+       connection.SendHead(206, headers);
+       connection.Drip(bytes);
+     }},
+    {"SendsTheWhole",
+     [](const std::string& bytes, const FaultRequest&, FaultConnection& connection) {
+       connection.Send(200, {{"Sluice-Node", "bad"}}, bytes);
+     }},
+    {"SendsAnotherRange",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       const ByteRange range = RangeOf(request);
+       connection.Send(
+           206,
+           {{"Sluice-Node", "bad"},
+            {"Content-Range", ContentRangeOf({range.offset + 1, range.length - 1}, bytes.size())}},
+           bytes.substr(range.offset + 1, range.length - 1));
+     }},
+    {"SendsARangeOfAnotherBlob",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       const ByteRange range = RangeOf(request);
+       connection.Send(206,
+                       {{"Sluice-Node", "bad"}, {"Content-Range", ContentRangeOf(range, bytes.size() + 1)}},
+                       bytes.substr(range.offset, range.length));
+     }},
+    {"SendsNoContentRange",
+     [](const std::string& bytes, const FaultRequest&, FaultConnection& connection) {
+       connection.Send(206, {{"Sluice-Node", "bad"}}, bytes);
+     }},
+    {"SendsParts",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) {
+       connection.Send(206, {{"Sluice-Node", "bad"}, {"Content-Type", "multipart/byteranges; boundary=x"}},
+                       "--x\r\nContent-Range: bytes 0-0/1\r\n\r\na\r\n--x--\r\n");
+     }},
+    {"SendsPackedBytes",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       FaultConnection::Headers headers = HeadersOf(request, bytes.size());
+       headers.emplace_back("Content-Encoding", "gzip");
+       connection.Send(206, headers, bytes.substr(RangeOf(request).offset, RangeOf(request).length));
+     }},
+    {"SendsTooLittle",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       connection.SendHead(206, HeadersOf(request, bytes.size()));
+       connection.SendRaw(std::string_view(bytes).substr(RangeOf(request).offset, 3 * kChunk - 1));
+       connection.CloseAfter();
+     }},
+    {"PromisesTooLittle",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       connection.Send(206, HeadersOf(request, bytes.size()), bytes.substr(RangeOf(request).offset, 10));
+     }},
+    {"PromisesTwoGibibytes",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       FaultConnection::Headers headers = HeadersOf(request, bytes.size());
+       headers.emplace_back("Content-Length", absl::StrCat(uint64_t{2} << 30));
+       connection.SendHead(206, headers);
+       connection.Stall();
+     }},
+    {"Says404OfTwoGibibytes",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) {
+       connection.SendHead(404,
+                           {{"Sluice-Node", "bad"}, {"Content-Length", absl::StrCat(uint64_t{2} << 30)}});
+       connection.Stall();
+     }},
+    {"SaysALengthThatIsNone",
+     [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
+       FaultConnection::Headers headers = HeadersOf(request, bytes.size());
+       headers.emplace_back("Content-Length", "-1");
+       connection.SendHead(206, headers);
+       connection.Stall();
+     }},
+    {"SendsGarbage",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) {
+       connection.SendRaw(std::string("\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n", 25));
+       connection.CloseAfter();
+     }},
+    {"SendsEndlessHeaders",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) {
+       connection.SendRaw("HTTP/1.1 206 Partial Content\r\nSluice-Node: bad\r\n");
+       for (int i = 0; i < 200; ++i) connection.SendRaw(absl::StrCat("X: ", std::string(1000, 'x'), "\r\n"));
+       connection.Stall();
+     }},
+    {"HangsUp",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) { connection.CloseAfter(); }},
+    {"Fails",
+     [](const std::string&, const FaultRequest&, FaultConnection& connection) {
+       connection.Send(500, {{"Sluice-Node", "bad"}}, "oh");
+     }},
+};
+
+class BadMemberTest : public PeerFaultTest, public ::testing::WithParamInterface<BadMember> {
+ protected:
+  FaultBehaviour Bad() {
+    return [this](const FaultRequest& request, FaultConnection& connection) {
+      GetParam().behave(bytes_, request, connection);
+    };
+  }
+};
+
+TEST_P(BadMemberTest, GivesWayToTheOriginAndIsSkipped) {
+  a_.Always(path_, Bad());
+  Use({a_.port()});
+  const Outcome outcome = Fetch();
+  ExpectGivesWay(outcome);
+  for (const auto& [index, bytes] : outcome.chunks)
+    EXPECT_EQ(bytes, bytes_.substr(size_t{index} * kChunk, kChunk)) << "chunk " << index;
+  EXPECT_FALSE(IsUsable(a_));
+  EXPECT_EQ(a_.request_count(path_), 1u) << "it was asked again at once";
+  // While it is skipped it is not even dialled.
+  ExpectGivesWay(Fetch());
+  EXPECT_EQ(a_.request_count(path_), 1u);
+}
+
+TEST_P(BadMemberTest, TheNextMemberGivesTheRightBytes) {
+  UseBoth();
+  first_->Always(path_, Bad());
+  second_->Always(path_, Serves());
+  ExpectRight(Fetch());
+  EXPECT_FALSE(IsUsable(*first_));
+  EXPECT_TRUE(IsUsable(*second_));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BadMemberTest, ::testing::ValuesIn(kBadMembers),
+                         [](const auto& member) { return member.param.name; });
+
+TEST_F(PeerFaultTest, ASlowMemberLeavesTimeForTheNextAndForTheOrigin) {
+  // Above the least rate, and still too slow for this reader.
+  options_.rate_min_bytes_per_s = 1;
+  const auto slow = [this](const FaultRequest& request, FaultConnection& connection) {
+    FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
+    headers.emplace_back("Content-Length", absl::StrCat(RangeOf(request).length));
+    connection.SendHead(206, headers);
+    connection.Drip(bytes_);
+  };
+  UseBoth();
+  first_->Always(path_, slow);
+  second_->Always(path_, Serves());
+  ExpectRight(Fetch(4s));
+  EXPECT_FALSE(IsUsable(*first_));
+}
+
+TEST_F(PeerFaultTest, WhenAllAreSlowTheOriginIsAskedBeforeTheDeadline) {
+  options_.rate_min_bytes_per_s = 1;
+  a_.Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
+    FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
+    headers.emplace_back("Content-Length", absl::StrCat(RangeOf(request).length));
+    connection.SendHead(206, headers);
+    connection.Drip(bytes_);
+  });
+  Use({a_.port()});
+  ExpectGivesWay(Fetch(4s));
+}
+
+TEST_F(PeerFaultTest, AMemberThatIsDownIsSkippedAndTheNextAsked) {
+  uint16_t dead = 0;
+  {
+    FaultOrigin gone;
+    dead = gone.port();
+  }
+  a_.Always(path_, Serves());
+  Use({dead, a_.port()});
+  ExpectRight(Fetch());
+  Use({dead});
+  ExpectGivesWay(Fetch());
+  EXPECT_FALSE(health_.Usable(absl::StrCat("127.0.0.1:", dead), clock_.Now()));
+}
+
+TEST_F(PeerFaultTest, AnAddressThatMayNotBeAskedIsNotTakenForThisNode) {
+  Members::Options options;
+  options.configured = {{"169.254.1.1", 80}};
+  Use({a_.port()});
+  Members link_local(std::move(options));
+  link_local.Start();
+  PeerSource source({clock_, io_, link_local, health_, *client_, ledger_, [](const Blob&) { return true; },
+                     [](const std::string&) {}});
+  std::promise<absl::Status> done;
+  source.Fetch(
+      {std::make_shared<Blob>(spec_), {ChunkIndex(0), 1}, FetchClass::kDemand, clock_.Now() + kLong},
+      [](ChunkIndex, Buffer, SenderId) {},
+      [&done](absl::Status status) { done.set_value(std::move(status)); });
+  EXPECT_TRUE(absl::IsNotFound(done.get_future().get()));
+  EXPECT_EQ(link_local.list()->size(), 1u);
+  EXPECT_FALSE(health_.Usable("169.254.1.1:80", clock_.Now()));
+}
+
+TEST_F(PeerFaultTest, AMemberThatIsThisNodeIsLeftOutFromThenOn) {
+  a_.Always(path_, fault::Status(404, {{"Sluice-Node", kNodeId}}));
+  Use({a_.port()});
+  ASSERT_EQ(members_->list()->size(), 1u);
+  ExpectGivesWay(Fetch());
+  EXPECT_THAT(*members_->list(), IsEmpty());
+  ExpectGivesWay(Fetch());
+  EXPECT_EQ(a_.request_count(path_), 1u);
+}
+
+TEST_F(PeerFaultTest, RedirectsAreNotFollowed) {
+  FaultOrigin elsewhere;
+  elsewhere.Always(path_, Serves());
+  for (const int status : {301, 302, 303, 307, 308}) {
+    FaultOrigin member;
+    member.Always(path_, fault::Status(status, {{"Sluice-Node", "bad"}, {"Location", elsewhere.Url(path_)}}));
+    Use({member.port()});
+    ExpectGivesWay(Fetch());
+    EXPECT_FALSE(IsUsable(member)) << status;
+  }
+  EXPECT_EQ(elsewhere.connection_count(), 0u);
+}
+
+TEST_F(PeerFaultTest, LiesAboutWhatIsPresentCostTimeAndNothingElse) {
+  std::string many = "bytes=";
+  for (int i = 0; i < 1000; ++i) absl::StrAppend(&many, i == 0 ? "" : ",", 2 * i, "-", 2 * i);
+  const std::string lies[] = {
+      "bytes=0-262143",       // all of it
+      "bytes=0-99999999999",  // beyond the end
+      "bytes=0-18446744073709551615",
+      "bytes=18446744073709551615-18446744073709551615",
+      "bytes=0-32767,16384-65535",  // overlapping
+      "bytes=65536-81919,0-16383",  // backwards
+      "bytes=32767-0",
+      "bytes=",
+      "bytes=-",
+      "bytes=,,,",
+      "bytes=a-b",
+      "bytes=-5",
+      "bytes=0-",
+      "items=0-16383",
+      "bytes=0-16383-32767",
+      "bytes=0x0-0x3fff",
+      "bytes=0-16383,",
+      std::string(8000, ','),
+      many,
+  };
+  for (const std::string& lie : lies) {
+    FaultOrigin liar;
+    liar.Always(path_, Lacks(lie));
+    Use({liar.port()});
+    ExpectGivesWay(Fetch());
+    EXPECT_LE(liar.request_count(path_), 1u + kChunks) << lie.substr(0, 60);
+  }
+  // With somebody else there all bytes come.
+  for (const std::string& lie : lies) {
+    FaultOrigin liar, good;
+    liar.Always(path_, Lacks(lie));
+    good.Always(path_, Serves());
+    Use({liar.port(), good.port()});
+    ExpectRight(Fetch());
+  }
+}
+
+TEST_F(PeerFaultTest, WhatGoesWrongAfterTheLastByteCostsNoBytesAndNobodyElse) {
+  UseBoth();
+  first_->Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
+    FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
+    headers.emplace_back("Transfer-Encoding", "chunked");
+    connection.SendHead(206, headers);
+    connection.SendRaw(absl::StrCat(absl::Hex(bytes_.size()), "\r\n", bytes_, "\r\n"));
+    connection.CloseAfter();  // without the last chunk
+  });
+  second_->Always(path_, Serves());
+  ExpectRight(Fetch());
+  EXPECT_FALSE(IsUsable(*first_));
+  EXPECT_EQ(second_->connection_count(), 0u) << "there was nothing left to ask for";
+}
+
+TEST_F(PeerFaultTest, MoreThanWasAskedForIsNotTaken) {
+  a_.Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
+    FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
+    headers.emplace_back("Transfer-Encoding", "chunked");
+    connection.SendHead(206, headers);
+    const std::string body = bytes_ + "more";
+    connection.SendRaw(absl::StrCat(absl::Hex(body.size()), "\r\n", body, "\r\n0\r\n\r\n"));
+  });
+  Use({a_.port()});
+  const Outcome outcome = Fetch();
+  EXPECT_LE(outcome.chunks.size(), kChunks);
+  for (const auto& [index, bytes] : outcome.chunks)
+    EXPECT_EQ(bytes, bytes_.substr(size_t{index} * kChunk, kChunk));
+  EXPECT_FALSE(IsUsable(a_));
+}
+
+TEST_F(PeerFaultTest, AMemberThatHasTheBlobUnderAnotherRootIsPassedOverAndNotSkipped) {
+  UseBoth();
+  first_->Always(path_, Serves({{"Sluice-Verified", Sha256::Of("another root").ToString()}}));
+  second_->Always(path_, Serves({{"Sluice-Verified", spec_.root->ToString()}}));
+  const Outcome outcome = Fetch();
+  ExpectRight(outcome);
+  for (const SenderId sender : outcome.senders) EXPECT_EQ(health_.NameOf(sender), NameOf(*second_));
+  EXPECT_TRUE(IsUsable(*first_));
+}
+
+TEST_F(PeerFaultTest, WhoeverSentAWrongChunkIsSkipped) {
+  UseBoth();
+  first_->Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
+    connection.Send(206, HeadersOf(request, bytes_.size()), std::string(RangeOf(request).length, 'x'));
+  });
+  second_->Always(path_, Serves());
+  const Outcome wrong = Fetch();
+  ASSERT_EQ(wrong.senders.size(), kChunks);
+  EXPECT_EQ(health_.NameOf(wrong.senders[0]), NameOf(*first_));
+  source_->Blame(wrong.senders[0], Blob(spec_), ChunkIndex(0));
+  EXPECT_FALSE(IsUsable(*first_));
+  EXPECT_FALSE(health_.Usable(NameOf(*first_), clock_.Now() + MemberHealth::kSkipWrong - 1s));
+  {
+    const std::lock_guard lock(mutex_);
+    ASSERT_EQ(warnings_.size(), 1u);
+    EXPECT_THAT(warnings_[0], HasSubstr(NameOf(*first_)));
+  }
+  ExpectRight(Fetch());
+  EXPECT_EQ(first_->request_count(path_), 1u);
+  source_->Blame(SenderId{12345}, Blob(spec_), ChunkIndex(0));  // nobody has that number
+}
+
+// --------------------------------------------------------------------------------------- deadlines and ends
+
+TEST_F(PeerFaultTest, AFetchEndsAtItsDeadline) {
+  options_.silence_max = kLong;
+  options_.rate_min_bytes_per_s = 0;
+  a_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  Use({a_.port()});
+  const Outcome outcome = Fetch(300ms);
+  EXPECT_TRUE(absl::IsNotFound(outcome.status) || absl::IsDeadlineExceeded(outcome.status)) << outcome.status;
+  EXPECT_LT(outcome.took, kLong / 2);
+  b_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  Use({b_.port()});
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Fetch(-1s).status)) << "one that is past already";
+  EXPECT_TRUE(IsUsable(b_)) << "which says nothing of the member";
+}
+
+TEST_F(PeerFaultTest, StopEndsWhatIsUnderWayAndWhatComesAfter) {
+  options_.silence_max = kLong;
+  options_.rate_min_bytes_per_s = 0;
+  for (FaultOrigin* member : {&a_, &b_})
+    member->Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  Use({a_.port(), b_.port()});
+  std::vector<std::future<Outcome>> under_way;
+  for (int i = 0; i < 20; ++i) under_way.push_back(Begin());
+  while (a_.connection_count() + b_.connection_count() == 0) std::this_thread::yield();
+  client_->Stop();
+  for (std::future<Outcome>& fetch : under_way) EXPECT_TRUE(absl::IsCancelled(fetch.get().status));
+  EXPECT_TRUE(absl::IsCancelled(Fetch().status));
+}
+
+// Of several stripes' requests some are under way and some only begin when the client stops.
+TEST_F(PeerFaultTest, StopInTheMidstOfABeginningEndsOnce) {
+  options_.silence_max = kLong;
+  options_.rate_min_bytes_per_s = 0;
+  spec_.size = 64 * uint64_t{256 << 10};
+  spec_.chunk_size = 256 << 10;
+  std::vector<std::unique_ptr<FaultOrigin>> members;
+  std::vector<uint16_t> ports;
+  for (int i = 0; i < 8; ++i) {
+    members.push_back(std::make_unique<FaultOrigin>());
+    members.back()->Always(path_,
+                           [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+    ports.push_back(members.back()->port());
+  }
+  for (int round = 0; round < 30; ++round) {
+    Use(ports);
+    std::vector<std::future<absl::Status>> ends;
+    for (int i = 0; i < 4; ++i) {
+      auto done = std::make_shared<std::promise<absl::Status>>();
+      ends.push_back(done->get_future());
+      source_->Fetch(
+          {std::make_shared<Blob>(spec_), {ChunkIndex(0), 64}, FetchClass::kHint, clock_.Now() + kLong},
+          [](ChunkIndex, Buffer, SenderId) {},
+          [done](absl::Status status) { done->set_value(std::move(status)); });
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(20 * round));
+    client_->Stop();
+    for (std::future<absl::Status>& end : ends) EXPECT_TRUE(absl::IsCancelled(end.get()));
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- documents
+
+class PeerDocumentFaultTest : public PeerFaultTest {
+ protected:
+  PeerDocumentClient Documents() {
+    return PeerDocumentClient({clock_, *members_, health_, *client_, telemetry_, [](const std::string&) {}});
+  }
+  const BlobOrigin origin_{"registry.example:5000", "team/app"};
+};
+
+TEST_F(PeerDocumentFaultTest, AManifestMustMatchItsDigest) {
+  const std::string body = R"({"schemaVersion":2})";
+  const Digest digest = Sha256::Of(body);
+  const std::string path = FaultOrigin::ManifestPath("team/app", digest.ToString());
+  Use({a_.port(), b_.port()});
+  for (FaultOrigin* member : {&a_, &b_}) {
+    member->Always(
+        path, fault::Status(200, {{"Sluice-Node", "bad"}, {"Content-Type", "application/x"}}, body + " "));
+  }
+  EXPECT_TRUE(absl::IsNotFound(Documents().FetchManifest(origin_, digest).status()));
+  EXPECT_FALSE(IsUsable(a_) || IsUsable(b_));
+  FaultOrigin good;
+  good.Always(path,
+              fault::Status(200, {{"Sluice-Node", "good"}, {"Content-Type", "application/x; q=1"}}, body));
+  Use({good.port()});
+  const absl::StatusOr<FetchedManifest> manifest = Documents().FetchManifest(origin_, digest);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->body, body);
+  EXPECT_EQ(manifest->media_type, "application/x");
+  EXPECT_EQ(manifest->access, OriginAccess::kHearsay);
+}
+
+TEST_F(PeerDocumentFaultTest, ABlobMustHaveItsSizeAndDigest) {
+  a_.Always(path_, fault::Status(200, {{"Sluice-Node", "bad"}}, bytes_ + "x"));
+  b_.Always(path_, fault::Status(200, {{"Sluice-Node", "bad"}}, bytes_.substr(1) + "x"));
+  Use({a_.port(), b_.port()});
+  EXPECT_TRUE(absl::IsNotFound(
+      Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong).status()));
+  EXPECT_FALSE(IsUsable(a_) || IsUsable(b_));
+  FaultOrigin good;
+  good.Always(path_, fault::Status(200, {{"Sluice-Node", "good"}}, bytes_));
+  Use({good.port()});
+  const absl::StatusOr<std::string> blob =
+      Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong);
+  ASSERT_TRUE(blob.ok()) << blob.status();
+  EXPECT_EQ(*blob, bytes_);
+}
+
+TEST_F(PeerDocumentFaultTest, ToLackASmallBlobIsNoFailure) {
+  const std::string small = "tiny";
+  const Digest digest = Sha256::Of(small);
+  a_.Always(FaultOrigin::BlobPath("team/app", digest),
+            fault::Status(404, {{"Sluice-Node", "good"}}, std::string(200, ' ')));
+  Use({a_.port()});
+  EXPECT_TRUE(
+      absl::IsNotFound(Documents().FetchBlob(origin_, digest, small.size(), clock_.Now() + kLong).status()));
+  EXPECT_TRUE(IsUsable(a_));
+}
+
+TEST_F(PeerDocumentFaultTest, AMemberThatHangsHoldsUpNeitherTheNextNorStop) {
+  a_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  b_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  Use({a_.port(), b_.port()});
+  const Instant begun = clock_.Now();
+  EXPECT_TRUE(
+      absl::IsNotFound(Documents().FetchBlob(origin_, spec_.digest, spec_.size, begun + kLong).status()));
+  EXPECT_LT(clock_.Now() - begun, kLong / 2);
+  EXPECT_FALSE(IsUsable(a_) || IsUsable(b_));
+
+  options_.silence_max = kLong;
+  options_.rate_min_bytes_per_s = 0;
+  FaultOrigin hung;
+  hung.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  Use({hung.port()});
+  auto waiting = std::async(std::launch::async, [&] {
+    return Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong).status();
+  });
+  while (hung.request_count(path_) == 0) std::this_thread::yield();
+  client_->Stop();
+  EXPECT_TRUE(absl::IsNotFound(waiting.get()));
+}
+
+}  // namespace
+}  // namespace sluice::p2p

@@ -1,0 +1,545 @@
+#include "api/http/peer_routes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "node/daemon/manifest_cache.h"
+#include "node/daemon/peer_documents.h"
+#include "p2p/recipe/recipe.h"
+#include "p2p/recipe/sha256.h"
+#include "tests/unit/api/raw_client.h"
+#include "tests/unit/index/store_fixture.h"
+
+namespace sluice::api {
+namespace {
+
+using index::SampleBlob;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+constexpr char kNodeId[] = "this-node";
+
+// Runs tasks on a thread of its own; may hold them back.
+class GatedExecutor final : public Executor {
+ public:
+  GatedExecutor() : thread_([this] { Run(); }) {}
+  ~GatedExecutor() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+  void Post(Task task) override {
+    {
+      const std::lock_guard lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    changed_.notify_all();
+  }
+  void PostAt(Instant, Task task) override { Post(std::move(task)); }
+
+  void Hold() {
+    const std::lock_guard lock(mutex_);
+    held_ = true;
+  }
+  void AwaitTask() {
+    std::unique_lock lock(mutex_);
+    ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return !tasks_.empty(); }));
+  }
+  void Release() {
+    {
+      const std::lock_guard lock(mutex_);
+      held_ = false;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  void Run() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [&] { return stopping_ || (!held_ && !tasks_.empty()); });
+      if (stopping_) return;
+      Task task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      std::move(task)();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Task> tasks_;
+  bool held_ = false, stopping_ = false;
+  std::thread thread_;
+};
+
+struct Answer {
+  int status = 0;
+  std::map<std::string, std::string> headers;  // names in lower case
+  std::string body;
+  std::string raw;
+
+  std::string Header(const std::string& name) const {
+    const auto found = headers.find(name);
+    return found == headers.end() ? std::string() : found->second;
+  }
+};
+
+Answer Parse(std::string raw) {
+  Answer answer;
+  const size_t end = raw.find("\r\n\r\n");
+  EXPECT_NE(end, std::string::npos) << raw;
+  if (end == std::string::npos) return answer;
+  answer.status = std::atoi(raw.c_str() + sizeof("HTTP/1.1"));
+  for (const absl::string_view line : absl::StrSplit(raw.substr(0, end), "\r\n")) {
+    const size_t colon = line.find(": ");
+    if (colon != absl::string_view::npos)
+      answer.headers[absl::AsciiStrToLower(line.substr(0, colon))] = std::string(line.substr(colon + 2));
+  }
+  answer.body = raw.substr(end + 4);
+  answer.raw = std::move(raw);
+  return answer;
+}
+
+class PeerRoutesTest : public index::StoreTest {
+ protected:
+  void SetUp() override {
+    OpenStore();
+    manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
+    documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_);
+    Serve({});
+    sample_.spec.origins = {origin_};
+    sample_.spec.root = p2p::Sha256::Of("root");
+  }
+  void TearDown() override {
+    server_.reset();
+    io_.reset();
+  }
+
+  void Serve(HttpLimits limits) {
+    HttpRoutes routes;
+    AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, kNodeId});
+    server_ = std::make_unique<HttpServer>(std::move(routes), limits);
+    ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
+  }
+
+  // All of it, proven, and got as `access`.
+  void Have(const SampleBlob& sample, OriginAccess access) {
+    CommitAll(sample, Evidence::kVerified);
+    for (const BlobOrigin& origin : sample.spec.origins)
+      store_->NoteAccess(sample.spec.digest, origin, access);
+  }
+
+  Answer Ask(const std::string& target, const std::string& more = "", const std::string& method = "GET") {
+    return Parse(
+        RawClient(server_->port()).Send(Request(method, target, absl::StrCat(more, kClose))).ReadAll());
+  }
+  static std::string PathOf(const Digest& digest, const std::string& kind = "blobs",
+                            const std::string& repository = "team/app") {
+    return absl::StrCat("/v2/", repository, "/", kind, "/", digest.ToString(), "?ns=registry.example:5000");
+  }
+  std::string Path() const { return PathOf(sample_.spec.digest); }
+  std::string Bytes(uint64_t offset, uint64_t length) const {
+    return {reinterpret_cast<const char*>(sample_.bytes.data()) + offset, length};
+  }
+  std::string Tag() const { return absl::StrCat("\"", sample_.spec.digest.ToString(), "\""); }
+
+  const BlobOrigin origin_{"registry.example:5000", "team/app"};
+  SampleBlob sample_{1};  // five chunks of 16 KiB and 100 bytes
+  const uint64_t size_ = sample_.spec.size;
+  std::unique_ptr<GatedExecutor> io_ = std::make_unique<GatedExecutor>();
+  std::unique_ptr<ManifestCache> manifests_;
+  std::unique_ptr<NodePeerDocuments> documents_;
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(PeerRoutesTest, SaysThatItIsARegistry) {
+  const Answer answer = Ask("/v2/");
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.Header("docker-distribution-api-version"), "registry/2.0");
+  EXPECT_EQ(answer.Header("sluice-node"), kNodeId);
+}
+
+TEST_F(PeerRoutesTest, AWholeBlobIsServedByteForByte) {
+  Have(sample_, OriginAccess::kPublic);
+  const Answer answer = Ask(Path());
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_TRUE(answer.body == Bytes(0, size_));
+  EXPECT_EQ(answer.Header("content-length"), absl::StrCat(size_));
+  EXPECT_EQ(answer.Header("content-type"), "application/octet-stream");
+  EXPECT_EQ(answer.Header("etag"), Tag());
+  EXPECT_EQ(answer.Header("accept-ranges"), "bytes");
+  EXPECT_EQ(answer.Header("docker-content-digest"), sample_.spec.digest.ToString());
+  EXPECT_EQ(answer.Header("sluice-verified"), sample_.spec.root->ToString());
+  EXPECT_EQ(answer.Header("sluice-node"), kNodeId);
+  EXPECT_EQ(answer.Header("content-range"), "");
+  EXPECT_EQ(telemetry_.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), size_);
+  EXPECT_EQ(telemetry_.peer_answers[static_cast<size_t>(PeerAnswer::kServed)].value(), 1u);
+}
+
+TEST_F(PeerRoutesTest, RangesAreServedExactly) {
+  Have(sample_, OriginAccess::kPublic);
+  const struct {
+    std::string header;
+    uint64_t offset;
+    uint64_t length;
+  } kCases[] = {{"bytes=0-0", 0, 1},
+                {"bytes=0-16383", 0, 16384},
+                {"bytes=16383-16384", 16383, 2},
+                {absl::StrCat("bytes=", size_ - 1, "-"), size_ - 1, 1},
+                {"bytes=-100", size_ - 100, 100},
+                {absl::StrCat("bytes=-", size_ + 1), 0, size_},
+                {absl::StrCat("bytes=70000-", size_ + 5), 70000, size_ - 70000},
+                {"bytes=0-18446744073709551615", 0, size_}};
+  for (const auto& [header, offset, length] : kCases) {
+    const Answer answer = Ask(Path(), absl::StrCat("Range: ", header, "\r\n"));
+    EXPECT_EQ(answer.status, 206) << header;
+    EXPECT_TRUE(answer.body == Bytes(offset, length)) << header;
+    EXPECT_EQ(answer.Header("content-range"),
+              absl::StrCat("bytes ", offset, "-", offset + length - 1, "/", size_));
+  }
+}
+
+TEST_F(PeerRoutesTest, WhatIsNotOneRangeWithinTheBlobIs416) {
+  Have(sample_, OriginAccess::kPublic);
+  for (const std::string& header :
+       {absl::StrCat("bytes=", size_, "-"), std::string("bytes=0-1,3-4"), std::string("bytes=-0"),
+        std::string("bytes=9-8"), std::string("bytes=x"), std::string("bytes=18446744073709551615-")}) {
+    const Answer answer = Ask(Path(), absl::StrCat("Range: ", header, "\r\n"));
+    EXPECT_EQ(answer.status, 416) << header;
+    EXPECT_EQ(answer.Header("content-range"), absl::StrCat("bytes */", size_));
+    EXPECT_THAT(answer.body, HasSubstr("RANGE_INVALID"));
+  }
+  EXPECT_EQ(Ask(Path(), "Range: pages=1-2\r\n").status, 200);
+}
+
+TEST_F(PeerRoutesTest, ConditionsAreKept) {
+  Have(sample_, OriginAccess::kPublic);
+  const std::string range = "Range: bytes=0-9\r\n";
+  for (const std::string& match : {Tag(), "W/" + Tag(), std::string("*"), "\"x\", " + Tag() + ",\"y\""}) {
+    const Answer answer = Ask(Path(), absl::StrCat("If-None-Match: ", match, "\r\n", range));
+    EXPECT_EQ(answer.status, 304) << match;
+    EXPECT_EQ(answer.body, "");
+    EXPECT_EQ(answer.Header("etag"), Tag());
+  }
+  EXPECT_EQ(Ask(Path(), "If-None-Match: \"x\"\r\n" + range).status, 206);
+  EXPECT_EQ(Ask(Path(), absl::StrCat("If-Range: ", Tag(), "\r\n", range)).status, 206);
+  // A weak tag never matches here, nor does a date: the whole.
+  for (const std::string& other :
+       {"W/" + Tag(), std::string("\"x\""), std::string("Tue, 01 Jan 2030 00:00:00 GMT")}) {
+    const Answer answer = Ask(Path(), absl::StrCat("If-Range: ", other, "\r\n", range));
+    EXPECT_EQ(answer.status, 200) << other;
+    EXPECT_TRUE(answer.body == Bytes(0, size_));
+  }
+}
+
+TEST_F(PeerRoutesTest, HeadSaysTheLengthOfTheWholeAndSendsNothing) {
+  Have(sample_, OriginAccess::kPublic);
+  const Answer answer = Ask(Path(), "Range: bytes=0-9\r\n", "HEAD");
+  EXPECT_EQ(answer.status, 200) << "a range means something to GET alone";
+  EXPECT_EQ(answer.Header("content-length"), absl::StrCat(size_));
+  EXPECT_EQ(answer.body, "");
+  EXPECT_EQ(Ask(PathOf(p2p::Sha256::Of("absent")), "", "HEAD").status, 404);
+  EXPECT_EQ(telemetry_.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), 0u);
+}
+
+TEST_F(PeerRoutesTest, WhatIsThereInPartIsNamedAndNotSent) {
+  for (const uint32_t chunk : {1, 2, 4}) ASSERT_TRUE(CommitChunk(sample_, chunk, Evidence::kVerified).ok());
+  store_->NoteAccess(sample_.spec.digest, origin_, OriginAccess::kPublic);
+  const Answer whole = Ask(Path());
+  EXPECT_EQ(whole.status, 404);
+  EXPECT_EQ(whole.Header("sluice-present"), "bytes=16384-49151,65536-81919");
+  EXPECT_EQ(Ask(Path(), "Range: bytes=16384-49151\r\n").status, 206);
+  EXPECT_EQ(Ask(Path(), "Range: bytes=20000-20009\r\n").body, Bytes(20000, 10));
+  const Answer beside = Ask(Path(), "Range: bytes=16383-20000\r\n");
+  EXPECT_EQ(beside.status, 404);
+  EXPECT_EQ(beside.Header("sluice-present"), "bytes=16384-32767") << "only of what was asked for";
+  const Answer none = Ask(Path(), "Range: bytes=0-9\r\n");
+  EXPECT_EQ(none.status, 404);
+  EXPECT_EQ(none.Header("sluice-present"), "");
+}
+
+TEST_F(PeerRoutesTest, TheRunsThatAreNamedAreBounded) {
+  SampleBlob sample(2, 100 * uint64_t{kChunkSizeMin});
+  sample.spec.origins = {origin_};
+  for (uint32_t chunk = 0; chunk < 100; chunk += 2)
+    ASSERT_TRUE(CommitChunk(sample, chunk, Evidence::kVerified).ok());
+  store_->NoteAccess(sample.spec.digest, origin_, OriginAccess::kPublic);
+  const std::string present = Ask(PathOf(sample.spec.digest)).Header("sluice-present");
+  EXPECT_EQ(std::count(present.begin(), present.end(), ','), 31);
+}
+
+TEST_F(PeerRoutesTest, UnprovenChunksAreAsIfAbsent) {
+  ASSERT_TRUE(CommitChunk(sample_, 0, Evidence::kVerified).ok());
+  ASSERT_TRUE(CommitChunk(sample_, 1, Evidence::kUnverified).ok());
+  store_->NoteAccess(sample_.spec.digest, origin_, OriginAccess::kPublic);
+  EXPECT_EQ(Ask(Path(), "Range: bytes=16384-16390\r\n").status, 404);
+  const Answer both = Ask(Path(), "Range: bytes=0-32767\r\n");
+  EXPECT_EQ(both.status, 404);
+  EXPECT_EQ(both.Header("sluice-present"), "bytes=0-16383");
+  EXPECT_EQ(Ask(Path(), "Range: bytes=0-16383\r\n").body, Bytes(0, 16384));
+}
+
+// ------------------------------------------------------------------------------------- who may not have it
+
+// What an unknown digest is answered, to the last byte, is what all that may not be given is answered.
+TEST_F(PeerRoutesTest, WhatMayNotBeGivenIsTheSame404AsWhatIsNotThere) {
+  const std::string absent = Ask(PathOf(p2p::Sha256::Of("absent"))).raw;
+  EXPECT_THAT(absent, StartsWith("HTTP/1.1 404 "));
+
+  Have(sample_, OriginAccess::kCredentials);
+  EXPECT_EQ(Ask(Path()).raw, absent) << "got with credentials";
+  EXPECT_EQ(Ask(Path(), "Range: bytes=0-9\r\n").raw, absent);
+  EXPECT_EQ(Ask(Path(), "Range: bytes=999999999-\r\n").raw, absent) << "its size would show";
+  EXPECT_EQ(Ask(Path(), absl::StrCat("If-None-Match: ", Tag(), "\r\n")).raw, absent);
+  EXPECT_EQ(Ask(Path(), "If-None-Match: *\r\n").raw, absent);
+  EXPECT_EQ(Ask(Path(), "", "HEAD").raw, Ask(PathOf(p2p::Sha256::Of("absent")), "", "HEAD").raw);
+  EXPECT_EQ(Ask(absl::StrCat("/sluice/v1/recipes/", sample_.spec.digest.ToString())).raw, absent);
+
+  SampleBlob unknown(3);
+  unknown.spec.origins = {origin_};
+  CommitAll(unknown, Evidence::kVerified);
+  EXPECT_EQ(Ask(PathOf(unknown.spec.digest)).raw, absent) << "nobody knows how it was got";
+
+  SampleBlob other(4);
+  other.spec.origins = {origin_, {"registry.example:5000", "other/app"}};
+  CommitAll(other, Evidence::kVerified);
+  store_->NoteAccess(other.spec.digest, other.spec.origins[1], OriginAccess::kPublic);
+  EXPECT_EQ(Ask(PathOf(other.spec.digest)).raw, absent) << "public in another repository only";
+  EXPECT_EQ(Ask(PathOf(other.spec.digest, "blobs", "third/app")).raw, absent);
+  EXPECT_EQ(
+      Ask(absl::StrCat("/v2/other/app/blobs/", other.spec.digest.ToString(), "?ns=registry.example")).raw,
+      absent);
+  EXPECT_EQ(Ask(PathOf(other.spec.digest, "blobs", "other/app")).status, 200);
+
+  SampleBlob refused(5);
+  refused.spec.origins = {origin_};
+  Have(refused, OriginAccess::kPublic);
+  ASSERT_EQ(Ask(PathOf(refused.spec.digest)).status, 200);
+  store_->Find(refused.spec.digest)->Refuse();
+  EXPECT_EQ(Ask(PathOf(refused.spec.digest)).raw, absent);
+  EXPECT_EQ(Ask(PathOf(refused.spec.digest), "Range: bytes=999999999-\r\n").raw, absent);
+}
+
+TEST_F(PeerRoutesTest, WhatAMemberSaidIsPublicUntilTheRegistryWantedCredentials) {
+  Have(sample_, OriginAccess::kHearsay);
+  EXPECT_EQ(Ask(Path()).status, 200);
+  store_->NoteAccess(sample_.spec.digest, origin_, OriginAccess::kCredentials);
+  EXPECT_EQ(Ask(Path()).status, 404);
+  store_->NoteAccess(sample_.spec.digest, origin_, OriginAccess::kHearsay);
+  EXPECT_EQ(Ask(Path()).status, 404) << "what a member says does not outweigh the registry";
+}
+
+TEST_F(PeerRoutesTest, AskingMakesNothingKnown) {
+  const Digest absent = p2p::Sha256::Of("absent");
+  EXPECT_EQ(Ask(PathOf(absent)).status, 404);
+  EXPECT_EQ(Ask(PathOf(absent, "manifests")).status, 404);
+  EXPECT_EQ(store_->Find(absent), nullptr);
+  EXPECT_TRUE(store_->List().empty());
+}
+
+// ---------------------------------------------------------------------------------------------- odd paths
+
+TEST_F(PeerRoutesTest, NoOddPathLeadsToAnything) {
+  Have(sample_, OriginAccess::kPublic);
+  const std::string digest = sample_.spec.digest.ToString();
+  const std::string hex = sample_.spec.digest.Hex();
+  const std::string ns = "?ns=registry.example:5000";
+  std::string upper = hex;
+  for (char& c : upper) c = absl::ascii_toupper(c);
+  const struct {
+    std::string target;
+    int status;
+  } kCases[] = {
+      {"/v2/team/app/blobs/sha256:../.." + ns, 404},
+      {"/v2/team/app/blobs/sha256:.." + ns, 400},
+      {"/v2/team/app/blobs/sha256:" + upper + ns, 400},
+      {"/v2/team/app/blobs/SHA256:" + hex + ns, 400},
+      {"/v2/team/app/blobs/sha256:" + hex.substr(1) + ns, 400},
+      {"/v2/team/app/blobs/sha256:" + hex + "0" + ns, 400},
+      {"/v2/team/app/blobs/sha512:" + hex + ns, 400},
+      {"/v2/team/app/blobs/" + hex + ns, 400},
+      {"/v2/team/app/blobs/sha256%3A" + hex + ns, 400},
+      {"/v2/team/app/blobs/" + ns, 400},
+      {"/v2/team/app/blobs" + ns, 404},
+      {"/v2/team/app/blobs/" + digest + "/" + ns, 404},
+      {"/v2/team/app/blobs/" + digest + "/..", 404},
+      {"/v2/team%2fapp/blobs/" + digest + ns, 400},
+      {"/v2/team/app%2fblobs/" + digest + ns, 404},
+      {"/v2/team/app/%62lobs/" + digest + ns, 404},
+      {"/v2/team/./app/blobs/" + digest + ns, 400},
+      {"/v2/x/../team/app/blobs/" + digest + ns, 400},
+      {"/v2/../v2/team/app/blobs/" + digest + ns, 400},
+      {"/v2//team/app/blobs/" + digest + ns, 400},
+      {"/v2/team//app/blobs/" + digest + ns, 400},
+      {"/v2/team/app//blobs/" + digest + ns, 400},
+      {"/v2/team/app/blobs//" + digest + ns, 404},
+      {"//v2/team/app/blobs/" + digest + ns, 404},
+      {"/V2/team/app/blobs/" + digest + ns, 404},
+      {"/v2/Team/app/blobs/" + digest + ns, 400},
+      {"/v2/blobs/" + digest + ns, 404},
+      {"/v2//blobs/" + digest + ns, 400},
+      {"/v2/" + std::string(256, 'a') + "/blobs/" + digest + ns, 400},
+      {"/v2/" + std::string(8000, 'a') + "/blobs/" + digest + ns, 400},
+      {"/v2/team/app/tags/" + digest + ns, 404},
+      {"/v2/team/app/blobs/uploads/" + ns, 404},
+      {"/v2/team/app/blobs/" + digest, 400},
+      {"/v2/team/app/blobs/" + digest + "?ns=", 400},
+      {"/v2/team/app/blobs/" + digest + "?NS=registry.example:5000", 400},
+      {"/v2/team/app/blobs/" + digest + "?xns=registry.example:5000", 400},
+      {"/v2/team/app/blobs/" + digest + "?ns=registry.example%2f..", 400},
+      {"/v2/team/app/blobs/" + digest + "?ns=registry.example:5000%00", 400},
+      {"/v2/team/app/blobs/" + digest + "?ns=registry.example%3", 400},
+      {"/v2/team/app/blobs/" + digest + "?ns=registry.example%zz", 400},
+      {"/v2/team/app/blobs/" + digest + "?ns=" + std::string(256, 'a'), 400},
+      {"/v2/team/app/blobs/" + digest + "?ns=registry.example%253A5000", 400},
+      {"/sluice/v1/recipes/", 400},
+      {"/sluice/v1/recipes/../recipes/" + digest, 400},
+      {"/sluice/v1/recipes/" + digest + "?root=x", 400},
+      {"/sluice/v1/recipes/" + digest + "/", 400},
+      {"/sluice/v1/", 404},
+      {"/", 404},
+      {"/v2", 404},
+  };
+  for (const auto& [target, status] : kCases) {
+    const Answer answer = Ask(target);
+    EXPECT_EQ(answer.status, status) << target.substr(0, 120);
+  }
+}
+
+TEST_F(PeerRoutesTest, EscapesInTheRegistrysNameAreRead) {
+  Have(sample_, OriginAccess::kPublic);
+  const std::string path = absl::StrCat("/v2/team/app/blobs/", sample_.spec.digest.ToString());
+  EXPECT_EQ(Ask(path + "?ns=registry%2eexample%3A5000").status, 200);
+  EXPECT_EQ(Ask(path + "?a=b&ns=registry.example:5000&c").status, 200);
+}
+
+// ---------------------------------------------------------------------------------------------- documents
+
+TEST_F(PeerRoutesTest, AManifestIsGivenByDigestWhereItWasGotAsPublic) {
+  const std::string body = R"({"schemaVersion":2})";
+  const Digest digest = p2p::Sha256::Of(body);
+  const std::string absent = Ask(PathOf(p2p::Sha256::Of("absent"), "manifests")).raw;
+  EXPECT_EQ(Ask(PathOf(digest, "manifests")).raw, absent);
+  ASSERT_TRUE(
+      manifests_->Put({origin_, "", digest}, {"application/x", body, digest, OriginAccess::kCredentials})
+          .ok());
+  EXPECT_EQ(Ask(PathOf(digest, "manifests")).raw, absent);
+  ASSERT_TRUE(
+      manifests_->Put({origin_, "", digest}, {"application/x", body, digest, OriginAccess::kUnknown}).ok());
+  EXPECT_EQ(Ask(PathOf(digest, "manifests")).raw, absent);
+  ASSERT_TRUE(
+      manifests_->Put({origin_, "", digest}, {"application/x", body, digest, OriginAccess::kPublic}).ok());
+  ASSERT_TRUE(
+      manifests_->Put({origin_, "1", std::nullopt}, {"application/x", body, digest, OriginAccess::kPublic})
+          .ok());
+  const Answer answer = Ask(PathOf(digest, "manifests"));
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.body, body);
+  EXPECT_EQ(answer.Header("content-type"), "application/x");
+  EXPECT_EQ(answer.Header("docker-content-digest"), digest.ToString());
+  EXPECT_EQ(Ask(PathOf(digest, "manifests", "other/app")).raw, absent);
+  EXPECT_EQ(Ask("/v2/team/app/manifests/1?ns=registry.example:5000").raw, absent)
+      << "a tag is the origin's to say";
+  EXPECT_EQ(Ask("/v2/team/app/manifests/sha256:x?ns=registry.example:5000").status, 400);
+}
+
+TEST_F(PeerRoutesTest, ARecipeIsGivenUnderItsRoot) {
+  SampleBlob sample(6, 1000);  // one chunk: the root alone is the recipe
+  sample.spec.root = p2p::Sha256::Of("root");
+  sample.spec.origins = {origin_};
+  Have(sample, OriginAccess::kPublic);
+  const std::string path = absl::StrCat("/sluice/v1/recipes/", sample.spec.digest.ToString());
+  const Answer answer = Ask(absl::StrCat(path, "?root=", sample.spec.root->ToString()));
+  ASSERT_EQ(answer.status, 200);
+  const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(answer.body);
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_TRUE(recipe->IsBoundBy(sample.spec));
+  EXPECT_EQ(Ask(path).status, 200);
+  EXPECT_EQ(Ask(absl::StrCat(path, "?root=", p2p::Sha256::Of("other").ToString())).status, 404);
+}
+
+// ------------------------------------------------------------------------------------------ races and ends
+
+TEST_F(PeerRoutesTest, ABlobIsNotEvictedBetweenTheLookupAndTheAnswer) {
+  Have(sample_, OriginAccess::kPublic);
+  io_->Hold();
+  RawClient client(server_->port());
+  client.Send(Request("GET", Path(), kClose));
+  io_->AwaitTask();
+  EXPECT_EQ(store_->Evict(sample_.spec.digest, EvictReason::kRequested).code(),
+            absl::StatusCode::kFailedPrecondition);
+  io_->Release();
+  const Answer answer = Parse(client.ReadAll());
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_TRUE(answer.body == Bytes(0, size_));
+  absl::Status evicted;
+  do {
+    evicted = store_->Evict(sample_.spec.digest, EvictReason::kRequested);
+  } while (absl::IsFailedPrecondition(evicted));
+  EXPECT_TRUE(evicted.ok()) << evicted;
+  EXPECT_EQ(Ask(Path()).raw, Ask(PathOf(p2p::Sha256::Of("absent"))).raw);
+}
+
+TEST_F(PeerRoutesTest, AFileThatIsLostAndAChunkThatIsTakenBackInBetweenAre404) {
+  Have(sample_, OriginAccess::kPublic);
+  const auto ask = [&](const std::function<void()>& meanwhile) {
+    io_->Hold();
+    RawClient client(server_->port());
+    client.Send(Request("GET", Path(), kClose));
+    io_->AwaitTask();
+    meanwhile();
+    io_->Release();
+    return Parse(client.ReadAll()).status;
+  };
+  EXPECT_EQ(ask([&] { ASSERT_TRUE(store_->Revoke(*store_->Find(sample_.spec.digest), ChunkIndex(3)).ok()); }),
+            404);
+  ASSERT_TRUE(CommitChunk(sample_, 3, Evidence::kVerified).ok());
+  EXPECT_EQ(ask([] {}), 200);
+  EXPECT_EQ(ask([&] { ASSERT_EQ(::unlink(store_->BlobPath(sample_.spec.digest).c_str()), 0); }), 404);
+}
+
+TEST_F(PeerRoutesTest, AnAnswerThatIsUnderWayHoldsNeitherTheServersEndNorTheStore) {
+  Have(sample_, OriginAccess::kPublic);
+  io_->Hold();
+  RawClient client(server_->port());
+  client.Send(Request("GET", Path()));
+  io_->AwaitTask();
+  server_->Stop();
+  EXPECT_EQ(client.ReadAll(), "");
+  io_->Release();
+  server_.reset();
+  io_.reset();
+  EXPECT_EQ(store_->Find(sample_.spec.digest)->lease_count(), 0u);
+}
+
+TEST_F(PeerRoutesTest, ConnectionsAreBounded) {
+  Have(sample_, OriginAccess::kPublic);
+  Serve({.connections_max = 2});
+  RawClient first(server_->port()), second(server_->port());
+  first.Send(Request("GET", "/v2/")).ReadThrough("{}\n");
+  second.Send(Request("GET", "/v2/")).ReadThrough("{}\n");
+  EXPECT_THAT(RawClient(server_->port()).ReadAll(), StartsWith("HTTP/1.1 503 "));
+  EXPECT_THAT(first.Send(Request("GET", Path(), kClose)).ReadAll(), StartsWith("HTTP/1.1 200 "));
+}
+
+}  // namespace
+}  // namespace sluice::api

@@ -13,6 +13,7 @@
 #include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/telemetry.h"
 
 // What the daemon gives to sluice.v1.AdminService: three small ports, in plain types.
 //
@@ -44,6 +45,9 @@ struct NodeStatus {
   ServedTotals served;
   uint64_t read_errors = 0;
   uint64_t origin_bytes = 0;  // received from registries, whatever they were for
+  std::array<uint64_t, kPeerLaneCount> peer_received_bytes{};  // of blobs, from other nodes
+  std::array<uint64_t, kPeerLaneCount> peer_sent_bytes{};      // of blobs, to other nodes
+  uint32_t member_count = 0;                                   // other nodes
 };
 
 // How much of a mounted blob is in the store.

@@ -217,6 +217,13 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
   AddServed(from.served, to);
   to.set_read_errors(from.read_errors);
   to.set_origin_bytes(from.origin_bytes);
+  to.set_member_count(from.member_count);
+  for (const PeerLane lane : {PeerLane::kExpress, PeerLane::kSwarm}) {
+    v1::LaneTotals& totals = *to.add_lanes();
+    totals.set_lane(lane == PeerLane::kExpress ? v1::LANE_EXPRESS : v1::LANE_SWARM);
+    totals.set_received_bytes(from.peer_received_bytes[static_cast<size_t>(lane)]);
+    totals.set_sent_bytes(from.peer_sent_bytes[static_cast<size_t>(lane)]);
+  }
 }
 
 void ToProto(const MountInfo& from, v1::MountInfo& to) {

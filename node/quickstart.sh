@@ -9,10 +9,11 @@ usage: bash node/quickstart.sh [--keep] [--backend fanotify|fuse|auto]
 
 Installs what is missing (Debian 12, as root), builds, starts a registry on loopback, pushes an image of a Debian
 root file system, starts a node with an empty store, mounts the image and runs a Python program from the mount,
-while only what the program reads is fetched. Then it says what that took beside a full download.
+while only what the program reads is fetched. Then it says what that took beside a full download, fills the image, and
+runs the program once more on a second node with an empty store, which gets the image from the first.
 
-  --keep             leave the registry, the node and the mount running, and say what to try
-  --backend NAME     the kernel's door to use (default: auto)
+  --keep             leave the registry, the nodes and the mounts running, and say what to try
+  --backend NAME     the kernel front end to use (default: auto)
 
 The last line of standard output is JSON; all else goes to standard error.
 END
@@ -33,7 +34,7 @@ done
 export BACKEND
 ((EUID == 0)) || { echo "quickstart: mounting needs root; try: sudo bash node/quickstart.sh" >&2; exit 2; }
 
-readonly steps=7
+readonly steps=9
 step() { printf '\n[%s/%s] %s\n' "$1" "$steps" "$2" >&2; }
 seconds_since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.3f", to - from }'; }
 megabytes() { awk -v bytes="$1" 'BEGIN { printf "%.1f MB", bytes / 1e6 }'; }
@@ -48,6 +49,8 @@ cmake --build --preset release --target sluiced sluice sluice-keeper >&2
 
 # From here on, whatever is started or mounted is taken away again on exit.
 source tests/e2e/lib.sh
+source tests/e2e/lib_nodes.sh
+use_node 1
 
 # Where this machine's apt gets Debian bookworm from.
 bookworm_mirror() {
@@ -79,6 +82,21 @@ unpack_root_tree() {
   tar --numeric-owner --xattrs -C "$1" -xpf "$tarball"
 }
 
+# run_program DIR: runs the program from a mounted image.
+run_program() {
+  local output
+  output=$(chroot "$1" /usr/bin/python3 -c "$program")
+  [[ $output == "$expected" ]] || fail "the program printed '$output', not '$expected'"
+  note "it printed: $output"
+}
+
+# Brings in the rest of the image on the node that has it mounted.
+fill_image() {
+  mount_image debian "$work/mnt/filled" --fill
+  image_is_whole() { sluice --output json blob stat "${layers[0]}" | jq -e '.present_bytes == .size_bytes' >/dev/null; }
+  wait_until image_is_whole || fail "the image is not filled"
+}
+
 # 200 files of the mount, drawn at random, and those that the program ran from, beside the tree they came from.
 sample_is_right() {
   (cd "$work/tree" && {
@@ -95,11 +113,11 @@ unpack_root_tree "$work/tree"
 step 4 "pushing it as an image to a registry on loopback"
 start_registry
 reference=$registry/debian:1
-write_config
+write_config "$(cluster_config 1 2)"
 push_tree "$work/tree" debian
 
 step 5 "starting a node with an empty store"
-start_node
+start_member 1 2
 
 step 6 "mounting the image and running Python from it"
 mount=$work/mnt/debian
@@ -111,11 +129,9 @@ print(asyncio.run(asyncio.sleep(0, connection.execute("select 6 * 7").fetchone()
 expected="42 $(printf sluice | sha256sum | cut -d' ' -f1)"
 started=$EPOCHREALTIME
 mount_image debian "$mount"
-output=$(chroot "$mount" /usr/bin/python3 -c "$program")
+run_program "$mount"
 ready_seconds=$(seconds_since "$started")
 fetched_bytes=$(metric sluice_origin_bytes_total)
-[[ $output == "$expected" ]] || fail "the program printed '$output', not '$expected'"
-note "it printed: $output"
 
 step 7 "downloading the whole image for comparison, and checking what was read"
 mapfile -t layers < <(manifest debian | jq -r '.layers[].digest')
@@ -130,6 +146,22 @@ verified=true
 sample_is_right || verified=false
 sluice blob verify "${layers[0]}" >&2 || verified=false
 
+step 8 "filling the image on the first node"
+fill_image
+
+step 9 "running the program on a second node with an empty store, from the first"
+start_member 2 2
+second_mount=$work/node2/mnt/debian
+drop_page_cache
+started=$EPOCHREALTIME
+mount_image debian "$second_mount"
+run_program "$second_mount"
+second_ready_seconds=$(seconds_since "$started")
+second_origin_bytes=$(metric sluice_origin_blob_bytes_total)
+second_peer_bytes=$(metric sluice_peer_received_bytes_total)
+second_log=$node_log
+use_node 1
+
 cat >&2 <<END
 
   image                                $(megabytes "$image_bytes")
@@ -137,6 +169,7 @@ cat >&2 <<END
   mounted and run after                $ready_seconds s
   a full download takes                $full_seconds s (the same link: loopback)
   contents verified                    $verified
+  a second node mounted and ran after  $second_ready_seconds s: $(megabytes "$second_peer_bytes") from the first node, $(megabytes "$second_origin_bytes") of blobs from the registry
 END
 
 if [[ $keep == yes ]]; then
@@ -147,6 +180,7 @@ Left running, all of it under $work:
   registry    $registry
   node        process $node_pid, configuration $config, log $node_log
   mount       $mount
+  second node process ${node_pids[2]}, metrics http://${node_listens[2]}/metrics, log $second_log, mount $second_mount
 
 Try:
   alias sluice='$SLUICE_BIN/sluice --socket $run_dir/api.sock'
@@ -158,10 +192,13 @@ Try:
   kill -9 $node_pid; $SLUICE_BIN/sluiced --config $config    # readers wait meanwhile
 
 When done:
-  sluice umount $mount; kill $node_pid $registry_pid; rm -rf $work
+  sluice umount $mount; sluice umount $work/mnt/filled
+  $SLUICE_BIN/sluice --socket $work/node2/run/api.sock umount $second_mount
+  kill $node_pid ${node_pids[2]} $registry_pid; rm -rf $work
 END
 fi
 
-printf '{"image_bytes":%s,"fetched_bytes":%s,"ready_seconds":%s,"full_seconds":%s,"verified":%s}\n' \
-  "$image_bytes" "$fetched_bytes" "$ready_seconds" "$full_seconds" "$verified"
-[[ $verified == true ]]
+printf '{"image_bytes":%s,"fetched_bytes":%s,"ready_seconds":%s,"full_seconds":%s,"verified":%s,"second_origin_bytes":%s,"second_ready_seconds":%s}\n' \
+  "$image_bytes" "$fetched_bytes" "$ready_seconds" "$full_seconds" "$verified" "$second_origin_bytes" \
+  "$second_ready_seconds"
+[[ $verified == true ]] && ((second_origin_bytes == 0))

@@ -56,6 +56,10 @@ class DurationHistogram {
 enum class PeerLane { kExpress, kSwarm };
 inline constexpr int kPeerLaneCount = 2;
 
+// How another node's request was answered.
+enum class PeerAnswer { kServed, kAbsent, kRefused };
+inline constexpr int kPeerAnswerCount = 3;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -70,13 +74,19 @@ struct Telemetry {
   Counter read_errors;                                            // sluice_read_errors_total
   std::array<DurationHistogram, kSourceKindCount> read_duration;  // sluice_read_duration_seconds{source}
 
-  Counter origin_bytes;  // sluice_origin_bytes_total
+  Counter origin_bytes;       // sluice_origin_bytes_total
+  Counter origin_blob_bytes;  // sluice_origin_blob_bytes_total: those of them that were blobs'
   // sluice_origin_requests_total{code}: by HTTP status class 1xx..5xx, [0] is a request that got no answer.
   std::array<Counter, 6> origin_requests;
 
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
+  std::array<Counter, kPeerAnswerCount> peer_answers;       // sluice_peer_requests_total{role,result}
+  Gauge members;                                            // other nodes that are known
   Gauge swarm_peers;                                        // sluice_swarm_peers
+  Gauge swarm_torrents;                                     // sluice_swarm_torrents
+  Counter swarm_bad_pieces;                                 // sluice_swarm_bad_pieces_total
+  Counter swarm_banned_peers;                               // sluice_swarm_banned_peers_total
 
   std::array<Counter, kSourceKindCount>
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot

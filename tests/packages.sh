@@ -12,12 +12,24 @@ SLUICE_BUILD_PACKAGES=(
 # shellcheck disable=SC2034
 SLUICE_RUN_PACKAGES=(curl docker-registry e2fsprogs erofs-utils iproute2 jq procps util-linux)
 # shellcheck disable=SC2034
-SLUICE_TEST_PACKAGES=(clang-format npm prometheus python3-grpc-tools python3-grpcio shellcheck systemd xfsprogs)
+SLUICE_TEST_PACKAGES=(
+  clang-format prometheus python3-grpc-tools python3-grpcio python3-libtorrent python3-yaml shellcheck systemd
+  xfsprogs
+)
 # The test machine (tests/kernel/vm): QEMU, and what its kernel is built from and with.
 # shellcheck disable=SC2034
 SLUICE_VM_PACKAGES=(bc bison busybox-static cpio flex libelf-dev linux-source-6.1 qemu-system-x86 xz-utils)
 # shellcheck disable=SC2034
 SLUICE_FUZZ_PACKAGES=(clang llvm)
+# What fetches tools that Debian lacks, if no npm is there already: Debian's goes with Debian's nodejs only.
+# shellcheck disable=SC2034
+SLUICE_NPM_PACKAGES=(npm)
+# Kubernetes (tests/cluster): the node's image, and what a cluster of one machine consists of besides itself.
+# shellcheck disable=SC2034
+SLUICE_CLUSTER_PACKAGES=(
+  buildah busybox-static containerd containernetworking-plugins debian-archive-keyring debootstrap etcd-server
+  openssl runc
+)
 # shellcheck disable=SC2034
 SLUICE_QUICKSTART_PACKAGES=(debian-archive-keyring debootstrap)
 

@@ -16,9 +16,13 @@ usage: bash tests/run.sh [--preset release|dev|asan|tsan|fuzz] [ctest arguments]
 The tests labelled vm run on a machine of their own, whose kernel is built once, in some ten minutes, and kept in
 ~/.cache/sluice/kernel.
 
+The tests of the chart need Helm, which is fetched once and kept in ~/.cache/sluice/helm; K8S_HOME/bin/helm is taken
+instead if it is there. The chart on a real Kubernetes is a test of its own: bash tests/cluster/run.sh --help.
+
 How many kills the kill tests make: SLUICE_KILL_ROUNDS (daemon, small reads; default 2000), KILLS (150), DAEMON_KILLS
 (20) and KEEPER_KILLS (5); with asan and tsan 200, 30, 5 and 3.
 
+Before the last line stands, per label, how many tests ran and how long they took, each by itself.
 The last line says how many tests passed, failed and were skipped. The exit code is 0 only if some ran and
 none failed; where the kernel can do everything (root, Linux 6.14 or newer) or CI=true, none may be skipped.
 END
@@ -39,6 +43,8 @@ esac
 packages=("${SLUICE_BUILD_PACKAGES[@]}" "${SLUICE_RUN_PACKAGES[@]}" "${SLUICE_TEST_PACKAGES[@]}" "${SLUICE_VM_PACKAGES[@]}")
 [[ $preset == fuzz ]] && packages+=("${SLUICE_FUZZ_PACKAGES[@]}")
 install_packages "${packages[@]}"
+# Before the tests, which have their time limits.
+[[ $preset == fuzz ]] || bash tests/chart/helm.sh >/dev/null || echo "there is no Helm: the chart's tests will fail" >&2
 
 export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Says what a run of ctest came to: the end of each failed test's output, the tests run per label, and a line
-"N passed, N failed, N skipped".
+"""Says what a run of ctest came to: the end of each failed test's output, the tests run per label
+with their time, and a line "N passed, N failed, N skipped".
 
 Reads ctest's --show-only=json-v1 (which test carries which labels) from standard input and the JUnit report of
 the run. Exits with 1 if anything failed, nothing ran, or something was skipped that must not be.
@@ -27,6 +27,12 @@ def outcome(case):
     return "failed"
 
 
+def minutes(seconds):
+    """As 2:05 min."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02} min"
+
+
 def last_lines(case):
     output = case.findtext("system-out") or ""
     return output.rstrip().splitlines()[-OUTPUT_LINES_MAX:]
@@ -49,7 +55,7 @@ def main():
 
     labels = labels_by_test(json.load(sys.stdin))
     cases = ET.parse(args.junit).getroot().iter("testcase") if os.path.exists(args.junit) else []
-    total, per_label = collections.Counter(), collections.Counter()
+    total, per_label, seconds = collections.Counter(), collections.Counter(), collections.Counter()
     for case in cases:
         result = outcome(case)
         total[result] += 1
@@ -60,11 +66,13 @@ def main():
             print(f"failed: {case.get('name')}")
             for line in last_lines(case):
                 print(f"    {line}")
-        per_label.update(labels.get(case.get("name"), ["unlabelled"]))
+        for label in labels.get(case.get("name"), ["unlabelled"]):
+            per_label[label] += 1
+            seconds[label] += float(case.get("time") or 0)
 
     print("tests run per label:")
     for label, count in sorted(per_label.items()):
-        print(f"  {label:12} {count}")
+        print(f"  {label:12} {count:<5} {minutes(seconds[label]):>9}")
 
     ran = total["passed"] + total["failed"]
     bad = total["failed"] > 0 or args.ctest_status != 0

@@ -1,5 +1,8 @@
 #include "api/http/http_server.h"
 
+#include <sys/sendfile.h>
+
+#include <algorithm>
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -8,6 +11,7 @@
 #include <boost/asio/strand.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <cerrno>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -44,6 +48,9 @@ HttpResponse PlainResponse(unsigned status, std::string text) {
   response.body = absl::StrCat(text, "\n");
   return response;
 }
+
+// Of a file, sent in one go: large enough for speed, small enough for turns.
+constexpr uint64_t kFileSliceBytes = 1 << 20;
 
 // Whether a session goes on after an answer. It can't after a request that was not read to its end.
 enum class After { kKeepAlive, kClose };
@@ -118,6 +125,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
   class Session;
 
   absl::Status Listen(std::string_view listen);
+  HttpHandler* HandlerOf(std::string_view path);
   void Accept();
   void OnAccept(const error_code& error, tcp::socket socket);
 
@@ -165,6 +173,9 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void OnAnswer(uint64_t request_number, HttpResponse response);
   void Write(HttpResponse response, After after);
   void OnWritten(const error_code& error, After after);
+  void SendFile(After after);
+  void SendFileWhenWritable(After after);
+  void OnAnswered(After after);
 
   Impl& server_;
   beast::tcp_stream stream_;
@@ -173,6 +184,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   http::response<http::string_body> response_;
   std::optional<http::response_serializer<http::string_body>> serializer_;
   asio::steady_timer handler_timer_;
+  std::optional<FileSpan> file_;  // what is left to send of it
   // Counts requests; a responder whose number is not the awaited one comes too late.
   uint64_t request_number_ = 0;
   bool awaiting_answer_ = false;
@@ -222,11 +234,11 @@ void HttpServer::Impl::Session::Dispatch() {
   }
 
   HttpResponder responder = MakeResponder();
-  const auto route = server_.routes_.find(request.path);
-  if (route == server_.routes_.end()) {
+  HttpHandler* const handler = server_.HandlerOf(request.path);
+  if (handler == nullptr) {
     return std::move(responder).Answer(PlainResponse(404, "there is nothing at this path"));
   }
-  route->second(request, std::move(responder));
+  (*handler)(request, std::move(responder));
 }
 
 HttpResponder HttpServer::Impl::Session::MakeResponder() {
@@ -262,7 +274,9 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
   response_.set(http::field::content_type, response.content_type);
   for (const auto& [name, value] : response.headers) response_.insert(name, value);
   response_.body() = std::move(response.body);
-  response_.content_length(response_.body().size());
+  file_ = std::move(response.file);
+  // What has no content says nothing of its length: RFC 9110 section 8.6.
+  if (response.status != 304) response_.content_length(file_ ? file_->length : response_.body().size());
   response_.keep_alive(after == After::kKeepAlive);
   serializer_.emplace(response_);
 
@@ -270,7 +284,9 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
   auto written = [self = shared_from_this(), after](const error_code& error, size_t) {
     self->OnWritten(error, after);
   };
-  if (parser_->is_header_done() && parser_->get().method() == http::verb::head) {
+  const bool head = parser_->is_header_done() && parser_->get().method() == http::verb::head;
+  if (head) file_.reset();
+  if (head || file_) {
     http::async_write_header(stream_, *serializer_, std::move(written));
   } else {
     http::async_write(stream_, *serializer_, std::move(written));
@@ -279,6 +295,45 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
 
 void HttpServer::Impl::Session::OnWritten(const error_code& error, After after) {
   if (error) return;
+  if (file_) return SendFile(after);
+  OnAnswered(after);
+}
+
+// As much as the socket takes, in slices, so that one connection on a fast network leaves room for others.
+void HttpServer::Impl::Session::SendFile(After after) {
+  error_code error;
+  stream_.socket().native_non_blocking(true, error);
+  auto offset = static_cast<off_t>(file_->offset);
+  const ssize_t sent = ::sendfile(stream_.socket().native_handle(), file_->fd, &offset,
+                                  static_cast<size_t>(std::min(file_->length, kFileSliceBytes)));
+  if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return SendFileWhenWritable(after);
+  // The file ended early, or the client has gone: the length was promised, so only the end of the connection
+  // tells the truth.
+  if (sent <= 0) return file_.reset();
+  file_->offset += static_cast<uint64_t>(sent);
+  file_->length -= static_cast<uint64_t>(sent);
+  if (file_->on_sent) file_->on_sent(static_cast<uint64_t>(sent));
+  if (file_->length > 0) return SendFileWhenWritable(after);
+  file_.reset();
+  OnAnswered(after);
+}
+
+// The stream's own timer covers its own operations only, so a wait has one beside it.
+void HttpServer::Impl::Session::SendFileWhenWritable(After after) {
+  handler_timer_.expires_after(server_.limits_.idle_timeout);
+  handler_timer_.async_wait([weak = weak_from_this()](const error_code& error) {
+    const auto self = weak.lock();
+    if (!error && self) self->stream_.socket().cancel();
+  });
+  stream_.socket().async_wait(tcp::socket::wait_write,
+                              [self = shared_from_this(), after](const error_code& error) {
+                                self->handler_timer_.cancel();
+                                if (error) return self->file_.reset();
+                                self->SendFile(after);
+                              });
+}
+
+void HttpServer::Impl::Session::OnAnswered(After after) {
   if (after == After::kKeepAlive) return ReadRequest();
   error_code ignored;
   stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
@@ -317,6 +372,17 @@ void HttpServer::Impl::Stop() {
   if (thread_.joinable()) thread_.join();
   error_code ignored;
   acceptor_.close(ignored);
+}
+
+// Null if there is none.
+HttpHandler* HttpServer::Impl::HandlerOf(std::string_view path) {
+  auto route = routes_.find(std::string(path));
+  while (route == routes_.end() && !path.empty()) {
+    path.remove_suffix(1);
+    path = path.substr(0, path.rfind('/') + 1);
+    route = routes_.find(std::string(path));
+  }
+  return route == routes_.end() ? nullptr : &route->second;
 }
 
 void HttpServer::Impl::Accept() {

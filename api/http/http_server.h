@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -28,10 +30,22 @@ struct HttpRequest {
   std::string_view Header(std::string_view name) const;
 };
 
+// Bytes of an open file, sent as they lie there: sendfile(2), without a copy in this process. If the file
+// turns out to be shorter the connection is closed.
+struct FileSpan {
+  int fd = -1;  // open for as long as `holder` lives; reads at offsets only
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  std::shared_ptr<const void> holder;
+  // Told of each part that was handed to the network; may be null.
+  std::function<void(uint64_t bytes)> on_sent;
+};
+
 struct HttpResponse {
   unsigned status = 200;
   std::string content_type = "text/plain; charset=utf-8";
   std::string body;
+  std::optional<FileSpan> file;                              // instead of `body`
   std::vector<std::pair<std::string, std::string>> headers;  // beside Content-Type and Content-Length
 };
 
@@ -60,13 +74,15 @@ class HttpResponder {
 // Runs on the server's one thread, so it must not block: a handler that has to wait keeps the responder.
 using HttpHandler = absl::AnyInvocable<void(const HttpRequest&, HttpResponder)>;
 
-// By exact path, e.g. "/metrics".
+// By exact path, e.g. "/metrics", or by all that a path begins with if it ends in a slash, e.g. "/v2/"; the
+// longest that fits counts.
 using HttpRoutes = absl::flat_hash_map<std::string, HttpHandler>;
 
 struct HttpLimits {
-  uint32_t header_bytes_max = 16 << 10;                 // request line and headers; beyond: 431
-  uint32_t connections_max = 256;                       // beyond: 503 and closed
-  Duration idle_timeout = std::chrono::seconds(30);     // to send a request, or to take in an answer
+  uint32_t header_bytes_max = 16 << 10;  // request line and headers; beyond: 431
+  uint32_t connections_max = 256;        // beyond: 503 and closed
+  // To send a request, to take in an answer, or the next 1 MiB of one from a file.
+  Duration idle_timeout = std::chrono::seconds(30);
   Duration handler_timeout = std::chrono::seconds(60);  // for a handler to answer; beyond: 503
 };
 

@@ -24,6 +24,7 @@ using Families = std::vector<MetricFamily>;
 constexpr std::string_view kEvictReasons[kEvictReasonCount] = {"requested", "watermark", "corrupt"};
 constexpr std::string_view kOriginCodes[] = {"none", "1xx", "2xx", "3xx", "4xx", "5xx"};
 constexpr std::string_view kLanes[] = {"express", "swarm"};
+constexpr std::string_view kPeerAnswers[] = {"served", "absent", "refused"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
 
 struct Label {
@@ -116,6 +117,8 @@ void AddReads(Families& to, const Telemetry& t, const KeeperCounts& keeper) {
 
 void AddSources(Families& to, const Telemetry& t) {
   AddCounter(to, "sluice_origin_bytes_total", "Bytes received from registries.", t.origin_bytes);
+  AddCounter(to, "sluice_origin_blob_bytes_total", "Bytes of blobs received from registries.",
+             t.origin_blob_bytes);
   AddByLabel(to, "sluice_origin_requests_total",
              "Requests to registries, by class of HTTP status; none is a request that got no answer.", "code",
              kOriginCodes, t.origin_requests);
@@ -153,7 +156,21 @@ void AddPeers(Families& to, const Telemetry& t) {
              kLanes, t.peer_received_bytes);
   AddByLabel(to, "sluice_peer_sent_bytes_total", "Bytes of blobs sent to other nodes.", "lane", kLanes,
              t.peer_sent_bytes);
+  MetricFamily& requests = AddFamily(to, "sluice_peer_requests_total",
+                                     "Requests of other nodes that this one answered.", MetricType::Counter);
+  for (size_t i = 0; i < std::size(kPeerAnswers); ++i) {
+    AddSample(requests, {{"role", "present-only"}, {"result", kPeerAnswers[i]}},
+              static_cast<double>(t.peer_answers[i].value()));
+  }
+  AddGauge(to, "sluice_cluster_members", "Other nodes of the cluster that this one knows.", t.members);
   AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", t.swarm_peers);
+  AddGauge(to, "sluice_swarm_torrents", "Blobs that the swarm takes in or gives to other nodes.",
+           t.swarm_torrents);
+  AddCounter(to, "sluice_swarm_bad_pieces_total",
+             "Pieces received by the swarm that were not what their recipe promises.", t.swarm_bad_pieces);
+  AddCounter(to, "sluice_swarm_banned_peers_total",
+             "Times that another node was refused for some minutes because of what it sent to the swarm.",
+             t.swarm_banned_peers);
 }
 
 void AddOndemand(Families& to, const Telemetry& t, const KeeperCounts& keeper, std::string_view backend) {

@@ -74,6 +74,15 @@ Json Blob(const v1::BlobInfo& blob) {
   return json;
 }
 
+Json Peers(const v1::NodeStatus& status) {
+  Json peers = {{"members", status.member_count()}};
+  for (const v1::LaneTotals& lane : status.lanes()) {
+    peers[lane.lane() == v1::LANE_SWARM ? "swarm" : "express"] = {{"received_bytes", lane.received_bytes()},
+                                                                  {"sent_bytes", lane.sent_bytes()}};
+  }
+  return peers;
+}
+
 }  // namespace
 
 std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts) {
@@ -91,6 +100,7 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
                {"served", Served(status.served())},
                {"read_errors", status.read_errors()},
                {"origin_bytes", status.origin_bytes()},
+               {"peers", Peers(status)},
                {"mounts", std::move(mounts_json)}});
 }
 

@@ -41,6 +41,16 @@ std::string LastAccessText(const v1::BlobInfo& blob) {
                           absl::UTCTimeZone());
 }
 
+std::string PeersText(const v1::NodeStatus& status) {
+  if (status.member_count() == 0) return "no members";
+  std::string text = absl::StrCat(status.member_count(), status.member_count() == 1 ? " member" : " members");
+  for (const v1::LaneTotals& lane : status.lanes()) {
+    absl::StrAppend(&text, "; ", lane.lane() == v1::LANE_SWARM ? "swarm" : "express", ": ",
+                    BytesText(lane.received_bytes()), " received, ", BytesText(lane.sent_bytes()), " sent");
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string FormatTable(const std::vector<std::string>& header,
@@ -96,6 +106,7 @@ std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::Moun
       ServedText(status, v1::SOURCE_PEER, "peers"), "; ",                //
       ServedText(status, v1::SOURCE_ORIGIN, "origin"), "\n",             //
       "origin   ", BytesText(status.origin_bytes()), " received\n",      //
+      "peers    ", PeersText(status), "\n",                              //
       "errors   ", status.read_errors(), " reads failed\n");
   if (mounts.empty()) return absl::StrCat(text, "mounts   none\n");
   return absl::StrCat(text, "\n", MountTable(mounts));

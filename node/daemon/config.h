@@ -27,6 +27,13 @@ struct Config {
   std::string api_prefetch_socket;                   // "" is <runtimeDir>/prefetch.sock
   std::string api_prefetch_group;                    // name or number; "" is the daemon's own
 
+  std::string cluster_listen;                // host:port for other nodes; "" turns it off
+  std::vector<std::string> cluster_members;  // host:port
+  Duration cluster_refresh = std::chrono::seconds(10);
+  bool cluster_swarm = true;  // with a listener
+  uint32_t cluster_swarm_port = 7302;
+  uint32_t swarm_torrents_max = 64;
+
   std::vector<std::string>
       images_allow;  // globs over "registry/repository"; none means that nothing may be mounted
 

@@ -5,11 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <mutex>
+#include <random>
 #include <set>
 #include <utility>
 
@@ -20,6 +22,7 @@
 #include "api/http/http_server.h"
 #include "api/http/metrics.h"
 #include "api/http/operations_routes.h"
+#include "api/http/peer_routes.h"
 #include "api/prefetch_service.h"
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
@@ -31,12 +34,21 @@
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
+#include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
 #include "ondemand/backend.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/peer_client.h"
+#include "p2p/cluster/peer_documents.h"
+#include "p2p/cluster/peer_source.h"
+#include "p2p/http/url.h"
+#include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
 #include "p2p/registry/allow_list.h"
 #include "p2p/registry/origin_source.h"
 #include "p2p/registry/registry_client.h"
+#include "p2p/swarm/swarm.h"
 
 namespace sluice {
 namespace {
@@ -77,6 +89,22 @@ p2p::RegistryOptions RegistryOptionsOf(const Config& config) {
   options.requests_per_host_max = config.origin_connections_per_host;
   options.random_seed = static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
   return options;
+}
+
+// Of this process, told to nobody but those who talk to it.
+std::string RandomNodeId() {
+  std::random_device random;
+  std::string id;
+  for (int i = 0; i < 4; ++i) absl::StrAppend(&id, absl::Hex(random(), absl::kZeroPad8));
+  return id;
+}
+
+void Warn(const std::string& text) {
+  spdlog::warn("{}", text);
+}
+
+absl::Status InSetting(const char* key, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(key, ": ", std::string(status.message())));
 }
 
 BlobCacheLimits CacheLimitsOf(const Config& config) {
@@ -129,9 +157,13 @@ class Daemon::Node {
   absl::Status Start();
 
  private:
+  absl::Status FindMembers();
+  void MakeSwarm(const p2p::HostPort& self);
+  absl::Status StartSwarm();
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
   absl::Status Serve();
+  absl::Status ServePeers();
   absl::Status ServeHints();
   void CheckFilesLater();
   void Stop();
@@ -151,7 +183,16 @@ class Daemon::Node {
   std::unique_ptr<index::DiskStore> store_;
   std::unique_ptr<p2p::RegistryClient> registry_;
   std::unique_ptr<p2p::OriginSource> origin_;
+  p2p::LeafCache leaves_;
   std::unique_ptr<p2p::RecipeVerifier> verifier_;
+  // The other nodes; none of these on a node without members.
+  const std::string node_id_ = RandomNodeId();
+  p2p::MemberHealth health_;
+  std::unique_ptr<p2p::Members> members_;
+  std::unique_ptr<p2p::PeerClient> peer_client_;
+  std::unique_ptr<p2p::PeerSource> peers_;
+  std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
+  std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
@@ -164,6 +205,8 @@ class Daemon::Node {
   std::unique_ptr<StatusAdmin> status_admin_;
   std::unique_ptr<api::Metrics> metrics_;
   std::unique_ptr<api::HttpServer> http_;
+  std::unique_ptr<NodePeerDocuments> given_documents_;
+  std::unique_ptr<api::HttpServer> peer_http_;
   std::unique_ptr<api::GrpcServer> grpc_;
   std::unique_ptr<api::GrpcServer> hints_grpc_;
   std::atomic<bool> ready_{false};
@@ -189,16 +232,21 @@ absl::Status Daemon::Node::Start() {
 
   registry_ = std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_},
                                                     RegistryOptionsOf(config_));
-  origin_ = std::make_unique<p2p::OriginSource>(*registry_);
-  verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_);
-  resolver_ = std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_);
-  cache_ = std::make_unique<BlobCache>(
-      BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, {origin_.get()}, telemetry_},
-      CacheLimitsOf(config_));
+  origin_ = std::make_unique<p2p::OriginSource>(*registry_, *store_);
+  verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
+  status = FindMembers();
+  if (!status.ok()) return status;
+  resolver_ =
+      std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_, peer_documents_.get());
+  std::vector<ChunkSource*> sources = {origin_.get()};
+  if (peers_) sources.insert(sources.begin(), peers_.get());
+  cache_ = std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_,
+                                                        std::move(sources), telemetry_, swarm_.get()},
+                                       CacheLimitsOf(config_));
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
-      clock_, *store_, *fills_, *verifier_, *resolver_,
+      clock_, *store_, *fills_, *verifier_, *resolver_, *cache_, *store_, peer_documents_.get(),
       [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); }});
 
   Mounter::Options options;
@@ -213,8 +261,79 @@ absl::Status Daemon::Node::Start() {
   }
   mounter_->Recover();
   status = OpenDoor();
+  if (status.ok()) status = ServePeers();
+  if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
   return status;
+}
+
+absl::Status Daemon::Node::FindMembers() {
+  p2p::Members::Options options;
+  if (!config_.cluster_listen.empty()) {
+    const absl::StatusOr<p2p::HostPort> self = p2p::HostPort::Parse(config_.cluster_listen);
+    if (!self.ok()) return InSetting("cluster.listen", self.status());
+    options.self = *self;
+  }
+  if (config_.cluster_members.empty()) return absl::OkStatus();
+  for (const std::string& text : config_.cluster_members) {
+    const absl::StatusOr<p2p::HostPort> member = p2p::HostPort::Parse(text);
+    if (!member.ok()) return InSetting("cluster.members", member.status());
+    options.configured.push_back(*member);
+  }
+  if (config_.cluster_swarm && !config_.cluster_listen.empty()) MakeSwarm(options.self);
+  options.refresh = config_.cluster_refresh;
+  options.warn = Warn;
+  options.on_change = [this](const p2p::Members::List& list) {
+    std::string names;
+    for (const p2p::Member& member : list) absl::StrAppend(&names, names.empty() ? "" : ", ", member.name);
+    spdlog::info("{} other members: {}", list.size(), names);
+    telemetry_.members.Set(static_cast<int64_t>(list.size()));
+    std::vector<std::string> addresses;
+    for (const p2p::Member& member : list) addresses.push_back(member.address.host);
+    if (swarm_) swarm_->SetPeers(addresses);
+  };
+  members_ = std::make_unique<p2p::Members>(std::move(options));
+  p2p::PeerClientOptions client;
+  client.user_agent = absl::StrCat("sluice/", kVersion);
+  client.node_id = node_id_;
+  peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
+  peers_ = std::make_unique<p2p::PeerSource>(
+      p2p::PeerSource::Parts{clock_, *io_, *members_, health_, *peer_client_, *store_,
+                             [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, Warn});
+  peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
+      p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
+  members_->Start();
+  return absl::OkStatus();
+}
+
+void Daemon::Node::MakeSwarm(const p2p::HostPort& self) {
+  p2p::SwarmOptions options;
+  options.listen_address = self.host;
+  options.port = static_cast<uint16_t>(config_.cluster_swarm_port);
+  options.torrents_max = config_.swarm_torrents_max;
+  std::lock_guard lock(mounter_mutex_);  // the store's callbacks look
+  swarm_ = std::make_unique<p2p::Swarm>(
+      p2p::Swarm::Parts{clock_, *store_, *store_, *store_, leaves_, telemetry_,
+                        [this](const Blob& blob) { return IsPublicSomewhere(blob, *store_); }, Warn},
+      std::move(options));
+}
+
+// Offers what is here whole, used last first.
+absl::Status Daemon::Node::StartSwarm() {
+  if (!swarm_) return absl::OkStatus();
+  if (const absl::Status started = swarm_->Start(*cache_); !started.ok())
+    return InSetting("cluster.swarmPort", started);
+  std::vector<index::BlobInfo> blobs = store_->List();
+  std::erase_if(blobs, [&](const index::BlobInfo& blob) { return !store_->IsSettled(blob.digest); });
+  std::sort(blobs.begin(), blobs.end(), [](const index::BlobInfo& a, const index::BlobInfo& b) {
+    return a.last_access_ms > b.last_access_ms;
+  });
+  if (blobs.size() > config_.swarm_torrents_max) blobs.resize(config_.swarm_torrents_max);
+  for (const index::BlobInfo& info : blobs) {
+    if (const std::shared_ptr<Blob> blob = store_->Find(info.digest)) swarm_->Seed(blob);
+  }
+  spdlog::info("the swarm is on port {}", config_.cluster_swarm_port);
+  return absl::OkStatus();
 }
 
 absl::Status Daemon::Node::OpenStore(const MountTable& table) {
@@ -230,6 +349,7 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
       .on_revoke =
           [this](const Blob& blob) {
             std::lock_guard lock(mounter_mutex_);
+            if (swarm_) swarm_->Forget(blob.digest());
             if (mounter_) mounter_->OnBlobRevoked(blob);
           },
       .is_mounted = [files = FilesOf(table)](const Digest& digest) { return files.contains(digest); },
@@ -268,6 +388,25 @@ absl::Status Daemon::Node::OpenDoor() {
   options.read_deadline = config_.ondemand_read_deadline;
   options.descriptor_store = &descriptors_;
   return mounter_->OpenDoor(std::move(options));
+}
+
+absl::Status Daemon::Node::ServePeers() {
+  if (config_.cluster_listen.empty()) return absl::OkStatus();
+  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_);
+  api::HttpRoutes routes;
+  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, node_id_});
+  peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+  const absl::Status status = peer_http_->Start(config_.cluster_listen);
+  if (!status.ok()) return InSetting("cluster.listen", status);
+  spdlog::info("other nodes get what is here on port {}", peer_http_->port());
+  if (!p2p::NamesLoopback(p2p::HostPort::Parse(config_.cluster_listen)->host)) {
+    spdlog::warn(
+        "cluster.listen {} is reached from beyond this machine without TLS: whoever can connect gets the "
+        "public "
+        "blobs that are here; keep the port to the cluster's network",
+        config_.cluster_listen);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Daemon::Node::Serve() {
@@ -357,10 +496,14 @@ void Daemon::Node::Stop() {
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
+  if (peer_http_) peer_http_->Stop();
+  if (members_) members_->Stop();
+  if (swarm_) swarm_->Stop();
   if (mounter_) mounter_->Stop();
   if (hints_) hints_->Stop();
   // The loop ends first: nothing may start another fetch once the registry client goes.
   if (core_) core_->Stop();
+  if (peer_client_) peer_client_->Stop();
   registry_.reset();
   if (io_) io_->Stop();
   prefetcher_.reset();

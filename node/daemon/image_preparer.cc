@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <cstring>
 #include <future>
 #include <memory>
 #include <utility>
@@ -87,7 +88,7 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec&
   absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);
   if (!lease.ok()) return lease;
   if (!parts_.store.IsSettled(spec.digest)) {
-    const absl::Status settled = MakeSettled(spec.digest, bounds);
+    const absl::Status settled = MakeSettled(*lease, bounds);
     if (!settled.ok()) return settled;
   }
   const absl::StatusOr<ondemand::ErofsInfo> info =
@@ -98,7 +99,11 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec&
   return lease;
 }
 
-absl::Status StoreImagePreparer::MakeSettled(const Digest& bootstrap, const PrepareBounds& bounds) {
+absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBounds& bounds) {
+  // The registry gets its time too.
+  const Instant now = parts_.clock.Now();
+  TakeFromMembers(lease, now + (bounds.deadline - now) / 2);
+  const Digest& bootstrap = lease.blob().digest();
   const absl::Status filled = WaitForFill(bootstrap, bounds);
   if (!filled.ok()) return filled;
   const absl::StatusOr<index::VerifyReport> report = parts_.store.Verify(bootstrap, parts_.verifier);
@@ -114,6 +119,32 @@ absl::Status StoreImagePreparer::MakeSettled(const Digest& bootstrap, const Prep
         absl::StrCat("bootstrap ", bootstrap.ToString(), " could not be kept on disk"));
   }
   return absl::OkStatus();
+}
+
+// As a whole, since a bootstrap has no recipe: only its digest proves it. What members don't give, the fill
+// that follows asks the registry for.
+void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadline) {
+  const std::shared_ptr<Blob> blob = parts_.store.Find(bootstrap.blob().digest());
+  if (!parts_.peers || !blob || blob->spec().origins.empty()) return;
+  const ChunkGeometry& geometry = blob->geometry();
+  if (blob->presence().AllPresent(geometry.All())) return;
+  for (const BlobOrigin& origin : blob->spec().origins) {
+    const absl::StatusOr<std::string> bytes =
+        parts_.peers->FetchBlob(origin, blob->digest(), geometry.size(), deadline);
+    if (!bytes.ok()) continue;
+    for (ChunkIndex index(0); index.value() < geometry.chunk_count(); index = index.next()) {
+      const ByteRange range = geometry.RangeOf(index);
+      Buffer chunk(range.length);
+      std::memcpy(chunk.data(), bytes->data() + range.offset, range.length);
+      auto stored = std::make_shared<std::promise<absl::Status>>();
+      std::future<absl::Status> result = stored->get_future();
+      parts_.sink.Offer(blob, index, std::move(chunk), Evidence::kVerified, SourceKind::kPeer,
+                        [stored](absl::Status status) { stored->set_value(std::move(status)); });
+      if (!result.get().ok()) return;
+    }
+    parts_.ledger.NoteAccess(blob->digest(), origin, OriginAccess::kHearsay);
+    return;
+  }
 }
 
 absl::Status StoreImagePreparer::WaitForFill(const Digest& digest, const PrepareBounds& bounds) {

@@ -9,11 +9,14 @@
 #include "absl/status/statusor.h"
 #include "index/disk_store.h"
 #include "node/blob.h"
+#include "node/chunk_sink.h"
 #include "node/chunk_verifier.h"
 #include "node/daemon/background_fill.h"
 #include "node/daemon/image_resolver.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/origin_access.h"
+#include "p2p/cluster/peer_documents.h"
 #include "p2p/registry/manifest.h"
 
 namespace sluice {
@@ -68,6 +71,9 @@ class StoreImagePreparer final : public ImagePreparer {
     BackgroundFill& fills;
     ChunkVerifier& verifier;
     ImageResolver& resolver;
+    ChunkSink& sink;
+    AccessLedger& ledger;
+    const p2p::PeerDocumentClient* peers;  // null on a node without members
     // Discards what the kernel has of a blob apart from the store; on the caller's thread.
     std::function<absl::Status(const Digest&)> discard_copies;
   };
@@ -82,7 +88,8 @@ class StoreImagePreparer final : public ImagePreparer {
  private:
   absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
                                                const PrepareBounds& bounds);
-  absl::Status MakeSettled(const Digest& bootstrap, const PrepareBounds& bounds);
+  absl::Status MakeSettled(Blob::Lease& bootstrap, const PrepareBounds& bounds);
+  void TakeFromMembers(Blob::Lease& bootstrap, Instant deadline);
   absl::Status WaitForFill(const Digest& digest, const PrepareBounds& bounds);
 
   const Parts parts_;

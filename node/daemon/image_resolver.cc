@@ -34,7 +34,7 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text, co
   const absl::StatusOr<p2p::ImageReference> reference = Check(text);
   if (!reference.ok()) return reference.status();
 
-  const absl::StatusOr<p2p::FetchedManifest> fetched = FetchOrRecall(*reference, platform);
+  const absl::StatusOr<p2p::FetchedManifest> fetched = FetchPlatformManifest(*reference, platform);
   if (!fetched.ok()) return fetched.status();
   const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
   if (!manifest.ok()) return manifest.status();
@@ -52,28 +52,10 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text, co
   return ResolvedImage{*reference, fetched->digest, **std::move(lazy)};
 }
 
-absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOrRecall(const p2p::ImageReference& reference,
-                                                                  const p2p::Platform& platform) {
-  absl::StatusOr<p2p::FetchedManifest> fetched = FetchPlatformManifest(reference, platform);
-  // What is kept is what a mount here would take.
-  if (platform != p2p::Platform::Host()) return fetched;
-  if (fetched.ok()) {
-    const absl::Status kept = manifests_.Put(reference, *fetched);
-    if (!kept.ok()) spdlog::warn("{}: its manifest is not kept: {}", reference.ToString(), kept.ToString());
-    return fetched;
-  }
-  if (!absl::IsUnavailable(fetched.status()) && !absl::IsDeadlineExceeded(fetched.status())) return fetched;
-  absl::StatusOr<p2p::FetchedManifest> recalled = manifests_.Get(reference);
-  if (!recalled.ok()) return fetched;
-  spdlog::warn("{}: taken as it was resolved last, since its registry can't be reached: {}",
-               reference.ToString(), fetched.status().ToString());
-  return recalled;
-}
-
 absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchPlatformManifest(
     const p2p::ImageReference& reference, const p2p::Platform& platform) {
-  absl::StatusOr<p2p::FetchedManifest> fetched =
-      registry_.FetchManifest(reference.origin, reference.ManifestName(), AcceptedManifests());
+  Registry registry = Registry::kAsk;
+  absl::StatusOr<p2p::FetchedManifest> fetched = FetchOne(reference, registry);
   if (!fetched.ok()) return fetched;
   const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
   if (!manifest.ok()) return manifest.status();
@@ -81,7 +63,42 @@ absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchPlatformManifest(
   if (!index) return fetched;
   const absl::StatusOr<p2p::Descriptor> chosen = p2p::SelectPlatform(*index, platform);
   if (!chosen.ok()) return chosen.status();
-  return registry_.FetchManifest(reference.origin, chosen->digest.ToString(), AcceptedManifests());
+  return FetchOne({reference.origin, "", chosen->digest}, registry);
+}
+
+absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOne(const p2p::ImageReference& reference,
+                                                             Registry& registry) {
+  absl::Status away = absl::UnavailableError("its registry can't be reached");
+  if (registry == Registry::kAsk) {
+    absl::StatusOr<p2p::FetchedManifest> fetched =
+        registry_.FetchManifest(reference.origin, reference.ManifestName(), AcceptedManifests());
+    if (fetched.ok()) Keep(reference, *fetched);
+    if (!absl::IsUnavailable(fetched.status()) && !absl::IsDeadlineExceeded(fetched.status())) return fetched;
+    registry = Registry::kAway;
+    away = fetched.status();
+  }
+  absl::StatusOr<p2p::FetchedManifest> found = FindElsewhere(reference);
+  if (!found.ok()) return away;
+  spdlog::warn("{}: its manifest is taken from {}, since its registry can't be reached: {}",
+               reference.ToString(),
+               found->access == OriginAccess::kHearsay ? "a member" : "an earlier mount", away.ToString());
+  return found;
+}
+
+absl::StatusOr<p2p::FetchedManifest> ImageResolver::FindElsewhere(const p2p::ImageReference& reference) {
+  absl::StatusOr<p2p::FetchedManifest> kept = manifests_.Get(
+      reference.digest ? p2p::ImageReference{reference.origin, "", reference.digest} : reference);
+  if (kept.ok() || !reference.digest || !peers_) return kept;
+  absl::StatusOr<p2p::FetchedManifest> given = peers_->FetchManifest(reference.origin, *reference.digest);
+  if (given.ok()) Keep(reference, *given);
+  return given;
+}
+
+// By its digest, and by its tag if it was asked for by that.
+void ImageResolver::Keep(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest) {
+  absl::Status kept = manifests_.Put({reference.origin, "", manifest.digest}, manifest);
+  if (kept.ok() && !reference.digest) kept = manifests_.Put(reference, manifest);
+  if (!kept.ok()) spdlog::warn("{}: its manifest is not kept: {}", reference.ToString(), kept.ToString());
 }
 
 std::string ImageResolver::FetchRecipes(const ResolvedImage& image) {
@@ -111,6 +128,10 @@ bool ImageResolver::HasBoundRecipe(const BlobSpec& blob) {
 }
 
 absl::Status ImageResolver::FetchRecipe(const ResolvedImage& image, const BlobSpec& blob) {
+  if (peers_) {
+    const absl::StatusOr<std::string> given = peers_->FetchRecipe(blob);
+    if (given.ok()) return recipes_.PutRecipe(blob.digest, *given);
+  }
   const absl::StatusOr<std::vector<p2p::Descriptor>> referrers = registry_.ListReferrers(
       image.reference.origin, image.manifest, std::string(p2p::media_type::kRecipeArtifact));
   if (!referrers.ok()) return referrers.status();

@@ -7,6 +7,7 @@
 #include "node/daemon/manifest_cache.h"
 #include "node/digest.h"
 #include "node/recipe_store.h"
+#include "p2p/cluster/peer_documents.h"
 #include "p2p/registry/allow_list.h"
 #include "p2p/registry/manifest.h"
 #include "p2p/registry/reference.h"
@@ -25,32 +26,36 @@ struct ResolvedImage {
 // Thread-safe; blocks on the registry, so not for the core loop.
 class ImageResolver {
  public:
-  // The client, the list, the store and the cache outlive the resolver.
+  // All outlive the resolver. `peers` is null on a node without members.
   ImageResolver(p2p::RegistryClient& registry, const p2p::AllowList& allowed, RecipeStore& recipes,
-                ManifestCache& manifests)
-      : registry_(registry), allowed_(allowed), recipes_(recipes), manifests_(manifests) {}
+                ManifestCache& manifests, const p2p::PeerDocumentClient* peers)
+      : registry_(registry), allowed_(allowed), recipes_(recipes), manifests_(manifests), peers_(peers) {}
 
   // The reference, if this node may ask for it; asks nobody. Errors: InvalidArgument (reference),
   // PermissionDenied (the allow-list).
   absl::StatusOr<p2p::ImageReference> Check(const std::string& reference) const;
 
-  // Follows an index to the platform. If the registry can't be reached, the image is as it was
-  // resolved last for this machine's own platform; if it answers with an error, that is the answer. Errors:
-  // InvalidArgument (reference, manifest), PermissionDenied (the allow-list, the registry),
+  // Follows an index to the platform. If the registry can't be reached, a manifest is as it was fetched last,
+  // or, named by digest, as a member has it; if the registry answers with an error, that is the answer.
+  // Errors: InvalidArgument (reference, manifest), PermissionDenied (the allow-list, the registry),
   // FailedPrecondition (not a lazy image), and those of RegistryClient.
   absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
                                         const p2p::Platform& platform = p2p::Platform::Host());
 
-  // Puts the bound recipes of the image's blobs into the store, where they are missing. A recipe that can't
-  // be had is no error: its blob is served unverified and checked when it is complete; the returned text says
-  // which and why.
+  // Puts the bound recipes of the image's blobs into the store, where they are missing: from members, else
+  // from the registry. A recipe that can't be had is no error: its blob is served unverified and checked when
+  // it is complete; the returned text says which and why.
   std::string FetchRecipes(const ResolvedImage& image);
 
  private:
-  absl::StatusOr<p2p::FetchedManifest> FetchOrRecall(const p2p::ImageReference& reference,
-                                                     const p2p::Platform& platform);
+  // Whether the registry is asked once more in the course of one call.
+  enum class Registry { kAsk, kAway };
+
   absl::StatusOr<p2p::FetchedManifest> FetchPlatformManifest(const p2p::ImageReference& reference,
                                                              const p2p::Platform& platform);
+  absl::StatusOr<p2p::FetchedManifest> FetchOne(const p2p::ImageReference& reference, Registry& registry);
+  absl::StatusOr<p2p::FetchedManifest> FindElsewhere(const p2p::ImageReference& reference);
+  void Keep(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);
   absl::Status FetchRecipe(const ResolvedImage& image, const BlobSpec& blob);
   absl::Status TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobSpec& blob);
   bool HasBoundRecipe(const BlobSpec& blob);
@@ -59,6 +64,7 @@ class ImageResolver {
   const p2p::AllowList& allowed_;
   RecipeStore& recipes_;
   ManifestCache& manifests_;
+  const p2p::PeerDocumentClient* const peers_;
 };
 
 }  // namespace sluice

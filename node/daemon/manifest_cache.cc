@@ -39,6 +39,7 @@ absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p:
                      {"reference", reference.ToString()},
                      {"mediaType", manifest.media_type},
                      {"digest", manifest.digest.ToString()},
+                     {"public", IsPublic(manifest.access)},
                      {"body", manifest.body}};
   {
     std::ofstream out(fresh, std::ios::binary);
@@ -80,8 +81,11 @@ absl::StatusOr<p2p::FetchedManifest> ManifestCache::Get(const p2p::ImageReferenc
   try {
     const json root = json::parse(text);
     p2p::FetchedManifest manifest{
-        root.at("mediaType").get<std::string>(), root.at("body").get<std::string>(), {}};
+        root.at("mediaType").get<std::string>(), root.at("body").get<std::string>(), {}, {}};
     manifest.digest = p2p::Sha256::Of(manifest.body);
+    // What was written before this was kept says nothing.
+    const bool is_public = root.value("public", false);
+    manifest.access = is_public ? OriginAccess::kPublic : OriginAccess::kUnknown;
     if (root.at("version").get<int>() == kVersion &&
         root.at("reference").get<std::string>() == reference.ToString() &&
         root.at("digest").get<std::string>() == manifest.digest.ToString()) {

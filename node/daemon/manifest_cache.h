@@ -10,14 +10,14 @@
 
 namespace sluice {
 
-// The manifests of images as they were resolved last, so that a complete image can be mounted while its
-// registry can't be reached. A file per reference, in a folder of the data directory; the body must match its
-// digest.
+// Manifests as they were fetched last, by tag and by digest, so that a complete image can be mounted while
+// its registry can't be reached, and other nodes can be given them. A file per reference, in a folder of the
+// data directory; the body must match its digest.
 //
 // Thread-safe. Blocks on disk.
 class ManifestCache {
  public:
-  static constexpr size_t kManifestsMax = 1024;
+  static constexpr size_t kManifestsMax = 4096;
 
   // The folder is made when it is needed.
   explicit ManifestCache(std::string folder) : folder_(std::move(folder)) {}

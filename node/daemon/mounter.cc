@@ -306,6 +306,7 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
     for (const BlobSpec& spec : entry.blobs)
       parts_.fills.Start(spec.digest, FetchClass::kBackfill, FillOwner::kMounts);
   }
+  for (const BlobSpec& spec : entry.blobs) parts_.store.Touch(spec.digest);
   SetMountGauge();
   spdlog::info("mounted {} at {}{}", entry.reference, entry.mount_point,
                fill ? ", filling it in the background" : "");

@@ -121,6 +121,11 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   status.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += keeper.hit_bytes;
   status.read_errors = telemetry_.read_errors.value();
   status.origin_bytes = telemetry_.origin_bytes.value();
+  for (size_t lane = 0; lane < kPeerLaneCount; ++lane) {
+    status.peer_received_bytes[lane] = telemetry_.peer_received_bytes[lane].value();
+    status.peer_sent_bytes[lane] = telemetry_.peer_sent_bytes[lane].value();
+  }
+  status.member_count = static_cast<uint32_t>(telemetry_.members.value());
   return status;
 }
 

@@ -65,7 +65,7 @@ absl::Status DownloadRange(p2p::RegistryClient& registry, const BlobOrigin& orig
         file.Append(bytes);
         progress.Advance(file.size());
       },
-      [&](absl::Status status) { done.set_value(std::move(status)); });
+      [&](absl::Status status, OriginAccess) { done.set_value(std::move(status)); });
   absl::Status status = done.get_future().get();
   return file.status().ok() ? status : file.status();
 }

@@ -161,6 +161,11 @@ class Transfer {
   const std::string& path() const { return path_; }
   Instant deadline() const { return deadline_; }
   CURL* easy() const { return easy_.get(); }
+  // When it is to be given up for want of bytes; never if nothing bounds its silence.
+  Instant silent_until() const {
+    return request_.silence_max == Duration(0) ? Instant::max() : last_byte_ + request_.silence_max;
+  }
+  Duration silence_max() const { return request_.silence_max; }
 
   void Prepare(const HttpClientOptions& options, const std::vector<int>& proxy_ports);
   void Finish(CURLcode code);
@@ -206,17 +211,19 @@ class Transfer {
   bool head_given_ = false;
   uint64_t body_bytes_ = 0;
   uint64_t upload_offset_ = 0;
+  Instant last_byte_;
 };
 
 void Transfer::Prepare(const HttpClientOptions& options, const std::vector<int>& proxy_ports) {
   proxy_ports_ = &proxy_ports;
+  last_byte_ = std::chrono::steady_clock::now();
   easy_.reset(curl_easy_init());
   Set(CURLOPT_PRIVATE, static_cast<void*>(this));
   Set(CURLOPT_URL, request_.url.c_str());
   Set(CURLOPT_PROTOCOLS_STR, "http,https");
   Set(CURLOPT_FOLLOWLOCATION, 0L);
   Set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-  if (loopback_named_) Set(CURLOPT_PROXY, "");
+  if (loopback_named_ || request_.proxy == ProxyRule::kNone) Set(CURLOPT_PROXY, "");
   Set(CURLOPT_USERAGENT, options.user_agent.c_str());
   Set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
   if (!options.ca_file.empty()) Set(CURLOPT_CAINFO, options.ca_file.c_str());
@@ -334,6 +341,7 @@ bool Transfer::AllowAddress(AddressKind kind, std::string_view text, int port) {
 }
 
 bool Transfer::HeaderLine(std::string_view line) {
+  last_byte_ = std::chrono::steady_clock::now();
   if (head_given_) return true;  // a trailer
   head_bytes_ += line.size();
   if (head_bytes_ > kHeadBytesMax) {
@@ -371,6 +379,7 @@ bool Transfer::HeadComplete() {
 }
 
 bool Transfer::Body(std::span<const std::byte> bytes) {
+  last_byte_ = std::chrono::steady_clock::now();
   body_bytes_ += bytes.size();
   if (body_bytes_ > request_.body_bytes_max) {
     return Reject(absl::ResourceExhaustedError(
@@ -525,6 +534,7 @@ class HttpClient::Loop {
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
     while (TakeOrders()) {
       DropOverdue();
+      DropSilent();
       StartQueued();
       int running = 0;
       curl_multi_perform(multi_, &running);
@@ -595,6 +605,25 @@ class HttpClient::Loop {
     }
   }
 
+  void DropSilent() {
+    const Instant now = std::chrono::steady_clock::now();
+    if (now < next_silent_) return;
+    next_silent_ = Instant::max();
+    std::vector<RequestId> silent;
+    for (const auto& [id, transfer] : active_) {
+      if (transfer->silent_until() <= now) {
+        silent.push_back(id);
+      } else {
+        next_silent_ = std::min(next_silent_, transfer->silent_until());
+      }
+    }
+    for (const RequestId id : silent) {
+      const std::unique_ptr<Transfer> transfer = Detach(id);
+      transfer->Finish(absl::UnavailableError(
+          absl::StrCat("no byte came for ", Milliseconds(transfer->silence_max()), " ms")));
+    }
+  }
+
   void StartQueued() {
     for (auto it = queue_.begin(); it != queue_.end() && active_.size() < options_.requests_max;) {
       uint32_t& of_host = active_of_host_[(*it)->host()];
@@ -611,6 +640,7 @@ class HttpClient::Loop {
       LeaveQueue();
       transfer->Prepare(options_, proxy_ports_);
       curl_multi_add_handle(multi_, transfer->easy());
+      next_silent_ = std::min(next_silent_, transfer->silent_until());
       active_.emplace(transfer->id(), std::move(transfer));
     }
   }
@@ -650,8 +680,9 @@ class HttpClient::Loop {
 
   int PollTimeout() const {
     constexpr Duration kLongest = std::chrono::seconds(1);
-    if (next_overdue_ == Instant::max()) return static_cast<int>(Milliseconds(kLongest));
-    const Duration left = next_overdue_ - std::chrono::steady_clock::now();
+    const Instant next = std::min(next_overdue_, next_silent_);
+    if (next == Instant::max()) return static_cast<int>(Milliseconds(kLongest));
+    const Duration left = next - std::chrono::steady_clock::now();
     return static_cast<int>(Milliseconds(std::clamp(left, Duration(0), kLongest)));
   }
 
@@ -687,6 +718,7 @@ class HttpClient::Loop {
   absl::flat_hash_map<std::string, uint32_t> active_of_host_;
   absl::flat_hash_map<std::string, uint32_t> active_of_path_;
   Instant next_overdue_ = Instant::max();  // no queued request's deadline is earlier
+  Instant next_silent_ = Instant::max();   // no active one's silence ends earlier
 
   std::mutex join_mutex_;  // guards thread_ once it runs
   std::thread thread_;

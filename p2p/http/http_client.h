@@ -56,17 +56,24 @@ struct HttpBody {
 // is allowed.
 enum class LoopbackRule { kRefuse, kAllow };
 
+// Whether the environment's proxy is used. Other nodes are always reached directly.
+enum class ProxyRule { kEnvironment, kNone };
+
 struct HttpRequest {
   std::string method = "GET";
   std::string url;  // http or https
   HttpHeaders headers;
   std::optional<HttpBody> body;
   LoopbackRule loopback = LoopbackRule::kRefuse;
+  ProxyRule proxy = ProxyRule::kEnvironment;
   Duration timeout = std::chrono::seconds(60);  // from Send to OnDone, time in the queue included
   // A transfer that is slower than this over the window is aborted; 0 turns the check off.
   uint64_t rate_min_bytes_per_s = 0;
   Duration rate_window = std::chrono::seconds(20);  // whole seconds, at least one
-  uint64_t body_bytes_max = 1 << 20;                // of the answer
+  // A transfer of which no byte came for so long, from when its turn came, is aborted (Unavailable); 0:
+  // never.
+  Duration silence_max{};
+  uint64_t body_bytes_max = 1 << 20;  // of the answer
 };
 
 // Takes an answer. All calls come on the client's thread, in this order: OnHead at most once, OnBody any

@@ -232,7 +232,7 @@ absl::StatusOr<Recipe> RecipeBuilder::Finish() {
   return recipe;
 }
 
-Digest HashChunk(const ChunkGeometry& geometry, std::span<const std::byte> bytes) {
+std::vector<Digest> HashLeaves(std::span<const std::byte> bytes) {
   Sha256 hash;
   std::vector<Digest> leaves;
   leaves.reserve((bytes.size() + kLeafBytes - 1) / kLeafBytes + 1);
@@ -240,8 +240,16 @@ Digest HashChunk(const ChunkGeometry& geometry, std::span<const std::byte> bytes
     hash.Update(bytes.first(std::min(bytes.size(), kLeafBytes)));
     leaves.push_back(hash.Finish());
   }
+  return leaves;
+}
+
+Digest FoldLeaves(const ChunkGeometry& geometry, std::vector<Digest> leaves) {
   if (geometry.chunk_count() == 1) return FoldSmallBlob(std::move(leaves));
   return FoldChunk(std::move(leaves), geometry.chunk_size());
+}
+
+Digest HashChunk(const ChunkGeometry& geometry, std::span<const std::byte> bytes) {
+  return FoldLeaves(geometry, HashLeaves(bytes));
 }
 
 }  // namespace sluice::p2p

@@ -74,6 +74,13 @@ class RecipeBuilder {
   uint64_t size_ = 0;
 };
 
+// The leaves (BEP 52: hashes of 16 KiB blocks, the last one of what is left) of a chunk's bytes, in order.
+std::vector<Digest> HashLeaves(std::span<const std::byte> bytes);
+
+// The hash of one chunk, from its leaves, as it stands in the piece layer of a blob with this geometry; the
+// root itself if the blob is one chunk. REQUIRES: leaves are those of all bytes of a chunk, so at least one
+Digest FoldLeaves(const ChunkGeometry& geometry, std::vector<Digest> leaves);
+
 // The hash of one chunk as it stands in the piece layer of a blob with this geometry; the root itself if the
 // blob is one chunk. REQUIRES: bytes.size() == geometry.RangeOf(any index).length
 Digest HashChunk(const ChunkGeometry& geometry, std::span<const std::byte> bytes);

@@ -18,8 +18,8 @@ bool SameBinding(const BlobSpec& a, const BlobSpec& b) {
 
 }  // namespace
 
-RecipeVerifier::RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max)
-    : store_(store), cache_bytes_max_(cache_bytes_max) {}
+RecipeVerifier::RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max, LeafCache* leaves)
+    : store_(store), cache_bytes_max_(cache_bytes_max), leaves_(leaves) {}
 
 absl::StatusOr<Evidence> RecipeVerifier::Verify(const Blob& blob, ChunkIndex index,
                                                 std::span<const std::byte> bytes) {
@@ -38,11 +38,20 @@ absl::StatusOr<Evidence> RecipeVerifier::Verify(const Blob& blob, ChunkIndex ind
     if (*layer == nullptr) return Evidence::kUnverified;
     expected = (**layer)[index.value()];
   }
-  if (HashChunk(geometry, bytes) != expected) {
+  std::vector<Digest> leaves = HashLeaves(bytes);
+  if (FoldLeaves(geometry, leaves) != expected) {
     return absl::DataLossError(absl::StrCat("blob ", blob.digest().ToString(), ": chunk ", index.value(),
                                             " is not what its recipe promises"));
   }
+  if (leaves_) leaves_->Put(blob.digest(), index, std::move(leaves));
   return Evidence::kVerified;
+}
+
+bool RecipeVerifier::HasBoundRecipe(const Blob& blob) {
+  if (!blob.spec().root) return false;
+  if (blob.geometry().chunk_count() == 1) return true;  // the root alone proves it
+  const absl::StatusOr<Layer> layer = LayerOf(blob);
+  return layer.ok() && *layer != nullptr;
 }
 
 uint64_t RecipeVerifier::cached_bytes() const {

@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "node/chunk_verifier.h"
 #include "node/recipe_store.h"
+#include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe.h"
 
 namespace sluice::p2p {
@@ -23,11 +24,17 @@ inline constexpr uint64_t kRecipeCacheBytesDefault = 16 << 20;
 // calling thread, so call it on the I/O pool.
 class RecipeVerifier final : public ChunkVerifier {
  public:
-  // `store` must outlive this.
-  explicit RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max = kRecipeCacheBytesDefault);
+  // `store` must outlive this, and so must `leaves`, which is given the leaves of each chunk that was
+  // verified and whose blob it watches; null: nobody wants them.
+  explicit RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max = kRecipeCacheBytesDefault,
+                          LeafCache* leaves = nullptr);
 
   absl::StatusOr<Evidence> Verify(const Blob& blob, ChunkIndex index,
                                   std::span<const std::byte> bytes) override;
+
+  // Whether the blob has a bound recipe here, so that each of its chunks can be proven alone. May read the
+  // store.
+  bool HasBoundRecipe(const Blob& blob);
 
   // Bytes of layers held just now.
   uint64_t cached_bytes() const;
@@ -47,6 +54,7 @@ class RecipeVerifier final : public ChunkVerifier {
   // Constant after construction.
   RecipeStore& store_;
   const uint64_t cache_bytes_max_;
+  LeafCache* const leaves_;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.

@@ -13,9 +13,10 @@ namespace {
 // One fetch, until its OnDone. Its steps follow one another, so its fields need no lock.
 class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
  public:
-  OriginFetch(RegistryClient& registry, FetchRequest request, ChunkSource::OnChunk on_chunk,
-              ChunkSource::OnDone on_done)
+  OriginFetch(RegistryClient& registry, AccessLedger& ledger, FetchRequest request,
+              ChunkSource::OnChunk on_chunk, ChunkSource::OnDone on_done)
       : registry_(registry),
+        ledger_(ledger),
         request_(std::move(request)),
         on_chunk_(std::move(on_chunk)),
         on_done_(std::move(on_done)),
@@ -31,7 +32,9 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
         spec.origins[origin_], spec.digest, spec.size, request_.blob->geometry().RangeOf(left),
         request_.deadline,
         [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
-        [self = shared_from_this()](absl::Status status) { self->OnRangeDone(std::move(status)); });
+        [self = shared_from_this()](absl::Status status, OriginAccess access) {
+          self->OnRangeDone(std::move(status), access);
+        });
   }
 
  private:
@@ -50,7 +53,9 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
     }
   }
 
-  void OnRangeDone(absl::Status status) {
+  void OnRangeDone(absl::Status status, OriginAccess access) {
+    const BlobSpec& spec = request_.blob->spec();
+    if (access != OriginAccess::kUnknown) ledger_.NoteAccess(spec.digest, spec.origins[origin_], access);
     if (next_ == request_.chunks.end()) return Finish(absl::OkStatus());
     // With no time left, or nobody left to ask through, another registry would say the same.
     if (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status)) return Finish(std::move(status));
@@ -89,6 +94,7 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
   }
 
   RegistryClient& registry_;
+  AccessLedger& ledger_;
   const FetchRequest request_;
   ChunkSource::OnChunk on_chunk_;
   ChunkSource::OnDone on_done_;
@@ -109,7 +115,8 @@ void OriginSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done)
     return std::move(on_done)(absl::NotFoundError(
         absl::StrCat("no registry is known to hold ", request.blob->digest().ToString())));
   }
-  std::make_shared<OriginFetch>(registry_, std::move(request), std::move(on_chunk), std::move(on_done))
+  std::make_shared<OriginFetch>(registry_, ledger_, std::move(request), std::move(on_chunk),
+                                std::move(on_done))
       ->Ask();
 }
 

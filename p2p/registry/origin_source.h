@@ -1,6 +1,7 @@
 #pragma once
 
 #include "node/chunk_source.h"
+#include "node/origin_access.h"
 #include "p2p/registry/registry_client.h"
 
 namespace sluice::p2p {
@@ -8,12 +9,13 @@ namespace sluice::p2p {
 // Chunks from the registries that a blob is said to be in: one ranged GET per fetch. When it breaks midway
 // the chunks that are left are asked for again; when a registry fails, the blob's next one is asked.
 //
-// Thread-safe. The registry client outlives the source; a fetch under way outlives the source safely.
+// Thread-safe. The registry client and the ledger outlive the source; a fetch under way outlives the source
+// safely.
 class OriginSource final : public ChunkSource {
  public:
   static constexpr uint32_t kResumesMax = 8;  // of one fetch, each after at least one more chunk arrived
 
-  explicit OriginSource(RegistryClient& registry) : registry_(registry) {}
+  OriginSource(RegistryClient& registry, AccessLedger& ledger) : registry_(registry), ledger_(ledger) {}
 
   SourceKind kind() const override { return SourceKind::kOrigin; }
   void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
@@ -23,6 +25,7 @@ class OriginSource final : public ChunkSource {
 
  private:
   RegistryClient& registry_;
+  AccessLedger& ledger_;
 };
 
 }  // namespace sluice::p2p

@@ -181,11 +181,11 @@ absl::StatusOr<AccessToken> ParseTokenAnswer(std::string_view json) {
   return token;
 }
 
-std::optional<std::string> TokenCache::Find(const std::string& registry, const std::string& scope) {
+std::optional<TokenCache::Held> TokenCache::Find(const std::string& registry, const std::string& scope) {
   const std::lock_guard lock(mutex_);
   const auto it = entries_.find(Key(registry, scope));
   if (it == entries_.end() || it->second.expires <= clock_.Now()) return std::nullopt;
-  return it->second.token;
+  return it->second.held;
 }
 
 void TokenCache::Put(const std::string& registry, const std::string& scope, AccessToken token) {
@@ -196,7 +196,8 @@ void TokenCache::Put(const std::string& registry, const std::string& scope, Acce
     }));
   }
   // A tenth is kept back, so that a token does not expire on its way.
-  entries_[Key(registry, scope)] = {std::move(token.value), clock_.Now() + token.lifetime * 9 / 10};
+  entries_[Key(registry, scope)] = {{std::move(token.value), token.access},
+                                    clock_.Now() + token.lifetime * 9 / 10};
 }
 
 void TokenCache::Forget(const std::string& registry, const std::string& scope) {

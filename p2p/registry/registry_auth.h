@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "node/executor.h"
+#include "node/origin_access.h"
 #include "p2p/http/url.h"
 
 namespace sluice::p2p {
@@ -45,6 +46,8 @@ absl::StatusOr<RealmTrust> JudgeRealm(const Url& registry, const Url& realm);
 struct AccessToken {
   std::string value;
   Duration lifetime{};  // from when it was issued
+  // kPublic: the token server gave it to a request without credentials.
+  OriginAccess access = OriginAccess::kCredentials;
 };
 // Reads a token server's answer. Errors: DataLoss; the message never quotes the answer.
 absl::StatusOr<AccessToken> ParseTokenAnswer(std::string_view json);
@@ -58,13 +61,18 @@ class TokenCache {
 
   explicit TokenCache(const Clock& clock) : clock_(clock) {}
 
-  std::optional<std::string> Find(const std::string& registry, const std::string& scope);
+  struct Held {
+    std::string token;
+    OriginAccess access;
+    friend bool operator==(const Held&, const Held&) = default;
+  };
+  std::optional<Held> Find(const std::string& registry, const std::string& scope);
   void Put(const std::string& registry, const std::string& scope, AccessToken token);
   void Forget(const std::string& registry, const std::string& scope);
 
  private:
   struct Entry {
-    std::string token;
+    Held held;
     Instant expires;
   };
   using Key = std::pair<std::string, std::string>;

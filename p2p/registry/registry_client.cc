@@ -1,7 +1,6 @@
 #include "p2p/registry/registry_client.h"
 
 #include <algorithm>
-#include <charconv>
 #include <future>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "p2p/http/content_range.h"
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
 #include "p2p/registry/registry_exchange.h"
@@ -21,6 +21,7 @@ namespace {
 struct Answer {
   HttpHead head;
   std::string body;
+  OriginAccess access = OriginAccess::kUnknown;
 };
 using AnswerDone = RegistryClient::Done<Answer>;
 
@@ -30,15 +31,16 @@ class BufferSink final : public AnswerSink {
   explicit BufferSink(AnswerDone done) : done_(std::move(done)) {}
 
   absl::Status OnHead(const HttpHead& head) override {
-    answer_ = {head, {}};
+    answer_ = {head, {}, OriginAccess::kUnknown};
     return absl::OkStatus();
   }
   absl::Status OnBody(std::span<const std::byte> bytes) override {
     answer_.body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     return absl::OkStatus();
   }
-  void OnDone(absl::Status status) override {
+  void OnDone(absl::Status status, OriginAccess access) override {
     if (!status.ok()) return std::move(done_)(std::move(status));
+    answer_.access = access;
     std::move(done_)(std::move(answer_));
   }
 
@@ -67,13 +69,6 @@ absl::StatusOr<Answer> CallAndWait(const std::shared_ptr<RegistryCore>& core, Re
 std::string MediaTypeOf(const HttpHead& head) {
   const std::string_view value = head.headers.Get("Content-Type").value_or("");
   return absl::AsciiStrToLower(absl::StripAsciiWhitespace(Abs(value.substr(0, value.find(';')))));
-}
-
-std::optional<uint64_t> ParseNumber(std::string_view text) {
-  uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
 }
 
 absl::Status CheckTagOrDigest(std::string_view text) {
@@ -106,7 +101,7 @@ absl::Status WrongDigest(const BlobOrigin& origin, const Digest& wanted, const D
 
 absl::StatusOr<FetchedManifest> CheckManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
                                               Answer answer) {
-  FetchedManifest manifest{MediaTypeOf(answer.head), std::move(answer.body), {}};
+  FetchedManifest manifest{MediaTypeOf(answer.head), std::move(answer.body), {}, answer.access};
   manifest.digest = Sha256::Of(manifest.body);
   std::string_view promised = tag_or_digest;
   if (!promised.starts_with("sha256:")) {
@@ -120,30 +115,11 @@ absl::StatusOr<FetchedManifest> CheckManifest(const BlobOrigin& origin, const st
   return manifest;
 }
 
-// "bytes <first>-<last>/<total>". Source: RFC 9110 section 14.4.
-struct ContentRange {
-  ByteRange range;
-  uint64_t total = 0;
-};
-std::optional<ContentRange> ParseContentRange(std::string_view text) {
-  constexpr std::string_view kUnit = "bytes ";
-  if (!text.starts_with(kUnit)) return std::nullopt;
-  text.remove_prefix(kUnit.size());
-  const size_t dash = text.find('-');
-  const size_t slash = text.find('/');
-  if (dash == std::string_view::npos || slash == std::string_view::npos || dash > slash) return std::nullopt;
-  const std::optional<uint64_t> first = ParseNumber(text.substr(0, dash));
-  const std::optional<uint64_t> last = ParseNumber(text.substr(dash + 1, slash - dash - 1));
-  const std::optional<uint64_t> total = ParseNumber(text.substr(slash + 1));
-  if (!first || !last || !total || *last < *first || *last >= *total) return std::nullopt;
-  return ContentRange{{*first, *last - *first + 1}, *total};
-}
-
 // Holds the answer to a ranged GET against what was asked.
 class RangeSink final : public AnswerSink {
  public:
-  using DoneStatus = absl::AnyInvocable<void(absl::Status) &&>;
-  RangeSink(uint64_t blob_size, ByteRange range, RegistryClient::OnData on_data, DoneStatus done)
+  RangeSink(uint64_t blob_size, ByteRange range, RegistryClient::OnData on_data,
+            RegistryClient::RangeDone done)
       : blob_size_(blob_size), range_(range), on_data_(std::move(on_data)), done_(std::move(done)) {}
 
   absl::Status OnHead(const HttpHead& head) override {
@@ -170,14 +146,14 @@ class RangeSink final : public AnswerSink {
     return enough ? absl::CancelledError("enough was read") : absl::OkStatus();
   }
 
-  void OnDone(absl::Status status) override {
+  void OnDone(absl::Status status, OriginAccess access) override {
     const bool complete = received_ == range_.length;
     if (complete && !partial_) status = absl::OkStatus();
     if (status.ok() && !complete) {
       status = absl::UnavailableError(
           absl::StrCat("body ended after ", received_, " of ", range_.length, " bytes"));
     }
-    std::move(done_)(std::move(status));
+    std::move(done_)(std::move(status), access);
   }
 
  private:
@@ -219,7 +195,7 @@ class RangeSink final : public AnswerSink {
   const uint64_t blob_size_;
   const ByteRange range_;
   RegistryClient::OnData on_data_;
-  DoneStatus done_;
+  RegistryClient::RangeDone done_;
   bool partial_ = false;
   uint64_t received_ = 0;
 };
@@ -272,8 +248,7 @@ absl::StatusOr<FetchedManifest> RegistryClient::FetchManifest(const BlobOrigin& 
 }
 
 void RegistryClient::ReadBlobRange(const BlobOrigin& origin, const Digest& digest, uint64_t blob_size,
-                                   ByteRange range, Instant deadline, OnData on_data,
-                                   absl::AnyInvocable<void(absl::Status) &&> done) {
+                                   ByteRange range, Instant deadline, OnData on_data, RangeDone done) {
   RegistryRequest request{.origin = origin, .path = BlobPath(digest)};
   request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
   request.deadline = deadline;

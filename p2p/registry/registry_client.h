@@ -15,6 +15,7 @@
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/geometry.h"
+#include "node/origin_access.h"
 #include "node/telemetry.h"
 #include "p2p/http/http_client.h"
 #include "p2p/registry/manifest.h"
@@ -51,7 +52,8 @@ struct RegistryOptions {
 struct FetchedManifest {
   std::string media_type;  // as the registry's Content-Type says, without parameters
   std::string body;
-  Digest digest;  // of `body`, computed here
+  Digest digest;                                 // of `body`, computed here
+  OriginAccess access = OriginAccess::kUnknown;  // what it took to get it
 };
 
 // Speaks the OCI distribution protocol to registries: authentication, redirects, retries, and hard checks of
@@ -95,9 +97,10 @@ class RegistryClient {
 
   // Bytes `range` of a blob of `blob_size` bytes, to `on_data` in order. When `done` is OK exactly
   // range.length bytes were given. What was given before an error came from a well-formed answer, and may be
-  // used. REQUIRES: range.length > 0, range.end() <= blob_size
+  // used; `access` tells what it took to get that. REQUIRES: range.length > 0, range.end() <= blob_size
+  using RangeDone = absl::AnyInvocable<void(absl::Status status, OriginAccess access) &&>;
   void ReadBlobRange(const BlobOrigin& origin, const Digest& digest, uint64_t blob_size, ByteRange range,
-                     Instant deadline, OnData on_data, absl::AnyInvocable<void(absl::Status) &&> done);
+                     Instant deadline, OnData on_data, RangeDone done);
 
   // The size of a blob, if the repository has it.
   void HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done);

@@ -83,7 +83,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   Exchange(std::shared_ptr<RegistryCore> core, RegistryRequest request, std::unique_ptr<AnswerSink> sink)
       : core_(std::move(core)), request_(std::move(request)), sink_(std::move(sink)) {}
   ~Exchange() {
-    if (sink_) sink_->OnDone(absl::CancelledError("the registry client is gone"));
+    if (sink_) sink_->OnDone(absl::CancelledError("the registry client is gone"), OriginAccess::kUnknown);
   }
 
   void Start();
@@ -131,6 +131,8 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
     return absl::Status(status.code(), absl::StrCat(What(), ": ", status.message()));
   }
 
+  void NoteCredentials() { access_ = OriginAccess::kCredentials; }
+
   const std::shared_ptr<RegistryCore> core_;
   RegistryRequest request_;
   std::unique_ptr<AnswerSink> sink_;  // null once it has been answered
@@ -144,6 +146,9 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   bool authenticated_ = false;  // a challenge was answered
   RealmTrust realm_trust_ = RealmTrust::kCredentials;
   std::string authorization_;  // as last sent to the registry
+  // Sticky: what comes after credentials were shown may have come because of them.
+  OriginAccess access_ = OriginAccess::kPublic;
+  bool answered_ = false;  // a 2xx head came
 
   // Of the HTTP request under way.
   Instant sent_{};
@@ -198,9 +203,10 @@ void Exchange::Start() {
     return Finish(absl::NotFoundError(absl::StrCat(What(), ": it was not there a moment ago")));
   }
   if (request_.redirect_memory == RedirectMemory::kKeep) {
-    const std::optional<std::string> known = core_->redirects.Find(url_->ToString());
+    const std::optional<UrlMemory::Fact> known = core_->redirects.Find(url_->ToString());
     if (known) {
-      url_ = *Url::Parse(*known);
+      url_ = *Url::Parse(known->text);
+      if (known->access != OriginAccess::kPublic) NoteCredentials();
       hops_ = 1;
     }
   }
@@ -243,19 +249,24 @@ HttpRequest Exchange::MakeHttpRequest() {
 
 std::string Exchange::Authorization() {
   const std::string registry = registry_url_->Authority();
-  if (const std::optional<std::string> token = core_->tokens.Find(registry, Scope()))
-    return "Bearer " + *token;
+  if (const std::optional<TokenCache::Held> held = core_->tokens.Find(registry, Scope())) {
+    if (held->access != OriginAccess::kPublic) NoteCredentials();
+    return "Bearer " + held->token;
+  }
   if (!core_->WantsBasic(registry)) return {};
   const absl::StatusOr<std::optional<Credential>> credential =
       core_->credentials.Find(request_.origin.registry);
   // If it can't be read now, the 401 that follows will lead to the message.
-  return credential.ok() && *credential ? (*credential)->BasicAuthorization() : std::string();
+  if (!credential.ok() || !*credential) return {};
+  NoteCredentials();
+  return (*credential)->BasicAuthorization();
 }
 
 absl::Status Exchange::OnHead(const HttpHead& head) {
   head_ = head;
   if (!MayPass(head.status)) core_->breaker.Succeeded(url_->Authority());
   if (head.status / 100 != 2) return absl::OkStatus();
+  answered_ = true;
   rejected_ = sink_->OnHead(head);
   return rejected_;
 }
@@ -264,6 +275,8 @@ absl::Status Exchange::OnBody(std::span<const std::byte> bytes) {
   core_->parts.telemetry.origin_bytes.Add(bytes.size());
   if (head_.status / 100 == 2) {
     body_begun_ = true;
+    if (absl::StartsWith(request_.path, "/blobs/"))
+      core_->parts.telemetry.origin_blob_bytes.Add(bytes.size());
     rejected_ = sink_->OnBody(bytes);
     return rejected_;
   }
@@ -289,7 +302,7 @@ void Exchange::Answered(absl::Status status) {
   if (Redirected() && request_.redirect_memory == RedirectMemory::kKeep) {
     // What is remembered already keeps its time: the signature it carries does not grow younger by use.
     const std::string key = registry_url_->ToString();
-    if (!core_->redirects.Find(key)) core_->redirects.Put(key, url_->ToString());
+    if (!core_->redirects.Find(key)) core_->redirects.Put(key, {url_->ToString(), access_});
   }
   Finish(std::move(status));
 }
@@ -304,7 +317,7 @@ void Exchange::Refused() {
     return Attempt();
   }
   if (status == 401 && AtRegistry()) return Authenticate();
-  if (status == 404 && remembers_404()) core_->not_found.Put(registry_url_->ToString(), "404");
+  if (status == 404 && remembers_404()) core_->not_found.Put(registry_url_->ToString(), {});
   absl::Status error =
       ErrorOfAnswer(status, absl::StrCat(status, RegistryErrorCode(error_body_), " from ", What()));
   if (!MayPass(status)) return Finish(std::move(error));
@@ -434,11 +447,15 @@ void Exchange::RequestToken(const AuthChallenge& challenge, const std::optional<
     http.url = realm->ToString();
     http.headers.Add("Content-Type", "application/x-www-form-urlencoded");
     http.body = HttpBody::FromString(form.query());
+    NoteCredentials();
   } else {
     Url url = *realm;
     if (!challenge.service.empty()) url = url.WithQuery("service", challenge.service);
     http.url = url.WithQuery("scope", scope).ToString();
-    if (trusted) http.headers.Add("Authorization", credential->BasicAuthorization());
+    if (trusted) {
+      http.headers.Add("Authorization", credential->BasicAuthorization());
+      NoteCredentials();
+    }
   }
   core_->http.Send(std::move(http), std::make_unique<TokenReceiver>(shared_from_this()));
 }
@@ -464,18 +481,19 @@ void Exchange::OnToken(absl::Status status, const HttpHead& head, std::string_vi
   }
   absl::StatusOr<AccessToken> token = ParseTokenAnswer(body);
   if (!token.ok()) return Finish(absl::DataLossError(absl::StrCat(what, ": ", token.status().message())));
+  token->access = access_;
   core_->tokens.Put(registry_url_->Authority(), Scope(), *std::move(token));
   Attempt();
 }
 
 void Exchange::Finish(absl::Status status) {
   const std::unique_ptr<AnswerSink> sink = std::move(sink_);
-  sink->OnDone(std::move(status));
+  sink->OnDone(std::move(status), answered_ ? access_ : OriginAccess::kUnknown);
 }
 
 }  // namespace
 
-std::optional<std::string> UrlMemory::Find(const std::string& url) {
+std::optional<UrlMemory::Fact> UrlMemory::Find(const std::string& url) {
   const std::lock_guard lock(mutex_);
   const auto it = entries_.find(url);
   if (it == entries_.end()) return std::nullopt;
@@ -484,7 +502,7 @@ std::optional<std::string> UrlMemory::Find(const std::string& url) {
   return std::nullopt;
 }
 
-void UrlMemory::Put(const std::string& url, std::string fact) {
+void UrlMemory::Put(const std::string& url, Fact fact) {
   const std::lock_guard lock(mutex_);
   if (entries_.size() >= kEntriesMax) entries_.clear();
   entries_.insert_or_assign(url, Entry{std::move(fact), clock_.Now() + ttl_});

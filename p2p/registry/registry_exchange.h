@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "node/blob.h"
 #include "node/executor.h"
+#include "node/origin_access.h"
 #include "p2p/http/http_client.h"
 #include "p2p/http/url.h"
 #include "p2p/registry/docker_credentials.h"
@@ -22,7 +23,8 @@
 
 namespace sluice::p2p {
 
-// Short-lived facts about URLs. Bounded: when full, it starts again from nothing.
+// Short-lived facts about URLs, and what it took to learn them. Bounded: when full, it starts again from
+// nothing.
 //
 // Thread-safe.
 class UrlMemory {
@@ -31,13 +33,17 @@ class UrlMemory {
 
   UrlMemory(Duration ttl, const Clock& clock) : ttl_(ttl), clock_(clock) {}
 
-  std::optional<std::string> Find(const std::string& url);
-  void Put(const std::string& url, std::string fact);
+  struct Fact {
+    std::string text;
+    OriginAccess access = OriginAccess::kUnknown;
+  };
+  std::optional<Fact> Find(const std::string& url);
+  void Put(const std::string& url, Fact fact);
   void Forget(const std::string& url);
 
  private:
   struct Entry {
-    std::string fact;
+    Fact fact;
     Instant expires;
   };
 
@@ -106,13 +112,15 @@ struct RegistryRequest {
 };
 
 // Takes the final answer of a registry, on a thread of the HTTP client's or the executor's. Same rules as
-// HttpSink, except that OnHead sees only 2xx answers, and may come again (RepeatRule).
+// HttpSink, except that OnHead sees only 2xx answers, and may come again (RepeatRule), and that OnDone also
+// tells what it took to get the answer: kPublic if no credentials went with any request that led to it,
+// kUnknown if none came.
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
   virtual absl::Status OnHead(const HttpHead& head) = 0;
   virtual absl::Status OnBody(std::span<const std::byte> bytes) = 0;
-  virtual void OnDone(absl::Status status) = 0;
+  virtual void OnDone(absl::Status status, OriginAccess access) = 0;
 };
 
 // Sends a request to a registry: with credentials once they are asked for, through redirects, again after

@@ -54,6 +54,26 @@ class ScopedEnv {
 struct ReadOutcome {
   absl::Status status;
   std::string bytes;
+  OriginAccess access = OriginAccess::kUnknown;
+};
+
+// Keeps what a source says of access.
+class ListLedger final : public AccessLedger {
+ public:
+  void NoteAccess(const Digest& blob, const BlobOrigin& origin, OriginAccess access) override {
+    const std::lock_guard lock(mutex_);
+    OriginAccess& known = known_[{blob, origin}];
+    known = Stronger(known, access);
+  }
+  OriginAccess AccessOf(const Digest& blob, const BlobOrigin& origin) const override {
+    const std::lock_guard lock(mutex_);
+    const auto found = known_.find({blob, origin});
+    return found == known_.end() ? OriginAccess::kUnknown : found->second;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::pair<Digest, BlobOrigin>, OriginAccess> known_;
 };
 
 class OriginFaultTest : public ::testing::Test {
@@ -84,7 +104,10 @@ class OriginFaultTest : public ::testing::Test {
         [&](std::span<const std::byte> bytes) {
           outcome.bytes.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
         },
-        [&](absl::Status status) { done.set_value(std::move(status)); });
+        [&](absl::Status status, OriginAccess access) {
+          outcome.access = access;
+          done.set_value(std::move(status));
+        });
     outcome.status = done.get_future().get();
     return outcome;
   }
@@ -126,8 +149,47 @@ FaultBehaviour Partial(std::string content_range, std::string body, FaultConnect
 
 TEST_F(OriginFaultTest, NoFaultGivesTheRangeAndCountsIt) {
   ExpectRight(Read());
-  EXPECT_EQ(telemetry_.origin_bytes.value(), 8192u);
-  EXPECT_EQ(telemetry_.origin_requests[2].value(), 1u);
+  EXPECT_EQ(Read().access, OriginAccess::kPublic);
+  EXPECT_EQ(telemetry_.origin_bytes.value(), 2 * 8192u);
+  EXPECT_EQ(telemetry_.origin_requests[2].value(), 2u);
+}
+
+TEST_F(OriginFaultTest, CredentialsThatAreKnownButNotShownLeaveAnAnswerPublic) {
+  UseCredentials(origin_.registry());
+  EXPECT_EQ(Read().access, OriginAccess::kPublic);
+}
+
+TEST_F(OriginFaultTest, AnAnonymousTokenLeavesAnAnswerPublic) {
+  origin_.Always("/token", fault::Status(200, {}, R"({"token":"t0k","expires_in":300})"));
+  origin_.RequireAuthorization("Bearer t0k", "Bearer realm=\"" + origin_.Url("/token") + "\"");
+  EXPECT_EQ(Read().access, OriginAccess::kPublic);
+  EXPECT_EQ(Read().access, OriginAccess::kPublic) << "by the token that was kept";
+}
+
+TEST_F(OriginFaultTest, WhatATokenForCredentialsBroughtIsNotPublic) {
+  UseCredentials(origin_.registry());
+  origin_.Always("/token", fault::Status(200, {}, R"({"token":"t0k","expires_in":300})"));
+  origin_.RequireAuthorization("Bearer t0k", "Bearer realm=\"" + origin_.Url("/token") + "\"");
+  EXPECT_EQ(Read().access, OriginAccess::kCredentials);
+  EXPECT_EQ(Read().access, OriginAccess::kCredentials) << "by the token that was kept";
+}
+
+TEST_F(OriginFaultTest, WhatARedirectForCredentialsLedToIsNotPublicThoughItTookNoneItself) {
+  UseCredentials(origin_.registry());
+  origin_.RequireAuthorization(Basic(), "Basic realm=\"r\"");
+  FaultOrigin storage;
+  storage.AddBlob(kRepository, blob_);
+  EXPECT_EQ(Read().access, OriginAccess::kCredentials);
+  origin_.Always(Path(), fault::Redirect(storage.Url(Path())));
+  EXPECT_EQ(Read().access, OriginAccess::kCredentials);
+  const size_t asked = origin_.request_count(Path());
+  EXPECT_EQ(Read().access, OriginAccess::kCredentials) << "by the redirect that was remembered";
+  EXPECT_EQ(origin_.request_count(Path()), asked);
+}
+
+TEST_F(OriginFaultTest, ARefusalTellsNothingOfAccess) {
+  origin_.Always(Path(), fault::Status(403));
+  EXPECT_EQ(Read().access, OriginAccess::kUnknown);
 }
 
 TEST_F(OriginFaultTest, Row1_UnauthorizedWithoutChallengeFailsOnce) {
@@ -624,7 +686,7 @@ TEST_F(OriginFaultTest, ClientThatGoesAwayAnswersEveryRead) {
   origin_.Always(Path(), [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
   client().ReadBlobRange(
       Place(), digest_, blob_.size(), {0, 10}, time_.Now() + 30s, [](std::span<const std::byte>) {},
-      [&](absl::Status status) { done.set_value(std::move(status)); });
+      [&](absl::Status status, OriginAccess) { done.set_value(std::move(status)); });
   client_.reset();
   EXPECT_TRUE(absl::IsCancelled(done.get_future().get()));
 }
@@ -675,7 +737,7 @@ class OriginSourceFaultTest : public OriginFaultTest {
     return std::make_shared<Blob>(BlobSpec{digest_, blob_.size(), kChunk, std::nullopt, std::move(origins)});
   }
   absl::Status Fetch(const std::shared_ptr<Blob>& blob, ChunkSpan chunks) {
-    OriginSource source(client());
+    OriginSource source(client(), ledger_);
     std::promise<absl::Status> done;
     source.Fetch(
         {blob, chunks, FetchClass::kDemand, time_.Now() + 30s},
@@ -693,6 +755,7 @@ class OriginSourceFaultTest : public OriginFaultTest {
       EXPECT_TRUE(got_[i] == blob_.substr(i * size_t{kChunk}, kChunk)) << i;
   }
 
+  ListLedger ledger_;
   std::map<uint32_t, std::string> got_;
 };
 
@@ -700,6 +763,13 @@ TEST_F(OriginSourceFaultTest, OneRangedGetPerFetch) {
   EXPECT_TRUE(Fetch(NewBlob({Place()}), {ChunkIndex(3), 5}).ok());
   ExpectChunks(3, 8);
   EXPECT_EQ(origin_.request_count(Path()), 1u);
+}
+
+TEST_F(OriginSourceFaultTest, HowTheBlobWasGotIsNotedForTheOriginThatGaveIt) {
+  const BlobOrigin empty{origin_.registry(), "team/empty"};
+  EXPECT_TRUE(Fetch(NewBlob({empty, Place()}), {ChunkIndex(0), 2}).ok());
+  EXPECT_EQ(ledger_.AccessOf(digest_, Place()), OriginAccess::kPublic);
+  EXPECT_EQ(ledger_.AccessOf(digest_, empty), OriginAccess::kUnknown);
 }
 
 TEST_F(OriginSourceFaultTest, BrokenStreamIsResumedWithTheChunksThatAreLeft) {

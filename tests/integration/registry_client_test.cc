@@ -58,7 +58,7 @@ class RegistryClientTest : public ::testing::Test {
         [&](std::span<const std::byte> part) {
           bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
         },
-        [&](absl::Status status) { done.set_value(std::move(status)); });
+        [&](absl::Status status, OriginAccess) { done.set_value(std::move(status)); });
     const absl::Status status = done.get_future().get();
     EXPECT_TRUE(status.ok()) << status;
     return bytes;

@@ -194,18 +194,23 @@ TEST_F(CliTest, StatusAsJson) {
   backend_.status.uptime = std::chrono::seconds(90);
   backend_.status.served.bytes = {uint64_t{1} << 60, 2, 3};
   backend_.status.origin_bytes = 77;
+  backend_.status.member_count = 2;
+  backend_.status.peer_received_bytes = {5, 6};
+  backend_.status.peer_sent_bytes = {7, 8};
   ASSERT_TRUE(backend_.Mount({.reference = "r/a:1", .mount_point = "/mnt/a", .deadline = {}}).ok());
   const Json json = RunJson({"status"});
   EXPECT_EQ(json["uptime_seconds"], 90);
   EXPECT_EQ(json["served"]["local"]["bytes"], uint64_t{1} << 60);
   EXPECT_EQ(json["served"]["origin"]["bytes"], 3);
   EXPECT_EQ(json["origin_bytes"], 77);
+  EXPECT_EQ(json["peers"], Json::parse(R"({"members": 2, "express": {"received_bytes": 5, "sent_bytes": 7},
+                                           "swarm": {"received_bytes": 6, "sent_bytes": 8}})"));
   EXPECT_EQ(json["mounts"][0]["mount_point"], "/mnt/a");
   EXPECT_EQ(json["mounts"][0]["blobs"][0]["present_bytes"], 250);
   std::vector<std::string> names;
   for (const auto& [name, value] : json.items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "mount_count", "mounts", "origin_bytes",
-                                 "read_errors", "served", "store", "uptime_seconds", "version"));
+                                 "peers", "read_errors", "served", "store", "uptime_seconds", "version"));
 }
 
 TEST_F(CliTest, MountSendsAnAbsolutePathAndTheFill) {

@@ -95,7 +95,7 @@ TEST(TokenCacheTest, TokensExpireAndAreApartByRegistryAndScope) {
   FakeClock clock;
   TokenCache cache(clock);
   cache.Put("a", "pull", {"t", 100s});
-  EXPECT_EQ(cache.Find("a", "pull"), "t");
+  EXPECT_EQ(cache.Find("a", "pull"), (TokenCache::Held{"t", OriginAccess::kCredentials}));
   EXPECT_EQ(cache.Find("a", "push"), std::nullopt);
   EXPECT_EQ(cache.Find("b", "pull"), std::nullopt);
   clock.now += 91s;
@@ -109,7 +109,7 @@ TEST(TokenCacheTest, BoundDropsWhatExpiresFirst) {
   for (size_t i = 0; i < TokenCache::kEntriesMax; ++i)
     cache.Put("r" + std::to_string(i), "pull", {"t", 100s});
   EXPECT_EQ(cache.Find("first", "pull"), std::nullopt);
-  EXPECT_EQ(cache.Find("r0", "pull"), "t");
+  EXPECT_EQ(cache.Find("r0", "pull")->token, "t");
 }
 
 }  // namespace

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "api/http/http_server.h"
+#include "node/blob_reader.h"
+#include "node/chunk_store.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "node/origin_access.h"
+#include "node/telemetry.h"
+
+namespace sluice::api {
+
+struct PeerDocument {
+  std::string media_type;
+  std::string body;
+};
+
+// Port: what a mount needs beside blobs. Implemented by the daemon.
+//
+// Thread-safe; may block on disk.
+class PeerDocuments {
+ public:
+  virtual ~PeerDocuments() = default;
+
+  // A manifest that this node got from that repository, as public. Errors: NotFound, whatever the reason.
+  virtual absl::StatusOr<PeerDocument> Manifest(const BlobOrigin& origin, const Digest& digest) = 0;
+  // The bound recipe of a blob that this node got somewhere as public; with `root` only that one. Errors:
+  // NotFound, whatever the reason.
+  virtual absl::StatusOr<PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) = 0;
+};
+
+struct PeerRoutesParts {
+  ChunkStore& store;
+  BlobReader& reader;
+  AccessLedger& ledger;
+  PeerDocuments& documents;
+  Executor& io;  // opens files, reads documents
+  Telemetry& telemetry;
+  std::string node_id;  // of this process: by it a node recognises itself
+};
+
+// What this node gives to other nodes: only what is here, never anything that would have to be fetched
+// (PEERS.md: present-only), and only what it got from that very repository as public and has proven. All else
+// is the same 404, so that nobody learns what is cached.
+//
+//   GET, HEAD /v2/                                          200
+//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY         200, 206, 304, 400, 404, 416
+//   GET, HEAD /v2/<name>/manifests/<digest>?ns=REGISTRY     200, 400, 404 (a tag is never answered)
+//   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
+//
+// A range of which a part is absent is a 404 whose Sluice-Present names those parts of it that are present,
+// as a Range header would. Sources: OCI distribution specification, "Pull"; RFC 9110 sections 13 to 15.
+//
+// The parts outlive the server that the routes are given to.
+void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts);
+
+}  // namespace sluice::api

@@ -1,0 +1,55 @@
+{{/* What values.schema.json can't say of values: each refusal names the value, and what to do. */}}
+{{- define "sluice.checks" -}}
+{{- $config := .Values.config -}}
+{{- $backend := $config.ondemand.backend -}}
+{{- if not (has $backend (list "fuse" "off")) -}}
+{{- fail (printf "config.ondemand.backend: %q can't be used in a pod: when the pod ends, its keeper ends too, and readers of the mounts could get zeros; use \"fuse\" (readers get errors then), or \"off\"" $backend) -}}
+{{- end -}}
+
+{{- if regexMatch "^(127\\.|localhost:|\\[::1\\])" $config.operations.listen -}}
+{{- fail (printf "config.operations.listen: the probes come from outside of the pod and can't reach %q; use 0.0.0.0:9464" $config.operations.listen) -}}
+{{- end -}}
+{{- $ports := list (include "sluice.port" $config.operations.listen) -}}
+
+{{- if .Values.peers.enabled -}}
+{{- $cluster := default dict $config.cluster -}}
+{{- if not $cluster.listen -}}
+{{- fail "config.cluster.listen: other nodes need an address to ask at; set it (0.0.0.0:7301), or peers.enabled=false" -}}
+{{- end -}}
+{{- if regexMatch "^(127\\.|localhost:|\\[::1\\])" $cluster.listen -}}
+{{- fail (printf "config.cluster.listen: other nodes can't reach %q; use 0.0.0.0:7301, or set peers.enabled=false" $cluster.listen) -}}
+{{- end -}}
+{{- $ports = append $ports (include "sluice.port" $cluster.listen) -}}
+{{- if $cluster.swarm -}}
+{{- if not $cluster.swarmPort -}}
+{{- fail "config.cluster.swarmPort: the swarm needs a port; set it (7302), or config.cluster.swarm=false" -}}
+{{- end -}}
+{{- $ports = append $ports (toString (int $cluster.swarmPort)) -}}
+{{- end -}}
+{{- end -}}
+{{- if ne (len $ports) (len (uniq $ports)) -}}
+{{- fail (printf "config: the ports of operations.listen, cluster.listen and cluster.swarmPort must differ, and are %s" (join ", " $ports)) -}}
+{{- end -}}
+
+{{- $folders := dict "config.dataDir" $config.dataDir "config.runtimeDir" $config.runtimeDir "mountsDir" .Values.mountsDir -}}
+{{- range $one, $inner := $folders -}}
+{{- range $other, $outer := $folders -}}
+{{- if and (ne $one $other) (hasPrefix (printf "%s/" (trimSuffix "/" $outer)) (printf "%s/" (trimSuffix "/" $inner))) -}}
+{{- fail (printf "%s: %q lies in %q, which is %s; they are folders of the host, each for itself" $one $inner $outer $other) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $key := list "socket" "prefetchSocket" -}}
+{{- $socket := dig "api" $key "" $config -}}
+{{- if and $socket (not (hasPrefix (printf "%s/" (trimSuffix "/" $config.runtimeDir)) $socket)) -}}
+{{- fail (printf "config.api.%s: %q is not in config.runtimeDir (%s), so the host would not see it" $key $socket $config.runtimeDir) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if regexMatch ":[^/]*$|@" .Values.image.repository -}}
+{{- fail (printf "image.repository: %q has a tag or a digest; give the tag as image.tag" .Values.image.repository) -}}
+{{- end -}}
+{{- if and .Values.registryCredentials.existingSecret (dig "origin" "dockerConfig" "" $config) -}}
+{{- fail "registryCredentials.existingSecret and config.origin.dockerConfig both name the credentials; give one of them" -}}
+{{- end -}}
+{{- end -}}

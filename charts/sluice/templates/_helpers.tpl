@@ -1,0 +1,85 @@
+{{- define "sluice.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "sluice.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains (include "sluice.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "sluice.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sluice.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "sluice.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "sluice.labels" -}}
+{{ include "sluice.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "sluice.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "sluice.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sluice.image" -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+
+{{/* The port of a host:port. */}}
+{{- define "sluice.port" -}}
+{{- regexFind "[0-9]+$" . -}}
+{{- end -}}
+
+{{- define "sluice.apiSocket" -}}
+{{- default (printf "%s/api.sock" .Values.config.runtimeDir) (dig "api" "socket" "" .Values.config) -}}
+{{- end -}}
+
+{{/* The daemon's configuration as YAML: `config`, and what follows from other values. */}}
+{{- define "sluice.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- if .Values.peers.enabled -}}
+{{- $cluster := default dict $config.cluster -}}
+{{- if not $cluster.members -}}
+{{- $service := printf "%s.%s.svc:%s" (include "sluice.fullname" .) .Release.Namespace (include "sluice.port" $cluster.listen) -}}
+{{- $_ := set $cluster "members" (list $service) -}}
+{{- end -}}
+{{- $_ := set $config "cluster" $cluster -}}
+{{- else -}}
+{{- $config = omit $config "cluster" -}}
+{{- end -}}
+{{- if .Values.registryCredentials.existingSecret -}}
+{{- $_ := set $config "origin" (merge (dict "dockerConfig" "/etc/sluice/docker/config.json") (default dict $config.origin)) -}}
+{{- end -}}
+{{- range $key, $value := $config }}
+{{- if kindIs "map" $value }}
+{{ $key }}:
+{{- range $name, $setting := $value }}
+{{- if not (kindIs "invalid" $setting) }}
+  {{ $name }}: {{ include "sluice.setting" $setting }}
+{{- end }}
+{{- end }}
+{{- else if not (kindIs "invalid" $value) }}
+{{ $key }}: {{ include "sluice.setting" $value }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Helm takes every number for a float, and would write a large one with an exponent. */}}
+{{- define "sluice.setting" -}}
+{{- if kindIs "float64" . -}}
+{{- if eq (floor .) . }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
+{{- else -}}
+{{- toJson . -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/peer_client.h"
+#include "p2p/registry/registry_client.h"
+
+namespace sluice::p2p {
+
+// What a mount needs beside chunks, from other nodes that have it: each checked against its digest, a recipe
+// against the root that binds it. Members are asked one after the other, best score first.
+//
+// Thread-safe; blocks. Errors of all: NotFound (no member that was asked gave it).
+class PeerDocumentClient {
+ public:
+  static constexpr size_t kMembersAskedMax = 8;
+  static constexpr uint64_t kWholeBlobBytesMax = 64 << 20;        // held in memory until its digest is known
+  static constexpr Duration kTimeout = std::chrono::seconds(10);  // of all members, for a manifest or recipe
+
+  struct Parts {
+    const Clock& clock;
+    Members& members;
+    MemberHealth& health;
+    PeerClient& client;
+    Telemetry& telemetry;
+    std::function<void(const std::string&)> warn;
+  };
+  // The parts outlive the client.
+  explicit PeerDocumentClient(Parts parts) : parts_(std::move(parts)) {}
+
+  // Its access is kHearsay.
+  absl::StatusOr<FetchedManifest> FetchManifest(const BlobOrigin& origin, const Digest& digest) const;
+  // The encoded recipe that `spec` binds. REQUIRES: spec.root
+  absl::StatusOr<std::string> FetchRecipe(const BlobSpec& spec) const;
+  // A whole blob, by the deadline; also NotFound if it is larger than kWholeBlobBytesMax.
+  absl::StatusOr<std::string> FetchBlob(const BlobOrigin& origin, const Digest& digest, uint64_t size,
+                                        Instant deadline) const;
+
+ private:
+  // Asks members until `take` accepts an answer.
+  using Take = std::function<absl::Status(const PeerClient::Answer&)>;
+  absl::Status Ask(const Digest& key, const std::string& path, uint64_t bytes_max, Instant deadline,
+                   const Take& take) const;
+
+  const Parts parts_;
+};
+
+}  // namespace sluice::p2p

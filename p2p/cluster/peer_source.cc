@@ -1,0 +1,249 @@
+#include "p2p/cluster/peer_source.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/cluster/assignment.h"
+
+namespace sluice::p2p {
+namespace {
+
+constexpr size_t kOriginsAskedMax = 2;  // repositories that a member is asked by
+
+using Candidates = std::shared_ptr<const std::vector<Member>>;
+
+// A run of chunks, and whom it is asked of.
+struct Group {
+  ChunkSpan chunks;
+  std::vector<Member> members;
+};
+
+bool SameMembers(const std::vector<Member>& a, const std::vector<Member>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const Member& x, const Member& y) { return x.name == y.name; });
+}
+
+// The request cut where another member is to be asked.
+std::vector<Group> GroupsOf(const FetchRequest& request, const Members::List& members,
+                            const MemberHealth& health, Instant now) {
+  const ChunkGeometry& geometry = request.blob->geometry();
+  const uint64_t stripe_bytes = StripeBytes(geometry.size());
+  const uint64_t blob_key = ScoreKeyOf(request.blob->digest());
+  std::vector<Group> groups;
+  uint64_t last_stripe = UINT64_MAX;
+  for (ChunkIndex index = request.chunks.first; index < request.chunks.end(); index = index.next()) {
+    // A chunk belongs to the stripe of its first byte.
+    const uint64_t stripe = geometry.RangeOf(index).offset / stripe_bytes;
+    if (stripe != last_stripe) {
+      last_stripe = stripe;
+      std::vector<Member> chosen =
+          ChooseMembers(members, health, blob_key, stripe, PeerSource::kMembersAskedMax, now);
+      if (groups.empty() || !SameMembers(groups.back().members, chosen))
+        groups.push_back({{index, 0}, std::move(chosen)});
+    }
+    ++groups.back().chunks.count;
+  }
+  return groups;
+}
+
+// The whole chunks of `span` that lie within one of the ranges, and the others.
+struct Split {
+  std::vector<ChunkSpan> within;
+  std::vector<ChunkSpan> outside;
+};
+Split SplitBy(const std::vector<ByteRange>& ranges, ChunkSpan span, const ChunkGeometry& geometry) {
+  Split split;
+  const auto append = [](std::vector<ChunkSpan>& runs, ChunkIndex index) {
+    if (!runs.empty() && runs.back().end() == index) {
+      ++runs.back().count;
+    } else {
+      runs.push_back({index, 1});
+    }
+  };
+  for (ChunkIndex index = span.first; index < span.end(); index = index.next()) {
+    const ByteRange chunk = geometry.RangeOf(index);
+    const bool inside = std::any_of(ranges.begin(), ranges.end(), [&](ByteRange range) {
+      return range.offset <= chunk.offset && chunk.end() <= range.end();
+    });
+    append(inside ? split.within : split.outside, index);
+  }
+  return split;
+}
+
+// One fetch, until its OnDone. What is asked of members is asked at once; answers come on the client's
+// thread, one after the other.
+class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
+ public:
+  PeerFetch(const PeerSource::Parts& parts, FetchRequest request, ChunkSource::OnChunk on_chunk,
+            ChunkSource::OnDone on_done)
+      : parts_(parts),
+        request_(std::move(request)),
+        on_chunk_(std::move(on_chunk)),
+        on_done_(std::move(on_done)) {}
+
+  void Start() {
+    const std::shared_ptr<const Members::List> members = parts_.members.list();
+    if (members->empty() || request_.blob->spec().origins.empty() || !parts_.has_bound_recipe(*request_.blob))
+      return std::move(on_done_)(NotThere());
+    std::vector<Group> groups = GroupsOf(request_, *members, parts_.health, parts_.clock.Now());
+    open_ = groups.size();
+    for (Group& group : groups) {
+      Ask(group.chunks, std::make_shared<const std::vector<Member>>(std::move(group.members)), 0, Named::kNo);
+    }
+  }
+
+ private:
+  // Whether the member itself named these chunks as present.
+  enum class Named { kNo, kYes };
+
+  // One request's answer, chunk by chunk.
+  struct Arriving {
+    ChunkSpan chunks;
+    ChunkIndex next;  // the first that was not delivered
+    Buffer bytes;
+    size_t filled = 0;
+  };
+
+  absl::Status NotThere() const {
+    return absl::NotFoundError(
+        absl::StrCat("no member that was asked has all of blob ", request_.blob->digest().ToString()));
+  }
+
+  // A member gives only what it got from the very repository that it is asked for, so each is asked for more
+  // than one: position counts members and origins.
+  size_t origin_count() const { return std::min(kOriginsAskedMax, request_.blob->spec().origins.size()); }
+  const Member& MemberAt(const Candidates& members, size_t position) const {
+    return (*members)[position / origin_count()];
+  }
+  const BlobOrigin& OriginAt(size_t position) const {
+    return request_.blob->spec().origins[position % origin_count()];
+  }
+
+  // REQUIRES: it is one of those counted in open_
+  void Ask(ChunkSpan chunks, const Candidates& members, size_t position, Named named) {
+    if (position >= members->size() * origin_count()) {
+      complete_ = false;
+      return CloseOne();
+    }
+    const Member& member = MemberAt(members, position);
+    auto arriving = std::make_shared<Arriving>(Arriving{chunks, chunks.first, {}, 0});
+    const BlobSpec& spec = request_.blob->spec();
+    parts_.client.ReadRange(
+        member, OriginAt(position), spec.digest, spec.size, request_.blob->geometry().RangeOf(chunks),
+        request_.fetch_class, request_.deadline,
+        [self = shared_from_this(), arriving, sender = parts_.health.IdOf(member.name)](
+            std::span<const std::byte> bytes) { self->OnData(*arriving, bytes, sender); },
+        [self = shared_from_this(), arriving, members, position, named](PeerClient::RangeOutcome outcome) {
+          self->OnAnswer(*arriving, members, position, named, std::move(outcome));
+        });
+  }
+
+  void OnData(Arriving& arriving, std::span<const std::byte> bytes, SenderId sender) {
+    while (!bytes.empty()) {
+      if (arriving.filled == 0)
+        arriving.bytes = Buffer(request_.blob->geometry().RangeOf(arriving.next).length);
+      const size_t n = std::min(bytes.size(), arriving.bytes.size() - arriving.filled);
+      std::memcpy(arriving.bytes.data() + arriving.filled, bytes.data(), n);
+      arriving.filled += n;
+      bytes = bytes.subspan(n);
+      if (arriving.filled < arriving.bytes.size()) return;
+      arriving.filled = 0;
+      on_chunk_(std::exchange(arriving.next, arriving.next.next()), std::move(arriving.bytes), sender);
+    }
+  }
+
+  void OnAnswer(const Arriving& arriving, const Candidates& members, size_t position, Named named,
+                PeerClient::RangeOutcome outcome) {
+    const Member& member = MemberAt(members, position);
+    if (arriving.next > arriving.chunks.first)
+      parts_.ledger.NoteAccess(request_.blob->digest(), OriginAt(position), OriginAccess::kHearsay);
+    if (outcome.status.ok()) {
+      parts_.health.Succeeded(member.name);
+      return CloseOne();
+    }
+    NoteFailure(member, outcome.status);
+    const ChunkSpan left{arriving.next, arriving.chunks.end().value() - arriving.next.value()};
+    if (absl::IsDeadlineExceeded(outcome.status) || absl::IsCancelled(outcome.status)) {
+      ended_ = std::move(outcome.status);
+      return CloseOne();
+    }
+    if (named == Named::kYes || outcome.present.empty()) {
+      // Only a member that lacks it by one name may have it by another.
+      const size_t next =
+          absl::IsNotFound(outcome.status) ? position + 1 : (position / origin_count() + 1) * origin_count();
+      return Ask(left, members, next, Named::kNo);
+    }
+    const Split split = SplitBy(outcome.present, left, request_.blob->geometry());
+    open_ += split.within.size() + split.outside.size() - 1;
+    for (const ChunkSpan& run : split.within) Ask(run, members, position, Named::kYes);
+    for (const ChunkSpan& run : split.outside) Ask(run, members, position + 1, Named::kNo);
+  }
+
+  void NoteFailure(const Member& member, const absl::Status& status) {
+    if (absl::IsPermissionDenied(status)) return parts_.members.NoteSelf(member.name);
+    if (absl::IsNotFound(status)) return parts_.health.Succeeded(member.name);
+    if (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status)) return;
+    const Duration skip = parts_.health.Failed(member.name, parts_.clock.Now());
+    if (skip == Duration(0)) return;
+    parts_.warn(absl::StrCat("member ", member.name, " is not asked for ",
+                             std::chrono::duration_cast<std::chrono::seconds>(skip).count(),
+                             " s: ", status.message()));
+  }
+
+  void CloseOne() {
+    if (--open_ > 0) return;
+    if (!ended_.ok()) return std::move(on_done_)(std::move(ended_));
+    std::move(on_done_)(complete_ ? absl::OkStatus() : NotThere());
+  }
+
+  const PeerSource::Parts& parts_;
+  const FetchRequest request_;
+  ChunkSource::OnChunk on_chunk_;
+  ChunkSource::OnDone on_done_;
+
+  // Requests begin on the pool while answers come on the client's thread.
+  std::atomic<size_t> open_{0};
+  std::atomic<bool> complete_{true};
+  absl::Status ended_;  // the client's thread only
+};
+
+}  // namespace
+
+std::vector<Member> ChooseMembers(const Members::List& members, const MemberHealth& health, uint64_t blob_key,
+                                  uint64_t stripe, size_t count_max, Instant now) {
+  std::vector<std::pair<uint64_t, const Member*>> scored;
+  for (const Member& member : members) {
+    if (health.Usable(member.name, now))
+      scored.emplace_back(Score(blob_key, stripe, member.score_key), &member);
+  }
+  const size_t count = std::min(count_max, scored.size());
+  std::partial_sort(scored.begin(), scored.begin() + static_cast<std::ptrdiff_t>(count), scored.end(),
+                    [](const auto& a, const auto& b) {
+                      return a.first != b.first ? a.first > b.first : a.second->name < b.second->name;
+                    });
+  std::vector<Member> chosen;
+  for (size_t i = 0; i < count; ++i) chosen.push_back(*scored[i].second);
+  return chosen;
+}
+
+void PeerSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
+  auto fetch =
+      std::make_shared<PeerFetch>(parts_, std::move(request), std::move(on_chunk), std::move(on_done));
+  // Looking for the recipe may block on disk.
+  parts_.io.Post([fetch = std::move(fetch)] { fetch->Start(); });
+}
+
+void PeerSource::Blame(SenderId sender, const Blob& blob, ChunkIndex index) {
+  const std::string name = parts_.health.NameOf(sender);
+  if (name.empty()) return;
+  parts_.health.SentWrong(name, parts_.clock.Now());
+  parts_.warn(absl::StrCat("member ", name, " sent wrong bytes for chunk ", index.value(), " of blob ",
+                           blob.digest().ToString(), ": dropped, and it is not asked for ",
+                           std::chrono::duration_cast<std::chrono::seconds>(MemberHealth::kSkipWrong).count(),
+                           " s"));
+}
+
+}  // namespace sluice::p2p

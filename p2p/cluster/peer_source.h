@@ -1,0 +1,50 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "node/chunk_source.h"
+#include "node/executor.h"
+#include "node/origin_access.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/peer_client.h"
+
+namespace sluice::p2p {
+
+// The members to ask for one stripe of a blob, best score first, those that are skipped just now left out.
+std::vector<Member> ChooseMembers(const Members::List& members, const MemberHealth& health, uint64_t blob_key,
+                                  uint64_t stripe, size_t count_max, Instant now);
+
+// Chunks from other nodes that have them. Each stripe's chunks are asked of the two members of the best
+// score, one after the other; what neither has is NotFound. Only blobs with a bound recipe are asked for:
+// nothing else that a member sends could be proven.
+//
+// Thread-safe. The parts outlive the source and the client's callbacks.
+class PeerSource final : public ChunkSource {
+ public:
+  static constexpr size_t kMembersAskedMax = 2;
+
+  struct Parts {
+    const Clock& clock;
+    Executor& io;
+    Members& members;
+    MemberHealth& health;
+    PeerClient& client;
+    AccessLedger& ledger;
+    std::function<bool(const Blob&)> has_bound_recipe;  // may block on disk
+    std::function<void(const std::string&)> warn;
+  };
+  explicit PeerSource(Parts parts) : parts_(std::move(parts)) {}
+
+  SourceKind kind() const override { return SourceKind::kPeer; }
+  void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
+  void Blame(SenderId sender, const Blob& blob, ChunkIndex index) override;
+
+ private:
+  const Parts parts_;
+};
+
+}  // namespace sluice::p2p

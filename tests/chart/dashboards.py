@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Holds the chart's dashboards and rules against running nodes.
+
+usage: dashboards.py CHART metrics METRICS_FILE       what a panel or rule names is exported by a node
+       dashboards.py CHART queries PROMETHEUS_URL N   a Prometheus that scrapes N nodes answers every query
+
+A panel's query must give at least one series, and a rule's none of its errors. Exits with 1 and says where if not.
+"""
+
+import json
+import pathlib
+import re
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import yaml
+
+# What Grafana puts in the place of its variables.
+VARIABLES = {"$__rate_interval": "10s", "$__range": "10s", "$job": ".*", "$instance": ".*"}
+SECONDS_MAX = 30
+METRIC = re.compile(r"\bsluice_[a-z0-9_]+")
+HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
+
+
+def panels_of(dashboard):
+    for panel in dashboard["panels"]:
+        yield panel
+        yield from panel.get("panels", [])
+
+
+def panel_queries(chart):
+    """(where, expression) for each query of each panel, and for those that fill the variables' lists."""
+    for path in sorted((chart / "dashboards").glob("*.json")):
+        dashboard = json.loads(path.read_text(encoding="utf-8"))
+        for panel in panels_of(dashboard):
+            for target in panel.get("targets", []):
+                yield f"{path.name}: {panel['title']}", target["expr"]
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                selector = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
+                yield f"{path.name}: variable {variable['name']}", f"count by ({selector[2]}) ({selector[1]})"
+
+
+def rule_queries(chart):
+    for path in sorted((chart / "rules").glob("*.yaml")):
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
+            for rule in group["rules"]:
+                yield f"{path.name}: {rule['alert']}", rule["expr"]
+
+
+def overlap(a, b):
+    return (a["x"] < b["x"] + b["w"] and b["x"] < a["x"] + a["w"] and
+            a["y"] < b["y"] + b["h"] and b["y"] < a["y"] + a["h"])
+
+
+def check_layout(chart):
+    for path in sorted((chart / "dashboards").glob("*.json")):
+        panels = list(panels_of(json.loads(path.read_text(encoding="utf-8"))))
+        ids = [panel["id"] for panel in panels]
+        if len(ids) != len(set(ids)):
+            yield f"{path.name}: two panels have one id"
+        for i, panel in enumerate(panels):
+            if panel["gridPos"]["x"] + panel["gridPos"]["w"] > 24:
+                yield f"{path.name}: {panel['title']} is wider than the page"
+            if panel["type"] != "row" and not (panel.get("targets") and panel.get("description")):
+                yield f"{path.name}: {panel['title']} has no query or no description"
+            for other in panels[:i]:
+                if overlap(panel["gridPos"], other["gridPos"]):
+                    yield f"{path.name}: {panel['title']} lies over {other['title']}"
+
+
+def exported(metrics_file):
+    """The names of the series of the text format, histograms in their parts."""
+    names = set()
+    for line in pathlib.Path(metrics_file).read_text(encoding="utf-8").splitlines():
+        declared = re.fullmatch(r"# TYPE (\S+) (\w+)", line)
+        if declared and declared[2] == "histogram":
+            names.update(declared[1] + part for part in HISTOGRAM_PARTS)
+        elif declared:
+            names.add(declared[1])
+    return names
+
+
+def check_metrics(chart, metrics_file):
+    names = exported(metrics_file)
+    queries = list(panel_queries(chart)) + list(rule_queries(chart))
+    if not names or not queries:
+        yield "there are no metrics or no queries"
+    for where, expression in queries:
+        for name in METRIC.findall(expression):
+            if name not in names:
+                yield f"{where}: no node exports {name}"
+
+
+def ask(url, expression):
+    """The result's type and series. Errors: RuntimeError with what Prometheus says."""
+    query = urllib.parse.urlencode({"query": expression})
+    try:
+        with urllib.request.urlopen(f"{url}/api/v1/query?{query}", timeout=10) as response:
+            data = json.load(response)["data"]
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(json.load(error).get("error", error.reason)) from error
+    return data["resultType"], data["result"]
+
+
+def wait_for_nodes(url, count):
+    """Until every node was scraped several times: a rate needs two samples."""
+    end = time.monotonic() + SECONDS_MAX
+    while time.monotonic() < end:
+        _, series = ask(url, "count_over_time(sluice_build_info[1m]) >= 4")
+        if len(series) == count:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def check_queries(chart, url, count):
+    if not wait_for_nodes(url, count):
+        yield f"Prometheus does not see {count} nodes"
+        return
+    for where, expression in panel_queries(chart):
+        for variable, value in VARIABLES.items():
+            expression = expression.replace(variable, value)
+        try:
+            if "$" in expression:
+                raise RuntimeError("a variable that nothing fills")
+            kind, series = ask(url, expression)
+            if kind != "vector" or not series:
+                raise RuntimeError(f"gives {len(series)} series of type {kind}")
+        except RuntimeError as error:
+            yield f"{where}: {error}: {expression}"
+    for where, expression in rule_queries(chart):
+        try:
+            _, series = ask(url, expression)
+            if series:
+                raise RuntimeError(f"fires for nodes that are well: {series}")
+        except RuntimeError as error:
+            yield f"{where}: {error}: {expression}"
+
+
+def main():
+    chart, what, *rest = sys.argv[1:]
+    chart = pathlib.Path(chart)
+    complaints = list(check_layout(chart))
+    complaints += check_metrics(chart, rest[0]) if what == "metrics" else check_queries(chart, rest[0], int(rest[1]))
+    print("\n".join(complaints), end="\n" if complaints else "")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

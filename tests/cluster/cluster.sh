@@ -1,0 +1,162 @@
+# shellcheck shell=bash
+# A Kubernetes of one node on loopback, in the work directory of tests/e2e/lib.sh, which must have been sourced. What it
+# changes of the machine (addresses, kernel settings, network namespaces) it puts back.
+# Reads K8S_HOME: its bin/ holds kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kubectl and helm.
+
+# shellcheck disable=SC2154  # set by tests/e2e/lib.sh
+cluster=$work/cluster
+containerd_socket=$cluster/containerd.sock
+# Pods reach the host at the gateway's address, and nothing else does.
+readonly pod_gateway=10.88.0.1
+cluster_pids=()
+saved_settings=()
+new_folders=()
+
+kubectl() { "$K8S_HOME/bin/kubectl" --kubeconfig "$cluster/kubeconfig" "$@"; }
+helm() { "$K8S_HOME/bin/helm" --kubeconfig "$cluster/kubeconfig" "$@"; }
+ctr() { command ctr --address "$containerd_socket" --namespace k8s.io "$@"; }
+
+# run_in_background NAME COMMAND...
+run_in_background() {
+  setsid "${@:2}" >"$cluster/$1.log" 2>&1 8>&- &
+  cluster_pids+=($!)
+  disown
+}
+
+# Kubelet and the pods' network set these for good, and no option moves these folders.
+save_settings() {
+  local name
+  for name in /opt/containerd /var/lib/cni /var/lib/kubelet /var/log/containers /var/log/pods; do
+    [[ -e $name ]] || new_folders+=("$name")
+  done
+  for name in net/ipv4/ip_forward vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
+    kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
+    [[ ! -r /proc/sys/$name ]] || saved_settings+=("$name=$(<"/proc/sys/$name")")
+  done
+}
+
+restore_settings() {
+  local setting
+  for setting in "${saved_settings[@]}"; do
+    [[ $(<"/proc/sys/${setting%%=*}") == "${setting#*=}" ]] || echo "${setting#*=}" >"/proc/sys/${setting%%=*}"
+  done
+}
+
+# start_containerd REGISTRY: what is asked for at docker.io is asked of this registry.
+start_containerd() {
+  mkdir -p "$cluster/cni" "$cluster/mirrors/docker.io"
+  printf '[host."http://%s"]\n  capabilities = ["pull", "resolve"]\n' "$1" >"$cluster/mirrors/docker.io/hosts.toml"
+  cat >"$cluster/cni/10-pods.conflist" <<JSON
+{"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "ptp",
+  "ipam": {"type": "host-local", "dataDir": "$cluster/addresses", "subnet": "${pod_gateway%.*}.0/24"}}]}
+JSON
+  cat >"$cluster/containerd.toml" <<TOML
+version = 2
+root = "$cluster/containerd"
+state = "$cluster/containerd-run"
+[grpc]
+  address = "$containerd_socket"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "$cluster/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "docker.io/library/pause:1"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "$cluster/mirrors"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "$cluster/cni"
+TOML
+  run_in_background containerd containerd --config "$cluster/containerd.toml"
+  wait_until ctr version >"$cluster/ctr.log" 2>&1 || fail "containerd does not start: $(tail -n 3 "$cluster/containerd.log")"
+}
+
+api_is_ready() { [[ $(kubectl get --raw /readyz 2>/dev/null) == ok ]]; }
+
+start_control_plane() {
+  local etcd peer api token
+  etcd=127.0.0.1:$(free_port) peer=127.0.0.1:$(free_port) api=$(free_port) token=$(openssl rand -hex 16)
+  (umask 077 && echo "$token,admin,1,\"system:masters\"" >"$cluster/tokens.csv")
+  openssl genrsa -out "$cluster/accounts.key" 2048 2>"$cluster/openssl.log"
+  openssl rsa -in "$cluster/accounts.key" -pubout -out "$cluster/accounts.pub" 2>>"$cluster/openssl.log"
+  run_in_background etcd etcd --data-dir "$cluster/etcd" --unsafe-no-fsync --listen-client-urls "http://$etcd" \
+    --advertise-client-urls "http://$etcd" --listen-peer-urls "http://$peer" --initial-advertise-peer-urls "http://$peer" \
+    --initial-cluster "default=http://$peer"
+  run_in_background kube-apiserver "$K8S_HOME/bin/kube-apiserver" --etcd-servers="http://$etcd" \
+    --bind-address=127.0.0.1 --advertise-address=127.0.0.1 --secure-port="$api" --cert-dir="$cluster/certificates" \
+    --service-cluster-ip-range=10.96.0.0/24 --service-account-issuer=https://kubernetes.default.svc \
+    --service-account-key-file="$cluster/accounts.pub" --service-account-signing-key-file="$cluster/accounts.key" \
+    --token-auth-file="$cluster/tokens.csv" --authorization-mode=RBAC --allow-privileged=true \
+    --kubelet-preferred-address-types=Hostname
+  (umask 077 && cat >"$cluster/kubeconfig" <<YAML
+apiVersion: v1
+kind: Config
+clusters: [{name: test, cluster: {server: "https://127.0.0.1:$api", insecure-skip-tls-verify: true}}]
+users: [{name: admin, user: {token: $token}}]
+contexts: [{name: test, context: {cluster: test, user: admin}}]
+current-context: test
+YAML
+  )
+  wait_until api_is_ready || fail "kube-apiserver is not ready: $(tail -n 3 "$cluster/kube-apiserver.log")"
+  run_in_background kube-controller-manager "$K8S_HOME/bin/kube-controller-manager" --kubeconfig="$cluster/kubeconfig" \
+    --bind-address=127.0.0.1 --secure-port=0 --port=0 --leader-elect=false \
+    --service-account-private-key-file="$cluster/accounts.key" --root-ca-file="$cluster/certificates/apiserver.crt"
+  run_in_background kube-scheduler "$K8S_HOME/bin/kube-scheduler" --kubeconfig="$cluster/kubeconfig" \
+    --bind-address=127.0.0.1 --secure-port=0 --port=0 --leader-elect=false
+}
+
+node_is_ready_in_cluster() { kubectl get node localhost 2>/dev/null | grep -q ' Ready'; }
+
+start_kubelet() {
+  run_in_background kubelet "$K8S_HOME/bin/kubelet" --kubeconfig="$cluster/kubeconfig" --root-dir="$cluster/kubelet" \
+    --cert-dir="$cluster/kubelet-certificates" --container-runtime=remote \
+    --container-runtime-endpoint="unix://$containerd_socket" --fail-swap-on=false --cgroup-driver=cgroupfs \
+    --cgroups-per-qos=false --enforce-node-allocatable= --hostname-override=localhost --address=127.0.0.1 \
+    --port="$(free_port)" --healthz-port=0 --read-only-port=0 --anonymous-auth=true --authorization-mode=AlwaysAllow \
+    --authentication-token-webhook=false --make-iptables-util-chains=false --eviction-hard= \
+    --volume-plugin-dir="$cluster/plugins"
+  wait_until node_is_ready_in_cluster || fail "the node does not become ready: $(tail -n 5 "$cluster/kubelet.log")"
+}
+
+# cluster_up REGISTRY
+cluster_up() {
+  save_settings
+  mkdir -p "$cluster"
+  start_containerd "$1"
+  start_control_plane
+  start_kubelet
+}
+
+# Of the pods: what is left over when they could not be ended in order.
+network_namespaces() {
+  local container
+  for container in $(ctr containers ls -q); do
+    ctr containers info "$container" | jq -r '.Spec.linux.namespaces[]? | select(.type == "network") | .path // empty'
+  done | grep '^/.*/netns/' | sort -u
+}
+
+no_containers() { [[ -z $(ctr containers ls -q 2>/dev/null) ]]; }
+
+# Ends pods in order if it can, and everything in any case; to be called once, from a trap, with set +e.
+cluster_down() {
+  local pid task path end
+  if [[ -s $cluster/kubeconfig ]] && api_is_ready; then
+    timeout 20 "$K8S_HOME/bin/kubectl" --kubeconfig "$cluster/kubeconfig" delete daemonset,deployment,pod --all \
+      --all-namespaces --grace-period=5 --wait=false >"$cluster/delete.log" 2>&1
+    end=$((SECONDS + 30))
+    until no_containers || ((SECONDS >= end)); do sleep 0.5; done
+  fi
+  # All but containerd, which started first and ends what is left.
+  for pid in "${cluster_pids[@]:1}"; do kill -KILL "$pid" 2>/dev/null; done
+  if [[ -S $containerd_socket ]]; then
+    network_namespaces >"$cluster/namespaces" 2>/dev/null
+    for task in $(ctr tasks ls -q 2>/dev/null); do ctr tasks kill -s KILL "$task" 2>/dev/null; done
+    for task in $(ctr tasks ls -q 2>/dev/null); do ctr tasks delete --force "$task" >/dev/null 2>&1; done
+    while read -r path; do umount "$path" && rm -f "$path"; done <"$cluster/namespaces"
+  fi
+  ((${#cluster_pids[@]} == 0)) || end_process "${cluster_pids[0]}" TERM
+  for pid in $(pgrep -f "^[^ ]*containerd-shim.*$containerd_socket"); do kill -KILL "$pid"; done
+  restore_settings
+  ((${#new_folders[@]} == 0)) || rm -rf "${new_folders[@]}"
+  rmdir /sys/fs/cgroup/k8s.io /sys/fs/cgroup/*/k8s.io 2>/dev/null
+}

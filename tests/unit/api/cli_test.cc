@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,9 +13,12 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "api/grpc_server.h"
+#include "api/prefetch_service.h"
 #include "tests/unit/api/fake_admin_backend.h"
+#include "tests/unit/api/fake_prefetch_backend.h"
 #include "tests/unit/api/one_service.h"
 #include "tests/unit/api/temp_dir.h"
 
@@ -50,9 +54,22 @@ class CliTest : public ::testing::Test {
     ASSERT_TRUE(server_->Start().ok());
   }
 
+  // Beside the other socket, where the tool looks for it.
+  void ServeHints() {
+    hints_server_ = std::make_unique<GrpcServer>(
+        GrpcServerOptions{.socket_path = dir_.File("prefetch.sock")},
+        OneService(std::make_unique<PrefetchService>(
+            hints_, PrefetchServiceLimits{.poll_interval = std::chrono::milliseconds(1)})));
+    ASSERT_TRUE(hints_server_->Start().ok());
+  }
+
   // Runs sluice with this test's socket and, but for what sanitizers are told, an otherwise empty
   // environment.
   Outcome Run(std::vector<std::string> arguments, std::vector<std::string> environment = {}) {
+    return Await(Spawn(std::move(arguments), std::move(environment)));
+  }
+
+  pid_t Spawn(std::vector<std::string> arguments, std::vector<std::string> environment = {}) {
     arguments.insert(arguments.begin(), SLUICE_BINARY);
     environment.push_back("SLUICE_API_SOCKET=" + socket_);
     for (const std::string name : {"ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS"}) {
@@ -60,7 +77,7 @@ class CliTest : public ::testing::Test {
     }
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
-    const std::string out = dir_.File("out"), err = dir_.File("err");
+    const std::string out = OutFile(), err = ErrFile();
     const int flags = O_WRONLY | O_CREAT | O_TRUNC;
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), flags, 0600);
     posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), flags, 0600);
@@ -69,10 +86,17 @@ class CliTest : public ::testing::Test {
                           Pointers(environment).data()),
               0);
     posix_spawn_file_actions_destroy(&actions);
+    return pid;
+  }
+
+  Outcome Await(pid_t pid) {
     int status = 0;
     EXPECT_EQ(::waitpid(pid, &status, 0), pid);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, ReadFile(out), ReadFile(err)};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, ReadFile(OutFile()), ReadFile(ErrFile())};
   }
+
+  std::string OutFile() const { return dir_.File("out"); }
+  std::string ErrFile() const { return dir_.File("err"); }
 
   Json RunJson(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), {"--output", "json"});
@@ -93,6 +117,8 @@ class CliTest : public ::testing::Test {
   const std::string digest_ = TestDigest(1).ToString();
   FakeAdminBackend backend_;
   std::unique_ptr<GrpcServer> server_;
+  FakePrefetchBackend hints_;
+  std::unique_ptr<GrpcServer> hints_server_;
 };
 
 TEST_F(CliTest, WithoutADaemonItSaysHowToStartItAndExitsWith4) {
@@ -113,6 +139,11 @@ TEST_F(CliTest, WrongUsageExitsWith2) {
                                              {"--output", "xml", "status"},
                                              {"--timeout", "soon", "status"},
                                              {"mount", "r/a:1", "/mnt", "--fill", "--no-fill"},
+                                             {"prefetch"},
+                                             {"prefetch", "submit"},
+                                             {"prefetch", "watch"},
+                                             {"prefetch", "submit", "r/a:1", "--platform", "linux"},
+                                             {"prefetch", "submit", "r/a:1", "--range", "12"},
                                              {"config", "validate"}}) {
     const Outcome outcome = Run(arguments);
     EXPECT_EQ(outcome.exit_code, 2) << Json(arguments);
@@ -267,6 +298,111 @@ TEST_F(CliTest, VerifyExitsWith1IfChunksWereBad) {
   const Outcome outcome = Run({"blob", "verify", digest_});
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.err, HasSubstr("3 bad chunks"));
+}
+
+TEST_F(CliTest, ARecipeGoesToAFileOrToStdout) {
+  Serve();
+  backend_.blobs[TestDigest(1)].digest = TestDigest(1);
+  backend_.recipe = std::string("d4:\0\xff binary", 15);
+  const Outcome outcome = Run({"blob", "recipe", digest_});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, backend_.recipe);
+  const std::string file = dir_.File("blob.torrent");
+  EXPECT_EQ(RunJson({"blob", "recipe", digest_, "-o", file})["bytes"], backend_.recipe.size());
+  EXPECT_EQ(ReadFile(file), backend_.recipe);
+  EXPECT_EQ(Run({"blob", "recipe", digest_, "-o", dir_.File("missing/x")}).exit_code, 3);
+  EXPECT_EQ(Run({"blob", "recipe", TestDigest(9).ToString()}).exit_code, 3);
+}
+
+TEST_F(CliTest, ARecipeIsNotWrittenToATerminal) {
+  Serve();
+  backend_.blobs[TestDigest(1)].digest = TestDigest(1);
+  backend_.recipe = "binary";
+  // script(1) gives it one.
+  const std::string log = dir_.File("typescript");
+  const std::string command = absl::StrCat("script -qec '", SLUICE_BINARY, " --socket ", socket_,
+                                           " blob recipe ", digest_, "' ", log, " </dev/null >/dev/null");
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 2);
+  EXPECT_THAT(ReadFile(log), AllOf(HasSubstr("terminal"), HasSubstr("-o"), Not(HasSubstr("binary\n"))));
+}
+
+TEST_F(CliTest, SubmitFollowsTheHintToItsEnd) {
+  ServeHints();
+  hints_.Begin({{.state = HintState::kQueued},
+                {.state = HintState::kFetching, .total_bytes = 1000, .present_bytes = 10},
+                {.state = HintState::kCompleted, .total_bytes = 1000, .present_bytes = 1000}});
+  const Outcome outcome = Run({"prefetch", "submit", "r/a:1", "--id", "one"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("one"), HasSubstr("r/a:1"), HasSubstr("completed")));
+  EXPECT_THAT(outcome.err, IsEmpty()) << "progress belongs on a terminal only";
+  const Json json = RunJson({"prefetch", "watch", "one"});
+  EXPECT_EQ(json["hints"][0]["state"], "completed");
+  EXPECT_EQ(json["hints"][0]["present_bytes"], 1000);
+  EXPECT_TRUE(json["hints"][0]["error"].is_null());
+}
+
+TEST_F(CliTest, SubmitSendsAllThatItWasGiven) {
+  ServeHints();
+  const Json json = RunJson({"prefetch", "submit", "r/a:1", "--detach", "--platform", "linux/arm64/v8",
+                             "--range", digest_ + ":5+7", "--range", digest_ + ":100+1"});
+  EXPECT_EQ(json["hints"][0]["state"], "queued");
+  const std::string id = json["hints"][0]["id"];
+  EXPECT_THAT(id, StartsWith("cli-"));
+  const HintSpec spec = hints_.hints().at(id);
+  EXPECT_EQ(spec.platform, (HintPlatform{"linux", "arm64", "v8"}));
+  EXPECT_THAT(spec.ranges, ElementsAre(HintRange{TestDigest(1), {5, 7}}, HintRange{TestDigest(1), {100, 1}}));
+  EXPECT_NE(RunJson({"prefetch", "submit", "r/a:1", "--detach"})["hints"][0]["id"], id) << "each its own";
+}
+
+TEST_F(CliTest, AHintThatFailsDecidesTheExitCode) {
+  ServeHints();
+  const std::pair<absl::StatusCode, int> cases[] = {{absl::StatusCode::kNotFound, 3},
+                                                    {absl::StatusCode::kPermissionDenied, 5},
+                                                    {absl::StatusCode::kInvalidArgument, 2},
+                                                    {absl::StatusCode::kDataLoss, 1}};
+  for (const auto& [code, exit_code] : cases) {
+    hints_.Begin({{.state = HintState::kFailed, .error = absl::Status(code, "the registry says no")}});
+    const Outcome outcome = Run({"prefetch", "submit", "r/a:1", "--id", "x"});
+    EXPECT_EQ(outcome.exit_code, exit_code);
+    EXPECT_THAT(outcome.err, HasSubstr("hint x failed: the registry says no"));
+  }
+  hints_.Begin({{.state = HintState::kCancelled}});
+  EXPECT_EQ(Run({"prefetch", "watch", "x"}).exit_code, 1);
+
+  hints_.refusal = absl::AlreadyExistsError("hint \"x\" is known already, with other ranges");
+  const Outcome refused = Run({"prefetch", "submit", "r/a:1", "--id", "x"});
+  EXPECT_EQ(refused.exit_code, 5);
+  EXPECT_EQ(refused.err, "sluice: cannot prefetch r/a:1: hint \"x\" is known already, with other ranges.\n");
+}
+
+TEST_F(CliTest, CancelAndUnknownHints) {
+  ServeHints();
+  EXPECT_EQ(Run({"prefetch", "submit", "r/a:1", "--id", "x", "--detach"}).exit_code, 0);
+  EXPECT_EQ(RunJson({"prefetch", "cancel", "x"})["hints"][0]["state"], "cancelled");
+  EXPECT_EQ(Run({"prefetch", "cancel", "y"}).exit_code, 3);
+  EXPECT_EQ(Run({"prefetch", "watch", "y"}).exit_code, 3);
+}
+
+TEST_F(CliTest, InterruptEndsTheWaitingAndSaysThatTheHintGoesOn) {
+  ServeHints();
+  hints_.Begin({{.state = HintState::kFetching, .total_bytes = 1000, .present_bytes = 10}});
+  const pid_t pid = Spawn({"prefetch", "submit", "r/a:1", "--id", "x"});
+  while (hints_.polls() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(pid, SIGINT);
+  const Outcome outcome = Await(pid);
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("goes on"), HasSubstr("sluice prefetch watch x")));
+}
+
+TEST_F(CliTest, WithoutASocketForHintsItSaysWhichFlagNamesIt) {
+  const Outcome outcome = Run({"prefetch", "watch", "x"});
+  EXPECT_EQ(outcome.exit_code, 4);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr(dir_.File("prefetch.sock")), HasSubstr("--prefetch-socket")));
+  ServeHints();
+  EXPECT_EQ(Run({"--socket", "/nowhere/api.sock", "--prefetch-socket", dir_.File("prefetch.sock"), "prefetch",
+                 "watch", "x"})
+                .exit_code,
+            3);
 }
 
 TEST_F(CliTest, TimeoutEndsACallThatHangs) {

@@ -126,6 +126,28 @@ TEST_F(GrpcServerTest, TheSocketsModeIsWhatWasAskedForAndTheUmaskIsPutBack) {
   EXPECT_EQ(::umask(before), 0u);
 }
 
+TEST_F(GrpcServerTest, TheSocketIsGivenToItsGroupOrNotServed) {
+  const auto start = [this](gid_t group) {
+    return GrpcServer({.socket_path = path_, .access = SocketAccess::kOwnerAndGroup, .group = group},
+                      AdminOver(backend_.ports()))
+        .Start();
+  };
+  EXPECT_TRUE(start(::getegid()).ok());
+  const gid_t stranger = 65534;
+  if (::geteuid() == 0) {
+    GrpcServer server({.socket_path = path_, .access = SocketAccess::kOwnerAndGroup, .group = stranger},
+                      AdminOver(backend_.ports()));
+    ASSERT_TRUE(server.Start().ok());
+    struct stat info;
+    ASSERT_EQ(::stat(path_.c_str(), &info), 0);
+    EXPECT_EQ(info.st_gid, stranger);
+    EXPECT_EQ(info.st_mode & 0777, 0660u);
+  } else {
+    EXPECT_EQ(start(stranger).code(), absl::StatusCode::kPermissionDenied);
+    EXPECT_NE(::access(path_.c_str(), F_OK), 0);
+  }
+}
+
 TEST_F(GrpcServerTest, ASecondServerOnTheSocketIsRefusedAndTheFirstLivesOn) {
   auto first = MakeServer();
   ASSERT_TRUE(first->Start().ok());

@@ -130,6 +130,15 @@ TEST_F(ConfigTest, WhatIsShownReadsBackTheSame) {
   EXPECT_THAT(again->images_allow, ElementsAre("a/*", "b/*"));
 }
 
+TEST_F(ConfigTest, HintsHaveASocketOfTheirOwn) {
+  const absl::StatusOr<Config> config = LoadText("runtimeDir: /run/x\n");
+  ASSERT_TRUE(config.ok());
+  EXPECT_EQ(config->PrefetchSocketPath(), "/run/x/prefetch.sock");
+  EXPECT_EQ(LoadText("api: {prefetchSocket: /run/y.sock}\n")->PrefetchSocketPath(), "/run/y.sock");
+  EXPECT_THAT(ErrorOf("runtimeDir: /run/x\napi: {prefetchSocket: /run/x/api.sock}\n"),
+              HasSubstr("api.prefetchSocket are both /run/x/api.sock"));
+}
+
 TEST(SettingsTest, TheReadmeTableHasEverySettingWithItsDefault) {
   std::ifstream in(SLUICE_README);
   const std::string readme{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};

@@ -53,6 +53,19 @@ TEST(Swarm, ChunksThatCameAnotherWayAreAnnounced) {
   EXPECT_EQ(bringer.store.offers, 0);
 }
 
+TEST(Swarm, AnAnnouncementTakesTheLeavesAndReadsNothing) {
+  const SampleBlob sample(4 << 20);
+  SwarmNode node(kA, FreePort());
+  std::atomic<int> reads = 0;
+  node.store.before_read = [&] { ++reads; };
+  node.Start({kB});
+  node.Fill(sample);
+  ASSERT_TRUE(Soon([&] { return node.leaves.Watches(sample.recipe.blob); }));
+  for (uint32_t i = 0; i < sample.chunk_count(); ++i) node.store.BringChunk(sample, ChunkIndex(i));
+  EXPECT_TRUE(Soon([&] { return node.leaves.bytes() == 0; }));
+  EXPECT_EQ(reads, 0);
+}
+
 // The leaves are a hint: without them the chunk is read back.
 TEST(Swarm, ChunksWhoseLeavesAreGoneAreAnnouncedToo) {
   const SampleBlob sample(1 << 20);

@@ -90,13 +90,6 @@ run_program() {
   note "it printed: $output"
 }
 
-# Brings in the rest of the image on the node that has it mounted.
-fill_image() {
-  mount_image debian "$work/mnt/filled" --fill
-  image_is_whole() { sluice --output json blob stat "${layers[0]}" | jq -e '.present_bytes == .size_bytes' >/dev/null; }
-  wait_until image_is_whole || fail "the image is not filled"
-}
-
 # 200 files of the mount, drawn at random, and those that the program ran from, beside the tree they came from.
 sample_is_right() {
   (cd "$work/tree" && {
@@ -146,8 +139,8 @@ verified=true
 sample_is_right || verified=false
 sluice blob verify "${layers[0]}" >&2 || verified=false
 
-step 8 "filling the image on the first node"
-fill_image
+step 8 "filling the image on the first node, by a hint"
+sluice prefetch submit "$reference" >&2
 
 step 9 "running the program on a second node with an empty store, from the first"
 start_member 2 2
@@ -192,7 +185,7 @@ Try:
   kill -9 $node_pid; $SLUICE_BIN/sluiced --config $config    # readers wait meanwhile
 
 When done:
-  sluice umount $mount; sluice umount $work/mnt/filled
+  sluice umount $mount
   $SLUICE_BIN/sluice --socket $work/node2/run/api.sock umount $second_mount
   kill $node_pid ${node_pids[2]} $registry_pid; rm -rf $work
 END

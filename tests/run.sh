@@ -42,9 +42,13 @@ esac
 
 packages=("${SLUICE_BUILD_PACKAGES[@]}" "${SLUICE_RUN_PACKAGES[@]}" "${SLUICE_TEST_PACKAGES[@]}" "${SLUICE_VM_PACKAGES[@]}")
 [[ $preset == fuzz ]] && packages+=("${SLUICE_FUZZ_PACKAGES[@]}")
+command -v npm >/dev/null || packages+=("${SLUICE_NPM_PACKAGES[@]}")
 install_packages "${packages[@]}"
 # Before the tests, which have their time limits.
-[[ $preset == fuzz ]] || bash tests/chart/helm.sh >/dev/null || echo "there is no Helm: the chart's tests will fail" >&2
+if [[ $preset != fuzz ]]; then
+  bash tests/chart/helm.sh >/dev/null || echo "there is no Helm: the chart's tests will fail" >&2
+  bash tests/tidy/fetch_buf.sh >/dev/null || echo "there is no buf: the protobufs are not linted" >&2
+fi
 
 export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"

@@ -40,8 +40,8 @@ std::vector<Group> GroupsOf(const FetchRequest& request, const Members::List& me
     const uint64_t stripe = geometry.RangeOf(index).offset / stripe_bytes;
     if (stripe != last_stripe) {
       last_stripe = stripe;
-      std::vector<Member> chosen =
-          ChooseMembers(members, health, blob_key, stripe, PeerSource::kMembersAskedMax, now);
+      std::vector<Member> chosen = ChooseMembers(
+          members, health, blob_key, stripe, PeerSource::kMembersAskedMax + PeerSource::kStandInsMax, now);
       if (groups.empty() || !SameMembers(groups.back().members, chosen))
         groups.push_back({{index, 0}, std::move(chosen)});
     }
@@ -92,13 +92,20 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
     std::vector<Group> groups = GroupsOf(request_, *members, parts_.health, parts_.clock.Now());
     open_ = groups.size();
     for (Group& group : groups) {
-      Ask(group.chunks, std::make_shared<const std::vector<Member>>(std::move(group.members)), 0, Named::kNo);
+      Ask(group.chunks, std::make_shared<const std::vector<Member>>(std::move(group.members)), Turn{});
     }
   }
 
  private:
   // Whether the member itself named these chunks as present.
   enum class Named { kNo, kYes };
+
+  // Whose turn it is. Who is down does not count among those that were asked: another stands in.
+  struct Turn {
+    size_t position = 0;  // counts members and origins
+    size_t answered = 0;  // members that said that they lack it
+    Named named = Named::kNo;
+  };
 
   // One request's answer, chunk by chunk.
   struct Arriving {
@@ -114,7 +121,7 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
   }
 
   // A member gives only what it got from the very repository that it is asked for, so each is asked for more
-  // than one: position counts members and origins.
+  // than one.
   size_t origin_count() const { return std::min(kOriginsAskedMax, request_.blob->spec().origins.size()); }
   const Member& MemberAt(const Candidates& members, size_t position) const {
     return (*members)[position / origin_count()];
@@ -123,23 +130,33 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
     return request_.blob->spec().origins[position % origin_count()];
   }
 
+  Turn NextName(Turn turn) const {
+    ++turn.position;
+    turn.named = Named::kNo;
+    if (turn.position % origin_count() == 0) ++turn.answered;
+    return turn;
+  }
+  Turn NextMember(Turn turn) const {
+    return {(turn.position / origin_count() + 1) * origin_count(), turn.answered, Named::kNo};
+  }
+
   // REQUIRES: it is one of those counted in open_
-  void Ask(ChunkSpan chunks, const Candidates& members, size_t position, Named named) {
-    if (position >= members->size() * origin_count()) {
+  void Ask(ChunkSpan chunks, const Candidates& members, Turn turn) {
+    if (turn.position >= members->size() * origin_count() || turn.answered == PeerSource::kMembersAskedMax) {
       complete_ = false;
       return CloseOne();
     }
-    const Member& member = MemberAt(members, position);
+    const Member& member = MemberAt(members, turn.position);
     auto arriving = std::make_shared<Arriving>(Arriving{chunks, chunks.first, {}, 0});
     // Whoever is slow leaves time for the next, and at last for the origin.
     const Instant now = parts_.clock.Now();
     parts_.client.ReadRange(
-        member, OriginAt(position), request_.blob->spec(), request_.blob->geometry().RangeOf(chunks),
+        member, OriginAt(turn.position), request_.blob->spec(), request_.blob->geometry().RangeOf(chunks),
         request_.fetch_class, now + (request_.deadline - now) / 2,
         [self = shared_from_this(), arriving, sender = parts_.health.IdOf(member.name)](
             std::span<const std::byte> bytes) { self->OnData(*arriving, bytes, sender); },
-        [self = shared_from_this(), arriving, members, position, named](PeerClient::RangeOutcome outcome) {
-          self->OnAnswer(*arriving, members, position, named, std::move(outcome));
+        [self = shared_from_this(), arriving, members, turn](PeerClient::RangeOutcome outcome) {
+          self->OnAnswer(*arriving, members, turn, std::move(outcome));
         });
   }
 
@@ -157,11 +174,11 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
     }
   }
 
-  void OnAnswer(const Arriving& arriving, const Candidates& members, size_t position, Named named,
+  void OnAnswer(const Arriving& arriving, const Candidates& members, Turn turn,
                 PeerClient::RangeOutcome outcome) {
-    const Member& member = MemberAt(members, position);
+    const Member& member = MemberAt(members, turn.position);
     if (arriving.next > arriving.chunks.first)
-      parts_.ledger.NoteAccess(request_.blob->digest(), OriginAt(position), OriginAccess::kHearsay);
+      parts_.ledger.NoteAccess(request_.blob->digest(), OriginAt(turn.position), OriginAccess::kHearsay);
     if (outcome.status.ok()) {
       parts_.health.Succeeded(member.name);
       return CloseOne();
@@ -176,16 +193,15 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
       End(std::move(outcome.status));
       return CloseOne();
     }
-    if (named == Named::kYes || outcome.present.empty()) {
+    if (turn.named == Named::kYes || outcome.present.empty()) {
       // Only a member that lacks it by one name may have it by another.
-      const size_t next =
-          absl::IsNotFound(outcome.status) ? position + 1 : (position / origin_count() + 1) * origin_count();
-      return Ask(left, members, next, Named::kNo);
+      return Ask(left, members, absl::IsNotFound(outcome.status) ? NextName(turn) : NextMember(turn));
     }
     const Split split = SplitBy(outcome.present, left, request_.blob->geometry());
     open_ += split.within.size() + split.outside.size() - 1;
-    for (const ChunkSpan& run : split.within) Ask(run, members, position, Named::kYes);
-    for (const ChunkSpan& run : split.outside) Ask(run, members, position + 1, Named::kNo);
+    for (const ChunkSpan& run : split.within)
+      Ask(run, members, Turn{turn.position, turn.answered, Named::kYes});
+    for (const ChunkSpan& run : split.outside) Ask(run, members, NextName(turn));
   }
 
   void NoteFailure(const Member& member, const absl::Status& status) {

@@ -19,13 +19,14 @@ std::vector<Member> ChooseMembers(const Members::List& members, const MemberHeal
                                   uint64_t stripe, size_t count_max, Instant now);
 
 // Chunks from other nodes that have them. Each stripe's chunks are asked of the two members of the best
-// score, one after the other; what neither has is NotFound. Only blobs with a bound recipe are asked for:
-// nothing else that a member sends could be proven.
+// score, one after the other; what neither has is NotFound. For one that is down another stands in. Only
+// blobs with a bound recipe are asked for: nothing else that a member sends could be proven.
 //
 // Thread-safe. The parts outlive the source and the client's callbacks.
 class PeerSource final : public ChunkSource {
  public:
   static constexpr size_t kMembersAskedMax = 2;
+  static constexpr size_t kStandInsMax = 2;
 
   struct Parts {
     const Clock& clock;

@@ -145,7 +145,8 @@ class MembersTest : public ::testing::Test {
   }
   std::vector<std::string> Names() {
     std::vector<std::string> names;
-    for (const Member& member : *members_->list()) names.push_back(member.name);
+    const std::shared_ptr<const Members::List> list = members_->list();
+    for (const Member& member : *list) names.push_back(member.name);
     return names;
   }
   template <typename Matcher>
@@ -184,6 +185,7 @@ TEST_F(MembersTest, NamesAreResolvedAgain) {
   Await(ElementsAre("10.0.0.1:5000"));
   dns_->Set("peers", {"10.0.0.3", "10.0.0.2"});
   Await(ElementsAre("10.0.0.2:5000", "10.0.0.3:5000"));
+  dns_->AwaitQuestions(1);  // or the list is there and has not been told of
   const int changes = changes_;
   dns_->Set("peers", {"10.0.0.2", "10.0.0.3"});
   dns_->AwaitQuestions(3);

@@ -467,11 +467,11 @@ absl::StatusOr<std::shared_ptr<const BlobFile>> DiskStore::OpenFile(const Digest
 }
 
 bool DiskStore::AllProven(const Blob& blob, ChunkSpan span) const {
-  if (!blob.presence().AllPresent(span)) return false;
   const Entry entry = FindEntry(blob.digest());
   if (!entry) return false;
   std::lock_guard lock(entry->mutex);
-  if (entry->evicting || entry->blob.get() != &blob || blob.refused()) return false;
+  if (!blob.presence().AllPresent(span) || entry->evicting || entry->blob.get() != &blob || blob.refused())
+    return false;
   if (blob.unverified_count() == 0) return true;
   for (ChunkIndex index = span.first; index < span.end(); index = index.next()) {
     if (!entry->verified.Has(index)) return false;
@@ -498,7 +498,11 @@ OriginAccess DiskStore::AccessOf(const Digest& digest, const BlobOrigin& origin)
   std::lock_guard lock(entry->mutex);
   const auto found = std::find(entry->record.origins.begin(), entry->record.origins.end(), origin);
   if (found == entry->record.origins.end()) return OriginAccess::kUnknown;
-  return entry->record.access[static_cast<size_t>(found - entry->record.origins.begin())];
+  const std::vector<OriginAccess>& access = entry->record.access;
+  const OriginAccess known = access[static_cast<size_t>(found - entry->record.origins.begin())];
+  // Of what credentials brought, a member's word makes nothing public, by whatever name.
+  const bool kept = std::find(access.begin(), access.end(), OriginAccess::kCredentials) != access.end();
+  return known == OriginAccess::kHearsay && kept ? OriginAccess::kUnknown : known;
 }
 
 absl::Status DiskStore::Evict(const Digest& digest, EvictReason reason) {

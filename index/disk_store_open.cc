@@ -95,6 +95,11 @@ absl::Status DiskStore::AddLoadedSegment(const Digest& digest, SegmentIndex segm
   }
   std::lock_guard lock(entry.mutex);
   entry.Load(segment, value);
+  // Chunks that came before access was noted may have come by credentials.
+  std::vector<OriginAccess>& access = entry.record.access;
+  const auto unknown = [](OriginAccess known) { return known == OriginAccess::kUnknown; };
+  if (std::all_of(access.begin(), access.end(), unknown))
+    std::fill(access.begin(), access.end(), OriginAccess::kCredentials);
   return absl::OkStatus();
 }
 

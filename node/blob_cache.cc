@@ -521,7 +521,10 @@ void BlobCache::Core::Deliver(FetchId id, const std::shared_ptr<Blob>& blob, Chu
       [core = shared_from_this(), id, blob, &source, index, buffer = std::move(buffer), sender]() mutable {
         absl::StatusOr<Evidence> outcome =
             core->Store(*blob, index, buffer, Evidence::kUnverified, source.kind());
-        if (absl::IsDataLoss(outcome.status()) && !blob->refused()) source.Blame(sender, *blob, index);
+        if (outcome.ok() && *outcome == Evidence::kVerified)
+          source.Judge(sender, *blob, index, ChunkSource::Verdict::kRight);
+        if (absl::IsDataLoss(outcome.status()) && !blob->refused())
+          source.Judge(sender, *blob, index, ChunkSource::Verdict::kWrong);
         core->loop().Post([core, id, index, outcome = std::move(outcome)]() mutable {
           core->Settle(id, index, std::move(outcome));
         });

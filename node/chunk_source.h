@@ -74,8 +74,9 @@ class ChunkSource {
   virtual SourceKind kind() const = 0;
   // Begins to fetch; returns at once. OnDone comes at request.deadline at the latest.
   virtual void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) = 0;
-  // A chunk that `sender` sent was not what its recipe promises. Any thread.
-  virtual void Blame(SenderId sender, const Blob& blob, ChunkIndex index) = 0;
+  // A chunk that `sender` sent was held against its bound recipe. Any thread.
+  enum class Verdict { kRight, kWrong };
+  virtual void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) = 0;
 };
 
 }  // namespace sluice

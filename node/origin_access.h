@@ -22,8 +22,9 @@ class AccessLedger {
   virtual ~AccessLedger() = default;
 
   // What the registry itself did outweighs what a member said, and once it gave a blob to everybody that
-  // stands. No-op if the blob, or the origin among its origins, is not known. Reaches the disk a little
-  // later; what a crash loses is unknown again.
+  // stands. A blob of which something came by credentials is nowhere public by hearsay. What was here before
+  // anything was known of access counts as got by credentials. No-op if the blob, or the origin among its
+  // origins, is not known. Reaches the disk a little later; what a crash loses is unknown again.
   virtual void NoteAccess(const Digest& blob, const BlobOrigin& origin, OriginAccess access) = 0;
   virtual OriginAccess AccessOf(const Digest& blob, const BlobOrigin& origin) const = 0;
 };

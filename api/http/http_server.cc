@@ -334,7 +334,9 @@ void HttpServer::Impl::Session::SendFileWhenWritable(After after) {
   handler_timer_.expires_after(server_.limits_.idle_timeout);
   handler_timer_.async_wait([weak = weak_from_this()](const error_code& error) {
     const auto self = weak.lock();
-    if (!error && self) self->stream_.socket().cancel();
+    // It may have been set anew since this was queued.
+    if (error || !self || self->handler_timer_.expiry() > std::chrono::steady_clock::now()) return;
+    self->stream_.socket().cancel();
   });
   stream_.socket().async_wait(tcp::socket::wait_write,
                               [self = shared_from_this(), after](const error_code& error) {

@@ -107,6 +107,28 @@ absl::Status InSetting(const char* key, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(key, ": ", std::string(status.message())));
 }
 
+// What the registries say of access, for the store; a blob that turns out to be for those alone who show
+// credentials leaves the swarm.
+class OriginLedger final : public AccessLedger {
+ public:
+  using Withdraw = std::function<void(const Digest&)>;
+  OriginLedger(index::DiskStore& store, Withdraw withdraw) : store_(store), withdraw_(std::move(withdraw)) {}
+
+  void NoteAccess(const Digest& digest, const BlobOrigin& origin, OriginAccess access) override {
+    store_.NoteAccess(digest, origin, access);
+    if (access != OriginAccess::kCredentials) return;
+    const std::shared_ptr<Blob> blob = store_.Find(digest);
+    if (blob && !IsPublicSomewhere(*blob, store_)) withdraw_(digest);
+  }
+  OriginAccess AccessOf(const Digest& digest, const BlobOrigin& origin) const override {
+    return store_.AccessOf(digest, origin);
+  }
+
+ private:
+  index::DiskStore& store_;
+  const Withdraw withdraw_;
+};
+
 BlobCacheLimits CacheLimitsOf(const Config& config) {
   BlobCacheLimits limits;
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
@@ -182,6 +204,7 @@ class Daemon::Node {
   std::unique_ptr<AsioExecutor> hints_;  // where images that are hinted at are looked up
   std::unique_ptr<index::DiskStore> store_;
   std::unique_ptr<p2p::RegistryClient> registry_;
+  std::unique_ptr<OriginLedger> origin_ledger_;
   std::unique_ptr<p2p::OriginSource> origin_;
   p2p::LeafCache leaves_;
   std::unique_ptr<p2p::RecipeVerifier> verifier_;
@@ -232,7 +255,10 @@ absl::Status Daemon::Node::Start() {
 
   registry_ = std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_},
                                                     RegistryOptionsOf(config_));
-  origin_ = std::make_unique<p2p::OriginSource>(*registry_, *store_);
+  origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Digest& digest) {
+    if (swarm_) swarm_->Forget(digest);
+  });
+  origin_ = std::make_unique<p2p::OriginSource>(*registry_, *origin_ledger_);
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
   status = FindMembers();
   if (!status.ok()) return status;
@@ -402,8 +428,7 @@ absl::Status Daemon::Node::ServePeers() {
   if (!p2p::NamesLoopback(p2p::HostPort::Parse(config_.cluster_listen)->host)) {
     spdlog::warn(
         "cluster.listen {} is reached from beyond this machine without TLS: whoever can connect gets the "
-        "public "
-        "blobs that are here; keep the port to the cluster's network",
+        "public blobs that are here; keep the port to the cluster's network",
         config_.cluster_listen);
   }
   return absl::OkStatus();
@@ -492,6 +517,7 @@ void Daemon::Node::CheckFilesLater() {
 void Daemon::Node::Stop() {
   ready_ = false;
   if (mounter_) mounter_->Cancel();
+  if (peer_client_) peer_client_->Stop();  // what waits for a member goes on without it
   if (hints_grpc_) hints_grpc_->Stop(kStopGrace);
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);
@@ -503,7 +529,6 @@ void Daemon::Node::Stop() {
   if (hints_) hints_->Stop();
   // The loop ends first: nothing may start another fetch once the registry client goes.
   if (core_) core_->Stop();
-  if (peer_client_) peer_client_->Stop();
   registry_.reset();
   if (io_) io_->Stop();
   prefetcher_.reset();

@@ -61,11 +61,12 @@ absl::Status DownloadRange(p2p::RegistryClient& registry, const BlobOrigin& orig
   std::promise<absl::Status> done;
   registry.ReadBlobRange(
       origin, blob.digest, blob.size, range, std::chrono::steady_clock::now() + kRangeTimeout,
+      [](OriginAccess) {},
       [&](std::span<const std::byte> bytes) {
         file.Append(bytes);
         progress.Advance(file.size());
       },
-      [&](absl::Status status, OriginAccess) { done.set_value(std::move(status)); });
+      [&](absl::Status status) { done.set_value(std::move(status)); });
   absl::Status status = done.get_future().get();
   return file.status().ok() ? status : file.status();
 }

@@ -16,9 +16,10 @@ absl::Status PeerDocumentClient::Ask(const Digest& key, const std::string& path,
   const auto list = parts_.members.list();
   for (const Member& member :
        ChooseMembers(*list, parts_.health, ScoreKeyOf(key), 0, kMembersAskedMax, now)) {
+    // Whoever is slow leaves time for the next.
     const Duration left = deadline - parts_.clock.Now();
     if (left <= Duration(0)) break;
-    const absl::StatusOr<PeerClient::Answer> answer = parts_.client.Get(member, path, bytes_max, left);
+    const absl::StatusOr<PeerClient::Answer> answer = parts_.client.Get(member, path, bytes_max, left / 2);
     absl::Status taken = answer.ok() ? take(*answer) : answer.status();
     if (taken.ok()) {
       parts_.health.Succeeded(member.name);
@@ -30,12 +31,16 @@ absl::Status PeerDocumentClient::Ask(const Digest& key, const std::string& path,
       parts_.members.NoteSelf(member.name);
       continue;
     }
+    Duration skip = MemberHealth::kSkipWrong;
     if (absl::IsDataLoss(taken)) {
       parts_.health.SentWrong(member.name, now);
     } else {
-      parts_.health.Failed(member.name, now);
+      skip = parts_.health.Failed(member.name, now);
     }
-    parts_.warn(absl::StrCat("member ", member.name, " gave no ", path, ": ", std::string(taken.message())));
+    if (skip == Duration(0)) continue;
+    parts_.warn(absl::StrCat("member ", member.name, " is not asked for ",
+                             std::chrono::duration_cast<std::chrono::seconds>(skip).count(), " s: ", path,
+                             ": ", std::string(taken.message())));
   }
   return absl::NotFoundError(absl::StrCat("no member that was asked has ", path));
 }

@@ -14,6 +14,11 @@ namespace {
 
 constexpr size_t kOriginsAskedMax = 2;  // repositories that a member is asked by
 
+// A sender's number tells the member, and the repository by which it gave the chunk.
+SenderId SenderOf(SenderId member, size_t origin) {
+  return static_cast<SenderId>(member * kOriginsAskedMax + origin);
+}
+
 using Candidates = std::shared_ptr<const std::vector<Member>>;
 
 // A run of chunks, and whom it is asked of.
@@ -153,7 +158,8 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
     parts_.client.ReadRange(
         member, OriginAt(turn.position), request_.blob->spec(), request_.blob->geometry().RangeOf(chunks),
         request_.fetch_class, now + (request_.deadline - now) / 2,
-        [self = shared_from_this(), arriving, sender = parts_.health.IdOf(member.name)](
+        [self = shared_from_this(), arriving,
+         sender = SenderOf(parts_.health.IdOf(member.name), turn.position % origin_count())](
             std::span<const std::byte> bytes) { self->OnData(*arriving, bytes, sender); },
         [self = shared_from_this(), arriving, members, turn](PeerClient::RangeOutcome outcome) {
           self->OnAnswer(*arriving, members, turn, std::move(outcome));
@@ -177,8 +183,6 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
   void OnAnswer(const Arriving& arriving, const Candidates& members, Turn turn,
                 PeerClient::RangeOutcome outcome) {
     const Member& member = MemberAt(members, turn.position);
-    if (arriving.next > arriving.chunks.first)
-      parts_.ledger.NoteAccess(request_.blob->digest(), OriginAt(turn.position), OriginAccess::kHearsay);
     if (outcome.status.ok()) {
       parts_.health.Succeeded(member.name);
       return CloseOne();
@@ -266,8 +270,19 @@ void PeerSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
   parts_.io.Post([fetch = std::move(fetch)] { fetch->Start(); });
 }
 
-void PeerSource::Blame(SenderId sender, const Blob& blob, ChunkIndex index) {
-  const std::string name = parts_.health.NameOf(sender);
+std::string PeerSource::MemberOf(SenderId sender) const {
+  return parts_.health.NameOf(static_cast<SenderId>(sender / kOriginsAskedMax));
+}
+
+void PeerSource::Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) {
+  if (verdict == Verdict::kRight) {
+    // Only who has the blob can give a chunk of it: before it was proven its word counted for nothing.
+    const size_t origin = sender % kOriginsAskedMax;
+    if (origin < blob.spec().origins.size())
+      parts_.ledger.NoteAccess(blob.digest(), blob.spec().origins[origin], OriginAccess::kHearsay);
+    return;
+  }
+  const std::string name = MemberOf(sender);
   if (name.empty()) return;
   parts_.health.SentWrong(name, parts_.clock.Now());
   parts_.warn(absl::StrCat("member ", name, " sent wrong bytes for chunk ", index.value(), " of blob ",

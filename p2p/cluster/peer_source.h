@@ -42,7 +42,9 @@ class PeerSource final : public ChunkSource {
 
   SourceKind kind() const override { return SourceKind::kPeer; }
   void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
-  void Blame(SenderId sender, const Blob& blob, ChunkIndex index) override;
+  void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
+  // The name of the member behind a sender's number; empty if there is none.
+  std::string MemberOf(SenderId sender) const;
 
  private:
   const Parts parts_;

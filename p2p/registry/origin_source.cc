@@ -31,10 +31,10 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
     registry_.ReadBlobRange(
         spec.origins[origin_], spec.digest, spec.size, request_.blob->geometry().RangeOf(left),
         request_.deadline,
+        // Before any chunk can be committed, so that none is ever taken for public that is not.
+        [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
         [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
-        [self = shared_from_this()](absl::Status status, OriginAccess access) {
-          self->OnRangeDone(std::move(status), access);
-        });
+        [self = shared_from_this()](absl::Status status) { self->OnRangeDone(std::move(status)); });
   }
 
  private:
@@ -53,9 +53,12 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
     }
   }
 
-  void OnRangeDone(absl::Status status, OriginAccess access) {
+  void OnAccess(OriginAccess access) {
     const BlobSpec& spec = request_.blob->spec();
-    if (access != OriginAccess::kUnknown) ledger_.NoteAccess(spec.digest, spec.origins[origin_], access);
+    ledger_.NoteAccess(spec.digest, spec.origins[origin_], access);
+  }
+
+  void OnRangeDone(absl::Status status) {
     if (next_ == request_.chunks.end()) return Finish(absl::OkStatus());
     // With no time left, or nobody left to ask through, another registry would say the same.
     if (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status)) return Finish(std::move(status));

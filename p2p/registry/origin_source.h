@@ -21,7 +21,7 @@ class OriginSource final : public ChunkSource {
   void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
   // The verify failures are counted and the chunk asked for once more; that a registry keeps sending wrong
   // bytes is seen by its readers' errors.
-  void Blame(SenderId, const Blob&, ChunkIndex) override {}
+  void Judge(SenderId, const Blob&, ChunkIndex, Verdict) override {}
 
  private:
   RegistryClient& registry_;

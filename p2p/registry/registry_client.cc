@@ -30,17 +30,16 @@ class BufferSink final : public AnswerSink {
  public:
   explicit BufferSink(AnswerDone done) : done_(std::move(done)) {}
 
-  absl::Status OnHead(const HttpHead& head) override {
-    answer_ = {head, {}, OriginAccess::kUnknown};
+  absl::Status OnHead(const HttpHead& head, OriginAccess access) override {
+    answer_ = {head, {}, access};
     return absl::OkStatus();
   }
   absl::Status OnBody(std::span<const std::byte> bytes) override {
     answer_.body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     return absl::OkStatus();
   }
-  void OnDone(absl::Status status, OriginAccess access) override {
+  void OnDone(absl::Status status) override {
     if (!status.ok()) return std::move(done_)(std::move(status));
-    answer_.access = access;
     std::move(done_)(std::move(answer_));
   }
 
@@ -118,11 +117,16 @@ absl::StatusOr<FetchedManifest> CheckManifest(const BlobOrigin& origin, const st
 // Holds the answer to a ranged GET against what was asked.
 class RangeSink final : public AnswerSink {
  public:
-  RangeSink(uint64_t blob_size, ByteRange range, RegistryClient::OnData on_data,
-            RegistryClient::RangeDone done)
-      : blob_size_(blob_size), range_(range), on_data_(std::move(on_data)), done_(std::move(done)) {}
+  RangeSink(uint64_t blob_size, ByteRange range, RegistryClient::OnAccess on_access,
+            RegistryClient::OnData on_data, RegistryClient::RangeDone done)
+      : blob_size_(blob_size),
+        range_(range),
+        on_access_(std::move(on_access)),
+        on_data_(std::move(on_data)),
+        done_(std::move(done)) {}
 
-  absl::Status OnHead(const HttpHead& head) override {
+  absl::Status OnHead(const HttpHead& head, OriginAccess access) override {
+    on_access_(access);
     const std::string_view encoding = head.headers.Get("Content-Encoding").value_or("identity");
     if (!absl::EqualsIgnoreCase(Abs(encoding), "identity")) {
       return absl::DataLossError("a range came with a Content-Encoding, so its offsets mean nothing");
@@ -146,14 +150,14 @@ class RangeSink final : public AnswerSink {
     return enough ? absl::CancelledError("enough was read") : absl::OkStatus();
   }
 
-  void OnDone(absl::Status status, OriginAccess access) override {
+  void OnDone(absl::Status status) override {
     const bool complete = received_ == range_.length;
     if (complete && !partial_) status = absl::OkStatus();
     if (status.ok() && !complete) {
       status = absl::UnavailableError(
           absl::StrCat("body ended after ", received_, " of ", range_.length, " bytes"));
     }
-    std::move(done_)(std::move(status), access);
+    std::move(done_)(std::move(status));
   }
 
  private:
@@ -194,6 +198,7 @@ class RangeSink final : public AnswerSink {
 
   const uint64_t blob_size_;
   const ByteRange range_;
+  RegistryClient::OnAccess on_access_;
   RegistryClient::OnData on_data_;
   RegistryClient::RangeDone done_;
   bool partial_ = false;
@@ -248,7 +253,8 @@ absl::StatusOr<FetchedManifest> RegistryClient::FetchManifest(const BlobOrigin& 
 }
 
 void RegistryClient::ReadBlobRange(const BlobOrigin& origin, const Digest& digest, uint64_t blob_size,
-                                   ByteRange range, Instant deadline, OnData on_data, RangeDone done) {
+                                   ByteRange range, Instant deadline, OnAccess on_access, OnData on_data,
+                                   RangeDone done) {
   RegistryRequest request{.origin = origin, .path = BlobPath(digest)};
   request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
   request.deadline = deadline;
@@ -257,7 +263,8 @@ void RegistryClient::ReadBlobRange(const BlobOrigin& origin, const Digest& diges
   request.repeat = RepeatRule::kUntilFirstByte;
   request.redirect_memory = RedirectMemory::kKeep;
   StartExchange(core_, std::move(request),
-                std::make_unique<RangeSink>(blob_size, range, std::move(on_data), std::move(done)));
+                std::make_unique<RangeSink>(blob_size, range, std::move(on_access), std::move(on_data),
+                                            std::move(done)));
 }
 
 void RegistryClient::HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done) {

@@ -83,7 +83,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   Exchange(std::shared_ptr<RegistryCore> core, RegistryRequest request, std::unique_ptr<AnswerSink> sink)
       : core_(std::move(core)), request_(std::move(request)), sink_(std::move(sink)) {}
   ~Exchange() {
-    if (sink_) sink_->OnDone(absl::CancelledError("the registry client is gone"), OriginAccess::kUnknown);
+    if (sink_) sink_->OnDone(absl::CancelledError("the registry client is gone"));
   }
 
   void Start();
@@ -148,7 +148,6 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   std::string authorization_;  // as last sent to the registry
   // Sticky: what comes after credentials were shown may have come because of them.
   OriginAccess access_ = OriginAccess::kPublic;
-  bool answered_ = false;  // a 2xx head came
 
   // Of the HTTP request under way.
   Instant sent_{};
@@ -266,8 +265,7 @@ absl::Status Exchange::OnHead(const HttpHead& head) {
   head_ = head;
   if (!MayPass(head.status)) core_->breaker.Succeeded(url_->Authority());
   if (head.status / 100 != 2) return absl::OkStatus();
-  answered_ = true;
-  rejected_ = sink_->OnHead(head);
+  rejected_ = sink_->OnHead(head, access_);
   return rejected_;
 }
 
@@ -488,7 +486,7 @@ void Exchange::OnToken(absl::Status status, const HttpHead& head, std::string_vi
 
 void Exchange::Finish(absl::Status status) {
   const std::unique_ptr<AnswerSink> sink = std::move(sink_);
-  sink->OnDone(std::move(status), answered_ ? access_ : OriginAccess::kUnknown);
+  sink->OnDone(std::move(status));
 }
 
 }  // namespace

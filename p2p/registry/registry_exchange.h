@@ -112,15 +112,14 @@ struct RegistryRequest {
 };
 
 // Takes the final answer of a registry, on a thread of the HTTP client's or the executor's. Same rules as
-// HttpSink, except that OnHead sees only 2xx answers, and may come again (RepeatRule), and that OnDone also
-// tells what it took to get the answer: kPublic if no credentials went with any request that led to it,
-// kUnknown if none came.
+// HttpSink, except that OnHead sees only 2xx answers, and may come again (RepeatRule). It
+// also tells what it took to get the answer: kPublic if no credentials went with any request that led to it.
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
-  virtual absl::Status OnHead(const HttpHead& head) = 0;
+  virtual absl::Status OnHead(const HttpHead& head, OriginAccess access) = 0;
   virtual absl::Status OnBody(std::span<const std::byte> bytes) = 0;
-  virtual void OnDone(absl::Status status, OriginAccess access) = 0;
+  virtual void OnDone(absl::Status status) = 0;
 };
 
 // Sends a request to a registry: with credentials once they are asked for, through redirects, again after

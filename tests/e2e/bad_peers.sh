@@ -36,6 +36,7 @@ wait_until answers "http://$plain/" || fail "the plain server does not listen: $
 # Itself by an address of this machine, by a name, and by one that only asking tells.
 cluster="cluster:
   listen: \"0.0.0.0:$peer_port\"
+  swarmPort: $swarm_port
   members: [\"$liar\", \"$dead\", \"$plain\", \"127.0.0.1:$peer_port\", \"localhost:$peer_port\", \"127.0.0.5:$peer_port\"]"
 export READ_DEADLINE=20s
 start_node "$cluster"

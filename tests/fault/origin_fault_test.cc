@@ -101,13 +101,11 @@ class OriginFaultTest : public ::testing::Test {
     ReadOutcome outcome;
     client().ReadBlobRange(
         place, digest_, blob_.size(), range, time_.Now() + timeout,
+        [&](OriginAccess access) { outcome.access = access; },
         [&](std::span<const std::byte> bytes) {
           outcome.bytes.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
         },
-        [&](absl::Status status, OriginAccess access) {
-          outcome.access = access;
-          done.set_value(std::move(status));
-        });
+        [&](absl::Status status) { done.set_value(std::move(status)); });
     outcome.status = done.get_future().get();
     return outcome;
   }
@@ -685,8 +683,8 @@ TEST_F(OriginFaultTest, ClientThatGoesAwayAnswersEveryRead) {
   std::promise<absl::Status> done;
   origin_.Always(Path(), [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
   client().ReadBlobRange(
-      Place(), digest_, blob_.size(), {0, 10}, time_.Now() + 30s, [](std::span<const std::byte>) {},
-      [&](absl::Status status, OriginAccess) { done.set_value(std::move(status)); });
+      Place(), digest_, blob_.size(), {0, 10}, time_.Now() + 30s, [](OriginAccess) {},
+      [](std::span<const std::byte>) {}, [&](absl::Status status) { done.set_value(std::move(status)); });
   client_.reset();
   EXPECT_TRUE(absl::IsCancelled(done.get_future().get()));
 }

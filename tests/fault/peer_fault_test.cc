@@ -210,13 +210,19 @@ class PeerFaultTest : public ::testing::Test {
 TEST_F(PeerFaultTest, AGoodMemberGivesEveryByteAndIsAskedAsTheProtocolSays) {
   a_.Always(path_, Serves());
   Use({a_.port()});
-  ExpectRight(Fetch());
+  const Outcome outcome = Fetch();
+  ExpectRight(outcome);
   ASSERT_EQ(a_.request_count(path_), 1u);
   const FaultRequest request = a_.requests(path_)[0];
   EXPECT_EQ(request.query, "ns=registry.example:5000");
   EXPECT_EQ(request.Header("sluice-role"), "present-only");
   EXPECT_EQ(request.Header("sluice-class"), "demand");
   EXPECT_EQ(request.Header("authorization"), "");
+  EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kUnknown)
+      << "nothing of it is proven yet";
+  source_->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
+  EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kUnknown);
+  source_->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kRight);
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kHearsay);
   EXPECT_EQ(telemetry_.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), bytes_.size());
 }
@@ -251,7 +257,9 @@ TEST_F(PeerFaultTest, AMemberIsAskedByTheNextRepositoryForWhatItLacksByTheFirst)
   a_.Always(path_, Lacks());
   a_.Always(other, Serves());
   Use({a_.port()});
-  ExpectRight(Fetch());
+  const Outcome outcome = Fetch();
+  ExpectRight(outcome);
+  source_->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kRight);
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kUnknown);
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[1]), OriginAccess::kHearsay);
 }
@@ -473,6 +481,30 @@ TEST_F(PeerFaultTest, AMemberThatIsDownIsSkippedAndTheNextAsked) {
   EXPECT_FALSE(health_.Usable(absl::StrCat("127.0.0.1:", dead), clock_.Now()));
 }
 
+TEST_F(PeerFaultTest, AnotherMemberStandsInForOneThatIsDownAndNoneForThoseThatLackIt) {
+  FaultOrigin c;
+  Use({a_.port(), b_.port(), c.port()});
+  std::map<uint16_t, FaultOrigin*> by_port = {{a_.port(), &a_}, {b_.port(), &b_}, {c.port(), &c}};
+  std::vector<FaultOrigin*> order;
+  for (const Member& member : Order()) order.push_back(by_port.at(member.address.port));
+  order[0]->Always(path_, fault::Hangup());
+  order[1]->Always(path_, Lacks());
+  order[2]->Always(path_, Serves());
+  ExpectRight(Fetch());
+  health_.Succeeded(NameOf(*order[0]));
+  const size_t asked = order[2]->request_count(path_);
+  MemberHealth fresh;
+  PeerSource again({clock_, io_, *members_, fresh, *client_, ledger_, [](const Blob&) { return true; },
+                    [](const std::string&) {}});
+  order[0]->Always(path_, Lacks());
+  std::promise<absl::Status> done;
+  again.Fetch(
+      {std::make_shared<Blob>(spec_), {ChunkIndex(0), kChunks}, FetchClass::kDemand, clock_.Now() + kLong},
+      [](ChunkIndex, Buffer, SenderId) {}, [&](absl::Status status) { done.set_value(std::move(status)); });
+  EXPECT_TRUE(absl::IsNotFound(done.get_future().get()));
+  EXPECT_EQ(order[2]->request_count(path_), asked) << "two said that they lack it";
+}
+
 TEST_F(PeerFaultTest, AnAddressThatMayNotBeAskedIsNotTakenForThisNode) {
   Members::Options options;
   options.configured = {{"169.254.1.1", 80}};
@@ -592,7 +624,7 @@ TEST_F(PeerFaultTest, AMemberThatHasTheBlobUnderAnotherRootIsPassedOverAndNotSki
   second_->Always(path_, Serves({{"Sluice-Verified", spec_.root->ToString()}}));
   const Outcome outcome = Fetch();
   ExpectRight(outcome);
-  for (const SenderId sender : outcome.senders) EXPECT_EQ(health_.NameOf(sender), NameOf(*second_));
+  for (const SenderId sender : outcome.senders) EXPECT_EQ(source_->MemberOf(sender), NameOf(*second_));
   EXPECT_TRUE(IsUsable(*first_));
 }
 
@@ -604,8 +636,8 @@ TEST_F(PeerFaultTest, WhoeverSentAWrongChunkIsSkipped) {
   second_->Always(path_, Serves());
   const Outcome wrong = Fetch();
   ASSERT_EQ(wrong.senders.size(), kChunks);
-  EXPECT_EQ(health_.NameOf(wrong.senders[0]), NameOf(*first_));
-  source_->Blame(wrong.senders[0], Blob(spec_), ChunkIndex(0));
+  EXPECT_EQ(source_->MemberOf(wrong.senders[0]), NameOf(*first_));
+  source_->Judge(wrong.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
   EXPECT_FALSE(IsUsable(*first_));
   EXPECT_FALSE(health_.Usable(NameOf(*first_), clock_.Now() + MemberHealth::kSkipWrong - 1s));
   {
@@ -615,7 +647,8 @@ TEST_F(PeerFaultTest, WhoeverSentAWrongChunkIsSkipped) {
   }
   ExpectRight(Fetch());
   EXPECT_EQ(first_->request_count(path_), 1u);
-  source_->Blame(SenderId{12345}, Blob(spec_), ChunkIndex(0));  // nobody has that number
+  source_->Judge(SenderId{12345}, Blob(spec_), ChunkIndex(0),
+                 ChunkSource::Verdict::kWrong);  // nobody has that number
 }
 
 // --------------------------------------------------------------------------------------- deadlines and ends

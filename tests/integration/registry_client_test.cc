@@ -54,11 +54,11 @@ class RegistryClientTest : public ::testing::Test {
     std::string bytes;
     std::promise<absl::Status> done;
     client_->ReadBlobRange(
-        place, digest, size, range, time_.Now() + std::chrono::seconds(60),
+        place, digest, size, range, time_.Now() + std::chrono::seconds(60), [](OriginAccess) {},
         [&](std::span<const std::byte> part) {
           bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
         },
-        [&](absl::Status status, OriginAccess) { done.set_value(std::move(status)); });
+        [&](absl::Status status) { done.set_value(std::move(status)); });
     const absl::Status status = done.get_future().get();
     EXPECT_TRUE(status.ok()) << status;
     return bytes;

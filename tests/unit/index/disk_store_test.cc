@@ -119,6 +119,11 @@ TEST_F(DiskStoreTest, HowABlobWasGotIsKeptWithItsOriginAndCredentialsOutweighHea
   EXPECT_EQ(note(other, OriginAccess::kPublic), OriginAccess::kPublic);
   EXPECT_EQ(note(other, OriginAccess::kCredentials), OriginAccess::kPublic);
   EXPECT_EQ(note({"registry.example", "a stranger's"}, OriginAccess::kPublic), OriginAccess::kUnknown);
+  // Nor is it public by a member's word under a third name.
+  const BlobOrigin third{"registry.example", "third"};
+  spec.origins = {third};
+  ASSERT_TRUE(store_->Open(spec).ok());
+  EXPECT_EQ(note(third, OriginAccess::kHearsay), OriginAccess::kUnknown);
   OpenStore();
   EXPECT_EQ(store_->AccessOf(spec.digest, app), OriginAccess::kCredentials);
   EXPECT_EQ(store_->AccessOf(spec.digest, other), OriginAccess::kPublic);
@@ -127,6 +132,26 @@ TEST_F(DiskStoreTest, HowABlobWasGotIsKeptWithItsOriginAndCredentialsOutweighHea
   ASSERT_TRUE(store_->Open(spec).ok());
   EXPECT_EQ(store_->AccessOf(spec.digest, spec.origins[0]), OriginAccess::kUnknown);
   EXPECT_EQ(store_->AccessOf(spec.digest, other), OriginAccess::kPublic);
+}
+
+TEST_F(DiskStoreTest, WhatWasHereBeforeAccessWasKnownIsPublicByTheRegistrysWordAlone) {
+  const SampleBlob sample(1), registered(2);
+  const BlobOrigin app{"registry.example", "app"};
+  OpenStore();
+  for (const SampleBlob* blob : {&sample, &registered}) {
+    BlobSpec spec = blob->spec;
+    spec.origins = {app};
+    ASSERT_TRUE(store_->Open(spec).ok());
+  }
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kVerified).ok());
+  OpenStore();
+  store_->NoteAccess(sample.spec.digest, app, OriginAccess::kHearsay);
+  EXPECT_FALSE(IsPublic(store_->AccessOf(sample.spec.digest, app)));
+  store_->NoteAccess(sample.spec.digest, app, OriginAccess::kPublic);
+  EXPECT_TRUE(IsPublic(store_->AccessOf(sample.spec.digest, app)));
+  // Of this one nothing is here that could be anybody's.
+  store_->NoteAccess(registered.spec.digest, app, OriginAccess::kHearsay);
+  EXPECT_TRUE(IsPublic(store_->AccessOf(registered.spec.digest, app)));
 }
 
 TEST_F(DiskStoreTest, OnlyPresentAndProvenChunksCountAsProven) {

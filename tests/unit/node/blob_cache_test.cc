@@ -586,6 +586,7 @@ TEST_F(PeersBeforeOriginTest, WrongBytesOfAPeerAreDroppedBlamedAndFetchedFromThe
   Settle();
   EXPECT_FALSE(read->has_value());
   EXPECT_EQ(peers_.blamed, (std::vector<std::pair<SenderId, ChunkIndex>>{{7, ChunkIndex(3)}}));
+  EXPECT_TRUE(peers_.praised.empty());
   EXPECT_EQ(telemetry_.verify_failures[static_cast<int>(SourceKind::kPeer)].value(), 1u);
   Serve();
   ASSERT_TRUE(read->has_value());

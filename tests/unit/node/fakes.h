@@ -124,7 +124,9 @@ class FakeSource final : public ChunkSource {
     calls.push_back({std::move(request), std::move(on_chunk), std::move(on_done)});
   }
 
-  void Blame(SenderId sender, const Blob&, ChunkIndex index) override { blamed.push_back({sender, index}); }
+  void Judge(SenderId sender, const Blob&, ChunkIndex index, Verdict verdict) override {
+    (verdict == Verdict::kWrong ? blamed : praised).push_back({sender, index});
+  }
 
   // The oldest fetch that has not been taken.
   Call Take() {
@@ -133,7 +135,7 @@ class FakeSource final : public ChunkSource {
     return call;
   }
   std::deque<Call> calls;
-  std::vector<std::pair<SenderId, ChunkIndex>> blamed;
+  std::vector<std::pair<SenderId, ChunkIndex>> blamed, praised;
 
  private:
   const SourceKind kind_;

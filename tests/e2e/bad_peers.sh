@@ -34,6 +34,7 @@ wait_until says_ready "$work/liar" || fail "the liar does not listen: $(<"$work/
 wait_until answers "http://$plain/" || fail "the plain server does not listen: $(<"$work/plain.err")"
 
 # Itself by an address of this machine, by a name, and by one that only asking tells.
+# shellcheck disable=SC2154  # of lib_nodes.sh
 cluster="cluster:
   listen: \"0.0.0.0:$peer_port\"
   swarmPort: $swarm_port

@@ -34,10 +34,9 @@ wait_until says_ready "$work/liar" || fail "the liar does not listen: $(<"$work/
 wait_until answers "http://$plain/" || fail "the plain server does not listen: $(<"$work/plain.err")"
 
 # Itself by an address of this machine, by a name, and by one that only asking tells.
-# shellcheck disable=SC2154  # of lib_nodes.sh
 cluster="cluster:
   listen: \"0.0.0.0:$peer_port\"
-  swarmPort: $swarm_port
+  swarm: false
   members: [\"$liar\", \"$dead\", \"$plain\", \"127.0.0.1:$peer_port\", \"localhost:$peer_port\", \"127.0.0.5:$peer_port\"]"
 export READ_DEADLINE=20s
 start_node "$cluster"

@@ -557,6 +557,8 @@ TEST_F(OfferTest, AFillThatLeftChunksToTheBulkLaneCanBeStopped) {
   EXPECT_TRUE(absl::IsCancelled(*filled));
   EXPECT_FALSE(again.has_value());
   EXPECT_EQ(blob->lease_count(), 1u);
+  cache_.reset();
+  EXPECT_TRUE(absl::IsCancelled(*again));
 }
 
 class PeersBeforeOriginTest : public BlobCacheTest {

@@ -109,6 +109,9 @@ manifest() {
 data_blob_of() { manifest "$1" | jq -r '.layers[0].digest'; }
 bootstrap_of() { manifest "$1" | jq -r '.layers[1].digest'; }
 
+# image_by_digest NAME: the reference that names what $registry/NAME:1 is now.
+image_by_digest() { echo "$registry/$1@sha256:$(manifest "$1" | sha256sum | cut -d' ' -f1)"; }
+
 # upload NAME FILE: pushes a blob; prints its digest.
 upload() {
   local digest location

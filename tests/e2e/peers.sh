@@ -10,10 +10,8 @@ start_registry
 use_node 1
 write_config
 push_tree "$work/tree" app
-digest=$(curl -fsSI -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://$registry/v2/app/manifests/1" |
-  tr -d '\r' | sed -n 's/^[Dd]ocker-[Cc]ontent-[Dd]igest: //p')
+image=$(image_by_digest app)
 blob=$(data_blob_of app)
-image=$registry/app@$digest
 
 export READ_DEADLINE=5s
 start_member 1 2

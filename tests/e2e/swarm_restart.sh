@@ -10,8 +10,7 @@ start_registry
 use_node 1
 write_config
 push_tree "$work/tree" app
-image=$registry/app@$(curl -fsSI -H 'Accept: application/vnd.oci.image.manifest.v1+json' \
-  "http://$registry/v2/app/manifests/1" | tr -d '\r' | sed -n 's/^[Dd]ocker-[Cc]ontent-[Dd]igest: //p')
+image=$(image_by_digest app)
 blob=$(data_blob_of app)
 size=$(manifest app | jq '.layers[0].size')
 

@@ -273,17 +273,26 @@ inline sockaddr_in SocketAddress(const std::string& address, uint16_t port) {
   return socket_address;
 }
 
-// A port that was free a moment ago.
+// A port that was free a moment ago on the loopback addresses that nodes take. Below those that the kernel
+// gives to whoever wants any: tests run beside one another, and a connection's own end would hold it on one
+// of them.
 inline uint16_t FreePort() {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = SocketAddress("127.0.0.1", 0);
-  socklen_t length = sizeof address;
-  if (::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
-      ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-    std::abort();
+  std::random_device random;
+  const auto is_free = [](const std::string& host, uint16_t port) {
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = SocketAddress(host, port);
+    const bool bound = ::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+    ::close(fd);
+    return bound;
+  };
+  for (int i = 0; i < 1000; ++i) {
+    const auto port = static_cast<uint16_t>(10000 + random() % 22000);
+    bool everywhere = true;
+    for (int host = 1; host <= 9; ++host)
+      everywhere = everywhere && is_free("127.0.0." + std::to_string(host), port);
+    if (everywhere) return port;
   }
-  ::close(fd);
-  return ntohs(address.sin_port);
+  std::abort();
 }
 
 class SwarmNode {

@@ -121,6 +121,7 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // Commit also gives DataLoss for a refused blob, and Unavailable for one that was evicted meanwhile.
   absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) override;
   std::shared_ptr<Blob> Find(const Digest& digest) const override;
+  absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const override;
   absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
                       Evidence evidence) override;
   absl::Status Revoke(Blob& blob, ChunkIndex index) override;
@@ -136,9 +137,6 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // AccessLedger.
   void NoteAccess(const Digest& digest, const BlobOrigin& origin, OriginAccess access) override;
   OriginAccess AccessOf(const Digest& digest, const BlobOrigin& origin) const override;
-
-  // A lease that no eviction can overtake. Errors: NotFound; DataLoss (refused).
-  absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const;
 
   // The blob's file, for reading. Errors: NotFound (no such blob); DataLoss (refused, or the file was lost:
   // then its chunks have been taken back); Unavailable.

@@ -2,14 +2,15 @@
 
 #include <cstdint>
 #include <list>
-#include <vector>
+#include <memory>
 
 #include "absl/container/flat_hash_map.h"
 #include "node/blob.h"
+#include "node/work_source.h"
 
 namespace sluice {
 
-// Recognises sequential reading and says how far ahead of it to fetch.
+// Recognises sequential reading and fetches ahead of it.
 //
 // A stream is a run of demands that follow one another within a blob. Its window starts at nothing, is one
 // chunk on the second demand in sequence, doubles from there up to a limit, and is asked for again once half
@@ -26,27 +27,23 @@ class Amplifier {
   // `window_bytes_max` of 0 turns it off; any other is at least one chunk.
   explicit Amplifier(uint64_t window_bytes_max) : window_bytes_max_(window_bytes_max) {}
 
-  // Notes a demand and returns the chunks to fetch ahead of it; count is 0 when there is nothing to be
-  // gained. REQUIRES: demanded.count > 0, within the blob.
-  ChunkSpan Advance(const Blob& blob, ChunkSpan demanded);
+  // Notes a demand. Gives what has chunks to fetch ahead of it now; null when there is nothing to be gained.
+  // What has been read by the time that it is asked is passed over. REQUIRES: demanded.count > 0, within the
+  // blob
+  std::shared_ptr<WorkSource> Advance(const std::shared_ptr<Blob>& blob, ChunkSpan demanded);
 
  private:
-  struct Stream {
-    ChunkIndex read_end;   // one past the last chunk demanded
-    ChunkIndex ahead_end;  // one past the last chunk asked for ahead
-    uint32_t window = 0;   // chunks
-  };
-  // Streams of one blob, the least recently continued first.
-  struct Streams {
-    std::vector<Stream> streams;
-    std::list<Digest>::iterator age;
+  class Streams;
+  struct Held {
+    std::shared_ptr<Streams> streams;
+    std::list<const Blob*>::iterator age;
   };
 
-  Streams& StreamsOf(const Digest& digest);
+  const std::shared_ptr<Streams>& StreamsOf(const std::shared_ptr<Blob>& blob);
 
   const uint64_t window_bytes_max_;
-  absl::flat_hash_map<Digest, Streams> blobs_;
-  std::list<Digest> ages_;  // the least recently read blob first
+  absl::flat_hash_map<const Blob*, Held> blobs_;
+  std::list<const Blob*> ages_;  // the least recently read blob first
 };
 
 }  // namespace sluice

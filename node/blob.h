@@ -64,14 +64,18 @@ class Blob {
   // A blob with leases (mounted, being verified, being served) is not evicted.
   class Lease {
    public:
+    Lease() = default;  // of nothing
     explicit Lease(std::shared_ptr<Blob> blob) : blob_(std::move(blob)) { ++blob_->leases_; }
     Lease(Lease&& other) noexcept : blob_(std::move(other.blob_)) {}
     Lease& operator=(Lease&& other) noexcept {
       std::swap(blob_, other.blob_);
       return *this;
     }
-    ~Lease() {
+    ~Lease() { Release(); }
+    // Gives it back early.
+    void Release() {
       if (blob_) --blob_->leases_;
+      blob_.reset();
     }
     Blob& blob() const { return *blob_; }
     const std::shared_ptr<Blob>& shared() const { return blob_; }

@@ -1,16 +1,12 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <vector>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "node/amplifier.h"
 #include "node/blob.h"
 #include "node/bulk_lane.h"
 #include "node/chunk_sink.h"
@@ -18,45 +14,30 @@
 #include "node/chunk_store.h"
 #include "node/chunk_verifier.h"
 #include "node/executor.h"
-#include "node/fetch_table.h"
+#include "node/fills.h"
+#include "node/read_request.h"
+#include "node/source_directory.h"
 #include "node/telemetry.h"
 
 namespace sluice {
 
-struct ReadRequest {
-  Digest digest;
-  ByteRange range;  // within the blob, not empty
-  FetchClass fetch_class = FetchClass::kDemand;
-  Instant deadline;
-};
-
-// What a completed read tells: the bytes of the range are in the store's file and may be read from there.
-struct ReadResult {
-  SourceKind source = SourceKind::kLocal;  // the farthest place that any of its chunks came from
-};
-using ReadDone = absl::AnyInvocable<void(absl::StatusOr<ReadResult>) &&>;
-
-// A fill brings in all of a blob that is absent.
-using FillDone = absl::AnyInvocable<void(absl::Status) &&>;
-
 struct BlobCacheLimits {
-  uint32_t fetch_bytes_max = 8 << 20;  // of one fetch; a longer run is split
-  uint64_t inflight_bytes_max =
-      256 << 20;  // asked for and not yet committed, over all fetches; demand may exceed it
+  uint32_t fetch_bytes_max = 8 << 20;  // of one fetch; a longer run is cut
+  // Asked for and not yet stored, over all fetches; below demand at most half of it.
+  uint64_t inflight_bytes_max = 64 << 20;
   uint32_t reads_waiting_max = 65536;  // beyond this a read is refused (ResourceExhausted)
-  uint32_t fetches_max[kFetchClassCount] = {64, 16, 8,
-                                            4};  // under way at once, by class; half of it for one blob
-  uint32_t queue_max = 4096;  // fetches that wait for their turn; beyond, the lowest class is dropped
-  uint32_t readahead_bytes_max = 8 << 20;  // the widest window of a sequential stream
-  Duration fetch_timeout = std::chrono::seconds(60);
+  // Under way at once, by class; half of it for one registry, a quarter for one blob.
+  std::array<uint32_t, kFetchClassCount> fetches_max = {64, 32, 16, 8};
+  uint32_t readahead_bytes_max = 8 << 20;             // the widest window of a sequential stream
+  Duration fetch_timeout = std::chrono::seconds(60);  // of a fetch below demand, from when it starts
   uint64_t offer_bytes_max = 64 << 20;  // offered and not done yet; beyond it an offer is refused
 };
 
-// The one entry of the cache. A read is answered from the store, and what is absent is fetched
-// first, each chunk once however many wait for it, verified and committed before anyone sees it.
+// The one entry of the cache. A read is answered from the store, and what is absent is fetched first, each
+// chunk once however many wait for it, verified and committed before anyone sees it.
 //
-// Thread-safe: Read and Fill may be called on any thread; their callbacks run on the core loop, exactly once,
-// also when the cache is destroyed first (with Cancelled). All other state is owned by the core loop.
+// Thread-safe: all may be called on any thread; callbacks run on the core loop, exactly once, also when the
+// cache is destroyed first (with Cancelled). All other state is owned by the core loop.
 class BlobCache final : public ChunkSink {
  public:
   struct Parts {
@@ -65,7 +46,7 @@ class BlobCache final : public ChunkSink {
     Executor& io;    // pool
     ChunkStore& store;
     ChunkVerifier& verifier;
-    std::vector<ChunkSource*> sources;  // in the order they are asked
+    SourceDirectory& sources;
     Telemetry& telemetry;
     BulkLane* bulk = nullptr;  // outlives the cache; null: fills ask the sources for everything
   };
@@ -77,17 +58,22 @@ class BlobCache final : public ChunkSink {
 
   // A demand read waits, within its deadline, for a source that is not there just now.
   //
-  // Errors given to `done`: NotFound (no such blob), OutOfRange (past the blob's end), DataLoss (the blob is
-  // refused, or a chunk failed verification twice), DeadlineExceeded, ResourceExhausted (too many readers; no
-  // space), Unavailable and what else the last source said.
+  // Errors given to `done`: NotFound (no such blob, or nobody has it), OutOfRange (past the blob's end),
+  // DataLoss (the blob is refused, or a chunk failed verification twice), DeadlineExceeded, ResourceExhausted
+  // (too many readers; no space), Unavailable and what else the last source said.
   void Read(ReadRequest request, ReadDone done);
 
-  // Fetches all absent chunks; done when the blob is complete or a chunk failed for good. Watch the progress
-  // in Blob::presence(). A second fill of the same blob joins the first, which goes on in the higher class of
-  // both. REQUIRES: fetch_class is not kDemand
-  void Fill(const Digest& digest, FetchClass fetch_class, FillDone done);
-  // Ends a fill with Cancelled, once the fetches that are under way have come. No-op without one.
-  void StopFill(const Digest& digest);
+  // What is present now: a lease under which the range may be read, or NotFound (no such blob, or not all of
+  // the range is present), OutOfRange, DataLoss (the blob is refused). Opens nothing, and takes no disk
+  // access.
+  absl::StatusOr<Blob::Lease> Lookup(const Digest& digest, ByteRange range) const;
+
+  // Fetches what is absent; watch the progress in Blob::presence(). A chunk that can't be had ends the fill
+  // with its error; NotFound also if there is no such blob. REQUIRES: the class is not kDemand
+  FillId Fill(FillRequest request, FillDone done);
+  // Ends a fill with Cancelled and gives back its lease; what is under way for nobody else is cancelled.
+  // No-op if it has ended.
+  void StopFill(FillId id);
 
   // As ChunkSink says; also Cancelled, when the cache is gone.
   void Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence, SourceKind kind,
@@ -96,6 +82,7 @@ class BlobCache final : public ChunkSink {
  private:
   class Core;
   const std::shared_ptr<Core> core_;
+  std::atomic<uint64_t> next_fill_{1};
 };
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/executor.h"
+#include "node/fetch_handle.h"
 
 namespace sluice {
 
@@ -48,11 +50,52 @@ const char* SourceKindName(SourceKind kind);
 // Which of those that a source asks sent a chunk; a source numbers them as it likes.
 using SenderId = uint32_t;
 
+// Who is behind a read. Another node never waits for what this node asks of a third: waits between nodes
+// could form a cycle.
+enum class Asker { kLocal, kPeer };
+
+// The right by which somebody reads what is not public; the core only hands it on and compares it by address.
+class AskerGrant {
+ public:
+  virtual ~AskerGrant() = default;
+};
+using Grant = std::shared_ptr<const AskerGrant>;  // null: what is public
+
+// Counts what a fetch brings, byte by byte and long before a chunk is whole: who waits sees by it whether the
+// source is silent. Thread-safe.
+class FetchProgress {
+ public:
+  explicit FetchProgress(const Clock& clock) : clock_(clock) {}
+
+  // Called by the source as bytes come.
+  void Add(uint64_t bytes) {
+    const Duration now = clock_.Now().time_since_epoch();
+    Duration never{};
+    first_byte_.compare_exchange_strong(never, now, std::memory_order_relaxed);
+    last_byte_.store(now, std::memory_order_relaxed);
+    bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  }
+
+  uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+  // When the first and the last byte came; Instant() before.
+  Instant first_byte() const { return Instant(first_byte_.load(std::memory_order_relaxed)); }
+  Instant last_byte() const { return Instant(last_byte_.load(std::memory_order_relaxed)); }
+
+ private:
+  const Clock& clock_;
+  std::atomic<uint64_t> bytes_{0};
+  std::atomic<Duration> first_byte_{Duration{}};
+  std::atomic<Duration> last_byte_{Duration{}};
+};
+
 struct FetchRequest {
   std::shared_ptr<Blob> blob;
   ChunkSpan chunks;  // contiguous, count > 0
   FetchClass fetch_class = FetchClass::kDemand;
   Instant deadline;
+  Asker asker = Asker::kLocal;
+  Grant grant = nullptr;
+  std::shared_ptr<FetchProgress> progress;  // never null
 };
 
 // Somewhere that chunks can be had from: the origin registry, a peer, the swarm. Implemented by p2p/.
@@ -66,14 +109,15 @@ class ChunkSource {
   // Called exactly once, after the last OnChunk: OK only if every chunk of the request was delivered.
   // Errors: NotFound (the source lacks the blob), PermissionDenied / Unauthenticated, FailedPrecondition (it
   // refuses to be asked like this), DeadlineExceeded, DataLoss (it sent what it should not have), Unavailable
-  // (anything else; it may pass).
+  // (anything else; it may pass), Cancelled (by the handle, or the source is stopped).
   using OnDone = absl::AnyInvocable<void(absl::Status) &&>;
 
   virtual ~ChunkSource() = default;
 
   virtual SourceKind kind() const = 0;
-  // Begins to fetch; returns at once. OnDone comes at request.deadline at the latest.
-  virtual void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) = 0;
+  // Begins to fetch; returns at once. OnDone comes at request.deadline at the latest, and soon after the
+  // handle is dropped; it may come before this returns.
+  [[nodiscard]] virtual FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) = 0;
   // A chunk that `sender` sent was held against its bound recipe. Any thread.
   enum class Verdict { kRight, kWrong };
   virtual void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) = 0;

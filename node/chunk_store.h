@@ -17,8 +17,8 @@ enum class Evidence {
 
 // Port: where chunks lie on disk. Implemented by index/.
 //
-// Thread-safe. Open, Commit and Revoke may block on disk: call them on the I/O pool. Find takes no disk
-// access.
+// Thread-safe. Open, Commit and Revoke may block on disk: call them on the I/O pool. Find and Acquire take no
+// disk access.
 class ChunkStore {
  public:
   virtual ~ChunkStore() = default;
@@ -31,11 +31,16 @@ class ChunkStore {
   // The blob if it is registered, else nullptr.
   virtual std::shared_ptr<Blob> Find(const Digest& digest) const = 0;
 
+  // A lease that no eviction can overtake. No disk access. Errors: NotFound (not registered, or just being
+  // evicted); DataLoss (refused).
+  virtual absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const = 0;
+
   // Writes a chunk's bytes and makes it servable: when this returns OK its presence bit is set. The durable
   // claim follows in a later batch, after the bytes were synced; if that sync fails, the bit is cleared
   // again. Committing a chunk that is already present writes nothing, unless `evidence` is better than what
-  // is known. Errors: ResourceExhausted (no space), Unavailable (any other failure to write); then the chunk
-  // is absent. REQUIRES: bytes.size() == blob.geometry().RangeOf(index).length
+  // is known. Errors: ResourceExhausted (no space), Unavailable (any other failure to write: the same bytes
+  // may be committed again), NotFound (the blob was evicted), DataLoss (it is refused); then the chunk is
+  // absent. REQUIRES: bytes.size() == blob.geometry().RangeOf(index).length
   virtual absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
                               Evidence evidence) = 0;
 

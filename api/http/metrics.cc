@@ -143,6 +143,8 @@ void AddStore(Families& to, const Telemetry& t) {
 // What becomes of prefetched bytes is not followed (the keeper lets reads of them pass unseen): that series
 // exists because dashboards name it.
 void AddPrefetch(Families& to, const Telemetry& t) {
+  AddCounter(to, "sluice_hedged_fetches_total",
+             "Fetches asked of a second source, because the first was late or silent.", t.hedged_fetches);
   AddCounter(to, "sluice_prefetch_bytes_total", "Bytes fetched before anyone had read them.",
              t.prefetch_bytes);
   AddByLabel(to, "sluice_prefetch_hints_total", "Prefetch hints, by how they ended.", "result", kHintResults,

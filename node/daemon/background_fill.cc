@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@ struct BackgroundFill::Shared {
   struct Fill {
     uint64_t run = 0;  // tells late callbacks of a try that does not count any more from the new one's
     FetchClass fetch_class = FetchClass::kBackfill;
+    std::optional<FillId> fill{};  // of the last try
     Progress progress{};
     absl::flat_hash_map<FillOwner, OnTry> owners{};
   };
@@ -48,6 +50,7 @@ FillOwner BackgroundFill::NewOwner() {
 
 void BackgroundFill::Start(const Digest& digest, FetchClass fetch_class, FillOwner owner, OnTry on_try) {
   uint64_t run = 0;
+  std::optional<FillId> replaced;
   {
     std::lock_guard lock(shared_->mutex);
     const auto [found, is_new] = shared_->fills.try_emplace(digest);
@@ -57,23 +60,23 @@ void BackgroundFill::Start(const Digest& digest, FetchClass fetch_class, FillOwn
     if (!is_new && !joined && !complete) return;
     const bool raised = fetch_class < fill.fetch_class;
     if (raised || is_new) fill.fetch_class = fetch_class;
-    // One under way goes on, unless it is to go on in a higher class: the cache raises a fill that is joined.
+    // One under way goes on, unless it is to go on in a higher class.
     if (fill.progress.state == api::FillState::kFilling && !raised) return;
     run = fill.run = ++shared_->runs;
+    replaced = std::exchange(fill.fill, std::nullopt);
     fill.progress = {api::FillState::kFilling, ""};
   }
+  if (replaced) shared_->cache.StopFill(*replaced);
   Try(shared_, digest, run, shared_->limits.retry_first);
 }
 
 void BackgroundFill::Stop(const Digest& digest, FillOwner owner) {
-  {
-    std::lock_guard lock(shared_->mutex);
-    const auto found = shared_->fills.find(digest);
-    if (found == shared_->fills.end() || found->second.owners.erase(owner) == 0) return;
-    if (!found->second.owners.empty()) return;
-    shared_->fills.erase(found);
-  }
-  shared_->cache.StopFill(digest);
+  std::lock_guard lock(shared_->mutex);
+  const auto found = shared_->fills.find(digest);
+  if (found == shared_->fills.end() || found->second.owners.erase(owner) == 0) return;
+  if (!found->second.owners.empty()) return;
+  if (found->second.fill) shared_->cache.StopFill(*found->second.fill);
+  shared_->fills.erase(found);
 }
 
 BackgroundFill::Progress BackgroundFill::Of(const Digest& digest) const {
@@ -84,17 +87,14 @@ BackgroundFill::Progress BackgroundFill::Of(const Digest& digest) const {
 
 void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
                          Duration retry_after) {
-  FetchClass fetch_class;
-  {
-    std::lock_guard lock(shared->mutex);
-    Shared::Fill* fill = shared->Find(digest, run);
-    if (!fill) return;
-    fill->progress.state = api::FillState::kFilling;
-    fetch_class = fill->fetch_class;
-  }
-  shared->cache.Fill(digest, fetch_class, [shared, digest, run, retry_after](absl::Status status) {
-    EndTry(shared, digest, run, retry_after, status);
-  });
+  std::lock_guard lock(shared->mutex);
+  Shared::Fill* const fill = shared->Find(digest, run);
+  if (!fill) return;
+  fill->progress.state = api::FillState::kFilling;
+  fill->fill = shared->cache.Fill({.digest = digest, .fetch_class = fill->fetch_class},
+                                  [shared, digest, run, retry_after](absl::Status status) {
+                                    EndTry(shared, digest, run, retry_after, status);
+                                  });
 }
 
 void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
@@ -106,23 +106,16 @@ void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const Digest&
     if (!fill) return;
     fill->progress.state = status.ok() ? api::FillState::kComplete : api::FillState::kFailed;
     fill->progress.error = std::string(status.message());
-    // It had joined a fill that was being stopped: no failure of this one.
-    if (absl::IsCancelled(status)) {
-      fill->progress = {api::FillState::kFilling, ""};
-    } else {
-      for (const auto& [owner, on_try] : fill->owners) {
-        if (on_try) told.push_back(on_try);
-      }
+    for (const auto& [owner, on_try] : fill->owners) {
+      if (on_try) told.push_back(on_try);
     }
   }
   if (status.ok()) {
     spdlog::info("blob {} is complete", digest.ToString());
   } else {
-    if (!absl::IsCancelled(status)) {
-      spdlog::warn("filling blob {} failed, trying again in {} ms: {}", digest.ToString(),
-                   std::chrono::duration_cast<std::chrono::milliseconds>(retry_after).count(),
-                   status.ToString());
-    }
+    spdlog::warn("filling blob {} failed, trying again in {} ms: {}", digest.ToString(),
+                 std::chrono::duration_cast<std::chrono::milliseconds>(retry_after).count(),
+                 status.ToString());
     shared->core.PostAt(shared->clock.Now() + retry_after, [shared, digest, run, retry_after] {
       Try(shared, digest, run, std::min(retry_after * 2, shared->limits.retry_max));
     });

@@ -49,7 +49,7 @@ struct Config {
   Duration store_sync_interval = std::chrono::milliseconds(100);
 
   uint64_t fetch_readahead_max = 8 << 20;
-  uint64_t fetch_inflight_max = 256 << 20;
+  uint64_t fetch_inflight_max = 64 << 20;
   Duration fetch_timeout = std::chrono::seconds(60);
 
   std::string ondemand_backend = "auto";  // auto, fanotify, cachefiles, fuse, off

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <future>
 #include <mutex>
 #include <random>
 #include <set>
@@ -54,6 +55,7 @@ namespace sluice {
 namespace {
 
 constexpr int kIoThreads = 4;
+constexpr Duration kLoopPatience = std::chrono::seconds(2);
 constexpr Duration kStopGrace = std::chrono::seconds(2);
 // How long a blob file that somebody has cut short or removed may go unnoticed.
 constexpr Duration kFileCheckInterval = std::chrono::seconds(5);
@@ -97,6 +99,14 @@ std::string RandomNodeId() {
   std::string id;
   for (int i = 0; i < 4; ++i) absl::StrAppend(&id, absl::Hex(random(), absl::kZeroPad8));
   return id;
+}
+
+// Returns once the loop has done what was posted before, or does not come to it.
+void AwaitLoop(Executor& loop) {
+  auto done = std::make_shared<std::promise<void>>();
+  std::future<void> came = done->get_future();
+  loop.Post([done] { done->set_value(); });
+  came.wait_for(kLoopPatience);
 }
 
 void Warn(const std::string& text) {
@@ -217,6 +227,7 @@ class Daemon::Node {
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<ImageResolver> resolver_;
+  std::unique_ptr<FixedSources> sources_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
   std::unique_ptr<StoreImagePreparer> preparer_;
@@ -264,11 +275,12 @@ absl::Status Daemon::Node::Start() {
   if (!status.ok()) return status;
   resolver_ =
       std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_, peer_documents_.get());
-  std::vector<ChunkSource*> sources = {origin_.get()};
-  if (peers_) sources.insert(sources.begin(), peers_.get());
-  cache_ = std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_,
-                                                        std::move(sources), telemetry_, swarm_.get()},
-                                       CacheLimitsOf(config_));
+  std::vector<FixedSources::Source> sources = {{SourceRank::kOrigin, origin_.get()}};
+  if (peers_) sources.push_back({SourceRank::kHome, peers_.get()});
+  sources_ = std::make_unique<FixedSources>(sources);
+  cache_ = std::make_unique<BlobCache>(
+      BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_, telemetry_, swarm_.get()},
+      CacheLimitsOf(config_));
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
@@ -437,7 +449,11 @@ absl::Status Daemon::Node::ServePeers() {
 absl::Status Daemon::Node::Serve() {
   const std::string backend(ondemand::BackendName(backend_.backend));
   blob_admin_ = std::make_unique<BlobAdmin>(
-      *store_, *verifier_, [this](const Digest& digest) { mounter_->Release(digest); },
+      *store_, *verifier_,
+      [this](const Digest& digest) {
+        mounter_->Release(digest);
+        AwaitLoop(*core_);  // a fill that has just been stopped gives back its lease there
+      },
       [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); });
   status_admin_ =
       std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
@@ -485,7 +501,6 @@ absl::Status Daemon::Node::Serve() {
 
 absl::Status Daemon::Node::ServeHints() {
   Prefetcher::Limits limits;
-  limits.ranges.step_timeout = config_.fetch_timeout;
   hints_ = std::make_unique<AsioExecutor>("hints", limits.resolving_max);
   prefetcher_ = std::make_unique<Prefetcher>(
       Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_}, limits);

@@ -10,6 +10,8 @@
 namespace sluice {
 namespace {
 
+constexpr int kEvictTries = 10;
+constexpr auto kEvictPause = std::chrono::milliseconds(50);
 constexpr int kDiscardTries = 30;
 constexpr auto kDiscardPause = std::chrono::milliseconds(100);
 
@@ -84,7 +86,12 @@ absl::StatusOr<uint64_t> BlobAdmin::EvictBlob(const Digest& digest) {
   const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
   if (!info.ok()) return info.status();
   release_(digest);
-  const absl::Status evicted = store_.Evict(digest, EvictReason::kRequested);
+  absl::Status evicted = store_.Evict(digest, EvictReason::kRequested);
+  // A reader goes on as soon as its bytes are there, a moment before its read gives back its lease.
+  for (int i = 0; i < kEvictTries && absl::IsFailedPrecondition(evicted) && !info->pinned; ++i) {
+    std::this_thread::sleep_for(kEvictPause);
+    evicted = store_.Evict(digest, EvictReason::kRequested);
+  }
   if (!evicted.ok()) return evicted;
   // The kernel lets go of a copy some time after the last unmount.
   absl::Status discarded = discard_copies_(digest);

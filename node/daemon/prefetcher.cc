@@ -339,7 +339,7 @@ void Prefetcher::Core::BeginFetch(const HintPtr& hint, PreparedImage prepared) {
       parts_.fills.Start(digest, FetchClass::kHint, hint->owner, on_try);
     } else {
       target.fill = std::make_unique<RangeFill>(RangeFill::Parts{parts_.clock, parts_.core, parts_.cache},
-                                                limits_.ranges, target.lease.shared(), target.spans, on_try);
+                                                limits_.ranges, digest, target.spans, on_try);
     }
   }
 }

@@ -1,7 +1,8 @@
 #include "node/daemon/range_fill.h"
 
 #include <algorithm>
-#include <atomic>
+#include <mutex>
+#include <optional>
 #include <utility>
 
 namespace sluice {
@@ -36,88 +37,60 @@ uint64_t PresentBytesOf(const Blob& blob, const std::vector<ChunkSpan>& spans) {
   return bytes;
 }
 
-// Owned by the core loop, but for what is constant and `stopped`.
 class RangeFill::Run : public std::enable_shared_from_this<Run> {
  public:
-  Run(Parts parts, Limits limits, std::shared_ptr<Blob> blob, std::vector<ChunkSpan> spans, OnTry on_try)
+  Run(Parts parts, Limits limits, const Digest& digest, std::vector<ChunkSpan> spans, OnTry on_try)
       : parts_(parts),
         limits_(limits),
-        blob_(std::move(blob)),
+        digest_(digest),
         spans_(std::move(spans)),
         on_try_(std::move(on_try)),
         retry_after_(limits.retry_first) {}
 
-  void Stop() { stopped_ = true; }
+  void Try() {
+    const std::lock_guard lock(mutex_);
+    if (stopped_) return;
+    fill_ = parts_.cache.Fill({.digest = digest_, .fetch_class = FetchClass::kHint, .chunks = spans_},
+                              [self = shared_from_this()](absl::Status status) { self->EndTry(status); });
+  }
 
-  // A try from the first span on.
-  void Begin() {
-    span_ = 0;
-    next_ = ChunkIndex(0);
-    error_ = absl::OkStatus();
-    Step();
+  void Stop() {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    if (fill_) parts_.cache.StopFill(*fill_);
   }
 
  private:
-  void Step() {
-    while (!stopped_ && error_.ok() && steps_ < limits_.steps_max) {
-      const ChunkSpan run = NextRun();
-      if (run.count == 0) break;
-      ++steps_;
-      const ReadRequest request{blob_->digest(), blob_->geometry().RangeOf(run), FetchClass::kHint,
-                                parts_.clock.Now() + limits_.step_timeout};
-      parts_.cache.Read(request, [self = shared_from_this()](absl::StatusOr<ReadResult> result) {
-        --self->steps_;
-        if (self->error_.ok()) self->error_ = result.status();
-        self->Step();
-      });
+  // On the core loop.
+  void EndTry(const absl::Status& status) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopped_) return;
     }
-    if (steps_ == 0 && !stopped_) EndTry();
-  }
-
-  // The next absent chunks; count is 0 at the end.
-  ChunkSpan NextRun() {
-    const auto count_max =
-        static_cast<uint32_t>(std::max<uint64_t>(1, limits_.step_bytes_max / blob_->geometry().chunk_size()));
-    for (; span_ < spans_.size(); ++span_) {
-      const ChunkIndex first = std::max(next_, spans_[span_].first);
-      const uint32_t left = spans_[span_].end().value() - std::min(first, spans_[span_].end()).value();
-      const ChunkSpan run = blob_->presence().FirstAbsent({first, left}, count_max);
-      if (run.count == 0) continue;
-      next_ = run.end();
-      return run;
-    }
-    return {};
-  }
-
-  void EndTry() {
-    if (!error_.ok()) {
-      parts_.core.PostAt(parts_.clock.Now() + retry_after_, [self = shared_from_this()] {
-        if (!self->stopped_) self->Begin();
-      });
+    if (!status.ok()) {
+      parts_.core.PostAt(parts_.clock.Now() + retry_after_, [self = shared_from_this()] { self->Try(); });
       retry_after_ = std::min(retry_after_ * 2, limits_.retry_max);
     }
-    on_try_(error_);
+    on_try_(status);
   }
 
   const Parts parts_;
   const Limits limits_;
-  const std::shared_ptr<Blob> blob_;
+  const Digest digest_;
   const std::vector<ChunkSpan> spans_;
   const OnTry on_try_;
 
-  std::atomic<bool> stopped_{false};
+  Duration retry_after_;  // core loop
 
-  Duration retry_after_;
-  size_t span_ = 0;    // that this try is at
-  ChunkIndex next_{};  // in it
-  int steps_ = 0;      // under way
-  absl::Status error_;
+  std::mutex mutex_;  // guards what follows
+  bool stopped_ = false;
+  std::optional<FillId> fill_;  // the last
 };
 
-RangeFill::RangeFill(Parts parts, Limits limits, std::shared_ptr<Blob> blob, std::vector<ChunkSpan> spans,
+RangeFill::RangeFill(Parts parts, Limits limits, const Digest& digest, std::vector<ChunkSpan> spans,
                      OnTry on_try)
-    : run_(std::make_shared<Run>(parts, limits, std::move(blob), std::move(spans), std::move(on_try))) {
-  parts.core.Post([run = run_] { run->Begin(); });
+    : run_(std::make_shared<Run>(parts, limits, digest, std::move(spans), std::move(on_try))) {
+  run_->Try();
 }
 
 RangeFill::~RangeFill() {

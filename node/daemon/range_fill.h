@@ -33,9 +33,6 @@ class RangeFill {
     BlobCache& cache;
   };
   struct Limits {
-    uint64_t step_bytes_max = 4 << 20;
-    int steps_max = 2;  // under way at once
-    Duration step_timeout = std::chrono::seconds(60);
     Duration retry_first = std::chrono::seconds(1);
     Duration retry_max = std::chrono::seconds(60);
   };
@@ -43,10 +40,9 @@ class RangeFill {
   // tried again. On the core loop; it may destroy the fill.
   using OnTry = std::function<void(const absl::Status&)>;
 
-  // Begins. What it was made of outlives it.
-  RangeFill(Parts parts, Limits limits, std::shared_ptr<Blob> blob, std::vector<ChunkSpan> spans,
-            OnTry on_try);
-  // Stops; what is under way still arrives. OnTry may be under way on the core loop.
+  // Begins. What it was made of outlives it. REQUIRES: the spans are within the blob, in order, not empty
+  RangeFill(Parts parts, Limits limits, const Digest& digest, std::vector<ChunkSpan> spans, OnTry on_try);
+  // Stops; what is under way for nobody else is cancelled. OnTry may be under way on the core loop.
   ~RangeFill();
   RangeFill(const RangeFill&) = delete;
   RangeFill& operator=(const RangeFill&) = delete;

@@ -60,8 +60,8 @@ absl::Status DownloadRange(p2p::RegistryClient& registry, const BlobOrigin& orig
                            ProgressSink& progress) {
   std::promise<absl::Status> done;
   registry.ReadBlobRange(
-      origin, blob.digest, blob.size, range, std::chrono::steady_clock::now() + kRangeTimeout,
-      [](OriginAccess) {},
+      origin, blob.digest, blob.size, range, FetchClass::kDemand,
+      std::chrono::steady_clock::now() + kRangeTimeout, [](OriginAccess) {},
       [&](std::span<const std::byte> bytes) {
         file.Append(bytes);
         progress.Advance(file.size());

@@ -198,17 +198,18 @@ HttpRequest PeerClient::Request(const Member& member, const std::string& path_an
   return request;
 }
 
-void PeerClient::ReadRange(const Member& member, const BlobOrigin& origin, const BlobSpec& blob,
-                           ByteRange range, FetchClass fetch_class, Instant deadline, OnData on_data,
-                           OnRange on_done) {
+PeerClient::RequestId PeerClient::ReadRange(const Member& member, const BlobOrigin& origin,
+                                            const BlobSpec& blob, ByteRange range, FetchClass fetch_class,
+                                            Instant deadline, OnData on_data, OnRange on_done) {
   const Duration timeout = deadline - std::chrono::steady_clock::now();
   HttpRequest request =
       Request(member, RegistryPathOf(origin, "blobs", blob.digest), std::max(timeout, Duration(1)));
   request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
   request.headers.Add("Sluice-Class", fetch_class == FetchClass::kDemand ? "demand" : "fill");
+  request.fetch_class = fetch_class;
   request.body_bytes_max = std::max(range.length, kErrorBytesMax);
-  http_.Send(std::move(request), std::make_unique<RangeSink>(telemetry_, options_.node_id, blob, range,
-                                                             std::move(on_data), std::move(on_done)));
+  return http_.Send(std::move(request), std::make_unique<RangeSink>(telemetry_, options_.node_id, blob, range,
+                                                                    std::move(on_data), std::move(on_done)));
 }
 
 absl::StatusOr<PeerClient::Answer> PeerClient::Get(const Member& member, const std::string& path_and_query,

@@ -55,8 +55,12 @@ class PeerClient {
 
   // Bytes of a blob, in order. A member that has them under another root lacks them: who is wrong about the
   // root is not known. REQUIRES: the range is within the blob and not empty
-  void ReadRange(const Member& member, const BlobOrigin& origin, const BlobSpec& blob, ByteRange range,
-                 FetchClass fetch_class, Instant deadline, OnData on_data, OnRange on_done);
+  using RequestId = HttpClient::RequestId;
+  RequestId ReadRange(const Member& member, const BlobOrigin& origin, const BlobSpec& blob, ByteRange range,
+                      FetchClass fetch_class, Instant deadline, OnData on_data, OnRange on_done);
+  // As HttpClient says.
+  void Cancel(RequestId id) { http_.Cancel(id); }
+  void Raise(RequestId id, FetchClass fetch_class) { http_.Raise(id, fetch_class); }
 
   struct Answer {
     std::string media_type;

@@ -81,7 +81,7 @@ Split SplitBy(const std::vector<ByteRange>& ranges, ChunkSpan span, const ChunkG
 
 // One fetch, until its OnDone. What is asked of members is asked at once; answers come on the client's
 // thread, one after the other.
-class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
+class PeerFetch final : public FetchControl, public std::enable_shared_from_this<PeerFetch> {
  public:
   PeerFetch(const PeerSource::Parts& parts, FetchRequest request, ChunkSource::OnChunk on_chunk,
             ChunkSource::OnDone on_done)
@@ -99,6 +99,18 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
     for (Group& group : groups) {
       Ask(group.chunks, std::make_shared<const std::vector<Member>>(std::move(group.members)), Turn{});
     }
+  }
+
+  void Raise(FetchClass fetch_class) override {
+    const std::lock_guard lock(asked_mutex_);
+    fetch_class_ = std::min(fetch_class_, fetch_class);
+    for (const PeerClient::RequestId id : asked_) parts_.client.Raise(id, fetch_class);
+  }
+
+  void Cancel() override {
+    const std::lock_guard lock(asked_mutex_);
+    cancelled_ = true;
+    for (const PeerClient::RequestId id : asked_) parts_.client.Cancel(id);
   }
 
  private:
@@ -155,18 +167,41 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
     auto arriving = std::make_shared<Arriving>(Arriving{chunks, chunks.first, {}, 0});
     // Whoever is slow leaves time for the next, and at last for the origin.
     const Instant now = parts_.clock.Now();
-    parts_.client.ReadRange(
+    const auto [cancelled, fetch_class] = Wanted();
+    if (cancelled) {
+      End(absl::CancelledError("nobody wants it any more"));
+      return CloseOne();
+    }
+    // The answer may come before the request's number is noted: the fetch ends after both.
+    ++open_;
+    const PeerClient::RequestId id = parts_.client.ReadRange(
         member, OriginAt(turn.position), request_.blob->spec(), request_.blob->geometry().RangeOf(chunks),
-        request_.fetch_class, now + (request_.deadline - now) / 2,
+        fetch_class, now + (request_.deadline - now) / 2,
         [self = shared_from_this(), arriving,
          sender = SenderOf(parts_.health.IdOf(member.name), turn.position % origin_count())](
             std::span<const std::byte> bytes) { self->OnData(*arriving, bytes, sender); },
         [self = shared_from_this(), arriving, members, turn](PeerClient::RangeOutcome outcome) {
           self->OnAnswer(*arriving, members, turn, std::move(outcome));
         });
+    NoteAsked(id);
+    CloseOne();
+  }
+
+  std::pair<bool, FetchClass> Wanted() {
+    const std::lock_guard lock(asked_mutex_);
+    return {cancelled_, fetch_class_};
+  }
+
+  // By now it may have been cancelled or raised.
+  void NoteAsked(PeerClient::RequestId id) {
+    const std::lock_guard lock(asked_mutex_);
+    asked_.push_back(id);
+    if (cancelled_) parts_.client.Cancel(id);
+    parts_.client.Raise(id, fetch_class_);
   }
 
   void OnData(Arriving& arriving, std::span<const std::byte> bytes, SenderId sender) {
+    request_.progress->Add(bytes.size());
     while (!bytes.empty()) {
       if (arriving.filled == 0)
         arriving.bytes = Buffer(request_.blob->geometry().RangeOf(arriving.next).length);
@@ -242,6 +277,11 @@ class PeerFetch : public std::enable_shared_from_this<PeerFetch> {
   // open any more.
   std::mutex ended_mutex_;
   absl::Status ended_;
+
+  std::mutex asked_mutex_;                    // guards what follows
+  std::vector<PeerClient::RequestId> asked_;  // of all members so far
+  bool cancelled_ = false;
+  FetchClass fetch_class_ = request_.fetch_class;
 };
 
 }  // namespace
@@ -263,11 +303,12 @@ std::vector<Member> ChooseMembers(const Members::List& members, const MemberHeal
   return chosen;
 }
 
-void PeerSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
+FetchHandle PeerSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
   auto fetch =
       std::make_shared<PeerFetch>(parts_, std::move(request), std::move(on_chunk), std::move(on_done));
   // Looking for the recipe may block on disk.
-  parts_.io.Post([fetch = std::move(fetch)] { fetch->Start(); });
+  parts_.io.Post([fetch] { fetch->Start(); });
+  return FetchHandle(std::move(fetch));
 }
 
 std::string PeerSource::MemberOf(SenderId sender) const {

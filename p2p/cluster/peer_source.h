@@ -41,7 +41,7 @@ class PeerSource final : public ChunkSource {
   explicit PeerSource(Parts parts) : parts_(std::move(parts)) {}
 
   SourceKind kind() const override { return SourceKind::kPeer; }
-  void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
+  FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
   void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
   // The name of the member behind a sender's number; empty if there is none.
   std::string MemberOf(SenderId sender) const;

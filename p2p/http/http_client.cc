@@ -159,6 +159,8 @@ class Transfer {
   const std::string& host() const { return host_; }
   // With the host, without the query.
   const std::string& path() const { return path_; }
+  FetchClass fetch_class() const { return request_.fetch_class; }
+  void Raise(FetchClass fetch_class) { request_.fetch_class = fetch_class; }
   Instant deadline() const { return deadline_; }
   CURL* easy() const { return easy_.get(); }
   // When it is to be given up for want of bytes; never if nothing bounds its silence.
@@ -511,6 +513,15 @@ class HttpClient::Loop {
     curl_multi_wakeup(multi_);
   }
 
+  void Raise(RequestId id, FetchClass fetch_class) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) return;
+      raised_.emplace_back(id, fetch_class);
+    }
+    curl_multi_wakeup(multi_);
+  }
+
   void Stop() {
     {
       const std::lock_guard lock(mutex_);
@@ -547,10 +558,12 @@ class HttpClient::Loop {
   bool TakeOrders() {
     std::vector<Arrival> arrivals;
     std::vector<RequestId> cancelled;
+    std::vector<std::pair<RequestId, FetchClass>> raised;
     {
       const std::lock_guard lock(mutex_);
       arrivals.swap(arrivals_);
       cancelled.swap(cancelled_);
+      raised.swap(raised_);
     }
     for (Arrival& arrival : arrivals) {
       if (!arrival.refused.ok()) {
@@ -558,19 +571,41 @@ class HttpClient::Loop {
         continue;
       }
       next_overdue_ = std::min(next_overdue_, arrival.transfer->deadline());
-      queue_.push_back(std::move(arrival.transfer));
+      Enqueue(std::move(arrival.transfer));
     }
+    for (const auto& [id, fetch_class] : raised) RaiseOne(id, fetch_class);
     for (const RequestId id : cancelled) CancelOne(id);
     const std::lock_guard lock(mutex_);
     return !stopping_;
   }
 
-  void CancelOne(RequestId id) {
+  // Behind those of its class.
+  void Enqueue(std::unique_ptr<Transfer> transfer) {
+    const auto behind = std::upper_bound(
+        queue_.begin(), queue_.end(), transfer->fetch_class(),
+        [](FetchClass fetch_class, const auto& queued) { return fetch_class < queued->fetch_class(); });
+    queue_.insert(behind, std::move(transfer));
+  }
+
+  // Null if it does not wait.
+  std::unique_ptr<Transfer> TakeQueued(RequestId id) {
     const auto queued =
         std::find_if(queue_.begin(), queue_.end(), [id](const auto& t) { return t->id() == id; });
-    if (queued != queue_.end()) {
-      const std::unique_ptr<Transfer> transfer = std::move(*queued);
-      queue_.erase(queued);
+    if (queued == queue_.end()) return nullptr;
+    std::unique_ptr<Transfer> transfer = std::move(*queued);
+    queue_.erase(queued);
+    return transfer;
+  }
+
+  void RaiseOne(RequestId id, FetchClass fetch_class) {
+    std::unique_ptr<Transfer> transfer = TakeQueued(id);
+    if (!transfer) return;
+    transfer->Raise(std::min(fetch_class, transfer->fetch_class()));
+    Enqueue(std::move(transfer));
+  }
+
+  void CancelOne(RequestId id) {
+    if (const std::unique_ptr<Transfer> transfer = TakeQueued(id)) {
       LeaveQueue();
       transfer->Finish(absl::CancelledError("cancelled"));
       return;
@@ -706,14 +741,15 @@ class HttpClient::Loop {
   CURLM* multi_ = nullptr;
   std::atomic<RequestId> next_id_{1};
 
-  std::mutex mutex_;  // guards the next four
+  std::mutex mutex_;  // guards the next five
   std::vector<Arrival> arrivals_;
   std::vector<RequestId> cancelled_;
+  std::vector<std::pair<RequestId, FetchClass>> raised_;
   uint32_t waiting_ = 0;  // in arrivals_ and queue_
   bool stopping_ = false;
 
   // Of the loop's thread.
-  std::deque<std::unique_ptr<Transfer>> queue_;
+  std::deque<std::unique_ptr<Transfer>> queue_;  // by class, then by arrival
   absl::flat_hash_map<RequestId, std::unique_ptr<Transfer>> active_;
   absl::flat_hash_map<std::string, uint32_t> active_of_host_;
   absl::flat_hash_map<std::string, uint32_t> active_of_path_;
@@ -731,6 +767,9 @@ HttpClient::RequestId HttpClient::Send(HttpRequest request, std::unique_ptr<Http
 }
 void HttpClient::Cancel(RequestId id) {
   loop_->Cancel(id);
+}
+void HttpClient::Raise(RequestId id, FetchClass fetch_class) {
+  loop_->Raise(id, fetch_class);
 }
 void HttpClient::Stop() {
   loop_->Stop();

@@ -13,6 +13,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "node/chunk_source.h"
 #include "node/executor.h"
 
 namespace sluice::p2p {
@@ -66,6 +67,8 @@ struct HttpRequest {
   std::optional<HttpBody> body;
   LoopbackRule loopback = LoopbackRule::kRefuse;
   ProxyRule proxy = ProxyRule::kEnvironment;
+  FetchClass fetch_class =
+      FetchClass::kDemand;  // among requests that wait for their turn, the higher goes first
   Duration timeout = std::chrono::seconds(60);  // from Send to OnDone, time in the queue included
   // A transfer that is slower than this over the window is aborted; 0 turns the check off.
   uint64_t rate_min_bytes_per_s = 0;
@@ -125,6 +128,8 @@ class HttpClient {
   RequestId Send(HttpRequest request, std::unique_ptr<HttpSink> sink);
   // OnDone(Cancelled) follows on the client's thread, unless the request is done already.
   void Cancel(RequestId id);
+  // A request that waits for its turn waits in this class from now on, if that is higher.
+  void Raise(RequestId id, FetchClass fetch_class);
   // Cancels everything and ends the thread. Idempotent. REQUIRES: not called on the client's thread.
   void Stop();
 

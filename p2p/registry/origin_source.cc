@@ -1,8 +1,10 @@
 #include "p2p/registry/origin_source.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,8 +12,9 @@
 namespace sluice::p2p {
 namespace {
 
-// One fetch, until its OnDone. Its steps follow one another, so its fields need no lock.
-class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
+// One fetch, until its OnDone. Its steps follow one another, so its fields need no lock, but for those by
+// which it is cancelled and raised meanwhile.
+class OriginFetch final : public FetchControl, public std::enable_shared_from_this<OriginFetch> {
  public:
   OriginFetch(RegistryClient& registry, AccessLedger& ledger, FetchRequest request,
               ChunkSource::OnChunk on_chunk, ChunkSource::OnDone on_done)
@@ -28,17 +31,50 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
     progressed_ = false;
     filled_ = 0;
     const ChunkSpan left{next_, request_.chunks.end().value() - next_.value()};
-    registry_.ReadBlobRange(
-        spec.origins[origin_], spec.digest, spec.size, request_.blob->geometry().RangeOf(left),
+    const uint64_t ask = BeginAsking();
+    const std::shared_ptr<FetchControl> asked = registry_.ReadBlobRange(
+        spec.origins[origin_], spec.digest, spec.size, request_.blob->geometry().RangeOf(left), fetch_class_,
         request_.deadline,
         // Before any chunk can be committed, so that none is ever taken for public that is not.
         [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
         [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
         [self = shared_from_this()](absl::Status status) { self->OnRangeDone(std::move(status)); });
+    NoteAsked(ask, asked);
+  }
+
+  void Raise(FetchClass fetch_class) override {
+    if (fetch_class >= fetch_class_) return;
+    fetch_class_ = fetch_class;
+    if (const auto asked = Asked()) asked->Raise(fetch_class);
+  }
+
+  void Cancel() override {
+    cancelled_ = true;
+    if (const auto asked = Asked()) asked->Cancel();
   }
 
  private:
+  uint64_t BeginAsking() {
+    const std::lock_guard lock(mutex_);
+    asked_.reset();
+    return ++asks_;
+  }
+  // By now the answer may have come, and the next be asked for.
+  void NoteAsked(uint64_t ask, const std::shared_ptr<FetchControl>& asked) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (ask != asks_) return;
+      asked_ = asked;
+    }
+    if (cancelled_) asked->Cancel();
+  }
+  std::shared_ptr<FetchControl> Asked() {
+    const std::lock_guard lock(mutex_);
+    return asked_.lock();
+  }
+
   void OnData(std::span<const std::byte> bytes) {
+    request_.progress->Add(bytes.size());
     while (!bytes.empty()) {
       const uint64_t length = request_.blob->geometry().RangeOf(next_).length;
       if (filled_ == 0) chunk_ = Buffer(static_cast<size_t>(length));
@@ -83,6 +119,7 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
       case absl::StatusCode::kFailedPrecondition:
       case absl::StatusCode::kDeadlineExceeded:
       case absl::StatusCode::kDataLoss:
+      case absl::StatusCode::kCancelled:
         break;
       case absl::StatusCode::kOutOfRange:
         status = absl::DataLossError(status.message());
@@ -109,18 +146,27 @@ class OriginFetch : public std::enable_shared_from_this<OriginFetch> {
   size_t filled_ = 0;
   bool progressed_ = false;  // since the last Ask
   absl::Status worst_;       // of the registries asked so far
+
+  std::atomic<bool> cancelled_{false};
+  std::atomic<FetchClass> fetch_class_{request_.fetch_class};
+  std::mutex mutex_;  // guards what follows
+  uint64_t asks_ = 0;
+  // What is asked now. It holds this fetch until it has answered; the other way round it would never go.
+  std::weak_ptr<FetchControl> asked_;
 };
 
 }  // namespace
 
-void OriginSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
+FetchHandle OriginSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
   if (request.blob->spec().origins.empty()) {
-    return std::move(on_done)(absl::NotFoundError(
+    std::move(on_done)(absl::NotFoundError(
         absl::StrCat("no registry is known to hold ", request.blob->digest().ToString())));
+    return {};
   }
-  std::make_shared<OriginFetch>(registry_, ledger_, std::move(request), std::move(on_chunk),
-                                std::move(on_done))
-      ->Ask();
+  auto fetch = std::make_shared<OriginFetch>(registry_, ledger_, std::move(request), std::move(on_chunk),
+                                             std::move(on_done));
+  fetch->Ask();
+  return FetchHandle(std::move(fetch));
 }
 
 }  // namespace sluice::p2p

@@ -18,7 +18,7 @@ class OriginSource final : public ChunkSource {
   OriginSource(RegistryClient& registry, AccessLedger& ledger) : registry_(registry), ledger_(ledger) {}
 
   SourceKind kind() const override { return SourceKind::kOrigin; }
-  void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
+  FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
   // The verify failures are counted and the chunk asked for once more; that a registry keeps sending wrong
   // bytes is seen by its readers' errors.
   void Judge(SenderId, const Blob&, ChunkIndex, Verdict) override {}

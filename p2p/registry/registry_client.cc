@@ -252,9 +252,11 @@ absl::StatusOr<FetchedManifest> RegistryClient::FetchManifest(const BlobOrigin& 
       [&](Done<FetchedManifest> done) { FetchManifest(origin, tag_or_digest, accept, std::move(done)); });
 }
 
-void RegistryClient::ReadBlobRange(const BlobOrigin& origin, const Digest& digest, uint64_t blob_size,
-                                   ByteRange range, Instant deadline, OnAccess on_access, OnData on_data,
-                                   RangeDone done) {
+std::shared_ptr<FetchControl> RegistryClient::ReadBlobRange(const BlobOrigin& origin, const Digest& digest,
+                                                            uint64_t blob_size, ByteRange range,
+                                                            FetchClass fetch_class, Instant deadline,
+                                                            OnAccess on_access, OnData on_data,
+                                                            RangeDone done) {
   RegistryRequest request{.origin = origin, .path = BlobPath(digest)};
   request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
   request.deadline = deadline;
@@ -262,9 +264,10 @@ void RegistryClient::ReadBlobRange(const BlobOrigin& origin, const Digest& diges
   request.body_bytes_max = blob_size;
   request.repeat = RepeatRule::kUntilFirstByte;
   request.redirect_memory = RedirectMemory::kKeep;
-  StartExchange(core_, std::move(request),
-                std::make_unique<RangeSink>(blob_size, range, std::move(on_access), std::move(on_data),
-                                            std::move(done)));
+  request.fetch_class = fetch_class;
+  return StartExchange(core_, std::move(request),
+                       std::make_unique<RangeSink>(blob_size, range, std::move(on_access), std::move(on_data),
+                                                   std::move(done)));
 }
 
 void RegistryClient::HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done) {

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/geometry.h"
@@ -97,12 +98,15 @@ class RegistryClient {
 
   // Bytes `range` of a blob of `blob_size` bytes, to `on_data` in order. When `done` is OK exactly
   // range.length bytes were given. What was given before an error came from a well-formed answer, and may be
-  // used. What it takes to get them is told to `on_access` before the first byte. REQUIRES: range.length > 0,
-  // range.end() <= blob_size
+  // used. What it takes to get them is told to `on_access` before the first byte. Cancelled, it ends soon
+  // with that error; dropping what is returned changes nothing. REQUIRES: range.length > 0, range.end() <=
+  // blob_size
   using OnAccess = absl::AnyInvocable<void(OriginAccess)>;
   using RangeDone = absl::AnyInvocable<void(absl::Status) &&>;
-  void ReadBlobRange(const BlobOrigin& origin, const Digest& digest, uint64_t blob_size, ByteRange range,
-                     Instant deadline, OnAccess on_access, OnData on_data, RangeDone done);
+  std::shared_ptr<FetchControl> ReadBlobRange(const BlobOrigin& origin, const Digest& digest,
+                                              uint64_t blob_size, ByteRange range, FetchClass fetch_class,
+                                              Instant deadline, OnAccess on_access, OnData on_data,
+                                              RangeDone done);
 
   // The size of a blob, if the repository has it.
   void HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done);

@@ -77,8 +77,9 @@ bool IsRepositoryName(std::string_view name) {
 }
 
 // A request to a registry, until its final answer. Its steps follow one another, on whatever thread each
-// comes; there is never more than one under way, so its fields need no lock.
-class Exchange : public std::enable_shared_from_this<Exchange> {
+// comes; there is never more than one under way, so its fields need no lock, but for those by which it is
+// cancelled and raised meanwhile.
+class Exchange final : public FetchControl, public std::enable_shared_from_this<Exchange> {
  public:
   Exchange(std::shared_ptr<RegistryCore> core, RegistryRequest request, std::unique_ptr<AnswerSink> sink)
       : core_(std::move(core)), request_(std::move(request)), sink_(std::move(sink)) {}
@@ -88,12 +89,17 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
 
   void Start();
 
+  void Raise(FetchClass fetch_class) override;
+  void Cancel() override;
+
  private:
   // Hands the answer of one HTTP request to the exchange and keeps that alive.
   class Receiver;
   class TokenReceiver;
 
   void Attempt();
+  void Send(HttpRequest http, std::unique_ptr<HttpSink> sink);
+  void AttemptAt(Instant when);
   HttpRequest MakeHttpRequest();
   std::string Authorization();
 
@@ -156,6 +162,12 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   size_t error_body_bytes_ = 0;
   bool body_begun_ = false;
   absl::Status rejected_;  // what the sink said
+
+  std::mutex control_mutex_;  // guards what follows
+  bool cancelled_ = false;
+  bool waiting_ = false;  // for the next attempt
+  FetchClass fetch_class_ = request_.fetch_class;
+  std::optional<HttpClient::RequestId> sent_id_;  // the last
 };
 
 class Exchange::Receiver final : public HttpSink {
@@ -223,7 +235,51 @@ void Exchange::Attempt() {
   head_ = {};
   error_body_.clear();
   error_body_bytes_ = 0;
-  core_->http.Send(MakeHttpRequest(), std::make_unique<Receiver>(shared_from_this()));
+  Send(MakeHttpRequest(), std::make_unique<Receiver>(shared_from_this()));
+}
+
+void Exchange::Send(HttpRequest http, std::unique_ptr<HttpSink> sink) {
+  // A step may follow on another thread before Send has returned; it waits here, so that the last id is kept.
+  const std::lock_guard lock(control_mutex_);
+  http.fetch_class = fetch_class_;
+  if (!cancelled_) {
+    sent_id_ = core_->http.Send(std::move(http), std::move(sink));
+    return;
+  }
+  // Not from here: what it calls may take the lock.
+  core_->parts.executor.Post([sink = std::shared_ptr<HttpSink>(std::move(sink))] {
+    sink->OnDone(absl::CancelledError("nobody wants it any more"));
+  });
+}
+
+void Exchange::AttemptAt(Instant when) {
+  {
+    const std::lock_guard lock(control_mutex_);
+    waiting_ = true;
+  }
+  core_->parts.executor.PostAt(when, [self = shared_from_this()] {
+    {
+      const std::lock_guard lock(self->control_mutex_);
+      if (!std::exchange(self->waiting_, false)) return;  // cancelled
+    }
+    self->Attempt();
+  });
+}
+
+void Exchange::Raise(FetchClass fetch_class) {
+  const std::lock_guard lock(control_mutex_);
+  if (fetch_class >= fetch_class_) return;
+  fetch_class_ = fetch_class;
+  if (sent_id_) core_->http.Raise(*sent_id_, fetch_class);
+}
+
+void Exchange::Cancel() {
+  const std::lock_guard lock(control_mutex_);
+  if (std::exchange(cancelled_, true)) return;
+  if (sent_id_) core_->http.Cancel(*sent_id_);
+  if (!std::exchange(waiting_, false)) return;
+  core_->parts.executor.Post(
+      [self = shared_from_this()] { self->Finish(absl::CancelledError("nobody wants it any more")); });
 }
 
 HttpRequest Exchange::MakeHttpRequest() {
@@ -349,7 +405,7 @@ void Exchange::RetryLater(absl::Status error) {
         absl::Status(error.code(), absl::StrCat(error.message(), "; no time is left to try again")));
   }
   StartOverAtRegistry();
-  core_->parts.executor.PostAt(when, [self = shared_from_this()] { self->Attempt(); });
+  AttemptAt(when);
 }
 
 void Exchange::StartOverAtRegistry() {
@@ -455,7 +511,7 @@ void Exchange::RequestToken(const AuthChallenge& challenge, const std::optional<
       NoteCredentials();
     }
   }
-  core_->http.Send(std::move(http), std::make_unique<TokenReceiver>(shared_from_this()));
+  Send(std::move(http), std::make_unique<TokenReceiver>(shared_from_this()));
 }
 
 void Exchange::OnToken(absl::Status status, const HttpHead& head, std::string_view body) {
@@ -573,9 +629,11 @@ absl::Status JudgeStep(const Url& from, const Url& to, LoopbackRule loopback) {
   return absl::OkStatus();
 }
 
-void StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
-                   std::unique_ptr<AnswerSink> sink) {
-  std::make_shared<Exchange>(std::move(core), std::move(request), std::move(sink))->Start();
+std::shared_ptr<FetchControl> StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
+                                            std::unique_ptr<AnswerSink> sink) {
+  auto exchange = std::make_shared<Exchange>(std::move(core), std::move(request), std::move(sink));
+  exchange->Start();
+  return exchange;
 }
 
 }  // namespace sluice::p2p

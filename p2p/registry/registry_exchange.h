@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
 #include "p2p/http/http_client.h"
@@ -109,6 +110,7 @@ struct RegistryRequest {
   uint64_t body_bytes_max = 1 << 20;  // of a 2xx answer
   RepeatRule repeat = RepeatRule::kAnew;
   RedirectMemory redirect_memory = RedirectMemory::kNone;
+  FetchClass fetch_class = FetchClass::kDemand;
 };
 
 // Takes the final answer of a registry, on a thread of the HTTP client's or the executor's. Same rules as
@@ -123,9 +125,9 @@ class AnswerSink {
 };
 
 // Sends a request to a registry: with credentials once they are asked for, through redirects, again after
-// failures that may pass. Errors: as RegistryClient.
-void StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
-                   std::unique_ptr<AnswerSink> sink);
+// failures that may pass. Errors: as RegistryClient, and Cancelled (by what is returned).
+std::shared_ptr<FetchControl> StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
+                                            std::unique_ptr<AnswerSink> sink);
 
 // May a step from `from` (a redirect, or an upload's location) lead to `to`? Errors: PermissionDenied.
 absl::Status JudgeStep(const Url& from, const Url& to, LoopbackRule loopback);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <deque>
 #include <fstream>
 #include <future>
 #include <latch>
@@ -100,7 +101,7 @@ class OriginFaultTest : public ::testing::Test {
     std::promise<absl::Status> done;
     ReadOutcome outcome;
     client().ReadBlobRange(
-        place, digest_, blob_.size(), range, time_.Now() + timeout,
+        place, digest_, blob_.size(), range, FetchClass::kDemand, time_.Now() + timeout,
         [&](OriginAccess access) { outcome.access = access; },
         [&](std::span<const std::byte> bytes) {
           outcome.bytes.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -683,10 +684,107 @@ TEST_F(OriginFaultTest, ClientThatGoesAwayAnswersEveryRead) {
   std::promise<absl::Status> done;
   origin_.Always(Path(), [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
   client().ReadBlobRange(
-      Place(), digest_, blob_.size(), {0, 10}, time_.Now() + 30s, [](OriginAccess) {},
+      Place(), digest_, blob_.size(), {0, 10}, FetchClass::kDemand, time_.Now() + 30s, [](OriginAccess) {},
       [](std::span<const std::byte>) {}, [&](absl::Status status) { done.set_value(std::move(status)); });
   client_.reset();
   EXPECT_TRUE(absl::IsCancelled(done.get_future().get()));
+}
+
+// Never comes to what is put off.
+class NeverLater final : public Executor {
+ public:
+  explicit NeverLater(Executor& now) : now_(now) {}
+  void Post(Task task) override { now_.Post(std::move(task)); }
+  void PostAt(Instant, Task task) override {
+    const std::lock_guard lock(mutex_);
+    put_off_.push_back(std::move(task));
+  }
+
+ private:
+  Executor& now_;
+  std::mutex mutex_;
+  std::vector<Task> put_off_;
+};
+
+TEST_F(OriginFaultTest, AReadThatIsCancelledEndsOnTheWireAndBetweenTries) {
+  NeverLater executor(time_);
+  client_.emplace(RegistryClient::Parts{time_, executor, telemetry_}, options_);
+  std::atomic<bool> gone{false};
+  origin_.Always(Path(), [&](const FaultRequest&, FaultConnection& connection) {
+    connection.Stall();
+    gone = true;
+  });
+  for (const bool waits : {false, true}) {
+    if (waits) origin_.Always(Path(), fault::Status(503, {{"Retry-After", "20"}}));
+    const size_t before = origin_.request_count(Path());
+    std::promise<absl::Status> done;
+    const auto read = client().ReadBlobRange(
+        Place(), digest_, blob_.size(), {0, 10}, FetchClass::kDemand, time_.Now() + 60s, [](OriginAccess) {},
+        [](std::span<const std::byte>) {}, [&](absl::Status status) { done.set_value(std::move(status)); });
+    while (origin_.request_count(Path()) == before) std::this_thread::sleep_for(1ms);
+    if (waits) std::this_thread::sleep_for(50ms);
+    read->Cancel();
+    std::future<absl::Status> ended = done.get_future();
+    ASSERT_EQ(ended.wait_for(10s), std::future_status::ready);
+    EXPECT_TRUE(absl::IsCancelled(ended.get()));
+    read->Cancel();
+    read->Raise(FetchClass::kDemand);
+  }
+  const auto patience = std::chrono::steady_clock::now() + 10s;
+  while (!gone && std::chrono::steady_clock::now() < patience) std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(gone) << "the connection is still open";
+  client_.reset();
+}
+
+TEST_F(OriginFaultTest, OfRequestsThatWaitTheHigherClassGoesFirstAlsoOnceItIsRaised) {
+  HttpClientOptions limits;
+  limits.requests_per_host_max = 1;
+  HttpClient http(limits);
+  std::mutex mutex;
+  std::vector<std::string> order;
+  std::promise<void> release;
+  std::shared_future<void> released = release.get_future().share();
+  origin_.Always("/first", [&](const FaultRequest&, FaultConnection& connection) {
+    released.wait();
+    connection.Send(200, {}, "");
+  });
+  class Sink final : public HttpSink {
+   public:
+    explicit Sink(std::promise<void>& done) : done_(done) {}
+    absl::Status OnHead(const HttpHead&) override { return absl::OkStatus(); }
+    absl::Status OnBody(std::span<const std::byte>) override { return absl::OkStatus(); }
+    void OnDone(absl::Status) override { done_.set_value(); }
+
+   private:
+    std::promise<void>& done_;
+  };
+  std::deque<std::promise<void>> done;
+  const auto send = [&](const std::string& path, FetchClass fetch_class) {
+    HttpRequest request;
+    request.url = absl::StrCat("http://", origin_.registry(), path);
+    request.loopback = LoopbackRule::kAllow;
+    request.fetch_class = fetch_class;
+    return http.Send(std::move(request), std::make_unique<Sink>(done.emplace_back()));
+  };
+  for (const char* path : {"/fill", "/hint", "/demand", "/raised"}) {
+    origin_.Always(path, [&, path](const FaultRequest&, FaultConnection& connection) {
+      {
+        const std::lock_guard lock(mutex);
+        order.push_back(path);
+      }
+      connection.Send(200, {}, "");
+    });
+  }
+  send("/first", FetchClass::kBackfill);
+  while (origin_.request_count("/first") == 0) std::this_thread::sleep_for(1ms);
+  send("/fill", FetchClass::kBackfill);
+  const HttpClient::RequestId raised = send("/raised", FetchClass::kBackfill);
+  send("/hint", FetchClass::kHint);
+  send("/demand", FetchClass::kDemand);
+  http.Raise(raised, FetchClass::kReadahead);
+  release.set_value();
+  for (std::promise<void>& each : done) each.get_future().wait();
+  EXPECT_THAT(order, testing::ElementsAre("/demand", "/raised", "/hint", "/fill"));
 }
 
 TEST_F(OriginFaultTest, RequestsBeyondAHostsShareWaitAndTheQueueIsBounded) {
@@ -737,8 +835,9 @@ class OriginSourceFaultTest : public OriginFaultTest {
   absl::Status Fetch(const std::shared_ptr<Blob>& blob, ChunkSpan chunks) {
     OriginSource source(client(), ledger_);
     std::promise<absl::Status> done;
-    source.Fetch(
-        {blob, chunks, FetchClass::kDemand, time_.Now() + 30s},
+    const FetchHandle handle = source.Fetch(
+        {blob, chunks, FetchClass::kDemand, time_.Now() + 30s, Asker::kLocal, nullptr,
+         std::make_shared<FetchProgress>(time_)},
         [&](ChunkIndex index, Buffer bytes, SenderId) {
           const auto [it, is_new] = got_.emplace(
               index.value(), std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));

@@ -96,6 +96,7 @@ class PeerFaultTest : public ::testing::Test {
   ~PeerFaultTest() override { Stop(); }
 
   void Stop() {
+    handles_.clear();
     if (client_) client_->Stop();
     io_.Stop();
   }
@@ -120,6 +121,7 @@ class PeerFaultTest : public ::testing::Test {
 
   // Members at these addresses, and a source that asks them.
   void Use(const std::vector<uint16_t>& ports) {
+    handles_.clear();
     Members::Options options;
     for (const uint16_t port : ports) options.configured.push_back({"127.0.0.1", port});
     members_ = std::make_unique<Members>(std::move(options));
@@ -146,13 +148,24 @@ class PeerFaultTest : public ::testing::Test {
   std::string NameOf(const FaultOrigin& member) { return member.registry(); }
   bool IsUsable(const FaultOrigin& member) { return health_.Usable(NameOf(member), clock_.Now()); }
 
+  FetchRequest Request(uint32_t count = kChunks, FetchClass fetch_class = FetchClass::kDemand,
+                       Duration patience = kLong) {
+    return {std::make_shared<Blob>(spec_),
+            {ChunkIndex(0), count},
+            fetch_class,
+            clock_.Now() + patience,
+            Asker::kLocal,
+            nullptr,
+            std::make_shared<FetchProgress>(clock_)};
+  }
+
   std::future<Outcome> Begin(Duration patience = kLong) {
     auto outcome = std::make_shared<Outcome>();
     auto done = std::make_shared<std::promise<Outcome>>();
     std::future<Outcome> result = done->get_future();
     const Instant begun = clock_.Now();
-    source_->Fetch(
-        {std::make_shared<Blob>(spec_), {ChunkIndex(0), kChunks}, FetchClass::kDemand, begun + patience},
+    handles_.push_back(source_->Fetch(
+        Request(kChunks, FetchClass::kDemand, patience),
         [outcome](ChunkIndex index, Buffer buffer, SenderId sender) {
           std::string bytes(reinterpret_cast<const char*>(buffer.data()), buffer.size());
           EXPECT_TRUE(outcome->chunks.emplace(index.value(), std::move(bytes)).second)
@@ -163,7 +176,7 @@ class PeerFaultTest : public ::testing::Test {
           outcome->status = std::move(status);
           outcome->took = clock_.Now() - begun;
           done->set_value(std::move(*outcome));
-        });
+        }));
     return result;
   }
   Outcome Fetch(Duration patience = kLong) {
@@ -202,6 +215,7 @@ class PeerFaultTest : public ::testing::Test {
   std::unique_ptr<Members> members_;
   std::unique_ptr<PeerClient> client_;
   std::unique_ptr<PeerSource> source_;
+  std::vector<FetchHandle> handles_;
   AsioExecutor io_{"io", 2};
 };
 
@@ -498,9 +512,9 @@ TEST_F(PeerFaultTest, AnotherMemberStandsInForOneThatIsDownAndNoneForThoseThatLa
                     [](const std::string&) {}});
   order[0]->Always(path_, Lacks());
   std::promise<absl::Status> done;
-  again.Fetch(
-      {std::make_shared<Blob>(spec_), {ChunkIndex(0), kChunks}, FetchClass::kDemand, clock_.Now() + kLong},
-      [](ChunkIndex, Buffer, SenderId) {}, [&](absl::Status status) { done.set_value(std::move(status)); });
+  const FetchHandle handle = again.Fetch(
+      Request(), [](ChunkIndex, Buffer, SenderId) {},
+      [&](absl::Status status) { done.set_value(std::move(status)); });
   EXPECT_TRUE(absl::IsNotFound(done.get_future().get()));
   EXPECT_EQ(order[2]->request_count(path_), asked) << "two said that they lack it";
 }
@@ -514,9 +528,8 @@ TEST_F(PeerFaultTest, AnAddressThatMayNotBeAskedIsNotTakenForThisNode) {
   PeerSource source({clock_, io_, link_local, health_, *client_, ledger_, [](const Blob&) { return true; },
                      [](const std::string&) {}});
   std::promise<absl::Status> done;
-  source.Fetch(
-      {std::make_shared<Blob>(spec_), {ChunkIndex(0), 1}, FetchClass::kDemand, clock_.Now() + kLong},
-      [](ChunkIndex, Buffer, SenderId) {},
+  const FetchHandle handle = source.Fetch(
+      Request(1), [](ChunkIndex, Buffer, SenderId) {},
       [&done](absl::Status status) { done.set_value(std::move(status)); });
   EXPECT_TRUE(absl::IsNotFound(done.get_future().get()));
   EXPECT_EQ(link_local.list()->size(), 1u);
@@ -701,15 +714,34 @@ TEST_F(PeerFaultTest, StopInTheMidstOfABeginningEndsOnce) {
     for (int i = 0; i < 4; ++i) {
       auto done = std::make_shared<std::promise<absl::Status>>();
       ends.push_back(done->get_future());
-      source_->Fetch(
-          {std::make_shared<Blob>(spec_), {ChunkIndex(0), 64}, FetchClass::kHint, clock_.Now() + kLong},
-          [](ChunkIndex, Buffer, SenderId) {},
-          [done](absl::Status status) { done->set_value(std::move(status)); });
+      handles_.push_back(source_->Fetch(
+          Request(64, FetchClass::kHint), [](ChunkIndex, Buffer, SenderId) {},
+          [done](absl::Status status) { done->set_value(std::move(status)); }));
     }
     std::this_thread::sleep_for(std::chrono::microseconds(20 * round));
     client_->Stop();
     for (std::future<absl::Status>& end : ends) EXPECT_TRUE(absl::IsCancelled(end.get()));
   }
+}
+
+TEST_F(PeerFaultTest, AFetchThatNobodyWantsAnyMoreEndsOnTheWire) {
+  std::atomic<bool> gone{false};
+  a_.Always(path_, [&](const FaultRequest&, FaultConnection& connection) {
+    connection.Stall();
+    gone = true;
+  });
+  options_.silence_max = kLong;
+  Use({a_.port()});
+  std::future<Outcome> result = Begin();
+  while (a_.request_count(path_) == 0) std::this_thread::sleep_for(1ms);
+  handles_.clear();
+  ASSERT_EQ(result.wait_for(kLong), std::future_status::ready);
+  const Outcome outcome = result.get();
+  EXPECT_TRUE(absl::IsCancelled(outcome.status)) << outcome.status;
+  EXPECT_TRUE(health_.Usable(NameOf(a_), clock_.Now())) << "it did nothing wrong";
+  const Instant patience = clock_.Now() + kLong;
+  while (!gone && clock_.Now() < patience) std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(gone) << "the member still serves it";
 }
 
 // ---------------------------------------------------------------------------------------------- documents

@@ -54,7 +54,8 @@ class RegistryClientTest : public ::testing::Test {
     std::string bytes;
     std::promise<absl::Status> done;
     client_->ReadBlobRange(
-        place, digest, size, range, time_.Now() + std::chrono::seconds(60), [](OriginAccess) {},
+        place, digest, size, range, FetchClass::kDemand, time_.Now() + std::chrono::seconds(60),
+        [](OriginAccess) {},
         [&](std::span<const std::byte> part) {
           bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
         },

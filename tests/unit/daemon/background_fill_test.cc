@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
 #include <vector>
 
 #include "node/daemon/served_counts.h"
@@ -58,7 +59,8 @@ class BackgroundFillTest : public ::testing::Test {
   fakes::FakeVerifier verifier_;
   fakes::FakeSource source_;
   Telemetry telemetry_;
-  BlobCache cache_{{clock_, loop_, io_, store_, verifier_, {&source_}, telemetry_}, {}};
+  FixedSources sources_{{{SourceRank::kOrigin, &source_}}};
+  BlobCache cache_{{clock_, loop_, io_, store_, verifier_, sources_, telemetry_}, {}};
   std::shared_ptr<Blob> blob_;
   std::unique_ptr<BackgroundFill> fill_ =
       std::make_unique<BackgroundFill>(clock_, loop_, cache_, BackgroundFill::Limits{seconds(1), seconds(4)});
@@ -87,7 +89,17 @@ TEST_F(BackgroundFillTest, StartingTwiceFetchesOnce) {
   Start();
   Start();
   Settle();
-  EXPECT_EQ(source_.calls.size(), 2u);  // the steps that a fill has under way at once
+  std::multiset<ChunkIndex> asked;
+  while (!source_.calls.empty()) {
+    fakes::FakeSource::Call call = source_.Take();
+    for (ChunkIndex i = call.request.chunks.first; i < call.request.chunks.end(); i = i.next())
+      asked.insert(i);
+    call.SendAll();
+    Settle();
+  }
+  EXPECT_EQ(asked.size(), blob_->geometry().chunk_count());
+  EXPECT_EQ(std::set(asked.begin(), asked.end()).size(), asked.size()) << "a chunk was asked for twice";
+  EXPECT_EQ(State(), api::FillState::kComplete);
 }
 
 TEST_F(BackgroundFillTest, AStoppedFillLetsTheBlobGo) {
@@ -198,18 +210,35 @@ TEST_F(BackgroundFillTest, SomebodyNewNeedNotWaitForTheNextTry) {
   EXPECT_FALSE(source_.calls.empty());
 }
 
-TEST_F(BackgroundFillTest, JoiningAFillThatIsBeingStoppedIsNoFailure) {
+TEST_F(BackgroundFillTest, AFillAfterOneThatIsStoppedHasNothingOfIt) {
   Start();
   Settle();
+  const size_t stopped = source_.calls.size();
   Stop();
   std::vector<absl::Status> tries;
   Start(FetchClass::kHint, fill_->NewOwner(), NoteTo(tries));
-  AnswerAll(absl::OkStatus());
+  Settle();
+  for (size_t i = 0; i < stopped; ++i) {
+    fakes::FakeSource::Call call = source_.Take();
+    EXPECT_TRUE(call.control->cancelled);
+    call.Fail(absl::CancelledError("nobody wants it"));
+  }
+  Settle();
   EXPECT_THAT(tries, IsEmpty());
   EXPECT_EQ(State(), api::FillState::kFilling);
-  Pass(seconds(1));
   AnswerAll(absl::OkStatus());
   EXPECT_THAT(tries, ElementsAre(absl::OkStatus()));
+}
+
+TEST_F(BackgroundFillTest, AStoppedFillsLeaseIsGoneBeforeWhatIsUnderWayHasEnded) {
+  Start();
+  Settle();
+  EXPECT_EQ(blob_->lease_count(), 1u);
+  Stop();
+  Settle();
+  EXPECT_EQ(blob_->lease_count(), 0u);
+  EXPECT_TRUE(store_.Evict(blob_->digest()).ok());
+  AnswerAll(absl::OkStatus());
 }
 
 TEST(ServedCountsTest, ErrorsAreLoggedOnceASecondWithTheirNumber) {

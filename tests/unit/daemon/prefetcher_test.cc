@@ -145,7 +145,8 @@ class PrefetcherTest : public ::testing::Test {
   fakes::FakeVerifier verifier_;
   fakes::FakeSource source_;
   Telemetry telemetry_;
-  BlobCache cache_{{clock_, loop_, io_, store_, verifier_, {&source_}, telemetry_}, {}};
+  FixedSources sources_{{{SourceRank::kOrigin, &source_}}};
+  BlobCache cache_{{clock_, loop_, io_, store_, verifier_, sources_, telemetry_}, {}};
   std::unique_ptr<BackgroundFill> fills_ =
       std::make_unique<BackgroundFill>(clock_, loop_, cache_, BackgroundFill::Limits{});
   FakePreparer preparer_{store_};

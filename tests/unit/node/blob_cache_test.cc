@@ -21,10 +21,12 @@ class BlobCacheTest : public ::testing::Test {
  protected:
   BlobCacheTest() { Restart({}); }
 
-  void Restart(BlobCacheLimits limits, std::vector<ChunkSource*> sources = {}) {
-    if (sources.empty()) sources = {&source_};
+  void Restart(BlobCacheLimits limits, std::vector<FixedSources::Source> sources = {}) {
+    cache_.reset();
+    if (sources.empty()) sources = {{SourceRank::kOrigin, &source_}};
+    sources_ = std::make_unique<FixedSources>(sources);
     cache_ = std::make_unique<BlobCache>(
-        BlobCache::Parts{clock_, loop_, io_, store_, verifier_, sources, telemetry_, &bulk_}, limits);
+        BlobCache::Parts{clock_, loop_, io_, store_, verifier_, *sources_, telemetry_, &bulk_}, limits);
   }
 
   std::shared_ptr<Blob> AddBlob(uint64_t size, uint8_t name = 7) {
@@ -39,7 +41,10 @@ class BlobCacheTest : public ::testing::Test {
   Result Read(const Blob& blob, ByteRange range, FetchClass fetch_class = FetchClass::kDemand,
               Duration timeout = seconds(30)) {
     auto result = std::make_shared<std::optional<absl::StatusOr<ReadResult>>>();
-    cache_->Read({blob.digest(), range, fetch_class, clock_.now + timeout},
+    cache_->Read({.digest = blob.digest(),
+                  .range = range,
+                  .fetch_class = fetch_class,
+                  .deadline = clock_.now + timeout},
                  [result](absl::StatusOr<ReadResult> r) { *result = std::move(r); });
     Settle();
     return result;
@@ -66,6 +71,7 @@ class BlobCacheTest : public ::testing::Test {
   FakeSource source_;
   Telemetry telemetry_;
   fakes::FakeBulkLane bulk_;
+  std::unique_ptr<FixedSources> sources_;
   std::unique_ptr<BlobCache> cache_;
 };
 
@@ -185,10 +191,8 @@ TEST_F(BlobCacheTest, ASourceThatStaysAwayGivesItsErrorByTheDeadlineAndIsAskedAn
 TEST_F(BlobCacheTest, WhatWaitingDoesNotMendIsToldAtOnce) {
   auto blob = AddBlob(10 * kChunk);
   auto result = ReadChunk(*blob, 0);
-  for (int i = 0; i < 2; ++i) {
-    source_.Take().Fail(absl::FailedPreconditionError("410 Gone"));
-    Settle();
-  }
+  source_.Take().Fail(absl::FailedPreconditionError("410 Gone"));
+  Settle();
   ASSERT_TRUE(result->has_value());
   EXPECT_TRUE(absl::IsFailedPrecondition((*result)->status()));
 }
@@ -197,15 +201,16 @@ TEST_F(BlobCacheTest, AChunkWhoseReaderHasFailedMeanwhileIsNotAskedForAgain) {
   auto blob = AddBlob(10 * kChunk);
   blob->presence().Set(ChunkIndex(1));
   auto result = Read(*blob, {0, 3 * kChunk});
+  ASSERT_EQ(source_.calls.size(), 2u);
+  FakeSource::Call away = source_.Take();
+  FakeSource::Call absent = source_.Take();
   for (int i = 0; i < 2; ++i) {
-    ASSERT_EQ(source_.calls.size(), 2u);
-    FakeSource::Call away = source_.Take();
-    FakeSource::Call absent = source_.Take();
-    if (away.request.chunks.first != ChunkIndex(0)) std::swap(away, absent);
     away.Fail(absl::UnavailableError("registry is down"));
-    absent.Fail(absl::NotFoundError("404"));
     Settle();
+    if (i == 0) away = source_.Take();
   }
+  absent.Fail(absl::NotFoundError("404"));
+  Settle();
   ASSERT_TRUE(result->has_value());
   EXPECT_TRUE(absl::IsNotFound((*result)->status()));
   Pass(seconds(1));
@@ -218,32 +223,40 @@ TEST_F(BlobCacheTest, EachReaderHasItsOwnDeadline) {
   auto blob = AddBlob(10 * kChunk);
   auto first = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(5));
   auto second = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(50));
-  Pass(seconds(6));
-  EXPECT_TRUE(first->has_value());
+  const Instant last = clock_.now + seconds(50);
+  Pass(seconds(5) - std::chrono::nanoseconds(1));
+  EXPECT_FALSE(first->has_value());
+  Pass(std::chrono::nanoseconds(1));
+  ASSERT_TRUE(first->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*first)->status()));
   EXPECT_FALSE(second->has_value());
   // The fetch was opened with the first reader's deadline and ends with it; the second reader gets a new one.
   source_.Take().Fail(absl::DeadlineExceededError("slow"));
   Settle();
   ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_EQ(source_.calls.front().request.deadline, last);
   Serve();
   EXPECT_TRUE(second->has_value() && (*second)->ok());
 }
 
 TEST_F(BlobCacheTest, TheLastSourcesErrorReachesTheReader) {
   FakeSource peer(SourceKind::kPeer);
-  Restart({}, {&peer, &source_});
+  Restart({}, {{SourceRank::kHome, &peer}, {SourceRank::kOrigin, &source_}});
   auto blob = AddBlob(10 * kChunk);
   auto result = ReadChunk(*blob, 0);
   ASSERT_EQ(peer.calls.size(), 1u);
   peer.Take().Fail(absl::UnavailableError("peer is gone"));
   Settle();
-  for (int i = 0; i < 2; ++i) {
-    ASSERT_EQ(source_.calls.size(), 1u);
-    source_.Take().Fail(absl::NotFoundError("404"));
-    Settle();
-  }
+  ASSERT_EQ(source_.calls.size(), 1u);
+  source_.Take().Fail(absl::NotFoundError("404"));
+  Settle();
+  EXPECT_FALSE(result->has_value()) << "what failed once is asked once more";
+  ASSERT_EQ(peer.calls.size(), 1u);
+  peer.Take().Fail(absl::UnavailableError("peer is gone"));
+  Settle();
   ASSERT_TRUE(result->has_value());
-  EXPECT_TRUE(absl::IsNotFound((*result)->status()));
+  EXPECT_EQ((*result)->status(), absl::NotFoundError("404"));
+  EXPECT_TRUE(source_.calls.empty());
 }
 
 TEST_F(BlobCacheTest, WhatWasDeliveredBeforeAFailureIsKept) {
@@ -316,7 +329,7 @@ TEST_F(BlobCacheTest, MoreReadersThanTheLimitAreRefused) {
 
 TEST_F(BlobCacheTest, ADemandTakesAQueuedChunkOutOfTheBackfill) {
   BlobCacheLimits limits;
-  limits.fetches_max[static_cast<int>(FetchClass::kBackfill)] = 1;
+  limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = 1;
   Restart(limits);
   auto blob = AddBlob(64 * kChunk);
   Read(*blob, {0, 16 * kChunk}, FetchClass::kBackfill);
@@ -372,7 +385,8 @@ TEST_F(BlobCacheTest, AReaderJoinsAReadaheadThatIsUnderWay) {
 TEST_F(BlobCacheTest, AFillBringsInTheWholeBlobWithFewFetchesUnderWay) {
   auto blob = AddBlob(100 * kChunk + 5);
   std::optional<absl::Status> filled;
-  cache_->Fill(blob->digest(), FetchClass::kBackfill, [&](absl::Status status) { filled = status; });
+  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+               [&](absl::Status status) { filled = status; });
   Settle();
   size_t under_way_max = 0;
   while (!source_.calls.empty()) {
@@ -389,14 +403,15 @@ TEST_F(BlobCacheTest, AFillBringsInTheWholeBlobWithFewFetchesUnderWay) {
 
 TEST_F(BlobCacheTest, AFillOfAHigherClassDoesNotQueueBehindStalledOnes) {
   for (uint8_t name = 1; name <= 3; ++name) {
-    cache_->Fill(AddBlob(100 * kChunk, name)->digest(), FetchClass::kBackfill, [](absl::Status) {});
+    cache_->Fill({.digest = AddBlob(100 * kChunk, name)->digest()}, [](absl::Status) {});
   }
   Settle();
   const size_t stalled = source_.calls.size();
-  ASSERT_EQ(stalled, BlobCacheLimits().fetches_max[static_cast<int>(FetchClass::kBackfill)]);
+  ASSERT_EQ(stalled, BlobCacheLimits().fetches_max[static_cast<size_t>(FetchClass::kBackfill)] / 2);
   auto blob = AddBlob(2 * kChunk);
   std::optional<absl::Status> filled;
-  cache_->Fill(blob->digest(), FetchClass::kHint, [&](absl::Status status) { filled = status; });
+  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kHint},
+               [&](absl::Status status) { filled = status; });
   Settle();
   ASSERT_EQ(source_.calls.size(), stalled + 1);
   source_.calls.back().SendAll();
@@ -407,7 +422,8 @@ TEST_F(BlobCacheTest, AFillOfAHigherClassDoesNotQueueBehindStalledOnes) {
 TEST_F(BlobCacheTest, AFillThatFailsSaysWhy) {
   auto blob = AddBlob(10 * kChunk);
   std::optional<absl::Status> filled;
-  cache_->Fill(blob->digest(), FetchClass::kBackfill, [&](absl::Status status) { filled = status; });
+  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+               [&](absl::Status status) { filled = status; });
   Settle();
   while (!source_.calls.empty()) {
     source_.Take().Fail(absl::UnavailableError("registry is down"));
@@ -421,7 +437,8 @@ TEST_F(BlobCacheTest, EveryReadIsAnsweredWhenTheCacheGoesAway) {
   auto blob = AddBlob(10 * kChunk);
   auto result = ReadChunk(*blob, 0);
   std::optional<absl::Status> filled;
-  cache_->Fill(blob->digest(), FetchClass::kBackfill, [&](absl::Status status) { filled = status; });
+  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+               [&](absl::Status status) { filled = status; });
   Settle();
   cache_.reset();
   ASSERT_TRUE(result->has_value());
@@ -433,17 +450,23 @@ TEST_F(BlobCacheTest, EveryReadIsAnsweredWhenTheCacheGoesAway) {
 
 TEST_F(BlobCacheTest, InflightBytesBoundWhatIsNotDemanded) {
   BlobCacheLimits limits;
-  limits.inflight_bytes_max = 4 * kChunk;
+  limits.inflight_bytes_max = 32 * kChunk;
   limits.fetch_bytes_max = 2 * kChunk;
-  limits.fetches_max[static_cast<int>(FetchClass::kBackfill)] = 100;
+  limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = 100;
   Restart(limits);
   auto blob = AddBlob(64 * kChunk);
   Read(*blob, {0, 32 * kChunk}, FetchClass::kBackfill);
-  EXPECT_EQ(source_.calls.size(), 2u);
+  const auto asked = [&](FetchClass fetch_class) {
+    uint32_t chunks = 0;
+    for (const FakeSource::Call& call : source_.calls)
+      if (call.request.fetch_class == fetch_class) chunks += call.request.chunks.count;
+    return chunks;
+  };
+  EXPECT_EQ(asked(FetchClass::kBackfill), 4u) << "an eighth";
   auto demand = ReadChunk(*blob, 60);
-  EXPECT_EQ(source_.calls.size(), 3u);
+  EXPECT_EQ(asked(FetchClass::kDemand), 1u);
   Serve();
-  EXPECT_EQ(source_.calls.size(), 2u);  // the demand still counts, so nothing may start in place of the first
+  EXPECT_EQ(asked(FetchClass::kBackfill), 4u) << "the next in place of what came";
 }
 
 // What an offer came to.
@@ -517,7 +540,7 @@ TEST_F(OfferTest, AFillLeavesToTheBulkLaneWhatThatCarries) {
   auto blob = AddBlob(4 * kChunk);
   bulk_.carried = {ChunkIndex(0), ChunkIndex(2)};
   std::optional<absl::Status> filled;
-  cache_->Fill(blob->digest(), FetchClass::kBackfill,
+  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
                [&](absl::Status status) { filled = std::move(status); });
   Settle();
   EXPECT_EQ(bulk_.joined, 1);
@@ -546,11 +569,11 @@ TEST_F(OfferTest, AFillThatLeftChunksToTheBulkLaneCanBeStopped) {
   auto blob = AddBlob(2 * kChunk);
   bulk_.carried = {ChunkIndex(0), ChunkIndex(1)};
   std::optional<absl::Status> filled, again;
-  cache_->Fill(blob->digest(), FetchClass::kBackfill,
-               [&](absl::Status status) { filled = std::move(status); });
+  const FillId fill = cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+                                   [&](absl::Status status) { filled = std::move(status); });
   Settle();
-  cache_->StopFill(blob->digest());
-  cache_->Fill(blob->digest(), FetchClass::kBackfill,
+  cache_->StopFill(fill);
+  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
                [&](absl::Status status) { again = std::move(status); });
   Pass(seconds(1));
   ASSERT_TRUE(filled.has_value());
@@ -561,9 +584,394 @@ TEST_F(OfferTest, AFillThatLeftChunksToTheBulkLaneCanBeStopped) {
   EXPECT_TRUE(absl::IsCancelled(*again));
 }
 
+// ------------------------------------------------------------------------------------------- many sources
+
+class ManySourcesTest : public BlobCacheTest {
+ protected:
+  ManySourcesTest() {
+    Restart({},
+            {{SourceRank::kHome, &home_}, {SourceRank::kHolder, &holder_}, {SourceRank::kOrigin, &source_}});
+  }
+  Result ReadAs(Asker asker, const Blob& blob, uint32_t index, Grant grant = nullptr) {
+    auto result = std::make_shared<std::optional<absl::StatusOr<ReadResult>>>();
+    cache_->Read({.digest = blob.digest(),
+                  .range = {uint64_t{index} * kChunk, 1},
+                  .deadline = clock_.now + seconds(30),
+                  .asker = asker,
+                  .grant = std::move(grant)},
+                 [result](absl::StatusOr<ReadResult> r) { *result = std::move(r); });
+    Settle();
+    return result;
+  }
+  FakeSource home_{SourceKind::kPeer}, holder_{SourceKind::kPeer};
+};
+
+TEST_F(ManySourcesTest, AThirdSourceIsAskedAfterTwoThatLackTheChunk) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  home_.Take().Fail(absl::NotFoundError("lacks it"));
+  Settle();
+  holder_.Take().Fail(absl::NotFoundError("lacks it"));
+  Settle();
+  Serve();
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE((*read)->ok()) << (*read)->status();
+}
+
+TEST_F(ManySourcesTest, ASilentSourceIsTakenOverAndTheLoserIsCancelled) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  ASSERT_EQ(home_.calls.size(), 1u);
+  Pass(std::chrono::milliseconds(1499));
+  EXPECT_TRUE(holder_.calls.empty());
+  Pass(std::chrono::milliseconds(1));
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  EXPECT_EQ(telemetry_.hedged_fetches.value(), 1u);
+  EXPECT_FALSE(home_.calls.front().control->cancelled);
+  holder_.Take().SendAll();
+  Settle();
+  ASSERT_TRUE(read->has_value() && (*read)->ok());
+  EXPECT_TRUE(home_.calls.front().control->cancelled);
+  FakeSource::Call late = home_.Take();
+  late.SendAll();  // it had been on its way
+  Settle();
+  EXPECT_EQ(store_.commits, 1);
+}
+
+TEST_F(ManySourcesTest, ASourceOfWhichBytesComeIsNotTakenOver) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 50; ++i) {
+    home_.calls.front().request.progress->Add(1000);
+    Pass(std::chrono::milliseconds(200));
+  }
+  EXPECT_TRUE(holder_.calls.empty());
+  Pass(seconds(2));
+  EXPECT_EQ(holder_.calls.size(), 1u);
+}
+
+TEST_F(ManySourcesTest, AChunkHasTwoLegsAndNoMore) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  Pass(seconds(10));
+  EXPECT_EQ(home_.calls.size() + holder_.calls.size() + source_.calls.size(), 2u);
+}
+
+TEST_F(ManySourcesTest, WhenOneOfTwoLegsFailsTheOtherGoesOnAlone) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  Pass(seconds(2));
+  holder_.Take().Fail(absl::UnavailableError("reset"));
+  Settle();
+  EXPECT_TRUE(source_.calls.empty());
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeIsAskedByOwnRightAlone) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadAs(Asker::kPeer, *blob, 3);
+  EXPECT_TRUE(home_.calls.empty());
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  EXPECT_EQ(holder_.calls.front().request.asker, Asker::kPeer);
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeNeverWaitsForWhatWasAskedOfAThird) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  ASSERT_EQ(home_.calls.size(), 1u);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_EQ(holder_.calls.size(), 1u) << "a second leg by its own right";
+  EXPECT_FALSE(peer->has_value());
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(peer->has_value() && (*peer)->ok());
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereNobodyCanBeAskedForIt) {
+  Restart({}, {{SourceRank::kHome, &home_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  auto joined = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_TRUE(joined->has_value());
+  EXPECT_TRUE(absl::IsNotFound((*joined)->status())) << (*joined)->status();
+  auto alone = ReadAs(Asker::kPeer, *blob, 4);
+  ASSERT_TRUE(alone->has_value());
+  EXPECT_FALSE((*alone)->ok());
+  EXPECT_EQ(home_.calls.size(), 1u) << "nobody was asked on behalf of another node";
+  EXPECT_FALSE(local->has_value());
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
+TEST_F(ManySourcesTest, WhatIsRefusedToOneRightIsAskedForByAnother) {
+  class Right final : public AskerGrant {};
+  const Grant first = std::make_shared<Right>(), second = std::make_shared<Right>();
+  Restart({}, {{SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto refused = ReadAs(Asker::kPeer, *blob, 3, first);
+  auto granted = ReadAs(Asker::kPeer, *blob, 3, second);
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_EQ(source_.calls.front().request.grant, first);
+  source_.Take().Fail(absl::PermissionDeniedError("403"));
+  Settle();
+  ASSERT_TRUE(refused->has_value());
+  EXPECT_TRUE(absl::IsPermissionDenied((*refused)->status()));
+  EXPECT_FALSE(granted->has_value());
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_EQ(source_.calls.front().request.grant, second);
+  Serve();
+  EXPECT_TRUE(granted->has_value() && (*granted)->ok());
+}
+
+TEST_F(ManySourcesTest, WhatASourceWasNotAskedForIsDropped) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  FakeSource::Call call = home_.Take();
+  call.SendBytes(ChunkIndex(4), 1, kChunk);
+  call.SendBytes(ChunkIndex(3), 1, kChunk - 1);
+  Settle();
+  EXPECT_FALSE(blob->presence().IsPresent(ChunkIndex(3)));
+  EXPECT_FALSE(blob->presence().IsPresent(ChunkIndex(4)));
+  EXPECT_EQ(home_.blamed.size(), 2u);
+  call.Fail(absl::OkStatus());
+  Settle();
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+}
+
+TEST_F(ManySourcesTest, AChunkThatComesTwiceIsStoredOnce) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  FakeSource::Call call = home_.Take();
+  call.Send(ChunkIndex(3));
+  call.Send(ChunkIndex(3));
+  call.Fail(absl::OkStatus());
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+  EXPECT_EQ(store_.commits, 1);
+}
+
+// Offers what the test says.
+class FakeDirectory final : public SourceDirectory {
+ public:
+  void Offers(const Blob&, ChunkSpan, FetchClass, Asker, const Grant&,
+              std::vector<SourceOffer>* offers) override {
+    offers->insert(offers->end(), given.begin(), given.end());
+  }
+  void OnOffersChanged(absl::AnyInvocable<void(const Digest&)> changed) override {
+    on_changed = std::move(changed);
+  }
+  std::vector<SourceOffer> given;
+  absl::AnyInvocable<void(const Digest&)> on_changed;
+};
+
+TEST_F(BlobCacheTest, ANewSourceWakesWhatWaits) {
+  FakeDirectory directory;
+  cache_ = std::make_unique<BlobCache>(
+      BlobCache::Parts{clock_, loop_, io_, store_, verifier_, directory, telemetry_, &bulk_},
+      BlobCacheLimits{});
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  EXPECT_FALSE(read->has_value());
+  const std::shared_ptr<FakeSource> source = std::make_shared<FakeSource>(SourceKind::kPeer);
+  directory.given.push_back({SourceId{1}, SourceRank::kHolder, source, {ChunkIndex(3), 1}});
+  directory.on_changed(blob->digest());
+  Settle();
+  ASSERT_EQ(source->calls.size(), 1u);
+  source->Take().SendAll();
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+  cache_.reset();
+  EXPECT_EQ(directory.on_changed, nullptr);
+}
+
+// --------------------------------------------------------------------- raising, cancelling, transient errors
+
+TEST_F(BlobCacheTest, AFetchUnderWayThatAReaderJoinsIsRaisedOnTheWire) {
+  auto blob = AddBlob(64 * kChunk);
+  cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  Settle();
+  ASSERT_FALSE(source_.calls.empty());
+  EXPECT_EQ(source_.calls.front().control->raised, std::nullopt);
+  ReadChunk(*blob, source_.calls.front().request.chunks.first.value());
+  EXPECT_EQ(source_.calls.front().control->raised, FetchClass::kDemand);
+  for (size_t i = 1; i < source_.calls.size(); ++i)
+    EXPECT_EQ(source_.calls[i].request.fetch_class, FetchClass::kBackfill) << "nothing is asked for twice";
+}
+
+TEST_F(BlobCacheTest, StoppingAFillCancelsWhatNobodyElseWants) {
+  auto blob = AddBlob(64 * kChunk);
+  const FillId fill = cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 2u);
+  auto read = ReadChunk(*blob, source_.calls.front().request.chunks.first.value());
+  cache_->StopFill(fill);
+  Settle();
+  EXPECT_FALSE(source_.calls[0].control->cancelled) << "a reader waits for a part of it";
+  EXPECT_TRUE(source_.calls[1].control->cancelled);
+  EXPECT_EQ(source_.calls.size(), 2u);
+  Serve();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+}
+
+TEST_F(BlobCacheTest, OfAPartOnlyThePartIsFilled) {
+  auto blob = AddBlob(64 * kChunk);
+  std::optional<absl::Status> filled;
+  blob->presence().Set(ChunkIndex(10));
+  cache_->Fill({.digest = blob->digest(),
+                .fetch_class = FetchClass::kHint,
+                .chunks = {{ChunkIndex(9), 3}, {ChunkIndex(40), 1}}},
+               [&](absl::Status status) { filled = status; });
+  Settle();
+  while (!source_.calls.empty()) Serve();
+  EXPECT_TRUE(filled.has_value() && filled->ok());
+  EXPECT_EQ(blob->presence().present_count(), 4u);
+}
+
+TEST_F(BlobCacheTest, ManySlowFillsAllEndWell) {
+  // 60 blobs of 16 MiB over 4 MiB/s: the last waits four minutes for its turn.
+  int done = 0;
+  absl::Status failed;
+  for (uint8_t name = 1; name <= 60; ++name) {
+    cache_->Fill({.digest = AddBlob(64 * kChunk, name)->digest()}, [&](absl::Status status) {
+      ++done;
+      if (!status.ok()) failed = status;
+    });
+  }
+  Settle();
+  while (!source_.calls.empty()) {
+    FakeSource::Call call = source_.Take();
+    for (ChunkIndex i = call.request.chunks.first; i < call.request.chunks.end(); i = i.next()) {
+      Pass(std::chrono::microseconds(62500));
+      ASSERT_LT(clock_.now, call.request.deadline);
+      call.Send(i);
+      Settle();
+    }
+    std::move(call.on_done)(absl::OkStatus());
+    Settle();
+  }
+  EXPECT_EQ(done, 60);
+  EXPECT_TRUE(failed.ok()) << failed;
+}
+
+TEST_F(BlobCacheTest, AChunkThatIsTakenBackBeforeTheReadEndsIsFetchedAgain) {
+  auto blob = AddBlob(10 * kChunk);
+  blob->presence().Set(ChunkIndex(1));
+  auto read = Read(*blob, {0, 3 * kChunk});
+  ASSERT_EQ(source_.calls.size(), 2u);
+  Serve();
+  ASSERT_TRUE(store_.Revoke(*blob, ChunkIndex(0)).ok());
+  blob->presence().Clear(ChunkIndex(1));
+  Serve();
+  EXPECT_FALSE(read->has_value()) << "two of its chunks are absent";
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_EQ(source_.calls.front().request.chunks, (ChunkSpan{ChunkIndex(0), 2}));
+  Serve();
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE((*read)->ok());
+  EXPECT_TRUE(blob->presence().AllPresent({ChunkIndex(0), 3}));
+}
+
+TEST_F(BlobCacheTest, AStoreThatSaysTryAgainIsTriedAgainWithTheSameBytes) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_errors = {absl::UnavailableError("too many blobs wait for the disk"),
+                          absl::UnavailableError("too many blobs wait for the disk")};
+  auto read = ReadChunk(*blob, 0);
+  Serve();
+  for (int i = 0; i < 3; ++i) Pass(seconds(1));
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE((*read)->ok()) << (*read)->status();
+  EXPECT_TRUE(source_.calls.empty()) << "nothing is fetched again";
+}
+
+TEST_F(BlobCacheTest, AStoreThatGoesOnSayingTryAgainKeepsADemandWaitingNoLongerThanItsDeadline) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_error = absl::UnavailableError("too many blobs wait for the disk");
+  auto read = ReadChunk(*blob, 0);
+  for (int i = 0; i < 290; ++i) {
+    while (!source_.calls.empty()) Serve();
+    Pass(std::chrono::milliseconds(100));
+  }
+  store_.commit_error = absl::OkStatus();
+  for (int i = 0; i < 10 && !read->has_value(); ++i) {
+    while (!source_.calls.empty()) Serve();
+    Pass(std::chrono::milliseconds(100));
+  }
+  ASSERT_TRUE(read->has_value());
+}
+
+TEST_F(BlobCacheTest, AReadHoldsALeaseUntilItsResultIsGone) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 0);
+  EXPECT_EQ(blob->lease_count(), 1u);
+  EXPECT_FALSE(store_.Evict(blob->digest()).ok());
+  Serve();
+  EXPECT_EQ(blob->lease_count(), 1u);
+  read->reset();
+  EXPECT_EQ(blob->lease_count(), 0u);
+}
+
+TEST_F(BlobCacheTest, LookupTellsWhatIsPresentAndOpensNothing) {
+  auto blob = AddBlob(10 * kChunk);
+  blob->presence().Set(ChunkIndex(3));
+  EXPECT_TRUE(cache_->Lookup(blob->digest(), {3 * kChunk, kChunk}).ok());
+  EXPECT_TRUE(absl::IsNotFound(cache_->Lookup(blob->digest(), {3 * kChunk, kChunk + 1}).status()));
+  EXPECT_TRUE(absl::IsOutOfRange(cache_->Lookup(blob->digest(), {10 * kChunk, 1}).status()));
+  EXPECT_TRUE(absl::IsNotFound(cache_->Lookup(Digest(), {0, 1}).status()));
+  Settle();
+  EXPECT_TRUE(source_.calls.empty());
+  EXPECT_EQ(blob->lease_count(), 0u);
+}
+
+TEST_F(BlobCacheTest, NothingIsLeftUnderWayOnceAllHasEnded) {
+  // Failures, late legs, stopped fills: whatever happens, as much may start afterwards as in the beginning.
+  FakeSource home(SourceKind::kPeer);
+  Restart({}, {{SourceRank::kHome, &home}, {SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(64 * kChunk);
+  const auto started_at_once = [&] {
+    const FillId fill = cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+    Settle();
+    const size_t started = home.calls.size();
+    cache_->StopFill(fill);
+    Settle();
+    for (auto* source : {&home, &source_})
+      while (!source->calls.empty()) source->Take().Fail(absl::CancelledError("nobody wants it"));
+    Settle();
+    return started;
+  };
+  const size_t before = started_at_once();
+  for (int round = 0; round < 20; ++round) {
+    for (uint32_t i = 0; i < 8; ++i) ReadChunk(*blob, i * 7);
+    Pass(seconds(2));
+    while (!home.calls.empty()) {
+      home.Take().Fail(round % 2 ? absl::UnavailableError("reset") : absl::NotFoundError("lacks it"));
+      Settle();
+    }
+    while (!source_.calls.empty()) {
+      source_.Take().Fail(absl::FailedPreconditionError("410"));
+      Settle();
+    }
+    Pass(seconds(31));
+    while (!home.calls.empty()) {
+      home.Take().Fail(absl::UnavailableError("reset"));
+      Settle();
+    }
+  }
+  EXPECT_EQ(started_at_once(), before);
+  EXPECT_EQ(blob->lease_count(), 0u);
+  EXPECT_EQ(blob.use_count(), 2) << "the test and the store alone hold it";
+}
+
+// ----------------------------------------------------------------------------------- peers before the origin
+
 class PeersBeforeOriginTest : public BlobCacheTest {
  protected:
-  PeersBeforeOriginTest() { Restart({}, {&peers_, &source_}); }
+  PeersBeforeOriginTest() { Restart({}, {{SourceRank::kHome, &peers_}, {SourceRank::kOrigin, &source_}}); }
   FakeSource peers_{SourceKind::kPeer};
 };
 

@@ -124,12 +124,23 @@ TEST(BlobTest, ALeaseIsCountedOnceHoweverItMoves) {
   EXPECT_EQ(blob->lease_count(), 0u);
 }
 
+std::shared_ptr<Blob> BlobOf(uint64_t chunks) {
+  return std::make_shared<Blob>(
+      BlobSpec{.digest = {}, .size = chunks * kChunkSizeDefault, .root = {}, .origins = {}});
+}
+
+// What is to be fetched ahead of a demand, if all of it is asked for at once.
+ChunkSpan Ahead(Amplifier& amplifier, const std::shared_ptr<Blob>& blob, uint32_t demanded) {
+  const std::shared_ptr<WorkSource> work = amplifier.Advance(blob, {ChunkIndex(demanded), 1});
+  return work ? work->Next(1000, Instant()).value_or(ChunkSpan{}) : ChunkSpan{};
+}
+
 TEST(AmplifierTest, WindowDoublesToItsLimit) {
   Amplifier amplifier(8 * kChunkSizeDefault);
-  Blob blob({.digest = {}, .size = uint64_t{1000} * kChunkSizeDefault, .root = {}, .origins = {}});
+  const auto blob = BlobOf(1000);
   std::vector<uint32_t> windows;
   for (uint32_t i = 0; i < 40; ++i) {
-    const ChunkSpan ahead = amplifier.Advance(blob, {ChunkIndex(i), 1});
+    const ChunkSpan ahead = Ahead(amplifier, blob, i);
     EXPECT_LE(ahead.end().value(), i + 1 + 8);
     if (ahead.count) {
       EXPECT_GT(ahead.first.value(), i);
@@ -143,19 +154,41 @@ TEST(AmplifierTest, WindowDoublesToItsLimit) {
 
 TEST(AmplifierTest, ManyStreamsAreKeptApart) {
   Amplifier amplifier(8 * kChunkSizeDefault);
-  Blob blob({.digest = {}, .size = uint64_t{1000} * kChunkSizeDefault, .root = {}, .origins = {}});
-  for (uint32_t base : {0u, 100u, 200u}) EXPECT_EQ(amplifier.Advance(blob, {ChunkIndex(base), 1}).count, 0u);
-  for (uint32_t base : {0u, 100u, 200u}) {
-    EXPECT_EQ(amplifier.Advance(blob, {ChunkIndex(base + 1), 1}), (ChunkSpan{ChunkIndex(base + 2), 1}));
-  }
+  const auto blob = BlobOf(1000);
+  for (uint32_t base : {0u, 100u, 200u}) EXPECT_EQ(Ahead(amplifier, blob, base).count, 0u);
+  for (uint32_t base : {0u, 100u, 200u})
+    EXPECT_EQ(Ahead(amplifier, blob, base + 1), (ChunkSpan{ChunkIndex(base + 2), 1}));
 }
 
 TEST(AmplifierTest, StopsAtTheEndOfTheBlob) {
   Amplifier amplifier(8 * kChunkSizeDefault);
-  Blob blob({.digest = {}, .size = uint64_t{4} * kChunkSizeDefault, .root = {}, .origins = {}});
-  for (uint32_t i = 0; i < 4; ++i) {
-    EXPECT_LE(amplifier.Advance(blob, {ChunkIndex(i), 1}).end().value(), 4u);
+  const auto blob = BlobOf(4);
+  for (uint32_t i = 0; i < 4; ++i) EXPECT_LE(Ahead(amplifier, blob, i).end().value(), 4u);
+}
+
+TEST(AmplifierTest, WhatWasReadOrCameBeforeItIsAskedForIsPassedOver) {
+  Amplifier amplifier(8 * kChunkSizeDefault);
+  const auto blob = BlobOf(1000);
+  std::shared_ptr<WorkSource> work;
+  for (uint32_t i = 0; i < 8; ++i) {
+    if (auto ahead = amplifier.Advance(blob, {ChunkIndex(i), 1})) work = ahead;
   }
+  blob->presence().Set(ChunkIndex(8));
+  blob->presence().Set(ChunkIndex(10));
+  EXPECT_EQ(work->Next(4, Instant()), (ChunkSpan{ChunkIndex(9), 1}));
+  EXPECT_EQ(work->Next(2, Instant()), (ChunkSpan{ChunkIndex(11), 2}));
+}
+
+TEST(AmplifierTest, AnotherBlobAtTheSameAddressHasItsOwnStreams) {
+  Amplifier amplifier(8 * kChunkSizeDefault);
+  auto blob = BlobOf(1000);
+  Ahead(amplifier, blob, 0);
+  const std::shared_ptr<WorkSource> work = amplifier.Advance(blob, {ChunkIndex(1), 1});
+  ASSERT_TRUE(work);
+  blob.reset();
+  EXPECT_EQ(work->Next(8, Instant()), std::nullopt) << "an idle stream keeps no blob";
+  blob = BlobOf(2);
+  EXPECT_EQ(Ahead(amplifier, blob, 0).count, 0u);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -58,30 +59,75 @@ class ManualExecutor final : public Executor {
 class MemoryStore final : public ChunkStore {
  public:
   absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) override {
+    if (absl::Status valid = ChunkGeometry::Validate(spec.size, spec.chunk_size); !valid.ok()) return valid;
     auto& blob = blobs[spec.digest];
     if (!blob) blob = std::make_shared<Blob>(spec);
+    if (blob->spec().size != spec.size || blob->spec().chunk_size != spec.chunk_size)
+      return absl::InvalidArgumentError("known with another size or chunk size");
     return blob;
   }
   std::shared_ptr<Blob> Find(const Digest& digest) const override {
     const auto found = blobs.find(digest);
     return found == blobs.end() ? nullptr : found->second;
   }
-  absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes, Evidence) override {
+  absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const override {
+    const std::shared_ptr<Blob> blob = Find(digest);
+    if (!blob) return absl::NotFoundError("not in the store");
+    if (blob->refused()) return absl::DataLossError("refused");
+    return Blob::Lease(blob);
+  }
+  absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
+                      Evidence evidence) override {
+    if (index.value() >= blob.geometry().chunk_count() ||
+        bytes.size() != blob.geometry().RangeOf(index).length)
+      return absl::InvalidArgumentError("no such chunk, or not its length");
+    if (blob.refused()) return absl::DataLossError("refused");
+    if (Find(blob.digest()).get() != &blob) return absl::NotFoundError("evicted meanwhile");
+    if (!commit_errors.empty()) {
+      const absl::Status error = commit_errors.front();
+      commit_errors.pop_front();
+      return error;
+    }
     if (!commit_error.ok()) return commit_error;
-    auto& chunk = chunks[{blob.digest(), index}];
-    chunk.assign(bytes.begin(), bytes.end());
+    Chunk& chunk = chunks[{&blob, index}];
+    const bool present = blob.presence().IsPresent(index);
+    // The same bytes under better evidence change nothing but that; other bytes take the place of what was
+    // not proven.
+    if (present && (evidence == Evidence::kUnverified || chunk.evidence == Evidence::kVerified))
+      return absl::OkStatus();
+    if (present) --blob.unverified_count();
+    if (evidence == Evidence::kUnverified) ++blob.unverified_count();
+    chunk = {{bytes.begin(), bytes.end()}, evidence};
     ++commits;
     blob.presence().Set(index);
     return absl::OkStatus();
   }
   absl::Status Revoke(Blob& blob, ChunkIndex index) override {
-    blob.presence().Clear(index);
+    const auto chunk = chunks.find({&blob, index});
+    if (chunk != chunks.end() && blob.presence().Clear(index)) {
+      if (chunk->second.evidence == Evidence::kUnverified) --blob.unverified_count();
+      chunks.erase(chunk);
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Evict(const Digest& digest) {
+    const std::shared_ptr<Blob> blob = Find(digest);
+    if (!blob) return absl::NotFoundError("not in the store");
+    if (blob->lease_count() > 0) return absl::FailedPreconditionError("leased");
+    std::erase_if(chunks, [&](const auto& chunk) { return chunk.first.first == blob.get(); });
+    blob->presence().ClearAll();
+    blobs.erase(digest);
     return absl::OkStatus();
   }
 
+  struct Chunk {
+    std::vector<std::byte> bytes;
+    Evidence evidence = Evidence::kUnverified;
+  };
   std::map<Digest, std::shared_ptr<Blob>> blobs;
-  std::map<std::pair<Digest, ChunkIndex>, std::vector<std::byte>> chunks;
-  absl::Status commit_error;
+  std::map<std::pair<const Blob*, ChunkIndex>, Chunk> chunks;
+  absl::Status commit_error;               // of every commit
+  std::deque<absl::Status> commit_errors;  // of the next ones, each once; OK is none
   int commits = 0;
 };
 
@@ -100,14 +146,28 @@ class FakeVerifier final : public ChunkVerifier {
 // Holds every fetch until the test answers it.
 class FakeSource final : public ChunkSource {
  public:
+  // What the cache did with the fetch's handle.
+  class Control final : public FetchControl {
+   public:
+    void Raise(FetchClass fetch_class) override { raised = fetch_class; }
+    void Cancel() override { cancelled = true; }
+    std::optional<FetchClass> raised;
+    bool cancelled = false;
+  };
   struct Call {
     FetchRequest request;
     OnChunk on_chunk;
     OnDone on_done;
+    std::shared_ptr<Control> control;
 
     void Send(ChunkIndex index) {
-      Buffer buffer(request.blob->geometry().RangeOf(index).length);
-      std::memset(buffer.data(), static_cast<int>(index.value() % 251) + 1, buffer.size());
+      SendBytes(index, static_cast<int>(index.value() % 251) + 1,
+                request.blob->geometry().RangeOf(index).length);
+    }
+    void SendBytes(ChunkIndex index, int value, uint64_t length) {
+      Buffer buffer(length);
+      std::memset(buffer.data(), value, buffer.size());
+      request.progress->Add(length);
       on_chunk(index, std::move(buffer), SenderId{7});
     }
     void SendAll() {
@@ -120,8 +180,10 @@ class FakeSource final : public ChunkSource {
 
   explicit FakeSource(SourceKind kind = SourceKind::kOrigin) : kind_(kind) {}
   SourceKind kind() const override { return kind_; }
-  void Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override {
-    calls.push_back({std::move(request), std::move(on_chunk), std::move(on_done)});
+  FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override {
+    auto control = std::make_shared<Control>();
+    calls.push_back({std::move(request), std::move(on_chunk), std::move(on_done), control});
+    return FetchHandle(control);
   }
 
   void Judge(SenderId sender, const Blob&, ChunkIndex index, Verdict verdict) override {

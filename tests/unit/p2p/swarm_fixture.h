@@ -95,6 +95,11 @@ class TestStore final : public ChunkStore, public BlobReader, public RecipeStore
     }
     return stored.blob;
   }
+  absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const override {
+    const std::shared_ptr<Blob> blob = Find(digest);
+    if (!blob) return absl::NotFoundError("not in the store");
+    return Blob::Lease(blob);
+  }
   std::shared_ptr<Blob> Find(const Digest& digest) const override {
     std::lock_guard lock(mutex_);
     const auto found = blobs_.find(digest);

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "node/blob.h"
+#include "node/chunk_intake.h"
+#include "node/chunk_source.h"
+#include "node/deadlines.h"
+#include "node/executor.h"
+#include "node/fetch_scheduler.h"
+#include "node/fetch_table.h"
+#include "node/source_planner.h"
+
+namespace sluice {
+
+// A leg and what it was started with.
+struct LegOrder {
+  Leg leg;
+  std::shared_ptr<Blob> blob;
+  FetchClass fetch_class = FetchClass::kDemand;
+  Asker asker = Asker::kLocal;
+  Grant grant;
+  Instant deadline;
+};
+
+// What becomes of legs. All on the core loop.
+class LegEvents {
+ public:
+  virtual ~LegEvents() = default;
+
+  virtual void ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence) = 0;
+  // What came was wrong. The leg goes on.
+  virtual void ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) = 0;
+  // What came could not be verified or stored, and trying again for a while did not help.
+  virtual void ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) = 0;
+  // Nothing more comes of it, and what came has been told.
+  virtual void LegEnded(LegId id, const LegOrder& order, const absl::Status& status) = 0;
+  // A leg that a reader waits for is silent, or takes longer than its source mostly does.
+  virtual void LegLate(LegId id, const LegOrder& order, const LegProgress& progress) = 0;
+  // Slots or bytes have been given back; comes after the events above.
+  virtual void RoomMade() = 0;
+};
+
+// The legs under way: asks the sources, has what comes verified and stored, cancels what nobody wants any
+// more.
+//
+// Owned by the core loop, but for what the sources call. Kept alive by the calls that are still to come.
+class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
+ public:
+  struct Parts {
+    const Clock& clock;
+    Executor& core;
+    Executor& io;
+    ChunkIntake intake;
+    SourcePlanner& planner;
+    Telemetry& telemetry;
+  };
+
+  // How often a store that says "try again" is tried, with what came held in memory; waits double between.
+  static constexpr int kStoreTriesMax = 6;
+  static constexpr Duration kStoreRetry = std::chrono::milliseconds(10);
+
+  // `events` is called until Stop.
+  FetchRunner(const Parts& parts, LegEvents& events) : parts_(parts), events_(&events) {}
+
+  LegId Start(LegOrder order, FetchScheduler::Slot slot);
+  // A chunk has come by another way, or nobody wants it. A leg of which nothing is wanted any more is
+  // cancelled. No-op if it has ended.
+  void Disown(LegId id, ChunkIndex index);
+  // The leg goes on in a higher class. No-op if it has ended, or is in that class or a higher one.
+  void Raise(LegId id, FetchClass fetch_class);
+  // Cancels all; no event comes any more.
+  void Stop();
+
+  const LegOrder* Find(LegId id) const;
+  size_t size() const { return legs_.size(); }
+
+ private:
+  class Inbox;
+  struct Running {
+    LegOrder order;
+    FetchScheduler::Slot slot;
+    FetchHandle handle;
+    std::shared_ptr<FetchProgress> progress;
+    std::shared_ptr<Inbox> inbox;
+    Instant started;
+    Instant late_at{};         // when it is looked at next; none if Instant()
+    std::vector<bool> wanted;  // by chunk of the leg
+    uint32_t wanted_count = 0;
+    uint32_t settled = 0;    // chunks that came, and were stored or not
+    uint32_t delivered = 0;  // known when the status is
+    std::optional<absl::Status> status;
+  };
+  struct Arrival;
+
+  void Deliver(std::shared_ptr<Arrival> arrival);
+  void Verify(const std::shared_ptr<Arrival>& arrival);
+  void Store(const std::shared_ptr<Arrival>& arrival);
+  void TryAgain(const std::shared_ptr<Arrival>& arrival,
+                void (FetchRunner::*step)(const std::shared_ptr<Arrival>&));
+  void Tell(const std::shared_ptr<Arrival>& arrival, absl::StatusOr<Evidence> outcome);
+  void Settle(LegId id, ChunkIndex index, absl::StatusOr<Evidence> outcome);
+  void SourceDone(LegId id, absl::Status status);
+  void EndIfOver(LegId id);
+  void Unwant(Running& running, ChunkIndex index);
+  LegProgress ProgressOf(const Running& running) const;
+  void WatchFor(LegId id, Running& running, Instant not_before);
+  void ArmWatch();
+  void LookAtLate(Instant armed);
+
+  const Parts parts_;
+  LegEvents* events_;  // null once stopped
+  LegId next_id_ = 1;
+  absl::flat_hash_map<LegId, std::shared_ptr<Running>> legs_;
+  Deadlines<LegId> late_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,270 @@
+#include "node/fetch_scheduler.h"
+
+#include <algorithm>
+#include <cstddef>
+
+namespace sluice {
+namespace {
+
+// Half of what the others leave, rounded up, so that one that is alone among few still gets something.
+uint64_t HalfOf(uint64_t all, uint64_t of_others) {
+  return (all - std::min(all, of_others) + 1) / 2;
+}
+
+// The registry that a blob is probably fetched from.
+const std::string& RegistryOf(const Blob& blob) {
+  static const std::string kNone;
+  return blob.spec().origins.empty() ? kNone : blob.spec().origins.front().registry;
+}
+
+template <typename T>
+void EraseAt(std::deque<T>& queue, size_t position) {
+  queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(position));
+}
+
+}  // namespace
+
+FetchScheduler::Slot::~Slot() {
+  if (!scheduler_) return;
+  scheduler_->Arrived(*blob_, fetch_class_, bytes_);
+  scheduler_->Finished(*blob_, fetch_class_);
+}
+
+void FetchScheduler::Slot::Arrived(uint64_t bytes) {
+  scheduler_->Arrived(*blob_, fetch_class_, bytes);
+  bytes_ -= bytes;
+}
+
+bool FetchScheduler::Slot::CutTo(uint64_t bytes) {
+  if (!scheduler_) return false;
+  if (bytes < bytes_) Arrived(bytes_ - bytes);
+  return true;
+}
+
+FetchScheduler::Share& FetchScheduler::ShareOf(const std::shared_ptr<Blob>& blob) {
+  std::unique_ptr<Share>& share = shares_[blob.get()];
+  if (share) return *share;
+  std::unique_ptr<Registry>& registry = registries_[RegistryOf(*blob)];
+  if (!registry) {
+    registry = std::make_unique<Registry>();
+    registry->name = RegistryOf(*blob);
+  }
+  share = std::make_unique<Share>();
+  share->blob = blob;
+  share->registry = registry.get();
+  ++registry->blobs;
+  return *share;
+}
+
+// Drops the share, and then its registry, if they have nothing any more.
+void FetchScheduler::Forget(Share& share) {
+  for (const Share::InClass& in_class : share.classes) {
+    if (in_class.under_way > 0 || in_class.has_turn) return;
+  }
+  Registry& registry = *share.registry;
+  const Blob* const blob = share.blob.get();
+  shares_.erase(blob);
+  if (--registry.blobs > 0) return;
+  // Its name is in what is erased.
+  const std::string name = registry.name;
+  registries_.erase(name);
+}
+
+void FetchScheduler::GiveTurn(Share& share, int of_class) {
+  Share::InClass& in_class = share.classes[of_class];
+  if (in_class.has_turn) return;
+  in_class.has_turn = true;
+  std::deque<Share*>& turns = share.registry->lanes[of_class].turns;
+  if (turns.empty()) classes_[of_class].turns.push_back(share.registry);
+  turns.push_back(&share);
+}
+
+void FetchScheduler::Push(const std::shared_ptr<Blob>& blob, ChunkSpan chunks, FetchClass fetch_class) {
+  Share& share = ShareOf(blob);
+  const int of_class = static_cast<int>(fetch_class);
+  share.classes[of_class].runs.push_back({blob, chunks, fetch_class});
+  GiveTurn(share, of_class);
+}
+
+void FetchScheduler::Ready(const std::shared_ptr<WorkSource>& work, const std::shared_ptr<Blob>& blob,
+                           FetchClass fetch_class) {
+  Share& share = ShareOf(blob);
+  const int of_class = static_cast<int>(fetch_class);
+  auto& queue = share.classes[of_class].work;
+  if (std::find(queue.begin(), queue.end(), work) == queue.end()) queue.push_back(work);
+  GiveTurn(share, of_class);
+}
+
+void FetchScheduler::Drop(const WorkSource& work, const Blob& blob, FetchClass fetch_class) {
+  const auto share = shares_.find(&blob);
+  if (share == shares_.end()) return;
+  // A turn without anything to start is passed over when it comes.
+  std::erase_if(share->second->classes[static_cast<int>(fetch_class)].work,
+                [&](const auto& other) { return other.get() == &work; });
+}
+
+std::optional<FetchScheduler::Start> FetchScheduler::Pop(Instant now) {
+  for (int of_class = 0; of_class < kFetchClassCount; ++of_class) {
+    std::optional<FetchRun> run = PopOfClass(of_class, now);
+    if (!run) continue;
+    Slot slot = Take(run->blob, run->chunks, run->fetch_class);
+    return Start{*std::move(run), std::move(slot)};
+  }
+  return std::nullopt;
+}
+
+// What may not start has something under way, or its registry has: so no more are passed over than there are
+// slots, however many wait.
+std::optional<FetchRun> FetchScheduler::PopOfClass(int of_class, Instant now) {
+  ClassTurns& in_class = classes_[of_class];
+  for (size_t turn = 0; turn < in_class.turns.size();) {
+    if (in_class.under_way >= limits_.fetches_max[of_class]) return std::nullopt;
+    Registry& registry = *in_class.turns[turn];
+    if (!RegistryMayStart(registry, of_class)) {
+      ++turn;
+      continue;
+    }
+    std::deque<Share*>& shares = registry.lanes[of_class].turns;
+    EraseAt(in_class.turns, turn);
+    // The registry goes with its last blob, which PopOfRegistry may forget.
+    ++registry.blobs;
+    std::optional<FetchRun> run = PopOfRegistry(registry, of_class, now);
+    const bool goes_on = !shares.empty();
+    if (goes_on && run) in_class.turns.push_back(&registry);
+    if (goes_on && !run)
+      in_class.turns.insert(in_class.turns.begin() + static_cast<std::ptrdiff_t>(turn++), &registry);
+    if (--registry.blobs == 0) {
+      const std::string name = registry.name;
+      registries_.erase(name);
+    }
+    if (run) return run;
+  }
+  return std::nullopt;
+}
+
+std::optional<FetchRun> FetchScheduler::PopOfRegistry(Registry& registry, int of_class, Instant now) {
+  std::deque<Share*>& turns = registry.lanes[of_class].turns;
+  for (size_t turn = 0; turn < turns.size();) {
+    Share& share = *turns[turn];
+    const uint32_t count_max = Allowed(share, of_class);
+    if (count_max == 0) {
+      ++turn;
+      continue;
+    }
+    EraseAt(turns, turn);
+    std::optional<FetchRun> run = PopOfShare(share, of_class, count_max, now);
+    Share::InClass& in_class = share.classes[of_class];
+    if (!in_class.runs.empty() || !in_class.work.empty()) {
+      turns.push_back(&share);
+    } else {
+      in_class.has_turn = false;
+      if (!run) Forget(share);
+    }
+    if (run) return run;
+  }
+  return std::nullopt;
+}
+
+std::optional<FetchRun> FetchScheduler::PopOfShare(Share& share, int of_class, uint32_t count_max,
+                                                   Instant now) {
+  Share::InClass& in_class = share.classes[of_class];
+  if (!in_class.runs.empty()) {
+    FetchRun& front = in_class.runs.front();
+    FetchRun run = front;
+    run.chunks.count = std::min(run.chunks.count, count_max);
+    front.chunks = {run.chunks.end(), front.chunks.count - run.chunks.count};
+    if (front.chunks.count == 0) in_class.runs.pop_front();
+    return run;
+  }
+  while (!in_class.work.empty()) {
+    const std::shared_ptr<WorkSource> work = in_class.work.front();
+    in_class.work.pop_front();
+    const std::optional<ChunkSpan> chunks = work->Next(count_max, now);
+    if (!chunks) continue;
+    in_class.work.push_back(work);
+    return FetchRun{share.blob, *chunks, static_cast<FetchClass>(of_class), work};
+  }
+  return std::nullopt;
+}
+
+// Bytes that all fetches of a registry may have under way in the pool.
+uint64_t FetchScheduler::BytesFor(const Registry& registry, int pool) const {
+  const uint64_t all = limits_.inflight_bytes_max;
+  const uint64_t left = all - std::min(all, bytes_[1 - pool]);
+  const uint64_t of_pool = pool == 0 ? left : std::min(left, all / 2);
+  return HalfOf(of_pool, bytes_[pool] - registry.bytes[pool]);
+}
+
+bool FetchScheduler::RegistryMayStart(const Registry& registry, int of_class) const {
+  const uint32_t under_way = registry.lanes[of_class].under_way;
+  const uint32_t of_others = classes_[of_class].under_way - under_way;
+  if (under_way >= HalfOf(limits_.fetches_max[of_class], of_others)) return false;
+  const int pool = PoolOf(static_cast<FetchClass>(of_class));
+  return registry.bytes[pool] == 0 || registry.bytes[pool] < BytesFor(registry, pool);
+}
+
+uint32_t FetchScheduler::Allowed(const Share& share, int of_class) const {
+  const Registry& registry = *share.registry;
+  if (!RegistryMayStart(registry, of_class)) return 0;
+  const uint32_t of_registry = registry.lanes[of_class].under_way;
+  const uint64_t slots = HalfOf(limits_.fetches_max[of_class], classes_[of_class].under_way - of_registry);
+  const uint32_t under_way = share.classes[of_class].under_way;
+  if (under_way > 0 && under_way >= HalfOf(slots, of_registry - under_way)) return 0;
+
+  const int pool = PoolOf(static_cast<FetchClass>(of_class));
+  const uint64_t bytes_max = BytesFor(registry, pool);
+  const uint64_t share_max = HalfOf(bytes_max, registry.bytes[pool] - share.bytes[pool]);
+  if (share.bytes[pool] > 0 && share.bytes[pool] >= share_max) return 0;
+  const uint64_t bytes =
+      std::min({share_max - std::min(share_max, share.bytes[pool]),
+                bytes_max - std::min(bytes_max, registry.bytes[pool]), uint64_t{limits_.fetch_bytes_max}});
+  // What comes in piece by piece must not be asked for anew piece by piece.
+  if (share.bytes[pool] > 0 && bytes < std::min(NextLength(share, of_class), share_max / 4)) return 0;
+  return static_cast<uint32_t>(std::max<uint64_t>(1, bytes / share.blob->geometry().chunk_size()));
+}
+
+// Bytes that the blob would ask for next.
+uint64_t FetchScheduler::NextLength(const Share& share, int of_class) const {
+  const std::deque<FetchRun>& runs = share.classes[of_class].runs;
+  if (runs.empty()) return limits_.fetch_bytes_max;
+  const uint64_t length = share.blob->geometry().RangeOf(runs.front().chunks).length;
+  return std::min<uint64_t>(length, limits_.fetch_bytes_max);
+}
+
+FetchScheduler::Slot FetchScheduler::Take(const std::shared_ptr<Blob>& blob, ChunkSpan chunks,
+                                          FetchClass fetch_class) {
+  Share& share = ShareOf(blob);
+  const int of_class = static_cast<int>(fetch_class);
+  const int pool = PoolOf(fetch_class);
+  Slot slot;
+  slot.scheduler_ = this;
+  slot.blob_ = blob;
+  slot.fetch_class_ = fetch_class;
+  slot.bytes_ = blob->geometry().RangeOf(chunks).length;
+  ++share.classes[of_class].under_way;
+  ++share.registry->lanes[of_class].under_way;
+  ++classes_[of_class].under_way;
+  share.bytes[pool] += slot.bytes_;
+  share.registry->bytes[pool] += slot.bytes_;
+  bytes_[pool] += slot.bytes_;
+  return slot;
+}
+
+void FetchScheduler::Arrived(const Blob& blob, FetchClass fetch_class, uint64_t bytes) {
+  Share& share = *shares_.at(&blob);
+  const int pool = PoolOf(fetch_class);
+  share.bytes[pool] -= bytes;
+  share.registry->bytes[pool] -= bytes;
+  bytes_[pool] -= bytes;
+}
+
+void FetchScheduler::Finished(const Blob& blob, FetchClass fetch_class) {
+  Share& share = *shares_.at(&blob);
+  const int of_class = static_cast<int>(fetch_class);
+  --share.classes[of_class].under_way;
+  --share.registry->lanes[of_class].under_way;
+  --classes_[of_class].under_way;
+  Forget(share);
+}
+
+}  // namespace sluice

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "node/deadlines.h"
+#include "node/fetch_table.h"
+#include "node/read_request.h"
+#include "node/work_source.h"
+
+namespace sluice {
+
+// A read of which chunks are still to come.
+struct PendingRead {
+  std::shared_ptr<Blob> blob;
+  Blob::Lease lease = {};  // none where nobody waits: it may be evicted under what is only read ahead
+  ByteRange range;
+  FetchClass fetch_class = FetchClass::kDemand;
+  Asker asker = Asker::kLocal;
+  Grant grant = nullptr;
+  Instant started;
+  Instant deadline;
+  const WorkSource* work = nullptr;  // whose it is, if nobody waits for it; only to be compared
+  uint32_t outstanding = 0;          // chunks still to come
+  SourceKind farthest = SourceKind::kLocal;
+  ReadDone done;
+
+  ChunkSpan chunks() const { return blob->geometry().Covering(range); }
+};
+
+// The reads that wait, each with its deadline.
+//
+// Owned by the core loop. Not thread-safe.
+class ReadTable {
+ public:
+  ReadId NewId() { return next_id_++; }
+  void Add(ReadId id, PendingRead read) {
+    deadlines_.Add(read.deadline, id);
+    reads_.emplace(id, std::move(read));
+  }
+  // Null if it has been answered. The pointer is good until the table is changed.
+  PendingRead* Find(ReadId id) {
+    const auto found = reads_.find(id);
+    return found == reads_.end() ? nullptr : &found->second;
+  }
+  std::optional<PendingRead> Take(ReadId id) {
+    const auto found = reads_.find(id);
+    if (found == reads_.end()) return std::nullopt;
+    std::optional<PendingRead> read = std::move(found->second);
+    reads_.erase(found);
+    deadlines_.Remove(read->deadline, id);
+    return read;
+  }
+  size_t size() const { return reads_.size(); }
+
+  std::vector<ReadId> OfWork(const WorkSource& work) const {
+    std::vector<ReadId> ids;
+    for (const auto& [id, read] : reads_) {
+      if (read.work == &work) ids.push_back(id);
+    }
+    return ids;
+  }
+  std::vector<ReadId> All() const {
+    std::vector<ReadId> ids;
+    for (const auto& [id, read] : reads_) ids.push_back(id);
+    return ids;
+  }
+
+  // As Deadlines says. What is overdue stays in the table.
+  std::optional<Instant> Arm() { return deadlines_.Arm(); }
+  std::vector<ReadId> Overdue(Instant armed, Instant now) { return deadlines_.TakeDue(armed, now); }
+
+ private:
+  ReadId next_id_ = 1;
+  absl::flat_hash_map<ReadId, PendingRead> reads_;
+  Deadlines<ReadId> deadlines_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,222 @@
+#include "node/single_flight.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice {
+namespace {
+
+std::string Describe(const Blob& blob, ChunkIndex index) {
+  return absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString());
+}
+
+}  // namespace
+
+void AppendChunk(std::vector<ChunkSpan>& runs, ChunkIndex index) {
+  if (!runs.empty() && runs.back().end() == index) {
+    ++runs.back().count;
+  } else {
+    runs.push_back({index, 1});
+  }
+}
+
+SingleFlight::SingleFlight(const Parts& parts, FetchScheduler::Limits limits)
+    : parts_(parts),
+      scheduler_(limits),
+      runner_(std::make_shared<FetchRunner>(
+          FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake, planner_, parts.telemetry},
+          static_cast<LegEvents&>(*this))),
+      self_(std::make_shared<SingleFlight*>(this)) {}
+
+SingleFlight::~SingleFlight() {
+  Stop();
+}
+
+void SingleFlight::Stop() {
+  stopped_ = true;
+  *self_ = nullptr;
+  runner_->Stop();
+  pauses_.clear();
+}
+
+// ------------------------------------------------------------------------------------------- wanting
+
+void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, std::vector<ChunkSpan>& to_start) {
+  const std::shared_ptr<Blob>& blob = read.blob;
+  WantedChunk* chunk = table_.Find(*blob, index);
+  const bool is_new = chunk == nullptr;
+  if (is_new) chunk = &table_.Open(blob, index, read.fetch_class);
+  const bool raised = read.fetch_class < chunk->fetch_class;
+  if (raised) {
+    chunk->fetch_class = read.fetch_class;
+    for (const LegId leg : chunk->legs) runner_->Raise(leg, read.fetch_class);
+  }
+  if (is_new || (raised && chunk->state == WantedChunk::State::kQueued)) AppendChunk(to_start, index);
+  chunk->waiters.push_back(id);
+  ++read.outstanding;
+  if (read.asker == Asker::kPeer && chunk->asker != Asker::kPeer) {
+    chunk->asker = Asker::kPeer;
+    if (chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index, id);
+  }
+}
+
+void SingleFlight::Queue(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& runs,
+                         FetchClass fetch_class) {
+  for (const ChunkSpan& run : runs) scheduler_.Push(blob, run, fetch_class);
+}
+
+void SingleFlight::Forget(ReadId id, const Blob& blob, ChunkSpan chunks) {
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    WantedChunk* const chunk = table_.Find(blob, index);
+    if (!chunk || std::erase(chunk->waiters, id) == 0) continue;
+    PruneWaiters(*chunk);
+    if (!chunk->waiters.empty()) continue;
+    for (const LegId leg : table_.Close(blob, index).legs) runner_->Disown(leg, index);
+  }
+}
+
+void SingleFlight::PruneWaiters(WantedChunk& chunk) const {
+  std::erase_if(chunk.waiters, [&](ReadId id) { return parts_.reads.Find(id) == nullptr; });
+}
+
+Instant SingleFlight::LatestDeadline(const WantedChunk& chunk) const {
+  Instant latest = Now();
+  for (const ReadId id : chunk.waiters) latest = std::max(latest, parts_.reads.Find(id)->deadline);
+  return latest;
+}
+
+Instant SingleFlight::DemandDeadline(const WantedChunk& chunk) const {
+  Instant latest = Now();
+  for (const ReadId id : chunk.waiters) {
+    const PendingRead& read = *parts_.reads.Find(id);
+    if (read.fetch_class == FetchClass::kDemand) latest = std::max(latest, read.deadline);
+  }
+  return latest;
+}
+
+// ------------------------------------------------------------------------------------------ starting
+
+void SingleFlight::Pump() {
+  while (!stopped_) {
+    TellFailed();
+    std::optional<FetchScheduler::Start> start = scheduler_.Pop(Now());
+    if (!start) return;
+    if (start->run.work) {
+      parts_.waiters.StartWork(*std::move(start));
+    } else {
+      StartRuns(start->run.blob, {start->run.chunks}, start->run.fetch_class, std::move(start->slot));
+    }
+  }
+}
+
+// Not where they fail: who is told may take anything out of the tables.
+void SingleFlight::TellFailed() {
+  while (!failed_.empty()) {
+    for (const auto& [id, status] : std::exchange(failed_, {})) parts_.waiters.ChunkFailed(id, status);
+  }
+}
+
+void SingleFlight::StartRuns(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& runs,
+                             FetchClass fetch_class, FetchScheduler::Slot slot) {
+  for (const ChunkSpan& run : runs) {
+    for (const Group& group : Startable(blob, run, fetch_class)) StartGroup(blob, group, fetch_class, &slot);
+  }
+}
+
+// Of what was queued some has come, some is wanted by nobody any more, some has been taken into a higher
+// class.
+std::vector<SingleFlight::Group> SingleFlight::Startable(const std::shared_ptr<Blob>& blob, ChunkSpan chunks,
+                                                         FetchClass fetch_class) {
+  std::vector<Group> groups;
+  const TriedSources* tried_before = nullptr;
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    WantedChunk* const chunk = table_.Find(*blob, index);
+    if (!chunk || chunk->state != WantedChunk::State::kQueued || chunk->fetch_class != fetch_class) continue;
+    PruneWaiters(*chunk);
+    if (chunk->waiters.empty()) {
+      table_.Close(*blob, index);
+      tried_before = nullptr;
+      continue;
+    }
+    const Grant& grant = parts_.reads.Find(chunk->waiters.front())->grant;
+    const Instant deadline = LatestDeadline(*chunk);
+    const bool alike = tried_before && groups.back().chunks.end() == index && *tried_before == chunk->tried &&
+                       groups.back().asker == chunk->asker && groups.back().grant == grant;
+    if (alike) {
+      ++groups.back().chunks.count;
+      groups.back().deadline = std::max(groups.back().deadline, deadline);
+    } else {
+      groups.push_back({{index, 1}, chunk->asker, grant, deadline});
+    }
+    tried_before = &chunk->tried;
+  }
+  return groups;
+}
+
+void SingleFlight::StartGroup(const std::shared_ptr<Blob>& blob, const Group& group, FetchClass fetch_class,
+                              FetchScheduler::Slot* slot) {
+  offers_.clear();
+  parts_.sources.Offers(*blob, group.chunks, fetch_class, group.asker, group.grant, &offers_);
+  const TriedSources& tried = table_.Find(*blob, group.chunks.first)->tried;
+  std::vector<Leg> legs;
+  if (!blob->refused()) legs = planner_.Plan(group.chunks, tried, offers_);
+  std::vector<ChunkIndex> left;
+  ChunkIndex next = group.chunks.first;
+  for (Leg& leg : legs) {
+    for (; next < leg.chunks.first; next = next.next()) left.push_back(next);
+    next = leg.chunks.end();
+    const ChunkSpan chunks = leg.chunks;
+    StartLeg(blob, group, std::move(leg), fetch_class,
+             slot->CutTo(blob->geometry().RangeOf(chunks).length)
+                 ? std::exchange(*slot, FetchScheduler::Slot())
+                 : scheduler_.Take(blob, chunks, fetch_class));
+  }
+  for (; next < group.chunks.end(); next = next.next()) left.push_back(next);
+  if (!left.empty()) NobodyLeft(blob, left);
+}
+
+void SingleFlight::StartLeg(const std::shared_ptr<Blob>& blob, const Group& group, Leg leg,
+                            FetchClass fetch_class, FetchScheduler::Slot slot) {
+  const ChunkSpan chunks = leg.chunks;
+  // Below demand the time begins now; a reader's ran while the chunk was queued.
+  const Instant deadline = fetch_class == FetchClass::kDemand ? group.deadline : Now() + parts_.fetch_timeout;
+  const LegId id = runner_->Start({std::move(leg), blob, fetch_class, group.asker, group.grant, deadline},
+                                  std::move(slot));
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    WantedChunk* const chunk = table_.Find(*blob, index);
+    chunk->state = WantedChunk::State::kUnderWay;
+    chunk->legs.push_back(id);
+  }
+}
+
+// Another node waits for a chunk that this node has asked of a third: it gets a leg that waits for nobody, or
+// is refused.
+void SingleFlight::AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index, ReadId id) {
+  WantedChunk& chunk = *table_.Find(*blob, index);
+  const bool waits_for_a_node = std::all_of(chunk.legs.begin(), chunk.legs.end(), [&](LegId leg) {
+    const LegOrder* const order = runner_->Find(leg);
+    return order && order->asker != Asker::kPeer && order->leg.source->kind() == SourceKind::kPeer;
+  });
+  if (!waits_for_a_node) return;
+  const PendingRead& read = *parts_.reads.Find(id);
+  offers_.clear();
+  parts_.sources.Offers(*blob, {index, 1}, chunk.fetch_class, Asker::kPeer, read.grant, &offers_);
+  std::vector<Leg> legs;
+  if (chunk.legs.size() < WantedChunk::kLegsMax) legs = planner_.Plan({index, 1}, chunk.tried, offers_);
+  if (legs.empty()) {
+    chunk.asker = Asker::kLocal;
+    std::erase(chunk.waiters, id);
+    failed_.emplace_back(id, absl::NotFoundError(absl::StrCat("nobody who has ", Describe(*blob, index),
+                                                              " can be asked on behalf of "
+                                                              "another node")));
+    return;
+  }
+  const Group group{{index, 1}, Asker::kPeer, read.grant, read.deadline};
+  StartLeg(blob, group, std::move(legs.front()), chunk.fetch_class,
+           scheduler_.Take(blob, {index, 1}, chunk.fetch_class));
+}
+
+}  // namespace sluice

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "node/blob.h"
+#include "node/bulk_lane.h"
+#include "node/chunk_intake.h"
+#include "node/chunk_source.h"
+#include "node/executor.h"
+#include "node/fetch_runner.h"
+#include "node/fetch_scheduler.h"
+#include "node/fetch_table.h"
+#include "node/read_table.h"
+#include "node/source_directory.h"
+#include "node/source_planner.h"
+#include "node/telemetry.h"
+
+namespace sluice {
+
+// Adds a chunk to the last run if it follows it.
+void AppendChunk(std::vector<ChunkSpan>& runs, ChunkIndex index);
+
+// Brings in each chunk that somebody wants, once however many wait for it: queues it, has the sources planned
+// and asked, asks others when one fails, lacks it or is late, pauses when nobody can be asked, and tells
+// those who wait.
+//
+// Owned by the core loop. Not thread-safe.
+class SingleFlight final : private LegEvents {
+ public:
+  // What it tells of the reads in the table; each may answer the read, and so take it out.
+  class Waiters {
+   public:
+    virtual ~Waiters() = default;
+    virtual void ChunkCame(ReadId id, SourceKind kind) = 0;
+    virtual void ChunkFailed(ReadId id, const absl::Status& status) = 0;
+    // Room has been found for a run that a WorkSource gave.
+    virtual void StartWork(FetchScheduler::Start start) = 0;
+  };
+  struct Parts {
+    const Clock& clock;
+    Executor& core;
+    Executor& io;
+    ChunkIntake intake;
+    SourceDirectory& sources;
+    Telemetry& telemetry;
+    BulkLane* bulk;
+    ReadTable& reads;
+    Waiters& waiters;
+    Duration fetch_timeout;  // of fetches below demand
+  };
+
+  SingleFlight(const Parts& parts, FetchScheduler::Limits limits);
+  ~SingleFlight() override;
+
+  // A read in the table wants an absent chunk: it waits for it from now on. What has to be queued or started
+  // for that is added to `to_start`, in the read's class.
+  void Join(ReadId id, PendingRead& read, ChunkIndex index, std::vector<ChunkSpan>& to_start);
+  // Queues chunks that Join gave.
+  void Queue(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& runs, FetchClass fetch_class);
+  // Starts them at once, in a place that was found for them.
+  void StartRuns(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& runs,
+                 FetchClass fetch_class, FetchScheduler::Slot slot);
+  // A read does not want its chunks any more: what nobody else wants of them is cancelled.
+  void Forget(ReadId id, const Blob& blob, ChunkSpan chunks);
+  // Starts what there is room for.
+  void Pump();
+
+  // A chunk has come that was not asked of a source, or not by this.
+  void Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence, SourceKind kind);
+  // Somebody else can be asked for the blob: what is paused for it is tried now.
+  void OffersChanged(const Digest& digest);
+  // Cancels all; nothing is told any more.
+  void Stop();
+
+  FetchScheduler& scheduler() { return scheduler_; }
+
+ private:
+  // Chunks in a row that are to be asked for alike.
+  struct Group {
+    ChunkSpan chunks;
+    Asker asker;
+    Grant grant;
+    Instant deadline;  // the latest of those who wait
+  };
+  struct Pause {
+    std::shared_ptr<Blob> blob;
+    std::vector<ChunkIndex> chunks;
+  };
+
+  void ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence) override;
+  void ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) override;
+  void ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) override;
+  void LegEnded(LegId id, const LegOrder& order, const absl::Status& status) override;
+  void LegLate(LegId id, const LegOrder& order, const LegProgress& progress) override;
+  void RoomMade() override { Pump(); }
+
+  // Who waits for a chunk, without those that have been answered meanwhile.
+  void PruneWaiters(WantedChunk& chunk) const;
+  Instant LatestDeadline(const WantedChunk& chunk) const;
+  Instant DemandDeadline(const WantedChunk& chunk) const;
+
+  std::vector<Group> Startable(const std::shared_ptr<Blob>& blob, ChunkSpan chunks, FetchClass fetch_class);
+  void StartGroup(const std::shared_ptr<Blob>& blob, const Group& group, FetchClass fetch_class,
+                  FetchScheduler::Slot* slot);
+  void StartLeg(const std::shared_ptr<Blob>& blob, const Group& group, Leg leg, FetchClass fetch_class,
+                FetchScheduler::Slot slot);
+  void AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index, ReadId id);
+  bool LeaveLeg(WantedChunk* chunk, LegId id) const;
+  void NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
+  bool RefuseGrant(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
+  void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
+  void NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
+  void RefusePeers(WantedChunk& chunk);
+  void TellFailed();
+  void PauseChunks(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks);
+  void EndPause(PauseId id);
+
+  Instant Now() const { return parts_.clock.Now(); }
+
+  const Parts parts_;
+  bool stopped_ = false;
+  FetchTable table_;
+  FetchScheduler scheduler_;
+  SourcePlanner planner_;
+  std::shared_ptr<FetchRunner> runner_;  // after the scheduler, whose places its legs hold
+  PauseId next_pause_ = 1;
+  absl::flat_hash_map<PauseId, Pause> pauses_;
+  std::shared_ptr<SingleFlight*> self_;                  // what comes late finds null in it
+  std::vector<std::pair<ReadId, absl::Status>> failed_;  // and not told yet
+  std::vector<SourceOffer> offers_;                      // kept for its memory alone
+};
+
+}  // namespace sluice

@@ -1,0 +1,251 @@
+// What becomes of legs: what they bring, how they end, who is asked next.
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "node/single_flight.h"
+
+namespace sluice {
+namespace {
+
+// So often a chunk comes and can't be stored before those who wait for it are told.
+constexpr int kStoreTriesMax = 2;
+// Readers whom the sources tell that they are not there just now wait so long for the next try, while they
+// have time: twice as long each time, up to the second figure.
+constexpr Duration kPauseMin = std::chrono::milliseconds(500);
+constexpr Duration kPauseMax = std::chrono::seconds(2);
+
+std::string Describe(const Blob& blob, ChunkIndex index) {
+  return absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString());
+}
+
+}  // namespace
+
+// --------------------------------------------------------------------------------------- what comes
+
+void SingleFlight::ChunkStored(LegId, const LegOrder& order, ChunkIndex index, Evidence evidence) {
+  if (order.fetch_class != FetchClass::kDemand)
+    parts_.telemetry.prefetch_bytes.Add(order.blob->geometry().RangeOf(index).length);
+  Arrived(order.blob, index, evidence, order.leg.source->kind());
+}
+
+void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence,
+                           SourceKind kind) {
+  if (stopped_) return;
+  if (parts_.bulk) parts_.bulk->Committed(blob, index);
+  if (!table_.Find(*blob, index)) return;
+  const WantedChunk chunk = table_.Close(*blob, index);
+  for (const LegId leg : chunk.legs) runner_->Disown(leg, index);
+  if (evidence == Evidence::kUnverified && !chunk.waiters.empty())
+    parts_.telemetry.unverified_served_bytes.Add(blob->geometry().RangeOf(index).length);
+  for (const ReadId id : chunk.waiters) parts_.waiters.ChunkCame(id, kind);
+}
+
+// The leg is done with the chunk. Whether nobody else brings it now.
+bool SingleFlight::LeaveLeg(WantedChunk* chunk, LegId id) const {
+  if (!chunk || std::erase(chunk->legs, id) == 0) return false;
+  return chunk->legs.empty();
+}
+
+void SingleFlight::ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) {
+  WantedChunk* const chunk = table_.Find(*order.blob, index);
+  if (chunk) chunk->tried.Failed(order.leg.id);
+  if (chunk) chunk->NoteError(order.leg.rank, why);
+  if (LeaveLeg(chunk, id)) Retry(order.blob, {index});
+}
+
+void SingleFlight::ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex index,
+                                  const absl::Status& why) {
+  WantedChunk* const chunk = table_.Find(*order.blob, index);
+  // It says more about why the chunk can't be had than any source does.
+  if (chunk) chunk->NoteError(SourceRank::kLastResort, why);
+  if (!LeaveLeg(chunk, id)) return;
+  const bool final = absl::IsFailedPrecondition(why) || absl::IsNotFound(why);
+  const bool again = ++chunk->store_tries < kStoreTriesMax && !final;
+  if (again) {
+    Retry(order.blob, {index});
+  } else {
+    NobodyLeft(order.blob, {index});
+  }
+}
+
+void SingleFlight::LegEnded(LegId id, const LegOrder& order, const absl::Status& status) {
+  std::vector<ChunkIndex> again;
+  const ChunkSpan chunks = order.leg.chunks;
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    WantedChunk* const chunk = table_.Find(*order.blob, index);
+    if (!chunk || std::find(chunk->legs.begin(), chunk->legs.end(), id) == chunk->legs.end()) continue;
+    NoteEnd(*chunk, order,
+            status.ok()
+                ? absl::InternalError(absl::StrCat("the source said that it was done but did not deliver ",
+                                                   Describe(*order.blob, index)))
+                : status);
+    if (LeaveLeg(chunk, id)) again.push_back(index);
+  }
+  if (!again.empty()) Retry(order.blob, again);
+}
+
+void SingleFlight::NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+      if (RefuseGrant(chunk, order, status)) return;
+      [[fallthrough]];
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition:
+      chunk.tried.Lacks(order.leg.id);
+      break;
+    case absl::StatusCode::kDeadlineExceeded:
+      // One that ended with its readers' time says nothing to those who have time left.
+      if (order.deadline > Now()) chunk.tried.Failed(order.leg.id);
+      break;
+    default:
+      chunk.tried.Failed(order.leg.id);
+  }
+  chunk.NoteError(order.leg.rank, status);
+}
+
+// Whether others wait who have another right than the one that was refused: these alone are told.
+bool SingleFlight::RefuseGrant(WantedChunk& chunk, const LegOrder& order, const absl::Status& status) {
+  PruneWaiters(chunk);
+  const auto refused = std::stable_partition(chunk.waiters.begin(), chunk.waiters.end(), [&](ReadId id) {
+    return parts_.reads.Find(id)->grant != order.grant;
+  });
+  if (refused == chunk.waiters.begin()) return false;
+  for (auto id = refused; id != chunk.waiters.end(); ++id) failed_.emplace_back(*id, status);
+  chunk.waiters.erase(refused, chunk.waiters.end());
+  return true;
+}
+
+void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& progress) {
+  std::vector<ChunkSpan> runs;
+  const TriedSources* tried = nullptr;  // of the last chunk in runs
+  const ChunkSpan chunks = order.leg.chunks;
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    const WantedChunk* const chunk = table_.Find(*order.blob, index);
+    const bool alone = chunk && chunk->legs.size() == 1 && chunk->legs.front() == id;
+    if (!alone) continue;
+    if (tried && *tried == chunk->tried) {
+      AppendChunk(runs, index);
+    } else {
+      runs.push_back({index, 1});
+    }
+    tried = &chunk->tried;
+  }
+  for (const ChunkSpan& run : runs) {
+    const WantedChunk& first = *table_.Find(*order.blob, run.first);
+    offers_.clear();
+    parts_.sources.Offers(*order.blob, run, order.fetch_class, order.asker, order.grant, &offers_);
+    Leg late = order.leg;
+    late.chunks = run;
+    std::optional<Leg> second = planner_.Hedge(late, progress, first.tried, offers_, Now());
+    if (!second) continue;
+    parts_.telemetry.hedged_fetches.Add();
+    const Group group{run, order.asker, order.grant, order.deadline};
+    StartLeg(order.blob, group, *std::move(second), order.fetch_class,
+             scheduler_.Take(order.blob, run, order.fetch_class));
+  }
+}
+
+// ---------------------------------------------------------------------------------------- trying again
+
+void SingleFlight::Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks) {
+  std::array<std::vector<ChunkSpan>, kFetchClassCount> runs;
+  for (const ChunkIndex index : chunks) {
+    WantedChunk* const chunk = table_.Find(*blob, index);
+    PruneWaiters(*chunk);
+    if (chunk->waiters.empty()) {
+      table_.Close(*blob, index);
+      continue;
+    }
+    chunk->state = WantedChunk::State::kQueued;
+    chunk->fetch_class = FetchClass::kBackfill;
+    for (const ReadId id : chunk->waiters)
+      chunk->fetch_class = std::min(chunk->fetch_class, parts_.reads.Find(id)->fetch_class);
+    AppendChunk(runs[static_cast<size_t>(chunk->fetch_class)], index);
+  }
+  for (size_t i = 0; i < runs.size(); ++i) Queue(blob, runs[i], static_cast<FetchClass>(i));
+}
+
+// No source may be asked for them, or the store does not take them.
+void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks) {
+  std::vector<ChunkIndex> later;
+  for (const ChunkIndex index : chunks) {
+    WantedChunk* const chunk = table_.Find(*blob, index);
+    if (!chunk) continue;
+    PruneWaiters(*chunk);
+    if (chunk->error.ok())
+      chunk->error = absl::UnavailableError(absl::StrCat("nobody can be asked for ", Describe(*blob, index)));
+    if (chunk->asker == Asker::kPeer) {
+      RefusePeers(*chunk);
+      Retry(blob, {index});
+      continue;
+    }
+    const bool may_pass = absl::IsUnavailable(chunk->error) && !blob->refused();
+    if (may_pass && DemandDeadline(*chunk) > Now() + kPauseMin) {
+      later.push_back(index);
+    } else {
+      const WantedChunk closed = table_.Close(*blob, index);
+      for (const ReadId id : closed.waiters) failed_.emplace_back(id, closed.error);
+    }
+  }
+  if (!later.empty()) PauseChunks(blob, std::move(later));
+}
+
+// Other nodes are told at once: they have others to ask. Whoever reads on this host may wait for a third
+// node.
+void SingleFlight::RefusePeers(WantedChunk& chunk) {
+  chunk.asker = Asker::kLocal;
+  const auto peers = std::stable_partition(chunk.waiters.begin(), chunk.waiters.end(), [&](ReadId id) {
+    return parts_.reads.Find(id)->asker == Asker::kLocal;
+  });
+  for (auto id = peers; id != chunk.waiters.end(); ++id) failed_.emplace_back(*id, chunk.error);
+  chunk.waiters.erase(peers, chunk.waiters.end());
+}
+
+void SingleFlight::PauseChunks(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks) {
+  const PauseId id = next_pause_++;
+  Duration length = kPauseMin;
+  Instant latest = Now();
+  for (const ChunkIndex index : chunks) {
+    WantedChunk& chunk = *table_.Find(*blob, index);
+    chunk.state = WantedChunk::State::kPaused;
+    chunk.pause = id;
+    length = std::max(length, std::min(kPauseMax, kPauseMin * (1 << std::min(chunk.pauses++, 8))));
+    latest = std::max(latest, DemandDeadline(chunk));
+  }
+  // The last try is to come before the deadline.
+  length = std::max(kPauseMin, std::min(length, latest - Now() - kPauseMin));
+  pauses_.emplace(id, Pause{blob, std::move(chunks)});
+  parts_.core.PostAt(Now() + length, [self = self_, id] {
+    if (*self) (*self)->EndPause(id);
+  });
+}
+
+void SingleFlight::EndPause(PauseId id) {
+  const auto found = pauses_.find(id);
+  if (found == pauses_.end()) return;
+  const Pause pause = std::move(found->second);
+  pauses_.erase(found);
+  std::vector<ChunkIndex> again;
+  for (const ChunkIndex index : pause.chunks) {
+    WantedChunk* const chunk = table_.Find(*pause.blob, index);
+    if (!chunk || chunk->state != WantedChunk::State::kPaused || chunk->pause != id) continue;
+    chunk->tried = TriedSources();
+    chunk->store_tries = 0;
+    again.push_back(index);
+  }
+  Retry(pause.blob, again);
+  Pump();
+}
+
+void SingleFlight::OffersChanged(const Digest& digest) {
+  std::vector<PauseId> of_blob;
+  for (const auto& [id, pause] : pauses_) {
+    if (pause.blob->digest() == digest) of_blob.push_back(id);
+  }
+  for (const PauseId id : of_blob) EndPause(id);
+}
+
+}  // namespace sluice

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "node/blob.h"
+#include "node/chunk_source.h"
+#include "node/digest.h"
+#include "node/geometry.h"
+
+namespace sluice {
+
+// What a source is to a chunk; sources of a lower rank are asked first.
+enum class SourceRank {
+  kHome,        // it fetches the chunk for everybody
+  kHedge,       // stands in for a home that is late
+  kHolder,      // has it
+  kOrigin,      // the registry, and this node is one of those that may ask it
+  kLastResort,  // the registry, within a budget
+};
+
+// Names a source for as long as its directory lives.
+enum class SourceId : uint32_t {};
+
+struct SourceOffer {
+  SourceId id{};
+  SourceRank rank = SourceRank::kOrigin;
+  std::shared_ptr<ChunkSource> source;
+  ChunkSpan has;  // what it may be asked for; not empty
+};
+
+// Port: who can be asked for which chunks. Implemented by p2p/.
+//
+// All calls come on the core loop and must not block.
+class SourceDirectory {
+ public:
+  virtual ~SourceDirectory() = default;
+
+  // Adds who may be asked for chunks of the span, in any order; their `has` may reach beyond it. For
+  // Asker::kPeer only those that need no other node's fetch: holders, and the origin.
+  virtual void Offers(const Blob& blob, ChunkSpan span, FetchClass fetch_class, Asker asker,
+                      const Grant& grant, std::vector<SourceOffer>* offers) = 0;
+
+  // `on_changed` is called with a blob that somebody else can be asked for now; on any thread, until it is
+  // replaced or the directory goes. An empty one ends it: after the call returns none comes any more.
+  virtual void OnOffersChanged(absl::AnyInvocable<void(const Digest&)> on_changed) = 0;
+};
+
+// The same sources for every chunk, asked in the order of their ranks. Owns none of them.
+class FixedSources final : public SourceDirectory {
+ public:
+  struct Source {
+    SourceRank rank;
+    ChunkSource* source;  // outlives the directory and what it has given out
+  };
+  explicit FixedSources(const std::vector<Source>& sources) {
+    for (const Source& source : sources)
+      sources_.push_back({source.rank, {std::shared_ptr<void>(), source.source}});
+  }
+
+  void Offers(const Blob& blob, ChunkSpan, FetchClass, Asker asker, const Grant&,
+              std::vector<SourceOffer>* offers) override {
+    for (size_t i = 0; i < sources_.size(); ++i) {
+      const auto& [rank, source] = sources_[i];
+      if (asker == Asker::kPeer && rank < SourceRank::kHolder) continue;
+      offers->push_back({static_cast<SourceId>(i), rank, source, blob.geometry().All()});
+    }
+  }
+  void OnOffersChanged(absl::AnyInvocable<void(const Digest&)>) override {}
+
+ private:
+  std::vector<std::pair<SourceRank, std::shared_ptr<ChunkSource>>> sources_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,131 @@
+#include "node/source_planner.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <tuple>
+
+namespace sluice {
+namespace {
+
+bool Has(const SourceOffer& offer, ChunkIndex index) {
+  return offer.has.first <= index && index < offer.has.end();
+}
+
+// First bytes between two looks at what is typical.
+constexpr uint64_t kRecalculated = 8;
+
+bool HasAll(const SourceOffer& offer, ChunkSpan span) {
+  return offer.has.first <= span.first && span.end() <= offer.has.end();
+}
+
+}  // namespace
+
+const TriedSources::Tried* TriedSources::Find(SourceId id) const {
+  const auto found = std::find_if(tried_.begin(), tried_.end(), [&](const Tried& t) { return t.id == id; });
+  return found == tried_.end() ? nullptr : &*found;
+}
+
+TriedSources::Tried& TriedSources::Of(SourceId id) {
+  const auto found = std::find_if(tried_.begin(), tried_.end(), [&](const Tried& t) { return t.id == id; });
+  if (found != tried_.end()) return *found;
+  tried_.push_back({.id = id});
+  return tried_.back();
+}
+
+bool TriedSources::MayAsk(SourceId id) const {
+  const Tried* const tried = Find(id);
+  return !tried || (!tried->lacks && tried->attempts < kAttemptsMax);
+}
+
+int TriedSources::attempts(SourceId id) const {
+  const Tried* const tried = Find(id);
+  return tried ? tried->attempts : 0;
+}
+
+Duration SourcePlanner::LateAfter(SourceId id) const {
+  const auto found = histories_.find(id);
+  // Of a source that has not answered yet nothing is known: only its silence says something.
+  return found == histories_.end() ? kSilence : found->second.late_after;
+}
+
+const SourceOffer* SourcePlanner::Best(ChunkIndex index, const TriedSources& tried,
+                                       std::span<const SourceOffer> offers) const {
+  const SourceOffer* best = nullptr;
+  const auto order = [&](const SourceOffer& offer) {
+    const auto history = histories_.find(offer.id);
+    const bool known = history != histories_.end();
+    const bool ill = known && history->second.failures_in_a_row >= kIllFailures;
+    const Duration typical = known ? history->second.typical : Duration();
+    return std::tuple(tried.attempts(offer.id), offer.rank, ill, typical, offer.id);
+  };
+  for (const SourceOffer& offer : offers) {
+    if (!Has(offer, index) || !tried.MayAsk(offer.id)) continue;
+    if (!best || order(offer) < order(*best)) best = &offer;
+  }
+  return best;
+}
+
+std::vector<Leg> SourcePlanner::Plan(ChunkSpan span, const TriedSources& tried,
+                                     std::span<const SourceOffer> offers) {
+  std::vector<Leg> legs;
+  for (ChunkIndex index = span.first; index < span.end();) {
+    const SourceOffer* const best = Best(index, tried, offers);
+    // Up to where one of the offers begins or ends, the choice stays the same.
+    ChunkIndex end = span.end();
+    for (const SourceOffer& offer : offers) {
+      if (offer.has.first > index) end = std::min(end, offer.has.first);
+      if (offer.has.end() > index) end = std::min(end, offer.has.end());
+    }
+    const uint32_t count = end.value() - index.value();
+    if (best && !legs.empty() && legs.back().id == best->id && legs.back().chunks.end() == index) {
+      legs.back().chunks.count += count;
+    } else if (best) {
+      legs.push_back({best->id, best->rank, best->source, {index, count}});
+    }
+    index = end;
+  }
+  hedge_credit_ = std::min(hedge_credit_ + kHedgePercent * static_cast<int>(legs.size()), kHedgesSaved * 100);
+  return legs;
+}
+
+Instant SourcePlanner::LateAt(const Leg& leg, const LegProgress& progress, Instant now) const {
+  const Instant silent = std::max(progress.started, progress.last_byte) + kSilence;
+  if (progress.first_byte != Instant()) return std::max(now, silent);
+  const Instant late = progress.started + LateAfter(leg.id);
+  return std::max(now, late > now ? std::min(late, silent) : silent);
+}
+
+std::optional<Leg> SourcePlanner::Hedge(const Leg& late, const LegProgress& progress,
+                                        const TriedSources& tried, std::span<const SourceOffer> offers,
+                                        Instant now) {
+  const bool silent = now - std::max(progress.started, progress.last_byte) >= kSilence;
+  const bool is_late = progress.first_byte == Instant() && now - progress.started >= LateAfter(late.id);
+  if (!silent && (!is_late || hedge_credit_ < 100)) return std::nullopt;
+  std::vector<SourceOffer> others;
+  for (const SourceOffer& offer : offers) {
+    const bool holds = offer.rank == SourceRank::kHedge || offer.rank == SourceRank::kHolder;
+    if (offer.id != late.id && HasAll(offer, late.chunks) && (silent || holds)) others.push_back(offer);
+  }
+  const SourceOffer* const best = Best(late.chunks.first, tried, others);
+  if (!best) return std::nullopt;
+  if (!silent) hedge_credit_ -= 100;
+  return Leg{best->id, best->rank, best->source, late.chunks};
+}
+
+void SourcePlanner::Note(SourceId id, uint64_t bytes, Duration first_byte, const absl::Status& status) {
+  if (histories_.size() >= kSourcesMax && !histories_.contains(id)) histories_.erase(histories_.begin());
+  History& history = histories_[id];
+  const bool failed = !status.ok() && !absl::IsNotFound(status) && !absl::IsCancelled(status);
+  history.failures_in_a_row = failed ? history.failures_in_a_row + 1 : 0;
+  if (bytes == 0) return;
+  history.first_bytes[history.count++ % History::kKept] = first_byte;
+  // Sorting costs more than a leg; a few behind does no harm.
+  if (history.count > kRecalculated && history.count % kRecalculated != 0) return;
+  std::array<Duration, History::kKept> sorted = history.first_bytes;
+  const size_t size = std::min<size_t>(history.count, History::kKept);
+  std::sort(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(size));
+  history.typical = sorted[size / 2];
+  history.late_after = std::clamp(sorted[(size - 1) * 95 / 100], kLateMin, kSilence);
+}
+
+}  // namespace sluice

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "node/chunk_source.h"
+#include "node/executor.h"
+#include "node/geometry.h"
+#include "node/source_directory.h"
+
+namespace sluice {
+
+// What became of asking the sources for one chunk, since it was last asked for from the beginning.
+class TriedSources {
+ public:
+  // A source is asked for a chunk so often before it counts as failed.
+  static constexpr int kAttemptsMax = 2;
+
+  // It said that it lacks the chunk, or will not give it: no failure, but not asked again.
+  void Lacks(SourceId id) { Of(id).lacks = true; }
+  void Failed(SourceId id) { ++Of(id).attempts; }
+  bool MayAsk(SourceId id) const;
+  int attempts(SourceId id) const;
+
+  friend bool operator==(const TriedSources&, const TriedSources&) = default;
+
+ private:
+  struct Tried {
+    SourceId id{};
+    int attempts = 0;
+    bool lacks = false;
+    friend bool operator==(const Tried&, const Tried&) = default;
+  };
+  Tried& Of(SourceId id);
+  const Tried* Find(SourceId id) const;
+
+  std::vector<Tried> tried_;  // few
+};
+
+// Chunks that are asked of one source, in one request.
+struct Leg {
+  SourceId id{};
+  SourceRank rank = SourceRank::kOrigin;
+  std::shared_ptr<ChunkSource> source;
+  ChunkSpan chunks;
+};
+
+// How a leg has come along.
+struct LegProgress {
+  Instant started;
+  Instant first_byte;  // Instant() before it came
+  Instant last_byte;
+};
+
+// Which source is asked for which chunk, and when another is asked beside it. Pure: it is handed the clock,
+// and what it knows of sources it was told by Note.
+//
+// Owned by the core loop. Not thread-safe.
+class SourcePlanner {
+ public:
+  // A source that is silent for so long has failed for all that matters: the next is asked as well.
+  static constexpr Duration kSilence = std::chrono::milliseconds(1500);
+  // No source is late before that.
+  static constexpr Duration kLateMin = std::chrono::milliseconds(50);
+  // So many requests in a hundred may be hedged, and so many at once after a quiet time.
+  static constexpr int kHedgePercent = 5;
+  static constexpr int kHedgesSaved = 8;
+  static constexpr size_t kSourcesMax = 4096;  // remembered
+
+  // Cuts the span into legs, in its order: each chunk is asked of the source that was asked least for it so
+  // far, among these of the lowest rank, among these of one that has not failed the last times, and of the
+  // quickest to answer. What nobody may be asked for is left out. REQUIRES: all chunks of the span have
+  // `tried`
+  std::vector<Leg> Plan(ChunkSpan span, const TriedSources& tried, std::span<const SourceOffer> offers);
+
+  // Who is to be asked now beside a leg that is late. A hedge, when the first byte takes longer than it does
+  // in 95 of 100 cases of that source: of somebody who has the chunks, within a budget. A takeover, when it
+  // is silent: of anybody. Nobody: look again at LateAt.
+  std::optional<Leg> Hedge(const Leg& late, const LegProgress& progress, const TriedSources& tried,
+                           std::span<const SourceOffer> offers, Instant now);
+  // When Hedge is worth asking next; not before `now`.
+  Instant LateAt(const Leg& leg, const LegProgress& progress, Instant now) const;
+
+  // A leg has ended: so many bytes came, the first of them after `first_byte` (zero if none came).
+  void Note(SourceId id, uint64_t bytes, Duration first_byte, const absl::Status& status);
+
+ private:
+  // What the last legs of one source came to.
+  struct History {
+    static constexpr size_t kKept = 32;
+    std::array<Duration, kKept> first_bytes{};  // how long the first byte took
+    uint64_t count = 0;                         // of first bytes, ever
+    Duration typical{};                         // the median, zero if unknown
+    Duration late_after = kSilence;             // longer than 95 of 100
+    int failures_in_a_row = 0;
+  };
+  static constexpr int kIllFailures = 3;
+
+  Duration LateAfter(SourceId id) const;
+  // The best offer for the chunk; null if there is none.
+  const SourceOffer* Best(ChunkIndex index, const TriedSources& tried,
+                          std::span<const SourceOffer> offers) const;
+
+  absl::flat_hash_map<SourceId, History> histories_;
+  int hedge_credit_ = kHedgesSaved * 100;  // in hundredths of a hedge
+};
+
+}  // namespace sluice

@@ -1,0 +1,174 @@
+#include "node/source_planner.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/node/fakes.h"
+
+namespace sluice {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr SourceId kHome{1}, kHolder{2}, kOther{3}, kOrigin{4};
+
+ChunkSpan Span(uint32_t first, uint32_t count) {
+  return {ChunkIndex(first), count};
+}
+
+class SourcePlannerTest : public ::testing::Test {
+ protected:
+  SourceOffer Offer(SourceId id, SourceRank rank, ChunkSpan has = Span(0, 100)) {
+    return {id, rank, source_, has};
+  }
+  // As "source:first+count ...".
+  std::string Plan(ChunkSpan span, const TriedSources& tried, const std::vector<SourceOffer>& offers) {
+    std::string text;
+    for (const Leg& leg : planner_.Plan(span, tried, offers)) {
+      if (!text.empty()) text += ' ';
+      text += std::to_string(static_cast<uint32_t>(leg.id)) + ':' + std::to_string(leg.chunks.first.value()) +
+              '+' + std::to_string(leg.chunks.count);
+    }
+    return text;
+  }
+  void Answers(SourceId id, Duration first_byte, int times) {
+    for (int i = 0; i < times; ++i) planner_.Note(id, 1, first_byte, absl::OkStatus());
+  }
+
+  SourcePlanner planner_;
+  std::shared_ptr<ChunkSource> source_ = std::make_shared<fakes::FakeSource>();
+  const Instant start_{std::chrono::hours(1)};
+};
+
+TEST_F(SourcePlannerTest, TheLowestRankIsAskedFirst) {
+  EXPECT_EQ(Plan(Span(0, 4), {}, {Offer(kOrigin, SourceRank::kOrigin), Offer(kHome, SourceRank::kHome)}),
+            "1:0+4");
+}
+
+TEST_F(SourcePlannerTest, ARunIsCutWhereAnotherSourceHasIt) {
+  const std::vector<SourceOffer> offers = {Offer(kHolder, SourceRank::kHolder, Span(2, 2)),
+                                           Offer(kHome, SourceRank::kHome, Span(5, 1)),
+                                           Offer(kOrigin, SourceRank::kOrigin)};
+  EXPECT_EQ(Plan(Span(0, 8), {}, offers), "4:0+2 2:2+2 4:4+1 1:5+1 4:6+2");
+}
+
+TEST_F(SourcePlannerTest, WhatNobodyHasIsLeftOut) {
+  EXPECT_EQ(Plan(Span(0, 8), {}, {Offer(kHolder, SourceRank::kHolder, Span(2, 2))}), "2:2+2");
+  EXPECT_EQ(Plan(Span(0, 8), {}, {}), "");
+}
+
+TEST_F(SourcePlannerTest, EachSourceIsAskedTwiceInTurnsUnlessItLacksTheChunk) {
+  const std::vector<SourceOffer> offers = {Offer(kHome, SourceRank::kHome),
+                                           Offer(kOther, SourceRank::kHolder),
+                                           Offer(kOrigin, SourceRank::kOrigin)};
+  TriedSources tried;
+  tried.Lacks(kOther);
+  std::string order;
+  for (std::string leg = Plan(Span(0, 1), tried, offers); !leg.empty();
+       leg = Plan(Span(0, 1), tried, offers)) {
+    order += leg[0];
+    tried.Failed(static_cast<SourceId>(leg[0] - '0'));
+  }
+  EXPECT_EQ(order, "1414");
+}
+
+TEST_F(SourcePlannerTest, AThirdSourceIsAskedAfterTwoThatLackTheChunk) {
+  const std::vector<SourceOffer> offers = {Offer(kHome, SourceRank::kHome),
+                                           Offer(kOther, SourceRank::kHolder),
+                                           Offer(kOrigin, SourceRank::kOrigin)};
+  TriedSources tried;
+  tried.Lacks(kHome);
+  tried.Lacks(kOther);
+  EXPECT_EQ(Plan(Span(0, 1), tried, offers), "4:0+1");
+}
+
+TEST_F(SourcePlannerTest, OfOneRankTheQuickestIsAskedAndOneThatFailedLastNot) {
+  const std::vector<SourceOffer> offers = {Offer(kHolder, SourceRank::kHolder),
+                                           Offer(kOther, SourceRank::kHolder)};
+  Answers(kHolder, milliseconds(20), 4);
+  Answers(kOther, milliseconds(5), 4);
+  EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
+  for (int i = 0; i < 3; ++i) planner_.Note(kOther, 0, {}, absl::UnavailableError("reset"));
+  EXPECT_EQ(Plan(Span(0, 1), {}, offers), "2:0+1");
+  planner_.Note(kOther, 0, {}, absl::NotFoundError("lacks it: it is well"));
+  EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
+}
+
+class HedgeTest : public SourcePlannerTest {
+ protected:
+  HedgeTest() { Answers(kHome, milliseconds(80), 32); }
+
+  std::optional<Leg> Hedge(Duration after, LegProgress progress = {}) {
+    progress.started = start_;
+    return planner_.Hedge(late_, progress, tried_, offers_, start_ + after);
+  }
+
+  Leg late_{kHome, SourceRank::kHome, source_, Span(0, 4)};
+  TriedSources tried_;
+  std::vector<SourceOffer> offers_ = {Offer(kHome, SourceRank::kHome), Offer(kHolder, SourceRank::kHolder),
+                                      Offer(kOrigin, SourceRank::kOrigin)};
+};
+
+TEST_F(HedgeTest, AHolderIsAskedWhenTheFirstByteTakesLongerThanItMostlyDoes) {
+  EXPECT_EQ(planner_.LateAt(late_, {.started = start_, .first_byte = {}, .last_byte = {}}, start_),
+            start_ + milliseconds(80));
+  EXPECT_FALSE(Hedge(milliseconds(79)));
+  const std::optional<Leg> leg = Hedge(milliseconds(80));
+  ASSERT_TRUE(leg);
+  EXPECT_EQ(leg->id, kHolder);
+  EXPECT_EQ(leg->chunks, late_.chunks);
+}
+
+TEST_F(HedgeTest, NobodyIsAskedWhileBytesCome) {
+  EXPECT_FALSE(Hedge(
+      milliseconds(1000),
+      {.started = {}, .first_byte = start_ + milliseconds(50), .last_byte = start_ + milliseconds(900)}));
+}
+
+TEST_F(HedgeTest, NoSourceIsLateBeforeFiftyMilliseconds) {
+  Answers(kHome, milliseconds(1), 32);
+  EXPECT_FALSE(Hedge(milliseconds(49)));
+  EXPECT_TRUE(Hedge(milliseconds(50)));
+}
+
+TEST_F(HedgeTest, TheOriginIsAskedOnlyWhenTheSourceIsSilent) {
+  offers_.erase(offers_.begin() + 1);
+  EXPECT_FALSE(Hedge(milliseconds(1499)));
+  const std::optional<Leg> leg = Hedge(milliseconds(1500));
+  ASSERT_TRUE(leg);
+  EXPECT_EQ(leg->id, kOrigin);
+  EXPECT_TRUE(Hedge(
+      milliseconds(3000),
+      {.started = {}, .first_byte = start_ + milliseconds(50), .last_byte = start_ + milliseconds(1500)}));
+}
+
+TEST_F(HedgeTest, WhoLacksTheChunkIsNotAsked) {
+  tried_.Lacks(kHolder);
+  EXPECT_FALSE(Hedge(milliseconds(500)));
+}
+
+TEST_F(HedgeTest, WhoHasOnlyAPartIsNotAsked) {
+  offers_[1].has = Span(1, 4);
+  EXPECT_FALSE(Hedge(milliseconds(500)));
+}
+
+TEST_F(HedgeTest, HedgesHaveABudgetAndTakeoversHaveNot) {
+  int hedges = 0;
+  while (hedges < 100 && Hedge(milliseconds(100))) ++hedges;
+  EXPECT_EQ(hedges, SourcePlanner::kHedgesSaved);
+  EXPECT_TRUE(Hedge(milliseconds(1500)));
+  for (int i = 0; i < 40; ++i) planner_.Plan(Span(0, 1), {}, offers_);
+  for (hedges = 0; hedges < 100 && Hedge(milliseconds(100));) ++hedges;
+  EXPECT_EQ(hedges, 2) << "5 % of 40";
+}
+
+TEST_F(HedgeTest, LooksAgainWhenItWouldBeSilent) {
+  const LegProgress quiet{.started = start_, .first_byte = {}, .last_byte = {}};
+  EXPECT_EQ(planner_.LateAt(late_, quiet, start_ + milliseconds(100)), start_ + milliseconds(1500));
+  const LegProgress flows{
+      .started = start_, .first_byte = start_ + milliseconds(20), .last_byte = start_ + milliseconds(400)};
+  EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(400)), start_ + milliseconds(1900));
+  EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(5000)), start_ + milliseconds(5000));
+}
+
+}  // namespace
+}  // namespace sluice

@@ -74,5 +74,20 @@ TEST_F(FetchQueueTest, DemandGoesFirstAndEachClassHasItsBound) {
   EXPECT_EQ(PopAll()[blob.get()], 1) << "of two, one blob gets one";
 }
 
+TEST_F(FetchQueueTest, WhatNobodyWaitsForHasABound) {
+  const auto blob = MakeBlob(1);
+  const auto push = [&](FetchClass fetch_class) {
+    return queue_.Push({next_id_++, blob, {ChunkIndex(0), 1}, fetch_class, Instant(), 0});
+  };
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(push(i % 2 ? FetchClass::kHint : FetchClass::kBackfill).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(push(FetchClass::kReadahead)));
+  EXPECT_TRUE(push(FetchClass::kDemand).ok()) << "the readers are its bound";
+  EXPECT_EQ(queue_.Pop().fetch_class, FetchClass::kDemand);
+  EXPECT_TRUE(absl::IsResourceExhausted(push(FetchClass::kBackfill)));
+  EXPECT_EQ(queue_.Pop().fetch_class, FetchClass::kHint);
+  EXPECT_TRUE(push(FetchClass::kBackfill).ok()) << "one has left the queue";
+  EXPECT_TRUE(absl::IsResourceExhausted(push(FetchClass::kBackfill)));
+}
+
 }  // namespace
 }  // namespace sluice

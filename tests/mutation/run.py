@@ -44,6 +44,8 @@ RANDOM_FOLDERS = ("node", "index")  # without the folders in them
 # A break may make a test hang. What a test takes otherwise, other work on the machine may stretch.
 TEST_SECONDS_SPARE = 8
 TEST_TIME_FACTOR = 4
+# Of a program without a break.
+PROGRAM_SECONDS_MAX = 300
 # What making and testing a mutant should take; a hang takes longer.
 MUTANT_SECONDS_MAX = 20
 
@@ -109,10 +111,12 @@ class Judge:
             with tempfile.TemporaryDirectory(dir=self._work) as directory:
                 report = pathlib.Path(directory) / "report.json"
                 started = time.monotonic()
-                code, output = self._tree.run_program(self._tree.program_path(program.name), program, directory, None, report)
+                code, output = self._tree.run_program(self._tree.program_path(program.name), program, directory,
+                                                      PROGRAM_SECONDS_MAX, report)
                 seconds = time.monotonic() - started
                 if code != 0:
-                    raise BuildError(f"{program} fails as it is:\n{output[-4000:]}")
+                    what = "does not end" if code is None else "fails"
+                    raise BuildError(f"{program} {what} as it is:\n{output[-4000:]}")
                 if not report.exists() or json.loads(report.read_text(encoding="utf-8"))["tests"] == 0:
                     raise BuildError(f"{program} runs no test")
                 self._seconds_max[program] = self._seconds_spare + TEST_TIME_FACTOR * seconds

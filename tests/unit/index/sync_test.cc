@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <fstream>
 #include <future>
@@ -260,6 +262,34 @@ TEST_F(SyncTest, ShortAndInterruptedWritesAreCompleted) {
   CommitAll(sample);
   ExpectTrue(sample);
   FlushUntil([&] { return store_->IsSettled(sample.spec.digest); });
+}
+
+// Gives a few bytes at a time, and is interrupted by a signal before each.
+class HaltingFileSystem final : public StoreFileSystem {
+ public:
+  ssize_t Pread(int fd, void* bytes, size_t size, off_t offset) override {
+    interrupted_ = !interrupted_;
+    if (interrupted_) {
+      errno = EINTR;
+      return -1;
+    }
+    return StoreFileSystem::Pread(fd, bytes, std::min<size_t>(size, 1000), offset);
+  }
+
+ private:
+  bool interrupted_ = false;
+};
+
+TEST_F(SyncTest, ShortAndInterruptedReadsAreCompleted) {
+  const std::vector<std::byte> bytes = Content(1, 4500);
+  const FileDescriptor fd(
+      ::open((temp_.path() + "/file").c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  ASSERT_EQ(::write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  HaltingFileSystem halting;
+  std::vector<std::byte> found(4000);
+  ASSERT_TRUE(ReadFully(halting, fd.get(), 500, found).ok());
+  EXPECT_TRUE(std::equal(found.begin(), found.end(), bytes.begin() + 500));
+  EXPECT_TRUE(absl::IsDataLoss(ReadFully(halting, fd.get(), 501, found))) << "the file ends before that";
 }
 
 TEST_F(SyncTest, FailedWritesLeaveTheChunkAbsentAndSayWhy) {

@@ -46,6 +46,7 @@ TEST(ChunkGeometryTest, CutsABlobWithAShortTail) {
   EXPECT_EQ(geometry.Covering({262143, 2}), (ChunkSpan{ChunkIndex(0), 2}));
   EXPECT_EQ(geometry.Covering({999'999, 1}), (ChunkSpan{ChunkIndex(3), 1}));
   EXPECT_EQ(geometry.RangeOf(geometry.All()), (ByteRange{0, 1'000'000}));
+  EXPECT_EQ(ChunkGeometry(262145, 262144).chunk_count(), 2u);
 }
 
 TEST(ChunkGeometryTest, ABlobHasAtMost65536Chunks) {

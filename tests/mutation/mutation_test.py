@@ -33,8 +33,9 @@ TOY = {
         """,
     "index/count.h": """
         #pragma once
+        constexpr int kTimes = 2;
         inline int Twice(int number) {
-          return number * 2;
+          return number * kTimes;
         }
         int CountTo(int end);
         int Untested(int number);
@@ -62,7 +63,7 @@ TOY = {
         TEST(Count, Counts) { EXPECT_EQ(CountTo(5), 5); }
         TEST(Twice, Doubles) { EXPECT_EQ(Untested(1), 2); }
         """,
-    "tests/mutation/programs.txt": "index/count.cc: count_test\nindex/*.cc: count_test\n",
+    "tests/mutation/programs.txt": "index/*: count_test\n",
 }
 
 NOTICED = """
@@ -85,10 +86,16 @@ tests: count_test
 + for (;;) {
 
 file: index/count.h
-why: a header, whose users are all compiled again
+why: a function of a header
 tests: count_test
-- return number * 2;
+- return number * kTimes;
 + return number * 3;
+
+file: index/count.h
+why: what a header declares, for all who include it
+tests: count_test
+- constexpr int kTimes = 2;
++ constexpr int kTimes = 3;
 """
 
 UNNOTICED = """
@@ -163,14 +170,15 @@ class WholeRuns(unittest.TestCase):
     def test_breaks_that_are_noticed(self):
         code, lines, notes = self.run_tool(NOTICED, "--seconds-spare=1")
         self.assertEqual(code, 0, notes)
-        self.assertEqual([line["how"] for line in lines[:-1]], ["failed", "crashed", "hung", "failed"])
+        self.assertEqual([line["how"] for line in lines[:-1]], ["failed", "crashed", "hung", "failed", "failed"])
         self.assertEqual([line["mutant"] for line in lines[:-1]],
-                         ["index/count.cc:5", "index/count.cc:4", "index/count.cc:4", "index/count.h:3"])
-        self.assertEqual(lines[-1], {"listed": 4, "noticed": 4, "equivalent": 0, "random": 0, "random_noticed": 0})
+                         ["index/count.cc:5", "index/count.cc:4", "index/count.cc:4", "index/count.h:4",
+                          "index/count.h:2"])
+        self.assertEqual(lines[-1], {"listed": 5, "noticed": 5, "equivalent": 0, "random": 0, "random_noticed": 0})
 
         code, again, _ = self.run_tool(NOTICED + UNNOTICED, "--seconds-spare=1", "--resume")
-        self.assertEqual(again[:4], lines[:4], "seconds too: nothing was done again")
-        self.assertEqual(again[-1], {"listed": 5, "noticed": 4, "equivalent": 0, "random": 0, "random_noticed": 0})
+        self.assertEqual(again[:5], lines[:5], "seconds too: nothing was done again")
+        self.assertEqual(again[-1], {"listed": 6, "noticed": 5, "equivalent": 0, "random": 0, "random_noticed": 0})
         self.assertEqual(code, 1)
         self.assertEqual(self.works_left(), [])
 
@@ -298,6 +306,14 @@ class RandomMutants(unittest.TestCase):
         for kind in ("negated condition", "deleted statement", "off by one"):
             self.assertEqual(self.breaks('// if (a) b(1);\n/* c(2); */ const char* s = "if (a) b(1); \\" d(3);";', kind), [])
             self.assertEqual(random_mutants.sites("namespace n {\nconstexpr int a[] = {1, 2};\nclass C {\n int b = 3;\n};\n}\n"), [])
+
+    def test_what_is_declared_and_what_is_done(self):
+        declared = lambda body, rest="": SourceCode(f"int F() {{ {body} }}\nint x;{rest}\n").outside_functions()
+        self.assertEqual(declared("return 1;"), declared("return 2;"))
+        self.assertNotEqual(declared("return 1;"), declared("return 1;", " int y;"))
+        for text in ("template <typename T>\nT F(T t) {\n f(1);\n}\n", "template <typename T>\nclass C {\n void F() { f(1); }\n};\n"):
+            self.assertEqual(len(random_mutants.sites(text)), 2)
+            self.assertEqual(random_mutants.sites(text, is_header=True), [])
 
     def test_functions_are_found_wherever_they_are(self):
         source = SourceCode("namespace n {\nC::C(int a) : a_(a) {\n  f();\n}\nstruct S {\n  void g() { h(); }\n};\n}\n")

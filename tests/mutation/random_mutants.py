@@ -86,15 +86,15 @@ def _dropped_syncs(source):
             yield Site("dropped sync", found.start(), found.end(), "kOrdered")
 
 
-def sites(text):
+def sites(text, is_header=False):
     """Every possible break of a file, in the order of its text."""
-    source = SourceCode(text)
+    source = SourceCode(text, is_header)
     found = {site for find in (_negations, _deletions, _off_by_one, _dropped_syncs) for site in find(source)}
     return sorted(found, key=lambda site: (site.begin, site.end, site.kind, site.new))
 
 
 def shuffled(files, seed):
     """All (file name, site) of `files`, a name's text each, in an order that only the seed and the texts decide."""
-    drawn = [(name, site) for name in sorted(files) for site in sites(files[name])]
+    drawn = [(name, site) for name in sorted(files) for site in sites(files[name], name.endswith(".h"))]
     random.Random(seed).shuffle(drawn)
     return drawn

@@ -141,12 +141,12 @@ class Judge:
         strangers = set(mutant.tests) - set(programs)
         if not programs or (strangers and mutant.origin == "listed"):
             return {"result": "unusable", "error": f"{mutant.file} is no part of {', '.join(sorted(map(str, strangers)))}"}
-        complaint = self._tree.compile_break(directory, mutant.file, mutant.text, objects)
+        made, complaint = self._tree.compile_break(directory, mutant.file, mutant.text, objects)
         if complaint is not None:
             return {"result": "unusable", "error": "does not compile", "compiler": complaint[:1000]}
         for program in programs:
             try:
-                path = self._tree.link_break(directory, objects, program.name)
+                path = self._tree.link_break(directory, made, program.name)
             except BuildError as error:
                 return {"result": "unusable", "error": "does not link", "compiler": str(error)[:1000]}
             code, _ = self._tree.run_program(path, program, directory, self._seconds_max[program])
@@ -187,9 +187,9 @@ def draw(root, only, seed):
     """Yields random mutants for ever, or until there are no more places, in an order that the seed decides."""
     rows = read_programs(root / "tests/mutation/programs.txt")
     files = {}
-    for path in sorted(path for folder in RANDOM_FOLDERS for path in (root / folder).glob("*.cc")):
+    for path in sorted(path for folder in RANDOM_FOLDERS for path in (root / folder).glob("*")):
         name = path.relative_to(root).as_posix()
-        if in_folder(name, only):
+        if path.suffix in (".cc", ".h") and in_folder(name, only):
             files[name] = path.read_text(encoding="utf-8")
     for name, site in random_mutants.shuffled(files, seed):
         tests = next((programs for pattern, programs in rows if fnmatch.fnmatchcase(name, pattern)), ())

@@ -41,10 +41,14 @@ class Condition:
 
 
 class SourceCode:
-    """One file: its statements and conditions inside functions, by position in its text."""
+    """One file: its statements and conditions inside functions, by position in its text.
 
-    def __init__(self, text):
+    Of a header, templates are left out: they are compiled where they are used, and nowhere else.
+    """
+
+    def __init__(self, text, is_header=False):
         self.text = text
+        self._is_header = is_header
         self.code = mask(text)
         self.statements = []
         self.conditions = []
@@ -58,6 +62,14 @@ class SourceCode:
     def line_text(self, position):
         start = self._line_starts[self.line_of(position) - 1]
         return self.text[start:].split("\n", 1)[0].strip()
+
+    def outside_functions(self):
+        """The code without what its functions do: two texts that agree in this declare the same."""
+        kept, at = [], 0
+        for begin, end in self.bodies:
+            kept.append(self.code[at:begin])
+            at = end
+        return " ".join("".join(kept + [self.code[at:]]).split())
 
     def in_function(self, position):
         return any(begin <= position < end for begin, end in self.bodies)
@@ -83,8 +95,12 @@ class SourceCode:
                 head = at + 1
             elif char == "{":
                 before = self.code[head:at]
+                is_template = self._is_header and re.search(r"\btemplate\s*<", before)
                 is_type = re.search(r"\b(class|struct|union|enum)\b[^()]*$", before)
-                if re.search(r"\bnamespace\b|\bextern\b\s*\"", before) or is_type:
+                if is_template:
+                    at = self.closing(at)
+                    head = at + 1
+                elif re.search(r"\bnamespace\b|\bextern\b\s*\"", before) or is_type:
                     head = at + 1
                 elif "(" in before and not re.search(r"=\s*$", before):
                     end = self.closing(at)

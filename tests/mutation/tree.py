@@ -1,6 +1,8 @@
 """A copy of the sources and its build: what mutants are made from, while the checkout stays as it is."""
 
+import collections
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -12,11 +14,20 @@ import shutil
 import subprocess
 import sys
 
+from source_code import SourceCode
+
 TREES_KEPT = 3
 
 
 class BuildError(Exception):
     """The sources as they are can't be built or don't pass their tests, so that nothing can be said of mutants."""
+
+
+@dataclasses.dataclass
+class BrokenObjects:
+    """What is linked in the place of a tree's own."""
+    replaced: dict = dataclasses.field(default_factory=dict)  # path of each, by the object whose place it takes
+    functions: pathlib.Path = None  # an object with the functions of a header
 
 
 def source_paths(root):
@@ -57,8 +68,10 @@ class Tree:
         self.path = cache / self.hash[:16]
         self.source = self.path / "source"
         self.build = self.path / "build"
-        self._commands = {}
-        self._links = {}
+        # Constant once the programs are built.
+        self._commands = {}  # by object: its source, and the command that compiles it
+        self._links = {}  # by program: the command that links it, and the objects that it is made from
+        self._users = collections.defaultdict(set)  # by header: the objects that include it
         self._lock = None
         cache.mkdir(parents=True, exist_ok=True)
         self.path.mkdir(exist_ok=True)
@@ -116,6 +129,17 @@ class Tree:
                 self._commands[command[command.index("-o") + 1]] = (source.relative_to(self.source).as_posix(), command)
         for target, name in known.items():
             self._links[name] = self._link_of(target)
+        self._read_users()
+
+    def _read_users(self):
+        _, output = self._children.run(["ninja", "-t", "deps"], self.build)
+        source = os.path.normpath(self.source) + "/"
+        for block in output.split("\n\n"):
+            obj = block.split(":", 1)[0].strip()
+            for line in block.splitlines()[1:]:
+                path = os.path.normpath(self.build / line.strip())
+                if path.startswith(source):
+                    self._users[path.removeprefix(source)].add(obj)
 
     def _step(self, command, what, directory):
         code, output = self._children.run(command, directory)
@@ -147,37 +171,50 @@ class Tree:
     # --- the build of a break
 
     def objects_of(self, file, programs):
-        """The objects that are compiled again when `file` changes: its own, or for a header all that include it."""
+        """The objects of these programs that are made from `file`; for a header, all that include it."""
         linked = set().union(*(self._links[program][1] for program in programs))
-        if not file.endswith(".h"):
-            return [obj for obj in sorted(linked) if obj in self._commands and self._commands[obj][0] == file]
-        _, output = self._children.run(["ninja", "-t", "deps"], self.build)
-        found = []
-        for block in output.split("\n\n"):
-            obj = block.split(":", 1)[0].strip()
-            names = {os.path.normpath(self.build / line.strip()) for line in block.splitlines()[1:]}
-            if obj in linked and os.path.normpath(self.source / file) in names:
-                found.append(obj)
-        return sorted(found)
+        if file.endswith(".h"):
+            return sorted(linked & self._users.get(file, set()))
+        return [obj for obj in sorted(linked) if obj in self._commands and self._commands[obj][0] == file]
 
     def compile_break(self, directory, file, text, objects):
-        """Compiles `objects` with `text` in the place of `file`. Returns what the compiler says, or None if it is content."""
+        """Compiles with `text` in the place of `file`. Returns (the objects, what the compiler says or None)."""
         broken = directory / "source" / file
         broken.parent.mkdir(parents=True, exist_ok=True)
         broken.write_text(text, encoding="utf-8")
+        if file.endswith(".h") and self._declares_the_same(file, text):
+            # Without optimisation every function of a header is called, and of equal ones the linker takes the first:
+            # one object that has them all stands for all that include it.
+            alone = directory / "header.cc"
+            alone.write_text(f'#include "{file}"\n', encoding="utf-8")
+            made = BrokenObjects(functions=directory / "header.o")
+            return made, self._compile(directory, objects[0], alone, made.functions,
+                                       ["-fkeep-inline-functions", "-ffunction-sections"])
+        made = BrokenObjects()
         for number, obj in enumerate(objects):
-            source, command = self._commands[obj]
-            command = command[self._compiler_at(command):]
-            command[command.index("-o") + 1] = str(self._broken_object(directory, number))
-            if source == file:
-                command[command.index("-c") + 1] = str(broken)
-            # A break is judged by the tests, not by what it makes unused.
-            command += ["-w", "-g0"]
-            command.insert(1, f"-I{directory / 'source'}")
-            code, output = self._children.run(command, self.build)
-            if code != 0:
-                return output
-        return None
+            source = self._commands[obj][0]
+            made.replaced[obj] = directory / f"{number}.o"
+            complaint = self._compile(directory, obj, broken if source == file else None, made.replaced[obj])
+            if complaint is not None:
+                return made, complaint
+        return made, None
+
+    def _declares_the_same(self, file, text):
+        before = SourceCode((self.source / file).read_text(encoding="utf-8"), is_header=True)
+        return before.outside_functions() == SourceCode(text, is_header=True).outside_functions()
+
+    def _compile(self, directory, obj, source, output, flags=()):
+        """As `obj` is compiled, but what lies in the directory comes first. Returns what the compiler says if it fails."""
+        command = self._commands[obj][1]
+        command = command[self._compiler_at(command):]
+        command[command.index("-o") + 1] = str(output)
+        if source:
+            command[command.index("-c") + 1] = str(source)
+        # A break is judged by the tests, not by what it makes unused.
+        command += ["-w", "-g0", *flags]
+        command.insert(1, f"-I{directory / 'source'}")
+        code, said = self._children.run(command, self.build)
+        return None if code == 0 else said
 
     @staticmethod
     def _compiler_at(command):
@@ -185,23 +222,21 @@ class Tree:
         return max([at for at, word in enumerate(command[:command.index("-o")])
                     if re.search(r"(^|/)(g\+\+|c\+\+|clang\+\+|gcc|cc|clang)[-\d.]*$", word)][:1] or [0])
 
-    @staticmethod
-    def _broken_object(directory, number):
-        return directory / f"{number}.o"
-
-    def link_break(self, directory, objects, program):
+    def link_break(self, directory, made, program):
         """The path of `program` with the broken objects in it, or what the linker says as a BuildError."""
         command, inputs = self._links[program]
         command = list(command)
         output = directory / program
         command[command.index("-o") + 1] = str(output)
         added = []
-        for number, obj in enumerate(objects):
-            path = str(self._broken_object(directory, number))
+        for obj, path in made.replaced.items():
             if obj in command:
-                command[command.index(obj)] = path
+                command[command.index(obj)] = str(path)
             elif obj in inputs:
-                added.append(path)  # comes before the library, whose own object is not taken then
+                added.append(str(path))  # comes before the library, whose own object is not taken then
+        if made.functions:
+            # Of what the header includes there are functions, too, that need what the program has not.
+            added += [str(made.functions), "-Wl,--gc-sections"]
         command[1:1] = added
         code, said = self._children.run(command, self.build)
         if code != 0:

@@ -213,7 +213,7 @@ class Tree:
         # A break is judged by the tests, not by what it makes unused.
         command += ["-w", "-g0", *flags]
         command.insert(1, f"-I{directory / 'source'}")
-        code, said = self._children.run(command, self.build)
+        code, said = self._children.run(command, self.build, env=os.environ | {"TMPDIR": str(directory)})
         return None if code == 0 else said
 
     @staticmethod
@@ -238,7 +238,7 @@ class Tree:
             # Of what the header includes there are functions, too, that need what the program has not.
             added += [str(made.functions), "-Wl,--gc-sections"]
         command[1:1] = added
-        code, said = self._children.run(command, self.build)
+        code, said = self._children.run(command, self.build, env=os.environ | {"TMPDIR": str(directory)})
         if code != 0:
             raise BuildError(said)
         return output

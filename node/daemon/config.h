@@ -64,6 +64,8 @@ struct Config {
   std::string PrefetchSocketPath() const;
   // Empty if there is neither $DOCKER_CONFIG nor $HOME.
   std::string DockerConfigPath() const;
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
 // One setting: its key, and how its text is read and written. Lists are written with commas outside YAML.

@@ -14,18 +14,10 @@
 #include "node/telemetry.h"
 #include "p2p/recipe/recipe.h"
 #include "p2p/recipe/sha256.h"
+#include "weightless_file_system.h"
 
 namespace sluice {
 namespace {
-
-// Lets the store believe that its chunks are on disk: what counts here is what the node keeps of them in
-// memory.
-class WeightlessFileSystem final : public index::StoreFileSystem {
- public:
-  ssize_t Pwrite(int, const void*, size_t size, off_t) override { return static_cast<ssize_t>(size); }
-  int Reserve(int, off_t, off_t) override { return 0; }
-  int SyncData(int) override { return 0; }
-};
 
 Digest HashPair(const Digest& left, const Digest& right) {
   p2p::Sha256 hash;
@@ -75,7 +67,7 @@ absl::Status AddBlob(index::DiskStore& store, const p2p::Recipe& recipe) {
 
 absl::Status MakeStore(const std::string& data_dir, int blobs, uint64_t gib_per_blob) {
   Telemetry telemetry;
-  WeightlessFileSystem file_system;
+  bench::WeightlessFileSystem file_system;
   auto store = index::DiskStore::OpenStore(
       {.data_dir = data_dir, .telemetry = telemetry, .file_system = file_system, .sync_bytes_max = 1 << 30});
   if (!store.ok()) return store.status();

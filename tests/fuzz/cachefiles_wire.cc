@@ -5,7 +5,14 @@
 #include <cstring>
 #include <vector>
 
+#include "taken.h"
+
 namespace {
+
+sluice::fuzz::Parser open_parser("messages that open");
+sluice::fuzz::Parser read_parser("messages that read");
+sluice::fuzz::Parser close_parser("messages that close");
+sluice::fuzz::Parser command_parser("commands");
 
 using sluice::keeper::CachefilesMessage;
 
@@ -29,14 +36,17 @@ void CheckMessage(std::span<const std::byte> bytes) {
   }
   Require(message->header.length == bytes.size());
   if (const auto* open = std::get_if<sluice::keeper::CachefilesOpen>(&message->body)) {
+    open_parser.Took();
     Require(Inside(open->volume_key, bytes) && Inside(open->cookie_key, bytes) && open->fd >= 0);
     Require(open->volume_key.find('\0') == std::string_view::npos && !open->cookie_key.empty());
     Require(sizeof(cachefiles_msg) + sizeof(cachefiles_open) + open->volume_key.size() + 1 +
                 open->cookie_key.size() ==
             bytes.size());
   } else if (const auto* read = std::get_if<sluice::keeper::CachefilesRead>(&message->body)) {
+    read_parser.Took();
     Require(read->length > 0 && read->offset + read->length <= INT64_MAX);
   } else {
+    close_parser.Took();
     Require(bytes.size() == sizeof(cachefiles_msg));
   }
 }
@@ -45,6 +55,7 @@ void CheckMessage(std::span<const std::byte> bytes) {
 void CheckCommand(const sluice::keeper::Result<std::string>& made, std::string_view verb,
                   std::string_view argument) {
   if (!made.ok()) return;
+  command_parser.Took();
   sluice::keeper::Result<std::string> copy = made;
   const std::string& command = copy.value();
   Require(command.size() <= sluice::keeper::kCachefilesCommandBytesMax);

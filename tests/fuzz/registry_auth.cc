@@ -1,10 +1,21 @@
 #include "p2p/registry/registry_auth.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <string_view>
 #include <vector>
 
 #include "p2p/http/url.h"
+#include "taken.h"
+
+namespace {
+
+sluice::fuzz::Parser challenge_parser("challenges");
+sluice::fuzz::Parser token_parser("token answers");
+sluice::fuzz::Parser url_parser("URLs");
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
@@ -14,8 +25,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     headers.push_back(bytes.substr(begin, end - begin));
     begin = end + 1;
   }
-  (void)sluice::p2p::SelectChallenge(headers);
-  (void)sluice::p2p::ParseTokenAnswer(bytes);
-  (void)sluice::p2p::Url::Parse(bytes);
+  if (const auto challenge = sluice::p2p::SelectChallenge(headers); challenge.ok()) {
+    challenge_parser.Took();
+    // Without a realm there is nobody to ask for a token.
+    if (challenge->scheme == sluice::p2p::AuthScheme::kBearer && challenge->realm.empty()) std::abort();
+  }
+  if (const auto token = sluice::p2p::ParseTokenAnswer(bytes); token.ok()) {
+    token_parser.Took();
+    if (token->value.empty() || token->lifetime < sluice::Duration::zero()) std::abort();
+  }
+  if (const auto url = sluice::p2p::Url::Parse(bytes); url.ok()) {
+    url_parser.Took();
+    const auto again = sluice::p2p::Url::Parse(url->ToString());
+    if (!again.ok() || again->ToString() != url->ToString() || again->Authority() != url->Authority())
+      std::abort();
+  }
   return 0;
 }

@@ -3,41 +3,65 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <csignal>
+#include <fstream>
 #include <future>
+#include <map>
 #include <set>
+#include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "store_fixture.h"
+#include "synced_files.h"
 
 namespace sluice::index {
 namespace {
 
+// Returns when a thread of this process waits for something.
+void WaitUntilAsleep(pid_t thread) {
+  const std::string path = absl::StrCat("/proc/self/task/", thread, "/stat");
+  for (std::string line; std::getline(std::ifstream(path), line);) {
+    if (line[line.rfind(')') + 2] == 'S') return;
+    std::this_thread::yield();
+  }
+}
+
 class SyncTest : public StoreTest {
  protected:
   // What the index would say if the machine died now.
-  std::set<uint32_t> ClaimsOnDisk() {
+  struct OnDisk {
+    std::map<Digest, BlobRecord> records;
+    std::set<uint32_t> claims;  // of all blobs
+  };
+  OnDisk IndexOnDisk() {
     const std::string copy = absl::StrCat(temp_.path(), "/copy-", ++copies_);
-    std::filesystem::copy(temp_.path() + "/data/index", copy, std::filesystem::copy_options::recursive);
-    std::set<uint32_t> claims;
+    SyncedFiles::Instance().CopyDirectory(temp_.path() + "/data/index", copy);
+    OnDisk found;
     absl::StatusOr<std::unique_ptr<IndexDb>> db = IndexDb::Open(copy);
     EXPECT_TRUE(db.ok()) << db.status();
-    if (!db.ok()) return claims;
-    const absl::Status loaded =
-        (*db)->Load([](const Digest&, BlobRecord) { return absl::OkStatus(); },
-                    [&](const Digest&, SegmentIndex segment, const PresenceSegment& value) {
-                      for (uint32_t i = 0; i < value.chunk_count; ++i) {
-                        if (value.present[i / 64] >> (i % 64) & 1)
-                          claims.insert(segment.value() * kSegmentChunks + i);
-                      }
-                      return absl::OkStatus();
-                    });
+    if (!db.ok()) return found;
+    const absl::Status loaded = (*db)->Load(
+        [&](const Digest& digest, BlobRecord record) {
+          found.records[digest] = std::move(record);
+          return absl::OkStatus();
+        },
+        [&](const Digest&, SegmentIndex segment, const PresenceSegment& value) {
+          for (uint32_t i = 0; i < value.chunk_count; ++i) {
+            if (value.present[i / 64] >> (i % 64) & 1)
+              found.claims.insert(segment.value() * kSegmentChunks + i);
+          }
+          return absl::OkStatus();
+        });
     EXPECT_TRUE(loaded.ok()) << loaded;
-    return claims;
+    return found;
   }
+  std::set<uint32_t> ClaimsOnDisk() { return IndexOnDisk().claims; }
 
  private:
-  int copies_ = 0;
+  std::atomic<int> copies_ = 0;
 };
 
 TEST_F(SyncTest, NoClaimIsMadeBeforeItsBytesWereSynced) {
@@ -185,6 +209,51 @@ TEST_F(SyncTest, EvictedWhileItsBatchSyncsLeavesNoClaim) {
   EXPECT_FALSE(store_->open_report().rebuilt);
 }
 
+// A file that is made anew under the same name would be believed where it has holes.
+TEST_F(SyncTest, EvictedBlobLeavesNoClaimOnDisk) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  store_->Flush();
+  ASSERT_EQ(ClaimsOnDisk(), std::set<uint32_t>{0});
+  ASSERT_TRUE(store_->Evict(sample.spec.digest, EvictReason::kRequested).ok());
+  const OnDisk found = IndexOnDisk();
+  EXPECT_TRUE(found.claims.empty());
+  EXPECT_FALSE(found.records.contains(sample.spec.digest));
+}
+
+TEST_F(SyncTest, PinIsOnDiskWhenItIsAcknowledged) {
+  const SampleBlob sample(1);
+  OpenStore();
+  OpenBlob(sample);
+  ASSERT_TRUE(store_->Pin(sample.spec.digest).ok());
+  EXPECT_TRUE(IndexOnDisk().records[sample.spec.digest].pinned);
+  ASSERT_TRUE(store_->Unpin(sample.spec.digest).ok());
+  EXPECT_FALSE(IndexOnDisk().records[sample.spec.digest].pinned);
+}
+
+TEST_F(SyncTest, FlushDuringABatchWaitsForTheNext) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  std::thread flusher;
+  std::promise<pid_t> about_to_flush;
+  std::set<uint32_t> claims_when_flushed;
+  disk_.on_sync = [&](int) {
+    if (flusher.joinable()) return;
+    flusher = std::thread([&] {
+      ASSERT_TRUE(CommitChunk(sample, 1).ok());
+      about_to_flush.set_value(::gettid());
+      store_->Flush();
+      claims_when_flushed = ClaimsOnDisk();
+    });
+    WaitUntilAsleep(about_to_flush.get_future().get());
+  };
+  store_->Flush();
+  flusher.join();
+  EXPECT_EQ(claims_when_flushed, (std::set<uint32_t>{0, 1})) << "the batch under way had not seen chunk 1";
+}
+
 TEST_F(SyncTest, ShortAndInterruptedWritesAreCompleted) {
   const SampleBlob sample(1);
   OpenStore();
@@ -193,6 +262,34 @@ TEST_F(SyncTest, ShortAndInterruptedWritesAreCompleted) {
   CommitAll(sample);
   ExpectTrue(sample);
   FlushUntil([&] { return store_->IsSettled(sample.spec.digest); });
+}
+
+// Gives a few bytes at a time, and is interrupted by a signal before each.
+class HaltingFileSystem final : public StoreFileSystem {
+ public:
+  ssize_t Pread(int fd, void* bytes, size_t size, off_t offset) override {
+    interrupted_ = !interrupted_;
+    if (interrupted_) {
+      errno = EINTR;
+      return -1;
+    }
+    return StoreFileSystem::Pread(fd, bytes, std::min<size_t>(size, 1000), offset);
+  }
+
+ private:
+  bool interrupted_ = false;
+};
+
+TEST_F(SyncTest, ShortAndInterruptedReadsAreCompleted) {
+  const std::vector<std::byte> bytes = Content(1, 4500);
+  const FileDescriptor fd(
+      ::open((temp_.path() + "/file").c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  ASSERT_EQ(::write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  HaltingFileSystem halting;
+  std::vector<std::byte> found(4000);
+  ASSERT_TRUE(ReadFully(halting, fd.get(), 500, found).ok());
+  EXPECT_TRUE(std::equal(found.begin(), found.end(), bytes.begin() + 500));
+  EXPECT_TRUE(absl::IsDataLoss(ReadFully(halting, fd.get(), 501, found))) << "the file ends before that";
 }
 
 TEST_F(SyncTest, FailedWritesLeaveTheChunkAbsentAndSayWhy) {
@@ -258,6 +355,27 @@ TEST_F(SyncTest, BatchRunsByItselfAfterTheInterval) {
   CommitAll(sample, Evidence::kVerified);
   complete.get_future().wait();
   EXPECT_TRUE(store_->IsSettled(sample.spec.digest));
+}
+
+TEST_F(SyncTest, ChunkWrittenWhileABatchSyncsIsFollowedByABatchOfItsOwn) {
+  const SampleBlob sample(1);
+  const uint32_t last = sample.chunk_count() - 1;
+  DiskStoreOptions options = Options();
+  options.sync_interval = std::chrono::milliseconds(1);
+  std::promise<void> complete;
+  options.on_complete = [&](const std::shared_ptr<Blob>&) { complete.set_value(); };
+  store_ = *DiskStore::OpenStore(options);
+  for (uint32_t i = 0; i < last - 1; ++i) ASSERT_TRUE(CommitChunk(sample, i, Evidence::kVerified).ok());
+  store_->Flush();
+  std::atomic<bool> written = false;
+  disk_.on_sync = [&](int) {
+    if (!written.exchange(true)) {
+      ASSERT_TRUE(CommitChunk(sample, last, Evidence::kVerified).ok());
+    }
+  };
+  ASSERT_TRUE(CommitChunk(sample, last - 1, Evidence::kVerified).ok());
+  complete.get_future().wait();
+  EXPECT_EQ(ClaimsOnDisk().size(), sample.chunk_count());
 }
 
 TEST_F(SyncTest, BatchIsHurriedByItsBytes) {

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <thread>
+#include <vector>
 
 #include "node/amplifier.h"
 #include "node/blob.h"
@@ -44,6 +46,7 @@ TEST(ChunkGeometryTest, CutsABlobWithAShortTail) {
   EXPECT_EQ(geometry.Covering({262143, 2}), (ChunkSpan{ChunkIndex(0), 2}));
   EXPECT_EQ(geometry.Covering({999'999, 1}), (ChunkSpan{ChunkIndex(3), 1}));
   EXPECT_EQ(geometry.RangeOf(geometry.All()), (ByteRange{0, 1'000'000}));
+  EXPECT_EQ(ChunkGeometry(262145, 262144).chunk_count(), 2u);
 }
 
 TEST(ChunkGeometryTest, ABlobHasAtMost65536Chunks) {
@@ -88,6 +91,19 @@ TEST(PresenceMapTest, TheMirrorFollows) {
   EXPECT_TRUE(map.IsPresent(ChunkIndex(99)));
 }
 
+TEST(PresenceMapTest, ClearAllReachesTheMirrorToo) {
+  PresenceMap map(100);
+  std::array<PresenceMap::Word, 2> mirror{};
+  map.Attach(mirror);
+  map.Set(ChunkIndex(3));
+  map.Set(ChunkIndex(70));
+  map.ClearAll();
+  EXPECT_EQ(mirror[0], 0u);
+  EXPECT_EQ(mirror[1], 0u);
+  EXPECT_EQ(map.present_count(), 0u);
+  EXPECT_EQ(map.FirstAbsent({ChunkIndex(0), 100}, 1000), (ChunkSpan{ChunkIndex(0), 100}));
+}
+
 TEST(PresenceMapTest, MapAndMirrorAgreeAfterManyThreads) {
   PresenceMap map(4096);
   std::array<PresenceMap::Word, 64> mirror{};
@@ -124,6 +140,25 @@ TEST(BlobTest, ALeaseIsCountedOnceHoweverItMoves) {
   EXPECT_EQ(blob->lease_count(), 0u);
 }
 
+TEST(BlobTest, ARefusedBlobHasNoChunk) {
+  Blob blob({.digest = {}, .size = 3 * kChunkSizeDefault, .root = {}, .origins = {}});
+  blob.presence().Set(ChunkIndex(1));
+  EXPECT_FALSE(blob.refused());
+  blob.Refuse();
+  EXPECT_TRUE(blob.refused());
+  EXPECT_FALSE(blob.presence().IsPresent(ChunkIndex(1)));
+  EXPECT_EQ(blob.presence().present_count(), 0u);
+}
+
+TEST(BlobTest, TheLastChunkCountsWithTheBytesThatItHas) {
+  Blob blob({.digest = {}, .size = 2 * kChunkSizeDefault + 5, .root = {}, .origins = {}});
+  EXPECT_EQ(blob.present_bytes(), 0u);
+  blob.presence().Set(ChunkIndex(0));
+  EXPECT_EQ(blob.present_bytes(), kChunkSizeDefault);
+  blob.presence().Set(ChunkIndex(2));
+  EXPECT_EQ(blob.present_bytes(), kChunkSizeDefault + 5);
+}
+
 std::shared_ptr<Blob> BlobOf(uint64_t chunks) {
   return std::make_shared<Blob>(
       BlobSpec{.digest = {}, .size = chunks * kChunkSizeDefault, .root = {}, .origins = {}});
@@ -158,6 +193,31 @@ TEST(AmplifierTest, ManyStreamsAreKeptApart) {
   for (uint32_t base : {0u, 100u, 200u}) EXPECT_EQ(Ahead(amplifier, blob, base).count, 0u);
   for (uint32_t base : {0u, 100u, 200u})
     EXPECT_EQ(Ahead(amplifier, blob, base + 1), (ChunkSpan{ChunkIndex(base + 2), 1}));
+}
+
+TEST(AmplifierTest, StreamThatWasContinuedLongestAgoIsForgotten) {
+  Amplifier amplifier(8 * kChunkSizeDefault);
+  const auto blob = BlobOf(10000);
+  const auto advance = [&](size_t stream, uint32_t offset) {
+    return Ahead(amplifier, blob, static_cast<uint32_t>(100 * stream) + offset).count;
+  };
+  for (size_t stream = 0; stream <= Amplifier::kStreamsPerBlobMax; ++stream)
+    EXPECT_EQ(advance(stream, 0), 0u);
+  for (size_t stream = 1; stream <= Amplifier::kStreamsPerBlobMax; ++stream)
+    EXPECT_EQ(advance(stream, 1), 1u);
+  EXPECT_EQ(advance(0, 1), 0u) << "one stream more than the bound was kept";
+}
+
+TEST(AmplifierTest, BlobThatWasReadLongestAgoIsForgotten) {
+  Amplifier amplifier(8 * kChunkSizeDefault);
+  std::vector<std::shared_ptr<Blob>> blobs;
+  for (size_t i = 0; i <= Amplifier::kBlobsMax; ++i) blobs.push_back(BlobOf(4));
+  const auto advance = [&](size_t number, uint32_t index) {
+    return Ahead(amplifier, blobs[number], index).count;
+  };
+  for (size_t blob = 0; blob <= Amplifier::kBlobsMax; ++blob) EXPECT_EQ(advance(blob, 0), 0u);
+  for (size_t blob = 1; blob <= Amplifier::kBlobsMax; ++blob) EXPECT_EQ(advance(blob, 1), 1u) << blob;
+  EXPECT_EQ(advance(0, 1), 0u) << "one blob more than the bound was kept";
 }
 
 TEST(AmplifierTest, StopsAtTheEndOfTheBlob) {

@@ -53,9 +53,9 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
 
  private:
   // --- Reads.
-  absl::StatusOr<Blob::Lease> Check(const ReadRequest& request) const;
+  absl::StatusOr<Blob::Lease> Check(const ReadRequest& request, Instant now) const;
   void Wait(PendingRead read);
-  std::vector<ChunkSpan> JoinAbsent(ReadId id, ChunkSpan chunks);
+  ChunkRuns JoinAbsent(ReadId id, ChunkSpan chunks);
   void ChunkCame(ReadId id, SourceKind kind) override;
   void ChunkFailed(ReadId id, const absl::Status& status) override;
   void Complete(ReadId id, const absl::Status& status);
@@ -90,12 +90,12 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
 
 // ---------------------------------------------------------------------------------------------- reads
 
-absl::StatusOr<Blob::Lease> BlobCache::Core::Check(const ReadRequest& request) const {
+absl::StatusOr<Blob::Lease> BlobCache::Core::Check(const ReadRequest& request, Instant now) const {
   absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(request.digest);
   if (!lease.ok()) return lease;
   if (absl::Status within = CheckRange(lease->blob(), request.range); !within.ok()) return within;
   if (shut_down_) return ShuttingDown();
-  if (request.deadline <= Now()) {
+  if (request.deadline <= now) {
     return absl::DeadlineExceededError(absl::StrCat(
         "the deadline of a read of blob ", request.digest.ToString(), " had passed before it began"));
   }
@@ -103,7 +103,8 @@ absl::StatusOr<Blob::Lease> BlobCache::Core::Check(const ReadRequest& request) c
 }
 
 void BlobCache::Core::Read(ReadRequest request, ReadDone done) {
-  absl::StatusOr<Blob::Lease> lease = Check(request);
+  const Instant now = Now();
+  absl::StatusOr<Blob::Lease> lease = Check(request, now);
   if (!lease.ok()) {
     if (request.fetch_class == FetchClass::kDemand) parts_.telemetry.read_errors.Add();
     return std::move(done)(std::move(lease).status());
@@ -115,7 +116,7 @@ void BlobCache::Core::Read(ReadRequest request, ReadDone done) {
                    .fetch_class = request.fetch_class,
                    .asker = request.asker,
                    .grant = std::move(request.grant),
-                   .started = Now(),
+                   .started = now,
                    .deadline = request.deadline,
                    .done = std::move(done)};
   const ChunkSpan chunks = read.chunks();
@@ -147,9 +148,9 @@ void BlobCache::Core::Wait(PendingRead read) {
 }
 
 // What has to be started for it. The read is answered if nothing is absent any more.
-std::vector<ChunkSpan> BlobCache::Core::JoinAbsent(ReadId id, ChunkSpan chunks) {
+ChunkRuns BlobCache::Core::JoinAbsent(ReadId id, ChunkSpan chunks) {
   PendingRead& read = *reads_.Find(id);
-  std::vector<ChunkSpan> to_start;
+  ChunkRuns to_start;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
     if (!read.blob->presence().IsPresent(index)) flight_.Join(id, read, index, to_start);
   }

@@ -1,7 +1,9 @@
 #include "node/fetch_runner.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -13,30 +15,38 @@ constexpr Duration kLookAgain = std::chrono::milliseconds(100);
 
 }  // namespace
 
-// What a source has delivered of a leg: it may only deliver what it was asked for, and once. Thread-safe.
+// What a source has delivered of a leg: it may only deliver what it was asked for, and once. The source's
+// callbacks hold it. Thread-safe.
 class FetchRunner::Inbox {
  public:
-  Inbox(const ChunkGeometry& geometry, ChunkSpan asked)
-      : geometry_(geometry), asked_(asked), came_(asked.count) {}
+  Inbox(std::weak_ptr<FetchRunner> the_runner, LegId the_leg, const LegOrder& order, const Clock& clock)
+      : runner(std::move(the_runner)),
+        leg(the_leg),
+        blob(order.blob),
+        source(order.leg.source),
+        progress(clock),
+        asked_(order.leg.chunks),
+        came_((order.leg.chunks.count + 63) / 64) {}
 
   // Whether the chunk may be taken.
   bool Take(ChunkIndex index, uint64_t length) {
     const std::lock_guard lock(mutex_);
     const bool asked_for = asked_.first <= index && index < asked_.end();
-    if (!asked_for || came_[index.value() - asked_.first.value()] ||
-        length != geometry_.RangeOf(index).length) {
-      if (fault_.ok())
-        fault_ = absl::DataLossError(absl::StrCat("the source sent ", length, " bytes as chunk ",
-                                                  index.value(), ", for which it was not asked"));
-      return false;
+    if (asked_for && !CameLocked(index) && length == blob->geometry().RangeOf(index).length) {
+      const uint32_t position = index.value() - asked_.first.value();
+      came_[position / 64] |= uint64_t{1} << (position % 64);
+      ++count_;
+      return true;
     }
-    came_[index.value() - asked_.first.value()] = true;
-    ++count_;
-    return true;
+    if (fault_.ok()) {
+      fault_ = absl::DataLossError(absl::StrCat("the source sent ", length, " bytes as chunk ", index.value(),
+                                                ", for which it was not asked"));
+    }
+    return false;
   }
   bool Came(ChunkIndex index) const {
     const std::lock_guard lock(mutex_);
-    return came_[index.value() - asked_.first.value()];
+    return CameLocked(index);
   }
   uint32_t count() const {
     const std::lock_guard lock(mutex_);
@@ -47,24 +57,34 @@ class FetchRunner::Inbox {
     return fault_;
   }
 
+  // Constant after construction, or thread-safe.
+  const std::weak_ptr<FetchRunner> runner;
+  const LegId leg;
+  const std::shared_ptr<Blob> blob;
+  const std::shared_ptr<ChunkSource> source;
+  FetchProgress progress;
+
  private:
-  const ChunkGeometry geometry_;
+  bool CameLocked(ChunkIndex index) const {
+    const uint32_t position = index.value() - asked_.first.value();
+    return came_[position / 64] >> (position % 64) & 1;
+  }
+
   const ChunkSpan asked_;
-  mutable std::mutex mutex_;
-  std::vector<bool> came_;
+  mutable std::mutex mutex_;  // guards what follows
+  absl::InlinedVector<uint64_t, 1> came_;
   uint32_t count_ = 0;
   absl::Status fault_;
 };
 
 // A chunk on its way from a source to the store.
 struct FetchRunner::Arrival {
-  LegId leg;
-  std::shared_ptr<Blob> blob;
-  std::shared_ptr<ChunkSource> source;
+  std::shared_ptr<FetchRunner> runner;
+  std::shared_ptr<Inbox> inbox;
   ChunkIndex index;
   Buffer bytes;
   SenderId sender;
-  Evidence evidence = Evidence::kUnverified;
+  absl::StatusOr<Evidence> outcome = Evidence::kUnverified;
   int tries = 0;
 };
 
@@ -72,36 +92,29 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
   const LegId id = next_id_++;
   auto running = std::make_shared<Running>();
   running->slot = std::move(slot);
-  running->progress = std::make_shared<FetchProgress>(parts_.clock);
-  running->inbox = std::make_shared<Inbox>(order.blob->geometry(), order.leg.chunks);
+  running->inbox = std::make_shared<Inbox>(weak_from_this(), id, order, parts_.clock);
   running->started = parts_.clock.Now();
   running->wanted_count = order.leg.chunks.count;
-  running->wanted.assign(order.leg.chunks.count, true);
-
-  FetchRequest request{order.blob,  order.leg.chunks, order.fetch_class, order.deadline,
-                       order.asker, order.grant,      running->progress};
-  const std::shared_ptr<ChunkSource> source = order.leg.source;
-  const std::shared_ptr<Inbox> inbox = running->inbox;
+  running->wanted.assign((order.leg.chunks.count + 63) / 64, ~uint64_t{0});
   running->order = std::move(order);
-  const bool waited_for = running->order.fetch_class == FetchClass::kDemand;
-  Running& placed = *legs_.emplace(id, std::move(running)).first->second;
-  placed.handle = source->Fetch(
-      std::move(request),
-      [weak = weak_from_this(), inbox, source, id, blob = placed.order.blob](ChunkIndex index, Buffer bytes,
-                                                                             SenderId sender) {
-        const auto self = weak.lock();
-        if (!self) return;
-        if (!inbox->Take(index, bytes.size()))
-          return source->Judge(sender, *blob, index, ChunkSource::Verdict::kWrong);
-        self->Deliver(std::make_shared<Arrival>(Arrival{id, blob, source, index, std::move(bytes), sender}));
+  legs_.emplace(id, running);
+
+  const LegOrder& placed = running->order;
+  const std::shared_ptr<Inbox>& inbox = running->inbox;
+  running->handle = inbox->source->Fetch(
+      {placed.blob, placed.leg.chunks, placed.fetch_class, placed.deadline, placed.asker, placed.grant,
+       std::shared_ptr<FetchProgress>(inbox, &inbox->progress)},
+      [inbox](ChunkIndex index, Buffer bytes, SenderId sender) {
+        Deliver(inbox, index, std::move(bytes), sender);
       },
-      [weak = weak_from_this(), id](absl::Status status) {
-        const auto self = weak.lock();
+      [inbox](absl::Status status) {
+        const auto self = inbox->runner.lock();
         if (!self) return;
-        self->parts_.core.Post(
-            [self, id, status = std::move(status)]() mutable { self->SourceDone(id, std::move(status)); });
+        self->parts_.core.Post([self, id = inbox->leg, status = std::move(status)]() mutable {
+          self->SourceDone(id, std::move(status));
+        });
       });
-  if (waited_for) WatchFor(id, placed, placed.started);
+  if (placed.fetch_class == FetchClass::kDemand) WatchFor(*running, running->started);
   return id;
 }
 
@@ -111,10 +124,10 @@ const LegOrder* FetchRunner::Find(LegId id) const {
 }
 
 void FetchRunner::Unwant(Running& running, ChunkIndex index) {
-  std::vector<bool>::reference wanted =
-      running.wanted[index.value() - running.order.leg.chunks.first.value()];
-  if (!wanted) return;
-  wanted = false;
+  const uint32_t position = index.value() - running.order.leg.chunks.first.value();
+  const uint64_t bit = uint64_t{1} << (position % 64);
+  if ((running.wanted[position / 64] & bit) == 0) return;
+  running.wanted[position / 64] &= ~bit;
   --running.wanted_count;
 }
 
@@ -135,7 +148,7 @@ void FetchRunner::Raise(LegId id, FetchClass fetch_class) {
   if (fetch_class >= running.order.fetch_class) return;
   running.order.fetch_class = fetch_class;
   running.handle.Raise(fetch_class);
-  if (fetch_class == FetchClass::kDemand) WatchFor(id, running, parts_.clock.Now());
+  if (fetch_class == FetchClass::kDemand) WatchFor(running, parts_.clock.Now());
 }
 
 void FetchRunner::Stop() {
@@ -145,47 +158,60 @@ void FetchRunner::Stop() {
 }
 
 // On the source's thread; hashing and writing are the pool's.
-void FetchRunner::Deliver(std::shared_ptr<Arrival> arrival) {
-  parts_.io.Post([self = shared_from_this(), arrival = std::move(arrival)] { self->Verify(arrival); });
+void FetchRunner::Deliver(const std::shared_ptr<Inbox>& inbox, ChunkIndex index, Buffer bytes,
+                          SenderId sender) {
+  const auto self = inbox->runner.lock();
+  if (!self) return;
+  if (!inbox->Take(index, bytes.size()))
+    return inbox->source->Judge(sender, *inbox->blob, index, ChunkSource::Verdict::kWrong);
+  auto arrival = std::make_shared<Arrival>(Arrival{self, inbox, index, std::move(bytes), sender});
+  self->parts_.io.Post([arrival = std::move(arrival)] { Verify(arrival); });
 }
 
 void FetchRunner::Verify(const std::shared_ptr<Arrival>& arrival) {
-  const absl::StatusOr<Evidence> verdict = parts_.intake.Verify(
-      *arrival->blob, arrival->index, arrival->bytes.span(), arrival->evidence, arrival->source->kind());
-  if (verdict.ok() && *verdict == Evidence::kVerified) {
-    arrival->source->Judge(arrival->sender, *arrival->blob, arrival->index, ChunkSource::Verdict::kRight);
-  } else if (absl::IsDataLoss(verdict.status())) {
-    arrival->source->Judge(arrival->sender, *arrival->blob, arrival->index, ChunkSource::Verdict::kWrong);
+  const Blob& blob = *arrival->inbox->blob;
+  ChunkSource& source = *arrival->inbox->source;
+  arrival->outcome = arrival->runner->parts_.intake.Verify(blob, arrival->index, arrival->bytes.span(),
+                                                           Evidence::kUnverified, source.kind());
+  if (arrival->outcome.ok() && *arrival->outcome == Evidence::kVerified) {
+    source.Judge(arrival->sender, blob, arrival->index, ChunkSource::Verdict::kRight);
+  } else if (absl::IsDataLoss(arrival->outcome.status())) {
+    source.Judge(arrival->sender, blob, arrival->index, ChunkSource::Verdict::kWrong);
   }
-  if (absl::IsUnavailable(verdict.status()) && ++arrival->tries < kStoreTriesMax)
-    return TryAgain(arrival, &FetchRunner::Verify);
-  if (!verdict.ok()) return Tell(arrival, verdict);
-  arrival->evidence = *verdict;
+  if (MayTryAgain(*arrival, arrival->outcome.status())) return TryAgain(arrival, &FetchRunner::Verify);
+  if (!arrival->outcome.ok()) return Tell(arrival);
   Store(arrival);
 }
 
-void FetchRunner::TryAgain(const std::shared_ptr<Arrival>& arrival,
-                           void (FetchRunner::*step)(const std::shared_ptr<Arrival>&)) {
-  parts_.io.PostAt(parts_.clock.Now() + kStoreRetry * (1 << arrival->tries),
-                   [self = shared_from_this(), arrival, step] { ((*self).*step)(arrival); });
-}
-
 void FetchRunner::Store(const std::shared_ptr<Arrival>& arrival) {
-  const absl::Status stored =
-      parts_.intake.Commit(*arrival->blob, arrival->index, arrival->bytes.span(), arrival->evidence);
-  if (stored.ok()) return Tell(arrival, arrival->evidence);
-  if (absl::IsUnavailable(stored) && ++arrival->tries < kStoreTriesMax)
-    return TryAgain(arrival, &FetchRunner::Store);
-  // The code of wrong bytes is the verifier's alone: a store that refuses the blob says so for good.
-  Tell(arrival, absl::IsDataLoss(stored) ? absl::FailedPreconditionError(stored.message()) : stored);
+  const absl::Status stored = arrival->runner->parts_.intake.Commit(*arrival->inbox->blob, arrival->index,
+                                                                    arrival->bytes.span(), *arrival->outcome);
+  if (MayTryAgain(*arrival, stored)) return TryAgain(arrival, &FetchRunner::Store);
+  if (!stored.ok()) {
+    // The code of wrong bytes is the verifier's alone: a store that refuses the blob says so for good.
+    arrival->outcome = absl::IsDataLoss(stored) ? absl::FailedPreconditionError(stored.message()) : stored;
+  }
+  Tell(arrival);
 }
 
-void FetchRunner::Tell(const std::shared_ptr<Arrival>& arrival, absl::StatusOr<Evidence> outcome) {
-  parts_.core.Post([self = shared_from_this(), id = arrival->leg, index = arrival->index,
-                    outcome = std::move(outcome)]() mutable { self->Settle(id, index, std::move(outcome)); });
+bool FetchRunner::MayTryAgain(Arrival& arrival, const absl::Status& status) {
+  return absl::IsUnavailable(status) && ++arrival.tries < kStoreTriesMax;
 }
 
-void FetchRunner::Settle(LegId id, ChunkIndex index, absl::StatusOr<Evidence> outcome) {
+void FetchRunner::TryAgain(const std::shared_ptr<Arrival>& arrival,
+                           void (*step)(const std::shared_ptr<Arrival>&)) {
+  const Parts& parts = arrival->runner->parts_;
+  parts.io.PostAt(parts.clock.Now() + kStoreRetry * (1 << arrival->tries),
+                  [arrival, step] { step(arrival); });
+}
+
+void FetchRunner::Tell(const std::shared_ptr<Arrival>& arrival) {
+  arrival->bytes = Buffer();
+  arrival->runner->parts_.core.Post(
+      [arrival] { arrival->runner->Settle(arrival->inbox->leg, arrival->index, arrival->outcome); });
+}
+
+void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome) {
   const auto found = legs_.find(id);
   if (found == legs_.end()) return;                        // stopped
   const std::shared_ptr<Running> running = found->second;  // whatever the event does
@@ -211,8 +237,6 @@ void FetchRunner::SourceDone(LegId id, absl::Status status) {
   running.delivered = running.inbox->count();
   const absl::Status fault = running.inbox->fault();
   running.status = fault.ok() ? std::move(status) : fault;
-  if (running.late_at != Instant()) late_.Remove(running.late_at, id);
-  running.late_at = Instant();
   EndIfOver(id);
   if (events_) events_->RoomMade();
 }
@@ -225,43 +249,55 @@ void FetchRunner::EndIfOver(LegId id) {
   legs_.erase(found);
   const LegProgress progress = ProgressOf(*running);
   const bool came = progress.first_byte != Instant();
-  parts_.planner.Note(running->order.leg.id, running->progress->bytes(),
+  parts_.planner.Note(running->order.leg.id, running->inbox->progress.bytes(),
                       came ? progress.first_byte - progress.started : Duration(), *running->status);
-  if (events_) events_->LegEnded(id, running->order, *running->status);
+  if (events_ && running->wanted_count > 0) events_->LegEnded(id, running->order, *running->status);
 }
 
-LegProgress FetchRunner::ProgressOf(const Running& running) const {
-  return {running.started, running.progress->first_byte(), running.progress->last_byte()};
+LegProgress FetchRunner::ProgressOf(const Running& running) {
+  return {running.started, running.inbox->progress.first_byte(), running.inbox->progress.last_byte()};
 }
 
 // ------------------------------------------------------------------------------------------ late legs
 
-void FetchRunner::WatchFor(LegId id, Running& running, Instant not_before) {
+void FetchRunner::WatchFor(Running& running, Instant not_before) {
   if (running.late_at != Instant() || running.status || !events_) return;
   running.late_at = parts_.planner.LateAt(running.order.leg, ProgressOf(running), not_before);
-  late_.Add(running.late_at, id);
-  ArmWatch();
+  if (running.late_at < watch_at_) ArmWatch(running.late_at);
 }
 
-void FetchRunner::ArmWatch() {
-  const std::optional<Instant> when = late_.Arm();
-  if (!when) return;
-  parts_.core.PostAt(*when, [weak = weak_from_this(), armed = *when] {
-    if (const auto self = weak.lock()) self->LookAtLate(armed);
+void FetchRunner::ArmWatch(Instant when) {
+  watch_at_ = when;
+  parts_.core.PostAt(when, [weak = weak_from_this(), when] {
+    const auto self = weak.lock();
+    // Another timer may have been set since, for an earlier instant: it sets the next.
+    if (self && self->watch_at_ == when) self->LookForLate();
   });
 }
 
-void FetchRunner::LookAtLate(Instant armed) {
+// There are never more legs than slots, so looking at all of them costs less than keeping them in order.
+void FetchRunner::LookForLate() {
   const Instant now = parts_.clock.Now();
-  for (const LegId id : late_.TakeDue(armed, now)) {
+  watch_at_ = Instant::max();
+  std::vector<LegId> late;
+  Instant next = Instant::max();
+  for (const auto& [id, running] : legs_) {
+    if (running->late_at == Instant() || running->status) continue;
+    if (running->late_at <= now) {
+      late.push_back(id);
+    } else {
+      next = std::min(next, running->late_at);
+    }
+  }
+  if (next != Instant::max()) ArmWatch(next);
+  for (const LegId id : late) {
     const auto found = legs_.find(id);
     if (found == legs_.end() || !events_) continue;
     const std::shared_ptr<Running> running = found->second;
     running->late_at = Instant();
     events_->LegLate(id, running->order, ProgressOf(*running));
-    WatchFor(id, *running, now + kLookAgain);
+    WatchFor(*running, now + kLookAgain);
   }
-  ArmWatch();
 }
 
 }  // namespace sluice

@@ -3,14 +3,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/chunk_intake.h"
 #include "node/chunk_source.h"
-#include "node/deadlines.h"
 #include "node/executor.h"
 #include "node/fetch_scheduler.h"
 #include "node/fetch_table.h"
@@ -38,7 +37,7 @@ class LegEvents {
   virtual void ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) = 0;
   // What came could not be verified or stored, and trying again for a while did not help.
   virtual void ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) = 0;
-  // Nothing more comes of it, and what came has been told.
+  // Nothing more comes of it, what came has been told, and some is still wanted.
   virtual void LegEnded(LegId id, const LegOrder& order, const absl::Status& status) = 0;
   // A leg that a reader waits for is silent, or takes longer than its source mostly does.
   virtual void LegLate(LegId id, const LegOrder& order, const LegProgress& progress) = 0;
@@ -82,42 +81,42 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
 
  private:
   class Inbox;
+  struct Arrival;
   struct Running {
     LegOrder order;
     FetchScheduler::Slot slot;
     FetchHandle handle;
-    std::shared_ptr<FetchProgress> progress;
     std::shared_ptr<Inbox> inbox;
     Instant started;
-    Instant late_at{};         // when it is looked at next; none if Instant()
-    std::vector<bool> wanted;  // by chunk of the leg
+    Instant late_at{};                        // when it is looked at next; never if Instant()
+    absl::InlinedVector<uint64_t, 1> wanted;  // a bit for each chunk of the leg
     uint32_t wanted_count = 0;
     uint32_t settled = 0;    // chunks that came, and were stored or not
     uint32_t delivered = 0;  // known when the status is
     std::optional<absl::Status> status;
   };
-  struct Arrival;
 
-  void Deliver(std::shared_ptr<Arrival> arrival);
-  void Verify(const std::shared_ptr<Arrival>& arrival);
-  void Store(const std::shared_ptr<Arrival>& arrival);
-  void TryAgain(const std::shared_ptr<Arrival>& arrival,
-                void (FetchRunner::*step)(const std::shared_ptr<Arrival>&));
-  void Tell(const std::shared_ptr<Arrival>& arrival, absl::StatusOr<Evidence> outcome);
-  void Settle(LegId id, ChunkIndex index, absl::StatusOr<Evidence> outcome);
+  static void Deliver(const std::shared_ptr<Inbox>& inbox, ChunkIndex index, Buffer bytes, SenderId sender);
+  static void Verify(const std::shared_ptr<Arrival>& arrival);
+  static void Store(const std::shared_ptr<Arrival>& arrival);
+  static bool MayTryAgain(Arrival& arrival, const absl::Status& status);
+  static void TryAgain(const std::shared_ptr<Arrival>& arrival,
+                       void (*step)(const std::shared_ptr<Arrival>&));
+  static void Tell(const std::shared_ptr<Arrival>& arrival);
+  void Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome);
   void SourceDone(LegId id, absl::Status status);
   void EndIfOver(LegId id);
-  void Unwant(Running& running, ChunkIndex index);
-  LegProgress ProgressOf(const Running& running) const;
-  void WatchFor(LegId id, Running& running, Instant not_before);
-  void ArmWatch();
-  void LookAtLate(Instant armed);
+  static void Unwant(Running& running, ChunkIndex index);
+  static LegProgress ProgressOf(const Running& running);
+  void WatchFor(Running& running, Instant not_before);
+  void ArmWatch(Instant when);
+  void LookForLate();
 
   const Parts parts_;
   LegEvents* events_;  // null once stopped
   LegId next_id_ = 1;
   absl::flat_hash_map<LegId, std::shared_ptr<Running>> legs_;
-  Deadlines<LegId> late_;
+  Instant watch_at_ = Instant::max();  // when late legs are looked for next
 };
 
 }  // namespace sluice

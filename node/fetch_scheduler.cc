@@ -17,8 +17,8 @@ const std::string& RegistryOf(const Blob& blob) {
   return blob.spec().origins.empty() ? kNone : blob.spec().origins.front().registry;
 }
 
-template <typename T>
-void EraseAt(std::deque<T>& queue, size_t position) {
+template <typename Queue>
+void EraseAt(Queue& queue, size_t position) {
   queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(position));
 }
 
@@ -26,12 +26,12 @@ void EraseAt(std::deque<T>& queue, size_t position) {
 
 FetchScheduler::Slot::~Slot() {
   if (!scheduler_) return;
-  scheduler_->Arrived(*blob_, fetch_class_, bytes_);
-  scheduler_->Finished(*blob_, fetch_class_);
+  scheduler_->Arrived(*share_, of_class_, bytes_);
+  scheduler_->Finished(*share_, of_class_);
 }
 
 void FetchScheduler::Slot::Arrived(uint64_t bytes) {
-  scheduler_->Arrived(*blob_, fetch_class_, bytes);
+  scheduler_->Arrived(*share_, of_class_, bytes);
   bytes_ -= bytes;
 }
 
@@ -56,7 +56,7 @@ FetchScheduler::Share& FetchScheduler::ShareOf(const std::shared_ptr<Blob>& blob
   return *share;
 }
 
-// Drops the share, and then its registry, if they have nothing any more.
+// Drops the share, and perhaps its registry, if they have nothing any more.
 void FetchScheduler::Forget(Share& share) {
   for (const Share::InClass& in_class : share.classes) {
     if (in_class.under_way > 0 || in_class.has_turn) return;
@@ -64,7 +64,12 @@ void FetchScheduler::Forget(Share& share) {
   Registry& registry = *share.registry;
   const Blob* const blob = share.blob.get();
   shares_.erase(blob);
-  if (--registry.blobs > 0) return;
+  --registry.blobs;
+  Forget(registry);
+}
+
+void FetchScheduler::Forget(Registry& registry) {
+  if (registry.blobs > 0 || registry.has_turns > 0 || registries_.size() <= kRegistriesKept) return;
   // Its name is in what is erased.
   const std::string name = registry.name;
   registries_.erase(name);
@@ -74,15 +79,19 @@ void FetchScheduler::GiveTurn(Share& share, int of_class) {
   Share::InClass& in_class = share.classes[of_class];
   if (in_class.has_turn) return;
   in_class.has_turn = true;
+  may_start_ = true;
   std::deque<Share*>& turns = share.registry->lanes[of_class].turns;
-  if (turns.empty()) classes_[of_class].turns.push_back(share.registry);
+  if (turns.empty()) {
+    classes_[of_class].turns.push_back(share.registry);
+    ++share.registry->has_turns;
+  }
   turns.push_back(&share);
 }
 
 void FetchScheduler::Push(const std::shared_ptr<Blob>& blob, ChunkSpan chunks, FetchClass fetch_class) {
   Share& share = ShareOf(blob);
   const int of_class = static_cast<int>(fetch_class);
-  share.classes[of_class].runs.push_back({blob, chunks, fetch_class});
+  share.classes[of_class].runs.push_back(chunks);
   GiveTurn(share, of_class);
 }
 
@@ -103,46 +112,46 @@ void FetchScheduler::Drop(const WorkSource& work, const Blob& blob, FetchClass f
                 [&](const auto& other) { return other.get() == &work; });
 }
 
-std::optional<FetchScheduler::Start> FetchScheduler::Pop(Instant now) {
+std::optional<FetchScheduler::Start> FetchScheduler::Pop() {
+  if (!may_start_) return std::nullopt;
   for (int of_class = 0; of_class < kFetchClassCount; ++of_class) {
-    std::optional<FetchRun> run = PopOfClass(of_class, now);
+    if (classes_[of_class].turns.empty()) continue;
+    std::optional<FetchRun> run = PopOfClass(of_class);
     if (!run) continue;
     Slot slot = Take(run->blob, run->chunks, run->fetch_class);
     return Start{*std::move(run), std::move(slot)};
   }
+  may_start_ = false;
   return std::nullopt;
 }
 
 // What may not start has something under way, or its registry has: so no more are passed over than there are
 // slots, however many wait.
-std::optional<FetchRun> FetchScheduler::PopOfClass(int of_class, Instant now) {
+std::optional<FetchRun> FetchScheduler::PopOfClass(int of_class) {
   ClassTurns& in_class = classes_[of_class];
+  if (in_class.under_way >= limits_.fetches_max[of_class]) return std::nullopt;
   for (size_t turn = 0; turn < in_class.turns.size();) {
-    if (in_class.under_way >= limits_.fetches_max[of_class]) return std::nullopt;
     Registry& registry = *in_class.turns[turn];
-    if (!RegistryMayStart(registry, of_class)) {
+    std::optional<FetchRun> run;
+    if (RegistryMayStart(registry, of_class)) run = PopOfRegistry(registry, of_class);
+    const bool goes_on = !registry.lanes[of_class].turns.empty();
+    if (!run && goes_on) {
       ++turn;
       continue;
     }
-    std::deque<Share*>& shares = registry.lanes[of_class].turns;
     EraseAt(in_class.turns, turn);
-    // The registry goes with its last blob, which PopOfRegistry may forget.
-    ++registry.blobs;
-    std::optional<FetchRun> run = PopOfRegistry(registry, of_class, now);
-    const bool goes_on = !shares.empty();
-    if (goes_on && run) in_class.turns.push_back(&registry);
-    if (goes_on && !run)
-      in_class.turns.insert(in_class.turns.begin() + static_cast<std::ptrdiff_t>(turn++), &registry);
-    if (--registry.blobs == 0) {
-      const std::string name = registry.name;
-      registries_.erase(name);
+    if (goes_on) {
+      in_class.turns.push_back(&registry);
+    } else {
+      --registry.has_turns;
     }
     if (run) return run;
+    Forget(registry);
   }
   return std::nullopt;
 }
 
-std::optional<FetchRun> FetchScheduler::PopOfRegistry(Registry& registry, int of_class, Instant now) {
+std::optional<FetchRun> FetchScheduler::PopOfRegistry(Registry& registry, int of_class) {
   std::deque<Share*>& turns = registry.lanes[of_class].turns;
   for (size_t turn = 0; turn < turns.size();) {
     Share& share = *turns[turn];
@@ -152,7 +161,7 @@ std::optional<FetchRun> FetchScheduler::PopOfRegistry(Registry& registry, int of
       continue;
     }
     EraseAt(turns, turn);
-    std::optional<FetchRun> run = PopOfShare(share, of_class, count_max, now);
+    std::optional<FetchRun> run = PopOfShare(share, of_class, count_max);
     Share::InClass& in_class = share.classes[of_class];
     if (!in_class.runs.empty() || !in_class.work.empty()) {
       turns.push_back(&share);
@@ -165,21 +174,19 @@ std::optional<FetchRun> FetchScheduler::PopOfRegistry(Registry& registry, int of
   return std::nullopt;
 }
 
-std::optional<FetchRun> FetchScheduler::PopOfShare(Share& share, int of_class, uint32_t count_max,
-                                                   Instant now) {
+std::optional<FetchRun> FetchScheduler::PopOfShare(Share& share, int of_class, uint32_t count_max) {
   Share::InClass& in_class = share.classes[of_class];
   if (!in_class.runs.empty()) {
-    FetchRun& front = in_class.runs.front();
-    FetchRun run = front;
-    run.chunks.count = std::min(run.chunks.count, count_max);
-    front.chunks = {run.chunks.end(), front.chunks.count - run.chunks.count};
-    if (front.chunks.count == 0) in_class.runs.pop_front();
-    return run;
+    ChunkSpan& front = in_class.runs.front();
+    const ChunkSpan run{front.first, std::min(front.count, count_max)};
+    front = {run.end(), front.count - run.count};
+    if (front.count == 0) in_class.runs.pop_front();
+    return FetchRun{share.blob, run, static_cast<FetchClass>(of_class)};
   }
   while (!in_class.work.empty()) {
     const std::shared_ptr<WorkSource> work = in_class.work.front();
     in_class.work.pop_front();
-    const std::optional<ChunkSpan> chunks = work->Next(count_max, now);
+    const std::optional<ChunkSpan> chunks = work->Next(count_max, clock_.Now());
     if (!chunks) continue;
     in_class.work.push_back(work);
     return FetchRun{share.blob, *chunks, static_cast<FetchClass>(of_class), work};
@@ -225,9 +232,9 @@ uint32_t FetchScheduler::Allowed(const Share& share, int of_class) const {
 
 // Bytes that the blob would ask for next.
 uint64_t FetchScheduler::NextLength(const Share& share, int of_class) const {
-  const std::deque<FetchRun>& runs = share.classes[of_class].runs;
+  const std::list<ChunkSpan>& runs = share.classes[of_class].runs;
   if (runs.empty()) return limits_.fetch_bytes_max;
-  const uint64_t length = share.blob->geometry().RangeOf(runs.front().chunks).length;
+  const uint64_t length = share.blob->geometry().RangeOf(runs.front()).length;
   return std::min<uint64_t>(length, limits_.fetch_bytes_max);
 }
 
@@ -238,8 +245,8 @@ FetchScheduler::Slot FetchScheduler::Take(const std::shared_ptr<Blob>& blob, Chu
   const int pool = PoolOf(fetch_class);
   Slot slot;
   slot.scheduler_ = this;
-  slot.blob_ = blob;
-  slot.fetch_class_ = fetch_class;
+  slot.share_ = &share;
+  slot.of_class_ = of_class;
   slot.bytes_ = blob->geometry().RangeOf(chunks).length;
   ++share.classes[of_class].under_way;
   ++share.registry->lanes[of_class].under_way;
@@ -250,17 +257,16 @@ FetchScheduler::Slot FetchScheduler::Take(const std::shared_ptr<Blob>& blob, Chu
   return slot;
 }
 
-void FetchScheduler::Arrived(const Blob& blob, FetchClass fetch_class, uint64_t bytes) {
-  Share& share = *shares_.at(&blob);
-  const int pool = PoolOf(fetch_class);
+void FetchScheduler::Arrived(Share& share, int of_class, uint64_t bytes) {
+  const int pool = PoolOf(static_cast<FetchClass>(of_class));
+  may_start_ = true;
   share.bytes[pool] -= bytes;
   share.registry->bytes[pool] -= bytes;
   bytes_[pool] -= bytes;
 }
 
-void FetchScheduler::Finished(const Blob& blob, FetchClass fetch_class) {
-  Share& share = *shares_.at(&blob);
-  const int of_class = static_cast<int>(fetch_class);
+void FetchScheduler::Finished(Share& share, int of_class) {
+  may_start_ = true;
   --share.classes[of_class].under_way;
   --share.registry->lanes[of_class].under_way;
   --classes_[of_class].under_way;

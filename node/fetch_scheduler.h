@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,6 +39,8 @@ struct FetchRun {
 //
 // Owned by the core loop. Not thread-safe.
 class FetchScheduler {
+  struct Share;
+
  public:
   struct Limits {
     std::array<uint32_t, kFetchClassCount> fetches_max;  // under way at once
@@ -65,17 +68,19 @@ class FetchScheduler {
     friend class FetchScheduler;
     void Swap(Slot& other) {
       std::swap(scheduler_, other.scheduler_);
-      std::swap(blob_, other.blob_);
-      std::swap(fetch_class_, other.fetch_class_);
+      std::swap(share_, other.share_);
+      std::swap(of_class_, other.of_class_);
       std::swap(bytes_, other.bytes_);
     }
     FetchScheduler* scheduler_ = nullptr;
-    std::shared_ptr<Blob> blob_;
-    FetchClass fetch_class_{};
+    Share* share_ = nullptr;  // it stays while something of it is under way
+    int of_class_ = 0;
     uint64_t bytes_ = 0;
   };
 
-  explicit FetchScheduler(Limits limits) : limits_(limits) {}
+  static constexpr size_t kRegistriesKept = 64;  // though they have nothing just now
+
+  FetchScheduler(const Clock& clock, Limits limits) : clock_(clock), limits_(limits) {}
   FetchScheduler(const FetchScheduler&) = delete;
   FetchScheduler& operator=(const FetchScheduler&) = delete;
 
@@ -93,7 +98,7 @@ class FetchScheduler {
     FetchRun run;
     Slot slot;
   };
-  std::optional<Start> Pop(Instant now);
+  std::optional<Start> Pop();
   // A place for another fetch, whatever the bounds.
   Slot Take(const std::shared_ptr<Blob>& blob, ChunkSpan chunks, FetchClass fetch_class);
 
@@ -105,8 +110,7 @@ class FetchScheduler {
   using Bytes = std::array<uint64_t, kPoolCount>;
   static int PoolOf(FetchClass fetch_class) { return fetch_class == FetchClass::kDemand ? 0 : 1; }
 
-  struct Share;
-  // What the blobs of one registry have, in one class.
+  // What the blobs of one registry have, in one class. Few bytes while nothing waits.
   struct Lane {
     std::deque<Share*> turns;  // blobs with something to start, next first
     uint32_t under_way = 0;
@@ -116,12 +120,13 @@ class FetchScheduler {
     std::array<Lane, kFetchClassCount> lanes;
     Bytes bytes{};
     uint32_t blobs = 0;
+    int has_turns = 0;  // classes in which it has
   };
   // What one blob has.
   struct Share {
     struct InClass {
-      std::deque<FetchRun> runs;
-      std::deque<std::shared_ptr<WorkSource>> work;
+      std::list<ChunkSpan> runs;
+      std::list<std::shared_ptr<WorkSource>> work;
       uint32_t under_way = 0;
       bool has_turn = false;
     };
@@ -131,29 +136,32 @@ class FetchScheduler {
     Bytes bytes{};
   };
   struct ClassTurns {
-    std::deque<Registry*> turns;  // registries with something to start, next first
+    std::vector<Registry*> turns;  // registries with something to start, next first; few
     uint32_t under_way = 0;
   };
 
   Share& ShareOf(const std::shared_ptr<Blob>& blob);
   void Forget(Share& share);
+  void Forget(Registry& registry);
   void GiveTurn(Share& share, int of_class);
-  std::optional<FetchRun> PopOfClass(int of_class, Instant now);
-  std::optional<FetchRun> PopOfRegistry(Registry& registry, int of_class, Instant now);
-  std::optional<FetchRun> PopOfShare(Share& share, int of_class, uint32_t count_max, Instant now);
+  std::optional<FetchRun> PopOfClass(int of_class);
+  std::optional<FetchRun> PopOfRegistry(Registry& registry, int of_class);
+  std::optional<FetchRun> PopOfShare(Share& share, int of_class, uint32_t count_max);
   bool RegistryMayStart(const Registry& registry, int of_class) const;
   // Chunks that the blob may start now; 0 if none.
   uint32_t Allowed(const Share& share, int of_class) const;
   uint64_t NextLength(const Share& share, int of_class) const;
   uint64_t BytesFor(const Registry& registry, int pool) const;
-  void Arrived(const Blob& blob, FetchClass fetch_class, uint64_t bytes);
-  void Finished(const Blob& blob, FetchClass fetch_class);
+  void Arrived(Share& share, int of_class, uint64_t bytes);
+  void Finished(Share& share, int of_class);
 
+  const Clock& clock_;
   const Limits limits_;
   absl::flat_hash_map<std::string, std::unique_ptr<Registry>> registries_;
   absl::flat_hash_map<const Blob*, std::unique_ptr<Share>> shares_;
   std::array<ClassTurns, kFetchClassCount> classes_;
   Bytes bytes_{};
+  bool may_start_ = false;  // something has changed since nothing more could start
 };
 
 }  // namespace sluice

@@ -1,12 +1,13 @@
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/chunk_source.h"
@@ -32,14 +33,29 @@ struct WantedChunk {
   FetchClass fetch_class = FetchClass::kBackfill;  // the highest of those who want it
   Asker asker = Asker::kLocal;                     // kPeer if another node waits: see Asker
   PauseId pause = 0;                               // while paused
-  std::vector<LegId> legs;                         // under way; the first that is stored wins
-  std::vector<ReadId> waiters;
+  absl::InlinedVector<LegId, kLegsMax> legs;       // under way; the first that is stored wins
+  absl::InlinedVector<ReadId, 2> waiters;
   TriedSources tried;   // since the last pause
   int store_tries = 0;  // how often it came and could not be stored, since the last pause
   int pauses = 0;
   // The error of the source of the highest rank that was tried, the last one: what readers are told.
   absl::Status error;
   SourceRank error_rank = SourceRank::kHome;
+
+  // Whether it was one of those that wait.
+  bool Leave(ReadId id) {
+    const auto left = std::remove(waiters.begin(), waiters.end(), id);
+    const bool was_there = left != waiters.end();
+    waiters.erase(left, waiters.end());
+    return was_there;
+  }
+  // Whether it was one of those under way.
+  bool EndLeg(LegId id) {
+    const auto left = std::remove(legs.begin(), legs.end(), id);
+    const bool was_there = left != legs.end();
+    legs.erase(left, legs.end());
+    return was_there;
+  }
 
   void NoteError(SourceRank rank, absl::Status status) {
     if (!error.ok() && rank < error_rank) return;
@@ -56,11 +72,15 @@ class FetchTable {
   // The chunk's entry, or nullptr if nobody wants it. The pointer is good until the table is changed.
   WantedChunk* Find(const Blob& blob, ChunkIndex index);
 
-  // REQUIRES: it is not there.
-  WantedChunk& Open(const std::shared_ptr<Blob>& blob, ChunkIndex index, FetchClass fetch_class);
+  // The same, and a new one that is queued if there was none.
+  struct Opened {
+    WantedChunk* chunk;
+    bool is_new;
+  };
+  Opened Open(const std::shared_ptr<Blob>& blob, ChunkIndex index, FetchClass fetch_class);
 
-  // Takes the entry out, with its waiters. REQUIRES: it is there.
-  WantedChunk Close(const Blob& blob, ChunkIndex index);
+  // Takes the entry out, with its waiters. Nothing if it is not there.
+  std::optional<WantedChunk> Close(const Blob& blob, ChunkIndex index);
 
   size_t size() const { return chunks_.size(); }
 

@@ -15,7 +15,7 @@ std::string Describe(const Blob& blob, ChunkIndex index) {
 
 }  // namespace
 
-void AppendChunk(std::vector<ChunkSpan>& runs, ChunkIndex index) {
+void AppendChunk(ChunkRuns& runs, ChunkIndex index) {
   if (!runs.empty() && runs.back().end() == index) {
     ++runs.back().count;
   } else {
@@ -25,7 +25,7 @@ void AppendChunk(std::vector<ChunkSpan>& runs, ChunkIndex index) {
 
 SingleFlight::SingleFlight(const Parts& parts, FetchScheduler::Limits limits)
     : parts_(parts),
-      scheduler_(limits),
+      scheduler_(parts.clock, limits),
       runner_(std::make_shared<FetchRunner>(
           FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake, planner_, parts.telemetry},
           static_cast<LegEvents&>(*this))),
@@ -44,11 +44,9 @@ void SingleFlight::Stop() {
 
 // ------------------------------------------------------------------------------------------- wanting
 
-void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, std::vector<ChunkSpan>& to_start) {
+void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRuns& to_start) {
   const std::shared_ptr<Blob>& blob = read.blob;
-  WantedChunk* chunk = table_.Find(*blob, index);
-  const bool is_new = chunk == nullptr;
-  if (is_new) chunk = &table_.Open(blob, index, read.fetch_class);
+  const auto [chunk, is_new] = table_.Open(blob, index, read.fetch_class);
   const bool raised = read.fetch_class < chunk->fetch_class;
   if (raised) {
     chunk->fetch_class = read.fetch_class;
@@ -63,29 +61,25 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, std::vec
   }
 }
 
-void SingleFlight::Queue(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& runs,
-                         FetchClass fetch_class) {
+void SingleFlight::Queue(const std::shared_ptr<Blob>& blob, const ChunkRuns& runs, FetchClass fetch_class) {
   for (const ChunkSpan& run : runs) scheduler_.Push(blob, run, fetch_class);
 }
 
 void SingleFlight::Forget(ReadId id, const Blob& blob, ChunkSpan chunks) {
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
     WantedChunk* const chunk = table_.Find(blob, index);
-    if (!chunk || std::erase(chunk->waiters, id) == 0) continue;
+    if (!chunk || !chunk->Leave(id)) continue;
     PruneWaiters(*chunk);
     if (!chunk->waiters.empty()) continue;
-    for (const LegId leg : table_.Close(blob, index).legs) runner_->Disown(leg, index);
+    const std::optional<WantedChunk> closed = table_.Close(blob, index);
+    for (const LegId leg : closed->legs) runner_->Disown(leg, index);
   }
 }
 
 void SingleFlight::PruneWaiters(WantedChunk& chunk) const {
-  std::erase_if(chunk.waiters, [&](ReadId id) { return parts_.reads.Find(id) == nullptr; });
-}
-
-Instant SingleFlight::LatestDeadline(const WantedChunk& chunk) const {
-  Instant latest = Now();
-  for (const ReadId id : chunk.waiters) latest = std::max(latest, parts_.reads.Find(id)->deadline);
-  return latest;
+  const auto left = std::remove_if(chunk.waiters.begin(), chunk.waiters.end(),
+                                   [&](ReadId id) { return parts_.reads.Find(id) == nullptr; });
+  chunk.waiters.erase(left, chunk.waiters.end());
 }
 
 Instant SingleFlight::DemandDeadline(const WantedChunk& chunk) const {
@@ -101,8 +95,8 @@ Instant SingleFlight::DemandDeadline(const WantedChunk& chunk) const {
 
 void SingleFlight::Pump() {
   while (!stopped_) {
-    TellFailed();
-    std::optional<FetchScheduler::Start> start = scheduler_.Pop(Now());
+    if (!failed_.empty()) TellFailed();
+    std::optional<FetchScheduler::Start> start = scheduler_.Pop();
     if (!start) return;
     if (start->run.work) {
       parts_.waiters.StartWork(*std::move(start));
@@ -119,8 +113,8 @@ void SingleFlight::TellFailed() {
   }
 }
 
-void SingleFlight::StartRuns(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& runs,
-                             FetchClass fetch_class, FetchScheduler::Slot slot) {
+void SingleFlight::StartRuns(const std::shared_ptr<Blob>& blob, const ChunkRuns& runs, FetchClass fetch_class,
+                             FetchScheduler::Slot slot) {
   for (const ChunkSpan& run : runs) {
     for (const Group& group : Startable(blob, run, fetch_class)) StartGroup(blob, group, fetch_class, &slot);
   }
@@ -128,44 +122,51 @@ void SingleFlight::StartRuns(const std::shared_ptr<Blob>& blob, const std::vecto
 
 // Of what was queued some has come, some is wanted by nobody any more, some has been taken into a higher
 // class.
-std::vector<SingleFlight::Group> SingleFlight::Startable(const std::shared_ptr<Blob>& blob, ChunkSpan chunks,
-                                                         FetchClass fetch_class) {
-  std::vector<Group> groups;
-  const TriedSources* tried_before = nullptr;
+SingleFlight::Groups SingleFlight::Startable(const std::shared_ptr<Blob>& blob, ChunkSpan chunks,
+                                             FetchClass fetch_class) {
+  Groups groups;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
     WantedChunk* const chunk = table_.Find(*blob, index);
     if (!chunk || chunk->state != WantedChunk::State::kQueued || chunk->fetch_class != fetch_class) continue;
-    PruneWaiters(*chunk);
+    Group group = GroupOf(*chunk, index);
     if (chunk->waiters.empty()) {
       table_.Close(*blob, index);
-      tried_before = nullptr;
       continue;
     }
-    const Grant& grant = parts_.reads.Find(chunk->waiters.front())->grant;
-    const Instant deadline = LatestDeadline(*chunk);
-    const bool alike = tried_before && groups.back().chunks.end() == index && *tried_before == chunk->tried &&
-                       groups.back().asker == chunk->asker && groups.back().grant == grant;
-    if (alike) {
+    if (!groups.empty() && groups.back().TakesIn(group)) {
       ++groups.back().chunks.count;
-      groups.back().deadline = std::max(groups.back().deadline, deadline);
+      groups.back().deadline = std::max(groups.back().deadline, group.deadline);
     } else {
-      groups.push_back({{index, 1}, chunk->asker, grant, deadline});
+      groups.push_back(std::move(group));
     }
-    tried_before = &chunk->tried;
   }
   return groups;
+}
+
+// The chunk alone, as those who wait for it want it. Forgets those that have been answered meanwhile.
+SingleFlight::Group SingleFlight::GroupOf(WantedChunk& chunk, ChunkIndex index) const {
+  Group group{{index, 1}, chunk.asker, nullptr, Instant(), &chunk.tried};
+  bool is_first = true;
+  const auto left = std::remove_if(chunk.waiters.begin(), chunk.waiters.end(), [&](ReadId id) {
+    const PendingRead* const read = parts_.reads.Find(id);
+    if (!read) return true;
+    if (std::exchange(is_first, false)) group.grant = read->grant;
+    group.deadline = std::max(group.deadline, read->deadline);
+    return false;
+  });
+  chunk.waiters.erase(left, chunk.waiters.end());
+  return group;
 }
 
 void SingleFlight::StartGroup(const std::shared_ptr<Blob>& blob, const Group& group, FetchClass fetch_class,
                               FetchScheduler::Slot* slot) {
   offers_.clear();
   parts_.sources.Offers(*blob, group.chunks, fetch_class, group.asker, group.grant, &offers_);
-  const TriedSources& tried = table_.Find(*blob, group.chunks.first)->tried;
-  std::vector<Leg> legs;
-  if (!blob->refused()) legs = planner_.Plan(group.chunks, tried, offers_);
+  legs_.clear();
+  if (!blob->refused()) planner_.Plan(group.chunks, *group.tried, offers_, &legs_);
   std::vector<ChunkIndex> left;
   ChunkIndex next = group.chunks.first;
-  for (Leg& leg : legs) {
+  for (Leg& leg : legs_) {
     for (; next < leg.chunks.first; next = next.next()) left.push_back(next);
     next = leg.chunks.end();
     const ChunkSpan chunks = leg.chunks;
@@ -204,18 +205,18 @@ void SingleFlight::AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex i
   const PendingRead& read = *parts_.reads.Find(id);
   offers_.clear();
   parts_.sources.Offers(*blob, {index, 1}, chunk.fetch_class, Asker::kPeer, read.grant, &offers_);
-  std::vector<Leg> legs;
-  if (chunk.legs.size() < WantedChunk::kLegsMax) legs = planner_.Plan({index, 1}, chunk.tried, offers_);
-  if (legs.empty()) {
+  legs_.clear();
+  if (chunk.legs.size() < WantedChunk::kLegsMax) planner_.Plan({index, 1}, chunk.tried, offers_, &legs_);
+  if (legs_.empty()) {
     chunk.asker = Asker::kLocal;
-    std::erase(chunk.waiters, id);
+    chunk.Leave(id);
     failed_.emplace_back(id, absl::NotFoundError(absl::StrCat("nobody who has ", Describe(*blob, index),
                                                               " can be asked on behalf of "
                                                               "another node")));
     return;
   }
-  const Group group{{index, 1}, Asker::kPeer, read.grant, read.deadline};
-  StartLeg(blob, group, std::move(legs.front()), chunk.fetch_class,
+  const Group group{{index, 1}, Asker::kPeer, read.grant, read.deadline, &chunk.tried};
+  StartLeg(blob, group, std::move(legs_.front()), chunk.fetch_class,
            scheduler_.Take(blob, {index, 1}, chunk.fetch_class));
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/bulk_lane.h"
@@ -22,8 +23,9 @@
 
 namespace sluice {
 
+using ChunkRuns = absl::InlinedVector<ChunkSpan, 2>;
 // Adds a chunk to the last run if it follows it.
-void AppendChunk(std::vector<ChunkSpan>& runs, ChunkIndex index);
+void AppendChunk(ChunkRuns& runs, ChunkIndex index);
 
 // Brings in each chunk that somebody wants, once however many wait for it: queues it, has the sources planned
 // and asked, asks others when one fails, lacks it or is late, pauses when nobody can be asked, and tells
@@ -59,12 +61,12 @@ class SingleFlight final : private LegEvents {
 
   // A read in the table wants an absent chunk: it waits for it from now on. What has to be queued or started
   // for that is added to `to_start`, in the read's class.
-  void Join(ReadId id, PendingRead& read, ChunkIndex index, std::vector<ChunkSpan>& to_start);
+  void Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRuns& to_start);
   // Queues chunks that Join gave.
-  void Queue(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& runs, FetchClass fetch_class);
+  void Queue(const std::shared_ptr<Blob>& blob, const ChunkRuns& runs, FetchClass fetch_class);
   // Starts them at once, in a place that was found for them.
-  void StartRuns(const std::shared_ptr<Blob>& blob, const std::vector<ChunkSpan>& runs,
-                 FetchClass fetch_class, FetchScheduler::Slot slot);
+  void StartRuns(const std::shared_ptr<Blob>& blob, const ChunkRuns& runs, FetchClass fetch_class,
+                 FetchScheduler::Slot slot);
   // A read does not want its chunks any more: what nobody else wants of them is cancelled.
   void Forget(ReadId id, const Blob& blob, ChunkSpan chunks);
   // Starts what there is room for.
@@ -83,9 +85,16 @@ class SingleFlight final : private LegEvents {
   // Chunks in a row that are to be asked for alike.
   struct Group {
     ChunkSpan chunks;
-    Asker asker;
+    Asker asker = Asker::kLocal;
     Grant grant;
-    Instant deadline;  // the latest of those who wait
+    Instant deadline;                     // the latest of those who wait
+    const TriedSources* tried = nullptr;  // of its first chunk, in the table
+
+    // Whether what follows it is to be asked for alike.
+    bool TakesIn(const Group& next) const {
+      return chunks.end() == next.chunks.first && asker == next.asker && grant == next.grant &&
+             *tried == *next.tried;
+    }
   };
   struct Pause {
     std::shared_ptr<Blob> blob;
@@ -101,16 +110,17 @@ class SingleFlight final : private LegEvents {
 
   // Who waits for a chunk, without those that have been answered meanwhile.
   void PruneWaiters(WantedChunk& chunk) const;
-  Instant LatestDeadline(const WantedChunk& chunk) const;
   Instant DemandDeadline(const WantedChunk& chunk) const;
 
-  std::vector<Group> Startable(const std::shared_ptr<Blob>& blob, ChunkSpan chunks, FetchClass fetch_class);
+  Group GroupOf(WantedChunk& chunk, ChunkIndex index) const;
+  using Groups = absl::InlinedVector<Group, 2>;
+  Groups Startable(const std::shared_ptr<Blob>& blob, ChunkSpan chunks, FetchClass fetch_class);
   void StartGroup(const std::shared_ptr<Blob>& blob, const Group& group, FetchClass fetch_class,
                   FetchScheduler::Slot* slot);
   void StartLeg(const std::shared_ptr<Blob>& blob, const Group& group, Leg leg, FetchClass fetch_class,
                 FetchScheduler::Slot slot);
   void AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index, ReadId id);
-  bool LeaveLeg(WantedChunk* chunk, LegId id) const;
+  static bool LeaveLeg(WantedChunk* chunk, LegId id);
   void NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   bool RefuseGrant(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
@@ -132,7 +142,8 @@ class SingleFlight final : private LegEvents {
   absl::flat_hash_map<PauseId, Pause> pauses_;
   std::shared_ptr<SingleFlight*> self_;                  // what comes late finds null in it
   std::vector<std::pair<ReadId, absl::Status>> failed_;  // and not told yet
-  std::vector<SourceOffer> offers_;                      // kept for its memory alone
+  std::vector<Leg> legs_;                                // kept for its memory alone, as the next
+  std::vector<SourceOffer> offers_;                      //
 };
 
 }  // namespace sluice

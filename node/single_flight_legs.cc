@@ -34,18 +34,17 @@ void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, 
                            SourceKind kind) {
   if (stopped_) return;
   if (parts_.bulk) parts_.bulk->Committed(blob, index);
-  if (!table_.Find(*blob, index)) return;
-  const WantedChunk chunk = table_.Close(*blob, index);
-  for (const LegId leg : chunk.legs) runner_->Disown(leg, index);
-  if (evidence == Evidence::kUnverified && !chunk.waiters.empty())
+  const std::optional<WantedChunk> chunk = table_.Close(*blob, index);
+  if (!chunk) return;
+  for (const LegId leg : chunk->legs) runner_->Disown(leg, index);
+  if (evidence == Evidence::kUnverified && !chunk->waiters.empty())
     parts_.telemetry.unverified_served_bytes.Add(blob->geometry().RangeOf(index).length);
-  for (const ReadId id : chunk.waiters) parts_.waiters.ChunkCame(id, kind);
+  for (const ReadId id : chunk->waiters) parts_.waiters.ChunkCame(id, kind);
 }
 
 // The leg is done with the chunk. Whether nobody else brings it now.
-bool SingleFlight::LeaveLeg(WantedChunk* chunk, LegId id) const {
-  if (!chunk || std::erase(chunk->legs, id) == 0) return false;
-  return chunk->legs.empty();
+bool SingleFlight::LeaveLeg(WantedChunk* chunk, LegId id) {
+  return chunk && chunk->EndLeg(id) && chunk->legs.empty();
 }
 
 void SingleFlight::ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) {
@@ -119,7 +118,7 @@ bool SingleFlight::RefuseGrant(WantedChunk& chunk, const LegOrder& order, const 
 }
 
 void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& progress) {
-  std::vector<ChunkSpan> runs;
+  ChunkRuns runs;
   const TriedSources* tried = nullptr;  // of the last chunk in runs
   const ChunkSpan chunks = order.leg.chunks;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
@@ -142,7 +141,7 @@ void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& p
     std::optional<Leg> second = planner_.Hedge(late, progress, first.tried, offers_, Now());
     if (!second) continue;
     parts_.telemetry.hedged_fetches.Add();
-    const Group group{run, order.asker, order.grant, order.deadline};
+    const Group group{run, order.asker, order.grant, order.deadline, &first.tried};
     StartLeg(order.blob, group, *std::move(second), order.fetch_class,
              scheduler_.Take(order.blob, run, order.fetch_class));
   }
@@ -151,7 +150,7 @@ void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& p
 // ---------------------------------------------------------------------------------------- trying again
 
 void SingleFlight::Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks) {
-  std::array<std::vector<ChunkSpan>, kFetchClassCount> runs;
+  std::array<ChunkRuns, kFetchClassCount> runs;
   for (const ChunkIndex index : chunks) {
     WantedChunk* const chunk = table_.Find(*blob, index);
     PruneWaiters(*chunk);
@@ -186,8 +185,8 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
     if (may_pass && DemandDeadline(*chunk) > Now() + kPauseMin) {
       later.push_back(index);
     } else {
-      const WantedChunk closed = table_.Close(*blob, index);
-      for (const ReadId id : closed.waiters) failed_.emplace_back(id, closed.error);
+      const std::optional<WantedChunk> closed = table_.Close(*blob, index);
+      for (const ReadId id : closed->waiters) failed_.emplace_back(id, closed->error);
     }
   }
   if (!later.empty()) PauseChunks(blob, std::move(later));

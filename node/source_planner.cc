@@ -65,9 +65,9 @@ const SourceOffer* SourcePlanner::Best(ChunkIndex index, const TriedSources& tri
   return best;
 }
 
-std::vector<Leg> SourcePlanner::Plan(ChunkSpan span, const TriedSources& tried,
-                                     std::span<const SourceOffer> offers) {
-  std::vector<Leg> legs;
+void SourcePlanner::Plan(ChunkSpan span, const TriedSources& tried, std::span<const SourceOffer> offers,
+                         std::vector<Leg>* legs) {
+  legs->clear();
   for (ChunkIndex index = span.first; index < span.end();) {
     const SourceOffer* const best = Best(index, tried, offers);
     // Up to where one of the offers begins or ends, the choice stays the same.
@@ -77,15 +77,15 @@ std::vector<Leg> SourcePlanner::Plan(ChunkSpan span, const TriedSources& tried,
       if (offer.has.end() > index) end = std::min(end, offer.has.end());
     }
     const uint32_t count = end.value() - index.value();
-    if (best && !legs.empty() && legs.back().id == best->id && legs.back().chunks.end() == index) {
-      legs.back().chunks.count += count;
+    if (best && !legs->empty() && legs->back().id == best->id && legs->back().chunks.end() == index) {
+      legs->back().chunks.count += count;
     } else if (best) {
-      legs.push_back({best->id, best->rank, best->source, {index, count}});
+      legs->push_back({best->id, best->rank, best->source, {index, count}});
     }
     index = end;
   }
-  hedge_credit_ = std::min(hedge_credit_ + kHedgePercent * static_cast<int>(legs.size()), kHedgesSaved * 100);
-  return legs;
+  hedge_credit_ =
+      std::min(hedge_credit_ + kHedgePercent * static_cast<int>(legs->size()), kHedgesSaved * 100);
 }
 
 Instant SourcePlanner::LateAt(const Leg& leg, const LegProgress& progress, Instant now) const {

@@ -74,11 +74,12 @@ class SourcePlanner {
   static constexpr int kHedgesSaved = 8;
   static constexpr size_t kSourcesMax = 4096;  // remembered
 
-  // Cuts the span into legs, in its order: each chunk is asked of the source that was asked least for it so
-  // far, among these of the lowest rank, among these of one that has not failed the last times, and of the
-  // quickest to answer. What nobody may be asked for is left out. REQUIRES: all chunks of the span have
-  // `tried`
-  std::vector<Leg> Plan(ChunkSpan span, const TriedSources& tried, std::span<const SourceOffer> offers);
+  // Cuts the span into legs, in its order, in place of what is in `legs`: each chunk is asked of the source
+  // that was asked least for it so far, among these of the lowest rank, among these of one that has not
+  // failed the last times, and of the quickest to answer. What nobody may be asked for is left out. REQUIRES:
+  // all chunks of the span have `tried`
+  void Plan(ChunkSpan span, const TriedSources& tried, std::span<const SourceOffer> offers,
+            std::vector<Leg>* legs);
 
   // Who is to be asked now beside a leg that is late. A hedge, when the first byte takes longer than it does
   // in 95 of 100 cases of that source: of somebody who has the chunks, within a budget. A takeover, when it

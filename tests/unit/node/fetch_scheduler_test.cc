@@ -5,6 +5,8 @@
 #include <map>
 #include <string>
 
+#include "tests/unit/node/fakes.h"
+
 namespace sluice {
 namespace {
 
@@ -47,14 +49,15 @@ class FetchSchedulerTest : public ::testing::Test {
   // How many of each blob's start now.
   std::map<const Blob*, int> PopAll() {
     std::map<const Blob*, int> started;
-    while (auto start = scheduler_.Pop(Instant())) {
+    while (auto start = scheduler_.Pop()) {
       ++started[start->run.blob.get()];
       under_way_.push_back(*std::move(start));
     }
     return started;
   }
 
-  FetchScheduler scheduler_{{{16, 8, 4, 2}, uint64_t{64} << 20, 8 << 20}};
+  fakes::FakeClock clock_;
+  FetchScheduler scheduler_{clock_, {{16, 8, 4, 2}, uint64_t{64} << 20, 8 << 20}};
   std::vector<FetchScheduler::Start> under_way_;
 };
 
@@ -97,7 +100,7 @@ TEST_F(FetchSchedulerTest, BlobsAndRegistriesTakeTurns) {
   Push(b, 2);
   Push(c, 2);
   std::string order;
-  while (auto start = scheduler_.Pop(Instant())) {
+  while (auto start = scheduler_.Pop()) {
     order += start->run.blob == a ? 'a' : start->run.blob == b ? 'b' : 'c';
     under_way_.push_back(*std::move(start));
   }
@@ -108,7 +111,7 @@ TEST_F(FetchSchedulerTest, DemandGoesFirstAndEachClassHasItsBound) {
   const auto blob = MakeBlob(1);
   Push(blob, 4, FetchClass::kBackfill);
   Push(blob, 1);
-  under_way_.push_back(*scheduler_.Pop(Instant()));
+  under_way_.push_back(*scheduler_.Pop());
   EXPECT_EQ(under_way_.back().run.fetch_class, FetchClass::kDemand);
   EXPECT_EQ(PopAll()[blob.get()], 1) << "of two, one registry gets one";
 }
@@ -117,7 +120,7 @@ TEST_F(FetchSchedulerTest, BytesOfDemandAreBoundedTooAndLargeRunsAreCut) {
   const auto blob = MakeBlob(1);
   scheduler_.Push(blob, blob->geometry().All(), FetchClass::kDemand);
   uint64_t bytes = 0;
-  while (auto start = scheduler_.Pop(Instant())) {
+  while (auto start = scheduler_.Pop()) {
     const uint64_t length = blob->geometry().RangeOf(start->run.chunks).length;
     EXPECT_LE(length, 8u << 20);
     bytes += length;
@@ -167,13 +170,13 @@ TEST_F(FetchSchedulerTest, WorkIsAskedWhenThereIsRoomAndUntilItHasNothing) {
   scheduler_.Ready(work, blob, FetchClass::kBackfill);
   scheduler_.Ready(work, blob, FetchClass::kBackfill);
   EXPECT_EQ(work->given, 0u);
-  auto start = scheduler_.Pop(Instant());
+  auto start = scheduler_.Pop();
   ASSERT_TRUE(start);
   EXPECT_EQ(start->run.work, work);
   EXPECT_EQ(start->run.chunks, (ChunkSpan{ChunkIndex(0), 3}));
-  EXPECT_FALSE(scheduler_.Pop(Instant()));
+  EXPECT_FALSE(scheduler_.Pop());
   start.reset();
-  EXPECT_FALSE(scheduler_.Pop(Instant()));
+  EXPECT_FALSE(scheduler_.Pop());
   EXPECT_EQ(blob.use_count(), 1) << "nothing is left of it";
 }
 
@@ -182,7 +185,7 @@ TEST_F(FetchSchedulerTest, WorkThatIsDroppedIsNotAsked) {
   const auto work = std::make_shared<Work>(3);
   scheduler_.Ready(work, blob, FetchClass::kHint);
   scheduler_.Drop(*work, *blob, FetchClass::kHint);
-  EXPECT_FALSE(scheduler_.Pop(Instant()));
+  EXPECT_FALSE(scheduler_.Pop());
   EXPECT_EQ(work->given, 0u);
   EXPECT_EQ(blob.use_count(), 1);
 }

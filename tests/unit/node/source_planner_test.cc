@@ -23,7 +23,9 @@ class SourcePlannerTest : public ::testing::Test {
   // As "source:first+count ...".
   std::string Plan(ChunkSpan span, const TriedSources& tried, const std::vector<SourceOffer>& offers) {
     std::string text;
-    for (const Leg& leg : planner_.Plan(span, tried, offers)) {
+    std::vector<Leg> legs;
+    planner_.Plan(span, tried, offers, &legs);
+    for (const Leg& leg : legs) {
       if (!text.empty()) text += ' ';
       text += std::to_string(static_cast<uint32_t>(leg.id)) + ':' + std::to_string(leg.chunks.first.value()) +
               '+' + std::to_string(leg.chunks.count);
@@ -156,7 +158,7 @@ TEST_F(HedgeTest, HedgesHaveABudgetAndTakeoversHaveNot) {
   while (hedges < 100 && Hedge(milliseconds(100))) ++hedges;
   EXPECT_EQ(hedges, SourcePlanner::kHedgesSaved);
   EXPECT_TRUE(Hedge(milliseconds(1500)));
-  for (int i = 0; i < 40; ++i) planner_.Plan(Span(0, 1), {}, offers_);
+  for (int i = 0; i < 40; ++i) Plan(Span(0, 1), {}, offers_);
   for (hedges = 0; hedges < 100 && Hedge(milliseconds(100));) ++hedges;
   EXPECT_EQ(hedges, 2) << "5 % of 40";
 }

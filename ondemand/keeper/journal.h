@@ -16,20 +16,22 @@
 //
 //            keeper: publish          daemon: take          daemon: finish
 //    FREE ------------------> PENDING ----------> TAKEN ------------------> DONE(0 or errno)
-//     ^  ^                       |   <----------    |                          |
-//     |  |  keeper: deadline     |   daemon died    | keeper: deadline         |
-//     |  +--(refuses with EIO)---+                  | (refuses with EIO)       |
-//     |                                             v                          |
-//     |             daemon died                  EXPIRED                       |
-//     +---------------------------------------------+                          |
-//     |                                             | daemon: finish           |
-//     |             keeper: lets go of the request  v                          |
-//     +------------------------------------------ RELEASED                     |
-//     |             keeper: answers the kernel, then lets go of the request    |
-//     +------------------------------------------------------------------------+
+//     ^                          |   <----------    |                          |
+//     |                          |   daemon died    | keeper: deadline         |
+//     |        keeper: deadline  |                  | (refuses with EIO)       |
+//     |      (refuses with EIO)  |                  v                          |
+//     |                          |               EXPIRED                       |
+//     |                          |                  | daemon: finish, or died  |
+//     |                          |                  v                          |
+//     |                          +------------> RELEASED                       |
+//     |   keeper: has answered the kernel,          |                          |
+//     |   and lets go of the request                |                          |
+//     +---------------------------------------------+--------------------------+
 //
 // What the kernel knows the request by is not given to another one as long as the slot is not FREE: a
-// fanotify event's descriptor stays open.
+// fanotify event's descriptor stays open. A slot becomes FREE only when its answer was given: a successor
+// gives those again that its predecessor may have died before, as nobody else would (kernels before 6.9 do
+// not send a FUSE request twice, and its reader can't even be killed).
 namespace sluice::keeper {
 
 inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
@@ -109,8 +111,8 @@ class alignas(64) Slot {
   // deadline, to let go. Returns whether the verdict will reach the reader.
   bool Finish(uint64_t ticket, uint8_t verdict);
 
-  // Keeper: the deadline has come. Returns the state from which it expired: kPending (the slot is FREE now)
-  // or kTaken (now kExpired), after either of which the keeper refuses the read; else nothing was changed.
+  // Keeper: the deadline has come. Returns the state from which it expired: kPending (now kReleased) or
+  // kTaken (now kExpired), after either of which the keeper refuses the read; else nothing was changed.
   SlotState Expire();
   // Keeper: the daemon is dead or has left. kTaken becomes kPending under a new ticket number, so that the
   // one who had it can't finish it any more; kExpired becomes kReleased.

@@ -20,7 +20,7 @@
 namespace sluice::keeper {
 namespace {
 
-constexpr int kIdleCheckMs = 250;
+constexpr int kIdleCheckMs = 250;  // and until a mark is tried again
 constexpr int kLastObjectsWaitMs = 5000;
 constexpr int kSendTimeoutSeconds = 2;
 
@@ -40,6 +40,15 @@ Result<ucred> PeerOf(int connection) {
 bool IsBlobName(const char (&name)[kBlobNameLength]) {
   return std::all_of(std::begin(name), std::end(name),
                      [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
+bool AllPresent(const BlobRecord& record) {
+  const uint64_t chunks = std::min<uint64_t>(((record.size - 1) >> record.chunk_shift) + 1, kChunksMax);
+  for (uint64_t first = 0; first < chunks; first += 64) {
+    const uint64_t all = chunks - first < 64 ? (uint64_t{1} << (chunks - first)) - 1 : ~uint64_t{0};
+    if ((record.present[first / 64].load(std::memory_order_seq_cst) & all) != all) return false;
+  }
+  return true;
 }
 
 Outcome ValidateGuard(const GuardRequest& request) {
@@ -105,6 +114,8 @@ void Control::InheritDaemon(Descriptor process) {
 }
 
 void Control::Run() {
+  // A predecessor, or its daemon, may have died before one was taken off.
+  ClearStaleMarks();
   while (!MayLeave()) {
     epoll_event ready[kConnectionsMax + 3];
     const int count = epoll_wait(poll_.get(), ready, kConnectionsMax + 3, WaitTimeout());
@@ -119,12 +130,13 @@ void Control::Run() {
       }
     }
     ReleaseDeadDaemon();
+    if (marks_are_stale_) ClearStaleMarks();
   }
 }
 
 // While a daemon is attached nothing can make us leave; without one, mounts may vanish unannounced.
 int Control::WaitTimeout() const {
-  return DaemonAttached() ? -1 : kIdleCheckMs;
+  return DaemonAttached() && !marks_are_stale_ ? -1 : kIdleCheckMs;
 }
 
 // The kernel lets go of its objects some time after the last unmount, and waits until it is heard.
@@ -158,6 +170,7 @@ void Control::DetachDaemon() {
   leave_after_ns_ = 0;
   idle_since_ns_ = 0;
   parts_.door.AbandonTickets();
+  ClearStaleMarks();
 }
 
 void Control::Accept() {
@@ -277,6 +290,7 @@ Outcome Control::Attach(int connection, const HelloRequest& hello) {
   parts_.journal.layout().daemon_pid.store(daemon_.pid);
   parts_.journal.layout().read_deadline_ns.store(hello.read_deadline_ns);
   parts_.door.ForgetFailures();
+  ClearStaleMarks();
   return {};
 }
 
@@ -356,8 +370,22 @@ Outcome Control::MarkBlob(uint32_t entry, RequestKind kind) {
     return marked;
   }
   Outcome cleared = parts_.door.ClearComplete(*record);
-  if (cleared.ok()) record->complete.store(0);
+  if (cleared.ok()) {
+    record->complete.store(0);
+  } else if (record->complete.load() != 0) {
+    marks_are_stale_ = true;
+  }
   return cleared;
+}
+
+void Control::ClearStaleMarks() {
+  marks_are_stale_ = false;
+  for (uint32_t entry = 0; entry < kBlobsMax; ++entry) {
+    const BlobRecord* record = Record(entry);
+    if (record == nullptr || record->complete.load() == 0 || AllPresent(*record)) continue;
+    const Outcome cleared = MarkBlob(entry, RequestKind::kClearComplete);
+    if (!cleared.ok()) Log("a blob may be read unasked, it is tried again: %s", cleared.error().text.c_str());
+  }
 }
 
 Outcome Control::Mount(int connection, const MountCall& call, const Message& message) {

@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -80,6 +81,42 @@ TEST_F(FanotifyDoorTest, SuccessorThatKnowsLessTakesTheMarkOff) {
   ASSERT_TRUE(node);
   EXPECT_EQ(Read(0, 4096), Seen::kRight);
   EXPECT_EQ(node->door().counters().published, 1u);
+}
+
+// The call can't be made while there is no keeper, nor one to take its place.
+TEST_F(FanotifyDoorTest, MarkThatCouldNotBeTakenOffIsTakenOffByTheNextKeeper) {
+  std::filesystem::create_symlink(SLUICE_KEEPER_PATH, Path("keeper"));
+  FakeNodeOptions options = NodeOptions();
+  options.keeper_path = Path("keeper");
+  options.call_timeout = std::chrono::milliseconds(300);
+  auto node = StartNode(options);
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  node->FillAll();
+  ASSERT_TRUE(node->door().OnBlobComplete(digest_).ok());
+  std::filesystem::remove(Path("keeper"));
+  kill(node->door().keeper_pid(), SIGKILL);
+  node->blob().presence().Clear(ChunkIndex(0));
+  EXPECT_FALSE(node->door().OnBlobRevoked(digest_).ok());
+  std::filesystem::create_symlink(SLUICE_KEEPER_PATH, Path("keeper"));
+  ASSERT_TRUE(Eventually([&] { return node->door().keepers_replaced() == 1; }));
+  const KeeperCounters before = node->door().counters();
+  EXPECT_EQ(WithoutErrors([&] { return Read(0, 4096); }), Seen::kRight);
+  EXPECT_GT(node->door().counters().published, before.published) << "it was read unasked";
+}
+
+TEST_F(FanotifyDoorTest, MarkGoesWithTheDaemonThatTookAChunkBackAndCouldNotSaySo) {
+  FakeNodeOptions options = NodeOptions();
+  options.read_deadline = std::chrono::milliseconds(300);
+  auto node = StartNode(options);
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  node->FillAll();
+  ASSERT_TRUE(node->door().OnBlobComplete(digest_).ok());
+  node->blob().presence().Clear(ChunkIndex(0));
+  node->door().Stop();
+  EXPECT_EQ(ReadErrno(0, 4096), EIO);
+  EXPECT_EQ(Read(1 << 20, 4096), Seen::kRight);
 }
 
 TEST_F(FanotifyDoorTest, MountIsRefusedWhenTheWatchDoesNotWork) {

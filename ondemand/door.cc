@@ -68,7 +68,11 @@ void Door::StartCache() {
   culler_ = std::make_unique<CacheCuller>(say, keeper_->DuplicateTree());
   filler_ = std::make_shared<CacheFiller>(
       keeper_->journal(), *keeper_->objects(), options_.blobs_dir,
-      [this] { return culler_->MakeRoom(kRoomBytes) > 0; }, options_.cache_dir + "/doubts");
+      CacheFiller::Copies{[this] { return culler_->MakeRoom(kRoomBytes) > 0; },
+                          [this](const std::string& name, const std::vector<ByteRange>& ranges) {
+                            return culler_->Drop(name, ranges);
+                          }},
+      options_.cache_dir + "/doubts");
 }
 
 // The kernel's own copy is what its readers read.
@@ -116,16 +120,17 @@ absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
   const std::lock_guard lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
   if (guarded_.contains(blob->digest())) return absl::OkStatus();
+  const bool inherited = keeper_->FindEntry(blob->digest()).has_value();
   const absl::StatusOr<BlobEntry> entry = keeper_->Guard(file);
   if (!entry.ok()) return entry.status();
-  // A predecessor's mark: it may have known of more than we can prove.
-  if (keeper_->IsMarkedComplete(*entry) && !blob->presence().complete()) {
-    if (absl::Status cleared = keeper_->ClearComplete(*entry); !cleared.ok()) return cleared;
-  }
-  blob->presence().Attach(keeper_->Mirror(*entry));
   const Digest digest = blob->digest();
+  // The bits first: they say what may be read whatever fails from here on.
+  blob->presence().Attach(keeper_->Mirror(*entry));
+  const bool complete = blob->presence().complete();
   guarded_.emplace(digest, std::make_unique<Guarded>(Guarded{Blob::Lease(std::move(blob)), *entry}));
-  return absl::OkStatus();
+  // A predecessor may have known of more than we can prove, or have taken back what it told nobody of.
+  const bool doubted = filler_ ? filler_->InDoubt(entry->value()) : inherited && !complete;
+  return doubted ? TakeBack(*entry) : absl::OkStatus();
 }
 
 absl::Status Door::UnguardBlob(const Digest& digest) {
@@ -169,10 +174,26 @@ absl::Status Door::OnBlobComplete(const Digest& digest) {
 absl::Status Door::OnBlobRevoked(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
-  if (stopped_ || found == guarded_.end()) return absl::OkStatus();
-  if (filler_) filler_->Revoke(found->second->entry.value());
-  if (options_.backend == Backend::kCachefiles) return absl::OkStatus();
-  return keeper_->ClearComplete(found->second->entry);
+  if (stopped_) return absl::OkStatus();
+  return found != guarded_.end() ? TakeBack(found->second->entry) : TakeBackInherited(digest);
+}
+
+// REQUIRES: mutex_ is held
+absl::Status Door::TakeBack(BlobEntry entry) {
+  return filler_ ? filler_->Revoke(entry.value()) : keeper_->ClearComplete(entry);
+}
+
+absl::Status Door::RefuseBlob(const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  return stopped_ ? absl::OkStatus() : TakeBackInherited(digest);
+}
+
+// REQUIRES: mutex_ is held
+absl::Status Door::TakeBackInherited(const Digest& digest) {
+  const std::optional<BlobEntry> entry = keeper_->FindEntry(digest);
+  if (!entry) return absl::OkStatus();
+  for (PresenceMap::Word& word : keeper_->Mirror(*entry)) word.store(0, std::memory_order_seq_cst);
+  return TakeBack(*entry);
 }
 
 absl::StatusOr<BlobEntry> Door::EntryOf(const Digest& digest) const {

@@ -85,8 +85,13 @@ class Door {
   // Takes the kernel's events off a blob whose every chunk is present, synced and verified. Does nothing if
   // the blob is not complete or not guarded.
   absl::Status OnBlobComplete(const Digest& digest);
-  // To be called after a chunk's presence bit was cleared, before its bytes are touched: reads ask again.
+  // To be called after a chunk's presence bit was cleared, before its bytes are touched: reads ask again, and
+  // what the kernel has of it apart from the store is dropped. After an error it may be read unasked still;
+  // to be repeated. Errors: Unavailable.
   absl::Status OnBlobRevoked(const Digest& digest);
+  // The same of a blob that a predecessor has guarded and we can't: nothing of it is read unasked any more.
+  // OK if it is not guarded.
+  absl::Status RefuseBlob(const Digest& digest);
 
   // Whether the kernel reads the bootstrap through the door too, so that it is to be guarded as the image's
   // blobs are (cachefiles).
@@ -128,6 +133,8 @@ class Door {
   void StartCache();
   TicketPump::Deliver CacheDelivery() const;
   absl::StatusOr<BlobEntry> EntryOf(const Digest& digest) const;
+  absl::Status TakeBack(BlobEntry entry);
+  absl::Status TakeBackInherited(const Digest& digest);
 
   const DoorOptions options_;
   const std::unique_ptr<KeeperClient> keeper_;

@@ -533,10 +533,6 @@ absl::Status KeeperClient::ClearComplete(BlobEntry entry) {
   return CallOnEntry(keeper::RequestKind::kClearComplete, entry);
 }
 
-bool KeeperClient::IsMarkedComplete(BlobEntry entry) const {
-  return journal_->layout().blobs[entry.value()].complete.load() != 0;
-}
-
 std::span<PresenceMap::Word> KeeperClient::Mirror(BlobEntry entry) {
   return journal_->layout().blobs[entry.value()].present;
 }

@@ -114,9 +114,7 @@ class KeeperClient {
   // The place of a blob that is guarded, by whomever.
   std::optional<BlobEntry> FindEntry(const Digest& digest) const;
 
-  // Whether reads of the blob's file raise no event any more (its ignore mark). Marking and clearing are
-  // idempotent.
-  bool IsMarkedComplete(BlobEntry entry) const;
+  // Takes the kernel's events off the blob's file (its ignore mark), or puts them back. Idempotent.
   absl::Status MarkComplete(BlobEntry entry);
   absl::Status ClearComplete(BlobEntry entry);
 

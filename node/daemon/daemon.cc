@@ -376,7 +376,7 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
           [this](const Blob& blob) {
             std::lock_guard lock(mounter_mutex_);
             if (swarm_) swarm_->Forget(blob.digest());
-            if (mounter_) mounter_->OnBlobRevoked(blob);
+            return mounter_ ? mounter_->OnBlobRevoked(blob) : absl::OkStatus();
           },
       .is_mounted = [files = FilesOf(table)](const Digest& digest) { return files.contains(digest); },
       .alarm = [](std::string_view text) { spdlog::error("ALARM: {}", text); },

@@ -47,6 +47,11 @@ std::string TypeMountedAt(const std::string& path) {
   return type;
 }
 
+void AlarmIfReadUnasked(const Digest& digest, const absl::Status& told) {
+  if (told.ok()) return;
+  spdlog::error("ALARM: blob {} may be read unasked: {}", digest.ToString(), told.ToString());
+}
+
 // What the kernel reads through the door.
 std::vector<BlobSpec> GuardedOf(const MountEntry& entry) {
   std::vector<BlobSpec> specs = entry.blobs;
@@ -168,6 +173,8 @@ void Mounter::TakeUp(const MountEntry& entry) {
     std::lock_guard guard(guard_mutex_);
     const absl::Status guarded = Guard(spec, *door());
     if (!guarded.ok()) {
+      // What a predecessor has told the keeper of it, and given the kernel, is not true any more.
+      AlarmIfReadUnasked(spec.digest, door()->RefuseBlob(spec.digest));
       served_.Note(spec.digest, 0, guarded);
       spdlog::error("ALARM: readers of {} get EIO: blob {} can't be taken up: {}", entry.mount_point,
                     spec.digest.ToString(), guarded.ToString());
@@ -265,13 +272,12 @@ void Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
   }
 }
 
-void Mounter::OnBlobRevoked(const Blob& blob) {
+absl::Status Mounter::OnBlobRevoked(const Blob& blob) {
   const DoorPtr door = this->door();
-  if (!door) return;
-  const absl::Status status = door->OnBlobRevoked(blob.digest());
-  if (!status.ok()) {
-    spdlog::error("ALARM: blob {} may be read unasked: {}", blob.digest().ToString(), status.ToString());
-  }
+  if (!door) return absl::OkStatus();
+  const absl::Status told = door->OnBlobRevoked(blob.digest());
+  AlarmIfReadUnasked(blob.digest(), told);
+  return told;
 }
 
 // ------------------------------------------------------------------------------------------- mounting

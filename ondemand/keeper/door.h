@@ -67,6 +67,9 @@ class Door {
   // image's names. REQUIRES: its blobs are guarded
   virtual void AddImage(const MountRecord&) {}
   virtual void RemoveImage(const MountRecord&) {}
+  // Whether all that the kernel has of the image apart from the store can be reached by a name, and so be
+  // dropped. REQUIRES: the image is mounted somewhere
+  virtual bool CopiesHaveNames(const MountRecord&) { return true; }
   // The line on which a daemon that has just attached asks for objects.
   virtual void Connect(Descriptor) {}
   // Whether the kernel holds nothing of the door's any more. Asked when nothing is mounted.

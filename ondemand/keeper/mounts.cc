@@ -26,6 +26,9 @@ namespace {
 
 constexpr int kKernelMessagesMax = 16;
 constexpr uint32_t kFsidTries = 4;
+// How long the kernel may take to name what it has closed: two seconds.
+constexpr int kNameTries = 200;
+constexpr useconds_t kNamePauseUs = 10'000;
 
 std::string NameOf(const BlobRecord& record) {
   return std::string(record.name, kBlobNameLength);
@@ -216,6 +219,20 @@ Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const
   return MountingProcess().Run(make, {{}, abort_on, TimeoutMs()});
 }
 
+// A copy that the kernel has just begun has no name before it is closed, and what it is given could not be
+// taken away from readers again: so the image is mounted, and closed, once before it is mounted to stay. Its
+// readers have no part in that.
+Result<Descriptor> Mounts::MountNamedCopies(const MountRecord& record, std::span<const int> abort_on) {
+  Result<Descriptor> mount = MountCache(record, abort_on);
+  if (!mount.ok() || door_.CopiesHaveNames(record)) return mount;
+  mount.value().reset();
+  for (int i = 0; i < kNameTries; ++i) {
+    if (door_.CopiesHaveNames(record)) break;
+    usleep(kNamePauseUs);
+  }
+  return MountCache(record, abort_on);
+}
+
 // A bootstrap can be mounted once by a name in its domain: the next ones get a number. `tried` are names that
 // the kernel has in use for something else.
 Result<std::string> Mounts::FreeFsid(const MountCall& call, uint32_t tried) const {
@@ -288,7 +305,7 @@ Outcome Mounts::MountAt(const MountCall& call, int bootstrap, std::span<const in
 Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<const int> abort_on,
                               MountRecord& record, MountRecord& place) {
   Result<Descriptor> mount = journal_.layout().door == DoorKind::kCachefiles
-                                 ? MountCache(record, abort_on)
+                                 ? MountNamedCopies(record, abort_on)
                                  : MakeFilesystem(call, bootstrap, abort_on);
   if (!mount.ok()) return mount.error();
   if (Outcome identified = Identify(mount.value().get(), record); !identified.ok()) return identified;

@@ -44,6 +44,7 @@ class Mounts {
                         MountRecord& record, MountRecord& place);
   Result<Descriptor> MakeFilesystem(const MountCall& call, int bootstrap, std::span<const int> abort_on);
   Result<Descriptor> MountCache(const MountRecord& record, std::span<const int> abort_on);
+  Result<Descriptor> MountNamedCopies(const MountRecord& record, std::span<const int> abort_on);
   Result<std::string> DevicePath(uint32_t blob_entry);
   int64_t TimeoutMs() const;
 

@@ -233,19 +233,36 @@ TEST_P(DoorTest, RevokedChunkIsAskedForAgain) {
 
 // A chunk that was found bad and is revoked: its bytes are not read for longer than EROFS itself keeps them.
 TEST_P(DoorTest, BadChunkIsReplacedAfterItsRevocation) {
-  if (!ReadsTheStoresFile()) GTEST_SKIP() << "the kernel's copy is dropped by culling the object";
   auto node = StartNode();
   ASSERT_TRUE(node);
-  MountImage(*node);
-  KeepCacheOfDoor();
   node->FillAll();
   const std::vector<char> bad(kTestChunkSize, 'b');
   ASSERT_EQ(pwrite(node->store_fd(), bad.data(), bad.size(), 0), static_cast<ssize_t>(bad.size()));
+  MountImage(*node);
+  KeepCacheOfDoor();
   EXPECT_EQ(Read(0, kTestChunkSize), Seen::kOther);
   node->blob().presence().Clear(ChunkIndex(0));
   ASSERT_TRUE(node->door().OnBlobRevoked(digest_).ok());
   EXPECT_EQ(Read(0, kTestChunkSize), Seen::kRight);
   EXPECT_EQ(ReadAll(), Seen::kRight);
+}
+
+// What the daemon before has told the keeper and given the kernel is not read any more.
+TEST_P(DoorTest, RefusedBlobIsAnErrorAlsoAfterARestart) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  KeepCacheOfDoor();
+  node->FillAll();
+  ASSERT_TRUE(node->door().OnBlobComplete(digest_).ok());
+  EXPECT_EQ(ReadAll(), Seen::kRight);
+  node.reset();
+  FakeNodeOptions options = NodeOptions();
+  options.guards = false;
+  node = StartNode(options);
+  ASSERT_TRUE(node);
+  ASSERT_TRUE(node->door().RefuseBlob(digest_).ok());
+  for (uint64_t i = 0; i < 16; ++i) EXPECT_EQ(ReadErrno(i << 20, 4096), EIO);
 }
 
 // The ticket's blob may be another one's by the time it is completed.

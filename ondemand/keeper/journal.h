@@ -35,7 +35,7 @@
 namespace sluice::keeper {
 
 inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
-inline constexpr uint32_t kJournalVersion = 4;
+inline constexpr uint32_t kJournalVersion = 5;
 inline constexpr uint32_t kSlotsMax = 16384;
 inline constexpr uint32_t kBlobsMax = 4096;
 inline constexpr uint32_t kMountsMax = 1024;
@@ -50,6 +50,7 @@ inline constexpr uint32_t kMountLabelMax = 512;
 inline constexpr uint32_t kDomainMax = 64;
 inline constexpr uint32_t kFsidMax = 96;
 inline constexpr uint32_t kSysfsNameMax = 168;  // a domain and an fsid fit
+inline constexpr uint32_t kMountLineMax = 256;
 inline constexpr uint32_t kNoBlob = ~uint32_t{0};
 inline constexpr uint32_t kInboxBytes = 8192;
 inline constexpr uint32_t kObjectsMax = 8192;
@@ -171,14 +172,22 @@ struct MountRecord {
   uint32_t in_use = 0;
   uint32_t device_count = 0;
   uint32_t bootstrap = kNoBlob;  // its entry, if it is read through the door too (cachefiles)
-  uint32_t padding = 0;
-  uint64_t mount_id = 0;  // of statx(2), STATX_MNT_ID
+  // How the mount is known. A number is never given again if it is `unique_id` (STATX_MNT_ID_UNIQUE, Linux
+  // 6.8); else (STATX_MNT_ID) it may be another's as soon as the mount is gone, and so may the device's
+  // number.
+  uint32_t unique_id = 0;
+  uint64_t mount_id = 0;
+  uint64_t device = 0;
+  char mount_line[kMountLineMax] = {};  // without a unique number: device, root, type and source in mountinfo
   uint32_t devices[kDevicesMax] = {};
   char mount_point[kMountPathMax] = {};
   char label[kMountLabelMax] = {};
-  char domain[kDomainMax] = {};         // cachefiles: whose mounts share their blobs' copies
-  char fsid[kFsidMax] = {};             // cachefiles: the bootstrap's name there
-  char sysfs_name[kSysfsNameMax] = {};  // the file system's, below /sys/fs/erofs
+  char domain[kDomainMax] = {};  // cachefiles: whose mounts share their blobs' copies
+  char fsid[kFsidMax] = {};      // cachefiles: the bootstrap's name there
+  // The file system's, below /sys/fs/erofs. The name is given again at once, the directory's inode number
+  // is not.
+  char sysfs_name[kSysfsNameMax] = {};
+  uint64_t sysfs_inode = 0;
 };
 
 // Since the journal was made; only keepers write them.

@@ -12,6 +12,8 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -51,11 +53,44 @@ std::string KernelMessages(int context) {
   return all.empty() ? all : all + ")";
 }
 
-Result<uint64_t> MountIdOf(int directory, const char* path) {
+// What Debian 12's <linux/stat.h> lacks (Linux 6.8).
+#ifndef STATX_MNT_ID_UNIQUE
+constexpr unsigned STATX_MNT_ID_UNIQUE = 0x4000;
+#endif
+
+struct MountIdentity {
+  uint64_t id = 0;
+  bool unique = false;
+  uint64_t device = 0;
+  friend bool operator==(const MountIdentity&, const MountIdentity&) = default;
+};
+
+// Kernels that have the unique number give it in the other's place; older ones don't know the bit.
+Result<MountIdentity> IdentityOf(int directory, const char* path) {
   struct statx found {};
-  if (statx(directory, path, AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_MNT_ID, &found) != 0)
+  const unsigned mask = STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
+  if (statx(directory, path, AT_EMPTY_PATH | AT_NO_AUTOMOUNT, mask, &found) != 0)
     return ErrnoError(std::string("inspect the mount ") + path);
-  return found.stx_mnt_id;
+  return MountIdentity{found.stx_mnt_id, (found.stx_mask & STATX_MNT_ID_UNIQUE) != 0,
+                       makedev(found.stx_dev_major, found.stx_dev_minor)};
+}
+
+// Device, root, type and source of the mount with this number in mountinfo (proc_pid_mountinfo(5)), as they
+// stand there; empty if it is not there.
+std::string MountLineOf(uint64_t id) {
+  std::ifstream file("/proc/self/mountinfo");
+  const std::string start = std::to_string(id) + " ";
+  for (std::string line; std::getline(file, line);) {
+    const size_t dash = line.find(" - ");
+    if (!line.starts_with(start) || dash == std::string::npos) continue;
+    std::istringstream left(line.substr(0, dash));
+    std::istringstream right(line.substr(dash + 3));
+    std::string number, parent, device, root, type, source;
+    left >> number >> parent >> device >> root;
+    right >> type >> source;
+    return (device + " " + root + " " + type + " " + source).substr(0, kMountLineMax - 1);
+  }
+  return {};
 }
 
 // What Debian 12's <linux/fs.h> lacks (Linux 6.9).
@@ -91,33 +126,42 @@ std::string SysfsNameOf(const MountRecord& record, int root) {
   return record.domain[0] == 0 ? record.fsid : std::string(record.domain) + "," + record.fsid;
 }
 
-bool IsListed(const MountRecord& record) {
-  return access((std::string("/sys/fs/erofs/") + record.sysfs_name).c_str(), F_OK) == 0;
+// Of its directory there; 0 with errno set if there is none. Names are given again at once (loop3, or
+// numbers that count file systems on files), these numbers are not: kernfs counts them up.
+uint64_t SysfsInodeOf(const MountRecord& record) {
+  struct stat status {};
+  const std::string path = std::string("/sys/fs/erofs/") + record.sysfs_name;
+  return stat(path.c_str(), &status) == 0 ? status.st_ino : 0;
 }
 
 // In doubt it lives: the holes of its blobs must stay guarded.
 bool FilesystemLives(const MountRecord& record) {
-  return IsListed(record) || errno != ENOENT || access("/sys/fs", F_OK) != 0;
+  const uint64_t inode = SysfsInodeOf(record);
+  if (inode != 0) return inode == record.sysfs_inode;
+  return errno != ENOENT || access("/sys/fs", F_OK) != 0;
 }
 
 Outcome Identify(int mount, MountRecord& record) {
-  Result<uint64_t> id = MountIdOf(mount, "");
-  if (!id.ok()) return id.error();
-  record.mount_id = id.value();
+  Result<MountIdentity> identity = IdentityOf(mount, "");
+  if (!identity.ok()) return identity.error();
+  record.mount_id = identity.value().id;
+  record.unique_id = identity.value().unique ? 1 : 0;
+  record.device = identity.value().device;
   const Descriptor root(openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) return ErrnoError("open the image's root directory");
-  if (CopyText(SysfsNameOf(record, root.get()), record.sysfs_name) && record.sysfs_name[0] != 0 &&
-      IsListed(record)) {
-    return {};
-  }
+  if (CopyText(SysfsNameOf(record, root.get()), record.sysfs_name) && record.sysfs_name[0] != 0)
+    record.sysfs_inode = SysfsInodeOf(record);
+  if (record.sysfs_inode != 0) return {};
   return Error{
       ENOTSUP,
       "the image is not listed in /sys/fs/erofs, and so its end would not be seen: mount sysfs at /sys"};
 }
 
 bool VisibleAtItsPlace(const MountRecord& record) {
-  Result<uint64_t> found = MountIdOf(AT_FDCWD, record.mount_point);
-  return found.ok() && found.value() == record.mount_id;
+  const Result<MountIdentity> found = IdentityOf(AT_FDCWD, record.mount_point);
+  const MountIdentity ours{record.mount_id, record.unique_id != 0, record.device};
+  if (!found.ok() || found.value() != ours) return false;
+  return ours.unique || record.mount_line[0] == 0 || MountLineOf(ours.id) == record.mount_line;
 }
 
 bool SameImage(const MountRecord& record, const MountCall& call) {
@@ -314,8 +358,10 @@ Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<co
   place = record;
   std::atomic_thread_fence(std::memory_order_release);
   place.in_use = 1;
-  if (move_mount(mount.value().get(), "", AT_FDCWD, call.mount_point, MOVE_MOUNT_F_EMPTY_PATH) == 0)
+  if (move_mount(mount.value().get(), "", AT_FDCWD, call.mount_point, MOVE_MOUNT_F_EMPTY_PATH) == 0) {
+    if (place.unique_id == 0) CopyText(MountLineOf(place.mount_id), place.mount_line);
     return {};
+  }
   const Error error = ErrnoError(std::string("put the mount at ") + call.mount_point);
   place.in_use = 0;
   return error;

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "tests/kernel/image_fixture.h"
@@ -359,6 +360,34 @@ TEST_P(DoorTest, MountsAreListedFoundAgainAndUnmounted) {
   EXPECT_TRUE(node->door().UnmountImage(Path("mnt")).ok());
   EXPECT_TRUE(node->door().UnguardBlob(digest_).ok());
   EXPECT_EQ(node->blob().lease_count(), 0u);
+}
+
+// Kernels give the number of a mount that is gone to the next one, and of its device too.
+TEST_P(DoorTest, StrangersMountAtOurPlaceIsLeftAlone) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  KeepCacheOfDoor();
+  const std::string place = Path("mnt");
+  ASSERT_EQ(umount2(place.c_str(), 0), 0) << std::strerror(errno);
+  ASSERT_EQ(mount("stranger", place.c_str(), "tmpfs", 0, ""), 0);
+  std::ofstream(place + "/file") << "theirs";
+  EXPECT_EQ(node->door().UnmountImage(place).code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(std::filesystem::exists(place + "/file"));
+  EXPECT_TRUE(node->door().Mounts()->empty());
+  EXPECT_TRUE(node->door().UnguardBlob(digest_).ok()) << "nobody reads from it";
+
+  // One that is of the same type, and may have the same name in sysfs.
+  ASSERT_EQ(umount2(place.c_str(), 0), 0);
+  ASSERT_TRUE(node->Guard(digest_, Path("original")).ok());
+  ASSERT_TRUE(node->door().MountImage(Request()).ok());
+  ASSERT_EQ(umount2(place.c_str(), 0), 0);
+  const std::string make = "mkfs.erofs --quiet " + Path("small.erofs") + " " + Path("run") +
+                           " && mount -t erofs -o ro,loop " + Path("small.erofs") + " " + place;
+  ASSERT_EQ(std::system((make + " >" + Path("mkfs.log") + " 2>&1").c_str()), 0);
+  EXPECT_EQ(node->door().UnmountImage(place).code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(node->door().UnguardBlob(digest_).ok()) << "nobody reads from it";
+  EXPECT_EQ(umount2(place.c_str(), 0), 0) << "it is gone";
 }
 
 TEST_P(DoorTest, BusyMountIsNotUnmounted) {

@@ -107,6 +107,18 @@ void Door::Stop() {
 }
 
 absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
+  return GuardFile(std::move(blob), file_fd, Users::kOurs);
+}
+
+absl::Status Door::GuardOrphan(std::shared_ptr<Blob> blob, int file_fd) {
+  if (options_.backend != Backend::kFanotify) {
+    return absl::UnimplementedError(absl::StrCat("what reads from a dead mount can't be guarded by ",
+                                                 std::string(BackendName(options_.backend))));
+  }
+  return GuardFile(std::move(blob), file_fd, Users::kOrphaned);
+}
+
+absl::Status Door::GuardFile(std::shared_ptr<Blob> blob, int file_fd, Users users) {
   struct stat status {};
   if (fstat(file_fd, &status) != 0) {
     return absl::UnavailableError(
@@ -116,10 +128,12 @@ absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
                       .size = blob->geometry().size(),
                       .chunk_size = blob->geometry().chunk_size(),
                       .device = status.st_dev,
-                      .inode = status.st_ino};
+                      .inode = status.st_ino,
+                      .orphaned = users == Users::kOrphaned};
   const std::lock_guard lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
-  if (guarded_.contains(blob->digest())) return absl::OkStatus();
+  if (guarded_.contains(blob->digest()))
+    return users == Users::kOurs ? absl::OkStatus() : keeper_->Guard(file).status();
   const bool inherited = keeper_->FindEntry(blob->digest()).has_value();
   const absl::StatusOr<BlobEntry> entry = keeper_->Guard(file);
   if (!entry.ok()) return entry.status();

@@ -55,6 +55,11 @@ bool AnyMountIn(const keeper::Journal& journal) {
                      [](const keeper::MountRecord& record) { return record.in_use != 0; });
 }
 
+ErofsInstance InstanceOf(const keeper::MountRecord& record) {
+  return {std::string(record.sysfs_name, strnlen(record.sysfs_name, sizeof(record.sysfs_name))),
+          record.sysfs_inode, BootId()};
+}
+
 absl::Status FromErrno(int error, const std::string& text) {
   switch (error) {
     case ENOENT:
@@ -504,6 +509,7 @@ absl::StatusOr<BlobEntry> KeeperClient::Guard(const BlobFile& file) {
   request.inode = file.inode;
   request.size = file.size;
   request.chunk_shift = static_cast<uint32_t>(std::countr_zero(file.chunk_size));
+  request.orphaned = file.orphaned ? 1 : 0;
   const std::string name = file.digest.Hex();
   std::memcpy(request.name, name.data(), sizeof(request.name));
   absl::StatusOr<keeper::Reply> reply = CallKeeper(&request, sizeof(request));
@@ -597,7 +603,7 @@ absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
     absl::StatusOr<keeper::Reply> reply = CallKeeper(&request, sizeof(request));
     if (!reply.ok()) return reply.status();
     if (reply->value <= next) break;
-    MountedImage image{reply->mount.mount_point, reply->mount.label, {}};
+    MountedImage image{reply->mount.mount_point, reply->mount.label, {}, InstanceOf(reply->mount)};
     for (uint32_t i = 0; i < reply->mount.device_count; ++i) {
       if (const std::optional<Digest> digest = DigestOf(reply->mount.devices[i]))
         image.devices.push_back(*digest);
@@ -606,6 +612,13 @@ absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
     next = reply->value;
   }
   return mounts;
+}
+
+bool KeeperClient::Serves(const ErofsInstance& instance) const {
+  const auto& mounts = journal_->layout().mounts;
+  return std::any_of(std::begin(mounts), std::end(mounts), [&](const keeper::MountRecord& record) {
+    return record.in_use != 0 && InstanceOf(record) == instance;
+  });
 }
 
 KeeperCounters KeeperClient::counters() const {

@@ -20,6 +20,7 @@
 #include "node/presence_map.h"
 #include "ondemand/cache_objects.h"
 #include "ondemand/descriptor_store.h"
+#include "ondemand/erofs_instance.h"
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/wire.h"
@@ -57,12 +58,14 @@ struct BlobFile {
   uint32_t chunk_size = 0;
   dev_t device = 0;
   ino_t inode = 0;
+  bool orphaned = false;  // see Door::GuardOrphan
 };
 
 struct MountedImage {
   std::string mount_point;
   std::string label;
   std::vector<Digest> devices;
+  ErofsInstance instance = {};
 };
 
 // Reads of one blob that the keeper let pass by itself, since it was guarded.
@@ -129,6 +132,9 @@ class KeeperClient {
   absl::Status Mount(const Image& image, const std::string& mount_point);
   absl::Status Unmount(const std::string& mount_point);
   absl::StatusOr<std::vector<MountedImage>> ListMounts();
+  // Whether the keeper guards what that file system reads: one that it mounted, or that a predecessor did
+  // whose events it took over.
+  bool Serves(const ErofsInstance& instance) const;
 
   // The kernel's copies of blobs that are open; nullptr but with the cachefiles door. Lives as long as this.
   CacheObjects* objects() const { return objects_.get(); }

@@ -160,9 +160,12 @@ std::vector<std::unique_ptr<api::GrpcService>> OneService(std::unique_ptr<Servic
 
 std::set<Digest> FilesOf(const MountTable& table) {
   std::set<Digest> files;
-  for (const MountEntry& entry : table.entries()) {
-    files.insert(entry.bootstrap.digest);
-    for (const BlobSpec& blob : entry.blobs) files.insert(blob.digest);
+  for (const std::vector<MountEntry>& entries : {table.entries(), table.detached()}) {
+    for (const MountEntry& entry : entries) {
+      if (!ondemand::Lives(entry.instance)) continue;
+      files.insert(entry.bootstrap.digest);
+      for (const BlobSpec& blob : entry.blobs) files.insert(blob.digest);
+    }
   }
   return files;
 }
@@ -510,6 +513,7 @@ absl::Status Daemon::Node::ServeHints() {
 void Daemon::Node::CheckFilesLater() {
   io_->PostAt(clock_.Now() + kFileCheckInterval, [this] {
     store_->CheckFiles();
+    mounter_->ReleaseUnused();
     CheckFilesLater();
   });
 }

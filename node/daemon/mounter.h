@@ -22,6 +22,7 @@
 #include "node/executor.h"
 #include "node/telemetry.h"
 #include "ondemand/door.h"
+#include "ondemand/erofs_instance.h"
 #include "ondemand/read_ticket.h"
 
 namespace sluice {
@@ -71,9 +72,11 @@ class Mounter final : public api::MountBackend {
   void OnBlobComplete(const std::shared_ptr<Blob>& blob);
   absl::Status OnBlobRevoked(const Blob& blob);
 
-  // Lets go of a blob that no mount of ours uses: it was kept when its last one was unmounted, if some other
-  // mount namespace still had a copy of that mount.
+  // Lets go of a blob that nothing of ours uses any more.
   void Release(const Digest& digest);
+  // Lets go of what was unmounted while somebody still read from it (below an overlay, by an open file, in
+  // another mount namespace), and is not used any more. Returns at once when a mount is being made.
+  void ReleaseUnused();
 
   // Discards what the kernel has of a blob apart from the store. Errors: FailedPrecondition while it is in
   // use.
@@ -99,21 +102,35 @@ class Mounter final : public api::MountBackend {
   // --- Mounting.
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap);
   absl::Status GuardAndMount(const MountEntry& entry, ondemand::Door& door);
-  absl::Status Guard(const BlobSpec& spec, ondemand::Door& door);
+  enum class GuardAs { kOurs, kOrphan };
+  absl::Status Guard(const BlobSpec& spec, ondemand::Door& door, GuardAs as = GuardAs::kOurs);
   void Unguard(const std::vector<BlobSpec>& specs);
   void DropOwnCopies(const std::vector<BlobSpec>& blobs);
   void Forget(const std::string& mount_point);
+  void NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance);
   void SetMountGauge();
+
+  // --- What is not mounted any more, and may be used still.
+  void Leave(const std::string& mount_point);
+  void ForgetDetached(const MountEntry& entry);
+  void LetGo(const MountEntry& entry);
+  void ReleaseDetached();
 
   // --- Restarts.
   absl::Status ReconcileMounts();
   void TakeUp(const MountEntry& entry);
+  void TakeUpUnmounted(const MountEntry& entry);
+  void TakeUpDetached(const MountEntry& entry);
+  void TakeUpOrphan(const MountEntry& entry);
   void TakeDownOrphan(const MountEntry& entry);
   void ReleaseStrangers();
   void RefetchRecipes(std::vector<MountEntry> entries);
 
   DoorPtr door() const;
   std::vector<MountEntry> Entries() const;
+  std::vector<MountEntry> Detached() const;
+  // Both.
+  std::vector<MountEntry> Users() const;
   api::MountInfo Describe(const MountEntry& entry) const;
 
   // Constant after construction.
@@ -134,7 +151,7 @@ class Mounter final : public api::MountBackend {
   mutable std::mutex table_mutex_;
   // Guarded by table_mutex_.
   MountTable table_;
-  absl::flat_hash_map<std::string, Blob::Lease> bootstraps_;  // by mount point
+  absl::flat_hash_map<std::string, Blob::Lease> bootstraps_;  // by LeaseKey
   std::set<std::string> busy_;                                // mount points under work
 };
 

@@ -325,7 +325,10 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
       return Error{EEXIST, "the file is guarded already with another size or chunk size"};
     }
     *entry = static_cast<uint32_t>(&record - records.data());
-    return {};
+    if (request.orphaned == 0 || record.orphaned.exchange(1) != 0) return {};
+    Outcome guarded = parts_.door.Guard(*entry);
+    if (!guarded.ok()) record.orphaned.store(0);
+    return guarded;
   }
   if (free == nullptr)
     return Error{ENOSPC, std::to_string(kBlobsMax) + " blobs are guarded, the most there can be"};
@@ -336,6 +339,7 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   free->size = request.size;
   free->chunk_shift = request.chunk_shift;
   free->complete.store(0);
+  free->orphaned.store(request.orphaned != 0 ? 1 : 0);
   ++free->generation;
   free->hits.store(0);
   free->hit_bytes.store(0);

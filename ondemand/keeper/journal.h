@@ -140,6 +140,7 @@ class alignas(64) Slot {
 struct BlobRecord {
   std::atomic<uint32_t> in_use{0};
   std::atomic<uint32_t> complete{0};  // its ignore mark is set
+  std::atomic<uint32_t> orphaned{0};  // fanotify: its file has a mark of its own
   uint64_t device = 0;
   uint64_t inode = 0;
   uint64_t size = 0;

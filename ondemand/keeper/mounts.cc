@@ -1,7 +1,6 @@
 #include "ondemand/keeper/mounts.h"
 
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -18,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "ondemand/keeper/erofs_sysfs.h"
 #include "ondemand/keeper/fanotify/watch.h"
 #include "ondemand/keeper/fuse/loop_device.h"
 #include "ondemand/keeper/log.h"
@@ -93,13 +93,6 @@ std::string MountLineOf(uint64_t id) {
   return {};
 }
 
-// What Debian 12's <linux/fs.h> lacks (Linux 6.9).
-struct SysfsPath {
-  uint8_t length;
-  char name[128];
-};
-constexpr unsigned long kGetSysfsPath = _IOR(0x15, 1, SysfsPath);  // FS_IOC_GETFSSYSFSPATH
-
 // Where the block device's file system is found: its number says which it is.
 std::string BlockDeviceName(int root) {
   struct stat status {};
@@ -112,33 +105,15 @@ std::string BlockDeviceName(int root) {
   return std::string(path.substr(path.rfind('/') + 1));
 }
 
-// The file system's name below /sys/fs/erofs: it has it for as long as it lives, mounted anywhere or only
-// held by open files, and file-backed ones count theirs up. Sources:
-// Documentation/ABI/testing/sysfs-fs-erofs, fs/erofs/sysfs.c.
 std::string SysfsNameOf(const MountRecord& record, int root) {
-  constexpr std::string_view kOurs = "erofs/";
-  SysfsPath path{};
-  if (ioctl(root, kGetSysfsPath, &path) == 0) {
-    const std::string_view name(path.name, std::min<size_t>(path.length, sizeof(path.name)));
-    return std::string(name.substr(name.starts_with(kOurs) ? kOurs.size() : 0));
-  }
+  if (std::string name = ErofsSysfsName(root); !name.empty()) return name;
   if (record.fsid[0] == 0) return BlockDeviceName(root);
   return record.domain[0] == 0 ? record.fsid : std::string(record.domain) + "," + record.fsid;
 }
 
-// Of its directory there; 0 with errno set if there is none. Names are given again at once (loop3, or
-// numbers that count file systems on files), these numbers are not: kernfs counts them up.
-uint64_t SysfsInodeOf(const MountRecord& record) {
-  struct stat status {};
-  const std::string path = std::string("/sys/fs/erofs/") + record.sysfs_name;
-  return stat(path.c_str(), &status) == 0 ? status.st_ino : 0;
-}
-
-// In doubt it lives: the holes of its blobs must stay guarded.
+// The holes of its blobs must stay guarded.
 bool FilesystemLives(const MountRecord& record) {
-  const uint64_t inode = SysfsInodeOf(record);
-  if (inode != 0) return inode == record.sysfs_inode;
-  return errno != ENOENT || access("/sys/fs", F_OK) != 0;
+  return ErofsLives(record.sysfs_name, record.sysfs_inode);
 }
 
 Outcome Identify(int mount, MountRecord& record) {
@@ -150,7 +125,7 @@ Outcome Identify(int mount, MountRecord& record) {
   const Descriptor root(openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) return ErrnoError("open the image's root directory");
   if (CopyText(SysfsNameOf(record, root.get()), record.sysfs_name) && record.sysfs_name[0] != 0)
-    record.sysfs_inode = SysfsInodeOf(record);
+    record.sysfs_inode = ErofsSysfsInode(record.sysfs_name);
   if (record.sysfs_inode != 0) return {};
   return Error{
       ENOTSUP,

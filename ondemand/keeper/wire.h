@@ -54,7 +54,8 @@ struct GuardRequest {
   uint64_t size = 0;
   uint32_t chunk_shift = 0;
   char name[kBlobNameLength] = {};
-  uint32_t padding = 0;
+  // Not 0: file systems read the file whose own guard died with an earlier keeper (fanotify).
+  uint32_t orphaned = 0;
 };
 struct EntryRequest {
   Header header;

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -117,6 +118,102 @@ TEST_F(FanotifyDoorTest, MarkGoesWithTheDaemonThatTookAChunkBackAndCouldNotSaySo
   node->door().Stop();
   EXPECT_EQ(ReadErrno(0, 4096), EIO);
   EXPECT_EQ(Read(1 << 20, 4096), Seen::kRight);
+}
+
+// A file system that is not mounted any more, and whose keeper died with its daemon: its holes read as zeros,
+// until the next daemon has its blob guarded again.
+class OrphanTest : public FanotifyDoorTest {
+ protected:
+  void SetUp() override {
+    FanotifyDoorTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    auto node = StartNode();
+    ASSERT_TRUE(node);
+    MountImage(*node);
+    const pid_t keeper = node->door().keeper_pid();
+    file_.reset(open(Path("mnt/big").c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_TRUE(file_.valid());
+    posix_fadvise(file_.get(), 0, 0, POSIX_FADV_RANDOM);
+    ASSERT_EQ(umount2(Path("mnt").c_str(), MNT_DETACH), 0);
+    node.reset();
+    auto process = StartProcess({.tickets = "hold"});
+    kill(process->pid(), SIGSTOP);
+    kill(keeper, SIGKILL);
+    process->Kill();
+    ASSERT_TRUE(Eventually([&] { return !ProcessLives(keeper); }));
+    ASSERT_EQ(ReadOrphan(0, 4096), Seen::kZeros) << "the test shows nothing";
+  }
+  void TearDown() override {
+    file_.reset();
+    FanotifyDoorTest::TearDown();
+  }
+
+  // By a process of its own: we are the daemon.
+  Seen ReadOrphan(uint64_t offset, uint64_t length) const {
+    std::vector<char> bytes(length, 'x');
+    const pid_t reader = fork();
+    if (reader == 0) {
+      posix_fadvise(file_.get(), 0, 0, POSIX_FADV_DONTNEED);
+      const ssize_t count = pread(file_.get(), bytes.data(), length, static_cast<off_t>(offset));
+      _exit(static_cast<int>(Judge(bytes.data(), count, offset, length)));
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(reader, &status, 0), reader);
+    return static_cast<Seen>(WEXITSTATUS(status));
+  }
+
+  keeper::Descriptor file_;
+};
+
+TEST_F(OrphanTest, IsGuardedAgain) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  EXPECT_EQ(ReadOrphan(1 << 20, 4096), Seen::kZeros) << "a mark of the mount does not reach it";
+  ASSERT_TRUE(node->GuardOrphan().ok());
+  for (uint64_t i = 0; i < 16; ++i) EXPECT_EQ(ReadOrphan(i << 20, 4096), Seen::kRight);
+  EXPECT_GT(node->door().counters().published, 0u);
+  node->DropTickets();
+  EXPECT_EQ(ReadOrphan(300 << 10, 4096), Seen::kError);
+}
+
+TEST_F(OrphanTest, DaemonReadsAndWritesTheFileUnasked) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  node->DropTickets();
+  ASSERT_TRUE(node->GuardOrphan().ok());
+  // By a descriptor of after the mark: whose that is the kernel asks about, too.
+  const keeper::Descriptor store(open(StorePath().c_str(), O_RDWR | O_CLOEXEC));
+  char byte = 1;
+  EXPECT_EQ(pread(store.get(), &byte, 1, 0), 1);
+  EXPECT_EQ(pwrite(store.get(), &byte, 1, 0), 1);
+  EXPECT_EQ(ReadOrphan(0, 4096), Seen::kError);
+}
+
+TEST_F(OrphanTest, MarksAreKeptBySuccessorsAndWhenAllOthersAreTakenOff) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  ASSERT_TRUE(node->GuardOrphan().ok());
+  const std::vector<char> bytes = RandomBytes(1 << 20);
+  const Digest other = AddBlob(bytes);
+  ASSERT_TRUE(node->Guard(other, OriginalPath(other)).ok());
+  node->FillAll(other);
+  ASSERT_TRUE(node->door().OnBlobComplete(other).ok());
+  std::filesystem::remove(Path("store/" + other.Hex()));
+  ASSERT_TRUE(node->door().OnBlobRevoked(other).ok());
+  EXPECT_EQ(ReadOrphan(1 << 20, 4096), Seen::kRight);
+
+  kill(node->door().keeper_pid(), SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return node->door().keepers_replaced() == 1; }));
+  EXPECT_EQ(ReadOrphan(2 << 20, 4096), Seen::kRight);
+
+  // A complete one asks no more, and again when it is not.
+  node->FillAll();
+  ASSERT_TRUE(node->door().OnBlobComplete(digest_).ok());
+  EXPECT_EQ(ReadOrphan(3 << 20, 4096), Seen::kRight);
+  node->blob().presence().Clear(ChunkIndex(64));
+  ASSERT_TRUE(node->door().OnBlobRevoked(digest_).ok());
+  node->DropTickets();
+  EXPECT_EQ(ReadOrphan(4 << 20, 4096), Seen::kError);
 }
 
 TEST_F(FanotifyDoorTest, MountIsRefusedWhenTheWatchDoesNotWork) {

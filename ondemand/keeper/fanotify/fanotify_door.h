@@ -16,7 +16,7 @@ class FanotifyDoor final : public Door {
   FanotifyDoor(Journal& journal, Watch watch, int completions);
   ~FanotifyDoor() override { Stop(); }
 
-  // Cheap; never fails.
+  // Fails only for an orphaned blob: as WatchFile.
   Outcome Guard(uint32_t entry) override;
   void Forget(uint32_t entry) override;
   // By an ignore mark. Errors: as SetIgnoreMark.
@@ -35,6 +35,7 @@ class FanotifyDoor final : public Door {
   void RefuseQueued() override;
 
   void HandleEvent(const fanotify_event_metadata& event);
+  bool IsOurDaemons(int32_t thread) const;
   Lookup Classify(const fanotify_event_metadata& event, SlotRead& read);
   void Respond(int event_fd, int verdict);
   void Insert(uint32_t entry);

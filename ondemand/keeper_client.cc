@@ -48,6 +48,12 @@ Stored TakeFrom(DescriptorStore& store) {
           store.Take(kStoredCompletions)};
 }
 
+absl::Status UnreadableStore(const keeper::Error& error) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the service manager holds the mounts of another version of sluice (", error.text,
+      "); end what reads from them, unmount them, and stop the service before starting it again"));
+}
+
 // Without mounts the keeper leaves, and nothing is to hold its door open.
 bool AnyMountIn(const keeper::Journal& journal) {
   const auto& mounts = journal.layout().mounts;
@@ -157,11 +163,12 @@ class SpawnActions {
 
 }  // namespace
 
-std::optional<keeper::DoorKind> DoorThatWaits(const DescriptorStore& store) {
+absl::StatusOr<std::optional<keeper::DoorKind>> DoorThatWaits(const DescriptorStore& store) {
   const int file = store.Peek(kStoredJournal);
   if (file < 0) return std::nullopt;
   keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(file);
-  if (!journal.ok() || !AnyMountIn(*journal.value())) return std::nullopt;
+  if (!journal.ok()) return UnreadableStore(journal.error());
+  if (!AnyMountIn(*journal.value())) return std::nullopt;
   return journal.value()->layout().door;
 }
 
@@ -195,7 +202,7 @@ absl::StatusOr<std::unique_ptr<KeeperClient>> KeeperClient::Connect(KeeperClient
                      "; if that does not pass, unmount the images, stop the service and start it again"));
   }
   if (!status.ok()) return status;
-  client->StoreDescriptors();
+  if (absl::Status stored = client->StoreDescriptors(); !stored.ok()) return stored;
   client->watcher_ = std::thread([raw = client.get()] { raw->WatchKeeper(); });
   return client;
 }
@@ -231,11 +238,7 @@ absl::Status KeeperClient::TakeStored() {
     return absl::OkStatus();
   }
   keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(stored.journal.get());
-  if (!journal.ok()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the service manager holds the mounts of another version of sluice (", journal.error().text,
-        "); end what reads from them, unmount them, and stop the service before starting it again"));
-  }
+  if (!journal.ok()) return UnreadableStore(journal.error());
   const keeper::DoorKind door = journal.value()->layout().door;
   if (door != options_.door && !AnyMountIn(*journal.value())) {
     stored = {};
@@ -257,18 +260,28 @@ absl::Status KeeperClient::TakeStored() {
   return absl::OkStatus();
 }
 
-void KeeperClient::StoreDescriptors() {
+absl::Status KeeperClient::StoreDescriptors() {
   DescriptorStore* store = options_.descriptor_store;
-  if (store == nullptr || took_stored_) return;
-  const Stored stored = TakeFrom(*store);
-  // Of one set the journal tells.
-  if (stored.complete() && SameFile(stored.journal.get(), journal_->fd())) return;
+  if (store == nullptr || took_stored_) return absl::OkStatus();
+  const bool ours = store->Peek(kStoredJournal) >= 0 && SameFile(store->Peek(kStoredJournal), journal_->fd());
+  if (!ours) {
+    // Its readers would get zeros: their door is held open by nobody else.
+    const absl::StatusOr<std::optional<keeper::DoorKind>> waiting = DoorThatWaits(*store);
+    if (!waiting.ok()) return waiting.status();
+    if (waiting->has_value()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the service manager holds mounts of another keeper than the one at ", options_.runtime_dir,
+          "; set runtimeDir to what it was, or unmount them and stop the service before starting it again"));
+    }
+  }
+  if (TakeFrom(*store).complete() && ours) return absl::OkStatus();
   // An old set would hold a door open that nobody looks after.
   store->Clear();
   store->Keep(kStoredJournal, journal_->fd());
   store->Keep(kStoredCompletions, completions_.get());
   store->Keep(kStoredRequests, requests_.get());
   store->Keep(kStoredTree, tree_.get());
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Descriptor> KeeperClient::Dial() const {

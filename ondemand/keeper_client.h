@@ -86,8 +86,9 @@ struct KeeperCounters {
 };
 
 // The door of mounts whose daemon and keeper are both dead, if the store has kept it for them: their readers
-// wait.
-std::optional<keeper::DoorKind> DoorThatWaits(const DescriptorStore& store);
+// wait. Errors: FailedPrecondition (what is kept is of another version of sluice, or damaged: nobody can say
+// that there are none, and they must not be let go).
+absl::StatusOr<std::optional<keeper::DoorKind>> DoorThatWaits(const DescriptorStore& store);
 
 // The daemon's line to the keeper. Starts a keeper where none runs, and when the keeper dies puts a successor
 // in its place that takes over its events: calls made meanwhile wait, within their time limit. A keeper that
@@ -155,7 +156,7 @@ class KeeperClient {
   absl::Status Attach();
   absl::Status AdoptDescriptors(keeper::Message& reply);
   absl::Status TakeStored();
-  void StoreDescriptors();
+  absl::Status StoreDescriptors();
   absl::StatusOr<keeper::Descriptor> Dial() const;
   absl::Status Spawn(std::vector<std::string> arguments, std::span<const int> inherited,
                      const std::function<void()>& feed = nullptr) const;

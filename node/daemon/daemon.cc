@@ -397,8 +397,10 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
 }
 
 absl::Status Daemon::Node::OpenDoor() {
-  absl::StatusOr<ondemand::BackendChoice> choice = ondemand::ChooseBackend(
-      config_.ondemand_backend, config_.data_dir, ondemand::DoorThatWaits(descriptors_));
+  const absl::StatusOr<std::optional<keeper::DoorKind>> waiting = ondemand::DoorThatWaits(descriptors_);
+  if (!waiting.ok()) return waiting.status();
+  absl::StatusOr<ondemand::BackendChoice> choice =
+      ondemand::ChooseBackend(config_.ondemand_backend, config_.data_dir, *waiting);
   if (!choice.ok()) return choice.status();
   backend_ = *std::move(choice);
   spdlog::info("kernel backend {}: {}", ondemand::BackendName(backend_.backend), backend_.reason);

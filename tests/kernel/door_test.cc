@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "tests/kernel/image_fixture.h"
+#include "tests/unit/ondemand/fake_descriptor_store.h"
 
 // What every door promises, whichever of the kernel's interfaces it is made of.
 namespace sluice::ondemand::test {
@@ -523,6 +524,38 @@ TEST_P(DoorTest, SecondDaemonIsRefusedWhileTheFirstLives) {
   EXPECT_THAT(second.FirstLine(), HasSubstr("another daemon"));
   MountImage(*node);
   EXPECT_EQ(ReadAll(), Seen::kRight);
+}
+
+// A service manager that holds the door of mounts which no keeper looks after: to let it go would let their
+// readers read holes.
+TEST_P(DoorTest, DescriptorsOfMountsThatAreNotOursAreNeverLetGo) {
+  FakeDescriptorStore store;
+  auto strange = keeper::Journal::Create(8, DoorKindOf(backend()));
+  ASSERT_TRUE(strange.ok());
+  strange.value()->layout().mounts[0].in_use = 1;
+  auto first = StartNode();  // so that a keeper runs
+  ASSERT_TRUE(first);
+  MountImage(*first);
+  KeepCacheOfDoor();
+  first.reset();
+  const auto start = [&] {
+    for (const char* name : {"sluice-journal", "sluice-completions", "sluice-requests", "sluice-tree"})
+      store.Give(name, strange.value()->fd());
+    FakeNodeOptions options = NodeOptions();
+    options.descriptor_store = &store;
+    absl::Status error;
+    const std::unique_ptr<FakeNode> node = FakeNode::Start(options, &error);
+    return error;
+  };
+  EXPECT_TRUE(absl::IsFailedPrecondition(start()));
+  ++strange.value()->layout().version;
+  EXPECT_TRUE(absl::IsFailedPrecondition(start()));
+  EXPECT_EQ(store.cleared(), 0);
+  --strange.value()->layout().version;
+  strange.value()->layout().mounts[0].in_use = 0;
+  EXPECT_TRUE(start().ok());
+  EXPECT_EQ(store.cleared(), 1);
+  EXPECT_EQ(store.kept(), 4u);
 }
 
 TEST_P(DoorTest, GuardRefusesAnotherFileThanTheStores) {

@@ -41,6 +41,7 @@ std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status*
                    .keeper_log = node->options_.root + "/keeper.log"};
   door.read_deadline = node->options_.read_deadline;
   door.slots_max = node->options_.slots_max;
+  door.descriptor_store = node->options_.descriptor_store;
   door.call_timeout = node->options_.call_timeout;
   if (!node->options_.keeper_path.empty()) door.keeper_path = node->options_.keeper_path;
   // Tickets of before come at once: their blobs must be known.

@@ -26,7 +26,8 @@ struct FakeNodeOptions {
   uint32_t slots_max = 16384;
   std::chrono::nanoseconds call_timeout = std::chrono::seconds(10);
   std::string keeper_path = {};  // empty: the build's
-  bool guards = true;            // the image's blob; else its reads are errors
+  DescriptorStore* descriptor_store = nullptr;
+  bool guards = true;  // the image's blob; else its reads are errors
 };
 
 inline constexpr uint32_t kTestChunkSize = 64 << 10;

@@ -107,18 +107,6 @@ void Door::Stop() {
 }
 
 absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
-  return GuardFile(std::move(blob), file_fd, Users::kOurs);
-}
-
-absl::Status Door::GuardOrphan(std::shared_ptr<Blob> blob, int file_fd) {
-  if (options_.backend != Backend::kFanotify) {
-    return absl::UnimplementedError(absl::StrCat("what reads from a dead mount can't be guarded by ",
-                                                 std::string(BackendName(options_.backend))));
-  }
-  return GuardFile(std::move(blob), file_fd, Users::kOrphaned);
-}
-
-absl::Status Door::GuardFile(std::shared_ptr<Blob> blob, int file_fd, Users users) {
   struct stat status {};
   if (fstat(file_fd, &status) != 0) {
     return absl::UnavailableError(
@@ -128,12 +116,10 @@ absl::Status Door::GuardFile(std::shared_ptr<Blob> blob, int file_fd, Users user
                       .size = blob->geometry().size(),
                       .chunk_size = blob->geometry().chunk_size(),
                       .device = status.st_dev,
-                      .inode = status.st_ino,
-                      .orphaned = users == Users::kOrphaned};
+                      .inode = status.st_ino};
   const std::lock_guard lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
-  if (guarded_.contains(blob->digest()))
-    return users == Users::kOurs ? absl::OkStatus() : keeper_->Guard(file).status();
+  if (guarded_.contains(blob->digest())) return absl::OkStatus();
   const bool inherited = keeper_->FindEntry(blob->digest()).has_value();
   const absl::StatusOr<BlobEntry> entry = keeper_->Guard(file);
   if (!entry.ok()) return entry.status();
@@ -274,6 +260,18 @@ absl::Status Door::UnmountImage(const std::string& mount_point) {
 
 absl::StatusOr<std::vector<MountedImage>> Door::Mounts() {
   return keeper_->ListMounts();
+}
+
+absl::Status Door::AdoptOrphan(const ErofsInstance& instance, const std::vector<Digest>& blobs) {
+  const std::lock_guard lock(mutex_);
+  if (stopped_) return absl::CancelledError("the door has stopped");
+  std::vector<BlobEntry> entries;
+  for (const Digest& digest : blobs) {
+    const absl::StatusOr<BlobEntry> entry = EntryOf(digest);
+    if (!entry.ok()) return entry.status();
+    entries.push_back(*entry);
+  }
+  return keeper_->AdoptOrphan(instance, entries);
 }
 
 HitCounts Door::Hits(const Digest& digest) const {

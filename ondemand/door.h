@@ -76,10 +76,6 @@ class Door {
   // Errors: NotFound (no such file in blobs_dir), FailedPrecondition (file_fd is another file than the one
   // in blobs_dir, or its size is not the blob's), ResourceExhausted (4,096 blobs are guarded), Unavailable.
   absl::Status GuardBlob(std::shared_ptr<Blob> blob, int file_fd);
-  // As GuardBlob, of a blob that file systems of a keeper that is gone read from, unguarded since (fanotify;
-  // see Serves): their reads ask again from now on, also once the kernel was made to forget what it has
-  // read of them: DropCachedPages. Errors: also Unimplemented with another backend.
-  absl::Status GuardOrphan(std::shared_ptr<Blob> blob, int file_fd);
   // Also what was guarded before this daemon started. Errors: FailedPrecondition while a mount uses the blob;
   // Unavailable. OK if it is not guarded.
   absl::Status UnguardBlob(const Digest& digest);
@@ -111,6 +107,11 @@ class Door {
   absl::StatusOr<std::vector<MountedImage>> Mounts();
   // Whether the file system, mounted or not, was mounted by this door's keeper or one that it succeeded.
   bool Serves(const ErofsInstance& instance) const { return keeper_->Serves(instance); }
+  // Takes a file system over whose keeper is gone, and that nobody guards since (fanotify): reads of these
+  // blobs, which it has as devices, ask again from now on, once the kernel was made to forget what it has
+  // read of them: DropCachedPages. The keeper stays until it is gone. Errors: FailedPrecondition (a blob is
+  // not guarded; another backend), NotFound (it is gone), Unavailable.
+  absl::Status AdoptOrphan(const ErofsInstance& instance, const std::vector<Digest>& blobs);
 
   // Discards what the kernel has of the blob apart from the store. Errors: FailedPrecondition while it is in
   // use; Unavailable.
@@ -138,8 +139,6 @@ class Door {
   Door(DoorOptions options, std::unique_ptr<KeeperClient> keeper);
   void StartCache();
   TicketPump::Deliver CacheDelivery() const;
-  enum class Users { kOurs, kOrphaned };
-  absl::Status GuardFile(std::shared_ptr<Blob> blob, int file_fd, Users users);
   absl::StatusOr<BlobEntry> EntryOf(const Digest& digest) const;
   absl::Status TakeBack(BlobEntry entry);
   absl::Status TakeBackInherited(const Digest& digest);

@@ -522,7 +522,6 @@ absl::StatusOr<BlobEntry> KeeperClient::Guard(const BlobFile& file) {
   request.inode = file.inode;
   request.size = file.size;
   request.chunk_shift = static_cast<uint32_t>(std::countr_zero(file.chunk_size));
-  request.orphaned = file.orphaned ? 1 : 0;
   const std::string name = file.digest.Hex();
   std::memcpy(request.name, name.data(), sizeof(request.name));
   absl::StatusOr<keeper::Reply> reply = CallKeeper(&request, sizeof(request));
@@ -625,6 +624,16 @@ absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
     next = reply->value;
   }
   return mounts;
+}
+
+absl::Status KeeperClient::AdoptOrphan(const ErofsInstance& instance, std::span<const BlobEntry> devices) {
+  keeper::OrphanCall call;
+  if (devices.size() > keeper::kDevicesMax || !keeper::CopyText(instance.name, call.sysfs_name))
+    return absl::InvalidArgumentError("the file system has too many blobs, or too long a name");
+  call.device_count = static_cast<uint32_t>(devices.size());
+  for (size_t i = 0; i < devices.size(); ++i) call.devices[i] = devices[i].value();
+  call.sysfs_inode = instance.inode;
+  return CallKeeper(&call, sizeof(call)).status();
 }
 
 bool KeeperClient::Serves(const ErofsInstance& instance) const {

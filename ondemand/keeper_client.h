@@ -58,7 +58,6 @@ struct BlobFile {
   uint32_t chunk_size = 0;
   dev_t device = 0;
   ino_t inode = 0;
-  bool orphaned = false;  // see Door::GuardOrphan
 };
 
 struct MountedImage {
@@ -133,6 +132,8 @@ class KeeperClient {
   absl::Status Mount(const Image& image, const std::string& mount_point);
   absl::Status Unmount(const std::string& mount_point);
   absl::StatusOr<std::vector<MountedImage>> ListMounts();
+  // As Door::AdoptOrphan.
+  absl::Status AdoptOrphan(const ErofsInstance& instance, std::span<const BlobEntry> devices);
   // Whether the keeper guards what that file system reads: one that it mounted, or that a predecessor did
   // whose events it took over.
   bool Serves(const ErofsInstance& instance) const;

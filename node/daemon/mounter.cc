@@ -231,11 +231,10 @@ void Mounter::TakeUpDetached(const MountEntry& entry) {
 }
 
 void Mounter::TakeUpOrphan(const MountEntry& entry) {
-  absl::Status status;
-  for (const BlobSpec& spec : entry.blobs) {
-    std::lock_guard guard(guard_mutex_);
-    status.Update(Guard(spec, *door(), GuardAs::kOrphan));
-  }
+  TakeUp(entry);
+  std::vector<Digest> blobs;
+  for (const BlobSpec& spec : entry.blobs) blobs.push_back(spec.digest);
+  absl::Status status = door()->AdoptOrphan(entry.instance, blobs);
   status.Update(ondemand::DropCachedPages());
   if (status.ok()) {
     spdlog::error(
@@ -420,7 +419,7 @@ absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::Door& doo
 }
 
 // REQUIRES: guard_mutex_ is held
-absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::Door& door, GuardAs as) {
+absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::Door& door) {
   const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
   if (!blob.ok()) return blob.status();
   if ((*blob)->refused()) return RefusedBlob(spec.digest);
@@ -428,8 +427,7 @@ absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::Door& door, GuardAs 
   if (!lease.ok()) return lease.status();
   const absl::StatusOr<index::FileDescriptor> file = parts_.store.OpenForRead(spec.digest);
   if (!file.ok()) return file.status();
-  const absl::Status guarded =
-      as == GuardAs::kOurs ? door.GuardBlob(*blob, file->get()) : door.GuardOrphan(*blob, file->get());
+  const absl::Status guarded = door.GuardBlob(*blob, file->get());
   // One that was whole before is not reported again.
   if (guarded.ok() && parts_.store.IsSettled(spec.digest)) return door.OnBlobComplete(spec.digest);
   return guarded;

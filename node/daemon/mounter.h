@@ -102,8 +102,7 @@ class Mounter final : public api::MountBackend {
   // --- Mounting.
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap);
   absl::Status GuardAndMount(const MountEntry& entry, ondemand::Door& door);
-  enum class GuardAs { kOurs, kOrphan };
-  absl::Status Guard(const BlobSpec& spec, ondemand::Door& door, GuardAs as = GuardAs::kOurs);
+  absl::Status Guard(const BlobSpec& spec, ondemand::Door& door);
   void Unguard(const std::vector<BlobSpec>& specs);
   void DropOwnCopies(const std::vector<BlobSpec>& blobs);
   void Forget(const std::string& mount_point);

@@ -258,6 +258,8 @@ Outcome Control::Dispatch(int connection, const Header& header, Message& message
       }
       return {};
     }
+    case RequestKind::kAdoptOrphan:
+      return AdoptOrphan(reinterpret_cast<const OrphanCall&>(header));
     case RequestKind::kHello:
     case RequestKind::kStatus:
       break;
@@ -325,10 +327,7 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
       return Error{EEXIST, "the file is guarded already with another size or chunk size"};
     }
     *entry = static_cast<uint32_t>(&record - records.data());
-    if (request.orphaned == 0 || record.orphaned.exchange(1) != 0) return {};
-    Outcome guarded = parts_.door.Guard(*entry);
-    if (!guarded.ok()) record.orphaned.store(0);
-    return guarded;
+    return {};
   }
   if (free == nullptr)
     return Error{ENOSPC, std::to_string(kBlobsMax) + " blobs are guarded, the most there can be"};
@@ -339,7 +338,7 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   free->size = request.size;
   free->chunk_shift = request.chunk_shift;
   free->complete.store(0);
-  free->orphaned.store(request.orphaned != 0 ? 1 : 0);
+  free->orphaned.store(0);
   ++free->generation;
   free->hits.store(0);
   free->hit_bytes.store(0);
@@ -403,6 +402,17 @@ Outcome Control::Mount(int connection, const MountCall& call, const Message& mes
   // Nobody else is served meanwhile: not for longer than somebody waits.
   const int abort_on[] = {daemon_.process.get(), connection};
   return mounts_.Mount(call, message.descriptors.front().get(), abort_on);
+}
+
+// Marked first, written down then: what is not guarded must not be taken for it.
+Outcome Control::AdoptOrphan(const OrphanCall& call) {
+  for (uint32_t i = 0; i < call.device_count; ++i) {
+    BlobRecord* record = Record(call.devices[i]);
+    if (record == nullptr) return Error{ENODEV, "a blob of the image is not guarded"};
+    if (Outcome watched = parts_.door.WatchOrphaned(*record); !watched.ok()) return watched;
+    record->orphaned.store(1);
+  }
+  return mounts_.AdoptOrphan(call);
 }
 
 Outcome Control::Status(Reply& reply) {

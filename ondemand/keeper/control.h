@@ -68,6 +68,7 @@ class Control {
   // Takes off the marks of blobs that are not complete: a daemon has taken chunks back and could not say so.
   void ClearStaleMarks();
   Outcome Mount(int connection, const MountCall& call, const Message& message);
+  Outcome AdoptOrphan(const OrphanCall& call);
   Outcome Status(Reply& reply);
   Descriptor OpenObjectsLine();
   BlobRecord* Record(uint32_t entry);

@@ -61,6 +61,11 @@ class Door {
   // Idempotent.
   virtual Outcome MarkComplete(const BlobRecord&) { return {}; }
   virtual Outcome ClearComplete(const BlobRecord&) { return {}; }
+  // Has reads of the blob's file come here that go past what images are mounted through now, from file
+  // systems of an earlier keeper. Idempotent.
+  virtual Outcome WatchOrphaned(const BlobRecord&) {
+    return Error{ENOTSUP, "a dead keeper's file systems can't be taken over through this door"};
+  }
   // Whether reads of holes really come here. To be called before each mount.
   virtual Outcome Prove() { return {}; }
   // Tells the door of an image before it is mounted, and when it is gone, where the kernel asks by the

@@ -168,7 +168,8 @@ constexpr bool ObjectIsOpen(uint32_t generation) {
   return generation % 2 == 1;
 }
 
-// An EROFS mount of the keeper's. Only keepers read and write these.
+// An EROFS mount of the keeper's, or without a mount point an orphan that it has adopted. Only keepers write
+// these.
 struct MountRecord {
   uint32_t in_use = 0;
   uint32_t device_count = 0;

@@ -133,6 +133,7 @@ Outcome Identify(int mount, MountRecord& record) {
 }
 
 bool VisibleAtItsPlace(const MountRecord& record) {
+  if (record.mount_point[0] == 0) return false;
   const Result<MountIdentity> found = IdentityOf(AT_FDCWD, record.mount_point);
   const MountIdentity ours{record.mount_id, record.unique_id != 0, record.device};
   if (!found.ok() || found.value() != ours) return false;
@@ -352,6 +353,29 @@ Outcome Mounts::Unmount(const std::string& mount_point) {
     return {};
   }
   return Error{ENOENT, mount_point + " is not a mount of this keeper"};
+}
+
+Outcome Mounts::AdoptOrphan(const OrphanCall& call) {
+  ForgetDead();
+  MountRecord orphan;
+  orphan.device_count = call.device_count;
+  std::copy_n(call.devices, call.device_count, orphan.devices);
+  std::memcpy(orphan.sysfs_name, call.sysfs_name, sizeof(orphan.sysfs_name));
+  orphan.sysfs_inode = call.sysfs_inode;
+  if (!FilesystemLives(orphan)) return Error{ENOENT, "the file system is gone"};
+  MountRecord* free = nullptr;
+  for (MountRecord& record : journal_.layout().mounts) {
+    const bool same =
+        record.sysfs_inode == orphan.sysfs_inode && std::strcmp(record.sysfs_name, orphan.sysfs_name) == 0;
+    if (record.in_use != 0 && same) return {};
+    if (record.in_use == 0 && free == nullptr) free = &record;
+  }
+  if (free == nullptr) return Error{ENOSPC, "too many mounts"};
+  *free = orphan;
+  std::atomic_thread_fence(std::memory_order_release);
+  free->in_use = 1;
+  Log("adopted the file system %s of an earlier keeper (%u blobs)", orphan.sysfs_name, orphan.device_count);
+  return {};
 }
 
 const MountRecord* Mounts::NextVisible(uint32_t from, uint32_t* entry) {

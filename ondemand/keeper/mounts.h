@@ -27,6 +27,10 @@ class Mounts {
   // Errors: ENOENT (none of ours), EBUSY, EINVAL.
   Outcome Unmount(const std::string& mount_point);
 
+  // Takes a file system for one of ours until it is gone, though it is mounted nowhere that we know of.
+  // Idempotent. Errors: ENOENT (it is gone), ENOSPC.
+  Outcome AdoptOrphan(const OrphanCall& call);
+
   // The first mount at or after entry `from` that can be seen at its place; nullptr if there is none.
   const MountRecord* NextVisible(uint32_t from, uint32_t* entry);
   // Whether a live file system reads from the blob, or from any: also one that was unmounted lazily and whose

@@ -28,6 +28,7 @@ enum class RequestKind : uint32_t {
   kMount,          // MountCall, with the bootstrap's descriptor
   kUnmount,        // UnmountRequest
   kListMounts,     // EntryRequest: the first mount at or after the entry; value is its entry + 1, 0 if none
+  kAdoptOrphan,    // OrphanCall
   kStatus,         // the reply's text; needs no attachment
 };
 
@@ -54,8 +55,7 @@ struct GuardRequest {
   uint64_t size = 0;
   uint32_t chunk_shift = 0;
   char name[kBlobNameLength] = {};
-  // Not 0: file systems read the file whose own guard died with an earlier keeper (fanotify).
-  uint32_t orphaned = 0;
+  uint32_t padding = 0;
 };
 struct EntryRequest {
   Header header;
@@ -70,6 +70,15 @@ struct MountCall {
   char mount_point[kMountPathMax] = {};
   char label[kMountLabelMax] = {};
   char domain[kDomainMax] = {};  // cachefiles; may be empty
+};
+// A file system whose keeper and daemon died at once, and that is used still (fanotify).
+struct OrphanCall {
+  Header header{.kind = RequestKind::kAdoptOrphan};
+  uint32_t device_count = 0;
+  uint32_t padding = 0;
+  uint64_t sysfs_inode = 0;
+  uint32_t devices[kDevicesMax] = {};
+  char sysfs_name[kSysfsNameMax] = {};
 };
 struct UnmountRequest {
   Header header{.kind = RequestKind::kUnmount};

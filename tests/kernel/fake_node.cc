@@ -83,11 +83,6 @@ absl::Status FakeNode::Guard(const Digest& digest, const std::string& original_p
   return door_->GuardBlob(source.blob, source.store.get());
 }
 
-absl::Status FakeNode::GuardOrphan() {
-  const Source& source = *Find(options_.digest);
-  return door_->GuardOrphan(source.blob, source.store.get());
-}
-
 FakeNode::Source* FakeNode::Find(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = sources_.find(digest);

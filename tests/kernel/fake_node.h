@@ -51,8 +51,6 @@ class FakeNode {
 
   // Guards one more blob, whose bytes are in `original_path`; its file is in the store.
   absl::Status Guard(const Digest& digest, const std::string& original_path);
-  // The image's blob, as Door::GuardOrphan.
-  absl::Status GuardOrphan();
   // REQUIRES: the blob was guarded once
   Blob& blob(const Digest& digest);
 

@@ -131,6 +131,7 @@ class OrphanTest : public FanotifyDoorTest {
     ASSERT_TRUE(node);
     MountImage(*node);
     const pid_t keeper = node->door().keeper_pid();
+    instance_ = node->door().Mounts()->front().instance;
     file_.reset(open(Path("mnt/big").c_str(), O_RDONLY | O_CLOEXEC));
     ASSERT_TRUE(file_.valid());
     posix_fadvise(file_.get(), 0, 0, POSIX_FADV_RANDOM);
@@ -148,6 +149,8 @@ class OrphanTest : public FanotifyDoorTest {
     FanotifyDoorTest::TearDown();
   }
 
+  absl::Status Adopt(FakeNode& node) const { return node.door().AdoptOrphan(instance_, {digest_}); }
+
   // By a process of its own: we are the daemon.
   Seen ReadOrphan(uint64_t offset, uint64_t length) const {
     std::vector<char> bytes(length, 'x');
@@ -162,6 +165,7 @@ class OrphanTest : public FanotifyDoorTest {
     return static_cast<Seen>(WEXITSTATUS(status));
   }
 
+  ErofsInstance instance_;
   keeper::Descriptor file_;
 };
 
@@ -169,7 +173,7 @@ TEST_F(OrphanTest, IsGuardedAgain) {
   auto node = StartNode();
   ASSERT_TRUE(node);
   EXPECT_EQ(ReadOrphan(1 << 20, 4096), Seen::kZeros) << "a mark of the mount does not reach it";
-  ASSERT_TRUE(node->GuardOrphan().ok());
+  ASSERT_TRUE(Adopt(*node).ok());
   for (uint64_t i = 0; i < 16; ++i) EXPECT_EQ(ReadOrphan(i << 20, 4096), Seen::kRight);
   EXPECT_GT(node->door().counters().published, 0u);
   node->DropTickets();
@@ -180,7 +184,7 @@ TEST_F(OrphanTest, DaemonReadsAndWritesTheFileUnasked) {
   auto node = StartNode();
   ASSERT_TRUE(node);
   node->DropTickets();
-  ASSERT_TRUE(node->GuardOrphan().ok());
+  ASSERT_TRUE(Adopt(*node).ok());
   // By a descriptor of after the mark: whose that is the kernel asks about, too.
   const keeper::Descriptor store(open(StorePath().c_str(), O_RDWR | O_CLOEXEC));
   char byte = 1;
@@ -189,10 +193,32 @@ TEST_F(OrphanTest, DaemonReadsAndWritesTheFileUnasked) {
   EXPECT_EQ(ReadOrphan(0, 4096), Seen::kError);
 }
 
+TEST_F(OrphanTest, KeeperStaysUntilItIsGone) {
+  FakeNodeOptions options = NodeOptions();
+  options.read_deadline = std::chrono::milliseconds(300);
+  auto node = StartNode(options);
+  ASSERT_TRUE(node);
+  EXPECT_FALSE(node->door().Serves(instance_));
+  ASSERT_TRUE(Adopt(*node).ok());
+  ASSERT_TRUE(Adopt(*node).ok()) << "twice";
+  EXPECT_TRUE(node->door().Serves(instance_));
+  EXPECT_TRUE(node->door().Mounts()->empty());
+  EXPECT_EQ(node->door().UnguardBlob(digest_).code(), absl::StatusCode::kFailedPrecondition);
+  const pid_t keeper = node->door().keeper_pid();
+  node.reset();
+  EXPECT_EQ(ReadOrphan(5 << 20, 4096), Seen::kError) << "there is no daemon, and a keeper";
+  EXPECT_TRUE(ProcessLives(keeper));
+  file_.reset();
+  EXPECT_TRUE(Eventually([&] { return !ProcessLives(keeper); }));
+  node = StartNode();
+  ASSERT_TRUE(node);
+  EXPECT_EQ(Adopt(*node).code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(OrphanTest, MarksAreKeptBySuccessorsAndWhenAllOthersAreTakenOff) {
   auto node = StartNode();
   ASSERT_TRUE(node);
-  ASSERT_TRUE(node->GuardOrphan().ok());
+  ASSERT_TRUE(Adopt(*node).ok());
   const std::vector<char> bytes = RandomBytes(1 << 20);
   const Digest other = AddBlob(bytes);
   ASSERT_TRUE(node->Guard(other, OriginalPath(other)).ok());

@@ -47,8 +47,11 @@ FanotifyDoor::FanotifyDoor(Journal& journal, Watch watch, int completions)
 
 Outcome FanotifyDoor::Guard(uint32_t entry) {
   CallOnThread([=, this] { Insert(entry); });
-  const BlobRecord& record = journal_.layout().blobs[entry];
-  return record.orphaned.load() == 0 ? Outcome() : WatchFile(watch_, NameOf(record), FileOf(record));
+  return {};
+}
+
+Outcome FanotifyDoor::WatchOrphaned(const BlobRecord& record) {
+  return WatchFile(watch_, NameOf(record), FileOf(record));
 }
 
 void FanotifyDoor::Insert(uint32_t entry) {

@@ -16,12 +16,14 @@ class FanotifyDoor final : public Door {
   FanotifyDoor(Journal& journal, Watch watch, int completions);
   ~FanotifyDoor() override { Stop(); }
 
-  // Fails only for an orphaned blob: as WatchFile.
+  // Cheap; never fails.
   Outcome Guard(uint32_t entry) override;
   void Forget(uint32_t entry) override;
   // By an ignore mark. Errors: as SetIgnoreMark.
   Outcome MarkComplete(const BlobRecord& record) override;
   Outcome ClearComplete(const BlobRecord& record) override;
+  // By a mark on the file itself. Errors: as WatchFile.
+  Outcome WatchOrphaned(const BlobRecord& record) override;
   // Reads the canary. Errors: as ProveWatch.
   Outcome Prove() override;
 

@@ -90,20 +90,21 @@ Door::Door(DoorOptions options, std::unique_ptr<KeeperClient> keeper)
     : options_(std::move(options)), keeper_(std::move(keeper)) {}
 
 Door::~Door() {
-  Stop();
+  (void)Stop();
 }
 
-void Door::Stop() {
+absl::Status Door::Stop() {
   const std::lock_guard lock(mutex_);
-  if (std::exchange(stopped_, true)) return;
+  if (std::exchange(stopped_, true)) return absl::OkStatus();
   pump_->Stop();
   // Detaching the mirrors would clear the bits that the keeper goes on to answer from while we are away.
   keeper_->journal()->KeepMapped();
-  keeper_->Detach();
+  absl::Status detached = keeper_->Detach();
   // After that, so that what it gives up waits for the next daemon; before the blobs' files may go. A ticket
   // that is completed now may keep the filler alive for longer than what it works with.
   if (filler_) filler_->Stop();
   guarded_.clear();
+  return detached;
 }
 
 absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {

@@ -68,8 +68,10 @@ class Door {
   Door& operator=(const Door&) = delete;
   // Idempotent. Tickets that are still out wait for the next daemon, until their deadline; completing them
   // has no effect any more. The keeper goes on to answer from the blobs' presence maps, which stay mirrored
-  // until the process ends. REQUIRES: no chunk of a complete blob is revoked and none evicted from now on
-  void Stop();
+  // until the process ends. REQUIRES: no chunk of a complete blob is revoked and none evicted from now on.
+  // Errors: Unavailable (images are mounted, and no keeper lives or could be started: once this process has
+  // ended their holes are read as zeros, or their readers get errors).
+  absl::Status Stop();
 
   // Makes the keeper know the blob and mirrors its presence map into the keeper's memory; the blob stays
   // leased until it is unguarded. `file_fd` is the store's file, used only during the call. Idempotent.

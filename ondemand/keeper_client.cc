@@ -217,15 +217,33 @@ void KeeperClient::StopWatching() {
   if (watcher_.joinable()) watcher_.join();
 }
 
-void KeeperClient::Detach() {
+absl::Status KeeperClient::Detach() {
   StopWatching();
   const std::lock_guard lock(mutex_);
-  if (std::exchange(detached_, true)) return;
-  keeper::PlainRequest goodbye{{.kind = keeper::RequestKind::kGoodbye}};
-  // Without an answer there is nothing left to do: the keeper learns of our end when our process ends.
-  (void)CallLocked(&goodbye, sizeof(goodbye), {});
-  if (options_.descriptor_store != nullptr && !AnyMountIn(*journal_)) options_.descriptor_store->Clear();
+  if (std::exchange(detached_, true)) return absl::OkStatus();
+  const auto give_up = std::chrono::steady_clock::now() + options_.call_timeout;
+  absl::Status status = SayGoodbye();
+  // A keeper that lives and does not answer learns of our end when our process ends.
+  while (!status.ok() && KeeperIsDead() && AnyMountIn(*journal_) &&
+         std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(kRetryMs));
+    status = SayGoodbye();
+  }
+  const bool mounts = AnyMountIn(*journal_);
+  if (options_.descriptor_store != nullptr && !mounts) options_.descriptor_store->Clear();
   socket_.reset();
+  if (!mounts || !KeeperIsDead()) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("images are mounted and no keeper lives: ", status.message()));
+}
+
+// REQUIRES: mutex_ is held
+absl::Status KeeperClient::SayGoodbye() {
+  if (KeeperIsDead()) {
+    if (!AnyMountIn(*journal_)) return absl::UnavailableError("there is no keeper");
+    if (absl::Status back = Reattach(); !back.ok()) return back;
+  }
+  const keeper::PlainRequest goodbye{{.kind = keeper::RequestKind::kGoodbye}};
+  return CallLocked(&goodbye, sizeof(goodbye), {}).status();
 }
 
 // What a daemon and a keeper that are both dead have left; nothing if they left nothing.

@@ -100,13 +100,16 @@ class KeeperClient {
   // Errors: FailedPrecondition (another daemon is attached, or the keeper could not set up its watch: the
   // message says why), Unavailable.
   static absl::StatusOr<std::unique_ptr<KeeperClient>> Connect(KeeperClientOptions options);
-  // As Detach, but says no goodbye: the keeper treats us as attached while our process lives.
+  // Says no goodbye: the keeper treats us as attached while our process lives.
   ~KeeperClient();
   KeeperClient(const KeeperClient&) = delete;
   KeeperClient& operator=(const KeeperClient&) = delete;
 
-  // Tells the keeper that this daemon works no ticket any more. A keeper without mounts then exits.
-  void Detach();
+  // Tells the keeper that this daemon works no ticket any more. A keeper without mounts then exits. Where
+  // images are mounted and the keeper is dead, another one is put there first: the kernel's side would go
+  // with this process, and holes read as zeros. Errors: Unavailable (there are mounts, and there was no
+  // keeper to be had in call_timeout).
+  absl::Status Detach();
 
   // Idempotent by file. Errors: as Door::GuardBlob.
   absl::StatusOr<BlobEntry> Guard(const BlobFile& file);
@@ -166,6 +169,7 @@ class KeeperClient {
   enum class OldDaemon { kSelf, kDead };
   absl::Status StartSuccessor(OldDaemon old_daemon) const;
   absl::Status Reattach();
+  absl::Status SayGoodbye();
   absl::StatusOr<keeper::Reply> CallLocked(const void* request, size_t size,
                                            std::span<const int> descriptors);
   absl::StatusOr<keeper::Reply> CallKeeper(const void* request, size_t size,

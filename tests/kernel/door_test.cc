@@ -93,7 +93,7 @@ TEST_P(DoorTest, PresentChunksAreHitsAlsoWithoutADaemon) {
   EXPECT_EQ(Read(0, 1 << 20), Seen::kRight);
   const KeeperCounters after = node->door().counters();
   EXPECT_EQ(after.published, before.published);
-  node->door().Stop();
+  EXPECT_TRUE(node->door().Stop().ok());
   EXPECT_EQ(Read(0, 1 << 20), Seen::kRight);
   if (!HitsReachTheKeeper()) return;
   EXPECT_GT(after.hits, before.hits);

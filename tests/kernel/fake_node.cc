@@ -94,7 +94,7 @@ Blob& FakeNode::blob(const Digest& digest) {
 }
 
 FakeNode::~FakeNode() {
-  if (door_) door_->Stop();
+  if (door_) (void)door_->Stop();
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

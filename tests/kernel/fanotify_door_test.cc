@@ -115,7 +115,7 @@ TEST_F(FanotifyDoorTest, MarkGoesWithTheDaemonThatTookAChunkBackAndCouldNotSaySo
   node->FillAll();
   ASSERT_TRUE(node->door().OnBlobComplete(digest_).ok());
   node->blob().presence().Clear(ChunkIndex(0));
-  node->door().Stop();
+  EXPECT_TRUE(node->door().Stop().ok());
   EXPECT_EQ(ReadErrno(0, 4096), EIO);
   EXPECT_EQ(Read(1 << 20, 4096), Seen::kRight);
 }

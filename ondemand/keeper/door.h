@@ -72,6 +72,9 @@ class Door {
   // image's names. REQUIRES: its blobs are guarded
   virtual void AddImage(const MountRecord&) {}
   virtual void RemoveImage(const MountRecord&) {}
+  // Whether the kernel has really come here for each of the image's blobs, and holds them open. REQUIRES: the
+  // image was told of, and is mounted somewhere
+  virtual bool ImageIsOpen(const MountRecord&) { return true; }
   // Whether all that the kernel has of the image apart from the store can be reached by a name, and so be
   // dropped. REQUIRES: the image is mounted somewhere
   virtual bool CopiesHaveNames(const MountRecord&) { return true; }

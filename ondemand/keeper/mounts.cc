@@ -28,6 +28,9 @@ namespace {
 
 constexpr int kKernelMessagesMax = 16;
 constexpr uint32_t kFsidTries = 4;
+// So many dead keepers may have left file systems in a domain that are used still.
+constexpr uint32_t kDomainTries = 8;
+constexpr int kDeadFiles = ESTALE;
 // How long the kernel may take to name what it has closed: two seconds.
 constexpr int kNameTries = 200;
 constexpr useconds_t kNamePauseUs = 10'000;
@@ -105,10 +108,15 @@ std::string BlockDeviceName(int root) {
   return std::string(path.substr(path.rfind('/') + 1));
 }
 
+// Of a file system in the kernel's cache.
+std::string SysfsNameOf(const std::string& domain, const std::string& fsid) {
+  return domain.empty() ? fsid : domain + "," + fsid;
+}
+
 std::string SysfsNameOf(const MountRecord& record, int root) {
   if (std::string name = ErofsSysfsName(root); !name.empty()) return name;
   if (record.fsid[0] == 0) return BlockDeviceName(root);
-  return record.domain[0] == 0 ? record.fsid : std::string(record.domain) + "," + record.fsid;
+  return SysfsNameOf(record.domain, record.fsid);
 }
 
 // The holes of its blobs must stay guarded.
@@ -140,14 +148,31 @@ bool VisibleAtItsPlace(const MountRecord& record) {
   return ours.unique || record.mount_line[0] == 0 || MountLineOf(ours.id) == record.mount_line;
 }
 
+// Where a domain is spoilt, its name with a number is taken instead.
+std::string DomainVariant(const MountCall& call, uint32_t number) {
+  return number < 2 ? call.domain : std::string(call.domain) + "." + std::to_string(number);
+}
+
+bool IsVariantOf(std::string_view domain, const std::string& of) {
+  return domain == of || (!of.empty() && domain.starts_with(of + "."));
+}
+
 bool SameImage(const MountRecord& record, const MountCall& call) {
   return record.device_count == call.device_count && std::strcmp(record.label, call.label) == 0 &&
-         record.bootstrap == call.bootstrap && std::strcmp(record.domain, call.domain) == 0 &&
+         record.bootstrap == call.bootstrap && IsVariantOf(record.domain, call.domain) &&
          std::equal(call.devices, call.devices + call.device_count, record.devices);
 }
 
 int SetString(int context, const char* key, const std::string& value) {
   return fsconfig(context, FSCONFIG_SET_STRING, key, value.c_str(), 0);
+}
+
+// What can't be read was not mounted.
+Outcome ReadRoot(int mount) {
+  const Descriptor root(openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  alignas(8) char entries[4096];
+  if (root.valid() && syscall(SYS_getdents64, root.get(), entries, sizeof(entries)) > 0) return {};
+  return ErrnoError("read the image's root directory");
 }
 
 Result<Descriptor> Create(int context) {
@@ -161,6 +186,7 @@ Result<Descriptor> Create(int context) {
   const unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
   Descriptor mount(fsmount(context, FSMOUNT_CLOEXEC, attributes));
   if (!mount.valid()) return ErrnoError("mount the image");
+  if (Outcome read = ReadRoot(mount.get()); !read.ok()) return read.error();
   return mount;
 }
 
@@ -253,14 +279,15 @@ Result<Descriptor> Mounts::MountNamedCopies(const MountRecord& record, std::span
   return MountCache(record, abort_on);
 }
 
-// A bootstrap can be mounted once by a name in its domain: the next ones get a number. `tried` are names that
-// the kernel has in use for something else.
-Result<std::string> Mounts::FreeFsid(const MountCall& call, uint32_t tried) const {
+// A bootstrap can be mounted once by a name in its domain: the next ones get a number; so it is with what a
+// dead keeper has left mounted. `tried` are names that the kernel has in use for something else.
+Result<std::string> Mounts::FreeFsid(const MountCall& call, const std::string& domain, uint32_t tried) const {
   if (call.bootstrap >= kBlobsMax || journal_.layout().blobs[call.bootstrap].in_use.load() == 0)
     return Error{ENODEV, "the image's bootstrap is not guarded"};
   const std::string name = NameOf(journal_.layout().blobs[call.bootstrap]);
-  const auto taken = [this](const std::string& fsid) {
-    return std::any_of(std::begin(journal_.layout().mounts), std::end(journal_.layout().mounts),
+  const auto taken = [&](const std::string& fsid) {
+    return ErofsSysfsInode(SysfsNameOf(domain, fsid)) != 0 ||
+           std::any_of(std::begin(journal_.layout().mounts), std::end(journal_.layout().mounts),
                        [&](const MountRecord& record) { return record.in_use != 0 && fsid == record.fsid; });
   };
   std::string fsid = name;
@@ -284,22 +311,37 @@ Outcome Mounts::Mount(const MountCall& call, int bootstrap, std::span<const int>
   const auto free = std::find_if(records.begin(), records.end(), [](const auto& r) { return r.in_use == 0; });
   if (free == records.end()) return Error{ENOSPC, "too many mounts"};
 
-  Outcome mounted;
-  for (uint32_t tried = 0; tried < kFsidTries; ++tried) {
-    Result<MountRecord> filled = Describe(call, tried);
-    if (!filled.ok()) return filled.error();
-    mounted = MountAt(call, bootstrap, abort_on, filled.value(), *free);
-    // The name may be in use still: by a mount that is ending, or that a dead keeper had begun.
-    const bool name_taken = !mounted.ok() && journal_.layout().door == DoorKind::kCachefiles &&
-                            (mounted.error().code == EEXIST || mounted.error().code == EBUSY);
-    if (!name_taken) break;
-  }
+  const Outcome mounted = MountFresh(call, bootstrap, abort_on, *free);
   if (!mounted.ok()) return mounted;
   Log("mounted %s (%u blobs)", call.mount_point, call.device_count);
   return {};
 }
 
-Result<MountRecord> Mounts::Describe(const MountCall& call, uint32_t tried) const {
+// Of the domain's files that the kernel has open it does not say whether they are dead. An image that can't
+// be read in it is mounted in another one, with copies of its own.
+Outcome Mounts::MountFresh(const MountCall& call, int bootstrap, std::span<const int> abort_on,
+                           MountRecord& place) {
+  Outcome mounted;
+  for (uint32_t number = 1; number <= kDomainTries; ++number) {
+    const std::string domain = DomainVariant(call, number);
+    for (uint32_t tried = 0; tried < kFsidTries; ++tried) {
+      Result<MountRecord> filled = Describe(call, domain, tried);
+      if (!filled.ok()) return filled.error();
+      mounted = MountAt(call, bootstrap, abort_on, filled.value(), place);
+      // The name may be in use still: by a mount that is ending, or that a dead keeper had begun.
+      const bool name_taken = !mounted.ok() && journal_.layout().door == DoorKind::kCachefiles &&
+                              (mounted.error().code == EEXIST || mounted.error().code == EBUSY);
+      if (!name_taken) break;
+    }
+    const bool spoilt = !mounted.ok() && mounted.error().code == kDeadFiles &&
+                        journal_.layout().door == DoorKind::kCachefiles && call.domain[0] != 0;
+    if (!spoilt) return mounted;
+    Log("the domain %s has files of a dead keeper's: trying another", domain.c_str());
+  }
+  return mounted;
+}
+
+Result<MountRecord> Mounts::Describe(const MountCall& call, const std::string& domain, uint32_t tried) const {
   MountRecord record;
   record.device_count = call.device_count;
   record.bootstrap = call.bootstrap;
@@ -307,8 +349,8 @@ Result<MountRecord> Mounts::Describe(const MountCall& call, uint32_t tried) cons
   std::memcpy(record.mount_point, call.mount_point, sizeof(call.mount_point));
   std::memcpy(record.label, call.label, sizeof(call.label));
   if (journal_.layout().door != DoorKind::kCachefiles) return record;
-  std::memcpy(record.domain, call.domain, sizeof(call.domain));
-  Result<std::string> fsid = FreeFsid(call, tried);
+  if (!CopyText(domain, record.domain)) return Error{ENAMETOOLONG, "the domain's name is too long"};
+  Result<std::string> fsid = FreeFsid(call, domain, tried);
   if (!fsid.ok()) return fsid.error();
   CopyText(fsid.value(), record.fsid);
   return record;
@@ -328,6 +370,8 @@ Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<co
                                  ? MountNamedCopies(record, abort_on)
                                  : MakeFilesystem(call, bootstrap, abort_on);
   if (!mount.ok()) return mount.error();
+  if (!door_.ImageIsOpen(record))
+    return Error{kDeadFiles, "the kernel has files of the image open that nobody can read: a dead keeper's"};
   if (Outcome identified = Identify(mount.value().get(), record); !identified.ok()) return identified;
 
   // Written down before it can be reached: a successor must not take it for idle and leave.

@@ -115,6 +115,19 @@ void CachefilesDoor::ChangeRegistrations(const MountRecord& image, int by) {
   });
 }
 
+bool CachefilesDoor::ImageIsOpen(const MountRecord& image) {
+  bool all = true;
+  CallOnThread([&] {
+    std::set<Names> open;
+    for (const auto& [number, place] : places_) {
+      if (objects_[place].file.valid()) open.insert(objects_[place].names);
+    }
+    ForEachName(journal_.layout(), image,
+                [&](const Names& names, uint32_t) { all = all && open.contains(names); });
+  });
+  return all;
+}
+
 bool CachefilesDoor::CopiesHaveNames(const MountRecord& image) {
   bool all = true;
   std::set<std::string> files;

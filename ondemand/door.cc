@@ -173,10 +173,7 @@ absl::Status Door::OnBlobComplete(const Digest& digest) {
 }
 
 absl::Status Door::OnBlobRevoked(const Digest& digest) {
-  const std::lock_guard lock(mutex_);
-  const auto found = guarded_.find(digest);
-  if (stopped_) return absl::OkStatus();
-  return found != guarded_.end() ? TakeBack(found->second->entry) : TakeBackInherited(digest);
+  return RefuseBlob(digest);
 }
 
 // REQUIRES: mutex_ is held
@@ -186,7 +183,9 @@ absl::Status Door::TakeBack(BlobEntry entry) {
 
 absl::Status Door::RefuseBlob(const Digest& digest) {
   const std::lock_guard lock(mutex_);
-  return stopped_ ? absl::OkStatus() : TakeBackInherited(digest);
+  const auto found = guarded_.find(digest);
+  if (stopped_) return absl::OkStatus();
+  return found != guarded_.end() ? TakeBack(found->second->entry) : TakeBackInherited(digest);
 }
 
 // REQUIRES: mutex_ is held

@@ -91,8 +91,8 @@ class Door {
   // what the kernel has of it apart from the store is dropped. After an error it may be read unasked still;
   // to be repeated. Errors: Unavailable.
   absl::Status OnBlobRevoked(const Digest& digest);
-  // The same of a blob that a predecessor has guarded and we can't: nothing of it is read unasked any more.
-  // OK if it is not guarded.
+  // The same of a blob that a predecessor has guarded and we don't: nothing of it is read unasked any more.
+  // OK if nobody guards it.
   absl::Status RefuseBlob(const Digest& digest);
 
   // Whether the kernel reads the bootstrap through the door too, so that it is to be guarded as the image's

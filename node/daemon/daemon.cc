@@ -515,7 +515,7 @@ absl::Status Daemon::Node::ServeHints() {
 void Daemon::Node::CheckFilesLater() {
   io_->PostAt(clock_.Now() + kFileCheckInterval, [this] {
     store_->CheckFiles();
-    mounter_->ReleaseUnused();
+    mounter_->Tend();
     CheckFilesLater();
   });
 }

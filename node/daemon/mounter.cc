@@ -185,7 +185,9 @@ void Mounter::TakeUp(const MountEntry& entry) {
     const absl::Status guarded = Guard(spec, *door());
     if (!guarded.ok()) {
       // What a predecessor has told the keeper of it, and given the kernel, is not true any more.
-      AlarmIfReadUnasked(spec.digest, door()->RefuseBlob(spec.digest));
+      const absl::Status refused = door()->RefuseBlob(spec.digest);
+      AlarmIfReadUnasked(spec.digest, refused);
+      if (!refused.ok()) unrefused_.insert(spec.digest);
       served_.Note(spec.digest, 0, guarded);
       spdlog::error("ALARM: readers of {} get EIO: blob {} can't be taken up: {}", entry.mount_point,
                     spec.digest.ToString(), guarded.ToString());
@@ -198,10 +200,7 @@ void Mounter::TakeUp(const MountEntry& entry) {
 // Of the table, and not one of the keeper's that can be seen at its place.
 void Mounter::TakeUpUnmounted(const MountEntry& entry) {
   const std::string type = TypeMountedAt(entry.mount_point);
-  const absl::StatusOr<ondemand::ErofsInstance> there = ondemand::ErofsInstanceAt(entry.mount_point);
-  const bool is_anothers = entry.instance.known() && there.ok() && *there != entry.instance;
-  if (type == "erofs" && !is_anothers) {
-    if (there.ok()) NoteInstance(entry.mount_point, *there);
+  if (type == "erofs" && MayBeAt(entry)) {
     TakeDownOrphan(entry);
   } else if (!type.empty() && ondemand::Lives(entry.instance) && door()->Serves(entry.instance)) {
     spdlog::warn("{} is mounted over at {}; it is served on", entry.reference, entry.mount_point);
@@ -210,6 +209,16 @@ void Mounter::TakeUpUnmounted(const MountEntry& entry) {
     spdlog::info("{} is not mounted at {} any more", entry.reference, entry.mount_point);
     Leave(entry.mount_point);
   }
+}
+
+// REQUIRES: an EROFS file system is mounted at its place: what another one does there may not be touched, and
+// to look at a dead network file system would be to wait for it.
+bool Mounter::MayBeAt(const MountEntry& entry) {
+  const absl::StatusOr<ondemand::ErofsInstance> there = ondemand::ErofsInstanceAt(entry.mount_point);
+  if (!there.ok()) return true;
+  if (entry.instance.known()) return *there == entry.instance;
+  NoteInstance(entry.mount_point, *there);
+  return true;
 }
 
 void Mounter::TakeDownOrphan(const MountEntry& entry) {
@@ -571,9 +580,12 @@ void Mounter::ReleaseDetached() {
   }
 }
 
-void Mounter::ReleaseUnused() {
-  std::unique_lock guard(guard_mutex_, std::try_to_lock);
-  if (guard.owns_lock() && door()) ReleaseDetached();
+void Mounter::Tend() {
+  const std::unique_lock guard(guard_mutex_, std::try_to_lock);
+  const DoorPtr door = this->door();
+  if (!guard.owns_lock() || !door) return;
+  ReleaseDetached();
+  std::erase_if(unrefused_, [&](const Digest& digest) { return door->RefuseBlob(digest).ok(); });
 }
 
 // --------------------------------------------------------------------------------------------- reports

@@ -74,9 +74,10 @@ class Mounter final : public api::MountBackend {
 
   // Lets go of a blob that nothing of ours uses any more.
   void Release(const Digest& digest);
-  // Lets go of what was unmounted while somebody still read from it (below an overlay, by an open file, in
-  // another mount namespace), and is not used any more. Returns at once when a mount is being made.
-  void ReleaseUnused();
+  // To be called now and then: lets go of what was unmounted while somebody still read from it (below an
+  // overlay, by an open file, in another mount namespace), and is not used any more; tries again to refuse
+  // what could not be refused. Does nothing while a mount is being made.
+  void Tend();
 
   // Discards what the kernel has of a blob apart from the store. Errors: FailedPrecondition while it is in
   // use.
@@ -121,6 +122,7 @@ class Mounter final : public api::MountBackend {
   void TakeUpUnmounted(const MountEntry& entry);
   void TakeUpDetached(const MountEntry& entry);
   void TakeUpOrphan(const MountEntry& entry);
+  bool MayBeAt(const MountEntry& entry);
   void TakeDownOrphan(const MountEntry& entry);
   void ReleaseStrangers();
   void RefetchRecipes(std::vector<MountEntry> entries);
@@ -143,6 +145,7 @@ class Mounter final : public api::MountBackend {
   // Serialises what is told to the door of blobs and mounts, so that a blob is not let go while another mount
   // takes it up.
   std::mutex guard_mutex_;
+  std::set<Digest> unrefused_;  // may be read unasked, though we can't guard them; guarded by guard_mutex_
 
   mutable std::mutex door_mutex_;
   DoorPtr door_;  // guarded by door_mutex_; null without one

@@ -72,7 +72,9 @@ struct MountIdentity {
 Result<MountIdentity> IdentityOf(int directory, const char* path) {
   struct statx found {};
   const unsigned mask = STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
-  if (statx(directory, path, AT_EMPTY_PATH | AT_NO_AUTOMOUNT, mask, &found) != 0)
+  // Not asking the file system, which may be a dead network's.
+  const int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+  if (statx(directory, path, flags, mask, &found) != 0)
     return ErrnoError(std::string("inspect the mount ") + path);
   return MountIdentity{found.stx_mnt_id, (found.stx_mask & STATX_MNT_ID_UNIQUE) != 0,
                        makedev(found.stx_dev_major, found.stx_dev_minor)};
@@ -96,18 +98,6 @@ std::string MountLineOf(uint64_t id) {
   return {};
 }
 
-// Where the block device's file system is found: its number says which it is.
-std::string BlockDeviceName(int root) {
-  struct stat status {};
-  if (fstat(root, &status) != 0) return {};
-  const std::string link = "/sys/dev/block/" + std::to_string(gnu_dev_major(status.st_dev)) + ":" +
-                           std::to_string(gnu_dev_minor(status.st_dev));
-  char target[PATH_MAX];
-  const ssize_t length = readlink(link.c_str(), target, sizeof(target));
-  const std::string_view path(target, length > 0 ? static_cast<size_t>(length) : 0);
-  return std::string(path.substr(path.rfind('/') + 1));
-}
-
 // Of a file system in the kernel's cache.
 std::string SysfsNameOf(const std::string& domain, const std::string& fsid) {
   return domain.empty() ? fsid : domain + "," + fsid;
@@ -115,7 +105,6 @@ std::string SysfsNameOf(const std::string& domain, const std::string& fsid) {
 
 std::string SysfsNameOf(const MountRecord& record, int root) {
   if (std::string name = ErofsSysfsName(root); !name.empty()) return name;
-  if (record.fsid[0] == 0) return BlockDeviceName(root);
   return SysfsNameOf(record.domain, record.fsid);
 }
 

@@ -41,6 +41,16 @@ for round in 1 2; do
     fail "mounted anew, it is not read right: $(tail -n 5 "$work/compare.log")"
 done
 
+note "a stranger's image at the place of a dead one is left alone"
+mkfs.erofs --quiet "$work/stranger.erofs" "$e2e_dir" >"$work/mkfs.log" 2>&1
+kill_both
+umount -l "$mount"
+mount -t erofs -o ro,loop "$work/stranger.erofs" "$mount"
+restart_node
+[[ -e $mount/dead_mount.sh ]] || fail "a stranger's mount was taken down"
+umount "$mount"
+mount_image app "$mount"
+
 note "and once more when nobody stands in a dead one any more"
 kill "$first" "$standing"
 sluice umount "$mount" >&2

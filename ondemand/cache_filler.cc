@@ -90,7 +90,8 @@ class CacheFiller::Writer {
     for (uint64_t offset = DownToPage(range.offset); offset < end;) {
       // Up to the next multiple, so that each byte has one place to be locked by.
       const uint64_t next = std::min(end, (offset / kWriteBytesMax + 1) * kWriteBytesMax);
-      const std::lock_guard lock(places_[(object.index + offset / kWriteBytesMax) % kPlaces]);
+      const std::shared_lock copying = EnterCopy();
+      const std::lock_guard lock(places_.copies[(object.index + offset / kWriteBytesMax) % kPlaces]);
       if (absl::Status copied = CopyPiece(object, {offset, next - offset}); !copied.ok()) return copied;
       offset = next;
     }
@@ -98,6 +99,11 @@ class CacheFiller::Writer {
   }
 
  private:
+  std::shared_lock<std::shared_mutex> EnterCopy() {
+    const std::lock_guard gate(places_.gate);
+    return std::shared_lock(places_.copying);
+  }
+
   // An entry of the table may be given to another blob at any time; the file that was opened is the right one
   // if it was still the same afterwards.
   absl::Status OpenBlob(uint32_t blob, uint32_t generation) {
@@ -327,8 +333,8 @@ absl::Status CacheFiller::DropAbsent(uint32_t blob) {
   const Shape shape{record.size, record.chunk_shift};
   // No writer is between its last look at the bits and its write: what is absent now is not written from here
   // on.
-  std::vector<std::unique_lock<std::mutex>> locks;
-  for (std::mutex& place : places_) locks.emplace_back(place);
+  const std::lock_guard gate(places_.gate);
+  const std::lock_guard nobody_copies(places_.copying);
   std::vector<ByteRange> absent;
   for (uint64_t chunk = 0; chunk < shape.ChunkCount(); ++chunk) {
     if (TestBit(record.present, chunk)) continue;

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -104,7 +105,13 @@ class CacheFiller {
   // Two copies of the same bytes don't overtake each other: one may have read them before they were taken
   // back. By object and offset; held from the read to the write.
   static constexpr size_t kPlaces = 64;
-  using Places = std::array<std::mutex, kPlaces>;
+  struct Places {
+    std::array<std::mutex, kPlaces> copies;
+    // Shared by who copies, before its place; alone, nobody is between a read and its write. A shared_mutex
+    // would let those who share starve the other: all pass the gate first.
+    std::mutex gate;
+    std::shared_mutex copying;
+  };
 
   void Work();
   absl::Status Execute(const Job& job, Writer& writer);

@@ -131,6 +131,26 @@ absl::Status CacheCuller::Discard(const Digest& digest) {
   });
 }
 
+// The kernel marks files as its own only for those who would remove them. It looks for data before each read
+// of a copy, and asks for what it does not find.
+absl::Status CacheCuller::Drop(const std::string& name, const std::vector<ByteRange>& ranges) {
+  absl::Status status;
+  for (const Entry& entry : Entries(absl::StrCat(kTextKeyPrefix, name))) {
+    const Descriptor directory = OpenDirectory(directory_.get(), entry.directory);
+    const Descriptor file(openat(directory.get(), entry.name.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    // ENOENT: it was discarded meanwhile.
+    bool dropped = file.valid() || errno == ENOENT;
+    for (size_t i = 0; file.valid() && dropped && i < ranges.size(); ++i) {
+      dropped = fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                          static_cast<off_t>(ranges[i].offset), static_cast<off_t>(ranges[i].length)) == 0;
+    }
+    if (!dropped)
+      status =
+          absl::UnavailableError(absl::StrCat("take bytes out of ", entry.name, ": ", std::strerror(errno)));
+  }
+  return status;
+}
+
 uint64_t CacheCuller::MakeRoom(uint64_t bytes) {
   return OnThread<uint64_t>([this, bytes] {
     std::vector<Entry> entries = Entries(kTextKeyPrefix);

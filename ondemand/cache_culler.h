@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/digest.h"
+#include "node/geometry.h"
 #include "ondemand/keeper/descriptor.h"
 
 namespace sluice::ondemand {
@@ -37,6 +38,10 @@ class CacheCuller {
   // Discards all copies of the blob, in every volume. Errors: FailedPrecondition if one is in use (the others
   // are gone); Unavailable. OK if there is none.
   absl::Status Discard(const Digest& digest);
+  // Takes the ranges out of all copies whose name begins so, in every volume, though they be in use: the
+  // kernel then asks for them again. On the caller's thread. REQUIRES: the ranges are whole pages. Errors:
+  // Unavailable. OK if there is none.
+  absl::Status Drop(const std::string& name, const std::vector<ByteRange>& ranges);
   // Discards the copies that were opened longest ago until about `bytes` are free. Returns how many were
   // freed.
   uint64_t MakeRoom(uint64_t bytes);

@@ -79,6 +79,9 @@ class CacheFiller::Writer {
         make_room_(std::move(make_room)),
         buffer_(static_cast<char*>(std::aligned_alloc(kPageBytes, kWriteBytesMax)), &std::free) {}
 
+  // Keeps no blob's file open, so that one that is evicted gives its room back.
+  void Close() { file_.reset(); }
+
   // The pages that the range lies on.
   absl::Status Copy(const CacheObjects::Object& object, ByteRange range) {
     if (absl::Status opened = OpenBlob(object.blob, object.blob_generation); !opened.ok()) return opened;
@@ -87,7 +90,8 @@ class CacheFiller::Writer {
     for (uint64_t offset = DownToPage(range.offset); offset < end;) {
       // Up to the next multiple, so that each byte has one place to be locked by.
       const uint64_t next = std::min(end, (offset / kWriteBytesMax + 1) * kWriteBytesMax);
-      const std::lock_guard lock(places_[(object.index + offset / kWriteBytesMax) % kPlaces]);
+      const std::shared_lock copying = EnterCopy();
+      const std::lock_guard lock(places_.copies[(object.index + offset / kWriteBytesMax) % kPlaces]);
       if (absl::Status copied = CopyPiece(object, {offset, next - offset}); !copied.ok()) return copied;
       offset = next;
     }
@@ -95,6 +99,11 @@ class CacheFiller::Writer {
   }
 
  private:
+  std::shared_lock<std::shared_mutex> EnterCopy() {
+    const std::lock_guard gate(places_.gate);
+    return std::shared_lock(places_.copying);
+  }
+
   // An entry of the table may be given to another blob at any time; the file that was opened is the right one
   // if it was still the same afterwards.
   absl::Status OpenBlob(uint32_t blob, uint32_t generation) {
@@ -184,11 +193,11 @@ class CacheFiller::Writer {
 };
 
 CacheFiller::CacheFiller(std::shared_ptr<keeper::Journal> journal, CacheObjects& objects,
-                         std::string blobs_dir, MakeRoom make_room, std::string doubts_dir)
+                         std::string blobs_dir, Copies by_name, std::string doubts_dir)
     : journal_(std::move(journal)),
       objects_(objects),
       blobs_dir_(std::move(blobs_dir)),
-      make_room_(std::move(make_room)),
+      by_name_(std::move(by_name)),
       doubts_dir_(std::move(doubts_dir)) {
   if (!doubts_dir_.empty()) mkdir(doubts_dir_.c_str(), 0700);
   for (int i = 0; i < kWorkers; ++i) threads_.emplace_back([this] { Work(); });
@@ -226,7 +235,7 @@ void CacheFiller::Fill(uint32_t object, uint32_t blob, ByteRange range, Instant 
 
 void CacheFiller::Work() {
   prctl(PR_SET_NAME, "cache-fill");
-  Writer writer(*journal_, blobs_dir_, places_, make_room_);
+  Writer writer(*journal_, blobs_dir_, places_, by_name_.make_room);
   std::unique_lock lock(mutex_);
   for (;;) {
     work_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
@@ -237,6 +246,7 @@ void CacheFiller::Work() {
     absl::Status status = Execute(job, writer);
     std::move(job.done)(std::move(status));
     lock.lock();
+    if (jobs_.empty()) writer.Close();
   }
 }
 
@@ -283,10 +293,24 @@ void CacheFiller::OnDiscarded(const Digest& digest) {
   if (!doubts_dir_.empty()) unlink(absl::StrCat(doubts_dir_, "/", digest.Hex()).c_str());
 }
 
-void CacheFiller::Revoke(uint32_t blob) {
+bool CacheFiller::InDoubt(uint32_t blob) const {
+  return !doubts_dir_.empty() && access(DoubtPath(journal_->layout().blobs[blob]).c_str(), F_OK) == 0;
+}
+
+absl::Status CacheFiller::Revoke(uint32_t blob) {
   const keeper::BlobRecord& record = journal_->layout().blobs[blob];
   // For the next daemon. It need not survive a crash of the machine: nor do copies that are in use.
   if (!doubts_dir_.empty()) Descriptor(open(DoubtPath(record).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  NoteRevoked(blob);
+  absl::Status dropped = DropAbsent(blob);
+  if (dropped.ok()) return dropped;
+  return absl::UnavailableError(absl::StrCat("the kernel's copy of blob ",
+                                             std::string(record.name, sizeof(record.name)),
+                                             " may have what was taken back: ", dropped.message()));
+}
+
+void CacheFiller::NoteRevoked(uint32_t blob) {
+  const keeper::BlobRecord& record = journal_->layout().blobs[blob];
   const std::lock_guard lock(copies_mutex_);
   ++revocations_;
   Revoked& revoked = revoked_[blob];
@@ -304,6 +328,52 @@ void CacheFiller::Revoke(uint32_t blob) {
   }
 }
 
+absl::Status CacheFiller::DropAbsent(uint32_t blob) {
+  const keeper::BlobRecord& record = journal_->layout().blobs[blob];
+  const Shape shape{record.size, record.chunk_shift};
+  // No writer is between its last look at the bits and its write: what is absent now is not written from here
+  // on.
+  const std::lock_guard gate(places_.gate);
+  const std::lock_guard nobody_copies(places_.copying);
+  std::vector<ByteRange> absent;
+  for (uint64_t chunk = 0; chunk < shape.ChunkCount(); ++chunk) {
+    if (TestBit(record.present, chunk)) continue;
+    const ByteRange range = shape.RangeOf(chunk);
+    const uint64_t end = UpToPage(range.end());
+    if (!absent.empty() && absent.back().end() == range.offset) {
+      absent.back().length = end - absent.back().offset;
+    } else {
+      absent.push_back({range.offset, end - range.offset});
+    }
+  }
+  if (absent.empty()) return absl::OkStatus();
+  absl::Status dropped = by_name_.drop(std::string(record.name, sizeof(record.name)), absent);
+  return dropped.ok() ? CheckDropped(blob, absent) : dropped;
+}
+
+// A copy that has no name yet can't be found by it.
+absl::Status CacheFiller::CheckDropped(uint32_t blob, const std::vector<ByteRange>& ranges) {
+  const keeper::JournalLayout& layout = journal_->layout();
+  for (uint32_t i = 0; i < keeper::kObjectsMax; ++i) {
+    const uint32_t generation = layout.object_generations[i].load(std::memory_order_acquire);
+    if (!keeper::ObjectIsOpen(generation) || layout.objects[i].blob != blob) continue;
+    const std::optional<CacheObjects::Object> object = objects_.Await(i, kObjectWaitMax);
+    if (!object) {
+      // Closed meanwhile: it has got its name, and what it has is seen to when it is opened again.
+      if (layout.object_generations[i].load(std::memory_order_acquire) != generation) continue;
+      return absl::UnavailableError("it is open, and not at hand");
+    }
+    for (const ByteRange& range : ranges) {
+      const off_t data = lseek(object->file->get(), static_cast<off_t>(range.offset), SEEK_DATA);
+      if (data >= 0 && static_cast<uint64_t>(data) < range.end())
+        return absl::UnavailableError("it is open, and has no name to reach it by");
+      // ENXIO: there is nothing behind. ENOBUFS: it has no file (yet), so nothing that has no name.
+      if (data < 0 && errno != ENXIO && errno != ENOBUFS) return DiskError("look through it");
+    }
+  }
+  return absl::OkStatus();
+}
+
 void CacheFiller::Sweep() {
   prctl(PR_SET_NAME, "cache-sweep");
   // What nobody has asked for is not worth discarding anything.
@@ -318,6 +388,7 @@ void CacheFiller::Sweep() {
     if (stopping_) return;
     lock.unlock();
     wrote = SweepObjects(writer);
+    writer.Close();
     lock.lock();
   }
 }
@@ -392,8 +463,7 @@ CacheFiller::Copy& CacheFiller::CopyOf(const CacheObjects::Object& object, const
   const uint64_t count = shape.ChunkCount();
   const size_t words = (count + 63) / 64;
   copy = {object.generation, object.blob, std::vector<uint64_t>(words), std::vector<uint64_t>(words)};
-  const keeper::BlobRecord& record = journal_->layout().blobs[object.blob % keeper::kBlobsMax];
-  if (!doubts_dir_.empty() && access(DoubtPath(record).c_str(), F_OK) == 0) {
+  if (InDoubt(object.blob % keeper::kBlobsMax)) {
     std::fill(copy.revoked.begin(), copy.revoked.end(), ~uint64_t{0});
     return copy;
   }

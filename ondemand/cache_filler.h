@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -33,12 +34,19 @@ class CacheFiller {
   using Done = absl::AnyInvocable<void(absl::Status) &&>;
   // Makes the kernel discard copies that nobody uses; returns whether that made room.
   using MakeRoom = std::function<bool()>;
+  // Takes the ranges out of all copies that have a name, used or not; as CacheCuller::Drop.
+  using Drop = std::function<absl::Status(const std::string& name, const std::vector<ByteRange>& ranges)>;
+  // What it does to the kernel's copies by their names.
+  struct Copies {
+    MakeRoom make_room;
+    Drop drop;
+  };
 
   // The objects outlive it. Blobs' files are in `blobs_dir`, named as in the journal. `doubts_dir`, made if
   // it is missing, keeps the names of blobs whose copies may have what was taken back; without it they are
   // known for as long as this object lives.
   CacheFiller(std::shared_ptr<keeper::Journal> journal, CacheObjects& objects, std::string blobs_dir,
-              MakeRoom make_room, std::string doubts_dir = "");
+              Copies by_name, std::string doubts_dir = "");
   ~CacheFiller() { Stop(); }
   CacheFiller(const CacheFiller&) = delete;
   CacheFiller& operator=(const CacheFiller&) = delete;
@@ -51,8 +59,12 @@ class CacheFiller {
   // (the object is not open; the bytes were taken back; the disk fails), DeadlineExceeded, Cancelled.
   void Fill(uint32_t object, uint32_t blob, ByteRange range, Instant deadline, Done done);
 
-  // Chunks of the blob were taken back: they are written again when they are present again.
-  void Revoke(uint32_t blob);
+  // Chunks of the blob were taken back: the kernel's copies lose all that is absent now, so that the kernel
+  // asks for it again, and are written again when it is present again. A read that the kernel had begun gets
+  // what was there, or nothing of it. Errors: Unavailable (a copy has it still); to be repeated.
+  absl::Status Revoke(uint32_t blob);
+  // Whether chunks of the blob were taken back, now or by a predecessor, whose copies may not all know it.
+  bool InDoubt(uint32_t blob) const;
   // The blob's copies are gone.
   void OnDiscarded(const Digest& digest);
   // There may be more to copy than what was asked for.
@@ -93,7 +105,13 @@ class CacheFiller {
   // Two copies of the same bytes don't overtake each other: one may have read them before they were taken
   // back. By object and offset; held from the read to the write.
   static constexpr size_t kPlaces = 64;
-  using Places = std::array<std::mutex, kPlaces>;
+  struct Places {
+    std::array<std::mutex, kPlaces> copies;
+    // Shared by who copies, before its place; alone, nobody is between a read and its write. A shared_mutex
+    // would let those who share starve the other: all pass the gate first.
+    std::mutex gate;
+    std::shared_mutex copying;
+  };
 
   void Work();
   absl::Status Execute(const Job& job, Writer& writer);
@@ -106,6 +124,9 @@ class CacheFiller {
   void NoteWritten(const CacheObjects::Object& object, const Shape& shape, uint64_t chunk,
                    uint64_t revocations);
   Copy& CopyOf(const CacheObjects::Object& object, const Shape& shape);
+  void NoteRevoked(uint32_t blob);
+  absl::Status DropAbsent(uint32_t blob);
+  absl::Status CheckDropped(uint32_t blob, const std::vector<ByteRange>& ranges);
   std::string DoubtPath(const keeper::BlobRecord& record) const;
   bool ReadersWait();
   bool Stopping();
@@ -113,7 +134,7 @@ class CacheFiller {
   const std::shared_ptr<keeper::Journal> journal_;
   CacheObjects& objects_;
   const std::string blobs_dir_;
-  const MakeRoom make_room_;
+  const Copies by_name_;
   const std::string doubts_dir_;
 
   std::mutex mutex_;  // guards what follows

@@ -68,7 +68,11 @@ void Door::StartCache() {
   culler_ = std::make_unique<CacheCuller>(say, keeper_->DuplicateTree());
   filler_ = std::make_shared<CacheFiller>(
       keeper_->journal(), *keeper_->objects(), options_.blobs_dir,
-      [this] { return culler_->MakeRoom(kRoomBytes) > 0; }, options_.cache_dir + "/doubts");
+      CacheFiller::Copies{[this] { return culler_->MakeRoom(kRoomBytes) > 0; },
+                          [this](const std::string& name, const std::vector<ByteRange>& ranges) {
+                            return culler_->Drop(name, ranges);
+                          }},
+      options_.cache_dir + "/doubts");
 }
 
 // The kernel's own copy is what its readers read.
@@ -86,20 +90,21 @@ Door::Door(DoorOptions options, std::unique_ptr<KeeperClient> keeper)
     : options_(std::move(options)), keeper_(std::move(keeper)) {}
 
 Door::~Door() {
-  Stop();
+  (void)Stop();
 }
 
-void Door::Stop() {
+absl::Status Door::Stop() {
   const std::lock_guard lock(mutex_);
-  if (std::exchange(stopped_, true)) return;
+  if (std::exchange(stopped_, true)) return absl::OkStatus();
   pump_->Stop();
   // Detaching the mirrors would clear the bits that the keeper goes on to answer from while we are away.
   keeper_->journal()->KeepMapped();
-  keeper_->Detach();
+  absl::Status detached = keeper_->Detach();
   // After that, so that what it gives up waits for the next daemon; before the blobs' files may go. A ticket
   // that is completed now may keep the filler alive for longer than what it works with.
   if (filler_) filler_->Stop();
   guarded_.clear();
+  return detached;
 }
 
 absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
@@ -116,16 +121,17 @@ absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
   const std::lock_guard lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
   if (guarded_.contains(blob->digest())) return absl::OkStatus();
+  const bool inherited = keeper_->FindEntry(blob->digest()).has_value();
   const absl::StatusOr<BlobEntry> entry = keeper_->Guard(file);
   if (!entry.ok()) return entry.status();
-  // A predecessor's mark: it may have known of more than we can prove.
-  if (keeper_->IsMarkedComplete(*entry) && !blob->presence().complete()) {
-    if (absl::Status cleared = keeper_->ClearComplete(*entry); !cleared.ok()) return cleared;
-  }
-  blob->presence().Attach(keeper_->Mirror(*entry));
   const Digest digest = blob->digest();
+  // The bits first: they say what may be read whatever fails from here on.
+  blob->presence().Attach(keeper_->Mirror(*entry));
+  const bool complete = blob->presence().complete();
   guarded_.emplace(digest, std::make_unique<Guarded>(Guarded{Blob::Lease(std::move(blob)), *entry}));
-  return absl::OkStatus();
+  // A predecessor may have known of more than we can prove, or have taken back what it told nobody of.
+  const bool doubted = filler_ ? filler_->InDoubt(entry->value()) : inherited && !complete;
+  return doubted ? TakeBack(*entry) : absl::OkStatus();
 }
 
 absl::Status Door::UnguardBlob(const Digest& digest) {
@@ -167,12 +173,27 @@ absl::Status Door::OnBlobComplete(const Digest& digest) {
 }
 
 absl::Status Door::OnBlobRevoked(const Digest& digest) {
+  return RefuseBlob(digest);
+}
+
+// REQUIRES: mutex_ is held
+absl::Status Door::TakeBack(BlobEntry entry) {
+  return filler_ ? filler_->Revoke(entry.value()) : keeper_->ClearComplete(entry);
+}
+
+absl::Status Door::RefuseBlob(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
-  if (stopped_ || found == guarded_.end()) return absl::OkStatus();
-  if (filler_) filler_->Revoke(found->second->entry.value());
-  if (options_.backend == Backend::kCachefiles) return absl::OkStatus();
-  return keeper_->ClearComplete(found->second->entry);
+  if (stopped_) return absl::OkStatus();
+  return found != guarded_.end() ? TakeBack(found->second->entry) : TakeBackInherited(digest);
+}
+
+// REQUIRES: mutex_ is held
+absl::Status Door::TakeBackInherited(const Digest& digest) {
+  const std::optional<BlobEntry> entry = keeper_->FindEntry(digest);
+  if (!entry) return absl::OkStatus();
+  for (PresenceMap::Word& word : keeper_->Mirror(*entry)) word.store(0, std::memory_order_seq_cst);
+  return TakeBack(*entry);
 }
 
 absl::StatusOr<BlobEntry> Door::EntryOf(const Digest& digest) const {
@@ -239,6 +260,18 @@ absl::Status Door::UnmountImage(const std::string& mount_point) {
 
 absl::StatusOr<std::vector<MountedImage>> Door::Mounts() {
   return keeper_->ListMounts();
+}
+
+absl::Status Door::AdoptOrphan(const ErofsInstance& instance, const std::vector<Digest>& blobs) {
+  const std::lock_guard lock(mutex_);
+  if (stopped_) return absl::CancelledError("the door has stopped");
+  std::vector<BlobEntry> entries;
+  for (const Digest& digest : blobs) {
+    const absl::StatusOr<BlobEntry> entry = EntryOf(digest);
+    if (!entry.ok()) return entry.status();
+    entries.push_back(*entry);
+  }
+  return keeper_->AdoptOrphan(instance, entries);
 }
 
 HitCounts Door::Hits(const Digest& digest) const {

@@ -68,13 +68,16 @@ class Door {
   Door& operator=(const Door&) = delete;
   // Idempotent. Tickets that are still out wait for the next daemon, until their deadline; completing them
   // has no effect any more. The keeper goes on to answer from the blobs' presence maps, which stay mirrored
-  // until the process ends. REQUIRES: no chunk of a complete blob is revoked and none evicted from now on
-  void Stop();
+  // until the process ends. REQUIRES: no chunk of a complete blob is revoked and none evicted from now on.
+  // Errors: Unavailable (images are mounted, and no keeper lives or could be started: once this process has
+  // ended their holes are read as zeros, or their readers get errors).
+  absl::Status Stop();
 
   // Makes the keeper know the blob and mirrors its presence map into the keeper's memory; the blob stays
   // leased until it is unguarded. `file_fd` is the store's file, used only during the call. Idempotent.
   // Errors: NotFound (no such file in blobs_dir), FailedPrecondition (file_fd is another file than the one
-  // in blobs_dir, or its size is not the blob's), ResourceExhausted (4,096 blobs are guarded), Unavailable.
+  // in blobs_dir, or its size is not the blob's), ResourceExhausted (4,096 blobs are guarded), Unavailable
+  // (then it may be guarded all the same, with what a predecessor knew of it still read unasked: RefuseBlob).
   absl::Status GuardBlob(std::shared_ptr<Blob> blob, int file_fd);
   // Also what was guarded before this daemon started. Errors: FailedPrecondition while a mount uses the blob;
   // Unavailable. OK if it is not guarded.
@@ -85,8 +88,13 @@ class Door {
   // Takes the kernel's events off a blob whose every chunk is present, synced and verified. Does nothing if
   // the blob is not complete or not guarded.
   absl::Status OnBlobComplete(const Digest& digest);
-  // To be called after a chunk's presence bit was cleared, before its bytes are touched: reads ask again.
+  // To be called after a chunk's presence bit was cleared, before its bytes are touched: reads ask again, and
+  // what the kernel has of it apart from the store is dropped. After an error it may be read unasked still;
+  // to be repeated. Errors: Unavailable.
   absl::Status OnBlobRevoked(const Digest& digest);
+  // The same of a blob that a predecessor has guarded and we don't: nothing of it is read unasked any more.
+  // OK if nobody guards it.
+  absl::Status RefuseBlob(const Digest& digest);
 
   // Whether the kernel reads the bootstrap through the door too, so that it is to be guarded as the image's
   // blobs are (cachefiles).
@@ -100,6 +108,13 @@ class Door {
   absl::Status UnmountImage(const std::string& mount_point);
   // Mounts that exist now, also those made before this daemon started.
   absl::StatusOr<std::vector<MountedImage>> Mounts();
+  // Whether the file system, mounted or not, was mounted by this door's keeper or one that it succeeded.
+  bool Serves(const ErofsInstance& instance) const { return keeper_->Serves(instance); }
+  // Takes a file system over whose keeper is gone, and that nobody guards since (fanotify): reads of these
+  // blobs, which it has as devices, ask again from now on, once the kernel was made to forget what it has
+  // read of them: DropCachedPages. The keeper stays until it is gone. Errors: FailedPrecondition (a blob is
+  // not guarded; another backend), NotFound (it is gone), Unavailable.
+  absl::Status AdoptOrphan(const ErofsInstance& instance, const std::vector<Digest>& blobs);
 
   // Discards what the kernel has of the blob apart from the store. Errors: FailedPrecondition while it is in
   // use; Unavailable.
@@ -128,6 +143,8 @@ class Door {
   void StartCache();
   TicketPump::Deliver CacheDelivery() const;
   absl::StatusOr<BlobEntry> EntryOf(const Digest& digest) const;
+  absl::Status TakeBack(BlobEntry entry);
+  absl::Status TakeBackInherited(const Digest& digest);
 
   const DoorOptions options_;
   const std::unique_ptr<KeeperClient> keeper_;

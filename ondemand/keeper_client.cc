@@ -48,11 +48,22 @@ Stored TakeFrom(DescriptorStore& store) {
           store.Take(kStoredCompletions)};
 }
 
+absl::Status UnreadableStore(const keeper::Error& error) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the service manager holds the mounts of another version of sluice (", error.text,
+      "); end what reads from them, unmount them, and stop the service before starting it again"));
+}
+
 // Without mounts the keeper leaves, and nothing is to hold its door open.
 bool AnyMountIn(const keeper::Journal& journal) {
   const auto& mounts = journal.layout().mounts;
   return std::any_of(std::begin(mounts), std::end(mounts),
                      [](const keeper::MountRecord& record) { return record.in_use != 0; });
+}
+
+ErofsInstance InstanceOf(const keeper::MountRecord& record) {
+  return {std::string(record.sysfs_name, strnlen(record.sysfs_name, sizeof(record.sysfs_name))),
+          record.sysfs_inode, BootId()};
 }
 
 absl::Status FromErrno(int error, const std::string& text) {
@@ -152,11 +163,12 @@ class SpawnActions {
 
 }  // namespace
 
-std::optional<keeper::DoorKind> DoorThatWaits(const DescriptorStore& store) {
+absl::StatusOr<std::optional<keeper::DoorKind>> DoorThatWaits(const DescriptorStore& store) {
   const int file = store.Peek(kStoredJournal);
   if (file < 0) return std::nullopt;
   keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(file);
-  if (!journal.ok() || !AnyMountIn(*journal.value())) return std::nullopt;
+  if (!journal.ok()) return UnreadableStore(journal.error());
+  if (!AnyMountIn(*journal.value())) return std::nullopt;
   return journal.value()->layout().door;
 }
 
@@ -190,7 +202,7 @@ absl::StatusOr<std::unique_ptr<KeeperClient>> KeeperClient::Connect(KeeperClient
                      "; if that does not pass, unmount the images, stop the service and start it again"));
   }
   if (!status.ok()) return status;
-  client->StoreDescriptors();
+  if (absl::Status stored = client->StoreDescriptors(); !stored.ok()) return stored;
   client->watcher_ = std::thread([raw = client.get()] { raw->WatchKeeper(); });
   return client;
 }
@@ -205,15 +217,33 @@ void KeeperClient::StopWatching() {
   if (watcher_.joinable()) watcher_.join();
 }
 
-void KeeperClient::Detach() {
+absl::Status KeeperClient::Detach() {
   StopWatching();
   const std::lock_guard lock(mutex_);
-  if (std::exchange(detached_, true)) return;
-  keeper::PlainRequest goodbye{{.kind = keeper::RequestKind::kGoodbye}};
-  // Without an answer there is nothing left to do: the keeper learns of our end when our process ends.
-  (void)CallLocked(&goodbye, sizeof(goodbye), {});
-  if (options_.descriptor_store != nullptr && !AnyMountIn(*journal_)) options_.descriptor_store->Clear();
+  if (std::exchange(detached_, true)) return absl::OkStatus();
+  const auto give_up = std::chrono::steady_clock::now() + options_.call_timeout;
+  absl::Status status = SayGoodbye();
+  // A keeper that lives and does not answer learns of our end when our process ends.
+  while (!status.ok() && KeeperIsDead() && AnyMountIn(*journal_) &&
+         std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(kRetryMs));
+    status = SayGoodbye();
+  }
+  const bool mounts = AnyMountIn(*journal_);
+  if (options_.descriptor_store != nullptr && !mounts) options_.descriptor_store->Clear();
   socket_.reset();
+  if (!mounts || !KeeperIsDead()) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("images are mounted and no keeper lives: ", status.message()));
+}
+
+// REQUIRES: mutex_ is held
+absl::Status KeeperClient::SayGoodbye() {
+  if (KeeperIsDead()) {
+    if (!AnyMountIn(*journal_)) return absl::UnavailableError("there is no keeper");
+    if (absl::Status back = Reattach(); !back.ok()) return back;
+  }
+  const keeper::PlainRequest goodbye{{.kind = keeper::RequestKind::kGoodbye}};
+  return CallLocked(&goodbye, sizeof(goodbye), {}).status();
 }
 
 // What a daemon and a keeper that are both dead have left; nothing if they left nothing.
@@ -226,11 +256,7 @@ absl::Status KeeperClient::TakeStored() {
     return absl::OkStatus();
   }
   keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(stored.journal.get());
-  if (!journal.ok()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the service manager holds the mounts of another version of sluice (", journal.error().text,
-        "); end what reads from them, unmount them, and stop the service before starting it again"));
-  }
+  if (!journal.ok()) return UnreadableStore(journal.error());
   const keeper::DoorKind door = journal.value()->layout().door;
   if (door != options_.door && !AnyMountIn(*journal.value())) {
     stored = {};
@@ -252,18 +278,28 @@ absl::Status KeeperClient::TakeStored() {
   return absl::OkStatus();
 }
 
-void KeeperClient::StoreDescriptors() {
+absl::Status KeeperClient::StoreDescriptors() {
   DescriptorStore* store = options_.descriptor_store;
-  if (store == nullptr || took_stored_) return;
-  const Stored stored = TakeFrom(*store);
-  // Of one set the journal tells.
-  if (stored.complete() && SameFile(stored.journal.get(), journal_->fd())) return;
+  if (store == nullptr || took_stored_) return absl::OkStatus();
+  const bool ours = store->Peek(kStoredJournal) >= 0 && SameFile(store->Peek(kStoredJournal), journal_->fd());
+  if (!ours) {
+    // Its readers would get zeros: their door is held open by nobody else.
+    const absl::StatusOr<std::optional<keeper::DoorKind>> waiting = DoorThatWaits(*store);
+    if (!waiting.ok()) return waiting.status();
+    if (waiting->has_value()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the service manager holds mounts of another keeper than the one at ", options_.runtime_dir,
+          "; set runtimeDir to what it was, or unmount them and stop the service before starting it again"));
+    }
+  }
+  if (TakeFrom(*store).complete() && ours) return absl::OkStatus();
   // An old set would hold a door open that nobody looks after.
   store->Clear();
   store->Keep(kStoredJournal, journal_->fd());
   store->Keep(kStoredCompletions, completions_.get());
   store->Keep(kStoredRequests, requests_.get());
   store->Keep(kStoredTree, tree_.get());
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Descriptor> KeeperClient::Dial() const {
@@ -533,10 +569,6 @@ absl::Status KeeperClient::ClearComplete(BlobEntry entry) {
   return CallOnEntry(keeper::RequestKind::kClearComplete, entry);
 }
 
-bool KeeperClient::IsMarkedComplete(BlobEntry entry) const {
-  return journal_->layout().blobs[entry.value()].complete.load() != 0;
-}
-
 std::span<PresenceMap::Word> KeeperClient::Mirror(BlobEntry entry) {
   return journal_->layout().blobs[entry.value()].present;
 }
@@ -601,7 +633,7 @@ absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
     absl::StatusOr<keeper::Reply> reply = CallKeeper(&request, sizeof(request));
     if (!reply.ok()) return reply.status();
     if (reply->value <= next) break;
-    MountedImage image{reply->mount.mount_point, reply->mount.label, {}};
+    MountedImage image{reply->mount.mount_point, reply->mount.label, {}, InstanceOf(reply->mount)};
     for (uint32_t i = 0; i < reply->mount.device_count; ++i) {
       if (const std::optional<Digest> digest = DigestOf(reply->mount.devices[i]))
         image.devices.push_back(*digest);
@@ -610,6 +642,23 @@ absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
     next = reply->value;
   }
   return mounts;
+}
+
+absl::Status KeeperClient::AdoptOrphan(const ErofsInstance& instance, std::span<const BlobEntry> devices) {
+  keeper::OrphanCall call;
+  if (devices.size() > keeper::kDevicesMax || !keeper::CopyText(instance.name, call.sysfs_name))
+    return absl::InvalidArgumentError("the file system has too many blobs, or too long a name");
+  call.device_count = static_cast<uint32_t>(devices.size());
+  for (size_t i = 0; i < devices.size(); ++i) call.devices[i] = devices[i].value();
+  call.sysfs_inode = instance.inode;
+  return CallKeeper(&call, sizeof(call)).status();
+}
+
+bool KeeperClient::Serves(const ErofsInstance& instance) const {
+  const auto& mounts = journal_->layout().mounts;
+  return std::any_of(std::begin(mounts), std::end(mounts), [&](const keeper::MountRecord& record) {
+    return record.in_use != 0 && InstanceOf(record) == instance;
+  });
 }
 
 KeeperCounters KeeperClient::counters() const {

@@ -20,6 +20,7 @@
 #include "node/presence_map.h"
 #include "ondemand/cache_objects.h"
 #include "ondemand/descriptor_store.h"
+#include "ondemand/erofs_instance.h"
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/wire.h"
@@ -63,6 +64,7 @@ struct MountedImage {
   std::string mount_point;
   std::string label;
   std::vector<Digest> devices;
+  ErofsInstance instance = {};
 };
 
 // Reads of one blob that the keeper let pass by itself, since it was guarded.
@@ -83,8 +85,9 @@ struct KeeperCounters {
 };
 
 // The door of mounts whose daemon and keeper are both dead, if the store has kept it for them: their readers
-// wait.
-std::optional<keeper::DoorKind> DoorThatWaits(const DescriptorStore& store);
+// wait. Errors: FailedPrecondition (what is kept is of another version of sluice, or damaged: nobody can say
+// that there are none, and they must not be let go).
+absl::StatusOr<std::optional<keeper::DoorKind>> DoorThatWaits(const DescriptorStore& store);
 
 // The daemon's line to the keeper. Starts a keeper where none runs, and when the keeper dies puts a successor
 // in its place that takes over its events: calls made meanwhile wait, within their time limit. A keeper that
@@ -97,13 +100,16 @@ class KeeperClient {
   // Errors: FailedPrecondition (another daemon is attached, or the keeper could not set up its watch: the
   // message says why), Unavailable.
   static absl::StatusOr<std::unique_ptr<KeeperClient>> Connect(KeeperClientOptions options);
-  // As Detach, but says no goodbye: the keeper treats us as attached while our process lives.
+  // Says no goodbye: the keeper treats us as attached while our process lives.
   ~KeeperClient();
   KeeperClient(const KeeperClient&) = delete;
   KeeperClient& operator=(const KeeperClient&) = delete;
 
-  // Tells the keeper that this daemon works no ticket any more. A keeper without mounts then exits.
-  void Detach();
+  // Tells the keeper that this daemon works no ticket any more. A keeper without mounts then exits. Where
+  // images are mounted and the keeper is dead, another one is put there first: the kernel's side would go
+  // with this process, and holes read as zeros. Errors: Unavailable (there are mounts, and there was no
+  // keeper to be had in call_timeout).
+  absl::Status Detach();
 
   // Idempotent by file. Errors: as Door::GuardBlob.
   absl::StatusOr<BlobEntry> Guard(const BlobFile& file);
@@ -114,9 +120,7 @@ class KeeperClient {
   // The place of a blob that is guarded, by whomever.
   std::optional<BlobEntry> FindEntry(const Digest& digest) const;
 
-  // Whether reads of the blob's file raise no event any more (its ignore mark). Marking and clearing are
-  // idempotent.
-  bool IsMarkedComplete(BlobEntry entry) const;
+  // Takes the kernel's events off the blob's file (its ignore mark), or puts them back. Idempotent.
   absl::Status MarkComplete(BlobEntry entry);
   absl::Status ClearComplete(BlobEntry entry);
 
@@ -131,6 +135,11 @@ class KeeperClient {
   absl::Status Mount(const Image& image, const std::string& mount_point);
   absl::Status Unmount(const std::string& mount_point);
   absl::StatusOr<std::vector<MountedImage>> ListMounts();
+  // As Door::AdoptOrphan.
+  absl::Status AdoptOrphan(const ErofsInstance& instance, std::span<const BlobEntry> devices);
+  // Whether the keeper guards what that file system reads: one that it mounted, or that a predecessor did
+  // whose events it took over.
+  bool Serves(const ErofsInstance& instance) const;
 
   // The kernel's copies of blobs that are open; nullptr but with the cachefiles door. Lives as long as this.
   CacheObjects* objects() const { return objects_.get(); }
@@ -151,7 +160,7 @@ class KeeperClient {
   absl::Status Attach();
   absl::Status AdoptDescriptors(keeper::Message& reply);
   absl::Status TakeStored();
-  void StoreDescriptors();
+  absl::Status StoreDescriptors();
   absl::StatusOr<keeper::Descriptor> Dial() const;
   absl::Status Spawn(std::vector<std::string> arguments, std::span<const int> inherited,
                      const std::function<void()>& feed = nullptr) const;
@@ -160,6 +169,7 @@ class KeeperClient {
   enum class OldDaemon { kSelf, kDead };
   absl::Status StartSuccessor(OldDaemon old_daemon) const;
   absl::Status Reattach();
+  absl::Status SayGoodbye();
   absl::StatusOr<keeper::Reply> CallLocked(const void* request, size_t size,
                                            std::span<const int> descriptors);
   absl::StatusOr<keeper::Reply> CallKeeper(const void* request, size_t size,

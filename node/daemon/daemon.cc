@@ -170,9 +170,12 @@ std::vector<std::unique_ptr<api::GrpcService>> OneService(std::unique_ptr<Servic
 
 std::set<Digest> FilesOf(const MountTable& table) {
   std::set<Digest> files;
-  for (const MountEntry& entry : table.entries()) {
-    files.insert(entry.bootstrap.digest);
-    for (const BlobSpec& blob : entry.blobs) files.insert(blob.digest);
+  for (const std::vector<MountEntry>& entries : {table.entries(), table.detached()}) {
+    for (const MountEntry& entry : entries) {
+      if (!ondemand::Lives(entry.instance)) continue;
+      files.insert(entry.bootstrap.digest);
+      for (const BlobSpec& blob : entry.blobs) files.insert(blob.digest);
+    }
   }
   return files;
 }
@@ -388,7 +391,7 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
           [this](const Blob& blob) {
             std::lock_guard lock(mounter_mutex_);
             if (swarm_) swarm_->Forget(blob.digest());
-            if (mounter_) mounter_->OnBlobRevoked(blob);
+            return mounter_ ? mounter_->OnBlobRevoked(blob) : absl::OkStatus();
           },
       .is_mounted = [files = FilesOf(table)](const Digest& digest) { return files.contains(digest); },
       .alarm = [](std::string_view text) { spdlog::error("ALARM: {}", text); },
@@ -406,8 +409,10 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
 }
 
 absl::Status Daemon::Node::OpenDoor() {
-  absl::StatusOr<ondemand::BackendChoice> choice = ondemand::ChooseBackend(
-      config_.ondemand_backend, config_.data_dir, ondemand::DoorThatWaits(descriptors_));
+  const absl::StatusOr<std::optional<keeper::DoorKind>> waiting = ondemand::DoorThatWaits(descriptors_);
+  if (!waiting.ok()) return waiting.status();
+  absl::StatusOr<ondemand::BackendChoice> choice =
+      ondemand::ChooseBackend(config_.ondemand_backend, config_.data_dir, *waiting);
   if (!choice.ok()) return choice.status();
   backend_ = *std::move(choice);
   spdlog::info("kernel backend {}: {}", ondemand::BackendName(backend_.backend), backend_.reason);
@@ -525,6 +530,7 @@ absl::Status Daemon::Node::ServeHints() {
 void Daemon::Node::CheckFilesLater() {
   io_->PostAt(clock_.Now() + kFileCheckInterval, [this] {
     store_->CheckFiles();
+    mounter_->Tend();
     CheckFilesLater();
   });
 }

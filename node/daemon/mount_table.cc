@@ -37,9 +37,20 @@ json ToJson(const BlobSpec& spec) {
 json ToJson(const MountEntry& entry) {
   json blobs = json::array();
   for (const BlobSpec& spec : entry.blobs) blobs.push_back(ToJson(spec));
-  return {{"mountPoint", entry.mount_point},       {"reference", entry.reference},
-          {"manifest", entry.manifest.ToString()}, {"backend", entry.backend},
-          {"bootstrap", ToJson(entry.bootstrap)},  {"blobs", std::move(blobs)}};
+  json out = {{"mountPoint", entry.mount_point},       {"reference", entry.reference},
+              {"manifest", entry.manifest.ToString()}, {"backend", entry.backend},
+              {"bootstrap", ToJson(entry.bootstrap)},  {"blobs", std::move(blobs)}};
+  if (entry.instance.known()) {
+    out["instance"] = {
+        {"name", entry.instance.name}, {"inode", entry.instance.inode}, {"boot", entry.instance.boot}};
+  }
+  return out;
+}
+
+json ToJson(const std::vector<MountEntry>& entries) {
+  json out = json::array();
+  for (const MountEntry& entry : entries) out.push_back(ToJson(entry));
+  return out;
 }
 
 // The readers throw what is caught in Load.
@@ -71,6 +82,11 @@ MountEntry EntryFrom(const json& in) {
   entry.backend = in.at("backend").get<std::string>();
   entry.bootstrap = SpecFrom(in.at("bootstrap"));
   for (const json& blob : in.at("blobs")) entry.blobs.push_back(SpecFrom(blob));
+  if (in.contains("instance")) {
+    const json& instance = in.at("instance");
+    entry.instance = {instance.at("name").get<std::string>(), instance.at("inode").get<uint64_t>(),
+                      instance.at("boot").get<std::string>()};
+  }
   return entry;
 }
 
@@ -119,6 +135,9 @@ absl::StatusOr<MountTable> MountTable::Load(std::string path) {
     const json root = json::parse(text);
     if (root.at("version").get<int>() != kVersion) throw std::runtime_error("it is of another version");
     for (const json& entry : root.at("mounts")) table.entries_.push_back(EntryFrom(entry));
+    // Tables of before have none.
+    for (const json& entry : root.value("detached", json::array()))
+      table.detached_.push_back(EntryFrom(entry));
   } catch (const std::exception& e) {
     return absl::DataLossError(
         absl::StrCat("the table of mounts ", table.path_, " can't be read: ", e.what(),
@@ -144,15 +163,33 @@ absl::Status MountTable::Add(MountEntry entry) {
 
 absl::Status MountTable::Remove(const std::string& mount_point) {
   std::erase_if(entries_, [&](const MountEntry& e) { return e.mount_point == mount_point; });
-  return Save(entries_);
+  return Save();
+}
+
+absl::Status MountTable::Identify(const std::string& mount_point, const ondemand::ErofsInstance& instance) {
+  for (MountEntry& entry : entries_) {
+    if (entry.mount_point == mount_point) entry.instance = instance;
+  }
+  return Save();
+}
+
+absl::Status MountTable::Detach(const std::string& mount_point) {
+  const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const MountEntry& e) { return e.mount_point == mount_point; });
+  detached_.push_back(std::move(*found));
+  entries_.erase(found);
+  return Save();
+}
+
+absl::Status MountTable::RemoveDetached(const ondemand::ErofsInstance& instance) {
+  std::erase_if(detached_, [&](const MountEntry& e) { return e.instance == instance; });
+  return Save();
 }
 
 absl::Status MountTable::Save(const std::vector<MountEntry>& entries) const {
-  json mounts = json::array();
-  for (const MountEntry& entry : entries) mounts.push_back(ToJson(entry));
+  const json root = {{"version", kVersion}, {"mounts", ToJson(entries)}, {"detached", ToJson(detached_)}};
   const std::string fresh = path_ + ".new";
-  absl::Status status =
-      WriteSynced(fresh, json{{"version", kVersion}, {"mounts", std::move(mounts)}}.dump(2) + "\n");
+  absl::Status status = WriteSynced(fresh, root.dump(2) + "\n");
   if (status.ok() && std::rename(fresh.c_str(), path_.c_str()) != 0) status = DiskError("replace", path_);
   return status.ok() ? SyncFolder(path_) : status;
 }

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "node/blob.h"
 #include "node/digest.h"
+#include "ondemand/erofs_instance.h"
 
 namespace sluice {
 
@@ -18,11 +19,15 @@ struct MountEntry {
   std::string backend;
   BlobSpec bootstrap;
   std::vector<BlobSpec> blobs;  // in the order of the bootstrap's device table
+  // Known once it was mounted.
+  ondemand::ErofsInstance instance = {};
 };
 
 // The table of mounts: a small JSON file of its own, so that a damaged index can't make a daemon forget which
 // files the kernel still reads from. An entry is written before its mount is made and removed after it is
-// gone.
+// gone. One whose file system somebody uses when it is unmounted (below an overlay, by an open file, in
+// another mount namespace) is detached: it is kept, beside what may be mounted at its place anew, until its
+// file system is gone.
 //
 // Not thread-safe.
 class MountTable {
@@ -34,19 +39,27 @@ class MountTable {
   static absl::StatusOr<MountTable> Load(std::string path);
 
   const std::vector<MountEntry>& entries() const { return entries_; }
+  const std::vector<MountEntry>& detached() const { return detached_; }
   const MountEntry* Find(const std::string& mount_point) const;
 
-  // Both replace the file atomically and synced. Errors: Unavailable. Then Add has changed nothing; Remove
-  // has forgotten the entry, and leaves it to the next daemon to find in the file that the mount is gone.
+  // All replace the file atomically and synced. Errors: Unavailable. Then Add has changed nothing; the others
+  // have changed the table, and leave it to the next daemon to find out from the file what they knew.
   absl::Status Add(MountEntry entry);
   absl::Status Remove(const std::string& mount_point);
+  // Says which file system the mount is of. REQUIRES: Find(mount_point)
+  absl::Status Identify(const std::string& mount_point, const ondemand::ErofsInstance& instance);
+  // Makes the entry a detached one. REQUIRES: Find(mount_point), and its instance is known
+  absl::Status Detach(const std::string& mount_point);
+  absl::Status RemoveDetached(const ondemand::ErofsInstance& instance);
 
  private:
   explicit MountTable(std::string path) : path_(std::move(path)) {}
+  absl::Status Save() const { return Save(entries_); }
   absl::Status Save(const std::vector<MountEntry>& entries) const;
 
   std::string path_;
   std::vector<MountEntry> entries_;
+  std::vector<MountEntry> detached_;
 };
 
 }  // namespace sluice

@@ -47,6 +47,11 @@ std::string TypeMountedAt(const std::string& path) {
   return type;
 }
 
+void AlarmIfReadUnasked(const Digest& digest, const absl::Status& told) {
+  if (told.ok()) return;
+  spdlog::error("ALARM: blob {} may be read unasked: {}", digest.ToString(), told.ToString());
+}
+
 // What the kernel reads through the door.
 std::vector<BlobSpec> GuardedOf(const MountEntry& entry) {
   std::vector<BlobSpec> specs = entry.blobs;
@@ -59,9 +64,21 @@ bool Contains(const std::vector<BlobSpec>& specs, const Digest& digest) {
   return std::any_of(specs.begin(), specs.end(), [&](const BlobSpec& spec) { return spec.digest == digest; });
 }
 
-bool Contains(const std::vector<ondemand::MountedImage>& mounts, const std::string& mount_point) {
-  return std::any_of(mounts.begin(), mounts.end(),
-                     [&](const ondemand::MountedImage& mount) { return mount.mount_point == mount_point; });
+const ondemand::MountedImage* FindAt(const std::vector<ondemand::MountedImage>& mounts,
+                                     const std::string& mount_point) {
+  for (const ondemand::MountedImage& mount : mounts) {
+    if (mount.mount_point == mount_point) return &mount;
+  }
+  return nullptr;
+}
+
+bool IsFanotify(const MountEntry& entry) {
+  return entry.backend == ondemand::BackendName(ondemand::Backend::kFanotify);
+}
+
+// What a bootstrap's lease is found by: an entry's mount point; a detached one's is no place of its own.
+std::string DetachedKey(const MountEntry& entry) {
+  return absl::StrCat("detached ", entry.instance.inode);
 }
 
 }  // namespace
@@ -104,7 +121,10 @@ Mounter::~Mounter() {
 // ------------------------------------------------------------------------------------------- restarts
 
 void Mounter::Recover() {
-  for (const MountEntry& entry : Entries()) {
+  const size_t mounted = Entries().size();
+  const std::vector<MountEntry> users = Users();
+  for (size_t i = 0; i < users.size(); ++i) {
+    const MountEntry& entry = users[i];
     std::vector<BlobSpec> specs = entry.blobs;
     specs.push_back(entry.bootstrap);
     for (const BlobSpec& spec : specs) {
@@ -114,7 +134,8 @@ void Mounter::Recover() {
                       spec.digest.ToString(), blob.status().ToString());
       } else if (spec.digest == entry.bootstrap.digest) {
         std::lock_guard lock(table_mutex_);
-        bootstraps_.insert_or_assign(entry.mount_point, Blob::Lease(*blob));
+        bootstraps_.insert_or_assign(i < mounted ? entry.mount_point : DetachedKey(entry),
+                                     Blob::Lease(*blob));
       }
     }
   }
@@ -135,19 +156,15 @@ absl::Status Mounter::ReconcileMounts() {
   const absl::StatusOr<std::vector<ondemand::MountedImage>> watched = door()->Mounts();
   if (!watched.ok()) return watched.status();
   for (const MountEntry& entry : Entries()) {
-    const std::string type = TypeMountedAt(entry.mount_point);
-    if (Contains(*watched, entry.mount_point)) {
+    if (const ondemand::MountedImage* mount = FindAt(*watched, entry.mount_point)) {
+      NoteInstance(entry.mount_point, mount->instance);
       TakeUp(entry);
-    } else if (type == "erofs") {
-      TakeDownOrphan(entry);
-    } else if (!type.empty()) {
-      spdlog::warn("{} is mounted over at {}; it is served on", entry.reference, entry.mount_point);
-      TakeUp(entry);
+      spdlog::info("found {} again, mounted at {}", entry.reference, entry.mount_point);
     } else {
-      spdlog::info("{} is not mounted at {} any more", entry.reference, entry.mount_point);
-      Forget(entry.mount_point);
+      TakeUpUnmounted(entry);
     }
   }
+  for (const MountEntry& entry : Detached()) TakeUpDetached(entry);
   for (const ondemand::MountedImage& mount : *watched) {
     std::unique_lock lock(table_mutex_);
     if (table_.Find(mount.mount_point)) continue;
@@ -158,8 +175,7 @@ absl::Status Mounter::ReconcileMounts() {
   }
   ReleaseStrangers();
   SetMountGauge();
-  recipes_thread_ =
-      std::thread([this, entries = Entries()]() mutable { RefetchRecipes(std::move(entries)); });
+  recipes_thread_ = std::thread([this, entries = Users()]() mutable { RefetchRecipes(std::move(entries)); });
   return absl::OkStatus();
 }
 
@@ -168,6 +184,10 @@ void Mounter::TakeUp(const MountEntry& entry) {
     std::lock_guard guard(guard_mutex_);
     const absl::Status guarded = Guard(spec, *door());
     if (!guarded.ok()) {
+      // What a predecessor has told the keeper of it, and given the kernel, is not true any more.
+      const absl::Status refused = door()->RefuseBlob(spec.digest);
+      AlarmIfReadUnasked(spec.digest, refused);
+      if (!refused.ok()) unrefused_.insert(spec.digest);
       served_.Note(spec.digest, 0, guarded);
       spdlog::error("ALARM: readers of {} get EIO: blob {} can't be taken up: {}", entry.mount_point,
                     spec.digest.ToString(), guarded.ToString());
@@ -175,7 +195,30 @@ void Mounter::TakeUp(const MountEntry& entry) {
       parts_.fills.Start(spec.digest, FetchClass::kBackfill, FillOwner::kMounts);
     }
   }
-  spdlog::info("found {} again, mounted at {}", entry.reference, entry.mount_point);
+}
+
+// Of the table, and not one of the keeper's that can be seen at its place.
+void Mounter::TakeUpUnmounted(const MountEntry& entry) {
+  const std::string type = TypeMountedAt(entry.mount_point);
+  if (type == "erofs" && MayBeAt(entry)) {
+    TakeDownOrphan(entry);
+  } else if (!type.empty() && ondemand::Lives(entry.instance) && door()->Serves(entry.instance)) {
+    spdlog::warn("{} is mounted over at {}; it is served on", entry.reference, entry.mount_point);
+    TakeUp(entry);
+  } else {
+    spdlog::info("{} is not mounted at {} any more", entry.reference, entry.mount_point);
+    Leave(entry.mount_point);
+  }
+}
+
+// REQUIRES: an EROFS file system is mounted at its place: what another one does there may not be touched, and
+// to look at a dead network file system would be to wait for it.
+bool Mounter::MayBeAt(const MountEntry& entry) {
+  const absl::StatusOr<ondemand::ErofsInstance> there = ondemand::ErofsInstanceAt(entry.mount_point);
+  if (!there.ok()) return true;
+  if (entry.instance.known()) return *there == entry.instance;
+  NoteInstance(entry.mount_point, *there);
+  return true;
 }
 
 void Mounter::TakeDownOrphan(const MountEntry& entry) {
@@ -184,15 +227,42 @@ void Mounter::TakeDownOrphan(const MountEntry& entry) {
       "unmounted; "
       "restart what runs from it",
       entry.reference, entry.mount_point);
-  if (umount2(entry.mount_point.c_str(), MNT_DETACH) == 0) return Forget(entry.mount_point);
+  if (umount2(entry.mount_point.c_str(), MNT_DETACH) == 0) return Leave(entry.mount_point);
   spdlog::error("ALARM: cannot unmount {}: {}", entry.mount_point, std::strerror(errno));
+}
+
+// What reads from it goes on to: guarded as before, or, if its keeper is gone, again. Where the kernel fails
+// closed (FUSE, cachefiles), readers of a dead mount get errors, and nothing more is to be done.
+void Mounter::TakeUpDetached(const MountEntry& entry) {
+  const bool served = door()->Serves(entry.instance);
+  if (!ondemand::Lives(entry.instance) || (!served && !IsFanotify(entry))) return ForgetDetached(entry);
+  served ? TakeUp(entry) : TakeUpOrphan(entry);
+}
+
+void Mounter::TakeUpOrphan(const MountEntry& entry) {
+  TakeUp(entry);
+  std::vector<Digest> blobs;
+  for (const BlobSpec& spec : entry.blobs) blobs.push_back(spec.digest);
+  absl::Status status = door()->AdoptOrphan(entry.instance, blobs);
+  status.Update(ondemand::DropCachedPages());
+  if (status.ok()) {
+    spdlog::error(
+        "ALARM: {}, once mounted at {}, is used still, and its keeper was gone: what was absent read as "
+        "zeros meanwhile. It is guarded again; restart what runs from it",
+        entry.reference, entry.mount_point);
+  } else {
+    spdlog::error(
+        "ALARM: {}, once mounted at {}, is used still, its keeper is gone, and what is absent reads as "
+        "zeros: {}; end what runs from it",
+        entry.reference, entry.mount_point, status.ToString());
+  }
 }
 
 // A predecessor that died half-way through a mount or an unmount has left the keeper with blobs that nothing
 // uses.
 void Mounter::ReleaseStrangers() {
   const std::vector<Digest> guarded = door()->GuardedBlobs();
-  const std::vector<MountEntry> entries = Entries();
+  const std::vector<MountEntry> entries = Users();
   for (const Digest& digest : guarded) {
     const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
       return Contains(GuardedOf(entry), digest);
@@ -226,7 +296,9 @@ void Mounter::Stop() {
     std::lock_guard lock(door_mutex_);
     door = std::exchange(door_, nullptr);
   }
-  if (door) door->Stop();
+  if (!door) return;
+  if (const absl::Status stopped = door->Stop(); !stopped.ok())
+    spdlog::error("ALARM: what is absent may read as zeros when the node has ended: {}", stopped.ToString());
 }
 
 // ------------------------------------------------------------------------------------- the kernel's reads
@@ -265,13 +337,12 @@ void Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
   }
 }
 
-void Mounter::OnBlobRevoked(const Blob& blob) {
+absl::Status Mounter::OnBlobRevoked(const Blob& blob) {
   const DoorPtr door = this->door();
-  if (!door) return;
-  const absl::Status status = door->OnBlobRevoked(blob.digest());
-  if (!status.ok()) {
-    spdlog::error("ALARM: blob {} may be read unasked: {}", blob.digest().ToString(), status.ToString());
-  }
+  if (!door) return absl::OkStatus();
+  const absl::Status told = door->OnBlobRevoked(blob.digest());
+  AlarmIfReadUnasked(blob.digest(), told);
+  return told;
 }
 
 // ------------------------------------------------------------------------------------------- mounting
@@ -284,7 +355,10 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   if (!reservation.status().ok()) return reservation.status();
   const absl::Status usable = ondemand::CheckMountPoint(mount_point);
   if (!usable.ok()) return usable;
-  Forget(mount_point);  // somebody else has unmounted what the table has there
+  {
+    std::lock_guard guard(guard_mutex_);
+    Leave(mount_point);  // somebody else has unmounted what the table has there
+  }
 
   const absl::StatusOr<ResolvedImage> resolved = parts_.resolver.Resolve(request.reference);
   if (!resolved.ok()) return resolved.status();
@@ -324,7 +398,12 @@ absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstr
     bootstraps_.insert_or_assign(entry.mount_point, std::move(bootstrap));
   }
   absl::Status mounted = GuardAndMount(entry, *door);
-  if (mounted.ok()) return mounted;
+  if (mounted.ok()) {
+    const absl::StatusOr<std::vector<ondemand::MountedImage>> mounts = door->Mounts();
+    const ondemand::MountedImage* mount = mounts.ok() ? FindAt(*mounts, entry.mount_point) : nullptr;
+    if (mount != nullptr) NoteInstance(entry.mount_point, mount->instance);
+    return mounted;
+  }
   // A keeper that answered too late may have mounted it all the same.
   const absl::Status undone = door->UnmountImage(entry.mount_point);
   if (undone.ok() || absl::IsNotFound(undone)) {
@@ -368,7 +447,7 @@ absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::Door& door) {
 // REQUIRES: guard_mutex_ is held, or nothing else works with the door yet
 void Mounter::Unguard(const std::vector<BlobSpec>& specs) {
   const DoorPtr door = this->door();
-  const std::vector<MountEntry> entries = Entries();
+  const std::vector<MountEntry> entries = Users();
   for (const BlobSpec& spec : specs) {
     const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
       return Contains(GuardedOf(entry), spec.digest);
@@ -384,7 +463,7 @@ void Mounter::Unguard(const std::vector<BlobSpec>& specs) {
 // Of what is not mounted any more. Bootstraps stay: an image is mounted only when its is in the store. What
 // the kernel's copies lack is fetched again when it is read.
 void Mounter::DropOwnCopies(const std::vector<BlobSpec>& blobs) {
-  const std::vector<MountEntry> entries = Entries();
+  const std::vector<MountEntry> entries = Users();
   for (const BlobSpec& spec : blobs) {
     const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
       return Contains(GuardedOf(entry), spec.digest);
@@ -417,7 +496,7 @@ absl::Status Mounter::Unmount(const std::string& requested) {
   }
   // One that somebody else unmounted is gone all the same.
   if (!unmounted.ok() && !absl::IsNotFound(unmounted)) return unmounted;
-  Forget(mount_point);
+  Leave(mount_point);
   spdlog::info("unmounted {}", mount_point);
   return absl::OkStatus();
 }
@@ -436,10 +515,77 @@ void Mounter::Forget(const std::string& mount_point) {
     }
     bootstraps_.erase(mount_point);
   }
-  Unguard(GuardedOf(forgotten));
-  if (forgotten.backend == ondemand::BackendName(ondemand::Backend::kCachefiles) && !options_.keep_copy)
-    DropOwnCopies(forgotten.blobs);
+  LetGo(forgotten);
   SetMountGauge();
+}
+
+// REQUIRES: as Unguard; it is in the table no more
+void Mounter::LetGo(const MountEntry& entry) {
+  Unguard(GuardedOf(entry));
+  if (entry.backend == ondemand::BackendName(ondemand::Backend::kCachefiles) && !options_.keep_copy)
+    DropOwnCopies(entry.blobs);
+}
+
+void Mounter::NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance) {
+  std::lock_guard lock(table_mutex_);
+  const MountEntry* entry = table_.Find(mount_point);
+  if (!entry || entry->instance == instance) return;
+  const absl::Status noted = table_.Identify(mount_point, instance);
+  if (!noted.ok()) spdlog::warn("which file system is at {} is not noted: {}", mount_point, noted.ToString());
+}
+
+// ------------------------------------------------------------------- not mounted any more, and used still
+
+// REQUIRES: as Unguard; nothing of ours is mounted there
+void Mounter::Leave(const std::string& mount_point) {
+  MountEntry left;
+  {
+    std::lock_guard lock(table_mutex_);
+    const MountEntry* entry = table_.Find(mount_point);
+    if (!entry) return;
+    left = *entry;
+  }
+  if (!left.instance.known() || !ondemand::Lives(left.instance)) return Forget(mount_point);
+  {
+    std::lock_guard lock(table_mutex_);
+    const absl::Status detached = table_.Detach(mount_point);
+    if (!detached.ok())
+      spdlog::error("{} is used still, and the next daemon may not know: {}", left.reference,
+                    detached.ToString());
+    auto lease = bootstraps_.extract(mount_point);
+    if (!lease.empty()) bootstraps_.insert_or_assign(DetachedKey(left), std::move(lease.mapped()));
+  }
+  spdlog::warn("{} is not mounted at {} any more, but used still; its blobs are kept until it is not",
+               left.reference, mount_point);
+  SetMountGauge();
+}
+
+// REQUIRES: as Unguard
+void Mounter::ForgetDetached(const MountEntry& entry) {
+  {
+    std::lock_guard lock(table_mutex_);
+    const absl::Status removed = table_.RemoveDetached(entry.instance);
+    if (!removed.ok())
+      spdlog::warn("{} stays in the table of mounts: {}", entry.reference, removed.ToString());
+    bootstraps_.erase(DetachedKey(entry));
+  }
+  LetGo(entry);
+  spdlog::info("{}, once mounted at {}, is not used any more", entry.reference, entry.mount_point);
+}
+
+// REQUIRES: as Unguard
+void Mounter::ReleaseDetached() {
+  for (const MountEntry& entry : Detached()) {
+    if (!ondemand::Lives(entry.instance)) ForgetDetached(entry);
+  }
+}
+
+void Mounter::Tend() {
+  const std::unique_lock guard(guard_mutex_, std::try_to_lock);
+  const DoorPtr door = this->door();
+  if (!guard.owns_lock() || !door) return;
+  ReleaseDetached();
+  std::erase_if(unrefused_, [&](const Digest& digest) { return door->RefuseBlob(digest).ok(); });
 }
 
 // --------------------------------------------------------------------------------------------- reports
@@ -452,6 +598,18 @@ Mounter::DoorPtr Mounter::door() const {
 std::vector<MountEntry> Mounter::Entries() const {
   std::lock_guard lock(table_mutex_);
   return table_.entries();
+}
+
+std::vector<MountEntry> Mounter::Detached() const {
+  std::lock_guard lock(table_mutex_);
+  return table_.detached();
+}
+
+std::vector<MountEntry> Mounter::Users() const {
+  std::lock_guard lock(table_mutex_);
+  std::vector<MountEntry> users = table_.entries();
+  users.insert(users.end(), table_.detached().begin(), table_.detached().end());
+  return users;
 }
 
 void Mounter::SetMountGauge() {
@@ -509,6 +667,7 @@ absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const st
 
 void Mounter::Release(const Digest& digest) {
   std::lock_guard guard(guard_mutex_);
+  ReleaseDetached();
   BlobSpec spec;
   spec.digest = digest;
   Unguard({spec});

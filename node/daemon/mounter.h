@@ -22,6 +22,7 @@
 #include "node/executor.h"
 #include "node/telemetry.h"
 #include "ondemand/door.h"
+#include "ondemand/erofs_instance.h"
 #include "ondemand/read_ticket.h"
 
 namespace sluice {
@@ -66,13 +67,17 @@ class Mounter final : public api::MountBackend {
   // Lets go of the door; mounts stay. Idempotent. REQUIRES: no Mount or Unmount is under way
   void Stop();
 
-  // What the store calls when a blob was completed or a chunk taken back.
+  // What the store calls when a blob was completed or a chunk taken back. After an error of the latter the
+  // kernel may read the chunk unasked still; to be repeated, before its bytes are touched.
   void OnBlobComplete(const std::shared_ptr<Blob>& blob);
-  void OnBlobRevoked(const Blob& blob);
+  absl::Status OnBlobRevoked(const Blob& blob);
 
-  // Lets go of a blob that no mount of ours uses: it was kept when its last one was unmounted, if some other
-  // mount namespace still had a copy of that mount.
+  // Lets go of a blob that nothing of ours uses any more.
   void Release(const Digest& digest);
+  // To be called now and then: lets go of what was unmounted while somebody still read from it (below an
+  // overlay, by an open file, in another mount namespace), and is not used any more; tries again to refuse
+  // what could not be refused. Does nothing while a mount is being made.
+  void Tend();
 
   // Discards what the kernel has of a blob apart from the store. Errors: FailedPrecondition while it is in
   // use.
@@ -102,17 +107,31 @@ class Mounter final : public api::MountBackend {
   void Unguard(const std::vector<BlobSpec>& specs);
   void DropOwnCopies(const std::vector<BlobSpec>& blobs);
   void Forget(const std::string& mount_point);
+  void NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance);
   void SetMountGauge();
+
+  // --- What is not mounted any more, and may be used still.
+  void Leave(const std::string& mount_point);
+  void ForgetDetached(const MountEntry& entry);
+  void LetGo(const MountEntry& entry);
+  void ReleaseDetached();
 
   // --- Restarts.
   absl::Status ReconcileMounts();
   void TakeUp(const MountEntry& entry);
+  void TakeUpUnmounted(const MountEntry& entry);
+  void TakeUpDetached(const MountEntry& entry);
+  void TakeUpOrphan(const MountEntry& entry);
+  bool MayBeAt(const MountEntry& entry);
   void TakeDownOrphan(const MountEntry& entry);
   void ReleaseStrangers();
   void RefetchRecipes(std::vector<MountEntry> entries);
 
   DoorPtr door() const;
   std::vector<MountEntry> Entries() const;
+  std::vector<MountEntry> Detached() const;
+  // Both.
+  std::vector<MountEntry> Users() const;
   api::MountInfo Describe(const MountEntry& entry) const;
 
   // Constant after construction.
@@ -126,6 +145,7 @@ class Mounter final : public api::MountBackend {
   // Serialises what is told to the door of blobs and mounts, so that a blob is not let go while another mount
   // takes it up.
   std::mutex guard_mutex_;
+  std::set<Digest> unrefused_;  // may be read unasked, though we can't guard them; guarded by guard_mutex_
 
   mutable std::mutex door_mutex_;
   DoorPtr door_;  // guarded by door_mutex_; null without one
@@ -133,7 +153,7 @@ class Mounter final : public api::MountBackend {
   mutable std::mutex table_mutex_;
   // Guarded by table_mutex_.
   MountTable table_;
-  absl::flat_hash_map<std::string, Blob::Lease> bootstraps_;  // by mount point
+  absl::flat_hash_map<std::string, Blob::Lease> bootstraps_;  // by LeaseKey
   std::set<std::string> busy_;                                // mount points under work
 };
 

@@ -20,7 +20,7 @@
 namespace sluice::keeper {
 namespace {
 
-constexpr int kIdleCheckMs = 250;
+constexpr int kIdleCheckMs = 250;  // and until a mark is tried again
 constexpr int kLastObjectsWaitMs = 5000;
 constexpr int kSendTimeoutSeconds = 2;
 
@@ -40,6 +40,15 @@ Result<ucred> PeerOf(int connection) {
 bool IsBlobName(const char (&name)[kBlobNameLength]) {
   return std::all_of(std::begin(name), std::end(name),
                      [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
+bool AllPresent(const BlobRecord& record) {
+  const uint64_t chunks = std::min<uint64_t>(((record.size - 1) >> record.chunk_shift) + 1, kChunksMax);
+  for (uint64_t first = 0; first < chunks; first += 64) {
+    const uint64_t all = chunks - first < 64 ? (uint64_t{1} << (chunks - first)) - 1 : ~uint64_t{0};
+    if ((record.present[first / 64].load(std::memory_order_seq_cst) & all) != all) return false;
+  }
+  return true;
 }
 
 Outcome ValidateGuard(const GuardRequest& request) {
@@ -105,6 +114,8 @@ void Control::InheritDaemon(Descriptor process) {
 }
 
 void Control::Run() {
+  // A predecessor, or its daemon, may have died before one was taken off.
+  ClearStaleMarks();
   while (!MayLeave()) {
     epoll_event ready[kConnectionsMax + 3];
     const int count = epoll_wait(poll_.get(), ready, kConnectionsMax + 3, WaitTimeout());
@@ -119,12 +130,13 @@ void Control::Run() {
       }
     }
     ReleaseDeadDaemon();
+    if (marks_are_stale_) ClearStaleMarks();
   }
 }
 
 // While a daemon is attached nothing can make us leave; without one, mounts may vanish unannounced.
 int Control::WaitTimeout() const {
-  return DaemonAttached() ? -1 : kIdleCheckMs;
+  return DaemonAttached() && !marks_are_stale_ ? -1 : kIdleCheckMs;
 }
 
 // The kernel lets go of its objects some time after the last unmount, and waits until it is heard.
@@ -158,6 +170,7 @@ void Control::DetachDaemon() {
   leave_after_ns_ = 0;
   idle_since_ns_ = 0;
   parts_.door.AbandonTickets();
+  ClearStaleMarks();
 }
 
 void Control::Accept() {
@@ -245,6 +258,8 @@ Outcome Control::Dispatch(int connection, const Header& header, Message& message
       }
       return {};
     }
+    case RequestKind::kAdoptOrphan:
+      return AdoptOrphan(reinterpret_cast<const OrphanCall&>(header));
     case RequestKind::kHello:
     case RequestKind::kStatus:
       break;
@@ -277,6 +292,7 @@ Outcome Control::Attach(int connection, const HelloRequest& hello) {
   parts_.journal.layout().daemon_pid.store(daemon_.pid);
   parts_.journal.layout().read_deadline_ns.store(hello.read_deadline_ns);
   parts_.door.ForgetFailures();
+  ClearStaleMarks();
   return {};
 }
 
@@ -322,6 +338,7 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   free->size = request.size;
   free->chunk_shift = request.chunk_shift;
   free->complete.store(0);
+  free->orphaned.store(0);
   ++free->generation;
   free->hits.store(0);
   free->hit_bytes.store(0);
@@ -356,8 +373,22 @@ Outcome Control::MarkBlob(uint32_t entry, RequestKind kind) {
     return marked;
   }
   Outcome cleared = parts_.door.ClearComplete(*record);
-  if (cleared.ok()) record->complete.store(0);
+  if (cleared.ok()) {
+    record->complete.store(0);
+  } else if (record->complete.load() != 0) {
+    marks_are_stale_ = true;
+  }
   return cleared;
+}
+
+void Control::ClearStaleMarks() {
+  marks_are_stale_ = false;
+  for (uint32_t entry = 0; entry < kBlobsMax; ++entry) {
+    const BlobRecord* record = Record(entry);
+    if (record == nullptr || record->complete.load() == 0 || AllPresent(*record)) continue;
+    const Outcome cleared = MarkBlob(entry, RequestKind::kClearComplete);
+    if (!cleared.ok()) Log("a blob may be read unasked, it is tried again: %s", cleared.error().text.c_str());
+  }
 }
 
 Outcome Control::Mount(int connection, const MountCall& call, const Message& message) {
@@ -371,6 +402,17 @@ Outcome Control::Mount(int connection, const MountCall& call, const Message& mes
   // Nobody else is served meanwhile: not for longer than somebody waits.
   const int abort_on[] = {daemon_.process.get(), connection};
   return mounts_.Mount(call, message.descriptors.front().get(), abort_on);
+}
+
+// Marked first, written down then: what is not guarded must not be taken for it.
+Outcome Control::AdoptOrphan(const OrphanCall& call) {
+  for (uint32_t i = 0; i < call.device_count; ++i) {
+    BlobRecord* record = Record(call.devices[i]);
+    if (record == nullptr) return Error{ENODEV, "a blob of the image is not guarded"};
+    if (Outcome watched = parts_.door.WatchOrphaned(*record); !watched.ok()) return watched;
+    record->orphaned.store(1);
+  }
+  return mounts_.AdoptOrphan(call);
 }
 
 Outcome Control::Status(Reply& reply) {

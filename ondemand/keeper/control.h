@@ -65,7 +65,10 @@ class Control {
   Outcome GuardBlob(const GuardRequest& request, uint32_t* entry);
   Outcome UnguardBlob(uint32_t entry);
   Outcome MarkBlob(uint32_t entry, RequestKind kind);
+  // Takes off the marks of blobs that are not complete: a daemon has taken chunks back and could not say so.
+  void ClearStaleMarks();
   Outcome Mount(int connection, const MountCall& call, const Message& message);
+  Outcome AdoptOrphan(const OrphanCall& call);
   Outcome Status(Reply& reply);
   Descriptor OpenObjectsLine();
   BlobRecord* Record(uint32_t entry);
@@ -79,8 +82,9 @@ class Control {
   Descriptor signals_;
   std::vector<Descriptor> connections_;
   Daemon daemon_;
-  int64_t leave_after_ns_;     // not before; CLOCK_MONOTONIC
-  int64_t idle_since_ns_ = 0;  // when it was first found that we may; 0: not yet
+  bool marks_are_stale_ = false;  // one could not be taken off; tried again
+  int64_t leave_after_ns_;        // not before; CLOCK_MONOTONIC
+  int64_t idle_since_ns_ = 0;     // when it was first found that we may; 0: not yet
 };
 
 }  // namespace sluice::keeper

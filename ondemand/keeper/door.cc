@@ -304,7 +304,7 @@ void Door::ExpireDue(int64_t now_ns) {
     RememberFailure(held_[index].read);
     Answer(index, held_[index].read, EIO);
     // Taken: the slot and what the kernel knows the request by stay reserved until the daemon lets go.
-    if (was != SlotState::kTaken) Release(index);
+    if (was != SlotState::kTaken) OnAnswered(index);
   }
 }
 
@@ -314,7 +314,7 @@ void Door::GiveUp(uint32_t index, int error) {
   if (was == SlotState::kDone) return Reap(index);
   Unlink(index);
   Answer(index, held_[index].read, error);
-  if (was != SlotState::kTaken) Release(index);
+  if (was != SlotState::kTaken) OnAnswered(index);
 }
 
 void Door::RefuseReadsOf(uint32_t entry) {

@@ -61,12 +61,23 @@ class Door {
   // Idempotent.
   virtual Outcome MarkComplete(const BlobRecord&) { return {}; }
   virtual Outcome ClearComplete(const BlobRecord&) { return {}; }
+  // Has reads of the blob's file come here that go past what images are mounted through now, from file
+  // systems of an earlier keeper. Idempotent.
+  virtual Outcome WatchOrphaned(const BlobRecord&) {
+    return Error{ENOTSUP, "a dead keeper's file systems can't be taken over through this door"};
+  }
   // Whether reads of holes really come here. To be called before each mount.
   virtual Outcome Prove() { return {}; }
   // Tells the door of an image before it is mounted, and when it is gone, where the kernel asks by the
   // image's names. REQUIRES: its blobs are guarded
   virtual void AddImage(const MountRecord&) {}
   virtual void RemoveImage(const MountRecord&) {}
+  // Whether the kernel has really come here for each of the image's blobs, and holds them open. REQUIRES: the
+  // image was told of, and is mounted somewhere
+  virtual bool ImageIsOpen(const MountRecord&) { return true; }
+  // Whether all that the kernel has of the image apart from the store can be reached by a name, and so be
+  // dropped. REQUIRES: the image is mounted somewhere
+  virtual bool CopiesHaveNames(const MountRecord&) { return true; }
   // The line on which a daemon that has just attached asks for objects.
   virtual void Connect(Descriptor) {}
   // Whether the kernel holds nothing of the door's any more. Asked when nothing is mounted.

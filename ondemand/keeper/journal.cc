@@ -58,7 +58,7 @@ SlotState Slot::Expire() {
   for (;;) {
     const SlotWord seen = word();
     if (seen.state() == SlotState::kPending) {
-      if (Move(seen, SlotWord(seen.ticket(), SlotState::kFree))) return SlotState::kPending;
+      if (Move(seen, SlotWord(seen.ticket(), SlotState::kReleased))) return SlotState::kPending;
     } else if (seen.state() == SlotState::kTaken) {
       if (Move(seen, SlotWord(seen.ticket(), SlotState::kExpired))) return SlotState::kTaken;
     } else {

@@ -16,24 +16,26 @@
 //
 //            keeper: publish          daemon: take          daemon: finish
 //    FREE ------------------> PENDING ----------> TAKEN ------------------> DONE(0 or errno)
-//     ^  ^                       |   <----------    |                          |
-//     |  |  keeper: deadline     |   daemon died    | keeper: deadline         |
-//     |  +--(refuses with EIO)---+                  | (refuses with EIO)       |
-//     |                                             v                          |
-//     |             daemon died                  EXPIRED                       |
-//     +---------------------------------------------+                          |
-//     |                                             | daemon: finish           |
-//     |             keeper: lets go of the request  v                          |
-//     +------------------------------------------ RELEASED                     |
-//     |             keeper: answers the kernel, then lets go of the request    |
-//     +------------------------------------------------------------------------+
+//     ^                          |   <----------    |                          |
+//     |                          |   daemon died    | keeper: deadline         |
+//     |        keeper: deadline  |                  | (refuses with EIO)       |
+//     |      (refuses with EIO)  |                  v                          |
+//     |                          |               EXPIRED                       |
+//     |                          |                  | daemon: finish, or died  |
+//     |                          |                  v                          |
+//     |                          +------------> RELEASED                       |
+//     |   keeper: has answered the kernel,          |                          |
+//     |   and lets go of the request                |                          |
+//     +---------------------------------------------+--------------------------+
 //
 // What the kernel knows the request by is not given to another one as long as the slot is not FREE: a
-// fanotify event's descriptor stays open.
+// fanotify event's descriptor stays open. A slot becomes FREE only when its answer was given: a successor
+// gives those again that its predecessor may have died before, as nobody else would (kernels before 6.9 do
+// not send a FUSE request twice, and its reader can't even be killed).
 namespace sluice::keeper {
 
 inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
-inline constexpr uint32_t kJournalVersion = 4;
+inline constexpr uint32_t kJournalVersion = 5;
 inline constexpr uint32_t kSlotsMax = 16384;
 inline constexpr uint32_t kBlobsMax = 4096;
 inline constexpr uint32_t kMountsMax = 1024;
@@ -48,6 +50,7 @@ inline constexpr uint32_t kMountLabelMax = 512;
 inline constexpr uint32_t kDomainMax = 64;
 inline constexpr uint32_t kFsidMax = 96;
 inline constexpr uint32_t kSysfsNameMax = 168;  // a domain and an fsid fit
+inline constexpr uint32_t kMountLineMax = 256;
 inline constexpr uint32_t kNoBlob = ~uint32_t{0};
 inline constexpr uint32_t kInboxBytes = 8192;
 inline constexpr uint32_t kObjectsMax = 8192;
@@ -109,8 +112,8 @@ class alignas(64) Slot {
   // deadline, to let go. Returns whether the verdict will reach the reader.
   bool Finish(uint64_t ticket, uint8_t verdict);
 
-  // Keeper: the deadline has come. Returns the state from which it expired: kPending (the slot is FREE now)
-  // or kTaken (now kExpired), after either of which the keeper refuses the read; else nothing was changed.
+  // Keeper: the deadline has come. Returns the state from which it expired: kPending (now kReleased) or
+  // kTaken (now kExpired), after either of which the keeper refuses the read; else nothing was changed.
   SlotState Expire();
   // Keeper: the daemon is dead or has left. kTaken becomes kPending under a new ticket number, so that the
   // one who had it can't finish it any more; kExpired becomes kReleased.
@@ -137,6 +140,7 @@ class alignas(64) Slot {
 struct BlobRecord {
   std::atomic<uint32_t> in_use{0};
   std::atomic<uint32_t> complete{0};  // its ignore mark is set
+  std::atomic<uint32_t> orphaned{0};  // fanotify: its file has a mark of its own
   uint64_t device = 0;
   uint64_t inode = 0;
   uint64_t size = 0;
@@ -164,19 +168,28 @@ constexpr bool ObjectIsOpen(uint32_t generation) {
   return generation % 2 == 1;
 }
 
-// An EROFS mount of the keeper's. Only keepers read and write these.
+// An EROFS mount of the keeper's, or without a mount point an orphan that it has adopted. Only keepers write
+// these.
 struct MountRecord {
   uint32_t in_use = 0;
   uint32_t device_count = 0;
   uint32_t bootstrap = kNoBlob;  // its entry, if it is read through the door too (cachefiles)
-  uint32_t padding = 0;
-  uint64_t mount_id = 0;  // of statx(2), STATX_MNT_ID
+  // How the mount is known. A number is never given again if it is `unique_id` (STATX_MNT_ID_UNIQUE, Linux
+  // 6.8); else (STATX_MNT_ID) it may be another's as soon as the mount is gone, and so may the device's
+  // number.
+  uint32_t unique_id = 0;
+  uint64_t mount_id = 0;
+  uint64_t device = 0;
+  char mount_line[kMountLineMax] = {};  // without a unique number: device, root, type and source in mountinfo
   uint32_t devices[kDevicesMax] = {};
   char mount_point[kMountPathMax] = {};
   char label[kMountLabelMax] = {};
-  char domain[kDomainMax] = {};         // cachefiles: whose mounts share their blobs' copies
-  char fsid[kFsidMax] = {};             // cachefiles: the bootstrap's name there
-  char sysfs_name[kSysfsNameMax] = {};  // the file system's, below /sys/fs/erofs
+  char domain[kDomainMax] = {};  // cachefiles: whose mounts share their blobs' copies
+  char fsid[kFsidMax] = {};      // cachefiles: the bootstrap's name there
+  // The file system's, below /sys/fs/erofs. The name is given again at once, the directory's inode number
+  // is not.
+  char sysfs_name[kSysfsNameMax] = {};
+  uint64_t sysfs_inode = 0;
 };
 
 // Since the journal was made; only keepers write them.

@@ -1,7 +1,6 @@
 #include "ondemand/keeper/mounts.h"
 
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -12,10 +11,13 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "ondemand/keeper/erofs_sysfs.h"
 #include "ondemand/keeper/fanotify/watch.h"
 #include "ondemand/keeper/fuse/loop_device.h"
 #include "ondemand/keeper/log.h"
@@ -26,6 +28,12 @@ namespace {
 
 constexpr int kKernelMessagesMax = 16;
 constexpr uint32_t kFsidTries = 4;
+// So many dead keepers may have left file systems in a domain that are used still.
+constexpr uint32_t kDomainTries = 8;
+constexpr int kDeadFiles = ESTALE;
+// How long the kernel may take to name what it has closed: two seconds.
+constexpr int kNameTries = 200;
+constexpr useconds_t kNamePauseUs = 10'000;
 
 std::string NameOf(const BlobRecord& record) {
   return std::string(record.name, kBlobNameLength);
@@ -48,83 +56,112 @@ std::string KernelMessages(int context) {
   return all.empty() ? all : all + ")";
 }
 
-Result<uint64_t> MountIdOf(int directory, const char* path) {
-  struct statx found {};
-  if (statx(directory, path, AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_MNT_ID, &found) != 0)
-    return ErrnoError(std::string("inspect the mount ") + path);
-  return found.stx_mnt_id;
-}
+// What Debian 12's <linux/stat.h> lacks (Linux 6.8).
+#ifndef STATX_MNT_ID_UNIQUE
+constexpr unsigned STATX_MNT_ID_UNIQUE = 0x4000;
+#endif
 
-// What Debian 12's <linux/fs.h> lacks (Linux 6.9).
-struct SysfsPath {
-  uint8_t length;
-  char name[128];
+struct MountIdentity {
+  uint64_t id = 0;
+  bool unique = false;
+  uint64_t device = 0;
+  friend bool operator==(const MountIdentity&, const MountIdentity&) = default;
 };
-constexpr unsigned long kGetSysfsPath = _IOR(0x15, 1, SysfsPath);  // FS_IOC_GETFSSYSFSPATH
 
-// Where the block device's file system is found: its number says which it is.
-std::string BlockDeviceName(int root) {
-  struct stat status {};
-  if (fstat(root, &status) != 0) return {};
-  const std::string link = "/sys/dev/block/" + std::to_string(gnu_dev_major(status.st_dev)) + ":" +
-                           std::to_string(gnu_dev_minor(status.st_dev));
-  char target[PATH_MAX];
-  const ssize_t length = readlink(link.c_str(), target, sizeof(target));
-  const std::string_view path(target, length > 0 ? static_cast<size_t>(length) : 0);
-  return std::string(path.substr(path.rfind('/') + 1));
+// Kernels that have the unique number give it in the other's place; older ones don't know the bit.
+Result<MountIdentity> IdentityOf(int directory, const char* path) {
+  struct statx found {};
+  const unsigned mask = STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
+  // Not asking the file system, which may be a dead network's.
+  const int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+  if (statx(directory, path, flags, mask, &found) != 0)
+    return ErrnoError(std::string("inspect the mount ") + path);
+  return MountIdentity{found.stx_mnt_id, (found.stx_mask & STATX_MNT_ID_UNIQUE) != 0,
+                       makedev(found.stx_dev_major, found.stx_dev_minor)};
 }
 
-// The file system's name below /sys/fs/erofs: it has it for as long as it lives, mounted anywhere or only
-// held by open files, and file-backed ones count theirs up. Sources:
-// Documentation/ABI/testing/sysfs-fs-erofs, fs/erofs/sysfs.c.
-std::string SysfsNameOf(const MountRecord& record, int root) {
-  constexpr std::string_view kOurs = "erofs/";
-  SysfsPath path{};
-  if (ioctl(root, kGetSysfsPath, &path) == 0) {
-    const std::string_view name(path.name, std::min<size_t>(path.length, sizeof(path.name)));
-    return std::string(name.substr(name.starts_with(kOurs) ? kOurs.size() : 0));
+// Device, root, type and source of the mount with this number in mountinfo (proc_pid_mountinfo(5)), as they
+// stand there; empty if it is not there.
+std::string MountLineOf(uint64_t id) {
+  std::ifstream file("/proc/self/mountinfo");
+  const std::string start = std::to_string(id) + " ";
+  for (std::string line; std::getline(file, line);) {
+    const size_t dash = line.find(" - ");
+    if (!line.starts_with(start) || dash == std::string::npos) continue;
+    std::istringstream left(line.substr(0, dash));
+    std::istringstream right(line.substr(dash + 3));
+    std::string number, parent, device, root, type, source;
+    left >> number >> parent >> device >> root;
+    right >> type >> source;
+    return (device + " " + root + " " + type + " " + source).substr(0, kMountLineMax - 1);
   }
-  if (record.fsid[0] == 0) return BlockDeviceName(root);
-  return record.domain[0] == 0 ? record.fsid : std::string(record.domain) + "," + record.fsid;
+  return {};
 }
 
-bool IsListed(const MountRecord& record) {
-  return access((std::string("/sys/fs/erofs/") + record.sysfs_name).c_str(), F_OK) == 0;
+// Of a file system in the kernel's cache.
+std::string SysfsNameOf(const std::string& domain, const std::string& fsid) {
+  return domain.empty() ? fsid : domain + "," + fsid;
 }
 
-// In doubt it lives: the holes of its blobs must stay guarded.
+std::string SysfsNameOf(const MountRecord& record, int root) {
+  if (std::string name = ErofsSysfsName(root); !name.empty()) return name;
+  return SysfsNameOf(record.domain, record.fsid);
+}
+
+// The holes of its blobs must stay guarded.
 bool FilesystemLives(const MountRecord& record) {
-  return IsListed(record) || errno != ENOENT || access("/sys/fs", F_OK) != 0;
+  return ErofsLives(record.sysfs_name, record.sysfs_inode);
 }
 
 Outcome Identify(int mount, MountRecord& record) {
-  Result<uint64_t> id = MountIdOf(mount, "");
-  if (!id.ok()) return id.error();
-  record.mount_id = id.value();
+  Result<MountIdentity> identity = IdentityOf(mount, "");
+  if (!identity.ok()) return identity.error();
+  record.mount_id = identity.value().id;
+  record.unique_id = identity.value().unique ? 1 : 0;
+  record.device = identity.value().device;
   const Descriptor root(openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) return ErrnoError("open the image's root directory");
-  if (CopyText(SysfsNameOf(record, root.get()), record.sysfs_name) && record.sysfs_name[0] != 0 &&
-      IsListed(record)) {
-    return {};
-  }
+  if (CopyText(SysfsNameOf(record, root.get()), record.sysfs_name) && record.sysfs_name[0] != 0)
+    record.sysfs_inode = ErofsSysfsInode(record.sysfs_name);
+  if (record.sysfs_inode != 0) return {};
   return Error{
       ENOTSUP,
       "the image is not listed in /sys/fs/erofs, and so its end would not be seen: mount sysfs at /sys"};
 }
 
 bool VisibleAtItsPlace(const MountRecord& record) {
-  Result<uint64_t> found = MountIdOf(AT_FDCWD, record.mount_point);
-  return found.ok() && found.value() == record.mount_id;
+  if (record.mount_point[0] == 0) return false;
+  const Result<MountIdentity> found = IdentityOf(AT_FDCWD, record.mount_point);
+  const MountIdentity ours{record.mount_id, record.unique_id != 0, record.device};
+  if (!found.ok() || found.value() != ours) return false;
+  return ours.unique || record.mount_line[0] == 0 || MountLineOf(ours.id) == record.mount_line;
+}
+
+// Where a domain is spoilt, its name with a number is taken instead.
+std::string DomainVariant(const MountCall& call, uint32_t number) {
+  return number < 2 ? call.domain : std::string(call.domain) + "." + std::to_string(number);
+}
+
+bool IsVariantOf(std::string_view domain, const std::string& of) {
+  return domain == of || (!of.empty() && domain.starts_with(of + "."));
 }
 
 bool SameImage(const MountRecord& record, const MountCall& call) {
   return record.device_count == call.device_count && std::strcmp(record.label, call.label) == 0 &&
-         record.bootstrap == call.bootstrap && std::strcmp(record.domain, call.domain) == 0 &&
+         record.bootstrap == call.bootstrap && IsVariantOf(record.domain, call.domain) &&
          std::equal(call.devices, call.devices + call.device_count, record.devices);
 }
 
 int SetString(int context, const char* key, const std::string& value) {
   return fsconfig(context, FSCONFIG_SET_STRING, key, value.c_str(), 0);
+}
+
+// What can't be read was not mounted.
+Outcome ReadRoot(int mount) {
+  const Descriptor root(openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  alignas(8) char entries[4096];
+  if (root.valid() && syscall(SYS_getdents64, root.get(), entries, sizeof(entries)) > 0) return {};
+  return ErrnoError("read the image's root directory");
 }
 
 Result<Descriptor> Create(int context) {
@@ -138,6 +175,7 @@ Result<Descriptor> Create(int context) {
   const unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
   Descriptor mount(fsmount(context, FSMOUNT_CLOEXEC, attributes));
   if (!mount.valid()) return ErrnoError("mount the image");
+  if (Outcome read = ReadRoot(mount.get()); !read.ok()) return read.error();
   return mount;
 }
 
@@ -216,14 +254,29 @@ Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const
   return MountingProcess().Run(make, {{}, abort_on, TimeoutMs()});
 }
 
-// A bootstrap can be mounted once by a name in its domain: the next ones get a number. `tried` are names that
-// the kernel has in use for something else.
-Result<std::string> Mounts::FreeFsid(const MountCall& call, uint32_t tried) const {
+// A copy that the kernel has just begun has no name before it is closed, and what it is given could not be
+// taken away from readers again: so the image is mounted, and closed, once before it is mounted to stay. Its
+// readers have no part in that.
+Result<Descriptor> Mounts::MountNamedCopies(const MountRecord& record, std::span<const int> abort_on) {
+  Result<Descriptor> mount = MountCache(record, abort_on);
+  if (!mount.ok() || door_.CopiesHaveNames(record)) return mount;
+  mount.value().reset();
+  for (int i = 0; i < kNameTries; ++i) {
+    if (door_.CopiesHaveNames(record)) break;
+    usleep(kNamePauseUs);
+  }
+  return MountCache(record, abort_on);
+}
+
+// A bootstrap can be mounted once by a name in its domain: the next ones get a number; so it is with what a
+// dead keeper has left mounted. `tried` are names that the kernel has in use for something else.
+Result<std::string> Mounts::FreeFsid(const MountCall& call, const std::string& domain, uint32_t tried) const {
   if (call.bootstrap >= kBlobsMax || journal_.layout().blobs[call.bootstrap].in_use.load() == 0)
     return Error{ENODEV, "the image's bootstrap is not guarded"};
   const std::string name = NameOf(journal_.layout().blobs[call.bootstrap]);
-  const auto taken = [this](const std::string& fsid) {
-    return std::any_of(std::begin(journal_.layout().mounts), std::end(journal_.layout().mounts),
+  const auto taken = [&](const std::string& fsid) {
+    return ErofsSysfsInode(SysfsNameOf(domain, fsid)) != 0 ||
+           std::any_of(std::begin(journal_.layout().mounts), std::end(journal_.layout().mounts),
                        [&](const MountRecord& record) { return record.in_use != 0 && fsid == record.fsid; });
   };
   std::string fsid = name;
@@ -247,22 +300,37 @@ Outcome Mounts::Mount(const MountCall& call, int bootstrap, std::span<const int>
   const auto free = std::find_if(records.begin(), records.end(), [](const auto& r) { return r.in_use == 0; });
   if (free == records.end()) return Error{ENOSPC, "too many mounts"};
 
-  Outcome mounted;
-  for (uint32_t tried = 0; tried < kFsidTries; ++tried) {
-    Result<MountRecord> filled = Describe(call, tried);
-    if (!filled.ok()) return filled.error();
-    mounted = MountAt(call, bootstrap, abort_on, filled.value(), *free);
-    // The name may be in use still: by a mount that is ending, or that a dead keeper had begun.
-    const bool name_taken = !mounted.ok() && journal_.layout().door == DoorKind::kCachefiles &&
-                            (mounted.error().code == EEXIST || mounted.error().code == EBUSY);
-    if (!name_taken) break;
-  }
+  const Outcome mounted = MountFresh(call, bootstrap, abort_on, *free);
   if (!mounted.ok()) return mounted;
   Log("mounted %s (%u blobs)", call.mount_point, call.device_count);
   return {};
 }
 
-Result<MountRecord> Mounts::Describe(const MountCall& call, uint32_t tried) const {
+// Of the domain's files that the kernel has open it does not say whether they are dead. An image that can't
+// be read in it is mounted in another one, with copies of its own.
+Outcome Mounts::MountFresh(const MountCall& call, int bootstrap, std::span<const int> abort_on,
+                           MountRecord& place) {
+  Outcome mounted;
+  for (uint32_t number = 1; number <= kDomainTries; ++number) {
+    const std::string domain = DomainVariant(call, number);
+    for (uint32_t tried = 0; tried < kFsidTries; ++tried) {
+      Result<MountRecord> filled = Describe(call, domain, tried);
+      if (!filled.ok()) return filled.error();
+      mounted = MountAt(call, bootstrap, abort_on, filled.value(), place);
+      // The name may be in use still: by a mount that is ending, or that a dead keeper had begun.
+      const bool name_taken = !mounted.ok() && journal_.layout().door == DoorKind::kCachefiles &&
+                              (mounted.error().code == EEXIST || mounted.error().code == EBUSY);
+      if (!name_taken) break;
+    }
+    const bool spoilt = !mounted.ok() && mounted.error().code == kDeadFiles &&
+                        journal_.layout().door == DoorKind::kCachefiles && call.domain[0] != 0;
+    if (!spoilt) return mounted;
+    Log("the domain %s has files of a dead keeper's: trying another", domain.c_str());
+  }
+  return mounted;
+}
+
+Result<MountRecord> Mounts::Describe(const MountCall& call, const std::string& domain, uint32_t tried) const {
   MountRecord record;
   record.device_count = call.device_count;
   record.bootstrap = call.bootstrap;
@@ -270,8 +338,8 @@ Result<MountRecord> Mounts::Describe(const MountCall& call, uint32_t tried) cons
   std::memcpy(record.mount_point, call.mount_point, sizeof(call.mount_point));
   std::memcpy(record.label, call.label, sizeof(call.label));
   if (journal_.layout().door != DoorKind::kCachefiles) return record;
-  std::memcpy(record.domain, call.domain, sizeof(call.domain));
-  Result<std::string> fsid = FreeFsid(call, tried);
+  if (!CopyText(domain, record.domain)) return Error{ENAMETOOLONG, "the domain's name is too long"};
+  Result<std::string> fsid = FreeFsid(call, domain, tried);
   if (!fsid.ok()) return fsid.error();
   CopyText(fsid.value(), record.fsid);
   return record;
@@ -288,17 +356,21 @@ Outcome Mounts::MountAt(const MountCall& call, int bootstrap, std::span<const in
 Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<const int> abort_on,
                               MountRecord& record, MountRecord& place) {
   Result<Descriptor> mount = journal_.layout().door == DoorKind::kCachefiles
-                                 ? MountCache(record, abort_on)
+                                 ? MountNamedCopies(record, abort_on)
                                  : MakeFilesystem(call, bootstrap, abort_on);
   if (!mount.ok()) return mount.error();
+  if (!door_.ImageIsOpen(record))
+    return Error{kDeadFiles, "the kernel has files of the image open that nobody can read: a dead keeper's"};
   if (Outcome identified = Identify(mount.value().get(), record); !identified.ok()) return identified;
 
   // Written down before it can be reached: a successor must not take it for idle and leave.
   place = record;
   std::atomic_thread_fence(std::memory_order_release);
   place.in_use = 1;
-  if (move_mount(mount.value().get(), "", AT_FDCWD, call.mount_point, MOVE_MOUNT_F_EMPTY_PATH) == 0)
+  if (move_mount(mount.value().get(), "", AT_FDCWD, call.mount_point, MOVE_MOUNT_F_EMPTY_PATH) == 0) {
+    if (place.unique_id == 0) CopyText(MountLineOf(place.mount_id), place.mount_line);
     return {};
+  }
   const Error error = ErrnoError(std::string("put the mount at ") + call.mount_point);
   place.in_use = 0;
   return error;
@@ -314,6 +386,29 @@ Outcome Mounts::Unmount(const std::string& mount_point) {
     return {};
   }
   return Error{ENOENT, mount_point + " is not a mount of this keeper"};
+}
+
+Outcome Mounts::AdoptOrphan(const OrphanCall& call) {
+  ForgetDead();
+  MountRecord orphan;
+  orphan.device_count = call.device_count;
+  std::copy_n(call.devices, call.device_count, orphan.devices);
+  std::memcpy(orphan.sysfs_name, call.sysfs_name, sizeof(orphan.sysfs_name));
+  orphan.sysfs_inode = call.sysfs_inode;
+  if (!FilesystemLives(orphan)) return Error{ENOENT, "the file system is gone"};
+  MountRecord* free = nullptr;
+  for (MountRecord& record : journal_.layout().mounts) {
+    const bool same =
+        record.sysfs_inode == orphan.sysfs_inode && std::strcmp(record.sysfs_name, orphan.sysfs_name) == 0;
+    if (record.in_use != 0 && same) return {};
+    if (record.in_use == 0 && free == nullptr) free = &record;
+  }
+  if (free == nullptr) return Error{ENOSPC, "too many mounts"};
+  *free = orphan;
+  std::atomic_thread_fence(std::memory_order_release);
+  free->in_use = 1;
+  Log("adopted the file system %s of an earlier keeper (%u blobs)", orphan.sysfs_name, orphan.device_count);
+  return {};
 }
 
 const MountRecord* Mounts::NextVisible(uint32_t from, uint32_t* entry) {

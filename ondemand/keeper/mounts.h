@@ -20,12 +20,17 @@ class Mounts {
   // Mounts `bootstrap` (a descriptor) with the devices of the call, read-only, nodev, nosuid. Reads of the
   // bootstrap itself come through the door only if the kernel has a copy of its own of it (cachefiles). Where
   // the kernel mounts only block devices, the FUSE door's files get loop devices, which go with the mount.
+  // When it returns the image's root directory was read, and all its blobs are open in the kernel.
   // REQUIRES: Door::Prove() was successful just before. Errors: ENODEV (a device is not guarded), ENOSPC (too
   // many mounts), else what the kernel says, with its own words. Source: Documentation/filesystems/erofs.rst,
   // "device=%s"; fsopen(2), fsconfig(2), fsmount(2).
   Outcome Mount(const MountCall& call, int bootstrap, std::span<const int> abort_on);
   // Errors: ENOENT (none of ours), EBUSY, EINVAL.
   Outcome Unmount(const std::string& mount_point);
+
+  // Takes a file system for one of ours until it is gone, though it is mounted nowhere that we know of.
+  // Idempotent. Errors: ENOENT (it is gone), ENOSPC.
+  Outcome AdoptOrphan(const OrphanCall& call);
 
   // The first mount at or after entry `from` that can be seen at its place; nullptr if there is none.
   const MountRecord* NextVisible(uint32_t from, uint32_t* entry);
@@ -36,14 +41,16 @@ class Mounts {
 
  private:
   void ForgetDead();
-  Result<MountRecord> Describe(const MountCall& call, uint32_t tried) const;
-  Result<std::string> FreeFsid(const MountCall& call, uint32_t tried) const;
+  Outcome MountFresh(const MountCall& call, int bootstrap, std::span<const int> abort_on, MountRecord& place);
+  Result<MountRecord> Describe(const MountCall& call, const std::string& domain, uint32_t tried) const;
+  Result<std::string> FreeFsid(const MountCall& call, const std::string& domain, uint32_t tried) const;
   Outcome MountAt(const MountCall& call, int bootstrap, std::span<const int> abort_on, MountRecord& record,
                   MountRecord& place);
   Outcome MakeAndAttach(const MountCall& call, int bootstrap, std::span<const int> abort_on,
                         MountRecord& record, MountRecord& place);
   Result<Descriptor> MakeFilesystem(const MountCall& call, int bootstrap, std::span<const int> abort_on);
   Result<Descriptor> MountCache(const MountRecord& record, std::span<const int> abort_on);
+  Result<Descriptor> MountNamedCopies(const MountRecord& record, std::span<const int> abort_on);
   Result<std::string> DevicePath(uint32_t blob_entry);
   int64_t TimeoutMs() const;
 

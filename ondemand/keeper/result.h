@@ -29,6 +29,7 @@ class [[nodiscard]] Result {
   bool ok() const { return state_.index() == 0; }
   // REQUIRES: ok()
   T& value() { return std::get<0>(state_); }
+  const T& value() const { return std::get<0>(state_); }
   // REQUIRES: !ok()
   const Error& error() const { return std::get<1>(state_); }
 

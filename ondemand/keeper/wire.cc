@@ -47,6 +47,10 @@ bool WellFormed(RequestKind kind, std::span<const std::byte> bytes) {
       return call != nullptr && call->device_count <= kDevicesMax && Terminated(call->mount_point) &&
              Terminated(call->label) && Terminated(call->domain);
     }
+    case RequestKind::kAdoptOrphan: {
+      const auto* call = Cast<OrphanCall>(bytes);
+      return call != nullptr && call->device_count <= kDevicesMax && Terminated(call->sysfs_name);
+    }
     case RequestKind::kUnmount: {
       const auto* call = Cast<UnmountRequest>(bytes);
       return call != nullptr && Terminated(call->mount_point);

@@ -15,7 +15,7 @@
 namespace sluice::keeper {
 
 inline constexpr uint32_t kWireMagic = 0x4b4c5753;
-inline constexpr uint32_t kWireVersion = 2;
+inline constexpr uint32_t kWireVersion = 3;
 inline constexpr uint32_t kReplyTextMax = 1024;
 
 enum class RequestKind : uint32_t {
@@ -28,6 +28,7 @@ enum class RequestKind : uint32_t {
   kMount,          // MountCall, with the bootstrap's descriptor
   kUnmount,        // UnmountRequest
   kListMounts,     // EntryRequest: the first mount at or after the entry; value is its entry + 1, 0 if none
+  kAdoptOrphan,    // OrphanCall
   kStatus,         // the reply's text; needs no attachment
 };
 
@@ -69,6 +70,15 @@ struct MountCall {
   char mount_point[kMountPathMax] = {};
   char label[kMountLabelMax] = {};
   char domain[kDomainMax] = {};  // cachefiles; may be empty
+};
+// A file system whose keeper and daemon died at once, and that is used still (fanotify).
+struct OrphanCall {
+  Header header{.kind = RequestKind::kAdoptOrphan};
+  uint32_t device_count = 0;
+  uint32_t padding = 0;
+  uint64_t sysfs_inode = 0;
+  uint32_t devices[kDevicesMax] = {};
+  char sysfs_name[kSysfsNameMax] = {};
 };
 struct UnmountRequest {
   Header header{.kind = RequestKind::kUnmount};

@@ -66,13 +66,19 @@ manifest app | jq -c 'del(.layers[0].annotations["io.sluice.blob.root"], .layers
                           .layers[0].annotations["io.sluice.blob.size"])' | put_manifest app plain
 damage "$(file_of "$blob")" 5000000
 refused=$(metric sluice_blobs_refused_total)
-sluice mount "$registry/app:plain" "$mount" --fill
+sluice mount "$registry/app:plain" "$mount"
+# What the kernel has got once, it may have apart from the store.
+cat "$mount/usr/lib1/part1/file1" >"$work/output" || fail "unverified bytes are not served"
+mkdir "$mount.fill"
+sluice mount "$registry/app:plain" "$mount.fill" --fill
 blob_is_refused() { (($(metric sluice_blobs_refused_total) > refused)); }
 wait_until blob_is_refused || fail "a blob that does not match its digest is served on"
 drop_page_cache
 cat "$mount/usr/lib1/part1/file1" >"$work/output" 2>&1 && fail "a refused blob is read"
 grep -q 'Input/output error' "$work/output" || fail "the readers' error is not EIO: $(head -c 200 "$work/output")"
 grep -q 'ALARM' "$node_log" || fail "no alarm was raised"
+(($(sluice --output json status | jq '[.mounts[].read_errors] | add') > 0)) || fail "no error is shown: $(sluice status)"
+sluice umount "$mount.fill"
 
 note "one refused blob does not keep the node from starting"
 stop_node KILL

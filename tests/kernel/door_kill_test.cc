@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <mutex>
 #include <random>
 #include <shared_mutex>
@@ -162,6 +163,48 @@ TEST_P(DoorKillTest, KeeperKilledWhileTheDaemonIsStoppedLosesNoReader) {
   reader.join();
   EXPECT_EQ(seen, Seen::kRight);
   EXPECT_EQ(ReadAll(), Seen::kRight);
+}
+
+// The daemon held the kernel's side alone: it does not end before there is a keeper again.
+TEST_P(DoorKillTest, KeeperKilledWhenTheDaemonStopsIsReplacedFirst) {
+  FakeNodeOptions options = NodeOptions();
+  options.read_deadline = std::chrono::seconds(2);
+  std::filesystem::create_symlink(SLUICE_KEEPER_PATH, Path("keeper"));
+  options.keeper_path = Path("keeper");
+  auto node = StartNode(options);
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  KeepCacheOfDoor();
+  // Its own watcher does not find one to take the place.
+  std::filesystem::remove(Path("keeper"));
+  const pid_t first = node->door().keeper_pid();
+  kill(first, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return !ProcessLives(first); }));
+  std::filesystem::create_symlink(SLUICE_KEEPER_PATH, Path("keeper"));
+  EXPECT_TRUE(node->door().Stop().ok());
+  EXPECT_NE(node->door().keeper_pid(), first);
+  EXPECT_TRUE(ProcessLives(node->door().keeper_pid()));
+  node.reset();
+  EXPECT_EQ(Read(0, 4096), Seen::kError) << "the keeper refuses at the deadline";
+  node = StartNode(options);
+  ASSERT_TRUE(node);
+  EXPECT_EQ(WithoutErrors([&] { return ReadAll(); }), Seen::kRight);
+}
+
+TEST_P(DoorKillTest, NoKeeperToBeHadWhenTheDaemonStopsIsSaid) {
+  FakeNodeOptions options = NodeOptions();
+  options.call_timeout = std::chrono::milliseconds(300);
+  std::filesystem::create_symlink(SLUICE_KEEPER_PATH, Path("keeper"));
+  options.keeper_path = Path("keeper");
+  auto node = StartNode(options);
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  KeepCacheOfDoor();
+  std::filesystem::remove(Path("keeper"));
+  const pid_t keeper = node->door().keeper_pid();
+  kill(keeper, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return !ProcessLives(keeper); }));
+  EXPECT_EQ(node->door().Stop().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_P(DoorKillTest, KeeperKilledWhileMoreReadersWaitThanThereAreSlotsLosesNone) {

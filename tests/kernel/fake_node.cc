@@ -41,6 +41,9 @@ std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status*
                    .keeper_log = node->options_.root + "/keeper.log"};
   door.read_deadline = node->options_.read_deadline;
   door.slots_max = node->options_.slots_max;
+  door.descriptor_store = node->options_.descriptor_store;
+  door.call_timeout = node->options_.call_timeout;
+  if (!node->options_.keeper_path.empty()) door.keeper_path = node->options_.keeper_path;
   // Tickets of before come at once: their blobs must be known.
   node->AddSource(node->options_.digest, node->options_.original_path);
   if (door.backend == Backend::kCachefiles)
@@ -50,6 +53,10 @@ std::unique_ptr<FakeNode> FakeNode::Start(FakeNodeOptions options, absl::Status*
   *error = started.status();
   if (!started.ok()) return nullptr;
   node->door_ = *std::move(started);
+  if (!node->options_.guards) {
+    node->DropTickets();
+    return node;
+  }
   *error = node->Guard(node->options_.digest, node->options_.original_path);
   node->image_ = node->Find(node->options_.digest);
   if (error->ok() && node->door_->GuardsBootstrap())
@@ -87,7 +94,7 @@ Blob& FakeNode::blob(const Digest& digest) {
 }
 
 FakeNode::~FakeNode() {
-  if (door_) door_->Stop();
+  if (door_) (void)door_->Stop();
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -24,6 +24,10 @@ struct FakeNodeOptions {
   std::chrono::microseconds fill_delay_max{0};  // each fill waits for a random part of it
   std::chrono::nanoseconds read_deadline = std::chrono::seconds(30);
   uint32_t slots_max = 16384;
+  std::chrono::nanoseconds call_timeout = std::chrono::seconds(10);
+  std::string keeper_path = {};  // empty: the build's
+  DescriptorStore* descriptor_store = nullptr;
+  bool guards = true;  // the image's blob; else its reads are errors
 };
 
 inline constexpr uint32_t kTestChunkSize = 64 << 10;

@@ -197,7 +197,7 @@ void ImageFixture::TearDown() {
   for (const MountInfo& mount : *mounts) {
     if (mount.mount_point.starts_with(root_ + "/")) umount2(mount.mount_point.c_str(), MNT_DETACH);
   }
-  // Before the next test's file systems get the numbers of this one's, and the keeper takes them for its own.
+  // So that it leaves nothing behind it.
   if (keeper_ > 0) {
     for (int i = 0; i < kKeeperLeaveTries && ProcessLives(keeper_); ++i) usleep(10'000);
   }

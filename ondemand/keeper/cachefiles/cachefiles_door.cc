@@ -1,11 +1,14 @@
 #include "ondemand/keeper/cachefiles/cachefiles_door.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <utility>
 #include <variant>
 
 #include "ondemand/keeper/log.h"
@@ -26,6 +29,35 @@ constexpr int64_t kRestorePauseNs = 50'000'000;
 
 std::string NameOf(const BlobRecord& record) {
   return std::string(record.name, kBlobNameLength);
+}
+
+// How the cache's directory names a volume's directory, and a file whose key is text. Source:
+// fs/cachefiles/volume.c and key.c.
+constexpr char kVolumePrefix[] = "I";
+constexpr char kTextKeyPrefix[] = "D";
+
+std::set<std::string> NamesIn(int parent, const std::string& name) {
+  std::set<std::string> names;
+  const int directory = openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  if (directory < 0) return names;
+  DIR* list = fdopendir(directory);
+  if (list == nullptr) {
+    close(directory);
+    return names;
+  }
+  while (const dirent* entry = readdir(list)) {
+    if (entry->d_name[0] != '.') names.emplace(entry->d_name);
+  }
+  closedir(list);
+  return names;
+}
+
+// They lie in 256 directories.
+std::set<std::string> FilesOfVolume(int cache, const std::string& volume) {
+  const std::string path = kVolumePrefix + std::string(kErofsVolumePrefix) + volume;
+  std::set<std::string> files;
+  for (const std::string& fan : NamesIn(cache, path)) files.merge(NamesIn(cache, path + "/" + fan));
+  return files;
 }
 
 // Those in the record of a mount, or of one that is about to be made.
@@ -81,6 +113,31 @@ void CachefilesDoor::ChangeRegistrations(const MountRecord& image, int by) {
     registration.images += static_cast<uint32_t>(by);
     if (registration.images == 0) registrations_.erase(names);
   });
+}
+
+bool CachefilesDoor::ImageIsOpen(const MountRecord& image) {
+  bool all = true;
+  CallOnThread([&] {
+    std::set<Names> open;
+    for (const auto& [number, place] : places_) {
+      if (objects_[place].file.valid()) open.insert(objects_[place].names);
+    }
+    ForEachName(journal_.layout(), image,
+                [&](const Names& names, uint32_t) { all = all && open.contains(names); });
+  });
+  return all;
+}
+
+bool CachefilesDoor::CopiesHaveNames(const MountRecord& image) {
+  bool all = true;
+  std::set<std::string> files;
+  std::string listed;
+  ForEachName(journal_.layout(), image, [&](const Names& names, uint32_t) {
+    if (std::exchange(listed, names.first) != names.first || files.empty())
+      files = FilesOfVolume(cache_.directory.get(), names.first);
+    all = all && files.contains(kTextKeyPrefix + names.second);
+  });
+  return all;
 }
 
 // A name that no image has told of may be of one that a dead keeper was mounting. Who refuses the kernel's

@@ -39,6 +39,11 @@ class CachefilesDoor final : public Door {
   void Forget(uint32_t entry) override;
   void AddImage(const MountRecord& image) override;
   void RemoveImage(const MountRecord& image) override;
+  // What a file system of a dead keeper's has open in the same domain the kernel does not open again, and
+  // nobody can read.
+  bool ImageIsOpen(const MountRecord& image) override;
+  // The kernel gives a new copy its name when it is closed for the first time.
+  bool CopiesHaveNames(const MountRecord& image) override;
   void Connect(Descriptor objects) override;
   bool Idle() override { return open_objects_.load() == 0; }
 

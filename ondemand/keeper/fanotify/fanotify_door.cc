@@ -50,12 +50,18 @@ Outcome FanotifyDoor::Guard(uint32_t entry) {
   return {};
 }
 
+Outcome FanotifyDoor::WatchOrphaned(const BlobRecord& record) {
+  return WatchFile(watch_, NameOf(record), FileOf(record));
+}
+
 void FanotifyDoor::Insert(uint32_t entry) {
   const BlobRecord& record = journal_.layout().blobs[entry];
   blobs_.Insert({FileOf(record), entry, record.chunk_shift, record.size});
 }
 
 void FanotifyDoor::Forget(uint32_t entry) {
+  const BlobRecord& record = journal_.layout().blobs[entry];
+  if (record.orphaned.load() != 0) (void)UnwatchFile(watch_, NameOf(record), FileOf(record));
   CallOnThread([=, this] {
     blobs_.Erase(FileOf(journal_.layout().blobs[entry]));
     RefuseReadsOf(entry);
@@ -73,6 +79,12 @@ Outcome FanotifyDoor::ClearComplete(const BlobRecord& record) {
   // are taken off, and those of other blobs set anew. Meanwhile their reads only ask more often than they
   // must.
   if (Outcome all = ClearAllIgnoreMarks(watch_); !all.ok()) return all;
+  // First those whose reads pass unasked without their own mark.
+  for (const BlobRecord& other : journal_.layout().blobs) {
+    if (&other == &record || other.in_use.load() == 0 || other.orphaned.load() == 0) continue;
+    if (Outcome watched = WatchFile(watch_, NameOf(other), FileOf(other)); !watched.ok())
+      Log("a blob is not guarded any more: %s", watched.error().text.c_str());
+  }
   for (BlobRecord& other : journal_.layout().blobs) {
     if (&other == &record || other.in_use.load() == 0 || other.complete.load() == 0) continue;
     if (!MarkComplete(other).ok()) other.complete.store(0);
@@ -103,6 +115,13 @@ void FanotifyDoor::HandleEvent(const fanotify_event_metadata& event) {
   }
   SlotRead read;
   const Lookup found = Classify(event, read);
+  if (found == Lookup::kAbsent && journal_.layout().blobs[read.blob].orphaned.load() != 0 &&
+      IsOurDaemons(event.pid)) {
+    // It fills the hole, or looks whether it is one.
+    Respond(event.fd, 0);
+    close(event.fd);
+    return;
+  }
   if (found == Lookup::kAbsent && HasFreeSlot() && !FailsAgain(read)) {
     Publish(read);
     return;
@@ -115,6 +134,13 @@ void FanotifyDoor::HandleEvent(const fanotify_event_metadata& event) {
     Respond(event.fd, EIO);
   }
   close(event.fd);
+}
+
+bool FanotifyDoor::IsOurDaemons(int32_t thread) const {
+  const int32_t daemon = journal_.layout().daemon_pid.load();
+  if (daemon <= 0 || thread <= 0) return false;
+  const std::string path = "/proc/" + std::to_string(daemon) + "/task/" + std::to_string(thread);
+  return access(path.c_str(), F_OK) == 0;
 }
 
 FanotifyDoor::Lookup FanotifyDoor::Classify(const fanotify_event_metadata& event, SlotRead& read) {

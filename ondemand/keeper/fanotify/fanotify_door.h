@@ -22,6 +22,8 @@ class FanotifyDoor final : public Door {
   // By an ignore mark. Errors: as SetIgnoreMark.
   Outcome MarkComplete(const BlobRecord& record) override;
   Outcome ClearComplete(const BlobRecord& record) override;
+  // By a mark on the file itself. Errors: as WatchFile.
+  Outcome WatchOrphaned(const BlobRecord& record) override;
   // Reads the canary. Errors: as ProveWatch.
   Outcome Prove() override;
 
@@ -35,6 +37,7 @@ class FanotifyDoor final : public Door {
   void RefuseQueued() override;
 
   void HandleEvent(const fanotify_event_metadata& event);
+  bool IsOurDaemons(int32_t thread) const;
   Lookup Classify(const fanotify_event_metadata& event, SlotRead& read);
   void Respond(int event_fd, int verdict);
   void Insert(uint32_t entry);

@@ -40,13 +40,12 @@ Result<Descriptor> OpenStore(const std::string& blobs_dir) {
   return store;
 }
 
-Outcome ChangeIgnoreMark(const Watch& watch, unsigned action, const std::string& name, FileId file) {
+Outcome ChangeMark(const Watch& watch, unsigned flags, const std::string& name, FileId file) {
   Result<Descriptor> opened = OpenIfSame(watch.store.get(), name, file);
   if (!opened.ok()) return opened.error();
-  const int status =
-      fanotify_mark(watch.group.get(), action | kIgnore, FAN_PRE_ACCESS, opened.value().get(), nullptr);
-  if (status == 0 || (action == FAN_MARK_REMOVE && errno == ENOENT)) return {};
-  return ErrnoError("change the ignore mark of " + name);
+  const int status = fanotify_mark(watch.group.get(), flags, FAN_PRE_ACCESS, opened.value().get(), nullptr);
+  if (status == 0 || ((flags & FAN_MARK_REMOVE) != 0 && errno == ENOENT)) return {};
+  return ErrnoError("change the mark of " + name);
 }
 
 }  // namespace
@@ -103,11 +102,19 @@ Outcome ProveWatch(const Watch& watch, const std::atomic<uint64_t>& canaries_see
 }
 
 Outcome SetIgnoreMark(const Watch& watch, const std::string& name, FileId file) {
-  return ChangeIgnoreMark(watch, FAN_MARK_ADD, name, file);
+  return ChangeMark(watch, FAN_MARK_ADD | kIgnore, name, file);
 }
 
 Outcome ClearIgnoreMark(const Watch& watch, const std::string& name, FileId file) {
-  return ChangeIgnoreMark(watch, FAN_MARK_REMOVE, name, file);
+  return ChangeMark(watch, FAN_MARK_REMOVE | kIgnore, name, file);
+}
+
+Outcome WatchFile(const Watch& watch, const std::string& name, FileId file) {
+  return ChangeMark(watch, FAN_MARK_ADD, name, file);
+}
+
+Outcome UnwatchFile(const Watch& watch, const std::string& name, FileId file) {
+  return ChangeMark(watch, FAN_MARK_REMOVE, name, file);
 }
 
 Outcome ClearAllIgnoreMarks(const Watch& watch) {

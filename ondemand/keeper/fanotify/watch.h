@@ -47,8 +47,15 @@ Outcome ProveWatch(const Watch& watch, const std::atomic<uint64_t>& canaries_see
 Outcome SetIgnoreMark(const Watch& watch, const std::string& name, FileId file);
 Outcome ClearIgnoreMark(const Watch& watch, const std::string& name, FileId file);
 
+// Has every read and write of the file ask the group that asks any at all: also those by descriptors that
+// were opened through another watch, as the file systems of a dead keeper have them, and new ones of the
+// daemon's. Goes with the file's last mark. Errors: as SetIgnoreMark.
+Outcome WatchFile(const Watch& watch, const std::string& name, FileId file);
+Outcome UnwatchFile(const Watch& watch, const std::string& name, FileId file);
+
 // Puts the events of all files back, also of those that have no name any more.
-// Source: fanotify_mark(2) FAN_MARK_FLUSH, which leaves the mark of the mount.
+// Source: fanotify_mark(2) FAN_MARK_FLUSH, which leaves the mark of the mount. Takes off the marks of
+// WatchFile too.
 Outcome ClearAllIgnoreMarks(const Watch& watch);
 
 // The file `name` in `directory`; errors as openat(2).

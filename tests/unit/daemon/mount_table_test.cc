@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 namespace sluice {
 namespace {
@@ -53,6 +54,48 @@ TEST_F(MountTableTest, AnotherDaemonFindsWhatWasAdded) {
   EXPECT_FALSE(entry.bootstrap.root.has_value());
   EXPECT_NE(again->Find("/mnt/a \"quoted\""), nullptr);
   EXPECT_EQ(again->Find("/mnt/b"), nullptr);
+}
+
+TEST_F(MountTableTest, DetachedEntryIsKeptBesideWhatIsMountedThereAnew) {
+  absl::StatusOr<MountTable> table = MountTable::Load(path_);
+  ASSERT_TRUE(table.ok());
+  const ondemand::ErofsInstance first{"7", (uint64_t{3} << 32) + 1, "boot"};
+  const ondemand::ErofsInstance second{"7", (uint64_t{3} << 32) + 2, "boot"};
+  ASSERT_TRUE(table->Add(Entry("/mnt/a")).ok());
+  ASSERT_TRUE(table->Identify("/mnt/a", first).ok());
+  ASSERT_TRUE(table->Detach("/mnt/a").ok());
+  EXPECT_EQ(table->Find("/mnt/a"), nullptr);
+  ASSERT_TRUE(table->Add(Entry("/mnt/a")).ok());
+  ASSERT_TRUE(table->Identify("/mnt/a", second).ok());
+
+  absl::StatusOr<MountTable> again = MountTable::Load(path_);
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_NE(again->Find("/mnt/a"), nullptr);
+  EXPECT_EQ(again->Find("/mnt/a")->instance, second);
+  ASSERT_EQ(again->detached().size(), 1u);
+  EXPECT_EQ(again->detached().front().instance, first);
+  EXPECT_EQ(again->detached().front().blobs.size(), 1u);
+  ASSERT_TRUE(again->RemoveDetached(second).ok());
+  EXPECT_EQ(again->detached().size(), 1u) << "that one is mounted";
+  ASSERT_TRUE(again->RemoveDetached(first).ok());
+  EXPECT_TRUE(MountTable::Load(path_)->detached().empty());
+  EXPECT_NE(MountTable::Load(path_)->Find("/mnt/a"), nullptr);
+}
+
+TEST_F(MountTableTest, TableOfBeforeIsRead) {
+  absl::StatusOr<MountTable> table = MountTable::Load(path_);
+  ASSERT_TRUE(table->Add(Entry("/mnt/a")).ok());
+  std::stringstream text;
+  text << std::ifstream(path_).rdbuf();
+  std::string without = text.str();
+  const size_t at = without.find("\"detached\": [],");
+  ASSERT_NE(at, std::string::npos);
+  without.erase(at, std::string("\"detached\": [],").size());
+  std::ofstream(path_) << without;
+  table = MountTable::Load(path_);
+  ASSERT_TRUE(table.ok()) << table.status();
+  EXPECT_EQ(table->entries().size(), 1u);
+  EXPECT_FALSE(table->entries().front().instance.known());
 }
 
 TEST_F(MountTableTest, ADamagedTableIsRefusedAndKept) {

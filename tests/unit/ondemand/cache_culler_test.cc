@@ -119,6 +119,34 @@ TEST_F(CacheCullerTest, MakesRoomFromWhatWasUsedLongestAgoAndNoMore) {
   EXPECT_EQ(culler_->Size(), size / 2);
 }
 
+TEST_F(CacheCullerTest, TakesRangesOutOfCopiesThatAreInUse) {
+  const std::string one = Add("Ierofs,a/@00", "D" + HexOf('a'), 32768);
+  const std::string two = Add("Ierofs,b/@01", "D" + HexOf('a') + ".2", 32768);
+  const std::string other = Add("Ierofs,b/@01", "D" + HexOf('b'), 32768);
+  busy_ = {one, two, other};
+  const auto bytes_of = [](const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  ASSERT_TRUE(culler_->Drop(HexOf('a'), {{4096, 8192}, {28672, 8192}}).ok());
+  const std::string left =
+      std::string(4096, 'x') + std::string(8192, '\0') + std::string(16384, 'x') + std::string(4096, '\0');
+  EXPECT_EQ(bytes_of(one), left);
+  EXPECT_EQ(bytes_of(two), left);
+  EXPECT_EQ(bytes_of(other), std::string(32768, 'x'));
+  const keeper::Descriptor file(open(one.c_str(), O_RDONLY | O_CLOEXEC));
+  EXPECT_EQ(lseek(file.get(), 4096, SEEK_DATA), 12288) << "zeros that are data would be read";
+  EXPECT_TRUE(culler_->Drop(HexOf('c'), {{0, 4096}}).ok());
+  EXPECT_THAT(said_, testing::IsEmpty());
+}
+
+TEST_F(CacheCullerTest, CopyThatCanNotBeChangedIsReported) {
+  const std::string path = Add("Ierofs,a/@00", "D" + HexOf('a'));
+  fs::remove(path);
+  fs::create_symlink("/dev/null", path);
+  EXPECT_TRUE(absl::IsUnavailable(culler_->Drop(HexOf('a'), {{0, 4096}})));
+}
+
 TEST_F(CacheCullerTest, TellsThatThereIsNothingToDiscard) {
   EXPECT_EQ(culler_->MakeRoom(1), 0u);
   busy_.insert(Add("Ierofs,a/@00", "D" + HexOf('a')));

@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -36,10 +39,17 @@ class CacheFillerTest : public keeper::CachefilesRig {
   }
 
   void StartFiller() {
-    filler_ = std::make_unique<CacheFiller>(journal_, *objects_, dir_, [this] {
+    const auto make_room = [this] {
       ++rooms_;
       return make_room_ ? make_room_() : false;
-    });
+    };
+    const auto drop = [this](const std::string& name, const std::vector<ByteRange>& ranges) {
+      for (const ByteRange& range : ranges) {
+        if (copies_have_names_) kernel_.Punch(name, range.offset, range.length);
+      }
+      return drop_fails_ ? absl::UnavailableError("the disk") : absl::OkStatus();
+    };
+    filler_ = std::make_unique<CacheFiller>(journal_, *objects_, dir_, CacheFiller::Copies{make_room, drop});
   }
 
   absl::Status Fill(ByteRange range, uint32_t entry = 3, uint32_t place = 0,
@@ -84,7 +94,7 @@ class CacheFillerTest : public keeper::CachefilesRig {
       filler_->Wake();
       ASSERT_TRUE(AwaitWritten(object, 0, 4096));
       SetPresent(entry, 0, false);
-      filler_->Revoke(entry);
+      ASSERT_TRUE(filler_->Revoke(entry).ok());
       SetPresent(entry, 0);
       const size_t writes = kernel_.Writes(object).size();
       filler_->Wake();
@@ -99,6 +109,8 @@ class CacheFillerTest : public keeper::CachefilesRig {
   std::unique_ptr<CacheObjects> objects_;
   std::atomic<int> rooms_{0};
   std::function<bool()> make_room_;
+  bool copies_have_names_ = true;
+  bool drop_fails_ = false;
   uint32_t sweeps_ = 0;
   std::unique_ptr<CacheFiller> filler_;
 };
@@ -247,6 +259,22 @@ TEST_F(CacheFillerTest, ChunkThatTheStoreDoesNotHaveIsNotCopied) {
   for (const Write& write : kernel_.Writes(object)) EXPECT_LT(write.offset, kChunk);
 }
 
+// An evicted blob would keep its room on disk.
+TEST_F(CacheFillerTest, BlobsFileIsNotKeptOpen) {
+  OpenOne();
+  StartFiller();
+  SetAllPresent(3);
+  EXPECT_TRUE(Fill({0, 4 * kChunk}).ok());
+  const std::filesystem::path blob = std::filesystem::canonical(dir_ + "/" + NameOf(3));
+  EXPECT_TRUE(Eventually([&] {
+    std::error_code gone;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      if (std::filesystem::read_symlink(entry.path(), gone) == blob) return false;
+    }
+    return true;
+  }));
+}
+
 TEST_F(CacheFillerTest, CloseDuringAFillEndsItAndLeavesNoDescriptor) {
   const auto object = OpenOne(3, 64 * kChunk);
   StartFiller();
@@ -358,7 +386,7 @@ TEST_F(CacheFillerTest, RevokedChunkIsWrittenAgain) {
   SetPresent(3, 1);
   ASSERT_TRUE(AwaitWritten(object, kChunk, 2 * kChunk));
   SetPresent(3, 1, false);
-  filler_->Revoke(3);
+  EXPECT_TRUE(filler_->Revoke(3).ok());
   const size_t before = kernel_.Writes(object).size();
   AwaitSweep();
   EXPECT_EQ(kernel_.Writes(object).size(), before) << "it is not there";
@@ -377,7 +405,7 @@ TEST_F(CacheFillerTest, ChunkThatWasRevokedBeforeTheCopyWasOpenedIsWrittenAgain)
   EXPECT_TRUE(Eventually([&] { return objects_->All().empty(); }));
   AwaitSweep();  // the filler has forgotten it
   SetPresent(3, 1, false);
-  filler_->Revoke(3);
+  EXPECT_TRUE(filler_->Revoke(3).ok());
   SetPresent(3, 1);
   const auto object = kernel_.Acquire("erofs," + NameOf(3), NameOf(3));
   filler_->Wake();
@@ -387,16 +415,57 @@ TEST_F(CacheFillerTest, ChunkThatWasRevokedBeforeTheCopyWasOpenedIsWrittenAgain)
 TEST_F(CacheFillerTest, ChunkThatIsRevokedWhileItIsWrittenIsWrittenAgain) {
   const auto object = OpenOne();
   std::atomic<int> writes{0};
+  std::thread revoking;
   kernel_.BeforeWrite([&] {
     if (writes.fetch_add(1) != 0) return;
     // It comes back at once, with other bytes.
     SetPresent(3, 1, false);
-    filler_->Revoke(3);
-    SetPresent(3, 1);
+    revoking = std::thread([&] {
+      EXPECT_TRUE(filler_->Revoke(3).ok());
+      SetPresent(3, 1);
+      filler_->Wake();
+    });
   });
   StartFiller();
   SetPresent(3, 1);
   EXPECT_TRUE(kernel_.AwaitWrites(object, [&](const auto& all) { return all.size() >= 2; }));
+  if (revoking.joinable()) revoking.join();
+}
+
+// The kernel never asks for what its copy has: a reader would go on to get it.
+TEST_F(CacheFillerTest, WhatIsTakenBackLeavesTheCopiesAndWhatIsPresentStays) {
+  const auto object = OpenOne();
+  StartFiller();
+  SetAllPresent(3);
+  ASSERT_TRUE(AwaitWritten(object, 0, 4 * kChunk + 4096));
+  SetPresent(3, 1, false);
+  SetPresent(3, 2, false);
+  SetPresent(3, 4, false);
+  ASSERT_TRUE(filler_->Revoke(3).ok());
+  EXPECT_TRUE(kernel_.Bytes(object) == Content(3, 0, kChunk) + std::string(2 * kChunk, '\0') +
+                                           Content(3, 3 * kChunk, kChunk) + std::string(4096, '\0'));
+  for (const uint64_t offset : {kChunk, 3 * kChunk - 4096, 4 * kChunk})
+    EXPECT_FALSE(kernel_.HasData(object, offset)) << "the kernel has to ask";
+  // All of it, as when the whole blob is refused.
+  for (const uint64_t chunk : {0, 3}) SetPresent(3, chunk, false);
+  ASSERT_TRUE(filler_->Revoke(3).ok());
+  EXPECT_TRUE(kernel_.Bytes(object) == std::string(4 * kChunk + 4096, '\0'));
+}
+
+TEST_F(CacheFillerTest, CopyThatCanNotBeReachedByANameIsAnErrorUntilItCan) {
+  const auto object = OpenOne();
+  StartFiller();
+  SetAllPresent(3);
+  ASSERT_TRUE(AwaitWritten(object, 0, 4 * kChunk));
+  SetPresent(3, 1, false);
+  copies_have_names_ = false;
+  EXPECT_TRUE(absl::IsUnavailable(filler_->Revoke(3)));
+  copies_have_names_ = true;
+  drop_fails_ = true;
+  EXPECT_TRUE(absl::IsUnavailable(filler_->Revoke(3)));
+  drop_fails_ = false;
+  EXPECT_TRUE(filler_->Revoke(3).ok());
+  EXPECT_FALSE(kernel_.HasData(object, kChunk));
 }
 
 TEST_F(CacheFillerTest, BlobThatGetsTheEntryIsNeverCopiedIntoTheOldObject) {

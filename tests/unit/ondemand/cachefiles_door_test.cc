@@ -672,5 +672,30 @@ TEST_F(CachefilesDoorTest, StoppingRefusesWhatWaitsAndWhatIsQueued) {
   EXPECT_EQ(kernel_.End(held), Ended::kHole);
 }
 
+// A mount that the kernel made of what was open before, and did not ask for.
+TEST_F(CachefilesDoorTest, ImageIsOpenWhenTheKernelHasComeForEachOfItsBlobs) {
+  Guard(3, 4096);
+  Guard(4, 4096);
+  const MountRecord image = Image(3, {4}, "dom");
+  door_->AddImage(image);
+  EXPECT_FALSE(door_->ImageIsOpen(image));
+  const auto bootstrap = kernel_.Acquire("erofs,dom", NameOf(3));
+  ASSERT_TRUE(kernel_.Answer(bootstrap).has_value());
+  Settle();
+  EXPECT_FALSE(door_->ImageIsOpen(image)) << "the device is missing";
+  const auto elsewhere = kernel_.Acquire("erofs,other", NameOf(4));
+  ASSERT_TRUE(kernel_.Answer(elsewhere).has_value());
+  Settle();
+  EXPECT_FALSE(door_->ImageIsOpen(image)) << "that is another volume's";
+  const auto device = kernel_.Acquire("erofs,dom", NameOf(4));
+  ASSERT_TRUE(kernel_.Answer(device).has_value());
+  Settle();
+  EXPECT_TRUE(door_->ImageIsOpen(image));
+  kernel_.Relinquish(device);
+  ASSERT_TRUE(kernel_.IsClosed(device));
+  Settle();
+  EXPECT_FALSE(door_->ImageIsOpen(image));
+}
+
 }  // namespace
 }  // namespace sluice::keeper

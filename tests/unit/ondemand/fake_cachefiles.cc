@@ -139,6 +139,17 @@ void FakeCachefiles::Kill(uint32_t id) {
   Announce();
 }
 
+void FakeCachefiles::Punch(std::string_view cookie, uint64_t offset, uint64_t length) {
+  const std::lock_guard lock(mutex_);
+  for (const State& state : states_) {
+    if (!state.cookie.starts_with(cookie)) continue;
+    if (fallocate(state.file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                  static_cast<off_t>(length)) != 0) {
+      std::abort();
+    }
+  }
+}
+
 void FakeCachefiles::SendRaw(std::string bytes) {
   const std::lock_guard lock(mutex_);
   Enqueue({.kind = Kind::kRaw, .raw = std::move(bytes)});
@@ -203,6 +214,12 @@ std::string FakeCachefiles::Bytes(Object object) {
   const ssize_t length = pread(states_[object].file.get(), bytes.data(), bytes.size(), 0);
   bytes.resize(length < 0 ? 0 : static_cast<size_t>(length));
   return bytes;
+}
+
+bool FakeCachefiles::HasData(Object object, uint64_t offset) {
+  const std::lock_guard lock(mutex_);
+  const auto at = static_cast<off_t>(offset);
+  return lseek(states_[object].file.get(), at, SEEK_DATA) == at;
 }
 
 std::vector<FakeCachefiles::Write> FakeCachefiles::Writes(Object object) {

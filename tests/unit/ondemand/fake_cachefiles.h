@@ -64,6 +64,8 @@ class FakeCachefiles {
   void Relinquish(Object object);
   // The reader is killed.
   void Kill(uint32_t id);
+  // Somebody punches a hole into all files whose cookie begins so, past the kernel.
+  void Punch(std::string_view cookie, uint64_t offset, uint64_t length);
   // A message of any bytes, for parsers.
   void SendRaw(std::string bytes);
 
@@ -86,6 +88,8 @@ class FakeCachefiles {
   // Descriptors of this program, by which the object can be written.
   int Writers(Object object);
   std::string Bytes(Object object);
+  // Whether the kernel would read there without asking.
+  bool HasData(Object object, uint64_t offset);
   std::vector<Write> Writes(Object object);
   bool AwaitWrites(Object object, const std::function<bool(const std::vector<Write>&)>& enough);
 

@@ -52,7 +52,7 @@ TEST(JournalTest, PendingSlotIsFreeAfterItsDeadline) {
   Slot& slot = journal->slots()[0];
   journal->Submit(0);
   EXPECT_EQ(slot.Expire(), SlotState::kPending);
-  EXPECT_EQ(slot.word().state(), SlotState::kFree);
+  EXPECT_EQ(slot.word().state(), SlotState::kReleased) << "nobody has answered it yet";
   EXPECT_EQ(slot.Take(), 0u) << "an expired read must not be worked on";
 }
 

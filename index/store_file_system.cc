@@ -2,12 +2,15 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "index/disk_error.h"
+#include "index/file_identity.h"
 
 namespace sluice::index {
 namespace {
@@ -48,6 +51,18 @@ int StoreFileSystem::Unlink(int directory, const std::string& name) {
   return ::unlinkat(directory, name.c_str(), 0);
 }
 
+int StoreFileSystem::Rename(int directory, const std::string& from, const std::string& to) {
+  return ::renameat(directory, from.c_str(), directory, to.c_str());
+}
+
+int StoreFileSystem::SetMark(int fd, std::span<const uint8_t> mark) {
+  return ::fsetxattr(fd, FileIdentity::kMarkName, mark.data(), mark.size(), 0);
+}
+
+ssize_t StoreFileSystem::GetMark(int fd, std::span<uint8_t> mark) {
+  return ::fgetxattr(fd, FileIdentity::kMarkName, mark.data(), mark.size());
+}
+
 StoreFileSystem& StoreFileSystem::Real() {
   static StoreFileSystem real;
   return real;
@@ -61,6 +76,19 @@ absl::Status ReadFully(StoreFileSystem& file_system, int fd, uint64_t offset, st
     if (got < 0) return absl::DataLossError(WriteError(errno, "read").message());
     if (got == 0) return absl::DataLossError(absl::StrCat("the file ends at byte ", offset + done));
     done += static_cast<size_t>(got);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteFully(StoreFileSystem& file_system, int fd, uint64_t offset,
+                        std::span<const std::byte> bytes) {
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t count =
+        file_system.Pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return WriteError(errno, "write");
+    if (count == 0) return absl::UnavailableError("write: the file takes no more bytes");
+    done += static_cast<size_t>(count);
   }
   return absl::OkStatus();
 }

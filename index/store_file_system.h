@@ -29,6 +29,11 @@ class StoreFileSystem {
   virtual int SyncData(int fd);                                // fdatasync(2)
   virtual int SyncDirectory(int directory);                    // fsync(2)
   virtual int Unlink(int directory, const std::string& name);  // unlinkat(2)
+  // renameat(2) within one directory.
+  virtual int Rename(int directory, const std::string& from, const std::string& to);
+  // fsetxattr(2) and fgetxattr(2) of FileIdentity::kMarkName.
+  virtual int SetMark(int fd, std::span<const uint8_t> mark);
+  virtual ssize_t GetMark(int fd, std::span<uint8_t> mark);
 
   // The real one. Has no state.
   static StoreFileSystem& Real();
@@ -37,5 +42,8 @@ class StoreFileSystem {
 // Fills `bytes` from the file's byte `offset` on. Errors: DataLoss (the file ends before that, or can't be
 // read).
 absl::Status ReadFully(StoreFileSystem& file_system, int fd, uint64_t offset, std::span<std::byte> bytes);
+// Writes all of `bytes` at `offset`. Errors: those of WriteError.
+absl::Status WriteFully(StoreFileSystem& file_system, int fd, uint64_t offset,
+                        std::span<const std::byte> bytes);
 
 }  // namespace sluice::index

@@ -66,9 +66,9 @@ class Mounter final : public api::MountBackend {
   // Lets go of the door; mounts stay. Idempotent. REQUIRES: no Mount or Unmount is under way
   void Stop();
 
-  // What the store calls when a blob was completed or a chunk taken back.
-  void OnBlobComplete(const std::shared_ptr<Blob>& blob);
-  void OnBlobRevoked(const Blob& blob);
+  // What the store calls when a blob was completed or a chunk taken back. It calls again after an error.
+  absl::Status OnBlobComplete(const std::shared_ptr<Blob>& blob);
+  absl::Status OnBlobRevoked(const Blob& blob);
 
   // Lets go of a blob that no mount of ours uses: it was kept when its last one was unmounted, if some other
   // mount namespace still had a copy of that mount.

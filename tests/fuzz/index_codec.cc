@@ -13,11 +13,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::abort();
   if (const auto segment = DecodeSegment(bytes); segment.ok() && EncodeSegment(*segment) != bytes)
     std::abort();
-  if (const auto recipe = DecodeRecipe(bytes); recipe.ok() && EncodeRecipe(*recipe) != bytes) std::abort();
-  if (const auto digest = DecodeBlobKey(bytes); digest.ok() && BlobKey(*digest) != bytes) std::abort();
-  if (const auto name = DecodeSegmentKey(bytes);
-      name.ok() && SegmentKey(name->digest, name->segment) != bytes) {
+  // Of an earlier record less is kept than it said.
+  if (const auto record = DecodeEarlierBlobRecord(bytes); record.ok() && record->file) std::abort();
+  if (const auto id = DecodeBlobKey(bytes); id.ok() && BlobKey(*id) != bytes) std::abort();
+  if (const auto name = DecodeSegmentKey(bytes); name.ok() && SegmentKey(name->id, name->segment) != bytes) {
     std::abort();
   }
+  if (DecodeBlobKey(bytes).ok() != (KindOf(bytes) == KeyKind::kBlob && bytes.size() == 34)) std::abort();
   return 0;
 }

@@ -13,11 +13,10 @@ class DamageTest : public StoreTest {
  protected:
   std::string index() const { return temp_.path() + "/data/index"; }
 
-  // Enough for several table files: two blobs, a recipe larger than the write buffer, and reopening.
+  // Enough for table files: opening the index makes one of what its log held.
   void FillAndClose() {
     OpenStore();
     CommitAll(first_, Evidence::kVerified);
-    ASSERT_TRUE(store_->PutRecipe(first_.spec.digest, std::string(kRecipeBytesMax, 'r')).ok());
     OpenStore();
     CommitAll(second_, Evidence::kVerified);
     store_.reset();
@@ -139,11 +138,10 @@ TEST_F(DamageTest, ChunksOfABlobThatHasNoRecord) {
   FillAndClose();
   {
     IndexBatch batch;
-    PresenceSegment segment;
-    segment.chunk_count = 1;
-    segment.present[0] = 1;
-    batch.PutSegment(SampleBlob(3).spec.digest, SegmentIndex(0), segment);
-    ASSERT_TRUE((*IndexDb::Open(index()))->Write(std::move(batch), IndexDb::Durability::kSynced).ok());
+    PresenceSegment segment(1);
+    segment.present.Add(ChunkIndex(0));
+    batch.PutSegment(EntryId(SampleBlob(3).spec.digest), SegmentIndex(0), segment);
+    ASSERT_TRUE((*OpenRocksIndex(index()))->Write(batch, Durability::kSynced).ok());
   }
   ExpectRebuiltAndUsable();
 }

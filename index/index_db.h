@@ -32,6 +32,8 @@ class IndexBatch {
   // All that version 1 has left.
   void DeleteEarlier();
 
+  void Add(Change change) { changes_.push_back(std::move(change)); }
+
   bool empty() const { return changes_.empty(); }
   // In this order; of two changes of one key the later one stands.
   const std::vector<Change>& changes() const { return changes_; }

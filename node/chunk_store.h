@@ -19,13 +19,24 @@ enum class Evidence {
 //
 // Thread-safe. Open, Commit and Revoke may block on disk: call them on the I/O pool. Find takes no disk
 // access.
+//
+// An error of these says by its code what may be done about it:
+//   Unavailable        try again, the same call or after another Open: too much waits for the disk to sync,
+//   the
+//                      file was lost or its sync failed while it was written to, the kernel's side has not
+//                      heard yet of what was taken back, the blob was evicted meanwhile, or the disk failed.
+//                      Nothing of the call stands, or all of it.
+//   ResourceExhausted  no space: not before room was made.
+//   DataLoss           the blob is refused: never, until it is evicted.
+//   InvalidArgument    never: the caller is wrong.
 class ChunkStore {
  public:
   virtual ~ChunkStore() = default;
 
   // The blob of spec.digest, registered first if it is new. Origins, and a root where none was known, are
   // added to one that is known already. Errors: InvalidArgument if the spec contradicts what is known (size,
-  // chunk size, root) or is out of bounds; ResourceExhausted, Unavailable (disk).
+  // chunk size, root) or is out of bounds; ResourceExhausted; Unavailable (the disk; or the blob is being
+  // evicted, and that takes long).
   virtual absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) = 0;
 
   // The blob if it is registered, else nullptr.
@@ -34,13 +45,15 @@ class ChunkStore {
   // Writes a chunk's bytes and makes it servable: when this returns OK its presence bit is set. The durable
   // claim follows in a later batch, after the bytes were synced; if that sync fails, the bit is cleared
   // again. Committing a chunk that is already present writes nothing, unless `evidence` is better than what
-  // is known. Errors: ResourceExhausted (no space), Unavailable (any other failure to write); then the chunk
-  // is absent. REQUIRES: bytes.size() == blob.geometry().RangeOf(index).length
+  // is known. Errors: ResourceExhausted (no space), Unavailable (any other failure to write, and all that
+  // passes by itself), DataLoss (the blob is refused); then the chunk is absent.
+  // REQUIRES: bytes.size() == blob.geometry().RangeOf(index).length
   virtual absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
                               Evidence evidence) = 0;
 
   // Takes a bad chunk back: clears its bit at once, then its durable claim and the right of the kernel to
-  // read it unasked. The bytes stay where they are until they are overwritten.
+  // read it unasked. The bytes stay where they are until they are overwritten, which waits for both. Errors:
+  // ResourceExhausted, Unavailable (the bit is clear, but the claim, or the kernel's right, is not gone yet).
   virtual absl::Status Revoke(Blob& blob, ChunkIndex index) = 0;
 };
 

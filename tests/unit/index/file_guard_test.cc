@@ -135,5 +135,63 @@ TEST_F(FileGuardTest, FilesPutBackFromACopyOfAnotherMomentAreAbsent) {
   ExpectTrue(sample);
 }
 
+TEST_F(FileGuardTest, FilesAreToldFromCopiesWhereNoAttributesAreKept) {
+  const SampleBlob sample(1);
+  disk_.mark_errno = EOPNOTSUPP;
+  OpenStore();
+  CommitAll(sample, Evidence::kVerified);
+  OpenStore();
+  EXPECT_EQ(store_->open_report().chunks_present, sample.chunk_count()) << "by the time of its birth";
+  store_.reset();
+  fs::rename(FileOf(sample), FileOf(sample) + ".old");
+  Copy(FileOf(sample) + ".old", FileOf(sample));
+  OpenStore();
+  EXPECT_EQ(store_->open_report().chunks_present, 0u);
+  EXPECT_EQ(store_->open_report().files_lost, 1u);
+}
+
+TEST_F(FileGuardTest, FileWhoseMarkIsAnothersIsNotBelieved) {
+  const SampleBlob sample(1);
+  OpenStore();
+  CommitAll(sample, Evidence::kVerified);
+  store_.reset();
+  const FileIdentity::Mark other{1, 2, 3};
+  FileDescriptor fd(::open(FileOf(sample).c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(StoreFileSystem::Real().SetMark(fd.get(), other), 0)
+      << "the tests' directory keeps no attributes";
+  OpenStore();
+  EXPECT_EQ(store_->open_report().files_lost, 1u);
+  EXPECT_EQ(store_->open_report().chunks_present, 0u);
+}
+
+TEST_F(FileGuardTest, CopyThatWasPutBackUnderAMountIsRefused) {
+  const SampleBlob sample(1);
+  OpenStore();
+  CommitAll(sample, Evidence::kVerified);
+  store_.reset();
+  Copy(FileOf(sample), FileOf(sample) + ".copy");
+  fs::rename(FileOf(sample) + ".copy", FileOf(sample));
+  mounted_ = {sample.spec.digest};
+  OpenStore();
+  EXPECT_TRUE(store_->Find(sample.spec.digest)->refused());
+}
+
+TEST_F(FileGuardTest, LostFileThatCannotBeMadeAnewIsMadeWhenItIsNeeded) {
+  const SampleBlob sample(1);
+  OpenStore();
+  CommitAll(sample, Evidence::kVerified);
+  store_->Flush();
+  fs::remove(FileOf(sample));
+  disk_.truncate_errno = ENOSPC;
+  EXPECT_EQ(store_->CheckFiles(), 1u);
+  EXPECT_TRUE(absl::IsResourceExhausted(CommitChunk(sample, 0)));
+  EXPECT_EQ(store_->CheckFiles(), 0u);
+  disk_.truncate_errno = 0;
+  CommitAll(sample, Evidence::kVerified);
+  OpenStore();
+  EXPECT_EQ(store_->open_report().chunks_present, sample.chunk_count());
+  ExpectTrue(sample);
+}
+
 }  // namespace
 }  // namespace sluice::index

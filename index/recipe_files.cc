@@ -21,7 +21,6 @@ namespace {
 // A file is this byte, the SHA-256 of the recipe, and the recipe.
 constexpr char kVersion = 1;
 constexpr size_t kHeadBytes = 1 + SHA256_DIGEST_LENGTH;
-constexpr char kNewSuffix[] = ".new";
 
 std::string HashOf(std::string_view bytes) {
   std::array<unsigned char, SHA256_DIGEST_LENGTH> hash{};
@@ -69,24 +68,11 @@ absl::Status RecipeFiles::Put(const EntryId& id, std::string_view recipe) {
   contents.append(HashOf(recipe));
   contents.append(recipe);
   std::lock_guard lock(put_mutex_);
-  const absl::Status written = WriteFile(id.FileName(), contents);
-  if (written.ok()) return written;
-  file_system_.Unlink(data_dir_.recipes_fd(), id.FileName() + kNewSuffix);
-  return absl::Status(written.code(), absl::StrCat("keep ", WhatOf(id), ": ", written.message()));
-}
-
-absl::Status RecipeFiles::WriteFile(const std::string& name, const std::string& contents) {
-  const int folder = data_dir_.recipes_fd();
-  const std::string fresh = name + kNewSuffix;
-  const FileDescriptor fd(file_system_.Open(folder, fresh, O_WRONLY | O_CREAT | O_TRUNC));
-  if (!fd.valid()) return WriteError(errno, "make a file");
-  if (absl::Status written = WriteFully(file_system_, fd.get(), 0, std::as_bytes(std::span(contents)));
-      !written.ok()) {
-    return written;
+  if (file_system_.ReplaceFile(data_dir_.recipes_fd(), id.FileName(), std::as_bytes(std::span(contents))) ==
+      0) {
+    return absl::OkStatus();
   }
-  if (file_system_.SyncData(fd.get()) != 0) return WriteError(errno, "sync");
-  if (file_system_.Rename(folder, fresh, name) != 0) return WriteError(errno, "rename");
-  return file_system_.SyncDirectory(folder) == 0 ? absl::OkStatus() : WriteError(errno, "sync its folder");
+  return WriteError(errno, absl::StrCat("keep ", WhatOf(id)));
 }
 
 absl::Status RecipeFiles::Remove(const EntryId& id) {
@@ -101,7 +87,7 @@ absl::Status RecipeFiles::RemoveStrangers(const absl::flat_hash_set<EntryId>& kn
   if (!names.ok()) return names.status();
   for (const std::string& name : *names) {
     const absl::StatusOr<EntryId> id = EntryId::ParseFileName(name);
-    const bool half_written = !id.ok() && name.ends_with(kNewSuffix);
+    const bool half_written = !id.ok() && name.ends_with(StoreFileSystem::kFreshSuffix);
     if (id.ok() ? known.contains(*id) : !half_written) continue;
     if (file_system_.Unlink(data_dir_.recipes_fd(), name) != 0 && errno != ENOENT) {
       return WriteError(errno, absl::StrCat("remove ", data_dir_.path(), "/recipes/", name));

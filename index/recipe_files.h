@@ -37,8 +37,6 @@ class RecipeFiles {
   absl::Status RemoveStrangers(const absl::flat_hash_set<EntryId>& known);
 
  private:
-  absl::Status WriteFile(const std::string& name, const std::string& contents);
-
   const DataDir& data_dir_;
   StoreFileSystem& file_system_;
   std::mutex put_mutex_;  // so that two writers of one recipe don't share its new file

@@ -6,16 +6,31 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "index/disk_error.h"
+#include "index/file_descriptor.h"
 #include "index/file_identity.h"
 
 namespace sluice::index {
 namespace {
 
 constexpr mode_t kFileMode = 0640;
+
+// Returns false, and errno, if not all of it is on disk.
+bool WriteSynced(int directory, const std::string& name, std::span<const std::byte> contents) {
+  const FileDescriptor fd(
+      ::openat(directory, name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, kFileMode));
+  if (!fd.valid()) return false;
+  while (!contents.empty()) {
+    const ssize_t count = ::write(fd.get(), contents.data(), contents.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count == 0) errno = EIO;
+    if (count <= 0) return false;
+    contents = contents.subspan(static_cast<size_t>(count));
+  }
+  return ::fsync(fd.get()) == 0;
+}
 
 }  // namespace
 
@@ -51,8 +66,17 @@ int StoreFileSystem::Unlink(int directory, const std::string& name) {
   return ::unlinkat(directory, name.c_str(), 0);
 }
 
-int StoreFileSystem::Rename(int directory, const std::string& from, const std::string& to) {
-  return ::renameat(directory, from.c_str(), directory, to.c_str());
+int StoreFileSystem::ReplaceFile(int directory, const std::string& name,
+                                 std::span<const std::byte> contents) {
+  const std::string fresh = name + kFreshSuffix;
+  if (WriteSynced(directory, fresh, contents) &&
+      ::renameat(directory, fresh.c_str(), directory, name.c_str()) == 0 && ::fsync(directory) == 0) {
+    return 0;
+  }
+  const int error = errno;
+  ::unlinkat(directory, fresh.c_str(), 0);
+  errno = error;
+  return -1;
 }
 
 int StoreFileSystem::SetMark(int fd, std::span<const uint8_t> mark) {

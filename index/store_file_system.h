@@ -17,6 +17,8 @@ namespace sluice::index {
 // Thread-safe.
 class StoreFileSystem {
  public:
+  static constexpr char kFreshSuffix[] = ".new";
+
   virtual ~StoreFileSystem() = default;
 
   // openat(2) with O_CLOEXEC | O_NOFOLLOW added; a new file gets mode 0640.
@@ -29,8 +31,9 @@ class StoreFileSystem {
   virtual int SyncData(int fd);                                // fdatasync(2)
   virtual int SyncDirectory(int directory);                    // fsync(2)
   virtual int Unlink(int directory, const std::string& name);  // unlinkat(2)
-  // renameat(2) within one directory.
-  virtual int Rename(int directory, const std::string& from, const std::string& to);
+  // Gives the file of that name these contents, all or none of them whatever happens, and synced; a crash may
+  // leave a file of that name with kFreshSuffix. As a system call: -1 and errno, or 0.
+  virtual int ReplaceFile(int directory, const std::string& name, std::span<const std::byte> contents);
   // fsetxattr(2) and fgetxattr(2) of FileIdentity::kMarkName.
   virtual int SetMark(int fd, std::span<const uint8_t> mark);
   virtual ssize_t GetMark(int fd, std::span<uint8_t> mark);

@@ -309,9 +309,13 @@ TEST_F(DamageTest, HalfWrittenAndDamagedRecipesAreNotGivenOut) {
     damage(file);
     EXPECT_TRUE(absl::IsNotFound(store_->GetRecipe(first_.spec.digest).status()));
   }
-  disk_.sync_errno = EIO;
-  EXPECT_TRUE(absl::IsUnavailable(store_->PutRecipe(first_.spec.digest, recipe)));
-  EXPECT_FALSE(fs::exists(file) || fs::exists(file + ".new"));
+  ASSERT_TRUE(store_->PutRecipe(first_.spec.digest, "earlier").ok());
+  for (const auto& [error, code] : {std::pair(EIO, absl::StatusCode::kUnavailable),
+                                    std::pair(ENOSPC, absl::StatusCode::kResourceExhausted)}) {
+    disk_.replace_errno = error;
+    EXPECT_EQ(store_->PutRecipe(first_.spec.digest, recipe).code(), code);
+    EXPECT_EQ(store_->GetRecipe(first_.spec.digest).value(), "earlier");
+  }
 }
 
 TEST_F(DamageTest, FileRemovedUnderUsIsFoundByReadersAndFetchedAgain) {

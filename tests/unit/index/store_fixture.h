@@ -117,6 +117,10 @@ class FaultyFileSystem : public StoreFileSystem {
     if (mark_errno != 0) return Fail(mark_errno);
     return StoreFileSystem::SetMark(fd, mark);
   }
+  int ReplaceFile(int directory, const std::string& name, std::span<const std::byte> contents) override {
+    if (replace_errno != 0) return Fail(replace_errno);
+    return StoreFileSystem::ReplaceFile(directory, name, contents);
+  }
   int SyncDirectory(int directory) override {
     if (directory_errno != 0) return Fail(directory_errno);
     return StoreFileSystem::SyncDirectory(directory);
@@ -127,7 +131,7 @@ class FaultyFileSystem : public StoreFileSystem {
   std::function<void()> on_read;
   std::function<void(ByteRange)> on_reserve;
   std::atomic<int> sync_errno = 0, write_errno = 0, read_errno = 0, reserve_errno = 0, open_errno = 0,
-                   truncate_errno = 0, directory_errno = 0, mark_errno = 0;
+                   truncate_errno = 0, directory_errno = 0, mark_errno = 0, replace_errno = 0;
   std::atomic<uint64_t> bad_byte = UINT64_MAX;  // of every file: no read that touches it succeeds
   std::atomic<int> interrupts = 0;
   std::atomic<size_t> write_bytes_max = SIZE_MAX;

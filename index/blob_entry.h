@@ -27,8 +27,8 @@ namespace sluice::index {
 // What is taken back is told to the kernel's side by the Notifier: `revision` counts what was taken back,
 // `told` how much of that is known there. Until they are equal, no bytes are overwritten.
 //
-// Guarded by `mutex`, but for `id` and `told`; every method REQUIRES that it is held. `blob` is changed only
-// by the EntryTable.
+// Guarded by `mutex`, but for `id` and what is atomic; every method REQUIRES that it is held. `blob` is
+// changed only by the EntryTable.
 struct BlobEntry {
   BlobEntry(const EntryId& the_id, std::shared_ptr<Blob> the_blob, BlobRecord the_record);
 
@@ -94,9 +94,10 @@ struct BlobEntry {
 
   uint64_t revision = 0;  // counts what was taken back; a check of older bytes proves nothing
   std::atomic<uint64_t> told{0};
-  bool announced = false;     // as settled; told, or to be told
-  bool announce_due = false;  // to be told
-  bool notice_due = false;    // waits in the Notifier
+  std::atomic<bool> deaf{false};  // the last try to tell failed
+  bool announced = false;         // as settled; told, or to be told
+  bool announce_due = false;      // to be told
+  bool notice_due = false;        // waits in the Notifier
 
  private:
   PresenceSegment ClaimsOf(SegmentIndex segment, const ChunkSet& present) const;

@@ -171,7 +171,7 @@ absl::Status BlobLifecycle::FinishEvict(const EntryPtr& entry, EvictReason reaso
   {
     std::lock_guard lock(entry->mutex);
     parts_.telemetry.evicted_bytes[static_cast<size_t>(reason)].Add(entry->disk_bytes);
-    parts_.usage.Set(*entry, 0);
+    parts_.usage.Measured(*entry, 0);
   }
   parts_.table.Erase(entry->id);
   parts_.data_dir.KeepReserve();

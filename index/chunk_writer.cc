@@ -103,6 +103,7 @@ absl::Status ChunkWriter::MakeRoom(const Chunk& chunk, int fd) {
     std::lock_guard lock(chunk.entry->mutex);
     if (reserved.ok()) {
       chunk.entry->room.Reserved(geometry, room);
+      parts_.usage.Reserved(*chunk.entry, geometry.RangeOf(room).length);
     } else {
       chunk.entry->room.Failed(geometry, room);
     }

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "index/blob_entry.h"
 #include "index/claim_log.h"
+#include "index/disk_usage.h"
 #include "index/file_guard.h"
 #include "index/notifier.h"
 #include "index/store_file_system.h"
@@ -31,6 +32,7 @@ class ChunkWriter {
     ClaimLog& log;
     Notifier& notifier;
     Syncer& syncer;
+    DiskUsage& usage;
   };
   explicit ChunkWriter(Parts parts) : parts_(parts) {}
 

@@ -38,6 +38,7 @@ BlobInfo InfoOf(const BlobEntry& entry) {
   info.present_bytes = blob.present_bytes();
   info.disk_bytes = entry.disk_bytes;
   info.state = entry.record.state;
+  info.refused = blob.refused();
   info.pinned = entry.record.pinned;
   info.leases = blob.lease_count();
   info.last_access_ms = entry.record.last_access_ms;
@@ -51,17 +52,17 @@ DiskStore::DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTab
     : options_(std::move(options)),
       data_dir_(std::move(data_dir)),
       table_(std::move(table)),
-      usage_(options_.telemetry),
+      usage_(data_dir_.path(), options_.telemetry),
       files_(data_dir_, options_.file_system, options_.open_files_max),
       recipes_(data_dir_, options_.file_system),
       log_(std::move(index.db)),
       notifier_({options_.on_complete, options_.on_revoke, options_.alarm}, options_.threads,
                 options_.notice_wait_max),
       guard_({files_, log_, notifier_, usage_, options_.telemetry, options_.alarm}),
-      syncer_({options_.file_system, files_, guard_, log_, notifier_, *table_, options_.telemetry,
+      syncer_({options_.file_system, files_, guard_, log_, notifier_, *table_, usage_, options_.telemetry,
                options_.alarm, [this](const EntryId& id) { hasher_.Enqueue(id); }},
               {options_.sync_interval, options_.sync_bytes_max}, options_.threads),
-      writer_({options_.file_system, guard_, log_, notifier_, syncer_}),
+      writer_({options_.file_system, guard_, log_, notifier_, syncer_, usage_}),
       checker_({options_.file_system, guard_, log_, notifier_, syncer_, writer_, options_.telemetry,
                 options_.alarm}),
       lifecycle_({data_dir_, *table_, files_, guard_, log_, notifier_, recipes_, usage_, options_.telemetry}),

@@ -66,8 +66,9 @@ struct DiskStoreOptions {
   // The wall clock, milliseconds since 1970; the system's if empty. For Touch only.
   std::function<int64_t()> wall_clock_ms = nullptr;
 
-  // How long a commit, a revocation or an eviction waits for on_revoke, before it is Unavailable.
-  Duration notice_wait_max = std::chrono::seconds(2);
+  // How long a commit, a revocation or an eviction waits for on_revoke, before it is Unavailable. After an
+  // error of on_revoke for that blob none waits, until it was heard.
+  Duration notice_wait_max = std::chrono::milliseconds(500);
   // With kNone nothing happens by itself: see DiskStore::RunBatch.
   Threads threads = Threads::kOwn;
   OpenIndex open_index = OpenRocksIndex;
@@ -89,8 +90,9 @@ struct BlobInfo {
   uint32_t chunk_size = 0;
   uint32_t present_chunks = 0;
   uint64_t present_bytes = 0;
-  uint64_t disk_bytes = 0;  // allocated, as the file system counted at the last sync
+  uint64_t disk_bytes = 0;  // allocated, as the file system counted at the last sync, and reserved since
   BlobState state = BlobState::kActive;
+  bool refused = false;  // no byte of it is served: see `state` for why
   bool pinned = false;
   uint32_t leases = 0;
   int64_t last_access_ms = 0;  // wall clock, milliseconds since 1970
@@ -185,6 +187,10 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   bool IsSettled(const Digest& digest) const;
   absl::StatusOr<BlobInfo> Stat(const Digest& digest) const;
   std::vector<BlobInfo> List() const;
+
+  // Bytes that the store takes up on its disk, reservations counted: blobs' files, and (some seconds old)
+  // index, recipes and reserve. Takes no disk access.
+  uint64_t UsedBytes() const { return usage_.blob_bytes() + usage_.rest_bytes(); }
 
  private:
   DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTable> table, LoadedIndex index);

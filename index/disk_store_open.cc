@@ -33,6 +33,7 @@ absl::StatusOr<std::unique_ptr<DiskStore>> DiskStore::OpenStore(Options options)
   if (absl::Status reconciled = store->Reconcile(contents); !reconciled.ok()) return reconciled;
   if (absl::Status removed = store->RemoveStrangers(); !removed.ok()) return removed;
   store->data_dir_.KeepReserve();
+  store->usage_.MeasureRest();
   store->TakeUpWork();
   return store;
 }
@@ -61,7 +62,7 @@ std::vector<EntryPtr> DiskStore::FindLost() {
     const bool was_lost = record.state == BlobState::kLost;
     std::optional<uint64_t> allocated;
     if (record.file) allocated = files_.Find(entry->id, *record.file, record.size);
-    if (allocated) usage_.Set(*entry, *allocated);
+    if (allocated) usage_.Measured(*entry, *allocated);
     if (was_lost && IsMounted(entry->id)) {
       entry->blob->Refuse();
     } else if (was_lost || (!allocated && record.state != BlobState::kRefused)) {

@@ -68,7 +68,7 @@ absl::Status FileGuard::CheckSynced(const EntryPtr& entry, int fd) {
   if (file && parts_.files.IsFile(entry->id, *file, size, fd)) {
     // Under the lock, so that what is reserved meanwhile is either counted by this or added to it.
     std::lock_guard lock(entry->mutex);
-    if (entry->record.file == file) parts_.usage.Set(*entry, BlobFiles::AllocatedBytes(fd));
+    if (entry->record.file == file) parts_.usage.Measured(*entry, BlobFiles::AllocatedBytes(fd));
     return absl::OkStatus();
   }
   if (file) Lose(entry, *file);
@@ -104,7 +104,7 @@ void FileGuard::Lose(const EntryPtr& entry, const FileIdentity& file) {
     leased = entry->blob->lease_count() > 0;
     if (!leased) {
       entry->ForgetFile();
-      parts_.usage.Set(*entry, 0);
+      parts_.usage.Measured(*entry, 0);
       parts_.notifier.Schedule(entry);
     }
   }

@@ -49,7 +49,8 @@ absl::Status Notifier::WaitTold(const EntryPtr& entry) {
     }
   } else {
     std::unique_lock lock(mutex_);
-    told_.wait_until(lock, Now() + wait_max_, [&] { return is_told() || stopped_; });
+    // Whoever waits holds a thread up, and there are not many: no longer than there is hope.
+    told_.wait_until(lock, Now() + wait_max_, [&] { return is_told() || entry->deaf || stopped_; });
   }
   if (is_told()) return absl::OkStatus();
   return absl::UnavailableError(
@@ -85,6 +86,7 @@ bool Notifier::RunFirst(std::unique_lock<std::mutex>& lock) {
   telling_flush_ = notice.flush;
   lock.unlock();
   const absl::Status told = Tell(*notice.entry);
+  notice.entry->deaf = !told.ok();
   if (!told.ok()) Retry(std::move(notice), told);
   lock.lock();
   telling_flush_ = UINT64_MAX;

@@ -42,8 +42,9 @@ class Notifier {
   // bounded by that of the blobs. REQUIRES: entry->mutex is held
   void Schedule(const EntryPtr& entry);
 
-  // Returns when all that was taken back before was told. Errors: Unavailable (not within `wait_max`, or
-  // stopped; it goes on being tried). REQUIRES: no entry is locked; not called from a callback
+  // Returns when all that was taken back before was told. Errors: Unavailable (not within `wait_max`, the
+  // last try failed, or stopped; it goes on being tried). REQUIRES: no entry is locked; not called from a
+  // callback
   absl::Status WaitTold(const EntryPtr& entry);
   // Returns when what was scheduled before has been told or tried, or after `wait_max`.
   void Flush();

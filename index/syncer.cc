@@ -83,6 +83,7 @@ bool Syncer::RunOneBatch() {
   }
   for (const EntryPtr& entry : batch) Settle(entry);
   PutRecords();
+  parts_.usage.MeasureRest();
   return !batch.empty();
 }
 
@@ -127,7 +128,8 @@ void Syncer::Settle(const EntryPtr& entry) {
 
 void Syncer::PutRecords() {
   const Instant now = std::chrono::steady_clock::now();
-  if (now - records_put_at_ < kRecordsInterval && !stopping_) return;
+  // Without a thread there is no time that passes either: a run of batches is always the same.
+  if (loop_ && now - records_put_at_ < kRecordsInterval && !stopping_) return;
   records_put_at_ = now;
   const absl::Status put = parts_.log.PutChangedRecords(parts_.table.All());
   if (put.ok() || !parts_.alarm) return;

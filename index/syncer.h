@@ -12,6 +12,7 @@
 #include "index/blob_entry.h"
 #include "index/blob_files.h"
 #include "index/claim_log.h"
+#include "index/disk_usage.h"
 #include "index/entry_table.h"
 #include "index/file_guard.h"
 #include "index/notifier.h"
@@ -41,6 +42,7 @@ class Syncer {
     ClaimLog& log;
     Notifier& notifier;
     const EntryTable& table;
+    DiskUsage& usage;
     Telemetry& telemetry;
     const std::function<void(const std::string&)>& alarm;
     // All chunks of a blob are durable, but not all of them proven.

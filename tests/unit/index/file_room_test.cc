@@ -110,6 +110,36 @@ class FileRoomStoreTest : public StoreTest {
   }
 };
 
+TEST_F(FileRoomStoreTest, WhatTheStoreTakesUpIsWhatTheFileSystemCounts) {
+  const auto counted = [&] {
+    uint64_t bytes = 0;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(temp_.path() + "/data")) {
+      struct stat status {};
+      if (::lstat(entry.path().c_str(), &status) == 0 && entry.is_regular_file()) {
+        bytes += static_cast<uint64_t>(status.st_blocks) * 512;
+      }
+    }
+    return bytes;
+  };
+  const SampleBlob first(1, 8 << 20), second(2, 4 << 20);
+  OpenStore();
+  const uint64_t empty = store_->UsedBytes();
+  EXPECT_GE(empty, DataDir::kReserveBytes);
+  for (uint32_t i = 0; i < 200; ++i) {
+    ASSERT_TRUE(CommitChunk(first, i).ok());
+    ASSERT_GE(store_->UsedBytes(), empty + (i + 1) * kChunkSizeMin) << "not only after a sync";
+  }
+  CommitAll(second, Evidence::kVerified);
+  OpenStore();
+  // Nothing but the lock file and the like is left out, and the folders themselves.
+  constexpr double kNear = 128 << 10;
+  EXPECT_NEAR(static_cast<double>(store_->UsedBytes()), static_cast<double>(counted()), kNear);
+  const uint64_t before = store_->UsedBytes();
+  const uint64_t freed = Allocated(first);
+  ASSERT_TRUE(store_->Evict(first.spec.digest, EvictReason::kRequested).ok());
+  EXPECT_EQ(store_->UsedBytes(), before - freed);
+}
+
 TEST_F(FileRoomStoreTest, TheFileSystemAgrees) {
   const SampleBlob sample(1, 40 << 20);
   OpenStore();

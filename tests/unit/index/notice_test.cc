@@ -104,6 +104,22 @@ TEST_F(NoticeTest, RevokeSaysThatItWasNotHeardAndGoesOnTrying) {
   EXPECT_EQ(calls, 4);
 }
 
+TEST_F(NoticeTest, NobodyWaitsForASideThatFails) {
+  const SampleBlob sample(1);
+  DiskStoreOptions options = Options();
+  options.notice_wait_max = std::chrono::hours(24);
+  std::atomic<bool> heard = false;
+  options.on_revoke = [&](const Blob&) { return heard ? absl::OkStatus() : NotHeard(); };
+  store_ = *DiskStore::OpenStore(options);
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  EXPECT_TRUE(absl::IsUnavailable(store_->Revoke(*OpenBlob(sample), ChunkIndex(0))));
+  EXPECT_TRUE(absl::IsUnavailable(CommitChunk(sample, 0)));
+  EXPECT_TRUE(absl::IsUnavailable(store_->Evict(sample.spec.digest, EvictReason::kRequested)));
+  heard = true;
+  while (!CommitChunk(sample, 0).ok()) std::this_thread::yield();
+  ExpectTrue(sample);
+}
+
 TEST_F(NoticeTest, FileStaysUntilTheKernelsSideHasHeardOfItsEviction) {
   const SampleBlob sample(1);
   OpenStepped();

@@ -164,6 +164,29 @@ TEST_F(FileGuardTest, FileWhoseMarkIsAnothersIsNotBelieved) {
   EXPECT_EQ(store_->open_report().chunks_present, 0u);
 }
 
+TEST_F(FileGuardTest, FileThatWasBornAtAnotherTimeIsNotBelieved) {
+  const SampleBlob sample(1);
+  OpenStore();
+  CommitAll(sample, Evidence::kVerified);
+  store_.reset();
+  {
+    const std::unique_ptr<IndexDb> db = *OpenRocksIndex(temp_.path() + "/data/index");
+    IndexBatch batch;
+    const absl::Status scanned = db->Scan([&](std::string_view key, std::string_view value) {
+      if (KindOf(key) != KeyKind::kBlob) return absl::OkStatus();
+      BlobRecord record = *DecodeBlobRecord(value);
+      ++record.file->birth_ns;
+      batch.PutBlob(*DecodeBlobKey(key), record);
+      return absl::OkStatus();
+    });
+    ASSERT_TRUE(scanned.ok()) << scanned;
+    ASSERT_TRUE(db->Write(batch, Durability::kSynced).ok());
+  }
+  OpenStore();
+  EXPECT_EQ(store_->open_report().files_lost, 1u);
+  EXPECT_EQ(store_->open_report().chunks_present, 0u);
+}
+
 TEST_F(FileGuardTest, CopyThatWasPutBackUnderAMountIsRefused) {
   const SampleBlob sample(1);
   OpenStore();

@@ -75,17 +75,17 @@ struct SampleBlob {
   BlobSpec spec;
 };
 
-// A disk that fails on demand. Negative results carry `errno`.
+// A disk that fails on demand. Negative results carry `errno`. A hook may take itself away.
 class FaultyFileSystem : public StoreFileSystem {
  public:
   int SyncData(int fd) override {
-    if (on_sync) on_sync(fd);
+    if (const auto hook = on_sync) hook(fd);
     if (sync_errno != 0) return Fail(sync_errno);
     ++syncs;
     return StoreFileSystem::SyncData(fd);
   }
   ssize_t Pwrite(int fd, const void* bytes, size_t size, off_t offset) override {
-    if (on_write) on_write();
+    if (const auto hook = on_write) hook();
     if (interrupts > 0) {
       --interrupts;
       return Fail(EINTR);
@@ -94,11 +94,13 @@ class FaultyFileSystem : public StoreFileSystem {
     return StoreFileSystem::Pwrite(fd, bytes, std::min<size_t>(size, write_bytes_max), offset);
   }
   ssize_t Pread(int fd, void* bytes, size_t size, off_t offset) override {
-    if (on_read) on_read();
+    if (const auto hook = on_read) hook();
     if (read_errno != 0) return Fail(read_errno);
     const auto first = static_cast<uint64_t>(offset);
     if (first <= bad_byte && bad_byte < first + size) return Fail(EIO);
-    return StoreFileSystem::Pread(fd, bytes, size, offset);
+    const ssize_t got = StoreFileSystem::Pread(fd, bytes, size, offset);
+    if (const auto hook = after_read) hook();
+    return got;
   }
   int Reserve(int fd, off_t offset, off_t size) override {
     if (reserve_errno != 0) return Fail(reserve_errno);
@@ -129,6 +131,7 @@ class FaultyFileSystem : public StoreFileSystem {
   std::function<void(int fd)> on_sync;
   std::function<void()> on_write;
   std::function<void()> on_read;
+  std::function<void()> after_read;
   std::function<void(ByteRange)> on_reserve;
   std::atomic<int> sync_errno = 0, write_errno = 0, read_errno = 0, reserve_errno = 0, open_errno = 0,
                    truncate_errno = 0, directory_errno = 0, mark_errno = 0, replace_errno = 0;

@@ -157,6 +157,10 @@ TEST(PresenceMapTest, TheMirrorFollows) {
   EXPECT_EQ(mirror[1], uint64_t{1} << 35);
   map.Clear(ChunkIndex(1));
   EXPECT_EQ(mirror[0], 0u);
+  map.ClearAll();
+  EXPECT_EQ(mirror[1], 0u);
+  EXPECT_EQ(map.present_count(), 0u);
+  map.Set(ChunkIndex(99));
   map.Detach();
   EXPECT_EQ(mirror[1], 0u);
   map.Set(ChunkIndex(2));

@@ -171,6 +171,17 @@ TEST_F(NoticeTest, CompletionIsToldAgainUntilItWasHeard) {
   EXPECT_EQ(heard, 1);
 }
 
+TEST_F(NoticeTest, CompletionIsToldOnce) {
+  const SampleBlob sample(1);
+  NoVerifier verifier;
+  OpenStepped();
+  CommitAll(sample);
+  RunAll();
+  EXPECT_EQ(store_->Verify(sample.spec.digest, verifier)->ok, sample.chunk_count());
+  RunAll();
+  EXPECT_EQ(Notes(), std::vector<std::string>{"complete " + sample.spec.digest.Short()});
+}
+
 TEST_F(NoticeTest, BlobThatIsNotHeardDoesNotHoldUpAnother) {
   const SampleBlob deaf(1), other(2);
   OpenStepped();

@@ -85,7 +85,7 @@ absl::StatusOr<FileDescriptor> Lock(const std::string& data_dir) {
 // The version is written before anything else is made, by a rename, so that a directory with contents but no
 // version can't be one of ours that a crash left half made.
 absl::Status MarkVersion(const std::string& data_dir, int data_dir_fd) {
-  for (const char* name : {"/blobs", "/index"}) {
+  for (const char* name : {"/blobs", "/index", "/recipes"}) {
     if (std::error_code error; std::filesystem::exists(data_dir + name, error)) {
       return absl::FailedPreconditionError(
           absl::StrCat(data_dir, " has a directory ", name + 1,

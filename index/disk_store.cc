@@ -206,6 +206,11 @@ size_t DiskStore::CheckFiles() {
   return guard_.CheckAll(table_->All());
 }
 
+void DiskStore::CheckFile(const Digest& digest) {
+  const EntryPtr entry = FindEntry(digest);
+  if (entry) guard_.CheckAll({&entry, 1});
+}
+
 absl::Status DiskStore::Pin(const Digest& digest) {
   return SetPinned(digest, true);
 }

@@ -174,6 +174,9 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // Takes back the chunks of all blobs whose file was removed, replaced or cut short by somebody else, and
   // returns how many. A blob with leases is refused instead: its readers hold the file that was lost.
   size_t CheckFiles();
+  // The same for one blob, before it is put to a use that its file is read for unasked. No-op if it is
+  // unknown.
+  void CheckFile(const Digest& digest);
 
   // Errors: NotFound; Unavailable, ResourceExhausted (the disk).
   absl::Status Pin(const Digest& digest);

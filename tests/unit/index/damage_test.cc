@@ -330,6 +330,18 @@ TEST_F(DamageTest, FileRemovedUnderUsIsFoundByReadersAndFetchedAgain) {
   EXPECT_TRUE(store_->IsSettled(first_.spec.digest));
 }
 
+TEST_F(DamageTest, LostFileIsFoundBeforeItsBlobIsPutToUse) {
+  FillAndClose();
+  OpenStore();
+  for (const SampleBlob* sample : {&first_, &second_}) fs::remove(store_->BlobPath(sample->spec.digest));
+  store_->CheckFile(first_.spec.digest);
+  store_->CheckFile(SampleBlob(3).spec.digest);
+  EXPECT_FALSE(IsPresent(first_, 0));
+  EXPECT_TRUE(IsPresent(second_, 0)) << "not asked for";
+  EXPECT_TRUE(store_->Acquire(first_.spec.digest).ok());
+  EXPECT_TRUE(fs::exists(store_->BlobPath(first_.spec.digest)));
+}
+
 TEST_F(DamageTest, FileRemovedBetweenWriteAndSyncIsNotClaimed) {
   OpenStore();
   ASSERT_TRUE(CommitChunk(first_, 0).ok());

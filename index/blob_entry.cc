@@ -24,7 +24,7 @@ void BlobEntry::Load(SegmentIndex segment, const PresenceSegment& value) {
 
 absl::Status BlobEntry::CheckWritable(const Blob& written) const {
   if (evicting || blob.get() != &written) {
-    return absl::UnavailableError(
+    return absl::NotFoundError(
         absl::StrCat("blob ", written.digest().ToString(), " was evicted meanwhile; open it again"));
   }
   if (blob->refused()) {

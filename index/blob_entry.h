@@ -35,7 +35,7 @@ struct BlobEntry {
   // As the index says when it is loaded.
   void Load(SegmentIndex segment, const PresenceSegment& value);
 
-  // Whether a commit may go on. Errors: Unavailable (another Blob of this digest, or evicted), DataLoss.
+  // Whether a commit may go on. Errors: NotFound (evicted, or another Blob is the digest's now), DataLoss.
   absl::Status CheckWritable(const Blob& written) const;
   // REQUIRES: `index` is absent.
   void AddWritten(ChunkIndex index, Evidence evidence, const BlobFdCache::Fd& fd);

@@ -16,7 +16,7 @@ absl::Status RefusedBlob(const EntryId& id) {
 }
 
 absl::Status EvictedBlob(const EntryId& id) {
-  return absl::UnavailableError(absl::StrCat(id.ToString(), " was evicted meanwhile; open it again"));
+  return absl::NotFoundError(absl::StrCat(id.ToString(), " was evicted meanwhile; open it again"));
 }
 
 absl::StatusOr<FileGuard::Known> FileGuard::FileOf(const EntryPtr& entry) {

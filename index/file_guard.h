@@ -43,10 +43,10 @@ class FileGuard {
     uint64_t write_epoch = 0;
     uint64_t revision = 0;
   };
-  // The blob's file, made anew if it was lost. Errors: DataLoss (refused); Unavailable (lost just now, and
-  // made anew; being evicted; the disk), ResourceExhausted.
+  // The blob's file, made anew if it was lost. Errors: DataLoss (refused); NotFound (evicted); Unavailable
+  // (lost just now, and made anew; the disk), ResourceExhausted.
   absl::StatusOr<Opened> OpenForWrite(const EntryPtr& entry);
-  // Errors: DataLoss (refused, or lost just now); Unavailable.
+  // Errors: DataLoss (refused, or lost just now); NotFound (evicted); Unavailable.
   absl::StatusOr<FileDescriptor> OpenForRead(const EntryPtr& entry);
 
   // Whether a file that was synced is the blob's, so that claims may be made over it; then what is allocated

@@ -21,14 +21,13 @@ enum class Evidence {
 // access.
 //
 // An error of these says by its code what may be done about it:
-//   Unavailable        try again, the same call or after another Open: too much waits for the disk to sync,
-//   the
-//                      file was lost or its sync failed while it was written to, the kernel's side has not
-//                      heard yet of what was taken back, the blob was evicted meanwhile, or the disk failed.
-//                      Nothing of the call stands, or all of it.
-//   ResourceExhausted  no space: not before room was made.
-//   DataLoss           the blob is refused: never, until it is evicted.
-//   InvalidArgument    never: the caller is wrong.
+// - Unavailable: the same call may be tried again. Too much waits for the disk to sync, the file was lost or
+//   its sync failed while it was written to, the kernel's side has not heard yet of what was taken back, or
+//   the disk failed.
+// - NotFound: the blob was evicted meanwhile; after another Open.
+// - ResourceExhausted: no space; not before room was made.
+// - DataLoss: the blob is refused; not before it was evicted.
+// - InvalidArgument: never.
 class ChunkStore {
  public:
   virtual ~ChunkStore() = default;
@@ -45,9 +44,9 @@ class ChunkStore {
   // Writes a chunk's bytes and makes it servable: when this returns OK its presence bit is set. The durable
   // claim follows in a later batch, after the bytes were synced; if that sync fails, the bit is cleared
   // again. Committing a chunk that is already present writes nothing, unless `evidence` is better than what
-  // is known. Errors: ResourceExhausted (no space), Unavailable (any other failure to write, and all that
-  // passes by itself), DataLoss (the blob is refused); then the chunk is absent.
-  // REQUIRES: bytes.size() == blob.geometry().RangeOf(index).length
+  // is known. Errors: ResourceExhausted (no space), Unavailable (any other failure to write: the same bytes
+  // may be committed again), NotFound (the blob was evicted), DataLoss (it is refused); then the chunk is
+  // absent. REQUIRES: bytes.size() == blob.geometry().RangeOf(index).length
   virtual absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
                               Evidence evidence) = 0;
 

@@ -34,6 +34,8 @@ class WatchedIndex final : public IndexDb {
 
 class ClaimLogTest : public StoreTest {
  protected:
+  void TearDown() override { store_.reset(); }  // before what it writes to
+
   void OpenStepped() {
     DiskStoreOptions options = Options();
     options.threads = Threads::kNone;

@@ -102,6 +102,7 @@ TEST_F(NoticeTest, RevokeSaysThatItWasNotHeardAndGoesOnTrying) {
   EXPECT_FALSE(IsPresent(sample, 0));
   heard.get_future().wait();
   EXPECT_EQ(calls, 4);
+  store_.reset();  // before what its callbacks work with
 }
 
 TEST_F(NoticeTest, NobodyWaitsForASideThatFails) {
@@ -118,6 +119,7 @@ TEST_F(NoticeTest, NobodyWaitsForASideThatFails) {
   heard = true;
   while (!CommitChunk(sample, 0).ok()) std::this_thread::yield();
   ExpectTrue(sample);
+  store_.reset();  // before what its callbacks work with
 }
 
 TEST_F(NoticeTest, FileStaysUntilTheKernelsSideHasHeardOfItsEviction) {
@@ -169,6 +171,7 @@ TEST_F(NoticeTest, CompletionIsToldAgainUntilItWasHeard) {
   EXPECT_TRUE(store_->RunNotice());
   EXPECT_FALSE(store_->RunNotice());
   EXPECT_EQ(heard, 1);
+  store_.reset();  // before what its callbacks work with
 }
 
 TEST_F(NoticeTest, CompletionIsToldOnce) {
@@ -223,6 +226,7 @@ TEST_F(NoticeTest, NoCallbackComesOnAThreadThatSyncs) {
   EXPECT_EQ(telling.size(), 1u);
   EXPECT_FALSE(syncing.contains(*telling.begin()));
   EXPECT_NE(*telling.begin(), std::this_thread::get_id());
+  store_.reset();  // before what its callbacks work with
 }
 
 TEST_F(NoticeTest, FilesOfABatchAreSyncedSideBySide) {

@@ -7,30 +7,24 @@
 
 namespace sluice::index {
 
-BlobEntry::BlobEntry(std::shared_ptr<Blob> the_blob, BlobRecord the_record)
-    : blob(std::move(the_blob)),
+BlobEntry::BlobEntry(const EntryId& the_id, std::shared_ptr<Blob> the_blob, BlobRecord the_record)
+    : id(the_id),
+      blob(std::move(the_blob)),
       record(std::move(the_record)),
       claimed(blob->geometry().chunk_count()),
       verified(blob->geometry().chunk_count()) {}
 
 void BlobEntry::Load(SegmentIndex segment, const PresenceSegment& value) {
-  const ChunkSpan span = segment.ChunksIn(blob->geometry());
-  for (uint32_t i = 0; i < value.chunk_count; ++i) {
-    if (!(value.present[i / 64] >> (i % 64) & 1)) continue;
-    const ChunkIndex index(span.first.value() + i);
-    claimed.Add(index);
-    blob->presence().Set(index);
-    if (value.verified[i / 64] >> (i % 64) & 1) {
-      verified.Add(index);
-    } else {
-      ++blob->unverified_count();
-    }
-  }
+  const ChunkIndex first = segment.ChunksIn(blob->geometry()).first;
+  claimed.AddSlice(first, value.present);
+  verified.AddSlice(first, value.verified);
+  blob->presence().SetSlice(first, value.present);
+  blob->unverified_count() += value.present.Count() - value.verified.Count();
 }
 
 absl::Status BlobEntry::CheckWritable(const Blob& written) const {
   if (evicting || blob.get() != &written) {
-    return absl::UnavailableError(
+    return absl::NotFoundError(
         absl::StrCat("blob ", written.digest().ToString(), " was evicted meanwhile; open it again"));
   }
   if (blob->refused()) {
@@ -72,13 +66,17 @@ void BlobEntry::Forget(ChunkIndex index) {
   verified.Remove(index);
 }
 
+void BlobEntry::TookBack() {
+  if (record.state == BlobState::kVerifiedWhole) ChangeState(BlobState::kActive);
+  announced = announce_due = false;
+  ++revision;
+}
+
 void BlobEntry::TakeBack(ChunkIndex index) {
   Forget(index);
   std::erase(pending, index);
   std::erase(syncing, index);
-  if (record.state == BlobState::kVerifiedWhole) ChangeState(BlobState::kActive);
-  announced = false;
-  ++revision;
+  TookBack();
 }
 
 void BlobEntry::TakeBackAll() {
@@ -88,21 +86,28 @@ void BlobEntry::TakeBackAll() {
   pending.clear();
   syncing.clear();
   sync_fd.reset();
-  if (record.state == BlobState::kVerifiedWhole) ChangeState(BlobState::kActive);
-  announced = false;
   ++write_epoch;
-  ++revision;
+  TookBack();
 }
 
 void BlobEntry::TakeBackUnclaimed() {
   for (const std::vector<ChunkIndex>& list : {std::exchange(pending, {}), std::exchange(syncing, {})}) {
     for (const ChunkIndex index : list) Forget(index);
   }
-  if (record.state == BlobState::kVerifiedWhole) ChangeState(BlobState::kActive);
   sync_fd.reset();
-  announced = false;
   ++write_epoch;
-  ++revision;
+  TookBack();
+}
+
+void BlobEntry::ForgetFile() {
+  TakeBackAll();
+  record.file.reset();
+  room.Clear();
+}
+
+void BlobEntry::SetFile(const FileIdentity& file) {
+  record.file = file;
+  record_changed = true;
 }
 
 BlobFdCache::Fd BlobEntry::BeginSync() {
@@ -111,21 +116,18 @@ BlobFdCache::Fd BlobEntry::BeginSync() {
   return syncing.empty() ? nullptr : sync_fd;
 }
 
-PresenceSegment BlobEntry::ClaimsOf(SegmentIndex segment) const {
+PresenceSegment BlobEntry::ClaimsOf(SegmentIndex segment, const ChunkSet& present) const {
   const ChunkSpan span = segment.ChunksIn(blob->geometry());
-  PresenceSegment value;
-  value.chunk_count = span.count;
-  for (uint32_t i = 0; i < span.count; ++i) {
-    const ChunkIndex index(span.first.value() + i);
-    if (!claimed.Has(index) || !blob->presence().IsPresent(index)) continue;
-    value.present[i / 64] |= uint64_t{1} << (i % 64);
-    if (verified.Has(index)) value.verified[i / 64] |= uint64_t{1} << (i % 64);
-  }
+  PresenceSegment value(span.count);
+  value.present = claimed.Slice(span);
+  value.present.IntersectWith(present.Slice(span));
+  value.verified = verified.Slice(span);
+  value.verified.IntersectWith(value.present);
   return value;
 }
 
 void BlobEntry::StageRecord(IndexBatch* batch) {
-  batch->PutBlob(blob->digest(), record);
+  batch->PutBlob(id, record);
   record_changed = false;
 }
 
@@ -138,7 +140,8 @@ void BlobEntry::StageClaims(IndexBatch* batch) {
   }
   std::sort(segments.begin(), segments.end());
   segments.erase(std::unique(segments.begin(), segments.end()), segments.end());
-  for (const SegmentIndex segment : segments) batch->PutSegment(blob->digest(), segment, ClaimsOf(segment));
+  const ChunkSet present = blob->presence().Snapshot();
+  for (const SegmentIndex segment : segments) batch->PutSegment(id, segment, ClaimsOf(segment, present));
   if (record_changed) StageRecord(batch);
 }
 
@@ -147,31 +150,31 @@ void BlobEntry::EndSync() {
   if (pending.empty()) sync_fd.reset();
 }
 
-std::vector<ChunkIndex> BlobEntry::StageDrops(IndexBatch* batch) {
-  std::vector<ChunkIndex> drops;
-  if (evicting) return drops;
-  const uint32_t segments = SegmentIndex::CountIn(blob->geometry());
-  for (SegmentIndex segment(0); segment.value() < segments; segment = SegmentIndex(segment.value() + 1)) {
-    const size_t before = drops.size();
-    const ChunkSpan span = segment.ChunksIn(blob->geometry());
-    for (ChunkIndex index = span.first; index < span.end(); index = index.next()) {
-      if (claimed.Has(index) && !blob->presence().IsPresent(index)) drops.push_back(index);
-    }
-    if (drops.size() > before) batch->PutSegment(blob->digest(), segment, ClaimsOf(segment));
+ChunkSet BlobEntry::StageDrops(IndexBatch* batch) {
+  if (evicting) return ChunkSet(claimed.chunk_count());
+  const ChunkSet present = blob->presence().Snapshot();
+  ChunkSet drops = claimed;
+  drops.Subtract(present);
+  const ChunkSpan all = blob->geometry().All();
+  for (ChunkIndex next = drops.NextSet(all); next < all.end();) {
+    const SegmentIndex segment = SegmentIndex::Of(next);
+    batch->PutSegment(id, segment, ClaimsOf(segment, present));
+    const ChunkIndex end = segment.ChunksIn(blob->geometry()).end();
+    next = drops.NextSet({end, all.count - end.value()});
   }
   if (record_changed) StageRecord(batch);
   return drops;
 }
 
 void BlobEntry::StageVerifiedWhole(IndexBatch* batch) {
-  const ChunkSpan all = blob->geometry().All();
-  for (ChunkIndex index = all.first; index < all.end(); index = index.next()) verified.Add(index);
+  verified.Add(blob->geometry().All());
   blob->unverified_count() = 0;
   ChangeState(BlobState::kVerifiedWhole);
   StageRecord(batch);
+  const ChunkSet present = blob->presence().Snapshot();
   const uint32_t segments = SegmentIndex::CountIn(blob->geometry());
   for (SegmentIndex segment(0); segment.value() < segments; segment = SegmentIndex(segment.value() + 1)) {
-    batch->PutSegment(blob->digest(), segment, ClaimsOf(segment));
+    batch->PutSegment(id, segment, ClaimsOf(segment, present));
   }
 }
 

@@ -1,31 +1,21 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "index/blob_fd_cache.h"
+#include "index/entry_id.h"
+#include "index/file_room.h"
 #include "index/index_codec.h"
 #include "index/index_db.h"
 #include "node/blob.h"
+#include "node/chunk_set.h"
 #include "node/chunk_store.h"
 
 namespace sluice::index {
-
-// One bit per chunk of a blob. Not thread-safe.
-class ChunkSet {
- public:
-  explicit ChunkSet(uint32_t chunk_count) : words_((chunk_count + 63) / 64) {}
-
-  bool Has(ChunkIndex index) const { return words_[index.value() / 64] >> (index.value() % 64) & 1; }
-  void Add(ChunkIndex index) { words_[index.value() / 64] |= uint64_t{1} << (index.value() % 64); }
-  void Remove(ChunkIndex index) { words_[index.value() / 64] &= ~(uint64_t{1} << (index.value() % 64)); }
-  void Clear() { words_.assign(words_.size(), 0); }
-
- private:
-  std::vector<uint64_t> words_;
-};
 
 // What the store knows of one blob beyond its Blob: where each chunk is on its way from written to claimed.
 //
@@ -34,21 +24,25 @@ class ChunkSet {
 // A chunk that is taken back leaves pending and syncing at once, but stays claimed until an index write has
 // removed its claim: the claimed set is what the index may say, never less.
 //
-// Guarded by `mutex`; every method REQUIRES that it is held. `blob` is also changed only under the store's
-// exclusive map lock.
+// What is taken back is told to the kernel's side by the Notifier: `revision` counts what was taken back,
+// `told` how much of that is known there. Until they are equal, no bytes are overwritten.
+//
+// Guarded by `mutex`, but for `id` and what is atomic; every method REQUIRES that it is held. `blob` is
+// changed only by the EntryTable.
 struct BlobEntry {
-  BlobEntry(std::shared_ptr<Blob> the_blob, BlobRecord the_record);
+  BlobEntry(const EntryId& the_id, std::shared_ptr<Blob> the_blob, BlobRecord the_record);
 
   // As the index says when it is loaded.
   void Load(SegmentIndex segment, const PresenceSegment& value);
 
-  // Whether a commit may go on. Errors: Unavailable (another Blob of this digest, or evicted), DataLoss.
+  // Whether a commit may go on. Errors: NotFound (evicted, or another Blob is the digest's now), DataLoss.
   absl::Status CheckWritable(const Blob& written) const;
   // REQUIRES: `index` is absent.
   void AddWritten(ChunkIndex index, Evidence evidence, const BlobFdCache::Fd& fd);
   // REQUIRES: `index` is present.
   void AddVerified(ChunkIndex index, const BlobFdCache::Fd& fd);
 
+  // Each makes it the Notifier's turn.
   void TakeBack(ChunkIndex index);
   void TakeBackAll();
   // What no sync has covered: after a failed sync nobody knows which of it reached the disk.
@@ -60,18 +54,27 @@ struct BlobEntry {
   void StageClaims(IndexBatch* batch);
   void EndSync();
 
-  // Adds segments without the claims of chunks that are absent, and returns those chunks.
-  std::vector<ChunkIndex> StageDrops(IndexBatch* batch);
+  // Adds segments without the claims of chunks that are absent, and returns those chunks. They go on to count
+  // as claimed.
+  ChunkSet StageDrops(IndexBatch* batch);
   // After a whole-blob check: every chunk is proven.
   void StageVerifiedWhole(IndexBatch* batch);
   void StageRecord(IndexBatch* batch);
+
+  // The file was lost, or is to be made anew: no claim holds, nothing can be written.
+  void ForgetFile();
+  // A new one was made; its identity reaches the index with the next claims.
+  void SetFile(const FileIdentity& file);
 
   bool Unclaimed() const { return !pending.empty() || !syncing.empty(); }
   // All chunks are present and durable; proven, too, if settled.
   bool Durable() const;
   bool Settled() const { return Durable() && blob->unverified_count() == 0; }
+  bool Told() const { return told.load() >= revision; }
 
-  std::mutex mutex;
+  const EntryId id;
+
+  mutable std::mutex mutex;
 
   std::shared_ptr<Blob> blob;
   BlobRecord record;
@@ -83,16 +86,26 @@ struct BlobEntry {
   std::vector<ChunkIndex> syncing;
   BlobFdCache::Fd sync_fd;   // open since the first pending write, so that its write errors are reported
   bool queued = false;       // for the next batch
-  bool announced = false;    // as settled
   bool evicting = false;     // or evicted
   uint64_t write_epoch = 0;  // a write that began in an earlier one may be lost, so must not count
-  uint64_t revision = 0;     // counts what was taken back; a check of older bytes proves nothing
-  uint64_t disk_bytes = 0;
+
+  FileRoom room;
+  uint64_t disk_bytes = 0;  // allocated to the file, as counted last
+
+  uint64_t revision = 0;  // counts what was taken back; a check of older bytes proves nothing
+  std::atomic<uint64_t> told{0};
+  std::atomic<bool> deaf{false};  // the last try to tell failed
+  bool announced = false;         // as settled; told, or to be told
+  bool announce_due = false;      // to be told
+  bool notice_due = false;        // waits in the Notifier
 
  private:
-  PresenceSegment ClaimsOf(SegmentIndex segment) const;
+  PresenceSegment ClaimsOf(SegmentIndex segment, const ChunkSet& present) const;
   void Forget(ChunkIndex index);
+  void TookBack();
   void ChangeState(BlobState state);
 };
+
+using EntryPtr = std::shared_ptr<BlobEntry>;
 
 }  // namespace sluice::index

@@ -21,10 +21,10 @@ size_t Bounded(size_t capacity) {
   return std::max<size_t>(capacity, 1);
 }
 
-// A file that was unlinked must not be written to in the place of the new one of the same name.
-bool HasName(int fd) {
+// A file that was unlinked or replaced must not be written to in the place of the one that has its name.
+bool Is(int fd, const FileIdentity& file) {
   struct stat status {};
-  return ::fstat(fd, &status) == 0 && status.st_nlink > 0;
+  return ::fstat(fd, &status) == 0 && status.st_nlink > 0 && status.st_ino == file.inode;
 }
 
 }  // namespace
@@ -32,12 +32,12 @@ bool HasName(int fd) {
 BlobFdCache::BlobFdCache(int directory, StoreFileSystem& file_system, size_t capacity)
     : directory_(directory), file_system_(file_system), capacity_(Bounded(capacity)) {}
 
-absl::StatusOr<BlobFdCache::Fd> BlobFdCache::Get(const Digest& digest) {
+absl::StatusOr<BlobFdCache::Fd> BlobFdCache::Get(const EntryId& id, const FileIdentity& file) {
   Fd dead;  // closed after the lock is let go
   {
     std::lock_guard lock(mutex_);
-    if (const auto found = slots_.find(digest); found != slots_.end()) {
-      if (HasName(found->second->fd->get())) {
+    if (const auto found = slots_.find(id); found != slots_.end()) {
+      if (Is(found->second->fd->get(), file)) {
         by_use_.splice(by_use_.begin(), by_use_, found->second);
         return found->second->fd;
       }
@@ -46,30 +46,32 @@ absl::StatusOr<BlobFdCache::Fd> BlobFdCache::Get(const Digest& digest) {
       slots_.erase(found);
     }
   }
-  const int opened = file_system_.Open(directory_, digest.Hex(), O_RDWR);
+  const std::string what = absl::StrCat("open the file of ", id.ToString());
+  const int opened = file_system_.Open(directory_, id.FileName(), O_RDWR);
   if (opened < 0) {
-    const absl::Status error = DiskError(errno, absl::StrCat("open the file of blob ", digest.ToString()));
+    const absl::Status error = DiskError(errno, what);
     return absl::IsNotFound(error) ? error : absl::UnavailableError(error.message());
   }
   Fd fd = std::make_shared<const FileDescriptor>(opened);
+  if (!Is(opened, file)) return absl::NotFoundError(absl::StrCat(what, ": another file has its name"));
   Fd unused;  // closed after the lock is let go
   std::lock_guard lock(mutex_);
-  const auto [slot, inserted] = slots_.try_emplace(digest);
-  if (!inserted) return slot->second->fd;
-  by_use_.push_front(Slot{digest, fd});
+  const auto [slot, inserted] = slots_.try_emplace(id);
+  if (!inserted) return fd;
+  by_use_.push_front(Slot{id, fd});
   slot->second = by_use_.begin();
   if (by_use_.size() > capacity_) {
     unused = std::move(by_use_.back().fd);
-    slots_.erase(by_use_.back().digest);
+    slots_.erase(by_use_.back().id);
     by_use_.pop_back();
   }
   return fd;
 }
 
-void BlobFdCache::Drop(const Digest& digest) {
+void BlobFdCache::Drop(const EntryId& id) {
   Fd unused;
   std::lock_guard lock(mutex_);
-  const auto found = slots_.find(digest);
+  const auto found = slots_.find(id);
   if (found == slots_.end()) return;
   unused = std::move(found->second->fd);
   by_use_.erase(found->second);

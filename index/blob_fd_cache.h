@@ -7,9 +7,10 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "index/entry_id.h"
 #include "index/file_descriptor.h"
+#include "index/file_identity.h"
 #include "index/store_file_system.h"
-#include "node/digest.h"
 
 namespace sluice::index {
 
@@ -25,17 +26,17 @@ class BlobFdCache {
   // REQUIRES: `directory` and `file_system` outlive the cache.
   BlobFdCache(int directory, StoreFileSystem& file_system, size_t capacity);
 
-  // The blob's file, open for reading and writing. Errors: NotFound (no file), Unavailable (also: out of
-  // descriptors).
-  absl::StatusOr<Fd> Get(const Digest& digest);
+  // The entry's file, open for reading and writing. Errors: NotFound (no file of that inode has its name),
+  // Unavailable (also: out of descriptors).
+  absl::StatusOr<Fd> Get(const EntryId& id, const FileIdentity& file);
   // Forgets a file that was removed or replaced.
-  void Drop(const Digest& digest);
+  void Drop(const EntryId& id);
 
   size_t capacity() const { return capacity_; }
 
  private:
   struct Slot {
-    Digest digest;
+    EntryId id;
     Fd fd;
   };
 
@@ -45,7 +46,7 @@ class BlobFdCache {
 
   std::mutex mutex_;        // guards what follows
   std::list<Slot> by_use_;  // the last used in front
-  absl::flat_hash_map<Digest, std::list<Slot>::iterator> slots_;
+  absl::flat_hash_map<EntryId, std::list<Slot>::iterator> slots_;
 };
 
 }  // namespace sluice::index

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "node/geometry.h"
 
 namespace sluice::index {
 namespace {
@@ -31,15 +32,23 @@ absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t s
     return absl::UnavailableError("SHA-256 can't be begun: OpenSSL refused");
   }
   std::vector<std::byte> buffer(kReadBytes);
+  size_t step = kReadBytes;
   for (uint64_t offset = 0; offset < size;) {
     if (stop.load(std::memory_order_relaxed)) return absl::CancelledError("the store is stopping");
-    const size_t wanted = static_cast<size_t>(std::min<uint64_t>(kReadBytes, size - offset));
-    if (absl::Status read = ReadFully(file_system, fd, offset, std::span(buffer).first(wanted)); !read.ok()) {
+    const std::span<std::byte> bytes =
+        std::span(buffer).first(static_cast<size_t>(std::min<uint64_t>(step, size - offset)));
+    const absl::Status read = ReadFully(file_system, fd, offset, bytes);
+    if (!read.ok() && step == kChunkSizeMin) {
       *failed_at = offset;
       return read;
     }
-    EVP_DigestUpdate(context.get(), buffer.data(), wanted);
-    offset += wanted;
+    if (!read.ok()) {
+      step = kChunkSizeMin;  // which of the many chunks that were asked for at once can't be read?
+      continue;
+    }
+    EVP_DigestUpdate(context.get(), bytes.data(), bytes.size());
+    offset += bytes.size();
+    if (offset % kReadBytes == 0) step = kReadBytes;
   }
   std::array<uint8_t, Digest::kBytes> hash{};
   if (EVP_DigestFinal_ex(context.get(), hash.data(), nullptr) != 1) {
@@ -48,17 +57,35 @@ absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t s
   return Digest(hash);
 }
 
-BlobHasher::BlobHasher(Check check) : check_(std::move(check)), thread_([this] { Run(); }) {}
+BlobHasher::BlobHasher(Check check, Threads threads) : check_(std::move(check)) {
+  if (threads == Threads::kOwn) thread_ = std::thread([this] { Run(); });
+}
 
 BlobHasher::~BlobHasher() {
   Stop();
 }
 
-void BlobHasher::Enqueue(const Digest& digest) {
+void BlobHasher::Enqueue(const EntryId& id) {
   std::lock_guard lock(mutex_);
-  if (std::find(queue_.begin(), queue_.end(), digest) != queue_.end()) return;
-  queue_.push_back(digest);
+  if (!queued_.insert(id).second) return;
+  queue_.push_back(id);
   wake_.notify_one();
+}
+
+bool BlobHasher::RunOne() {
+  std::unique_lock lock(mutex_);
+  if (stop_ || queue_.empty()) return false;
+  CheckFirst(lock);
+  return true;
+}
+
+void BlobHasher::CheckFirst(std::unique_lock<std::mutex>& lock) {
+  const EntryId id = queue_.front();
+  queue_.pop_front();
+  queued_.erase(id);
+  lock.unlock();
+  check_(id, stop_);
+  lock.lock();
 }
 
 void BlobHasher::Stop() {
@@ -67,7 +94,9 @@ void BlobHasher::Stop() {
     stop_ = true;
     wake_.notify_one();
   }
-  std::call_once(joined_, [this] { thread_.join(); });
+  std::call_once(joined_, [this] {
+    if (thread_.joinable()) thread_.join();
+  });
 }
 
 void BlobHasher::Run() {
@@ -77,11 +106,7 @@ void BlobHasher::Run() {
   while (true) {
     wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
     if (stop_) return;
-    const Digest digest = queue_.front();
-    queue_.pop_front();
-    lock.unlock();
-    check_(digest, stop_);
-    lock.lock();
+    CheckFirst(lock);
   }
 }
 

@@ -7,14 +7,18 @@
 #include <mutex>
 #include <thread>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
+#include "index/entry_id.h"
 #include "index/store_file_system.h"
+#include "index/threads.h"
 #include "node/digest.h"
 
 namespace sluice::index {
 
 // The SHA-256 of the first `size` bytes of a file. Gives up with Cancelled when `stop` becomes true. Errors:
-// DataLoss (the file is shorter, or can't be read; `failed_at` tells where).
+// DataLoss (the file is shorter, or can't be read; `failed_at` is the first byte of the kChunkSizeMin that
+// could not be).
 absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t size,
                                 const std::atomic<bool>& stop, uint64_t* failed_at);
 
@@ -24,24 +28,28 @@ absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t s
 class BlobHasher {
  public:
   // `check` is called on the hasher's thread; it should return soon after `stop` becomes true.
-  using Check = std::function<void(const Digest&, const std::atomic<bool>& stop)>;
-  explicit BlobHasher(Check check);
+  using Check = std::function<void(const EntryId&, const std::atomic<bool>& stop)>;
+  BlobHasher(Check check, Threads threads);
   ~BlobHasher();
 
   // Queues a check; one that is queued already is not queued twice, so the queue is bounded by the blobs.
-  void Enqueue(const Digest& digest);
+  void Enqueue(const EntryId& id);
+  // Does one check on the caller's thread. Returns whether there was one. REQUIRES: Threads::kNone
+  bool RunOne();
   // Drops what is queued and ends the thread. Idempotent.
   void Stop();
 
  private:
   void Run();
+  void CheckFirst(std::unique_lock<std::mutex>& lock);
 
   const Check check_;
   std::atomic<bool> stop_{false};
 
-  std::mutex mutex_;  // guards queue_
+  std::mutex mutex_;  // guards queue_ and queued_
   std::condition_variable wake_;
-  std::deque<Digest> queue_;
+  std::deque<EntryId> queue_;
+  absl::flat_hash_set<EntryId> queued_;  // the same ids
 
   std::once_flag joined_;
   std::thread thread_;

@@ -85,7 +85,7 @@ absl::StatusOr<FileDescriptor> Lock(const std::string& data_dir) {
 // The version is written before anything else is made, by a rename, so that a directory with contents but no
 // version can't be one of ours that a crash left half made.
 absl::Status MarkVersion(const std::string& data_dir, int data_dir_fd) {
-  for (const char* name : {"/blobs", "/index"}) {
+  for (const char* name : {"/blobs", "/index", "/recipes"}) {
     if (std::error_code error; std::filesystem::exists(data_dir + name, error)) {
       return absl::FailedPreconditionError(
           absl::StrCat(data_dir, " has a directory ", name + 1,
@@ -116,6 +116,35 @@ absl::Status CheckVersion(const std::string& data_dir, int data_dir_fd) {
                    " has the layout of another version; run that version, or choose another dataDir"));
 }
 
+// Opens a folder of the data directory, which is made if it is missing.
+absl::StatusOr<FileDescriptor> OpenFolder(const std::string& path, int data_dir_fd) {
+  if (::mkdir(path.c_str(), kDirectoryMode) == 0) {
+    if (::fsync(data_dir_fd) != 0) return DiskError(errno, absl::StrCat("sync the folder of ", path));
+  } else if (errno != EEXIST) {
+    return DiskError(errno, absl::StrCat("make directory ", path));
+  }
+  absl::StatusOr<FileDescriptor> folder = OpenDirectory(path);
+  if (folder.ok() && ::faccessat(folder->get(), ".", W_OK | X_OK, AT_EACCESS) != 0) {
+    return DiskError(errno, absl::StrCat("write to ", path));
+  }
+  return folder;
+}
+
+absl::StatusOr<std::vector<std::string>> ListNames(const std::string& path) {
+  const std::unique_ptr<DIR, DirectoryCloser> directory(::opendir(path.c_str()));
+  if (!directory) return WriteError(errno, absl::StrCat("list ", path));
+  std::vector<std::string> names;
+  while (true) {
+    errno = 0;
+    const dirent* entry = ::readdir(directory.get());  // NOLINT(concurrency-mt-unsafe): the stream is ours
+    if (entry == nullptr) break;
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(name);
+  }
+  if (errno != 0) return WriteError(errno, absl::StrCat("list ", path));
+  return names;
+}
+
 // The number of an index that was set aside; 0 for any other name.
 uint64_t DamagedNumber(std::string_view name) {
   if (!name.starts_with(kDamagedPrefix)) return 0;
@@ -135,33 +164,25 @@ absl::StatusOr<DataDir> DataDir::OpenAndLock(const std::string& path) {
   if (!lock.ok()) return lock.status();
   if (absl::Status version = CheckVersion(path, directory->get()); !version.ok()) return version;
 
-  const std::string blobs_path = path + "/blobs";
-  if (::mkdir(blobs_path.c_str(), kDirectoryMode) == 0) {
-    if (::fsync(directory->get()) != 0) return DiskError(errno, absl::StrCat("sync ", path));
-  } else if (errno != EEXIST) {
-    return DiskError(errno, absl::StrCat("make directory ", blobs_path));
-  }
-  absl::StatusOr<FileDescriptor> blobs = OpenDirectory(blobs_path);
+  absl::StatusOr<FileDescriptor> blobs = OpenFolder(path + "/blobs", directory->get());
   if (!blobs.ok()) return blobs.status();
-  if (::faccessat(blobs->get(), ".", W_OK | X_OK, AT_EACCESS) != 0) {
-    return DiskError(errno, absl::StrCat("write to ", blobs_path));
-  }
-  return DataDir(path, *std::move(lock), *std::move(blobs));
+  absl::StatusOr<FileDescriptor> recipes = OpenFolder(path + "/recipes", directory->get());
+  if (!recipes.ok()) return recipes.status();
+  return DataDir(path, *std::move(lock), *std::move(blobs), *std::move(recipes));
 }
 
-absl::StatusOr<std::vector<Digest>> DataDir::ListBlobFiles() const {
-  const std::unique_ptr<DIR, DirectoryCloser> directory(::opendir(blobs_path().c_str()));
-  if (!directory) return WriteError(errno, absl::StrCat("list ", blobs_path()));
-  std::vector<Digest> digests;
-  while (true) {
-    errno = 0;
-    const dirent* entry = ::readdir(directory.get());  // NOLINT(concurrency-mt-unsafe): the stream is ours
-    if (entry == nullptr) break;
-    if (absl::StatusOr<Digest> digest = Digest::ParseHex(entry->d_name); digest.ok())
-      digests.push_back(*digest);
+absl::StatusOr<std::vector<EntryId>> DataDir::ListBlobFiles() const {
+  const absl::StatusOr<std::vector<std::string>> names = ListNames(blobs_path());
+  if (!names.ok()) return names.status();
+  std::vector<EntryId> ids;
+  for (const std::string& name : *names) {
+    if (const absl::StatusOr<EntryId> id = EntryId::ParseFileName(name); id.ok()) ids.push_back(*id);
   }
-  if (errno != 0) return WriteError(errno, absl::StrCat("list ", blobs_path()));
-  return digests;
+  return ids;
+}
+
+absl::StatusOr<std::vector<std::string>> DataDir::ListRecipeFiles() const {
+  return ListNames(path_ + "/recipes");
 }
 
 void DataDir::KeepReserve() const {

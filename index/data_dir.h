@@ -6,15 +6,16 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "index/entry_id.h"
 #include "index/file_descriptor.h"
-#include "node/digest.h"
 
 namespace sluice::index {
 
 // The store's directory, locked for as long as this object lives:
 //   LOCK               flock(2)ed; names the process that holds it
 //   VERSION            version of this layout
-//   blobs/<64 hex>     one sparse file per blob, at its full size
+//   blobs/<64 hex>     one sparse file per blob, at its full size (the name is EntryId::FileName's)
+//   recipes/<64 hex>   its recipe
 //   index/             RocksDB
 //   RESERVE            space set aside, so that a full disk can still be opened and evicted from
 //   index.damaged-<n>  the last index that had to be given up
@@ -35,12 +36,15 @@ class DataDir {
   const std::string& path() const { return path_; }
   std::string blobs_path() const { return path_ + "/blobs"; }
   std::string index_path() const { return path_ + "/index"; }
-  std::string BlobPath(const Digest& digest) const { return blobs_path() + "/" + digest.Hex(); }
-  // An open descriptor of blobs/.
+  std::string BlobPath(const EntryId& id) const { return blobs_path() + "/" + id.FileName(); }
+  // Open descriptors of blobs/ and recipes/.
   int blobs_fd() const { return blobs_.get(); }
+  int recipes_fd() const { return recipes_.get(); }
 
-  // The digests that a file in blobs/ is named by. Errors: Unavailable.
-  absl::StatusOr<std::vector<Digest>> ListBlobFiles() const;
+  // The entries that a file in blobs/ is named by. Errors: Unavailable.
+  absl::StatusOr<std::vector<EntryId>> ListBlobFiles() const;
+  // The names of all files in recipes/. Errors: Unavailable.
+  absl::StatusOr<std::vector<std::string>> ListRecipeFiles() const;
 
   // Moves index/ to index.damaged-<n>, in place of an earlier one. No-op if there is none. Errors:
   // Unavailable.
@@ -52,12 +56,16 @@ class DataDir {
   bool ReleaseReserve() const;
 
  private:
-  DataDir(std::string path, FileDescriptor lock, FileDescriptor blobs)
-      : path_(std::move(path)), lock_(std::move(lock)), blobs_(std::move(blobs)) {}
+  DataDir(std::string path, FileDescriptor lock, FileDescriptor blobs, FileDescriptor recipes)
+      : path_(std::move(path)),
+        lock_(std::move(lock)),
+        blobs_(std::move(blobs)),
+        recipes_(std::move(recipes)) {}
 
   std::string path_;
   FileDescriptor lock_;
   FileDescriptor blobs_;
+  FileDescriptor recipes_;
 };
 
 }  // namespace sluice::index

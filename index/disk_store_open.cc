@@ -1,183 +1,144 @@
-// What is done once: opening the index, and holding it against the files that are there.
-#include <fcntl.h>
-#include <sys/stat.h>
-
+// What is done once: opening the store, and holding its index against the files that are there.
 #include <algorithm>
-#include <cerrno>
-#include <chrono>
-#include <filesystem>
-#include <system_error>
+#include <memory>
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "index/disk_error.h"
 #include "index/disk_store.h"
 
 namespace sluice::index {
 namespace {
 
-constexpr Duration kIdleInterval = std::chrono::seconds(60);
-constexpr uint64_t kStatBlockBytes = 512;  // unit of st_blocks, stat(2)
+constexpr size_t kLostNamedMax = 8;  // in alarms; of more only the number is said
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DiskStore>> DiskStore::OpenStore(Options options) {
   absl::StatusOr<DataDir> data_dir = DataDir::OpenAndLock(options.data_dir);
   if (!data_dir.ok()) return data_dir.status();
-  std::unique_ptr<DiskStore> store(new DiskStore(std::move(options), *std::move(data_dir)));
-  if (absl::Status opened = store->OpenIndex(); !opened.ok()) return opened;
-  if (absl::Status reconciled = store->ReconcileFiles(); !reconciled.ok()) return reconciled;
-  if (absl::Status removed = store->RemoveOrphans(); !removed.ok()) return removed;
+  auto table = std::make_unique<EntryTable>();
+  absl::StatusOr<LoadedIndex> index = LoadEntries(*data_dir, options.open_index, table.get());
+  if (!index.ok()) return index.status();
+  const IndexContents contents = index->contents;
+  OpenReport report;
+  report.rebuilt = index->rebuilt;
+  report.reason = index->reason;
+  std::unique_ptr<DiskStore> store(
+      new DiskStore(std::move(options), *std::move(data_dir), std::move(table), *std::move(index)));
+  store->report_ = std::move(report);
+  if (absl::Status reconciled = store->Reconcile(contents); !reconciled.ok()) return reconciled;
+  if (absl::Status removed = store->RemoveStrangers(); !removed.ok()) return removed;
   store->data_dir_.KeepReserve();
-  store->StartThreads();
+  store->usage_.MeasureRest();
+  store->TakeUpWork();
   return store;
 }
 
-absl::Status DiskStore::OpenIndex() {
-  std::error_code error;
-  const bool had_index = std::filesystem::exists(data_dir_.index_path(), error);
-  absl::StatusOr<std::vector<Digest>> files = data_dir_.ListBlobFiles();
-  if (!files.ok()) return files.status();
-  absl::Status loaded = LoadIndex();
-  if (absl::IsResourceExhausted(loaded) && data_dir_.ReleaseReserve()) {
-    entries_.clear();
-    loaded = LoadIndex();
+absl::Status DiskStore::Reconcile(IndexContents contents) {
+  if (report_.rebuilt) {
+    Alarm(absl::StrCat("the index was lost or damaged (", report_.reason, "); the cache begins anew"));
   }
-  if (absl::IsDataLoss(loaded)) return RebuildIndex(std::string(loaded.message()));
-  if (loaded.ok() && !had_index && !files->empty()) {
-    report_.rebuilt = true;
-    report_.reason = absl::StrCat(data_dir_.index_path(), " is missing");
-    Alarm(absl::StrCat("the index was lost (", report_.reason, "); the cache begins anew"));
+  const std::vector<EntryPtr> lost = FindLost();
+  if (!lost.empty() || contents == IndexContents::kEarlier) {
+    if (absl::Status repaired = Repair(lost, contents); !repaired.ok()) return repaired;
   }
-  return loaded;
-}
-
-absl::Status DiskStore::LoadIndex() {
-  absl::StatusOr<std::unique_ptr<IndexDb>> db = IndexDb::Open(data_dir_.index_path());
-  if (!db.ok()) return db.status();
-  db_ = *std::move(db);
-  return db_->Load(
-      [this](const Digest& digest, BlobRecord record) { return AddLoadedBlob(digest, std::move(record)); },
-      [this](const Digest& digest, SegmentIndex segment, const PresenceSegment& value) {
-        return AddLoadedSegment(digest, segment, value);
-      });
-}
-
-absl::Status DiskStore::RebuildIndex(const std::string& reason) {
-  entries_.clear();
-  db_.reset();
-  report_.rebuilt = true;
-  report_.reason = reason;
-  Alarm(absl::StrCat("the index is damaged and set aside (", reason, "); the cache begins anew"));
-  if (absl::Status moved = data_dir_.SetIndexAside(); !moved.ok()) return moved;
-  const absl::Status loaded = LoadIndex();
-  return absl::IsDataLoss(loaded) ? absl::UnavailableError(loaded.message()) : loaded;
-}
-
-absl::Status DiskStore::AddLoadedBlob(const Digest& digest, BlobRecord record) {
-  auto blob =
-      std::make_shared<Blob>(BlobSpec{digest, record.size, record.chunk_size, record.root, record.origins});
-  if (record.state == BlobState::kRefused) blob->Refuse();
-  last_access_ms_ = std::max(last_access_ms_.load(), record.last_access_ms);
-  entries_[digest] = std::make_shared<BlobEntry>(std::move(blob), std::move(record));
-  return absl::OkStatus();
-}
-
-absl::Status DiskStore::AddLoadedSegment(const Digest& digest, SegmentIndex segment,
-                                         const PresenceSegment& value) {
-  const auto found = entries_.find(digest);
-  if (found == entries_.end()) {
-    return absl::DataLossError(absl::StrCat("index: chunks of an unknown blob ", digest.ToString()));
-  }
-  BlobEntry& entry = *found->second;
-  if (value.chunk_count != segment.ChunksIn(entry.blob->geometry()).count) {
-    return absl::DataLossError(absl::StrCat("index: chunks past the end of blob ", digest.ToString()));
-  }
-  std::lock_guard lock(entry.mutex);
-  entry.Load(segment, value);
-  // Chunks that came before access was noted may have come by credentials.
-  std::vector<OriginAccess>& access = entry.record.access;
-  const auto unknown = [](OriginAccess known) { return known == OriginAccess::kUnknown; };
-  if (std::all_of(access.begin(), access.end(), unknown))
-    std::fill(access.begin(), access.end(), OriginAccess::kCredentials);
-  return absl::OkStatus();
-}
-
-bool DiskStore::FileIsWhole(BlobEntry& entry) {
-  struct stat stat {};
-  const std::string name = entry.blob->digest().Hex();
-  if (::fstatat(data_dir_.blobs_fd(), name.c_str(), &stat, AT_SYMLINK_NOFOLLOW) != 0) return false;
-  SetDiskBytes(entry, static_cast<uint64_t>(stat.st_blocks) * kStatBlockBytes);
-  return S_ISREG(stat.st_mode) && static_cast<uint64_t>(stat.st_size) >= entry.record.size;
-}
-
-absl::Status DiskStore::ReconcileFiles() {
-  std::vector<Entry> lost;
-  for (const auto& [digest, entry] : entries_) {
-    if (!FileIsWhole(*entry)) lost.push_back(entry);
-  }
-  report_.files_lost = lost.size();
-  if (absl::Status repaired = RepairFiles(lost); !repaired.ok()) return repaired;
-  report_.blobs = entries_.size();
-  for (const auto& [digest, entry] : entries_)
+  for (const EntryPtr& entry : table_->All()) {
+    ++report_.blobs;
     report_.chunks_present += entry->blob->presence().present_count();
+    last_access_ms_ = std::max(last_access_ms_.load(), entry->record.last_access_ms);
+  }
   return absl::OkStatus();
 }
 
-absl::Status DiskStore::RepairFiles(const std::vector<Entry>& lost) {
-  if (lost.empty()) return absl::OkStatus();
-  IndexBatch batch;
-  for (const Entry& entry : lost) {
+std::vector<EntryPtr> DiskStore::FindLost() {
+  std::vector<EntryPtr> lost;
+  for (const EntryPtr& entry : table_->All()) {
     std::lock_guard lock(entry->mutex);
-    const Digest& digest = entry->blob->digest();
-    Alarm(absl::StrCat("the file of blob ", digest.ToString(),
-                       " is missing or too short; its chunks are absent"));
-    entry->TakeBackAll();
-    entry->claimed.Clear();
+    BlobRecord& record = entry->record;
+    const bool was_lost = record.state == BlobState::kLost;
+    std::optional<uint64_t> allocated;
+    if (record.file) allocated = files_.Find(entry->id, *record.file, record.size);
+    if (allocated) usage_.Measured(*entry, *allocated);
+    if (was_lost && IsMounted(entry->id)) {
+      entry->blob->Refuse();
+    } else if (was_lost || (!allocated && record.state != BlobState::kRefused)) {
+      lost.push_back(entry);
+    }
+  }
+  return lost;
+}
+
+absl::Status DiskStore::Repair(const std::vector<EntryPtr>& lost, IndexContents contents) {
+  for (const EntryPtr& entry : lost) {
+    std::lock_guard lock(entry->mutex);
+    const bool had_file = entry->record.file.has_value();
+    entry->ForgetFile();
+    const bool was_lost = entry->record.state == BlobState::kLost;
+    entry->record.state = BlobState::kActive;
+    if (!had_file || was_lost) continue;
+    if (++report_.files_lost <= kLostNamedMax) {
+      Alarm(absl::StrCat("the file of ", entry->id.ToString(),
+                         " is missing, too short, or a copy of another moment; its chunks are absent"));
+    }
     // A mount lives on: it reads a file that is gone and can't be filled, or one whose pages it may know as
     // zeros.
-    if (options_.is_mounted && options_.is_mounted(digest)) {
-      entry->blob->Refuse();
-      entry->record.state = BlobState::kRefused;
-      options_.telemetry.blobs_refused.Add();
-    }
-    batch.DeleteSegments(digest, entry->blob->geometry());
-    entry->StageRecord(&batch);
+    if (!IsMounted(entry->id)) continue;
+    entry->blob->Refuse();
+    entry->record.state = BlobState::kLost;
+    options_.telemetry.blobs_refused.Add();
+  }
+  if (report_.files_lost > kLostNamedMax) {
+    Alarm(absl::StrCat(report_.files_lost, " files in all are missing, too short, or copies"));
+  }
+  if (contents == IndexContents::kEarlier) {
+    Alarm(
+        "the index is of an earlier version, which did not say of which files it speaks; what is cached will "
+        "be fetched again");
   }
   // The claims go before the files come back: over holes of the right size they would be lies.
-  if (absl::Status written = db_->Write(std::move(batch), IndexDb::Durability::kSynced); !written.ok()) {
-    return written;
-  }
-  for (const Entry& entry : lost) {
-    if (entry->blob->refused()) continue;
-    if (absl::Status made = MakeFile(entry->blob->digest(), entry->record.size); !made.ok()) return made;
-  }
+  if (absl::Status dropped = log_.DropAllAndEarlier(lost); !dropped.ok()) return dropped;
+  for (const EntryPtr& entry : lost) MakeAnew(entry);
   return absl::OkStatus();
 }
 
-absl::Status DiskStore::RemoveOrphans() {
-  absl::StatusOr<std::vector<Digest>> files = data_dir_.ListBlobFiles();
+void DiskStore::MakeAnew(const EntryPtr& entry) {
+  std::lock_guard lock(entry->mutex);
+  if (entry->blob->refused()) return;
+  // A mount whose blob has no file that is known reads what has its name, and goes on with that.
+  const uint64_t size = entry->record.size;
+  const absl::StatusOr<FileIdentity> file =
+      IsMounted(entry->id) ? files_.TakeOver(entry->id, size) : files_.Make(entry->id, size);
+  if (file.ok()) {
+    entry->SetFile(*file);
+  } else {
+    Alarm(absl::StrCat(file.status().message(), "; it is tried again when it is needed"));
+  }
+}
+
+absl::Status DiskStore::RemoveStrangers() {
+  absl::flat_hash_set<EntryId> known;
+  for (const EntryPtr& entry : table_->All()) known.insert(entry->id);
+  const absl::StatusOr<std::vector<EntryId>> files = data_dir_.ListBlobFiles();
   if (!files.ok()) return files.status();
-  for (const Digest& digest : *files) {
-    if (entries_.contains(digest) || (options_.is_mounted && options_.is_mounted(digest))) continue;
-    if (options_.file_system.Unlink(data_dir_.blobs_fd(), digest.Hex()) != 0) {
-      return WriteError(errno, absl::StrCat("remove ", BlobPath(digest), ", which the index does not know"));
-    }
+  for (const EntryId& id : *files) {
+    if (known.contains(id) || IsMounted(id)) continue;
+    if (absl::Status removed = files_.Remove(id); !removed.ok()) return removed;
     ++report_.orphans_removed;
   }
-  return absl::OkStatus();
+  return recipes_.RemoveStrangers(known);
 }
 
-void DiskStore::StartThreads() {
-  records_written_at_ = std::chrono::steady_clock::now();
-  hasher_ = std::make_unique<BlobHasher>(
-      [this](const Digest& digest, const std::atomic<bool>& stop) { CheckWhole(digest, stop); });
-  sync_ = std::make_unique<SyncLoop>(
-      SyncLoop::Limits{options_.sync_interval, kIdleInterval, options_.sync_bytes_max},
-      [this] { RunBatch(); });
-  for (const auto& [digest, entry] : entries_) {
+void DiskStore::TakeUpWork() {
+  for (const EntryPtr& entry : table_->All()) {
     std::lock_guard lock(entry->mutex);
-    if (entry->Durable() && !entry->Settled()) hasher_->Enqueue(digest);
+    // The kernel's side may have been told of chunks by a predecessor that are not believed any more.
+    if (entry->blob->refused() && entry->Told()) ++entry->revision;
+    if (!entry->Told()) notifier_.Schedule(entry);
+    if (entry->Durable() && !entry->Settled()) hasher_.Enqueue(entry->id);
   }
 }
 

@@ -12,11 +12,13 @@ namespace {
 
 constexpr std::string_view kBlobPrefix = "b";
 constexpr std::string_view kSegmentPrefix = "s";
-constexpr std::string_view kRecipePrefix = "r";
+constexpr std::string_view kEarlierRecipePrefix = "r";
 
 constexpr uint8_t kFlagPinned = 1;
 constexpr uint8_t kFlagRoot = 2;
-constexpr uint8_t kFlagAccess = 4;  // each origin is followed by how it was got; records before had none
+constexpr uint8_t kFlagFile = 4;
+// Of version 1: each origin is followed by how it was got; still earlier records had none.
+constexpr uint8_t kFlagEarlierAccess = 4;
 
 template <std::unsigned_integral T>
 void AppendLittle(T value, std::string* out) {
@@ -71,49 +73,117 @@ class FieldReader {
   bool ok_ = true;
 };
 
-std::string KeyOf(std::string_view prefix, const Digest& digest) {
-  std::string key(prefix);
-  key.push_back(static_cast<char>(kIndexVersion));
-  AppendDigest(digest, &key);
+std::string PrefixOf(std::string_view kind, uint8_t version) {
+  std::string prefix(kind);
+  prefix.push_back(static_cast<char>(version));
+  return prefix;
+}
+
+std::string KeyOf(std::string_view kind, const EntryId& id) {
+  std::string key = PrefixOf(kind, kIndexVersion);
+  key.append(id.KeyBytes());
   return key;
 }
 
-// The part of a key after prefix and version; empty if they are not what is expected.
-std::string_view AfterPrefix(std::string_view key, std::string_view prefix) {
-  if (!key.starts_with(prefix)) return {};
-  key.remove_prefix(prefix.size());
-  if (key.empty() || static_cast<uint8_t>(key.front()) != kIndexVersion) return {};
-  return key.substr(1);
+// The part of a key after kind and version; empty if they are not what is expected.
+std::string_view AfterPrefix(std::string_view key, std::string_view kind, uint8_t version) {
+  const std::string prefix = PrefixOf(kind, version);
+  return key.starts_with(prefix) ? key.substr(prefix.size()) : std::string_view();
 }
 
 bool ValidOriginName(std::string_view name) {
   return !name.empty() && name.size() <= kOriginNameBytesMax;
 }
 
-void AppendBits(const PresenceSegment::Bits& bits, size_t bytes, std::string* out) {
-  for (size_t i = 0; i < bytes; ++i) out->push_back(static_cast<char>(bits[i / 8] >> (8 * (i % 8))));
+uint8_t ByteOf(const ChunkSet& set, size_t i) {
+  return static_cast<uint8_t>(set.words()[i / 8] >> (8 * (i % 8)));
 }
 
-PresenceSegment::Bits ReadBits(std::string_view bytes) {
-  PresenceSegment::Bits bits{};
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    bits[i / 8] |= uint64_t{static_cast<uint8_t>(bytes[i])} << (8 * (i % 8));
-  }
-  return bits;
+void AppendBits(const ChunkSet& set, std::string* out) {
+  for (size_t i = 0; i < (set.chunk_count() + 7) / 8; ++i) out->push_back(static_cast<char>(ByteOf(set, i)));
 }
 
-bool HasBitsFrom(const PresenceSegment::Bits& bits, uint32_t count) {
-  for (uint32_t i = count; i < kSegmentChunks && i % 64 != 0; ++i) {
-    if (bits[i / 64] >> (i % 64) & 1) return true;
+// Returns whether no bit lies past the set's end.
+bool ReadBits(std::string_view bytes, ChunkSet* set) {
+  for (size_t i = 0; i < set->words().size(); ++i) {
+    uint64_t word = 0;
+    for (size_t j = 0; j < 8 && 8 * i + j < bytes.size(); ++j) {
+      word |= uint64_t{static_cast<uint8_t>(bytes[8 * i + j])} << (8 * j);
+    }
+    set->SetWord(i, word);
   }
-  return std::any_of(bits.begin() + (count + 63) / 64, bits.end(), [](uint64_t word) { return word != 0; });
+  return bytes.empty() || ByteOf(*set, bytes.size() - 1) == static_cast<uint8_t>(bytes.back());
 }
 
-bool IsSubset(const PresenceSegment::Bits& inner, const PresenceSegment::Bits& outer) {
-  for (size_t i = 0; i < inner.size(); ++i) {
-    if (inner[i] & ~outer[i]) return false;
+EntryId ReadEntryId(FieldReader& reader) {
+  const std::string_view bytes = reader.Bytes(EntryId::kKeyBytes);
+  return reader.ok() ? EntryId::FromKeyBytes(bytes) : EntryId();
+}
+
+absl::StatusOr<EntryId> DecodeBlobKeyOf(uint8_t version, std::string_view key) {
+  FieldReader reader(AfterPrefix(key, kBlobPrefix, version));
+  const EntryId id = ReadEntryId(reader);
+  if (!reader.AtEnd()) return Malformed("blob key");
+  return id;
+}
+
+void AppendFile(const FileIdentity& file, std::string* out) {
+  AppendLittle(file.inode, out);
+  AppendLittle(static_cast<uint64_t>(file.birth_ns), out);
+  out->append(reinterpret_cast<const char*>(file.mark.data()), file.mark.size());
+}
+
+FileIdentity ReadFile(FieldReader& reader) {
+  FileIdentity file;
+  file.inode = reader.Little<uint64_t>();
+  file.birth_ns = static_cast<int64_t>(reader.Little<uint64_t>());
+  const std::string_view mark = reader.Bytes(file.mark.size());
+  std::copy(mark.begin(), mark.end(), file.mark.begin());
+  return file;
+}
+
+enum class AccessField { kPresent, kAbsent };
+
+// Reads the origins and how each was got.
+absl::Status ReadOrigins(FieldReader& reader, AccessField field, BlobRecord* record) {
+  const uint8_t origin_count = reader.Little<uint8_t>();
+  if (!reader.ok() || origin_count > kOriginsMax) return Malformed("blob record");
+  for (uint8_t i = 0; i < origin_count; ++i) {
+    BlobOrigin origin;
+    origin.registry = reader.Bytes(reader.Little<uint16_t>());
+    origin.repository = reader.Bytes(reader.Little<uint16_t>());
+    if (!ValidOriginName(origin.registry) || !ValidOriginName(origin.repository)) {
+      return Malformed("blob record: origin");
+    }
+    const uint8_t access = field == AccessField::kPresent ? reader.Little<uint8_t>() : 0;
+    if (access > static_cast<uint8_t>(OriginAccess::kCredentials)) return Malformed("blob record: access");
+    record->origins.push_back(std::move(origin));
+    record->access.push_back(static_cast<OriginAccess>(access));
   }
-  return true;
+  return absl::OkStatus();
+}
+
+// What both versions begin with.
+void ReadHead(FieldReader& reader, uint8_t flags, BlobRecord* record) {
+  record->size = reader.Little<uint64_t>();
+  record->chunk_size = reader.Little<uint32_t>();
+  record->last_access_ms = static_cast<int64_t>(reader.Little<uint64_t>());
+  record->pinned = flags & kFlagPinned;
+  if (flags & kFlagRoot) record->root = reader.ReadDigest();
+}
+
+absl::Status CheckState(uint8_t state, BlobState max) {
+  if (state < static_cast<uint8_t>(BlobState::kActive) || state > static_cast<uint8_t>(max)) {
+    return Malformed("blob record: state");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckGeometry(const BlobRecord& record) {
+  if (record.size == 0 || !ChunkGeometry::Validate(record.size, record.chunk_size).ok()) {
+    return Malformed("blob record: geometry");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -126,6 +196,8 @@ std::string_view BlobStateName(BlobState state) {
       return "verified";
     case BlobState::kRefused:
       return "refused";
+    case BlobState::kLost:
+      return "lost";
   }
   return "unknown";
 }
@@ -137,55 +209,63 @@ ChunkSpan SegmentIndex::ChunksIn(const ChunkGeometry& geometry) const {
   return {ChunkIndex(static_cast<uint32_t>(first)), count};
 }
 
-std::string_view BlobKeyPrefix() {
-  return kBlobPrefix;
+KeyKind KindOf(std::string_view key) {
+  if (key.starts_with(PrefixOf(kBlobPrefix, kIndexVersion))) return KeyKind::kBlob;
+  if (key.starts_with(PrefixOf(kSegmentPrefix, kIndexVersion))) return KeyKind::kSegment;
+  if (key.starts_with(PrefixOf(kBlobPrefix, kEarlierIndexVersion))) return KeyKind::kEarlierBlob;
+  const std::vector<std::string> earlier = EarlierPrefixes();
+  const bool is_earlier = std::any_of(earlier.begin(), earlier.end(),
+                                      [&](const std::string& prefix) { return key.starts_with(prefix); });
+  return is_earlier ? KeyKind::kEarlierOther : KeyKind::kUnknown;
 }
 
-std::string_view SegmentKeyPrefix() {
-  return kSegmentPrefix;
+std::vector<std::string> EarlierPrefixes() {
+  std::vector<std::string> prefixes;
+  for (const std::string_view kind : {kBlobPrefix, kSegmentPrefix, kEarlierRecipePrefix}) {
+    prefixes.push_back(PrefixOf(kind, kEarlierIndexVersion));
+  }
+  return prefixes;
 }
 
-std::string BlobKey(const Digest& digest) {
-  return KeyOf(kBlobPrefix, digest);
+std::string BlobKey(const EntryId& id) {
+  return KeyOf(kBlobPrefix, id);
 }
 
-std::string SegmentKey(const Digest& digest, SegmentIndex segment) {
-  std::string key = KeyOf(kSegmentPrefix, digest);
+std::string SegmentKey(const EntryId& id, SegmentIndex segment) {
+  std::string key = KeyOf(kSegmentPrefix, id);
   for (int shift = 24; shift >= 0; shift -= 8) key.push_back(static_cast<char>(segment.value() >> shift));
   return key;
 }
 
-std::string RecipeKey(const Digest& digest) {
-  return KeyOf(kRecipePrefix, digest);
+absl::StatusOr<EntryId> DecodeBlobKey(std::string_view key) {
+  return DecodeBlobKeyOf(kIndexVersion, key);
 }
 
-absl::StatusOr<Digest> DecodeBlobKey(std::string_view key) {
-  FieldReader reader(AfterPrefix(key, kBlobPrefix));
-  const Digest digest = reader.ReadDigest();
-  if (!reader.AtEnd()) return Malformed("blob key");
-  return digest;
+absl::StatusOr<EntryId> DecodeEarlierBlobKey(std::string_view key) {
+  return DecodeBlobKeyOf(kEarlierIndexVersion, key);
 }
 
 absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key) {
-  FieldReader reader(AfterPrefix(key, kSegmentPrefix));
-  const Digest digest = reader.ReadDigest();
+  FieldReader reader(AfterPrefix(key, kSegmentPrefix, kIndexVersion));
+  const EntryId id = ReadEntryId(reader);
   uint32_t position = 0;
   for (const char c : reader.Bytes(sizeof(position))) position = position << 8 | static_cast<uint8_t>(c);
   if (!reader.AtEnd() || position >= kChunksPerBlobMax / kSegmentChunks) return Malformed("segment key");
-  return SegmentName{digest, SegmentIndex(position)};
+  return SegmentName{id, SegmentIndex(position)};
 }
 
 std::string EncodeBlobRecord(const BlobRecord& record) {
   std::string out;
   AppendLittle(kIndexVersion, &out);
-  AppendLittle(
-      static_cast<uint8_t>((record.pinned ? kFlagPinned : 0) | (record.root ? kFlagRoot : 0) | kFlagAccess),
-      &out);
+  AppendLittle(static_cast<uint8_t>((record.pinned ? kFlagPinned : 0) | (record.root ? kFlagRoot : 0) |
+                                    (record.file ? kFlagFile : 0)),
+               &out);
   AppendLittle(static_cast<uint8_t>(record.state), &out);
   AppendLittle(record.size, &out);
   AppendLittle(record.chunk_size, &out);
   AppendLittle(static_cast<uint64_t>(record.last_access_ms), &out);
   if (record.root) AppendDigest(*record.root, &out);
+  if (record.file) AppendFile(*record.file, &out);
   AppendLittle(static_cast<uint8_t>(record.origins.size()), &out);
   for (size_t i = 0; i < record.origins.size(); ++i) {
     for (const std::string& name : {record.origins[i].registry, record.origins[i].repository}) {
@@ -203,74 +283,58 @@ absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value) {
   const uint8_t flags = reader.Little<uint8_t>();
   const uint8_t state = reader.Little<uint8_t>();
   BlobRecord record;
-  record.size = reader.Little<uint64_t>();
-  record.chunk_size = reader.Little<uint32_t>();
-  record.last_access_ms = static_cast<int64_t>(reader.Little<uint64_t>());
-  if (flags & kFlagRoot) record.root = reader.ReadDigest();
-  const uint8_t origin_count = reader.Little<uint8_t>();
-  if (!reader.ok() || origin_count > kOriginsMax) return Malformed("blob record");
-  for (uint8_t i = 0; i < origin_count; ++i) {
-    BlobOrigin origin;
-    origin.registry = reader.Bytes(reader.Little<uint16_t>());
-    origin.repository = reader.Bytes(reader.Little<uint16_t>());
-    if (!ValidOriginName(origin.registry) || !ValidOriginName(origin.repository)) {
-      return Malformed("blob record: origin");
-    }
-    const uint8_t access = flags & kFlagAccess ? reader.Little<uint8_t>() : 0;
-    if (access > static_cast<uint8_t>(OriginAccess::kCredentials)) return Malformed("blob record: access");
-    record.origins.push_back(std::move(origin));
-    record.access.push_back(static_cast<OriginAccess>(access));
-  }
+  ReadHead(reader, flags, &record);
+  if (flags & kFlagFile) record.file = ReadFile(reader);
+  if (absl::Status read = ReadOrigins(reader, AccessField::kPresent, &record); !read.ok()) return read;
   if (!reader.AtEnd()) return Malformed("blob record: length");
-  if (flags & ~(kFlagPinned | kFlagRoot | kFlagAccess)) return Malformed("blob record: flags");
-  if (state < static_cast<uint8_t>(BlobState::kActive) || state > static_cast<uint8_t>(BlobState::kRefused)) {
-    return Malformed("blob record: state");
-  }
-  if (record.size == 0 || !ChunkGeometry::Validate(record.size, record.chunk_size).ok()) {
-    return Malformed("blob record: geometry");
-  }
-  record.pinned = flags & kFlagPinned;
+  if (flags & ~(kFlagPinned | kFlagRoot | kFlagFile)) return Malformed("blob record: flags");
+  if (absl::Status valid = CheckState(state, BlobState::kLost); !valid.ok()) return valid;
+  if (absl::Status valid = CheckGeometry(record); !valid.ok()) return valid;
   record.state = static_cast<BlobState>(state);
   return record;
 }
 
+absl::StatusOr<BlobRecord> DecodeEarlierBlobRecord(std::string_view value) {
+  FieldReader reader(value);
+  if (reader.Little<uint8_t>() != kEarlierIndexVersion) return Malformed("blob record: unknown version");
+  const uint8_t flags = reader.Little<uint8_t>();
+  const uint8_t state = reader.Little<uint8_t>();
+  BlobRecord record;
+  ReadHead(reader, flags, &record);
+  const AccessField access = flags & kFlagEarlierAccess ? AccessField::kPresent : AccessField::kAbsent;
+  if (absl::Status read = ReadOrigins(reader, access, &record); !read.ok()) return read;
+  if (!reader.AtEnd()) return Malformed("blob record: length");
+  if (flags & ~(kFlagPinned | kFlagRoot | kFlagEarlierAccess)) return Malformed("blob record: flags");
+  if (absl::Status valid = CheckState(state, BlobState::kRefused); !valid.ok()) return valid;
+  if (absl::Status valid = CheckGeometry(record); !valid.ok()) return valid;
+  // What was refused begins anew like all else, but for the readers of a mount that has outlived it.
+  record.state = state == static_cast<uint8_t>(BlobState::kRefused) ? BlobState::kLost : BlobState::kActive;
+  return record;
+}
+
 std::string EncodeSegment(const PresenceSegment& segment) {
-  const size_t bytes = (segment.chunk_count + 7) / 8;
   std::string out;
   AppendLittle(kIndexVersion, &out);
-  AppendLittle(static_cast<uint16_t>(segment.chunk_count), &out);
-  AppendBits(segment.present, bytes, &out);
-  AppendBits(segment.verified, bytes, &out);
+  AppendLittle(static_cast<uint16_t>(segment.chunk_count()), &out);
+  AppendBits(segment.present, &out);
+  AppendBits(segment.verified, &out);
   return out;
 }
 
 absl::StatusOr<PresenceSegment> DecodeSegment(std::string_view value) {
   FieldReader reader(value);
   if (reader.Little<uint8_t>() != kIndexVersion) return Malformed("segment: unknown version");
-  PresenceSegment segment;
-  segment.chunk_count = reader.Little<uint16_t>();
-  if (segment.chunk_count == 0 || segment.chunk_count > kSegmentChunks) return Malformed("segment: count");
-  const size_t bytes = (segment.chunk_count + 7) / 8;
-  segment.present = ReadBits(reader.Bytes(bytes));
-  segment.verified = ReadBits(reader.Bytes(bytes));
+  const uint16_t count = reader.Little<uint16_t>();
+  if (count == 0 || count > kSegmentChunks) return Malformed("segment: count");
+  PresenceSegment segment(count);
+  const std::string_view present = reader.Bytes((count + 7u) / 8);
+  const std::string_view verified = reader.Bytes((count + 7u) / 8);
   if (!reader.AtEnd()) return Malformed("segment: length");
-  if (HasBitsFrom(segment.present, segment.chunk_count)) return Malformed("segment: bits past its end");
-  if (!IsSubset(segment.verified, segment.present)) return Malformed("segment: verified but not present");
+  if (!ReadBits(present, &segment.present) || !ReadBits(verified, &segment.verified)) {
+    return Malformed("segment: bits past its end");
+  }
+  if (!segment.verified.IsSubsetOf(segment.present)) return Malformed("segment: verified but not present");
   return segment;
-}
-
-std::string EncodeRecipe(std::string_view recipe) {
-  std::string out;
-  AppendLittle(kIndexVersion, &out);
-  out.append(recipe);
-  return out;
-}
-
-absl::StatusOr<std::string> DecodeRecipe(std::string_view value) {
-  FieldReader reader(value);
-  if (reader.Little<uint8_t>() != kIndexVersion) return Malformed("recipe: unknown version");
-  if (value.size() - 1 > kRecipeBytesMax) return Malformed("recipe: length");
-  return std::string(value.substr(1));
 }
 
 }  // namespace sluice::index

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -8,7 +7,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "index/entry_id.h"
+#include "index/file_identity.h"
 #include "node/blob.h"
+#include "node/chunk_set.h"
 #include "node/digest.h"
 #include "node/geometry.h"
 #include "node/origin_access.h"
@@ -18,18 +20,22 @@ namespace sluice::index {
 // The keys and values of the index. All functions are pure. Decoding is strict: what was not written by the
 // encoder of the same version is InvalidArgument, never a guess. Numbers in values are little-endian; in keys
 // big-endian, so that segments sort by position.
-inline constexpr uint8_t kIndexVersion = 1;
+//
+// Version 1 did not say which file its claims were made over, so they prove nothing: only its records of
+// blobs are read.
+inline constexpr uint8_t kIndexVersion = 2;
+inline constexpr uint8_t kEarlierIndexVersion = 1;
 
 enum class BlobState : uint8_t {
   kActive = 1,         // chunks are proven one by one, or not yet
   kVerifiedWhole = 2,  // the whole file matched the blob's digest
   kRefused = 3,        // the whole file did not match: never served again, until it is evicted
+  kLost = 4,           // its file was lost under a mount, whose readers are refused for as long as it lives
 };
 std::string_view BlobStateName(BlobState state);
 
 inline constexpr size_t kOriginsMax = 16;           // kept per blob; later ones are not recorded
 inline constexpr size_t kOriginNameBytesMax = 512;  // of a registry, and of a repository
-inline constexpr size_t kRecipeBytesMax = 4 << 20;  // 65,536 hashes are 2 MiB
 
 struct BlobRecord {
   uint64_t size = 0;
@@ -37,6 +43,7 @@ struct BlobRecord {
   std::optional<Digest> root;
   std::vector<BlobOrigin> origins;
   std::vector<OriginAccess> access;  // of each origin
+  std::optional<FileIdentity> file;  // that the claims hold for; none: no claim holds
   BlobState state = BlobState::kActive;
   bool pinned = false;
   int64_t last_access_ms = 0;  // wall clock, milliseconds since 1970
@@ -47,11 +54,12 @@ struct BlobRecord {
 // One bit per chunk, for kSegmentChunks chunks of a blob or for the fewer that its last segment has.
 inline constexpr uint32_t kSegmentChunks = 4096;
 struct PresenceSegment {
-  using Bits = std::array<uint64_t, kSegmentChunks / 64>;
+  explicit PresenceSegment(uint32_t chunk_count) : present(chunk_count), verified(chunk_count) {}
 
-  uint32_t chunk_count = 0;  // 1 to kSegmentChunks
-  Bits present{};            // the chunk's bytes are on disk
-  Bits verified{};           // and proven; a subset of `present`
+  ChunkSet present;   // the chunk's bytes are on disk
+  ChunkSet verified;  // and proven; a subset of `present`
+
+  uint32_t chunk_count() const { return present.chunk_count(); }  // 1 to kSegmentChunks
 
   friend bool operator==(const PresenceSegment&, const PresenceSegment&) = default;
 };
@@ -73,16 +81,20 @@ class SegmentIndex {
   uint32_t value_;
 };
 
-std::string BlobKey(const Digest& digest);
-std::string SegmentKey(const Digest& digest, SegmentIndex segment);
-std::string RecipeKey(const Digest& digest);
-// All keys of blobs, and of segments, start with these; no other keys do.
-std::string_view BlobKeyPrefix();
-std::string_view SegmentKeyPrefix();
+std::string BlobKey(const EntryId& id);
+std::string SegmentKey(const EntryId& id, SegmentIndex segment);
 
-absl::StatusOr<Digest> DecodeBlobKey(std::string_view key);
+// What a key names. A key of neither version is kUnknown: whoever wrote it may have meant that others don't
+// hold any more.
+enum class KeyKind { kBlob, kSegment, kEarlierBlob, kEarlierOther, kUnknown };
+KeyKind KindOf(std::string_view key);
+// All keys of the earlier version start with one of these; no other keys do.
+std::vector<std::string> EarlierPrefixes();
+
+absl::StatusOr<EntryId> DecodeBlobKey(std::string_view key);
+absl::StatusOr<EntryId> DecodeEarlierBlobKey(std::string_view key);
 struct SegmentName {
-  Digest digest;
+  EntryId id;
   SegmentIndex segment;
 };
 absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key);
@@ -90,12 +102,10 @@ absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key);
 // REQUIRES: at most kOriginsMax origins, names of 1 to kOriginNameBytesMax bytes, as many accesses as origins
 std::string EncodeBlobRecord(const BlobRecord& record);
 absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value);
+// A record of version 1, with no file: active, or lost if it was refused.
+absl::StatusOr<BlobRecord> DecodeEarlierBlobRecord(std::string_view value);
 
 std::string EncodeSegment(const PresenceSegment& segment);
 absl::StatusOr<PresenceSegment> DecodeSegment(std::string_view value);
-
-// REQUIRES: recipe.size() <= kRecipeBytesMax
-std::string EncodeRecipe(std::string_view recipe);
-absl::StatusOr<std::string> DecodeRecipe(std::string_view value);
 
 }  // namespace sluice::index

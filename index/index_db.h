@@ -1,75 +1,82 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "index/entry_id.h"
 #include "index/index_codec.h"
-#include "node/digest.h"
 
 namespace sluice::index {
 
 // Changes that reach the index together or not at all.
 class IndexBatch {
  public:
-  IndexBatch();
-  ~IndexBatch();
-  IndexBatch(IndexBatch&&) noexcept;
-  IndexBatch& operator=(IndexBatch&&) noexcept;
+  struct Change {
+    enum class Kind { kPut, kDelete, kDeleteRange };
+    Kind kind = Kind::kPut;
+    std::string key;
+    std::string value;  // of kDeleteRange: the first key that stays
+  };
 
-  void PutBlob(const Digest& digest, const BlobRecord& record);
+  void PutBlob(const EntryId& id, const BlobRecord& record);
   // A segment without a present chunk is removed.
-  void PutSegment(const Digest& digest, SegmentIndex segment, const PresenceSegment& value);
-  void DeleteSegments(const Digest& digest, const ChunkGeometry& geometry);
-  // The record, the segments and the recipe.
-  void DeleteBlob(const Digest& digest, const ChunkGeometry& geometry);
-  bool empty() const;
+  void PutSegment(const EntryId& id, SegmentIndex segment, const PresenceSegment& value);
+  void DeleteSegments(const EntryId& id, const ChunkGeometry& geometry);
+  // The record and the segments.
+  void DeleteBlob(const EntryId& id, const ChunkGeometry& geometry);
+  // All that version 1 has left.
+  void DeleteEarlier();
+
+  void Add(Change change) { changes_.push_back(std::move(change)); }
+
+  bool empty() const { return changes_.empty(); }
+  // In this order; of two changes of one key the later one stands.
+  const std::vector<Change>& changes() const { return changes_; }
 
  private:
-  friend class IndexDb;
-  struct Rep;
-  std::unique_ptr<Rep> rep_;
+  std::vector<Change> changes_;
 };
 
-// The index on disk: RocksDB, sized for a small node. It knows nothing of files and of memory.
+enum class Durability {
+  kSynced,   // on disk when the call returns
+  kOrdered,  // on disk no later than the next synced batch; may be lost before that
+};
+
+// Port: the index on disk, an ordered map of keys to values. It knows nothing of files and of memory.
 //
 // Thread-safe; every method may block on disk.
 class IndexDb {
  public:
-  enum class Durability {
-    kSynced,   // on disk when the call returns
-    kOrdered,  // on disk no later than the next synced batch; may be lost before that
-  };
+  using Visitor = std::function<absl::Status(std::string_view key, std::string_view value)>;
 
-  // Opens the database in directory `path`, or makes one if the directory is missing or empty. Errors:
-  // DataLoss (damaged: no reading or repairing is attempted), Unavailable (the disk).
-  static absl::StatusOr<std::unique_ptr<IndexDb>> Open(const std::string& path);
-  ~IndexDb();
+  virtual ~IndexDb() = default;
 
-  // Hands out every blob, then every segment. Errors: DataLoss if anything can't be read or decoded, also
-  // when some were handed out already; Unavailable (the disk); what a visitor returned.
-  absl::Status Load(
-      const std::function<absl::Status(const Digest&, BlobRecord)>& on_blob,
-      const std::function<absl::Status(const Digest&, SegmentIndex, const PresenceSegment&)>& on_segment);
-
-  // Errors: ResourceExhausted (no space), DataLoss (damage was found; the next Open says so too),
+  // Hands out every key, in order. Errors: DataLoss if anything can't be read, also when some keys were
+  // handed out already; Unavailable (the disk); what the visitor returned, which ends the scan.
+  virtual absl::Status Scan(const Visitor& visit) = 0;
+  // Errors: ResourceExhausted (no space), DataLoss (damage was found; the next opening says so too),
   // Unavailable. After an error the batch may or may not be on disk.
-  absl::Status Write(IndexBatch batch, Durability durability);
-  // Opens the database anew, after room was made on a disk that was full. Write does so by itself, once in a
-  // while.
-  void Reopen();
-
-  // Errors: NotFound; Unavailable.
-  absl::StatusOr<std::string> GetRecipe(const Digest& digest);
-  // Errors: InvalidArgument (longer than kRecipeBytesMax); as Write.
-  absl::Status PutRecipe(const Digest& digest, std::string_view recipe);
-
- private:
-  struct Rep;
-  explicit IndexDb(std::unique_ptr<Rep> rep);
-  const std::unique_ptr<Rep> rep_;
+  virtual absl::Status Write(const IndexBatch& batch, Durability durability) = 0;
+  // Makes the index work again after room was made on a disk that was full. Write does so by itself, once in
+  // a while.
+  virtual void Reopen() = 0;
 };
+
+// What LoadIndex hands out. A record of the earlier version comes with no file, and without segments.
+struct IndexVisitor {
+  std::function<absl::Status(const EntryId&, BlobRecord)> on_blob;
+  std::function<absl::Status(const EntryId&, SegmentIndex, const PresenceSegment&)> on_segment;
+};
+
+// Whether anything of the earlier version is in the index, and is to be deleted.
+enum class IndexContents { kCurrent, kEarlier };
+
+// Hands out every blob, then every segment. Errors: DataLoss if anything can't be decoded; those of Scan.
+absl::StatusOr<IndexContents> LoadIndex(IndexDb& db, const IndexVisitor& visitor);
 
 }  // namespace sluice::index

@@ -17,6 +17,8 @@ namespace sluice::index {
 // Thread-safe.
 class StoreFileSystem {
  public:
+  static constexpr char kFreshSuffix[] = ".new";
+
   virtual ~StoreFileSystem() = default;
 
   // openat(2) with O_CLOEXEC | O_NOFOLLOW added; a new file gets mode 0640.
@@ -29,6 +31,12 @@ class StoreFileSystem {
   virtual int SyncData(int fd);                                // fdatasync(2)
   virtual int SyncDirectory(int directory);                    // fsync(2)
   virtual int Unlink(int directory, const std::string& name);  // unlinkat(2)
+  // Gives the file of that name these contents, all or none of them whatever happens, and synced; a crash may
+  // leave a file of that name with kFreshSuffix. As a system call: -1 and errno, or 0.
+  virtual int ReplaceFile(int directory, const std::string& name, std::span<const std::byte> contents);
+  // fsetxattr(2) and fgetxattr(2) of FileIdentity::kMarkName.
+  virtual int SetMark(int fd, std::span<const uint8_t> mark);
+  virtual ssize_t GetMark(int fd, std::span<uint8_t> mark);
 
   // The real one. Has no state.
   static StoreFileSystem& Real();
@@ -37,5 +45,8 @@ class StoreFileSystem {
 // Fills `bytes` from the file's byte `offset` on. Errors: DataLoss (the file ends before that, or can't be
 // read).
 absl::Status ReadFully(StoreFileSystem& file_system, int fd, uint64_t offset, std::span<std::byte> bytes);
+// Writes all of `bytes` at `offset`. Errors: those of WriteError.
+absl::Status WriteFully(StoreFileSystem& file_system, int fd, uint64_t offset,
+                        std::span<const std::byte> bytes);
 
 }  // namespace sluice::index

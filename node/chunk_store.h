@@ -19,13 +19,23 @@ enum class Evidence {
 //
 // Thread-safe. Open, Commit and Revoke may block on disk: call them on the I/O pool. Find and Acquire take no
 // disk access.
+//
+// An error of these says by its code what may be done about it:
+// - Unavailable: the same call may be tried again. Too much waits for the disk to sync, the file was lost or
+//   its sync failed while it was written to, the kernel's side has not heard yet of what was taken back, or
+//   the disk failed.
+// - NotFound: the blob was evicted meanwhile; after another Open.
+// - ResourceExhausted: no space; not before room was made.
+// - DataLoss: the blob is refused; not before it was evicted.
+// - InvalidArgument: never.
 class ChunkStore {
  public:
   virtual ~ChunkStore() = default;
 
   // The blob of spec.digest, registered first if it is new. Origins, and a root where none was known, are
   // added to one that is known already. Errors: InvalidArgument if the spec contradicts what is known (size,
-  // chunk size, root) or is out of bounds; ResourceExhausted, Unavailable (disk).
+  // chunk size, root) or is out of bounds; ResourceExhausted; Unavailable (the disk; or the blob is being
+  // evicted, and that takes long).
   virtual absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) = 0;
 
   // The blob if it is registered, else nullptr.
@@ -45,7 +55,8 @@ class ChunkStore {
                               Evidence evidence) = 0;
 
   // Takes a bad chunk back: clears its bit at once, then its durable claim and the right of the kernel to
-  // read it unasked. The bytes stay where they are until they are overwritten.
+  // read it unasked. The bytes stay where they are until they are overwritten, which waits for both. Errors:
+  // ResourceExhausted, Unavailable (the bit is clear, but the claim, or the kernel's right, is not gone yet).
   virtual absl::Status Revoke(Blob& blob, ChunkIndex index) = 0;
 };
 

@@ -1,15 +1,10 @@
 #include "node/presence_map.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstdlib>
 
 namespace sluice {
-namespace {
-
-constexpr uint64_t Bit(ChunkIndex index) {
-  return uint64_t{1} << (index.value() % 64);
-}
-
-}  // namespace
 
 PresenceMap::PresenceMap(uint32_t chunk_count)
     : chunk_count_(chunk_count), words_(std::make_unique<Word[]>(WordsFor(chunk_count))) {}
@@ -19,29 +14,54 @@ bool PresenceMap::AllPresent(ChunkSpan span) const {
 }
 
 ChunkSpan PresenceMap::FirstAbsent(ChunkSpan span, uint32_t count_max) const {
-  ChunkIndex index = span.first;
-  while (index < span.end() && IsPresent(index)) index = index.next();
-  ChunkSpan absent{index, 0};
-  while (absent.end() < span.end() && absent.count < count_max && !IsPresent(absent.end())) ++absent.count;
-  return absent;
+  const auto words = [this](size_t word) { return WordAt(word); };
+  const uint32_t first = bits::NextClear(words, span.first.value(), span.end().value());
+  const uint32_t end = std::min(span.end().value() - first, count_max) + first;
+  return {ChunkIndex(first), bits::NextSet(words, first, end) - first};
+}
+
+uint32_t PresenceMap::CountIn(ChunkSpan span) const {
+  return bits::CountIn([this](size_t word) { return WordAt(word); }, span.first.value(), span.end().value());
+}
+
+ChunkSet PresenceMap::Snapshot() const {
+  ChunkSet present(chunk_count_);
+  for (size_t i = 0; i < present.words().size(); ++i) present.SetWord(i, WordAt(i));
+  return present;
 }
 
 bool PresenceMap::Set(ChunkIndex index) {
   std::lock_guard lock(mutex_);
-  const uint64_t bit = Bit(index);
-  // Before the map: who finds the chunk there may look at the mirror next.
-  if (!mirror_.empty()) mirror_[index.value() / 64].fetch_or(bit, std::memory_order_release);
-  const bool changed = !(words_[index.value() / 64].fetch_or(bit, std::memory_order_release) & bit);
+  const uint64_t bit = bits::MaskOf(index.value());
+  // First: who finds the chunk in the map may look at the mirror next.
+  if (!mirror_.empty()) mirror_[index.value() / bits::kPerWord].fetch_or(bit, std::memory_order_release);
+  const bool changed =
+      !(words_[index.value() / bits::kPerWord].fetch_or(bit, std::memory_order_release) & bit);
   if (changed) present_count_.fetch_add(1, std::memory_order_relaxed);
   return changed;
 }
 
 bool PresenceMap::Clear(ChunkIndex index) {
   std::lock_guard lock(mutex_);
-  const uint64_t bit = Bit(index);
-  if (!mirror_.empty()) mirror_[index.value() / 64].fetch_and(~bit, std::memory_order_seq_cst);
-  const bool changed = words_[index.value() / 64].fetch_and(~bit, std::memory_order_seq_cst) & bit;
+  const uint64_t bit = bits::MaskOf(index.value());
+  if (!mirror_.empty()) mirror_[index.value() / bits::kPerWord].fetch_and(~bit, std::memory_order_seq_cst);
+  const bool changed =
+      words_[index.value() / bits::kPerWord].fetch_and(~bit, std::memory_order_seq_cst) & bit;
   if (changed) present_count_.fetch_sub(1, std::memory_order_relaxed);
+  return changed;
+}
+
+uint32_t PresenceMap::SetSlice(ChunkIndex first, const ChunkSet& slice) {
+  std::lock_guard lock(mutex_);
+  uint32_t changed = 0;
+  for (size_t i = 0; i < slice.words().size(); ++i) {
+    const size_t at = first.value() / bits::kPerWord + i;
+    const uint64_t word = slice.words()[i];
+    if (!mirror_.empty()) mirror_[at].fetch_or(word, std::memory_order_release);
+    const uint64_t before = words_[at].fetch_or(word, std::memory_order_release);
+    changed += static_cast<uint32_t>(std::popcount(word & ~before));
+  }
+  present_count_.fetch_add(changed, std::memory_order_relaxed);
   return changed;
 }
 

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <span>
 
+#include "node/chunk_set.h"
 #include "node/geometry.h"
 
 namespace sluice {
@@ -15,7 +16,9 @@ namespace sluice {
 // good.
 //
 // A mirror is a second copy of the bits in memory that another process reads (the keeper answers hits from
-// it). A bit is set in the map first and in the mirror last, and cleared in the mirror first.
+// it). Both ways the mirror goes first: a bit is set in it before it is set in the map, so that who finds the
+// chunk in the map finds it in the mirror too; and cleared in it before it is cleared in the map, so that no
+// chunk that this process knows as absent is still given out by the other.
 //
 // Thread-safe.
 class PresenceMap {
@@ -28,22 +31,28 @@ class PresenceMap {
   PresenceMap& operator=(const PresenceMap&) = delete;
 
   // Words that `chunk_count` bits take up.
-  static constexpr size_t WordsFor(uint32_t chunk_count) { return (size_t{chunk_count} + 63) / 64; }
+  static constexpr size_t WordsFor(uint32_t chunk_count) { return bits::WordsFor(chunk_count); }
 
   uint32_t chunk_count() const { return chunk_count_; }
   uint32_t present_count() const { return present_count_.load(std::memory_order_relaxed); }
   bool complete() const { return present_count() == chunk_count_; }
 
   bool IsPresent(ChunkIndex index) const {
-    return words_[index.value() / 64].load(std::memory_order_acquire) >> (index.value() % 64) & 1;
+    return (WordAt(index.value() / bits::kPerWord) & bits::MaskOf(index.value())) != 0;
   }
   bool AllPresent(ChunkSpan span) const;
   // The first run of absent chunks within `span`, at most `count_max` long; count is 0 if all are present.
   ChunkSpan FirstAbsent(ChunkSpan span, uint32_t count_max) const;
+  uint32_t CountIn(ChunkSpan span) const;
+  // What is present now, word by word.
+  ChunkSet Snapshot() const;
 
   // Return whether the bit changed.
   bool Set(ChunkIndex index);
   bool Clear(ChunkIndex index);
+  // Sets the chunks of `slice`, which are counted from `first` on, word by word. Returns how many bits
+  // changed. REQUIRES: `first` is a multiple of 64, and the slice ends within the map.
+  uint32_t SetSlice(ChunkIndex first, const ChunkSet& slice);
   void ClearAll();
 
   // Makes `mirror` equal to the map and keeps it so until Detach. A mirror that is already there is replaced.
@@ -53,6 +62,8 @@ class PresenceMap {
   void Detach();
 
  private:
+  uint64_t WordAt(size_t word) const { return words_[word].load(std::memory_order_acquire); }
+
   const uint32_t chunk_count_;
   const std::unique_ptr<Word[]> words_;
   std::atomic<uint32_t> present_count_{0};

@@ -168,6 +168,11 @@ std::vector<std::unique_ptr<api::GrpcService>> OneService(std::unique_ptr<Servic
   return services;
 }
 
+// The store tells what it has to tell again until somebody hears it.
+absl::Status NotWiredYet() {
+  return absl::UnavailableError("the node is starting or stopping");
+}
+
 std::set<Digest> FilesOf(const MountTable& table) {
   std::set<Digest> files;
   for (const std::vector<MountEntry>& entries : {table.entries(), table.detached()}) {
@@ -237,6 +242,7 @@ class Daemon::Node {
   // The store's callbacks come on its own threads, before there is a mounter and after it has gone.
   std::mutex mounter_mutex_;
   std::unique_ptr<Mounter> mounter_;
+  std::atomic<bool> door_decided_{false};  // it is open, or there is none
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<BlobAdmin> blob_admin_;
   std::unique_ptr<StatusAdmin> status_admin_;
@@ -302,6 +308,7 @@ absl::Status Daemon::Node::Start() {
   }
   mounter_->Recover();
   status = OpenDoor();
+  door_decided_ = status.ok();
   if (status.ok()) status = ServePeers();
   if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
@@ -385,13 +392,13 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
       .on_complete =
           [this](const std::shared_ptr<Blob>& blob) {
             std::lock_guard lock(mounter_mutex_);
-            if (mounter_) mounter_->OnBlobComplete(blob);
+            return mounter_ && door_decided_ ? mounter_->OnBlobComplete(blob) : NotWiredYet();
           },
       .on_revoke =
           [this](const Blob& blob) {
             std::lock_guard lock(mounter_mutex_);
             if (swarm_) swarm_->Forget(blob.digest());
-            return mounter_ ? mounter_->OnBlobRevoked(blob) : absl::OkStatus();
+            return mounter_ && door_decided_ ? mounter_->OnBlobRevoked(blob) : NotWiredYet();
           },
       .is_mounted = [files = FilesOf(table)](const Digest& digest) { return files.contains(digest); },
       .alarm = [](std::string_view text) { spdlog::error("ALARM: {}", text); },

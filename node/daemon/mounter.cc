@@ -327,22 +327,14 @@ void Mounter::NoteServed(const Digest& digest, uint64_t length, const absl::Stat
   }
 }
 
-void Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
+absl::Status Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
   const DoorPtr door = this->door();
-  if (!door) return;
-  const absl::Status status = door->OnBlobComplete(blob->digest());
-  if (!status.ok()) {
-    spdlog::warn("blob {} keeps its events though it is complete: {}", blob->digest().Short(),
-                 status.ToString());
-  }
+  return door ? door->OnBlobComplete(blob->digest()) : absl::OkStatus();
 }
 
 absl::Status Mounter::OnBlobRevoked(const Blob& blob) {
   const DoorPtr door = this->door();
-  if (!door) return absl::OkStatus();
-  const absl::Status told = door->OnBlobRevoked(blob.digest());
-  AlarmIfReadUnasked(blob.digest(), told);
-  return told;
+  return door ? door->OnBlobRevoked(blob.digest()) : absl::OkStatus();
 }
 
 // ------------------------------------------------------------------------------------------- mounting

@@ -24,7 +24,7 @@ api::BlobInfo BlobAdmin::Describe(const index::BlobInfo& info) const {
   out.chunk_size_bytes = info.chunk_size;
   out.present_bytes = info.present_bytes;
   out.recipe_bound = info.root_known;
-  out.refused = info.state == index::BlobState::kRefused;
+  out.refused = info.refused;
   out.pinned = info.pinned;
   out.lease_count = info.leases;
   out.last_access = std::chrono::system_clock::time_point(std::chrono::milliseconds(info.last_access_ms));

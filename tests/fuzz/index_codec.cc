@@ -14,7 +14,6 @@ namespace {
 
 sluice::fuzz::Parser record_parser("records");
 sluice::fuzz::Parser segment_parser("segments");
-sluice::fuzz::Parser recipe_parser("recipes");
 sluice::fuzz::Parser blob_key_parser("keys of blobs");
 sluice::fuzz::Parser segment_key_parser("keys of segments");
 
@@ -34,12 +33,12 @@ std::vector<std::string> sluice::fuzz::GoodInputs() {
   record.origins = {{"registry.example:5000", "team/app"}};
   record.access = {OriginAccess::kCredentials};
   record.pinned = true;
-  PresenceSegment segment;
-  segment.chunk_count = 70;
-  segment.present[1] = 0b11;
-  segment.verified[1] = 0b01;
-  return {EncodeBlobRecord(record), EncodeSegment(segment), EncodeRecipe("a recipe"), BlobKey(Digest()),
-          SegmentKey(Digest(), SegmentIndex(1))};
+  PresenceSegment segment(70);
+  segment.present.Add(ChunkIndex(64));
+  segment.present.Add(ChunkIndex(65));
+  segment.verified.Add(ChunkIndex(64));
+  return {EncodeBlobRecord(record), EncodeSegment(segment), BlobKey(EntryId(Digest())),
+          SegmentKey(EntryId(Digest()), SegmentIndex(1))};
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -48,9 +47,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Took(record_parser, bytes, EncodeBlobRecord(*record));
   if (const auto segment = DecodeSegment(bytes); segment.ok())
     Took(segment_parser, bytes, EncodeSegment(*segment));
-  if (const auto recipe = DecodeRecipe(bytes); recipe.ok()) Took(recipe_parser, bytes, EncodeRecipe(*recipe));
-  if (const auto digest = DecodeBlobKey(bytes); digest.ok()) Took(blob_key_parser, bytes, BlobKey(*digest));
+  // Of an earlier record less is kept than it said.
+  if (const auto record = DecodeEarlierBlobRecord(bytes); record.ok() && record->file) std::abort();
+  if (const auto id = DecodeBlobKey(bytes); id.ok()) Took(blob_key_parser, bytes, BlobKey(*id));
   if (const auto name = DecodeSegmentKey(bytes); name.ok())
-    Took(segment_key_parser, bytes, SegmentKey(name->digest, name->segment));
+    Took(segment_key_parser, bytes, SegmentKey(name->id, name->segment));
+  if (DecodeBlobKey(bytes).ok() != (KindOf(bytes) == KeyKind::kBlob && bytes.size() == 34)) std::abort();
   return 0;
 }

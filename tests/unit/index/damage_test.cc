@@ -13,11 +13,10 @@ class DamageTest : public StoreTest {
  protected:
   std::string index() const { return temp_.path() + "/data/index"; }
 
-  // Enough for several table files: two blobs, a recipe larger than the write buffer, and reopening.
+  // Enough for table files: opening the index makes one of what its log held.
   void FillAndClose() {
     OpenStore();
     CommitAll(first_, Evidence::kVerified);
-    ASSERT_TRUE(store_->PutRecipe(first_.spec.digest, std::string(kRecipeBytesMax, 'r')).ok());
     OpenStore();
     CommitAll(second_, Evidence::kVerified);
     store_.reset();
@@ -139,11 +138,10 @@ TEST_F(DamageTest, ChunksOfABlobThatHasNoRecord) {
   FillAndClose();
   {
     IndexBatch batch;
-    PresenceSegment segment;
-    segment.chunk_count = 1;
-    segment.present[0] = 1;
-    batch.PutSegment(SampleBlob(3).spec.digest, SegmentIndex(0), segment);
-    ASSERT_TRUE((*IndexDb::Open(index()))->Write(std::move(batch), IndexDb::Durability::kSynced).ok());
+    PresenceSegment segment(1);
+    segment.present.Add(ChunkIndex(0));
+    batch.PutSegment(EntryId(SampleBlob(3).spec.digest), SegmentIndex(0), segment);
+    ASSERT_TRUE((*OpenRocksIndex(index()))->Write(batch, Durability::kSynced).ok());
   }
   ExpectRebuiltAndUsable();
 }
@@ -204,6 +202,120 @@ TEST_F(DamageTest, FileLostWhileStoppedUnderAMountIsRefused) {
   fs::remove(absl::StrCat(temp_.path(), "/data/blobs/", first_.spec.digest.Hex()));
   OpenStore();
   EXPECT_TRUE(store_->Find(first_.spec.digest)->refused()) << "the mount's file is gone for good";
+  OpenStore();
+  EXPECT_TRUE(store_->Find(first_.spec.digest)->refused()) << "and its readers are still there";
+  mounted_ = {};
+  OpenStore();
+  EXPECT_FALSE(store_->Find(first_.spec.digest)->refused()) << "nobody reads from it any more";
+  CommitAll(first_, Evidence::kVerified);
+  OpenStore();
+  ExpectTrue(first_);
+  EXPECT_EQ(store_->Find(first_.spec.digest)->presence().present_count(), first_.chunk_count());
+}
+
+// What version 1 of the index had of the blobs: everything but their files.
+class EarlierVersionTest : public DamageTest {
+ protected:
+  void MakeEarlier() {
+    const std::unique_ptr<IndexDb> db = *OpenRocksIndex(index());
+    IndexBatch batch;
+    const absl::Status scanned = db->Scan([&](std::string_view key, std::string_view value) {
+      std::string earlier_key(key), earlier_value(value);
+      earlier_key[1] = 1;
+      if (KindOf(key) == KeyKind::kBlob) {
+        BlobRecord record = *DecodeBlobRecord(value);
+        record.file.reset();
+        earlier_value = EncodeBlobRecord(record);
+        earlier_value[1] = static_cast<char>(earlier_value[1] | 4);
+      }
+      earlier_value[0] = 1;
+      batch.Add({IndexBatch::Change::Kind::kDelete, std::string(key), {}});
+      batch.Add({IndexBatch::Change::Kind::kPut, earlier_key, earlier_value});
+      return absl::OkStatus();
+    });
+    ASSERT_TRUE(scanned.ok()) << scanned;
+    batch.Add({IndexBatch::Change::Kind::kPut, std::string("r\1") + std::string(32, 'x'), "\1recipe"});
+    ASSERT_TRUE(db->Write(batch, Durability::kSynced).ok());
+  }
+  size_t EarlierKeys() {
+    store_.reset();
+    size_t count = 0;
+    const absl::Status scanned =
+        (*OpenRocksIndex(index()))->Scan([&](std::string_view key, std::string_view) {
+          count += KindOf(key) == KeyKind::kEarlierBlob || KindOf(key) == KeyKind::kEarlierOther;
+          return absl::OkStatus();
+        });
+    EXPECT_TRUE(scanned.ok()) << scanned;
+    return count;
+  }
+};
+
+TEST_F(EarlierVersionTest, IsOpenedAndBelievedNothingButPinsAndOrigins) {
+  OpenStore();
+  BlobSpec spec = first_.spec;
+  spec.origins = {{"registry.example", "app"}};
+  ASSERT_TRUE(store_->Open(spec).ok());
+  CommitAll(first_, Evidence::kVerified);
+  CommitAll(second_, Evidence::kVerified);
+  ASSERT_TRUE(store_->Pin(first_.spec.digest).ok());
+  struct stat mounted_file {};
+  ::stat(store_->BlobPath(second_.spec.digest).c_str(), &mounted_file);
+  store_.reset();
+  MakeEarlier();
+  mounted_ = {second_.spec.digest};
+  OpenStore();
+  EXPECT_FALSE(store_->open_report().rebuilt) << store_->open_report().reason;
+  EXPECT_EQ(store_->open_report().blobs, 2u);
+  EXPECT_EQ(store_->open_report().chunks_present, 0u);
+  EXPECT_TRUE(store_->Stat(first_.spec.digest)->pinned);
+  EXPECT_EQ(store_->Find(first_.spec.digest)->spec().origins, spec.origins);
+  EXPECT_EQ(store_->Stat(first_.spec.digest)->disk_bytes, 0u) << "the old bytes take up no room";
+  EXPECT_FALSE(store_->Find(second_.spec.digest)->refused()) << "a mounted blob is filled again";
+  struct stat now {};
+  ::stat(store_->BlobPath(second_.spec.digest).c_str(), &now);
+  EXPECT_EQ(now.st_ino, mounted_file.st_ino) << "the mount reads this very file";
+  store_->Flush();
+  EXPECT_TRUE(Noted("revoke " + second_.spec.digest.Short())) << "the kernel must ask";
+  CommitAll(first_, Evidence::kVerified);
+  CommitAll(second_, Evidence::kVerified);
+  EXPECT_EQ(EarlierKeys(), 0u);
+  OpenStore();
+  EXPECT_EQ(store_->open_report().chunks_present, first_.chunk_count() + second_.chunk_count());
+  ExpectTrue(second_);
+}
+
+TEST_F(DamageTest, IndexOfALaterVersionIsNotGuessedAt) {
+  FillAndClose();
+  IndexBatch batch;
+  batch.Add({IndexBatch::Change::Kind::kPut, std::string("b\3") + std::string(32, 'x'), "\3"});
+  ASSERT_TRUE((*OpenRocksIndex(index()))->Write(batch, Durability::kSynced).ok());
+  ExpectRebuiltAndUsable();
+}
+
+TEST_F(DamageTest, HalfWrittenAndDamagedRecipesAreNotGivenOut) {
+  const std::string recipes = temp_.path() + "/data/recipes/";
+  const std::string file = recipes + first_.spec.digest.Hex();
+  OpenStore();
+  OpenBlob(first_);
+  const std::string recipe(100'000, 'r');
+  ASSERT_TRUE(store_->PutRecipe(first_.spec.digest, recipe).ok());
+  std::ofstream(file + ".new") << "half";
+  std::ofstream(recipes + second_.spec.digest.Hex()) << "of no blob";
+  OpenStore();
+  EXPECT_EQ(store_->GetRecipe(first_.spec.digest).value(), recipe);
+  EXPECT_EQ(std::distance(fs::directory_iterator(recipes), fs::directory_iterator()), 1);
+  for (const auto& damage : {Garble, Halve}) {
+    ASSERT_TRUE(store_->PutRecipe(first_.spec.digest, recipe).ok());
+    damage(file);
+    EXPECT_TRUE(absl::IsNotFound(store_->GetRecipe(first_.spec.digest).status()));
+  }
+  ASSERT_TRUE(store_->PutRecipe(first_.spec.digest, "earlier").ok());
+  for (const auto& [error, code] : {std::pair(EIO, absl::StatusCode::kUnavailable),
+                                    std::pair(ENOSPC, absl::StatusCode::kResourceExhausted)}) {
+    disk_.replace_errno = error;
+    EXPECT_EQ(store_->PutRecipe(first_.spec.digest, recipe).code(), code);
+    EXPECT_EQ(store_->GetRecipe(first_.spec.digest).value(), "earlier");
+  }
 }
 
 TEST_F(DamageTest, FileRemovedUnderUsIsFoundByReadersAndFetchedAgain) {
@@ -216,6 +328,18 @@ TEST_F(DamageTest, FileRemovedUnderUsIsFoundByReadersAndFetchedAgain) {
   store_->Flush();
   ExpectTrue(first_);
   EXPECT_TRUE(store_->IsSettled(first_.spec.digest));
+}
+
+TEST_F(DamageTest, LostFileIsFoundBeforeItsBlobIsPutToUse) {
+  FillAndClose();
+  OpenStore();
+  for (const SampleBlob* sample : {&first_, &second_}) fs::remove(store_->BlobPath(sample->spec.digest));
+  store_->CheckFile(first_.spec.digest);
+  store_->CheckFile(SampleBlob(3).spec.digest);
+  EXPECT_FALSE(IsPresent(first_, 0));
+  EXPECT_TRUE(IsPresent(second_, 0)) << "not asked for";
+  EXPECT_TRUE(store_->Acquire(first_.spec.digest).ok());
+  EXPECT_TRUE(fs::exists(store_->BlobPath(first_.spec.digest)));
 }
 
 TEST_F(DamageTest, FileRemovedBetweenWriteAndSyncIsNotClaimed) {

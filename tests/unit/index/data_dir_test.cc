@@ -23,6 +23,7 @@ TEST(DataDir, MakesItsLayoutBelowMissingParents) {
   const absl::StatusOr<DataDir> dir = DataDir::OpenAndLock(temp.path() + "/a/b");
   ASSERT_TRUE(dir.ok()) << dir.status();
   EXPECT_TRUE(fs::is_directory(dir->blobs_path()));
+  EXPECT_TRUE(fs::is_directory(dir->path() + "/recipes"));
   EXPECT_TRUE(fs::exists(dir->path() + "/VERSION"));
 }
 
@@ -72,10 +73,13 @@ TEST(DataDir, OtherVersionsLayoutIsRefused) {
 
 TEST(DataDir, ForeignDirectoryIsNotTakenOver) {
   TempDir temp;
-  fs::create_directory(temp.path() + "/blobs");
-  const absl::Status status = DataDir::OpenAndLock(temp.path()).status();
-  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_FALSE(fs::exists(temp.path() + "/VERSION"));
+  for (const char* folder : {"/blobs", "/index", "/recipes"}) {
+    fs::create_directory(temp.path() + folder);
+    const absl::Status status = DataDir::OpenAndLock(temp.path()).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_FALSE(fs::exists(temp.path() + "/VERSION"));
+    fs::remove(temp.path() + folder);
+  }
 }
 
 TEST(DataDir, UnwritableDirectoryIsSaidSo) {

@@ -52,8 +52,10 @@ class FullDiskTest : public StoreTest {
   // Leaves a store that holds `sample` and can't write its index: neither the disk nor the reserve has room
   // left.
   void FillUpUntilTheIndexFails(const SampleBlob& sample) {
+    const SampleBlob other(9);
     OpenStore();
     CommitAll(sample, Evidence::kVerified);
+    OpenBlob(other);
     store_.reset();
     FillUp();
     OpenStore();
@@ -61,7 +63,7 @@ class FullDiskTest : public StoreTest {
     std::filesystem::remove(mount_point_ + "/RESERVE");
     FillUp();
     absl::Status full;
-    while (full.ok()) full = store_->PutRecipe(sample.spec.digest, std::string(64 << 10, 'r'));
+    while (full.ok()) full = store_->Pin(other.spec.digest);
     ASSERT_TRUE(absl::IsResourceExhausted(full)) << full;
   }
 
@@ -144,7 +146,7 @@ TEST_F(FullDiskTest, IndexIsWrittenAgainLongAfterThereIsRoom) {
   std::filesystem::remove(mount_point_ + "/hog");
   // RocksDB's own recovery, which must not take place, looks for room every 5 s.
   std::this_thread::sleep_for(std::chrono::seconds(6));
-  const absl::Status written = store_->PutRecipe(first.spec.digest, "recipe");
+  const absl::Status written = store_->Pin(first.spec.digest);
   EXPECT_TRUE(written.ok()) << written;
 }
 

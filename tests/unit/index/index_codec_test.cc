@@ -20,6 +20,7 @@ BlobRecord FullRecord() {
   record.root = DigestOf(7);
   record.origins = {{"registry.example:5000", "team/app"}, {"mirror.example", "team/app"}};
   record.access = {OriginAccess::kPublic, OriginAccess::kCredentials};
+  record.file = FileIdentity{123456789012, 1'700'000'000'123'456'789, {1, 2, 3, 255}};
   record.state = BlobState::kVerifiedWhole;
   record.pinned = true;
   record.last_access_ms = -5;
@@ -27,11 +28,14 @@ BlobRecord FullRecord() {
 }
 
 PresenceSegment SegmentOf(uint32_t count) {
-  PresenceSegment segment;
-  segment.chunk_count = count;
-  for (uint32_t i = 0; i < count; i += 3) segment.present[i / 64] |= uint64_t{1} << (i % 64);
-  for (uint32_t i = 0; i < count; i += 6) segment.verified[i / 64] |= uint64_t{1} << (i % 64);
+  PresenceSegment segment(count);
+  for (uint32_t i = 0; i < count; i += 3) segment.present.Add(ChunkIndex(i));
+  for (uint32_t i = 0; i < count; i += 6) segment.verified.Add(ChunkIndex(i));
   return segment;
+}
+
+EntryId IdOf(uint8_t fill) {
+  return EntryId(DigestOf(fill));
 }
 
 TEST(IndexCodec, BlobRecordRoundTrip) {
@@ -60,13 +64,15 @@ TEST(IndexCodec, MalformedBlobRecordsAreRejected) {
     return DecodeBlobRecord(changed).ok();
   };
   ASSERT_TRUE(with(0, value[0]));
-  EXPECT_FALSE(with(0, 2)) << "version";
+  EXPECT_FALSE(with(0, 1)) << "the earlier version";
+  EXPECT_FALSE(with(0, 3)) << "a later version";
   EXPECT_FALSE(with(1, 15)) << "unknown flag";
   EXPECT_FALSE(with(2, 0)) << "state";
-  EXPECT_FALSE(with(2, 4)) << "state";
+  EXPECT_TRUE(with(2, 4));
+  EXPECT_FALSE(with(2, 5)) << "state";
   EXPECT_FALSE(with(11, 1)) << "chunk size that is no power of two";
   EXPECT_FALSE(with(10, 0x7f)) << "size beyond what chunks can cover";
-  EXPECT_FALSE(with(23 + 32, 17)) << "more origins than allowed";
+  EXPECT_FALSE(with(23 + 32 + 32, 17)) << "more origins than allowed";
   BlobRecord empty = FullRecord();
   empty.size = 0;
   EXPECT_FALSE(DecodeBlobRecord(EncodeBlobRecord(empty)).ok());
@@ -78,20 +84,47 @@ TEST(IndexCodec, MalformedBlobRecordsAreRejected) {
   EXPECT_FALSE(DecodeBlobRecord(EncodeBlobRecord(wordy)).ok());
 }
 
-TEST(IndexCodec, RecordsOfBeforeAccessWasKeptSayThatItIsUnknown) {
+// What version 1 wrote: the same fields, with no file, and in its last form with how each origin was got.
+std::string EarlierRecord(const BlobRecord& record, bool with_access) {
+  BlobRecord bare = record;
+  bare.file.reset();
+  std::string value = EncodeBlobRecord(bare);
+  value[0] = 1;
+  if (with_access) {
+    value[1] = static_cast<char>(value[1] | 4);
+  } else {
+    value.pop_back();
+  }
+  return value;
+}
+
+TEST(IndexCodec, RecordsOfTheEarlierVersionKeepAllButTheirFile) {
   BlobRecord record = FullRecord();
   record.origins.resize(1);
   record.access = {OriginAccess::kCredentials};
-  std::string value = EncodeBlobRecord(record);
-  value[1] = static_cast<char>(value[1] & ~4);
-  value.pop_back();
+  const std::string value = EarlierRecord(record, true);
+  record.file.reset();
+  record.state = BlobState::kActive;  // of the whole file nothing is believed
+  EXPECT_EQ(DecodeEarlierBlobRecord(value).value(), record);
   record.access = {OriginAccess::kUnknown};
-  const absl::StatusOr<BlobRecord> decoded = DecodeBlobRecord(value);
-  ASSERT_TRUE(decoded.ok());
-  EXPECT_EQ(*decoded, record);
-  value = EncodeBlobRecord(record);
+  EXPECT_EQ(DecodeEarlierBlobRecord(EarlierRecord(record, false)).value(), record);
+  record.state = BlobState::kRefused;
+  EXPECT_EQ(DecodeEarlierBlobRecord(EarlierRecord(record, true))->state, BlobState::kLost);
+  record.state = BlobState::kLost;
+  EXPECT_FALSE(DecodeEarlierBlobRecord(EarlierRecord(record, true)).ok()) << "it had no such state";
+  EXPECT_FALSE(DecodeBlobRecord(value).ok());
+  EXPECT_FALSE(DecodeEarlierBlobRecord(EncodeBlobRecord(FullRecord())).ok());
+  for (size_t size = 0; size < value.size(); ++size) {
+    EXPECT_FALSE(DecodeEarlierBlobRecord(value.substr(0, size)).ok()) << size;
+  }
+  EXPECT_FALSE(DecodeEarlierBlobRecord(value + '\0').ok());
+}
+
+TEST(IndexCodec, AccessThatDoesNotExistIsRejected) {
+  BlobRecord record = FullRecord();
+  std::string value = EncodeBlobRecord(record);
   value.back() = 4;
-  EXPECT_FALSE(DecodeBlobRecord(value).ok()) << "no such access";
+  EXPECT_FALSE(DecodeBlobRecord(value).ok());
 }
 
 TEST(IndexCodec, SegmentRoundTrip) {
@@ -107,50 +140,62 @@ TEST(IndexCodec, SegmentRoundTrip) {
 }
 
 TEST(IndexCodec, MalformedSegmentsAreRejected) {
-  PresenceSegment past_end = SegmentOf(9);
-  past_end.present[0] |= uint64_t{1} << 9;
-  EXPECT_FALSE(DecodeSegment(EncodeSegment(past_end)).ok());
-  PresenceSegment unproven = SegmentOf(9);
-  unproven.verified[0] |= uint64_t{1} << 1;
-  EXPECT_FALSE(DecodeSegment(EncodeSegment(unproven)).ok());
-  PresenceSegment none = SegmentOf(9);
-  none.chunk_count = 0;
-  EXPECT_FALSE(DecodeSegment(EncodeSegment(none)).ok());
-  std::string other_version = EncodeSegment(SegmentOf(9));
-  other_version[0] = 9;
-  EXPECT_FALSE(DecodeSegment(other_version).ok());
+  const std::string value = EncodeSegment(SegmentOf(9));
+  const auto with = [&](size_t at, int bit) {
+    std::string changed = value;
+    changed[at] = static_cast<char>(changed[at] | 1 << bit);
+    return DecodeSegment(changed).ok();
+  };
+  ASSERT_EQ(value.size(), 3u + 2 + 2);
+  EXPECT_TRUE(with(3, 1));
+  EXPECT_FALSE(with(4, 1)) << "past the end";
+  EXPECT_FALSE(with(6, 1)) << "past the end";
+  EXPECT_FALSE(with(5, 1)) << "verified but not present";
+  EXPECT_FALSE(DecodeSegment(EncodeSegment(PresenceSegment(0))).ok());
+  for (const char version : {1, 9}) {
+    std::string other = value;
+    other[0] = version;
+    EXPECT_FALSE(DecodeSegment(other).ok());
+  }
 }
 
 TEST(IndexCodec, KeysRoundTripAndSortByBlobThenPosition) {
-  EXPECT_EQ(DecodeBlobKey(BlobKey(DigestOf(3))).value(), DigestOf(3));
-  const SegmentName name = DecodeSegmentKey(SegmentKey(DigestOf(3), SegmentIndex(15))).value();
-  EXPECT_EQ(name.digest, DigestOf(3));
+  EXPECT_EQ(DecodeBlobKey(BlobKey(IdOf(3))).value(), IdOf(3));
+  const SegmentName name = DecodeSegmentKey(SegmentKey(IdOf(3), SegmentIndex(15))).value();
+  EXPECT_EQ(name.id, IdOf(3));
   EXPECT_EQ(name.segment, SegmentIndex(15));
-  EXPECT_LT(SegmentKey(DigestOf(3), SegmentIndex(2)), SegmentKey(DigestOf(3), SegmentIndex(10)));
-  EXPECT_LT(SegmentKey(DigestOf(3), SegmentIndex(10)), SegmentKey(DigestOf(4), SegmentIndex(0)));
-  const std::set<std::string> keys = {BlobKey(DigestOf(3)), RecipeKey(DigestOf(3)),
-                                      SegmentKey(DigestOf(3), SegmentIndex(0))};
-  EXPECT_EQ(keys.size(), 3u);
+  EXPECT_LT(BlobKey(IdOf(9)), SegmentKey(IdOf(3), SegmentIndex(0))) << "blobs are read before their chunks";
+  EXPECT_LT(SegmentKey(IdOf(3), SegmentIndex(2)), SegmentKey(IdOf(3), SegmentIndex(10)));
+  EXPECT_LT(SegmentKey(IdOf(3), SegmentIndex(10)), SegmentKey(IdOf(4), SegmentIndex(0)));
 }
 
 TEST(IndexCodec, MalformedKeysAreRejected) {
-  const std::string blob = BlobKey(DigestOf(3));
+  const std::string blob = BlobKey(IdOf(3));
   EXPECT_FALSE(DecodeBlobKey("").ok());
   EXPECT_FALSE(DecodeBlobKey(blob.substr(0, blob.size() - 1)).ok());
   EXPECT_FALSE(DecodeBlobKey(blob + "x").ok());
-  EXPECT_FALSE(DecodeBlobKey(RecipeKey(DigestOf(3))).ok());
-  std::string other_version = blob;
-  other_version[1] = 2;
-  EXPECT_FALSE(DecodeBlobKey(other_version).ok());
+  EXPECT_FALSE(DecodeBlobKey(SegmentKey(IdOf(3), SegmentIndex(0))).ok());
+  std::string earlier = blob;
+  earlier[1] = 1;
+  EXPECT_FALSE(DecodeBlobKey(earlier).ok());
+  EXPECT_EQ(DecodeEarlierBlobKey(earlier).value(), IdOf(3));
   EXPECT_FALSE(DecodeSegmentKey(blob).ok());
-  EXPECT_FALSE(DecodeSegmentKey(SegmentKey(DigestOf(3), SegmentIndex(16))).ok()) << "past the largest blob";
+  EXPECT_FALSE(DecodeSegmentKey(SegmentKey(IdOf(3), SegmentIndex(16))).ok()) << "past the largest blob";
 }
 
-TEST(IndexCodec, RecipeRoundTrip) {
-  EXPECT_EQ(DecodeRecipe(EncodeRecipe("d4:infode")).value(), "d4:infode");
-  EXPECT_EQ(DecodeRecipe(EncodeRecipe("")).value(), "");
-  EXPECT_FALSE(DecodeRecipe("").ok());
-  EXPECT_FALSE(DecodeRecipe("\2x").ok());
+TEST(IndexCodec, EveryKeyIsOfOneKind) {
+  std::string blob = BlobKey(IdOf(3)), segment = SegmentKey(IdOf(3), SegmentIndex(0));
+  EXPECT_EQ(KindOf(blob), KeyKind::kBlob);
+  EXPECT_EQ(KindOf(segment), KeyKind::kSegment);
+  blob[1] = segment[1] = 1;
+  EXPECT_EQ(KindOf(blob), KeyKind::kEarlierBlob);
+  EXPECT_EQ(KindOf(segment), KeyKind::kEarlierOther);
+  EXPECT_EQ(KindOf("r\1x"), KeyKind::kEarlierOther);
+  blob[1] = 3;
+  for (const std::string& key :
+       {blob, std::string(), std::string("b"), std::string("r\2x"), std::string("x")}) {
+    EXPECT_EQ(KindOf(key), KeyKind::kUnknown) << key;
+  }
 }
 
 TEST(IndexCodec, SegmentsCoverABlob) {

@@ -75,17 +75,17 @@ struct SampleBlob {
   BlobSpec spec;
 };
 
-// A disk that fails on demand. Negative results carry `errno`.
+// A disk that fails on demand. Negative results carry `errno`. A hook may take itself away.
 class FaultyFileSystem : public StoreFileSystem {
  public:
   int SyncData(int fd) override {
-    if (on_sync) on_sync(fd);
+    if (const auto hook = on_sync) hook(fd);
     if (sync_errno != 0) return Fail(sync_errno);
     ++syncs;
     return StoreFileSystem::SyncData(fd);
   }
   ssize_t Pwrite(int fd, const void* bytes, size_t size, off_t offset) override {
-    if (on_write) on_write();
+    if (const auto hook = on_write) hook();
     if (interrupts > 0) {
       --interrupts;
       return Fail(EINTR);
@@ -94,8 +94,13 @@ class FaultyFileSystem : public StoreFileSystem {
     return StoreFileSystem::Pwrite(fd, bytes, std::min<size_t>(size, write_bytes_max), offset);
   }
   ssize_t Pread(int fd, void* bytes, size_t size, off_t offset) override {
+    if (const auto hook = on_read) hook();
     if (read_errno != 0) return Fail(read_errno);
-    return StoreFileSystem::Pread(fd, bytes, size, offset);
+    const auto first = static_cast<uint64_t>(offset);
+    if (first <= bad_byte && bad_byte < first + size) return Fail(EIO);
+    const ssize_t got = StoreFileSystem::Pread(fd, bytes, size, offset);
+    if (const auto hook = after_read) hook();
+    return got;
   }
   int Reserve(int fd, off_t offset, off_t size) override {
     if (reserve_errno != 0) return Fail(reserve_errno);
@@ -110,6 +115,14 @@ class FaultyFileSystem : public StoreFileSystem {
     if (truncate_errno != 0) return Fail(truncate_errno);
     return StoreFileSystem::Truncate(fd, size);
   }
+  int SetMark(int fd, std::span<const uint8_t> mark) override {
+    if (mark_errno != 0) return Fail(mark_errno);
+    return StoreFileSystem::SetMark(fd, mark);
+  }
+  int ReplaceFile(int directory, const std::string& name, std::span<const std::byte> contents) override {
+    if (replace_errno != 0) return Fail(replace_errno);
+    return StoreFileSystem::ReplaceFile(directory, name, contents);
+  }
   int SyncDirectory(int directory) override {
     if (directory_errno != 0) return Fail(directory_errno);
     return StoreFileSystem::SyncDirectory(directory);
@@ -117,9 +130,12 @@ class FaultyFileSystem : public StoreFileSystem {
 
   std::function<void(int fd)> on_sync;
   std::function<void()> on_write;
+  std::function<void()> on_read;
+  std::function<void()> after_read;
   std::function<void(ByteRange)> on_reserve;
   std::atomic<int> sync_errno = 0, write_errno = 0, read_errno = 0, reserve_errno = 0, open_errno = 0,
-                   truncate_errno = 0, directory_errno = 0;
+                   truncate_errno = 0, directory_errno = 0, mark_errno = 0, replace_errno = 0;
+  std::atomic<uint64_t> bad_byte = UINT64_MAX;  // of every file: no read that touches it succeeds
   std::atomic<int> interrupts = 0;
   std::atomic<size_t> write_bytes_max = SIZE_MAX;
   std::atomic<int> syncs = 0;
@@ -163,8 +179,13 @@ class StoreTest : public ::testing::Test {
     options.sync_bytes_max = UINT64_MAX;
     options.on_complete = [this](const std::shared_ptr<Blob>& blob) {
       Note("complete " + blob->digest().Short());
+      return absl::OkStatus();
     };
-    options.on_revoke = [this](const Blob& blob) { Note("revoke " + blob.digest().Short()); };
+    options.on_revoke = [this](const Blob& blob) {
+      Note("revoke " + blob.digest().Short());
+      const std::function<absl::Status()> hook = on_revoke_;
+      return hook ? hook() : absl::OkStatus();
+    };
     options.alarm = [this](const std::string& text) { Note("alarm " + text); };
     options.is_mounted = [this](const Digest& digest) {
       return std::find(mounted_.begin(), mounted_.end(), digest) != mounted_.end();
@@ -252,6 +273,7 @@ class StoreTest : public ::testing::Test {
   Telemetry telemetry_;
   FaultyFileSystem disk_;
   std::vector<Digest> mounted_;
+  std::function<absl::Status()> on_revoke_;  // the test's own; called by the store's callback
   std::mutex notes_mutex_;
   std::vector<std::string> notes_;
   std::unique_ptr<DiskStore> store_;

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <thread>
@@ -7,6 +8,7 @@
 
 #include "node/amplifier.h"
 #include "node/blob.h"
+#include "node/chunk_set.h"
 #include "node/digest.h"
 #include "node/geometry.h"
 #include "node/presence_map.h"
@@ -73,6 +75,78 @@ TEST(PresenceMapTest, FindsAbsentRuns) {
   EXPECT_EQ(map.present_count(), 129u);
 }
 
+TEST(PresenceMapTest, SlicesAreSetByWordsInTheMirrorToo) {
+  PresenceMap map(200);
+  std::array<PresenceMap::Word, 4> mirror{};
+  map.Attach(mirror);
+  map.Set(ChunkIndex(130));
+  ChunkSet slice(72);
+  for (uint32_t i : {0u, 2u, 70u, 71u}) slice.Add(ChunkIndex(i));
+  EXPECT_EQ(map.SetSlice(ChunkIndex(128), slice), 3u) << "130 was there";
+  EXPECT_EQ(map.present_count(), 4u);
+  EXPECT_EQ(map.CountIn({ChunkIndex(129), 71}), 3u);
+  EXPECT_EQ(mirror[2], 5u);
+  EXPECT_EQ(mirror[3], 0xc0u);
+  EXPECT_TRUE(map.IsPresent(ChunkIndex(198)));
+  ChunkSet all(200);
+  all.AddSlice(ChunkIndex(128), slice);
+  EXPECT_EQ(map.Snapshot(), all);
+}
+
+// Against one bool per chunk, at every edge of a word.
+TEST(ChunkSetTest, WordOperationsAgreeWithBits) {
+  constexpr uint32_t kCount = 150;
+  ChunkSet set(kCount);
+  std::vector<bool> bits(kCount);
+  for (uint32_t i = 0; i < kCount; ++i) {
+    if (i % 7 != 3 && (i < 60 || i > 75)) continue;
+    set.Add(ChunkIndex(i));
+    bits[i] = true;
+  }
+  for (uint32_t from = 0; from <= kCount; ++from) {
+    for (uint32_t to = from; to <= kCount; ++to) {
+      const ChunkSpan span{ChunkIndex(from), to - from};
+      const auto first = bits.begin() + from, last = bits.begin() + to;
+      ASSERT_EQ(set.CountIn(span), static_cast<uint32_t>(std::count(first, last, true))) << from << " " << to;
+      ASSERT_EQ(set.AllIn(span), std::find(first, last, false) == last);
+      ASSERT_EQ(set.NextSet(span).value(),
+                static_cast<uint32_t>(std::find(first, last, true) - bits.begin()));
+      ASSERT_EQ(set.NextClear(span).value(),
+                static_cast<uint32_t>(std::find(first, last, false) - bits.begin()));
+    }
+  }
+}
+
+TEST(ChunkSetTest, SpansAndSetsAreAddedAndTakenAway) {
+  ChunkSet set(200);
+  EXPECT_TRUE(set.empty());
+  set.Add(ChunkSpan{ChunkIndex(60), 80});
+  set.Remove(ChunkSpan{ChunkIndex(64), 64});
+  EXPECT_EQ(set.Count(), 16u);
+  EXPECT_FALSE(set.Has(ChunkIndex(64)));
+  EXPECT_TRUE(set.Has(ChunkIndex(128)));
+  set.Add(ChunkSpan{ChunkIndex(0), 0});
+  ChunkSet other(200);
+  other.Add(ChunkSpan{ChunkIndex(62), 100});
+  EXPECT_FALSE(set.IsSubsetOf(other));
+  ChunkSet both = set;
+  both.IntersectWith(other);
+  EXPECT_TRUE(both.IsSubsetOf(set) && both.IsSubsetOf(other));
+  EXPECT_EQ(both.Count(), 14u);
+  set.Subtract(other);
+  EXPECT_EQ(set.Count(), 2u);
+  set.UnionWith(both);
+  EXPECT_EQ(set.Count(), 16u);
+  const ChunkSet slice = set.Slice({ChunkIndex(128), 10});
+  EXPECT_EQ(slice.Count(), 10u);
+  EXPECT_EQ(slice.chunk_count(), 10u);
+  ChunkSet tail(70);
+  tail.SetWord(1, ~uint64_t{0});
+  EXPECT_EQ(tail.Count(), 6u) << "nothing past the end";
+  set.Clear();
+  EXPECT_TRUE(set.empty());
+}
+
 TEST(PresenceMapTest, TheMirrorFollows) {
   PresenceMap map(100);
   map.Set(ChunkIndex(1));
@@ -84,6 +158,10 @@ TEST(PresenceMapTest, TheMirrorFollows) {
   EXPECT_EQ(mirror[1], uint64_t{1} << 35);
   map.Clear(ChunkIndex(1));
   EXPECT_EQ(mirror[0], 0u);
+  map.ClearAll();
+  EXPECT_EQ(mirror[1], 0u);
+  EXPECT_EQ(map.present_count(), 0u);
+  map.Set(ChunkIndex(99));
   map.Detach();
   EXPECT_EQ(mirror[1], 0u);
   map.Set(ChunkIndex(2));

@@ -1,0 +1,161 @@
+#include "index/blob_checker.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "index/blob_hasher.h"
+
+namespace sluice::index {
+
+absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVerifier& verifier,
+                                                 const std::atomic<bool>& stop) {
+  std::shared_ptr<Blob> blob;
+  uint64_t write_epoch = 0;
+  {
+    std::lock_guard lock(entry->mutex);
+    blob = entry->blob;
+    write_epoch = entry->write_epoch;  // before the file is opened
+  }
+  const absl::StatusOr<FileDescriptor> file = parts_.guard.OpenForRead(entry);
+  if (!file.ok()) return file.status();
+  const Reading reading{entry, *blob, file->get(), write_epoch};
+  VerifyReport report;
+  std::vector<std::byte> buffer(blob->geometry().chunk_size());
+  const ChunkSpan all = blob->geometry().All();
+  for (ChunkIndex index = all.first; index < all.end(); index = index.next()) {
+    if (stop) return absl::UnavailableError("the store is stopping");
+    if (!blob->presence().IsPresent(index)) continue;
+    ++report.checked;
+    switch (CheckChunk(reading, index, buffer, verifier)) {
+      case ChunkCheck::kOk:
+        ++report.ok;
+        break;
+      case ChunkCheck::kBad:
+        ++report.bad;
+        break;
+      case ChunkCheck::kUnverifiable:
+        ++report.unverifiable;
+        break;
+    }
+  }
+  if (report.unverifiable == 0 || report.bad > 0) return report;
+  const WholeCheck whole = HoldAgainstDigest(entry, stop);
+  if (whole == WholeCheck::kInconclusive) return report;
+  (whole == WholeCheck::kMatches ? report.ok : report.bad) += std::exchange(report.unverifiable, 0);
+  return report;
+}
+
+BlobChecker::ChunkCheck BlobChecker::CheckChunk(const Reading& reading, ChunkIndex index,
+                                                std::span<std::byte> buffer, ChunkVerifier& verifier) {
+  uint64_t revision = 0;
+  {
+    std::lock_guard lock(reading.entry->mutex);
+    if (reading.entry->write_epoch != reading.write_epoch) return ChunkCheck::kUnverifiable;
+    revision = reading.entry->revision;
+  }
+  const ByteRange range = reading.blob.geometry().RangeOf(index);
+  const std::span<std::byte> bytes = buffer.first(range.length);
+  const absl::Status read = ReadFully(parts_.file_system, reading.fd, range.offset, bytes);
+  const absl::StatusOr<Evidence> evidence = read.ok() ? verifier.Verify(reading.blob, index, bytes) : read;
+  if (absl::IsDataLoss(evidence.status())) {
+    TakeBackRotten(reading.entry, reading.blob, index, evidence.status());
+    return ChunkCheck::kBad;
+  }
+  if (!evidence.ok() || *evidence == Evidence::kUnverified) return ChunkCheck::kUnverifiable;
+  RecordVerified(reading, index, revision);
+  return ChunkCheck::kOk;
+}
+
+void BlobChecker::RecordVerified(const Reading& reading, ChunkIndex index, uint64_t revision) {
+  const EntryPtr& entry = reading.entry;
+  {
+    std::lock_guard lock(entry->mutex);
+    if (entry->verified.Has(index)) return;
+  }
+  absl::StatusOr<FileGuard::Opened> file = parts_.guard.OpenForWrite(entry);
+  if (!file.ok()) return;
+  {
+    std::lock_guard lock(entry->mutex);
+    if (entry->revision != revision || entry->write_epoch != reading.write_epoch ||
+        !reading.blob.presence().IsPresent(index)) {
+      return;
+    }
+    entry->AddVerified(index, file->fd);
+  }
+  parts_.syncer.Queue(entry, 0);
+}
+
+void BlobChecker::CheckWhole(const EntryPtr& entry, const std::atomic<bool>& stop) {
+  {
+    std::lock_guard lock(entry->mutex);
+    if (!entry->Durable() || entry->Settled()) return;
+  }
+  HoldAgainstDigest(entry, stop);
+}
+
+BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, const std::atomic<bool>& stop) {
+  BlobState known = BlobState::kActive;
+  std::shared_ptr<Blob> blob;
+  {
+    std::lock_guard lock(entry->mutex);
+    if (!entry->blob->presence().complete()) return WholeCheck::kInconclusive;
+    if (entry->blob->unverified_count() == 0) known = BlobState::kVerifiedWhole;
+    blob = entry->blob;
+  }
+  const absl::StatusOr<FileGuard::Opened> file = parts_.guard.OpenForWrite(entry);
+  if (!file.ok()) return WholeCheck::kInconclusive;
+  uint64_t failed_at = 0;
+  const absl::StatusOr<Digest> hash =
+      HashFile(parts_.file_system, file->fd->get(), blob->geometry().size(), stop, &failed_at);
+  if (absl::IsDataLoss(hash.status())) {
+    TakeBackRotten(entry, *blob, blob->geometry().ChunkAt(failed_at), hash.status());
+    return WholeCheck::kInconclusive;
+  }
+  if (!hash.ok()) return WholeCheck::kInconclusive;
+  {
+    std::lock_guard lock(entry->mutex);
+    if (entry->revision != file->revision || !blob->presence().complete()) return WholeCheck::kInconclusive;
+  }
+  if (*hash != blob->digest()) {
+    TakeBackWrong(entry, known, *hash);
+    return WholeCheck::kDiffers;
+  }
+  if (absl::Status claimed = parts_.log.ClaimVerifiedWhole(*entry, file->revision); !claimed.ok()) {
+    Alarm(std::string(claimed.message()));
+  }
+  parts_.syncer.Queue(entry, 0);
+  return WholeCheck::kMatches;
+}
+
+void BlobChecker::TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index,
+                                 const absl::Status& why) {
+  parts_.telemetry.verify_failures[static_cast<size_t>(SourceKind::kLocal)].Add();
+  Alarm(absl::StrCat("chunk ", index.value(), " of ", entry->id.ToString(),
+                     " is damaged on disk and will be fetched again: ", why.message()));
+  const absl::Status revoked = parts_.writer.Revoke(entry, blob, index);
+  if (!revoked.ok()) Alarm(std::string(revoked.message()));
+}
+
+void BlobChecker::TakeBackWrong(const EntryPtr& entry, BlobState known, const Digest& found) {
+  const std::string what =
+      absl::StrCat("the file of ", entry->id.ToString(), " has the digest ", found.ToString());
+  if (known != BlobState::kVerifiedWhole) {
+    parts_.guard.Refuse(entry, what);
+    return;
+  }
+  // It was right once, so the disk has changed it: nobody lied, and the bytes can be had again.
+  {
+    std::lock_guard lock(entry->mutex);
+    entry->TakeBackAll();
+    parts_.notifier.Schedule(entry);
+  }
+  parts_.telemetry.verify_failures[static_cast<size_t>(SourceKind::kLocal)].Add();
+  Alarm(absl::StrCat(what, ": it was damaged on disk and will be fetched again"));
+  absl::Status dropped = parts_.log.Drop(*entry);
+  if (dropped.ok()) dropped = parts_.notifier.WaitTold(entry);
+  if (!dropped.ok()) Alarm(std::string(dropped.message()));
+}
+
+}  // namespace sluice::index

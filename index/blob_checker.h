@@ -1,0 +1,78 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "index/blob_entry.h"
+#include "index/chunk_writer.h"
+#include "index/claim_log.h"
+#include "index/file_guard.h"
+#include "index/notifier.h"
+#include "index/store_file_system.h"
+#include "index/syncer.h"
+#include "node/chunk_verifier.h"
+#include "node/telemetry.h"
+
+namespace sluice::index {
+
+struct VerifyReport {
+  uint32_t checked = 0;
+  uint32_t ok = 0;
+  uint32_t bad = 0;           // taken back; they will be fetched again when they are wanted
+  uint32_t unverifiable = 0;  // no recipe, and the blob is not complete
+};
+
+// Holds the bytes on disk against what they should be: chunks against their recipe, whole blobs against their
+// digest.
+//
+// Thread-safe; reads much. Checks end early, as inconclusive, when `stop` becomes true.
+class BlobChecker {
+ public:
+  // All outlive the checker.
+  struct Parts {
+    StoreFileSystem& file_system;
+    FileGuard& guard;
+    ClaimLog& log;
+    Notifier& notifier;
+    Syncer& syncer;
+    ChunkWriter& writer;
+    Telemetry& telemetry;
+    const std::function<void(const std::string&)>& alarm;
+  };
+  explicit BlobChecker(Parts parts) : parts_(parts) {}
+
+  // As DiskStore::Verify.
+  absl::StatusOr<VerifyReport> Verify(const EntryPtr& entry, ChunkVerifier& verifier,
+                                      const std::atomic<bool>& stop);
+  // Hashes a blob that is durable and not settled. It is settled then, or refused.
+  void CheckWhole(const EntryPtr& entry, const std::atomic<bool>& stop);
+
+ private:
+  enum class ChunkCheck { kOk, kBad, kUnverifiable };
+  struct Reading {
+    const EntryPtr& entry;
+    Blob& blob;
+    int fd;
+    uint64_t write_epoch;  // the file is the blob's for as long as this stands
+  };
+  ChunkCheck CheckChunk(const Reading& reading, ChunkIndex index, std::span<std::byte> buffer,
+                        ChunkVerifier& verifier);
+  void RecordVerified(const Reading& reading, ChunkIndex index, uint64_t revision);
+  enum class WholeCheck { kMatches, kDiffers, kInconclusive };
+  WholeCheck HoldAgainstDigest(const EntryPtr& entry, const std::atomic<bool>& stop);
+  void TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index, const absl::Status& why);
+  void TakeBackWrong(const EntryPtr& entry, BlobState known, const Digest& found);
+  void Alarm(const std::string& text) const {
+    if (parts_.alarm) parts_.alarm(text);
+  }
+
+  const Parts parts_;
+};
+
+}  // namespace sluice::index

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "index/blob_files.h"
+#include "index/claim_log.h"
+#include "index/data_dir.h"
+#include "index/disk_usage.h"
+#include "index/entry_table.h"
+#include "index/file_guard.h"
+#include "index/notifier.h"
+#include "index/recipe_files.h"
+#include "node/blob.h"
+#include "node/telemetry.h"
+
+namespace sluice::index {
+
+// How blobs come into the store and leave it.
+//
+// Thread-safe; every method may block on disk. REQUIRES: no entry is locked by the caller.
+class BlobLifecycle {
+ public:
+  // How long Open waits for an eviction of the same blob that is under way.
+  static constexpr Duration kEvictionWaitMax = std::chrono::seconds(5);
+
+  // All outlive this.
+  struct Parts {
+    const DataDir& data_dir;
+    EntryTable& table;
+    BlobFiles& files;
+    FileGuard& guard;
+    ClaimLog& log;
+    Notifier& notifier;
+    RecipeFiles& recipes;
+    DiskUsage& usage;
+    Telemetry& telemetry;
+  };
+  explicit BlobLifecycle(Parts parts) : parts_(parts) {}
+
+  // As ChunkStore::Open.
+  absl::StatusOr<std::shared_ptr<Blob>> Open(const EntryId& id, const BlobSpec& spec);
+  // As DiskStore::Evict.
+  absl::Status Evict(const EntryPtr& entry, EvictReason reason);
+
+ private:
+  absl::StatusOr<std::shared_ptr<Blob>> Register(const EntryId& id, const BlobSpec& spec);
+  absl::StatusOr<std::shared_ptr<Blob>> Extend(BlobEntry& entry, const BlobSpec& spec);
+  absl::Status BeginEvict(const EntryPtr& entry, EvictReason reason);
+  absl::Status FinishEvict(const EntryPtr& entry, EvictReason reason);
+  absl::Status DeleteRecord(const EntryPtr& entry);
+  void EndEviction(const EntryPtr& entry);
+
+  const Parts parts_;
+  // Registering, extending, and the beginning and end of an eviction take turns. Taken before all other locks
+  // but the stripes of ChunkWriter.
+  std::mutex mutex_;
+  std::condition_variable eviction_ended_;
+};
+
+}  // namespace sluice::index

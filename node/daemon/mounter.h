@@ -67,8 +67,8 @@ class Mounter final : public api::MountBackend {
   // Lets go of the door; mounts stay. Idempotent. REQUIRES: no Mount or Unmount is under way
   void Stop();
 
-  // What the store calls when a blob was completed or a chunk taken back. It calls again after an error; after
-  // one of the latter the kernel may read the chunk unasked still.
+  // What the store calls when a blob was completed or a chunk taken back. It calls again after an error;
+  // after one of the latter the kernel may read the chunk unasked still.
   absl::Status OnBlobComplete(const std::shared_ptr<Blob>& blob);
   absl::Status OnBlobRevoked(const Blob& blob);
 

@@ -117,7 +117,12 @@ absl::Status DiskStore::Commit(Blob& blob, ChunkIndex index, std::span<const std
   }
   const EntryPtr entry = FindEntry(blob.digest());
   if (!entry) return EvictedBlob(EntryId(blob.digest()));
-  const absl::Status committed = writer_.Commit(entry, blob, index, bytes, evidence);
+  if (options_.make_room) options_.make_room(bytes.size(), RoomNeed::kCapacity);
+  absl::Status committed = writer_.Commit(entry, blob, index, bytes, evidence);
+  if (absl::IsResourceExhausted(committed) && options_.make_room) {
+    options_.make_room(bytes.size(), RoomNeed::kDiskFull);
+    committed = writer_.Commit(entry, blob, index, bytes, evidence);
+  }
   if (!committed.ok()) options_.telemetry.write_failures.Add();
   return committed;
 }
@@ -153,6 +158,7 @@ absl::StatusOr<FileDescriptor> DiskStore::OpenForRead(const Digest& digest) {
 absl::StatusOr<std::shared_ptr<const BlobFile>> DiskStore::OpenFile(const Digest& digest) {
   absl::StatusOr<FileDescriptor> fd = OpenForRead(digest);
   if (!fd.ok()) return fd.status();
+  Touch(digest);
   return std::make_shared<OpenBlobFile>(*std::move(fd));
 }
 

@@ -40,6 +40,9 @@
 
 namespace sluice::index {
 
+// Why room is wanted: the store would outgrow its capacity, or the disk has none left.
+enum class RoomNeed { kCapacity, kDiskFull };
+
 struct DiskStoreOptions {
   std::string data_dir;
   Telemetry& telemetry;  // outlives the store
@@ -61,6 +64,10 @@ struct DiskStoreOptions {
   std::function<absl::Status(const Blob&)> on_revoke = nullptr;
   // Whether the file is mounted, so that it must not be unlinked even if the index does not know it. At open.
   std::function<bool(const Digest&)> is_mounted = nullptr;
+  // Room is wanted for so many bytes more: returns when it was made, or can't be. Before each chunk is
+  // written, and again when the disk was full, before it is tried once more. On the writer's thread; it may
+  // wait, and may evict.
+  std::function<void(uint64_t bytes, RoomNeed need)> make_room = nullptr;
   // Something that people must know: a refused blob, a damaged index, a lost file. On any thread.
   std::function<void(const std::string&)> alarm = nullptr;
   // The wall clock, milliseconds since 1970; the system's if empty. For Touch only.

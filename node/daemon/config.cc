@@ -111,6 +111,17 @@ Setting Count(const char* key, uint32_t Config::*field, uint32_t min, uint32_t m
           [field](const Config& c) { return Values{absl::StrCat(c.*field)}; }};
 }
 
+Setting Capacity(const char* key, std::string Config::*field, const char* help) {
+  return {key, help,
+          [field](Config& c, const Values& v) {
+            const absl::StatusOr<uint64_t> bytes = CapacityOf(v.front(), "/");
+            if (!bytes.ok()) return bytes.status();
+            c.*field = v.front();
+            return absl::OkStatus();
+          },
+          [field](const Config& c) { return Values{c.*field}; }};
+}
+
 const Setting* FindSetting(const std::string& key) {
   for (const Setting& setting : Settings()) {
     if (setting.key == key) return &setting;
@@ -325,6 +336,12 @@ const std::vector<Setting>& Settings() {
       Count("origin.retries", &Config::origin_retries, 0, 20, "further tries of a failed request"),
       Count("origin.connectionsPerHost", &Config::origin_connections_per_host, 1, 256,
             "connections to one registry; half of them for one blob"),
+      Capacity("store.capacity", &Config::store_capacity,
+               "what the store may take up: a size, or a part of its file system"),
+      Count("store.highWatermark", &Config::store_high_watermark, 2, 100,
+            "percent of the capacity above which blobs are evicted, used longest ago first"),
+      Count("store.lowWatermark", &Config::store_low_watermark, 1, 99,
+            "percent of the capacity down to which they are"),
       Time("store.syncInterval", &Config::store_sync_interval, milliseconds(1),
            "how often written chunks are synced and claimed"),
       Size("fetch.readaheadMax", &Config::fetch_readahead_max, 0,
@@ -354,6 +371,11 @@ absl::Status CheckTogether(const Config& config) {
   if (config.PrefetchSocketPath() == config.ApiSocketPath()) {
     return absl::InvalidArgumentError(absl::StrCat("api.socket and api.prefetchSocket are both ",
                                                    config.ApiSocketPath(), "; each needs a path of its own"));
+  }
+  if (config.store_low_watermark >= config.store_high_watermark) {
+    return absl::InvalidArgumentError(absl::StrCat("store.lowWatermark is ", config.store_low_watermark,
+                                                   " and store.highWatermark ", config.store_high_watermark,
+                                                   ": the low one must be below the high one"));
   }
   return absl::OkStatus();
 }

@@ -46,6 +46,9 @@ struct Config {
   uint32_t origin_retries = 4;
   uint32_t origin_connections_per_host = 32;
 
+  std::string store_capacity = "80%";  // a size, or a part of the file system
+  uint32_t store_high_watermark = 90;  // percent of the capacity
+  uint32_t store_low_watermark = 80;
   Duration store_sync_interval = std::chrono::milliseconds(100);
 
   uint64_t fetch_readahead_max = 8 << 20;

@@ -37,6 +37,8 @@
 #include "node/daemon/node_admin.h"
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
+#include "node/daemon/quota.h"
+#include "node/daemon/units.h"
 #include "ondemand/backend.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
@@ -202,6 +204,7 @@ class Daemon::Node {
   absl::Status StartSwarm();
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
+  absl::Status StartQuota();
   absl::Status Serve();
   absl::Status ServePeers();
   absl::Status ServeHints();
@@ -243,6 +246,8 @@ class Daemon::Node {
   std::mutex mounter_mutex_;
   std::unique_ptr<Mounter> mounter_;
   std::atomic<bool> door_decided_{false};  // it is open, or there is none
+  std::unique_ptr<Quota> quota_;
+  std::atomic<Quota*> quota_at_work_{nullptr};  // the store's writers look
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<BlobAdmin> blob_admin_;
   std::unique_ptr<StatusAdmin> status_admin_;
@@ -309,6 +314,7 @@ absl::Status Daemon::Node::Start() {
   mounter_->Recover();
   status = OpenDoor();
   door_decided_ = status.ok();
+  if (status.ok()) status = StartQuota();
   if (status.ok()) status = ServePeers();
   if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
@@ -401,6 +407,10 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
             return mounter_ && door_decided_ ? mounter_->OnBlobRevoked(blob) : NotWiredYet();
           },
       .is_mounted = [files = FilesOf(table)](const Digest& digest) { return files.contains(digest); },
+      .make_room =
+          [this](uint64_t bytes, index::RoomNeed need) {
+            if (Quota* const quota = quota_at_work_.load()) quota->MakeRoom(bytes, need);
+          },
       .alarm = [](std::string_view text) { spdlog::error("ALARM: {}", text); },
       .wall_clock_ms = {},
   };
@@ -438,6 +448,21 @@ absl::Status Daemon::Node::OpenDoor() {
   options.read_deadline = config_.ondemand_read_deadline;
   options.descriptor_store = &descriptors_;
   return mounter_->OpenDoor(std::move(options));
+}
+
+absl::Status Daemon::Node::StartQuota() {
+  const absl::StatusOr<uint64_t> capacity = CapacityOf(config_.store_capacity, config_.data_dir);
+  if (!capacity.ok()) return InSetting("store.capacity", capacity.status());
+  quota_ = std::make_unique<Quota>(
+      Quota::Parts{*store_, telemetry_, [this] { return mounter_->KernelCacheBytes(); },
+                   [this](const Digest& digest) { mounter_->Release(digest); },
+                   [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); },
+                   [](const std::string& text) { spdlog::error("ALARM: {}", text); }},
+      StoreLimits{*capacity, config_.store_high_watermark, config_.store_low_watermark});
+  quota_at_work_ = quota_.get();
+  spdlog::info("the store may take up {}, and takes up {}", FormatSize(*capacity),
+               FormatSize(quota_->UsedBytes()));
+  return absl::OkStatus();
 }
 
 absl::Status Daemon::Node::ServePeers() {
@@ -553,6 +578,7 @@ void Daemon::Node::Stop() {
   if (peer_http_) peer_http_->Stop();
   if (members_) members_->Stop();
   if (swarm_) swarm_->Stop();
+  if (quota_) quota_->Stop();
   if (mounter_) mounter_->Stop();
   if (hints_) hints_->Stop();
   // The loop ends first: nothing may start another fetch once the registry client goes.

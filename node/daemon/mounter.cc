@@ -372,7 +372,7 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
     for (const BlobSpec& spec : entry.blobs)
       parts_.fills.Start(spec.digest, FetchClass::kBackfill, FillOwner::kMounts);
   }
-  for (const BlobSpec& spec : entry.blobs) parts_.store.Touch(spec.digest);
+  Touch(entry);
   SetMountGauge();
   spdlog::info("mounted {} at {}{}", entry.reference, entry.mount_point,
                fill ? ", filling it in the background" : "");
@@ -511,8 +511,15 @@ void Mounter::Forget(const std::string& mount_point) {
   SetMountGauge();
 }
 
+// The bootstrap last: it is small, and without it nothing of what is left can be mounted.
+void Mounter::Touch(const MountEntry& entry) {
+  for (const BlobSpec& spec : entry.blobs) parts_.store.Touch(spec.digest);
+  parts_.store.Touch(entry.bootstrap.digest);
+}
+
 // REQUIRES: as Unguard; it is in the table no more
 void Mounter::LetGo(const MountEntry& entry) {
+  Touch(entry);  // it was in use until now, however long ago it was mounted
   Unguard(GuardedOf(entry));
   if (entry.backend == ondemand::BackendName(ondemand::Backend::kCachefiles) && !options_.keep_copy)
     DropOwnCopies(entry.blobs);

@@ -113,6 +113,7 @@ class Mounter final : public api::MountBackend {
   // --- What is not mounted any more, and may be used still.
   void Leave(const std::string& mount_point);
   void ForgetDetached(const MountEntry& entry);
+  void Touch(const MountEntry& entry);
   void LetGo(const MountEntry& entry);
   void ReleaseDetached();
 

@@ -1,13 +1,18 @@
 #include "node/daemon/units.h"
 
+#include <sys/statvfs.h>
+
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace sluice {
 namespace {
@@ -65,6 +70,26 @@ absl::StatusOr<Duration> ParseDuration(const std::string& text) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("\"", text, "\" is not a time: write a number with ns, us, ms, s, m or h, as in 20ms"));
+}
+
+absl::StatusOr<uint64_t> CapacityOf(const std::string& text, const std::string& directory) {
+  absl::string_view percent_text = text;
+  if (!absl::ConsumeSuffix(&percent_text, "%")) {
+    const absl::StatusOr<uint64_t> size = ParseSize(text);
+    if (size.ok() && *size == 0) return absl::InvalidArgumentError("must be more than nothing");
+    return size;
+  }
+  uint32_t percent = 0;
+  if (!absl::SimpleAtoi(percent_text, &percent) || percent < 1 || percent > 100) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text, "\" is neither a size, as 64Gi, nor 1% to 100% of the file system"));
+  }
+  struct statvfs stat {};
+  if (statvfs(directory.c_str(), &stat) != 0) {
+    return absl::UnavailableError(absl::StrCat("cannot ask for the size of the file system of ", directory,
+                                               ": ", std::strerror(errno)));
+  }
+  return uint64_t{stat.f_blocks} * stat.f_frsize / 100 * percent;
 }
 
 std::string FormatSize(uint64_t bytes) {

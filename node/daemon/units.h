@@ -15,6 +15,10 @@ absl::StatusOr<uint64_t> ParseSize(const std::string& text);
 // "20ms", "1.5s", "2m", "1h": a number and a unit, which is not optional. Errors: InvalidArgument.
 absl::StatusOr<Duration> ParseDuration(const std::string& text);
 
+// "64Gi", or a part of the file system that `directory` lies on, as "80%". Errors: InvalidArgument (neither,
+// or nothing), Unavailable (the file system can't be asked).
+absl::StatusOr<uint64_t> CapacityOf(const std::string& text, const std::string& directory);
+
 // The shortest text that parses back to the same value.
 std::string FormatSize(uint64_t bytes);
 std::string FormatDuration(Duration duration);

@@ -1,0 +1,115 @@
+#include "node/daemon/quota.h"
+
+#include <pthread.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "node/daemon/units.h"
+
+namespace sluice {
+
+Quota::Quota(Parts parts, StoreLimits limits) : parts_(std::move(parts)), limits_(limits) {
+  parts_.telemetry.cache_capacity_bytes.Set(static_cast<int64_t>(limits_.capacity_bytes));
+  thread_ = std::thread([this] { Run(); });
+  pthread_setname_np(thread_.native_handle(), "quota");
+}
+
+Quota::~Quota() {
+  Stop();
+}
+
+void Quota::Stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  ended_.notify_all();
+  std::call_once(joined_, [this] { thread_.join(); });
+}
+
+uint64_t Quota::UsedBytes() const {
+  return parts_.store.UsedBytes() + kernel_bytes_;
+}
+
+void Quota::MakeRoom(uint64_t bytes, index::RoomNeed need) {
+  if (need == index::RoomNeed::kCapacity && UsedBytes() + bytes <= limits_.capacity_bytes) return;
+  std::unique_lock lock(mutex_);
+  if (stopping_) return;
+  disk_full_ = disk_full_ || need == index::RoomNeed::kDiskFull;
+  // A round that is under way may have looked before.
+  const uint64_t wanted = ++rounds_asked_;
+  wake_.notify_all();
+  ended_.wait_for(lock, kRoomWaitMax, [&] { return stopping_ || rounds_done_ >= wanted; });
+}
+
+void Quota::Run() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    wake_.wait_for(lock, kInterval, [&] { return stopping_ || rounds_asked_ > rounds_done_; });
+    if (stopping_) return;
+    const uint64_t asked = rounds_asked_;
+    const bool room_wanted = asked > rounds_done_;
+    const bool disk_full = std::exchange(disk_full_, false);
+    lock.unlock();
+    kernel_bytes_ = parts_.kernel_bytes();
+    const uint64_t used = UsedBytes();
+    if (disk_full) {
+      // Others may have filled the disk: something is given back, however little the store has.
+      EvictDownTo(std::min(limits_.low_bytes(), used - std::min(used, used / 10 + 1)));
+    } else if (used > limits_.high_bytes() || room_wanted) {
+      EvictDownTo(limits_.low_bytes());
+    }
+    NoteOver(UsedBytes());
+    lock.lock();
+    rounds_done_ = asked;
+    ended_.notify_all();
+  }
+}
+
+void Quota::EvictDownTo(uint64_t target_bytes) {
+  std::vector<EvictionCandidate> candidates;
+  for (const index::BlobInfo& blob : parts_.store.List()) {
+    if (blob.leases == 0 && !blob.pinned)
+      candidates.push_back({blob.digest, blob.disk_bytes, blob.last_access_ms});
+  }
+  const uint64_t used = UsedBytes();
+  if (used <= target_bytes) return;
+  for (const EvictionCandidate& victim : ChooseEvictions(std::move(candidates), used - target_bytes)) {
+    if (UsedBytes() <= target_bytes) return;
+    EvictOne(victim);
+  }
+}
+
+bool Quota::EvictOne(const EvictionCandidate& victim) {
+  parts_.release(victim.digest);
+  const absl::Status evicted = parts_.store.Evict(victim.digest, EvictReason::kWatermark);
+  // Somebody may have begun to use it meanwhile.
+  if (!evicted.ok()) {
+    if (!absl::IsFailedPrecondition(evicted) && !absl::IsNotFound(evicted))
+      spdlog::warn("blob {} can't be evicted: {}", victim.digest.Short(), evicted.ToString());
+    return false;
+  }
+  spdlog::info("evicted blob {}: {} given back", victim.digest.ToString(), FormatSize(victim.bytes));
+  if (const absl::Status discarded = parts_.discard_copies(victim.digest); !discarded.ok())
+    spdlog::warn("the kernel keeps its copy of blob {}: {}", victim.digest.Short(), discarded.ToString());
+  kernel_bytes_ = parts_.kernel_bytes();
+  return true;
+}
+
+void Quota::NoteOver(uint64_t used) {
+  const bool over = used > limits_.capacity_bytes;
+  if (over && !alarmed_) {
+    parts_.alarm(absl::StrCat(
+        "the store takes up ", FormatSize(used), ", more than its capacity of ",
+        FormatSize(limits_.capacity_bytes),
+        ", and all of it is mounted, in use or pinned: unmount or unpin something, or raise store.capacity"));
+  }
+  if (over || used <= limits_.high_bytes()) alarmed_ = over;
+}
+
+}  // namespace sluice

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "index/disk_store.h"
+#include "node/digest.h"
+#include "node/evictor.h"
+#include "node/executor.h"
+#include "node/telemetry.h"
+
+namespace sluice {
+
+// Keeps the store within its capacity: above the high watermark blobs are evicted, used longest ago first, on
+// a thread of its own. Mounted, leased and pinned blobs stay: if they alone are too much, that is an alarm,
+// and the store goes on growing for as long as the disk takes it.
+//
+// Thread-safe.
+class Quota {
+ public:
+  // How often it looks by itself.
+  static constexpr Duration kInterval = std::chrono::seconds(1);
+  // How long a writer waits for room.
+  static constexpr Duration kRoomWaitMax = std::chrono::seconds(2);
+
+  // All are called on the quota's thread, and outlive Stop.
+  struct Parts {
+    index::DiskStore& store;
+    Telemetry& telemetry;
+    std::function<uint64_t()> kernel_bytes;                     // of the kernel's copies; asked now and then
+    std::function<void(const Digest&)> release;                 // before an eviction
+    std::function<absl::Status(const Digest&)> discard_copies;  // the kernel's, after it
+    std::function<void(const std::string&)> alarm;
+  };
+  // REQUIRES: limits.low_percent < limits.high_percent <= 100, limits.capacity_bytes > 0
+  Quota(Parts parts, StoreLimits limits);
+  ~Quota();
+
+  // What is taken up now.
+  uint64_t UsedBytes() const;
+
+  // Waits, for a while, until so many bytes more fit into the capacity, or, `need` being kDiskFull, until
+  // some have been given back to the disk. Returns though they could not be. Any thread but those of the
+  // callbacks.
+  void MakeRoom(uint64_t bytes, index::RoomNeed need);
+
+  // Idempotent. Whoever waits is let go.
+  void Stop();
+
+ private:
+  void Run();
+  void EvictDownTo(uint64_t target_bytes);
+  bool EvictOne(const EvictionCandidate& victim);
+  void NoteOver(uint64_t used);
+
+  const Parts parts_;
+  const StoreLimits limits_;
+
+  std::atomic<uint64_t> kernel_bytes_{0};  // as it was asked last
+
+  std::mutex mutex_;  // guards what follows, except thread_
+  std::condition_variable wake_, ended_;
+  bool stopping_ = false;
+  bool disk_full_ = false;  // since the last round
+  uint64_t rounds_asked_ = 0;
+  uint64_t rounds_done_ = 0;
+  bool alarmed_ = false;  // that too much is in use; quota's thread only
+
+  std::once_flag joined_;
+  std::thread thread_;
+};
+
+}  // namespace sluice

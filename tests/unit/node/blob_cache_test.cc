@@ -1019,5 +1019,40 @@ TEST_F(PeersBeforeOriginTest, PeersThatAreAwayWhileTheOriginIsAwayAreAskedAgainT
   EXPECT_EQ((**read)->source, SourceKind::kPeer);
 }
 
+// ------------------------------------------------------------------------------------ places and second legs
+
+TEST_F(BlobCacheTest, TheLastArrivalOfAFetchMakesRoomForTheNext) {
+  BlobCacheLimits limits;
+  limits.fetches_max = {1, 1, 1, 1};
+  Restart(limits);
+  auto blob = AddBlob(10 * kChunk);
+  auto first = ReadChunk(*blob, 0);
+  auto second = ReadChunk(*blob, 5);
+  ASSERT_EQ(source_.calls.size(), 1u);
+  // As sources mostly do: it says that it is done while the chunk is still being verified and written.
+  Serve();
+  EXPECT_TRUE(first->has_value());
+  ASSERT_EQ(source_.calls.size(), 1u) << "nothing else would start it";
+  Serve();
+  EXPECT_TRUE(second->has_value() && (*second)->ok());
+}
+
+TEST_F(BlobCacheTest, AFetchIsCancelledOnceTheLastChunkThatSomebodyWantedHasCome) {
+  auto blob = AddBlob(4 * kChunk);
+  const FillId fill = cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u);
+  ASSERT_GT(source_.calls.front().request.chunks.count, 2u);
+  auto read = ReadChunk(*blob, 0);
+  cache_->StopFill(fill);
+  Settle();
+  FakeSource::Call call = source_.Take();
+  EXPECT_FALSE(call.control->cancelled) << "a reader waits for its first chunk";
+  call.Send(ChunkIndex(0));
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+  EXPECT_TRUE(call.control->cancelled) << "nobody wants the rest";
+}
+
 }  // namespace
 }  // namespace sluice

@@ -1054,5 +1054,26 @@ TEST_F(BlobCacheTest, AFetchIsCancelledOnceTheLastChunkThatSomebodyWantedHasCome
   EXPECT_TRUE(call.control->cancelled) << "nobody wants the rest";
 }
 
+TEST_F(ManySourcesTest, AReadOfAnotherNodeDoesNotFallBackOnWhatWasAskedOfAThird) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  ASSERT_EQ(home_.calls.size(), 1u);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  holder_.Take().Fail(absl::NotFoundError("lacks it"));
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u) << "the next that may be asked on its behalf";
+  source_.Take().Fail(absl::NotFoundError("404"));
+  Settle();
+  ASSERT_TRUE(peer->has_value()) << "it would wait for the home's fetch";
+  EXPECT_TRUE(absl::IsNotFound((*peer)->status())) << (*peer)->status();
+  EXPECT_FALSE(local->has_value());
+  auto again = ReadAs(Asker::kPeer, *blob, 3);
+  EXPECT_TRUE(again->has_value()) << "nor does the next";
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
 }  // namespace
 }  // namespace sluice

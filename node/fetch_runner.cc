@@ -137,8 +137,7 @@ void FetchRunner::Disown(LegId id, ChunkIndex index) {
 
 void FetchRunner::CancelIfUnwanted(Running& running) {
   // A source that has delivered all that it was asked for ends by itself, and may keep its connection.
-  if (running.wanted_count == 0 && !running.status &&
-      running.inbox->count() < running.order.leg.chunks.count)
+  if (running.wanted_count == 0 && !running.status && running.inbox->count() < running.order.leg.chunks.count)
     running.handle = FetchHandle();
 }
 

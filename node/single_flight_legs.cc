@@ -238,6 +238,7 @@ void SingleFlight::EndPause(PauseId id) {
     if (!chunk || chunk->state != WantedChunk::State::kPaused || chunk->pause != id) continue;
     chunk->tried = TriedSources();
     chunk->store_tries = 0;
+    chunk->error = absl::OkStatus();
     again.push_back(index);
   }
   Retry(pause.blob, again);

@@ -1075,5 +1075,25 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeDoesNotFallBackOnWhatWasAskedOfAThird)
   EXPECT_TRUE(local->has_value() && (*local)->ok());
 }
 
+TEST_F(BlobCacheTest, WhatTheStoreSaidBeforeAPauseDoesNotHideWhatTheSourceSaysAfterIt) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_error = absl::UnavailableError("too many blobs wait for the disk to sync; try again");
+  auto read = ReadChunk(*blob, 3);
+  const auto wait_for_call = [&] {
+    for (int i = 0; i < 50 && source_.calls.empty(); ++i) Pass(std::chrono::milliseconds(100));
+    return !source_.calls.empty();
+  };
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(wait_for_call());
+    Serve();
+  }
+  ASSERT_TRUE(wait_for_call());
+  ASSERT_FALSE(read->has_value());
+  source_.Take().Fail(absl::NotFoundError("404"));
+  Settle();
+  ASSERT_TRUE(read->has_value()) << "it can't be had";
+  EXPECT_TRUE(absl::IsNotFound((*read)->status())) << (*read)->status();
+}
+
 }  // namespace
 }  // namespace sluice

@@ -184,7 +184,7 @@ absl::Status Door::TakeBack(BlobEntry entry) {
 absl::Status Door::RefuseBlob(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
-  if (stopped_) return absl::OkStatus();
+  if (stopped_) return absl::UnavailableError("the door has stopped");
   return found != guarded_.end() ? TakeBack(found->second->entry) : TakeBackInherited(digest);
 }
 

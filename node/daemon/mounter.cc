@@ -334,7 +334,9 @@ absl::Status Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
 
 absl::Status Mounter::OnBlobRevoked(const Blob& blob) {
   const DoorPtr door = this->door();
-  return door ? door->OnBlobRevoked(blob.digest()) : absl::OkStatus();
+  if (door) return door->OnBlobRevoked(blob.digest());
+  // A door that has stopped has left a keeper behind, which goes on to let the kernel read.
+  return cancelled_ ? absl::UnavailableError("the node is stopping") : absl::OkStatus();
 }
 
 // ------------------------------------------------------------------------------------------- mounting

@@ -135,7 +135,7 @@ void Mounter::Recover() {
       } else if (spec.digest == entry.bootstrap.digest) {
         std::lock_guard lock(table_mutex_);
         bootstraps_.insert_or_assign(i < mounted ? entry.mount_point : DetachedKey(entry),
-                                     Blob::Lease(*blob));
+                                     Blob::Lease(*blob, Blob::Lease::OfFile::kYes));
       }
     }
   }
@@ -389,7 +389,8 @@ absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstr
     std::lock_guard lock(table_mutex_);
     const absl::Status added = table_.Add(entry);
     if (!added.ok()) return added;
-    bootstraps_.insert_or_assign(entry.mount_point, std::move(bootstrap));
+    bootstraps_.insert_or_assign(entry.mount_point,
+                                 Blob::Lease(bootstrap.shared(), Blob::Lease::OfFile::kYes));
   }
   absl::Status mounted = GuardAndMount(entry, *door);
   if (mounted.ok()) {

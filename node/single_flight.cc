@@ -53,8 +53,13 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
     for (const LegId leg : chunk->legs) runner_->Raise(leg, read.fetch_class);
   }
   if (is_new || (raised && chunk->state == WantedChunk::State::kQueued)) AppendChunk(to_start, index);
-  chunk->waiters.push_back(id);
   ++read.outstanding;
+  if (read.asker == Asker::kPeer && chunk->state == WantedChunk::State::kPaused) {
+    // It has others to ask, now.
+    failed_.emplace_back(id, chunk->error);
+    return;
+  }
+  chunk->waiters.push_back(id);
   if (read.asker == Asker::kPeer && chunk->asker != Asker::kPeer) {
     chunk->asker = Asker::kPeer;
     if (chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index);

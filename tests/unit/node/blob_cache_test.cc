@@ -1095,5 +1095,22 @@ TEST_F(BlobCacheTest, WhatTheStoreSaidBeforeAPauseDoesNotHideWhatTheSourceSaysAf
   EXPECT_TRUE(absl::IsNotFound((*read)->status())) << (*read)->status();
 }
 
+TEST_F(ManySourcesTest, AReadOfAnotherNodeDoesNotWaitForAPauseToEnd) {
+  Restart({}, {{SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  for (int i = 0; i < 2; ++i) {
+    source_.Take().Fail(absl::UnavailableError("registry is down"));
+    Settle();
+  }
+  ASSERT_TRUE(source_.calls.empty()) << "paused";
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_TRUE(peer->has_value()) << "it has others to ask";
+  EXPECT_TRUE(absl::IsUnavailable((*peer)->status())) << (*peer)->status();
+  Pass(seconds(1));
+  Serve();
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
 }  // namespace
 }  // namespace sluice

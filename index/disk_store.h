@@ -177,7 +177,7 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   absl::StatusOr<VerifyReport> Verify(const Digest& digest, ChunkVerifier& verifier);
 
   // Takes back the chunks of all blobs whose file was removed, replaced or cut short by somebody else, and
-  // returns how many. A blob with leases is refused instead: its readers hold the file that was lost.
+  // returns how many. A blob with leases of its file is refused instead.
   size_t CheckFiles();
   // The same for one blob, before it is put to a use that its file is read for unasked. No-op if it is
   // unknown.

@@ -101,7 +101,7 @@ void FileGuard::Lose(const EntryPtr& entry, const FileIdentity& file) {
   {
     std::lock_guard lock(entry->mutex);
     if (entry->evicting || entry->record.file != file) return;
-    leased = entry->blob->lease_count() > 0;
+    leased = entry->blob->file_lease_count() > 0;
     if (!leased) {
       entry->ForgetFile();
       parts_.usage.Measured(*entry, 0);

@@ -18,8 +18,8 @@
 namespace sluice::index {
 
 // The guard over the blobs' files: what happens when one was cut short, removed, replaced or put back by
-// somebody else. Its chunks are absent from then on, and it is made anew. A blob with leases is refused
-// instead, for its readers hold the file that was lost.
+// somebody else. Its chunks are absent from then on, and it is made anew. A blob with leases of its file is
+// refused instead, for the kernel goes on to read the file that was lost.
 //
 // Thread-safe; every method may block on disk. REQUIRES: no entry is locked by the caller.
 class FileGuard {

@@ -61,19 +61,28 @@ class Blob {
   std::atomic<uint32_t>& unverified_count() { return unverified_count_; }
   const std::atomic<uint32_t>& unverified_count() const { return unverified_count_; }
 
-  // A blob with leases (mounted, being verified, being served) is not evicted.
+  // A blob with leases (mounted, being filled, being served) is not evicted.
   class Lease {
    public:
+    // Whether the holder reads the very file that is there now, whatever becomes of presence: a mount.
+    enum class OfFile { kNo, kYes };
+
     Lease() = default;  // of nothing
-    explicit Lease(std::shared_ptr<Blob> blob) : blob_(std::move(blob)) { ++blob_->leases_; }
-    Lease(Lease&& other) noexcept : blob_(std::move(other.blob_)) {}
+    explicit Lease(std::shared_ptr<Blob> blob, OfFile of_file = OfFile::kNo)
+        : blob_(std::move(blob)), of_file_(of_file) {
+      ++blob_->leases_;
+      if (of_file_ == OfFile::kYes) ++blob_->file_leases_;
+    }
+    Lease(Lease&& other) noexcept : blob_(std::move(other.blob_)), of_file_(other.of_file_) {}
     Lease& operator=(Lease&& other) noexcept {
       std::swap(blob_, other.blob_);
+      std::swap(of_file_, other.of_file_);
       return *this;
     }
     ~Lease() { Release(); }
     // Gives it back early.
     void Release() {
+      if (blob_ && of_file_ == OfFile::kYes) --blob_->file_leases_;
       if (blob_) --blob_->leases_;
       blob_.reset();
     }
@@ -82,8 +91,11 @@ class Blob {
 
    private:
     std::shared_ptr<Blob> blob_;
+    OfFile of_file_ = OfFile::kNo;
   };
   uint32_t lease_count() const { return leases_.load(std::memory_order_acquire); }
+  // Of those, the ones of its file. While there are any, a file that was lost can't be made anew.
+  uint32_t file_lease_count() const { return file_leases_.load(std::memory_order_acquire); }
 
  private:
   // Constant after construction.
@@ -94,6 +106,7 @@ class Blob {
   std::atomic<bool> refused_{false};
   std::atomic<uint32_t> unverified_count_{0};
   std::atomic<uint32_t> leases_{0};
+  std::atomic<uint32_t> file_leases_{0};
 };
 
 }  // namespace sluice

@@ -44,10 +44,6 @@ class FetchRunner::Inbox {
     }
     return false;
   }
-  bool Came(ChunkIndex index) const {
-    const std::lock_guard lock(mutex_);
-    return CameLocked(index);
-  }
   uint32_t count() const {
     const std::lock_guard lock(mutex_);
     return count_;
@@ -136,8 +132,12 @@ void FetchRunner::Disown(LegId id, ChunkIndex index) {
   if (found == legs_.end()) return;
   Running& running = *found->second;
   Unwant(running, index);
-  // A source that has delivered all that was wanted ends by itself, and may keep its connection.
-  if (running.wanted_count == 0 && !running.status && !running.inbox->Came(index))
+  CancelIfUnwanted(running);
+}
+
+void FetchRunner::CancelIfUnwanted(Running& running) {
+  // A source that has delivered all that it was asked for ends by itself, and may keep its connection.
+  if (running.wanted_count == 0 && !running.status && running.inbox->count() < running.order.leg.chunks.count)
     running.handle = FetchHandle();
 }
 
@@ -213,8 +213,8 @@ void FetchRunner::Tell(const std::shared_ptr<Arrival>& arrival) {
 
 void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome) {
   const auto found = legs_.find(id);
-  if (found == legs_.end()) return;                        // stopped
-  const std::shared_ptr<Running> running = found->second;  // whatever the event does
+  if (found == legs_.end()) return;                  // stopped
+  std::shared_ptr<Running> running = found->second;  // whatever the event does
   const LegOrder& order = running->order;
   ++running->settled;
   running->slot.Arrived(order.blob->geometry().RangeOf(index).length);
@@ -226,6 +226,8 @@ void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Eviden
   } else {
     events_->ChunkNotStored(id, order, index, outcome.status());
   }
+  CancelIfUnwanted(*running);
+  running.reset();  // and with it its place, if it is over
   EndIfOver(id);
   if (events_) events_->RoomMade();
 }

@@ -107,6 +107,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   void SourceDone(LegId id, absl::Status status);
   void EndIfOver(LegId id);
   static void Unwant(Running& running, ChunkIndex index);
+  static void CancelIfUnwanted(Running& running);
   static LegProgress ProgressOf(const Running& running);
   void WatchFor(Running& running, Instant not_before);
   void ArmWatch(Instant when);

@@ -53,11 +53,16 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
     for (const LegId leg : chunk->legs) runner_->Raise(leg, read.fetch_class);
   }
   if (is_new || (raised && chunk->state == WantedChunk::State::kQueued)) AppendChunk(to_start, index);
-  chunk->waiters.push_back(id);
   ++read.outstanding;
+  if (read.asker == Asker::kPeer && chunk->state == WantedChunk::State::kPaused) {
+    // It has others to ask, now.
+    failed_.emplace_back(id, chunk->error);
+    return;
+  }
+  chunk->waiters.push_back(id);
   if (read.asker == Asker::kPeer && chunk->asker != Asker::kPeer) {
     chunk->asker = Asker::kPeer;
-    if (chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index, id);
+    if (chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index);
   }
 }
 
@@ -195,29 +200,37 @@ void SingleFlight::StartLeg(const std::shared_ptr<Blob>& blob, const Group& grou
 
 // Another node waits for a chunk that this node has asked of a third: it gets a leg that waits for nobody, or
 // is refused.
-void SingleFlight::AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index, ReadId id) {
+void SingleFlight::AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index) {
   WantedChunk& chunk = *table_.Find(*blob, index);
   const bool waits_for_a_node = std::all_of(chunk.legs.begin(), chunk.legs.end(), [&](LegId leg) {
     const LegOrder* const order = runner_->Find(leg);
     return order && order->asker != Asker::kPeer && order->leg.source->kind() == SourceKind::kPeer;
   });
   if (!waits_for_a_node) return;
-  const PendingRead& read = *parts_.reads.Find(id);
-  offers_.clear();
-  parts_.sources.Offers(*blob, {index, 1}, chunk.fetch_class, Asker::kPeer, read.grant, &offers_);
-  legs_.clear();
-  if (chunk.legs.size() < WantedChunk::kLegsMax) planner_.Plan({index, 1}, chunk.tried, offers_, &legs_);
-  if (legs_.empty()) {
+  PruneWaiters(chunk);
+  Group group{{index, 1}, Asker::kPeer, nullptr, Instant(), &chunk.tried};
+  bool is_first = true;
+  for (const ReadId id : chunk.waiters) {
+    const PendingRead& read = *parts_.reads.Find(id);
+    if (read.asker != Asker::kPeer) continue;
+    if (std::exchange(is_first, false)) group.grant = read.grant;
+    group.deadline = std::max(group.deadline, read.deadline);
+  }
+  if (is_first) {
     chunk.asker = Asker::kLocal;
-    chunk.Leave(id);
-    failed_.emplace_back(id, absl::NotFoundError(absl::StrCat("nobody who has ", Describe(*blob, index),
-                                                              " can be asked on behalf of "
-                                                              "another node")));
     return;
   }
-  const Group group{{index, 1}, Asker::kPeer, read.grant, read.deadline, &chunk.tried};
+  offers_.clear();
+  parts_.sources.Offers(*blob, group.chunks, chunk.fetch_class, Asker::kPeer, group.grant, &offers_);
+  legs_.clear();
+  if (chunk.legs.size() < WantedChunk::kLegsMax) planner_.Plan(group.chunks, chunk.tried, offers_, &legs_);
+  if (legs_.empty()) {
+    RefusePeers(chunk, absl::NotFoundError(absl::StrCat("nobody who has ", Describe(*blob, index),
+                                                        " can be asked on behalf of another node")));
+    return;
+  }
   StartLeg(blob, group, std::move(legs_.front()), chunk.fetch_class,
-           scheduler_.Take(blob, {index, 1}, chunk.fetch_class));
+           scheduler_.Take(blob, group.chunks, chunk.fetch_class));
 }
 
 }  // namespace sluice

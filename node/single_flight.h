@@ -119,13 +119,13 @@ class SingleFlight final : private LegEvents {
                   FetchScheduler::Slot* slot);
   void StartLeg(const std::shared_ptr<Blob>& blob, const Group& group, Leg leg, FetchClass fetch_class,
                 FetchScheduler::Slot slot);
-  void AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index, ReadId id);
-  static bool LeaveLeg(WantedChunk* chunk, LegId id);
+  void AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index);
+  bool LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index, LegId id);
   void NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   bool RefuseGrant(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
   void NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
-  void RefusePeers(WantedChunk& chunk);
+  void RefusePeers(WantedChunk& chunk, const absl::Status& why);
   void TellFailed();
   void PauseChunks(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks);
   void EndPause(PauseId id);

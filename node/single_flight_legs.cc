@@ -43,15 +43,20 @@ void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, 
 }
 
 // The leg is done with the chunk. Whether nobody else brings it now.
-bool SingleFlight::LeaveLeg(WantedChunk* chunk, LegId id) {
-  return chunk && chunk->EndLeg(id) && chunk->legs.empty();
+bool SingleFlight::LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index, LegId id) {
+  WantedChunk* const chunk = table_.Find(*blob, index);
+  if (!chunk || !chunk->EndLeg(id)) return false;
+  if (chunk->legs.empty()) return true;
+  // What is left may be what was asked of a third node.
+  if (chunk->asker == Asker::kPeer) AskByOwnRight(blob, index);
+  return false;
 }
 
 void SingleFlight::ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) {
   WantedChunk* const chunk = table_.Find(*order.blob, index);
   if (chunk) chunk->tried.Failed(order.leg.id);
   if (chunk) chunk->NoteError(order.leg.rank, why);
-  if (LeaveLeg(chunk, id)) Retry(order.blob, {index});
+  if (LeaveLeg(order.blob, index, id)) Retry(order.blob, {index});
 }
 
 void SingleFlight::ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex index,
@@ -59,7 +64,7 @@ void SingleFlight::ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex in
   WantedChunk* const chunk = table_.Find(*order.blob, index);
   // It says more about why the chunk can't be had than any source does.
   if (chunk) chunk->NoteError(SourceRank::kLastResort, why);
-  if (!LeaveLeg(chunk, id)) return;
+  if (!LeaveLeg(order.blob, index, id)) return;
   const bool final = absl::IsFailedPrecondition(why) || absl::IsNotFound(why);
   const bool again = ++chunk->store_tries < kStoreTriesMax && !final;
   if (again) {
@@ -80,7 +85,7 @@ void SingleFlight::LegEnded(LegId id, const LegOrder& order, const absl::Status&
                 ? absl::InternalError(absl::StrCat("the source said that it was done but did not deliver ",
                                                    Describe(*order.blob, index)))
                 : status);
-    if (LeaveLeg(chunk, id)) again.push_back(index);
+    if (LeaveLeg(order.blob, index, id)) again.push_back(index);
   }
   if (!again.empty()) Retry(order.blob, again);
 }
@@ -177,7 +182,7 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
     if (chunk->error.ok())
       chunk->error = absl::UnavailableError(absl::StrCat("nobody can be asked for ", Describe(*blob, index)));
     if (chunk->asker == Asker::kPeer) {
-      RefusePeers(*chunk);
+      RefusePeers(*chunk, chunk->error);
       Retry(blob, {index});
       continue;
     }
@@ -194,12 +199,12 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
 
 // Other nodes are told at once: they have others to ask. Whoever reads on this host may wait for a third
 // node.
-void SingleFlight::RefusePeers(WantedChunk& chunk) {
+void SingleFlight::RefusePeers(WantedChunk& chunk, const absl::Status& why) {
   chunk.asker = Asker::kLocal;
   const auto peers = std::stable_partition(chunk.waiters.begin(), chunk.waiters.end(), [&](ReadId id) {
     return parts_.reads.Find(id)->asker == Asker::kLocal;
   });
-  for (auto id = peers; id != chunk.waiters.end(); ++id) failed_.emplace_back(*id, chunk.error);
+  for (auto id = peers; id != chunk.waiters.end(); ++id) failed_.emplace_back(*id, why);
   chunk.waiters.erase(peers, chunk.waiters.end());
 }
 
@@ -233,6 +238,7 @@ void SingleFlight::EndPause(PauseId id) {
     if (!chunk || chunk->state != WantedChunk::State::kPaused || chunk->pause != id) continue;
     chunk->tried = TriedSources();
     chunk->store_tries = 0;
+    chunk->error = absl::OkStatus();
     again.push_back(index);
   }
   Retry(pause.blob, again);

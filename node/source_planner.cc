@@ -108,13 +108,21 @@ std::optional<Leg> SourcePlanner::Hedge(const Leg& late, const LegProgress& prog
   }
   const SourceOffer* const best = Best(late.chunks.first, tried, others);
   if (!best) return std::nullopt;
+  // It will be cancelled rather than fail.
+  if (silent) ++HistoryOf(late.id).failures_in_a_row;
   if (!silent) hedge_credit_ -= 100;
   return Leg{best->id, best->rank, best->source, late.chunks};
 }
 
-void SourcePlanner::Note(SourceId id, uint64_t bytes, Duration first_byte, const absl::Status& status) {
+SourcePlanner::History& SourcePlanner::HistoryOf(SourceId id) {
   if (histories_.size() >= kSourcesMax && !histories_.contains(id)) histories_.erase(histories_.begin());
-  History& history = histories_[id];
+  return histories_[id];
+}
+
+void SourcePlanner::Note(SourceId id, uint64_t bytes, Duration first_byte, const absl::Status& status) {
+  // One that was cancelled before it answered says nothing.
+  if (bytes == 0 && absl::IsCancelled(status)) return;
+  History& history = HistoryOf(id);
   const bool failed = !status.ok() && !absl::IsNotFound(status) && !absl::IsCancelled(status);
   history.failures_in_a_row = failed ? history.failures_in_a_row + 1 : 0;
   if (bytes == 0) return;

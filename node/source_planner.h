@@ -104,6 +104,7 @@ class SourcePlanner {
   };
   static constexpr int kIllFailures = 3;
 
+  History& HistoryOf(SourceId id);
   Duration LateAfter(SourceId id) const;
   // The best offer for the chunk; null if there is none.
   const SourceOffer* Best(ChunkIndex index, const TriedSources& tried,

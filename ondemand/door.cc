@@ -128,7 +128,8 @@ absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
   // The bits first: they say what may be read whatever fails from here on.
   blob->presence().Attach(keeper_->Mirror(*entry));
   const bool complete = blob->presence().complete();
-  guarded_.emplace(digest, std::make_unique<Guarded>(Guarded{Blob::Lease(std::move(blob)), *entry}));
+  Blob::Lease lease(std::move(blob), Blob::Lease::OfFile::kYes);
+  guarded_.emplace(digest, std::make_unique<Guarded>(Guarded{std::move(lease), *entry}));
   // A predecessor may have known of more than we can prove, or have taken back what it told nobody of.
   const bool doubted = filler_ ? filler_->InDoubt(entry->value()) : inherited && !complete;
   return doubted ? TakeBack(*entry) : absl::OkStatus();
@@ -184,7 +185,7 @@ absl::Status Door::TakeBack(BlobEntry entry) {
 absl::Status Door::RefuseBlob(const Digest& digest) {
   const std::lock_guard lock(mutex_);
   const auto found = guarded_.find(digest);
-  if (stopped_) return absl::OkStatus();
+  if (stopped_) return absl::UnavailableError("the door has stopped");
   return found != guarded_.end() ? TakeBack(found->second->entry) : TakeBackInherited(digest);
 }
 

@@ -581,10 +581,12 @@ void Daemon::Node::Stop() {
   if (quota_) quota_->Stop();
   if (mounter_) mounter_->Stop();
   if (hints_) hints_->Stop();
-  // The loop ends first: nothing may start another fetch once the registry client goes.
+  // The loop ends first: nothing may start another fetch.
   if (core_) core_->Stop();
-  registry_.reset();
+  if (registry_) registry_->Stop();
+  // What waited to be asked for again may still turn to the client.
   if (io_) io_->Stop();
+  registry_.reset();
   prefetcher_.reset();
   fills_.reset();
   cache_.reset();

@@ -58,7 +58,7 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   if (!unproven.empty()) {
     spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", reference, unproven);
   }
-  // A file that somebody has removed is made anew, but not under a lease.
+  // A file that somebody has removed is made anew, but not under a mount.
   parts_.store.CheckFile(bootstrap.digest);
   for (const BlobSpec& spec : image.image.blobs) parts_.store.CheckFile(spec.digest);
   absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(bootstrap, image.image.blobs, bounds);

@@ -135,7 +135,7 @@ void Mounter::Recover() {
       } else if (spec.digest == entry.bootstrap.digest) {
         std::lock_guard lock(table_mutex_);
         bootstraps_.insert_or_assign(i < mounted ? entry.mount_point : DetachedKey(entry),
-                                     Blob::Lease(*blob));
+                                     Blob::Lease(*blob, Blob::Lease::OfFile::kYes));
       }
     }
   }
@@ -334,7 +334,9 @@ absl::Status Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
 
 absl::Status Mounter::OnBlobRevoked(const Blob& blob) {
   const DoorPtr door = this->door();
-  return door ? door->OnBlobRevoked(blob.digest()) : absl::OkStatus();
+  if (door) return door->OnBlobRevoked(blob.digest());
+  // A door that has stopped has left a keeper behind, which goes on to let the kernel read.
+  return cancelled_ ? absl::UnavailableError("the node is stopping") : absl::OkStatus();
 }
 
 // ------------------------------------------------------------------------------------------- mounting
@@ -387,7 +389,8 @@ absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstr
     std::lock_guard lock(table_mutex_);
     const absl::Status added = table_.Add(entry);
     if (!added.ok()) return added;
-    bootstraps_.insert_or_assign(entry.mount_point, std::move(bootstrap));
+    bootstraps_.insert_or_assign(entry.mount_point,
+                                 Blob::Lease(bootstrap.shared(), Blob::Lease::OfFile::kYes));
   }
   absl::Status mounted = GuardAndMount(entry, *door);
   if (mounted.ok()) {

@@ -59,7 +59,7 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
     asked_.reset();
     return ++asks_;
   }
-  // By now the answer may have come, and the next be asked for.
+  // By now the answer may have come, and the next be asked for; or it was cancelled or raised.
   void NoteAsked(uint64_t ask, const std::shared_ptr<FetchControl>& asked) {
     {
       const std::lock_guard lock(mutex_);
@@ -67,6 +67,7 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
       asked_ = asked;
     }
     if (cancelled_) asked->Cancel();
+    asked->Raise(fetch_class_);
   }
   std::shared_ptr<FetchControl> Asked() {
     const std::lock_guard lock(mutex_);

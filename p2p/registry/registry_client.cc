@@ -232,6 +232,10 @@ RegistryClient::RegistryClient(Parts parts, RegistryOptions options)
     : core_(std::make_shared<RegistryCore>(parts, std::move(options))) {}
 
 RegistryClient::~RegistryClient() {
+  Stop();
+}
+
+void RegistryClient::Stop() {
   core_->http.Stop();
 }
 

@@ -84,8 +84,10 @@ class RegistryClient {
 
   // The parts outlive the client and the executor's tasks.
   RegistryClient(Parts parts, RegistryOptions options);
-  // Cancels what is under way.
+  // As Stop().
   ~RegistryClient();
+  // Cancels what is under way, and what is asked for from now on. Idempotent.
+  void Stop();
   RegistryClient(const RegistryClient&) = delete;
   RegistryClient& operator=(const RegistryClient&) = delete;
 

@@ -356,13 +356,14 @@ TEST_F(DamageTest, CheckFilesFindsWhatWasCutShortAndRefusesWhatIsInUse) {
   FillAndClose();
   OpenStore();
   EXPECT_EQ(store_->CheckFiles(), 0u);
-  const absl::StatusOr<Blob::Lease> lease = store_->Acquire(second_.spec.digest);
-  ASSERT_TRUE(lease.ok());
+  const absl::StatusOr<Blob::Lease> read = store_->Acquire(first_.spec.digest);
+  ASSERT_TRUE(read.ok());
+  const Blob::Lease mount(store_->Find(second_.spec.digest), Blob::Lease::OfFile::kYes);
   fs::resize_file(store_->BlobPath(first_.spec.digest), 100);
   fs::resize_file(store_->BlobPath(second_.spec.digest), 100);
   EXPECT_EQ(store_->CheckFiles(), 2u);
   EXPECT_EQ(store_->Find(first_.spec.digest)->presence().present_count(), 0u);
-  EXPECT_FALSE(store_->Find(first_.spec.digest)->refused());
+  EXPECT_FALSE(store_->Find(first_.spec.digest)->refused()) << "a read does not hold the file";
   EXPECT_TRUE(store_->Find(second_.spec.digest)->refused());
   EXPECT_EQ(store_->CheckFiles(), 0u);
   OpenStore();

@@ -1019,5 +1019,98 @@ TEST_F(PeersBeforeOriginTest, PeersThatAreAwayWhileTheOriginIsAwayAreAskedAgainT
   EXPECT_EQ((**read)->source, SourceKind::kPeer);
 }
 
+// ------------------------------------------------------------------------------------ places and second legs
+
+TEST_F(BlobCacheTest, TheLastArrivalOfAFetchMakesRoomForTheNext) {
+  BlobCacheLimits limits;
+  limits.fetches_max = {1, 1, 1, 1};
+  Restart(limits);
+  auto blob = AddBlob(10 * kChunk);
+  auto first = ReadChunk(*blob, 0);
+  auto second = ReadChunk(*blob, 5);
+  ASSERT_EQ(source_.calls.size(), 1u);
+  // As sources mostly do: it says that it is done while the chunk is still being verified and written.
+  Serve();
+  EXPECT_TRUE(first->has_value());
+  ASSERT_EQ(source_.calls.size(), 1u) << "nothing else would start it";
+  Serve();
+  EXPECT_TRUE(second->has_value() && (*second)->ok());
+}
+
+TEST_F(BlobCacheTest, AFetchIsCancelledOnceTheLastChunkThatSomebodyWantedHasCome) {
+  auto blob = AddBlob(4 * kChunk);
+  const FillId fill = cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u);
+  ASSERT_GT(source_.calls.front().request.chunks.count, 2u);
+  auto read = ReadChunk(*blob, 0);
+  cache_->StopFill(fill);
+  Settle();
+  FakeSource::Call call = source_.Take();
+  EXPECT_FALSE(call.control->cancelled) << "a reader waits for its first chunk";
+  call.Send(ChunkIndex(0));
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+  EXPECT_TRUE(call.control->cancelled) << "nobody wants the rest";
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeDoesNotFallBackOnWhatWasAskedOfAThird) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  ASSERT_EQ(home_.calls.size(), 1u);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  holder_.Take().Fail(absl::NotFoundError("lacks it"));
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u) << "the next that may be asked on its behalf";
+  source_.Take().Fail(absl::NotFoundError("404"));
+  Settle();
+  ASSERT_TRUE(peer->has_value()) << "it would wait for the home's fetch";
+  EXPECT_TRUE(absl::IsNotFound((*peer)->status())) << (*peer)->status();
+  EXPECT_FALSE(local->has_value());
+  auto again = ReadAs(Asker::kPeer, *blob, 3);
+  EXPECT_TRUE(again->has_value()) << "nor does the next";
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
+TEST_F(BlobCacheTest, WhatTheStoreSaidBeforeAPauseDoesNotHideWhatTheSourceSaysAfterIt) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_error = absl::UnavailableError("too many blobs wait for the disk to sync; try again");
+  auto read = ReadChunk(*blob, 3);
+  const auto wait_for_call = [&] {
+    for (int i = 0; i < 50 && source_.calls.empty(); ++i) Pass(std::chrono::milliseconds(100));
+    return !source_.calls.empty();
+  };
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(wait_for_call());
+    Serve();
+  }
+  ASSERT_TRUE(wait_for_call());
+  ASSERT_FALSE(read->has_value());
+  source_.Take().Fail(absl::NotFoundError("404"));
+  Settle();
+  ASSERT_TRUE(read->has_value()) << "it can't be had";
+  EXPECT_TRUE(absl::IsNotFound((*read)->status())) << (*read)->status();
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeDoesNotWaitForAPauseToEnd) {
+  Restart({}, {{SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  for (int i = 0; i < 2; ++i) {
+    source_.Take().Fail(absl::UnavailableError("registry is down"));
+    Settle();
+  }
+  ASSERT_TRUE(source_.calls.empty()) << "paused";
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_TRUE(peer->has_value()) << "it has others to ask";
+  EXPECT_TRUE(absl::IsUnavailable((*peer)->status())) << (*peer)->status();
+  Pass(seconds(1));
+  Serve();
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
 }  // namespace
 }  // namespace sluice

@@ -95,6 +95,23 @@ TEST_F(SourcePlannerTest, OfOneRankTheQuickestIsAskedAndOneThatFailedLastNot) {
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
 }
 
+TEST_F(SourcePlannerTest, OneThatIsSilentAgainAndAgainIsNotAskedFirstForEver) {
+  const std::vector<SourceOffer> offers = {Offer(kHolder, SourceRank::kHolder),
+                                           Offer(kOther, SourceRank::kHolder)};
+  Answers(kOther, milliseconds(20), 4);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(Plan(Span(0, 1), {}, offers), "2:0+1") << "nothing is known of it";
+    const Leg silent{kHolder, SourceRank::kHolder, source_, Span(0, 1)};
+    const Instant now = start_ + SourcePlanner::kSilence;
+    ASSERT_TRUE(planner_.Hedge(silent, {start_, {}, {}}, {}, offers, now).has_value());
+    // The other's bytes came first.
+    planner_.Note(kHolder, 0, {}, absl::CancelledError("nobody wants it any more"));
+  }
+  EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
+  Answers(kHolder, milliseconds(5), 1);
+  EXPECT_EQ(Plan(Span(0, 1), {}, offers), "2:0+1");
+}
+
 class HedgeTest : public SourcePlannerTest {
  protected:
   HedgeTest() { Answers(kHome, milliseconds(80), 32); }

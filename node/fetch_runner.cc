@@ -48,9 +48,10 @@ class FetchRunner::Inbox {
     const std::lock_guard lock(mutex_);
     return count_;
   }
-  absl::Status fault() const {
+  // How many came, and what is to be said against the source.
+  std::pair<uint32_t, absl::Status> Close() const {
     const std::lock_guard lock(mutex_);
-    return fault_;
+    return {count_, fault_};
   }
 
   // Constant after construction, or thread-safe.
@@ -236,9 +237,9 @@ void FetchRunner::SourceDone(LegId id, absl::Status status) {
   const auto found = legs_.find(id);
   if (found == legs_.end()) return;
   Running& running = *found->second;
-  running.delivered = running.inbox->count();
-  const absl::Status fault = running.inbox->fault();
-  running.status = fault.ok() ? std::move(status) : fault;
+  auto [delivered, fault] = running.inbox->Close();
+  running.delivered = delivered;
+  running.status = std::move(fault.ok() ? status : fault);
   EndIfOver(id);
   if (events_) events_->RoomMade();
 }

@@ -9,10 +9,6 @@ namespace sluice {
 PresenceMap::PresenceMap(uint32_t chunk_count)
     : chunk_count_(chunk_count), words_(std::make_unique<Word[]>(WordsFor(chunk_count))) {}
 
-bool PresenceMap::AllPresent(ChunkSpan span) const {
-  return FirstAbsent(span, 1).count == 0;
-}
-
 ChunkSpan PresenceMap::FirstAbsent(ChunkSpan span, uint32_t count_max) const {
   const auto words = [this](size_t word) { return WordAt(word); };
   const uint32_t first = bits::NextClear(words, span.first.value(), span.end().value());

@@ -40,7 +40,9 @@ class PresenceMap {
   bool IsPresent(ChunkIndex index) const {
     return (WordAt(index.value() / bits::kPerWord) & bits::MaskOf(index.value())) != 0;
   }
-  bool AllPresent(ChunkSpan span) const;
+  bool AllPresent(ChunkSpan span) const {
+    return span.count == 1 ? IsPresent(span.first) : FirstAbsent(span, 1).count == 0;
+  }
   // The first run of absent chunks within `span`, at most `count_max` long; count is 0 if all are present.
   ChunkSpan FirstAbsent(ChunkSpan span, uint32_t count_max) const;
   uint32_t CountIn(ChunkSpan span) const;

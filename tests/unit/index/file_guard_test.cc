@@ -169,27 +169,30 @@ TEST_F(FileGuardTest, FileWhoseMarkIsAnothersIsNotBelieved) {
   EXPECT_EQ(store_->open_report().chunks_present, 0u);
 }
 
-TEST_F(FileGuardTest, FileThatWasBornAtAnotherTimeIsNotBelieved) {
+TEST_F(FileGuardTest, FileThatWasBornAtAnotherTimeOrHasAnotherInodeIsNotBelieved) {
   const SampleBlob sample(1);
-  OpenStore();
-  CommitAll(sample, Evidence::kVerified);
-  store_.reset();
-  {
-    const std::unique_ptr<IndexDb> db = *OpenRocksIndex(temp_.path() + "/data/index");
-    IndexBatch batch;
-    const absl::Status scanned = db->Scan([&](std::string_view key, std::string_view value) {
-      if (KindOf(key) != KeyKind::kBlob) return absl::OkStatus();
-      BlobRecord record = *DecodeBlobRecord(value);
-      ++record.file->birth_ns;
-      batch.PutBlob(*DecodeBlobKey(key), record);
-      return absl::OkStatus();
-    });
-    ASSERT_TRUE(scanned.ok()) << scanned;
-    ASSERT_TRUE(db->Write(batch, Durability::kSynced).ok());
+  for (const auto& change :
+       {+[](FileIdentity& file) { ++file.birth_ns; }, +[](FileIdentity& file) { ++file.inode; }}) {
+    OpenStore();
+    CommitAll(sample, Evidence::kVerified);
+    store_.reset();
+    {
+      const std::unique_ptr<IndexDb> db = *OpenRocksIndex(temp_.path() + "/data/index");
+      IndexBatch batch;
+      const absl::Status scanned = db->Scan([&](std::string_view key, std::string_view value) {
+        if (KindOf(key) != KeyKind::kBlob) return absl::OkStatus();
+        BlobRecord record = *DecodeBlobRecord(value);
+        change(*record.file);
+        batch.PutBlob(*DecodeBlobKey(key), record);
+        return absl::OkStatus();
+      });
+      ASSERT_TRUE(scanned.ok()) << scanned;
+      ASSERT_TRUE(db->Write(batch, Durability::kSynced).ok());
+    }
+    OpenStore();
+    EXPECT_EQ(store_->open_report().files_lost, 1u);
+    EXPECT_EQ(store_->open_report().chunks_present, 0u);
   }
-  OpenStore();
-  EXPECT_EQ(store_->open_report().files_lost, 1u);
-  EXPECT_EQ(store_->open_report().chunks_present, 0u);
 }
 
 TEST_F(FileGuardTest, CopyThatWasPutBackUnderAMountIsRefused) {
@@ -219,6 +222,21 @@ TEST_F(FileGuardTest, LostFileThatCannotBeMadeAnewIsMadeWhenItIsNeeded) {
   OpenStore();
   EXPECT_EQ(store_->open_report().chunks_present, sample.chunk_count());
   ExpectTrue(sample);
+}
+
+TEST_F(FileGuardTest, NothingIsWrittenToAFileThatIsNotTheBlobsAnyMore) {
+  const SampleBlob removed(1), replaced(2);
+  OpenStore();
+  for (const SampleBlob* sample : {&removed, &replaced}) ASSERT_TRUE(CommitChunk(*sample, 0).ok());
+  fs::remove(FileOf(removed));
+  Copy(FileOf(replaced), FileOf(replaced) + ".copy");
+  fs::rename(FileOf(replaced) + ".copy", FileOf(replaced));
+  for (const SampleBlob* sample : {&removed, &replaced}) {
+    EXPECT_TRUE(absl::IsUnavailable(CommitChunk(*sample, 1)));
+    EXPECT_FALSE(IsPresent(*sample, 0)) << "it was lost with the file";
+    CommitAll(*sample, Evidence::kVerified);
+    ExpectTrue(*sample);
+  }
 }
 
 }  // namespace

@@ -448,5 +448,19 @@ TEST_F(ClaimLogTest, ChunksOfANewFileAreNotJudgedByTheOldOne) {
   EXPECT_TRUE(IsPresent(sample, 1));
 }
 
+TEST_F(ClaimLogTest, RefusedBlobStaysRefusedWhateverElseIsHeardOfIt) {
+  const SampleBlob sample(1), wrong(2);
+  OpenStepped();
+  ASSERT_TRUE(store_->Commit(*OpenBlob(sample), ChunkIndex(2), wrong.Chunk(2), Evidence::kUnverified).ok());
+  CommitAll(sample);
+  RunAll();
+  ASSERT_TRUE(store_->Find(sample.spec.digest)->refused());
+  BlobSpec more = sample.spec;
+  more.origins = {{"registry.example", "app"}};
+  const std::shared_ptr<Blob> renewed = *store_->Open(more);
+  EXPECT_EQ(renewed->spec().origins, more.origins);
+  EXPECT_TRUE(renewed->refused());
+}
+
 }  // namespace
 }  // namespace sluice::index

@@ -239,5 +239,39 @@ TEST_F(FileGuardTest, NothingIsWrittenToAFileThatIsNotTheBlobsAnyMore) {
   }
 }
 
+TEST_F(FileGuardTest, FileThatWasMadeAnewMeanwhileIsNotLostAgain) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  fs::remove(FileOf(sample));
+  disk_.on_open = [&] {
+    disk_.on_open = nullptr;
+    EXPECT_EQ(store_->CheckFiles(), 1u);
+    EXPECT_TRUE(CommitChunk(sample, 2).ok());
+  };
+  EXPECT_TRUE(absl::IsUnavailable(CommitChunk(sample, 1))) << "it was about to write to the lost one";
+  EXPECT_FALSE(disk_.on_open);
+  EXPECT_TRUE(IsPresent(sample, 2));
+  ExpectTrue(sample);
+}
+
+TEST_F(FileGuardTest, NoLeaseIsGivenOfABlobThatIsBeingEvicted) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kVerified).ok());
+  const std::shared_ptr<Blob> blob = store_->Find(sample.spec.digest);
+  bool asked = false;
+  on_revoke_ = [&] {
+    asked = true;
+    EXPECT_TRUE(absl::IsNotFound(store_->Acquire(sample.spec.digest).status()));
+    EXPECT_TRUE(
+        absl::IsNotFound(store_->Commit(*blob, ChunkIndex(1), sample.Chunk(1), Evidence::kUnverified)));
+    return absl::OkStatus();
+  };
+  ASSERT_TRUE(store_->Evict(sample.spec.digest, EvictReason::kRequested).ok());
+  EXPECT_TRUE(asked);
+  EXPECT_FALSE(fs::exists(FileOf(sample)));
+}
+
 }  // namespace
 }  // namespace sluice::index

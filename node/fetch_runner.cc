@@ -212,20 +212,23 @@ void FetchRunner::Tell(const std::shared_ptr<Arrival>& arrival) {
 }
 
 void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome) {
-  const auto found = legs_.find(id);
-  if (found == legs_.end()) return;                        // stopped
-  const std::shared_ptr<Running> running = found->second;  // whatever the event does
-  const LegOrder& order = running->order;
-  ++running->settled;
-  running->slot.Arrived(order.blob->geometry().RangeOf(index).length);
-  Unwant(*running, index);
-  if (outcome.ok()) {
-    events_->ChunkStored(id, order, index, *outcome);
-  } else if (absl::IsDataLoss(outcome.status())) {
-    events_->ChunkWrong(id, order, index, outcome.status());
-  } else {
-    events_->ChunkNotStored(id, order, index, outcome.status());
+  {
+    const auto found = legs_.find(id);
+    if (found == legs_.end()) return;                        // stopped
+    const std::shared_ptr<Running> running = found->second;  // whatever the event does
+    const LegOrder& order = running->order;
+    ++running->settled;
+    running->slot.Arrived(order.blob->geometry().RangeOf(index).length);
+    Unwant(*running, index);
+    if (outcome.ok()) {
+      events_->ChunkStored(id, order, index, *outcome);
+    } else if (absl::IsDataLoss(outcome.status())) {
+      events_->ChunkWrong(id, order, index, outcome.status());
+    } else {
+      events_->ChunkNotStored(id, order, index, outcome.status());
+    }
   }
+  // The slot of a leg that is over goes with what is held of it, and must have gone when the room is told.
   EndIfOver(id);
   if (events_) events_->RoomMade();
 }

@@ -1188,5 +1188,20 @@ TEST_F(OfferTest, WhatWasVerifiedAlreadyIsNotVerifiedAgain) {
   EXPECT_EQ(verifier_.bad[ChunkIndex(3)], 1) << "nobody looked";
 }
 
+TEST_F(BlobCacheTest, TheOnlyPlaceIsTakenAgainAsSoonAsItsFetchHasEnded) {
+  BlobCacheLimits limits;
+  limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = 1;
+  Restart(limits);
+  auto blob = AddBlob(64 * kChunk);
+  std::optional<absl::Status> filled;
+  cache_->Fill({.digest = blob->digest()}, [&](absl::Status status) { filled = std::move(status); });
+  Settle();
+  int fetches = 0;
+  // The source says that it is done before what it sent has been stored, as most do.
+  for (; !source_.calls.empty(); ++fetches) Serve();
+  EXPECT_GT(fetches, 1);
+  EXPECT_TRUE(filled.has_value() && filled->ok()) << blob->presence().present_count() << " chunks came";
+}
+
 }  // namespace
 }  // namespace sluice

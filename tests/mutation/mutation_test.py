@@ -14,6 +14,7 @@ import unittest
 
 import mutant_list
 import random_mutants
+from processes import Children
 from source_code import SourceCode
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -249,6 +250,31 @@ class WholeRuns(unittest.TestCase):
         self.assertEqual(self.works_left(), [])
         running = subprocess.run(["pgrep", "-f", self.env["XDG_CACHE_HOME"]], capture_output=True, text=True, check=False)
         self.assertEqual(running.stdout, "", "a test program was left running")
+
+
+class Isolation(unittest.TestCase):
+    """What runs in a space of its own keeps no file system of others in use."""
+
+    def setUp(self):
+        self.mounted = tempfile.mkdtemp(prefix="sluice mutation ", dir="/var/tmp")
+        self.addCleanup(os.rmdir, self.mounted)
+        mount = subprocess.run(["mount", "-t", "tmpfs", "none", self.mounted], capture_output=True, check=False)
+        if mount.returncode != 0:
+            self.skipTest("needs the right to mount")
+        self.addCleanup(subprocess.run, ["umount", self.mounted], check=True)
+
+    def mounts_seen(self, directory):
+        code, output = Children().run(["/bin/cat", "/proc/self/mountinfo"], directory, isolated=True)
+        self.assertEqual(code, 0, output)
+        return output
+
+    def test_mounts_of_others_are_let_go(self):
+        name = pathlib.Path(self.mounted).name.replace(" ", r"\040")
+        self.assertNotIn(name, self.mounts_seen("/"))
+        self.assertIn(name, pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+
+    def test_what_it_lies_in_stays(self):
+        self.assertIn(pathlib.Path(self.mounted).name.replace(" ", r"\040"), self.mounts_seen(self.mounted))
 
 
 class Lists(unittest.TestCase):

@@ -280,5 +280,187 @@ TEST_F(ClaimLogTest, VerificationOfAChunkThatWasReplacedMeanwhileIsNotRecorded) 
   EXPECT_EQ(blob->unverified_count(), 1u);
 }
 
+TEST_F(ClaimLogTest, RefusalIsSyncedAndTold) {
+  const SampleBlob sample(1), wrong(2);
+  OpenStepped();
+  const std::shared_ptr<Blob> blob = OpenBlob(sample);
+  ASSERT_TRUE(store_->Commit(*blob, ChunkIndex(2), wrong.Chunk(2), Evidence::kUnverified).ok());
+  CommitAll(sample);
+  RunAll();
+  EXPECT_TRUE(blob->refused());
+  EXPECT_TRUE(Noted("revoke")) << "the kernel must ask, and hear that it is refused";
+  EXPECT_GE(WritesOfSegments(), 2u) << "the claims, and their end";
+  EXPECT_EQ(Claimed(), 0u);
+}
+
+TEST_F(ClaimLogTest, ClaimThatCouldNotBeDroppedIsDroppedBeforeItsBytesChange) {
+  const SampleBlob sample(1);
+  OpenStepped();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  store_->RunBatch();
+  ASSERT_EQ(Claimed(), 1u);
+  index_.fails = absl::UnavailableError("the disk");
+  EXPECT_FALSE(store_->Revoke(*store_->Find(sample.spec.digest), ChunkIndex(0)).ok());
+  EXPECT_EQ(Claimed(), 1u);
+  index_.fails = absl::OkStatus();
+  size_t writes = 0;
+  disk_.on_write = [&] {
+    ++writes;
+    EXPECT_EQ(Claimed(), 0u);
+  };
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  EXPECT_EQ(writes, 1u);
+}
+
+TEST_F(ClaimLogTest, EvidenceThatGotBetterReachesTheIndex) {
+  const SampleBlob sample(1);
+  OpenStepped();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  store_->RunBatch();
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kVerified).ok());
+  store_->RunBatch();
+  OpenStepped();
+  EXPECT_TRUE(store_->AllProven(*store_->Find(sample.spec.digest), {ChunkIndex(0), 1}));
+}
+
+// The log by itself, over an index that only notes what comes.
+class ClaimLogAloneTest : public ::testing::Test {
+ protected:
+  class NotingIndex final : public IndexDb {
+   public:
+    explicit NotingIndex(std::vector<IndexBatch>& writes) : writes_(writes) {}
+    absl::Status Scan(const Visitor&) override { return absl::OkStatus(); }
+    absl::Status Write(const IndexBatch& batch, Durability) override {
+      writes_.push_back(batch);
+      return absl::OkStatus();
+    }
+    void Reopen() override {}
+
+   private:
+    std::vector<IndexBatch>& writes_;
+  };
+  ClaimLogAloneTest() {
+    const SampleBlob sample(1);
+    BlobRecord record;
+    record.size = sample.spec.size;
+    record.chunk_size = sample.spec.chunk_size;
+    entry_ =
+        std::make_shared<BlobEntry>(EntryId(sample.spec.digest), std::make_shared<Blob>(sample.spec), record);
+  }
+  // All chunks, written and not proven.
+  void WriteAll() {
+    std::lock_guard lock(entry_->mutex);
+    const ChunkSpan all = entry_->blob->geometry().All();
+    for (ChunkIndex index = all.first; index < all.end(); index = index.next())
+      entry_->AddWritten(index, Evidence::kUnverified, nullptr);
+  }
+
+  std::vector<IndexBatch> writes_;
+  ClaimLog log_{std::make_unique<NotingIndex>(writes_)};
+  EntryPtr entry_;
+};
+
+TEST_F(ClaimLogAloneTest, NothingIsWrittenOfABlobThatIsBeingEvicted) {
+  WriteAll();
+  entry_->BeginSync();
+  entry_->claimed.Add(ChunkIndex(0));
+  entry_->blob->presence().Clear(ChunkIndex(0));
+  entry_->record_changed = true;
+  entry_->evicting = true;
+  EXPECT_TRUE(log_.Claim({&entry_, 1}).ok());
+  EXPECT_TRUE(log_.PutChangedRecords({&entry_, 1}).ok());
+  EXPECT_TRUE(log_.Drop(*entry_).ok());
+  EXPECT_TRUE(log_.DropAll(*entry_).ok());
+  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, entry_->revision).ok());
+  const auto pin = [](BlobRecord& record) { record.pinned = true; };
+  EXPECT_TRUE(log_.ChangeRecord(*entry_, pin, Durability::kSynced).ok());
+  EXPECT_TRUE(writes_.empty());
+}
+
+TEST_F(ClaimLogAloneTest, BlobOfWhichSomethingWasTakenBackIsNotClaimedAsProven) {
+  WriteAll();
+  const uint64_t checked = entry_->revision;
+  entry_->TakeBack(ChunkIndex(1));
+  entry_->AddWritten(ChunkIndex(1), Evidence::kUnverified, nullptr);
+  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, checked).ok());
+  EXPECT_TRUE(writes_.empty());
+  EXPECT_EQ(entry_->record.state, BlobState::kActive);
+  EXPECT_EQ(entry_->blob->unverified_count(), entry_->blob->geometry().chunk_count());
+  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, entry_->revision).ok());
+  EXPECT_EQ(entry_->record.state, BlobState::kVerifiedWhole);
+}
+
+TEST_F(ClaimLogTest, WriteThatBeganBeforeASyncFailedDoesNotCount) {
+  const SampleBlob sample(1);
+  OpenStepped();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  disk_.on_write = [&] {
+    disk_.on_write = nullptr;
+    disk_.sync_errno = EIO;
+    store_->RunBatch();
+    disk_.sync_errno = 0;
+  };
+  const absl::Status committed = CommitChunk(sample, 1);
+  EXPECT_TRUE(absl::IsUnavailable(committed)) << committed;
+  EXPECT_FALSE(IsPresent(sample, 1)) << "the disk may have dropped its pages with the others";
+}
+
+TEST_F(ClaimLogTest, BlobOfWhichAChunkWasTakenBackIsNotWholeAnyMore) {
+  const SampleBlob sample(1);
+  OpenStepped();
+  CommitAll(sample);
+  RunAll();
+  ASSERT_EQ(store_->Stat(sample.spec.digest)->state, BlobState::kVerifiedWhole);
+  ASSERT_TRUE(store_->Revoke(*store_->Find(sample.spec.digest), ChunkIndex(1)).ok());
+  EXPECT_EQ(store_->Stat(sample.spec.digest)->state, BlobState::kActive);
+  OpenStepped();
+  EXPECT_EQ(store_->Stat(sample.spec.digest)->state, BlobState::kActive);
+}
+
+TEST_F(ClaimLogTest, ChunksOfANewFileAreNotJudgedByTheOldOne) {
+  const SampleBlob sample(1), wrong(2);
+  OpenStepped();
+  const std::shared_ptr<Blob> blob = OpenBlob(sample);
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  ASSERT_TRUE(store_->Commit(*blob, ChunkIndex(1), wrong.Chunk(1), Evidence::kUnverified).ok());
+  RunAll();
+  class Replacing final : public SampleVerifier {
+   public:
+    Replacing(const SampleBlob& sample, std::function<void()> replace)
+        : SampleVerifier(sample), replace_(std::move(replace)) {}
+    absl::StatusOr<Evidence> Verify(const Blob& of, ChunkIndex index,
+                                    std::span<const std::byte> bytes) override {
+      if (const auto replace = std::exchange(replace_, nullptr)) replace();
+      return SampleVerifier::Verify(of, index, bytes);
+    }
+
+   private:
+    std::function<void()> replace_;
+  };
+  Replacing verifier(sample, [&] {
+    std::filesystem::remove(store_->BlobPath(sample.spec.digest));
+    EXPECT_EQ(store_->CheckFiles(), 1u);
+    for (uint32_t i = 0; i < 2; ++i) ASSERT_TRUE(CommitChunk(sample, i).ok());
+  });
+  const absl::StatusOr<VerifyReport> report = store_->Verify(sample.spec.digest, verifier);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->bad, 0u);
+  EXPECT_TRUE(IsPresent(sample, 1));
+}
+
+TEST_F(ClaimLogTest, RefusedBlobStaysRefusedWhateverElseIsHeardOfIt) {
+  const SampleBlob sample(1), wrong(2);
+  OpenStepped();
+  ASSERT_TRUE(store_->Commit(*OpenBlob(sample), ChunkIndex(2), wrong.Chunk(2), Evidence::kUnverified).ok());
+  CommitAll(sample);
+  RunAll();
+  ASSERT_TRUE(store_->Find(sample.spec.digest)->refused());
+  BlobSpec more = sample.spec;
+  more.origins = {{"registry.example", "app"}};
+  const std::shared_ptr<Blob> renewed = *store_->Open(more);
+  EXPECT_EQ(renewed->spec().origins, more.origins);
+  EXPECT_TRUE(renewed->refused());
+}
+
 }  // namespace
 }  // namespace sluice::index

@@ -370,5 +370,17 @@ TEST_F(DamageTest, CheckFilesFindsWhatWasCutShortAndRefusesWhatIsInUse) {
   EXPECT_EQ(store_->open_report().chunks_present, 0u);
 }
 
+TEST_F(DamageTest, ChunksPastTheEndOfTheirBlob) {
+  FillAndClose();
+  {
+    IndexBatch batch;
+    PresenceSegment segment(first_.chunk_count() + 1);
+    segment.present.Add(ChunkIndex(0));
+    batch.PutSegment(EntryId(first_.spec.digest), SegmentIndex(0), segment);
+    ASSERT_TRUE((*OpenRocksIndex(index()))->Write(batch, Durability::kSynced).ok());
+  }
+  ExpectRebuiltAndUsable();
+}
+
 }  // namespace
 }  // namespace sluice::index

@@ -169,27 +169,30 @@ TEST_F(FileGuardTest, FileWhoseMarkIsAnothersIsNotBelieved) {
   EXPECT_EQ(store_->open_report().chunks_present, 0u);
 }
 
-TEST_F(FileGuardTest, FileThatWasBornAtAnotherTimeIsNotBelieved) {
+TEST_F(FileGuardTest, FileThatWasBornAtAnotherTimeOrHasAnotherInodeIsNotBelieved) {
   const SampleBlob sample(1);
-  OpenStore();
-  CommitAll(sample, Evidence::kVerified);
-  store_.reset();
-  {
-    const std::unique_ptr<IndexDb> db = *OpenRocksIndex(temp_.path() + "/data/index");
-    IndexBatch batch;
-    const absl::Status scanned = db->Scan([&](std::string_view key, std::string_view value) {
-      if (KindOf(key) != KeyKind::kBlob) return absl::OkStatus();
-      BlobRecord record = *DecodeBlobRecord(value);
-      ++record.file->birth_ns;
-      batch.PutBlob(*DecodeBlobKey(key), record);
-      return absl::OkStatus();
-    });
-    ASSERT_TRUE(scanned.ok()) << scanned;
-    ASSERT_TRUE(db->Write(batch, Durability::kSynced).ok());
+  for (const auto& change :
+       {+[](FileIdentity& file) { ++file.birth_ns; }, +[](FileIdentity& file) { ++file.inode; }}) {
+    OpenStore();
+    CommitAll(sample, Evidence::kVerified);
+    store_.reset();
+    {
+      const std::unique_ptr<IndexDb> db = *OpenRocksIndex(temp_.path() + "/data/index");
+      IndexBatch batch;
+      const absl::Status scanned = db->Scan([&](std::string_view key, std::string_view value) {
+        if (KindOf(key) != KeyKind::kBlob) return absl::OkStatus();
+        BlobRecord record = *DecodeBlobRecord(value);
+        change(*record.file);
+        batch.PutBlob(*DecodeBlobKey(key), record);
+        return absl::OkStatus();
+      });
+      ASSERT_TRUE(scanned.ok()) << scanned;
+      ASSERT_TRUE(db->Write(batch, Durability::kSynced).ok());
+    }
+    OpenStore();
+    EXPECT_EQ(store_->open_report().files_lost, 1u);
+    EXPECT_EQ(store_->open_report().chunks_present, 0u);
   }
-  OpenStore();
-  EXPECT_EQ(store_->open_report().files_lost, 1u);
-  EXPECT_EQ(store_->open_report().chunks_present, 0u);
 }
 
 TEST_F(FileGuardTest, CopyThatWasPutBackUnderAMountIsRefused) {
@@ -219,6 +222,55 @@ TEST_F(FileGuardTest, LostFileThatCannotBeMadeAnewIsMadeWhenItIsNeeded) {
   OpenStore();
   EXPECT_EQ(store_->open_report().chunks_present, sample.chunk_count());
   ExpectTrue(sample);
+}
+
+TEST_F(FileGuardTest, NothingIsWrittenToAFileThatIsNotTheBlobsAnyMore) {
+  const SampleBlob removed(1), replaced(2);
+  OpenStore();
+  for (const SampleBlob* sample : {&removed, &replaced}) ASSERT_TRUE(CommitChunk(*sample, 0).ok());
+  fs::remove(FileOf(removed));
+  Copy(FileOf(replaced), FileOf(replaced) + ".copy");
+  fs::rename(FileOf(replaced) + ".copy", FileOf(replaced));
+  for (const SampleBlob* sample : {&removed, &replaced}) {
+    EXPECT_TRUE(absl::IsUnavailable(CommitChunk(*sample, 1)));
+    EXPECT_FALSE(IsPresent(*sample, 0)) << "it was lost with the file";
+    CommitAll(*sample, Evidence::kVerified);
+    ExpectTrue(*sample);
+  }
+}
+
+TEST_F(FileGuardTest, FileThatWasMadeAnewMeanwhileIsNotLostAgain) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  fs::remove(FileOf(sample));
+  disk_.on_open = [&] {
+    disk_.on_open = nullptr;
+    EXPECT_EQ(store_->CheckFiles(), 1u);
+    EXPECT_TRUE(CommitChunk(sample, 2).ok());
+  };
+  EXPECT_TRUE(absl::IsUnavailable(CommitChunk(sample, 1))) << "it was about to write to the lost one";
+  EXPECT_FALSE(disk_.on_open);
+  EXPECT_TRUE(IsPresent(sample, 2));
+  ExpectTrue(sample);
+}
+
+TEST_F(FileGuardTest, NoLeaseIsGivenOfABlobThatIsBeingEvicted) {
+  const SampleBlob sample(1);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kVerified).ok());
+  const std::shared_ptr<Blob> blob = store_->Find(sample.spec.digest);
+  bool asked = false;
+  on_revoke_ = [&] {
+    asked = true;
+    EXPECT_TRUE(absl::IsNotFound(store_->Acquire(sample.spec.digest).status()));
+    EXPECT_TRUE(
+        absl::IsNotFound(store_->Commit(*blob, ChunkIndex(1), sample.Chunk(1), Evidence::kUnverified)));
+    return absl::OkStatus();
+  };
+  ASSERT_TRUE(store_->Evict(sample.spec.digest, EvictReason::kRequested).ok());
+  EXPECT_TRUE(asked);
+  EXPECT_FALSE(fs::exists(FileOf(sample)));
 }
 
 }  // namespace

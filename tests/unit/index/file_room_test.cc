@@ -23,6 +23,8 @@ class Room {
     if (plan.count > 0) {
       EXPECT_LE(plan.first, ChunkIndex(index));
       EXPECT_GT(plan.end(), ChunkIndex(index));
+      EXPECT_LE(plan.count, std::max<uint64_t>(FileRoom::kAheadBytesMax / geometry_.chunk_size(), 1) +
+                                FileRoom::kRunGapChunksMax);
       room_.Reserved(geometry_, plan);
       allocated_.Add(plan);
       ++reservations_;
@@ -99,6 +101,21 @@ TEST(FileRoom, RoomThatCouldNotBeReservedIsPlannedAgain) {
   EXPECT_EQ(room.room_.Plan(room.geometry_, room.present_, ChunkIndex(5)).count, 0u) << "on its way";
   room.room_.Failed(room.geometry_, plan);
   EXPECT_EQ(room.room_.Plan(room.geometry_, room.present_, ChunkIndex(4)), plan);
+}
+
+TEST(FileRoom, WhatIsBeingReservedForOneRunIsNotThereForAnother) {
+  Room room(4096);
+  const auto write_run = [&](uint32_t first) {
+    uint32_t next = first;
+    while (next < first + 40 || room.allocated_.Has(ChunkIndex(next))) room.Write(next++);
+    return ChunkIndex(next);
+  };
+  const ChunkIndex one = write_run(0), other = write_run(1000);
+  const ChunkSpan first = room.room_.Plan(room.geometry_, room.present_, one);
+  EXPECT_GT(first.count, 1u);
+  const ChunkSpan second = room.room_.Plan(room.geometry_, room.present_, other);
+  EXPECT_LE(room.allocated_.Count() + first.count + second.count,
+            (room.present_.present_count() + 1) * FileRoom::kAllocatedEighths / 8);
 }
 
 class FileRoomStoreTest : public StoreTest {

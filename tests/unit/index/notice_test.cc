@@ -266,5 +266,22 @@ TEST_F(NoticeTest, OneFileThatCannotBeSyncedTakesOnlyItsOwnChunksBack) {
   EXPECT_EQ(store_->open_report().chunks_present, 1u);
 }
 
+TEST_F(NoticeTest, WhatIsTakenBackWhileTheRestIsToldIsToldToo) {
+  const SampleBlob sample(1);
+  OpenStepped();
+  CommitAll(sample);
+  RunAll();
+  notes_.clear();
+  on_revoke_ = [&] {
+    on_revoke_ = nullptr;
+    std::filesystem::remove(store_->BlobPath(sample.spec.digest));
+    EXPECT_EQ(store_->CheckFiles(), 1u);
+    return absl::OkStatus();
+  };
+  EXPECT_TRUE(store_->Revoke(*store_->Find(sample.spec.digest), ChunkIndex(1)).ok());
+  RunAll();
+  EXPECT_EQ(std::count(notes_.begin(), notes_.end(), "revoke " + sample.spec.digest.Short()), 2);
+}
+
 }  // namespace
 }  // namespace sluice::index

@@ -104,10 +104,12 @@ class FaultyFileSystem : public StoreFileSystem {
   }
   int Reserve(int fd, off_t offset, off_t size) override {
     if (reserve_errno != 0) return Fail(reserve_errno);
+    if (static_cast<uint64_t>(size) > reserve_bytes_max) return Fail(ENOSPC);
     if (on_reserve) on_reserve({static_cast<uint64_t>(offset), static_cast<uint64_t>(size)});
     return StoreFileSystem::Reserve(fd, offset, size);
   }
   int Open(int directory, const std::string& name, int flags) override {
+    if (const auto hook = on_open) hook();
     if (open_errno != 0) return Fail(open_errno);
     return StoreFileSystem::Open(directory, name, flags);
   }
@@ -125,10 +127,12 @@ class FaultyFileSystem : public StoreFileSystem {
   }
   int SyncDirectory(int directory) override {
     if (directory_errno != 0) return Fail(directory_errno);
+    ++directory_syncs;
     return StoreFileSystem::SyncDirectory(directory);
   }
 
   std::function<void(int fd)> on_sync;
+  std::function<void()> on_open;
   std::function<void()> on_write;
   std::function<void()> on_read;
   std::function<void()> after_read;
@@ -138,7 +142,8 @@ class FaultyFileSystem : public StoreFileSystem {
   std::atomic<uint64_t> bad_byte = UINT64_MAX;  // of every file: no read that touches it succeeds
   std::atomic<int> interrupts = 0;
   std::atomic<size_t> write_bytes_max = SIZE_MAX;
-  std::atomic<int> syncs = 0;
+  std::atomic<uint64_t> reserve_bytes_max = UINT64_MAX;  // at once; more is no space
+  std::atomic<int> syncs = 0, directory_syncs = 0;
 
  private:
   static int Fail(int error) {

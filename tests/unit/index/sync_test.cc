@@ -131,8 +131,10 @@ TEST_F(SyncTest, DirectoryThatCannotBeSyncedIsNotClaimedIn) {
   EXPECT_FALSE(IsPresent(sample, 0));
   EXPECT_TRUE(ClaimsOnDisk().empty());
   disk_.directory_errno = 0;
+  const int synced = disk_.directory_syncs;
   ASSERT_TRUE(CommitChunk(sample, 0).ok());
   store_->Flush();
+  EXPECT_EQ(disk_.directory_syncs, synced + 1) << "the name is still to be synced";
   EXPECT_EQ(ClaimsOnDisk(), std::set<uint32_t>{0});
 }
 
@@ -398,6 +400,14 @@ TEST_F(SyncTest, BatchIsHurriedByItsBytes) {
   store_ = *DiskStore::OpenStore(options);
   CommitAll(sample, Evidence::kVerified);
   complete.get_future().wait();
+}
+
+TEST_F(SyncTest, ChunkForWhichThereIsSpaceIsStoredThoughThereIsNoneAhead) {
+  const SampleBlob sample(1);
+  OpenStore();
+  disk_.reserve_bytes_max = kChunkSizeMin;
+  CommitAll(sample);
+  ExpectTrue(sample);
 }
 
 }  // namespace

@@ -1112,5 +1112,189 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeDoesNotWaitForAPauseToEnd) {
   EXPECT_TRUE(local->has_value() && (*local)->ok());
 }
 
+// ------------------------------------------------------------------------------ what a break would go by
+
+TEST_F(BlobCacheTest, AReaderWithAnEarlierDeadlineIsNotKeptForTheOthers) {
+  auto blob = AddBlob(10 * kChunk);
+  auto late = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(20));
+  auto early = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(5));
+  auto last = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(30));
+  Pass(seconds(5));
+  ASSERT_TRUE(early->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*early)->status()));
+  EXPECT_FALSE(late->has_value());
+  Pass(seconds(15));
+  ASSERT_TRUE(late->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*late)->status()));
+  EXPECT_FALSE(last->has_value());
+  Pass(seconds(10));
+  EXPECT_TRUE(last->has_value());
+}
+
+TEST_F(BlobCacheTest, AReadWhoseDeadlineHasPassedAsksNobody) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(0));
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*read)->status()));
+  EXPECT_TRUE(source_.calls.empty());
+}
+
+TEST_F(BlobCacheTest, AReaderOfABlobThatIsRefusedMeanwhileIsToldSo) {
+  auto blob = AddBlob(10 * kChunk);
+  auto stored = ReadChunk(*blob, 0);
+  auto absent = ReadChunk(*blob, 5);
+  source_.Take().SendAll();
+  io_.Run();  // stored; the loop has not heard of it
+  blob->Refuse();
+  Settle();
+  Serve();
+  for (const Result& read : {stored, absent}) {
+    ASSERT_TRUE(read->has_value());
+    EXPECT_TRUE(absl::IsDataLoss((*read)->status())) << (*read)->status();
+  }
+  EXPECT_TRUE(source_.calls.empty()) << "nobody is asked for a refused blob";
+}
+
+TEST_F(BlobCacheTest, AFillThatHasSaidItsEndHoldsTheBlobNoMore) {
+  auto blob = AddBlob(2 * kChunk);
+  std::optional<absl::Status> evicted;
+  const auto evict = [&](const absl::Status&) { evicted = store_.Evict(blob->digest()); };
+  cache_->StopFill(cache_->Fill({.digest = blob->digest()}, evict));
+  Settle();
+  EXPECT_TRUE(evicted.has_value() && evicted->ok()) << *evicted;
+}
+
+TEST_F(BlobCacheTest, WhatAReaderWaitsForIsTriedAgainForItAndNotBehindTheBackfill) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 0);
+  source_.Take().Fail(absl::UnavailableError("reset"));
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_EQ(source_.calls.front().request.fetch_class, FetchClass::kDemand);
+}
+
+TEST_F(BlobCacheTest, ABlobThatWasEvictedIsNotReadAhead) {
+  BlobCacheLimits limits;
+  limits.fetches_max[static_cast<size_t>(FetchClass::kReadahead)] = 1;
+  Restart(limits);
+  const auto read_two_chunks = [&](const Blob& blob) {
+    for (uint32_t i = 0; i < 2; ++i) {
+      auto read = ReadChunk(blob, i);
+      for (size_t at = 0; at < source_.calls.size(); ++at) {
+        if (source_.calls[at].request.fetch_class != FetchClass::kDemand) continue;
+        std::rotate(source_.calls.begin(), source_.calls.begin() + static_cast<std::ptrdiff_t>(at),
+                    source_.calls.end());
+        Serve();
+        break;
+      }
+      EXPECT_TRUE(read->has_value() && (*read)->ok());
+    }
+  };
+  auto other = AddBlob(64 * kChunk, 1), blob = AddBlob(64 * kChunk, 2);
+  read_two_chunks(*other);
+  ASSERT_EQ(source_.calls.size(), 1u) << "the one that may be under way";
+  read_two_chunks(*blob);
+  ASSERT_TRUE(store_.Evict(blob->digest()).ok());
+  Serve();
+  for (const FakeSource::Call& call : source_.calls) EXPECT_NE(call.request.blob, blob);
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereTwoLegsWaitForNodes) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  Pass(seconds(2));
+  ASSERT_EQ(home_.calls.size() + holder_.calls.size(), 2u);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_TRUE(peer->has_value());
+  EXPECT_TRUE(absl::IsNotFound((*peer)->status())) << (*peer)->status();
+  EXPECT_TRUE(source_.calls.empty()) << "no third leg";
+}
+
+TEST_F(ManySourcesTest, AFetchThatAReaderJoinsIsTakenOverWhenItIsSilent) {
+  auto blob = AddBlob(64 * kChunk);
+  cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  Settle();
+  ASSERT_FALSE(home_.calls.empty());
+  Pass(seconds(5));
+  EXPECT_TRUE(holder_.calls.empty()) << "nobody waits for it";
+  ReadChunk(*blob, 0);
+  Pass(seconds(2));
+  EXPECT_EQ(holder_.calls.size(), 1u);
+}
+
+TEST_F(ManySourcesTest, AChunkWhoseTwoLegsAreBothSilentForLongHasNoThird) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 100; ++i) Pass(std::chrono::milliseconds(100));
+  EXPECT_EQ(home_.calls.size() + holder_.calls.size() + source_.calls.size(), 2u);
+}
+
+TEST_F(ManySourcesTest, NeighboursThatWaitByDifferentRightsAreAskedForApart) {
+  class Right final : public AskerGrant {};
+  const Grant first = std::make_shared<Right>(), second = std::make_shared<Right>();
+  Restart({}, {{SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto both = Read(*blob, {3 * kChunk, 2 * kChunk}, FetchClass::kDemand, seconds(1));
+  auto of_first = ReadAs(Asker::kLocal, *blob, 3, first);
+  auto of_second = ReadAs(Asker::kLocal, *blob, 4, second);
+  ASSERT_EQ(source_.calls.size(), 1u);
+  Pass(seconds(1));
+  ASSERT_TRUE(both->has_value());
+  source_.Take().Fail(absl::UnavailableError("reset"));
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 2u);
+  for (const FakeSource::Call& call : source_.calls) {
+    EXPECT_EQ(call.request.grant, call.request.chunks.first == ChunkIndex(3) ? first : second);
+    EXPECT_EQ(call.request.chunks.count, 1u);
+  }
+}
+
+TEST_F(ManySourcesTest, WhoSendsAChunkTwiceIsBlamedForTheSecond) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  FakeSource::Call call = home_.Take();
+  call.Send(ChunkIndex(3));
+  call.Send(ChunkIndex(3));
+  Settle();
+  EXPECT_EQ(home_.blamed.size(), 1u);
+  EXPECT_EQ(home_.praised.size(), 1u);
+}
+
+TEST_F(BlobCacheTest, AStoreThatGoesOnSayingTryAgainIsNotTriedForEverWithTheSameBytes) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_error = absl::UnavailableError("too many blobs wait for the disk");
+  auto read = ReadChunk(*blob, 0);
+  Serve();
+  for (int i = 0; i < 20; ++i) Pass(std::chrono::milliseconds(100));
+  ASSERT_EQ(source_.calls.size(), 1u) << "it is fetched again";
+  store_.commit_error = absl::OkStatus();
+  Serve();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+}
+
+TEST_F(OfferTest, WhatWasVerifiedAlreadyIsNotVerifiedAgain) {
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(3)] = 1;
+  auto offered = Offer(blob, 3);
+  Settle();
+  EXPECT_TRUE(offered->has_value() && (*offered)->ok());
+  EXPECT_EQ(verifier_.bad[ChunkIndex(3)], 1) << "nobody looked";
+}
+
+TEST_F(BlobCacheTest, TheOnlyPlaceIsTakenAgainAsSoonAsItsFetchHasEnded) {
+  BlobCacheLimits limits;
+  limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = 1;
+  Restart(limits);
+  auto blob = AddBlob(64 * kChunk);
+  std::optional<absl::Status> filled;
+  cache_->Fill({.digest = blob->digest()}, [&](absl::Status status) { filled = std::move(status); });
+  Settle();
+  int fetches = 0;
+  // The source says that it is done before what it sent has been stored, as most do.
+  for (; !source_.calls.empty(); ++fetches) Serve();
+  EXPECT_GT(fetches, 1);
+  EXPECT_TRUE(filled.has_value() && filled->ok()) << blob->presence().present_count() << " chunks came";
+}
+
 }  // namespace
 }  // namespace sluice

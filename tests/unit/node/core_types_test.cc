@@ -125,6 +125,10 @@ TEST(ChunkSetTest, SpansAndSetsAreAddedAndTakenAway) {
   EXPECT_EQ(set.Count(), 16u);
   EXPECT_FALSE(set.Has(ChunkIndex(64)));
   EXPECT_TRUE(set.Has(ChunkIndex(128)));
+  set.Remove(ChunkIndex(128));
+  EXPECT_FALSE(set.Has(ChunkIndex(128)));
+  EXPECT_EQ(set.Count(), 15u);
+  set.Add(ChunkIndex(128));
   set.Add(ChunkSpan{ChunkIndex(0), 0});
   ChunkSet other(200);
   other.Add(ChunkSpan{ChunkIndex(62), 100});
@@ -327,6 +331,16 @@ TEST(AmplifierTest, AnotherBlobAtTheSameAddressHasItsOwnStreams) {
   EXPECT_EQ(work->Next(8, Instant()), std::nullopt) << "an idle stream keeps no blob";
   blob = BlobOf(2);
   EXPECT_EQ(Ahead(amplifier, blob, 0).count, 0u);
+}
+
+TEST(AmplifierTest, HoweverManyBlobsAreReadOnlySoManyAreRemembered) {
+  Amplifier amplifier(8 * kChunkSizeDefault);
+  std::vector<std::shared_ptr<Blob>> blobs;
+  for (size_t i = 0; i < Amplifier::kBlobsMax + 10; ++i) {
+    blobs.push_back(BlobOf(4));
+    Ahead(amplifier, blobs.back(), 0);
+  }
+  for (size_t i = 0; i < 10; ++i) EXPECT_EQ(Ahead(amplifier, blobs[i], 1).count, 0u) << i;
 }
 
 }  // namespace

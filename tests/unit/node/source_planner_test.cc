@@ -189,5 +189,26 @@ TEST_F(HedgeTest, LooksAgainWhenItWouldBeSilent) {
   EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(5000)), start_ + milliseconds(5000));
 }
 
+TEST_F(HedgeTest, AQuietTimeSavesNoMoreHedgesThanItsBound) {
+  for (int i = 0; i < 10000; ++i) Plan(Span(0, 1), {}, offers_);
+  int hedges = 0;
+  while (hedges < 100 && Hedge(milliseconds(100))) ++hedges;
+  EXPECT_EQ(hedges, SourcePlanner::kHedgesSaved);
+}
+
+TEST_F(SourcePlannerTest, NoMoreSourcesAreRememberedThanTheBound) {
+  const auto is_remembered = [&](uint32_t id) {
+    const Leg leg{SourceId{id}, SourceRank::kHolder, source_, Span(0, 1)};
+    return planner_.LateAt(leg, {.started = start_, .first_byte = {}, .last_byte = {}}, start_) ==
+           start_ + milliseconds(100);
+  };
+  const uint32_t all = SourcePlanner::kSourcesMax + 100;
+  for (uint32_t id = 1; id <= all; ++id) Answers(SourceId{id}, milliseconds(100), 1);
+  EXPECT_TRUE(is_remembered(all)) << "the newest";
+  size_t remembered = 0;
+  for (uint32_t id = 1; id <= all; ++id) remembered += is_remembered(id);
+  EXPECT_EQ(remembered, SourcePlanner::kSourcesMax);
+}
+
 }  // namespace
 }  // namespace sluice

@@ -1296,5 +1296,18 @@ TEST_F(BlobCacheTest, TheOnlyPlaceIsTakenAgainAsSoonAsItsFetchHasEnded) {
   EXPECT_TRUE(filled.has_value() && filled->ok()) << blob->presence().present_count() << " chunks came";
 }
 
+TEST_F(BlobCacheTest, WhatAFetchHasBroughtMakesRoomBeforeItEnds) {
+  BlobCacheLimits limits;
+  limits.inflight_bytes_max = 64 * kChunk;
+  Restart(limits);
+  auto blob = AddBlob(64 * kChunk);
+  auto read = Read(*blob, {0, 64 * kChunk});
+  ASSERT_EQ(source_.calls.size(), 1u);
+  FakeSource::Call call = source_.Take();
+  for (uint32_t i = 0; i + 1 < call.request.chunks.count; ++i) call.Send(ChunkIndex(i));
+  Settle();
+  EXPECT_FALSE(source_.calls.empty());
+}
+
 }  // namespace
 }  // namespace sluice

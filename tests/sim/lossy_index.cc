@@ -40,6 +40,7 @@ class LossyIndex::Db final : public IndexDb {
 
 index::OpenIndex LossyIndex::Opener() {
   return [this](const std::string&) -> absl::StatusOr<std::unique_ptr<IndexDb>> {
+    Sync();  // as RocksDB, which writes what it replays to a table
     return std::make_unique<Db>(*this);
   };
 }

@@ -41,6 +41,9 @@ class SteppedExecutor final : public Executor {
     return true;
   }
 
+  // Whether nothing is posted; timers may be.
+  bool Rests() const { return tasks_.empty(); }
+
   // When the next timer is due; Instant::max() without one.
   Instant NextTimer() const { return timers_.empty() ? Instant::max() : timers_.begin()->first; }
 

@@ -53,6 +53,14 @@ void SteppedSource::Advance(const FetchPtr& fetch) {
   SendNext(*fetch);
 }
 
+bool SteppedSource::WorksForNobody() const {
+  return std::any_of(under_way_.begin(), under_way_.end(), [](const FetchPtr& fetch) {
+    const ChunkSpan chunks = fetch->request.chunks;
+    return !fetch->control->cancelled && fetch->left.size() == chunks.count &&
+           fetch->request.blob->presence().AllPresent(chunks);
+  });
+}
+
 void SteppedSource::Expire() {
   for (const FetchPtr& fetch : std::vector<FetchPtr>(under_way_)) {
     const Instant end = fetch->request.deadline + (fetch->deaf ? kDeafMax : Duration());

@@ -38,6 +38,8 @@ class SteppedSource final : public ChunkSource {
 
   // Does something for one of the fetches under way; returns whether there is one.
   bool Step();
+  // Whether a fetch goes on of which nothing has been sent and all is present already.
+  bool WorksForNobody() const;
   // Ends what is past its deadline.
   void Expire();
   // Forgets all fetches, as a process that dies does.

@@ -261,6 +261,7 @@ void Simulation::RunLoop() {
 
 void Simulation::AdvanceTime() {
   RunLoop();
+  if (pool_->Rests()) CheckCancelled();
   const Instant timer = std::min(loop_->NextTimer(), pool_->NextTimer());
   if (timer != Instant::max() && random_.Chance(60)) {
     clock_.now = std::max(clock_.now, timer);
@@ -504,6 +505,13 @@ void Simulation::CheckOverdue() {
     if (promise->answers == 0 && promise->deadline <= clock_.now)
       Fail(absl::StrCat("not answered by its deadline: ", promise->what));
   }
+}
+
+// REQUIRES: the loop and the pool rest
+void Simulation::CheckCancelled() {
+  directory_.ForEach([this](const SteppedSource& source) {
+    if (source.WorksForNobody()) Fail("a fetch goes on though all its chunks came by other ways");
+  });
 }
 
 void Simulation::CheckRead(ReadResult result, ByteRange range, const std::string& what) {

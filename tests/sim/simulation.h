@@ -97,6 +97,7 @@ class Simulation {
   std::shared_ptr<Promise> Promised(std::string what, Instant deadline);
   void Answered(Promise& promise);
   void CheckOverdue();
+  void CheckCancelled();
   void CheckReader(const Reader& reader);
   void CheckUnasked();
   void CheckRead(ReadResult result, ByteRange range, const std::string& what);

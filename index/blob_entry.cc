@@ -17,6 +17,8 @@ BlobEntry::BlobEntry(const EntryId& the_id, std::shared_ptr<Blob> the_blob, Blob
 void BlobEntry::Load(SegmentIndex segment, const PresenceSegment& value) {
   const ChunkIndex first = segment.ChunksIn(blob->geometry()).first;
   claimed.AddSlice(first, value.present);
+  // Its refusal was recorded, and what was to drop its claims was not.
+  if (blob->refused()) return;
   verified.AddSlice(first, value.verified);
   blob->presence().SetSlice(first, value.present);
   blob->unverified_count() += value.present.Count() - value.verified.Count();

@@ -63,7 +63,7 @@ class BlobFiles {
   const DataDir& data_dir_;
   StoreFileSystem& file_system_;
   BlobFdCache fds_;
-  std::atomic<bool> names_changed_{false};
+  std::atomic<bool> names_changed_{true};  // a predecessor that was killed may have left some unsynced
 };
 
 }  // namespace sluice::index

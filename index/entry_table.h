@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -28,11 +29,14 @@ class EntryTable {
     const auto found = entries_.find(id);
     return found == entries_.end() ? nullptr : found->second->blob;
   }
+  // In the order of their ids.
   std::vector<EntryPtr> All() const {
     std::shared_lock lock(mutex_);
     std::vector<EntryPtr> all;
     all.reserve(entries_.size());
     for (const auto& [id, entry] : entries_) all.push_back(entry);
+    lock.unlock();
+    std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a->id < b->id; });
     return all;
   }
 

@@ -62,6 +62,7 @@ class Notifier {
   };
   using Queue = std::multimap<Instant, Notice>;
 
+  Instant Now() const;
   void Run();
   bool RunFirst(std::unique_lock<std::mutex>& lock);
   absl::Status Tell(BlobEntry& entry);

@@ -293,6 +293,7 @@ void FetchRunner::LookForLate() {
     }
   }
   if (next != Instant::max()) ArmWatch(next);
+  std::sort(late.begin(), late.end());
   for (const LegId id : late) {
     const auto found = legs_.find(id);
     if (found == legs_.end() || !events_) continue;

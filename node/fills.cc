@@ -147,7 +147,10 @@ void Fills::Stop(FillId id) {
 }
 
 void Fills::StopAll(const absl::Status& why) {
-  while (!fills_.empty()) End(fills_.begin()->first, why);
+  std::vector<FillId> ids;
+  for (const auto& [id, fill] : fills_) ids.push_back(id);
+  std::sort(ids.begin(), ids.end());
+  for (const FillId id : ids) End(id, why);
 }
 
 void Fills::JoinBulk(const std::shared_ptr<Blob>& blob) {

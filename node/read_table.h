@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -56,16 +57,19 @@ class ReadTable {
   }
   size_t size() const { return reads_.size(); }
 
+  // Both in the order in which they came.
   std::vector<ReadId> OfWork(const WorkSource& work) const {
     std::vector<ReadId> ids;
     for (const auto& [id, read] : reads_) {
       if (read.work == &work) ids.push_back(id);
     }
+    std::sort(ids.begin(), ids.end());
     return ids;
   }
   std::vector<ReadId> All() const {
     std::vector<ReadId> ids;
     for (const auto& [id, read] : reads_) ids.push_back(id);
+    std::sort(ids.begin(), ids.end());
     return ids;
   }
 

@@ -250,6 +250,7 @@ void SingleFlight::OffersChanged(const Digest& digest) {
   for (const auto& [id, pause] : pauses_) {
     if (pause.blob->digest() == digest) of_blob.push_back(id);
   }
+  std::sort(of_blob.begin(), of_blob.end());
   for (const PauseId id : of_blob) EndPause(id);
 }
 

@@ -9,7 +9,7 @@ usage() {
 usage: bash tests/run.sh [--preset release|dev|asan|tsan|fuzz] [ctest arguments]
 
   bash tests/run.sh                       everything
-  bash tests/run.sh -L unit               one label: unit, integration, net, kernel, fault, fuzz, vm, tidy
+  bash tests/run.sh -L unit               one label: unit, integration, net, kernel, fault, sim, fuzz, vm, tidy
   bash tests/run.sh --preset asan -R mount
   SECONDS_PER_TARGET=600 bash tests/run.sh --preset fuzz
 

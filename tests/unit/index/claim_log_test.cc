@@ -462,5 +462,27 @@ TEST_F(ClaimLogTest, RefusedBlobStaysRefusedWhateverElseIsHeardOfIt) {
   EXPECT_TRUE(renewed->refused());
 }
 
+// The refusal may reach the index without what drops the claims: a later write of the record carries it.
+TEST_F(ClaimLogTest, RefusedBlobWhoseClaimsAreLeftHasNoChunkPresentAfterARestart) {
+  OpenStepped();
+  const SampleBlob sample(1);
+  const SampleBlob other(2);
+  const std::shared_ptr<Blob> blob = OpenBlob(sample);
+  for (uint32_t i = 0; i < sample.chunk_count(); ++i) {
+    ASSERT_TRUE(store_->Commit(*blob, ChunkIndex(i), other.Chunk(i), Evidence::kUnverified).ok());
+  }
+  store_->RunBatch();
+  index_.fails = absl::UnavailableError("the disk failed");
+  store_->RunHash();
+  ASSERT_TRUE(blob->refused());
+  index_.fails = absl::OkStatus();
+  RunAll();
+  OpenStepped();
+  const std::shared_ptr<Blob> again = store_->Find(sample.spec.digest);
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(again->refused());
+  EXPECT_EQ(again->presence().present_count(), 0u);
+}
+
 }  // namespace
 }  // namespace sluice::index

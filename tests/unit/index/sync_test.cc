@@ -410,5 +410,21 @@ TEST_F(SyncTest, ChunkForWhichThereIsSpaceIsStoredThoughThereIsNoneAhead) {
   ExpectTrue(sample);
 }
 
+// A node that is killed leaves names behind that no sync has covered; its successor makes none of them.
+TEST_F(SyncTest, NamesThatAPredecessorMadeAreSyncedBeforeTheirChunksAreClaimed) {
+  OpenStore();
+  const SampleBlob sample(91);
+  OpenBlob(sample);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  disk_.directory_errno = EIO;
+  store_->Flush();
+  EXPECT_FALSE(IsPresent(sample, 0));
+  disk_.directory_errno = 0;
+  ASSERT_TRUE(CommitChunk(sample, 0).ok());
+  store_->Flush();
+  EXPECT_TRUE(IsPresent(sample, 0));
+}
+
 }  // namespace
 }  // namespace sluice::index

@@ -38,6 +38,7 @@ uint64_t Quota::UsedBytes() const {
 
 void Quota::MakeRoom(uint64_t bytes, index::RoomNeed need) {
   if (need == index::RoomNeed::kCapacity && UsedBytes() + bytes <= limits_.capacity_bytes) return;
+  if (std::chrono::steady_clock::now() < fruitless_until_.load()) return;
   std::unique_lock lock(mutex_);
   if (stopping_) return;
   disk_full_ = disk_full_ || need == index::RoomNeed::kDiskFull;
@@ -58,12 +59,14 @@ void Quota::Run() {
     lock.unlock();
     kernel_bytes_ = parts_.kernel_bytes();
     const uint64_t used = UsedBytes();
+    bool evicted = true;
     if (disk_full) {
       // Others may have filled the disk: something is given back, however little the store has.
-      EvictDownTo(std::min(limits_.low_bytes(), used - std::min(used, used / 10 + 1)));
+      evicted = EvictDownTo(std::min(limits_.low_bytes(), used - std::min(used, used / 10 + 1)));
     } else if (used > limits_.high_bytes() || room_wanted) {
-      EvictDownTo(limits_.low_bytes());
+      evicted = EvictDownTo(limits_.low_bytes());
     }
+    if (!evicted) fruitless_until_ = std::chrono::steady_clock::now() + kInterval;
     NoteOver(UsedBytes());
     lock.lock();
     rounds_done_ = asked;
@@ -71,18 +74,21 @@ void Quota::Run() {
   }
 }
 
-void Quota::EvictDownTo(uint64_t target_bytes) {
+// Whether anything was given back, or nothing had to be.
+bool Quota::EvictDownTo(uint64_t target_bytes) {
   std::vector<EvictionCandidate> candidates;
   for (const index::BlobInfo& blob : parts_.store.List()) {
     if (blob.leases == 0 && !blob.pinned)
       candidates.push_back({blob.digest, blob.disk_bytes, blob.last_access_ms});
   }
   const uint64_t used = UsedBytes();
-  if (used <= target_bytes) return;
+  if (used <= target_bytes) return true;
+  bool any = false;
   for (const EvictionCandidate& victim : ChooseEvictions(std::move(candidates), used - target_bytes)) {
-    if (UsedBytes() <= target_bytes) return;
-    EvictOne(victim);
+    if (UsedBytes() <= target_bytes) return true;
+    any = EvictOne(victim) || any;
   }
+  return any;
 }
 
 bool Quota::EvictOne(const EvictionCandidate& victim) {

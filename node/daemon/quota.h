@@ -55,7 +55,7 @@ class Quota {
 
  private:
   void Run();
-  void EvictDownTo(uint64_t target_bytes);
+  bool EvictDownTo(uint64_t target_bytes);
   bool EvictOne(const EvictionCandidate& victim);
   void NoteOver(uint64_t used);
 
@@ -63,6 +63,8 @@ class Quota {
   const StoreLimits limits_;
 
   std::atomic<uint64_t> kernel_bytes_{0};  // as it was asked last
+  // Nothing could be evicted a moment ago: until then no writer waits for another round.
+  std::atomic<Instant> fruitless_until_{Instant()};
 
   std::mutex mutex_;  // guards what follows, except thread_
   std::condition_variable wake_, ended_;

@@ -38,7 +38,7 @@ uint64_t Quota::UsedBytes() const {
 
 void Quota::MakeRoom(uint64_t bytes, index::RoomNeed need) {
   if (need == index::RoomNeed::kCapacity && UsedBytes() + bytes <= limits_.capacity_bytes) return;
-  if (std::chrono::steady_clock::now() < fruitless_until_.load()) return;
+  if (std::chrono::steady_clock::now() < fruitless_until_.load() || Candidates().empty()) return;
   std::unique_lock lock(mutex_);
   if (stopping_) return;
   disk_full_ = disk_full_ || need == index::RoomNeed::kDiskFull;
@@ -66,7 +66,7 @@ void Quota::Run() {
     } else if (used > limits_.high_bytes() || room_wanted) {
       evicted = EvictDownTo(limits_.low_bytes());
     }
-    if (!evicted) fruitless_until_ = std::chrono::steady_clock::now() + kInterval;
+    if (!evicted) fruitless_until_ = std::chrono::steady_clock::now() + kFruitlessPause;
     NoteOver(UsedBytes());
     lock.lock();
     rounds_done_ = asked;
@@ -74,17 +74,21 @@ void Quota::Run() {
   }
 }
 
-// Whether anything was given back, or nothing had to be.
-bool Quota::EvictDownTo(uint64_t target_bytes) {
+std::vector<EvictionCandidate> Quota::Candidates() const {
   std::vector<EvictionCandidate> candidates;
   for (const index::BlobInfo& blob : parts_.store.List()) {
     if (blob.leases == 0 && !blob.pinned)
       candidates.push_back({blob.digest, blob.disk_bytes, blob.last_access_ms});
   }
+  return candidates;
+}
+
+// Whether anything was given back, or nothing had to be.
+bool Quota::EvictDownTo(uint64_t target_bytes) {
   const uint64_t used = UsedBytes();
   if (used <= target_bytes) return true;
   bool any = false;
-  for (const EvictionCandidate& victim : ChooseEvictions(std::move(candidates), used - target_bytes)) {
+  for (const EvictionCandidate& victim : ChooseEvictions(Candidates(), used - target_bytes)) {
     if (UsedBytes() <= target_bytes) return true;
     any = EvictOne(victim) || any;
   }

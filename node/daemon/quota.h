@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "index/disk_store.h"
@@ -26,6 +27,9 @@ class Quota {
  public:
   // How often it looks by itself.
   static constexpr Duration kInterval = std::chrono::seconds(1);
+  // After a round that could evict nothing, though something was there to be evicted: for so long no writer
+  // waits for another one.
+  static constexpr Duration kFruitlessPause = std::chrono::milliseconds(50);
   // How long a writer waits for room.
   static constexpr Duration kRoomWaitMax = std::chrono::seconds(2);
 
@@ -46,8 +50,8 @@ class Quota {
   uint64_t UsedBytes() const;
 
   // Waits, for a while, until so many bytes more fit into the capacity, or, `need` being kDiskFull, until
-  // some have been given back to the disk. Returns though they could not be. Any thread but those of the
-  // callbacks.
+  // some have been given back to the disk. Returns though they could not be; at once if nothing can be
+  // evicted. Any thread but those of the callbacks.
   void MakeRoom(uint64_t bytes, index::RoomNeed need);
 
   // Idempotent. Whoever waits is let go.
@@ -55,6 +59,7 @@ class Quota {
 
  private:
   void Run();
+  std::vector<EvictionCandidate> Candidates() const;
   bool EvictDownTo(uint64_t target_bytes);
   bool EvictOne(const EvictionCandidate& victim);
   void NoteOver(uint64_t used);
@@ -63,7 +68,7 @@ class Quota {
   const StoreLimits limits_;
 
   std::atomic<uint64_t> kernel_bytes_{0};  // as it was asked last
-  // Nothing could be evicted a moment ago: until then no writer waits for another round.
+  // Until then no writer waits for another round: see kFruitlessPause.
   std::atomic<Instant> fruitless_until_{Instant()};
 
   std::mutex mutex_;  // guards what follows, except thread_

@@ -11,11 +11,10 @@ namespace sluice::index {
 
 absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVerifier& verifier,
                                                  const std::atomic<bool>& stop) {
-  std::shared_ptr<Blob> blob;
+  const std::shared_ptr<Blob>& blob = entry->blob;
   uint64_t write_epoch = 0;
   {
     std::lock_guard lock(entry->mutex);
-    blob = entry->blob;
     write_epoch = entry->write_epoch;  // before the file is opened
   }
   const absl::StatusOr<FileDescriptor> file = parts_.guard.OpenForRead(entry);
@@ -40,10 +39,18 @@ absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVer
         break;
     }
   }
-  if (report.unverifiable == 0 || report.bad > 0) return report;
+  if (report.bad > 0) return report;
+  {
+    std::lock_guard lock(entry->mutex);
+    if (report.unverifiable == 0 && entry->record.proven) return report;
+  }
   const WholeCheck whole = HoldAgainstDigest(entry, stop);
-  if (whole == WholeCheck::kInconclusive) return report;
-  (whole == WholeCheck::kMatches ? report.ok : report.bad) += std::exchange(report.unverifiable, 0);
+  if (whole == WholeCheck::kDiffers) {
+    report.bad += report.ok + report.unverifiable;
+    report.ok = report.unverifiable = 0;
+  } else if (whole == WholeCheck::kMatches) {
+    report.ok += std::exchange(report.unverifiable, 0);
+  }
   return report;
 }
 
@@ -96,14 +103,8 @@ void BlobChecker::CheckWhole(const EntryPtr& entry, const std::atomic<bool>& sto
 }
 
 BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, const std::atomic<bool>& stop) {
-  BlobState known = BlobState::kActive;
-  std::shared_ptr<Blob> blob;
-  {
-    std::lock_guard lock(entry->mutex);
-    if (!entry->blob->presence().complete()) return WholeCheck::kInconclusive;
-    if (entry->blob->unverified_count() == 0) known = BlobState::kVerifiedWhole;
-    blob = entry->blob;
-  }
+  const std::shared_ptr<Blob>& blob = entry->blob;
+  if (!blob->presence().complete()) return WholeCheck::kInconclusive;
   const absl::StatusOr<FileGuard::Opened> file = parts_.guard.OpenForWrite(entry);
   if (!file.ok()) return WholeCheck::kInconclusive;
   uint64_t failed_at = 0;
@@ -119,40 +120,42 @@ BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, co
     if (entry->revision != file->revision || !blob->presence().complete()) return WholeCheck::kInconclusive;
   }
   if (*hash != blob->digest()) {
-    TakeBackWrong(entry, known, *hash);
+    TakeBackWrong(entry, *hash);
     return WholeCheck::kDiffers;
   }
   if (absl::Status claimed = parts_.log.ClaimVerifiedWhole(*entry, file->revision); !claimed.ok()) {
     Alarm(std::string(claimed.message()));
   }
-  parts_.syncer.Queue(entry, 0);
+  parts_.syncer.Settle(entry);
   return WholeCheck::kMatches;
 }
 
 void BlobChecker::TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index,
                                  const absl::Status& why) {
   parts_.telemetry.verify_failures[static_cast<size_t>(SourceKind::kLocal)].Add();
-  Alarm(absl::StrCat("chunk ", index.value(), " of ", entry->id.ToString(),
+  Alarm(absl::StrCat("chunk ", index.value(), " of ", entry->Name(),
                      " is damaged on disk and will be fetched again: ", why.message()));
   const absl::Status revoked = parts_.writer.Revoke(entry, blob, index);
   if (!revoked.ok()) Alarm(std::string(revoked.message()));
 }
 
-void BlobChecker::TakeBackWrong(const EntryPtr& entry, BlobState known, const Digest& found) {
-  const std::string what =
-      absl::StrCat("the file of ", entry->id.ToString(), " has the digest ", found.ToString());
-  if (known != BlobState::kVerifiedWhole) {
-    parts_.guard.Refuse(entry, what);
-    return;
-  }
-  // It was right once, so the disk has changed it: nobody lied, and the bytes can be had again.
+// Where each chunk was proven when it was written, or the whole blob once, either the disk has changed it,
+// or a claim of a root is wrong: nobody knows, so it is had once more.
+void BlobChecker::TakeBackWrong(const EntryPtr& entry, const Digest& found) {
+  const std::string what = absl::StrCat("the file of ", entry->Name(), " has the digest ", found.ToString());
+  bool refuse = false;
   {
     std::lock_guard lock(entry->mutex);
-    entry->TakeBackAll();
-    parts_.notifier.Schedule(entry);
+    refuse = entry->blob->unverified_count() > 0 || std::exchange(entry->wrong_before, true);
+    if (!refuse) {
+      entry->TakeBackAll();
+      parts_.notifier.Schedule(entry);
+    }
   }
+  if (refuse) return parts_.guard.Refuse(entry, what);
   parts_.telemetry.verify_failures[static_cast<size_t>(SourceKind::kLocal)].Add();
-  Alarm(absl::StrCat(what, ": it was damaged on disk and will be fetched again"));
+  Alarm(
+      absl::StrCat(what, ": it was damaged on disk, or its recipe is not its own; it will be fetched again"));
   absl::Status dropped = parts_.log.Drop(*entry);
   if (dropped.ok()) dropped = parts_.notifier.WaitTold(entry);
   if (!dropped.ok()) Alarm(std::string(dropped.message()));

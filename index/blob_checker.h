@@ -67,7 +67,7 @@ class BlobChecker {
   enum class WholeCheck { kMatches, kDiffers, kInconclusive };
   WholeCheck HoldAgainstDigest(const EntryPtr& entry, const std::atomic<bool>& stop);
   void TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index, const absl::Status& why);
-  void TakeBackWrong(const EntryPtr& entry, BlobState known, const Digest& found);
+  void TakeBackWrong(const EntryPtr& entry, const Digest& found);
   void Alarm(const std::string& text) const {
     if (parts_.alarm) parts_.alarm(text);
   }

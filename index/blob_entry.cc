@@ -7,9 +7,19 @@
 
 namespace sluice::index {
 
-BlobEntry::BlobEntry(const EntryId& the_id, std::shared_ptr<Blob> the_blob, BlobRecord the_record)
-    : id(the_id),
+namespace {
+
+std::string ClaimantOf(const Blob& blob, const BlobRecord& record) {
+  if (blob.key().IsOf(blob.digest()) || record.origins.empty()) return {};
+  return absl::StrCat(record.origins.back().registry, "/", record.origins.back().repository);
+}
+
+}  // namespace
+
+BlobEntry::BlobEntry(std::shared_ptr<Blob> the_blob, BlobRecord the_record)
+    : id(the_blob->key()),
       blob(std::move(the_blob)),
+      claimant(ClaimantOf(*blob, the_record)),
       record(std::move(the_record)),
       claimed(blob->geometry().chunk_count()),
       verified(blob->geometry().chunk_count()) {}
@@ -24,7 +34,16 @@ void BlobEntry::Load(SegmentIndex segment, const PresenceSegment& value) {
   blob->unverified_count() += value.present.Count() - value.verified.Count();
 }
 
-absl::Status BlobEntry::CheckWritable(const Blob& written) const {
+BlobSpec BlobEntry::Facts() const {
+  return {blob->digest(), record.size, record.chunk_size, record.root, record.origins};
+}
+
+std::string BlobEntry::Name() const {
+  const std::string name = absl::StrCat("blob ", blob->digest().ToString());
+  return claimant.empty() ? name : absl::StrCat(name, " as ", claimant, " has it");
+}
+
+absl::Status BlobEntry::CheckWritable(const Blob& written, Evidence evidence) const {
   if (evicting || blob.get() != &written) {
     return absl::NotFoundError(
         absl::StrCat("blob ", written.digest().ToString(), " was evicted meanwhile; open it again"));
@@ -32,6 +51,12 @@ absl::Status BlobEntry::CheckWritable(const Blob& written) const {
   if (blob->refused()) {
     return absl::DataLossError(
         absl::StrCat("blob ", written.digest().ToString(), " is refused; evict it to fetch it anew"));
+  }
+  if (evidence == Evidence::kUnverified && record.origins.size() > 1) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "blob ", written.digest().ToString(),
+        " is shared by images of several repositories, and its recipe is missing: what one of them "
+        "gives can't be checked for the others; unmount them and mount them again"));
   }
   return absl::OkStatus();
 }
@@ -169,6 +194,9 @@ ChunkSet BlobEntry::StageDrops(IndexBatch* batch) {
 }
 
 void BlobEntry::StageVerifiedWhole(IndexBatch* batch) {
+  if (blob->unverified_count() > 0) record.root.reset();
+  blob->SetFacts(Facts());
+  record.proven = true;
   verified.Add(blob->geometry().All());
   blob->unverified_count() = 0;
   ChangeState(BlobState::kVerifiedWhole);

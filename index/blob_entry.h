@@ -4,14 +4,15 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "index/blob_fd_cache.h"
-#include "index/entry_id.h"
 #include "index/file_room.h"
 #include "index/index_codec.h"
 #include "index/index_db.h"
 #include "node/blob.h"
+#include "node/blob_key.h"
 #include "node/chunk_set.h"
 #include "node/chunk_store.h"
 
@@ -27,16 +28,16 @@ namespace sluice::index {
 // What is taken back is told to the kernel's side by the Notifier: `revision` counts what was taken back,
 // `told` how much of that is known there. Until they are equal, no bytes are overwritten.
 //
-// Guarded by `mutex`, but for `id` and what is atomic; every method REQUIRES that it is held. `blob` is
-// changed only by the EntryTable.
+// Guarded by `mutex`, but for what is constant and what is atomic; every method REQUIRES that it is held.
 struct BlobEntry {
-  BlobEntry(const EntryId& the_id, std::shared_ptr<Blob> the_blob, BlobRecord the_record);
+  BlobEntry(std::shared_ptr<Blob> the_blob, BlobRecord the_record);
 
   // As the index says when it is loaded.
   void Load(SegmentIndex segment, const PresenceSegment& value);
 
-  // Whether a commit may go on. Errors: NotFound (evicted, or another Blob is the digest's now), DataLoss.
-  absl::Status CheckWritable(const Blob& written) const;
+  // Whether a commit may go on. Errors: NotFound (evicted, or another Blob is kept by its key now), DataLoss;
+  // FailedPrecondition (it comes without proof, and more than one repository's readers would read it).
+  absl::Status CheckWritable(const Blob& written, Evidence evidence) const;
   // REQUIRES: `index` is absent.
   void AddWritten(ChunkIndex index, Evidence evidence, const BlobFdCache::Fd& fd);
   // REQUIRES: `index` is present.
@@ -57,7 +58,8 @@ struct BlobEntry {
   // Adds segments without the claims of chunks that are absent, and returns those chunks. They go on to count
   // as claimed.
   ChunkSet StageDrops(IndexBatch* batch);
-  // After a whole-blob check: every chunk is proven.
+  // After a whole-blob check: every chunk is proven. A root is, too, if it had vouched for each of them; else
+  // it is dropped.
   void StageVerifiedWhole(IndexBatch* batch);
   void StageRecord(IndexBatch* batch);
 
@@ -69,14 +71,19 @@ struct BlobEntry {
   bool Unclaimed() const { return !pending.empty() || !syncing.empty(); }
   // All chunks are present and durable; proven, too, if settled.
   bool Durable() const;
-  bool Settled() const { return Durable() && blob->unverified_count() == 0; }
+  bool Settled() const { return Durable() && blob->unverified_count() == 0 && record.proven; }
+  // As the record says.
+  BlobSpec Facts() const;
+  // For people: which blob, and whose claim if it is kept beside another. Needs no lock.
+  std::string Name() const;
   bool Told() const { return told.load() >= revision; }
 
-  const EntryId id;
+  const BlobKey id;
+  const std::shared_ptr<Blob> blob;
+  const std::string claimant;  // who claimed it first, if it is kept beside another; for people
 
   mutable std::mutex mutex;
 
-  std::shared_ptr<Blob> blob;
   BlobRecord record;
   bool record_changed = false;
 
@@ -97,6 +104,7 @@ struct BlobEntry {
   std::atomic<bool> deaf{false};  // the last try to tell failed
   bool announced = false;         // as settled; told, or to be told
   bool announce_due = false;      // to be told
+  bool wrong_before = false;      // its whole bytes were not the digest's, and are fetched once more
   bool notice_due = false;        // waits in the Notifier
 
  private:

@@ -32,7 +32,7 @@ bool Is(int fd, const FileIdentity& file) {
 BlobFdCache::BlobFdCache(int directory, StoreFileSystem& file_system, size_t capacity)
     : directory_(directory), file_system_(file_system), capacity_(Bounded(capacity)) {}
 
-absl::StatusOr<BlobFdCache::Fd> BlobFdCache::Get(const EntryId& id, const FileIdentity& file) {
+absl::StatusOr<BlobFdCache::Fd> BlobFdCache::Get(const BlobKey& id, const FileIdentity& file) {
   Fd dead;  // closed after the lock is let go
   {
     std::lock_guard lock(mutex_);
@@ -68,7 +68,7 @@ absl::StatusOr<BlobFdCache::Fd> BlobFdCache::Get(const EntryId& id, const FileId
   return fd;
 }
 
-void BlobFdCache::Drop(const EntryId& id) {
+void BlobFdCache::Drop(const BlobKey& id) {
   Fd unused;
   std::lock_guard lock(mutex_);
   const auto found = slots_.find(id);

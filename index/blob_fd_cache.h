@@ -7,10 +7,10 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "index/entry_id.h"
 #include "index/file_descriptor.h"
 #include "index/file_identity.h"
 #include "index/store_file_system.h"
+#include "node/blob_key.h"
 
 namespace sluice::index {
 
@@ -28,15 +28,15 @@ class BlobFdCache {
 
   // The entry's file, open for reading and writing. Errors: NotFound (no file of that inode has its name),
   // Unavailable (also: out of descriptors).
-  absl::StatusOr<Fd> Get(const EntryId& id, const FileIdentity& file);
+  absl::StatusOr<Fd> Get(const BlobKey& id, const FileIdentity& file);
   // Forgets a file that was removed or replaced.
-  void Drop(const EntryId& id);
+  void Drop(const BlobKey& id);
 
   size_t capacity() const { return capacity_; }
 
  private:
   struct Slot {
-    EntryId id;
+    BlobKey id;
     Fd fd;
   };
 
@@ -46,7 +46,7 @@ class BlobFdCache {
 
   std::mutex mutex_;        // guards what follows
   std::list<Slot> by_use_;  // the last used in front
-  absl::flat_hash_map<EntryId, std::list<Slot>::iterator> slots_;
+  absl::flat_hash_map<BlobKey, std::list<Slot>::iterator> slots_;
 };
 
 }  // namespace sluice::index

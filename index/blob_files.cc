@@ -24,7 +24,7 @@ bool StatFile(int fd, struct statx* status) {
   return ::statx(fd, "", AT_EMPTY_PATH, kStatMask, status) == 0;
 }
 
-bool StatName(int directory, const EntryId& id, struct statx* status) {
+bool StatName(int directory, const BlobKey& id, struct statx* status) {
   return ::statx(directory, id.FileName().c_str(), AT_SYMLINK_NOFOLLOW, kStatMask, status) == 0;
 }
 
@@ -38,7 +38,7 @@ bool SameInode(const struct statx& a, const struct statx& b) {
   return a.stx_ino == b.stx_ino && a.stx_dev_major == b.stx_dev_major && a.stx_dev_minor == b.stx_dev_minor;
 }
 
-std::string WhatOf(const EntryId& id, uint64_t size) {
+std::string WhatOf(const BlobKey& id, uint64_t size) {
   return absl::StrCat("make the file of ", id.ToString(), " (", size, " bytes)");
 }
 
@@ -49,7 +49,7 @@ BlobFiles::BlobFiles(const DataDir& data_dir, StoreFileSystem& file_system, size
       file_system_(file_system),
       fds_(data_dir.blobs_fd(), file_system, open_files_max) {}
 
-absl::StatusOr<FileIdentity> BlobFiles::Make(const EntryId& id, uint64_t size) {
+absl::StatusOr<FileIdentity> BlobFiles::Make(const BlobKey& id, uint64_t size) {
   // A new file, for what is left of the old one would take up room, and somebody may have it open.
   if (file_system_.Unlink(data_dir_.blobs_fd(), id.FileName()) != 0 && errno != ENOENT) {
     return WriteError(errno, absl::StrCat(WhatOf(id, size), ": remove what has its name"));
@@ -58,11 +58,11 @@ absl::StatusOr<FileIdentity> BlobFiles::Make(const EntryId& id, uint64_t size) {
   return Prepare(id, size, O_EXCL);
 }
 
-absl::StatusOr<FileIdentity> BlobFiles::TakeOver(const EntryId& id, uint64_t size) {
+absl::StatusOr<FileIdentity> BlobFiles::TakeOver(const BlobKey& id, uint64_t size) {
   return Prepare(id, size, 0);
 }
 
-absl::StatusOr<FileIdentity> BlobFiles::Prepare(const EntryId& id, uint64_t size, int flags) {
+absl::StatusOr<FileIdentity> BlobFiles::Prepare(const BlobKey& id, uint64_t size, int flags) {
   const std::string what = WhatOf(id, size);
   const FileDescriptor fd(
       file_system_.Open(data_dir_.blobs_fd(), id.FileName(), O_RDWR | O_CREAT | O_NONBLOCK | flags));
@@ -106,14 +106,14 @@ absl::StatusOr<FileIdentity::Mark> BlobFiles::SetNewMark(int fd) {
   return WriteError(errno, "set its mark");
 }
 
-absl::Status BlobFiles::Remove(const EntryId& id) {
+absl::Status BlobFiles::Remove(const BlobKey& id) {
   const int removed = file_system_.Unlink(data_dir_.blobs_fd(), id.FileName());
   const int error = removed == 0 || errno == ENOENT ? 0 : errno;
   fds_.Drop(id);  // after the file: whoever opened it in between must not keep the dead one in the cache
   return error == 0 ? absl::OkStatus() : WriteError(error, absl::StrCat("remove ", data_dir_.BlobPath(id)));
 }
 
-absl::StatusOr<FileDescriptor> BlobFiles::OpenForRead(const EntryId& id, const FileIdentity& file,
+absl::StatusOr<FileDescriptor> BlobFiles::OpenForRead(const BlobKey& id, const FileIdentity& file,
                                                       uint64_t size) {
   const std::string what = absl::StrCat("open the file of ", id.ToString());
   FileDescriptor fd(file_system_.Open(data_dir_.blobs_fd(), id.FileName(), O_RDONLY | O_NONBLOCK));
@@ -126,7 +126,7 @@ absl::StatusOr<FileDescriptor> BlobFiles::OpenForRead(const EntryId& id, const F
   return absl::NotFoundError(absl::StrCat(what, ": another file has its name, or it was cut short"));
 }
 
-bool BlobFiles::IsFile(const EntryId& id, const FileIdentity& file, uint64_t size, int fd) {
+bool BlobFiles::IsFile(const BlobKey& id, const FileIdentity& file, uint64_t size, int fd) {
   struct statx open {};
   struct statx named {};
   if (!StatFile(fd, &open) || !Matches(open, file, size)) return false;
@@ -136,14 +136,14 @@ bool BlobFiles::IsFile(const EntryId& id, const FileIdentity& file, uint64_t siz
          (file_system_.GetMark(fd, mark) == static_cast<ssize_t>(mark.size()) && mark == file.mark);
 }
 
-std::optional<uint64_t> BlobFiles::Find(const EntryId& id, const FileIdentity& file, uint64_t size) {
+std::optional<uint64_t> BlobFiles::Find(const BlobKey& id, const FileIdentity& file, uint64_t size) {
   if (!file.proves() || !HasName(id, file, size)) return std::nullopt;
   const FileDescriptor fd(file_system_.Open(data_dir_.blobs_fd(), id.FileName(), O_RDONLY | O_NONBLOCK));
   if (!fd.valid() || !IsFile(id, file, size, fd.get())) return std::nullopt;
   return AllocatedBytes(fd.get());
 }
 
-bool BlobFiles::HasName(const EntryId& id, const FileIdentity& file, uint64_t size) {
+bool BlobFiles::HasName(const BlobKey& id, const FileIdentity& file, uint64_t size) {
   struct statx status {};
   return StatName(data_dir_.blobs_fd(), id, &status) && Matches(status, file, size);
 }

@@ -9,10 +9,10 @@
 #include "absl/status/statusor.h"
 #include "index/blob_fd_cache.h"
 #include "index/data_dir.h"
-#include "index/entry_id.h"
 #include "index/file_descriptor.h"
 #include "index/file_identity.h"
 #include "index/store_file_system.h"
+#include "node/blob_key.h"
 
 namespace sluice::index {
 
@@ -26,27 +26,27 @@ class BlobFiles {
 
   // Makes the entry's file, sparse and of `size` bytes, in place of whatever has its name. Errors:
   // ResourceExhausted, Unavailable.
-  absl::StatusOr<FileIdentity> Make(const EntryId& id, uint64_t size);
+  absl::StatusOr<FileIdentity> Make(const BlobKey& id, uint64_t size);
   // As Make, but a file that is there stays the same file: a mount may read from it.
-  absl::StatusOr<FileIdentity> TakeOver(const EntryId& id, uint64_t size);
+  absl::StatusOr<FileIdentity> TakeOver(const BlobKey& id, uint64_t size);
   // Errors: Unavailable. It is no error if there is none.
-  absl::Status Remove(const EntryId& id);
+  absl::Status Remove(const BlobKey& id);
 
   // For reading and writing, shared, kept open. Errors: NotFound (the name is another file's, or nobody's);
   // Unavailable.
-  absl::StatusOr<BlobFdCache::Fd> OpenForWrite(const EntryId& id, const FileIdentity& file) {
+  absl::StatusOr<BlobFdCache::Fd> OpenForWrite(const BlobKey& id, const FileIdentity& file) {
     return fds_.Get(id, file);
   }
   // Errors: NotFound (as above, or too short); Unavailable.
-  absl::StatusOr<FileDescriptor> OpenForRead(const EntryId& id, const FileIdentity& file, uint64_t size);
+  absl::StatusOr<FileDescriptor> OpenForRead(const BlobKey& id, const FileIdentity& file, uint64_t size);
 
   // Whether `fd` is `file`, has its size, and has its name.
-  bool IsFile(const EntryId& id, const FileIdentity& file, uint64_t size, int fd);
+  bool IsFile(const BlobKey& id, const FileIdentity& file, uint64_t size, int fd);
   // The same of what has the name, by all that tells files apart, the mark too; if it is, what the file
   // system has allocated to it, in bytes.
-  std::optional<uint64_t> Find(const EntryId& id, const FileIdentity& file, uint64_t size);
+  std::optional<uint64_t> Find(const BlobKey& id, const FileIdentity& file, uint64_t size);
   // The same without opening it, so without the mark.
-  bool HasName(const EntryId& id, const FileIdentity& file, uint64_t size);
+  bool HasName(const BlobKey& id, const FileIdentity& file, uint64_t size);
 
   // Makes the names of files that were made since the last call survive a crash. Errors: Unavailable; then
   // the next call tries again.
@@ -56,7 +56,7 @@ class BlobFiles {
   static uint64_t AllocatedBytes(int fd);
 
  private:
-  absl::StatusOr<FileIdentity> Prepare(const EntryId& id, uint64_t size, int flags);
+  absl::StatusOr<FileIdentity> Prepare(const BlobKey& id, uint64_t size, int flags);
   absl::StatusOr<FileIdentity> Identify(int fd);
   absl::StatusOr<FileIdentity::Mark> SetNewMark(int fd);
 

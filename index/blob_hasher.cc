@@ -65,7 +65,7 @@ BlobHasher::~BlobHasher() {
   Stop();
 }
 
-void BlobHasher::Enqueue(const EntryId& id) {
+void BlobHasher::Enqueue(const BlobKey& id) {
   std::lock_guard lock(mutex_);
   if (!queued_.insert(id).second) return;
   queue_.push_back(id);
@@ -80,7 +80,7 @@ bool BlobHasher::RunOne() {
 }
 
 void BlobHasher::CheckFirst(std::unique_lock<std::mutex>& lock) {
-  const EntryId id = queue_.front();
+  const BlobKey id = queue_.front();
   queue_.pop_front();
   queued_.erase(id);
   lock.unlock();

@@ -9,9 +9,9 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
-#include "index/entry_id.h"
 #include "index/store_file_system.h"
 #include "index/threads.h"
+#include "node/blob_key.h"
 #include "node/digest.h"
 
 namespace sluice::index {
@@ -28,12 +28,12 @@ absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t s
 class BlobHasher {
  public:
   // `check` is called on the hasher's thread; it should return soon after `stop` becomes true.
-  using Check = std::function<void(const EntryId&, const std::atomic<bool>& stop)>;
+  using Check = std::function<void(const BlobKey&, const std::atomic<bool>& stop)>;
   BlobHasher(Check check, Threads threads);
   ~BlobHasher();
 
   // Queues a check; one that is queued already is not queued twice, so the queue is bounded by the blobs.
-  void Enqueue(const EntryId& id);
+  void Enqueue(const BlobKey& id);
   // Does one check on the caller's thread. Returns whether there was one. REQUIRES: Threads::kNone
   bool RunOne();
   // Drops what is queued and ends the thread. Idempotent.
@@ -48,8 +48,8 @@ class BlobHasher {
 
   std::mutex mutex_;  // guards queue_ and queued_
   std::condition_variable wake_;
-  std::deque<EntryId> queue_;
-  absl::flat_hash_set<EntryId> queued_;  // the same ids
+  std::deque<BlobKey> queue_;
+  absl::flat_hash_set<BlobKey> queued_;  // the same ids
 
   std::once_flag joined_;
   std::thread thread_;

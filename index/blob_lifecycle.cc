@@ -1,12 +1,12 @@
 #include "index/blob_lifecycle.h"
 
-#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "index/claims.h"
 
 namespace sluice::index {
 namespace {
@@ -30,109 +30,128 @@ absl::Status CheckSpec(const BlobSpec& spec) {
   return ChunkGeometry::Validate(spec.size, spec.chunk_size);
 }
 
-absl::Status CheckAgrees(const BlobRecord& known, const BlobSpec& spec) {
-  const std::string blob = absl::StrCat("blob ", spec.digest.ToString(), " is known with ");
-  if (known.size != spec.size) {
-    return absl::InvalidArgumentError(absl::StrCat(blob, "size ", known.size, ", not ", spec.size));
-  }
-  if (known.chunk_size != spec.chunk_size) {
-    return absl::InvalidArgumentError(absl::StrCat(blob, "chunk size ", known.chunk_size, ", not ",
-                                                   spec.chunk_size, "; evict it to change that"));
-  }
-  if (known.root && spec.root && *known.root != *spec.root) {
-    return absl::InvalidArgumentError(absl::StrCat(blob, "another root"));
-  }
-  return absl::OkStatus();
+// Of a blob that was hashed whole.
+absl::Status CheckProvenSize(const BlobRecord& known, const BlobSpec& spec) {
+  if (!known.proven || known.size == spec.size) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("blob ", spec.digest.ToString(), " has ", known.size,
+                                                 " bytes, as its digest has proven, not ", spec.size));
 }
 
-void AddOrigins(const std::vector<BlobOrigin>& more, BlobRecord* record) {
-  std::vector<BlobOrigin>& origins = record->origins;
-  for (const BlobOrigin& origin : more) {
-    if (origins.size() == kOriginsMax) return;
-    if (std::find(origins.begin(), origins.end(), origin) != origins.end()) continue;
-    origins.push_back(origin);
-    record->access.push_back(OriginAccess::kUnknown);
-  }
-}
-
-// What is known after `spec` was heard of.
-BlobRecord Merged(BlobRecord record, const BlobSpec& spec) {
+BlobRecord RecordOf(const BlobKey& key, const BlobSpec& spec) {
+  BlobRecord record;
+  if (!key.IsOf(spec.digest)) record.digest = spec.digest;
   record.size = spec.size;
   record.chunk_size = spec.chunk_size;
-  if (!record.root) record.root = spec.root;
-  AddOrigins(spec.origins, &record);
+  Learn(spec, &record);
   return record;
 }
 
-// The same blob under a fuller spec.
-std::shared_ptr<Blob> Renewed(const Blob& old, BlobSpec spec) {
-  auto blob = std::make_shared<Blob>(std::move(spec));
-  blob->presence().SetSlice(ChunkIndex(0), old.presence().Snapshot());
-  blob->unverified_count() = old.unverified_count().load();
-  if (old.refused()) blob->Refuse();
-  return blob;
-}
-
-BlobSpec SpecOf(const EntryId& id, const BlobRecord& record) {
-  return {id.digest(), record.size, record.chunk_size, record.root, record.origins};
+// Whether `spec` says nothing new. REQUIRES: entry.mutex is held
+bool Knows(const BlobEntry& entry, const BlobSpec& spec) {
+  if (entry.evicting || !MayShare(entry.record, entry.blob->unverified_count(), spec)) return false;
+  BlobRecord learned = entry.record;
+  Learn(spec, &learned);
+  return learned == entry.record;
 }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Open(const EntryId& id, const BlobSpec& spec) {
+absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Open(const BlobSpec& spec) {
   if (absl::Status valid = CheckSpec(spec); !valid.ok()) return valid;
-  if (const EntryPtr known = parts_.table.Find(id)) {
-    std::lock_guard lock(known->mutex);
-    if (absl::Status agrees = CheckAgrees(known->record, spec); !agrees.ok()) return agrees;
-    if (!known->evicting && Merged(known->record, spec) == known->record) return known->blob;
+  if (const absl::StatusOr<EntryPtr> known = Choose(spec); known.ok() && *known) {
+    std::lock_guard lock((*known)->mutex);
+    if (Knows(**known, spec)) return (*known)->blob;
   }
   std::unique_lock lock(mutex_);
-  const auto is_leaving = [&] {
-    const EntryPtr known = parts_.table.Find(id);
-    if (!known) return false;
-    std::lock_guard entry_lock(known->mutex);
-    return known->evicting;
-  };
   if (!eviction_ended_.wait_until(lock, std::chrono::steady_clock::now() + kEvictionWaitMax,
-                                  [&] { return !is_leaving(); })) {
-    return absl::UnavailableError(absl::StrCat(id.ToString(), " is being evicted; try again"));
+                                  [&] { return !IsLeaving(spec.digest); })) {
+    return absl::UnavailableError(
+        absl::StrCat("blob ", spec.digest.ToString(), " is being evicted; try again"));
   }
-  const EntryPtr known = parts_.table.Find(id);
-  return known ? Extend(*known, spec) : Register(id, spec);
+  // What may be shared can be changed by a commit meanwhile, once.
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    const absl::StatusOr<EntryPtr> chosen = Choose(spec);
+    if (!chosen.ok()) return chosen.status();
+    if (!*chosen) break;
+    const absl::Status extended = Extend(*chosen, spec);
+    if (extended.ok()) return (*chosen)->blob;
+    if (!absl::IsAborted(extended)) return extended;
+  }
+  const BlobKey own(spec.digest);
+  return Register(parts_.table.Find(own) ? KeyBeside(spec) : own, spec);
 }
 
-absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Register(const EntryId& id, const BlobSpec& spec) {
-  BlobRecord record = Merged(BlobRecord{}, spec);
+absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::OpenAs(const BlobKey& key, const BlobSpec& spec) {
+  if (absl::Status valid = CheckSpec(spec); !valid.ok()) return valid;
+  std::unique_lock lock(mutex_);
+  if (!eviction_ended_.wait_until(lock, std::chrono::steady_clock::now() + kEvictionWaitMax,
+                                  [&] { return !IsLeaving(spec.digest); })) {
+    return absl::UnavailableError(
+        absl::StrCat("blob ", spec.digest.ToString(), " is being evicted; try again"));
+  }
+  const EntryPtr known = parts_.table.Find(key);
+  if (!known) return Register(key, spec);
+  const absl::Status extended =
+      known->blob->digest() == spec.digest ? Extend(known, spec) : absl::AbortedError("");
+  if (extended.ok()) return known->blob;
+  if (!absl::IsAborted(extended)) return extended;
+  return absl::InvalidArgumentError(absl::StrCat(
+      known->Name(), " is known with other facts than the mount's: unmount it and mount it again"));
+}
+
+// The entry that the readers of `spec` share; null if none is for them.
+absl::StatusOr<EntryPtr> BlobLifecycle::Choose(const BlobSpec& spec) const {
+  EntryPtr chosen;
+  for (const EntryPtr& entry : parts_.table.FindAll(spec.digest)) {
+    std::lock_guard lock(entry->mutex);
+    if (absl::Status fits = CheckProvenSize(entry->record, spec); !fits.ok()) return fits;
+    if (!MayShare(entry->record, entry->blob->unverified_count(), spec)) continue;
+    if (entry->record.proven && !entry->blob->refused()) return entry;
+    if (!chosen) chosen = entry;
+  }
+  return chosen;
+}
+
+bool BlobLifecycle::IsLeaving(const Digest& digest) const {
+  for (const EntryPtr& entry : parts_.table.FindAll(digest)) {
+    std::lock_guard lock(entry->mutex);
+    if (entry->evicting) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Register(const BlobKey& key, const BlobSpec& spec) {
+  BlobRecord record = RecordOf(key, spec);
   // What lies there may be the file of a mount that has outlived the index.
-  const absl::StatusOr<FileIdentity> file = parts_.files.TakeOver(id, spec.size);
+  const absl::StatusOr<FileIdentity> file = parts_.files.TakeOver(key, spec.size);
   if (!file.ok()) return file.status();
   record.file = *file;
-  if (absl::Status put = parts_.log.PutRecord(id, record); !put.ok()) return put;
-  auto blob = std::make_shared<Blob>(SpecOf(id, record));
-  parts_.table.Insert(std::make_shared<BlobEntry>(id, blob, std::move(record)));
-  return blob;
+  if (absl::Status put = parts_.log.PutRecord(key, record); !put.ok()) return put;
+  const auto entry = std::make_shared<BlobEntry>(
+      std::make_shared<Blob>(
+          key, BlobSpec{spec.digest, record.size, record.chunk_size, record.root, record.origins}),
+      std::move(record));
+  parts_.table.Insert(entry);
+  return entry->blob;
 }
 
-absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Extend(BlobEntry& entry, const BlobSpec& spec) {
-  BlobRecord merged;
+// Errors: Aborted (it may not be shared), and those of the index.
+absl::Status BlobLifecycle::Extend(const EntryPtr& entry, const BlobSpec& spec) {
   {
-    std::lock_guard lock(entry.mutex);
-    if (absl::Status agrees = CheckAgrees(entry.record, spec); !agrees.ok()) return agrees;
-    merged = Merged(entry.record, spec);
+    std::lock_guard lock(entry->mutex);
+    if (Knows(*entry, spec)) return absl::OkStatus();
   }
-  const absl::Status put = parts_.log.ChangeRecord(
-      entry,
-      [&](BlobRecord& record) {
-        record.root = merged.root;
-        AddOrigins(merged.origins, &record);
-      },
-      Durability::kOrdered);
-  if (!put.ok()) return put;
-  return parts_.table.ChangeBlob(entry, [&] {
-    // A Blob's spec is constant. While somebody uses the old object, it keeps what it knows.
-    if (entry.blob.use_count() == 1) entry.blob = Renewed(*entry.blob, SpecOf(entry.id, entry.record));
-    return entry.blob;
-  });
+  bool may_share = false;
+  const auto learn = [&](BlobRecord& record) {
+    may_share = MayShare(record, entry->blob->unverified_count(), spec);
+    if (may_share) Learn(spec, &record);
+  };
+  if (absl::Status put = parts_.log.ChangeRecord(*entry, learn, Durability::kOrdered); !put.ok()) return put;
+  std::lock_guard lock(entry->mutex);
+  entry->blob->SetFacts(entry->Facts());
+  if (may_share) return absl::OkStatus();
+  entry->record_changed = true;  // a commit may have come in between, and what is in the index says more
+  return absl::AbortedError("it may not be shared");
 }
 
 absl::Status BlobLifecycle::Evict(const EntryPtr& entry, EvictReason reason) {
@@ -147,7 +166,7 @@ absl::Status BlobLifecycle::Evict(const EntryPtr& entry, EvictReason reason) {
 absl::Status BlobLifecycle::BeginEvict(const EntryPtr& entry, EvictReason reason) {
   std::lock_guard turn(mutex_);
   std::lock_guard lock(entry->mutex);
-  const std::string blob = entry->id.ToString();
+  const std::string blob = entry->Name();
   if (entry->evicting) return absl::FailedPreconditionError(absl::StrCat(blob, " is being evicted already"));
   if (const uint32_t leases = entry->blob->lease_count(); leases > 0) {
     return absl::FailedPreconditionError(

@@ -43,13 +43,17 @@ class BlobLifecycle {
   explicit BlobLifecycle(Parts parts) : parts_(parts) {}
 
   // As ChunkStore::Open.
-  absl::StatusOr<std::shared_ptr<Blob>> Open(const EntryId& id, const BlobSpec& spec);
+  absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec);
+  // As DiskStore::OpenAs.
+  absl::StatusOr<std::shared_ptr<Blob>> OpenAs(const BlobKey& key, const BlobSpec& spec);
   // As DiskStore::Evict.
   absl::Status Evict(const EntryPtr& entry, EvictReason reason);
 
  private:
-  absl::StatusOr<std::shared_ptr<Blob>> Register(const EntryId& id, const BlobSpec& spec);
-  absl::StatusOr<std::shared_ptr<Blob>> Extend(BlobEntry& entry, const BlobSpec& spec);
+  absl::StatusOr<EntryPtr> Choose(const BlobSpec& spec) const;
+  bool IsLeaving(const Digest& digest) const;
+  absl::StatusOr<std::shared_ptr<Blob>> Register(const BlobKey& key, const BlobSpec& spec);
+  absl::Status Extend(const EntryPtr& entry, const BlobSpec& spec);
   absl::Status BeginEvict(const EntryPtr& entry, EvictReason reason);
   absl::Status FinishEvict(const EntryPtr& entry, EvictReason reason);
   absl::Status DeleteRecord(const EntryPtr& entry);

@@ -12,7 +12,7 @@ namespace sluice::index {
 namespace {
 
 std::string WhatOf(const EntryPtr& entry, ChunkIndex index) {
-  return absl::StrCat("chunk ", index.value(), " of ", entry->id.ToString());
+  return absl::StrCat("chunk ", index.value(), " of ", entry->Name());
 }
 
 }  // namespace
@@ -24,7 +24,7 @@ absl::Status ChunkWriter::Commit(const EntryPtr& entry, Blob& blob, ChunkIndex i
   bool present = false;
   {
     std::lock_guard lock(entry->mutex);
-    if (absl::Status writable = entry->CheckWritable(blob); !writable.ok()) return writable;
+    if (absl::Status writable = entry->CheckWritable(blob, evidence); !writable.ok()) return writable;
     present = blob.presence().IsPresent(index);
     if (present && (evidence == Evidence::kUnverified || entry->verified.Has(index))) return absl::OkStatus();
   }
@@ -63,7 +63,8 @@ absl::Status ChunkWriter::Write(const Chunk& chunk, const FileGuard::Opened& fil
   }
   {
     std::lock_guard lock(chunk.entry->mutex);
-    if (absl::Status writable = chunk.entry->CheckWritable(chunk.blob); !writable.ok()) return writable;
+    if (absl::Status writable = chunk.entry->CheckWritable(chunk.blob, chunk.evidence); !writable.ok())
+      return writable;
     if (chunk.entry->write_epoch != file.write_epoch) {
       return absl::UnavailableError(
           absl::StrCat(WhatOf(chunk.entry, chunk.index),
@@ -131,7 +132,7 @@ bool ChunkWriter::HoldsBytes(int fd, ByteRange range, std::span<const std::byte>
 absl::Status ChunkWriter::Revoke(const EntryPtr& entry, Blob& blob, ChunkIndex index) {
   {
     std::lock_guard lock(entry->mutex);
-    if (entry->blob.get() != &blob) return EvictedBlob(entry->id);
+    if (entry->blob.get() != &blob) return EvictedBlob(entry->Name());
     entry->TakeBack(index);
     parts_.notifier.Schedule(entry);
   }
@@ -140,7 +141,7 @@ absl::Status ChunkWriter::Revoke(const EntryPtr& entry, Blob& blob, ChunkIndex i
   return dropped.ok() ? told : dropped;
 }
 
-std::mutex& ChunkWriter::StripeOf(const EntryId& id, ChunkIndex index) {
+std::mutex& ChunkWriter::StripeOf(const BlobKey& id, ChunkIndex index) {
   return stripes_[absl::HashOf(id, index) % stripes_.size()];
 }
 

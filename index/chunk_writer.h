@@ -58,7 +58,7 @@ class ChunkWriter {
   absl::Status MakeRoom(const Chunk& chunk, int fd);
   absl::Status Reserve(int fd, ByteRange range);
   bool HoldsBytes(int fd, ByteRange range, std::span<const std::byte> bytes) const;
-  std::mutex& StripeOf(const EntryId& id, ChunkIndex index);
+  std::mutex& StripeOf(const BlobKey& id, ChunkIndex index);
 
   const Parts parts_;
   std::atomic<bool> reserve_works_{true};

@@ -4,7 +4,7 @@
 
 namespace sluice::index {
 
-absl::Status ClaimLog::PutRecord(const EntryId& id, const BlobRecord& record) {
+absl::Status ClaimLog::PutRecord(const BlobKey& id, const BlobRecord& record) {
   std::lock_guard lock(mutex_);
   IndexBatch batch;
   batch.PutBlob(id, record);

@@ -30,7 +30,7 @@ class ClaimLog {
   explicit ClaimLog(std::unique_ptr<IndexDb> db) : db_(std::move(db)) {}
 
   // Puts a record that no claim depends on: a new blob's, or one that says more of where it is to be had.
-  absl::Status PutRecord(const EntryId& id, const BlobRecord& record);
+  absl::Status PutRecord(const BlobKey& id, const BlobRecord& record);
   // Changes the record of an entry, on disk and in memory or in neither. No-op if it is being evicted.
   // `change` may be called twice.
   absl::Status ChangeRecord(BlobEntry& entry, const std::function<void(BlobRecord&)>& change,

@@ -171,12 +171,12 @@ absl::StatusOr<DataDir> DataDir::OpenAndLock(const std::string& path) {
   return DataDir(path, *std::move(lock), *std::move(blobs), *std::move(recipes));
 }
 
-absl::StatusOr<std::vector<EntryId>> DataDir::ListBlobFiles() const {
+absl::StatusOr<std::vector<BlobKey>> DataDir::ListBlobFiles() const {
   const absl::StatusOr<std::vector<std::string>> names = ListNames(blobs_path());
   if (!names.ok()) return names.status();
-  std::vector<EntryId> ids;
+  std::vector<BlobKey> ids;
   for (const std::string& name : *names) {
-    if (const absl::StatusOr<EntryId> id = EntryId::ParseFileName(name); id.ok()) ids.push_back(*id);
+    if (const absl::StatusOr<BlobKey> id = BlobKey::ParseFileName(name); id.ok()) ids.push_back(*id);
   }
   return ids;
 }

@@ -6,15 +6,15 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "index/entry_id.h"
 #include "index/file_descriptor.h"
+#include "node/blob_key.h"
 
 namespace sluice::index {
 
 // The store's directory, locked for as long as this object lives:
 //   LOCK               flock(2)ed; names the process that holds it
 //   VERSION            version of this layout
-//   blobs/<64 hex>     one sparse file per blob, at its full size (the name is EntryId::FileName's)
+//   blobs/<64 hex>     one sparse file per blob, at its full size (the name is BlobKey::FileName's)
 //   recipes/<64 hex>   its recipe
 //   index/             RocksDB
 //   RESERVE            space set aside, so that a full disk can still be opened and evicted from
@@ -36,13 +36,13 @@ class DataDir {
   const std::string& path() const { return path_; }
   std::string blobs_path() const { return path_ + "/blobs"; }
   std::string index_path() const { return path_ + "/index"; }
-  std::string BlobPath(const EntryId& id) const { return blobs_path() + "/" + id.FileName(); }
+  std::string BlobPath(const BlobKey& id) const { return blobs_path() + "/" + id.FileName(); }
   // Open descriptors of blobs/ and recipes/.
   int blobs_fd() const { return blobs_.get(); }
   int recipes_fd() const { return recipes_.get(); }
 
   // The entries that a file in blobs/ is named by. Errors: Unavailable.
-  absl::StatusOr<std::vector<EntryId>> ListBlobFiles() const;
+  absl::StatusOr<std::vector<BlobKey>> ListBlobFiles() const;
   // The names of all files in recipes/. Errors: Unavailable.
   absl::StatusOr<std::vector<std::string>> ListRecipeFiles() const;
 

@@ -9,8 +9,8 @@
 namespace sluice::index {
 namespace {
 
-absl::Status NoSuchBlob(const Digest& digest) {
-  return absl::NotFoundError(absl::StrCat("blob ", digest.ToString(), " is not in the store"));
+absl::Status NoSuchBlob(const BlobKey& key) {
+  return absl::NotFoundError(absl::StrCat(key.ToString(), " is not in the store"));
 }
 
 class OpenBlobFile final : public BlobFile {
@@ -31,7 +31,9 @@ BlobInfo InfoOf(const BlobEntry& entry) {
   std::lock_guard lock(entry.mutex);
   const Blob& blob = *entry.blob;
   BlobInfo info;
+  info.key = blob.key();
   info.digest = blob.digest();
+  info.origins = entry.record.origins;
   info.size = blob.geometry().size();
   info.chunk_size = blob.geometry().chunk_size();
   info.present_chunks = blob.presence().present_count();
@@ -60,14 +62,14 @@ DiskStore::DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTab
                 options_.notice_wait_max),
       guard_({files_, log_, notifier_, usage_, options_.telemetry, options_.alarm}),
       syncer_({options_.file_system, files_, guard_, log_, notifier_, *table_, usage_, options_.telemetry,
-               options_.alarm, [this](const EntryId& id) { hasher_.Enqueue(id); }},
+               options_.alarm, [this](const BlobKey& id) { hasher_.Enqueue(id); }},
               {options_.sync_interval, options_.sync_bytes_max}, options_.threads),
       writer_({options_.file_system, guard_, log_, notifier_, syncer_, usage_}),
       checker_({options_.file_system, guard_, log_, notifier_, syncer_, writer_, options_.telemetry,
                 options_.alarm}),
       lifecycle_({data_dir_, *table_, files_, guard_, log_, notifier_, recipes_, usage_, options_.telemetry}),
       hasher_(
-          [this](const EntryId& id, const std::atomic<bool>& stop) {
+          [this](const BlobKey& id, const std::atomic<bool>& stop) {
             if (const EntryPtr entry = table_->Find(id)) checker_.CheckWhole(entry, stop);
           },
           options_.threads) {}
@@ -88,22 +90,32 @@ void DiskStore::Flush() {
   notifier_.Flush();
 }
 
-std::shared_ptr<Blob> DiskStore::Find(const Digest& digest) const {
-  return table_->FindBlob(EntryId(digest));
+std::shared_ptr<Blob> DiskStore::Find(const BlobKey& key) const {
+  return table_->FindBlob(key);
 }
 
-absl::StatusOr<Blob::Lease> DiskStore::Acquire(const Digest& digest) const {
-  const EntryPtr entry = FindEntry(digest);
-  if (!entry) return NoSuchBlob(digest);
+absl::StatusOr<Blob::Lease> DiskStore::Acquire(const BlobKey& key) const {
+  const EntryPtr entry = FindEntry(key);
+  if (!entry) return NoSuchBlob(key);
   // An eviction begins under this lock, so it either sees the lease or is seen here.
   std::lock_guard lock(entry->mutex);
-  if (entry->evicting) return NoSuchBlob(digest);
-  if (entry->blob->refused()) return RefusedBlob(entry->id);
+  if (entry->evicting) return NoSuchBlob(key);
+  if (entry->blob->refused()) return RefusedBlob(entry->Name());
   return Blob::Lease(entry->blob);
 }
 
 absl::StatusOr<std::shared_ptr<Blob>> DiskStore::Open(const BlobSpec& spec) {
-  return lifecycle_.Open(EntryId(spec.digest), spec);
+  return lifecycle_.Open(spec);
+}
+
+absl::StatusOr<std::shared_ptr<Blob>> DiskStore::OpenAs(const BlobKey& key, const BlobSpec& spec) {
+  return lifecycle_.OpenAs(key, spec);
+}
+
+std::vector<BlobKey> DiskStore::KeysOf(const Digest& digest) const {
+  std::vector<BlobKey> keys;
+  for (const EntryPtr& entry : table_->FindAll(digest)) keys.push_back(entry->id);
+  return keys;
 }
 
 absl::Status DiskStore::Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
@@ -115,8 +127,8 @@ absl::Status DiskStore::Commit(Blob& blob, ChunkIndex index, std::span<const std
                                                    blob.digest().ToString(), " does not exist or has not ",
                                                    bytes.size(), " bytes"));
   }
-  const EntryPtr entry = FindEntry(blob.digest());
-  if (!entry) return EvictedBlob(EntryId(blob.digest()));
+  const EntryPtr entry = FindEntry(blob.key());
+  if (!entry) return EvictedBlob(blob.key().ToString());
   if (options_.make_room) options_.make_room(bytes.size(), RoomNeed::kCapacity);
   absl::Status committed = writer_.Commit(entry, blob, index, bytes, evidence);
   if (absl::IsResourceExhausted(committed) && options_.make_room) {
@@ -128,42 +140,42 @@ absl::Status DiskStore::Commit(Blob& blob, ChunkIndex index, std::span<const std
 }
 
 absl::Status DiskStore::Revoke(Blob& blob, ChunkIndex index) {
-  if (const EntryPtr entry = FindEntry(blob.digest())) return writer_.Revoke(entry, blob, index);
+  if (const EntryPtr entry = FindEntry(blob.key())) return writer_.Revoke(entry, blob, index);
   blob.presence().Clear(index);
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> DiskStore::GetRecipe(const Digest& blob) {
-  return recipes_.Get(EntryId(blob));
+absl::StatusOr<std::string> DiskStore::GetRecipe(const BlobKey& blob) {
+  return recipes_.Get(blob);
 }
 
-absl::Status DiskStore::PutRecipe(const Digest& blob, std::string_view recipe) {
-  return recipes_.Put(EntryId(blob), recipe);
+absl::Status DiskStore::PutRecipe(const BlobKey& blob, std::string_view recipe) {
+  return recipes_.Put(blob, recipe);
 }
 
-std::string DiskStore::BlobPath(const Digest& digest) const {
-  return data_dir_.BlobPath(EntryId(digest));
+std::string DiskStore::BlobPath(const BlobKey& key) const {
+  return data_dir_.BlobPath(key);
 }
 
 std::string DiskStore::blobs_dir() const {
   return data_dir_.blobs_path();
 }
 
-absl::StatusOr<FileDescriptor> DiskStore::OpenForRead(const Digest& digest) {
-  const EntryPtr entry = FindEntry(digest);
-  if (!entry) return NoSuchBlob(digest);
+absl::StatusOr<FileDescriptor> DiskStore::OpenForRead(const BlobKey& key) {
+  const EntryPtr entry = FindEntry(key);
+  if (!entry) return NoSuchBlob(key);
   return guard_.OpenForRead(entry);
 }
 
-absl::StatusOr<std::shared_ptr<const BlobFile>> DiskStore::OpenFile(const Digest& digest) {
-  absl::StatusOr<FileDescriptor> fd = OpenForRead(digest);
+absl::StatusOr<std::shared_ptr<const BlobFile>> DiskStore::OpenFile(const BlobKey& key) {
+  absl::StatusOr<FileDescriptor> fd = OpenForRead(key);
   if (!fd.ok()) return fd.status();
-  Touch(digest);
+  Touch(key);
   return std::make_shared<OpenBlobFile>(*std::move(fd));
 }
 
 bool DiskStore::AllProven(const Blob& blob, ChunkSpan span) const {
-  const EntryPtr entry = FindEntry(blob.digest());
+  const EntryPtr entry = FindEntry(blob.key());
   if (!entry) return false;
   std::lock_guard lock(entry->mutex);
   if (!blob.presence().AllPresent(span) || entry->evicting || entry->blob.get() != &blob || blob.refused())
@@ -171,8 +183,8 @@ bool DiskStore::AllProven(const Blob& blob, ChunkSpan span) const {
   return blob.unverified_count() == 0 || entry->verified.AllIn(span);
 }
 
-void DiskStore::NoteAccess(const Digest& digest, const BlobOrigin& origin, OriginAccess access) {
-  const EntryPtr entry = FindEntry(digest);
+void DiskStore::NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access) {
+  const EntryPtr entry = FindEntry(key);
   if (!entry) return;
   std::lock_guard lock(entry->mutex);
   const auto found = std::find(entry->record.origins.begin(), entry->record.origins.end(), origin);
@@ -184,8 +196,8 @@ void DiskStore::NoteAccess(const Digest& digest, const BlobOrigin& origin, Origi
   entry->record_changed = true;
 }
 
-OriginAccess DiskStore::AccessOf(const Digest& digest, const BlobOrigin& origin) const {
-  const EntryPtr entry = FindEntry(digest);
+OriginAccess DiskStore::AccessOf(const BlobKey& key, const BlobOrigin& origin) const {
+  const EntryPtr entry = FindEntry(key);
   if (!entry) return OriginAccess::kUnknown;
   std::lock_guard lock(entry->mutex);
   const auto found = std::find(entry->record.origins.begin(), entry->record.origins.end(), origin);
@@ -197,14 +209,14 @@ OriginAccess DiskStore::AccessOf(const Digest& digest, const BlobOrigin& origin)
   return known == OriginAccess::kHearsay && kept ? OriginAccess::kUnknown : known;
 }
 
-absl::Status DiskStore::Evict(const Digest& digest, EvictReason reason) {
-  const EntryPtr entry = FindEntry(digest);
-  return entry ? lifecycle_.Evict(entry, reason) : NoSuchBlob(digest);
+absl::Status DiskStore::Evict(const BlobKey& key, EvictReason reason) {
+  const EntryPtr entry = FindEntry(key);
+  return entry ? lifecycle_.Evict(entry, reason) : NoSuchBlob(key);
 }
 
-absl::StatusOr<VerifyReport> DiskStore::Verify(const Digest& digest, ChunkVerifier& verifier) {
-  const EntryPtr entry = FindEntry(digest);
-  if (!entry) return NoSuchBlob(digest);
+absl::StatusOr<VerifyReport> DiskStore::Verify(const BlobKey& key, ChunkVerifier& verifier) {
+  const EntryPtr entry = FindEntry(key);
+  if (!entry) return NoSuchBlob(key);
   return checker_.Verify(entry, verifier, stopping_);
 }
 
@@ -212,31 +224,31 @@ size_t DiskStore::CheckFiles() {
   return guard_.CheckAll(table_->All());
 }
 
-void DiskStore::CheckFile(const Digest& digest) {
-  const EntryPtr entry = FindEntry(digest);
+void DiskStore::CheckFile(const BlobKey& key) {
+  const EntryPtr entry = FindEntry(key);
   if (entry) guard_.CheckAll({&entry, 1});
 }
 
-absl::Status DiskStore::Pin(const Digest& digest) {
-  return SetPinned(digest, true);
+absl::Status DiskStore::Pin(const BlobKey& key) {
+  return SetPinned(key, true);
 }
 
-absl::Status DiskStore::Unpin(const Digest& digest) {
-  return SetPinned(digest, false);
+absl::Status DiskStore::Unpin(const BlobKey& key) {
+  return SetPinned(key, false);
 }
 
-absl::Status DiskStore::SetPinned(const Digest& digest, bool pinned) {
-  const EntryPtr entry = FindEntry(digest);
-  if (!entry) return NoSuchBlob(digest);
+absl::Status DiskStore::SetPinned(const BlobKey& key, bool pinned) {
+  const EntryPtr entry = FindEntry(key);
+  if (!entry) return NoSuchBlob(key);
   const absl::Status changed = log_.ChangeRecord(
       *entry, [&](BlobRecord& record) { record.pinned = pinned; }, Durability::kSynced);
   if (!changed.ok()) return changed;
   std::lock_guard lock(entry->mutex);
-  return entry->evicting ? NoSuchBlob(digest) : absl::OkStatus();
+  return entry->evicting ? NoSuchBlob(key) : absl::OkStatus();
 }
 
-void DiskStore::Touch(const Digest& digest) {
-  const EntryPtr entry = FindEntry(digest);
+void DiskStore::Touch(const BlobKey& key) {
+  const EntryPtr entry = FindEntry(key);
   if (!entry) return;
   // Later accesses get larger numbers whatever the wall clock does, so the order among blobs stands.
   const int64_t now = options_.wall_clock_ms ? options_.wall_clock_ms() : SystemClockMs();
@@ -248,16 +260,16 @@ void DiskStore::Touch(const Digest& digest) {
   entry->record_changed = true;
 }
 
-bool DiskStore::IsSettled(const Digest& digest) const {
-  const EntryPtr entry = FindEntry(digest);
+bool DiskStore::IsSettled(const BlobKey& key) const {
+  const EntryPtr entry = FindEntry(key);
   if (!entry) return false;
   std::lock_guard lock(entry->mutex);
   return entry->Settled();
 }
 
-absl::StatusOr<BlobInfo> DiskStore::Stat(const Digest& digest) const {
-  const EntryPtr entry = FindEntry(digest);
-  if (!entry) return NoSuchBlob(digest);
+absl::StatusOr<BlobInfo> DiskStore::Stat(const BlobKey& key) const {
+  const EntryPtr entry = FindEntry(key);
+  if (!entry) return NoSuchBlob(key);
   return InfoOf(*entry);
 }
 

@@ -63,7 +63,7 @@ struct DiskStoreOptions {
   // the store believes no longer.
   std::function<absl::Status(const Blob&)> on_revoke = nullptr;
   // Whether the file is mounted, so that it must not be unlinked even if the index does not know it. At open.
-  std::function<bool(const Digest&)> is_mounted = nullptr;
+  std::function<bool(const BlobKey&)> is_mounted = nullptr;
   // Room is wanted for so many bytes more: returns when it was made, or can't be. Before each chunk is
   // written, and again when the disk was full, before it is tried once more. On the writer's thread; it may
   // wait, and may evict.
@@ -92,7 +92,9 @@ struct OpenReport {
 };
 
 struct BlobInfo {
+  BlobKey key;
   Digest digest;
+  std::vector<BlobOrigin> origins;  // the newest first
   uint64_t size = 0;
   uint32_t chunk_size = 0;
   uint32_t present_chunks = 0;
@@ -143,57 +145,62 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // ChunkStore. Open also refuses blobs of size 0 (InvalidArgument): the empty blob has nothing to fetch; it
   // waits for an eviction of the blob that is under way.
   absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) override;
-  std::shared_ptr<Blob> Find(const Digest& digest) const override;
-  absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const override;
+  std::shared_ptr<Blob> Find(const BlobKey& key) const override;
+  // The very blob that a mount uses, registered under that key if there is none. Errors: those of Open;
+  // InvalidArgument (something else is kept by that key, or readers of `spec` may not share it).
+  absl::StatusOr<std::shared_ptr<Blob>> OpenAs(const BlobKey& key, const BlobSpec& spec);
+  // Of all that is kept of the digest; its own name, if it is among them, first.
+  std::vector<BlobKey> KeysOf(const Digest& digest) const;
+  absl::StatusOr<Blob::Lease> Acquire(const BlobKey& key) const override;
   absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
                       Evidence evidence) override;
   absl::Status Revoke(Blob& blob, ChunkIndex index) override;
 
   // RecipeStore.
-  absl::StatusOr<std::string> GetRecipe(const Digest& blob) override;
-  absl::Status PutRecipe(const Digest& blob, std::string_view recipe) override;
+  absl::StatusOr<std::string> GetRecipe(const BlobKey& blob) override;
+  absl::Status PutRecipe(const BlobKey& blob, std::string_view recipe) override;
 
   // BlobReader.
-  absl::StatusOr<std::shared_ptr<const BlobFile>> OpenFile(const Digest& digest) override;
+  absl::StatusOr<std::shared_ptr<const BlobFile>> OpenFile(const BlobKey& key) override;
   bool AllProven(const Blob& blob, ChunkSpan span) const override;
 
   // AccessLedger.
-  void NoteAccess(const Digest& digest, const BlobOrigin& origin, OriginAccess access) override;
-  OriginAccess AccessOf(const Digest& digest, const BlobOrigin& origin) const override;
+  void NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access) override;
+  OriginAccess AccessOf(const BlobKey& key, const BlobOrigin& origin) const override;
 
   // The blob's file, for reading. Errors: NotFound (no such blob); DataLoss (refused, or the file was lost:
   // then its chunks have been taken back); Unavailable.
-  absl::StatusOr<FileDescriptor> OpenForRead(const Digest& digest);
-  std::string BlobPath(const Digest& digest) const;
+  absl::StatusOr<FileDescriptor> OpenForRead(const BlobKey& key);
+  std::string BlobPath(const BlobKey& key) const;
   std::string blobs_dir() const;
 
   // Takes the blob off the disk with its recipe. Errors: NotFound; FailedPrecondition (leased, or pinned and
   // `reason` is not kCorrupt); Unavailable, ResourceExhausted (the disk, or on_revoke; then all chunks are
   // absent, and the call may be repeated).
-  absl::Status Evict(const Digest& digest, EvictReason reason);
+  absl::Status Evict(const BlobKey& key, EvictReason reason);
 
   // Reads every present chunk again and holds it against the recipe, or the whole file against the digest.
   // Errors: NotFound; DataLoss (refused); Unavailable.
-  absl::StatusOr<VerifyReport> Verify(const Digest& digest, ChunkVerifier& verifier);
+  absl::StatusOr<VerifyReport> Verify(const BlobKey& key, ChunkVerifier& verifier);
 
   // Takes back the chunks of all blobs whose file was removed, replaced or cut short by somebody else, and
   // returns how many. A blob with leases of its file is refused instead.
   size_t CheckFiles();
   // The same for one blob, before it is put to a use that its file is read for unasked. No-op if it is
   // unknown.
-  void CheckFile(const Digest& digest);
+  void CheckFile(const BlobKey& key);
 
   // Errors: NotFound; Unavailable, ResourceExhausted (the disk).
-  absl::Status Pin(const Digest& digest);
-  absl::Status Unpin(const Digest& digest);
+  absl::Status Pin(const BlobKey& key);
+  absl::Status Unpin(const BlobKey& key);
 
   // Notes an access for the least-recently-used order. Cheap; reaches the disk once in a while. The order
   // holds when the wall clock jumps.
-  void Touch(const Digest& digest);
+  void Touch(const BlobKey& key);
 
-  // Whether the blob is settled: all chunks present, durable and proven by a recipe or by the whole digest.
-  bool IsSettled(const Digest& digest) const;
-  absl::StatusOr<BlobInfo> Stat(const Digest& digest) const;
+  // Whether the blob is settled: all chunks present, durable and proven, and the whole digest hashed once.
+  bool IsSettled(const BlobKey& key) const;
+  absl::StatusOr<BlobInfo> Stat(const BlobKey& key) const;
   std::vector<BlobInfo> List() const;
 
   // Bytes that the store takes up on its disk, reservations counted: blobs' files, and (some seconds old)
@@ -211,9 +218,9 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   absl::Status RemoveStrangers();
   void TakeUpWork();
 
-  EntryPtr FindEntry(const Digest& digest) const { return table_->Find(EntryId(digest)); }
-  absl::Status SetPinned(const Digest& digest, bool pinned);
-  bool IsMounted(const EntryId& id) const { return options_.is_mounted && options_.is_mounted(id.digest()); }
+  EntryPtr FindEntry(const BlobKey& key) const { return table_->Find(key); }
+  absl::Status SetPinned(const BlobKey& key, bool pinned);
+  bool IsMounted(const BlobKey& id) const { return options_.is_mounted && options_.is_mounted(id); }
   void Alarm(const std::string& text) const {
     if (options_.alarm) options_.alarm(text);
   }

@@ -81,7 +81,7 @@ absl::Status DiskStore::Repair(const std::vector<EntryPtr>& lost, IndexContents 
     entry->record.state = BlobState::kActive;
     if (!had_file || was_lost) continue;
     if (++report_.files_lost <= kLostNamedMax) {
-      Alarm(absl::StrCat("the file of ", entry->id.ToString(),
+      Alarm(absl::StrCat("the file of ", entry->Name(),
                          " is missing, too short, or a copy of another moment; its chunks are absent"));
     }
     // A mount lives on: it reads a file that is gone and can't be filled, or one whose pages it may know as
@@ -120,11 +120,11 @@ void DiskStore::MakeAnew(const EntryPtr& entry) {
 }
 
 absl::Status DiskStore::RemoveStrangers() {
-  absl::flat_hash_set<EntryId> known;
+  absl::flat_hash_set<BlobKey> known;
   for (const EntryPtr& entry : table_->All()) known.insert(entry->id);
-  const absl::StatusOr<std::vector<EntryId>> files = data_dir_.ListBlobFiles();
+  const absl::StatusOr<std::vector<BlobKey>> files = data_dir_.ListBlobFiles();
   if (!files.ok()) return files.status();
-  for (const EntryId& id : *files) {
+  for (const BlobKey& id : *files) {
     if (known.contains(id) || IsMounted(id)) continue;
     if (absl::Status removed = files_.Remove(id); !removed.ok()) return removed;
     ++report_.orphans_removed;

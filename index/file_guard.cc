@@ -8,15 +8,15 @@
 
 namespace sluice::index {
 
-absl::Status RefusedBlob(const EntryId& id) {
+absl::Status RefusedBlob(const std::string& name) {
   return absl::DataLossError(
-      absl::StrCat(id.ToString(),
+      absl::StrCat(name,
                    " is refused: its bytes are not what its digest promises, or its "
                    "file was lost while in use; unmount and evict it to fetch it anew"));
 }
 
-absl::Status EvictedBlob(const EntryId& id) {
-  return absl::NotFoundError(absl::StrCat(id.ToString(), " was evicted meanwhile; open it again"));
+absl::Status EvictedBlob(const std::string& name) {
+  return absl::NotFoundError(absl::StrCat(name, " was evicted meanwhile; open it again"));
 }
 
 absl::StatusOr<FileGuard::Known> FileGuard::FileOf(const EntryPtr& entry) {
@@ -24,8 +24,8 @@ absl::StatusOr<FileGuard::Known> FileGuard::FileOf(const EntryPtr& entry) {
   for (int attempt = 0; attempt < 2; ++attempt) {
     {
       std::lock_guard lock(entry->mutex);
-      if (entry->evicting) return EvictedBlob(entry->id);
-      if (entry->blob->refused()) return RefusedBlob(entry->id);
+      if (entry->evicting) return EvictedBlob(entry->Name());
+      if (entry->blob->refused()) return RefusedBlob(entry->Name());
       if (entry->record.file) {
         return Known{*entry->record.file, entry->record.size, entry->write_epoch, entry->revision};
       }
@@ -33,7 +33,7 @@ absl::StatusOr<FileGuard::Known> FileGuard::FileOf(const EntryPtr& entry) {
     if (absl::Status made = MakeAnew(entry); !made.ok()) return made;
   }
   return absl::UnavailableError(
-      absl::StrCat("the file of ", entry->id.ToString(), " is lost again and again; try again"));
+      absl::StrCat("the file of ", entry->Name(), " is lost again and again; try again"));
 }
 
 absl::StatusOr<FileGuard::Opened> FileGuard::OpenForWrite(const EntryPtr& entry) {
@@ -43,7 +43,7 @@ absl::StatusOr<FileGuard::Opened> FileGuard::OpenForWrite(const EntryPtr& entry)
   if (fd.ok()) return Opened{*std::move(fd), known->write_epoch, known->revision};
   if (!absl::IsNotFound(fd.status())) return fd.status();
   Lose(entry, known->file);
-  return absl::UnavailableError(absl::StrCat("the file of ", entry->id.ToString(),
+  return absl::UnavailableError(absl::StrCat("the file of ", entry->Name(),
                                              " was removed or replaced by somebody else; it is made anew"));
 }
 
@@ -53,7 +53,7 @@ absl::StatusOr<FileDescriptor> FileGuard::OpenForRead(const EntryPtr& entry) {
   absl::StatusOr<FileDescriptor> fd = parts_.files.OpenForRead(entry->id, known->file, known->size);
   if (!absl::IsNotFound(fd.status())) return fd;
   Lose(entry, known->file);
-  return absl::DataLossError(absl::StrCat("the file of ", entry->id.ToString(),
+  return absl::DataLossError(absl::StrCat("the file of ", entry->Name(),
                                           " was removed or cut short by somebody else; read it again"));
 }
 
@@ -72,8 +72,8 @@ absl::Status FileGuard::CheckSynced(const EntryPtr& entry, int fd) {
     return absl::OkStatus();
   }
   if (file) Lose(entry, *file);
-  return absl::UnavailableError(absl::StrCat("the file of ", entry->id.ToString(),
-                                             " was removed, replaced or cut short by somebody else"));
+  return absl::UnavailableError(
+      absl::StrCat("the file of ", entry->Name(), " was removed, replaced or cut short by somebody else"));
 }
 
 size_t FileGuard::CheckAll(std::span<const EntryPtr> entries) {
@@ -95,8 +95,8 @@ size_t FileGuard::CheckAll(std::span<const EntryPtr> entries) {
 }
 
 void FileGuard::Lose(const EntryPtr& entry, const FileIdentity& file) {
-  const std::string what = absl::StrCat("the file of ", entry->id.ToString(),
-                                        " was removed, replaced or cut short by somebody else");
+  const std::string what =
+      absl::StrCat("the file of ", entry->Name(), " was removed, replaced or cut short by somebody else");
   bool leased = false;
   {
     std::lock_guard lock(entry->mutex);
@@ -126,7 +126,7 @@ absl::Status FileGuard::MakeAnew(const EntryPtr& entry) {
   uint64_t size = 0;
   {
     std::lock_guard lock(entry->mutex);
-    if (entry->evicting) return EvictedBlob(entry->id);
+    if (entry->evicting) return EvictedBlob(entry->Name());
     if (entry->record.file) return absl::OkStatus();
     size = entry->record.size;
   }
@@ -135,7 +135,7 @@ absl::Status FileGuard::MakeAnew(const EntryPtr& entry) {
   const absl::StatusOr<FileIdentity> file = parts_.files.Make(entry->id, size);
   if (!file.ok()) return file.status();
   std::lock_guard lock(entry->mutex);
-  if (entry->evicting) return EvictedBlob(entry->id);
+  if (entry->evicting) return EvictedBlob(entry->Name());
   entry->SetFile(*file);
   return absl::OkStatus();
 }
@@ -149,12 +149,12 @@ void FileGuard::Refuse(const EntryPtr& entry, BlobState state, const std::string
     entry->record.state = state;
     parts_.notifier.Schedule(entry);
   }
-  Alarm(absl::StrCat(why, "; ", entry->id.ToString(),
+  Alarm(absl::StrCat(why, "; ", entry->Name(),
                      " is refused from now on: unmount and evict it to fetch it anew"));
   const absl::Status written = parts_.log.DropAll(*entry);
   parts_.telemetry.blobs_refused.Add();  // not before: whoever has seen the count may kill the node
   if (written.ok()) return;
-  Alarm(absl::StrCat("the refusal of ", entry->id.ToString(), " is not recorded: ", written.message()));
+  Alarm(absl::StrCat("the refusal of ", entry->Name(), " is not recorded: ", written.message()));
 }
 
 }  // namespace sluice::index

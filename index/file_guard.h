@@ -83,7 +83,7 @@ class FileGuard {
 };
 
 // Errors that readers and writers of a blob get.
-absl::Status RefusedBlob(const EntryId& id);
-absl::Status EvictedBlob(const EntryId& id);
+absl::Status RefusedBlob(const std::string& name);
+absl::Status EvictedBlob(const std::string& name);
 
 }  // namespace sluice::index

@@ -17,6 +17,8 @@ constexpr std::string_view kEarlierRecipePrefix = "r";
 constexpr uint8_t kFlagPinned = 1;
 constexpr uint8_t kFlagRoot = 2;
 constexpr uint8_t kFlagFile = 4;
+constexpr uint8_t kFlagDigest = 8;
+constexpr uint8_t kFlagProven = 16;
 // Of version 1: each origin is followed by how it was got; still earlier records had none.
 constexpr uint8_t kFlagEarlierAccess = 4;
 
@@ -79,7 +81,7 @@ std::string PrefixOf(std::string_view kind, uint8_t version) {
   return prefix;
 }
 
-std::string KeyOf(std::string_view kind, const EntryId& id) {
+std::string KeyOf(std::string_view kind, const BlobKey& id) {
   std::string key = PrefixOf(kind, kIndexVersion);
   key.append(id.KeyBytes());
   return key;
@@ -115,14 +117,14 @@ bool ReadBits(std::string_view bytes, ChunkSet* set) {
   return bytes.empty() || ByteOf(*set, bytes.size() - 1) == static_cast<uint8_t>(bytes.back());
 }
 
-EntryId ReadEntryId(FieldReader& reader) {
-  const std::string_view bytes = reader.Bytes(EntryId::kKeyBytes);
-  return reader.ok() ? EntryId::FromKeyBytes(bytes) : EntryId();
+BlobKey ReadBlobKey(FieldReader& reader) {
+  const std::string_view bytes = reader.Bytes(BlobKey::kKeyBytes);
+  return reader.ok() ? BlobKey::FromKeyBytes(bytes) : BlobKey();
 }
 
-absl::StatusOr<EntryId> DecodeBlobKeyOf(uint8_t version, std::string_view key) {
+absl::StatusOr<BlobKey> DecodeRecordKeyOf(uint8_t version, std::string_view key) {
   FieldReader reader(AfterPrefix(key, kBlobPrefix, version));
-  const EntryId id = ReadEntryId(reader);
+  const BlobKey id = ReadBlobKey(reader);
   if (!reader.AtEnd()) return Malformed("blob key");
   return id;
 }
@@ -227,27 +229,27 @@ std::vector<std::string> EarlierPrefixes() {
   return prefixes;
 }
 
-std::string BlobKey(const EntryId& id) {
+std::string RecordKey(const BlobKey& id) {
   return KeyOf(kBlobPrefix, id);
 }
 
-std::string SegmentKey(const EntryId& id, SegmentIndex segment) {
+std::string SegmentKey(const BlobKey& id, SegmentIndex segment) {
   std::string key = KeyOf(kSegmentPrefix, id);
   for (int shift = 24; shift >= 0; shift -= 8) key.push_back(static_cast<char>(segment.value() >> shift));
   return key;
 }
 
-absl::StatusOr<EntryId> DecodeBlobKey(std::string_view key) {
-  return DecodeBlobKeyOf(kIndexVersion, key);
+absl::StatusOr<BlobKey> DecodeRecordKey(std::string_view key) {
+  return DecodeRecordKeyOf(kIndexVersion, key);
 }
 
-absl::StatusOr<EntryId> DecodeEarlierBlobKey(std::string_view key) {
-  return DecodeBlobKeyOf(kEarlierIndexVersion, key);
+absl::StatusOr<BlobKey> DecodeEarlierRecordKey(std::string_view key) {
+  return DecodeRecordKeyOf(kEarlierIndexVersion, key);
 }
 
 absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key) {
   FieldReader reader(AfterPrefix(key, kSegmentPrefix, kIndexVersion));
-  const EntryId id = ReadEntryId(reader);
+  const BlobKey id = ReadBlobKey(reader);
   uint32_t position = 0;
   for (const char c : reader.Bytes(sizeof(position))) position = position << 8 | static_cast<uint8_t>(c);
   if (!reader.AtEnd() || position >= kChunksPerBlobMax / kSegmentChunks) return Malformed("segment key");
@@ -258,7 +260,8 @@ std::string EncodeBlobRecord(const BlobRecord& record) {
   std::string out;
   AppendLittle(kIndexVersion, &out);
   AppendLittle(static_cast<uint8_t>((record.pinned ? kFlagPinned : 0) | (record.root ? kFlagRoot : 0) |
-                                    (record.file ? kFlagFile : 0)),
+                                    (record.file ? kFlagFile : 0) | (record.digest ? kFlagDigest : 0) |
+                                    (record.proven ? kFlagProven : 0)),
                &out);
   AppendLittle(static_cast<uint8_t>(record.state), &out);
   AppendLittle(record.size, &out);
@@ -266,6 +269,7 @@ std::string EncodeBlobRecord(const BlobRecord& record) {
   AppendLittle(static_cast<uint64_t>(record.last_access_ms), &out);
   if (record.root) AppendDigest(*record.root, &out);
   if (record.file) AppendFile(*record.file, &out);
+  if (record.digest) AppendDigest(*record.digest, &out);
   AppendLittle(static_cast<uint8_t>(record.origins.size()), &out);
   for (size_t i = 0; i < record.origins.size(); ++i) {
     for (const std::string& name : {record.origins[i].registry, record.origins[i].repository}) {
@@ -285,9 +289,12 @@ absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value) {
   BlobRecord record;
   ReadHead(reader, flags, &record);
   if (flags & kFlagFile) record.file = ReadFile(reader);
+  if (flags & kFlagDigest) record.digest = reader.ReadDigest();
+  record.proven = flags & kFlagProven;
   if (absl::Status read = ReadOrigins(reader, AccessField::kPresent, &record); !read.ok()) return read;
   if (!reader.AtEnd()) return Malformed("blob record: length");
-  if (flags & ~(kFlagPinned | kFlagRoot | kFlagFile)) return Malformed("blob record: flags");
+  if (flags & ~(kFlagPinned | kFlagRoot | kFlagFile | kFlagDigest | kFlagProven))
+    return Malformed("blob record: flags");
   if (absl::Status valid = CheckState(state, BlobState::kLost); !valid.ok()) return valid;
   if (absl::Status valid = CheckGeometry(record); !valid.ok()) return valid;
   record.state = static_cast<BlobState>(state);

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "index/entry_id.h"
 #include "index/file_identity.h"
 #include "node/blob.h"
+#include "node/blob_key.h"
 #include "node/chunk_set.h"
 #include "node/digest.h"
 #include "node/geometry.h"
@@ -34,17 +34,19 @@ enum class BlobState : uint8_t {
 };
 std::string_view BlobStateName(BlobState state);
 
-inline constexpr size_t kOriginsMax = 16;           // kept per blob; later ones are not recorded
+inline constexpr size_t kOriginsMax = 16;           // kept per blob: the newest
 inline constexpr size_t kOriginNameBytesMax = 512;  // of a registry, and of a repository
 
 struct BlobRecord {
+  std::optional<Digest> digest;  // if it is kept by another name than that
   uint64_t size = 0;
   uint32_t chunk_size = 0;
   std::optional<Digest> root;
-  std::vector<BlobOrigin> origins;
+  std::vector<BlobOrigin> origins;   // the newest first
   std::vector<OriginAccess> access;  // of each origin
   std::optional<FileIdentity> file;  // that the claims hold for; none: no claim holds
   BlobState state = BlobState::kActive;
+  bool proven = false;  // the whole blob was hashed once: size is right, and root if there is one
   bool pinned = false;
   int64_t last_access_ms = 0;  // wall clock, milliseconds since 1970
 
@@ -81,8 +83,8 @@ class SegmentIndex {
   uint32_t value_;
 };
 
-std::string BlobKey(const EntryId& id);
-std::string SegmentKey(const EntryId& id, SegmentIndex segment);
+std::string RecordKey(const BlobKey& id);
+std::string SegmentKey(const BlobKey& id, SegmentIndex segment);
 
 // What a key names. A key of neither version is kUnknown: whoever wrote it may have meant that others don't
 // hold any more.
@@ -91,10 +93,10 @@ KeyKind KindOf(std::string_view key);
 // All keys of the earlier version start with one of these; no other keys do.
 std::vector<std::string> EarlierPrefixes();
 
-absl::StatusOr<EntryId> DecodeBlobKey(std::string_view key);
-absl::StatusOr<EntryId> DecodeEarlierBlobKey(std::string_view key);
+absl::StatusOr<BlobKey> DecodeRecordKey(std::string_view key);
+absl::StatusOr<BlobKey> DecodeEarlierRecordKey(std::string_view key);
 struct SegmentName {
-  EntryId id;
+  BlobKey id;
   SegmentIndex segment;
 };
 absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key);

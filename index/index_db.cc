@@ -10,7 +10,7 @@ absl::Status Damaged(const absl::Status& status) {
 }
 
 template <typename Visit>
-absl::Status VisitBlob(const absl::StatusOr<EntryId>& id, absl::StatusOr<BlobRecord> record,
+absl::Status VisitBlob(const absl::StatusOr<BlobKey>& id, absl::StatusOr<BlobRecord> record,
                        const Visit& visit) {
   if (!id.ok()) return Damaged(id.status());
   if (!record.ok()) return Damaged(record.status());
@@ -27,11 +27,11 @@ absl::Status VisitSegment(const absl::StatusOr<SegmentName>& name,
 
 }  // namespace
 
-void IndexBatch::PutBlob(const EntryId& id, const BlobRecord& record) {
-  changes_.push_back({Change::Kind::kPut, BlobKey(id), EncodeBlobRecord(record)});
+void IndexBatch::PutBlob(const BlobKey& id, const BlobRecord& record) {
+  changes_.push_back({Change::Kind::kPut, RecordKey(id), EncodeBlobRecord(record)});
 }
 
-void IndexBatch::PutSegment(const EntryId& id, SegmentIndex segment, const PresenceSegment& value) {
+void IndexBatch::PutSegment(const BlobKey& id, SegmentIndex segment, const PresenceSegment& value) {
   if (value.present.empty()) {
     changes_.push_back({Change::Kind::kDelete, SegmentKey(id, segment), {}});
   } else {
@@ -39,15 +39,15 @@ void IndexBatch::PutSegment(const EntryId& id, SegmentIndex segment, const Prese
   }
 }
 
-void IndexBatch::DeleteSegments(const EntryId& id, const ChunkGeometry& geometry) {
+void IndexBatch::DeleteSegments(const BlobKey& id, const ChunkGeometry& geometry) {
   for (uint32_t i = 0; i < SegmentIndex::CountIn(geometry); ++i) {
     changes_.push_back({Change::Kind::kDelete, SegmentKey(id, SegmentIndex(i)), {}});
   }
 }
 
-void IndexBatch::DeleteBlob(const EntryId& id, const ChunkGeometry& geometry) {
+void IndexBatch::DeleteBlob(const BlobKey& id, const ChunkGeometry& geometry) {
   DeleteSegments(id, geometry);
-  changes_.push_back({Change::Kind::kDelete, BlobKey(id), {}});
+  changes_.push_back({Change::Kind::kDelete, RecordKey(id), {}});
 }
 
 void IndexBatch::DeleteEarlier() {
@@ -63,12 +63,12 @@ absl::StatusOr<IndexContents> LoadIndex(IndexDb& db, const IndexVisitor& visitor
   const absl::Status scanned = db.Scan([&](std::string_view key, std::string_view value) -> absl::Status {
     switch (KindOf(key)) {
       case KeyKind::kBlob:
-        return VisitBlob(DecodeBlobKey(key), DecodeBlobRecord(value), visitor.on_blob);
+        return VisitBlob(DecodeRecordKey(key), DecodeBlobRecord(value), visitor.on_blob);
       case KeyKind::kSegment:
         return VisitSegment(DecodeSegmentKey(key), DecodeSegment(value), visitor.on_segment);
       case KeyKind::kEarlierBlob:
         contents = IndexContents::kEarlier;
-        return VisitBlob(DecodeEarlierBlobKey(key), DecodeEarlierBlobRecord(value), visitor.on_blob);
+        return VisitBlob(DecodeEarlierRecordKey(key), DecodeEarlierBlobRecord(value), visitor.on_blob);
       case KeyKind::kEarlierOther:
         contents = IndexContents::kEarlier;
         return absl::OkStatus();

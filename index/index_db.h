@@ -8,8 +8,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "index/entry_id.h"
 #include "index/index_codec.h"
+#include "node/blob_key.h"
 
 namespace sluice::index {
 
@@ -23,12 +23,12 @@ class IndexBatch {
     std::string value;  // of kDeleteRange: the first key that stays
   };
 
-  void PutBlob(const EntryId& id, const BlobRecord& record);
+  void PutBlob(const BlobKey& id, const BlobRecord& record);
   // A segment without a present chunk is removed.
-  void PutSegment(const EntryId& id, SegmentIndex segment, const PresenceSegment& value);
-  void DeleteSegments(const EntryId& id, const ChunkGeometry& geometry);
+  void PutSegment(const BlobKey& id, SegmentIndex segment, const PresenceSegment& value);
+  void DeleteSegments(const BlobKey& id, const ChunkGeometry& geometry);
   // The record and the segments.
-  void DeleteBlob(const EntryId& id, const ChunkGeometry& geometry);
+  void DeleteBlob(const BlobKey& id, const ChunkGeometry& geometry);
   // All that version 1 has left.
   void DeleteEarlier();
 
@@ -69,8 +69,8 @@ class IndexDb {
 
 // What LoadIndex hands out. A record of the earlier version comes with no file, and without segments.
 struct IndexVisitor {
-  std::function<absl::Status(const EntryId&, BlobRecord)> on_blob;
-  std::function<absl::Status(const EntryId&, SegmentIndex, const PresenceSegment&)> on_segment;
+  std::function<absl::Status(const BlobKey&, BlobRecord)> on_blob;
+  std::function<absl::Status(const BlobKey&, SegmentIndex, const PresenceSegment&)> on_segment;
 };
 
 // Whether anything of the earlier version is in the index, and is to be deleted.

@@ -11,15 +11,16 @@
 namespace sluice::index {
 namespace {
 
-absl::Status AddBlob(const EntryId& id, BlobRecord record, EntryTable* table) {
+absl::Status AddBlob(const BlobKey& id, BlobRecord record, EntryTable* table) {
+  const Digest digest = record.digest.value_or(id.name());
   auto blob = std::make_shared<Blob>(
-      BlobSpec{id.digest(), record.size, record.chunk_size, record.root, record.origins});
+      id, BlobSpec{digest, record.size, record.chunk_size, record.root, record.origins});
   if (record.state == BlobState::kRefused) blob->Refuse();
-  table->Insert(std::make_shared<BlobEntry>(id, std::move(blob), std::move(record)));
+  table->Insert(std::make_shared<BlobEntry>(std::move(blob), std::move(record)));
   return absl::OkStatus();
 }
 
-absl::Status AddSegment(const EntryId& id, SegmentIndex segment, const PresenceSegment& value,
+absl::Status AddSegment(const BlobKey& id, SegmentIndex segment, const PresenceSegment& value,
                         const EntryTable& table) {
   const EntryPtr entry = table.Find(id);
   if (!entry) return absl::DataLossError(absl::StrCat("index: chunks of an unknown ", id.ToString()));
@@ -45,8 +46,8 @@ absl::Status TryToLoad(const std::string& path, const OpenIndex& open_index, Ent
   if (!db.ok()) return db.status();
   loaded->db = *std::move(db);
   const IndexVisitor visitor{
-      [&](const EntryId& id, BlobRecord record) { return AddBlob(id, std::move(record), table); },
-      [&](const EntryId& id, SegmentIndex segment, const PresenceSegment& value) {
+      [&](const BlobKey& id, BlobRecord record) { return AddBlob(id, std::move(record), table); },
+      [&](const BlobKey& id, SegmentIndex segment, const PresenceSegment& value) {
         return AddSegment(id, segment, value, *table);
       }};
   const absl::StatusOr<IndexContents> contents = LoadIndex(*loaded->db, visitor);
@@ -61,7 +62,7 @@ absl::StatusOr<LoadedIndex> LoadEntries(const DataDir& data_dir, const OpenIndex
   const std::string path = data_dir.index_path();
   std::error_code error;
   const bool had_index = std::filesystem::exists(path, error);
-  const absl::StatusOr<std::vector<EntryId>> files = data_dir.ListBlobFiles();
+  const absl::StatusOr<std::vector<BlobKey>> files = data_dir.ListBlobFiles();
   if (!files.ok()) return files.status();
   LoadedIndex loaded;
   absl::Status status = TryToLoad(path, open_index, table, &loaded);

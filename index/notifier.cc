@@ -49,9 +49,8 @@ absl::Status Notifier::WaitTold(const EntryPtr& entry) {
     told_.wait_until(lock, Now() + wait_max_, [&] { return is_told() || entry->deaf || stopped_; });
   }
   if (is_told()) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat(entry->id.ToString(),
-                   ": the kernel's side has not heard yet that some of it was taken back; try again"));
+  return absl::UnavailableError(absl::StrCat(
+      entry->Name(), ": the kernel's side has not heard yet that some of it was taken back; try again"));
 }
 
 void Notifier::Flush() {
@@ -139,7 +138,7 @@ absl::Status Notifier::TellComplete(BlobEntry& entry) {
 
 void Notifier::Retry(Notice notice, const absl::Status& why) {
   if (++notice.failures == kAlarmFailures && callbacks_.alarm) {
-    callbacks_.alarm(absl::StrCat(notice.entry->id.ToString(),
+    callbacks_.alarm(absl::StrCat(notice.entry->Name(),
                                   ": the kernel's side could not be told that it has changed, which is tried "
                                   "again: ",
                                   why.message()));

@@ -28,13 +28,13 @@ std::string HashOf(std::string_view bytes) {
   return {reinterpret_cast<const char*>(hash.data()), hash.size()};
 }
 
-std::string WhatOf(const EntryId& id) {
+std::string WhatOf(const BlobKey& id) {
   return absl::StrCat("the recipe of ", id.ToString());
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> RecipeFiles::Get(const EntryId& id) {
+absl::StatusOr<std::string> RecipeFiles::Get(const BlobKey& id) {
   const FileDescriptor fd(file_system_.Open(data_dir_.recipes_fd(), id.FileName(), O_RDONLY | O_NONBLOCK));
   if (!fd.valid()) {
     const absl::Status error = DiskError(errno, absl::StrCat("open ", WhatOf(id)));
@@ -59,7 +59,7 @@ absl::StatusOr<std::string> RecipeFiles::Get(const EntryId& id) {
   return recipe;
 }
 
-absl::Status RecipeFiles::Put(const EntryId& id, std::string_view recipe) {
+absl::Status RecipeFiles::Put(const BlobKey& id, std::string_view recipe) {
   if (recipe.size() > kRecipeBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrCat(WhatOf(id), " has ", recipe.size(), " bytes, more than ", kRecipeBytesMax));
@@ -75,18 +75,18 @@ absl::Status RecipeFiles::Put(const EntryId& id, std::string_view recipe) {
   return WriteError(errno, absl::StrCat("keep ", WhatOf(id)));
 }
 
-absl::Status RecipeFiles::Remove(const EntryId& id) {
+absl::Status RecipeFiles::Remove(const BlobKey& id) {
   if (file_system_.Unlink(data_dir_.recipes_fd(), id.FileName()) == 0 || errno == ENOENT) {
     return absl::OkStatus();
   }
   return WriteError(errno, absl::StrCat("remove ", WhatOf(id)));
 }
 
-absl::Status RecipeFiles::RemoveStrangers(const absl::flat_hash_set<EntryId>& known) {
+absl::Status RecipeFiles::RemoveStrangers(const absl::flat_hash_set<BlobKey>& known) {
   const absl::StatusOr<std::vector<std::string>> names = data_dir_.ListRecipeFiles();
   if (!names.ok()) return names.status();
   for (const std::string& name : *names) {
-    const absl::StatusOr<EntryId> id = EntryId::ParseFileName(name);
+    const absl::StatusOr<BlobKey> id = BlobKey::ParseFileName(name);
     const bool half_written = !id.ok() && name.ends_with(StoreFileSystem::kFreshSuffix);
     if (id.ok() ? known.contains(*id) : !half_written) continue;
     if (file_system_.Unlink(data_dir_.recipes_fd(), name) != 0 && errno != ENOENT) {

@@ -8,8 +8,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "index/data_dir.h"
-#include "index/entry_id.h"
 #include "index/store_file_system.h"
+#include "node/blob_key.h"
 
 namespace sluice::index {
 
@@ -27,14 +27,14 @@ class RecipeFiles {
       : data_dir_(data_dir), file_system_(file_system) {}
 
   // Errors: NotFound (none, or what is there is damaged, which is removed); Unavailable.
-  absl::StatusOr<std::string> Get(const EntryId& id);
+  absl::StatusOr<std::string> Get(const BlobKey& id);
   // Replaces what was there; synced. Errors: InvalidArgument (longer than kRecipeBytesMax);
   // ResourceExhausted, Unavailable (the disk; then what was there is there still).
-  absl::Status Put(const EntryId& id, std::string_view recipe);
+  absl::Status Put(const BlobKey& id, std::string_view recipe);
   // Errors: Unavailable. It is no error if there is none.
-  absl::Status Remove(const EntryId& id);
+  absl::Status Remove(const BlobKey& id);
   // Removes what a crash left half written, and the recipes of all but `known`. Errors: Unavailable.
-  absl::Status RemoveStrangers(const absl::flat_hash_set<EntryId>& known);
+  absl::Status RemoveStrangers(const absl::flat_hash_set<BlobKey>& known);
 
  private:
   const DataDir& data_dir_;

@@ -95,7 +95,7 @@ absl::Status Syncer::SyncFile(const EntryPtr& entry) {
   }
   if (!fd) return absl::OkStatus();
   if (parts_.file_system.SyncData(fd->get()) != 0) {
-    return WriteError(errno, absl::StrCat("sync the file of ", entry->id.ToString()));
+    return WriteError(errno, absl::StrCat("sync the file of ", entry->Name()));
   }
   return parts_.guard.CheckSynced(entry, fd->get());
 }
@@ -108,7 +108,7 @@ void Syncer::FailSync(const EntryPtr& entry, const absl::Status& why) {
   }
   parts_.telemetry.sync_failures.Add();
   if (!parts_.alarm) return;
-  parts_.alarm(absl::StrCat(why.message(), "; what was written to ", entry->id.ToString(),
+  parts_.alarm(absl::StrCat(why.message(), "; what was written to ", entry->Name(),
                             " since the last sync will be fetched again"));
 }
 

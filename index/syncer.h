@@ -45,8 +45,8 @@ class Syncer {
     DiskUsage& usage;
     Telemetry& telemetry;
     const std::function<void(const std::string&)>& alarm;
-    // All chunks of a blob are durable, but not all of them proven.
-    std::function<void(const EntryId&)> check_whole;
+    // All chunks of a blob are durable, and the whole was not hashed yet.
+    std::function<void(const BlobKey&)> check_whole;
   };
   struct Limits {
     Duration interval;
@@ -59,6 +59,9 @@ class Syncer {
   void Queue(const EntryPtr& entry, uint64_t bytes);
   // Whether no more blobs may be queued for now. Then a batch is due.
   bool IsFull();
+  // Announces the blob if it is settled, and has it hashed if only that is lacking. REQUIRES: it is not
+  // locked
+  void Settle(const EntryPtr& entry);
   // Returns when all that was queued before has been claimed or taken back.
   void Flush();
   // Returns whether anything was queued. REQUIRES: Threads::kNone
@@ -70,7 +73,6 @@ class Syncer {
   bool RunOneBatch();
   absl::Status SyncFile(const EntryPtr& entry);
   void FailSync(const EntryPtr& entry, const absl::Status& why);
-  void Settle(const EntryPtr& entry);
   void PutRecords();
 
   const Parts parts_;

@@ -18,8 +18,25 @@ absl::Status ChunkGeometry::Validate(uint64_t size, uint32_t chunk_size) {
   return absl::OkStatus();
 }
 
-Blob::Blob(BlobSpec spec)
-    : spec_(std::move(spec)), geometry_(spec_.size, spec_.chunk_size), presence_(geometry_.chunk_count()) {}
+Blob::Blob(BlobSpec spec) : Blob(BlobKey(spec.digest), spec) {}
+
+Blob::Blob(const BlobKey& key, BlobSpec spec)
+    : key_(key),
+      digest_(spec.digest),
+      geometry_(spec.size, spec.chunk_size),
+      facts_(std::make_shared<const BlobSpec>(std::move(spec))),
+      presence_(geometry_.chunk_count()) {}
+
+std::shared_ptr<const BlobSpec> Blob::facts() const {
+  const std::lock_guard lock(facts_mutex_);
+  return facts_;
+}
+
+void Blob::SetFacts(BlobSpec facts) {
+  auto fresh = std::make_shared<const BlobSpec>(std::move(facts));
+  const std::lock_guard lock(facts_mutex_);
+  facts_.swap(fresh);
+}
 
 uint64_t Blob::present_bytes() const {
   if (presence_.present_count() == 0) return 0;

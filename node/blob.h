@@ -3,10 +3,13 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "node/blob_key.h"
 #include "node/digest.h"
 #include "node/geometry.h"
 #include "node/presence_map.h"
@@ -21,7 +24,8 @@ struct BlobOrigin {
   friend auto operator<=>(const BlobOrigin&, const BlobOrigin&) = default;
 };
 
-// What must be known of a blob before its first byte is fetched.
+// What somebody says of a blob: all that must be known of it before its first byte is fetched. Until the
+// whole blob was hashed it is a claim, and stands beside what others claim of the same digest.
 struct BlobSpec {
   Digest digest;
   uint64_t size = 0;
@@ -29,21 +33,29 @@ struct BlobSpec {
   // The root of the blob's recipe (BEP 52 "pieces root") as its descriptor's annotation vouches for it; with
   // it the recipe is bound. Without it, chunks stay unverified until the whole blob has been hashed.
   std::optional<Digest> root;
-  // Where to ask for it, in this order.
+  // Where to ask for it, in this order. The first is whose manifest says all this; none: this node itself.
   std::vector<BlobOrigin> origins;
 };
 
-// A blob that this node knows: one object per digest, shared by all rooms for as long as anyone uses it.
+// A blob that this node knows: one object per key, shared by all rooms for as long as anyone uses it.
 //
-// Thread-safe: the constant fields need no lock, the others are atomic.
+// Thread-safe.
 class Blob {
  public:
+  // A blob that is kept by its digest's own name.
   // REQUIRES: ChunkGeometry::Validate(spec.size, spec.chunk_size).ok(), spec.size > 0
   explicit Blob(BlobSpec spec);
+  Blob(const BlobKey& key, BlobSpec spec);
 
-  const Digest& digest() const { return spec_.digest; }
+  const BlobKey& key() const { return key_; }
+  const Digest& digest() const { return digest_; }
   const ChunkGeometry& geometry() const { return geometry_; }
-  const BlobSpec& spec() const { return spec_; }
+
+  // What is known of it now. What it points to never changes; it is replaced when a root or another origin
+  // becomes known. Digest, size and chunk size stay.
+  std::shared_ptr<const BlobSpec> facts() const;
+  // REQUIRES: same digest, size and chunk size
+  void SetFacts(BlobSpec facts);
 
   PresenceMap& presence() { return presence_; }
   const PresenceMap& presence() const { return presence_; }
@@ -99,8 +111,12 @@ class Blob {
 
  private:
   // Constant after construction.
-  const BlobSpec spec_;
+  const BlobKey key_;
+  const Digest digest_;
   const ChunkGeometry geometry_;
+
+  mutable std::mutex facts_mutex_;
+  std::shared_ptr<const BlobSpec> facts_;  // guarded by facts_mutex_
 
   PresenceMap presence_;
   std::atomic<bool> refused_{false};

@@ -43,7 +43,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
   void Shutdown();
 
   void Read(ReadRequest request, ReadDone done);
-  absl::StatusOr<Blob::Lease> Lookup(const Digest& digest, ByteRange range) const;
+  absl::StatusOr<Blob::Lease> Lookup(const BlobKey& key, ByteRange range) const;
   void StartFill(FillId id, FillRequest request, FillDone done);
   void StopFill(FillId id);
   void Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence, SourceKind kind,
@@ -91,13 +91,13 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
 // ---------------------------------------------------------------------------------------------- reads
 
 absl::StatusOr<Blob::Lease> BlobCache::Core::Check(const ReadRequest& request, Instant now) const {
-  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(request.digest);
+  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(request.blob);
   if (!lease.ok()) return lease;
   if (absl::Status within = CheckRange(lease->blob(), request.range); !within.ok()) return within;
   if (shut_down_) return ShuttingDown();
   if (request.deadline <= now) {
-    return absl::DeadlineExceededError(absl::StrCat(
-        "the deadline of a read of blob ", request.digest.ToString(), " had passed before it began"));
+    return absl::DeadlineExceededError(absl::StrCat("the deadline of a read of blob ",
+                                                    request.blob.ToString(), " had passed before it began"));
   }
   return lease;
 }
@@ -221,14 +221,14 @@ void BlobCache::Core::ExpireReads(Instant armed) {
   ArmDeadline();
 }
 
-absl::StatusOr<Blob::Lease> BlobCache::Core::Lookup(const Digest& digest, ByteRange range) const {
-  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(digest);
+absl::StatusOr<Blob::Lease> BlobCache::Core::Lookup(const BlobKey& key, ByteRange range) const {
+  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(key);
   if (!lease.ok()) return lease;
   const Blob& blob = lease->blob();
   if (absl::Status within = CheckRange(blob, range); !within.ok()) return within;
   if (blob.presence().AllPresent(blob.geometry().Covering(range))) return lease;
   return absl::NotFoundError(absl::StrCat("bytes ", range.offset, "+", range.length, " of blob ",
-                                          digest.ToString(), " are not all present"));
+                                          key.name().ToString(), " are not all present"));
 }
 
 // --------------------------------------------------------------------------- what nobody waits for
@@ -236,7 +236,7 @@ absl::StatusOr<Blob::Lease> BlobCache::Core::Lookup(const Digest& digest, ByteRa
 void BlobCache::Core::StartWork(FetchScheduler::Start start) {
   const std::shared_ptr<Blob>& blob = start.run.blob;
   const ChunkSpan chunks = start.run.chunks;
-  if (parts_.store.Find(blob->digest()) != blob) {
+  if (parts_.store.Find(blob->key()) != blob) {
     return start.run.work->Ended(
         chunks, absl::NotFoundError(absl::StrCat("blob ", blob->digest().ToString(), " was evicted")));
   }
@@ -264,7 +264,7 @@ void BlobCache::Core::CancelRuns(const WorkSource& work) {
 
 void BlobCache::Core::StartFill(FillId id, FillRequest request, FillDone done) {
   if (shut_down_) return std::move(done)(ShuttingDown());
-  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(request.digest);
+  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(request.blob);
   if (!lease.ok()) return std::move(done)(std::move(lease).status());
   fills_.Start(id, *std::move(lease), std::move(request), std::move(done));
   flight_.Pump();
@@ -350,8 +350,8 @@ void BlobCache::Read(ReadRequest request, ReadDone done) {
   });
 }
 
-absl::StatusOr<Blob::Lease> BlobCache::Lookup(const Digest& digest, ByteRange range) const {
-  return core_->Lookup(digest, range);
+absl::StatusOr<Blob::Lease> BlobCache::Lookup(const BlobKey& key, ByteRange range) const {
+  return core_->Lookup(key, range);
 }
 
 FillId BlobCache::Fill(FillRequest request, FillDone done) {

@@ -66,7 +66,7 @@ class BlobCache final : public ChunkSink {
   // What is present now: a lease under which the range may be read, or NotFound (no such blob, or not all of
   // the range is present), OutOfRange, DataLoss (the blob is refused). Opens nothing, and takes no disk
   // access.
-  absl::StatusOr<Blob::Lease> Lookup(const Digest& digest, ByteRange range) const;
+  absl::StatusOr<Blob::Lease> Lookup(const BlobKey& key, ByteRange range) const;
 
   // Fetches what is absent; watch the progress in Blob::presence(). A chunk that can't be had ends the fill
   // with its error; NotFound also if there is no such blob. REQUIRES: the class is not kDemand

@@ -4,7 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "node/blob.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/geometry.h"
 
 namespace sluice {
@@ -26,7 +26,7 @@ class BlobReader {
 
   // May block on disk. Errors: NotFound (no such blob); DataLoss (refused, or the file was lost);
   // Unavailable.
-  virtual absl::StatusOr<std::shared_ptr<const BlobFile>> OpenFile(const Digest& digest) = 0;
+  virtual absl::StatusOr<std::shared_ptr<const BlobFile>> OpenFile(const BlobKey& key) = 0;
 
   // Whether every chunk of the span is present and proven, by a bound recipe or by the blob's whole digest.
   // No disk access. REQUIRES: the span is within the blob

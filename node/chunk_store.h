@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/blob_key.h"
 
 namespace sluice {
 
@@ -25,6 +26,8 @@ enum class Evidence {
 //   its sync failed while it was written to, the kernel's side has not heard yet of what was taken back, or
 //   the disk failed.
 // - NotFound: the blob was evicted meanwhile; after another Open.
+// - FailedPrecondition: the chunk has no proof, and several repositories' readers share the blob; not before
+//   its recipe is there.
 // - ResourceExhausted: no space; not before room was made.
 // - DataLoss: the blob is refused; not before it was evicted.
 // - InvalidArgument: never.
@@ -32,24 +35,26 @@ class ChunkStore {
  public:
   virtual ~ChunkStore() = default;
 
-  // The blob of spec.digest, registered first if it is new. Origins, and a root where none was known, are
-  // added to one that is known already. Errors: InvalidArgument if the spec contradicts what is known (size,
-  // chunk size, root) or is out of bounds; ResourceExhausted; Unavailable (the disk; or the blob is being
-  // evicted, and that takes long).
+  // The blob that readers of what `spec` says may read: one whose whole digest was hashed, or of which the
+  // same is claimed; registered first if there is none. Origins, and a root where none was known, are added
+  // to one that is known already. Errors: InvalidArgument if the spec contradicts the digest's proven size,
+  // or is out of bounds; ResourceExhausted; Unavailable (the disk; or the blob is being evicted, and that
+  // takes long).
   virtual absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) = 0;
 
-  // The blob if it is registered, else nullptr.
-  virtual std::shared_ptr<Blob> Find(const Digest& digest) const = 0;
+  // The blob that is kept by that key, else nullptr.
+  virtual std::shared_ptr<Blob> Find(const BlobKey& key) const = 0;
 
   // A lease that no eviction can overtake. No disk access. Errors: NotFound (not registered, or just being
   // evicted); DataLoss (refused).
-  virtual absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const = 0;
+  virtual absl::StatusOr<Blob::Lease> Acquire(const BlobKey& key) const = 0;
 
   // Writes a chunk's bytes and makes it servable: when this returns OK its presence bit is set. The durable
   // claim follows in a later batch, after the bytes were synced; if that sync fails, the bit is cleared
   // again. Committing a chunk that is already present writes nothing, unless `evidence` is better than what
   // is known. Errors: ResourceExhausted (no space), Unavailable (any other failure to write: the same bytes
-  // may be committed again), NotFound (the blob was evicted), DataLoss (it is refused); then the chunk is
+  // may be committed again), NotFound (the blob was evicted), DataLoss (it is refused),
+  // FailedPrecondition (see above); then the chunk is
   // absent. REQUIRES: bytes.size() == blob.geometry().RangeOf(index).length
   virtual absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
                               Evidence evidence) = 0;

@@ -8,7 +8,7 @@ std::vector<EvictionCandidate> ChooseEvictions(std::vector<EvictionCandidate> ca
                                                uint64_t bytes_to_free) {
   std::erase_if(candidates, [](const EvictionCandidate& candidate) { return candidate.bytes == 0; });
   std::sort(candidates.begin(), candidates.end(), [](const EvictionCandidate& a, const EvictionCandidate& b) {
-    return a.last_used_ms != b.last_used_ms ? a.last_used_ms < b.last_used_ms : a.digest < b.digest;
+    return a.last_used_ms != b.last_used_ms ? a.last_used_ms < b.last_used_ms : a.key < b.key;
   });
   uint64_t freed = 0;
   auto last = candidates.begin();

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "node/digest.h"
+#include "node/blob_key.h"
 
 namespace sluice {
 
@@ -19,7 +19,7 @@ struct StoreLimits {
 
 // A blob that may be evicted: neither leased nor pinned.
 struct EvictionCandidate {
-  Digest digest;
+  BlobKey key;
   uint64_t bytes = 0;        // that its eviction would give back
   int64_t last_used_ms = 0;  // last mounted, unmounted or served; wall clock, milliseconds since 1970
 };

@@ -12,9 +12,9 @@ uint64_t HalfOf(uint64_t all, uint64_t of_others) {
 }
 
 // The registry that a blob is probably fetched from.
-const std::string& RegistryOf(const Blob& blob) {
-  static const std::string kNone;
-  return blob.spec().origins.empty() ? kNone : blob.spec().origins.front().registry;
+std::string RegistryOf(const Blob& blob) {
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  return facts->origins.empty() ? std::string() : facts->origins.front().registry;
 }
 
 template <typename Queue>
@@ -44,10 +44,11 @@ bool FetchScheduler::Slot::CutTo(uint64_t bytes) {
 FetchScheduler::Share& FetchScheduler::ShareOf(const std::shared_ptr<Blob>& blob) {
   std::unique_ptr<Share>& share = shares_[blob.get()];
   if (share) return *share;
-  std::unique_ptr<Registry>& registry = registries_[RegistryOf(*blob)];
+  const std::string name = RegistryOf(*blob);
+  std::unique_ptr<Registry>& registry = registries_[name];
   if (!registry) {
     registry = std::make_unique<Registry>();
-    registry->name = RegistryOf(*blob);
+    registry->name = name;
   }
   share = std::make_unique<Share>();
   share->blob = blob;

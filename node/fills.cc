@@ -154,12 +154,12 @@ void Fills::StopAll(const absl::Status& why) {
 }
 
 void Fills::JoinBulk(const std::shared_ptr<Blob>& blob) {
-  if (parts_.bulk && bulk_users_[blob->digest()]++ == 0) parts_.bulk->Join(blob);
+  if (parts_.bulk && bulk_users_[blob->key()]++ == 0) parts_.bulk->Join(blob);
 }
 
 void Fills::LeaveBulk(const Blob& blob) {
-  if (!parts_.bulk || --bulk_users_.at(blob.digest()) > 0) return;
-  bulk_users_.erase(blob.digest());
+  if (!parts_.bulk || --bulk_users_.at(blob.key()) > 0) return;
+  bulk_users_.erase(blob.key());
   parts_.bulk->Leave(blob);
 }
 

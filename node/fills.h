@@ -21,7 +21,7 @@ namespace sluice {
 enum class FillId : uint64_t {};
 
 struct FillRequest {
-  Digest digest;
+  BlobKey blob;
   FetchClass fetch_class = FetchClass::kBackfill;  // not kDemand
   std::vector<ChunkSpan> chunks = {};              // within the blob, in order, apart; empty: all of it
 };
@@ -60,7 +60,7 @@ class Fills {
 
   const Parts parts_;
   absl::flat_hash_map<FillId, std::shared_ptr<Fill>> fills_;
-  absl::flat_hash_map<Digest, int> bulk_users_;  // fills of each blob that has joined the bulk lane
+  absl::flat_hash_map<BlobKey, int> bulk_users_;  // fills of each blob that has joined the bulk lane
 };
 
 }  // namespace sluice

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "node/blob.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 
 namespace sluice {
 
@@ -25,8 +25,8 @@ class AccessLedger {
   // stands. A blob of which something came by credentials is nowhere public by hearsay. What was here before
   // anything was known of access counts as got by credentials. No-op if the blob, or the origin among its
   // origins, is not known. Reaches the disk a little later; what a crash loses is unknown again.
-  virtual void NoteAccess(const Digest& blob, const BlobOrigin& origin, OriginAccess access) = 0;
-  virtual OriginAccess AccessOf(const Digest& blob, const BlobOrigin& origin) const = 0;
+  virtual void NoteAccess(const BlobKey& blob, const BlobOrigin& origin, OriginAccess access) = 0;
+  virtual OriginAccess AccessOf(const BlobKey& blob, const BlobOrigin& origin) const = 0;
 };
 
 // Whether a blob that was got so may be given to who names that repository and shows no credentials.

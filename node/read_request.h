@@ -3,15 +3,15 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/blob_key.h"
 #include "node/chunk_source.h"
-#include "node/digest.h"
 #include "node/executor.h"
 #include "node/geometry.h"
 
 namespace sluice {
 
 struct ReadRequest {
-  Digest digest;
+  BlobKey blob;
   ByteRange range;  // within the blob, not empty
   FetchClass fetch_class = FetchClass::kDemand;
   Instant deadline;

@@ -117,13 +117,13 @@ int CacheCuller::Cull(const Entry& entry) {
   return command.ok() ? say_(command.value()) : command.error().code;
 }
 
-absl::Status CacheCuller::Discard(const Digest& digest) {
-  return OnThread<absl::Status>([this, digest] {
+absl::Status CacheCuller::Discard(const BlobKey& key) {
+  return OnThread<absl::Status>([this, key] {
     absl::Status status;
-    for (const Entry& entry : Entries(absl::StrCat(kTextKeyPrefix, digest.Hex()))) {
+    for (const Entry& entry : Entries(absl::StrCat(kTextKeyPrefix, key.FileName()))) {
       const int error = Cull(entry);
       if (error == 0 || error == ENOENT || error == ESTALE) continue;
-      const std::string what = absl::StrCat("the kernel's copy of blob ", digest.Short());
+      const std::string what = absl::StrCat("the kernel's copy of blob ", key.Short());
       status = error == EBUSY ? absl::FailedPreconditionError(absl::StrCat(what, " is in use"))
                               : absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(error)));
     }

@@ -12,7 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/geometry.h"
 #include "ondemand/keeper/descriptor.h"
 
@@ -37,7 +37,7 @@ class CacheCuller {
 
   // Discards all copies of the blob, in every volume. Errors: FailedPrecondition if one is in use (the others
   // are gone); Unavailable. OK if there is none.
-  absl::Status Discard(const Digest& digest);
+  absl::Status Discard(const BlobKey& key);
   // Takes the ranges out of all copies whose name begins so, in every volume, though they be in use: the
   // kernel then asks for them again. On the caller's thread. REQUIRES: the ranges are whole pages. Errors:
   // Unavailable. OK if there is none.

@@ -289,8 +289,8 @@ std::string CacheFiller::DoubtPath(const keeper::BlobRecord& record) const {
   return absl::StrCat(doubts_dir_, "/", std::string(record.name, sizeof(record.name)));
 }
 
-void CacheFiller::OnDiscarded(const Digest& digest) {
-  if (!doubts_dir_.empty()) unlink(absl::StrCat(doubts_dir_, "/", digest.Hex()).c_str());
+void CacheFiller::OnDiscarded(const BlobKey& key) {
+  if (!doubts_dir_.empty()) unlink(absl::StrCat(doubts_dir_, "/", key.FileName()).c_str());
 }
 
 bool CacheFiller::InDoubt(uint32_t blob) const {

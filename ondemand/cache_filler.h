@@ -17,7 +17,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/executor.h"
 #include "node/geometry.h"
 #include "ondemand/cache_objects.h"
@@ -66,7 +66,7 @@ class CacheFiller {
   // Whether chunks of the blob were taken back, now or by a predecessor, whose copies may not all know it.
   bool InDoubt(uint32_t blob) const;
   // The blob's copies are gone.
-  void OnDiscarded(const Digest& digest);
+  void OnDiscarded(const BlobKey& key);
   // There may be more to copy than what was asked for.
   void Wake();
 

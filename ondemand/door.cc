@@ -111,37 +111,37 @@ absl::Status Door::GuardBlob(std::shared_ptr<Blob> blob, int file_fd) {
   struct stat status {};
   if (fstat(file_fd, &status) != 0) {
     return absl::UnavailableError(
-        absl::StrCat("inspect the file of blob ", blob->digest().Short(), ": ", std::strerror(errno)));
+        absl::StrCat("inspect the file of blob ", blob->key().Short(), ": ", std::strerror(errno)));
   }
-  const BlobFile file{.digest = blob->digest(),
+  const BlobFile file{.key = blob->key(),
                       .size = blob->geometry().size(),
                       .chunk_size = blob->geometry().chunk_size(),
                       .device = status.st_dev,
                       .inode = status.st_ino};
   const std::lock_guard lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
-  if (guarded_.contains(blob->digest())) return absl::OkStatus();
-  const bool inherited = keeper_->FindEntry(blob->digest()).has_value();
+  if (guarded_.contains(blob->key())) return absl::OkStatus();
+  const bool inherited = keeper_->FindEntry(blob->key()).has_value();
   const absl::StatusOr<BlobEntry> entry = keeper_->Guard(file);
   if (!entry.ok()) return entry.status();
-  const Digest digest = blob->digest();
+  const BlobKey key = blob->key();
   // The bits first: they say what may be read whatever fails from here on.
   blob->presence().Attach(keeper_->Mirror(*entry));
   const bool complete = blob->presence().complete();
   Blob::Lease lease(std::move(blob), Blob::Lease::OfFile::kYes);
-  guarded_.emplace(digest, std::make_unique<Guarded>(Guarded{std::move(lease), *entry}));
+  guarded_.emplace(key, std::make_unique<Guarded>(Guarded{std::move(lease), *entry}));
   // A predecessor may have known of more than we can prove, or have taken back what it told nobody of.
   const bool doubted = filler_ ? filler_->InDoubt(entry->value()) : inherited && !complete;
   return doubted ? TakeBack(*entry) : absl::OkStatus();
 }
 
-absl::Status Door::UnguardBlob(const Digest& digest) {
+absl::Status Door::UnguardBlob(const BlobKey& key) {
   const std::lock_guard mounting(mount_mutex_);
   const std::lock_guard lock(mutex_);
-  const auto found = guarded_.find(digest);
+  const auto found = guarded_.find(key);
   if (stopped_) return absl::OkStatus();
   if (found == guarded_.end()) {
-    const std::optional<BlobEntry> inherited = keeper_->FindEntry(digest);
+    const std::optional<BlobEntry> inherited = keeper_->FindEntry(key);
     return inherited ? keeper_->Unguard(*inherited) : absl::OkStatus();
   }
   const absl::Status status = keeper_->Unguard(found->second->entry);
@@ -153,13 +153,13 @@ absl::Status Door::UnguardBlob(const Digest& digest) {
   return status;
 }
 
-std::vector<Digest> Door::GuardedBlobs() const {
+std::vector<BlobKey> Door::GuardedBlobs() const {
   return keeper_->GuardedBlobs();
 }
 
-absl::Status Door::OnBlobComplete(const Digest& digest) {
+absl::Status Door::OnBlobComplete(const BlobKey& key) {
   const std::lock_guard lock(mutex_);
-  const auto found = guarded_.find(digest);
+  const auto found = guarded_.find(key);
   if (stopped_ || found == guarded_.end()) return absl::OkStatus();
   if (filler_) filler_->Wake();
   // Only fanotify's events can be taken off; and calls wait for a mount that is being made.
@@ -173,8 +173,8 @@ absl::Status Door::OnBlobComplete(const Digest& digest) {
   return keeper_->ClearComplete(found->second->entry);
 }
 
-absl::Status Door::OnBlobRevoked(const Digest& digest) {
-  return RefuseBlob(digest);
+absl::Status Door::OnBlobRevoked(const BlobKey& key) {
+  return RefuseBlob(key);
 }
 
 // REQUIRES: mutex_ is held
@@ -182,25 +182,25 @@ absl::Status Door::TakeBack(BlobEntry entry) {
   return filler_ ? filler_->Revoke(entry.value()) : keeper_->ClearComplete(entry);
 }
 
-absl::Status Door::RefuseBlob(const Digest& digest) {
+absl::Status Door::RefuseBlob(const BlobKey& key) {
   const std::lock_guard lock(mutex_);
-  const auto found = guarded_.find(digest);
+  const auto found = guarded_.find(key);
   if (stopped_) return absl::UnavailableError("the door has stopped");
-  return found != guarded_.end() ? TakeBack(found->second->entry) : TakeBackInherited(digest);
+  return found != guarded_.end() ? TakeBack(found->second->entry) : TakeBackInherited(key);
 }
 
 // REQUIRES: mutex_ is held
-absl::Status Door::TakeBackInherited(const Digest& digest) {
-  const std::optional<BlobEntry> entry = keeper_->FindEntry(digest);
+absl::Status Door::TakeBackInherited(const BlobKey& key) {
+  const std::optional<BlobEntry> entry = keeper_->FindEntry(key);
   if (!entry) return absl::OkStatus();
   for (PresenceMap::Word& word : keeper_->Mirror(*entry)) word.store(0, std::memory_order_seq_cst);
   return TakeBack(*entry);
 }
 
-absl::StatusOr<BlobEntry> Door::EntryOf(const Digest& digest) const {
-  const auto found = guarded_.find(digest);
+absl::StatusOr<BlobEntry> Door::EntryOf(const BlobKey& key) const {
+  const auto found = guarded_.find(key);
   if (found != guarded_.end()) return found->second->entry;
-  return absl::FailedPreconditionError(absl::StrCat("blob ", digest.Short(), " is not guarded"));
+  return absl::FailedPreconditionError(absl::StrCat("blob ", key.Short(), " is not guarded"));
 }
 
 absl::Status Door::MountImage(const MountRequest& request) {
@@ -220,8 +220,8 @@ absl::Status Door::MountImage(const MountRequest& request) {
     if (!entry.ok()) return entry.status();
     image.bootstrap = *entry;
   }
-  for (const Digest& digest : request.devices) {
-    const absl::StatusOr<BlobEntry> entry = EntryOf(digest);
+  for (const BlobKey& key : request.devices) {
+    const absl::StatusOr<BlobEntry> entry = EntryOf(key);
     if (!entry.ok()) return entry.status();
     image.devices.push_back(*entry);
   }
@@ -233,19 +233,19 @@ absl::Status Door::MountImage(const MountRequest& request) {
                                                    mounted.message()));
 }
 
-absl::Status Door::DiscardKernelCopies(const Digest& digest) {
+absl::Status Door::DiscardKernelCopies(const BlobKey& key) {
   if (!culler_) return absl::OkStatus();
   // A copy has no name before it was closed for the first time, and is given one some time after.
-  const std::string name = digest.Hex();
+  const std::string name = key.FileName();
   for (int look = 0; look < kDiscardLooks; ++look) {
     if (look > 0) std::this_thread::sleep_for(kDiscardPause);
     if (keeper_->objects()->IsOpen(name)) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the kernel's copy of blob ", digest.Short(), " is in use"));
+          absl::StrCat("the kernel's copy of blob ", key.Short(), " is in use"));
     }
-    if (absl::Status discarded = culler_->Discard(digest); !discarded.ok()) return discarded;
+    if (absl::Status discarded = culler_->Discard(key); !discarded.ok()) return discarded;
   }
-  filler_->OnDiscarded(digest);
+  filler_->OnDiscarded(key);
   return absl::OkStatus();
 }
 
@@ -263,21 +263,21 @@ absl::StatusOr<std::vector<MountedImage>> Door::Mounts() {
   return keeper_->ListMounts();
 }
 
-absl::Status Door::AdoptOrphan(const ErofsInstance& instance, const std::vector<Digest>& blobs) {
+absl::Status Door::AdoptOrphan(const ErofsInstance& instance, const std::vector<BlobKey>& blobs) {
   const std::lock_guard lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
   std::vector<BlobEntry> entries;
-  for (const Digest& digest : blobs) {
-    const absl::StatusOr<BlobEntry> entry = EntryOf(digest);
+  for (const BlobKey& key : blobs) {
+    const absl::StatusOr<BlobEntry> entry = EntryOf(key);
     if (!entry.ok()) return entry.status();
     entries.push_back(*entry);
   }
   return keeper_->AdoptOrphan(instance, entries);
 }
 
-HitCounts Door::Hits(const Digest& digest) const {
+HitCounts Door::Hits(const BlobKey& key) const {
   const std::lock_guard lock(mutex_);
-  const auto guarded = guarded_.find(digest);
+  const auto guarded = guarded_.find(key);
   return guarded == guarded_.end() ? HitCounts{} : keeper_->hits(guarded->second->entry);
 }
 

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/executor.h"
 #include "ondemand/backend.h"
 #include "ondemand/cache_culler.h"
@@ -25,7 +25,7 @@ namespace sluice::ondemand {
 struct DoorOptions {
   Backend backend = Backend::kFanotify;  // not kOff
   std::string runtime_dir;               // holds the keeper's socket and lock; made if it is missing
-  std::string blobs_dir;                 // the store's files, each named by the 64 hex digits of its digest
+  std::string blobs_dir;                 // the store's files, each named by the 64 hex digits of its key
   std::string cache_dir = {};            // cachefiles: of the kernel's copies; made if it is missing
   std::string domain = {};  // cachefiles: whose mounts share the copies; empty is each mount for itself
   std::string keeper_path;  // the sluice-keeper executable
@@ -38,11 +38,11 @@ struct DoorOptions {
 
 // An EROFS image to mount.
 struct MountRequest {
-  std::string bootstrap_path;   // complete and verified: its own reads may not be watched
-  Digest bootstrap = {};        // guarded, if GuardsBootstrap()
-  std::vector<Digest> devices;  // the image's blobs in the order of its device table; guarded already
-  std::string mount_point;      // absolute path of an empty directory
-  std::string label;            // kept beside the mount for people and successors, e.g. the image reference
+  std::string bootstrap_path;    // complete and verified: its own reads may not be watched
+  BlobKey bootstrap = {};        // guarded, if GuardsBootstrap()
+  std::vector<BlobKey> devices;  // the image's blobs in the order of its device table; guarded already
+  std::string mount_point;       // absolute path of an empty directory
+  std::string label;             // kept beside the mount for people and successors, e.g. the image reference
 };
 
 // Where the kernel's reads come in. The keeper process owns the kernel's side, whichever of its interfaces
@@ -81,20 +81,20 @@ class Door {
   absl::Status GuardBlob(std::shared_ptr<Blob> blob, int file_fd);
   // Also what was guarded before this daemon started. Errors: FailedPrecondition while a mount uses the blob;
   // Unavailable. OK if it is not guarded.
-  absl::Status UnguardBlob(const Digest& digest);
+  absl::Status UnguardBlob(const BlobKey& key);
   // What the keeper knows, also from before this daemon started.
-  std::vector<Digest> GuardedBlobs() const;
+  std::vector<BlobKey> GuardedBlobs() const;
 
   // Takes the kernel's events off a blob whose every chunk is present, synced and verified. Does nothing if
   // the blob is not complete or not guarded.
-  absl::Status OnBlobComplete(const Digest& digest);
+  absl::Status OnBlobComplete(const BlobKey& key);
   // To be called after a chunk's presence bit was cleared, before its bytes are touched: reads ask again, and
   // what the kernel has of it apart from the store is dropped. After an error it may be read unasked still;
   // to be repeated. Errors: Unavailable.
-  absl::Status OnBlobRevoked(const Digest& digest);
+  absl::Status OnBlobRevoked(const BlobKey& key);
   // The same of a blob that a predecessor has guarded and we don't: nothing of it is read unasked any more.
   // OK if nobody guards it.
-  absl::Status RefuseBlob(const Digest& digest);
+  absl::Status RefuseBlob(const BlobKey& key);
 
   // Whether the kernel reads the bootstrap through the door too, so that it is to be guarded as the image's
   // blobs are (cachefiles).
@@ -114,11 +114,11 @@ class Door {
   // blobs, which it has as devices, ask again from now on, once the kernel was made to forget what it has
   // read of them: DropCachedPages. The keeper stays until it is gone. Errors: FailedPrecondition (a blob is
   // not guarded; another backend), NotFound (it is gone), Unavailable.
-  absl::Status AdoptOrphan(const ErofsInstance& instance, const std::vector<Digest>& blobs);
+  absl::Status AdoptOrphan(const ErofsInstance& instance, const std::vector<BlobKey>& blobs);
 
   // Discards what the kernel has of the blob apart from the store. Errors: FailedPrecondition while it is in
   // use; Unavailable.
-  absl::Status DiscardKernelCopies(const Digest& digest);
+  absl::Status DiscardKernelCopies(const BlobKey& key);
 
   // What these take up on disk; 0 where there are none.
   uint64_t KernelCacheBytes();
@@ -127,7 +127,7 @@ class Door {
   // Since the first of an unbroken line of keepers was started.
   KeeperCounters counters() const;
   // Zeros if the blob is not guarded. A complete blob's reads raise no event and are counted nowhere.
-  HitCounts Hits(const Digest& digest) const;
+  HitCounts Hits(const BlobKey& key) const;
   // Keepers that died and were replaced by this object.
   uint64_t keepers_replaced() const;
   // The keeper's process, for people and tests.
@@ -142,9 +142,9 @@ class Door {
   Door(DoorOptions options, std::unique_ptr<KeeperClient> keeper);
   void StartCache();
   TicketPump::Deliver CacheDelivery() const;
-  absl::StatusOr<BlobEntry> EntryOf(const Digest& digest) const;
+  absl::StatusOr<BlobEntry> EntryOf(const BlobKey& key) const;
   absl::Status TakeBack(BlobEntry entry);
-  absl::Status TakeBackInherited(const Digest& digest);
+  absl::Status TakeBackInherited(const BlobKey& key);
 
   const DoorOptions options_;
   const std::unique_ptr<KeeperClient> keeper_;
@@ -154,7 +154,7 @@ class Door {
 
   std::mutex mount_mutex_;    // held while a mount is made, before mutex_
   mutable std::mutex mutex_;  // guards what follows, and orders marks with the checks before them
-  absl::flat_hash_map<Digest, std::unique_ptr<Guarded>> guarded_;
+  absl::flat_hash_map<BlobKey, std::unique_ptr<Guarded>> guarded_;
   bool stopped_ = false;
 };
 

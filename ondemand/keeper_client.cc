@@ -540,12 +540,12 @@ absl::StatusOr<BlobEntry> KeeperClient::Guard(const BlobFile& file) {
   request.inode = file.inode;
   request.size = file.size;
   request.chunk_shift = static_cast<uint32_t>(std::countr_zero(file.chunk_size));
-  const std::string name = file.digest.Hex();
+  const std::string name = file.key.FileName();
   std::memcpy(request.name, name.data(), sizeof(request.name));
   absl::StatusOr<keeper::Reply> reply = CallKeeper(&request, sizeof(request));
   if (!reply.ok()) {
     return absl::Status(reply.status().code(),
-                        absl::StrCat("guard blob ", file.digest.Short(), ": ", reply.status().message()));
+                        absl::StrCat("guard blob ", file.key.Short(), ": ", reply.status().message()));
   }
   if (reply->value >= keeper::kBlobsMax)
     return absl::UnavailableError("the keeper named an entry that is not there");
@@ -573,25 +573,26 @@ std::span<PresenceMap::Word> KeeperClient::Mirror(BlobEntry entry) {
   return journal_->layout().blobs[entry.value()].present;
 }
 
-std::optional<Digest> KeeperClient::DigestOf(uint32_t entry) const {
+std::optional<BlobKey> KeeperClient::KeyOf(uint32_t entry) const {
   if (entry >= keeper::kBlobsMax) return std::nullopt;
   const keeper::BlobRecord& record = journal_->layout().blobs[entry];
   if (record.in_use.load(std::memory_order_acquire) == 0) return std::nullopt;
-  absl::StatusOr<Digest> digest = Digest::ParseHex(std::string_view(record.name, keeper::kBlobNameLength));
-  return digest.ok() ? std::optional(*digest) : std::nullopt;
+  absl::StatusOr<BlobKey> key =
+      BlobKey::ParseFileName(std::string_view(record.name, keeper::kBlobNameLength));
+  return key.ok() ? std::optional(*key) : std::nullopt;
 }
 
-std::vector<Digest> KeeperClient::GuardedBlobs() const {
-  std::vector<Digest> digests;
+std::vector<BlobKey> KeeperClient::GuardedBlobs() const {
+  std::vector<BlobKey> keys;
   for (uint32_t i = 0; i < keeper::kBlobsMax; ++i) {
-    if (const std::optional<Digest> digest = DigestOf(i)) digests.push_back(*digest);
+    if (const std::optional<BlobKey> key = KeyOf(i)) keys.push_back(*key);
   }
-  return digests;
+  return keys;
 }
 
-std::optional<BlobEntry> KeeperClient::FindEntry(const Digest& digest) const {
+std::optional<BlobEntry> KeeperClient::FindEntry(const BlobKey& key) const {
   for (uint32_t i = 0; i < keeper::kBlobsMax; ++i) {
-    if (DigestOf(i) == digest) return BlobEntry(i);
+    if (KeyOf(i) == key) return BlobEntry(i);
   }
   return std::nullopt;
 }
@@ -635,8 +636,7 @@ absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
     if (reply->value <= next) break;
     MountedImage image{reply->mount.mount_point, reply->mount.label, {}, InstanceOf(reply->mount)};
     for (uint32_t i = 0; i < reply->mount.device_count; ++i) {
-      if (const std::optional<Digest> digest = DigestOf(reply->mount.devices[i]))
-        image.devices.push_back(*digest);
+      if (const std::optional<BlobKey> key = KeyOf(reply->mount.devices[i])) image.devices.push_back(*key);
     }
     mounts.push_back(std::move(image));
     next = reply->value;

@@ -15,7 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/executor.h"
 #include "node/presence_map.h"
 #include "ondemand/cache_objects.h"
@@ -53,7 +53,7 @@ class BlobEntry {
 
 // The file that the kernel and the keeper know a blob by.
 struct BlobFile {
-  Digest digest;
+  BlobKey key;
   uint64_t size = 0;
   uint32_t chunk_size = 0;
   dev_t device = 0;
@@ -63,7 +63,7 @@ struct BlobFile {
 struct MountedImage {
   std::string mount_point;
   std::string label;
-  std::vector<Digest> devices;
+  std::vector<BlobKey> devices;
   ErofsInstance instance = {};
 };
 
@@ -116,9 +116,9 @@ class KeeperClient {
   absl::Status Unguard(BlobEntry entry);
   // The presence bits that the keeper answers from. They live as long as journal() does.
   std::span<PresenceMap::Word> Mirror(BlobEntry entry);
-  std::vector<Digest> GuardedBlobs() const;
+  std::vector<BlobKey> GuardedBlobs() const;
   // The place of a blob that is guarded, by whomever.
-  std::optional<BlobEntry> FindEntry(const Digest& digest) const;
+  std::optional<BlobEntry> FindEntry(const BlobKey& key) const;
 
   // Takes the kernel's events off the blob's file (its ignore mark), or puts them back. Idempotent.
   absl::Status MarkComplete(BlobEntry entry);
@@ -176,7 +176,7 @@ class KeeperClient {
                                            std::span<const int> descriptors = {}, Duration extra = {});
   void SetTimeout(Duration extra);
   absl::Status CallOnEntry(keeper::RequestKind kind, BlobEntry entry);
-  std::optional<Digest> DigestOf(uint32_t entry) const;
+  std::optional<BlobKey> KeyOf(uint32_t entry) const;
   bool KeeperIsDead() const;
   void WatchKeeper();
   void StopWatching();

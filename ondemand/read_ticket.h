@@ -4,7 +4,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/executor.h"
 #include "node/geometry.h"
 
@@ -20,10 +20,10 @@ class ReadTicket {
   using Answer = absl::AnyInvocable<void(absl::Status) &&>;
 
   // REQUIRES: range is not empty, answer is not null
-  ReadTicket(const Digest& digest, ByteRange range, Instant deadline, Answer answer)
-      : digest_(digest), range_(range), deadline_(deadline), answer_(std::move(answer)) {}
+  ReadTicket(const BlobKey& key, ByteRange range, Instant deadline, Answer answer)
+      : key_(key), range_(range), deadline_(deadline), answer_(std::move(answer)) {}
   ReadTicket(ReadTicket&& other) noexcept
-      : digest_(other.digest_),
+      : key_(other.key_),
         range_(other.range_),
         deadline_(other.deadline_),
         answer_(std::exchange(other.answer_, nullptr)) {}
@@ -32,7 +32,7 @@ class ReadTicket {
     if (answer_) std::exchange(answer_, nullptr)(absl::AbortedError("the read was dropped unanswered"));
   }
 
-  const Digest& digest() const { return digest_; }
+  const BlobKey& key() const { return key_; }
   // What the reader needs, within the blob.
   ByteRange range() const { return range_; }
   // When the kernel is given an error on the reader's behalf; completing later has no effect.
@@ -43,7 +43,7 @@ class ReadTicket {
   void Complete(absl::Status status) && { std::exchange(answer_, nullptr)(std::move(status)); }
 
  private:
-  Digest digest_;
+  BlobKey key_;
   ByteRange range_;
   Instant deadline_;
   Answer answer_;

@@ -13,12 +13,12 @@ namespace {
 
 constexpr int kWaitMs = 500;
 
-// The keeper fills in names of 64 hex digits only; a name that is none yields the digest that names no blob,
+// The keeper fills in names of 64 hex digits only; a name that is none yields the key that names no blob,
 // and so a read that fails.
-Digest DigestOf(const keeper::BlobRecord& record) {
-  const absl::StatusOr<Digest> digest =
-      Digest::ParseHex(std::string_view(record.name, keeper::kBlobNameLength));
-  return digest.ok() ? *digest : Digest();
+BlobKey KeyOf(const keeper::BlobRecord& record) {
+  const absl::StatusOr<BlobKey> key =
+      BlobKey::ParseFileName(std::string_view(record.name, keeper::kBlobNameLength));
+  return key.ok() ? *key : BlobKey();
 }
 
 }  // namespace
@@ -73,8 +73,8 @@ void TicketPump::TakeSlot(uint32_t index) {
     (*deliver)(read, finish);
   };
   const Instant deadline{std::chrono::nanoseconds(read.deadline_ns)};
-  const Digest digest = DigestOf(journal_->layout().blobs[read.blob % keeper::kBlobsMax]);
-  on_ticket_(ReadTicket(digest, {read.offset, read.length}, deadline, std::move(answer)));
+  const BlobKey key = KeyOf(journal_->layout().blobs[read.blob % keeper::kBlobsMax]);
+  on_ticket_(ReadTicket(key, {read.offset, read.length}, deadline, std::move(answer)));
 }
 
 }  // namespace sluice::ondemand

@@ -238,7 +238,7 @@ void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, co
       response.headers.emplace_back(
           "Content-Range", absl::StrCat("bytes ", range.offset, "-", range.end() - 1, "/", geometry.size()));
     }
-    if (const std::optional<Digest>& root = blob->spec().root)
+    if (const std::optional<Digest> root = blob->facts()->root)
       response.headers.emplace_back("Sluice-Verified", root->ToString());
     response.headers.emplace_back("Docker-Content-Digest", digest.ToString());
   }
@@ -254,7 +254,7 @@ void PeerRoutes::SendBlob(Blob::Lease lease, ByteRange range, HttpResponse respo
                   serving = std::make_shared<Serving>(Serving{std::move(lease), nullptr}), range,
                   response = std::move(response), responder = std::move(responder)]() mutable {
     const Blob& blob = serving->lease.blob();
-    absl::StatusOr<std::shared_ptr<const BlobFile>> file = self->parts_.reader.OpenFile(blob.digest());
+    absl::StatusOr<std::shared_ptr<const BlobFile>> file = self->parts_.reader.OpenFile(blob.key());
     // A file that was lost took its chunks back.
     if (!file.ok() || !self->parts_.reader.AllProven(blob, blob.geometry().Covering(range)))
       return self->Answer(NotHere(), std::move(responder));

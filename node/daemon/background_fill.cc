@@ -19,8 +19,8 @@ struct BackgroundFill::Shared {
   };
 
   // The fill if `run` is still what is wanted. REQUIRES: mutex held
-  Fill* Find(const Digest& digest, uint64_t run) {
-    const auto found = fills.find(digest);
+  Fill* Find(const BlobKey& key, uint64_t run) {
+    const auto found = fills.find(key);
     return found != fills.end() && found->second.run == run ? &found->second : nullptr;
   }
 
@@ -30,9 +30,9 @@ struct BackgroundFill::Shared {
   const Limits limits;
 
   mutable std::mutex mutex;
-  uint64_t runs = 0;                          // guarded by mutex
-  uint64_t owners = 0;                        // given out; guarded by mutex
-  absl::flat_hash_map<Digest, Fill> fills{};  // guarded by mutex
+  uint64_t runs = 0;                           // guarded by mutex
+  uint64_t owners = 0;                         // given out; guarded by mutex
+  absl::flat_hash_map<BlobKey, Fill> fills{};  // guarded by mutex
 };
 
 BackgroundFill::BackgroundFill(const Clock& clock, Executor& core, BlobCache& cache, Limits limits)
@@ -48,12 +48,12 @@ FillOwner BackgroundFill::NewOwner() {
   return static_cast<FillOwner>(++shared_->owners);
 }
 
-void BackgroundFill::Start(const Digest& digest, FetchClass fetch_class, FillOwner owner, OnTry on_try) {
+void BackgroundFill::Start(const BlobKey& key, FetchClass fetch_class, FillOwner owner, OnTry on_try) {
   uint64_t run = 0;
   std::optional<FillId> replaced;
   {
     std::lock_guard lock(shared_->mutex);
-    const auto [found, is_new] = shared_->fills.try_emplace(digest);
+    const auto [found, is_new] = shared_->fills.try_emplace(key);
     Shared::Fill& fill = found->second;
     const bool joined = fill.owners.try_emplace(owner, std::move(on_try)).second;
     const bool complete = fill.progress.state == api::FillState::kComplete;
@@ -67,42 +67,42 @@ void BackgroundFill::Start(const Digest& digest, FetchClass fetch_class, FillOwn
     fill.progress = {api::FillState::kFilling, ""};
   }
   if (replaced) shared_->cache.StopFill(*replaced);
-  Try(shared_, digest, run, shared_->limits.retry_first);
+  Try(shared_, key, run, shared_->limits.retry_first);
 }
 
-void BackgroundFill::Stop(const Digest& digest, FillOwner owner) {
+void BackgroundFill::Stop(const BlobKey& key, FillOwner owner) {
   std::lock_guard lock(shared_->mutex);
-  const auto found = shared_->fills.find(digest);
+  const auto found = shared_->fills.find(key);
   if (found == shared_->fills.end() || found->second.owners.erase(owner) == 0) return;
   if (!found->second.owners.empty()) return;
   if (found->second.fill) shared_->cache.StopFill(*found->second.fill);
   shared_->fills.erase(found);
 }
 
-BackgroundFill::Progress BackgroundFill::Of(const Digest& digest) const {
+BackgroundFill::Progress BackgroundFill::Of(const BlobKey& key) const {
   std::lock_guard lock(shared_->mutex);
-  const auto found = shared_->fills.find(digest);
+  const auto found = shared_->fills.find(key);
   return found == shared_->fills.end() ? Progress{} : found->second.progress;
 }
 
-void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
+void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
                          Duration retry_after) {
   std::lock_guard lock(shared->mutex);
-  Shared::Fill* const fill = shared->Find(digest, run);
+  Shared::Fill* const fill = shared->Find(key, run);
   if (!fill) return;
   fill->progress.state = api::FillState::kFilling;
-  fill->fill = shared->cache.Fill({.digest = digest, .fetch_class = fill->fetch_class},
-                                  [shared, digest, run, retry_after](absl::Status status) {
-                                    EndTry(shared, digest, run, retry_after, status);
+  fill->fill = shared->cache.Fill({.blob = key, .fetch_class = fill->fetch_class},
+                                  [shared, key, run, retry_after](absl::Status status) {
+                                    EndTry(shared, key, run, retry_after, status);
                                   });
 }
 
-void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
+void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
                             Duration retry_after, const absl::Status& status) {
   std::vector<OnTry> told;
   {
     std::lock_guard lock(shared->mutex);
-    Shared::Fill* fill = shared->Find(digest, run);
+    Shared::Fill* fill = shared->Find(key, run);
     if (!fill) return;
     fill->progress.state = status.ok() ? api::FillState::kComplete : api::FillState::kFailed;
     fill->progress.error = std::string(status.message());
@@ -111,13 +111,13 @@ void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const Digest&
     }
   }
   if (status.ok()) {
-    spdlog::info("blob {} is complete", digest.ToString());
+    spdlog::info("{} is complete", key.ToString());
   } else {
-    spdlog::warn("filling blob {} failed, trying again in {} ms: {}", digest.ToString(),
+    spdlog::warn("filling {} failed, trying again in {} ms: {}", key.ToString(),
                  std::chrono::duration_cast<std::chrono::milliseconds>(retry_after).count(),
                  status.ToString());
-    shared->core.PostAt(shared->clock.Now() + retry_after, [shared, digest, run, retry_after] {
-      Try(shared, digest, run, std::min(retry_after * 2, shared->limits.retry_max));
+    shared->core.PostAt(shared->clock.Now() + retry_after, [shared, key, run, retry_after] {
+      Try(shared, key, run, std::min(retry_after * 2, shared->limits.retry_max));
     });
   }
   for (const OnTry& on_try : told) on_try(status);

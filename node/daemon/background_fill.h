@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "api/admin_backend.h"
 #include "node/blob_cache.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/executor.h"
 
 namespace sluice {
@@ -44,18 +44,18 @@ class BackgroundFill {
 
   // From now on `owner` wants the blob. No-op if it did already; a fill that waits to be tried again is tried
   // at once for a new owner. REQUIRES: fetch_class is not kDemand
-  void Start(const Digest& digest, FetchClass fetch_class, FillOwner owner, OnTry on_try = nullptr);
+  void Start(const BlobKey& key, FetchClass fetch_class, FillOwner owner, OnTry on_try = nullptr);
   // From now on `owner` does not. The fill ends with its last owner; what has arrived stays. No-op if it was
   // not started.
-  void Stop(const Digest& digest, FillOwner owner);
+  void Stop(const BlobKey& key, FillOwner owner);
   // Whoever it is for.
-  Progress Of(const Digest& digest) const;
+  Progress Of(const BlobKey& key) const;
 
  private:
   struct Shared;
-  static void Try(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
+  static void Try(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
                   Duration retry_after);
-  static void EndTry(const std::shared_ptr<Shared>& shared, const Digest& digest, uint64_t run,
+  static void EndTry(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
                      Duration retry_after, const absl::Status& status);
 
   // Also held by callbacks that come late.

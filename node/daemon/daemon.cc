@@ -123,17 +123,17 @@ absl::Status InSetting(const char* key, const absl::Status& status) {
 // credentials leaves the swarm.
 class OriginLedger final : public AccessLedger {
  public:
-  using Withdraw = std::function<void(const Digest&)>;
+  using Withdraw = std::function<void(const Blob&)>;
   OriginLedger(index::DiskStore& store, Withdraw withdraw) : store_(store), withdraw_(std::move(withdraw)) {}
 
-  void NoteAccess(const Digest& digest, const BlobOrigin& origin, OriginAccess access) override {
-    store_.NoteAccess(digest, origin, access);
+  void NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access) override {
+    store_.NoteAccess(key, origin, access);
     if (access != OriginAccess::kCredentials) return;
-    const std::shared_ptr<Blob> blob = store_.Find(digest);
-    if (blob && !IsPublicSomewhere(*blob, store_)) withdraw_(digest);
+    const std::shared_ptr<Blob> blob = store_.Find(key);
+    if (blob && !IsPublicSomewhere(*blob, store_)) withdraw_(*blob);
   }
-  OriginAccess AccessOf(const Digest& digest, const BlobOrigin& origin) const override {
-    return store_.AccessOf(digest, origin);
+  OriginAccess AccessOf(const BlobKey& key, const BlobOrigin& origin) const override {
+    return store_.AccessOf(key, origin);
   }
 
  private:
@@ -175,13 +175,13 @@ absl::Status NotWiredYet() {
   return absl::UnavailableError("the node is starting or stopping");
 }
 
-std::set<Digest> FilesOf(const MountTable& table) {
-  std::set<Digest> files;
+std::set<BlobKey> FilesOf(const MountTable& table) {
+  std::set<BlobKey> files;
   for (const std::vector<MountEntry>& entries : {table.entries(), table.detached()}) {
     for (const MountEntry& entry : entries) {
       if (!ondemand::Lives(entry.instance)) continue;
-      files.insert(entry.bootstrap.digest);
-      for (const BlobSpec& blob : entry.blobs) files.insert(blob.digest);
+      files.insert(entry.bootstrap.key);
+      for (const MountedBlob& blob : entry.blobs) files.insert(blob.key);
     }
   }
   return files;
@@ -280,8 +280,8 @@ absl::Status Daemon::Node::Start() {
 
   registry_ = std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_},
                                                     RegistryOptionsOf(config_));
-  origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Digest& digest) {
-    if (swarm_) swarm_->Forget(digest);
+  origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Blob& blob) {
+    if (swarm_) swarm_->Forget(blob);
   });
   origin_ = std::make_unique<p2p::OriginSource>(*registry_, *origin_ledger_);
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
@@ -299,7 +299,7 @@ absl::Status Daemon::Node::Start() {
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
       clock_, *store_, *fills_, *verifier_, *resolver_, *cache_, *store_, peer_documents_.get(),
-      [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); }});
+      [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); }});
 
   Mounter::Options options;
   options.fill_by_default = config_.ondemand_fill;
@@ -378,13 +378,13 @@ absl::Status Daemon::Node::StartSwarm() {
   if (const absl::Status started = swarm_->Start(*cache_); !started.ok())
     return InSetting("cluster.swarmPort", started);
   std::vector<index::BlobInfo> blobs = store_->List();
-  std::erase_if(blobs, [&](const index::BlobInfo& blob) { return !store_->IsSettled(blob.digest); });
+  std::erase_if(blobs, [&](const index::BlobInfo& blob) { return !store_->IsSettled(blob.key); });
   std::sort(blobs.begin(), blobs.end(), [](const index::BlobInfo& a, const index::BlobInfo& b) {
     return a.last_access_ms > b.last_access_ms;
   });
   if (blobs.size() > config_.swarm_torrents_max) blobs.resize(config_.swarm_torrents_max);
   for (const index::BlobInfo& info : blobs) {
-    if (const std::shared_ptr<Blob> blob = store_->Find(info.digest)) swarm_->Seed(blob);
+    if (const std::shared_ptr<Blob> blob = store_->Find(info.key)) swarm_->Seed(blob);
   }
   spdlog::info("the swarm is on port {}", config_.cluster_swarm_port);
   return absl::OkStatus();
@@ -403,10 +403,10 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
       .on_revoke =
           [this](const Blob& blob) {
             std::lock_guard lock(mounter_mutex_);
-            if (swarm_) swarm_->Forget(blob.digest());
+            if (swarm_) swarm_->Forget(blob);
             return mounter_ && door_decided_ ? mounter_->OnBlobRevoked(blob) : NotWiredYet();
           },
-      .is_mounted = [files = FilesOf(table)](const Digest& digest) { return files.contains(digest); },
+      .is_mounted = [files = FilesOf(table)](const BlobKey& key) { return files.contains(key); },
       .make_room =
           [this](uint64_t bytes, index::RoomNeed need) {
             if (Quota* const quota = quota_at_work_.load()) quota->MakeRoom(bytes, need);
@@ -455,8 +455,8 @@ absl::Status Daemon::Node::StartQuota() {
   if (!capacity.ok()) return InSetting("store.capacity", capacity.status());
   quota_ = std::make_unique<Quota>(
       Quota::Parts{*store_, telemetry_, [this] { return mounter_->KernelCacheBytes(); },
-                   [this](const Digest& digest) { mounter_->Release(digest); },
-                   [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); },
+                   [this](const BlobKey& key) { mounter_->Release(key); },
+                   [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); },
                    [](const std::string& text) { spdlog::error("ALARM: {}", text); }},
       StoreLimits{*capacity, config_.store_high_watermark, config_.store_low_watermark});
   quota_at_work_ = quota_.get();
@@ -487,11 +487,11 @@ absl::Status Daemon::Node::Serve() {
   const std::string backend(ondemand::BackendName(backend_.backend));
   blob_admin_ = std::make_unique<BlobAdmin>(
       *store_, *verifier_,
-      [this](const Digest& digest) {
-        mounter_->Release(digest);
+      [this](const BlobKey& key) {
+        mounter_->Release(key);
         AwaitLoop(*core_);  // a fill that has just been stopped gives back its lease there
       },
-      [this](const Digest& digest) { return mounter_->DiscardKernelCopies(digest); });
+      [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); });
   status_admin_ =
       std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
                                     *store_, *mounter_, telemetry_);

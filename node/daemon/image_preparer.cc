@@ -54,48 +54,56 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
     return absl::InvalidArgumentError(absl::StrCat("the bootstrap of ", reference, " has ", bootstrap.size,
                                                    " bytes; at most ", kBootstrapBytesMax, " are taken"));
   }
-  const std::string unproven = parts_.resolver.FetchRecipes(image);
-  if (!unproven.empty()) {
-    spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", reference, unproven);
-  }
   // A file that somebody has removed is made anew, but not under a mount.
-  parts_.store.CheckFile(bootstrap.digest);
-  for (const BlobSpec& spec : image.image.blobs) parts_.store.CheckFile(spec.digest);
+  CheckFiles(bootstrap.digest);
+  for (const BlobSpec& spec : image.image.blobs) CheckFiles(spec.digest);
   absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(bootstrap, image.image.blobs, bounds);
   if (!lease.ok()) return lease.status();
   PreparedImage prepared{*std::move(lease), {}};
+  std::vector<std::shared_ptr<Blob>> blobs;
   for (const BlobSpec& spec : image.image.blobs) {
-    const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
-    if (!blob.ok()) return blob.status();
-    if ((*blob)->refused()) return RefusedBlob(spec.digest);
-    absl::StatusOr<Blob::Lease> taken = parts_.store.Acquire(spec.digest);
-    if (!taken.ok()) return taken.status();
-    prepared.blobs.push_back(*std::move(taken));
+    absl::StatusOr<Blob::Lease> opened = Open(spec);
+    if (!opened.ok()) return opened.status();
+    blobs.push_back(opened->shared());
+    prepared.blobs.push_back(*std::move(opened));
+  }
+  const std::string unproven = parts_.resolver.FetchRecipes(image.reference, image.manifest, blobs);
+  if (!unproven.empty()) {
+    spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", reference, unproven);
   }
   return prepared;
+}
+
+void StoreImagePreparer::CheckFiles(const Digest& digest) {
+  for (const BlobKey& key : parts_.store.KeysOf(digest)) parts_.store.CheckFile(key);
+}
+
+absl::StatusOr<Blob::Lease> StoreImagePreparer::Open(const BlobSpec& spec) {
+  const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
+  if (!blob.ok()) return blob.status();
+  if ((*blob)->refused()) return RefusedBlob(spec.digest);
+  return parts_.store.Acquire((*blob)->key());
 }
 
 absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec& spec,
                                                                  const std::vector<BlobSpec>& blobs,
                                                                  const PrepareBounds& bounds) {
   // One that was damaged when it was fetched before gets another chance; no mount uses it.
-  const std::shared_ptr<Blob> known = parts_.store.Find(spec.digest);
-  if (known && known->refused()) {
-    const absl::Status evicted = parts_.store.Evict(spec.digest, EvictReason::kCorrupt);
+  if (const absl::StatusOr<std::shared_ptr<Blob>> known = parts_.store.Open(spec);
+      known.ok() && (*known)->refused()) {
+    const absl::Status evicted = parts_.store.Evict((*known)->key(), EvictReason::kCorrupt);
     if (!evicted.ok()) return evicted;
-    const absl::Status discarded = parts_.discard_copies(spec.digest);
+    const absl::Status discarded = parts_.discard_copies((*known)->key());
     if (!discarded.ok()) return discarded;
   }
-  const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
-  if (!blob.ok()) return blob.status();
-  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);
+  absl::StatusOr<Blob::Lease> lease = Open(spec);
   if (!lease.ok()) return lease;
-  if (!parts_.store.IsSettled(spec.digest)) {
+  const BlobKey& key = lease->blob().key();
+  if (!parts_.store.IsSettled(key)) {
     const absl::Status settled = MakeSettled(*lease, bounds);
     if (!settled.ok()) return settled;
   }
-  const absl::StatusOr<ondemand::ErofsInfo> info =
-      ondemand::ReadErofsInfo(parts_.store.BlobPath(spec.digest));
+  const absl::StatusOr<ondemand::ErofsInfo> info = ondemand::ReadErofsInfo(parts_.store.BlobPath(key));
   if (!info.ok()) return info.status();
   const absl::Status devices = ondemand::CheckErofsDevices(*info, blobs);
   if (!devices.ok()) return devices;
@@ -106,20 +114,20 @@ absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBo
   // The registry gets its time too.
   const Instant now = parts_.clock.Now();
   TakeFromMembers(lease, now + (bounds.deadline - now) / 2);
-  const Digest& bootstrap = lease.blob().digest();
+  const BlobKey bootstrap = lease.blob().key();
   const absl::Status filled = WaitForFill(bootstrap, bounds);
   if (!filled.ok()) return filled;
   const absl::StatusOr<index::VerifyReport> report = parts_.store.Verify(bootstrap, parts_.verifier);
   if (!report.ok()) return report.status();
   if (report->bad > 0 || report->unverifiable > 0) {
     return absl::DataLossError(
-        absl::StrCat("bootstrap ", bootstrap.ToString(), " does not match its digest"));
+        absl::StrCat("bootstrap ", lease.blob().digest().ToString(), " does not match its digest"));
   }
   // Reads of metadata raise no event, so what is mounted must be on the disk for good.
   parts_.store.Flush();
   if (!parts_.store.IsSettled(bootstrap)) {
     return absl::UnavailableError(
-        absl::StrCat("bootstrap ", bootstrap.ToString(), " could not be kept on disk"));
+        absl::StrCat("bootstrap ", lease.blob().digest().ToString(), " could not be kept on disk"));
   }
   return absl::OkStatus();
 }
@@ -127,11 +135,12 @@ absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBo
 // As a whole, since a bootstrap has no recipe: only its digest proves it. What members don't give, the fill
 // that follows asks the registry for.
 void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadline) {
-  const std::shared_ptr<Blob> blob = parts_.store.Find(bootstrap.blob().digest());
-  if (!parts_.peers || !blob || blob->spec().origins.empty()) return;
+  const std::shared_ptr<Blob>& blob = bootstrap.shared();
+  if (!parts_.peers) return;
   const ChunkGeometry& geometry = blob->geometry();
   if (blob->presence().AllPresent(geometry.All())) return;
-  for (const BlobOrigin& origin : blob->spec().origins) {
+  const std::shared_ptr<const BlobSpec> facts = blob->facts();
+  for (const BlobOrigin& origin : facts->origins) {
     const absl::StatusOr<std::string> bytes =
         parts_.peers->FetchBlob(origin, blob->digest(), geometry.size(), deadline);
     if (!bytes.ok()) continue;
@@ -145,12 +154,12 @@ void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadlin
                         [stored](absl::Status status) { stored->set_value(std::move(status)); });
       if (!result.get().ok()) return;
     }
-    parts_.ledger.NoteAccess(blob->digest(), origin, OriginAccess::kHearsay);
+    parts_.ledger.NoteAccess(blob->key(), origin, OriginAccess::kHearsay);
     return;
   }
 }
 
-absl::Status StoreImagePreparer::WaitForFill(const Digest& digest, const PrepareBounds& bounds) {
+absl::Status StoreImagePreparer::WaitForFill(const BlobKey& key, const PrepareBounds& bounds) {
   // Later tries find the promise kept.
   struct FirstTry {
     std::promise<absl::Status> status;
@@ -160,7 +169,7 @@ absl::Status StoreImagePreparer::WaitForFill(const Digest& digest, const Prepare
   std::future<absl::Status> result = first->status.get_future();
   const FillOwner owner = parts_.fills.NewOwner();
   // Somebody waits for the image: it is not to queue behind those that are filled up in the background.
-  parts_.fills.Start(digest, FetchClass::kHint, owner, [first](const absl::Status& status) {
+  parts_.fills.Start(key, FetchClass::kHint, owner, [first](const absl::Status& status) {
     if (!first->over.exchange(true)) first->status.set_value(status);
   });
   absl::Status ended;
@@ -169,10 +178,10 @@ absl::Status StoreImagePreparer::WaitForFill(const Digest& digest, const Prepare
       ended = absl::CancelledError("the call was cancelled, or the node is stopping");
     } else if (parts_.clock.Now() >= bounds.deadline) {
       ended = absl::DeadlineExceededError(
-          absl::StrCat("bootstrap ", digest.ToString(), " did not arrive in time"));
+          absl::StrCat("bootstrap ", key.name().ToString(), " did not arrive in time"));
     }
   }
-  parts_.fills.Stop(digest, owner);
+  parts_.fills.Stop(key, owner);
   return ended.ok() ? result.get() : ended;
 }
 

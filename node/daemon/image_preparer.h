@@ -75,7 +75,7 @@ class StoreImagePreparer final : public ImagePreparer {
     AccessLedger& ledger;
     const p2p::PeerDocumentClient* peers;  // null on a node without members
     // Discards what the kernel has of a blob apart from the store; on the caller's thread.
-    std::function<absl::Status(const Digest&)> discard_copies;
+    std::function<absl::Status(const BlobKey&)> discard_copies;
   };
 
   // The parts outlive this.
@@ -86,11 +86,13 @@ class StoreImagePreparer final : public ImagePreparer {
   absl::StatusOr<PreparedImage> Prepare(const ResolvedImage& image, const PrepareBounds& bounds) override;
 
  private:
+  void CheckFiles(const Digest& digest);
+  absl::StatusOr<Blob::Lease> Open(const BlobSpec& spec);
   absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
                                                const PrepareBounds& bounds);
   absl::Status MakeSettled(Blob::Lease& bootstrap, const PrepareBounds& bounds);
   void TakeFromMembers(Blob::Lease& bootstrap, Instant deadline);
-  absl::Status WaitForFill(const Digest& digest, const PrepareBounds& bounds);
+  absl::Status WaitForFill(const BlobKey& key, const PrepareBounds& bounds);
 
   const Parts parts_;
 };

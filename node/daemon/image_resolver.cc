@@ -101,53 +101,57 @@ void ImageResolver::Keep(const p2p::ImageReference& reference, const p2p::Fetche
   if (!kept.ok()) spdlog::warn("{}: its manifest is not kept: {}", reference.ToString(), kept.ToString());
 }
 
-std::string ImageResolver::FetchRecipes(const ResolvedImage& image) {
+std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
+                                        std::span<const std::shared_ptr<Blob>> blobs) {
   std::string missing;
-  for (const BlobSpec& blob : image.image.blobs) {
-    if (!blob.root) {
-      absl::StrAppend(&missing, missing.empty() ? "" : "; ", "blob ", blob.digest.Short(),
-                      " has no recipe's root in the manifest");
+  const auto note = [&](const Blob& blob, const std::string& why) {
+    absl::StrAppend(&missing, missing.empty() ? "" : "; ", "blob ", blob.digest().Short(), why);
+  };
+  for (const std::shared_ptr<Blob>& blob : blobs) {
+    // Nothing of it is to be proven.
+    if (blob->presence().complete() && blob->unverified_count() == 0) continue;
+    const std::shared_ptr<const BlobSpec> facts = blob->facts();
+    if (!facts->root) {
+      note(*blob, " has no recipe's root in the manifest");
       continue;
     }
     // The root alone proves a blob of one chunk.
-    if (ChunkGeometry(blob.size, blob.chunk_size).chunk_count() == 1 || HasBoundRecipe(blob)) continue;
-    const absl::Status status = FetchRecipe(image, blob);
-    if (!status.ok()) {
-      absl::StrAppend(&missing, missing.empty() ? "" : "; ", "blob ", blob.digest.Short(), ": ",
-                      std::string(status.message()));
-    }
+    if (blob->geometry().chunk_count() == 1 || HasBoundRecipe(blob->key(), *facts)) continue;
+    const absl::Status status = FetchRecipe(reference, manifest, blob->key(), *facts);
+    if (!status.ok()) note(*blob, absl::StrCat(": ", std::string(status.message())));
   }
   return missing;
 }
 
-bool ImageResolver::HasBoundRecipe(const BlobSpec& blob) {
-  const absl::StatusOr<std::string> bytes = recipes_.GetRecipe(blob.digest);
+bool ImageResolver::HasBoundRecipe(const BlobKey& key, const BlobSpec& facts) {
+  const absl::StatusOr<std::string> bytes = recipes_.GetRecipe(key);
   if (!bytes.ok()) return false;
   const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
-  return recipe.ok() && recipe->IsBoundBy(blob);
+  return recipe.ok() && recipe->IsBoundBy(facts);
 }
 
-absl::Status ImageResolver::FetchRecipe(const ResolvedImage& image, const BlobSpec& blob) {
+absl::Status ImageResolver::FetchRecipe(const p2p::ImageReference& reference, const Digest& manifest,
+                                        const BlobKey& key, const BlobSpec& facts) {
   if (peers_) {
-    const absl::StatusOr<std::string> given = peers_->FetchRecipe(blob);
-    if (given.ok()) return recipes_.PutRecipe(blob.digest, *given);
+    const absl::StatusOr<std::string> given = peers_->FetchRecipe(facts);
+    if (given.ok()) return recipes_.PutRecipe(key, *given);
   }
-  const absl::StatusOr<std::vector<p2p::Descriptor>> referrers = registry_.ListReferrers(
-      image.reference.origin, image.manifest, std::string(p2p::media_type::kRecipeArtifact));
+  const absl::StatusOr<std::vector<p2p::Descriptor>> referrers =
+      registry_.ListReferrers(reference.origin, manifest, std::string(p2p::media_type::kRecipeArtifact));
   if (!referrers.ok()) return referrers.status();
   // Anyone who may push can attach a referrer: a bad one must not stand in the way of a good one.
   absl::Status last =
       absl::NotFoundError("no recipe that matches the root in the manifest is attached to the image");
   for (size_t i = 0; i < std::min(referrers->size(), kReferrersMax); ++i) {
-    const absl::Status taken = TakeRecipe(image.reference.origin, (*referrers)[i].digest, blob);
+    const absl::Status taken = TakeRecipe(reference.origin, (*referrers)[i].digest, key, facts);
     if (taken.ok()) return taken;
     if (!absl::IsNotFound(taken)) last = taken;
   }
   return last;
 }
 
-absl::Status ImageResolver::TakeRecipe(const BlobOrigin& origin, const Digest& referrer,
-                                       const BlobSpec& blob) {
+absl::Status ImageResolver::TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobKey& key,
+                                       const BlobSpec& facts) {
   const absl::StatusOr<p2p::FetchedManifest> fetched =
       registry_.FetchManifest(origin, referrer.ToString(), AcceptedManifests());
   if (!fetched.ok()) return fetched.status();
@@ -156,13 +160,13 @@ absl::Status ImageResolver::TakeRecipe(const BlobOrigin& origin, const Digest& r
   const auto* artifact = std::get_if<p2p::ImageManifest>(&*manifest);
   if (!artifact) return absl::NotFoundError("the referrer is an index");
   for (const p2p::Descriptor& layer : artifact->layers) {
-    if (layer.Annotation(p2p::annotation::kRecipeBlob) != blob.digest.ToString()) continue;
+    if (layer.Annotation(p2p::annotation::kRecipeBlob) != facts.digest.ToString()) continue;
     const absl::StatusOr<std::string> bytes =
         registry_.FetchWholeBlob(origin, layer.digest, p2p::kRecipeBytesMax);
     if (!bytes.ok()) return bytes.status();
     const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
     if (!recipe.ok()) return recipe.status();
-    if (recipe->IsBoundBy(blob)) return recipes_.PutRecipe(blob.digest, *bytes);
+    if (recipe->IsBoundBy(facts)) return recipes_.PutRecipe(key, *bytes);
   }
   return absl::NotFoundError("the referrer has no recipe for the blob");
 }

@@ -1,9 +1,13 @@
 #pragma once
 
+#include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/blob_key.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/digest.h"
 #include "node/recipe_store.h"
@@ -42,10 +46,11 @@ class ImageResolver {
   absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
                                         const p2p::Platform& platform = p2p::Platform::Host());
 
-  // Puts the bound recipes of the image's blobs into the store, where they are missing: from members, else
+  // Puts the bound recipes of blobs of the image into the store, where they are missing: from members, else
   // from the registry. A recipe that can't be had is no error: its blob is served unverified and checked when
   // it is complete; the returned text says which and why.
-  std::string FetchRecipes(const ResolvedImage& image);
+  std::string FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
+                           std::span<const std::shared_ptr<Blob>> blobs);
 
  private:
   // Whether the registry is asked once more in the course of one call.
@@ -56,9 +61,11 @@ class ImageResolver {
   absl::StatusOr<p2p::FetchedManifest> FetchOne(const p2p::ImageReference& reference, Registry& registry);
   absl::StatusOr<p2p::FetchedManifest> FindElsewhere(const p2p::ImageReference& reference);
   void Keep(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);
-  absl::Status FetchRecipe(const ResolvedImage& image, const BlobSpec& blob);
-  absl::Status TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobSpec& blob);
-  bool HasBoundRecipe(const BlobSpec& blob);
+  absl::Status FetchRecipe(const p2p::ImageReference& reference, const Digest& manifest, const BlobKey& key,
+                           const BlobSpec& facts);
+  absl::Status TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobKey& key,
+                          const BlobSpec& facts);
+  bool HasBoundRecipe(const BlobKey& key, const BlobSpec& facts);
 
   p2p::RegistryClient& registry_;
   const p2p::AllowList& allowed_;

@@ -21,7 +21,8 @@ using nlohmann::json;
 
 constexpr int kVersion = 1;
 
-json ToJson(const BlobSpec& spec) {
+json ToJson(const MountedBlob& blob) {
+  const BlobSpec& spec = blob.spec;
   json origins = json::array();
   for (const BlobOrigin& origin : spec.origins) {
     origins.push_back({{"registry", origin.registry}, {"repository", origin.repository}});
@@ -31,12 +32,13 @@ json ToJson(const BlobSpec& spec) {
               {"chunkSize", spec.chunk_size},
               {"origins", std::move(origins)}};
   if (spec.root) out["root"] = spec.root->Hex();
+  if (!blob.key.IsOf(spec.digest)) out["key"] = blob.key.FileName();
   return out;
 }
 
 json ToJson(const MountEntry& entry) {
   json blobs = json::array();
-  for (const BlobSpec& spec : entry.blobs) blobs.push_back(ToJson(spec));
+  for (const MountedBlob& blob : entry.blobs) blobs.push_back(ToJson(blob));
   json out = {{"mountPoint", entry.mount_point},       {"reference", entry.reference},
               {"manifest", entry.manifest.ToString()}, {"backend", entry.backend},
               {"bootstrap", ToJson(entry.bootstrap)},  {"blobs", std::move(blobs)}};
@@ -59,7 +61,7 @@ Digest DigestFrom(absl::StatusOr<Digest> digest) {
   return *digest;
 }
 
-BlobSpec SpecFrom(const json& in) {
+MountedBlob BlobFrom(const json& in) {
   BlobSpec spec;
   spec.digest = DigestFrom(Digest::Parse(in.at("digest").get<std::string>()));
   spec.size = in.at("size").get<uint64_t>();
@@ -71,7 +73,9 @@ BlobSpec SpecFrom(const json& in) {
   }
   const absl::Status valid = ChunkGeometry::Validate(spec.size, spec.chunk_size);
   if (!valid.ok()) throw std::runtime_error(std::string(valid.message()));
-  return spec;
+  const BlobKey key =
+      in.contains("key") ? DigestFrom(Digest::ParseHex(in.at("key").get<std::string>())) : spec.digest;
+  return {key, std::move(spec)};
 }
 
 MountEntry EntryFrom(const json& in) {
@@ -80,8 +84,8 @@ MountEntry EntryFrom(const json& in) {
   entry.reference = in.at("reference").get<std::string>();
   entry.manifest = DigestFrom(Digest::Parse(in.at("manifest").get<std::string>()));
   entry.backend = in.at("backend").get<std::string>();
-  entry.bootstrap = SpecFrom(in.at("bootstrap"));
-  for (const json& blob : in.at("blobs")) entry.blobs.push_back(SpecFrom(blob));
+  entry.bootstrap = BlobFrom(in.at("bootstrap"));
+  for (const json& blob : in.at("blobs")) entry.blobs.push_back(BlobFrom(blob));
   if (in.contains("instance")) {
     const json& instance = in.at("instance");
     entry.instance = {instance.at("name").get<std::string>(), instance.at("inode").get<uint64_t>(),

@@ -6,10 +6,17 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/blob_key.h"
 #include "node/digest.h"
 #include "ondemand/erofs_instance.h"
 
 namespace sluice {
+
+// A blob that a mount reads, and the very entry of the store whose file that is.
+struct MountedBlob {
+  BlobKey key;
+  BlobSpec spec;  // as the image's manifest says
+};
 
 // One mount as it must be found again by the next daemon.
 struct MountEntry {
@@ -17,8 +24,8 @@ struct MountEntry {
   std::string reference;    // as it was asked for
   Digest manifest;
   std::string backend;
-  BlobSpec bootstrap;
-  std::vector<BlobSpec> blobs;  // in the order of the bootstrap's device table
+  MountedBlob bootstrap;
+  std::vector<MountedBlob> blobs;  // in the order of the bootstrap's device table
   // Known once it was mounted.
   ondemand::ErofsInstance instance = {};
 };

@@ -47,21 +47,28 @@ std::string TypeMountedAt(const std::string& path) {
   return type;
 }
 
-void AlarmIfReadUnasked(const Digest& digest, const absl::Status& told) {
+void AlarmIfReadUnasked(const MountedBlob& blob, const absl::Status& told) {
   if (told.ok()) return;
-  spdlog::error("ALARM: blob {} may be read unasked: {}", digest.ToString(), told.ToString());
+  spdlog::error("ALARM: blob {} may be read unasked: {}", blob.spec.digest.ToString(), told.ToString());
 }
 
 // What the kernel reads through the door.
-std::vector<BlobSpec> GuardedOf(const MountEntry& entry) {
-  std::vector<BlobSpec> specs = entry.blobs;
+std::vector<MountedBlob> GuardedOf(const MountEntry& entry) {
+  std::vector<MountedBlob> blobs = entry.blobs;
   if (entry.backend == ondemand::BackendName(ondemand::Backend::kCachefiles))
-    specs.push_back(entry.bootstrap);
-  return specs;
+    blobs.push_back(entry.bootstrap);
+  return blobs;
 }
 
-bool Contains(const std::vector<BlobSpec>& specs, const Digest& digest) {
-  return std::any_of(specs.begin(), specs.end(), [&](const BlobSpec& spec) { return spec.digest == digest; });
+std::vector<BlobKey> KeysOf(const std::vector<MountedBlob>& blobs) {
+  std::vector<BlobKey> keys;
+  for (const MountedBlob& blob : blobs) keys.push_back(blob.key);
+  return keys;
+}
+
+bool Guards(const MountEntry& entry, const BlobKey& key) {
+  const std::vector<MountedBlob> blobs = GuardedOf(entry);
+  return std::any_of(blobs.begin(), blobs.end(), [&](const MountedBlob& blob) { return blob.key == key; });
 }
 
 const ondemand::MountedImage* FindAt(const std::vector<ondemand::MountedImage>& mounts,
@@ -125,14 +132,15 @@ void Mounter::Recover() {
   const std::vector<MountEntry> users = Users();
   for (size_t i = 0; i < users.size(); ++i) {
     const MountEntry& entry = users[i];
-    std::vector<BlobSpec> specs = entry.blobs;
-    specs.push_back(entry.bootstrap);
-    for (const BlobSpec& spec : specs) {
-      const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
+    std::vector<MountedBlob> blobs = entry.blobs;
+    blobs.push_back(entry.bootstrap);
+    for (const MountedBlob& mounted_blob : blobs) {
+      const absl::StatusOr<std::shared_ptr<Blob>> blob =
+          parts_.store.OpenAs(mounted_blob.key, mounted_blob.spec);
       if (!blob.ok()) {
         spdlog::error("ALARM: readers of {} get EIO: blob {} can't be taken up: {}", entry.mount_point,
-                      spec.digest.ToString(), blob.status().ToString());
-      } else if (spec.digest == entry.bootstrap.digest) {
+                      mounted_blob.spec.digest.ToString(), blob.status().ToString());
+      } else if (mounted_blob.key == entry.bootstrap.key) {
         std::lock_guard lock(table_mutex_);
         bootstraps_.insert_or_assign(i < mounted ? entry.mount_point : DetachedKey(entry),
                                      Blob::Lease(*blob, Blob::Lease::OfFile::kYes));
@@ -180,19 +188,19 @@ absl::Status Mounter::ReconcileMounts() {
 }
 
 void Mounter::TakeUp(const MountEntry& entry) {
-  for (const BlobSpec& spec : GuardedOf(entry)) {
+  for (const MountedBlob& blob : GuardedOf(entry)) {
     std::lock_guard guard(guard_mutex_);
-    const absl::Status guarded = Guard(spec, *door());
+    const absl::Status guarded = Guard(blob, *door());
     if (!guarded.ok()) {
       // What a predecessor has told the keeper of it, and given the kernel, is not true any more.
-      const absl::Status refused = door()->RefuseBlob(spec.digest);
-      AlarmIfReadUnasked(spec.digest, refused);
-      if (!refused.ok()) unrefused_.insert(spec.digest);
-      served_.Note(spec.digest, 0, guarded);
+      const absl::Status refused = door()->RefuseBlob(blob.key);
+      AlarmIfReadUnasked(blob, refused);
+      if (!refused.ok()) unrefused_.insert(blob.key);
+      served_.Note(blob.key, 0, guarded);
       spdlog::error("ALARM: readers of {} get EIO: blob {} can't be taken up: {}", entry.mount_point,
-                    spec.digest.ToString(), guarded.ToString());
+                    blob.spec.digest.ToString(), guarded.ToString());
     } else if (options_.fill_by_default) {
-      parts_.fills.Start(spec.digest, FetchClass::kBackfill, FillOwner::kMounts);
+      parts_.fills.Start(blob.key, FetchClass::kBackfill, FillOwner::kMounts);
     }
   }
 }
@@ -241,9 +249,7 @@ void Mounter::TakeUpDetached(const MountEntry& entry) {
 
 void Mounter::TakeUpOrphan(const MountEntry& entry) {
   TakeUp(entry);
-  std::vector<Digest> blobs;
-  for (const BlobSpec& spec : entry.blobs) blobs.push_back(spec.digest);
-  absl::Status status = door()->AdoptOrphan(entry.instance, blobs);
+  absl::Status status = door()->AdoptOrphan(entry.instance, KeysOf(entry.blobs));
   status.Update(ondemand::DropCachedPages());
   if (status.ok()) {
     spdlog::error(
@@ -261,15 +267,14 @@ void Mounter::TakeUpOrphan(const MountEntry& entry) {
 // A predecessor that died half-way through a mount or an unmount has left the keeper with blobs that nothing
 // uses.
 void Mounter::ReleaseStrangers() {
-  const std::vector<Digest> guarded = door()->GuardedBlobs();
+  const std::vector<BlobKey> guarded = door()->GuardedBlobs();
   const std::vector<MountEntry> entries = Users();
-  for (const Digest& digest : guarded) {
-    const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
-      return Contains(GuardedOf(entry), digest);
-    });
+  for (const BlobKey& key : guarded) {
+    const bool used = std::any_of(entries.begin(), entries.end(),
+                                  [&](const MountEntry& entry) { return Guards(entry, key); });
     if (used) continue;
-    const absl::Status released = door()->UnguardBlob(digest);
-    if (!released.ok()) spdlog::warn("blob {} stays guarded: {}", digest.Short(), released.ToString());
+    const absl::Status released = door()->UnguardBlob(key);
+    if (!released.ok()) spdlog::warn("blob {} stays guarded: {}", key.Short(), released.ToString());
   }
 }
 
@@ -279,7 +284,11 @@ void Mounter::RefetchRecipes(std::vector<MountEntry> entries) {
     if (cancelled_) return;
     const absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(entry.reference);
     if (!reference.ok()) continue;
-    const std::string missing = parts_.resolver.FetchRecipes({*reference, entry.manifest, {{}, entry.blobs}});
+    std::vector<std::shared_ptr<Blob>> blobs;
+    for (const MountedBlob& mounted : entry.blobs) {
+      if (std::shared_ptr<Blob> blob = parts_.store.Find(mounted.key)) blobs.push_back(std::move(blob));
+    }
+    const std::string missing = parts_.resolver.FetchRecipes(*reference, entry.manifest, blobs);
     if (!missing.empty()) spdlog::warn("{}: chunks are served unverified: {}", entry.reference, missing);
   }
 }
@@ -305,36 +314,36 @@ void Mounter::Stop() {
 
 void Mounter::OnTicket(ondemand::ReadTicket ticket) {
   const Duration margin = std::min(kAnswerMarginMax, (ticket.deadline() - parts_.clock.Now()) / 4);
-  ReadRequest request{ticket.digest(), ticket.range(), FetchClass::kDemand, ticket.deadline() - margin};
+  ReadRequest request{ticket.key(), ticket.range(), FetchClass::kDemand, ticket.deadline() - margin};
   parts_.cache.Read(request, [this, ticket = std::move(ticket)](absl::StatusOr<ReadResult> result) mutable {
-    const Digest digest = ticket.digest();
+    const BlobKey key = ticket.key();
     const uint64_t length = ticket.range().length;
     std::move(ticket).Complete(result.status());
-    NoteServed(digest, length, result);
+    NoteServed(key, length, result);
   });
 }
 
-void Mounter::NoteServed(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result) {
+void Mounter::NoteServed(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result) {
   // What is under way when the node stops goes back to the keeper, and waits there for the next daemon.
   if (absl::IsCancelled(result.status())) return;
   (result.ok() ? parts_.telemetry.ondemand_filled : parts_.telemetry.ondemand_failed).Add();
-  served_.Note(digest, length, result);
+  served_.Note(key, length, result);
   if (result.ok()) return;
-  const uint64_t errors = served_.ErrorsToLog(digest, parts_.clock.Now());
+  const uint64_t errors = served_.ErrorsToLog(key, parts_.clock.Now());
   if (errors > 0) {
-    spdlog::error("a reader of blob {} gets EIO ({} since the last line): {}", digest.ToString(), errors,
+    spdlog::error("a reader of {} gets EIO ({} since the last line): {}", key.ToString(), errors,
                   result.status().ToString());
   }
 }
 
 absl::Status Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
   const DoorPtr door = this->door();
-  return door ? door->OnBlobComplete(blob->digest()) : absl::OkStatus();
+  return door ? door->OnBlobComplete(blob->key()) : absl::OkStatus();
 }
 
 absl::Status Mounter::OnBlobRevoked(const Blob& blob) {
   const DoorPtr door = this->door();
-  if (door) return door->OnBlobRevoked(blob.digest());
+  if (door) return door->OnBlobRevoked(blob.key());
   // A door that has stopped has left a keeper behind, which goes on to let the kernel read.
   return cancelled_ ? absl::UnavailableError("the node is stopping") : absl::OkStatus();
 }
@@ -356,23 +365,26 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
 
   const absl::StatusOr<ResolvedImage> resolved = parts_.resolver.Resolve(request.reference);
   if (!resolved.ok()) return resolved.status();
-  const MountEntry entry{mount_point,
-                         resolved->reference.ToString(),
-                         resolved->manifest,
-                         std::string(ondemand::BackendName(door->backend())),
-                         BootstrapSpec(*resolved),
-                         resolved->image.blobs};
   const Instant deadline = std::min(request.deadline, parts_.clock.Now() + options_.bootstrap_timeout);
   absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*resolved, {deadline, cancelled_});
   if (!prepared.ok()) return prepared.status();
+  MountEntry entry{mount_point,
+                   resolved->reference.ToString(),
+                   resolved->manifest,
+                   std::string(ondemand::BackendName(door->backend())),
+                   {prepared->bootstrap.blob().key(), BootstrapSpec(*resolved)},
+                   {}};
+  for (size_t i = 0; i < prepared->blobs.size(); ++i) {
+    entry.blobs.push_back({prepared->blobs[i].blob().key(), resolved->image.blobs[i]});
+  }
   const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap));
   if (!mounted.ok()) return mounted;
 
   const bool fill = request.fill == api::FillMode::kBackground ||
                     (request.fill == api::FillMode::kDefault && options_.fill_by_default);
   if (fill) {
-    for (const BlobSpec& spec : entry.blobs)
-      parts_.fills.Start(spec.digest, FetchClass::kBackfill, FillOwner::kMounts);
+    for (const MountedBlob& blob : entry.blobs)
+      parts_.fills.Start(blob.key, FetchClass::kBackfill, FillOwner::kMounts);
   }
   Touch(entry);
   SetMountGauge();
@@ -411,63 +423,57 @@ absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstr
 }
 
 absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::Door& door) {
-  ondemand::MountRequest request{parts_.store.BlobPath(entry.bootstrap.digest),
-                                 entry.bootstrap.digest,
-                                 {},
-                                 entry.mount_point,
-                                 entry.reference};
-  for (const BlobSpec& spec : entry.blobs) request.devices.push_back(spec.digest);
-  for (const BlobSpec& spec : GuardedOf(entry)) {
-    const absl::Status guarded = Guard(spec, door);
+  const ondemand::MountRequest request{parts_.store.BlobPath(entry.bootstrap.key), entry.bootstrap.key,
+                                       KeysOf(entry.blobs), entry.mount_point, entry.reference};
+  for (const MountedBlob& blob : GuardedOf(entry)) {
+    const absl::Status guarded = Guard(blob, door);
     if (!guarded.ok()) return guarded;
   }
   return door.MountImage(request);
 }
 
 // REQUIRES: guard_mutex_ is held
-absl::Status Mounter::Guard(const BlobSpec& spec, ondemand::Door& door) {
-  const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
+absl::Status Mounter::Guard(const MountedBlob& mounted, ondemand::Door& door) {
+  const BlobKey& key = mounted.key;
+  const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.OpenAs(key, mounted.spec);
   if (!blob.ok()) return blob.status();
-  if ((*blob)->refused()) return RefusedBlob(spec.digest);
-  const absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(spec.digest);
+  if ((*blob)->refused()) return RefusedBlob(mounted.spec.digest);
+  const absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire(key);
   if (!lease.ok()) return lease.status();
-  const absl::StatusOr<index::FileDescriptor> file = parts_.store.OpenForRead(spec.digest);
+  const absl::StatusOr<index::FileDescriptor> file = parts_.store.OpenForRead(key);
   if (!file.ok()) return file.status();
   const absl::Status guarded = door.GuardBlob(*blob, file->get());
   // One that was whole before is not reported again.
-  if (guarded.ok() && parts_.store.IsSettled(spec.digest)) return door.OnBlobComplete(spec.digest);
+  if (guarded.ok() && parts_.store.IsSettled(key)) return door.OnBlobComplete(key);
   return guarded;
 }
 
 // REQUIRES: guard_mutex_ is held, or nothing else works with the door yet
-void Mounter::Unguard(const std::vector<BlobSpec>& specs) {
+void Mounter::Unguard(const std::vector<BlobKey>& keys) {
   const DoorPtr door = this->door();
   const std::vector<MountEntry> entries = Users();
-  for (const BlobSpec& spec : specs) {
-    const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
-      return Contains(GuardedOf(entry), spec.digest);
-    });
+  for (const BlobKey& key : keys) {
+    const bool used = std::any_of(entries.begin(), entries.end(),
+                                  [&](const MountEntry& entry) { return Guards(entry, key); });
     if (used) continue;
-    parts_.fills.Stop(spec.digest, FillOwner::kMounts);
-    served_.Forget(spec.digest);
-    const absl::Status status = door ? door->UnguardBlob(spec.digest) : absl::OkStatus();
-    if (!status.ok()) spdlog::warn("blob {} stays guarded: {}", spec.digest.Short(), status.ToString());
+    parts_.fills.Stop(key, FillOwner::kMounts);
+    served_.Forget(key);
+    const absl::Status status = door ? door->UnguardBlob(key) : absl::OkStatus();
+    if (!status.ok()) spdlog::warn("blob {} stays guarded: {}", key.Short(), status.ToString());
   }
 }
 
 // Of what is not mounted any more. Bootstraps stay: an image is mounted only when its is in the store. What
 // the kernel's copies lack is fetched again when it is read.
-void Mounter::DropOwnCopies(const std::vector<BlobSpec>& blobs) {
+void Mounter::DropOwnCopies(const std::vector<BlobKey>& keys) {
   const std::vector<MountEntry> entries = Users();
-  for (const BlobSpec& spec : blobs) {
-    const bool used = std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
-      return Contains(GuardedOf(entry), spec.digest);
-    });
+  for (const BlobKey& key : keys) {
+    const bool used = std::any_of(entries.begin(), entries.end(),
+                                  [&](const MountEntry& entry) { return Guards(entry, key); });
     if (used) continue;
     // One that is pinned, or that somebody reads, stays too.
-    const absl::Status dropped = parts_.store.Evict(spec.digest, EvictReason::kRequested);
-    if (!dropped.ok())
-      spdlog::info("blob {} stays in the store: {}", spec.digest.Short(), dropped.ToString());
+    const absl::Status dropped = parts_.store.Evict(key, EvictReason::kRequested);
+    if (!dropped.ok()) spdlog::info("blob {} stays in the store: {}", key.Short(), dropped.ToString());
   }
 }
 
@@ -516,16 +522,16 @@ void Mounter::Forget(const std::string& mount_point) {
 
 // The bootstrap last: it is small, and without it nothing of what is left can be mounted.
 void Mounter::Touch(const MountEntry& entry) {
-  for (const BlobSpec& spec : entry.blobs) parts_.store.Touch(spec.digest);
-  parts_.store.Touch(entry.bootstrap.digest);
+  for (const MountedBlob& blob : entry.blobs) parts_.store.Touch(blob.key);
+  parts_.store.Touch(entry.bootstrap.key);
 }
 
 // REQUIRES: as Unguard; it is in the table no more
 void Mounter::LetGo(const MountEntry& entry) {
   Touch(entry);  // it was in use until now, however long ago it was mounted
-  Unguard(GuardedOf(entry));
+  Unguard(KeysOf(GuardedOf(entry)));
   if (entry.backend == ondemand::BackendName(ondemand::Backend::kCachefiles) && !options_.keep_copy)
-    DropOwnCopies(entry.blobs);
+    DropOwnCopies(KeysOf(entry.blobs));
 }
 
 void Mounter::NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance) {
@@ -587,7 +593,7 @@ void Mounter::Tend() {
   const DoorPtr door = this->door();
   if (!guard.owns_lock() || !door) return;
   ReleaseDetached();
-  std::erase_if(unrefused_, [&](const Digest& digest) { return door->RefuseBlob(digest).ok(); });
+  std::erase_if(unrefused_, [&](const BlobKey& key) { return door->RefuseBlob(key).ok(); });
 }
 
 // --------------------------------------------------------------------------------------------- reports
@@ -625,15 +631,15 @@ api::MountInfo Mounter::Describe(const MountEntry& entry) const {
   info.manifest_digest = entry.manifest;
   info.mount_point = entry.mount_point;
   info.backend = entry.backend;
-  for (const BlobSpec& spec : entry.blobs) {
-    const std::shared_ptr<Blob> blob = parts_.store.Find(spec.digest);
+  for (const auto& [key, spec] : entry.blobs) {
+    const std::shared_ptr<Blob> blob = parts_.store.Find(key);
     info.blobs.push_back({spec.digest, spec.size, blob ? blob->present_bytes() : 0});
-    const ServedCounts::Counts counts = served_.Of(spec.digest);
+    const ServedCounts::Counts counts = served_.Of(key);
     for (size_t source = 0; source < kSourceKindCount; ++source) {
       info.served.reads[source] += counts.totals.reads[source];
       info.served.bytes[source] += counts.totals.bytes[source];
     }
-    const ondemand::HitCounts hits = door ? door->Hits(spec.digest) : ondemand::HitCounts{};
+    const ondemand::HitCounts hits = door ? door->Hits(key) : ondemand::HitCounts{};
     info.served.reads[static_cast<size_t>(SourceKind::kLocal)] += hits.reads;
     info.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += hits.bytes;
     info.read_errors += counts.errors;
@@ -659,25 +665,23 @@ absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const st
   }
   if (!entry) return absl::NotFoundError(absl::StrCat("nothing of sluice's is mounted at ", mount_point));
   std::vector<api::FillProgress> progress;
-  for (const BlobSpec& spec : entry->blobs) {
-    const std::shared_ptr<Blob> blob = parts_.store.Find(spec.digest);
-    const BackgroundFill::Progress fill = parts_.fills.Of(spec.digest);
+  for (const auto& [key, spec] : entry->blobs) {
+    const std::shared_ptr<Blob> blob = parts_.store.Find(key);
+    const BackgroundFill::Progress fill = parts_.fills.Of(key);
     progress.push_back({{spec.digest, spec.size, blob ? blob->present_bytes() : 0}, fill.state, fill.error});
   }
   return progress;
 }
 
-void Mounter::Release(const Digest& digest) {
+void Mounter::Release(const BlobKey& key) {
   std::lock_guard guard(guard_mutex_);
   ReleaseDetached();
-  BlobSpec spec;
-  spec.digest = digest;
-  Unguard({spec});
+  Unguard({key});
 }
 
-absl::Status Mounter::DiscardKernelCopies(const Digest& digest) {
+absl::Status Mounter::DiscardKernelCopies(const BlobKey& key) {
   const DoorPtr door = this->door();
-  return door ? door->DiscardKernelCopies(digest) : absl::OkStatus();
+  return door ? door->DiscardKernelCopies(key) : absl::OkStatus();
 }
 
 uint64_t Mounter::KernelCacheBytes() const {

@@ -73,7 +73,7 @@ class Mounter final : public api::MountBackend {
   absl::Status OnBlobRevoked(const Blob& blob);
 
   // Lets go of a blob that nothing of ours uses any more.
-  void Release(const Digest& digest);
+  void Release(const BlobKey& key);
   // To be called now and then: lets go of what was unmounted while somebody still read from it (below an
   // overlay, by an open file, in another mount namespace), and is not used any more; tries again to refuse
   // what could not be refused. Does nothing while a mount is being made.
@@ -81,7 +81,7 @@ class Mounter final : public api::MountBackend {
 
   // Discards what the kernel has of a blob apart from the store. Errors: FailedPrecondition while it is in
   // use.
-  absl::Status DiscardKernelCopies(const Digest& digest);
+  absl::Status DiscardKernelCopies(const BlobKey& key);
 
   // What the kernel's own copies take up on disk.
   uint64_t KernelCacheBytes() const;
@@ -98,14 +98,14 @@ class Mounter final : public api::MountBackend {
   using DoorPtr = std::shared_ptr<ondemand::Door>;
 
   void OnTicket(ondemand::ReadTicket ticket);
-  void NoteServed(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result);
+  void NoteServed(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result);
 
   // --- Mounting.
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap);
   absl::Status GuardAndMount(const MountEntry& entry, ondemand::Door& door);
-  absl::Status Guard(const BlobSpec& spec, ondemand::Door& door);
-  void Unguard(const std::vector<BlobSpec>& specs);
-  void DropOwnCopies(const std::vector<BlobSpec>& blobs);
+  absl::Status Guard(const MountedBlob& mounted, ondemand::Door& door);
+  void Unguard(const std::vector<BlobKey>& keys);
+  void DropOwnCopies(const std::vector<BlobKey>& keys);
   void Forget(const std::string& mount_point);
   void NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance);
   void SetMountGauge();
@@ -146,7 +146,7 @@ class Mounter final : public api::MountBackend {
   // Serialises what is told to the door of blobs and mounts, so that a blob is not let go while another mount
   // takes it up.
   std::mutex guard_mutex_;
-  std::set<Digest> unrefused_;  // may be read unasked, though we can't guard them; guarded by guard_mutex_
+  std::set<BlobKey> unrefused_;  // may be read unasked, though we can't guard them; guarded by guard_mutex_
 
   mutable std::mutex door_mutex_;
   DoorPtr door_;  // guarded by door_mutex_; null without one

@@ -27,77 +27,117 @@ api::BlobInfo BlobAdmin::Describe(const index::BlobInfo& info) const {
   out.refused = info.refused;
   out.pinned = info.pinned;
   out.lease_count = info.leases;
+  out.origins = info.origins;
   out.last_access = std::chrono::system_clock::time_point(std::chrono::milliseconds(info.last_access_ms));
-  if (const std::shared_ptr<Blob> blob = store_.Find(info.digest)) {
+  if (const std::shared_ptr<Blob> blob = store_.Find(info.key))
     out.unverified_chunks = blob->unverified_count();
-    out.origins = blob->spec().origins;
-  }
   return out;
 }
 
 absl::StatusOr<std::vector<api::BlobInfo>> BlobAdmin::ListBlobs(const api::BlobPageRequest& page) {
   std::vector<index::BlobInfo> blobs = store_.List();
   std::erase_if(blobs, [&](const index::BlobInfo& b) { return page.after && b.digest <= *page.after; });
-  std::sort(blobs.begin(), blobs.end(),
-            [](const index::BlobInfo& a, const index::BlobInfo& b) { return a.digest < b.digest; });
-  if (blobs.size() > page.count_max) blobs.resize(page.count_max);
+  std::sort(blobs.begin(), blobs.end(), [](const index::BlobInfo& a, const index::BlobInfo& b) {
+    return std::pair(a.digest, a.key) < std::pair(b.digest, b.key);
+  });
+  // The next page begins after a digest, so all that is claimed of the last one is on this.
+  size_t count = std::min<size_t>(blobs.size(), page.count_max);
+  while (count > 0 && count < blobs.size() && blobs[count].digest == blobs[count - 1].digest) ++count;
+  blobs.resize(count);
   std::vector<api::BlobInfo> out;
   for (const index::BlobInfo& blob : blobs) out.push_back(Describe(blob));
   return out;
 }
 
+// The one that most would read: proven if any is.
+absl::StatusOr<index::BlobInfo> BlobAdmin::StatOf(const Digest& digest) const {
+  for (const BlobKey& key : store_.KeysOf(digest)) {
+    if (store_.IsSettled(key)) return store_.Stat(key);
+  }
+  return store_.Stat(digest);
+}
+
+// Errors: NotFound if there is none.
+absl::StatusOr<std::vector<BlobKey>> BlobAdmin::KeysOf(const Digest& digest) const {
+  std::vector<BlobKey> keys = store_.KeysOf(digest);
+  if (keys.empty()) return store_.Stat(digest).status();
+  return keys;
+}
+
 absl::StatusOr<api::BlobInfo> BlobAdmin::GetBlob(const Digest& digest) {
-  const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
+  const absl::StatusOr<index::BlobInfo> info = StatOf(digest);
   if (!info.ok()) return info.status();
   return Describe(*info);
 }
 
 absl::StatusOr<std::string> BlobAdmin::GetBlobRecipe(const Digest& digest) {
-  const std::shared_ptr<Blob> blob = store_.Find(digest);
-  if (!blob) return store_.Stat(digest).status();
-  const BlobSpec& spec = blob->spec();
+  const absl::StatusOr<index::BlobInfo> info = StatOf(digest);
+  if (!info.ok()) return info.status();
+  const std::shared_ptr<Blob> blob = store_.Find(info->key);
+  if (!blob) return store_.Stat(info->key).status();
+  const std::shared_ptr<const BlobSpec> facts = blob->facts();
   // The root alone is the recipe of a blob of one chunk.
-  if (spec.root && blob->geometry().chunk_count() == 1) {
-    return p2p::Recipe{spec.digest, spec.size, spec.chunk_size, *spec.root, {}}.EncodeTorrent();
+  if (facts->root && blob->geometry().chunk_count() == 1) {
+    return p2p::Recipe{facts->digest, facts->size, facts->chunk_size, *facts->root, {}}.EncodeTorrent();
   }
-  absl::StatusOr<std::string> bytes = store_.GetRecipe(digest);
+  absl::StatusOr<std::string> bytes = store_.GetRecipe(blob->key());
   if (bytes.ok()) {
     const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
-    if (recipe.ok() && recipe->IsBoundBy(spec)) return bytes;
+    if (recipe.ok() && recipe->IsBoundBy(*facts)) return bytes;
   } else if (!absl::IsNotFound(bytes.status())) {
     return bytes.status();
   }
   return absl::NotFoundError(absl::StrCat(
       "blob ", digest.ToString(), " has no recipe on this node; ",
-      spec.root ? "mount an image that it belongs to, so that it is fetched with it"
-                : "push its image again with \"sluice image push\", which attaches one, and mount that"));
+      facts->root ? "mount an image that it belongs to, so that it is fetched with it"
+                  : "push its image again with \"sluice image push\", which attaches one, and mount that"));
 }
 
 absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, Instant) {
-  const absl::StatusOr<index::VerifyReport> report = store_.Verify(digest, verifier_);
-  if (!report.ok()) return report.status();
-  const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
-  if (!info.ok()) return info.status();
-  const uint64_t proven = uint64_t{report->checked - report->unverifiable} * info->chunk_size;
-  return api::VerifyReport{std::min(proven, info->size), report->bad, report->unverifiable};
+  const absl::StatusOr<std::vector<BlobKey>> keys = KeysOf(digest);
+  if (!keys.ok()) return keys.status();
+  api::VerifyReport all;
+  for (const BlobKey& key : *keys) {
+    const absl::StatusOr<index::VerifyReport> report = store_.Verify(key, verifier_);
+    if (!report.ok()) return report.status();
+    const absl::StatusOr<index::BlobInfo> info = store_.Stat(key);
+    if (!info.ok()) return info.status();
+    const uint64_t proven = uint64_t{report->checked - report->unverifiable} * info->chunk_size;
+    all.checked_bytes += std::min(proven, info->size);
+    all.bad_chunks += report->bad;
+    all.unprovable_chunks += report->unverifiable;
+  }
+  return all;
 }
 
 absl::StatusOr<uint64_t> BlobAdmin::EvictBlob(const Digest& digest) {
-  const absl::StatusOr<index::BlobInfo> info = store_.Stat(digest);
+  const absl::StatusOr<std::vector<BlobKey>> keys = KeysOf(digest);
+  if (!keys.ok()) return keys.status();
+  uint64_t freed = 0;
+  for (const BlobKey& key : *keys) {
+    const absl::StatusOr<uint64_t> evicted = EvictOne(key);
+    if (!evicted.ok()) return evicted.status();
+    freed += *evicted;
+  }
+  return freed;
+}
+
+absl::StatusOr<uint64_t> BlobAdmin::EvictOne(const BlobKey& key) {
+  const absl::StatusOr<index::BlobInfo> info = store_.Stat(key);
   if (!info.ok()) return info.status();
-  release_(digest);
-  absl::Status evicted = store_.Evict(digest, EvictReason::kRequested);
+  release_(key);
+  absl::Status evicted = store_.Evict(key, EvictReason::kRequested);
   // A reader goes on as soon as its bytes are there, a moment before its read gives back its lease.
   for (int i = 0; i < kEvictTries && absl::IsFailedPrecondition(evicted) && !info->pinned; ++i) {
     std::this_thread::sleep_for(kEvictPause);
-    evicted = store_.Evict(digest, EvictReason::kRequested);
+    evicted = store_.Evict(key, EvictReason::kRequested);
   }
   if (!evicted.ok()) return evicted;
   // The kernel lets go of a copy some time after the last unmount.
-  absl::Status discarded = discard_copies_(digest);
+  absl::Status discarded = discard_copies_(key);
   for (int i = 0; i < kDiscardTries && absl::IsFailedPrecondition(discarded); ++i) {
     std::this_thread::sleep_for(kDiscardPause);
-    discarded = discard_copies_(digest);
+    discarded = discard_copies_(key);
   }
   if (discarded.ok()) return info->disk_bytes;
   return absl::Status(discarded.code(), absl::StrCat("the store's copy is gone, but not the kernel's: ",
@@ -105,7 +145,13 @@ absl::StatusOr<uint64_t> BlobAdmin::EvictBlob(const Digest& digest) {
 }
 
 absl::Status BlobAdmin::SetPin(const Digest& digest, api::PinState state) {
-  return state == api::PinState::kPinned ? store_.Pin(digest) : store_.Unpin(digest);
+  const absl::StatusOr<std::vector<BlobKey>> keys = KeysOf(digest);
+  if (!keys.ok()) return keys.status();
+  absl::Status set;
+  for (const BlobKey& key : *keys) {
+    set.Update(state == api::PinState::kPinned ? store_.Pin(key) : store_.Unpin(key));
+  }
+  return set;
 }
 
 absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {

@@ -15,15 +15,15 @@
 
 namespace sluice {
 
-// What the API says of the node's blobs, and does to them.
+// What the API says of the node's blobs, and does to them: to all that is claimed of a digest.
 //
 // Thread-safe; blocks on disk.
 class BlobAdmin final : public api::BlobBackend {
  public:
   // Discards what the kernel has of a blob apart from the store.
-  using DiscardCopies = std::function<absl::Status(const Digest&)>;
+  using DiscardCopies = std::function<absl::Status(const BlobKey&)>;
   // Lets go of a blob that no mount uses any more.
-  using Release = std::function<void(const Digest&)>;
+  using Release = std::function<void(const BlobKey&)>;
 
   BlobAdmin(index::DiskStore& store, ChunkVerifier& verifier, Release release, DiscardCopies discard_copies)
       : store_(store),
@@ -40,6 +40,9 @@ class BlobAdmin final : public api::BlobBackend {
 
  private:
   api::BlobInfo Describe(const index::BlobInfo& info) const;
+  absl::StatusOr<index::BlobInfo> StatOf(const Digest& digest) const;
+  absl::StatusOr<std::vector<BlobKey>> KeysOf(const Digest& digest) const;
+  absl::StatusOr<uint64_t> EvictOne(const BlobKey& key);
 
   index::DiskStore& store_;
   ChunkVerifier& verifier_;

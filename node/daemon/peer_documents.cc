@@ -17,10 +17,9 @@ absl::Status NotHere() {
 }  // namespace
 
 bool IsPublicSomewhere(const Blob& blob, const AccessLedger& ledger) {
-  const std::vector<BlobOrigin>& origins = blob.spec().origins;
-  return std::any_of(origins.begin(), origins.end(), [&](const BlobOrigin& origin) {
-    return IsPublic(ledger.AccessOf(blob.digest(), origin));
-  });
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  return std::any_of(facts->origins.begin(), facts->origins.end(),
+                     [&](const BlobOrigin& origin) { return IsPublic(ledger.AccessOf(blob.key(), origin)); });
 }
 
 absl::StatusOr<api::PeerDocument> NodePeerDocuments::Manifest(const BlobOrigin& origin,
@@ -34,7 +33,8 @@ absl::StatusOr<api::PeerDocument> NodePeerDocuments::Recipe(const Digest& digest
                                                             const std::optional<Digest>& root) {
   const std::shared_ptr<Blob> blob = store_.Find(digest);
   if (!blob || blob->refused() || !IsPublicSomewhere(*blob, store_)) return NotHere();
-  const BlobSpec& spec = blob->spec();
+  const std::shared_ptr<const BlobSpec> facts = blob->facts();
+  const BlobSpec& spec = *facts;
   if (!spec.root || (root && *root != *spec.root)) return NotHere();
   // The root alone is the recipe of a blob of one chunk.
   if (blob->geometry().chunk_count() == 1) {

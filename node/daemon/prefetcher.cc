@@ -334,12 +334,12 @@ void Prefetcher::Core::BeginFetch(const HintPtr& hint, PreparedImage prepared) {
     const auto on_try = [weak, hint, i](const absl::Status& status) {
       if (const auto self = weak.lock()) self->OnTry(hint, i, status);
     };
-    const Digest digest = target.lease.blob().digest();
+    const BlobKey key = target.lease.blob().key();
     if (hint->spec.ranges.empty()) {
-      parts_.fills.Start(digest, FetchClass::kHint, hint->owner, on_try);
+      parts_.fills.Start(key, FetchClass::kHint, hint->owner, on_try);
     } else {
       target.fill = std::make_unique<RangeFill>(RangeFill::Parts{parts_.clock, parts_.core, parts_.cache},
-                                                limits_.ranges, digest, target.spans, on_try);
+                                                limits_.ranges, key, target.spans, on_try);
     }
   }
 }
@@ -382,7 +382,7 @@ void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error)
 void Prefetcher::Core::LetGo(Hint& hint) {
   hint.cancelled = true;
   if (hint.spec.ranges.empty()) {
-    for (const Target& target : hint.targets) parts_.fills.Stop(target.lease.blob().digest(), hint.owner);
+    for (const Target& target : hint.targets) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
   }
   hint.targets.clear();
   hint.bootstrap.reset();

@@ -78,7 +78,7 @@ std::vector<EvictionCandidate> Quota::Candidates() const {
   std::vector<EvictionCandidate> candidates;
   for (const index::BlobInfo& blob : parts_.store.List()) {
     if (blob.leases == 0 && !blob.pinned)
-      candidates.push_back({blob.digest, blob.disk_bytes, blob.last_access_ms});
+      candidates.push_back({blob.key, blob.disk_bytes, blob.last_access_ms});
   }
   return candidates;
 }
@@ -96,17 +96,17 @@ bool Quota::EvictDownTo(uint64_t target_bytes) {
 }
 
 bool Quota::EvictOne(const EvictionCandidate& victim) {
-  parts_.release(victim.digest);
-  const absl::Status evicted = parts_.store.Evict(victim.digest, EvictReason::kWatermark);
+  parts_.release(victim.key);
+  const absl::Status evicted = parts_.store.Evict(victim.key, EvictReason::kWatermark);
   // Somebody may have begun to use it meanwhile.
   if (!evicted.ok()) {
     if (!absl::IsFailedPrecondition(evicted) && !absl::IsNotFound(evicted))
-      spdlog::warn("blob {} can't be evicted: {}", victim.digest.Short(), evicted.ToString());
+      spdlog::warn("blob {} can't be evicted: {}", victim.key.Short(), evicted.ToString());
     return false;
   }
-  spdlog::info("evicted blob {}: {} given back", victim.digest.ToString(), FormatSize(victim.bytes));
-  if (const absl::Status discarded = parts_.discard_copies(victim.digest); !discarded.ok())
-    spdlog::warn("the kernel keeps its copy of blob {}: {}", victim.digest.Short(), discarded.ToString());
+  spdlog::info("evicted {}: {} given back", victim.key.ToString(), FormatSize(victim.bytes));
+  if (const absl::Status discarded = parts_.discard_copies(victim.key); !discarded.ok())
+    spdlog::warn("the kernel keeps its copy of blob {}: {}", victim.key.Short(), discarded.ToString());
   kernel_bytes_ = parts_.kernel_bytes();
   return true;
 }

@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "index/disk_store.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/evictor.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
@@ -37,9 +37,9 @@ class Quota {
   struct Parts {
     index::DiskStore& store;
     Telemetry& telemetry;
-    std::function<uint64_t()> kernel_bytes;                     // of the kernel's copies; asked now and then
-    std::function<void(const Digest&)> release;                 // before an eviction
-    std::function<absl::Status(const Digest&)> discard_copies;  // the kernel's, after it
+    std::function<uint64_t()> kernel_bytes;                      // of the kernel's copies; asked now and then
+    std::function<void(const BlobKey&)> release;                 // before an eviction
+    std::function<absl::Status(const BlobKey&)> discard_copies;  // the kernel's, after it
     std::function<void(const std::string&)> alarm;
   };
   // REQUIRES: limits.low_percent < limits.high_percent <= 100, limits.capacity_bytes > 0

@@ -39,10 +39,10 @@ uint64_t PresentBytesOf(const Blob& blob, const std::vector<ChunkSpan>& spans) {
 
 class RangeFill::Run : public std::enable_shared_from_this<Run> {
  public:
-  Run(Parts parts, Limits limits, const Digest& digest, std::vector<ChunkSpan> spans, OnTry on_try)
+  Run(Parts parts, Limits limits, const BlobKey& key, std::vector<ChunkSpan> spans, OnTry on_try)
       : parts_(parts),
         limits_(limits),
-        digest_(digest),
+        key_(key),
         spans_(std::move(spans)),
         on_try_(std::move(on_try)),
         retry_after_(limits.retry_first) {}
@@ -50,7 +50,7 @@ class RangeFill::Run : public std::enable_shared_from_this<Run> {
   void Try() {
     const std::lock_guard lock(mutex_);
     if (stopped_) return;
-    fill_ = parts_.cache.Fill({.digest = digest_, .fetch_class = FetchClass::kHint, .chunks = spans_},
+    fill_ = parts_.cache.Fill({.blob = key_, .fetch_class = FetchClass::kHint, .chunks = spans_},
                               [self = shared_from_this()](absl::Status status) { self->EndTry(status); });
   }
 
@@ -76,7 +76,7 @@ class RangeFill::Run : public std::enable_shared_from_this<Run> {
 
   const Parts parts_;
   const Limits limits_;
-  const Digest digest_;
+  const BlobKey key_;
   const std::vector<ChunkSpan> spans_;
   const OnTry on_try_;
 
@@ -87,9 +87,9 @@ class RangeFill::Run : public std::enable_shared_from_this<Run> {
   std::optional<FillId> fill_;  // the last
 };
 
-RangeFill::RangeFill(Parts parts, Limits limits, const Digest& digest, std::vector<ChunkSpan> spans,
+RangeFill::RangeFill(Parts parts, Limits limits, const BlobKey& key, std::vector<ChunkSpan> spans,
                      OnTry on_try)
-    : run_(std::make_shared<Run>(parts, limits, digest, std::move(spans), std::move(on_try))) {
+    : run_(std::make_shared<Run>(parts, limits, key, std::move(spans), std::move(on_try))) {
   run_->Try();
 }
 

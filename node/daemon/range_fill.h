@@ -41,7 +41,7 @@ class RangeFill {
   using OnTry = std::function<void(const absl::Status&)>;
 
   // Begins. What it was made of outlives it. REQUIRES: the spans are within the blob, in order, not empty
-  RangeFill(Parts parts, Limits limits, const Digest& digest, std::vector<ChunkSpan> spans, OnTry on_try);
+  RangeFill(Parts parts, Limits limits, const BlobKey& key, std::vector<ChunkSpan> spans, OnTry on_try);
   // Stops; what is under way for nobody else is cancelled. OnTry may be under way on the core loop.
   ~RangeFill();
   RangeFill(const RangeFill&) = delete;

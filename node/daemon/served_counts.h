@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "api/admin_backend.h"
 #include "node/blob_cache.h"
-#include "node/digest.h"
+#include "node/blob_key.h"
 #include "node/executor.h"
 
 namespace sluice {
@@ -25,13 +25,13 @@ class ServedCounts {
     std::string last_error;
   };
 
-  void Note(const Digest& digest, uint64_t length, const absl::StatusOr<ReadResult>& result);
+  void Note(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result);
   // How many errors have been noted since this last gave some; 0 for a second after it did: a reader that
   // goes on and on after errors is not to fill the log.
-  uint64_t ErrorsToLog(const Digest& digest, Instant now);
+  uint64_t ErrorsToLog(const BlobKey& key, Instant now);
   // Zeros if nothing was noted.
-  Counts Of(const Digest& digest) const;
-  void Forget(const Digest& digest);
+  Counts Of(const BlobKey& key) const;
+  void Forget(const BlobKey& key);
 
  private:
   struct Entry {
@@ -41,7 +41,7 @@ class ServedCounts {
   };
 
   mutable std::mutex mutex_;
-  absl::flat_hash_map<Digest, Entry> entries_;  // guarded by mutex_; one for each mounted blob that was read
+  absl::flat_hash_map<BlobKey, Entry> entries_;  // guarded by mutex_; one for each mounted blob that was read
 };
 
 }  // namespace sluice

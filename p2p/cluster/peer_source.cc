@@ -6,6 +6,7 @@
 #include <mutex>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/assignment.h"
 
@@ -14,9 +15,14 @@ namespace {
 
 constexpr size_t kOriginsAskedMax = 2;  // repositories that a member is asked by
 
+// Tells a blob's few origins apart, in whatever order they are listed.
+SenderId TagOf(const BlobOrigin& origin) {
+  return static_cast<SenderId>(absl::HashOf(origin.registry, origin.repository) & 0xffff);
+}
+
 // A sender's number tells the member, and the repository by which it gave the chunk.
-SenderId SenderOf(SenderId member, size_t origin) {
-  return static_cast<SenderId>(member * kOriginsAskedMax + origin);
+SenderId SenderOf(SenderId member, const BlobOrigin& origin) {
+  return static_cast<SenderId>(member << 16 | TagOf(origin));
 }
 
 using Candidates = std::shared_ptr<const std::vector<Member>>;
@@ -88,11 +94,12 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
       : parts_(parts),
         request_(std::move(request)),
         on_chunk_(std::move(on_chunk)),
-        on_done_(std::move(on_done)) {}
+        on_done_(std::move(on_done)),
+        facts_(request_.blob->facts()) {}
 
   void Start() {
     const std::shared_ptr<const Members::List> members = parts_.members.list();
-    if (members->empty() || request_.blob->spec().origins.empty() || !parts_.has_bound_recipe(*request_.blob))
+    if (members->empty() || facts_->origins.empty() || !parts_.has_bound_recipe(*request_.blob))
       return std::move(on_done_)(NotThere());
     std::vector<Group> groups = GroupsOf(request_, *members, parts_.health, parts_.clock.Now());
     open_ = groups.size();
@@ -139,13 +146,11 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
 
   // A member gives only what it got from the very repository that it is asked for, so each is asked for more
   // than one.
-  size_t origin_count() const { return std::min(kOriginsAskedMax, request_.blob->spec().origins.size()); }
+  size_t origin_count() const { return std::min(kOriginsAskedMax, facts_->origins.size()); }
   const Member& MemberAt(const Candidates& members, size_t position) const {
     return (*members)[position / origin_count()];
   }
-  const BlobOrigin& OriginAt(size_t position) const {
-    return request_.blob->spec().origins[position % origin_count()];
-  }
+  const BlobOrigin& OriginAt(size_t position) const { return facts_->origins[position % origin_count()]; }
 
   Turn NextName(Turn turn) const {
     ++turn.position;
@@ -175,10 +180,10 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
     // The answer may come before the request's number is noted: the fetch ends after both.
     ++open_;
     const PeerClient::RequestId id = parts_.client.ReadRange(
-        member, OriginAt(turn.position), request_.blob->spec(), request_.blob->geometry().RangeOf(chunks),
-        fetch_class, now + (request_.deadline - now) / 2,
+        member, OriginAt(turn.position), *facts_, request_.blob->geometry().RangeOf(chunks), fetch_class,
+        now + (request_.deadline - now) / 2,
         [self = shared_from_this(), arriving,
-         sender = SenderOf(parts_.health.IdOf(member.name), turn.position % origin_count())](
+         sender = SenderOf(parts_.health.IdOf(member.name), OriginAt(turn.position))](
             std::span<const std::byte> bytes) { self->OnData(*arriving, bytes, sender); },
         [self = shared_from_this(), arriving, members, turn](PeerClient::RangeOutcome outcome) {
           self->OnAnswer(*arriving, members, turn, std::move(outcome));
@@ -269,6 +274,7 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
   const FetchRequest request_;
   ChunkSource::OnChunk on_chunk_;
   ChunkSource::OnDone on_done_;
+  const std::shared_ptr<const BlobSpec> facts_;
 
   // Requests begin on the pool while answers come on the client's thread.
   std::atomic<size_t> open_{0};
@@ -312,15 +318,18 @@ FetchHandle PeerSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_
 }
 
 std::string PeerSource::MemberOf(SenderId sender) const {
-  return parts_.health.NameOf(static_cast<SenderId>(sender / kOriginsAskedMax));
+  return parts_.health.NameOf(static_cast<SenderId>(sender >> 16));
 }
 
 void PeerSource::Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) {
   if (verdict == Verdict::kRight) {
     // Only who has the blob can give a chunk of it: before it was proven its word counted for nothing.
-    const size_t origin = sender % kOriginsAskedMax;
-    if (origin < blob.spec().origins.size())
-      parts_.ledger.NoteAccess(blob.digest(), blob.spec().origins[origin], OriginAccess::kHearsay);
+    const std::shared_ptr<const BlobSpec> facts = blob.facts();
+    const auto is_named = [&](const BlobOrigin& origin) { return TagOf(origin) == (sender & 0xffff); };
+    const auto named = std::find_if(facts->origins.begin(), facts->origins.end(), is_named);
+    // Of two with one tag nobody knows which it was.
+    if (std::count_if(facts->origins.begin(), facts->origins.end(), is_named) == 1)
+      parts_.ledger.NoteAccess(blob.key(), *named, OriginAccess::kHearsay);
     return;
   }
   const std::string name = MemberOf(sender);

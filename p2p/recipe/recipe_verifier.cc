@@ -24,16 +24,17 @@ RecipeVerifier::RecipeVerifier(RecipeStore& store, uint64_t cache_bytes_max, Lea
 absl::StatusOr<Evidence> RecipeVerifier::Verify(const Blob& blob, ChunkIndex index,
                                                 std::span<const std::byte> bytes) {
   const ChunkGeometry& geometry = blob.geometry();
-  if (!blob.spec().root) return Evidence::kUnverified;
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  if (!facts->root) return Evidence::kUnverified;
   if (index.value() >= geometry.chunk_count() || bytes.size() != geometry.RangeOf(index).length) {
     return absl::DataLossError(absl::StrCat("blob ", blob.digest().ToString(), ": chunk ", index.value(),
                                             " has ", bytes.size(),
                                             " bytes, which no chunk of that index has"));
   }
 
-  Digest expected = *blob.spec().root;
+  Digest expected = *facts->root;
   if (geometry.chunk_count() > 1) {
-    absl::StatusOr<Layer> layer = LayerOf(blob);
+    absl::StatusOr<Layer> layer = LayerOf(blob.key(), *facts);
     if (!layer.ok()) return layer.status();
     if (*layer == nullptr) return Evidence::kUnverified;
     expected = (**layer)[index.value()];
@@ -43,14 +44,16 @@ absl::StatusOr<Evidence> RecipeVerifier::Verify(const Blob& blob, ChunkIndex ind
     return absl::DataLossError(absl::StrCat("blob ", blob.digest().ToString(), ": chunk ", index.value(),
                                             " is not what its recipe promises"));
   }
-  if (leaves_) leaves_->Put(blob.digest(), index, std::move(leaves));
+  // The swarm carries what is kept by its digest's name.
+  if (leaves_ && blob.key().IsOf(blob.digest())) leaves_->Put(blob.digest(), index, std::move(leaves));
   return Evidence::kVerified;
 }
 
 bool RecipeVerifier::HasBoundRecipe(const Blob& blob) {
-  if (!blob.spec().root) return false;
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  if (!facts->root) return false;
   if (blob.geometry().chunk_count() == 1) return true;  // the root alone proves it
-  const absl::StatusOr<Layer> layer = LayerOf(blob);
+  const absl::StatusOr<Layer> layer = LayerOf(blob.key(), *facts);
   return layer.ok() && *layer != nullptr;
 }
 
@@ -60,42 +63,42 @@ uint64_t RecipeVerifier::cached_bytes() const {
 }
 
 // nullptr if the store has no bound recipe.
-absl::StatusOr<RecipeVerifier::Layer> RecipeVerifier::LayerOf(const Blob& blob) {
-  if (Layer layer = FindCached(blob.spec())) return layer;
+absl::StatusOr<RecipeVerifier::Layer> RecipeVerifier::LayerOf(const BlobKey& key, const BlobSpec& spec) {
+  if (Layer layer = FindCached(key, spec)) return layer;
 
   // Without the lock: two threads may decode the same recipe, which costs time but nothing else.
-  absl::StatusOr<std::string> torrent = store_.GetRecipe(blob.digest());
+  absl::StatusOr<std::string> torrent = store_.GetRecipe(key);
   if (absl::IsNotFound(torrent.status())) return nullptr;
   if (!torrent.ok()) {
     return absl::UnavailableError(
-        absl::StrCat("recipe of blob ", blob.digest().ToString(), ": ", torrent.status().message()));
+        absl::StrCat("recipe of ", key.ToString(), ": ", torrent.status().message()));
   }
   absl::StatusOr<Recipe> recipe = Recipe::DecodeTorrent(*torrent);
-  if (!recipe.ok() || !recipe->IsBoundBy(blob.spec())) return nullptr;
+  if (!recipe.ok() || !recipe->IsBoundBy(spec)) return nullptr;
   auto layer = std::make_shared<const std::vector<Digest>>(std::move(recipe->layer));
-  Remember(blob.spec(), layer);
+  Remember(key, spec, layer);
   return layer;
 }
 
-RecipeVerifier::Layer RecipeVerifier::FindCached(const BlobSpec& spec) {
+RecipeVerifier::Layer RecipeVerifier::FindCached(const BlobKey& key, const BlobSpec& spec) {
   std::lock_guard lock(mutex_);
-  const auto found = entries_.find(spec.digest);
+  const auto found = entries_.find(key);
   if (found == entries_.end() || !SameBinding(found->second->spec, spec)) return nullptr;
   order_.splice(order_.begin(), order_, found->second);
   return found->second->layer;
 }
 
-void RecipeVerifier::Remember(const BlobSpec& spec, Layer layer) {
+void RecipeVerifier::Remember(const BlobKey& key, const BlobSpec& spec, Layer layer) {
   std::lock_guard lock(mutex_);
   const auto drop = [this](Order::iterator entry) {
     cached_bytes_ -= BytesOf(*entry->layer);
-    entries_.erase(entry->spec.digest);
+    entries_.erase(entry->key);
     order_.erase(entry);
   };
-  if (const auto old = entries_.find(spec.digest); old != entries_.end()) drop(old->second);
+  if (const auto old = entries_.find(key); old != entries_.end()) drop(old->second);
   cached_bytes_ += BytesOf(*layer);
-  order_.push_front({spec, std::move(layer)});
-  entries_[spec.digest] = order_.begin();
+  order_.push_front({key, spec, std::move(layer)});
+  entries_[key] = order_.begin();
   // The newest stays even if it alone is over the bound: its blob is being read.
   while (cached_bytes_ > cache_bytes_max_ && order_.size() > 1) drop(std::prev(order_.end()));
 }

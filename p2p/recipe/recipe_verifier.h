@@ -17,7 +17,7 @@ namespace sluice::p2p {
 inline constexpr uint64_t kRecipeCacheBytesDefault = 16 << 20;
 
 // Holds chunks against the recipes in a RecipeStore. A recipe counts only if it is bound (its root is the one
-// in Blob::spec()); what is missing, malformed or only claimed makes the chunk kUnverified. A blob of one
+// in Blob::facts()); what is missing, malformed or only claimed makes the chunk kUnverified. A blob of one
 // chunk needs no recipe, its root is enough.
 //
 // Thread-safe. Keeps the layers of the recipes used last, up to a number of bytes; may read the store on the
@@ -42,14 +42,15 @@ class RecipeVerifier final : public ChunkVerifier {
  private:
   using Layer = std::shared_ptr<const std::vector<Digest>>;
   struct Entry {
+    BlobKey key;
     BlobSpec spec;  // what the layer is bound by
     Layer layer;
   };
   using Order = std::list<Entry>;
 
-  absl::StatusOr<Layer> LayerOf(const Blob& blob);
-  Layer FindCached(const BlobSpec& spec);
-  void Remember(const BlobSpec& spec, Layer layer);
+  absl::StatusOr<Layer> LayerOf(const BlobKey& key, const BlobSpec& spec);
+  Layer FindCached(const BlobKey& key, const BlobSpec& spec);
+  void Remember(const BlobKey& key, const BlobSpec& spec, Layer layer);
 
   // Constant after construction.
   RecipeStore& store_;
@@ -58,8 +59,8 @@ class RecipeVerifier final : public ChunkVerifier {
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.
-  Order order_;                                           // used last first
-  absl::flat_hash_map<Digest, Order::iterator> entries_;  // by blob
+  Order order_;  // used last first
+  absl::flat_hash_map<BlobKey, Order::iterator> entries_;
   uint64_t cached_bytes_ = 0;
 };
 

@@ -23,10 +23,11 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
         request_(std::move(request)),
         on_chunk_(std::move(on_chunk)),
         on_done_(std::move(on_done)),
+        facts_(request_.blob->facts()),
         next_(request_.chunks.first) {}
 
   void Ask() {
-    const BlobSpec& spec = request_.blob->spec();
+    const BlobSpec& spec = *facts_;
     if (origin_ >= spec.origins.size()) return Finish(std::move(worst_));
     progressed_ = false;
     filled_ = 0;
@@ -91,8 +92,7 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
   }
 
   void OnAccess(OriginAccess access) {
-    const BlobSpec& spec = request_.blob->spec();
-    ledger_.NoteAccess(spec.digest, spec.origins[origin_], access);
+    ledger_.NoteAccess(request_.blob->key(), facts_->origins[origin_], access);
   }
 
   void OnRangeDone(absl::Status status) {
@@ -139,8 +139,9 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
   const FetchRequest request_;
   ChunkSource::OnChunk on_chunk_;
   ChunkSource::OnDone on_done_;
+  const std::shared_ptr<const BlobSpec> facts_;
 
-  size_t origin_ = 0;  // in the blob's list
+  size_t origin_ = 0;  // in the list of the blob's origins
   uint32_t resumes_ = 0;
   ChunkIndex next_;  // the first chunk that has not been delivered
   Buffer chunk_;     // what has come of it
@@ -159,7 +160,7 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
 }  // namespace
 
 FetchHandle OriginSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
-  if (request.blob->spec().origins.empty()) {
+  if (request.blob->facts()->origins.empty()) {
     std::move(on_done)(absl::NotFoundError(
         absl::StrCat("no registry is known to hold ", request.blob->digest().ToString())));
     return {};

@@ -29,6 +29,11 @@
 namespace sluice::p2p {
 namespace {
 
+// Of a digest there is one torrent: of what is kept by its name, not of other claims beside that.
+bool IsCarried(const Blob& blob) {
+  return blob.key().IsOf(blob.digest());
+}
+
 // How often a torrent that is being filled is looked at: in its first second, and later.
 constexpr Duration kLookIntervalYoung = std::chrono::milliseconds(25);
 constexpr Duration kLookInterval = std::chrono::milliseconds(200);
@@ -435,12 +440,13 @@ void Swarm::Core::BeginSeed(const Digest& digest) {
 
 // Errors: NotFound (no bound recipe); others of the store.
 absl::StatusOr<Recipe> Swarm::Core::LoadRecipe(const Blob& blob) const {
-  const BlobSpec& spec = blob.spec();
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  const BlobSpec& spec = *facts;
   if (!spec.root) return absl::NotFoundError("its root is not known");
   if (blob.geometry().chunk_count() == 1) {
     return Recipe{spec.digest, spec.size, spec.chunk_size, *spec.root, {}};
   }
-  absl::StatusOr<std::string> torrent = parts_.recipes.GetRecipe(spec.digest);
+  absl::StatusOr<std::string> torrent = parts_.recipes.GetRecipe(blob.key());
   if (!torrent.ok()) return torrent.status();
   absl::StatusOr<Recipe> recipe = Recipe::DecodeTorrent(*torrent);
   if (recipe.ok() && !recipe->IsBoundBy(spec)) return absl::NotFoundError("its recipe is not bound");
@@ -673,22 +679,22 @@ void Swarm::SetPeers(const std::vector<std::string>& addresses) {
   core_->SetPeers(addresses);
 }
 void Swarm::Seed(const std::shared_ptr<Blob>& blob) {
-  core_->Seed(blob->digest());
+  if (IsCarried(*blob)) core_->Seed(blob->digest());
 }
-void Swarm::Forget(const Digest& digest) {
-  core_->Forget(digest);
+void Swarm::Forget(const Blob& blob) {
+  if (IsCarried(blob)) core_->Forget(blob.digest());
 }
 void Swarm::Join(const std::shared_ptr<Blob>& blob) {
-  core_->Join(blob->digest());
+  if (IsCarried(*blob)) core_->Join(blob->digest());
 }
 void Swarm::Leave(const Blob& blob) {
-  core_->Leave(blob.digest());
+  if (IsCarried(blob)) core_->Leave(blob.digest());
 }
 bool Swarm::Carries(const Blob& blob, ChunkIndex index) {
-  return core_->Carries(blob.digest(), index);
+  return IsCarried(blob) && core_->Carries(blob.digest(), index);
 }
 void Swarm::Committed(const std::shared_ptr<Blob>& blob, ChunkIndex index) {
-  core_->Committed(blob->digest(), index);
+  if (IsCarried(*blob)) core_->Committed(blob->digest(), index);
 }
 
 }  // namespace sluice::p2p

@@ -72,7 +72,7 @@ class Swarm final : public BulkLane {
   void Seed(const std::shared_ptr<Blob>& blob);
   // The blob's chunks are going away (eviction, revocation): from now on no byte of it is given to anybody,
   // and its torrent leaves. Any thread; returns at once.
-  void Forget(const Digest& digest);
+  void Forget(const Blob& blob);
 
   // BulkLane: on the core loop, never block.
   void Join(const std::shared_ptr<Blob>& blob) override;

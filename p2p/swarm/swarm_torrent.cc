@@ -30,7 +30,7 @@ SwarmTorrent::SwarmTorrent(Recipe torrent_recipe, Role first_role, Instant now)
       last_used_(Ticks(now)) {}
 
 bool SwarmTorrent::Fits(const Blob& blob) const {
-  return recipe.IsBoundBy(blob.spec());
+  return recipe.IsBoundBy(*blob.facts());
 }
 
 bool SwarmTorrent::Matches(ChunkIndex index, const std::vector<Digest>& leaves) const {

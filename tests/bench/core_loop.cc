@@ -58,13 +58,13 @@ class Store final : public ChunkStore {
     if (!blob) blob = std::make_shared<Blob>(spec);
     return blob;
   }
-  std::shared_ptr<Blob> Find(const Digest& digest) const override {
-    const auto found = blobs_.find(digest);
+  std::shared_ptr<Blob> Find(const BlobKey& key) const override {
+    const auto found = blobs_.find(key);
     return found == blobs_.end() ? nullptr : found->second;
   }
 #ifndef SLUICE_BENCH_BEFORE
-  absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const override {
-    const auto found = blobs_.find(digest);
+  absl::StatusOr<Blob::Lease> Acquire(const BlobKey& key) const override {
+    const auto found = blobs_.find(key);
     if (found == blobs_.end()) return absl::NotFoundError("no such blob");
     return Blob::Lease(found->second);
   }
@@ -79,7 +79,7 @@ class Store final : public ChunkStore {
   }
 
  private:
-  absl::flat_hash_map<Digest, std::shared_ptr<Blob>> blobs_;
+  absl::flat_hash_map<BlobKey, std::shared_ptr<Blob>> blobs_;
 };
 
 class Verifier final : public ChunkVerifier {
@@ -151,7 +151,7 @@ class Bench {
 
   void Read(const Blob& blob, uint32_t chunk) {
     ReadRequest request;
-    request.digest = blob.digest();
+    request.blob = blob.digest();
     request.range = {uint64_t{chunk} * kChunk, kChunk};
     request.deadline = clock_.Now() + std::chrono::hours(1);
     cache_->Read(std::move(request), [this](absl::StatusOr<ReadResult> result) {

@@ -61,12 +61,12 @@ struct ReadOutcome {
 // Keeps what a source says of access.
 class ListLedger final : public AccessLedger {
  public:
-  void NoteAccess(const Digest& blob, const BlobOrigin& origin, OriginAccess access) override {
+  void NoteAccess(const BlobKey& blob, const BlobOrigin& origin, OriginAccess access) override {
     const std::lock_guard lock(mutex_);
     OriginAccess& known = known_[{blob, origin}];
     known = Stronger(known, access);
   }
-  OriginAccess AccessOf(const Digest& blob, const BlobOrigin& origin) const override {
+  OriginAccess AccessOf(const BlobKey& blob, const BlobOrigin& origin) const override {
     const std::lock_guard lock(mutex_);
     const auto found = known_.find({blob, origin});
     return found == known_.end() ? OriginAccess::kUnknown : found->second;
@@ -74,7 +74,7 @@ class ListLedger final : public AccessLedger {
 
  private:
   mutable std::mutex mutex_;
-  std::map<std::pair<Digest, BlobOrigin>, OriginAccess> known_;
+  std::map<std::pair<BlobKey, BlobOrigin>, OriginAccess> known_;
 };
 
 class OriginFaultTest : public ::testing::Test {

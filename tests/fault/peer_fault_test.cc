@@ -45,11 +45,11 @@ std::string Pattern(size_t size) {
 
 class NoteLedger final : public AccessLedger {
  public:
-  void NoteAccess(const Digest&, const BlobOrigin& origin, OriginAccess access) override {
+  void NoteAccess(const BlobKey&, const BlobOrigin& origin, OriginAccess access) override {
     const std::lock_guard lock(mutex_);
     notes_[origin] = access;
   }
-  OriginAccess AccessOf(const Digest&, const BlobOrigin& origin) const override {
+  OriginAccess AccessOf(const BlobKey&, const BlobOrigin& origin) const override {
     const std::lock_guard lock(mutex_);
     const auto found = notes_.find(origin);
     return found == notes_.end() ? OriginAccess::kUnknown : found->second;

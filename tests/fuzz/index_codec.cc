@@ -37,8 +37,8 @@ std::vector<std::string> sluice::fuzz::GoodInputs() {
   segment.present.Add(ChunkIndex(64));
   segment.present.Add(ChunkIndex(65));
   segment.verified.Add(ChunkIndex(64));
-  return {EncodeBlobRecord(record), EncodeSegment(segment), BlobKey(EntryId(Digest())),
-          SegmentKey(EntryId(Digest()), SegmentIndex(1))};
+  return {EncodeBlobRecord(record), EncodeSegment(segment), RecordKey(BlobKey(Digest())),
+          SegmentKey(BlobKey(Digest()), SegmentIndex(1))};
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -49,9 +49,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Took(segment_parser, bytes, EncodeSegment(*segment));
   // Of an earlier record less is kept than it said.
   if (const auto record = DecodeEarlierBlobRecord(bytes); record.ok() && record->file) std::abort();
-  if (const auto id = DecodeBlobKey(bytes); id.ok()) Took(blob_key_parser, bytes, BlobKey(*id));
+  if (const auto id = DecodeRecordKey(bytes); id.ok()) Took(blob_key_parser, bytes, RecordKey(*id));
   if (const auto name = DecodeSegmentKey(bytes); name.ok())
     Took(segment_key_parser, bytes, SegmentKey(name->id, name->segment));
-  if (DecodeBlobKey(bytes).ok() != (KindOf(bytes) == KeyKind::kBlob && bytes.size() == 34)) std::abort();
+  if (DecodeRecordKey(bytes).ok() != (KindOf(bytes) == KeyKind::kBlob && bytes.size() == 34)) std::abort();
   return 0;
 }

@@ -565,10 +565,10 @@ TEST_P(DoorTest, GuardRefusesAnotherFileThanTheStores) {
   auto node = StartNode();
   ASSERT_TRUE(node);
   ASSERT_TRUE(node->door().UnguardBlob(digest_).ok());
-  const auto blob = std::make_shared<Blob>(node->blob().spec());
+  const auto blob = std::make_shared<Blob>(*node->blob().facts());
   const keeper::Descriptor other(open(Path("original").c_str(), O_RDONLY | O_CLOEXEC));
   EXPECT_EQ(node->door().GuardBlob(blob, other.get()).code(), absl::StatusCode::kFailedPrecondition);
-  BlobSpec spec = node->blob().spec();
+  BlobSpec spec = *node->blob().facts();
   spec.size += 1;
   const auto longer = std::make_shared<Blob>(spec);
   EXPECT_EQ(node->door().GuardBlob(longer, node->store_fd()).code(), absl::StatusCode::kFailedPrecondition);

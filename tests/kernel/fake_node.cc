@@ -115,7 +115,7 @@ void FakeNode::Enqueue(ReadTicket ticket) {
 std::list<ReadTicket>::iterator FakeNode::NextTicket() {
   if (treatment_ == Treatment::kHold) return queue_.end();
   return std::find_if(queue_.begin(), queue_.end(),
-                      [this](const ReadTicket& ticket) { return !held_.contains(ticket.digest()); });
+                      [this](const ReadTicket& ticket) { return !held_.contains(ticket.key().name()); });
 }
 
 void FakeNode::Work(unsigned seed) {
@@ -139,7 +139,7 @@ void FakeNode::Work(unsigned seed) {
 
 // A dead predecessor may have left tickets of blobs that we were not told of; they are dropped.
 void FakeNode::Fill(ReadTicket ticket) {
-  Source* source = Find(ticket.digest());
+  Source* source = Find(ticket.key().name());
   if (source == nullptr) return;
   const ChunkSpan chunks = source->blob->geometry().Covering(ticket.range());
   for (ChunkIndex chunk = chunks.first; chunk < chunks.end(); chunk = chunk.next()) CopyChunk(*source, chunk);

@@ -77,8 +77,8 @@ void LossyIndex::LosePower() {
 }
 
 bool LossyIndex::Claims(const Rows& rows, const Digest& digest, ChunkIndex chunk, uint64_t inode) {
-  const index::EntryId id(digest);
-  const auto record = rows.find(index::BlobKey(id));
+  const BlobKey id(digest);
+  const auto record = rows.find(index::RecordKey(id));
   if (record == rows.end()) return false;
   const auto known = index::DecodeBlobRecord(record->second);
   if (!known.ok() || !known->file || known->file->inode != inode) return false;

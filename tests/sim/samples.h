@@ -76,7 +76,7 @@ class SampleVerifier final : public ChunkVerifier {
     if (disk_.Fires(disk_.faults.open)) return absl::UnavailableError("the recipe can't be read just now");
     Sample& sample = samples_.at(blob.digest());
     const bool right = Same(bytes, sample.Right(blob.geometry().RangeOf(index)));
-    if (blob.spec().root) {
+    if (blob.facts()->root) {
       if (right) return Evidence::kVerified;
       return absl::DataLossError("the chunk is not what its recipe promises");
     }

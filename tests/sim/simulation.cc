@@ -325,7 +325,7 @@ void Simulation::Open(const Sample& sample) {
 void Simulation::Read(const Sample& sample) {
   const ByteRange range = AnyRange(sample);
   ReadRequest request;
-  request.digest = sample.spec.digest;
+  request.blob = sample.spec.digest;
   request.range = range;
   if (random_.Chance(20)) request.fetch_class = static_cast<FetchClass>(random_.Below(kFetchClassCount));
   if (random_.Chance(15)) request.asker = Asker::kPeer;
@@ -342,7 +342,7 @@ void Simulation::Read(const Sample& sample) {
 }
 
 void Simulation::Fill(const Sample& sample) {
-  FillRequest request{.digest = sample.spec.digest};
+  FillRequest request{.blob = sample.spec.digest};
   request.fetch_class = static_cast<FetchClass>(random_.Between(1, kFetchClassCount - 1));
   if (random_.Chance(50)) request.chunks = {sample.geometry().Covering(AnyRange(sample))};
   const std::string what = absl::StrCat("fill of ", sample.spec.digest.Short());
@@ -469,7 +469,7 @@ void Simulation::ReadWhole(const Sample& sample) {
     return Fail(absl::StrCat("on a healthy disk, open says ", blob.status().ToString()));
   }
   ReadRequest request;
-  request.digest = digest;
+  request.blob = digest;
   request.range = {0, sample.spec.size};
   request.deadline = clock_.now + std::chrono::minutes(1);
   std::optional<absl::Status> answer;

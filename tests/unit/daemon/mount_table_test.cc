@@ -26,9 +26,11 @@ class MountTableTest : public ::testing::Test {
     entry.reference = "registry.example/team/app:v1";
     entry.manifest = Digest(bytes);
     entry.backend = "fanotify";
-    entry.bootstrap = {Digest(bytes), 4096, kChunkSizeDefault, {}, {{"registry.example", "team/app"}}};
-    entry.blobs = {
-        {Digest(bytes), uint64_t{5} << 32, 1 << 20, Digest(bytes), {{"registry.example", "team/app"}}}};
+    const Digest digest(bytes);
+    entry.bootstrap = {digest, {digest, 4096, kChunkSizeDefault, {}, {{"registry.example", "team/app"}}}};
+    const BlobSpec blob{digest, uint64_t{5} << 32, 1 << 20, digest, {{"registry.example", "team/app"}}};
+    bytes[0] = 9;
+    entry.blobs = {{digest, blob}, {Digest(bytes), blob}};
     return entry;
   }
 
@@ -48,10 +50,13 @@ TEST_F(MountTableTest, AnotherDaemonFindsWhatWasAdded) {
   ASSERT_EQ(again->entries().size(), 1u);
   const MountEntry& entry = again->entries().front();
   EXPECT_EQ(entry.mount_point, "/mnt/a \"quoted\"");
-  EXPECT_EQ(entry.blobs.front().size, uint64_t{5} << 32);
-  EXPECT_EQ(entry.blobs.front().root, Entry("").blobs.front().root);
-  EXPECT_EQ(entry.blobs.front().origins, Entry("").blobs.front().origins);
-  EXPECT_FALSE(entry.bootstrap.root.has_value());
+  EXPECT_EQ(entry.blobs.front().spec.size, uint64_t{5} << 32);
+  EXPECT_EQ(entry.blobs.front().spec.root, Entry("").blobs.front().spec.root);
+  EXPECT_EQ(entry.blobs.front().spec.origins, Entry("").blobs.front().spec.origins);
+  EXPECT_FALSE(entry.bootstrap.spec.root.has_value());
+  // One is kept beside another claim of its digest.
+  EXPECT_EQ(entry.blobs[0].key, BlobKey(entry.blobs[0].spec.digest));
+  EXPECT_EQ(entry.blobs[1].key, Entry("").blobs[1].key);
   EXPECT_NE(again->Find("/mnt/a \"quoted\""), nullptr);
   EXPECT_EQ(again->Find("/mnt/b"), nullptr);
 }
@@ -74,7 +79,7 @@ TEST_F(MountTableTest, DetachedEntryIsKeptBesideWhatIsMountedThereAnew) {
   EXPECT_EQ(again->Find("/mnt/a")->instance, second);
   ASSERT_EQ(again->detached().size(), 1u);
   EXPECT_EQ(again->detached().front().instance, first);
-  EXPECT_EQ(again->detached().front().blobs.size(), 1u);
+  EXPECT_EQ(again->detached().front().blobs.size(), 2u);
   ASSERT_TRUE(again->RemoveDetached(second).ok());
   EXPECT_EQ(again->detached().size(), 1u) << "that one is mounted";
   ASSERT_TRUE(again->RemoveDetached(first).ok());

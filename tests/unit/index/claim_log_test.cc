@@ -162,8 +162,8 @@ TEST_F(ClaimLogTest, ChangeOfARecordThatFailedHasNotHappened) {
               !store_->Find(sample.spec.digest));
   index_.fails = absl::OkStatus();
   EXPECT_FALSE(store_->Stat(sample.spec.digest)->pinned);
-  EXPECT_TRUE(store_->Find(sample.spec.digest)->spec().origins.empty());
-  EXPECT_EQ((*store_->Open(more))->spec().origins, more.origins);
+  EXPECT_TRUE(store_->Find(sample.spec.digest)->facts()->origins.empty());
+  EXPECT_EQ((*store_->Open(more))->facts()->origins, more.origins);
 }
 
 TEST_F(ClaimLogTest, ChunkWrittenWhileItsBlobSyncsHasASyncOfItsOwn) {
@@ -344,8 +344,7 @@ class ClaimLogAloneTest : public ::testing::Test {
     BlobRecord record;
     record.size = sample.spec.size;
     record.chunk_size = sample.spec.chunk_size;
-    entry_ =
-        std::make_shared<BlobEntry>(EntryId(sample.spec.digest), std::make_shared<Blob>(sample.spec), record);
+    entry_ = std::make_shared<BlobEntry>(std::make_shared<Blob>(sample.spec), record);
   }
   // All chunks, written and not proven.
   void WriteAll() {
@@ -458,7 +457,7 @@ TEST_F(ClaimLogTest, RefusedBlobStaysRefusedWhateverElseIsHeardOfIt) {
   BlobSpec more = sample.spec;
   more.origins = {{"registry.example", "app"}};
   const std::shared_ptr<Blob> renewed = *store_->Open(more);
-  EXPECT_EQ(renewed->spec().origins, more.origins);
+  EXPECT_EQ(renewed->facts()->origins, more.origins);
   EXPECT_TRUE(renewed->refused());
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <openssl/sha.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -13,12 +15,6 @@ namespace sluice::index {
 inline constexpr uint32_t kCrashBlobs = 3;
 inline constexpr uint32_t kCrashChunks = 48;
 
-inline BlobSpec CrashSpec(uint32_t blob) {
-  std::array<uint8_t, Digest::kBytes> bytes{};
-  bytes.fill(static_cast<uint8_t>(blob + 1));
-  return {Digest(bytes), uint64_t{kCrashChunks} * kChunkSizeMin, kChunkSizeMin, std::nullopt, {}};
-}
-
 inline std::vector<std::byte> CrashContent(uint32_t blob, ChunkIndex index) {
   std::vector<std::byte> bytes(kChunkSizeMin);
   uint32_t state = blob * 1000 + index.value() + 1;
@@ -27,6 +23,17 @@ inline std::vector<std::byte> CrashContent(uint32_t blob, ChunkIndex index) {
     byte = static_cast<std::byte>(state >> 24);
   }
   return bytes;
+}
+
+inline BlobSpec CrashSpec(uint32_t blob) {
+  std::vector<std::byte> whole;
+  for (uint32_t i = 0; i < kCrashChunks; ++i) {
+    const std::vector<std::byte> chunk = CrashContent(blob, ChunkIndex(i));
+    whole.insert(whole.end(), chunk.begin(), chunk.end());
+  }
+  std::array<uint8_t, Digest::kBytes> hash{};
+  SHA256(reinterpret_cast<const uint8_t*>(whole.data()), whole.size(), hash.data());
+  return {Digest(hash), whole.size(), kChunkSizeMin, std::nullopt, {}};
 }
 
 }  // namespace sluice::index

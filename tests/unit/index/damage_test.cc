@@ -140,7 +140,7 @@ TEST_F(DamageTest, ChunksOfABlobThatHasNoRecord) {
     IndexBatch batch;
     PresenceSegment segment(1);
     segment.present.Add(ChunkIndex(0));
-    batch.PutSegment(EntryId(SampleBlob(3).spec.digest), SegmentIndex(0), segment);
+    batch.PutSegment(BlobKey(SampleBlob(3).spec.digest), SegmentIndex(0), segment);
     ASSERT_TRUE((*OpenRocksIndex(index()))->Write(batch, Durability::kSynced).ok());
   }
   ExpectRebuiltAndUsable();
@@ -148,7 +148,7 @@ TEST_F(DamageTest, ChunksOfABlobThatHasNoRecord) {
 
 TEST_F(DamageTest, TornEndOfTheLogLosesOnlyTheEnd) {
   OpenStore();
-  CommitAll(first_, Evidence::kVerified);
+  ASSERT_TRUE(CommitChunk(first_, 0, Evidence::kVerified).ok());
   store_->Flush();
   const std::string crashed = temp_.path() + "/crashed";
   fs::copy(index(), crashed, fs::copy_options::recursive);
@@ -268,7 +268,7 @@ TEST_F(EarlierVersionTest, IsOpenedAndBelievedNothingButPinsAndOrigins) {
   EXPECT_EQ(store_->open_report().blobs, 2u);
   EXPECT_EQ(store_->open_report().chunks_present, 0u);
   EXPECT_TRUE(store_->Stat(first_.spec.digest)->pinned);
-  EXPECT_EQ(store_->Find(first_.spec.digest)->spec().origins, spec.origins);
+  EXPECT_EQ(store_->Find(first_.spec.digest)->facts()->origins, spec.origins);
   EXPECT_EQ(store_->Stat(first_.spec.digest)->disk_bytes, 0u) << "the old bytes take up no room";
   EXPECT_FALSE(store_->Find(second_.spec.digest)->refused()) << "a mounted blob is filled again";
   struct stat now {};
@@ -327,7 +327,7 @@ TEST_F(DamageTest, FileRemovedUnderUsIsFoundByReadersAndFetchedAgain) {
   CommitAll(first_, Evidence::kVerified);
   store_->Flush();
   ExpectTrue(first_);
-  EXPECT_TRUE(store_->IsSettled(first_.spec.digest));
+  FlushUntil([&] { return store_->IsSettled(first_.spec.digest); });
 }
 
 TEST_F(DamageTest, LostFileIsFoundBeforeItsBlobIsPutToUse) {
@@ -376,7 +376,7 @@ TEST_F(DamageTest, ChunksPastTheEndOfTheirBlob) {
     IndexBatch batch;
     PresenceSegment segment(first_.chunk_count() + 1);
     segment.present.Add(ChunkIndex(0));
-    batch.PutSegment(EntryId(first_.spec.digest), SegmentIndex(0), segment);
+    batch.PutSegment(BlobKey(first_.spec.digest), SegmentIndex(0), segment);
     ASSERT_TRUE((*OpenRocksIndex(index()))->Write(batch, Durability::kSynced).ok());
   }
   ExpectRebuiltAndUsable();

@@ -183,7 +183,7 @@ TEST_F(FileGuardTest, FileThatWasBornAtAnotherTimeOrHasAnotherInodeIsNotBelieved
         if (KindOf(key) != KeyKind::kBlob) return absl::OkStatus();
         BlobRecord record = *DecodeBlobRecord(value);
         change(*record.file);
-        batch.PutBlob(*DecodeBlobKey(key), record);
+        batch.PutBlob(*DecodeRecordKey(key), record);
         return absl::OkStatus();
       });
       ASSERT_TRUE(scanned.ok()) << scanned;

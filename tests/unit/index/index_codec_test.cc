@@ -34,8 +34,8 @@ PresenceSegment SegmentOf(uint32_t count) {
   return segment;
 }
 
-EntryId IdOf(uint8_t fill) {
-  return EntryId(DigestOf(fill));
+BlobKey IdOf(uint8_t fill) {
+  return BlobKey(DigestOf(fill));
 }
 
 TEST(IndexCodec, BlobRecordRoundTrip) {
@@ -160,31 +160,31 @@ TEST(IndexCodec, MalformedSegmentsAreRejected) {
 }
 
 TEST(IndexCodec, KeysRoundTripAndSortByBlobThenPosition) {
-  EXPECT_EQ(DecodeBlobKey(BlobKey(IdOf(3))).value(), IdOf(3));
+  EXPECT_EQ(DecodeRecordKey(RecordKey(IdOf(3))).value(), IdOf(3));
   const SegmentName name = DecodeSegmentKey(SegmentKey(IdOf(3), SegmentIndex(15))).value();
   EXPECT_EQ(name.id, IdOf(3));
   EXPECT_EQ(name.segment, SegmentIndex(15));
-  EXPECT_LT(BlobKey(IdOf(9)), SegmentKey(IdOf(3), SegmentIndex(0))) << "blobs are read before their chunks";
+  EXPECT_LT(RecordKey(IdOf(9)), SegmentKey(IdOf(3), SegmentIndex(0))) << "blobs are read before their chunks";
   EXPECT_LT(SegmentKey(IdOf(3), SegmentIndex(2)), SegmentKey(IdOf(3), SegmentIndex(10)));
   EXPECT_LT(SegmentKey(IdOf(3), SegmentIndex(10)), SegmentKey(IdOf(4), SegmentIndex(0)));
 }
 
 TEST(IndexCodec, MalformedKeysAreRejected) {
-  const std::string blob = BlobKey(IdOf(3));
-  EXPECT_FALSE(DecodeBlobKey("").ok());
-  EXPECT_FALSE(DecodeBlobKey(blob.substr(0, blob.size() - 1)).ok());
-  EXPECT_FALSE(DecodeBlobKey(blob + "x").ok());
-  EXPECT_FALSE(DecodeBlobKey(SegmentKey(IdOf(3), SegmentIndex(0))).ok());
+  const std::string blob = RecordKey(IdOf(3));
+  EXPECT_FALSE(DecodeRecordKey("").ok());
+  EXPECT_FALSE(DecodeRecordKey(blob.substr(0, blob.size() - 1)).ok());
+  EXPECT_FALSE(DecodeRecordKey(blob + "x").ok());
+  EXPECT_FALSE(DecodeRecordKey(SegmentKey(IdOf(3), SegmentIndex(0))).ok());
   std::string earlier = blob;
   earlier[1] = 1;
-  EXPECT_FALSE(DecodeBlobKey(earlier).ok());
-  EXPECT_EQ(DecodeEarlierBlobKey(earlier).value(), IdOf(3));
+  EXPECT_FALSE(DecodeRecordKey(earlier).ok());
+  EXPECT_EQ(DecodeEarlierRecordKey(earlier).value(), IdOf(3));
   EXPECT_FALSE(DecodeSegmentKey(blob).ok());
   EXPECT_FALSE(DecodeSegmentKey(SegmentKey(IdOf(3), SegmentIndex(16))).ok()) << "past the largest blob";
 }
 
 TEST(IndexCodec, EveryKeyIsOfOneKind) {
-  std::string blob = BlobKey(IdOf(3)), segment = SegmentKey(IdOf(3), SegmentIndex(0));
+  std::string blob = RecordKey(IdOf(3)), segment = SegmentKey(IdOf(3), SegmentIndex(0));
   EXPECT_EQ(KindOf(blob), KeyKind::kBlob);
   EXPECT_EQ(KindOf(segment), KeyKind::kSegment);
   blob[1] = segment[1] = 1;

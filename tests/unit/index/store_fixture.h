@@ -192,8 +192,8 @@ class StoreTest : public ::testing::Test {
       return hook ? hook() : absl::OkStatus();
     };
     options.alarm = [this](const std::string& text) { Note("alarm " + text); };
-    options.is_mounted = [this](const Digest& digest) {
-      return std::find(mounted_.begin(), mounted_.end(), digest) != mounted_.end();
+    options.is_mounted = [this](const BlobKey& key) {
+      return std::find(mounted_.begin(), mounted_.end(), key) != mounted_.end();
     };
     return options;
   }

@@ -44,11 +44,11 @@ class SyncTest : public StoreTest {
     EXPECT_TRUE(db.ok()) << db.status();
     if (!db.ok()) return found;
     const absl::Status loaded =
-        LoadIndex(**db, {[&](const EntryId& id, BlobRecord record) {
-                           found.records[id.digest()] = std::move(record);
+        LoadIndex(**db, {[&](const BlobKey& id, BlobRecord record) {
+                           found.records[id.name()] = std::move(record);
                            return absl::OkStatus();
                          },
-                         [&](const EntryId&, SegmentIndex segment, const PresenceSegment& value) {
+                         [&](const BlobKey&, SegmentIndex segment, const PresenceSegment& value) {
                            for (uint32_t i = 0; i < value.chunk_count(); ++i) {
                              if (value.present.Has(ChunkIndex(i)))
                                found.claims.insert(segment.value() * kSegmentChunks + i);

@@ -41,11 +41,9 @@ class BlobCacheTest : public ::testing::Test {
   Result Read(const Blob& blob, ByteRange range, FetchClass fetch_class = FetchClass::kDemand,
               Duration timeout = seconds(30)) {
     auto result = std::make_shared<std::optional<absl::StatusOr<ReadResult>>>();
-    cache_->Read({.digest = blob.digest(),
-                  .range = range,
-                  .fetch_class = fetch_class,
-                  .deadline = clock_.now + timeout},
-                 [result](absl::StatusOr<ReadResult> r) { *result = std::move(r); });
+    cache_->Read(
+        {.blob = blob.digest(), .range = range, .fetch_class = fetch_class, .deadline = clock_.now + timeout},
+        [result](absl::StatusOr<ReadResult> r) { *result = std::move(r); });
     Settle();
     return result;
   }
@@ -385,7 +383,7 @@ TEST_F(BlobCacheTest, AReaderJoinsAReadaheadThatIsUnderWay) {
 TEST_F(BlobCacheTest, AFillBringsInTheWholeBlobWithFewFetchesUnderWay) {
   auto blob = AddBlob(100 * kChunk + 5);
   std::optional<absl::Status> filled;
-  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+  cache_->Fill({.blob = blob->digest(), .fetch_class = FetchClass::kBackfill},
                [&](absl::Status status) { filled = status; });
   Settle();
   size_t under_way_max = 0;
@@ -403,14 +401,14 @@ TEST_F(BlobCacheTest, AFillBringsInTheWholeBlobWithFewFetchesUnderWay) {
 
 TEST_F(BlobCacheTest, AFillOfAHigherClassDoesNotQueueBehindStalledOnes) {
   for (uint8_t name = 1; name <= 3; ++name) {
-    cache_->Fill({.digest = AddBlob(100 * kChunk, name)->digest()}, [](absl::Status) {});
+    cache_->Fill({.blob = AddBlob(100 * kChunk, name)->digest()}, [](absl::Status) {});
   }
   Settle();
   const size_t stalled = source_.calls.size();
   ASSERT_EQ(stalled, BlobCacheLimits().fetches_max[static_cast<size_t>(FetchClass::kBackfill)] / 2);
   auto blob = AddBlob(2 * kChunk);
   std::optional<absl::Status> filled;
-  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kHint},
+  cache_->Fill({.blob = blob->digest(), .fetch_class = FetchClass::kHint},
                [&](absl::Status status) { filled = status; });
   Settle();
   ASSERT_EQ(source_.calls.size(), stalled + 1);
@@ -422,7 +420,7 @@ TEST_F(BlobCacheTest, AFillOfAHigherClassDoesNotQueueBehindStalledOnes) {
 TEST_F(BlobCacheTest, AFillThatFailsSaysWhy) {
   auto blob = AddBlob(10 * kChunk);
   std::optional<absl::Status> filled;
-  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+  cache_->Fill({.blob = blob->digest(), .fetch_class = FetchClass::kBackfill},
                [&](absl::Status status) { filled = status; });
   Settle();
   while (!source_.calls.empty()) {
@@ -437,7 +435,7 @@ TEST_F(BlobCacheTest, EveryReadIsAnsweredWhenTheCacheGoesAway) {
   auto blob = AddBlob(10 * kChunk);
   auto result = ReadChunk(*blob, 0);
   std::optional<absl::Status> filled;
-  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+  cache_->Fill({.blob = blob->digest(), .fetch_class = FetchClass::kBackfill},
                [&](absl::Status status) { filled = status; });
   Settle();
   cache_.reset();
@@ -540,7 +538,7 @@ TEST_F(OfferTest, AFillLeavesToTheBulkLaneWhatThatCarries) {
   auto blob = AddBlob(4 * kChunk);
   bulk_.carried = {ChunkIndex(0), ChunkIndex(2)};
   std::optional<absl::Status> filled;
-  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+  cache_->Fill({.blob = blob->digest(), .fetch_class = FetchClass::kBackfill},
                [&](absl::Status status) { filled = std::move(status); });
   Settle();
   EXPECT_EQ(bulk_.joined, 1);
@@ -569,11 +567,11 @@ TEST_F(OfferTest, AFillThatLeftChunksToTheBulkLaneCanBeStopped) {
   auto blob = AddBlob(2 * kChunk);
   bulk_.carried = {ChunkIndex(0), ChunkIndex(1)};
   std::optional<absl::Status> filled, again;
-  const FillId fill = cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+  const FillId fill = cache_->Fill({.blob = blob->digest(), .fetch_class = FetchClass::kBackfill},
                                    [&](absl::Status status) { filled = std::move(status); });
   Settle();
   cache_->StopFill(fill);
-  cache_->Fill({.digest = blob->digest(), .fetch_class = FetchClass::kBackfill},
+  cache_->Fill({.blob = blob->digest(), .fetch_class = FetchClass::kBackfill},
                [&](absl::Status status) { again = std::move(status); });
   Pass(seconds(1));
   ASSERT_TRUE(filled.has_value());
@@ -594,7 +592,7 @@ class ManySourcesTest : public BlobCacheTest {
   }
   Result ReadAs(Asker asker, const Blob& blob, uint32_t index, Grant grant = nullptr) {
     auto result = std::make_shared<std::optional<absl::StatusOr<ReadResult>>>();
-    cache_->Read({.digest = blob.digest(),
+    cache_->Read({.blob = blob.digest(),
                   .range = {uint64_t{index} * kChunk, 1},
                   .deadline = clock_.now + seconds(30),
                   .asker = asker,
@@ -794,7 +792,7 @@ TEST_F(BlobCacheTest, ANewSourceWakesWhatWaits) {
 
 TEST_F(BlobCacheTest, AFetchUnderWayThatAReaderJoinsIsRaisedOnTheWire) {
   auto blob = AddBlob(64 * kChunk);
-  cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  cache_->Fill({.blob = blob->digest()}, [](absl::Status) {});
   Settle();
   ASSERT_FALSE(source_.calls.empty());
   EXPECT_EQ(source_.calls.front().control->raised, std::nullopt);
@@ -806,7 +804,7 @@ TEST_F(BlobCacheTest, AFetchUnderWayThatAReaderJoinsIsRaisedOnTheWire) {
 
 TEST_F(BlobCacheTest, StoppingAFillCancelsWhatNobodyElseWants) {
   auto blob = AddBlob(64 * kChunk);
-  const FillId fill = cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  const FillId fill = cache_->Fill({.blob = blob->digest()}, [](absl::Status) {});
   Settle();
   ASSERT_EQ(source_.calls.size(), 2u);
   auto read = ReadChunk(*blob, source_.calls.front().request.chunks.first.value());
@@ -823,7 +821,7 @@ TEST_F(BlobCacheTest, OfAPartOnlyThePartIsFilled) {
   auto blob = AddBlob(64 * kChunk);
   std::optional<absl::Status> filled;
   blob->presence().Set(ChunkIndex(10));
-  cache_->Fill({.digest = blob->digest(),
+  cache_->Fill({.blob = blob->digest(),
                 .fetch_class = FetchClass::kHint,
                 .chunks = {{ChunkIndex(9), 3}, {ChunkIndex(40), 1}}},
                [&](absl::Status status) { filled = status; });
@@ -838,7 +836,7 @@ TEST_F(BlobCacheTest, ManySlowFillsAllEndWell) {
   int done = 0;
   absl::Status failed;
   for (uint8_t name = 1; name <= 60; ++name) {
-    cache_->Fill({.digest = AddBlob(64 * kChunk, name)->digest()}, [&](absl::Status status) {
+    cache_->Fill({.blob = AddBlob(64 * kChunk, name)->digest()}, [&](absl::Status status) {
       ++done;
       if (!status.ok()) failed = status;
     });
@@ -934,7 +932,7 @@ TEST_F(BlobCacheTest, NothingIsLeftUnderWayOnceAllHasEnded) {
   Restart({}, {{SourceRank::kHome, &home}, {SourceRank::kOrigin, &source_}});
   auto blob = AddBlob(64 * kChunk);
   const auto started_at_once = [&] {
-    const FillId fill = cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+    const FillId fill = cache_->Fill({.blob = blob->digest()}, [](absl::Status) {});
     Settle();
     const size_t started = home.calls.size();
     cache_->StopFill(fill);
@@ -1039,7 +1037,7 @@ TEST_F(BlobCacheTest, TheLastArrivalOfAFetchMakesRoomForTheNext) {
 
 TEST_F(BlobCacheTest, AFetchIsCancelledOnceTheLastChunkThatSomebodyWantedHasCome) {
   auto blob = AddBlob(4 * kChunk);
-  const FillId fill = cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  const FillId fill = cache_->Fill({.blob = blob->digest()}, [](absl::Status) {});
   Settle();
   ASSERT_EQ(source_.calls.size(), 1u);
   ASSERT_GT(source_.calls.front().request.chunks.count, 2u);
@@ -1159,7 +1157,7 @@ TEST_F(BlobCacheTest, AFillThatHasSaidItsEndHoldsTheBlobNoMore) {
   auto blob = AddBlob(2 * kChunk);
   std::optional<absl::Status> evicted;
   const auto evict = [&](const absl::Status&) { evicted = store_.Evict(blob->digest()); };
-  cache_->StopFill(cache_->Fill({.digest = blob->digest()}, evict));
+  cache_->StopFill(cache_->Fill({.blob = blob->digest()}, evict));
   Settle();
   EXPECT_TRUE(evicted.has_value() && evicted->ok()) << *evicted;
 }
@@ -1212,7 +1210,7 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereTwoLegsWaitForNodes) {
 
 TEST_F(ManySourcesTest, AFetchThatAReaderJoinsIsTakenOverWhenItIsSilent) {
   auto blob = AddBlob(64 * kChunk);
-  cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  cache_->Fill({.blob = blob->digest()}, [](absl::Status) {});
   Settle();
   ASSERT_FALSE(home_.calls.empty());
   Pass(seconds(5));
@@ -1287,7 +1285,7 @@ TEST_F(BlobCacheTest, TheOnlyPlaceIsTakenAgainAsSoonAsItsFetchHasEnded) {
   Restart(limits);
   auto blob = AddBlob(64 * kChunk);
   std::optional<absl::Status> filled;
-  cache_->Fill({.digest = blob->digest()}, [&](absl::Status status) { filled = std::move(status); });
+  cache_->Fill({.blob = blob->digest()}, [&](absl::Status status) { filled = std::move(status); });
   Settle();
   int fetches = 0;
   // The source says that it is done before what it sent has been stored, as most do.

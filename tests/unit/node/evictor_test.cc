@@ -14,7 +14,8 @@ EvictionCandidate Candidate(uint8_t name, uint64_t bytes, int64_t last_used_ms) 
 
 std::string Names(const std::vector<EvictionCandidate>& chosen) {
   std::string names;
-  for (const EvictionCandidate& candidate : chosen) names += static_cast<char>(candidate.digest.bytes()[0]);
+  for (const EvictionCandidate& candidate : chosen)
+    names += static_cast<char>(candidate.key.name().bytes()[0]);
   return names;
 }
 

@@ -62,16 +62,16 @@ class MemoryStore final : public ChunkStore {
     if (absl::Status valid = ChunkGeometry::Validate(spec.size, spec.chunk_size); !valid.ok()) return valid;
     auto& blob = blobs[spec.digest];
     if (!blob) blob = std::make_shared<Blob>(spec);
-    if (blob->spec().size != spec.size || blob->spec().chunk_size != spec.chunk_size)
+    if (blob->facts()->size != spec.size || blob->facts()->chunk_size != spec.chunk_size)
       return absl::InvalidArgumentError("known with another size or chunk size");
     return blob;
   }
-  std::shared_ptr<Blob> Find(const Digest& digest) const override {
-    const auto found = blobs.find(digest);
+  std::shared_ptr<Blob> Find(const BlobKey& key) const override {
+    const auto found = blobs.find(key);
     return found == blobs.end() ? nullptr : found->second;
   }
-  absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const override {
-    const std::shared_ptr<Blob> blob = Find(digest);
+  absl::StatusOr<Blob::Lease> Acquire(const BlobKey& key) const override {
+    const std::shared_ptr<Blob> blob = Find(key);
     if (!blob) return absl::NotFoundError("not in the store");
     if (blob->refused()) return absl::DataLossError("refused");
     return Blob::Lease(blob);
@@ -124,7 +124,7 @@ class MemoryStore final : public ChunkStore {
     std::vector<std::byte> bytes;
     Evidence evidence = Evidence::kUnverified;
   };
-  std::map<Digest, std::shared_ptr<Blob>> blobs;
+  std::map<BlobKey, std::shared_ptr<Blob>> blobs;
   std::map<std::pair<const Blob*, ChunkIndex>, Chunk> chunks;
   absl::Status commit_error;               // of every commit
   std::deque<absl::Status> commit_errors;  // of the next ones, each once; OK is none

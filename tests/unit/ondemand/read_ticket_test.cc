@@ -22,7 +22,7 @@ static_assert(!std::is_copy_constructible_v<ReadTicket>);
 
 TEST_F(ReadTicketTest, SaysWhatIsWanted) {
   const ReadTicket ticket = Make();
-  EXPECT_EQ(ticket.digest(), Digest());
+  EXPECT_EQ(ticket.key(), Digest());
   EXPECT_EQ(ticket.range(), (ByteRange{4096, 100}));
   EXPECT_EQ(ticket.deadline(), Instant(std::chrono::seconds(7)));
 }

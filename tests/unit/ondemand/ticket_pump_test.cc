@@ -75,7 +75,7 @@ TEST_F(TicketPumpTest, HandsOutWhatIsSubmittedAndTellsTheKeeperWhenItIsDone) {
   Submit(3);
   ASSERT_TRUE(WaitForTickets(1));
   ReadTicket ticket = Next();
-  EXPECT_EQ(ticket.digest().Hex(), std::string(64, 'a'));
+  EXPECT_EQ(ticket.key().FileName(), std::string(64, 'a'));
   EXPECT_EQ(ticket.range(), (ByteRange{3 * 4096, 4096}));
   EXPECT_EQ(ticket.deadline().time_since_epoch().count(), 123);
   EXPECT_EQ(journal_->slots()[3].word().state(), SlotState::kTaken);

@@ -66,8 +66,8 @@ TEST(LeafCache, AChunkPutAgainTakesThePlaceOfItself) {
 
 class NoRecipes final : public RecipeStore {
  public:
-  absl::StatusOr<std::string> GetRecipe(const Digest&) override { return absl::NotFoundError("none"); }
-  absl::Status PutRecipe(const Digest&, std::string_view) override { return absl::OkStatus(); }
+  absl::StatusOr<std::string> GetRecipe(const BlobKey&) override { return absl::NotFoundError("none"); }
+  absl::Status PutRecipe(const BlobKey&, std::string_view) override { return absl::OkStatus(); }
 };
 
 // What the verifier hands over folds to the very hash that it held the chunk against.

@@ -211,19 +211,19 @@ TEST(DecodeTorrent, IsBounded) {
 
 class FakeRecipeStore final : public RecipeStore {
  public:
-  absl::StatusOr<std::string> GetRecipe(const Digest& blob) override {
+  absl::StatusOr<std::string> GetRecipe(const BlobKey& blob) override {
     ++reads;
     if (!failure.ok()) return failure;
     const auto found = recipes.find(blob);
     if (found == recipes.end()) return absl::NotFoundError("no recipe");
     return found->second;
   }
-  absl::Status PutRecipe(const Digest& blob, std::string_view recipe) override {
+  absl::Status PutRecipe(const BlobKey& blob, std::string_view recipe) override {
     recipes[blob] = recipe;
     return absl::OkStatus();
   }
 
-  std::map<Digest, std::string> recipes;
+  std::map<BlobKey, std::string> recipes;
   absl::Status failure;
   int reads = 0;
 };

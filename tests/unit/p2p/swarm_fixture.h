@@ -95,14 +95,14 @@ class TestStore final : public ChunkStore, public BlobReader, public RecipeStore
     }
     return stored.blob;
   }
-  absl::StatusOr<Blob::Lease> Acquire(const Digest& digest) const override {
-    const std::shared_ptr<Blob> blob = Find(digest);
+  absl::StatusOr<Blob::Lease> Acquire(const BlobKey& key) const override {
+    const std::shared_ptr<Blob> blob = Find(key);
     if (!blob) return absl::NotFoundError("not in the store");
     return Blob::Lease(blob);
   }
-  std::shared_ptr<Blob> Find(const Digest& digest) const override {
+  std::shared_ptr<Blob> Find(const BlobKey& key) const override {
     std::lock_guard lock(mutex_);
-    const auto found = blobs_.find(digest);
+    const auto found = blobs_.find(key);
     return found == blobs_.end() ? nullptr : found->second.blob;
   }
   absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes, Evidence) override {
@@ -125,10 +125,10 @@ class TestStore final : public ChunkStore, public BlobReader, public RecipeStore
   }
 
   // BlobReader.
-  absl::StatusOr<std::shared_ptr<const BlobFile>> OpenFile(const Digest& digest) override {
+  absl::StatusOr<std::shared_ptr<const BlobFile>> OpenFile(const BlobKey& key) override {
     if (before_read) before_read();
     std::lock_guard lock(mutex_);
-    const auto found = blobs_.find(digest);
+    const auto found = blobs_.find(key);
     if (found == blobs_.end()) return absl::NotFoundError("no such blob");
     return found->second.file;
   }
@@ -139,13 +139,13 @@ class TestStore final : public ChunkStore, public BlobReader, public RecipeStore
   }
 
   // RecipeStore.
-  absl::StatusOr<std::string> GetRecipe(const Digest& blob) override {
+  absl::StatusOr<std::string> GetRecipe(const BlobKey& blob) override {
     std::lock_guard lock(mutex_);
     const auto found = recipes_.find(blob);
     if (found == recipes_.end()) return absl::NotFoundError("no recipe");
     return found->second;
   }
-  absl::Status PutRecipe(const Digest& blob, std::string_view recipe) override {
+  absl::Status PutRecipe(const BlobKey& blob, std::string_view recipe) override {
     std::lock_guard lock(mutex_);
     recipes_[blob] = recipe;
     return absl::OkStatus();
@@ -264,8 +264,8 @@ class TestStore final : public ChunkStore, public BlobReader, public RecipeStore
   std::condition_variable changed_;
   // Guarded by mutex_.
   bool stopping_ = false;
-  std::map<Digest, Stored> blobs_;
-  std::map<Digest, std::string> recipes_;
+  std::map<BlobKey, Stored> blobs_;
+  std::map<BlobKey, std::string> recipes_;
   std::deque<Offered> offers_;
   std::thread loop_;
 };

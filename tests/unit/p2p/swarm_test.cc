@@ -209,7 +209,7 @@ void TakeAwayInMidSeed(bool forget) {
   seed.SeedAll(sample);
   leech.Fill(sample);
   ASSERT_TRUE(Soon([&] { return leech.store.PresentCount(sample) >= 4; }));
-  if (forget) seed.swarm->Forget(sample.recipe.blob);
+  if (forget) seed.swarm->Forget(*seed.store.Find(sample.recipe.blob));
   seed.store.Evict(sample.recipe.blob);
   if (forget) {
     EXPECT_TRUE(Soon([&] { return seed.telemetry.swarm_torrents.value() == 0; }));
@@ -385,7 +385,7 @@ TEST(Swarm, AfterStopNothingHappens) {
   EXPECT_FALSE(node.swarm->Carries(*blob, ChunkIndex(0)));
   node.swarm->Committed(blob, ChunkIndex(0));
   node.swarm->Leave(*blob);
-  node.swarm->Forget(blob->digest());
+  node.swarm->Forget(*blob);
   EXPECT_EQ(node.telemetry.swarm_torrents.value(), 0);
 }
 

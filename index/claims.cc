@@ -1,0 +1,69 @@
+#include "index/claims.h"
+
+#include <openssl/sha.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice::index {
+namespace {
+
+// What this node says itself agrees with everybody's.
+bool IsOfSameRepository(const BlobRecord& known, const BlobSpec& spec) {
+  return known.origins.empty() || spec.origins.empty() ||
+         std::find(known.origins.begin(), known.origins.end(), spec.origins.front()) != known.origins.end();
+}
+
+void AddOrigin(const BlobOrigin& origin, BlobRecord* record) {
+  const auto found = std::find(record->origins.begin(), record->origins.end(), origin);
+  const auto position = found - record->origins.begin();
+  if (found != record->origins.end()) {
+    std::rotate(record->origins.begin(), found, found + 1);
+    std::rotate(record->access.begin(), record->access.begin() + position,
+                record->access.begin() + position + 1);
+    return;
+  }
+  record->origins.insert(record->origins.begin(), origin);
+  record->access.insert(record->access.begin(), OriginAccess::kUnknown);
+  if (record->origins.size() <= kOriginsMax) return;
+  record->origins.pop_back();
+  record->access.pop_back();
+}
+
+}  // namespace
+
+bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec) {
+  if (known.size != spec.size) return false;
+  if (known.proven && unverified == 0) return true;
+  if (known.chunk_size != spec.chunk_size) return false;
+  const bool same_repository = IsOfSameRepository(known, spec);
+  if (known.root && spec.root) return *known.root == *spec.root && (same_repository || unverified == 0);
+  // A root is another repository's word as long as nobody has hashed the blob.
+  if (spec.root && (known.proven || known.origins.size() > 1)) return false;
+  return same_repository;
+}
+
+void Learn(const BlobSpec& spec, BlobRecord* record) {
+  if (!record->proven && !record->root) record->root = spec.root;
+  for (auto origin = spec.origins.rbegin(); origin != spec.origins.rend(); ++origin) {
+    AddOrigin(*origin, record);
+  }
+}
+
+BlobKey KeyBeside(const BlobSpec& spec) {
+  std::string claim = absl::StrCat("sluice claim 1\n", spec.digest.ToString(), "\n", spec.size, "\n",
+                                   spec.chunk_size, "\n", spec.root ? spec.root->Hex() : "", "\n");
+  if (!spec.origins.empty()) {
+    absl::StrAppend(&claim, spec.origins.front().registry, "\n", spec.origins.front().repository, "\n");
+  }
+  std::array<uint8_t, Digest::kBytes> hash{};
+  SHA256(reinterpret_cast<const uint8_t*>(claim.data()), claim.size(), hash.data());
+  return BlobKey(Digest(hash));
+}
+
+}  // namespace sluice::index

@@ -1,0 +1,309 @@
+#include "index/claims.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tests/unit/index/store_fixture.h"
+
+namespace sluice::index {
+namespace {
+
+const BlobOrigin kTeamA{"registry.example", "team-a/app"};
+const BlobOrigin kTeamB{"registry.example", "team-b/app"};
+const BlobOrigin kTeamC{"registry.example", "team-c/app"};
+
+BlobSpec Said(BlobSpec spec, const BlobOrigin& by, std::optional<Digest> root = std::nullopt) {
+  spec.origins = {by};
+  spec.root = root;
+  return spec;
+}
+
+BlobRecord RecordOf(const BlobSpec& spec) {
+  BlobRecord record;
+  record.size = spec.size;
+  record.chunk_size = spec.chunk_size;
+  Learn(spec, &record);
+  return record;
+}
+
+// --- Who may share an entry.
+
+class MayShareTest : public ::testing::Test {
+ protected:
+  const SampleBlob sample_{1};
+  const Digest root_ = Sha256Of(Content(9, 1)), other_root_ = Sha256Of(Content(8, 1));
+  const BlobSpec a_ = Said(sample_.spec, kTeamA), b_ = Said(sample_.spec, kTeamB);
+  const BlobSpec a_bound_ = Said(sample_.spec, kTeamA, root_), b_bound_ = Said(sample_.spec, kTeamB, root_);
+};
+
+TEST_F(MayShareTest, WithoutARootOnlyTheRepositoryItself) {
+  EXPECT_TRUE(MayShare(RecordOf(a_), 3, a_));
+  EXPECT_FALSE(MayShare(RecordOf(a_), 0, b_));
+  EXPECT_TRUE(MayShare(RecordOf(a_), 3, sample_.spec)) << "what this node says itself";
+}
+
+TEST_F(MayShareTest, WithTheSameRootWhoeverSaysItUnlessAChunkIsUnverified) {
+  EXPECT_TRUE(MayShare(RecordOf(a_bound_), 0, b_bound_));
+  EXPECT_FALSE(MayShare(RecordOf(a_bound_), 1, b_bound_));
+  EXPECT_TRUE(MayShare(RecordOf(a_bound_), 1, a_bound_));
+}
+
+TEST_F(MayShareTest, ARootIsNoWordForAnotherRepository) {
+  EXPECT_FALSE(MayShare(RecordOf(a_), 0, b_bound_));
+  EXPECT_FALSE(MayShare(RecordOf(a_bound_), 0, b_));
+  EXPECT_TRUE(MayShare(RecordOf(a_), 0, a_bound_)) << "its own it may learn";
+  BlobRecord shared = RecordOf(a_);
+  Learn(b_, &shared);
+  EXPECT_FALSE(MayShare(shared, 0, a_bound_)) << "but not for others";
+}
+
+TEST_F(MayShareTest, WhatContradictsDoesNot) {
+  const std::vector<std::function<void(BlobSpec&)>> changes = {
+      [](BlobSpec& s) { s.size += 1; },
+      [](BlobSpec& s) { s.chunk_size *= 2; },
+      [&](BlobSpec& s) { s.root = other_root_; },
+  };
+  for (const auto& change : changes) {
+    BlobSpec other = a_bound_;
+    change(other);
+    EXPECT_FALSE(MayShare(RecordOf(a_bound_), 0, other));
+    EXPECT_NE(KeyBeside(other), KeyBeside(a_bound_));
+  }
+  EXPECT_NE(KeyBeside(a_), KeyBeside(b_));
+}
+
+TEST_F(MayShareTest, WhatIsProvenIsForAllOfTheRightSize) {
+  BlobRecord proven = RecordOf(a_);
+  proven.proven = true;
+  BlobSpec other = b_bound_;
+  other.chunk_size *= 2;
+  EXPECT_TRUE(MayShare(proven, 0, other));
+  EXPECT_FALSE(MayShare(proven, 1, other)) << "a chunk was fetched again, from one of them";
+  other.size += 1;
+  EXPECT_FALSE(MayShare(proven, 0, other));
+}
+
+TEST(Learn, TheNewestOriginComesFirstAndIsNeverTheOneThatIsDropped) {
+  BlobSpec spec = SampleBlob(1).spec;
+  BlobRecord record = RecordOf(Said(spec, kTeamA));
+  record.access = {OriginAccess::kCredentials};
+  for (size_t i = 0; i < kOriginsMax; ++i) {
+    const BlobOrigin newest{"registry.example", std::to_string(i)};
+    Learn(Said(spec, newest), &record);
+    EXPECT_EQ(record.origins.front(), newest);
+    EXPECT_EQ(record.origins.size(), record.access.size());
+  }
+  EXPECT_EQ(record.origins.size(), kOriginsMax);
+  EXPECT_EQ(std::count(record.origins.begin(), record.origins.end(), kTeamA), 0);
+}
+
+TEST(Learn, WhatIsHeardAgainMovesToTheFrontWithItsAccess) {
+  BlobSpec spec = SampleBlob(1).spec;
+  BlobRecord record = RecordOf(Said(spec, kTeamA));
+  record.access = {OriginAccess::kCredentials};
+  Learn(Said(spec, kTeamB), &record);
+  EXPECT_EQ(record.access, (std::vector{OriginAccess::kUnknown, OriginAccess::kCredentials}));
+  Learn(Said(spec, kTeamA), &record);
+  EXPECT_EQ(record.origins, (std::vector{kTeamA, kTeamB}));
+  EXPECT_EQ(record.access, (std::vector{OriginAccess::kCredentials, OriginAccess::kUnknown}));
+}
+
+TEST(Learn, ARootThatIsProvenOrAbsentFromWhatIsProvenIsNotChanged) {
+  BlobRecord record = RecordOf(Said(SampleBlob(1).spec, kTeamA));
+  record.proven = true;
+  Learn(Said(SampleBlob(1).spec, kTeamB, Sha256Of(Content(9, 1))), &record);
+  EXPECT_EQ(record.root, std::nullopt);
+}
+
+// --- In the store.
+
+class ClaimsTest : public StoreTest {
+ protected:
+  std::shared_ptr<Blob> Open(const BlobSpec& spec) {
+    const absl::StatusOr<std::shared_ptr<Blob>> blob = store_->Open(spec);
+    EXPECT_TRUE(blob.ok()) << blob.status();
+    return *blob;
+  }
+  absl::Status Fill(Blob& blob, const SampleBlob& with, Evidence evidence) {
+    for (uint32_t i = 0; i < blob.geometry().chunk_count(); ++i) {
+      absl::Status stored = store_->Commit(blob, ChunkIndex(i), with.Chunk(i), evidence);
+      if (!stored.ok()) return stored;
+    }
+    return absl::OkStatus();
+  }
+  std::vector<std::byte> FileOf(const Blob& blob) {
+    const absl::StatusOr<FileDescriptor> fd = store_->OpenForRead(blob.key());
+    EXPECT_TRUE(fd.ok()) << fd.status();
+    std::vector<std::byte> bytes(blob.geometry().size());
+    EXPECT_EQ(::pread(fd->get(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+    return bytes;
+  }
+
+  const SampleBlob sample_{1};
+  const Digest root_ = Sha256Of(Content(9, 1)), other_root_ = Sha256Of(Content(8, 1));
+};
+
+TEST_F(ClaimsTest, ContradictingClaimsHaveAFileEachAndFailNobody) {
+  OpenStore();
+  const std::shared_ptr<Blob> first = Open(Said(sample_.spec, kTeamA, root_));
+  EXPECT_EQ(first->key(), BlobKey(sample_.spec.digest));
+  std::set<BlobKey> keys{first->key()};
+  BlobSpec longer = Said(sample_.spec, kTeamB, root_);
+  longer.size += 1;
+  BlobSpec coarser = Said(sample_.spec, kTeamB, root_);
+  coarser.chunk_size *= 2;
+  for (const BlobSpec& claim :
+       {longer, coarser, Said(sample_.spec, kTeamB, other_root_), Said(sample_.spec, kTeamC)}) {
+    const std::shared_ptr<Blob> blob = Open(claim);
+    EXPECT_TRUE(keys.insert(blob->key()).second);
+    EXPECT_EQ(blob->digest(), sample_.spec.digest);
+    EXPECT_EQ(blob->geometry().size(), claim.size);
+    EXPECT_EQ(blob->facts()->root, claim.root);
+    EXPECT_EQ(blob->facts()->origins, claim.origins);
+    EXPECT_EQ(Open(claim), blob) << "who says the same again shares it";
+  }
+  EXPECT_EQ(store_->KeysOf(sample_.spec.digest).size(), keys.size());
+  EXPECT_EQ(store_->KeysOf(sample_.spec.digest).front(), first->key());
+  OpenStore();
+  EXPECT_EQ(store_->KeysOf(sample_.spec.digest).size(), keys.size());
+  EXPECT_EQ(Open(coarser)->facts()->origins, coarser.origins);
+  EXPECT_EQ(store_->open_report().orphans_removed, 0u);
+}
+
+TEST_F(ClaimsTest, PoisonOfOneRepositoryIsNotReadByAnother) {
+  SampleBlob wrong(1);
+  for (std::byte& byte : wrong.bytes) byte ^= std::byte{1};
+  OpenStore();
+  const std::shared_ptr<Blob> poisoned = Open(Said(sample_.spec, kTeamB));
+  ASSERT_TRUE(Fill(*poisoned, wrong, Evidence::kUnverified).ok());
+  const std::shared_ptr<Blob> mine = Open(Said(sample_.spec, kTeamA));
+  EXPECT_EQ(mine->presence().present_count(), 0u);
+  ASSERT_TRUE(Fill(*mine, sample_, Evidence::kUnverified).ok());
+  EXPECT_EQ(FileOf(*mine), sample_.bytes);
+  FlushUntil([&] { return store_->IsSettled(mine->key()) && poisoned->refused(); });
+  EXPECT_FALSE(mine->refused());
+  // The right one stays, for everybody; the other goes when nothing uses it.
+  EXPECT_EQ(Open(Said(sample_.spec, kTeamB)), mine);
+  EXPECT_EQ(Open(Said(sample_.spec, kTeamA, other_root_)), mine);
+  ASSERT_TRUE(store_->Evict(poisoned->key(), EvictReason::kCorrupt).ok());
+  EXPECT_EQ(store_->KeysOf(sample_.spec.digest), std::vector<BlobKey>{mine->key()});
+  OpenStore();
+  EXPECT_TRUE(store_->IsSettled(Open(Said(sample_.spec, kTeamB))->key()));
+}
+
+TEST_F(ClaimsTest, RefusalOfOneClaimIsNoneOfAnother) {
+  SampleBlob wrong(1);
+  wrong.bytes[70000] ^= std::byte{1};
+  OpenStore();
+  const std::shared_ptr<Blob> refused = Open(Said(sample_.spec, kTeamB));
+  ASSERT_TRUE(Fill(*refused, wrong, Evidence::kUnverified).ok());
+  FlushUntil([&] { return refused->refused(); });
+  const std::shared_ptr<Blob> mine = Open(Said(sample_.spec, kTeamA));
+  EXPECT_FALSE(mine->refused());
+  EXPECT_EQ(Open(Said(sample_.spec, kTeamB)), refused);
+}
+
+TEST_F(ClaimsTest, ASharedBlobTakesNothingThatIsNotProven) {
+  OpenStore();
+  const std::shared_ptr<Blob> shared = Open(Said(sample_.spec, kTeamA, root_));
+  ASSERT_TRUE(store_->Commit(*shared, ChunkIndex(0), sample_.Chunk(0), Evidence::kVerified).ok());
+  ASSERT_EQ(Open(Said(sample_.spec, kTeamB, root_)), shared);
+  EXPECT_EQ(shared->facts()->origins, (std::vector{kTeamB, kTeamA})) << "the newest is asked first";
+  const absl::Status unproven =
+      store_->Commit(*shared, ChunkIndex(1), sample_.Chunk(1), Evidence::kUnverified);
+  EXPECT_TRUE(absl::IsFailedPrecondition(unproven)) << unproven;
+  EXPECT_FALSE(shared->presence().IsPresent(ChunkIndex(1)));
+  EXPECT_TRUE(store_->Commit(*shared, ChunkIndex(1), sample_.Chunk(1), Evidence::kVerified).ok());
+}
+
+TEST_F(ClaimsTest, NobodyJoinsWhatHasUnverifiedChunksOfAnother) {
+  OpenStore();
+  const std::shared_ptr<Blob> theirs = Open(Said(sample_.spec, kTeamA, root_));
+  ASSERT_TRUE(store_->Commit(*theirs, ChunkIndex(0), sample_.Chunk(0), Evidence::kUnverified).ok());
+  EXPECT_NE(Open(Said(sample_.spec, kTeamB, root_)), theirs);
+}
+
+TEST_F(ClaimsTest, OnlyTheWholeDigestSettlesAndAWrongRootIsFoundOut) {
+  SampleBlob evil(1);
+  evil.bytes[5] ^= std::byte{1};
+  OpenStore();
+  const std::shared_ptr<Blob> blob = Open(Said(sample_.spec, kTeamB, other_root_));
+  // Each chunk matches the root that their manifest claims.
+  ASSERT_TRUE(Fill(*blob, evil, Evidence::kVerified).ok());
+  FlushUntil([&] { return blob->presence().present_count() == 0; });
+  EXPECT_FALSE(blob->refused()) << "the disk may have changed it";
+  EXPECT_FALSE(store_->IsSettled(blob->key()));
+  ASSERT_TRUE(Fill(*blob, evil, Evidence::kVerified).ok());
+  FlushUntil([&] { return blob->refused(); });
+  EXPECT_FALSE(Open(Said(sample_.spec, kTeamA, root_))->refused());
+}
+
+TEST_F(ClaimsTest, ARootThatVouchedForAllChunksIsProvenWithThemAnotherIsDropped) {
+  for (const Evidence evidence : {Evidence::kVerified, Evidence::kUnverified}) {
+    const SampleBlob sample(evidence == Evidence::kVerified ? 2 : 3);
+    OpenStore();
+    const std::shared_ptr<Blob> blob = Open(Said(sample.spec, kTeamA, root_));
+    ASSERT_TRUE(Fill(*blob, sample, evidence).ok());
+    FlushUntil([&] { return store_->IsSettled(blob->key()); });
+    EXPECT_EQ(blob->facts()->root.has_value(), evidence == Evidence::kVerified);
+    OpenStore();
+    EXPECT_EQ(store_->Find(blob->key())->facts()->root.has_value(), evidence == Evidence::kVerified);
+    EXPECT_TRUE(store_->IsSettled(blob->key()));
+  }
+}
+
+TEST_F(ClaimsTest, AProvenSizeIsNobodysToContradict) {
+  OpenStore();
+  const std::shared_ptr<Blob> blob = Open(Said(sample_.spec, kTeamA));
+  ASSERT_TRUE(Fill(*blob, sample_, Evidence::kUnverified).ok());
+  FlushUntil([&] { return store_->IsSettled(blob->key()); });
+  BlobSpec longer = Said(sample_.spec, kTeamB);
+  longer.size += 1;
+  const absl::Status refused = store_->Open(longer).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
+  EXPECT_NE(refused.message().find(std::to_string(sample_.spec.size)), std::string::npos);
+}
+
+TEST_F(ClaimsTest, AMountFindsItsOwnFileAgainWhateverElseIsClaimed) {
+  OpenStore();
+  const BlobSpec first = Said(sample_.spec, kTeamA, root_), second = Said(sample_.spec, kTeamB, other_root_);
+  const BlobKey own = Open(first)->key(), beside = Open(second)->key();
+  ASSERT_NE(own, beside);
+  const std::string path = store_->BlobPath(beside);
+  // The index is lost, and the second is asked for first.
+  store_.reset();
+  std::filesystem::remove_all(temp_.path() + "/data/index");
+  mounted_ = {own.name(), beside.name()};
+  OpenStore();
+  EXPECT_EQ((*store_->OpenAs(beside, second))->key(), beside);
+  EXPECT_EQ((*store_->OpenAs(own, first))->key(), own);
+  EXPECT_EQ(Open(second)->key(), beside);
+  EXPECT_EQ(store_->BlobPath(beside), path);
+  EXPECT_TRUE(std::filesystem::exists(path));
+  EXPECT_TRUE(absl::IsInvalidArgument(store_->OpenAs(own, second).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(store_->OpenAs(own, SampleBlob(7).spec).status()));
+}
+
+TEST_F(ClaimsTest, ClaimThatIsEvictedTakesItsFileAndItsRecipeAndNoOthers) {
+  OpenStore();
+  const std::shared_ptr<Blob> own = Open(Said(sample_.spec, kTeamA, root_));
+  const std::shared_ptr<Blob> beside = Open(Said(sample_.spec, kTeamB, other_root_));
+  ASSERT_TRUE(store_->PutRecipe(own->key(), "own").ok());
+  ASSERT_TRUE(store_->PutRecipe(beside->key(), "beside").ok());
+  EXPECT_EQ(*store_->GetRecipe(own->key()), "own");
+  ASSERT_TRUE(store_->Evict(own->key(), EvictReason::kRequested).ok());
+  EXPECT_TRUE(absl::IsNotFound(store_->GetRecipe(own->key()).status()));
+  EXPECT_EQ(*store_->GetRecipe(beside->key()), "beside");
+  EXPECT_EQ(store_->KeysOf(sample_.spec.digest), std::vector<BlobKey>{beside->key()});
+  // Its name is free for the next.
+  EXPECT_EQ(Open(Said(sample_.spec, kTeamA, root_))->key(), own->key());
+  EXPECT_EQ(Open(Said(sample_.spec, kTeamB, other_root_)), beside);
+}
+
+}  // namespace
+}  // namespace sluice::index

@@ -108,8 +108,9 @@ BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, co
   const absl::StatusOr<FileGuard::Opened> file = parts_.guard.OpenForWrite(entry);
   if (!file.ok()) return WholeCheck::kInconclusive;
   uint64_t failed_at = 0;
+  const std::unique_ptr<RecipeMaker> maker = RecipeToMake(*entry);
   const absl::StatusOr<Digest> hash =
-      HashFile(parts_.file_system, file->fd->get(), blob->geometry().size(), stop, &failed_at);
+      HashFile(parts_.file_system, file->fd->get(), blob->geometry().size(), stop, &failed_at, maker.get());
   if (absl::IsDataLoss(hash.status())) {
     TakeBackRotten(entry, *blob, blob->geometry().ChunkAt(failed_at), hash.status());
     return WholeCheck::kInconclusive;
@@ -123,11 +124,30 @@ BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, co
     TakeBackWrong(entry, *hash);
     return WholeCheck::kDiffers;
   }
-  if (absl::Status claimed = parts_.log.ClaimVerifiedWhole(*entry, file->revision); !claimed.ok()) {
+  const std::optional<Digest> root = maker ? KeepRecipe(*entry, *maker) : std::nullopt;
+  if (absl::Status claimed = parts_.log.ClaimVerifiedWhole(*entry, file->revision, root); !claimed.ok()) {
     Alarm(std::string(claimed.message()));
   }
   parts_.syncer.Settle(entry);
   return WholeCheck::kMatches;
+}
+
+// Where the root is not known, or has not vouched for every chunk, the blob gets one of this node's own: so a
+// chunk that the disk spoils later can be had again from whoever has it.
+std::unique_ptr<RecipeMaker> BlobChecker::RecipeToMake(const BlobEntry& entry) const {
+  std::lock_guard lock(entry.mutex);
+  if (!parts_.make_recipe || (entry.record.root && entry.blob->unverified_count() == 0)) return nullptr;
+  return parts_.make_recipe(entry.record.chunk_size);
+}
+
+// The root that is proven with it. Without one the blob is as good as before.
+std::optional<Digest> BlobChecker::KeepRecipe(const BlobEntry& entry, RecipeMaker& maker) {
+  const absl::StatusOr<RecipeMaker::Made> made = maker.Finish();
+  absl::Status kept = made.status();
+  if (kept.ok()) kept = parts_.recipes.Put(entry.id, made->recipe);
+  if (kept.ok()) return made->root;
+  Alarm(absl::StrCat("the recipe of ", entry.Name(), " can't be kept: ", std::string(kept.message())));
+  return std::nullopt;
 }
 
 void BlobChecker::TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index,

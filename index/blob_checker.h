@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -14,9 +16,11 @@
 #include "index/claim_log.h"
 #include "index/file_guard.h"
 #include "index/notifier.h"
+#include "index/recipe_files.h"
 #include "index/store_file_system.h"
 #include "index/syncer.h"
 #include "node/chunk_verifier.h"
+#include "node/recipe_maker.h"
 #include "node/telemetry.h"
 
 namespace sluice::index {
@@ -42,7 +46,9 @@ class BlobChecker {
     Notifier& notifier;
     Syncer& syncer;
     ChunkWriter& writer;
+    RecipeFiles& recipes;
     Telemetry& telemetry;
+    const MakeRecipe& make_recipe;  // may be empty
     const std::function<void(const std::string&)>& alarm;
   };
   explicit BlobChecker(Parts parts) : parts_(parts) {}
@@ -65,6 +71,8 @@ class BlobChecker {
                         ChunkVerifier& verifier);
   void RecordVerified(const Reading& reading, ChunkIndex index, uint64_t revision);
   enum class WholeCheck { kMatches, kDiffers, kInconclusive };
+  std::unique_ptr<RecipeMaker> RecipeToMake(const BlobEntry& entry) const;
+  std::optional<Digest> KeepRecipe(const BlobEntry& entry, RecipeMaker& maker);
   WholeCheck HoldAgainstDigest(const EntryPtr& entry, const std::atomic<bool>& stop);
   void TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index, const absl::Status& why);
   void TakeBackWrong(const EntryPtr& entry, const Digest& found);

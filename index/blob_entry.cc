@@ -193,8 +193,8 @@ ChunkSet BlobEntry::StageDrops(IndexBatch* batch) {
   return drops;
 }
 
-void BlobEntry::StageVerifiedWhole(IndexBatch* batch) {
-  if (blob->unverified_count() > 0) record.root.reset();
+void BlobEntry::StageVerifiedWhole(const std::optional<Digest>& root, IndexBatch* batch) {
+  if (root || blob->unverified_count() > 0) record.root = root;
   blob->SetFacts(Facts());
   record.proven = true;
   verified.Add(blob->geometry().All());

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,9 +59,9 @@ struct BlobEntry {
   // Adds segments without the claims of chunks that are absent, and returns those chunks. They go on to count
   // as claimed.
   ChunkSet StageDrops(IndexBatch* batch);
-  // After a whole-blob check: every chunk is proven. A root is, too, if it had vouched for each of them; else
-  // it is dropped.
-  void StageVerifiedWhole(IndexBatch* batch);
+  // After a whole-blob check: every chunk is proven, and so is `root`, if it was made with it. Another is if
+  // it had vouched for each of them; else it is dropped.
+  void StageVerifiedWhole(const std::optional<Digest>& root, IndexBatch* batch);
   void StageRecord(IndexBatch* batch);
 
   // The file was lost, or is to be made anew: no claim holds, nothing can be written.

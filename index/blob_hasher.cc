@@ -26,7 +26,7 @@ using Sha256Context = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 }  // namespace
 
 absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t size,
-                                const std::atomic<bool>& stop, uint64_t* failed_at) {
+                                const std::atomic<bool>& stop, uint64_t* failed_at, RecipeMaker* also) {
   const Sha256Context context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
   if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1) {
     return absl::UnavailableError("SHA-256 can't be begun: OpenSSL refused");
@@ -47,6 +47,7 @@ absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t s
       continue;
     }
     EVP_DigestUpdate(context.get(), bytes.data(), bytes.size());
+    if (also) also->Update(bytes);
     offset += bytes.size();
     if (offset % kReadBytes == 0) step = kReadBytes;
   }

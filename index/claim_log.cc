@@ -58,13 +58,14 @@ absl::Status ClaimLog::Claim(std::span<const EntryPtr> entries) {
   return absl::OkStatus();
 }
 
-absl::Status ClaimLog::ClaimVerifiedWhole(BlobEntry& entry, uint64_t revision) {
+absl::Status ClaimLog::ClaimVerifiedWhole(BlobEntry& entry, uint64_t revision,
+                                          const std::optional<Digest>& root) {
   std::lock_guard lock(mutex_);
   IndexBatch batch;
   {
     std::lock_guard entry_lock(entry.mutex);
     if (entry.revision != revision || entry.evicting) return absl::OkStatus();
-    entry.StageVerifiedWhole(&batch);
+    entry.StageVerifiedWhole(root, &batch);
   }
   // If this is lost, the blob is hashed once more after a restart: a cost, not an error.
   return db_->Write(batch, Durability::kSynced);

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -40,8 +41,9 @@ class ClaimLog {
 
   // Claims what is syncing of each entry. REQUIRES: their files were synced since BlobEntry::BeginSync
   absl::Status Claim(std::span<const EntryPtr> entries);
-  // Claims that every chunk is proven, unless something was taken back since `revision`.
-  absl::Status ClaimVerifiedWhole(BlobEntry& entry, uint64_t revision);
+  // Claims that every chunk is proven, and `root` with them, unless something was taken back since
+  // `revision`.
+  absl::Status ClaimVerifiedWhole(BlobEntry& entry, uint64_t revision, const std::optional<Digest>& root);
   // Drops the claims of chunks that are absent.
   absl::Status Drop(BlobEntry& entry);
   // Drops all claims and puts the record. REQUIRES: all chunks are absent

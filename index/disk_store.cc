@@ -65,8 +65,8 @@ DiskStore::DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTab
                options_.alarm, [this](const BlobKey& id) { hasher_.Enqueue(id); }},
               {options_.sync_interval, options_.sync_bytes_max}, options_.threads),
       writer_({options_.file_system, guard_, log_, notifier_, syncer_, usage_}),
-      checker_({options_.file_system, guard_, log_, notifier_, syncer_, writer_, options_.telemetry,
-                options_.alarm}),
+      checker_({options_.file_system, guard_, log_, notifier_, syncer_, writer_, recipes_, options_.telemetry,
+                options_.make_recipe, options_.alarm}),
       lifecycle_({data_dir_, *table_, files_, guard_, log_, notifier_, recipes_, usage_, options_.telemetry}),
       hasher_(
           [this](const BlobKey& id, const std::atomic<bool>& stop) {

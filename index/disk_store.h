@@ -35,6 +35,7 @@
 #include "node/chunk_verifier.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
+#include "node/recipe_maker.h"
 #include "node/recipe_store.h"
 #include "node/telemetry.h"
 
@@ -64,6 +65,9 @@ struct DiskStoreOptions {
   std::function<absl::Status(const Blob&)> on_revoke = nullptr;
   // Whether the file is mounted, so that it must not be unlinked even if the index does not know it. At open.
   std::function<bool(const BlobKey&)> is_mounted = nullptr;
+  // Of a blob whose whole digest holds, and of which no recipe has proven every chunk; empty: it stays
+  // without.
+  MakeRecipe make_recipe = nullptr;
   // Room is wanted for so many bytes more: returns when it was made, or can't be. Before each chunk is
   // written, and again when the disk was full, before it is tried once more. On the writer's thread; it may
   // wait, and may evict.

@@ -48,6 +48,7 @@
 #include "p2p/http/url.h"
 #include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
+#include "p2p/recipe/whole_recipe.h"
 #include "p2p/registry/allow_list.h"
 #include "p2p/registry/origin_source.h"
 #include "p2p/registry/registry_client.h"
@@ -407,6 +408,7 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
             return mounter_ && door_decided_ ? mounter_->OnBlobRevoked(blob) : NotWiredYet();
           },
       .is_mounted = [files = FilesOf(table)](const BlobKey& key) { return files.contains(key); },
+      .make_recipe = p2p::NewRecipeMaker,
       .make_room =
           [this](uint64_t bytes, index::RoomNeed need) {
             if (Quota* const quota = quota_at_work_.load()) quota->MakeRoom(bytes, need);

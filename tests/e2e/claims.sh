@@ -88,7 +88,20 @@ wait_until is_settled || fail "the right claim is not settled"
 mount_at "$registry/other:root" root
 expect_right root --seed 4
 (($(metric sluice_origin_blob_bytes_total) == before)) || fail "what this node has proven was fetched again"
+
+note "what no manifest vouched for has a recipe of this node's own: a chunk that the disk spoils is fetched again for all"
 sluice umount "$work/mnt/root" >&2
 sluice umount "$work/mnt/app" >&2
 sluice blob evict "$blob" >&2
 expect_failure $exit_not_found 'not in the store' sluice blob stat "$blob"
+mount_at "$registry/other:bare" bare --fill
+is_whole() { sluice --output json blob stat "$blob" | jq -e '.recipe_bound and .unverified_chunks == 0' >/dev/null; }
+wait_until is_whole || fail "the blob has no recipe of the node's own: $(sluice --output json blob stat "$blob")"
+mount_image app "$work/mnt/app"
+(($(sluice --output json blob ls | jq "[.blobs[] | select(.digest == \"$blob\")] | length") == 1)) ||
+  fail "what is proven is not shared"
+printf 'spoilt' | dd of="$data_dir/blobs/${blob:7}" bs=1 seek=5000000 conv=notrunc status=none
+expect_failure $exit_failed '1 bad' sluice blob verify "$blob"
+drop_page_cache
+expect_right app --seed 5
+expect_right bare --seed 5

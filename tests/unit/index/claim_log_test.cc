@@ -370,7 +370,7 @@ TEST_F(ClaimLogAloneTest, NothingIsWrittenOfABlobThatIsBeingEvicted) {
   EXPECT_TRUE(log_.PutChangedRecords({&entry_, 1}).ok());
   EXPECT_TRUE(log_.Drop(*entry_).ok());
   EXPECT_TRUE(log_.DropAll(*entry_).ok());
-  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, entry_->revision).ok());
+  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, entry_->revision, {}).ok());
   const auto pin = [](BlobRecord& record) { record.pinned = true; };
   EXPECT_TRUE(log_.ChangeRecord(*entry_, pin, Durability::kSynced).ok());
   EXPECT_TRUE(writes_.empty());
@@ -381,11 +381,11 @@ TEST_F(ClaimLogAloneTest, BlobOfWhichSomethingWasTakenBackIsNotClaimedAsProven) 
   const uint64_t checked = entry_->revision;
   entry_->TakeBack(ChunkIndex(1));
   entry_->AddWritten(ChunkIndex(1), Evidence::kUnverified, nullptr);
-  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, checked).ok());
+  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, checked, {}).ok());
   EXPECT_TRUE(writes_.empty());
   EXPECT_EQ(entry_->record.state, BlobState::kActive);
   EXPECT_EQ(entry_->blob->unverified_count(), entry_->blob->geometry().chunk_count());
-  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, entry_->revision).ok());
+  EXPECT_TRUE(log_.ClaimVerifiedWhole(*entry_, entry_->revision, {}).ok());
   EXPECT_EQ(entry_->record.state, BlobState::kVerifiedWhole);
 }
 

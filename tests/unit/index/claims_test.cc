@@ -257,6 +257,46 @@ TEST_F(ClaimsTest, ARootThatVouchedForAllChunksIsProvenWithThemAnotherIsDropped)
   }
 }
 
+// Its root is the number of bytes that it was given.
+class CountingMaker final : public RecipeMaker {
+ public:
+  void Update(std::span<const std::byte> bytes) override { count_ += bytes.size(); }
+  absl::StatusOr<Made> Finish() override {
+    return Made{Sha256Of(Content(count_, 1)), absl::StrCat("of ", count_, " bytes")};
+  }
+
+ private:
+  uint64_t count_ = 0;
+};
+
+TEST_F(ClaimsTest, WhatNoRecipeHasProvenGetsOneOfItsOwnWhenItIsHashed) {
+  DiskStoreOptions options = Options();
+  options.make_recipe = [](uint32_t chunk_size) {
+    EXPECT_EQ(chunk_size, kChunkSizeMin);
+    return std::make_unique<CountingMaker>();
+  };
+  store_ = *DiskStore::OpenStore(options);
+  const Digest made = Sha256Of(Content(sample_.spec.size, 1));
+  const std::string recipe = absl::StrCat("of ", sample_.spec.size, " bytes");
+  // Without a root, and with one that nobody could check.
+  for (const bool claimed : {false, true}) {
+    const BlobSpec spec =
+        claimed ? Said(sample_.spec, kTeamA, other_root_) : Said(sample_.spec, kTeamA, std::nullopt);
+    const std::shared_ptr<Blob> blob = Open(spec);
+    ASSERT_TRUE(Fill(*blob, sample_, Evidence::kUnverified).ok());
+    FlushUntil([&] { return store_->IsSettled(blob->key()); });
+    EXPECT_EQ(blob->facts()->root, made);
+    EXPECT_EQ(*store_->GetRecipe(blob->key()), recipe);
+    ASSERT_TRUE(store_->Evict(blob->key(), EvictReason::kRequested).ok());
+  }
+  // One that a recipe has proven keeps its own.
+  const std::shared_ptr<Blob> bound = Open(Said(sample_.spec, kTeamA, root_));
+  ASSERT_TRUE(Fill(*bound, sample_, Evidence::kVerified).ok());
+  FlushUntil([&] { return store_->IsSettled(bound->key()); });
+  EXPECT_EQ(bound->facts()->root, root_);
+  EXPECT_TRUE(absl::IsNotFound(store_->GetRecipe(bound->key()).status()));
+}
+
 TEST_F(ClaimsTest, AProvenSizeIsNobodysToContradict) {
   OpenStore();
   const std::shared_ptr<Blob> blob = Open(Said(sample_.spec, kTeamA));

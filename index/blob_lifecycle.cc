@@ -154,6 +154,16 @@ absl::Status BlobLifecycle::Extend(const EntryPtr& entry, const BlobSpec& spec) 
   return absl::AbortedError("it may not be shared");
 }
 
+absl::Status BlobLifecycle::ForgetOrigin(BlobEntry& entry, const BlobOrigin& origin) {
+  const std::lock_guard turn(mutex_);
+  const absl::Status put = parts_.log.ChangeRecord(
+      entry, [&](BlobRecord& record) { Unlearn(origin, &record); }, Durability::kOrdered);
+  if (!put.ok()) return put;
+  const std::lock_guard lock(entry.mutex);
+  entry.blob->SetFacts(entry.Facts());
+  return put;
+}
+
 absl::Status BlobLifecycle::Evict(const EntryPtr& entry, EvictReason reason) {
   if (absl::Status begun = BeginEvict(entry, reason); !begun.ok()) return begun;
   // The kernel must ask before the file goes, for a hole that it reads unasked reads as zeros.

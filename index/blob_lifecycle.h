@@ -46,6 +46,8 @@ class BlobLifecycle {
   absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec);
   // As DiskStore::OpenAs.
   absl::StatusOr<std::shared_ptr<Blob>> OpenAs(const BlobKey& key, const BlobSpec& spec);
+  // As DiskStore::ForgetOrigin.
+  absl::Status ForgetOrigin(BlobEntry& entry, const BlobOrigin& origin);
   // As DiskStore::Evict.
   absl::Status Evict(const EntryPtr& entry, EvictReason reason);
 

@@ -19,6 +19,11 @@ bool IsOfSameRepository(const BlobRecord& known, const BlobSpec& spec) {
          std::find(known.origins.begin(), known.origins.end(), spec.origins.front()) != known.origins.end();
 }
 
+// Whether each repository that shares it has given something of it, or is said to.
+bool IsGivenToAll(const BlobRecord& known) {
+  return std::find(known.access.begin(), known.access.end(), OriginAccess::kUnknown) == known.access.end();
+}
+
 void AddOrigin(const BlobOrigin& origin, BlobRecord* record) {
   const auto found = std::find(record->origins.begin(), record->origins.end(), origin);
   const auto position = found - record->origins.begin();
@@ -42,7 +47,9 @@ bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec
   if (known.proven && unverified == 0) return true;
   if (known.chunk_size != spec.chunk_size) return false;
   const bool same_repository = IsOfSameRepository(known, spec);
-  if (known.root && spec.root) return *known.root == *spec.root && (same_repository || unverified == 0);
+  if (known.root && spec.root) {
+    return *known.root == *spec.root && (same_repository || (unverified == 0 && IsGivenToAll(known)));
+  }
   // A root is another repository's word as long as nobody has hashed the blob.
   if (spec.root && (known.proven || known.origins.size() > 1)) return false;
   return same_repository;
@@ -53,6 +60,15 @@ void Learn(const BlobSpec& spec, BlobRecord* record) {
   for (auto origin = spec.origins.rbegin(); origin != spec.origins.rend(); ++origin) {
     AddOrigin(*origin, record);
   }
+}
+
+void Unlearn(const BlobOrigin& origin, BlobRecord* record) {
+  const auto found = std::find(record->origins.begin(), record->origins.end(), origin);
+  if (found == record->origins.end()) return;
+  const auto access = record->access.begin() + (found - record->origins.begin());
+  if (*access != OriginAccess::kUnknown) return;
+  record->origins.erase(found);
+  record->access.erase(access);
 }
 
 BlobKey KeyBeside(const BlobSpec& spec) {

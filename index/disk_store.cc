@@ -112,6 +112,11 @@ absl::StatusOr<std::shared_ptr<Blob>> DiskStore::OpenAs(const BlobKey& key, cons
   return lifecycle_.OpenAs(key, spec);
 }
 
+absl::Status DiskStore::ForgetOrigin(const BlobKey& key, const BlobOrigin& origin) {
+  const EntryPtr entry = FindEntry(key);
+  return entry ? lifecycle_.ForgetOrigin(*entry, origin) : absl::OkStatus();
+}
+
 std::vector<BlobKey> DiskStore::KeysOf(const Digest& digest) const {
   std::vector<BlobKey> keys;
   for (const EntryPtr& entry : table_->FindAll(digest)) keys.push_back(entry->id);

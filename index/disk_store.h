@@ -153,6 +153,9 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // The very blob that a mount uses, registered under that key if there is none. Errors: those of Open;
   // InvalidArgument (something else is kept by that key, or readers of `spec` may not share it).
   absl::StatusOr<std::shared_ptr<Blob>> OpenAs(const BlobKey& key, const BlobSpec& spec);
+  // An origin that has not given anything is none, as it turned out. No-op if the blob is not known. Errors:
+  // Unavailable, ResourceExhausted (the disk).
+  absl::Status ForgetOrigin(const BlobKey& key, const BlobOrigin& origin);
   // Of all that is kept of the digest; its own name, if it is among them, first.
   std::vector<BlobKey> KeysOf(const Digest& digest) const;
   absl::StatusOr<Blob::Lease> Acquire(const BlobKey& key) const override;

@@ -62,7 +62,7 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   PreparedImage prepared{*std::move(lease), {}};
   std::vector<std::shared_ptr<Blob>> blobs;
   for (const BlobSpec& spec : image.image.blobs) {
-    absl::StatusOr<Blob::Lease> opened = Open(spec);
+    absl::StatusOr<Blob::Lease> opened = Open(spec, bounds.deadline);
     if (!opened.ok()) return opened.status();
     blobs.push_back(opened->shared());
     prepared.blobs.push_back(*std::move(opened));
@@ -78,11 +78,34 @@ void StoreImagePreparer::CheckFiles(const Digest& digest) {
   for (const BlobKey& key : parts_.store.KeysOf(digest)) parts_.store.CheckFile(key);
 }
 
-absl::StatusOr<Blob::Lease> StoreImagePreparer::Open(const BlobSpec& spec) {
+absl::StatusOr<Blob::Lease> StoreImagePreparer::Open(const BlobSpec& spec, Instant deadline) {
   const absl::StatusOr<std::shared_ptr<Blob>> blob = parts_.store.Open(spec);
   if (!blob.ok()) return blob.status();
   if ((*blob)->refused()) return RefusedBlob(spec.digest);
-  return parts_.store.Acquire((*blob)->key());
+  absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire((*blob)->key());
+  if (!lease.ok() || spec.origins.empty()) return lease;
+  const absl::Status right = ProveRight(lease->blob(), spec.origins.front(), deadline);
+  if (!right.ok()) return right;
+  return lease;
+}
+
+// What this node has from another repository is read by nobody whose own repository doesn't give it: who
+// knows a digest has no right to its bytes by that.
+absl::Status StoreImagePreparer::ProveRight(const Blob& blob, const BlobOrigin& origin, Instant deadline) {
+  const bool shared = blob.facts()->origins.size() > 1;
+  if (!shared || parts_.ledger.AccessOf(blob.key(), origin) != OriginAccess::kUnknown)
+    return absl::OkStatus();
+  const absl::Status given = parts_.resolver.AskForBlob(origin, blob, deadline, [&](OriginAccess access) {
+    parts_.ledger.NoteAccess(blob.key(), origin, access);
+  });
+  if (given.ok()) return given;
+  if (const absl::Status forgotten = parts_.store.ForgetOrigin(blob.key(), origin); !forgotten.ok())
+    spdlog::warn("{}/{} stays among the origins of blob {}: {}", origin.registry, origin.repository,
+                 blob.digest().Short(), forgotten.ToString());
+  return absl::Status(given.code(),
+                      absl::StrCat("this node has blob ", blob.digest().ToString(),
+                                   " from another repository, and ", origin.registry, "/", origin.repository,
+                                   " does not give it: ", std::string(given.message())));
 }
 
 absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec& spec,
@@ -96,7 +119,7 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec&
     const absl::Status discarded = parts_.discard_copies((*known)->key());
     if (!discarded.ok()) return discarded;
   }
-  absl::StatusOr<Blob::Lease> lease = Open(spec);
+  absl::StatusOr<Blob::Lease> lease = Open(spec, bounds.deadline);
   if (!lease.ok()) return lease;
   const BlobKey& key = lease->blob().key();
   if (!parts_.store.IsSettled(key)) {

@@ -3,6 +3,8 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <atomic>
+#include <future>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -121,6 +123,24 @@ std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, co
     if (!status.ok()) note(*blob, absl::StrCat(": ", std::string(status.message())));
   }
   return missing;
+}
+
+absl::Status ImageResolver::AskForBlob(const BlobOrigin& origin, const Blob& blob, Instant deadline,
+                                       const std::function<void(OriginAccess)>& on_access) {
+  // Both may come when nobody waits any more.
+  struct Answer {
+    std::atomic<OriginAccess> access{OriginAccess::kUnknown};
+    std::promise<absl::Status> done;
+  };
+  const auto answer = std::make_shared<Answer>();
+  std::future<absl::Status> done = answer->done.get_future();
+  registry_.ReadBlobRange(
+      origin, blob.digest(), blob.geometry().size(), {0, 1}, FetchClass::kDemand, deadline,
+      [answer](OriginAccess access) { answer->access = access; }, [](std::span<const std::byte>) {},
+      [answer](absl::Status status) { answer->done.set_value(std::move(status)); });
+  absl::Status given = done.get();
+  if (given.ok()) on_access(answer->access);
+  return given;
 }
 
 bool ImageResolver::HasBoundRecipe(const BlobKey& key, const BlobSpec& facts) {

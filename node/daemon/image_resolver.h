@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -10,6 +11,8 @@
 #include "node/blob_key.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/digest.h"
+#include "node/executor.h"
+#include "node/origin_access.h"
 #include "node/recipe_store.h"
 #include "p2p/cluster/peer_documents.h"
 #include "p2p/registry/allow_list.h"
@@ -51,6 +54,11 @@ class ImageResolver {
   // it is complete; the returned text says which and why.
   std::string FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
                            std::span<const std::shared_ptr<Blob>> blobs);
+
+  // Whether the repository gives this node the blob: a byte of it is asked for. What that takes is told to
+  // `on_access`. Blocks. Errors: those of RegistryClient.
+  absl::Status AskForBlob(const BlobOrigin& origin, const Blob& blob, Instant deadline,
+                          const std::function<void(OriginAccess)>& on_access);
 
  private:
   // Whether the registry is asked once more in the course of one call.

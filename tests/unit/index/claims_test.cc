@@ -48,9 +48,21 @@ TEST_F(MayShareTest, WithoutARootOnlyTheRepositoryItself) {
 }
 
 TEST_F(MayShareTest, WithTheSameRootWhoeverSaysItUnlessAChunkIsUnverified) {
-  EXPECT_TRUE(MayShare(RecordOf(a_bound_), 0, b_bound_));
-  EXPECT_FALSE(MayShare(RecordOf(a_bound_), 1, b_bound_));
-  EXPECT_TRUE(MayShare(RecordOf(a_bound_), 1, a_bound_));
+  BlobRecord given = RecordOf(a_bound_);
+  given.access = {OriginAccess::kCredentials};
+  EXPECT_TRUE(MayShare(given, 0, b_bound_));
+  EXPECT_FALSE(MayShare(given, 1, b_bound_));
+  EXPECT_TRUE(MayShare(given, 1, a_bound_));
+}
+
+TEST_F(MayShareTest, WhoWasGivenNothingYetIsNotJoined) {
+  // It would be given what the next one gets, by whatever right that has.
+  EXPECT_FALSE(MayShare(RecordOf(a_bound_), 0, b_bound_));
+  BlobRecord shared = RecordOf(a_bound_);
+  Learn(b_bound_, &shared);
+  shared.access = {OriginAccess::kUnknown, OriginAccess::kPublic};
+  EXPECT_FALSE(MayShare(shared, 0, Said(sample_.spec, {"registry.example", "third"}, root_)));
+  EXPECT_TRUE(MayShare(shared, 0, b_bound_)) << "who is in it already";
 }
 
 TEST_F(MayShareTest, ARootIsNoWordForAnotherRepository) {
@@ -111,6 +123,16 @@ TEST(Learn, WhatIsHeardAgainMovesToTheFrontWithItsAccess) {
   Learn(Said(spec, kTeamA), &record);
   EXPECT_EQ(record.origins, (std::vector{kTeamA, kTeamB}));
   EXPECT_EQ(record.access, (std::vector{OriginAccess::kCredentials, OriginAccess::kUnknown}));
+}
+
+TEST(Learn, AnOriginThatGaveNothingIsTakenBackAndNoOther) {
+  BlobSpec spec = SampleBlob(1).spec;
+  BlobRecord record = RecordOf(Said(spec, kTeamA));
+  record.access = {OriginAccess::kCredentials};
+  Learn(Said(spec, kTeamB), &record);
+  for (const BlobOrigin& origin : {kTeamA, kTeamB, kTeamC}) Unlearn(origin, &record);
+  EXPECT_EQ(record.origins, std::vector{kTeamA});
+  EXPECT_EQ(record.access, std::vector{OriginAccess::kCredentials});
 }
 
 TEST(Learn, ARootThatIsProvenOrAbsentFromWhatIsProvenIsNotChanged) {
@@ -211,6 +233,7 @@ TEST_F(ClaimsTest, RefusalOfOneClaimIsNoneOfAnother) {
 TEST_F(ClaimsTest, ASharedBlobTakesNothingThatIsNotProven) {
   OpenStore();
   const std::shared_ptr<Blob> shared = Open(Said(sample_.spec, kTeamA, root_));
+  store_->NoteAccess(shared->key(), kTeamA, OriginAccess::kPublic);
   ASSERT_TRUE(store_->Commit(*shared, ChunkIndex(0), sample_.Chunk(0), Evidence::kVerified).ok());
   ASSERT_EQ(Open(Said(sample_.spec, kTeamB, root_)), shared);
   EXPECT_EQ(shared->facts()->origins, (std::vector{kTeamB, kTeamA})) << "the newest is asked first";
@@ -224,6 +247,7 @@ TEST_F(ClaimsTest, ASharedBlobTakesNothingThatIsNotProven) {
 TEST_F(ClaimsTest, NobodyJoinsWhatHasUnverifiedChunksOfAnother) {
   OpenStore();
   const std::shared_ptr<Blob> theirs = Open(Said(sample_.spec, kTeamA, root_));
+  store_->NoteAccess(theirs->key(), kTeamA, OriginAccess::kPublic);
   ASSERT_TRUE(store_->Commit(*theirs, ChunkIndex(0), sample_.Chunk(0), Evidence::kUnverified).ok());
   EXPECT_NE(Open(Said(sample_.spec, kTeamB, root_)), theirs);
 }

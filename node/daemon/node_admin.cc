@@ -89,8 +89,10 @@ absl::StatusOr<std::string> BlobAdmin::GetBlobRecipe(const Digest& digest) {
   }
   return absl::NotFoundError(absl::StrCat(
       "blob ", digest.ToString(), " has no recipe on this node; ",
-      facts->root ? "mount an image that it belongs to, so that it is fetched with it"
-                  : "push its image again with \"sluice image push\", which attaches one, and mount that"));
+      facts->root
+          ? "mount an image that it belongs to, so that it is fetched with it"
+          : "it gets one when it is whole here; or push its image again with \"sluice image push\", which "
+            "attaches one, and mount that"));
 }
 
 absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, Instant) {

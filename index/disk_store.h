@@ -54,7 +54,8 @@ struct DiskStoreOptions {
   size_t open_files_max = 256;  // kept open; never more than a quarter of RLIMIT_NOFILE
 
   // Both come on a thread of the notices', in order per blob, and again, later and later, until they return
-  // OK. They must not call back into the store, except for its const methods.
+  // OK; what goes on failing, but for Aborted (nobody can hear it yet), is an alarm. They must not call back
+  // into the store, except for its const methods.
   //
   // A blob became settled: all chunks present, durable and proven (see DiskStore::IsSettled). May come again
   // after a chunk was taken back.

@@ -137,7 +137,10 @@ absl::Status Notifier::TellComplete(BlobEntry& entry) {
 }
 
 void Notifier::Retry(Notice notice, const absl::Status& why) {
-  if (++notice.failures == kAlarmFailures && callbacks_.alarm) {
+  ++notice.failures;
+  if (absl::IsAborted(why)) {
+    notice.failures = std::min(notice.failures, kAlarmFailures - 1);
+  } else if (notice.failures == kAlarmFailures && callbacks_.alarm) {
     callbacks_.alarm(absl::StrCat(notice.entry->Name(),
                                   ": the kernel's side could not be told that it has changed, which is tried "
                                   "again: ",

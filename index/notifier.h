@@ -25,7 +25,8 @@ namespace sluice::index {
 class Notifier {
  public:
   struct Callbacks {
-    // A failure is tried again, later and later, at most kRetryMax apart. Either may be empty.
+    // A failure is tried again, later and later, at most kRetryMax apart; Aborted is no failure to speak of:
+    // whoever is to hear it is not there yet. Either may be empty.
     std::function<absl::Status(const std::shared_ptr<Blob>&)> on_complete;
     std::function<absl::Status(const Blob&)> on_revoke;
     std::function<void(const std::string&)> alarm;

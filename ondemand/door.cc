@@ -103,7 +103,6 @@ absl::Status Door::Stop() {
   // After that, so that what it gives up waits for the next daemon; before the blobs' files may go. A ticket
   // that is completed now may keep the filler alive for longer than what it works with.
   if (filler_) filler_->Stop();
-  guarded_.clear();
   return detached;
 }
 

@@ -66,11 +66,12 @@ class Door {
   ~Door();
   Door(const Door&) = delete;
   Door& operator=(const Door&) = delete;
-  // Idempotent. Tickets that are still out wait for the next daemon, until their deadline; completing them
-  // has no effect any more. The keeper goes on to answer from the blobs' presence maps, which stay mirrored
-  // until the process ends. REQUIRES: no chunk of a complete blob is revoked and none evicted from now on.
-  // Errors: Unavailable (images are mounted, and no keeper lives or could be started: once this process has
-  // ended their holes are read as zeros, or their readers get errors).
+  // Idempotent. Blobs stay leased as long as this object lives: the kernel goes on to read their files.
+  // Tickets that are still out wait for the next daemon, until their deadline; completing them has no effect
+  // any more. The keeper goes on to answer from the blobs' presence maps, which stay mirrored until the
+  // process ends. REQUIRES: no chunk of a complete blob is revoked and none evicted from now on. Errors:
+  // Unavailable (images are mounted, and no keeper lives or could be started: once this process has ended
+  // their holes are read as zeros, or their readers get errors).
   absl::Status Stop();
 
   // Makes the keeper know the blob and mirrors its presence map into the keeper's memory; the blob stays

@@ -173,7 +173,7 @@ std::vector<std::unique_ptr<api::GrpcService>> OneService(std::unique_ptr<Servic
 
 // The store tells what it has to tell again until somebody hears it.
 absl::Status NotWiredYet() {
-  return absl::UnavailableError("the node is starting or stopping");
+  return absl::AbortedError("the node is starting or stopping");
 }
 
 std::set<BlobKey> FilesOf(const MountTable& table) {

@@ -303,7 +303,7 @@ void Mounter::Stop() {
   DoorPtr door;
   {
     std::lock_guard lock(door_mutex_);
-    door = std::exchange(door_, nullptr);
+    stopped_door_ = door = std::exchange(door_, nullptr);
   }
   if (!door) return;
   if (const absl::Status stopped = door->Stop(); !stopped.ok())

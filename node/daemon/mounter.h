@@ -149,7 +149,8 @@ class Mounter final : public api::MountBackend {
   std::set<BlobKey> unrefused_;  // may be read unasked, though we can't guard them; guarded by guard_mutex_
 
   mutable std::mutex door_mutex_;
-  DoorPtr door_;  // guarded by door_mutex_; null without one
+  DoorPtr door_;          // guarded by door_mutex_; null without one
+  DoorPtr stopped_door_;  // what is mounted stays leased until the store has stopped
 
   mutable std::mutex table_mutex_;
   // Guarded by table_mutex_.

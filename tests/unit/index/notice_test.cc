@@ -104,6 +104,21 @@ TEST_F(NoticeTest, RevokeSaysThatItWasNotHeardAndGoesOnTrying) {
   store_.reset();  // before what its callbacks work with
 }
 
+TEST_F(NoticeTest, WhoIsNotThereYetIsNoAlarm) {
+  const SampleBlob sample(1), other(2);
+  OpenStepped();
+  for (const SampleBlob* blob : {&sample, &other}) ASSERT_TRUE(CommitChunk(*blob, 0).ok());
+  RunAll();
+  bool is_there = false;
+  on_revoke_ = [&] { return is_there ? NotHeard() : absl::AbortedError("the node is starting"); };
+  EXPECT_FALSE(store_->Revoke(*store_->Find(sample.spec.digest), ChunkIndex(0)).ok());
+  for (uint32_t i = 0; i < 3 * Notifier::kAlarmFailures; ++i) EXPECT_TRUE(store_->RunNotice());
+  EXPECT_FALSE(Noted("alarm"));
+  is_there = true;
+  for (uint32_t i = 0; i < Notifier::kAlarmFailures && !Noted("alarm"); ++i) store_->RunNotice();
+  EXPECT_TRUE(Noted("alarm")) << "one that is there, and fails, is";
+}
+
 TEST_F(NoticeTest, NobodyWaitsForASideThatFails) {
   const SampleBlob sample(1);
   DiskStoreOptions options = Options();

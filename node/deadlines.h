@@ -15,7 +15,10 @@ namespace sluice {
 template <typename Id>
 class Deadlines {
  public:
-  void Add(Instant when, Id id) { entries_.emplace(when, id); }
+  void Add(Instant when, Id id) {
+    // Where all have the same time, the next is the last.
+    entries_.emplace_hint(entries_.end(), when, id);
+  }
   void Remove(Instant when, Id id) { entries_.erase({when, id}); }
 
   // When a timer is to be set for; nothing if one that is early enough is set.

@@ -110,6 +110,19 @@ class FetchScheduler {
   using Bytes = std::array<uint64_t, kPoolCount>;
   static int PoolOf(FetchClass fetch_class) { return fetch_class == FetchClass::kDemand ? 0 : 1; }
 
+  // Runs that wait, in the order in which they came.
+  class Runs {
+   public:
+    bool empty() const { return runs_.empty(); }
+    ChunkSpan front() const { return runs_[first_]; }
+    void Push(ChunkSpan run) { runs_.push_back(run); }
+    // The first run, or so many chunks of it.
+    ChunkSpan TakeFront(uint32_t count_max);
+
+   private:
+    std::vector<ChunkSpan> runs_;
+    size_t first_ = 0;  // those before it are gone; never the last
+  };
   // What the blobs of one registry have, in one class. Few bytes while nothing waits.
   struct Lane {
     std::deque<Share*> turns;  // blobs with something to start, next first
@@ -125,7 +138,7 @@ class FetchScheduler {
   // What one blob has.
   struct Share {
     struct InClass {
-      std::list<ChunkSpan> runs;
+      Runs runs;
       std::list<std::shared_ptr<WorkSource>> work;
       uint32_t under_way = 0;
       bool has_turn = false;
@@ -144,11 +157,12 @@ class FetchScheduler {
   void Forget(Share& share);
   void Forget(Registry& registry);
   void GiveTurn(Share& share, int of_class);
-  std::optional<FetchRun> PopOfClass(int of_class);
-  std::optional<FetchRun> PopOfRegistry(Registry& registry, int of_class);
-  std::optional<FetchRun> PopOfShare(Share& share, int of_class, uint32_t count_max);
+  std::optional<Start> PopOfClass(int of_class);
+  std::optional<Start> PopOfRegistry(Registry& registry, int of_class);
+  std::optional<Start> PopOfShare(Share& share, int of_class, uint32_t count_max);
+  Slot PlaceFor(Share& share, int of_class, ChunkSpan chunks);
   bool RegistryMayStart(const Registry& registry, int of_class) const;
-  // Chunks that the blob may start now; 0 if none.
+  // Chunks that the blob may start now; 0 if none. REQUIRES: its registry may start some
   uint32_t Allowed(const Share& share, int of_class) const;
   uint64_t NextLength(const Share& share, int of_class) const;
   uint64_t BytesFor(const Registry& registry, int pool) const;

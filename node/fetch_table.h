@@ -19,6 +19,7 @@ namespace sluice {
 using LegId = uint64_t;
 using ReadId = uint64_t;
 using PauseId = uint64_t;
+inline constexpr LegId kNoLeg = 0;
 
 // An absent chunk that somebody wants.
 //

@@ -38,9 +38,10 @@ struct PendingRead {
 class ReadTable {
  public:
   ReadId NewId() { return next_id_++; }
-  void Add(ReadId id, PendingRead read) {
+  // The reference is good until the table is changed.
+  PendingRead& Add(ReadId id, PendingRead&& read) {
     deadlines_.Add(read.deadline, id);
-    reads_.emplace(id, std::move(read));
+    return reads_.emplace(id, std::move(read)).first->second;
   }
   // Null if it has been answered. The pointer is good until the table is changed.
   PendingRead* Find(ReadId id) {

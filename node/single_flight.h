@@ -72,8 +72,10 @@ class SingleFlight final : private LegEvents {
   // Starts what there is room for.
   void Pump();
 
-  // A chunk has come that was not asked of a source, or not by this.
-  void Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence, SourceKind kind);
+  // A chunk has been stored: one that a leg has brought, or one that was not asked of a source, or not by
+  // this.
+  void Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence, SourceKind kind,
+               LegId brought_by = kNoLeg);
   // Somebody else can be asked for the blob: what is paused for it is tried now.
   void OffersChanged(const Digest& digest);
   // Cancels all; nothing is told any more.

@@ -24,19 +24,21 @@ std::string Describe(const Blob& blob, ChunkIndex index) {
 
 // --------------------------------------------------------------------------------------- what comes
 
-void SingleFlight::ChunkStored(LegId, const LegOrder& order, ChunkIndex index, Evidence evidence) {
+void SingleFlight::ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence) {
   if (order.fetch_class != FetchClass::kDemand)
     parts_.telemetry.prefetch_bytes.Add(order.blob->geometry().RangeOf(index).length);
-  Arrived(order.blob, index, evidence, order.leg.source->kind());
+  Arrived(order.blob, index, evidence, order.leg.source->kind(), id);
 }
 
 void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence,
-                           SourceKind kind) {
+                           SourceKind kind, LegId brought_by) {
   if (stopped_) return;
   if (parts_.bulk) parts_.bulk->Committed(blob, index);
   const std::optional<WantedChunk> chunk = table_.Close(*blob, index);
   if (!chunk) return;
-  for (const LegId leg : chunk->legs) runner_->Disown(leg, index);
+  for (const LegId leg : chunk->legs) {
+    if (leg != brought_by) runner_->Disown(leg, index);
+  }
   if (evidence == Evidence::kUnverified && !chunk->waiters.empty())
     parts_.telemetry.unverified_served_bytes.Add(blob->geometry().RangeOf(index).length);
   for (const ReadId id : chunk->waiters) parts_.waiters.ChunkCame(id, kind);

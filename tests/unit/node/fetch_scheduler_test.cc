@@ -116,6 +116,27 @@ TEST_F(FetchSchedulerTest, DemandGoesFirstAndEachClassHasItsBound) {
   EXPECT_EQ(PopAll()[blob.get()], 1) << "of two, one registry gets one";
 }
 
+TEST_F(FetchSchedulerTest, RunsOfABlobStartInTheOrderInWhichTheyCameHoweverTheyAreCut) {
+  const auto blob = MakeBlob(1);
+  const uint32_t chunks = blob->geometry().chunk_count();
+  uint32_t pushed = 0, popped = 0;
+  const auto pop_one = [&] {
+    const auto start = scheduler_.Pop();
+    ASSERT_TRUE(start);
+    EXPECT_EQ(start->run.chunks.first, ChunkIndex(popped));
+    popped += start->run.chunks.count;
+  };
+  for (uint32_t count : {1, 40, 2, 50, 1, 1, 1, 35, 3}) {
+    scheduler_.Push(blob, {ChunkIndex(pushed), count}, FetchClass::kDemand);
+    pushed += count;
+    if (pushed % 2 == 1) pop_one();
+  }
+  while (popped < pushed) pop_one();
+  EXPECT_FALSE(scheduler_.Pop());
+  EXPECT_LT(pushed, chunks);
+  EXPECT_EQ(blob.use_count(), 1) << "nothing is left of it";
+}
+
 TEST_F(FetchSchedulerTest, BytesOfDemandAreBoundedTooAndLargeRunsAreCut) {
   const auto blob = MakeBlob(1);
   scheduler_.Push(blob, blob->geometry().All(), FetchClass::kDemand);

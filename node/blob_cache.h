@@ -56,7 +56,8 @@ class BlobCache final : public ChunkSink {
   BlobCache(const BlobCache&) = delete;
   BlobCache& operator=(const BlobCache&) = delete;
 
-  // A demand read waits, within its deadline, for a source that is not there just now.
+  // A demand read waits, within its deadline, for a source that is not there just now, also when the others
+  // have said that they lack the chunk.
   //
   // Errors given to `done`: NotFound (no such blob, or nobody has it), OutOfRange (past the blob's end),
   // DataLoss (the blob is refused, or a chunk failed verification twice), DeadlineExceeded, ResourceExhausted

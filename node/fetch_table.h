@@ -42,7 +42,13 @@ struct WantedChunk {
   // The error of the source of the highest rank that was tried, the last one: what readers are told.
   absl::Status error;
   SourceRank error_rank = SourceRank::kHome;
+  bool source_away = false;  // one that was tried was not there just now, since the last pause
 
+  // Whether it may be had when the sources are asked anew. That one says no for good does not hide that
+  // another was not there; that one has sent wrong bytes does: they would only come again.
+  bool MayComeLater() const {
+    return absl::IsUnavailable(error) || (source_away && !absl::IsDataLoss(error));
+  }
   // Whether it was one of those that wait.
   bool Leave(ReadId id) {
     const auto left = std::remove(waiters.begin(), waiters.end(), id);

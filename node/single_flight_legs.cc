@@ -66,6 +66,7 @@ void SingleFlight::ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex in
   WantedChunk* const chunk = table_.Find(*order.blob, index);
   // It says more about why the chunk can't be had than any source does.
   if (chunk) chunk->NoteError(SourceRank::kLastResort, why);
+  if (chunk) chunk->source_away = false;
   if (!LeaveLeg(order.blob, index, id)) return;
   const bool final = absl::IsFailedPrecondition(why) || absl::IsNotFound(why);
   const bool again = ++chunk->store_tries < kStoreTriesMax && !final;
@@ -109,6 +110,7 @@ void SingleFlight::NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl
     default:
       chunk.tried.Failed(order.leg.id);
   }
+  chunk.source_away |= absl::IsUnavailable(status);
   chunk.NoteError(order.leg.rank, status);
 }
 
@@ -188,8 +190,7 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
       Retry(blob, {index});
       continue;
     }
-    const bool may_pass = absl::IsUnavailable(chunk->error) && !blob->refused();
-    if (may_pass && DemandDeadline(*chunk) > Now() + kPauseMin) {
+    if (chunk->MayComeLater() && !blob->refused() && DemandDeadline(*chunk) > Now() + kPauseMin) {
       later.push_back(index);
     } else {
       const std::optional<WantedChunk> closed = table_.Close(*blob, index);
@@ -241,6 +242,7 @@ void SingleFlight::EndPause(PauseId id) {
     chunk->tried = TriedSources();
     chunk->store_tries = 0;
     chunk->error = absl::OkStatus();
+    chunk->source_away = false;
     again.push_back(index);
   }
   Retry(pause.blob, again);

@@ -245,14 +245,14 @@ TEST_F(BlobCacheTest, TheLastSourcesErrorReachesTheReader) {
   auto blob = AddBlob(10 * kChunk);
   auto result = ReadChunk(*blob, 0);
   ASSERT_EQ(peer.calls.size(), 1u);
-  peer.Take().Fail(absl::UnavailableError("peer is gone"));
+  peer.Take().Fail(absl::DataLossError("peer sent what was not asked for"));
   Settle();
   ASSERT_EQ(source_.calls.size(), 1u);
   source_.Take().Fail(absl::NotFoundError("404"));
   Settle();
   EXPECT_FALSE(result->has_value()) << "what failed once is asked once more";
   ASSERT_EQ(peer.calls.size(), 1u);
-  peer.Take().Fail(absl::UnavailableError("peer is gone"));
+  peer.Take().Fail(absl::DataLossError("peer sent what was not asked for"));
   Settle();
   ASSERT_TRUE(result->has_value());
   EXPECT_EQ((*result)->status(), absl::NotFoundError("404"));
@@ -1017,6 +1017,73 @@ TEST_F(PeersBeforeOriginTest, PeersThatAreAwayWhileTheOriginIsAwayAreAskedAgainT
   peers_.Take().SendAll();
   Settle();
   EXPECT_EQ((**read)->source, SourceKind::kPeer);
+}
+
+TEST_F(PeersBeforeOriginTest, WhoIsAwayIsAskedAgainBeforeTheOriginsNoFailsARead) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  const Instant back = clock_.now + seconds(4);
+  int asked = 0;
+  while (clock_.now < back) {
+    for (; !peers_.calls.empty(); ++asked) {
+      peers_.Take().Fail(absl::UnavailableError("connection reset"));
+      Settle();
+      if (!source_.calls.empty()) source_.Take().Fail(absl::NotFoundError("404"));
+      Settle();
+    }
+    ASSERT_FALSE(read->has_value()) << (*read)->status();
+    Pass(std::chrono::milliseconds(100));
+  }
+  EXPECT_LE(asked, 8) << "twice each time, after 0, 0.5, 1.5 and 3.5 s";
+  while (peers_.calls.empty()) Pass(std::chrono::milliseconds(100));
+  peers_.Take().SendAll();
+  Settle();
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE((*read)->ok()) << (*read)->status();
+}
+
+TEST_F(PeersBeforeOriginTest, WhoStaysAwayCostsAReaderItsTimeAndNoMore) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(5));
+  const Instant deadline = clock_.now + seconds(5);
+  while (!read->has_value() && clock_.now < deadline) {
+    while (!peers_.calls.empty()) {
+      peers_.Take().Fail(absl::UnavailableError("connection reset"));
+      Settle();
+    }
+    if (!source_.calls.empty()) source_.Take().Fail(absl::NotFoundError("404"));
+    Settle();
+    Pass(std::chrono::milliseconds(100));
+  }
+  ASSERT_TRUE(read->has_value());
+  EXPECT_GE(clock_.now, deadline - seconds(1)) << "it had time left";
+  EXPECT_TRUE(absl::IsNotFound((*read)->status())) << (*read)->status();
+}
+
+TEST_F(PeersBeforeOriginTest, WhoIsAwayIsNotWaitedForWhenTheOriginSendsWrongBytes) {
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(3)] = 100;
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 2; ++i) {
+    peers_.Take().Fail(absl::UnavailableError("connection reset"));
+    Settle();
+    Serve();
+  }
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE(absl::IsDataLoss((*read)->status())) << (*read)->status();
+}
+
+TEST_F(PeersBeforeOriginTest, WhoIsAwayIsNotWaitedForWhenTheStoreDoesNotTakeTheChunk) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_error = absl::ResourceExhaustedError("no space");
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 2; ++i) {
+    if (!peers_.calls.empty()) peers_.Take().Fail(absl::UnavailableError("connection reset"));
+    Settle();
+    Serve();
+  }
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted((*read)->status())) << (*read)->status();
 }
 
 // ------------------------------------------------------------------------------------ places and second legs

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <mutex>
-#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -102,6 +101,7 @@ struct FetchRunner::Running {
   FetchHandle handle;
   const Instant started;
   Instant late_at{};                        // when it is looked at next; never if Instant()
+  bool noted_silent = false;                // the planner has been told
   absl::InlinedVector<uint64_t, 1> wanted;  // a bit for each chunk of the leg
   uint32_t wanted_count;
   uint32_t settled = 0;    // chunks that came, and were stored or not
@@ -149,6 +149,14 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
 const LegOrder* FetchRunner::Find(LegId id) const {
   const auto found = legs_.find(id);
   return found == legs_.end() ? nullptr : &found->second->order;
+}
+
+std::optional<Instant> FetchRunner::SilentSince(LegId id) const {
+  const auto found = legs_.find(id);
+  if (found == legs_.end() || found->second->status) return std::nullopt;
+  const LegProgress progress = ProgressOf(*found->second);
+  if (!SourcePlanner::IsSilent(progress, parts_.clock.Now())) return std::nullopt;
+  return progress.quiet_since();
 }
 
 void FetchRunner::Unwant(Running& running, ChunkIndex index) {
@@ -317,6 +325,13 @@ void FetchRunner::ArmWatch(Instant when) {
   });
 }
 
+void FetchRunner::NoteIfSilent(Running& running, Instant now) {
+  if (running.noted_silent || !SourcePlanner::IsSilent(ProgressOf(running), now)) return;
+  running.noted_silent = true;
+  parts_.planner.Note(running.order.leg.id, 0, Duration(),
+                      absl::DeadlineExceededError("the source is silent"));
+}
+
 // There are never more legs than slots, so looking at all of them costs less than keeping them in order.
 void FetchRunner::LookForLate() {
   const Instant now = parts_.clock.Now();
@@ -338,9 +353,11 @@ void FetchRunner::LookForLate() {
     if (found == legs_.end() || !events_) continue;
     const std::shared_ptr<Running> running = found->second;
     running->late_at = Instant();
+    NoteIfSilent(*running, now);
     events_->LegLate(id, running->order, ProgressOf(*running));
     WatchFor(*running, now + kLookAgain);
   }
+  if (events_) events_->RoomMade();
 }
 
 }  // namespace sluice

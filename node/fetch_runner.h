@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
@@ -75,6 +76,9 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   void Stop();
 
   const LegOrder* Find(LegId id) const;
+  // Since when nothing has come of a leg whose source is silent, as SourcePlanner says; nothing if it is not,
+  // or the leg waits for the store alone.
+  std::optional<Instant> SilentSince(LegId id) const;
   size_t size() const { return legs_.size(); }
 
  private:
@@ -99,6 +103,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   static LegProgress ProgressOf(const Running& running);
   void WatchFor(Running& running, Instant not_before);
   void ArmWatch(Instant when);
+  void NoteIfSilent(Running& running, Instant now);
   void LookForLate();
 
   const Parts parts_;

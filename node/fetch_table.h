@@ -56,6 +56,11 @@ struct WantedChunk {
     waiters.erase(left, waiters.end());
     return was_there;
   }
+  // The one that is under way beside it; kNoLeg if none is.
+  LegId OtherThan(LegId id) const {
+    const auto other = std::find_if(legs.begin(), legs.end(), [&](LegId leg) { return leg != id; });
+    return other == legs.end() ? kNoLeg : *other;
+  }
   // Whether it was one of those under way.
   bool EndLeg(LegId id) {
     const auto left = std::remove(legs.begin(), legs.end(), id);

@@ -98,6 +98,13 @@ class SingleFlight final : private LegEvents {
              *tried == *next.tried;
     }
   };
+  // Chunks in a row of a late leg, of which the same others are under way and were tried.
+  struct LateRun {
+    ChunkSpan chunks;
+    LegId other;  // under way beside it; kNoLeg if none is
+    TriedSources tried;
+  };
+  using LateRunList = absl::InlinedVector<LateRun, 2>;
   struct Pause {
     std::shared_ptr<Blob> blob;
     std::vector<ChunkIndex> chunks;
@@ -123,6 +130,11 @@ class SingleFlight final : private LegEvents {
                 FetchScheduler::Slot slot);
   void AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index);
   bool LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index, LegId id);
+  LateRunList LateRuns(LegId id, const LegOrder& order);
+  void HedgeRun(const LateRun& run, const LegOrder& order, const LegProgress& progress);
+  void ReplaceSilent(const LateRun& run, LegId id);
+  void DropSilent(const LegOrder& order, LegId id, ChunkSpan chunks);
+  void StartBeside(const LegOrder& order, Leg leg);
   void NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   bool RefuseGrant(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);

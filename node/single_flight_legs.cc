@@ -127,33 +127,87 @@ bool SingleFlight::RefuseGrant(WantedChunk& chunk, const LegOrder& order, const 
 }
 
 void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& progress) {
-  ChunkRuns runs;
-  const TriedSources* tried = nullptr;  // of the last chunk in runs
+  for (const LateRun& run : LateRuns(id, order)) {
+    if (run.other == kNoLeg) {
+      HedgeRun(run, order, progress);
+    } else {
+      ReplaceSilent(run, id);
+    }
+  }
+}
+
+// What of a late leg is to be treated alike.
+SingleFlight::LateRunList SingleFlight::LateRuns(LegId id, const LegOrder& order) {
+  LateRunList runs;
   const ChunkSpan chunks = order.leg.chunks;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
     const WantedChunk* const chunk = table_.Find(*order.blob, index);
-    const bool alone = chunk && chunk->legs.size() == 1 && chunk->legs.front() == id;
-    if (!alone) continue;
-    if (tried && *tried == chunk->tried) {
-      AppendChunk(runs, index);
+    if (!chunk || std::find(chunk->legs.begin(), chunk->legs.end(), id) == chunk->legs.end()) continue;
+    const LegId other = chunk->OtherThan(id);
+    if (!runs.empty() && runs.back().chunks.end() == index && runs.back().other == other &&
+        runs.back().tried == chunk->tried) {
+      ++runs.back().chunks.count;
     } else {
-      runs.push_back({index, 1});
+      runs.push_back({{index, 1}, other, chunk->tried});
     }
-    tried = &chunk->tried;
   }
-  for (const ChunkSpan& run : runs) {
-    const WantedChunk& first = *table_.Find(*order.blob, run.first);
-    offers_.clear();
-    parts_.sources.Offers(*order.blob, run, order.fetch_class, order.asker, order.grant, &offers_);
-    Leg late = order.leg;
-    late.chunks = run;
-    std::optional<Leg> second = planner_.Hedge(late, progress, first.tried, offers_, Now());
-    if (!second) continue;
-    parts_.telemetry.hedged_fetches.Add();
-    const Group group{run, order.asker, order.grant, order.deadline, &first.tried};
-    StartLeg(order.blob, group, *std::move(second), order.fetch_class,
-             scheduler_.Take(order.blob, run, order.fetch_class));
+  return runs;
+}
+
+void SingleFlight::HedgeRun(const LateRun& run, const LegOrder& order, const LegProgress& progress) {
+  offers_.clear();
+  parts_.sources.Offers(*order.blob, run.chunks, order.fetch_class, order.asker, order.grant, &offers_);
+  Leg late = order.leg;
+  late.chunks = run.chunks;
+  while (std::optional<Leg> second = planner_.Hedge(late, progress, run.tried, offers_, Now())) {
+    late.chunks = late.chunks.From(second->chunks.end());
+    StartBeside(order, *std::move(second));
   }
+}
+
+// Of two that are silent the one that has been so for longer makes room for a third.
+void SingleFlight::ReplaceSilent(const LateRun& run, LegId id) {
+  const std::optional<Instant> since = runner_->SilentSince(id);
+  const std::optional<Instant> other_since = runner_->SilentSince(run.other);
+  if (!since || !other_since) return;
+  const bool other_first = *other_since < *since;
+  const LegId dropped = other_first ? run.other : id;
+  const LegOrder order = *runner_->Find(dropped);
+  const SourceId stays = runner_->Find(other_first ? id : run.other)->leg.id;
+  offers_.clear();
+  parts_.sources.Offers(*order.blob, run.chunks, order.fetch_class, order.asker, order.grant, &offers_);
+  Leg silent = order.leg;
+  silent.chunks = run.chunks;
+  while (std::optional<Leg> third = planner_.Replace(silent, stays, run.tried, offers_)) {
+    silent.chunks = silent.chunks.From(third->chunks.end());
+    DropSilent(order, dropped, third->chunks);
+    StartBeside(order, *std::move(third));
+  }
+  for (ChunkIndex index = run.chunks.first; index < run.chunks.end(); index = index.next()) {
+    if (table_.Find(*order.blob, index)->asker == Asker::kPeer) AskByOwnRight(order.blob, index);
+  }
+}
+
+void SingleFlight::DropSilent(const LegOrder& order, LegId id, ChunkSpan chunks) {
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    WantedChunk& chunk = *table_.Find(*order.blob, index);
+    chunk.EndLeg(id);
+    NoteEnd(chunk, order,
+            absl::UnavailableError(absl::StrCat("the source of ", Describe(*order.blob, index),
+                                                " was silent and another was asked")));
+    runner_->Disown(id, index);
+  }
+}
+
+// A leg by the same right as another of its chunks.
+void SingleFlight::StartBeside(const LegOrder& order, Leg leg) {
+  parts_.telemetry.hedged_fetches.Add();
+  const ChunkSpan chunks = leg.chunks;
+  Group group{chunks, order.asker, order.grant, order.deadline, nullptr};
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next())
+    group.deadline = std::max(group.deadline, GroupOf(*table_.Find(*order.blob, index), index).deadline);
+  StartLeg(order.blob, group, std::move(leg), order.fetch_class,
+           scheduler_.Take(order.blob, chunks, order.fetch_class));
 }
 
 // ---------------------------------------------------------------------------------------- trying again

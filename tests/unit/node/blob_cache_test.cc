@@ -653,8 +653,110 @@ TEST_F(ManySourcesTest, ASourceOfWhichBytesComeIsNotTakenOver) {
 TEST_F(ManySourcesTest, AChunkHasTwoLegsAndNoMore) {
   auto blob = AddBlob(10 * kChunk);
   auto read = ReadChunk(*blob, 3);
-  Pass(seconds(10));
-  EXPECT_EQ(home_.calls.size() + holder_.calls.size() + source_.calls.size(), 2u);
+  for (int i = 0; i < 10; ++i) {
+    Pass(seconds(1));
+    if (!holder_.calls.empty()) holder_.calls.front().request.progress->Add(1);
+  }
+  EXPECT_EQ(home_.calls.size(), 1u);
+  EXPECT_EQ(holder_.calls.size(), 1u);
+  EXPECT_TRUE(source_.calls.empty());
+  EXPECT_FALSE(home_.calls.front().control->cancelled);
+}
+
+TEST_F(ManySourcesTest, AThirdSourceIsAskedInPlaceOfOneOfTwoThatAreSilent) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  Pass(std::chrono::milliseconds(1499));
+  EXPECT_TRUE(source_.calls.empty());
+  Pass(std::chrono::milliseconds(1));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_TRUE(home_.calls.front().control->cancelled) << "it has been silent for longer";
+  EXPECT_FALSE(holder_.calls.front().control->cancelled);
+  Serve();
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE((*read)->ok()) << (*read)->status();
+  EXPECT_TRUE(holder_.calls.front().control->cancelled);
+}
+
+TEST_F(ManySourcesTest, WhatOneThatWasDroppedSendsAllTheSameIsTaken) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 30; ++i) Pass(std::chrono::milliseconds(100));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  FakeSource::Call dropped = home_.Take();
+  ASSERT_TRUE(dropped.control->cancelled);
+  dropped.SendAll();  // it had been on its way
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+  EXPECT_TRUE(source_.calls.front().control->cancelled);
+}
+
+TEST_F(ManySourcesTest, AReaderOfSourcesThatAreAllSilentIsAnsweredAtItsDeadline) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 299; ++i) Pass(std::chrono::milliseconds(100));
+  EXPECT_FALSE(read->has_value());
+  EXPECT_EQ(home_.calls.size() + holder_.calls.size() + source_.calls.size(), 3u) << "each once";
+  Pass(std::chrono::milliseconds(100));
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*read)->status())) << (*read)->status();
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeWaitsForNoThirdInPlaceOfOneThatWasSilent) {
+  auto blob = AddBlob(10 * kChunk);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  auto local = ReadChunk(*blob, 3);
+  for (int i = 0; i < 100; ++i) Pass(std::chrono::milliseconds(100));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_TRUE(home_.calls.empty());
+  EXPECT_EQ(source_.calls.front().request.asker, Asker::kPeer);
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereNodesAloneAreLeftInPlaceOfTheOrigin) {
+  // The registry's own rank is the first here, so that a node takes its place.
+  Restart({}, {{SourceRank::kHome, &source_}, {SourceRank::kHedge, &home_}, {SourceRank::kHolder, &holder_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_EQ(home_.calls.size(), 1u);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  EXPECT_FALSE(peer->has_value()) << "the registry is asked for it";
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_TRUE(source_.calls.front().control->cancelled);
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  ASSERT_TRUE(peer->has_value());
+  EXPECT_TRUE(absl::IsNotFound((*peer)->status())) << (*peer)->status();
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
+TEST_F(ManySourcesTest, ALegThatIsSilentCountsOnceAgainstItsSourceHoweverItIsCut) {
+  FakeSource first{SourceKind::kPeer}, second{SourceKind::kPeer};
+  Restart({}, {{SourceRank::kHolder, &first}, {SourceRank::kHolder, &second}});
+  auto blob = AddBlob(64 * kChunk);
+  int asked_first = 0;
+  for (const uint32_t chunk : {40, 30, 20, 10, 0}) {
+    // Its chunks are not all late alike: the middle one has come by another way.
+    auto read = Read(*blob, {uint64_t{chunk} * kChunk, 5 * kChunk});
+    if (first.calls.empty()) break;
+    ++asked_first;
+    FakeSource::Call silent = first.Take();
+    cache_->Offer(blob, ChunkIndex(chunk + 2), Buffer(kChunk), Evidence::kVerified, SourceKind::kPeer,
+                  [](absl::Status) {});
+    Settle();
+    Pass(seconds(2));
+    ASSERT_EQ(second.calls.size(), 2u);
+    while (!second.calls.empty()) second.Take().SendAll();
+    Settle();
+    ASSERT_TRUE(read->has_value() && (*read)->ok());
+    silent.Fail(absl::CancelledError("nobody wants it any more"));
+    Settle();
+  }
+  EXPECT_EQ(asked_first, 3);
 }
 
 TEST_F(ManySourcesTest, WhenOneOfTwoLegsFailsTheOtherGoesOnAlone) {
@@ -769,6 +871,34 @@ class FakeDirectory final : public SourceDirectory {
   std::vector<SourceOffer> given;
   absl::AnyInvocable<void(const Digest&)> on_changed;
 };
+
+TEST_F(ManySourcesTest, ARunThatIsLateIsTakenOverByAllWhoHavePartsOfIt) {
+  FakeSource other{SourceKind::kPeer};
+  FakeDirectory directory;
+  const auto offer = [&](uint32_t id, SourceRank rank, FakeSource& source, uint32_t first, uint32_t count) {
+    directory.given.push_back(
+        {SourceId{id}, rank, {std::shared_ptr<void>(), &source}, {ChunkIndex(first), count}});
+  };
+  offer(1, SourceRank::kHome, home_, 0, 10);
+  offer(2, SourceRank::kHolder, holder_, 0, 3);
+  offer(3, SourceRank::kHolder, other, 3, 7);
+  cache_ = std::make_unique<BlobCache>(
+      BlobCache::Parts{clock_, loop_, io_, store_, verifier_, directory, telemetry_, &bulk_},
+      BlobCacheLimits{});
+  auto blob = AddBlob(10 * kChunk);
+  auto read = Read(*blob, {kChunk, 5 * kChunk});
+  ASSERT_EQ(home_.calls.size(), 1u);
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  ASSERT_EQ(other.calls.size(), 1u);
+  EXPECT_EQ(holder_.calls.front().request.chunks, (ChunkSpan{ChunkIndex(1), 2}));
+  EXPECT_EQ(other.calls.front().request.chunks, (ChunkSpan{ChunkIndex(3), 3}));
+  holder_.Take().SendAll();
+  other.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+  cache_.reset();  // before the directory
+}
 
 TEST_F(BlobCacheTest, ANewSourceWakesWhatWaits) {
   FakeDirectory directory;
@@ -1287,13 +1417,6 @@ TEST_F(ManySourcesTest, AFetchThatAReaderJoinsIsTakenOverWhenItIsSilent) {
   ReadChunk(*blob, 0);
   Pass(seconds(2));
   EXPECT_EQ(holder_.calls.size(), 1u);
-}
-
-TEST_F(ManySourcesTest, AChunkWhoseTwoLegsAreBothSilentForLongHasNoThird) {
-  auto blob = AddBlob(10 * kChunk);
-  auto read = ReadChunk(*blob, 3);
-  for (int i = 0; i < 100; ++i) Pass(std::chrono::milliseconds(100));
-  EXPECT_EQ(home_.calls.size() + holder_.calls.size() + source_.calls.size(), 2u);
 }
 
 TEST_F(ManySourcesTest, NeighboursThatWaitByDifferentRightsAreAskedForApart) {

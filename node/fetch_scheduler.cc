@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "absl/container/inlined_vector.h"
+
 namespace sluice {
 namespace {
 
@@ -126,11 +128,27 @@ void FetchScheduler::Drop(const WorkSource& work, const Blob& blob, FetchClass f
 
 std::optional<FetchScheduler::Start> FetchScheduler::Pop() {
   if (!may_start_) return std::nullopt;
-  for (int of_class = 0; of_class < kFetchClassCount; ++of_class) {
-    if (classes_[of_class].turns.empty()) continue;
-    if (std::optional<Start> start = PopOfClass(of_class)) return start;
+  std::optional<Start> start = PopOfClass(static_cast<int>(FetchClass::kDemand));
+  if (!start) start = PopBelowDemand();
+  may_start_ = start.has_value();
+  return start;
+}
+
+// Fair queueing by start times: what a class starts moves its own time on by the bytes over its weight.
+std::optional<FetchScheduler::Start> FetchScheduler::PopBelowDemand() {
+  absl::InlinedVector<std::pair<uint64_t, int>, kFetchClassCount> order;
+  for (int of_class = static_cast<int>(FetchClass::kDemand) + 1; of_class < kFetchClassCount; ++of_class) {
+    if (!classes_[of_class].turns.empty()) order.emplace_back(classes_[of_class].served, of_class);
   }
-  may_start_ = false;
+  std::sort(order.begin(), order.end());
+  for (const auto& [served, of_class] : order) {
+    std::optional<Start> start = PopOfClass(of_class);
+    if (!start) continue;
+    // Those that had nothing to start, or might not, do not save that up.
+    for (ClassTurns& other : classes_) other.served = std::max(other.served, served);
+    classes_[of_class].served += start->slot.bytes_ / kWeights[of_class];
+    return start;
+  }
   return std::nullopt;
 }
 

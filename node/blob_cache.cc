@@ -127,7 +127,7 @@ void BlobCache::Core::Read(ReadRequest request, ReadDone done) {
   }
   if (blob->presence().AllPresent(chunks)) {
     Answer(std::move(read), absl::OkStatus());
-  } else if (reads_.size() >= limits_.reads_waiting_max) {
+  } else if (reads_.waiting() >= limits_.reads_waiting_max) {
     Answer(std::move(read), absl::ResourceExhaustedError(absl::StrCat(
                                 limits_.reads_waiting_max, " reads are waiting, no more are taken")));
   } else {
@@ -141,7 +141,7 @@ void BlobCache::Core::Wait(PendingRead&& read) {
   const FetchClass fetch_class = read.fetch_class;
   const ReadId id = reads_.NewId();
   PendingRead& waiting = reads_.Add(id, std::move(read));
-  parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.size()));
+  parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.waiting()));
   ArmDeadline();
   flight_.Queue(blob, JoinAbsent(id, waiting), fetch_class);
 }
@@ -176,7 +176,7 @@ void BlobCache::Core::ChunkFailed(ReadId id, const absl::Status& status) {
 void BlobCache::Core::Complete(ReadId id, const absl::Status& status) {
   std::optional<PendingRead> read = reads_.Take(id);
   if (!read) return;
-  parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.size()));
+  parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.waiting()));
   Answer(*std::move(read), status);
 }
 

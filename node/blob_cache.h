@@ -25,7 +25,8 @@ struct BlobCacheLimits {
   uint32_t fetch_bytes_max = 8 << 20;  // of one fetch; a longer run is cut
   // Asked for and not yet stored, over all fetches; below demand at most half of it.
   uint64_t inflight_bytes_max = 64 << 20;
-  uint32_t reads_waiting_max = 65536;  // beyond this a read is refused (ResourceExhausted)
+  // Beyond this a read is refused (ResourceExhausted); what nobody waits for is not among them.
+  uint32_t reads_waiting_max = 65536;
   // Under way at once, by class; half of it for one registry, a quarter for one blob.
   std::array<uint32_t, kFetchClassCount> fetches_max = {64, 32, 16, 8};
   uint32_t readahead_bytes_max = 8 << 20;             // the widest window of a sequential stream

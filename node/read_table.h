@@ -32,7 +32,8 @@ struct PendingRead {
   ChunkSpan chunks() const { return blob->geometry().Covering(range); }
 };
 
-// The reads that wait, each with its deadline.
+// The reads of which chunks are still to come, each with its deadline: those that somebody waits for, and the
+// runs of work under way.
 //
 // Owned by the core loop. Not thread-safe.
 class ReadTable {
@@ -41,6 +42,7 @@ class ReadTable {
   // The reference is good until the table is changed.
   PendingRead& Add(ReadId id, PendingRead&& read) {
     deadlines_.Add(read.deadline, id);
+    if (!read.work) ++waiting_;
     return reads_.emplace(id, std::move(read)).first->second;
   }
   // Null if it has been answered. The pointer is good until the table is changed.
@@ -54,9 +56,12 @@ class ReadTable {
     std::optional<PendingRead> read = std::move(found->second);
     reads_.erase(found);
     deadlines_.Remove(read->deadline, id);
+    if (!read->work) --waiting_;
     return read;
   }
   size_t size() const { return reads_.size(); }
+  // Those that somebody waits for.
+  size_t waiting() const { return waiting_; }
 
   // Both in the order in which they came.
   std::vector<ReadId> OfWork(const WorkSource& work) const {
@@ -81,6 +86,7 @@ class ReadTable {
  private:
   ReadId next_id_ = 1;
   absl::flat_hash_map<ReadId, PendingRead> reads_;
+  size_t waiting_ = 0;
   Deadlines<ReadId> deadlines_;
 };
 

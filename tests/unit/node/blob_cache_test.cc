@@ -327,6 +327,26 @@ TEST_F(BlobCacheTest, MoreReadersThanTheLimitAreRefused) {
   EXPECT_TRUE(absl::IsResourceExhausted((*third)->status()));
 }
 
+TEST_F(BlobCacheTest, WhatNobodyWaitsForIsNotCountedAmongTheReadsThatWait) {
+  BlobCacheLimits limits;
+  limits.reads_waiting_max = 1;
+  Restart(limits);
+  auto blob = AddBlob(100 * kChunk), other = AddBlob(100 * kChunk, 8);
+  cache_->Fill({.digest = blob->digest()}, [](absl::Status) {});
+  Settle();
+  ASSERT_GE(source_.calls.size(), 1u);
+  EXPECT_EQ(telemetry_.reads_waiting.value(), 0);
+  auto first = ReadChunk(*other, 7);
+  EXPECT_FALSE(first->has_value()) << (*first)->status();
+  EXPECT_EQ(telemetry_.reads_waiting.value(), 1);
+  auto second = ReadChunk(*other, 7);
+  ASSERT_TRUE(second->has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted((*second)->status()));
+  while (!source_.calls.empty() && !first->has_value()) Serve();
+  EXPECT_TRUE(first->has_value() && (*first)->ok());
+  EXPECT_EQ(telemetry_.reads_waiting.value(), 0);
+}
+
 TEST_F(BlobCacheTest, ADemandTakesAQueuedChunkOutOfTheBackfill) {
   BlobCacheLimits limits;
   limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = 1;

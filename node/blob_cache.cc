@@ -341,6 +341,8 @@ BlobCache::BlobCache(Parts parts, BlobCacheLimits limits) : core_(std::make_shar
 
 BlobCache::~BlobCache() {
   core_->Shutdown();
+  // It may be one of the core's own callbacks that destroys the cache: the core goes when that has returned.
+  core_->loop().Post([core = core_] {});
 }
 
 void BlobCache::Read(ReadRequest request, ReadDone done) {

@@ -37,8 +37,8 @@ struct BlobCacheLimits {
 // The one entry of the cache. A read is answered from the store, and what is absent is fetched first, each
 // chunk once however many wait for it, verified and committed before anyone sees it.
 //
-// Thread-safe: all may be called on any thread; callbacks run on the core loop, exactly once, also when the
-// cache is destroyed first (with Cancelled). All other state is owned by the core loop.
+// Thread-safe: all but the destructor may be called on any thread; callbacks run on the core loop, exactly
+// once, also when the cache is destroyed first (with Cancelled). All other state is owned by the core loop.
 class BlobCache final : public ChunkSink {
  public:
   struct Parts {
@@ -53,6 +53,9 @@ class BlobCache final : public ChunkSink {
   };
 
   BlobCache(Parts parts, BlobCacheLimits limits);
+  // REQUIRES: on the core loop, also within a callback of the cache's own; or the loop has ended. What was
+  // not answered yet is answered before this returns. Tasks of the cache's that still run on the executors
+  // use its parts.
   ~BlobCache() override;
   BlobCache(const BlobCache&) = delete;
   BlobCache& operator=(const BlobCache&) = delete;

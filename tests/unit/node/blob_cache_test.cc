@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <deque>
+#include <functional>
+
 #include "tests/unit/node/fakes.h"
 
 namespace sluice {
@@ -1517,6 +1520,104 @@ TEST_F(BlobCacheTest, WhatAFetchHasBroughtMakesRoomBeforeItEnds) {
   for (uint32_t i = 0; i + 1 < call.request.chunks.count; ++i) call.Send(ChunkIndex(i));
   Settle();
   EXPECT_FALSE(source_.calls.empty());
+}
+
+// ------------------------------------------------------------------------------- destroyed within a callback
+
+// Who is told something may destroy the cache: every way by which somebody is told.
+class DestroyedWhileTellingTest : public ManySourcesTest {
+ protected:
+  // Destroys the cache when it is answered.
+  Result LastRead(const Blob& blob, uint32_t index) {
+    auto result = std::make_shared<std::optional<absl::StatusOr<ReadResult>>>();
+    cache_->Read({.digest = blob.digest(),
+                  .range = {uint64_t{index} * kChunk, 1},
+                  .deadline = clock_.now + seconds(5)},
+                 [this, result](absl::StatusOr<ReadResult> r) {
+                   *result = std::move(r);
+                   cache_.reset();
+                 });
+    Settle();
+    return result;
+  }
+  // It goes in the middle of what waits, of a fill and of a pause.
+  void ExpectAllAreTold(const std::function<void()>& tell) {
+    const std::shared_ptr<Blob>& blob = blob_;
+    const auto away = ReadChunk(*blob, 60);
+    for (int i = 0; i < 2; ++i) {
+      for (FakeSource* const source : {&home_, &holder_, &source_}) {
+        source->Take().Fail(absl::UnavailableError("away"));
+        Settle();
+      }
+    }
+    std::optional<absl::Status> filled;
+    cache_->Fill({.digest = blob->digest()}, [&](absl::Status status) { filled = std::move(status); });
+    Settle();
+    filling_ = std::move(home_.calls);
+    home_.calls.clear();
+    const auto before = ReadChunk(*blob, 50), last = LastRead(*blob, 50), after = ReadChunk(*blob, 50);
+    tell();
+    Settle();
+    EXPECT_EQ(cache_, nullptr);
+    EXPECT_TRUE(last->has_value());
+    for (const Result& each : {before, after}) EXPECT_TRUE(each->has_value());
+    EXPECT_TRUE(absl::IsCancelled((*away)->status())) << (*away)->status();
+    ASSERT_TRUE(filled);
+    EXPECT_TRUE(absl::IsCancelled(*filled)) << *filled;
+    Pass(seconds(60));
+    filling_.clear();
+    for (FakeSource* const source : {&home_, &holder_, &source_}) source->calls.clear();
+    for (const Result& each : {before, last, after}) each->reset();
+    EXPECT_EQ(blob.use_count(), 2) << "the test and the store alone hold it";
+    EXPECT_EQ(blob->lease_count(), 0u);
+  }
+  const std::shared_ptr<Blob> blob_ = AddBlob(64 * kChunk);
+  std::deque<FakeSource::Call> filling_;
+};
+
+TEST_F(DestroyedWhileTellingTest, ThatAChunkHasCome) {
+  ExpectAllAreTold([&] {
+    while (!home_.calls.empty()) home_.Take().SendAll();
+  });
+}
+
+TEST_F(DestroyedWhileTellingTest, ThatAChunkCanNotBeHad) {
+  ExpectAllAreTold([&] {
+    for (FakeSource* const source : {&home_, &holder_, &source_}) {
+      while (!source->calls.empty()) {
+        source->Take().Fail(absl::NotFoundError("lacks it"));
+        Settle();
+      }
+    }
+  });
+}
+
+TEST_F(DestroyedWhileTellingTest, ThatTheDeadlineHasPassed) {
+  ExpectAllAreTold([&] { Pass(seconds(40)); });
+}
+
+TEST_F(DestroyedWhileTellingTest, ThatAChunkWasOffered) {
+  ExpectAllAreTold([&] {
+    cache_->Offer(blob_, ChunkIndex(50), Buffer(kChunk), Evidence::kVerified, SourceKind::kPeer,
+                  [](absl::Status) {});
+  });
+}
+
+TEST_F(DestroyedWhileTellingTest, ThatAFillHasEnded) {
+  auto blob = AddBlob(2 * kChunk, 9);
+  bool ended = false;
+  cache_->Fill({.digest = blob->digest()}, [&](absl::Status status) {
+    EXPECT_TRUE(status.ok()) << status;
+    ended = true;
+    cache_.reset();
+  });
+  Settle();
+  while (!home_.calls.empty()) {
+    home_.Take().SendAll();
+    Settle();
+  }
+  EXPECT_TRUE(ended);
+  EXPECT_EQ(cache_, nullptr);
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ class ReadTable {
     if (found == reads_.end()) return std::nullopt;
     std::optional<PendingRead> read = std::move(found->second);
     reads_.erase(found);
-    deadlines_.Remove(read->deadline, id);
+    deadlines_.Prune(reads_.size(), [&](ReadId other) { return reads_.contains(other); });
     if (!read->work) --waiting_;
     return read;
   }
@@ -79,7 +79,7 @@ class ReadTable {
     return ids;
   }
 
-  // As Deadlines says. What is overdue stays in the table.
+  // As Deadlines says. What is overdue stays in the table; what was answered is not there any more.
   std::optional<Instant> Arm() { return deadlines_.Arm(); }
   std::vector<ReadId> Overdue(Instant armed, Instant now) { return deadlines_.TakeDue(armed, now); }
 

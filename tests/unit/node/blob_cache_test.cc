@@ -852,6 +852,19 @@ TEST_F(ManySourcesTest, WhatIsRefusedToOneRightIsAskedForByAnother) {
   EXPECT_TRUE(granted->has_value() && (*granted)->ok());
 }
 
+TEST_F(ManySourcesTest, WhatOneSourceRefusesToTheOnlyRightThatWaitsIsAskedOfAnother) {
+  class Right final : public AskerGrant {};
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadAs(Asker::kLocal, *blob, 3, std::make_shared<Right>());
+  home_.Take().Fail(absl::PermissionDeniedError("403"));
+  Settle();
+  EXPECT_FALSE(read->has_value());
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+}
+
 TEST_F(ManySourcesTest, WhatASourceWasNotAskedForIsDropped) {
   auto blob = AddBlob(10 * kChunk);
   auto read = ReadChunk(*blob, 3);

@@ -218,6 +218,10 @@ TEST_F(HedgeTest, LooksAgainWhenItWouldBeSilent) {
       .started = start_, .first_byte = start_ + milliseconds(20), .last_byte = start_ + milliseconds(400)};
   EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(400)), start_ + milliseconds(1900));
   EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(5000)), start_ + milliseconds(5000));
+  const LegProgress early{
+      .started = start_, .first_byte = start_ + milliseconds(20), .last_byte = start_ + milliseconds(30)};
+  EXPECT_EQ(planner_.LateAt(late_, early, start_ + milliseconds(40)), start_ + milliseconds(1530))
+      << "its first byte has come";
 }
 
 TEST_F(HedgeTest, AQuietTimeSavesNoMoreHedgesThanItsBound) {

@@ -54,12 +54,12 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
  private:
   // --- Reads.
   absl::StatusOr<Blob::Lease> Check(const ReadRequest& request, Instant now) const;
-  void Wait(PendingRead read);
-  ChunkRuns JoinAbsent(ReadId id, ChunkSpan chunks);
+  void Wait(PendingRead&& read);
+  ChunkRuns JoinAbsent(ReadId id, PendingRead& read);
   void ChunkCame(ReadId id, SourceKind kind) override;
   void ChunkFailed(ReadId id, const absl::Status& status) override;
   void Complete(ReadId id, const absl::Status& status);
-  void Answer(PendingRead read, absl::Status status);
+  void Answer(PendingRead&& read, absl::Status status);
   void ArmDeadline();
   void ExpireReads(Instant armed);
 
@@ -127,7 +127,7 @@ void BlobCache::Core::Read(ReadRequest request, ReadDone done) {
   }
   if (blob->presence().AllPresent(chunks)) {
     Answer(std::move(read), absl::OkStatus());
-  } else if (reads_.size() >= limits_.reads_waiting_max) {
+  } else if (reads_.waiting() >= limits_.reads_waiting_max) {
     Answer(std::move(read), absl::ResourceExhaustedError(absl::StrCat(
                                 limits_.reads_waiting_max, " reads are waiting, no more are taken")));
   } else {
@@ -136,20 +136,19 @@ void BlobCache::Core::Read(ReadRequest request, ReadDone done) {
   flight_.Pump();
 }
 
-void BlobCache::Core::Wait(PendingRead read) {
+void BlobCache::Core::Wait(PendingRead&& read) {
   const std::shared_ptr<Blob> blob = read.blob;
   const FetchClass fetch_class = read.fetch_class;
-  const ChunkSpan chunks = read.chunks();
   const ReadId id = reads_.NewId();
-  reads_.Add(id, std::move(read));
-  parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.size()));
+  PendingRead& waiting = reads_.Add(id, std::move(read));
+  parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.waiting()));
   ArmDeadline();
-  flight_.Queue(blob, JoinAbsent(id, chunks), fetch_class);
+  flight_.Queue(blob, JoinAbsent(id, waiting), fetch_class);
 }
 
 // What has to be started for it. The read is answered if nothing is absent any more.
-ChunkRuns BlobCache::Core::JoinAbsent(ReadId id, ChunkSpan chunks) {
-  PendingRead& read = *reads_.Find(id);
+ChunkRuns BlobCache::Core::JoinAbsent(ReadId id, PendingRead& read) {
+  const ChunkSpan chunks = read.chunks();
   ChunkRuns to_start;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
     if (!read.blob->presence().IsPresent(index)) flight_.Join(id, read, index, to_start);
@@ -167,7 +166,7 @@ void BlobCache::Core::ChunkCame(ReadId id, SourceKind kind) {
   if (read->blob->presence().AllPresent(read->chunks())) return Complete(id, absl::OkStatus());
   const std::shared_ptr<Blob> blob = read->blob;
   const FetchClass fetch_class = read->fetch_class;
-  flight_.Queue(blob, JoinAbsent(id, read->chunks()), fetch_class);
+  flight_.Queue(blob, JoinAbsent(id, *read), fetch_class);
 }
 
 void BlobCache::Core::ChunkFailed(ReadId id, const absl::Status& status) {
@@ -177,11 +176,11 @@ void BlobCache::Core::ChunkFailed(ReadId id, const absl::Status& status) {
 void BlobCache::Core::Complete(ReadId id, const absl::Status& status) {
   std::optional<PendingRead> read = reads_.Take(id);
   if (!read) return;
-  parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.size()));
+  parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.waiting()));
   Answer(*std::move(read), status);
 }
 
-void BlobCache::Core::Answer(PendingRead read, absl::Status status) {
+void BlobCache::Core::Answer(PendingRead&& read, absl::Status status) {
   if (read.blob->refused()) {
     status = absl::DataLossError(absl::StrCat("blob ", read.blob->digest().ToString(),
                                               " was refused during the read: its bytes do not match its "
@@ -250,9 +249,9 @@ void BlobCache::Core::StartWork(FetchScheduler::Start start) {
                      work->Ended(chunks, result.status());
                    }};
   const ReadId id = reads_.NewId();
-  reads_.Add(id, std::move(read));
+  PendingRead& waiting = reads_.Add(id, std::move(read));
   ArmDeadline();
-  flight_.StartRuns(blob, JoinAbsent(id, chunks), start.run.fetch_class, std::move(start.slot));
+  flight_.StartRuns(blob, JoinAbsent(id, waiting), start.run.fetch_class, std::move(start.slot));
 }
 
 void BlobCache::Core::CancelRuns(const WorkSource& work) {
@@ -342,6 +341,8 @@ BlobCache::BlobCache(Parts parts, BlobCacheLimits limits) : core_(std::make_shar
 
 BlobCache::~BlobCache() {
   core_->Shutdown();
+  // It may be one of the core's own callbacks that destroys the cache: the core goes when that has returned.
+  core_->loop().Post([core = core_] {});
 }
 
 void BlobCache::Read(ReadRequest request, ReadDone done) {

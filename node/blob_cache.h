@@ -25,7 +25,8 @@ struct BlobCacheLimits {
   uint32_t fetch_bytes_max = 8 << 20;  // of one fetch; a longer run is cut
   // Asked for and not yet stored, over all fetches; below demand at most half of it.
   uint64_t inflight_bytes_max = 64 << 20;
-  uint32_t reads_waiting_max = 65536;  // beyond this a read is refused (ResourceExhausted)
+  // Beyond this a read is refused (ResourceExhausted); what nobody waits for is not among them.
+  uint32_t reads_waiting_max = 65536;
   // Under way at once, by class; half of it for one registry, a quarter for one blob.
   std::array<uint32_t, kFetchClassCount> fetches_max = {64, 32, 16, 8};
   uint32_t readahead_bytes_max = 8 << 20;             // the widest window of a sequential stream
@@ -36,8 +37,8 @@ struct BlobCacheLimits {
 // The one entry of the cache. A read is answered from the store, and what is absent is fetched first, each
 // chunk once however many wait for it, verified and committed before anyone sees it.
 //
-// Thread-safe: all may be called on any thread; callbacks run on the core loop, exactly once, also when the
-// cache is destroyed first (with Cancelled). All other state is owned by the core loop.
+// Thread-safe: all but the destructor may be called on any thread; callbacks run on the core loop, exactly
+// once, also when the cache is destroyed first (with Cancelled). All other state is owned by the core loop.
 class BlobCache final : public ChunkSink {
  public:
   struct Parts {
@@ -52,11 +53,15 @@ class BlobCache final : public ChunkSink {
   };
 
   BlobCache(Parts parts, BlobCacheLimits limits);
+  // REQUIRES: on the core loop, also within a callback of the cache's own; or the loop has ended. What was
+  // not answered yet is answered before this returns. Tasks of the cache's that still run on the executors
+  // use its parts.
   ~BlobCache() override;
   BlobCache(const BlobCache&) = delete;
   BlobCache& operator=(const BlobCache&) = delete;
 
-  // A demand read waits, within its deadline, for a source that is not there just now.
+  // A demand read waits, within its deadline, for a source that is not there just now, also when the others
+  // have said that they lack the chunk.
   //
   // Errors given to `done`: NotFound (no such blob, or nobody has it), OutOfRange (past the blob's end),
   // DataLoss (the blob is refused, or a chunk failed verification twice), DeadlineExceeded, ResourceExhausted

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <mutex>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 
 namespace sluice {
@@ -23,7 +25,7 @@ class FetchRunner::Inbox {
       : runner(std::move(the_runner)),
         leg(the_leg),
         blob(order.blob),
-        source(order.leg.source),
+        source(*order.leg.source),
         progress(clock),
         asked_(order.leg.chunks),
         came_((order.leg.chunks.count + 63) / 64) {}
@@ -44,12 +46,17 @@ class FetchRunner::Inbox {
     }
     return false;
   }
+  // The source has said that it is done.
+  void Close(absl::Status status) {
+    const std::lock_guard lock(mutex_);
+    if (fault_.ok()) fault_ = std::move(status);
+  }
   uint32_t count() const {
     const std::lock_guard lock(mutex_);
     return count_;
   }
-  // How many came, and what is to be said against the source.
-  std::pair<uint32_t, absl::Status> Close() const {
+  // How many came, and what is to be said against the source. REQUIRES: it is closed
+  std::pair<uint32_t, absl::Status> Outcome() const {
     const std::lock_guard lock(mutex_);
     return {count_, fault_};
   }
@@ -57,8 +64,8 @@ class FetchRunner::Inbox {
   // Constant after construction, or thread-safe.
   const std::weak_ptr<FetchRunner> runner;
   const LegId leg;
-  const std::shared_ptr<Blob> blob;
-  const std::shared_ptr<ChunkSource> source;
+  const std::shared_ptr<Blob>& blob;
+  ChunkSource& source;
   FetchProgress progress;
 
  private:
@@ -74,6 +81,34 @@ class FetchRunner::Inbox {
   absl::Status fault_;
 };
 
+// A leg under way. What the source holds of it, its inbox, keeps all of it alive; what it holds itself is let
+// go of on the core loop when it has ended.
+struct FetchRunner::Running {
+  Running(std::weak_ptr<FetchRunner> runner, LegId id, LegOrder the_order, FetchScheduler::Slot the_slot,
+          const Clock& clock)
+      : order(std::move(the_order)),
+        inbox(std::move(runner), id, order, clock),
+        slot(std::move(the_slot)),
+        started(clock.Now()),
+        wanted((order.leg.chunks.count + 63) / 64, ~uint64_t{0}),
+        wanted_count(order.leg.chunks.count) {}
+
+  LegOrder order;  // constant but for its class
+  Inbox inbox;
+
+  // Owned by the core loop.
+  FetchScheduler::Slot slot;
+  FetchHandle handle;
+  const Instant started;
+  Instant late_at{};                        // when it is looked at next; never if Instant()
+  bool noted_silent = false;                // the planner has been told
+  absl::InlinedVector<uint64_t, 1> wanted;  // a bit for each chunk of the leg
+  uint32_t wanted_count;
+  uint32_t settled = 0;    // chunks that came, and were stored or not
+  uint32_t delivered = 0;  // known when the status is
+  std::optional<absl::Status> status;
+};
+
 // A chunk on its way from a source to the store.
 struct FetchRunner::Arrival {
   std::shared_ptr<FetchRunner> runner;
@@ -87,18 +122,13 @@ struct FetchRunner::Arrival {
 
 LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
   const LegId id = next_id_++;
-  auto running = std::make_shared<Running>();
-  running->slot = std::move(slot);
-  running->inbox = std::make_shared<Inbox>(weak_from_this(), id, order, parts_.clock);
-  running->started = parts_.clock.Now();
-  running->wanted_count = order.leg.chunks.count;
-  running->wanted.assign((order.leg.chunks.count + 63) / 64, ~uint64_t{0});
-  running->order = std::move(order);
+  const auto running =
+      std::make_shared<Running>(weak_from_this(), id, std::move(order), std::move(slot), parts_.clock);
   legs_.emplace(id, running);
 
   const LegOrder& placed = running->order;
-  const std::shared_ptr<Inbox>& inbox = running->inbox;
-  running->handle = inbox->source->Fetch(
+  const std::shared_ptr<Inbox> inbox(running, &running->inbox);
+  running->handle = inbox->source.Fetch(
       {placed.blob, placed.leg.chunks, placed.fetch_class, placed.deadline, placed.asker, placed.grant,
        std::shared_ptr<FetchProgress>(inbox, &inbox->progress)},
       [inbox](ChunkIndex index, Buffer bytes, SenderId sender) {
@@ -107,8 +137,9 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
       [inbox](absl::Status status) {
         const auto self = inbox->runner.lock();
         if (!self) return;
-        self->parts_.core.Post([self, id = inbox->leg, status = std::move(status)]() mutable {
-          self->SourceDone(id, std::move(status));
+        inbox->Close(std::move(status));
+        self->parts_.core.Post([inbox] {
+          if (const auto runner = inbox->runner.lock()) runner->SourceDone(inbox->leg);
         });
       });
   if (placed.fetch_class == FetchClass::kDemand) WatchFor(*running, running->started);
@@ -118,6 +149,14 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
 const LegOrder* FetchRunner::Find(LegId id) const {
   const auto found = legs_.find(id);
   return found == legs_.end() ? nullptr : &found->second->order;
+}
+
+std::optional<Instant> FetchRunner::SilentSince(LegId id) const {
+  const auto found = legs_.find(id);
+  if (found == legs_.end() || found->second->status) return std::nullopt;
+  const LegProgress progress = ProgressOf(*found->second);
+  if (!SourcePlanner::IsSilent(progress, parts_.clock.Now())) return std::nullopt;
+  return progress.quiet_since();
 }
 
 void FetchRunner::Unwant(Running& running, ChunkIndex index) {
@@ -137,9 +176,10 @@ void FetchRunner::Disown(LegId id, ChunkIndex index) {
 }
 
 void FetchRunner::CancelIfUnwanted(Running& running) {
+  if (running.wanted_count > 0 || running.status) return;
   // A source that has delivered all that it was asked for ends by itself, and may keep its connection.
-  if (running.wanted_count == 0 && !running.status && running.inbox->count() < running.order.leg.chunks.count)
-    running.handle = FetchHandle();
+  const uint32_t asked = running.order.leg.chunks.count;
+  if (running.settled < asked && running.inbox.count() < asked) running.handle = FetchHandle();
 }
 
 void FetchRunner::Raise(LegId id, FetchClass fetch_class) {
@@ -155,7 +195,7 @@ void FetchRunner::Raise(LegId id, FetchClass fetch_class) {
 void FetchRunner::Stop() {
   events_ = nullptr;
   // Dropping a handle may call back.
-  const auto legs = std::exchange(legs_, {});
+  for (const auto& [id, running] : std::exchange(legs_, {})) LetGo(*running);
 }
 
 // On the source's thread; hashing and writing are the pool's.
@@ -164,14 +204,14 @@ void FetchRunner::Deliver(const std::shared_ptr<Inbox>& inbox, ChunkIndex index,
   const auto self = inbox->runner.lock();
   if (!self) return;
   if (!inbox->Take(index, bytes.size()))
-    return inbox->source->Judge(sender, *inbox->blob, index, ChunkSource::Verdict::kWrong);
+    return inbox->source.Judge(sender, *inbox->blob, index, ChunkSource::Verdict::kWrong);
   auto arrival = std::make_shared<Arrival>(Arrival{self, inbox, index, std::move(bytes), sender});
   self->parts_.io.Post([arrival = std::move(arrival)] { Verify(arrival); });
 }
 
 void FetchRunner::Verify(const std::shared_ptr<Arrival>& arrival) {
   const Blob& blob = *arrival->inbox->blob;
-  ChunkSource& source = *arrival->inbox->source;
+  ChunkSource& source = arrival->inbox->source;
   arrival->outcome = arrival->runner->parts_.intake.Verify(blob, arrival->index, arrival->bytes.span(),
                                                            Evidence::kUnverified, source.kind());
   if (arrival->outcome.ok() && *arrival->outcome == Evidence::kVerified) {
@@ -214,8 +254,8 @@ void FetchRunner::Tell(const std::shared_ptr<Arrival>& arrival) {
 
 void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome) {
   const auto found = legs_.find(id);
-  if (found == legs_.end()) return;                  // stopped
-  std::shared_ptr<Running> running = found->second;  // whatever the event does
+  if (found == legs_.end()) return;                        // stopped
+  const std::shared_ptr<Running> running = found->second;  // whatever the event does
   const LegOrder& order = running->order;
   ++running->settled;
   running->slot.Arrived(order.blob->geometry().RangeOf(index).length);
@@ -228,37 +268,44 @@ void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Eviden
     events_->ChunkNotStored(id, order, index, outcome.status());
   }
   CancelIfUnwanted(*running);
-  running.reset();  // and with it its place, if it is over
-  EndIfOver(id);
+  if (IsOver(*running)) End(id);
   if (events_) events_->RoomMade();
 }
 
-void FetchRunner::SourceDone(LegId id, absl::Status status) {
+void FetchRunner::SourceDone(LegId id) {
   const auto found = legs_.find(id);
   if (found == legs_.end()) return;
   Running& running = *found->second;
-  auto [delivered, fault] = running.inbox->Close();
-  running.delivered = delivered;
-  running.status = std::move(fault.ok() ? status : fault);
-  EndIfOver(id);
+  std::tie(running.delivered, running.status) = running.inbox.Outcome();
+  if (IsOver(running)) End(id);
   if (events_) events_->RoomMade();
 }
 
-void FetchRunner::EndIfOver(LegId id) {
+bool FetchRunner::IsOver(const Running& running) {
+  return running.status && running.settled >= running.delivered;
+}
+
+void FetchRunner::End(LegId id) {
   const auto found = legs_.find(id);
   if (found == legs_.end()) return;
-  if (!found->second->status || found->second->settled < found->second->delivered) return;
   const std::shared_ptr<Running> running = std::move(found->second);
   legs_.erase(found);
   const LegProgress progress = ProgressOf(*running);
   const bool came = progress.first_byte != Instant();
-  parts_.planner.Note(running->order.leg.id, running->inbox->progress.bytes(),
+  parts_.planner.Note(running->order.leg.id, running->inbox.progress.bytes(),
                       came ? progress.first_byte - progress.started : Duration(), *running->status);
+  LetGo(*running);
   if (events_ && running->wanted_count > 0) events_->LegEnded(id, running->order, *running->status);
 }
 
+// Whoever holds it otherwise may go on for a while.
+void FetchRunner::LetGo(Running& running) {
+  running.handle = FetchHandle();
+  running.slot = FetchScheduler::Slot();
+}
+
 LegProgress FetchRunner::ProgressOf(const Running& running) {
-  return {running.started, running.inbox->progress.first_byte(), running.inbox->progress.last_byte()};
+  return {running.started, running.inbox.progress.first_byte(), running.inbox.progress.last_byte()};
 }
 
 // ------------------------------------------------------------------------------------------ late legs
@@ -276,6 +323,13 @@ void FetchRunner::ArmWatch(Instant when) {
     // Another timer may have been set since, for an earlier instant: it sets the next.
     if (self && self->watch_at_ == when) self->LookForLate();
   });
+}
+
+void FetchRunner::NoteIfSilent(Running& running, Instant now) {
+  if (running.noted_silent || !SourcePlanner::IsSilent(ProgressOf(running), now)) return;
+  running.noted_silent = true;
+  parts_.planner.Note(running.order.leg.id, 0, Duration(),
+                      absl::DeadlineExceededError("the source is silent"));
 }
 
 // There are never more legs than slots, so looking at all of them costs less than keeping them in order.
@@ -299,9 +353,11 @@ void FetchRunner::LookForLate() {
     if (found == legs_.end() || !events_) continue;
     const std::shared_ptr<Running> running = found->second;
     running->late_at = Instant();
+    NoteIfSilent(*running, now);
     events_->LegLate(id, running->order, ProgressOf(*running));
     WatchFor(*running, now + kLookAgain);
   }
+  if (events_) events_->RoomMade();
 }
 
 }  // namespace sluice

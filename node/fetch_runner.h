@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/chunk_intake.h"
@@ -77,24 +76,15 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   void Stop();
 
   const LegOrder* Find(LegId id) const;
+  // Since when nothing has come of a leg whose source is silent, as SourcePlanner says; nothing if it is not,
+  // or the leg waits for the store alone.
+  std::optional<Instant> SilentSince(LegId id) const;
   size_t size() const { return legs_.size(); }
 
  private:
   class Inbox;
   struct Arrival;
-  struct Running {
-    LegOrder order;
-    FetchScheduler::Slot slot;
-    FetchHandle handle;
-    std::shared_ptr<Inbox> inbox;
-    Instant started;
-    Instant late_at{};                        // when it is looked at next; never if Instant()
-    absl::InlinedVector<uint64_t, 1> wanted;  // a bit for each chunk of the leg
-    uint32_t wanted_count = 0;
-    uint32_t settled = 0;    // chunks that came, and were stored or not
-    uint32_t delivered = 0;  // known when the status is
-    std::optional<absl::Status> status;
-  };
+  struct Running;
 
   static void Deliver(const std::shared_ptr<Inbox>& inbox, ChunkIndex index, Buffer bytes, SenderId sender);
   static void Verify(const std::shared_ptr<Arrival>& arrival);
@@ -104,13 +94,16 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
                        void (*step)(const std::shared_ptr<Arrival>&));
   static void Tell(const std::shared_ptr<Arrival>& arrival);
   void Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome);
-  void SourceDone(LegId id, absl::Status status);
-  void EndIfOver(LegId id);
+  void SourceDone(LegId id);
+  static bool IsOver(const Running& running);
+  void End(LegId id);
+  static void LetGo(Running& running);
   static void Unwant(Running& running, ChunkIndex index);
   static void CancelIfUnwanted(Running& running);
   static LegProgress ProgressOf(const Running& running);
   void WatchFor(Running& running, Instant not_before);
   void ArmWatch(Instant when);
+  void NoteIfSilent(Running& running, Instant now);
   void LookForLate();
 
   const Parts parts_;

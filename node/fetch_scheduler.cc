@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "absl/container/inlined_vector.h"
+
 namespace sluice {
 namespace {
 
@@ -39,6 +41,18 @@ bool FetchScheduler::Slot::CutTo(uint64_t bytes) {
   if (!scheduler_) return false;
   if (bytes < bytes_) Arrived(bytes_ - bytes);
   return true;
+}
+
+ChunkSpan FetchScheduler::Runs::TakeFront(uint32_t count_max) {
+  ChunkSpan& front = runs_[first_];
+  const ChunkSpan taken{front.first, std::min(front.count, count_max)};
+  front = {taken.end(), front.count - taken.count};
+  if (front.count > 0) return taken;
+  // Moving what is left forward only then costs no more than each had cost to push.
+  if (++first_ * 2 < runs_.size()) return taken;
+  runs_.erase(runs_.begin(), runs_.begin() + static_cast<std::ptrdiff_t>(first_));
+  first_ = 0;
+  return taken;
 }
 
 FetchScheduler::Share& FetchScheduler::ShareOf(const std::shared_ptr<Blob>& blob) {
@@ -92,7 +106,7 @@ void FetchScheduler::GiveTurn(Share& share, int of_class) {
 void FetchScheduler::Push(const std::shared_ptr<Blob>& blob, ChunkSpan chunks, FetchClass fetch_class) {
   Share& share = ShareOf(blob);
   const int of_class = static_cast<int>(fetch_class);
-  share.classes[of_class].runs.push_back(chunks);
+  share.classes[of_class].runs.Push(chunks);
   GiveTurn(share, of_class);
 }
 
@@ -115,28 +129,41 @@ void FetchScheduler::Drop(const WorkSource& work, const Blob& blob, FetchClass f
 
 std::optional<FetchScheduler::Start> FetchScheduler::Pop() {
   if (!may_start_) return std::nullopt;
-  for (int of_class = 0; of_class < kFetchClassCount; ++of_class) {
-    if (classes_[of_class].turns.empty()) continue;
-    std::optional<FetchRun> run = PopOfClass(of_class);
-    if (!run) continue;
-    Slot slot = Take(run->blob, run->chunks, run->fetch_class);
-    return Start{*std::move(run), std::move(slot)};
+  std::optional<Start> start = PopOfClass(static_cast<int>(FetchClass::kDemand));
+  if (!start) start = PopBelowDemand();
+  may_start_ = start.has_value();
+  return start;
+}
+
+// Fair queueing by start times: what a class starts moves its own time on by the bytes over its weight.
+std::optional<FetchScheduler::Start> FetchScheduler::PopBelowDemand() {
+  absl::InlinedVector<std::pair<uint64_t, int>, kFetchClassCount> order;
+  for (int of_class = static_cast<int>(FetchClass::kDemand) + 1; of_class < kFetchClassCount; ++of_class) {
+    if (!classes_[of_class].turns.empty()) order.emplace_back(classes_[of_class].served, of_class);
   }
-  may_start_ = false;
+  std::sort(order.begin(), order.end());
+  for (const auto& [served, of_class] : order) {
+    std::optional<Start> start = PopOfClass(of_class);
+    if (!start) continue;
+    // Those that had nothing to start, or might not, do not save that up.
+    for (ClassTurns& other : classes_) other.served = std::max(other.served, served);
+    classes_[of_class].served += start->slot.bytes_ / kWeights[of_class];
+    return start;
+  }
   return std::nullopt;
 }
 
 // What may not start has something under way, or its registry has: so no more are passed over than there are
 // slots, however many wait.
-std::optional<FetchRun> FetchScheduler::PopOfClass(int of_class) {
+std::optional<FetchScheduler::Start> FetchScheduler::PopOfClass(int of_class) {
   ClassTurns& in_class = classes_[of_class];
   if (in_class.under_way >= limits_.fetches_max[of_class]) return std::nullopt;
   for (size_t turn = 0; turn < in_class.turns.size();) {
     Registry& registry = *in_class.turns[turn];
-    std::optional<FetchRun> run;
-    if (RegistryMayStart(registry, of_class)) run = PopOfRegistry(registry, of_class);
+    std::optional<Start> start;
+    if (RegistryMayStart(registry, of_class)) start = PopOfRegistry(registry, of_class);
     const bool goes_on = !registry.lanes[of_class].turns.empty();
-    if (!run && goes_on) {
+    if (!start && goes_on) {
       ++turn;
       continue;
     }
@@ -146,13 +173,13 @@ std::optional<FetchRun> FetchScheduler::PopOfClass(int of_class) {
     } else {
       --registry.has_turns;
     }
-    if (run) return run;
+    if (start) return start;
     Forget(registry);
   }
   return std::nullopt;
 }
 
-std::optional<FetchRun> FetchScheduler::PopOfRegistry(Registry& registry, int of_class) {
+std::optional<FetchScheduler::Start> FetchScheduler::PopOfRegistry(Registry& registry, int of_class) {
   std::deque<Share*>& turns = registry.lanes[of_class].turns;
   for (size_t turn = 0; turn < turns.size();) {
     Share& share = *turns[turn];
@@ -162,27 +189,25 @@ std::optional<FetchRun> FetchScheduler::PopOfRegistry(Registry& registry, int of
       continue;
     }
     EraseAt(turns, turn);
-    std::optional<FetchRun> run = PopOfShare(share, of_class, count_max);
+    std::optional<Start> start = PopOfShare(share, of_class, count_max);
     Share::InClass& in_class = share.classes[of_class];
     if (!in_class.runs.empty() || !in_class.work.empty()) {
       turns.push_back(&share);
     } else {
       in_class.has_turn = false;
-      if (!run) Forget(share);
+      if (!start) Forget(share);
     }
-    if (run) return run;
+    if (start) return start;
   }
   return std::nullopt;
 }
 
-std::optional<FetchRun> FetchScheduler::PopOfShare(Share& share, int of_class, uint32_t count_max) {
+std::optional<FetchScheduler::Start> FetchScheduler::PopOfShare(Share& share, int of_class,
+                                                                uint32_t count_max) {
   Share::InClass& in_class = share.classes[of_class];
   if (!in_class.runs.empty()) {
-    ChunkSpan& front = in_class.runs.front();
-    const ChunkSpan run{front.first, std::min(front.count, count_max)};
-    front = {run.end(), front.count - run.count};
-    if (front.count == 0) in_class.runs.pop_front();
-    return FetchRun{share.blob, run, static_cast<FetchClass>(of_class)};
+    const ChunkSpan run = in_class.runs.TakeFront(count_max);
+    return Start{{share.blob, run, static_cast<FetchClass>(of_class)}, PlaceFor(share, of_class, run)};
   }
   while (!in_class.work.empty()) {
     const std::shared_ptr<WorkSource> work = in_class.work.front();
@@ -190,7 +215,8 @@ std::optional<FetchRun> FetchScheduler::PopOfShare(Share& share, int of_class, u
     const std::optional<ChunkSpan> chunks = work->Next(count_max, clock_.Now());
     if (!chunks) continue;
     in_class.work.push_back(work);
-    return FetchRun{share.blob, *chunks, static_cast<FetchClass>(of_class), work};
+    return Start{{share.blob, *chunks, static_cast<FetchClass>(of_class), work},
+                 PlaceFor(share, of_class, *chunks)};
   }
   return std::nullopt;
 }
@@ -213,7 +239,6 @@ bool FetchScheduler::RegistryMayStart(const Registry& registry, int of_class) co
 
 uint32_t FetchScheduler::Allowed(const Share& share, int of_class) const {
   const Registry& registry = *share.registry;
-  if (!RegistryMayStart(registry, of_class)) return 0;
   const uint32_t of_registry = registry.lanes[of_class].under_way;
   const uint64_t slots = HalfOf(limits_.fetches_max[of_class], classes_[of_class].under_way - of_registry);
   const uint32_t under_way = share.classes[of_class].under_way;
@@ -233,7 +258,7 @@ uint32_t FetchScheduler::Allowed(const Share& share, int of_class) const {
 
 // Bytes that the blob would ask for next.
 uint64_t FetchScheduler::NextLength(const Share& share, int of_class) const {
-  const std::list<ChunkSpan>& runs = share.classes[of_class].runs;
+  const Runs& runs = share.classes[of_class].runs;
   if (runs.empty()) return limits_.fetch_bytes_max;
   const uint64_t length = share.blob->geometry().RangeOf(runs.front()).length;
   return std::min<uint64_t>(length, limits_.fetch_bytes_max);
@@ -241,14 +266,16 @@ uint64_t FetchScheduler::NextLength(const Share& share, int of_class) const {
 
 FetchScheduler::Slot FetchScheduler::Take(const std::shared_ptr<Blob>& blob, ChunkSpan chunks,
                                           FetchClass fetch_class) {
-  Share& share = ShareOf(blob);
-  const int of_class = static_cast<int>(fetch_class);
-  const int pool = PoolOf(fetch_class);
+  return PlaceFor(ShareOf(blob), static_cast<int>(fetch_class), chunks);
+}
+
+FetchScheduler::Slot FetchScheduler::PlaceFor(Share& share, int of_class, ChunkSpan chunks) {
+  const int pool = PoolOf(static_cast<FetchClass>(of_class));
   Slot slot;
   slot.scheduler_ = this;
   slot.share_ = &share;
   slot.of_class_ = of_class;
-  slot.bytes_ = blob->geometry().RangeOf(chunks).length;
+  slot.bytes_ = share.blob->geometry().RangeOf(chunks).length;
   ++share.classes[of_class].under_way;
   ++share.registry->lanes[of_class].under_way;
   ++classes_[of_class].under_way;

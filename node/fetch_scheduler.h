@@ -26,8 +26,10 @@ struct FetchRun {
   std::shared_ptr<WorkSource> work = nullptr;  // whose it is; null for what readers wait for
 };
 
-// Which fetch goes next. Demand strictly first, then the higher class; all below demand have at most half of
-// the bytes. Each class has its bound of fetches under way.
+// Which fetch goes next. Demand strictly first; all below it have at most half of the bytes, and share what
+// they get by the weights of their classes: while all have something to start, readahead starts four bytes
+// and hint two for each one of backfill, and what one can't use the others have. Each class has its bound of
+// fetches under way.
 //
 // Within a class registries take turns, and the blobs of each. A registry may have no more under way than it
 // leaves free for the others, and a blob no more than it leaves free for the others of its registry: one that
@@ -79,6 +81,8 @@ class FetchScheduler {
   };
 
   static constexpr size_t kRegistriesKept = 64;  // though they have nothing just now
+  // What each class below demand gets while all of them have something to start.
+  static constexpr std::array<uint32_t, kFetchClassCount> kWeights = {0, 4, 2, 1};
 
   FetchScheduler(const Clock& clock, Limits limits) : clock_(clock), limits_(limits) {}
   FetchScheduler(const FetchScheduler&) = delete;
@@ -110,6 +114,19 @@ class FetchScheduler {
   using Bytes = std::array<uint64_t, kPoolCount>;
   static int PoolOf(FetchClass fetch_class) { return fetch_class == FetchClass::kDemand ? 0 : 1; }
 
+  // Runs that wait, in the order in which they came.
+  class Runs {
+   public:
+    bool empty() const { return runs_.empty(); }
+    ChunkSpan front() const { return runs_[first_]; }
+    void Push(ChunkSpan run) { runs_.push_back(run); }
+    // The first run, or so many chunks of it.
+    ChunkSpan TakeFront(uint32_t count_max);
+
+   private:
+    std::vector<ChunkSpan> runs_;
+    size_t first_ = 0;  // those before it are gone; never the last
+  };
   // What the blobs of one registry have, in one class. Few bytes while nothing waits.
   struct Lane {
     std::deque<Share*> turns;  // blobs with something to start, next first
@@ -125,7 +142,7 @@ class FetchScheduler {
   // What one blob has.
   struct Share {
     struct InClass {
-      std::list<ChunkSpan> runs;
+      Runs runs;
       std::list<std::shared_ptr<WorkSource>> work;
       uint32_t under_way = 0;
       bool has_turn = false;
@@ -138,17 +155,21 @@ class FetchScheduler {
   struct ClassTurns {
     std::vector<Registry*> turns;  // registries with something to start, next first; few
     uint32_t under_way = 0;
+    // What it has started, in bytes of a class of weight 1: the class that has the least goes next.
+    uint64_t served = 0;
   };
 
   Share& ShareOf(const std::shared_ptr<Blob>& blob);
   void Forget(Share& share);
   void Forget(Registry& registry);
   void GiveTurn(Share& share, int of_class);
-  std::optional<FetchRun> PopOfClass(int of_class);
-  std::optional<FetchRun> PopOfRegistry(Registry& registry, int of_class);
-  std::optional<FetchRun> PopOfShare(Share& share, int of_class, uint32_t count_max);
+  std::optional<Start> PopBelowDemand();
+  std::optional<Start> PopOfClass(int of_class);
+  std::optional<Start> PopOfRegistry(Registry& registry, int of_class);
+  std::optional<Start> PopOfShare(Share& share, int of_class, uint32_t count_max);
+  Slot PlaceFor(Share& share, int of_class, ChunkSpan chunks);
   bool RegistryMayStart(const Registry& registry, int of_class) const;
-  // Chunks that the blob may start now; 0 if none.
+  // Chunks that the blob may start now; 0 if none. REQUIRES: its registry may start some
   uint32_t Allowed(const Share& share, int of_class) const;
   uint64_t NextLength(const Share& share, int of_class) const;
   uint64_t BytesFor(const Registry& registry, int pool) const;

@@ -19,6 +19,7 @@ namespace sluice {
 using LegId = uint64_t;
 using ReadId = uint64_t;
 using PauseId = uint64_t;
+inline constexpr LegId kNoLeg = 0;
 
 // An absent chunk that somebody wants.
 //
@@ -41,13 +42,24 @@ struct WantedChunk {
   // The error of the source of the highest rank that was tried, the last one: what readers are told.
   absl::Status error;
   SourceRank error_rank = SourceRank::kHome;
+  bool source_away = false;  // one that was tried was not there just now, since the last pause
 
+  // Whether it may be had when the sources are asked anew. That one says no for good does not hide that
+  // another was not there; that one has sent wrong bytes does: they would only come again.
+  bool MayComeLater() const {
+    return absl::IsUnavailable(error) || (source_away && !absl::IsDataLoss(error));
+  }
   // Whether it was one of those that wait.
   bool Leave(ReadId id) {
     const auto left = std::remove(waiters.begin(), waiters.end(), id);
     const bool was_there = left != waiters.end();
     waiters.erase(left, waiters.end());
     return was_there;
+  }
+  // The one that is under way beside it; kNoLeg if none is.
+  LegId OtherThan(LegId id) const {
+    const auto other = std::find_if(legs.begin(), legs.end(), [&](LegId leg) { return leg != id; });
+    return other == legs.end() ? kNoLeg : *other;
   }
   // Whether it was one of those under way.
   bool EndLeg(LegId id) {

@@ -42,6 +42,8 @@ struct ChunkSpan {
   uint32_t count = 0;
 
   ChunkIndex end() const { return ChunkIndex(first.value() + count); }
+  // What is left of it from `from` on. REQUIRES: first <= from, from <= end()
+  ChunkSpan From(ChunkIndex from) const { return {from, end().value() - from.value()}; }
   friend auto operator<=>(const ChunkSpan&, const ChunkSpan&) = default;
 };
 

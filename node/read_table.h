@@ -32,15 +32,18 @@ struct PendingRead {
   ChunkSpan chunks() const { return blob->geometry().Covering(range); }
 };
 
-// The reads that wait, each with its deadline.
+// The reads of which chunks are still to come, each with its deadline: those that somebody waits for, and the
+// runs of work under way.
 //
 // Owned by the core loop. Not thread-safe.
 class ReadTable {
  public:
   ReadId NewId() { return next_id_++; }
-  void Add(ReadId id, PendingRead read) {
+  // The reference is good until the table is changed.
+  PendingRead& Add(ReadId id, PendingRead&& read) {
     deadlines_.Add(read.deadline, id);
-    reads_.emplace(id, std::move(read));
+    if (!read.work) ++waiting_;
+    return reads_.emplace(id, std::move(read)).first->second;
   }
   // Null if it has been answered. The pointer is good until the table is changed.
   PendingRead* Find(ReadId id) {
@@ -52,10 +55,13 @@ class ReadTable {
     if (found == reads_.end()) return std::nullopt;
     std::optional<PendingRead> read = std::move(found->second);
     reads_.erase(found);
-    deadlines_.Remove(read->deadline, id);
+    deadlines_.Prune(reads_.size(), [&](ReadId other) { return reads_.contains(other); });
+    if (!read->work) --waiting_;
     return read;
   }
   size_t size() const { return reads_.size(); }
+  // Those that somebody waits for.
+  size_t waiting() const { return waiting_; }
 
   // Both in the order in which they came.
   std::vector<ReadId> OfWork(const WorkSource& work) const {
@@ -73,13 +79,14 @@ class ReadTable {
     return ids;
   }
 
-  // As Deadlines says. What is overdue stays in the table.
+  // As Deadlines says. What is overdue stays in the table; what was answered is not there any more.
   std::optional<Instant> Arm() { return deadlines_.Arm(); }
   std::vector<ReadId> Overdue(Instant armed, Instant now) { return deadlines_.TakeDue(armed, now); }
 
  private:
   ReadId next_id_ = 1;
   absl::flat_hash_map<ReadId, PendingRead> reads_;
+  size_t waiting_ = 0;
   Deadlines<ReadId> deadlines_;
 };
 

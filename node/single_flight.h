@@ -72,8 +72,10 @@ class SingleFlight final : private LegEvents {
   // Starts what there is room for.
   void Pump();
 
-  // A chunk has come that was not asked of a source, or not by this.
-  void Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence, SourceKind kind);
+  // A chunk has been stored: one that a leg has brought, or one that was not asked of a source, or not by
+  // this.
+  void Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence, SourceKind kind,
+               LegId brought_by = kNoLeg);
   // Somebody else can be asked for the blob: what is paused for it is tried now.
   void OffersChanged(const Digest& digest);
   // Cancels all; nothing is told any more.
@@ -96,6 +98,13 @@ class SingleFlight final : private LegEvents {
              *tried == *next.tried;
     }
   };
+  // Chunks in a row of a late leg, of which the same others are under way and were tried.
+  struct LateRun {
+    ChunkSpan chunks;
+    LegId other;  // under way beside it; kNoLeg if none is
+    TriedSources tried;
+  };
+  using LateRunList = absl::InlinedVector<LateRun, 2>;
   struct Pause {
     std::shared_ptr<Blob> blob;
     std::vector<ChunkIndex> chunks;
@@ -121,6 +130,11 @@ class SingleFlight final : private LegEvents {
                 FetchScheduler::Slot slot);
   void AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index);
   bool LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index, LegId id);
+  LateRunList LateRuns(LegId id, const LegOrder& order);
+  void HedgeRun(const LateRun& run, const LegOrder& order, const LegProgress& progress);
+  void ReplaceSilent(const LateRun& run, LegId id);
+  void DropSilent(const LegOrder& order, LegId id, ChunkSpan chunks);
+  void StartBeside(const LegOrder& order, Leg leg);
   void NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   bool RefuseGrant(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);

@@ -24,19 +24,21 @@ std::string Describe(const Blob& blob, ChunkIndex index) {
 
 // --------------------------------------------------------------------------------------- what comes
 
-void SingleFlight::ChunkStored(LegId, const LegOrder& order, ChunkIndex index, Evidence evidence) {
+void SingleFlight::ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence) {
   if (order.fetch_class != FetchClass::kDemand)
     parts_.telemetry.prefetch_bytes.Add(order.blob->geometry().RangeOf(index).length);
-  Arrived(order.blob, index, evidence, order.leg.source->kind());
+  Arrived(order.blob, index, evidence, order.leg.source->kind(), id);
 }
 
 void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence,
-                           SourceKind kind) {
+                           SourceKind kind, LegId brought_by) {
   if (stopped_) return;
   if (parts_.bulk) parts_.bulk->Committed(blob, index);
   const std::optional<WantedChunk> chunk = table_.Close(*blob, index);
   if (!chunk) return;
-  for (const LegId leg : chunk->legs) runner_->Disown(leg, index);
+  for (const LegId leg : chunk->legs) {
+    if (leg != brought_by) runner_->Disown(leg, index);
+  }
   if (evidence == Evidence::kUnverified && !chunk->waiters.empty())
     parts_.telemetry.unverified_served_bytes.Add(blob->geometry().RangeOf(index).length);
   for (const ReadId id : chunk->waiters) parts_.waiters.ChunkCame(id, kind);
@@ -64,6 +66,7 @@ void SingleFlight::ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex in
   WantedChunk* const chunk = table_.Find(*order.blob, index);
   // It says more about why the chunk can't be had than any source does.
   if (chunk) chunk->NoteError(SourceRank::kLastResort, why);
+  if (chunk) chunk->source_away = false;
   if (!LeaveLeg(order.blob, index, id)) return;
   const bool final = absl::IsFailedPrecondition(why) || absl::IsNotFound(why);
   const bool again = ++chunk->store_tries < kStoreTriesMax && !final;
@@ -107,6 +110,7 @@ void SingleFlight::NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl
     default:
       chunk.tried.Failed(order.leg.id);
   }
+  chunk.source_away |= absl::IsUnavailable(status);
   chunk.NoteError(order.leg.rank, status);
 }
 
@@ -123,33 +127,87 @@ bool SingleFlight::RefuseGrant(WantedChunk& chunk, const LegOrder& order, const 
 }
 
 void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& progress) {
-  ChunkRuns runs;
-  const TriedSources* tried = nullptr;  // of the last chunk in runs
+  for (const LateRun& run : LateRuns(id, order)) {
+    if (run.other == kNoLeg) {
+      HedgeRun(run, order, progress);
+    } else {
+      ReplaceSilent(run, id);
+    }
+  }
+}
+
+// What of a late leg is to be treated alike.
+SingleFlight::LateRunList SingleFlight::LateRuns(LegId id, const LegOrder& order) {
+  LateRunList runs;
   const ChunkSpan chunks = order.leg.chunks;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
     const WantedChunk* const chunk = table_.Find(*order.blob, index);
-    const bool alone = chunk && chunk->legs.size() == 1 && chunk->legs.front() == id;
-    if (!alone) continue;
-    if (tried && *tried == chunk->tried) {
-      AppendChunk(runs, index);
+    if (!chunk || std::find(chunk->legs.begin(), chunk->legs.end(), id) == chunk->legs.end()) continue;
+    const LegId other = chunk->OtherThan(id);
+    if (!runs.empty() && runs.back().chunks.end() == index && runs.back().other == other &&
+        runs.back().tried == chunk->tried) {
+      ++runs.back().chunks.count;
     } else {
-      runs.push_back({index, 1});
+      runs.push_back({{index, 1}, other, chunk->tried});
     }
-    tried = &chunk->tried;
   }
-  for (const ChunkSpan& run : runs) {
-    const WantedChunk& first = *table_.Find(*order.blob, run.first);
-    offers_.clear();
-    parts_.sources.Offers(*order.blob, run, order.fetch_class, order.asker, order.grant, &offers_);
-    Leg late = order.leg;
-    late.chunks = run;
-    std::optional<Leg> second = planner_.Hedge(late, progress, first.tried, offers_, Now());
-    if (!second) continue;
-    parts_.telemetry.hedged_fetches.Add();
-    const Group group{run, order.asker, order.grant, order.deadline, &first.tried};
-    StartLeg(order.blob, group, *std::move(second), order.fetch_class,
-             scheduler_.Take(order.blob, run, order.fetch_class));
+  return runs;
+}
+
+void SingleFlight::HedgeRun(const LateRun& run, const LegOrder& order, const LegProgress& progress) {
+  offers_.clear();
+  parts_.sources.Offers(*order.blob, run.chunks, order.fetch_class, order.asker, order.grant, &offers_);
+  Leg late = order.leg;
+  late.chunks = run.chunks;
+  while (std::optional<Leg> second = planner_.Hedge(late, progress, run.tried, offers_, Now())) {
+    late.chunks = late.chunks.From(second->chunks.end());
+    StartBeside(order, *std::move(second));
   }
+}
+
+// Of two that are silent the one that has been so for longer makes room for a third.
+void SingleFlight::ReplaceSilent(const LateRun& run, LegId id) {
+  const std::optional<Instant> since = runner_->SilentSince(id);
+  const std::optional<Instant> other_since = runner_->SilentSince(run.other);
+  if (!since || !other_since) return;
+  const bool other_first = *other_since < *since;
+  const LegId dropped = other_first ? run.other : id;
+  const LegOrder order = *runner_->Find(dropped);
+  const SourceId stays = runner_->Find(other_first ? id : run.other)->leg.id;
+  offers_.clear();
+  parts_.sources.Offers(*order.blob, run.chunks, order.fetch_class, order.asker, order.grant, &offers_);
+  Leg silent = order.leg;
+  silent.chunks = run.chunks;
+  while (std::optional<Leg> third = planner_.Replace(silent, stays, run.tried, offers_)) {
+    silent.chunks = silent.chunks.From(third->chunks.end());
+    DropSilent(order, dropped, third->chunks);
+    StartBeside(order, *std::move(third));
+  }
+  for (ChunkIndex index = run.chunks.first; index < run.chunks.end(); index = index.next()) {
+    if (table_.Find(*order.blob, index)->asker == Asker::kPeer) AskByOwnRight(order.blob, index);
+  }
+}
+
+void SingleFlight::DropSilent(const LegOrder& order, LegId id, ChunkSpan chunks) {
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    WantedChunk& chunk = *table_.Find(*order.blob, index);
+    chunk.EndLeg(id);
+    NoteEnd(chunk, order,
+            absl::UnavailableError(absl::StrCat("the source of ", Describe(*order.blob, index),
+                                                " was silent and another was asked")));
+    runner_->Disown(id, index);
+  }
+}
+
+// A leg by the same right as another of its chunks.
+void SingleFlight::StartBeside(const LegOrder& order, Leg leg) {
+  parts_.telemetry.hedged_fetches.Add();
+  const ChunkSpan chunks = leg.chunks;
+  Group group{chunks, order.asker, order.grant, order.deadline, nullptr};
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next())
+    group.deadline = std::max(group.deadline, GroupOf(*table_.Find(*order.blob, index), index).deadline);
+  StartLeg(order.blob, group, std::move(leg), order.fetch_class,
+           scheduler_.Take(order.blob, chunks, order.fetch_class));
 }
 
 // ---------------------------------------------------------------------------------------- trying again
@@ -186,8 +244,7 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
       Retry(blob, {index});
       continue;
     }
-    const bool may_pass = absl::IsUnavailable(chunk->error) && !blob->refused();
-    if (may_pass && DemandDeadline(*chunk) > Now() + kPauseMin) {
+    if (chunk->MayComeLater() && !blob->refused() && DemandDeadline(*chunk) > Now() + kPauseMin) {
       later.push_back(index);
     } else {
       const std::optional<WantedChunk> closed = table_.Close(*blob, index);
@@ -239,6 +296,7 @@ void SingleFlight::EndPause(PauseId id) {
     chunk->tried = TriedSources();
     chunk->store_tries = 0;
     chunk->error = absl::OkStatus();
+    chunk->source_away = false;
     again.push_back(index);
   }
   Retry(pause.blob, again);

@@ -14,8 +14,10 @@ bool Has(const SourceOffer& offer, ChunkIndex index) {
 // First bytes between two looks at what is typical.
 constexpr uint64_t kRecalculated = 8;
 
-bool HasAll(const SourceOffer& offer, ChunkSpan span) {
-  return offer.has.first <= span.first && span.end() <= offer.has.end();
+// How many of the span's chunks it has, from the first on.
+uint32_t CountFrom(ChunkSpan span, const SourceOffer& offer) {
+  if (!Has(offer, span.first)) return 0;
+  return std::min(offer.has.end(), span.end()).value() - span.first.value();
 }
 
 }  // namespace
@@ -48,15 +50,18 @@ Duration SourcePlanner::LateAfter(SourceId id) const {
   return found == histories_.end() ? kSilence : found->second.late_after;
 }
 
+SourcePlanner::Preference SourcePlanner::PreferenceOf(const SourceOffer& offer) const {
+  const auto history = histories_.find(offer.id);
+  const bool known = history != histories_.end();
+  const bool ill = known && history->second.failures_in_a_row >= kIllFailures;
+  return {offer.rank, ill, known ? history->second.typical : Duration(), offer.id};
+}
+
 const SourceOffer* SourcePlanner::Best(ChunkIndex index, const TriedSources& tried,
                                        std::span<const SourceOffer> offers) const {
   const SourceOffer* best = nullptr;
   const auto order = [&](const SourceOffer& offer) {
-    const auto history = histories_.find(offer.id);
-    const bool known = history != histories_.end();
-    const bool ill = known && history->second.failures_in_a_row >= kIllFailures;
-    const Duration typical = known ? history->second.typical : Duration();
-    return std::tuple(tried.attempts(offer.id), offer.rank, ill, typical, offer.id);
+    return std::pair(tried.attempts(offer.id), PreferenceOf(offer));
   };
   for (const SourceOffer& offer : offers) {
     if (!Has(offer, index) || !tried.MayAsk(offer.id)) continue;
@@ -95,23 +100,46 @@ Instant SourcePlanner::LateAt(const Leg& leg, const LegProgress& progress, Insta
   return std::max(now, late > now ? std::min(late, silent) : silent);
 }
 
+std::optional<Leg> SourcePlanner::BestPart(ChunkSpan span, const TriedSources& tried,
+                                           std::span<const SourceOffer> offers) const {
+  for (; span.count > 0; span = span.From(span.first.next())) {
+    const SourceOffer* best = nullptr;
+    const auto order = [&](const SourceOffer& offer) {
+      const uint32_t lacking = span.count - CountFrom(span, offer);
+      return std::tuple(tried.attempts(offer.id), lacking, PreferenceOf(offer));
+    };
+    for (const SourceOffer& offer : offers) {
+      if (!Has(offer, span.first) || !tried.MayAsk(offer.id)) continue;
+      if (!best || order(offer) < order(*best)) best = &offer;
+    }
+    if (best) return Leg{best->id, best->rank, best->source, {span.first, CountFrom(span, *best)}};
+  }
+  return std::nullopt;
+}
+
 std::optional<Leg> SourcePlanner::Hedge(const Leg& late, const LegProgress& progress,
                                         const TriedSources& tried, std::span<const SourceOffer> offers,
                                         Instant now) {
-  const bool silent = now - std::max(progress.started, progress.last_byte) >= kSilence;
+  const bool silent = IsSilent(progress, now);
   const bool is_late = progress.first_byte == Instant() && now - progress.started >= LateAfter(late.id);
   if (!silent && (!is_late || hedge_credit_ < 100)) return std::nullopt;
   std::vector<SourceOffer> others;
   for (const SourceOffer& offer : offers) {
     const bool holds = offer.rank == SourceRank::kHedge || offer.rank == SourceRank::kHolder;
-    if (offer.id != late.id && HasAll(offer, late.chunks) && (silent || holds)) others.push_back(offer);
+    if (offer.id != late.id && (silent || holds)) others.push_back(offer);
   }
-  const SourceOffer* const best = Best(late.chunks.first, tried, others);
-  if (!best) return std::nullopt;
-  // It will be cancelled rather than fail.
-  if (silent) ++HistoryOf(late.id).failures_in_a_row;
-  if (!silent) hedge_credit_ -= 100;
-  return Leg{best->id, best->rank, best->source, late.chunks};
+  std::optional<Leg> part = BestPart(late.chunks, tried, others);
+  if (part && !silent) hedge_credit_ -= 100;
+  return part;
+}
+
+std::optional<Leg> SourcePlanner::Replace(const Leg& silent, SourceId other, const TriedSources& tried,
+                                          std::span<const SourceOffer> offers) const {
+  std::vector<SourceOffer> others;
+  for (const SourceOffer& offer : offers) {
+    if (offer.id != silent.id && offer.id != other && tried.attempts(offer.id) == 0) others.push_back(offer);
+  }
+  return BestPart(silent.chunks, tried, others);
 }
 
 SourcePlanner::History& SourcePlanner::HistoryOf(SourceId id) {

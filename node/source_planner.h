@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -57,6 +59,9 @@ struct LegProgress {
   Instant started;
   Instant first_byte;  // Instant() before it came
   Instant last_byte;
+
+  // Nothing has come since.
+  Instant quiet_since() const { return std::max(started, last_byte); }
 };
 
 // Which source is asked for which chunk, and when another is asked beside it. Pure: it is handed the clock,
@@ -81,15 +86,25 @@ class SourcePlanner {
   void Plan(ChunkSpan span, const TriedSources& tried, std::span<const SourceOffer> offers,
             std::vector<Leg>* legs);
 
+  static bool IsSilent(const LegProgress& progress, Instant now) {
+    return now - progress.quiet_since() >= kSilence;
+  }
+
   // Who is to be asked now beside a leg that is late. A hedge, when the first byte takes longer than it does
   // in 95 of 100 cases of that source: of somebody who has the chunks, within a budget. A takeover, when it
-  // is silent: of anybody. Nobody: look again at LateAt.
+  // is silent: of anybody. Where nobody has all of the chunks, as many of them in a row as one has, from the
+  // first that somebody has. Nobody: look again at LateAt.
   std::optional<Leg> Hedge(const Leg& late, const LegProgress& progress, const TriedSources& tried,
                            std::span<const SourceOffer> offers, Instant now);
+  // Who is to be asked in place of a leg that is silent, of chunks whose other leg, `other`, is silent too:
+  // of whom none of them was asked yet, for chunks as Hedge says. Nobody: both keep their places.
+  std::optional<Leg> Replace(const Leg& silent, SourceId other, const TriedSources& tried,
+                             std::span<const SourceOffer> offers) const;
   // When Hedge is worth asking next; not before `now`.
   Instant LateAt(const Leg& leg, const LegProgress& progress, Instant now) const;
 
-  // A leg has ended: so many bytes came, the first of them after `first_byte` (zero if none came).
+  // A leg has ended: so many bytes came, the first of them after `first_byte` (zero if none came). One that
+  // is silent is noted as failed when that is seen, for it may be cancelled in the end.
   void Note(SourceId id, uint64_t bytes, Duration first_byte, const absl::Status& status);
 
  private:
@@ -106,9 +121,15 @@ class SourcePlanner {
 
   History& HistoryOf(SourceId id);
   Duration LateAfter(SourceId id) const;
+  // In which order sources that were asked equally often are asked.
+  using Preference = std::tuple<SourceRank, bool, Duration, SourceId>;
+  Preference PreferenceOf(const SourceOffer& offer) const;
   // The best offer for the chunk; null if there is none.
   const SourceOffer* Best(ChunkIndex index, const TriedSources& tried,
                           std::span<const SourceOffer> offers) const;
+  // The first chunks of the span that somebody has, as many as one has; nothing if nobody has any.
+  std::optional<Leg> BestPart(ChunkSpan span, const TriedSources& tried,
+                              std::span<const SourceOffer> offers) const;
 
   absl::flat_hash_map<SourceId, History> histories_;
   int hedge_credit_ = kHedgesSaved * 100;  // in hundredths of a hedge

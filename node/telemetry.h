@@ -107,7 +107,7 @@ struct Telemetry {
   Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill
   std::array<Counter, kHintResultCount> prefetch_hints;  // sluice_prefetch_hints_total{result}
   Gauge mounts;                                          // sluice_mounts
-  Gauge reads_waiting;                                   // sluice_reads_waiting
+  Gauge reads_waiting;                                   // sluice_reads_waiting: what somebody waits for
 };
 
 }  // namespace sluice

@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <deque>
+#include <functional>
+
 #include "tests/unit/node/fakes.h"
 
 namespace sluice {
@@ -243,14 +246,14 @@ TEST_F(BlobCacheTest, TheLastSourcesErrorReachesTheReader) {
   auto blob = AddBlob(10 * kChunk);
   auto result = ReadChunk(*blob, 0);
   ASSERT_EQ(peer.calls.size(), 1u);
-  peer.Take().Fail(absl::UnavailableError("peer is gone"));
+  peer.Take().Fail(absl::DataLossError("peer sent what was not asked for"));
   Settle();
   ASSERT_EQ(source_.calls.size(), 1u);
   source_.Take().Fail(absl::NotFoundError("404"));
   Settle();
   EXPECT_FALSE(result->has_value()) << "what failed once is asked once more";
   ASSERT_EQ(peer.calls.size(), 1u);
-  peer.Take().Fail(absl::UnavailableError("peer is gone"));
+  peer.Take().Fail(absl::DataLossError("peer sent what was not asked for"));
   Settle();
   ASSERT_TRUE(result->has_value());
   EXPECT_EQ((*result)->status(), absl::NotFoundError("404"));
@@ -323,6 +326,26 @@ TEST_F(BlobCacheTest, MoreReadersThanTheLimitAreRefused) {
   auto third = ReadChunk(*blob, 9);
   ASSERT_TRUE(third->has_value());
   EXPECT_TRUE(absl::IsResourceExhausted((*third)->status()));
+}
+
+TEST_F(BlobCacheTest, WhatNobodyWaitsForIsNotCountedAmongTheReadsThatWait) {
+  BlobCacheLimits limits;
+  limits.reads_waiting_max = 1;
+  Restart(limits);
+  auto blob = AddBlob(100 * kChunk), other = AddBlob(100 * kChunk, 8);
+  cache_->Fill({.blob = blob->digest()}, [](absl::Status) {});
+  Settle();
+  ASSERT_GE(source_.calls.size(), 1u);
+  EXPECT_EQ(telemetry_.reads_waiting.value(), 0);
+  auto first = ReadChunk(*other, 7);
+  EXPECT_FALSE(first->has_value()) << (*first)->status();
+  EXPECT_EQ(telemetry_.reads_waiting.value(), 1);
+  auto second = ReadChunk(*other, 7);
+  ASSERT_TRUE(second->has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted((*second)->status()));
+  while (!source_.calls.empty() && !first->has_value()) Serve();
+  EXPECT_TRUE(first->has_value() && (*first)->ok());
+  EXPECT_EQ(telemetry_.reads_waiting.value(), 0);
 }
 
 TEST_F(BlobCacheTest, ADemandTakesAQueuedChunkOutOfTheBackfill) {
@@ -651,8 +674,110 @@ TEST_F(ManySourcesTest, ASourceOfWhichBytesComeIsNotTakenOver) {
 TEST_F(ManySourcesTest, AChunkHasTwoLegsAndNoMore) {
   auto blob = AddBlob(10 * kChunk);
   auto read = ReadChunk(*blob, 3);
-  Pass(seconds(10));
-  EXPECT_EQ(home_.calls.size() + holder_.calls.size() + source_.calls.size(), 2u);
+  for (int i = 0; i < 10; ++i) {
+    Pass(seconds(1));
+    if (!holder_.calls.empty()) holder_.calls.front().request.progress->Add(1);
+  }
+  EXPECT_EQ(home_.calls.size(), 1u);
+  EXPECT_EQ(holder_.calls.size(), 1u);
+  EXPECT_TRUE(source_.calls.empty());
+  EXPECT_FALSE(home_.calls.front().control->cancelled);
+}
+
+TEST_F(ManySourcesTest, AThirdSourceIsAskedInPlaceOfOneOfTwoThatAreSilent) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  Pass(std::chrono::milliseconds(1499));
+  EXPECT_TRUE(source_.calls.empty());
+  Pass(std::chrono::milliseconds(1));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_TRUE(home_.calls.front().control->cancelled) << "it has been silent for longer";
+  EXPECT_FALSE(holder_.calls.front().control->cancelled);
+  Serve();
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE((*read)->ok()) << (*read)->status();
+  EXPECT_TRUE(holder_.calls.front().control->cancelled);
+}
+
+TEST_F(ManySourcesTest, WhatOneThatWasDroppedSendsAllTheSameIsTaken) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 30; ++i) Pass(std::chrono::milliseconds(100));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  FakeSource::Call dropped = home_.Take();
+  ASSERT_TRUE(dropped.control->cancelled);
+  dropped.SendAll();  // it had been on its way
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+  EXPECT_TRUE(source_.calls.front().control->cancelled);
+}
+
+TEST_F(ManySourcesTest, AReaderOfSourcesThatAreAllSilentIsAnsweredAtItsDeadline) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 299; ++i) Pass(std::chrono::milliseconds(100));
+  EXPECT_FALSE(read->has_value());
+  EXPECT_EQ(home_.calls.size() + holder_.calls.size() + source_.calls.size(), 3u) << "each once";
+  Pass(std::chrono::milliseconds(100));
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*read)->status())) << (*read)->status();
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeWaitsForNoThirdInPlaceOfOneThatWasSilent) {
+  auto blob = AddBlob(10 * kChunk);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  auto local = ReadChunk(*blob, 3);
+  for (int i = 0; i < 100; ++i) Pass(std::chrono::milliseconds(100));
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_TRUE(home_.calls.empty());
+  EXPECT_EQ(source_.calls.front().request.asker, Asker::kPeer);
+}
+
+TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereNodesAloneAreLeftInPlaceOfTheOrigin) {
+  // The registry's own rank is the first here, so that a node takes its place.
+  Restart({}, {{SourceRank::kHome, &source_}, {SourceRank::kHedge, &home_}, {SourceRank::kHolder, &holder_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_EQ(home_.calls.size(), 1u);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  EXPECT_FALSE(peer->has_value()) << "the registry is asked for it";
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_TRUE(source_.calls.front().control->cancelled);
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  ASSERT_TRUE(peer->has_value());
+  EXPECT_TRUE(absl::IsNotFound((*peer)->status())) << (*peer)->status();
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
+TEST_F(ManySourcesTest, ALegThatIsSilentCountsOnceAgainstItsSource) {
+  FakeSource first{SourceKind::kPeer}, second{SourceKind::kPeer};
+  Restart({}, {{SourceRank::kHolder, &first}, {SourceRank::kHolder, &second}});
+  auto blob = AddBlob(64 * kChunk);
+  int asked_first = 0;
+  for (const uint32_t chunk : {40, 30, 20, 10, 0}) {
+    // Its chunks are not all late alike: the middle one has come by another way.
+    auto read = Read(*blob, {uint64_t{chunk} * kChunk, 5 * kChunk});
+    if (first.calls.empty()) break;
+    ++asked_first;
+    FakeSource::Call silent = first.Take();
+    cache_->Offer(blob, ChunkIndex(chunk + 2), Buffer(kChunk), Evidence::kVerified, SourceKind::kPeer,
+                  [](absl::Status) {});
+    Settle();
+    for (int look = 0; look < 20; ++look) Pass(std::chrono::milliseconds(100));
+    ASSERT_EQ(second.calls.size(), 2u);
+    while (!second.calls.empty()) second.Take().SendAll();
+    Settle();
+    ASSERT_TRUE(read->has_value() && (*read)->ok());
+    silent.Fail(absl::CancelledError("nobody wants it any more"));
+    Settle();
+  }
+  EXPECT_EQ(asked_first, 3);
 }
 
 TEST_F(ManySourcesTest, WhenOneOfTwoLegsFailsTheOtherGoesOnAlone) {
@@ -725,6 +850,19 @@ TEST_F(ManySourcesTest, WhatIsRefusedToOneRightIsAskedForByAnother) {
   EXPECT_TRUE(granted->has_value() && (*granted)->ok());
 }
 
+TEST_F(ManySourcesTest, WhatOneSourceRefusesToTheOnlyRightThatWaitsIsAskedOfAnother) {
+  class Right final : public AskerGrant {};
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadAs(Asker::kLocal, *blob, 3, std::make_shared<Right>());
+  home_.Take().Fail(absl::PermissionDeniedError("403"));
+  Settle();
+  EXPECT_FALSE(read->has_value());
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+}
+
 TEST_F(ManySourcesTest, WhatASourceWasNotAskedForIsDropped) {
   auto blob = AddBlob(10 * kChunk);
   auto read = ReadChunk(*blob, 3);
@@ -767,6 +905,34 @@ class FakeDirectory final : public SourceDirectory {
   std::vector<SourceOffer> given;
   absl::AnyInvocable<void(const Digest&)> on_changed;
 };
+
+TEST_F(ManySourcesTest, ARunThatIsLateIsTakenOverByAllWhoHavePartsOfIt) {
+  FakeSource other{SourceKind::kPeer};
+  FakeDirectory directory;
+  const auto offer = [&](uint32_t id, SourceRank rank, FakeSource& source, uint32_t first, uint32_t count) {
+    directory.given.push_back(
+        {SourceId{id}, rank, {std::shared_ptr<void>(), &source}, {ChunkIndex(first), count}});
+  };
+  offer(1, SourceRank::kHome, home_, 0, 10);
+  offer(2, SourceRank::kHolder, holder_, 0, 3);
+  offer(3, SourceRank::kHolder, other, 3, 7);
+  cache_ = std::make_unique<BlobCache>(
+      BlobCache::Parts{clock_, loop_, io_, store_, verifier_, directory, telemetry_, &bulk_},
+      BlobCacheLimits{});
+  auto blob = AddBlob(10 * kChunk);
+  auto read = Read(*blob, {kChunk, 5 * kChunk});
+  ASSERT_EQ(home_.calls.size(), 1u);
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  ASSERT_EQ(other.calls.size(), 1u);
+  EXPECT_EQ(holder_.calls.front().request.chunks, (ChunkSpan{ChunkIndex(1), 2}));
+  EXPECT_EQ(other.calls.front().request.chunks, (ChunkSpan{ChunkIndex(3), 3}));
+  holder_.Take().SendAll();
+  other.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(read->has_value() && (*read)->ok());
+  cache_.reset();  // before the directory
+}
 
 TEST_F(BlobCacheTest, ANewSourceWakesWhatWaits) {
   FakeDirectory directory;
@@ -1017,6 +1183,73 @@ TEST_F(PeersBeforeOriginTest, PeersThatAreAwayWhileTheOriginIsAwayAreAskedAgainT
   EXPECT_EQ((**read)->source, SourceKind::kPeer);
 }
 
+TEST_F(PeersBeforeOriginTest, WhoIsAwayIsAskedAgainBeforeTheOriginsNoFailsARead) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadChunk(*blob, 3);
+  const Instant back = clock_.now + seconds(4);
+  int asked = 0;
+  while (clock_.now < back) {
+    for (; !peers_.calls.empty(); ++asked) {
+      peers_.Take().Fail(absl::UnavailableError("connection reset"));
+      Settle();
+      if (!source_.calls.empty()) source_.Take().Fail(absl::NotFoundError("404"));
+      Settle();
+    }
+    ASSERT_FALSE(read->has_value()) << (*read)->status();
+    Pass(std::chrono::milliseconds(100));
+  }
+  EXPECT_LE(asked, 8) << "twice each time, after 0, 0.5, 1.5 and 3.5 s";
+  while (peers_.calls.empty()) Pass(std::chrono::milliseconds(100));
+  peers_.Take().SendAll();
+  Settle();
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE((*read)->ok()) << (*read)->status();
+}
+
+TEST_F(PeersBeforeOriginTest, WhoStaysAwayCostsAReaderItsTimeAndNoMore) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = Read(*blob, {0, 1}, FetchClass::kDemand, seconds(5));
+  const Instant deadline = clock_.now + seconds(5);
+  while (!read->has_value() && clock_.now < deadline) {
+    while (!peers_.calls.empty()) {
+      peers_.Take().Fail(absl::UnavailableError("connection reset"));
+      Settle();
+    }
+    if (!source_.calls.empty()) source_.Take().Fail(absl::NotFoundError("404"));
+    Settle();
+    Pass(std::chrono::milliseconds(100));
+  }
+  ASSERT_TRUE(read->has_value());
+  EXPECT_GE(clock_.now, deadline - seconds(1)) << "it had time left";
+  EXPECT_TRUE(absl::IsNotFound((*read)->status())) << (*read)->status();
+}
+
+TEST_F(PeersBeforeOriginTest, WhoIsAwayIsNotWaitedForWhenTheOriginSendsWrongBytes) {
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(3)] = 100;
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 2; ++i) {
+    peers_.Take().Fail(absl::UnavailableError("connection reset"));
+    Settle();
+    Serve();
+  }
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE(absl::IsDataLoss((*read)->status())) << (*read)->status();
+}
+
+TEST_F(PeersBeforeOriginTest, WhoIsAwayIsNotWaitedForWhenTheStoreDoesNotTakeTheChunk) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_error = absl::ResourceExhaustedError("no space");
+  auto read = ReadChunk(*blob, 3);
+  for (int i = 0; i < 2; ++i) {
+    if (!peers_.calls.empty()) peers_.Take().Fail(absl::UnavailableError("connection reset"));
+    Settle();
+    Serve();
+  }
+  ASSERT_TRUE(read->has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted((*read)->status())) << (*read)->status();
+}
+
 // ------------------------------------------------------------------------------------ places and second legs
 
 TEST_F(BlobCacheTest, TheLastArrivalOfAFetchMakesRoomForTheNext) {
@@ -1220,13 +1453,6 @@ TEST_F(ManySourcesTest, AFetchThatAReaderJoinsIsTakenOverWhenItIsSilent) {
   EXPECT_EQ(holder_.calls.size(), 1u);
 }
 
-TEST_F(ManySourcesTest, AChunkWhoseTwoLegsAreBothSilentForLongHasNoThird) {
-  auto blob = AddBlob(10 * kChunk);
-  auto read = ReadChunk(*blob, 3);
-  for (int i = 0; i < 100; ++i) Pass(std::chrono::milliseconds(100));
-  EXPECT_EQ(home_.calls.size() + holder_.calls.size() + source_.calls.size(), 2u);
-}
-
 TEST_F(ManySourcesTest, NeighboursThatWaitByDifferentRightsAreAskedForApart) {
   class Right final : public AskerGrant {};
   const Grant first = std::make_shared<Right>(), second = std::make_shared<Right>();
@@ -1305,6 +1531,103 @@ TEST_F(BlobCacheTest, WhatAFetchHasBroughtMakesRoomBeforeItEnds) {
   for (uint32_t i = 0; i + 1 < call.request.chunks.count; ++i) call.Send(ChunkIndex(i));
   Settle();
   EXPECT_FALSE(source_.calls.empty());
+}
+
+// ------------------------------------------------------------------------------- destroyed within a callback
+
+// Who is told something may destroy the cache: every way by which somebody is told.
+class DestroyedWhileTellingTest : public ManySourcesTest {
+ protected:
+  // Destroys the cache when it is answered.
+  Result LastRead(const Blob& blob, uint32_t index) {
+    auto result = std::make_shared<std::optional<absl::StatusOr<ReadResult>>>();
+    cache_->Read(
+        {.blob = blob.digest(), .range = {uint64_t{index} * kChunk, 1}, .deadline = clock_.now + seconds(5)},
+        [this, result](absl::StatusOr<ReadResult> r) {
+          *result = std::move(r);
+          cache_.reset();
+        });
+    Settle();
+    return result;
+  }
+  // It goes in the middle of what waits, of a fill and of a pause.
+  void ExpectAllAreTold(const std::function<void()>& tell) {
+    const std::shared_ptr<Blob>& blob = blob_;
+    const auto away = ReadChunk(*blob, 60);
+    for (int i = 0; i < 2; ++i) {
+      for (FakeSource* const source : {&home_, &holder_, &source_}) {
+        source->Take().Fail(absl::UnavailableError("away"));
+        Settle();
+      }
+    }
+    std::optional<absl::Status> filled;
+    cache_->Fill({.blob = blob->digest()}, [&](absl::Status status) { filled = std::move(status); });
+    Settle();
+    filling_ = std::move(home_.calls);
+    home_.calls.clear();
+    const auto before = ReadChunk(*blob, 50), last = LastRead(*blob, 50), after = ReadChunk(*blob, 50);
+    tell();
+    Settle();
+    EXPECT_EQ(cache_, nullptr);
+    EXPECT_TRUE(last->has_value());
+    for (const Result& each : {before, after}) EXPECT_TRUE(each->has_value());
+    EXPECT_TRUE(absl::IsCancelled((*away)->status())) << (*away)->status();
+    ASSERT_TRUE(filled);
+    EXPECT_TRUE(absl::IsCancelled(*filled)) << *filled;
+    Pass(seconds(60));
+    filling_.clear();
+    for (FakeSource* const source : {&home_, &holder_, &source_}) source->calls.clear();
+    for (const Result& each : {before, last, after}) each->reset();
+    EXPECT_EQ(blob.use_count(), 2) << "the test and the store alone hold it";
+    EXPECT_EQ(blob->lease_count(), 0u);
+  }
+  const std::shared_ptr<Blob> blob_ = AddBlob(64 * kChunk);
+  std::deque<FakeSource::Call> filling_;
+};
+
+TEST_F(DestroyedWhileTellingTest, ThatAChunkHasCome) {
+  ExpectAllAreTold([&] {
+    while (!home_.calls.empty()) home_.Take().SendAll();
+  });
+}
+
+TEST_F(DestroyedWhileTellingTest, ThatAChunkCanNotBeHad) {
+  ExpectAllAreTold([&] {
+    for (FakeSource* const source : {&home_, &holder_, &source_}) {
+      while (!source->calls.empty()) {
+        source->Take().Fail(absl::NotFoundError("lacks it"));
+        Settle();
+      }
+    }
+  });
+}
+
+TEST_F(DestroyedWhileTellingTest, ThatTheDeadlineHasPassed) {
+  ExpectAllAreTold([&] { Pass(seconds(40)); });
+}
+
+TEST_F(DestroyedWhileTellingTest, ThatAChunkWasOffered) {
+  ExpectAllAreTold([&] {
+    cache_->Offer(blob_, ChunkIndex(50), Buffer(kChunk), Evidence::kVerified, SourceKind::kPeer,
+                  [](absl::Status) {});
+  });
+}
+
+TEST_F(DestroyedWhileTellingTest, ThatAFillHasEnded) {
+  auto blob = AddBlob(2 * kChunk, 9);
+  bool ended = false;
+  cache_->Fill({.blob = blob->digest()}, [&](absl::Status status) {
+    EXPECT_TRUE(status.ok()) << status;
+    ended = true;
+    cache_.reset();
+  });
+  Settle();
+  while (!home_.calls.empty()) {
+    home_.Take().SendAll();
+    Settle();
+  }
+  EXPECT_TRUE(ended);
+  EXPECT_EQ(cache_, nullptr);
 }
 
 }  // namespace

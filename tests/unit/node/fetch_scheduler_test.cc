@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <string>
 
@@ -116,6 +117,27 @@ TEST_F(FetchSchedulerTest, DemandGoesFirstAndEachClassHasItsBound) {
   EXPECT_EQ(PopAll()[blob.get()], 1) << "of two, one registry gets one";
 }
 
+TEST_F(FetchSchedulerTest, RunsOfABlobStartInTheOrderInWhichTheyCameHoweverTheyAreCut) {
+  const auto blob = MakeBlob(1);
+  const uint32_t chunks = blob->geometry().chunk_count();
+  uint32_t pushed = 0, popped = 0;
+  const auto pop_one = [&] {
+    const auto start = scheduler_.Pop();
+    ASSERT_TRUE(start);
+    EXPECT_EQ(start->run.chunks.first, ChunkIndex(popped));
+    popped += start->run.chunks.count;
+  };
+  for (uint32_t count : {1, 40, 2, 50, 1, 1, 1, 35, 3}) {
+    scheduler_.Push(blob, {ChunkIndex(pushed), count}, FetchClass::kDemand);
+    pushed += count;
+    if (pushed % 2 == 1) pop_one();
+  }
+  while (popped < pushed) pop_one();
+  EXPECT_FALSE(scheduler_.Pop());
+  EXPECT_LT(pushed, chunks);
+  EXPECT_EQ(blob.use_count(), 1) << "nothing is left of it";
+}
+
 TEST_F(FetchSchedulerTest, BytesOfDemandAreBoundedTooAndLargeRunsAreCut) {
   const auto blob = MakeBlob(1);
   scheduler_.Push(blob, blob->geometry().All(), FetchClass::kDemand);
@@ -162,6 +184,80 @@ TEST_F(FetchSchedulerTest, BelowDemandGetsHalfOfTheBytesAndDemandWhatIsLeft) {
   uint64_t before = scheduler_.inflight_bytes();
   PopAll();
   EXPECT_EQ(scheduler_.inflight_bytes() - before, uint64_t{56 << 20} / 4);
+}
+
+// Classes that all have more than can be under way. Slots are plenty, so that they compete for bytes.
+class WeightsTest : public ::testing::Test {
+ protected:
+  using Bytes = std::array<uint64_t, kFetchClassCount>;
+
+  // Blobs of several registries have work for ever.
+  void KeepBusy(FetchClass fetch_class, uint32_t chunk_size = kChunk) {
+    for (uint16_t i = 0; i < 160; ++i) {
+      const auto blob = MakeBlob(++names_, "r" + std::to_string(i % 4), chunk_size);
+      scheduler_.Ready(std::make_shared<Work>(UINT32_MAX), blob, fetch_class);
+    }
+  }
+  // Bytes of each class that have started when so many fetches have ended, in the order of their starts.
+  Bytes Run(int ends) {
+    Bytes started{};
+    for (; ends > 0; --ends) {
+      while (auto start = scheduler_.Pop()) {
+        started[static_cast<int>(start->run.fetch_class)] +=
+            start->run.blob->geometry().RangeOf(start->run.chunks).length;
+        under_way_.push_back(*std::move(start));
+      }
+      under_way_.pop_front();
+    }
+    return started;
+  }
+
+  uint16_t names_ = 0;
+  fakes::FakeClock clock_;
+  FetchScheduler scheduler_{clock_, {{999, 999, 999, 999}, uint64_t{64} << 20, kChunk}};
+  std::deque<FetchScheduler::Start> under_way_;
+};
+
+TEST_F(WeightsTest, ClassesBelowDemandShareByTheirWeightsAndNoneStarves) {
+  for (const FetchClass each : {FetchClass::kReadahead, FetchClass::kHint, FetchClass::kBackfill})
+    KeepBusy(each);
+  const Bytes started = Run(7000);
+  const auto backfill = static_cast<double>(started[3]);
+  EXPECT_NEAR(static_cast<double>(started[1]) / backfill, 4, 0.1);
+  EXPECT_NEAR(static_cast<double>(started[2]) / backfill, 2, 0.1);
+}
+
+TEST_F(WeightsTest, WeightsAreOfBytesAndNotOfFetches) {
+  KeepBusy(FetchClass::kHint);
+  KeepBusy(FetchClass::kBackfill, 4 * kChunk);
+  const Bytes started = Run(7000);
+  EXPECT_NEAR(static_cast<double>(started[2]) / static_cast<double>(started[3]), 2, 0.1);
+}
+
+TEST_F(WeightsTest, WhatAClassDidNotUseOthersHaveAndItIsNotGivenBackLater) {
+  KeepBusy(FetchClass::kBackfill);
+  EXPECT_GT(Run(7000)[3], 7000u * kChunk) << "alone it has all";
+  KeepBusy(FetchClass::kReadahead);
+  const Bytes started = Run(2000);
+  EXPECT_GT(started[3], started[1] / 5) << "and goes on with its share";
+  KeepBusy(FetchClass::kHint);
+  const Bytes of_three = Run(7000);
+  EXPECT_NEAR(static_cast<double>(of_three[1]) / static_cast<double>(of_three[2]), 2, 0.1);
+}
+
+TEST_F(FetchSchedulerTest, AClassWhosePlacesWereTakenHasNoMoreThanItsShareAfterwards) {
+  // Of two places of backfill one registry has one.
+  const auto stalled = MakeBlob(1);
+  scheduler_.Ready(std::make_shared<Work>(UINT32_MAX), stalled, FetchClass::kBackfill);
+  std::optional<FetchScheduler::Start> held = scheduler_.Pop();
+  ASSERT_TRUE(held);
+  const auto read = MakeBlob(2);
+  scheduler_.Ready(std::make_shared<Work>(UINT32_MAX), read, FetchClass::kReadahead);
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(scheduler_.Pop()->run.blob, read);
+  held.reset();
+  int of_backfill = 0;
+  for (int i = 0; i < 100; ++i) of_backfill += scheduler_.Pop()->run.blob == stalled;
+  EXPECT_NEAR(of_backfill, 20, 2);
 }
 
 TEST_F(FetchSchedulerTest, WorkIsAskedWhenThereIsRoomAndUntilItHasNothing) {

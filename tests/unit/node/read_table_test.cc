@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <set>
 #include <utility>
 
 namespace sluice {
@@ -45,6 +46,38 @@ TEST(DeadlinesTest, ATimerThatAnEarlierOneHasReplacedTakesNothing) {
   EXPECT_THAT(deadlines.TakeDue(kStart + seconds(30), kStart + seconds(30)), IsEmpty());
   EXPECT_EQ(deadlines.Arm(), std::nullopt) << "the timer of the earlier one is still to come";
   EXPECT_THAT(deadlines.TakeDue(kStart + seconds(10), kStart + seconds(30)), ElementsAre(2, 1));
+}
+
+TEST(DeadlinesTest, WhatIsNotWaitedForAnyMoreIsKeptNoLongerThanItsBound) {
+  Deadlines<int> deadlines;
+  constexpr int kFirst = 1, kLast = 10000;
+  for (int i = kFirst; i <= kLast; ++i) {
+    deadlines.Add(kStart + seconds(i), i);
+    deadlines.Prune(1, [](int id) { return id == kFirst; });
+    ASSERT_LE(deadlines.size(), 2 + Deadlines<int>::kStaleMax);
+  }
+  EXPECT_EQ(deadlines.Arm(), kStart + seconds(kFirst));
+  deadlines.Prune(0, [](int) { return false; });
+  EXPECT_EQ(deadlines.size(), 0u);
+}
+
+TEST(DeadlinesTest, TheEarliestIsOneThatIsWaitedForWhicheverWentBefore) {
+  Deadlines<int> deadlines;
+  std::set<int> live;
+  const auto is_live = [&](int id) { return live.contains(id); };
+  for (const int i : {5, 3, 9, 1, 7, 8, 2, 6, 4}) {
+    live.insert(i);
+    deadlines.Add(kStart + seconds(i), i);
+  }
+  for (const int gone : {4, 1, 9, 2, 3}) {
+    live.erase(gone);
+    deadlines.Prune(live.size(), is_live);
+  }
+  EXPECT_EQ(deadlines.Arm(), kStart + seconds(5));
+  EXPECT_THAT(deadlines.TakeDue(kStart + seconds(5), kStart + seconds(7)), ElementsAre(5, 6, 7));
+  live = {};
+  deadlines.Prune(0, is_live);
+  EXPECT_EQ(deadlines.Arm(), std::nullopt);
 }
 
 class ReadTableTest : public ::testing::Test {

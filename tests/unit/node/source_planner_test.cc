@@ -104,6 +104,7 @@ TEST_F(SourcePlannerTest, OneThatIsSilentAgainAndAgainIsNotAskedFirstForEver) {
     const Leg silent{kHolder, SourceRank::kHolder, source_, Span(0, 1)};
     const Instant now = start_ + SourcePlanner::kSilence;
     ASSERT_TRUE(planner_.Hedge(silent, {start_, {}, {}}, {}, offers, now).has_value());
+    planner_.Note(kHolder, 0, {}, absl::DeadlineExceededError("it is silent"));
     // The other's bytes came first.
     planner_.Note(kHolder, 0, {}, absl::CancelledError("nobody wants it any more"));
   }
@@ -165,9 +166,39 @@ TEST_F(HedgeTest, WhoLacksTheChunkIsNotAsked) {
   EXPECT_FALSE(Hedge(milliseconds(500)));
 }
 
-TEST_F(HedgeTest, WhoHasOnlyAPartIsNotAsked) {
-  offers_[1].has = Span(1, 4);
-  EXPECT_FALSE(Hedge(milliseconds(500)));
+// As "source:first+count".
+std::string Text(const std::optional<Leg>& leg) {
+  if (!leg) return "nobody";
+  return std::to_string(static_cast<uint32_t>(leg->id)) + ':' + std::to_string(leg->chunks.first.value()) +
+         '+' + std::to_string(leg->chunks.count);
+}
+
+TEST_F(HedgeTest, WhoHasOnlyAPartIsAskedForThat) {
+  offers_[1].has = Span(0, 3);
+  EXPECT_EQ(Text(Hedge(milliseconds(500))), "2:0+3");
+  offers_[1].has = Span(1, 9);
+  EXPECT_EQ(Text(Hedge(milliseconds(500))), "2:1+3") << "nobody has the first";
+  offers_[1].has = Span(4, 9);
+  EXPECT_EQ(Text(Hedge(milliseconds(500))), "nobody");
+}
+
+TEST_F(HedgeTest, WhoHasTheLongestPartIsAskedAndWhoWasNotAskedYetBeforeHim) {
+  offers_[1].has = Span(0, 1);
+  offers_.push_back(Offer(kOther, SourceRank::kHolder, Span(0, 2)));
+  EXPECT_EQ(Text(Hedge(milliseconds(500))), "3:0+2");
+  tried_.Failed(kOther);
+  EXPECT_EQ(Text(Hedge(milliseconds(500))), "2:0+1");
+  EXPECT_EQ(Text(Hedge(milliseconds(1500))), "4:0+4") << "a takeover";
+}
+
+TEST_F(HedgeTest, WhoWasNotAskedYetTakesThePlaceOfOneThatIsSilent) {
+  offers_.push_back(Offer(kOther, SourceRank::kHolder, Span(2, 1)));
+  const auto replace = [&] { return Text(planner_.Replace(late_, kHolder, tried_, offers_)); };
+  EXPECT_EQ(replace(), "4:0+4");
+  tried_.Failed(kOrigin);
+  EXPECT_EQ(replace(), "3:2+1");
+  tried_.Lacks(kOther);
+  EXPECT_EQ(replace(), "nobody");
 }
 
 TEST_F(HedgeTest, HedgesHaveABudgetAndTakeoversHaveNot) {
@@ -187,6 +218,10 @@ TEST_F(HedgeTest, LooksAgainWhenItWouldBeSilent) {
       .started = start_, .first_byte = start_ + milliseconds(20), .last_byte = start_ + milliseconds(400)};
   EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(400)), start_ + milliseconds(1900));
   EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(5000)), start_ + milliseconds(5000));
+  const LegProgress early{
+      .started = start_, .first_byte = start_ + milliseconds(20), .last_byte = start_ + milliseconds(30)};
+  EXPECT_EQ(planner_.LateAt(late_, early, start_ + milliseconds(40)), start_ + milliseconds(1530))
+      << "its first byte has come";
 }
 
 TEST_F(HedgeTest, AQuietTimeSavesNoMoreHedgesThanItsBound) {

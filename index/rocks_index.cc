@@ -129,6 +129,16 @@ absl::Status CheckRemains(const std::string& path) {
   return absl::OkStatus();
 }
 
+// RocksDB syncs what lies in its directory, but not the directory's own name.
+absl::Status MakeDirectory(rocksdb::Env& env, const std::string& path) {
+  if (env.FileExists(path + "/CURRENT").ok()) return absl::OkStatus();
+  rocksdb::Status made = env.CreateDirIfMissing(path);
+  std::unique_ptr<rocksdb::Directory> parent;
+  if (made.ok()) made = env.NewDirectory(std::filesystem::path(path).parent_path(), &parent);
+  if (made.ok()) made = parent->Fsync();
+  return FromRocks(made, absl::StrCat("make directory ", path));
+}
+
 rocksdb::Status Closed() {
   return rocksdb::Status::IOError("the database could not be opened again after an error of the disk");
 }
@@ -218,6 +228,7 @@ class RocksIndex final : public IndexDb {
 
 absl::StatusOr<std::unique_ptr<IndexDb>> OpenWith(const rocksdb::Options& options, const std::string& path) {
   if (absl::Status remains = CheckRemains(path); !remains.ok()) return remains;
+  if (absl::Status made = MakeDirectory(*options.env, path); !made.ok()) return made;
   rocksdb::DB* db = nullptr;
   const rocksdb::Status status = rocksdb::DB::Open(options, path, &db);
   if (!status.ok()) return FromReading(status, absl::StrCat("open ", path));

@@ -35,7 +35,7 @@ class LossyDisk final : public index::StoreFileSystem {
     int short_write = 0;  // fewer bytes than asked for, which is no error
     int open = 0;
     int read = 0;
-    int index = 0;
+    int index = 0;  // of the index's writes, or of the calls they make
   };
   struct Hooks {
     std::function<void(const std::string& name, uint64_t inode, ByteRange range)> before_write;

@@ -96,7 +96,7 @@ Simulation::Simulation(uint64_t seed, const World& world)
     : world_(world),
       random_(seed),
       disk_(Emptied(world.data_dir), world.data_dir + ".trash", random_),
-      index_(world.make_index(disk_, random_)),
+      index_(world.make_index(disk_, random_, clock_)),
       verifier_(samples_, disk_),
       directory_(random_) {
   const size_t first = random_.Below(kSampleCount);
@@ -126,6 +126,7 @@ Simulation::~Simulation() {
 }
 
 std::string Simulation::Run() {
+  if (random_.Chance(10)) disk_.DieAfter(static_cast<int>(random_.Below(60)));
   Start();
   for (step_ = 0; step_ < world_.steps && failure_.empty(); ++step_) Step();
   if (failure_.empty()) AllIsWell();

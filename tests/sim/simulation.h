@@ -36,7 +36,7 @@ class Simulation {
  public:
   struct World {
     std::string data_dir;  // empty, or what an earlier simulation left
-    std::function<IndexOnDisk(LossyDisk&, Random&)> make_index;
+    std::function<IndexOnDisk(LossyDisk&, Random&, const VirtualClock&)> make_index;
     int steps = 300;
   };
   Simulation(uint64_t seed, const World& world);
@@ -119,8 +119,8 @@ class Simulation {
   const World world_;
   Random random_;
   LossyDisk disk_;
-  IndexOnDisk index_;
   VirtualClock clock_;
+  IndexOnDisk index_;
   Samples samples_;
   SampleVerifier verifier_;
   SteppedDirectory directory_;

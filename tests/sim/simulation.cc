@@ -115,7 +115,8 @@ Simulation::Simulation(uint64_t seed, const World& world)
   tampers_ = random_.Chance(10);
   disk_.hooks = {
       [this](const std::string& name, uint64_t inode, ByteRange range) { BeforeWrite(name, inode, range); },
-      [this](const std::string& name) { BeforeUnlink(name); }, [this] { GoOnMeanwhile(); },
+      [this](const std::string& name, uint64_t inode) { BeforeUnlink(name, inode); },
+      [this] { GoOnMeanwhile(); },
       [this] {
         if (hashing_) GoOnMeanwhile();
       }};
@@ -233,6 +234,7 @@ void Simulation::Step() {
   if (disk_.dead() || !failure_.empty()) return;
   ForgetTakenBack();
   if (step_ % 8 == 0) CheckUnasked();
+  CheckRefused();
 }
 
 void Simulation::RunTask() {
@@ -591,11 +593,30 @@ void Simulation::BeforeWrite(const std::string& name, uint64_t inode, ByteRange 
     Fail(absl::StrCat(what, " while it is claimed"));
 }
 
-void Simulation::BeforeUnlink(const std::string& name) {
+void Simulation::BeforeUnlink(const std::string& name, uint64_t inode) {
   const Sample* const sample = SampleOf(name);
-  if (sample && unasked_.contains(sample->spec.digest)) {
-    Fail(
-        absl::StrCat("the file of ", sample->spec.digest.Short(), " goes while the kernel reads it unasked"));
+  if (!sample) return;
+  const std::string what = absl::StrCat("the file of ", sample->spec.digest.Short(), " goes");
+  if (unasked_.contains(sample->spec.digest)) Fail(what + " while the kernel reads it unasked");
+  // Where the index fails, an eviction takes the file first as a last resort.
+  if (IndexIsWell() && MayClaimAny(*sample, inode)) Fail(what + " while chunks of it are claimed");
+}
+
+bool Simulation::MayClaimAny(const Sample& sample, uint64_t inode) const {
+  const ChunkSpan all = sample.geometry().All();
+  for (ChunkIndex index = all.first; index < all.end(); index = index.next()) {
+    if (index_.may_claim && index_.may_claim(sample.spec.digest, index, inode)) return true;
+  }
+  return false;
+}
+
+// A crash must not bring back what was refused. Where the index fails, an alarm says that it may.
+void Simulation::CheckRefused() {
+  if (!IndexIsWell()) return;
+  for (const auto& [digest, sample] : samples_) {
+    const std::shared_ptr<Blob> blob = store_->Find(digest);
+    if (blob && blob->refused() && MayClaimAny(sample, disk_.InodeOf(digest.Hex())))
+      Fail(absl::StrCat(digest.Short(), " is refused and still claimed"));
   }
 }
 

@@ -66,6 +66,8 @@ rocksdb::Options DatabaseOptions(rocksdb::Env* env) {
   options.paranoid_checks = true;
   // A torn end of the log is a crash and was never acknowledged. Anything else that is missing from it could
   // be a claim that was taken back, so an older state must not be fallen back to.
+  // An end that has its length and zeros for bytes, as a file system may leave it, can't be told from rot:
+  // the index is given up.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   options.track_and_verify_wals_in_manifest = true;
   // What the log held is in a table, synced, before the index can be read: the store goes by what it reads.

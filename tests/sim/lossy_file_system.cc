@@ -131,8 +131,14 @@ void LossyFileSystem::KeepSome(File* file) {
   for (size_t i = 0; i < kept; ++i) Apply(file->unsynced[i], file);
   if (kept == file->unsynced.size()) return;
   Change& torn = file->unsynced[kept];
-  torn.bytes.resize(random_.Below(torn.bytes.size() + 1));
-  if (torn.kind == Change::Kind::kAppend) Apply(torn, file);
+  if (torn.kind != Change::Kind::kAppend) return;
+  const size_t size = torn.bytes.size();
+  torn.bytes.resize(random_.Below(size + 1));
+  if (random_.Chance(50)) {
+    torn.bytes.resize(size, '\0');
+    left_zeros_ = true;
+  }
+  Apply(torn, file);
 }
 
 void LossyFileSystem::LosePower() {

@@ -15,8 +15,8 @@ namespace sluice::sim {
 
 // What RocksDB keeps its files on: the same disk as LossyDisk, with its life, its death and its faults. Over
 // a power loss it keeps what was synced, and of the rest what the seed says: of each file a part from its
-// start on, of the names those that were made first. Beneath it lie real files, which hold what the page
-// cache would.
+// start on, at times with zeros behind it (a file system may note the size before the bytes are there), of
+// the names those that were made first. Beneath it lie real files, which hold what the page cache would.
 //
 // What could not be synced never reaches the disk, nor what is appended after it, though a later sync says
 // so. Names that could not be synced are tried again by the next sync, as by a file system's journal.
@@ -33,6 +33,9 @@ class LossyFileSystem final : public rocksdb::FileSystemWrapper {
   void Begin(const std::string& directory);
   // The machine starts again. REQUIRES: no file is open
   void LosePower();
+  // Whether a power loss has put zeros in the place of bytes that were not synced, since this was false last.
+  bool left_zeros() const { return left_zeros_; }
+  void ForgetZeros() { left_zeros_ = false; }
   // How many appends have come, those that failed too.
   uint64_t appends() const { return appends_; }
 
@@ -110,6 +113,7 @@ class LossyFileSystem final : public rocksdb::FileSystemWrapper {
   Random& random_;
   const std::thread::id thread_;
   uint64_t appends_ = 0;
+  bool left_zeros_ = false;
   int well_left_ = 0;               // calls without a fault after one: else no database would be opened again
   std::string directory_;           // of the database
   bool directory_durable_ = false;  // its own name

@@ -80,11 +80,17 @@ absl::StatusOr<std::unique_ptr<IndexDb>> LossyRocksIndex::Open(const std::string
 }
 
 absl::Status LossyRocksIndex::CheckOpened(const absl::StatusOr<std::unique_ptr<IndexDb>>& db) {
-  if (absl::IsDataLoss(db.status()) && now_.contains(Rows{})) return db.status();  // it was never made whole
+  // It was never made whole, or RocksDB can't tell a batch that was torn from one that has rotted.
+  if (absl::IsDataLoss(db.status()) && (now_.contains(Rows{}) || files_->left_zeros())) {
+    files_->ForgetZeros();
+    now_ = kept_ = {Rows{}};
+    return db.status();
+  }
   if (!db.ok()) return absl::InternalError(db.status().message());
   absl::StatusOr<Rows> rows = RowsOf(**db);
   if (!rows.ok()) return absl::InternalError(rows.status().message());
   if (broken_ || !now_.contains(*rows)) return absl::InternalError("the index lost a batch, or made one up");
+  files_->ForgetZeros();
   // The store goes by what it reads now, so it must be there from now on.
   now_ = kept_ = {*std::move(rows)};
   return absl::OkStatus();

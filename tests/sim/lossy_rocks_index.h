@@ -20,7 +20,8 @@ namespace sluice::sim {
 
 // The index in RocksDB, on the simulated disk and by the virtual clock. Whenever it is opened, its rows are
 // held against what IndexDb promises of the batches that were written: none lost that was synced, or that
-// came before a synced one; none half there; none out of order.
+// came before a synced one; none half there; none out of order. It may be given up whole, as damaged, only
+// where a power loss tore a batch that was not synced.
 class LossyRocksIndex {
  public:
   // REQUIRES: all outlive this

@@ -151,7 +151,11 @@ index::DiskStoreOptions Simulation::Options() {
   options.alarm = [this](const std::string& text) { Trace(absl::StrCat("alarm: ", text)); };
   options.wall_clock_ms = [this] { return clock_.now.time_since_epoch().count() / 1'000'000; };
   options.threads = index::Threads::kNone;
-  options.open_index = index_.open;
+  options.open_index = [this](const std::string& path) {
+    auto index = index_.open(path);
+    if (absl::IsDataLoss(index.status())) durable_.clear();  // it is given up
+    return index;
+  };
   return options;
 }
 

@@ -485,15 +485,16 @@ void Simulation::ReadWhole(const Sample& sample) {
   request.digest = digest;
   request.range = {0, sample.spec.size};
   request.deadline = clock_.now + std::chrono::minutes(1);
-  std::optional<absl::Status> answer;
+  // After a failure it is answered at the end of the node.
+  const auto answer = std::make_shared<std::optional<absl::Status>>();
   cache_->Read(std::move(request),
-               [&](const absl::StatusOr<ReadResult>& result) { answer = result.status(); });
-  for (int i = 0; i < kWellStepsMax && !answer && failure_.empty(); ++i) {
+               [answer](const absl::StatusOr<ReadResult>& result) { *answer = result.status(); });
+  for (int i = 0; i < kWellStepsMax && !*answer && failure_.empty(); ++i) {
     if (!DoAnything()) AdvanceTime();
   }
   if (!failure_.empty()) return;
-  if (!answer) return Fail("a read of a healthy node was not answered");
-  if (!answer->ok()) return Fail(absl::StrCat("a read of a healthy node: ", answer->ToString()));
+  if (!*answer) return Fail("a read of a healthy node was not answered");
+  if (!(*answer)->ok()) return Fail(absl::StrCat("a read of a healthy node: ", (*answer)->ToString()));
   while (store_->RunBatch() || store_->RunHash() || store_->RunNotice()) {
   }
   if (!store_->IsSettled(digest)) Fail(absl::StrCat(digest.Short(), " is whole and never settles"));

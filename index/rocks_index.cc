@@ -59,14 +59,19 @@ std::string_view ToView(const rocksdb::Slice& slice) {
   return {slice.data(), slice.size()};
 }
 
-rocksdb::Options DatabaseOptions() {
+rocksdb::Options DatabaseOptions(rocksdb::Env* env) {
   rocksdb::Options options;
+  options.env = env;
   options.create_if_missing = true;
   options.paranoid_checks = true;
   // A torn end of the log is a crash and was never acknowledged. Anything else that is missing from it could
   // be a claim that was taken back, so an older state must not be fallen back to.
+  // An end that has its length and zeros for bytes, as a file system may leave it, can't be told from rot:
+  // the index is given up.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   options.track_and_verify_wals_in_manifest = true;
+  // What the log held is in a table, synced, before the index can be read: the store goes by what it reads.
+  options.avoid_flush_during_recovery = false;
   options.write_buffer_size = kWriteBufferBytes;
   options.max_total_wal_size = kWalBytesMax;
   options.max_open_files = kOpenFilesMax;
@@ -126,14 +131,24 @@ absl::Status CheckRemains(const std::string& path) {
   return absl::OkStatus();
 }
 
+// RocksDB syncs what lies in its directory, but not the directory's own name.
+absl::Status MakeDirectory(rocksdb::Env& env, const std::string& path) {
+  if (env.FileExists(path + "/CURRENT").ok()) return absl::OkStatus();
+  rocksdb::Status made = env.CreateDirIfMissing(path);
+  std::unique_ptr<rocksdb::Directory> parent;
+  if (made.ok()) made = env.NewDirectory(std::filesystem::path(path).parent_path(), &parent);
+  if (made.ok()) made = parent->Fsync();
+  return FromRocks(made, absl::StrCat("make directory ", path));
+}
+
 rocksdb::Status Closed() {
   return rocksdb::Status::IOError("the database could not be opened again after an error of the disk");
 }
 
 class RocksIndex final : public IndexDb {
  public:
-  RocksIndex(std::string path, std::unique_ptr<rocksdb::DB> db)
-      : path_(std::move(path)), db_(std::move(db)) {}
+  RocksIndex(std::string path, rocksdb::Options options, std::unique_ptr<rocksdb::DB> db)
+      : path_(std::move(path)), options_(std::move(options)), db_(std::move(db)) {}
 
   absl::Status Scan(const Visitor& visit) override {
     rocksdb::ReadOptions options;
@@ -175,7 +190,7 @@ class RocksIndex final : public IndexDb {
     return FromRocks(status, "write");
   }
 
-  void Reopen() override { ReopenAfter(std::chrono::steady_clock::duration::zero()); }
+  void Reopen() override { ReopenAfter(std::chrono::nanoseconds::zero()); }
 
  private:
   rocksdb::Status TryWrite(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) {
@@ -192,34 +207,46 @@ class RocksIndex final : public IndexDb {
   // The writer of the write-ahead log never forgets an error of its file, whatever becomes of the disk: only
   // a new database object writes again. Returns whether there is one; no more than one is tried in
   // `interval`.
-  bool ReopenAfter(std::chrono::steady_clock::duration interval) {
+  bool ReopenAfter(std::chrono::nanoseconds interval) {
     std::unique_lock lock(mutex_);
-    const auto now = std::chrono::steady_clock::now();
+    const std::chrono::nanoseconds now(options_.env->NowNanos());
     if (now - reopened_at_ < interval) return false;
     reopened_at_ = now;
     db_.reset();
     rocksdb::DB* fresh = nullptr;
-    if (!rocksdb::DB::Open(DatabaseOptions(), path_, &fresh).ok()) return false;
+    if (!rocksdb::DB::Open(options_, path_, &fresh).ok()) return false;
     db_.reset(fresh);
     return true;
   }
 
   const std::string path_;
+  const rocksdb::Options options_;
 
   std::shared_mutex mutex_;  // held exclusively while the database is replaced
   // Guarded by mutex_.
-  std::unique_ptr<rocksdb::DB> db_;  // null if it could not be opened again
-  std::chrono::steady_clock::time_point reopened_at_{};
+  std::unique_ptr<rocksdb::DB> db_;         // null if it could not be opened again
+  std::chrono::nanoseconds reopened_at_{};  // by the environment's clock
 };
+
+absl::StatusOr<std::unique_ptr<IndexDb>> OpenWith(const rocksdb::Options& options, const std::string& path) {
+  if (absl::Status remains = CheckRemains(path); !remains.ok()) return remains;
+  if (absl::Status made = MakeDirectory(*options.env, path); !made.ok()) return made;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::Open(options, path, &db);
+  if (!status.ok()) return FromReading(status, absl::StrCat("open ", path));
+  return std::make_unique<RocksIndex>(path, options, std::unique_ptr<rocksdb::DB>(db));
+}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<IndexDb>> OpenRocksIndex(const std::string& path) {
-  if (absl::Status remains = CheckRemains(path); !remains.ok()) return remains;
-  rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(DatabaseOptions(), path, &db);
-  if (!status.ok()) return FromReading(status, absl::StrCat("open ", path));
-  return std::make_unique<RocksIndex>(path, std::unique_ptr<rocksdb::DB>(db));
+  return OpenWith(DatabaseOptions(rocksdb::Env::Default()), path);
+}
+
+absl::StatusOr<std::unique_ptr<IndexDb>> OpenRocksIndexOn(rocksdb::Env& env, const std::string& path) {
+  rocksdb::Options options = DatabaseOptions(&env);
+  options.disable_auto_compactions = true;
+  return OpenWith(options, path);
 }
 
 }  // namespace sluice::index

@@ -21,7 +21,7 @@ int Fail(int error) {
   return -1;
 }
 
-ino_t InodeOf(int fd) {
+ino_t InodeOfFile(int fd) {
   struct stat status {};
   return ::fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
@@ -116,17 +116,22 @@ void LossyDisk::WriteBack(const std::string& path, const File& file) const {
 bool LossyDisk::IsOurs(int directory) {
   struct stat status {};
   if (directory_inode_ == 0 && ::stat(directory_.c_str(), &status) == 0) directory_inode_ = status.st_ino;
-  return InodeOf(directory) == directory_inode_;
+  return InodeOfFile(directory) == directory_inode_;
 }
 
 LossyDisk::File& LossyDisk::FileOf(int fd) {
-  const auto found = files_.find(InodeOf(fd));
+  const auto found = files_.find(InodeOfFile(fd));
   Check(found != files_.end());
   return found->second;
 }
 
+uint64_t LossyDisk::InodeOf(const std::string& name) const {
+  const auto found = names_.find(name);
+  return found == names_.end() ? 0 : found->second;
+}
+
 std::string LossyDisk::NameOf(int fd) const {
-  const ino_t inode = InodeOf(fd);
+  const ino_t inode = InodeOfFile(fd);
   for (const auto& [name, named] : names_) {
     if (named == inode) return name;
   }
@@ -150,7 +155,7 @@ int LossyDisk::Open(int directory, const std::string& name, int flags) {
   if (Fires(faults.open)) return Fail(EMFILE);
   const int fd = StoreFileSystem::Open(directory, name, flags);
   if (fd < 0 || !IsOurs(directory)) return fd;
-  if (const ino_t inode = InodeOf(fd); files_.try_emplace(inode).second) {
+  if (const ino_t inode = InodeOfFile(fd); files_.try_emplace(inode).second) {
     names_[name] = inode;
     unsynced_names_.push_back({name, inode});
   }
@@ -166,7 +171,7 @@ ssize_t LossyDisk::Pread(int fd, void* bytes, size_t size, off_t offset) {
 ssize_t LossyDisk::Pwrite(int fd, const void* bytes, size_t size, off_t offset) {
   if (dead_) return Fail(EIO);
   const auto first = static_cast<uint64_t>(offset);
-  if (hooks.before_write) hooks.before_write(NameOf(fd), InodeOf(fd), {first, size});
+  if (hooks.before_write) hooks.before_write(NameOf(fd), InodeOfFile(fd), {first, size});
   const bool alive = Alive();
   const bool fails = !alive || Fires(faults.write);
   if (fails || Fires(faults.short_write)) size = random_.Below(size + 1);
@@ -215,7 +220,7 @@ int LossyDisk::Unlink(int directory, const std::string& name) {
   if (!Alive()) return Fail(EIO);
   if (!IsOurs(directory)) return StoreFileSystem::Unlink(directory, name);
   if (!names_.contains(name)) return Fail(ENOENT);
-  if (hooks.before_unlink) hooks.before_unlink(name);
+  if (hooks.before_unlink) hooks.before_unlink(name, names_.at(name));
   if (Fires(faults.write)) return Fail(EIO);
   Remove(name);
   return 0;

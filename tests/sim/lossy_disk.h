@@ -35,11 +35,11 @@ class LossyDisk final : public index::StoreFileSystem {
     int short_write = 0;  // fewer bytes than asked for, which is no error
     int open = 0;
     int read = 0;
-    int index = 0;
+    int index = 0;  // of the index's writes, or of the calls they make
   };
   struct Hooks {
     std::function<void(const std::string& name, uint64_t inode, ByteRange range)> before_write;
-    std::function<void(const std::string& name)> before_unlink;
+    std::function<void(const std::string& name, uint64_t inode)> before_unlink;
     std::function<void()> while_syncing;  // others go on meanwhile
     std::function<void()> while_reading;
   };
@@ -69,6 +69,8 @@ class LossyDisk final : public index::StoreFileSystem {
   // The machine starts again. REQUIRES: no file is open
   void LosePower();
 
+  // Of the file of that name; 0 without one.
+  uint64_t InodeOf(const std::string& name) const;
   // A stranger removes a file.
   void RemoveByStranger(const std::string& name);
 

@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "index/index_codec.h"
-
 namespace sluice::sim {
 
 using index::Durability;
@@ -45,23 +43,7 @@ index::OpenIndex LossyIndex::Opener() {
   };
 }
 
-void LossyIndex::Apply(const IndexBatch& batch, Rows* rows) {
-  for (const IndexBatch::Change& change : batch.changes()) {
-    switch (change.kind) {
-      case IndexBatch::Change::Kind::kPut:
-        (*rows)[change.key] = change.value;
-        break;
-      case IndexBatch::Change::Kind::kDelete:
-        rows->erase(change.key);
-        break;
-      case IndexBatch::Change::Kind::kDeleteRange:
-        rows->erase(rows->lower_bound(change.key), rows->lower_bound(change.value));
-        break;
-    }
-  }
-}
-
-LossyIndex::Rows LossyIndex::Now() const {
+Rows LossyIndex::Now() const {
   Rows rows = durable_;
   for (const IndexBatch& batch : unsynced_) Apply(batch, &rows);
   return rows;
@@ -74,18 +56,6 @@ void LossyIndex::Sync() {
 void LossyIndex::LosePower() {
   unsynced_.resize(random_.Below(unsynced_.size() + 1));
   Sync();
-}
-
-bool LossyIndex::Claims(const Rows& rows, const Digest& digest, ChunkIndex chunk, uint64_t inode) {
-  const BlobKey id(digest);
-  const auto record = rows.find(index::RecordKey(id));
-  if (record == rows.end()) return false;
-  const auto known = index::DecodeBlobRecord(record->second);
-  if (!known.ok() || !known->file || known->file->inode != inode) return false;
-  const auto row = rows.find(index::SegmentKey(id, index::SegmentIndex::Of(chunk)));
-  if (row == rows.end()) return false;
-  const auto segment = index::DecodeSegment(row->second);
-  return segment.ok() && segment->present.Has(ChunkIndex(chunk.value() % index::kSegmentChunks));
 }
 
 bool LossyIndex::MayClaim(const Digest& digest, ChunkIndex chunk, uint64_t inode) const {

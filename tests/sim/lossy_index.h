@@ -1,7 +1,6 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "index/index_loader.h"
 #include "node/digest.h"
 #include "node/geometry.h"
+#include "tests/sim/index_rows.h"
 #include "tests/sim/lossy_disk.h"
 #include "tests/sim/random.h"
 
@@ -32,10 +32,7 @@ class LossyIndex {
 
  private:
   class Db;
-  using Rows = std::map<std::string, std::string>;
 
-  static void Apply(const index::IndexBatch& batch, Rows* rows);
-  static bool Claims(const Rows& rows, const Digest& digest, ChunkIndex chunk, uint64_t inode);
   Rows Now() const;
   void Sync();
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "tests/sim/lossy_index.h"
+#include "tests/sim/lossy_rocks_index.h"
 #include "tests/sim/simulation.h"
 
 namespace sluice::sim {
@@ -44,7 +45,7 @@ class DataDirOfTest {
   std::string path_;
 };
 
-IndexOnDisk FakeIndex(LossyDisk& disk, Random& random) {
+IndexOnDisk FakeIndex(LossyDisk& disk, Random& random, const VirtualClock&) {
   const auto index = std::make_shared<LossyIndex>(disk, random);
   return {[index](const std::string& path) { return index->Opener()(path); }, [index] { index->LosePower(); },
           [index](const Digest& digest, ChunkIndex chunk, uint64_t inode) {
@@ -52,8 +53,16 @@ IndexOnDisk FakeIndex(LossyDisk& disk, Random& random) {
           }};
 }
 
-// Runs `count` seeds from `first` on, or the one that SLUICE_SIM_SEED names.
-void RunSeeds(uint64_t first, uint64_t count, Simulation::World world) {
+IndexOnDisk RocksIndex(LossyDisk& disk, Random& random, const VirtualClock& clock) {
+  const auto index = std::make_shared<LossyRocksIndex>(disk, random, clock);
+  return {[index](const std::string& path) { return index->Open(path); }, [index] { index->LosePower(); },
+          [index](const Digest& digest, ChunkIndex chunk, uint64_t inode) {
+            return index->MayClaim(digest, chunk, inode);
+          }};
+}
+
+// Runs `count` seeds from `first` on, or the one that SLUICE_SIM_SEED names. `filter` names the test.
+void RunSeeds(uint64_t first, uint64_t count, Simulation::World world, const char* filter) {
   const DataDirOfTest dir;
   world.data_dir = dir.path();
   const uint64_t only = FromEnvironment("SLUICE_SIM_SEED", 0);
@@ -65,26 +74,34 @@ void RunSeeds(uint64_t first, uint64_t count, Simulation::World world) {
     Simulation simulation(seed, world);
     const std::string failure = simulation.Run();
     ASSERT_TRUE(failure.empty()) << failure << "seed " << seed
-                                 << "; run it again with SLUICE_SIM_SEED=" << seed;
+                                 << "; run it again with SLUICE_SIM_SEED=" << seed << " and --gtest_filter='"
+                                 << filter << "'";
   }
 }
 
 // Each runs its share of the seeds, so that they run side by side.
 constexpr uint64_t kShares = 4;
+constexpr uint64_t kRocksShares = 2;
 class SimTest : public testing::TestWithParam<uint64_t> {};
+class RocksSimTest : public testing::TestWithParam<uint64_t> {};
 
 TEST_P(SimTest, HoldsOverAFakeIndex) {
   const uint64_t seeds = FromEnvironment("SLUICE_SIM_SEEDS", 2000) / kFewer / kShares;
-  RunSeeds(1 + GetParam() * seeds, seeds, {.data_dir = "", .make_index = FakeIndex});
+  RunSeeds(1 + GetParam() * seeds, seeds, {.data_dir = "", .make_index = FakeIndex}, "*OverAFakeIndex/0");
+}
+
+TEST_P(RocksSimTest, HoldsOverRocksDb) {
+  const uint64_t seeds = FromEnvironment("SLUICE_SIM_SEEDS", 100) / kFewer / kRocksShares;
+  RunSeeds(1 + GetParam() * seeds, seeds, {.data_dir = "", .make_index = RocksIndex}, "*OverRocksDb/0");
 }
 
 // A failure would be worth little without it.
-TEST(SimReplayTest, ASeedIsAlwaysTheSameRun) {
+void ExpectSameRuns(IndexOnDisk (*make_index)(LossyDisk&, Random&, const VirtualClock&), uint64_t seeds) {
   const DataDirOfTest dir;
-  for (uint64_t seed = 1; seed <= 50; ++seed) {
+  for (uint64_t seed = 1; seed <= seeds; ++seed) {
     uint64_t hashes[2] = {};
     for (uint64_t& hash : hashes) {
-      Simulation simulation(seed, {.data_dir = dir.path(), .make_index = FakeIndex});
+      Simulation simulation(seed, {.data_dir = dir.path(), .make_index = make_index});
       EXPECT_EQ(simulation.Run(), "");
       hash = simulation.trace_hash();
     }
@@ -92,7 +109,16 @@ TEST(SimReplayTest, ASeedIsAlwaysTheSameRun) {
   }
 }
 
+TEST(SimReplayTest, ASeedIsAlwaysTheSameRun) {
+  ExpectSameRuns(FakeIndex, 50);
+}
+
+TEST(SimReplayTest, ASeedIsAlwaysTheSameRunOverRocksDb) {
+  ExpectSameRuns(RocksIndex, 50);
+}
+
 INSTANTIATE_TEST_SUITE_P(Shares, SimTest, testing::Range(uint64_t{0}, kShares));
+INSTANTIATE_TEST_SUITE_P(Shares, RocksSimTest, testing::Range(uint64_t{0}, kRocksShares));
 
 }  // namespace
 }  // namespace sluice::sim

@@ -1,6 +1,7 @@
 #include "tests/sim/simulation.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +32,11 @@ const std::vector<Sample>& AllSamples() {
 
 std::string RangeText(ByteRange range) {
   return absl::StrCat(range.offset, "+", range.length);
+}
+
+uint64_t InodeOf(int fd) {
+  struct stat status {};
+  return ::fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
 // While the simulation looks at the disk by itself.
@@ -96,7 +102,7 @@ Simulation::Simulation(uint64_t seed, const World& world)
     : world_(world),
       random_(seed),
       disk_(Emptied(world.data_dir), world.data_dir + ".trash", random_),
-      index_(world.make_index(disk_, random_)),
+      index_(world.make_index(disk_, random_, clock_)),
       verifier_(samples_, disk_),
       directory_(random_) {
   const size_t first = random_.Below(kSampleCount);
@@ -115,7 +121,8 @@ Simulation::Simulation(uint64_t seed, const World& world)
   tampers_ = random_.Chance(10);
   disk_.hooks = {
       [this](const std::string& name, uint64_t inode, ByteRange range) { BeforeWrite(name, inode, range); },
-      [this](const std::string& name) { BeforeUnlink(name); }, [this] { GoOnMeanwhile(); },
+      [this](const std::string& name, uint64_t inode) { BeforeUnlink(name, inode); },
+      [this] { GoOnMeanwhile(); },
       [this] {
         if (hashing_) GoOnMeanwhile();
       }};
@@ -126,6 +133,7 @@ Simulation::~Simulation() {
 }
 
 std::string Simulation::Run() {
+  if (random_.Chance(10)) disk_.DieAfter(static_cast<int>(random_.Below(60)));
   Start();
   for (step_ = 0; step_ < world_.steps && failure_.empty(); ++step_) Step();
   if (failure_.empty()) AllIsWell();
@@ -143,7 +151,11 @@ index::DiskStoreOptions Simulation::Options() {
   options.alarm = [this](const std::string& text) { Trace(absl::StrCat("alarm: ", text)); };
   options.wall_clock_ms = [this] { return clock_.now.time_since_epoch().count() / 1'000'000; };
   options.threads = index::Threads::kNone;
-  options.open_index = index_.open;
+  options.open_index = [this](const std::string& path) {
+    auto index = index_.open(path);
+    if (absl::IsDataLoss(index.status())) durable_.clear();  // it is given up
+    return index;
+  };
   return options;
 }
 
@@ -232,6 +244,7 @@ void Simulation::Step() {
   if (disk_.dead() || !failure_.empty()) return;
   ForgetTakenBack();
   if (step_ % 8 == 0) CheckUnasked();
+  CheckRefused();
 }
 
 void Simulation::RunTask() {
@@ -472,15 +485,16 @@ void Simulation::ReadWhole(const Sample& sample) {
   request.blob = digest;
   request.range = {0, sample.spec.size};
   request.deadline = clock_.now + std::chrono::minutes(1);
-  std::optional<absl::Status> answer;
+  // After a failure it is answered at the end of the node.
+  const auto answer = std::make_shared<std::optional<absl::Status>>();
   cache_->Read(std::move(request),
-               [&](const absl::StatusOr<ReadResult>& result) { answer = result.status(); });
-  for (int i = 0; i < kWellStepsMax && !answer && failure_.empty(); ++i) {
+               [answer](const absl::StatusOr<ReadResult>& result) { *answer = result.status(); });
+  for (int i = 0; i < kWellStepsMax && !*answer && failure_.empty(); ++i) {
     if (!DoAnything()) AdvanceTime();
   }
   if (!failure_.empty()) return;
-  if (!answer) return Fail("a read of a healthy node was not answered");
-  if (!answer->ok()) return Fail(absl::StrCat("a read of a healthy node: ", answer->ToString()));
+  if (!*answer) return Fail("a read of a healthy node was not answered");
+  if (!(*answer)->ok()) return Fail(absl::StrCat("a read of a healthy node: ", (*answer)->ToString()));
   while (store_->RunBatch() || store_->RunHash() || store_->RunNotice()) {
   }
   if (!store_->IsSettled(digest)) Fail(absl::StrCat(digest.Short(), " is whole and never settles"));
@@ -590,11 +604,33 @@ void Simulation::BeforeWrite(const std::string& name, uint64_t inode, ByteRange 
     Fail(absl::StrCat(what, " while it is claimed"));
 }
 
-void Simulation::BeforeUnlink(const std::string& name) {
+void Simulation::BeforeUnlink(const std::string& name, uint64_t inode) {
   const Sample* const sample = SampleOf(name);
-  if (sample && unasked_.contains(sample->spec.digest)) {
-    Fail(
-        absl::StrCat("the file of ", sample->spec.digest.Short(), " goes while the kernel reads it unasked"));
+  if (!sample) return;
+  const std::string what = absl::StrCat("the file of ", sample->spec.digest.Short(), " goes");
+  // Not if it reads another one, which a stranger had removed and the store had made anew.
+  const auto unasked = unasked_.find(sample->spec.digest);
+  if (unasked != unasked_.end() && InodeOf(unasked->second.get()) == inode)
+    Fail(what + " while the kernel reads it unasked");
+  // Where the index fails, an eviction takes the file first as a last resort.
+  if (IndexIsWell() && MayClaimAny(*sample, inode)) Fail(what + " while chunks of it are claimed");
+}
+
+bool Simulation::MayClaimAny(const Sample& sample, uint64_t inode) const {
+  const ChunkSpan all = sample.geometry().All();
+  for (ChunkIndex index = all.first; index < all.end(); index = index.next()) {
+    if (index_.may_claim && index_.may_claim(sample.spec.digest, index, inode)) return true;
+  }
+  return false;
+}
+
+// A crash must not bring back what was refused. Where the index fails, an alarm says that it may.
+void Simulation::CheckRefused() {
+  if (!IndexIsWell()) return;
+  for (const auto& [digest, sample] : samples_) {
+    const std::shared_ptr<Blob> blob = store_->Find(digest);
+    if (blob && blob->refused() && MayClaimAny(sample, disk_.InodeOf(digest.Hex())))
+      Fail(absl::StrCat(digest.Short(), " is refused and still claimed"));
   }
 }
 

@@ -36,7 +36,7 @@ class Simulation {
  public:
   struct World {
     std::string data_dir;  // empty, or what an earlier simulation left
-    std::function<IndexOnDisk(LossyDisk&, Random&)> make_index;
+    std::function<IndexOnDisk(LossyDisk&, Random&, const VirtualClock&)> make_index;
     int steps = 300;
   };
   Simulation(uint64_t seed, const World& world);
@@ -104,7 +104,10 @@ class Simulation {
   void CheckBytes(const Sample& sample, int fd, ByteRange range, const std::string& what);
   void CheckPresent(const Sample& sample, const std::string& when);
   void BeforeWrite(const std::string& name, uint64_t inode, ByteRange range);
-  void BeforeUnlink(const std::string& name);
+  void BeforeUnlink(const std::string& name, uint64_t inode);
+  void CheckRefused();
+  bool IndexIsWell() const { return faults_.index == 0 && faults_.full == 0; }
+  bool MayClaimAny(const Sample& sample, uint64_t inode) const;
   absl::Status OnComplete(const std::shared_ptr<Blob>& blob);
   absl::Status OnRevoke(const Blob& blob);
   void ForgetTakenBack();
@@ -119,8 +122,8 @@ class Simulation {
   const World world_;
   Random random_;
   LossyDisk disk_;
-  IndexOnDisk index_;
   VirtualClock clock_;
+  IndexOnDisk index_;
   Samples samples_;
   SampleVerifier verifier_;
   SteppedDirectory directory_;

@@ -127,16 +127,21 @@ absl::Status ClaimLog::DropAllAndEarlier(std::span<const EntryPtr> entries) {
 }
 
 absl::Status ClaimLog::Delete(const BlobEntry& entry, const std::function<bool()>& make_room) {
-  std::lock_guard lock(mutex_);
   IndexBatch batch;
   batch.DeleteBlob(entry.id, entry.blob->geometry());
-  absl::Status written = db_->Write(batch, Durability::kSynced);
-  // Making room must not fail for want of room.
+  absl::Status written = WriteDeletion(batch);
+  // Making room must not fail for want of room. It is made without the lock, which somebody may wait for who
+  // holds what making room takes; nothing else is written of an entry that is being evicted.
   while (!written.ok() && !absl::IsDataLoss(written) && make_room()) {
     db_->Reopen();
-    written = db_->Write(batch, Durability::kSynced);
+    written = WriteDeletion(batch);
   }
   return written;
+}
+
+absl::Status ClaimLog::WriteDeletion(const IndexBatch& batch) {
+  std::lock_guard lock(mutex_);
+  return db_->Write(batch, Durability::kSynced);
 }
 
 absl::Status ClaimLog::Write(const IndexBatch& batch, std::span<const EntryPtr> staged,

@@ -50,8 +50,8 @@ class ClaimLog {
   absl::Status DropAll(BlobEntry& entry);
   // The same of many in one batch, with all that an earlier version has left.
   absl::Status DropAllAndEarlier(std::span<const EntryPtr> entries);
-  // Deletes record and claims. `make_room` is called if there is no space for that; it returns whether there
-  // may be now. REQUIRES: the entry is being evicted
+  // Deletes record and claims. `make_room` is called if there is no space for that, while others may
+  // write; it returns whether there may be now. REQUIRES: the entry is being evicted
   absl::Status Delete(const BlobEntry& entry, const std::function<bool()>& make_room);
 
   // Makes the index work again, after room was made.
@@ -59,6 +59,7 @@ class ClaimLog {
 
  private:
   absl::Status Write(const IndexBatch& batch, std::span<const EntryPtr> staged, Durability durability);
+  absl::Status WriteDeletion(const IndexBatch& batch);
 
   const std::unique_ptr<IndexDb> db_;
   std::mutex mutex_;  // held from each decision to the end of its write; taken before a BlobEntry::mutex

@@ -328,16 +328,17 @@ class ClaimLogAloneTest : public ::testing::Test {
  protected:
   class NotingIndex final : public IndexDb {
    public:
-    explicit NotingIndex(std::vector<IndexBatch>& writes) : writes_(writes) {}
+    NotingIndex(std::vector<IndexBatch>& writes, absl::Status& fails) : writes_(writes), fails_(fails) {}
     absl::Status Scan(const Visitor&) override { return absl::OkStatus(); }
     absl::Status Write(const IndexBatch& batch, Durability) override {
-      writes_.push_back(batch);
-      return absl::OkStatus();
+      if (fails_.ok()) writes_.push_back(batch);
+      return fails_;
     }
     void Reopen() override {}
 
    private:
     std::vector<IndexBatch>& writes_;
+    absl::Status& fails_;
   };
   ClaimLogAloneTest() {
     const SampleBlob sample(1);
@@ -355,7 +356,8 @@ class ClaimLogAloneTest : public ::testing::Test {
   }
 
   std::vector<IndexBatch> writes_;
-  ClaimLog log_{std::make_unique<NotingIndex>(writes_)};
+  absl::Status fails_;
+  ClaimLog log_{std::make_unique<NotingIndex>(writes_, fails_)};
   EntryPtr entry_;
 };
 
@@ -374,6 +376,19 @@ TEST_F(ClaimLogAloneTest, NothingIsWrittenOfABlobThatIsBeingEvicted) {
   const auto pin = [](BlobRecord& record) { record.pinned = true; };
   EXPECT_TRUE(log_.ChangeRecord(*entry_, pin, Durability::kSynced).ok());
   EXPECT_TRUE(writes_.empty());
+}
+
+// Whoever makes room may have to wait for somebody who waits for the log: who makes a lost file anew, say.
+TEST_F(ClaimLogAloneTest, RoomIsMadeForADeletionWhileOthersUseTheLog) {
+  entry_->evicting = true;
+  fails_ = absl::ResourceExhaustedError("the disk is full");
+  const auto make_room = [&] {
+    fails_ = absl::OkStatus();
+    std::thread([&] { EXPECT_TRUE(log_.PutRecord(entry_->id, entry_->record).ok()); }).join();
+    return true;
+  };
+  EXPECT_TRUE(log_.Delete(*entry_, make_room).ok());
+  EXPECT_EQ(writes_.size(), 2u);
 }
 
 TEST_F(ClaimLogAloneTest, BlobOfWhichSomethingWasTakenBackIsNotClaimedAsProven) {

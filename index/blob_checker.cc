@@ -97,7 +97,7 @@ void BlobChecker::RecordVerified(const Reading& reading, ChunkIndex index, uint6
 void BlobChecker::CheckWhole(const EntryPtr& entry, const std::atomic<bool>& stop) {
   {
     std::lock_guard lock(entry->mutex);
-    if (!entry->Durable() || entry->Settled()) return;
+    if (!entry->Durable() || (entry->Settled() && (entry->record.root || !parts_.make_recipe))) return;
   }
   HoldAgainstDigest(entry, stop);
 }

@@ -16,6 +16,17 @@ std::string ClaimantOf(const Blob& blob, const BlobRecord& record) {
 
 }  // namespace
 
+BlobSpec FactsOf(const Digest& digest, const BlobRecord& record) {
+  BlobSpec facts{digest, record.size, record.chunk_size, record.root, {}};
+  for (const bool has_given : {true, false}) {
+    for (size_t i = 0; i < record.origins.size(); ++i) {
+      if ((record.access[i] != OriginAccess::kUnknown) == has_given)
+        facts.origins.push_back(record.origins[i]);
+    }
+  }
+  return facts;
+}
+
 BlobEntry::BlobEntry(std::shared_ptr<Blob> the_blob, BlobRecord the_record)
     : id(the_blob->key()),
       blob(std::move(the_blob)),
@@ -35,7 +46,7 @@ void BlobEntry::Load(SegmentIndex segment, const PresenceSegment& value) {
 }
 
 BlobSpec BlobEntry::Facts() const {
-  return {blob->digest(), record.size, record.chunk_size, record.root, record.origins};
+  return FactsOf(blob->digest(), record);
 }
 
 std::string BlobEntry::Name() const {

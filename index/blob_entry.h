@@ -73,7 +73,7 @@ struct BlobEntry {
   // All chunks are present and durable; proven, too, if settled.
   bool Durable() const;
   bool Settled() const { return Durable() && blob->unverified_count() == 0 && record.proven; }
-  // As the record says.
+  // As the record says; see FactsOf.
   BlobSpec Facts() const;
   // For people: which blob, and whose claim if it is kept beside another. Needs no lock.
   std::string Name() const;
@@ -114,6 +114,10 @@ struct BlobEntry {
   void TookBack();
   void ChangeState(BlobState state);
 };
+
+// What is known of a blob with that record. Origins that have given something come first, then the others;
+// the newest first of each.
+BlobSpec FactsOf(const Digest& digest, const BlobRecord& record);
 
 using EntryPtr = std::shared_ptr<BlobEntry>;
 

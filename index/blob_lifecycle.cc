@@ -77,8 +77,24 @@ absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Open(const BlobSpec& spec) 
     if (extended.ok()) return (*chosen)->blob;
     if (!absl::IsAborted(extended)) return extended;
   }
-  const BlobKey own(spec.digest);
-  return Register(parts_.table.Find(own) ? KeyBeside(spec) : own, spec);
+  const absl::StatusOr<BlobKey> key = FreeKey(spec);
+  if (!key.ok()) return key.status();
+  return Register(*key, spec);
+}
+
+// Neither kept nor that of a file which a mount reads that could not be taken up.
+absl::StatusOr<BlobKey> BlobLifecycle::FreeKey(const BlobSpec& spec) const {
+  if (parts_.table.FindAll(spec.digest).size() >= kClaimsMax) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(kClaimsMax, " different things are claimed of blob ", spec.digest.ToString(),
+                     " already; evict it, which drops those that nobody uses"));
+  }
+  const auto is_free = [&](const BlobKey& key) {
+    return !parts_.table.Find(key) && (!parts_.is_mounted(key) || released_.contains(key));
+  };
+  BlobKey key(spec.digest);
+  for (uint32_t salt = 0; !is_free(key); ++salt) key = KeyBeside(spec, salt);
+  return key;
 }
 
 absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::OpenAs(const BlobKey& key, const BlobSpec& spec) {
@@ -91,12 +107,14 @@ absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::OpenAs(const BlobKey& key, 
   }
   const EntryPtr known = parts_.table.Find(key);
   if (!known) return Register(key, spec);
-  const absl::Status extended =
-      known->blob->digest() == spec.digest ? Extend(known, spec) : absl::AbortedError("");
-  if (extended.ok()) return known->blob;
-  if (!absl::IsAborted(extended)) return extended;
-  return absl::InvalidArgumentError(absl::StrCat(
-      known->Name(), " is known with other facts than the mount's: unmount it and mount it again"));
+  const ChunkGeometry& geometry = known->blob->geometry();
+  if (known->blob->digest() != spec.digest || geometry.size() != spec.size ||
+      geometry.chunk_size() != spec.chunk_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        known->Name(), " is known with other facts than the mount's: unmount it and mount it again"));
+  }
+  if (absl::Status extended = ExtendMounted(known, spec); !extended.ok()) return extended;
+  return known->blob;
 }
 
 // The entry that the readers of `spec` share; null if none is for them.
@@ -127,10 +145,8 @@ absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Register(const BlobKey& key
   if (!file.ok()) return file.status();
   record.file = *file;
   if (absl::Status put = parts_.log.PutRecord(key, record); !put.ok()) return put;
-  const auto entry = std::make_shared<BlobEntry>(
-      std::make_shared<Blob>(
-          key, BlobSpec{spec.digest, record.size, record.chunk_size, record.root, record.origins}),
-      std::move(record));
+  const auto entry = std::make_shared<BlobEntry>(std::make_shared<Blob>(key, FactsOf(spec.digest, record)),
+                                                 std::move(record));
   parts_.table.Insert(entry);
   return entry->blob;
 }
@@ -141,17 +157,37 @@ absl::Status BlobLifecycle::Extend(const EntryPtr& entry, const BlobSpec& spec) 
     std::lock_guard lock(entry->mutex);
     if (Knows(*entry, spec)) return absl::OkStatus();
   }
-  bool may_share = false;
+  bool may_share = false, decided = false, changed = false;
+  // Called twice, and a commit may come in between: then the index does not say the same, and is told again.
   const auto learn = [&](BlobRecord& record) {
-    may_share = MayShare(record, entry->blob->unverified_count(), spec);
+    const bool before = std::exchange(may_share, MayShare(record, entry->blob->unverified_count(), spec));
+    changed = std::exchange(decided, true) && before != may_share;
     if (may_share) Learn(spec, &record);
   };
   if (absl::Status put = parts_.log.ChangeRecord(*entry, learn, Durability::kOrdered); !put.ok()) return put;
   std::lock_guard lock(entry->mutex);
   entry->blob->SetFacts(entry->Facts());
-  if (may_share) return absl::OkStatus();
-  entry->record_changed = true;  // a commit may have come in between, and what is in the index says more
-  return absl::AbortedError("it may not be shared");
+  entry->record_changed = entry->record_changed || changed;
+  return may_share ? absl::OkStatus() : absl::AbortedError("it may not be shared");
+}
+
+// What the mount's readers read is this file, so its repository is among those that what is not proven is
+// kept from.
+absl::Status BlobLifecycle::ExtendMounted(const EntryPtr& entry, const BlobSpec& spec) {
+  const auto learned = [&](BlobRecord record) {
+    LearnMounted(spec, &record);
+    return record;
+  };
+  {
+    std::lock_guard lock(entry->mutex);
+    if (learned(entry->record) == entry->record) return absl::OkStatus();
+  }
+  const absl::Status put = parts_.log.ChangeRecord(
+      *entry, [&](BlobRecord& record) { record = learned(record); }, Durability::kOrdered);
+  if (!put.ok()) return put;
+  std::lock_guard lock(entry->mutex);
+  entry->blob->SetFacts(entry->Facts());
+  return put;
 }
 
 absl::Status BlobLifecycle::ForgetOrigin(BlobEntry& entry, const BlobOrigin& origin) {
@@ -203,6 +239,7 @@ absl::Status BlobLifecycle::FinishEvict(const EntryPtr& entry, EvictReason reaso
     parts_.usage.Measured(*entry, 0);
   }
   parts_.table.Erase(entry->id);
+  if (parts_.is_mounted(entry->id)) released_.insert(entry->id);
   parts_.data_dir.KeepReserve();
   return removed;
 }

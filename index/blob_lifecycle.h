@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "index/blob_files.h"
@@ -39,6 +40,7 @@ class BlobLifecycle {
     RecipeFiles& recipes;
     DiskUsage& usage;
     Telemetry& telemetry;
+    std::function<bool(const BlobKey&)> is_mounted;  // when the store was opened
   };
   explicit BlobLifecycle(Parts parts) : parts_(parts) {}
 
@@ -55,7 +57,9 @@ class BlobLifecycle {
   absl::StatusOr<EntryPtr> Choose(const BlobSpec& spec) const;
   bool IsLeaving(const Digest& digest) const;
   absl::StatusOr<std::shared_ptr<Blob>> Register(const BlobKey& key, const BlobSpec& spec);
+  absl::StatusOr<BlobKey> FreeKey(const BlobSpec& spec) const;
   absl::Status Extend(const EntryPtr& entry, const BlobSpec& spec);
+  absl::Status ExtendMounted(const EntryPtr& entry, const BlobSpec& spec);
   absl::Status BeginEvict(const EntryPtr& entry, EvictReason reason);
   absl::Status FinishEvict(const EntryPtr& entry, EvictReason reason);
   absl::Status DeleteRecord(const EntryPtr& entry);
@@ -66,6 +70,7 @@ class BlobLifecycle {
   // but the stripes of ChunkWriter.
   std::mutex mutex_;
   std::condition_variable eviction_ended_;
+  absl::flat_hash_set<BlobKey> released_;  // of the mounted ones, those evicted since; guarded by mutex_
 };
 
 }  // namespace sluice::index

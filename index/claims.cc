@@ -1,10 +1,11 @@
 #include "index/claims.h"
 
-#include <openssl/sha.h>
+#include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -36,8 +37,12 @@ void AddOrigin(const BlobOrigin& origin, BlobRecord* record) {
   record->origins.insert(record->origins.begin(), origin);
   record->access.insert(record->access.begin(), OriginAccess::kUnknown);
   if (record->origins.size() <= kOriginsMax) return;
-  record->origins.pop_back();
-  record->access.pop_back();
+  // The oldest of those that have given nothing, for what the others gave is known by them.
+  auto access = std::find(record->access.rbegin(), record->access.rend() - 1, OriginAccess::kUnknown);
+  if (access == record->access.rend() - 1) access = record->access.rbegin();
+  const auto dropped = record->access.rend() - access - 1;
+  record->origins.erase(record->origins.begin() + dropped);
+  record->access.erase(record->access.begin() + dropped);
 }
 
 }  // namespace
@@ -66,19 +71,29 @@ void Unlearn(const BlobOrigin& origin, BlobRecord* record) {
   const auto found = std::find(record->origins.begin(), record->origins.end(), origin);
   if (found == record->origins.end()) return;
   const auto access = record->access.begin() + (found - record->origins.begin());
-  if (*access != OriginAccess::kUnknown) return;
+  if (*access != OriginAccess::kUnknown || record->origins.size() == 1) return;
   record->origins.erase(found);
   record->access.erase(access);
 }
 
-BlobKey KeyBeside(const BlobSpec& spec) {
-  std::string claim = absl::StrCat("sluice claim 1\n", spec.digest.ToString(), "\n", spec.size, "\n",
+void LearnMounted(const BlobSpec& spec, BlobRecord* record) {
+  // Of two roots one is wrong, and nobody knows which.
+  if (record->root && spec.root && *record->root != *spec.root && !record->proven) record->root.reset();
+  for (auto origin = spec.origins.rbegin(); origin != spec.origins.rend(); ++origin) {
+    AddOrigin(*origin, record);
+  }
+}
+
+BlobKey KeyBeside(const BlobSpec& spec, uint32_t salt) {
+  std::string claim = absl::StrCat("sluice claim ", salt, "\n", spec.digest.ToString(), "\n", spec.size, "\n",
                                    spec.chunk_size, "\n", spec.root ? spec.root->Hex() : "", "\n");
   if (!spec.origins.empty()) {
     absl::StrAppend(&claim, spec.origins.front().registry, "\n", spec.origins.front().repository, "\n");
   }
   std::array<uint8_t, Digest::kBytes> hash{};
-  SHA256(reinterpret_cast<const uint8_t*>(claim.data()), claim.size(), hash.data());
+  // It has no way to fail but for want of memory.
+  if (EVP_Digest(claim.data(), claim.size(), hash.data(), nullptr, EVP_sha512_256(), nullptr) != 1)
+    std::abort();
   return BlobKey(Digest(hash));
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "index/index_codec.h"
@@ -21,10 +22,19 @@ bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec
 // Adds to what is known what `spec` says more: its origins are the newest then. REQUIRES: MayShare
 void Learn(const BlobSpec& spec, BlobRecord* record);
 
-// Takes an origin back that has given nothing. No-op for others.
+// Takes an origin back that has given nothing. No-op for others, and for the last one: what is here came by
+// it.
 void Unlearn(const BlobOrigin& origin, BlobRecord* record);
 
-// The key of an entry beside others: a hash of all that is claimed, and of who claims it.
-BlobKey KeyBeside(const BlobSpec& spec);
+// Adds the origins of a mount that reads this very file, whatever else is said of it. REQUIRES: same digest,
+// size and chunk size
+void LearnMounted(const BlobSpec& spec, BlobRecord* record);
+
+// Of one digest; there are no more entries.
+inline constexpr size_t kClaimsMax = 64;
+
+// The key of an entry beside others: a hash of all that is claimed, and of who claims it. It is SHA-512/256,
+// so that nobody can make contents whose digest it is. `salt` tells keys of the same claim apart.
+BlobKey KeyBeside(const BlobSpec& spec, uint32_t salt = 0);
 
 }  // namespace sluice::index

@@ -67,7 +67,8 @@ DiskStore::DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTab
       writer_({options_.file_system, guard_, log_, notifier_, syncer_, usage_}),
       checker_({options_.file_system, guard_, log_, notifier_, syncer_, writer_, recipes_, options_.telemetry,
                 options_.make_recipe, options_.alarm}),
-      lifecycle_({data_dir_, *table_, files_, guard_, log_, notifier_, recipes_, usage_, options_.telemetry}),
+      lifecycle_({data_dir_, *table_, files_, guard_, log_, notifier_, recipes_, usage_, options_.telemetry,
+                  [this](const BlobKey& key) { return IsMounted(key); }}),
       hasher_(
           [this](const BlobKey& id, const std::atomic<bool>& stop) {
             if (const EntryPtr entry = table_->Find(id)) checker_.CheckWhole(entry, stop);
@@ -92,6 +93,14 @@ void DiskStore::Flush() {
 
 std::shared_ptr<Blob> DiskStore::Find(const BlobKey& key) const {
   return table_->FindBlob(key);
+}
+
+std::shared_ptr<Blob> DiskStore::FindBest(const Digest& digest) const {
+  for (const EntryPtr& entry : table_->FindAll(digest)) {
+    std::lock_guard lock(entry->mutex);
+    if (entry->record.proven && !entry->blob->refused() && !entry->evicting) return entry->blob;
+  }
+  return Find(digest);
 }
 
 absl::StatusOr<Blob::Lease> DiskStore::Acquire(const BlobKey& key) const {
@@ -199,6 +208,7 @@ void DiskStore::NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginA
   if (now == known) return;
   known = now;
   entry->record_changed = true;
+  entry->blob->SetFacts(entry->Facts());
 }
 
 OriginAccess DiskStore::AccessOf(const BlobKey& key, const BlobOrigin& origin) const {

@@ -151,6 +151,7 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // waits for an eviction of the blob that is under way.
   absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) override;
   std::shared_ptr<Blob> Find(const BlobKey& key) const override;
+  std::shared_ptr<Blob> FindBest(const Digest& digest) const override;
   // The very blob that a mount uses, registered under that key if there is none. Errors: those of Open;
   // InvalidArgument (something else is kept by that key, or readers of `spec` may not share it).
   absl::StatusOr<std::shared_ptr<Blob>> OpenAs(const BlobKey& key, const BlobSpec& spec);

@@ -138,7 +138,8 @@ void DiskStore::TakeUpWork() {
     // The kernel's side may have been told of chunks by a predecessor that are not believed any more.
     if (entry->blob->refused() && entry->Told()) ++entry->revision;
     if (!entry->Told()) notifier_.Schedule(entry);
-    if (entry->Durable() && !entry->Settled()) hasher_.Enqueue(entry->id);
+    // One that is settled gets a recipe, if none could be kept before.
+    if (entry->Durable() && !(entry->Settled() && entry->record.root)) hasher_.Enqueue(entry->id);
   }
 }
 

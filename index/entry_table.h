@@ -35,9 +35,13 @@ class EntryTable {
   std::vector<EntryPtr> FindAll(const Digest& digest) const {
     std::vector<EntryPtr> all;
     std::shared_lock lock(mutex_);
-    if (const auto own = entries_.find(BlobKey(digest)); own != entries_.end()) all.push_back(own->second);
+    const auto add = [&](const BlobKey& key) {
+      const auto found = entries_.find(key);
+      if (found != entries_.end() && found->second->blob->digest() == digest) all.push_back(found->second);
+    };
+    add(BlobKey(digest));
     if (const auto beside = beside_.find(digest); beside != beside_.end()) {
-      for (const BlobKey& key : beside->second) all.push_back(entries_.at(key));
+      for (const BlobKey& key : beside->second) add(key);
     }
     return all;
   }

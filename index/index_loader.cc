@@ -13,8 +13,7 @@ namespace {
 
 absl::Status AddBlob(const BlobKey& id, BlobRecord record, EntryTable* table) {
   const Digest digest = record.digest.value_or(id.name());
-  auto blob = std::make_shared<Blob>(
-      id, BlobSpec{digest, record.size, record.chunk_size, record.root, record.origins});
+  auto blob = std::make_shared<Blob>(id, FactsOf(digest, record));
   if (record.state == BlobState::kRefused) blob->Refuse();
   table->Insert(std::make_shared<BlobEntry>(std::move(blob), std::move(record)));
   return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 
 namespace sluice {
@@ -16,6 +17,10 @@ absl::Status ChunkGeometry::Validate(uint64_t size, uint32_t chunk_size) {
         absl::StrCat("a blob of ", size, " bytes has more than 65,536 chunks of ", chunk_size, " bytes"));
   }
   return absl::OkStatus();
+}
+
+uint16_t TagOf(const BlobOrigin& origin) {
+  return static_cast<uint16_t>(absl::HashOf(origin.registry, origin.repository));
 }
 
 Blob::Blob(BlobSpec spec) : Blob(BlobKey(spec.digest), spec) {}

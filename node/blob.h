@@ -24,6 +24,9 @@ struct BlobOrigin {
   friend auto operator<=>(const BlobOrigin&, const BlobOrigin&) = default;
 };
 
+// Tells a blob's few origins apart, in whatever order they are listed; two may have the same.
+uint16_t TagOf(const BlobOrigin& origin);
+
 // What somebody says of a blob: all that must be known of it before its first byte is fetched. Until the
 // whole blob was hashed it is a claim, and stands beside what others claim of the same digest.
 struct BlobSpec {

@@ -45,6 +45,10 @@ class ChunkStore {
   // The blob that is kept by that key, else nullptr.
   virtual std::shared_ptr<Blob> Find(const BlobKey& key) const = 0;
 
+  // Of the blobs of that digest one whose whole digest was hashed, else the one that has the digest's name;
+  // else nullptr.
+  virtual std::shared_ptr<Blob> FindBest(const Digest& digest) const { return Find(digest); }
+
   // A lease that no eviction can overtake. No disk access. Errors: NotFound (not registered, or just being
   // evicted); DataLoss (refused).
   virtual absl::StatusOr<Blob::Lease> Acquire(const BlobKey& key) const = 0;

@@ -203,8 +203,8 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
 
 void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
                         HttpResponder responder) {
-  const std::shared_ptr<Blob> blob = parts_.store.Find(digest);
-  if (!blob || blob->refused() || !IsPublic(parts_.ledger.AccessOf(digest, origin)))
+  const std::shared_ptr<Blob> blob = parts_.store.FindBest(digest);
+  if (!blob || blob->refused() || !IsPublic(parts_.ledger.AccessOf(blob->key(), origin)))
     return Answer(NotHere(), std::move(responder));
   // Before presence is looked at, so that no eviction comes in between.
   Blob::Lease lease(blob);

@@ -1,13 +1,16 @@
 #include "node/daemon/image_preparer.h"
 
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <future>
 #include <memory>
 #include <utility>
 
+#include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "ondemand/erofs_image.h"
 
@@ -16,6 +19,14 @@ namespace {
 
 constexpr uint64_t kBootstrapBytesMax = uint64_t{4} << 30;
 constexpr Duration kCancelCheck = std::chrono::milliseconds(100);
+constexpr Duration kRightAskMax = std::chrono::seconds(15);  // for one blob
+constexpr uint64_t kSampleBytes = 4096;
+constexpr int kSampleDraws = 64;
+
+// Holes and padding can be foreseen.
+bool IsUniform(const std::string& bytes) {
+  return bytes.empty() || bytes.find_first_not_of(bytes.front()) == std::string::npos;
+}
 
 }  // namespace
 
@@ -83,8 +94,13 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::Open(const BlobSpec& spec, Insta
   if (!blob.ok()) return blob.status();
   if ((*blob)->refused()) return RefusedBlob(spec.digest);
   absl::StatusOr<Blob::Lease> lease = parts_.store.Acquire((*blob)->key());
-  if (!lease.ok() || spec.origins.empty()) return lease;
-  const absl::Status right = ProveRight(lease->blob(), spec.origins.front(), deadline);
+  if (!lease.ok()) return lease;
+  if (lease->shared() != *blob) {
+    return absl::UnavailableError(
+        absl::StrCat("blob ", spec.digest.ToString(), " was evicted meanwhile; try again"));
+  }
+  const absl::Status right =
+      spec.origins.empty() ? absl::OkStatus() : ProveRight(lease->blob(), spec.origins.front(), deadline);
   if (!right.ok()) return right;
   return lease;
 }
@@ -95,17 +111,52 @@ absl::Status StoreImagePreparer::ProveRight(const Blob& blob, const BlobOrigin& 
   const bool shared = blob.facts()->origins.size() > 1;
   if (!shared || parts_.ledger.AccessOf(blob.key(), origin) != OriginAccess::kUnknown)
     return absl::OkStatus();
-  const absl::Status given = parts_.resolver.AskForBlob(origin, blob, deadline, [&](OriginAccess access) {
-    parts_.ledger.NoteAccess(blob.key(), origin, access);
-  });
-  if (given.ok()) return given;
-  if (const absl::Status forgotten = parts_.store.ForgetOrigin(blob.key(), origin); !forgotten.ok())
+  const absl::StatusOr<OriginAccess> given =
+      AskForSample(blob, origin, std::min(deadline, parts_.clock.Now() + kRightAskMax));
+  if (given.ok()) {
+    parts_.ledger.NoteAccess(blob.key(), origin, *given);
+    return absl::OkStatus();
+  }
+  if (const absl::Status forgotten = parts_.store.ForgetOrigin(blob.key(), origin); !forgotten.ok()) {
     spdlog::warn("{}/{} stays among the origins of blob {}: {}", origin.registry, origin.repository,
                  blob.digest().Short(), forgotten.ToString());
-  return absl::Status(given.code(),
+  }
+  return absl::Status(given.status().code(),
                       absl::StrCat("this node has blob ", blob.digest().ToString(),
                                    " from another repository, and ", origin.registry, "/", origin.repository,
-                                   " does not give it: ", std::string(given.message())));
+                                   " does not give it: ", std::string(given.status().message())));
+}
+
+// How the repository gives some bytes of it, which nobody can foresee who has them not: they are held against
+// those that are here.
+absl::StatusOr<OriginAccess> StoreImagePreparer::AskForSample(const Blob& blob, const BlobOrigin& origin,
+                                                              Instant deadline) {
+  const absl::StatusOr<index::FileDescriptor> file = parts_.store.OpenForRead(blob.key());
+  if (!file.ok()) return file.status();
+  absl::BitGen random;
+  std::string here;
+  ByteRange range;
+  for (int draw = 0; draw < kSampleDraws && IsUniform(here); ++draw) {
+    const ChunkIndex chunk(absl::Uniform<uint32_t>(random, 0, blob.geometry().chunk_count()));
+    if (!blob.presence().IsPresent(chunk)) continue;
+    range = blob.geometry().RangeOf(chunk);
+    const uint64_t length = std::min<uint64_t>(kSampleBytes, range.length);
+    range.offset += absl::Uniform<uint64_t>(absl::IntervalClosed, random, 0, range.length - length);
+    range.length = length;
+    here.resize(length);
+    if (pread(file->get(), here.data(), length, static_cast<off_t>(range.offset)) !=
+            static_cast<ssize_t>(length) ||
+        !blob.presence().IsPresent(chunk)) {
+      here.clear();
+    }
+  }
+  if (here.empty()) return absl::UnavailableError("nothing is here yet that its bytes could be held against");
+  const absl::StatusOr<ImageResolver::Given> given =
+      parts_.resolver.AskForBytes(origin, blob, range, deadline);
+  if (!given.ok()) return given.status();
+  if (given->bytes != here)
+    return absl::PermissionDeniedError("what it gives by that digest are other bytes");
+  return given->access;
 }
 
 absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec& spec,

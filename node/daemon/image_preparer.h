@@ -89,6 +89,7 @@ class StoreImagePreparer final : public ImagePreparer {
   void CheckFiles(const Digest& digest);
   absl::StatusOr<Blob::Lease> Open(const BlobSpec& spec, Instant deadline);
   absl::Status ProveRight(const Blob& blob, const BlobOrigin& origin, Instant deadline);
+  absl::StatusOr<OriginAccess> AskForSample(const Blob& blob, const BlobOrigin& origin, Instant deadline);
   absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
                                                const PrepareBounds& bounds);
   absl::Status MakeSettled(Blob::Lease& bootstrap, const PrepareBounds& bounds);

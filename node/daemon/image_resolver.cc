@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <atomic>
 #include <future>
 #include <optional>
 #include <utility>
@@ -125,22 +124,25 @@ std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, co
   return missing;
 }
 
-absl::Status ImageResolver::AskForBlob(const BlobOrigin& origin, const Blob& blob, Instant deadline,
-                                       const std::function<void(OriginAccess)>& on_access) {
-  // Both may come when nobody waits any more.
+absl::StatusOr<ImageResolver::Given> ImageResolver::AskForBytes(const BlobOrigin& origin, const Blob& blob,
+                                                                ByteRange range, Instant deadline) {
+  // What comes in comes in order, and ends with `done`.
   struct Answer {
-    std::atomic<OriginAccess> access{OriginAccess::kUnknown};
+    Given given;
     std::promise<absl::Status> done;
   };
   const auto answer = std::make_shared<Answer>();
   std::future<absl::Status> done = answer->done.get_future();
   registry_.ReadBlobRange(
-      origin, blob.digest(), blob.geometry().size(), {0, 1}, FetchClass::kDemand, deadline,
-      [answer](OriginAccess access) { answer->access = access; }, [](std::span<const std::byte>) {},
+      origin, blob.digest(), blob.geometry().size(), range, FetchClass::kDemand, deadline,
+      [answer](OriginAccess access) { answer->given.access = access; },
+      [answer](std::span<const std::byte> bytes) {
+        answer->given.bytes.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      },
       [answer](absl::Status status) { answer->done.set_value(std::move(status)); });
-  absl::Status given = done.get();
-  if (given.ok()) on_access(answer->access);
-  return given;
+  absl::Status ended = done.get();
+  if (!ended.ok()) return ended;
+  return std::move(answer->given);
 }
 
 bool ImageResolver::HasBoundRecipe(const BlobKey& key, const BlobSpec& facts) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,6 +11,7 @@
 #include "node/daemon/manifest_cache.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/geometry.h"
 #include "node/origin_access.h"
 #include "node/recipe_store.h"
 #include "p2p/cluster/peer_documents.h"
@@ -55,10 +55,13 @@ class ImageResolver {
   std::string FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
                            std::span<const std::shared_ptr<Blob>> blobs);
 
-  // Whether the repository gives this node the blob: a byte of it is asked for. What that takes is told to
-  // `on_access`. Blocks. Errors: those of RegistryClient.
-  absl::Status AskForBlob(const BlobOrigin& origin, const Blob& blob, Instant deadline,
-                          const std::function<void(OriginAccess)>& on_access);
+  struct Given {
+    std::string bytes;
+    OriginAccess access = OriginAccess::kUnknown;  // what it took
+  };
+  // Bytes of a blob as that repository gives them to this node. Blocks. Errors: those of RegistryClient.
+  absl::StatusOr<Given> AskForBytes(const BlobOrigin& origin, const Blob& blob, ByteRange range,
+                                    Instant deadline);
 
  private:
   // Whether the registry is asked once more in the course of one call.

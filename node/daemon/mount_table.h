@@ -15,7 +15,7 @@ namespace sluice {
 // A blob that a mount reads, and the very entry of the store whose file that is.
 struct MountedBlob {
   BlobKey key;
-  BlobSpec spec;  // as the image's manifest says
+  BlobSpec spec;  // as the entry knows it, with the repository of the mount's image
 };
 
 // One mount as it must be found again by the next daemon.

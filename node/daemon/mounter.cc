@@ -60,6 +60,12 @@ std::vector<MountedBlob> GuardedOf(const MountEntry& entry) {
   return blobs;
 }
 
+MountedBlob MountedOf(const Blob& blob, const BlobOrigin& origin) {
+  MountedBlob mounted{blob.key(), *blob.facts()};
+  mounted.spec.origins = {origin};
+  return mounted;
+}
+
 std::vector<BlobKey> KeysOf(const std::vector<MountedBlob>& blobs) {
   std::vector<BlobKey> keys;
   for (const MountedBlob& blob : blobs) keys.push_back(blob.key);
@@ -372,10 +378,10 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
                    resolved->reference.ToString(),
                    resolved->manifest,
                    std::string(ondemand::BackendName(door->backend())),
-                   {prepared->bootstrap.blob().key(), BootstrapSpec(*resolved)},
+                   MountedOf(prepared->bootstrap.blob(), resolved->reference.origin),
                    {}};
-  for (size_t i = 0; i < prepared->blobs.size(); ++i) {
-    entry.blobs.push_back({prepared->blobs[i].blob().key(), resolved->image.blobs[i]});
+  for (const Blob::Lease& lease : prepared->blobs) {
+    entry.blobs.push_back(MountedOf(lease.blob(), resolved->reference.origin));
   }
   const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap));
   if (!mounted.ok()) return mounted;

@@ -51,10 +51,9 @@ absl::StatusOr<std::vector<api::BlobInfo>> BlobAdmin::ListBlobs(const api::BlobP
 
 // The one that most would read: proven if any is.
 absl::StatusOr<index::BlobInfo> BlobAdmin::StatOf(const Digest& digest) const {
-  for (const BlobKey& key : store_.KeysOf(digest)) {
-    if (store_.IsSettled(key)) return store_.Stat(key);
-  }
-  return store_.Stat(digest);
+  if (const std::shared_ptr<Blob> best = store_.FindBest(digest)) return store_.Stat(best->key());
+  const std::vector<BlobKey> keys = store_.KeysOf(digest);
+  return store_.Stat(keys.empty() ? BlobKey(digest) : keys.front());
 }
 
 // Errors: NotFound if there is none.
@@ -98,17 +97,24 @@ absl::StatusOr<std::string> BlobAdmin::GetBlobRecipe(const Digest& digest) {
 absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, Instant) {
   const absl::StatusOr<std::vector<BlobKey>> keys = KeysOf(digest);
   if (!keys.ok()) return keys.status();
+  // What became of one claim is not to hide what became of another.
   api::VerifyReport all;
+  absl::Status failed;
+  bool any = false;
   for (const BlobKey& key : *keys) {
     const absl::StatusOr<index::VerifyReport> report = store_.Verify(key, verifier_);
-    if (!report.ok()) return report.status();
     const absl::StatusOr<index::BlobInfo> info = store_.Stat(key);
-    if (!info.ok()) return info.status();
+    if (!report.ok() || !info.ok()) {
+      failed.Update(report.ok() ? info.status() : report.status());
+      continue;
+    }
+    any = true;
     const uint64_t proven = uint64_t{report->checked - report->unverifiable} * info->chunk_size;
     all.checked_bytes += std::min(proven, info->size);
     all.bad_chunks += report->bad;
     all.unprovable_chunks += report->unverifiable;
   }
+  if (!any) return failed;
   return all;
 }
 
@@ -116,11 +122,13 @@ absl::StatusOr<uint64_t> BlobAdmin::EvictBlob(const Digest& digest) {
   const absl::StatusOr<std::vector<BlobKey>> keys = KeysOf(digest);
   if (!keys.ok()) return keys.status();
   uint64_t freed = 0;
+  absl::Status failed;
   for (const BlobKey& key : *keys) {
     const absl::StatusOr<uint64_t> evicted = EvictOne(key);
-    if (!evicted.ok()) return evicted.status();
-    freed += *evicted;
+    failed.Update(evicted.status());
+    freed += evicted.value_or(0);
   }
+  if (!failed.ok()) return failed;
   return freed;
 }
 

@@ -31,7 +31,7 @@ absl::StatusOr<api::PeerDocument> NodePeerDocuments::Manifest(const BlobOrigin& 
 
 absl::StatusOr<api::PeerDocument> NodePeerDocuments::Recipe(const Digest& digest,
                                                             const std::optional<Digest>& root) {
-  const std::shared_ptr<Blob> blob = store_.Find(digest);
+  const std::shared_ptr<Blob> blob = store_.FindBest(digest);
   if (!blob || blob->refused() || !IsPublicSomewhere(*blob, store_)) return NotHere();
   const std::shared_ptr<const BlobSpec> facts = blob->facts();
   const BlobSpec& spec = *facts;
@@ -41,7 +41,7 @@ absl::StatusOr<api::PeerDocument> NodePeerDocuments::Recipe(const Digest& digest
     return api::PeerDocument{kTorrentType,
                              p2p::Recipe{digest, spec.size, spec.chunk_size, *spec.root, {}}.EncodeTorrent()};
   }
-  absl::StatusOr<std::string> bytes = store_.GetRecipe(digest);
+  absl::StatusOr<std::string> bytes = store_.GetRecipe(blob->key());
   if (!bytes.ok()) return NotHere();
   const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
   if (!recipe.ok() || !recipe->IsBoundBy(spec)) return NotHere();

@@ -6,7 +6,6 @@
 #include <mutex>
 #include <utility>
 
-#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/assignment.h"
 
@@ -14,11 +13,6 @@ namespace sluice::p2p {
 namespace {
 
 constexpr size_t kOriginsAskedMax = 2;  // repositories that a member is asked by
-
-// Tells a blob's few origins apart, in whatever order they are listed.
-SenderId TagOf(const BlobOrigin& origin) {
-  return static_cast<SenderId>(absl::HashOf(origin.registry, origin.repository) & 0xffff);
-}
 
 // A sender's number tells the member, and the repository by which it gave the chunk.
 SenderId SenderOf(SenderId member, const BlobOrigin& origin) {

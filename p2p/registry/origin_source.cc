@@ -16,26 +16,28 @@ namespace {
 // which it is cancelled and raised meanwhile.
 class OriginFetch final : public FetchControl, public std::enable_shared_from_this<OriginFetch> {
  public:
-  OriginFetch(RegistryClient& registry, AccessLedger& ledger, FetchRequest request,
-              ChunkSource::OnChunk on_chunk, ChunkSource::OnDone on_done)
+  // REQUIRES: there are origins
+  OriginFetch(RegistryClient& registry, AccessLedger& ledger, const Clock& clock,
+              std::vector<BlobOrigin> origins, FetchRequest request, ChunkSource::OnChunk on_chunk,
+              ChunkSource::OnDone on_done)
       : registry_(registry),
         ledger_(ledger),
+        clock_(clock),
+        origins_(std::move(origins)),
         request_(std::move(request)),
         on_chunk_(std::move(on_chunk)),
         on_done_(std::move(on_done)),
-        facts_(request_.blob->facts()),
         next_(request_.chunks.first) {}
 
   void Ask() {
-    const BlobSpec& spec = *facts_;
-    if (origin_ >= spec.origins.size()) return Finish(std::move(worst_));
+    if (origin_ >= origins_.size()) return Finish(std::move(worst_));
     progressed_ = false;
     filled_ = 0;
     const ChunkSpan left{next_, request_.chunks.end().value() - next_.value()};
     const uint64_t ask = BeginAsking();
     const std::shared_ptr<FetchControl> asked = registry_.ReadBlobRange(
-        spec.origins[origin_], spec.digest, spec.size, request_.blob->geometry().RangeOf(left), fetch_class_,
-        request_.deadline,
+        origins_[origin_], request_.blob->digest(), request_.blob->geometry().size(),
+        request_.blob->geometry().RangeOf(left), fetch_class_, DeadlineOfOne(),
         // Before any chunk can be committed, so that none is ever taken for public that is not.
         [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
         [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
@@ -87,18 +89,27 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
       if (filled_ < chunk_.size()) return;
       filled_ = 0;
       progressed_ = true;
-      on_chunk_(std::exchange(next_, next_.next()), std::move(chunk_), SenderId{0});
+      on_chunk_(std::exchange(next_, next_.next()), std::move(chunk_), SenderId{TagOf(origins_[origin_])});
     }
   }
 
-  void OnAccess(OriginAccess access) {
-    ledger_.NoteAccess(request_.blob->key(), facts_->origins[origin_], access);
+  void OnAccess(OriginAccess access) { ledger_.NoteAccess(request_.blob->key(), origins_[origin_], access); }
+
+  bool IsLast() const { return origin_ + 1 == origins_.size(); }
+  // One that is silent leaves half of the time to those that are left.
+  Instant DeadlineOfOne() const {
+    if (IsLast()) return request_.deadline;
+    const Instant now = clock_.Now();
+    return now + (request_.deadline - now) / 2;
   }
 
   void OnRangeDone(absl::Status status) {
     if (next_ == request_.chunks.end()) return Finish(absl::OkStatus());
     // With no time left, or nobody left to ask through, another registry would say the same.
-    if (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status)) return Finish(std::move(status));
+    if ((absl::IsDeadlineExceeded(status) && (IsLast() || clock_.Now() >= request_.deadline)) ||
+        absl::IsCancelled(status)) {
+      return Finish(std::move(status));
+    }
     const bool resume = progressed_ && absl::IsUnavailable(status) && resumes_ < OriginSource::kResumesMax;
     // That a registry lacks the blob says the least about why it can't be had; that one is away, the most.
     if (worst_.ok() || absl::IsNotFound(worst_) || absl::IsUnavailable(status)) worst_ = std::move(status);
@@ -136,12 +147,13 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
 
   RegistryClient& registry_;
   AccessLedger& ledger_;
+  const Clock& clock_;
+  const std::vector<BlobOrigin> origins_;  // in the order in which they are asked
   const FetchRequest request_;
   ChunkSource::OnChunk on_chunk_;
   ChunkSource::OnDone on_done_;
-  const std::shared_ptr<const BlobSpec> facts_;
 
-  size_t origin_ = 0;  // in the list of the blob's origins
+  size_t origin_ = 0;  // of origins_
   uint32_t resumes_ = 0;
   ChunkIndex next_;  // the first chunk that has not been delivered
   Buffer chunk_;     // what has come of it
@@ -160,15 +172,36 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
 }  // namespace
 
 FetchHandle OriginSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
-  if (request.blob->facts()->origins.empty()) {
+  std::vector<BlobOrigin> origins = OriginsOf(*request.blob);
+  if (origins.empty()) {
     std::move(on_done)(absl::NotFoundError(
         absl::StrCat("no registry is known to hold ", request.blob->digest().ToString())));
     return {};
   }
-  auto fetch = std::make_shared<OriginFetch>(registry_, ledger_, std::move(request), std::move(on_chunk),
-                                             std::move(on_done));
+  auto fetch = std::make_shared<OriginFetch>(registry_, ledger_, clock_, std::move(origins),
+                                             std::move(request), std::move(on_chunk), std::move(on_done));
   fetch->Ask();
   return FetchHandle(std::move(fetch));
+}
+
+void OriginSource::Judge(SenderId sender, const Blob& blob, ChunkIndex, Verdict verdict) {
+  if (verdict == Verdict::kRight) return;
+  const Liar liar(blob.key(), sender);
+  const std::lock_guard lock(mutex_);
+  if (std::find(liars_.begin(), liars_.end(), liar) != liars_.end()) return;
+  if (liars_.size() == kLiarsMax) liars_.pop_front();
+  liars_.push_back(liar);
+}
+
+// Those that gave wrong bytes of it last.
+std::vector<BlobOrigin> OriginSource::OriginsOf(const Blob& blob) const {
+  std::vector<BlobOrigin> origins = blob.facts()->origins;
+  const std::lock_guard lock(mutex_);
+  if (liars_.empty() || origins.size() < 2) return origins;
+  std::stable_partition(origins.begin(), origins.end(), [&](const BlobOrigin& origin) {
+    return std::find(liars_.begin(), liars_.end(), Liar(blob.key(), TagOf(origin))) == liars_.end();
+  });
+  return origins;
 }
 
 }  // namespace sluice::p2p

@@ -37,7 +37,7 @@ sed "s|rootdirectory: .*}}|rootdirectory: $work/liar}}|; s|addr: .*|addr: \"127.
 OTEL_TRACES_EXPORTER=none setsid docker-registry serve "$work/liar.yml" >>"$work/liar.log" 2>&1 &
 liar_pid=$!
 disown
-trap 'end_process "$liar_pid" KILL; cleanup' EXIT
+trap 'status=$?; end_process "$liar_pid" KILL; cleanup "$status"' EXIT
 liar_listens() {
   liar=$(sed -n 's/.*listening on \(127\.0\.0\.1:[0-9]*\).*/\1/p' "$work/liar.log" | tail -n 1)
   [[ -n $liar ]]

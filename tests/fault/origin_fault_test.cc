@@ -833,10 +833,13 @@ class OriginSourceFaultTest : public OriginFaultTest {
     return std::make_shared<Blob>(BlobSpec{digest_, blob_.size(), kChunk, std::nullopt, std::move(origins)});
   }
   absl::Status Fetch(const std::shared_ptr<Blob>& blob, ChunkSpan chunks) {
-    OriginSource source(client(), ledger_);
+    OriginSource source(client(), ledger_, time_);
+    return FetchFrom(source, blob, chunks);
+  }
+  absl::Status FetchFrom(OriginSource& source, const std::shared_ptr<Blob>& blob, ChunkSpan chunks) {
     std::promise<absl::Status> done;
     const FetchHandle handle = source.Fetch(
-        {blob, chunks, FetchClass::kDemand, time_.Now() + 30s, Asker::kLocal, nullptr,
+        {blob, chunks, FetchClass::kDemand, time_.Now() + deadline_, Asker::kLocal, nullptr,
          std::make_shared<FetchProgress>(time_)},
         [&](ChunkIndex index, Buffer bytes, SenderId) {
           const auto [it, is_new] = got_.emplace(
@@ -853,6 +856,7 @@ class OriginSourceFaultTest : public OriginFaultTest {
   }
 
   ListLedger ledger_;
+  Duration deadline_ = 30s;
   std::map<uint32_t, std::string> got_;
 };
 
@@ -885,6 +889,28 @@ TEST_F(OriginSourceFaultTest, BrokenStreamIsResumedWithTheChunksThatAreLeft) {
   EXPECT_TRUE(Fetch(NewBlob({Place()}), {ChunkIndex(0), 5}).ok());
   ExpectChunks(0, 5);
   EXPECT_EQ(origin_.requests(Path())[2].Header("range"), "bytes=131072-327679");
+}
+
+TEST_F(OriginSourceFaultTest, OneThatIsSilentLeavesTimeForTheNext) {
+  FaultOrigin silent;
+  silent.Always(Path(), [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  deadline_ = 2s;
+  EXPECT_TRUE(Fetch(NewBlob({{silent.registry(), kRepository}, Place()}), {ChunkIndex(0), 2}).ok());
+  ExpectChunks(0, 2);
+}
+
+TEST_F(OriginSourceFaultTest, OneThatGaveWrongBytesOfABlobIsAskedLastForIt) {
+  FaultOrigin liar;
+  const BlobOrigin lying{liar.registry(), kRepository};
+  const std::shared_ptr<Blob> blob = NewBlob({lying, Place()}), other = NewBlob({lying, Place()});
+  liar.Always(Path(), fault::Status(500));
+  OriginSource source(client(), ledger_, time_);
+  source.Judge(TagOf(lying), *blob, ChunkIndex(0), ChunkSource::Verdict::kWrong);
+  EXPECT_TRUE(FetchFrom(source, blob, {ChunkIndex(0), 1}).ok());
+  EXPECT_EQ(liar.request_count(Path()), 0u);
+  // Alone it is asked all the same: who else could be?
+  EXPECT_FALSE(FetchFrom(source, NewBlob({lying}), {ChunkIndex(1), 1}).ok());
+  EXPECT_GT(liar.request_count(Path()), 0u);
 }
 
 TEST_F(OriginSourceFaultTest, NextOriginIsAskedAndTheTellingErrorIsKept) {

@@ -111,7 +111,12 @@ TEST(Learn, TheNewestOriginComesFirstAndIsNeverTheOneThatIsDropped) {
     EXPECT_EQ(record.origins.size(), record.access.size());
   }
   EXPECT_EQ(record.origins.size(), kOriginsMax);
-  EXPECT_EQ(std::count(record.origins.begin(), record.origins.end(), kTeamA), 0);
+  EXPECT_EQ(record.origins.back(), kTeamA) << "what it gave is here, and known by it";
+  std::fill(record.access.begin(), record.access.end(), OriginAccess::kPublic);
+  Learn(Said(spec, kTeamB), &record);
+  EXPECT_EQ(record.origins.front(), kTeamB);
+  EXPECT_EQ(std::count(record.origins.begin(), record.origins.end(), kTeamA), 0)
+      << "of equals the oldest goes";
 }
 
 TEST(Learn, WhatIsHeardAgainMovesToTheFrontWithItsAccess) {
@@ -133,6 +138,9 @@ TEST(Learn, AnOriginThatGaveNothingIsTakenBackAndNoOther) {
   for (const BlobOrigin& origin : {kTeamA, kTeamB, kTeamC}) Unlearn(origin, &record);
   EXPECT_EQ(record.origins, std::vector{kTeamA});
   EXPECT_EQ(record.access, std::vector{OriginAccess::kCredentials});
+  record.access = {OriginAccess::kUnknown};
+  Unlearn(kTeamA, &record);
+  EXPECT_EQ(record.origins, std::vector{kTeamA}) << "somebody's it is";
 }
 
 TEST(Learn, ARootThatIsProvenOrAbsentFromWhatIsProvenIsNotChanged) {
@@ -236,7 +244,9 @@ TEST_F(ClaimsTest, ASharedBlobTakesNothingThatIsNotProven) {
   store_->NoteAccess(shared->key(), kTeamA, OriginAccess::kPublic);
   ASSERT_TRUE(store_->Commit(*shared, ChunkIndex(0), sample_.Chunk(0), Evidence::kVerified).ok());
   ASSERT_EQ(Open(Said(sample_.spec, kTeamB, root_)), shared);
-  EXPECT_EQ(shared->facts()->origins, (std::vector{kTeamB, kTeamA})) << "the newest is asked first";
+  EXPECT_EQ(shared->facts()->origins, (std::vector{kTeamA, kTeamB})) << "who has given nothing is asked last";
+  store_->NoteAccess(shared->key(), kTeamB, OriginAccess::kPublic);
+  EXPECT_EQ(shared->facts()->origins, (std::vector{kTeamB, kTeamA})) << "then the newest is asked first";
   const absl::Status unproven =
       store_->Commit(*shared, ChunkIndex(1), sample_.Chunk(1), Evidence::kUnverified);
   EXPECT_TRUE(absl::IsFailedPrecondition(unproven)) << unproven;
@@ -349,8 +359,89 @@ TEST_F(ClaimsTest, AMountFindsItsOwnFileAgainWhateverElseIsClaimed) {
   EXPECT_EQ(Open(second)->key(), beside);
   EXPECT_EQ(store_->BlobPath(beside), path);
   EXPECT_TRUE(std::filesystem::exists(path));
-  EXPECT_TRUE(absl::IsInvalidArgument(store_->OpenAs(own, second).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(store_->OpenAs(own, SampleBlob(7).spec).status()));
+}
+
+TEST_F(ClaimsTest, MountsThatShareAFileGoOnToWhenTheIndexIsLost) {
+  OpenStore();
+  const BlobSpec first = Said(sample_.spec, kTeamA), second = Said(sample_.spec, kTeamB);
+  const std::shared_ptr<Blob> shared = Open(first);
+  ASSERT_TRUE(Fill(*shared, sample_, Evidence::kUnverified).ok());
+  FlushUntil([&] { return store_->IsSettled(shared->key()); });
+  ASSERT_EQ(Open(second), shared);
+  store_.reset();
+  std::filesystem::remove_all(temp_.path() + "/data/index");
+  mounted_ = {shared->key().name()};
+  OpenStore();
+  const std::shared_ptr<Blob> again = *store_->OpenAs(shared->key(), first);
+  EXPECT_EQ(*store_->OpenAs(shared->key(), second), again);
+  EXPECT_EQ(again->presence().present_count(), 0u);
+  // Neither may now be given what only the other vouches for.
+  EXPECT_TRUE(absl::IsFailedPrecondition(
+      store_->Commit(*again, ChunkIndex(0), sample_.Chunk(0), Evidence::kUnverified)));
+}
+
+TEST_F(ClaimsTest, AFileThatAMountReadsIsNoOtherClaims) {
+  OpenStore();
+  const BlobKey own = Open(Said(sample_.spec, kTeamA))->key();
+  store_.reset();
+  std::filesystem::remove_all(temp_.path() + "/data/index");
+  mounted_ = {own.name()};
+  OpenStore();
+  // The mount could not be taken up; whoever comes first is not to have its file.
+  EXPECT_NE(Open(Said(sample_.spec, kTeamB))->key(), own);
+  // Once it was, and has gone, its name is free.
+  ASSERT_TRUE(store_->OpenAs(own, Said(sample_.spec, kTeamA)).ok());
+  ASSERT_TRUE(store_->Evict(own, EvictReason::kRequested).ok());
+  EXPECT_EQ(Open(Said(sample_.spec, kTeamC))->key(), own);
+}
+
+TEST_F(ClaimsTest, ContentsThatLookLikeAClaimTakeNoClaimsName) {
+  // Its digest would be the claim's key, if that were the SHA-256 of the same text.
+  const BlobSpec claim = Said(sample_.spec, kTeamB, other_root_);
+  const std::string text =
+      absl::StrCat("sluice claim 0\n", claim.digest.ToString(), "\n", claim.size, "\n", claim.chunk_size,
+                   "\n", claim.root->Hex(), "\n", kTeamB.registry, "\n", kTeamB.repository, "\n");
+  const auto* bytes = reinterpret_cast<const std::byte*>(text.data());
+  EXPECT_NE(KeyBeside(claim), BlobKey(Sha256Of({bytes, bytes + text.size()})));
+  EXPECT_NE(KeyBeside(claim, 0), KeyBeside(claim, 1));
+}
+
+TEST_F(ClaimsTest, WhoeverHasTheNameOfAClaimItHasAnother) {
+  OpenStore();
+  const BlobSpec claim = Said(sample_.spec, kTeamB, other_root_);
+  BlobSpec squatter = SampleBlob(5).spec;
+  squatter.digest = KeyBeside(claim).name();
+  const std::shared_ptr<Blob> theirs = Open(squatter);
+  ASSERT_EQ(theirs->key(), KeyBeside(claim));
+  Open(Said(sample_.spec, kTeamA, root_));
+  const std::shared_ptr<Blob> mine = Open(claim);
+  EXPECT_EQ(mine->key(), KeyBeside(claim, 1));
+  EXPECT_EQ(Open(claim), mine);
+  ASSERT_TRUE(store_->Evict(theirs->key(), EvictReason::kRequested).ok());
+  EXPECT_EQ(store_->KeysOf(sample_.spec.digest).size(), 2u);
+  EXPECT_EQ(Open(claim), mine);
+}
+
+TEST_F(ClaimsTest, ClaimsOfOneDigestAreBounded) {
+  OpenStore();
+  for (size_t i = 0; i < kClaimsMax; ++i)
+    Open(Said(sample_.spec, {"registry.example", absl::StrCat("r", i)}));
+  const absl::Status more = store_->Open(Said(sample_.spec, kTeamA)).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(more)) << more;
+  EXPECT_NE(more.message().find("evict"), std::string::npos);
+}
+
+TEST_F(ClaimsTest, TheProvenOneIsTheBestOfADigest) {
+  OpenStore();
+  EXPECT_EQ(store_->FindBest(sample_.spec.digest), nullptr);
+  const std::shared_ptr<Blob> own = Open(Said(sample_.spec, kTeamA));
+  EXPECT_EQ(store_->FindBest(sample_.spec.digest), own);
+  const std::shared_ptr<Blob> beside = Open(Said(sample_.spec, kTeamB));
+  EXPECT_EQ(store_->FindBest(sample_.spec.digest), own);
+  ASSERT_TRUE(Fill(*beside, sample_, Evidence::kUnverified).ok());
+  FlushUntil([&] { return store_->IsSettled(beside->key()); });
+  EXPECT_EQ(store_->FindBest(sample_.spec.digest), beside);
 }
 
 TEST_F(ClaimsTest, ClaimThatIsEvictedTakesItsFileAndItsRecipeAndNoOthers) {

@@ -171,8 +171,7 @@ TEST_F(DiskStoreTest, BlobOfVerifiedChunksIsAnnouncedOnlyAfterItsSync) {
   EXPECT_FALSE(store_->IsSettled(sample.spec.digest));
   EXPECT_TRUE(Notes().empty());
   // Verified chunks match a root that somebody has claimed; only the whole digest settles.
-  FlushUntil([&] { return store_->IsSettled(sample.spec.digest); });
-  store_->Flush();
+  FlushUntil([&] { return store_->IsSettled(sample.spec.digest) && Noted("complete"); });
   EXPECT_EQ(Notes(), std::vector<std::string>{"complete " + sample.spec.digest.Short()});
 }
 
@@ -238,9 +237,8 @@ TEST_F(DiskStoreTest, RevokeTakesBitThenKernelsRightThenClaim) {
   EXPECT_FALSE(IsPresent(sample, 2));
   EXPECT_EQ(store_->open_report().chunks_present, sample.chunk_count() - 1);
   ASSERT_TRUE(CommitChunk(sample, 2, Evidence::kVerified).ok());
-  FlushUntil([&] { return store_->IsSettled(sample.spec.digest); });
-  store_->Flush();
-  EXPECT_EQ(Notes().back(), "complete " + sample.spec.digest.Short());
+  FlushUntil([&] { return Notes().back() == "complete " + sample.spec.digest.Short(); });
+  EXPECT_TRUE(store_->IsSettled(sample.spec.digest));
 }
 
 TEST_F(DiskStoreTest, EvictRefusesLeasedAndPinnedThenFreesTheSpace) {

@@ -73,6 +73,14 @@ void BlobHasher::Enqueue(const BlobKey& id) {
   wake_.notify_one();
 }
 
+void BlobHasher::Forget(const BlobKey& id) {
+  std::unique_lock lock(mutex_);
+  if (queued_.erase(id) > 0) std::erase(queue_, id);
+  if (under_way_ != id) return;
+  give_up_ = true;
+  if (thread_.joinable()) ended_.wait(lock, [&] { return under_way_ != id; });
+}
+
 bool BlobHasher::RunOne() {
   std::unique_lock lock(mutex_);
   if (stop_ || queue_.empty()) return false;
@@ -84,15 +92,19 @@ void BlobHasher::CheckFirst(std::unique_lock<std::mutex>& lock) {
   const BlobKey id = queue_.front();
   queue_.pop_front();
   queued_.erase(id);
+  under_way_ = id;
+  give_up_ = stop_.load();
   lock.unlock();
-  check_(id, stop_);
+  check_(id, give_up_);
   lock.lock();
+  under_way_.reset();
+  ended_.notify_all();
 }
 
 void BlobHasher::Stop() {
   {
     std::lock_guard lock(mutex_);
-    stop_ = true;
+    stop_ = give_up_ = true;
     wake_.notify_one();
   }
   std::call_once(joined_, [this] {

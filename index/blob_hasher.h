@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "absl/container/flat_hash_set.h"
@@ -36,6 +37,9 @@ class BlobHasher {
 
   // Queues a check; one that is queued already is not queued twice, so the queue is bounded by the blobs.
   void Enqueue(const BlobKey& id);
+  // Drops a check that is queued, and ends one that is under way: when this returns it holds no file open.
+  // REQUIRES: not called from a check, but with Threads::kNone, where one under way is told to end
+  void Forget(const BlobKey& id);
   // Does one check on the caller's thread. Returns whether there was one. REQUIRES: Threads::kNone
   bool RunOne();
   // Drops what is queued and ends the thread. Idempotent.
@@ -47,9 +51,12 @@ class BlobHasher {
 
   const Check check_;
   std::atomic<bool> stop_{false};
+  std::atomic<bool> give_up_{false};  // the check under way, or all; set with mutex_ held
 
-  std::mutex mutex_;  // guards queue_ and queued_
+  std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
+  std::condition_variable ended_;  // a check
+  std::optional<BlobKey> under_way_;
   std::deque<BlobKey> queue_;
   absl::flat_hash_set<BlobKey> queued_;  // the same ids
 

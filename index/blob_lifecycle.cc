@@ -202,6 +202,8 @@ absl::Status BlobLifecycle::ForgetOrigin(BlobEntry& entry, const BlobOrigin& ori
 
 absl::Status BlobLifecycle::Evict(const EntryPtr& entry, EvictReason reason) {
   if (absl::Status begun = BeginEvict(entry, reason); !begun.ok()) return begun;
+  // Its file's room is given back when nobody has it open any more.
+  parts_.stop_hashing(entry->id);
   // The kernel must ask before the file goes, for a hole that it reads unasked reads as zeros.
   absl::Status evicted = parts_.notifier.WaitTold(entry);
   if (evicted.ok()) evicted = FinishEvict(entry, reason);

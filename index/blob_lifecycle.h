@@ -40,7 +40,8 @@ class BlobLifecycle {
     RecipeFiles& recipes;
     DiskUsage& usage;
     Telemetry& telemetry;
-    std::function<bool(const BlobKey&)> is_mounted;  // when the store was opened
+    std::function<void(const BlobKey&)> stop_hashing;  // what holds its file open
+    std::function<bool(const BlobKey&)> is_mounted;    // when the store was opened
   };
   explicit BlobLifecycle(Parts parts) : parts_(parts) {}
 

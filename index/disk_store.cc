@@ -68,6 +68,7 @@ DiskStore::DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTab
       checker_({options_.file_system, guard_, log_, notifier_, syncer_, writer_, recipes_, options_.telemetry,
                 options_.make_recipe, options_.alarm}),
       lifecycle_({data_dir_, *table_, files_, guard_, log_, notifier_, recipes_, usage_, options_.telemetry,
+                  [this](const BlobKey& key) { hasher_.Forget(key); },
                   [this](const BlobKey& key) { return IsMounted(key); }}),
       hasher_(
           [this](const BlobKey& id, const std::atomic<bool>& stop) {

@@ -17,8 +17,10 @@ class DamageTest : public StoreTest {
   void FillAndClose() {
     OpenStore();
     CommitAll(first_, Evidence::kVerified);
+    FlushUntil([&] { return store_->IsSettled(first_.spec.digest); });
     OpenStore();
     CommitAll(second_, Evidence::kVerified);
+    FlushUntil([&] { return store_->IsSettled(second_.spec.digest); });
     store_.reset();
     notes_.clear();
   }

@@ -31,11 +31,13 @@ class DoorTest : public ImageFixture, public testing::WithParamInterface<Backend
 
   // cachefiles: the kernel has its own copy of what it was given once, and does not ask for it again.
   bool HitsReachTheKeeper() const { return backend() == Backend::kFanotify || backend() == Backend::kFuse; }
-  // cachefiles: nor does it look at the store's file again.
-  bool ReadsTheStoresFile() const { return HitsReachTheKeeper(); }
   // FUSE: the kernel reads ahead in the blob's file, whatever EROFS was told of its own.
   uint64_t ReadAheadBytes() const { return backend() == Backend::kFuse ? 128 << 10 : 0; }
 };
+
+// The front ends through which the kernel reads the store's file itself, and says who reads. cachefiles does
+// neither: it has its own copy, and closes it by itself.
+class StoreFileDoorTest : public DoorTest {};
 
 TEST_P(DoorTest, ReaderWaitsForAbsentBytesAndGetsThem) {
   auto node = StartNode();
@@ -131,8 +133,7 @@ TEST_P(DoorTest, StoppedDaemonMeansAnErrorAtTheDeadline) {
 
 // The kernel asks again for what it was refused, page by page: none of that waits once more. What lies
 // elsewhere does, and so does another reader.
-TEST_P(DoorTest, RefusedReadCostsItsReaderOneDeadline) {
-  if (backend() == Backend::kCachefiles) GTEST_SKIP() << "this kernel does not say who reads";
+TEST_P(StoreFileDoorTest, RefusedReadCostsItsReaderOneDeadline) {
   FakeNodeOptions options = NodeOptions();
   options.read_deadline = milliseconds(3000);
   auto node = StartNode(options);
@@ -271,8 +272,7 @@ TEST_P(DoorTest, RefusedBlobIsAnErrorAlsoAfterARestart) {
 }
 
 // The ticket's blob may be another one's by the time it is completed.
-TEST_P(DoorTest, UnguardedBlobsWaitingReaderGetsAnErrorAndNoOtherBlobsBytes) {
-  if (!ReadsTheStoresFile()) GTEST_SKIP() << "the object is closed by the kernel alone";
+TEST_P(StoreFileDoorTest, UnguardedBlobsWaitingReaderGetsAnErrorAndNoOtherBlobsBytes) {
   auto node = StartNode();
   ASSERT_TRUE(node);
   const std::vector<char> first_bytes = RandomBytes(1 << 20);
@@ -322,8 +322,7 @@ TEST_P(DoorTest, SignalIsNoErrorToAWaitingReader) {
   EXPECT_EQ(seen, Seen::kRight);
 }
 
-TEST_P(DoorTest, CutOrDeletedFileGivesAnErrorAndNeverZeros) {
-  if (!ReadsTheStoresFile()) GTEST_SKIP() << "what becomes of the store's file is no matter to this door";
+TEST_P(StoreFileDoorTest, CutOrDeletedFileGivesAnErrorAndNeverZeros) {
   auto node = StartNode();
   ASSERT_TRUE(node);
   MountImage(*node);
@@ -575,7 +574,16 @@ TEST_P(DoorTest, GuardRefusesAnotherFileThanTheStores) {
   EXPECT_EQ(longer->lease_count(), 0u);
 }
 
+std::vector<Backend> StoreFileBackends() {
+  std::vector<Backend> backends = BackendsUnderTest();
+  std::erase(backends, Backend::kCachefiles);
+  return backends;
+}
+
 INSTANTIATE_TEST_SUITE_P(Doors, DoorTest, testing::ValuesIn(BackendsUnderTest()), NameOfParam);
+INSTANTIATE_TEST_SUITE_P(Doors, StoreFileDoorTest, testing::ValuesIn(StoreFileBackends()), NameOfParam);
+// There are none where cachefiles alone is tested.
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(StoreFileDoorTest);
 
 }  // namespace
 }  // namespace sluice::ondemand::test

@@ -5,7 +5,9 @@
 #include <linux/cachefiles.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <set>
@@ -235,9 +237,14 @@ TEST_F(CachefilesDoorTest, WithoutAPlaceLeftOpenIsRefusedAndClosed) {
   const Descriptor file(open("/dev/null", O_WRONLY | O_CLOEXEC));
   rlimit limit{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-  const rlimit more{limit.rlim_max, limit.rlim_max};
-  if (limit.rlim_max < kObjectsMax + 512 || setrlimit(RLIMIT_NOFILE, &more) != 0)
-    GTEST_SKIP() << "the limit on descriptors is too low";
+  // Only root may raise the harder of the two.
+  const rlim_t enough = std::max<rlim_t>(limit.rlim_max, kObjectsMax + 512);
+  const rlimit more{enough, enough};
+  if (setrlimit(RLIMIT_NOFILE, &more) != 0) {
+    const char* reason = "NOT TESTED: the limit on descriptors is too low, and can't be raised";
+    if (std::getenv("CI") != nullptr) FAIL() << reason;
+    GTEST_SKIP() << reason;
+  }
   for (uint32_t i = 0; i < kObjectsMax; ++i) {
     const std::string cookie = "kept" + std::to_string(i);
     ObjectRecord& record = journal_->layout().objects[i];

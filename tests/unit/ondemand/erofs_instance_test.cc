@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 namespace sluice::ondemand {
 namespace {
 
@@ -18,7 +20,10 @@ TEST(ErofsInstanceTest, WhatIsNotKnownMayLive) {
 }
 
 TEST(ErofsInstanceTest, WhatSysfsDoesNotListIsGone) {
-  if (access("/sys/fs", F_OK) != 0) GTEST_SKIP() << "there is no sysfs here";
+  if (access("/sys/fs", F_OK) != 0) {
+    if (std::getenv("CI") != nullptr) FAIL() << "there is no sysfs here";
+    GTEST_SKIP() << "NOT TESTED: there is no sysfs here";
+  }
   EXPECT_FALSE(Lives({"no such file system", 1, BootId()}));
   if (access("/sys/fs/erofs/features", F_OK) != 0) return;
   EXPECT_FALSE(Lives({"features", 1, BootId()})) << "that name is another's now";

@@ -47,6 +47,8 @@ LIBRARIES = {
     "spdlog": re.compile(r"spdlog/"),
     "systemd": re.compile(r"systemd/"),
     "yaml": re.compile(r"yaml-cpp/"),
+    "zlib": re.compile(r"zlib\.h"),
+    "zstd": re.compile(r"zstd(_errors)?\.h"),
 }
 
 
@@ -80,7 +82,7 @@ FLOOR_PLAN = {
     "api/http": Room(sees=("node",), libraries=("absl", "asio", "prometheus")),
     "node/image": Room(
         sees=("node", "ondemand") + P2P,
-        libraries=("absl", "archive", "json"),
+        libraries=("absl", "archive", "json", "zlib", "zstd"),
         libraries_in_headers=("absl", "archive")),
     "node/daemon": Room(
         sees=ALL_ROOMS,

@@ -24,6 +24,24 @@ struct BlobOrigin {
   friend auto operator<=>(const BlobOrigin&, const BlobOrigin&) = default;
 };
 
+// Where the seek table of a stored blob lies among its stored bytes, and what those must hash to.
+struct SeekTablePlace {
+  ByteRange range;
+  Digest digest;
+
+  friend bool operator==(const SeekTablePlace&, const SeekTablePlace&) = default;
+};
+
+// How a registry keeps a blob that it keeps compressed: each chunk a zstd frame of its own, one after the
+// other, then the seek table. A blob of one chunk may do without the table.
+struct StoredForm {
+  Digest digest;  // of the stored bytes: by it the registry is asked
+  uint64_t size = 0;
+  std::optional<SeekTablePlace> seek_table;
+
+  friend bool operator==(const StoredForm&, const StoredForm&) = default;
+};
+
 // Tells a blob's few origins apart, in whatever order they are listed; two may have the same.
 uint16_t TagOf(const BlobOrigin& origin);
 

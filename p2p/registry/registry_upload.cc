@@ -24,6 +24,27 @@ class BlobUpload {
         body_(std::move(body)),
         on_progress_(on_progress) {}
 
+  // False if the registry would rather have the bytes.
+  absl::StatusOr<bool> Mount(const std::string& from_repository) {
+    absl::StatusOr<Url> repository = core_->RepositoryUrl(origin_);
+    if (!repository.ok()) return repository.status();
+    location_ = *std::move(repository);
+    RegistryRequest request = Request("POST");
+    // Both are names that a URL's query can hold as they are.
+    request.path = absl::StrCat("/blobs/uploads/?mount=", digest_.ToString(), "&from=", from_repository);
+    request.body = HttpBody::FromString("");
+    const absl::StatusOr<Answer> answer = CallAndWait(core_, std::move(request));
+    if (!answer.ok()) return answer.status();
+    if (answer->head.status == 201) return true;
+    // It has begun an upload instead, which nobody will end.
+    if (Proceed(answer).ok()) {
+      RegistryRequest abandon = Request("DELETE");
+      abandon.location = location_;
+      CallAndWait(core_, std::move(abandon)).IgnoreError();
+    }
+    return false;
+  }
+
   absl::Status Run() {
     if (absl::Status status = Begin(); !status.ok()) return status;
     if (body_.size <= core_->options.upload_chunk_bytes) return Close(Part({0, body_.size}));
@@ -105,13 +126,44 @@ class BlobUpload {
 
 }  // namespace
 
-absl::Status RegistryClient::PushBlob(const BlobOrigin& origin, const Digest& digest, HttpBody body,
-                                      OnProgress on_progress) {
+namespace {
+
+// Not remembered as absent: it is about to be there.
+absl::StatusOr<bool> HasBlob(const std::shared_ptr<RegistryCore>& core, const BlobOrigin& origin,
+                             const Digest& digest) {
   RegistryRequest head{
       .origin = origin, .access = RegistryAccess::kPush, .method = "HEAD", .path = BlobPath(digest)};
-  head.deadline = core_->DefaultDeadline();
-  const absl::StatusOr<Answer> there = CallAndWait(core_, std::move(head));
-  if (there.ok() || !absl::IsNotFound(there.status())) return there.status();
+  head.deadline = core->DefaultDeadline();
+  const absl::Status there = CallAndWait(core, std::move(head)).status();
+  if (absl::IsNotFound(there)) return false;
+  if (!there.ok()) return there;
+  return true;
+}
+
+void ForgetAbsence(RegistryCore& core, const BlobOrigin& origin, const Digest& digest) {
+  const absl::StatusOr<Url> repository = core.RepositoryUrl(origin);
+  if (repository.ok()) core.not_found.Forget(repository->ToString() + BlobPath(digest));
+}
+
+}  // namespace
+
+absl::StatusOr<bool> RegistryClient::TakeBlob(const BlobOrigin& origin, const Digest& digest,
+                                              const BlobOrigin& from) {
+  const absl::StatusOr<bool> there = HasBlob(core_, origin, digest);
+  if (!there.ok() || *there || from == origin || from.registry != origin.registry) return there;
+  OnProgress none;
+  const absl::StatusOr<bool> mounted =
+      BlobUpload(core_, origin, digest, HttpBody::FromString(""), none).Mount(from.repository);
+  // A registry that can't or will not do it is no hindrance to an upload.
+  if (!mounted.ok()) return absl::IsUnavailable(mounted.status()) ? mounted : false;
+  if (*mounted) ForgetAbsence(*core_, origin, digest);
+  return mounted;
+}
+
+absl::Status RegistryClient::PushBlob(const BlobOrigin& origin, const Digest& digest, HttpBody body,
+                                      OnProgress on_progress) {
+  const absl::StatusOr<bool> there = HasBlob(core_, origin, digest);
+  if (!there.ok() || *there) return there.status();
   absl::Status status;
   for (uint32_t attempt = 0; attempt <= core_->options.retries_max; ++attempt) {
     status = BlobUpload(core_, origin, digest, body, on_progress).Run();
@@ -120,9 +172,7 @@ absl::Status RegistryClient::PushBlob(const BlobOrigin& origin, const Digest& di
   if (!status.ok()) {
     return absl::Status(status.code(), absl::StrCat("pushing ", digest.ToString(), ": ", status.message()));
   }
-  if (const absl::StatusOr<Url> repository = core_->RepositoryUrl(origin); repository.ok()) {
-    core_->not_found.Forget(repository->ToString() + BlobPath(digest));
-  }
+  ForgetAbsence(*core_, origin, digest);
   return status;
 }
 

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154  # lib.sh sets $work and $repository_root
 # A registry or a node behind a link: a network namespace of its own, from where bytes come at a rate and after a
 # delay. Sourced, after tests/e2e/lib.sh, whose $work and $repository_root it uses; needs root.
 

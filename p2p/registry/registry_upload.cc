@@ -37,12 +37,14 @@ class BlobUpload {
     if (!answer.ok()) return answer.status();
     if (answer->head.status == 201) return true;
     // It has begun an upload instead, which nobody will end.
-    if (Proceed(answer).ok()) {
-      RegistryRequest abandon = Request("DELETE");
-      abandon.location = location_;
-      CallAndWait(core_, std::move(abandon)).IgnoreError();
-    }
+    if (Proceed(answer).ok()) Abandon();
     return false;
+  }
+
+  absl::Status Try() {
+    absl::Status begun = Begin();
+    if (begun.ok()) Abandon();
+    return begun;
   }
 
   absl::Status Run() {
@@ -71,6 +73,13 @@ class BlobUpload {
     request.path = "/blobs/uploads/";
     request.body = HttpBody::FromString("");
     return Proceed(CallAndWait(core_, std::move(request)));
+  }
+
+  void Abandon() {
+    RegistryRequest abandon = Request("DELETE");
+    abandon.location = location_;
+    abandon.repeat = RepeatRule::kNever;
+    CallAndWait(core_, std::move(abandon)).IgnoreError();
   }
 
   absl::Status SendChunk(ByteRange range) {
@@ -146,6 +155,11 @@ void ForgetAbsence(RegistryCore& core, const BlobOrigin& origin, const Digest& d
 }
 
 }  // namespace
+
+absl::Status RegistryClient::CheckPush(const BlobOrigin& origin) {
+  OnProgress none;
+  return BlobUpload(core_, origin, Digest(), HttpBody::FromString(""), none).Try();
+}
 
 absl::StatusOr<bool> RegistryClient::TakeBlob(const BlobOrigin& origin, const Digest& digest,
                                               const BlobOrigin& from) {

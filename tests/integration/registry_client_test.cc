@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <future>
 #include <optional>
@@ -122,6 +123,15 @@ TEST_F(RegistryClientTest, BlobThatIsThereIsNotSentAgain) {
   EXPECT_TRUE(
       client_->PushBlob(place, digest, HttpBody::FromString(blob), [&](uint64_t) { sent = true; }).ok());
   EXPECT_FALSE(sent);
+}
+
+TEST_F(RegistryClientTest, AnUploadThatIsOnlyTriedLeavesNothing) {
+  const RegistryFixture registry;
+  StartClient();
+  const absl::Status allowed = client_->CheckPush({registry.registry(), "team/app"});
+  EXPECT_TRUE(allowed.ok()) << allowed;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(registry.directory()))
+    EXPECT_FALSE(entry.path().filename() == "startedat") << entry.path();
 }
 
 TEST_F(RegistryClientTest, BlobIsTakenFromAnotherRepositoryWithoutItsBytes) {

@@ -9,13 +9,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "p2p/http/text.h"
+#include "p2p/registry/lenient_text.h"
+#include "p2p/registry/platform_match.h"
 
 namespace sluice::p2p {
 namespace {
 
 using nlohmann::json;
 
-constexpr size_t kPlatformsShownMax = 16;
 constexpr size_t kPlatformPartBytesMax = 64;
 
 absl::Status Invalid(absl::string_view where, absl::string_view why) {
@@ -50,7 +51,7 @@ absl::StatusOr<json> ParseJson(std::string_view bytes, absl::string_view what) {
   if (IsTooDeep(bytes)) {
     return Invalid(what, absl::StrCat("its JSON is nested deeper than ", kManifestDepthMax));
   }
-  json document = json::parse(bytes, nullptr, /*allow_exceptions=*/false);
+  json document = json::parse(WithReplacedText(bytes), nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) return Invalid(what, "it is not JSON");
   if (!document.is_object()) return Invalid(what, "it is JSON, but not an object");
   return document;
@@ -306,10 +307,9 @@ absl::StatusOr<BlobSpec> ReadBlobSpec(const Descriptor& layer, const BlobOrigin&
   return spec;
 }
 
-absl::StatusOr<std::vector<Digest>> ReadDiffIds(const json& document) {
-  std::vector<Digest> diff_ids;
+absl::StatusOr<std::vector<std::string>> ReadDiffIds(const json& document) {
   const json* rootfs = Find(document, "rootfs");
-  if (rootfs == nullptr) return diff_ids;
+  if (rootfs == nullptr) return std::vector<std::string>();
   if (!rootfs->is_object()) return Invalid("rootfs", "it is not an object");
   auto texts = ReadStrings(*rootfs, "diff_ids", "rootfs");
   if (!texts.ok()) return texts.status();
@@ -317,12 +317,7 @@ absl::StatusOr<std::vector<Digest>> ReadDiffIds(const json& document) {
     return Invalid("rootfs.diff_ids",
                    absl::StrCat("it has ", texts->size(), " entries, more than ", kLayersMax));
   }
-  for (const std::string& text : *texts) {
-    absl::StatusOr<Digest> digest = Digest::Parse(text);
-    if (!digest.ok()) return Invalid("rootfs.diff_ids", digest.status().message());
-    diff_ids.push_back(*digest);
-  }
-  return diff_ids;
+  return texts;
 }
 
 // Entries of history that are not marked empty must be as many as the diff ids.
@@ -342,7 +337,7 @@ json LazyHistory(const json& source, size_t layer_count) {
 }  // namespace
 
 absl::StatusOr<Platform> Platform::Parse(std::string_view text) {
-  const std::vector<std::string> parts = absl::StrSplit(Abs(text), '/');
+  const std::vector<std::string> parts = absl::StrSplit(absl::AsciiStrToLower(Abs(text)), '/');
   bool valid = parts.size() == 2 || parts.size() == 3;
   for (const std::string& part : parts) {
     valid = valid && !part.empty() && part.size() <= kPlatformPartBytesMax &&
@@ -352,7 +347,11 @@ absl::StatusOr<Platform> Platform::Parse(std::string_view text) {
     return absl::InvalidArgumentError(absl::StrCat(
         "platform ", Quoted(text), ": expected os/architecture[/variant], e.g. \"linux/amd64\""));
   }
-  return Platform{parts[0], parts[1], parts.size() == 3 ? parts[2] : "", {}};
+  Platform named{parts[0], parts[1], parts.size() == 3 ? parts[2] : "", {}};
+  Platform platform = Normalized(named);
+  // What was asked for is to be seen in messages and in what is pushed, and no more than that.
+  if (named.architecture == platform.architecture) platform.variant = named.variant;
+  return platform;
 }
 
 Platform Platform::Host() {
@@ -413,23 +412,6 @@ std::string SerializeIndex(const ImageIndex& index) {
       {"schemaVersion", 2}, {"mediaType", index.media_type}, {"manifests", ToJson(index.manifests)}};
   if (!index.annotations.empty()) document["annotations"] = ToJson(index.annotations);
   return Dump(document);
-}
-
-absl::StatusOr<Descriptor> SelectPlatform(const ImageIndex& index, const Platform& platform) {
-  std::string known;
-  size_t shown = 0;
-  for (const Descriptor& entry : index.manifests) {
-    if (!entry.platform) continue;
-    if (entry.platform->os == platform.os && entry.platform->architecture == platform.architecture &&
-        (platform.variant.empty() || entry.platform->variant == platform.variant)) {
-      return entry;
-    }
-    if (++shown <= kPlatformsShownMax) {
-      absl::StrAppend(&known, known.empty() ? "" : ", ", absl::CHexEscape(entry.platform->ToString()));
-    }
-  }
-  return absl::NotFoundError(absl::StrCat("the index has no image for ", platform.ToString(), "; it has ",
-                                          known.empty() ? "none with a platform" : known));
 }
 
 absl::StatusOr<std::optional<LazyImage>> FindLazyImage(const ImageManifest& manifest,

@@ -18,7 +18,7 @@ namespace sluice::p2p {
 
 inline constexpr size_t kManifestBytesMax = 4 << 20;  // OCI distribution specification, "Pushing Manifests"
 inline constexpr size_t kManifestDepthMax = 32;       // of nested JSON
-inline constexpr size_t kLayersMax = 256;             // of one manifest
+inline constexpr size_t kLayersMax = 512;             // of one manifest
 inline constexpr size_t kIndexEntriesMax = 1024;      // of one index
 
 // Source: OCI image specification, media-types.md; the docker ones: distribution, "Image Manifest V 2, Schema
@@ -70,7 +70,8 @@ struct Platform {
   std::string variant;  // empty if none
   std::vector<std::string> os_features;
 
-  // Parses "os/architecture[/variant]". Errors: InvalidArgument.
+  // Parses "os/architecture[/variant]"; other names of an architecture ("x86_64", "aarch64") are replaced by
+  // Go's, as containerd does. Errors: InvalidArgument.
   static absl::StatusOr<Platform> Parse(std::string_view text);
   // The platform that this program was built for.
   static Platform Host();
@@ -129,10 +130,6 @@ absl::StatusOr<Manifest> ParseManifest(std::string_view bytes, std::string_view 
 std::string SerializeManifest(const ImageManifest& manifest);
 std::string SerializeIndex(const ImageIndex& index);
 
-// The first entry for `platform`; its variant counts only if `platform` names one.
-// Errors: NotFound, which lists the platforms that there are.
-absl::StatusOr<Descriptor> SelectPlatform(const ImageIndex& index, const Platform& platform);
-
 // An image whose files can be mounted before they are there.
 struct LazyImage {
   Descriptor bootstrap;         // the EROFS image with the metadata; must be complete before the mount
@@ -150,16 +147,17 @@ absl::StatusOr<std::optional<LazyImage>> FindLazyImage(const ImageManifest& mani
 // The part of an image's configuration that we read. Source: OCI image specification, config.md.
 struct ImageConfig {
   Platform platform;
-  std::vector<Digest> diff_ids;
+  std::vector<std::string> diff_ids;  // as they stand there, of whatever algorithm
 };
 
-// Errors: InvalidArgument, which names the field.
+// Text that is no Unicode is replaced (see WithReplacedText). Errors: InvalidArgument, which names the field.
 absl::StatusOr<ImageConfig> ParseImageConfig(std::string_view bytes);
 
 // The configuration of a lazy image made from another image's: all that tells how to run it is kept,
 // os.features gets "erofs", rootfs.diff_ids become `diff_ids`, and the history is marked as having no layers,
 // then gets one entry per diff id. An empty `source` gives the minimal configuration for `platform`. Errors:
-// InvalidArgument if `source` is no image configuration.
+// InvalidArgument if `source` is no image configuration, which ParseImageConfig says before there is anything
+// else to be known.
 absl::StatusOr<std::string> MakeLazyConfig(std::string_view source, const Platform& platform,
                                            std::span<const Digest> diff_ids);
 

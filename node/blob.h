@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -56,6 +57,14 @@ struct BlobSpec {
   std::optional<Digest> root;
   // Where to ask for it, in this order. The first is whose manifest says all this; none: this node itself.
   std::vector<BlobOrigin> origins;
+  // How those of them keep it that don't keep it as it is.
+  std::map<BlobOrigin, StoredForm> stored{};
+
+  // How `origin` keeps it; null: plain.
+  const StoredForm* StoredAt(const BlobOrigin& origin) const {
+    const auto found = stored.find(origin);
+    return found == stored.end() ? nullptr : &found->second;
+  }
 };
 
 // A blob that this node knows: one object per key, shared by all rooms for as long as anyone uses it.

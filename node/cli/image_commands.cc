@@ -150,7 +150,7 @@ std::string InspectJson(const ImageReport& report) {
         {{"media_type", layer.media_type}, {"digest", layer.digest.ToString()}, {"size_bytes", layer.size}});
   }
   if (!report.lazy) return json.dump() + "\n";
-  const p2p::Descriptor& bootstrap = report.lazy->bootstrap;
+  const BlobSpec& bootstrap = report.lazy->bootstrap;
   json["bootstrap"] = {{"digest", bootstrap.digest.ToString()}, {"size_bytes", bootstrap.size}};
   json["blobs"] = Json::array();
   for (const BlobSpec& blob : report.lazy->blobs) {
@@ -166,10 +166,11 @@ std::string InspectJson(const ImageReport& report) {
 
 std::string RoleOf(const ImageReport& report, const p2p::Descriptor& layer) {
   if (!report.lazy) return "layer";
-  if (layer.digest == report.lazy->bootstrap.digest) return "bootstrap";
+  if (layer.media_type.starts_with(p2p::media_type::kErofs)) return "bootstrap";
   const bool bound = !layer.Annotation(p2p::annotation::kBlobRoot).empty();
-  return absl::StrCat("blob", bound ? ", root" : ", no root",
-                      HasRecipe(report, layer.digest) ? ", recipe" : ", no recipe");
+  const absl::StatusOr<Digest> plain = Digest::Parse(layer.Annotation(p2p::annotation::kUncompressedDigest));
+  const bool has_recipe = HasRecipe(report, plain.ok() ? *plain : layer.digest);
+  return absl::StrCat("blob", bound ? ", root" : ", no root", has_recipe ? ", recipe" : ", no recipe");
 }
 
 std::string InspectText(const ImageReport& report) {

@@ -6,8 +6,8 @@ SLUICE_BUILD_PACKAGES=(
   build-essential ca-certificates ccache cmake git ninja-build pkg-config python3
   libabsl-dev libarchive-dev libboost-dev libboost-system-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
   libgmock-dev libgrpc++-dev libgtest-dev libprotobuf-dev librocksdb-dev libspdlog-dev libssl-dev
-  libsystemd-dev libtorrent-rasterbar-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
-  protobuf-compiler protobuf-compiler-grpc
+  libsystemd-dev libtorrent-rasterbar-dev libyaml-cpp-dev libzstd-dev nlohmann-json3-dev prometheus-cpp-dev
+  protobuf-compiler protobuf-compiler-grpc zlib1g-dev
 )
 # shellcheck disable=SC2034
 SLUICE_RUN_PACKAGES=(curl docker-registry e2fsprogs erofs-utils iproute2 jq procps util-linux)

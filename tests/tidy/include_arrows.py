@@ -47,6 +47,8 @@ LIBRARIES = {
     "spdlog": re.compile(r"spdlog/"),
     "systemd": re.compile(r"systemd/"),
     "yaml": re.compile(r"yaml-cpp/"),
+    "zlib": re.compile(r"zlib\.h"),
+    "zstd": re.compile(r"zstd(_errors)?\.h"),
 }
 
 
@@ -67,7 +69,7 @@ FLOOR_PLAN = {
     "p2p": Room(sees=("node",)),
     "p2p/http": Room(sees=("node",), libraries=("absl", "curl")),
     "p2p/recipe": Room(sees=("node", "p2p/http"), libraries=("absl", "openssl", "libtorrent")),
-    "p2p/registry": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "curl", "json")),
+    "p2p/registry": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "curl", "json", "zstd")),
     "p2p/cluster": Room(sees=("node", "p2p/http", "p2p/recipe", "p2p/registry"), libraries=("absl", "json")),
     # Its headers that name libtorrent are private to it: swarm.h, which others include, names none of it.
     "p2p/swarm": Room(
@@ -80,7 +82,7 @@ FLOOR_PLAN = {
     "api/http": Room(sees=("node",), libraries=("absl", "asio", "prometheus")),
     "node/image": Room(
         sees=("node", "ondemand") + P2P,
-        libraries=("absl", "archive", "json"),
+        libraries=("absl", "archive", "json", "zlib", "zstd"),
         libraries_in_headers=("absl", "archive")),
     "node/daemon": Room(
         sees=ALL_ROOMS,

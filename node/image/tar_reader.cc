@@ -155,7 +155,7 @@ absl::Status TarReader::BeginEntry(const TarHeader& header, const TarExtensions&
     if (!size.ok()) return size.status();
     entry.size = *size;
   }
-  return Charge(entry);
+  return usage_.Add(entry.size, limits_);
 }
 
 absl::StatusOr<uint64_t> TarReader::BeginContents(const PaxHeader& pax) {
@@ -206,19 +206,6 @@ absl::StatusOr<uint64_t> TarReader::BeginSparse(SparseMap map, uint64_t size) {
   sparse_ = std::move(map);
   sparse_run_ = 0;
   return size;
-}
-
-absl::Status TarReader::Charge(const LayerEntry& entry) {
-  if (++usage_.entries > limits_.entries_max) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the image has more than ", limits_.entries_max, " entries"));
-  }
-  if (entry.size > limits_.bytes_max || usage_.bytes > limits_.bytes_max - entry.size) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("with it the image's files have more than ", limits_.bytes_max, " bytes"));
-  }
-  usage_.bytes += entry.size;
-  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> TarReader::ReadRun(ContentRun& run) {

@@ -57,7 +57,6 @@ class TarReader final : public LayerReader {
   absl::StatusOr<uint64_t> BeginOldSparse(const TarHeader& header);
   absl::StatusOr<uint64_t> BeginSparse(SparseMap map, uint64_t size);
   absl::StatusOr<SparseMap> ReadStoredSparseMap();
-  absl::Status Charge(const LayerEntry& entry);
   absl::StatusOr<bool> ReadRun(ContentRun& run);
   absl::Status SkipContents();
 

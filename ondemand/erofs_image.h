@@ -12,7 +12,7 @@
 
 namespace sluice::ondemand {
 
-inline constexpr uint32_t kErofsDevicesMax = 256;
+inline constexpr uint32_t kErofsDevicesMax = 500;
 
 // A further device (data blob) that an EROFS image refers to.
 struct ErofsDevice {

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "node/image/content_table.h"
+
 namespace sluice {
 
 constexpr uint64_t AlignUp(uint64_t value, uint64_t unit) {
@@ -19,7 +21,7 @@ static_assert(std::endian::native == std::endian::little, "the structures are wr
 inline constexpr uint32_t kMagic = 0xE0F5E1E2;
 inline constexpr uint64_t kSuperOffset = 1024;
 inline constexpr uint8_t kBlockBits = 12;
-inline constexpr uint32_t kBlockBytes = 1 << kBlockBits;
+static_assert(kBlockBytes == 1 << kBlockBits);
 inline constexpr uint32_t kNullAddress = 0xffffffff;  // of a chunk that is a hole
 inline constexpr uint32_t kSlotBytes = 32;            // inodes lie at multiples of it, and are numbered by it
 inline constexpr uint32_t kXattrAlignment = 4;

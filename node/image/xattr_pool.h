@@ -39,6 +39,7 @@ class XattrPool {
   XattrSetId Add(const std::map<std::string, std::string>& xattrs);
 
   size_t size() const { return xattrs_.size(); }  // attributes; their ids are below it
+  size_t set_count() const { return sets_.size(); }
   const Xattr& Get(XattrId id) const { return xattrs_[static_cast<size_t>(id)]; }
   // Ascending by name. Valid until the next Add.
   std::span<const XattrId> Set(XattrSetId id) const;

@@ -68,11 +68,9 @@ constexpr std::array<uint32_t, 256> MakeCrcTable() {
   return table;
 }
 
-// EROFS starts from ~0, as others do, but does not invert the result.
-uint32_t Crc32c(std::span<const uint8_t> bytes) {
+uint32_t AddToCrc32c(uint32_t crc, std::span<const std::byte> bytes) {
   static constexpr std::array<uint32_t, 256> kTable = MakeCrcTable();
-  uint32_t crc = ~uint32_t{0};
-  for (uint8_t byte : bytes) crc = (crc >> 8) ^ kTable[(crc ^ byte) & 0xFF];
+  for (std::byte byte : bytes) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<uint32_t>(byte)) & 0xFF];
   return crc;
 }
 
@@ -167,10 +165,9 @@ absl::StatusOr<SuperBlock> ReadSuper(const File& file) {
 // Covers what is left of the block that the superblock lies in; a block of at most 1 KiB is covered whole.
 absl::StatusOr<uint32_t> ComputeChecksum(const File& file, const SuperBlock& super) {
   const uint32_t block_size = BlockSize(super);
-  std::vector<uint8_t> bytes(block_size > kSuperOffset ? block_size - kSuperOffset : block_size);
+  std::vector<std::byte> bytes(block_size > kSuperOffset ? block_size - kSuperOffset : block_size);
   if (absl::Status read = file.Read(kSuperOffset, bytes.data(), bytes.size()); !read.ok()) return read;
-  std::memset(bytes.data() + offsetof(SuperBlock, checksum), 0, sizeof(super.checksum));
-  return Crc32c(bytes);
+  return ErofsChecksum(bytes);
 }
 
 absl::StatusOr<DeviceSlot> ReadSlot(const File& file, const SuperBlock& super, uint32_t index) {
@@ -191,6 +188,15 @@ absl::Status TagDevices(const File& file, const SuperBlock& super, std::span<con
 }
 
 }  // namespace
+
+uint32_t ErofsChecksum(std::span<const std::byte> bytes) {
+  constexpr size_t kFieldAt = offsetof(SuperBlock, checksum);
+  constexpr std::array<std::byte, sizeof(SuperBlock::checksum)> kZeros{};
+  // EROFS starts from ~0, as others do, but does not invert the result.
+  uint32_t crc = AddToCrc32c(~uint32_t{0}, bytes.first(kFieldAt));
+  crc = AddToCrc32c(crc, kZeros);
+  return AddToCrc32c(crc, bytes.subspan(kFieldAt + kZeros.size()));
+}
 
 absl::StatusOr<ErofsInfo> ReadErofsInfo(const std::string& path) {
   const File file(path, O_RDONLY);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -12,7 +13,7 @@
 
 namespace sluice::ondemand {
 
-inline constexpr uint32_t kErofsDevicesMax = 256;
+inline constexpr uint32_t kErofsDevicesMax = 500;
 
 // A further device (data blob) that an EROFS image refers to.
 struct ErofsDevice {
@@ -29,6 +30,10 @@ struct ErofsInfo {
   int64_t build_time_s = 0;  // since 1970
   std::vector<ErofsDevice> devices;
 };
+
+// The checksum of a superblock: of what is left of its block from the superblock on, its own field counted as
+// zeros. Source: Linux fs/erofs/super.c, erofs_superblock_csum_verify.
+uint32_t ErofsChecksum(std::span<const std::byte> bytes);
 
 // Errors: InvalidArgument if the file is not a whole EROFS image (magic, block size, device table, length);
 // DataLoss if its superblock fails its checksum; NotFound, Unavailable if the file can't be read.

@@ -139,6 +139,25 @@ bool HasRecipe(const ImageReport& report, const Digest& blob) {
   return std::find(report.recipe_blobs.begin(), report.recipe_blobs.end(), blob) != report.recipe_blobs.end();
 }
 
+// What a layer's registry keeps of the blob, whose own digest and size are of its plain bytes.
+struct StoredLayer {
+  Digest digest;
+  uint64_t size;
+};
+
+StoredLayer StoredOf(const ImageReport& report, const BlobSpec& blob) {
+  const StoredForm* const stored = blob.StoredAt(report.image.reference.origin);
+  return stored ? StoredLayer{stored->digest, stored->size} : StoredLayer{blob.digest, blob.size};
+}
+
+Json SpecJson(const ImageReport& report, const BlobSpec& blob) {
+  const StoredLayer stored = StoredOf(report, blob);
+  return {{"digest", blob.digest.ToString()},
+          {"size_bytes", blob.size},
+          {"stored_digest", stored.digest.ToString()},
+          {"stored_size_bytes", stored.size}};
+}
+
 std::string InspectJson(const ImageReport& report) {
   Json json = {{"reference", report.image.reference.ToString()},
                {"digest", report.image.digest.ToString()},
@@ -150,26 +169,36 @@ std::string InspectJson(const ImageReport& report) {
         {{"media_type", layer.media_type}, {"digest", layer.digest.ToString()}, {"size_bytes", layer.size}});
   }
   if (!report.lazy) return json.dump() + "\n";
-  const p2p::Descriptor& bootstrap = report.lazy->bootstrap;
-  json["bootstrap"] = {{"digest", bootstrap.digest.ToString()}, {"size_bytes", bootstrap.size}};
+  json["bootstrap"] = SpecJson(report, report.lazy->bootstrap);
   json["blobs"] = Json::array();
   for (const BlobSpec& blob : report.lazy->blobs) {
-    Json entry = {{"digest", blob.digest.ToString()},
-                  {"size_bytes", blob.size},
-                  {"chunk_size_bytes", blob.chunk_size},
-                  {"recipe", HasRecipe(report, blob.digest)}};
+    Json entry = SpecJson(report, blob);
+    entry["chunk_size_bytes"] = blob.chunk_size;
+    entry["recipe"] = HasRecipe(report, blob.digest);
     if (blob.root) entry["root"] = blob.root->Hex();
     json["blobs"].push_back(std::move(entry));
   }
   return json.dump() + "\n";
 }
 
-std::string RoleOf(const ImageReport& report, const p2p::Descriptor& layer) {
-  if (!report.lazy) return "layer";
-  if (layer.digest == report.lazy->bootstrap.digest) return "bootstrap";
-  const bool bound = !layer.Annotation(p2p::annotation::kBlobRoot).empty();
-  return absl::StrCat("blob", bound ? ", root" : ", no root",
-                      HasRecipe(report, layer.digest) ? ", recipe" : ", no recipe");
+std::string PlainText(const ImageReport& report, const BlobSpec& blob) {
+  if (!blob.StoredAt(report.image.reference.origin)) return "as it is";
+  return absl::StrCat(blob.digest.ToString(), ", ", BytesText(blob.size));
+}
+
+// A layer's role, and the blob that it is plain.
+std::vector<std::string> RoleOf(const ImageReport& report, const p2p::Descriptor& layer) {
+  if (!report.lazy) return {"layer", "-"};
+  if (layer.digest == StoredOf(report, report.lazy->bootstrap).digest)
+    return {"bootstrap", PlainText(report, report.lazy->bootstrap)};
+  const std::vector<BlobSpec>& blobs = report.lazy->blobs;
+  const auto blob = std::find_if(blobs.begin(), blobs.end(), [&](const BlobSpec& spec) {
+    return StoredOf(report, spec).digest == layer.digest;
+  });
+  if (blob == blobs.end()) return {"-", "-"};
+  return {absl::StrCat("blob", blob->root ? ", root" : ", no root",
+                       HasRecipe(report, blob->digest) ? ", recipe" : ", no recipe"),
+          PlainText(report, *blob)};
 }
 
 std::string InspectText(const ImageReport& report) {
@@ -180,9 +209,11 @@ std::string InspectText(const ImageReport& report) {
                   : "no: an ordinary image; `sluice image push` makes a lazy one of it\n");
   std::vector<std::vector<std::string>> rows;
   for (const p2p::Descriptor& layer : report.image.manifest.layers) {
-    rows.push_back({layer.digest.ToString(), BytesText(layer.size), RoleOf(report, layer), layer.media_type});
+    std::vector<std::string> role = RoleOf(report, layer);
+    rows.push_back({layer.digest.ToString(), BytesText(layer.size), std::move(role[0]), layer.media_type,
+                    std::move(role[1])});
   }
-  return text + FormatTable({"LAYER", "SIZE", "ROLE", "TYPE"}, rows);
+  return text + FormatTable({"LAYER", "SIZE", "ROLE", "TYPE", "PLAIN"}, rows);
 }
 
 absl::Status RunInspect(const GlobalFlags& global, const ImageFlags& flags) {

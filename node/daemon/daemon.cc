@@ -284,7 +284,8 @@ absl::Status Daemon::Node::Start() {
   origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Blob& blob) {
     if (swarm_) swarm_->Forget(blob);
   });
-  origin_ = std::make_unique<p2p::OriginSource>(*registry_, *origin_ledger_, clock_);
+  origin_ = std::make_unique<p2p::OriginSource>(
+      p2p::OriginSource::Parts{*registry_, *origin_ledger_, clock_, *io_, telemetry_});
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
   status = FindMembers();
   if (!status.ok()) return status;

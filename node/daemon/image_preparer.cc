@@ -30,15 +30,6 @@ bool IsUniform(const std::string& bytes) {
 
 }  // namespace
 
-BlobSpec BootstrapSpec(const ResolvedImage& image) {
-  const p2p::Descriptor& bootstrap = image.image.bootstrap;
-  return BlobSpec{bootstrap.digest,
-                  bootstrap.size,
-                  ChunkGeometry::ChunkSizeFor(bootstrap.size),
-                  {},
-                  {image.reference.origin}};
-}
-
 absl::Status RefusedBlob(const Digest& digest) {
   return absl::DataLossError(
       absl::StrCat("blob ", digest.ToString(),
@@ -60,7 +51,7 @@ absl::StatusOr<ResolvedImage> StoreImagePreparer::Resolve(const std::string& ref
 absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& image,
                                                           const PrepareBounds& bounds) {
   const std::string reference = image.reference.ToString();
-  const BlobSpec bootstrap = BootstrapSpec(image);
+  const BlobSpec& bootstrap = image.image.bootstrap;
   if (bootstrap.size > kBootstrapBytesMax) {
     return absl::InvalidArgumentError(absl::StrCat("the bootstrap of ", reference, " has ", bootstrap.size,
                                                    " bytes; at most ", kBootstrapBytesMax, " are taken"));

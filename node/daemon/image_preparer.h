@@ -21,9 +21,6 @@
 
 namespace sluice {
 
-// What a mount of the image knows of its bootstrap: it has no recipe.
-BlobSpec BootstrapSpec(const ResolvedImage& image);
-
 // DataLoss: what is said of a blob that did not match its digest.
 absl::Status RefusedBlob(const Digest& digest);
 

@@ -35,36 +35,52 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text, co
   const absl::StatusOr<p2p::ImageReference> reference = Check(text);
   if (!reference.ok()) return reference.status();
 
-  const absl::StatusOr<p2p::FetchedManifest> fetched = FetchPlatformManifest(*reference, platform);
-  if (!fetched.ok()) return fetched.status();
-  const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
-  if (!manifest.ok()) return manifest.status();
-  const auto* image = std::get_if<p2p::ImageManifest>(&*manifest);
-  if (!image)
-    return absl::InvalidArgumentError(absl::StrCat(text, " is an index of indexes; name one of its images"));
-
-  absl::StatusOr<std::optional<p2p::LazyImage>> lazy = p2p::FindLazyImage(*image, reference->origin);
+  const absl::StatusOr<p2p::ChosenImage> chosen = Choose(*reference, platform);
+  if (!chosen.ok()) {
+    return absl::Status(chosen.status().code(), absl::StrCat(text, ": ", chosen.status().message()));
+  }
+  absl::StatusOr<std::optional<p2p::LazyImage>> lazy =
+      p2p::FindLazyImage(chosen->manifest, reference->origin);
   if (!lazy.ok()) return lazy.status();
   if (!*lazy) {
     return absl::FailedPreconditionError(
         absl::StrCat(text, " is an ordinary image: it can't be mounted before it is there. Convert it with ",
                      "\"sluice image push ", text, " TARGET\" and mount TARGET"));
   }
-  return ResolvedImage{*reference, fetched->digest, **std::move(lazy)};
+  return ResolvedImage{*reference, chosen->fetched.digest, **std::move(lazy)};
 }
 
-absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchPlatformManifest(
-    const p2p::ImageReference& reference, const p2p::Platform& platform) {
+absl::StatusOr<p2p::ChosenImage> ImageResolver::Choose(const p2p::ImageReference& reference,
+                                                       const p2p::Platform& platform) {
   Registry registry = Registry::kAsk;
-  absl::StatusOr<p2p::FetchedManifest> fetched = FetchOne(reference, registry);
-  if (!fetched.ok()) return fetched;
-  const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
-  if (!manifest.ok()) return manifest.status();
-  const auto* index = std::get_if<p2p::ImageIndex>(&*manifest);
-  if (!index) return fetched;
-  const absl::StatusOr<p2p::Descriptor> chosen = p2p::SelectPlatform(*index, platform);
-  if (!chosen.ok()) return chosen.status();
-  return FetchOne({reference.origin, "", chosen->digest}, registry);
+  absl::StatusOr<p2p::FetchedManifest> root = FetchOne(reference, registry);
+  if (!root.ok()) return root.status();
+  p2p::Platform wanted = platform;
+  wanted.os_features.emplace_back(p2p::kOsFeatureErofs);
+  const auto manifest = [&](const Digest& digest) {
+    return FetchOne({reference.origin, "", digest}, registry);
+  };
+  const auto config = [&](const p2p::Descriptor& blob) {
+    return FetchConfig(reference.origin, blob.digest, registry);
+  };
+  return p2p::ChooseImage(*std::move(root), wanted, {.manifest = manifest, .config = config});
+}
+
+// Kept as manifests are, so that an image which was found by it once is found again without the registry.
+absl::StatusOr<std::string> ImageResolver::FetchConfig(const BlobOrigin& origin, const Digest& digest,
+                                                       Registry& registry) {
+  const p2p::ImageReference name{origin, "", digest};
+  absl::Status away = absl::UnavailableError("its registry can't be reached");
+  if (registry == Registry::kAsk) {
+    absl::StatusOr<std::string> bytes = registry_.FetchWholeBlob(origin, digest, p2p::kManifestBytesMax);
+    if (bytes.ok()) Keep(name, {std::string(p2p::media_type::kOciConfig), *bytes, digest});
+    if (!absl::IsUnavailable(bytes.status()) && !absl::IsDeadlineExceeded(bytes.status())) return bytes;
+    registry = Registry::kAway;
+    away = bytes.status();
+  }
+  absl::StatusOr<p2p::FetchedManifest> kept = manifests_.Get(name);
+  if (!kept.ok()) return away;
+  return std::move(kept->body);
 }
 
 absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOne(const p2p::ImageReference& reference,

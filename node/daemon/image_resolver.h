@@ -16,7 +16,9 @@
 #include "node/recipe_store.h"
 #include "p2p/cluster/peer_documents.h"
 #include "p2p/registry/allow_list.h"
+#include "p2p/registry/image_choice.h"
 #include "p2p/registry/manifest.h"
+#include "p2p/registry/platform_match.h"
 #include "p2p/registry/reference.h"
 #include "p2p/registry/registry_client.h"
 
@@ -42,12 +44,13 @@ class ImageResolver {
   // PermissionDenied (the allow-list).
   absl::StatusOr<p2p::ImageReference> Check(const std::string& reference) const;
 
-  // Follows an index to the platform. If the registry can't be reached, a manifest is as it was fetched last,
+  // Follows an index to the image that suits the platform best, those that can be mounted first (see
+  // p2p::ChooseImage). If the registry can't be reached, a manifest is as it was fetched last,
   // or, named by digest, as a member has it; if the registry answers with an error, that is the answer.
   // Errors: InvalidArgument (reference, manifest), PermissionDenied (the allow-list, the registry),
   // FailedPrecondition (not a lazy image), and those of RegistryClient.
   absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
-                                        const p2p::Platform& platform = p2p::Platform::Host());
+                                        const p2p::Platform& platform = p2p::ThisCpu());
 
   // Puts the bound recipes of blobs of the image into the store, where they are missing: from members, else
   // from the registry. A recipe that can't be had is no error: its blob is served unverified and checked when
@@ -67,8 +70,9 @@ class ImageResolver {
   // Whether the registry is asked once more in the course of one call.
   enum class Registry { kAsk, kAway };
 
-  absl::StatusOr<p2p::FetchedManifest> FetchPlatformManifest(const p2p::ImageReference& reference,
-                                                             const p2p::Platform& platform);
+  absl::StatusOr<p2p::ChosenImage> Choose(const p2p::ImageReference& reference,
+                                          const p2p::Platform& platform);
+  absl::StatusOr<std::string> FetchConfig(const BlobOrigin& origin, const Digest& digest, Registry& registry);
   absl::StatusOr<p2p::FetchedManifest> FetchOne(const p2p::ImageReference& reference, Registry& registry);
   absl::StatusOr<p2p::FetchedManifest> FindElsewhere(const p2p::ImageReference& reference);
   void Keep(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);

@@ -11,6 +11,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "p2p/registry/platform_match.h"
 
 namespace sluice {
 namespace {
@@ -42,7 +43,7 @@ struct Hint {
 using HintPtr = std::shared_ptr<Hint>;
 
 p2p::Platform PlatformOf(const api::HintSpec& spec) {
-  if (!spec.platform) return p2p::Platform::Host();
+  if (!spec.platform) return p2p::ThisCpu();
   return {spec.platform->os, spec.platform->architecture, spec.platform->variant, {}};
 }
 

@@ -34,7 +34,10 @@ absl::StatusOr<std::vector<Digest>> FindRecipes(p2p::RegistryClient& registry, c
 
 absl::StatusOr<ImageReport> InspectImage(p2p::RegistryClient& registry, const p2p::ImageReference& reference,
                                          const p2p::Platform& platform) {
-  absl::StatusOr<RemoteImage> image = ResolveRemoteImage(registry, reference, platform);
+  // What would be mounted.
+  p2p::Platform wanted = platform;
+  wanted.os_features.emplace_back(p2p::kOsFeatureErofs);
+  absl::StatusOr<RemoteImage> image = ResolveRemoteImage(registry, reference, wanted);
   if (!image.ok()) return image.status();
   absl::StatusOr<std::optional<p2p::LazyImage>> lazy = p2p::FindLazyImage(image->manifest, reference.origin);
   if (!lazy.ok()) {

@@ -14,6 +14,7 @@
 #include "node/image/unique_fd.h"
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
+#include "p2p/registry/layer_types.h"
 
 namespace sluice {
 namespace {
@@ -31,11 +32,6 @@ bool LooksLikePath(std::string_view source) {
   return source.starts_with('/') || source.starts_with('.');
 }
 
-bool IsTarLayer(std::string_view type) {
-  return type == p2p::media_type::kOciLayerTar || type == p2p::media_type::kOciLayerTarGzip ||
-         type == p2p::media_type::kOciLayerTarZstd || type == p2p::media_type::kDockerLayerTarGzip;
-}
-
 bool IsLazyLayer(const p2p::Descriptor& layer) {
   return layer.media_type == p2p::media_type::kErofs || layer.media_type == p2p::media_type::kErofsLayerV1;
 }
@@ -47,7 +43,7 @@ absl::Status CheckFlattenable(const RemoteImage& image) {
         absl::StrCat(image.reference.ToString(), " is a lazy image already; mount it as it is"));
   }
   for (const p2p::Descriptor& layer : layers) {
-    if (IsTarLayer(layer.media_type)) continue;
+    if (p2p::IsTarLayer(layer.media_type)) continue;
     return absl::InvalidArgumentError(absl::StrCat(image.reference.ToString(), " has a layer of type ",
                                                    p2p::Quoted(layer.media_type),
                                                    "; only tar, tar+gzip and tar+zstd can be flattened"));

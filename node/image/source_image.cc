@@ -8,11 +8,11 @@
 #include <chrono>
 #include <future>
 #include <utility>
-#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "node/image/unique_fd.h"
 #include "p2p/recipe/sha256.h"
+#include "p2p/registry/image_choice.h"
 
 namespace sluice {
 namespace {
@@ -79,27 +79,22 @@ absl::StatusOr<RemoteImage> ResolveRemoteImage(p2p::RegistryClient& registry,
   const std::vector<std::string> accept = {
       std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
       std::string(p2p::media_type::kDockerManifest), std::string(p2p::media_type::kDockerManifestList)};
-  std::string name = reference.ManifestName();
-  // Twice at most: an index leads to an image, never to another index.
-  for (int step = 0; step < 2; ++step) {
-    absl::StatusOr<p2p::FetchedManifest> fetched = registry.FetchManifest(reference.origin, name, accept);
-    if (!fetched.ok()) return fetched.status();
-    absl::StatusOr<p2p::Manifest> parsed = p2p::ParseManifest(fetched->body, fetched->media_type);
-    if (!parsed.ok()) {
-      return absl::Status(parsed.status().code(),
-                          absl::StrCat(reference.ToString(), ": ", parsed.status().message()));
-    }
-    if (auto* manifest = std::get_if<p2p::ImageManifest>(&*parsed)) {
-      return RemoteImage{reference, fetched->digest, std::move(*manifest)};
-    }
-    absl::StatusOr<p2p::Descriptor> entry = p2p::SelectPlatform(std::get<p2p::ImageIndex>(*parsed), platform);
-    if (!entry.ok()) {
-      return absl::Status(entry.status().code(),
-                          absl::StrCat(reference.ToString(), ": ", entry.status().message()));
-    }
-    name = entry->digest.ToString();
+  const auto fetch = [&](const std::string& name) {
+    return registry.FetchManifest(reference.origin, name, accept);
+  };
+  const auto manifest = [&](const Digest& digest) { return fetch(digest.ToString()); };
+  const auto config = [&](const p2p::Descriptor& blob) {
+    return registry.FetchWholeBlob(reference.origin, blob.digest, p2p::kManifestBytesMax);
+  };
+  absl::StatusOr<p2p::FetchedManifest> root = fetch(reference.ManifestName());
+  if (!root.ok()) return root.status();
+  absl::StatusOr<p2p::ChosenImage> chosen =
+      p2p::ChooseImage(*std::move(root), platform, {.manifest = manifest, .config = config});
+  if (!chosen.ok()) {
+    return absl::Status(chosen.status().code(),
+                        absl::StrCat(reference.ToString(), ": ", chosen.status().message()));
   }
-  return absl::InvalidArgumentError(absl::StrCat(reference.ToString(), " is an index of indexes"));
+  return RemoteImage{reference, chosen->fetched.digest, std::move(chosen->manifest)};
 }
 
 absl::Status DownloadBlob(p2p::RegistryClient& registry, const BlobOrigin& origin,

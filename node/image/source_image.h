@@ -20,8 +20,10 @@ struct RemoteImage {
   p2p::ImageManifest manifest;
 };
 
-// Follows an index to `platform`. Errors: InvalidArgument (what came is no image), NotFound (no such image or
-// platform), and those of RegistryClient. Blocks.
+// Follows an index, and indexes in it, to the image that suits `platform` best (see p2p::ChooseImage);
+// whoever can use an EROFS bootstrap says so in its os_features. Errors: InvalidArgument (what came is no
+// image), NotFound (no such image or platform), and those of RegistryClient; those that an index is to blame
+// for name the reference. Blocks.
 absl::StatusOr<RemoteImage> ResolveRemoteImage(p2p::RegistryClient& registry,
                                                const p2p::ImageReference& reference,
                                                const p2p::Platform& platform);

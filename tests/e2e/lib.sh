@@ -78,11 +78,13 @@ END
 # --- the registry
 
 registry_listens() {
-  registry=$(sed -n 's/.*listening on \(127\.0\.0\.1:[0-9]*\).*/\1/p' "$work/registry.log" | tail -n 1)
+  registry=$(sed -n 's/.*listening on \([0-9.]*:[0-9]*\).*/\1/p' "$work/registry.log" | tail -n 1)
   [[ -n $registry ]]
 }
 
-# start_registry [ADDRESS]: a docker-registry on loopback; sets registry to its host:port.
+# start_registry [ADDRESS]: a docker-registry, on loopback unless told otherwise; sets registry to its host:port.
+# What stands in registry_runner runs it.
+registry_runner=()
 start_registry() {
   cat >"$work/registry.yml" <<END
 version: 0.1
@@ -91,7 +93,7 @@ storage: {filesystem: {rootdirectory: $work/registry}}
 http: {addr: "${1:-127.0.0.1:$(free_port)}"}
 END
   : >"$work/registry.log"
-  OTEL_TRACES_EXPORTER=none setsid docker-registry serve "$work/registry.yml" >>"$work/registry.log" 2>&1 &
+  OTEL_TRACES_EXPORTER=none setsid "${registry_runner[@]}" docker-registry serve "$work/registry.yml" >>"$work/registry.log" 2>&1 &
   registry_pid=$!
   disown
   wait_until registry_listens || fail "docker-registry does not listen: $(tail -n 3 "$work/registry.log")"
@@ -260,6 +262,7 @@ cleanup() {
   end_process "$node_pid" TERM
   end_process "$(keeper_pid)" TERM
   end_process "$registry_pid" TERM
+  if declare -F link_down >/dev/null; then link_down; fi
   if sanitizer_reports >&2; then
     echo "FAILED: a process ended with a sanitizer's report" >&2
     status=1

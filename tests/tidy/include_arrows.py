@@ -69,7 +69,7 @@ FLOOR_PLAN = {
     "p2p": Room(sees=("node",)),
     "p2p/http": Room(sees=("node",), libraries=("absl", "curl")),
     "p2p/recipe": Room(sees=("node", "p2p/http"), libraries=("absl", "openssl", "libtorrent")),
-    "p2p/registry": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "curl", "json")),
+    "p2p/registry": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "curl", "json", "zstd")),
     "p2p/cluster": Room(sees=("node", "p2p/http", "p2p/recipe", "p2p/registry"), libraries=("absl", "json")),
     # Its headers that name libtorrent are private to it: swarm.h, which others include, names none of it.
     "p2p/swarm": Room(

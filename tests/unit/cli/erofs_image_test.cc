@@ -112,6 +112,15 @@ TEST_F(ErofsImageTest, OtherFilesAreRefused) {
   EXPECT_EQ(ondemand::ReadErofsInfo(temp_ / "nothing").status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(ErofsImageTest, MoreThan500DevicesAreRefused) {
+  Overwrite(1024 + 86, "\xf5\x01");
+  EXPECT_THAT(std::string(ondemand::ReadErofsInfo(image_).status().message()),
+              HasSubstr("501 devices, more than 500"));
+  Overwrite(1024 + 86, "\xf4\x01");  // 500, whose table is not there
+  EXPECT_THAT(std::string(ondemand::ReadErofsInfo(image_).status().message()),
+              HasSubstr("device table is not inside"));
+}
+
 TEST_F(ErofsImageTest, WildFieldsAreRefused) {
   const std::string whole = ReadText(image_);
   const std::vector<std::pair<size_t, std::string>> changes = {

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "p2p/registry/platform_match.h"
 #include "tests/unit/node/fakes.h"
 
 namespace sluice {
@@ -221,7 +222,7 @@ TEST_F(PrefetcherTest, APlatformIsTheNodesOwnOrTheOneThatIsNamed) {
   SubmitOnly({"b", "app", api::HintPlatform{"linux", "riscv64", "v1"}, {}});
   Settle();
   EXPECT_THAT(preparer_.resolved,
-              ElementsAre("r/app " + p2p::Platform::Host().ToString(), "r/app linux/riscv64/v1"));
+              ElementsAre("r/app " + p2p::ThisCpu().ToString(), "r/app linux/riscv64/v1"));
 }
 
 TEST_F(PrefetcherTest, AMalformedReferenceTakesTheWholeRequestWithIt) {

@@ -197,6 +197,10 @@ TEST_F(ClaimsTest, ContradictingClaimsHaveAFileEachAndFailNobody) {
     EXPECT_EQ(blob->facts()->origins, claim.origins);
     EXPECT_EQ(Open(claim), blob) << "who says the same again shares it";
   }
+  // One that goes, and comes back, is among them once.
+  ASSERT_TRUE(store_->Evict(Open(longer)->key(), EvictReason::kWatermark).ok());
+  EXPECT_EQ(store_->KeysOf(sample_.spec.digest).size(), keys.size() - 1);
+  EXPECT_TRUE(keys.contains(Open(longer)->key()));
   EXPECT_EQ(store_->KeysOf(sample_.spec.digest).size(), keys.size());
   EXPECT_EQ(store_->KeysOf(sample_.spec.digest).front(), first->key());
   OpenStore();

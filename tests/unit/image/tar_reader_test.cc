@@ -162,6 +162,7 @@ TEST(TarReaderTest, ReadsNumbersInEveryForm) {
                                                                     {std::string("644\0junk", 8), 0644},
                                                                     {std::string(8, '\0'), 0},
                                                                     {std::string(8, ' '), 0},
+                                                                    {std::string("644 \0 12", 8), 0644},
                                                                     {"0100644 ", 0644}}) {
     EXPECT_EQ(One(tar::Entry({.name = "a", .raw = {{100, field.substr(0, 8)}}})).entry.attributes.permissions,
               value)
@@ -189,6 +190,8 @@ TEST(TarReaderTest, RefusesNumbersThatNoFileCanHave) {
            {tar::Header({.name = "a\xff", .raw = {{124, wide}}}), "its size is no number of 64 bits"},
            {tar::Header({.name = "a\xff", .raw = {{136, wide}}}), "its time is no number of 64 bits"},
            {tar::Header({.name = "a\xff", .raw = {{100, "0000648\0"}}}), "its mode is no number of 64 bits"},
+           {tar::Header({.name = "a\xff", .raw = {{124, "00000001 013"}}}),
+            "its size is no number of 64 bits"},
            {tar::Header({.name = "a\xff", .raw = {{108, "-000001\0"}}}), "its user is no number of 64 bits"},
            {tar::Pax({{"mtime", "1.2.3"}}) + tar::File("a\xff", ""), "its mtime is no time"},
            {tar::Pax({{"mtime", ".5"}}) + tar::File("a\xff", ""), "its mtime is no time"},

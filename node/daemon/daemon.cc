@@ -301,6 +301,7 @@ absl::Status Daemon::Node::Start() {
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
       clock_, *store_, *fills_, *verifier_, *resolver_, *cache_, *origin_ledger_, peer_documents_.get(),
+      *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); }});
 
   Mounter::Options options;

@@ -19,8 +19,8 @@
 #include <utility>
 #include <vector>
 
-#include "tests/unit/cli/temp_tree.h"
 #include "tests/unit/image/read_layer.h"
+#include "tests/unit/image/temp_tree.h"
 
 namespace sluice {
 namespace {

@@ -259,33 +259,40 @@ absl::Status ImageTree::MakeFile(const LayerEntry& entry, ContentId content, Nod
 }
 
 absl::Status ImageTree::MakeHardLink(const LayerEntry& entry, NodeId parent, std::string_view name) {
+  absl::StatusOr<NodeId> target = FindTarget(entry);
+  if (!target.ok()) return target.status();
+  if (const LinkId there = nodes_.Find(parent, name); there != LinkId::kNone) {
+    // Making room for a link to itself would remove its target.
+    if (nodes_.link(there).node == *target) {
+      Touch(there);
+      return absl::OkStatus();
+    }
+    Vacate(parent, name);
+    // Again, as umoci and containerd do: what goes may be on the way to the target.
+    target = FindTarget(entry);
+    if (!target.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(target.status().message(), " once the link is made"));
+    }
+  }
+  return AddLink(parent, name, *target);
+}
+
+absl::StatusOr<NodeId> ImageTree::FindTarget(const LayerEntry& entry) {
   absl::StatusOr<Place> place = Locate(entry.target, known_target_path_, known_target_parent_);
   if (!place.ok()) return place.status();
-  const LinkId found =
-      place->parent == NodeId::kNone ? LinkId::kNone : nodes_.Find(place->parent, place->name);
-  if (found == LinkId::kNone && !place->name.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which is not there"));
+  NodeId target = root_;
+  if (!place->name.empty()) {
+    const LinkId found =
+        place->parent == NodeId::kNone ? LinkId::kNone : nodes_.Find(place->parent, place->name);
+    if (found == LinkId::kNone) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which is not there"));
+    }
+    target = nodes_.link(found).node;
   }
-  const NodeId target = place->name.empty() ? root_ : nodes_.link(found).node;
-  if (nodes_.node(target).kind == EntryKind::kDirectory) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which is a directory"));
-  }
-  // Making room for a link to itself would remove its target.
-  if (const LinkId there = nodes_.Find(parent, name);
-      there != LinkId::kNone && nodes_.link(there).node == target) {
-    Touch(there);
-    return absl::OkStatus();
-  }
-  // Held, since the target may lie in a directory that the link replaces.
-  ++nodes_.node(target).link_count;
-  Vacate(parent, name);
-  if (--nodes_.node(target).link_count == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which it replaces"));
-  }
-  return AddLink(parent, name, target);
+  if (nodes_.node(target).kind != EntryKind::kDirectory) return target;
+  return absl::InvalidArgumentError(
+      absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which is a directory"));
 }
 
 absl::Status ImageTree::AddLink(NodeId parent, std::string_view name, NodeId node) {

@@ -69,6 +69,7 @@ class ImageTree {
   absl::StatusOr<NodeId> MakeParent(const Place& place);
   absl::Status MakeDirectory(const LayerEntry& entry, NodeId parent, std::string_view name);
   absl::Status MakeHardLink(const LayerEntry& entry, NodeId parent, std::string_view name);
+  absl::StatusOr<NodeId> FindTarget(const LayerEntry& entry);
   absl::Status MakeFile(const LayerEntry& entry, ContentId content, NodeId parent, std::string_view name);
 
   absl::Status AddLink(NodeId parent, std::string_view name, NodeId node);

@@ -310,12 +310,16 @@ TEST_F(ImageTreeTest, HardLinksThatCantBeAreRefused) {
   ExpectRefused({{File("x")}, {File(".wh.x"), HardLink("a", "x")}}, "which is not there");
   ExpectRefused({{Directory("d"), HardLink("a", "d")}}, "\"d\", which is a directory");
   ExpectRefused({{HardLink("a", "/")}}, "which is a directory");
-  ExpectRefused({{File("d/f"), HardLink("d", "d/f")}}, "which it replaces");
+  ExpectRefused({{File("d/f"), HardLink("d", "d/f")}}, "which is not there once the link is made");
+  ExpectRefused({{Symlink("d", "e"), File("e/f"), HardLink("d", "d/f")}},
+                "which is not there once the link is made");
+  ExpectRefused({{File("d/e/f"), HardLink("g", "d/e/f"), HardLink("d", "d/e/f")}},
+                "which is not there once the link is made");
   ExpectRefused({{Symlink("l", "l"), HardLink("a", "l/x")}}, "symbolic links");
 }
 
 TEST_F(ImageTreeTest, AHardLinkMayReplaceADirectoryThatHoldsAnotherNameOfItsTarget) {
-  Layers({{File("d/f"), HardLink("g", "d/f"), HardLink("d", "d/f")}});
+  Layers({{File("d/f"), HardLink("g", "d/f"), HardLink("d", "g")}});
   EXPECT_THAT(Paths(), ElementsAre("d", "g"));
   EXPECT_EQ(At("d").link_count, 2u);
 }

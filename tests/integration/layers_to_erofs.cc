@@ -1,8 +1,8 @@
 // usage: layers_to_erofs DIRECTORY LAYER.tar...
 //
 // Makes an image of layers, lowest first, as the library does: its bootstrap into DIRECTORY/image, the data
-// blobs beside it. Prints the blobs' paths in the order of the device table, and what was left out. If an entry
-// is refused: exit status 3, with the message and the numbers of layer and entry, counted from 0.
+// blobs beside it. Prints the blobs' paths in the order of the device table, and what was left out. If an
+// entry is refused: exit status 3, with the message and the numbers of layer and entry, counted from 0.
 
 #include <fcntl.h>
 
@@ -60,8 +60,8 @@ class Image {
       const Notices::Notice& notice = tree_.notices().Of(static_cast<NoticeKind>(i));
       if (notice.count == 0) continue;
       const std::string text(NoticeText(static_cast<NoticeKind>(i)));
-      std::fprintf(stderr, "%s: %llu, first %s\n", text.c_str(), static_cast<unsigned long long>(notice.count),
-                   notice.first.c_str());
+      std::fprintf(stderr, "%s: %llu, first %s\n", text.c_str(),
+                   static_cast<unsigned long long>(notice.count), notice.first.c_str());
     }
   }
 

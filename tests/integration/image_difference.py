@@ -40,7 +40,6 @@ import random_layers
 
 STARTED = time.time()
 SKIPPED = 77
-REFUSED = 3
 REFUSALS_CHECKED = 3  # of a seed
 LIBC = ctypes.CDLL(None, use_errno=True)
 MS_RDONLY, MNT_DETACH = 1, 2
@@ -70,19 +69,17 @@ class Lab:
         return path
 
     def make(self, layers):
-        """Ours: what it printed, or None and the number of the layer and the entry that it refused."""
+        """Ours: the paths of its devices, and (layer, entry, message) of each entry that it refused."""
         out, paths = self.empty("ours"), []
         for i, layer in enumerate(layers):
             paths.append(f"{self.root}/layer{i}.tar")
             with open(paths[-1], "wb") as file:
                 file.write(random_layers.tar(layer))
         done = subprocess.run([self.tool, out, *paths], capture_output=True, check=False, timeout=60)
-        if done.returncode == REFUSED:
-            layer, entry, message = done.stderr.split(b" ", 2)
-            return None, (int(layer), int(entry), message.decode().strip())
         if done.returncode != 0:
             raise RuntimeError(f"layers_to_erofs: exit status {done.returncode}: {done.stderr.decode()}")
-        return done.stdout.decode().split("\n")[:-1], None
+        refused = [line.split(" ", 2) for line in done.stderr.decode().splitlines()]
+        return done.stdout.decode().splitlines(), [(int(layer), int(entry), said) for layer, entry, said in refused]
 
     def mounted(self, devices):
         options = ",".join("device=" + device for device in devices)
@@ -175,19 +172,17 @@ class Failed(Exception):
 
 
 def try_seed(lab, seed, counts):
-    """Entries that we refuse must be refused by umoci too; then the image is tried without them."""
+    """What we refuse must be refused by umoci too; the image is tried without it."""
     layers = random_layers.Draw(seed).layers()
-    checked = 0
-    while True:
-        devices, refused = lab.make(layers)
-        if refused is None:
+    devices, refused = lab.make(layers)
+    for number, (layer, entry, message) in enumerate(refused):
+        if number == REFUSALS_CHECKED:
             break
-        layer, entry, message = refused
-        counts["refused"] += 1
-        checked += 1
-        if checked <= REFUSALS_CHECKED and lab.umoci(layers[:layer] + [layers[layer][:entry + 1]])[0] is not None:
+        upto = without(layers[:layer] + [layers[layer][:entry + 1]], refused[:number])
+        if lab.umoci(upto)[0] is not None:
             raise Failed(f"umoci takes what we refuse: {layers[layer][entry]!r}: {message}")
-        del layers[layer][entry]
+    layers = without(layers, refused)
+    counts["refused"] += len(refused)
     counts["entries"] += sum(map(len, layers))
     root, said = lab.umoci(layers)
     while root is None:
@@ -196,9 +191,9 @@ def try_seed(lab, seed, counts):
         if at is None:
             raise Failed(f"umoci refuses what we take: {said}")
         counts["own links"] += 1
-        del layers[at[0]][at[1]]
+        layers = without(layers, [at])
         devices, refused = lab.make(layers)
-        if refused is not None:
+        if refused:
             raise Failed(f"a hard link to itself was of use: {refused}")
         root, said = lab.umoci(layers)
     lab.mounted(devices)
@@ -210,6 +205,11 @@ def try_seed(lab, seed, counts):
     found = differences(tree(root), ours)
     if found:
         raise Failed("\n  ".join(found))
+
+
+def without(layers, gone):
+    numbers = {(at[0], at[1]) for at in gone}
+    return [[entry for j, entry in enumerate(layer) if (i, j) not in numbers] for i, layer in enumerate(layers)]
 
 
 def own_link(lab, layers):
@@ -230,7 +230,7 @@ def own_link(lab, layers):
 
 def our_tree(lab, layers):
     devices, refused = lab.make(layers)
-    assert refused is None, refused
+    assert not refused, refused
     lab.mounted(devices)
     try:
         return tree(lab.mount)

@@ -1,14 +1,18 @@
 // usage: layers_to_erofs DIRECTORY LAYER.tar...
 //
 // Makes an image of layers, lowest first, as the library does: its bootstrap into DIRECTORY/image, the data
-// blobs beside it. Prints the blobs' paths in the order of the device table, and what was left out. If an
-// entry is refused: exit status 3, with the message and the numbers of layer and entry, counted from 0.
+// blobs beside it. An entry that is refused is left out, and all is made again without it. Prints the blobs'
+// paths in the order of the device table; to standard error the entries that were left out, a line each:
+// numbers of layer and entry, counted from 0, and the message.
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -22,11 +26,12 @@
 namespace sluice {
 namespace {
 
-constexpr int kRefused = 3;
+using EntryNumber = std::pair<size_t, size_t>;  // layer, entry
 
 class Image {
  public:
-  explicit Image(std::string directory) : directory_(std::move(directory)) {}
+  Image(std::string directory, const std::set<EntryNumber>& left_out)
+      : directory_(std::move(directory)), left_out_(left_out) {}
 
   absl::Status AddLayer(const std::string& path) {
     const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -34,6 +39,7 @@ class Image {
     TarReader reader(bytes, limits_, usage_);
     const auto layer = static_cast<uint32_t>(device_of_layer_.size());
     const std::string blob_path = absl::StrCat(directory_, "/blob", layer);
+    unlink(blob_path.c_str());  // of the attempt before
     absl::StatusOr<DataBlobWriter> blob = DataBlobWriter::Open(blob_path, layer, contents_);
     if (!blob.ok()) return blob.status();
     tree_.BeginLayer();
@@ -44,7 +50,7 @@ class Image {
                                                      : ErofsSource::kNoDevice);
     if (!finished->has_value()) return absl::OkStatus();
     devices_.push_back({(*finished)->recipe.blob, (*finished)->recipe.size});
-    std::printf("%s\n", blob_path.c_str());
+    device_paths_.push_back(blob_path);
     return absl::OkStatus();
   }
 
@@ -55,18 +61,8 @@ class Image {
     return WriteErofsImage({tree_, contents_, devices_, device_of_layer_}, file.get(), path).status();
   }
 
-  void PrintNotices() const {
-    for (size_t i = 0; i < kNoticeKinds; ++i) {
-      const Notices::Notice& notice = tree_.notices().Of(static_cast<NoticeKind>(i));
-      if (notice.count == 0) continue;
-      const std::string text(NoticeText(static_cast<NoticeKind>(i)));
-      std::fprintf(stderr, "%s: %llu, first %s\n", text.c_str(),
-                   static_cast<unsigned long long>(notice.count), notice.first.c_str());
-    }
-  }
-
-  size_t layers() const { return device_of_layer_.size(); }
-  size_t entry() const { return entry_; }
+  const std::vector<std::string>& device_paths() const { return device_paths_; }
+  EntryNumber entry() const { return {device_of_layer_.size(), entry_}; }
 
  private:
   absl::Status Apply(TarReader& reader, DataBlobWriter& blob) {
@@ -75,6 +71,7 @@ class Image {
       absl::StatusOr<bool> more = reader.Next(entry);
       if (!more.ok()) return more.status();
       if (!*more) return absl::OkStatus();
+      if (left_out_.contains({device_of_layer_.size(), entry_})) continue;
       absl::StatusOr<ContentId> content = ContentId();
       if (entry.kind == EntryKind::kRegular && entry.size > 0) content = blob.Add(reader, entry.size);
       if (!content.ok()) return content.status();
@@ -83,29 +80,41 @@ class Image {
   }
 
   const std::string directory_;
+  const std::set<EntryNumber>& left_out_;
   const LayerLimits limits_;
   LayerUsage usage_;
   ImageTree tree_;
   ContentTable contents_;
   std::vector<ImageDevice> devices_;
+  std::vector<std::string> device_paths_;
   std::vector<uint32_t> device_of_layer_;
   size_t entry_ = 0;  // of the layer under way
 };
 
-int Run(const std::string& directory, const std::vector<std::string>& layers) {
-  Image image(directory);
+absl::Status AddLayers(Image& image, const std::vector<std::string>& layers) {
   for (const std::string& layer : layers) {
-    if (absl::Status added = image.AddLayer(layer); !added.ok()) {
-      std::fprintf(stderr, "%zu %zu %s\n", image.layers(), image.entry(), added.ToString().c_str());
-      return kRefused;
+    if (absl::Status added = image.AddLayer(layer); !added.ok()) return added;
+  }
+  return absl::OkStatus();
+}
+
+int Run(const std::string& directory, const std::vector<std::string>& layers) {
+  std::set<EntryNumber> left_out;
+  while (true) {
+    Image image(directory, left_out);
+    if (absl::Status added = AddLayers(image, layers); !added.ok()) {
+      const auto [layer, entry] = image.entry();
+      std::fprintf(stderr, "%zu %zu %s\n", layer, entry, added.ToString().c_str());
+      if (!left_out.insert(image.entry()).second) return 1;  // of the layer itself
+      continue;
     }
+    if (absl::Status written = image.Write(); !written.ok()) {
+      std::fprintf(stderr, "%s\n", written.ToString().c_str());
+      return 1;
+    }
+    for (const std::string& path : image.device_paths()) std::printf("%s\n", path.c_str());
+    return 0;
   }
-  if (absl::Status written = image.Write(); !written.ok()) {
-    std::fprintf(stderr, "%s\n", written.ToString().c_str());
-    return 1;
-  }
-  image.PrintNotices();
-  return 0;
 }
 
 }  // namespace

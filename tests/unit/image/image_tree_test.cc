@@ -197,6 +197,11 @@ TEST_F(ImageTreeTest, AWhiteoutTouchesLowerLayersOnly) {
   EXPECT_EQ(At("d/a").content, ContentId(6));
 }
 
+TEST_F(ImageTreeTest, ADirectoryThatIsNamedAgainBelongsToItsLayer) {
+  Layers({{File("d/a"), File("d/e/b")}, {Directory("d/e", 0700), File(".wh.d")}});
+  EXPECT_THAT(Paths(), ElementsAre("d/", "d/e/"));
+}
+
 TEST_F(ImageTreeTest, AWhiteoutThenTheSameNameIsAnotherFile) {
   Layers({{Directory("d", 0700), File("d/a")}, {File(".wh.d"), File("d/b")}});
   EXPECT_THAT(Paths(), ElementsAre("d/", "d/b"));
@@ -380,6 +385,8 @@ TEST_F(ImageTreeTest, AParentThatIsNoDirectoryIsRefused) {
 TEST_F(ImageTreeTest, AWhiteoutBelowAFileIsForgottenWhenTheFileBecomesADirectory) {
   Layers({{File("a")}, {File("a/.wh.x"), Directory("a"), File("a/y")}});
   EXPECT_THAT(Paths(), ElementsAre("a/", "a/y"));
+  Layers({{File("a")}, {File("a/.wh.x"), Directory("a/."), File("a/y")}});
+  EXPECT_THAT(Paths(), ElementsAre("a/", "a/y"));
 }
 
 TEST_F(ImageTreeTest, TheWayIsWalkedAgainWhenItLeadsElsewhere) {
@@ -387,6 +394,12 @@ TEST_F(ImageTreeTest, TheWayIsWalkedAgainWhenItLeadsElsewhere) {
            File("l/b"), File("two/c"), Symlink("two", "one"), File("two/d")},
           {HardLink("h1", "l/x"), Symlink("l", "/"), HardLink("h2", "l/h1")}});
   EXPECT_THAT(Paths(), ElementsAre("h1", "h2", "l", "one/", "one/a", "one/d", "one/x", "two"));
+}
+
+TEST_F(ImageTreeTest, TheWayToATargetIsWalkedAgainAfterAWhiteout) {
+  ExpectRefused(
+      {{File("d/x"), Symlink("l", "d")}, {HardLink("h", "l/x"), File(".wh.l"), HardLink("i", "l/x")}},
+      "which is not there");
 }
 
 TEST_F(ImageTreeTest, SymbolicLinksThatCantBeAreRefused) {

@@ -426,6 +426,33 @@ TEST_P(DoorTest, CallThatMeetsADyingKeeperIsMadeToTheNextOne) {
   EXPECT_EQ(ReadAll(), Seen::kRight);
 }
 
+TEST_P(StoreFileDoorTest, GuardsAsManyBlobsAsThereCanBe) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  constexpr uint64_t kBytes = 5 * kTestChunkSize;
+  const auto guard = [&] {
+    const Digest digest = AddEmptyBlob(kBytes);
+    const keeper::Descriptor file(open(Path("store/" + digest.Hex()).c_str(), O_RDONLY | O_CLOEXEC));
+    auto blob = std::make_shared<Blob>(
+        BlobSpec{.digest = digest, .size = kBytes, .chunk_size = kTestChunkSize, .root = {}, .origins = {}});
+    return node->door().GuardBlob(std::move(blob), file.get());
+  };
+  for (uint32_t i = 1; i < keeper::kBlobsMax; ++i) {
+    const absl::Status guarded = guard();
+    ASSERT_TRUE(guarded.ok()) << i << ": " << guarded;
+  }
+  const absl::Status refused = guard();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("16384 blobs are guarded, the most there can be"));
+  // What is there works on, with a successor of the keeper too.
+  MountImage(*node);
+  EXPECT_EQ(Read(0, 1 << 20), Seen::kRight);
+  kill(node->door().keeper_pid(), SIGKILL);
+  EXPECT_EQ(ReadAll(), Seen::kRight);
+  EXPECT_TRUE(Eventually([&] { return node->door().keepers_replaced() == 1; }));
+  EXPECT_EQ(node->door().GuardedBlobs().size(), keeper::kBlobsMax);
+}
+
 TEST_P(StoreFileDoorTest, DeviceThatIsMissingIsNamed) {
   auto node = StartNode();
   ASSERT_TRUE(node);

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -24,6 +25,24 @@ struct BlobOrigin {
   friend auto operator<=>(const BlobOrigin&, const BlobOrigin&) = default;
 };
 
+// Where the seek table of a stored blob lies among its stored bytes, and what those must hash to.
+struct SeekTablePlace {
+  ByteRange range;
+  Digest digest;
+
+  friend bool operator==(const SeekTablePlace&, const SeekTablePlace&) = default;
+};
+
+// How a registry keeps a blob that it keeps compressed: each chunk a zstd frame of its own, one after the
+// other, then the seek table. A blob of one chunk may do without the table.
+struct StoredForm {
+  Digest digest;  // of the stored bytes: by it the registry is asked
+  uint64_t size = 0;
+  std::optional<SeekTablePlace> seek_table;
+
+  friend bool operator==(const StoredForm&, const StoredForm&) = default;
+};
+
 // Tells a blob's few origins apart, in whatever order they are listed; two may have the same.
 uint16_t TagOf(const BlobOrigin& origin);
 
@@ -38,6 +57,14 @@ struct BlobSpec {
   std::optional<Digest> root;
   // Where to ask for it, in this order. The first is whose manifest says all this; none: this node itself.
   std::vector<BlobOrigin> origins;
+  // How those of them keep it that don't keep it as it is.
+  std::map<BlobOrigin, StoredForm> stored{};
+
+  // How `origin` keeps it; null: plain.
+  const StoredForm* StoredAt(const BlobOrigin& origin) const {
+    const auto found = stored.find(origin);
+    return found == stored.end() ? nullptr : &found->second;
+  }
 };
 
 // A blob that this node knows: one object per key, shared by all rooms for as long as anyone uses it.

@@ -68,11 +68,9 @@ constexpr std::array<uint32_t, 256> MakeCrcTable() {
   return table;
 }
 
-// EROFS starts from ~0, as others do, but does not invert the result.
-uint32_t Crc32c(std::span<const uint8_t> bytes) {
+uint32_t AddToCrc32c(uint32_t crc, std::span<const std::byte> bytes) {
   static constexpr std::array<uint32_t, 256> kTable = MakeCrcTable();
-  uint32_t crc = ~uint32_t{0};
-  for (uint8_t byte : bytes) crc = (crc >> 8) ^ kTable[(crc ^ byte) & 0xFF];
+  for (std::byte byte : bytes) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<uint32_t>(byte)) & 0xFF];
   return crc;
 }
 
@@ -99,18 +97,6 @@ class File {
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return Failed("read");
       if (n == 0) return Invalid("it ends too early");
-      at += n;
-      offset += static_cast<uint64_t>(n);
-      size -= static_cast<size_t>(n);
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Write(uint64_t offset, const void* data, size_t size) const {
-    for (const char* at = static_cast<const char*>(data); size > 0;) {
-      const ssize_t n = pwrite(fd_, at, size, static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return Failed("written");
       at += n;
       offset += static_cast<uint64_t>(n);
       size -= static_cast<size_t>(n);
@@ -167,10 +153,9 @@ absl::StatusOr<SuperBlock> ReadSuper(const File& file) {
 // Covers what is left of the block that the superblock lies in; a block of at most 1 KiB is covered whole.
 absl::StatusOr<uint32_t> ComputeChecksum(const File& file, const SuperBlock& super) {
   const uint32_t block_size = BlockSize(super);
-  std::vector<uint8_t> bytes(block_size > kSuperOffset ? block_size - kSuperOffset : block_size);
+  std::vector<std::byte> bytes(block_size > kSuperOffset ? block_size - kSuperOffset : block_size);
   if (absl::Status read = file.Read(kSuperOffset, bytes.data(), bytes.size()); !read.ok()) return read;
-  std::memset(bytes.data() + offsetof(SuperBlock, checksum), 0, sizeof(super.checksum));
-  return Crc32c(bytes);
+  return ErofsChecksum(bytes);
 }
 
 absl::StatusOr<DeviceSlot> ReadSlot(const File& file, const SuperBlock& super, uint32_t index) {
@@ -179,18 +164,16 @@ absl::StatusOr<DeviceSlot> ReadSlot(const File& file, const SuperBlock& super, u
   return slot;
 }
 
-absl::Status TagDevices(const File& file, const SuperBlock& super, std::span<const Digest> blobs) {
-  for (uint32_t i = 0; i < blobs.size(); ++i) {
-    const std::string hex = blobs[i].Hex();
-    static_assert(kTagBytes == 2 * Digest::kBytes);
-    if (absl::Status written = file.Write(SlotOffset(super, i), hex.data(), kTagBytes); !written.ok()) {
-      return written;
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
+
+uint32_t ErofsChecksum(std::span<const std::byte> bytes) {
+  constexpr size_t kFieldAt = offsetof(SuperBlock, checksum);
+  constexpr std::array<std::byte, sizeof(SuperBlock::checksum)> kZeros{};
+  // EROFS starts from ~0, as others do, but does not invert the result.
+  uint32_t crc = AddToCrc32c(~uint32_t{0}, bytes.first(kFieldAt));
+  crc = AddToCrc32c(crc, kZeros);
+  return AddToCrc32c(crc, bytes.subspan(kFieldAt + kZeros.size()));
+}
 
 absl::StatusOr<ErofsInfo> ReadErofsInfo(const std::string& path) {
   const File file(path, O_RDONLY);
@@ -217,26 +200,6 @@ absl::StatusOr<ErofsInfo> ReadErofsInfo(const std::string& path) {
     info.devices.push_back({std::string(slot->tag, strnlen(slot->tag, kTagBytes)), slot->blocks});
   }
   return info;
-}
-
-absl::Status FinishErofsImage(const std::string& path, std::span<const Digest> blobs) {
-  const File file(path, O_RDWR);
-  if (!file.opened().ok()) return file.opened();
-  absl::StatusOr<SuperBlock> super = ReadSuper(file);
-  if (!super.ok()) return super.status();
-  if (DeviceCount(*super) != blobs.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, " has ", DeviceCount(*super), " devices, not ", blobs.size()));
-  }
-  if (absl::Status tagged = TagDevices(file, *super, blobs); !tagged.ok()) return tagged;
-
-  super->build_time = 0;
-  super->build_time_nsec = 0;
-  if (absl::Status written = file.Write(kSuperOffset, &*super, sizeof(*super)); !written.ok()) return written;
-  // Last, since the device table lies in the block that the checksum covers.
-  absl::StatusOr<uint32_t> checksum = ComputeChecksum(file, *super);
-  if (!checksum.ok()) return checksum.status();
-  return file.Write(kSuperOffset + offsetof(SuperBlock, checksum), &*checksum, sizeof(*checksum));
 }
 
 absl::Status CheckErofsDevices(const ErofsInfo& info, std::span<const BlobSpec> blobs) {

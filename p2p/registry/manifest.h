@@ -19,6 +19,7 @@ namespace sluice::p2p {
 inline constexpr size_t kManifestBytesMax = 4 << 20;  // OCI distribution specification, "Pushing Manifests"
 inline constexpr size_t kManifestDepthMax = 32;       // of nested JSON
 inline constexpr size_t kLayersMax = 512;             // of one manifest
+inline constexpr size_t kDevicesMax = 500;            // of one lazy image
 inline constexpr size_t kIndexEntriesMax = 1024;      // of one index
 
 // Source: OCI image specification, media-types.md; the docker ones: distribution, "Image Manifest V 2, Schema
@@ -40,6 +41,10 @@ inline constexpr std::string_view kDockerLayerTarGzip = "application/vnd.docker.
 inline constexpr std::string_view kOctetStream = "application/octet-stream";
 inline constexpr std::string_view kErofs = "application/vnd.erofs";
 inline constexpr std::string_view kErofsLayerV1 = "application/vnd.erofs.layer.v1";
+// The same, compressed: the data blob in zstd's seekable format, one frame a chunk, and the bootstrap.
+inline constexpr std::string_view kZstdSuffix = "+zstd";
+inline constexpr std::string_view kOctetStreamZstd = "application/octet-stream+zstd";
+inline constexpr std::string_view kErofsZstd = "application/vnd.erofs+zstd";
 // A recipe as a referrer of an image manifest: its artifact type, and its layers' type.
 inline constexpr std::string_view kRecipeArtifact = "application/vnd.sluice.recipe.v1";
 inline constexpr std::string_view kTorrent = "application/x-bittorrent";
@@ -49,11 +54,23 @@ namespace annotation {
 // Draft EROFS image specification: "device" marks a data blob that the bootstrap refers to.
 inline constexpr std::string_view kErofsRole = "org.erofs.role";
 inline constexpr std::string_view kErofsRoleDevice = "device";
+// On the descriptor of a compressed data blob or bootstrap: the digest ("sha256:…") of its plain bytes.
+inline constexpr std::string_view kUncompressedDigest = "org.erofs.uncompressed-digest";
 // On the descriptor of a data blob. They are what binds a recipe to the blob, since the manifest's digest
-// vouches for them: the recipe's root (64 hex digits), its chunk size and the blob's size (decimal bytes).
+// vouches for them: the recipe's root (64 hex digits), its chunk size and the blob's size (decimal bytes),
+// all of the plain bytes. A compressed bootstrap has the size too.
 inline constexpr std::string_view kBlobRoot = "io.sluice.blob.root";
 inline constexpr std::string_view kBlobChunkSize = "io.sluice.blob.chunk-size";
 inline constexpr std::string_view kBlobSize = "io.sluice.blob.size";
+// On the descriptor of a compressed data blob of several chunks: where its seek table lies among the stored
+// bytes and what it hashes to, as "OFFSET:SIZE:sha256:HEX". It is a whole skippable frame, the last one.
+inline constexpr std::string_view kSeekTable = "io.sluice.blob.seek-table";
+// On the descriptor of a data blob that was made from a layer. They say how, and don't matter to a reader: by
+// which rule its contents were laid out, by which libzstd and level they were compressed, and the diff id
+// ("sha256:…") of the layer.
+inline constexpr std::string_view kBlobLayout = "io.sluice.blob.layout";
+inline constexpr std::string_view kZstd = "io.sluice.zstd";
+inline constexpr std::string_view kSourceDiffId = "io.sluice.source.diff-id";
 // On a layer of a recipe artifact: the digest ("sha256:…") of the blob that the recipe describes.
 inline constexpr std::string_view kRecipeBlob = "io.sluice.recipe.blob";
 }  // namespace annotation
@@ -132,15 +149,18 @@ std::string SerializeIndex(const ImageIndex& index);
 
 // An image whose files can be mounted before they are there.
 struct LazyImage {
-  Descriptor bootstrap;         // the EROFS image with the metadata; must be complete before the mount
+  BlobSpec bootstrap;           // the EROFS image with the metadata; must be complete before the mount
   std::vector<BlobSpec> blobs;  // its devices, in order; empty if no file has bytes
 };
 
-// What is lazy in an image: its one layer of media type application/vnd.erofs (or .layer.v1) is the
-// bootstrap, the layers with the role "device" are its blobs, each with a root if annotated. nullopt if the
-// image is an ordinary one, with neither. Every blob gets `origin`. Errors: InvalidArgument if the image has
-// some of it but can't be mounted (devices without bootstrap, two bootstraps, tar layers beside them, a blob
-// twice, annotations that are malformed or contradict the descriptor).
+// What is lazy in an image: its one layer of media type application/vnd.erofs (or +zstd, or .layer.v1) is the
+// bootstrap, the layers with the role "device" are its blobs, each with a root if annotated. A blob is what
+// its plain bytes are, whatever is stored: digest, size and chunk size are of those. nullopt if the image is
+// an ordinary one, with neither. Every blob gets `origin`. Errors: InvalidArgument if the image has some of
+// it but can't be mounted (devices without bootstrap, two bootstraps, a bootstrap as device, tar layers
+// beside them, a blob twice, more than kDevicesMax; a compressed one without its plain digest or size, or a
+// device without root or, with several chunks, seek table; annotations that are malformed or contradict the
+// descriptor). It names the layer.
 absl::StatusOr<std::optional<LazyImage>> FindLazyImage(const ImageManifest& manifest,
                                                        const BlobOrigin& origin);
 

@@ -131,6 +131,15 @@ class RegistryClient {
   absl::Status PushBlob(const BlobOrigin& origin, const Digest& digest, HttpBody body,
                         OnProgress on_progress);
 
+  // Whether blobs may be pushed to a repository: begins an upload, and gives it up. Blocks. Errors: what a
+  // push would fail with.
+  absl::Status CheckPush(const BlobOrigin& origin);
+
+  // Whether the repository has a blob; if it has not, it is asked to take it from `from`, another one of the
+  // same registry, without its bytes. False if it has it still not: then it must be uploaded. Blocks. Source:
+  // distribution specification, "Mounting a blob from another repository".
+  absl::StatusOr<bool> TakeBlob(const BlobOrigin& origin, const Digest& digest, const BlobOrigin& from);
+
   // Uploads a manifest under a tag or its digest; returns its digest. If the manifest has a subject and the
   // registry doesn't say that it took note, the list at the tag sha256-<subject's hex> is extended (two
   // writers at once may lose one entry there: distribution specification, "Referrers Tag Schema"). Blocks.

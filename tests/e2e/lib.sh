@@ -78,11 +78,13 @@ END
 # --- the registry
 
 registry_listens() {
-  registry=$(sed -n 's/.*listening on \(127\.0\.0\.1:[0-9]*\).*/\1/p' "$work/registry.log" | tail -n 1)
+  registry=$(sed -n 's/.*listening on \([0-9.]*:[0-9]*\).*/\1/p' "$work/registry.log" | tail -n 1)
   [[ -n $registry ]]
 }
 
-# start_registry [ADDRESS]: a docker-registry on loopback; sets registry to its host:port.
+# start_registry [ADDRESS]: a docker-registry, on loopback unless told otherwise; sets registry to its host:port.
+# What stands in registry_runner runs it.
+registry_runner=()
 start_registry() {
   cat >"$work/registry.yml" <<END
 version: 0.1
@@ -91,7 +93,7 @@ storage: {filesystem: {rootdirectory: $work/registry}}
 http: {addr: "${1:-127.0.0.1:$(free_port)}"}
 END
   : >"$work/registry.log"
-  OTEL_TRACES_EXPORTER=none setsid docker-registry serve "$work/registry.yml" >>"$work/registry.log" 2>&1 &
+  OTEL_TRACES_EXPORTER=none setsid "${registry_runner[@]}" docker-registry serve "$work/registry.yml" >>"$work/registry.log" 2>&1 &
   registry_pid=$!
   disown
   wait_until registry_listens || fail "docker-registry does not listen: $(tail -n 3 "$work/registry.log")"
@@ -106,8 +108,11 @@ stop_registry() {
 manifest() {
   curl -fsS -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://$registry/v2/$1/manifests/1"
 }
-data_blob_of() { manifest "$1" | jq -r '.layers[0].digest'; }
-bootstrap_of() { manifest "$1" | jq -r '.layers[1].digest'; }
+# What its blobs are plain, and what the registry has of the first.
+data_blob_of() { manifest "$1" | jq -r '.layers[0] | .annotations["org.erofs.uncompressed-digest"] // .digest'; }
+bootstrap_of() { manifest "$1" | jq -r '.layers[-1] | .annotations["org.erofs.uncompressed-digest"] // .digest'; }
+data_size_of() { manifest "$1" | jq -r '.layers[0].annotations["io.sluice.blob.size"]'; }
+stored_blob_of() { manifest "$1" | jq -r '.layers[0].digest'; }
 
 # image_by_digest NAME: the reference that names what $registry/NAME:1 is now.
 image_by_digest() { echo "$registry/$1@sha256:$(manifest "$1" | sha256sum | cut -d' ' -f1)"; }
@@ -118,8 +123,7 @@ upload() {
   digest=sha256:$(sha256sum "$2" | cut -d' ' -f1)
   location=$(curl -fsS -o "$work/upload" -D - -X POST "http://$registry/v2/$1/blobs/uploads/" |
     tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
-  curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$2" \
-    "$location&digest=$digest"
+  curl -fsS -o "$work/upload" -H 'Content-Type: application/octet-stream' -T "$2" "$location&digest=$digest"
   echo "$digest"
 }
 
@@ -131,6 +135,15 @@ put_manifest() {
 
 # download NAME DIGEST FILE
 download() { curl -fsS -o "$3" "http://$registry/v2/$1/blobs/$2"; }
+# download_plain NAME INDEX FILE: a layer of $registry/NAME:1 (-1: the last), decompressed.
+download_plain() {
+  local layer
+  layer=$(manifest "$1" | jq -c ".layers[$2]")
+  download "$1" "$(jq -r .digest <<<"$layer")" "$3"
+  [[ $(jq -r .mediaType <<<"$layer") == *+zstd ]] || return 0
+  zstd -q -d <"$3" >"$3.plain"
+  mv "$3.plain" "$3"
+}
 
 # --- the node
 
@@ -158,6 +171,7 @@ ondemand:
   fill: ${FILL:-false}
   keepCopy: ${KEEP_COPY:-true}
 END
+  [[ ${registry:-127.} == 127.* ]] || printf 'origin:\n  plainHttp: ["%s"]\n' "$registry" >>"$config"
   (($# == 0)) || printf '%s\n' "$@" >>"$config"
 }
 
@@ -199,8 +213,9 @@ metric() {
 
 # --- images and mounts
 
-# push_tree DIR NAME: pushes the directory as $registry/NAME:1.
-push_tree() { sluice image push "$1" "$registry/$2:1" >&2; }
+# push_tree DIR NAME: pushes the directory as $registry/NAME:1, with what stands in push_flags.
+push_flags=()
+push_tree() { sluice image push "${push_flags[@]}" "$1" "$registry/$2:1" >&2; }
 
 # mount_image NAME DIR [sluice mount's options]
 mount_image() {
@@ -260,6 +275,7 @@ cleanup() {
   end_process "$node_pid" TERM
   end_process "$(keeper_pid)" TERM
   end_process "$registry_pid" TERM
+  if declare -F link_down >/dev/null; then link_down; fi
   if sanitizer_reports >&2; then
     echo "FAILED: a process ended with a sanitizer's report" >&2
     status=1

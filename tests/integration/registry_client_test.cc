@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <future>
 #include <optional>
@@ -122,6 +123,32 @@ TEST_F(RegistryClientTest, BlobThatIsThereIsNotSentAgain) {
   EXPECT_TRUE(
       client_->PushBlob(place, digest, HttpBody::FromString(blob), [&](uint64_t) { sent = true; }).ok());
   EXPECT_FALSE(sent);
+}
+
+TEST_F(RegistryClientTest, AnUploadThatIsOnlyTriedLeavesNothing) {
+  const RegistryFixture registry;
+  StartClient();
+  const absl::Status allowed = client_->CheckPush({registry.registry(), "team/app"});
+  EXPECT_TRUE(allowed.ok()) << allowed;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(registry.directory()))
+    EXPECT_FALSE(entry.path().filename() == "startedat") << entry.path();
+}
+
+TEST_F(RegistryClientTest, BlobIsTakenFromAnotherRepositoryWithoutItsBytes) {
+  const RegistryFixture registry;
+  StartClient();
+  const BlobOrigin place{registry.registry(), "team/app"};
+  const BlobOrigin other{registry.registry(), "team/other"};
+  const std::string blob = Pattern(1 << 20, 4);
+  const Digest digest = Push(place, blob);
+  EXPECT_TRUE(absl::IsNotFound(client_->HeadBlob(other, digest).status()));
+  EXPECT_TRUE(client_->TakeBlob(other, digest, place).value());
+  EXPECT_EQ(client_->HeadBlob(other, digest).value(), blob.size());
+  EXPECT_TRUE(client_->TakeBlob(other, digest, other).value());
+  // What the other repository has not, and what lies in another registry, is to be uploaded.
+  EXPECT_FALSE(client_->TakeBlob(other, Sha256::Of("none"), place).value());
+  EXPECT_FALSE(
+      client_->TakeBlob({registry.registry(), "team/third"}, digest, {"other:5000", "team/app"}).value());
 }
 
 TEST_F(RegistryClientTest, BlobWithOtherBytesThanItsDigestIsNotTaken) {

@@ -32,7 +32,6 @@ SYSTEM = re.compile(r"(sys|linux|asm|arpa|net|netinet)/[\w/]+\.h|"
 
 LIBRARIES = {
     "absl": re.compile(r"absl/"),
-    "archive": re.compile(r"archive(_entry)?\.h"),
     "asio": re.compile(r"boost/(asio|beast|system)[/.]"),
     "cli11": re.compile(r"CLI/"),
     "curl": re.compile(r"curl/"),
@@ -47,6 +46,8 @@ LIBRARIES = {
     "spdlog": re.compile(r"spdlog/"),
     "systemd": re.compile(r"systemd/"),
     "yaml": re.compile(r"yaml-cpp/"),
+    "zlib": re.compile(r"zlib\.h"),
+    "zstd": re.compile(r"zstd(_errors)?\.h"),
 }
 
 
@@ -67,7 +68,7 @@ FLOOR_PLAN = {
     "p2p": Room(sees=("node",)),
     "p2p/http": Room(sees=("node",), libraries=("absl", "curl")),
     "p2p/recipe": Room(sees=("node", "p2p/http"), libraries=("absl", "openssl", "libtorrent")),
-    "p2p/registry": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "curl", "json")),
+    "p2p/registry": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "curl", "json", "zstd")),
     "p2p/cluster": Room(sees=("node", "p2p/http", "p2p/recipe", "p2p/registry"), libraries=("absl", "json")),
     # Its headers that name libtorrent are private to it: swarm.h, which others include, names none of it.
     "p2p/swarm": Room(
@@ -80,8 +81,7 @@ FLOOR_PLAN = {
     "api/http": Room(sees=("node",), libraries=("absl", "asio", "prometheus")),
     "node/image": Room(
         sees=("node", "ondemand") + P2P,
-        libraries=("absl", "archive", "json"),
-        libraries_in_headers=("absl", "archive")),
+        libraries=("absl", "json", "zlib", "zstd")),
     "node/daemon": Room(
         sees=ALL_ROOMS,
         libraries=("absl", "asio", "cli11", "fmt", "grpc", "json", "protobuf", "spdlog", "systemd", "yaml"),

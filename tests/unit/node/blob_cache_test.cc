@@ -534,6 +534,19 @@ TEST_F(OfferTest, WhatNobodyHasVerifiedIsVerifiedHere) {
   EXPECT_TRUE((*read)->ok());
 }
 
+TEST_F(OfferTest, WhatCantBeStoredIsNotTakenForThere) {
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_errors = {absl::ResourceExhaustedError("the disk is full")};
+  auto read = ReadChunk(*blob, 3);
+  auto offered = Offer(blob, 3);
+  Settle();
+  EXPECT_TRUE(absl::IsResourceExhausted(**offered));
+  EXPECT_FALSE(blob->presence().IsPresent(ChunkIndex(3)));
+  EXPECT_FALSE(read->has_value());  // its own fetch goes on
+  Serve();
+  EXPECT_TRUE((*read)->ok());
+}
+
 TEST_F(OfferTest, OffersBeyondTheBoundAreRefusedAndOneIsAlwaysTaken) {
   Restart({.offer_bytes_max = kChunk / 2});
   auto blob = AddBlob(10 * kChunk);

@@ -16,6 +16,7 @@ using ::testing::HasSubstr;
 const char kHexA[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const char kHexB[] = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 const char kHexC[] = "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
+const char kHexD[] = "dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 const BlobOrigin kOrigin{"r.example", "app"};
 
 std::string DescriptorJson(const std::string& type, const std::string& hex, const std::string& size,
@@ -215,6 +216,155 @@ TEST(LazyImage, RefusesContradictingAnnotations) {
         R"(,"io.sluice.blob.root":"../..")", R"(,"io.sluice.blob.chunk-size":"99999999999999999999")"}) {
     ExpectInvalid(Lazy(DeviceLayer(kHexA, "5", annotation) + "," + BootstrapLayer()).status(), "layers[0]");
   }
+}
+
+// A compressed device of three chunks: 40,000 plain bytes, 9,000 stored ones, of which the last 41 are the
+// table. What is not empty replaces an annotation; "-" takes it away.
+struct CompressedDevice {
+  std::string plain = absl::StrCat("sha256:", kHexA);
+  std::string size = "40000";
+  std::string chunk_size = "16384";
+  std::string root = kHexC;
+  std::string seek_table = absl::StrCat("8959:41:sha256:", kHexC);
+  std::string stored_hex = kHexD;
+  std::string stored_size = "9000";
+  std::string type = "application/octet-stream+zstd";
+  std::string role = "device";
+
+  std::string Json() const {
+    std::string annotations;
+    const auto add = [&](const char* name, const std::string& value) {
+      if (value == "-") return;
+      absl::StrAppend(&annotations, annotations.empty() ? "" : ",", "\"", name, "\":\"", value, "\"");
+    };
+    add("org.erofs.role", role);
+    add("org.erofs.uncompressed-digest", plain);
+    add("io.sluice.blob.size", size);
+    add("io.sluice.blob.chunk-size", chunk_size);
+    add("io.sluice.blob.root", root);
+    add("io.sluice.blob.seek-table", seek_table);
+    return DescriptorJson(type, stored_hex, stored_size,
+                          absl::StrCat(R"(,"annotations":{)", annotations, "}"));
+  }
+};
+
+std::string CompressedBootstrap(const std::string& more = R"(,"io.sluice.blob.size":"20480")") {
+  return DescriptorJson(
+      "application/vnd.erofs+zstd", kHexC, "4000",
+      absl::StrCat(R"(,"annotations":{"org.erofs.uncompressed-digest":"sha256:)", kHexB, "\"", more, "}"));
+}
+
+absl::Status Refusal(const CompressedDevice& device) {
+  return Lazy(device.Json() + "," + CompressedBootstrap()).status();
+}
+
+TEST(LazyImage, ACompressedBlobIsWhatItsPlainBytesAre) {
+  const auto lazy = Lazy(CompressedDevice{}.Json() + "," + CompressedBootstrap());
+  ASSERT_TRUE(lazy.ok() && lazy->has_value()) << lazy.status();
+  ASSERT_EQ((*lazy)->blobs.size(), 1u);
+  const BlobSpec& blob = (*lazy)->blobs[0];
+  EXPECT_EQ(blob.digest.Hex(), kHexA);
+  EXPECT_EQ(blob.size, 40000u);
+  EXPECT_EQ(blob.chunk_size, 16384u);
+  EXPECT_EQ(blob.root->Hex(), kHexC);
+  EXPECT_EQ(blob.origins, std::vector{kOrigin});
+  const StoredForm* const stored = blob.StoredAt(kOrigin);
+  ASSERT_TRUE(stored);
+  EXPECT_EQ(stored->digest.Hex(), kHexD);
+  EXPECT_EQ(stored->size, 9000u);
+  EXPECT_EQ(stored->seek_table, (SeekTablePlace{{8959, 41}, *Digest::ParseHex(kHexC)}));
+  EXPECT_FALSE(blob.StoredAt({"r.example", "other"}));
+
+  const BlobSpec& bootstrap = (*lazy)->bootstrap;
+  EXPECT_EQ(bootstrap.digest.Hex(), kHexB);
+  EXPECT_EQ(bootstrap.size, 20480u);
+  ASSERT_TRUE(bootstrap.StoredAt(kOrigin));
+  EXPECT_EQ(*bootstrap.StoredAt(kOrigin), (StoredForm{*Digest::ParseHex(kHexC), 4000, std::nullopt}));
+}
+
+TEST(LazyImage, APlainBlobIsStoredAsItIs) {
+  CompressedDevice device{.size = "5", .seek_table = "-", .stored_hex = kHexA, .stored_size = "5"};
+  device.type = "application/octet-stream";
+  const auto lazy = Lazy(device.Json() + "," + BootstrapLayer());
+  ASSERT_TRUE(lazy.ok() && lazy->has_value()) << lazy.status();
+  EXPECT_FALSE((*lazy)->blobs[0].StoredAt(kOrigin));
+  EXPECT_FALSE((*lazy)->bootstrap.StoredAt(kOrigin));
+  device.plain = absl::StrCat("sha256:", kHexB);
+  ExpectInvalid(Refusal(device), "layers[0]: annotation org.erofs.uncompressed-digest");
+  device.plain = absl::StrCat("sha256:", kHexA);
+  device.seek_table = absl::StrCat("8959:41:sha256:", kHexC);
+  ExpectInvalid(Refusal(device), "the layer is not compressed");
+}
+
+TEST(LazyImage, ABlobOfOneChunkNeedsNoSeekTable) {
+  EXPECT_TRUE(Refusal({.size = "16384", .seek_table = "-"}).ok());
+  EXPECT_TRUE(Refusal({.size = "16384", .seek_table = absl::StrCat("8975:25:sha256:", kHexC)}).ok());
+  ExpectInvalid(
+      Refusal({.size = "16385", .seek_table = "-"}),
+      "layers[0]: annotation io.sluice.blob.seek-table: it is missing; the layer is compressed and has 2");
+}
+
+TEST(LazyImage, RefusesACompressedBlobThatCanNotBeProven) {
+  ExpectInvalid(Refusal({.plain = "-"}),
+                "layers[0]: annotation org.erofs.uncompressed-digest: it is missing");
+  ExpectInvalid(Refusal({.plain = "sha256:7"}), "layers[0]: annotation org.erofs.uncompressed-digest");
+  ExpectInvalid(Refusal({.size = "-"}), "layers[0]: annotation io.sluice.blob.size: it is missing");
+  ExpectInvalid(Refusal({.size = "0"}), "layers[0]: it is empty");
+  ExpectInvalid(Refusal({.size = "99999999999999"}), "layers[0]: annotation io.sluice.blob.size");
+  ExpectInvalid(Refusal({.root = "-"}), "layers[0]: annotation io.sluice.blob.root: it is missing");
+  ExpectInvalid(Refusal({.stored_size = "0"}), "layers[0]: it is empty");
+}
+
+TEST(LazyImage, RefusesASeekTableThatIsNotTheLastThing) {
+  const std::string digest = absl::StrCat("sha256:", kHexC);
+  for (const char* place : {"8958:41:", "8960:41:", "8960:40:", "0:9000:", "9000:0:", "8906:94:", "8946:54:",
+                            "18446744073709551575:41:", "41:", "8959:", ":41:", "-1:41:", "8959:41:41:",
+                            "8959 :41:", "18446744073709551616:41:"}) {
+    ExpectInvalid(Refusal({.seek_table = place + digest}), "layers[0]: annotation io.sluice.blob.seek-table");
+  }
+  ExpectInvalid(Refusal({.seek_table = "8959:41:sha512:77"}),
+                "layers[0]: annotation io.sluice.blob.seek-table");
+  EXPECT_TRUE(Refusal({.seek_table = "8947:53:" + digest}).ok()) << "with checksums";
+}
+
+TEST(LazyImage, RefusesACompressedBootstrapOfUnknownSize) {
+  ExpectInvalid(Lazy(CompressedDevice{}.Json() + "," + CompressedBootstrap("")).status(),
+                "layers[1]: annotation io.sluice.blob.size: it is missing");
+  ExpectInvalid(Lazy(DescriptorJson("application/vnd.erofs+zstd", kHexC, "4000")).status(),
+                "layers[0]: annotation org.erofs.uncompressed-digest: it is missing");
+}
+
+TEST(LazyImage, RefusesRolesThatAreSwapped) {
+  ExpectInvalid(Refusal({.role = "-"}), "layers[0]: a layer of type \"application/octet-stream+zstd\"");
+  ExpectInvalid(Lazy(CompressedDevice{}.Json() + "," +
+                     CompressedBootstrap(R"(,"io.sluice.blob.size":"20480","org.erofs.role":"device")"))
+                    .status(),
+                "layers[1]: annotation org.erofs.role");
+}
+
+TEST(LazyImage, RefusesABlobWithTwoRoots) {
+  const std::string other =
+      CompressedDevice{
+          .root = kHexB, .seek_table = absl::StrCat("8959:41:sha256:", kHexB), .stored_hex = kHexB}
+          .Json();
+  ExpectInvalid(Lazy(CompressedDevice{}.Json() + "," + other + "," + CompressedBootstrap()).status(),
+                "layers[1]: the same blob is a device twice, with two roots");
+  ExpectInvalid(Lazy(CompressedDevice{}.Json() + "," + CompressedDevice{.stored_hex = kHexB}.Json() + "," +
+                     CompressedBootstrap())
+                    .status(),
+                "layers[1]: the same blob is a device twice");
+}
+
+TEST(LazyImage, HasUpTo500Devices) {
+  std::string layers = CompressedBootstrap();
+  const auto add = [&](int n) {
+    const std::string hex = absl::StrCat(std::string(60, 'e'), absl::Dec(n, absl::kZeroPad4));
+    absl::StrAppend(&layers, ",", CompressedDevice{.plain = "sha256:" + hex, .stored_hex = hex}.Json());
+  };
+  for (int i = 0; i < 500; ++i) add(i);
+  EXPECT_EQ((*Lazy(layers))->blobs.size(), 500u);
+  add(500);
+  ExpectInvalid(Lazy(layers).status(), "layers[501]: it is one device too many: 500");
 }
 
 TEST(ImageConfig, KeepsHowToRunAndReplacesLayers) {

@@ -108,7 +108,11 @@ absl::StatusOr<bool> TarReader::ReadExtension(const TarHeader& header, TarExtens
   }
   absl::StatusOr<PaxHeader> pax = PaxHeader::Parse(*std::move(body));
   if (!pax.ok()) return pax.status();
-  if (type == 'g') return true;
+  if (type == 'g') {
+    for (const std::string_view key : pax->UnappliedOfAll())
+      notices_.Add(NoticeKind::kForeignRecord, header.path, key);
+    return true;
+  }
   extensions.pax = *std::move(pax);
   extensions.any = true;
   return true;
@@ -140,6 +144,9 @@ absl::Status TarReader::BeginEntry(const TarHeader& header, const TarExtensions&
   absl::StatusOr<LayerEntry> made = MakeTarEntry(header, extensions, limits_.xattr_bytes_max);
   if (!made.ok()) return made.status();
   entry = *std::move(made);
+  for (const std::string_view key : extensions.pax.UnappliedOfEntry()) {
+    notices_.Add(NoticeKind::kForeignRecord, path_, key);
+  }
   position_ = 0;
   sparse_.reset();
   readable_ = entry.kind == EntryKind::kRegular;

@@ -314,6 +314,31 @@ TEST(TarReaderTest, ReadsGlobalHeadersAndDoesNotApplyThem) {
   ExpectRefused(tar::PaxBody("nonsense", 'g') + tar::File("a", ""), "a record without a length");
 }
 
+TEST(TarReaderTest, SaysWhatWasNotTaken) {
+  MemoryStream stream(tar::Pax({{"comment", "c0ffee"}, {"atime", "1"}}, 'g') + tar::File("a", "") +
+                      tar::Pax({{"atime", "1"}, {"uname", "root"}, {"SCHILY.xattr.user.a", "1"}}) +
+                      tar::File("b", "") + tar::Pax({{"SCHILY.acl.access", "user::rwx"}}) +
+                      tar::File("c", "") + tar::Pax({{"RHT.security.selinux", "label"}}) +
+                      tar::File("d", "") + tar::Pax({{"mtime", "1"}, {"SCHILY.xattr.user.a", "1"}}, 'g'));
+  LayerUsage usage;
+  TarReader reader(stream, {}, usage);
+  LayerEntry entry;
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(reader.Next(entry).value_or(false));
+  EXPECT_EQ(reader.notices().Of(NoticeKind::kForeignRecord).count, 0u);
+  ASSERT_EQ(ReadAll(reader).status(), absl::OkStatus());
+  EXPECT_EQ(reader.notices().Of(NoticeKind::kForeignRecord).count, 4u);
+  EXPECT_EQ(reader.notices().Of(NoticeKind::kForeignRecord).first, R"("c": "SCHILY.acl.access")");
+
+  Notices earlier;
+  earlier.Add(NoticeKind::kReservedName, "r", "");
+  earlier.Merge(reader.notices());
+  earlier.Merge(reader.notices());
+  EXPECT_EQ(earlier.Of(NoticeKind::kReservedName).count, 1u);
+  EXPECT_EQ(earlier.Of(NoticeKind::kReservedName).first, "\"r\"");
+  EXPECT_EQ(earlier.Of(NoticeKind::kForeignRecord).count, 8u);
+  EXPECT_EQ(earlier.Of(NoticeKind::kForeignRecord).first, R"("c": "SCHILY.acl.access")");
+}
+
 TEST(TarReaderTest, RefusesUnsoundExtendedHeaders) {
   const auto refused = [](const std::string& body, const std::string& why) {
     ExpectRefused(tar::File("before", "") + tar::PaxBody(body) + tar::File("a", ""), why,

@@ -29,9 +29,9 @@ bool IsUniform(const std::string& bytes) {
   return bytes.empty() || bytes.find_first_not_of(bytes.front()) == std::string::npos;
 }
 
-// Whether it can be read from its start only.
-bool IsWhole(const StoredForm& stored, const Blob& blob) {
-  return !stored.seek_table && blob.geometry().chunk_count() > 1;
+// Whether it is read from its start: a bootstrap, or a device of one chunk.
+bool IsWhole(const StoredForm& stored) {
+  return !stored.seek_table;
 }
 
 }  // namespace
@@ -113,7 +113,7 @@ absl::Status StoreImagePreparer::ProveRight(const std::shared_ptr<Blob>& shared_
     return absl::OkStatus();
   const Instant asked_until = std::min(deadline, parts_.clock.Now() + kRightAskMax);
   const StoredForm* const stored = facts->StoredAt(origin);
-  const absl::StatusOr<OriginAccess> given = stored && IsWhole(*stored, blob)
+  const absl::StatusOr<OriginAccess> given = stored && IsWhole(*stored)
                                                  ? AskForWhole(blob, origin, *stored, asked_until)
                                                  : AskForSample(shared_blob, origin, asked_until);
   if (given.ok()) {
@@ -282,7 +282,7 @@ absl::Status StoreImagePreparer::TakeFromRegistry(const std::shared_ptr<Blob>& b
   absl::Status last;
   for (const BlobOrigin& origin : facts->origins) {
     const StoredForm* const stored = facts->StoredAt(origin);
-    if (bootstrap->presence().complete() || !stored || !IsWhole(*stored, *bootstrap)) break;
+    if (bootstrap->presence().complete() || !stored || !IsWhole(*stored)) break;
     last = TakeWhole(bootstrap, origin, *stored, bounds);
     if (last.ok()) return last;
     if (bounds.cancelled || parts_.clock.Now() >= bounds.deadline || &origin == &facts->origins.back())

@@ -16,6 +16,7 @@ import struct
 import urllib.request
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 LIES = ("size", "trailing", "cut", "two", "window", "noise", "bytes", "table-count", "table-size", "table-plain", "table-past",
         "table-noise")
 
@@ -107,6 +108,20 @@ def compress_bootstrap(layer, plain, args):
     return stored, {"mediaType": "application/vnd.erofs+zstd", "annotations": notes}
 
 
+def copy_recipe(source, target, old_digest, body):
+    """The recipe is of the plain blob, so it is the new image's too."""
+    index = json.loads(source.get(f"/manifests/{old_digest.replace(':', '-')}", INDEX))
+    recipe = json.loads(source.get(f"/manifests/{index['manifests'][0]['digest']}", MANIFEST))
+    for blob in [recipe["config"]] + recipe["layers"]:
+        target.upload(source.get(f"/blobs/{blob['digest']}"))
+    recipe["subject"] = {"mediaType": MANIFEST, "digest": digest_of(body), "size": len(body)}
+    bytes_ = json.dumps(recipe).encode()
+    target.put(f"{target.base}/manifests/{digest_of(bytes_)}", bytes_, MANIFEST)
+    index["manifests"][0].update(digest=digest_of(bytes_), size=len(bytes_))
+    tag = digest_of(body).replace(":", "-")
+    target.put(f"{target.base}/manifests/{tag}", json.dumps(index).encode(), INDEX)
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ("registry", "name", "tag", "new_tag"):
@@ -119,7 +134,8 @@ def main():
 
     source = Repository(args.registry, args.name)
     target = Repository(args.registry, args.to or args.name)
-    manifest = json.loads(source.get(f"/manifests/{args.tag}", MANIFEST))
+    old = source.get(f"/manifests/{args.tag}", MANIFEST)
+    manifest = json.loads(old)
     for layer in manifest["layers"]:
         plain = source.get(f"/blobs/{layer['digest']}")
         is_device = layer.get("annotations", {}).get("org.erofs.role") == "device"
@@ -127,7 +143,9 @@ def main():
         layer.update(new, digest=target.upload(stored), size=len(stored))
         print(layer["digest"])
     target.upload(source.get(f"/blobs/{manifest['config']['digest']}"))
-    target.put(f"{target.base}/manifests/{args.new_tag}", json.dumps(manifest).encode(), MANIFEST)
+    body = json.dumps(manifest).encode()
+    target.put(f"{target.base}/manifests/{args.new_tag}", body, MANIFEST)
+    copy_recipe(source, target, digest_of(old), body)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ std::string ClaimantOf(const Blob& blob, const BlobRecord& record) {
 }  // namespace
 
 BlobSpec FactsOf(const Digest& digest, const BlobRecord& record) {
-  BlobSpec facts{digest, record.size, record.chunk_size, record.root, {}};
+  BlobSpec facts{digest, record.size, record.chunk_size, record.root, {}, record.stored};
   for (const bool has_given : {true, false}) {
     for (size_t i = 0; i < record.origins.size(); ++i) {
       if ((record.access[i] != OriginAccess::kUnknown) == has_given)

@@ -14,10 +14,19 @@
 namespace sluice::index {
 namespace {
 
+bool Knows(const BlobRecord& known, const BlobOrigin& origin) {
+  return std::find(known.origins.begin(), known.origins.end(), origin) != known.origins.end();
+}
+
+// How it keeps the blob; null: plain.
+const StoredForm* StoredAt(const BlobRecord& known, const BlobOrigin& origin) {
+  const auto found = known.stored.find(origin);
+  return found == known.stored.end() ? nullptr : &found->second;
+}
+
 // What this node says itself agrees with everybody's.
 bool IsOfSameRepository(const BlobRecord& known, const BlobSpec& spec) {
-  return known.origins.empty() || spec.origins.empty() ||
-         std::find(known.origins.begin(), known.origins.end(), spec.origins.front()) != known.origins.end();
+  return known.origins.empty() || spec.origins.empty() || Knows(known, spec.origins.front());
 }
 
 // Whether each repository that shares it has given something of it, or is said to.
@@ -25,7 +34,27 @@ bool IsGivenToAll(const BlobRecord& known) {
   return std::find(known.access.begin(), known.access.end(), OriginAccess::kUnknown) == known.access.end();
 }
 
-void AddOrigin(const BlobOrigin& origin, BlobRecord* record) {
+// Whether its repository says as before that it keeps the blob compressed, or that it doesn't.
+bool IsKeptAlike(const BlobRecord& known, const BlobSpec& spec) {
+  if (known.origins.empty() || spec.origins.empty()) return true;
+  const BlobOrigin& origin = spec.origins.front();
+  return (StoredAt(known, origin) != nullptr) == (spec.StoredAt(origin) != nullptr);
+}
+
+// Drops what was said of it, position and all.
+void DropOrigin(std::ptrdiff_t position, BlobRecord* record) {
+  record->stored.erase(record->origins[static_cast<size_t>(position)]);
+  record->origins.erase(record->origins.begin() + position);
+  record->access.erase(record->access.begin() + position);
+}
+
+// The newest manifest says how the origin keeps it; null: plain.
+void AddOrigin(const BlobOrigin& origin, const StoredForm* stored, BlobRecord* record) {
+  if (stored) {
+    record->stored.insert_or_assign(origin, *stored);
+  } else {
+    record->stored.erase(origin);
+  }
   const auto found = std::find(record->origins.begin(), record->origins.end(), origin);
   const auto position = found - record->origins.begin();
   if (found != record->origins.end()) {
@@ -40,16 +69,16 @@ void AddOrigin(const BlobOrigin& origin, BlobRecord* record) {
   // The oldest of those that have given nothing, for what the others gave is known by them.
   auto access = std::find(record->access.rbegin(), record->access.rend() - 1, OriginAccess::kUnknown);
   if (access == record->access.rend() - 1) access = record->access.rbegin();
-  const auto dropped = record->access.rend() - access - 1;
-  record->origins.erase(record->origins.begin() + dropped);
-  record->access.erase(record->access.begin() + dropped);
+  DropOrigin(record->access.rend() - access - 1, record);
 }
 
 }  // namespace
 
 bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec) {
   if (known.size != spec.size) return false;
-  if (known.proven && unverified == 0) return true;
+  // What is compressed comes in frames of its own manifest's chunks.
+  const bool is_cut_alike = known.chunk_size == spec.chunk_size || spec.stored.empty();
+  if (known.proven && unverified == 0) return is_cut_alike;
   if (known.chunk_size != spec.chunk_size) return false;
   const bool same_repository = IsOfSameRepository(known, spec);
   if (known.root && spec.root) {
@@ -57,13 +86,13 @@ bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec
   }
   // A root is another repository's word as long as nobody has hashed the blob.
   if (spec.root && (known.proven || known.origins.size() > 1)) return false;
-  return same_repository;
+  return same_repository && IsKeptAlike(known, spec);
 }
 
 void Learn(const BlobSpec& spec, BlobRecord* record) {
   if (!record->proven && !record->root) record->root = spec.root;
   for (auto origin = spec.origins.rbegin(); origin != spec.origins.rend(); ++origin) {
-    AddOrigin(*origin, record);
+    AddOrigin(*origin, spec.StoredAt(*origin), record);
   }
 }
 
@@ -72,15 +101,16 @@ void Unlearn(const BlobOrigin& origin, BlobRecord* record) {
   if (found == record->origins.end()) return;
   const auto access = record->access.begin() + (found - record->origins.begin());
   if (*access != OriginAccess::kUnknown || record->origins.size() == 1) return;
-  record->origins.erase(found);
-  record->access.erase(access);
+  DropOrigin(found - record->origins.begin(), record);
 }
 
 void LearnMounted(const BlobSpec& spec, BlobRecord* record) {
   // Of two roots one is wrong, and nobody knows which.
   if (record->root && spec.root && *record->root != *spec.root && !record->proven) record->root.reset();
   for (auto origin = spec.origins.rbegin(); origin != spec.origins.rend(); ++origin) {
-    AddOrigin(*origin, record);
+    // The mount's image may be older than what is known since.
+    const bool is_known = Knows(*record, *origin);
+    AddOrigin(*origin, is_known ? StoredAt(*record, *origin) : spec.StoredAt(*origin), record);
   }
 }
 
@@ -89,6 +119,7 @@ BlobKey KeyBeside(const BlobSpec& spec, uint32_t salt) {
                                    spec.chunk_size, "\n", spec.root ? spec.root->Hex() : "", "\n");
   if (!spec.origins.empty()) {
     absl::StrAppend(&claim, spec.origins.front().registry, "\n", spec.origins.front().repository, "\n");
+    if (spec.StoredAt(spec.origins.front())) absl::StrAppend(&claim, "zstd\n");
   }
   std::array<uint8_t, Digest::kBytes> hash{};
   // It has no way to fail but for want of memory.

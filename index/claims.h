@@ -14,12 +14,16 @@ namespace sluice::index {
 // none can fail or poison the readers of another. An entry that several repositories share has no chunk that
 // isn't proven by a recipe, or by the digest; and before the digest is proven nobody joins one that might
 // wait for bytes which only others are given.
+//
+// How a repository keeps the blob, plain or compressed, is part of its claim unless a root proves each chunk;
+// what exactly is stored is not: the newest manifest's word replaces what an older one said.
 
 // Whether the readers of `spec` may read what is in the entry that `known` is of, and of which so many
 // present chunks are unverified. REQUIRES: same digest
 bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec);
 
-// Adds to what is known what `spec` says more: its origins are the newest then. REQUIRES: MayShare
+// Adds to what is known what `spec` says more: its origins are the newest then, and how they keep the blob is
+// as it says. REQUIRES: MayShare
 void Learn(const BlobSpec& spec, BlobRecord* record);
 
 // Takes an origin back that has given nothing. No-op for others, and for the last one: what is here came by

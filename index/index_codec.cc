@@ -19,6 +19,8 @@ constexpr uint8_t kFlagRoot = 2;
 constexpr uint8_t kFlagFile = 4;
 constexpr uint8_t kFlagDigest = 8;
 constexpr uint8_t kFlagProven = 16;
+// Each origin is followed by how it keeps the blob. Without it, as in records of before, all keep it plain.
+constexpr uint8_t kFlagStored = 32;
 // Of version 1: each origin is followed by how it was got; still earlier records had none.
 constexpr uint8_t kFlagEarlierAccess = 4;
 
@@ -145,9 +147,48 @@ FileIdentity ReadFile(FieldReader& reader) {
 }
 
 enum class AccessField { kPresent, kAbsent };
+enum class StoredField { kPresent, kAbsent };
 
-// Reads the origins and how each was got.
-absl::Status ReadOrigins(FieldReader& reader, AccessField field, BlobRecord* record) {
+// How an origin keeps a blob.
+enum class Encoding : uint8_t { kPlain = 0, kZstd = 1, kZstdWithTable = 2 };
+
+void AppendStored(const StoredForm* stored, std::string* out) {
+  Encoding encoding = Encoding::kPlain;
+  if (stored) encoding = stored->seek_table ? Encoding::kZstdWithTable : Encoding::kZstd;
+  AppendLittle(static_cast<uint8_t>(encoding), out);
+  if (!stored) return;
+  AppendDigest(stored->digest, out);
+  AppendLittle(stored->size, out);
+  if (!stored->seek_table) return;
+  AppendLittle(stored->seek_table->range.offset, out);
+  AppendLittle(stored->seek_table->range.length, out);
+  AppendDigest(stored->seek_table->digest, out);
+}
+
+// nullopt: plain.
+absl::StatusOr<std::optional<StoredForm>> ReadStored(FieldReader& reader) {
+  const uint8_t encoding = reader.Little<uint8_t>();
+  if (encoding > static_cast<uint8_t>(Encoding::kZstdWithTable)) return Malformed("blob record: encoding");
+  if (encoding == static_cast<uint8_t>(Encoding::kPlain)) return std::nullopt;
+  StoredForm stored;
+  stored.digest = reader.ReadDigest();
+  stored.size = reader.Little<uint64_t>();
+  if (stored.size == 0) return Malformed("blob record: stored size");
+  if (encoding == static_cast<uint8_t>(Encoding::kZstd)) return stored;
+  SeekTablePlace& place = stored.seek_table.emplace();
+  place.range.offset = reader.Little<uint64_t>();
+  place.range.length = reader.Little<uint64_t>();
+  place.digest = reader.ReadDigest();
+  if (place.range.length == 0 || place.range.length > stored.size ||
+      place.range.offset != stored.size - place.range.length) {
+    return Malformed("blob record: seek table");
+  }
+  return stored;
+}
+
+// Reads the origins, how each was got and how each keeps the blob.
+absl::Status ReadOrigins(FieldReader& reader, AccessField field, StoredField stored_field,
+                         BlobRecord* record) {
   const uint8_t origin_count = reader.Little<uint8_t>();
   if (!reader.ok() || origin_count > kOriginsMax) return Malformed("blob record");
   for (uint8_t i = 0; i < origin_count; ++i) {
@@ -159,6 +200,11 @@ absl::Status ReadOrigins(FieldReader& reader, AccessField field, BlobRecord* rec
     }
     const uint8_t access = field == AccessField::kPresent ? reader.Little<uint8_t>() : 0;
     if (access > static_cast<uint8_t>(OriginAccess::kCredentials)) return Malformed("blob record: access");
+    if (stored_field == StoredField::kPresent) {
+      absl::StatusOr<std::optional<StoredForm>> stored = ReadStored(reader);
+      if (!stored.ok()) return stored.status();
+      if (*stored) record->stored.emplace(origin, **std::move(stored));
+    }
     record->origins.push_back(std::move(origin));
     record->access.push_back(static_cast<OriginAccess>(access));
   }
@@ -259,10 +305,11 @@ absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key) {
 std::string EncodeBlobRecord(const BlobRecord& record) {
   std::string out;
   AppendLittle(kIndexVersion, &out);
-  AppendLittle(static_cast<uint8_t>((record.pinned ? kFlagPinned : 0) | (record.root ? kFlagRoot : 0) |
-                                    (record.file ? kFlagFile : 0) | (record.digest ? kFlagDigest : 0) |
-                                    (record.proven ? kFlagProven : 0)),
-               &out);
+  AppendLittle(
+      static_cast<uint8_t>((record.pinned ? kFlagPinned : 0) | (record.root ? kFlagRoot : 0) |
+                           (record.file ? kFlagFile : 0) | (record.digest ? kFlagDigest : 0) |
+                           (record.proven ? kFlagProven : 0) | (record.stored.empty() ? 0 : kFlagStored)),
+      &out);
   AppendLittle(static_cast<uint8_t>(record.state), &out);
   AppendLittle(record.size, &out);
   AppendLittle(record.chunk_size, &out);
@@ -277,6 +324,9 @@ std::string EncodeBlobRecord(const BlobRecord& record) {
       out.append(name);
     }
     AppendLittle(static_cast<uint8_t>(record.access[i]), &out);
+    if (record.stored.empty()) continue;
+    const auto stored = record.stored.find(record.origins[i]);
+    AppendStored(stored == record.stored.end() ? nullptr : &stored->second, &out);
   }
   return out;
 }
@@ -291,9 +341,12 @@ absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value) {
   if (flags & kFlagFile) record.file = ReadFile(reader);
   if (flags & kFlagDigest) record.digest = reader.ReadDigest();
   record.proven = flags & kFlagProven;
-  if (absl::Status read = ReadOrigins(reader, AccessField::kPresent, &record); !read.ok()) return read;
+  const StoredField stored = flags & kFlagStored ? StoredField::kPresent : StoredField::kAbsent;
+  if (absl::Status read = ReadOrigins(reader, AccessField::kPresent, stored, &record); !read.ok())
+    return read;
   if (!reader.AtEnd()) return Malformed("blob record: length");
-  if (flags & ~(kFlagPinned | kFlagRoot | kFlagFile | kFlagDigest | kFlagProven))
+  if (flags & ~(kFlagPinned | kFlagRoot | kFlagFile | kFlagDigest | kFlagProven | kFlagStored) ||
+      (stored == StoredField::kPresent && record.stored.empty()))
     return Malformed("blob record: flags");
   if (absl::Status valid = CheckState(state, BlobState::kLost); !valid.ok()) return valid;
   if (absl::Status valid = CheckGeometry(record); !valid.ok()) return valid;
@@ -309,7 +362,7 @@ absl::StatusOr<BlobRecord> DecodeEarlierBlobRecord(std::string_view value) {
   BlobRecord record;
   ReadHead(reader, flags, &record);
   const AccessField access = flags & kFlagEarlierAccess ? AccessField::kPresent : AccessField::kAbsent;
-  if (absl::Status read = ReadOrigins(reader, access, &record); !read.ok()) return read;
+  if (absl::Status read = ReadOrigins(reader, access, StoredField::kAbsent, &record); !read.ok()) return read;
   if (!reader.AtEnd()) return Malformed("blob record: length");
   if (flags & ~(kFlagPinned | kFlagRoot | kFlagEarlierAccess)) return Malformed("blob record: flags");
   if (absl::Status valid = CheckState(state, BlobState::kRefused); !valid.ok()) return valid;

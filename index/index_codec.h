@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -42,9 +43,10 @@ struct BlobRecord {
   uint64_t size = 0;
   uint32_t chunk_size = 0;
   std::optional<Digest> root;
-  std::vector<BlobOrigin> origins;   // the newest first
-  std::vector<OriginAccess> access;  // of each origin
-  std::optional<FileIdentity> file;  // that the claims hold for; none: no claim holds
+  std::vector<BlobOrigin> origins;          // the newest first
+  std::vector<OriginAccess> access;         // of each origin
+  std::map<BlobOrigin, StoredForm> stored;  // how those of them keep it that don't keep it plain
+  std::optional<FileIdentity> file;         // that the claims hold for; none: no claim holds
   BlobState state = BlobState::kActive;
   bool proven = false;  // the whole blob was hashed once: size is right, and root if there is one
   bool pinned = false;
@@ -101,7 +103,8 @@ struct SegmentName {
 };
 absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key);
 
-// REQUIRES: at most kOriginsMax origins, names of 1 to kOriginNameBytesMax bytes, as many accesses as origins
+// REQUIRES: at most kOriginsMax origins, names of 1 to kOriginNameBytesMax bytes, as many accesses as
+// origins, `stored` of origins only
 std::string EncodeBlobRecord(const BlobRecord& record);
 absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value);
 // A record of version 1, with no file: active, or lost if it was refused.

@@ -5,15 +5,18 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'END'
-usage: bash node/quickstart.sh [--keep] [--backend fanotify|fuse|auto]
+usage: bash node/quickstart.sh [--keep] [--backend fanotify|fuse|auto] [--link RATE,DELAY|none]
 
-Installs what is missing (Debian 12, as root), builds, starts a registry on loopback, pushes an image of a Debian
-root file system, starts a node with an empty store, mounts the image and runs a Python program from the mount,
-while only what the program reads is fetched. Then it says what that took beside a full download, fills the image, and
-runs the program once more on a second node with an empty store, which gets the image from the first.
+Installs what is missing (Debian 12, as root), builds, starts a registry, pushes an ordinary image of a Debian root
+file system to it, makes a lazy image of that, starts a node with an empty store, mounts the image and runs a Python
+program from the mount, while only what the program reads is fetched. Then it says what that took beside a full
+download of the ordinary image, fills the image, and runs the program once more on a second node with an empty store,
+which gets the image from the first.
 
   --keep             leave the registry, the nodes and the mounts running, and say what to try
   --backend NAME     the kernel front end to use (default: auto)
+  --link RATE,DELAY  how far the registry is away: the most per second in each direction, and the time there and
+                     back (default: 100mbit,10ms). "none": it is on loopback, as it is where no such link can be made
 
 The last line of standard output is JSON; all else goes to standard error.
 END
@@ -21,17 +24,22 @@ END
 
 keep=no
 BACKEND=auto
+link=100mbit,10ms
 while (($#)); do
   case $1 in
     --keep) keep=yes ;;
     --backend) BACKEND=${2:?--backend needs a name}; shift ;;
     --backend=*) BACKEND=${1#*=} ;;
+    --link) link=${2:?--link needs RATE,DELAY or none}; shift ;;
+    --link=*) link=${1#*=} ;;
     -h | --help) usage; exit 0 ;;
     *) echo "quickstart: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
   esac
   shift
 done
 export BACKEND
+[[ $link == none || $link =~ ^[0-9]+[kmg]bit,[0-9]+ms$ ]] ||
+  { echo "quickstart: --link $link: expected RATE,DELAY, such as 100mbit,10ms, or none" >&2; exit 2; }
 ((EUID == 0)) || { echo "quickstart: mounting needs root; try: sudo bash node/quickstart.sh" >&2; exit 2; }
 
 readonly steps=9
@@ -45,41 +53,18 @@ install_packages "${SLUICE_BUILD_PACKAGES[@]}" "${SLUICE_RUN_PACKAGES[@]}" "${SL
 
 step 2 "building (the first time takes a while)"
 cmake --preset release >&2
-cmake --build --preset release --target sluiced sluice sluice-keeper >&2
+cmake --build --preset release --target sluiced sluice sluice-keeper delay_relay >&2
 
 # From here on, whatever is started or mounted is taken away again on exit.
 source tests/e2e/lib.sh
+source tests/e2e/lib_images.sh
 source tests/e2e/lib_nodes.sh
+source tests/net/lib_link.sh
 use_node 1
 
-# Where this machine's apt gets Debian bookworm from.
-bookworm_mirror() {
-  # shellcheck disable=SC2016  # the variable is apt's
-  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' 'Component: main' |
-    head -n 1
-}
-
-# A Debian root file system that can run Python, from the cache or else from the configured mirror.
-unpack_root_tree() {
-  local include=python3,perl,git,gcc cache=${XDG_CACHE_HOME:-$HOME/.cache}/sluice mirror tarball
-  tarball=$cache/debian-bookworm-$(dpkg --print-architecture)-minbase-${include//,/-}.tar
-  mkdir -p "$1"
-  if [[ ! -s $tarball ]]; then
-    mirror=$(bookworm_mirror)
-    [[ -n $mirror ]] || { apt-get update -qq >&2; mirror=$(bookworm_mirror); }
-    [[ -n $mirror ]] || fail "apt has no mirror of Debian bookworm configured"
-    note "no root file system at hand; debootstrap makes one, kept for later runs in $cache"
-    debootstrap --variant=minbase --include="$include" --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
-      bookworm "$work/bootstrap" "$mirror" >"$work/debootstrap.log" 2>&1 ||
-      fail "debootstrap: $(tail -n 3 "$work/debootstrap.log")"
-    # The downloaded packages would only pad the image with bytes that no program reads.
-    rm -rf "$work"/bootstrap/var/cache/apt/archives/*.deb "$work"/bootstrap/var/lib/apt/lists/*
-    mkdir -p "$cache"
-    tar --numeric-owner --xattrs -C "$work/bootstrap" -cf "$tarball.new" .
-    mv "$tarball.new" "$tarball"
-    rm -rf "$work/bootstrap"
-  fi
-  tar --numeric-owner --xattrs -C "$1" -xpf "$tarball"
+# at_registry SCRIPT: runs it on the registry's side of the link.
+at_registry() {
+  registry=$registry work=$work "${registry_runner[@]}" bash -c "set -euo pipefail; $1"
 }
 
 # run_program DIR: runs the program from a mounted image.
@@ -100,14 +85,29 @@ sample_is_right() {
   (cd "$mount" && sha256sum --check --quiet "$work/sample.sha256") >&2
 }
 
-step 3 "unpacking a Debian root file system"
-unpack_root_tree "$work/tree"
+step 3 "unpacking a Debian root file system, to compare with"
+layer=$(root_layer)
+mkdir "$work/tree"
+tar --numeric-owner --xattrs -C "$work/tree" -xpf "$(root_tarball)"
 
-step 4 "pushing it as an image to a registry on loopback"
-start_registry
+step 4 "pushing it as an ordinary image to a registry, and making a lazy image of that"
+if [[ $link != none ]] && ! reason=$(can_link); then
+  note "the registry stays on loopback, since no link to it can be made: $reason"
+  link=none
+fi
+if [[ $link == none ]]; then
+  start_registry
+else
+  delay=${link#*,}
+  link_up "${link%,*}" "$(awk -v ms="${delay%ms}" 'BEGIN { print ms / 2 }')"
+  registry_runner=(ip netns exec "$link_netns")
+  start_registry "$link_far:5000"
+fi
 reference=$registry/debian:1
 write_config "$(cluster_config 1 2)"
-push_tree "$work/tree" debian
+# On the registry's side of the link: images are made where they are built.
+at_registry "$(declare -f upload put_manifest push_ordinary); push_ordinary debian-ordinary '$layer'"
+at_registry "'$SLUICE_BIN/sluice' image push --plain-http $registry/debian-ordinary:1 $reference" >&2
 
 step 5 "starting a node with an empty store"
 start_member 1 2
@@ -125,19 +125,24 @@ mount_image debian "$mount"
 run_program "$mount"
 ready_seconds=$(seconds_since "$started")
 fetched_bytes=$(metric sluice_origin_bytes_total)
+fetched_plain_bytes=$(metric sluice_origin_plain_bytes_total)
 
-step 7 "downloading the whole image for comparison, and checking what was read"
-mapfile -t layers < <(manifest debian | jq -r '.layers[].digest')
-image_bytes=$(manifest debian | jq '[.layers[].size] | add')
+step 7 "downloading the ordinary image for comparison, and checking what was read"
+mapfile -t layers < <(manifest debian-ordinary | jq -r '.layers[].digest')
+image_bytes=$(manifest debian-ordinary | jq '[.layers[].size] | add')
+lazy_bytes=$(manifest debian | jq '[.layers[].size] | add')
 drop_page_cache
+mkdir "$work/download"
 started=$EPOCHREALTIME
-for layer in "${layers[@]}"; do download debian "$layer" "$work/download"; done
+for layer in "${layers[@]}"; do
+  curl -fsS "http://$registry/v2/debian-ordinary/blobs/$layer" | tar --numeric-owner -C "$work/download" -xpz
+done
 full_seconds=$(seconds_since "$started")
-rm "$work/download"
+rm -rf "$work/download"
 
 verified=true
 sample_is_right || verified=false
-sluice blob verify "${layers[0]}" >&2 || verified=false
+sluice blob verify "$(data_blob_of debian)" >&2 || verified=false
 
 step 8 "filling the image on the first node, by a hint"
 sluice prefetch submit "$reference" >&2
@@ -157,10 +162,10 @@ use_node 1
 
 cat >&2 <<END
 
-  image                                $(megabytes "$image_bytes")
-  fetched until the program had run    $(megabytes "$fetched_bytes") ($((100 * fetched_bytes / image_bytes)) %)
+  the ordinary image                   $(megabytes "$image_bytes") (the lazy one: $(megabytes "$lazy_bytes"))
+  fetched until the program had run    $(megabytes "$fetched_bytes") ($((100 * fetched_bytes / image_bytes)) %), $(megabytes "$fetched_plain_bytes") once unpacked
   mounted and run after                $ready_seconds s
-  a full download takes                $full_seconds s (the same link: loopback)
+  the ordinary image takes             $full_seconds s to download and unpack (the same link: $link)
   contents verified                    $verified
   a second node mounted and ran after  $second_ready_seconds s: $(megabytes "$second_peer_bytes") from the first node, $(megabytes "$second_origin_bytes") of blobs from the registry
 END
@@ -191,7 +196,10 @@ When done:
 END
 fi
 
-printf '{"image_bytes":%s,"fetched_bytes":%s,"ready_seconds":%s,"full_seconds":%s,"verified":%s,"second_origin_bytes":%s,"second_ready_seconds":%s}\n' \
-  "$image_bytes" "$fetched_bytes" "$ready_seconds" "$full_seconds" "$verified" "$second_origin_bytes" \
-  "$second_ready_seconds"
+jq -nc --arg link "$link" --argjson image "$image_bytes" --argjson fetched "$fetched_bytes" \
+  --argjson plain "$fetched_plain_bytes" --argjson ready "$ready_seconds" --argjson full "$full_seconds" \
+  --argjson verified "$verified" --argjson second_origin "$second_origin_bytes" --argjson second_ready "$second_ready_seconds" \
+  '{image_bytes: $image, fetched_bytes: $fetched, fetched_plain_bytes: $plain, ready_seconds: $ready,
+    full_seconds: $full, link: $link, verified: $verified, second_origin_bytes: $second_origin,
+    second_ready_seconds: $second_ready}'
 [[ $verified == true ]] && ((second_origin_bytes == 0))

@@ -76,6 +76,8 @@ struct Telemetry {
 
   Counter origin_bytes;       // sluice_origin_bytes_total
   Counter origin_blob_bytes;  // sluice_origin_blob_bytes_total: those of them that were blobs'
+  // sluice_origin_plain_bytes_total: of the chunks and bootstraps that came out of them
+  Counter origin_plain_bytes;
   // sluice_origin_requests_total{code}: by HTTP status class 1xx..5xx, [0] is a request that got no answer.
   std::array<Counter, 6> origin_requests;
 

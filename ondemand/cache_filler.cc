@@ -48,10 +48,11 @@ bool TestBit(const std::vector<uint64_t>& words, uint64_t bit) {
 }
 
 // Whether the store has the range's chunks of the blob that the object is a copy of.
-bool AllPresent(const keeper::BlobRecord& record, uint32_t generation, ByteRange range) {
+bool AllPresent(const keeper::JournalLayout& layout, uint32_t blob, uint32_t generation, ByteRange range) {
+  const keeper::BlobRecord& record = layout.blobs[blob];
   const uint64_t last = (range.end() - 1) >> record.chunk_shift;
   for (uint64_t chunk = range.offset >> record.chunk_shift; chunk <= last; ++chunk) {
-    if (chunk >= keeper::kChunksMax || !TestBit(record.present, chunk)) return false;
+    if (chunk >= keeper::kChunksMax || !TestBit(layout.present[blob].words, chunk)) return false;
   }
   // After the bits: they may be another blob's.
   return record.generation == generation && record.in_use.load(std::memory_order_acquire) != 0;
@@ -134,7 +135,7 @@ class CacheFiller::Writer {
     }
     // Chunks are taken back before their bytes are touched: what is still there now was right when it was
     // read. The kernel never asks again for what it is given.
-    if (!AllPresent(journal_.layout().blobs[object.blob % keeper::kBlobsMax], object.blob_generation, piece))
+    if (!AllPresent(journal_.layout(), object.blob % keeper::kBlobsMax, object.blob_generation, piece))
       return absl::UnavailableError("the store does not have the bytes any more");
     const uint64_t padded = UpToPage(piece.length);
     std::memset(buffer_.get() + piece.length, 0, padded - piece.length);
@@ -258,9 +259,8 @@ absl::Status CacheFiller::Execute(const Job& job, Writer& writer) {
   if (!object || object->blob != job.blob)
     return absl::UnavailableError("the kernel's copy of the blob is not open");
   // A daemon that has just started may not have said yet what its store has.
-  const keeper::BlobRecord& record = journal_->layout().blobs[job.blob % keeper::kBlobsMax];
   const Instant give_up = std::min(job.deadline, now + kObjectWaitMax);
-  while (!AllPresent(record, object->blob_generation, job.range) &&
+  while (!AllPresent(journal_->layout(), job.blob % keeper::kBlobsMax, object->blob_generation, job.range) &&
          std::chrono::steady_clock::now() < give_up && !Stopping()) {
     std::this_thread::sleep_for(kNotReadyPause);
   }
@@ -311,17 +311,18 @@ absl::Status CacheFiller::Revoke(uint32_t blob) {
 
 void CacheFiller::NoteRevoked(uint32_t blob) {
   const keeper::BlobRecord& record = journal_->layout().blobs[blob];
+  const keeper::PresenceBits& present = journal_->layout().present[blob];
   const std::lock_guard lock(copies_mutex_);
   ++revocations_;
   Revoked& revoked = revoked_[blob];
   if (revoked.generation != record.generation || revoked.chunks.empty())
     revoked = {record.generation, std::vector<uint64_t>(keeper::kPresenceWords)};
   for (size_t w = 0; w < revoked.chunks.size(); ++w)
-    revoked.chunks[w] |= ~record.present[w].load(std::memory_order_acquire);
+    revoked.chunks[w] |= ~present.words[w].load(std::memory_order_acquire);
   for (auto& [index, copy] : copies_) {
     if (copy.blob != blob) continue;
     for (size_t w = 0; w < copy.chunks.size(); ++w) {
-      const uint64_t absent = ~record.present[w].load(std::memory_order_acquire);
+      const uint64_t absent = ~present.words[w].load(std::memory_order_acquire);
       copy.chunks[w] &= ~absent;
       copy.revoked[w] |= absent;
     }
@@ -337,7 +338,7 @@ absl::Status CacheFiller::DropAbsent(uint32_t blob) {
   const std::lock_guard nobody_copies(places_.copying);
   std::vector<ByteRange> absent;
   for (uint64_t chunk = 0; chunk < shape.ChunkCount(); ++chunk) {
-    if (TestBit(record.present, chunk)) continue;
+    if (TestBit(journal_->layout().present[blob].words, chunk)) continue;
     const ByteRange range = shape.RangeOf(chunk);
     const uint64_t end = UpToPage(range.end());
     if (!absent.empty() && absent.back().end() == range.offset) {
@@ -410,6 +411,7 @@ bool CacheFiller::SweepObjects(Writer& writer) {
 
 bool CacheFiller::SweepObject(const CacheObjects::Object& object, Writer& writer) {
   const keeper::BlobRecord& record = journal_->layout().blobs[object.blob];
+  const keeper::PresenceBits& present = journal_->layout().present[object.blob];
   const Shape shape{record.size, record.chunk_shift};
   // After that: the entry may be given to another blob at any time.
   std::atomic_thread_fence(std::memory_order_acquire);
@@ -420,7 +422,7 @@ bool CacheFiller::SweepObject(const CacheObjects::Object& object, Writer& writer
   bool wrote = false;
   for (uint64_t chunk = 0; chunk < shape.ChunkCount(); ++chunk) {
     uint64_t revocations = 0;
-    if (!TestBit(record.present, chunk) || !Lacks(object, shape, chunk, &revocations)) continue;
+    if (!TestBit(present.words, chunk) || !Lacks(object, shape, chunk, &revocations)) continue;
     if (ReadersWait()) return true;
     // The next look tries again; a reader that wants it learns what is wrong.
     if (!writer.Copy(object, shape.RangeOf(chunk)).ok()) return wrote;

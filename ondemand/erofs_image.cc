@@ -104,18 +104,6 @@ class File {
     return absl::OkStatus();
   }
 
-  absl::Status Write(uint64_t offset, const void* data, size_t size) const {
-    for (const char* at = static_cast<const char*>(data); size > 0;) {
-      const ssize_t n = pwrite(fd_, at, size, static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return Failed("written");
-      at += n;
-      offset += static_cast<uint64_t>(n);
-      size -= static_cast<size_t>(n);
-    }
-    return absl::OkStatus();
-  }
-
   absl::Status Invalid(absl::string_view why) const {
     return absl::InvalidArgumentError(absl::StrCat(path_, " is not an EROFS image: ", why));
   }
@@ -176,17 +164,6 @@ absl::StatusOr<DeviceSlot> ReadSlot(const File& file, const SuperBlock& super, u
   return slot;
 }
 
-absl::Status TagDevices(const File& file, const SuperBlock& super, std::span<const Digest> blobs) {
-  for (uint32_t i = 0; i < blobs.size(); ++i) {
-    const std::string hex = blobs[i].Hex();
-    static_assert(kTagBytes == 2 * Digest::kBytes);
-    if (absl::Status written = file.Write(SlotOffset(super, i), hex.data(), kTagBytes); !written.ok()) {
-      return written;
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 uint32_t ErofsChecksum(std::span<const std::byte> bytes) {
@@ -223,26 +200,6 @@ absl::StatusOr<ErofsInfo> ReadErofsInfo(const std::string& path) {
     info.devices.push_back({std::string(slot->tag, strnlen(slot->tag, kTagBytes)), slot->blocks});
   }
   return info;
-}
-
-absl::Status FinishErofsImage(const std::string& path, std::span<const Digest> blobs) {
-  const File file(path, O_RDWR);
-  if (!file.opened().ok()) return file.opened();
-  absl::StatusOr<SuperBlock> super = ReadSuper(file);
-  if (!super.ok()) return super.status();
-  if (DeviceCount(*super) != blobs.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, " has ", DeviceCount(*super), " devices, not ", blobs.size()));
-  }
-  if (absl::Status tagged = TagDevices(file, *super, blobs); !tagged.ok()) return tagged;
-
-  super->build_time = 0;
-  super->build_time_nsec = 0;
-  if (absl::Status written = file.Write(kSuperOffset, &*super, sizeof(*super)); !written.ok()) return written;
-  // Last, since the device table lies in the block that the checksum covers.
-  absl::StatusOr<uint32_t> checksum = ComputeChecksum(file, *super);
-  if (!checksum.ok()) return checksum.status();
-  return file.Write(kSuperOffset + offsetof(SuperBlock, checksum), &*checksum, sizeof(*checksum));
 }
 
 absl::Status CheckErofsDevices(const ErofsInfo& info, std::span<const BlobSpec> blobs) {

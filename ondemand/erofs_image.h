@@ -39,12 +39,6 @@ uint32_t ErofsChecksum(std::span<const std::byte> bytes);
 // DataLoss if its superblock fails its checksum; NotFound, Unavailable if the file can't be read.
 absl::StatusOr<ErofsInfo> ReadErofsInfo(const std::string& path);
 
-// Makes an image from mkfs.erofs a function of its contents, and names its devices: the build time becomes 0,
-// the tag of each device the 64 hex digits of its blob (the kernel's cachefiles door takes its cookie from
-// there), and the superblock's checksum is done again. Changes the file in place and syncs nothing. Errors:
-// as ReadErofsInfo; InvalidArgument if there are more or fewer blobs than devices.
-absl::Status FinishErofsImage(const std::string& path, std::span<const Digest> blobs);
-
 // Whether an image's devices are these blobs, in this order. The kernel checks nothing about the files that
 // it is given as devices: a wrong one mounts, and its bytes are taken for the files' contents. Errors:
 // InvalidArgument, which names the first device that differs.

@@ -570,7 +570,7 @@ absl::Status KeeperClient::ClearComplete(BlobEntry entry) {
 }
 
 std::span<PresenceMap::Word> KeeperClient::Mirror(BlobEntry entry) {
-  return journal_->layout().blobs[entry.value()].present;
+  return journal_->layout().present[entry.value()].words;
 }
 
 std::optional<BlobKey> KeeperClient::KeyOf(uint32_t entry) const {
@@ -591,8 +591,11 @@ std::vector<BlobKey> KeeperClient::GuardedBlobs() const {
 }
 
 std::optional<BlobEntry> KeeperClient::FindEntry(const BlobKey& key) const {
+  const std::string name = key.FileName();
   for (uint32_t i = 0; i < keeper::kBlobsMax; ++i) {
-    if (KeyOf(i) == key) return BlobEntry(i);
+    const keeper::BlobRecord& record = journal_->layout().blobs[i];
+    if (record.in_use.load(std::memory_order_acquire) == 0) continue;
+    if (name == std::string_view(record.name, keeper::kBlobNameLength)) return BlobEntry(i);
   }
   return std::nullopt;
 }

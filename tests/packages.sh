@@ -4,16 +4,16 @@
 # shellcheck disable=SC2034  # read by those who source this file
 SLUICE_BUILD_PACKAGES=(
   build-essential ca-certificates ccache cmake git ninja-build pkg-config python3
-  libabsl-dev libarchive-dev libboost-dev libboost-system-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
+  libabsl-dev libboost-dev libboost-system-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
   libgmock-dev libgrpc++-dev libgtest-dev libprotobuf-dev librocksdb-dev libspdlog-dev libssl-dev
   libsystemd-dev libtorrent-rasterbar-dev libyaml-cpp-dev libzstd-dev nlohmann-json3-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc zlib1g-dev
 )
 # shellcheck disable=SC2034
-SLUICE_RUN_PACKAGES=(curl docker-registry e2fsprogs erofs-utils iproute2 jq procps util-linux)
+SLUICE_RUN_PACKAGES=(curl docker-registry e2fsprogs iproute2 jq procps util-linux zstd)
 # shellcheck disable=SC2034
 SLUICE_TEST_PACKAGES=(
-  clang-format prometheus python3-grpc-tools python3-grpcio python3-libtorrent python3-yaml shellcheck systemd
+  clang-format erofs-utils prometheus python3-grpc-tools python3-grpcio python3-libtorrent python3-yaml shellcheck systemd
   umoci xfsprogs
 )
 # The test machine (tests/kernel/vm): QEMU, and what its kernel is built from and with.

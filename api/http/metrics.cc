@@ -119,6 +119,9 @@ void AddSources(Families& to, const Telemetry& t) {
   AddCounter(to, "sluice_origin_bytes_total", "Bytes received from registries.", t.origin_bytes);
   AddCounter(to, "sluice_origin_blob_bytes_total", "Bytes of blobs received from registries.",
              t.origin_blob_bytes);
+  AddCounter(to, "sluice_origin_plain_bytes_total",
+             "Bytes of images' blobs that came out of what registries sent, which may be compressed.",
+             t.origin_plain_bytes);
   AddByLabel(to, "sluice_origin_requests_total",
              "Requests to registries, by class of HTTP status; none is a request that got no answer.", "code",
              kOriginCodes, t.origin_requests);

@@ -12,4 +12,8 @@ namespace sluice::cli {
 // the daemon.
 void AddImageCommands(CLI::App& app, Invocation& invocation);
 
+// Each adds one to `image`.
+void AddImagePushCommand(CLI::App& image, Invocation& invocation);
+void AddImageInspectCommand(CLI::App& image, Invocation& invocation);
+
 }  // namespace sluice::cli

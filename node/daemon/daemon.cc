@@ -284,7 +284,8 @@ absl::Status Daemon::Node::Start() {
   origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Blob& blob) {
     if (swarm_) swarm_->Forget(blob);
   });
-  origin_ = std::make_unique<p2p::OriginSource>(*registry_, *origin_ledger_, clock_);
+  origin_ = std::make_unique<p2p::OriginSource>(
+      p2p::OriginSource::Parts{*registry_, *origin_ledger_, clock_, *io_, telemetry_});
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
   status = FindMembers();
   if (!status.ok()) return status;
@@ -300,6 +301,7 @@ absl::Status Daemon::Node::Start() {
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
       clock_, *store_, *fills_, *verifier_, *resolver_, *cache_, *origin_ledger_, peer_documents_.get(),
+      *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); }});
 
   Mounter::Options options;

@@ -13,6 +13,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "ondemand/erofs_image.h"
+#include "p2p/recipe/sha256.h"
 
 namespace sluice {
 namespace {
@@ -26,6 +27,11 @@ constexpr int kSampleDraws = 64;
 // Holes and padding can be foreseen.
 bool IsUniform(const std::string& bytes) {
   return bytes.empty() || bytes.find_first_not_of(bytes.front()) == std::string::npos;
+}
+
+// Whether it can be read from its start only.
+bool IsWhole(const StoredForm& stored, const Blob& blob) {
+  return !stored.seek_table && blob.geometry().chunk_count() > 1;
 }
 
 }  // namespace
@@ -66,6 +72,7 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   for (const BlobSpec& spec : image.image.blobs) {
     absl::StatusOr<Blob::Lease> opened = Open(spec, bounds.deadline);
     if (!opened.ok()) return opened.status();
+    parts_.origin.Expect(opened->blob());
     blobs.push_back(opened->shared());
     prepared.blobs.push_back(*std::move(opened));
   }
@@ -91,19 +98,24 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::Open(const BlobSpec& spec, Insta
         absl::StrCat("blob ", spec.digest.ToString(), " was evicted meanwhile; try again"));
   }
   const absl::Status right =
-      spec.origins.empty() ? absl::OkStatus() : ProveRight(lease->blob(), spec.origins.front(), deadline);
+      spec.origins.empty() ? absl::OkStatus() : ProveRight(lease->shared(), spec.origins.front(), deadline);
   if (!right.ok()) return right;
   return lease;
 }
 
 // What this node has from another repository is read by nobody whose own repository doesn't give it: who
 // knows a digest has no right to its bytes by that.
-absl::Status StoreImagePreparer::ProveRight(const Blob& blob, const BlobOrigin& origin, Instant deadline) {
-  const bool shared = blob.facts()->origins.size() > 1;
-  if (!shared || parts_.ledger.AccessOf(blob.key(), origin) != OriginAccess::kUnknown)
+absl::Status StoreImagePreparer::ProveRight(const std::shared_ptr<Blob>& shared_blob,
+                                            const BlobOrigin& origin, Instant deadline) {
+  const Blob& blob = *shared_blob;
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  if (facts->origins.size() < 2 || parts_.ledger.AccessOf(blob.key(), origin) != OriginAccess::kUnknown)
     return absl::OkStatus();
-  const absl::StatusOr<OriginAccess> given =
-      AskForSample(blob, origin, std::min(deadline, parts_.clock.Now() + kRightAskMax));
+  const Instant asked_until = std::min(deadline, parts_.clock.Now() + kRightAskMax);
+  const StoredForm* const stored = facts->StoredAt(origin);
+  const absl::StatusOr<OriginAccess> given = stored && IsWhole(*stored, blob)
+                                                 ? AskForWhole(blob, origin, *stored, asked_until)
+                                                 : AskForSample(shared_blob, origin, asked_until);
   if (given.ok()) {
     parts_.ledger.NoteAccess(blob.key(), origin, *given);
     return absl::OkStatus();
@@ -120,8 +132,9 @@ absl::Status StoreImagePreparer::ProveRight(const Blob& blob, const BlobOrigin& 
 
 // How the repository gives some bytes of it, which nobody can foresee who has them not: they are held against
 // those that are here.
-absl::StatusOr<OriginAccess> StoreImagePreparer::AskForSample(const Blob& blob, const BlobOrigin& origin,
-                                                              Instant deadline) {
+absl::StatusOr<OriginAccess> StoreImagePreparer::AskForSample(const std::shared_ptr<Blob>& shared_blob,
+                                                              const BlobOrigin& origin, Instant deadline) {
+  const Blob& blob = *shared_blob;
   const absl::StatusOr<index::FileDescriptor> file = parts_.store.OpenForRead(blob.key());
   if (!file.ok()) return file.status();
   absl::BitGen random;
@@ -142,12 +155,45 @@ absl::StatusOr<OriginAccess> StoreImagePreparer::AskForSample(const Blob& blob, 
     }
   }
   if (here.empty()) return absl::UnavailableError("nothing is here yet that its bytes could be held against");
-  const absl::StatusOr<ImageResolver::Given> given =
-      parts_.resolver.AskForBytes(origin, blob, range, deadline);
+  const absl::StatusOr<ImageResolver::Given> given = AskForBytes(shared_blob, origin, range, deadline);
   if (!given.ok()) return given.status();
   if (given->bytes != here)
     return absl::PermissionDeniedError("what it gives by that digest are other bytes");
   return given->access;
+}
+
+// REQUIRES: the range is within a chunk
+absl::StatusOr<ImageResolver::Given> StoreImagePreparer::AskForBytes(const std::shared_ptr<Blob>& blob,
+                                                                     const BlobOrigin& origin,
+                                                                     ByteRange range, Instant deadline) {
+  if (!blob->facts()->StoredAt(origin)) return parts_.resolver.AskForBytes(origin, *blob, range, deadline);
+  const ChunkIndex index = blob->geometry().ChunkAt(range.offset);
+  const absl::StatusOr<p2p::OriginSource::GivenChunk> given =
+      parts_.origin.ReadChunk(origin, blob, index, deadline);
+  if (!given.ok()) return given.status();
+  const size_t first = range.offset - blob->geometry().RangeOf(index).offset;
+  const std::span<const std::byte> part = given->bytes.span().subspan(first, range.length);
+  return ImageResolver::Given{std::string(reinterpret_cast<const char*>(part.data()), part.size()),
+                              given->access};
+}
+
+// Of what can only be read from its start all is read, and held against its digest.
+absl::StatusOr<OriginAccess> StoreImagePreparer::AskForWhole(const Blob& blob, const BlobOrigin& origin,
+                                                             const StoredForm& stored, Instant deadline) {
+  const std::atomic<bool> never{false};
+  OriginAccess access = OriginAccess::kUnknown;
+  p2p::Sha256 hash;
+  const absl::Status read = p2p::ReadStored(
+      parts_.stored_reader, origin, stored, blob.geometry().size(), {deadline, never},
+      [&](OriginAccess took) { access = took; },
+      [&](std::span<const std::byte> bytes) {
+        hash.Update(bytes);
+        return absl::OkStatus();
+      });
+  if (!read.ok()) return read;
+  if (hash.Finish() != blob.digest())
+    return absl::PermissionDeniedError("what it gives by that digest are other bytes");
+  return access;
 }
 
 absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec& spec,
@@ -180,7 +226,7 @@ absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBo
   const Instant now = parts_.clock.Now();
   TakeFromMembers(lease, now + (bounds.deadline - now) / 2);
   const BlobKey bootstrap = lease.blob().key();
-  const absl::Status filled = WaitForFill(bootstrap, bounds);
+  const absl::Status filled = TakeFromRegistry(lease.shared(), bounds);
   if (!filled.ok()) return filled;
   const absl::StatusOr<index::VerifyReport> report = parts_.store.Verify(bootstrap, parts_.verifier);
   if (!report.ok()) return report.status();
@@ -213,15 +259,65 @@ void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadlin
       const ByteRange range = geometry.RangeOf(index);
       Buffer chunk(range.length);
       std::memcpy(chunk.data(), bytes->data() + range.offset, range.length);
-      auto stored = std::make_shared<std::promise<absl::Status>>();
-      std::future<absl::Status> result = stored->get_future();
-      parts_.sink.Offer(blob, index, std::move(chunk), Evidence::kVerified, SourceKind::kPeer,
-                        [stored](absl::Status status) { stored->set_value(std::move(status)); });
-      if (!result.get().ok()) return;
+      if (!Keep(blob, index, std::move(chunk), Evidence::kVerified, SourceKind::kPeer).ok()) return;
     }
     parts_.ledger.NoteAccess(blob->key(), origin, OriginAccess::kHearsay);
     return;
   }
+}
+
+// Blocks until it is kept.
+absl::Status StoreImagePreparer::Keep(const std::shared_ptr<Blob>& blob, ChunkIndex index, Buffer chunk,
+                                      Evidence evidence, SourceKind kind) {
+  auto kept = std::make_shared<std::promise<absl::Status>>();
+  std::future<absl::Status> result = kept->get_future();
+  parts_.sink.Offer(blob, index, std::move(chunk), evidence, kind,
+                    [kept](absl::Status status) { kept->set_value(std::move(status)); });
+  return result.get();
+}
+
+absl::Status StoreImagePreparer::TakeFromRegistry(const std::shared_ptr<Blob>& bootstrap,
+                                                  const PrepareBounds& bounds) {
+  const std::shared_ptr<const BlobSpec> facts = bootstrap->facts();
+  absl::Status last;
+  for (const BlobOrigin& origin : facts->origins) {
+    const StoredForm* const stored = facts->StoredAt(origin);
+    if (bootstrap->presence().complete() || !stored || !IsWhole(*stored, *bootstrap)) break;
+    last = TakeWhole(bootstrap, origin, *stored, bounds);
+    if (last.ok()) return last;
+    if (bounds.cancelled || parts_.clock.Now() >= bounds.deadline || &origin == &facts->origins.back())
+      return last;
+  }
+  return WaitForFill(bootstrap->key(), bounds);
+}
+
+// Its digest is looked at when all of it is here, as of one that came in parts.
+absl::Status StoreImagePreparer::TakeWhole(const std::shared_ptr<Blob>& bootstrap, const BlobOrigin& origin,
+                                           const StoredForm& stored, const PrepareBounds& bounds) {
+  const ChunkGeometry& geometry = bootstrap->geometry();
+  ChunkIndex index(0);
+  Buffer chunk;
+  size_t filled = 0;
+  const auto take = [&](std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      if (filled == 0) chunk = Buffer(geometry.RangeOf(index).length);
+      const size_t n = std::min(bytes.size(), chunk.size() - filled);
+      std::memcpy(chunk.data() + filled, bytes.data(), n);
+      filled += n;
+      bytes = bytes.subspan(n);
+      if (filled < chunk.size()) break;
+      filled = 0;
+      const ChunkIndex whole = std::exchange(index, index.next());
+      if (bootstrap->presence().IsPresent(whole)) continue;
+      absl::Status kept =
+          Keep(bootstrap, whole, std::move(chunk), Evidence::kUnverified, SourceKind::kOrigin);
+      if (!kept.ok()) return kept;
+    }
+    return absl::OkStatus();
+  };
+  return p2p::ReadStored(
+      parts_.stored_reader, origin, stored, geometry.size(), {bounds.deadline, bounds.cancelled},
+      [&](OriginAccess access) { parts_.ledger.NoteAccess(bootstrap->key(), origin, access); }, take);
 }
 
 absl::Status StoreImagePreparer::WaitForFill(const BlobKey& key, const PrepareBounds& bounds) {

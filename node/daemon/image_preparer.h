@@ -18,6 +18,8 @@
 #include "node/origin_access.h"
 #include "p2p/cluster/peer_documents.h"
 #include "p2p/registry/manifest.h"
+#include "p2p/registry/origin_source.h"
+#include "p2p/registry/stored_reader.h"
 
 namespace sluice {
 
@@ -71,6 +73,8 @@ class StoreImagePreparer final : public ImagePreparer {
     ChunkSink& sink;
     AccessLedger& ledger;
     const p2p::PeerDocumentClient* peers;  // null on a node without members
+    p2p::OriginSource& origin;
+    p2p::StoredReaderParts stored_reader;
     // Discards what the kernel has of a blob apart from the store; on the caller's thread.
     std::function<absl::Status(const BlobKey&)> discard_copies;
   };
@@ -85,12 +89,23 @@ class StoreImagePreparer final : public ImagePreparer {
  private:
   void CheckFiles(const Digest& digest);
   absl::StatusOr<Blob::Lease> Open(const BlobSpec& spec, Instant deadline);
-  absl::Status ProveRight(const Blob& blob, const BlobOrigin& origin, Instant deadline);
-  absl::StatusOr<OriginAccess> AskForSample(const Blob& blob, const BlobOrigin& origin, Instant deadline);
+  absl::Status ProveRight(const std::shared_ptr<Blob>& blob, const BlobOrigin& origin, Instant deadline);
+  absl::StatusOr<OriginAccess> AskForSample(const std::shared_ptr<Blob>& blob, const BlobOrigin& origin,
+                                            Instant deadline);
+  absl::StatusOr<OriginAccess> AskForWhole(const Blob& blob, const BlobOrigin& origin,
+                                           const StoredForm& stored, Instant deadline);
+  absl::StatusOr<ImageResolver::Given> AskForBytes(const std::shared_ptr<Blob>& blob,
+                                                   const BlobOrigin& origin, ByteRange range,
+                                                   Instant deadline);
   absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
                                                const PrepareBounds& bounds);
   absl::Status MakeSettled(Blob::Lease& bootstrap, const PrepareBounds& bounds);
   void TakeFromMembers(Blob::Lease& bootstrap, Instant deadline);
+  absl::Status TakeFromRegistry(const std::shared_ptr<Blob>& bootstrap, const PrepareBounds& bounds);
+  absl::Status TakeWhole(const std::shared_ptr<Blob>& bootstrap, const BlobOrigin& origin,
+                         const StoredForm& stored, const PrepareBounds& bounds);
+  absl::Status Keep(const std::shared_ptr<Blob>& blob, ChunkIndex index, Buffer chunk, Evidence evidence,
+                    SourceKind kind);
   absl::Status WaitForFill(const BlobKey& key, const PrepareBounds& bounds);
 
   const Parts parts_;

@@ -9,12 +9,11 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "node/daemon/attached_recipes.h"
 #include "p2p/recipe/recipe.h"
 
 namespace sluice {
 namespace {
-
-constexpr size_t kReferrersMax = 16;  // of one image, looked at for a recipe
 
 std::vector<std::string> AcceptedManifests() {
   return {std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
@@ -121,21 +120,32 @@ void ImageResolver::Keep(const p2p::ImageReference& reference, const p2p::Fetche
 std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
                                         std::span<const std::shared_ptr<Blob>> blobs) {
   std::string missing;
-  const auto note = [&](const Blob& blob, const std::string& why) {
-    absl::StrAppend(&missing, missing.empty() ? "" : "; ", "blob ", blob.digest().Short(), why);
+  const auto note = [&](const Digest& blob, absl::string_view why) {
+    absl::StrAppend(&missing, missing.empty() ? "" : "; ", "blob ", blob.Short(), why);
   };
+  std::vector<BlobKey> keys;
+  std::vector<BlobSpec> wanted;
   for (const std::shared_ptr<Blob>& blob : blobs) {
     // Nothing of it is to be proven.
     if (blob->presence().complete() && blob->unverified_count() == 0) continue;
     const std::shared_ptr<const BlobSpec> facts = blob->facts();
     if (!facts->root) {
-      note(*blob, " has no recipe's root in the manifest");
+      note(blob->digest(), " has no recipe's root in the manifest");
       continue;
     }
     // The root alone proves a blob of one chunk.
     if (blob->geometry().chunk_count() == 1 || HasBoundRecipe(blob->key(), *facts)) continue;
-    const absl::Status status = FetchRecipe(reference, manifest, blob->key(), *facts);
-    if (!status.ok()) note(*blob, absl::StrCat(": ", std::string(status.message())));
+    if (TakeFromMembers(blob->key(), *facts)) continue;
+    keys.push_back(blob->key());
+    wanted.push_back(*facts);
+  }
+  if (wanted.empty()) return missing;
+  const std::vector<absl::StatusOr<std::string>> recipes =
+      AttachedRecipes(registry_, reference.origin, manifest).Fetch(wanted);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const absl::Status kept =
+        recipes[i].ok() ? recipes_.PutRecipe(keys[i], *recipes[i]) : recipes[i].status();
+    if (!kept.ok()) note(wanted[i].digest, absl::StrCat(": ", kept.message()));
   }
   return missing;
 }
@@ -168,45 +178,10 @@ bool ImageResolver::HasBoundRecipe(const BlobKey& key, const BlobSpec& facts) {
   return recipe.ok() && recipe->IsBoundBy(facts);
 }
 
-absl::Status ImageResolver::FetchRecipe(const p2p::ImageReference& reference, const Digest& manifest,
-                                        const BlobKey& key, const BlobSpec& facts) {
-  if (peers_) {
-    const absl::StatusOr<std::string> given = peers_->FetchRecipe(facts);
-    if (given.ok()) return recipes_.PutRecipe(key, *given);
-  }
-  const absl::StatusOr<std::vector<p2p::Descriptor>> referrers =
-      registry_.ListReferrers(reference.origin, manifest, std::string(p2p::media_type::kRecipeArtifact));
-  if (!referrers.ok()) return referrers.status();
-  // Anyone who may push can attach a referrer: a bad one must not stand in the way of a good one.
-  absl::Status last =
-      absl::NotFoundError("no recipe that matches the root in the manifest is attached to the image");
-  for (size_t i = 0; i < std::min(referrers->size(), kReferrersMax); ++i) {
-    const absl::Status taken = TakeRecipe(reference.origin, (*referrers)[i].digest, key, facts);
-    if (taken.ok()) return taken;
-    if (!absl::IsNotFound(taken)) last = taken;
-  }
-  return last;
-}
-
-absl::Status ImageResolver::TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobKey& key,
-                                       const BlobSpec& facts) {
-  const absl::StatusOr<p2p::FetchedManifest> fetched =
-      registry_.FetchManifest(origin, referrer.ToString(), AcceptedManifests());
-  if (!fetched.ok()) return fetched.status();
-  const absl::StatusOr<p2p::Manifest> manifest = p2p::ParseManifest(fetched->body, fetched->media_type);
-  if (!manifest.ok()) return manifest.status();
-  const auto* artifact = std::get_if<p2p::ImageManifest>(&*manifest);
-  if (!artifact) return absl::NotFoundError("the referrer is an index");
-  for (const p2p::Descriptor& layer : artifact->layers) {
-    if (layer.Annotation(p2p::annotation::kRecipeBlob) != facts.digest.ToString()) continue;
-    const absl::StatusOr<std::string> bytes =
-        registry_.FetchWholeBlob(origin, layer.digest, p2p::kRecipeBytesMax);
-    if (!bytes.ok()) return bytes.status();
-    const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
-    if (!recipe.ok()) return recipe.status();
-    if (recipe->IsBoundBy(facts)) return recipes_.PutRecipe(key, *bytes);
-  }
-  return absl::NotFoundError("the referrer has no recipe for the blob");
+bool ImageResolver::TakeFromMembers(const BlobKey& key, const BlobSpec& facts) {
+  if (!peers_) return false;
+  const absl::StatusOr<std::string> given = peers_->FetchRecipe(facts);
+  return given.ok() && recipes_.PutRecipe(key, *given).ok();
 }
 
 }  // namespace sluice

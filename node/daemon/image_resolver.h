@@ -76,10 +76,7 @@ class ImageResolver {
   absl::StatusOr<p2p::FetchedManifest> FetchOne(const p2p::ImageReference& reference, Registry& registry);
   absl::StatusOr<p2p::FetchedManifest> FindElsewhere(const p2p::ImageReference& reference);
   void Keep(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);
-  absl::Status FetchRecipe(const p2p::ImageReference& reference, const Digest& manifest, const BlobKey& key,
-                           const BlobSpec& facts);
-  absl::Status TakeRecipe(const BlobOrigin& origin, const Digest& referrer, const BlobKey& key,
-                          const BlobSpec& facts);
+  bool TakeFromMembers(const BlobKey& key, const BlobSpec& facts);
   bool HasBoundRecipe(const BlobKey& key, const BlobSpec& facts);
 
   p2p::RegistryClient& registry_;

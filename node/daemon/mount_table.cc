@@ -21,11 +21,23 @@ using nlohmann::json;
 
 constexpr int kVersion = 1;
 
+json ToJson(const StoredForm& stored) {
+  json out = {{"digest", stored.digest.ToString()}, {"size", stored.size}};
+  if (stored.seek_table) {
+    const SeekTablePlace& place = *stored.seek_table;
+    out["seekTable"] = {
+        {"offset", place.range.offset}, {"size", place.range.length}, {"digest", place.digest.ToString()}};
+  }
+  return out;
+}
+
 json ToJson(const MountedBlob& blob) {
   const BlobSpec& spec = blob.spec;
   json origins = json::array();
   for (const BlobOrigin& origin : spec.origins) {
-    origins.push_back({{"registry", origin.registry}, {"repository", origin.repository}});
+    json entry = {{"registry", origin.registry}, {"repository", origin.repository}};
+    if (const StoredForm* const stored = spec.StoredAt(origin)) entry["stored"] = ToJson(*stored);
+    origins.push_back(std::move(entry));
   }
   json out = {{"digest", spec.digest.ToString()},
               {"size", spec.size},
@@ -61,15 +73,32 @@ Digest DigestFrom(absl::StatusOr<Digest> digest) {
   return *digest;
 }
 
+StoredForm StoredFrom(const json& in) {
+  StoredForm stored;
+  stored.digest = DigestFrom(Digest::Parse(in.at("digest").get<std::string>()));
+  stored.size = in.at("size").get<uint64_t>();
+  if (!in.contains("seekTable")) return stored;
+  const json& place = in.at("seekTable");
+  stored.seek_table = {{place.at("offset").get<uint64_t>(), place.at("size").get<uint64_t>()},
+                       DigestFrom(Digest::Parse(place.at("digest").get<std::string>()))};
+  const ByteRange& range = stored.seek_table->range;
+  if (range.length == 0 || range.length > stored.size || range.offset != stored.size - range.length)
+    throw std::runtime_error("a seek table is not the last thing that is stored");
+  return stored;
+}
+
 MountedBlob BlobFrom(const json& in) {
   BlobSpec spec;
   spec.digest = DigestFrom(Digest::Parse(in.at("digest").get<std::string>()));
   spec.size = in.at("size").get<uint64_t>();
   spec.chunk_size = in.at("chunkSize").get<uint32_t>();
   if (in.contains("root")) spec.root = DigestFrom(Digest::ParseHex(in.at("root").get<std::string>()));
-  for (const json& origin : in.at("origins")) {
-    spec.origins.push_back(
-        {origin.at("registry").get<std::string>(), origin.at("repository").get<std::string>()});
+  for (const json& entry : in.at("origins")) {
+    const BlobOrigin origin{entry.at("registry").get<std::string>(),
+                            entry.at("repository").get<std::string>()};
+    // Tables of before have none: all was plain.
+    if (entry.contains("stored")) spec.stored.emplace(origin, StoredFrom(entry.at("stored")));
+    spec.origins.push_back(origin);
   }
   const absl::Status valid = ChunkGeometry::Validate(spec.size, spec.chunk_size);
   if (!valid.ok()) throw std::runtime_error(std::string(valid.message()));

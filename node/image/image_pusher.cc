@@ -6,22 +6,29 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "node/image/scratch_directory.h"
-#include "node/image/source_image.h"
+#include "node/geometry.h"
+#include "node/image/byte_stream.h"
+#include "node/image/folder_reader.h"
+#include "node/image/layer_stream.h"
+#include "node/image/tar_reader.h"
 #include "node/image/unique_fd.h"
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
 #include "p2p/registry/layer_types.h"
+#include "p2p/registry/seek_table.h"
 
 namespace sluice {
 namespace {
 
-constexpr std::string_view kEmptyConfig = "{}";
-constexpr char kTreeName[] = "tree";
-constexpr char kLayerName[] = "layer";
+// Frames of the bootstrap, which is fetched whole: as large as makes them no smaller together.
+constexpr uint32_t kBootstrapFrameBytes = 4 << 20;
+// What is not smaller than this share of its plain bytes is sent plain.
+constexpr double kCompressedShareMax = 0.95;
 
 bool IsDirectory(const std::string& path) {
   struct stat stat;
@@ -33,10 +40,15 @@ bool LooksLikePath(std::string_view source) {
 }
 
 bool IsLazyLayer(const p2p::Descriptor& layer) {
-  return layer.media_type == p2p::media_type::kErofs || layer.media_type == p2p::media_type::kErofsLayerV1;
+  return layer.media_type.starts_with(p2p::media_type::kErofs);
 }
 
-absl::Status CheckFlattenable(const RemoteImage& image) {
+absl::Status In(const std::string& where, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(where, ": ", status.message()));
+}
+
+absl::Status CheckLayers(const RemoteImage& image) {
   const std::vector<p2p::Descriptor>& layers = image.manifest.layers;
   if (std::any_of(layers.begin(), layers.end(), IsLazyLayer)) {
     return absl::FailedPreconditionError(
@@ -44,158 +56,349 @@ absl::Status CheckFlattenable(const RemoteImage& image) {
   }
   for (const p2p::Descriptor& layer : layers) {
     if (p2p::IsTarLayer(layer.media_type)) continue;
-    return absl::InvalidArgumentError(absl::StrCat(image.reference.ToString(), " has a layer of type ",
-                                                   p2p::Quoted(layer.media_type),
-                                                   "; only tar, tar+gzip and tar+zstd can be flattened"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        image.reference.ToString(), ": layer ", layer.digest.ToString(), " is of type ",
+        p2p::Quoted(layer.media_type), "; only tar archives, plain or by gzip or zstd, can be read"));
   }
   return absl::OkStatus();
-}
-
-p2p::Descriptor DescribeBlob(const p2p::Recipe& recipe) {
-  return {.media_type = std::string(p2p::media_type::kOctetStream),
-          .digest = recipe.blob,
-          .size = recipe.size,
-          .annotations = {
-              {std::string(p2p::annotation::kErofsRole), std::string(p2p::annotation::kErofsRoleDevice)},
-              {std::string(p2p::annotation::kBlobRoot), recipe.root.Hex()},
-              {std::string(p2p::annotation::kBlobChunkSize), absl::StrCat(recipe.chunk_size)},
-              {std::string(p2p::annotation::kBlobSize), absl::StrCat(recipe.size)}}};
 }
 
 p2p::Descriptor Describe(std::string_view type, const Digest& digest, uint64_t size) {
   return {.media_type = std::string(type), .digest = digest, .size = size, .annotations = {}};
 }
 
+void Annotate(p2p::Descriptor& descriptor, std::string_view name, std::string value) {
+  descriptor.annotations[std::string(name)] = std::move(value);
+}
+
+// A data blob that is sent as it is.
+p2p::Descriptor DescribeBlob(const p2p::Recipe& recipe, const std::optional<Digest>& source_diff_id) {
+  p2p::Descriptor descriptor = Describe(p2p::media_type::kOctetStream, recipe.blob, recipe.size);
+  Annotate(descriptor, p2p::annotation::kErofsRole, std::string(p2p::annotation::kErofsRoleDevice));
+  Annotate(descriptor, p2p::annotation::kBlobRoot, recipe.root.Hex());
+  Annotate(descriptor, p2p::annotation::kBlobChunkSize, absl::StrCat(recipe.chunk_size));
+  Annotate(descriptor, p2p::annotation::kBlobSize, absl::StrCat(recipe.size));
+  Annotate(descriptor, p2p::annotation::kBlobLayout, absl::StrCat(DataBlobWriter::kLayout));
+  if (source_diff_id) Annotate(descriptor, p2p::annotation::kSourceDiffId, source_diff_id->ToString());
+  return descriptor;
+}
+
+// Turns the descriptor of plain bytes into that of what they are compressed to.
+void DescribeCompressed(p2p::Descriptor& descriptor, const Digest& digest, uint64_t size) {
+  Annotate(descriptor, p2p::annotation::kUncompressedDigest, descriptor.digest.ToString());
+  descriptor.media_type.append(p2p::media_type::kZstdSuffix);
+  descriptor.digest = digest;
+  descriptor.size = size;
+}
+
+std::string PlaceOfSeekTable(const CompressedFile& file, const std::string& table) {
+  return absl::StrCat(file.size - table.size(), ":", table.size(), ":", p2p::Sha256::Of(table).ToString());
+}
+
+// What is read tells how far the reading has come.
+class WatchedStream final : public ByteStream {
+ public:
+  WatchedStream(std::unique_ptr<ByteStream> stream, ProgressSink& progress)
+      : stream_(std::move(stream)), progress_(progress) {}
+
+  absl::StatusOr<size_t> Read(std::span<std::byte> buffer) override {
+    absl::StatusOr<size_t> n = stream_->Read(buffer);
+    if (n.ok()) progress_.Advance(done_ += *n);
+    return n;
+  }
+
+ private:
+  const std::unique_ptr<ByteStream> stream_;
+  ProgressSink& progress_;
+  uint64_t done_ = 0;
+};
+
+unsigned Threads() {
+  return std::max(1U, std::thread::hardware_concurrency());
+}
+
+std::vector<std::string> LinesOf(const Notices& notices) {
+  std::vector<std::string> lines;
+  for (size_t i = 0; i < kNoticeKinds; ++i) {
+    const auto kind = static_cast<NoticeKind>(i);
+    const Notices::Notice& notice = notices.Of(kind);
+    if (notice.count == 0) continue;
+    lines.push_back(
+        absl::StrCat(notice.count, " ", std::string(NoticeText(kind)), ", the first of them ", notice.first));
+  }
+  return lines;
+}
+
 }  // namespace
+
+struct ImagePusher::Work {
+  const ImagePushRequest& request;
+  ScratchDirectory scratch;
+  ImageBuilder builder;
+  std::optional<RemoteImage> source;       // none for a directory
+  std::string source_config;               // JSON; empty for a directory
+  p2p::Platform source_platform;           // as its configuration says
+  std::vector<std::string> source_layers;  // files, if they are to be sent too
+  ReusableBlobs reusable;
+  LayerUsage usage;
+  std::vector<BlobUpload> blobs;  // as they stand in builder.blobs()
+};
 
 absl::StatusOr<PushedImage> ImagePusher::Push(const ImagePushRequest& request) {
   if (request.target.digest) {
     return absl::InvalidArgumentError(absl::StrCat(
         request.target.ToString(), ": an image is pushed to a tag, its digest is not known before"));
   }
+  if (request.with_source == ImagePushRequest::Source::kPushToo && IsDirectory(request.source)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(request.source, " is a directory: there is no source image to push too"));
+  }
   absl::StatusOr<ScratchDirectory> scratch = ScratchDirectory::Make();
   if (!scratch.ok()) return scratch.status();
-  absl::StatusOr<Source> source = Source{request.source, ""};
-  if (!IsDirectory(request.source)) source = Flatten(request, scratch->path());
-  if (!source.ok()) return source.status();
-  absl::StatusOr<ErofsImage> image =
-      BuildErofsImage(source->directory, scratch->path(), request.chunk_size, progress_);
-  if (!image.ok()) return image.status();
-  absl::StatusOr<PushedImage> pushed = PushParts(request, *image, source->config);
+  const std::string directory = scratch->path();
+  Work work{request, *std::move(scratch), {directory, request.chunk_size}, {}, "", {}, {}, {}, {}, {}};
+  absl::Status read = IsDirectory(request.source) ? ReadDirectory(work) : ReadImage(work);
+  if (!read.ok()) return read;
+
+  progress_.Begin("building file system", 0);
+  absl::StatusOr<Bootstrap> bootstrap = work.builder.Finish();
+  if (!bootstrap.ok()) return In(request.source, bootstrap.status());
+  absl::StatusOr<BlobUpload> upload = MakeBootstrapUpload(work, *bootstrap);
+  if (!upload.ok()) return upload.status();
+  absl::StatusOr<PushedImage> pushed = Send(work, *bootstrap, *std::move(upload));
   progress_.End();
   return pushed;
 }
 
-absl::StatusOr<ImagePusher::Source> ImagePusher::Flatten(const ImagePushRequest& request,
-                                                         const std::string& work_directory) {
-  if (LooksLikePath(request.source)) {
-    return absl::InvalidArgumentError(absl::StrCat("source ", request.source, " is not a directory"));
-  }
-  absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(request.source);
-  if (!reference.ok()) return reference.status();
-  absl::StatusOr<RemoteImage> image = ResolveRemoteImage(registry_, *reference, request.platform);
-  if (!image.ok()) return image.status();
-  if (absl::Status checked = CheckFlattenable(*image); !checked.ok()) return checked;
-  absl::StatusOr<std::string> config =
-      registry_.FetchWholeBlob(reference->origin, image->manifest.config.digest, p2p::kManifestBytesMax);
-  if (!config.ok()) return config.status();
+// ------------------------------------------------------------------------------------------- reading
 
-  Source source{absl::StrCat(work_directory, "/", kTreeName), *std::move(config)};
-  if (mkdir(source.directory.c_str(), 0755) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat(source.directory, " can't be made"));
-  }
-  absl::StatusOr<LayerFlattener> flattener = LayerFlattener::Open(source.directory, request.limits);
-  if (!flattener.ok()) return flattener.status();
-  // One layer on disk at a time.
-  const std::string path = absl::StrCat(work_directory, "/", kLayerName);
-  for (const p2p::Descriptor& layer : image->manifest.layers) {
-    absl::Status downloaded = DownloadBlob(registry_, reference->origin, layer, path, progress_);
-    if (!downloaded.ok()) return downloaded;
-    progress_.Begin(absl::StrCat("unpacking ", layer.digest.Short()), 0);
-    const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    unlink(path.c_str());
-    if (absl::Status applied = flattener->Apply(file.get()); !applied.ok()) {
-      return absl::Status(applied.code(),
-                          absl::StrCat("layer ", layer.digest.ToString(), ": ", applied.message()));
-    }
-  }
-  if (absl::Status finished = flattener->Finish(); !finished.ok()) return finished;
-  return source;
+absl::Status ImagePusher::ReadDirectory(Work& work) {
+  if (absl::Status found = FindReusable(work); !found.ok()) return found;
+  progress_.Begin("reading files", 0);
+  absl::StatusOr<std::unique_ptr<FolderReader>> reader =
+      FolderReader::Open(work.request.source, work.request.limits, work.usage);
+  if (!reader.ok()) return reader.status();
+  absl::StatusOr<std::optional<size_t>> blob = work.builder.AddLayer(**reader);
+  if (!blob.ok()) return In(work.request.source, blob.status());
+  return MakeUpload(work, *blob, std::nullopt);
 }
 
-absl::StatusOr<PushedImage> ImagePusher::PushParts(const ImagePushRequest& request, const ErofsImage& image,
-                                                   const std::string& source_config) {
-  const BlobOrigin& origin = request.target.origin;
-  PushedImage pushed;
-  pushed.target = request.target;
-  p2p::ImageManifest manifest;
-  if (image.blob) {
-    pushed.blobs.push_back(DescribeBlob(image.blob->recipe));
-    absl::Status sent = PushFile(origin, pushed.blobs.front(), image.blob->path, "pushing blob");
-    if (!sent.ok()) return sent;
-    manifest.layers = pushed.blobs;
-  }
-  pushed.bootstrap = Describe(p2p::media_type::kErofs, image.bootstrap_digest, image.bootstrap_size);
-  absl::Status sent = PushFile(origin, pushed.bootstrap, image.bootstrap_path, "pushing bootstrap");
-  if (!sent.ok()) return sent;
-  manifest.layers.push_back(pushed.bootstrap);
+absl::Status ImagePusher::ReadImage(Work& work) {
+  const std::string& source = work.request.source;
+  if (LooksLikePath(source))
+    return absl::InvalidArgumentError(absl::StrCat("source ", source, " is not a directory"));
+  absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(source);
+  if (!reference.ok()) return reference.status();
+  absl::StatusOr<RemoteImage> image = ResolveRemoteImage(registry_, *reference, work.request.platform);
+  if (!image.ok()) return image.status();
+  if (absl::Status checked = CheckLayers(*image); !checked.ok()) return checked;
+  const std::string name = reference->ToString();
+  absl::StatusOr<std::string> config =
+      registry_.FetchWholeBlob(reference->origin, image->manifest.config.digest, p2p::kManifestBytesMax);
+  if (!config.ok()) return In(name, config.status());
+  absl::StatusOr<p2p::ImageConfig> parsed = p2p::ParseImageConfig(*config);
+  if (!parsed.ok()) return In(name, parsed.status());
+  work.source_config = *std::move(config);
+  work.source_platform = std::move(parsed->platform);
+  work.source = *std::move(image);
 
+  if (absl::Status found = FindReusable(work); !found.ok()) return found;
+  for (const p2p::Descriptor& layer : work.source->manifest.layers) {
+    absl::Status read = ReadLayer(work, reference->origin, layer);
+    if (!read.ok()) return In(absl::StrCat(name, ": layer ", layer.digest.ToString()), read);
+  }
+  return absl::OkStatus();
+}
+
+// One layer on disk at a time, unless they are to be sent.
+absl::Status ImagePusher::ReadLayer(Work& work, const BlobOrigin& origin, const p2p::Descriptor& layer) {
+  const std::string path = work.scratch.PathOf(absl::StrCat("layer-", work.source_layers.size()));
+  absl::Status downloaded = DownloadBlob(registry_, origin, layer, path, progress_);
+  if (!downloaded.ok()) return downloaded;
+  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) return absl::ErrnoToStatus(errno, absl::StrCat(path, " can't be opened"));
+  if (work.request.with_source == ImagePushRequest::Source::kLeave) {
+    unlink(path.c_str());
+  } else {
+    work.source_layers.push_back(path);
+  }
+  progress_.Begin(absl::StrCat("reading ", layer.digest.Short()), layer.size);
+  const LayerLimits& limits = work.request.limits;
+  absl::StatusOr<std::unique_ptr<LayerStream>> stream =
+      LayerStream::Open(std::make_unique<WatchedStream>(std::make_unique<FileStream>(file.get()), progress_),
+                        limits.UnpackedBytesMax(layer.size));
+  if (!stream.ok()) return stream.status();
+  TarReader reader(**stream, limits, work.usage);
+  absl::StatusOr<std::optional<size_t>> blob = work.builder.AddLayer(reader);
+  if (!blob.ok()) return blob.status();
+  absl::StatusOr<Digest> diff_id = (*stream)->Finish();
+  if (!diff_id.ok()) return diff_id.status();
+  return MakeUpload(work, *blob, *diff_id);
+}
+
+// ------------------------------------------------------------------------------------- what is sent
+
+// Also shows that the target can be reached before anything is fetched.
+absl::Status ImagePusher::FindReusable(Work& work) {
+  const p2p::ImageReference& target = work.request.target;
+  if (absl::Status allowed = registry_.CheckPush(target.origin); !allowed.ok()) return allowed;
+  p2p::Platform mountable = work.request.platform;
+  mountable.os_features.emplace_back(p2p::kOsFeatureErofs);
+  absl::StatusOr<RemoteImage> before = ResolveRemoteImage(registry_, target, mountable);
+  if (before.ok()) work.reusable.Add(target.origin, before->manifest);
+  for (const p2p::ImageReference& reference : work.request.reuse) {
+    absl::StatusOr<RemoteImage> image = ResolveRemoteImage(registry_, reference, mountable);
+    if (!image.ok()) return In(absl::StrCat("--reuse ", reference.ToString()), image.status());
+    work.reusable.Add(reference.origin, image->manifest);
+  }
+  return absl::OkStatus();
+}
+
+// None of a layer without data, or whose data blob an earlier one has too.
+absl::Status ImagePusher::MakeUpload(Work& work, std::optional<size_t> index,
+                                     const std::optional<Digest>& source_diff_id) {
+  if (!index || *index < work.blobs.size()) return absl::OkStatus();
+  const DataBlob& blob = work.builder.blobs()[*index];
+  BlobUpload upload{DescribeBlob(blob.recipe, source_diff_id), blob.path};
+  absl::StatusOr<bool> reused = Reuse(work, blob.recipe, upload);
+  if (!reused.ok()) return reused.status();
+  if (!*reused && work.request.compression.kind == Compression::Kind::kZstd) {
+    absl::Status compressed = CompressBlob(work, blob.recipe, upload);
+    if (!compressed.ok()) return compressed;
+  }
+  if (upload.path != blob.path) unlink(blob.path.c_str());
+  work.blobs.push_back(std::move(upload));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> ImagePusher::Reuse(Work& work, const p2p::Recipe& recipe, BlobUpload& upload) {
+  const std::optional<ReusableBlobs::Found> found = work.reusable.Find(recipe, work.request.compression.kind);
+  if (!found) return false;
+  const p2p::Descriptor& known = found->descriptor;
+  const absl::StatusOr<bool> there =
+      registry_.TakeBlob(work.request.target.origin, known.digest, found->origin);
+  if (!there.ok() || !*there) return there;
+  if (known.media_type == p2p::media_type::kOctetStreamZstd)
+    DescribeCompressed(upload.descriptor, known.digest, known.size);
+  for (const std::string_view name : {p2p::annotation::kZstd, p2p::annotation::kSeekTable}) {
+    const std::string_view value = known.Annotation(name);
+    if (!value.empty()) Annotate(upload.descriptor, name, std::string(value));
+  }
+  upload.path.clear();
+  return true;
+}
+
+absl::Status ImagePusher::CompressBlob(Work& work, const p2p::Recipe& recipe, BlobUpload& upload) {
+  const Compression& compression = work.request.compression;
+  const ChunkGeometry geometry = recipe.geometry();
+  progress_.Begin(absl::StrCat("compressing ", recipe.blob.Short()), recipe.size);
+  std::string table;
+  absl::StatusOr<CompressedFile> compressed = CompressFile(
+      {upload.path, recipe.size, absl::StrCat(upload.path, ".zst"), recipe.chunk_size, compression.level,
+       Threads()},
+      [&](const std::vector<uint32_t>& frame_sizes) {
+        if (frame_sizes.size() > 1) table = p2p::SeekTable::Serialize(geometry, frame_sizes);
+        return table;
+      },
+      [this](uint64_t done) { progress_.Advance(done); });
+  if (!compressed.ok()) return compressed.status();
+  // Says of a plain one that there is nothing to be gained.
+  Annotate(upload.descriptor, p2p::annotation::kZstd, compression.Describe());
+  if (static_cast<double>(compressed->size) > kCompressedShareMax * static_cast<double>(recipe.size)) {
+    unlink(compressed->path.c_str());
+    return absl::OkStatus();
+  }
+  if (!table.empty())
+    Annotate(upload.descriptor, p2p::annotation::kSeekTable, PlaceOfSeekTable(*compressed, table));
+  DescribeCompressed(upload.descriptor, compressed->digest, compressed->size);
+  upload.path = compressed->path;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BlobUpload> ImagePusher::MakeBootstrapUpload(Work& work, const Bootstrap& bootstrap) {
+  BlobUpload upload{Describe(p2p::media_type::kErofs, bootstrap.digest, bootstrap.size), bootstrap.path};
+  const Compression& compression = work.request.compression;
+  if (compression.kind == Compression::Kind::kNone) return upload;
+  absl::StatusOr<CompressedFile> compressed = CompressFile(
+      {bootstrap.path, bootstrap.size, absl::StrCat(bootstrap.path, ".zst"), kBootstrapFrameBytes,
+       compression.level, Threads()},
+      [](const std::vector<uint32_t>&) { return std::string(); }, [](uint64_t) {});
+  if (!compressed.ok()) return compressed.status();
+  Annotate(upload.descriptor, p2p::annotation::kBlobSize, absl::StrCat(bootstrap.size));
+  Annotate(upload.descriptor, p2p::annotation::kZstd, compression.Describe());
+  DescribeCompressed(upload.descriptor, compressed->digest, compressed->size);
+  upload.path = compressed->path;
+  return upload;
+}
+
+// ------------------------------------------------------------------------------------------- sending
+
+absl::StatusOr<PushedImage> ImagePusher::Send(Work& work, const Bootstrap& bootstrap,
+                                              const BlobUpload& bootstrap_upload) {
+  PushedImage pushed;
+  pushed.target = work.request.target;
+  pushed.bootstrap = bootstrap_upload.descriptor;
+  pushed.plain_bootstrap = bootstrap;
+  pushed.notices = LinesOf(work.builder.notices());
+  ImageUploader uploader(registry_, progress_, work.request.target.origin);
+  p2p::ImageManifest manifest;
   std::vector<Digest> diff_ids;
-  for (const p2p::Descriptor& layer : manifest.layers) diff_ids.push_back(layer.digest);
-  absl::StatusOr<std::string> config = p2p::MakeLazyConfig(source_config, request.platform, diff_ids);
+  std::vector<const p2p::Recipe*> recipes;
+  for (size_t i = 0; i < work.blobs.size(); ++i) {
+    const BlobUpload& upload = work.blobs[i];
+    const p2p::Recipe& recipe = work.builder.blobs()[i].recipe;
+    if (absl::Status sent = uploader.PushFile(upload, "pushing blob"); !sent.ok()) return sent;
+    manifest.layers.push_back(upload.descriptor);
+    diff_ids.push_back(recipe.blob);
+    recipes.push_back(&recipe);
+    pushed.blobs.push_back({upload.descriptor, recipe, upload.path.empty()});
+  }
+  absl::Status sent = uploader.PushFile(bootstrap_upload, "pushing bootstrap");
+  if (!sent.ok()) return sent;
+  manifest.layers.push_back(bootstrap_upload.descriptor);
+  diff_ids.push_back(bootstrap.digest);
+  if (work.source) manifest.annotations = work.source->manifest.annotations;
+
+  absl::StatusOr<std::string> config =
+      p2p::MakeLazyConfig(work.source_config, work.request.platform, diff_ids);
   if (!config.ok()) return config.status();
-  absl::StatusOr<p2p::Descriptor> config_descriptor = PushBytes(origin, p2p::media_type::kOciConfig, *config);
+  absl::StatusOr<p2p::Descriptor> config_descriptor =
+      uploader.PushBytes(p2p::media_type::kOciConfig, *config);
   if (!config_descriptor.ok()) return config_descriptor.status();
   manifest.config = *std::move(config_descriptor);
 
   const std::string body = p2p::SerializeManifest(manifest);
-  const p2p::Descriptor subject = Describe(manifest.media_type, p2p::Sha256::Of(body), body.size());
-  if (image.blob) {
-    absl::StatusOr<Digest> recipe = PushRecipe(origin, image.blob->recipe, subject);
-    if (!recipe.ok()) return recipe.status();
-    pushed.recipe_manifest = *recipe;
-  }
-  absl::StatusOr<Digest> digest =
-      registry_.PushManifest(origin, request.target.tag, manifest.media_type, body);
-  if (!digest.ok()) return digest.status();
-  pushed.manifest = *digest;
+  const p2p::Descriptor descriptor = Describe(manifest.media_type, p2p::Sha256::Of(body), body.size());
+  absl::StatusOr<std::optional<Digest>> recipe_manifest = uploader.PushRecipes(recipes, descriptor);
+  if (!recipe_manifest.ok()) return recipe_manifest.status();
+  pushed.recipe_manifest = *recipe_manifest;
+  pushed.manifest = descriptor.digest;
+  absl::StatusOr<Digest> tagged = Tag(work, uploader, manifest);
+  if (!tagged.ok()) return tagged.status();
+  if (*tagged != pushed.manifest) pushed.index = *tagged;
   return pushed;
 }
 
-absl::StatusOr<Digest> ImagePusher::PushRecipe(const BlobOrigin& origin, const p2p::Recipe& recipe,
-                                               const p2p::Descriptor& subject) {
-  p2p::ImageManifest manifest;
-  manifest.artifact_type = p2p::media_type::kRecipeArtifact;
-  manifest.subject = subject;
-  absl::StatusOr<p2p::Descriptor> config =
-      PushBytes(origin, p2p::media_type::kOciEmpty, std::string(kEmptyConfig));
-  if (!config.ok()) return config.status();
-  absl::StatusOr<p2p::Descriptor> torrent =
-      PushBytes(origin, p2p::media_type::kTorrent, recipe.EncodeTorrent());
-  if (!torrent.ok()) return torrent.status();
-  torrent->annotations[std::string(p2p::annotation::kRecipeBlob)] = recipe.blob.ToString();
-  manifest.config = *std::move(config);
-  manifest.layers = {*std::move(torrent)};
-  const std::string body = p2p::SerializeManifest(manifest);
-  return registry_.PushManifest(origin, p2p::Sha256::Of(body).ToString(), manifest.media_type, body);
-}
-
-absl::Status ImagePusher::PushFile(const BlobOrigin& origin, const p2p::Descriptor& blob,
-                                   const std::string& path, std::string_view step) {
-  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file.valid()) return absl::ErrnoToStatus(errno, absl::StrCat(path, " can't be opened"));
-  progress_.Begin(step, blob.size);
-  return registry_.PushBlob(origin, blob.digest, p2p::HttpBody::FromFile(file.get(), 0, blob.size),
-                            [this](uint64_t sent) { progress_.Advance(sent); });
-}
-
-absl::StatusOr<p2p::Descriptor> ImagePusher::PushBytes(const BlobOrigin& origin, std::string_view type,
-                                                       const std::string& bytes) {
-  const p2p::Descriptor descriptor = Describe(type, p2p::Sha256::Of(bytes), bytes.size());
-  absl::Status pushed =
-      registry_.PushBlob(origin, descriptor.digest, p2p::HttpBody::FromString(bytes), [](uint64_t) {});
-  if (!pushed.ok()) return pushed;
-  return descriptor;
+// Gives the digest that the tag stands for.
+absl::StatusOr<Digest> ImagePusher::Tag(Work& work, ImageUploader& uploader,
+                                        const p2p::ImageManifest& manifest) {
+  const p2p::ImageReference& target = work.request.target;
+  if (work.request.with_source == ImagePushRequest::Source::kLeave) {
+    return registry_.PushManifest(target.origin, target.tag, manifest.media_type,
+                                  p2p::SerializeManifest(manifest));
+  }
+  absl::StatusOr<p2p::Descriptor> ordinary =
+      uploader.PushCopy(*work.source, work.source_layers, work.source_config);
+  if (!ordinary.ok()) return ordinary.status();
+  absl::StatusOr<p2p::Descriptor> lazy = uploader.PushManifest(manifest);
+  if (!lazy.ok()) return lazy.status();
+  // The ordinary one first: who does not know os.features takes the first that suits.
+  p2p::ImageIndex index;
+  ordinary->platform = work.source_platform;
+  lazy->platform = work.source_platform;
+  lazy->platform->os_features.emplace_back(p2p::kOsFeatureErofs);
+  index.manifests = {*std::move(ordinary), *std::move(lazy)};
+  return registry_.PushManifest(target.origin, target.tag, index.media_type, p2p::SerializeIndex(index));
 }
 
 }  // namespace sluice

@@ -7,9 +7,14 @@
 
 #include "absl/status/statusor.h"
 #include "node/digest.h"
-#include "node/image/erofs_builder.h"
-#include "node/image/layer_flattener.h"
+#include "node/image/blob_compressor.h"
+#include "node/image/image_builder.h"
+#include "node/image/image_uploader.h"
+#include "node/image/layer_limits.h"
 #include "node/image/progress.h"
+#include "node/image/reusable_blobs.h"
+#include "node/image/scratch_directory.h"
+#include "node/image/source_image.h"
 #include "p2p/registry/manifest.h"
 #include "p2p/registry/reference.h"
 #include "p2p/registry/registry_client.h"
@@ -22,22 +27,39 @@ struct ImagePushRequest {
   p2p::ImageReference target;
   p2p::Platform platform =
       p2p::Platform::Host();           // to take of an index; what a directory's image says of itself
-  std::optional<uint32_t> chunk_size;  // of the recipe, bytes; unset: by the blob's size
-  FlattenLimits limits;
+  std::optional<uint32_t> chunk_size;  // of the data blobs, bytes; unset: by their sizes
+  Compression compression;
+  std::vector<p2p::ImageReference> reuse;  // images whose data blobs are taken where they are the same
+  // Whether the tag becomes an index of the source as it is and of the lazy image, for a cluster of which a
+  // part can't mount yet. Only of images.
+  enum class Source { kLeave, kPushToo };
+  Source with_source = Source::kLeave;
+  LayerLimits limits;
 };
 
 // What was pushed.
 struct PushedImage {
+  struct Blob {
+    p2p::Descriptor descriptor;
+    p2p::Recipe recipe;   // of the plain bytes
+    bool reused = false;  // the registry had it, by what a manifest says
+  };
+
   p2p::ImageReference target;
   Digest manifest;
-  std::optional<Digest> recipe_manifest;  // none if there is no blob
+  std::optional<Digest> index;            // what the tag names, with Source::kPushToo
+  std::optional<Digest> recipe_manifest;  // none if no blob has more than one chunk
   p2p::Descriptor bootstrap;
-  std::vector<p2p::Descriptor> blobs;
+  Bootstrap plain_bootstrap;  // its file is gone
+  std::vector<Blob> blobs;
+  // What was left out of the image or changed, a line a kind; for people.
+  std::vector<std::string> notices;
 };
 
-// Makes a lazy image of a directory or of another image, and pushes it: blob, bootstrap, configuration, then
-// the recipe as a referrer of the manifest, the manifest last, so that who finds the image finds all of it.
-// Names follow the draft EROFS image specification: layers[0] the blob, layers[1] the bootstrap.
+// Makes a lazy image of a directory or of another image, and pushes it: the data blobs, the bootstrap, the
+// configuration, then the recipes as a referrer of the manifest, the manifest last, so that who finds the
+// image finds all of it. Nothing is sent before all is made. Names follow the draft EROFS image
+// specification: a layer for each data blob, in the order of the bootstrap's devices, and last the bootstrap.
 //
 // Blocks; one thread at a time. Its files lie in a ScratchDirectory.
 class ImagePusher {
@@ -46,26 +68,29 @@ class ImagePusher {
   ImagePusher(p2p::RegistryClient& registry, ProgressSink& progress)
       : registry_(registry), progress_(progress) {}
 
-  // Errors: InvalidArgument (the source is neither a directory nor a reference, or its layers can't be
-  // flattened), FailedPrecondition (the source is a lazy image already), and those of RegistryClient,
-  // LayerFlattener and BuildErofsImage. Nothing is tagged after an error.
+  // Errors: InvalidArgument (the source is neither a directory nor a reference; its configuration or a layer
+  // is none), FailedPrecondition (the source is a lazy image already), and those of RegistryClient, the
+  // layers' readers and ImageBuilder. They name the image and the layer. Nothing is tagged after an error.
   absl::StatusOr<PushedImage> Push(const ImagePushRequest& request);
 
  private:
-  struct Source {
-    std::string directory;
-    std::string config;  // JSON; empty for a directory
-  };
+  // What the parts of a push hand on.
+  struct Work;
 
-  absl::StatusOr<Source> Flatten(const ImagePushRequest& request, const std::string& work_directory);
-  absl::StatusOr<PushedImage> PushParts(const ImagePushRequest& request, const ErofsImage& image,
-                                        const std::string& config);
-  absl::Status PushFile(const BlobOrigin& origin, const p2p::Descriptor& blob, const std::string& path,
-                        std::string_view step);
-  absl::StatusOr<p2p::Descriptor> PushBytes(const BlobOrigin& origin, std::string_view media_type,
-                                            const std::string& bytes);
-  absl::StatusOr<Digest> PushRecipe(const BlobOrigin& origin, const p2p::Recipe& recipe,
-                                    const p2p::Descriptor& subject);
+  absl::Status ReadDirectory(Work& work);
+  absl::Status ReadImage(Work& work);
+  absl::Status ReadLayer(Work& work, const BlobOrigin& origin, const p2p::Descriptor& layer);
+
+  absl::Status FindReusable(Work& work);
+  absl::Status MakeUpload(Work& work, std::optional<size_t> blob,
+                          const std::optional<Digest>& source_diff_id);
+  absl::StatusOr<bool> Reuse(Work& work, const p2p::Recipe& recipe, BlobUpload& upload);
+  absl::Status CompressBlob(Work& work, const p2p::Recipe& recipe, BlobUpload& upload);
+  absl::StatusOr<BlobUpload> MakeBootstrapUpload(Work& work, const Bootstrap& bootstrap);
+
+  absl::StatusOr<PushedImage> Send(Work& work, const Bootstrap& bootstrap,
+                                   const BlobUpload& bootstrap_upload);
+  absl::StatusOr<Digest> Tag(Work& work, ImageUploader& uploader, const p2p::ImageManifest& manifest);
 
   p2p::RegistryClient& registry_;
   ProgressSink& progress_;

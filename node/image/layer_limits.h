@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "absl/status/status.h"
+
 namespace sluice {
 
 // What the layers of an image may hold, so that a small one can't fill a disk.
@@ -29,6 +31,9 @@ struct LayerLimits {
 struct LayerUsage {
   uint64_t bytes = 0;  // of files, holes counted
   uint64_t entries = 0;
+
+  // Counts one more entry, whose file has `size` bytes. Errors: ResourceExhausted (over a limit; which).
+  absl::Status Add(uint64_t size, const LayerLimits& limits);
 };
 
 }  // namespace sluice

@@ -15,6 +15,8 @@ std::string_view NoticeText(NoticeKind kind) {
       return "extended attributes of the overlay file system's own were left out";
     case NoticeKind::kMisplacedXattr:
       return "extended attributes that files of their kind can't have were left out";
+    case NoticeKind::kForeignRecord:
+      return "records of pax headers that no container runtime applies were left out";
   }
   return "";
 }
@@ -24,6 +26,13 @@ void Notices::Add(NoticeKind kind, std::string_view path, std::string_view detai
   if (notice.count++ > 0) return;
   notice.first = p2p::Quoted(path);
   if (!detail.empty()) absl::StrAppend(&notice.first, ": ", p2p::Quoted(detail));
+}
+
+void Notices::Merge(const Notices& later) {
+  for (size_t i = 0; i < kNoticeKinds; ++i) {
+    if (notices_[i].count == 0) notices_[i].first = later.notices_[i].first;
+    notices_[i].count += later.notices_[i].count;
+  }
 }
 
 }  // namespace sluice

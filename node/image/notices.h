@@ -14,8 +14,9 @@ enum class NoticeKind : uint8_t {
   kForeignXattr,    // an extended attribute in a namespace that Linux, or EROFS, has not
   kOverlayXattr,    // one that the overlay file system keeps for itself
   kMisplacedXattr,  // one that a file of this kind can't have: "user." of a symbolic link
+  kForeignRecord,   // a pax record that container runtimes do not apply and other tools do
 };
-inline constexpr size_t kNoticeKinds = 4;
+inline constexpr size_t kNoticeKinds = 5;
 
 // What to say of a kind, after its count: "entries under reserved names (.wh..wh.*) were left out".
 std::string_view NoticeText(NoticeKind kind);
@@ -30,6 +31,9 @@ class Notices {
 
   // `detail`: what of it, such as the attribute's name; may be empty. Both are bytes from outside.
   void Add(NoticeKind kind, std::string_view path, std::string_view detail);
+
+  // Adds what another has counted, later than this.
+  void Merge(const Notices& later);
 
   const Notice& Of(NoticeKind kind) const { return notices_[static_cast<size_t>(kind)]; }
 

@@ -142,6 +142,25 @@ absl::StatusOr<std::map<std::string, std::string>> PaxHeader::Xattrs(uint64_t by
   return xattrs;
 }
 
+std::vector<std::string_view> PaxHeader::UnappliedOfEntry() const {
+  std::vector<std::string_view> keys;
+  for (const auto& [key, value] : records_) {
+    if (key.starts_with("SCHILY.acl.") || key == "RHT.security.selinux") keys.push_back(key);
+  }
+  return keys;
+}
+
+std::vector<std::string_view> PaxHeader::UnappliedOfAll() const {
+  std::vector<std::string_view> keys = UnappliedOfEntry();
+  for (const auto& [key, value] : records_) {
+    const bool of_entry = key == "path" || key == "linkpath" || key == "size" || key == "uid" ||
+                          key == "gid" || key == "mtime" || key.starts_with(kSchilyXattr) ||
+                          key.starts_with(kLibarchiveXattr);
+    if (of_entry) keys.push_back(key);
+  }
+  return keys;
+}
+
 std::optional<int64_t> ParsePaxNumber(std::string_view text) {
   if (text.starts_with('+')) {
     text.remove_prefix(1);

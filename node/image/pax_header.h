@@ -33,6 +33,11 @@ class PaxHeader {
   // `bytes_max`).
   absl::StatusOr<std::map<std::string, std::string>> Xattrs(uint64_t bytes_max) const;
 
+  // The keys of records that are not applied though they say something of a file: of an entry ACLs as text
+  // and SELinux labels, of all entries whatever else an entry's could say. As often as they stand there.
+  std::vector<std::string_view> UnappliedOfEntry() const;
+  std::vector<std::string_view> UnappliedOfAll() const;
+
   // "GNU.sparse.offset" and "GNU.sparse.numbytes" in their order, joined as "GNU.sparse.map" is.
   const std::string& sparse_pairs() const { return sparse_pairs_; }
 

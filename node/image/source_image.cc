@@ -94,7 +94,8 @@ absl::StatusOr<RemoteImage> ResolveRemoteImage(p2p::RegistryClient& registry,
     return absl::Status(chosen.status().code(),
                         absl::StrCat(reference.ToString(), ": ", chosen.status().message()));
   }
-  return RemoteImage{reference, chosen->fetched.digest, std::move(chosen->manifest)};
+  return RemoteImage{reference, chosen->fetched.digest, std::move(chosen->manifest),
+                     std::move(chosen->fetched.body)};
 }
 
 absl::Status DownloadBlob(p2p::RegistryClient& registry, const BlobOrigin& origin,

@@ -18,6 +18,7 @@ struct RemoteImage {
   p2p::ImageReference reference;
   Digest digest;  // of the manifest itself, not of an index that led to it
   p2p::ImageManifest manifest;
+  std::string bytes;  // the manifest, as it came
 };
 
 // Follows an index, and indexes in it, to the image that suits `platform` best (see p2p::ChooseImage);

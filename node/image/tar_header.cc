@@ -42,15 +42,13 @@ std::string_view UntilNul(std::string_view text) {
   return text.substr(0, text.find('\0'));
 }
 
-bool IsBlank(char c) {
-  return c == ' ' || c == '\0';
-}
-
 std::optional<int64_t> ParseOctal(std::string_view field) {
-  while (!field.empty() && IsBlank(field.front())) field.remove_prefix(1);
+  // Some pad in front, some behind; what follows a NUL behind the digits is nobody's.
+  field.remove_prefix(std::min(field.find_first_not_of(" \0"sv), field.size()));
+  field = UntilNul(field);
+  while (field.ends_with(' ')) field.remove_suffix(1);
   uint64_t value = 0;
   for (const char c : field) {
-    if (IsBlank(c)) break;  // what follows the terminator is nobody's
     if (c < '0' || c > '7' || value >> 60 != 0) return std::nullopt;
     value = value << 3 | static_cast<uint64_t>(c - '0');
   }

@@ -108,7 +108,11 @@ absl::StatusOr<bool> TarReader::ReadExtension(const TarHeader& header, TarExtens
   }
   absl::StatusOr<PaxHeader> pax = PaxHeader::Parse(*std::move(body));
   if (!pax.ok()) return pax.status();
-  if (type == 'g') return true;
+  if (type == 'g') {
+    for (const std::string_view key : pax->UnappliedOfAll())
+      notices_.Add(NoticeKind::kForeignRecord, header.path, key);
+    return true;
+  }
   extensions.pax = *std::move(pax);
   extensions.any = true;
   return true;
@@ -140,6 +144,9 @@ absl::Status TarReader::BeginEntry(const TarHeader& header, const TarExtensions&
   absl::StatusOr<LayerEntry> made = MakeTarEntry(header, extensions, limits_.xattr_bytes_max);
   if (!made.ok()) return made.status();
   entry = *std::move(made);
+  for (const std::string_view key : extensions.pax.UnappliedOfEntry()) {
+    notices_.Add(NoticeKind::kForeignRecord, path_, key);
+  }
   position_ = 0;
   sparse_.reset();
   readable_ = entry.kind == EntryKind::kRegular;
@@ -155,7 +162,7 @@ absl::Status TarReader::BeginEntry(const TarHeader& header, const TarExtensions&
     if (!size.ok()) return size.status();
     entry.size = *size;
   }
-  return Charge(entry);
+  return usage_.Add(entry.size, limits_);
 }
 
 absl::StatusOr<uint64_t> TarReader::BeginContents(const PaxHeader& pax) {
@@ -206,19 +213,6 @@ absl::StatusOr<uint64_t> TarReader::BeginSparse(SparseMap map, uint64_t size) {
   sparse_ = std::move(map);
   sparse_run_ = 0;
   return size;
-}
-
-absl::Status TarReader::Charge(const LayerEntry& entry) {
-  if (++usage_.entries > limits_.entries_max) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the image has more than ", limits_.entries_max, " entries"));
-  }
-  if (entry.size > limits_.bytes_max || usage_.bytes > limits_.bytes_max - entry.size) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("with it the image's files have more than ", limits_.bytes_max, " bytes"));
-  }
-  usage_.bytes += entry.size;
-  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> TarReader::ReadRun(ContentRun& run) {

@@ -13,6 +13,7 @@
 #include "node/image/byte_stream.h"
 #include "node/image/layer_limits.h"
 #include "node/image/layer_reader.h"
+#include "node/image/notices.h"
 #include "node/image/pax_header.h"
 #include "node/image/sparse_map.h"
 #include "node/image/tar_entry.h"
@@ -27,7 +28,7 @@ inline constexpr uint64_t kTarExtensionBytesMax = 1 << 20;
 // bytes, and no value is narrowed. Where readers differ it does as Go's archive/tar, with which container
 // runtimes read layers:
 // - of extended headers in a row the last counts, and GNU's long names before pax ones;
-// - global headers are read and not applied;
+// - global headers, ACLs as text and SELinux labels are read and not applied, which notices say;
 // - owners are the numbers, not the names;
 // - only V7's type '\0' is a directory when its path ends in '/', and links and directories have no contents,
 //   whatever size they name;
@@ -44,6 +45,9 @@ class TarReader final : public LayerReader {
   absl::StatusOr<bool> Next(LayerEntry& entry) override;
   absl::StatusOr<bool> NextRun(ContentRun& run) override;
 
+  // What entries so far said and was not taken.
+  const Notices& notices() const { return notices_; }
+
  private:
   absl::StatusOr<bool> ReadEntry(LayerEntry& entry);
   // To block_; false at the archive's end.
@@ -57,7 +61,6 @@ class TarReader final : public LayerReader {
   absl::StatusOr<uint64_t> BeginOldSparse(const TarHeader& header);
   absl::StatusOr<uint64_t> BeginSparse(SparseMap map, uint64_t size);
   absl::StatusOr<SparseMap> ReadStoredSparseMap();
-  absl::Status Charge(const LayerEntry& entry);
   absl::StatusOr<bool> ReadRun(ContentRun& run);
   absl::Status SkipContents();
 
@@ -89,6 +92,7 @@ class TarReader final : public LayerReader {
   uint64_t position_ = 0;                          // in the file, behind the run last given
   std::optional<SparseMap> sparse_;
   size_t sparse_run_ = 0;  // where the next bytes belong
+  Notices notices_;
   bool ended_ = false;
   absl::Status status_;
 };

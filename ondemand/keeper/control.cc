@@ -42,11 +42,15 @@ bool IsBlobName(const char (&name)[kBlobNameLength]) {
                      [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
-bool AllPresent(const BlobRecord& record) {
-  const uint64_t chunks = std::min<uint64_t>(((record.size - 1) >> record.chunk_shift) + 1, kChunksMax);
+uint64_t ChunkCount(uint64_t size, uint32_t chunk_shift) {
+  return std::min<uint64_t>(((size - 1) >> chunk_shift) + 1, kChunksMax);
+}
+
+bool AllPresent(const BlobRecord& record, const PresenceBits& bits) {
+  const uint64_t chunks = ChunkCount(record.size, record.chunk_shift);
   for (uint64_t first = 0; first < chunks; first += 64) {
     const uint64_t all = chunks - first < 64 ? (uint64_t{1} << (chunks - first)) - 1 : ~uint64_t{0};
-    if ((record.present[first / 64].load(std::memory_order_seq_cst) & all) != all) return false;
+    if ((bits.words[first / 64].load(std::memory_order_seq_cst) & all) != all) return false;
   }
   return true;
 }
@@ -198,7 +202,7 @@ void Control::ServeConnection(int connection) {
   const Header* header = message.ok() ? ParseRequest(message.value().bytes) : nullptr;
   if (header == nullptr) {
     if (message.ok() && IsOfAnotherVersion(message.value().bytes))
-      (void)SendMessage(connection, BytesOf(Reply{}), {});
+      (void)SendMessage(connection, BytesOf(Reply{}).first(offsetof(Reply, mount)), {});
     if (message.ok() || message.error().code == EPROTO) Log("malformed request; the connection is closed");
     CloseConnection(connection);
     return;
@@ -343,7 +347,10 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   free->hits.store(0);
   free->hit_bytes.store(0);
   std::memcpy(free->name, request.name, kBlobNameLength);
-  for (auto& word : free->present) word.store(0, std::memory_order_relaxed);
+  // Not those beyond the last chunk, for which there need be no memory.
+  const uint64_t words = (ChunkCount(request.size, request.chunk_shift) + 63) / 64;
+  for (auto& word : std::span(parts_.journal.layout().present[*entry].words).first(words))
+    word.store(0, std::memory_order_relaxed);
   free->in_use.store(1, std::memory_order_release);
   Outcome guarded = parts_.door.Guard(*entry);
   if (!guarded.ok()) free->in_use.store(0, std::memory_order_release);
@@ -385,7 +392,8 @@ void Control::ClearStaleMarks() {
   marks_are_stale_ = false;
   for (uint32_t entry = 0; entry < kBlobsMax; ++entry) {
     const BlobRecord* record = Record(entry);
-    if (record == nullptr || record->complete.load() == 0 || AllPresent(*record)) continue;
+    if (record == nullptr || record->complete.load() == 0) continue;
+    if (AllPresent(*record, parts_.journal.layout().present[entry])) continue;
     const Outcome cleared = MarkBlob(entry, RequestKind::kClearComplete);
     if (!cleared.ok()) Log("a blob may be read unasked, it is tried again: %s", cleared.error().text.c_str());
   }

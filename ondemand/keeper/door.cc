@@ -39,8 +39,8 @@ auto ChunksOf(const BlobRecord& record, uint64_t offset, uint64_t length) {
   return std::views::iota(std::min(offset >> shift, end), end);
 }
 
-bool IsPresent(const BlobRecord& record, uint64_t chunk) {
-  return (record.present[chunk / 64].load(std::memory_order_acquire) >> chunk % 64 & 1) != 0;
+bool IsPresent(const PresenceBits& bits, uint64_t chunk) {
+  return (bits.words[chunk / 64].load(std::memory_order_acquire) >> chunk % 64 & 1) != 0;
 }
 
 void DrainEvent(int fd) {
@@ -196,10 +196,10 @@ void Door::UpdateIntake() {
 // ------------------------------------------------------------------------------------------------ slots
 
 bool Door::AllPresent(uint32_t entry, uint32_t chunk_shift, uint64_t offset, uint64_t length) const {
-  const BlobRecord& record = journal_.layout().blobs[entry];
+  const PresenceBits& bits = journal_.layout().present[entry];
   const uint64_t last = (offset + length - 1) >> chunk_shift;
   for (uint64_t chunk = offset >> chunk_shift; chunk <= last; ++chunk) {
-    if (!IsPresent(record, chunk)) return false;
+    if (!IsPresent(bits, chunk)) return false;
   }
   return true;
 }
@@ -217,7 +217,7 @@ bool Door::FailsAgain(const SlotRead& read) {
   const int64_t now_ns = NowNs();
   const BlobRecord& record = journal_.layout().blobs[read.blob];
   for (const uint64_t chunk : ChunksOf(record, read.offset, read.length)) {
-    if (IsPresent(record, chunk)) continue;
+    if (IsPresent(journal_.layout().present[read.blob], chunk)) continue;
     const auto failed = failed_until_ns_.find(FailureKey(read, chunk));
     if (failed != failed_until_ns_.end() && now_ns < failed->second) return true;
   }

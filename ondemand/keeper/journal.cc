@@ -87,7 +87,8 @@ Result<std::unique_ptr<Journal>> Journal::Create(uint32_t slot_count, DoorKind d
   if (fcntl(file.get(), F_ADD_SEALS, kSeals) != 0) return ErrnoError("seal the journal");
   Result<void*> memory = MapJournal(file.get());
   if (!memory.ok()) return memory.error();
-  // Default, not value initialisation: it must not write zeros over 33 MiB of memory that is zero already.
+  // Default, not value initialisation: it must not write zeros over 160 MiB of memory that is zero already,
+  // and need not be there.
   auto* layout = static_cast<JournalLayout*>(memory.value());
   layout->magic = kJournalMagic;
   layout->version = kJournalVersion;

@@ -35,11 +35,11 @@
 namespace sluice::keeper {
 
 inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
-inline constexpr uint32_t kJournalVersion = 5;
+inline constexpr uint32_t kJournalVersion = 6;
 inline constexpr uint32_t kSlotsMax = 16384;
-inline constexpr uint32_t kBlobsMax = 4096;
+inline constexpr uint32_t kBlobsMax = 16384;
 inline constexpr uint32_t kMountsMax = 1024;
-inline constexpr uint32_t kDevicesMax = 256;  // of one mount
+inline constexpr uint32_t kDevicesMax = 500;  // of one mount
 inline constexpr uint32_t kChunksMax = 65536;
 inline constexpr uint32_t kChunkShiftMin = 14;  // 16 KiB
 inline constexpr uint32_t kChunkShiftMax = 26;  // 64 MiB
@@ -53,8 +53,8 @@ inline constexpr uint32_t kSysfsNameMax = 168;  // a domain and an fsid fit
 inline constexpr uint32_t kMountLineMax = 256;
 inline constexpr uint32_t kNoBlob = ~uint32_t{0};
 inline constexpr uint32_t kInboxBytes = 8192;
-inline constexpr uint32_t kObjectsMax = 8192;
-inline constexpr uint32_t kCacheKeyMax = 256;  // more than fscache allows
+inline constexpr uint32_t kObjectsMax = 32768;  // a blob has one for each domain
+inline constexpr uint32_t kCacheKeyMax = 256;   // more than fscache allows
 
 // Which of the kernel's interfaces reads come through.
 enum class DoorKind : uint32_t { kFanotify = 1, kCachefiles = 2, kFuse = 3 };
@@ -136,7 +136,7 @@ class alignas(64) Slot {
 };
 
 // A blob whose reads are guarded. `in_use` is written last when an entry is made and first when it goes; the
-// other fields, but for the counts and the bits, do not change between.
+// other fields, but for the counts, do not change between.
 struct BlobRecord {
   std::atomic<uint32_t> in_use{0};
   std::atomic<uint32_t> complete{0};  // its ignore mark is set
@@ -150,7 +150,13 @@ struct BlobRecord {
   std::atomic<uint64_t> hits{0};      // reads that the keeper let pass, and their bytes
   std::atomic<uint64_t> hit_bytes{0};
   char name[kBlobNameLength] = {};  // its file's name in the store; not terminated
-  std::atomic<uint64_t> present[kPresenceWords] = {};
+};
+
+// Which chunks of a blob may be read, a bit each. Apart from the record: who looks for a blob looks at all
+// records, and must not make the kernel find memory for the bits of those that are not there. Bits beyond the
+// blob's last chunk may be anything.
+struct PresenceBits {
+  std::atomic<uint64_t> words[kPresenceWords] = {};
 };
 
 // A file of the kernel's cache that is open: the kernel's copy of a blob (cachefiles). Written by keepers.
@@ -226,6 +232,7 @@ struct JournalLayout {
   alignas(64) char inbox[kInboxBytes] = {};
   alignas(64) Slot slots[kSlotsMax];
   BlobRecord blobs[kBlobsMax];
+  alignas(4096) PresenceBits present[kBlobsMax];  // by the blob's entry
   MountRecord mounts[kMountsMax];
   // Grows with every change of an object; a futex that the daemon waits on.
   alignas(64) std::atomic<uint32_t> object_changes{0};

@@ -187,10 +187,22 @@ Result<std::unique_ptr<Door>> AdoptDoor(Journal& journal, Descriptor requests, D
       std::make_unique<FanotifyDoor>(journal, std::move(watch.value()), completions));
 }
 
+// Events have descriptors, and so have objects; behind FUSE each blob has one, and each answer that waits for
+// the disk.
+uint32_t DescriptorsWanted(const Options& options) {
+  switch (options.door) {
+    case DoorKind::kFanotify:
+      return options.slots;
+    case DoorKind::kCachefiles:
+      return std::max(options.slots, kObjectsMax);
+    case DoorKind::kFuse:
+      return kBlobsMax + options.slots;
+  }
+  return options.slots;
+}
+
 Result<Foundation> LayFoundation(const Options& options) {
-  // Events have descriptors, and so have objects.
-  const bool objects = options.door == DoorKind::kCachefiles;
-  Result<uint32_t> slots = LimitDescriptors(objects ? std::max(options.slots, kObjectsMax) : options.slots);
+  Result<uint32_t> slots = LimitDescriptors(DescriptorsWanted(options));
   if (!slots.ok()) return slots.error();
   Result<std::unique_ptr<Journal>> journal =
       Journal::Create(std::min(slots.value(), options.slots), options.door);

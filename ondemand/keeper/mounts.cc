@@ -43,17 +43,26 @@ std::string PathOf(int fd) {
   return "/proc/self/fd/" + std::to_string(fd);
 }
 
-// What the kernel says of a failed mount (fsopen(2), "message retrieval"); empty if nothing.
+// What the kernel says of a failed mount (fsopen(2), "message retrieval"), each line without the letter that
+// says how grave it is; empty if nothing.
 std::string KernelMessages(int context) {
   std::string all;
   char line[512];
   for (int i = 0; i < kKernelMessagesMax; ++i) {
     const ssize_t length = read(context, line, sizeof(line));
     if (length <= 0) break;
-    all.append(all.empty() ? " (" : "; ").append(line, static_cast<size_t>(length));
-    while (!all.empty() && all.back() == '\n') all.pop_back();
+    std::string_view text(line, static_cast<size_t>(length));
+    if (text.size() > 2 && text[1] == ' ') text.remove_prefix(2);
+    while (text.ends_with('\n')) text.remove_suffix(1);
+    all.append(all.empty() ? " (" : "; ").append(text);
   }
   return all.empty() ? all : all + ")";
+}
+
+Error MountError(int context, const std::string& what) {
+  Error error = ErrnoError(what);
+  error.text += KernelMessages(context);
+  return error;
 }
 
 // What Debian 12's <linux/stat.h> lacks (Linux 6.8).
@@ -166,45 +175,50 @@ Outcome ReadRoot(int mount) {
 
 Result<Descriptor> Create(int context) {
   // Or else the kernel opens block devices for writing.
-  if (fsconfig(context, FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0) return ErrnoError("mount read-only");
-  if (fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
-    Error error = ErrnoError("the kernel does not take the bootstrap as an EROFS image");
-    error.text += KernelMessages(context);
-    return error;
-  }
+  if (fsconfig(context, FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0)
+    return MountError(context, "mount read-only");
+  if (fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+    return MountError(context, "the kernel does not take the bootstrap as an EROFS image");
   const unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
   Descriptor mount(fsmount(context, FSMOUNT_CLOEXEC, attributes));
-  if (!mount.valid()) return ErrnoError("mount the image");
+  if (!mount.valid()) return MountError(context, "mount the image");
   if (Outcome read = ReadRoot(mount.get()); !read.ok()) return read.error();
   return mount;
 }
 
-// From files, the first of which is the bootstrap; or from loop devices on them.
-Result<Descriptor> MountFiles(std::span<const std::string> files, bool loops) {
+// From files, the first of which is the bootstrap, or from block devices.
+Result<Descriptor> MountFiles(std::span<const std::string> files) {
   Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
   if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
-  // The mount holds its loop devices from when it is made; until then we do.
-  std::vector<LoopDevice> held;
   const char* key = "source";
-  for (std::string path : files) {
-    if (loops) {
-      Result<LoopDevice> loop = AttachLoop(path);
-      if (!loop.ok()) return loop.error();
-      path = loop.value().path;
-      held.push_back(std::move(loop.value()));
-    }
+  for (const std::string& path : files) {
     if (SetString(context.get(), key, path) != 0)
-      return ErrnoError(std::string("give the kernel the ") + key);
+      return MountError(context.get(), std::string("give the kernel the ") + key);
     key = "device";
   }
   return Create(context.get());
+}
+
+// From loop devices on the files, the first of which is the bootstrap.
+Result<Descriptor> MountLoops(std::span<const std::string> files) {
+  // The mount holds its devices from when it is made; until then we do.
+  std::vector<LoopDevice> held;
+  std::vector<std::string> paths;
+  LoopDevices devices;
+  for (const std::string& path : files) {
+    Result<LoopDevice> loop = held.empty() ? AttachLoop(path) : devices.Share(path);
+    if (!loop.ok()) return loop.error();
+    paths.push_back(loop.value().path);
+    held.push_back(std::move(loop.value()));
+  }
+  return MountFiles(paths);
 }
 
 }  // namespace
 
 Result<std::string> Mounts::DevicePath(uint32_t blob_entry) {
   if (blob_entry >= kBlobsMax || journal_.layout().blobs[blob_entry].in_use.load() == 0) {
-    return Error{ENODEV, "a device of the image is not guarded"};
+    return Error{ENODEV, "its blob is not guarded"};
   }
   const BlobRecord& record = journal_.layout().blobs[blob_entry];
   const std::string name = NameOf(record);
@@ -218,14 +232,15 @@ Result<Descriptor> Mounts::MakeFilesystem(const MountCall& call, int bootstrap,
   std::vector<std::string> paths{PathOf(bootstrap)};
   for (uint32_t i = 0; i < call.device_count; ++i) {
     Result<std::string> path = DevicePath(call.devices[i]);
-    if (!path.ok()) return path.error();
+    if (!path.ok())
+      return Error{path.error().code, "device " + std::to_string(i + 1) + ": " + path.error().text};
     paths.push_back(std::move(path.value()));
   }
-  if (journal_.layout().door != DoorKind::kFuse) return MountFiles(paths, false);
+  if (journal_.layout().door != DoorKind::kFuse) return MountFiles(paths);
   // fanotify's events are not raised for a loop device: it reads ahead of any reader, on its own thread.
   const auto make = [&paths]() -> Result<Descriptor> {
-    Result<Descriptor> mount = MountFiles(paths, false);
-    return mount.ok() || mount.error().code != ENOTBLK ? std::move(mount) : MountFiles(paths, true);
+    Result<Descriptor> mount = MountFiles(paths);
+    return mount.ok() || mount.error().code != ENOTBLK ? std::move(mount) : MountLoops(paths);
   };
   const int keep[] = {door_.kernel().tree, bootstrap};
   return MountingProcess().Run(make, {keep, abort_on, TimeoutMs()});
@@ -243,11 +258,12 @@ Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const
     if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
     if (SetString(context.get(), "fsid", record.fsid) != 0 ||
         (record.domain[0] != 0 && SetString(context.get(), "domain_id", record.domain) != 0)) {
-      return ErrnoError("name the image in the kernel's cache (needs CONFIG_EROFS_FS_ONDEMAND)");
+      return MountError(context.get(),
+                        "name the image in the kernel's cache (needs CONFIG_EROFS_FS_ONDEMAND)");
     }
     for (uint32_t i = 0; i < record.device_count; ++i) {
       if (SetString(context.get(), "device", NameOf(journal_.layout().blobs[record.devices[i]])) != 0)
-        return ErrnoError("give the kernel a device");
+        return MountError(context.get(), "give the kernel a device");
     }
     return Create(context.get());
   };

@@ -19,11 +19,11 @@ class Mounts {
 
   // Mounts `bootstrap` (a descriptor) with the devices of the call, read-only, nodev, nosuid. Reads of the
   // bootstrap itself come through the door only if the kernel has a copy of its own of it (cachefiles). Where
-  // the kernel mounts only block devices, the FUSE door's files get loop devices, which go with the mount.
-  // When it returns the image's root directory was read, and all its blobs are open in the kernel.
-  // REQUIRES: Door::Prove() was successful just before. Errors: ENODEV (a device is not guarded), ENOSPC (too
-  // many mounts), else what the kernel says, with its own words. Source: Documentation/filesystems/erofs.rst,
-  // "device=%s"; fsopen(2), fsconfig(2), fsmount(2).
+  // the kernel mounts only block devices, the FUSE door's files get loop devices, one a blob for all mounts,
+  // which go with the last of these. When it returns the image's root directory was read, and all its blobs
+  // are open in the kernel. REQUIRES: Door::Prove() was successful just before. Errors: ENODEV (a device is
+  // not guarded), ENOSPC (too many mounts), else what the kernel says, with its own words. Source:
+  // Documentation/filesystems/erofs.rst, "device=%s"; fsopen(2), fsconfig(2), fsmount(2).
   Outcome Mount(const MountCall& call, int bootstrap, std::span<const int> abort_on);
   // Errors: ENOENT (none of ours), EBUSY, EINVAL.
   Outcome Unmount(const std::string& mount_point);

@@ -15,7 +15,7 @@
 namespace sluice::keeper {
 
 inline constexpr uint32_t kWireMagic = 0x4b4c5753;
-inline constexpr uint32_t kWireVersion = 3;
+inline constexpr uint32_t kWireVersion = 4;
 inline constexpr uint32_t kReplyTextMax = 1024;
 
 enum class RequestKind : uint32_t {

@@ -19,6 +19,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kPlatformPartBytesMax = 64;
+constexpr uint64_t kStoredMoreMax = 1 << 20;
 
 absl::Status Invalid(absl::string_view where, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat(where, ": ", why));
@@ -358,6 +359,11 @@ absl::StatusOr<SeekTablePlace> ParseSeekTablePlace(std::string_view text) {
 // How a compressed layer is stored. `spec` says what it is.
 absl::StatusOr<StoredForm> ReadStoredForm(const Descriptor& layer, const BlobSpec& spec) {
   StoredForm stored{layer.digest, layer.size, std::nullopt};
+  // A little is added by frames and their table: more than that is no compression of the blob.
+  if (const uint64_t max = spec.size + spec.size / 16 + kStoredMoreMax; layer.size > max) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(layer.size, " stored bytes are no compression of ", spec.size, " plain ones"));
+  }
   const std::string_view text = layer.Annotation(annotation::kSeekTable);
   if (text.empty()) return stored;
   const absl::StatusOr<SeekTablePlace> place = ParseSeekTablePlace(text);

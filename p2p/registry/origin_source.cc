@@ -3,26 +3,59 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <memory>
+#include <deque>
+#include <future>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "p2p/http/text.h"
+#include "p2p/registry/frame_decoder.h"
+#include "p2p/registry/seek_table.h"
 
 namespace sluice::p2p {
-namespace {
 
-// One fetch, until its OnDone. Its steps follow one another, so its fields need no lock, but for those by
-// which it is cancelled and raised meanwhile.
-class OriginFetch final : public FetchControl, public std::enable_shared_from_this<OriginFetch> {
+// Who gave wrong bytes of a blob. Thread-safe.
+class OriginSource::Liars {
  public:
-  // REQUIRES: there are origins
-  OriginFetch(RegistryClient& registry, AccessLedger& ledger, const Clock& clock,
-              std::vector<BlobOrigin> origins, FetchRequest request, ChunkSource::OnChunk on_chunk,
-              ChunkSource::OnDone on_done)
-      : registry_(registry),
-        ledger_(ledger),
-        clock_(clock),
+  void Add(const BlobKey& blob, SenderId sender) {
+    const Liar liar(blob, sender);
+    const std::lock_guard lock(mutex_);
+    if (std::find(liars_.begin(), liars_.end(), liar) != liars_.end()) return;
+    if (liars_.size() == kLiarsMax) liars_.pop_front();
+    liars_.push_back(liar);
+  }
+
+  // The origins of a blob, those that gave wrong bytes of it last.
+  std::vector<BlobOrigin> PutLast(const BlobKey& blob, std::vector<BlobOrigin> origins) const {
+    const std::lock_guard lock(mutex_);
+    if (liars_.empty() || origins.size() < 2) return origins;
+    std::stable_partition(origins.begin(), origins.end(), [&](const BlobOrigin& origin) {
+      return std::find(liars_.begin(), liars_.end(), Liar(blob, TagOf(origin))) == liars_.end();
+    });
+    return origins;
+  }
+
+ private:
+  using Liar = std::pair<BlobKey, SenderId>;
+
+  mutable std::mutex mutex_;
+  std::deque<Liar> liars_;  // guarded by mutex_; no two alike
+};
+
+// One fetch, until its OnDone. Its steps follow one another, on the threads of the client and the executor,
+// so its fields need no lock, but for those by which it is cancelled and raised, and frames wait, meanwhile.
+class OriginSource::Fetching final : public FetchControl, public std::enable_shared_from_this<Fetching> {
+ public:
+  // REQUIRES: there are origins; `facts` are the blob's
+  Fetching(const Parts& parts, std::shared_ptr<SeekTableCache> tables, std::shared_ptr<Liars> liars,
+           std::shared_ptr<const BlobSpec> facts, std::vector<BlobOrigin> origins, FetchRequest request,
+           ChunkSource::OnChunk on_chunk, ChunkSource::OnDone on_done)
+      : parts_(parts),
+        tables_(std::move(tables)),
+        liars_(std::move(liars)),
+        facts_(std::move(facts)),
         origins_(std::move(origins)),
         request_(std::move(request)),
         on_chunk_(std::move(on_chunk)),
@@ -33,16 +66,20 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
     if (origin_ >= origins_.size()) return Finish(std::move(worst_));
     progressed_ = false;
     filled_ = 0;
-    const ChunkSpan left{next_, request_.chunks.end().value() - next_.value()};
-    const uint64_t ask = BeginAsking();
-    const std::shared_ptr<FetchControl> asked = registry_.ReadBlobRange(
-        origins_[origin_], request_.blob->digest(), request_.blob->geometry().size(),
-        request_.blob->geometry().RangeOf(left), fetch_class_, DeadlineOfOne(),
-        // Before any chunk can be committed, so that none is ever taken for public that is not.
-        [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
-        [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
-        [self = shared_from_this()](absl::Status status) { self->OnRangeDone(std::move(status)); });
-    NoteAsked(ask, asked);
+    table_ = nullptr;
+    stored_ = facts_->StoredAt(origins_[origin_]);
+    if (!stored_) return AskForBytes();
+    if (stored_->seek_table) return AskForTable();
+    const ChunkGeometry& geometry = request_.blob->geometry();
+    if (geometry.chunk_count() > 1) {
+      return OnRangeDone(absl::FailedPreconditionError(
+          absl::StrCat("blob ", request_.blob->digest().ToString(), " is stored compressed as a whole at ",
+                       OriginName(), ": no part of it can be fetched")));
+    }
+    absl::StatusOr<SeekTable> table = SeekTable::OfOneFrame(geometry, stored_->size);
+    if (!table.ok()) return OnRangeDone(OfTable(table.status()));
+    table_ = std::make_shared<const SeekTable>(*std::move(table));
+    AskForBytes();
   }
 
   void Raise(FetchClass fetch_class) override {
@@ -57,6 +94,47 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
   }
 
  private:
+  std::string OriginName() const {
+    return absl::StrCat(origins_[origin_].registry, "/", origins_[origin_].repository);
+  }
+  SenderId Sender() const { return SenderId{TagOf(origins_[origin_])}; }
+
+  void AskForTable() {
+    const uint64_t ask = BeginAsking();
+    NoteAsked(ask, tables_->Get(
+                       origins_[origin_], *stored_, request_.blob->geometry(), fetch_class_, DeadlineOfOne(),
+                       [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
+                       [self = shared_from_this()](absl::StatusOr<SeekTableCache::Table> table) {
+                         if (!table.ok()) return self->OnRangeDone(self->OfTable(table.status()));
+                         self->table_ = *std::move(table);
+                         self->AskForBytes();
+                       }));
+  }
+  absl::Status OfTable(const absl::Status& status) const {
+    return absl::Status(status.code(), absl::StrCat("seek table of blob ", request_.blob->digest().ToString(),
+                                                    " at ", OriginName(), ": ", status.message()));
+  }
+
+  void AskForBytes() {
+    const ChunkSpan left{next_, request_.chunks.end().value() - next_.value()};
+    const ChunkGeometry& geometry = request_.blob->geometry();
+    const uint64_t ask = BeginAsking();
+    const std::shared_ptr<FetchControl> asked = parts_.registry.ReadBlobRange(
+        origins_[origin_], stored_ ? stored_->digest : request_.blob->digest(),
+        stored_ ? stored_->size : geometry.size(), table_ ? table_->RangeOf(left) : geometry.RangeOf(left),
+        fetch_class_, DeadlineOfOne(),
+        // Before any chunk can be committed, so that none is ever taken for public that is not.
+        [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
+        [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
+        [self = shared_from_this()](absl::Status status) {
+          if (!self->table_) return self->OnRangeDone(std::move(status));
+          // After the frames that have come.
+          self->Enqueue(
+              [self, status = std::move(status)]() mutable { self->OnRangeDone(std::move(status)); });
+        });
+    NoteAsked(ask, asked);
+  }
+
   uint64_t BeginAsking() {
     const std::lock_guard lock(mutex_);
     asked_.reset();
@@ -77,11 +155,15 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
     return asked_.lock();
   }
 
+  // Of the chunk that comes next: its own bytes, or its frame's.
+  uint64_t NextLength() const {
+    return table_ ? table_->RangeOf(next_).length : request_.blob->geometry().RangeOf(next_).length;
+  }
+
   void OnData(std::span<const std::byte> bytes) {
     request_.progress->Add(bytes.size());
     while (!bytes.empty()) {
-      const uint64_t length = request_.blob->geometry().RangeOf(next_).length;
-      if (filled_ == 0) chunk_ = Buffer(static_cast<size_t>(length));
+      if (filled_ == 0) chunk_ = Buffer(static_cast<size_t>(NextLength()));
       const size_t n = std::min<size_t>(bytes.size(), chunk_.size() - filled_);
       std::memcpy(chunk_.data() + filled_, bytes.data(), n);
       filled_ += n;
@@ -89,24 +171,79 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
       if (filled_ < chunk_.size()) return;
       filled_ = 0;
       progressed_ = true;
-      on_chunk_(std::exchange(next_, next_.next()), std::move(chunk_), SenderId{TagOf(origins_[origin_])});
+      const ChunkIndex index = std::exchange(next_, next_.next());
+      if (!table_) {
+        Deliver(index, std::move(chunk_));
+      } else {
+        Enqueue(
+            [self = shared_from_this(), index, frame = std::move(chunk_)] { self->Decode(index, frame); });
+      }
     }
   }
 
-  void OnAccess(OriginAccess access) { ledger_.NoteAccess(request_.blob->key(), origins_[origin_], access); }
+  void Deliver(ChunkIndex index, Buffer plain) {
+    parts_.telemetry.origin_plain_bytes.Add(plain.size());
+    on_chunk_(index, std::move(plain), Sender());
+  }
+
+  // On the executor, as all that was enqueued.
+  void Decode(ChunkIndex index, const Buffer& frame) {
+    if (cancelled_) return;
+    if (!decoder_) decoder_.emplace();
+    Buffer plain(static_cast<size_t>(request_.blob->geometry().RangeOf(index).length));
+    const absl::Status decoded = decoder_->Decode(frame.span(), plain.span());
+    if (decoded.ok()) return Deliver(index, std::move(plain));
+    parts_.telemetry.verify_failures[static_cast<size_t>(SourceKind::kOrigin)].Add();
+    liars_->Add(request_.blob->key(), Sender());
+    if (!lie_.ok()) return;
+    lie_ = absl::DataLossError(absl::StrCat("chunk ", index.value(), " of blob ",
+                                            request_.blob->digest().ToString(), " from ", OriginName(), ": ",
+                                            decoded.message()));
+  }
+
+  // Runs `step` on the executor, after all that were enqueued before.
+  void Enqueue(Task step) {
+    {
+      const std::lock_guard lock(mutex_);
+      steps_.push_back(std::move(step));
+      if (std::exchange(working_, true)) return;
+    }
+    parts_.io.Post([self = shared_from_this()] { self->Work(); });
+  }
+  void Work() {
+    while (true) {
+      Task step;
+      {
+        const std::lock_guard lock(mutex_);
+        if (steps_.empty()) {
+          working_ = false;
+          return;
+        }
+        step = std::move(steps_.front());
+        steps_.pop_front();
+      }
+      std::move(step)();
+    }
+  }
+
+  void OnAccess(OriginAccess access) {
+    parts_.ledger.NoteAccess(request_.blob->key(), origins_[origin_], access);
+  }
 
   bool IsLast() const { return origin_ + 1 == origins_.size(); }
   // One that is silent leaves half of the time to those that are left.
   Instant DeadlineOfOne() const {
     if (IsLast()) return request_.deadline;
-    const Instant now = clock_.Now();
+    const Instant now = parts_.clock.Now();
     return now + (request_.deadline - now) / 2;
   }
 
   void OnRangeDone(absl::Status status) {
-    if (next_ == request_.chunks.end()) return Finish(absl::OkStatus());
+    // Frames that came were left alone since.
+    if (cancelled_ && table_) return Finish(absl::CancelledError("nobody wants it any more"));
+    if (next_ == request_.chunks.end()) return Finish(std::move(lie_));
     // With no time left, or nobody left to ask through, another registry would say the same.
-    if ((absl::IsDeadlineExceeded(status) && (IsLast() || clock_.Now() >= request_.deadline)) ||
+    if ((absl::IsDeadlineExceeded(status) && (IsLast() || parts_.clock.Now() >= request_.deadline)) ||
         absl::IsCancelled(status)) {
       return Finish(std::move(status));
     }
@@ -145,9 +282,10 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
     std::move(on_done_)(std::move(status));
   }
 
-  RegistryClient& registry_;
-  AccessLedger& ledger_;
-  const Clock& clock_;
+  const Parts parts_;
+  const std::shared_ptr<SeekTableCache> tables_;
+  const std::shared_ptr<Liars> liars_;
+  const std::shared_ptr<const BlobSpec> facts_;
   const std::vector<BlobOrigin> origins_;  // in the order in which they are asked
   const FetchRequest request_;
   ChunkSource::OnChunk on_chunk_;
@@ -155,11 +293,15 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
 
   size_t origin_ = 0;  // of origins_
   uint32_t resumes_ = 0;
-  ChunkIndex next_;  // the first chunk that has not been delivered
-  Buffer chunk_;     // what has come of it
+  const StoredForm* stored_ = nullptr;      // at that origin, of facts_; null: plain
+  std::shared_ptr<const SeekTable> table_;  // if it is stored compressed
+  ChunkIndex next_;                         // the first chunk that has not come whole
+  Buffer chunk_;                            // what has come of it, or of its frame
   size_t filled_ = 0;
   bool progressed_ = false;  // since the last Ask
   absl::Status worst_;       // of the registries asked so far
+  std::optional<FrameDecoder> decoder_;
+  absl::Status lie_;  // of the first frame that lied
 
   std::atomic<bool> cancelled_{false};
   std::atomic<FetchClass> fetch_class_{request_.fetch_class};
@@ -167,41 +309,79 @@ class OriginFetch final : public FetchControl, public std::enable_shared_from_th
   uint64_t asks_ = 0;
   // What is asked now. It holds this fetch until it has answered; the other way round it would never go.
   std::weak_ptr<FetchControl> asked_;
+  std::deque<Task> steps_;  // enqueued
+  bool working_ = false;    // a task runs them, or is about to
 };
 
-}  // namespace
+OriginSource::OriginSource(Parts parts, size_t seek_table_bytes_max)
+    : parts_(parts),
+      tables_(std::make_shared<SeekTableCache>(SeekTableCache::Parts{parts.registry, parts.clock, parts.io},
+                                               seek_table_bytes_max)),
+      liars_(std::make_shared<Liars>()) {}
+
+OriginSource::~OriginSource() = default;
 
 FetchHandle OriginSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
-  std::vector<BlobOrigin> origins = OriginsOf(*request.blob);
+  std::shared_ptr<const BlobSpec> facts = request.blob->facts();
+  std::vector<BlobOrigin> origins = liars_->PutLast(request.blob->key(), facts->origins);
   if (origins.empty()) {
     std::move(on_done)(absl::NotFoundError(
         absl::StrCat("no registry is known to hold ", request.blob->digest().ToString())));
     return {};
   }
-  auto fetch = std::make_shared<OriginFetch>(registry_, ledger_, clock_, std::move(origins),
-                                             std::move(request), std::move(on_chunk), std::move(on_done));
+  auto fetch = std::make_shared<Fetching>(parts_, tables_, liars_, std::move(facts), std::move(origins),
+                                          std::move(request), std::move(on_chunk), std::move(on_done));
   fetch->Ask();
   return FetchHandle(std::move(fetch));
 }
 
-void OriginSource::Judge(SenderId sender, const Blob& blob, ChunkIndex, Verdict verdict) {
-  if (verdict == Verdict::kRight) return;
-  const Liar liar(blob.key(), sender);
-  const std::lock_guard lock(mutex_);
-  if (std::find(liars_.begin(), liars_.end(), liar) != liars_.end()) return;
-  if (liars_.size() == kLiarsMax) liars_.pop_front();
-  liars_.push_back(liar);
+absl::StatusOr<OriginSource::GivenChunk> OriginSource::ReadChunk(const BlobOrigin& origin,
+                                                                 const std::shared_ptr<Blob>& blob,
+                                                                 ChunkIndex index, Instant deadline) {
+  // What the fetch refers to, until its callbacks have gone.
+  struct Answer final : public AccessLedger {
+    void NoteAccess(const BlobKey&, const BlobOrigin&, OriginAccess access) override {
+      given.access = access;
+    }
+    OriginAccess AccessOf(const BlobKey&, const BlobOrigin&) const override { return given.access; }
+
+    GivenChunk given;
+    std::promise<absl::Status> done;
+  };
+  const auto answer = std::make_shared<Answer>();
+  std::future<absl::Status> done = answer->done.get_future();
+  const auto fetch = std::make_shared<Fetching>(
+      Parts{parts_.registry, *answer, parts_.clock, parts_.io, parts_.telemetry}, tables_, liars_,
+      blob->facts(), std::vector{origin},
+      FetchRequest{.blob = blob,
+                   .chunks = {index, 1},
+                   .fetch_class = FetchClass::kDemand,
+                   .deadline = deadline,
+                   .progress = std::make_shared<FetchProgress>(parts_.clock)},
+      [answer](ChunkIndex, Buffer chunk, SenderId) { answer->given.bytes = std::move(chunk); },
+      [answer](absl::Status status) { answer->done.set_value(std::move(status)); });
+  fetch->Ask();
+  if (absl::Status ended = done.get(); !ended.ok()) return ended;
+  return std::move(answer->given);
 }
 
-// Those that gave wrong bytes of it last.
-std::vector<BlobOrigin> OriginSource::OriginsOf(const Blob& blob) const {
-  std::vector<BlobOrigin> origins = blob.facts()->origins;
-  const std::lock_guard lock(mutex_);
-  if (liars_.empty() || origins.size() < 2) return origins;
-  std::stable_partition(origins.begin(), origins.end(), [&](const BlobOrigin& origin) {
-    return std::find(liars_.begin(), liars_.end(), Liar(blob.key(), TagOf(origin))) == liars_.end();
-  });
-  return origins;
+void OriginSource::Judge(SenderId sender, const Blob& blob, ChunkIndex, Verdict verdict) {
+  if (verdict == Verdict::kWrong) liars_->Add(blob.key(), sender);
+}
+
+void OriginSource::Expect(const Blob& blob) {
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  if (facts->origins.empty() || blob.presence().complete()) return;
+  const BlobOrigin& origin = facts->origins.front();
+  const StoredForm* const stored = facts->StoredAt(origin);
+  if (!stored || !stored->seek_table) return;
+  tables_->Get(
+      origin, *stored, blob.geometry(), FetchClass::kHint, parts_.clock.Now() + SeekTableCache::kAskMax,
+      [ledger = &parts_.ledger, key = blob.key(), origin](OriginAccess access) {
+        ledger->NoteAccess(key, origin, access);
+      },
+      // What went wrong is said to who fetches.
+      [](const absl::StatusOr<SeekTableCache::Table>&) {});
 }
 
 }  // namespace sluice::p2p

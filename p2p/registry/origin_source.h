@@ -1,16 +1,16 @@
 #pragma once
 
 #include <cstddef>
-#include <deque>
-#include <mutex>
-#include <utility>
-#include <vector>
+#include <memory>
 
+#include "absl/status/statusor.h"
 #include "node/blob_key.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
+#include "node/telemetry.h"
 #include "p2p/registry/registry_client.h"
+#include "p2p/registry/seek_table_cache.h"
 
 namespace sluice::p2p {
 
@@ -18,16 +18,28 @@ namespace sluice::p2p {
 // the chunks that are left are asked for again; when a registry fails, or gives nothing in its share of the
 // time, the blob's next one is asked. One that gave wrong bytes of a blob is asked last for it.
 //
-// Thread-safe. The registry client, the ledger and the clock outlive the source; a fetch under way outlives
-// the source safely.
+// From a registry that keeps the blob compressed a run of chunks is the range of their frames; each is
+// decoded on the executor as soon as it is whole, the chunks of one fetch one after another. Bytes that wait
+// to be decoded are bounded by what fetches under way have asked for, since a frame is hardly longer than its
+// chunk (SeekTable::FrameBytesMax). A chunk whose frame lies is left out, its registry is blamed as for wrong
+// bytes, and the fetch ends with DataLoss when the others have been delivered.
+//
+// Thread-safe. The parts outlive the source; a fetch under way outlives the source safely.
 class OriginSource final : public ChunkSource {
  public:
   static constexpr uint32_t kResumesMax = 8;  // of one fetch, each after at least one more chunk arrived
 
   static constexpr size_t kLiarsMax = 1024;  // remembered; the oldest is forgotten first
 
-  OriginSource(RegistryClient& registry, AccessLedger& ledger, const Clock& clock)
-      : registry_(registry), ledger_(ledger), clock_(clock) {}
+  struct Parts {
+    RegistryClient& registry;
+    AccessLedger& ledger;
+    const Clock& clock;
+    Executor& io;  // decodes
+    Telemetry& telemetry;
+  };
+  explicit OriginSource(Parts parts, size_t seek_table_bytes_max = SeekTableCache::kBytesMaxDefault);
+  ~OriginSource() override;
 
   SourceKind kind() const override { return SourceKind::kOrigin; }
   FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
@@ -35,17 +47,25 @@ class OriginSource final : public ChunkSource {
   // bytes is seen by their readers' errors.
   void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
 
+  // A chunk as that very origin gives it, whatever else is known. Nothing is noted of it. Blocks: not for the
+  // executor's threads. Errors: those of Fetch.
+  struct GivenChunk {
+    Buffer bytes;
+    OriginAccess access = OriginAccess::kUnknown;  // what it took
+  };
+  absl::StatusOr<GivenChunk> ReadChunk(const BlobOrigin& origin, const std::shared_ptr<Blob>& blob,
+                                       ChunkIndex index, Instant deadline);
+
+  // Says that the blob will soon be fetched: what must be known before is asked for, and not waited for.
+  void Expect(const Blob& blob);
+
  private:
-  using Liar = std::pair<BlobKey, SenderId>;
+  class Fetching;
+  class Liars;
 
-  std::vector<BlobOrigin> OriginsOf(const Blob& blob) const;
-
-  RegistryClient& registry_;
-  AccessLedger& ledger_;
-  const Clock& clock_;
-
-  mutable std::mutex mutex_;
-  std::deque<Liar> liars_;  // guarded by mutex_; no two alike
+  const Parts parts_;
+  const std::shared_ptr<SeekTableCache> tables_;
+  const std::shared_ptr<Liars> liars_;
 };
 
 }  // namespace sluice::p2p

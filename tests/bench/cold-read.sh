@@ -1,8 +1,14 @@
 # shellcheck shell=bash disable=SC2154  # run.sh and its lib.sh set the rest
-# Sequential cold read of a 256 MiB file through the mount, from a registry on loopback, beside curl of the same
-# blob to a file. Also the CPU time that the cold read took, over all processes that have a hand in it.
+# Sequential cold read of a file through the mount beside curl of the same plain bytes to a file. Arguments: the cases;
+# default: both.
+#   plain         256 MiB that can't be compressed, from a registry on loopback; also the CPU time that the cold read
+#                 took, over all processes that have a hand in it
+#   compressible  128 MiB of a Debian root file system, from a registry behind 100 Mbit/s and 10 ms
 
-readonly file_bytes=$((256 << 20))
+# shellcheck source=tests/e2e/lib_images.sh
+source tests/e2e/lib_images.sh
+# shellcheck source=tests/net/lib_link.sh
+source tests/net/lib_link.sh
 
 # cpu_seconds PID...: that the processes have used so far.
 cpu_seconds() {
@@ -29,30 +35,59 @@ read_cold() {
 curl_to_file() {
   rm -f "$work/download"
   drop_page_cache
-  curled=$(seconds_of curl -fsS -o "$work/download" "http://$registry/v2/cold/blobs/$blob")
+  curled=$(seconds_of curl -fsS -o "$work/download" "http://$registry/v2/plain/blobs/$blob")
 }
 
 per_gib() { awk -v bytes="$file_bytes" '{ print $1 * (1024 ^ 3) / bytes }'; }
 
-measure() {
-  local pair blob ours curled node_cpu reader_cpu registry_cpu
-  mkdir "$work/tree"
-  head -c "$file_bytes" /dev/urandom >"$work/tree/file"
-  start_registry
+# measure_case CASE: of the file $work/tree/file.
+measure_case() {
+  local case=$1 pair blob ours curled node_cpu reader_cpu registry_cpu
   start_node
   push_tree "$work/tree" cold
-  blob=$(data_blob_of cold)
+  sluice image push --compression none "${push_flags[@]}" "$work/tree" "$registry/plain:1" >&2
+  blob=$(stored_blob_of plain)
   mount_image cold "$work/mnt/cold"
   cmp "$work/tree/file" "$work/mnt/cold/file" || fail "the mount's file is not what was pushed"
 
   for ((pair = 0; pair < pairs; ++pair)); do
     in_turns "$pair" read_cold curl_to_file
-    note "ours $ours s, curl $curled s; CPU: node $node_cpu s, reader $reader_cpu s, registry $registry_cpu s"
+    note "$case: ours $ours s, curl $curled s; CPU: node $node_cpu s, reader $reader_cpu s, registry $registry_cpu s"
     echo "$ours $curled" >>"$work/times"
     difference "$node_cpu" "-$reader_cpu" >>"$work/cpu"
     echo "$registry_cpu" >>"$work/registry-cpu"
   done
-  report time_ratio ratio --names ours_seconds,curl_seconds <"$work/times"
-  per_gib <"$work/cpu" | report cpu_seconds_per_gib s --case node_and_reader
-  per_gib <"$work/registry-cpu" | report cpu_seconds_per_gib s --case registry
+  report time_ratio ratio --case "$case" --names ours_seconds,curl_seconds <"$work/times"
+  per_gib <"$work/cpu" | report cpu_seconds_per_gib s --case "$case, node and reader"
+  per_gib <"$work/registry-cpu" | report cpu_seconds_per_gib s --case "$case, registry"
+  sluice umount "$work/mnt/cold" >&2
+  stop_node
+  stop_registry
+  rm -rf "$work/times" "$work/cpu" "$work/registry-cpu" "$data_dir" "$work/registry"
+}
+
+measure() {
+  local name file_bytes cases=("$@")
+  ((${#cases[@]})) || cases=(plain compressible)
+  mkdir "$work/tree"
+  for name in "${cases[@]}"; do
+    case $name in
+      plain)
+        file_bytes=$((256 << 20))
+        head -c "$file_bytes" /dev/urandom >"$work/tree/file"
+        start_registry
+        ;;
+      compressible)
+        file_bytes=$((128 << 20))
+        tail -c +100000000 "$(root_tarball)" | head -c "$file_bytes" >"$work/tree/file"
+        link_up 100mbit 5
+        # shellcheck disable=SC2034
+        registry_runner=(ip netns exec "$link_netns")
+        push_flags=(--plain-http)
+        start_registry "$link_far:5000"
+        ;;
+      *) fail "there is no case '$name'" ;;
+    esac
+    measure_case "$name"
+  done
 }

@@ -20,8 +20,8 @@ measure() {
   mount_image tax "$work/mnt/ours" --fill --wait
 
   mkdir "$work/plain" "$work/mnt/plain"
-  download tax "$(data_blob_of tax)" "$work/plain/blob"
-  download tax "$(bootstrap_of tax)" "$work/plain/bootstrap"
+  download_plain tax 0 "$work/plain/blob"
+  download_plain tax -1 "$work/plain/bootstrap"
   python3 tests/bench/mount_by_hand.py "$work/plain/bootstrap" "$work/plain/blob" "$work/mnt/plain"
   [[ $(checksum_of "$work/mnt/ours") == $(checksum_of "$work/mnt/plain") ]] || fail "the two mounts differ"
 

@@ -20,8 +20,8 @@ mount_ours() {
 
 mount_bare() {
   mkdir "$work/bare" "$work/mnt/bare"
-  download hit "$(data_blob_of hit)" "$work/bare/blob"
-  download hit "$(bootstrap_of hit)" "$work/bare/bootstrap"
+  download_plain hit 0 "$work/bare/blob"
+  download_plain hit -1 "$work/bare/bootstrap"
   mount --bind "$work/bare" "$work/bare"
   mount --make-private "$work/bare"
   "$tools/bare_responder" "$work/bare" >"$work/responder.log" &

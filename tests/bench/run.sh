@@ -50,7 +50,7 @@ trap finish EXIT
 source tests/packages.sh
 install_packages "${SLUICE_BUILD_PACKAGES[@]}" "${SLUICE_RUN_PACKAGES[@]}"
 cmake --preset release >&2
-cmake --build --preset release --target sluiced sluice sluice-keeper bench_tools >&2
+cmake --build --preset release --target sluiced sluice sluice-keeper bench_tools delay_relay >&2
 source tests/e2e/lib.sh
 trap finish EXIT
 

@@ -20,7 +20,7 @@ write_config
 push_tree "$work/tree" app
 push_tree "$work/private" private/app
 blob=$(data_blob_of app)
-size=$(manifest app | jq -r '.layers[0].size')
+size=$(data_size_of app)
 
 peer_port=$(free_port)
 # The node listens on all addresses, so the others need a port of their own.

@@ -23,6 +23,8 @@ mkdir "$work/tree"
 python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 16000000
 start_registry
 start_node
+# Without compression: any byte may be turned, and manifests may say less. What is compressed comes last.
+push_flags=(--compression none)
 push_tree "$work/tree" app
 blob=$(data_blob_of app)
 bootstrap=$(bootstrap_of app)
@@ -93,3 +95,32 @@ sluice umount "$mount"
 sluice blob evict "$blob"
 sluice mount "$registry/app:plain" "$mount" --fill --wait
 python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" || fail "wrong bytes after all"
+
+note "compressed: a frame in the middle, the seek table, the bootstrap"
+sluice umount "$mount"
+head -c 8000000 /dev/zero | tr '\0' 'a' | awk '{ for (i = 1; i <= length($0); i += 40) print i, substr($0, i, 40) }' >"$work/tree/text"
+push_flags=()
+push_tree "$work/tree" small
+[[ $(manifest small | jq -r '[.layers[].mediaType] | join(" ")') == *+zstd*+zstd ]] || fail "nothing is compressed"
+blob=$(data_blob_of small)
+stored=$(file_of "$(stored_blob_of small)")
+for place in frame table; do
+  offset=$(($(stat -c %s "$stored") / 2))
+  [[ $place == frame ]] || offset=$(($(stat -c %s "$stored") - 100))
+  damage "$stored" "$offset"
+  mount_image small "$mount"
+  status=0
+  python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" >"$work/compare.log" 2>&1 || status=$?
+  ((status == 3)) || fail "$place: expected errors and nothing wrong: $(tail -n 5 "$work/compare.log")"
+  mend "$stored"
+  python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" || fail "$place: the mended registry's bytes are not read"
+  sluice umount "$mount"
+  sluice blob evict "$blob"
+done
+bootstrap=$(file_of "$(manifest small | jq -r '.layers[-1].digest')")
+sluice blob evict "$(bootstrap_of small)"
+damage "$bootstrap" 200
+expect_failure $exit_failed 'digest|decompress' sluice mount "$registry/small:1" "$mount"
+mountpoint -q "$mount" && fail "a damaged bootstrap was mounted"
+mend "$bootstrap"
+mount_image small "$mount"

@@ -12,7 +12,7 @@ mount=$work/mnt/app
 mount_image app "$mount"
 
 note "little is fetched for a little read"
-size=$(manifest app | jq '.layers[0].size')
+size=$(data_size_of app)
 head -c 4096 "$mount/usr/lib1/part1/file1" | cmp - <(head -c 4096 "$work/tree/usr/lib1/part1/file1") || fail "wrong bytes"
 fetched=$(metric sluice_origin_bytes_total)
 ((fetched > 0 && fetched < size / 4)) || fail "$fetched of $size bytes fetched for 4 KiB"

@@ -108,8 +108,11 @@ stop_registry() {
 manifest() {
   curl -fsS -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://$registry/v2/$1/manifests/1"
 }
-data_blob_of() { manifest "$1" | jq -r '.layers[0].digest'; }
-bootstrap_of() { manifest "$1" | jq -r '.layers[1].digest'; }
+# What its blobs are plain, and what the registry has of the first.
+data_blob_of() { manifest "$1" | jq -r '.layers[0] | .annotations["org.erofs.uncompressed-digest"] // .digest'; }
+bootstrap_of() { manifest "$1" | jq -r '.layers[-1] | .annotations["org.erofs.uncompressed-digest"] // .digest'; }
+data_size_of() { manifest "$1" | jq -r '.layers[0].annotations["io.sluice.blob.size"]'; }
+stored_blob_of() { manifest "$1" | jq -r '.layers[0].digest'; }
 
 # image_by_digest NAME: the reference that names what $registry/NAME:1 is now.
 image_by_digest() { echo "$registry/$1@sha256:$(manifest "$1" | sha256sum | cut -d' ' -f1)"; }
@@ -120,8 +123,7 @@ upload() {
   digest=sha256:$(sha256sum "$2" | cut -d' ' -f1)
   location=$(curl -fsS -o "$work/upload" -D - -X POST "http://$registry/v2/$1/blobs/uploads/" |
     tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
-  curl -fsS -o "$work/upload" -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$2" \
-    "$location&digest=$digest"
+  curl -fsS -o "$work/upload" -H 'Content-Type: application/octet-stream' -T "$2" "$location&digest=$digest"
   echo "$digest"
 }
 
@@ -133,6 +135,15 @@ put_manifest() {
 
 # download NAME DIGEST FILE
 download() { curl -fsS -o "$3" "http://$registry/v2/$1/blobs/$2"; }
+# download_plain NAME INDEX FILE: a layer of $registry/NAME:1 (-1: the last), decompressed.
+download_plain() {
+  local layer
+  layer=$(manifest "$1" | jq -c ".layers[$2]")
+  download "$1" "$(jq -r .digest <<<"$layer")" "$3"
+  [[ $(jq -r .mediaType <<<"$layer") == *+zstd ]] || return 0
+  zstd -q -d <"$3" >"$3.plain"
+  mv "$3.plain" "$3"
+}
 
 # --- the node
 
@@ -160,6 +171,7 @@ ondemand:
   fill: ${FILL:-false}
   keepCopy: ${KEEP_COPY:-true}
 END
+  [[ ${registry:-127.} == 127.* ]] || printf 'origin:\n  plainHttp: ["%s"]\n' "$registry" >>"$config"
   (($# == 0)) || printf '%s\n' "$@" >>"$config"
 }
 
@@ -201,8 +213,9 @@ metric() {
 
 # --- images and mounts
 
-# push_tree DIR NAME: pushes the directory as $registry/NAME:1.
-push_tree() { sluice image push "$1" "$registry/$2:1" >&2; }
+# push_tree DIR NAME: pushes the directory as $registry/NAME:1, with what stands in push_flags.
+push_flags=()
+push_tree() { sluice image push "${push_flags[@]}" "$1" "$registry/$2:1" >&2; }
 
 # mount_image NAME DIR [sluice mount's options]
 mount_image() {

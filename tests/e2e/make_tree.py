@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes a directory like a small root file system, the same for the same arguments.
 
-usage: make_tree.py DIR --bytes N [--files N] [--seed N]
+usage: make_tree.py DIR --bytes N [--files N] [--seed N] [--hex]
 
-Contents don't compress and have no block of zeros, so that zeros in a reader's hands are always wrong.
+Contents don't compress, but with --hex to a little more than half, and have no block of zeros, so that zeros in a reader's hands are always wrong.
 """
 
 import argparse
@@ -13,11 +13,11 @@ import random
 TIME = 1700000000
 
 
-def write_file(path, size, rng):
+def write_file(path, size, rng, as_hex):
     with open(path, "wb") as out:
         while size > 0:
             piece = min(size, 1 << 20)
-            out.write(rng.randbytes(piece))
+            out.write((rng.randbytes(piece // 2 + 1).hex().encode() if as_hex else rng.randbytes(piece))[:piece])
             size -= piece
 
 
@@ -27,6 +27,7 @@ def main():
     parser.add_argument("--bytes", type=int, required=True)
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--hex", action="store_true")
     args = parser.parse_args()
 
     rng = random.Random(args.seed)
@@ -35,7 +36,7 @@ def main():
     for i, weight in enumerate(weights):
         folder = os.path.join(args.dir, f"usr/lib{i % 7}/part{i % 31}")
         os.makedirs(folder, exist_ok=True)
-        write_file(os.path.join(folder, f"file{i}"), max(1, int(weight * unit)), rng)
+        write_file(os.path.join(folder, f"file{i}"), max(1, int(weight * unit)), rng, args.hex)
 
     os.makedirs(os.path.join(args.dir, "etc"), exist_ok=True)
     first = os.path.join(args.dir, "usr/lib0/part0/file0")

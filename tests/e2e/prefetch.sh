@@ -101,7 +101,7 @@ not_in_use() { [[ $(sluice --output json blob stat "$blob" | jq .lease_count) ==
 wait_until not_in_use || fail "a cancelled hint keeps its blob in use"
 after=$(sluice --output json blob stat "$blob" | jq .present_bytes)
 ((after >= present)) || fail "what had arrived has gone"
-((after < $(manifest slow | jq '.layers[0].size'))) || fail "a cancelled fill went on to its end"
+((after < $(data_size_of slow))) || fail "a cancelled fill went on to its end"
 [[ $(metric sluice_prefetch_hints_total cancelled) == 1 ]] || fail "it was not counted"
 
 note "Ctrl-C ends the waiting, not the hint"

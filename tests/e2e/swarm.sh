@@ -14,7 +14,7 @@ write_config
 push_tree "$work/tree" app
 image=$(image_by_digest app)
 blob=$(data_blob_of app)
-size=$(manifest app | jq '.layers[0].size')
+size=$(data_size_of app)
 ((size >= 128 << 20)) || fail "the blob has only $size bytes"
 
 blob_is_whole() { sluice --output json blob stat "$blob" | jq -e '.present_bytes == .size_bytes' >/dev/null; }

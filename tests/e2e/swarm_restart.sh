@@ -12,7 +12,7 @@ write_config
 push_tree "$work/tree" app
 image=$(image_by_digest app)
 blob=$(data_blob_of app)
-size=$(manifest app | jq '.layers[0].size')
+size=$(data_size_of app)
 
 present() { sluice --output json blob stat "$blob" | jq .present_bytes; }
 blob_is_whole() { (($(present) == size)); }

@@ -833,7 +833,7 @@ class OriginSourceFaultTest : public OriginFaultTest {
     return std::make_shared<Blob>(BlobSpec{digest_, blob_.size(), kChunk, std::nullopt, std::move(origins)});
   }
   absl::Status Fetch(const std::shared_ptr<Blob>& blob, ChunkSpan chunks) {
-    OriginSource source(client(), ledger_, time_);
+    OriginSource source({client(), ledger_, time_, time_, telemetry_});
     return FetchFrom(source, blob, chunks);
   }
   absl::Status FetchFrom(OriginSource& source, const std::shared_ptr<Blob>& blob, ChunkSpan chunks) {
@@ -904,7 +904,7 @@ TEST_F(OriginSourceFaultTest, OneThatGaveWrongBytesOfABlobIsAskedLastForIt) {
   const BlobOrigin lying{liar.registry(), kRepository};
   const std::shared_ptr<Blob> blob = NewBlob({lying, Place()}), other = NewBlob({lying, Place()});
   liar.Always(Path(), fault::Status(500));
-  OriginSource source(client(), ledger_, time_);
+  OriginSource source({client(), ledger_, time_, time_, telemetry_});
   source.Judge(TagOf(lying), *blob, ChunkIndex(0), ChunkSource::Verdict::kWrong);
   EXPECT_TRUE(FetchFrom(source, blob, {ChunkIndex(0), 1}).ok());
   EXPECT_EQ(liar.request_count(Path()), 0u);

@@ -33,12 +33,14 @@ std::vector<std::string> sluice::fuzz::GoodInputs() {
   record.origins = {{"registry.example:5000", "team/app"}};
   record.access = {OriginAccess::kCredentials};
   record.pinned = true;
+  BlobRecord stored = record;
+  stored.stored[stored.origins[0]] = {Digest(), 9000, SeekTablePlace{{8959, 41}, Digest()}};
   PresenceSegment segment(70);
   segment.present.Add(ChunkIndex(64));
   segment.present.Add(ChunkIndex(65));
   segment.verified.Add(ChunkIndex(64));
-  return {EncodeBlobRecord(record), EncodeSegment(segment), RecordKey(BlobKey(Digest())),
-          SegmentKey(BlobKey(Digest()), SegmentIndex(1))};
+  return {EncodeBlobRecord(record), EncodeBlobRecord(stored), EncodeSegment(segment),
+          RecordKey(BlobKey(Digest())), SegmentKey(BlobKey(Digest()), SegmentIndex(1))};
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

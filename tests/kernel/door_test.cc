@@ -13,6 +13,7 @@
 #include <fstream>
 #include <thread>
 
+#include "ondemand/erofs_image.h"
 #include "tests/kernel/image_fixture.h"
 #include "tests/unit/ondemand/fake_descriptor_store.h"
 
@@ -363,6 +364,44 @@ TEST_P(DoorTest, MountsAreListedFoundAgainAndUnmounted) {
   EXPECT_TRUE(node->door().UnmountImage(Path("mnt")).ok());
   EXPECT_TRUE(node->door().UnguardBlob(digest_).ok());
   EXPECT_EQ(node->blob().lease_count(), 0u);
+}
+
+TEST_P(DoorTest, ImageOfAsManyDevicesAsThereCanBe) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountRequest request = GuardManyDevices(*node, kErofsDevicesMax + 1);
+  const absl::Status refused = node->door().MountImage(request);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("has 501 blobs; at most 500 can be mounted"));
+
+  request = GuardManyDevices(*node, kErofsDevicesMax);
+  const absl::Status mounted = node->door().MountImage(request);
+  ASSERT_TRUE(mounted.ok()) << mounted;
+  EXPECT_EQ(ReadAll(), Seen::kRight);
+  // Also as a successor of this daemon finds it.
+  node = nullptr;
+  node = StartNode();
+  ASSERT_TRUE(node);
+  const auto mounts = node->door().Mounts();
+  ASSERT_TRUE(mounts.ok() && mounts->size() == 1u) << mounts.status();
+  EXPECT_EQ(mounts->front().devices, request.devices);
+  EXPECT_EQ(node->door().UnguardBlob(request.devices.back()).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(node->door().UnmountImage(request.mount_point).ok());
+  for (const BlobKey& device : request.devices) EXPECT_TRUE(node->door().UnguardBlob(device).ok());
+}
+
+TEST_P(StoreFileDoorTest, DeviceThatIsMissingIsNamed) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountRequest request = GuardManyDevices(*node, 20);
+  // Its file is gone, which the daemon has not seen.
+  std::filesystem::remove(Path("store/" + request.devices[6].FileName()));
+  const absl::Status refused = node->door().MountImage(request);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kNotFound) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("device 7: "));
+  ASSERT_TRUE(node->door().UnguardBlob(request.devices[7]).ok());
+  EXPECT_THAT(std::string(node->door().MountImage(request).message()), HasSubstr("is not guarded"));
+  EXPECT_TRUE(node->door().Mounts()->empty());
 }
 
 // Kernels give the number of a mount that is gone to the next one, and of its device too.

@@ -21,6 +21,7 @@
 
 #include "ondemand/mount_point.h"
 #include "ondemand/probe.h"
+#include "tests/kernel/device_image.h"
 
 extern char** environ;
 
@@ -167,6 +168,31 @@ std::vector<char> ImageFixture::RandomBytes(size_t size) {
     std::memcpy(&bytes[i], &word, std::min(sizeof(word), size - i));
   }
   return bytes;
+}
+
+MountRequest ImageFixture::GuardManyDevices(FakeNode& node, size_t count) {
+  const std::string make =
+      "mkfs.erofs --quiet --chunksize=4096 -Eforce-chunk-indexes --blobdev=" + Path("one-device") + " " +
+      Path("one.erofs") + " " + Path("source") + " >" + Path("mkfs.log") + " 2>&1";
+  EXPECT_EQ(std::system(make.c_str()), 0) << make;
+  const DeviceImage image = SplitDevices(ReadBytes(Path("one.erofs")), ReadBytes(Path("one-device")), count);
+  EXPECT_EQ(image.blobs.size(), count);
+  MountRequest request = Request();
+  const Digest bootstrap = AddBlob(image.bootstrap);
+  request.bootstrap = bootstrap;
+  request.bootstrap_path = OriginalPath(bootstrap);
+  request.devices.clear();
+  std::vector<Digest> guarded;
+  if (node.door().GuardsBootstrap()) guarded.push_back(bootstrap);
+  for (const std::vector<char>& blob : image.blobs) {
+    guarded.push_back(AddBlob(blob));
+    request.devices.emplace_back(guarded.back());
+  }
+  for (const Digest& digest : guarded) {
+    const absl::Status status = node.Guard(digest, OriginalPath(digest));
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  return request;
 }
 
 Digest ImageFixture::AddBlob(const std::vector<char>& bytes) {

@@ -68,6 +68,10 @@ class ImageFixture : public testing::Test {
   // Makes the directory and mounts the image there.
   void MountImage(FakeNode& node, const std::string& name = "mnt");
 
+  // An image with the same file as the other one, on `count` devices; their blobs, and the bootstrap's, are
+  // in the store and guarded.
+  MountRequest GuardManyDevices(FakeNode& node, size_t count);
+
   // Makes an empty file in the store for a blob of these bytes, and writes them to OriginalPath.
   Digest AddBlob(const std::vector<char>& bytes);
   static std::vector<char> RandomBytes(size_t size);  // none of them 0

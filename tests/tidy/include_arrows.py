@@ -32,7 +32,6 @@ SYSTEM = re.compile(r"(sys|linux|asm|arpa|net|netinet)/[\w/]+\.h|"
 
 LIBRARIES = {
     "absl": re.compile(r"absl/"),
-    "archive": re.compile(r"archive(_entry)?\.h"),
     "asio": re.compile(r"boost/(asio|beast|system)[/.]"),
     "cli11": re.compile(r"CLI/"),
     "curl": re.compile(r"curl/"),
@@ -82,8 +81,7 @@ FLOOR_PLAN = {
     "api/http": Room(sees=("node",), libraries=("absl", "asio", "prometheus")),
     "node/image": Room(
         sees=("node", "ondemand") + P2P,
-        libraries=("absl", "archive", "json", "zlib", "zstd"),
-        libraries_in_headers=("absl", "archive")),
+        libraries=("absl", "json", "zlib", "zstd")),
     "node/daemon": Room(
         sees=ALL_ROOMS,
         libraries=("absl", "asio", "cli11", "fmt", "grpc", "json", "protobuf", "spdlog", "systemd", "yaml"),

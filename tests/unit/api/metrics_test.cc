@@ -30,6 +30,7 @@ constexpr const char* kSeries[] = {
     "sluice_read_duration_seconds_bucket{source=\"origin\",le=\"+Inf\"} 0",
     "sluice_reads_waiting 0",
     "sluice_origin_bytes_total 0",
+    "sluice_origin_plain_bytes_total 0",
     "sluice_origin_blob_bytes_total 0",
     "sluice_origin_requests_total{code=\"none\"} 0",
     "sluice_origin_requests_total{code=\"1xx\"} 0",

@@ -61,6 +61,30 @@ TEST_F(MountTableTest, AnotherDaemonFindsWhatWasAdded) {
   EXPECT_EQ(again->Find("/mnt/b"), nullptr);
 }
 
+TEST_F(MountTableTest, HowARegistryKeepsABlobIsKept) {
+  MountEntry entry = Entry("/mnt/a");
+  BlobSpec& blob = entry.blobs[0].spec;
+  blob.origins.push_back({"registry.example", "plain"});
+  const StoredForm with_table{blob.digest, 9000, SeekTablePlace{{8959, 41}, blob.digest}};
+  const StoredForm without{blob.digest, 9000, std::nullopt};
+  blob.stored = {{blob.origins[0], with_table}};
+  entry.bootstrap.spec.stored = {{entry.bootstrap.spec.origins[0], without}};
+  ASSERT_TRUE(MountTable::Load(path_)->Add(entry).ok());
+
+  const absl::StatusOr<MountTable> again = MountTable::Load(path_);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->entries()[0].blobs[0].spec.stored, blob.stored);
+  EXPECT_EQ(again->entries()[0].bootstrap.spec.stored, entry.bootstrap.spec.stored);
+  EXPECT_TRUE(again->entries()[0].blobs[1].spec.stored.empty());
+
+  std::stringstream text;
+  text << std::ifstream(path_).rdbuf();
+  std::string lies = text.str();
+  lies.replace(lies.find("8959"), 4, "8958");
+  std::ofstream(path_) << lies;
+  EXPECT_TRUE(absl::IsDataLoss(MountTable::Load(path_).status()));
+}
+
 TEST_F(MountTableTest, DetachedEntryIsKeptBesideWhatIsMountedThereAnew) {
   absl::StatusOr<MountTable> table = MountTable::Load(path_);
   ASSERT_TRUE(table.ok());

@@ -6,7 +6,6 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "node/image/subprocess.h"
 #include "ondemand/erofs_image.h"
 #include "tests/unit/image/mounted_tree.h"
 
@@ -45,10 +44,10 @@ class ErofsWriterTest : public ::testing::Test {
   }
 
   void ExpectFsck(const BuiltImage& image) {
-    std::vector<std::string> command = {"fsck.erofs"};
-    for (const std::string& device : image.device_paths()) command.push_back("--device=" + device);
-    command.push_back(image.path());
-    EXPECT_EQ(RunProgram(command), absl::OkStatus());
+    std::string command = "fsck.erofs";
+    for (const std::string& device : image.device_paths()) command += " --device=" + device;
+    command += " " + image.path() + " >/dev/null";
+    EXPECT_EQ(std::system(command.c_str()), 0) << command;
   }
 
   TempTree temp_;

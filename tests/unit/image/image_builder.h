@@ -16,9 +16,9 @@
 #include "node/image/erofs_writer.h"
 #include "node/image/image_tree.h"
 #include "node/image/unique_fd.h"
-#include "tests/unit/cli/temp_tree.h"
 #include "tests/unit/image/layer_entries.h"
 #include "tests/unit/image/list_reader.h"
+#include "tests/unit/image/temp_tree.h"
 
 namespace sluice {
 

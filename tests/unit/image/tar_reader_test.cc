@@ -162,6 +162,7 @@ TEST(TarReaderTest, ReadsNumbersInEveryForm) {
                                                                     {std::string("644\0junk", 8), 0644},
                                                                     {std::string(8, '\0'), 0},
                                                                     {std::string(8, ' '), 0},
+                                                                    {std::string("644 \0 12", 8), 0644},
                                                                     {"0100644 ", 0644}}) {
     EXPECT_EQ(One(tar::Entry({.name = "a", .raw = {{100, field.substr(0, 8)}}})).entry.attributes.permissions,
               value)
@@ -189,6 +190,8 @@ TEST(TarReaderTest, RefusesNumbersThatNoFileCanHave) {
            {tar::Header({.name = "a\xff", .raw = {{124, wide}}}), "its size is no number of 64 bits"},
            {tar::Header({.name = "a\xff", .raw = {{136, wide}}}), "its time is no number of 64 bits"},
            {tar::Header({.name = "a\xff", .raw = {{100, "0000648\0"}}}), "its mode is no number of 64 bits"},
+           {tar::Header({.name = "a\xff", .raw = {{124, "00000001 013"}}}),
+            "its size is no number of 64 bits"},
            {tar::Header({.name = "a\xff", .raw = {{108, "-000001\0"}}}), "its user is no number of 64 bits"},
            {tar::Pax({{"mtime", "1.2.3"}}) + tar::File("a\xff", ""), "its mtime is no time"},
            {tar::Pax({{"mtime", ".5"}}) + tar::File("a\xff", ""), "its mtime is no time"},
@@ -309,6 +312,31 @@ TEST(TarReaderTest, ReadsGlobalHeadersAndDoesNotApplyThem) {
   EXPECT_EQ((*entries)[0].entry.attributes.mtime_s, 1000000000);
   EXPECT_EQ((*entries)[1].entry.attributes.uid, 0u);
   ExpectRefused(tar::PaxBody("nonsense", 'g') + tar::File("a", ""), "a record without a length");
+}
+
+TEST(TarReaderTest, SaysWhatWasNotTaken) {
+  MemoryStream stream(tar::Pax({{"comment", "c0ffee"}, {"atime", "1"}}, 'g') + tar::File("a", "") +
+                      tar::Pax({{"atime", "1"}, {"uname", "root"}, {"SCHILY.xattr.user.a", "1"}}) +
+                      tar::File("b", "") + tar::Pax({{"SCHILY.acl.access", "user::rwx"}}) +
+                      tar::File("c", "") + tar::Pax({{"RHT.security.selinux", "label"}}) +
+                      tar::File("d", "") + tar::Pax({{"mtime", "1"}, {"SCHILY.xattr.user.a", "1"}}, 'g'));
+  LayerUsage usage;
+  TarReader reader(stream, {}, usage);
+  LayerEntry entry;
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(reader.Next(entry).value_or(false));
+  EXPECT_EQ(reader.notices().Of(NoticeKind::kForeignRecord).count, 0u);
+  ASSERT_EQ(ReadAll(reader).status(), absl::OkStatus());
+  EXPECT_EQ(reader.notices().Of(NoticeKind::kForeignRecord).count, 4u);
+  EXPECT_EQ(reader.notices().Of(NoticeKind::kForeignRecord).first, R"("c": "SCHILY.acl.access")");
+
+  Notices earlier;
+  earlier.Add(NoticeKind::kReservedName, "r", "");
+  earlier.Merge(reader.notices());
+  earlier.Merge(reader.notices());
+  EXPECT_EQ(earlier.Of(NoticeKind::kReservedName).count, 1u);
+  EXPECT_EQ(earlier.Of(NoticeKind::kReservedName).first, "\"r\"");
+  EXPECT_EQ(earlier.Of(NoticeKind::kForeignRecord).count, 8u);
+  EXPECT_EQ(earlier.Of(NoticeKind::kForeignRecord).first, R"("c": "SCHILY.acl.access")");
 }
 
 TEST(TarReaderTest, RefusesUnsoundExtendedHeaders) {
@@ -458,7 +486,7 @@ TEST(TarReaderTest, PassesErrorsOfTheArchiveWithTheEntrysName) {
 
 TEST(TarReaderTest, CountsWhatAllLayersHold) {
   LayerLimits limits;
-  limits.entries_max = 4;
+  limits.entries_max = 3;
   limits.bytes_max = 10;
   LayerUsage usage;
   const auto read = [&](const std::string& archive) {

@@ -74,6 +74,72 @@ TEST_F(MayShareTest, ARootIsNoWordForAnotherRepository) {
   EXPECT_FALSE(MayShare(shared, 0, a_bound_)) << "but not for others";
 }
 
+BlobSpec Compressed(BlobSpec spec, uint64_t size = 9000) {
+  spec.stored[spec.origins.front()] = {spec.digest, size, std::nullopt};
+  return spec;
+}
+
+TEST_F(MayShareTest, WithoutARootOnlyWhatIsKeptAlike) {
+  EXPECT_FALSE(MayShare(RecordOf(a_), 0, Compressed(a_)));
+  EXPECT_FALSE(MayShare(RecordOf(Compressed(a_)), 0, a_));
+  EXPECT_TRUE(MayShare(RecordOf(Compressed(a_)), 3, Compressed(a_, 8000)));
+  EXPECT_TRUE(MayShare(RecordOf(Compressed(a_)), 3, sample_.spec)) << "what this node says itself";
+}
+
+TEST_F(MayShareTest, WithARootHoweverItIsKept) {
+  EXPECT_TRUE(MayShare(RecordOf(a_bound_), 0, Compressed(a_bound_)));
+  BlobRecord given = RecordOf(a_bound_);
+  given.access = {OriginAccess::kPublic};
+  EXPECT_TRUE(MayShare(given, 0, Compressed(b_bound_)));
+}
+
+TEST_F(MayShareTest, WhatIsProvenIsSharedUnlessItsFramesAreOfOtherChunks) {
+  BlobRecord proven = RecordOf(a_);
+  proven.proven = true;
+  BlobSpec other = b_;
+  other.chunk_size *= 2;
+  EXPECT_TRUE(MayShare(proven, 0, other));
+  EXPECT_TRUE(MayShare(proven, 0, Compressed(b_)));
+  EXPECT_FALSE(MayShare(proven, 0, Compressed(other)));
+}
+
+TEST_F(MayShareTest, TheNewestManifestSaysHowARepositoryKeepsIt) {
+  BlobRecord record = RecordOf(Compressed(a_bound_));
+  Learn(Compressed(b_bound_, 7000), &record);
+  Learn(Compressed(a_bound_, 8000), &record);
+  EXPECT_EQ(record.stored.at(kTeamA).size, 8000u);
+  EXPECT_EQ(record.stored.at(kTeamB).size, 7000u);
+  Learn(a_bound_, &record);
+  EXPECT_FALSE(record.stored.contains(kTeamA)) << "plain again";
+  EXPECT_TRUE(record.stored.contains(kTeamB));
+  Unlearn(kTeamB, &record);
+  EXPECT_TRUE(record.stored.empty());
+}
+
+TEST_F(MayShareTest, AMountDoesNotBringBackWhatWasSaidBefore) {
+  BlobRecord record = RecordOf(Compressed(a_bound_, 8000));
+  LearnMounted(Compressed(a_bound_, 7000), &record);
+  EXPECT_EQ(record.stored.at(kTeamA).size, 8000u);
+  LearnMounted(Compressed(b_bound_, 7000), &record);
+  EXPECT_EQ(record.stored.at(kTeamB).size, 7000u) << "but says it where nothing else is known";
+  record = RecordOf(a_bound_);
+  LearnMounted(Compressed(a_bound_), &record);
+  EXPECT_TRUE(record.stored.empty());
+}
+
+TEST_F(MayShareTest, AnOriginThatIsDroppedLeavesNothingBehind) {
+  BlobRecord record = RecordOf(Compressed(a_bound_));
+  for (size_t i = 0; i < kOriginsMax; ++i)
+    Learn(Said(sample_.spec, {"registry.example", std::to_string(i)}, root_), &record);
+  ASSERT_EQ(record.origins.size(), kOriginsMax);
+  EXPECT_TRUE(record.stored.empty());
+}
+
+TEST_F(MayShareTest, TheKeyOfAClaimSaysHowItIsKeptButNotWhatIsStored) {
+  EXPECT_NE(KeyBeside(a_), KeyBeside(Compressed(a_)));
+  EXPECT_EQ(KeyBeside(Compressed(a_)), KeyBeside(Compressed(a_, 8000)));
+}
+
 TEST_F(MayShareTest, WhatContradictsDoesNot) {
   const std::vector<std::function<void(BlobSpec&)>> changes = {
       [](BlobSpec& s) { s.size += 1; },

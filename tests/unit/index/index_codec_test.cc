@@ -48,6 +48,62 @@ TEST(IndexCodec, BlobRecordRoundTrip) {
   EXPECT_EQ(DecodeBlobRecord(EncodeBlobRecord(bare)).value(), bare);
 }
 
+// Two origins keep it compressed, in different ways.
+BlobRecord StoredRecord() {
+  BlobRecord record = FullRecord();
+  record.origins.push_back({"third.example", "app"});
+  record.access.push_back(OriginAccess::kUnknown);
+  record.stored[record.origins[1]] = {DigestOf(8), 9000, std::nullopt};
+  record.stored[record.origins[2]] = {DigestOf(9), 9000, SeekTablePlace{{8959, 41}, DigestOf(10)}};
+  return record;
+}
+
+TEST(IndexCodec, HowOriginsKeepABlobRoundTrips) {
+  const BlobRecord record = StoredRecord();
+  const std::string value = EncodeBlobRecord(record);
+  EXPECT_EQ(DecodeBlobRecord(value).value(), record);
+  for (size_t size = 0; size < value.size(); ++size) {
+    EXPECT_FALSE(DecodeBlobRecord(value.substr(0, size)).ok()) << size;
+  }
+  EXPECT_FALSE(DecodeBlobRecord(value + '\0').ok());
+}
+
+TEST(IndexCodec, ARecordOfBeforeBlobsWereCompressedIsRead) {
+  // As it was written then, byte by byte: one public origin, no root, no file.
+  const std::string value = std::string("\x02\x00\x01", 3) +
+                            std::string("\x10\x00\x00\x00\x00\x00\x00\x00", 8) +
+                            std::string("\x00\x40\x00\x00", 4) + std::string(8, '\0') +
+                            std::string(
+                                "\x01\x01\x00"
+                                "r\x01\x00"
+                                "a\x02",
+                                8);
+  const absl::StatusOr<BlobRecord> record = DecodeBlobRecord(value);
+  ASSERT_TRUE(record.ok()) << record.status();
+  EXPECT_EQ(record->size, 16u);
+  EXPECT_EQ(record->origins, (std::vector<BlobOrigin>{{"r", "a"}}));
+  EXPECT_TRUE(record->stored.empty());
+  EXPECT_EQ(EncodeBlobRecord(*record), value) << "and what is plain is still written so";
+}
+
+TEST(IndexCodec, MalformedStoredFormsAreRejected) {
+  const std::string value = EncodeBlobRecord(StoredRecord());
+  ASSERT_EQ(value[value.size() - 32 - 16 - 8 - 32 - 1], 2) << "the third origin's encoding";
+  const auto with = [&](size_t from_end, char byte) {
+    std::string changed = value;
+    changed[changed.size() - from_end] = byte;
+    return DecodeBlobRecord(changed).ok();
+  };
+  ASSERT_TRUE(with(1, 7));
+  EXPECT_FALSE(with(32 + 16 + 8 + 32 + 1, 3)) << "encoding";
+  EXPECT_FALSE(with(32 + 8, 42)) << "a seek table that is not the last thing";
+  EXPECT_FALSE(with(32 + 16, 1)) << "nor is this one";
+  EXPECT_FALSE(with(32 + 1, 1)) << "nor is one longer than what is stored";
+  std::string plain = EncodeBlobRecord(FullRecord());
+  plain[1] = static_cast<char>(plain[1] | 32);
+  EXPECT_FALSE(DecodeBlobRecord(plain).ok()) << "it says that there are some";
+}
+
 TEST(IndexCodec, EveryShorterOrLongerBlobRecordIsRejected) {
   const std::string value = EncodeBlobRecord(FullRecord());
   for (size_t size = 0; size < value.size(); ++size) {

@@ -93,7 +93,7 @@ class CachefilesRig : public testing::Test {
     record.chunk_shift = kChunkShift;
     ++record.generation;
     std::copy(name.begin(), name.end(), record.name);
-    for (auto& word : record.present) word.store(0);
+    for (auto& word : journal_->layout().present[entry].words) word.store(0);
     record.in_use.store(1);
     ASSERT_TRUE(door_->Guard(entry).ok());
   }
@@ -106,9 +106,9 @@ class CachefilesRig : public testing::Test {
   void SetPresent(uint32_t entry, uint64_t chunk, bool present = true) {
     const uint64_t bit = uint64_t{1} << chunk % 64;
     if (present) {
-      Blob(entry).present[chunk / 64].fetch_or(bit);
+      journal_->layout().present[entry].words[chunk / 64].fetch_or(bit);
     } else {
-      Blob(entry).present[chunk / 64].fetch_and(~bit);
+      journal_->layout().present[entry].words[chunk / 64].fetch_and(~bit);
     }
   }
   void SetAllPresent(uint32_t entry) {

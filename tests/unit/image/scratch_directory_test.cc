@@ -6,8 +6,7 @@
 
 #include <string>
 
-#include "node/image/subprocess.h"
-#include "tests/unit/cli/temp_tree.h"
+#include "tests/unit/image/temp_tree.h"
 
 namespace sluice {
 namespace {
@@ -69,21 +68,6 @@ TEST_F(ScratchDirectoryTest, SaysWhereItCanNotBe) {
   const absl::Status status = ScratchDirectory::Make().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_NE(status.message().find("TMPDIR"), absl::string_view::npos);
-}
-
-TEST(RunProgram, TellsFailuresApart) {
-  EXPECT_EQ(RunProgram({"true"}), absl::OkStatus());
-  EXPECT_EQ(RunProgram({"no-such-program-here"}).code(), absl::StatusCode::kNotFound);
-  const absl::Status failed = RunProgram({"sh", "-c", "echo first; echo why >&2; exit 3"});
-  EXPECT_EQ(failed.message(), "sh failed (exit status 3): why");
-  EXPECT_NE(RunProgram({"sh", "-c", "kill -9 $$"}).message().find("signal 9"), absl::string_view::npos);
-}
-
-TEST(RunProgram, KeepsOnlyTheEndOfALongStory) {
-  const absl::Status failed =
-      RunProgram({"sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x >&2; echo END >&2; exit 1"});
-  EXPECT_LT(failed.message().size(), 2 * kStderrBytesMax);
-  EXPECT_TRUE(failed.message().substr(failed.message().size() - 3) == "END");
 }
 
 }  // namespace

@@ -1,0 +1,23 @@
+# shellcheck shell=bash disable=SC2154  # run.sh and its lib.sh set the rest
+# What crosses the wire for the quickstart's image and program: the frames of data blobs beside the plain bytes of the
+# chunks that they hold (bootstrap and seek tables apart), and the whole lazy image beside the ordinary one. The
+# figures are of bytes, the same each time.
+
+# shellcheck source=tests/e2e/lib_images.sh
+source tests/e2e/lib_images.sh
+
+measure() {
+  local layer ordinary lazy
+  layer=$(root_layer)
+  start_registry
+  push_ordinary ordinary "$layer"
+  sluice image push "$registry/ordinary:1" "$registry/lazy:1" >&2
+  start_node
+  mount_image lazy "$work/mnt/lazy"
+  chroot "$work/mnt/lazy" /usr/bin/python3 -c 'import ssl, sqlite3, asyncio, email, xml.dom.minidom, hashlib' >&2
+  echo "$(metric sluice_origin_blob_bytes_total) $(metric sluice_origin_plain_bytes_total)" |
+    report wire_over_touched ratio --pairs-min 1 --names wire_bytes,plain_bytes
+  ordinary=$(manifest ordinary | jq '[.layers[].size] | add')
+  lazy=$(manifest lazy | jq '[.layers[].size] | add')
+  echo "$lazy $ordinary" | report image_over_gzip ratio --pairs-min 1 --names lazy_bytes,ordinary_bytes
+}

@@ -1,5 +1,8 @@
 #include "node/image/image_tree.h"
 
+#include <map>
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "node/image/entry_checks.h"
 #include "node/image/erofs_xattr.h"

@@ -5,7 +5,7 @@
 source "$(dirname "$0")/lib.sh"
 
 mkdir "$work/tree"
-python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 24000000 --files 200 --hex
+python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 12000000 --files 100 --hex
 start_registry
 start_node
 sluice image push --compression none "$work/tree" "$registry/plain:1" >&2

@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -98,6 +99,7 @@ struct BlobInfo {
   uint32_t lease_count = 0;                           // mounts and other users that protect it from eviction
   std::chrono::system_clock::time_point last_access;  // the epoch if never
   std::vector<BlobOrigin> origins;
+  std::map<BlobOrigin, StoredForm> stored;  // how those keep it that don't keep it plain
 };
 
 // A page of a listing in the order of digests.
@@ -141,6 +143,8 @@ class MountBackend {
   virtual absl::StatusOr<std::vector<FillProgress>> GetFillProgress(const std::string& mount_point) = 0;
 };
 
+// A blob is named by its own digest, or by that under which a registry keeps it compressed: NotFound means
+// neither is known, and InvalidArgument that several blobs are kept so, which the message names.
 class BlobBackend {
  public:
   virtual ~BlobBackend() = default;

@@ -264,6 +264,10 @@ void ToProto(const BlobInfo& from, v1::BlobInfo& to) {
     v1::BlobOrigin& added = *to.add_origins();
     added.set_registry(origin.registry);
     added.set_repository(origin.repository);
+    const auto stored = from.stored.find(origin);
+    if (stored == from.stored.end()) continue;
+    added.set_stored_digest(stored->second.digest.ToString());
+    added.set_stored_size_bytes(stored->second.size);
   }
 }
 

@@ -34,6 +34,7 @@ BlobInfo InfoOf(const BlobEntry& entry) {
   info.key = blob.key();
   info.digest = blob.digest();
   info.origins = entry.record.origins;
+  info.stored = entry.record.stored;
   info.size = blob.geometry().size();
   info.chunk_size = blob.geometry().chunk_size();
   info.present_chunks = blob.presence().present_count();
@@ -131,6 +132,19 @@ std::vector<BlobKey> DiskStore::KeysOf(const Digest& digest) const {
   std::vector<BlobKey> keys;
   for (const EntryPtr& entry : table_->FindAll(digest)) keys.push_back(entry->id);
   return keys;
+}
+
+std::vector<Digest> DiskStore::StoredAs(const Digest& stored) const {
+  std::vector<Digest> blobs;
+  for (const EntryPtr& entry : table_->All()) {
+    std::lock_guard lock(entry->mutex);
+    for (const auto& [origin, form] : entry->record.stored) {
+      if (form.digest == stored) blobs.push_back(entry->blob->digest());
+    }
+  }
+  std::sort(blobs.begin(), blobs.end());
+  blobs.erase(std::unique(blobs.begin(), blobs.end()), blobs.end());
+  return blobs;
 }
 
 absl::Status DiskStore::Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,

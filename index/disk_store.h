@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -99,7 +100,8 @@ struct OpenReport {
 struct BlobInfo {
   BlobKey key;
   Digest digest;
-  std::vector<BlobOrigin> origins;  // the newest first
+  std::vector<BlobOrigin> origins;          // the newest first
+  std::map<BlobOrigin, StoredForm> stored;  // how those keep it that don't keep it plain
   uint64_t size = 0;
   uint32_t chunk_size = 0;
   uint32_t present_chunks = 0;
@@ -160,6 +162,9 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   absl::Status ForgetOrigin(const BlobKey& key, const BlobOrigin& origin);
   // Of all that is kept of the digest; its own name, if it is among them, first.
   std::vector<BlobKey> KeysOf(const Digest& digest) const;
+  // The blobs that some origin of theirs keeps compressed under that digest, in their order; one, but for
+  // manifests that lie. Looks at all blobs.
+  std::vector<Digest> StoredAs(const Digest& stored) const;
   absl::StatusOr<Blob::Lease> Acquire(const BlobKey& key) const override;
   absl::Status Commit(Blob& blob, ChunkIndex index, std::span<const std::byte> bytes,
                       Evidence evidence) override;

@@ -101,18 +101,30 @@ absl::Status UnpinBlob(AdminClient& client, OutputFormat output, const std::stri
   return absl::OkStatus();
 }
 
+// The blob that the digest names: its own, or what a registry keeps of it, which is said then. Whether there
+// is one at all is for the command to say.
+std::string BlobNamed(AdminClient& client, const std::string& digest) {
+  const absl::StatusOr<v1::BlobInfo> blob = client.GetBlob(digest);
+  if (!blob.ok() || blob->digest() == digest) return digest;
+  std::fprintf(stderr, "%s is what a registry keeps of blob %s\n", digest.c_str(), blob->digest().c_str());
+  return blob->digest();
+}
+
 using BlobCommand = absl::Status (*)(AdminClient&, OutputFormat, const std::string& digest);
 
 void AddBlobCommand(CLI::App& blob, Invocation& invocation, const char* name, const char* help,
                     BlobCommand command) {
   CLI::App* added = blob.add_subcommand(name, help);
   auto digest = std::make_shared<std::string>();
-  added->add_option("DIGEST", *digest, "sha256:<64 hexadecimal digits>")->required();
+  added
+      ->add_option("DIGEST", *digest,
+                   "sha256:<64 hexadecimal digits>, of the blob or of what a registry keeps of it")
+      ->required();
   added->callback([&invocation, digest, command] {
     invocation.run = [&invocation, digest, command] {
       absl::StatusOr<AdminClient> client = AdminClient::Connect(invocation.flags);
       if (!client.ok()) return client.status();
-      return command(*client, invocation.flags.output, *digest);
+      return command(*client, invocation.flags.output, BlobNamed(*client, *digest));
     };
   });
 }
@@ -121,13 +133,16 @@ void AddRecipeCommand(CLI::App& blob, Invocation& invocation) {
   CLI::App* recipe = blob.add_subcommand("recipe", "Write the .torrent that proves each chunk of a blob");
   auto digest = std::make_shared<std::string>();
   auto file = std::make_shared<std::string>();
-  recipe->add_option("DIGEST", *digest, "sha256:<64 hexadecimal digits>")->required();
+  recipe
+      ->add_option("DIGEST", *digest,
+                   "sha256:<64 hexadecimal digits>, of the blob or of what a registry keeps of it")
+      ->required();
   recipe->add_option("-o", *file, "The file to write; without it, standard output, if that is no terminal");
   recipe->callback([&invocation, digest, file] {
     invocation.run = [&invocation, digest, file] {
       absl::StatusOr<AdminClient> client = AdminClient::Connect(invocation.flags);
       if (!client.ok()) return client.status();
-      return WriteRecipe(*client, invocation.flags.output, *digest, *file);
+      return WriteRecipe(*client, invocation.flags.output, BlobNamed(*client, *digest), *file);
     };
   });
 }

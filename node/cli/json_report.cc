@@ -54,7 +54,11 @@ Json Mount(const v1::MountInfo& mount) {
 Json Blob(const v1::BlobInfo& blob) {
   Json origins = Json::array();
   for (const v1::BlobOrigin& origin : blob.origins()) {
-    origins.push_back({{"registry", origin.registry()}, {"repository", origin.repository()}});
+    const bool plain = origin.stored_digest().empty();
+    origins.push_back({{"registry", origin.registry()},
+                       {"repository", origin.repository()},
+                       {"stored_digest", plain ? blob.digest() : origin.stored_digest()},
+                       {"stored_size_bytes", plain ? blob.size_bytes() : origin.stored_size_bytes()}});
   }
   Json json = {{"digest", blob.digest()},
                {"size_bytes", blob.size_bytes()},

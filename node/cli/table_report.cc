@@ -133,7 +133,12 @@ std::string BlobDetails(const v1::BlobInfo& blob) {
                    "last access  ", LastAccessText(blob), "\n",                                          //
                    "notes        ", BlobFlags(blob), "\n");
   for (const v1::BlobOrigin& origin : blob.origins()) {
-    absl::StrAppend(&text, "origin       ", origin.registry(), "/", origin.repository(), "\n");
+    absl::StrAppend(&text, "origin       ", origin.registry(), "/", origin.repository());
+    if (!origin.stored_digest().empty()) {
+      absl::StrAppend(&text, ", stored as ", origin.stored_digest(), ", ",
+                      BytesText(origin.stored_size_bytes()));
+    }
+    absl::StrAppend(&text, "\n");
   }
   return text;
 }

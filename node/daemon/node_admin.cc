@@ -28,6 +28,7 @@ api::BlobInfo BlobAdmin::Describe(const index::BlobInfo& info) const {
   out.pinned = info.pinned;
   out.lease_count = info.leases;
   out.origins = info.origins;
+  out.stored = info.stored;
   out.last_access = std::chrono::system_clock::time_point(std::chrono::milliseconds(info.last_access_ms));
   if (const std::shared_ptr<Blob> blob = store_.Find(info.key))
     out.unverified_chunks = blob->unverified_count();
@@ -49,17 +50,33 @@ absl::StatusOr<std::vector<api::BlobInfo>> BlobAdmin::ListBlobs(const api::BlobP
   return out;
 }
 
+// What is meant by a digest that may be of what a registry keeps. That of no blob stays what it is.
+absl::StatusOr<Digest> BlobAdmin::PlainOf(const Digest& digest) const {
+  if (!store_.KeysOf(digest).empty()) return digest;
+  const std::vector<Digest> blobs = store_.StoredAs(digest);
+  if (blobs.size() < 2) return blobs.empty() ? digest : blobs.front();
+  std::string names;
+  for (const Digest& blob : blobs) absl::StrAppend(&names, names.empty() ? "" : ", ", blob.ToString());
+  return absl::InvalidArgumentError(absl::StrCat(
+      digest.ToString(), " is said to be what registries keep of several blobs; name one of them: ", names));
+}
+
 // The one that most would read: proven if any is.
-absl::StatusOr<index::BlobInfo> BlobAdmin::StatOf(const Digest& digest) const {
+absl::StatusOr<index::BlobInfo> BlobAdmin::StatOf(const Digest& named) const {
+  const absl::StatusOr<Digest> plain = PlainOf(named);
+  if (!plain.ok()) return plain.status();
+  const Digest& digest = *plain;
   if (const std::shared_ptr<Blob> best = store_.FindBest(digest)) return store_.Stat(best->key());
   const std::vector<BlobKey> keys = store_.KeysOf(digest);
   return store_.Stat(keys.empty() ? BlobKey(digest) : keys.front());
 }
 
 // Errors: NotFound if there is none.
-absl::StatusOr<std::vector<BlobKey>> BlobAdmin::KeysOf(const Digest& digest) const {
-  std::vector<BlobKey> keys = store_.KeysOf(digest);
-  if (keys.empty()) return store_.Stat(digest).status();
+absl::StatusOr<std::vector<BlobKey>> BlobAdmin::KeysOf(const Digest& named) const {
+  const absl::StatusOr<Digest> digest = PlainOf(named);
+  if (!digest.ok()) return digest.status();
+  std::vector<BlobKey> keys = store_.KeysOf(*digest);
+  if (keys.empty()) return store_.Stat(*digest).status();
   return keys;
 }
 
@@ -87,7 +104,7 @@ absl::StatusOr<std::string> BlobAdmin::GetBlobRecipe(const Digest& digest) {
     return bytes.status();
   }
   return absl::NotFoundError(absl::StrCat(
-      "blob ", digest.ToString(), " has no recipe on this node; ",
+      "blob ", info->digest.ToString(), " has no recipe on this node; ",
       facts->root
           ? "mount an image that it belongs to, so that it is fetched with it"
           : "it gets one when it is whole here; or push its image again with \"sluice image push\", which "

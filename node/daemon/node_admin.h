@@ -40,6 +40,7 @@ class BlobAdmin final : public api::BlobBackend {
 
  private:
   api::BlobInfo Describe(const index::BlobInfo& info) const;
+  absl::StatusOr<Digest> PlainOf(const Digest& digest) const;
   absl::StatusOr<index::BlobInfo> StatOf(const Digest& digest) const;
   absl::StatusOr<std::vector<BlobKey>> KeysOf(const Digest& digest) const;
   absl::StatusOr<uint64_t> EvictOne(const BlobKey& key);

@@ -5,7 +5,7 @@
 source "$(dirname "$0")/lib.sh"
 
 mkdir "$work/tree"
-python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 24000000 --files 200 --hex
+python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 12000000 --files 100 --hex
 start_registry
 start_node
 sluice image push --compression none "$work/tree" "$registry/plain:1" >&2
@@ -35,6 +35,17 @@ drop_page_cache
 head -c 4096 "$mount/usr/lib1/part1/file1" | cmp - <(head -c 4096 "$work/tree/usr/lib1/part1/file1") || fail "wrong bytes"
 fetched=$(metric sluice_origin_bytes_total)
 ((fetched > 0 && fetched < size / 4)) || fail "$fetched of $size bytes fetched for 4 KiB"
+
+note "it is named by what is stored too"
+stored=$(head -n 1 "$work/stored")
+[[ $stored != "$blob" ]] || fail "nothing was compressed"
+[[ $(sluice --output json blob stat "$stored" | jq -r '.digest') == "$blob" ]] || fail "the stored digest names no blob"
+[[ $(sluice --output json blob stat "$blob" | jq -r '.origins[0].stored_digest') == "$stored" ]] ||
+  fail "the blob's stored digest is not told"
+[[ $(sluice --output json image inspect "$registry/app:z" | jq -c '.blobs[0] | [.digest, .stored_digest]') == \
+  "[\"$blob\",\"$stored\"]" ]] || fail "inspect does not tell both digests"
+sluice blob verify "$stored" 2>"$work/output" >&2 || fail "the blob does not verify by its stored digest"
+grep -q "$stored is what a registry keeps of blob $blob" "$work/output" || fail "which blob is meant is not said"
 
 note "it lives on after a restart, and finds the rest"
 stop_node KILL
@@ -105,7 +116,18 @@ for kind in cut noise bytes; do
   mountpoint -q "$mount" && fail "a bootstrap that lies was mounted"
 done
 
+note "what image push makes is read so"
+forget
+sluice image push "$work/tree" "$registry/own:1" >&2
+[[ $(manifest own | jq -r '.layers[].mediaType' | paste -sd' ') == \
+  "application/octet-stream+zstd application/vnd.erofs+zstd" ]] || fail "other layers: $(manifest own)"
+before=$(metric sluice_origin_blob_bytes_total)
+mount_image own "$mount"
+[[ $(checksum_of "$mount") == $(checksum_of "$work/tree") ]] || fail "the mounted tree differs from the pushed one"
+(($(metric sluice_origin_blob_bytes_total) - before < size * 65 / 100)) || fail "it was fetched as if it were plain"
+
 note "and the honest image is as it was"
+forget
 sluice mount "$registry/app:z" "$mount" >&2
 [[ $(checksum_of "$mount") == $(checksum_of "$work/tree") ]] || fail "the mounted tree differs from the pushed one"
 sluice umount "$mount"

@@ -276,6 +276,30 @@ TEST_F(CliTest, BlobCommands) {
   EXPECT_EQ(Run({"blob", "stat", "sha256:../../etc/passwd"}).exit_code, 2);
 }
 
+TEST_F(CliTest, ABlobIsNamedByWhatARegistryKeepsOfItToo) {
+  Serve();
+  BlobInfo blob;
+  blob.digest = TestDigest(1);
+  blob.size_bytes = 4096;
+  blob.origins = {{"r:5000", "team/app"}, {"r:5000", "plain"}};
+  const Digest stored = TestDigest(5);
+  blob.stored[blob.origins[0]] = {stored, 1024, std::nullopt};
+  backend_.blobs[blob.digest] = blob;
+
+  const Json stat = RunJson({"blob", "stat", stored.ToString()});
+  EXPECT_EQ(stat["digest"], digest_);
+  EXPECT_EQ(stat["origins"][0]["stored_digest"], stored.ToString());
+  EXPECT_EQ(stat["origins"][0]["stored_size_bytes"], 1024);
+  EXPECT_EQ(stat["origins"][1]["stored_digest"], digest_);
+  EXPECT_EQ(stat["origins"][1]["stored_size_bytes"], 4096);
+  const Outcome shown = Run({"blob", "stat", stored.ToString()});
+  EXPECT_THAT(shown.out, HasSubstr("r:5000/team/app, stored as " + stored.ToString() + ", 1.0 KiB"));
+  EXPECT_THAT(shown.err, HasSubstr(stored.ToString() + " is what a registry keeps of blob " + digest_));
+  EXPECT_EQ(Run({"blob", "stat", digest_}).err, "");
+  EXPECT_EQ(RunJson({"blob", "pin", stored.ToString()})["digest"], digest_);
+  EXPECT_TRUE(backend_.blobs[blob.digest].pinned);
+}
+
 TEST_F(CliTest, ListsMoreBlobsThanOnePage) {
   Serve();
   for (int i = 0; i < 2500; ++i) {

@@ -275,7 +275,7 @@ Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const
 
 // The kernel comes for all files of an image soon after it is mounted, for some at a time.
 bool Mounts::AwaitFiles(const std::function<size_t()>& missing) const {
-  const int64_t end_ns = NowNs() + TimeoutMs() * 1'000'000;
+  const int64_t end_ns = NowNs() + std::max(TimeoutMs() * 1'000'000, kFileNs);
   size_t fewest = SIZE_MAX;
   for (int64_t give_up_ns = 0;;) {
     const size_t now = missing();

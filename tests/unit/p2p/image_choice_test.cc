@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -56,7 +57,7 @@ class ImageChoiceTest : public ::testing::Test {
     fetched_ = 0;
     const auto manifest = [this](const Digest& digest) -> absl::StatusOr<FetchedManifest> {
       ++fetched_;
-      if (!failure_.ok()) return failure_;
+      if (away_ == digest) return absl::UnavailableError("away");
       const auto found = bodies_.find(digest);
       if (found == bodies_.end()) return absl::NotFoundError("no such manifest");
       return found->second;
@@ -83,7 +84,7 @@ class ImageChoiceTest : public ::testing::Test {
   std::map<Digest, FetchedManifest> bodies_;
   std::map<Digest, std::string> configs_;
   size_t fetched_ = 0;
-  absl::Status failure_;
+  std::optional<Digest> away_;  // what can't be had for now
 };
 
 TEST_F(ImageChoiceTest, AnImageIsItselfWhateverItsPlatform) {
@@ -166,8 +167,9 @@ TEST_F(ImageChoiceTest, WhatIsNoImageIsPassedOver) {
 
 // Else the choice would be another one when the registry comes back.
 TEST_F(ImageChoiceTest, ARegistryThatIsAwayDecidesNothing) {
-  const Descriptor root = Index({Image("named", "linux/386"), Image("looked")});
-  failure_ = absl::UnavailableError("away");
+  const Descriptor looked = Image("looked");
+  const Descriptor root = Index({Image("named", "linux/386"), looked});
+  away_ = looked.digest;
   EXPECT_THAT(Name(root, "linux/amd64"), HasSubstr("UNAVAILABLE"));
 }
 

@@ -77,7 +77,7 @@ class Door {
   // Makes the keeper know the blob and mirrors its presence map into the keeper's memory; the blob stays
   // leased until it is unguarded. `file_fd` is the store's file, used only during the call. Idempotent.
   // Errors: NotFound (no such file in blobs_dir), FailedPrecondition (file_fd is another file than the one
-  // in blobs_dir, or its size is not the blob's), ResourceExhausted (4,096 blobs are guarded), Unavailable
+  // in blobs_dir, or its size is not the blob's), ResourceExhausted (16,384 blobs are guarded), Unavailable
   // (then it may be guarded all the same, with what a predecessor knew of it still read unasked: RefuseBlob).
   absl::Status GuardBlob(std::shared_ptr<Blob> blob, int file_fd);
   // Also what was guarded before this daemon started. Errors: FailedPrecondition while a mount uses the blob;

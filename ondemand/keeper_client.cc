@@ -28,6 +28,8 @@ namespace {
 using keeper::Descriptor;
 
 constexpr int kRetryMs = 50;
+// Of a keeper that was killed, from when its files are closed to when it is seen to be dead.
+constexpr int kDyingMs = 2000;
 
 constexpr std::string_view kStoredRequests = "sluice-requests";
 constexpr std::string_view kStoredTree = "sluice-tree";
@@ -492,18 +494,25 @@ void KeeperClient::WatchKeeper() {
   }
 }
 
+// REQUIRES: mutex_ is held
+void KeeperClient::OnLineLost(int error) {
+  // An answer that comes later must not be taken for that of the next call.
+  socket_.reset();
+  pollfd death{keeper_process_.get(), POLLIN, 0};
+  if (error == EPIPE || error == ECONNRESET) (void)poll(&death, 1, kDyingMs);
+}
+
 absl::StatusOr<keeper::Reply> KeeperClient::CallLocked(const void* request, size_t size,
                                                        std::span<const int> descriptors) {
   const std::span<const std::byte> bytes(static_cast<const std::byte*>(request), size);
   if (keeper::Outcome sent = keeper::SendMessage(socket_.get(), bytes, descriptors); !sent.ok()) {
-    socket_.reset();
+    OnLineLost(sent.error().code);
     return absl::UnavailableError(absl::StrCat("call the keeper: ", sent.error().text));
   }
   keeper::Result<keeper::Message> message = keeper::ReceiveMessage(socket_.get());
   const keeper::Reply* reply = message.ok() ? keeper::ParseReply(message.value().bytes) : nullptr;
   if (reply == nullptr) {
-    // An answer that comes later must not be taken for that of the next call.
-    socket_.reset();
+    OnLineLost(message.ok() ? EPROTO : message.error().code);
     return absl::UnavailableError(
         absl::StrCat("no answer from the keeper: ", message.ok() ? "malformed" : message.error().text));
   }
@@ -530,7 +539,11 @@ absl::StatusOr<keeper::Reply> KeeperClient::CallKeeper(const void* request, size
   SetTimeout({});
   // It died on the way. All calls may be made again with the same effect, but for Unmount, which may then not
   // find what it has unmounted already.
-  if (!socket_.valid() && KeeperIsDead() && Reattach().ok()) reply = CallLocked(request, size, descriptors);
+  if (!socket_.valid() && KeeperIsDead() && Reattach().ok()) {
+    SetTimeout(extra);
+    reply = CallLocked(request, size, descriptors);
+    SetTimeout({});
+  }
   return reply;
 }
 

@@ -170,6 +170,7 @@ class KeeperClient {
   absl::Status StartSuccessor(OldDaemon old_daemon) const;
   absl::Status Reattach();
   absl::Status SayGoodbye();
+  void OnLineLost(int error);
   absl::StatusOr<keeper::Reply> CallLocked(const void* request, size_t size,
                                            std::span<const int> descriptors);
   absl::StatusOr<keeper::Reply> CallKeeper(const void* request, size_t size,

@@ -14,7 +14,7 @@ SLUICE_RUN_PACKAGES=(curl docker-registry e2fsprogs iproute2 jq procps util-linu
 # shellcheck disable=SC2034
 SLUICE_TEST_PACKAGES=(
   clang-format erofs-utils prometheus python3-grpc-tools python3-grpcio python3-libtorrent python3-yaml shellcheck systemd
-  xfsprogs
+  umoci xfsprogs
 )
 # The test machine (tests/kernel/vm): QEMU, and what its kernel is built from and with.
 # shellcheck disable=SC2034

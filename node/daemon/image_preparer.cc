@@ -72,7 +72,8 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   for (const BlobSpec& spec : image.image.blobs) {
     absl::StatusOr<Blob::Lease> opened = Open(spec, bounds.deadline);
     if (!opened.ok()) return opened.status();
-    parts_.origin.Expect(opened->blob());
+    // Who has members asks the registry for few chunks, if for any.
+    if (!parts_.peers) parts_.origin.Expect(opened->blob());
     blobs.push_back(opened->shared());
     prepared.blobs.push_back(*std::move(opened));
   }

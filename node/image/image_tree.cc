@@ -1,8 +1,10 @@
 #include "node/image/image_tree.h"
 
+#include <map>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "node/image/entry_checks.h"
 #include "node/image/erofs_xattr.h"
 #include "p2p/http/text.h"
 
@@ -14,8 +16,6 @@ constexpr std::string_view kOpaqueWhiteout = ".wh..wh..opq";
 constexpr std::string_view kReservedPrefix = ".wh..wh.";
 constexpr uint16_t kImpliedPermissions = 0755;
 constexpr uint16_t kSymlinkPermissions = 0777;
-constexpr uint32_t kNoOwner = 0xffffffff;  // "leave it as it is" to chown(2), and nobody to the kernel
-constexpr uint32_t kNanosecondsMax = 999'999'999;
 
 // The first of a path's names that is reserved; all of them if none is.
 size_t FindReserved(const std::vector<std::string_view>& names) {
@@ -26,74 +26,12 @@ size_t FindReserved(const std::vector<std::string_view>& names) {
   return names.size();
 }
 
-absl::Status CheckName(std::string_view name) {
-  if (name.size() <= kNameBytesMax) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("its name has ", name.size(), " bytes, ", kNameBytesMax, " at most can be"));
-}
-
-absl::Status CheckAttributes(const FileAttributes& attributes) {
-  if (attributes.uid == kNoOwner || attributes.gid == kNoOwner) {
-    return absl::InvalidArgumentError(absl::StrCat("an owner or group of ", kNoOwner, " means none"));
-  }
-  if (attributes.mtime_ns > kNanosecondsMax) {
-    return absl::InvalidArgumentError("its time has a second's worth of nanoseconds or more");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckXattr(std::string_view name, std::string_view value) {
-  if (name.empty() || name.size() > kXattrNameBytesMax || name.find('\0') != std::string_view::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("no extended attribute can have the name ", p2p::Quoted(name)));
-  }
-  if (value.size() > kXattrValueBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("its extended attribute ", p2p::Quoted(name), " has ",
-                                                   value.size(), " bytes, EROFS can hold ",
-                                                   kXattrValueBytesMax));
-  }
-  return absl::OkStatus();
-}
-
-// Why an attribute can't be kept; none if it can. What Linux refuses to set, an image must not bring: umoci
-// fails there, containerd leaves it out with a warning.
-std::optional<NoticeKind> WhyLeftOut(EntryKind kind, std::string_view name) {
-  // An image that brings these could forge the redirects and whiteouts of an overlay that it lies under.
-  if (name.starts_with("trusted.overlay.") || name.starts_with("user.overlay.")) {
-    return NoticeKind::kOverlayXattr;
-  }
-  if (!SplitXattrName(name).has_value()) return NoticeKind::kForeignXattr;
-  const bool fits = name.starts_with("user.") ? kind == EntryKind::kRegular || kind == EntryKind::kDirectory
-                    : name == "system.posix_acl_default" ? kind == EntryKind::kDirectory
-                    : name == "system.posix_acl_access"  ? kind != EntryKind::kSymlink
-                                                         : true;
-  if (!fits) return NoticeKind::kMisplacedXattr;
-  return std::nullopt;
-}
-
-absl::Status CheckDevice(const LayerEntry& entry) {
-  if (entry.device_major <= kDeviceMajorMax && entry.device_minor <= kDeviceMinorMax) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("Linux has no device ", entry.device_major, ":",
-                                                 entry.device_minor, ", ", kDeviceMajorMax, ":",
-                                                 kDeviceMinorMax, " is the last"));
-}
-
-absl::Status CheckTarget(std::string_view target) {
-  if (target.empty()) return absl::InvalidArgumentError("a symbolic link to nothing");
-  if (target.size() > kSymlinkBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("a symbolic link to ", target.size(), " bytes, Linux has ",
-                                                   kSymlinkBytesMax, " at most"));
-  }
-  if (target.find('\0') != std::string_view::npos) {
-    return absl::InvalidArgumentError("a symbolic link to a name with a zero byte in it");
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
-ImageTree::ImageTree()
-    : root_(nodes_.MakeNode(EntryKind::kDirectory)), reserved_root_(nodes_.MakeNode(EntryKind::kDirectory)) {
+ImageTree::ImageTree(size_t names_max)
+    : names_max_(names_max),
+      root_(nodes_.MakeNode(EntryKind::kDirectory)),
+      reserved_root_(nodes_.MakeNode(EntryKind::kDirectory)) {
   nodes_.node(root_).permissions = kImpliedPermissions;
 }
 
@@ -157,12 +95,7 @@ absl::Status ImageTree::ApplyToRoot(const LayerEntry& entry) {
 
 absl::Status ImageTree::ApplyWhiteout(const Place& place) {
   if (place.name == kOpaqueWhiteout) {
-    if (place.parent == NodeId::kNone) return absl::OkStatus();
-    for (LinkId id = nodes_.node(place.parent).first_child; id != LinkId::kNone;) {
-      const LinkId next = nodes_.link(id).next;
-      RemoveLower(id);
-      id = next;
-    }
+    if (place.parent != NodeId::kNone) RemoveLowerIn(place.parent);
     return absl::OkStatus();
   }
   const std::string_view hidden = place.name.substr(kWhiteoutPrefix.size());
@@ -242,7 +175,7 @@ absl::Status ImageTree::MakeFile(const LayerEntry& entry, ContentId content, Nod
   const bool is_device = entry.kind == EntryKind::kCharDevice || entry.kind == EntryKind::kBlockDevice;
   const bool is_symlink = entry.kind == EntryKind::kSymlink;
   absl::Status valid = is_device    ? CheckDevice(entry)
-                       : is_symlink ? CheckTarget(entry.target)
+                       : is_symlink ? CheckSymlinkTarget(entry.target)
                                     : absl::OkStatus();
   if (!valid.ok()) return valid;
   Vacate(parent, name);
@@ -259,38 +192,45 @@ absl::Status ImageTree::MakeFile(const LayerEntry& entry, ContentId content, Nod
 }
 
 absl::Status ImageTree::MakeHardLink(const LayerEntry& entry, NodeId parent, std::string_view name) {
+  absl::StatusOr<NodeId> target = FindTarget(entry);
+  if (!target.ok()) return target.status();
+  if (const LinkId there = nodes_.Find(parent, name); there != LinkId::kNone) {
+    // Making room for a link to itself would remove its target.
+    if (nodes_.link(there).node == *target) {
+      Touch(there);
+      return absl::OkStatus();
+    }
+    Vacate(parent, name);
+    // Again, as umoci and containerd do: what goes may be on the way to the target.
+    target = FindTarget(entry);
+    if (!target.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(target.status().message(), " once the link is made"));
+    }
+  }
+  return AddLink(parent, name, *target);
+}
+
+absl::StatusOr<NodeId> ImageTree::FindTarget(const LayerEntry& entry) {
   absl::StatusOr<Place> place = Locate(entry.target, known_target_path_, known_target_parent_);
   if (!place.ok()) return place.status();
-  const LinkId found =
-      place->parent == NodeId::kNone ? LinkId::kNone : nodes_.Find(place->parent, place->name);
-  if (found == LinkId::kNone && !place->name.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which is not there"));
+  NodeId target = root_;
+  if (!place->name.empty()) {
+    const LinkId found =
+        place->parent == NodeId::kNone ? LinkId::kNone : nodes_.Find(place->parent, place->name);
+    if (found == LinkId::kNone) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which is not there"));
+    }
+    target = nodes_.link(found).node;
   }
-  const NodeId target = place->name.empty() ? root_ : nodes_.link(found).node;
-  if (nodes_.node(target).kind == EntryKind::kDirectory) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which is a directory"));
-  }
-  // Making room for a link to itself would remove its target.
-  if (const LinkId there = nodes_.Find(parent, name);
-      there != LinkId::kNone && nodes_.link(there).node == target) {
-    Touch(there);
-    return absl::OkStatus();
-  }
-  // Held, since the target may lie in a directory that the link replaces.
-  ++nodes_.node(target).link_count;
-  Vacate(parent, name);
-  if (--nodes_.node(target).link_count == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which it replaces"));
-  }
-  return AddLink(parent, name, target);
+  if (nodes_.node(target).kind != EntryKind::kDirectory) return target;
+  return absl::InvalidArgumentError(
+      absl::StrCat("a hard link to ", p2p::Quoted(entry.target), ", which is a directory"));
 }
 
 absl::Status ImageTree::AddLink(NodeId parent, std::string_view name, NodeId node) {
-  if (nodes_.link_count() >= kTreeNamesMax) {
-    return absl::ResourceExhaustedError(absl::StrCat("the image has more than ", kTreeNamesMax, " files"));
+  if (nodes_.link_count() >= names_max_) {
+    return absl::ResourceExhaustedError(absl::StrCat("the image has more than ", names_max_, " files"));
   }
   Touch(nodes_.AddLink(parent, name, node));
   return absl::OkStatus();
@@ -312,20 +252,35 @@ void ImageTree::Touch(LinkId link) {
   }
 }
 
-// What this layer has put there stays, and so do the directories on the way to it.
 void ImageTree::RemoveLower(LinkId link) {
   ForgetPaths();
-  std::vector<LinkId> open = {link};
+  if (nodes_.link(link).layer == layer_) {
+    RemoveLowerIn(nodes_.link(link).node);
+  } else {
+    nodes_.Remove(link);
+  }
+}
+
+// What this layer has put there stays, and so do the directories on the way to it.
+void ImageTree::RemoveLowerIn(NodeId directory) {
+  ForgetPaths();
+  std::vector<NodeId> open = {directory};
   while (!open.empty()) {
-    const LinkId top = open.back();
+    TreeNode& node = nodes_.node(open.back());
     open.pop_back();
-    if (nodes_.link(top).layer != layer_) {
-      nodes_.Remove(top);
-      continue;
-    }
-    const NodeId node = nodes_.link(top).node;
-    for (LinkId id = nodes_.node(node).first_child; id != LinkId::kNone; id = nodes_.link(id).next) {
-      open.push_back(id);
+    // Once a layer is enough: what comes later in it is its own. A layer may hide the same things a million
+    // times.
+    if (node.cleared_by == layer_) continue;
+    node.cleared_by = layer_;
+    for (LinkId id = node.first_child; id != LinkId::kNone;) {
+      const TreeLink& link = nodes_.link(id);
+      const LinkId next = link.next;
+      if (link.layer == layer_) {
+        open.push_back(link.node);
+      } else {
+        nodes_.Remove(id);
+      }
+      id = next;
     }
   }
 }

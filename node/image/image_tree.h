@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,10 +17,7 @@
 
 namespace sluice {
 
-inline constexpr size_t kTreeNamesMax = 16 << 20;   // of files of all kinds, at once
-inline constexpr size_t kSymlinkBytesMax = 4095;    // Linux: PATH_MAX less the zero byte
-inline constexpr uint32_t kDeviceMajorMax = 0xfff;  // Linux
-inline constexpr uint32_t kDeviceMinorMax = 0xfffff;
+inline constexpr size_t kTreeNamesMax = 16 << 20;  // of files of all kinds, at once
 
 // What a container sees of an image's layers: their entries, applied lowest layer first and each layer in its
 // order. A function of the entries alone. No I/O.
@@ -37,12 +33,12 @@ inline constexpr uint32_t kDeviceMinorMax = 0xfffff;
 // One thread at a time; not movable.
 class ImageTree {
  public:
-  ImageTree();
+  explicit ImageTree(size_t names_max = kTreeNamesMax);
 
   // What is there from here on belongs to a lower layer. Before each layer's entries.
   void BeginLayer();
   // `content`: of a regular file that has bytes, else none. Errors: InvalidArgument (an entry that can't be),
-  // FailedPrecondition (a parent that is no directory), ResourceExhausted (over kTreeNamesMax); each names
+  // FailedPrecondition (a parent that is no directory), ResourceExhausted (over `names_max`); each names
   // the entry. The tree is of no use after an error.
   absl::Status Apply(const LayerEntry& entry, ContentId content);
   // After the last layer. From here on the names of each directory are sorted as bytes.
@@ -69,17 +65,20 @@ class ImageTree {
   absl::StatusOr<NodeId> MakeParent(const Place& place);
   absl::Status MakeDirectory(const LayerEntry& entry, NodeId parent, std::string_view name);
   absl::Status MakeHardLink(const LayerEntry& entry, NodeId parent, std::string_view name);
+  absl::StatusOr<NodeId> FindTarget(const LayerEntry& entry);
   absl::Status MakeFile(const LayerEntry& entry, ContentId content, NodeId parent, std::string_view name);
 
   absl::Status AddLink(NodeId parent, std::string_view name, NodeId node);
   void Vacate(NodeId parent, std::string_view name);
   void Touch(LinkId link);
   void RemoveLower(LinkId link);
+  void RemoveLowerIn(NodeId directory);
   absl::Status SetAttributes(const LayerEntry& entry, NodeId node);
   absl::StatusOr<XattrSetId> KeepXattrs(const LayerEntry& entry);
   void DropReserved();
   void ForgetPaths();
 
+  const size_t names_max_;
   TreeNodes nodes_;
   XattrPool xattrs_;
   Notices notices_;

@@ -11,7 +11,7 @@ namespace sluice {
 // What the layers of an image may hold, so that a small one can't fill a disk.
 struct LayerLimits {
   // A layer may unpack to this many times the size that its descriptor names, but to `free_bytes` in any
-  // case. Holes cost nothing.
+  // case, and to its own size. Holes cost nothing.
   uint64_t ratio_max = 200;
   uint64_t free_bytes = uint64_t{1} << 30;
   uint64_t bytes_max = uint64_t{256} << 30;  // of the files of all layers together, holes counted
@@ -23,7 +23,7 @@ struct LayerLimits {
     constexpr uint64_t kAll = std::numeric_limits<uint64_t>::max();
     const uint64_t allowed =
         ratio_max != 0 && layer_bytes > kAll / ratio_max ? kAll : layer_bytes * ratio_max;
-    return std::max(free_bytes, allowed);
+    return std::max({free_bytes, allowed, layer_bytes});
   }
 };
 

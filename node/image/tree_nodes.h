@@ -35,6 +35,7 @@ struct TreeNode {
   uint32_t device_minor = 0;
   LinkId link = LinkId::kNone;         // a directory's own; none for the root
   LinkId first_child = LinkId::kNone;  // of a directory
+  uint32_t cleared_by = 0;             // of a directory: the last layer that hid all that is lower in it
   std::string_view target;             // of kSymlink
 };
 

@@ -11,8 +11,8 @@
 namespace sluice {
 
 inline constexpr size_t kPathLinksMax = 255;  // symbolic links on the way, as umoci and containerd have it
-inline constexpr size_t kPathStepsMax = 16 << 10;  // names on the way, those of symbolic links counted
-inline constexpr size_t kTreeDepthBound = 4096;    // of directories within directories
+inline constexpr size_t kPathStepsMax = 8 << 10;  // names on the way, those of symbolic links counted
+inline constexpr size_t kTreeDepthBound = 4096;   // of directories within directories
 
 // The names of a path as umoci and containerd clean it (Go's filepath.Clean): "." and empty names go, ".."
 // takes the name before it away, and is nothing at the root. `names` are parts of `path`.

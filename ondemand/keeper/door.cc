@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <ranges>
 #include <utility>
 
 #include "ondemand/keeper/log.h"
@@ -33,10 +32,14 @@ uint64_t FailureKey(const SlotRead& read, uint64_t chunk) {
 }
 
 // The numbers of the chunks that a range touches, of those that a blob can have: whatever the record says.
-auto ChunksOf(const BlobRecord& record, uint64_t offset, uint64_t length) {
+struct ChunkNumbers {
+  uint64_t first;
+  uint64_t end;
+};
+ChunkNumbers ChunksOf(const BlobRecord& record, uint64_t offset, uint64_t length) {
   const uint32_t shift = std::clamp(record.chunk_shift, kChunkShiftMin, kChunkShiftMax);
   const uint64_t end = std::min<uint64_t>(((offset + length - 1) >> shift) + 1, kChunksMax);
-  return std::views::iota(std::min(offset >> shift, end), end);
+  return {std::min(offset >> shift, end), end};
 }
 
 bool IsPresent(const PresenceBits& bits, uint64_t chunk) {
@@ -216,7 +219,7 @@ bool Door::FailsAgain(const SlotRead& read) {
   if (failed_until_ns_.empty() || read.pid <= 0) return false;
   const int64_t now_ns = NowNs();
   const BlobRecord& record = journal_.layout().blobs[read.blob];
-  for (const uint64_t chunk : ChunksOf(record, read.offset, read.length)) {
+  for (auto [chunk, end] = ChunksOf(record, read.offset, read.length); chunk < end; ++chunk) {
     if (IsPresent(journal_.layout().present[read.blob], chunk)) continue;
     const auto failed = failed_until_ns_.find(FailureKey(read, chunk));
     if (failed != failed_until_ns_.end() && now_ns < failed->second) return true;
@@ -235,7 +238,8 @@ void Door::RememberFailure(const SlotRead& read) {
     std::erase_if(failed_until_ns_, [now_ns](const auto& failed) { return failed.second <= now_ns; });
   const int64_t until_ns = now_ns + std::min(limit_ns / 2, kSameReadNs);
   const BlobRecord& record = journal_.layout().blobs[read.blob];
-  for (const uint64_t chunk : ChunksOf(record, read.offset, read.length + kReadaheadBytes)) {
+  for (auto [chunk, end] = ChunksOf(record, read.offset, read.length + kReadaheadBytes); chunk < end;
+       ++chunk) {
     if (failed_until_ns_.size() >= kFailuresMax) return;
     failed_until_ns_[FailureKey(read, chunk)] = until_ns;
   }

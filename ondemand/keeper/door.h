@@ -72,12 +72,12 @@ class Door {
   // image's names. REQUIRES: its blobs are guarded
   virtual void AddImage(const MountRecord&) {}
   virtual void RemoveImage(const MountRecord&) {}
-  // Whether the kernel has really come here for each of the image's blobs, and holds them open. REQUIRES: the
-  // image was told of, and is mounted somewhere
-  virtual bool ImageIsOpen(const MountRecord&) { return true; }
-  // Whether all that the kernel has of the image apart from the store can be reached by a name, and so be
-  // dropped. REQUIRES: the image is mounted somewhere
-  virtual bool CopiesHaveNames(const MountRecord&) { return true; }
+  // For how many of the image's files the kernel has not come here, or holds them open no more: it may open
+  // them after the mount. REQUIRES: the image was told of
+  virtual size_t FilesNotOpen(const MountRecord&) { return 0; }
+  // How many of the copies that the kernel has of the image's files, apart from the store, can't be reached
+  // by a name, and so not be dropped.
+  virtual size_t CopiesWithoutName(const MountRecord&) { return 0; }
   // The line on which a daemon that has just attached asks for objects.
   virtual void Connect(Descriptor) {}
   // Whether the kernel holds nothing of the door's any more. Asked when nothing is mounted.

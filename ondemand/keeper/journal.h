@@ -53,7 +53,7 @@ inline constexpr uint32_t kSysfsNameMax = 168;  // a domain and an fsid fit
 inline constexpr uint32_t kMountLineMax = 256;
 inline constexpr uint32_t kNoBlob = ~uint32_t{0};
 inline constexpr uint32_t kInboxBytes = 8192;
-inline constexpr uint32_t kObjectsMax = 32768;  // a blob has one for each domain
+inline constexpr uint32_t kObjectsMax = 16384;  // as many as blobs, which have one each in a domain
 inline constexpr uint32_t kCacheKeyMax = 256;   // more than fscache allows
 
 // Which of the kernel's interfaces reads come through.

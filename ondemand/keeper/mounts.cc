@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -31,9 +32,9 @@ constexpr uint32_t kFsidTries = 4;
 // So many dead keepers may have left file systems in a domain that are used still.
 constexpr uint32_t kDomainTries = 8;
 constexpr int kDeadFiles = ESTALE;
-// How long the kernel may take to name what it has closed: two seconds.
-constexpr int kNameTries = 200;
-constexpr useconds_t kNamePauseUs = 10'000;
+// How long the kernel may take to open one more file of an image, or to name one that it has closed.
+constexpr int64_t kFileNs = 2'000'000'000;
+constexpr useconds_t kFilePauseUs = 10'000;
 
 std::string NameOf(const BlobRecord& record) {
   return std::string(record.name, kBlobNameLength);
@@ -267,7 +268,23 @@ Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const
     }
     return Create(context.get());
   };
-  return MountingProcess().Run(make, {{}, abort_on, TimeoutMs()});
+  Result<Descriptor> mount = MountingProcess().Run(make, {{}, abort_on, TimeoutMs()});
+  if (!mount.ok() || AwaitFiles([&] { return door_.FilesNotOpen(record); })) return mount;
+  return Error{kDeadFiles, "the kernel has files of the image open that nobody can read: a dead keeper's"};
+}
+
+// The kernel comes for all files of an image soon after it is mounted, for some at a time.
+bool Mounts::AwaitFiles(const std::function<size_t()>& missing) const {
+  const int64_t end_ns = NowNs() + TimeoutMs() * 1'000'000;
+  size_t fewest = SIZE_MAX;
+  for (int64_t give_up_ns = 0;;) {
+    const size_t now = missing();
+    if (now == 0) return true;
+    if (now < fewest) give_up_ns = std::min(NowNs() + kFileNs, end_ns);
+    fewest = std::min(fewest, now);
+    if (NowNs() >= give_up_ns) return false;
+    usleep(kFilePauseUs);
+  }
 }
 
 // A copy that the kernel has just begun has no name before it is closed, and what it is given could not be
@@ -275,12 +292,10 @@ Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const
 // readers have no part in that.
 Result<Descriptor> Mounts::MountNamedCopies(const MountRecord& record, std::span<const int> abort_on) {
   Result<Descriptor> mount = MountCache(record, abort_on);
-  if (!mount.ok() || door_.CopiesHaveNames(record)) return mount;
+  if (!mount.ok() || door_.CopiesWithoutName(record) == 0) return mount;
   mount.value().reset();
-  for (int i = 0; i < kNameTries; ++i) {
-    if (door_.CopiesHaveNames(record)) break;
-    usleep(kNamePauseUs);
-  }
+  if (!AwaitFiles([&] { return door_.CopiesWithoutName(record); }))
+    Log("the kernel names not all of its copies of the image's files: they can't be discarded");
   return MountCache(record, abort_on);
 }
 
@@ -375,8 +390,6 @@ Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<co
                                  ? MountNamedCopies(record, abort_on)
                                  : MakeFilesystem(call, bootstrap, abort_on);
   if (!mount.ok()) return mount.error();
-  if (!door_.ImageIsOpen(record))
-    return Error{kDeadFiles, "the kernel has files of the image open that nobody can read: a dead keeper's"};
   if (Outcome identified = Identify(mount.value().get(), record); !identified.ok()) return identified;
 
   // Written down before it can be reached: a successor must not take it for idle and leave.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 
@@ -51,6 +52,8 @@ class Mounts {
   Result<Descriptor> MakeFilesystem(const MountCall& call, int bootstrap, std::span<const int> abort_on);
   Result<Descriptor> MountCache(const MountRecord& record, std::span<const int> abort_on);
   Result<Descriptor> MountNamedCopies(const MountRecord& record, std::span<const int> abort_on);
+  // Waits until none is missing, for as long as they get fewer.
+  bool AwaitFiles(const std::function<size_t()>& missing) const;
   Result<std::string> DevicePath(uint32_t blob_entry);
   int64_t TimeoutMs() const;
 

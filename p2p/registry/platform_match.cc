@@ -12,7 +12,9 @@
 #include "p2p/http/text.h"
 
 #if defined(__x86_64__)
+#define _Bool bool  // glibc's header is C, and clang knows no _Bool in C++
 #include <sys/platform/x86.h>
+#undef _Bool
 #endif
 
 namespace sluice::p2p {

@@ -106,7 +106,12 @@ blob=$(data_blob_of small)
 stored=$(file_of "$(stored_blob_of small)")
 for place in frame table; do
   offset=$(($(stat -c %s "$stored") / 2))
-  [[ $place == frame ]] || offset=$(($(stat -c %s "$stored") - 100))
+  if [[ $place == table ]]; then
+    offset=$(($(stat -c %s "$stored") - 100))
+    # It knows the right one.
+    stop_node
+    restart_node
+  fi
   damage "$stored" "$offset"
   mount_image small "$mount"
   status=0

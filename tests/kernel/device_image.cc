@@ -66,12 +66,16 @@ DeviceImage SplitDevices(std::vector<char> bootstrap, const std::vector<char>& d
   if (indexes == 0 || bootstrap.size() % kBlockBytes != 0) return {};
   DeviceImage image;
   image.blobs.resize(count);
+  // From each device's end to its beginning. Of two blocks that follow each other in the file, and as numbers
+  // on two block devices, the kernel reads both from the first (iomap_readpage_iter, Linux 6.1: it compares
+  // sectors, not devices). A file of our own images lies on one device.
+  for (size_t i = 0; i < count; ++i) image.blobs[i].resize((blocks - i + count - 1) / count * kBlockBytes);
   for (size_t i = 0; i < blocks; ++i) {
     std::vector<char>& blob = image.blobs[i % count];
-    const ChunkIndex index{0, static_cast<uint16_t>(1 + i % count),
-                           static_cast<uint32_t>(blob.size() / kBlockBytes)};
+    const size_t block = blob.size() / kBlockBytes - 1 - i / count;
+    const ChunkIndex index{0, static_cast<uint16_t>(1 + i % count), static_cast<uint32_t>(block)};
     Put(bootstrap, indexes + i * sizeof(index), index);
-    blob.insert(blob.end(), &device[i * kBlockBytes], &device[i * kBlockBytes] + kBlockBytes);
+    std::memcpy(&blob[block * kBlockBytes], &device[i * kBlockBytes], kBlockBytes);
   }
   // There is no room for the slots where the one is: they go behind all the rest.
   const size_t table = bootstrap.size();

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -388,6 +390,67 @@ TEST_P(DoorTest, ImageOfAsManyDevicesAsThereCanBe) {
   EXPECT_EQ(node->door().UnguardBlob(request.devices.back()).code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(node->door().UnmountImage(request.mount_point).ok());
   for (const BlobKey& device : request.devices) EXPECT_TRUE(node->door().UnguardBlob(device).ok());
+}
+
+// The keeper's end of the line of this process, of which it has one; invalid if it is not found.
+keeper::Descriptor LineOf(pid_t keeper) {
+  const keeper::Descriptor process(static_cast<int>(syscall(SYS_pidfd_open, keeper, 0)));
+  for (int number = 0; number < 256; ++number) {
+    keeper::Descriptor file(static_cast<int>(syscall(SYS_pidfd_getfd, process.get(), number, 0)));
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    int listens = 0;
+    socklen_t listens_size = sizeof(listens);
+    if (getsockopt(file.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid == getpid() &&
+        getsockopt(file.get(), SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size) == 0 && listens == 0) {
+      return file;
+    }
+  }
+  return {};
+}
+
+// A process that is killed closes its files some time before it is seen to be dead.
+TEST_P(DoorTest, CallThatMeetsADyingKeeperIsMadeToTheNextOne) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  const pid_t keeper = node->door().keeper_pid();
+  const keeper::Descriptor line = LineOf(keeper);
+  ASSERT_EQ(shutdown(line.get(), SHUT_RDWR), 0) << std::strerror(errno);
+  std::thread killer([keeper] {
+    usleep(200'000);
+    kill(keeper, SIGKILL);
+  });
+  MountImage(*node);
+  killer.join();
+  EXPECT_EQ(node->door().keepers_replaced(), 1u);
+  EXPECT_EQ(ReadAll(), Seen::kRight);
+}
+
+TEST_P(StoreFileDoorTest, GuardsAsManyBlobsAsThereCanBe) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  constexpr uint64_t kBytes = 5 * kTestChunkSize;
+  const auto guard = [&] {
+    const Digest digest = AddEmptyBlob(kBytes);
+    const keeper::Descriptor file(open(Path("store/" + digest.Hex()).c_str(), O_RDONLY | O_CLOEXEC));
+    auto blob = std::make_shared<Blob>(
+        BlobSpec{.digest = digest, .size = kBytes, .chunk_size = kTestChunkSize, .root = {}, .origins = {}});
+    return node->door().GuardBlob(std::move(blob), file.get());
+  };
+  for (uint32_t i = 1; i < keeper::kBlobsMax; ++i) {
+    const absl::Status guarded = guard();
+    ASSERT_TRUE(guarded.ok()) << i << ": " << guarded;
+  }
+  const absl::Status refused = guard();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("16384 blobs are guarded, the most there can be"));
+  // What is there works on, with a successor of the keeper too.
+  MountImage(*node);
+  EXPECT_EQ(Read(0, 1 << 20), Seen::kRight);
+  kill(node->door().keeper_pid(), SIGKILL);
+  EXPECT_EQ(ReadAll(), Seen::kRight);
+  EXPECT_TRUE(Eventually([&] { return node->door().keepers_replaced() == 1; }));
+  EXPECT_EQ(node->door().GuardedBlobs().size(), keeper::kBlobsMax);
 }
 
 TEST_P(StoreFileDoorTest, DeviceThatIsMissingIsNamed) {

@@ -202,6 +202,12 @@ Digest ImageFixture::AddBlob(const std::vector<char>& bytes) {
   return digest;
 }
 
+Digest ImageFixture::AddEmptyBlob(uint64_t size) {
+  const Digest digest = RandomDigest();
+  MakeStoreFile(digest, size);
+  return digest;
+}
+
 void ImageFixture::MakeStoreFile(const Digest& digest, uint64_t size) const {
   const std::string file = root_ + "/store/" + digest.Hex();
   std::ofstream(file).close();

@@ -74,6 +74,7 @@ class ImageFixture : public testing::Test {
 
   // Makes an empty file in the store for a blob of these bytes, and writes them to OriginalPath.
   Digest AddBlob(const std::vector<char>& bytes);
+  Digest AddEmptyBlob(uint64_t size);                 // without the bytes
   static std::vector<char> RandomBytes(size_t size);  // none of them 0
   std::string OriginalPath(const Digest& digest) const { return root_ + "/original-" + digest.Hex(); }
 

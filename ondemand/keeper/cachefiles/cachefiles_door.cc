@@ -115,29 +115,29 @@ void CachefilesDoor::ChangeRegistrations(const MountRecord& image, int by) {
   });
 }
 
-bool CachefilesDoor::ImageIsOpen(const MountRecord& image) {
-  bool all = true;
+size_t CachefilesDoor::FilesNotOpen(const MountRecord& image) {
+  size_t missing = 0;
   CallOnThread([&] {
     std::set<Names> open;
     for (const auto& [number, place] : places_) {
       if (objects_[place].file.valid()) open.insert(objects_[place].names);
     }
     ForEachName(journal_.layout(), image,
-                [&](const Names& names, uint32_t) { all = all && open.contains(names); });
+                [&](const Names& names, uint32_t) { missing += open.contains(names) ? 0 : 1; });
   });
-  return all;
+  return missing;
 }
 
-bool CachefilesDoor::CopiesHaveNames(const MountRecord& image) {
-  bool all = true;
+size_t CachefilesDoor::CopiesWithoutName(const MountRecord& image) {
+  size_t missing = 0;
   std::set<std::string> files;
   std::string listed;
   ForEachName(journal_.layout(), image, [&](const Names& names, uint32_t) {
     if (std::exchange(listed, names.first) != names.first || files.empty())
       files = FilesOfVolume(cache_.directory.get(), names.first);
-    all = all && files.contains(kTextKeyPrefix + names.second);
+    missing += files.contains(kTextKeyPrefix + names.second) ? 0 : 1;
   });
-  return all;
+  return missing;
 }
 
 // A name that no image has told of may be of one that a dead keeper was mounting. Who refuses the kernel's

@@ -41,9 +41,9 @@ class CachefilesDoor final : public Door {
   void RemoveImage(const MountRecord& image) override;
   // What a file system of a dead keeper's has open in the same domain the kernel does not open again, and
   // nobody can read.
-  bool ImageIsOpen(const MountRecord& image) override;
+  size_t FilesNotOpen(const MountRecord& image) override;
   // The kernel gives a new copy its name when it is closed for the first time.
-  bool CopiesHaveNames(const MountRecord& image) override;
+  size_t CopiesWithoutName(const MountRecord& image) override;
   void Connect(Descriptor objects) override;
   bool Idle() override { return open_objects_.load() == 0; }
 

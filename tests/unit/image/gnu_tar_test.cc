@@ -16,8 +16,8 @@
 #include "node/image/folder_reader.h"
 #include "node/image/layer_stream.h"
 #include "node/image/tar_reader.h"
-#include "tests/unit/cli/temp_tree.h"
 #include "tests/unit/image/read_layer.h"
+#include "tests/unit/image/temp_tree.h"
 
 namespace sluice {
 namespace {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "node/image/entry_checks.h"
 #include "node/image/erofs_xattr.h"
 #include "p2p/http/text.h"
 #include "tests/unit/image/layer_entries.h"
@@ -197,6 +198,11 @@ TEST_F(ImageTreeTest, AWhiteoutTouchesLowerLayersOnly) {
   EXPECT_EQ(At("d/a").content, ContentId(6));
 }
 
+TEST_F(ImageTreeTest, ADirectoryThatIsNamedAgainBelongsToItsLayer) {
+  Layers({{File("d/a"), File("d/e/b")}, {Directory("d/e", 0700), File(".wh.d")}});
+  EXPECT_THAT(Paths(), ElementsAre("d/", "d/e/"));
+}
+
 TEST_F(ImageTreeTest, AWhiteoutThenTheSameNameIsAnotherFile) {
   Layers({{Directory("d", 0700), File("d/a")}, {File(".wh.d"), File("d/b")}});
   EXPECT_THAT(Paths(), ElementsAre("d/", "d/b"));
@@ -233,6 +239,23 @@ TEST_F(ImageTreeTest, AnOpaqueDirectoryShowsItsLayerOnlyWhereverTheMarkStands) {
 TEST_F(ImageTreeTest, AnOpaqueRoot) {
   Layers({{File("a"), File("d/b")}, {File("d/c"), File(".wh..wh..opq")}});
   EXPECT_THAT(Paths(), ElementsAre("d/", "d/c"));
+}
+
+TEST_F(ImageTreeTest, WhatWasHiddenInOneLayerCanBeHiddenInTheNext) {
+  Layers({{File("d/a")}, {File("d/b"), File(".wh.d")}, {File("d/c"), File(".wh.d")}});
+  EXPECT_THAT(Paths(), ElementsAre("d/", "d/c"));
+}
+
+// A step for each name and each whiteout, or this takes minutes.
+TEST_F(ImageTreeTest, HidingTheSameNamesAgainAndAgainEnds) {
+  Layer layer;
+  for (int i = 0; i < 100'000; ++i) layer.push_back(File(absl::StrCat("d/", i)));
+  for (int i = 0; i < 50'000; ++i) {
+    layer.push_back(File(".wh.d"));
+    layer.push_back(File("d/.wh..wh..opq"));
+  }
+  Layers({{File("d/x")}, layer});
+  EXPECT_EQ(tree_->size(), 100'002u);
 }
 
 TEST_F(ImageTreeTest, WhiteoutsFollowLinksOnTheWay) {
@@ -310,12 +333,16 @@ TEST_F(ImageTreeTest, HardLinksThatCantBeAreRefused) {
   ExpectRefused({{File("x")}, {File(".wh.x"), HardLink("a", "x")}}, "which is not there");
   ExpectRefused({{Directory("d"), HardLink("a", "d")}}, "\"d\", which is a directory");
   ExpectRefused({{HardLink("a", "/")}}, "which is a directory");
-  ExpectRefused({{File("d/f"), HardLink("d", "d/f")}}, "which it replaces");
+  ExpectRefused({{File("d/f"), HardLink("d", "d/f")}}, "which is not there once the link is made");
+  ExpectRefused({{Symlink("d", "e"), File("e/f"), HardLink("d", "d/f")}},
+                "which is not there once the link is made");
+  ExpectRefused({{File("d/e/f"), HardLink("g", "d/e/f"), HardLink("d", "d/e/f")}},
+                "which is not there once the link is made");
   ExpectRefused({{Symlink("l", "l"), HardLink("a", "l/x")}}, "symbolic links");
 }
 
 TEST_F(ImageTreeTest, AHardLinkMayReplaceADirectoryThatHoldsAnotherNameOfItsTarget) {
-  Layers({{File("d/f"), HardLink("g", "d/f"), HardLink("d", "d/f")}});
+  Layers({{File("d/f"), HardLink("g", "d/f"), HardLink("d", "g")}});
   EXPECT_THAT(Paths(), ElementsAre("d", "g"));
   EXPECT_EQ(At("d").link_count, 2u);
 }
@@ -363,7 +390,7 @@ TEST_F(ImageTreeTest, LongTargetsOfManyLinksEnd) {
   Layer layer;
   for (int i = 0; i < 200; ++i) layer.push_back(Symlink(absl::StrCat(i), absl::StrCat(round, i + 1)));
   layer.push_back(File("0/f"));
-  ExpectRefused({layer}, "16384 names");
+  ExpectRefused({layer}, "8192 names");
 }
 
 TEST_F(ImageTreeTest, AParentThatIsNoDirectoryIsRefused) {
@@ -376,6 +403,8 @@ TEST_F(ImageTreeTest, AParentThatIsNoDirectoryIsRefused) {
 TEST_F(ImageTreeTest, AWhiteoutBelowAFileIsForgottenWhenTheFileBecomesADirectory) {
   Layers({{File("a")}, {File("a/.wh.x"), Directory("a"), File("a/y")}});
   EXPECT_THAT(Paths(), ElementsAre("a/", "a/y"));
+  Layers({{File("a"), Directory("d")}, {File("a/.wh.x"), Symlink("a/.", "d"), File("a/y")}});
+  EXPECT_THAT(Paths(), ElementsAre("a", "d/", "d/y"));
 }
 
 TEST_F(ImageTreeTest, TheWayIsWalkedAgainWhenItLeadsElsewhere) {
@@ -383,6 +412,12 @@ TEST_F(ImageTreeTest, TheWayIsWalkedAgainWhenItLeadsElsewhere) {
            File("l/b"), File("two/c"), Symlink("two", "one"), File("two/d")},
           {HardLink("h1", "l/x"), Symlink("l", "/"), HardLink("h2", "l/h1")}});
   EXPECT_THAT(Paths(), ElementsAre("h1", "h2", "l", "one/", "one/a", "one/d", "one/x", "two"));
+}
+
+TEST_F(ImageTreeTest, TheWayToATargetIsWalkedAgainAfterAWhiteout) {
+  ExpectRefused(
+      {{File("d/x"), Symlink("l", "d")}, {HardLink("h", "l/x"), File(".wh.l"), HardLink("i", "l/x")}},
+      "which is not there");
 }
 
 TEST_F(ImageTreeTest, SymbolicLinksThatCantBeAreRefused) {
@@ -502,6 +537,17 @@ TEST_F(ImageTreeTest, ManyDirectoriesWithinOneAnotherGoAtOnce) {
   Layers({{File(path + "x")}, {File("d")}});
   EXPECT_THAT(Paths(), ElementsAre("d"));
   EXPECT_EQ(tree_->size(), 2u);
+}
+
+TEST_F(ImageTreeTest, MoreNamesThanItMayHaveAreRefused) {
+  ImageTree tree(4);
+  tree.BeginLayer();
+  for (const LayerEntry& entry : {File("a"), HardLink("b", "a"), File("c/d"), File("a")}) {
+    ASSERT_EQ(tree.Apply(entry, ContentId()), absl::OkStatus());
+  }
+  for (const LayerEntry& entry : {File("e"), HardLink("e", "a"), File("e/f")}) {
+    EXPECT_EQ(tree.Apply(entry, ContentId()).code(), absl::StatusCode::kResourceExhausted);
+  }
 }
 
 TEST_F(ImageTreeTest, TheSameLayersGiveTheSameOrder) {

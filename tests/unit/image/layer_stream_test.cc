@@ -240,6 +240,8 @@ TEST(LayerLimitsTest, AllowsALayerSoManyTimesItsSize) {
   EXPECT_EQ(limits.UnpackedBytesMax(100), 1000u);
   EXPECT_EQ(limits.UnpackedBytesMax(101), 1010u);
   EXPECT_EQ(limits.UnpackedBytesMax(kNoBound / 10 + 1), kNoBound);
+  const LayerLimits none{.ratio_max = 0, .free_bytes = 0};
+  EXPECT_EQ(none.UnpackedBytesMax(7), 7u) << "a plain archive";
   EXPECT_EQ(LayerLimits{.ratio_max = 0}.UnpackedBytesMax(5), uint64_t{1} << 30);
 }
 

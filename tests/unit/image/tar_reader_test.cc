@@ -243,6 +243,7 @@ TEST(TarReaderTest, ReadsTimesOfExtendedHeaders) {
   EXPECT_EQ(time("12.000000001"), std::pair(int64_t{12}, 1u));
   EXPECT_EQ(time("12.1234567899"), std::pair(int64_t{12}, 123456789u));
   EXPECT_EQ(time("12.5"), std::pair(int64_t{12}, 500000000u));
+  EXPECT_EQ(time("-1.25"), std::pair(int64_t{-2}, 750000000u));
   EXPECT_EQ(time("-0.5"), std::pair(int64_t{-1}, 500000000u));
   EXPECT_EQ(time("-1.000"), std::pair(int64_t{-1}, 0u));
   EXPECT_EQ(time("-1"), std::pair(int64_t{-1}, 0u));
@@ -454,6 +455,18 @@ TEST(TarReaderTest, NeverTakesAPartForTheWhole) {
     } else {
       EXPECT_EQ(reader.Next(entry).value_or(true), false);
     }
+  }
+}
+
+TEST(TarReaderTest, MissesContentsThatNobodyReads) {
+  for (const size_t size : {size_t{512}, size_t{600}, size_t{1023}}) {
+    MemoryStream stream(tar::File("a", tar::Repeated(512, 'a')).substr(0, size));
+    LayerUsage usage;
+    TarReader reader(stream, {}, usage);
+    LayerEntry entry;
+    ASSERT_TRUE(reader.Next(entry).value_or(false));
+    EXPECT_EQ(reader.Next(entry).status(),
+              absl::InvalidArgumentError("layer entry \"a\": the layer ends within its contents"));
   }
 }
 

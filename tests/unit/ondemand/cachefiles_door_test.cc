@@ -680,28 +680,28 @@ TEST_F(CachefilesDoorTest, StoppingRefusesWhatWaitsAndWhatIsQueued) {
 }
 
 // A mount that the kernel made of what was open before, and did not ask for.
-TEST_F(CachefilesDoorTest, ImageIsOpenWhenTheKernelHasComeForEachOfItsBlobs) {
+TEST_F(CachefilesDoorTest, FilesAreNotOpenUntilTheKernelHasComeForThem) {
   Guard(3, 4096);
   Guard(4, 4096);
   const MountRecord image = Image(3, {4}, "dom");
   door_->AddImage(image);
-  EXPECT_FALSE(door_->ImageIsOpen(image));
+  EXPECT_EQ(door_->FilesNotOpen(image), 2u);
   const auto bootstrap = kernel_.Acquire("erofs,dom", NameOf(3));
   ASSERT_TRUE(kernel_.Answer(bootstrap).has_value());
   Settle();
-  EXPECT_FALSE(door_->ImageIsOpen(image)) << "the device is missing";
+  EXPECT_EQ(door_->FilesNotOpen(image), 1u) << "the device is missing";
   const auto elsewhere = kernel_.Acquire("erofs,other", NameOf(4));
   ASSERT_TRUE(kernel_.Answer(elsewhere).has_value());
   Settle();
-  EXPECT_FALSE(door_->ImageIsOpen(image)) << "that is another volume's";
+  EXPECT_EQ(door_->FilesNotOpen(image), 1u) << "that is another volume's";
   const auto device = kernel_.Acquire("erofs,dom", NameOf(4));
   ASSERT_TRUE(kernel_.Answer(device).has_value());
   Settle();
-  EXPECT_TRUE(door_->ImageIsOpen(image));
+  EXPECT_EQ(door_->FilesNotOpen(image), 0u);
   kernel_.Relinquish(device);
   ASSERT_TRUE(kernel_.IsClosed(device));
   Settle();
-  EXPECT_FALSE(door_->ImageIsOpen(image));
+  EXPECT_EQ(door_->FilesNotOpen(image), 1u);
 }
 
 }  // namespace

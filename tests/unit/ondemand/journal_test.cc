@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -177,6 +178,19 @@ TEST(JournalTest, OtherProcessSeesTheSameMemory) {
 TEST(JournalTest, CannotBeMadeShorterUnderUs) {
   auto journal = MakeJournal();
   EXPECT_EQ(ftruncate(journal->fd(), 4096), -1);
+}
+
+// Who looks for a blob looks at all records, and memory that is read is memory that is taken.
+TEST(JournalTest, BitsOfBlobsThatAreNotThereTakeNoMemory) {
+  auto journal = MakeJournal();
+  uint32_t in_use = 0;
+  for (const BlobRecord& record : journal->layout().blobs) in_use += record.in_use.load();
+  for (const MountRecord& record : journal->layout().mounts) in_use += record.in_use;
+  EXPECT_EQ(in_use, 0u);
+  struct stat status {};
+  ASSERT_EQ(fstat(journal->fd(), &status), 0);
+  EXPECT_LT(status.st_blocks * 512, 16 << 20);
+  EXPECT_GT(status.st_size, static_cast<off_t>(sizeof(PresenceBits)) * kBlobsMax);
 }
 
 TEST(JournalTest, OnlyOneKeeperWorksWithIt) {

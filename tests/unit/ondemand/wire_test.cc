@@ -117,6 +117,11 @@ TEST(WireParseTest, TextsMustEndAndCountsMustFit) {
   EXPECT_EQ(ParseReply(BytesOf(reply)), nullptr);
 }
 
+// The reply's beginning, which daemons of any version can receive: theirs may have less room for a whole one.
+TEST(WireParseTest, BeginningOfAReplyIsNoReply) {
+  EXPECT_EQ(ParseReply(BytesOf(Reply{}).first(offsetof(Reply, mount))), nullptr);
+}
+
 TEST(WireParseTest, CopyTextTerminatesOrRefuses) {
   char to[4];
   EXPECT_TRUE(CopyText("abc", to));

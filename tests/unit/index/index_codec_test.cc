@@ -122,7 +122,8 @@ TEST(IndexCodec, MalformedBlobRecordsAreRejected) {
   ASSERT_TRUE(with(0, value[0]));
   EXPECT_FALSE(with(0, 1)) << "the earlier version";
   EXPECT_FALSE(with(0, 3)) << "a later version";
-  EXPECT_FALSE(with(1, 15)) << "unknown flag";
+  EXPECT_FALSE(with(1, 15)) << "a digest that is not there";
+  EXPECT_FALSE(with(1, value[1] | 64)) << "unknown flag";
   EXPECT_FALSE(with(2, 0)) << "state";
   EXPECT_TRUE(with(2, 4));
   EXPECT_FALSE(with(2, 5)) << "state";

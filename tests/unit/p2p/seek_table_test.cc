@@ -81,6 +81,7 @@ TEST(SeekTable, RefusesEachWayToLie) {
   ExpectLie(With(8 + 24, 2), "2 frames; the blob has 3 chunks");
   ExpectLie(With(8 + 24, 0xFFFFFFFF), "the blob has 3 chunks");
   ExpectLie(With(12, kChunk - 1), "frame 0 has 16383 plain bytes");
+  ExpectLie(With(12, kChunk + 1), "frame 0 has 16385 plain bytes");
   ExpectLie(With(28, 0), "frame 2 has 0 plain bytes");
   ExpectLie(With(8, 20), "have 97 bytes; stored are 3077");
   ExpectLie(With(8, 0), "frame 0 has no bytes");

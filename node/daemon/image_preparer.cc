@@ -213,6 +213,7 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec&
   const BlobKey& key = lease->blob().key();
   if (!parts_.store.IsSettled(key)) {
     const absl::Status settled = MakeSettled(*lease, bounds);
+    if (absl::IsDataLoss(settled) && !lease->blob().refused()) Drop(*std::move(lease));
     if (!settled.ok()) return settled;
   }
   const absl::StatusOr<ondemand::ErofsInfo> info = ondemand::ReadErofsInfo(parts_.store.BlobPath(key));
@@ -220,6 +221,16 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec&
   const absl::Status devices = ondemand::CheckErofsDevices(*info, blobs);
   if (!devices.ok()) return devices;
   return lease;
+}
+
+// What came before it was known to lie is not to fail the next who asks, whose registry may be mended.
+void StoreImagePreparer::Drop(Blob::Lease bootstrap) {
+  const BlobKey key = bootstrap.blob().key();
+  bootstrap.Release();
+  absl::Status dropped = parts_.store.Evict(key, EvictReason::kCorrupt);
+  if (dropped.ok()) dropped = parts_.discard_copies(key);
+  if (!dropped.ok())
+    spdlog::warn("bytes of {} that lie are still here: {}", key.ToString(), dropped.ToString());
 }
 
 absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBounds& bounds) {

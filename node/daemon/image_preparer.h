@@ -99,6 +99,7 @@ class StoreImagePreparer final : public ImagePreparer {
                                                    Instant deadline);
   absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
                                                const PrepareBounds& bounds);
+  void Drop(Blob::Lease bootstrap);
   absl::Status MakeSettled(Blob::Lease& bootstrap, const PrepareBounds& bounds);
   void TakeFromMembers(Blob::Lease& bootstrap, Instant deadline);
   absl::Status TakeFromRegistry(const std::shared_ptr<Blob>& bootstrap, const PrepareBounds& bounds);

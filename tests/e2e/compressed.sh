@@ -114,6 +114,9 @@ for kind in cut noise bytes; do
   compress "b$kind" --lie "bootstrap-$kind"
   expect_failure $exit_failed 'zstd frame|digest' sluice mount "$registry/app:b$kind" "$mount"
   mountpoint -q "$mount" && fail "a bootstrap that lies was mounted"
+  # Nothing of it is left to fail the next one.
+  sluice mount "$registry/app:z" "$mount" >&2
+  sluice umount "$mount" >&2
 done
 
 note "what image push makes is read so"

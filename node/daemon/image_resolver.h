@@ -17,6 +17,7 @@
 #include "p2p/cluster/peer_documents.h"
 #include "p2p/registry/allow_list.h"
 #include "p2p/registry/image_choice.h"
+#include "p2p/registry/lazy_image.h"
 #include "p2p/registry/manifest.h"
 #include "p2p/registry/platform_match.h"
 #include "p2p/registry/reference.h"

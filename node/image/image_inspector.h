@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "node/image/source_image.h"
+#include "p2p/registry/lazy_image.h"
 #include "p2p/registry/manifest.h"
 #include "p2p/registry/reference.h"
 #include "p2p/registry/registry_client.h"

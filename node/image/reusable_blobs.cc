@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "node/image/data_blob_writer.h"
+#include "p2p/registry/lazy_image.h"
 
 namespace sluice {
 namespace {

@@ -19,7 +19,6 @@ namespace sluice::p2p {
 inline constexpr size_t kManifestBytesMax = 4 << 20;  // OCI distribution specification, "Pushing Manifests"
 inline constexpr size_t kManifestDepthMax = 32;       // of nested JSON
 inline constexpr size_t kLayersMax = 512;             // of one manifest
-inline constexpr size_t kDevicesMax = 500;            // of one lazy image
 inline constexpr size_t kIndexEntriesMax = 1024;      // of one index
 
 // Source: OCI image specification, media-types.md; the docker ones: distribution, "Image Manifest V 2, Schema
@@ -146,23 +145,6 @@ absl::StatusOr<Manifest> ParseManifest(std::string_view bytes, std::string_view 
 // digest.
 std::string SerializeManifest(const ImageManifest& manifest);
 std::string SerializeIndex(const ImageIndex& index);
-
-// An image whose files can be mounted before they are there.
-struct LazyImage {
-  BlobSpec bootstrap;           // the EROFS image with the metadata; must be complete before the mount
-  std::vector<BlobSpec> blobs;  // its devices, in order; empty if no file has bytes
-};
-
-// What is lazy in an image: its one layer of media type application/vnd.erofs (or +zstd, or .layer.v1) is the
-// bootstrap, the layers with the role "device" are its blobs, each with a root if annotated. A blob is what
-// its plain bytes are, whatever is stored: digest, size and chunk size are of those. nullopt if the image is
-// an ordinary one, with neither. Every blob gets `origin`. Errors: InvalidArgument if the image has some of
-// it but can't be mounted (devices without bootstrap, two bootstraps, a bootstrap as device, tar layers
-// beside them, a blob twice, more than kDevicesMax; a compressed one without its plain digest or size, or a
-// device without root or, with several chunks, seek table; annotations that are malformed or contradict the
-// descriptor). It names the layer.
-absl::StatusOr<std::optional<LazyImage>> FindLazyImage(const ImageManifest& manifest,
-                                                       const BlobOrigin& origin);
 
 // The part of an image's configuration that we read. Source: OCI image specification, config.md.
 struct ImageConfig {

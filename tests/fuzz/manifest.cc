@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "p2p/registry/lazy_image.h"
 #include "p2p/registry/platform_match.h"
 #include "taken.h"
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "p2p/registry/lazy_image.h"
 
 namespace sluice::p2p {
 namespace {

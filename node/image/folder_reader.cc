@@ -17,6 +17,7 @@ namespace sluice {
 namespace {
 
 constexpr size_t kBufferBytes = 256 << 10;
+constexpr char kHostLabel[] = "security.selinux";
 constexpr size_t kLinkBytes = 4096;      // Linux has none of more (PATH_MAX)
 constexpr size_t kOpenDirectories = 32;  // of the levels, at once: descriptors are few
 constexpr int kDirectoryFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
@@ -168,6 +169,7 @@ absl::Status FolderReader::Describe(const std::string& name, LayerEntry& entry) 
   const std::string place = absl::StrCat("/proc/self/fd/", directories_.back().fd.get(), "/", name);
   absl::StatusOr<std::map<std::string, std::string>> xattrs = ReadXattrs(place, limits_.xattr_bytes_max);
   if (!xattrs.ok()) return xattrs.status();
+  if (xattrs->erase(kHostLabel) > 0) notices_.Add(NoticeKind::kHostLabel, path_, {});
   entry.attributes = {.uid = stat_.st_uid,
                       .gid = stat_.st_gid,
                       .permissions = static_cast<uint16_t>(stat_.st_mode & 07777),

@@ -15,13 +15,15 @@
 #include "absl/status/statusor.h"
 #include "node/image/layer_limits.h"
 #include "node/image/layer_reader.h"
+#include "node/image/notices.h"
 #include "node/image/unique_fd.h"
 
 namespace sluice {
 
 // A directory on disk as a layer: first itself as ".", then what is in it, names in the order of their bytes,
 // each directory before what is in it. The second and every later name of a file is a hard link to the first.
-// Holes are no runs. Mounts within the directory belong to it.
+// Holes are no runs. Mounts within the directory belong to it. SELinux labels are left out: the host's policy
+// gave them, and the same files would have others elsewhere.
 //
 // A file that changes while it is read is an error, not a mixture. Needs no more rights than to read what is
 // there, and at any time the names of one directory of each level.
@@ -34,6 +36,9 @@ class FolderReader final : public LayerReader {
   // Errors stay; each names the file. Aborted: a file was changed, moved or removed meanwhile.
   absl::StatusOr<bool> Next(LayerEntry& entry) override;
   absl::StatusOr<bool> NextRun(ContentRun& run) override;
+
+  // What files so far had and was not taken.
+  const Notices& notices() const { return notices_; }
 
  private:
   using FileId = std::pair<dev_t, ino_t>;
@@ -82,6 +87,7 @@ class FolderReader final : public LayerReader {
   uint64_t position_ = 0;  // in it
   uint64_t data_end_ = 0;  // of the run of data that the position lies in
   std::vector<std::byte> buffer_;
+  Notices notices_;
   absl::Status status_;
 };
 

@@ -46,7 +46,8 @@ class ImageBuilder {
 
   // Each once, in the order of the bootstrap's devices.
   const std::vector<DataBlob>& blobs() const { return blobs_; }
-  const Notices& notices() const { return tree_.notices(); }
+  // What the layers since the last call lost.
+  Notices TakeNotices() { return tree_.TakeNotices(); }
 
  private:
   absl::Status ReadEntries(LayerReader& reader, DataBlobWriter& writer);

@@ -12,9 +12,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "node/geometry.h"
+#include "node/image/blob_descriptor.h"
 #include "node/image/byte_stream.h"
 #include "node/image/folder_reader.h"
+#include "node/image/layer_fetcher.h"
 #include "node/image/layer_stream.h"
+#include "node/image/notices.h"
 #include "node/image/tar_reader.h"
 #include "node/image/unique_fd.h"
 #include "p2p/http/text.h"
@@ -63,38 +66,6 @@ absl::Status CheckLayers(const RemoteImage& image) {
   return absl::OkStatus();
 }
 
-p2p::Descriptor Describe(std::string_view type, const Digest& digest, uint64_t size) {
-  return {.media_type = std::string(type), .digest = digest, .size = size, .annotations = {}};
-}
-
-void Annotate(p2p::Descriptor& descriptor, std::string_view name, std::string value) {
-  descriptor.annotations[std::string(name)] = std::move(value);
-}
-
-// A data blob that is sent as it is.
-p2p::Descriptor DescribeBlob(const p2p::Recipe& recipe, const std::optional<Digest>& source_diff_id) {
-  p2p::Descriptor descriptor = Describe(p2p::media_type::kOctetStream, recipe.blob, recipe.size);
-  Annotate(descriptor, p2p::annotation::kErofsRole, std::string(p2p::annotation::kErofsRoleDevice));
-  Annotate(descriptor, p2p::annotation::kBlobRoot, recipe.root.Hex());
-  Annotate(descriptor, p2p::annotation::kBlobChunkSize, absl::StrCat(recipe.chunk_size));
-  Annotate(descriptor, p2p::annotation::kBlobSize, absl::StrCat(recipe.size));
-  Annotate(descriptor, p2p::annotation::kBlobLayout, absl::StrCat(DataBlobWriter::kLayout));
-  if (source_diff_id) Annotate(descriptor, p2p::annotation::kSourceDiffId, source_diff_id->ToString());
-  return descriptor;
-}
-
-// Turns the descriptor of plain bytes into that of what they are compressed to.
-void DescribeCompressed(p2p::Descriptor& descriptor, const Digest& digest, uint64_t size) {
-  Annotate(descriptor, p2p::annotation::kUncompressedDigest, descriptor.digest.ToString());
-  descriptor.media_type.append(p2p::media_type::kZstdSuffix);
-  descriptor.digest = digest;
-  descriptor.size = size;
-}
-
-std::string PlaceOfSeekTable(const CompressedFile& file, const std::string& table) {
-  return absl::StrCat(file.size - table.size(), ":", table.size(), ":", p2p::Sha256::Of(table).ToString());
-}
-
 // What is read tells how far the reading has come.
 class WatchedStream final : public ByteStream {
  public:
@@ -117,16 +88,20 @@ unsigned Threads() {
   return std::max(1U, std::thread::hardware_concurrency());
 }
 
-std::vector<std::string> LinesOf(const Notices& notices) {
-  std::vector<std::string> lines;
-  for (size_t i = 0; i < kNoticeKinds; ++i) {
-    const auto kind = static_cast<NoticeKind>(i);
-    const Notices::Notice& notice = notices.Of(kind);
-    if (notice.count == 0) continue;
-    lines.push_back(
-        absl::StrCat(notice.count, " ", std::string(NoticeText(kind)), ", the first of them ", notice.first));
+// What is to be said of a layer as a whole. `wanted`: its diff id as the configuration has it.
+Notices NoticesOf(const LayerStream& stream, const Digest& diff_id, const std::string* wanted) {
+  Notices notices;
+  if (stream.trailing_bytes() > 0) {
+    notices.AddLayer(NoticeKind::kTrailingBytes, absl::StrCat(stream.trailing_bytes(), " bytes"));
   }
-  return lines;
+  // Of another algorithm there is nothing to compare.
+  const absl::StatusOr<Digest> named =
+      wanted != nullptr ? Digest::Parse(*wanted) : absl::NotFoundError("none");
+  if (named.ok() && *named != diff_id) {
+    notices.AddLayer(NoticeKind::kOtherDiffId, absl::StrCat("its archive has the digest ", diff_id.ToString(),
+                                                            ", not ", named->ToString()));
+  }
+  return notices;
 }
 
 }  // namespace
@@ -135,12 +110,14 @@ struct ImagePusher::Work {
   const ImagePushRequest& request;
   ScratchDirectory scratch;
   ImageBuilder builder;
-  std::optional<RemoteImage> source;       // none for a directory
-  std::string source_config;               // JSON; empty for a directory
-  p2p::Platform source_platform;           // as its configuration says
+  std::optional<RemoteImage> source;  // none for a directory
+  std::string source_config;          // JSON; empty for a directory
+  p2p::Platform source_platform;      // as its configuration says
+  std::vector<std::string> source_diff_ids;
   std::vector<std::string> source_layers;  // files, if they are to be sent too
   ReusableBlobs reusable;
   LayerUsage usage;
+  Notices notices;
   std::vector<BlobUpload> blobs;  // as they stand in builder.blobs()
 };
 
@@ -156,7 +133,8 @@ absl::StatusOr<PushedImage> ImagePusher::Push(const ImagePushRequest& request) {
   absl::StatusOr<ScratchDirectory> scratch = ScratchDirectory::Make();
   if (!scratch.ok()) return scratch.status();
   const std::string directory = scratch->path();
-  Work work{request, *std::move(scratch), {directory, request.chunk_size}, {}, "", {}, {}, {}, {}, {}};
+  Work work{request, *std::move(scratch), {directory, request.chunk_size}, {}, "", {}, {}, {}, {}, {}, {},
+            {}};
   absl::Status read = IsDirectory(request.source) ? ReadDirectory(work) : ReadImage(work);
   if (!read.ok()) return read;
 
@@ -180,6 +158,8 @@ absl::Status ImagePusher::ReadDirectory(Work& work) {
   if (!reader.ok()) return reader.status();
   absl::StatusOr<std::optional<size_t>> blob = work.builder.AddLayer(**reader);
   if (!blob.ok()) return In(work.request.source, blob.status());
+  work.notices.Merge((*reader)->notices());
+  work.notices.Merge(work.builder.TakeNotices());
   return MakeUpload(work, *blob, std::nullopt);
 }
 
@@ -200,21 +180,22 @@ absl::Status ImagePusher::ReadImage(Work& work) {
   if (!parsed.ok()) return In(name, parsed.status());
   work.source_config = *std::move(config);
   work.source_platform = std::move(parsed->platform);
+  work.source_diff_ids = std::move(parsed->diff_ids);
   work.source = *std::move(image);
 
   if (absl::Status found = FindReusable(work); !found.ok()) return found;
-  for (const p2p::Descriptor& layer : work.source->manifest.layers) {
-    absl::Status read = ReadLayer(work, reference->origin, layer);
-    if (!read.ok()) return In(absl::StrCat(name, ": layer ", layer.digest.ToString()), read);
+  const std::vector<p2p::Descriptor>& layers = work.source->manifest.layers;
+  LayerFetcher fetcher(registry_, reference->origin, layers, work.scratch.path(), progress_);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const absl::StatusOr<std::string> path = fetcher.Next();
+    absl::Status read = path.ok() ? ReadLayer(work, i, *path) : path.status();
+    if (!read.ok()) return In(absl::StrCat(name, ": layer ", layers[i].digest.ToString()), read);
   }
   return absl::OkStatus();
 }
 
-// One layer on disk at a time, unless they are to be sent.
-absl::Status ImagePusher::ReadLayer(Work& work, const BlobOrigin& origin, const p2p::Descriptor& layer) {
-  const std::string path = work.scratch.PathOf(absl::StrCat("layer-", work.source_layers.size()));
-  absl::Status downloaded = DownloadBlob(registry_, origin, layer, path, progress_);
-  if (!downloaded.ok()) return downloaded;
+// A layer's file goes once it is open, unless it is to be sent.
+absl::Status ImagePusher::ReadLayer(Work& work, size_t index, const std::string& path) {
   const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.valid()) return absl::ErrnoToStatus(errno, absl::StrCat(path, " can't be opened"));
   if (work.request.with_source == ImagePushRequest::Source::kLeave) {
@@ -222,10 +203,15 @@ absl::Status ImagePusher::ReadLayer(Work& work, const BlobOrigin& origin, const 
   } else {
     work.source_layers.push_back(path);
   }
+  return MakeLayer(work, index, file.get());
+}
+
+absl::Status ImagePusher::MakeLayer(Work& work, size_t index, int file) {
+  const p2p::Descriptor& layer = work.source->manifest.layers[index];
   progress_.Begin(absl::StrCat("reading ", layer.digest.Short()), layer.size);
   const LayerLimits& limits = work.request.limits;
   absl::StatusOr<std::unique_ptr<LayerStream>> stream =
-      LayerStream::Open(std::make_unique<WatchedStream>(std::make_unique<FileStream>(file.get()), progress_),
+      LayerStream::Open(std::make_unique<WatchedStream>(std::make_unique<FileStream>(file), progress_),
                         limits.UnpackedBytesMax(layer.size));
   if (!stream.ok()) return stream.status();
   TarReader reader(**stream, limits, work.usage);
@@ -233,6 +219,12 @@ absl::Status ImagePusher::ReadLayer(Work& work, const BlobOrigin& origin, const 
   if (!blob.ok()) return blob.status();
   absl::StatusOr<Digest> diff_id = (*stream)->Finish();
   if (!diff_id.ok()) return diff_id.status();
+  const std::string name = layer.digest.ToString();
+  const std::string* const wanted =
+      index < work.source_diff_ids.size() ? &work.source_diff_ids[index] : nullptr;
+  work.notices.Merge(NoticesOf(**stream, *diff_id, wanted), name);
+  work.notices.Merge(reader.notices(), name);
+  work.notices.Merge(work.builder.TakeNotices(), name);
   return MakeUpload(work, *blob, *diff_id);
 }
 
@@ -339,7 +331,7 @@ absl::StatusOr<PushedImage> ImagePusher::Send(Work& work, const Bootstrap& boots
   pushed.target = work.request.target;
   pushed.bootstrap = bootstrap_upload.descriptor;
   pushed.plain_bootstrap = bootstrap;
-  pushed.notices = LinesOf(work.builder.notices());
+  pushed.notices = work.notices.Lines();
   ImageUploader uploader(registry_, progress_, work.request.target.origin);
   p2p::ImageManifest manifest;
   std::vector<Digest> diff_ids;

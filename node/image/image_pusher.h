@@ -79,7 +79,8 @@ class ImagePusher {
 
   absl::Status ReadDirectory(Work& work);
   absl::Status ReadImage(Work& work);
-  absl::Status ReadLayer(Work& work, const BlobOrigin& origin, const p2p::Descriptor& layer);
+  absl::Status ReadLayer(Work& work, size_t index, const std::string& path);
+  absl::Status MakeLayer(Work& work, size_t index, int file);
 
   absl::Status FindReusable(Work& work);
   absl::Status MakeUpload(Work& work, std::optional<size_t> blob,

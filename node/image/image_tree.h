@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -49,6 +50,8 @@ class ImageTree {
   const XattrPool& xattrs() const { return xattrs_; }
   size_t size() const { return nodes_.node_count() - 1; }  // files of all kinds, the root counted
   const Notices& notices() const { return notices_; }
+  // What was met since the last call; notices() begins anew.
+  Notices TakeNotices() { return std::exchange(notices_, Notices()); }
 
  private:
   // Where an entry goes.

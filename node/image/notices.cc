@@ -1,5 +1,7 @@
 #include "node/image/notices.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "p2p/http/text.h"
 
@@ -17,6 +19,12 @@ std::string_view NoticeText(NoticeKind kind) {
       return "extended attributes that files of their kind can't have were left out";
     case NoticeKind::kForeignRecord:
       return "records of pax headers that no container runtime applies were left out";
+    case NoticeKind::kHostLabel:
+      return "SELinux labels of this host (security.selinux) were left out";
+    case NoticeKind::kTrailingBytes:
+      return "layers had bytes behind their gzip stream, which were left out";
+    case NoticeKind::kOtherDiffId:
+      return "layers are not those that the image's configuration names";
   }
   return "";
 }
@@ -28,11 +36,30 @@ void Notices::Add(NoticeKind kind, std::string_view path, std::string_view detai
   if (!detail.empty()) absl::StrAppend(&notice.first, ": ", p2p::Quoted(detail));
 }
 
-void Notices::Merge(const Notices& later) {
+void Notices::AddLayer(NoticeKind kind, std::string detail) {
+  Notice& notice = notices_[static_cast<size_t>(kind)];
+  if (notice.count++ == 0) notice.first = std::move(detail);
+}
+
+void Notices::Merge(const Notices& later, std::string_view layer) {
   for (size_t i = 0; i < kNoticeKinds; ++i) {
-    if (notices_[i].count == 0) notices_[i].first = later.notices_[i].first;
-    notices_[i].count += later.notices_[i].count;
+    const Notice& added = later.notices_[i];
+    if (notices_[i].count == 0 && added.count > 0) {
+      notices_[i].first =
+          layer.empty() ? added.first : absl::StrCat("layer ", p2p::Abs(layer), ": ", added.first);
+    }
+    notices_[i].count += added.count;
   }
+}
+
+std::vector<std::string> Notices::Lines() const {
+  std::vector<std::string> lines;
+  for (size_t i = 0; i < kNoticeKinds; ++i) {
+    if (notices_[i].count == 0) continue;
+    lines.push_back(absl::StrCat(notices_[i].count, " ", p2p::Abs(NoticeText(static_cast<NoticeKind>(i))),
+                                 ", the first of them ", notices_[i].first));
+  }
+  return lines;
 }
 
 }  // namespace sluice

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sluice {
 
@@ -15,8 +16,11 @@ enum class NoticeKind : uint8_t {
   kOverlayXattr,    // one that the overlay file system keeps for itself
   kMisplacedXattr,  // one that a file of this kind can't have: "user." of a symbolic link
   kForeignRecord,   // a pax record that container runtimes do not apply and other tools do
+  kHostLabel,       // a file's SELinux label on the host that a directory was read on
+  kTrailingBytes,   // bytes behind a layer's compressed stream
+  kOtherDiffId,     // a layer whose archive is another than the image's configuration names
 };
-inline constexpr size_t kNoticeKinds = 5;
+inline constexpr size_t kNoticeKinds = 8;
 
 // What to say of a kind, after its count: "entries under reserved names (.wh..wh.*) were left out".
 std::string_view NoticeText(NoticeKind kind);
@@ -32,8 +36,14 @@ class Notices {
   // `detail`: what of it, such as the attribute's name; may be empty. Both are bytes from outside.
   void Add(NoticeKind kind, std::string_view path, std::string_view detail);
 
-  // Adds what another has counted, later than this.
-  void Merge(const Notices& later);
+  // Of a layer as a whole. `detail` is text of ours.
+  void AddLayer(NoticeKind kind, std::string detail);
+
+  // Adds what another has counted, later than this, in `layer` ("" for none), whose name is text of ours.
+  void Merge(const Notices& later, std::string_view layer = {});
+
+  // What there is to say, a line a kind.
+  std::vector<std::string> Lines() const;
 
   const Notice& Of(NoticeKind kind) const { return notices_[static_cast<size_t>(kind)]; }
 

@@ -1,7 +1,6 @@
 #include "node/image/source_image.h"
 
 #include <fcntl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "node/image/file_bytes.h"
 #include "node/image/unique_fd.h"
 #include "p2p/recipe/sha256.h"
 #include "p2p/registry/image_choice.h"
@@ -31,16 +31,9 @@ class BlobFile {
 
   void Append(std::span<const std::byte> bytes) {
     hash_.Update(bytes);
-    while (!bytes.empty() && status_.ok()) {
-      const ssize_t n = write(file_.get(), bytes.data(), bytes.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) {
-        status_ = absl::ErrnoToStatus(errno, absl::StrCat(path_, " can't be written"));
-        return;
-      }
-      bytes = bytes.subspan(static_cast<size_t>(n));
-      size_ += static_cast<uint64_t>(n);
-    }
+    if (!status_.ok()) return;
+    status_ = WriteAll(file_.get(), bytes, path_);
+    if (status_.ok()) size_ += bytes.size();
   }
 
   uint64_t size() const { return size_; }
@@ -57,16 +50,16 @@ class BlobFile {
 
 absl::Status DownloadRange(p2p::RegistryClient& registry, const BlobOrigin& origin,
                            const p2p::Descriptor& blob, ByteRange range, BlobFile& file,
-                           ProgressSink& progress) {
+                           DownloadWatcher& watcher) {
   std::promise<absl::Status> done;
-  registry.ReadBlobRange(
+  watcher.on_request(registry.ReadBlobRange(
       origin, blob.digest, blob.size, range, FetchClass::kDemand,
       std::chrono::steady_clock::now() + kRangeTimeout, [](OriginAccess) {},
       [&](std::span<const std::byte> bytes) {
         file.Append(bytes);
-        progress.Advance(file.size());
+        watcher.on_bytes(file.size());
       },
-      [&](absl::Status status) { done.set_value(std::move(status)); });
+      [&](absl::Status status) { done.set_value(std::move(status)); }));
   absl::Status status = done.get_future().get();
   return file.status().ok() ? status : file.status();
 }
@@ -99,14 +92,13 @@ absl::StatusOr<RemoteImage> ResolveRemoteImage(p2p::RegistryClient& registry,
 }
 
 absl::Status DownloadBlob(p2p::RegistryClient& registry, const BlobOrigin& origin,
-                          const p2p::Descriptor& blob, const std::string& path, ProgressSink& progress) {
-  progress.Begin(absl::StrCat("fetching ", blob.digest.Short()), blob.size);
+                          const p2p::Descriptor& blob, const std::string& path, DownloadWatcher watcher) {
   BlobFile file(path);
   if (!file.status().ok()) return file.status();
   int resumes = 0;
   while (file.size() < blob.size) {
     const ByteRange range{file.size(), std::min(kRangeBytes, blob.size - file.size())};
-    absl::Status status = DownloadRange(registry, origin, blob, range, file, progress);
+    absl::Status status = DownloadRange(registry, origin, blob, range, file, watcher);
     if (!file.status().ok()) return file.status();
     if (status.ok()) continue;
     if (!absl::IsUnavailable(status) || ++resumes > kResumesMax) return status;

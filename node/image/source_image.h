@@ -1,12 +1,15 @@
 #pragma once
 
+#include <cstdint>
+#include <memory>
 #include <string>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
 #include "node/digest.h"
-#include "node/image/progress.h"
+#include "node/fetch_handle.h"
 #include "p2p/registry/manifest.h"
 #include "p2p/registry/reference.h"
 #include "p2p/registry/registry_client.h"
@@ -29,9 +32,15 @@ absl::StatusOr<RemoteImage> ResolveRemoteImage(p2p::RegistryClient& registry,
                                                const p2p::ImageReference& reference,
                                                const p2p::Platform& platform);
 
-// Downloads a blob to a new file, and holds it against its digest and size.
-// Errors: DataLoss (the bytes are others), those of RegistryClient and of writing the file. Blocks.
+// Who looks on while a blob is downloaded. Called on the downloading thread and the client's.
+struct DownloadWatcher {
+  absl::AnyInvocable<void(uint64_t)> on_bytes;                         // so many are there
+  absl::AnyInvocable<void(std::shared_ptr<FetchControl>)> on_request;  // one after another; to cancel it
+};
+
+// Downloads a blob to a new file, and holds it against its digest and size. Errors: DataLoss (the bytes are
+// others), Cancelled (a request was), those of RegistryClient and of writing the file. Blocks.
 absl::Status DownloadBlob(p2p::RegistryClient& registry, const BlobOrigin& origin,
-                          const p2p::Descriptor& blob, const std::string& path, ProgressSink& progress);
+                          const p2p::Descriptor& blob, const std::string& path, DownloadWatcher watcher);
 
 }  // namespace sluice

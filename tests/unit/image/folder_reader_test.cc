@@ -160,6 +160,24 @@ TEST_F(FolderReaderTest, ReadsXattrsAlsoOfLinksAndDirectories) {
   EXPECT_THAT(std::string(bounded.message()), HasSubstr("file \"file\": its extended attributes"));
 }
 
+TEST_F(FolderReaderTest, LeavesTheLabelsOfThisHostOut) {
+  SLUICE_REQUIRE_ROOT();
+  const std::string label = "system_u:object_r:default_t:s0";
+  for (const char* const name : {"a", "b"}) {
+    WriteText(At(name), "");
+    ASSERT_EQ(setxattr(At(name).c_str(), "security.selinux", label.c_str(), label.size() + 1, 0), 0);
+  }
+  ASSERT_EQ(setxattr(At("b").c_str(), "security.sluice", "v", 1, 0), 0);
+  const auto reader = Open();
+  const auto entries = ReadAll(*reader);
+  ASSERT_EQ(entries.status(), absl::OkStatus());
+  ASSERT_EQ(entries->size(), 3u);
+  EXPECT_THAT((*entries)[1].entry.attributes.xattrs, IsEmpty());
+  EXPECT_THAT((*entries)[2].entry.attributes.xattrs, ElementsAre(Pair("security.sluice", "v")));
+  EXPECT_EQ(reader->notices().Of(NoticeKind::kHostLabel).count, 2u);
+  EXPECT_EQ(reader->notices().Of(NoticeKind::kHostLabel).first, "\"a\"");
+}
+
 TEST_F(FolderReaderTest, ReadsDataBetweenHoles) {
   const int fd = open(At("sparse").c_str(), O_CREAT | O_WRONLY, 0644);
   ASSERT_EQ(pwrite(fd, "data", 4, int64_t{5} << 30), 4);

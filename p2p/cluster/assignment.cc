@@ -29,10 +29,32 @@ uint64_t FirstEight(const Digest& hash) {
   return value;
 }
 
+// No floating point: two builds must agree. The product needs 128 bits.
+__extension__ using Wide = unsigned __int128;
+
+// How many stripes each member may take.
+std::vector<uint64_t> CapsOf(uint64_t blob_key, uint64_t stripe_count,
+                             std::span<const uint64_t> member_keys) {
+  const uint64_t dividend = 5 * stripe_count;
+  const uint64_t divisor = 4 * member_keys.size();
+  std::vector<uint64_t> caps(member_keys.size(), std::max<uint64_t>(dividend / divisor, 1));
+  if (dividend < divisor) return caps;
+  const Wide fraction = Wide{dividend % divisor} << 64;
+  for (size_t i = 0; i < caps.size(); ++i) {
+    if (Wide{BlobScore(blob_key, member_keys[i])} * divisor < fraction) ++caps[i];
+  }
+  return caps;
+}
+
 }  // namespace
 
 uint64_t StripeBytes(uint64_t blob_size) {
   return std::clamp(std::bit_floor(blob_size / kStripesPerBlob), kStripeMin, kStripeMax);
+}
+
+uint64_t StripeCount(uint64_t blob_size) {
+  const uint64_t bytes = StripeBytes(blob_size);
+  return std::max<uint64_t>(blob_size / bytes + (blob_size % bytes != 0), 1);
 }
 
 uint64_t ScoreKeyOf(const Digest& blob) {
@@ -47,6 +69,34 @@ uint64_t ScoreKeyOf(std::string_view member) {
 
 uint64_t Score(uint64_t blob_key, uint64_t stripe, uint64_t member_key) {
   return Mix(Mix(blob_key + kGolden * (stripe + 1)) ^ member_key);
+}
+
+uint64_t BlobScore(uint64_t blob_key, uint64_t member_key) {
+  return Mix(Mix(blob_key) ^ member_key);
+}
+
+std::vector<MemberIndex> AssignHomes(uint64_t blob_key, uint64_t stripe_count,
+                                     std::span<const uint64_t> member_keys) {
+  const std::vector<uint64_t> caps = CapsOf(blob_key, stripe_count, member_keys);
+  std::vector<uint64_t> loads(member_keys.size());
+  size_t below_cap = member_keys.size();
+  std::vector<MemberIndex> homes(stripe_count);
+  for (uint64_t stripe = 0; stripe < stripe_count; ++stripe) {
+    const uint64_t least = below_cap == 0 ? *std::min_element(loads.begin(), loads.end()) : uint64_t{0};
+    size_t best = member_keys.size();
+    uint64_t best_score = 0;
+    for (size_t i = 0; i < member_keys.size(); ++i) {
+      if (below_cap == 0 ? loads[i] != least : loads[i] >= caps[i]) continue;
+      const uint64_t score = Score(blob_key, stripe, member_keys[i]);
+      // Of equals the first stays: it has the lesser name.
+      if (best < member_keys.size() && score <= best_score) continue;
+      best = i;
+      best_score = score;
+    }
+    homes[stripe] = static_cast<MemberIndex>(best);
+    if (++loads[best] == caps[best]) --below_cap;
+  }
+  return homes;
 }
 
 }  // namespace sluice::p2p

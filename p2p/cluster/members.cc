@@ -108,6 +108,13 @@ std::string HostPort::ToString() const {
   return absl::StrCat(v6 ? "[" : "", host, v6 ? "]:" : ":", port);
 }
 
+MemberView::MemberView(std::vector<Member> the_members) : members(std::move(the_members)) {
+  std::sort(members.begin(), members.end(), [](const Member& a, const Member& b) { return a.name < b.name; });
+  std::string names;
+  for (const Member& member : members) absl::StrAppend(&names, member.name, "\n");
+  id = ScoreKeyOf(names);
+}
+
 struct Members::Shared {
   explicit Shared(Options the_options) : options(std::move(the_options)) {
     if (!options.resolve) options.resolve = ResolveByLibrary;
@@ -130,6 +137,7 @@ struct Members::Shared {
   std::map<std::string, std::string> troubles;                // told already
   std::set<std::string> selves;
   std::shared_ptr<const List> list = std::make_shared<const List>();
+  std::shared_ptr<const MemberView> view = std::make_shared<const MemberView>(List());
 
   // Held while on_change runs, so that none comes after Stop and they come in order.
   std::mutex change_mutex;
@@ -165,6 +173,11 @@ void Members::Stop() {
 std::shared_ptr<const Members::List> Members::list() const {
   const std::lock_guard lock(shared_->mutex);
   return shared_->list;
+}
+
+std::shared_ptr<const MemberView> Members::view() const {
+  const std::lock_guard lock(shared_->mutex);
+  return shared_->view;
 }
 
 void Members::NoteSelf(const std::string& name) {
@@ -219,18 +232,24 @@ void Members::Update(const std::shared_ptr<Shared>& shared) {
       for (const std::string& address : shared->addresses[configured.host])
         found.insert({address, configured.port});
     }
-    List list;
+    if (shared->options.self.port != 0 && !IsWildcard(shared->options.self.host))
+      found.insert({Canonical(shared->options.self.host), shared->options.self.port});
+    List all;
+    List others;
     for (const HostPort& address : found) {
       const std::string name = address.ToString();
-      if (shared->IsSelf(address, own) || shared->selves.contains(name) || list.size() == kMembersMax)
-        continue;
-      list.push_back({address, name, ScoreKeyOf(name)});
+      const bool is_self = shared->IsSelf(address, own) || shared->selves.contains(name);
+      if (!is_self && others.size() == kMembersMax) continue;
+      all.push_back({address, name, ScoreKeyOf(name), is_self});
+      if (!is_self) others.push_back(all.back());
     }
-    std::sort(list.begin(), list.end(), [](const Member& a, const Member& b) { return a.name < b.name; });
-    const bool same = std::equal(list.begin(), list.end(), shared->list->begin(), shared->list->end(),
+    auto view = std::make_shared<const MemberView>(std::move(all));
+    std::sort(others.begin(), others.end(), [](const Member& a, const Member& b) { return a.name < b.name; });
+    shared->view = std::move(view);
+    const bool same = std::equal(others.begin(), others.end(), shared->list->begin(), shared->list->end(),
                                  [](const Member& a, const Member& b) { return a.name == b.name; });
     if (same) return;
-    fresh = shared->list = std::make_shared<const List>(std::move(list));
+    fresh = shared->list = std::make_shared<const List>(std::move(others));
   }
   if (shared->options.on_change) shared->options.on_change(*fresh);
 }

@@ -34,12 +34,23 @@ struct Member {
   HostPort address;  // the host is an IP literal
   std::string name;  // "address:port", what scores are made of
   uint64_t score_key = 0;
+  bool is_self = false;
+};
+
+// Who the members are at one time, this node among them: what homes are computed from, so that nodes with
+// equal views agree.
+struct MemberView {
+  // Two views with the same names have the same id.
+  explicit MemberView(std::vector<Member> the_members);
+
+  std::vector<Member> members;  // in the order of their names
+  uint64_t id = 0;
 };
 
 // The other nodes of the cluster: a static list of host:port. A name that resolves to several addresses is as
 // many members; names are resolved again every so often, on a thread of their own. One that can't be
-// resolved just now keeps the addresses that it had. This node itself is left out: by its own address, or,
-// when it has met itself, by NoteSelf.
+// resolved just now keeps the addresses that it had. This node itself is known by its own address, or, when
+// it has met itself, by NoteSelf; the view has it, the list leaves it out.
 //
 // Thread-safe.
 class Members {
@@ -52,7 +63,8 @@ class Members {
 
   struct Options {
     std::vector<HostPort> configured;
-    HostPort self;  // where this node listens for peers; a wildcard host stands for all of its addresses
+    // Where this node listens for peers; a wildcard host stands for all of its addresses. Port 0: nowhere.
+    HostPort self;
     Duration refresh = std::chrono::seconds(10);
     Resolve resolve = nullptr;                               // getaddrinfo(3) if null
     std::function<void(const std::string&)> warn = nullptr;  // once per change of a name's trouble
@@ -71,6 +83,8 @@ class Members {
 
   // In the order of their names. Never null.
   std::shared_ptr<const List> list() const;
+  // The same with this node: as it was found, or, if its address is no wildcard, in any case. Never null.
+  std::shared_ptr<const MemberView> view() const;
   // That member is this very node.
   void NoteSelf(const std::string& name);
 

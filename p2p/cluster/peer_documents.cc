@@ -3,8 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "p2p/cluster/assignment.h"
-#include "p2p/cluster/peer_source.h"
+#include "p2p/cluster/ranks.h"
 #include "p2p/recipe/recipe.h"
 #include "p2p/recipe/sha256.h"
 
@@ -13,9 +12,8 @@ namespace sluice::p2p {
 absl::Status PeerDocumentClient::Ask(const Digest& key, const std::string& path, uint64_t bytes_max,
                                      Instant deadline, const Take& take) const {
   const Instant now = parts_.clock.Now();
-  const auto list = parts_.members.list();
-  for (const Member& member :
-       ChooseMembers(*list, parts_.health, ScoreKeyOf(key), 0, kMembersAskedMax, now)) {
+  const auto view = parts_.members.view();
+  for (const Member& member : RanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now)) {
     // Whoever is slow leaves time for the next.
     const Duration left = deadline - parts_.clock.Now();
     if (left <= Duration(0)) break;

@@ -16,7 +16,8 @@
 namespace sluice::p2p {
 
 // What a mount needs beside chunks, from other nodes that have it: each checked against its digest, a recipe
-// against the root that binds it. Members are asked one after the other, best score first.
+// against the root that binds it. Members are asked one after the other, by the
+// ranks of the digest.
 //
 // Thread-safe; blocks. Errors of all: NotFound (no member that was asked gave it).
 class PeerDocumentClient {

@@ -33,11 +33,10 @@ bool SameMembers(const std::vector<Member>& a, const std::vector<Member>& b) {
 }
 
 // The request cut where another member is to be asked.
-std::vector<Group> GroupsOf(const FetchRequest& request, const Members::List& members,
+std::vector<Group> GroupsOf(const FetchRequest& request, const MemberView& view, const BlobHomes& homes,
                             const MemberHealth& health, Instant now) {
   const ChunkGeometry& geometry = request.blob->geometry();
   const uint64_t stripe_bytes = StripeBytes(geometry.size());
-  const uint64_t blob_key = ScoreKeyOf(request.blob->digest());
   std::vector<Group> groups;
   uint64_t last_stripe = UINT64_MAX;
   for (ChunkIndex index = request.chunks.first; index < request.chunks.end(); index = index.next()) {
@@ -45,8 +44,8 @@ std::vector<Group> GroupsOf(const FetchRequest& request, const Members::List& me
     const uint64_t stripe = geometry.RangeOf(index).offset / stripe_bytes;
     if (stripe != last_stripe) {
       last_stripe = stripe;
-      std::vector<Member> chosen = ChooseMembers(
-          members, health, blob_key, stripe, PeerSource::kMembersAskedMax + PeerSource::kStandInsMax, now);
+      std::vector<Member> chosen = RanksOfStripe(
+          view, homes, stripe, health, PeerSource::kMembersAskedMax + PeerSource::kStandInsMax, now);
       if (groups.empty() || !SameMembers(groups.back().members, chosen))
         groups.push_back({{index, 0}, std::move(chosen)});
     }
@@ -83,19 +82,22 @@ Split SplitBy(const std::vector<ByteRange>& ranges, ChunkSpan span, const ChunkG
 // thread, one after the other.
 class PeerFetch final : public FetchControl, public std::enable_shared_from_this<PeerFetch> {
  public:
-  PeerFetch(const PeerSource::Parts& parts, FetchRequest request, ChunkSource::OnChunk on_chunk,
-            ChunkSource::OnDone on_done)
+  PeerFetch(const PeerSource::Parts& parts, HomesCache& homes, FetchRequest request,
+            ChunkSource::OnChunk on_chunk, ChunkSource::OnDone on_done)
       : parts_(parts),
+        homes_(homes),
         request_(std::move(request)),
         on_chunk_(std::move(on_chunk)),
         on_done_(std::move(on_done)),
         facts_(request_.blob->facts()) {}
 
   void Start() {
-    const std::shared_ptr<const Members::List> members = parts_.members.list();
-    if (members->empty() || facts_->origins.empty() || !parts_.has_bound_recipe(*request_.blob))
+    const std::shared_ptr<const MemberView> view = parts_.members.view();
+    if (view->members.empty() || facts_->origins.empty() || !parts_.has_bound_recipe(*request_.blob))
       return std::move(on_done_)(NotThere());
-    std::vector<Group> groups = GroupsOf(request_, *members, parts_.health, parts_.clock.Now());
+    const std::shared_ptr<const BlobHomes> homes =
+        homes_.HomesOf(request_.blob->digest(), request_.blob->geometry().size(), *view);
+    std::vector<Group> groups = GroupsOf(request_, *view, *homes, parts_.health, parts_.clock.Now());
     open_ = groups.size();
     for (Group& group : groups) {
       Ask(group.chunks, std::make_shared<const std::vector<Member>>(std::move(group.members)), Turn{});
@@ -265,6 +267,7 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
   }
 
   const PeerSource::Parts& parts_;
+  HomesCache& homes_;
   const FetchRequest request_;
   ChunkSource::OnChunk on_chunk_;
   ChunkSource::OnDone on_done_;
@@ -286,27 +289,10 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
 
 }  // namespace
 
-std::vector<Member> ChooseMembers(const Members::List& members, const MemberHealth& health, uint64_t blob_key,
-                                  uint64_t stripe, size_t count_max, Instant now) {
-  std::vector<std::pair<uint64_t, const Member*>> scored;
-  for (const Member& member : members) {
-    if (health.Usable(member.name, now))
-      scored.emplace_back(Score(blob_key, stripe, member.score_key), &member);
-  }
-  const size_t count = std::min(count_max, scored.size());
-  std::partial_sort(scored.begin(), scored.begin() + static_cast<std::ptrdiff_t>(count), scored.end(),
-                    [](const auto& a, const auto& b) {
-                      return a.first != b.first ? a.first > b.first : a.second->name < b.second->name;
-                    });
-  std::vector<Member> chosen;
-  for (size_t i = 0; i < count; ++i) chosen.push_back(*scored[i].second);
-  return chosen;
-}
-
 FetchHandle PeerSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
-  auto fetch =
-      std::make_shared<PeerFetch>(parts_, std::move(request), std::move(on_chunk), std::move(on_done));
-  // Looking for the recipe may block on disk.
+  auto fetch = std::make_shared<PeerFetch>(parts_, homes_, std::move(request), std::move(on_chunk),
+                                           std::move(on_done));
+  // Looking for the recipe may block on disk, and homes may have to be computed.
   parts_.io.Post([fetch] { fetch->Start(); });
   return FetchHandle(std::move(fetch));
 }

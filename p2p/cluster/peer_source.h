@@ -11,15 +11,12 @@
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
+#include "p2p/cluster/ranks.h"
 
 namespace sluice::p2p {
 
-// The members to ask for one stripe of a blob, best score first, those that are skipped just now left out.
-std::vector<Member> ChooseMembers(const Members::List& members, const MemberHealth& health, uint64_t blob_key,
-                                  uint64_t stripe, size_t count_max, Instant now);
-
-// Chunks from other nodes that have them. Each stripe's chunks are asked of the two members of the best
-// score, one after the other; what neither has is NotFound. For one that is down another stands in. Only
+// Chunks from other nodes that have them. Each stripe's chunks are asked of its first two ranks beside this
+// node, one after the other; what neither has is NotFound. For one that is down another stands in. Only
 // blobs with a bound recipe are asked for: nothing else that a member sends could be proven.
 //
 // Thread-safe. The parts outlive the source and the client's callbacks.
@@ -48,6 +45,7 @@ class PeerSource final : public ChunkSource {
 
  private:
   const Parts parts_;
+  HomesCache homes_;  // shared by the fetches, which end before this
 };
 
 }  // namespace sluice::p2p

@@ -143,7 +143,9 @@ class PeerFaultTest : public ::testing::Test {
     second_ = first_ == &a_ ? &b_ : &a_;
   }
   std::vector<Member> Order() {
-    return ChooseMembers(*members_->list(), health_, ScoreKeyOf(spec_.digest), 0, 10, clock_.Now());
+    const std::shared_ptr<const MemberView> view = members_->view();
+    const std::shared_ptr<const BlobHomes> homes = HomesCache().HomesOf(spec_.digest, spec_.size, *view);
+    return RanksOfStripe(*view, *homes, 0, health_, 10, clock_.Now());
   }
   std::string NameOf(const FaultOrigin& member) { return member.registry(); }
   bool IsUsable(const FaultOrigin& member) { return health_.Usable(NameOf(member), clock_.Now()); }

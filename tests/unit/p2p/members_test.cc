@@ -243,6 +243,31 @@ TEST_F(MembersTest, WhoWasMetAsThisNodeStaysOut) {
   EXPECT_THAT(*before, SizeIs(2)) << "a list that somebody holds does not change";
 }
 
+// Or nodes would not agree on who the home is.
+TEST_F(MembersTest, TheViewHasThisNodeToo) {
+  const auto view = [&] {
+    std::vector<std::string> names;
+    const std::shared_ptr<const MemberView> now = members_->view();
+    for (const Member& member : now->members)
+      names.push_back(absl::StrCat(member.name, member.is_self ? " self" : ""));
+    return names;
+  };
+  Start({"10.0.0.1:5000"}, "10.0.0.2:5000");
+  EXPECT_THAT(view(), ElementsAre("10.0.0.1:5000", "10.0.0.2:5000 self")) << "the others list it";
+  const uint64_t id = members_->view()->id;
+  Start({"10.0.0.2:5000", "10.0.0.1:5000"}, "10.0.0.1:5000");
+  EXPECT_THAT(view(), ElementsAre("10.0.0.1:5000 self", "10.0.0.2:5000"));
+  EXPECT_EQ(members_->view()->id, id) << "who looks makes no difference";
+  Start({"127.0.0.1:5000", "203.0.113.7:5000"}, "0.0.0.0:5000");
+  EXPECT_THAT(view(), ElementsAre("127.0.0.1:5000 self", "203.0.113.7:5000"));
+  EXPECT_NE(members_->view()->id, id);
+  members_->NoteSelf("203.0.113.7:5000");
+  EXPECT_THAT(view(), ElementsAre("127.0.0.1:5000 self", "203.0.113.7:5000 self"));
+  EXPECT_THAT(Names(), IsEmpty());
+  Start({"203.0.113.7:5000"}, "0.0.0.0:5000");
+  EXPECT_THAT(view(), ElementsAre("203.0.113.7:5000"));
+}
+
 TEST_F(MembersTest, AResolverThatHangsHoldsUpNeitherTheListNorStop) {
   dns_->Hang(true);
   Start({"peers:5000", "10.0.0.1:5000"});

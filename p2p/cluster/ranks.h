@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "p2p/cluster/assignment.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+
+namespace sluice::p2p {
+
+// The homes of one blob's stripes among the members of one view.
+struct BlobHomes {
+  uint64_t blob_key = 0;
+  std::vector<MemberIndex> of_stripe;
+};
+
+// Keeps the homes of the blobs and views that were asked for last.
+//
+// Thread-safe. Who asks first computes them, and others for the same wait: never on the core loop.
+class HomesCache {
+ public:
+  static constexpr size_t kEntriesMax = 256;
+
+  // REQUIRES: the view is not empty
+  std::shared_ptr<const BlobHomes> HomesOf(const Digest& blob, uint64_t blob_size, const MemberView& view);
+  // How often homes were computed.
+  uint64_t computed_count() const;
+
+ private:
+  struct Key {
+    Digest blob;
+    uint64_t blob_size = 0;
+    uint64_t view = 0;
+    friend bool operator==(const Key&, const Key&) = default;
+    template <typename H>
+    friend H AbslHashValue(H h, const Key& key) {
+      return H::combine(std::move(h), key.blob, key.blob_size, key.view);
+    }
+  };
+  struct Entry {
+    std::once_flag computed;
+    BlobHomes homes;
+  };
+  struct Slot {
+    std::shared_ptr<Entry> entry;
+    uint64_t used = 0;  // when, in lookups
+  };
+  std::shared_ptr<Entry> EntryOf(const Key& key);
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  absl::flat_hash_map<Key, Slot> slots_;
+  uint64_t lookups_ = 0;
+  uint64_t computed_ = 0;
+};
+
+// Whom to ask for a stripe: its home, then by score alone. This node itself, and who is skipped just now, are
+// left out. REQUIRES: the homes are of this view, the stripe is one of the blob's
+std::vector<Member> RanksOfStripe(const MemberView& view, const BlobHomes& homes, uint64_t stripe,
+                                  const MemberHealth& health, size_t count_max, Instant now);
+// The blob's own ranks, by score over the digest alone; the same are left out.
+std::vector<Member> RanksOfBlob(const MemberView& view, const Digest& blob, const MemberHealth& health,
+                                size_t count_max, Instant now);
+
+}  // namespace sluice::p2p

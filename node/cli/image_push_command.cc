@@ -13,6 +13,7 @@
 #include "node/daemon/units.h"
 #include "node/image/image_pusher.h"
 #include "node/image/progress.h"
+#include "p2p/http/text.h"
 
 namespace sluice::cli {
 namespace {
@@ -138,7 +139,7 @@ absl::Status RunPush(const GlobalFlags& global, const PushFlags& flags) {
   absl::StatusOr<PushedImage> pushed = ImagePusher(session.client(), *progress).Push(*request);
   if (!pushed.ok()) return pushed.status();
   for (const std::string& notice : pushed->notices)
-    std::fprintf(stderr, "sluice: %s: %s\n", flags.source.c_str(), notice.c_str());
+    std::fprintf(stderr, "sluice: %s: %s\n", p2p::OneLine(flags.source).c_str(), notice.c_str());
   std::fputs((global.output == OutputFormat::kJson ? PushJson(*pushed) : PushText(*pushed)).c_str(), stdout);
   return absl::OkStatus();
 }

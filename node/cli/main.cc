@@ -1,3 +1,5 @@
+#include <signal.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
@@ -71,5 +73,7 @@ int Main(int argc, char** argv) {
 }  // namespace sluice::cli
 
 int main(int argc, char** argv) {
+  // A write beyond RLIMIT_FSIZE is an error to say, not a death.
+  signal(SIGXFSZ, SIG_IGN);
   return sluice::cli::Main(argc, argv);
 }

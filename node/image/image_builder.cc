@@ -16,12 +16,13 @@
 
 namespace sluice {
 
-absl::StatusOr<std::optional<size_t>> ImageBuilder::AddLayer(LayerReader& reader) {
+absl::StatusOr<std::optional<size_t>> ImageBuilder::AddLayer(LayerReader& reader,
+                                                             ImageTree::Whiteouts whiteouts) {
   const auto layer = static_cast<uint32_t>(device_of_layer_.size());
   absl::StatusOr<DataBlobWriter> writer =
       DataBlobWriter::Open(absl::StrCat(directory_, "/data-", layer), layer, contents_);
   if (!writer.ok()) return writer.status();
-  tree_.BeginLayer();
+  tree_.BeginLayer(whiteouts);
   if (absl::Status read = ReadEntries(reader, *writer); !read.ok()) return read;
   absl::StatusOr<std::optional<DataBlob>> blob = writer->Finish(chunk_size_);
   if (!blob.ok()) return blob.status();

@@ -39,7 +39,8 @@ class ImageBuilder {
   // The place of its data blob in blobs(); none if no file of the layer has a byte that is not zero. Two
   // layers may have the same. Errors: the reader's; those of ImageTree and DataBlobWriter. The builder is of
   // no use after an error.
-  absl::StatusOr<std::optional<size_t>> AddLayer(LayerReader& reader);
+  absl::StatusOr<std::optional<size_t>> AddLayer(
+      LayerReader& reader, ImageTree::Whiteouts whiteouts = ImageTree::Whiteouts::kApply);
 
   // To be called once, after the last layer. Errors: those of WriteErofsImage.
   absl::StatusOr<Bootstrap> Finish();

@@ -23,6 +23,7 @@
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
 #include "p2p/registry/layer_types.h"
+#include "p2p/registry/platform_match.h"
 #include "p2p/registry/seek_table.h"
 
 namespace sluice {
@@ -112,7 +113,7 @@ struct ImagePusher::Work {
   ImageBuilder builder;
   std::optional<RemoteImage> source;  // none for a directory
   std::string source_config;          // JSON; empty for a directory
-  p2p::Platform source_platform;      // as its configuration says
+  p2p::Platform source_platform;      // as its configuration says, else as was asked for
   std::vector<std::string> source_diff_ids;
   std::vector<std::string> source_layers;  // files, if they are to be sent too
   ReusableBlobs reusable;
@@ -128,7 +129,7 @@ absl::StatusOr<PushedImage> ImagePusher::Push(const ImagePushRequest& request) {
   }
   if (request.with_source == ImagePushRequest::Source::kPushToo && IsDirectory(request.source)) {
     return absl::InvalidArgumentError(
-        absl::StrCat(request.source, " is a directory: there is no source image to push too"));
+        absl::StrCat(p2p::OneLine(request.source), " is a directory: there is no source image to push too"));
   }
   absl::StatusOr<ScratchDirectory> scratch = ScratchDirectory::Make();
   if (!scratch.ok()) return scratch.status();
@@ -140,7 +141,7 @@ absl::StatusOr<PushedImage> ImagePusher::Push(const ImagePushRequest& request) {
 
   progress_.Begin("building file system", 0);
   absl::StatusOr<Bootstrap> bootstrap = work.builder.Finish();
-  if (!bootstrap.ok()) return In(request.source, bootstrap.status());
+  if (!bootstrap.ok()) return In(p2p::OneLine(request.source), bootstrap.status());
   absl::StatusOr<BlobUpload> upload = MakeBootstrapUpload(work, *bootstrap);
   if (!upload.ok()) return upload.status();
   absl::StatusOr<PushedImage> pushed = Send(work, *bootstrap, *std::move(upload));
@@ -156,8 +157,8 @@ absl::Status ImagePusher::ReadDirectory(Work& work) {
   absl::StatusOr<std::unique_ptr<FolderReader>> reader =
       FolderReader::Open(work.request.source, work.request.limits, work.usage);
   if (!reader.ok()) return reader.status();
-  absl::StatusOr<std::optional<size_t>> blob = work.builder.AddLayer(**reader);
-  if (!blob.ok()) return In(work.request.source, blob.status());
+  absl::StatusOr<std::optional<size_t>> blob = work.builder.AddLayer(**reader, ImageTree::Whiteouts::kKeep);
+  if (!blob.ok()) return In(p2p::OneLine(work.request.source), blob.status());
   work.notices.Merge((*reader)->notices());
   work.notices.Merge(work.builder.TakeNotices());
   return MakeUpload(work, *blob, std::nullopt);
@@ -166,7 +167,7 @@ absl::Status ImagePusher::ReadDirectory(Work& work) {
 absl::Status ImagePusher::ReadImage(Work& work) {
   const std::string& source = work.request.source;
   if (LooksLikePath(source))
-    return absl::InvalidArgumentError(absl::StrCat("source ", source, " is not a directory"));
+    return absl::InvalidArgumentError(absl::StrCat("source ", p2p::OneLine(source), " is not a directory"));
   absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(source);
   if (!reference.ok()) return reference.status();
   absl::StatusOr<RemoteImage> image = ResolveRemoteImage(registry_, *reference, work.request.platform);
@@ -179,7 +180,7 @@ absl::Status ImagePusher::ReadImage(Work& work) {
   absl::StatusOr<p2p::ImageConfig> parsed = p2p::ParseImageConfig(*config);
   if (!parsed.ok()) return In(name, parsed.status());
   work.source_config = *std::move(config);
-  work.source_platform = std::move(parsed->platform);
+  SetPlatform(work, std::move(parsed->platform));
   work.source_diff_ids = std::move(parsed->diff_ids);
   work.source = *std::move(image);
 
@@ -192,6 +193,22 @@ absl::Status ImagePusher::ReadImage(Work& work) {
     if (!read.ok()) return In(absl::StrCat(name, ": layer ", layers[i].digest.ToString()), read);
   }
   return absl::OkStatus();
+}
+
+void ImagePusher::SetPlatform(Work& work, p2p::Platform platform) {
+  const p2p::Platform& wanted = work.request.platform;
+  const bool is_named = !platform.os.empty() && !platform.architecture.empty();
+  if (is_named && !p2p::PlatformRank(wanted, platform)) {
+    work.notices.AddLayer(NoticeKind::kOtherPlatform,
+                          absl::StrCat(platform.ToString(), ", not ", wanted.ToString()));
+  }
+  // It was taken for what was asked for, and in an index it must say so, or nobody would find it.
+  if (platform.architecture.empty()) {
+    platform.architecture = wanted.architecture;
+    platform.variant = wanted.variant;
+  }
+  if (platform.os.empty()) platform.os = wanted.os;
+  work.source_platform = std::move(platform);
 }
 
 // A layer's file goes once it is open, unless it is to be sent.
@@ -264,12 +281,18 @@ absl::Status ImagePusher::MakeUpload(Work& work, std::optional<size_t> index,
 }
 
 absl::StatusOr<bool> ImagePusher::Reuse(Work& work, const p2p::Recipe& recipe, BlobUpload& upload) {
-  const std::optional<ReusableBlobs::Found> found = work.reusable.Find(recipe, work.request.compression.kind);
-  if (!found) return false;
-  const p2p::Descriptor& known = found->descriptor;
-  const absl::StatusOr<bool> there =
-      registry_.TakeBlob(work.request.target.origin, known.digest, found->origin);
-  if (!there.ok() || !*there) return there;
+  for (const ReusableBlobs::Found& found : work.reusable.Find(recipe, work.request.compression.kind)) {
+    const absl::StatusOr<bool> there =
+        registry_.TakeBlob(work.request.target.origin, found.descriptor.digest, found.origin);
+    if (!there.ok()) return there;
+    if (!*there) continue;
+    DescribeReused(upload, found.descriptor);
+    return true;
+  }
+  return false;
+}
+
+void ImagePusher::DescribeReused(BlobUpload& upload, const p2p::Descriptor& known) {
   if (known.media_type == p2p::media_type::kOctetStreamZstd)
     DescribeCompressed(upload.descriptor, known.digest, known.size);
   for (const std::string_view name : {p2p::annotation::kZstd, p2p::annotation::kSeekTable}) {
@@ -277,7 +300,6 @@ absl::StatusOr<bool> ImagePusher::Reuse(Work& work, const p2p::Recipe& recipe, B
     if (!value.empty()) Annotate(upload.descriptor, name, std::string(value));
   }
   upload.path.clear();
-  return true;
 }
 
 absl::Status ImagePusher::CompressBlob(Work& work, const p2p::Recipe& recipe, BlobUpload& upload) {

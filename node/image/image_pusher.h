@@ -79,6 +79,7 @@ class ImagePusher {
 
   absl::Status ReadDirectory(Work& work);
   absl::Status ReadImage(Work& work);
+  static void SetPlatform(Work& work, p2p::Platform platform);
   absl::Status ReadLayer(Work& work, size_t index, const std::string& path);
   absl::Status MakeLayer(Work& work, size_t index, int file);
 
@@ -86,6 +87,7 @@ class ImagePusher {
   absl::Status MakeUpload(Work& work, std::optional<size_t> blob,
                           const std::optional<Digest>& source_diff_id);
   absl::StatusOr<bool> Reuse(Work& work, const p2p::Recipe& recipe, BlobUpload& upload);
+  static void DescribeReused(BlobUpload& upload, const p2p::Descriptor& known);
   absl::Status CompressBlob(Work& work, const p2p::Recipe& recipe, BlobUpload& upload);
   absl::StatusOr<BlobUpload> MakeBootstrapUpload(Work& work, const Bootstrap& bootstrap);
 

@@ -35,7 +35,8 @@ ImageTree::ImageTree(size_t names_max)
   nodes_.node(root_).permissions = kImpliedPermissions;
 }
 
-void ImageTree::BeginLayer() {
+void ImageTree::BeginLayer(Whiteouts whiteouts) {
+  whiteouts_ = whiteouts;
   DropReserved();
   ForgetPaths();
   ++layer_;
@@ -70,7 +71,7 @@ absl::Status ImageTree::ApplyEntry(const LayerEntry& entry, ContentId content) {
   if (place->reserved) {
     notices_.Add(NoticeKind::kReservedName, entry.path, {});
     if (entry.kind == EntryKind::kHardLink) return absl::OkStatus();
-  } else if (place->name.starts_with(kWhiteoutPrefix)) {
+  } else if (whiteouts_ == Whiteouts::kApply && place->name.starts_with(kWhiteoutPrefix)) {
     return ApplyWhiteout(*place);
   }
   if (absl::Status valid = CheckName(place->name); !valid.ok()) return valid;
@@ -126,7 +127,7 @@ absl::StatusOr<ImageTree::Place> ImageTree::Locate(std::string_view path, std::s
   CleanPath(path, names_);
   if (names_.empty()) return Place{root_, {}};
   Place place{.name = names_.back()};
-  const size_t reserved = FindReserved(names_);
+  const size_t reserved = whiteouts_ == Whiteouts::kApply ? FindReserved(names_) : names_.size();
   place.reserved = reserved < names_.size();
   names_.pop_back();
   if (place.reserved) names_.erase(names_.begin(), names_.begin() + static_cast<ptrdiff_t>(reserved));

@@ -34,10 +34,14 @@ inline constexpr size_t kTreeNamesMax = 16 << 20;  // of files of all kinds, at 
 // One thread at a time; not movable.
 class ImageTree {
  public:
+  // What names that begin with ".wh." mean in a layer: whiteouts, as in archives; or nothing special, as in a
+  // directory, where they are files like others.
+  enum class Whiteouts { kApply, kKeep };
+
   explicit ImageTree(size_t names_max = kTreeNamesMax);
 
   // What is there from here on belongs to a lower layer. Before each layer's entries.
-  void BeginLayer();
+  void BeginLayer(Whiteouts whiteouts = Whiteouts::kApply);
   // `content`: of a regular file that has bytes, else none. Errors: InvalidArgument (an entry that can't be),
   // FailedPrecondition (a parent that is no directory), ResourceExhausted (over `names_max`); each names
   // the entry. The tree is of no use after an error.
@@ -88,6 +92,7 @@ class ImageTree {
   NodeId root_;
   NodeId reserved_root_;  // of what lies under reserved names, in the layer under way
   uint32_t layer_ = 0;
+  Whiteouts whiteouts_ = Whiteouts::kApply;  // of the layer under way
   // The parents located last, by their text: archives name the files of a directory one after another.
   // Forgotten when something goes that may lead elsewhere.
   std::string known_path_;

@@ -14,9 +14,11 @@ struct LayerLimits {
   // case, and to its own size. Holes cost nothing.
   uint64_t ratio_max = 200;
   uint64_t free_bytes = uint64_t{1} << 30;
-  uint64_t bytes_max = uint64_t{256} << 30;  // of the files of all layers together, holes counted
-  uint64_t entries_max = 8 << 20;            // of all layers together
-  uint64_t xattr_bytes_max = 1 << 20;        // names and values, of one file
+  // Of the files of all layers together, holes counted: a log that is indexed by user may have a terabyte of
+  // them. The bootstrap takes at most 8 bytes for each 64 KiB, a quarter of a gigabyte then.
+  uint64_t bytes_max = uint64_t{2} << 40;
+  uint64_t entries_max = 8 << 20;      // of all layers together
+  uint64_t xattr_bytes_max = 1 << 20;  // names and values, of one file
 
   // Of the archive in a layer of `layer_bytes`.
   uint64_t UnpackedBytesMax(uint64_t layer_bytes) const {

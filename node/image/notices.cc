@@ -23,6 +23,8 @@ std::string_view NoticeText(NoticeKind kind) {
       return "SELinux labels of this host (security.selinux) were left out";
     case NoticeKind::kTrailingBytes:
       return "layers had bytes behind their gzip stream, which were left out";
+    case NoticeKind::kOtherPlatform:
+      return "images for another platform than was asked for";
     case NoticeKind::kOtherDiffId:
       return "layers are not those that the image's configuration names";
   }

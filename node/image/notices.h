@@ -18,9 +18,10 @@ enum class NoticeKind : uint8_t {
   kForeignRecord,   // a pax record that container runtimes do not apply and other tools do
   kHostLabel,       // a file's SELinux label on the host that a directory was read on
   kTrailingBytes,   // bytes behind a layer's compressed stream
+  kOtherPlatform,   // an image that is no index, and not for the platform asked for
   kOtherDiffId,     // a layer whose archive is another than the image's configuration names
 };
-inline constexpr size_t kNoticeKinds = 8;
+inline constexpr size_t kNoticeKinds = 9;
 
 // What to say of a kind, after its count: "entries under reserved names (.wh..wh.*) were left out".
 std::string_view NoticeText(NoticeKind kind);
@@ -36,7 +37,7 @@ class Notices {
   // `detail`: what of it, such as the attribute's name; may be empty. Both are bytes from outside.
   void Add(NoticeKind kind, std::string_view path, std::string_view detail);
 
-  // Of a layer as a whole. `detail` is text of ours.
+  // Of a layer or an image as a whole. `detail` is text of ours.
   void AddLayer(NoticeKind kind, std::string detail);
 
   // Adds what another has counted, later than this, in `layer` ("" for none), whose name is text of ours.

@@ -30,10 +30,11 @@ void ReusableBlobs::Add(const BlobOrigin& origin, const p2p::ImageManifest& mani
   }
 }
 
-std::optional<ReusableBlobs::Found> ReusableBlobs::Find(const p2p::Recipe& recipe,
-                                                        Compression::Kind kind) const {
+std::vector<ReusableBlobs::Found> ReusableBlobs::Find(const p2p::Recipe& recipe,
+                                                      Compression::Kind kind) const {
   const auto found = found_.find(recipe.blob);
-  if (found == found_.end()) return std::nullopt;
+  std::vector<Found> suiting;
+  if (found == found_.end()) return suiting;
   for (const Found& one : found->second) {
     const p2p::Descriptor& blob = one.descriptor;
     const bool suits =
@@ -41,9 +42,9 @@ std::optional<ReusableBlobs::Found> ReusableBlobs::Find(const p2p::Recipe& recip
         blob.Annotation(p2p::annotation::kBlobRoot) == recipe.root.Hex() &&
         blob.Annotation(p2p::annotation::kBlobChunkSize) == absl::StrCat(recipe.chunk_size) &&
         (kind == Compression::Kind::kNone ? !IsCompressed(blob) : WasToBeCompressed(blob));
-    if (suits) return one;
+    if (suits) suiting.push_back(one);
   }
-  return std::nullopt;
+  return suiting;
 }
 
 }  // namespace sluice

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -28,9 +27,9 @@ class ReusableBlobs {
   // is taken of an image that can't be mounted.
   void Add(const BlobOrigin& origin, const p2p::ImageManifest& manifest);
 
-  // A blob of these bytes, laid out and cut like this; with kNone one that is plain, with kZstd one that was
-  // compressed, or did not shrink.
-  std::optional<Found> Find(const p2p::Recipe& recipe, Compression::Kind kind) const;
+  // The blobs of these bytes, laid out and cut like this, in the order they were added; with kNone those that
+  // are plain, with kZstd those that were compressed, or did not shrink. A registry may have lost some.
+  std::vector<Found> Find(const p2p::Recipe& recipe, Compression::Kind kind) const;
 
  private:
   absl::flat_hash_map<Digest, std::vector<Found>> found_;  // by the digest of their plain bytes

@@ -16,7 +16,9 @@ namespace sluice {
 namespace {
 
 // `read` returns at the end of the pipe, whoever closed it and however.
-constexpr char kRemover[] = "trap '' HUP INT TERM; read line; exec rm -rf --one-file-system -- \"$1\"";
+// The caller's PATH may lack rm.
+constexpr char kRemover[] =
+    "trap '' HUP INT TERM; PATH=$PATH:/usr/bin:/bin; read line; exec rm -rf --one-file-system -- \"$1\"";
 
 absl::StatusOr<pid_t> SpawnRemover(const std::string& directory, int pipe_end) {
   posix_spawnattr_t attributes;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,12 @@ inline constexpr size_t kQuotedBytesMax = 128;
 inline std::string Quoted(std::string_view text) {
   return absl::StrCat("\"", absl::CHexEscape(Abs(text.substr(0, kQuotedBytesMax))),
                       text.size() > kQuotedBytesMax ? "…" : "", "\"");
+}
+
+// A name that a user gave, as it may stand in a message: as it is, or in quotes if it would break the line.
+inline std::string OneLine(std::string_view text) {
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
+  return std::any_of(text.begin(), text.end(), is_control) ? Quoted(text) : std::string(text);
 }
 
 }  // namespace sluice::p2p

@@ -3,14 +3,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <future>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -53,6 +57,22 @@ std::string Gzip(const std::string& bytes) {
 
 std::string LayerOf(const std::string& name, const std::string& contents = "contents") {
   return tar::File(name, contents) + tar::kEnd;
+}
+
+std::string Pattern(size_t size) {
+  std::string bytes(size, '\0');
+  uint32_t x = 1;
+  for (char& c : bytes) c = static_cast<char>((x = x * 1664525 + 1013904223) >> 24);
+  return bytes;
+}
+
+// Runs a command of the shell: its exit code, and what it said on stderr.
+std::pair<int, std::string> RunShell(const std::string& command) {
+  const TempTree tree;
+  const std::string quoted = tree / "command";
+  WriteText(quoted, command);
+  const int status = system(absl::StrCat("bash ", quoted, " >", tree / "out", " 2>", tree / "err").c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, ReadText(tree / "err")};
 }
 
 // Notes each step, and that there is one at a time.
@@ -107,8 +127,8 @@ class ImagePushTest : public ::testing::Test {
   void AddImage(const std::vector<std::string>& layers, const std::vector<std::string>& diff_ids = {}) {
     const std::string ids = absl::StrJoin(
         diff_ids, ",", [](std::string* out, const std::string& id) { absl::StrAppend(out, "\"", id, "\""); });
-    const std::string config = absl::StrCat(
-        R"({"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[)", ids, "]}}");
+    const std::string config =
+        absl::StrCat("{", platform_, R"("rootfs":{"type":"layers","diff_ids":[)", ids, "]}}");
     const auto descriptor = [](std::string_view type, const Digest& digest, size_t size) {
       return absl::StrCat(R"({"mediaType":"application/vnd.oci.image.)", std::string(type), R"(","digest":")",
                           digest.ToString(), R"(","size":)", size, "}");
@@ -118,7 +138,7 @@ class ImagePushTest : public ::testing::Test {
       layers_.push_back(origin_.AddBlob(kRepository, layer));
       descriptors.push_back(descriptor("layer.v1.tar+gzip", layers_.back(), layer.size()));
     }
-    origin_.AddManifest(
+    source_ = origin_.AddManifest(
         kRepository, "src", std::string(p2p::media_type::kOciManifest),
         absl::StrCat(R"({"schemaVersion":2,"config":)",
                      descriptor("config.v1+json", origin_.AddBlob(kRepository, config), config.size()),
@@ -137,19 +157,23 @@ class ImagePushTest : public ::testing::Test {
   std::string LayerPath(size_t layer) const {
     return p2p::FaultOrigin::BlobPath(kRepository, layers_[layer]);
   }
-  bool IsTagged() const {
+  // What the tag was given; "" if it was given nothing.
+  std::string Tagged() const {
     for (const p2p::FaultRequest& request :
          origin_.requests(p2p::FaultOrigin::ManifestPath(kRepository, "lazy")))
-      if (request.method == "PUT") return true;
-    return false;
+      if (request.method == "PUT") return request.body;
+    return "";
   }
+  bool IsTagged() const { return !Tagged().empty(); }
 
   TempTree scratch_;
+  std::string platform_ = R"("os":"linux","architecture":"amd64",)";  // in the source's configuration
   p2p::FaultOrigin origin_;
   p2p::SkippingTime time_;
   Telemetry telemetry_;
   NotedProgress progress_;
   std::vector<Digest> layers_;
+  Digest source_;  // its manifest
   std::optional<p2p::RegistryClient> client_;
 };
 
@@ -176,6 +200,95 @@ TEST_F(ImagePushTest, SaysThatALayerIsNotWhatItsConfigurationNames) {
   ASSERT_EQ(pushed.status(), absl::OkStatus());
   EXPECT_THAT(pushed->notices,
               ElementsAre(AllOf(HasSubstr("1 layers"), HasSubstr(layers_[1].ToString()), HasSubstr(other))));
+}
+
+TEST_F(ImagePushTest, SaysThatAnImageIsForAnotherPlatform) {
+  AddImage({LayerOf("a")});
+  ImagePushRequest request = Request();
+  request.platform = *p2p::Platform::Parse("linux/arm64");
+  const auto pushed = ImagePusher(*client_, progress_).Push(request);
+  ASSERT_EQ(pushed.status(), absl::OkStatus());
+  EXPECT_THAT(pushed->notices, ElementsAre(AllOf(HasSubstr("linux/amd64"), HasSubstr("linux/arm64"))));
+}
+
+// ------------------------------------------------------------------------------------- what is tagged
+
+TEST_F(ImagePushTest, AnIndexNamesAPlatformWhereTheConfigurationDoesNot) {
+  platform_ = "";
+  AddImage({LayerOf("a")});
+  const auto alone = Push();
+  ASSERT_EQ(alone.status(), absl::OkStatus());
+  const std::string alone_body = Tagged();
+  ImagePushRequest request = Request();
+  request.with_source = ImagePushRequest::Source::kPushToo;
+  request.target = *p2p::ImageReference::Parse(absl::StrCat(origin_.registry(), "/app:both"));
+  std::string index;
+  const auto accept = p2p::fault::Status(201);
+  origin_.Always(p2p::FaultOrigin::ManifestPath(kRepository, alone->manifest.ToString()), accept);
+  origin_.Always(p2p::FaultOrigin::ManifestPath(kRepository, "both"),
+                 [&](const p2p::FaultRequest& asked, p2p::FaultConnection& connection) {
+                   index = asked.body;
+                   connection.Send(asked.method == "PUT" ? 201 : 404, {}, "");
+                 });
+  origin_.Always(p2p::FaultOrigin::ManifestPath(kRepository, source_.ToString()), accept);
+  const auto pushed = ImagePusher(*client_, progress_).Push(request);
+  ASSERT_EQ(pushed.status(), absl::OkStatus());
+  const auto parsed = p2p::ParseManifest(index, std::string(p2p::media_type::kOciIndex));
+  ASSERT_EQ(parsed.status(), absl::OkStatus());
+  for (const p2p::Descriptor& entry : std::get<p2p::ImageIndex>(*parsed).manifests) {
+    ASSERT_TRUE(entry.platform.has_value());
+    EXPECT_EQ(entry.platform->os + "/" + entry.platform->architecture, "linux/amd64");
+  }
+}
+
+TEST_F(ImagePushTest, ABlobThatOneImageLostIsTakenFromTheNext) {
+  AddImage({LayerOf("a")});
+  const auto first = Push();
+  ASSERT_EQ(first.status(), absl::OkStatus());
+  const std::string manifest = Tagged();
+  // The tag still names the blob, which was collected; another image has it.
+  origin_.Always(p2p::FaultOrigin::ManifestPath(kRepository, "lazy"), [&](const p2p::FaultRequest& request,
+                                                                          p2p::FaultConnection& connection) {
+    if (request.method == "PUT") return connection.Send(201, {}, "");
+    connection.Send(200, {{"Content-Type", std::string(p2p::media_type::kOciManifest)}}, manifest);
+  });
+  origin_.AddManifest("base", "lazy", std::string(p2p::media_type::kOciManifest), manifest);
+  origin_.Always(kBegin, [](const p2p::FaultRequest& request, p2p::FaultConnection& connection) {
+    connection.Send(request.query.find("from=base") == std::string::npos ? 202 : 201, {{"Location", kUpload}},
+                    "");
+  });
+  ImagePushRequest request = Request();
+  request.reuse = {*p2p::ImageReference::Parse(absl::StrCat(origin_.registry(), "/base:lazy"))};
+  const auto pushed = ImagePusher(*client_, progress_).Push(request);
+  ASSERT_EQ(pushed.status(), absl::OkStatus());
+  EXPECT_TRUE(pushed->blobs[0].reused);
+}
+
+// ---------------------------------------------------------------------------------------- the command
+
+TEST_F(ImagePushTest, ALimitOfFileSizesIsAnErrorAndNotTheEnd) {
+  const TempTree source;
+  WriteText(source / "file", Pattern(300'000));
+  const auto [code, text] = RunShell(absl::StrCat("ulimit -f 100; exec ", SLUICE_BINARY, " image push -q ",
+                                                  source.path(), " ", origin_.registry(), "/app:lazy"));
+  EXPECT_EQ(code, 1) << text;
+  EXPECT_THAT(text, AllOf(HasSubstr("TMPDIR"), HasSubstr("File too large")));
+  EXPECT_FALSE(IsTagged());
+  EXPECT_TRUE(std::filesystem::is_empty(scratch_.path()));
+}
+
+TEST_F(ImagePushTest, ANoticeIsOneLineWhateverTheDirectoryIsCalled) {
+  const TempTree tree;
+  const std::string source = tree / "new\nline";
+  std::filesystem::create_directory(source);
+  WriteText(source + "/file", "x");
+  ASSERT_EQ(setxattr((source + "/file").c_str(), "user.overlay.opaque", "y", 1, 0), 0);
+  const auto [code, text] =
+      RunShell(absl::StrCat(SLUICE_BINARY, " --output json image push ", "$'", tree.path(), "/new\\nline' ",
+                            origin_.registry(), "/app:lazy >/dev/null"));
+  EXPECT_EQ(code, 0) << text;
+  EXPECT_THAT(text, AllOf(HasSubstr("new\\nline"), HasSubstr("user.overlay.opaque")));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
 }
 
 // --------------------------------------------------------------------------------------- one layer ahead

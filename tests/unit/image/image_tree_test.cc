@@ -219,6 +219,24 @@ TEST_F(ImageTreeTest, AWhiteoutMayBeOfAnyKind) {
   EXPECT_THAT(Paths(), IsEmpty());
 }
 
+TEST_F(ImageTreeTest, InADirectoryThereAreNoWhiteouts) {
+  tree_.emplace();
+  tree_->BeginLayer(ImageTree::Whiteouts::kKeep);
+  uint32_t content = 0;
+  for (const LayerEntry& entry :
+       {File("a"), File(".wh.a"), Directory(".wh.d", 0700), File(".wh.d/f"), Directory("o"), File("o/b"),
+        File("o/.wh..wh..opq"), Directory(".wh..wh.plnk"), File(".wh..wh.plnk/1"), File(".wh."),
+        HardLink("h", ".wh..wh.plnk/1")}) {
+    ASSERT_EQ(tree_->Apply(entry, ContentId(++content)), absl::OkStatus());
+  }
+  tree_->Finish();
+  EXPECT_THAT(Paths(), ElementsAre(".wh.", ".wh..wh.plnk/", ".wh..wh.plnk/1", ".wh.a", ".wh.d/", ".wh.d/f",
+                                   "a", "h", "o/", "o/.wh..wh..opq", "o/b"));
+  EXPECT_EQ(At(".wh.d").permissions, 0700);
+  EXPECT_EQ(IdOf("h"), IdOf(".wh..wh.plnk/1"));
+  EXPECT_EQ(tree_->notices().Of(NoticeKind::kReservedName).count, 0u);
+}
+
 TEST_F(ImageTreeTest, AWhiteoutMustNameAFile) {
   ExpectRefused({{File("a")}, {File(".wh.")}}, "names no file");
   ExpectRefused({{File("a/b")}, {File("a/.wh..")}}, "names no file");

@@ -63,6 +63,19 @@ TEST_F(ScratchDirectoryTest, IsGoneWhenTheProcessIsKilled) {
   }
 }
 
+TEST_F(ScratchDirectoryTest, IsGoneWhateverTheEnvironment) {
+  const std::string path_before = getenv("PATH");
+  setenv("PATH", "/nothing", 1);
+  std::string path;
+  {
+    absl::StatusOr<ScratchDirectory> scratch = ScratchDirectory::Make();
+    ASSERT_TRUE(scratch.ok()) << scratch.status();
+    path = scratch->path();
+  }
+  setenv("PATH", path_before.c_str(), 1);
+  EXPECT_FALSE(Exists(path));
+}
+
 TEST_F(ScratchDirectoryTest, SaysWhereItCanNotBe) {
   setenv("TMPDIR", (temp_ / "nothing").c_str(), 1);
   const absl::Status status = ScratchDirectory::Make().status();

@@ -519,6 +519,19 @@ TEST(TarReaderTest, CountsWhatAllLayersHold) {
   EXPECT_EQ(read(tar::File("e", "")).code(), absl::StatusCode::kResourceExhausted);
 }
 
+// A log that is indexed by user, with an entry of the last one.
+TEST(TarReaderTest, AFileMayHaveATerabyteOfHoles) {
+  constexpr uint64_t kSize = 292 * ((uint64_t{1} << 32) - 1);
+  const std::string size = std::to_string(kSize);
+  const std::string map = std::to_string(kSize - 292) + ",292";
+  const auto entries =
+      ReadTar(tar::Pax({{"GNU.sparse.size", size}, {"GNU.sparse.map", map}, {"GNU.sparse.numblocks", "1"}}) +
+              tar::File("lastlog", std::string(292, 'x')) + tar::kEnd);
+  ASSERT_EQ(entries.status(), absl::OkStatus());
+  EXPECT_EQ((*entries)[0].entry.size, kSize);
+  EXPECT_EQ((*entries)[0].runs[0].first, kSize - 292);
+}
+
 // Sparse files, in each of GNU tar's forms: "aaa" at 2, "bb" at 1000, 1010 bytes.
 const std::string kStored = "aaabb";
 

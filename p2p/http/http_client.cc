@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -522,6 +523,15 @@ class HttpClient::Loop {
     curl_multi_wakeup(multi_);
   }
 
+  void After(Duration delay, Task task) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) return;
+      timers_.emplace(std::chrono::steady_clock::now() + delay, std::move(task));
+    }
+    curl_multi_wakeup(multi_);
+  }
+
   void Stop() {
     {
       const std::lock_guard lock(mutex_);
@@ -546,6 +556,7 @@ class HttpClient::Loop {
     while (TakeOrders()) {
       DropOverdue();
       DropSilent();
+      RunTimers();
       StartQueued();
       int running = 0;
       curl_multi_perform(multi_, &running);
@@ -659,6 +670,18 @@ class HttpClient::Loop {
     }
   }
 
+  void RunTimers() {
+    std::vector<Task> due;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto end = timers_.upper_bound(std::chrono::steady_clock::now());
+      for (auto it = timers_.begin(); it != end; ++it) due.push_back(std::move(it->second));
+      timers_.erase(timers_.begin(), end);
+      next_timer_ = timers_.empty() ? Instant::max() : timers_.begin()->first;
+    }
+    for (Task& task : due) std::move(task)();
+  }
+
   void StartQueued() {
     for (auto it = queue_.begin(); it != queue_.end() && active_.size() < options_.requests_max;) {
       uint32_t& of_host = active_of_host_[(*it)->host()];
@@ -715,7 +738,7 @@ class HttpClient::Loop {
 
   int PollTimeout() const {
     constexpr Duration kLongest = std::chrono::seconds(1);
-    const Instant next = std::min(next_overdue_, next_silent_);
+    const Instant next = std::min({next_overdue_, next_silent_, next_timer_});
     if (next == Instant::max()) return static_cast<int>(Milliseconds(kLongest));
     const Duration left = next - std::chrono::steady_clock::now();
     return static_cast<int>(Milliseconds(std::clamp(left, Duration(0), kLongest)));
@@ -741,12 +764,13 @@ class HttpClient::Loop {
   CURLM* multi_ = nullptr;
   std::atomic<RequestId> next_id_{1};
 
-  std::mutex mutex_;  // guards the next five
+  std::mutex mutex_;  // guards the next six
   std::vector<Arrival> arrivals_;
   std::vector<RequestId> cancelled_;
   std::vector<std::pair<RequestId, FetchClass>> raised_;
   uint32_t waiting_ = 0;  // in arrivals_ and queue_
   bool stopping_ = false;
+  std::multimap<Instant, Task> timers_;
 
   // Of the loop's thread.
   std::deque<std::unique_ptr<Transfer>> queue_;  // by class, then by arrival
@@ -755,6 +779,7 @@ class HttpClient::Loop {
   absl::flat_hash_map<std::string, uint32_t> active_of_path_;
   Instant next_overdue_ = Instant::max();  // no queued request's deadline is earlier
   Instant next_silent_ = Instant::max();   // no active one's silence ends earlier
+  Instant next_timer_ = Instant::max();
 
   std::mutex join_mutex_;  // guards thread_ once it runs
   std::thread thread_;
@@ -770,6 +795,9 @@ void HttpClient::Cancel(RequestId id) {
 }
 void HttpClient::Raise(RequestId id, FetchClass fetch_class) {
   loop_->Raise(id, fetch_class);
+}
+void HttpClient::After(Duration delay, Task task) {
+  loop_->After(delay, std::move(task));
 }
 void HttpClient::Stop() {
   loop_->Stop();

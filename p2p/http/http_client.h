@@ -130,6 +130,9 @@ class HttpClient {
   void Cancel(RequestId id);
   // A request that waits for its turn waits in this class from now on, if that is higher.
   void Raise(RequestId id, FetchClass fetch_class);
+  // Runs `task` on the client's thread after `delay`, for deadlines of who waits for an answer. After Stop it
+  // is dropped. It must not block.
+  void After(Duration delay, Task task);
   // Cancels everything and ends the thread. Idempotent. REQUIRES: not called on the client's thread.
   void Stop();
 

@@ -176,33 +176,16 @@ absl::StatusOr<AccessToken> ParseTokenAnswer(std::string_view json) {
   constexpr int64_t kSecondsMax = 24 * 3600;
   int64_t seconds = kSecondsMin;
   const auto it = answer.find("expires_in");
-  if (it != answer.end() && it->is_number_integer()) seconds = it->get<int64_t>();
+  if (it != answer.end() && it->is_number_unsigned()) {
+    seconds = static_cast<int64_t>(std::min<uint64_t>(it->get<uint64_t>(), kSecondsMax));
+  }
+  const auto scope = answer.find("scope");
+  if (scope != answer.end() && scope->is_string() &&
+      scope->get_ref<const std::string&>().size() <= kScopeBytesMax) {
+    token.scope = scope->get<std::string>();
+  }
   token.lifetime = std::chrono::seconds(std::clamp(seconds, kSecondsMin, kSecondsMax));
   return token;
-}
-
-std::optional<TokenCache::Held> TokenCache::Find(const std::string& registry, const std::string& scope) {
-  const std::lock_guard lock(mutex_);
-  const auto it = entries_.find(Key(registry, scope));
-  if (it == entries_.end() || it->second.expires <= clock_.Now()) return std::nullopt;
-  return it->second.held;
-}
-
-void TokenCache::Put(const std::string& registry, const std::string& scope, AccessToken token) {
-  const std::lock_guard lock(mutex_);
-  if (entries_.size() >= kEntriesMax) {
-    entries_.erase(std::min_element(entries_.begin(), entries_.end(), [](const auto& a, const auto& b) {
-      return a.second.expires < b.second.expires;
-    }));
-  }
-  // A tenth is kept back, so that a token does not expire on its way.
-  entries_[Key(registry, scope)] = {{std::move(token.value), token.access},
-                                    clock_.Now() + token.lifetime * 9 / 10};
-}
-
-void TokenCache::Forget(const std::string& registry, const std::string& scope) {
-  const std::lock_guard lock(mutex_);
-  entries_.erase(Key(registry, scope));
 }
 
 }  // namespace sluice::p2p

@@ -1,23 +1,20 @@
 #pragma once
 
 #include <cstddef>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "node/executor.h"
-#include "node/origin_access.h"
 #include "p2p/http/url.h"
 
 namespace sluice::p2p {
 
 inline constexpr size_t kChallengeBytesMax = 8 << 10;
 inline constexpr size_t kTokenBytesMax = 64 << 10;
+inline constexpr size_t kScopeBytesMax = 8 << 10;
 
 enum class AuthScheme { kBasic, kBearer };
 
@@ -45,41 +42,10 @@ absl::StatusOr<RealmTrust> JudgeRealm(const Url& registry, const Url& realm);
 
 struct AccessToken {
   std::string value;
-  Duration lifetime{};  // from when it was issued
-  // kPublic: the token server gave it to a request without credentials.
-  OriginAccess access = OriginAccess::kCredentials;
+  Duration lifetime{};               // from when it came; the answer's issued_at is a stranger's clock
+  std::optional<std::string> scope;  // what was granted, where the answer says so
 };
 // Reads a token server's answer. Errors: DataLoss; the message never quotes the answer.
 absl::StatusOr<AccessToken> ParseTokenAnswer(std::string_view json);
-
-// Tokens that are still good, by registry and scope. Bounded: what expires first goes first.
-//
-// Thread-safe.
-class TokenCache {
- public:
-  static constexpr size_t kEntriesMax = 1024;
-
-  explicit TokenCache(const Clock& clock) : clock_(clock) {}
-
-  struct Held {
-    std::string token;
-    OriginAccess access;
-    friend bool operator==(const Held&, const Held&) = default;
-  };
-  std::optional<Held> Find(const std::string& registry, const std::string& scope);
-  void Put(const std::string& registry, const std::string& scope, AccessToken token);
-  void Forget(const std::string& registry, const std::string& scope);
-
- private:
-  struct Entry {
-    Held held;
-    Instant expires;
-  };
-  using Key = std::pair<std::string, std::string>;
-
-  const Clock& clock_;
-  std::mutex mutex_;  // guards entries_
-  absl::flat_hash_map<Key, Entry> entries_;
-};
 
 }  // namespace sluice::p2p

@@ -15,16 +15,13 @@ namespace sluice::p2p {
 namespace {
 
 constexpr uint32_t kRedirectsMax = 5;
+// One with what was kept, one with what is new, and the same once more with credentials.
+constexpr uint32_t kChallengesMax = 4;
 constexpr size_t kErrorBodyKeptMax = 4 << 10;
 constexpr size_t kErrorBodyReadMax = 64 << 10;  // beyond it the connection is not worth keeping
-constexpr size_t kTokenAnswerMax = 256 << 10;
 
 bool IsRedirect(int status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
-}
-
-bool MayPass(int status) {
-  return status == 408 || status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
 }
 
 // The code of a registry's error document. Its message is not shown: it may quote what was sent.
@@ -95,13 +92,11 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
  private:
   // Hands the answer of one HTTP request to the exchange and keeps that alive.
   class Receiver;
-  class TokenReceiver;
 
   void Attempt();
   void Send(HttpRequest http, std::unique_ptr<HttpSink> sink);
   void AttemptAt(Instant when);
   HttpRequest MakeHttpRequest();
-  std::string Authorization();
 
   absl::Status OnHead(const HttpHead& head);
   absl::Status OnBody(std::span<const std::byte> bytes);
@@ -114,20 +109,13 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
   void StartOverAtRegistry();
 
   void Authenticate();
-  void AuthenticateBasic(const std::optional<Credential>& credential);
-  void RequestToken(const AuthChallenge& challenge, const std::optional<Credential>& credential);
-  void OnToken(absl::Status status, const HttpHead& head, std::string_view body);
+  void OnGrant(absl::StatusOr<AccessGrant> grant);
+  void NoteAccepted();
 
   void Finish(absl::Status status);
-  void Count(int status) const {
-    core_->parts.telemetry.origin_requests[status >= 100 && status < 600 ? status / 100 : 0].Add();
-  }
   bool AtRegistry() const { return url_->SchemeAndAuthority() == registry_url_->SchemeAndAuthority(); }
   bool Redirected() const { return hops_ > 0; }
-  std::string Scope() const {
-    return absl::StrCat("repository:", request_.origin.repository,
-                        request_.access == RegistryAccess::kPush ? ":pull,push" : ":pull");
-  }
+  AccessNeed NeedAt(const Url& repository) const;
   std::string What() const { return absl::StrCat(request_.method, " ", url_->Redacted()); }
   bool remembers_404() const {
     return request_.access == RegistryAccess::kPull &&
@@ -149,9 +137,11 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
   uint32_t hops_ = 0;
   uint32_t failures_ = 0;
   bool re_resolved_ = false;
-  bool authenticated_ = false;  // a challenge was answered
-  RealmTrust realm_trust_ = RealmTrust::kCredentials;
-  std::string authorization_;  // as last sent to the registry
+  std::optional<AccessNeed> need_;
+  uint32_t challenges_ = 0;
+  bool escalated_ = false;
+  std::optional<AccessGrant> given_;  // to be shown next
+  AccessGrant shown_;                 // as last sent to the registry
   // Sticky: what comes after credentials were shown may have come because of them.
   OriginAccess access_ = OriginAccess::kPublic;
 
@@ -181,25 +171,6 @@ class Exchange::Receiver final : public HttpSink {
   const std::shared_ptr<Exchange> exchange_;
 };
 
-class Exchange::TokenReceiver final : public HttpSink {
- public:
-  explicit TokenReceiver(std::shared_ptr<Exchange> exchange) : exchange_(std::move(exchange)) {}
-  absl::Status OnHead(const HttpHead& head) override {
-    head_ = head;
-    return absl::OkStatus();
-  }
-  absl::Status OnBody(std::span<const std::byte> bytes) override {
-    body_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    return absl::OkStatus();
-  }
-  void OnDone(absl::Status status) override { exchange_->OnToken(std::move(status), head_, body_); }
-
- private:
-  const std::shared_ptr<Exchange> exchange_;
-  HttpHead head_;
-  std::string body_;
-};
-
 void Exchange::Start() {
   absl::StatusOr<Url> repository = core_->RepositoryUrl(request_.origin);
   if (!repository.ok()) return Finish(repository.status());
@@ -210,6 +181,7 @@ void Exchange::Start() {
   registry_url_ = request_.location ? *repository : *url;
   url_ = *url;
   loopback_ = NamesLoopback(repository->host()) ? LoopbackRule::kAllow : LoopbackRule::kRefuse;
+  need_ = NeedAt(*repository);
   if (remembers_404() && core_->not_found.Find(url_->ToString())) {
     return Finish(absl::NotFoundError(absl::StrCat(What(), ": it was not there a moment ago")));
   }
@@ -222,6 +194,19 @@ void Exchange::Start() {
     }
   }
   Attempt();
+}
+
+AccessNeed Exchange::NeedAt(const Url& repository) const {
+  const bool push = request_.access == RegistryAccess::kPush;
+  AccessNeed need{.registry = request_.origin.registry,
+                  .url = repository,
+                  .repository = request_.origin.repository,
+                  .scopes = ScopeSet::Repository(request_.origin.repository, push ? "pull,push" : "pull"),
+                  .loopback = loopback_};
+  if (!request_.also_pulls.empty()) need.scopes.Merge(ScopeSet::Repository(request_.also_pulls, "pull"));
+  // Cheap, and at the head of all that follows.
+  if (!push && absl::StartsWith(request_.path, "/manifests/")) need.probe = AccessNeed::Probe::kMay;
+  return need;
 }
 
 void Exchange::Attempt() {
@@ -277,6 +262,7 @@ void Exchange::Cancel() {
   const std::lock_guard lock(control_mutex_);
   if (std::exchange(cancelled_, true)) return;
   if (sent_id_) core_->http.Cancel(*sent_id_);
+  core_->authorizer->Abandon(this);
   if (!std::exchange(waiting_, false)) return;
   core_->parts.executor.Post(
       [self = shared_from_this()] { self->Finish(absl::CancelledError("nobody wants it any more")); });
@@ -296,33 +282,28 @@ HttpRequest Exchange::MakeHttpRequest() {
   http.rate_window = core_->options.rate_window;
   http.body_bytes_max = std::max<uint64_t>(request_.body_bytes_max, kErrorBodyReadMax);
   if (AtRegistry()) {
-    authorization_ = Authorization();
-    if (!authorization_.empty()) http.headers.Add("Authorization", authorization_);
+    shown_ = given_ ? *std::exchange(given_, std::nullopt) : core_->authorizer->Show(*need_);
+    if (shown_.access != OriginAccess::kPublic) NoteCredentials();
+    if (!shown_.header.empty()) http.headers.Add("Authorization", shown_.header);
   }
   return http;
-}
-
-std::string Exchange::Authorization() {
-  const std::string registry = registry_url_->Authority();
-  if (const std::optional<TokenCache::Held> held = core_->tokens.Find(registry, Scope())) {
-    if (held->access != OriginAccess::kPublic) NoteCredentials();
-    return "Bearer " + held->token;
-  }
-  if (!core_->WantsBasic(registry)) return {};
-  const absl::StatusOr<std::optional<Credential>> credential =
-      core_->credentials.Find(request_.origin.registry);
-  // If it can't be read now, the 401 that follows will lead to the message.
-  if (!credential.ok() || !*credential) return {};
-  NoteCredentials();
-  return (*credential)->BasicAuthorization();
 }
 
 absl::Status Exchange::OnHead(const HttpHead& head) {
   head_ = head;
   if (!MayPass(head.status)) core_->breaker.Succeeded(url_->Authority());
+  NoteAccepted();
   if (head.status / 100 != 2) return absl::OkStatus();
   rejected_ = sink_->OnHead(head, access_);
   return rejected_;
+}
+
+void Exchange::NoteAccepted() {
+  const int status = head_.status;
+  if (!AtRegistry() || status == 401 || status == 403 || MayPass(status)) return;
+  const bool served = status / 100 == 2 || IsRedirect(status);
+  core_->authorizer->Accepted(*need_, shown_,
+                              served ? Authorizer::Outcome::kServed : Authorizer::Outcome::kNotServed);
 }
 
 absl::Status Exchange::OnBody(std::span<const std::byte> bytes) {
@@ -342,7 +323,7 @@ absl::Status Exchange::OnBody(std::span<const std::byte> bytes) {
 }
 
 void Exchange::OnHttpDone(absl::Status status) {
-  Count(head_.status);
+  core_->Count(head_.status);
   // The sink's verdict on an answer stands, whatever became of the transfer.
   if (!rejected_.ok()) return Finish(Explained(rejected_));
   if (head_.status == 0 || (head_.status / 100 == 2 && !status.ok()))
@@ -371,6 +352,11 @@ void Exchange::Refused() {
     return Attempt();
   }
   if (status == 401 && AtRegistry()) return Authenticate();
+  const bool may_escalate = AtRegistry() && !escalated_ && (status == 403 || status == 404 || status == 429);
+  if (may_escalate && core_->authorizer->Escalate(*need_, shown_, status)) {
+    escalated_ = true;
+    return Attempt();
+  }
   if (status == 404 && remembers_404()) core_->not_found.Put(registry_url_->ToString(), {});
   absl::Status error =
       ErrorOfAnswer(status, absl::StrCat(status, RegistryErrorCode(error_body_), " from ", What()));
@@ -442,101 +428,29 @@ void Exchange::Authenticate() {
     return Finish(absl::UnauthenticatedError(
         absl::StrCat("401 from ", What(), ": no way to log in: ", challenge.status().message())));
   }
-  if (authenticated_) {
-    const char* const why = realm_trust_ == RealmTrust::kCredentials
-                                ? "the credentials were refused"
-                                : "its token server is on another host and got no credentials";
-    return Finish(
-        ErrorOfAnswer(401, absl::StrCat("401", RegistryErrorCode(error_body_), " from ", What(), ": ", why)));
+  if (++challenges_ > kChallengesMax) {
+    return OnGrant(absl::UnauthenticatedError("what its token server gave was refused each time"));
   }
-  authenticated_ = true;
-  core_->tokens.Forget(registry_url_->Authority(), Scope());
-  const absl::StatusOr<std::optional<Credential>> credential =
-      core_->credentials.Find(request_.origin.registry);
-  if (!credential.ok()) return Finish(credential.status());
-  if (challenge->scheme == AuthScheme::kBasic) return AuthenticateBasic(*credential);
-  RequestToken(*challenge, *credential);
+  core_->authorizer->Answer(
+      *need_, shown_, *challenge, request_.deadline, shared_from_this(),
+      [self = shared_from_this()](absl::StatusOr<AccessGrant> grant) { self->OnGrant(std::move(grant)); });
+  // It may have been cancelled before it waited.
+  bool cancelled = false;
+  {
+    const std::lock_guard lock(control_mutex_);
+    cancelled = cancelled_;
+  }
+  if (cancelled) core_->authorizer->Abandon(this);
 }
 
-void Exchange::AuthenticateBasic(const std::optional<Credential>& credential) {
-  if (!credential) {
-    return Finish(ErrorOfAnswer(401, absl::StrCat("401 from ", What(), ", and no credentials are known")));
+void Exchange::OnGrant(absl::StatusOr<AccessGrant> grant) {
+  if (!grant.ok()) {
+    const std::string text =
+        absl::StrCat("401", RegistryErrorCode(error_body_), " from ", What(), ": ", grant.status().message());
+    return Finish(absl::IsUnauthenticated(grant.status()) ? ErrorOfAnswer(401, text)
+                                                          : absl::Status(grant.status().code(), text));
   }
-  if (credential->username.empty()) {
-    return Finish(
-        ErrorOfAnswer(401, absl::StrCat("401 from ", What(), ", which wants a password, not a token")));
-  }
-  if (credential->BasicAuthorization() == authorization_) {
-    return Finish(ErrorOfAnswer(401, absl::StrCat("401 from ", What(), ": the credentials were refused")));
-  }
-  core_->RememberBasic(registry_url_->Authority());
-  Attempt();
-}
-
-void Exchange::RequestToken(const AuthChallenge& challenge, const std::optional<Credential>& credential) {
-  absl::StatusOr<Url> realm = Url::Parse(challenge.realm);
-  if (!realm.ok()) {
-    return Finish(absl::PermissionDeniedError(
-        absl::StrCat("401 from ", What(), ": its token realm is refused: ", realm.status().message())));
-  }
-  const absl::StatusOr<RealmTrust> trust = JudgeRealm(*registry_url_, *realm);
-  if (!trust.ok()) return Finish(trust.status());
-  realm_trust_ = credential ? *trust : RealmTrust::kCredentials;
-  const bool trusted = credential && *trust == RealmTrust::kCredentials;
-  const std::string scope = challenge.scope.empty() ? Scope() : challenge.scope;
-
-  HttpRequest http;
-  http.loopback = loopback_;
-  http.timeout = request_.deadline - core_->parts.clock.Now();
-  http.body_bytes_max = kTokenAnswerMax;
-  if (trusted && !credential->identity_token.empty()) {
-    // Source: distribution, "Token Authentication: OAuth2", grant_type refresh_token.
-    const Url form = Url::Parse(realm->SchemeAndAuthority())
-                         ->WithQuery("grant_type", "refresh_token")
-                         .WithQuery("client_id", core_->options.user_agent)
-                         .WithQuery("service", challenge.service)
-                         .WithQuery("scope", scope)
-                         .WithQuery("refresh_token", credential->identity_token);
-    http.method = "POST";
-    http.url = realm->ToString();
-    http.headers.Add("Content-Type", "application/x-www-form-urlencoded");
-    http.body = HttpBody::FromString(form.query());
-    NoteCredentials();
-  } else {
-    Url url = *realm;
-    if (!challenge.service.empty()) url = url.WithQuery("service", challenge.service);
-    http.url = url.WithQuery("scope", scope).ToString();
-    if (trusted) {
-      http.headers.Add("Authorization", credential->BasicAuthorization());
-      NoteCredentials();
-    }
-  }
-  Send(std::move(http), std::make_unique<TokenReceiver>(shared_from_this()));
-}
-
-void Exchange::OnToken(absl::Status status, const HttpHead& head, std::string_view body) {
-  Count(head.status);
-  core_->parts.telemetry.origin_bytes.Add(body.size());
-  const std::string what = absl::StrCat("token server of ", registry_url_->Authority());
-  if (head.status == 0 || MayPass(head.status) || (head.status == 200 && !status.ok())) {
-    absl::Status error(status.ok() ? absl::StatusCode::kUnavailable : status.code(),
-                       absl::StrCat(what, ": ",
-                                    head.status == 0 ? std::string(status.message())
-                                                     : absl::StrCat("status ", head.status)));
-    if (!absl::IsUnavailable(error)) return Finish(std::move(error));
-    authenticated_ = false;
-    head_ = head;
-    return RetryLater(std::move(error));
-  }
-  if (head.status != 200) {
-    const char* const hint =
-        realm_trust_ == RealmTrust::kAnonymous ? " (it is on another host and got no credentials)" : "";
-    return Finish(ErrorOfAnswer(401, absl::StrCat(head.status, " from the ", what, hint)));
-  }
-  absl::StatusOr<AccessToken> token = ParseTokenAnswer(body);
-  if (!token.ok()) return Finish(absl::DataLossError(absl::StrCat(what, ": ", token.status().message())));
-  token->access = access_;
-  core_->tokens.Put(registry_url_->Authority(), Scope(), *std::move(token));
+  given_ = *std::move(grant);
   Attempt();
 }
 
@@ -575,9 +489,12 @@ RegistryCore::RegistryCore(RegistryClient::Parts p, RegistryOptions o)
             .connect_timeout = options.connect_timeout,
             .requests_per_host_max = options.requests_per_host_max}),
       credentials(options.docker_config_path),
-      tokens(parts.clock),
       breaker(options.breaker_failures_max, options.breaker_open_time, parts.clock),
       backoff(options.backoff_first, options.backoff_max, options.random_seed),
+      authorizer(Authorizer::Create({parts.clock, parts.executor, *this, credentials, breaker, backoff},
+                                    {.client_id = options.user_agent,
+                                     .retries_max = options.retries_max,
+                                     .retry_after_max = options.retry_after_max})),
       not_found(options.not_found_ttl, parts.clock),
       redirects(options.redirect_ttl, parts.clock) {}
 
@@ -602,15 +519,40 @@ absl::StatusOr<Url> RegistryCore::RepositoryUrl(const BlobOrigin& origin) const 
   return Url::Parse(absl::StrCat("http://", host, "/v2/", origin.repository));
 }
 
-bool RegistryCore::WantsBasic(const std::string& registry) {
-  const std::lock_guard lock(mutex_);
-  return basic_registries_.contains(registry);
+void RegistryCore::Count(int status) const {
+  parts.telemetry.origin_requests[status >= 100 && status < 600 ? status / 100 : 0].Add();
 }
 
-void RegistryCore::RememberBasic(const std::string& registry) {
-  const std::lock_guard lock(mutex_);
-  if (basic_registries_.size() >= kBasicRegistriesMax) basic_registries_.clear();
-  basic_registries_.insert(registry);
+namespace {
+
+// Counts what comes from a token server, as of all origins.
+class CountingSink final : public HttpSink {
+ public:
+  CountingSink(Telemetry& telemetry, std::unique_ptr<HttpSink> sink)
+      : telemetry_(telemetry), sink_(std::move(sink)) {}
+  absl::Status OnHead(const HttpHead& head) override {
+    status_ = head.status;
+    return sink_->OnHead(head);
+  }
+  absl::Status OnBody(std::span<const std::byte> bytes) override {
+    telemetry_.origin_bytes.Add(bytes.size());
+    return sink_->OnBody(bytes);
+  }
+  void OnDone(absl::Status status) override {
+    telemetry_.origin_requests[status_ >= 100 && status_ < 600 ? status_ / 100 : 0].Add();
+    sink_->OnDone(std::move(status));
+  }
+
+ private:
+  Telemetry& telemetry_;
+  const std::unique_ptr<HttpSink> sink_;
+  int status_ = 0;
+};
+
+}  // namespace
+
+void RegistryCore::Ask(HttpRequest request, std::unique_ptr<HttpSink> sink) {
+  http.Send(std::move(request), std::make_unique<CountingSink>(parts.telemetry, std::move(sink)));
 }
 
 absl::Status JudgeStep(const Url& from, const Url& to, LoopbackRule loopback) {

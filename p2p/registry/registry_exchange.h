@@ -7,8 +7,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
@@ -17,8 +17,8 @@
 #include "node/origin_access.h"
 #include "p2p/http/http_client.h"
 #include "p2p/http/url.h"
+#include "p2p/registry/authorizer.h"
 #include "p2p/registry/docker_credentials.h"
-#include "p2p/registry/registry_auth.h"
 #include "p2p/registry/registry_client.h"
 #include "p2p/registry/retry_policy.h"
 
@@ -57,7 +57,7 @@ class UrlMemory {
 // What all requests of a registry client share. Lives until the last of them has answered.
 //
 // Thread-safe.
-class RegistryCore {
+class RegistryCore : private TokenTransport {
  public:
   RegistryCore(RegistryClient::Parts parts, RegistryOptions options);
 
@@ -72,19 +72,18 @@ class RegistryCore {
   const RegistryOptions options;
   HttpClient http;
   DockerCredentials credentials;
-  TokenCache tokens;
   CircuitBreaker breaker;
   Backoff backoff;
+  const std::shared_ptr<Authorizer> authorizer;
   UrlMemory not_found;  // URLs that gave a 404
   UrlMemory redirects;  // blob URL -> where it led
 
-  bool WantsBasic(const std::string& registry);
-  void RememberBasic(const std::string& registry);
+  // Counts an answer's status; 0: there was none.
+  void Count(int status) const;
 
  private:
-  static constexpr size_t kBasicRegistriesMax = 1024;
-  std::mutex mutex_;                                   // guards basic_registries_
-  absl::flat_hash_set<std::string> basic_registries_;  // those that challenged with Basic
+  void Ask(HttpRequest request, std::unique_ptr<HttpSink> sink) override;
+  void After(Duration delay, Task task) override { http.After(delay, std::move(task)); }
 };
 
 enum class RegistryAccess { kPull, kPush };
@@ -101,6 +100,7 @@ enum class RedirectMemory { kNone, kKeep };
 struct RegistryRequest {
   BlobOrigin origin;
   RegistryAccess access = RegistryAccess::kPull;
+  std::string also_pulls = {};  // another repository of the registry, whose blobs are taken from there
   std::string method = "GET";
   std::string path = {};             // below the repository: "/blobs/sha256:..."
   std::optional<Url> location = {};  // instead of `path`: an upload's URL, as the registry gave it

@@ -30,6 +30,7 @@ class BlobUpload {
     if (!repository.ok()) return repository.status();
     location_ = *std::move(repository);
     RegistryRequest request = Request("POST");
+    request.also_pulls = from_repository;
     // Both are names that a URL's query can hold as they are.
     request.path = absl::StrCat("/blobs/uploads/?mount=", digest_.ToString(), "&from=", from_repository);
     request.body = HttpBody::FromString("");
@@ -137,11 +138,15 @@ class BlobUpload {
 
 namespace {
 
-// Not remembered as absent: it is about to be there.
+// Not remembered as absent: it is about to be there. `also_pulls`: what the request that follows pulls from,
+// so that one token does for both.
 absl::StatusOr<bool> HasBlob(const std::shared_ptr<RegistryCore>& core, const BlobOrigin& origin,
-                             const Digest& digest) {
-  RegistryRequest head{
-      .origin = origin, .access = RegistryAccess::kPush, .method = "HEAD", .path = BlobPath(digest)};
+                             const Digest& digest, const std::string& also_pulls = {}) {
+  RegistryRequest head{.origin = origin,
+                       .access = RegistryAccess::kPush,
+                       .also_pulls = also_pulls,
+                       .method = "HEAD",
+                       .path = BlobPath(digest)};
   head.deadline = core->DefaultDeadline();
   const absl::Status there = CallAndWait(core, std::move(head)).status();
   if (absl::IsNotFound(there)) return false;
@@ -163,8 +168,12 @@ absl::Status RegistryClient::CheckPush(const BlobOrigin& origin) {
 
 absl::StatusOr<bool> RegistryClient::TakeBlob(const BlobOrigin& origin, const Digest& digest,
                                               const BlobOrigin& from) {
-  const absl::StatusOr<bool> there = HasBlob(core_, origin, digest);
-  if (!there.ok() || *there || from == origin || from.registry != origin.registry) return there;
+  const bool mountable = from != origin && from.registry == origin.registry;
+  absl::StatusOr<bool> there = HasBlob(core_, origin, digest, mountable ? from.repository : "");
+  // Who may not pull from there may still push here.
+  const bool refused = absl::IsUnauthenticated(there.status()) || absl::IsPermissionDenied(there.status());
+  if (mountable && refused) return HasBlob(core_, origin, digest);
+  if (!there.ok() || *there || !mountable) return there;
   OnProgress none;
   const absl::StatusOr<bool> mounted =
       BlobUpload(core_, origin, digest, HttpBody::FromString(""), none).Mount(from.repository);

@@ -10,6 +10,10 @@
 
 namespace sluice::p2p {
 
+bool MayPass(int status) {
+  return status == 408 || status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
+}
+
 Duration Backoff::Delay(uint32_t failures) {
   Duration ceiling = first_;
   for (uint32_t i = 1; i < failures && ceiling < max_; ++i) ceiling *= 2;

@@ -14,6 +14,9 @@
 
 namespace sluice::p2p {
 
+// Whether the same request may succeed later, as an answer's status says.
+bool MayPass(int status);
+
 // Delays between attempts: exponential, with full jitter, so that many nodes don't come back at once.
 //
 // Thread-safe.

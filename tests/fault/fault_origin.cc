@@ -455,5 +455,12 @@ FaultBehaviour Hangup() {
   return [](const FaultRequest&, FaultConnection& connection) { connection.CloseAfter(); };
 }
 
+FaultBehaviour TokenForCredentials(std::string answer) {
+  return [=](const FaultRequest& request, FaultConnection& connection) {
+    const bool shown = !request.Header("authorization").empty() || request.method == "POST";
+    connection.Send(shown ? 200 : 401, {}, shown ? answer : "");
+  };
+}
+
 }  // namespace fault
 }  // namespace sluice::p2p

@@ -105,6 +105,8 @@ FaultBehaviour Status(int status, FaultConnection::Headers headers = {}, std::st
 FaultBehaviour Redirect(std::string location);
 // Reads the request and closes.
 FaultBehaviour Hangup();
+// A token server that gives nothing to who shows no credentials.
+FaultBehaviour TokenForCredentials(std::string answer);
 }  // namespace fault
 
 }  // namespace sluice::p2p

@@ -167,7 +167,7 @@ TEST_F(OriginFaultTest, AnAnonymousTokenLeavesAnAnswerPublic) {
 
 TEST_F(OriginFaultTest, WhatATokenForCredentialsBroughtIsNotPublic) {
   UseCredentials(origin_.registry());
-  origin_.Always("/token", fault::Status(200, {}, R"({"token":"t0k","expires_in":300})"));
+  origin_.Always("/token", fault::TokenForCredentials(R"({"token":"t0k","expires_in":300})"));
   origin_.RequireAuthorization("Bearer t0k", "Bearer realm=\"" + origin_.Url("/token") + "\"");
   EXPECT_EQ(Read().access, OriginAccess::kCredentials);
   EXPECT_EQ(Read().access, OriginAccess::kCredentials) << "by the token that was kept";
@@ -223,18 +223,19 @@ TEST_F(OriginFaultTest, BasicIsSentAtOnceWhenItWasWantedBefore) {
 
 TEST_F(OriginFaultTest, TokenIsFetchedOnceAndRenewedWhenItExpires) {
   UseCredentials(origin_.registry());
-  origin_.Always("/token", fault::Status(200, {}, R"({"token":"t0k","expires_in":300})"));
+  origin_.Always("/token", fault::TokenForCredentials(R"({"token":"t0k","expires_in":300})"));
   origin_.RequireAuthorization("Bearer t0k", "Bearer realm=\"" + origin_.Url("/token") + "\",service=\"s\"");
   ExpectRight(Read());
   ExpectRight(Read());
-  ASSERT_EQ(origin_.request_count("/token"), 1u);
-  const FaultRequest request = origin_.requests("/token")[0];
+  ASSERT_EQ(origin_.request_count("/token"), 2u);
+  EXPECT_EQ(origin_.requests("/token")[0].Header("authorization"), "");
+  const FaultRequest request = origin_.requests("/token")[1];
   EXPECT_EQ(request.Header("authorization"), Basic());
   EXPECT_THAT(request.query,
               AllOf(HasSubstr("service=s"), HasSubstr("scope=repository%3Ateam%2Fapp%3Apull")));
   time_.Advance(301s);
   ExpectRight(Read());
-  EXPECT_EQ(origin_.request_count("/token"), 2u);
+  EXPECT_EQ(origin_.request_count("/token"), 3u);
 }
 
 TEST_F(OriginFaultTest, TokenThatIsRefusedFailsWithoutALoop) {

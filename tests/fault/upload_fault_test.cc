@@ -158,10 +158,10 @@ TEST_F(UploadFaultTest, SubjectThatTheRegistryTookNoteOfNeedsNoTag) {
 TEST_F(UploadFaultTest, IdentityTokenIsExchangedByPost) {
   UseCredentials(origin_.registry(), R"({"identitytoken":"refresh/+me"})");
   const Digest digest = origin_.AddBlob(kRepository, blob_);
-  origin_.Always("/token", fault::Status(200, {}, R"({"access_token":"t"})"));
+  origin_.Always("/token", fault::TokenForCredentials(R"({"access_token":"t"})"));
   origin_.RequireAuthorization("Bearer t", "Bearer realm=\"" + origin_.Url("/token") + "\",service=\"s\"");
   EXPECT_EQ(client().HeadBlob(Place(origin_), digest).value(), blob_.size());
-  const FaultRequest request = origin_.requests("/token")[0];
+  const FaultRequest request = origin_.requests("/token")[1];
   EXPECT_EQ(request.method, "POST");
   EXPECT_THAT(request.body, AllOf(HasSubstr("grant_type=refresh_token"),
                                   HasSubstr("refresh_token=refresh%2F%2Bme"), HasSubstr("service=s")));

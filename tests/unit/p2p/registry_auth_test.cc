@@ -10,12 +10,6 @@ using namespace std::chrono_literals;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class FakeClock final : public Clock {
- public:
-  Instant Now() const override { return now; }
-  Instant now{1h};
-};
-
 TEST(ChallengeTest, BearerIsReadWithItsParameters) {
   const auto challenge = SelectChallenge(
       {R"(Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push")"});
@@ -79,6 +73,19 @@ TEST(TokenAnswerTest, BothNamesAndTheLifetimeAreRead) {
   EXPECT_EQ(ParseTokenAnswer(R"({"token":"a"})")->lifetime, 60s);
   EXPECT_EQ(ParseTokenAnswer(R"({"token":"a","expires_in":-5})")->lifetime, 60s);
   EXPECT_EQ(ParseTokenAnswer(R"({"token":"a","expires_in":99999999999})")->lifetime, 24h);
+  EXPECT_EQ(ParseTokenAnswer(R"({"token":"a","expires_in":18446744073709551615})")->lifetime, 24h);
+  for (const char* lie : {"0", "-1", "1e300", "\"3600\"", "null", "[]", "-9223372036854775808"}) {
+    EXPECT_EQ(ParseTokenAnswer(std::string(R"({"token":"a","expires_in":)") + lie + "}")->lifetime, 60s)
+        << lie;
+  }
+}
+
+TEST(TokenAnswerTest, WhatWasGrantedIsReadWhereItStands) {
+  EXPECT_EQ(ParseTokenAnswer(R"({"token":"a","scope":"repository:a/b:pull"})")->scope, "repository:a/b:pull");
+  EXPECT_EQ(ParseTokenAnswer(R"({"token":"a"})")->scope, std::nullopt);
+  EXPECT_EQ(ParseTokenAnswer(R"({"token":"a","scope":7})")->scope, std::nullopt);
+  const std::string huge(kScopeBytesMax + 1, 'x');
+  EXPECT_EQ(ParseTokenAnswer("{\"token\":\"a\",\"scope\":\"" + huge + "\"}")->scope, std::nullopt);
 }
 
 TEST(TokenAnswerTest, WhatIsNoTokenIsRefusedWithoutShowingIt) {
@@ -89,27 +96,6 @@ TEST(TokenAnswerTest, WhatIsNoTokenIsRefusedWithoutShowingIt) {
     EXPECT_THAT(std::string(status.message()), Not(HasSubstr("hidden")));
   }
   EXPECT_FALSE(ParseTokenAnswer(R"({"token":")" + std::string(kTokenBytesMax + 1, 'x') + "\"}").ok());
-}
-
-TEST(TokenCacheTest, TokensExpireAndAreApartByRegistryAndScope) {
-  FakeClock clock;
-  TokenCache cache(clock);
-  cache.Put("a", "pull", {"t", 100s});
-  EXPECT_EQ(cache.Find("a", "pull"), (TokenCache::Held{"t", OriginAccess::kCredentials}));
-  EXPECT_EQ(cache.Find("a", "push"), std::nullopt);
-  EXPECT_EQ(cache.Find("b", "pull"), std::nullopt);
-  clock.now += 91s;
-  EXPECT_EQ(cache.Find("a", "pull"), std::nullopt);
-}
-
-TEST(TokenCacheTest, BoundDropsWhatExpiresFirst) {
-  FakeClock clock;
-  TokenCache cache(clock);
-  cache.Put("first", "pull", {"t", 60s});
-  for (size_t i = 0; i < TokenCache::kEntriesMax; ++i)
-    cache.Put("r" + std::to_string(i), "pull", {"t", 100s});
-  EXPECT_EQ(cache.Find("first", "pull"), std::nullopt);
-  EXPECT_EQ(cache.Find("r0", "pull")->token, "t");
 }
 
 }  // namespace

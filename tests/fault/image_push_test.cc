@@ -211,6 +211,32 @@ TEST_F(ImagePushTest, SaysThatAnImageIsForAnotherPlatform) {
   EXPECT_THAT(pushed->notices, ElementsAre(AllOf(HasSubstr("linux/amd64"), HasSubstr("linux/arm64"))));
 }
 
+// ------------------------------------------------------------------------------------- a bad target
+
+TEST_F(ImagePushTest, ATargetThatRefusesIsNoticedBeforeALayerIsFetched) {
+  AddImage({LayerOf("a")});
+  origin_.Always(kBegin, p2p::fault::Status(403));
+  EXPECT_FALSE(Push().ok());
+  EXPECT_EQ(origin_.request_count(LayerPath(0)), 0u);
+}
+
+TEST_F(ImagePushTest, ABrokenLayerLeavesNoBlobAtTheTarget) {
+  AddImage({LayerOf("a"), LayerOf("b").substr(0, 515)});
+  EXPECT_FALSE(Push().ok());
+  for (const p2p::FaultRequest& request : origin_.requests(kUpload)) EXPECT_EQ(request.method, "DELETE");
+}
+
+TEST_F(ImagePushTest, ATargetThatIsBusyOrRestartsIsAskedAgain) {
+  AddImage({LayerOf("a"), LayerOf("b", "other")});
+  const auto delete_is_fine = p2p::fault::Status(204);
+  for (const auto& trouble :
+       {p2p::fault::Status(429, {{"Retry-After", "1"}}), p2p::fault::Status(503), p2p::fault::Hangup()}) {
+    origin_.Script(kUpload, {delete_is_fine, trouble});
+    origin_.Script(kBegin, {p2p::fault::Status(202, {{"Location", kUpload}}), trouble});
+    EXPECT_EQ(Push().status(), absl::OkStatus());
+  }
+}
+
 // ------------------------------------------------------------------------------------- what is tagged
 
 TEST_F(ImagePushTest, AnIndexNamesAPlatformWhereTheConfigurationDoesNot) {

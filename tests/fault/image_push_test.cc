@@ -303,6 +303,28 @@ TEST_F(ImagePushTest, ALimitOfFileSizesIsAnErrorAndNotTheEnd) {
   EXPECT_TRUE(std::filesystem::is_empty(scratch_.path()));
 }
 
+// Else a message would go to whatever file or connection has the number.
+TEST_F(ImagePushTest, ClosedStandardStreamsAreNobodyElses) {
+  const TempTree tree;
+  std::filesystem::create_directory(tree / "source");
+  std::vector<std::string> streams;
+  origin_.Always(p2p::FaultOrigin::ManifestPath(kRepository, "lazy"),
+                 [&](const p2p::FaultRequest& request, p2p::FaultConnection& connection) {
+                   if (request.method != "PUT") return connection.Send(404, {}, "");
+                   for (const char* const stream : {"1", "2"}) {
+                     std::error_code error;
+                     streams.push_back(std::filesystem::read_symlink(
+                         absl::StrCat("/proc/", std::stoi(ReadText(tree / "pid")), "/fd/", stream), error));
+                   }
+                   connection.Send(201, {}, "");
+                 });
+  const auto [code, text] =
+      RunShell(absl::StrCat("echo $$ >", tree / "pid", "; exec ", SLUICE_BINARY, " image push -q ",
+                            tree / "source", " ", origin_.registry(), "/app:lazy <&- >&- 2>&-"));
+  EXPECT_EQ(code, 1);  // the answer reached nobody
+  EXPECT_THAT(streams, ElementsAre("/dev/null", "/dev/null"));
+}
+
 TEST_F(ImagePushTest, ANoticeIsOneLineWhateverTheDirectoryIsCalled) {
   const TempTree tree;
   const std::string source = tree / "new\nline";

@@ -1,4 +1,6 @@
+#include <fcntl.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -69,11 +71,23 @@ int Main(int argc, char** argv) {
   return Finish(invocation.run());
 }
 
+// The next connection would get the number of a standard stream that is closed, and then our messages. (One
+// number may be taken already: a library has an eventfd before main begins.) Open for the wrong direction, so
+// that writing is the error that it would have been.
+void OccupyStandardStreams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(stream, F_GETFD) >= 0) continue;
+    // The lowest number that is free, which is this one: those below it are taken.
+    if (open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY) != stream) return;
+  }
+}
+
 }  // namespace
 }  // namespace sluice::cli
 
 int main(int argc, char** argv) {
   // A write beyond RLIMIT_FSIZE is an error to say, not a death.
   signal(SIGXFSZ, SIG_IGN);
+  sluice::cli::OccupyStandardStreams();
   return sluice::cli::Main(argc, argv);
 }

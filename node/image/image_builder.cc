@@ -11,6 +11,7 @@
 #include "node/image/erofs_writer.h"
 #include "node/image/file_bytes.h"
 #include "node/image/unique_fd.h"
+#include "ondemand/erofs_image.h"
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
 
@@ -31,6 +32,12 @@ absl::StatusOr<std::optional<size_t>> ImageBuilder::AddLayer(LayerReader& reader
     return std::nullopt;
   }
   const size_t device = Keep(**std::move(blob));
+  // ErofsLayout would refuse it too, but only after all layers were fetched and compressed.
+  if (device >= ondemand::kErofsDevicesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("with it the image has more than ",
+                                                   ondemand::kErofsDevicesMax,
+                                                   " data blobs, which is what can be mounted"));
+  }
   device_of_layer_.push_back(static_cast<uint32_t>(device));
   return device;
 }

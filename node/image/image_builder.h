@@ -37,8 +37,8 @@ class ImageBuilder {
   ImageBuilder& operator=(const ImageBuilder&) = delete;
 
   // The place of its data blob in blobs(); none if no file of the layer has a byte that is not zero. Two
-  // layers may have the same. Errors: the reader's; those of ImageTree and DataBlobWriter. The builder is of
-  // no use after an error.
+  // layers may have the same. Errors: the reader's; those of ImageTree and DataBlobWriter; InvalidArgument
+  // (more than 500 data blobs). The builder is of no use after an error.
   absl::StatusOr<std::optional<size_t>> AddLayer(
       LayerReader& reader, ImageTree::Whiteouts whiteouts = ImageTree::Whiteouts::kApply);
 

@@ -211,6 +211,32 @@ TEST_F(ImagePushTest, SaysThatAnImageIsForAnotherPlatform) {
   EXPECT_THAT(pushed->notices, ElementsAre(AllOf(HasSubstr("linux/amd64"), HasSubstr("linux/arm64"))));
 }
 
+// ------------------------------------------------------------------------------------- a bad target
+
+TEST_F(ImagePushTest, ATargetThatRefusesIsNoticedBeforeALayerIsFetched) {
+  AddImage({LayerOf("a")});
+  origin_.Always(kBegin, p2p::fault::Status(403));
+  EXPECT_FALSE(Push().ok());
+  EXPECT_EQ(origin_.request_count(LayerPath(0)), 0u);
+}
+
+TEST_F(ImagePushTest, ABrokenLayerLeavesNoBlobAtTheTarget) {
+  AddImage({LayerOf("a"), LayerOf("b").substr(0, 515)});
+  EXPECT_FALSE(Push().ok());
+  for (const p2p::FaultRequest& request : origin_.requests(kUpload)) EXPECT_EQ(request.method, "DELETE");
+}
+
+TEST_F(ImagePushTest, ATargetThatIsBusyOrRestartsIsAskedAgain) {
+  AddImage({LayerOf("a"), LayerOf("b", "other")});
+  const auto delete_is_fine = p2p::fault::Status(204);
+  for (const auto& trouble :
+       {p2p::fault::Status(429, {{"Retry-After", "1"}}), p2p::fault::Status(503), p2p::fault::Hangup()}) {
+    origin_.Script(kUpload, {delete_is_fine, trouble});
+    origin_.Script(kBegin, {p2p::fault::Status(202, {{"Location", kUpload}}), trouble});
+    EXPECT_EQ(Push().status(), absl::OkStatus());
+  }
+}
+
 // ------------------------------------------------------------------------------------- what is tagged
 
 TEST_F(ImagePushTest, AnIndexNamesAPlatformWhereTheConfigurationDoesNot) {
@@ -275,6 +301,28 @@ TEST_F(ImagePushTest, ALimitOfFileSizesIsAnErrorAndNotTheEnd) {
   EXPECT_THAT(text, AllOf(HasSubstr("TMPDIR"), HasSubstr("File too large")));
   EXPECT_FALSE(IsTagged());
   EXPECT_TRUE(std::filesystem::is_empty(scratch_.path()));
+}
+
+// Else a message would go to whatever file or connection has the number.
+TEST_F(ImagePushTest, ClosedStandardStreamsAreNobodyElses) {
+  const TempTree tree;
+  std::filesystem::create_directory(tree / "source");
+  std::vector<std::string> streams;
+  origin_.Always(p2p::FaultOrigin::ManifestPath(kRepository, "lazy"),
+                 [&](const p2p::FaultRequest& request, p2p::FaultConnection& connection) {
+                   if (request.method != "PUT") return connection.Send(404, {}, "");
+                   for (const char* const stream : {"1", "2"}) {
+                     std::error_code error;
+                     streams.push_back(std::filesystem::read_symlink(
+                         absl::StrCat("/proc/", std::stoi(ReadText(tree / "pid")), "/fd/", stream), error));
+                   }
+                   connection.Send(201, {}, "");
+                 });
+  const auto [code, text] =
+      RunShell(absl::StrCat("echo $$ >", tree / "pid", "; exec ", SLUICE_BINARY, " image push -q ",
+                            tree / "source", " ", origin_.registry(), "/app:lazy <&- >&- 2>&-"));
+  EXPECT_EQ(code, 1);  // the answer reached nobody
+  EXPECT_THAT(streams, ElementsAre("/dev/null", "/dev/null"));
 }
 
 TEST_F(ImagePushTest, ANoticeIsOneLineWhateverTheDirectoryIsCalled) {

@@ -6,8 +6,11 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "node/image/image_builder.h"
 #include "ondemand/erofs_image.h"
+#include "tests/unit/image/list_reader.h"
 #include "tests/unit/image/mounted_tree.h"
+#include "tests/unit/image/temp_tree.h"
 
 namespace sluice {
 namespace {
@@ -329,6 +332,19 @@ TEST_F(ErofsWriterTest, FiveHundredDevicesAreTakenAndOneMoreIsNot) {
   EXPECT_EQ(info->devices.size(), 500u);
   image.devices().push_back({Digest(), 4096});
   EXPECT_THAT(std::string(image.TryWrite().status().message()), HasSubstr("501 data blobs, 500 at most"));
+}
+
+TEST(ImageBuilderTest, OneDataBlobTooManyIsNoticedAtItsLayer) {
+  const TempTree tree;
+  ImageBuilder builder(tree.path(), std::nullopt);
+  for (uint32_t i = 0; i <= 500; ++i) {
+    LayerEntry entry = File("file");
+    const std::string contents = std::to_string(1000 + i);
+    entry.size = contents.size();
+    ListReader layer({{entry, {{0, contents}}}});
+    const absl::Status status = builder.AddLayer(layer).status();
+    ASSERT_EQ(status.ok(), i < 500) << i << status;
+  }
 }
 
 TEST_F(ErofsWriterTest, MoreBlocksThanCanBeAddressedAreRefused) {

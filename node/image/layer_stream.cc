@@ -113,7 +113,8 @@ absl::StatusOr<size_t> LayerStream::Read(std::span<std::byte> buffer) {
   if (bytes_ > bytes_max_) {
     return status_ = absl::ResourceExhaustedError(
                absl::StrCat("the layer unpacks to more than the ", bytes_max_,
-                            " bytes that one of its size may, as a decompression bomb does"));
+                            " bytes that one of its size may, as a decompression bomb does; a larger "
+                            "--unpack-ratio-max allows it"));
   }
   sha256_.Update(buffer.first(*n));
   return *n;

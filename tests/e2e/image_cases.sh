@@ -219,7 +219,7 @@ note "a large file may come first, and an option says how far a layer may unpack
 size=$((1100 << 20))
 python3 "$e2e_dir/make_layer.py" file model zeros=$size noise=8000000 | zstd -q >"$work/model.zst"
 put model model.zst
-pushes_badly $exit_failed model --unpack-ratio-max 100 "$registry/model:source: layer sha256:" '"model": the layer unpacks to more'
+pushes_badly $exit_failed model --unpack-ratio-max 100 "$registry/model:source: layer sha256:" '"model": the layer unpacks to more' 'unpack-ratio-max'
 shown model
 [[ $(stat -c %s "$mount/model") == $((size + 8000000)) ]] || fail "another size"
 cmp -n 1000000 "$mount/model" /dev/zero

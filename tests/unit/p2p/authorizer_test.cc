@@ -375,6 +375,24 @@ TEST_F(AuthorizerTest, AStrangerWhoIsThrottledShowsCredentialsAndWhatIsPublicSta
   EXPECT_FALSE(authorizer().Escalate(Need(), asked->grant(), 429));
 }
 
+TEST_F(AuthorizerTest, WhatIsNoLongerGivenToStrangersIsNoLongerPublic) {
+  LogIn();
+  const AccessGrant stranger = Obtain(Need(), Token("strangers"));
+  const auto asked = Ask(Need(), stranger);
+  transport_.Reply(401, "");
+  transport_.Reply(200, Token("mine"));
+  EXPECT_EQ(asked->grant().access, OriginAccess::kCredentials);
+}
+
+TEST_F(AuthorizerTest, AStrangerWhoIsForbiddenWhatWasPublicShowsCredentials) {
+  LogIn();
+  const AccessGrant stranger = Obtain(Need(), Token("strangers"));
+  EXPECT_TRUE(authorizer().Escalate(Need(), stranger, 403));
+  const auto asked = Ask(Need());
+  transport_.Reply(200, Token("mine"));
+  EXPECT_EQ(asked->grant().access, OriginAccess::kCredentials);
+}
+
 TEST_F(AuthorizerTest, WhatIsHiddenFromStrangersIsAskedForWithCredentials) {
   const auto nobody = Ask(Need());
   transport_.Reply(200, Token("strangers"));

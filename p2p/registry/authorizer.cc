@@ -568,18 +568,18 @@ void Authorizer::OnAnswer(const FlightPtr& flight, absl::Status status, const Ht
             head.status == 0 ? std::string(status.message()) : absl::StrCat("status ", head.status)));
     if (!absl::IsUnavailable(error)) return Fail(flight, error);
     // Who is known may be let through where strangers are too many.
-    if (head.status == 429 && MayUseCredentials(*flight)) return UseCredentials(flight);
+    if (head.status == 429 && MayUseCredentials(*flight)) return UseCredentials(flight, Finding::kStands);
     return Retry(flight, head, std::move(error));
   }
   parts_.breaker.Succeeded(host);
   if (head.status / 100 == 3) return Follow(flight, head);
   if (head.status != 200) {
-    if (MayUseCredentials(*flight)) return UseCredentials(flight);
+    if (MayUseCredentials(*flight)) return UseCredentials(flight, Finding::kRefuted);
     return Refuse(flight, Refusal(absl::StrCat(head.status, " from the ", server)));
   }
   absl::StatusOr<AccessToken> token = ParseTokenAnswer(body);
   if (token.ok()) return Take(flight, *std::move(token));
-  if (MayUseCredentials(*flight)) return UseCredentials(flight);
+  if (MayUseCredentials(*flight)) return UseCredentials(flight, Finding::kRefuted);
   Fail(flight, absl::DataLossError(absl::StrCat(server, ": ", token.status().message())));
 }
 
@@ -588,12 +588,14 @@ bool Authorizer::MayUseCredentials(const Flight& flight) {
 }
 
 // The question was refused without credentials: those who wait ask with them.
-void Authorizer::UseCredentials(const FlightPtr& flight) {
+void Authorizer::UseCredentials(const FlightPtr& flight, Finding was_public) {
   std::vector<Waiter> waiters;
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [place, needs] : flight->needs) {
-      At(place).credentials_until = parts_.clock.Now() + options_.finding_ttl;
+      Repository& repository = At(place);
+      repository.credentials_until = parts_.clock.Now() + options_.finding_ttl;
+      if (was_public == Finding::kRefuted) repository.public_until = Instant::min();
     }
     waiters = Remove(*flight);
   }
@@ -759,11 +761,11 @@ bool Authorizer::Escalate(const AccessNeed& need, const AccessGrant& shown, int 
   const std::lock_guard lock(mutex_);
   Repository& repository = At(PlaceOf(need.url, need.repository));
   const Instant now = parts_.clock.Now();
-  const bool found_public = now < repository.public_until;
   // Of a public repository it is the truth.
-  if (found_public && status != 429) return false;
+  if (now < repository.public_until && status == 404) return false;
   const Login login = LoginOf(need.registry);
   if (!login.error.ok() || !login.credential) return false;
+  if (status != 429) repository.public_until = Instant::min();
   // Some hide what is private as absent, and most 404s are none of these: it is soon looked at again.
   repository.credentials_until = std::max(
       repository.credentials_until, now + (status == 404 ? options_.refusal_ttl : options_.finding_ttl));

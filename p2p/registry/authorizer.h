@@ -133,6 +133,7 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
   struct Decision;  // what to show at once, if that is known; else the question to be asked
   class TokenSink;
   class RetryTask;
+  enum class Finding { kStands, kRefuted };  // what was found of a repository before
   using KeptPtr = std::shared_ptr<Kept>;
   using FlightPtr = std::shared_ptr<Flight>;
 
@@ -174,7 +175,7 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
   void Retry(const FlightPtr& flight, const HttpHead& head, absl::Status error);
   void Follow(const FlightPtr& flight, const HttpHead& head);
   void Refuse(const FlightPtr& flight, absl::Status why);
-  void UseCredentials(const FlightPtr& flight);
+  void UseCredentials(const FlightPtr& flight, Finding was_public);
   void Take(const FlightPtr& flight, AccessToken token);
   void Fail(const FlightPtr& flight, const absl::Status& status);
 

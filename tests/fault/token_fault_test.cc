@@ -9,10 +9,10 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
-#include <latch>
 #include <mutex>
 #include <optional>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/escaping.h"
@@ -228,6 +228,164 @@ TEST_F(TokenFaultTest, AMountFromAnotherRepositoryTakesOneTokenForBoth) {
                     HasSubstr("scope=repository%3Ateam%2Fbase%3Apull")));
   ASSERT_EQ(origin_.request_count(uploads), 1u);
   EXPECT_EQ(origin_.requests(uploads)[0].Header("authorization"), "Bearer t");
+}
+
+TEST_F(TokenFaultTest, SixtyFourReadsOfAPrivateRepositoryAskOnceWithoutAndOnceWith) {
+  UseCredentials();
+  GiveTokens(Anonymous::kRefused);
+  for (const ReadOutcome& outcome : ReadAtOnce()) {
+    ExpectRight(outcome);
+    EXPECT_EQ(outcome.access, OriginAccess::kCredentials);
+  }
+  const std::vector<FaultRequest> asked = origin_.requests("/token");
+  ASSERT_THAT(asked, SizeIs(2));
+  EXPECT_EQ(asked[0].Header("authorization"), "");
+  EXPECT_EQ(asked[1].Header("authorization"), BasicOf(kSecret));
+}
+
+TEST_F(TokenFaultTest, ReadersOfASlowTokenServerEndAtTheirOwnDeadlinesAndTheTokenServesTheNext) {
+  GiveTokens(Anonymous::kServed);
+  std::promise<void> late;
+  const std::shared_future<void> released = late.get_future().share();
+  origin_.Script("/token", {[&](const FaultRequest&, FaultConnection& connection) {
+                   released.wait();
+                   {
+                     const std::lock_guard lock(mutex_);
+                     good_.insert("Bearer slow");
+                   }
+                   connection.Send(200, {}, R"({"token":"slow","expires_in":300})");
+                 }});
+  client();
+  auto patient = std::async(std::launch::async, [this] { return Read(30s); });
+  const ReadOutcome hasty = Read(300ms);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(hasty.status)) << hasty.status;
+  late.set_value();
+  ExpectRight(patient.get());
+  ExpectRight(Read());
+  EXPECT_EQ(TokensAsked(), 1u);
+}
+
+TEST_F(TokenFaultTest, AReadThatIsCancelledWhileItWaitsForATokenEndsSoon) {
+  GiveTokens(Anonymous::kServed);
+  std::promise<void> asked;
+  origin_.Script("/token", {[&](const FaultRequest&, FaultConnection& connection) {
+                   asked.set_value();
+                   connection.Stall();
+                 }});
+  std::promise<absl::Status> done;
+  const auto control = client().ReadBlobRange(
+      Place(), digest_, blob_.size(), {0, 4096}, FetchClass::kDemand, time_.Now() + 1h, [](OriginAccess) {},
+      [](std::span<const std::byte>) {}, [&](absl::Status status) { done.set_value(std::move(status)); });
+  asked.get_future().wait();
+  control->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(done.get_future().get()));
+}
+
+TEST_F(TokenFaultTest, AClientThatStopsTellsWhoWaitsForAToken) {
+  GiveTokens(Anonymous::kServed);
+  std::promise<void> asked;
+  origin_.Script("/token", {[&](const FaultRequest&, FaultConnection& connection) {
+                   asked.set_value();
+                   connection.Stall();
+                 }});
+  client();
+  auto reading = std::async(std::launch::async, [this] { return Read(); });
+  asked.get_future().wait();
+  client_->Stop();
+  EXPECT_TRUE(absl::IsCancelled(reading.get().status));
+}
+
+TEST_F(TokenFaultTest, ATokenServerThatDiesOrThrottlesIsAskedAgainOnceForAll) {
+  GiveTokens(Anonymous::kServed);
+  origin_.Script("/token", {fault::Hangup(), fault::Status(429, {{"Retry-After", "7"}})});
+  for (const ReadOutcome& outcome : ReadAtOnce(8)) ExpectRight(outcome);
+  EXPECT_EQ(TokensAsked(), 3u);
+  const std::vector<Duration> delays = time_.delays();
+  EXPECT_THAT(delays, ::testing::Contains(Ge(7s)));
+}
+
+TEST_F(TokenFaultTest, ATokenServerThatAnswersNonsenseFailsTheReadAndShowsNothingOfIt) {
+  GiveTokens(Anonymous::kServed);
+  for (const char* nonsense : {"", "[]", "{\"token\":\"correct-horse\\r\\nX: y\"}", "<html>correct-horse"}) {
+    origin_.Script("/token", {fault::Status(200, {}, nonsense)});
+    const absl::Status status = Read().status;
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << nonsense << status;
+    EXPECT_THAT(std::string(status.message()), Not(HasSubstr(kSecret)));
+  }
+}
+
+TEST_F(TokenFaultTest, LiesAboutTheLifetimeDoNotMakeARequestARead) {
+  for (const char* lie : {"0", "-1", "99999999999999999999", "1e99", "\"x\""}) {
+    client_.reset();
+    const size_t before = TokensAsked();
+    GiveTokens(Anonymous::kServed, std::string(",\"expires_in\":") + lie);
+    ExpectRight(Read());
+    ExpectRight(Read());
+    EXPECT_EQ(TokensAsked(), before + 1) << lie;
+  }
+}
+
+TEST_F(TokenFaultTest, CredentialsDoNotFollowATokenServersRedirect) {
+  UseCredentials();
+  GiveTokens(Anonymous::kRefused);
+  FaultOrigin foreign;
+  const FaultBehaviour away =
+      fault::Redirect("http://localhost:" + std::to_string(foreign.port()) + "/token");
+  origin_.Script("/token", {fault::Status(401), away});
+  const ReadOutcome outcome = Read();
+  EXPECT_TRUE(absl::IsPermissionDenied(outcome.status)) << outcome.status;
+  EXPECT_EQ(foreign.connection_count(), 0u);
+}
+
+TEST_F(TokenFaultTest, WhoIsLoggedInIsNotThrottledAsAStrangerAndTheRepositoryStaysPublic) {
+  UseCredentials();
+  GiveTokens(Anonymous::kServed);
+  EXPECT_EQ(Read().access, OriginAccess::kPublic);
+  origin_.Script(Path(), {fault::Status(429, {{"Retry-After", "20"}})});
+  const ReadOutcome outcome = Read();
+  ExpectRight(outcome);
+  EXPECT_EQ(outcome.access, OriginAccess::kPublic);
+  EXPECT_EQ(origin_.requests("/token").back().Header("authorization"), BasicOf(kSecret));
+  EXPECT_THAT(time_.delays(), SizeIs(0)) << "it waited";
+}
+
+TEST_F(TokenFaultTest, WhatIsHiddenFromStrangersAs403Or404IsFoundByWhoIsLoggedIn) {
+  UseCredentials();
+  for (const int status : {403, 404}) {
+    client_.reset();
+    GiveTokens(Anonymous::kServed);
+    const FaultBehaviour challenge =
+        fault::Status(401, {{"WWW-Authenticate", "Bearer realm=\"" + origin_.Url("/token") + "\""}});
+    origin_.Script(Path(), {challenge, fault::Status(status)});
+    const ReadOutcome outcome = Read();
+    ExpectRight(outcome);
+    EXPECT_EQ(outcome.access, OriginAccess::kCredentials) << status;
+  }
+}
+
+TEST_F(TokenFaultTest, ATokenIsRenewedInTheBackgroundWhileItIsUsed) {
+  GiveTokens(Anonymous::kServed);
+  ExpectRight(Read());
+  time_.Advance(230s);
+  ExpectRight(Read());
+  // The renewal goes on beside the read.
+  while (given_ < 2) std::this_thread::yield();
+  ExpectRight(Read());
+  EXPECT_EQ(TokensAsked(), 2u);
+}
+
+TEST_F(TokenFaultTest, APushThatMayNotPullFromTheOtherRepositoryIsStillAPush) {
+  UseCredentials();
+  const std::string realm = "Bearer realm=\"" + origin_.Url("/token") + "\"";
+  origin_.Always("/token", [](const FaultRequest& request, FaultConnection& connection) {
+    const bool both = request.query.find("team%2Fsecret") != std::string::npos;
+    connection.Send(both ? 403 : 200, {}, both ? "" : R"({"token":"t","expires_in":300})");
+  });
+  origin_.RequireAuthorization("Bearer t", realm);
+  const BlobOrigin secret{origin_.registry(), "team/secret"};
+  const absl::StatusOr<bool> taken = client().TakeBlob(Place(), Sha256::Of("wanted"), secret);
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  EXPECT_FALSE(*taken);
 }
 
 }  // namespace

@@ -66,14 +66,14 @@ std::string Contents(const std::string& path) {
 
 }  // namespace
 
-RegistryFixture::RegistryFixture(const Login& login) {
+RegistryFixture::RegistryFixture(const Login& login, const TokenAuth& tokens) {
   std::string directory = (std::filesystem::temp_directory_path() / "sluice-registry-XXXXXX").string();
   if (::mkdtemp(directory.data()) == nullptr) Fail("mkdtemp");
   directory_ = directory;
   // Somebody else may take the port before the registry does.
   for (int attempt = 1;; ++attempt) {
     port_ = FreePort();
-    WriteConfig(login);
+    WriteConfig(login, tokens);
     try {
       Start();
       return;
@@ -89,7 +89,7 @@ RegistryFixture::~RegistryFixture() {
   std::filesystem::remove_all(directory_, ignored);
 }
 
-void RegistryFixture::WriteConfig(const Login& login) const {
+void RegistryFixture::WriteConfig(const Login& login, const TokenAuth& tokens) const {
   std::ofstream config(directory_ + "/config.yml");
   config << "version: 0.1\n"
          << "log: {level: warn}\n"
@@ -97,6 +97,10 @@ void RegistryFixture::WriteConfig(const Login& login) const {
          << "  filesystem: {rootdirectory: " << directory_ << "/storage}\n"
          << "  delete: {enabled: true}\n"
          << "http: {addr: \"" << registry() << "\", secret: fixture}\n";
+  if (!tokens.realm.empty()) {
+    config << "auth: {token: {realm: \"" << tokens.realm << "\", service: " << tokens.service
+           << ", issuer: " << tokens.issuer << ", rootcertbundle: " << tokens.certificate << "}}\n";
+  }
   if (login.username.empty()) return;
   config << "auth: {htpasswd: {realm: fixture, path: " << directory_ << "/htpasswd}}\n";
   std::ofstream(directory_ + "/htpasswd") << login.username << ":" << Bcrypt(login.password) << "\n";

@@ -17,10 +17,20 @@ class RegistryFixture {
     std::string password;
   };
 
+  // Who gives the tokens that it takes.
+  struct TokenAuth {
+    std::string realm;  // URL
+    std::string service;
+    std::string issuer;
+    std::string certificate;  // file (PEM); what they are signed with
+  };
+
   // Open to everyone.
   RegistryFixture() : RegistryFixture(Login{}) {}
   // With a user name, every request must carry it and the password (Basic).
-  explicit RegistryFixture(const Login& login);
+  explicit RegistryFixture(const Login& login) : RegistryFixture(login, TokenAuth{}) {}
+  // Every request must carry a token.
+  explicit RegistryFixture(const TokenAuth& tokens) : RegistryFixture(Login{}, tokens) {}
   ~RegistryFixture();
   RegistryFixture(const RegistryFixture&) = delete;
   RegistryFixture& operator=(const RegistryFixture&) = delete;
@@ -37,7 +47,8 @@ class RegistryFixture {
   void Restart();
 
  private:
-  void WriteConfig(const Login& login) const;
+  RegistryFixture(const Login& login, const TokenAuth& tokens);
+  void WriteConfig(const Login& login, const TokenAuth& tokens) const;
   void Start();
   bool Answers() const;
 

@@ -147,6 +147,9 @@ class PeerRoutes : public std::enable_shared_from_this<PeerRoutes> {
 
   void OnRegistry(const HttpRequest& request, HttpResponder responder);
   void OnRecipe(const HttpRequest& request, HttpResponder responder);
+  void OnMembers(const HttpRequest& request, HttpResponder responder);
+
+  bool has_members() const { return parts_.members != nullptr; }
 
  private:
   void OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
@@ -302,6 +305,14 @@ void PeerRoutes::OnRecipe(const HttpRequest& request, HttpResponder responder) {
       });
 }
 
+void PeerRoutes::OnMembers(const HttpRequest& request, HttpResponder responder) {
+  HttpResponse response;
+  response.content_type = "application/json";
+  response.body = parts_.members->Answer(Parameter(request, "since"), Parameter(request, "old"),
+                                         request.Header("Sluice-Member"));
+  Answer(std::move(response), std::move(responder));
+}
+
 // `digest` names the document itself, if it is named so.
 void PeerRoutes::AnswerDocument(const absl::StatusOr<PeerDocument>& document, const Digest* digest,
                                 HttpResponder responder) {
@@ -325,6 +336,10 @@ void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts) {
   };
   routes["/sluice/v1/recipes/"] = [served](const HttpRequest& request, HttpResponder responder) {
     served->OnRecipe(request, std::move(responder));
+  };
+  if (!served->has_members()) return;
+  routes["/sluice/v1/members"] = [served](const HttpRequest& request, HttpResponder responder) {
+    served->OnMembers(request, std::move(responder));
   };
 }
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "api/http/http_server.h"
@@ -34,6 +35,17 @@ class PeerDocuments {
   virtual absl::StatusOr<PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) = 0;
 };
 
+// Port: what this node knows of the cluster's members.
+//
+// Thread-safe; must not block.
+class MemberAnswers {
+ public:
+  virtual ~MemberAnswers() = default;
+
+  // The JSON for who asked, with these parameters and this row of its own; each may be empty or malformed.
+  virtual std::string Answer(std::string_view since, std::string_view old, std::string_view asker) = 0;
+};
+
 struct PeerRoutesParts {
   ChunkStore& store;
   BlobReader& reader;
@@ -41,7 +53,8 @@ struct PeerRoutesParts {
   PeerDocuments& documents;
   Executor& io;  // opens files, reads documents
   Telemetry& telemetry;
-  std::string node_id;  // of this process: by it a node recognises itself
+  MemberAnswers* members;  // null: the route is not there
+  std::string node_id;     // of this process: by it a node recognises itself
 };
 
 // What this node gives to other nodes: only what is here, never anything that would have to be fetched
@@ -52,6 +65,7 @@ struct PeerRoutesParts {
 //   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY         200, 206, 304, 400, 404, 416
 //   GET, HEAD /v2/<name>/manifests/<digest>?ns=REGISTRY     200, 400, 404 (a tag is never answered)
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
+//   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200
 //
 // A range of which a part is absent is a 404 whose Sluice-Present names those parts of it that are present,
 // as a Range header would. Sources: OCI distribution specification, "Pull"; RFC 9110 sections 13 to 15.

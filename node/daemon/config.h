@@ -30,6 +30,10 @@ struct Config {
   std::string cluster_listen;                // host:port for other nodes; "" turns it off
   std::vector<std::string> cluster_members;  // host:port
   Duration cluster_refresh = std::chrono::seconds(10);
+  std::string cluster_name;                    // "" is its address, or host name and port
+  std::vector<std::string> cluster_advertise;  // host:port; none: cluster.listen, if that is no wildcard
+  std::string cluster_zone;
+  Duration cluster_member_ttl = std::chrono::minutes(5);
   bool cluster_swarm = true;  // with a listener
   uint32_t cluster_swarm_port = 7302;
   uint32_t swarm_torrents_max = 64;

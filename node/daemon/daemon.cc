@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <filesystem>
 #include <future>
@@ -16,6 +17,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/random/random.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "api/admin_service.h"
@@ -40,6 +42,7 @@
 #include "node/daemon/quota.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
+#include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
@@ -116,6 +119,17 @@ void Warn(const std::string& text) {
   spdlog::warn("{}", text);
 }
 
+class ExchangeAnswers final : public api::MemberAnswers {
+ public:
+  explicit ExchangeAnswers(p2p::MemberExchange& exchange) : exchange_(exchange) {}
+  std::string Answer(std::string_view since, std::string_view old, std::string_view asker) override {
+    return exchange_.Answer(since, old, asker);
+  }
+
+ private:
+  p2p::MemberExchange& exchange_;
+};
+
 absl::Status InSetting(const char* key, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(key, ": ", std::string(status.message())));
 }
@@ -188,6 +202,37 @@ std::set<BlobKey> FilesOf(const MountTable& table) {
   return files;
 }
 
+// What this node says of itself to the others.
+absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort& listen) {
+  p2p::MemberRow row;
+  for (const std::string& text : config.cluster_advertise) {
+    absl::StatusOr<p2p::HostPort> address = p2p::HostPort::Parse(text);
+    if (!address.ok()) return InSetting("cluster.advertise", address.status());
+    address->host = p2p::CanonicalHost(address->host);
+    row.addresses.push_back(*std::move(address));
+  }
+  const bool reached_where_it_listens =
+      listen.port != 0 && p2p::IsIpLiteral(listen.host) && !p2p::IsWildcard(listen.host);
+  if (row.addresses.empty() && reached_where_it_listens)
+    row.addresses.push_back({p2p::CanonicalHost(listen.host), listen.port});
+  std::sort(row.addresses.begin(), row.addresses.end());
+  row.addresses.erase(std::unique(row.addresses.begin(), row.addresses.end()), row.addresses.end());
+  row.name = config.cluster_name;
+  if (row.name.empty() && !row.addresses.empty()) row.name = row.addresses.front().ToString();
+  if (row.name.empty()) {
+    char host[HOST_NAME_MAX + 1] = "";
+    gethostname(host, sizeof host - 1);
+    row.name = absl::StrCat(host, ":", listen.port);
+  }
+  row.zone = config.cluster_zone;
+  // Later starts have larger numbers as long as the clock is not set back.
+  row.start = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                        std::chrono::system_clock::now().time_since_epoch())
+                                        .count());
+  if (const absl::Status valid = row.Validate(); !valid.ok()) return InSetting("cluster.name", valid);
+  return row;
+}
+
 }  // namespace
 
 // Members stand in the order in which they are made; the destructor stops them from the outside in.
@@ -235,6 +280,8 @@ class Daemon::Node {
   p2p::MemberHealth health_;
   std::unique_ptr<p2p::Members> members_;
   std::unique_ptr<p2p::PeerClient> peer_client_;
+  std::unique_ptr<p2p::MemberExchange> exchange_;
+  std::unique_ptr<api::MemberAnswers> member_answers_;
   std::unique_ptr<p2p::PeerSource> peers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
@@ -319,6 +366,7 @@ absl::Status Daemon::Node::Start() {
   door_decided_ = status.ok();
   if (status.ok()) status = StartQuota();
   if (status.ok()) status = ServePeers();
+  if (status.ok() && exchange_) exchange_->Start();
   if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
   return status;
@@ -338,6 +386,10 @@ absl::Status Daemon::Node::FindMembers() {
     options.configured.push_back(*member);
   }
   if (config_.cluster_swarm && !config_.cluster_listen.empty()) MakeSwarm(options.self);
+  absl::StatusOr<p2p::MemberRow> row = OwnRow(config_, options.self);
+  if (!row.ok()) return row.status();
+  options.row = *std::move(row);
+  options.ttl = config_.cluster_member_ttl;
   options.refresh = config_.cluster_refresh;
   options.warn = Warn;
   options.on_change = [this](const p2p::Members::List& list) {
@@ -346,7 +398,10 @@ absl::Status Daemon::Node::FindMembers() {
     spdlog::info("{} other members: {}", list.size(), names);
     telemetry_.members.Set(static_cast<int64_t>(list.size()));
     std::vector<std::string> addresses;
-    for (const p2p::Member& member : list) addresses.push_back(member.address.host);
+    for (const p2p::Member& member : list) {
+      addresses.push_back(member.address.host);
+      for (const p2p::HostPort& more : member.more_addresses) addresses.push_back(more.host);
+    }
     if (swarm_) swarm_->SetPeers(addresses);
   };
   members_ = std::make_unique<p2p::Members>(std::move(options));
@@ -359,6 +414,11 @@ absl::Status Daemon::Node::FindMembers() {
                              [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, Warn});
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
+  exchange_ = std::make_unique<p2p::MemberExchange>(
+      p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
+      [random = std::make_shared<absl::BitGen>()](size_t bound) {
+        return absl::Uniform<size_t>(*random, 0, bound);
+      });
   members_->Start();
   return absl::OkStatus();
 }
@@ -473,7 +533,9 @@ absl::Status Daemon::Node::ServePeers() {
   if (config_.cluster_listen.empty()) return absl::OkStatus();
   given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_);
   api::HttpRoutes routes;
-  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, node_id_});
+  if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
+  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_,
+                              member_answers_.get(), node_id_});
   peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);
@@ -575,6 +637,7 @@ void Daemon::Node::Stop() {
   ready_ = false;
   if (mounter_) mounter_->Cancel();
   if (peer_client_) peer_client_->Stop();  // what waits for a member goes on without it
+  if (exchange_) exchange_->Stop();
   if (hints_grpc_) hints_grpc_->Stop(kStopGrace);
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);

@@ -10,25 +10,13 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/assignment.h"
-#include "p2p/http/content_range.h"
-#include "p2p/http/text.h"
 
 namespace sluice::p2p {
 namespace {
-
-bool IsLiteral(const std::string& host) {
-  in6_addr any;
-  return inet_pton(AF_INET, host.c_str(), &any) == 1 || inet_pton(AF_INET6, host.c_str(), &any) == 1;
-}
-
-bool IsWildcard(const std::string& host) {
-  return host == "0.0.0.0" || host == "::" || host == "*";
-}
 
 std::string TextOf(const sockaddr* address) {
   char text[INET6_ADDRSTRLEN] = "";
@@ -42,17 +30,6 @@ std::string TextOf(const sockaddr* address) {
     inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof text);
   }
   return text;
-}
-
-// The form that inet_ntop gives, so that one address has one name.
-std::string Canonical(const std::string& literal) {
-  char text[INET6_ADDRSTRLEN] = "";
-  in6_addr address;
-  if (inet_pton(AF_INET, literal.c_str(), &address) == 1)
-    return inet_ntop(AF_INET, &address, text, sizeof text);
-  if (inet_pton(AF_INET6, literal.c_str(), &address) == 1)
-    return inet_ntop(AF_INET6, &address, text, sizeof text);
-  return literal;
 }
 
 absl::StatusOr<std::vector<std::string>> ResolveByLibrary(const std::string& host) {
@@ -70,6 +47,10 @@ absl::StatusOr<std::vector<std::string>> ResolveByLibrary(const std::string& hos
   return addresses;
 }
 
+Instant SteadyNow() {
+  return std::chrono::steady_clock::now();
+}
+
 std::set<std::string> OwnAddresses() {
   std::set<std::string> addresses;
   ifaddrs* list = nullptr;
@@ -85,45 +66,50 @@ std::set<std::string> OwnAddresses() {
 
 }  // namespace
 
-absl::StatusOr<HostPort> HostPort::Parse(std::string_view text) {
-  const size_t colon = text.rfind(':');
-  HostPort address;
-  if (colon != std::string_view::npos) address.host = text.substr(0, colon);
-  const bool brackets = address.host.size() > 2 && address.host.front() == '[' && address.host.back() == ']';
-  if (brackets) address.host = address.host.substr(1, address.host.size() - 2);
-  const bool host_ok = !address.host.empty() && address.host.size() <= 253 &&
-                       (brackets ? IsLiteral(address.host) && address.host.find(':') != std::string::npos
-                                 : address.host.find_first_of(":/ []@?#") == std::string::npos);
-  const std::optional<uint64_t> port = ParseNumber(text.substr(colon + 1));
-  if (!host_ok || !port || *port == 0 || *port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Quoted(text), " is no address: write host:port, an IPv6 address in brackets"));
-  }
-  address.port = static_cast<uint16_t>(*port);
-  return address;
+namespace {
+
+Member MemberOf(const std::string& name, const std::vector<HostPort>& addresses) {
+  Member member{addresses.front(), name, ScoreKeyOf(name), false, addresses};
+  member.more_addresses.erase(member.more_addresses.begin());
+  return member;
 }
 
-std::string HostPort::ToString() const {
-  const bool v6 = host.find(':') != std::string::npos;
-  return absl::StrCat(v6 ? "[" : "", host, v6 ? "]:" : ":", port);
-}
-
-MemberView::MemberView(std::vector<Member> the_members) : members(std::move(the_members)) {
+void SortByName(std::vector<Member>& members) {
   std::sort(members.begin(), members.end(), [](const Member& a, const Member& b) { return a.name < b.name; });
+}
+
+bool IsSame(const Member& a, const Member& b) {
+  return a.name == b.name && a.address == b.address && a.more_addresses == b.more_addresses;
+}
+
+MemberRow RowOf(const MemberRow& row, const HostPort& self) {
+  MemberRow own = row;
+  if (own.name.empty()) own.name = self.port == 0 ? "unnamed" : self.ToString();
+  own.protocol = kProtocolMajor;
+  return own;
+}
+
+}  // namespace
+
+MemberView::MemberView(std::vector<Member> the_members, std::vector<Member> the_unnamed)
+    : members(std::move(the_members)), unnamed(std::move(the_unnamed)) {
+  SortByName(members);
   std::string names;
   for (const Member& member : members) absl::StrAppend(&names, member.name, "\n");
   id = ScoreKeyOf(names);
 }
 
 struct Members::Shared {
-  explicit Shared(Options the_options) : options(std::move(the_options)) {
+  explicit Shared(Options the_options)
+      : options(std::move(the_options)), table(RowOf(options.row, options.self), options.ttl) {
     if (!options.resolve) options.resolve = ResolveByLibrary;
+    if (!options.now) options.now = SteadyNow;
   }
 
   bool IsSelf(const HostPort& address, const std::set<std::string>& own) const {
     if (address.port != options.self.port) return false;
     return IsWildcard(options.self.host) ? own.contains(address.host)
-                                         : address.host == Canonical(options.self.host);
+                                         : address.host == CanonicalHost(options.self.host);
   }
 
   Options options;
@@ -135,7 +121,7 @@ struct Members::Shared {
   bool stopping = false;
   std::map<std::string, std::vector<std::string>> addresses;  // as a name was resolved last
   std::map<std::string, std::string> troubles;                // told already
-  std::set<std::string> selves;
+  MemberTable table;
   std::shared_ptr<const List> list = std::make_shared<const List>();
   std::shared_ptr<const MemberView> view = std::make_shared<const MemberView>(List());
 
@@ -155,7 +141,7 @@ void Members::Start() {
     if (shared_->started) return;
     shared_->started = true;
   }
-  Update(shared_);
+  Update(shared_, {});
   thread_ = std::thread([shared = shared_] { Run(shared); });
 }
 
@@ -180,20 +166,32 @@ std::shared_ptr<const MemberView> Members::view() const {
   return shared_->view;
 }
 
-void Members::NoteSelf(const std::string& name) {
+void Members::Look(const std::function<void(const MemberTable&, Instant now)>& use) const {
+  const std::lock_guard lock(shared_->mutex);
+  use(shared_->table, shared_->options.now());
+}
+
+void Members::Change(const std::function<void(MemberTable&, Instant now)>& use) {
   {
     const std::lock_guard lock(shared_->mutex);
-    if (!shared_->selves.insert(name).second) return;
+    use(shared_->table, shared_->options.now());
   }
-  Update(shared_);
+  Publish(shared_);
+}
+
+void Members::NoteSelf(const std::string& name) {
+  const absl::StatusOr<HostPort> address = HostPort::Parse(name);
+  if (!address.ok()) return;
+  Change([&](MemberTable& table, Instant) { table.NoteSelf(*address); });
 }
 
 void Members::Run(const std::shared_ptr<Shared>& shared) {
   for (;;) {
     std::set<std::string> names;
     for (const HostPort& configured : shared->options.configured) {
-      if (!IsLiteral(configured.host)) names.insert(configured.host);
+      if (!IsIpLiteral(configured.host)) names.insert(configured.host);
     }
+    std::set<std::string> resolved_now;
     for (const std::string& name : names) {
       absl::StatusOr<std::vector<std::string>> found = shared->options.resolve(name);
       if (found.ok() && found->empty()) found = absl::NotFoundError("it has no address");
@@ -201,8 +199,9 @@ void Members::Run(const std::shared_ptr<Shared>& shared) {
       if (shared->stopping) return;
       const std::string trouble(found.status().message());
       if (found.ok()) {
-        for (std::string& address : *found) address = Canonical(address);
+        for (std::string& address : *found) address = CanonicalHost(address);
         shared->addresses[name] = *std::move(found);
+        resolved_now.insert(name);
       }
       if (shared->troubles[name] != trouble && !trouble.empty() && shared->options.warn) {
         shared->options.warn(
@@ -210,46 +209,65 @@ void Members::Run(const std::shared_ptr<Shared>& shared) {
       }
       shared->troubles[name] = trouble;
     }
-    Update(shared);
+    Update(shared, resolved_now);
     std::unique_lock lock(shared->mutex);
     if (shared->wake.wait_for(lock, shared->options.refresh, [&] { return shared->stopping; })) return;
   }
 }
 
-void Members::Update(const std::shared_ptr<Shared>& shared) {
-  const std::lock_guard change(shared->change_mutex);
+void Members::Update(const std::shared_ptr<Shared>& shared, const std::set<std::string>& resolved_now) {
   const std::set<std::string> own = OwnAddresses();
+  {
+    const std::lock_guard lock(shared->mutex);
+    const Instant now = shared->options.now();
+    std::set<HostPort> listed, resolved, now_resolved;
+    for (const HostPort& configured : shared->options.configured) {
+      if (IsIpLiteral(configured.host)) {
+        listed.insert({CanonicalHost(configured.host), configured.port});
+        continue;
+      }
+      for (const std::string& address : shared->addresses[configured.host]) {
+        if (resolved.size() == 2 * kMembersMax) break;
+        resolved.insert({address, configured.port});
+        if (resolved_now.contains(configured.host)) now_resolved.insert({address, configured.port});
+      }
+    }
+    for (const auto* addresses : {&listed, &resolved}) {
+      for (const HostPort& address : *addresses) {
+        if (shared->IsSelf(address, own)) shared->table.NoteSelf(address);
+      }
+    }
+    shared->table.SetAddresses(std::move(listed), std::move(resolved), now_resolved, now);
+    shared->table.Expire(now);
+  }
+  Publish(shared);
+}
+
+void Members::Publish(const std::shared_ptr<Shared>& shared) {
+  const std::lock_guard change(shared->change_mutex);
   std::shared_ptr<const List> fresh;
   {
     const std::lock_guard lock(shared->mutex);
     if (shared->stopping) return;
-    std::set<HostPort> found;
-    for (const HostPort& configured : shared->options.configured) {
-      if (IsLiteral(configured.host)) {
-        found.insert({Canonical(configured.host), configured.port});
-        continue;
-      }
-      for (const std::string& address : shared->addresses[configured.host])
-        found.insert({address, configured.port});
+    List named, unnamed;
+    for (const auto& [name, entry] : shared->table.others())
+      named.push_back(MemberOf(name, entry.row.addresses));
+    for (const HostPort& address : shared->table.Unnamed()) {
+      if (named.size() + unnamed.size() == kMembersMax) break;
+      unnamed.push_back(MemberOf(address.ToString(), {address}));
     }
-    if (shared->options.self.port != 0 && !IsWildcard(shared->options.self.host))
-      found.insert({Canonical(shared->options.self.host), shared->options.self.port});
-    List all;
-    List others;
-    for (const HostPort& address : found) {
-      const std::string name = address.ToString();
-      const bool is_self = shared->IsSelf(address, own) || shared->selves.contains(name);
-      if (!is_self && others.size() == kMembersMax) continue;
-      all.push_back({address, name, ScoreKeyOf(name), is_self});
-      if (!is_self) others.push_back(all.back());
+    List list = named;
+    list.insert(list.end(), unnamed.begin(), unnamed.end());
+    SortByName(list);
+    const bool same =
+        std::equal(list.begin(), list.end(), shared->list->begin(), shared->list->end(), IsSame);
+    if (shared->options.self.port != 0) {
+      const std::string& name = shared->table.self().name;
+      named.push_back({shared->options.self, name, ScoreKeyOf(name), true, {}});
     }
-    auto view = std::make_shared<const MemberView>(std::move(all));
-    std::sort(others.begin(), others.end(), [](const Member& a, const Member& b) { return a.name < b.name; });
-    shared->view = std::move(view);
-    const bool same = std::equal(others.begin(), others.end(), shared->list->begin(), shared->list->end(),
-                                 [](const Member& a, const Member& b) { return a.name == b.name; });
+    shared->view = std::make_shared<const MemberView>(std::move(named), std::move(unnamed));
     if (same) return;
-    fresh = shared->list = std::make_shared<const List>(std::move(others));
+    fresh = shared->list = std::make_shared<const List>(std::move(list));
   }
   if (shared->options.on_change) shared->options.on_change(*fresh);
 }

@@ -14,43 +14,35 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/executor.h"
+#include "p2p/cluster/host_port.h"
+#include "p2p/cluster/member_table.h"
 
 namespace sluice::p2p {
 
-// "host:port", where the host is a name, an IPv4 address, or an IPv6 address in brackets.
-struct HostPort {
-  std::string host;  // without brackets
-  uint16_t port = 0;
-
-  // Errors: InvalidArgument, which quotes the text and says how it is written.
-  static absl::StatusOr<HostPort> Parse(std::string_view text);
-  std::string ToString() const;
-
-  friend auto operator<=>(const HostPort&, const HostPort&) = default;
-};
-
-// Another node, by the address of its peers' listener.
+// A node of the cluster, by the addresses of its peers' listener.
 struct Member {
   HostPort address;  // the host is an IP literal
-  std::string name;  // "address:port", what scores are made of
+  std::string name;  // its own, what scores are made of; "address:port" until that is known
   uint64_t score_key = 0;
   bool is_self = false;
+  std::vector<HostPort> more_addresses;  // beside `address`
 };
 
 // Who the members are at one time, this node among them: what homes are computed from, so that nodes with
 // equal views agree.
 struct MemberView {
-  // Two views with the same names have the same id.
-  explicit MemberView(std::vector<Member> the_members);
+  // Two views with the same names have the same id, whatever is unnamed.
+  explicit MemberView(std::vector<Member> the_members, std::vector<Member> the_unnamed = {});
 
   std::vector<Member> members;  // in the order of their names
+  std::vector<Member> unnamed;  // asked only where members are not enough
   uint64_t id = 0;
 };
 
-// The other nodes of the cluster: a static list of host:port. A name that resolves to several addresses is as
-// many members; names are resolved again every so often, on a thread of their own. One that can't be
-// resolved just now keeps the addresses that it had. This node itself is known by its own address, or, when
-// it has met itself, by NoteSelf; the view has it, the list leaves it out.
+// The nodes of the cluster: addresses of a static list and of DNS names, which are resolved again every so
+// often on a thread of their own, and the table of what is known of the members behind them. A name that
+// can't be resolved just now keeps the addresses that it had. This node itself is known by its own address,
+// by its name, or, when it has met itself, by NoteSelf; the view has it, the list leaves it out.
 //
 // Thread-safe.
 class Members {
@@ -65,10 +57,14 @@ class Members {
     std::vector<HostPort> configured;
     // Where this node listens for peers; a wildcard host stands for all of its addresses. Port 0: nowhere.
     HostPort self;
+    MemberRow row;  // what it says of itself; without a name the address is one
     Duration refresh = std::chrono::seconds(10);
+    Duration ttl = std::chrono::minutes(5);
     Resolve resolve = nullptr;                               // getaddrinfo(3) if null
+    std::function<Instant()> now = nullptr;                  // the monotonic clock if null
     std::function<void(const std::string&)> warn = nullptr;  // once per change of a name's trouble
-    std::function<void(const List&)> on_change = nullptr;    // on the resolving thread, or in Start
+    // On the resolving thread, in Start, or where Change is called.
+    std::function<void(const List&)> on_change = nullptr;
   };
 
   explicit Members(Options options);
@@ -81,17 +77,21 @@ class Members {
   // Does not wait for a resolver that hangs. Idempotent; no callback comes after it.
   void Stop();
 
-  // In the order of their names. Never null.
+  // All others, in the order of their names, unnamed addresses among them. Never null.
   std::shared_ptr<const List> list() const;
-  // The same with this node: as it was found, or, if its address is no wildcard, in any case. Never null.
+  // The same with this node, if others can ask it. Never null.
   std::shared_ptr<const MemberView> view() const;
+  // Looks at the table, or changes it and what follows from it. `use` must not block, nor call this.
+  void Look(const std::function<void(const MemberTable&, Instant now)>& use) const;
+  void Change(const std::function<void(MemberTable&, Instant now)>& use);
   // That member is this very node.
   void NoteSelf(const std::string& name);
 
  private:
   struct Shared;
   static void Run(const std::shared_ptr<Shared>& shared);
-  static void Update(const std::shared_ptr<Shared>& shared);
+  static void Update(const std::shared_ptr<Shared>& shared, const std::set<std::string>& resolved_now);
+  static void Publish(const std::shared_ptr<Shared>& shared);
 
   // Also held by a resolving thread that outlives Stop.
   const std::shared_ptr<Shared> shared_;

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "p2p/cluster/member_codec.h"
 #include "p2p/http/content_range.h"
 #include "p2p/http/text.h"
 
@@ -122,9 +123,8 @@ class RangeSink final : public HttpSink {
 
 class WholeSink final : public HttpSink {
  public:
-  using Promise = std::shared_ptr<std::promise<absl::StatusOr<PeerClient::Answer>>>;
-  WholeSink(std::string node_id, uint64_t bytes_max, Promise promise)
-      : node_id_(std::move(node_id)), bytes_max_(bytes_max), promise_(std::move(promise)) {}
+  WholeSink(std::string node_id, uint64_t bytes_max, PeerClient::OnAnswer on_answer)
+      : node_id_(std::move(node_id)), bytes_max_(bytes_max), on_answer_(std::move(on_answer)) {}
 
   absl::Status OnHead(const HttpHead& head) override {
     verdict_ = StatusOf(head, node_id_);
@@ -145,14 +145,14 @@ class WholeSink final : public HttpSink {
   }
   void OnDone(absl::Status status) override {
     status = verdict_.ok() ? OfTransport(std::move(status)) : std::move(verdict_);
-    if (!status.ok()) return promise_->set_value(std::move(status));
-    promise_->set_value(std::move(answer_));
+    if (!status.ok()) return std::move(on_answer_)(std::move(status));
+    std::move(on_answer_)(std::move(answer_));
   }
 
  private:
   const std::string node_id_;
   const uint64_t bytes_max_;
-  const Promise promise_;
+  PeerClient::OnAnswer on_answer_;
   absl::Status verdict_;
   PeerClient::Answer answer_;
 };
@@ -185,7 +185,7 @@ void PeerClient::Stop() {
 HttpRequest PeerClient::Request(const Member& member, const std::string& path_and_query,
                                 Duration timeout) const {
   HttpRequest request;
-  request.url = absl::StrCat("http://", member.name, path_and_query);
+  request.url = absl::StrCat("http://", member.address.ToString(), path_and_query);
   request.headers.Add("Sluice-Role", "present-only");
   request.headers.Add("Sluice-Deadline-Ms",
                       absl::StrCat(std::chrono::ceil<std::chrono::milliseconds>(timeout).count()));
@@ -212,15 +212,21 @@ PeerClient::RequestId PeerClient::ReadRange(const Member& member, const BlobOrig
                                                                     std::move(on_data), std::move(on_done)));
 }
 
+void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on_answer) {
+  HttpRequest request = Request(member, question.path_and_query, question.timeout);
+  if (!question.own_row.empty()) request.headers.Add(kMemberHeader, question.own_row);
+  // What says that there is nothing may be longer than what was asked for.
+  request.body_bytes_max = std::max(question.bytes_max, kErrorBytesMax);
+  http_.Send(std::move(request),
+             std::make_unique<WholeSink>(options_.node_id, question.bytes_max, std::move(on_answer)));
+}
+
 absl::StatusOr<PeerClient::Answer> PeerClient::Get(const Member& member, const std::string& path_and_query,
                                                    uint64_t bytes_max, Duration timeout) {
-  HttpRequest request = Request(member, path_and_query, timeout);
-  // What says that there is nothing may be longer than what was asked for.
-  request.body_bytes_max = std::max(bytes_max, kErrorBytesMax);
   auto promise = std::make_shared<std::promise<absl::StatusOr<Answer>>>();
   std::future<absl::StatusOr<Answer>> answer = promise->get_future();
-  http_.Send(std::move(request),
-             std::make_unique<WholeSink>(options_.node_id, bytes_max, std::move(promise)));
+  Ask(member, {path_and_query, bytes_max, timeout, {}},
+      [promise](absl::StatusOr<Answer> got) { promise->set_value(std::move(got)); });
   return answer.get();
 }
 

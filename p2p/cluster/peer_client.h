@@ -66,8 +66,17 @@ class PeerClient {
     std::string media_type;
     std::string body;
   };
-  // A whole, small answer to GET of `path_and_query`. Blocks: not on the client's thread. Errors: as above,
-  // and ResourceExhausted (longer than bytes_max).
+  // A whole, small answer to GET of `path_and_query`. Errors: as above, and ResourceExhausted (longer than
+  // bytes_max).
+  using OnAnswer = absl::AnyInvocable<void(absl::StatusOr<Answer>) &&>;
+  struct Question {
+    std::string path_and_query;
+    uint64_t bytes_max = 0;
+    Duration timeout{};
+    std::string own_row;  // of this node, told in a header; empty: not told
+  };
+  void Ask(const Member& member, const Question& question, OnAnswer on_answer);
+  // The same; blocks: not on the client's thread.
   absl::StatusOr<Answer> Get(const Member& member, const std::string& path_and_query, uint64_t bytes_max,
                              Duration timeout);
 

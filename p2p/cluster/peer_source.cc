@@ -93,7 +93,8 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
 
   void Start() {
     const std::shared_ptr<const MemberView> view = parts_.members.view();
-    if (view->members.empty() || facts_->origins.empty() || !parts_.has_bound_recipe(*request_.blob))
+    if ((view->members.empty() && view->unnamed.empty()) || facts_->origins.empty() ||
+        !parts_.has_bound_recipe(*request_.blob))
       return std::move(on_done_)(NotThere());
     const std::shared_ptr<const BlobHomes> homes =
         homes_.HomesOf(request_.blob->digest(), request_.blob->geometry().size(), *view);

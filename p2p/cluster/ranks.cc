@@ -19,17 +19,15 @@ struct Rank {
 };
 
 template <typename RankOf>
-std::vector<Member> Best(const MemberView& view, const MemberHealth& health, size_t count_max, Instant now,
-                         const RankOf& rank_of) {
+void AppendBest(const std::vector<Member>& members, const MemberHealth& health, size_t count_max, Instant now,
+                const RankOf& rank_of, std::vector<Member>& to) {
   std::vector<Rank> ranks;
-  for (size_t i = 0; i < view.members.size(); ++i) {
-    if (!view.members[i].is_self && health.Usable(view.members[i].name, now)) ranks.push_back(rank_of(i));
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (!members[i].is_self && health.Usable(members[i].name, now)) ranks.push_back(rank_of(members[i], i));
   }
-  const size_t count = std::min(count_max, ranks.size());
+  const size_t count = std::min(count_max - to.size(), ranks.size());
   std::partial_sort(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(count), ranks.end());
-  std::vector<Member> best;
-  for (size_t i = 0; i < count; ++i) best.push_back(view.members[ranks[i].position]);
-  return best;
+  for (size_t i = 0; i < count; ++i) to.push_back(members[ranks[i].position]);
 }
 
 }  // namespace
@@ -41,7 +39,8 @@ std::shared_ptr<const BlobHomes> HomesCache::HomesOf(const Digest& blob, uint64_
     std::vector<uint64_t> keys;
     for (const Member& member : view.members) keys.push_back(member.score_key);
     entry->homes.blob_key = ScoreKeyOf(blob);
-    entry->homes.of_stripe = AssignHomes(entry->homes.blob_key, StripeCount(blob_size), keys);
+    if (!keys.empty())
+      entry->homes.of_stripe = AssignHomes(entry->homes.blob_key, StripeCount(blob_size), keys);
     const std::lock_guard lock(mutex_);
     ++computed_;
   });
@@ -70,17 +69,32 @@ std::shared_ptr<HomesCache::Entry> HomesCache::EntryOf(const Key& key) {
 
 std::vector<Member> RanksOfStripe(const MemberView& view, const BlobHomes& homes, uint64_t stripe,
                                   const MemberHealth& health, size_t count_max, Instant now) {
-  return Best(view, health, count_max, now, [&](size_t i) {
-    return Rank{homes.of_stripe[stripe] == i, Score(homes.blob_key, stripe, view.members[i].score_key), i};
-  });
+  std::vector<Member> ranks;
+  const auto by_score = [&](const Member& member, size_t i) {
+    return Rank{false, Score(homes.blob_key, stripe, member.score_key), i};
+  };
+  AppendBest(
+      view.members, health, count_max, now,
+      [&](const Member& member, size_t i) {
+        Rank rank = by_score(member, i);
+        rank.home = homes.of_stripe[stripe] == i;
+        return rank;
+      },
+      ranks);
+  AppendBest(view.unnamed, health, count_max, now, by_score, ranks);
+  return ranks;
 }
 
 std::vector<Member> RanksOfBlob(const MemberView& view, const Digest& blob, const MemberHealth& health,
                                 size_t count_max, Instant now) {
   const uint64_t blob_key = ScoreKeyOf(blob);
-  return Best(view, health, count_max, now, [&](size_t i) {
-    return Rank{false, BlobScore(blob_key, view.members[i].score_key), i};
-  });
+  const auto by_score = [&](const Member& member, size_t i) {
+    return Rank{false, BlobScore(blob_key, member.score_key), i};
+  };
+  std::vector<Member> ranks;
+  AppendBest(view.members, health, count_max, now, by_score, ranks);
+  AppendBest(view.unnamed, health, count_max, now, by_score, ranks);
+  return ranks;
 }
 
 }  // namespace sluice::p2p

@@ -27,7 +27,7 @@ class HomesCache {
  public:
   static constexpr size_t kEntriesMax = 256;
 
-  // REQUIRES: the view is not empty
+  // A view without named members has no homes.
   std::shared_ptr<const BlobHomes> HomesOf(const Digest& blob, uint64_t blob_size, const MemberView& view);
   // How often homes were computed.
   uint64_t computed_count() const;
@@ -60,8 +60,9 @@ class HomesCache {
   uint64_t computed_ = 0;
 };
 
-// Whom to ask for a stripe: its home, then by score alone. This node itself, and who is skipped just now, are
-// left out. REQUIRES: the homes are of this view, the stripe is one of the blob's
+// Whom to ask for a stripe: its home, then by score alone, and after the members addresses without a name.
+// This node itself, and who is skipped just now, are left out. REQUIRES: the homes are of this view, the
+// stripe is one of the blob's
 std::vector<Member> RanksOfStripe(const MemberView& view, const BlobHomes& homes, uint64_t stripe,
                                   const MemberHealth& health, size_t count_max, Instant now);
 // The blob's own ranks, by score over the digest alone; the same are left out.

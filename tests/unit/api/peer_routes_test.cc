@@ -119,8 +119,18 @@ Answer Parse(std::string raw) {
   return answer;
 }
 
+class FakeMembers final : public MemberAnswers {
+ public:
+  std::string Answer(std::string_view since, std::string_view old, std::string_view asker) override {
+    return absl::StrCat("since ", std::string(since), " old ", std::string(old), " asker ",
+                        std::string(asker));
+  }
+};
+
 class PeerRoutesTest : public index::StoreTest {
  protected:
+  FakeMembers members_;
+
   void SetUp() override {
     OpenStore();
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
@@ -136,7 +146,7 @@ class PeerRoutesTest : public index::StoreTest {
 
   void Serve(HttpLimits limits) {
     HttpRoutes routes;
-    AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, kNodeId});
+    AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, &members_, kNodeId});
     server_ = std::make_unique<HttpServer>(std::move(routes), limits);
     ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
   }
@@ -478,6 +488,14 @@ TEST_F(PeerRoutesTest, ARecipeIsGivenUnderItsRoot) {
 }
 
 // ------------------------------------------------------------------------------------------ races and ends
+
+TEST_F(PeerRoutesTest, MembersAreToldToWhomeverAsks) {
+  EXPECT_EQ(Ask("/sluice/v1/members?since=abc&old=1", "Sluice-Member: {\"name\":\"a\"}\r\n").body,
+            "since abc old 1 asker {\"name\":\"a\"}");
+  EXPECT_EQ(Ask("/sluice/v1/members").body, "since  old  asker ");
+  EXPECT_EQ(Ask("/sluice/v1/members?since=%zz").body, "since  old  asker ");
+  EXPECT_EQ(Ask("/sluice/v1/members/").status, 404);
+}
 
 TEST_F(PeerRoutesTest, ABlobIsNotEvictedBetweenTheLookupAndTheAnswer) {
   Have(sample_, OriginAccess::kPublic);

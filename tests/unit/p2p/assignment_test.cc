@@ -26,7 +26,8 @@ using namespace std::chrono_literals;
 
 std::vector<Member> MembersNamed(const std::vector<std::string>& names) {
   std::vector<Member> members;
-  for (const std::string& name : names) members.push_back({{"10.0.0.1", 5000}, name, ScoreKeyOf(name)});
+  for (const std::string& name : names)
+    members.push_back({{"10.0.0.1", 5000}, name, ScoreKeyOf(name), false, {}});
   return members;
 }
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "p2p/cluster/assignment.h"
 
 namespace sluice::p2p {
 namespace {
@@ -250,22 +251,20 @@ TEST_F(MembersTest, TheViewHasThisNodeToo) {
     const std::shared_ptr<const MemberView> now = members_->view();
     for (const Member& member : now->members)
       names.push_back(absl::StrCat(member.name, member.is_self ? " self" : ""));
+    for (const Member& member : now->unnamed) names.push_back(absl::StrCat(member.name, " unnamed"));
     return names;
   };
-  Start({"10.0.0.1:5000"}, "10.0.0.2:5000");
-  EXPECT_THAT(view(), ElementsAre("10.0.0.1:5000", "10.0.0.2:5000 self")) << "the others list it";
+  Start({"10.0.0.1:5000", "10.0.0.3:5000"}, "10.0.0.2:5000");
+  EXPECT_THAT(view(), ElementsAre("10.0.0.2:5000 self", "10.0.0.1:5000 unnamed", "10.0.0.3:5000 unnamed"));
   const uint64_t id = members_->view()->id;
-  Start({"10.0.0.2:5000", "10.0.0.1:5000"}, "10.0.0.1:5000");
-  EXPECT_THAT(view(), ElementsAre("10.0.0.1:5000 self", "10.0.0.2:5000"));
-  EXPECT_EQ(members_->view()->id, id) << "who looks makes no difference";
-  Start({"127.0.0.1:5000", "203.0.113.7:5000"}, "0.0.0.0:5000");
-  EXPECT_THAT(view(), ElementsAre("127.0.0.1:5000 self", "203.0.113.7:5000"));
+  members_->Change([](MemberTable& table, Instant now) {
+    table.HeardFrom({"a", {{"10.0.0.1", 5000}}, "", kProtocolMajor, 1}, {"10.0.0.1", 5000}, now);
+  });
+  EXPECT_THAT(view(), ElementsAre("10.0.0.2:5000 self", "a", "10.0.0.3:5000 unnamed"));
+  EXPECT_THAT(Names(), ElementsAre("10.0.0.3:5000", "a"));
   EXPECT_NE(members_->view()->id, id);
-  members_->NoteSelf("203.0.113.7:5000");
-  EXPECT_THAT(view(), ElementsAre("127.0.0.1:5000 self", "203.0.113.7:5000 self"));
-  EXPECT_THAT(Names(), IsEmpty());
-  Start({"203.0.113.7:5000"}, "0.0.0.0:5000");
-  EXPECT_THAT(view(), ElementsAre("203.0.113.7:5000"));
+  members_->NoteSelf("10.0.0.3:5000");
+  EXPECT_THAT(view(), ElementsAre("10.0.0.2:5000 self", "a"));
 }
 
 TEST_F(MembersTest, AResolverThatHangsHoldsUpNeitherTheListNorStop) {

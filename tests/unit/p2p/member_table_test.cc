@@ -1,0 +1,388 @@
+#include "p2p/cluster/member_table.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/cluster/assignment.h"
+#include "p2p/cluster/member_codec.h"
+#include "p2p/cluster/member_rounds.h"
+
+namespace sluice::p2p {
+namespace {
+
+using namespace std::chrono_literals;
+using Merge = MemberTable::Merge;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr Duration kTtl = 300s;
+
+HostPort At(int number) {
+  return {absl::StrCat("10.0.", number / 256, ".", number % 256), 7301};
+}
+
+MemberRow RowOf(const std::string& name, std::vector<HostPort> addresses, uint64_t start = 1) {
+  return {name, std::move(addresses), "", kProtocolMajor, start};
+}
+
+class MemberTableTest : public ::testing::Test {
+ protected:
+  MemberTable table_{RowOf("self", {At(0)}, 10), kTtl};
+  Instant now_{1000s};
+
+  Merge From(const std::string& name, int at, uint64_t start = 1) {
+    return table_.HeardFrom(RowOf(name, {At(at)}, start), At(at), now_);
+  }
+  Merge Hear(const std::string& name, int at, Duration age, uint64_t start = 1) {
+    return table_.Hear({RowOf(name, {At(at)}, start), age}, now_);
+  }
+  void Dns(const std::set<HostPort>& addresses) { table_.SetAddresses({}, addresses, addresses, now_); }
+  void DnsFails(const std::set<HostPort>& before) { table_.SetAddresses({}, before, {}, now_); }
+  void Pass(Duration time) {
+    now_ += time;
+    table_.Expire(now_);
+  }
+  std::vector<std::string> Names() {
+    std::vector<std::string> names;
+    for (const auto& [name, entry] : table_.others()) names.push_back(name);
+    return names;
+  }
+  Duration AgeOf(const std::string& name) { return now_ - table_.others().at(name).heard; }
+  HostPort AddressOf(const std::string& name) { return table_.others().at(name).row.addresses.front(); }
+};
+
+TEST_F(MemberTableTest, WhoNobodyHeardOfForTheTtlIsDropped) {
+  EXPECT_EQ(From("a", 1), Merge::kNew);
+  EXPECT_EQ(Hear("b", 2, 100s), Merge::kNew);
+  Pass(200s - 1ns);
+  EXPECT_THAT(Names(), ElementsAre("a", "b"));
+  Pass(1ns);
+  EXPECT_THAT(Names(), ElementsAre("a"));
+  Pass(100s);
+  EXPECT_THAT(Names(), IsEmpty());
+}
+
+TEST_F(MemberTableTest, HearsayMakesNobodyYoungerThanTheTellerHadIt) {
+  Hear("a", 1, 100s);
+  EXPECT_EQ(Hear("a", 1, 50s), Merge::kNothingNew);
+  EXPECT_EQ(AgeOf("a"), 50s);
+  Hear("a", 1, 200s);
+  EXPECT_EQ(AgeOf("a"), 50s);
+  table_.HearAge({"a", 1, 30s}, now_);
+  EXPECT_EQ(AgeOf("a"), 30s);
+  table_.HearAge({"a", 2, 0s}, now_);
+  table_.HearAge({"a", 1, -5s}, now_);
+  table_.HearAge({"b", 1, 0s}, now_);
+  EXPECT_EQ(AgeOf("a"), 30s) << "of another start, from the future, or of nobody";
+}
+
+// Two nodes that tell each other of a dead one must not keep it alive.
+TEST_F(MemberTableTest, TheDeadDoNotLiveOnByBeingPassedAround) {
+  MemberTable other(RowOf("other", {At(9)}), kTtl);
+  From("dead", 1);
+  for (int i = 0; i < 100; ++i) {
+    for (auto& told : table_.RowsBeside(RowHashes{}, now_)) other.Hear(told, now_);
+    for (auto& told : other.RowsBeside(RowHashes{}, now_)) table_.Hear(told, now_);
+    for (auto& age : other.AgesOf(~RowBucketSet{0}, now_)) table_.HearAge(age, now_);
+    now_ += 10s;
+    table_.Expire(now_);
+    other.Expire(now_);
+  }
+  EXPECT_FALSE(table_.others().contains("dead"));
+  EXPECT_FALSE(other.others().contains("dead"));
+}
+
+TEST_F(MemberTableTest, TooOldMalformedAndOfAnotherProtocolIsRefused) {
+  EXPECT_EQ(Hear("a", 1, kTtl), Merge::kRefused);
+  EXPECT_EQ(Hear("a", 1, -1ns), Merge::kRefused);
+  EXPECT_EQ(table_.Hear({RowOf("", {At(1)}), 0s}, now_), Merge::kRefused);
+  EXPECT_EQ(table_.Hear({RowOf("a b", {At(1)}), 0s}, now_), Merge::kRefused);
+  EXPECT_EQ(table_.Hear({RowOf("a", {}), 0s}, now_), Merge::kRefused);
+  EXPECT_EQ(table_.Hear({RowOf("a", {{"name", 1}}), 0s}, now_), Merge::kRefused);
+  EXPECT_EQ(table_.Hear({RowOf("a", {At(2), At(1)}), 0s}, now_), Merge::kRefused);
+  MemberRow next = RowOf("next", {At(3)});
+  next.protocol = kProtocolMajor + 1;
+  EXPECT_EQ(table_.Hear({next, 0s}, now_), Merge::kRefused);
+  EXPECT_EQ(table_.HeardFrom(next, At(3), now_), Merge::kRefused);
+  EXPECT_THAT(Names(), IsEmpty());
+}
+
+TEST_F(MemberTableTest, WhileDnsNamesItsAddressAMemberStaysYoung) {
+  From("a", 1);
+  From("b", 2);
+  for (int i = 0; i < 50; ++i) {
+    Dns({At(1)});
+    Pass(10s);
+  }
+  EXPECT_THAT(Names(), ElementsAre("a"));
+}
+
+TEST_F(MemberTableTest, WhoIsSilentAndGoneFromDnsIsDroppedAtOnceAndStaysOut) {
+  Dns({At(1), At(2), At(3)});
+  From("a", 1);
+  From("b", 2);
+  Pass(20s);
+  table_.NoteSilence("a", now_);
+  Dns({At(1), At(2)});
+  EXPECT_THAT(Names(), ElementsAre("a", "b")) << "DNS still names it";
+  DnsFails({At(1), At(2)});
+  Dns({At(2)});
+  EXPECT_THAT(Names(), ElementsAre("b"));
+  EXPECT_EQ(Hear("a", 1, 20s), Merge::kRefused) << "somebody's old table";
+  EXPECT_EQ(Hear("a", 1, 0s, 2), Merge::kNew) << "it started again";
+  table_.NoteSilence("b", now_);
+  DnsFails({At(2)});
+  EXPECT_THAT(Names(), ElementsAre("a", "b")) << "DNS does not answer";
+}
+
+TEST_F(MemberTableTest, WhoAnswersStaysThoughDnsDoesNotNameIt) {
+  From("a", 1);
+  Dns({At(2)});
+  EXPECT_THAT(Names(), ElementsAre("a"));
+  table_.NoteSilence("a", now_);
+  From("a", 1);
+  Dns({At(2)});
+  EXPECT_THAT(Names(), ElementsAre("a")) << "it was heard again";
+  table_.SetAddresses({At(1)}, {At(2)}, {At(2)}, now_);
+  table_.NoteSilence("a", now_);
+  table_.SetAddresses({At(1)}, {At(2)}, {At(2)}, now_);
+  EXPECT_THAT(Names(), ElementsAre("a")) << "it is on the static list";
+}
+
+TEST_F(MemberTableTest, OfTwoWithOneNameTheLargerStartNumberServes) {
+  EXPECT_EQ(From("a", 1, 5), Merge::kNew);
+  EXPECT_EQ(From("a", 2, 3), Merge::kTwin);
+  EXPECT_EQ(AddressOf("a"), At(1));
+  EXPECT_EQ(table_.twins().at("a").row.addresses.front(), At(2));
+  EXPECT_EQ(From("a", 3, 7), Merge::kNew);
+  EXPECT_EQ(AddressOf("a"), At(3));
+  EXPECT_EQ(From("a", 1, 5), Merge::kTwin) << "the other lives too";
+  EXPECT_EQ(Hear("a", 1, 0s, 5), Merge::kNothingNew);
+  Pass(kTtl);
+  EXPECT_THAT(table_.twins(), IsEmpty());
+}
+
+TEST_F(MemberTableTest, WhoComesBackWithAnOlderClockIsBelievedWhereTheOtherIsGone) {
+  From("a", 1, 5);
+  EXPECT_EQ(From("a", 1, 3), Merge::kNew) << "at one address only one lives";
+  EXPECT_EQ(table_.others().at("a").row.start, 3u);
+  table_.NoteSilence("a", now_);
+  EXPECT_EQ(From("a", 2, 2), Merge::kNew) << "the other is silent";
+  EXPECT_EQ(AddressOf("a"), At(2));
+}
+
+TEST_F(MemberTableTest, AddressesOfOneNodeAreOneMember) {
+  Dns({At(1), At(2), At(3)});
+  EXPECT_EQ(table_.Unnamed().size(), 3u);
+  From("a", 1);
+  EXPECT_EQ(table_.HeardFrom(RowOf("a", {}), At(2), now_), Merge::kNew);
+  EXPECT_THAT(Names(), ElementsAre("a"));
+  EXPECT_THAT(table_.others().at("a").row.addresses, ElementsAre(At(1), At(2)));
+  EXPECT_THAT(table_.Unnamed(), ElementsAre(At(3)));
+}
+
+TEST_F(MemberTableTest, AnAddressThatIsUsedAgainIsTheLaterOnes) {
+  From("old", 1, 1);
+  EXPECT_EQ(From("new", 1, 2), Merge::kNew);
+  EXPECT_THAT(Names(), ElementsAre("new"));
+  EXPECT_EQ(Hear("old", 1, 0s, 1), Merge::kRefused) << "hearsay takes the address from nobody";
+  EXPECT_THAT(Names(), ElementsAre("new"));
+  EXPECT_EQ(Hear("newer", 1, 10s, 3), Merge::kNew);
+  EXPECT_THAT(Names(), ElementsAre("newer"));
+}
+
+TEST_F(MemberTableTest, ThisNodeKnowsItselfAndIsToldNothingAboutItself) {
+  Dns({At(0), At(1)});
+  EXPECT_THAT(table_.Unnamed(), ElementsAre(At(1)));
+  EXPECT_EQ(table_.HeardFrom(table_.self(), At(1), now_), Merge::kSelf);
+  EXPECT_TRUE(table_.IsSelf(At(1)));
+  EXPECT_THAT(table_.Unnamed(), IsEmpty());
+  EXPECT_EQ(Hear("self", 5, 0s, 3), Merge::kSelf) << "from before it started";
+  EXPECT_EQ(Hear("self", 5, 0s, 30), Merge::kTwin);
+  EXPECT_EQ(From("self", 5, 3), Merge::kTwin);
+  EXPECT_THAT(Names(), IsEmpty());
+}
+
+TEST_F(MemberTableTest, RowsAreBounded) {
+  for (size_t i = 0; i < MemberTable::kRowsMax; ++i) Hear(absl::StrCat("m", i), static_cast<int>(i) + 1, 0s);
+  EXPECT_EQ(Hear("one-more", 60000, 0s), Merge::kRefused);
+  EXPECT_EQ(Hear("m5", 6, 0s, 2), Merge::kNew) << "who is known may change";
+  EXPECT_EQ(table_.others().size(), MemberTable::kRowsMax);
+}
+
+TEST_F(MemberTableTest, WhoReachesFewerThanHalfKnowsIt) {
+  Dns({At(1), At(2), At(3), At(4)});
+  EXPECT_FALSE(table_.IsCutOff(now_));
+  From("a", 1);
+  From("b", 2);
+  table_.NoteSilence(At(3), now_);
+  table_.NoteSilence(At(4), now_);
+  EXPECT_FALSE(table_.IsCutOff(now_)) << "half is enough";
+  table_.NoteSilence("a", now_);
+  EXPECT_TRUE(table_.IsCutOff(now_));
+  From("a", 1);
+  EXPECT_FALSE(table_.IsCutOff(now_));
+}
+
+TEST_F(MemberTableTest, OnlyWhatHashesOtherwiseIsTold) {
+  MemberTable other(RowOf("other", {At(900)}), kTtl);
+  other.HeardFrom(table_.self(), At(0), now_);
+  EXPECT_EQ(table_.HeardFrom(other.self(), At(900), now_), Merge::kNew);
+  for (int i = 1; i <= 200; ++i) {
+    From(absl::StrCat("m", i), i);
+    other.HeardFrom(RowOf(absl::StrCat("m", i), {At(i)}), At(i), now_);
+  }
+  EXPECT_EQ(table_.Hashes(), other.Hashes());
+  EXPECT_THAT(table_.RowsBeside(other.Hashes(), now_), IsEmpty());
+  From("m7", 7, 2);
+  const auto rows = table_.RowsBeside(other.Hashes(), now_);
+  EXPECT_LT(rows.size(), 20u);
+  for (const auto& told : rows) other.Hear(told, now_);
+  EXPECT_EQ(table_.Hashes(), other.Hashes());
+}
+
+TEST_F(MemberTableTest, AgesAreAskedForWhereTheyAreOld) {
+  From("a", 1);
+  Pass(100s);
+  EXPECT_EQ(table_.OldBuckets(now_), 0u);
+  Pass(1s);
+  const RowBucketSet old = table_.OldBuckets(now_);
+  EXPECT_EQ(old, RowBucketSet{1} << RowBucketOf("a"));
+  EXPECT_THAT(table_.AgesOf(old, now_), IsEmpty()) << "this node knows no better";
+  From("a", 1);
+  Pass(7s);
+  ASSERT_EQ(table_.AgesOf(old, now_).size(), 1u);
+  EXPECT_EQ(table_.AgesOf(old, now_)[0].age, 7s);
+  EXPECT_THAT(table_.AgesOf(~old, now_), IsEmpty());
+}
+
+// -------------------------------------------------------------------------------------------------- JSON
+
+TEST(MemberCodecTest, WhatIsWrittenIsRead) {
+  MembersAnswer answer;
+  answer.self = RowOf("self", {At(0), {"fd00::1", 7301}}, 1'790'000'000'000);
+  std::sort(answer.self.addresses.begin(), answer.self.addresses.end());
+  answer.self.zone = "z";
+  answer.rows = {{RowOf("a", {At(1)}), 1500ms}, {RowOf("b", {At(2)}), 0s}};
+  answer.ages = {{"c", 3, 10s}};
+  const absl::StatusOr<MembersAnswer> read = DecodeMembers(EncodeMembers(answer));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->self, answer.self);
+  ASSERT_EQ(read->rows.size(), 2u);
+  EXPECT_EQ(read->rows[0].row, answer.rows[0].row);
+  EXPECT_EQ(read->rows[0].age, 2s) << "never younger";
+  EXPECT_EQ(read->rows[1].age, 0s);
+  ASSERT_EQ(read->ages.size(), 1u);
+  EXPECT_EQ(read->ages[0].age, 10s);
+  EXPECT_EQ(*DecodeRow(EncodeRow(answer.self)), answer.self);
+}
+
+// The text that another build sends.
+TEST(MemberCodecTest, UnknownFieldsAreIgnoredAndMalformedRowsLeftOut) {
+  const absl::StatusOr<MembersAnswer> read = DecodeMembers(R"({
+    "later": {"x": [1]},
+    "self": {"name": "s", "addresses": ["10.0.0.1:7301"], "protocol": 1, "start": 5, "weight": 3},
+    "rows": [
+      {"name": "a", "addresses": ["[fd00:0::1]:7301"], "protocol": 1, "start": 6, "age": 7},
+      {"name": "no-age", "addresses": ["10.0.0.2:7301"], "protocol": 1, "start": 6},
+      {"name": "before", "addresses": ["10.0.0.2:7301"], "protocol": 1, "start": 6, "age": -1},
+      {"name": "text", "addresses": ["10.0.0.2:7301"], "protocol": 1, "start": 6, "age": "1"},
+      {"name": "host", "addresses": ["example:7301"], "protocol": 1, "start": 6, "age": 1},
+      {"name": "minus", "addresses": ["10.0.0.2:7301"], "protocol": 1, "start": -6, "age": 1},
+      {"name": "\u0007", "addresses": ["10.0.0.2:7301"], "protocol": 1, "start": 6, "age": 1},
+      {"name": 5}, 7, null, []],
+    "ages": [["a", 6, 1], ["a", 6], ["a", 6, -1], ["a", "6", 1], {}, 5]})");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->self.name, "s");
+  ASSERT_EQ(read->rows.size(), 1u);
+  EXPECT_THAT(read->rows[0].row.addresses, ElementsAre(HostPort{"fd00::1", 7301}));
+  EXPECT_EQ(read->rows[0].age, 7s);
+  EXPECT_EQ(read->ages.size(), 1u);
+}
+
+TEST(MemberCodecTest, WhatIsNoTableIsRefused) {
+  for (const std::string text :
+       {"", "{}", "[]", "null", "{\"self\":5}", "{\"self\":{}}", "{\"self\":", "\xff\xfe"})
+    EXPECT_FALSE(DecodeMembers(text).ok()) << text;
+  EXPECT_FALSE(DecodeMembers(std::string(1 << 19, '[')).ok());
+  EXPECT_FALSE(DecodeMembers(std::string(kMembersBytesMax + 1, ' ')).ok());
+  EXPECT_FALSE(DecodeRow("{\"name\":\"a\"}").ok());
+}
+
+TEST(MemberCodecTest, ALongTableIsCutAtTheBound) {
+  MembersAnswer answer;
+  answer.self = RowOf("self", {At(0)});
+  for (int i = 0; i < 20000; ++i) answer.rows.push_back({RowOf(absl::StrCat("member-", i), {At(i)}), 1s});
+  const std::string text = EncodeMembers(answer);
+  EXPECT_LE(text.size(), kMembersBytesMax);
+  EXPECT_GT(text.size(), kMembersBytesMax - 200);
+  ASSERT_TRUE(DecodeMembers(text).ok());
+  EXPECT_GT(DecodeMembers(text)->rows.size(), 5000u);
+}
+
+TEST(MemberCodecTest, HashesAreHexadecimal) {
+  RowHashes hashes{};
+  hashes[0] = 0xdeadbeef;
+  hashes[31] = 1;
+  const std::string text = EncodeHashes(hashes);
+  EXPECT_EQ(text.size(), 256u);
+  EXPECT_EQ(DecodeHashes(text), hashes);
+  EXPECT_FALSE(DecodeHashes(text.substr(1)));
+  EXPECT_FALSE(DecodeHashes(text.substr(1) + "g"));
+  EXPECT_EQ(DecodeBuckets(EncodeBuckets(0x80000001)), 0x80000001);
+  EXPECT_FALSE(DecodeBuckets(""));
+  EXPECT_FALSE(DecodeBuckets("-0000001"));
+}
+
+// ------------------------------------------------------------------------------------------------- rounds
+
+class MemberRoundsTest : public MemberTableTest {
+ protected:
+  MemberRounds rounds_{10s, [this](size_t bound) { return random_++ % bound; }, now_};
+  size_t random_ = 0;
+};
+
+TEST_F(MemberRoundsTest, TwoMembersAndOneUnnamedAddressAreAsked) {
+  EXPECT_THAT(rounds_.Next(table_), IsEmpty());
+  Dns({At(1), At(2), At(3), At(4)});
+  EXPECT_EQ(rounds_.Next(table_).size(), 1u);
+  From("a", 1);
+  EXPECT_EQ(rounds_.Next(table_).size(), 2u);
+  From("b", 2);
+  From("c", 3);
+  const auto targets = rounds_.Next(table_);
+  ASSERT_EQ(targets.size(), 3u);
+  EXPECT_NE(targets[0].name, targets[1].name);
+  EXPECT_EQ(targets[2].name, "");
+  EXPECT_EQ(targets[2].address, At(4));
+}
+
+TEST_F(MemberRoundsTest, TheColdStartEndsAfterTwoAnsweredRoundsWithoutNewsOrThreeSeconds) {
+  using Result = MemberRounds::Result;
+  EXPECT_LT(rounds_.Ended(Result::kNews, now_), 200ms);
+  EXPECT_LT(rounds_.Ended(Result::kNothingNew, now_), 200ms);
+  EXPECT_LT(rounds_.Ended(Result::kNews, now_), 200ms);
+  EXPECT_LT(rounds_.Ended(Result::kNothingNew, now_), 200ms);
+  EXPECT_LT(rounds_.Ended(Result::kNoAnswer, now_), 200ms) << "who is not answered learns nothing";
+  EXPECT_TRUE(rounds_.in_cold_start());
+  const Duration wait = rounds_.Ended(Result::kNothingNew, now_);
+  EXPECT_FALSE(rounds_.in_cold_start());
+  EXPECT_GE(wait, 7500ms);
+  EXPECT_LE(wait, 12500ms);
+
+  MemberRounds alone(
+      10s, [](size_t) { return size_t{0}; }, now_);
+  alone.Ended(Result::kNoAnswer, now_ + 3s - 1ns);
+  EXPECT_TRUE(alone.in_cold_start());
+  alone.Ended(Result::kNoAnswer, now_ + 3s);
+  EXPECT_FALSE(alone.in_cold_start());
+  alone.Ended(Result::kNews, now_ + 4s);
+  EXPECT_FALSE(alone.in_cold_start());
+}
+
+}  // namespace
+}  // namespace sluice::p2p

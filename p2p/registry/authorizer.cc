@@ -508,9 +508,13 @@ void Authorizer::Watch(const FlightPtr& flight) {
     if (flight->landed || next >= flight->alarm) return;
     flight->alarm = next;
   }
-  parts_.transport.After(next - parts_.clock.Now(), [self = weak_from_this(), flight, next]() mutable {
-    if (const std::shared_ptr<Authorizer> authorizer = self.lock()) authorizer->Expire(flight, next);
-  });
+  // Neither is kept alive by a deadline that may be half an hour away.
+  parts_.transport.After(next - parts_.clock.Now(),
+                         [self = weak_from_this(), watched = std::weak_ptr<Flight>(flight), next]() mutable {
+                           const std::shared_ptr<Authorizer> authorizer = self.lock();
+                           const FlightPtr waiting = watched.lock();
+                           if (authorizer && waiting) authorizer->Expire(waiting, next);
+                         });
 }
 
 void Authorizer::Expire(const FlightPtr& flight, Instant when) {

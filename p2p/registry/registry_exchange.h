@@ -115,7 +115,8 @@ struct RegistryRequest {
 
 // Takes the final answer of a registry, on a thread of the HTTP client's or the executor's. Same rules as
 // HttpSink, except that OnHead sees only 2xx answers, and may come again (RepeatRule). It
-// also tells what it took to get the answer: kPublic if no credentials went with any request that led to it.
+// also tells what it took to get the answer: kPublic if no credentials went with any request that led to it,
+// or none were needed when it was last found out (Authorizer).
 class AnswerSink {
  public:
   virtual ~AnswerSink() = default;

@@ -55,7 +55,7 @@ holds 500
 
 note "one more is refused, and said why"
 put of501 "${all[@]}"
-expect_failure $exit_usage "of501:source: the image has 501 data blobs, 500 at most" \
+expect_failure $exit_usage "of501:source: layer sha256:[0-9a-f]{64}: with it the image has more than 500 data blobs" \
   sluice image push -q "$registry/of501:source" "$registry/of501:1"
 
 note "what has no device at all is mounted too"

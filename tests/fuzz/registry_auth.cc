@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "p2p/http/url.h"
+#include "p2p/registry/token_scope.h"
 #include "taken.h"
 
 namespace {
@@ -14,6 +15,7 @@ namespace {
 sluice::fuzz::Parser challenge_parser("challenges");
 sluice::fuzz::Parser token_parser("token answers");
 sluice::fuzz::Parser url_parser("URLs");
+sluice::fuzz::Parser scope_parser("scopes");
 
 }  // namespace
 
@@ -33,6 +35,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (const auto token = sluice::p2p::ParseTokenAnswer(bytes); token.ok()) {
     token_parser.Took();
     if (token->value.empty() || token->lifetime < sluice::Duration::zero()) std::abort();
+  }
+  if (const auto scopes = sluice::p2p::ScopeSet::Parse(bytes); !scopes.empty()) {
+    scope_parser.Took();
+    const bool bounded = scopes.Texts().size() <= sluice::p2p::ScopeSet::kResourcesMax;
+    if (!bounded || !scopes.Covers(scopes) || scopes.CommonWith(scopes) != scopes) std::abort();
   }
   if (const auto url = sluice::p2p::Url::Parse(bytes); url.ok()) {
     url_parser.Took();

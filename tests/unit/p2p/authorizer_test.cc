@@ -269,6 +269,15 @@ TEST_F(AuthorizerTest, ARefusedTokenIsDroppedForAllAndOneIsAskedFor) {
   EXPECT_EQ(transport_.requests.size(), 2u);
 }
 
+TEST_F(AuthorizerTest, ATokenForTwoRepositoriesThatOneRefusesIsDroppedForBoth) {
+  AccessNeed need = Need("target", "pull,push");
+  need.scopes.Merge(ScopeSet::Repository("source", "pull"));
+  const AccessGrant old = Obtain(need, Token("old"));
+  ASSERT_EQ(authorizer().Show(Need("source")).header, "Bearer old");
+  Ask(need, old);
+  EXPECT_EQ(authorizer().Show(Need("source")).header, "");
+}
+
 TEST_F(AuthorizerTest, WhatIsRefusedAtOnceIsNotAskedForAgainForAMoment) {
   const auto first = Ask(Need());
   transport_.Reply(200, Token("t"));
@@ -458,6 +467,15 @@ TEST_F(AuthorizerTest, ARegistryMayChangeFromBasicToTokensAndBack) {
   EXPECT_EQ(authorizer().Show(Need()).header, "Bearer t");
   authorizer().Accepted(Need(), bearer->grant(), Authorizer::Outcome::kServed);
   EXPECT_EQ(Ask(Need(), bearer->grant(), Basic())->grant().header, basic->grant().header);
+}
+
+TEST_F(AuthorizerTest, APasswordThatWasWantedOnceIsNoAnswerToWhoWantsAToken) {
+  LogIn();
+  Ask(Need(), {}, Basic());
+  const auto asked = Ask(Need(), {}, Bearer());
+  ASSERT_EQ(transport_.requests.size(), 1u);
+  transport_.Reply(200, Token("t"));
+  EXPECT_EQ(asked->grant().header, "Bearer t");
 }
 
 TEST_F(AuthorizerTest, ScopesOfTheChallengeAndOfTheNeedAreOneQuestion) {

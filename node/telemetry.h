@@ -60,6 +60,11 @@ inline constexpr int kPeerLaneCount = 2;
 enum class PeerAnswer { kServed, kAbsent, kRefused };
 inline constexpr int kPeerAnswerCount = 3;
 
+// What is known of another node: it answered last, it was not asked yet, it is silent, or only its address is
+// known.
+enum class MemberState { kAlive, kNotAsked, kSilent, kUnnamed };
+inline constexpr int kMemberStateCount = 4;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -84,7 +89,7 @@ struct Telemetry {
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
   std::array<Counter, kPeerAnswerCount> peer_answers;       // sluice_peer_requests_total{role,result}
-  Gauge members;                                            // other nodes that are known
+  std::array<Gauge, kMemberStateCount> members;             // sluice_members{state}: other nodes
   Gauge swarm_peers;                                        // sluice_swarm_peers
   Gauge swarm_torrents;                                     // sluice_swarm_torrents
   Counter swarm_bad_pieces;                                 // sluice_swarm_bad_pieces_total

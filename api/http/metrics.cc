@@ -25,6 +25,7 @@ constexpr std::string_view kEvictReasons[kEvictReasonCount] = {"requested", "wat
 constexpr std::string_view kOriginCodes[] = {"none", "1xx", "2xx", "3xx", "4xx", "5xx"};
 constexpr std::string_view kLanes[] = {"express", "swarm"};
 constexpr std::string_view kPeerAnswers[] = {"served", "absent", "refused"};
+constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
 
 struct Label {
@@ -167,7 +168,10 @@ void AddPeers(Families& to, const Telemetry& t) {
     AddSample(requests, {{"role", "present-only"}, {"result", kPeerAnswers[i]}},
               static_cast<double>(t.peer_answers[i].value()));
   }
-  AddGauge(to, "sluice_cluster_members", "Other nodes of the cluster that this one knows.", t.members);
+  MetricFamily& members =
+      AddFamily(to, "sluice_members", "Other nodes of the cluster that this one knows.", MetricType::Gauge);
+  for (size_t i = 0; i < std::size(kMemberStates); ++i)
+    AddSample(members, {{"state", kMemberStates[i]}}, static_cast<double>(t.members[i].value()));
   AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", t.swarm_peers);
   AddGauge(to, "sluice_swarm_torrents", "Blobs that the swarm takes in or gives to other nodes.",
            t.swarm_torrents);

@@ -392,11 +392,11 @@ absl::Status Daemon::Node::FindMembers() {
   options.ttl = config_.cluster_member_ttl;
   options.refresh = config_.cluster_refresh;
   options.warn = Warn;
+  options.telemetry = &telemetry_;
   options.on_change = [this](const p2p::Members::List& list) {
     std::string names;
     for (const p2p::Member& member : list) absl::StrAppend(&names, names.empty() ? "" : ", ", member.name);
     spdlog::info("{} other members: {}", list.size(), names);
-    telemetry_.members.Set(static_cast<int64_t>(list.size()));
     std::vector<std::string> addresses;
     for (const p2p::Member& member : list) {
       addresses.push_back(member.address.host);

@@ -205,7 +205,9 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
     status.peer_received_bytes[lane] = telemetry_.peer_received_bytes[lane].value();
     status.peer_sent_bytes[lane] = telemetry_.peer_sent_bytes[lane].value();
   }
-  status.member_count = static_cast<uint32_t>(telemetry_.members.value());
+  int64_t members = 0;
+  for (const Gauge& state : telemetry_.members) members += state.value();
+  status.member_count = static_cast<uint32_t>(members);
   return status;
 }
 

@@ -7,7 +7,7 @@
 namespace sluice::p2p {
 namespace {
 
-constexpr Duration kBetweenColdRounds = std::chrono::milliseconds(50);
+constexpr Duration kBetweenColdRounds = std::chrono::milliseconds(150);
 
 }  // namespace
 

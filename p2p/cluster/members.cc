@@ -82,6 +82,18 @@ bool IsSame(const Member& a, const Member& b) {
   return a.name == b.name && a.address == b.address && a.more_addresses == b.more_addresses;
 }
 
+void CountStates(const MemberTable& table, size_t unnamed, Telemetry& telemetry) {
+  std::array<int64_t, kMemberStateCount> counts{};
+  for (const auto& [name, entry] : table.others()) {
+    const MemberState state = entry.contact == MemberTable::Contact::kAnswered ? MemberState::kAlive
+                              : entry.contact == MemberTable::Contact::kSilent ? MemberState::kSilent
+                                                                               : MemberState::kNotAsked;
+    ++counts[static_cast<size_t>(state)];
+  }
+  counts[static_cast<size_t>(MemberState::kUnnamed)] = static_cast<int64_t>(unnamed);
+  for (size_t i = 0; i < counts.size(); ++i) telemetry.members[i].Set(counts[i]);
+}
+
 MemberRow RowOf(const MemberRow& row, const HostPort& self) {
   MemberRow own = row;
   if (own.name.empty()) own.name = self.port == 0 ? "unnamed" : self.ToString();
@@ -256,6 +268,7 @@ void Members::Publish(const std::shared_ptr<Shared>& shared) {
       if (named.size() + unnamed.size() == kMembersMax) break;
       unnamed.push_back(MemberOf(address.ToString(), {address}));
     }
+    if (shared->options.telemetry) CountStates(shared->table, unnamed.size(), *shared->options.telemetry);
     List list = named;
     list.insert(list.end(), unnamed.begin(), unnamed.end());
     SortByName(list);

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/executor.h"
+#include "node/telemetry.h"
 #include "p2p/cluster/host_port.h"
 #include "p2p/cluster/member_table.h"
 
@@ -63,6 +64,7 @@ class Members {
     Resolve resolve = nullptr;                               // getaddrinfo(3) if null
     std::function<Instant()> now = nullptr;                  // the monotonic clock if null
     std::function<void(const std::string&)> warn = nullptr;  // once per change of a name's trouble
+    Telemetry* telemetry = nullptr;                          // counts members by state; may be null
     // On the resolving thread, in Start, or where Change is called.
     std::function<void(const List&)> on_change = nullptr;
   };

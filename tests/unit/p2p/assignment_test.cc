@@ -232,6 +232,14 @@ TEST_F(AssignmentTest, WhenAllAreAtTheirCapsTheLeastLoadedTakesIt) {
   EXPECT_EQ(many, std::vector<MemberIndex>(1000, 0));
 }
 
+TEST_F(AssignmentTest, WhereMembersAreMoreThanStripesNobodyHasTwo) {
+  const MemberView view(MembersOf(100));
+  for (int blob = 0; blob < 20; ++blob) {
+    const std::vector<std::string> homes = Homes(view, Blob(blob), 72);
+    EXPECT_EQ(std::set<std::string>(homes.begin(), homes.end()).size(), 72u);
+  }
+}
+
 TEST_F(AssignmentTest, WhoIsThisNodeOrIsSkippedIsLeftOutAndItsPlaceInTheViewStays) {
   std::vector<Member> members = MembersOf(4);
   const std::vector<std::string> all = Ranks(MemberView(members), Blob(1), 1, 0, kAll);

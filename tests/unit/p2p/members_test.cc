@@ -132,6 +132,7 @@ class MembersTest : public ::testing::Test {
     for (const std::string& text : configured) options.configured.push_back(*HostPort::Parse(text));
     options.self = *HostPort::Parse(self);
     options.refresh = 1ms;
+    options.telemetry = &telemetry_;
     // A thread that hangs outlives the test.
     options.resolve = [dns = dns_, resolve = dns_->resolve()](const std::string& host) {
       return resolve(host);
@@ -159,6 +160,7 @@ class MembersTest : public ::testing::Test {
   }
 
   const std::shared_ptr<FakeDns> dns_ = std::make_shared<FakeDns>();
+  Telemetry telemetry_;
   std::mutex mutex_;
   std::vector<std::string> warnings_;  // guarded by mutex_
   std::atomic<int> changes_ = 0;
@@ -255,6 +257,10 @@ TEST_F(MembersTest, TheViewHasThisNodeToo) {
     return names;
   };
   Start({"10.0.0.1:5000", "10.0.0.3:5000"}, "10.0.0.2:5000");
+  const auto count = [&](MemberState state) {
+    return telemetry_.members[static_cast<size_t>(state)].value();
+  };
+  EXPECT_EQ(count(MemberState::kUnnamed), 2);
   EXPECT_THAT(view(), ElementsAre("10.0.0.2:5000 self", "10.0.0.1:5000 unnamed", "10.0.0.3:5000 unnamed"));
   const uint64_t id = members_->view()->id;
   members_->Change([](MemberTable& table, Instant now) {
@@ -263,6 +269,11 @@ TEST_F(MembersTest, TheViewHasThisNodeToo) {
   EXPECT_THAT(view(), ElementsAre("10.0.0.2:5000 self", "a", "10.0.0.3:5000 unnamed"));
   EXPECT_THAT(Names(), ElementsAre("10.0.0.3:5000", "a"));
   EXPECT_NE(members_->view()->id, id);
+  EXPECT_EQ(count(MemberState::kUnnamed), 1);
+  EXPECT_EQ(count(MemberState::kAlive), 1);
+  members_->Change([](MemberTable& table, Instant now) { table.NoteSilence("a", now); });
+  EXPECT_EQ(count(MemberState::kAlive), 0);
+  EXPECT_EQ(count(MemberState::kSilent), 1);
   members_->NoteSelf("10.0.0.3:5000");
   EXPECT_THAT(view(), ElementsAre("10.0.0.2:5000 self", "a"));
 }

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <atomic>
@@ -23,6 +22,7 @@
 #include "p2p/recipe/sha256.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/fault/skipping_time.h"
+#include "tests/unit/image/gzip_bytes.h"
 #include "tests/unit/image/tar_bytes.h"
 #include "tests/unit/image/temp_tree.h"
 
@@ -40,20 +40,6 @@ constexpr char kRepository[] = "app";
 constexpr char kBegin[] = "/v2/app/blobs/uploads/";
 constexpr char kUpload[] = "/v2/app/blobs/uploads/1";
 constexpr std::chrono::seconds kPatience{30};
-
-std::string Gzip(const std::string& bytes) {
-  z_stream zlib{};
-  deflateInit2(&zlib, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
-  std::string out(deflateBound(&zlib, bytes.size()), '\0');
-  zlib.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));
-  zlib.avail_in = static_cast<uInt>(bytes.size());
-  zlib.next_out = reinterpret_cast<Bytef*>(out.data());
-  zlib.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&zlib, Z_FINISH), Z_STREAM_END);
-  out.resize(zlib.total_out);
-  deflateEnd(&zlib);
-  return out;
-}
 
 std::string LayerOf(const std::string& name, const std::string& contents = "contents") {
   return tar::File(name, contents) + tar::kEnd;

@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
-#include <zlib.h>
 #include <zstd.h>
 
 #include <memory>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "node/image/layer_limits.h"
+#include "tests/unit/image/gzip_bytes.h"
 #include "tests/unit/image/read_layer.h"
 #include "tests/unit/image/tar_bytes.h"
 
@@ -23,20 +23,6 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr uint64_t kNoBound = std::numeric_limits<uint64_t>::max();
-
-std::string Gzip(const std::string& bytes) {
-  z_stream zlib{};
-  deflateInit2(&zlib, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
-  std::string out(deflateBound(&zlib, bytes.size()), '\0');
-  zlib.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));
-  zlib.avail_in = static_cast<uInt>(bytes.size());
-  zlib.next_out = reinterpret_cast<Bytef*>(out.data());
-  zlib.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&zlib, Z_FINISH), Z_STREAM_END);
-  out.resize(zlib.total_out);
-  deflateEnd(&zlib);
-  return out;
-}
 
 std::string Zstd(const std::string& bytes, int window_log = 0) {
   ZSTD_CCtx* const context = ZSTD_createCCtx();

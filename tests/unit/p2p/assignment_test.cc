@@ -192,6 +192,17 @@ TEST_F(AssignmentTest, ATieGoesToTheLesserName) {
       << "x is 1.25, and all are on one side of the fraction";
 }
 
+TEST_F(AssignmentTest, WhenAllAreFullTheLeastLoadedTakesMore) {
+  // Caps are 1 or 2, and of some blobs too few are 2 for all stripes.
+  std::vector<uint64_t> members;
+  for (int i = 0; i < 5; ++i) members.push_back(ScoreKeyOf("node-" + std::to_string(i)));
+  for (uint64_t blob = 0; blob < 20'000; ++blob) {
+    std::vector<int> loads(members.size());
+    for (const MemberIndex home : AssignHomes(blob * 0x9e3779b97f4a7c15u, 7, members)) ++loads[home];
+    ASSERT_LE(*std::max_element(loads.begin(), loads.end()), 2) << "blob " << blob;
+  }
+}
+
 TEST_F(AssignmentTest, TheHomeComesFirstThoughItIsFull) {
   // One that is at its cap is passed over as a home and still ranks by its score.
   const MemberView view(MembersOf(16));

@@ -190,6 +190,7 @@ TEST_F(MemberTableTest, AnAddressThatIsUsedAgainIsTheLaterOnes) {
   EXPECT_EQ(From("new", 1, 2), Merge::kNew);
   EXPECT_THAT(Names(), ElementsAre("new"));
   EXPECT_EQ(Hear("old", 1, 0s, 1), Merge::kRefused) << "hearsay takes the address from nobody";
+  EXPECT_EQ(Hear("older", 1, 0s, 1), Merge::kRefused) << "nor does it for who was never known here";
   EXPECT_THAT(Names(), ElementsAre("new"));
   EXPECT_EQ(Hear("newer", 1, 10s, 3), Merge::kNew);
   EXPECT_THAT(Names(), ElementsAre("newer"));

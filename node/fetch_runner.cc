@@ -305,7 +305,9 @@ void FetchRunner::LetGo(Running& running) {
 }
 
 LegProgress FetchRunner::ProgressOf(const Running& running) {
-  return {running.started, running.inbox.progress.first_byte(), running.inbox.progress.last_byte()};
+  const FetchProgress& progress = running.inbox.progress;
+  return {running.started, progress.first_byte(), progress.last_byte(), progress.last_sign(),
+          progress.patience()};
 }
 
 // ------------------------------------------------------------------------------------------ late legs

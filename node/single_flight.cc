@@ -204,7 +204,8 @@ void SingleFlight::AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex i
   WantedChunk& chunk = *table_.Find(*blob, index);
   const bool waits_for_a_node = std::all_of(chunk.legs.begin(), chunk.legs.end(), [&](LegId leg) {
     const LegOrder* const order = runner_->Find(leg);
-    return order && order->asker != Asker::kPeer && order->leg.source->kind() == SourceKind::kPeer;
+    return order && order->asker != Asker::kPeer && order->leg.source->kind() == SourceKind::kPeer &&
+           MayWaitForOthers(order->leg.rank);
   });
   if (!waits_for_a_node) return;
   PruneWaiters(chunk);

@@ -110,8 +110,9 @@ struct Telemetry {
   Counter ondemand_filled;
   Counter ondemand_failed;
 
-  Counter hedged_fetches;  // sluice_hedged_fetches_total
-  Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill
+  Counter hedged_fetches;     // sluice_hedged_fetches_total
+  Counter last_resort_bytes;  // sluice_last_resort_bytes_total
+  Counter prefetch_bytes;     // sluice_prefetch_bytes_total: readahead, hints, backfill
   std::array<Counter, kHintResultCount> prefetch_hints;  // sluice_prefetch_hints_total{result}
   Gauge mounts;                                          // sluice_mounts
   Gauge reads_waiting;                                   // sluice_reads_waiting: what somebody waits for

@@ -42,12 +42,13 @@
 #include "node/daemon/quota.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
+#include "p2p/cluster/directory.h"
+#include "p2p/cluster/last_resort.h"
 #include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
-#include "p2p/cluster/peer_source.h"
 #include "p2p/http/url.h"
 #include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
@@ -61,6 +62,7 @@ namespace sluice {
 namespace {
 
 constexpr int kIoThreads = 4;
+constexpr uint32_t kFillFetchesAmongMembers = 64;
 constexpr Duration kLoopPatience = std::chrono::seconds(2);
 constexpr Duration kStopGrace = std::chrono::seconds(2);
 // How long a blob file that somebody has cut short or removed may go unnoticed.
@@ -119,6 +121,11 @@ void Warn(const std::string& text) {
   spdlog::warn("{}", text);
 }
 
+double RandomFraction() {
+  thread_local absl::BitGen random;
+  return absl::Uniform<double>(random, 0, 1);
+}
+
 class ExchangeAnswers final : public api::MemberAnswers {
  public:
   explicit ExchangeAnswers(p2p::MemberExchange& exchange) : exchange_(exchange) {}
@@ -161,6 +168,9 @@ BlobCacheLimits CacheLimitsOf(const Config& config) {
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
   limits.inflight_bytes_max = config.fetch_inflight_max;
   limits.fetch_timeout = config.fetch_timeout;
+  // A fill asks every home at once.
+  if (!config.cluster_members.empty())
+    limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = kFillFetchesAmongMembers;
   return limits;
 }
 
@@ -246,6 +256,7 @@ class Daemon::Node {
 
  private:
   absl::Status FindMembers();
+  std::unique_ptr<SourceDirectory> SourcesAmongMembers();
   void MakeSwarm(const p2p::HostPort& self);
   absl::Status StartSwarm();
   absl::Status OpenStore(const MountTable& table);
@@ -282,11 +293,11 @@ class Daemon::Node {
   std::unique_ptr<p2p::PeerClient> peer_client_;
   std::unique_ptr<p2p::MemberExchange> exchange_;
   std::unique_ptr<api::MemberAnswers> member_answers_;
-  std::unique_ptr<p2p::PeerSource> peers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<ImageResolver> resolver_;
-  std::unique_ptr<FixedSources> sources_;
+  std::unique_ptr<p2p::LastResortSource> last_resort_;  // null without members
+  std::unique_ptr<SourceDirectory> sources_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
   std::unique_ptr<StoreImagePreparer> preparer_;
@@ -338,9 +349,9 @@ absl::Status Daemon::Node::Start() {
   if (!status.ok()) return status;
   resolver_ =
       std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_, peer_documents_.get());
-  std::vector<FixedSources::Source> sources = {{SourceRank::kOrigin, origin_.get()}};
-  if (peers_) sources.push_back({SourceRank::kHome, peers_.get()});
-  sources_ = std::make_unique<FixedSources>(sources);
+  sources_ = members_ ? SourcesAmongMembers()
+                      : std::make_unique<FixedSources>(
+                            std::vector<FixedSources::Source>{{SourceRank::kOrigin, origin_.get()}});
   cache_ = std::make_unique<BlobCache>(
       BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_, telemetry_, swarm_.get()},
       CacheLimitsOf(config_));
@@ -408,10 +419,8 @@ absl::Status Daemon::Node::FindMembers() {
   p2p::PeerClientOptions client;
   client.user_agent = absl::StrCat("sluice/", kVersion);
   client.node_id = node_id_;
+  members_->Look([&](const p2p::MemberTable& table, Instant) { client.name = table.self().name; });
   peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
-  peers_ = std::make_unique<p2p::PeerSource>(
-      p2p::PeerSource::Parts{clock_, *io_, *members_, health_, *peer_client_, *store_,
-                             [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, Warn});
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
   exchange_ = std::make_unique<p2p::MemberExchange>(
@@ -421,6 +430,17 @@ absl::Status Daemon::Node::FindMembers() {
       });
   members_->Start();
   return absl::OkStatus();
+}
+
+std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
+  last_resort_ = std::make_unique<p2p::LastResortSource>(
+      p2p::LastResortSource::Parts{clock_, *io_, *origin_, telemetry_,
+                                   [this] { return members_->view()->members.size(); }},
+      config_.peers_last_resort_rate);
+  return std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
+      clock_, *io_, *members_, health_, *peer_client_, *store_,
+      [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
+      [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn, *origin_, *last_resort_});
 }
 
 void Daemon::Node::MakeSwarm(const p2p::HostPort& self) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -45,6 +46,9 @@ class MemberExchange {
   // Waits for what is under way: at most kTimeout. Idempotent.
   void Stop();
 
+  // Who the members are is not known yet. Thread-safe.
+  bool in_cold_start() const { return in_cold_start_; }
+
   // The answer to a GET of kMembersPath: the parameters, and the header kMemberHeader; each may be empty or
   // malformed, and then all is told and nobody learnt of. Does not block.
   std::string Answer(std::string_view since, std::string_view old, std::string_view asker);
@@ -63,6 +67,7 @@ class MemberExchange {
   void Tell(MemberTable::Merge merge, const MemberRow& row, const HostPort& at);
 
   const Parts parts_;
+  std::atomic<bool> in_cold_start_{true};
   const std::string own_row_;
   MemberRounds rounds_;  // of the thread alone, as is what was told
   std::map<std::string, uint64_t> told_;

@@ -88,6 +88,7 @@ class HttpSink {
 
   // The final status and headers. An error aborts the request and comes back in OnDone.
   virtual absl::Status OnHead(const HttpHead& head) = 0;
+  virtual void OnInterim(int) {}
   // The next bytes of the body; valid during the call only. An error aborts as above.
   virtual absl::Status OnBody(std::span<const std::byte> bytes) = 0;
   // OK: the answer ended as its framing promised. Errors: what the sink or the body's reader said;

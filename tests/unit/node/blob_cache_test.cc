@@ -751,7 +751,9 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeWaitsForNoThirdInPlaceOfOneThatWasSile
 
 TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereNodesAloneAreLeftInPlaceOfTheOrigin) {
   // The registry's own rank is the first here, so that a node takes its place.
-  Restart({}, {{SourceRank::kHome, &source_}, {SourceRank::kHedge, &home_}, {SourceRank::kHolder, &holder_}});
+  Restart({}, {{SourceRank::kHome, &source_},
+               {SourceRank::kStandIn, &home_},
+               {SourceRank::kSecondStandIn, &holder_}});
   auto blob = AddBlob(10 * kChunk);
   auto local = ReadChunk(*blob, 3);
   Pass(std::chrono::milliseconds(1500));
@@ -1444,6 +1446,8 @@ TEST_F(BlobCacheTest, ABlobThatWasEvictedIsNotReadAhead) {
 }
 
 TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereTwoLegsWaitForNodes) {
+  Restart({},
+          {{SourceRank::kHome, &home_}, {SourceRank::kStandIn, &holder_}, {SourceRank::kOrigin, &source_}});
   auto blob = AddBlob(10 * kChunk);
   auto local = ReadChunk(*blob, 3);
   Pass(seconds(2));

@@ -159,6 +159,11 @@ std::optional<Instant> FetchRunner::SilentSince(LegId id) const {
   return progress.quiet_since();
 }
 
+bool FetchRunner::Flows(LegId id) const {
+  const auto found = legs_.find(id);
+  return found != legs_.end() && found->second->inbox.progress.bytes() > 0 && !SilentSince(id);
+}
+
 void FetchRunner::Unwant(Running& running, ChunkIndex index) {
   const uint32_t position = index.value() - running.order.leg.chunks.first.value();
   const uint64_t bit = uint64_t{1} << (position % 64);

@@ -124,6 +124,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     errand->filled = 0;
     const PeerClient::ChunkQuestion question{&OriginOf(*errand),
                                              facts_.get(),
+                                             AccessTo(OriginOf(*errand)),
                                              request_.blob->geometry().RangeOf(errand->index),
                                              role,
                                              fetch_class,
@@ -143,6 +144,11 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
           std::move(then)(std::move(outcome));
         });
     NoteAsked(*errand, request, id);
+  }
+
+  BlobClaim::Access AccessTo(const BlobOrigin& origin) const {
+    return IsPublic(access_.ledger.AccessOf(request_.blob->key(), origin)) ? BlobClaim::Access::kPublic
+                                                                           : BlobClaim::Access::kNotPublic;
   }
 
   std::pair<bool, FetchClass> Wanted() {

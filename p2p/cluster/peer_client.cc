@@ -75,7 +75,7 @@ class ChunkAnswer final : public HttpSink {
         on_sign_(std::move(on_sign)),
         on_done_(std::move(on_done)) {}
 
-  void OnInterim(int) override { on_sign_(false); }
+  void OnInterim(const HttpHead& head) override { on_sign_(AsksForPatience(head.headers)); }
 
   absl::Status OnHead(const HttpHead& head) override {
     outcome_.status = StatusOf(head, node_id_);
@@ -204,6 +204,7 @@ HttpRequest PeerClient::Request(const Member& member, const std::string& path_an
   request.silence_max = options_.silence_max;
   request.rate_min_bytes_per_s = options_.rate_min_bytes_per_s;
   request.rate_window = options_.rate_window;
+  request.rate_from_head = true;
   return request;
 }
 
@@ -214,7 +215,7 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
                                 question.role, std::max(timeout, Duration(1)));
   request.headers.Add("Range", absl::StrCat("bytes=", question.range.offset, "-", question.range.end() - 1));
   request.headers.Add("Sluice-Class", question.fetch_class == FetchClass::kDemand ? "demand" : "fill");
-  request.headers.Add("Sluice-Blob", FormatBlobClaim(*question.blob, *question.origin));
+  request.headers.Add("Sluice-Blob", FormatBlobClaim(*question.blob, *question.origin, question.access));
   if (!options_.name.empty()) request.headers.Add("Sluice-From", options_.name);
   if (!question.tried.empty()) request.headers.Add("Sluice-Tried", question.tried);
   request.fetch_class = question.fetch_class;

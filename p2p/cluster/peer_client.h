@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/blob_claim.h"
 #include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
@@ -52,7 +53,8 @@ class PeerClient {
   struct ChunkQuestion {
     const BlobOrigin* origin = nullptr;  // never null; by whose right the member has it, or asks
     const BlobSpec* blob = nullptr;      // never null; what this node believes of it
-    ByteRange range;                     // of one chunk
+    BlobClaim::Access access = BlobClaim::Access::kNotPublic;
+    ByteRange range;  // of one chunk
     PeerRole role = PeerRole::kPresentOnly;
     FetchClass fetch_class = FetchClass::kDemand;
     Instant deadline;

@@ -9,16 +9,16 @@
 namespace sluice::p2p {
 namespace {
 
-constexpr SourceId kOrigin{1}, kLastResort{2}, kHomesKnown{3}, kColdStartOver{4};
+constexpr SourceId kOrigin{1}, kLastResort{2}, kHomesKnown{3}, kColdStartOver{4}, kHoldersKnown{5};
 // How often it is looked whether what is waited for has come.
 constexpr Duration kLookInterval = std::chrono::milliseconds(25);
 constexpr Duration kCutOffKept = std::chrono::seconds(1);
 // Stripes times members, for which homes are computed where a fill begins: a millisecond.
 constexpr size_t kComputedAtOnce = 1 << 18;
 
-// A member in one role. Members' numbers begin at 1.
+// A member in one role. Members' numbers begin at 1, so that no number is one of the above.
 SourceId SourceIdOf(SenderId member, PeerRole role) {
-  return static_cast<SourceId>((member + 1) << 1 | static_cast<uint32_t>(role == PeerRole::kPresentOnly));
+  return static_cast<SourceId>((member + 2) << 1 | static_cast<uint32_t>(role == PeerRole::kPresentOnly));
 }
 
 std::shared_ptr<ChunkSource> Borrowed(ChunkSource& source) {
@@ -55,48 +55,40 @@ bool HasOthers(const MemberView& view) {
 // Has nothing, and says so when something has come about: then the others are looked at again.
 class ClusterDirectory::WaitSource final : public ChunkSource {
  public:
-  using IsOver = std::function<bool(const Blob&)>;
-  WaitSource(const Clock& clock, Executor& io, IsOver is_over)
-      : clock_(clock), io_(io), is_over_(std::move(is_over)) {}
+  // Calls `over` when it has come about; soon, and on any thread.
+  using Await = std::function<void(const Blob&, std::function<void()> over)>;
+  WaitSource(Executor& io, Await await) : io_(io), await_(std::move(await)) {}
 
   SourceKind kind() const override { return SourceKind::kPeer; }
 
   FetchHandle Fetch(FetchRequest request, OnChunk, OnDone on_done) override {
-    auto wait = std::make_shared<Wait>(*this, std::move(request), std::move(on_done));
-    io_.Post([wait] { wait->Look(); });
+    auto wait = std::make_shared<Wait>(std::move(on_done));
+    io_.PostAt(request.deadline, [weak = std::weak_ptr<Wait>(wait)] {
+      if (const auto self = weak.lock())
+        self->End(absl::DeadlineExceededError("who has it was not known in time"));
+    });
+    await_(*request.blob, [wait] { wait->End(absl::NotFoundError("it is known now whom to ask")); });
     return FetchHandle(std::move(wait));
   }
   void Judge(SenderId, const Blob&, ChunkIndex, Verdict) override {}
 
  private:
-  class Wait final : public FetchControl, public std::enable_shared_from_this<Wait> {
+  class Wait final : public FetchControl {
    public:
-    Wait(const WaitSource& source, FetchRequest request, OnDone on_done)
-        : source_(source), request_(std::move(request)), on_done_(std::move(on_done)) {}
-
-    void Look() {
-      const Instant now = source_.clock_.Now();
-      if (cancelled_) return std::move(on_done_)(absl::CancelledError("nobody wants it any more"));
-      if (now >= request_.deadline)
-        return std::move(on_done_)(absl::DeadlineExceededError("the members were not known in time"));
-      if (source_.is_over_(*request_.blob))
-        return std::move(on_done_)(absl::NotFoundError("the members are known now"));
-      request_.progress->Sign(/*patience=*/true);
-      source_.io_.PostAt(now + kLookInterval, [self = shared_from_this()] { self->Look(); });
+    explicit Wait(OnDone on_done) : on_done_(std::move(on_done)) {}
+    void End(absl::Status status) {
+      if (!ended_.exchange(true)) std::move(on_done_)(std::move(status));
     }
     void Raise(FetchClass) override {}
-    void Cancel() override { cancelled_ = true; }
+    void Cancel() override { End(absl::CancelledError("nobody wants it any more")); }
 
    private:
-    const WaitSource& source_;
-    const FetchRequest request_;
+    std::atomic<bool> ended_{false};
     OnDone on_done_;
-    std::atomic<bool> cancelled_{false};
   };
 
-  const Clock& clock_;
   Executor& io_;
-  const IsOver is_over_;
+  const Await await_;
 };
 
 ClusterDirectory::ClusterDirectory(Parts parts)
@@ -111,16 +103,30 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               [this](const Blob& blob, Duration length) { NoteNotCarried(blob, length); },
               parts_.random,
               parts_.warn},
-      homes_known_(std::make_shared<WaitSource>(parts_.clock, parts_.io,
-                                                [this](const Blob& blob) {
-                                                  homes_.HomesOf(blob.digest(), blob.geometry().size(),
-                                                                 *parts_.members.view());
-                                                  return true;
-                                                })),
+      homes_known_(std::make_shared<WaitSource>(
+          parts_.io,
+          [this](const Blob& blob, std::function<void()> over) { AwaitHomes(blob, std::move(over)); })),
       cold_start_over_(std::make_shared<WaitSource>(
-          parts_.clock, parts_.io, [this](const Blob&) { return !parts_.in_cold_start(); })) {}
+          parts_.io, [this](const Blob&, std::function<void()> over) { AwaitColdStart(std::move(over)); })),
+      holders_known_(
+          std::make_shared<WaitSource>(parts_.io, [this](const Blob& blob, std::function<void()> over) {
+            parts_.holders.Ask(*Holders::IdentityOf(blob), std::move(over));
+          })) {}
 
 ClusterDirectory::~ClusterDirectory() = default;
+
+void ClusterDirectory::AwaitHomes(const Blob& blob, std::function<void()> over) {
+  parts_.io.Post([this, digest = blob.digest(), size = blob.geometry().size(), over = std::move(over)] {
+    homes_.HomesOf(digest, size, *parts_.members.view());
+    over();
+  });
+}
+
+void ClusterDirectory::AwaitColdStart(std::function<void()> over) {
+  if (!parts_.in_cold_start()) return over();
+  parts_.io.PostAt(parts_.clock.Now() + kLookInterval,
+                   [this, over = std::move(over)]() mutable { AwaitColdStart(std::move(over)); });
+}
 
 bool ClusterDirectory::IsCarried(const Blob& blob) const {
   if (!blob.facts()->root) return false;
@@ -183,7 +189,11 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
     return;
   }
   ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan has) {
-    OfferRanks(*placed, placed->homes->ranks[stripe], has, asker, offers);
+    const StripeRanks& ranks = placed->homes->ranks[stripe];
+    OfferRanks(*placed, ranks, has, asker, offers);
+    const bool is_rank =
+        placed->self != kNoMember && std::find(ranks.begin(), ranks.end(), placed->self) != ranks.end();
+    if (carried && (is_rank || asker == Asker::kPeer)) OfferHolders(*placed, ranks, blob, has, offers);
   });
 }
 
@@ -209,6 +219,33 @@ void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks
     OfferMember(member, PeerRole::kPresentOnly, holds, has, offers);
   }
   OfferOrigin(own < kRanks && !IsCutOff() ? SourceRank::kOrigin : SourceRank::kLastResort, has, offers);
+}
+
+// Whoever may ask the registry asks those first that are said to have it.
+void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ranks, const Blob& blob,
+                                    ChunkSpan has, std::vector<SourceOffer>* offers) {
+  const std::optional<BlobIdentity> identity = Holders::IdentityOf(blob);
+  const std::optional<std::vector<std::string>> known = parts_.holders.Known(*identity);
+  if (!known) {
+    offers->push_back({kHoldersKnown, SourceRank::kHolder, holders_known_, has});
+    return;
+  }
+  const std::vector<Member>& members = placed.view->members;
+  const Instant now = parts_.clock.Now();
+  size_t left = kHoldersAsked;
+  for (const std::string& name : *known) {
+    if (left == 0) return;
+    const auto found = std::lower_bound(
+        members.begin(), members.end(), name,
+        [](const Member& member, const std::string& wanted) { return member.name < wanted; });
+    if (found == members.end() || found->name != name || found->is_self) continue;
+    if (std::find(ranks.begin(), ranks.end(), static_cast<MemberIndex>(found - members.begin())) !=
+            ranks.end() ||
+        !parts_.health.Usable(name, now))
+      continue;
+    OfferMember(*found, PeerRole::kPresentOnly, SourceRank::kHolder, has, offers);
+    --left;
+  }
 }
 
 // Who is asked for what it has while this node does not know yet who is home of what.

@@ -8,6 +8,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "node/source_directory.h"
+#include "p2p/cluster/holders.h"
 #include "p2p/cluster/member_source.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/ranks.h"
@@ -34,6 +35,7 @@ class ClusterDirectory final : public SourceDirectory {
     std::function<bool()> in_cold_start;
     std::function<double()> random;  // in [0, 1); thread-safe
     std::function<void(const std::string&)> warn;
+    Holders& holders;
     ChunkSource& origin;
     ChunkSource& last_resort;
   };
@@ -58,13 +60,18 @@ class ClusterDirectory final : public SourceDirectory {
   static constexpr size_t kSourcesKept = 4096;
   static constexpr size_t kNotCarriedMax = 1024;
   static constexpr size_t kUnnamedAsked = 2;  // during the cold start
+  static constexpr size_t kHoldersAsked = 4;
 
+  void AwaitHomes(const Blob& blob, std::function<void()> over);
+  void AwaitColdStart(std::function<void()> over);
   bool IsCarried(const Blob& blob) const;
   void NoteNotCarried(const Blob& blob, Duration length);
   const Placed* Place(const Blob& blob, const std::shared_ptr<const MemberView>& view);
   bool IsCutOff();
   void OfferRanks(const Placed& placed, const StripeRanks& ranks, ChunkSpan has, Asker asker,
                   std::vector<SourceOffer>* offers);
+  void OfferHolders(const Placed& placed, const StripeRanks& ranks, const Blob& blob, ChunkSpan has,
+                    std::vector<SourceOffer>* offers);
   void OfferColdStart(const MemberView& view, ChunkSpan has, std::vector<SourceOffer>* offers);
   void OfferMember(const Member& member, PeerRole role, SourceRank rank, ChunkSpan has,
                    std::vector<SourceOffer>* offers);
@@ -74,7 +81,7 @@ class ClusterDirectory final : public SourceDirectory {
   const Parts parts_;
   const MemberAccess access_;
   HomesCache homes_;
-  const std::shared_ptr<ChunkSource> homes_known_, cold_start_over_;
+  const std::shared_ptr<ChunkSource> homes_known_, cold_start_over_, holders_known_;
 
   // Of the core loop.
   absl::flat_hash_map<BlobKey, Placed> placed_;

@@ -228,6 +228,11 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
 void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on_answer) {
   HttpRequest request = Request(member, question.path_and_query, PeerRole::kPresentOnly, question.timeout);
   if (!question.own_row.empty()) request.headers.Add(kMemberHeader, question.own_row);
+  if (!question.body.empty()) {
+    request.method = "POST";
+    request.headers.Add("Content-Type", "application/json");
+    request.body = HttpBody::FromString(question.body);
+  }
   // What says that there is nothing may be longer than what was asked for.
   request.body_bytes_max = std::max(question.bytes_max, kErrorBytesMax);
   http_.Send(std::move(request),
@@ -238,7 +243,7 @@ absl::StatusOr<PeerClient::Answer> PeerClient::Get(const Member& member, const s
                                                    uint64_t bytes_max, Duration timeout) {
   auto promise = std::make_shared<std::promise<absl::StatusOr<Answer>>>();
   std::future<absl::StatusOr<Answer>> answer = promise->get_future();
-  Ask(member, {path_and_query, bytes_max, timeout, {}},
+  Ask(member, {path_and_query, bytes_max, timeout},
       [promise](absl::StatusOr<Answer> got) { promise->set_value(std::move(got)); });
   return answer.get();
 }

@@ -102,7 +102,8 @@ class PeerClient {
     std::string path_and_query;
     uint64_t bytes_max = 0;
     Duration timeout{};
-    std::string own_row;  // of this node, told in a header; empty: not told
+    std::string own_row{};  // of this node, told in a header; empty: not told
+    std::string body{};     // not empty: it is a POST
   };
   void Ask(const Member& member, const Question& question, OnAnswer on_answer);
   // The same; blocks: not on the client's thread.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <future>
 #include <memory>
 #include <set>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/assignment.h"
+#include "p2p/cluster/holder_codec.h"
 #include "p2p/cluster/last_resort.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/unit/node/fakes.h"
@@ -53,7 +55,7 @@ class DirectoryTest : public ::testing::Test {
   // A cluster of so many nodes, this one among them, of which each has answered.
   void Use(int nodes, const std::string& self = "node-0") {
     Members::Options options;
-    options.self = {"10.0.0.1", 5000};
+    options.self = {"127.0.0.1", 1};
     options.row = RowOf(self);
     options.now = [this] { return clock_.now; };
     members_ = std::make_unique<Members>(std::move(options));
@@ -62,13 +64,16 @@ class DirectoryTest : public ::testing::Test {
       const std::string name = absl::StrCat("node-", i);
       if (name != self) Answered(name);
     }
-    directory_ = std::make_unique<ClusterDirectory>(
-        ClusterDirectory::Parts{clock_, io_, *members_, health_, client_, ledger_,
-                                [](const Blob&) { return true; }, [this] { return cold_start_; },
-                                [] { return 0.5; }, [](const std::string&) {}, origin_, last_resort_});
+    holders_ =
+        std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, client_,
+                                                 [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
+    directory_ = std::make_unique<ClusterDirectory>(ClusterDirectory::Parts{
+        clock_, io_, *members_, health_, client_, ledger_, [](const Blob&) { return true; },
+        [this] { return cold_start_; }, [] { return 0.5; }, [](const std::string&) {}, *holders_, origin_,
+        last_resort_});
   }
   static HostPort AddressOf(const std::string& name) {
-    return {absl::StrCat("10.0.0.", 1 + std::stoi(name.substr(5))), 5000};
+    return {"127.0.0.1", static_cast<uint16_t>(1 + std::stoi(name.substr(5)))};  // nobody listens there
   }
   static MemberRow RowOf(const std::string& name) { return {name, {AddressOf(name)}, "", kProtocolMajor, 1}; }
   void Answered(const std::string& name) {
@@ -91,6 +96,12 @@ class DirectoryTest : public ::testing::Test {
   }
   void HomesKnown(const Blob& blob) {
     (void)directory_->FillOrder(blob, blob.geometry().All());  // computes them
+    if (Holders::IdentityOf(blob)) AskHolders(blob);
+  }
+  void AskHolders(const Blob& blob) {
+    std::promise<void> done;
+    holders_->Ask(*Holders::IdentityOf(blob), [&] { done.set_value(); });
+    done.get_future().wait();  // their addresses lead nowhere
   }
 
   // As "home node-3" in the order of the ranks; the registry is "origin" or "last".
@@ -143,6 +154,7 @@ class DirectoryTest : public ::testing::Test {
   fakes::FakeSource origin_, last_resort_;
   bool cold_start_ = false;
   std::unique_ptr<Members> members_;
+  std::unique_ptr<Holders> holders_;
   std::unique_ptr<ClusterDirectory> directory_;
   const ChunkSpan one_{ChunkIndex(0), 1};
 };
@@ -338,6 +350,31 @@ TEST_F(DirectoryTest, AFillAsksEveryHomeByTurnsInTheOrderOfItsStripes) {
   for (size_t i = 0; i < 8; ++i) first.insert(homes->of_stripe[order[i].first.value() / 8]);
   EXPECT_EQ(first.size(), 8u) << "the first eight are of eight homes";
   EXPECT_TRUE(view->members[homes->of_stripe[order[0].first.value() / 8]].is_self) << "its own first";
+}
+
+TEST_F(DirectoryTest, WhoMayAskTheRegistryAsksThoseFirstThatAreSaidToHaveIt) {
+  Use(8);
+  const Blob blob = BlobWhereOwnRankIs(0);
+  (void)directory_->FillOrder(blob, blob.geometry().All());
+  EXPECT_THAT(Texts(Offers(blob, one_)), ::testing::Contains("wait")) << "nobody was asked yet";
+  const std::vector<std::string> ranks = Ranks(blob);
+  std::string holder = "node-1";
+  for (int i = 2; std::find(ranks.begin(), ranks.end(), holder) != ranks.end(); ++i)
+    holder = absl::StrCat("node-", i);
+  const HeldBlob held{*Holders::IdentityOf(blob), true};
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {held}, {}})));
+  EXPECT_FALSE(holders_->Take(FormatAnnouncement({"stranger", {held}, {}})));
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({"node-0", {held}, {}}))) << "this node itself";
+  AskHolders(blob);
+  EXPECT_THAT(Texts(Offers(blob, one_)),
+              ElementsAre("holder " + ranks[1], "holder " + ranks[2], "holder " + holder, "origin"));
+  holders_->NoteLacks(held.blob, holder);
+  EXPECT_THAT(Texts(Offers(blob, one_)), ElementsAre("holder " + ranks[1], "holder " + ranks[2], "origin"));
+  const Blob other = BlobWhereOwnRankIs(3);
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {{*Holders::IdentityOf(other), true}}, {}})));
+  EXPECT_THAT(Texts(Settled(other, one_)), ::testing::Not(::testing::Contains("holder " + holder)))
+      << "who is no rank leaves that to the home";
+  EXPECT_THAT(Texts(Offers(other, one_, Asker::kPeer)), ::testing::Contains("holder " + holder));
 }
 
 // ------------------------------------------------------------------------------------------ last resort

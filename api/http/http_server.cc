@@ -1,8 +1,10 @@
 #include "api/http/http_server.h"
 
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 
 #include <algorithm>
@@ -35,6 +37,9 @@ namespace beast = boost::beast;
 namespace http = beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
+
+// How often it is looked whether a client has taken in what was sent.
+constexpr auto kDrainPoll = std::chrono::milliseconds(1);
 
 // After accept() failed, e.g. for want of a file descriptor.
 constexpr auto kAcceptRetryDelay = std::chrono::milliseconds(100);
@@ -158,7 +163,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
 class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
  public:
   Session(Impl& server, tcp::socket socket)
-      : server_(server), stream_(std::move(socket)), handler_timer_(server.io_) {
+      : server_(server), stream_(std::move(socket)), handler_timer_(server.io_), drain_timer_(server.io_) {
     server_.sessions_.insert(this);
   }
   ~Session() { server_.sessions_.erase(this); }
@@ -179,6 +184,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void Close() {
     stream_.close();
     file_.reset();
+    drained_.reset();
     gone_ = nullptr;
   }
 
@@ -203,6 +209,9 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void OnWritten(const error_code& error, After after);
   void SendFile(After after);
   void SendFileWhenWritable(After after);
+  void AwaitTaken();
+  std::optional<bool> IsTaken();
+  void EndDrain();
   void OnAnswered(After after);
 
   Impl& server_;
@@ -212,7 +221,10 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   http::response<http::string_body> response_;
   std::optional<http::response_serializer<http::string_body>> serializer_;
   asio::steady_timer handler_timer_;
-  std::optional<FileSpan> file_;  // what is left to send of it
+  std::optional<FileSpan> file_;     // what is left to send of it
+  std::optional<FileSpan> drained_;  // sent, and not taken in yet
+  asio::steady_timer drain_timer_;
+  Instant drain_until_{};
   // Counts requests; a responder whose number is not the awaited one comes too late.
   uint64_t request_number_ = 0;
   bool awaiting_answer_ = false;
@@ -274,6 +286,8 @@ void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
 
 void HttpServer::Impl::Session::OnHeader(const error_code& error) {
   if (error) return OnBadRequest(error);
+  // Who asks for more has got what it asked for before; who didn't wait for it harms nobody but itself.
+  EndDrain();
 
   const http::verb method = parser_->get().method();
   if (method != http::verb::get && method != http::verb::head) {
@@ -441,8 +455,44 @@ void HttpServer::Impl::Session::SendFile(After after) {
   file_->length -= static_cast<uint64_t>(sent);
   if (file_->on_sent) file_->on_sent(static_cast<uint64_t>(sent));
   if (file_->length > 0) return SendFileWhenWritable(after);
+  if (file_->on_taken) {
+    drained_ = std::move(file_);
+    drain_until_ = std::chrono::steady_clock::now() + server_.limits_.idle_timeout;
+    AwaitTaken();
+  }
   file_.reset();
   OnAnswered(after);
+}
+
+// What sendfile(2) has returned from may be in the socket's buffer, megabytes of it; nobody tells when it has
+// left it.
+void HttpServer::Impl::Session::AwaitTaken() {
+  if (!drained_) return;
+  const std::optional<bool> taken = IsTaken();
+  if (taken && *taken) return EndDrain();
+  if (taken || std::chrono::steady_clock::now() > drain_until_) return drained_.reset();
+  drain_timer_.expires_after(kDrainPoll);
+  drain_timer_.async_wait([self = shared_from_this()](const error_code& error) {
+    if (!error) self->AwaitTaken();
+  });
+}
+
+// Nothing if that is not decided yet. Source: tcp(7), SIOCOUTQ: what was not acknowledged yet; of a
+// connection that was reset it stays as it was.
+std::optional<bool> HttpServer::Impl::Session::IsTaken() {
+  int queued = 0;
+  if (::ioctl(stream_.socket().native_handle(), SIOCOUTQ, &queued) != 0) return false;
+  if (queued == 0) return true;
+  pollfd connection{stream_.socket().native_handle(), 0, 0};
+  if (::poll(&connection, 1, 0) > 0) return false;
+  return std::nullopt;
+}
+
+void HttpServer::Impl::Session::EndDrain() {
+  if (!drained_) return;
+  drain_timer_.cancel();
+  if (drained_->on_taken) std::move(drained_->on_taken)();
+  drained_.reset();
 }
 
 // The stream's own timer covers its own operations only, so a wait has one beside it.

@@ -39,6 +39,9 @@ struct FileSpan {
   std::shared_ptr<const void> holder;
   // Told of each part that was handed to the network; may be null.
   std::function<void(uint64_t bytes)> on_sent;
+  // Runs once the client's kernel has taken in all of it, at most once and before `holder` is let go of; may
+  // be null. If the connection ends before that it never runs.
+  Task on_taken;
 };
 
 struct HttpResponse {

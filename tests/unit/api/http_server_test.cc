@@ -521,8 +521,12 @@ class HttpFileTest : public HttpServerTest {
       HttpResponse response;
       response.content_type = "application/octet-stream";
       const int fd = file->fd;
-      response.file =
-          FileSpan{fd, offset, length, std::move(file), [this](uint64_t bytes) { sent_ += bytes; }};
+      response.file = FileSpan{fd,
+                               offset,
+                               length,
+                               std::move(file),
+                               [this](uint64_t bytes) { sent_ += bytes; },
+                               [this] { ++taken_; }};
       std::move(responder).Answer(std::move(response));
     };
     return routes;
@@ -545,6 +549,7 @@ class HttpFileTest : public HttpServerTest {
 
   std::weak_ptr<TestFile> held_;  // of the last answer; written before its head is sent
   std::atomic<uint64_t> sent_ = 0;
+  std::atomic<int> taken_ = 0;  // answers that the client has taken in
 };
 
 TEST_F(HttpFileTest, ExactlyTheBytesAtTheOffsetAreSentAndTheConnectionServesOn) {
@@ -612,6 +617,48 @@ TEST_F(HttpFileTest, AClientThatGoesAwayReleasesTheFile) {
     client.ReadThrough("\r\n\r\n");
   }
   AwaitRelease();
+}
+
+TEST_F(HttpFileTest, WhatTheClientsKernelHasTakenInIsToldOnceAndNothingEarlier) {
+  constexpr size_t kSize = 64 << 20;
+  Start(Files(kSize));
+  RawClient client(server_->port(), 64 << 10);
+  EXPECT_EQ(Read(client, "0-1000").size(), 1000u);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 1);
+  // So much lies in no two sockets' buffers.
+  client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+  client.ReadThrough("\r\n\r\n");
+  client.ReadBytes(kSize / 2);
+  EXPECT_EQ(taken_, 1);
+  EXPECT_FALSE(held_.expired());
+  EXPECT_EQ(client.ReadBytes(kSize / 2).size(), kSize / 2);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 2);
+}
+
+TEST_F(HttpFileTest, WhatLiesInTheSendersBufferIsNotTakenIn) {
+  // It fits into the server's buffer, and not into the client's.
+  constexpr size_t kSize = 512 << 10;
+  Start(Files(kSize));
+  {
+    RawClient client(server_->port(), 8 << 10);
+    client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+    client.ReadThrough("\r\n\r\n");
+    while (sent_ < kSize) std::this_thread::yield();
+    EXPECT_EQ(taken_, 0);
+    EXPECT_FALSE(held_.expired());
+  }
+  AwaitRelease();
+  EXPECT_EQ(taken_, 0) << "the client has gone without it";
+}
+
+TEST_F(HttpFileTest, WhoAsksForMoreHasTakenInWhatWasSentBefore) {
+  Start(Files(1000));
+  RawClient client(server_->port());
+  for (int i = 1; i <= 100; ++i) EXPECT_EQ(Read(client, "0-1000").size(), 1000u);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 100);
 }
 
 TEST_F(HttpFileTest, ASlowClientHoldsNobodyUp) {

@@ -147,9 +147,10 @@ void AddStore(Families& to, const Telemetry& t) {
 // What becomes of prefetched bytes is not followed (the keeper lets reads of them pass unseen): that series
 // exists because dashboards name it.
 void AddPrefetch(Families& to, const Telemetry& t) {
-  AddCounter(to, "sluice_last_resort_bytes_total",
-             "Bytes asked of the registry by this node though others should have been: see peers.lastResortRate.",
-             t.last_resort_bytes);
+  AddCounter(
+      to, "sluice_last_resort_bytes_total",
+      "Bytes asked of the registry by this node though others should have been: see peers.lastResortRate.",
+      t.last_resort_bytes);
   AddCounter(to, "sluice_hedged_fetches_total",
              "Fetches asked of a second source, because the first was late or silent.", t.hedged_fetches);
   AddCounter(to, "sluice_prefetch_bytes_total", "Bytes fetched before anyone had read them.",

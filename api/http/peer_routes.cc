@@ -105,6 +105,7 @@ class PeerRoutes {
  public:
   explicit PeerRoutes(PeerRoutesParts parts)
       : members_(parts.members),
+        holders_(parts.holders),
         answers_(std::make_shared<PeerAnswers>(parts.telemetry, std::move(parts.node_id))),
         blobs_(std::make_shared<BlobRoute>(
             BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io, parts.telemetry, answers_})),
@@ -114,11 +115,14 @@ class PeerRoutes {
   void OnRegistry(const HttpRequest& request, HttpResponder responder);
   void OnRecipe(const HttpRequest& request, HttpResponder responder);
   void OnMembers(const HttpRequest& request, HttpResponder responder);
+  void OnHolders(const HttpRequest& request, HttpResponder responder);
 
   bool has_members() const { return members_ != nullptr; }
+  bool has_holders() const { return holders_ != nullptr; }
 
  private:
   MemberAnswers* const members_;
+  HolderAnswers* const holders_;
   const std::shared_ptr<const PeerAnswers> answers_;
   const std::shared_ptr<BlobRoute> blobs_;
   const std::shared_ptr<DocumentRoute> documents_;
@@ -178,6 +182,23 @@ void PeerRoutes::OnMembers(const HttpRequest& request, HttpResponder responder) 
   answers_->Send(std::move(response), std::move(responder));
 }
 
+void PeerRoutes::OnHolders(const HttpRequest& request, HttpResponder responder) {
+  HttpResponse response;
+  if (request.method == HttpMethod::kPost) {
+    if (!holders_->Take(request.body))
+      return answers_->Send(ErrorResponse(400, "UNSUPPORTED", "no announcement of a member"),
+                            std::move(responder));
+    response.status = 204;
+    return answers_->Send(std::move(response), std::move(responder));
+  }
+  response.content_type = "application/json";
+  response.body = holders_->Answer(Parameter(request, "digest"), Parameter(request, "size"),
+                                   Parameter(request, "chunk"), Parameter(request, "root"));
+  if (response.body.empty())
+    response = ErrorResponse(400, "UNSUPPORTED", "digest, size, chunk and root must say which blob");
+  answers_->Send(std::move(response), std::move(responder));
+}
+
 }  // namespace
 
 void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts) {
@@ -188,10 +209,17 @@ void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts) {
   routes["/sluice/v1/recipes/"] = [served](const HttpRequest& request, HttpResponder responder) {
     served->OnRecipe(request, std::move(responder));
   };
-  if (!served->has_members()) return;
-  routes["/sluice/v1/members"] = [served](const HttpRequest& request, HttpResponder responder) {
-    served->OnMembers(request, std::move(responder));
-  };
+  if (served->has_members()) {
+    routes["/sluice/v1/members"] = [served](const HttpRequest& request, HttpResponder responder) {
+      served->OnMembers(request, std::move(responder));
+    };
+  }
+  if (!served->has_holders()) return;
+  for (const char* const route : {"/sluice/v1/holders", "POST /sluice/v1/holders"}) {
+    routes[route] = [served](const HttpRequest& request, HttpResponder responder) {
+      served->OnHolders(request, std::move(responder));
+    };
+  }
 }
 
 }  // namespace sluice::api

@@ -24,6 +24,21 @@ class MemberAnswers {
   virtual std::string Answer(std::string_view since, std::string_view old, std::string_view asker) = 0;
 };
 
+// Port: what this node knows of who has which blobs.
+//
+// Thread-safe; must not block.
+class HolderAnswers {
+ public:
+  virtual ~HolderAnswers() = default;
+
+  // The JSON that names the holders of a blob, of which these parameters say what is meant; empty if they are
+  // malformed.
+  virtual std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                             std::string_view root) = 0;
+  // Takes what a member announces, as JSON. False if it is malformed, or not from a member.
+  virtual bool Take(std::string_view announcement) = 0;
+};
+
 struct PeerRoutesParts {
   ChunkStore& store;
   BlobReader& reader;
@@ -32,6 +47,7 @@ struct PeerRoutesParts {
   Executor& io;  // opens files, reads documents
   Telemetry& telemetry;
   MemberAnswers* members;  // null: the route is not there
+  HolderAnswers* holders;  // the same
   std::string node_id;     // of this process: by it a node recognises itself
 };
 
@@ -44,6 +60,8 @@ struct PeerRoutesParts {
 //   GET, HEAD /v2/<name>/manifests/<digest>?ns=REGISTRY     200, 400, 404 (a tag is never answered)
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200
+//   GET, HEAD /sluice/v1/holders?digest=&size=&chunk=&root= 200, 400
+//   POST      /sluice/v1/holders                            204, 400
 //
 // A range of which a part is absent is a 404 whose Sluice-Present names those parts of it that are present,
 // as a Range header would. Sources: OCI distribution specification, "Pull"; RFC 9110 sections 13 to 15.

@@ -137,6 +137,32 @@ class ExchangeAnswers final : public api::MemberAnswers {
   p2p::MemberExchange& exchange_;
 };
 
+class KnownHolders final : public api::HolderAnswers {
+ public:
+  explicit KnownHolders(p2p::Holders& holders) : holders_(holders) {}
+  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                     std::string_view root) override {
+    return holders_.Answer(digest, size, chunk, root);
+  }
+  bool Take(std::string_view announcement) override { return holders_.Take(announcement); }
+
+ private:
+  p2p::Holders& holders_;
+};
+
+// What this node has, in whole or in part, and may give to every member.
+std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store) {
+  std::vector<p2p::HeldBlob> held;
+  for (const index::BlobInfo& info : store.List()) {
+    if (info.refused || !info.root_known || info.present_chunks == 0) continue;
+    const std::shared_ptr<Blob> blob = store.Find(info.key);
+    if (!blob || !IsPublicSomewhere(*blob, store)) continue;
+    const std::optional<p2p::BlobIdentity> identity = p2p::Holders::IdentityOf(*blob);
+    if (identity) held.push_back({*identity, info.present_chunks == blob->geometry().chunk_count()});
+  }
+  return held;
+}
+
 absl::Status InSetting(const char* key, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(key, ": ", std::string(status.message())));
 }
@@ -293,10 +319,12 @@ class Daemon::Node {
   std::unique_ptr<p2p::PeerClient> peer_client_;
   std::unique_ptr<p2p::MemberExchange> exchange_;
   std::unique_ptr<api::MemberAnswers> member_answers_;
+  std::unique_ptr<api::HolderAnswers> holder_answers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::LastResortSource> last_resort_;  // null without members
+  std::unique_ptr<p2p::Holders> holders_;               // the same
   std::unique_ptr<SourceDirectory> sources_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
@@ -378,6 +406,7 @@ absl::Status Daemon::Node::Start() {
   if (status.ok()) status = StartQuota();
   if (status.ok()) status = ServePeers();
   if (status.ok() && exchange_) exchange_->Start();
+  if (status.ok() && holders_) holders_->Start();
   if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
   return status;
@@ -437,10 +466,14 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
       p2p::LastResortSource::Parts{clock_, *io_, *origin_, telemetry_,
                                    [this] { return members_->view()->members.size(); }},
       config_.peers_last_resort_rate);
-  return std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
-      clock_, *io_, *members_, health_, *peer_client_, *store_,
-      [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
-      [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn, *origin_, *last_resort_});
+  holders_ = std::make_unique<p2p::Holders>(
+      p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,
+                          [this] { return HeldForOthers(*store_); }, RandomFraction});
+  return std::make_unique<p2p::ClusterDirectory>(
+      p2p::ClusterDirectory::Parts{clock_, *io_, *members_, health_, *peer_client_, *store_,
+                                   [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
+                                   [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn,
+                                   *holders_, *origin_, *last_resort_});
 }
 
 void Daemon::Node::MakeSwarm(const p2p::HostPort& self) {
@@ -554,8 +587,9 @@ absl::Status Daemon::Node::ServePeers() {
   given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_);
   api::HttpRoutes routes;
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
+  if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);
   api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_,
-                              member_answers_.get(), node_id_});
+                              member_answers_.get(), holder_answers_.get(), node_id_});
   peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);
@@ -658,6 +692,7 @@ void Daemon::Node::Stop() {
   if (mounter_) mounter_->Cancel();
   if (peer_client_) peer_client_->Stop();  // what waits for a member goes on without it
   if (exchange_) exchange_->Stop();
+  if (holders_) holders_->Stop();
   if (hints_grpc_) hints_grpc_->Stop(kStopGrace);
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);

@@ -101,6 +101,10 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               parts_.ledger,
               parts_.has_bound_recipe,
               [this](const Blob& blob, Duration length) { NoteNotCarried(blob, length); },
+              [this](const Blob& blob, const std::string& member) {
+                if (const auto identity = Holders::IdentityOf(blob))
+                  parts_.holders.NoteLacks(*identity, member);
+              },
               parts_.random,
               parts_.warn},
       homes_known_(std::make_shared<WaitSource>(

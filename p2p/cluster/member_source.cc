@@ -196,9 +196,11 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     }
     if (absl::IsUnauthenticated(outcome.status))
       access_.not_carried(*request_.blob, MemberSource::kAskYourself);
-    // What it lacks by one name it may have by another.
-    if (absl::IsNotFound(outcome.status) && role_ == PeerRole::kPresentOnly && NextOrigin(*errand))
-      return AskMember(errand);
+    if (absl::IsNotFound(outcome.status) && role_ == PeerRole::kPresentOnly) {
+      // What it lacks by one name it may have by another.
+      if (NextOrigin(*errand)) return AskMember(errand);
+      access_.lacks(*request_.blob, member_.name);
+    }
     End(std::move(outcome.status));
   }
 

@@ -25,6 +25,8 @@ struct MemberAccess {
   // The blob is not to be had from members for a while: without a recipe nothing that they send could be
   // proven, or they said that each node has to ask the origin for itself. Any thread.
   std::function<void(const Blob&, Duration)> not_carried;
+  // A member does not have a chunk of a blob. Any thread.
+  std::function<void(const Blob&, const std::string&)> lacks;
   std::function<double()> random;  // in [0, 1); thread-safe
   std::function<void(const std::string&)> warn;
 };

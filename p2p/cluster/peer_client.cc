@@ -25,7 +25,7 @@ absl::Status StatusOf(const HttpHead& head, const std::string& node_id) {
   // Whatever else listens there must not be taken for a member that lacks the blob.
   if (!node)
     return absl::UnavailableError(absl::StrCat("status ", head.status, " from what is no Sluice node"));
-  if (head.status == 200 || head.status == 206) return absl::OkStatus();
+  if (head.status == 200 || head.status == 204 || head.status == 206) return absl::OkStatus();
   if (head.status == 404) return absl::NotFoundError("it does not have that");
   if (head.status == 403) return absl::UnauthenticatedError("it says that each node has to ask for itself");
   if (head.status == 409)
@@ -137,7 +137,7 @@ class WholeSink final : public HttpSink {
 
   absl::Status OnHead(const HttpHead& head) override {
     verdict_ = StatusOf(head, node_id_);
-    if (verdict_.ok() && head.status != 200)
+    if (verdict_.ok() && head.status == 206)
       verdict_ = absl::DataLossError("a part where the whole was asked for");
     const std::string_view type = head.headers.Get("Content-Type").value_or("");
     answer_.media_type = std::string(type.substr(0, type.find(';')));

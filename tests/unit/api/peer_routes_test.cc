@@ -127,9 +127,21 @@ class FakeMembers final : public MemberAnswers {
   }
 };
 
+class FakeHolders final : public HolderAnswers {
+ public:
+  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                     std::string_view root) override {
+    if (digest.empty()) return {};
+    return absl::StrCat(std::string(digest), " ", std::string(size), " ", std::string(chunk), " ",
+                        std::string(root));
+  }
+  bool Take(std::string_view announcement) override { return announcement == "good"; }
+};
+
 class PeerRoutesTest : public index::StoreTest {
  protected:
   FakeMembers members_;
+  FakeHolders holders_;
 
   void SetUp() override {
     OpenStore();
@@ -146,7 +158,8 @@ class PeerRoutesTest : public index::StoreTest {
 
   void Serve(HttpLimits limits) {
     HttpRoutes routes;
-    AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, &members_, kNodeId});
+    AddPeerRoutes(routes,
+                  {*store_, *store_, *store_, *documents_, *io_, telemetry_, &members_, &holders_, kNodeId});
     server_ = std::make_unique<HttpServer>(std::move(routes), limits);
     ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
   }
@@ -495,6 +508,20 @@ TEST_F(PeerRoutesTest, MembersAreToldToWhomeverAsks) {
   EXPECT_EQ(Ask("/sluice/v1/members").body, "since  old  asker ");
   EXPECT_EQ(Ask("/sluice/v1/members?since=%zz").body, "since  old  asker ");
   EXPECT_EQ(Ask("/sluice/v1/members/").status, 404);
+}
+
+TEST_F(PeerRoutesTest, HoldersAreNamedAndAnnounced) {
+  EXPECT_EQ(Ask("/sluice/v1/holders?digest=a&size=1&chunk=2&root=b").body, "a 1 2 b");
+  EXPECT_EQ(Ask("/sluice/v1/holders").status, 400);
+  const auto post = [&](const std::string& body) {
+    RawClient client(server_->port());
+    client.Send(
+        Request("POST", "/sluice/v1/holders", absl::StrCat("Content-Length: ", body.size(), "\r\n", kClose)) +
+        body);
+    return Parse(client.ReadAll());
+  };
+  EXPECT_EQ(post("good").status, 204);
+  EXPECT_EQ(post("bad").status, 400);
 }
 
 TEST_F(PeerRoutesTest, ABlobIsNotEvictedBetweenTheLookupAndTheAnswer) {

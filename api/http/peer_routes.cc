@@ -13,6 +13,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "api/http/blob_route.h"
+#include "api/http/chunk_request.h"
+#include "api/http/chunk_route.h"
 #include "api/http/peer_response.h"
 
 namespace sluice::api {
@@ -104,13 +106,18 @@ std::optional<RegistryPath> ParseRegistryPath(std::string_view path) {
 class PeerRoutes {
  public:
   explicit PeerRoutes(PeerRoutesParts parts)
-      : members_(parts.members),
+      : clock_(parts.clock),
+        members_(parts.members),
         holders_(parts.holders),
         answers_(std::make_shared<PeerAnswers>(parts.telemetry, std::move(parts.node_id))),
         blobs_(std::make_shared<BlobRoute>(
             BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io, parts.telemetry, answers_})),
         documents_(
-            std::make_shared<DocumentRoute>(DocumentRoute::Parts{parts.documents, parts.io, answers_})) {}
+            std::make_shared<DocumentRoute>(DocumentRoute::Parts{parts.documents, parts.io, answers_})) {
+    if (!parts.blobs) return;
+    chunks_ = std::make_shared<ChunkRoute>(
+        ChunkRoute::Parts{*parts.blobs, parts.reader, parts.clock, parts.io, parts.telemetry, answers_});
+  }
 
   void OnRegistry(const HttpRequest& request, HttpResponder responder);
   void OnRecipe(const HttpRequest& request, HttpResponder responder);
@@ -121,11 +128,16 @@ class PeerRoutes {
   bool has_holders() const { return holders_ != nullptr; }
 
  private:
+  void OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
+              HttpResponder responder);
+
+  const Clock& clock_;
   MemberAnswers* const members_;
   HolderAnswers* const holders_;
   const std::shared_ptr<const PeerAnswers> answers_;
   const std::shared_ptr<BlobRoute> blobs_;
   const std::shared_ptr<DocumentRoute> documents_;
+  std::shared_ptr<ChunkRoute> chunks_;  // null: no roles
 };
 
 void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder) {
@@ -155,8 +167,24 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
     return answers_->Send(NotHere(), std::move(responder));
   if (!digest.ok())
     return answers_->Send(ErrorResponse(400, "DIGEST_INVALID", "malformed digest"), std::move(responder));
-  if (blobs) return blobs_->OnBlob(request, origin, *digest, std::move(responder));
+  if (blobs) return OnBlob(request, origin, *digest, std::move(responder));
   documents_->OnManifest(origin, *digest, std::move(responder));
+}
+
+void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
+                        HttpResponder responder) {
+  if (!chunks_) return blobs_->OnBlob(request, origin, digest, std::move(responder));
+  absl::StatusOr<std::optional<PeerBlobRequest>> asked =
+      ParseChunkRequest(request, origin, digest, clock_.Now());
+  if (!asked.ok()) {
+    const bool range = absl::IsOutOfRange(asked.status());
+    return answers_->Send(ErrorResponse(range ? 416 : 400, range ? "RANGE_INVALID" : "UNSUPPORTED",
+                                        std::string(asked.status().message())),
+                          std::move(responder),
+                          request.Header("Sluice-Role") == "home" ? PeerRole::kHome : PeerRole::kPresentOnly);
+  }
+  if (!*asked) return blobs_->OnBlob(request, origin, digest, std::move(responder));
+  chunks_->OnChunk(**std::move(asked), std::move(responder));
 }
 
 void PeerRoutes::OnRecipe(const HttpRequest& request, HttpResponder responder) {

@@ -5,6 +5,7 @@
 
 #include "api/http/document_route.h"
 #include "api/http/http_server.h"
+#include "api/http/peer_blobs.h"
 #include "node/blob_reader.h"
 #include "node/chunk_store.h"
 #include "node/executor.h"
@@ -46,17 +47,19 @@ struct PeerRoutesParts {
   PeerDocuments& documents;
   Executor& io;  // opens files, reads documents
   Telemetry& telemetry;
+  const Clock& clock;
   MemberAnswers* members;  // null: the route is not there
   HolderAnswers* holders;  // the same
+  PeerBlobs* blobs;        // null: what is here is all that is given, whatever role is asked for
   std::string node_id;     // of this process: by it a node recognises itself
 };
 
-// What this node gives to other nodes: only what is here, never anything that would have to be fetched
-// (PEERS.md: present-only), and only what it got from that very repository as public and has proven. All else
-// is the same 404, so that nobody learns what is cached.
+// What this node gives to other nodes. Without a role it is only what is here, and what it got from that very
+// repository as public and has proven; all else is the same 404, so that nobody learns what is cached. Who
+// asks for one chunk with Sluice-Role and Sluice-Blob is answered as ChunkRoute says.
 //
 //   GET, HEAD /v2/                                          200
-//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY         200, 206, 304, 400, 404, 416
+//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY         200, 206, 304, 400, 403, 404, 409, 416, 503
 //   GET, HEAD /v2/<name>/manifests/<digest>?ns=REGISTRY     200, 400, 404 (a tag is never answered)
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200

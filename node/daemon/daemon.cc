@@ -588,8 +588,8 @@ absl::Status Daemon::Node::ServePeers() {
   api::HttpRoutes routes;
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
   if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);
-  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_,
-                              member_answers_.get(), holder_answers_.get(), node_id_});
+  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_,
+                              member_answers_.get(), holder_answers_.get(), nullptr, node_id_});
   peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);

@@ -16,6 +16,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "node/daemon/asio_executor.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/peer_documents.h"
 #include "p2p/recipe/recipe.h"
@@ -158,8 +159,8 @@ class PeerRoutesTest : public index::StoreTest {
 
   void Serve(HttpLimits limits) {
     HttpRoutes routes;
-    AddPeerRoutes(routes,
-                  {*store_, *store_, *store_, *documents_, *io_, telemetry_, &members_, &holders_, kNodeId});
+    AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, clock_, &members_,
+                           &holders_, nullptr, kNodeId});
     server_ = std::make_unique<HttpServer>(std::move(routes), limits);
     ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
   }
@@ -188,6 +189,7 @@ class PeerRoutesTest : public index::StoreTest {
   const BlobOrigin origin_{"registry.example:5000", "team/app"};
   SampleBlob sample_{1};  // five chunks of 16 KiB and 100 bytes
   const uint64_t size_ = sample_.spec.size;
+  SteadyClock clock_;
   std::unique_ptr<GatedExecutor> io_ = std::make_unique<GatedExecutor>();
   std::unique_ptr<ManifestCache> manifests_;
   std::unique_ptr<NodePeerDocuments> documents_;
@@ -215,7 +217,11 @@ TEST_F(PeerRoutesTest, AWholeBlobIsServedByteForByte) {
   EXPECT_EQ(answer.Header("sluice-node"), kNodeId);
   EXPECT_EQ(answer.Header("content-range"), "");
   EXPECT_EQ(telemetry_.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), size_);
-  EXPECT_EQ(telemetry_.peer_answers[static_cast<size_t>(PeerAnswer::kServed)].value(), 1u);
+  EXPECT_EQ(
+      telemetry_
+          .peer_answers[static_cast<size_t>(PeerRole::kPresentOnly)][static_cast<size_t>(PeerAnswer::kServed)]
+          .value(),
+      1u);
 }
 
 TEST_F(PeerRoutesTest, RangesAreServedExactly) {

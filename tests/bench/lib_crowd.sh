@@ -65,37 +65,49 @@ await_members() {
   done
 }
 
-# end_nodes NODE...: ends them; their stores stay.
+# end_nodes NODE...: takes their mounts away and ends them, with their keepers; their stores stay.
 end_nodes() {
-  local node
+  local node pid
   for node in "$@"; do
     use_node "$node"
+    mounts_below "$work/node$node" | while read -r point; do umount "$point"; done
     [[ -z $node_pid ]] || kill -TERM "$node_pid" 2>/dev/null || true
   done
   for node in "$@"; do
     use_node "$node"
     stop_node
+    for pid in $(pgrep -f "^[^ ]*sluice-keeper.*$work/node$node/"); do end_process "$pid" TERM; done
   done
 }
 
 # sluice_of N ARGUMENT...: the command line tool of node N.
 sluice_of() { "$SLUICE_BIN/sluice" --socket "$work/node$1/run/api.sock" "${@:2}"; }
 
+# begin_pull N IMAGE: node N wants the whole image from now on; pulls[N] is the process that ends when it has it.
+declare -A pulls=()
+begin_pull() {
+  timeout "${PULL_SECONDS_MAX:-300}" "$SLUICE_BIN/sluice" --socket "$work/node$1/run/api.sock" \
+    prefetch submit "$2" >"$work/node$1/pull.log" 2>&1 &
+  pulls[$1]=$!
+}
+
 # pull_all IMAGE NODE...: all of them want the whole image at once; sets makespan, seconds until the last has it.
 pull_all() {
-  local reference=$1 node started=$EPOCHREALTIME pids=()
-  shift
-  for node in "$@"; do
-    timeout "${PULL_SECONDS_MAX:-300}" "$SLUICE_BIN/sluice" --socket "$work/node$node/run/api.sock" \
-      prefetch submit "$reference" >"$work/node$node/pull.log" 2>&1 &
-    pids+=($!)
-  done
-  for node in "$@"; do
-    wait "${pids[0]}" || fail "node $node does not get the image: $(tail -n 2 "$work/node$node/pull.log")"
-    pids=("${pids[@]:1}")
+  local node started=$EPOCHREALTIME
+  for node in "${@:2}"; do begin_pull "$node" "$1"; done
+  for node in "${@:2}"; do
+    wait "${pulls[$node]}" || fail "node $node does not get the image: $(tail -n 2 "$work/node$node/pull.log")"
   done
   makespan=$(difference "$EPOCHREALTIME" "$started")
 }
+
+# has_blob N: whether node N has all of the blob.
+has_blob() { sluice_of "$1" --output json blob stat "$blob" 2>/dev/null | jq -e '.present_bytes == .size_bytes' >/dev/null; }
+# present_bytes N: of the blob, at node N.
+present_bytes() { sluice_of "$1" --output json blob stat "$blob" 2>/dev/null | jq .present_bytes || echo 0; }
+
+# answered_blob_bytes FIRST_LINE: what the registry answered to requests for blobs, by its log from that line on.
+answered_blob_bytes() { origin_requests '^GET [^ ]*/blobs/' "$1" | awk '{ sum += $4 } END { print sum + 0 }'; }
 
 # blob_is_right N: whether node N's file of the blob has the blob's bytes.
 blob_is_right() {

@@ -39,6 +39,7 @@ fi
 # ends_without_trace WAY [SIGNAL]
 ends_without_trace() {
   local pid folder prefix rest
+  rm -f "$work/ends.out"
   # A background job of a script ignores Ctrl-C; a child of this does not.
   python3 -c 'import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)

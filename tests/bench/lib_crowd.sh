@@ -24,7 +24,8 @@ crowd_down() {
   stop_registry
   net_down
   mounts_below "$work" | while read -r point; do umount "$point"; done
-  rm -rf "$work/registry"
+  rm -rf "$work/registry" "$work/stores" "$work/store-images"
+  registry_runner=()
 }
 
 # push_random_image NAME BYTES: an image of one data blob that can't be compressed, as $registry/NAME:1; sets image (its

@@ -12,12 +12,12 @@ source "$e2e_dir/lib_nodes.sh"
 readonly net_prefix=sluice-$$ net_burst_bytes=16384 net_queue_max=20ms
 declare -A net_devices=() net_relay_pids=()
 
-# Of the range that is kept for measurements (RFC 2544).
+# net_address PLACE: of the range that is kept for measurements (RFC 2544).
 net_address() {
   case $1 in
     hub) echo 198.18.0.254 ;;
     origin) echo 198.18.0.250 ;;
-    *) echo "198.18.0.$1" ;;
+    *) if [[ -n ${net_devices[$1]-} ]]; then echo "198.18.0.$1"; else echo "127.0.0.$1"; fi ;;
   esac
 }
 net_namespace() { echo "$net_prefix-$1"; }
@@ -158,11 +158,11 @@ start_origin() {
 }
 
 # push_at_origin DIR NAME [OPTION...]: pushes the directory as $registry/NAME:1.
-push_at_origin() { at origin "$SLUICE_BIN/sluice" image push --plain-http "${@:3}" "$1" "$registry/$2:1" >&2; }
+push_at_origin() { "${registry_runner[@]}" "$SLUICE_BIN/sluice" image push --plain-http "${@:3}" "$1" "$registry/$2:1" >&2; }
 
-# A manifest is asked for from the registry's own place.
+# As in lib.sh, but asked for at the registry's own place.
 manifest() {
-  at origin curl -fsS -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://$registry/v2/$1/manifests/1"
+  "${registry_runner[@]}" curl -fsS -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://$registry/v2/$1/manifests/1"
 }
 
 # origin_requests PATTERN [FIRST_LINE]: what the registry was asked for, by its log from a line on, that fits the
@@ -173,17 +173,17 @@ origin_requests() {
 }
 origin_log_lines() { wc -l <"$work/registry.log"; }
 
-# The nodes of lib_nodes.sh are at the places of their numbers.
-peer_port=7301
-swarm_port=7302
+# A node of lib_nodes.sh is at the place of its number; without such a place it is on loopback, as there.
 peer_address() { echo "$(net_address "$1"):$peer_port"; }
-
 eval "$(declare -f use_node | sed '1s/use_node/use_loopback_node/')"
-# use_node N: as there; its metrics and its health are at the same address of each place.
 use_node() {
-  node_listens[$1]=127.0.0.1:9464
+  node_runner=()
+  if [[ -n ${net_devices[$1]-} ]]; then
+    # Each place has a loopback of its own.
+    node_listens[$1]=127.0.0.1:9464
+    node_runner=(nsenter "--net=/run/netns/$(net_namespace "$1")")
+  fi
   use_loopback_node "$1"
-  node_runner=(nsenter "--net=/run/netns/$(net_namespace "$1")")
   [[ ! -d $work/stores/$1 ]] || data_dir=$work/stores/$1/data
 }
 

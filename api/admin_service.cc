@@ -131,6 +131,15 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* ListPeers(Context* context, const v1::ListPeersRequest*,
+                     v1::ListPeersResponse* response) override {
+    return Run(context, [this, response](Instant) {
+      const absl::StatusOr<PeersReport> report = backend_.peers.ListPeers();
+      if (report.ok()) ToProto(*report, *response);
+      return report.status();
+    });
+  }
+
   Reactor* Mount(Context* context, const v1::MountRequest* request, v1::MountResponse* response) override {
     return Run(context, [this, request, response](Instant deadline) {
       absl::StatusOr<MountRequest> checked = FromProto(*request, deadline);

@@ -16,8 +16,10 @@ class BlobFill;
 class BlobInfo;
 class CancelHintsRequest;
 class HintStatus;
+class ListPeersResponse;
 class MountInfo;
 class MountRequest;
+
 class NodeStatus;
 class SubmitHintsRequest;
 class SubmitResult;
@@ -31,6 +33,7 @@ namespace sluice::api {
 
 // Writes `from` into the empty message `to`.
 void ToProto(const NodeStatus& from, v1::NodeStatus& to);
+void ToProto(const PeersReport& from, v1::ListPeersResponse& to);
 void ToProto(const MountInfo& from, v1::MountInfo& to);
 void ToProto(const FillProgress& from, v1::BlobFill& to);
 void ToProto(const BlobInfo& from, v1::BlobInfo& to);

@@ -37,6 +37,7 @@
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
+#include "node/daemon/peer_admin.h"
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
 #include "node/daemon/quota.h"
@@ -298,6 +299,7 @@ class Daemon::Node {
   std::atomic<Quota*> quota_at_work_{nullptr};  // the store's writers look
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<BlobAdmin> blob_admin_;
+  std::unique_ptr<PeerAdmin> peer_admin_;
   std::unique_ptr<StatusAdmin> status_admin_;
   std::unique_ptr<api::Metrics> metrics_;
   std::unique_ptr<api::HttpServer> http_;
@@ -558,9 +560,10 @@ absl::Status Daemon::Node::Serve() {
         AwaitLoop(*core_);  // a fill that has just been stopped gives back its lease there
       },
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); });
+  peer_admin_ = std::make_unique<PeerAdmin>(members_.get(), exchange_.get(), health_);
   status_admin_ =
       std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
-                                    *store_, *mounter_, telemetry_);
+                                    *store_, *mounter_, telemetry_, *peer_admin_);
   api::MetricsExtras extras;
   extras.version = kVersion;
   extras.revision = SLUICE_REVISION;
@@ -588,7 +591,8 @@ absl::Status Daemon::Node::Serve() {
   options.socket_path = config_.ApiSocketPath();
   grpc_ = std::make_unique<api::GrpcServer>(
       options, OneService(std::make_unique<api::AdminService>(
-                   api::AdminBackend{*status_admin_, *mounter_, *blob_admin_}, api::AdminServiceLimits{})));
+                   api::AdminBackend{*status_admin_, *mounter_, *blob_admin_, *peer_admin_},
+                   api::AdminServiceLimits{})));
   absl::Status status = grpc_->Start();
   if (!status.ok())
     return absl::Status(status.code(), absl::StrCat("api.socket: ", std::string(status.message())));

@@ -220,6 +220,10 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
   void OnAnswer(const Arriving& arriving, const Candidates& members, Turn turn,
                 PeerClient::RangeOutcome outcome) {
     const Member& member = MemberAt(members, turn.position);
+    const ChunkSpan came{arriving.chunks.first, arriving.next.value() - arriving.chunks.first.value()};
+    if (came.count > 0) {
+      parts_.health.Received(member.name, request_.blob->geometry().RangeOf(came).length, parts_.clock.Now());
+    }
     if (outcome.status.ok()) {
       parts_.health.Succeeded(member.name);
       return CloseOne();
@@ -249,7 +253,8 @@ class PeerFetch final : public FetchControl, public std::enable_shared_from_this
     if (absl::IsPermissionDenied(status)) return parts_.members.NoteSelf(member.name);
     if (absl::IsNotFound(status)) return parts_.health.Succeeded(member.name);
     if (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status)) return;
-    const Duration skip = parts_.health.Failed(member.name, parts_.clock.Now());
+    const Duration skip =
+        parts_.health.Failed(member.name, parts_.clock.Now(), std::string(status.message()));
     if (skip == Duration(0)) return;
     parts_.warn(absl::StrCat("member ", member.name, " is not asked for ",
                              std::chrono::duration_cast<std::chrono::seconds>(skip).count(),
@@ -315,7 +320,8 @@ void PeerSource::Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verd
   }
   const std::string name = MemberOf(sender);
   if (name.empty()) return;
-  parts_.health.SentWrong(name, parts_.clock.Now());
+  parts_.health.SentWrong(name, parts_.clock.Now(),
+                          absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString()));
   parts_.warn(absl::StrCat("member ", name, " sent wrong bytes for chunk ", index.value(), " of blob ",
                            blob.digest().ToString(), ": dropped, and it is not asked for ",
                            std::chrono::duration_cast<std::chrono::seconds>(MemberHealth::kSkipWrong).count(),

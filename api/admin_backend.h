@@ -153,12 +153,25 @@ struct PeersReport {
   std::vector<PeerInfo> peers;  // in the order of names, the unnamed last
 };
 
+// Whether another node reached this one at an address, dialled from there.
+enum class DialOutcome { kReached, kNotReached, kNotTried };
+struct DialFinding {
+  std::string address;  // of this node
+  std::string member;   // that was asked to dial it
+  DialOutcome outcome = DialOutcome::kNotTried;
+  std::string why;  // it was not tried
+};
+
 class PeerBackend {
  public:
   virtual ~PeerBackend() = default;
 
   // A node that was told of no others has none.
   virtual absl::StatusOr<PeersReport> ListPeers() = 0;
+
+  // Asks two members to dial this node at each of its addresses, for at most ten seconds. Empty if it has no
+  // address, or knows no member. Errors: FailedPrecondition (it was told of no others).
+  virtual absl::StatusOr<std::vector<DialFinding>> DialBack(Instant deadline) = 0;
 };
 
 class StatusBackend {

@@ -140,6 +140,15 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* DialBack(Context* context, const v1::DialBackRequest*, v1::DialBackResponse* response) override {
+    return Run(context, [this, response](Instant deadline) {
+      const absl::StatusOr<std::vector<DialFinding>> dials = backend_.peers.DialBack(deadline);
+      if (!dials.ok()) return dials.status();
+      for (const DialFinding& dial : *dials) ToProto(dial, *response->add_dials());
+      return absl::OkStatus();
+    });
+  }
+
   Reactor* Mount(Context* context, const v1::MountRequest* request, v1::MountResponse* response) override {
     return Run(context, [this, request, response](Instant deadline) {
       absl::StatusOr<MountRequest> checked = FromProto(*request, deadline);

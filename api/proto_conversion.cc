@@ -66,6 +66,18 @@ v1::PeerState ToProto(PeerState state) {
   return v1::PEER_STATE_UNSPECIFIED;
 }
 
+v1::DialOutcome ToProto(DialOutcome outcome) {
+  switch (outcome) {
+    case DialOutcome::kReached:
+      return v1::DIAL_OUTCOME_REACHED;
+    case DialOutcome::kNotReached:
+      return v1::DIAL_OUTCOME_NOT_REACHED;
+    case DialOutcome::kNotTried:
+      return v1::DIAL_OUTCOME_NOT_TRIED;
+  }
+  return v1::DIAL_OUTCOME_UNSPECIFIED;
+}
+
 void ToProto(Duration from, google::protobuf::Duration& to) {
   const auto seconds = std::chrono::floor<std::chrono::seconds>(from);
   to.set_seconds(seconds.count());
@@ -275,6 +287,13 @@ void ToProto(const PeersReport& from, v1::ListPeersResponse& to) {
   ToProto(from.cluster, *to.mutable_cluster());
   if (from.cluster.configured) ToProto(from.self, *to.mutable_self());
   for (const PeerInfo& peer : from.peers) ToProto(peer, *to.add_peers());
+}
+
+void ToProto(const DialFinding& from, v1::Dial& to) {
+  to.set_address(from.address);
+  to.set_member(from.member);
+  to.set_outcome(ToProto(from.outcome));
+  to.set_reason(from.why);
 }
 
 void ToProto(const MountInfo& from, v1::MountInfo& to) {

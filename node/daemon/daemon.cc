@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "api/admin_service.h"
 #include "api/grpc_server.h"
+#include "api/http/dial_route.h"
 #include "api/http/http_server.h"
 #include "api/http/metrics.h"
 #include "api/http/operations_routes.h"
@@ -43,6 +44,7 @@
 #include "node/daemon/quota.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
+#include "p2p/cluster/dial_back.h"
 #include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
@@ -129,6 +131,15 @@ class ExchangeAnswers final : public api::MemberAnswers {
 
  private:
   p2p::MemberExchange& exchange_;
+};
+
+class NodeDials final : public api::DialAnswers {
+ public:
+  explicit NodeDials(p2p::DialBack& dial_back) : dial_back_(dial_back) {}
+  void Dial(std::string_view asker, Done done) override { dial_back_.Answer(asker, std::move(done)); }
+
+ private:
+  p2p::DialBack& dial_back_;
 };
 
 absl::Status InSetting(const char* key, const absl::Status& status) {
@@ -283,6 +294,8 @@ class Daemon::Node {
   std::unique_ptr<p2p::PeerClient> peer_client_;
   std::unique_ptr<p2p::MemberExchange> exchange_;
   std::unique_ptr<api::MemberAnswers> member_answers_;
+  std::unique_ptr<p2p::DialBack> dial_back_;
+  std::unique_ptr<api::DialAnswers> dial_answers_;
   std::unique_ptr<p2p::PeerSource> peers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
@@ -421,6 +434,7 @@ absl::Status Daemon::Node::FindMembers() {
       [random = std::make_shared<absl::BitGen>()](size_t bound) {
         return absl::Uniform<size_t>(*random, 0, bound);
       });
+  dial_back_ = std::make_unique<p2p::DialBack>(p2p::DialBack::Parts{clock_, *members_, *peer_client_});
   members_->Start();
   return absl::OkStatus();
 }
@@ -538,6 +552,10 @@ absl::Status Daemon::Node::ServePeers() {
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
   api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_,
                               member_answers_.get(), node_id_});
+  if (dial_back_) {
+    dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
+    api::AddDialRoute(routes, *dial_answers_, node_id_);
+  }
   peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);
@@ -560,7 +578,8 @@ absl::Status Daemon::Node::Serve() {
         AwaitLoop(*core_);  // a fill that has just been stopped gives back its lease there
       },
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); });
-  peer_admin_ = std::make_unique<PeerAdmin>(members_.get(), exchange_.get(), health_);
+  peer_admin_ = std::make_unique<PeerAdmin>(
+      PeerAdmin::Parts{health_, clock_, members_.get(), exchange_.get(), dial_back_.get()});
   status_admin_ =
       std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
                                     *store_, *mounter_, telemetry_, *peer_admin_);

@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/random/random.h"
 #include "p2p/cluster/assignment.h"
 
 namespace sluice {
@@ -12,6 +13,7 @@ namespace {
 
 // Divided evenly enough to show a share of a thousandth, and 10 ms of work for 1,000 members.
 constexpr uint64_t kReferenceStripes = 1024;
+constexpr Duration kDialBackMax = std::chrono::seconds(10);
 
 std::map<std::string, double> HomeShares(const p2p::MemberView& view) {
   std::map<std::string, double> shares;
@@ -50,6 +52,18 @@ api::PeerState StateOf(p2p::MemberTable::Contact contact) {
       return api::PeerState::kSilent;
   }
   return api::PeerState::kNotAsked;
+}
+
+api::DialOutcome OutcomeOf(p2p::DialBack::Outcome outcome) {
+  switch (outcome) {
+    case p2p::DialBack::Outcome::kReached:
+      return api::DialOutcome::kReached;
+    case p2p::DialBack::Outcome::kNotReached:
+      return api::DialOutcome::kNotReached;
+    case p2p::DialBack::Outcome::kNotTried:
+      return api::DialOutcome::kNotTried;
+  }
+  return api::DialOutcome::kNotTried;
 }
 
 void AddRecord(const p2p::MemberHealth::Record& record, api::PeerInfo& peer) {
@@ -92,24 +106,25 @@ std::vector<api::PeerInfo> PeersOf(const p2p::MemberTable& table, Instant now) {
 
 api::ClusterStatus PeerAdmin::Status() const {
   api::ClusterStatus status;
-  if (!members_) return status;
+  if (!parts_.members) return status;
   status.configured = true;
-  status.cold_start = exchange_ && exchange_->in_cold_start();
-  members_->Look([&](const p2p::MemberTable& table, Instant now) { status.cut_off = table.IsCutOff(now); });
+  status.cold_start = parts_.exchange && parts_.exchange->in_cold_start();
+  parts_.members->Look(
+      [&](const p2p::MemberTable& table, Instant now) { status.cut_off = table.IsCutOff(now); });
   return status;
 }
 
 absl::StatusOr<api::PeersReport> PeerAdmin::ListPeers() {
   api::PeersReport report;
   report.cluster = Status();
-  if (!members_) return report;
-  const std::map<std::string, double> shares = HomeShares(*members_->view());
+  if (!parts_.members) return report;
+  const std::map<std::string, double> shares = HomeShares(*parts_.members->view());
   const auto share_of = [&](const std::string& name) {
     const auto share = shares.find(name);
     return share == shares.end() ? 0.0 : share->second;
   };
   Instant asked_at;
-  members_->Look([&](const p2p::MemberTable& table, Instant now) {
+  parts_.members->Look([&](const p2p::MemberTable& table, Instant now) {
     asked_at = now;
     report.self = Describe(table.self());
     report.peers = PeersOf(table, now);
@@ -121,9 +136,23 @@ absl::StatusOr<api::PeersReport> PeerAdmin::ListPeers() {
     if (peer.state == api::PeerState::kTwin) continue;
     const bool unnamed = peer.state == api::PeerState::kUnnamed;
     if (!unnamed) peer.homes_share = share_of(peer.name);
-    AddRecord(health_.RecordOf(unnamed ? peer.addresses.front() : peer.name, asked_at), peer);
+    AddRecord(parts_.health.RecordOf(unnamed ? peer.addresses.front() : peer.name, asked_at), peer);
   }
   return report;
+}
+
+absl::StatusOr<std::vector<api::DialFinding>> PeerAdmin::DialBack(Instant deadline) {
+  if (!parts_.dial_back)
+    return absl::FailedPreconditionError(
+        "this node was told of no other nodes; name them in cluster.members");
+  absl::BitGen random;
+  std::vector<api::DialFinding> findings;
+  for (const p2p::DialBack::Finding& finding :
+       parts_.dial_back->Check([&](size_t bound) { return absl::Uniform<size_t>(random, 0, bound); },
+                               std::min(deadline, parts_.clock.Now() + kDialBackMax))) {
+    findings.push_back({finding.address.ToString(), finding.member, OutcomeOf(finding.outcome), finding.why});
+  }
+  return findings;
 }
 
 }  // namespace sluice

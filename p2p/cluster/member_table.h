@@ -105,6 +105,7 @@ class MemberTable {
   std::vector<HostPort> Unnamed() const;
   // The address is one of this node.
   void NoteSelf(const HostPort& address);
+  const std::set<HostPort>& self_addresses() const { return self_addresses_; }
   bool IsSelf(const HostPort& address) const { return self_addresses_.contains(address); }
 
   // Of the members and unnamed addresses that were asked within the TTL fewer than half answered.

@@ -36,6 +36,11 @@ sluice --output json peers | jq -e --arg address "$(peer_address 1)" '
   .cluster == {configured: true, cut_off: false, cold_start: false} and .self.homes_share + .peers[0].homes_share == 1 and
   (.peers | length == 1) and (.peers[0] | .state == "alive" and .addresses == [$address] and .recent_bytes > 0 and
   .requests > 0 and .skipped_for_seconds == null)' >"$work/peers" || fail "sluice peers does not show node 1: $(sluice peers)"
+# Whether images can be mounted with it is not what is asked here.
+doctor() { sluice --output json doctor --config "$config" || true; }
+doctor | jq -e --arg address "$(peer_address 2)" '
+  .peers | map(.holds) == [true, true] and .[1].name == "others reach this node at \($address)"' >"$work/doctor" ||
+  fail "sluice doctor does not say that node 1 reaches node 2: $(doctor)"
 use_node 1
 (($(metric sluice_peer_sent_bytes_total 'lane="express"') >= received)) || fail "node 1 counts less sent than node 2 got"
 

@@ -535,6 +535,46 @@ TEST_F(CliTest, DoctorListsWhatItTriedAndExitsAccordingly) {
   }
 }
 
+TEST_F(CliTest, DoctorSaysWhetherOthersReachThisNode) {
+  const auto peers = [&] {
+    return Json::parse(Run({"--output", "json", "doctor", "--data-dir", dir_.path()}).out)["peers"];
+  };
+  Json checks = peers();
+  ASSERT_EQ(checks.size(), 1u);
+  EXPECT_EQ(checks[0]["holds"], nullptr);
+  EXPECT_THAT(checks[0]["detail"], HasSubstr("not tried: cannot reach the daemon"));
+  Serve();
+  EXPECT_THAT(peers()[0]["detail"], HasSubstr("told of no other nodes"));
+
+  backend_.peers.cluster.configured = true;
+  EXPECT_THAT(peers()[1]["detail"], HasSubstr("no other node has answered yet"));
+  backend_.peers.peers = {PeerAt("a", "10.0.0.1:7301", PeerState::kAlive)};
+  EXPECT_EQ(peers()[1]["holds"], false) << "it has no address";
+  EXPECT_THAT(peers()[1]["remedy"], HasSubstr("cluster.advertise"));
+
+  backend_.dials = {{"10.0.0.9:7301", "a", DialOutcome::kReached, ""},
+                    {"10.0.0.9:7301", "b", DialOutcome::kNotReached, ""},
+                    {"10.0.0.8:7301", "a", DialOutcome::kNotReached, ""},
+                    {"10.0.0.8:7301", "b", DialOutcome::kNotTried, "status 429"}};
+  checks = peers();
+  ASSERT_EQ(checks.size(), 3u);
+  EXPECT_EQ(checks[0]["holds"], true);
+  EXPECT_EQ(checks[1]["name"], "others reach this node at 10.0.0.8:7301");
+  EXPECT_EQ(checks[1]["holds"], false);
+  EXPECT_EQ(checks[1]["detail"], "not by a; not tried by b (status 429)");
+  EXPECT_THAT(checks[1]["remedy"], HasSubstr("cluster.advertise"));
+  EXPECT_EQ(checks[2]["holds"], true);
+  EXPECT_EQ(checks[2]["detail"], "reached by a; not by b");
+  backend_.peers.cluster.cut_off = true;
+  EXPECT_EQ(peers()[0]["holds"], false);
+
+  const Outcome outcome = Run({"doctor", "--data-dir", dir_.path()});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("FAIL others reach this node at 10.0.0.8:7301: not by a"),
+                                 HasSubstr("ok   others reach this node at 10.0.0.9:7301"),
+                                 HasSubstr("FAIL reaches the other nodes")));
+}
+
 TEST_F(CliTest, VersionNeedsNoDaemon) {
   EXPECT_THAT(Run({"version"}).out, StartsWith("sluice "));
   EXPECT_TRUE(RunJson({"version"}).contains("version"));

@@ -29,6 +29,7 @@ class FakeAdminBackend final : public StatusBackend,
 
   NodeStatus status;
   PeersReport peers;
+  std::vector<DialFinding> dials;
   std::map<std::string, MountInfo> mounts;
   std::map<Digest, BlobInfo> blobs;
   VerifyReport verify_report;
@@ -73,6 +74,14 @@ class FakeAdminBackend final : public StatusBackend,
     calls_.push_back("ListPeers");
     if (!failure.ok()) return failure;
     return peers;
+  }
+
+  absl::StatusOr<std::vector<DialFinding>> DialBack(Instant) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("DialBack");
+    if (!failure.ok()) return failure;
+    if (!peers.cluster.configured) return absl::FailedPreconditionError("it was told of no others");
+    return dials;
   }
 
   absl::StatusOr<MountInfo> Mount(const MountRequest& request) override {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "node/daemon/asio_executor.h"
 #include "p2p/cluster/assignment.h"
 
 namespace sluice {
@@ -38,7 +39,7 @@ class PeerAdminTest : public ::testing::Test {
     members_->Change([&](p2p::MemberTable& table, Instant now) { table.HeardFrom(row, At(at), now); });
   }
   api::PeersReport Report() {
-    return PeerAdmin(members_.get(), nullptr, health_).ListPeers().value_or(api::PeersReport());
+    return PeerAdmin({health_, clock_, members_.get()}).ListPeers().value_or(api::PeersReport());
   }
   // "name state first-address" of each.
   std::vector<std::string> Lines() {
@@ -54,6 +55,7 @@ class PeerAdminTest : public ::testing::Test {
 
   Instant now_{1h};
   p2p::MemberHealth health_;
+  SteadyClock clock_;
   std::unique_ptr<p2p::Members> members_;
 };
 
@@ -127,11 +129,13 @@ TEST_F(PeerAdminTest, WhoIsCutOffSaysSo) {
 
 TEST(PeerAdminWithoutMembersTest, HasNone) {
   const p2p::MemberHealth health;
-  PeerAdmin admin(nullptr, nullptr, health);
+  const SteadyClock clock;
+  PeerAdmin admin({health, clock});
   const absl::StatusOr<api::PeersReport> report = admin.ListPeers();
   ASSERT_TRUE(report.ok());
   EXPECT_FALSE(report->cluster.configured);
   EXPECT_THAT(report->peers, IsEmpty());
+  EXPECT_EQ(admin.DialBack(clock.Now() + 1s).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 }  // namespace

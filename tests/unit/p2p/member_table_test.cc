@@ -314,6 +314,15 @@ TEST(MemberCodecTest, WhatIsNoTableIsRefused) {
   EXPECT_FALSE(DecodeRow("{\"name\":\"a\"}").ok());
 }
 
+TEST(MemberCodecTest, NestingAsDeepAsAnAnswerIsLongEndsNoProcess) {
+  const std::string self = EncodeRow(RowOf("a", {At(1)}));
+  const size_t depth = (kMembersBytesMax - self.size() - 100) / 2;
+  const std::string deep = std::string(depth, '[') + std::string(depth, ']');
+  EXPECT_TRUE(DecodeMembers(absl::StrCat("{\"self\":", self, ",\"more\":", deep, "}")).ok());
+  EXPECT_FALSE(DecodeRow(deep).ok());
+  EXPECT_FALSE(DecodeRow(std::string(kMembersBytesMax, '[')).ok());
+}
+
 TEST(MemberCodecTest, ALongTableIsCutAtTheBound) {
   MembersAnswer answer;
   answer.self = RowOf("self", {At(0)});

@@ -1,5 +1,6 @@
 #include "api/http/http_server.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/sendfile.h>
@@ -11,6 +12,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
+#include <boost/asio/write.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <cerrno>
@@ -106,7 +108,12 @@ std::string_view HttpRequest::Header(std::string_view name) const {
 }
 
 HttpResponder::~HttpResponder() {
-  if (send_) std::move(*this).Answer(PlainResponse(500, "the request was dropped without an answer"));
+  if (exchange_) std::move(*this).Answer(PlainResponse(500, "the request was dropped without an answer"));
+}
+
+void HttpResponder::Answer(HttpResponse response) && {
+  const std::unique_ptr<HttpExchange> exchange = std::move(exchange_);
+  exchange->Answer(std::move(response));
 }
 
 class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
@@ -172,6 +179,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void Close() {
     stream_.close();
     file_.reset();
+    gone_ = nullptr;
   }
 
  private:
@@ -179,8 +187,18 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   // Nobody is answered who has gone, or was silent for too long.
   void OnBadRequest(const error_code& error);
   void Dispatch();
+  class Exchange;
+
   HttpResponder MakeResponder();
+  bool Awaits(uint64_t request_number) const { return awaiting_answer_ && request_number == request_number_; }
   void OnAnswer(uint64_t request_number, HttpResponse response);
+  void OnTooLong(uint64_t request_number);
+  void SendInterim(uint64_t request_number, unsigned status);
+  void OnInterimSent(const error_code& error);
+  void NotifyWhenGone(uint64_t request_number, Task gone);
+  void AwaitGone(uint64_t request_number);
+  bool HasGone();
+  void Gone();
   void Write(HttpResponse response, After after);
   void OnWritten(const error_code& error, After after);
   void SendFile(After after);
@@ -198,6 +216,47 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   // Counts requests; a responder whose number is not the awaited one comes too late.
   uint64_t request_number_ = 0;
   bool awaiting_answer_ = false;
+  // While an answer is awaited.
+  Task gone_;                           // null: nobody is to be told, or has been told already
+  std::string interim_;                 // being sent; empty: none is
+  unsigned next_interim_ = 0;           // to be sent then; 0: none is
+  std::optional<HttpResponse> answer_;  // waits for it
+};
+
+// Reaches a session only on the server's thread, and only while both are there.
+class HttpServer::Impl::Session::Exchange final : public HttpExchange {
+ public:
+  Exchange(std::weak_ptr<Session> session, std::weak_ptr<Impl> server, uint64_t number)
+      : session_(std::move(session)), server_(std::move(server)), number_(number) {}
+
+  void Answer(HttpResponse response) override {
+    Post([number = number_, response = std::move(response)](Session& session) mutable {
+      session.OnAnswer(number, std::move(response));
+    });
+  }
+  void Interim(unsigned status) override {
+    Post([number = number_, status](Session& session) { session.SendInterim(number, status); });
+  }
+  void OnGone(Task gone) override {
+    Post([number = number_, gone = std::move(gone)](Session& session) mutable {
+      session.NotifyWhenGone(number, std::move(gone));
+    });
+  }
+
+ private:
+  template <typename Then>
+  void Post(Then then) {
+    // The server first: a session may only be touched while its io_context is there.
+    const std::shared_ptr<Impl> alive = server_.lock();
+    if (!alive) return;
+    alive->Post([session = session_, then = std::move(then)]() mutable {
+      if (const auto self = session.lock()) then(*self);
+    });
+  }
+
+  const std::weak_ptr<Session> session_;
+  const std::weak_ptr<Impl> server_;
+  const uint64_t number_;
 };
 
 void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
@@ -257,24 +316,81 @@ HttpResponder HttpServer::Impl::Session::MakeResponder() {
   stream_.expires_never();
   handler_timer_.expires_after(server_.limits_.handler_timeout);
   handler_timer_.async_wait([self = shared_from_this(), number](const error_code& error) {
-    if (!error) self->OnAnswer(number, PlainResponse(503, "the answer took too long"));
+    if (!error) self->OnTooLong(number);
   });
-  return HttpResponder(
-      [session = weak_from_this(), server = server_.weak_from_this(), number](HttpResponse response) {
-        // The server first: a session may only be touched while its io_context is there.
-        const std::shared_ptr<Impl> alive = server.lock();
-        if (!alive) return;
-        alive->Post([session, number, response = std::move(response)]() mutable {
-          if (const auto self = session.lock()) self->OnAnswer(number, std::move(response));
-        });
-      });
+  return HttpResponder(std::make_unique<Exchange>(weak_from_this(), server_.weak_from_this(), number));
+}
+
+void HttpServer::Impl::Session::OnTooLong(uint64_t request_number) {
+  if (!Awaits(request_number)) return;
+  Gone();
+  OnAnswer(request_number, PlainResponse(503, "the answer took too long"));
 }
 
 void HttpServer::Impl::Session::OnAnswer(uint64_t request_number, HttpResponse response) {
-  if (!awaiting_answer_ || request_number != request_number_) return;
+  if (!Awaits(request_number)) return;
+  gone_ = nullptr;
+  if (!interim_.empty()) {
+    if (!answer_) answer_ = std::move(response);
+    return;
+  }
   awaiting_answer_ = false;
   handler_timer_.cancel();
   Write(std::move(response), parser_->get().keep_alive() ? After::kKeepAlive : After::kClose);
+}
+
+void HttpServer::Impl::Session::SendInterim(uint64_t request_number, unsigned status) {
+  if (!Awaits(request_number) || answer_) return;
+  // What was pipelined hides the end of the connection from AwaitGone.
+  if (gone_ && HasGone()) return Gone();
+  if (parser_->get().version() < 11) return;
+  if (!interim_.empty()) {
+    next_interim_ = status;
+    return;
+  }
+  interim_ = absl::StrCat("HTTP/1.1 ", status, " ", View(http::obsolete_reason(http::int_to_status(status))),
+                          "\r\n\r\n");
+  stream_.expires_after(server_.limits_.idle_timeout);
+  asio::async_write(
+      stream_, asio::buffer(interim_),
+      [self = shared_from_this()](const error_code& error, size_t) { self->OnInterimSent(error); });
+}
+
+void HttpServer::Impl::Session::OnInterimSent(const error_code& error) {
+  interim_.clear();
+  stream_.expires_never();
+  if (error) Gone();
+  const unsigned next = std::exchange(next_interim_, 0);
+  if (!answer_ && next != 0 && !error) SendInterim(request_number_, next);
+  if (!answer_) return;
+  HttpResponse response = *std::move(answer_);
+  answer_.reset();
+  OnAnswer(request_number_, std::move(response));
+}
+
+void HttpServer::Impl::Session::NotifyWhenGone(uint64_t request_number, Task gone) {
+  if (!Awaits(request_number) || answer_) return;
+  gone_ = std::move(gone);
+  AwaitGone(request_number);
+}
+
+// The end of the connection is something to read.
+void HttpServer::Impl::Session::AwaitGone(uint64_t request_number) {
+  stream_.socket().async_wait(tcp::socket::wait_read,
+                              [weak = weak_from_this(), request_number](const error_code& error) {
+                                const auto self = weak.lock();
+                                if (!self || !self->Awaits(request_number)) return;
+                                if (error || self->HasGone()) self->Gone();
+                              });
+}
+
+bool HttpServer::Impl::Session::HasGone() {
+  pollfd connection{stream_.socket().native_handle(), POLLRDHUP, 0};
+  return ::poll(&connection, 1, 0) > 0;
+}
+
+void HttpServer::Impl::Session::Gone() {
+  if (Task gone = std::exchange(gone_, nullptr)) std::move(gone)();
 }
 
 void HttpServer::Impl::Session::Write(HttpResponse response, After after) {

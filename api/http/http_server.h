@@ -49,26 +49,41 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers;  // beside Content-Type and Content-Length
 };
 
+// One request and its answer, as the server sees them. The calls may come on any thread.
+class HttpExchange {
+ public:
+  virtual ~HttpExchange() = default;
+  virtual void Answer(HttpResponse response) = 0;
+  virtual void Interim(unsigned status) = 0;
+  virtual void OnGone(Task gone) = 0;
+};
+
 // The promise to answer one request. Move-only; may be kept and answered later, on any thread. Dropped
 // without an answer it answers 500. An answer that comes after the connection or the server has gone is
 // discarded.
 class HttpResponder {
  public:
-  using Send = absl::AnyInvocable<void(HttpResponse) &&>;
-
-  explicit HttpResponder(Send send) : send_(std::move(send)) {}
-  HttpResponder(HttpResponder&& other) noexcept : send_(std::exchange(other.send_, nullptr)) {}
+  explicit HttpResponder(std::unique_ptr<HttpExchange> exchange) : exchange_(std::move(exchange)) {}
+  HttpResponder(HttpResponder&&) noexcept = default;
   HttpResponder& operator=(HttpResponder&& other) noexcept {
-    std::swap(send_, other.send_);
+    std::swap(exchange_, other.exchange_);
     return *this;
   }
   ~HttpResponder();
 
-  // REQUIRES: not answered and not moved from.
-  void Answer(HttpResponse response) && { std::exchange(send_, nullptr)(std::move(response)); }
+  // REQUIRES: not answered and not moved from; of all three.
+  void Answer(HttpResponse response) &&;
+  // Tells who waits that the answer is still to come, e.g. with 102; any number of times. Of those that
+  // come while one is being sent, only the last is sent. Nothing is sent to a client of HTTP/1.0. Source: RFC
+  // 9110 section 15.2. REQUIRES: 100 < status < 200, and it is not 101
+  void Interim(unsigned status) { exchange_->Interim(status); }
+  // `gone` runs on the server's thread, at most once and before the answer, when nobody waits for it any
+  // more: the client has closed the connection, or the server has answered since it took too long. What comes
+  // before this was called counts too. It is dropped with the answer, or the server. A later one replaces it.
+  void OnGone(Task gone) { exchange_->OnGone(std::move(gone)); }
 
  private:
-  Send send_;
+  std::unique_ptr<HttpExchange> exchange_;
 };
 
 // Runs on the server's one thread, so it must not block: a handler that has to wait keeps the responder.

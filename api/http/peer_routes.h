@@ -1,39 +1,17 @@
 #pragma once
 
-#include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 
-#include "absl/status/statusor.h"
+#include "api/http/document_route.h"
 #include "api/http/http_server.h"
 #include "node/blob_reader.h"
 #include "node/chunk_store.h"
-#include "node/digest.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
 #include "node/telemetry.h"
 
 namespace sluice::api {
-
-struct PeerDocument {
-  std::string media_type;
-  std::string body;
-};
-
-// Port: what a mount needs beside blobs. Implemented by the daemon.
-//
-// Thread-safe; may block on disk.
-class PeerDocuments {
- public:
-  virtual ~PeerDocuments() = default;
-
-  // A manifest that this node got from that repository, as public. Errors: NotFound, whatever the reason.
-  virtual absl::StatusOr<PeerDocument> Manifest(const BlobOrigin& origin, const Digest& digest) = 0;
-  // The bound recipe of a blob that this node got somewhere as public; with `root` only that one. Errors:
-  // NotFound, whatever the reason.
-  virtual absl::StatusOr<PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) = 0;
-};
 
 // Port: what this node knows of the cluster's members.
 //

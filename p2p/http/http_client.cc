@@ -30,6 +30,7 @@ namespace sluice::p2p {
 namespace {
 
 constexpr size_t kHeadBytesMax = 64 << 10;
+constexpr int kInterimsMax = 1024;
 constexpr long kReceiveBufferBytes = 256 << 10;
 constexpr long kUploadBufferBytes = 512 << 10;
 // An address that a registry moved away from is forgotten this soon.
@@ -191,6 +192,7 @@ class Transfer {
   bool AllowAddress(AddressKind kind, std::string_view text, int port);
   bool HeaderLine(std::string_view line);
   bool HeadComplete();
+  bool Interim(int status);
   bool Body(std::span<const std::byte> bytes);
   size_t Upload(std::span<std::byte> out);
   static curl_socket_t OpenSocket(void* self, curlsocktype purpose, curl_sockaddr* address);
@@ -211,6 +213,7 @@ class Transfer {
   absl::Status verdict_;
   HttpHead head_;
   size_t head_bytes_ = 0;
+  int interims_ = 0;
   bool head_given_ = false;
   uint64_t body_bytes_ = 0;
   uint64_t upload_offset_ = 0;
@@ -366,7 +369,7 @@ bool Transfer::HeaderLine(std::string_view line) {
 bool Transfer::HeadComplete() {
   long status = 0;
   curl_easy_getinfo(easy_.get(), CURLINFO_RESPONSE_CODE, &status);
-  if (status < 200) return true;  // an interim answer
+  if (status < 200) return Interim(static_cast<int>(status));
   head_.status = static_cast<int>(status);
   head_given_ = true;
   for (const std::string_view text : head_.headers.All("Content-Length")) {
@@ -379,6 +382,16 @@ bool Transfer::HeadComplete() {
   }
   absl::Status status_of_sink = sink_->OnHead(head_);
   return status_of_sink.ok() || Reject(std::move(status_of_sink));
+}
+
+// They come as often as the server likes, so they have a bound of their own.
+bool Transfer::Interim(int status) {
+  head_bytes_ = 0;
+  if (++interims_ > kInterimsMax) {
+    return Reject(absl::ResourceExhaustedError(absl::StrCat("more than ", kInterimsMax, " interim answers")));
+  }
+  sink_->OnInterim(status);
+  return true;
 }
 
 bool Transfer::Body(std::span<const std::byte> bytes) {

@@ -7,8 +7,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
+#include <deque>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -300,6 +303,193 @@ TEST_F(HttpServerTest, APathOfSlashesCostsNoMoreThanAnother) {
   };
   const double plain = seconds_for("/" + std::string(15000, 'x'));
   EXPECT_LT(seconds_for(std::string(15000, '/')), 10 * plain + 0.2);
+}
+
+// -------------------------------------------------------------------------- interim answers, clients that go
+
+// "/wait" hands its responders over.
+class HttpWaitTest : public HttpServerTest {
+ protected:
+  void StartWaiting(HttpLimits limits = {}) {
+    HttpRoutes routes = Hello();
+    routes["/wait"] = [this](const HttpRequest&, HttpResponder responder) {
+      const std::lock_guard lock(mutex_);
+      waiting_.push_back(std::move(responder));
+      arrived_.notify_all();
+    };
+    Start(std::move(routes), limits);
+  }
+  HttpResponder Next() {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(arrived_.wait_for(lock, std::chrono::seconds(60), [&] { return !waiting_.empty(); }));
+    HttpResponder responder = std::move(waiting_.front());
+    waiting_.pop_front();
+    return responder;
+  }
+  static HttpResponse Plain(std::string body) {
+    HttpResponse response;
+    response.body = std::move(body);
+    return response;
+  }
+  // Counts calls, and can be waited for.
+  struct Calls {
+    std::promise<void> first;
+    std::atomic<int> count = 0;
+    Task Counting() {
+      return [this] {
+        if (count++ == 0) first.set_value();
+      };
+    }
+    void Await() {
+      EXPECT_EQ(first.get_future().wait_for(std::chrono::seconds(60)), std::future_status::ready)
+          << "it was not told that the client has gone";
+    }
+  };
+
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<HttpResponder> waiting_;
+};
+
+TEST_F(HttpWaitTest, InterimAnswersComeBeforeTheAnswerAndTheConnectionServesOn) {
+  StartWaiting();
+  RawClient client(server_->port());
+  client.Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  for (int i = 0; i < 3; ++i) {
+    std::thread([&] { responder.Interim(102); }).join();
+    EXPECT_EQ(client.ReadThrough("\r\n\r\n"), "HTTP/1.1 102 Processing\r\n\r\n");
+  }
+  std::move(responder).Answer(Plain("at last"));
+  EXPECT_THAT(client.ReadThrough("at last"), StartsWith("HTTP/1.1 200 "));
+  client.Send(Request("GET", "/hello?1", kClose));
+  EXPECT_THAT(client.ReadAll(), EndsWith("hello 1"));
+}
+
+TEST_F(HttpWaitTest, AnAnswerRightAfterAnInterimOneFollowsIt) {
+  StartWaiting();
+  for (int i = 0; i < 50; ++i) {
+    RawClient client(server_->port());
+    client.Send(Request("GET", "/wait", kClose));
+    HttpResponder responder = Next();
+    responder.Interim(102);
+    responder.Interim(102);
+    std::move(responder).Answer(Plain("at once"));
+    std::string all = client.ReadAll();
+    const std::string interim = "HTTP/1.1 102 Processing\r\n\r\n";
+    ASSERT_THAT(all, StartsWith(interim));
+    while (all.starts_with(interim)) all.erase(0, interim.size());
+    EXPECT_THAT(all, AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("at once")));
+  }
+}
+
+TEST_F(HttpWaitTest, AClientOfHttp10GetsNoInterimAnswer) {
+  StartWaiting();
+  RawClient client(server_->port());
+  client.Send("GET /wait HTTP/1.0\r\n\r\n");
+  HttpResponder responder = Next();
+  responder.Interim(102);
+  std::move(responder).Answer(Plain("old"));
+  EXPECT_THAT(client.ReadAll(), AllOf(Not(HasSubstr(" 102 ")), EndsWith("old")));
+}
+
+TEST_F(HttpWaitTest, InterimAnswersAreNotQueued) {
+  constexpr int kMany = 5000;
+  HttpRoutes routes;
+  // On the server's own thread, so none has been sent when the last is asked for.
+  routes["/flood"] = [](const HttpRequest&, HttpResponder responder) {
+    for (int i = 0; i < kMany; ++i) responder.Interim(102);
+    std::move(responder).Answer(Plain("flooded"));
+  };
+  Start(std::move(routes));
+  const std::string all = Ask(Request("GET", "/flood", kClose));
+  EXPECT_THAT(all, AllOf(StartsWith("HTTP/1.1 102 "), EndsWith("flooded")));
+  EXPECT_LT(all.size(), size_t{kMany});
+}
+
+TEST_F(HttpWaitTest, WhoWaitsIsToldOnceThatTheClientHasGone) {
+  StartWaiting();
+  Calls gone;
+  auto client = std::make_unique<RawClient>(server_->port());
+  client->Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  responder.OnGone(gone.Counting());
+  responder.Interim(102);
+  client->ReadThrough("\r\n\r\n");
+  EXPECT_EQ(gone.count, 0);
+  client.reset();
+  gone.Await();
+  responder.Interim(102);
+  std::move(responder).Answer(Plain("nobody"));
+  EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+  EXPECT_EQ(gone.count, 1);
+}
+
+TEST_F(HttpWaitTest, AClientThatHadGoneBeforeItWasAskedForIsToldToo) {
+  StartWaiting();
+  RawClient(server_->port()).Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+  Calls gone;
+  responder.OnGone(gone.Counting());
+  gone.Await();
+}
+
+TEST_F(HttpWaitTest, AClientThatGoesBehindAPipelinedRequestIsSeenAtTheNextInterimAnswer) {
+  StartWaiting();
+  Calls gone;
+  auto client = std::make_unique<RawClient>(server_->port());
+  client->Send(Request("GET", "/wait") + Request("GET", "/hello?1"));
+  HttpResponder responder = Next();
+  responder.OnGone(gone.Counting());
+  responder.Interim(102);
+  client->ReadThrough("\r\n\r\n");
+  EXPECT_EQ(gone.count, 0) << "a request that waits is no end";
+  client.reset();
+  while (gone.count == 0) responder.Interim(102);
+}
+
+TEST_F(HttpWaitTest, NobodyIsToldAfterTheAnswer) {
+  StartWaiting();
+  Calls gone;
+  auto client = std::make_unique<RawClient>(server_->port());
+  client->Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  const auto held = std::make_shared<int>(0);
+  std::weak_ptr<int> of_callback = held;
+  responder.OnGone([&gone, held = std::shared_ptr<int>(held)] { ++gone.count; });
+  std::move(responder).Answer(Plain("answered"));
+  EXPECT_THAT(client->ReadThrough("answered"), StartsWith("HTTP/1.1 200 "));
+  EXPECT_EQ(held.use_count(), 1) << "the callback is still held";
+  client->Send(Request("GET", "/hello?1")).ReadThrough("hello 1");
+  client.reset();
+  EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+  EXPECT_EQ(gone.count, 0);
+}
+
+TEST_F(HttpWaitTest, WhoIsAnsweredForBecauseItTookTooLongIsTold) {
+  StartWaiting({.handler_timeout = std::chrono::milliseconds(20)});
+  Calls gone;
+  RawClient client(server_->port());
+  client.Send(Request("GET", "/wait", kClose));
+  HttpResponder responder = Next();
+  responder.OnGone(gone.Counting());
+  gone.Await();
+  EXPECT_THAT(client.ReadAll(), StartsWith("HTTP/1.1 503 "));
+}
+
+TEST_F(HttpWaitTest, AResponderMayOutliveTheServerInAllItDoes) {
+  StartWaiting();
+  Calls gone;
+  RawClient client(server_->port());
+  client.Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  responder.OnGone(gone.Counting());
+  server_.reset();
+  responder.Interim(102);
+  responder.OnGone(gone.Counting());
+  EXPECT_EQ(client.ReadAll(), "");
+  EXPECT_EQ(gone.count, 0);
 }
 
 // -------------------------------------------------------------------------------------------------- files

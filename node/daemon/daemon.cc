@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "api/admin_service.h"
 #include "api/grpc_server.h"
+#include "api/http/dial_route.h"
 #include "api/http/http_server.h"
 #include "api/http/metrics.h"
 #include "api/http/operations_routes.h"
@@ -37,11 +38,13 @@
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
+#include "node/daemon/peer_admin.h"
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
 #include "node/daemon/quota.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
+#include "p2p/cluster/dial_back.h"
 #include "p2p/cluster/directory.h"
 #include "p2p/cluster/last_resort.h"
 #include "p2p/cluster/member_exchange.h"
@@ -162,6 +165,15 @@ std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store) {
   }
   return held;
 }
+
+class NodeDials final : public api::DialAnswers {
+ public:
+  explicit NodeDials(p2p::DialBack& dial_back) : dial_back_(dial_back) {}
+  void Dial(std::string_view asker, Done done) override { dial_back_.Answer(asker, std::move(done)); }
+
+ private:
+  p2p::DialBack& dial_back_;
+};
 
 absl::Status InSetting(const char* key, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(key, ": ", std::string(status.message())));
@@ -320,6 +332,8 @@ class Daemon::Node {
   std::unique_ptr<p2p::MemberExchange> exchange_;
   std::unique_ptr<api::MemberAnswers> member_answers_;
   std::unique_ptr<api::HolderAnswers> holder_answers_;
+  std::unique_ptr<p2p::DialBack> dial_back_;
+  std::unique_ptr<api::DialAnswers> dial_answers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<ImageResolver> resolver_;
@@ -337,6 +351,7 @@ class Daemon::Node {
   std::atomic<Quota*> quota_at_work_{nullptr};  // the store's writers look
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<BlobAdmin> blob_admin_;
+  std::unique_ptr<PeerAdmin> peer_admin_;
   std::unique_ptr<StatusAdmin> status_admin_;
   std::unique_ptr<api::Metrics> metrics_;
   std::unique_ptr<api::HttpServer> http_;
@@ -457,6 +472,7 @@ absl::Status Daemon::Node::FindMembers() {
       [random = std::make_shared<absl::BitGen>()](size_t bound) {
         return absl::Uniform<size_t>(*random, 0, bound);
       });
+  dial_back_ = std::make_unique<p2p::DialBack>(p2p::DialBack::Parts{clock_, *members_, *peer_client_});
   members_->Start();
   return absl::OkStatus();
 }
@@ -590,6 +606,10 @@ absl::Status Daemon::Node::ServePeers() {
   if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);
   api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_,
                               member_answers_.get(), holder_answers_.get(), nullptr, node_id_});
+  if (dial_back_) {
+    dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
+    api::AddDialRoute(routes, *dial_answers_, node_id_);
+  }
   peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);
@@ -612,9 +632,11 @@ absl::Status Daemon::Node::Serve() {
         AwaitLoop(*core_);  // a fill that has just been stopped gives back its lease there
       },
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); });
+  peer_admin_ = std::make_unique<PeerAdmin>(
+      PeerAdmin::Parts{health_, clock_, members_.get(), exchange_.get(), dial_back_.get()});
   status_admin_ =
       std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
-                                    *store_, *mounter_, telemetry_);
+                                    *store_, *mounter_, telemetry_, *peer_admin_);
   api::MetricsExtras extras;
   extras.version = kVersion;
   extras.revision = SLUICE_REVISION;
@@ -642,7 +664,8 @@ absl::Status Daemon::Node::Serve() {
   options.socket_path = config_.ApiSocketPath();
   grpc_ = std::make_unique<api::GrpcServer>(
       options, OneService(std::make_unique<api::AdminService>(
-                   api::AdminBackend{*status_admin_, *mounter_, *blob_admin_}, api::AdminServiceLimits{})));
+                   api::AdminBackend{*status_admin_, *mounter_, *blob_admin_, *peer_admin_},
+                   api::AdminServiceLimits{})));
   absl::Status status = grpc_->Start();
   if (!status.ok())
     return absl::Status(status.code(), absl::StrCat("api.socket: ", std::string(status.message())));

@@ -51,7 +51,7 @@ void MemberExchange::Run() {
     std::vector<MemberRounds::Target> targets;
     parts_.members.Look([&](const MemberTable& table, Instant) { targets = rounds_.Next(table); });
     const Duration wait = rounds_.Ended(Round(targets), parts_.clock.Now());
-    in_cold_start_ = rounds_.in_cold_start();
+    cold_ = rounds_.in_cold_start();
     const Instant next = parts_.clock.Now() + wait;
     for (;;) {
       DialAskers();

@@ -46,12 +46,12 @@ class MemberExchange {
   // Waits for what is under way: at most kTimeout. Idempotent.
   void Stop();
 
-  // Who the members are is not known yet. Thread-safe.
-  bool in_cold_start() const { return in_cold_start_; }
-
   // The answer to a GET of kMembersPath: the parameters, and the header kMemberHeader; each may be empty or
   // malformed, and then all is told and nobody learnt of. Does not block.
   std::string Answer(std::string_view since, std::string_view old, std::string_view asker);
+
+  // Whether who the members are is still being learnt for the first time.
+  bool in_cold_start() const { return cold_; }
 
  private:
   struct Asked {
@@ -67,11 +67,11 @@ class MemberExchange {
   void Tell(MemberTable::Merge merge, const MemberRow& row, const HostPort& at);
 
   const Parts parts_;
-  std::atomic<bool> in_cold_start_{true};
   const std::string own_row_;
   MemberRounds rounds_;  // of the thread alone, as is what was told
   std::map<std::string, uint64_t> told_;
   Instant next_dials_{};
+  std::atomic<bool> cold_{true};
 
   std::mutex mutex_;
   std::condition_variable wake_;

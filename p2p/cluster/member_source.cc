@@ -179,7 +179,10 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     if (errand.filled == 0) errand.bytes = Buffer(request_.blob->geometry().RangeOf(errand.index).length);
     std::memcpy(errand.bytes.data() + errand.filled, bytes.data(), bytes.size());
     errand.filled += bytes.size();
-    if (errand.filled == errand.bytes.size()) on_chunk_(errand.index, std::move(errand.bytes), sender);
+    if (errand.filled < errand.bytes.size()) return;
+    const std::string name = access_.health.NameOf(static_cast<SenderId>(sender >> 16));
+    if (!name.empty()) access_.health.Received(name, errand.filled, access_.clock.Now());
+    on_chunk_(errand.index, std::move(errand.bytes), sender);
   }
 
   bool IsDelivered(const Errand& errand) const {
@@ -282,7 +285,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   }
 
   void NoteFailure(const std::string& name, const absl::Status& status) {
-    const Duration skip = access_.health.Failed(name, access_.clock.Now());
+    const Duration skip = access_.health.Failed(name, access_.clock.Now(), std::string(status.message()));
     if (skip == Duration(0)) return;
     access_.warn(absl::StrCat("member ", name, " is not asked for ",
                               std::chrono::duration_cast<std::chrono::seconds>(skip).count(),
@@ -352,7 +355,8 @@ void MemberSource::Judge(SenderId sender, const Blob& blob, ChunkIndex index, Ve
   }
   const std::string name = access_.health.NameOf(static_cast<SenderId>(sender >> 16));
   if (name.empty()) return;
-  access_.health.SentWrong(name, access_.clock.Now());
+  access_.health.SentWrong(name, access_.clock.Now(),
+                           absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString()));
   access_.warn(
       absl::StrCat("member ", name, " sent wrong bytes for chunk ", index.value(), " of blob ",
                    blob.digest().ToString(), ": dropped, and it is not asked for ",

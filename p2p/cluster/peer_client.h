@@ -25,7 +25,7 @@ namespace sluice::p2p {
 struct PeerClientOptions {
   std::string user_agent = "sluice";
   std::string node_id;  // of this process; an answer that bears it came from this very node
-  std::string name;     // of this node as a member; told to those who are asked for chunks
+  std::string name{};   // of this node as a member; told to those who are asked for chunks
   Duration connect_timeout = std::chrono::milliseconds(1500);
   Duration silence_max = std::chrono::milliseconds(1500);  // without a byte: PEERS.md, "Silence"
   // A member that is slower than this gives way to the next.

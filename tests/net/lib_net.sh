@@ -166,12 +166,14 @@ manifest() {
 }
 
 # origin_requests PATTERN [FIRST_LINE]: what the registry was asked for, by its log from a line on, that fits the
-# extended regular expression: "METHOD PATH", the status and the answer's bytes.
+# extended regular expression: "METHOD PATH", the status and the answer's bytes. origin_log names the log of what stands
+# before the registry, if something does.
+origin_log=$work/registry.log
 origin_requests() {
-  sed -nE "${2:-1},\$s/^[0-9.]+ - .*\"([A-Z]+ [^ ]+) HTTP[^\"]*\" ([0-9]+) ([0-9]+) .*/\1 \2 \3/p" "$work/registry.log" |
+  sed -nE "${2:-1},\$s/^[0-9.]+ - .*\"([A-Z]+ [^ ]+) HTTP[^\"]*\" ([0-9]+) ([0-9]+) .*/\1 \2 \3/p" "$origin_log" |
     grep -E -- "$1" || true
 }
-origin_log_lines() { wc -l <"$work/registry.log"; }
+origin_log_lines() { wc -l <"$origin_log"; }
 
 # A node of lib_nodes.sh is at the place of its number; without such a place it is on loopback, as there.
 peer_address() { echo "$(net_address "$1"):$peer_port"; }

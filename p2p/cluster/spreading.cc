@@ -215,6 +215,12 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name) {
   return answers;
 }
 
+void Spreader::Began(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = held_.find(id);
+  if (found != held_.end()) found->second.since = clock_.Now();
+}
+
 void Spreader::Ended(RequestId id, Outcome outcome) {
   const std::lock_guard lock(mutex_);
   const auto found = held_.find(id);

@@ -77,13 +77,15 @@ class Spreader {
     std::vector<std::string> helpers = {};  // of a refusal: whom to ask before that
   };
 
-  // Somebody asks for a chunk that is here, or that comes and is passed on.
+  // Somebody asks for a chunk that is here, or that comes and is passed on as soon as it is.
   Answer Ask(const Request& request);
   // Somebody asks for a chunk of which nothing has come yet, and which is being asked for: it waits unless
   // too many do.
   Answer AskEarly(const Request& request);
   // The chunk is here: what becomes of those who wait for it. Demand goes first, then who came first.
   std::vector<Answer> Came(const ChunkName& chunk);
+  // The chunk of a request that Ask has let wait for it is here only now. No-op if it holds no place.
+  void Began(RequestId id);
   // A request that was sent the chunk has got it whole, or it was not sent, or not whole; or one does not
   // wait any more. No-op if it holds no place.
   enum class Outcome { kTaken, kNotTaken };

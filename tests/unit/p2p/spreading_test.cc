@@ -223,6 +223,19 @@ TEST_F(SpreadingTest, TheRetryIsWhatATransferTakesOfLateWithinItsBounds) {
   EXPECT_EQ(refused_after(1min), Spreader::kRetryMax);
 }
 
+TEST_F(SpreadingTest, TheTimeThatAChunkTakesToComeIsNoneOfItsTransfers) {
+  for (int i = 0; i < 100; ++i) {
+    const Spreader::Answer answer = Ask("a");
+    clock_.now += 30s;
+    spreader_->Began(answer.id);
+    clock_.now += 10ms;
+    spreader_->Ended(answer.id, Outcome::kTaken);
+  }
+  KeepBusy();
+  EXPECT_NEAR(std::chrono::duration<double>(Ask("d").retry).count(), 0.01, 0.001);
+  spreader_->Began(12345);
+}
+
 TEST_F(SpreadingTest, WhatWasNotAskedForForAWhileIsForgottenAndNoMoreIsRememberedThanTheBound) {
   Restart({.chunks_max = 100});
   for (uint32_t chunk = 0; chunk < 1000; ++chunk) {

@@ -34,11 +34,14 @@ crowd_run() {
 torrents_ready() { [[ $(cat "$work"/torrent-*.log | grep -c ready) == $((nodes + 1)) ]]; }
 torrents_done() { [[ $(cat "$work"/torrent-*.log | grep -c '^[0-9]') == $((nodes + 1)) ]]; }
 
-# start_torrent PLACE FOLDER [OPTION...]: one client, which knows all the others.
+# start_torrent PLACE FOLDER [OPTION...]: one client, which dials those that were named before it.
 start_torrent() {
   local place peers=()
-  for place in origin "${everyone[@]}"; do [[ $place == "$1" ]] || peers+=("$(net_address "$place")"); done
-  at "$1" "${torrent_crowd[@]}" peer --torrent "$work/crowd.torrent" --folder "$2" --address "$(net_address "$1")" \
+  for place in origin "${everyone[@]}"; do
+    [[ $place != "$1" ]] || break
+    peers+=("$(net_address "$place")")
+  done
+  exec_at "$1" "${torrent_crowd[@]}" peer --torrent "$work/crowd.torrent" --folder "$2" --address "$(net_address "$1")" \
     --peers "$(IFS=,; echo "${peers[*]}")" --go "$work/go" "${@:3}" >"$work/torrent-$1.log" 2>&1 &
   torrent_pids+=($!)
   disown

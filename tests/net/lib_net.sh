@@ -25,6 +25,9 @@ net_namespace() { echo "$net_prefix-$1"; }
 # at PLACE COMMAND...: runs it in the place's network; the mounts that it sees and makes are this shell's.
 at() { nsenter --net="/run/netns/$(net_namespace "$1")" "${@:2}"; }
 
+# exec_at PLACE COMMAND...: the same in the place of this shell, for what goes on in the background: $! is the command.
+exec_at() { exec nsenter --net="/run/netns/$(net_namespace "$1")" "${@:2}"; }
+
 # can_net: whether this machine can make one; what is missing goes to standard output.
 can_net() {
   ((EUID == 0)) || { echo "only root can make network namespaces"; return 1; }
@@ -194,7 +197,8 @@ net_store() {
   local folder=$work/stores/$1 image=$work/store-images/$1
   mkdir -p "$folder" "$work/store-images"
   mountpoint -q "$work/store-images" || mount -t tmpfs -o size=75% sluice-net "$work/store-images"
-  mountpoint -q "$folder" && umount "$folder"
+  # Who had files there may still be ending.
+  if mountpoint -q "$folder"; then wait_until umount "$folder" 2>"$work/umount.log" || fail "$(<"$work/umount.log")"; fi
   rm -f "$image"
   truncate -s "$2" "$image"
   mkfs.ext4 -q -E lazy_itable_init=0,nodiscard "$image"

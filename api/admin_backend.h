@@ -16,7 +16,7 @@
 #include "node/executor.h"
 #include "node/telemetry.h"
 
-// What the daemon gives to sluice.v1.AdminService: three small ports, in plain types.
+// What the daemon gives to sluice.v1.AdminService: four small ports, in plain types.
 //
 // All of them: thread-safe; called on AdminService's own worker threads, never on the core loop, and may
 // block until the deadline they were given (or for the time of a few disk accesses where there is none). A
@@ -36,6 +36,13 @@ struct StoreStatus {
   uint64_t blob_count = 0;
 };
 
+// How this node stands in its cluster.
+struct ClusterStatus {
+  bool configured = false;  // it was told of other nodes
+  bool cut_off = false;     // it reaches fewer than half of them
+  bool cold_start = false;  // it is still learning for the first time who they are
+};
+
 struct NodeStatus {
   std::string version;
   std::string backend;         // "fanotify", "cachefiles", "fuse" or "off"
@@ -49,6 +56,7 @@ struct NodeStatus {
   std::array<uint64_t, kPeerLaneCount> peer_received_bytes{};  // of blobs, from other nodes
   std::array<uint64_t, kPeerLaneCount> peer_sent_bytes{};      // of blobs, to other nodes
   uint32_t member_count = 0;                                   // other nodes
+  ClusterStatus cluster;
 };
 
 // How much of a mounted blob is in the store.
@@ -116,6 +124,56 @@ struct VerifyReport {
 
 enum class PinState { kUnpinned, kPinned };
 
+// What is known of another node: it answered last; it was not asked yet; it did not answer last; it has the
+// name of another one that started later, or of this one; only its address is known.
+enum class PeerState { kAlive, kNotAsked, kSilent, kTwin, kUnnamed };
+
+// A node of the cluster as this one knows it.
+struct PeerInfo {
+  std::string name;                    // empty: kUnnamed
+  std::vector<std::string> addresses;  // "host:port"
+  std::string zone;
+  PeerState state = PeerState::kNotAsked;
+  uint32_t protocol = 0;
+  Duration age{};          // since anybody had its row from itself, or its address from DNS
+  double homes_share = 0;  // of the homes of a reference blob of 1,024 stripes, 0 to 1
+  Duration skipped_for{};  // how long this node goes on not asking it; 0: it is asked
+  std::string skip_reason;
+  uint64_t requests = 0;      // of this node to it, since the start: answered or failed
+  uint64_t failures = 0;      // of those
+  uint64_t recent_bytes = 0;  // of blobs, that it sent to this node in the last ten minutes
+  uint64_t wrong_answers = 0;
+  std::string blame;     // the last of those
+  Duration blame_age{};  // since then
+};
+
+struct PeersReport {
+  ClusterStatus cluster;
+  PeerInfo self;                // what it says of itself; empty if !cluster.configured
+  std::vector<PeerInfo> peers;  // in the order of names, the unnamed last
+};
+
+// Whether another node reached this one at an address, dialled from there.
+enum class DialOutcome { kReached, kNotReached, kNotTried };
+struct DialFinding {
+  std::string address;  // of this node
+  std::string member;   // that was asked to dial it
+  DialOutcome outcome = DialOutcome::kNotTried;
+  std::string why;  // it was not tried
+};
+
+class PeerBackend {
+ public:
+  virtual ~PeerBackend() = default;
+
+  // A node that was told of no others has none.
+  virtual absl::StatusOr<PeersReport> ListPeers() = 0;
+
+  // Asks two members to dial this node at each of its addresses, for at most ten seconds. Empty if it has no
+  // address, or knows no member. Errors: FailedPrecondition (it was told of no others).
+  virtual absl::StatusOr<std::vector<DialFinding>> DialBack(Instant deadline) = 0;
+};
+
 class StatusBackend {
  public:
   virtual ~StatusBackend() = default;
@@ -171,11 +229,12 @@ class BlobBackend {
   virtual absl::Status SetPin(const Digest& digest, PinState state) = 0;
 };
 
-// The three together. The daemon owns them; they outlive the service.
+// The four together. The daemon owns them; they outlive the service.
 struct AdminBackend {
   StatusBackend& status;
   MountBackend& mounts;
   BlobBackend& blobs;
+  PeerBackend& peers;
 };
 
 }  // namespace sluice::api

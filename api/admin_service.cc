@@ -131,6 +131,24 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* ListPeers(Context* context, const v1::ListPeersRequest*,
+                     v1::ListPeersResponse* response) override {
+    return Run(context, [this, response](Instant) {
+      const absl::StatusOr<PeersReport> report = backend_.peers.ListPeers();
+      if (report.ok()) ToProto(*report, *response);
+      return report.status();
+    });
+  }
+
+  Reactor* DialBack(Context* context, const v1::DialBackRequest*, v1::DialBackResponse* response) override {
+    return Run(context, [this, response](Instant deadline) {
+      const absl::StatusOr<std::vector<DialFinding>> dials = backend_.peers.DialBack(deadline);
+      if (!dials.ok()) return dials.status();
+      for (const DialFinding& dial : *dials) ToProto(dial, *response->add_dials());
+      return absl::OkStatus();
+    });
+  }
+
   Reactor* Mount(Context* context, const v1::MountRequest* request, v1::MountResponse* response) override {
     return Run(context, [this, request, response](Instant deadline) {
       absl::StatusOr<MountRequest> checked = FromProto(*request, deadline);

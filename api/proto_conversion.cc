@@ -50,6 +50,64 @@ void ToProto(const BlobPresence& from, v1::BlobPresence& to) {
   to.set_present_bytes(from.present_bytes);
 }
 
+v1::PeerState ToProto(PeerState state) {
+  switch (state) {
+    case PeerState::kAlive:
+      return v1::PEER_STATE_ALIVE;
+    case PeerState::kNotAsked:
+      return v1::PEER_STATE_NOT_ASKED;
+    case PeerState::kSilent:
+      return v1::PEER_STATE_SILENT;
+    case PeerState::kTwin:
+      return v1::PEER_STATE_TWIN;
+    case PeerState::kUnnamed:
+      return v1::PEER_STATE_UNNAMED;
+  }
+  return v1::PEER_STATE_UNSPECIFIED;
+}
+
+v1::DialOutcome ToProto(DialOutcome outcome) {
+  switch (outcome) {
+    case DialOutcome::kReached:
+      return v1::DIAL_OUTCOME_REACHED;
+    case DialOutcome::kNotReached:
+      return v1::DIAL_OUTCOME_NOT_REACHED;
+    case DialOutcome::kNotTried:
+      return v1::DIAL_OUTCOME_NOT_TRIED;
+  }
+  return v1::DIAL_OUTCOME_UNSPECIFIED;
+}
+
+void ToProto(Duration from, google::protobuf::Duration& to) {
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(from);
+  to.set_seconds(seconds.count());
+  to.set_nanos(static_cast<int32_t>((from - seconds).count()));
+}
+
+void ToProto(const ClusterStatus& from, v1::ClusterStatus& to) {
+  to.set_configured(from.configured);
+  to.set_cut_off(from.cut_off);
+  to.set_cold_start(from.cold_start);
+}
+
+void ToProto(const PeerInfo& from, v1::Peer& to) {
+  to.set_name(from.name);
+  for (const std::string& address : from.addresses) to.add_addresses(address);
+  to.set_zone(from.zone);
+  to.set_state(ToProto(from.state));
+  to.set_protocol(from.protocol);
+  ToProto(from.age, *to.mutable_age());
+  to.set_homes_share(from.homes_share);
+  if (from.skipped_for > Duration(0)) ToProto(from.skipped_for, *to.mutable_skipped_for());
+  to.set_skip_reason(from.skip_reason);
+  to.set_requests(from.requests);
+  to.set_failures(from.failures);
+  to.set_recent_bytes(from.recent_bytes);
+  to.set_wrong_answers(from.wrong_answers);
+  to.set_blame(from.blame);
+  if (from.wrong_answers > 0) ToProto(from.blame_age, *to.mutable_blame_age());
+}
+
 v1::HintState ToProto(HintState state) {
   switch (state) {
     case HintState::kQueued:
@@ -207,9 +265,7 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
   to.set_version(from.version);
   to.set_backend(from.backend);
   to.set_backend_reason(from.backend_reason);
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(from.uptime);
-  to.mutable_uptime()->set_seconds(seconds.count());
-  to.mutable_uptime()->set_nanos(static_cast<int32_t>((from.uptime - seconds).count()));
+  ToProto(from.uptime, *to.mutable_uptime());
   to.mutable_store()->set_capacity_bytes(from.store.capacity_bytes);
   to.mutable_store()->set_size_bytes(from.store.size_bytes);
   to.mutable_store()->set_blob_count(from.store.blob_count);
@@ -218,12 +274,26 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
   to.set_read_errors(from.read_errors);
   to.set_origin_bytes(from.origin_bytes);
   to.set_member_count(from.member_count);
+  ToProto(from.cluster, *to.mutable_cluster());
   for (const PeerLane lane : {PeerLane::kExpress, PeerLane::kSwarm}) {
     v1::LaneTotals& totals = *to.add_lanes();
     totals.set_lane(lane == PeerLane::kExpress ? v1::LANE_EXPRESS : v1::LANE_SWARM);
     totals.set_received_bytes(from.peer_received_bytes[static_cast<size_t>(lane)]);
     totals.set_sent_bytes(from.peer_sent_bytes[static_cast<size_t>(lane)]);
   }
+}
+
+void ToProto(const PeersReport& from, v1::ListPeersResponse& to) {
+  ToProto(from.cluster, *to.mutable_cluster());
+  if (from.cluster.configured) ToProto(from.self, *to.mutable_self());
+  for (const PeerInfo& peer : from.peers) ToProto(peer, *to.add_peers());
+}
+
+void ToProto(const DialFinding& from, v1::Dial& to) {
+  to.set_address(from.address);
+  to.set_member(from.member);
+  to.set_outcome(ToProto(from.outcome));
+  to.set_reason(from.why);
 }
 
 void ToProto(const MountInfo& from, v1::MountInfo& to) {

@@ -15,9 +15,12 @@ namespace sluice::v1 {
 class BlobFill;
 class BlobInfo;
 class CancelHintsRequest;
+class Dial;
 class HintStatus;
+class ListPeersResponse;
 class MountInfo;
 class MountRequest;
+
 class NodeStatus;
 class SubmitHintsRequest;
 class SubmitResult;
@@ -31,6 +34,8 @@ namespace sluice::api {
 
 // Writes `from` into the empty message `to`.
 void ToProto(const NodeStatus& from, v1::NodeStatus& to);
+void ToProto(const PeersReport& from, v1::ListPeersResponse& to);
+void ToProto(const DialFinding& from, v1::Dial& to);
 void ToProto(const MountInfo& from, v1::MountInfo& to);
 void ToProto(const FillProgress& from, v1::BlobFill& to);
 void ToProto(const BlobInfo& from, v1::BlobInfo& to);

@@ -1,7 +1,10 @@
 #include "api/http/http_server.h"
 
+#include <linux/sockios.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 
 #include <algorithm>
@@ -11,6 +14,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
+#include <boost/asio/write.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <cerrno>
@@ -33,6 +37,9 @@ namespace beast = boost::beast;
 namespace http = beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
+
+// How often it is looked whether a client has taken in what was sent.
+constexpr auto kDrainPoll = std::chrono::milliseconds(1);
 
 // After accept() failed, e.g. for want of a file descriptor.
 constexpr auto kAcceptRetryDelay = std::chrono::milliseconds(100);
@@ -106,7 +113,12 @@ std::string_view HttpRequest::Header(std::string_view name) const {
 }
 
 HttpResponder::~HttpResponder() {
-  if (send_) std::move(*this).Answer(PlainResponse(500, "the request was dropped without an answer"));
+  if (exchange_) std::move(*this).Answer(PlainResponse(500, "the request was dropped without an answer"));
+}
+
+void HttpResponder::Answer(HttpResponse response) && {
+  const std::unique_ptr<HttpExchange> exchange = std::move(exchange_);
+  exchange->Answer(std::move(response));
 }
 
 class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
@@ -129,6 +141,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
 
   absl::Status Listen(std::string_view listen);
   HttpHandler* HandlerOf(std::string_view path);
+  HttpHandler* FindPost(absl::string_view target);
   void Accept();
   void OnAccept(const error_code& error, tcp::socket socket);
 
@@ -151,7 +164,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
 class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
  public:
   Session(Impl& server, tcp::socket socket)
-      : server_(server), stream_(std::move(socket)), handler_timer_(server.io_) {
+      : server_(server), stream_(std::move(socket)), handler_timer_(server.io_), drain_timer_(server.io_) {
     server_.sessions_.insert(this);
   }
   ~Session() { server_.sessions_.erase(this); }
@@ -159,8 +172,8 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void ReadRequest() {
     parser_.emplace();
     parser_->header_limit(server_.limits_.header_bytes_max);
-    // An HTTP body is refused by its announced length, so none of it is ever read.
-    parser_->body_limit(0);
+    // A body is refused by its announced length, so none of it is read that nobody wants.
+    parser_->body_limit(server_.limits_.body_bytes_max);
     stream_.expires_after(server_.limits_.idle_timeout);
     http::async_read_header(
         stream_, buffer_, *parser_,
@@ -172,32 +185,92 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void Close() {
     stream_.close();
     file_.reset();
+    drained_.reset();
+    gone_ = nullptr;
   }
 
  private:
   void OnHeader(const error_code& error);
   // Nobody is answered who has gone, or was silent for too long.
   void OnBadRequest(const error_code& error);
+  void ReadBody();
   void Dispatch();
+  class Exchange;
+
   HttpResponder MakeResponder();
+  bool Awaits(uint64_t request_number) const { return awaiting_answer_ && request_number == request_number_; }
   void OnAnswer(uint64_t request_number, HttpResponse response);
+  void OnTooLong(uint64_t request_number);
+  void SendInterim(uint64_t request_number, unsigned status);
+  void OnInterimSent(const error_code& error);
+  void NotifyWhenGone(uint64_t request_number, Task gone);
+  void AwaitGone(uint64_t request_number);
+  bool HasGone();
+  void Gone();
   void Write(HttpResponse response, After after);
   void OnWritten(const error_code& error, After after);
   void SendFile(After after);
   void SendFileWhenWritable(After after);
+  void AwaitTaken();
+  std::optional<bool> IsTaken();
+  void EndDrain();
   void OnAnswered(After after);
 
   Impl& server_;
   beast::tcp_stream stream_;
   beast::flat_buffer buffer_;
-  std::optional<http::request_parser<http::empty_body>> parser_;
+  std::optional<http::request_parser<http::string_body>> parser_;
   http::response<http::string_body> response_;
   std::optional<http::response_serializer<http::string_body>> serializer_;
   asio::steady_timer handler_timer_;
-  std::optional<FileSpan> file_;  // what is left to send of it
+  std::optional<FileSpan> file_;     // what is left to send of it
+  std::optional<FileSpan> drained_;  // sent, and not taken in yet
+  asio::steady_timer drain_timer_;
+  Instant drain_until_{};
   // Counts requests; a responder whose number is not the awaited one comes too late.
   uint64_t request_number_ = 0;
   bool awaiting_answer_ = false;
+  // While an answer is awaited.
+  Task gone_;                           // null: nobody is to be told, or has been told already
+  std::string interim_;                 // being sent; empty: none is
+  unsigned next_interim_ = 0;           // to be sent then; 0: none is
+  std::optional<HttpResponse> answer_;  // waits for it
+};
+
+// Reaches a session only on the server's thread, and only while both are there.
+class HttpServer::Impl::Session::Exchange final : public HttpExchange {
+ public:
+  Exchange(std::weak_ptr<Session> session, std::weak_ptr<Impl> server, uint64_t number)
+      : session_(std::move(session)), server_(std::move(server)), number_(number) {}
+
+  void Answer(HttpResponse response) override {
+    Post([number = number_, response = std::move(response)](Session& session) mutable {
+      session.OnAnswer(number, std::move(response));
+    });
+  }
+  void Interim(unsigned status) override {
+    Post([number = number_, status](Session& session) { session.SendInterim(number, status); });
+  }
+  void OnGone(Task gone) override {
+    Post([number = number_, gone = std::move(gone)](Session& session) mutable {
+      session.NotifyWhenGone(number, std::move(gone));
+    });
+  }
+
+ private:
+  template <typename Then>
+  void Post(Then then) {
+    // The server first: a session may only be touched while its io_context is there.
+    const std::shared_ptr<Impl> alive = server_.lock();
+    if (!alive) return;
+    alive->Post([session = session_, then = std::move(then)]() mutable {
+      if (const auto self = session.lock()) then(*self);
+    });
+  }
+
+  const std::weak_ptr<Session> session_;
+  const std::weak_ptr<Impl> server_;
+  const uint64_t number_;
 };
 
 void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
@@ -205,7 +278,7 @@ void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
     return Write(PlainResponse(431, "the request's headers are too large"), After::kClose);
   }
   if (error == http::error::body_limit || error == http::error::unexpected_body) {
-    return Write(PlainResponse(413, "a request may carry no body"), After::kClose);
+    return Write(PlainResponse(413, "the request's body is too large, or not allowed"), After::kClose);
   }
   const bool malformed = error.category() == http::make_error_code(http::error::bad_method).category() &&
                          error != http::error::end_of_stream;
@@ -215,8 +288,11 @@ void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
 
 void HttpServer::Impl::Session::OnHeader(const error_code& error) {
   if (error) return OnBadRequest(error);
+  // Who asks for more has got what it asked for before; who didn't wait for it harms nobody but itself.
+  EndDrain();
 
   const http::verb method = parser_->get().method();
+  if (method == http::verb::post && server_.FindPost(View(parser_->get().target()))) return ReadBody();
   if (method != http::verb::get && method != http::verb::head) {
     HttpResponse response = PlainResponse(405, "only GET and HEAD are allowed here");
     response.headers.emplace_back("Allow", "GET, HEAD");
@@ -231,10 +307,22 @@ void HttpServer::Impl::Session::OnHeader(const error_code& error) {
   Dispatch();
 }
 
+void HttpServer::Impl::Session::ReadBody() {
+  if (!parser_->content_length())
+    return Write(PlainResponse(413, "the length of the request's body must be known before"), After::kClose);
+  http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](const error_code& error, size_t) {
+    if (error) return self->OnBadRequest(error);
+    self->Dispatch();
+  });
+}
+
 void HttpServer::Impl::Session::Dispatch() {
   const auto& message = parser_->get();
   HttpRequest request;
-  request.method = message.method() == http::verb::head ? HttpMethod::kHead : HttpMethod::kGet;
+  request.method = message.method() == http::verb::head   ? HttpMethod::kHead
+                   : message.method() == http::verb::post ? HttpMethod::kPost
+                                                          : HttpMethod::kGet;
+  request.body = message.body();
   const absl::string_view target = View(message.target());
   const size_t question = target.find('?');
   request.path = std::string(target.substr(0, question));
@@ -244,7 +332,8 @@ void HttpServer::Impl::Session::Dispatch() {
   }
 
   HttpResponder responder = MakeResponder();
-  HttpHandler* const handler = server_.HandlerOf(request.path);
+  HttpHandler* const handler = request.method == HttpMethod::kPost ? server_.FindPost(View(message.target()))
+                                                                   : server_.HandlerOf(request.path);
   if (handler == nullptr) {
     return std::move(responder).Answer(PlainResponse(404, "there is nothing at this path"));
   }
@@ -257,24 +346,81 @@ HttpResponder HttpServer::Impl::Session::MakeResponder() {
   stream_.expires_never();
   handler_timer_.expires_after(server_.limits_.handler_timeout);
   handler_timer_.async_wait([self = shared_from_this(), number](const error_code& error) {
-    if (!error) self->OnAnswer(number, PlainResponse(503, "the answer took too long"));
+    if (!error) self->OnTooLong(number);
   });
-  return HttpResponder(
-      [session = weak_from_this(), server = server_.weak_from_this(), number](HttpResponse response) {
-        // The server first: a session may only be touched while its io_context is there.
-        const std::shared_ptr<Impl> alive = server.lock();
-        if (!alive) return;
-        alive->Post([session, number, response = std::move(response)]() mutable {
-          if (const auto self = session.lock()) self->OnAnswer(number, std::move(response));
-        });
-      });
+  return HttpResponder(std::make_unique<Exchange>(weak_from_this(), server_.weak_from_this(), number));
+}
+
+void HttpServer::Impl::Session::OnTooLong(uint64_t request_number) {
+  if (!Awaits(request_number)) return;
+  Gone();
+  OnAnswer(request_number, PlainResponse(503, "the answer took too long"));
 }
 
 void HttpServer::Impl::Session::OnAnswer(uint64_t request_number, HttpResponse response) {
-  if (!awaiting_answer_ || request_number != request_number_) return;
+  if (!Awaits(request_number)) return;
+  gone_ = nullptr;
+  if (!interim_.empty()) {
+    if (!answer_) answer_ = std::move(response);
+    return;
+  }
   awaiting_answer_ = false;
   handler_timer_.cancel();
   Write(std::move(response), parser_->get().keep_alive() ? After::kKeepAlive : After::kClose);
+}
+
+void HttpServer::Impl::Session::SendInterim(uint64_t request_number, unsigned status) {
+  if (!Awaits(request_number) || answer_) return;
+  // What was pipelined hides the end of the connection from AwaitGone.
+  if (gone_ && HasGone()) return Gone();
+  if (parser_->get().version() < 11) return;
+  if (!interim_.empty()) {
+    next_interim_ = status;
+    return;
+  }
+  interim_ = absl::StrCat("HTTP/1.1 ", status, " ", View(http::obsolete_reason(http::int_to_status(status))),
+                          "\r\n\r\n");
+  stream_.expires_after(server_.limits_.idle_timeout);
+  asio::async_write(
+      stream_, asio::buffer(interim_),
+      [self = shared_from_this()](const error_code& error, size_t) { self->OnInterimSent(error); });
+}
+
+void HttpServer::Impl::Session::OnInterimSent(const error_code& error) {
+  interim_.clear();
+  stream_.expires_never();
+  if (error) Gone();
+  const unsigned next = std::exchange(next_interim_, 0);
+  if (!answer_ && next != 0 && !error) SendInterim(request_number_, next);
+  if (!answer_) return;
+  HttpResponse response = *std::move(answer_);
+  answer_.reset();
+  OnAnswer(request_number_, std::move(response));
+}
+
+void HttpServer::Impl::Session::NotifyWhenGone(uint64_t request_number, Task gone) {
+  if (!Awaits(request_number) || answer_) return;
+  gone_ = std::move(gone);
+  AwaitGone(request_number);
+}
+
+// The end of the connection is something to read.
+void HttpServer::Impl::Session::AwaitGone(uint64_t request_number) {
+  stream_.socket().async_wait(tcp::socket::wait_read,
+                              [weak = weak_from_this(), request_number](const error_code& error) {
+                                const auto self = weak.lock();
+                                if (!self || !self->Awaits(request_number)) return;
+                                if (error || self->HasGone()) self->Gone();
+                              });
+}
+
+bool HttpServer::Impl::Session::HasGone() {
+  pollfd connection{stream_.socket().native_handle(), POLLRDHUP, 0};
+  return ::poll(&connection, 1, 0) > 0;
+}
+
+void HttpServer::Impl::Session::Gone() {
+  if (Task gone = std::exchange(gone_, nullptr)) std::move(gone)();
 }
 
 void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
@@ -325,8 +471,44 @@ void HttpServer::Impl::Session::SendFile(After after) {
   file_->length -= static_cast<uint64_t>(sent);
   if (file_->on_sent) file_->on_sent(static_cast<uint64_t>(sent));
   if (file_->length > 0) return SendFileWhenWritable(after);
+  if (file_->on_taken) {
+    drained_ = std::move(file_);
+    drain_until_ = std::chrono::steady_clock::now() + server_.limits_.idle_timeout;
+    AwaitTaken();
+  }
   file_.reset();
   OnAnswered(after);
+}
+
+// What sendfile(2) has returned from may be in the socket's buffer, megabytes of it; nobody tells when it has
+// left it.
+void HttpServer::Impl::Session::AwaitTaken() {
+  if (!drained_) return;
+  const std::optional<bool> taken = IsTaken();
+  if (taken && *taken) return EndDrain();
+  if (taken || std::chrono::steady_clock::now() > drain_until_) return drained_.reset();
+  drain_timer_.expires_after(kDrainPoll);
+  drain_timer_.async_wait([self = shared_from_this()](const error_code& error) {
+    if (!error) self->AwaitTaken();
+  });
+}
+
+// Nothing if that is not decided yet. Source: tcp(7), SIOCOUTQ: what was not acknowledged yet; of a
+// connection that was reset it stays as it was.
+std::optional<bool> HttpServer::Impl::Session::IsTaken() {
+  int queued = 0;
+  if (::ioctl(stream_.socket().native_handle(), SIOCOUTQ, &queued) != 0) return false;
+  if (queued == 0) return true;
+  pollfd connection{stream_.socket().native_handle(), 0, 0};
+  if (::poll(&connection, 1, 0) > 0) return false;
+  return std::nullopt;
+}
+
+void HttpServer::Impl::Session::EndDrain() {
+  if (!drained_) return;
+  drain_timer_.cancel();
+  if (drained_->on_taken) std::move(drained_->on_taken)();
+  drained_.reset();
 }
 
 // The stream's own timer covers its own operations only, so a wait has one beside it.
@@ -405,6 +587,11 @@ HttpHandler* HttpServer::Impl::HandlerOf(std::string_view path) {
     handler = &candidate;
   }
   return handler;
+}
+
+HttpHandler* HttpServer::Impl::FindPost(absl::string_view target) {
+  const auto found = routes_.find(absl::StrCat("POST ", target.substr(0, target.find('?'))));
+  return found == routes_.end() ? nullptr : &found->second;
 }
 
 void HttpServer::Impl::Accept() {

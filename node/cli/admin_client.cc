@@ -72,6 +72,14 @@ absl::StatusOr<v1::NodeStatus> AdminClient::GetStatus() {
   return std::move(*response->mutable_status());
 }
 
+absl::StatusOr<v1::ListPeersResponse> AdminClient::ListPeers() {
+  return channel_->Call(&v1::AdminService::Stub::ListPeers, v1::ListPeersRequest());
+}
+
+absl::StatusOr<v1::DialBackResponse> AdminClient::DialBack() {
+  return channel_->Call(&v1::AdminService::Stub::DialBack, v1::DialBackRequest());
+}
+
 absl::StatusOr<v1::MountInfo> AdminClient::Mount(const v1::MountRequest& request) {
   auto response = channel_->Call(&v1::AdminService::Stub::Mount, request, kMountTimeout);
   if (!response.ok()) return response.status();

@@ -27,6 +27,8 @@ class AdminClient {
   ~AdminClient();
 
   absl::StatusOr<v1::NodeStatus> GetStatus();
+  absl::StatusOr<v1::ListPeersResponse> ListPeers();
+  absl::StatusOr<v1::DialBackResponse> DialBack();
 
   absl::StatusOr<v1::MountInfo> Mount(const v1::MountRequest& request);
   absl::Status Unmount(const std::string& mount_point);

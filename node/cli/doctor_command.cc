@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "node/cli/commands.h"
+#include "node/cli/doctor_peers.h"
 #include "node/daemon/config.h"
 #include "ondemand/backend.h"
 
@@ -57,7 +58,12 @@ const Report* FirstThatWorks(const std::vector<Report>& reports) {
   return found == reports.end() ? nullptr : &*found;
 }
 
-void PrintText(const std::string& data_dir, const std::vector<Report>& reports) {
+const char* Word(Check::Result result) {
+  return result == Check::Result::kHolds ? "ok" : result == Check::Result::kFails ? "FAIL" : "-";
+}
+
+void PrintText(const std::string& data_dir, const std::vector<Report>& reports,
+               const std::vector<Check>& peers) {
   for (const Report& report : reports) {
     std::printf("%s, with the store in %s:\n", report.name().c_str(), data_dir.c_str());
     for (const ondemand::Requirement& requirement : report.requirements) {
@@ -67,6 +73,13 @@ void PrintText(const std::string& data_dir, const std::vector<Report>& reports) 
       if (!requirement.holds) std::printf("       remedy: %s\n", requirement.remedy.c_str());
     }
   }
+  std::printf("other nodes:\n");
+  for (const Check& check : peers) {
+    std::printf("  %-4s %s", Word(check.result), check.name.c_str());
+    if (!check.detail.empty()) std::printf(": %s", check.detail.c_str());
+    std::printf("\n");
+    if (check.result == Check::Result::kFails) std::printf("       remedy: %s\n", check.remedy.c_str());
+  }
   if (const Report* first = FirstThatWorks(reports)) {
     std::printf("Images can be mounted on this machine; ondemand.backend: auto takes %s.\n",
                 first->name().c_str());
@@ -75,7 +88,8 @@ void PrintText(const std::string& data_dir, const std::vector<Report>& reports) 
   }
 }
 
-void PrintJson(const std::string& data_dir, const std::vector<Report>& reports) {
+void PrintJson(const std::string& data_dir, const std::vector<Report>& reports,
+               const std::vector<Check>& peers) {
   Json backends = Json::array();
   for (const Report& report : reports) {
     Json list = Json::array();
@@ -87,11 +101,19 @@ void PrintJson(const std::string& data_dir, const std::vector<Report>& reports) 
     }
     backends.push_back({{"name", report.name()}, {"works", report.works()}, {"requirements", list}});
   }
+  Json checks = Json::array();
+  for (const Check& check : peers) {
+    Json holds = nullptr;  // not known
+    if (check.result != Check::Result::kUnknown) holds = check.result == Check::Result::kHolds;
+    checks.push_back(
+        {{"name", check.name}, {"holds", holds}, {"detail", check.detail}, {"remedy", check.remedy}});
+  }
   const Report* first = FirstThatWorks(reports);
   const Json json = {{"works", first != nullptr},
                      {"auto", first != nullptr ? first->name() : "off"},
                      {"data_dir", data_dir},
-                     {"backends", backends}};
+                     {"backends", backends},
+                     {"peers", checks}};
   std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
 }
 
@@ -101,20 +123,30 @@ absl::Status RunDoctor(const GlobalFlags& flags, const DoctorFlags& doctor) {
   std::vector<Report> reports;
   for (const ondemand::Backend backend : ondemand::kBackends)
     reports.push_back({backend, ondemand::ProbeBackend(backend, NearestFolder(*data_dir))});
+  const std::vector<Check> peers = CheckPeers(flags);
   if (flags.output == OutputFormat::kJson) {
-    PrintJson(*data_dir, reports);
+    PrintJson(*data_dir, reports, peers);
   } else {
-    PrintText(*data_dir, reports);
+    PrintText(*data_dir, reports, peers);
   }
-  if (FirstThatWorks(reports) != nullptr) return absl::OkStatus();
-  return absl::UnavailableError("no backend works here: each lacks a requirement. The remedies stand above");
+  if (FirstThatWorks(reports) == nullptr)
+    return absl::UnavailableError(
+        "no backend works here: each lacks a requirement. The remedies stand above");
+  if (std::any_of(peers.begin(), peers.end(),
+                  [](const Check& check) { return check.result == Check::Result::kFails; })) {
+    return absl::UnavailableError(
+        "this node and the others don't reach each other as they should. The remedies stand above");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 void AddDoctorCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* doctor = app.add_subcommand(
-      "doctor", "Try what mounting needs of this machine; exit code 1 if no backend works");
+  CLI::App* doctor = app.add_subcommand("doctor",
+                                        "Try what mounting needs of this machine, and whether other nodes "
+                                        "reach this one; exit code 1 if no backend "
+                                        "works or they don't");
   auto flags = std::make_shared<DoctorFlags>();
   doctor->add_option("--config", flags->config_file, "Read the data directory from this configuration file");
   doctor->add_option("--data-dir", flags->data_dir, "Try in this data directory");

@@ -79,7 +79,10 @@ Json Blob(const v1::BlobInfo& blob) {
 }
 
 Json Peers(const v1::NodeStatus& status) {
-  Json peers = {{"members", status.member_count()}};
+  Json peers = {{"members", status.member_count()},
+                {"configured", status.cluster().configured()},
+                {"cut_off", status.cluster().cut_off()},
+                {"cold_start", status.cluster().cold_start()}};
   for (const v1::LaneTotals& lane : status.lanes()) {
     peers[lane.lane() == v1::LANE_SWARM ? "swarm" : "express"] = {{"received_bytes", lane.received_bytes()},
                                                                   {"sent_bytes", lane.sent_bytes()}};
@@ -87,7 +90,42 @@ Json Peers(const v1::NodeStatus& status) {
   return peers;
 }
 
+Json Peer(const v1::Peer& peer) {
+  Json json = {{"name", peer.name()},
+               {"addresses", std::vector<std::string>(peer.addresses().begin(), peer.addresses().end())},
+               {"zone", peer.zone()},
+               {"state", PeerStateText(peer.state())},
+               {"protocol", peer.protocol()},
+               {"age_seconds", peer.age().seconds()},
+               {"homes_share", peer.homes_share()},
+               {"skipped_for_seconds", nullptr},
+               {"skip_reason", peer.skip_reason()},
+               {"requests", peer.requests()},
+               {"failures", peer.failures()},
+               {"recent_bytes", peer.recent_bytes()},
+               {"wrong_answers", peer.wrong_answers()},
+               {"blame", peer.blame()},
+               {"blame_age_seconds", nullptr}};
+  if (peer.has_skipped_for()) {
+    json["skipped_for_seconds"] =
+        static_cast<double>(peer.skipped_for().seconds()) + peer.skipped_for().nanos() / 1e9;
+  }
+  if (peer.has_blame_age()) json["blame_age_seconds"] = peer.blame_age().seconds();
+  return json;
+}
+
 }  // namespace
+
+std::string PeersJson(const v1::ListPeersResponse& peers) {
+  Json list = Json::array();
+  for (const v1::Peer& peer : peers.peers()) list.push_back(Peer(peer));
+  return Text({{"cluster",
+                {{"configured", peers.cluster().configured()},
+                 {"cut_off", peers.cluster().cut_off()},
+                 {"cold_start", peers.cluster().cold_start()}}},
+               {"self", peers.has_self() ? Peer(peers.self()) : Json(nullptr)},
+               {"peers", std::move(list)}});
+}
 
 std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts) {
   Json mounts_json = Json::array();

@@ -14,6 +14,10 @@ namespace sluice::cli {
 
 // The status, with "uptime_seconds" and an array "mounts".
 std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts);
+// {"cluster": {"configured", "cut_off", "cold_start"}, "self": a peer or null, "peers": [...]}; "state" is in
+// lower case: "not_asked"; "age_seconds", "skipped_for_seconds" and "blame_age_seconds" are numbers, the last
+// two null where there is none.
+std::string PeersJson(const v1::ListPeersResponse& peers);
 std::string MountJson(const v1::MountInfo& mount);
 // {"mount_point"}
 std::string UnmountJson(const std::string& mount_point);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "node/cli/units_text.h"
@@ -41,6 +42,16 @@ std::string LastAccessText(const v1::BlobInfo& blob) {
                           absl::UTCTimeZone());
 }
 
+// What holds for all that is asked of the others; empty if nothing is to be said.
+std::string StandingText(const v1::ClusterStatus& cluster) {
+  if (cluster.cold_start()) return "cold start: who the members are is still being learnt";
+  if (cluster.cut_off()) {
+    return "CUT OFF: this node reaches fewer than half of the members, and asks registries within a small "
+           "budget only";
+  }
+  return {};
+}
+
 std::string PeersText(const v1::NodeStatus& status) {
   if (status.member_count() == 0) return "no members";
   std::string text = absl::StrCat(status.member_count(), status.member_count() == 1 ? " member" : " members");
@@ -48,7 +59,34 @@ std::string PeersText(const v1::NodeStatus& status) {
     absl::StrAppend(&text, "; ", lane.lane() == v1::LANE_SWARM ? "swarm" : "express", ": ",
                     BytesText(lane.received_bytes()), " received, ", BytesText(lane.sent_bytes()), " sent");
   }
-  return text;
+  const std::string standing = StandingText(status.cluster());
+  return standing.empty() ? text : absl::StrCat(text, "; ", standing);
+}
+
+std::string PercentText(double share) {
+  return absl::StrFormat("%.1f %%", 100 * share);
+}
+
+std::string OrDash(const std::string& text) {
+  return text.empty() ? "-" : text;
+}
+
+// What is wrong with a peer or noteworthy of it, in one cell.
+std::string PeerNotes(const v1::Peer& peer) {
+  std::vector<std::string> notes;
+  if (peer.has_skipped_for()) {
+    // Rounded up: nobody is skipped for 0 s.
+    const int64_t seconds = peer.skipped_for().seconds() + (peer.skipped_for().nanos() > 0 ? 1 : 0);
+    notes.push_back(absl::StrCat("not asked for ", SecondsText(seconds),
+                                 peer.skip_reason().empty() ? "" : ": ", peer.skip_reason()));
+  }
+  if (peer.state() == v1::PEER_STATE_TWIN)
+    notes.push_back("has the name of another node that lives; give each its own cluster.name");
+  if (peer.wrong_answers() > 0) {
+    notes.push_back(absl::StrCat(peer.wrong_answers(), " wrong answers, the last ",
+                                 SecondsText(peer.blame_age().seconds()), " ago: ", peer.blame()));
+  }
+  return notes.empty() ? "-" : absl::StrJoin(notes, "; ");
 }
 
 }  // namespace
@@ -71,6 +109,34 @@ std::string FormatTable(const std::vector<std::string>& header,
   add_row(header);
   for (const auto& row : rows) add_row(row);
   return text;
+}
+
+std::string PeerTable(const v1::ListPeersResponse& peers) {
+  if (!peers.cluster().configured()) {
+    return "This node was told of no other nodes; name them in cluster.members.\n";
+  }
+  const v1::Peer& self = peers.self();
+  std::string text = absl::StrCat(
+      "this node  ", self.name(), " at ",
+      self.addresses().empty() ? "the address that others find it by" : absl::StrJoin(self.addresses(), ", "),
+      self.zone().empty() ? "" : ", zone ", self.zone(), ", ", PercentText(self.homes_share()),
+      " of homes\n");
+  if (const std::string standing = StandingText(peers.cluster()); !standing.empty())
+    absl::StrAppend(&text, "cluster    ", standing, "\n");
+  if (peers.peers().empty()) return absl::StrCat(text, "peers      none yet\n");
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::Peer& peer : peers.peers()) {
+    const bool known = peer.state() != v1::PEER_STATE_UNNAMED;
+    rows.push_back({OrDash(peer.name()), PeerStateText(peer.state()), absl::StrJoin(peer.addresses(), ","),
+                    OrDash(peer.zone()), known ? absl::StrCat(peer.protocol()) : "-",
+                    known ? SecondsText(peer.age().seconds()) : "-", PercentText(peer.homes_share()),
+                    BytesText(peer.recent_bytes()), absl::StrCat(peer.requests()),
+                    absl::StrCat(peer.failures()), PeerNotes(peer)});
+  }
+  return absl::StrCat(text, "\n",
+                      FormatTable({"NAME", "STATE", "ADDRESSES", "ZONE", "PROTOCOL", "AGE", "HOMES",
+                                   "RECEIVED IN 10 MIN", "REQUESTS", "FAILED", "NOTES"},
+                                  rows));
 }
 
 std::string MountTable(const std::vector<v1::MountInfo>& mounts) {
@@ -141,6 +207,12 @@ std::string BlobDetails(const v1::BlobInfo& blob) {
     absl::StrAppend(&text, "\n");
   }
   return text;
+}
+
+std::string PeerStateText(v1::PeerState state) {
+  const std::string name = v1::PeerState_Name(state);
+  const size_t prefix = sizeof("PEER_STATE_") - 1;
+  return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
 }
 
 std::string HintStateText(v1::HintState state) {

@@ -16,6 +16,9 @@ std::string FormatTable(const std::vector<std::string>& header,
                         const std::vector<std::vector<std::string>>& rows);
 
 std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts);
+// "not_asked"
+std::string PeerStateText(v1::PeerState state);
+std::string PeerTable(const v1::ListPeersResponse& peers);
 std::string MountTable(const std::vector<v1::MountInfo>& mounts);
 std::string BlobTable(const std::vector<v1::BlobInfo>& blobs);
 std::string BlobDetails(const v1::BlobInfo& blob);

@@ -208,6 +208,7 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   int64_t members = 0;
   for (const Gauge& state : telemetry_.members) members += state.value();
   status.member_count = static_cast<uint32_t>(members);
+  status.cluster = peers_.Status();
   return status;
 }
 

@@ -10,6 +10,7 @@
 #include "index/disk_store.h"
 #include "node/chunk_verifier.h"
 #include "node/daemon/mounter.h"
+#include "node/daemon/peer_admin.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
 
@@ -63,8 +64,13 @@ class StatusAdmin final : public api::StatusBackend {
     Instant started;
   };
   StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Mounter& mounter,
-              const Telemetry& telemetry)
-      : facts_(std::move(facts)), clock_(clock), store_(store), mounter_(mounter), telemetry_(telemetry) {}
+              const Telemetry& telemetry, const PeerAdmin& peers)
+      : facts_(std::move(facts)),
+        clock_(clock),
+        store_(store),
+        mounter_(mounter),
+        telemetry_(telemetry),
+        peers_(peers) {}
 
   absl::StatusOr<api::NodeStatus> GetStatus() override;
 
@@ -74,6 +80,7 @@ class StatusAdmin final : public api::StatusBackend {
   const index::DiskStore& store_;
   const Mounter& mounter_;
   const Telemetry& telemetry_;
+  const PeerAdmin& peers_;
 };
 
 }  // namespace sluice

@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "absl/status/statusor.h"
-#include "api/http/peer_routes.h"
+#include "api/http/document_route.h"
 #include "index/disk_store.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/digest.h"

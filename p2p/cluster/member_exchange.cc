@@ -51,6 +51,7 @@ void MemberExchange::Run() {
     std::vector<MemberRounds::Target> targets;
     parts_.members.Look([&](const MemberTable& table, Instant) { targets = rounds_.Next(table); });
     const Duration wait = rounds_.Ended(Round(targets), parts_.clock.Now());
+    cold_ = rounds_.in_cold_start();
     const Instant next = parts_.clock.Now() + wait;
     for (;;) {
       DialAskers();

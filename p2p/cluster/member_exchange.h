@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -49,6 +50,9 @@ class MemberExchange {
   // malformed, and then all is told and nobody learnt of. Does not block.
   std::string Answer(std::string_view since, std::string_view old, std::string_view asker);
 
+  // Whether who the members are is still being learnt for the first time.
+  bool in_cold_start() const { return cold_; }
+
  private:
   struct Asked {
     MemberRounds::Target target;
@@ -67,6 +71,7 @@ class MemberExchange {
   MemberRounds rounds_;  // of the thread alone, as is what was told
   std::map<std::string, uint64_t> told_;
   Instant next_dials_{};
+  std::atomic<bool> cold_{true};
 
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -1,8 +1,16 @@
 #include "p2p/cluster/member_health.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace sluice::p2p {
+namespace {
+
+int64_t MinuteOf(Instant now) {
+  return std::chrono::floor<std::chrono::minutes>(now).time_since_epoch().count();
+}
+
+}  // namespace
 
 // REQUIRES: mutex_ is held
 MemberHealth::Entry& MemberHealth::EntryOf(const std::string& member) {
@@ -24,27 +32,72 @@ bool MemberHealth::Usable(const std::string& member, Instant now) const {
   return found == entries_.end() || found->second.skipped_until <= now;
 }
 
-Duration MemberHealth::Failed(const std::string& member, Instant now) {
+Duration MemberHealth::Failed(const std::string& member, Instant now, std::string_view why) {
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member);
+  ++entry.requests;
+  ++entry.failures;
   // Requests that were under way together fail together: that is one failure.
   if (entry.skipped_until > now) return Duration(0);
-  const Duration skip = std::min(kSkipMax, kSkipFirst * (1 << std::min(entry.failures, 6u)));
-  ++entry.failures;
+  const Duration skip = std::min(kSkipMax, kSkipFirst * (1 << std::min(entry.failures_in_row, 6u)));
+  ++entry.failures_in_row;
   entry.skipped_until = now + skip;
+  entry.skip_reason = why.substr(0, kReasonBytesMax);
   return skip;
 }
 
 void MemberHealth::Succeeded(const std::string& member) {
   const std::lock_guard lock(mutex_);
-  const auto found = entries_.find(member);
-  if (found != entries_.end()) found->second.failures = 0;
+  Entry& entry = EntryOf(member);
+  ++entry.requests;
+  entry.failures_in_row = 0;
 }
 
-void MemberHealth::SentWrong(const std::string& member, Instant now) {
+void MemberHealth::SentWrong(const std::string& member, Instant now, std::string_view what) {
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member);
-  entry.skipped_until = std::max(entry.skipped_until, now + kSkipWrong);
+  ++entry.wrong_answers;
+  entry.blame = what.substr(0, kReasonBytesMax);
+  entry.blamed = now;
+  if (now + kSkipWrong < entry.skipped_until) return;
+  entry.skipped_until = now + kSkipWrong;
+  entry.skip_reason = "it sent wrong bytes";
+}
+
+void MemberHealth::RecentBytes::PassTo(int64_t minute) {
+  if (minute - last_minute >= static_cast<int64_t>(of_minute.size()))
+    of_minute.fill(0);
+  else
+    while (last_minute < minute) of_minute[static_cast<size_t>(++last_minute) % of_minute.size()] = 0;
+  last_minute = std::max(last_minute, minute);
+}
+
+void MemberHealth::Received(const std::string& member, uint64_t bytes, Instant now) {
+  const std::lock_guard lock(mutex_);
+  RecentBytes& recent = EntryOf(member).recent;
+  recent.PassTo(MinuteOf(now));
+  recent.of_minute[static_cast<size_t>(recent.last_minute) % kRecentMinutes] += bytes;
+}
+
+MemberHealth::Record MemberHealth::RecordOf(const std::string& member, Instant now) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(member);
+  if (found == entries_.end()) return {};
+  const Entry& entry = found->second;
+  RecentBytes recent = entry.recent;
+  recent.PassTo(MinuteOf(now));
+  Record record;
+  record.requests = entry.requests;
+  record.failures = entry.failures;
+  record.recent_bytes = std::accumulate(recent.of_minute.begin(), recent.of_minute.end(), uint64_t{0});
+  record.wrong_answers = entry.wrong_answers;
+  record.blame = entry.blame;
+  if (entry.skipped_until > now) {
+    record.skipped_for = entry.skipped_until - now;
+    record.skip_reason = entry.skip_reason;
+  }
+  if (entry.wrong_answers > 0) record.blame_age = now - entry.blamed;
+  return record;
 }
 
 SenderId MemberHealth::IdOf(const std::string& member) {

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <mutex>
 #include <string>
+#include <string_view>
 
 #include "absl/container/flat_hash_map.h"
 #include "node/chunk_source.h"
@@ -22,21 +24,54 @@ class MemberHealth {
   static constexpr Duration kSkipWrong = std::chrono::seconds(60);
   static constexpr size_t kEntriesMax = 20000;  // beyond, all is forgotten
 
+  static constexpr size_t kReasonBytesMax = 200;  // kept of what was said
+  static constexpr size_t kRecentMinutes = 10;
+
+  // What asking a member came to, since this node started.
+  struct Record {
+    uint64_t requests = 0;      // that it answered, or that failed
+    uint64_t failures = 0;      // of those
+    uint64_t recent_bytes = 0;  // of blobs, that it sent in the last kRecentMinutes
+    uint64_t wrong_answers = 0;
+    Duration skipped_for{};  // from now on; 0: it is asked
+    std::string skip_reason;
+    std::string blame;     // what it sent wrong last; empty: nothing
+    Duration blame_age{};  // since then
+  };
+
   bool Usable(const std::string& member, Instant now) const;
   // Returns how long it is skipped; 0 if it was skipped already.
-  Duration Failed(const std::string& member, Instant now);
+  Duration Failed(const std::string& member, Instant now, std::string_view why = {});
   void Succeeded(const std::string& member);
-  void SentWrong(const std::string& member, Instant now);
+  // `what` it sent that was wrong.
+  void SentWrong(const std::string& member, Instant now, std::string_view what = {});
+  // Bytes of blobs came from it.
+  void Received(const std::string& member, uint64_t bytes, Instant now);
+
+  Record RecordOf(const std::string& member, Instant now) const;
 
   // A number for the member, the same as long as this lives; and back (empty if there is none).
   SenderId IdOf(const std::string& member);
   std::string NameOf(SenderId id) const;
 
  private:
+  // Bytes of the last minutes.
+  struct RecentBytes {
+    std::array<uint64_t, kRecentMinutes> of_minute{};
+    int64_t last_minute = 0;
+    void PassTo(int64_t minute);
+  };
   struct Entry {
     SenderId id = 0;
-    uint32_t failures = 0;  // in a row
+    uint32_t failures_in_row = 0;
     Instant skipped_until{};
+    std::string skip_reason;
+    uint64_t requests = 0;
+    uint64_t failures = 0;
+    uint64_t wrong_answers = 0;
+    std::string blame;
+    Instant blamed{};
+    RecentBytes recent;
   };
   Entry& EntryOf(const std::string& member);
 

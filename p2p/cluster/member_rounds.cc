@@ -22,12 +22,15 @@ std::vector<MemberRounds::Target> MemberRounds::Next(const MemberTable& table) {
     const auto& [name, entry] = *std::next(others.begin(), static_cast<std::ptrdiff_t>(at));
     targets.push_back({entry.row.addresses[random_(entry.row.addresses.size())], name});
   }
-  std::vector<HostPort> unnamed = table.Unnamed();
-  for (size_t i = 0; i < kUnnamedAsked && !unnamed.empty(); ++i) {
-    const size_t at = random_(unnamed.size());
-    targets.push_back({unnamed[at], {}});
-    unnamed.erase(unnamed.begin() + static_cast<std::ptrdiff_t>(at));
-  }
+  const auto add_some = [&](std::vector<HostPort> addresses, size_t count_max) {
+    for (size_t i = 0; i < count_max && !addresses.empty(); ++i) {
+      const size_t at = random_(addresses.size());
+      targets.push_back({addresses[at], {}});
+      addresses.erase(addresses.begin() + static_cast<std::ptrdiff_t>(at));
+    }
+  };
+  add_some(table.Unnamed(), kUnnamedAsked);
+  add_some(table.Rumoured(), kRumouredAsked);
   return targets;
 }
 

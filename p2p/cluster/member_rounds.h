@@ -17,6 +17,7 @@ class MemberRounds {
  public:
   static constexpr size_t kNamedAsked = 2;
   static constexpr size_t kUnnamedAsked = 1;
+  static constexpr size_t kRumouredAsked = 2;
   static constexpr Duration kColdStartMax = std::chrono::seconds(3);
   static constexpr int kQuietRounds = 2;  // answered and without news: the cold start is over
 
@@ -32,7 +33,7 @@ class MemberRounds {
   MemberRounds(Duration refresh, Random random, Instant start)
       : refresh_(refresh), random_(std::move(random)), start_(start) {}
 
-  // Two random members, and one address whose name is not known.
+  // Two random members, one address whose name is not known, and two where a member is said to be.
   std::vector<Target> Next(const MemberTable& table);
 
   enum class Result { kNoAnswer, kNothingNew, kNews };  // of all targets of a round together

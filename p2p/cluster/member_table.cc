@@ -67,6 +67,7 @@ MemberTable::Merge MemberTable::HeardFrom(MemberRow row, const HostPort& at, Ins
   AddAddress(row, at);
   if (!row.Validate().ok() || row.protocol != kProtocolMajor) return Merge::kRefused;
   silent_unnamed_.erase(at);
+  rumours_.erase(at);
   if (row.name == self_.name) {
     if (row.start != self_.start) {
       NoteTwin(std::move(row), now);
@@ -115,9 +116,22 @@ MemberTable::Merge MemberTable::Hear(Told told, Instant now) {
     return Put(std::move(told.row), heard, Contact::kNone, now);
   }
   Entry& entry = known->second;
-  if (told.row.start < entry.row.start) return Merge::kNothingNew;
-  if (told.row.start > entry.row.start) return Put(std::move(told.row), heard, Contact::kNone, now);
-  entry.heard = std::max(entry.heard, heard);
+  if (told.row.start < entry.row.start) {
+    // Who was heard after the other fell silent outlives it, whatever the numbers say.
+    const bool outlives = entry.contact == Contact::kSilent && heard > entry.contact_at;
+    return outlives ? Put(std::move(told.row), heard, Contact::kNone, now) : Merge::kNothingNew;
+  }
+  const bool started_again = told.row.start > entry.row.start;
+  if (!started_again) entry.heard = std::max(entry.heard, heard);
+  if (Answers(entry, now)) {
+    for (const HostPort& address : told.row.addresses) {
+      if (started_again ||
+          !std::binary_search(entry.row.addresses.begin(), entry.row.addresses.end(), address))
+        NoteRumour(address, now);
+    }
+    return Merge::kNothingNew;
+  }
+  if (started_again) return Put(std::move(told.row), heard, Contact::kNone, now);
   // Of one process the longer list of addresses is the later one: they are only added.
   const bool more =
       told.row.addresses.size() > entry.row.addresses.size() ||
@@ -133,11 +147,23 @@ void MemberTable::HearAge(const ToldAge& told, Instant now) {
     known->second.heard = std::max(known->second.heard, now - told.age);
 }
 
-bool MemberTable::IsKept(const HostPort& address, const MemberRow& by) const {
+bool MemberTable::Answers(const Entry& entry, Instant now) const {
+  return entry.contact == Contact::kAnswered && now - entry.contact_at < ttl_;
+}
+
+void MemberTable::NoteRumour(const HostPort& address, Instant now) {
+  if (rumours_.size() < kRumoursMax) rumours_.emplace(address, now);
+}
+
+bool MemberTable::IsKept(const HostPort& address, const MemberRow& by, Instant now) {
   const auto name = names_.find(address);
   if (name == names_.end() || name->second == by.name) return false;
   const auto owner = others_.find(name->second);
-  return owner != others_.end() && owner->second.row.start > by.start;
+  if (owner == others_.end()) return false;
+  if (owner->second.row.start > by.start) return true;
+  if (!Answers(owner->second, now)) return false;
+  NoteRumour(address, now);
+  return true;
 }
 
 MemberTable::Merge MemberTable::Put(MemberRow row, Instant heard, Contact contact, Instant now) {
@@ -145,7 +171,7 @@ MemberTable::Merge MemberTable::Put(MemberRow row, Instant heard, Contact contac
   if (known == others_.end() && others_.size() == kRowsMax) return Merge::kRefused;
   // Addresses are used again: hearsay of who had one before takes it from nobody.
   if (contact == Contact::kNone)
-    std::erase_if(row.addresses, [&](const HostPort& address) { return IsKept(address, row); });
+    std::erase_if(row.addresses, [&](const HostPort& address) { return IsKept(address, row, now); });
   if (row.addresses.empty()) return Merge::kRefused;
 
   Entry fresh{row, heard, contact, now, HashOf(row), RowBucketOf(row.name)};
@@ -196,6 +222,7 @@ void MemberTable::NoteSilence(const std::string& name, Instant now) {
 }
 
 void MemberTable::NoteSilence(const HostPort& unnamed, Instant now) {
+  rumours_.erase(unnamed);
   if (const auto name = names_.find(unnamed); name != names_.end()) return NoteSilence(name->second, now);
   if (listed_.contains(unnamed) || resolved_.contains(unnamed)) silent_unnamed_.insert(unnamed);
 }
@@ -229,6 +256,7 @@ void MemberTable::Expire(Instant now) {
     if (now - current->second.heard >= ttl_) Drop(current, now);
   }
   std::erase_if(twins_, [&](const auto& twin) { return now - twin.second.heard >= ttl_; });
+  std::erase_if(rumours_, [&](const auto& rumour) { return now - rumour.second >= ttl_; });
   std::erase_if(forgotten_, [&](const auto& gone) { return now - gone.second.dropped_at >= ttl_; });
 }
 
@@ -240,6 +268,12 @@ std::vector<HostPort> MemberTable::Unnamed() const {
     if (!names_.contains(address) && !self_addresses_.contains(address)) unnamed.push_back(address);
   }
   return unnamed;
+}
+
+std::vector<HostPort> MemberTable::Rumoured() const {
+  std::vector<HostPort> addresses;
+  for (const auto& [address, since] : rumours_) addresses.push_back(address);
+  return addresses;
 }
 
 void MemberTable::NoteSelf(const HostPort& address) {

@@ -39,7 +39,8 @@ size_t RowBucketOf(const std::string& name);
 
 // The members that this node knows, by name. Rows come from the members themselves, from DNS (their addresses
 // only), and by hearsay, which never makes a row younger, so that the dead do not live on by being passed
-// around. This node's own row is part of it, and nobody else changes that one.
+// around, and changes nothing of a member that answered within the TTL: it only says where to ask. This
+// node's own row is part of it, and nobody else changes that one.
 //
 // Pure: the clock is handed in. Not thread-safe.
 class MemberTable {
@@ -47,6 +48,7 @@ class MemberTable {
   static constexpr size_t kRowsMax = 10000;  // beyond, new ones are refused
   static constexpr size_t kTwinsMax = 100;   // shown
   static constexpr size_t kForgottenMax = 10000;
+  static constexpr size_t kRumoursMax = 100;
 
   enum class Contact { kNone, kAnswered, kSilent };  // how asking it went last
 
@@ -103,8 +105,11 @@ class MemberTable {
   const std::map<std::string, Entry>& twins() const { return twins_; }
   // Addresses of which no member's name is known yet.
   std::vector<HostPort> Unnamed() const;
+  // Where a member that answers elsewhere is said to be, or another in its place; each is to be asked once.
+  std::vector<HostPort> Rumoured() const;
   // The address is one of this node.
   void NoteSelf(const HostPort& address);
+  const std::set<HostPort>& self_addresses() const { return self_addresses_; }
   bool IsSelf(const HostPort& address) const { return self_addresses_.contains(address); }
 
   // Of the members and unnamed addresses that were asked within the TTL fewer than half answered.
@@ -127,8 +132,10 @@ class MemberTable {
     Instant dropped_at{};
   };
   Merge Put(MemberRow row, Instant heard, Contact contact, Instant now);
-  // Whether the address stays with who has it now.
-  bool IsKept(const HostPort& address, const MemberRow& by) const;
+  bool Answers(const Entry& entry, Instant now) const;
+  // Whether hearsay of `by` leaves the address with who has it now.
+  bool IsKept(const HostPort& address, const MemberRow& by, Instant now);
+  void NoteRumour(const HostPort& address, Instant now);
   void TakeAddress(const HostPort& address, const std::string& by, Instant now);
   void NoteTwin(MemberRow row, Instant now);
   void Drop(std::map<std::string, Entry>::iterator entry, Instant now);
@@ -143,6 +150,7 @@ class MemberTable {
   std::set<HostPort> listed_, resolved_;
   std::set<HostPort> self_addresses_;
   std::set<HostPort> silent_unnamed_;
+  std::map<HostPort, Instant> rumours_;  // since when
 };
 
 }  // namespace sluice::p2p

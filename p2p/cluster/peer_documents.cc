@@ -31,9 +31,9 @@ absl::Status PeerDocumentClient::Ask(const Digest& key, const std::string& path,
     }
     Duration skip = MemberHealth::kSkipWrong;
     if (absl::IsDataLoss(taken)) {
-      parts_.health.SentWrong(member.name, now);
+      parts_.health.SentWrong(member.name, now, path);
     } else {
-      skip = parts_.health.Failed(member.name, now);
+      skip = parts_.health.Failed(member.name, now, std::string(taken.message()));
     }
     if (skip == Duration(0)) continue;
     parts_.warn(absl::StrCat("member ", member.name, " is not asked for ",

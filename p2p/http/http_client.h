@@ -70,30 +70,36 @@ struct HttpRequest {
   FetchClass fetch_class =
       FetchClass::kDemand;  // among requests that wait for their turn, the higher goes first
   Duration timeout = std::chrono::seconds(60);  // from Send to OnDone, time in the queue included
-  // A transfer that is slower than this over the window is aborted; 0 turns the check off.
+  // A transfer that is slower than this over the window is aborted; 0 turns the check off. The time before
+  // the answer counts, however many interim answers come in it.
   uint64_t rate_min_bytes_per_s = 0;
   Duration rate_window = std::chrono::seconds(20);  // whole seconds, at least one
-  // A transfer of which no byte came for so long, from when its turn came, is aborted (Unavailable); 0:
-  // never.
+  // Whether the time counts only from the final head on: a server that says that it is still waiting is
+  // bounded by silence_max.
+  bool rate_from_head = false;
+  // A transfer of which no byte came for so long, from when its turn came, is aborted (Unavailable); an
+  // interim answer is a byte. 0: never.
   Duration silence_max{};
   uint64_t body_bytes_max = 1 << 20;  // of the answer
 };
 
-// Takes an answer. All calls come on the client's thread, in this order: OnHead at most once, OnBody any
-// number of times, OnDone exactly once, after which the client destroys the sink. None may block for long;
-// each may call Send and Cancel.
+// Takes an answer. All calls come on the client's thread, in this order: OnInterim any number of times,
+// OnHead at most once, OnBody any number of times, OnDone exactly once, after which the client destroys the
+// sink. None may block for long; each may call Send and Cancel.
 class HttpSink {
  public:
   virtual ~HttpSink() = default;
 
+  // An interim answer, e.g. 102: the server is there, and the answer still to come.
+  virtual void OnInterim(const HttpHead&) {}
   // The final status and headers. An error aborts the request and comes back in OnDone.
   virtual absl::Status OnHead(const HttpHead& head) = 0;
   // The next bytes of the body; valid during the call only. An error aborts as above.
   virtual absl::Status OnBody(std::span<const std::byte> bytes) = 0;
   // OK: the answer ended as its framing promised. Errors: what the sink or the body's reader said;
   // Unavailable (resolving, connecting, TLS, body cut short, too slow), DeadlineExceeded, ResourceExhausted
-  // (queue full, body too long), PermissionDenied (address refused, certificate not trusted), DataLoss (not
-  // HTTP), InvalidArgument (URL), Cancelled.
+  // (queue full, body too long, too many interim answers), PermissionDenied (address refused, certificate not
+  // trusted), DataLoss (not HTTP), InvalidArgument (URL), Cancelled.
   virtual void OnDone(absl::Status status) = 0;
 };
 

@@ -56,6 +56,12 @@ grep -q "member $liar sent wrong bytes" "$node_log" || fail "the liar is not nam
 grep -q "member $dead is not asked for" "$node_log" || fail "the dead member is not named in the log"
 grep -q "member $plain is not asked for.*no Sluice node" "$node_log" || fail "the plain server is not named in the log"
 
+sluice --output json peers | jq -e --arg liar "$liar" --arg plain "$plain" --arg blob "$blob" '
+  (.peers | map({key: .addresses[0], value: .}) | from_entries) as $at |
+  ($at | length == 3 and all(.state == "unnamed")) and
+  ($at[$liar] | .wrong_answers > 0 and .skipped_for_seconds > 0 and (.blame | contains($blob))) and
+  ($at[$plain] | .failures > 0)' >"$work/peers" || fail "sluice peers does not blame the liar: $(sluice peers)"
+
 note "while it is left alone it is asked for nothing"
 lies=$(wrong_answers)
 ((lies > 0)) || fail "the liar was never asked"

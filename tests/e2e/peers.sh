@@ -32,6 +32,15 @@ served=$(metric sluice_read_bytes_total 'source="peer"')
 ((received > 0 && served > 0)) || fail "node 2 counts $received bytes received and $served served from peers"
 sluice --output json status | jq -e '.peers.members == 1 and .peers.express.received_bytes > 0' >"$work/status" ||
   fail "sluice status does not show the peers: $(sluice status)"
+sluice --output json peers | jq -e --arg address "$(peer_address 1)" '
+  .cluster == {configured: true, cut_off: false, cold_start: false} and .self.homes_share + .peers[0].homes_share == 1 and
+  (.peers | length == 1) and (.peers[0] | .state == "alive" and .addresses == [$address] and .recent_bytes > 0 and
+  .requests > 0 and .skipped_for_seconds == null)' >"$work/peers" || fail "sluice peers does not show node 1: $(sluice peers)"
+# Whether images can be mounted with it is not what is asked here.
+doctor() { sluice --output json doctor --config "$config" || true; }
+doctor | jq -e --arg address "$(peer_address 2)" '
+  .peers | map(.holds) == [true, true] and .[1].name == "others reach this node at \($address)"' >"$work/doctor" ||
+  fail "sluice doctor does not say that node 1 reaches node 2: $(doctor)"
 use_node 1
 (($(metric sluice_peer_sent_bytes_total 'lane="express"') >= received)) || fail "node 1 counts less sent than node 2 got"
 
@@ -47,6 +56,9 @@ drop_page_cache
 status=0
 timeout 100 head -c 1 "$work/node2/mnt/usr/lib1/part1/file1" >"$work/head" 2>&1 || status=$?
 ((status == 1)) || fail "reading without registry and members ended with $status: $(<"$work/head")"
+
+sluice --output json peers | jq -e '.peers[0].failures > 0' >"$work/peers" ||
+  fail "sluice peers does not say that node 1 failed: $(sluice peers)"
 
 note "and right bytes again when it is back"
 use_node 1

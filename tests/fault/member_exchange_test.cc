@@ -127,6 +127,24 @@ TEST_F(MemberExchangeTest, WhoIsNoMemberIsNone) {
   }
 }
 
+// By a start number that none can outdo, at an address where nobody is, and with addresses of others.
+TEST_F(MemberExchangeTest, NoLiarMovesAMemberThatAnswers) {
+  const HostPort nowhere{"127.0.0.1", 2};
+  MemberRow frozen = RowOf("a", a_, UINT64_MAX), thief = RowOf("thief", a_, UINT64_MAX);
+  frozen.addresses = {nowhere};
+  a_.Always(kPath, Tells(RowOf("a", a_)));
+  b_.Always(kPath, Tells(RowOf("liar", b_), {{frozen, 0s}, {thief, 0s}}));
+  Start({a_.port(), b_.port()});
+  Await([&] { return Names().size() == 2; });
+  AwaitQuestions(b_);
+  AwaitQuestions(a_);
+  EXPECT_THAT(Names(), ElementsAre("a", "liar"));
+  members_->Look([&](const MemberTable& table, Instant) {
+    EXPECT_EQ(table.others().at("a").row, RowOf("a", a_));
+    EXPECT_THAT(table.twins(), IsEmpty());
+  });
+}
+
 TEST_F(MemberExchangeTest, ThisNodeFindsItself) {
   a_.Always(kPath, Says("{}", kNodeId));
   Start({a_.port()});

@@ -91,6 +91,7 @@ TEST_F(AdminServiceTest, StatusCarriesEveryField) {
   backend_.status.served.bytes = {10, 20, 30};
   backend_.status.read_errors = 7;
   backend_.status.origin_bytes = 99;
+  backend_.status.cluster = {.configured = true, .cut_off = true, .cold_start = true};
 
   grpc::ClientContext context;
   v1::GetStatusResponse response;
@@ -113,6 +114,63 @@ TEST_F(AdminServiceTest, StatusCarriesEveryField) {
   EXPECT_EQ(status.served(2).bytes(), 30u);
   EXPECT_EQ(status.read_errors(), 7u);
   EXPECT_EQ(status.origin_bytes(), 99u);
+  EXPECT_TRUE(status.cluster().configured() && status.cluster().cut_off() && status.cluster().cold_start());
+}
+
+TEST_F(AdminServiceTest, PeersCarryEveryField) {
+  backend_.peers.cluster = {.configured = true, .cut_off = true, .cold_start = true};
+  backend_.peers.self.name = "me";
+  PeerInfo peer;
+  peer.name = "a";
+  peer.addresses = {"10.0.0.1:7301", "[fd00::1]:7301"};
+  peer.zone = "z";
+  peer.state = PeerState::kSilent;
+  peer.protocol = 1;
+  peer.age = std::chrono::milliseconds(2500);
+  peer.homes_share = 0.125;
+  peer.skipped_for = std::chrono::seconds(4);
+  peer.skip_reason = "refused";
+  peer.requests = 5;
+  peer.failures = 6;
+  peer.recent_bytes = 7;
+  peer.wrong_answers = 8;
+  peer.blame = "chunk 3";
+  peer.blame_age = std::chrono::seconds(9);
+  backend_.peers.peers = {peer, {}};
+
+  grpc::ClientContext context;
+  v1::ListPeersResponse response;
+  ASSERT_TRUE(stub_->ListPeers(&context, {}, &response).ok());
+  EXPECT_TRUE(response.cluster().configured() && response.cluster().cut_off() &&
+              response.cluster().cold_start());
+  EXPECT_EQ(response.self().name(), "me");
+  ASSERT_EQ(response.peers_size(), 2);
+  const v1::Peer& got = response.peers(0);
+  EXPECT_EQ(got.name(), "a");
+  EXPECT_THAT(got.addresses(), ElementsAre("10.0.0.1:7301", "[fd00::1]:7301"));
+  EXPECT_EQ(got.zone(), "z");
+  EXPECT_EQ(got.state(), v1::PEER_STATE_SILENT);
+  EXPECT_EQ(got.protocol(), 1u);
+  EXPECT_EQ(got.age().seconds(), 2);
+  EXPECT_EQ(got.age().nanos(), 500'000'000);
+  EXPECT_EQ(got.homes_share(), 0.125);
+  EXPECT_EQ(got.skipped_for().seconds(), 4);
+  EXPECT_EQ(got.skip_reason(), "refused");
+  EXPECT_EQ(got.requests(), 5u);
+  EXPECT_EQ(got.failures(), 6u);
+  EXPECT_EQ(got.recent_bytes(), 7u);
+  EXPECT_EQ(got.wrong_answers(), 8u);
+  EXPECT_EQ(got.blame(), "chunk 3");
+  EXPECT_EQ(got.blame_age().seconds(), 9);
+  EXPECT_FALSE(response.peers(1).has_skipped_for() || response.peers(1).has_blame_age());
+}
+
+TEST_F(AdminServiceTest, ANodeThatWasToldOfNoOthersHasNoSelfEither) {
+  grpc::ClientContext context;
+  v1::ListPeersResponse response;
+  ASSERT_TRUE(stub_->ListPeers(&context, {}, &response).ok());
+  EXPECT_FALSE(response.cluster().configured());
+  EXPECT_FALSE(response.has_self());
 }
 
 TEST_F(AdminServiceTest, MountsListsAndUnmounts) {

@@ -33,6 +33,15 @@ using ::testing::Not;
 using ::testing::StartsWith;
 using Json = nlohmann::json;
 
+PeerInfo PeerAt(const std::string& name, const std::string& address, PeerState state) {
+  PeerInfo peer;
+  peer.name = name;
+  peer.addresses = {address};
+  peer.zone = "z";
+  peer.state = state;
+  return peer;
+}
+
 struct Outcome {
   int exit_code = -1;
   std::string out;
@@ -194,6 +203,7 @@ TEST_F(CliTest, StatusAsJson) {
   backend_.status.uptime = std::chrono::seconds(90);
   backend_.status.served.bytes = {uint64_t{1} << 60, 2, 3};
   backend_.status.origin_bytes = 77;
+  backend_.status.cluster.configured = true;
   backend_.status.member_count = 2;
   backend_.status.peer_received_bytes = {5, 6};
   backend_.status.peer_sent_bytes = {7, 8};
@@ -203,7 +213,8 @@ TEST_F(CliTest, StatusAsJson) {
   EXPECT_EQ(json["served"]["local"]["bytes"], uint64_t{1} << 60);
   EXPECT_EQ(json["served"]["origin"]["bytes"], 3);
   EXPECT_EQ(json["origin_bytes"], 77);
-  EXPECT_EQ(json["peers"], Json::parse(R"({"members": 2, "express": {"received_bytes": 5, "sent_bytes": 7},
+  EXPECT_EQ(json["peers"], Json::parse(R"({"members": 2, "configured": true, "cut_off": false,
+                                       "cold_start": false, "express": {"received_bytes": 5, "sent_bytes": 7},
                                            "swarm": {"received_bytes": 6, "sent_bytes": 8}})"));
   EXPECT_EQ(json["mounts"][0]["mount_point"], "/mnt/a");
   EXPECT_EQ(json["mounts"][0]["blobs"][0]["present_bytes"], 250);
@@ -211,6 +222,69 @@ TEST_F(CliTest, StatusAsJson) {
   for (const auto& [name, value] : json.items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "mount_count", "mounts", "origin_bytes",
                                  "peers", "read_errors", "served", "store", "uptime_seconds", "version"));
+}
+
+TEST_F(CliTest, PeersIsATableForPeople) {
+  Serve();
+  backend_.peers.cluster.configured = true;
+  backend_.peers.self = PeerAt("me", "10.0.0.9:7301", PeerState::kAlive);
+  backend_.peers.self.homes_share = 0.25;
+  PeerInfo silent = PeerAt("n1", "10.0.0.1:7301", PeerState::kSilent);
+  silent.skipped_for = std::chrono::milliseconds(3500);
+  silent.skip_reason = "connection refused";
+  silent.recent_bytes = 3 << 19;
+  silent.wrong_answers = 2;
+  silent.blame = "chunk 7 of blob b";
+  silent.blame_age = std::chrono::seconds(80);
+  const PeerInfo twin = PeerAt("n1", "10.0.0.2:7301", PeerState::kTwin);
+  const PeerInfo unnamed = PeerAt("", "10.0.0.3:7301", PeerState::kUnnamed);
+  backend_.peers.peers = {silent, twin, unnamed};
+  Outcome outcome = Run({"peers"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("this node  me at 10.0.0.9:7301, zone z, 25.0 % of homes"),
+                                 HasSubstr("NAME"), HasSubstr("silent"), HasSubstr("1.5 MiB"),
+                                 HasSubstr("not asked for 4s: connection refused"),
+                                 HasSubstr("2 wrong answers, the last 1m 20s ago: chunk 7 of blob b"),
+                                 HasSubstr("cluster.name"), HasSubstr("unnamed"), Not(HasSubstr("CUT OFF"))));
+
+  backend_.peers.cluster.cut_off = backend_.status.cluster.cut_off = true;
+  backend_.status.member_count = 3;
+  EXPECT_THAT(Run({"peers"}).out, HasSubstr("CUT OFF: this node reaches fewer than half"));
+  EXPECT_THAT(Run({"status"}).out, HasSubstr("CUT OFF: this node reaches fewer than half"));
+  backend_.peers.cluster.cold_start = backend_.status.cluster.cold_start = true;
+  EXPECT_THAT(Run({"peers"}).out, HasSubstr("cold start"));
+  EXPECT_THAT(Run({"status"}).out, HasSubstr("cold start"));
+  backend_.peers.peers.clear();
+  EXPECT_THAT(Run({"peers"}).out, HasSubstr("none yet"));
+}
+
+TEST_F(CliTest, PeersAsJson) {
+  Serve();
+  backend_.peers.cluster = {.configured = true, .cut_off = true};
+  backend_.peers.self.name = "me";
+  PeerInfo peer = PeerAt("n1", "10.0.0.1:7301", PeerState::kNotAsked);
+  peer.skipped_for = std::chrono::milliseconds(3500);
+  peer.homes_share = 0.5;
+  backend_.peers.peers = {peer};
+  const Json json = RunJson({"peers"});
+  EXPECT_EQ(json["cluster"], (Json{{"configured", true}, {"cut_off", true}, {"cold_start", false}}));
+  EXPECT_EQ(json["self"]["name"], "me");
+  ASSERT_EQ(json["peers"].size(), 1u);
+  EXPECT_EQ(json["peers"][0]["state"], "not_asked");
+  EXPECT_EQ(json["peers"][0]["addresses"], Json({"10.0.0.1:7301"}));
+  EXPECT_EQ(json["peers"][0]["skipped_for_seconds"], 3.5);
+  EXPECT_EQ(json["peers"][0]["homes_share"], 0.5);
+  EXPECT_EQ(json["peers"][0]["blame_age_seconds"], nullptr);
+}
+
+TEST_F(CliTest, ANodeWithoutPeersSaysSo) {
+  Serve();
+  const Outcome outcome = Run({"peers"});
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_EQ(outcome.out, "This node was told of no other nodes; name them in cluster.members.\n");
+  const Json json = RunJson({"peers"});
+  EXPECT_EQ(json["self"], nullptr);
+  EXPECT_EQ(json["peers"], Json::array());
 }
 
 TEST_F(CliTest, MountSendsAnAbsolutePathAndTheFill) {
@@ -327,7 +401,7 @@ TEST_F(CliTest, VerifyExitsWith1IfChunksWereBad) {
 TEST_F(CliTest, ARecipeGoesToAFileOrToStdout) {
   Serve();
   backend_.blobs[TestDigest(1)].digest = TestDigest(1);
-  backend_.recipe = std::string("d4:\0\xff binary", 15);
+  backend_.recipe = std::string("d4:\0\xff binary", 12);
   const Outcome outcome = Run({"blob", "recipe", digest_});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(outcome.out, backend_.recipe);
@@ -459,6 +533,46 @@ TEST_F(CliTest, DoctorListsWhatItTriedAndExitsAccordingly) {
     EXPECT_NE(requirement["name"], "");
     EXPECT_TRUE(requirement["holds"] == true || requirement["remedy"] != "") << requirement;
   }
+}
+
+TEST_F(CliTest, DoctorSaysWhetherOthersReachThisNode) {
+  const auto peers = [&] {
+    return Json::parse(Run({"--output", "json", "doctor", "--data-dir", dir_.path()}).out)["peers"];
+  };
+  Json checks = peers();
+  ASSERT_EQ(checks.size(), 1u);
+  EXPECT_EQ(checks[0]["holds"], nullptr);
+  EXPECT_THAT(checks[0]["detail"], HasSubstr("not tried: cannot reach the daemon"));
+  Serve();
+  EXPECT_THAT(peers()[0]["detail"], HasSubstr("told of no other nodes"));
+
+  backend_.peers.cluster.configured = true;
+  EXPECT_THAT(peers()[1]["detail"], HasSubstr("no other node has answered yet"));
+  backend_.peers.peers = {PeerAt("a", "10.0.0.1:7301", PeerState::kAlive)};
+  EXPECT_EQ(peers()[1]["holds"], false) << "it has no address";
+  EXPECT_THAT(peers()[1]["remedy"], HasSubstr("cluster.advertise"));
+
+  backend_.dials = {{"10.0.0.9:7301", "a", DialOutcome::kReached, ""},
+                    {"10.0.0.9:7301", "b", DialOutcome::kNotReached, ""},
+                    {"10.0.0.8:7301", "a", DialOutcome::kNotReached, ""},
+                    {"10.0.0.8:7301", "b", DialOutcome::kNotTried, "status 429"}};
+  checks = peers();
+  ASSERT_EQ(checks.size(), 3u);
+  EXPECT_EQ(checks[0]["holds"], true);
+  EXPECT_EQ(checks[1]["name"], "others reach this node at 10.0.0.8:7301");
+  EXPECT_EQ(checks[1]["holds"], false);
+  EXPECT_EQ(checks[1]["detail"], "not by a; not tried by b (status 429)");
+  EXPECT_THAT(checks[1]["remedy"], HasSubstr("cluster.advertise"));
+  EXPECT_EQ(checks[2]["holds"], true);
+  EXPECT_EQ(checks[2]["detail"], "reached by a; not by b");
+  backend_.peers.cluster.cut_off = true;
+  EXPECT_EQ(peers()[0]["holds"], false);
+
+  const Outcome outcome = Run({"doctor", "--data-dir", dir_.path()});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("FAIL others reach this node at 10.0.0.8:7301: not by a"),
+                                 HasSubstr("ok   others reach this node at 10.0.0.9:7301"),
+                                 HasSubstr("FAIL reaches the other nodes")));
 }
 
 TEST_F(CliTest, VersionNeedsNoDaemon) {

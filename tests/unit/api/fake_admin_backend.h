@@ -18,13 +18,18 @@ inline Digest TestDigest(uint8_t first_byte) {
   return Digest(bytes);
 }
 
-// All three ports in memory. Records what it was asked, answers from its public fields, and can be told to
+// All four ports in memory. Records what it was asked, answers from its public fields, and can be told to
 // fail or to hold calls back. Set it up before the calls begin, or under the server's quiet.
-class FakeAdminBackend final : public StatusBackend, public MountBackend, public BlobBackend {
+class FakeAdminBackend final : public StatusBackend,
+                               public MountBackend,
+                               public BlobBackend,
+                               public PeerBackend {
  public:
-  AdminBackend ports() { return {*this, *this, *this}; }
+  AdminBackend ports() { return {*this, *this, *this, *this}; }
 
   NodeStatus status;
+  PeersReport peers;
+  std::vector<DialFinding> dials;
   std::map<std::string, MountInfo> mounts;
   std::map<Digest, BlobInfo> blobs;
   VerifyReport verify_report;
@@ -62,6 +67,21 @@ class FakeAdminBackend final : public StatusBackend, public MountBackend, public
     --held_count_;
     if (!failure.ok()) return failure;
     return status;
+  }
+
+  absl::StatusOr<PeersReport> ListPeers() override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("ListPeers");
+    if (!failure.ok()) return failure;
+    return peers;
+  }
+
+  absl::StatusOr<std::vector<DialFinding>> DialBack(Instant) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("DialBack");
+    if (!failure.ok()) return failure;
+    if (!peers.cluster.configured) return absl::FailedPreconditionError("it was told of no others");
+    return dials;
   }
 
   absl::StatusOr<MountInfo> Mount(const MountRequest& request) override {

@@ -7,8 +7,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
+#include <deque>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -88,6 +91,28 @@ TEST_F(HttpServerTest, ABodyIsRefused) {
   EXPECT_THAT(Ask(Request("GET", "/hello", "Content-Length: 99999999999999\r\n")),
               StartsWith("HTTP/1.1 413 "));
   EXPECT_THAT(Ask(Request("GET", "/hello", "Transfer-Encoding: chunked\r\n")), StartsWith("HTTP/1.1 413 "));
+}
+
+TEST_F(HttpServerTest, APostGoesToItsOwnRouteWithItsBody) {
+  HttpRoutes routes = Hello();
+  routes["POST /take"] = [](const HttpRequest& request, HttpResponder responder) {
+    EXPECT_EQ(request.method, HttpMethod::kPost);
+    HttpResponse response;
+    response.body = absl::StrCat("got ", request.body.size(), " ", request.query);
+    std::move(responder).Answer(std::move(response));
+  };
+  Start(std::move(routes), {.body_bytes_max = 1000});
+  const auto post = [&](const std::string& path, const std::string& body) {
+    return Ask(Request("POST", path, absl::StrCat("Content-Length: ", body.size(), "\r\n", kClose)) + body);
+  };
+  EXPECT_THAT(post("/take?a=b", "hello"), AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("got 5 a=b")));
+  EXPECT_THAT(post("/take", ""), EndsWith("got 0 "));
+  EXPECT_THAT(post("/take", std::string(1000, 'x')), EndsWith("got 1000 "));
+  EXPECT_THAT(post("/take", std::string(1001, 'x')), StartsWith("HTTP/1.1 413 "));
+  EXPECT_THAT(Ask(Request("POST", "/take", "Transfer-Encoding: chunked\r\n")), StartsWith("HTTP/1.1 413 "));
+  EXPECT_THAT(post("/hello", "hello"), StartsWith("HTTP/1.1 405 "));
+  EXPECT_THAT(Ask(Request("GET", "/take", kClose)), StartsWith("HTTP/1.1 404 "));
+  EXPECT_THAT(Ask(Request("GET", "POST%20/take", kClose)), StartsWith("HTTP/1.1 400 "));
 }
 
 TEST_F(HttpServerTest, NonsenseIsRefused) {
@@ -302,6 +327,193 @@ TEST_F(HttpServerTest, APathOfSlashesCostsNoMoreThanAnother) {
   EXPECT_LT(seconds_for(std::string(15000, '/')), 10 * plain + 0.2);
 }
 
+// -------------------------------------------------------------------------- interim answers, clients that go
+
+// "/wait" hands its responders over.
+class HttpWaitTest : public HttpServerTest {
+ protected:
+  void StartWaiting(HttpLimits limits = {}) {
+    HttpRoutes routes = Hello();
+    routes["/wait"] = [this](const HttpRequest&, HttpResponder responder) {
+      const std::lock_guard lock(mutex_);
+      waiting_.push_back(std::move(responder));
+      arrived_.notify_all();
+    };
+    Start(std::move(routes), limits);
+  }
+  HttpResponder Next() {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(arrived_.wait_for(lock, std::chrono::seconds(60), [&] { return !waiting_.empty(); }));
+    HttpResponder responder = std::move(waiting_.front());
+    waiting_.pop_front();
+    return responder;
+  }
+  static HttpResponse Plain(std::string body) {
+    HttpResponse response;
+    response.body = std::move(body);
+    return response;
+  }
+  // Counts calls, and can be waited for.
+  struct Calls {
+    std::promise<void> first;
+    std::atomic<int> count = 0;
+    Task Counting() {
+      return [this] {
+        if (count++ == 0) first.set_value();
+      };
+    }
+    void Await() {
+      EXPECT_EQ(first.get_future().wait_for(std::chrono::seconds(60)), std::future_status::ready)
+          << "it was not told that the client has gone";
+    }
+  };
+
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<HttpResponder> waiting_;
+};
+
+TEST_F(HttpWaitTest, InterimAnswersComeBeforeTheAnswerAndTheConnectionServesOn) {
+  StartWaiting();
+  RawClient client(server_->port());
+  client.Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  for (int i = 0; i < 3; ++i) {
+    std::thread([&] { responder.Interim(102); }).join();
+    EXPECT_EQ(client.ReadThrough("\r\n\r\n"), "HTTP/1.1 102 Processing\r\n\r\n");
+  }
+  std::move(responder).Answer(Plain("at last"));
+  EXPECT_THAT(client.ReadThrough("at last"), StartsWith("HTTP/1.1 200 "));
+  client.Send(Request("GET", "/hello?1", kClose));
+  EXPECT_THAT(client.ReadAll(), EndsWith("hello 1"));
+}
+
+TEST_F(HttpWaitTest, AnAnswerRightAfterAnInterimOneFollowsIt) {
+  StartWaiting();
+  for (int i = 0; i < 50; ++i) {
+    RawClient client(server_->port());
+    client.Send(Request("GET", "/wait", kClose));
+    HttpResponder responder = Next();
+    responder.Interim(102);
+    responder.Interim(102);
+    std::move(responder).Answer(Plain("at once"));
+    std::string all = client.ReadAll();
+    const std::string interim = "HTTP/1.1 102 Processing\r\n\r\n";
+    ASSERT_THAT(all, StartsWith(interim));
+    while (all.starts_with(interim)) all.erase(0, interim.size());
+    EXPECT_THAT(all, AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("at once")));
+  }
+}
+
+TEST_F(HttpWaitTest, AClientOfHttp10GetsNoInterimAnswer) {
+  StartWaiting();
+  RawClient client(server_->port());
+  client.Send("GET /wait HTTP/1.0\r\n\r\n");
+  HttpResponder responder = Next();
+  responder.Interim(102);
+  std::move(responder).Answer(Plain("old"));
+  EXPECT_THAT(client.ReadAll(), AllOf(Not(HasSubstr(" 102 ")), EndsWith("old")));
+}
+
+TEST_F(HttpWaitTest, InterimAnswersAreNotQueued) {
+  constexpr int kMany = 5000;
+  HttpRoutes routes;
+  // On the server's own thread, so none has been sent when the last is asked for.
+  routes["/flood"] = [](const HttpRequest&, HttpResponder responder) {
+    for (int i = 0; i < kMany; ++i) responder.Interim(102);
+    std::move(responder).Answer(Plain("flooded"));
+  };
+  Start(std::move(routes));
+  const std::string all = Ask(Request("GET", "/flood", kClose));
+  EXPECT_THAT(all, AllOf(StartsWith("HTTP/1.1 102 "), EndsWith("flooded")));
+  EXPECT_LT(all.size(), size_t{kMany});
+}
+
+TEST_F(HttpWaitTest, WhoWaitsIsToldOnceThatTheClientHasGone) {
+  StartWaiting();
+  Calls gone;
+  auto client = std::make_unique<RawClient>(server_->port());
+  client->Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  responder.OnGone(gone.Counting());
+  responder.Interim(102);
+  client->ReadThrough("\r\n\r\n");
+  EXPECT_EQ(gone.count, 0);
+  client.reset();
+  gone.Await();
+  responder.Interim(102);
+  std::move(responder).Answer(Plain("nobody"));
+  EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+  EXPECT_EQ(gone.count, 1);
+}
+
+TEST_F(HttpWaitTest, AClientThatHadGoneBeforeItWasAskedForIsToldToo) {
+  StartWaiting();
+  RawClient(server_->port()).Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+  Calls gone;
+  responder.OnGone(gone.Counting());
+  gone.Await();
+}
+
+TEST_F(HttpWaitTest, AClientThatGoesBehindAPipelinedRequestIsSeenAtTheNextInterimAnswer) {
+  StartWaiting();
+  Calls gone;
+  auto client = std::make_unique<RawClient>(server_->port());
+  client->Send(Request("GET", "/wait") + Request("GET", "/hello?1"));
+  HttpResponder responder = Next();
+  responder.OnGone(gone.Counting());
+  responder.Interim(102);
+  client->ReadThrough("\r\n\r\n");
+  EXPECT_EQ(gone.count, 0) << "a request that waits is no end";
+  client.reset();
+  while (gone.count == 0) responder.Interim(102);
+}
+
+TEST_F(HttpWaitTest, NobodyIsToldAfterTheAnswer) {
+  StartWaiting();
+  Calls gone;
+  auto client = std::make_unique<RawClient>(server_->port());
+  client->Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  const auto held = std::make_shared<int>(0);
+  std::weak_ptr<int> of_callback = held;
+  responder.OnGone([&gone, held = std::shared_ptr<int>(held)] { ++gone.count; });
+  std::move(responder).Answer(Plain("answered"));
+  EXPECT_THAT(client->ReadThrough("answered"), StartsWith("HTTP/1.1 200 "));
+  EXPECT_EQ(held.use_count(), 1) << "the callback is still held";
+  client->Send(Request("GET", "/hello?1")).ReadThrough("hello 1");
+  client.reset();
+  EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+  EXPECT_EQ(gone.count, 0);
+}
+
+TEST_F(HttpWaitTest, WhoIsAnsweredForBecauseItTookTooLongIsTold) {
+  StartWaiting({.handler_timeout = std::chrono::milliseconds(20)});
+  Calls gone;
+  RawClient client(server_->port());
+  client.Send(Request("GET", "/wait", kClose));
+  HttpResponder responder = Next();
+  responder.OnGone(gone.Counting());
+  gone.Await();
+  EXPECT_THAT(client.ReadAll(), StartsWith("HTTP/1.1 503 "));
+}
+
+TEST_F(HttpWaitTest, AResponderMayOutliveTheServerInAllItDoes) {
+  StartWaiting();
+  Calls gone;
+  RawClient client(server_->port());
+  client.Send(Request("GET", "/wait"));
+  HttpResponder responder = Next();
+  responder.OnGone(gone.Counting());
+  server_.reset();
+  responder.Interim(102);
+  responder.OnGone(gone.Counting());
+  EXPECT_EQ(client.ReadAll(), "");
+  EXPECT_EQ(gone.count, 0);
+}
+
 // -------------------------------------------------------------------------------------------------- files
 
 // A file in memory that knows what is in it.
@@ -331,8 +543,12 @@ class HttpFileTest : public HttpServerTest {
       HttpResponse response;
       response.content_type = "application/octet-stream";
       const int fd = file->fd;
-      response.file =
-          FileSpan{fd, offset, length, std::move(file), [this](uint64_t bytes) { sent_ += bytes; }};
+      response.file = FileSpan{fd,
+                               offset,
+                               length,
+                               std::move(file),
+                               [this](uint64_t bytes) { sent_ += bytes; },
+                               [this] { ++taken_; }};
       std::move(responder).Answer(std::move(response));
     };
     return routes;
@@ -355,6 +571,7 @@ class HttpFileTest : public HttpServerTest {
 
   std::weak_ptr<TestFile> held_;  // of the last answer; written before its head is sent
   std::atomic<uint64_t> sent_ = 0;
+  std::atomic<int> taken_ = 0;  // answers that the client has taken in
 };
 
 TEST_F(HttpFileTest, ExactlyTheBytesAtTheOffsetAreSentAndTheConnectionServesOn) {
@@ -422,6 +639,48 @@ TEST_F(HttpFileTest, AClientThatGoesAwayReleasesTheFile) {
     client.ReadThrough("\r\n\r\n");
   }
   AwaitRelease();
+}
+
+TEST_F(HttpFileTest, WhatTheClientsKernelHasTakenInIsToldOnceAndNothingEarlier) {
+  constexpr size_t kSize = 64 << 20;
+  Start(Files(kSize));
+  RawClient client(server_->port(), 64 << 10);
+  EXPECT_EQ(Read(client, "0-1000").size(), 1000u);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 1);
+  // So much lies in no two sockets' buffers.
+  client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+  client.ReadThrough("\r\n\r\n");
+  client.ReadBytes(kSize / 2);
+  EXPECT_EQ(taken_, 1);
+  EXPECT_FALSE(held_.expired());
+  EXPECT_EQ(client.ReadBytes(kSize / 2).size(), kSize / 2);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 2);
+}
+
+TEST_F(HttpFileTest, WhatLiesInTheSendersBufferIsNotTakenIn) {
+  // It fits into the server's buffer, and not into the client's.
+  constexpr size_t kSize = 512 << 10;
+  Start(Files(kSize));
+  {
+    RawClient client(server_->port(), 8 << 10);
+    client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+    client.ReadThrough("\r\n\r\n");
+    while (sent_ < kSize) std::this_thread::yield();
+    EXPECT_EQ(taken_, 0);
+    EXPECT_FALSE(held_.expired());
+  }
+  AwaitRelease();
+  EXPECT_EQ(taken_, 0) << "the client has gone without it";
+}
+
+TEST_F(HttpFileTest, WhoAsksForMoreHasTakenInWhatWasSentBefore) {
+  Start(Files(1000));
+  RawClient client(server_->port());
+  for (int i = 1; i <= 100; ++i) EXPECT_EQ(Read(client, "0-1000").size(), 1000u);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 100);
 }
 
 TEST_F(HttpFileTest, ASlowClientHoldsNobodyUp) {

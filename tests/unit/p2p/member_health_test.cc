@@ -56,6 +56,54 @@ TEST_F(MemberHealthTest, WrongBytesCostMoreThanAFailureAndNoSuccessEndsIt) {
   EXPECT_TRUE(health_.Usable("a", now_ + MemberHealth::kSkipWrong));
 }
 
+TEST_F(MemberHealthTest, WhatAskingCameToIsRecorded) {
+  EXPECT_EQ(health_.RecordOf("a", now_).requests, 0u);
+  health_.Succeeded("a");
+  health_.Failed("a", now_, "status 500");
+  health_.Failed("a", now_, "what failed with it");
+  MemberHealth::Record record = health_.RecordOf("a", now_ + 400ms);
+  EXPECT_EQ(record.requests, 3u);
+  EXPECT_EQ(record.failures, 2u);
+  EXPECT_EQ(record.skipped_for, 600ms);
+  EXPECT_EQ(record.skip_reason, "status 500");
+  EXPECT_EQ(record.wrong_answers, 0u);
+  EXPECT_EQ(record.blame, "");
+  record = health_.RecordOf("a", now_ + 1s);
+  EXPECT_EQ(record.skipped_for, Duration(0));
+  EXPECT_EQ(record.skip_reason, "");
+
+  health_.SentWrong("a", now_ + 1s, "chunk 7");
+  record = health_.RecordOf("a", now_ + 11s);
+  EXPECT_EQ(record.wrong_answers, 1u);
+  EXPECT_EQ(record.blame, "chunk 7");
+  EXPECT_EQ(record.blame_age, 10s);
+  EXPECT_EQ(record.skipped_for, MemberHealth::kSkipWrong - 10s);
+  EXPECT_EQ(record.skip_reason, "it sent wrong bytes");
+  EXPECT_EQ(health_.RecordOf("b", now_).requests, 0u);
+}
+
+TEST_F(MemberHealthTest, BytesCountForTenMinutes) {
+  now_ = Instant{2h + 30s};
+  health_.Received("a", 100, now_);
+  health_.Received("a", 10, now_ + 5min);
+  EXPECT_EQ(health_.RecordOf("a", now_ + 5min).recent_bytes, 110u);
+  EXPECT_EQ(health_.RecordOf("a", now_ + 9min).recent_bytes, 110u);
+  EXPECT_EQ(health_.RecordOf("a", now_ + 10min).recent_bytes, 10u);
+  EXPECT_EQ(health_.RecordOf("a", now_ + 15min).recent_bytes, 0u);
+  health_.Received("a", 1, now_ + 100min);
+  EXPECT_EQ(health_.RecordOf("a", now_ + 100min).recent_bytes, 1u);
+  // Threads come to the lock in any order.
+  health_.Received("a", 1, now_ + 99min);
+  EXPECT_EQ(health_.RecordOf("a", now_ + 99min).recent_bytes, 2u);
+}
+
+TEST_F(MemberHealthTest, OfALongReasonTheBeginningIsKept) {
+  health_.Failed("a", now_, std::string(10000, 'x'));
+  health_.SentWrong("b", now_, std::string(10000, 'x'));
+  EXPECT_EQ(health_.RecordOf("a", now_).skip_reason.size(), MemberHealth::kReasonBytesMax);
+  EXPECT_EQ(health_.RecordOf("b", now_).blame.size(), MemberHealth::kReasonBytesMax);
+}
+
 TEST_F(MemberHealthTest, NumbersStandForNames) {
   const SenderId a = health_.IdOf("a"), b = health_.IdOf("b");
   EXPECT_NE(a, b);

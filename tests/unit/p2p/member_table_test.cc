@@ -192,8 +192,68 @@ TEST_F(MemberTableTest, AnAddressThatIsUsedAgainIsTheLaterOnes) {
   EXPECT_EQ(Hear("old", 1, 0s, 1), Merge::kRefused) << "hearsay takes the address from nobody";
   EXPECT_EQ(Hear("older", 1, 0s, 1), Merge::kRefused) << "nor does it for who was never known here";
   EXPECT_THAT(Names(), ElementsAre("new"));
-  EXPECT_EQ(Hear("newer", 1, 10s, 3), Merge::kNew);
+  EXPECT_EQ(Hear("newer", 1, 10s, 3), Merge::kRefused) << "who had it answers there";
+  EXPECT_EQ(From("newer", 1, 3), Merge::kNew);
   EXPECT_THAT(Names(), ElementsAre("newer"));
+  table_.NoteSilence("newer", now_);
+  EXPECT_EQ(Hear("newest", 1, 10s, 4), Merge::kNew);
+  EXPECT_THAT(Names(), ElementsAre("newest"));
+}
+
+// Whatever start number and addresses a liar gives a member, who answers stays where it answers.
+TEST_F(MemberTableTest, HearsayChangesNothingOfWhoAnswersButSaysWhomToAsk) {
+  From("a", 1, 5);
+  EXPECT_EQ(Hear("a", 66, 0s, UINT64_MAX), Merge::kNothingNew);
+  EXPECT_EQ(Hear("liar", 1, 0s, UINT64_MAX), Merge::kRefused) << "it takes no address from it";
+  EXPECT_EQ(table_.Hear({RowOf("a", {At(1), At(67)}, 5), 0s}, now_), Merge::kNothingNew);
+  EXPECT_THAT(Names(), ElementsAre("a"));
+  EXPECT_THAT(table_.others().at("a").row, RowOf("a", {At(1)}, 5));
+  EXPECT_THAT(table_.Rumoured(), ElementsAre(At(1), At(66), At(67)));
+  table_.NoteSilence(At(66), now_);
+  table_.NoteSilence(At(67), now_);
+  EXPECT_EQ(From("a", 1, 5), Merge::kNothingNew);
+  EXPECT_THAT(table_.Rumoured(), IsEmpty()) << "each is asked once";
+  EXPECT_THAT(table_.twins(), IsEmpty());
+  Hear("a", 66, 0s, UINT64_MAX);
+  Pass(kTtl);
+  EXPECT_THAT(table_.Rumoured(), IsEmpty());
+}
+
+TEST_F(MemberTableTest, WhoStartedAgainElsewhereIsBelievedWhenItAnswersThere) {
+  From("a", 1, 5);
+  EXPECT_EQ(Hear("a", 2, 0s, 6), Merge::kNothingNew);
+  EXPECT_EQ(Hear("a", 1, 0s, 6), Merge::kNothingNew) << "and so who did where it was";
+  EXPECT_THAT(table_.Rumoured(), ElementsAre(At(1), At(2)));
+  EXPECT_EQ(From("a", 2, 6), Merge::kNew);
+  EXPECT_EQ(AddressOf("a"), At(2));
+  EXPECT_THAT(table_.Rumoured(), ElementsAre(At(1)));
+  table_.NoteSilence("a", now_);
+  EXPECT_EQ(Hear("a", 3, 0s, 7), Merge::kNew) << "nobody answers there any more";
+  From("a", 3, 7);
+  Pass(kTtl - 1ns);
+  table_.HearAge({"a", 7, 1s}, now_);
+  EXPECT_EQ(Hear("a", 4, 0s, 8), Merge::kNothingNew);
+  Pass(1ns);
+  EXPECT_EQ(Hear("a", 4, 0s, 8), Merge::kNew) << "it answered long ago";
+}
+
+// A liar's number must not keep the member out for good.
+TEST_F(MemberTableTest, WhoOutlivesALargerStartNumberIsBelievedAgain) {
+  Hear("a", 1, 10s, 5);
+  EXPECT_EQ(Hear("a", 66, 0s, UINT64_MAX), Merge::kNew) << "nobody knows better yet";
+  EXPECT_EQ(Hear("a", 1, 0s, 5), Merge::kNothingNew);
+  table_.NoteSilence("a", now_);
+  EXPECT_EQ(Hear("a", 1, 0s, 5), Merge::kNothingNew) << "that was before";
+  Pass(5s);
+  EXPECT_EQ(Hear("a", 1, 5s, 5), Merge::kNothingNew);
+  EXPECT_EQ(Hear("a", 1, 4s, 5), Merge::kNew) << "somebody heard it after the other fell silent";
+  EXPECT_EQ(AddressOf("a"), At(1));
+}
+
+TEST_F(MemberTableTest, RumoursAreBounded) {
+  From("a", 1, 5);
+  for (size_t i = 0; i < 2 * MemberTable::kRumoursMax; ++i) Hear("a", 100 + static_cast<int>(i), 0s, 6);
+  EXPECT_EQ(table_.Rumoured().size(), MemberTable::kRumoursMax);
 }
 
 TEST_F(MemberTableTest, ThisNodeKnowsItselfAndIsToldNothingAboutItself) {
@@ -235,7 +295,7 @@ TEST_F(MemberTableTest, OnlyWhatHashesOtherwiseIsTold) {
   EXPECT_EQ(table_.HeardFrom(other.self(), At(900), now_), Merge::kNew);
   for (int i = 1; i <= 200; ++i) {
     From(absl::StrCat("m", i), i);
-    other.HeardFrom(RowOf(absl::StrCat("m", i), {At(i)}), At(i), now_);
+    other.Hear({RowOf(absl::StrCat("m", i), {At(i)}), 0s}, now_);
   }
   EXPECT_EQ(table_.Hashes(), other.Hashes());
   EXPECT_THAT(table_.RowsBeside(other.Hashes(), now_), IsEmpty());
@@ -314,6 +374,15 @@ TEST(MemberCodecTest, WhatIsNoTableIsRefused) {
   EXPECT_FALSE(DecodeRow("{\"name\":\"a\"}").ok());
 }
 
+TEST(MemberCodecTest, NestingAsDeepAsAnAnswerIsLongEndsNoProcess) {
+  const std::string self = EncodeRow(RowOf("a", {At(1)}));
+  const size_t depth = (kMembersBytesMax - self.size() - 100) / 2;
+  const std::string deep = std::string(depth, '[') + std::string(depth, ']');
+  EXPECT_TRUE(DecodeMembers(absl::StrCat("{\"self\":", self, ",\"more\":", deep, "}")).ok());
+  EXPECT_FALSE(DecodeRow(deep).ok());
+  EXPECT_FALSE(DecodeRow(std::string(kMembersBytesMax, '[')).ok());
+}
+
 TEST(MemberCodecTest, ALongTableIsCutAtTheBound) {
   MembersAnswer answer;
   answer.self = RowOf("self", {At(0)});
@@ -360,6 +429,16 @@ TEST_F(MemberRoundsTest, TwoMembersAndOneUnnamedAddressAreAsked) {
   EXPECT_NE(targets[0].name, targets[1].name);
   EXPECT_EQ(targets[2].name, "");
   EXPECT_EQ(targets[2].address, At(4));
+}
+
+TEST_F(MemberRoundsTest, RumoursAreAskedTwoAtATime) {
+  From("a", 1);
+  for (int i = 10; i < 20; ++i) Hear("a", i, 0s, 6);
+  const auto targets = rounds_.Next(table_);
+  ASSERT_EQ(targets.size(), 3u);
+  EXPECT_EQ(targets[0].name, "a");
+  EXPECT_EQ(targets[1].name, "");
+  EXPECT_NE(targets[1].address, targets[2].address);
 }
 
 TEST_F(MemberRoundsTest, TheColdStartEndsAfterTwoAnsweredRoundsWithoutNewsOrThreeSeconds) {

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "api/http/http_server.h"
+#include "api/http/peer_response.h"
+#include "node/blob.h"
+#include "node/blob_reader.h"
+#include "node/chunk_store.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "node/origin_access.h"
+#include "node/telemetry.h"
+
+namespace sluice::api {
+
+// Gives other nodes what is here of a blob, if it was got from the repository that they name as public and is
+// proven.
+//
+// Called on the server's thread; files are opened on the I/O pool.
+class BlobRoute : public std::enable_shared_from_this<BlobRoute> {
+ public:
+  struct Parts {
+    ChunkStore& store;
+    BlobReader& reader;
+    AccessLedger& ledger;
+    Executor& io;
+    Telemetry& telemetry;
+    std::shared_ptr<const PeerAnswers> answers;
+  };
+  // What is referred to outlives it.
+  explicit BlobRoute(Parts parts) : parts_(std::move(parts)) {}
+
+  void OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
+              HttpResponder responder);
+
+ private:
+  void SendBlob(Blob::Lease lease, ByteRange range, HttpResponse response, HttpResponder responder);
+  HttpResponse PartlyHere(const Blob& blob, ChunkSpan asked);
+
+  const Parts parts_;
+};
+
+}  // namespace sluice::api

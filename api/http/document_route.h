@@ -1,0 +1,58 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "api/http/http_server.h"
+#include "api/http/peer_response.h"
+#include "node/blob.h"
+#include "node/digest.h"
+#include "node/executor.h"
+
+namespace sluice::api {
+
+struct PeerDocument {
+  std::string media_type;
+  std::string body;
+};
+
+// Port: what a mount needs beside blobs. Implemented by the daemon.
+//
+// Thread-safe; may block on disk.
+class PeerDocuments {
+ public:
+  virtual ~PeerDocuments() = default;
+
+  // A manifest that this node got from that repository, as public. Errors: NotFound, whatever the reason.
+  virtual absl::StatusOr<PeerDocument> Manifest(const BlobOrigin& origin, const Digest& digest) = 0;
+  // The bound recipe of a blob that this node got somewhere as public; with `root` only that one. Errors:
+  // NotFound, whatever the reason.
+  virtual absl::StatusOr<PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) = 0;
+};
+
+// Gives other nodes what they need beside blobs: manifests and recipes.
+//
+// Called on the server's thread; documents are read on the I/O pool.
+class DocumentRoute : public std::enable_shared_from_this<DocumentRoute> {
+ public:
+  struct Parts {
+    PeerDocuments& documents;
+    Executor& io;
+    std::shared_ptr<const PeerAnswers> answers;
+  };
+  // What is referred to outlives it.
+  explicit DocumentRoute(Parts parts) : parts_(std::move(parts)) {}
+
+  void OnManifest(const BlobOrigin& origin, const Digest& digest, HttpResponder responder);
+  // With `root` only the recipe of that root.
+  void OnRecipe(const Digest& blob, const std::optional<Digest>& root, HttpResponder responder);
+
+ private:
+  void Answer(const absl::StatusOr<PeerDocument>& document, const Digest* digest, HttpResponder responder);
+
+  const Parts parts_;
+};
+
+}  // namespace sluice::api

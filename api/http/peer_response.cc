@@ -1,0 +1,56 @@
+#include "api/http/peer_response.h"
+
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+
+namespace sluice::api {
+namespace {
+
+absl::string_view View(std::string_view text) {
+  return {text.data(), text.size()};
+}
+
+}  // namespace
+
+HttpResponse ErrorResponse(unsigned status, std::string_view code, std::string_view message) {
+  HttpResponse response;
+  response.status = status;
+  response.content_type = "application/json";
+  response.body =
+      absl::StrCat(R"({"errors":[{"code":")", View(code), R"(","message":")", View(message), "\"}]}\n");
+  return response;
+}
+
+HttpResponse NotHere() {
+  return ErrorResponse(404, "BLOB_UNKNOWN", "it is not on this node, or not for everybody");
+}
+
+std::string EntityTag(const Digest& digest) {
+  return absl::StrCat("\"", digest.ToString(), "\"");
+}
+
+bool MatchesTag(std::string_view list, const std::string& tag) {
+  for (absl::string_view part : absl::StrSplit(View(list), ',')) {
+    part = absl::StripAsciiWhitespace(part);
+    if (absl::StartsWith(part, "W/")) part.remove_prefix(2);
+    if (part == "*" || part == tag) return true;
+  }
+  return false;
+}
+
+void PeerAnswers::Send(HttpResponse response, HttpResponder responder, PeerRole role) const {
+  const PeerAnswer kind = response.status < 400    ? PeerAnswer::kServed
+                          : response.status == 404 ? PeerAnswer::kAbsent
+                          : response.status == 503 ? PeerAnswer::kBusy
+                                                   : PeerAnswer::kRefused;
+  telemetry_.peer_answers[static_cast<size_t>(role)][static_cast<size_t>(kind)].Add();
+  response.headers.emplace_back("Sluice-Node", node_id_);
+  std::move(responder).Answer(std::move(response));
+}
+
+}  // namespace sluice::api

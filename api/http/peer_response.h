@@ -1,0 +1,41 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "api/http/http_server.h"
+#include "node/digest.h"
+#include "node/telemetry.h"
+
+namespace sluice::api {
+
+// An error as registries word it. Source: OCI distribution specification, "Error Codes". `message` is ours:
+// it is not escaped.
+HttpResponse ErrorResponse(unsigned status, std::string_view code, std::string_view message);
+
+// The 404 that doesn't say whether it is absent or not for who asks.
+HttpResponse NotHere();
+
+// The ETag of what is named by its digest.
+std::string EntityTag(const Digest& digest);
+
+// Whether an If-None-Match names the tag. Source: RFC 9110 section 13.1.2 (weak comparison).
+bool MatchesTag(std::string_view list, const std::string& tag);
+
+// Answers other nodes: counts what they were answered, and says which node this is.
+//
+// Thread-safe.
+class PeerAnswers {
+ public:
+  PeerAnswers(Telemetry& telemetry, std::string node_id)
+      : telemetry_(telemetry), node_id_(std::move(node_id)) {}
+
+  void Send(HttpResponse response, HttpResponder responder, PeerRole role = PeerRole::kPresentOnly) const;
+
+ private:
+  Telemetry& telemetry_;
+  const std::string node_id_;  // of this process: by it a node recognises itself
+};
+
+}  // namespace sluice::api

@@ -68,6 +68,7 @@ herd_run() {
 
 measure_herd() {
   local run chunk_requests table_requests slowest
+  new_case
   for ((run = 0; run < runs; ++run)); do
     quiet_run herd_run "$1" ||
       { report_too_busy "$1" origin_requests_per_chunk table_requests; fail "the machine is too busy"; }
@@ -114,6 +115,7 @@ measure_mount() {
   local run gate stored_bootstrap manifest_requests token_requests bootstrap_requests
   local metric metrics=(manifest_requests token_requests bootstrap_requests)
   stored_bootstrap=$(manifest herd | jq -r '.layers[-1].digest')
+  new_case
   start_token_registry
   for ((run = 0; run < runs; ++run)); do
     quiet_run mount_run || { report_too_busy mount "${metrics[@]}"; fail "the machine is too busy"; }

@@ -1,6 +1,5 @@
 // A node as the home of chunks, and as one that has them: askers over raw sockets, an origin that does as it
 // is told.
-#include "node/daemon/home_blobs.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,34 +8,17 @@
 #include <fstream>
 #include <functional>
 #include <future>
-#include <map>
 #include <memory>
-#include <mutex>
-#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "api/http/peer_routes.h"
-#include "index/disk_store.h"
-#include "node/blob_cache.h"
 #include "node/blob_claim.h"
-#include "node/daemon/asio_executor.h"
-#include "node/daemon/manifest_cache.h"
-#include "node/daemon/peer_documents.h"
-#include "p2p/cluster/spreading.h"
-#include "p2p/recipe/leaf_cache.h"
-#include "p2p/recipe/recipe_verifier.h"
 #include "p2p/recipe/sha256.h"
-#include "p2p/registry/origin_source.h"
-#include "p2p/registry/registry_client.h"
 #include "tests/fault/fault_origin.h"
-#include "tests/unit/api/raw_client.h"
-#include "tests/unit/index/store_fixture.h"
+#include "tests/fault/home_node.h"
 
 namespace sluice {
 namespace {
@@ -56,73 +38,12 @@ using ::testing::SizeIs;
 
 constexpr uint32_t kChunk = kChunkSizeMin;
 constexpr char kRepository[] = "team/app";
-constexpr char kInterim[] = "HTTP/1.1 102 Processing\r\n\r\n";
 
 std::string Pattern(size_t size) {
   std::string bytes(size, '\0');
   for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 131 + i / 977);
   return bytes;
 }
-
-struct Answer {
-  int interims = 0;
-  int status = 0;                              // 0: the connection was closed without one
-  std::map<std::string, std::string> headers;  // names in lower case
-  std::string body;
-
-  std::string Header(const std::string& name) const {
-    const auto found = headers.find(name);
-    return found == headers.end() ? std::string() : found->second;
-  }
-  std::vector<std::string> Helpers() const {
-    return absl::StrSplit(Header("sluice-helpers"), ',', absl::SkipEmpty());
-  }
-};
-
-// What another node would send, and how it reads the answer.
-struct Asking {
-  std::string role = "home";
-  std::string claim;  // empty: none
-  std::string range = "bytes=0-16383";
-  std::string from = "a";
-  std::string more = {};  // headers, each with its end of line
-};
-
-class Asker {
- public:
-  Asker(uint16_t port, const std::string& path, const Asking& asking) : client_(port) {
-    std::string headers;
-    if (!asking.role.empty()) absl::StrAppend(&headers, "Sluice-Role: ", asking.role, "\r\n");
-    if (!asking.claim.empty()) absl::StrAppend(&headers, "Sluice-Blob: ", asking.claim, "\r\n");
-    if (!asking.range.empty()) absl::StrAppend(&headers, "Range: ", asking.range, "\r\n");
-    if (!asking.from.empty()) absl::StrAppend(&headers, "Sluice-From: ", asking.from, "\r\n");
-    client_.Send(api::Request("GET", path, headers + asking.more));
-  }
-  // One interim answer, which is to be the next thing that comes.
-  void AwaitInterim() {
-    EXPECT_EQ(client_.ReadThrough("\r\n\r\n"), kInterim);
-    ++interims_;
-  }
-  Answer Read() {
-    Answer answer;
-    answer.interims = interims_;
-    std::string head;
-    while ((head = client_.ReadThrough("\r\n\r\n")) == kInterim) ++answer.interims;
-    if (head.empty()) return answer;
-    answer.status = std::atoi(head.c_str() + sizeof("HTTP/1.1"));
-    for (const absl::string_view line : absl::StrSplit(head, "\r\n")) {
-      const size_t colon = line.find(": ");
-      if (colon != absl::string_view::npos)
-        answer.headers[absl::AsciiStrToLower(line.substr(0, colon))] = std::string(line.substr(colon + 2));
-    }
-    answer.body = client_.ReadBytes(std::stoul("0" + answer.Header("content-length")));
-    return answer;
-  }
-
- private:
-  RawClient client_;
-  int interims_ = 0;
-};
 
 // Holds an origin's answers back until it is opened.
 class Gate {
@@ -141,63 +62,10 @@ class Gate {
   const std::shared_future<void> opened_ = open_.get_future().share();
 };
 
-class HomeBlobsTest : public ::testing::Test {
+class HomeBlobsTest : public ::testing::Test, protected HomeNode {
  protected:
   void SetUp() override { Start(); }
   void TearDown() override { Stop(); }
-
-  void Start(const std::string& docker_config = "", const std::string& allow = "*") {
-    index::DiskStoreOptions store_options{.data_dir = temp_.path(), .telemetry = telemetry_};
-    store_ = *index::DiskStore::OpenStore(std::move(store_options));
-    core_ = std::make_unique<AsioExecutor>("core", 1);
-    io_ = std::make_unique<AsioExecutor>("io", 4);
-    p2p::RegistryOptions options;
-    options.retries_max = 0;
-    options.breaker_failures_max = 1000;
-    options.not_found_ttl = Duration(0);
-    options.docker_config_path = docker_config;
-    registry_ =
-        std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_}, options);
-    source_ = std::make_unique<p2p::OriginSource>(
-        p2p::OriginSource::Parts{*registry_, *store_, clock_, *io_, telemetry_});
-    verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
-    sources_ = std::make_unique<FixedSources>(
-        std::vector<FixedSources::Source>{{SourceRank::kOrigin, source_.get()}});
-    cache_ = std::make_unique<BlobCache>(
-        BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_, telemetry_},
-        BlobCacheLimits{});
-    allowed_ = std::make_unique<p2p::AllowList>(*p2p::AllowList::Create(std::vector<std::string>{allow}));
-    spreader_ = std::make_shared<p2p::Spreader>(clock_, [this](const std::string& name) {
-      const std::lock_guard lock(mutex_);
-      return members_.contains(name) ? std::optional<std::string>("") : std::nullopt;
-    });
-    home_ =
-        std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader_});
-    manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
-    documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_);
-    api::HttpRoutes routes;
-    api::AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, clock_, nullptr,
-                                home_.get(), "this-node"});
-    server_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
-    ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
-  }
-  // In the daemon's order.
-  void Stop() {
-    if (server_) server_->Stop();
-    if (core_) core_->Stop();
-    if (registry_) registry_->Stop();
-    if (io_) io_->Stop();
-    registry_.reset();
-    cache_.reset();
-    if (store_) store_->Stop();
-    server_.reset();
-    io_.reset();
-    core_.reset();
-    home_.reset();
-    spreader_.reset();
-    source_.reset();
-    store_.reset();
-  }
 
   BlobSpec Spec() const {
     return {
@@ -217,8 +85,8 @@ class HomeBlobsTest : public ::testing::Test {
       origin_.ServeByTheRules(request, connection);
     };
   }
-  std::unique_ptr<Asker> Begin(const Asking& asking) {
-    return std::make_unique<Asker>(server_->port(), Path(), asking);
+  std::unique_ptr<RawAsker> Begin(const Asking& asking) {
+    return std::make_unique<RawAsker>(server_->port(), Path(), asking);
   }
   Answer Ask(const Asking& asking) { return Begin(asking)->Read(); }
   // A chunk as whole range.
@@ -241,28 +109,9 @@ class HomeBlobsTest : public ::testing::Test {
     return telemetry_.peer_answers[static_cast<size_t>(role)][static_cast<size_t>(answer)].value();
   }
 
-  std::mutex mutex_;
-  std::set<std::string> members_ = {"a", "b", "c", "d"};  // guarded by mutex_
-  index::TempDir temp_;
   FaultOrigin origin_;
   const std::string bytes_ = Pattern(8 * kChunk);
   const Digest digest_ = origin_.AddBlob(kRepository, bytes_);
-  Telemetry telemetry_;
-  SteadyClock clock_;
-  p2p::LeafCache leaves_;
-  std::unique_ptr<index::DiskStore> store_;
-  std::unique_ptr<AsioExecutor> core_, io_;
-  std::unique_ptr<p2p::RegistryClient> registry_;
-  std::unique_ptr<p2p::OriginSource> source_;
-  std::unique_ptr<p2p::RecipeVerifier> verifier_;
-  std::unique_ptr<FixedSources> sources_;
-  std::unique_ptr<BlobCache> cache_;
-  std::unique_ptr<p2p::AllowList> allowed_;
-  std::shared_ptr<p2p::Spreader> spreader_;
-  std::shared_ptr<HomeBlobs> home_;
-  std::unique_ptr<ManifestCache> manifests_;
-  std::unique_ptr<NodePeerDocuments> documents_;
-  std::unique_ptr<api::HttpServer> server_;
 };
 
 // ---------------------------------------------------------------------------------------------- the home
@@ -292,7 +141,7 @@ TEST_F(HomeBlobsTest, AHomeGetsAChunkThatItNeverHeardOfAndGivesItOn) {
 TEST_F(HomeBlobsTest, TwentyAskersOfAColdChunkCostTheOriginOneRequest) {
   Gate gate;
   origin_.Always(OriginPath(), gate.Before(ByTheRules()));
-  std::vector<std::unique_ptr<Asker>> askers;
+  std::vector<std::unique_ptr<RawAsker>> askers;
   for (int i = 0; i < 20; ++i) {
     const std::string name = i < 4 ? std::string(1, static_cast<char>('a' + i)) : absl::StrCat("x", i);
     askers.push_back(Begin({.claim = Claim(), .from = name}));
@@ -322,7 +171,7 @@ TEST_F(HomeBlobsTest, TwentyAskersOfAColdChunkCostTheOriginOneRequest) {
 TEST_F(HomeBlobsTest, AHomeThatWaitsSaysSoAgainAndAgain) {
   Gate gate;
   origin_.Always(OriginPath(), gate.Before(ByTheRules()));
-  const std::unique_ptr<Asker> asker = Begin({.claim = Claim()});
+  const std::unique_ptr<RawAsker> asker = Begin({.claim = Claim()});
   for (int i = 0; i < 3; ++i) asker->AwaitInterim();
   gate.Open();
   ExpectChunk(asker->Read());
@@ -336,7 +185,8 @@ TEST_F(HomeBlobsTest, AFetchGoesOnForWhoIsLeftAndEndsWithTheLast) {
     closed.set_value();
   });
   std::future<void> is_closed = closed.get_future();
-  std::unique_ptr<Asker> first = Begin({.claim = Claim()}), second = Begin({.claim = Claim(), .from = "b"});
+  std::unique_ptr<RawAsker> first = Begin({.claim = Claim()}),
+                            second = Begin({.claim = Claim(), .from = "b"});
   first->AwaitInterim();
   second->AwaitInterim();
   arrived.get_future().wait();
@@ -355,9 +205,9 @@ TEST_F(HomeBlobsTest, AFetchGoesOnForWhoIsLeftAndEndsWithTheLast) {
 TEST_F(HomeBlobsTest, AnAskersTimeEndsItsWaitAndNoOthers) {
   Gate gate;
   origin_.Always(OriginPath(), gate.Before(ByTheRules()));
-  const std::unique_ptr<Asker> hasty = Begin({.claim = Claim(), .more = "Sluice-Deadline-Ms: 300\r\n"});
+  const std::unique_ptr<RawAsker> hasty = Begin({.claim = Claim(), .more = "Sluice-Deadline-Ms: 300\r\n"});
   hasty->AwaitInterim();
-  const std::unique_ptr<Asker> patient = Begin({.claim = Claim(), .from = "b"});
+  const std::unique_ptr<RawAsker> patient = Begin({.claim = Claim(), .from = "b"});
   patient->AwaitInterim();
   const Answer late = hasty->Read();
   EXPECT_EQ(late.status, 503);
@@ -370,7 +220,7 @@ TEST_F(HomeBlobsTest, AnAskersTimeEndsItsWaitAndNoOthers) {
 TEST_F(HomeBlobsTest, AnAskerThatComesTwiceIsAnsweredTwice) {
   Gate gate;
   origin_.Always(OriginPath(), gate.Before(ByTheRules()));
-  std::unique_ptr<Asker> one = Begin({.claim = Claim()}), two = Begin({.claim = Claim()});
+  std::unique_ptr<RawAsker> one = Begin({.claim = Claim()}), two = Begin({.claim = Claim()});
   one->AwaitInterim();
   two->AwaitInterim();
   gate.Open();
@@ -382,7 +232,7 @@ TEST_F(HomeBlobsTest, AnAskerThatComesTwiceIsAnsweredTwice) {
 TEST_F(HomeBlobsTest, DemandIsServedBeforeFillThatCameEarlier) {
   Gate gate;
   origin_.Always(OriginPath(), gate.Before(ByTheRules()));
-  std::vector<std::unique_ptr<Asker>> fills, demands;
+  std::vector<std::unique_ptr<RawAsker>> fills, demands;
   for (int i = 0; i < 2; ++i) {
     fills.push_back(Begin({.claim = Claim(), .from = "a", .more = "Sluice-Class: fill\r\n"}));
     fills.back()->AwaitInterim();
@@ -573,11 +423,11 @@ TEST_F(HomeBlobsTest, WhatHasBegunToComeIsWaitedForAndWhatHasNotIsAbsent) {
         connection.SendRaw(std::string_view(bytes_).substr(0, 100));
         wait(request, connection);
       });
-  const std::unique_ptr<Asker> home = Begin({.claim = Claim()});
+  const std::unique_ptr<RawAsker> home = Begin({.claim = Claim()});
   home->AwaitInterim();
   asked.get_future().wait();
   // Its first bytes may be on their way still.
-  std::unique_ptr<Asker> helped;
+  std::unique_ptr<RawAsker> helped;
   std::future<Answer> answer;
   for (const Instant end = clock_.Now() + 60s; clock_.Now() < end;) {
     auto asker = Begin({.role = "present-only", .claim = Claim(), .from = "b"});
@@ -605,9 +455,9 @@ TEST_F(HomeBlobsTest, AHelperWhoseSourceBreaksOffSaysThatItIsAbsent) {
     connection.SendRaw(std::string_view(bytes_).substr(0, 100));
     wait(request, connection);
   });
-  const std::unique_ptr<Asker> home = Begin({.claim = Claim()});
+  const std::unique_ptr<RawAsker> home = Begin({.claim = Claim()});
   home->AwaitInterim();
-  const std::unique_ptr<Asker> helped = Begin({.role = "present-only", .claim = Claim(), .from = "b"});
+  const std::unique_ptr<RawAsker> helped = Begin({.role = "present-only", .claim = Claim(), .from = "b"});
   gate.Open();
   EXPECT_EQ(helped->Read().status, 404) << "as soon as it is known, whether it had begun or not";
   EXPECT_THAT(home->Read().status, AnyOf(206, 503));
@@ -625,7 +475,7 @@ TEST_F(HomeBlobsTest, WhoIsBusyNamesHelpersThatAreMembersAndNotTheAsker) {
   const std::string path =
       absl::StrCat("/v2/", kRepository, "/blobs/", digest.ToString(), "?ns=", origin_.registry());
   const Asking asking{.claim = Claim(spec), .range = "bytes=0-8388607", .from = "a"};
-  ASSERT_EQ(Asker(server_->port(), path, asking).Read().status, 206);
+  ASSERT_EQ(RawAsker(server_->port(), path, asking).Read().status, 206);
   std::vector<std::unique_ptr<RawClient>> stuck;
   for (const char* name : {"b", "c"}) {
     stuck.push_back(std::make_unique<RawClient>(server_->port(), 4096));
@@ -637,17 +487,17 @@ TEST_F(HomeBlobsTest, WhoIsBusyNamesHelpersThatAreMembersAndNotTheAsker) {
   }
   Asking fourth = asking;
   fourth.from = "d";
-  const Answer refused = Asker(server_->port(), path, fourth).Read();
+  const Answer refused = RawAsker(server_->port(), path, fourth).Read();
   EXPECT_EQ(refused.status, 503);
   EXPECT_THAT(refused.Helpers(), testing::UnorderedElementsAre("a", "b", "c"));
   fourth.more = "Sluice-Tried: a,b\r\n";
-  EXPECT_THAT(Asker(server_->port(), path, fourth).Read().Helpers(), testing::ElementsAre("c"));
+  EXPECT_THAT(RawAsker(server_->port(), path, fourth).Read().Helpers(), testing::ElementsAre("c"));
   EXPECT_EQ(Counted(PeerRole::kHome, PeerAnswer::kBusy), 2u);
   // Those who die give their places back.
   stuck.clear();
   Answer served;
   for (const Instant end = clock_.Now() + 60s; served.status != 206 && clock_.Now() < end;)
-    served = Asker(server_->port(), path, fourth).Read();
+    served = RawAsker(server_->port(), path, fourth).Read();
   EXPECT_EQ(served.status, 206);
 }
 
@@ -656,7 +506,7 @@ TEST_F(HomeBlobsTest, WhoIsBusyNamesHelpersThatAreMembersAndNotTheAsker) {
 TEST_F(HomeBlobsTest, AHomeThatStopsClosesToAllWhoWait) {
   Gate gate;
   origin_.Always(OriginPath(), gate.Before(ByTheRules()));
-  std::vector<std::unique_ptr<Asker>> askers;
+  std::vector<std::unique_ptr<RawAsker>> askers;
   for (int i = 0; i < 5; ++i) askers.push_back(Begin({.claim = Claim()}));
   for (const auto& asker : askers) asker->AwaitInterim();
   Stop();

@@ -636,7 +636,7 @@ absl::Status Daemon::Node::ServePeers() {
   if (!p2p::NamesLoopback(p2p::HostPort::Parse(config_.cluster_listen)->host)) {
     spdlog::warn(
         "cluster.listen {} is reached from beyond this machine without TLS: whoever can connect gets the "
-        "public blobs that are here; keep the port to the cluster's network",
+        "public blobs that are here, and others through this node; keep the port to the cluster's network",
         config_.cluster_listen);
   }
   return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "api/http/chunk_request.h"
 #include "node/daemon/peer_documents.h"
 
 namespace sluice {
@@ -21,6 +22,9 @@ using Why = PeerRefusal::Why;
 // when it was to be given.
 constexpr Duration kRetryAway = std::chrono::milliseconds(200);
 constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
+// What is to go and is in use is tried so often, each time after so long.
+constexpr int kDropTries = 10;
+constexpr Duration kDropRetry = std::chrono::milliseconds(100);
 
 PeerRefusal Busy(Duration retry) {
   return {.why = Why::kBusy, .retry = retry};
@@ -186,8 +190,13 @@ void HomeBlobs::WaitForOrigin(const AskedPtr& asked) {
     }
   }
   if (answer.verdict != Spreader::Verdict::kWait) return Decided(asked, answer);
-  if (on_wait) std::move(on_wait)();
   StartRead(asked, ReadMode::kFetch);
+  parts_.io.PostAt(asked->request.deadline, [weak = weak_from_this(), weak_asked = std::weak_ptr(asked)] {
+    const auto self = weak.lock();
+    const AskedPtr late = weak_asked.lock();
+    if (self && late) self->GiveUp(late);
+  });
+  if (on_wait) std::move(on_wait)();
 }
 
 // What flows takes a place of those that are sent the chunk, for it will be sent as soon as it is here.
@@ -207,10 +216,13 @@ void HomeBlobs::StartRead(const AskedPtr& asked, ReadMode mode) {
     lock.unlock();
     return LetGo(asked);
   }
+  // What is fetched for many is not ended with the time of the first of them.
+  const Instant deadline =
+      mode == ReadMode::kFetch ? parts_.clock.Now() + api::kPeerDeadlineMax : asked->request.deadline;
   asked->read = parts_.cache.Read({.blob = asked->blob->key(),
                                    .range = asked->request.range,
                                    .fetch_class = asked->request.fetch_class,
-                                   .deadline = asked->request.deadline,
+                                   .deadline = deadline,
                                    .asker = Asker::kPeer,
                                    .mode = mode},
                                   [self = shared_from_this(), asked](absl::StatusOr<ReadResult> result) {
@@ -222,7 +234,7 @@ void HomeBlobs::StartRead(const AskedPtr& asked, ReadMode mode) {
 void HomeBlobs::ReadEnded(const AskedPtr& asked, const absl::Status& status) {
   const bool home = asked->request.role == PeerRole::kHome;
   if (!status.ok()) {
-    if (home && absl::IsDataLoss(status)) DropLie(asked->blob);
+    if (home && absl::IsDataLoss(status)) DropLie(asked->blob, kDropTries);
     return Refuse(asked, home ? RefusalOf(status) : PeerRefusal{.why = Why::kAbsent});
   }
   if (!home) {
@@ -257,12 +269,13 @@ void HomeBlobs::Decided(const AskedPtr& asked, const Spreader::Answer& answer) {
   Give(asked);
 }
 
-// A claim that its origin contradicts is not kept, if nothing came of it.
-void HomeBlobs::DropLie(const std::shared_ptr<Blob>& blob) {
-  parts_.io.Post([self = shared_from_this(), blob] {
+// A claim that its origin contradicts is not kept, if nothing came of it. The read that found it out still
+// has its lease, and others may read it just now.
+void HomeBlobs::DropLie(const std::shared_ptr<Blob>& blob, int tries) {
+  parts_.io.PostAt(parts_.clock.Now() + kDropRetry, [self = shared_from_this(), blob, tries] {
     if (!blob->facts()->is_hearsay || blob->presence().present_count() > 0) return;
-    // It stays if others use it.
-    self->parts_.store.Evict(blob->key(), EvictReason::kRequested).IgnoreError();
+    const absl::Status evicted = self->parts_.store.Evict(blob->key(), EvictReason::kRequested);
+    if (absl::IsFailedPrecondition(evicted) && tries > 1) self->DropLie(blob, tries - 1);
   });
 }
 
@@ -316,6 +329,7 @@ void HomeBlobs::Answer(const AskedPtr& asked, PeerBlobAnswer answer) {
   if (on_answer) std::move(on_answer)(std::move(answer));
 }
 
+// The asker has gone, or its time is up.
 void HomeBlobs::GiveUp(const AskedPtr& asked) {
   std::optional<ReadId> read;
   {

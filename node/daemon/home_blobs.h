@@ -49,7 +49,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   void GivePresent(const AskedPtr& asked);
   void WaitForOrigin(const AskedPtr& asked);
   void WaitForFlow(const AskedPtr& asked);
-  void DropLie(const std::shared_ptr<Blob>& blob);
+  void DropLie(const std::shared_ptr<Blob>& blob, int tries);
 
   // Any thread.
   void StartRead(const AskedPtr& asked, ReadMode mode);

@@ -73,6 +73,14 @@ bool IsRepositoryName(std::string_view name) {
   return true;
 }
 
+// Source: the same: <reference> as a tag.
+bool IsTag(std::string_view text) {
+  constexpr size_t kTagBytesMax = 128;
+  return !text.empty() && text.size() <= kTagBytesMax && text[0] != '.' && text[0] != '-' &&
+         std::all_of(text.begin(), text.end(),
+                     [](char c) { return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-'; });
+}
+
 bool IsRegistryName(std::string_view name) {
   return !name.empty() && name.size() <= kNamespaceBytesMax &&
          std::all_of(name.begin(), name.end(), [](char c) {
@@ -134,7 +142,8 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
   }
   const std::optional<RegistryPath> path = ParseRegistryPath(request.path);
   const bool blobs = path && path->kind == "blobs";
-  if (!path || (!blobs && path->kind != "manifests"))
+  const bool is_home = request.Header("Sluice-Role") == "home";
+  if (!path || (!blobs && path->kind != "manifests" && !(is_home && path->kind == "referrers")))
     return answers_->Send(ErrorResponse(404, "UNSUPPORTED", "there is nothing at this path"),
                           std::move(responder));
   if (!IsRepositoryName(path->name))
@@ -146,6 +155,14 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
                           std::move(responder));
   }
   const absl::StatusOr<Digest> digest = Digest::Parse(path->reference);
+  if (is_home && (!blobs || Parameter(request, "part") == "whole")) {
+    if (!digest.ok() && (path->kind != "manifests" || !IsTag(path->reference)))
+      return answers_->Send(ErrorResponse(400, "DIGEST_INVALID", "neither a digest nor a tag"),
+                            std::move(responder));
+    using Kind = PeerDocuments::Question::Kind;
+    const Kind kind = blobs ? Kind::kBlob : path->kind == "referrers" ? Kind::kReferrers : Kind::kManifest;
+    return documents_->OnHome({kind, std::move(origin), path->reference}, std::move(responder));
+  }
   // What a tag means only the origin can say.
   if (!digest.ok() && !blobs && path->reference.find(':') == std::string::npos)
     return answers_->Send(NotHere(), std::move(responder));

@@ -32,6 +32,7 @@
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/image_documents.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/manifest_cache.h"
@@ -42,9 +43,11 @@
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
 #include "node/daemon/quota.h"
+#include "node/daemon/registry_documents.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
 #include "p2p/cluster/dial_back.h"
+#include "p2p/cluster/home_documents.h"
 #include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
@@ -167,6 +170,11 @@ class OriginLedger final : public AccessLedger {
   index::DiskStore& store_;
   const Withdraw withdraw_;
 };
+
+ImageDocuments::Tags TagsOf(const Config& config) {
+  return config.cluster_insecure_peers ? ImageDocuments::Tags::kFromHome
+                                       : ImageDocuments::Tags::kFromRegistry;
+}
 
 BlobCacheLimits CacheLimitsOf(const Config& config) {
   BlobCacheLimits limits;
@@ -298,7 +306,10 @@ class Daemon::Node {
   std::unique_ptr<api::DialAnswers> dial_answers_;
   std::unique_ptr<p2p::PeerSource> peers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
+  std::unique_ptr<p2p::HomeDocuments> home_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
+  std::unique_ptr<RegistryDocuments> registry_documents_;
+  std::unique_ptr<ImageDocuments> image_documents_;
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<FixedSources> sources_;
   std::unique_ptr<BlobCache> cache_;
@@ -351,8 +362,12 @@ absl::Status Daemon::Node::Start() {
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
   status = FindMembers();
   if (!status.ok()) return status;
-  resolver_ =
-      std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_, peer_documents_.get());
+  registry_documents_ = std::make_unique<RegistryDocuments>(
+      clock_, *io_, *registry_, home_documents_ ? RegistryDocuments::kKeep : Duration(0));
+  image_documents_ =
+      std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(), TagsOf(config_));
+  resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
+                                              peer_documents_.get());
   std::vector<FixedSources::Source> sources = {{SourceRank::kOrigin, origin_.get()}};
   if (peers_) sources.push_back({SourceRank::kHome, peers_.get()});
   sources_ = std::make_unique<FixedSources>(sources);
@@ -429,6 +444,8 @@ absl::Status Daemon::Node::FindMembers() {
                              [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, Warn});
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
+  home_documents_ = std::make_unique<p2p::HomeDocuments>(
+      p2p::HomeDocuments::Parts{clock_, *io_, *members_, health_, *peer_client_, Warn});
   exchange_ = std::make_unique<p2p::MemberExchange>(
       p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
       [random = std::make_shared<absl::BitGen>()](size_t bound) {
@@ -547,7 +564,10 @@ absl::Status Daemon::Node::StartQuota() {
 
 absl::Status Daemon::Node::ServePeers() {
   if (config_.cluster_listen.empty()) return absl::OkStatus();
-  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_);
+  std::optional<NodePeerDocuments::Home> home;
+  if (home_documents_)
+    home.emplace(NodePeerDocuments::Home{*registry_documents_, *allowed_, *io_, TagsOf(config_)});
+  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_, home);
   api::HttpRoutes routes;
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
   api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_,

@@ -29,6 +29,15 @@ absl::Status StatusOf(const HttpHead& head, const std::string& node_id) {
   return absl::UnavailableError(absl::StrCat("status ", head.status));
 }
 
+// A home that refuses lives, and says what to do.
+absl::Status OfHome(const HttpHead& head, absl::Status status) {
+  if (!absl::IsUnavailable(status) || !head.headers.Get("Sluice-Node")) return status;
+  if (head.status == 403) return absl::FailedPreconditionError("it says to ask the registry oneself");
+  if (head.status == 429 || head.status == 503)
+    return absl::AbortedError(absl::StrCat("it is busy: status ", head.status));
+  return status;
+}
+
 // Errors of this node's own making have codes that mean something else of a member.
 absl::Status OfTransport(absl::Status status) {
   if (!absl::IsPermissionDenied(status) && !absl::IsInvalidArgument(status)) return status;
@@ -127,7 +136,7 @@ class WholeSink final : public HttpSink {
       : node_id_(std::move(node_id)), bytes_max_(bytes_max), on_answer_(std::move(on_answer)) {}
 
   absl::Status OnHead(const HttpHead& head) override {
-    verdict_ = StatusOf(head, node_id_);
+    verdict_ = OfHome(head, StatusOf(head, node_id_));
     if (verdict_.ok() && head.status != 200)
       verdict_ = absl::DataLossError("a part where the whole was asked for");
     const std::string_view type = head.headers.Get("Content-Type").value_or("");
@@ -160,11 +169,15 @@ class WholeSink final : public HttpSink {
 }  // namespace
 
 std::string RegistryPathOf(const BlobOrigin& origin, std::string_view kind, const Digest& digest) {
+  return RegistryPathOf(origin, kind, digest.ToString());
+}
+
+std::string RegistryPathOf(const BlobOrigin& origin, std::string_view kind, const std::string& reference) {
   // A registry is host[:port]: all that needs an escape in a query is what an IPv6 literal has.
   std::string registry;
   for (const char c : origin.registry)
     absl::StrAppend(&registry, c == '[' ? "%5B" : c == ']' ? "%5D" : std::string(1, c));
-  return absl::StrCat("/v2/", origin.repository, "/", Abs(kind), "/", digest.ToString(), "?ns=", registry);
+  return absl::StrCat("/v2/", origin.repository, "/", Abs(kind), "/", reference, "?ns=", registry);
 }
 
 PeerClient::PeerClient(Telemetry& telemetry, PeerClientOptions options)
@@ -182,18 +195,19 @@ void PeerClient::Stop() {
   http_.Stop();
 }
 
-HttpRequest PeerClient::Request(const Member& member, const std::string& path_and_query,
-                                Duration timeout) const {
+HttpRequest PeerClient::Request(const Member& member, const std::string& path_and_query, Duration timeout,
+                                Role role) const {
   HttpRequest request;
   request.url = absl::StrCat("http://", member.address.ToString(), path_and_query);
-  request.headers.Add("Sluice-Role", "present-only");
+  request.headers.Add("Sluice-Role", role == Role::kHome ? "home" : "present-only");
   request.headers.Add("Sluice-Deadline-Ms",
                       absl::StrCat(std::chrono::ceil<std::chrono::milliseconds>(timeout).count()));
   request.loopback = LoopbackRule::kAllow;  // members are named by whoever runs the node
   request.proxy = ProxyRule::kNone;
   request.timeout = timeout;
   request.silence_max = options_.silence_max;
-  request.rate_min_bytes_per_s = options_.rate_min_bytes_per_s;
+  // A home may have to wait for the registry, whose own rate is looked at there.
+  if (role == Role::kPresentOnly) request.rate_min_bytes_per_s = options_.rate_min_bytes_per_s;
   request.rate_window = options_.rate_window;
   return request;
 }
@@ -202,8 +216,8 @@ PeerClient::RequestId PeerClient::ReadRange(const Member& member, const BlobOrig
                                             const BlobSpec& blob, ByteRange range, FetchClass fetch_class,
                                             Instant deadline, OnData on_data, OnRange on_done) {
   const Duration timeout = deadline - std::chrono::steady_clock::now();
-  HttpRequest request =
-      Request(member, RegistryPathOf(origin, "blobs", blob.digest), std::max(timeout, Duration(1)));
+  HttpRequest request = Request(member, RegistryPathOf(origin, "blobs", blob.digest),
+                                std::max(timeout, Duration(1)), Role::kPresentOnly);
   request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
   request.headers.Add("Sluice-Class", fetch_class == FetchClass::kDemand ? "demand" : "fill");
   request.fetch_class = fetch_class;
@@ -213,7 +227,7 @@ PeerClient::RequestId PeerClient::ReadRange(const Member& member, const BlobOrig
 }
 
 void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on_answer) {
-  HttpRequest request = Request(member, question.path_and_query, question.timeout);
+  HttpRequest request = Request(member, question.path_and_query, question.timeout, question.role);
   if (!question.own_row.empty()) request.headers.Add(kMemberHeader, question.own_row);
   // What says that there is nothing may be longer than what was asked for.
   request.body_bytes_max = std::max(question.bytes_max, kErrorBytesMax);
@@ -225,7 +239,7 @@ absl::StatusOr<PeerClient::Answer> PeerClient::Get(const Member& member, const s
                                                    uint64_t bytes_max, Duration timeout) {
   auto promise = std::make_shared<std::promise<absl::StatusOr<Answer>>>();
   std::future<absl::StatusOr<Answer>> answer = promise->get_future();
-  Ask(member, {path_and_query, bytes_max, timeout, {}},
+  Ask(member, {path_and_query, bytes_max, timeout},
       [promise](absl::StatusOr<Answer> got) { promise->set_value(std::move(got)); });
   return answer.get();
 }

@@ -69,11 +69,15 @@ class PeerClient {
   // A whole, small answer to GET of `path_and_query`. Errors: as above, and ResourceExhausted (longer than
   // bytes_max).
   using OnAnswer = absl::AnyInvocable<void(absl::StatusOr<Answer>) &&>;
+  // kHome: it fetches what it does not have. It says every now and then that it is at it; further errors:
+  // FailedPrecondition (this node is to ask the registry itself), Aborted (it is busy).
+  enum class Role { kPresentOnly, kHome };
   struct Question {
     std::string path_and_query;
     uint64_t bytes_max = 0;
     Duration timeout{};
-    std::string own_row;  // of this node, told in a header; empty: not told
+    std::string own_row = {};  // of this node, told in a header; empty: not told
+    Role role = Role::kPresentOnly;
   };
   void Ask(const Member& member, const Question& question, OnAnswer on_answer);
   // The same; blocks: not on the client's thread.
@@ -84,14 +88,17 @@ class PeerClient {
   void Stop();
 
  private:
-  HttpRequest Request(const Member& member, const std::string& path_and_query, Duration timeout) const;
+  HttpRequest Request(const Member& member, const std::string& path_and_query, Duration timeout,
+                      Role role) const;
 
   Telemetry& telemetry_;
   const PeerClientOptions options_;
   HttpClient http_;
 };
 
-// "/v2/<repository>/blobs/<digest>?ns=<registry>"; `kind` is "blobs" or "manifests".
+// "/v2/<repository>/blobs/<digest>?ns=<registry>"; `kind` is "blobs", "manifests" or "referrers", the
+// reference a digest or a tag.
 std::string RegistryPathOf(const BlobOrigin& origin, std::string_view kind, const Digest& digest);
+std::string RegistryPathOf(const BlobOrigin& origin, std::string_view kind, const std::string& reference);
 
 }  // namespace sluice::p2p

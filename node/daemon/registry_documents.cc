@@ -1,0 +1,121 @@
+#include "node/daemon/registry_documents.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/registry/manifest.h"
+
+namespace sluice {
+namespace {
+
+std::vector<std::string> AcceptedManifests() {
+  return {std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
+          std::string(p2p::media_type::kDockerManifest), std::string(p2p::media_type::kDockerManifestList)};
+}
+
+// A name has no space.
+std::string KeyOf(absl::string_view kind, const BlobOrigin& origin, const std::string& reference) {
+  return absl::StrCat(kind, " ", origin.registry, " ", origin.repository, " ", reference);
+}
+
+}  // namespace
+
+void RegistryDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest,
+                                 Freshness freshness, Done done) {
+  Get(
+      KeyOf("manifest", origin, tag_or_digest), freshness,
+      [this, origin, tag_or_digest](Fetched fetched) {
+        registry_.FetchManifest(origin, tag_or_digest, AcceptedManifests(), std::move(fetched));
+      },
+      std::move(done));
+}
+
+void RegistryDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, Freshness freshness,
+                                  Done done) {
+  Get(
+      KeyOf("referrers", origin, manifest.ToString()), freshness,
+      [this, origin, manifest](Fetched fetched) {
+        registry_.FetchReferrers(origin, manifest, std::move(fetched));
+      },
+      std::move(done));
+}
+
+void RegistryDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
+                             Freshness freshness, Done done) {
+  Get(
+      KeyOf("blob", origin, absl::StrCat(digest.ToString(), " ", bytes_max)), freshness,
+      [this, origin, digest, bytes_max](Fetched fetched) {
+        registry_.FetchBlobDocument(origin, digest, bytes_max, std::move(fetched));
+      },
+      std::move(done));
+}
+
+void RegistryDocuments::Get(const std::string& key, Freshness freshness, Start start, Done done) {
+  {
+    std::unique_lock lock(mutex_);
+    if (freshness == Freshness::kLately) {
+      if (Document kept = FindKept(key, clock_.Now())) {
+        lock.unlock();
+        return std::move(done)(std::move(kept));
+      }
+    }
+    const auto flight = flights_.find(key);
+    const bool is_new = flight == flights_.end();
+    if (waiters_ == kWaitersMax || (is_new && flights_.size() == kFlightsMax)) {
+      lock.unlock();
+      return std::move(done)(
+          absl::ResourceExhaustedError("too much is being asked of registries at once; try again"));
+    }
+    ++waiters_;
+    if (!is_new) {
+      flight->second.push_back(std::move(done));
+      return;
+    }
+    flights_[key].push_back(std::move(done));
+  }
+  std::move(start)(
+      [this, key](absl::StatusOr<p2p::FetchedManifest> fetched) { End(key, std::move(fetched)); });
+}
+
+void RegistryDocuments::End(const std::string& key, absl::StatusOr<p2p::FetchedManifest> fetched) {
+  const absl::StatusOr<Document> document =
+      fetched.ok()
+          ? absl::StatusOr<Document>(std::make_shared<const p2p::FetchedManifest>(*std::move(fetched)))
+          : fetched.status();
+  std::vector<Done> waiters;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto flight = flights_.find(key);
+    waiters = std::move(flight->second);
+    flights_.erase(flight);
+    waiters_ -= waiters.size();
+    if (document.ok() && keep_ > Duration(0) && (*document)->body.size() <= kKeptBytesMax / 2) {
+      const Instant now = clock_.Now();
+      kept_.push_back({key, *document, now + keep_});
+      kept_bytes_ += (*document)->body.size();
+      DropKept(now);
+      io_.PostAt(now + keep_, [this] {
+        const std::lock_guard later(mutex_);
+        DropKept(clock_.Now());
+      });
+    }
+  }
+  for (Done& waiter : waiters) std::move(waiter)(document);
+}
+
+RegistryDocuments::Document RegistryDocuments::FindKept(const std::string& key, Instant now) {
+  DropKept(now);
+  // The latest of that name.
+  const auto kept = std::find_if(kept_.rbegin(), kept_.rend(), [&](const Kept& k) { return k.key == key; });
+  return kept == kept_.rend() ? nullptr : kept->document;
+}
+
+void RegistryDocuments::DropKept(Instant now) {
+  while (!kept_.empty() && (kept_.front().until <= now || kept_bytes_ > kKeptBytesMax)) {
+    kept_bytes_ -= kept_.front().document->body.size();
+    kept_.pop_front();
+  }
+}
+
+}  // namespace sluice

@@ -1,0 +1,119 @@
+#include "p2p/cluster/home_documents.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/cluster/ranks.h"
+#include "p2p/recipe/sha256.h"
+#include "p2p/registry/manifest.h"
+
+namespace sluice::p2p {
+
+// One document: homes are asked one after the other.
+class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
+ public:
+  Asking(const Parts& parts, std::vector<Member> homes, std::string path, uint64_t bytes_max,
+         std::optional<Digest> digest, Done done)
+      : parts_(parts),
+        homes_(std::move(homes)),
+        path_(std::move(path)),
+        bytes_max_(bytes_max),
+        digest_(digest),
+        done_(std::move(done)) {}
+
+  void Next() {
+    if (asked_ == homes_.size())
+      return std::move(done_)(absl::NotFoundError(absl::StrCat("no home gave ", path_)));
+    parts_.client.Ask(homes_[asked_],
+                      {.path_and_query = path_,
+                       .bytes_max = bytes_max_,
+                       .timeout = kPatience,
+                       .role = PeerClient::Role::kHome},
+                      [self = shared_from_this()](absl::StatusOr<PeerClient::Answer> answer) {
+                        // Hashing takes its time, and a client that is stopped answers in the call.
+                        if (!answer.ok()) return self->Take(std::move(answer));
+                        self->parts_.io.Post(
+                            [self, answer = std::move(answer)]() mutable { self->Take(std::move(answer)); });
+                      });
+  }
+
+ private:
+  void Take(absl::StatusOr<PeerClient::Answer> answer) {
+    const Member& home = homes_[asked_++];
+    absl::Status taken = answer.status();
+    if (answer.ok()) {
+      const Digest got = Sha256::Of(answer->body);
+      if (!digest_ || got == *digest_) {
+        parts_.health.Succeeded(home.name);
+        return std::move(done_)(FetchedManifest{std::move(answer->media_type), std::move(answer->body), got,
+                                                OriginAccess::kHearsay});
+      }
+      taken = absl::DataLossError("it does not match its digest");
+    }
+    if (absl::IsCancelled(taken)) return std::move(done_)(std::move(taken));
+    Note(home, taken);
+    // One that answers knows as well as the next would.
+    if (absl::IsFailedPrecondition(taken) || absl::IsNotFound(taken)) asked_ = homes_.size();
+    Next();
+  }
+
+  void Note(const Member& home, const absl::Status& why) const {
+    if (absl::IsPermissionDenied(why)) return parts_.members.NoteSelf(home.name);
+    if (absl::IsFailedPrecondition(why) || absl::IsNotFound(why) || absl::IsAborted(why))
+      return parts_.health.Succeeded(home.name);
+    // It said all the while that it is at it.
+    if (absl::IsDeadlineExceeded(why)) return;
+    const Instant now = parts_.clock.Now();
+    const std::string text(why.message());
+    if (absl::IsDataLoss(why)) {
+      parts_.health.SentWrong(home.name, now, path_);
+    } else if (parts_.health.Failed(home.name, now, text) == Duration(0)) {
+      return;
+    }
+    parts_.warn(absl::StrCat("member ", home.name, " is not asked for a while: ", path_, ": ", text));
+  }
+
+  const Parts& parts_;
+  const std::vector<Member> homes_;
+  const std::string path_;
+  const uint64_t bytes_max_;
+  const std::optional<Digest> digest_;
+  Done done_;
+  size_t asked_ = 0;
+};
+
+void HomeDocuments::Ask(const Digest& key, std::string path, uint64_t bytes_max, std::optional<Digest> digest,
+                        Done done) const {
+  const auto view = parts_.members.view();
+  std::vector<Member> homes = RanksBeforeSelf(*view, key, parts_.health, kHomesAskedMax, parts_.clock.Now());
+  std::make_shared<Asking>(parts_, std::move(homes), std::move(path), bytes_max, digest, std::move(done))
+      ->Next();
+}
+
+void HomeDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done) const {
+  const absl::StatusOr<Digest> digest = Digest::Parse(tag_or_digest);
+  const Digest key =
+      digest.ok() ? *digest
+                  : Sha256::Of(absl::StrCat(origin.registry, "/", origin.repository, ":", tag_or_digest));
+  Ask(key, RegistryPathOf(origin, "manifests", tag_or_digest), kManifestBytesMax,
+      digest.ok() ? std::optional(*digest) : std::nullopt, std::move(done));
+}
+
+void HomeDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, Done done) const {
+  Ask(manifest, RegistryPathOf(origin, "referrers", manifest), kManifestBytesMax, std::nullopt,
+      std::move(done));
+}
+
+void HomeDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
+                         Done done) const {
+  if (bytes_max > kBlobBytesMax)
+    return std::move(done)(absl::NotFoundError("it is too large to be given whole by a home"));
+  Ask(digest, absl::StrCat(RegistryPathOf(origin, "blobs", digest), "&part=whole"), bytes_max, digest,
+      std::move(done));
+}
+
+}  // namespace sluice::p2p

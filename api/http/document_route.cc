@@ -60,13 +60,17 @@ void DocumentRoute::OnHome(PeerDocuments::Question question, HttpResponder respo
   const auto pending = std::make_shared<Pending>(parts_.io, std::move(responder));
   pending->Tell();
   parts_.io.Post([self = shared_from_this(), question = std::move(question), pending] {
-    self->parts_.documents.AskRegistry(question, [self, pending](absl::StatusOr<PeerDocument> document) {
-      if (!document.ok()) return self->parts_.answers->Send(Refusal(document.status()), pending->Take());
-      HttpResponse response;
-      response.content_type = std::move(document->media_type);
-      response.body = std::move(document->body);
-      self->parts_.answers->Send(std::move(response), pending->Take());
-    });
+    const bool is_blob = question.kind == PeerDocuments::Question::Kind::kBlob;
+    self->parts_.documents.AskRegistry(
+        question, [self, pending, is_blob](absl::StatusOr<PeerDocument> document) {
+          if (!document.ok()) return self->parts_.answers->Send(Refusal(document.status()), pending->Take());
+          HttpResponse response;
+          response.content_type = std::move(document->media_type);
+          response.body = std::move(document->body);
+          Counter& sent = self->parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
+          if (is_blob) sent.Add(response.body.size());
+          self->parts_.answers->Send(std::move(response), pending->Take());
+        });
   });
 }
 

@@ -12,6 +12,7 @@
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/telemetry.h"
 
 namespace sluice::api {
 
@@ -58,6 +59,7 @@ class DocumentRoute : public std::enable_shared_from_this<DocumentRoute> {
   struct Parts {
     PeerDocuments& documents;
     Executor& io;
+    Telemetry& telemetry;
     std::shared_ptr<const PeerAnswers> answers;
   };
   // What is referred to outlives it.

@@ -116,8 +116,8 @@ class PeerRoutes {
         answers_(std::make_shared<PeerAnswers>(parts.telemetry, std::move(parts.node_id))),
         blobs_(std::make_shared<BlobRoute>(
             BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io, parts.telemetry, answers_})),
-        documents_(
-            std::make_shared<DocumentRoute>(DocumentRoute::Parts{parts.documents, parts.io, answers_})) {}
+        documents_(std::make_shared<DocumentRoute>(
+            DocumentRoute::Parts{parts.documents, parts.io, parts.telemetry, answers_})) {}
 
   void OnRegistry(const HttpRequest& request, HttpResponder responder);
   void OnRecipe(const HttpRequest& request, HttpResponder responder);

@@ -377,8 +377,8 @@ absl::Status Daemon::Node::Start() {
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
-      clock_, *store_, *fills_, *verifier_, *resolver_, *cache_, *origin_ledger_, peer_documents_.get(),
-      *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
+      clock_, *store_, *fills_, *verifier_, *resolver_, *image_documents_, *cache_, *origin_ledger_,
+      peer_documents_.get(), *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); }});
 
   Mounter::Options options;
@@ -445,7 +445,7 @@ absl::Status Daemon::Node::FindMembers() {
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
   home_documents_ = std::make_unique<p2p::HomeDocuments>(
-      p2p::HomeDocuments::Parts{clock_, *io_, *members_, health_, *peer_client_, Warn});
+      p2p::HomeDocuments::Parts{clock_, *io_, *members_, health_, *peer_client_, telemetry_, Warn});
   exchange_ = std::make_unique<p2p::MemberExchange>(
       p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
       [random = std::make_shared<absl::BitGen>()](size_t bound) {

@@ -4,6 +4,8 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace sluice {
 namespace {
 
@@ -80,9 +82,15 @@ void ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64
   Get([=](const p2p::HomeDocuments& homes,
           Done got) { homes.Blob(origin, digest, bytes_max, std::move(got)); },
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
-        registry.Blob(origin, digest, bytes_max, freshness, std::move(got));
+        registry.Blob(origin, digest, freshness, std::move(got));
       },
-      std::move(done));
+      [digest, bytes_max, done = std::move(done)](Fetched fetched) mutable {
+        if (fetched.ok() && fetched->body.size() > bytes_max) {
+          fetched = absl::ResourceExhaustedError(
+              absl::StrCat(digest.ToString(), " has more than ", bytes_max, " bytes"));
+        }
+        std::move(done)(std::move(fetched));
+      });
 }
 
 absl::StatusOr<std::string> ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest,

@@ -33,6 +33,7 @@ class ImageDocuments {
   // Of that artifact type.
   absl::StatusOr<std::vector<p2p::Descriptor>> Referrers(const BlobOrigin& origin, const Digest& manifest,
                                                          const std::string& artifact_type);
+  // REQUIRES: bytes_max <= RegistryDocuments::kBlobBytesMax
   absl::StatusOr<std::string> Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max);
   // The same; called exactly once, and must not block.
   using Done = absl::AnyInvocable<void(absl::StatusOr<p2p::FetchedManifest>) &&>;

@@ -83,8 +83,7 @@ void NodePeerDocuments::AskRegistry(const Question& question, Done done) {
     case Question::Kind::kReferrers:
       return home_->registry.Referrers(origin, *digest, kLately, std::move(give));
     case Question::Kind::kBlob:
-      return home_->registry.Blob(origin, *digest, p2p::HomeDocuments::kBlobBytesMax, kLately,
-                                  std::move(give));
+      return home_->registry.Blob(origin, *digest, kLately, std::move(give));
   }
 }
 

@@ -41,12 +41,12 @@ void RegistryDocuments::Referrers(const BlobOrigin& origin, const Digest& manife
       std::move(done));
 }
 
-void RegistryDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
-                             Freshness freshness, Done done) {
+// Whatever who asks would take of it: those who want the same are to share a request.
+void RegistryDocuments::Blob(const BlobOrigin& origin, const Digest& digest, Freshness freshness, Done done) {
   Get(
-      KeyOf("blob", origin, absl::StrCat(digest.ToString(), " ", bytes_max)), freshness,
-      [this, origin, digest, bytes_max](Fetched fetched) {
-        registry_.FetchBlobDocument(origin, digest, bytes_max, std::move(fetched));
+      KeyOf("blob", origin, digest.ToString()), freshness,
+      [this, origin, digest](Fetched fetched) {
+        registry_.FetchBlobDocument(origin, digest, kBlobBytesMax, std::move(fetched));
       },
       std::move(done));
 }

@@ -12,6 +12,7 @@
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "p2p/cluster/home_documents.h"
 #include "p2p/registry/registry_client.h"
 
 namespace sluice {
@@ -27,6 +28,7 @@ class RegistryDocuments {
   static constexpr size_t kFlightsMax = 256;   // requests under way; beyond: ResourceExhausted
   static constexpr size_t kWaitersMax = 4096;  // in all; beyond: ResourceExhausted
   static constexpr uint64_t kKeptBytesMax = 64 << 20;
+  static constexpr uint64_t kBlobBytesMax = p2p::HomeDocuments::kBlobBytesMax;
 
   // kLately: what was kept will do. kNow: only what is under way, or still to be asked for.
   enum class Freshness { kNow, kLately };
@@ -41,9 +43,8 @@ class RegistryDocuments {
   void Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Freshness freshness, Done done);
   // The index of all that refers to a manifest.
   void Referrers(const BlobOrigin& origin, const Digest& manifest, Freshness freshness, Done done);
-  // A whole blob of at most `bytes_max` bytes.
-  void Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Freshness freshness,
-            Done done);
+  // A whole blob of at most kBlobBytesMax.
+  void Blob(const BlobOrigin& origin, const Digest& digest, Freshness freshness, Done done);
 
  private:
   struct Kept {

@@ -112,8 +112,12 @@ void HomeDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_
                          Done done) const {
   if (bytes_max > kBlobBytesMax)
     return std::move(done)(absl::NotFoundError("it is too large to be given whole by a home"));
+  Counter& received = parts_.telemetry.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)];
   Ask(digest, absl::StrCat(RegistryPathOf(origin, "blobs", digest), "&part=whole"), bytes_max, digest,
-      std::move(done));
+      [&received, done = std::move(done)](absl::StatusOr<FetchedManifest> got) mutable {
+        if (got.ok()) received.Add(got->body.size());
+        std::move(done)(std::move(got));
+      });
 }
 
 }  // namespace sluice::p2p

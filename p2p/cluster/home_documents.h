@@ -9,6 +9,7 @@
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/telemetry.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
@@ -38,6 +39,7 @@ class HomeDocuments {
     Members& members;
     MemberHealth& health;
     PeerClient& client;
+    Telemetry& telemetry;
     std::function<void(const std::string&)> warn;
   };
   explicit HomeDocuments(Parts parts) : parts_(std::move(parts)) {}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Eight nodes mount one tag at once, each cold: the registry is asked for its manifests and referrers as if one node did.
-# And again when some of their homes are dead, or stopped. BACKEND chooses the kernel front end.
+# Eight nodes mount one tag at once, each cold: the registry is asked for manifests, referrers and bootstrap as if one node
+# did. And again when some of their homes are dead, or stopped. BACKEND chooses the kernel front end.
 source "$(dirname "$0")/lib.sh"
 source "$e2e_dir/lib_nodes.sh"
 
@@ -18,18 +18,23 @@ push_tree "$work/other" other
 requests() { grep -c "response completed.*http.request.uri=\"\\?[^ \"]*$1" "$work/registry.log" || true; }
 tool_of() { "$SLUICE_BIN/sluice" --socket "$work/node$1/run/api.sock" "${@:2}"; }
 # mount_at_once TREE IMAGE NODE...: all of these mount it at once, and read all of it; sets asked to the requests for
-# manifests, lists of referrers among them.
+# manifests, lists of referrers among them, and asked_bootstrap to those for its bootstrap.
 asked=
+asked_bootstrap=
 mount_at_once() {
-  local tree=$1 image=$2 node
+  local tree=$1 image=$2 node name bootstrap
   local -A pids=()
+  name=${image#*/}
+  bootstrap=/blobs/$(manifest "${name%:*}" | jq -r '.layers[-1].digest')
   asked=$(requests /manifests/)
+  asked_bootstrap=$(requests "$bootstrap")
   for node in "${@:3}"; do
     tool_of "$node" mount "$image" "$work/node$node/mnt" >"$work/mount$node" 2>&1 &
     pids[$node]=$!
   done
   for node in "${@:3}"; do wait "${pids[$node]}" || fail "node $node can't mount $image: $(<"$work/mount$node")"; done
   asked=$(($(requests /manifests/) - asked))
+  asked_bootstrap=$(($(requests "$bootstrap") - asked_bootstrap))
   for node in "${@:3}"; do
     reads_right "$tree" "$work/node$node/mnt" || fail "node $node can't read $image"
     tool_of "$node" umount "$work/node$node/mnt" >&2
@@ -49,7 +54,8 @@ done
 
 note "all mount one tag at once"
 mount_at_once "$work/tree" "$registry/app:1" 1 2 3 4 5 6 7 8
-echo "$nodes nodes: $asked manifest requests"
+echo "$nodes nodes: $asked manifest requests, $asked_bootstrap for the bootstrap"
+((asked_bootstrap == 1)) || fail "$asked_bootstrap requests for the bootstrap of $nodes nodes"
 ((asked <= 3)) || fail "$asked manifest requests of $nodes nodes: $(grep '/manifests/' "$work/registry.log" | tail -n 20)"
 
 note "and another when one of them is dead and one stopped: the next home asks"
@@ -59,5 +65,6 @@ use_node 7
 kill -STOP "$node_pid"
 mount_at_once "$work/other" "$registry/other:1" 1 2 3 4 5 6
 kill -CONT "$node_pid"
-echo "6 nodes of $nodes: $asked manifest requests"
+echo "6 nodes of $nodes: $asked manifest requests, $asked_bootstrap for the bootstrap"
+((asked_bootstrap <= 2)) || fail "$asked_bootstrap requests for the bootstrap of 6 nodes, though homes live"
 ((asked <= 6)) || fail "$asked manifest requests of 6 nodes, though homes live"

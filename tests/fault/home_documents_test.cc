@@ -55,8 +55,8 @@ class HomeDocumentsTest : public ::testing::Test {
     client.node_id = kNodeId;
     client.silence_max = kSilence;
     client_ = std::make_unique<PeerClient>(telemetry_, client);
-    homes_ = std::make_unique<HomeDocuments>(
-        HomeDocuments::Parts{clock_, io_, *members_, health_, *client_, [](const std::string&) {}});
+    homes_ = std::make_unique<HomeDocuments>(HomeDocuments::Parts{clock_, io_, *members_, health_, *client_,
+                                                                  telemetry_, [](const std::string&) {}});
   }
   ~HomeDocumentsTest() override {
     client_->Stop();

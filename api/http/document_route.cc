@@ -39,6 +39,7 @@ class Pending : public std::enable_shared_from_this<Pending> {
 HttpResponse Refusal(const absl::Status& status) {
   if (absl::IsNotFound(status)) return NotHere();
   if (absl::IsPermissionDenied(status)) return ErrorResponse(403, "DENIED", "ask-yourself");
+  if (absl::IsInvalidArgument(status)) return ErrorResponse(400, "UNSUPPORTED", "malformed question");
   return ErrorResponse(503, "UNAVAILABLE", "the registry could not be asked");
 }
 

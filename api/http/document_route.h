@@ -34,17 +34,22 @@ class PeerDocuments {
   // NotFound, whatever the reason.
   virtual absl::StatusOr<PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) = 0;
 
-  // What a registry has: a manifest by digest or tag, the index of what refers to one, a whole small blob.
+  // What a registry has: a manifest by digest or tag, the index of what refers to one, a whole small
+  // blob, and the seek table of a compressed one.
   struct Question {
-    enum class Kind { kManifest, kReferrers, kBlob };
+    enum class Kind { kManifest, kReferrers, kBlob, kTable };
     Kind kind = Kind::kManifest;
     BlobOrigin origin;
     std::string reference;  // a digest, or a tag of kManifest
+    // Of kTable: the query's at=OFFSET:SIZE:sha256:HEX, and size= of the blob as it is stored.
+    std::string table_at = {};
+    std::string stored_size = {};
   };
   using Done = absl::AnyInvocable<void(absl::StatusOr<PeerDocument>) &&>;
   // This node is asked as the home: it asks the registry if it does not have it. `done` is called exactly
   // once, on any thread. Errors: NotFound (the registry has no such), PermissionDenied (who asks is to ask
-  // the registry itself: this node may not, or it is not public), all else: trouble.
+  // the registry itself: this node may not, or it is not public), InvalidArgument (malformed), all else:
+  // trouble.
   virtual void AskRegistry(const Question& question, Done done) = 0;
 };
 
@@ -68,7 +73,7 @@ class DocumentRoute : public std::enable_shared_from_this<DocumentRoute> {
   void OnManifest(const BlobOrigin& origin, const Digest& digest, HttpResponder responder);
   // With `root` only the recipe of that root.
   void OnRecipe(const Digest& blob, const std::optional<Digest>& root, HttpResponder responder);
-  // Says with 102, at once and every kInterimEvery, that it is at it. 200, 403, 404, 503.
+  // Says with 102, at once and every kInterimEvery, that it is at it. 200, 400, 403, 404, 503.
   void OnHome(PeerDocuments::Question question, HttpResponder responder);
 
  private:

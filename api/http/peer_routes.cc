@@ -155,11 +155,17 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
                           std::move(responder));
   }
   const absl::StatusOr<Digest> digest = Digest::Parse(path->reference);
-  if (is_home && (!blobs || Parameter(request, "part") == "whole")) {
+  const std::string part = Parameter(request, "part");
+  if (is_home && (!blobs || part == "whole" || part == "table")) {
     if (!digest.ok() && (path->kind != "manifests" || !IsTag(path->reference)))
       return answers_->Send(ErrorResponse(400, "DIGEST_INVALID", "neither a digest nor a tag"),
                             std::move(responder));
     using Kind = PeerDocuments::Question::Kind;
+    if (part == "table" && blobs) {
+      return documents_->OnHome({Kind::kTable, std::move(origin), path->reference, Parameter(request, "at"),
+                                 Parameter(request, "size")},
+                                std::move(responder));
+    }
     const Kind kind = blobs ? Kind::kBlob : path->kind == "referrers" ? Kind::kReferrers : Kind::kManifest;
     return documents_->OnHome({kind, std::move(origin), path->reference}, std::move(responder));
   }

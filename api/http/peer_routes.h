@@ -48,6 +48,8 @@ struct PeerRoutesParts {
 //   GET, HEAD /v2/<name>/manifests/<digest or tag>?ns=REGISTRY     200, 400, 403 (ask-yourself), 404, 503
 //   GET, HEAD /v2/<name>/referrers/<digest>?ns=REGISTRY            the same
 //   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY&part=whole     the same
+//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY&part=table
+//                 &at=OFFSET:SIZE:sha256:HEX&size=STORED           the same
 //
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200

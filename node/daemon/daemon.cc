@@ -357,8 +357,13 @@ absl::Status Daemon::Node::Start() {
   origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Blob& blob) {
     if (swarm_) swarm_->Forget(blob);
   });
-  origin_ = std::make_unique<p2p::OriginSource>(
-      p2p::OriginSource::Parts{*registry_, *origin_ledger_, clock_, *io_, telemetry_});
+  p2p::OriginSource::Parts origin{*registry_, *origin_ledger_, clock_, *io_, telemetry_};
+  if (!config_.cluster_members.empty()) {
+    origin.ask_for_table = [this](const BlobOrigin& place, const StoredForm& stored, auto done) {
+      image_documents_->Table(place, stored, std::move(done));
+    };
+  }
+  origin_ = std::make_unique<p2p::OriginSource>(std::move(origin));
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
   status = FindMembers();
   if (!status.ok()) return status;

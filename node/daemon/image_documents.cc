@@ -93,6 +93,15 @@ void ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64
       });
 }
 
+void ImageDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Done done) {
+  const Freshness freshness = Lately();
+  Get([=](const p2p::HomeDocuments& homes, Done got) { homes.Table(origin, stored, std::move(got)); },
+      [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
+        registry.Table(origin, stored, freshness, std::move(got));
+      },
+      std::move(done));
+}
+
 absl::StatusOr<std::string> ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest,
                                                  uint64_t bytes_max) {
   Fetched fetched = Wait([&](Done done) { Blob(origin, digest, bytes_max, std::move(done)); });

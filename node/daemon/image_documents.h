@@ -38,6 +38,7 @@ class ImageDocuments {
   // The same; called exactly once, and must not block.
   using Done = absl::AnyInvocable<void(absl::StatusOr<p2p::FetchedManifest>) &&>;
   void Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done);
+  void Table(const BlobOrigin& origin, const StoredForm& stored, Done done);
 
  private:
   using FromHome = absl::AnyInvocable<void(const p2p::HomeDocuments&, Done) &&>;

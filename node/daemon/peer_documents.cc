@@ -84,6 +84,12 @@ void NodePeerDocuments::AskRegistry(const Question& question, Done done) {
       return home_->registry.Referrers(origin, *digest, kLately, std::move(give));
     case Question::Kind::kBlob:
       return home_->registry.Blob(origin, *digest, kLately, std::move(give));
+    case Question::Kind::kTable: {
+      const absl::StatusOr<StoredForm> stored =
+          p2p::ParseTableQuery(*digest, question.table_at, question.stored_size);
+      if (!stored.ok()) return give(stored.status());
+      return home_->registry.Table(origin, *stored, kLately, std::move(give));
+    }
   }
 }
 

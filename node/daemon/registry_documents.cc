@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "p2p/recipe/sha256.h"
 #include "p2p/registry/manifest.h"
+#include "p2p/registry/seek_table_cache.h"
 
 namespace sluice {
 namespace {
@@ -47,6 +49,31 @@ void RegistryDocuments::Blob(const BlobOrigin& origin, const Digest& digest, Fre
       KeyOf("blob", origin, digest.ToString()), freshness,
       [this, origin, digest](Fetched fetched) {
         registry_.FetchBlobDocument(origin, digest, kBlobBytesMax, std::move(fetched));
+      },
+      std::move(done));
+}
+
+void RegistryDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Freshness freshness,
+                              Done done) {
+  Get(
+      KeyOf("table", origin, absl::StrCat(stored.digest.ToString(), " ", p2p::TableQuery(stored))), freshness,
+      [this, origin, stored](Fetched fetched) {
+        const auto table = std::make_shared<p2p::FetchedManifest>();
+        table->media_type = "application/octet-stream";
+        table->digest = stored.seek_table->digest;
+        registry_.ReadBlobRange(
+            origin, stored.digest, stored.size, stored.seek_table->range, FetchClass::kDemand,
+            clock_.Now() + p2p::SeekTableCache::kAskMax,
+            [table](OriginAccess access) { table->access = access; },
+            [table](std::span<const std::byte> bytes) {
+              table->body.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+            },
+            [table, fetched = std::move(fetched)](absl::Status status) mutable {
+              if (status.ok() && p2p::Sha256::Of(table->body) != table->digest)
+                status = absl::DataLossError("its seek table is not what its digest promises");
+              if (!status.ok()) return std::move(fetched)(std::move(status));
+              std::move(fetched)(std::move(*table));
+            });
       },
       std::move(done));
 }

@@ -45,6 +45,9 @@ class RegistryDocuments {
   void Referrers(const BlobOrigin& origin, const Digest& manifest, Freshness freshness, Done done);
   // A whole blob of at most kBlobBytesMax.
   void Blob(const BlobOrigin& origin, const Digest& digest, Freshness freshness, Done done);
+  // The seek table of a blob that is kept so, held against its digest. Errors also: DataLoss. REQUIRES:
+  // stored.seek_table
+  void Table(const BlobOrigin& origin, const StoredForm& stored, Freshness freshness, Done done);
 
  private:
   struct Kept {

@@ -7,7 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "p2p/cluster/ranks.h"
+#include "p2p/http/content_range.h"
+#include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
 #include "p2p/registry/manifest.h"
 
@@ -16,22 +19,16 @@ namespace sluice::p2p {
 // One document: homes are asked one after the other.
 class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
  public:
-  Asking(const Parts& parts, std::vector<Member> homes, std::string path, uint64_t bytes_max,
-         std::optional<Digest> digest, Done done)
-      : parts_(parts),
-        homes_(std::move(homes)),
-        path_(std::move(path)),
-        bytes_max_(bytes_max),
-        digest_(digest),
-        done_(std::move(done)) {}
+  Asking(const Parts& parts, std::vector<Member> homes, Wanted wanted, Done done)
+      : parts_(parts), homes_(std::move(homes)), wanted_(std::move(wanted)), done_(std::move(done)) {}
 
   void Next() {
     if (asked_ == homes_.size())
-      return std::move(done_)(absl::NotFoundError(absl::StrCat("no home gave ", path_)));
+      return std::move(done_)(absl::NotFoundError(absl::StrCat("no home gave ", wanted_.path)));
     parts_.client.Ask(homes_[asked_],
-                      {.path_and_query = path_,
-                       .bytes_max = bytes_max_,
-                       .timeout = kPatience,
+                      {.path_and_query = wanted_.path,
+                       .bytes_max = wanted_.bytes_max,
+                       .timeout = wanted_.patience,
                        .role = PeerClient::Role::kHome},
                       [self = shared_from_this()](absl::StatusOr<PeerClient::Answer> answer) {
                         // Hashing takes its time, and a client that is stopped answers in the call.
@@ -47,7 +44,7 @@ class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
     absl::Status taken = answer.status();
     if (answer.ok()) {
       const Digest got = Sha256::Of(answer->body);
-      if (!digest_ || got == *digest_) {
+      if (!wanted_.digest || got == *wanted_.digest) {
         parts_.health.Succeeded(home.name);
         return std::move(done_)(FetchedManifest{std::move(answer->media_type), std::move(answer->body), got,
                                                 OriginAccess::kHearsay});
@@ -70,28 +67,24 @@ class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
     const Instant now = parts_.clock.Now();
     const std::string text(why.message());
     if (absl::IsDataLoss(why)) {
-      parts_.health.SentWrong(home.name, now, path_);
+      parts_.health.SentWrong(home.name, now, wanted_.path);
     } else if (parts_.health.Failed(home.name, now, text) == Duration(0)) {
       return;
     }
-    parts_.warn(absl::StrCat("member ", home.name, " is not asked for a while: ", path_, ": ", text));
+    parts_.warn(absl::StrCat("member ", home.name, " is not asked for a while: ", wanted_.path, ": ", text));
   }
 
   const Parts& parts_;
   const std::vector<Member> homes_;
-  const std::string path_;
-  const uint64_t bytes_max_;
-  const std::optional<Digest> digest_;
+  const Wanted wanted_;
   Done done_;
   size_t asked_ = 0;
 };
 
-void HomeDocuments::Ask(const Digest& key, std::string path, uint64_t bytes_max, std::optional<Digest> digest,
-                        Done done) const {
+void HomeDocuments::Ask(const Digest& key, Wanted wanted, Done done) const {
   const auto view = parts_.members.view();
   std::vector<Member> homes = RanksBeforeSelf(*view, key, parts_.health, kHomesAskedMax, parts_.clock.Now());
-  std::make_shared<Asking>(parts_, std::move(homes), std::move(path), bytes_max, digest, std::move(done))
-      ->Next();
+  std::make_shared<Asking>(parts_, std::move(homes), std::move(wanted), std::move(done))->Next();
 }
 
 void HomeDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done) const {
@@ -99,12 +92,13 @@ void HomeDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or
   const Digest key =
       digest.ok() ? *digest
                   : Sha256::Of(absl::StrCat(origin.registry, "/", origin.repository, ":", tag_or_digest));
-  Ask(key, RegistryPathOf(origin, "manifests", tag_or_digest), kManifestBytesMax,
-      digest.ok() ? std::optional(*digest) : std::nullopt, std::move(done));
+  Wanted wanted{RegistryPathOf(origin, "manifests", tag_or_digest), kManifestBytesMax, std::nullopt};
+  if (digest.ok()) wanted.digest = *digest;
+  Ask(key, std::move(wanted), std::move(done));
 }
 
 void HomeDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, Done done) const {
-  Ask(manifest, RegistryPathOf(origin, "referrers", manifest), kManifestBytesMax, std::nullopt,
+  Ask(manifest, {RegistryPathOf(origin, "referrers", manifest), kManifestBytesMax, std::nullopt},
       std::move(done));
 }
 
@@ -113,11 +107,40 @@ void HomeDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_
   if (bytes_max > kBlobBytesMax)
     return std::move(done)(absl::NotFoundError("it is too large to be given whole by a home"));
   Counter& received = parts_.telemetry.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)];
-  Ask(digest, absl::StrCat(RegistryPathOf(origin, "blobs", digest), "&part=whole"), bytes_max, digest,
+  Ask(digest, {absl::StrCat(RegistryPathOf(origin, "blobs", digest), "&part=whole"), bytes_max, digest},
       [&received, done = std::move(done)](absl::StatusOr<FetchedManifest> got) mutable {
         if (got.ok()) received.Add(got->body.size());
         std::move(done)(std::move(got));
       });
+}
+
+void HomeDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Done done) const {
+  Ask(stored.digest,
+      {absl::StrCat(RegistryPathOf(origin, "blobs", stored.digest), "&part=table&", TableQuery(stored)),
+       kSeekTableBytesMax, stored.seek_table->digest, kTablePatience},
+      std::move(done));
+}
+
+std::string TableQuery(const StoredForm& stored) {
+  const SeekTablePlace& place = *stored.seek_table;
+  return absl::StrCat("at=", place.range.offset, ":", place.range.length, ":", place.digest.ToString(),
+                      "&size=", stored.size);
+}
+
+absl::StatusOr<StoredForm> ParseTableQuery(const Digest& stored, std::string_view at, std::string_view size) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(Abs(at), absl::MaxSplits(':', 2));
+  const std::optional<uint64_t> stored_size = ParseNumber(size);
+  if (parts.size() != 3 || !stored_size)
+    return absl::InvalidArgumentError("at is not OFFSET:SIZE:sha256:HEX, or size no number");
+  const std::optional<uint64_t> offset = ParseNumber(Std(parts[0])), length = ParseNumber(Std(parts[1]));
+  const absl::StatusOr<Digest> digest = Digest::Parse(Std(parts[2]));
+  if (!offset || !length || !digest.ok())
+    return absl::InvalidArgumentError("at is not OFFSET:SIZE:sha256:HEX");
+  // It stands behind the frames.
+  if (*offset == 0 || *length == 0 || *length > kSeekTableBytesMax || *length > *stored_size ||
+      *offset != *stored_size - *length)
+    return absl::InvalidArgumentError("the table is not the end of the blob, or too large");
+  return StoredForm{stored, *stored_size, SeekTablePlace{{*offset, *length}, *digest}};
 }
 
 }  // namespace sluice::p2p

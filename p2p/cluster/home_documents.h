@@ -3,6 +3,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
@@ -30,8 +31,9 @@ class HomeDocuments {
  public:
   static constexpr size_t kHomesAskedMax = 2;
   static constexpr Duration kPatience =
-      std::chrono::seconds(15);                        // with a home that only says that it is at it
-  static constexpr uint64_t kBlobBytesMax = 32 << 20;  // what is larger no home gives whole
+      std::chrono::seconds(15);  // with a home that only says that it is at it
+  static constexpr Duration kTablePatience = std::chrono::seconds(5);  // the same, where a reader waits
+  static constexpr uint64_t kBlobBytesMax = 32 << 20;                  // what is larger no home gives whole
 
   struct Parts {
     const Clock& clock;
@@ -52,13 +54,27 @@ class HomeDocuments {
   void Referrers(const BlobOrigin& origin, const Digest& manifest, Done done) const;
   // A whole blob, as the registry keeps it under that digest.
   void Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done) const;
+  // The seek table of a blob that is kept so. REQUIRES: stored.seek_table
+  void Table(const BlobOrigin& origin, const StoredForm& stored, Done done) const;
 
  private:
   class Asking;
-  void Ask(const Digest& key, std::string path, uint64_t bytes_max, std::optional<Digest> digest,
-           Done done) const;
+  struct Wanted {
+    std::string path;
+    uint64_t bytes_max = 0;
+    std::optional<Digest> digest;  // to hold it against
+    Duration patience = kPatience;
+  };
+  void Ask(const Digest& key, Wanted wanted, Done done) const;
 
   const Parts parts_;
 };
+
+// How a seek table is asked for: what `at` and `size` of the query say of the blob as the registry keeps it.
+inline constexpr uint64_t kSeekTableBytesMax = 1 << 20;
+std::string TableQuery(const StoredForm& stored);
+// Errors: InvalidArgument (malformed, a table that is not the end of the blob or is larger than
+// kSeekTableBytesMax).
+absl::StatusOr<StoredForm> ParseTableQuery(const Digest& stored, std::string_view at, std::string_view size);
 
 }  // namespace sluice::p2p

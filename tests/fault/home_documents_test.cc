@@ -224,6 +224,49 @@ TEST_F(HomeDocumentsTest, WholeBlobsAndReferrersHaveTheirPaths) {
   EXPECT_THAT(Home(digest, 0).requests(blob).front().query, HasSubstr("part=whole"));
 }
 
+TEST_F(HomeDocumentsTest, ATableIsHeldAgainstItsOwnDigest) {
+  const std::string table = "a seek table";
+  const Digest stored_digest = Sha256::Of(TextBehind(2));
+  const StoredForm stored{stored_digest, 1000, SeekTablePlace{{988, 12}, Sha256::Of(table)}};
+  const std::string path = absl::StrCat("/v2/team/app/blobs/", stored_digest.ToString());
+  FaultOrigin& second = Home(stored_digest, 1);
+  Home(stored_digest, 0).Always(path, Gives("another table"));
+  second.Always(path, Gives(table));
+  std::promise<absl::StatusOr<FetchedManifest>> promise;
+  homes_->Table(kPlace, stored, [&](auto got) { promise.set_value(std::move(got)); });
+  EXPECT_EQ(promise.get_future().get().value_or(FetchedManifest()).body, table);
+  ASSERT_EQ(second.request_count(path), 1u);
+  EXPECT_EQ(second.requests(path).front().query,
+            absl::StrCat("ns=registry.example:5000&part=table&at=988:12:", Sha256::Of(table).ToString(),
+                         "&size=1000"));
+}
+
+TEST(TableQueryTest, SaysWhereTheTableIs) {
+  const Digest blob = Sha256::Of("blob"), table = Sha256::Of("table");
+  const std::string at = absl::StrCat("988:12:", table.ToString());
+  const absl::StatusOr<StoredForm> stored = ParseTableQuery(blob, at, "1000");
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  EXPECT_EQ(*stored, (StoredForm{blob, 1000, SeekTablePlace{{988, 12}, table}}));
+  EXPECT_EQ(TableQuery(*stored), absl::StrCat("at=", at, "&size=1000"));
+  const std::string of_table = table.ToString();
+  const std::pair<std::string, std::string> kBad[] = {
+      {"", "1000"},
+      {at, ""},
+      {at, "999"},
+      {at, "1001"},
+      {at, "-1"},
+      {"988:12", "1000"},
+      {"1000:0:" + of_table, "1000"},
+      {"0:1000:" + of_table, "1000"},
+      {"988:12:sha256:12", "1000"},
+      {"18446744073709551615:12:" + of_table, "1000"},
+      {"1:18446744073709551614:" + of_table, "18446744073709551615"},
+      {absl::StrCat("1:", kSeekTableBytesMax + 1, ":", of_table), absl::StrCat(kSeekTableBytesMax + 2)}};
+  for (const auto& [where, size] : kBad)
+    EXPECT_EQ(ParseTableQuery(blob, where, size).status().code(), absl::StatusCode::kInvalidArgument)
+        << where << " " << size;
+}
+
 TEST_F(HomeDocumentsTest, StoppingEndsWhatIsWaitedFor) {
   const Digest digest = Sha256::Of(TextBehind(3));
   Home(digest, 0).Always(PathOf(digest), [&](const FaultRequest&, FaultConnection& to) {

@@ -184,6 +184,20 @@ TEST_F(RegistryDocumentsTest, AHomeGivesWhatTheRegistryHasAndKeepsManifests) {
   EXPECT_EQ(AskHome({Kind::kManifest, place(), "v2"}).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(RegistryDocumentsTest, AHomeGivesTablesAndOnlyThoseThatAreWhatIsSaid) {
+  const std::string table = "a seek table";
+  const Digest blob = registry_.AddBlob(kRepository, "frames and " + table);
+  const auto ask = [&](const std::string& said, const std::string& size) {
+    return AskHome({Question::Kind::kTable, place(), blob.ToString(),
+                    absl::StrCat("11:12:", p2p::Sha256::Of(said).ToString()), size});
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(ask(table, "23").value_or(api::PeerDocument()).body, table);
+  EXPECT_EQ(registry_.request_count(FaultOrigin::BlobPath(kRepository, blob)), 1u);
+  EXPECT_EQ(ask("another", "23").status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(ask(table, "22").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ask(table, "").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(RegistryDocumentsTest, AHomeAsksForNothingThatItMayNot) {
   const Question tag{Question::Kind::kManifest, place(), "v1"};
   EXPECT_EQ(AskHome(tag, ImageDocuments::Tags::kFromRegistry).status().code(),

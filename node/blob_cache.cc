@@ -20,6 +20,11 @@ absl::Status CheckRange(const Blob& blob, ByteRange range) {
                                             " bytes"));
 }
 
+// Whether somebody on this host waits for it.
+bool IsReaders(FetchClass fetch_class, Asker asker) {
+  return fetch_class == FetchClass::kDemand && asker == Asker::kLocal;
+}
+
 absl::Status ShuttingDown() {
   return absl::CancelledError("the node is shutting down");
 }
@@ -36,13 +41,15 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
         flight_({parts.clock, parts.core, parts.io, intake_, parts.sources, parts.telemetry, parts.bulk,
                  reads_, *this, limits.fetch_timeout},
                 {limits.fetches_max, limits.inflight_bytes_max, limits.fetch_bytes_max}),
-        fills_({parts.clock, parts.core, flight_.scheduler(), parts.bulk,
+        fills_({parts.clock, parts.core, flight_.scheduler(), parts.sources, parts.bulk,
                 [this](const WorkSource& work) { CancelRuns(work); }, [this] { flight_.Pump(); }}) {}
 
   void Begin();
   void Shutdown();
 
-  void Read(ReadRequest request, ReadDone done);
+  ReadId NewReadId() { return reads_.NewId(); }  // any thread
+  void Read(ReadId id, ReadRequest request, ReadDone done);
+  void StopRead(ReadId id);
   absl::StatusOr<Blob::Lease> Lookup(const BlobKey& key, ByteRange range) const;
   void StartFill(FillId id, FillRequest request, FillDone done);
   void StopFill(FillId id);
@@ -54,7 +61,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
  private:
   // --- Reads.
   absl::StatusOr<Blob::Lease> Check(const ReadRequest& request, Instant now) const;
-  void Wait(PendingRead&& read);
+  void Wait(ReadId id, PendingRead&& read);
   ChunkRuns JoinAbsent(ReadId id, PendingRead& read);
   void ChunkCame(ReadId id, SourceKind kind) override;
   void ChunkFailed(ReadId id, const absl::Status& status) override;
@@ -102,11 +109,11 @@ absl::StatusOr<Blob::Lease> BlobCache::Core::Check(const ReadRequest& request, I
   return lease;
 }
 
-void BlobCache::Core::Read(ReadRequest request, ReadDone done) {
+void BlobCache::Core::Read(ReadId id, ReadRequest request, ReadDone done) {
   const Instant now = Now();
   absl::StatusOr<Blob::Lease> lease = Check(request, now);
   if (!lease.ok()) {
-    if (request.fetch_class == FetchClass::kDemand) parts_.telemetry.read_errors.Add();
+    if (IsReaders(request.fetch_class, request.asker)) parts_.telemetry.read_errors.Add();
     return std::move(done)(std::move(lease).status());
   }
   const std::shared_ptr<Blob> blob = lease->shared();
@@ -116,12 +123,13 @@ void BlobCache::Core::Read(ReadRequest request, ReadDone done) {
                    .fetch_class = request.fetch_class,
                    .asker = request.asker,
                    .grant = std::move(request.grant),
+                   .mode = request.mode,
                    .started = now,
                    .deadline = request.deadline,
                    .done = std::move(done)};
   const ChunkSpan chunks = read.chunks();
   // Another node looks ahead by itself.
-  if (request.fetch_class == FetchClass::kDemand && request.asker == Asker::kLocal) {
+  if (IsReaders(read.fetch_class, read.asker) && read.mode == ReadMode::kFetch) {
     if (const std::shared_ptr<WorkSource> ahead = amplifier_.Advance(blob, chunks))
       flight_.scheduler().Ready(ahead, blob, FetchClass::kReadahead);
   }
@@ -131,15 +139,20 @@ void BlobCache::Core::Read(ReadRequest request, ReadDone done) {
     Answer(std::move(read), absl::ResourceExhaustedError(absl::StrCat(
                                 limits_.reads_waiting_max, " reads are waiting, no more are taken")));
   } else {
-    Wait(std::move(read));
+    Wait(id, std::move(read));
   }
   flight_.Pump();
 }
 
-void BlobCache::Core::Wait(PendingRead&& read) {
+void BlobCache::Core::StopRead(ReadId id) {
+  if (const PendingRead* const read = reads_.Find(id)) flight_.Forget(id, *read->blob, read->chunks());
+  Complete(id, absl::CancelledError("nobody wants it any more"));
+  flight_.Pump();
+}
+
+void BlobCache::Core::Wait(ReadId id, PendingRead&& read) {
   const std::shared_ptr<Blob> blob = read.blob;
   const FetchClass fetch_class = read.fetch_class;
-  const ReadId id = reads_.NewId();
   PendingRead& waiting = reads_.Add(id, std::move(read));
   parts_.telemetry.reads_waiting.Set(static_cast<int64_t>(reads_.waiting()));
   ArmDeadline();
@@ -151,7 +164,12 @@ ChunkRuns BlobCache::Core::JoinAbsent(ReadId id, PendingRead& read) {
   const ChunkSpan chunks = read.chunks();
   ChunkRuns to_start;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
-    if (!read.blob->presence().IsPresent(index)) flight_.Join(id, read, index, to_start);
+    if (read.blob->presence().IsPresent(index)) continue;
+    if (read.mode == ReadMode::kFetch) {
+      flight_.Join(id, read, index, to_start);
+    } else {
+      flight_.JoinOthers(id, read, index);
+    }
   }
   if (read.outstanding == 0) Complete(id, absl::OkStatus());
   return to_start;
@@ -186,12 +204,12 @@ void BlobCache::Core::Answer(PendingRead&& read, absl::Status status) {
                                               " was refused during the read: its bytes do not match its "
                                               "digest, or its file was lost; evict it to fetch it anew"));
   }
-  const bool demand = read.fetch_class == FetchClass::kDemand;
+  const bool readers = IsReaders(read.fetch_class, read.asker);
   if (!status.ok()) {
-    if (demand) parts_.telemetry.read_errors.Add();
+    if (readers) parts_.telemetry.read_errors.Add();
     return std::move(read.done)(std::move(status));
   }
-  if (demand) {
+  if (readers) {
     const int source = static_cast<int>(read.farthest);
     parts_.telemetry.reads[source].Add();
     parts_.telemetry.read_bytes[source].Add(read.range.length);
@@ -345,10 +363,16 @@ BlobCache::~BlobCache() {
   core_->loop().Post([core = core_] {});
 }
 
-void BlobCache::Read(ReadRequest request, ReadDone done) {
-  core_->loop().Post([core = core_, request = std::move(request), done = std::move(done)]() mutable {
-    core->Read(std::move(request), std::move(done));
+ReadId BlobCache::Read(ReadRequest request, ReadDone done) {
+  const ReadId id = core_->NewReadId();
+  core_->loop().Post([core = core_, id, request = std::move(request), done = std::move(done)]() mutable {
+    core->Read(id, std::move(request), std::move(done));
   });
+  return id;
+}
+
+void BlobCache::StopRead(ReadId id) {
+  core_->loop().Post([core = core_, id] { core->StopRead(id); });
 }
 
 absl::StatusOr<Blob::Lease> BlobCache::Lookup(const BlobKey& key, ByteRange range) const {

@@ -60,13 +60,16 @@ class BlobCache final : public ChunkSink {
   BlobCache(const BlobCache&) = delete;
   BlobCache& operator=(const BlobCache&) = delete;
 
-  // A demand read waits, within its deadline, for a source that is not there just now, also when the others
-  // have said that they lack the chunk.
+  // Brings in what is absent, as the request's mode allows. A demand read waits, within its deadline, for a
+  // source that is not there just now, also when the others have said that they lack the chunk.
   //
-  // Errors given to `done`: NotFound (no such blob, or nobody has it), OutOfRange (past the blob's end),
-  // DataLoss (the blob is refused, or a chunk failed verification twice), DeadlineExceeded, ResourceExhausted
-  // (too many readers; no space), Unavailable and what else the last source said.
-  void Read(ReadRequest request, ReadDone done);
+  // Errors given to `done`: NotFound (no such blob, nobody has it, or nothing to join), OutOfRange (past the
+  // blob's end), DataLoss (the blob is refused, or a chunk failed verification twice), DeadlineExceeded,
+  // ResourceExhausted (too many readers; no space), Cancelled (stopped), Unavailable and what else the last
+  // source said.
+  ReadId Read(ReadRequest request, ReadDone done);
+  // Ends a read with Cancelled; what is under way for nobody else is cancelled. No-op if it has ended.
+  void StopRead(ReadId id);
 
   // What is present now: a lease under which the range may be read, or NotFound (no such blob, or not all of
   // the range is present), OutOfRange, DataLoss (the blob is refused). Opens nothing, and takes no disk

@@ -76,16 +76,27 @@ class FetchProgress {
     bytes_.fetch_add(bytes, std::memory_order_relaxed);
   }
 
+  // The source lives, though it has no byte yet. `patience`: the origin has asked for it, so that nobody else
+  // would be quicker.
+  void Sign(bool patience = false) {
+    last_sign_.store(clock_.Now().time_since_epoch(), std::memory_order_relaxed);
+    patience_.store(patience, std::memory_order_relaxed);
+  }
+
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
-  // When the first and the last byte came; Instant() before.
+  // When the first and the last byte came, and the last sign; Instant() before.
   Instant first_byte() const { return Instant(first_byte_.load(std::memory_order_relaxed)); }
   Instant last_byte() const { return Instant(last_byte_.load(std::memory_order_relaxed)); }
+  Instant last_sign() const { return Instant(last_sign_.load(std::memory_order_relaxed)); }
+  bool patience() const { return patience_.load(std::memory_order_relaxed); }
 
  private:
   const Clock& clock_;
   std::atomic<uint64_t> bytes_{0};
   std::atomic<Duration> first_byte_{Duration{}};
   std::atomic<Duration> last_byte_{Duration{}};
+  std::atomic<Duration> last_sign_{Duration{}};
+  std::atomic<bool> patience_{false};
 };
 
 struct FetchRequest {

@@ -159,6 +159,11 @@ std::optional<Instant> FetchRunner::SilentSince(LegId id) const {
   return progress.quiet_since();
 }
 
+bool FetchRunner::Flows(LegId id) const {
+  const auto found = legs_.find(id);
+  return found != legs_.end() && found->second->inbox.progress.bytes() > 0 && !SilentSince(id);
+}
+
 void FetchRunner::Unwant(Running& running, ChunkIndex index) {
   const uint32_t position = index.value() - running.order.leg.chunks.first.value();
   const uint64_t bit = uint64_t{1} << (position % 64);
@@ -305,7 +310,9 @@ void FetchRunner::LetGo(Running& running) {
 }
 
 LegProgress FetchRunner::ProgressOf(const Running& running) {
-  return {running.started, running.inbox.progress.first_byte(), running.inbox.progress.last_byte()};
+  const FetchProgress& progress = running.inbox.progress;
+  return {running.started, progress.first_byte(), progress.last_byte(), progress.last_sign(),
+          progress.patience()};
 }
 
 // ------------------------------------------------------------------------------------------ late legs

@@ -79,6 +79,8 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   // Since when nothing has come of a leg whose source is silent, as SourcePlanner says; nothing if it is not,
   // or the leg waits for the store alone.
   std::optional<Instant> SilentSince(LegId id) const;
+  // Whether some of a leg has come, and its source is not silent.
+  bool Flows(LegId id) const;
   size_t size() const { return legs_.size(); }
 
  private:

@@ -11,13 +11,13 @@
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/chunk_source.h"
+#include "node/read_request.h"
 #include "node/source_planner.h"
 
 namespace sluice {
 
-// Names a leg under way, a read that waits, a pause; never given twice.
+// Names a leg under way, a pause; never given twice.
 using LegId = uint64_t;
-using ReadId = uint64_t;
 using PauseId = uint64_t;
 inline constexpr LegId kNoLeg = 0;
 
@@ -36,8 +36,9 @@ struct WantedChunk {
   PauseId pause = 0;                               // while paused
   absl::InlinedVector<LegId, kLegsMax> legs;       // under way; the first that is stored wins
   absl::InlinedVector<ReadId, 2> waiters;
-  TriedSources tried;   // since the last pause
-  int store_tries = 0;  // how often it came and could not be stored, since the last pause
+  absl::InlinedVector<ReadId, 1> joined;  // wait too, but nothing is started for them: see ReadMode
+  TriedSources tried;                     // since the last pause
+  int store_tries = 0;                    // how often it came and could not be stored, since the last pause
   int pauses = 0;
   // The error of the source of the highest rank that was tried, the last one: what readers are told.
   absl::Status error;
@@ -50,29 +51,28 @@ struct WantedChunk {
     return absl::IsUnavailable(error) || (source_away && !absl::IsDataLoss(error));
   }
   // Whether it was one of those that wait.
-  bool Leave(ReadId id) {
-    const auto left = std::remove(waiters.begin(), waiters.end(), id);
-    const bool was_there = left != waiters.end();
-    waiters.erase(left, waiters.end());
-    return was_there;
-  }
+  bool Leave(ReadId id) { return Remove(waiters, id) || Remove(joined, id); }
   // The one that is under way beside it; kNoLeg if none is.
   LegId OtherThan(LegId id) const {
     const auto other = std::find_if(legs.begin(), legs.end(), [&](LegId leg) { return leg != id; });
     return other == legs.end() ? kNoLeg : *other;
   }
   // Whether it was one of those under way.
-  bool EndLeg(LegId id) {
-    const auto left = std::remove(legs.begin(), legs.end(), id);
-    const bool was_there = left != legs.end();
-    legs.erase(left, legs.end());
-    return was_there;
-  }
+  bool EndLeg(LegId id) { return Remove(legs, id); }
 
   void NoteError(SourceRank rank, absl::Status status) {
     if (!error.ok() && rank < error_rank) return;
     error = std::move(status);
     error_rank = rank;
+  }
+
+ private:
+  template <typename Ids>
+  static bool Remove(Ids& ids, uint64_t id) {
+    const auto left = std::remove(ids.begin(), ids.end(), id);
+    const bool was_there = left != ids.end();
+    ids.erase(left, ids.end());
+    return was_there;
   }
 };
 

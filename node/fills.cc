@@ -8,6 +8,8 @@ namespace {
 
 // Of one fetch: a reader that comes in between waits for no more.
 constexpr uint64_t kStepBytes = 4 << 20;
+// The same where the parts come from different nodes, so that many are asked at once.
+constexpr uint64_t kStepBytesOfPart = 512 << 10;
 // How often a fill looks again at what it left to the bulk lane.
 constexpr Duration kBulkLookInterval = std::chrono::milliseconds(200);
 
@@ -20,9 +22,11 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
         id_(id),
         lease_(std::move(lease)),
         fetch_class_(request.fetch_class),
-        spans_(request.chunks.empty() ? std::vector<ChunkSpan>{blob().geometry().All()}
-                                      : std::move(request.chunks)),
-        done_(std::move(done)) {}
+        wanted_(request.chunks.empty() ? std::vector<ChunkSpan>{blob().geometry().All()}
+                                       : std::move(request.chunks)),
+        done_(std::move(done)) {
+    BeginRound();
+  }
 
   Blob& blob() const { return lease_.blob(); }
   const std::shared_ptr<Blob>& shared_blob() const { return lease_.shared(); }
@@ -37,7 +41,8 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
   }
 
   std::optional<ChunkSpan> Next(uint32_t count_max, Instant) override {
-    const uint64_t step = std::max<uint64_t>(1, kStepBytes / blob().geometry().chunk_size());
+    const uint64_t bytes = spans_.size() > wanted_.size() ? kStepBytesOfPart : kStepBytes;
+    const uint64_t step = std::max<uint64_t>(1, bytes / blob().geometry().chunk_size());
     const ChunkSpan run = NextRun(static_cast<uint32_t>(std::min<uint64_t>(step, count_max)));
     if (run.count > 0) {
       ++runs_;
@@ -58,7 +63,7 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
 
   // Whether the fill has ended.
   bool EndIfOver() {
-    const bool all = runs_ == 0 && std::all_of(spans_.begin(), spans_.end(), [&](ChunkSpan span) {
+    const bool all = runs_ == 0 && std::all_of(wanted_.begin(), wanted_.end(), [&](ChunkSpan span) {
                        return blob().presence().AllPresent(span);
                      });
     if (error_.ok() && !all) return false;
@@ -93,10 +98,19 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
     return !fills_.parts_.bulk || !fills_.parts_.bulk->Carries(blob(), index);
   }
 
-  // Another round, for what the lane carried and what was taken back behind this one.
-  void LookAgainLater() {
+  void BeginRound() {
+    spans_.clear();
+    for (const ChunkSpan span : wanted_) {
+      const std::vector<ChunkSpan> parts = fills_.parts_.sources.FillOrder(blob(), span);
+      spans_.insert(spans_.end(), parts.begin(), parts.end());
+    }
     span_ = 0;
     next_ = ChunkIndex(0);
+  }
+
+  // Another round, for what the lane carried and what was taken back behind this one.
+  void LookAgainLater() {
+    BeginRound();
     if (looks_again_) return;
     looks_again_ = true;
     fills_.parts_.core.PostAt(fills_.parts_.clock.Now() + kBulkLookInterval, [weak = weak_from_this()] {
@@ -112,11 +126,12 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
   const FillId id_;
   Blob::Lease lease_;
   const FetchClass fetch_class_;
-  const std::vector<ChunkSpan> spans_;
+  const std::vector<ChunkSpan> wanted_;
   FillDone done_;
-  size_t span_ = 0;    // that this round is at
-  ChunkIndex next_{};  // in it: the first chunk that the round has not looked at
-  int runs_ = 0;       // under way
+  std::vector<ChunkSpan> spans_;  // what is wanted, in the order of this round
+  size_t span_ = 0;               // that this round is at
+  ChunkIndex next_{};             // in it: the first chunk that the round has not looked at
+  int runs_ = 0;                  // under way
   bool looks_again_ = false;
   absl::Status error_;
 };

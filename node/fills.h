@@ -13,6 +13,7 @@
 #include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/fetch_scheduler.h"
+#include "node/source_directory.h"
 #include "node/work_source.h"
 
 namespace sluice {
@@ -37,6 +38,7 @@ class Fills {
     const Clock& clock;
     Executor& core;
     FetchScheduler& scheduler;
+    SourceDirectory& sources;
     BulkLane* bulk;  // null if there is none
     // Forgets the runs of a fill that is stopped; what nobody else wants of them is cancelled.
     std::function<void(const WorkSource&)> cancel_runs;

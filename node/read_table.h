@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -22,6 +23,7 @@ struct PendingRead {
   FetchClass fetch_class = FetchClass::kDemand;
   Asker asker = Asker::kLocal;
   Grant grant = nullptr;
+  ReadMode mode = ReadMode::kFetch;
   Instant started;
   Instant deadline;
   const WorkSource* work = nullptr;  // whose it is, if nobody waits for it; only to be compared
@@ -35,10 +37,11 @@ struct PendingRead {
 // The reads of which chunks are still to come, each with its deadline: those that somebody waits for, and the
 // runs of work under way.
 //
-// Owned by the core loop. Not thread-safe.
+// Owned by the core loop. Not thread-safe, but for NewId.
 class ReadTable {
  public:
-  ReadId NewId() { return next_id_++; }
+  // Any thread.
+  ReadId NewId() { return next_id_.fetch_add(1, std::memory_order_relaxed); }
   // The reference is good until the table is changed.
   PendingRead& Add(ReadId id, PendingRead&& read) {
     deadlines_.Add(read.deadline, id);
@@ -84,7 +87,7 @@ class ReadTable {
   std::vector<ReadId> Overdue(Instant armed, Instant now) { return deadlines_.TakeDue(armed, now); }
 
  private:
-  ReadId next_id_ = 1;
+  std::atomic<ReadId> next_id_{1};
   absl::flat_hash_map<ReadId, PendingRead> reads_;
   size_t waiting_ = 0;
   Deadlines<ReadId> deadlines_;

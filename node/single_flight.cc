@@ -13,6 +13,10 @@ std::string Describe(const Blob& blob, ChunkIndex index) {
   return absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString());
 }
 
+absl::Status NotComing(const Blob& blob, ChunkIndex index) {
+  return absl::NotFoundError(absl::StrCat(Describe(blob, index), " is neither here nor coming"));
+}
+
 }  // namespace
 
 void AppendChunk(ChunkRuns& runs, ChunkIndex index) {
@@ -66,6 +70,19 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
   }
 }
 
+void SingleFlight::JoinOthers(ReadId id, PendingRead& read, ChunkIndex index) {
+  ++read.outstanding;
+  WantedChunk* const chunk = table_.Find(*read.blob, index);
+  const bool flows = chunk && std::any_of(chunk->legs.begin(), chunk->legs.end(),
+                                          [&](LegId leg) { return runner_->Flows(leg); });
+  const bool comes = chunk && chunk->state != WantedChunk::State::kPaused;
+  if (read.mode == ReadMode::kIfFlowing ? flows : comes) {
+    chunk->joined.push_back(id);
+  } else {
+    failed_.emplace_back(id, NotComing(*read.blob, index));
+  }
+}
+
 void SingleFlight::Queue(const std::shared_ptr<Blob>& blob, const ChunkRuns& runs, FetchClass fetch_class) {
   for (const ChunkSpan& run : runs) scheduler_.Push(blob, run, fetch_class);
 }
@@ -75,16 +92,20 @@ void SingleFlight::Forget(ReadId id, const Blob& blob, ChunkSpan chunks) {
     WantedChunk* const chunk = table_.Find(blob, index);
     if (!chunk || !chunk->Leave(id)) continue;
     PruneWaiters(*chunk);
-    if (!chunk->waiters.empty()) continue;
+    // Who has joined keeps what is under way, and no more.
+    const bool kept = chunk->state == WantedChunk::State::kUnderWay && !chunk->joined.empty();
+    if (!chunk->waiters.empty() || kept) continue;
+    FailJoined(*chunk, blob, index);
     const std::optional<WantedChunk> closed = table_.Close(blob, index);
     for (const LegId leg : closed->legs) runner_->Disown(leg, index);
   }
 }
 
 void SingleFlight::PruneWaiters(WantedChunk& chunk) const {
-  const auto left = std::remove_if(chunk.waiters.begin(), chunk.waiters.end(),
-                                   [&](ReadId id) { return parts_.reads.Find(id) == nullptr; });
-  chunk.waiters.erase(left, chunk.waiters.end());
+  const auto answered = [&](ReadId id) { return parts_.reads.Find(id) == nullptr; };
+  chunk.waiters.erase(std::remove_if(chunk.waiters.begin(), chunk.waiters.end(), answered),
+                      chunk.waiters.end());
+  chunk.joined.erase(std::remove_if(chunk.joined.begin(), chunk.joined.end(), answered), chunk.joined.end());
 }
 
 Instant SingleFlight::DemandDeadline(const WantedChunk& chunk) const {
@@ -111,6 +132,12 @@ void SingleFlight::Pump() {
   }
 }
 
+// What they have joined has failed, or is given up.
+void SingleFlight::FailJoined(WantedChunk& chunk, const Blob& blob, ChunkIndex index) {
+  for (const ReadId id : chunk.joined) failed_.emplace_back(id, NotComing(blob, index));
+  chunk.joined.clear();
+}
+
 // Not where they fail: who is told may take anything out of the tables.
 void SingleFlight::TellFailed() {
   while (!failed_.empty()) {
@@ -135,6 +162,7 @@ SingleFlight::Groups SingleFlight::Startable(const std::shared_ptr<Blob>& blob, 
     if (!chunk || chunk->state != WantedChunk::State::kQueued || chunk->fetch_class != fetch_class) continue;
     Group group = GroupOf(*chunk, index);
     if (chunk->waiters.empty()) {
+      FailJoined(*chunk, *blob, index);
       table_.Close(*blob, index);
       continue;
     }
@@ -204,7 +232,8 @@ void SingleFlight::AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex i
   WantedChunk& chunk = *table_.Find(*blob, index);
   const bool waits_for_a_node = std::all_of(chunk.legs.begin(), chunk.legs.end(), [&](LegId leg) {
     const LegOrder* const order = runner_->Find(leg);
-    return order && order->asker != Asker::kPeer && order->leg.source->kind() == SourceKind::kPeer;
+    return order && order->asker != Asker::kPeer && order->leg.source->kind() == SourceKind::kPeer &&
+           MayWaitForOthers(order->leg.rank);
   });
   if (!waits_for_a_node) return;
   PruneWaiters(chunk);

@@ -62,12 +62,14 @@ class SingleFlight final : private LegEvents {
   // A read in the table wants an absent chunk: it waits for it from now on. What has to be queued or started
   // for that is added to `to_start`, in the read's class.
   void Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRuns& to_start);
+  // The same for a read that nothing may be started for: it is told NotFound if there is nothing to join.
+  void JoinOthers(ReadId id, PendingRead& read, ChunkIndex index);
   // Queues chunks that Join gave.
   void Queue(const std::shared_ptr<Blob>& blob, const ChunkRuns& runs, FetchClass fetch_class);
   // Starts them at once, in a place that was found for them.
   void StartRuns(const std::shared_ptr<Blob>& blob, const ChunkRuns& runs, FetchClass fetch_class,
                  FetchScheduler::Slot slot);
-  // A read does not want its chunks any more: what nobody else wants of them is cancelled.
+  // A read does not want its chunks any more: what nobody else waits for of them is cancelled.
   void Forget(ReadId id, const Blob& blob, ChunkSpan chunks);
   // Starts what there is room for.
   void Pump();
@@ -140,6 +142,7 @@ class SingleFlight final : private LegEvents {
   void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
   void NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
   void RefusePeers(WantedChunk& chunk, const absl::Status& why);
+  void FailJoined(WantedChunk& chunk, const Blob& blob, ChunkIndex index);
   void TellFailed();
   void PauseChunks(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks);
   void EndPause(PauseId id);

@@ -42,6 +42,7 @@ void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, 
   if (evidence == Evidence::kUnverified && !chunk->waiters.empty())
     parts_.telemetry.unverified_served_bytes.Add(blob->geometry().RangeOf(index).length);
   for (const ReadId id : chunk->waiters) parts_.waiters.ChunkCame(id, kind);
+  for (const ReadId id : chunk->joined) parts_.waiters.ChunkCame(id, kind);
 }
 
 // The leg is done with the chunk. Whether nobody else brings it now.
@@ -141,8 +142,11 @@ SingleFlight::LateRunList SingleFlight::LateRuns(LegId id, const LegOrder& order
   LateRunList runs;
   const ChunkSpan chunks = order.leg.chunks;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
-    const WantedChunk* const chunk = table_.Find(*order.blob, index);
+    WantedChunk* const chunk = table_.Find(*order.blob, index);
     if (!chunk || std::find(chunk->legs.begin(), chunk->legs.end(), id) == chunk->legs.end()) continue;
+    // Nobody else is asked for those who have only joined.
+    PruneWaiters(*chunk);
+    if (chunk->waiters.empty()) continue;
     const LegId other = chunk->OtherThan(id);
     if (!runs.empty() && runs.back().chunks.end() == index && runs.back().other == other &&
         runs.back().tried == chunk->tried) {
@@ -216,6 +220,7 @@ void SingleFlight::Retry(const std::shared_ptr<Blob>& blob, const std::vector<Ch
   std::array<ChunkRuns, kFetchClassCount> runs;
   for (const ChunkIndex index : chunks) {
     WantedChunk* const chunk = table_.Find(*blob, index);
+    FailJoined(*chunk, *blob, index);
     PruneWaiters(*chunk);
     if (chunk->waiters.empty()) {
       table_.Close(*blob, index);
@@ -236,6 +241,7 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
   for (const ChunkIndex index : chunks) {
     WantedChunk* const chunk = table_.Find(*blob, index);
     if (!chunk) continue;
+    FailJoined(*chunk, *blob, index);
     PruneWaiters(*chunk);
     if (chunk->error.ok())
       chunk->error = absl::UnavailableError(absl::StrCat("nobody can be asked for ", Describe(*blob, index)));

@@ -14,12 +14,18 @@ namespace sluice {
 
 // What a source is to a chunk; sources of a lower rank are asked first.
 enum class SourceRank {
-  kHome,        // it fetches the chunk for everybody
-  kHedge,       // stands in for a home that is late
-  kHolder,      // has it
-  kOrigin,      // the registry, and this node is one of those that may ask it
-  kLastResort,  // the registry, within a budget
+  kHome,           // it fetches the chunk for everybody
+  kHedge,          // may have it, and is asked for nothing more while the home is late
+  kHolder,         // has it
+  kStandIn,        // fetches it in place of a home that is silent or has failed
+  kSecondStandIn,  // the same when that one has, too
+  kOrigin,         // the registry, and this node is one of those that may ask it
+  kLastResort,     // the registry, within a budget
 };
+// Whether it may wait for what it asks of others, so that two nodes could wait for each other.
+constexpr bool MayWaitForOthers(SourceRank rank) {
+  return rank == SourceRank::kHome || rank == SourceRank::kStandIn || rank == SourceRank::kSecondStandIn;
+}
 
 // Names a source for as long as its directory lives.
 enum class SourceId : uint32_t {};
@@ -43,6 +49,9 @@ class SourceDirectory {
   virtual void Offers(const Blob& blob, ChunkSpan span, FetchClass fetch_class, Asker asker,
                       const Grant& grant, std::vector<SourceOffer>* offers) = 0;
 
+  // In which order a fill of the span goes about it: its parts, each once.
+  virtual std::vector<ChunkSpan> FillOrder(const Blob&, ChunkSpan span) { return {span}; }
+
   // `on_changed` is called with a blob that somebody else can be asked for now; on any thread, until it is
   // replaced or the directory goes. An empty one ends it: after the call returns none comes any more.
   virtual void OnOffersChanged(absl::AnyInvocable<void(const Digest&)> on_changed) = 0;
@@ -64,7 +73,7 @@ class FixedSources final : public SourceDirectory {
               std::vector<SourceOffer>* offers) override {
     for (size_t i = 0; i < sources_.size(); ++i) {
       const auto& [rank, source] = sources_[i];
-      if (asker == Asker::kPeer && rank < SourceRank::kHolder) continue;
+      if (asker == Asker::kPeer && (rank < SourceRank::kHolder || MayWaitForOthers(rank))) continue;
       offers->push_back({static_cast<SourceId>(i), rank, source, blob.geometry().All()});
     }
   }

@@ -94,10 +94,13 @@ void SourcePlanner::Plan(ChunkSpan span, const TriedSources& tried, std::span<co
 }
 
 Instant SourcePlanner::LateAt(const Leg& leg, const LegProgress& progress, Instant now) const {
-  const Instant silent = std::max(progress.started, progress.last_byte) + kSilence;
-  if (progress.first_byte != Instant()) return std::max(now, silent);
-  const Instant late = progress.started + LateAfter(leg.id);
-  return std::max(now, late > now ? std::min(late, silent) : silent);
+  Instant next = progress.quiet_since() + kSilence;
+  if (progress.first_byte == Instant()) {
+    for (const Instant late : {progress.started + LateAfter(leg.id), progress.started + kStall}) {
+      if (late > now) next = std::min(next, late);
+    }
+  }
+  return std::max(now, next);
 }
 
 std::optional<Leg> SourcePlanner::BestPart(ChunkSpan span, const TriedSources& tried,
@@ -121,15 +124,26 @@ std::optional<Leg> SourcePlanner::Hedge(const Leg& late, const LegProgress& prog
                                         const TriedSources& tried, std::span<const SourceOffer> offers,
                                         Instant now) {
   const bool silent = IsSilent(progress, now);
+  const bool stalled = IsStalled(progress, now);
+  const bool takeover = silent || stalled;
   const bool is_late = progress.first_byte == Instant() && now - progress.started >= LateAfter(late.id);
-  if (!silent && (!is_late || hedge_credit_ < 100)) return std::nullopt;
+  if (!takeover && (!is_late || hedge_credit_ < 100)) return std::nullopt;
+  const bool has_stand_in = std::any_of(offers.begin(), offers.end(), [](const SourceOffer& offer) {
+    return offer.rank == SourceRank::kStandIn;
+  });
+  const auto suits = [&](SourceRank rank) {
+    // A stand-in gives what it has, too.
+    if (rank == SourceRank::kHedge) return !(takeover && has_stand_in);
+    if (rank == SourceRank::kHolder) return true;
+    const bool at_the_very_last = rank == SourceRank::kSecondStandIn || rank == SourceRank::kLastResort;
+    return silent || (stalled && !at_the_very_last);
+  };
   std::vector<SourceOffer> others;
   for (const SourceOffer& offer : offers) {
-    const bool holds = offer.rank == SourceRank::kHedge || offer.rank == SourceRank::kHolder;
-    if (offer.id != late.id && (silent || holds)) others.push_back(offer);
+    if (offer.id != late.id && suits(offer.rank)) others.push_back(offer);
   }
   std::optional<Leg> part = BestPart(late.chunks, tried, others);
-  if (part && !silent) hedge_credit_ -= 100;
+  if (part && !takeover) hedge_credit_ -= 100;
   return part;
 }
 

@@ -59,9 +59,11 @@ struct LegProgress {
   Instant started;
   Instant first_byte;  // Instant() before it came
   Instant last_byte;
+  Instant last_sign = {};  // that it lives
+  bool patience = false;   // the origin has asked for it
 
   // Nothing has come since.
-  Instant quiet_since() const { return std::max(started, last_byte); }
+  Instant quiet_since() const { return std::max({started, last_byte, last_sign}); }
 };
 
 // Which source is asked for which chunk, and when another is asked beside it. Pure: it is handed the clock,
@@ -72,6 +74,9 @@ class SourcePlanner {
  public:
   // A source that is silent for so long has failed for all that matters: the next is asked as well.
   static constexpr Duration kSilence = std::chrono::milliseconds(1500);
+  // One that has given only signs of life for so long is asked in vain, perhaps: another may be asked as
+  // well. Source: PEERS.md, "Who may ask the origin".
+  static constexpr Duration kStall = std::chrono::seconds(5);
   // No source is late before that.
   static constexpr Duration kLateMin = std::chrono::milliseconds(50);
   // So many requests in a hundred may be hedged, and so many at once after a quiet time.
@@ -89,11 +94,15 @@ class SourcePlanner {
   static bool IsSilent(const LegProgress& progress, Instant now) {
     return now - progress.quiet_since() >= kSilence;
   }
+  static bool IsStalled(const LegProgress& progress, Instant now) {
+    return progress.first_byte == Instant() && !progress.patience && now - progress.started >= kStall;
+  }
 
   // Who is to be asked now beside a leg that is late. A hedge, when the first byte takes longer than it does
   // in 95 of 100 cases of that source: of somebody who has the chunks, within a budget. A takeover, when it
-  // is silent: of anybody. Where nobody has all of the chunks, as many of them in a row as one has, from the
-  // first that somebody has. Nobody: look again at LateAt.
+  // is silent: of anybody; or stalled: of all but who is asked at the very last. Where nobody has all of the
+  // chunks, as many of them in a row as one has, from the first that somebody has. Nobody: look again at
+  // LateAt.
   std::optional<Leg> Hedge(const Leg& late, const LegProgress& progress, const TriedSources& tried,
                            std::span<const SourceOffer> offers, Instant now);
   // Who is to be asked in place of a leg that is silent, of chunks whose other leg, `other`, is silent too:

@@ -56,9 +56,14 @@ class DurationHistogram {
 enum class PeerLane { kExpress, kSwarm };
 inline constexpr int kPeerLaneCount = 2;
 
+// What another node asks this one to be: the one that gets a chunk for everybody, or one that gives what is
+// here.
+enum class PeerRole { kHome, kPresentOnly };
+inline constexpr int kPeerRoleCount = 2;
+
 // How another node's request was answered.
-enum class PeerAnswer { kServed, kAbsent, kRefused };
-inline constexpr int kPeerAnswerCount = 3;
+enum class PeerAnswer { kServed, kAbsent, kBusy, kRefused };
+inline constexpr int kPeerAnswerCount = 4;
 
 // What is known of another node: it answered last, it was not asked yet, it is silent, or only its address is
 // known.
@@ -88,12 +93,13 @@ struct Telemetry {
 
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
-  std::array<Counter, kPeerAnswerCount> peer_answers;       // sluice_peer_requests_total{role,result}
-  std::array<Gauge, kMemberStateCount> members;             // sluice_members{state}: other nodes
-  Gauge swarm_peers;                                        // sluice_swarm_peers
-  Gauge swarm_torrents;                                     // sluice_swarm_torrents
-  Counter swarm_bad_pieces;                                 // sluice_swarm_bad_pieces_total
-  Counter swarm_banned_peers;                               // sluice_swarm_banned_peers_total
+  // sluice_peer_requests_total{role,result}
+  std::array<std::array<Counter, kPeerAnswerCount>, kPeerRoleCount> peer_answers;
+  std::array<Gauge, kMemberStateCount> members;  // sluice_members{state}: other nodes
+  Gauge swarm_peers;                             // sluice_swarm_peers
+  Gauge swarm_torrents;                          // sluice_swarm_torrents
+  Counter swarm_bad_pieces;                      // sluice_swarm_bad_pieces_total
+  Counter swarm_banned_peers;                    // sluice_swarm_banned_peers_total
 
   std::array<Counter, kSourceKindCount>
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot
@@ -110,8 +116,9 @@ struct Telemetry {
   Counter ondemand_filled;
   Counter ondemand_failed;
 
-  Counter hedged_fetches;  // sluice_hedged_fetches_total
-  Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill
+  Counter hedged_fetches;     // sluice_hedged_fetches_total
+  Counter last_resort_bytes;  // sluice_last_resort_bytes_total
+  Counter prefetch_bytes;     // sluice_prefetch_bytes_total: readahead, hints, backfill
   std::array<Counter, kHintResultCount> prefetch_hints;  // sluice_prefetch_hints_total{result}
   Gauge mounts;                                          // sluice_mounts
   Gauge reads_waiting;                                   // sluice_reads_waiting: what somebody waits for

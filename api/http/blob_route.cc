@@ -88,7 +88,7 @@ void BlobRoute::SendBlob(Blob::Lease lease, ByteRange range, HttpResponse respon
     if (!file.ok() || !self->parts_.reader.AllProven(blob, blob.geometry().Covering(range)))
       return self->parts_.answers->Send(NotHere(), std::move(responder));
     serving->file = *std::move(file);
-    FileSpan span{serving->file->descriptor(), range.offset, range.length, serving, nullptr};
+    FileSpan span{serving->file->descriptor(), range.offset, range.length, serving, nullptr, nullptr};
     Counter& sent = self->parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
     span.on_sent = [&sent](uint64_t bytes) { sent.Add(bytes); };
     response.file = std::move(span);

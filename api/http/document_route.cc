@@ -64,13 +64,14 @@ void DocumentRoute::OnHome(PeerDocuments::Question question, HttpResponder respo
     const bool is_blob = question.kind == PeerDocuments::Question::Kind::kBlob;
     self->parts_.documents.AskRegistry(
         question, [self, pending, is_blob](absl::StatusOr<PeerDocument> document) {
-          if (!document.ok()) return self->parts_.answers->Send(Refusal(document.status()), pending->Take());
+          if (!document.ok())
+            return self->parts_.answers->Send(Refusal(document.status()), pending->Take(), PeerRole::kHome);
           HttpResponse response;
           response.content_type = std::move(document->media_type);
           response.body = std::move(document->body);
           Counter& sent = self->parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
           if (is_blob) sent.Add(response.body.size());
-          self->parts_.answers->Send(std::move(response), pending->Take());
+          self->parts_.answers->Send(std::move(response), pending->Take(), PeerRole::kHome);
         });
   });
 }

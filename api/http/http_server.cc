@@ -1,8 +1,10 @@
 #include "api/http/http_server.h"
 
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 
 #include <algorithm>
@@ -35,6 +37,9 @@ namespace beast = boost::beast;
 namespace http = beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
+
+// How often it is looked whether a client has taken in what was sent.
+constexpr auto kDrainPoll = std::chrono::milliseconds(1);
 
 // After accept() failed, e.g. for want of a file descriptor.
 constexpr auto kAcceptRetryDelay = std::chrono::milliseconds(100);
@@ -136,6 +141,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
 
   absl::Status Listen(std::string_view listen);
   HttpHandler* HandlerOf(std::string_view path);
+  HttpHandler* FindPost(absl::string_view target);
   void Accept();
   void OnAccept(const error_code& error, tcp::socket socket);
 
@@ -158,7 +164,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
 class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
  public:
   Session(Impl& server, tcp::socket socket)
-      : server_(server), stream_(std::move(socket)), handler_timer_(server.io_) {
+      : server_(server), stream_(std::move(socket)), handler_timer_(server.io_), drain_timer_(server.io_) {
     server_.sessions_.insert(this);
   }
   ~Session() { server_.sessions_.erase(this); }
@@ -166,8 +172,8 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void ReadRequest() {
     parser_.emplace();
     parser_->header_limit(server_.limits_.header_bytes_max);
-    // An HTTP body is refused by its announced length, so none of it is ever read.
-    parser_->body_limit(0);
+    // A body is refused by its announced length, so none of it is read that nobody wants.
+    parser_->body_limit(server_.limits_.body_bytes_max);
     stream_.expires_after(server_.limits_.idle_timeout);
     http::async_read_header(
         stream_, buffer_, *parser_,
@@ -179,6 +185,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void Close() {
     stream_.close();
     file_.reset();
+    drained_.reset();
     gone_ = nullptr;
   }
 
@@ -186,6 +193,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void OnHeader(const error_code& error);
   // Nobody is answered who has gone, or was silent for too long.
   void OnBadRequest(const error_code& error);
+  void ReadBody();
   void Dispatch();
   class Exchange;
 
@@ -203,16 +211,22 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void OnWritten(const error_code& error, After after);
   void SendFile(After after);
   void SendFileWhenWritable(After after);
+  void AwaitTaken();
+  std::optional<bool> IsTaken();
+  void EndDrain();
   void OnAnswered(After after);
 
   Impl& server_;
   beast::tcp_stream stream_;
   beast::flat_buffer buffer_;
-  std::optional<http::request_parser<http::empty_body>> parser_;
+  std::optional<http::request_parser<http::string_body>> parser_;
   http::response<http::string_body> response_;
   std::optional<http::response_serializer<http::string_body>> serializer_;
   asio::steady_timer handler_timer_;
-  std::optional<FileSpan> file_;  // what is left to send of it
+  std::optional<FileSpan> file_;     // what is left to send of it
+  std::optional<FileSpan> drained_;  // sent, and not taken in yet
+  asio::steady_timer drain_timer_;
+  Instant drain_until_{};
   // Counts requests; a responder whose number is not the awaited one comes too late.
   uint64_t request_number_ = 0;
   bool awaiting_answer_ = false;
@@ -264,7 +278,7 @@ void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
     return Write(PlainResponse(431, "the request's headers are too large"), After::kClose);
   }
   if (error == http::error::body_limit || error == http::error::unexpected_body) {
-    return Write(PlainResponse(413, "a request may carry no body"), After::kClose);
+    return Write(PlainResponse(413, "the request's body is too large, or not allowed"), After::kClose);
   }
   const bool malformed = error.category() == http::make_error_code(http::error::bad_method).category() &&
                          error != http::error::end_of_stream;
@@ -274,8 +288,11 @@ void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
 
 void HttpServer::Impl::Session::OnHeader(const error_code& error) {
   if (error) return OnBadRequest(error);
+  // Who asks for more has got what it asked for before; who didn't wait for it harms nobody but itself.
+  EndDrain();
 
   const http::verb method = parser_->get().method();
+  if (method == http::verb::post && server_.FindPost(View(parser_->get().target()))) return ReadBody();
   if (method != http::verb::get && method != http::verb::head) {
     HttpResponse response = PlainResponse(405, "only GET and HEAD are allowed here");
     response.headers.emplace_back("Allow", "GET, HEAD");
@@ -290,10 +307,22 @@ void HttpServer::Impl::Session::OnHeader(const error_code& error) {
   Dispatch();
 }
 
+void HttpServer::Impl::Session::ReadBody() {
+  if (!parser_->content_length())
+    return Write(PlainResponse(413, "the length of the request's body must be known before"), After::kClose);
+  http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](const error_code& error, size_t) {
+    if (error) return self->OnBadRequest(error);
+    self->Dispatch();
+  });
+}
+
 void HttpServer::Impl::Session::Dispatch() {
   const auto& message = parser_->get();
   HttpRequest request;
-  request.method = message.method() == http::verb::head ? HttpMethod::kHead : HttpMethod::kGet;
+  request.method = message.method() == http::verb::head   ? HttpMethod::kHead
+                   : message.method() == http::verb::post ? HttpMethod::kPost
+                                                          : HttpMethod::kGet;
+  request.body = message.body();
   const absl::string_view target = View(message.target());
   const size_t question = target.find('?');
   request.path = std::string(target.substr(0, question));
@@ -303,7 +332,8 @@ void HttpServer::Impl::Session::Dispatch() {
   }
 
   HttpResponder responder = MakeResponder();
-  HttpHandler* const handler = server_.HandlerOf(request.path);
+  HttpHandler* const handler = request.method == HttpMethod::kPost ? server_.FindPost(View(message.target()))
+                                                                   : server_.HandlerOf(request.path);
   if (handler == nullptr) {
     return std::move(responder).Answer(PlainResponse(404, "there is nothing at this path"));
   }
@@ -441,8 +471,44 @@ void HttpServer::Impl::Session::SendFile(After after) {
   file_->length -= static_cast<uint64_t>(sent);
   if (file_->on_sent) file_->on_sent(static_cast<uint64_t>(sent));
   if (file_->length > 0) return SendFileWhenWritable(after);
+  if (file_->on_taken) {
+    drained_ = std::move(file_);
+    drain_until_ = std::chrono::steady_clock::now() + server_.limits_.idle_timeout;
+    AwaitTaken();
+  }
   file_.reset();
   OnAnswered(after);
+}
+
+// What sendfile(2) has returned from may be in the socket's buffer, megabytes of it; nobody tells when it has
+// left it.
+void HttpServer::Impl::Session::AwaitTaken() {
+  if (!drained_) return;
+  const std::optional<bool> taken = IsTaken();
+  if (taken && *taken) return EndDrain();
+  if (taken || std::chrono::steady_clock::now() > drain_until_) return drained_.reset();
+  drain_timer_.expires_after(kDrainPoll);
+  drain_timer_.async_wait([self = shared_from_this()](const error_code& error) {
+    if (!error) self->AwaitTaken();
+  });
+}
+
+// Nothing if that is not decided yet. Source: tcp(7), SIOCOUTQ: what was not acknowledged yet; of a
+// connection that was reset it stays as it was.
+std::optional<bool> HttpServer::Impl::Session::IsTaken() {
+  int queued = 0;
+  if (::ioctl(stream_.socket().native_handle(), SIOCOUTQ, &queued) != 0) return false;
+  if (queued == 0) return true;
+  pollfd connection{stream_.socket().native_handle(), 0, 0};
+  if (::poll(&connection, 1, 0) > 0) return false;
+  return std::nullopt;
+}
+
+void HttpServer::Impl::Session::EndDrain() {
+  if (!drained_) return;
+  drain_timer_.cancel();
+  if (drained_->on_taken) std::move(drained_->on_taken)();
+  drained_.reset();
 }
 
 // The stream's own timer covers its own operations only, so a wait has one beside it.
@@ -521,6 +587,11 @@ HttpHandler* HttpServer::Impl::HandlerOf(std::string_view path) {
     handler = &candidate;
   }
   return handler;
+}
+
+HttpHandler* HttpServer::Impl::FindPost(absl::string_view target) {
+  const auto found = routes_.find(absl::StrCat("POST ", target.substr(0, target.find('?'))));
+  return found == routes_.end() ? nullptr : &found->second;
 }
 
 void HttpServer::Impl::Accept() {

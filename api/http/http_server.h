@@ -18,13 +18,14 @@ namespace sluice::api {
 
 // Everything else is answered 405 before a handler sees it. HEAD is handled as GET; the server leaves the
 // body out.
-enum class HttpMethod { kGet, kHead };
+enum class HttpMethod { kGet, kHead, kPost };
 
 struct HttpRequest {
   HttpMethod method = HttpMethod::kGet;
   std::string path;   // as sent: percent escapes are not decoded, so an encoded slash never matches a route
   std::string query;  // what follows the '?', without it
   std::vector<std::pair<std::string, std::string>> headers;
+  std::string body;  // of a POST
 
   // The first header of this name, case-insensitive (RFC 9110 section 5.1); empty if there is none.
   std::string_view Header(std::string_view name) const;
@@ -39,6 +40,9 @@ struct FileSpan {
   std::shared_ptr<const void> holder;
   // Told of each part that was handed to the network; may be null.
   std::function<void(uint64_t bytes)> on_sent;
+  // Runs once the client's kernel has taken in all of it, at most once and before `holder` is let go of; may
+  // be null. If the connection ends before that it never runs.
+  Task on_taken;
 };
 
 struct HttpResponse {
@@ -90,18 +94,21 @@ class HttpResponder {
 using HttpHandler = absl::AnyInvocable<void(const HttpRequest&, HttpResponder)>;
 
 // By exact path, e.g. "/metrics", or by all that a path begins with if it ends in a slash, e.g. "/v2/"; the
-// longest that fits counts.
+// longest that fits counts. A POST goes to "POST " and its exact path, e.g. "POST /sluice/v1/holders", and
+// nowhere else.
 using HttpRoutes = absl::flat_hash_map<std::string, HttpHandler>;
 
 struct HttpLimits {
   uint32_t header_bytes_max = 16 << 10;  // request line and headers; beyond: 431
+  uint32_t body_bytes_max = 1 << 20;     // of a POST; beyond: 413
   uint32_t connections_max = 256;        // beyond: 503 and closed
   // To send a request, to take in an answer, or the next 1 MiB of one from a file.
   Duration idle_timeout = std::chrono::seconds(30);
   Duration handler_timeout = std::chrono::seconds(60);  // for a handler to answer; beyond: 503
 };
 
-// HTTP/1.1 on a thread of its own. A request may not carry a body (413).
+// HTTP/1.1 on a thread of its own. Only a POST may carry a body, of a
+// length that is known before (413).
 class HttpServer {
  public:
   HttpServer(HttpRoutes routes, HttpLimits limits);

@@ -24,7 +24,8 @@ using Families = std::vector<MetricFamily>;
 constexpr std::string_view kEvictReasons[kEvictReasonCount] = {"requested", "watermark", "corrupt"};
 constexpr std::string_view kOriginCodes[] = {"none", "1xx", "2xx", "3xx", "4xx", "5xx"};
 constexpr std::string_view kLanes[] = {"express", "swarm"};
-constexpr std::string_view kPeerAnswers[] = {"served", "absent", "refused"};
+constexpr std::string_view kPeerRoles[] = {"home", "present-only"};
+constexpr std::string_view kPeerAnswers[] = {"served", "absent", "busy", "refused"};
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
 
@@ -147,6 +148,10 @@ void AddStore(Families& to, const Telemetry& t) {
 // What becomes of prefetched bytes is not followed (the keeper lets reads of them pass unseen): that series
 // exists because dashboards name it.
 void AddPrefetch(Families& to, const Telemetry& t) {
+  AddCounter(
+      to, "sluice_last_resort_bytes_total",
+      "Bytes asked of the registry by this node though others should have been: see peers.lastResortRate.",
+      t.last_resort_bytes);
   AddCounter(to, "sluice_hedged_fetches_total",
              "Fetches asked of a second source, because the first was late or silent.", t.hedged_fetches);
   AddCounter(to, "sluice_prefetch_bytes_total", "Bytes fetched before anyone had read them.",
@@ -164,9 +169,11 @@ void AddPeers(Families& to, const Telemetry& t) {
              t.peer_sent_bytes);
   MetricFamily& requests = AddFamily(to, "sluice_peer_requests_total",
                                      "Requests of other nodes that this one answered.", MetricType::Counter);
-  for (size_t i = 0; i < std::size(kPeerAnswers); ++i) {
-    AddSample(requests, {{"role", "present-only"}, {"result", kPeerAnswers[i]}},
-              static_cast<double>(t.peer_answers[i].value()));
+  for (size_t role = 0; role < std::size(kPeerRoles); ++role) {
+    for (size_t i = 0; i < std::size(kPeerAnswers); ++i) {
+      AddSample(requests, {{"role", kPeerRoles[role]}, {"result", kPeerAnswers[i]}},
+                static_cast<double>(t.peer_answers[role][i].value()));
+    }
   }
   MetricFamily& members =
       AddFamily(to, "sluice_members", "Other nodes of the cluster that this one knows.", MetricType::Gauge);

@@ -43,11 +43,12 @@ bool MatchesTag(std::string_view list, const std::string& tag) {
   return false;
 }
 
-void PeerAnswers::Send(HttpResponse response, HttpResponder responder) const {
+void PeerAnswers::Send(HttpResponse response, HttpResponder responder, PeerRole role) const {
   const PeerAnswer kind = response.status < 400    ? PeerAnswer::kServed
                           : response.status == 404 ? PeerAnswer::kAbsent
+                          : response.status == 503 ? PeerAnswer::kBusy
                                                    : PeerAnswer::kRefused;
-  telemetry_.peer_answers[static_cast<size_t>(kind)].Add();
+  telemetry_.peer_answers[static_cast<size_t>(role)][static_cast<size_t>(kind)].Add();
   response.headers.emplace_back("Sluice-Node", node_id_);
   std::move(responder).Answer(std::move(response));
 }

@@ -31,7 +31,7 @@ class PeerAnswers {
   PeerAnswers(Telemetry& telemetry, std::string node_id)
       : telemetry_(telemetry), node_id_(std::move(node_id)) {}
 
-  void Send(HttpResponse response, HttpResponder responder) const;
+  void Send(HttpResponse response, HttpResponder responder, PeerRole role = PeerRole::kPresentOnly) const;
 
  private:
   Telemetry& telemetry_;

@@ -13,6 +13,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "api/http/blob_route.h"
+#include "api/http/chunk_request.h"
+#include "api/http/chunk_route.h"
 #include "api/http/peer_response.h"
 
 namespace sluice::api {
@@ -112,24 +114,40 @@ std::optional<RegistryPath> ParseRegistryPath(std::string_view path) {
 class PeerRoutes {
  public:
   explicit PeerRoutes(PeerRoutesParts parts)
-      : members_(parts.members),
+      : clock_(parts.clock),
+        members_(parts.members),
+        holders_(parts.holders),
         answers_(std::make_shared<PeerAnswers>(parts.telemetry, std::move(parts.node_id))),
         blobs_(std::make_shared<BlobRoute>(
             BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io, parts.telemetry, answers_})),
         documents_(std::make_shared<DocumentRoute>(
-            DocumentRoute::Parts{parts.documents, parts.io, parts.telemetry, answers_})) {}
+            DocumentRoute::Parts{parts.documents, parts.io, parts.telemetry, answers_})) {
+    if (!parts.blobs) return;
+    chunks_ = std::make_shared<ChunkRoute>(
+        ChunkRoute::Parts{*parts.blobs, parts.reader, parts.clock, parts.io, parts.telemetry, answers_});
+  }
 
   void OnRegistry(const HttpRequest& request, HttpResponder responder);
   void OnRecipe(const HttpRequest& request, HttpResponder responder);
   void OnMembers(const HttpRequest& request, HttpResponder responder);
+  void OnHolders(const HttpRequest& request, HttpResponder responder);
 
   bool has_members() const { return members_ != nullptr; }
+  bool has_holders() const { return holders_ != nullptr; }
 
  private:
+  void OnHome(const HttpRequest& request, const RegistryPath& path, BlobOrigin origin,
+              HttpResponder responder);
+  void OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
+              HttpResponder responder);
+
+  const Clock& clock_;
   MemberAnswers* const members_;
+  HolderAnswers* const holders_;
   const std::shared_ptr<const PeerAnswers> answers_;
   const std::shared_ptr<BlobRoute> blobs_;
   const std::shared_ptr<DocumentRoute> documents_;
+  std::shared_ptr<ChunkRoute> chunks_;  // null: no roles
 };
 
 void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder) {
@@ -155,27 +173,50 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
                           std::move(responder));
   }
   const absl::StatusOr<Digest> digest = Digest::Parse(path->reference);
-  const std::string part = Parameter(request, "part");
-  if (is_home && (!blobs || part == "whole" || part == "table")) {
-    if (!digest.ok() && (path->kind != "manifests" || !IsTag(path->reference)))
-      return answers_->Send(ErrorResponse(400, "DIGEST_INVALID", "neither a digest nor a tag"),
-                            std::move(responder));
-    using Kind = PeerDocuments::Question::Kind;
-    if (part == "table" && blobs) {
-      return documents_->OnHome({Kind::kTable, std::move(origin), path->reference, Parameter(request, "at"),
-                                 Parameter(request, "size")},
-                                std::move(responder));
-    }
-    const Kind kind = blobs ? Kind::kBlob : path->kind == "referrers" ? Kind::kReferrers : Kind::kManifest;
-    return documents_->OnHome({kind, std::move(origin), path->reference}, std::move(responder));
-  }
+  if (is_home && (!blobs || !Parameter(request, "part").empty()))
+    return OnHome(request, *path, std::move(origin), std::move(responder));
   // What a tag means only the origin can say.
   if (!digest.ok() && !blobs && path->reference.find(':') == std::string::npos)
     return answers_->Send(NotHere(), std::move(responder));
   if (!digest.ok())
     return answers_->Send(ErrorResponse(400, "DIGEST_INVALID", "malformed digest"), std::move(responder));
-  if (blobs) return blobs_->OnBlob(request, origin, *digest, std::move(responder));
+  if (blobs) return OnBlob(request, origin, *digest, std::move(responder));
   documents_->OnManifest(origin, *digest, std::move(responder));
+}
+
+void PeerRoutes::OnHome(const HttpRequest& request, const RegistryPath& path, BlobOrigin origin,
+                        HttpResponder responder) {
+  using Kind = PeerDocuments::Question::Kind;
+  const std::string part = Parameter(request, "part");
+  PeerDocuments::Question question{Kind::kManifest, std::move(origin), path.reference};
+  if (path.kind == "referrers") question.kind = Kind::kReferrers;
+  if (path.kind == "blobs") question.kind = part == "table" ? Kind::kTable : Kind::kBlob;
+  if (question.kind == Kind::kTable) {
+    question.table_at = Parameter(request, "at");
+    question.stored_size = Parameter(request, "size");
+  }
+  const bool is_tag = question.kind == Kind::kManifest && IsTag(path.reference);
+  const bool is_part = path.kind != "blobs" || part == "whole" || part == "table";
+  if (is_part && (is_tag || Digest::Parse(path.reference).ok()))
+    return documents_->OnHome(std::move(question), std::move(responder));
+  answers_->Send(ErrorResponse(400, "UNSUPPORTED", "neither a digest nor a tag, or an unknown part"),
+                 std::move(responder), PeerRole::kHome);
+}
+
+void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
+                        HttpResponder responder) {
+  if (!chunks_) return blobs_->OnBlob(request, origin, digest, std::move(responder));
+  absl::StatusOr<std::optional<PeerBlobRequest>> asked =
+      ParseChunkRequest(request, origin, digest, clock_.Now());
+  if (!asked.ok()) {
+    const bool range = absl::IsOutOfRange(asked.status());
+    return answers_->Send(ErrorResponse(range ? 416 : 400, range ? "RANGE_INVALID" : "UNSUPPORTED",
+                                        std::string(asked.status().message())),
+                          std::move(responder),
+                          request.Header("Sluice-Role") == "home" ? PeerRole::kHome : PeerRole::kPresentOnly);
+  }
+  if (!*asked) return blobs_->OnBlob(request, origin, digest, std::move(responder));
+  chunks_->OnChunk(**std::move(asked), std::move(responder));
 }
 
 void PeerRoutes::OnRecipe(const HttpRequest& request, HttpResponder responder) {
@@ -201,6 +242,23 @@ void PeerRoutes::OnMembers(const HttpRequest& request, HttpResponder responder) 
   answers_->Send(std::move(response), std::move(responder));
 }
 
+void PeerRoutes::OnHolders(const HttpRequest& request, HttpResponder responder) {
+  HttpResponse response;
+  if (request.method == HttpMethod::kPost) {
+    if (!holders_->Take(request.body))
+      return answers_->Send(ErrorResponse(400, "UNSUPPORTED", "no announcement of a member"),
+                            std::move(responder));
+    response.status = 204;
+    return answers_->Send(std::move(response), std::move(responder));
+  }
+  response.content_type = "application/json";
+  response.body = holders_->Answer(Parameter(request, "digest"), Parameter(request, "size"),
+                                   Parameter(request, "chunk"), Parameter(request, "root"));
+  if (response.body.empty())
+    response = ErrorResponse(400, "UNSUPPORTED", "digest, size, chunk and root must say which blob");
+  answers_->Send(std::move(response), std::move(responder));
+}
+
 }  // namespace
 
 void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts) {
@@ -211,10 +269,17 @@ void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts) {
   routes["/sluice/v1/recipes/"] = [served](const HttpRequest& request, HttpResponder responder) {
     served->OnRecipe(request, std::move(responder));
   };
-  if (!served->has_members()) return;
-  routes["/sluice/v1/members"] = [served](const HttpRequest& request, HttpResponder responder) {
-    served->OnMembers(request, std::move(responder));
-  };
+  if (served->has_members()) {
+    routes["/sluice/v1/members"] = [served](const HttpRequest& request, HttpResponder responder) {
+      served->OnMembers(request, std::move(responder));
+    };
+  }
+  if (!served->has_holders()) return;
+  for (const char* const route : {"/sluice/v1/holders", "POST /sluice/v1/holders"}) {
+    routes[route] = [served](const HttpRequest& request, HttpResponder responder) {
+      served->OnHolders(request, std::move(responder));
+    };
+  }
 }
 
 }  // namespace sluice::api

@@ -5,6 +5,7 @@
 
 #include "api/http/document_route.h"
 #include "api/http/http_server.h"
+#include "api/http/peer_blobs.h"
 #include "node/blob_reader.h"
 #include "node/chunk_store.h"
 #include "node/executor.h"
@@ -24,6 +25,21 @@ class MemberAnswers {
   virtual std::string Answer(std::string_view since, std::string_view old, std::string_view asker) = 0;
 };
 
+// Port: what this node knows of who has which blobs.
+//
+// Thread-safe; must not block.
+class HolderAnswers {
+ public:
+  virtual ~HolderAnswers() = default;
+
+  // The JSON that names the holders of a blob, of which these parameters say what is meant; empty if they are
+  // malformed.
+  virtual std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                             std::string_view root) = 0;
+  // Takes what a member announces, as JSON. False if it is malformed, or not from a member.
+  virtual bool Take(std::string_view announcement) = 0;
+};
+
 struct PeerRoutesParts {
   ChunkStore& store;
   BlobReader& reader;
@@ -31,16 +47,19 @@ struct PeerRoutesParts {
   PeerDocuments& documents;
   Executor& io;  // opens files, reads documents
   Telemetry& telemetry;
+  const Clock& clock;
   MemberAnswers* members;  // null: the route is not there
+  HolderAnswers* holders;  // the same
+  PeerBlobs* blobs;        // null: what is here is all that is given, whatever role is asked for
   std::string node_id;     // of this process: by it a node recognises itself
 };
 
-// What this node gives to other nodes: only what is here, never anything that would have to be fetched
-// (PEERS.md: present-only), and only what it got from that very repository as public and has proven. All else
-// is the same 404, so that nobody learns what is cached.
+// What this node gives to other nodes. Without a role it is only what is here, and what it got from that very
+// repository as public and has proven; all else is the same 404, so that nobody learns what is cached. Who
+// asks for one chunk with Sluice-Role and Sluice-Blob is answered as ChunkRoute says.
 //
 //   GET, HEAD /v2/                                          200
-//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY         200, 206, 304, 400, 404, 416
+//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY         200, 206, 304, 400, 403, 404, 409, 416, 503
 //   GET, HEAD /v2/<name>/manifests/<digest>?ns=REGISTRY     200, 400, 404 (a tag is never answered)
 //
 // and with Sluice-Role: home what the registry has, which this node asks for it once for all who want it:
@@ -53,6 +72,8 @@ struct PeerRoutesParts {
 //
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200
+//   GET, HEAD /sluice/v1/holders?digest=&size=&chunk=&root= 200, 400
+//   POST      /sluice/v1/holders                            204, 400
 //
 // A range of which a part is absent is a 404 whose Sluice-Present names those parts of it that are present,
 // as a Range header would. Sources: OCI distribution specification, "Pull"; RFC 9110 sections 13 to 15.

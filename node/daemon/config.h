@@ -35,7 +35,8 @@ struct Config {
   std::string cluster_zone;
   Duration cluster_member_ttl = std::chrono::minutes(5);
   bool cluster_insecure_peers = false;
-  bool cluster_swarm = true;  // with a listener
+  uint64_t peers_last_resort_rate = 8 << 20;  // bytes a second
+  bool cluster_swarm = true;                  // with a listener
   uint32_t cluster_swarm_port = 7302;
   uint32_t swarm_torrents_max = 64;
 

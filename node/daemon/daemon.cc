@@ -47,13 +47,14 @@
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
 #include "p2p/cluster/dial_back.h"
+#include "p2p/cluster/directory.h"
 #include "p2p/cluster/home_documents.h"
+#include "p2p/cluster/last_resort.h"
 #include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
-#include "p2p/cluster/peer_source.h"
 #include "p2p/http/url.h"
 #include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
@@ -67,6 +68,7 @@ namespace sluice {
 namespace {
 
 constexpr int kIoThreads = 4;
+constexpr uint32_t kFillFetchesAmongMembers = 64;
 constexpr Duration kLoopPatience = std::chrono::seconds(2);
 constexpr Duration kStopGrace = std::chrono::seconds(2);
 // How long a blob file that somebody has cut short or removed may go unnoticed.
@@ -125,6 +127,11 @@ void Warn(const std::string& text) {
   spdlog::warn("{}", text);
 }
 
+double RandomFraction() {
+  thread_local absl::BitGen random;
+  return absl::Uniform<double>(random, 0, 1);
+}
+
 class ExchangeAnswers final : public api::MemberAnswers {
  public:
   explicit ExchangeAnswers(p2p::MemberExchange& exchange) : exchange_(exchange) {}
@@ -135,6 +142,32 @@ class ExchangeAnswers final : public api::MemberAnswers {
  private:
   p2p::MemberExchange& exchange_;
 };
+
+class KnownHolders final : public api::HolderAnswers {
+ public:
+  explicit KnownHolders(p2p::Holders& holders) : holders_(holders) {}
+  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                     std::string_view root) override {
+    return holders_.Answer(digest, size, chunk, root);
+  }
+  bool Take(std::string_view announcement) override { return holders_.Take(announcement); }
+
+ private:
+  p2p::Holders& holders_;
+};
+
+// What this node has, in whole or in part, and may give to every member.
+std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store) {
+  std::vector<p2p::HeldBlob> held;
+  for (const index::BlobInfo& info : store.List()) {
+    if (info.refused || !info.root_known || info.present_chunks == 0) continue;
+    const std::shared_ptr<Blob> blob = store.Find(info.key);
+    if (!blob || !IsPublicSomewhere(*blob, store)) continue;
+    const std::optional<p2p::BlobIdentity> identity = p2p::Holders::IdentityOf(*blob);
+    if (identity) held.push_back({*identity, info.present_chunks == blob->geometry().chunk_count()});
+  }
+  return held;
+}
 
 class NodeDials final : public api::DialAnswers {
  public:
@@ -181,6 +214,9 @@ BlobCacheLimits CacheLimitsOf(const Config& config) {
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
   limits.inflight_bytes_max = config.fetch_inflight_max;
   limits.fetch_timeout = config.fetch_timeout;
+  // A fill asks every home at once.
+  if (!config.cluster_members.empty())
+    limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = kFillFetchesAmongMembers;
   return limits;
 }
 
@@ -266,6 +302,7 @@ class Daemon::Node {
 
  private:
   absl::Status FindMembers();
+  std::unique_ptr<SourceDirectory> SourcesAmongMembers();
   void MakeSwarm(const p2p::HostPort& self);
   absl::Status StartSwarm();
   absl::Status OpenStore(const MountTable& table);
@@ -302,16 +339,18 @@ class Daemon::Node {
   std::unique_ptr<p2p::PeerClient> peer_client_;
   std::unique_ptr<p2p::MemberExchange> exchange_;
   std::unique_ptr<api::MemberAnswers> member_answers_;
+  std::unique_ptr<api::HolderAnswers> holder_answers_;
   std::unique_ptr<p2p::DialBack> dial_back_;
   std::unique_ptr<api::DialAnswers> dial_answers_;
-  std::unique_ptr<p2p::PeerSource> peers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::HomeDocuments> home_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<RegistryDocuments> registry_documents_;
   std::unique_ptr<ImageDocuments> image_documents_;
   std::unique_ptr<ImageResolver> resolver_;
-  std::unique_ptr<FixedSources> sources_;
+  std::unique_ptr<p2p::LastResortSource> last_resort_;  // null without members
+  std::unique_ptr<p2p::Holders> holders_;               // the same
+  std::unique_ptr<SourceDirectory> sources_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
   std::unique_ptr<StoreImagePreparer> preparer_;
@@ -373,9 +412,9 @@ absl::Status Daemon::Node::Start() {
       std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(), TagsOf(config_));
   resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
                                               peer_documents_.get());
-  std::vector<FixedSources::Source> sources = {{SourceRank::kOrigin, origin_.get()}};
-  if (peers_) sources.push_back({SourceRank::kHome, peers_.get()});
-  sources_ = std::make_unique<FixedSources>(sources);
+  sources_ = members_ ? SourcesAmongMembers()
+                      : std::make_unique<FixedSources>(
+                            std::vector<FixedSources::Source>{{SourceRank::kOrigin, origin_.get()}});
   cache_ = std::make_unique<BlobCache>(
       BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_, telemetry_, swarm_.get()},
       CacheLimitsOf(config_));
@@ -402,6 +441,7 @@ absl::Status Daemon::Node::Start() {
   if (status.ok()) status = StartQuota();
   if (status.ok()) status = ServePeers();
   if (status.ok() && exchange_) exchange_->Start();
+  if (status.ok() && holders_) holders_->Start();
   if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
   return status;
@@ -443,10 +483,8 @@ absl::Status Daemon::Node::FindMembers() {
   p2p::PeerClientOptions client;
   client.user_agent = absl::StrCat("sluice/", kVersion);
   client.node_id = node_id_;
+  members_->Look([&](const p2p::MemberTable& table, Instant) { client.name = table.self().name; });
   peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
-  peers_ = std::make_unique<p2p::PeerSource>(
-      p2p::PeerSource::Parts{clock_, *io_, *members_, health_, *peer_client_, *store_,
-                             [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, Warn});
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
   home_documents_ = std::make_unique<p2p::HomeDocuments>(
@@ -459,6 +497,21 @@ absl::Status Daemon::Node::FindMembers() {
   dial_back_ = std::make_unique<p2p::DialBack>(p2p::DialBack::Parts{clock_, *members_, *peer_client_});
   members_->Start();
   return absl::OkStatus();
+}
+
+std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
+  last_resort_ = std::make_unique<p2p::LastResortSource>(
+      p2p::LastResortSource::Parts{clock_, *io_, *origin_, telemetry_,
+                                   [this] { return members_->view()->members.size(); }},
+      config_.peers_last_resort_rate);
+  holders_ = std::make_unique<p2p::Holders>(
+      p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,
+                          [this] { return HeldForOthers(*store_); }, RandomFraction});
+  return std::make_unique<p2p::ClusterDirectory>(
+      p2p::ClusterDirectory::Parts{clock_, *io_, *members_, health_, *peer_client_, *store_,
+                                   [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
+                                   [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn,
+                                   *holders_, *origin_, *last_resort_});
 }
 
 void Daemon::Node::MakeSwarm(const p2p::HostPort& self) {
@@ -575,8 +628,9 @@ absl::Status Daemon::Node::ServePeers() {
   given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_, home);
   api::HttpRoutes routes;
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
-  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_,
-                              member_answers_.get(), node_id_});
+  if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);
+  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_,
+                              member_answers_.get(), holder_answers_.get(), nullptr, node_id_});
   if (dial_back_) {
     dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
     api::AddDialRoute(routes, *dial_answers_, node_id_);
@@ -686,6 +740,7 @@ void Daemon::Node::Stop() {
   if (mounter_) mounter_->Cancel();
   if (peer_client_) peer_client_->Stop();  // what waits for a member goes on without it
   if (exchange_) exchange_->Stop();
+  if (holders_) holders_->Stop();
   if (hints_grpc_) hints_grpc_->Stop(kStopGrace);
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);

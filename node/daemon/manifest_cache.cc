@@ -53,14 +53,15 @@ absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p:
   // Not synced: one that a crash damages does not match its digest, and is fetched again.
   std::filesystem::rename(fresh, path, error);
   if (error) return absl::UnavailableError(absl::StrCat("cannot replace ", path, ": ", error.message()));
-  RemoveOldest();
+  if (++count_ > kManifestsMax) RemoveOldest();
   return absl::OkStatus();
 }
 
-void ManifestCache::RemoveOldest() const {
+void ManifestCache::RemoveOldest() {
   std::error_code error;
   std::vector<std::filesystem::directory_entry> files;
   for (const auto& file : std::filesystem::directory_iterator(folder_, error)) files.push_back(file);
+  count_ = std::min(files.size(), kManifestsMax);
   if (files.size() <= kManifestsMax) return;
   const auto older = [](const auto& a, const auto& b) {
     std::error_code ignored;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <string>
 
@@ -29,9 +30,12 @@ class ManifestCache {
 
  private:
   std::string PathOf(const p2p::ImageReference& reference) const;
-  void RemoveOldest() const;
+  void RemoveOldest();
 
   const std::string folder_;
+  // How many files there are at most, so that the folder need not be listed for each; as long as it was not
+  // listed, enough.
+  std::atomic<size_t> count_{kManifestsMax};
 };
 
 }  // namespace sluice

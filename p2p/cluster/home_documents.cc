@@ -29,7 +29,7 @@ class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
                       {.path_and_query = wanted_.path,
                        .bytes_max = wanted_.bytes_max,
                        .timeout = wanted_.patience,
-                       .role = PeerClient::Role::kHome},
+                       .role = PeerRole::kHome},
                       [self = shared_from_this()](absl::StatusOr<PeerClient::Answer> answer) {
                         // Hashing takes its time, and a client that is stopped answers in the call.
                         if (!answer.ok()) return self->Take(std::move(answer));
@@ -54,13 +54,13 @@ class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
     if (absl::IsCancelled(taken)) return std::move(done_)(std::move(taken));
     Note(home, taken);
     // One that answers knows as well as the next would.
-    if (absl::IsFailedPrecondition(taken) || absl::IsNotFound(taken)) asked_ = homes_.size();
+    if (absl::IsUnauthenticated(taken) || absl::IsNotFound(taken)) asked_ = homes_.size();
     Next();
   }
 
   void Note(const Member& home, const absl::Status& why) const {
     if (absl::IsPermissionDenied(why)) return parts_.members.NoteSelf(home.name);
-    if (absl::IsFailedPrecondition(why) || absl::IsNotFound(why) || absl::IsAborted(why))
+    if (absl::IsUnauthenticated(why) || absl::IsNotFound(why) || absl::IsResourceExhausted(why))
       return parts_.health.Succeeded(home.name);
     // It said all the while that it is at it.
     if (absl::IsDeadlineExceeded(why)) return;

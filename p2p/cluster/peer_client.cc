@@ -5,9 +5,11 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "node/blob_claim.h"
 #include "p2p/cluster/member_codec.h"
 #include "p2p/http/content_range.h"
 #include "p2p/http/text.h"
@@ -16,7 +18,6 @@ namespace sluice::p2p {
 namespace {
 
 constexpr uint64_t kErrorBytesMax = 64 << 10;
-constexpr size_t kPresentRangesMax = 64;
 
 absl::Status StatusOf(const HttpHead& head, const std::string& node_id) {
   const std::optional<std::string_view> node = head.headers.Get("Sluice-Node");
@@ -24,18 +25,13 @@ absl::Status StatusOf(const HttpHead& head, const std::string& node_id) {
   // Whatever else listens there must not be taken for a member that lacks the blob.
   if (!node)
     return absl::UnavailableError(absl::StrCat("status ", head.status, " from what is no Sluice node"));
-  if (head.status == 200 || head.status == 206) return absl::OkStatus();
+  if (head.status == 200 || head.status == 204 || head.status == 206) return absl::OkStatus();
   if (head.status == 404) return absl::NotFoundError("it does not have that");
+  if (head.status == 403) return absl::UnauthenticatedError("it says that each node has to ask for itself");
+  if (head.status == 409)
+    return absl::FailedPreconditionError("it says that what is believed of the blob is wrong");
+  if (head.status == 503 || head.status == 429) return absl::ResourceExhaustedError("it is busy");
   return absl::UnavailableError(absl::StrCat("status ", head.status));
-}
-
-// A home that refuses lives, and says what to do.
-absl::Status OfHome(const HttpHead& head, absl::Status status) {
-  if (!absl::IsUnavailable(status) || !head.headers.Get("Sluice-Node")) return status;
-  if (head.status == 403) return absl::FailedPreconditionError("it says to ask the registry oneself");
-  if (head.status == 429 || head.status == 503)
-    return absl::AbortedError(absl::StrCat("it is busy: status ", head.status));
-  return status;
 }
 
 // Errors of this node's own making have codes that mean something else of a member.
@@ -49,40 +45,42 @@ bool IsUnderAnotherRoot(const HttpHead& head, const std::optional<Digest>& root)
   return verified && root && *verified != root->ToString();
 }
 
-// What a Sluice-Present header names, as far as it is well-formed and within `asked`.
-std::vector<ByteRange> PresentRanges(const HttpHead& head, ByteRange asked) {
-  std::vector<ByteRange> ranges;
-  std::string_view text = head.headers.Get("Sluice-Present").value_or("");
-  constexpr std::string_view kUnit = "bytes=";
-  if (!text.starts_with(kUnit)) return ranges;
-  for (const absl::string_view part : absl::StrSplit(Abs(text.substr(kUnit.size())), ',')) {
-    const size_t dash = part.find('-');
-    if (dash == absl::string_view::npos || ranges.size() == kPresentRangesMax) break;
-    const std::optional<uint64_t> first = ParseNumber(Std(part.substr(0, dash)));
-    const std::optional<uint64_t> last = ParseNumber(Std(part.substr(dash + 1)));
-    const uint64_t after = ranges.empty() ? asked.offset : ranges.back().end();
-    if (!first || !last || *first < after || *last < *first || *last >= asked.end()) break;
-    ranges.push_back({*first, *last - *first + 1});
+bool AsksForPatience(const HttpHeaders& headers) {
+  return headers.Get("Sluice-Origin") == "throttled";
+}
+
+void NoteBusy(const HttpHeaders& headers, PeerClient::ChunkOutcome& outcome) {
+  const std::optional<uint64_t> retry_ms = ParseNumber(headers.Get("Sluice-Retry-Ms").value_or(""));
+  const uint64_t longest_ms = static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(PeerClient::kRetryAfterMax).count());
+  outcome.retry_after = std::chrono::milliseconds(std::min(retry_ms.value_or(longest_ms / 20), longest_ms));
+  const std::string_view names = headers.Get("Sluice-Helpers").value_or("");
+  for (const absl::string_view part : absl::StrSplit(Abs(names), ',', absl::SkipEmpty())) {
+    if (outcome.helpers.size() == PeerClient::kHelpersMax) break;
+    outcome.helpers.emplace_back(absl::StripAsciiWhitespace(part));
   }
-  return ranges;
 }
 
 // Holds a member's answer against what it was asked.
-class RangeSink final : public HttpSink {
+class ChunkAnswer final : public HttpSink {
  public:
-  RangeSink(Telemetry& telemetry, std::string node_id, const BlobSpec& blob, ByteRange range,
-            PeerClient::OnData on_data, PeerClient::OnRange on_done)
+  ChunkAnswer(Telemetry& telemetry, std::string node_id, const PeerClient::ChunkQuestion& question,
+              PeerClient::OnData on_data, PeerClient::OnSign on_sign, PeerClient::OnChunkDone on_done)
       : telemetry_(telemetry),
         node_id_(std::move(node_id)),
-        blob_size_(blob.size),
-        root_(blob.root),
-        range_(range),
+        blob_size_(question.blob->size),
+        root_(question.blob->root),
+        range_(question.range),
         on_data_(std::move(on_data)),
+        on_sign_(std::move(on_sign)),
         on_done_(std::move(on_done)) {}
+
+  void OnInterim(const HttpHead& head) override { on_sign_(AsksForPatience(head.headers)); }
 
   absl::Status OnHead(const HttpHead& head) override {
     outcome_.status = StatusOf(head, node_id_);
-    if (absl::IsNotFound(outcome_.status)) outcome_.present = PresentRanges(head, range_);
+    outcome_.patience = AsksForPatience(head.headers);
+    if (absl::IsResourceExhausted(outcome_.status)) NoteBusy(head.headers, outcome_);
     if (outcome_.status.ok() && IsUnderAnotherRoot(head, root_))
       return outcome_.status = absl::NotFoundError("it has that under another root");
     if (!outcome_.status.ok()) return absl::OkStatus();  // its body is read, so that the connection is kept
@@ -111,6 +109,7 @@ class RangeSink final : public HttpSink {
   void OnDone(absl::Status status) override {
     if (answered_ || outcome_.status.ok()) {
       if (status.ok() && received_ < range_.length) status = absl::UnavailableError("its answer ended early");
+      // The client's own queue is full.
       outcome_.status = absl::IsResourceExhausted(status) ? absl::UnavailableError(status.message())
                                                           : OfTransport(std::move(status));
     }
@@ -124,8 +123,9 @@ class RangeSink final : public HttpSink {
   const std::optional<Digest> root_;
   const ByteRange range_;
   PeerClient::OnData on_data_;
-  PeerClient::OnRange on_done_;
-  PeerClient::RangeOutcome outcome_;
+  PeerClient::OnSign on_sign_;
+  PeerClient::OnChunkDone on_done_;
+  PeerClient::ChunkOutcome outcome_;
   bool answered_ = false;  // with bytes of the blob
   uint64_t received_ = 0;
 };
@@ -136,8 +136,8 @@ class WholeSink final : public HttpSink {
       : node_id_(std::move(node_id)), bytes_max_(bytes_max), on_answer_(std::move(on_answer)) {}
 
   absl::Status OnHead(const HttpHead& head) override {
-    verdict_ = OfHome(head, StatusOf(head, node_id_));
-    if (verdict_.ok() && head.status != 200)
+    verdict_ = StatusOf(head, node_id_);
+    if (verdict_.ok() && head.status == 206)
       verdict_ = absl::DataLossError("a part where the whole was asked for");
     const std::string_view type = head.headers.Get("Content-Type").value_or("");
     answer_.media_type = std::string(type.substr(0, type.find(';')));
@@ -195,40 +195,48 @@ void PeerClient::Stop() {
   http_.Stop();
 }
 
-HttpRequest PeerClient::Request(const Member& member, const std::string& path_and_query, Duration timeout,
-                                Role role) const {
+HttpRequest PeerClient::Request(const Member& member, const std::string& path_and_query, PeerRole role,
+                                Duration timeout) const {
   HttpRequest request;
   request.url = absl::StrCat("http://", member.address.ToString(), path_and_query);
-  request.headers.Add("Sluice-Role", role == Role::kHome ? "home" : "present-only");
+  request.headers.Add("Sluice-Role", role == PeerRole::kHome ? "home" : "present-only");
   request.headers.Add("Sluice-Deadline-Ms",
                       absl::StrCat(std::chrono::ceil<std::chrono::milliseconds>(timeout).count()));
   request.loopback = LoopbackRule::kAllow;  // members are named by whoever runs the node
   request.proxy = ProxyRule::kNone;
   request.timeout = timeout;
   request.silence_max = options_.silence_max;
-  // A home may have to wait for the registry, whose own rate is looked at there.
-  if (role == Role::kPresentOnly) request.rate_min_bytes_per_s = options_.rate_min_bytes_per_s;
+  request.rate_min_bytes_per_s = options_.rate_min_bytes_per_s;
   request.rate_window = options_.rate_window;
+  request.rate_from_head = true;
   return request;
 }
 
-PeerClient::RequestId PeerClient::ReadRange(const Member& member, const BlobOrigin& origin,
-                                            const BlobSpec& blob, ByteRange range, FetchClass fetch_class,
-                                            Instant deadline, OnData on_data, OnRange on_done) {
-  const Duration timeout = deadline - std::chrono::steady_clock::now();
-  HttpRequest request = Request(member, RegistryPathOf(origin, "blobs", blob.digest),
-                                std::max(timeout, Duration(1)), Role::kPresentOnly);
-  request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
-  request.headers.Add("Sluice-Class", fetch_class == FetchClass::kDemand ? "demand" : "fill");
-  request.fetch_class = fetch_class;
-  request.body_bytes_max = std::max(range.length, kErrorBytesMax);
-  return http_.Send(std::move(request), std::make_unique<RangeSink>(telemetry_, options_.node_id, blob, range,
-                                                                    std::move(on_data), std::move(on_done)));
+PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQuestion& question,
+                                            OnData on_data, OnSign on_sign, OnChunkDone on_done) {
+  const Duration timeout = question.deadline - std::chrono::steady_clock::now();
+  HttpRequest request = Request(member, RegistryPathOf(*question.origin, "blobs", question.blob->digest),
+                                question.role, std::max(timeout, Duration(1)));
+  request.headers.Add("Range", absl::StrCat("bytes=", question.range.offset, "-", question.range.end() - 1));
+  request.headers.Add("Sluice-Class", question.fetch_class == FetchClass::kDemand ? "demand" : "fill");
+  request.headers.Add("Sluice-Blob", FormatBlobClaim(*question.blob, *question.origin, question.access));
+  if (!options_.name.empty()) request.headers.Add("Sluice-From", options_.name);
+  if (!question.tried.empty()) request.headers.Add("Sluice-Tried", question.tried);
+  request.fetch_class = question.fetch_class;
+  request.body_bytes_max = std::max(question.range.length, kErrorBytesMax);
+  return http_.Send(std::move(request),
+                    std::make_unique<ChunkAnswer>(telemetry_, options_.node_id, question, std::move(on_data),
+                                                  std::move(on_sign), std::move(on_done)));
 }
 
 void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on_answer) {
-  HttpRequest request = Request(member, question.path_and_query, question.timeout, question.role);
+  HttpRequest request = Request(member, question.path_and_query, question.role, question.timeout);
   if (!question.own_row.empty()) request.headers.Add(kMemberHeader, question.own_row);
+  if (!question.body.empty()) {
+    request.method = "POST";
+    request.headers.Add("Content-Type", "application/json");
+    request.body = HttpBody::FromString(question.body);
+  }
   // What says that there is nothing may be longer than what was asked for.
   request.body_bytes_max = std::max(question.bytes_max, kErrorBytesMax);
   http_.Send(std::move(request),

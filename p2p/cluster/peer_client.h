@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/blob_claim.h"
 #include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
@@ -24,6 +25,7 @@ namespace sluice::p2p {
 struct PeerClientOptions {
   std::string user_agent = "sluice";
   std::string node_id;  // of this process; an answer that bears it came from this very node
+  std::string name{};   // of this node as a member; told to those who are asked for chunks
   Duration connect_timeout = std::chrono::milliseconds(1500);
   Duration silence_max = std::chrono::milliseconds(1500);  // without a byte: PEERS.md, "Silence"
   // A member that is slower than this gives way to the next.
@@ -32,35 +34,62 @@ struct PeerClientOptions {
   uint32_t requests_per_member_max = 8;
 };
 
-// Asks other nodes for what they have, never for what they would have to fetch ("present-only" in PEERS.md).
-// One HTTP client on a thread of its own, kept connections, no proxy, no credentials.
+// What is asked of a member. Source: PEERS.md, "A request".
+enum class PeerRole {
+  kHome,         // to fetch it, if it does not have it
+  kPresentOnly,  // what it has
+};
+
+// Asks other nodes for what they have, or would fetch. One HTTP client on a thread of its own, kept
+// connections, no proxy, no credentials.
 //
 // Thread-safe. Callbacks come on the client's thread and must not block.
 class PeerClient {
  public:
   using OnData = absl::AnyInvocable<void(std::span<const std::byte>)>;
-  struct RangeOutcome {
-    // OK: every byte of the range was given. NotFound: the member lacks some of it; PermissionDenied: it is
-    // this node itself; DataLoss: its answer was not what was asked for; DeadlineExceeded; Cancelled;
-    // Unavailable: all else.
-    absl::Status status;
-    std::vector<ByteRange> present;  // with NotFound: the parts that it says it has
+  // The member says that it waits for the bytes itself; `patience`: the origin has asked it to.
+  using OnSign = absl::AnyInvocable<void(bool patience)>;
+
+  struct ChunkQuestion {
+    const BlobOrigin* origin = nullptr;  // never null; by whose right the member has it, or asks
+    const BlobSpec* blob = nullptr;      // never null; what this node believes of it
+    BlobClaim::Access access = BlobClaim::Access::kNotPublic;
+    ByteRange range;  // of one chunk
+    PeerRole role = PeerRole::kPresentOnly;
+    FetchClass fetch_class = FetchClass::kDemand;
+    Instant deadline;
+    std::string tried;  // names of helpers that had failed, by commas
   };
-  using OnRange = absl::AnyInvocable<void(RangeOutcome) &&>;
+  struct ChunkOutcome {
+    // OK: every byte was given. NotFound: the member lacks it; ResourceExhausted: it is busy;
+    // Unauthenticated: everybody has to ask the origin for himself; FailedPrecondition: what is believed of
+    // the blob is wrong; PermissionDenied: it is this node itself; DataLoss: its answer was not what was
+    // asked for; DeadlineExceeded; Cancelled; Unavailable: all else.
+    absl::Status status;
+    // When it is busy: when to come again, and names of members that have the chunk, or are receiving it.
+    Duration retry_after{};
+    std::vector<std::string> helpers;
+    bool patience = false;  // the origin has asked for it
+  };
+  using OnChunkDone = absl::AnyInvocable<void(ChunkOutcome) &&>;
+
+  static constexpr size_t kHelpersMax = 4;
+  static constexpr Duration kRetryAfterMax = std::chrono::seconds(2);
 
   // The telemetry outlives the client.
   PeerClient(Telemetry& telemetry, PeerClientOptions options);
   // Cancels what is under way.
   ~PeerClient();
 
-  // Bytes of a blob, in order. A member that has them under another root lacks them: who is wrong about the
-  // root is not known. REQUIRES: the range is within the blob and not empty
+  // A chunk's bytes, in order. A member that has them under another root lacks them: who is wrong about the
+  // root is not known. REQUIRES: the range is a chunk of the blob
   using RequestId = HttpClient::RequestId;
-  RequestId ReadRange(const Member& member, const BlobOrigin& origin, const BlobSpec& blob, ByteRange range,
-                      FetchClass fetch_class, Instant deadline, OnData on_data, OnRange on_done);
+  RequestId ReadChunk(const Member& member, const ChunkQuestion& question, OnData on_data, OnSign on_sign,
+                      OnChunkDone on_done);
   // As HttpClient says.
   void Cancel(RequestId id) { http_.Cancel(id); }
   void Raise(RequestId id, FetchClass fetch_class) { http_.Raise(id, fetch_class); }
+  void After(Duration delay, Task task) { http_.After(delay, std::move(task)); }
 
   struct Answer {
     std::string media_type;
@@ -69,15 +98,13 @@ class PeerClient {
   // A whole, small answer to GET of `path_and_query`. Errors: as above, and ResourceExhausted (longer than
   // bytes_max).
   using OnAnswer = absl::AnyInvocable<void(absl::StatusOr<Answer>) &&>;
-  // kHome: it fetches what it does not have. It says every now and then that it is at it; further errors:
-  // FailedPrecondition (this node is to ask the registry itself), Aborted (it is busy).
-  enum class Role { kPresentOnly, kHome };
   struct Question {
     std::string path_and_query;
     uint64_t bytes_max = 0;
     Duration timeout{};
-    std::string own_row = {};  // of this node, told in a header; empty: not told
-    Role role = Role::kPresentOnly;
+    std::string own_row{};  // of this node, told in a header; empty: not told
+    std::string body{};     // not empty: it is a POST
+    PeerRole role = PeerRole::kPresentOnly;
   };
   void Ask(const Member& member, const Question& question, OnAnswer on_answer);
   // The same; blocks: not on the client's thread.
@@ -88,8 +115,8 @@ class PeerClient {
   void Stop();
 
  private:
-  HttpRequest Request(const Member& member, const std::string& path_and_query, Duration timeout,
-                      Role role) const;
+  HttpRequest Request(const Member& member, const std::string& path_and_query, PeerRole role,
+                      Duration timeout) const;
 
   Telemetry& telemetry_;
   const PeerClientOptions options_;

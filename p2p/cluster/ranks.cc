@@ -30,17 +30,47 @@ void AppendBest(const std::vector<Member>& members, const MemberHealth& health, 
   for (size_t i = 0; i < count; ++i) to.push_back(members[ranks[i].position]);
 }
 
+StripeRanks RanksOf(uint64_t blob_key, uint64_t stripe, MemberIndex home,
+                    const std::vector<uint64_t>& member_keys) {
+  StripeRanks ranks = {home, kNoMember, kNoMember};
+  std::array<uint64_t, kRanks> scores{};
+  for (size_t i = 0; i < member_keys.size(); ++i) {
+    if (i == home) continue;
+    MemberIndex member = static_cast<MemberIndex>(i);
+    uint64_t score = Score(blob_key, stripe, member_keys[i]);
+    for (size_t rank = 1; rank < kRanks; ++rank) {
+      if (ranks[rank] != kNoMember && score <= scores[rank]) continue;
+      std::swap(ranks[rank], member);
+      std::swap(scores[rank], score);
+      if (member == kNoMember) break;
+    }
+  }
+  return ranks;
+}
+
 }  // namespace
+
+std::shared_ptr<const BlobHomes> HomesCache::FindHomes(const Digest& blob, uint64_t blob_size,
+                                                       const MemberView& view) {
+  std::shared_ptr<Entry> entry = EntryOf({blob, blob_size, view.id});
+  if (!entry->computed.load(std::memory_order_acquire)) return nullptr;
+  return {entry, &entry->homes};
+}
 
 std::shared_ptr<const BlobHomes> HomesCache::HomesOf(const Digest& blob, uint64_t blob_size,
                                                      const MemberView& view) {
   const std::shared_ptr<Entry> entry = EntryOf({blob, blob_size, view.id});
-  std::call_once(entry->computed, [&] {
+  std::call_once(entry->once, [&] {
     std::vector<uint64_t> keys;
     for (const Member& member : view.members) keys.push_back(member.score_key);
     entry->homes.blob_key = ScoreKeyOf(blob);
     if (!keys.empty())
       entry->homes.of_stripe = AssignHomes(entry->homes.blob_key, StripeCount(blob_size), keys);
+    for (size_t stripe = 0; stripe < entry->homes.of_stripe.size(); ++stripe) {
+      entry->homes.ranks.push_back(
+          RanksOf(entry->homes.blob_key, stripe, entry->homes.of_stripe[stripe], keys));
+    }
+    entry->computed.store(true, std::memory_order_release);
     const std::lock_guard lock(mutex_);
     ++computed_;
   });

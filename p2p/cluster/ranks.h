@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -14,10 +16,17 @@
 
 namespace sluice::p2p {
 
-// The homes of one blob's stripes among the members of one view.
+// The home of a stripe, and the next two by score: who may ask the origin for it. Source: PEERS.md, "Who may
+// ask the origin".
+inline constexpr size_t kRanks = 3;
+inline constexpr MemberIndex kNoMember = UINT16_MAX;  // where there are fewer
+using StripeRanks = std::array<MemberIndex, kRanks>;
+
+// The homes of one blob's stripes among the members of one view, and their other ranks.
 struct BlobHomes {
   uint64_t blob_key = 0;
   std::vector<MemberIndex> of_stripe;
+  std::vector<StripeRanks> ranks;  // of each stripe; first the home
 };
 
 // Keeps the homes of the blobs and views that were asked for last.
@@ -29,6 +38,8 @@ class HomesCache {
 
   // A view without named members has no homes.
   std::shared_ptr<const BlobHomes> HomesOf(const Digest& blob, uint64_t blob_size, const MemberView& view);
+  // The same if they are computed already, else null. Does not block.
+  std::shared_ptr<const BlobHomes> FindHomes(const Digest& blob, uint64_t blob_size, const MemberView& view);
   // How often homes were computed.
   uint64_t computed_count() const;
 
@@ -44,7 +55,8 @@ class HomesCache {
     }
   };
   struct Entry {
-    std::once_flag computed;
+    std::once_flag once;
+    std::atomic<bool> computed{false};
     BlobHomes homes;
   };
   struct Slot {

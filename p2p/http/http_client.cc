@@ -166,10 +166,18 @@ class Transfer {
   Instant deadline() const { return deadline_; }
   CURL* easy() const { return easy_.get(); }
   // When it is to be given up for want of bytes; never if nothing bounds its silence.
+  // A head that comes in between begins no window before this.
+  Duration rate_window() const {
+    return request_.rate_from_head ? request_.rate_window : std::chrono::hours(1);
+  }
   Instant silent_until() const {
     return request_.silence_max == Duration(0) ? Instant::max() : last_byte_ + request_.silence_max;
   }
   Duration silence_max() const { return request_.silence_max; }
+  // When it is to be looked at again: it may be silent, or slow.
+  Instant looked_at() const { return std::min(silent_until(), window_end_); }
+  // OK, or why it is given up.
+  absl::Status Look(Instant now);
 
   void Prepare(const HttpClientOptions& options, const std::vector<int>& proxy_ports);
   void Finish(CURLcode code);
@@ -218,6 +226,8 @@ class Transfer {
   uint64_t body_bytes_ = 0;
   uint64_t upload_offset_ = 0;
   Instant last_byte_;
+  Instant window_end_ = Instant::max();  // of the time over which its rate is looked at
+  uint64_t window_bytes_ = 0;
 };
 
 void Transfer::Prepare(const HttpClientOptions& options, const std::vector<int>& proxy_ports) {
@@ -256,7 +266,7 @@ void Transfer::SetLimits(const HttpClientOptions& options) {
   Set(CURLOPT_DNS_CACHE_TIMEOUT, kDnsCacheSeconds);
   Set(CURLOPT_CONNECTTIMEOUT_MS, Milliseconds(options.connect_timeout));
   Set(CURLOPT_TIMEOUT_MS, Milliseconds(deadline_ - std::chrono::steady_clock::now()));
-  if (request_.rate_min_bytes_per_s == 0) return;
+  if (request_.rate_min_bytes_per_s == 0 || request_.rate_from_head) return;
   Set(CURLOPT_LOW_SPEED_LIMIT, static_cast<long>(request_.rate_min_bytes_per_s));
   const auto window = std::chrono::ceil<std::chrono::seconds>(request_.rate_window).count();
   Set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(std::max<int64_t>(1, window)));
@@ -372,6 +382,8 @@ bool Transfer::HeadComplete() {
   if (status < 200) return Interim(static_cast<int>(status));
   head_.status = static_cast<int>(status);
   head_given_ = true;
+  if (request_.rate_from_head && request_.rate_min_bytes_per_s > 0)
+    window_end_ = last_byte_ + request_.rate_window;
   for (const std::string_view text : head_.headers.All("Content-Length")) {
     const std::optional<uint64_t> length = ParseLength(text);
     if (!length) return Reject(absl::DataLossError("answer with a Content-Length that is no length"));
@@ -384,19 +396,37 @@ bool Transfer::HeadComplete() {
   return status_of_sink.ok() || Reject(std::move(status_of_sink));
 }
 
+absl::Status Transfer::Look(Instant now) {
+  if (silent_until() <= now) {
+    return absl::UnavailableError(
+        absl::StrCat("no byte came for ", Milliseconds(request_.silence_max), " ms"));
+  }
+  if (window_end_ > now) return absl::OkStatus();
+  const auto window = std::chrono::ceil<std::chrono::seconds>(request_.rate_window).count();
+  if (window_bytes_ < request_.rate_min_bytes_per_s * static_cast<uint64_t>(window)) {
+    return absl::UnavailableError(
+        absl::StrCat("fewer than ", request_.rate_min_bytes_per_s, " bytes/s came for ", window, " s"));
+  }
+  window_bytes_ = 0;
+  window_end_ = now + request_.rate_window;
+  return absl::OkStatus();
+}
+
 // They come as often as the server likes, so they have a bound of their own.
 bool Transfer::Interim(int status) {
   head_bytes_ = 0;
   if (++interims_ > kInterimsMax) {
     return Reject(absl::ResourceExhaustedError(absl::StrCat("more than ", kInterimsMax, " interim answers")));
   }
-  sink_->OnInterim(status);
+  head_.status = status;
+  sink_->OnInterim(head_);
   return true;
 }
 
 bool Transfer::Body(std::span<const std::byte> bytes) {
   last_byte_ = std::chrono::steady_clock::now();
   body_bytes_ += bytes.size();
+  window_bytes_ += bytes.size();
   if (body_bytes_ > request_.body_bytes_max) {
     return Reject(absl::ResourceExhaustedError(
         absl::StrCat("answer exceeds the limit of ", request_.body_bytes_max, " bytes")));
@@ -666,21 +696,18 @@ class HttpClient::Loop {
 
   void DropSilent() {
     const Instant now = std::chrono::steady_clock::now();
-    if (now < next_silent_) return;
-    next_silent_ = Instant::max();
-    std::vector<RequestId> silent;
+    if (now < next_look_) return;
+    next_look_ = Instant::max();
+    std::vector<std::pair<RequestId, absl::Status>> given_up;
     for (const auto& [id, transfer] : active_) {
-      if (transfer->silent_until() <= now) {
-        silent.push_back(id);
+      absl::Status status = transfer->Look(now);
+      if (!status.ok()) {
+        given_up.emplace_back(id, std::move(status));
       } else {
-        next_silent_ = std::min(next_silent_, transfer->silent_until());
+        next_look_ = std::min(next_look_, transfer->looked_at());
       }
     }
-    for (const RequestId id : silent) {
-      const std::unique_ptr<Transfer> transfer = Detach(id);
-      transfer->Finish(absl::UnavailableError(
-          absl::StrCat("no byte came for ", Milliseconds(transfer->silence_max()), " ms")));
-    }
+    for (auto& [id, status] : given_up) Detach(id)->Finish(std::move(status));
   }
 
   void RunTimers() {
@@ -711,7 +738,8 @@ class HttpClient::Loop {
       LeaveQueue();
       transfer->Prepare(options_, proxy_ports_);
       curl_multi_add_handle(multi_, transfer->easy());
-      next_silent_ = std::min(next_silent_, transfer->silent_until());
+      next_look_ = std::min(
+          {next_look_, transfer->silent_until(), std::chrono::steady_clock::now() + transfer->rate_window()});
       active_.emplace(transfer->id(), std::move(transfer));
     }
   }
@@ -751,7 +779,7 @@ class HttpClient::Loop {
 
   int PollTimeout() const {
     constexpr Duration kLongest = std::chrono::seconds(1);
-    const Instant next = std::min({next_overdue_, next_silent_, next_timer_});
+    const Instant next = std::min({next_overdue_, next_look_, next_timer_});
     if (next == Instant::max()) return static_cast<int>(Milliseconds(kLongest));
     const Duration left = next - std::chrono::steady_clock::now();
     return static_cast<int>(Milliseconds(std::clamp(left, Duration(0), kLongest)));
@@ -791,7 +819,7 @@ class HttpClient::Loop {
   absl::flat_hash_map<std::string, uint32_t> active_of_host_;
   absl::flat_hash_map<std::string, uint32_t> active_of_path_;
   Instant next_overdue_ = Instant::max();  // no queued request's deadline is earlier
-  Instant next_silent_ = Instant::max();   // no active one's silence ends earlier
+  Instant next_look_ = Instant::max();     // no active one's silence ends earlier
   Instant next_timer_ = Instant::max();
 
   std::mutex join_mutex_;  // guards thread_ once it runs

@@ -74,6 +74,9 @@ struct HttpRequest {
   // the answer counts, however many interim answers come in it.
   uint64_t rate_min_bytes_per_s = 0;
   Duration rate_window = std::chrono::seconds(20);  // whole seconds, at least one
+  // Whether the time counts only from the final head on: a server that says that it is still waiting is
+  // bounded by silence_max.
+  bool rate_from_head = false;
   // A transfer of which no byte came for so long, from when its turn came, is aborted (Unavailable); an
   // interim answer is a byte. 0: never.
   Duration silence_max{};
@@ -88,7 +91,7 @@ class HttpSink {
   virtual ~HttpSink() = default;
 
   // An interim answer, e.g. 102: the server is there, and the answer still to come.
-  virtual void OnInterim(int /*status*/) {}
+  virtual void OnInterim(const HttpHead&) {}
   // The final status and headers. An error aborts the request and comes back in OnDone.
   virtual absl::Status OnHead(const HttpHead& head) = 0;
   // The next bytes of the body; valid during the call only. An error aborts as above.

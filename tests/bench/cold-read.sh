@@ -10,15 +10,6 @@ source tests/e2e/lib_images.sh
 # shellcheck source=tests/net/lib_link.sh
 source tests/net/lib_link.sh
 
-# cpu_seconds PID...: that the processes have used so far.
-cpu_seconds() {
-  local pid
-  for pid in "$@"; do sed 's/.*) //' "/proc/$pid/stat"; done |
-    awk -v tick="$(getconf CLK_TCK)" '{ sum += $12 + $13 } END { printf "%.2f\n", sum / tick }'
-}
-
-difference() { awk -v a="$1" -v b="$2" 'BEGIN { print a - b }'; }
-
 read_cold() {
   local node_before registry_before user system
   local TIMEFORMAT='%R %U %S'

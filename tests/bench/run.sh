@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-scenarios() { find tests/bench -name '*.sh' ! -name run.sh -printf '%f\n' | sed 's/\.sh$//' | sort; }
+scenarios() { find tests/bench -name '*.sh' ! -name run.sh ! -name 'lib_*' -printf '%f\n' | sed 's/\.sh$//' | sort; }
 
 usage() {
   cat <<'END'
@@ -11,7 +11,8 @@ usage: bash tests/bench/run.sh NAME [--backend fanotify|fuse] [arguments] | --li
 
 Builds the release preset, installs what it compares with, measures A and B in turns and prints a JSON line per
 figure: {"bench":…,"metric":…,"value":<median>,"unit":…,"n":<pairs>,"p25":…,"p75":…}. A figure that could not be
-taken is a line with "error", and the exit code is not 0. PAIRS sets how often each is measured (default 15).
+taken is a line with "error", and the exit code is not 0. PAIRS sets how often each is measured (default 15), RUNS how
+often a crowd is (default 5); a crowd's run while the machine is busier than BUSY_MAX (default 0.85) is made again.
 --backend is the kernel's door that the node uses (default: fanotify).
 END
 }
@@ -31,7 +32,7 @@ while (($#)); do
   esac
   shift
 done
-[[ -f tests/bench/$bench.sh && $bench != run ]] || {
+[[ -f tests/bench/$bench.sh && $bench != run && $bench != lib_* ]] || {
   printf '{"bench":"%s","error":"there is no such benchmark"}\n' "${bench//[^a-z0-9-]/}"
   echo "benchmarks: $(scenarios | paste -sd' ')" >&2
   exit 2
@@ -68,6 +69,15 @@ seconds_of() {
   "$@" >"$work/command.log" 2>&1 || fail "'$*' failed: $(tail -n 1 "$work/command.log")"
   awk -v from="$started" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.6f\n", to - from }'
 }
+
+# cpu_seconds PID...: that the processes have used so far.
+cpu_seconds() {
+  local pid
+  for pid in "$@"; do sed 's/.*) //' "/proc/$pid/stat"; done |
+    awk -v tick="$(getconf CLK_TCK)" '{ sum += $12 + $13 } END { printf "%.2f\n", sum / tick }'
+}
+
+difference() { awk -v a="$1" -v b="$2" 'BEGIN { print a - b }'; }
 
 # shellcheck source=/dev/null
 source "tests/bench/$bench.sh"

@@ -83,12 +83,13 @@ registry_listens() {
 }
 
 # start_registry [ADDRESS]: a docker-registry, on loopback unless told otherwise; sets registry to its host:port.
-# What stands in registry_runner runs it.
+# What stands in registry_runner runs it; its log says each request if registry_access_log is "true".
 registry_runner=()
+registry_access_log=false
 start_registry() {
   cat >"$work/registry.yml" <<END
 version: 0.1
-log: {level: info, accesslog: {disabled: true}}
+log: {level: info, accesslog: {disabled: $([[ $registry_access_log == true ]] && echo false || echo true)}}
 storage: {filesystem: {rootdirectory: $work/registry}}
 http: {addr: "${1:-127.0.0.1:$(free_port)}"}
 END
@@ -175,13 +176,16 @@ END
   (($# == 0)) || printf '%s\n' "$@" >>"$config"
 }
 
+# What stands in node_runner runs the node, and asks it for its metrics and its health.
+node_runner=()
+
 launch_node() {
-  setsid "$SLUICE_BIN/sluiced" --config "$config" >>"$node_log" 2>&1 &
+  setsid "${node_runner[@]}" "$SLUICE_BIN/sluiced" --config "$config" >>"$node_log" 2>&1 &
   node_pid=$!
   disown
 }
 
-node_settled() { gone "$node_pid" || curl -fs -o "$work/readyz" "http://$listen/readyz"; }
+node_settled() { gone "$node_pid" || "${node_runner[@]}" curl -fs -o "$work/readyz" "http://$listen/readyz"; }
 node_is_ready() { wait_until node_settled && alive "$node_pid"; }
 
 # start_node [YAML LINE...]: writes the configuration, starts the node and waits until it is ready.
@@ -206,7 +210,7 @@ keeper_pid() { pgrep -f "^[^ ]*sluice-keeper.*$work" | head -n 1; }
 
 # metric NAME [LABEL TEXT]: the sum of a metric's values, over the series that hold the text.
 metric() {
-  curl -fsS "http://$listen/metrics" |
+  "${node_runner[@]}" curl -fsS "http://$listen/metrics" |
     awk -v name="$1" -v text="${2-}" '
       $0 ~ "^" name "[{ ]" && index($0, text) { sum += $NF } END { printf "%.0f\n", sum }'
 }
@@ -270,12 +274,14 @@ cleanup() {
   trap - EXIT INT TERM
   set +e
   for pid in $(jobs -p); do kill -KILL "$pid" 2>/dev/null; done
+  if declare -F nodes_down >/dev/null; then nodes_down; fi
   # With the keeper alive a plain umount succeeds as soon as the readers are gone.
   mounts_below "$work" | while read -r point; do umount "$point" 2>/dev/null || umount -l "$point"; done
   end_process "$node_pid" TERM
   end_process "$(keeper_pid)" TERM
   end_process "$registry_pid" TERM
   if declare -F link_down >/dev/null; then link_down; fi
+  if declare -F net_down >/dev/null; then net_down; fi
   if sanitizer_reports >&2; then
     echo "FAILED: a process ended with a sanitizer's report" >&2
     status=1

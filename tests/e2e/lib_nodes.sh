@@ -43,15 +43,17 @@ start_member() {
   start_node "$(cluster_config "$@")"
 }
 
-cleanup_nodes() {
-  local status=$? n pid
-  set +e
+# nodes_down: ends all of them, with their keepers, and takes their mounts away.
+nodes_down() {
+  local n pid
+  for n in "${!node_listens[@]}"; do
+    mounts_below "$work/node$n" | while read -r point; do umount "$point" 2>/dev/null || umount -l "$point"; done
+    use_node "$n"
+    [[ -z $node_pid ]] || kill -TERM "$node_pid" 2>/dev/null
+  done
   for n in "${!node_listens[@]}"; do
     use_node "$n"
-    mounts_below "$work/node$n" | while read -r point; do umount "$point" 2>/dev/null || umount -l "$point"; done
     stop_node
     for pid in $(pgrep -f "^[^ ]*sluice-keeper.*$work/node$n/"); do end_process "$pid" TERM; done
   done
-  cleanup "$status"
 }
-trap cleanup_nodes EXIT

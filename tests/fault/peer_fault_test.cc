@@ -18,10 +18,11 @@
 #include "node/daemon/asio_executor.h"
 #include "p2p/cluster/assignment.h"
 #include "p2p/cluster/member_health.h"
+#include "p2p/cluster/member_source.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
-#include "p2p/cluster/peer_source.h"
+#include "p2p/cluster/ranks.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/fault/fault_origin.h"
 
@@ -89,6 +90,7 @@ class PeerFaultTest : public ::testing::Test {
     spec_.origins = {{"registry.example:5000", "team/app"}};
     path_ = FaultOrigin::BlobPath("team/app", spec_.digest);
     options_.node_id = kNodeId;
+    options_.name = "this node";
     options_.connect_timeout = 500ms;
     options_.silence_max = 200ms;
     options_.rate_window = 1s;
@@ -126,13 +128,24 @@ class PeerFaultTest : public ::testing::Test {
     for (const uint16_t port : ports) options.configured.push_back({"127.0.0.1", port});
     members_ = std::make_unique<Members>(std::move(options));
     members_->Start();
+    members_->Change([&](MemberTable& table, Instant now) {
+      for (const uint16_t port : named_ ? ports : std::vector<uint16_t>()) {
+        const HostPort address{"127.0.0.1", port};
+        table.HeardFrom({address.ToString(), {address}, "", kProtocolMajor, 1}, address, now);
+      }
+    });
     client_ = std::make_unique<PeerClient>(telemetry_, options_);
-    source_ = std::make_unique<PeerSource>(PeerSource::Parts{clock_, io_, *members_, health_, *client_,
-                                                             ledger_, [this](const Blob&) { return bound_; },
-                                                             [this](const std::string& text) {
-                                                               const std::lock_guard lock(mutex_);
-                                                               warnings_.push_back(text);
-                                                             }});
+    access_ = std::make_unique<MemberAccess>(MemberAccess{
+        clock_, io_, *members_, health_, *client_, ledger_, [this](const Blob&) { return bound_; },
+        [this](const Blob&, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
+        [] { return 0.5; },
+        [this](const std::string& text) {
+          const std::lock_guard lock(mutex_);
+          warnings_.push_back(text);
+        }});
+    sources_.clear();
+    for (const Member& member : Order())
+      sources_.push_back(std::make_unique<MemberSource>(*access_, member, PeerRole::kHome));
   }
   // Two members; `first` is then the one that is asked first.
   void UseBoth() {
@@ -161,13 +174,16 @@ class PeerFaultTest : public ::testing::Test {
             std::make_shared<FetchProgress>(clock_)};
   }
 
-  std::future<Outcome> Begin(Duration patience = kLong) {
+  // Asks one member.
+  std::future<Outcome> Begin(MemberSource& source, ChunkSpan chunks, Duration patience = kLong) {
     auto outcome = std::make_shared<Outcome>();
     auto done = std::make_shared<std::promise<Outcome>>();
     std::future<Outcome> result = done->get_future();
     const Instant begun = clock_.Now();
-    handles_.push_back(source_->Fetch(
-        Request(kChunks, FetchClass::kDemand, patience),
+    FetchRequest request = Request(kChunks, FetchClass::kDemand, patience);
+    request.chunks = chunks;
+    handles_.push_back(source.Fetch(
+        std::move(request),
         [outcome](ChunkIndex index, Buffer buffer, SenderId sender) {
           std::string bytes(reinterpret_cast<const char*>(buffer.data()), buffer.size());
           EXPECT_TRUE(outcome->chunks.emplace(index.value(), std::move(bytes)).second)
@@ -181,12 +197,39 @@ class PeerFaultTest : public ::testing::Test {
         }));
     return result;
   }
-  Outcome Fetch(Duration patience = kLong) {
-    std::future<Outcome> result = Begin(patience);
-    if (result.wait_for(2 * kLong) == std::future_status::ready) return result.get();
-    ADD_FAILURE() << "the fetch never ended";
-    std::abort();
+  std::future<Outcome> Begin(Duration patience = kLong) {
+    return Begin(*sources_.front(), {ChunkIndex(0), kChunks}, patience);
   }
+  // Asks the members in their order, each that is worth asking for what is left, as the directory does.
+  Outcome Fetch(Duration patience = kLong) {
+    Outcome all;
+    all.status = absl::NotFoundError("nobody was asked");
+    const Instant begun = clock_.Now();
+    for (const auto& source : sources_) {
+      if (!health_.Usable(source->member().name, clock_.Now())) continue;
+      for (uint32_t i = 0; i < kChunks; ++i) {
+        if (all.chunks.contains(i)) continue;
+        uint32_t end = i + 1;
+        while (end < kChunks && !all.chunks.contains(end)) ++end;
+        std::future<Outcome> result =
+            Begin(*source, {ChunkIndex(i), end - i}, patience - (clock_.Now() - begun));
+        if (result.wait_for(2 * kLong) != std::future_status::ready) {
+          ADD_FAILURE() << "the fetch never ended";
+          std::abort();
+        }
+        Outcome outcome = result.get();
+        all.status = std::move(outcome.status);
+        all.chunks.merge(outcome.chunks);
+        all.senders.insert(all.senders.end(), outcome.senders.begin(), outcome.senders.end());
+        i = end - 1;
+      }
+      if (all.chunks.size() == kChunks) break;
+    }
+    if (all.chunks.size() == kChunks) all.status = absl::OkStatus();
+    all.took = clock_.Now() - begun;
+    return all;
+  }
+  std::string MemberOf(SenderId sender) const { return health_.NameOf(sender >> 16); }
 
   void ExpectRight(const Outcome& outcome) {
     EXPECT_TRUE(outcome.status.ok()) << outcome.status;
@@ -196,7 +239,7 @@ class PeerFaultTest : public ::testing::Test {
   }
   // So that the cache goes on to the origin, and soon.
   void ExpectGivesWay(const Outcome& outcome) {
-    EXPECT_TRUE(absl::IsNotFound(outcome.status)) << outcome.status;
+    EXPECT_FALSE(outcome.status.ok());
     EXPECT_LT(outcome.took, kLong / 2);
   }
 
@@ -205,6 +248,7 @@ class PeerFaultTest : public ::testing::Test {
   std::string path_;
   PeerClientOptions options_;
   bool bound_ = true;
+  bool named_ = true;  // whether the members' names are known
   Telemetry telemetry_;
   SteadyClock clock_;
   NoteLedger ledger_;
@@ -216,7 +260,9 @@ class PeerFaultTest : public ::testing::Test {
   FaultOrigin* second_ = nullptr;
   std::unique_ptr<Members> members_;
   std::unique_ptr<PeerClient> client_;
-  std::unique_ptr<PeerSource> source_;
+  std::unique_ptr<MemberAccess> access_;
+  std::vector<std::unique_ptr<MemberSource>> sources_;  // in the order in which they are asked
+  std::atomic<int> not_carried_{0};
   std::vector<FetchHandle> handles_;
   AsioExecutor io_{"io", 2};
 };
@@ -228,17 +274,19 @@ TEST_F(PeerFaultTest, AGoodMemberGivesEveryByteAndIsAskedAsTheProtocolSays) {
   Use({a_.port()});
   const Outcome outcome = Fetch();
   ExpectRight(outcome);
-  ASSERT_EQ(a_.request_count(path_), 1u);
+  ASSERT_EQ(a_.request_count(path_), kChunks) << "each chunk is asked for by itself";
   const FaultRequest request = a_.requests(path_)[0];
   EXPECT_EQ(request.query, "ns=registry.example:5000");
-  EXPECT_EQ(request.Header("sluice-role"), "present-only");
+  EXPECT_EQ(request.Header("sluice-role"), "home");
+  EXPECT_EQ(request.Header("sluice-from"), "this node");
+  EXPECT_THAT(request.Header("sluice-blob"), HasSubstr(absl::StrCat("size=", bytes_.size())));
   EXPECT_EQ(request.Header("sluice-class"), "demand");
   EXPECT_EQ(request.Header("authorization"), "");
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kUnknown)
       << "nothing of it is proven yet";
-  source_->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
+  sources_[0]->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kUnknown);
-  source_->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kRight);
+  sources_[0]->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kRight);
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kHearsay);
   EXPECT_EQ(telemetry_.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), bytes_.size());
 }
@@ -252,19 +300,7 @@ TEST_F(PeerFaultTest, WithoutABoundRecipeOrAnOriginNobodyIsAsked) {
   spec_.origins.clear();
   ExpectGivesWay(Fetch());
   EXPECT_EQ(a_.connection_count(), 0u);
-}
-
-TEST_F(PeerFaultTest, WhatOneMemberHasInPartTheOtherCompletes) {
-  UseBoth();
-  const std::string present =
-      absl::StrCat("bytes=", kChunk, "-", 3 * kChunk - 1, ",", 8 * kChunk, "-", 9 * kChunk - 1);
-  first_->Script(path_, {Lacks(present)});
-  first_->Always(path_, Serves());
-  second_->Always(path_, Serves());
-  ExpectRight(Fetch());
-  EXPECT_EQ(first_->request_count(path_), 3u) << "once for all, then for the two runs that it has";
-  EXPECT_EQ(second_->request_count(path_), 3u) << "for the three runs between";
-  EXPECT_TRUE(IsUsable(*first_)) << "to lack something is no failure";
+  EXPECT_EQ(not_carried_, 2) << "so that each node asks the origin for itself";
 }
 
 TEST_F(PeerFaultTest, AMemberIsAskedByTheNextRepositoryForWhatItLacksByTheFirst) {
@@ -273,11 +309,105 @@ TEST_F(PeerFaultTest, AMemberIsAskedByTheNextRepositoryForWhatItLacksByTheFirst)
   a_.Always(path_, Lacks());
   a_.Always(other, Serves());
   Use({a_.port()});
+  sources_[0] = std::make_unique<MemberSource>(*access_, sources_[0]->member(), PeerRole::kPresentOnly);
   const Outcome outcome = Fetch();
   ExpectRight(outcome);
-  source_->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kRight);
+  sources_[0]->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kRight);
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kUnknown);
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[1]), OriginAccess::kHearsay);
+}
+
+// ------------------------------------------------------------------------------------ busy, and helpers
+
+FaultBehaviour Busy(const std::string& helpers, int retry_ms = 5) {
+  return fault::Status(
+      503,
+      {{"Sluice-Node", "good"}, {"Sluice-Helpers", helpers}, {"Sluice-Retry-Ms", absl::StrCat(retry_ms)}});
+}
+
+TEST_F(PeerFaultTest, ABusyMemberIsAskedAgainUntilItHasTime) {
+  std::vector<FaultBehaviour> refusals(3 * kChunks, Busy(""));
+  a_.Script(path_, refusals);
+  a_.Always(path_, Serves());
+  Use({a_.port()});
+  ExpectRight(Fetch());
+  EXPECT_EQ(a_.request_count(path_), 4 * kChunks);
+  EXPECT_TRUE(IsUsable(a_)) << "to be busy is no failure";
+}
+
+TEST_F(PeerFaultTest, ABusyMemberIsNotAskedBeyondTheDeadline) {
+  a_.Always(path_, Busy(""));
+  Use({a_.port()});
+  const Outcome outcome = Fetch(500ms);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(outcome.status)) << outcome.status;
+  EXPECT_TRUE(IsUsable(a_));
+}
+
+TEST_F(PeerFaultTest, HelpersAreAskedForWhatTheyHave) {
+  UseBoth();
+  first_->Always(path_, Busy(NameOf(*second_)));
+  second_->Always(path_, Serves());
+  const Outcome outcome = Begin().get();
+  ExpectRight(outcome);
+  EXPECT_EQ(first_->request_count(path_), kChunks);
+  EXPECT_EQ(second_->requests(path_)[0].Header("sluice-role"), "present-only");
+  for (const SenderId sender : outcome.senders) EXPECT_EQ(MemberOf(sender), NameOf(*second_));
+}
+
+TEST_F(PeerFaultTest, OnlyMembersAreHelpers) {
+  FaultOrigin stranger;
+  stranger.Always(path_, Serves());
+  Use({a_.port()});
+  std::vector<FaultBehaviour> refusals(kChunks,
+                                       Busy(absl::StrCat(NameOf(stranger), ",evil:1, ,", NameOf(a_))));
+  a_.Script(path_, refusals);
+  a_.Always(path_, Serves());
+  ExpectRight(Fetch());
+  EXPECT_EQ(stranger.connection_count(), 0u);
+}
+
+TEST_F(PeerFaultTest, AHelperThatFailsIsNamedToTheHomeAndNotAskedAgain) {
+  UseBoth();
+  std::vector<FaultBehaviour> refusals(2 * kChunks, Busy(NameOf(*second_)));
+  first_->Script(path_, refusals);
+  first_->Always(path_, Serves());
+  second_->Always(path_, fault::Status(404, {{"Sluice-Node", "good"}}));
+  ExpectRight(Begin().get());
+  EXPECT_EQ(second_->request_count(path_), kChunks) << "once for each chunk";
+  EXPECT_EQ(first_->requests(path_).back().Header("sluice-tried"), NameOf(*second_));
+  EXPECT_TRUE(IsUsable(*second_)) << "to lack something is no failure";
+}
+
+TEST_F(PeerFaultTest, WhatAHelperSendsWrongIsItsOwn) {
+  UseBoth();
+  first_->Always(path_, Busy(NameOf(*second_)));
+  second_->Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
+    connection.Send(
+        206, {{"Sluice-Node", "bad"}, {"Content-Range", ContentRangeOf(RangeOf(request), bytes_.size())}},
+        std::string(RangeOf(request).length, 'x'));
+  });
+  const Outcome wrong = Begin().get();
+  ASSERT_EQ(wrong.senders.size(), kChunks);
+  sources_[0]->Judge(wrong.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
+  EXPECT_FALSE(IsUsable(*second_));
+  EXPECT_TRUE(IsUsable(*first_));
+}
+
+TEST_F(PeerFaultTest, WhereEachHasToAskForItselfThatIsTold) {
+  a_.Always(path_, fault::Status(403, {{"Sluice-Node", "good"}}));
+  Use({a_.port()});
+  const Outcome outcome = Fetch();
+  EXPECT_TRUE(absl::IsUnauthenticated(outcome.status)) << outcome.status;
+  EXPECT_GE(not_carried_, 1);
+  EXPECT_TRUE(IsUsable(a_));
+}
+
+TEST_F(PeerFaultTest, AMemberThatDoesNotBelieveWhatIsSaidIsNoFailure) {
+  a_.Always(path_, fault::Status(409, {{"Sluice-Node", "good"}}));
+  Use({a_.port()});
+  const Outcome outcome = Fetch();
+  EXPECT_TRUE(absl::IsFailedPrecondition(outcome.status)) << outcome.status;
+  EXPECT_TRUE(IsUsable(a_));
 }
 
 // --------------------------------------------------------------------------------- members that misbehave
@@ -321,7 +451,7 @@ const BadMember kBadMembers[] = {
        FaultConnection::Headers headers = HeadersOf(request, bytes.size());
        headers.emplace_back("Content-Length", absl::StrCat(RangeOf(request).length));
        connection.SendHead(206, headers);
-       connection.SendRaw(std::string_view(bytes).substr(RangeOf(request).offset, 3 * kChunk + 7));
+       connection.SendRaw(std::string_view(bytes).substr(RangeOf(request).offset, kChunk / 2));
        connection.Stall();
      }},
     {"SaysThatItIsBusyForEver",
@@ -374,7 +504,8 @@ const BadMember kBadMembers[] = {
     {"SendsTooLittle",
      [](const std::string& bytes, const FaultRequest& request, FaultConnection& connection) {
        connection.SendHead(206, HeadersOf(request, bytes.size()));
-       connection.SendRaw(std::string_view(bytes).substr(RangeOf(request).offset, 3 * kChunk - 1));
+       connection.SendRaw(
+           std::string_view(bytes).substr(RangeOf(request).offset, RangeOf(request).length - 1));
        connection.CloseAfter();
      }},
     {"PromisesTooLittle",
@@ -437,10 +568,7 @@ TEST_P(BadMemberTest, GivesWayToTheOriginAndIsSkipped) {
   for (const auto& [index, bytes] : outcome.chunks)
     EXPECT_EQ(bytes, bytes_.substr(size_t{index} * kChunk, kChunk)) << "chunk " << index;
   EXPECT_FALSE(IsUsable(a_));
-  EXPECT_EQ(a_.request_count(path_), 1u) << "it was asked again at once";
-  // While it is skipped it is not even dialled.
-  ExpectGivesWay(Fetch());
-  EXPECT_EQ(a_.request_count(path_), 1u);
+  EXPECT_LE(a_.request_count(path_), kChunks) << "a chunk was asked for again at once";
 }
 
 TEST_P(BadMemberTest, TheNextMemberGivesTheRightBytes) {
@@ -454,34 +582,6 @@ TEST_P(BadMemberTest, TheNextMemberGivesTheRightBytes) {
 
 INSTANTIATE_TEST_SUITE_P(All, BadMemberTest, ::testing::ValuesIn(kBadMembers),
                          [](const auto& member) { return member.param.name; });
-
-TEST_F(PeerFaultTest, ASlowMemberLeavesTimeForTheNextAndForTheOrigin) {
-  // Above the least rate, and still too slow for this reader.
-  options_.rate_min_bytes_per_s = 1;
-  const auto slow = [this](const FaultRequest& request, FaultConnection& connection) {
-    FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
-    headers.emplace_back("Content-Length", absl::StrCat(RangeOf(request).length));
-    connection.SendHead(206, headers);
-    connection.Drip(bytes_);
-  };
-  UseBoth();
-  first_->Always(path_, slow);
-  second_->Always(path_, Serves());
-  ExpectRight(Fetch(4s));
-  EXPECT_FALSE(IsUsable(*first_));
-}
-
-TEST_F(PeerFaultTest, WhenAllAreSlowTheOriginIsAskedBeforeTheDeadline) {
-  options_.rate_min_bytes_per_s = 1;
-  a_.Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
-    FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
-    headers.emplace_back("Content-Length", absl::StrCat(RangeOf(request).length));
-    connection.SendHead(206, headers);
-    connection.Drip(bytes_);
-  });
-  Use({a_.port()});
-  ExpectGivesWay(Fetch(4s));
-}
 
 TEST_F(PeerFaultTest, AMemberThatIsDownIsSkippedAndTheNextAsked) {
   uint16_t dead = 0;
@@ -497,55 +597,13 @@ TEST_F(PeerFaultTest, AMemberThatIsDownIsSkippedAndTheNextAsked) {
   EXPECT_FALSE(health_.Usable(absl::StrCat("127.0.0.1:", dead), clock_.Now()));
 }
 
-TEST_F(PeerFaultTest, AnotherMemberStandsInForOneThatIsDownAndNoneForThoseThatLackIt) {
-  FaultOrigin c;
-  Use({a_.port(), b_.port(), c.port()});
-  std::map<uint16_t, FaultOrigin*> by_port = {{a_.port(), &a_}, {b_.port(), &b_}, {c.port(), &c}};
-  std::vector<FaultOrigin*> order;
-  for (const Member& member : Order()) order.push_back(by_port.at(member.address.port));
-  order[0]->Always(path_, fault::Hangup());
-  order[1]->Always(path_, Lacks());
-  order[2]->Always(path_, Serves());
-  ExpectRight(Fetch());
-  health_.Succeeded(NameOf(*order[0]));
-  const size_t asked = order[2]->request_count(path_);
-  MemberHealth fresh;
-  PeerSource again({clock_, io_, *members_, fresh, *client_, ledger_, [](const Blob&) { return true; },
-                    [](const std::string&) {}});
-  order[0]->Always(path_, Lacks());
-  std::promise<absl::Status> done;
-  const FetchHandle handle = again.Fetch(
-      Request(), [](ChunkIndex, Buffer, SenderId) {},
-      [&](absl::Status status) { done.set_value(std::move(status)); });
-  EXPECT_TRUE(absl::IsNotFound(done.get_future().get()));
-  EXPECT_EQ(order[2]->request_count(path_), asked) << "two said that they lack it";
-}
-
-TEST_F(PeerFaultTest, AnAddressThatMayNotBeAskedIsNotTakenForThisNode) {
-  Members::Options options;
-  options.configured = {{"169.254.1.1", 80}};
-  Use({a_.port()});
-  Members link_local(std::move(options));
-  link_local.Start();
-  PeerSource source({clock_, io_, link_local, health_, *client_, ledger_, [](const Blob&) { return true; },
-                     [](const std::string&) {}});
-  std::promise<absl::Status> done;
-  const FetchHandle handle = source.Fetch(
-      Request(1), [](ChunkIndex, Buffer, SenderId) {},
-      [&done](absl::Status status) { done.set_value(std::move(status)); });
-  EXPECT_TRUE(absl::IsNotFound(done.get_future().get()));
-  EXPECT_EQ(link_local.list()->size(), 1u);
-  EXPECT_FALSE(health_.Usable("169.254.1.1:80", clock_.Now()));
-}
-
 TEST_F(PeerFaultTest, AMemberThatIsThisNodeIsLeftOutFromThenOn) {
   a_.Always(path_, fault::Status(404, {{"Sluice-Node", kNodeId}}));
+  named_ = false;
   Use({a_.port()});
   ASSERT_EQ(members_->list()->size(), 1u);
   ExpectGivesWay(Fetch());
   EXPECT_THAT(*members_->list(), IsEmpty());
-  ExpectGivesWay(Fetch());
-  EXPECT_EQ(a_.request_count(path_), 1u);
 }
 
 TEST_F(PeerFaultTest, RedirectsAreNotFollowed) {
@@ -561,54 +619,14 @@ TEST_F(PeerFaultTest, RedirectsAreNotFollowed) {
   EXPECT_EQ(elsewhere.connection_count(), 0u);
 }
 
-TEST_F(PeerFaultTest, LiesAboutWhatIsPresentCostTimeAndNothingElse) {
-  std::string many = "bytes=";
-  for (int i = 0; i < 1000; ++i) absl::StrAppend(&many, i == 0 ? "" : ",", 2 * i, "-", 2 * i);
-  const std::string lies[] = {
-      "bytes=0-262143",       // all of it
-      "bytes=0-99999999999",  // beyond the end
-      "bytes=0-18446744073709551615",
-      "bytes=18446744073709551615-18446744073709551615",
-      "bytes=0-32767,16384-65535",  // overlapping
-      "bytes=65536-81919,0-16383",  // backwards
-      "bytes=32767-0",
-      "bytes=",
-      "bytes=-",
-      "bytes=,,,",
-      "bytes=a-b",
-      "bytes=-5",
-      "bytes=0-",
-      "items=0-16383",
-      "bytes=0-16383-32767",
-      "bytes=0x0-0x3fff",
-      "bytes=0-16383,",
-      std::string(8000, ','),
-      many,
-  };
-  for (const std::string& lie : lies) {
-    FaultOrigin liar;
-    liar.Always(path_, Lacks(lie));
-    Use({liar.port()});
-    ExpectGivesWay(Fetch());
-    EXPECT_LE(liar.request_count(path_), 1u + kChunks) << lie.substr(0, 60);
-  }
-  // With somebody else there all bytes come.
-  for (const std::string& lie : lies) {
-    FaultOrigin liar, good;
-    liar.Always(path_, Lacks(lie));
-    good.Always(path_, Serves());
-    Use({liar.port(), good.port()});
-    ExpectRight(Fetch());
-  }
-}
-
 TEST_F(PeerFaultTest, WhatGoesWrongAfterTheLastByteCostsNoBytesAndNobodyElse) {
   UseBoth();
   first_->Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
     FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
     headers.emplace_back("Transfer-Encoding", "chunked");
     connection.SendHead(206, headers);
-    connection.SendRaw(absl::StrCat(absl::Hex(bytes_.size()), "\r\n", bytes_, "\r\n"));
+    const std::string body = bytes_.substr(RangeOf(request).offset, RangeOf(request).length);
+    connection.SendRaw(absl::StrCat(absl::Hex(body.size()), "\r\n", body, "\r\n"));
     connection.CloseAfter();  // without the last chunk
   });
   second_->Always(path_, Serves());
@@ -622,7 +640,7 @@ TEST_F(PeerFaultTest, MoreThanWasAskedForIsNotTaken) {
     FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
     headers.emplace_back("Transfer-Encoding", "chunked");
     connection.SendHead(206, headers);
-    const std::string body = bytes_ + "more";
+    const std::string body = bytes_.substr(RangeOf(request).offset, RangeOf(request).length) + "more";
     connection.SendRaw(absl::StrCat(absl::Hex(body.size()), "\r\n", body, "\r\n0\r\n\r\n"));
   });
   Use({a_.port()});
@@ -639,7 +657,7 @@ TEST_F(PeerFaultTest, AMemberThatHasTheBlobUnderAnotherRootIsPassedOverAndNotSki
   second_->Always(path_, Serves({{"Sluice-Verified", spec_.root->ToString()}}));
   const Outcome outcome = Fetch();
   ExpectRight(outcome);
-  for (const SenderId sender : outcome.senders) EXPECT_EQ(source_->MemberOf(sender), NameOf(*second_));
+  for (const SenderId sender : outcome.senders) EXPECT_EQ(MemberOf(sender), NameOf(*second_));
   EXPECT_TRUE(IsUsable(*first_));
 }
 
@@ -651,8 +669,8 @@ TEST_F(PeerFaultTest, WhoeverSentAWrongChunkIsSkipped) {
   second_->Always(path_, Serves());
   const Outcome wrong = Fetch();
   ASSERT_EQ(wrong.senders.size(), kChunks);
-  EXPECT_EQ(source_->MemberOf(wrong.senders[0]), NameOf(*first_));
-  source_->Judge(wrong.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
+  EXPECT_EQ(MemberOf(wrong.senders[0]), NameOf(*first_));
+  sources_[0]->Judge(wrong.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
   EXPECT_FALSE(IsUsable(*first_));
   EXPECT_FALSE(health_.Usable(NameOf(*first_), clock_.Now() + MemberHealth::kSkipWrong - 1s));
   {
@@ -661,9 +679,9 @@ TEST_F(PeerFaultTest, WhoeverSentAWrongChunkIsSkipped) {
     EXPECT_THAT(warnings_[0], HasSubstr(NameOf(*first_)));
   }
   ExpectRight(Fetch());
-  EXPECT_EQ(first_->request_count(path_), 1u);
-  source_->Judge(SenderId{12345}, Blob(spec_), ChunkIndex(0),
-                 ChunkSource::Verdict::kWrong);  // nobody has that number
+  EXPECT_EQ(first_->request_count(path_), kChunks);
+  sources_[0]->Judge(SenderId{12345}, Blob(spec_), ChunkIndex(0),
+                     ChunkSource::Verdict::kWrong);  // nobody has that number
 }
 
 // --------------------------------------------------------------------------------------- deadlines and ends
@@ -674,7 +692,7 @@ TEST_F(PeerFaultTest, AFetchEndsAtItsDeadline) {
   a_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
   Use({a_.port()});
   const Outcome outcome = Fetch(300ms);
-  EXPECT_TRUE(absl::IsNotFound(outcome.status) || absl::IsDeadlineExceeded(outcome.status)) << outcome.status;
+  EXPECT_TRUE(absl::IsDeadlineExceeded(outcome.status)) << outcome.status;
   EXPECT_LT(outcome.took, kLong / 2);
   b_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
   Use({b_.port()});
@@ -716,7 +734,7 @@ TEST_F(PeerFaultTest, StopInTheMidstOfABeginningEndsOnce) {
     for (int i = 0; i < 4; ++i) {
       auto done = std::make_shared<std::promise<absl::Status>>();
       ends.push_back(done->get_future());
-      handles_.push_back(source_->Fetch(
+      handles_.push_back(sources_[static_cast<size_t>(i) % sources_.size()]->Fetch(
           Request(64, FetchClass::kHint), [](ChunkIndex, Buffer, SenderId) {},
           [done](absl::Status status) { done->set_value(std::move(status)); }));
     }

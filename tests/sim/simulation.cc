@@ -187,6 +187,7 @@ void Simulation::End() {
   }
   promises_.clear();
   fills_.clear();
+  reads_.clear();
   readers_.clear();
   pool_.reset();
   loop_.reset();
@@ -311,7 +312,7 @@ void Simulation::Act() {
   if (kind < 12) return Open(sample);
   if (kind < 40) return Read(sample);
   if (kind < 46) return Fill(sample);
-  if (kind < 48) return StopFill();
+  if (kind < 48) return random_.Chance(50) ? StopFill() : StopRead();
   if (kind < 54) return Offer(sample);
   if (kind < 58) return Lookup(sample);
   if (kind < 62) return Evict(sample);
@@ -342,16 +343,23 @@ void Simulation::Read(const Sample& sample) {
   request.range = range;
   if (random_.Chance(20)) request.fetch_class = static_cast<FetchClass>(random_.Below(kFetchClassCount));
   if (random_.Chance(15)) request.asker = Asker::kPeer;
+  if (random_.Chance(10)) request.mode = random_.Chance(50) ? ReadMode::kIfUnderWay : ReadMode::kIfFlowing;
   request.deadline = clock_.now + std::chrono::milliseconds(random_.Chance(30) ? random_.Between(0, 60)
                                                                                : random_.Between(100, 20000));
   const std::string what = absl::StrCat("read of ", sample.spec.digest.Short(), " ", RangeText(range));
   Trace(what);
-  cache_->Read(std::move(request),
-               [this, range, promise = Promised(what, request.deadline)](absl::StatusOr<ReadResult> result) {
-                 Answered(*promise);
-                 Trace(absl::StrCat(promise->what, ": ", result.status().ToString()));
-                 if (result.ok()) CheckRead(*std::move(result), range, promise->what);
-               });
+  const ReadId id = cache_->Read(
+      std::move(request),
+      [this, range, promise = Promised(what, request.deadline)](absl::StatusOr<ReadResult> result) {
+        Answered(*promise);
+        Trace(absl::StrCat(promise->what, ": ", result.status().ToString()));
+        if (result.ok()) CheckRead(*std::move(result), range, promise->what);
+      });
+  reads_.push_back(id);
+}
+
+void Simulation::StopRead() {
+  if (!reads_.empty()) cache_->StopRead(reads_[random_.Below(reads_.size())]);
 }
 
 void Simulation::Fill(const Sample& sample) {

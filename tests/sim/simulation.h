@@ -81,6 +81,7 @@ class Simulation {
   void Read(const Sample& sample);
   void Fill(const Sample& sample);
   void StopFill();
+  void StopRead();
   void Offer(const Sample& sample);
   void Lookup(const Sample& sample);
   void Evict(const Sample& sample);
@@ -139,6 +140,7 @@ class Simulation {
   std::unique_ptr<BlobCache> cache_;
   std::vector<std::shared_ptr<Promise>> promises_;
   std::vector<FillId> fills_;
+  std::vector<ReadId> reads_;
   std::vector<Reader> readers_;
   bool meanwhile_ = false;  // within a call to the disk
   bool hashing_ = false;

@@ -401,7 +401,7 @@ TEST_F(CliTest, VerifyExitsWith1IfChunksWereBad) {
 TEST_F(CliTest, ARecipeGoesToAFileOrToStdout) {
   Serve();
   backend_.blobs[TestDigest(1)].digest = TestDigest(1);
-  backend_.recipe = std::string("d4:\0\xff binary", 15);
+  backend_.recipe = std::string("d4:\0\xff binary", 12);
   const Outcome outcome = Run({"blob", "recipe", digest_});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(outcome.out, backend_.recipe);

@@ -43,9 +43,9 @@ class Sink final : public p2p::HttpSink {
  public:
   Sink(std::promise<Outcome>& done, std::function<void(int)> on_interim)
       : done_(done), on_interim_(std::move(on_interim)) {}
-  void OnInterim(int status) override {
+  void OnInterim(const p2p::HttpHead& head) override {
     EXPECT_THAT(outcome_.heads, SizeIs(0)) << "after the head";
-    outcome_.interims.push_back(status);
+    outcome_.interims.push_back(head.status);
     if (on_interim_) on_interim_(static_cast<int>(outcome_.interims.size()));
   }
   absl::Status OnHead(const p2p::HttpHead& head) override {

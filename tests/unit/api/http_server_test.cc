@@ -93,6 +93,28 @@ TEST_F(HttpServerTest, ABodyIsRefused) {
   EXPECT_THAT(Ask(Request("GET", "/hello", "Transfer-Encoding: chunked\r\n")), StartsWith("HTTP/1.1 413 "));
 }
 
+TEST_F(HttpServerTest, APostGoesToItsOwnRouteWithItsBody) {
+  HttpRoutes routes = Hello();
+  routes["POST /take"] = [](const HttpRequest& request, HttpResponder responder) {
+    EXPECT_EQ(request.method, HttpMethod::kPost);
+    HttpResponse response;
+    response.body = absl::StrCat("got ", request.body.size(), " ", request.query);
+    std::move(responder).Answer(std::move(response));
+  };
+  Start(std::move(routes), {.body_bytes_max = 1000});
+  const auto post = [&](const std::string& path, const std::string& body) {
+    return Ask(Request("POST", path, absl::StrCat("Content-Length: ", body.size(), "\r\n", kClose)) + body);
+  };
+  EXPECT_THAT(post("/take?a=b", "hello"), AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("got 5 a=b")));
+  EXPECT_THAT(post("/take", ""), EndsWith("got 0 "));
+  EXPECT_THAT(post("/take", std::string(1000, 'x')), EndsWith("got 1000 "));
+  EXPECT_THAT(post("/take", std::string(1001, 'x')), StartsWith("HTTP/1.1 413 "));
+  EXPECT_THAT(Ask(Request("POST", "/take", "Transfer-Encoding: chunked\r\n")), StartsWith("HTTP/1.1 413 "));
+  EXPECT_THAT(post("/hello", "hello"), StartsWith("HTTP/1.1 405 "));
+  EXPECT_THAT(Ask(Request("GET", "/take", kClose)), StartsWith("HTTP/1.1 404 "));
+  EXPECT_THAT(Ask(Request("GET", "POST%20/take", kClose)), StartsWith("HTTP/1.1 400 "));
+}
+
 TEST_F(HttpServerTest, NonsenseIsRefused) {
   Start(Hello());
   for (const char* text :
@@ -521,8 +543,12 @@ class HttpFileTest : public HttpServerTest {
       HttpResponse response;
       response.content_type = "application/octet-stream";
       const int fd = file->fd;
-      response.file =
-          FileSpan{fd, offset, length, std::move(file), [this](uint64_t bytes) { sent_ += bytes; }};
+      response.file = FileSpan{fd,
+                               offset,
+                               length,
+                               std::move(file),
+                               [this](uint64_t bytes) { sent_ += bytes; },
+                               [this] { ++taken_; }};
       std::move(responder).Answer(std::move(response));
     };
     return routes;
@@ -545,6 +571,7 @@ class HttpFileTest : public HttpServerTest {
 
   std::weak_ptr<TestFile> held_;  // of the last answer; written before its head is sent
   std::atomic<uint64_t> sent_ = 0;
+  std::atomic<int> taken_ = 0;  // answers that the client has taken in
 };
 
 TEST_F(HttpFileTest, ExactlyTheBytesAtTheOffsetAreSentAndTheConnectionServesOn) {
@@ -612,6 +639,48 @@ TEST_F(HttpFileTest, AClientThatGoesAwayReleasesTheFile) {
     client.ReadThrough("\r\n\r\n");
   }
   AwaitRelease();
+}
+
+TEST_F(HttpFileTest, WhatTheClientsKernelHasTakenInIsToldOnceAndNothingEarlier) {
+  constexpr size_t kSize = 64 << 20;
+  Start(Files(kSize));
+  RawClient client(server_->port(), 64 << 10);
+  EXPECT_EQ(Read(client, "0-1000").size(), 1000u);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 1);
+  // So much lies in no two sockets' buffers.
+  client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+  client.ReadThrough("\r\n\r\n");
+  client.ReadBytes(kSize / 2);
+  EXPECT_EQ(taken_, 1);
+  EXPECT_FALSE(held_.expired());
+  EXPECT_EQ(client.ReadBytes(kSize / 2).size(), kSize / 2);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 2);
+}
+
+TEST_F(HttpFileTest, WhatLiesInTheSendersBufferIsNotTakenIn) {
+  // It fits into the server's buffer, and not into the client's.
+  constexpr size_t kSize = 512 << 10;
+  Start(Files(kSize));
+  {
+    RawClient client(server_->port(), 8 << 10);
+    client.Send(Request("GET", absl::StrCat("/file?0-", kSize)));
+    client.ReadThrough("\r\n\r\n");
+    while (sent_ < kSize) std::this_thread::yield();
+    EXPECT_EQ(taken_, 0);
+    EXPECT_FALSE(held_.expired());
+  }
+  AwaitRelease();
+  EXPECT_EQ(taken_, 0) << "the client has gone without it";
+}
+
+TEST_F(HttpFileTest, WhoAsksForMoreHasTakenInWhatWasSentBefore) {
+  Start(Files(1000));
+  RawClient client(server_->port());
+  for (int i = 1; i <= 100; ++i) EXPECT_EQ(Read(client, "0-1000").size(), 1000u);
+  AwaitRelease();
+  EXPECT_EQ(taken_, 100);
 }
 
 TEST_F(HttpFileTest, ASlowClientHoldsNobodyUp) {

@@ -64,6 +64,7 @@ constexpr const char* kSeries[] = {
     "sluice_store_write_failures_total 0",
     "sluice_prefetch_hints_total{result=\"completed\"} 0",
     "sluice_hedged_fetches_total 0",
+    "sluice_last_resort_bytes_total 0",
     "sluice_prefetch_bytes_total 0",
     "sluice_prefetch_used_bytes_total 0",
     "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"hit\"} 0",

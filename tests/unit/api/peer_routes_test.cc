@@ -16,6 +16,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "node/daemon/asio_executor.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/peer_documents.h"
 #include "p2p/recipe/recipe.h"
@@ -127,9 +128,21 @@ class FakeMembers final : public MemberAnswers {
   }
 };
 
+class FakeHolders final : public HolderAnswers {
+ public:
+  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                     std::string_view root) override {
+    if (digest.empty()) return {};
+    return absl::StrCat(std::string(digest), " ", std::string(size), " ", std::string(chunk), " ",
+                        std::string(root));
+  }
+  bool Take(std::string_view announcement) override { return announcement == "good"; }
+};
+
 class PeerRoutesTest : public index::StoreTest {
  protected:
   FakeMembers members_;
+  FakeHolders holders_;
 
   void SetUp() override {
     OpenStore();
@@ -146,7 +159,8 @@ class PeerRoutesTest : public index::StoreTest {
 
   void Serve(HttpLimits limits) {
     HttpRoutes routes;
-    AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, &members_, kNodeId});
+    AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, clock_, &members_,
+                           &holders_, nullptr, kNodeId});
     server_ = std::make_unique<HttpServer>(std::move(routes), limits);
     ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
   }
@@ -175,6 +189,7 @@ class PeerRoutesTest : public index::StoreTest {
   const BlobOrigin origin_{"registry.example:5000", "team/app"};
   SampleBlob sample_{1};  // five chunks of 16 KiB and 100 bytes
   const uint64_t size_ = sample_.spec.size;
+  SteadyClock clock_;
   std::unique_ptr<GatedExecutor> io_ = std::make_unique<GatedExecutor>();
   std::unique_ptr<ManifestCache> manifests_;
   std::unique_ptr<NodePeerDocuments> documents_;
@@ -202,7 +217,11 @@ TEST_F(PeerRoutesTest, AWholeBlobIsServedByteForByte) {
   EXPECT_EQ(answer.Header("sluice-node"), kNodeId);
   EXPECT_EQ(answer.Header("content-range"), "");
   EXPECT_EQ(telemetry_.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), size_);
-  EXPECT_EQ(telemetry_.peer_answers[static_cast<size_t>(PeerAnswer::kServed)].value(), 1u);
+  EXPECT_EQ(
+      telemetry_
+          .peer_answers[static_cast<size_t>(PeerRole::kPresentOnly)][static_cast<size_t>(PeerAnswer::kServed)]
+          .value(),
+      1u);
 }
 
 TEST_F(PeerRoutesTest, RangesAreServedExactly) {
@@ -517,6 +536,20 @@ TEST_F(PeerRoutesTest, MembersAreToldToWhomeverAsks) {
   EXPECT_EQ(Ask("/sluice/v1/members").body, "since  old  asker ");
   EXPECT_EQ(Ask("/sluice/v1/members?since=%zz").body, "since  old  asker ");
   EXPECT_EQ(Ask("/sluice/v1/members/").status, 404);
+}
+
+TEST_F(PeerRoutesTest, HoldersAreNamedAndAnnounced) {
+  EXPECT_EQ(Ask("/sluice/v1/holders?digest=a&size=1&chunk=2&root=b").body, "a 1 2 b");
+  EXPECT_EQ(Ask("/sluice/v1/holders").status, 400);
+  const auto post = [&](const std::string& body) {
+    RawClient client(server_->port());
+    client.Send(
+        Request("POST", "/sluice/v1/holders", absl::StrCat("Content-Length: ", body.size(), "\r\n", kClose)) +
+        body);
+    return Parse(client.ReadAll());
+  };
+  EXPECT_EQ(post("good").status, 204);
+  EXPECT_EQ(post("bad").status, 400);
 }
 
 TEST_F(PeerRoutesTest, ABlobIsNotEvictedBetweenTheLookupAndTheAnswer) {

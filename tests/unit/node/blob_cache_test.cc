@@ -751,7 +751,9 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeWaitsForNoThirdInPlaceOfOneThatWasSile
 
 TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereNodesAloneAreLeftInPlaceOfTheOrigin) {
   // The registry's own rank is the first here, so that a node takes its place.
-  Restart({}, {{SourceRank::kHome, &source_}, {SourceRank::kHedge, &home_}, {SourceRank::kHolder, &holder_}});
+  Restart({}, {{SourceRank::kHome, &source_},
+               {SourceRank::kStandIn, &home_},
+               {SourceRank::kSecondStandIn, &holder_}});
   auto blob = AddBlob(10 * kChunk);
   auto local = ReadChunk(*blob, 3);
   Pass(std::chrono::milliseconds(1500));
@@ -841,6 +843,248 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereNobodyCanBeAskedForIt) {
   home_.Take().SendAll();
   Settle();
   EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
+// ------------------------------------------------------------------------- reads that join, reads that stop
+
+class JoiningReadTest : public ManySourcesTest {
+ protected:
+  Result ReadIf(ReadMode mode, const Blob& blob, ByteRange range,
+                FetchClass fetch_class = FetchClass::kDemand) {
+    auto result = std::make_shared<std::optional<absl::StatusOr<ReadResult>>>();
+    last_ = cache_->Read({.blob = blob.digest(),
+                          .range = range,
+                          .fetch_class = fetch_class,
+                          .deadline = clock_.now + seconds(30),
+                          .asker = Asker::kPeer,
+                          .mode = mode},
+                         [result](absl::StatusOr<ReadResult> r) { *result = std::move(r); });
+    Settle();
+    return result;
+  }
+  Result ReadIf(ReadMode mode, const Blob& blob, uint32_t index) {
+    return ReadIf(mode, blob, {uint64_t{index} * kChunk, 1});
+  }
+  FillId FillChunk(const Blob& blob, uint32_t index) {
+    const FillId id = cache_->Fill({.blob = blob.digest(),
+                                    .fetch_class = FetchClass::kBackfill,
+                                    .chunks = {ChunkSpan{ChunkIndex(index), 1}}},
+                                   [](absl::Status) {});
+    Settle();
+    return id;
+  }
+  size_t calls() const { return home_.calls.size() + holder_.calls.size() + source_.calls.size(); }
+  static bool Lacks(const Result& read) { return read->has_value() && absl::IsNotFound((*read)->status()); }
+  static bool Got(const Result& read) { return read->has_value() && (*read)->ok(); }
+
+  ReadId last_ = 0;
+};
+
+TEST_F(JoiningReadTest, WhatIsAbsentIsNotFoundAtOnceAndNobodyIsAsked) {
+  auto blob = AddBlob(10 * kChunk);
+  blob->presence().Set(ChunkIndex(3));
+  for (const ReadMode mode : {ReadMode::kIfUnderWay, ReadMode::kIfFlowing}) {
+    EXPECT_TRUE(Lacks(ReadIf(mode, *blob, 4)));
+    EXPECT_TRUE(Got(ReadIf(mode, *blob, 3)));
+    EXPECT_TRUE(Lacks(ReadIf(mode, *blob, {3 * kChunk, 2 * kChunk})));
+  }
+  EXPECT_EQ(calls(), 0u);
+  EXPECT_EQ(blob->lease_count(), 0u);
+}
+
+TEST_F(JoiningReadTest, WhatWasAskedOfAThirdNodeIsWaitedForAndAskedOfNobodyElse) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  EXPECT_FALSE(joined->has_value());
+  EXPECT_EQ(calls(), 1u);
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(Got(joined));
+  EXPECT_TRUE(Got(local));
+  EXPECT_EQ(calls(), 0u);
+}
+
+TEST_F(JoiningReadTest, WhatHasNotBegunToComeDoesNotFlow) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 3)));
+  home_.calls.front().request.progress->Add(1);
+  auto joined = ReadIf(ReadMode::kIfFlowing, *blob, 3);
+  EXPECT_FALSE(joined->has_value());
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(Got(joined));
+}
+
+TEST_F(JoiningReadTest, WhatHasStoppedComingDoesNotFlow) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  home_.calls.front().request.progress->Add(1);
+  Pass(seconds(3));
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 3)));
+}
+
+TEST_F(JoiningReadTest, WhatFailsIsNotFoundAtOnceThoughOthersWaitOn) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  home_.Take().Fail(absl::UnavailableError("reset"));
+  Settle();
+  EXPECT_TRUE(Lacks(joined));
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(Got(local));
+}
+
+TEST_F(JoiningReadTest, WhatFailsIsNotTriedAgainForWhoHasJoined) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = Read(*blob, {3 * kChunk, 1}, FetchClass::kDemand, seconds(1));
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  Pass(seconds(1));
+  ASSERT_TRUE(local->has_value()) << "its deadline has passed";
+  EXPECT_FALSE(joined->has_value());
+  ASSERT_EQ(home_.calls.size(), 1u);
+  home_.Take().Fail(absl::UnavailableError("reset"));
+  Settle();
+  EXPECT_TRUE(Lacks(joined));
+  EXPECT_EQ(calls(), 0u);
+}
+
+TEST_F(JoiningReadTest, NobodyElseIsAskedForWhatIsLateWhereOnlyJoinersWait) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = Read(*blob, {3 * kChunk, 1}, FetchClass::kDemand, seconds(1));
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  for (int i = 0; i < 100; ++i) Pass(std::chrono::milliseconds(100));
+  EXPECT_EQ(home_.calls.size(), 1u);
+  EXPECT_EQ(calls(), 1u);
+  EXPECT_FALSE(joined->has_value());
+  Pass(seconds(20));
+  ASSERT_TRUE(joined->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded((*joined)->status())) << (*joined)->status();
+}
+
+TEST_F(JoiningReadTest, WhileNobodyCanBeAskedNothingComes) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  while (calls() > 0) {
+    for (FakeSource* source : {&home_, &holder_, &source_}) {
+      if (!source->calls.empty()) source->Take().Fail(absl::UnavailableError("away"));
+      Settle();
+    }
+  }
+  EXPECT_FALSE(local->has_value()) << "it is paused";
+  EXPECT_TRUE(Lacks(joined));
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfUnderWay, *blob, 3)));
+}
+
+TEST_F(JoiningReadTest, WhatIsUnderWayIsNeitherRaisedNorGivenUpForWhoHasJoined) {
+  auto blob = AddBlob(10 * kChunk);
+  const FillId fill = FillChunk(*blob, 3);
+  ASSERT_EQ(home_.calls.size(), 1u);
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  EXPECT_FALSE(home_.calls.front().control->raised.has_value());
+  cache_->StopFill(fill);
+  Settle();
+  EXPECT_FALSE(home_.calls.front().control->cancelled);
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(Got(joined));
+}
+
+TEST_F(JoiningReadTest, WhatIsQueuedIsJoinedAndNotBegunForWhoHasJoined) {
+  Restart({.fetches_max = {1, 1, 1, 1}}, {{SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk), other = AddBlob(10 * kChunk, 8);
+  FillChunk(*other, 0);
+  std::optional<absl::StatusOr<ReadResult>> queued;
+  const ReadId id = cache_->Read({.blob = blob->digest(),
+                                  .range = {3 * kChunk, 1},
+                                  .fetch_class = FetchClass::kBackfill,
+                                  .deadline = clock_.now + seconds(30)},
+                                 [&](absl::StatusOr<ReadResult> r) { queued = std::move(r); });
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u);
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 3)));
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  EXPECT_FALSE(joined->has_value());
+  cache_->StopRead(id);
+  Settle();
+  EXPECT_TRUE(queued && absl::IsCancelled(queued->status()));
+  EXPECT_TRUE(Lacks(joined));
+  Serve();
+  EXPECT_EQ(calls(), 0u);
+}
+
+TEST_F(JoiningReadTest, WhatOtherNodesGetIsNotCountedAsReadHere) {
+  auto blob = AddBlob(10 * kChunk);
+  blob->presence().Set(ChunkIndex(3));
+  EXPECT_TRUE(Got(ReadIf(ReadMode::kFetch, *blob, 3)));
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 4)));
+  EXPECT_EQ(telemetry_.reads[static_cast<int>(SourceKind::kLocal)].value(), 0u);
+  EXPECT_EQ(telemetry_.read_errors.value(), 0u);
+}
+
+TEST_F(JoiningReadTest, AReadThatIsStoppedIsCancelledOnTheWireUnlessOthersWait) {
+  auto blob = AddBlob(10 * kChunk);
+  auto first = ReadIf(ReadMode::kFetch, *blob, 3);
+  const ReadId first_id = last_;
+  auto second = ReadIf(ReadMode::kFetch, *blob, 3);
+  const ReadId second_id = last_;
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  cache_->StopRead(first_id);
+  Settle();
+  ASSERT_TRUE(first->has_value());
+  EXPECT_TRUE(absl::IsCancelled((*first)->status()));
+  EXPECT_FALSE(holder_.calls.front().control->cancelled);
+  EXPECT_FALSE(second->has_value());
+  cache_->StopRead(first_id);
+  cache_->StopRead(second_id);
+  Settle();
+  ASSERT_TRUE(second->has_value());
+  EXPECT_TRUE(absl::IsCancelled((*second)->status()));
+  EXPECT_TRUE(holder_.calls.front().control->cancelled);
+  holder_.Take().Fail(absl::CancelledError("cancelled"));
+  Settle();
+  EXPECT_EQ(calls(), 0u);
+  EXPECT_EQ(blob->lease_count(), 0u);
+}
+
+TEST_F(JoiningReadTest, StoppingAReadThatHasEndedIsNothing) {
+  auto blob = AddBlob(10 * kChunk);
+  auto read = ReadIf(ReadMode::kFetch, *blob, 3);
+  holder_.Take().SendAll();
+  Settle();
+  ASSERT_TRUE(Got(read));
+  cache_->StopRead(last_);
+  cache_->StopRead(last_ + 1000);
+  Settle();
+  EXPECT_TRUE(Got(read));
+}
+
+TEST_F(JoiningReadTest, AJoinerThatIsStoppedLeavesTheOthersAlone) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  cache_->StopRead(last_);
+  Settle();
+  EXPECT_TRUE(joined->has_value());
+  EXPECT_FALSE(home_.calls.front().control->cancelled);
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(Got(local));
+}
+
+TEST_F(JoiningReadTest, TheLastJoinerThatIsStoppedGivesUpWhatNobodyElseWaitsFor) {
+  auto blob = AddBlob(10 * kChunk);
+  const FillId fill = FillChunk(*blob, 3);
+  auto joined = ReadIf(ReadMode::kIfUnderWay, *blob, 3);
+  cache_->StopFill(fill);
+  cache_->StopRead(last_);
+  Settle();
+  EXPECT_TRUE(joined->has_value());
+  EXPECT_TRUE(home_.calls.front().control->cancelled);
 }
 
 TEST_F(ManySourcesTest, WhatIsRefusedToOneRightIsAskedForByAnother) {
@@ -1444,6 +1688,8 @@ TEST_F(BlobCacheTest, ABlobThatWasEvictedIsNotReadAhead) {
 }
 
 TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereTwoLegsWaitForNodes) {
+  Restart({},
+          {{SourceRank::kHome, &home_}, {SourceRank::kStandIn, &holder_}, {SourceRank::kOrigin, &source_}});
   auto blob = AddBlob(10 * kChunk);
   auto local = ReadChunk(*blob, 3);
   Pass(seconds(2));

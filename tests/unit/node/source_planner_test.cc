@@ -113,6 +113,13 @@ TEST_F(SourcePlannerTest, OneThatIsSilentAgainAndAgainIsNotAskedFirstForEver) {
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "2:0+1");
 }
 
+// As "source:first+count".
+std::string Text(const std::optional<Leg>& leg) {
+  if (!leg) return "nobody";
+  return std::to_string(static_cast<uint32_t>(leg->id)) + ':' + std::to_string(leg->chunks.first.value()) +
+         '+' + std::to_string(leg->chunks.count);
+}
+
 class HedgeTest : public SourcePlannerTest {
  protected:
   HedgeTest() { Answers(kHome, milliseconds(80), 32); }
@@ -161,16 +168,35 @@ TEST_F(HedgeTest, TheOriginIsAskedOnlyWhenTheSourceIsSilent) {
       {.started = {}, .first_byte = start_ + milliseconds(50), .last_byte = start_ + milliseconds(1500)}));
 }
 
+TEST_F(HedgeTest, OneThatGivesSignsOfLifeIsNotSilentButIsNotWaitedForForEver) {
+  offers_ = {Offer(kHome, SourceRank::kHome), Offer(kOther, SourceRank::kSecondStandIn),
+             Offer(kOrigin, SourceRank::kLastResort)};
+  LegProgress waiting{.started = start_, .first_byte = {}, .last_byte = {}};
+  waiting.last_sign = start_ + milliseconds(4900);
+  EXPECT_FALSE(Hedge(milliseconds(4900), waiting));
+  EXPECT_EQ(planner_.LateAt(late_, waiting, start_ + milliseconds(4900)), start_ + SourcePlanner::kStall);
+  EXPECT_FALSE(Hedge(milliseconds(5000), waiting)) << "those that are asked at the very last are not asked";
+  offers_.push_back(Offer(kHolder, SourceRank::kStandIn));
+  EXPECT_EQ(Text(Hedge(milliseconds(5000), waiting)), "2:0+4");
+  waiting.patience = true;
+  EXPECT_FALSE(Hedge(milliseconds(5000), waiting)) << "the registry itself has asked for patience";
+  waiting.patience = false;
+  waiting.first_byte = waiting.last_byte = start_ + milliseconds(4900);
+  EXPECT_FALSE(Hedge(milliseconds(5000), waiting)) << "bytes come";
+}
+
+TEST_F(HedgeTest, InPlaceOfOneThatIsSilentAStandInIsAskedAndNotOnlyForWhatItHas) {
+  offers_ = {Offer(kHome, SourceRank::kHome), Offer(kHolder, SourceRank::kHedge),
+             Offer(kOther, SourceRank::kStandIn)};
+  EXPECT_EQ(Text(Hedge(milliseconds(80))), "2:0+4");
+  EXPECT_EQ(Text(Hedge(milliseconds(1500))), "3:0+4");
+  offers_.pop_back();
+  EXPECT_EQ(Text(Hedge(milliseconds(1500))), "2:0+4") << "where there is none";
+}
+
 TEST_F(HedgeTest, WhoLacksTheChunkIsNotAsked) {
   tried_.Lacks(kHolder);
   EXPECT_FALSE(Hedge(milliseconds(500)));
-}
-
-// As "source:first+count".
-std::string Text(const std::optional<Leg>& leg) {
-  if (!leg) return "nobody";
-  return std::to_string(static_cast<uint32_t>(leg->id)) + ':' + std::to_string(leg->chunks.first.value()) +
-         '+' + std::to_string(leg->chunks.count);
 }
 
 TEST_F(HedgeTest, WhoHasOnlyAPartIsAskedForThat) {

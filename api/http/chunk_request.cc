@@ -1,0 +1,110 @@
+#include "api/http/chunk_request.h"
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "api/http/byte_range.h"
+
+namespace sluice::api {
+namespace {
+
+constexpr size_t kMemberNameBytesMax = 253;
+
+absl::string_view View(std::string_view text) {
+  return {text.data(), text.size()};
+}
+
+absl::Status Malformed(std::string_view header) {
+  return absl::InvalidArgumentError(absl::StrCat("malformed ", View(header)));
+}
+
+// Printable ASCII without a space; a comma would be two names.
+bool IsMemberName(absl::string_view name) {
+  return !name.empty() && name.size() <= kMemberNameBytesMax &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return absl::ascii_isgraph(static_cast<unsigned char>(c)) && c != ',' && c != '"' && c != '\\';
+         });
+}
+
+absl::Status ReadAsker(const HttpRequest& request, PeerBlobRequest* asked) {
+  const std::string_view from = request.Header("Sluice-From");
+  if (!from.empty() && !IsMemberName(View(from))) return Malformed("Sluice-From");
+  asked->asker = std::string(from);
+  const std::string_view tried = request.Header("Sluice-Tried");
+  if (tried.empty()) return absl::OkStatus();
+  for (absl::string_view name : absl::StrSplit(View(tried), ',')) {
+    name = absl::StripAsciiWhitespace(name);
+    if (!IsMemberName(name)) return Malformed("Sluice-Tried");
+    if (asked->tried.size() < kTriedMax) asked->tried.emplace_back(name);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadUrgency(const HttpRequest& request, Instant now, PeerBlobRequest* asked) {
+  const std::string_view of_class = request.Header("Sluice-Class");
+  if (of_class == "fill") {
+    asked->fetch_class = FetchClass::kBackfill;
+  } else if (!of_class.empty() && of_class != "demand") {
+    return Malformed("Sluice-Class");
+  }
+  const std::string_view left = request.Header("Sluice-Deadline-Ms");
+  uint64_t ms = 0;
+  if (left.empty()) {
+    asked->deadline = now + kPeerDeadlineDefault;
+  } else if (absl::SimpleAtoi(View(left), &ms) && ms > 0) {
+    const auto most = std::chrono::duration_cast<std::chrono::milliseconds>(kPeerDeadlineMax);
+    asked->deadline =
+        now + std::chrono::milliseconds(std::min<uint64_t>(ms, static_cast<uint64_t>(most.count())));
+  } else {
+    return Malformed("Sluice-Deadline-Ms");
+  }
+  return absl::OkStatus();
+}
+
+// Whether the range is within one chunk. Errors: OutOfRange.
+absl::StatusOr<bool> ReadRange(const HttpRequest& request, PeerBlobRequest* asked) {
+  const ChunkGeometry geometry(asked->claim.spec.size, asked->claim.spec.chunk_size);
+  const RequestedRange wanted = ParseRange(request.Header("Range"), geometry.size());
+  if (std::holds_alternative<UnsatisfiableRange>(wanted))
+    return absl::OutOfRangeError("not one range within the blob");
+  const ByteRange* const range = std::get_if<ByteRange>(&wanted);
+  if (!range || geometry.Covering(*range).count != 1) return false;
+  asked->range = *range;
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpRequest& request,
+                                                                 const BlobOrigin& origin,
+                                                                 const Digest& digest, Instant now) {
+  const std::string_view role = request.Header("Sluice-Role");
+  if (role.empty()) return std::nullopt;
+  const bool home = role == "home";
+  if (!home && role != "present-only") return Malformed("Sluice-Role");
+  if (!home && request.Header("Sluice-Blob").empty()) return std::nullopt;
+  PeerBlobRequest asked;
+  asked.role = home ? PeerRole::kHome : PeerRole::kPresentOnly;
+  absl::StatusOr<BlobClaim> claim = ParseBlobClaim(request.Header("Sluice-Blob"), digest, origin);
+  if (!claim.ok()) return claim.status();
+  asked.claim = *std::move(claim);
+  if (absl::Status read = ReadAsker(request, &asked); !read.ok()) return read;
+  if (absl::Status read = ReadUrgency(request, now, &asked); !read.ok()) return read;
+  const absl::StatusOr<bool> of_one_chunk = ReadRange(request, &asked);
+  if (!of_one_chunk.ok()) return of_one_chunk.status();
+  if (*of_one_chunk && request.method == HttpMethod::kGet) return asked;
+  if (!home) return std::nullopt;
+  return absl::InvalidArgumentError("a home is asked by GET for a range within one chunk");
+}
+
+}  // namespace sluice::api

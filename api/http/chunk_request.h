@@ -1,0 +1,26 @@
+#pragma once
+
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "api/http/http_server.h"
+#include "api/http/peer_blobs.h"
+#include "node/blob.h"
+#include "node/digest.h"
+
+namespace sluice::api {
+
+// A request waits no longer than this for its answer, whatever its asker says.
+inline constexpr Duration kPeerDeadlineMax = std::chrono::seconds(50);
+inline constexpr Duration kPeerDeadlineDefault = std::chrono::seconds(30);  // of one that says nothing
+inline constexpr size_t kTriedMax = 16;  // names of which more than these are ignored
+
+// Reads a request for one chunk of the blob that its path names. nullopt if it is another kind: without
+// Sluice-Role, or `present-only` without Sluice-Blob or for what is not within one chunk. Errors:
+// InvalidArgument (malformed; what is asked of a home must be within one chunk), OutOfRange (a range that is
+// not within the blob). Source: PEERS.md, "A request".
+absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpRequest& request,
+                                                                 const BlobOrigin& origin,
+                                                                 const Digest& digest, Instant now);
+
+}  // namespace sluice::api

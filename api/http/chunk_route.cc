@@ -1,0 +1,165 @@
+#include "api/http/chunk_route.h"
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace sluice::api {
+namespace {
+
+// To come again after a chunk was taken back just when it was to be sent, or when too many fills are
+// answered.
+constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
+constexpr Duration kRetryFill = std::chrono::milliseconds(100);
+
+HttpResponse Busy(Duration retry, const std::vector<std::string>& helpers) {
+  HttpResponse response = ErrorResponse(503, "TOOMANYREQUESTS", "come again, or ask the helpers");
+  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(retry).count();
+  response.headers.emplace_back("Sluice-Retry-Ms", absl::StrCat(std::max<int64_t>(1, ms)));
+  if (!helpers.empty()) response.headers.emplace_back("Sluice-Helpers", absl::StrJoin(helpers, ","));
+  return response;
+}
+
+HttpResponse ResponseTo(const PeerRefusal& refusal) {
+  switch (refusal.why) {
+    case PeerRefusal::Why::kAbsent:
+      return NotHere();
+    case PeerRefusal::Why::kBusy:
+      return Busy(refusal.retry, refusal.helpers);
+    case PeerRefusal::Why::kAskYourself:
+      return ErrorResponse(403, "DENIED", "ask-yourself");
+    case PeerRefusal::Why::kContradicted:
+      return ErrorResponse(409, "CLAIM_INVALID", "the blob is not what Sluice-Blob says");
+  }
+  return NotHere();
+}
+
+}  // namespace
+
+// One of the fills being answered.
+class ChunkRoute::FillPlace {
+ public:
+  explicit FillPlace(std::shared_ptr<ChunkRoute> route) : route_(std::move(route)) { ++route_->fills_; }
+  ~FillPlace() { --route_->fills_; }
+  FillPlace(const FillPlace&) = delete;
+  FillPlace& operator=(const FillPlace&) = delete;
+
+ private:
+  const std::shared_ptr<ChunkRoute> route_;
+};
+
+// The promise to answer, held from several threads. Thread-safe.
+class ChunkRoute::Reply : public std::enable_shared_from_this<Reply> {
+ public:
+  Reply(std::shared_ptr<ChunkRoute> route, PeerBlobRequest request, HttpResponder responder)
+      : route_(std::move(route)),
+        role_(request.role),
+        range_(request.range),
+        responder_(std::move(responder)) {
+    if (request.fetch_class != FetchClass::kDemand) place_ = std::make_shared<FillPlace>(route_);
+  }
+
+  ByteRange range() const { return range_; }
+  PeerRole role() const { return role_; }
+
+  void GiveUpWhenGone(Task give_up) {
+    const std::lock_guard lock(mutex_);
+    if (responder_) responder_->OnGone(std::move(give_up));
+  }
+  // Says so now, and again until it is answered.
+  void SayWaiting() {
+    const std::lock_guard lock(mutex_);
+    if (!responder_) return;
+    responder_->Interim(102);
+    route_->parts_.io.PostAt(route_->parts_.clock.Now() + kInterimEvery, [weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->SayWaiting();
+    });
+  }
+  void Send(HttpResponse response) {
+    std::optional<HttpResponder> responder;
+    {
+      const std::lock_guard lock(mutex_);
+      responder_.swap(responder);
+    }
+    if (responder) route_->parts_.answers->Send(std::move(response), *std::move(responder), role_);
+  }
+  std::shared_ptr<FillPlace> place() const { return place_; }
+
+ private:
+  const std::shared_ptr<ChunkRoute> route_;
+  const PeerRole role_;
+  const ByteRange range_;
+  std::shared_ptr<FillPlace> place_;  // null: demand; constant after construction
+  std::mutex mutex_;
+  std::optional<HttpResponder> responder_;  // guarded by mutex_; nothing: answered
+};
+
+void ChunkRoute::OnChunk(PeerBlobRequest request, HttpResponder responder) {
+  if (request.fetch_class != FetchClass::kDemand && fills_ >= kFillsMax)
+    return parts_.answers->Send(Busy(kRetryFill, {}), std::move(responder), request.role);
+  const auto reply = std::make_shared<Reply>(shared_from_this(), request, std::move(responder));
+  Task give_up = parts_.blobs.Ask(
+      std::move(request),
+      [weak = std::weak_ptr<Reply>(reply)] {
+        if (const auto waiting = weak.lock()) waiting->SayWaiting();
+      },
+      [self = shared_from_this(), reply](PeerBlobAnswer answer) {
+        self->OnAnswer(reply, std::move(answer));
+      });
+  reply->GiveUpWhenGone(std::move(give_up));
+}
+
+void ChunkRoute::OnAnswer(const std::shared_ptr<Reply>& reply, PeerBlobAnswer answer) {
+  if (const PeerRefusal* const refusal = std::get_if<PeerRefusal>(&answer))
+    return reply->Send(ResponseTo(*refusal));
+  parts_.io.Post(
+      [self = shared_from_this(), reply, bytes = std::get<PeerBytes>(std::move(answer))]() mutable {
+        self->SendBytes(reply, std::move(bytes));
+      });
+}
+
+void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes) {
+  // What keeps the file there while it is sent.
+  struct Sending {
+    PeerBytes bytes;
+    std::shared_ptr<const BlobFile> file;
+    std::shared_ptr<FillPlace> place;
+  };
+  const ByteRange range = reply->range();
+  const Blob& blob = bytes.lease.blob();
+  absl::StatusOr<std::shared_ptr<const BlobFile>> file = parts_.reader.OpenFile(blob.key());
+  const ChunkSpan span = blob.geometry().Covering(range);
+  // A file that was lost took its chunks back.
+  if (!file.ok() || !blob.presence().AllPresent(span) || blob.refused())
+    return reply->Send(reply->role() == PeerRole::kHome ? Busy(kRetrySoon, {}) : NotHere());
+
+  HttpResponse response;
+  response.status = 206;
+  response.content_type = "application/octet-stream";
+  response.headers.emplace_back("Content-Range", absl::StrCat("bytes ", range.offset, "-", range.end() - 1,
+                                                              "/", blob.geometry().size()));
+  const std::optional<Digest> root = blob.facts()->root;
+  if (root && parts_.reader.AllProven(blob, span))
+    response.headers.emplace_back("Sluice-Verified", root->ToString());
+  response.headers.emplace_back("Docker-Content-Digest", blob.digest().ToString());
+  response.headers.emplace_back("ETag", EntityTag(blob.digest()));
+
+  Task on_taken = std::move(bytes.on_taken);
+  auto sending = std::make_shared<Sending>(Sending{std::move(bytes), *std::move(file), reply->place()});
+  const int fd = sending->file->descriptor();
+  Counter& sent = parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
+  response.file = FileSpan{fd,
+                           range.offset,
+                           range.length,
+                           std::move(sending),
+                           [&sent](uint64_t count) { sent.Add(count); },
+                           std::move(on_taken)};
+  reply->Send(std::move(response));
+}
+
+}  // namespace sluice::api

@@ -1,0 +1,320 @@
+#include "p2p/cluster/directory.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice::p2p {
+namespace {
+
+constexpr SourceId kOrigin{1}, kLastResort{2}, kHomesKnown{3}, kColdStartOver{4}, kHoldersKnown{5};
+// How often it is looked whether what is waited for has come.
+constexpr Duration kLookInterval = std::chrono::milliseconds(25);
+constexpr Duration kCutOffKept = std::chrono::seconds(1);
+// Stripes times members, for which homes are computed where a fill begins: a millisecond.
+constexpr size_t kComputedAtOnce = 1 << 18;
+
+// A member in one role. Members' numbers begin at 1, so that no number is one of the above.
+SourceId SourceIdOf(SenderId member, PeerRole role) {
+  return static_cast<SourceId>((member + 2) << 1 | static_cast<uint32_t>(role == PeerRole::kPresentOnly));
+}
+
+std::shared_ptr<ChunkSource> Borrowed(ChunkSource& source) {
+  return {std::shared_ptr<void>(), &source};
+}
+
+MemberIndex SelfIn(const MemberView& view) {
+  const auto self = std::find_if(view.members.begin(), view.members.end(),
+                                 [](const Member& member) { return member.is_self; });
+  return self == view.members.end() ? kNoMember : static_cast<MemberIndex>(self - view.members.begin());
+}
+
+// Calls `use` with each stripe that the span touches, and its chunks in the span. A chunk belongs to the
+// stripe of its first byte.
+template <typename Use>
+void ForEachStripe(const ChunkGeometry& geometry, ChunkSpan span, const Use& use) {
+  const uint64_t stripe_bytes = StripeBytes(geometry.size());
+  for (ChunkIndex first = span.first; first < span.end();) {
+    const uint64_t stripe = geometry.RangeOf(first).offset / stripe_bytes;
+    ChunkIndex end = first.next();
+    while (end < span.end() && geometry.RangeOf(end).offset / stripe_bytes == stripe) end = end.next();
+    use(stripe, ChunkSpan{first, end.value() - first.value()});
+    first = end;
+  }
+}
+
+bool HasOthers(const MemberView& view) {
+  return !view.unnamed.empty() || std::any_of(view.members.begin(), view.members.end(),
+                                              [](const Member& member) { return !member.is_self; });
+}
+
+}  // namespace
+
+// Has nothing, and says so when something has come about: then the others are looked at again.
+class ClusterDirectory::WaitSource final : public ChunkSource {
+ public:
+  // Calls `over` when it has come about; soon, and on any thread.
+  using Await = std::function<void(const Blob&, std::function<void()> over)>;
+  WaitSource(Executor& io, Await await) : io_(io), await_(std::move(await)) {}
+
+  SourceKind kind() const override { return SourceKind::kPeer; }
+
+  FetchHandle Fetch(FetchRequest request, OnChunk, OnDone on_done) override {
+    auto wait = std::make_shared<Wait>(std::move(on_done));
+    io_.PostAt(request.deadline, [weak = std::weak_ptr<Wait>(wait)] {
+      if (const auto self = weak.lock())
+        self->End(absl::DeadlineExceededError("who has it was not known in time"));
+    });
+    await_(*request.blob, [wait] { wait->End(absl::NotFoundError("it is known now whom to ask")); });
+    return FetchHandle(std::move(wait));
+  }
+  void Judge(SenderId, const Blob&, ChunkIndex, Verdict) override {}
+
+ private:
+  class Wait final : public FetchControl {
+   public:
+    explicit Wait(OnDone on_done) : on_done_(std::move(on_done)) {}
+    void End(absl::Status status) {
+      if (!ended_.exchange(true)) std::move(on_done_)(std::move(status));
+    }
+    void Raise(FetchClass) override {}
+    void Cancel() override { End(absl::CancelledError("nobody wants it any more")); }
+
+   private:
+    std::atomic<bool> ended_{false};
+    OnDone on_done_;
+  };
+
+  Executor& io_;
+  const Await await_;
+};
+
+ClusterDirectory::ClusterDirectory(Parts parts)
+    : parts_(std::move(parts)),
+      access_{parts_.clock,
+              parts_.io,
+              parts_.members,
+              parts_.health,
+              parts_.client,
+              parts_.ledger,
+              parts_.has_bound_recipe,
+              [this](const Blob& blob, Duration length) { NoteNotCarried(blob, length); },
+              [this](const Blob& blob, const std::string& member) {
+                if (const auto identity = Holders::IdentityOf(blob))
+                  parts_.holders.NoteLacks(*identity, member);
+              },
+              parts_.random,
+              parts_.warn},
+      homes_known_(std::make_shared<WaitSource>(
+          parts_.io,
+          [this](const Blob& blob, std::function<void()> over) { AwaitHomes(blob, std::move(over)); })),
+      cold_start_over_(std::make_shared<WaitSource>(
+          parts_.io, [this](const Blob&, std::function<void()> over) { AwaitColdStart(std::move(over)); })),
+      holders_known_(
+          std::make_shared<WaitSource>(parts_.io, [this](const Blob& blob, std::function<void()> over) {
+            parts_.holders.Ask(*Holders::IdentityOf(blob), std::move(over));
+          })) {}
+
+ClusterDirectory::~ClusterDirectory() = default;
+
+void ClusterDirectory::AwaitHomes(const Blob& blob, std::function<void()> over) {
+  parts_.io.Post([this, digest = blob.digest(), size = blob.geometry().size(), over = std::move(over)] {
+    homes_.HomesOf(digest, size, *parts_.members.view());
+    over();
+  });
+}
+
+void ClusterDirectory::AwaitColdStart(std::function<void()> over) {
+  if (!parts_.in_cold_start()) return over();
+  parts_.io.PostAt(parts_.clock.Now() + kLookInterval,
+                   [this, over = std::move(over)]() mutable { AwaitColdStart(std::move(over)); });
+}
+
+bool ClusterDirectory::IsCarried(const Blob& blob) const {
+  if (!blob.facts()->root) return false;
+  const std::lock_guard lock(mutex_);
+  const auto found = not_carried_.find(blob.key());
+  return found == not_carried_.end() || found->second <= parts_.clock.Now();
+}
+
+void ClusterDirectory::NoteNotCarried(const Blob& blob, Duration length) {
+  const std::lock_guard lock(mutex_);
+  const Instant now = parts_.clock.Now();
+  if (not_carried_.size() >= kNotCarriedMax)
+    absl::erase_if(not_carried_, [&](const auto& noted) { return noted.second <= now; });
+  if (not_carried_.size() >= kNotCarriedMax) not_carried_.clear();
+  not_carried_[blob.key()] = now + length;
+}
+
+// Looking at all members takes its time, and they change seldom.
+bool ClusterDirectory::IsCutOff() {
+  const Instant now = parts_.clock.Now();
+  if (cut_off_until_ <= now) {
+    cut_off_until_ = now + kCutOffKept;
+    parts_.members.Look([&](const MemberTable& table, Instant at) { cut_off_ = table.IsCutOff(at); });
+  }
+  return cut_off_;
+}
+
+// Where the homes of the blob are not known yet for this view, those of an earlier one serve meanwhile. Null:
+// nothing is known.
+const ClusterDirectory::Placed* ClusterDirectory::Place(const Blob& blob,
+                                                        const std::shared_ptr<const MemberView>& view) {
+  const auto found = placed_.find(blob.key());
+  if (found != placed_.end() && found->second.view->id == view->id) {
+    found->second.view = view;  // addresses may have changed
+    return &found->second;
+  }
+  std::shared_ptr<const BlobHomes> homes = homes_.FindHomes(blob.digest(), blob.geometry().size(), *view);
+  if (!homes && found == placed_.end()) return nullptr;
+  if (!homes) {
+    parts_.io.Post([this, digest = blob.digest(), size = blob.geometry().size(), view] {
+      homes_.HomesOf(digest, size, *view);
+    });
+    return &found->second;
+  }
+  if (placed_.size() >= kPlacedMax && found == placed_.end()) placed_.erase(placed_.begin());
+  return &(placed_[blob.key()] = Placed{view, std::move(homes), SelfIn(*view)});
+}
+
+void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Asker asker, const Grant&,
+                              std::vector<SourceOffer>* offers) {
+  const std::shared_ptr<const MemberView> view = parts_.members.view();
+  const bool carried = IsCarried(blob);
+  if (!HasOthers(*view) || (!carried && asker == Asker::kLocal))
+    return OfferOrigin(SourceRank::kOrigin, span, offers);
+  if (parts_.in_cold_start()) return OfferColdStart(*view, span, offers);
+  if (view->members.empty()) return OfferOrigin(SourceRank::kLastResort, span, offers);
+  const Placed* const placed = Place(blob, view);
+  if (!placed) {
+    offers->push_back({kHomesKnown, SourceRank::kHome, homes_known_, span});
+    return;
+  }
+  ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan has) {
+    const StripeRanks& ranks = placed->homes->ranks[stripe];
+    OfferRanks(*placed, ranks, has, asker, offers);
+    const bool is_rank =
+        placed->self != kNoMember && std::find(ranks.begin(), ranks.end(), placed->self) != ranks.end();
+    if (carried && (is_rank || asker == Asker::kPeer)) OfferHolders(*placed, ranks, blob, has, offers);
+  });
+}
+
+void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks, ChunkSpan has, Asker asker,
+                                  std::vector<SourceOffer>* offers) {
+  const Instant now = parts_.clock.Now();
+  const size_t own =
+      placed.self == kNoMember
+          ? kRanks
+          : static_cast<size_t>(std::find(ranks.begin(), ranks.end(), placed.self) - ranks.begin());
+  for (size_t rank = 0; rank < kRanks; ++rank) {
+    if (ranks[rank] == kNoMember || rank == own) continue;
+    const Member& member = placed.view->members[ranks[rank]];
+    if (!parts_.health.Usable(member.name, now)) continue;
+    // Who waits for this node must not wait for what it asks of others.
+    const bool fetches = asker == Asker::kLocal && rank < own;
+    if (fetches) {
+      constexpr SourceRank kRoles[] = {SourceRank::kHome, SourceRank::kStandIn, SourceRank::kSecondStandIn};
+      OfferMember(member, PeerRole::kHome, kRoles[rank], has, offers);
+    }
+    if (rank == 0 && fetches) continue;
+    const SourceRank holds = asker == Asker::kPeer || own == 0 ? SourceRank::kHolder : SourceRank::kHedge;
+    OfferMember(member, PeerRole::kPresentOnly, holds, has, offers);
+  }
+  OfferOrigin(own < kRanks && !IsCutOff() ? SourceRank::kOrigin : SourceRank::kLastResort, has, offers);
+}
+
+// Whoever may ask the registry asks those first that are said to have it.
+void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ranks, const Blob& blob,
+                                    ChunkSpan has, std::vector<SourceOffer>* offers) {
+  const std::optional<BlobIdentity> identity = Holders::IdentityOf(blob);
+  const std::optional<std::vector<std::string>> known = parts_.holders.Known(*identity);
+  if (!known) {
+    offers->push_back({kHoldersKnown, SourceRank::kHolder, holders_known_, has});
+    return;
+  }
+  const std::vector<Member>& members = placed.view->members;
+  const Instant now = parts_.clock.Now();
+  size_t left = kHoldersAsked;
+  for (const std::string& name : *known) {
+    if (left == 0) return;
+    const auto found = std::lower_bound(
+        members.begin(), members.end(), name,
+        [](const Member& member, const std::string& wanted) { return member.name < wanted; });
+    if (found == members.end() || found->name != name || found->is_self) continue;
+    if (std::find(ranks.begin(), ranks.end(), static_cast<MemberIndex>(found - members.begin())) !=
+            ranks.end() ||
+        !parts_.health.Usable(name, now))
+      continue;
+    OfferMember(*found, PeerRole::kPresentOnly, SourceRank::kHolder, has, offers);
+    --left;
+  }
+}
+
+// Who is asked for what it has while this node does not know yet who is home of what.
+void ClusterDirectory::OfferColdStart(const MemberView& view, ChunkSpan has,
+                                      std::vector<SourceOffer>* offers) {
+  size_t left = kUnnamedAsked;
+  const Instant now = parts_.clock.Now();
+  for (const std::vector<Member>* members : {&view.members, &view.unnamed}) {
+    for (const Member& member : *members) {
+      if (left == 0) break;
+      if (member.is_self || !parts_.health.Usable(member.name, now)) continue;
+      OfferMember(member, PeerRole::kPresentOnly, SourceRank::kHolder, has, offers);
+      --left;
+    }
+  }
+  offers->push_back({kColdStartOver, SourceRank::kOrigin, cold_start_over_, has});
+}
+
+void ClusterDirectory::OfferMember(const Member& member, PeerRole role, SourceRank rank, ChunkSpan has,
+                                   std::vector<SourceOffer>* offers) {
+  const SourceId id = SourceIdOf(parts_.health.IdOf(member.name), role);
+  offers->push_back({id, rank, SourceOf(member, role, id), has});
+}
+
+std::shared_ptr<MemberSource> ClusterDirectory::SourceOf(const Member& member, PeerRole role, SourceId id) {
+  if (sources_.size() >= kSourcesKept) sources_.clear();
+  std::shared_ptr<MemberSource>& source = sources_[id];
+  if (!source || source->member().name != member.name || source->member().address != member.address)
+    source = std::make_shared<MemberSource>(access_, member, role);
+  return source;
+}
+
+void ClusterDirectory::OfferOrigin(SourceRank rank, ChunkSpan has, std::vector<SourceOffer>* offers) const {
+  if (rank == SourceRank::kOrigin) {
+    offers->push_back({kOrigin, rank, Borrowed(parts_.origin), has});
+  } else {
+    offers->push_back({kLastResort, rank, Borrowed(parts_.last_resort), has});
+  }
+}
+
+// This node's own stripes and those of the others by turns, those of each home in their order: so every home
+// is asked for what it fetches just then, and all of them at once.
+std::vector<ChunkSpan> ClusterDirectory::FillOrder(const Blob& blob, ChunkSpan span) {
+  const std::shared_ptr<const MemberView> view = parts_.members.view();
+  if (!IsCarried(blob) || !HasOthers(*view) || view->members.empty()) return {span};
+  if (StripeCount(blob.geometry().size()) * view->members.size() <= kComputedAtOnce)
+    homes_.HomesOf(blob.digest(), blob.geometry().size(), *view);
+  const Placed* const placed = Place(blob, view);
+  if (!placed) return {span};
+  const size_t count = placed->view->members.size();
+  std::vector<std::vector<ChunkSpan>> of_home(count);
+  ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan chunks) {
+    of_home[placed->homes->of_stripe[stripe]].push_back(chunks);
+  });
+  std::vector<ChunkSpan> order;
+  const size_t self = placed->self == kNoMember ? 0 : placed->self;
+  for (size_t turn = 0, left = 1; left > 0; ++turn) {
+    left = 0;
+    for (size_t i = 0; i < count; ++i) {
+      const std::vector<ChunkSpan>& stripes = of_home[(self + i) % count];
+      if (turn < stripes.size()) order.push_back(stripes[turn]);
+      if (turn + 1 < stripes.size()) ++left;
+    }
+  }
+  return order;
+}
+
+}  // namespace sluice::p2p

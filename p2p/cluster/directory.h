@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "node/source_directory.h"
+#include "p2p/cluster/holders.h"
+#include "p2p/cluster/member_source.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/ranks.h"
+
+namespace sluice::p2p {
+
+// Who can be asked for which chunks, as a member of a cluster: the home of each stripe, those that stand in
+// for it, and the registry, which only the ranks of a stripe may ask, and others as a last resort. What the
+// members don't carry every node asks the registry for, as it would without them. Source: PEERS.md, "Who may
+// ask the origin".
+//
+// Offers and FillOrder are called on the core loop; everything else is thread-safe. Nothing blocks: homes are
+// computed on the executor, and what needs them meanwhile waits for that.
+class ClusterDirectory final : public SourceDirectory {
+ public:
+  struct Parts {
+    const Clock& clock;
+    Executor& io;
+    Members& members;
+    MemberHealth& health;
+    PeerClient& client;
+    AccessLedger& ledger;
+    std::function<bool(const Blob&)> has_bound_recipe;  // may block on disk
+    std::function<bool()> in_cold_start;
+    std::function<double()> random;  // in [0, 1); thread-safe
+    std::function<void(const std::string&)> warn;
+    Holders& holders;
+    ChunkSource& origin;
+    ChunkSource& last_resort;
+  };
+  // The parts outlive the directory, and the directory what it has offered.
+  explicit ClusterDirectory(Parts parts);
+  ~ClusterDirectory() override;
+
+  void Offers(const Blob& blob, ChunkSpan span, FetchClass fetch_class, Asker asker, const Grant& grant,
+              std::vector<SourceOffer>* offers) override;
+  void OnOffersChanged(absl::AnyInvocable<void(const Digest&)>) override {}
+  std::vector<ChunkSpan> FillOrder(const Blob& blob, ChunkSpan span) override;
+
+ private:
+  class WaitSource;
+  // A blob's homes, and the view that they were computed from.
+  struct Placed {
+    std::shared_ptr<const MemberView> view;
+    std::shared_ptr<const BlobHomes> homes;
+    MemberIndex self = kNoMember;  // this node's index in the view
+  };
+  static constexpr size_t kPlacedMax = 256;
+  static constexpr size_t kSourcesKept = 4096;
+  static constexpr size_t kNotCarriedMax = 1024;
+  static constexpr size_t kUnnamedAsked = 2;  // during the cold start
+  static constexpr size_t kHoldersAsked = 4;
+
+  void AwaitHomes(const Blob& blob, std::function<void()> over);
+  void AwaitColdStart(std::function<void()> over);
+  bool IsCarried(const Blob& blob) const;
+  void NoteNotCarried(const Blob& blob, Duration length);
+  const Placed* Place(const Blob& blob, const std::shared_ptr<const MemberView>& view);
+  bool IsCutOff();
+  void OfferRanks(const Placed& placed, const StripeRanks& ranks, ChunkSpan has, Asker asker,
+                  std::vector<SourceOffer>* offers);
+  void OfferHolders(const Placed& placed, const StripeRanks& ranks, const Blob& blob, ChunkSpan has,
+                    std::vector<SourceOffer>* offers);
+  void OfferColdStart(const MemberView& view, ChunkSpan has, std::vector<SourceOffer>* offers);
+  void OfferMember(const Member& member, PeerRole role, SourceRank rank, ChunkSpan has,
+                   std::vector<SourceOffer>* offers);
+  void OfferOrigin(SourceRank rank, ChunkSpan has, std::vector<SourceOffer>* offers) const;
+  std::shared_ptr<MemberSource> SourceOf(const Member& member, PeerRole role, SourceId id);
+
+  const Parts parts_;
+  const MemberAccess access_;
+  HomesCache homes_;
+  const std::shared_ptr<ChunkSource> homes_known_, cold_start_over_, holders_known_;
+
+  // Of the core loop.
+  absl::flat_hash_map<BlobKey, Placed> placed_;
+  absl::flat_hash_map<SourceId, std::shared_ptr<MemberSource>> sources_;
+  bool cut_off_ = false;
+  Instant cut_off_until_{};  // when it is to be looked at again
+
+  mutable std::mutex mutex_;
+  absl::flat_hash_map<BlobKey, Instant> not_carried_;  // until when; guarded by mutex_
+};
+
+}  // namespace sluice::p2p

@@ -1,0 +1,125 @@
+#include "p2p/cluster/holder_codec.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "node/geometry.h"
+#include "p2p/cluster/member_table.h"
+#include "p2p/http/content_range.h"
+
+namespace sluice::p2p {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kBlobsMax = 10000;  // of one announcement
+
+// Null if it is no JSON; never throws.
+Json Parse(std::string_view text) {
+  return Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+}
+
+Json JsonOf(const BlobIdentity& blob) {
+  return {{"digest", blob.digest.ToString()},
+          {"size", blob.size},
+          {"chunk", blob.chunk_size},
+          {"root", blob.root.ToString()}};
+}
+
+std::optional<BlobIdentity> Checked(BlobIdentity blob) {
+  if (blob.size == 0 || !ChunkGeometry::Validate(blob.size, blob.chunk_size).ok()) return std::nullopt;
+  return blob;
+}
+
+std::optional<BlobIdentity> IdentityOf(const Json& json) {
+  if (!json.is_object()) return std::nullopt;
+  const auto text = [&](const char* key) -> std::string {
+    const auto field = json.find(key);
+    return field != json.end() && field->is_string() ? field->get<std::string>() : std::string();
+  };
+  const auto number = [&](const char* key) -> uint64_t {
+    const auto field = json.find(key);
+    return field != json.end() && field->is_number_unsigned() ? field->get<uint64_t>() : 0;
+  };
+  const absl::StatusOr<Digest> digest = Digest::Parse(text("digest")), root = Digest::Parse(text("root"));
+  const uint64_t chunk = number("chunk");
+  if (!digest.ok() || !root.ok() || chunk > UINT32_MAX) return std::nullopt;
+  return Checked({*digest, number("size"), static_cast<uint32_t>(chunk), *root});
+}
+
+bool IsName(const Json& json) {
+  return json.is_string() && !json.get_ref<const std::string&>().empty() &&
+         json.get_ref<const std::string&>().size() <= MemberRow::kNameBytesMax;
+}
+
+}  // namespace
+
+std::string FormatAnnouncement(const Announcement& announcement) {
+  Json held = Json::array(), gone = Json::array();
+  for (const HeldBlob& blob : announcement.held) {
+    held.push_back(JsonOf(blob.blob));
+    held.back()["whole"] = blob.whole;
+  }
+  for (const BlobIdentity& blob : announcement.gone) gone.push_back(JsonOf(blob));
+  return Json{{"holder", announcement.holder}, {"held", held}, {"gone", gone}}.dump(
+      -1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::optional<Announcement> ParseAnnouncement(std::string_view text) {
+  const Json json = Parse(text);
+  if (!json.is_object()) return std::nullopt;
+  const auto holder = json.find("holder");
+  if (holder == json.end() || !IsName(*holder)) return std::nullopt;
+  Announcement announcement;
+  announcement.holder = holder->get<std::string>();
+  for (const char* const key : {"held", "gone"}) {
+    const auto list = json.find(key);
+    if (list == json.end()) continue;
+    if (!list->is_array() || list->size() > kBlobsMax) return std::nullopt;
+    for (const Json& entry : *list) {
+      const std::optional<BlobIdentity> blob = IdentityOf(entry);
+      if (!blob) continue;
+      const bool whole = entry.value("whole", Json()) == Json(true);
+      if (key == std::string_view("held")) {
+        announcement.held.push_back({*blob, whole});
+      } else {
+        announcement.gone.push_back(*blob);
+      }
+    }
+  }
+  return announcement;
+}
+
+std::string FormatHoldersQuery(const BlobIdentity& blob) {
+  return absl::StrCat("digest=", blob.digest.ToString(), "&size=", blob.size, "&chunk=", blob.chunk_size,
+                      "&root=", blob.root.ToString());
+}
+
+std::optional<BlobIdentity> MakeBlobIdentity(std::string_view digest, std::string_view size,
+                                             std::string_view chunk, std::string_view root) {
+  const absl::StatusOr<Digest> blob = Digest::Parse(digest), proof = Digest::Parse(root);
+  const std::optional<uint64_t> bytes = ParseNumber(size), of_chunk = ParseNumber(chunk);
+  if (!blob.ok() || !proof.ok() || !bytes || !of_chunk || *of_chunk > UINT32_MAX) return std::nullopt;
+  return Checked({*blob, *bytes, static_cast<uint32_t>(*of_chunk), *proof});
+}
+
+std::string FormatHolders(const std::vector<std::string>& names) {
+  return Json{{"holders", names}}.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::optional<std::vector<std::string>> ParseHolders(std::string_view text) {
+  const Json json = Parse(text);
+  if (!json.is_object()) return std::nullopt;
+  const auto list = json.find("holders");
+  if (list == json.end() || !list->is_array()) return std::nullopt;
+  std::vector<std::string> names;
+  for (const Json& name : *list) {
+    if (names.size() == kHoldersNamedMax) break;
+    if (!IsName(name)) return std::nullopt;
+    names.push_back(name.get<std::string>());
+  }
+  return names;
+}
+
+}  // namespace sluice::p2p

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "p2p/cluster/holder_table.h"
+
+namespace sluice::p2p {
+
+inline constexpr char kHoldersPath[] = "/sluice/v1/holders";
+inline constexpr size_t kHoldersNamedMax = 50;  // in one answer
+
+// What a holder says of itself; the body of a POST to kHoldersPath. Source: PEERS.md, "Who has what".
+struct Announcement {
+  std::string holder;  // its name as a member
+  std::vector<HeldBlob> held;
+  std::vector<BlobIdentity> gone;
+};
+std::string FormatAnnouncement(const Announcement& announcement);
+// Nothing if it is malformed; unknown fields are ignored, and so are blobs that can't be.
+std::optional<Announcement> ParseAnnouncement(std::string_view text);
+
+// "digest=…&size=…&chunk=…&root=…", the query of a GET.
+std::string FormatHoldersQuery(const BlobIdentity& blob);
+std::optional<BlobIdentity> MakeBlobIdentity(std::string_view digest, std::string_view size,
+                                             std::string_view chunk, std::string_view root);
+// The names in an answer, at most kHoldersNamedMax.
+std::string FormatHolders(const std::vector<std::string>& names);
+std::optional<std::vector<std::string>> ParseHolders(std::string_view text);
+
+}  // namespace sluice::p2p

@@ -1,0 +1,216 @@
+#include "p2p/cluster/holders.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/cluster/holder_codec.h"
+#include "p2p/cluster/ranks.h"
+
+namespace sluice::p2p {
+namespace {
+
+constexpr uint64_t kAnswerBytesMax = 64 << 10;
+constexpr Duration kExpireInterval = std::chrono::minutes(1);
+
+bool IsMember(const MemberView& view, const std::string& name) {
+  const auto found =
+      std::lower_bound(view.members.begin(), view.members.end(), name,
+                       [](const Member& member, const std::string& wanted) { return member.name < wanted; });
+  return found != view.members.end() && found->name == name;
+}
+
+}  // namespace
+
+// The ranks of one blob, while they are asked.
+struct Holders::Asking {
+  size_t open = 0;
+  std::vector<std::string> names;
+  std::vector<absl::AnyInvocable<void() &&>> waiting;
+};
+
+struct Holders::Shared {
+  explicit Shared(Parts the_parts) : parts(std::move(the_parts)) {}
+
+  size_t Random(size_t bound) const {
+    return std::min(bound - 1, static_cast<size_t>(parts.random() * static_cast<double>(bound)));
+  }
+
+  const Parts parts;
+
+  std::mutex mutex;  // guards what follows
+  bool stopped = false;
+  HolderTable table;
+  Instant expire_at{};
+  Announcements announcements;
+  size_t telling = 0;  // batches under way
+  absl::flat_hash_map<BlobIdentity, Answers> answers;
+  absl::flat_hash_map<BlobIdentity, std::shared_ptr<Asking>> asking;
+};
+
+Holders::Holders(Parts parts) : shared_(std::make_shared<Shared>(std::move(parts))) {}
+
+Holders::~Holders() {
+  Stop();
+}
+
+void Holders::Start() {
+  shared_->parts.io.Post([shared = shared_] { Tick(shared); });
+}
+
+void Holders::Stop() {
+  const std::lock_guard lock(shared_->mutex);
+  shared_->stopped = true;
+}
+
+// Nodes look at different times, so that a new rank is not told by all of them at once.
+void Holders::Tick(const std::shared_ptr<Shared>& shared) {
+  {
+    const std::lock_guard lock(shared->mutex);
+    if (shared->stopped) return;
+  }
+  Announce(shared);
+  const auto wait = std::chrono::duration_cast<Duration>(kTick * (0.5 + shared->parts.random() / 2));
+  shared->parts.io.PostAt(shared->parts.clock.Now() + wait, [shared] { Tick(shared); });
+}
+
+void Holders::Announce(const std::shared_ptr<Shared>& shared) {
+  const Parts& parts = shared->parts;
+  const std::vector<HeldBlob> held = parts.held();
+  const std::shared_ptr<const MemberView> view = parts.members.view();
+  absl::flat_hash_map<std::string, uint64_t> starts;
+  std::string self;
+  parts.members.Look([&](const MemberTable& table, Instant) {
+    self = table.self().name;
+    for (const auto& [name, entry] : table.others()) starts[name] = entry.row.start;
+  });
+  std::vector<Announcements::Batch> due;
+  {
+    const std::lock_guard lock(shared->mutex);
+    const Instant now = parts.clock.Now();
+    if (now >= shared->expire_at) {
+      shared->table.Expire(now);
+      shared->expire_at = now + kExpireInterval;
+    }
+    if (shared->telling > 0) return;  // the next look takes what is due then
+    const auto start_of = [&](const std::string& name) {
+      const auto found = starts.find(name);
+      return found == starts.end() ? 0 : found->second;
+    };
+    due = shared->announcements.Due(*view, held, start_of, now);
+    std::erase_if(due, [&](const auto& batch) { return !parts.health.Usable(batch.to.name, now); });
+    shared->telling = due.size();
+  }
+  for (Announcements::Batch& batch : due) {
+    PeerClient::Question question{kHoldersPath, kAnswerBytesMax, kTimeout};
+    question.body = FormatAnnouncement({self, batch.held, batch.gone});
+    parts.client.Ask(batch.to, question, [shared, batch](const absl::StatusOr<PeerClient::Answer>& answer) {
+      const std::lock_guard lock(shared->mutex);
+      --shared->telling;
+      if (answer.ok()) shared->announcements.Told(batch, shared->parts.clock.Now());
+    });
+  }
+}
+
+std::string Holders::Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                            std::string_view root) {
+  const std::optional<BlobIdentity> blob = MakeBlobIdentity(digest, size, chunk, root);
+  if (!blob) return {};
+  const std::shared_ptr<const MemberView> view = shared_->parts.members.view();
+  std::vector<std::string> names;
+  {
+    const std::lock_guard lock(shared_->mutex);
+    names = shared_->table.Find(*blob, kHoldersNamedMax, shared_->parts.clock.Now(),
+                                [&](size_t bound) { return shared_->Random(bound); });
+  }
+  std::erase_if(names, [&](const std::string& name) { return !IsMember(*view, name); });
+  return FormatHolders(names);
+}
+
+bool Holders::Take(std::string_view body) {
+  const std::optional<Announcement> announcement = ParseAnnouncement(body);
+  if (!announcement || !IsMember(*shared_->parts.members.view(), announcement->holder)) return false;
+  const std::lock_guard lock(shared_->mutex);
+  const Instant now = shared_->parts.clock.Now();
+  for (const HeldBlob& held : announcement->held) shared_->table.Add(held, announcement->holder, now);
+  for (const BlobIdentity& gone : announcement->gone) shared_->table.Remove(gone, announcement->holder);
+  return true;
+}
+
+std::optional<BlobIdentity> Holders::IdentityOf(const Blob& blob) {
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  if (!facts->root) return std::nullopt;
+  return BlobIdentity{facts->digest, facts->size, facts->chunk_size, *facts->root};
+}
+
+std::optional<std::vector<std::string>> Holders::Known(const BlobIdentity& blob) const {
+  const std::lock_guard lock(shared_->mutex);
+  const auto found = shared_->answers.find(blob);
+  if (found == shared_->answers.end() || shared_->parts.clock.Now() - found->second.asked >= kAnswerKept)
+    return std::nullopt;
+  return found->second.names;
+}
+
+void Holders::Ask(const BlobIdentity& blob, absl::AnyInvocable<void() &&> done) {
+  const Parts& parts = shared_->parts;
+  const std::shared_ptr<const MemberView> view = parts.members.view();
+  const std::vector<Member> ranks =
+      RanksOfBlob(*view, blob.digest, parts.health, kRanksAsked, parts.clock.Now());
+  auto asking = std::make_shared<Asking>();
+  {
+    const std::lock_guard lock(shared_->mutex);
+    std::shared_ptr<Asking>& under_way = shared_->asking[blob];
+    if (under_way) {
+      under_way->waiting.push_back(std::move(done));
+      return;
+    }
+    under_way = asking;
+    asking->waiting.push_back(std::move(done));
+    asking->open = 1 + ranks.size();
+  }
+  std::vector<std::string> own;
+  {
+    const std::lock_guard lock(shared_->mutex);
+    own = shared_->table.Find(blob, kHoldersNamedMax, parts.clock.Now(),
+                              [&](size_t bound) { return shared_->Random(bound); });
+  }
+  for (const Member& rank : ranks) {
+    const PeerClient::Question question{
+        absl::StrCat(kHoldersPath, "?", FormatHoldersQuery(blob)), kAnswerBytesMax, kTimeout, {}, {}};
+    parts.client.Ask(rank, question,
+                     [shared = shared_, blob, asking](const absl::StatusOr<PeerClient::Answer>& answer) {
+                       std::optional<std::vector<std::string>> names;
+                       if (answer.ok()) names = ParseHolders(answer->body);
+                       Answered(shared, blob, asking, std::move(names).value_or(std::vector<std::string>()));
+                     });
+  }
+  Answered(shared_, blob, asking, std::move(own));
+}
+
+void Holders::Answered(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,
+                       const std::shared_ptr<Asking>& asking, std::vector<std::string> names) {
+  std::vector<absl::AnyInvocable<void() &&>> waiting;
+  {
+    const std::lock_guard lock(shared->mutex);
+    for (std::string& name : names) {
+      if (std::find(asking->names.begin(), asking->names.end(), name) == asking->names.end())
+        asking->names.push_back(std::move(name));
+    }
+    if (--asking->open > 0) return;
+    if (shared->answers.size() >= kAnswersMax) shared->answers.clear();
+    shared->answers[blob] = {std::move(asking->names), shared->parts.clock.Now()};
+    waiting.swap(asking->waiting);
+    shared->asking.erase(blob);
+  }
+  for (auto& done : waiting) std::move(done)();
+}
+
+void Holders::NoteLacks(const BlobIdentity& blob, const std::string& holder) {
+  const std::lock_guard lock(shared_->mutex);
+  shared_->table.Remove(blob, holder);
+  const auto found = shared_->answers.find(blob);
+  if (found != shared_->answers.end())
+    std::erase_if(found->second.names, [&](const std::string& name) { return name == holder; });
+}
+
+}  // namespace sluice::p2p

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "node/blob.h"
+#include "node/executor.h"
+#include "p2p/cluster/announcements.h"
+#include "p2p/cluster/holder_table.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/peer_client.h"
+
+namespace sluice::p2p {
+
+// Who has what: tells the ranks of its blobs what this node has, keeps what others tell it, and asks the
+// ranks of a blob who has it. Only names of members count, and only they are given.
+//
+// Thread-safe. Nothing blocks but Start and Stop.
+class Holders {
+ public:
+  static constexpr Duration kTick = std::chrono::seconds(1);  // at most, between two looks at what is due
+  static constexpr Duration kTimeout = std::chrono::seconds(2);
+  static constexpr Duration kAnswerKept = std::chrono::seconds(30);
+  static constexpr size_t kAnswersMax = 1024;
+  static constexpr size_t kRanksAsked = 3;
+
+  struct Parts {
+    const Clock& clock;
+    Executor& io;
+    Members& members;
+    MemberHealth& health;
+    PeerClient& client;
+    std::function<std::vector<HeldBlob>()> held;  // what others may be given; may block on a lock
+    std::function<double()> random;               // in [0, 1); thread-safe
+  };
+  // The parts outlive this, and what it has posted to the executor.
+  explicit Holders(Parts parts);
+  ~Holders();
+
+  void Start();
+  // No announcement is begun after it.
+  void Stop();
+
+  // What serves others. The answer to a GET of kHoldersPath; empty if the question is malformed.
+  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                     std::string_view root);
+  // The body of a POST. False if it is malformed, or not from a member.
+  bool Take(std::string_view body);
+
+  // What the identity of a blob is; nothing where no root is known.
+  static std::optional<BlobIdentity> IdentityOf(const Blob& blob);
+  // Members that are said to have it, as they were known at most kAnswerKept ago; nothing if nobody was
+  // asked.
+  std::optional<std::vector<std::string>> Known(const BlobIdentity& blob) const;
+  // Asks the ranks of the blob, once however many wait. `done` is called when all have answered, or in
+  // kTimeout; then Known knows.
+  void Ask(const BlobIdentity& blob, absl::AnyInvocable<void() &&> done);
+  // A member that was said to have it did not.
+  void NoteLacks(const BlobIdentity& blob, const std::string& holder);
+
+ private:
+  struct Asking;
+  struct Answers {
+    std::vector<std::string> names;
+    Instant asked{};
+  };
+  struct Shared;
+  static void Tick(const std::shared_ptr<Shared>& shared);
+  static void Announce(const std::shared_ptr<Shared>& shared);
+  static void Answered(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,
+                       const std::shared_ptr<Asking>& asking, std::vector<std::string> names);
+
+  const std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace sluice::p2p

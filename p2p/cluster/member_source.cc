@@ -1,0 +1,366 @@
+#include "p2p/cluster/member_source.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace sluice::p2p {
+namespace {
+
+using std::chrono::milliseconds;
+
+// The time before a helper is asked, so that those who were told of it don't come all at once.
+constexpr Duration kDemandJitter = milliseconds(3);
+constexpr Duration kFillJitterMin = milliseconds(5);
+constexpr Duration kFillJitterMax = milliseconds(20);
+// A home is asked again after what it said, doubled per refusal, and no more than this.
+constexpr Duration kDemandRetryMax = milliseconds(50);
+constexpr Duration kFillRetryMax = std::chrono::seconds(2);
+constexpr Duration kRetryMin = milliseconds(1);
+
+// A sender's number tells the member, and the repository by which it gave the chunk.
+SenderId SenderOf(SenderId member, const BlobOrigin& origin) {
+  return static_cast<SenderId>(member << 16 | TagOf(origin));
+}
+
+// One chunk on its way.
+struct Errand {
+  ChunkIndex index;
+  Buffer bytes;
+  size_t filled = 0;
+  size_t origin = 0;            // by the right of which it is asked for
+  std::vector<Member> helpers;  // not asked yet; the next is the last
+  std::vector<std::string> failed;
+  int refusals = 0;
+  Duration retry_after{};
+  // Guarded by the fetch's mutex: the last request, and while it is under way its number.
+  uint64_t request = 0;
+  std::optional<PeerClient::RequestId> under_way;
+  uint64_t answered = 0;
+};
+
+using ErrandPtr = std::shared_ptr<Errand>;
+
+// One fetch, until its OnDone. Begins on the pool; answers and timers come on the client's thread, where a
+// chunk's steps follow each other.
+class MemberFetch final : public FetchControl, public std::enable_shared_from_this<MemberFetch> {
+ public:
+  MemberFetch(const MemberAccess& access, Member member, PeerRole role, FetchRequest request,
+              ChunkSource::OnChunk on_chunk, ChunkSource::OnDone on_done)
+      : access_(access),
+        member_(std::move(member)),
+        role_(role),
+        request_(std::move(request)),
+        on_chunk_(std::move(on_chunk)),
+        on_done_(std::move(on_done)),
+        facts_(request_.blob->facts()) {}
+
+  void Start() {
+    if (facts_->origins.empty() || !access_.has_bound_recipe(*request_.blob)) {
+      access_.not_carried(*request_.blob, MemberSource::kWithoutRecipe);
+      return std::move(on_done_)(absl::FailedPreconditionError(absl::StrCat(
+          "blob ", request_.blob->digest().ToString(), " has no recipe to prove what members send")));
+    }
+    open_ = request_.chunks.count;
+    std::vector<ErrandPtr> errands;
+    for (ChunkIndex index = request_.chunks.first; index < request_.chunks.end(); index = index.next()) {
+      errands.push_back(std::make_shared<Errand>());
+      errands.back()->index = index;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      errands_ = errands;
+    }
+    for (const ErrandPtr& errand : errands) AskMember(errand);
+  }
+
+  void Raise(FetchClass fetch_class) override {
+    const std::lock_guard lock(mutex_);
+    fetch_class_ = std::min(fetch_class_, fetch_class);
+    for (const ErrandPtr& errand : errands_) {
+      if (errand->under_way) access_.client.Raise(*errand->under_way, fetch_class);
+    }
+  }
+
+  void Cancel() override {
+    const std::lock_guard lock(mutex_);
+    cancelled_ = true;
+    for (const ErrandPtr& errand : errands_) {
+      if (errand->under_way) access_.client.Cancel(*errand->under_way);
+    }
+  }
+
+ private:
+  using Step = void (MemberFetch::*)(const ErrandPtr&);
+
+  const BlobOrigin& OriginOf(const Errand& errand) const { return facts_->origins[errand.origin]; }
+
+  void AskMember(const ErrandPtr& errand) {
+    Ask(errand, member_, role_,
+        [this, errand](PeerClient::ChunkOutcome outcome) { OnMember(errand, std::move(outcome)); });
+  }
+
+  void AskHelper(const ErrandPtr& errand) {
+    const Member helper = std::move(errand->helpers.back());
+    errand->helpers.pop_back();
+    Ask(errand, helper, PeerRole::kPresentOnly,
+        [this, errand, name = helper.name](PeerClient::ChunkOutcome outcome) {
+          OnHelper(errand, name, std::move(outcome));
+        });
+  }
+
+  void Ask(const ErrandPtr& errand, const Member& member, PeerRole role, PeerClient::OnChunkDone then) {
+    const auto [cancelled, fetch_class] = Wanted();
+    if (cancelled) return End(absl::CancelledError("nobody wants it any more"));
+    if (access_.clock.Now() >= request_.deadline) return End(TooLate());
+    errand->filled = 0;
+    const PeerClient::ChunkQuestion question{&OriginOf(*errand),
+                                             facts_.get(),
+                                             AccessTo(OriginOf(*errand)),
+                                             request_.blob->geometry().RangeOf(errand->index),
+                                             role,
+                                             fetch_class,
+                                             request_.deadline,
+                                             absl::StrJoin(errand->failed, ",")};
+    const SenderId sender = SenderOf(access_.health.IdOf(member.name), OriginOf(*errand));
+    const uint64_t request = NoteBegun(*errand);
+    const PeerClient::RequestId id = access_.client.ReadChunk(
+        member, question,
+        [self = shared_from_this(), errand, sender](std::span<const std::byte> bytes) {
+          self->OnData(*errand, bytes, sender);
+        },
+        [self = shared_from_this()](bool patience) { self->request_.progress->Sign(patience); },
+        [self = shared_from_this(), errand, request,
+         then = std::move(then)](PeerClient::ChunkOutcome outcome) mutable {
+          self->NoteAnswered(*errand, request);
+          std::move(then)(std::move(outcome));
+        });
+    NoteAsked(*errand, request, id);
+  }
+
+  BlobClaim::Access AccessTo(const BlobOrigin& origin) const {
+    return IsPublic(access_.ledger.AccessOf(request_.blob->key(), origin)) ? BlobClaim::Access::kPublic
+                                                                           : BlobClaim::Access::kNotPublic;
+  }
+
+  std::pair<bool, FetchClass> Wanted() {
+    const std::lock_guard lock(mutex_);
+    return {cancelled_, fetch_class_};
+  }
+
+  uint64_t NoteBegun(Errand& errand) {
+    const std::lock_guard lock(mutex_);
+    return ++errand.request;
+  }
+  // By now it may have been answered, cancelled or raised.
+  void NoteAsked(Errand& errand, uint64_t request, PeerClient::RequestId id) {
+    const std::lock_guard lock(mutex_);
+    if (errand.answered >= request) return;
+    errand.under_way = id;
+    if (cancelled_) access_.client.Cancel(id);
+    access_.client.Raise(id, fetch_class_);
+  }
+  void NoteAnswered(Errand& errand, uint64_t request) {
+    const std::lock_guard lock(mutex_);
+    errand.answered = request;
+    errand.under_way.reset();
+  }
+
+  void OnData(Errand& errand, std::span<const std::byte> bytes, SenderId sender) {
+    request_.progress->Add(bytes.size());
+    if (errand.filled == 0) errand.bytes = Buffer(request_.blob->geometry().RangeOf(errand.index).length);
+    std::memcpy(errand.bytes.data() + errand.filled, bytes.data(), bytes.size());
+    errand.filled += bytes.size();
+    if (errand.filled < errand.bytes.size()) return;
+    const std::string name = access_.health.NameOf(static_cast<SenderId>(sender >> 16));
+    if (!name.empty()) access_.health.Received(name, errand.filled, access_.clock.Now());
+    on_chunk_(errand.index, std::move(errand.bytes), sender);
+  }
+
+  bool IsDelivered(const Errand& errand) const {
+    return errand.filled > 0 && errand.filled == request_.blob->geometry().RangeOf(errand.index).length;
+  }
+
+  void OnMember(const ErrandPtr& errand, PeerClient::ChunkOutcome outcome) {
+    NoteOutcome(member_, outcome.status);
+    // An answer may go wrong after its last byte.
+    if (outcome.status.ok() || IsDelivered(*errand)) return CloseOne();
+    if (absl::IsResourceExhausted(outcome.status)) {
+      request_.progress->Sign(outcome.patience);
+      return AskOthers(errand, std::move(outcome));
+    }
+    if (absl::IsUnauthenticated(outcome.status))
+      access_.not_carried(*request_.blob, MemberSource::kAskYourself);
+    if (absl::IsNotFound(outcome.status) && role_ == PeerRole::kPresentOnly) {
+      // What it lacks by one name it may have by another.
+      if (NextOrigin(*errand)) return AskMember(errand);
+      access_.lacks(*request_.blob, member_.name);
+    }
+    End(std::move(outcome.status));
+  }
+
+  bool NextOrigin(Errand& errand) const {
+    return ++errand.origin < std::min(MemberSource::kOriginsAskedMax, facts_->origins.size());
+  }
+
+  void AskOthers(const ErrandPtr& errand, PeerClient::ChunkOutcome outcome) {
+    const Duration longest = IsDemand() ? kDemandRetryMax : kFillRetryMax;
+    const Duration doubled = outcome.retry_after * (1 << std::min(errand->refusals++, 8));
+    errand->retry_after = std::clamp(doubled, kRetryMin, longest);
+    errand->helpers = MembersNamed(outcome.helpers, *errand);
+    NextHelper(errand);
+  }
+
+  // Helpers are members: whoever else is named is nobody's concern. In the order in which they were named,
+  // the first last.
+  std::vector<Member> MembersNamed(const std::vector<std::string>& names, const Errand& errand) const {
+    std::vector<Member> found;
+    const std::shared_ptr<const MemberView> view = access_.members.view();
+    for (const std::string& name : names) {
+      const auto member =
+          std::lower_bound(view->members.begin(), view->members.end(), name,
+                           [](const Member& m, const std::string& wanted) { return m.name < wanted; });
+      if (member == view->members.end() || member->name != name || member->is_self) continue;
+      if (std::find(errand.failed.begin(), errand.failed.end(), name) != errand.failed.end()) continue;
+      if (access_.health.Usable(name, access_.clock.Now())) found.push_back(*member);
+    }
+    std::reverse(found.begin(), found.end());
+    return found;
+  }
+
+  void OnHelper(const ErrandPtr& errand, const std::string& name, PeerClient::ChunkOutcome outcome) {
+    if (outcome.status.ok() || IsDelivered(*errand)) {
+      access_.health.Succeeded(name);
+      return CloseOne();
+    }
+    if (absl::IsCancelled(outcome.status) || absl::IsDeadlineExceeded(outcome.status))
+      return End(std::move(outcome.status));
+    request_.progress->Sign();
+    if (!absl::IsResourceExhausted(outcome.status)) errand->failed.push_back(name);
+    if (!absl::IsNotFound(outcome.status) && !absl::IsResourceExhausted(outcome.status))
+      NoteFailure(name, outcome.status);
+    NextHelper(errand);
+  }
+
+  void NextHelper(const ErrandPtr& errand) {
+    if (errand->helpers.empty() || errand->failed.size() >= MemberSource::kFailuresMax) {
+      if (errand->failed.size() >= MemberSource::kFailuresMax) errand->failed.clear();
+      const Duration wait = std::chrono::duration_cast<Duration>(errand->retry_after * access_.random());
+      return Later(wait, errand, &MemberFetch::AskMember);
+    }
+    const double random = access_.random();
+    const Duration jitter = std::chrono::duration_cast<Duration>(
+        IsDemand() ? kDemandJitter * random : kFillJitterMin + (kFillJitterMax - kFillJitterMin) * random);
+    Later(jitter, errand, &MemberFetch::AskHelper);
+  }
+
+  // A client that is stopped drops what waits for its time.
+  void Later(Duration delay, const ErrandPtr& errand, Step step) {
+    auto dropped = absl::MakeCleanup([self = shared_from_this()] {
+      self->End(absl::CancelledError("the node stops asking other nodes"));
+    });
+    access_.client.After(delay,
+                         [self = shared_from_this(), errand, step, dropped = std::move(dropped)]() mutable {
+                           std::move(dropped).Cancel();
+                           (self.get()->*step)(errand);
+                         });
+  }
+
+  bool IsDemand() { return Wanted().second == FetchClass::kDemand; }
+
+  void NoteOutcome(const Member& member, const absl::Status& status) {
+    if (absl::IsPermissionDenied(status)) return access_.members.NoteSelf(member.name);
+    const bool answered = status.ok() || absl::IsNotFound(status) || absl::IsResourceExhausted(status) ||
+                          absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status);
+    if (answered) return access_.health.Succeeded(member.name);
+    if (!absl::IsDeadlineExceeded(status) && !absl::IsCancelled(status)) NoteFailure(member.name, status);
+  }
+
+  void NoteFailure(const std::string& name, const absl::Status& status) {
+    const Duration skip = access_.health.Failed(name, access_.clock.Now(), std::string(status.message()));
+    if (skip == Duration(0)) return;
+    access_.warn(absl::StrCat("member ", name, " is not asked for ",
+                              std::chrono::duration_cast<std::chrono::seconds>(skip).count(),
+                              " s: ", std::string(status.message())));
+  }
+
+  absl::Status TooLate() const {
+    return absl::DeadlineExceededError(absl::StrCat("member ", member_.name, " was busy until the deadline"));
+  }
+
+  // One chunk can't be had here; the others go on.
+  void End(absl::Status status) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (ended_.ok()) ended_ = std::move(status);
+    }
+    CloseOne();
+  }
+
+  void CloseOne() {
+    if (--open_ > 0) return;
+    absl::Status status;
+    {
+      const std::lock_guard lock(mutex_);
+      status = std::move(ended_);
+    }
+    std::move(on_done_)(std::move(status));
+  }
+
+  const MemberAccess& access_;
+  const Member member_;
+  const PeerRole role_;
+  const FetchRequest request_;
+  ChunkSource::OnChunk on_chunk_;
+  ChunkSource::OnDone on_done_;
+  const std::shared_ptr<const BlobSpec> facts_;
+
+  std::atomic<uint32_t> open_{0};  // chunks
+
+  std::mutex mutex_;  // guards what follows
+  std::vector<ErrandPtr> errands_;
+  bool cancelled_ = false;
+  FetchClass fetch_class_ = request_.fetch_class;
+  absl::Status ended_;
+};
+
+}  // namespace
+
+FetchHandle MemberSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
+  auto fetch = std::make_shared<MemberFetch>(access_, member_, role_, std::move(request), std::move(on_chunk),
+                                             std::move(on_done));
+  // Looking for the recipe may block on disk.
+  access_.io.Post([fetch] { fetch->Start(); });
+  return FetchHandle(std::move(fetch));
+}
+
+void MemberSource::Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) {
+  if (verdict == Verdict::kRight) {
+    // Only who has the blob can give a chunk of it: before it was proven its word counted for nothing.
+    const std::shared_ptr<const BlobSpec> facts = blob.facts();
+    const auto is_named = [&](const BlobOrigin& origin) { return TagOf(origin) == (sender & 0xffff); };
+    const auto named = std::find_if(facts->origins.begin(), facts->origins.end(), is_named);
+    // Of two with one tag nobody knows which it was.
+    if (std::count_if(facts->origins.begin(), facts->origins.end(), is_named) == 1)
+      access_.ledger.NoteAccess(blob.key(), *named, OriginAccess::kHearsay);
+    return;
+  }
+  const std::string name = access_.health.NameOf(static_cast<SenderId>(sender >> 16));
+  if (name.empty()) return;
+  access_.health.SentWrong(name, access_.clock.Now(),
+                           absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString()));
+  access_.warn(
+      absl::StrCat("member ", name, " sent wrong bytes for chunk ", index.value(), " of blob ",
+                   blob.digest().ToString(), ": dropped, and it is not asked for ",
+                   std::chrono::duration_cast<std::chrono::seconds>(MemberHealth::kSkipWrong).count(), " s"));
+}
+
+}  // namespace sluice::p2p

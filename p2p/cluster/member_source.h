@@ -1,0 +1,64 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "node/chunk_source.h"
+#include "node/executor.h"
+#include "node/origin_access.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/peer_client.h"
+
+namespace sluice::p2p {
+
+// What all that asks members has in common. Everything outlives what is asked.
+struct MemberAccess {
+  const Clock& clock;
+  Executor& io;
+  Members& members;
+  MemberHealth& health;
+  PeerClient& client;
+  AccessLedger& ledger;
+  std::function<bool(const Blob&)> has_bound_recipe;  // may block on disk
+  // The blob is not to be had from members for a while: without a recipe nothing that they send could be
+  // proven, or they said that each node has to ask the origin for itself. Any thread.
+  std::function<void(const Blob&, Duration)> not_carried;
+  // A member does not have a chunk of a blob. Any thread.
+  std::function<void(const Blob&, const std::string&)> lacks;
+  std::function<double()> random;  // in [0, 1); thread-safe
+  std::function<void(const std::string&)> warn;
+};
+
+// Chunks from one member, asked in one role. Each chunk is a request of its own. A home that is busy names
+// helpers, which are asked for what they have, one after the other, and after them the home again. Source:
+// PEERS.md, "Spreading".
+//
+// Thread-safe.
+class MemberSource final : public ChunkSource {
+ public:
+  // So long a blob without a bound recipe is not asked for.
+  static constexpr Duration kWithoutRecipe = std::chrono::seconds(5);
+  // So long after a member said that each node has to ask for itself.
+  static constexpr Duration kAskYourself = std::chrono::seconds(60);
+  static constexpr int kFailuresMax = 5;         // of helpers, for one chunk
+  static constexpr size_t kOriginsAskedMax = 2;  // by the right of which a member is asked for what it has
+
+  // `access` outlives the fetches.
+  MemberSource(const MemberAccess& access, Member member, PeerRole role)
+      : access_(access), member_(std::move(member)), role_(role) {}
+
+  const Member& member() const { return member_; }
+
+  SourceKind kind() const override { return SourceKind::kPeer; }
+  FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
+  void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
+
+ private:
+  const MemberAccess& access_;
+  const Member member_;
+  const PeerRole role_;
+};
+
+}  // namespace sluice::p2p

@@ -1,0 +1,246 @@
+#include "p2p/cluster/spreading.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace sluice::p2p {
+namespace {
+
+// The share of the newest of what is measured.
+constexpr int kLearnShare = 8;
+// So many askers that a helper was of no use to are believed of all others.
+constexpr size_t kFailedMax = 2;
+
+bool Contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+}  // namespace
+
+Duration Spreader::Bounded(Duration retry) {
+  return std::clamp(retry, kRetryMin, kRetryMax);
+}
+
+void Spreader::Learn(Duration seen, Duration* average) {
+  *average += (seen - *average) / kLearnShare;
+}
+
+// ------------------------------------------------------------------------------------------ remembering
+
+// Null if all that may be remembered is in use.
+Spreader::Chunk* Spreader::Touch(const ChunkName& name, Instant now) {
+  Forget(now);
+  auto found = chunks_.find(name);
+  if (found == chunks_.end()) {
+    if (chunks_.size() >= limits_.chunks_max) return nullptr;
+    used_.push_front(name);
+    found = chunks_.try_emplace(name).first;
+    found->second.place = used_.begin();
+  }
+  Chunk& chunk = found->second;
+  used_.splice(used_.begin(), used_, chunk.place);
+  chunk.used = now;
+  return &chunk;
+}
+
+// What nobody asks for any more, and what there is no room for.
+void Spreader::Forget(Instant now) {
+  for (auto name = used_.end(); name != used_.begin();) {
+    --name;
+    const auto chunk = chunks_.find(*name);
+    const bool old = chunk->second.used + limits_.forget_after <= now;
+    if (!old && chunks_.size() < limits_.chunks_max) return;
+    if (!chunk->second.idle()) continue;
+    name = std::next(name);
+    Drop(chunk);
+  }
+}
+
+void Spreader::Drop(Chunks::iterator chunk) {
+  used_.erase(chunk->second.place);
+  chunks_.erase(chunk);
+}
+
+Spreader::Receiver* Spreader::FindReceiver(Chunk& chunk, const std::string& name) {
+  const auto found = std::find_if(chunk.receivers.begin(), chunk.receivers.end(),
+                                  [&](const Receiver& receiver) { return receiver.name == name; });
+  return found == chunk.receivers.end() ? nullptr : &*found;
+}
+
+void Spreader::DropReceiver(Chunk& chunk, const std::string& name) {
+  std::erase_if(chunk.receivers, [&](const Receiver& receiver) { return receiver.name == name; });
+}
+
+// It keeps how often it was named.
+void Spreader::SetReceiver(Chunk& chunk, const std::string& name, Receiver::State state, Instant now) const {
+  if (name.empty() || !find_member_(name)) return;
+  Receiver* receiver = FindReceiver(chunk, name);
+  if (!receiver) {
+    if (chunk.receivers.size() >= limits_.receivers_max) chunk.receivers.erase(chunk.receivers.begin());
+    receiver = &chunk.receivers.emplace_back();
+    receiver->name = name;
+  }
+  receiver->state = state;
+  receiver->since = now;
+  receiver->failed.clear();
+}
+
+// One that was being sent it may not have begun to pass it on; only one that has it has failed.
+void Spreader::NoteTried(Chunk& chunk, const Request& request) const {
+  for (const std::string& name : request.tried) {
+    Receiver* const receiver = FindReceiver(chunk, name);
+    if (!receiver || receiver->state == Receiver::State::kReceiving) continue;
+    if (receiver->failed.size() < kFailedMax &&
+        std::find(receiver->failed.begin(), receiver->failed.end(), request.asker) == receiver->failed.end())
+      receiver->failed.push_back(request.asker);
+  }
+}
+
+// --------------------------------------------------------------------------------------------- answering
+
+Spreader::Answer Spreader::Ask(const Request& request) {
+  const std::lock_guard lock(mutex_);
+  const Instant now = clock_.Now();
+  Chunk* const chunk = Touch(request.chunk, now);
+  if (!chunk) return {.retry = Bounded(transfer_time_)};
+  NoteTried(*chunk, request);
+  if (chunk->sending >= limits_.fanout)
+    return Refuse(*chunk, request.asker, request.tried, transfer_time_, now);
+  BeginSending(*chunk, request.asker, now);
+  return Hold(Verdict::kSend, request, now);
+}
+
+Spreader::Answer Spreader::AskEarly(const Request& request) {
+  const std::lock_guard lock(mutex_);
+  const Instant now = clock_.Now();
+  Chunk* const chunk = Touch(request.chunk, now);
+  if (!chunk) return {.retry = Bounded(first_byte_time_)};
+  NoteTried(*chunk, request);
+  if (!MayWait(*chunk, request.fetch_class)) {
+    const Duration left =
+        chunk->waiting.empty() ? first_byte_time_ : chunk->waiting_since + first_byte_time_ - now;
+    return Refuse(*chunk, request.asker, request.tried, left, now);
+  }
+  DropReceiver(*chunk, request.asker);
+  Answer answer = Hold(Verdict::kWait, request, now);
+  if (chunk->waiting.empty()) chunk->waiting_since = now;
+  chunk->waiting.push_back(answer.id);
+  ++waiting_;
+  return answer;
+}
+
+bool Spreader::MayWait(const Chunk& chunk, FetchClass fetch_class) const {
+  const bool demand = fetch_class == FetchClass::kDemand;
+  const auto share = [demand](uint32_t max) { return demand ? max : max - max / 4; };
+  return waiting_ < share(limits_.waiting_max) && chunk.waiting.size() < share(limits_.of_chunk_max);
+}
+
+Spreader::Answer Spreader::Hold(Verdict verdict, const Request& request, Instant now) {
+  const RequestId id = next_id_++;
+  held_.emplace(id, Held{request.chunk, request.asker, request.fetch_class, request.tried,
+                         verdict == Verdict::kWait, now});
+  return {.id = id, .verdict = verdict};
+}
+
+void Spreader::BeginSending(Chunk& chunk, const std::string& asker, Instant now) {
+  ++chunk.sending;
+  SetReceiver(chunk, asker, Receiver::State::kReceiving, now);
+}
+
+Spreader::Answer Spreader::Refuse(Chunk& chunk, const std::string& asker,
+                                  const std::vector<std::string>& tried, Duration retry, Instant now) {
+  Answer answer{.retry = Bounded(retry), .helpers = NameHelpers(chunk, asker, tried, now)};
+  // Who has nobody to turn to comes back to us.
+  if (answer.helpers.empty()) {
+    DropReceiver(chunk, asker);
+  } else {
+    SetReceiver(chunk, asker, Receiver::State::kSentOn, now);
+  }
+  return answer;
+}
+
+std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& asker,
+                                               const std::vector<std::string>& tried, Instant now) {
+  const std::optional<std::string> zone = asker.empty() ? std::nullopt : find_member_(asker);
+  // The fewest times named, by the fanout; its zone; how surely it has it; and who came first.
+  using Rank = std::tuple<uint32_t, bool, Receiver::State, size_t>;
+  std::vector<Rank> ranks;
+  for (size_t i = 0; i < chunk.receivers.size(); ++i) {
+    const Receiver& receiver = chunk.receivers[i];
+    if (receiver.name == asker || receiver.failed.size() >= kFailedMax || Contains(tried, receiver.name))
+      continue;
+    if (receiver.state == Receiver::State::kSentOn && receiver.since + Bounded(transfer_time_) > now)
+      continue;
+    const std::optional<std::string> its_zone = find_member_(receiver.name);
+    if (!its_zone) continue;
+    ranks.emplace_back(receiver.named / limits_.fanout, its_zone != zone, receiver.state, i);
+  }
+  const size_t count = std::min<size_t>(ranks.size(), limits_.helpers_max);
+  std::partial_sort(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(count), ranks.end());
+  std::vector<std::string> names;
+  for (size_t i = 0; i < count; ++i) {
+    Receiver& receiver = chunk.receivers[std::get<size_t>(ranks[i])];
+    ++receiver.named;
+    names.push_back(receiver.name);
+  }
+  return names;
+}
+
+std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name) {
+  const std::lock_guard lock(mutex_);
+  const auto found = chunks_.find(name);
+  if (found == chunks_.end() || found->second.waiting.empty()) return {};
+  Chunk& chunk = found->second;
+  const Instant now = clock_.Now();
+  Learn(now - chunk.waiting_since, &first_byte_time_);
+  std::vector<RequestId> waiting = std::exchange(chunk.waiting, {});
+  waiting_ -= waiting.size();
+  std::stable_sort(waiting.begin(), waiting.end(), [this](RequestId a, RequestId b) {
+    return held_.at(a).fetch_class < held_.at(b).fetch_class;
+  });
+  std::vector<Answer> answers;
+  for (const RequestId id : waiting) {
+    const auto held = held_.find(id);
+    if (chunk.sending < limits_.fanout) {
+      held->second.waits = false;
+      held->second.since = now;
+      BeginSending(chunk, held->second.asker, now);
+      answers.push_back({.id = id, .verdict = Verdict::kSend});
+      continue;
+    }
+    answers.push_back(Refuse(chunk, held->second.asker, held->second.tried, transfer_time_, now));
+    answers.back().id = id;
+    held_.erase(held);
+  }
+  return answers;
+}
+
+void Spreader::Ended(RequestId id, Outcome outcome) {
+  const std::lock_guard lock(mutex_);
+  const auto found = held_.find(id);
+  if (found == held_.end()) return;
+  const Held held = std::move(found->second);
+  held_.erase(found);
+  Chunk& chunk = chunks_.at(held.chunk);
+  if (held.waits) {
+    waiting_ -= std::erase(chunk.waiting, id);
+    return;
+  }
+  --chunk.sending;
+  const Instant now = clock_.Now();
+  if (outcome == Outcome::kNotTaken) return DropReceiver(chunk, held.asker);
+  Learn(now - held.since, &transfer_time_);
+  SetReceiver(chunk, held.asker, Receiver::State::kHas, now);
+}
+
+size_t Spreader::chunk_count() const {
+  const std::lock_guard lock(mutex_);
+  return chunks_.size();
+}
+
+size_t Spreader::request_count() const {
+  const std::lock_guard lock(mutex_);
+  return held_.size();
+}
+
+}  // namespace sluice::p2p

@@ -1,0 +1,158 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
+#include "node/blob_key.h"
+#include "node/chunk_source.h"
+#include "node/executor.h"
+#include "node/geometry.h"
+
+namespace sluice::p2p {
+
+struct SpreadingLimits {
+  uint32_t fanout = 2;         // transfers of one chunk at once
+  uint32_t waiting_max = 256;  // for chunks that are still to come; a quarter is kept for demand
+  uint32_t of_chunk_max = 64;  // of those for one chunk; a quarter is kept for demand
+  uint32_t helpers_max = 4;    // named to one asker
+  size_t chunks_max = 4096;    // remembered; beyond, the one that was not asked for for the longest goes
+  size_t receivers_max = 256;  // remembered of one chunk; beyond, the oldest goes
+  Duration forget_after = std::chrono::seconds(10);  // from when a chunk was asked for last
+};
+
+// Who is sent a chunk now, who waits for it, and whom else to ask: so that many askers of one chunk cost the
+// server's link a few copies, and the others get it from each other (PEERS.md, "Spreading").
+//
+// A chunk goes to `fanout` askers at once. Who comes beyond that is refused, and told of helpers: members
+// that were sent the chunk, are being sent it, or were told of helpers themselves a while ago and have not
+// come back; those first that were named to the fewest, by the fanout, then those of the asker's zone.
+// Whoever asks for a chunk lacks it. A helper that an asker has tried is not named to it again, and one that
+// two askers have tried in vain since it got the chunk to nobody.
+//
+// Thread-safe; pure but for its lock: the clock is handed in.
+class Spreader {
+ public:
+  // The zone of a member of the current view, "" if it has none; nullopt if nobody there has that name. Must
+  // not block, nor call the spreader.
+  using FindMember = std::function<std::optional<std::string>(const std::string& name)>;
+
+  static constexpr Duration kRetryMin = std::chrono::milliseconds(5);
+  static constexpr Duration kRetryMax = std::chrono::seconds(2);
+
+  Spreader(const Clock& clock, FindMember find_member, SpreadingLimits limits = {})
+      : clock_(clock), find_member_(std::move(find_member)), limits_(limits) {}
+
+  struct ChunkName {
+    BlobKey blob;
+    ChunkIndex chunk;
+    friend bool operator==(const ChunkName&, const ChunkName&) = default;
+    template <typename H>
+    friend H AbslHashValue(H h, const ChunkName& name) {
+      return H::combine(std::move(h), name.blob, name.chunk);
+    }
+  };
+  struct Request {
+    ChunkName chunk;
+    std::string asker;  // a member's name; of somebody else it makes no helper
+    FetchClass fetch_class = FetchClass::kDemand;
+    std::vector<std::string> tried;  // helpers that were of no use to it
+  };
+  // Names a request that is being answered; never given twice.
+  using RequestId = uint64_t;
+  // kSend and kWait hold a place until Ended.
+  enum class Verdict { kSend, kWait, kRefuse };
+  struct Answer {
+    RequestId id = 0;
+    Verdict verdict = Verdict::kRefuse;
+    Duration retry = {};                    // of a refusal: when to come again
+    std::vector<std::string> helpers = {};  // of a refusal: whom to ask before that
+  };
+
+  // Somebody asks for a chunk that is here, or that comes and is passed on.
+  Answer Ask(const Request& request);
+  // Somebody asks for a chunk of which nothing has come yet, and which is being asked for: it waits unless
+  // too many do.
+  Answer AskEarly(const Request& request);
+  // The chunk is here: what becomes of those who wait for it. Demand goes first, then who came first.
+  std::vector<Answer> Came(const ChunkName& chunk);
+  // A request that was sent the chunk has got it whole, or it was not sent, or not whole; or one does not
+  // wait any more. No-op if it holds no place.
+  enum class Outcome { kTaken, kNotTaken };
+  void Ended(RequestId id, Outcome outcome);
+
+  size_t chunk_count() const;    // remembered
+  size_t request_count() const;  // that hold a place
+
+ private:
+  // What is known of a member that was sent the chunk, or told of others.
+  struct Receiver {
+    enum class State { kHas, kReceiving, kSentOn };  // the better helper first
+    std::string name;
+    State state = State::kReceiving;
+    Instant since;
+    uint32_t named = 0;
+    absl::InlinedVector<std::string, 2> failed;  // whom it was of no use to, since it has it
+  };
+  struct Chunk {
+    std::vector<Receiver> receivers;  // in the order of coming
+    uint32_t sending = 0;
+    std::vector<RequestId> waiting;  // in the order of coming
+    Instant waiting_since;           // of the first of them
+    Instant used;
+    std::list<ChunkName>::iterator place;  // in used_
+
+    bool idle() const { return sending == 0 && waiting.empty(); }
+  };
+  struct Held {
+    ChunkName chunk;
+    std::string asker;
+    FetchClass fetch_class;
+    std::vector<std::string> tried;
+    bool waits = false;
+    Instant since;
+  };
+  using Chunks = absl::flat_hash_map<ChunkName, Chunk>;
+
+  Chunk* Touch(const ChunkName& name, Instant now);
+  void Forget(Instant now);
+  void Drop(Chunks::iterator chunk);
+  bool MayWait(const Chunk& chunk, FetchClass fetch_class) const;
+  Answer Hold(Verdict verdict, const Request& request, Instant now);
+  void BeginSending(Chunk& chunk, const std::string& asker, Instant now);
+  Answer Refuse(Chunk& chunk, const std::string& asker, const std::vector<std::string>& tried, Duration retry,
+                Instant now);
+  std::vector<std::string> NameHelpers(Chunk& chunk, const std::string& asker,
+                                       const std::vector<std::string>& tried, Instant now);
+  void NoteTried(Chunk& chunk, const Request& request) const;
+  void SetReceiver(Chunk& chunk, const std::string& name, Receiver::State state, Instant now) const;
+  static void DropReceiver(Chunk& chunk, const std::string& name);
+  static Receiver* FindReceiver(Chunk& chunk, const std::string& name);
+  static void Learn(Duration seen, Duration* average);
+  static Duration Bounded(Duration retry);
+
+  const Clock& clock_;
+  const FindMember find_member_;
+  const SpreadingLimits limits_;
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  Chunks chunks_;
+  std::list<ChunkName> used_;  // the last asked for first
+  absl::flat_hash_map<RequestId, Held> held_;
+  RequestId next_id_ = 1;
+  size_t waiting_ = 0;
+  // Of late.
+  Duration transfer_time_ = std::chrono::milliseconds(20);
+  Duration first_byte_time_ = std::chrono::milliseconds(100);
+};
+
+}  // namespace sluice::p2p

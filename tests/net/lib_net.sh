@@ -1,0 +1,215 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154  # those of lib.sh and lib_nodes.sh, which share their variables
+# A network of nodes and a registry. Each place has a network namespace of its own and a link whose rate is bounded in
+# both directions, on a bridge in a namespace for itself; a place may also be away by a delay. This machine's own
+# interfaces are not touched. Sourced after tests/e2e/lib.sh; needs root.
+#
+# A place is a node's number from 1 on, or "origin". What belongs to a run is named after the shell's process.
+
+# shellcheck source=tests/e2e/lib_nodes.sh
+source "$e2e_dir/lib_nodes.sh"
+
+readonly net_prefix=sluice-$$ net_burst_bytes=16384 net_queue_max=20ms
+declare -A net_devices=() net_relay_pids=()
+
+# net_address PLACE: of the range that is kept for measurements (RFC 2544).
+net_address() {
+  case $1 in
+    hub) echo 198.18.0.254 ;;
+    origin) echo 198.18.0.250 ;;
+    *) if [[ -n ${net_devices[$1]-} ]]; then echo "198.18.0.$1"; else echo "127.0.0.$1"; fi ;;
+  esac
+}
+net_namespace() { echo "$net_prefix-$1"; }
+
+# at PLACE COMMAND...: runs it in the place's network; the mounts that it sees and makes are this shell's.
+at() { nsenter --net="/run/netns/$(net_namespace "$1")" "${@:2}"; }
+
+# can_net: whether this machine can make one; what is missing goes to standard output.
+can_net() {
+  ((EUID == 0)) || { echo "only root can make network namespaces"; return 1; }
+  local tool probe=$net_prefix-probe message
+  for tool in ip tc bridge nsenter iptables; do
+    command -v "$tool" >/dev/null || { echo "$tool is missing"; return 1; }
+  done
+  message=$(ip netns add "$probe" 2>&1) || { echo "no network namespace can be made: $message"; return 1; }
+  message=$({
+    nsenter --net="/run/netns/$probe" ip link add br0 type bridge &&
+      nsenter --net="/run/netns/$probe" ip link add probe0 type veth peer name probe1 &&
+      nsenter --net="/run/netns/$probe" tc qdisc add dev probe0 root tbf rate 1mbit burst 16kb latency 20ms &&
+      nsenter --net="/run/netns/$probe" iptables -A INPUT -p tcp --syn -j DROP
+  } 2>&1) || { ip netns del "$probe"; echo "the kernel lacks bridge, veth, tbf or iptables: $message"; return 1; }
+  ip netns del "$probe"
+}
+
+# skip_or_fail REASON: ends the script: a test that can't be made is no success where all must be made.
+skip_or_fail() {
+  [[ ${CI-} != true ]] || fail "$1"
+  echo "SKIPPED: $1" >&2
+  exit 77
+}
+
+# --- places and their links
+
+# net_up: makes the bridge; no place is there yet.
+net_up() {
+  ip netns add "$(net_namespace hub)"
+  at hub sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+  at hub ip link set lo up
+  at hub ip link add br0 type bridge
+  at hub ip addr add "$(net_address hub)/24" dev br0
+  at hub ip link set br0 up
+  # Who is away by a delay is no neighbour on the bridge: the hub answers for it, at once.
+  at hub sysctl -qw net.ipv4.conf.br0.proxy_arp=1 net.ipv4.neigh.br0.proxy_delay=0 net.ipv4.conf.br0.send_redirects=0
+}
+
+# net_add PLACE RATE [DELAY_MS]: RATE as tc has it ("100mbit") is the most in each direction; DELAY_MS each way.
+net_add() {
+  local place=$1 rate=$2 delay=${3:-0} device=l$1
+  ip netns add "$(net_namespace "$place")"
+  net_devices[$place]=$device
+  at "$place" ip link set lo up
+  if [[ $delay == 0 ]]; then net_plug "$place"; else net_relay "$place" "$delay"; fi
+  at hub ip link set "$device" up
+  at "$place" tc qdisc add dev "$device" root tbf rate "$rate" burst $net_burst_bytes latency $net_queue_max
+  at hub tc qdisc add dev "$device" root tbf rate "$rate" burst $net_burst_bytes latency $net_queue_max
+}
+
+# A packet larger than the bucket would be cut into many by tbf, which costs more than the rest of its way.
+net_plug() {
+  at hub ip link add "${net_devices[$1]}" type veth peer name "${net_devices[$1]}" netns "$(net_namespace "$1")"
+  at hub ip link set "${net_devices[$1]}" master br0 gso_max_size $((net_burst_bytes - 1024))
+  at "$1" ip link set "${net_devices[$1]}" up gso_max_size $((net_burst_bytes - 1024))
+  at "$1" ip addr add "$(net_address "$1")/24" dev "${net_devices[$1]}"
+  at "$1" ip route add default via "$(net_address hub)"
+}
+
+net_relay() {
+  local log=$work/relay-$1.log
+  : >"$log"
+  "${delay_relay:-$repository_root/build/tests/net/delay_relay}" "/run/netns/$(net_namespace hub)" \
+    "/run/netns/$(net_namespace "$1")" "${net_devices[$1]}" "$(awk -v ms="$2" 'BEGIN { printf "%d", ms * 1000 }')" \
+    >"$log" 2>&1 &
+  net_relay_pids[$1]=$!
+  disown
+  wait_until grep -qx up "$log" || fail "no relay to $1: $(cat "$log")"
+  at "$1" ip link set "${net_devices[$1]}" up
+  at "$1" ip addr add "$(net_address "$1")/32" dev "${net_devices[$1]}"
+  at "$1" ip route add default dev "${net_devices[$1]}"
+  at hub ip link set "${net_devices[$1]}" up
+  at hub ip route add "$(net_address "$1")/32" dev "${net_devices[$1]}"
+}
+
+# net_rate PLACE RATE: changes the rate of its link, in both directions.
+net_rate() {
+  local end
+  for end in "$1" hub; do
+    at "$end" tc qdisc change dev "${net_devices[$1]}" root tbf rate "$2" burst $net_burst_bytes latency $net_queue_max
+  done
+}
+
+# net_sent PLACE: bytes of TCP payload that its interface has sent, what was sent again included. A packet counts there
+# as one, however many the link makes of it, so that each has one header: Ethernet (a relay has none), IP, and TCP with
+# a timestamp.
+net_sent() {
+  local folder=/sys/class/net/${net_devices[$1]}/statistics header=66 bytes packets
+  [[ -z ${net_relay_pids[$1]-} ]] || header=52
+  # What /sys shows is of the namespace in which it was mounted.
+  { read -r bytes; read -r packets; } < <(ip netns exec "$(net_namespace "$1")" cat "$folder/tx_bytes" "$folder/tx_packets")
+  echo $((bytes - header * packets))
+}
+
+# --- faults of the network: what is lost is lost in silence. net_mend undoes them.
+
+# net_cut FROM TO: nothing that FROM sends reaches TO; the other way is open.
+net_cut() { at "$2" iptables -A INPUT -s "$(net_address "$1")" -j DROP; }
+
+# net_part PLACE PLACE: nothing passes between the two.
+net_part() {
+  net_cut "$1" "$2"
+  net_cut "$2" "$1"
+}
+
+# net_isolate PLACE: nothing comes in, and nothing goes out.
+net_isolate() {
+  at "$1" iptables -A INPUT -i "${net_devices[$1]}" -j DROP
+  at "$1" iptables -A OUTPUT -o "${net_devices[$1]}" -j DROP
+}
+
+# net_swallow_dials PLACE: whoever connects to it gets no answer; connections that are there go on.
+net_swallow_dials() { at "$1" iptables -A INPUT -i "${net_devices[$1]}" -p tcp --syn -j DROP; }
+
+# net_mend PLACE...: takes away what was done to these.
+net_mend() {
+  local place
+  for place in "$@"; do at "$place" iptables -F; done
+}
+
+# --- a registry and nodes in it
+
+# start_origin: a docker-registry at the place "origin", whose store is in memory. An image that is pushed from there
+# (push_at_origin) does not cross its link.
+start_origin() {
+  mkdir -p "$work/registry"
+  mountpoint -q "$work/registry" || mount -t tmpfs -o size=50% sluice-net "$work/registry"
+  registry_runner=(nsenter "--net=/run/netns/$(net_namespace origin)")
+  registry_access_log=true
+  start_registry "$(net_address origin):5000"
+}
+
+# push_at_origin DIR NAME [OPTION...]: pushes the directory as $registry/NAME:1.
+push_at_origin() { "${registry_runner[@]}" "$SLUICE_BIN/sluice" image push --plain-http "${@:3}" "$1" "$registry/$2:1" >&2; }
+
+# As in lib.sh, but asked for at the registry's own place.
+manifest() {
+  "${registry_runner[@]}" curl -fsS -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://$registry/v2/$1/manifests/1"
+}
+
+# origin_requests PATTERN [FIRST_LINE]: what the registry was asked for, by its log from a line on, that fits the
+# extended regular expression: "METHOD PATH", the status and the answer's bytes.
+origin_requests() {
+  sed -nE "${2:-1},\$s/^[0-9.]+ - .*\"([A-Z]+ [^ ]+) HTTP[^\"]*\" ([0-9]+) ([0-9]+) .*/\1 \2 \3/p" "$work/registry.log" |
+    grep -E -- "$1" || true
+}
+origin_log_lines() { wc -l <"$work/registry.log"; }
+
+# A node of lib_nodes.sh is at the place of its number; without such a place it is on loopback, as there.
+peer_address() { echo "$(net_address "$1"):$peer_port"; }
+eval "$(declare -f use_node | sed '1s/use_node/use_loopback_node/')"
+use_node() {
+  node_runner=()
+  if [[ -n ${net_devices[$1]-} ]]; then
+    # Each place has a loopback of its own.
+    node_listens[$1]=127.0.0.1:9464
+    node_runner=(nsenter "--net=/run/netns/$(net_namespace "$1")")
+  fi
+  use_loopback_node "$1"
+  [[ ! -d $work/stores/$1 ]] || data_dir=$work/stores/$1/data
+}
+
+# net_store N SIZE: the next start of node N finds an empty store, on an ext4 of that size in memory.
+net_store() {
+  local folder=$work/stores/$1 image=$work/store-images/$1
+  mkdir -p "$folder" "$work/store-images"
+  mountpoint -q "$work/store-images" || mount -t tmpfs -o size=75% sluice-net "$work/store-images"
+  mountpoint -q "$folder" && umount "$folder"
+  rm -f "$image"
+  truncate -s "$2" "$image"
+  mkfs.ext4 -q -E lazy_itable_init=0,nodiscard "$image"
+  mount -o loop "$image" "$folder"
+}
+
+# --- the end
+
+# net_down: ends whatever runs at the places, then takes them away.
+net_down() {
+  local place pid
+  for place in $(ip netns list 2>/dev/null | sed -n "s/^\($net_prefix-[a-z0-9]*\).*/\1/p"); do
+    for pid in $(ip netns pids "$place" 2>/dev/null); do kill -KILL "$pid" 2>/dev/null; done
+  done
+  for pid in "${net_relay_pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done
+  for place in $(ip netns list 2>/dev/null | sed -n "s/^\($net_prefix-[a-z0-9]*\).*/\1/p"); do
+    ip netns del "$place"
+  done
+  net_devices=() net_relay_pids=()
+}

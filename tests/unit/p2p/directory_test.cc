@@ -1,0 +1,479 @@
+// Who is offered for a chunk, and the budget of those that are not.
+#include "p2p/cluster/directory.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/cluster/assignment.h"
+#include "p2p/cluster/holder_codec.h"
+#include "p2p/cluster/last_resort.h"
+#include "p2p/recipe/sha256.h"
+#include "tests/unit/node/fakes.h"
+
+namespace sluice::p2p {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class NoLedger final : public AccessLedger {
+ public:
+  void NoteAccess(const BlobKey&, const BlobOrigin&, OriginAccess) override {}
+  OriginAccess AccessOf(const BlobKey&, const BlobOrigin&) const override { return OriginAccess::kUnknown; }
+};
+
+constexpr uint32_t kChunk = 256 << 10;
+
+BlobSpec SpecOf(uint64_t chunks) {
+  BlobSpec spec;
+  spec.digest = Sha256::Of("blob");
+  spec.size = chunks * kChunk;
+  spec.chunk_size = kChunk;
+  spec.root = Sha256::Of("root");
+  spec.origins = {{"registry.example", "team/app"}};
+  return spec;
+}
+
+class DirectoryTest : public ::testing::Test {
+ protected:
+  ~DirectoryTest() override {
+    client_.Stop();
+    io_.Run();
+  }
+
+  // A cluster of so many nodes, this one among them, of which each has answered.
+  void Use(int nodes, const std::string& self = "node-0") {
+    Members::Options options;
+    options.self = {"127.0.0.1", 1};
+    options.row = RowOf(self);
+    options.now = [this] { return clock_.now; };
+    members_ = std::make_unique<Members>(std::move(options));
+    members_->Start();
+    for (int i = 0; i < nodes; ++i) {
+      const std::string name = absl::StrCat("node-", i);
+      if (name != self) Answered(name);
+    }
+    holders_ =
+        std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, client_,
+                                                 [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
+    directory_ = std::make_unique<ClusterDirectory>(ClusterDirectory::Parts{
+        clock_, io_, *members_, health_, client_, ledger_, [](const Blob&) { return true; },
+        [this] { return cold_start_; }, [] { return 0.5; }, [](const std::string&) {}, *holders_, origin_,
+        last_resort_});
+  }
+  static HostPort AddressOf(const std::string& name) {
+    return {"127.0.0.1", static_cast<uint16_t>(1 + std::stoi(name.substr(5)))};  // nobody listens there
+  }
+  static MemberRow RowOf(const std::string& name) { return {name, {AddressOf(name)}, "", kProtocolMajor, 1}; }
+  void Answered(const std::string& name) {
+    members_->Change(
+        [&](MemberTable& table, Instant now) { table.HeardFrom(RowOf(name), AddressOf(name), now); });
+  }
+  void Silent(const std::string& name) {
+    members_->Change([&](MemberTable& table, Instant now) { table.NoteSilence(name, now); });
+  }
+
+  std::vector<SourceOffer> Offers(const Blob& blob, ChunkSpan span, Asker asker = Asker::kLocal) {
+    std::vector<SourceOffer> offers;
+    directory_->Offers(blob, span, FetchClass::kDemand, asker, nullptr, &offers);
+    return offers;
+  }
+  // The same once homes are known.
+  std::vector<SourceOffer> Settled(const Blob& blob, ChunkSpan span, Asker asker = Asker::kLocal) {
+    HomesKnown(blob);
+    return Offers(blob, span, asker);
+  }
+  void HomesKnown(const Blob& blob) {
+    (void)directory_->FillOrder(blob, blob.geometry().All());  // computes them
+    if (Holders::IdentityOf(blob)) AskHolders(blob);
+  }
+  void AskHolders(const Blob& blob) {
+    std::promise<void> done;
+    holders_->Ask(*Holders::IdentityOf(blob), [&] { done.set_value(); });
+    done.get_future().wait();  // their addresses lead nowhere
+  }
+
+  // As "home node-3" in the order of the ranks; the registry is "origin" or "last".
+  std::vector<std::string> Texts(std::vector<SourceOffer> offers) {
+    std::stable_sort(offers.begin(), offers.end(),
+                     [](const SourceOffer& a, const SourceOffer& b) { return a.rank < b.rank; });
+    std::vector<std::string> texts;
+    for (const SourceOffer& offer : offers) {
+      if (offer.source.get() == &origin_) {
+        texts.push_back("origin");
+      } else if (offer.source.get() == &last_resort_) {
+        texts.push_back("last");
+      } else if (const auto* member = dynamic_cast<const MemberSource*>(offer.source.get())) {
+        constexpr const char* kRanks[] = {"home", "hedge", "holder", "stand-in", "second"};
+        texts.push_back(absl::StrCat(kRanks[static_cast<int>(offer.rank)], " ", member->member().name));
+      } else {
+        texts.push_back("wait");
+      }
+    }
+    return texts;
+  }
+  // The ranks of the blob's only stripe.
+  std::vector<std::string> Ranks(const Blob& blob) {
+    const std::shared_ptr<const MemberView> view = members_->view();
+    const auto homes = HomesCache().HomesOf(blob.digest(), blob.geometry().size(), *view);
+    std::vector<std::string> names;
+    for (const MemberIndex index : homes->ranks[0]) {
+      if (index != kNoMember) names.push_back(view->members[index].name);
+    }
+    return names;
+  }
+  // A blob of one chunk of which node-0 has that rank; 3: it is none of the three.
+  Blob BlobWhereOwnRankIs(size_t rank) {
+    for (int i = 0;; ++i) {
+      BlobSpec spec = SpecOf(1);
+      spec.digest = Sha256::Of(absl::StrCat("blob ", i));
+      Blob blob(spec);
+      const std::vector<std::string> ranks = Ranks(blob);
+      if (static_cast<size_t>(std::find(ranks.begin(), ranks.end(), "node-0") - ranks.begin()) == rank)
+        return Blob(spec);
+    }
+  }
+
+  fakes::FakeClock clock_;
+  fakes::ManualExecutor io_{clock_};
+  Telemetry telemetry_;
+  MemberHealth health_;
+  PeerClient client_{telemetry_, {}};
+  NoLedger ledger_;
+  fakes::FakeSource origin_, last_resort_;
+  bool cold_start_ = false;
+  std::unique_ptr<Members> members_;
+  std::unique_ptr<Holders> holders_;
+  std::unique_ptr<ClusterDirectory> directory_;
+  const ChunkSpan one_{ChunkIndex(0), 1};
+};
+
+TEST_F(DirectoryTest, WithoutOtherMembersTheRegistryIsAskedByOwnRight) {
+  Use(1);
+  EXPECT_THAT(Texts(Offers(Blob(SpecOf(1)), one_)), ElementsAre("origin"));
+}
+
+TEST_F(DirectoryTest, WhoIsNoRankAsksTheHomeThenThoseThatStandInAndTheRegistryAtTheVeryLast) {
+  Use(8);
+  const Blob blob = BlobWhereOwnRankIs(3);
+  const std::vector<std::string> ranks = Ranks(blob);
+  EXPECT_THAT(Texts(Settled(blob, one_)),
+              ElementsAre("home " + ranks[0], "hedge " + ranks[1], "hedge " + ranks[2],
+                          "stand-in " + ranks[1], "second " + ranks[2], "last"));
+}
+
+TEST_F(DirectoryTest, TheHomeAsksTheOtherRanksForWhatTheyHaveAndThenTheRegistry) {
+  Use(8);
+  const Blob blob = BlobWhereOwnRankIs(0);
+  const std::vector<std::string> ranks = Ranks(blob);
+  EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre("holder " + ranks[1], "holder " + ranks[2], "origin"));
+}
+
+TEST_F(DirectoryTest, TheSecondRankStandsInItselfAndTheThirdAfterIt) {
+  Use(8);
+  const Blob second = BlobWhereOwnRankIs(1), third = BlobWhereOwnRankIs(2);
+  std::vector<std::string> ranks = Ranks(second);
+  EXPECT_THAT(Texts(Settled(second, one_)), ElementsAre("home " + ranks[0], "hedge " + ranks[2], "origin"));
+  ranks = Ranks(third);
+  EXPECT_THAT(Texts(Settled(third, one_)),
+              ElementsAre("home " + ranks[0], "hedge " + ranks[1], "stand-in " + ranks[1], "origin"));
+}
+
+TEST_F(DirectoryTest, WhoIsAskedByAnotherNodeWaitsForNoThird) {
+  Use(8);
+  for (const size_t own : {0, 1, 2, 3}) {
+    const Blob blob = BlobWhereOwnRankIs(own);
+    for (const SourceOffer& offer : Settled(blob, one_, Asker::kPeer)) {
+      EXPECT_FALSE(MayWaitForOthers(offer.rank)) << own;
+      EXPECT_NE(offer.rank, SourceRank::kHedge) << "it would be asked only when somebody is late";
+    }
+    EXPECT_EQ(Texts(Settled(blob, one_, Asker::kPeer)).back(), own < 3 ? "origin" : "last") << own;
+  }
+}
+
+TEST_F(DirectoryTest, WhoIsSkippedIsNotOffered) {
+  Use(8);
+  const Blob blob = BlobWhereOwnRankIs(3);
+  const std::vector<std::string> ranks = Ranks(blob);
+  health_.Failed(ranks[0], clock_.now);
+  EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre("hedge " + ranks[1], "hedge " + ranks[2],
+                                                      "stand-in " + ranks[1], "second " + ranks[2], "last"));
+}
+
+TEST_F(DirectoryTest, EachStripeHasItsOwnRanks) {
+  Use(8);
+  const Blob blob(SpecOf(64));
+  std::set<std::string> homes;
+  uint32_t chunks = 0;
+  for (const SourceOffer& offer : Settled(blob, blob.geometry().All())) {
+    EXPECT_EQ(offer.has.count, 1u) << "a stripe of this blob is a chunk";
+    if (offer.rank == SourceRank::kHome) homes.insert(Texts({offer})[0]);
+    chunks += offer.rank == SourceRank::kOrigin || offer.rank == SourceRank::kLastResort;
+  }
+  EXPECT_EQ(homes.size(), 7u);
+  EXPECT_EQ(chunks, 64u) << "of each the registry is somewhere in the row";
+}
+
+TEST_F(DirectoryTest, AChunkThatIsLargerThanAStripeBelongsToThatOfItsFirstByte) {
+  Use(8);
+  BlobSpec spec = SpecOf(1);
+  spec.chunk_size = 4 * kChunk;
+  spec.size = 16 * uint64_t{4 * kChunk};
+  const Blob blob(spec);
+  HomesKnown(blob);
+  const std::shared_ptr<const MemberView> view = members_->view();
+  const auto homes = HomesCache().HomesOf(blob.digest(), spec.size, *view);
+  for (uint32_t i = 0; i < 16; ++i) {
+    const MemberIndex home = homes->of_stripe[i * 4];
+    if (view->members[home].is_self) continue;
+    EXPECT_EQ(Texts(Offers(blob, {ChunkIndex(i), 1}))[0], "home " + view->members[home].name) << i;
+  }
+}
+
+TEST_F(DirectoryTest, WhatTheMembersDontCarryIsAskedOfTheRegistryByOwnRight) {
+  Use(8);
+  BlobSpec spec = SpecOf(1);
+  spec.root.reset();
+  EXPECT_THAT(Texts(Settled(Blob(spec), one_)), ElementsAre("origin"));
+}
+
+TEST_F(DirectoryTest, UntilTheHomesAreComputedThatIsWaitedFor) {
+  Use(8);
+  auto blob = std::make_shared<Blob>(SpecOf(1));
+  std::vector<SourceOffer> offers = Offers(*blob, one_);
+  ASSERT_THAT(Texts(offers), ElementsAre("wait"));
+  absl::Status status;
+  bool done = false;
+  const FetchHandle handle = offers[0].source->Fetch(
+      {blob, one_, FetchClass::kDemand, clock_.now + 10s, Asker::kLocal, nullptr,
+       std::make_shared<FetchProgress>(clock_)},
+      [](ChunkIndex, Buffer, SenderId) {},
+      [&](absl::Status given) {
+        status = std::move(given);
+        done = true;
+      });
+  io_.Run();
+  ASSERT_TRUE(done);
+  EXPECT_TRUE(absl::IsNotFound(status)) << "so that others are asked: " << status;
+  EXPECT_GT(Offers(*blob, one_).size(), 1u);
+}
+
+TEST_F(DirectoryTest, WhenMembersChangeTheHomesOfBeforeServeUntilTheNewOnesAreKnown) {
+  Use(8);
+  const Blob blob = BlobWhereOwnRankIs(3);
+  const std::vector<std::string> before = Texts(Settled(blob, one_));
+  Answered("node-9");
+  EXPECT_EQ(Texts(Offers(blob, one_)), before);
+  io_.Run();
+  const std::vector<std::string> ranks = Ranks(blob);
+  EXPECT_EQ(Texts(Offers(blob, one_))[0], "home " + ranks[0]);
+}
+
+TEST_F(DirectoryTest, InTheColdStartMembersAreAskedForWhatTheyHaveAndTheRegistryWaits) {
+  Use(8);
+  cold_start_ = true;
+  auto blob = std::make_shared<Blob>(SpecOf(1));
+  std::vector<SourceOffer> offers = Offers(*blob, one_);
+  EXPECT_THAT(Texts(offers), ElementsAre("holder node-1", "holder node-2", "wait"));
+  bool done = false;
+  const FetchHandle handle = offers.back().source->Fetch(
+      {blob, one_, FetchClass::kDemand, clock_.now + 10s, Asker::kLocal, nullptr,
+       std::make_shared<FetchProgress>(clock_)},
+      [](ChunkIndex, Buffer, SenderId) {}, [&](absl::Status) { done = true; });
+  for (int i = 0; i < 10; ++i) {
+    io_.Run();
+    clock_.now += 100ms;
+  }
+  EXPECT_FALSE(done);
+  cold_start_ = false;
+  io_.Run();
+  EXPECT_TRUE(done);
+}
+
+TEST_F(DirectoryTest, AWaitThatNobodyWantsAnyMoreEnds) {
+  Use(8);
+  cold_start_ = true;
+  auto blob = std::make_shared<Blob>(SpecOf(1));
+  absl::Status status;
+  {
+    const FetchHandle handle =
+        Offers(*blob, one_)
+            .back()
+            .source->Fetch(
+                {blob, one_, FetchClass::kDemand, clock_.now + 10s, Asker::kLocal, nullptr,
+                 std::make_shared<FetchProgress>(clock_)},
+                [](ChunkIndex, Buffer, SenderId) {}, [&](absl::Status given) { status = std::move(given); });
+    io_.Run();
+  }
+  clock_.now += 100ms;
+  io_.Run();
+  EXPECT_TRUE(absl::IsCancelled(status));
+}
+
+TEST_F(DirectoryTest, WhoIsCutOffAsksTheRegistryOnlyWithinTheBudgetWhateverItsRank) {
+  Use(8);
+  const Blob blob = BlobWhereOwnRankIs(0);
+  EXPECT_EQ(Texts(Settled(blob, one_)).back(), "origin");
+  for (int i = 1; i < 8; ++i) Silent(absl::StrCat("node-", i));
+  clock_.now += 2s;
+  EXPECT_EQ(Texts(Offers(blob, one_)).back(), "last");
+}
+
+TEST_F(DirectoryTest, AFillAsksEveryHomeByTurnsInTheOrderOfItsStripes) {
+  Use(8);
+  const Blob blob(SpecOf(512));  // 128 MiB: stripes of 2 MiB
+  const std::vector<ChunkSpan> order = directory_->FillOrder(blob, blob.geometry().All());
+  ASSERT_EQ(order.size(), 64u);
+  const std::shared_ptr<const MemberView> view = members_->view();
+  const auto homes = HomesCache().HomesOf(blob.digest(), blob.geometry().size(), *view);
+  std::set<uint32_t> seen;
+  std::map<MemberIndex, uint32_t> last;
+  for (const ChunkSpan span : order) {
+    EXPECT_EQ(span.count, 8u);
+    EXPECT_TRUE(seen.insert(span.first.value()).second);
+    const MemberIndex home = homes->of_stripe[span.first.value() / 8];
+    EXPECT_TRUE(!last.contains(home) || last[home] < span.first.value()) << "not in the order of its home";
+    last[home] = span.first.value();
+  }
+  std::set<MemberIndex> first;
+  for (size_t i = 0; i < 8; ++i) first.insert(homes->of_stripe[order[i].first.value() / 8]);
+  EXPECT_EQ(first.size(), 8u) << "the first eight are of eight homes";
+  EXPECT_TRUE(view->members[homes->of_stripe[order[0].first.value() / 8]].is_self) << "its own first";
+}
+
+TEST_F(DirectoryTest, WhoMayAskTheRegistryAsksThoseFirstThatAreSaidToHaveIt) {
+  Use(8);
+  const Blob blob = BlobWhereOwnRankIs(0);
+  (void)directory_->FillOrder(blob, blob.geometry().All());
+  EXPECT_THAT(Texts(Offers(blob, one_)), ::testing::Contains("wait")) << "nobody was asked yet";
+  const std::vector<std::string> ranks = Ranks(blob);
+  std::string holder = "node-1";
+  for (int i = 2; std::find(ranks.begin(), ranks.end(), holder) != ranks.end(); ++i)
+    holder = absl::StrCat("node-", i);
+  const HeldBlob held{*Holders::IdentityOf(blob), true};
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {held}, {}})));
+  EXPECT_FALSE(holders_->Take(FormatAnnouncement({"stranger", {held}, {}})));
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({"node-0", {held}, {}}))) << "this node itself";
+  AskHolders(blob);
+  EXPECT_THAT(Texts(Offers(blob, one_)),
+              ElementsAre("holder " + ranks[1], "holder " + ranks[2], "holder " + holder, "origin"));
+  holders_->NoteLacks(held.blob, holder);
+  EXPECT_THAT(Texts(Offers(blob, one_)), ElementsAre("holder " + ranks[1], "holder " + ranks[2], "origin"));
+  const Blob other = BlobWhereOwnRankIs(3);
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {{*Holders::IdentityOf(other), true}}, {}})));
+  EXPECT_THAT(Texts(Settled(other, one_)), ::testing::Not(::testing::Contains("holder " + holder)))
+      << "who is no rank leaves that to the home";
+  EXPECT_THAT(Texts(Offers(other, one_, Asker::kPeer)), ::testing::Contains("holder " + holder));
+}
+
+// ------------------------------------------------------------------------------------------ last resort
+
+class LastResortTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kRate = 4 * kChunk;  // four chunks a second
+
+  FetchHandle Fetch(uint32_t chunk, FetchClass fetch_class = FetchClass::kDemand, Duration patience = 30s) {
+    return source_.Fetch(
+        {blob_,
+         {ChunkIndex(chunk), 1},
+         fetch_class,
+         clock_.now + patience,
+         Asker::kLocal,
+         nullptr,
+         std::make_shared<FetchProgress>(clock_)},
+        [](ChunkIndex, Buffer, SenderId) {},
+        [this, chunk](absl::Status status) { ends_[chunk] = std::move(status); });
+  }
+  std::vector<uint32_t> Asked() const {
+    std::vector<uint32_t> chunks;
+    for (const auto& call : origin_.calls) chunks.push_back(call.request.chunks.first.value());
+    return chunks;
+  }
+  void Pass(Duration time) {
+    for (const Instant end = clock_.now + time; clock_.now < end; clock_.now += 10ms) io_.Run();
+    io_.Run();
+  }
+
+  fakes::FakeClock clock_;
+  fakes::ManualExecutor io_{clock_};
+  Telemetry telemetry_;
+  fakes::FakeSource origin_;
+  size_t members_ = 100000;  // so many that each has only its own rate
+  LastResortSource source_{{clock_, io_, origin_, telemetry_, [this] { return members_; }}, kRate};
+  std::shared_ptr<Blob> blob_ = std::make_shared<Blob>(SpecOf(100));
+  std::map<uint32_t, absl::Status> ends_;
+  std::vector<FetchHandle> handles_;
+};
+
+TEST_F(LastResortTest, ASecondsBudgetGoesAtOnceAndMoreWaitsForItsTurn) {
+  for (uint32_t i = 0; i < 8; ++i) handles_.push_back(Fetch(i));
+  EXPECT_THAT(Asked(), ElementsAre(0, 1, 2, 3));
+  Pass(100ms);
+  EXPECT_EQ(Asked().size(), 5u) << "one may take more than is left";
+  Pass(500ms);
+  EXPECT_EQ(Asked().size(), 7u);
+  Pass(500ms);
+  EXPECT_EQ(Asked().size(), 8u);
+  EXPECT_EQ(telemetry_.last_resort_bytes.value(), 8 * kChunk);
+}
+
+TEST_F(LastResortTest, ReadersGoBeforeFills) {
+  for (uint32_t i = 0; i < 4; ++i) handles_.push_back(Fetch(i));
+  handles_.push_back(Fetch(10, FetchClass::kBackfill));
+  handles_.push_back(Fetch(11));
+  Pass(100ms);
+  EXPECT_EQ(Asked().back(), 11u);
+}
+
+TEST_F(LastResortTest, AFillThatAReaderJoinsGoesAsAReader) {
+  for (uint32_t i = 0; i < 4; ++i) handles_.push_back(Fetch(i));
+  handles_.push_back(Fetch(10, FetchClass::kHint));
+  handles_.push_back(Fetch(11, FetchClass::kBackfill));
+  handles_.back().Raise(FetchClass::kDemand);
+  Pass(100ms);
+  EXPECT_EQ(Asked().back(), 11u);
+}
+
+TEST_F(LastResortTest, WhoseTurnDoesNotComeInTimeIsToldWhy) {
+  for (uint32_t i = 0; i < 4; ++i) handles_.push_back(Fetch(i));
+  handles_.push_back(Fetch(8));
+  handles_.push_back(Fetch(9, FetchClass::kDemand, 100ms));
+  Pass(200ms);
+  ASSERT_TRUE(ends_.contains(9));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(ends_[9]));
+  EXPECT_THAT(std::string(ends_[9].message()), HasSubstr("peers.lastResortRate"));
+}
+
+TEST_F(LastResortTest, NoMoreThanSixteenAreUnderWay) {
+  members_ = 1;  // 512 MiB a second
+  clock_.now += 1s;
+  for (uint32_t i = 0; i < 20; ++i) handles_.push_back(Fetch(i));
+  EXPECT_EQ(Asked().size(), 16u);
+  origin_.Take().SendAll();
+  EXPECT_EQ(Asked().size(), 16u) << "the seventeenth";
+  EXPECT_TRUE(ends_.contains(0));
+}
+
+TEST_F(LastResortTest, WhatNobodyWantsAnyMoreTakesNoTurn) {
+  for (uint32_t i = 0; i < 4; ++i) handles_.push_back(Fetch(i));
+  { const FetchHandle dropped = Fetch(9); }
+  EXPECT_TRUE(absl::IsCancelled(ends_[9]));
+  { const FetchHandle under_way = std::move(handles_[0]); }
+  EXPECT_TRUE(origin_.calls[0].control->cancelled);
+  Pass(1s);
+  EXPECT_THAT(Asked(), ElementsAre(0, 1, 2, 3));
+}
+
+}  // namespace
+}  // namespace sluice::p2p

@@ -1,0 +1,435 @@
+#include "p2p/cluster/spreading.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice::p2p {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
+
+using Verdict = Spreader::Verdict;
+using Outcome = Spreader::Outcome;
+
+class HeldClock final : public Clock {
+ public:
+  Instant Now() const override { return now; }
+  Instant now{1h};
+};
+
+class SpreadingTest : public ::testing::Test {
+ protected:
+  SpreadingTest() { Restart({}); }
+  void Restart(SpreadingLimits limits) {
+    spreader_ = std::make_unique<Spreader>(
+        clock_,
+        [this](const std::string& name) -> std::optional<std::string> {
+          const auto found = zones_.find(name);
+          if (found == zones_.end()) return std::nullopt;
+          return found->second;
+        },
+        limits);
+  }
+  static Spreader::Request Request(const std::string& asker, FetchClass fetch_class = FetchClass::kDemand,
+                                   std::vector<std::string> tried = {}, uint32_t chunk = 0) {
+    return {{BlobKey(Digest()), ChunkIndex(chunk)}, asker, fetch_class, std::move(tried)};
+  }
+  Spreader::Answer Ask(const std::string& asker, std::vector<std::string> tried = {}, uint32_t chunk = 0) {
+    return spreader_->Ask(Request(asker, FetchClass::kDemand, std::move(tried), chunk));
+  }
+  Spreader::Answer AskEarly(const std::string& asker, FetchClass fetch_class = FetchClass::kDemand,
+                            uint32_t chunk = 0) {
+    return spreader_->AskEarly(Request(asker, fetch_class, {}, chunk));
+  }
+  std::vector<Spreader::Answer> Came(uint32_t chunk = 0) {
+    return spreader_->Came({BlobKey(Digest()), ChunkIndex(chunk)});
+  }
+  // It is sent the chunk, and takes it.
+  void Give(const std::string& asker) {
+    const Spreader::Answer answer = Ask(asker);
+    ASSERT_EQ(answer.verdict, Verdict::kSend) << asker;
+    spreader_->Ended(answer.id, Outcome::kTaken);
+  }
+  // Two transfers that go on, so that whoever asks is refused.
+  void KeepBusy() {
+    for (int i = 0; i < 2; ++i) ASSERT_EQ(Ask("stranger").verdict, Verdict::kSend);
+  }
+
+  HeldClock clock_;
+  std::map<std::string, std::string> zones_ = {{"a", "1"}, {"b", "1"}, {"c", "2"}, {"d", "2"},
+                                               {"e", "1"}, {"f", "2"}, {"g", ""},  {"h", ""}};
+  std::unique_ptr<Spreader> spreader_;
+};
+
+TEST_F(SpreadingTest, TwoAreSentAChunkAtOnceAndTheNextIsToldOfThem) {
+  const Spreader::Answer first = Ask("a"), second = Ask("b");
+  EXPECT_EQ(first.verdict, Verdict::kSend);
+  EXPECT_EQ(second.verdict, Verdict::kSend);
+  const Spreader::Answer third = Ask("c");
+  EXPECT_EQ(third.verdict, Verdict::kRefuse);
+  EXPECT_THAT(third.helpers, UnorderedElementsAre("a", "b"));
+  EXPECT_GE(third.retry, Spreader::kRetryMin);
+  EXPECT_LE(third.retry, Spreader::kRetryMax);
+  EXPECT_EQ(Ask("c", {}, 1).verdict, Verdict::kSend) << "another chunk is another matter";
+  spreader_->Ended(first.id, Outcome::kTaken);
+  EXPECT_EQ(Ask("d").verdict, Verdict::kSend);
+}
+
+TEST_F(SpreadingTest, AHelperIsNamedToAsManyAsItServesBeforeAllHaveBeenNamed) {
+  for (const char* helper : {"a", "b", "c", "d", "e", "f"}) Give(helper);
+  KeepBusy();
+  zones_ = {{"a", ""}, {"b", ""}, {"c", ""}, {"d", ""}, {"e", ""}, {"f", ""}};
+  for (int i = 0; i < 2; ++i) EXPECT_THAT(Ask("stranger").helpers, ElementsAre("a", "b", "c", "d"));
+  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("e", "f", "a", "b"));
+  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("e", "f", "a", "b"));
+  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("c", "d", "e", "f")) << "all were named to two";
+}
+
+TEST_F(SpreadingTest, HelpersOfTheAskersZoneComeFirst) {
+  for (const char* helper : {"a", "b", "c", "d", "e"}) Give(helper);
+  KeepBusy();
+  EXPECT_THAT(Ask("f").helpers, ElementsAre("c", "d", "a", "b"));
+}
+
+TEST_F(SpreadingTest, NobodyIsNamedToItselfNorWhoIsNoMember) {
+  for (const char* helper : {"a", "b", "c"}) Give(helper);
+  Give("nobody's name");
+  Give("");
+  KeepBusy();
+  zones_.erase("b");
+  EXPECT_THAT(Ask("a").helpers, ElementsAre("c"));
+  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("c")) << "who asks lacks it";
+}
+
+TEST_F(SpreadingTest, WhoWasToldOfHelpersIsOneAWhileLaterUnlessItComesBack) {
+  Give("a");
+  KeepBusy();
+  EXPECT_THAT(Ask("b").helpers, ElementsAre("a"));
+  EXPECT_THAT(Ask("c").helpers, ElementsAre("a"));
+  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("a"));
+  clock_.now += 2s;
+  EXPECT_THAT(Ask("c", {"a"}).helpers, ElementsAre("b"));
+  EXPECT_THAT(Ask("stranger").helpers, UnorderedElementsAre("a", "b")) << "c has just come back";
+}
+
+TEST_F(SpreadingTest, AHelperThatWasTriedInVainIsNotNamedToThatAskerAgain) {
+  for (const char* helper : {"a", "b"}) Give(helper);
+  KeepBusy();
+  EXPECT_THAT(Ask("c", {"a"}).helpers, ElementsAre("b"));
+  EXPECT_THAT(Ask("c", {"a", "b"}).helpers, IsEmpty());
+}
+
+TEST_F(SpreadingTest, AHelperThatTwoHaveTriedInVainIsNamedToNobody) {
+  for (const char* helper : {"a", "b"}) Give(helper);
+  KeepBusy();
+  for (int i = 0; i < 5; ++i) Ask("c", {"a"});
+  EXPECT_THAT(Ask("g").helpers, UnorderedElementsAre("a", "b")) << "one asker's word is not enough";
+  Ask("d", {"a"});
+  EXPECT_THAT(Ask("h").helpers, ElementsAre("b"));
+}
+
+TEST_F(SpreadingTest, AHelperThatIsStillReceivingIsNotBlamed) {
+  const Spreader::Answer a = Ask("a");
+  Ask("stranger");
+  for (const char* asker : {"c", "d", "e"}) EXPECT_THAT(Ask(asker, {"a"}).helpers, IsEmpty());
+  EXPECT_THAT(Ask("f").helpers, ElementsAre("a"));
+  spreader_->Ended(a.id, Outcome::kTaken);
+  Ask("stranger");
+  EXPECT_THAT(Ask("g").helpers, testing::Contains("a"));
+}
+
+TEST_F(SpreadingTest, ATransferThatBrokeOffMakesNoHelperAndGivesItsPlaceBack) {
+  const Spreader::Answer a = Ask("a"), b = Ask("b");
+  spreader_->Ended(a.id, Outcome::kNotTaken);
+  spreader_->Ended(a.id, Outcome::kNotTaken);
+  EXPECT_EQ(Ask("c").verdict, Verdict::kSend);
+  EXPECT_THAT(Ask("d").helpers, UnorderedElementsAre("b", "c"));
+  EXPECT_EQ(spreader_->request_count(), 2u);
+}
+
+TEST_F(SpreadingTest, WhoComesBeforeTheChunkWaitsAndDemandIsServedFirst) {
+  const Spreader::Answer fill1 = AskEarly("a", FetchClass::kBackfill),
+                         fill2 = AskEarly("b", FetchClass::kBackfill), demand = AskEarly("c");
+  for (const Spreader::Answer& answer : {fill1, fill2, demand}) EXPECT_EQ(answer.verdict, Verdict::kWait);
+  const std::vector<Spreader::Answer> answers = Came();
+  ASSERT_THAT(answers, SizeIs(3));
+  EXPECT_EQ(answers[0].id, demand.id);
+  EXPECT_EQ(answers[0].verdict, Verdict::kSend);
+  EXPECT_EQ(answers[1].id, fill1.id);
+  EXPECT_EQ(answers[1].verdict, Verdict::kSend);
+  EXPECT_EQ(answers[2].id, fill2.id);
+  EXPECT_EQ(answers[2].verdict, Verdict::kRefuse);
+  EXPECT_THAT(answers[2].helpers, UnorderedElementsAre("a", "c"));
+  EXPECT_THAT(Came(), IsEmpty());
+  EXPECT_EQ(spreader_->request_count(), 2u);
+}
+
+TEST_F(SpreadingTest, WhoGoesWhileItWaitsIsNotServed) {
+  const Spreader::Answer a = AskEarly("a");
+  spreader_->Ended(a.id, Outcome::kNotTaken);
+  EXPECT_THAT(Came(), IsEmpty());
+  EXPECT_EQ(spreader_->request_count(), 0u);
+}
+
+TEST_F(SpreadingTest, WhoWaitsIsBoundedPerChunkAndInAllAndAQuarterIsKeptForDemand) {
+  Restart({.waiting_max = 8, .of_chunk_max = 4});
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(AskEarly("a", FetchClass::kBackfill).verdict, Verdict::kWait);
+  EXPECT_EQ(AskEarly("a", FetchClass::kBackfill).verdict, Verdict::kRefuse);
+  EXPECT_EQ(AskEarly("a").verdict, Verdict::kWait);
+  const Spreader::Answer refused = AskEarly("b");
+  EXPECT_EQ(refused.verdict, Verdict::kRefuse);
+  EXPECT_THAT(refused.helpers, IsEmpty());
+  EXPECT_GE(refused.retry, Spreader::kRetryMin);
+  EXPECT_EQ(AskEarly("a", FetchClass::kBackfill, 1).verdict, Verdict::kWait);
+  EXPECT_EQ(AskEarly("a", FetchClass::kBackfill, 1).verdict, Verdict::kWait);
+  EXPECT_EQ(AskEarly("a", FetchClass::kBackfill, 1).verdict, Verdict::kRefuse) << "six in all";
+  EXPECT_EQ(AskEarly("a", FetchClass::kDemand, 1).verdict, Verdict::kWait);
+  EXPECT_EQ(AskEarly("a", FetchClass::kDemand, 2).verdict, Verdict::kWait);
+  EXPECT_EQ(AskEarly("a", FetchClass::kDemand, 3).verdict, Verdict::kRefuse) << "eight in all";
+  Came();
+  EXPECT_EQ(AskEarly("a", FetchClass::kDemand, 3).verdict, Verdict::kWait);
+}
+
+TEST_F(SpreadingTest, TheRetryIsWhatATransferTakesOfLateWithinItsBounds) {
+  const auto refused_after = [&](Duration transfer) {
+    for (int i = 0; i < 100; ++i) {
+      const Spreader::Answer answer = Ask("a");
+      clock_.now += transfer;
+      spreader_->Ended(answer.id, Outcome::kTaken);
+    }
+    const Spreader::Answer b = Ask("b"), c = Ask("c");
+    const Duration retry = Ask("d").retry;
+    spreader_->Ended(b.id, Outcome::kNotTaken);
+    spreader_->Ended(c.id, Outcome::kNotTaken);
+    return retry;
+  };
+  EXPECT_EQ(refused_after(10us), Spreader::kRetryMin);
+  EXPECT_NEAR(std::chrono::duration<double>(refused_after(50ms)).count(), 0.05, 0.001);
+  EXPECT_EQ(refused_after(1min), Spreader::kRetryMax);
+}
+
+TEST_F(SpreadingTest, WhatWasNotAskedForForAWhileIsForgottenAndNoMoreIsRememberedThanTheBound) {
+  Restart({.chunks_max = 100});
+  for (uint32_t chunk = 0; chunk < 1000; ++chunk) {
+    spreader_->Ended(Ask("a", {}, chunk).id, Outcome::kTaken);
+    EXPECT_LE(spreader_->chunk_count(), 100u);
+  }
+  clock_.now += 11s;
+  const Spreader::Answer kept = Ask("a", {}, 5000);
+  EXPECT_EQ(spreader_->chunk_count(), 1u);
+  // What is in use is not forgotten, however long it takes.
+  clock_.now += 1min;
+  Ask("b", {}, 5001);
+  EXPECT_EQ(spreader_->chunk_count(), 2u);
+  spreader_->Ended(kept.id, Outcome::kTaken);
+}
+
+TEST_F(SpreadingTest, WhereAllThatMayBeRememberedIsInUseTheNextIsRefused) {
+  Restart({.chunks_max = 3});
+  for (uint32_t chunk = 0; chunk < 3; ++chunk) EXPECT_EQ(Ask("a", {}, chunk).verdict, Verdict::kSend);
+  const Spreader::Answer refused = Ask("a", {}, 3);
+  EXPECT_EQ(refused.verdict, Verdict::kRefuse);
+  EXPECT_GE(refused.retry, Spreader::kRetryMin);
+  EXPECT_EQ(AskEarly("a", FetchClass::kDemand, 4).verdict, Verdict::kRefuse);
+  EXPECT_EQ(Ask("b", {}, 2).verdict, Verdict::kSend) << "what is remembered goes on";
+}
+
+TEST_F(SpreadingTest, ReceiversOfAChunkAreBounded) {
+  Restart({.receivers_max = 3});
+  for (const char* helper : {"a", "b", "c", "d", "e"}) Give(helper);
+  KeepBusy();
+  EXPECT_THAT(Ask("f").helpers, UnorderedElementsAre("c", "d", "e"));
+}
+
+// ------------------------------------------------------------------------------------------- simulation
+
+// A hundred askers of one chunk that one node has. A node's link takes one chunk in 20 ms, shared equally by
+// what it sends; a request takes 1 ms. A helper passes on what it has, or is receiving, once it has it.
+class CrowdSim {
+ public:
+  CrowdSim(uint64_t seed, size_t askers, SpreadingLimits limits) : random_(seed) {
+    for (size_t i = 0; i <= askers; ++i) {
+      nodes_.push_back(std::make_unique<Node>());
+      nodes_.back()->spreader = std::make_unique<Spreader>(
+          clock_, [](const std::string&) { return std::optional<std::string>(""); }, limits);
+    }
+    nodes_[0]->has = true;
+    for (size_t i = 1; i <= askers; ++i) At(Below(1ms), [this, i] { AskHome(i); });
+  }
+
+  // Returns how long it took until everybody had it.
+  Duration Run() {
+    while (!events_.empty()) {
+      const auto event = events_.begin();
+      clock_.now = event->first;
+      const std::function<void()> run = std::move(event->second);
+      events_.erase(event);
+      run();
+      EXPECT_LT(clock_.now - kStart, 60s);
+      if (clock_.now - kStart >= 60s) break;
+    }
+    return finished_ - kStart;
+  }
+
+  bool AllHaveIt() const {
+    return std::all_of(nodes_.begin(), nodes_.end(), [](const auto& node) { return node->has; });
+  }
+  int home_sends() const { return nodes_[0]->sends; }
+  int requests_max() const {
+    int most = 0;
+    for (const auto& node : nodes_) most = std::max(most, node->requests);
+    return most;
+  }
+
+ private:
+  static constexpr Instant kStart{1h};
+  static constexpr double kChunkSeconds = 0.02;
+
+  struct Transfer {
+    size_t to;
+    double left;  // of the chunk
+    Spreader::RequestId id;
+  };
+  struct Node {
+    std::unique_ptr<Spreader> spreader;
+    bool has = false, receiving = false;
+    int sends = 0, requests = 0, refusals = 0;
+    std::vector<Transfer> uplink;
+    Instant moved_at = kStart;
+    uint64_t generation = 0;                                       // of its next event
+    std::vector<std::pair<size_t, Spreader::RequestId>> promised;  // for when it has the chunk
+    std::vector<std::string> tried;
+  };
+
+  void At(Duration after, std::function<void()> run) { events_.emplace(clock_.now + after, std::move(run)); }
+  Duration Below(Duration bound) {
+    return Duration(std::uniform_int_distribution<int64_t>(0, bound.count())(random_));
+  }
+  static Spreader::ChunkName Chunk() { return {BlobKey(Digest()), ChunkIndex(0)}; }
+
+  void AskHome(size_t asker) {
+    Node& node = *nodes_[asker];
+    ++node.requests;
+    At(1ms, [this, asker] {
+      Node& self = *nodes_[asker];
+      const Spreader::Answer answer =
+          nodes_[0]->spreader->Ask({Chunk(), absl::StrCat(asker), FetchClass::kDemand, self.tried});
+      self.tried.clear();
+      if (answer.verdict == Verdict::kSend) return Begin(0, asker, answer.id);
+      AskHelpers(asker, answer.helpers, answer.retry);
+    });
+  }
+  void AskHelpers(size_t asker, std::vector<std::string> helpers, Duration retry) {
+    Node& node = *nodes_[asker];
+    if (helpers.empty()) {
+      const Duration bound = std::min<Duration>(50ms, retry * (1 << std::min(node.refusals++, 8)));
+      return At(Below(bound), [this, asker] { AskHome(asker); });
+    }
+    const size_t helper = std::stoul(helpers.front());
+    ++node.requests;
+    At(Below(3ms) + 1ms, [this, asker, helper, helpers = std::move(helpers), retry]() mutable {
+      Node& asked = *nodes_[helper];
+      if (asked.has || asked.receiving) {
+        const Spreader::Answer answer =
+            asked.spreader->Ask({Chunk(), absl::StrCat(asker), FetchClass::kDemand, {}});
+        if (answer.verdict == Verdict::kSend) {
+          nodes_[asker]->receiving = true;
+          if (asked.has) return Begin(helper, asker, answer.id);
+          return asked.promised.emplace_back(asker, answer.id), void();
+        }
+      }
+      nodes_[asker]->tried.push_back(helpers.front());
+      helpers.erase(helpers.begin());
+      AskHelpers(asker, std::move(helpers), retry);
+    });
+  }
+
+  void Begin(size_t from, size_t to, Spreader::RequestId id) {
+    Node& sender = *nodes_[from];
+    Move(sender);
+    ++sender.sends;
+    nodes_[to]->receiving = true;
+    sender.uplink.push_back({to, 1.0, id});
+    Schedule(from);
+  }
+  void Move(Node& sender) {
+    const double seconds = std::chrono::duration<double>(clock_.now - sender.moved_at).count();
+    for (Transfer& transfer : sender.uplink)
+      transfer.left -= seconds / kChunkSeconds / static_cast<double>(sender.uplink.size());
+    sender.moved_at = clock_.now;
+  }
+  void Schedule(size_t from) {
+    Node& sender = *nodes_[from];
+    const uint64_t generation = ++sender.generation;
+    if (sender.uplink.empty()) return;
+    const auto next = std::min_element(sender.uplink.begin(), sender.uplink.end(),
+                                       [](const Transfer& a, const Transfer& b) { return a.left < b.left; });
+    const double seconds =
+        std::max(0.0, next->left) * kChunkSeconds * static_cast<double>(sender.uplink.size());
+    At(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds)) + 1us,
+       [this, from, generation] {
+         Node& node = *nodes_[from];
+         if (node.generation != generation) return;
+         Move(node);
+         std::vector<Transfer> done;
+         std::erase_if(node.uplink, [&](const Transfer& transfer) {
+           if (transfer.left > 1e-6) return false;
+           done.push_back(transfer);
+           return true;
+         });
+         for (const Transfer& transfer : done) Arrive(from, transfer);
+         Schedule(from);
+       });
+  }
+  void Arrive(size_t from, const Transfer& transfer) {
+    nodes_[from]->spreader->Ended(transfer.id, Outcome::kTaken);
+    Node& receiver = *nodes_[transfer.to];
+    EXPECT_FALSE(receiver.has) << "it was sent the chunk twice";
+    receiver.has = true;
+    finished_ = clock_.now;
+    for (const auto& [asker, id] : std::exchange(receiver.promised, {})) Begin(transfer.to, asker, id);
+  }
+
+  HeldClock clock_;
+  std::mt19937_64 random_;
+  std::multimap<Instant, std::function<void()>> events_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+  Instant finished_ = kStart;
+};
+
+TEST(SpreadingSim, AHundredAskersGetAChunkAtAFewCopiesOfTheServers) {
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    CrowdSim crowd(seed, 100, {});
+    const Duration spread = crowd.Run();
+    EXPECT_TRUE(crowd.AllHaveIt()) << "seed " << seed;
+    EXPECT_LE(crowd.home_sends(), 24) << "seed " << seed;
+    EXPECT_LE(crowd.requests_max(), 40) << "seed " << seed;
+
+    CrowdSim control(seed, 100, {.fanout = 1000});
+    const Duration alone = control.Run();
+    EXPECT_TRUE(control.AllHaveIt());
+    EXPECT_EQ(control.home_sends(), 100);
+    EXPECT_LT(spread * 4, alone) << "seed " << seed << ": " << spread / 1ms << " ms against " << alone / 1ms;
+    RecordProperty(absl::StrCat("seed_", seed),
+                   absl::StrCat(spread / 1ms, " ms, control ", alone / 1ms, " ms, home sent ",
+                                crowd.home_sends(), ", requests at most ", crowd.requests_max()));
+  }
+}
+
+}  // namespace
+}  // namespace sluice::p2p

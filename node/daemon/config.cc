@@ -322,6 +322,8 @@ const std::vector<Setting>& Settings() {
       Text("cluster.zone", &Config::cluster_zone, "where this node is; said to the others"),
       Time("cluster.memberTtl", &Config::cluster_member_ttl, milliseconds(1000),
            "a member that nobody heard of for so long is dropped"),
+      Switch("cluster.insecurePeers", &Config::cluster_insecure_peers,
+             "believe other nodes, though without TLS, what nothing proves: which image a tag names"),
       Size("peers.lastResortRate", &Config::peers_last_resort_rate, 64 << 10,
            "bytes a second that a node may ask the registry for beside those whose part it is"),
       Switch("cluster.swarm", &Config::cluster_swarm, "share blobs that are filled by BitTorrent too"),

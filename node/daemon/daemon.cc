@@ -33,6 +33,7 @@
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/background_fill.h"
 #include "node/daemon/home_blobs.h"
+#include "node/daemon/image_documents.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/manifest_cache.h"
@@ -43,10 +44,12 @@
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
 #include "node/daemon/quota.h"
+#include "node/daemon/registry_documents.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
 #include "p2p/cluster/dial_back.h"
 #include "p2p/cluster/directory.h"
+#include "p2p/cluster/home_documents.h"
 #include "p2p/cluster/last_resort.h"
 #include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_health.h"
@@ -206,6 +209,11 @@ class OriginLedger final : public AccessLedger {
   const Withdraw withdraw_;
 };
 
+ImageDocuments::Tags TagsOf(const Config& config) {
+  return config.cluster_insecure_peers ? ImageDocuments::Tags::kFromHome
+                                       : ImageDocuments::Tags::kFromRegistry;
+}
+
 BlobCacheLimits CacheLimitsOf(const Config& config) {
   BlobCacheLimits limits;
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
@@ -341,7 +349,10 @@ class Daemon::Node {
   std::unique_ptr<p2p::DialBack> dial_back_;
   std::unique_ptr<api::DialAnswers> dial_answers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
+  std::unique_ptr<p2p::HomeDocuments> home_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
+  std::unique_ptr<RegistryDocuments> registry_documents_;
+  std::unique_ptr<ImageDocuments> image_documents_;
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::LastResortSource> last_resort_;  // null without members
   std::unique_ptr<p2p::Holders> holders_;               // the same
@@ -393,13 +404,22 @@ absl::Status Daemon::Node::Start() {
   origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Blob& blob) {
     if (swarm_) swarm_->Forget(blob);
   });
-  origin_ = std::make_unique<p2p::OriginSource>(
-      p2p::OriginSource::Parts{*registry_, *origin_ledger_, clock_, *io_, telemetry_});
+  p2p::OriginSource::Parts origin{*registry_, *origin_ledger_, clock_, *io_, telemetry_};
+  if (!config_.cluster_members.empty()) {
+    origin.ask_for_table = [this](const BlobOrigin& place, const StoredForm& stored, auto done) {
+      image_documents_->Table(place, stored, std::move(done));
+    };
+  }
+  origin_ = std::make_unique<p2p::OriginSource>(std::move(origin));
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
   status = FindMembers();
   if (!status.ok()) return status;
-  resolver_ =
-      std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_, peer_documents_.get());
+  registry_documents_ = std::make_unique<RegistryDocuments>(
+      clock_, *io_, *registry_, home_documents_ ? RegistryDocuments::kKeep : Duration(0));
+  image_documents_ =
+      std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(), TagsOf(config_));
+  resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
+                                              peer_documents_.get());
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(
                             std::vector<FixedSources::Source>{{SourceRank::kOrigin, origin_.get()}});
@@ -409,8 +429,8 @@ absl::Status Daemon::Node::Start() {
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
-      clock_, *store_, *fills_, *verifier_, *resolver_, *cache_, *origin_ledger_, peer_documents_.get(),
-      *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
+      clock_, *store_, *fills_, *verifier_, *resolver_, *image_documents_, *cache_, *origin_ledger_,
+      peer_documents_.get(), *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); }});
 
   Mounter::Options options;
@@ -475,6 +495,8 @@ absl::Status Daemon::Node::FindMembers() {
   peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
+  home_documents_ = std::make_unique<p2p::HomeDocuments>(
+      p2p::HomeDocuments::Parts{clock_, *io_, *members_, health_, *peer_client_, telemetry_, Warn});
   exchange_ = std::make_unique<p2p::MemberExchange>(
       p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
       [random = std::make_shared<absl::BitGen>()](size_t bound) {
@@ -616,7 +638,10 @@ void Daemon::Node::MakeHome() {
 
 absl::Status Daemon::Node::ServePeers() {
   if (config_.cluster_listen.empty()) return absl::OkStatus();
-  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_);
+  std::optional<NodePeerDocuments::Home> home;
+  if (home_documents_)
+    home.emplace(NodePeerDocuments::Home{*registry_documents_, *allowed_, *io_, TagsOf(config_)});
+  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_, home);
   api::HttpRoutes routes;
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
   if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);

@@ -8,8 +8,6 @@ namespace {
 
 // Of one fetch: a reader that comes in between waits for no more.
 constexpr uint64_t kStepBytes = 4 << 20;
-// The same where the parts come from different nodes, so that many are asked at once.
-constexpr uint64_t kStepBytesOfPart = 512 << 10;
 // How often a fill looks again at what it left to the bulk lane.
 constexpr Duration kBulkLookInterval = std::chrono::milliseconds(200);
 
@@ -41,8 +39,7 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
   }
 
   std::optional<ChunkSpan> Next(uint32_t count_max, Instant) override {
-    const uint64_t bytes = spans_.size() > wanted_.size() ? kStepBytesOfPart : kStepBytes;
-    const uint64_t step = std::max<uint64_t>(1, bytes / blob().geometry().chunk_size());
+    const uint64_t step = std::max<uint64_t>(1, kStepBytes / blob().geometry().chunk_size());
     const ChunkSpan run = NextRun(static_cast<uint32_t>(std::min<uint64_t>(step, count_max)));
     if (run.count > 0) {
       ++runs_;

@@ -55,6 +55,7 @@
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/member_zones.h"
 #include "p2p/cluster/members.h"
+#include "p2p/cluster/pace.h"
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
 #include "p2p/cluster/spreading.h"
@@ -220,8 +221,10 @@ BlobCacheLimits CacheLimitsOf(const Config& config) {
   limits.inflight_bytes_max = config.fetch_inflight_max;
   limits.fetch_timeout = config.fetch_timeout;
   // A fill asks every home at once.
-  if (!config.cluster_members.empty())
-    limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = kFillFetchesAmongMembers;
+  if (!config.cluster_members.empty()) {
+    for (const FetchClass fill : {FetchClass::kHint, FetchClass::kBackfill})
+      limits.fetches_max[static_cast<size_t>(fill)] = kFillFetchesAmongMembers;
+  }
   return limits;
 }
 
@@ -354,8 +357,8 @@ class Daemon::Node {
   std::unique_ptr<RegistryDocuments> registry_documents_;
   std::unique_ptr<ImageDocuments> image_documents_;
   std::unique_ptr<ImageResolver> resolver_;
-  std::unique_ptr<p2p::LastResortSource> last_resort_;  // null without members
-  std::unique_ptr<p2p::Holders> holders_;               // the same
+  std::unique_ptr<p2p::GatedSource> paced_origin_, last_resort_;  // null without members
+  std::unique_ptr<p2p::Holders> holders_;                         // the same
   std::unique_ptr<SourceDirectory> sources_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
@@ -508,10 +511,12 @@ absl::Status Daemon::Node::FindMembers() {
 }
 
 std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
-  last_resort_ = std::make_unique<p2p::LastResortSource>(
-      p2p::LastResortSource::Parts{clock_, *io_, *origin_, telemetry_,
-                                   [this] { return members_->view()->members.size(); }},
-      config_.peers_last_resort_rate);
+  const p2p::GatedSource::Parts gated{clock_, *io_, *origin_};
+  paced_origin_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
+  last_resort_ = std::make_unique<p2p::GatedSource>(
+      gated,
+      std::make_unique<p2p::LastResortGate>(
+          config_.peers_last_resort_rate, [this] { return members_->view()->members.size(); }, telemetry_));
   holders_ = std::make_unique<p2p::Holders>(
       p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,
                           [this] { return HeldForOthers(*store_); }, RandomFraction});
@@ -519,7 +524,7 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
       p2p::ClusterDirectory::Parts{clock_, *io_, *members_, health_, *peer_client_, *store_,
                                    [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
                                    [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn,
-                                   *holders_, *origin_, *last_resort_});
+                                   *holders_, *paced_origin_, *last_resort_});
 }
 
 void Daemon::Node::MakeSwarm(const p2p::HostPort& self) {

@@ -203,10 +203,14 @@ void HomeBlobs::WaitForOrigin(const AskedPtr& asked) {
 void HomeBlobs::WaitForFlow(const AskedPtr& asked) {
   const Spreader::Answer answer = parts_.spreader->Ask(asked->ToSpread());
   if (answer.verdict != Spreader::Verdict::kSend) return Decided(asked, answer);
+  Task on_wait;
   {
     const std::lock_guard lock(asked->mutex);
     asked->place = answer.id;
+    on_wait = std::move(asked->on_wait);
   }
+  // It may take longer than a silence: a chunk is passed on only when it is whole.
+  if (on_wait) std::move(on_wait)();
   StartRead(asked, ReadMode::kIfFlowing);
 }
 

@@ -15,6 +15,10 @@ constexpr Duration kLookInterval = std::chrono::milliseconds(25);
 constexpr Duration kCutOffKept = std::chrono::seconds(1);
 // Stripes times members, for which homes are computed where a fill begins: a millisecond.
 constexpr size_t kComputedAtOnce = 1 << 18;
+// What a fill asks of one home before it turns to the next.
+constexpr uint32_t kPartBytes = 256 << 10;
+// Who lacks one chunk of a blob lacks the next, probably.
+constexpr Duration kLacksKept = std::chrono::seconds(1);
 
 // A member in one role. Members' numbers begin at 1, so that no number is one of the above.
 SourceId SourceIdOf(SenderId member, PeerRole role) {
@@ -91,6 +95,25 @@ class ClusterDirectory::WaitSource final : public ChunkSource {
   const Await await_;
 };
 
+// A member that is asked by fills at its own pace.
+class ClusterDirectory::PacedSource final : public ChunkSource {
+ public:
+  PacedSource(const Parts& parts, std::shared_ptr<ChunkSource> source)
+      : source_(std::move(source)), gate_({parts.clock, parts.io, *source_}, std::make_unique<Pace>()) {}
+
+  SourceKind kind() const override { return source_->kind(); }
+  FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override {
+    return gate_.Fetch(std::move(request), std::move(on_chunk), std::move(on_done));
+  }
+  void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override {
+    source_->Judge(sender, blob, index, verdict);
+  }
+
+ private:
+  const std::shared_ptr<ChunkSource> source_;
+  GatedSource gate_;
+};
+
 ClusterDirectory::ClusterDirectory(Parts parts)
     : parts_(std::move(parts)),
       access_{parts_.clock,
@@ -100,11 +123,8 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               parts_.client,
               parts_.ledger,
               parts_.has_bound_recipe,
-              [this](const Blob& blob, Duration length) { NoteNotCarried(blob, length); },
-              [this](const Blob& blob, const std::string& member) {
-                if (const auto identity = Holders::IdentityOf(blob))
-                  parts_.holders.NoteLacks(*identity, member);
-              },
+              [this](const Blob& blob, Asker asker, Duration length) { NoteNotCarried(blob, asker, length); },
+              [this](const Blob& blob, const std::string& member) { NoteLacks(blob, member); },
               parts_.random,
               parts_.warn},
       homes_known_(std::make_shared<WaitSource>(
@@ -132,20 +152,36 @@ void ClusterDirectory::AwaitColdStart(std::function<void()> over) {
                    [this, over = std::move(over)]() mutable { AwaitColdStart(std::move(over)); });
 }
 
-bool ClusterDirectory::IsCarried(const Blob& blob) const {
+bool ClusterDirectory::IsCarried(const Blob& blob, Asker asker) const {
   if (!blob.facts()->root) return false;
   const std::lock_guard lock(mutex_);
-  const auto found = not_carried_.find(blob.key());
+  const auto found = not_carried_.find({blob.key(), asker});
   return found == not_carried_.end() || found->second <= parts_.clock.Now();
 }
 
-void ClusterDirectory::NoteNotCarried(const Blob& blob, Duration length) {
+// The recipe may come after others have asked this node as their home, and before it reads itself.
+void ClusterDirectory::NoteNotCarried(const Blob& blob, Asker asker, Duration length) {
   const std::lock_guard lock(mutex_);
   const Instant now = parts_.clock.Now();
   if (not_carried_.size() >= kNotCarriedMax)
     absl::erase_if(not_carried_, [&](const auto& noted) { return noted.second <= now; });
   if (not_carried_.size() >= kNotCarriedMax) not_carried_.clear();
-  not_carried_[blob.key()] = now + length;
+  not_carried_[{blob.key(), asker}] = now + length;
+}
+
+void ClusterDirectory::NoteLacks(const Blob& blob, const std::string& member) {
+  if (const auto identity = Holders::IdentityOf(blob)) parts_.holders.NoteLacks(*identity, member);
+  const std::lock_guard lock(mutex_);
+  const Instant now = parts_.clock.Now();
+  if (lacks_.size() >= kLacksMax)
+    absl::erase_if(lacks_, [&](const auto& noted) { return noted.second <= now; });
+  if (lacks_.size() < kLacksMax) lacks_[{blob.key(), member}] = now + kLacksKept;
+}
+
+bool ClusterDirectory::Lacks(const Blob& blob, const std::string& member) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = lacks_.find({blob.key(), member});
+  return found != lacks_.end() && found->second > parts_.clock.Now();
 }
 
 // Looking at all members takes its time, and they change seldom.
@@ -182,7 +218,7 @@ const ClusterDirectory::Placed* ClusterDirectory::Place(const Blob& blob,
 void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Asker asker, const Grant&,
                               std::vector<SourceOffer>* offers) {
   const std::shared_ptr<const MemberView> view = parts_.members.view();
-  const bool carried = IsCarried(blob);
+  const bool carried = IsCarried(blob, asker);
   if (!HasOthers(*view) || (!carried && asker == Asker::kLocal))
     return OfferOrigin(SourceRank::kOrigin, span, offers);
   if (parts_.in_cold_start()) return OfferColdStart(*view, span, offers);
@@ -194,44 +230,44 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
   }
   ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan has) {
     const StripeRanks& ranks = placed->homes->ranks[stripe];
-    OfferRanks(*placed, ranks, has, asker, offers);
-    const bool is_rank =
-        placed->self != kNoMember && std::find(ranks.begin(), ranks.end(), placed->self) != ranks.end();
-    if (carried && (is_rank || asker == Asker::kPeer)) OfferHolders(*placed, ranks, blob, has, offers);
+    const Part part{blob, has, asker};
+    const size_t own =
+        placed->self == kNoMember
+            ? kRanks
+            : static_cast<size_t>(std::find(ranks.begin(), ranks.end(), placed->self) - ranks.begin());
+    if (carried) OfferRanks(*placed, ranks, own, part, offers);
+    if (carried && (own < kRanks || asker == Asker::kPeer)) OfferHolders(*placed, ranks, part, offers);
+    OfferOrigin(own < kRanks && !IsCutOff() ? SourceRank::kOrigin : SourceRank::kLastResort, has, offers);
   });
 }
 
-void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks, ChunkSpan has, Asker asker,
-                                  std::vector<SourceOffer>* offers) {
+void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks, size_t own,
+                                  const Part& part, std::vector<SourceOffer>* offers) {
   const Instant now = parts_.clock.Now();
-  const size_t own =
-      placed.self == kNoMember
-          ? kRanks
-          : static_cast<size_t>(std::find(ranks.begin(), ranks.end(), placed.self) - ranks.begin());
   for (size_t rank = 0; rank < kRanks; ++rank) {
     if (ranks[rank] == kNoMember || rank == own) continue;
     const Member& member = placed.view->members[ranks[rank]];
     if (!parts_.health.Usable(member.name, now)) continue;
     // Who waits for this node must not wait for what it asks of others.
-    const bool fetches = asker == Asker::kLocal && rank < own;
+    const bool fetches = part.asker == Asker::kLocal && rank < own;
     if (fetches) {
       constexpr SourceRank kRoles[] = {SourceRank::kHome, SourceRank::kStandIn, SourceRank::kSecondStandIn};
-      OfferMember(member, PeerRole::kHome, kRoles[rank], has, offers);
+      OfferMember(member, PeerRole::kHome, kRoles[rank], part.has, offers);
     }
-    if (rank == 0 && fetches) continue;
-    const SourceRank holds = asker == Asker::kPeer || own == 0 ? SourceRank::kHolder : SourceRank::kHedge;
-    OfferMember(member, PeerRole::kPresentOnly, holds, has, offers);
+    if ((rank == 0 && fetches) || Lacks(part.blob, member.name)) continue;
+    const SourceRank holds =
+        part.asker == Asker::kPeer || own == 0 ? SourceRank::kHolder : SourceRank::kHedge;
+    OfferMember(member, PeerRole::kPresentOnly, holds, part.has, offers);
   }
-  OfferOrigin(own < kRanks && !IsCutOff() ? SourceRank::kOrigin : SourceRank::kLastResort, has, offers);
 }
 
 // Whoever may ask the registry asks those first that are said to have it.
-void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ranks, const Blob& blob,
-                                    ChunkSpan has, std::vector<SourceOffer>* offers) {
-  const std::optional<BlobIdentity> identity = Holders::IdentityOf(blob);
+void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part,
+                                    std::vector<SourceOffer>* offers) {
+  const std::optional<BlobIdentity> identity = Holders::IdentityOf(part.blob);
   const std::optional<std::vector<std::string>> known = parts_.holders.Known(*identity);
   if (!known) {
-    offers->push_back({kHoldersKnown, SourceRank::kHolder, holders_known_, has});
+    offers->push_back({kHoldersKnown, SourceRank::kHolder, holders_known_, part.has});
     return;
   }
   const std::vector<Member>& members = placed.view->members;
@@ -245,9 +281,9 @@ void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ran
     if (found == members.end() || found->name != name || found->is_self) continue;
     if (std::find(ranks.begin(), ranks.end(), static_cast<MemberIndex>(found - members.begin())) !=
             ranks.end() ||
-        !parts_.health.Usable(name, now))
+        !parts_.health.Usable(name, now) || Lacks(part.blob, name))
       continue;
-    OfferMember(*found, PeerRole::kPresentOnly, SourceRank::kHolder, has, offers);
+    OfferMember(*found, PeerRole::kPresentOnly, SourceRank::kHolder, part.has, offers);
     --left;
   }
 }
@@ -274,12 +310,16 @@ void ClusterDirectory::OfferMember(const Member& member, PeerRole role, SourceRa
   offers->push_back({id, rank, SourceOf(member, role, id), has});
 }
 
-std::shared_ptr<MemberSource> ClusterDirectory::SourceOf(const Member& member, PeerRole role, SourceId id) {
+std::shared_ptr<ChunkSource> ClusterDirectory::SourceOf(const Member& member, PeerRole role, SourceId id) {
   if (sources_.size() >= kSourcesKept) sources_.clear();
-  std::shared_ptr<MemberSource>& source = sources_[id];
-  if (!source || source->member().name != member.name || source->member().address != member.address)
-    source = std::make_shared<MemberSource>(access_, member, role);
-  return source;
+  MemberAsked& asked = sources_[id];
+  if (asked.source && asked.address == member.address) return asked.source;
+  asked.address = member.address;
+  auto source = std::make_shared<MemberSource>(access_, member, role);
+  asked.source = source;
+  // Whoever fetches for others is asked by fills for no more than it gives soon.
+  if (role == PeerRole::kHome) asked.source = std::make_shared<PacedSource>(parts_, std::move(source));
+  return asked.source;
 }
 
 void ClusterDirectory::OfferOrigin(SourceRank rank, ChunkSpan has, std::vector<SourceOffer>* offers) const {
@@ -290,28 +330,30 @@ void ClusterDirectory::OfferOrigin(SourceRank rank, ChunkSpan has, std::vector<S
   }
 }
 
-// This node's own stripes and those of the others by turns, those of each home in their order: so every home
-// is asked for what it fetches just then, and all of them at once.
+// This node's own parts and those of the others by turns, those of each home in their order: so every home is
+// asked for what it fetches just then, and all of them at once.
 std::vector<ChunkSpan> ClusterDirectory::FillOrder(const Blob& blob, ChunkSpan span) {
   const std::shared_ptr<const MemberView> view = parts_.members.view();
-  if (!IsCarried(blob) || !HasOthers(*view) || view->members.empty()) return {span};
+  if (!IsCarried(blob, Asker::kLocal) || !HasOthers(*view) || view->members.empty()) return {span};
   if (StripeCount(blob.geometry().size()) * view->members.size() <= kComputedAtOnce)
     homes_.HomesOf(blob.digest(), blob.geometry().size(), *view);
   const Placed* const placed = Place(blob, view);
   if (!placed) return {span};
   const size_t count = placed->view->members.size();
+  const uint32_t part = std::max<uint32_t>(1, kPartBytes / blob.geometry().chunk_size());
   std::vector<std::vector<ChunkSpan>> of_home(count);
   ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan chunks) {
-    of_home[placed->homes->of_stripe[stripe]].push_back(chunks);
+    for (; chunks.count > 0; chunks = chunks.From(of_home[placed->homes->of_stripe[stripe]].back().end()))
+      of_home[placed->homes->of_stripe[stripe]].push_back({chunks.first, std::min(part, chunks.count)});
   });
   std::vector<ChunkSpan> order;
   const size_t self = placed->self == kNoMember ? 0 : placed->self;
   for (size_t turn = 0, left = 1; left > 0; ++turn) {
     left = 0;
     for (size_t i = 0; i < count; ++i) {
-      const std::vector<ChunkSpan>& stripes = of_home[(self + i) % count];
-      if (turn < stripes.size()) order.push_back(stripes[turn]);
-      if (turn + 1 < stripes.size()) ++left;
+      const std::vector<ChunkSpan>& parts = of_home[(self + i) % count];
+      if (turn < parts.size()) order.push_back(parts[turn]);
+      if (turn + 1 < parts.size()) ++left;
     }
   }
   return order;

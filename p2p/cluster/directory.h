@@ -8,9 +8,11 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "node/source_directory.h"
+#include "p2p/cluster/gated_source.h"
 #include "p2p/cluster/holders.h"
 #include "p2p/cluster/member_source.h"
 #include "p2p/cluster/members.h"
+#include "p2p/cluster/pace.h"
 #include "p2p/cluster/ranks.h"
 
 namespace sluice::p2p {
@@ -50,6 +52,11 @@ class ClusterDirectory final : public SourceDirectory {
 
  private:
   class WaitSource;
+  class PacedSource;
+  struct MemberAsked {
+    HostPort address;
+    std::shared_ptr<ChunkSource> source;
+  };
   // A blob's homes, and the view that they were computed from.
   struct Placed {
     std::shared_ptr<const MemberView> view;
@@ -59,24 +66,33 @@ class ClusterDirectory final : public SourceDirectory {
   static constexpr size_t kPlacedMax = 256;
   static constexpr size_t kSourcesKept = 4096;
   static constexpr size_t kNotCarriedMax = 1024;
+  static constexpr size_t kLacksMax = 4096;
   static constexpr size_t kUnnamedAsked = 2;  // during the cold start
   static constexpr size_t kHoldersAsked = 4;
 
   void AwaitHomes(const Blob& blob, std::function<void()> over);
   void AwaitColdStart(std::function<void()> over);
-  bool IsCarried(const Blob& blob) const;
-  void NoteNotCarried(const Blob& blob, Duration length);
+  bool IsCarried(const Blob& blob, Asker asker) const;
+  void NoteNotCarried(const Blob& blob, Asker asker, Duration length);
+  void NoteLacks(const Blob& blob, const std::string& member);
+  bool Lacks(const Blob& blob, const std::string& member) const;
   const Placed* Place(const Blob& blob, const std::shared_ptr<const MemberView>& view);
   bool IsCutOff();
-  void OfferRanks(const Placed& placed, const StripeRanks& ranks, ChunkSpan has, Asker asker,
+  // Chunks of one stripe, and for whom they are wanted.
+  struct Part {
+    const Blob& blob;
+    ChunkSpan has;
+    Asker asker;
+  };
+  void OfferRanks(const Placed& placed, const StripeRanks& ranks, size_t own, const Part& part,
                   std::vector<SourceOffer>* offers);
-  void OfferHolders(const Placed& placed, const StripeRanks& ranks, const Blob& blob, ChunkSpan has,
+  void OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part,
                     std::vector<SourceOffer>* offers);
   void OfferColdStart(const MemberView& view, ChunkSpan has, std::vector<SourceOffer>* offers);
   void OfferMember(const Member& member, PeerRole role, SourceRank rank, ChunkSpan has,
                    std::vector<SourceOffer>* offers);
   void OfferOrigin(SourceRank rank, ChunkSpan has, std::vector<SourceOffer>* offers) const;
-  std::shared_ptr<MemberSource> SourceOf(const Member& member, PeerRole role, SourceId id);
+  std::shared_ptr<ChunkSource> SourceOf(const Member& member, PeerRole role, SourceId id);
 
   const Parts parts_;
   const MemberAccess access_;
@@ -85,12 +101,14 @@ class ClusterDirectory final : public SourceDirectory {
 
   // Of the core loop.
   absl::flat_hash_map<BlobKey, Placed> placed_;
-  absl::flat_hash_map<SourceId, std::shared_ptr<MemberSource>> sources_;
+  absl::flat_hash_map<SourceId, MemberAsked> sources_;
   bool cut_off_ = false;
   Instant cut_off_until_{};  // when it is to be looked at again
 
   mutable std::mutex mutex_;
-  absl::flat_hash_map<BlobKey, Instant> not_carried_;  // until when; guarded by mutex_
+  // Until when; guarded by mutex_.
+  absl::flat_hash_map<std::pair<BlobKey, Asker>, Instant> not_carried_;
+  absl::flat_hash_map<std::pair<BlobKey, std::string>, Instant> lacks_;
 };
 
 }  // namespace sluice::p2p

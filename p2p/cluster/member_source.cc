@@ -65,7 +65,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
 
   void Start() {
     if (facts_->origins.empty() || !access_.has_bound_recipe(*request_.blob)) {
-      access_.not_carried(*request_.blob, MemberSource::kWithoutRecipe);
+      access_.not_carried(*request_.blob, request_.asker, MemberSource::kWithoutRecipe);
       return std::move(on_done_)(absl::FailedPreconditionError(absl::StrCat(
           "blob ", request_.blob->digest().ToString(), " has no recipe to prove what members send")));
     }
@@ -198,7 +198,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       return AskOthers(errand, std::move(outcome));
     }
     if (absl::IsUnauthenticated(outcome.status))
-      access_.not_carried(*request_.blob, MemberSource::kAskYourself);
+      access_.not_carried(*request_.blob, request_.asker, MemberSource::kAskYourself);
     if (absl::IsNotFound(outcome.status) && role_ == PeerRole::kPresentOnly) {
       // What it lacks by one name it may have by another.
       if (NextOrigin(*errand)) return AskMember(errand);
@@ -219,8 +219,8 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     NextHelper(errand);
   }
 
-  // Helpers are members: whoever else is named is nobody's concern. In the order in which they were named,
-  // the first last.
+  // Helpers are members: whoever else is named is nobody's concern. Several askers are named the same, so
+  // each begins with another.
   std::vector<Member> MembersNamed(const std::vector<std::string>& names, const Errand& errand) const {
     std::vector<Member> found;
     const std::shared_ptr<const MemberView> view = access_.members.view();
@@ -232,7 +232,10 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       if (std::find(errand.failed.begin(), errand.failed.end(), name) != errand.failed.end()) continue;
       if (access_.health.Usable(name, access_.clock.Now())) found.push_back(*member);
     }
-    std::reverse(found.begin(), found.end());
+    if (found.size() > 1) {
+      const auto first = static_cast<std::ptrdiff_t>(access_.random() * static_cast<double>(found.size()));
+      std::rotate(found.begin(), found.begin() + first, found.end());
+    }
     return found;
   }
 

@@ -22,9 +22,9 @@ struct MemberAccess {
   PeerClient& client;
   AccessLedger& ledger;
   std::function<bool(const Blob&)> has_bound_recipe;  // may block on disk
-  // The blob is not to be had from members for a while: without a recipe nothing that they send could be
-  // proven, or they said that each node has to ask the origin for itself. Any thread.
-  std::function<void(const Blob&, Duration)> not_carried;
+  // The blob is not to be had from members for a while, by that asker: without a recipe nothing that they
+  // send could be proven, or they said that each node has to ask the origin for itself. Any thread.
+  std::function<void(const Blob&, Asker, Duration)> not_carried;
   // A member does not have a chunk of a blob. Any thread.
   std::function<void(const Blob&, const std::string&)> lacks;
   std::function<double()> random;  // in [0, 1); thread-safe

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <tuple>
 
+#include "absl/hash/hash.h"
+
 namespace sluice::p2p {
 namespace {
 
@@ -202,9 +204,15 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name) {
   Learn(now - chunk.waiting_since, &first_byte_time_);
   std::vector<RequestId> waiting = std::exchange(chunk.waiting, {});
   waiting_ -= waiting.size();
-  std::stable_sort(waiting.begin(), waiting.end(), [this](RequestId a, RequestId b) {
-    return held_.at(a).fetch_class < held_.at(b).fetch_class;
-  });
+  // Fills come in the same order again and again: were the first ones always first, their links would carry
+  // all that is passed on.
+  const auto turn_of = [&](RequestId id) {
+    const Held& held = held_.at(id);
+    const bool demand = held.fetch_class == FetchClass::kDemand;
+    return std::pair(held.fetch_class, demand ? 0 : absl::HashOf(held.asker, name.chunk));
+  };
+  std::stable_sort(waiting.begin(), waiting.end(),
+                   [&](RequestId a, RequestId b) { return turn_of(a) < turn_of(b); });
   std::vector<Answer> answers;
   for (const RequestId id : waiting) {
     const auto held = held_.find(id);

@@ -60,7 +60,7 @@ start_cold() {
   local node
   for ((node = $1; node <= $2; ++node)); do
     net_store "$node" "${STORE_SIZE:-512M}"
-    start_member "$node" "$3" 'refresh: 1s'
+    start_member "$node" "$3" 'refresh: 1s' 'swarm: false'
   done
 }
 

@@ -137,7 +137,7 @@ class PeerFaultTest : public ::testing::Test {
     client_ = std::make_unique<PeerClient>(telemetry_, options_);
     access_ = std::make_unique<MemberAccess>(MemberAccess{
         clock_, io_, *members_, health_, *client_, ledger_, [this](const Blob&) { return bound_; },
-        [this](const Blob&, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
+        [this](const Blob&, Asker, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
         [] { return 0.5; },
         [this](const std::string& text) {
           const std::lock_guard lock(mutex_);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <future>
 #include <memory>
 #include <set>
@@ -16,6 +17,7 @@
 #include "p2p/cluster/assignment.h"
 #include "p2p/cluster/holder_codec.h"
 #include "p2p/cluster/last_resort.h"
+#include "p2p/cluster/pace.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/unit/node/fakes.h"
 
@@ -114,9 +116,10 @@ class DirectoryTest : public ::testing::Test {
         texts.push_back("origin");
       } else if (offer.source.get() == &last_resort_) {
         texts.push_back("last");
-      } else if (const auto* member = dynamic_cast<const MemberSource*>(offer.source.get())) {
+      } else if (const std::string name = health_.NameOf((static_cast<uint32_t>(offer.id) >> 1) - 2);
+                 static_cast<uint32_t>(offer.id) > 5 && !name.empty()) {
         constexpr const char* kRanks[] = {"home", "hedge", "holder", "stand-in", "second"};
-        texts.push_back(absl::StrCat(kRanks[static_cast<int>(offer.rank)], " ", member->member().name));
+        texts.push_back(absl::StrCat(kRanks[static_cast<int>(offer.rank)], " ", name));
       } else {
         texts.push_back("wait");
       }
@@ -334,13 +337,13 @@ TEST_F(DirectoryTest, AFillAsksEveryHomeByTurnsInTheOrderOfItsStripes) {
   Use(8);
   const Blob blob(SpecOf(512));  // 128 MiB: stripes of 2 MiB
   const std::vector<ChunkSpan> order = directory_->FillOrder(blob, blob.geometry().All());
-  ASSERT_EQ(order.size(), 64u);
+  ASSERT_EQ(order.size(), 512u);
   const std::shared_ptr<const MemberView> view = members_->view();
   const auto homes = HomesCache().HomesOf(blob.digest(), blob.geometry().size(), *view);
   std::set<uint32_t> seen;
   std::map<MemberIndex, uint32_t> last;
   for (const ChunkSpan span : order) {
-    EXPECT_EQ(span.count, 8u);
+    EXPECT_EQ(span.count, 1u);
     EXPECT_TRUE(seen.insert(span.first.value()).second);
     const MemberIndex home = homes->of_stripe[span.first.value() / 8];
     EXPECT_TRUE(!last.contains(home) || last[home] < span.first.value()) << "not in the order of its home";
@@ -410,7 +413,9 @@ class LastResortTest : public ::testing::Test {
   Telemetry telemetry_;
   fakes::FakeSource origin_;
   size_t members_ = 100000;  // so many that each has only its own rate
-  LastResortSource source_{{clock_, io_, origin_, telemetry_, [this] { return members_; }}, kRate};
+  GatedSource source_{{clock_, io_, origin_},
+                      std::make_unique<LastResortGate>(
+                          kRate, [this] { return members_; }, telemetry_)};
   std::shared_ptr<Blob> blob_ = std::make_shared<Blob>(SpecOf(100));
   std::map<uint32_t, absl::Status> ends_;
   std::vector<FetchHandle> handles_;
@@ -473,6 +478,87 @@ TEST_F(LastResortTest, WhatNobodyWantsAnyMoreTakesNoTurn) {
   EXPECT_TRUE(origin_.calls[0].control->cancelled);
   Pass(1s);
   EXPECT_THAT(Asked(), ElementsAre(0, 1, 2, 3));
+}
+
+// ------------------------------------------------------------------------------------------------- pace
+
+class PaceTest : public ::testing::Test {
+ protected:
+  // A link over which so many bytes come in a second, whoever asked first; and the answer's first byte takes
+  // a round trip. Returns how many bytes came in that time.
+  uint64_t Run(double bytes_per_second, Duration round_trip, Duration time) {
+    uint64_t came = 0;
+    for (const Instant end = now_ + time; now_ < end;) {
+      while (pace_.MayBegin(now_)) {
+        pace_.Began(kFetch, now_);
+        const auto on_wire =
+            std::chrono::duration_cast<Duration>(std::chrono::duration<double>(kFetch / bytes_per_second));
+        link_free_ = std::max(link_free_, now_ + round_trip) + on_wire;
+        under_way_.push_back({now_, link_free_});
+      }
+      now_ = under_way_.front().ends;
+      pace_.Ended(kFetch, now_ - under_way_.front().began, now_);
+      under_way_.pop_front();
+      came += kFetch;
+    }
+    return came;
+  }
+
+  struct UnderWay {
+    Instant began, ends;
+  };
+  static constexpr uint64_t kFetch = 256 << 10;
+  Pace pace_;
+  std::deque<UnderWay> under_way_;
+  Instant now_{1h};
+  Instant link_free_{};
+};
+
+TEST_F(PaceTest, AFastAndFarLinkIsFilled) {
+  Run(1e9 / 8, 36ms, 3s);
+  EXPECT_GT(static_cast<double>(Run(1e9 / 8, 36ms, 2s)), 0.9 * 2 * 1e9 / 8);
+}
+
+TEST_F(PaceTest, ASlowLinkHasLittleUnderWay) {
+  Run(12.5e6 / 8, 1ms, 5s);  // an eighth of 100 Mbit/s
+  EXPECT_LE(pace_.window(), 5 * kFetch);
+  EXPECT_GT(static_cast<double>(Run(12.5e6 / 8, 1ms, 5s)), 0.95 * 5 * 12.5e6 / 8)
+      << "and is full all the same";
+}
+
+TEST_F(PaceTest, OneThatBecomesSlowIsNotFloodedForLong) {
+  Run(1e9 / 8, 1ms, 3s);
+  Run(12.5e6 / 8, 1ms, 60s);  // until all has come that was asked for before
+  EXPECT_LE(pace_.window(), 5 * kFetch);
+  Run(1e9 / 8, 1ms, 10s);
+  EXPECT_GT(pace_.window(), 8 * kFetch) << "and used when it is fast again";
+}
+
+TEST_F(PaceTest, ReadersDontWait) {
+  EXPECT_TRUE(pace_.LetsThrough(FetchClass::kDemand));
+  EXPECT_FALSE(pace_.LetsThrough(FetchClass::kReadahead));
+}
+
+TEST_F(LastResortTest, WhatAReaderJoinsPassesAGateThatLetsReadersThrough) {
+  GatedSource paced({clock_, io_, origin_}, std::make_unique<Pace>());
+  std::vector<FetchHandle> handles;
+  for (uint32_t i = 0; i < 10; ++i) {
+    handles.push_back(paced.Fetch(
+        {blob_,
+         {ChunkIndex(i), 1},
+         FetchClass::kBackfill,
+         clock_.now + 30s,
+         Asker::kLocal,
+         nullptr,
+         std::make_shared<FetchProgress>(clock_)},
+        [](ChunkIndex, Buffer, SenderId) {},
+        [this, i](absl::Status status) { ends_[i] = std::move(status); }));
+  }
+  EXPECT_THAT(Asked(), ElementsAre(0, 1)) << "half a megabyte at first";
+  handles[9].Raise(FetchClass::kDemand);
+  EXPECT_EQ(Asked().back(), 9u);
+  handles.clear();
+  EXPECT_TRUE(absl::IsCancelled(ends_[7]));
 }
 
 }  // namespace

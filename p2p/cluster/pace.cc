@@ -1,0 +1,37 @@
+#include "p2p/cluster/pace.h"
+
+#include <algorithm>
+
+namespace sluice::p2p {
+
+bool Pace::MayBegin(Instant) {
+  return under_way_ < window_;
+}
+
+void Pace::Began(uint64_t bytes, Instant) {
+  under_way_ += bytes;
+}
+
+void Pace::Ended(uint64_t bytes, Duration took, Instant now) {
+  under_way_ -= std::min(under_way_, bytes);
+  if (took < shortest_ || now >= shortest_until_) {
+    shortest_ = took;
+    shortest_until_ = now + kShortestKept;
+  }
+  const Duration quick = std::max(kQuick, 4 * shortest_);
+  if (took <= quick) {
+    window_ = std::min(kWindowMax, window_ + bytes);
+  } else if (now - shrunk_ >= quick) {
+    // As much as comes in that time, and at most half.
+    const double part = std::min(0.5, static_cast<double>(quick.count()) / static_cast<double>(took.count()));
+    window_ = std::max(kWindowMin, static_cast<uint64_t>(static_cast<double>(window_) * part));
+    shrunk_ = now;
+  }
+}
+
+absl::Status Pace::TooLate() const {
+  return absl::DeadlineExceededError(
+      "its source was busy with other fetches of this node until the deadline");
+}
+
+}  // namespace sluice::p2p

@@ -1,8 +1,49 @@
 #include "api/http/document_route.h"
 
+#include <mutex>
 #include <utility>
 
 namespace sluice::api {
+namespace {
+
+// An answer that is still to come: whoever waits for it is told so.
+class Pending : public std::enable_shared_from_this<Pending> {
+ public:
+  Pending(Executor& io, HttpResponder responder) : io_(io), responder_(std::move(responder)) {}
+
+  // Until it is taken.
+  void Tell() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!responder_) return;
+      responder_->Interim(102);
+    }
+    io_.PostAt(std::chrono::steady_clock::now() + DocumentRoute::kInterimEvery, [weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->Tell();
+    });
+  }
+  // REQUIRES: it was not taken
+  HttpResponder Take() {
+    const std::lock_guard lock(mutex_);
+    HttpResponder responder = *std::move(responder_);
+    responder_.reset();
+    return responder;
+  }
+
+ private:
+  Executor& io_;
+  std::mutex mutex_;
+  std::optional<HttpResponder> responder_;  // guarded by mutex_
+};
+
+HttpResponse Refusal(const absl::Status& status) {
+  if (absl::IsNotFound(status)) return NotHere();
+  if (absl::IsPermissionDenied(status)) return ErrorResponse(403, "DENIED", "ask-yourself");
+  if (absl::IsInvalidArgument(status)) return ErrorResponse(400, "UNSUPPORTED", "malformed question");
+  return ErrorResponse(503, "UNAVAILABLE", "the registry could not be asked");
+}
+
+}  // namespace
 
 void DocumentRoute::OnManifest(const BlobOrigin& origin, const Digest& digest, HttpResponder responder) {
   parts_.io.Post([self = shared_from_this(), origin, digest, responder = std::move(responder)]() mutable {
@@ -13,6 +54,25 @@ void DocumentRoute::OnManifest(const BlobOrigin& origin, const Digest& digest, H
 void DocumentRoute::OnRecipe(const Digest& blob, const std::optional<Digest>& root, HttpResponder responder) {
   parts_.io.Post([self = shared_from_this(), blob, root, responder = std::move(responder)]() mutable {
     self->Answer(self->parts_.documents.Recipe(blob, root), nullptr, std::move(responder));
+  });
+}
+
+void DocumentRoute::OnHome(PeerDocuments::Question question, HttpResponder responder) {
+  const auto pending = std::make_shared<Pending>(parts_.io, std::move(responder));
+  pending->Tell();
+  parts_.io.Post([self = shared_from_this(), question = std::move(question), pending] {
+    const bool is_blob = question.kind == PeerDocuments::Question::Kind::kBlob;
+    self->parts_.documents.AskRegistry(
+        question, [self, pending, is_blob](absl::StatusOr<PeerDocument> document) {
+          if (!document.ok())
+            return self->parts_.answers->Send(Refusal(document.status()), pending->Take(), PeerRole::kHome);
+          HttpResponse response;
+          response.content_type = std::move(document->media_type);
+          response.body = std::move(document->body);
+          Counter& sent = self->parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
+          if (is_blob) sent.Add(response.body.size());
+          self->parts_.answers->Send(std::move(response), pending->Take(), PeerRole::kHome);
+        });
   });
 }
 

@@ -2,14 +2,17 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "api/http/http_server.h"
 #include "api/http/peer_response.h"
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/telemetry.h"
 
 namespace sluice::api {
 
@@ -30,16 +33,38 @@ class PeerDocuments {
   // The bound recipe of a blob that this node got somewhere as public; with `root` only that one. Errors:
   // NotFound, whatever the reason.
   virtual absl::StatusOr<PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) = 0;
+
+  // What a registry has: a manifest by digest or tag, the index of what refers to one, a whole small
+  // blob, and the seek table of a compressed one.
+  struct Question {
+    enum class Kind { kManifest, kReferrers, kBlob, kTable };
+    Kind kind = Kind::kManifest;
+    BlobOrigin origin;
+    std::string reference;  // a digest, or a tag of kManifest
+    // Of kTable: the query's at=OFFSET:SIZE:sha256:HEX, and size= of the blob as it is stored.
+    std::string table_at = {};
+    std::string stored_size = {};
+  };
+  using Done = absl::AnyInvocable<void(absl::StatusOr<PeerDocument>) &&>;
+  // This node is asked as the home: it asks the registry if it does not have it. `done` is called exactly
+  // once, on any thread. Errors: NotFound (the registry has no such), PermissionDenied (who asks is to ask
+  // the registry itself: this node may not, or it is not public), InvalidArgument (malformed), all else:
+  // trouble.
+  virtual void AskRegistry(const Question& question, Done done) = 0;
 };
 
-// Gives other nodes what they need beside blobs: manifests and recipes.
+// Gives other nodes what they need beside blobs: manifests and recipes that are here, and as a home what the
+// registry has.
 //
 // Called on the server's thread; documents are read on the I/O pool.
 class DocumentRoute : public std::enable_shared_from_this<DocumentRoute> {
  public:
+  static constexpr Duration kInterimEvery = std::chrono::milliseconds(500);
+
   struct Parts {
     PeerDocuments& documents;
     Executor& io;
+    Telemetry& telemetry;
     std::shared_ptr<const PeerAnswers> answers;
   };
   // What is referred to outlives it.
@@ -48,6 +73,8 @@ class DocumentRoute : public std::enable_shared_from_this<DocumentRoute> {
   void OnManifest(const BlobOrigin& origin, const Digest& digest, HttpResponder responder);
   // With `root` only the recipe of that root.
   void OnRecipe(const Digest& blob, const std::optional<Digest>& root, HttpResponder responder);
+  // Says with 102, at once and every kInterimEvery, that it is at it. 200, 400, 403, 404, 503.
+  void OnHome(PeerDocuments::Question question, HttpResponder responder);
 
  private:
   void Answer(const absl::StatusOr<PeerDocument>& document, const Digest* digest, HttpResponder responder);

@@ -75,6 +75,14 @@ bool IsRepositoryName(std::string_view name) {
   return true;
 }
 
+// Source: the same: <reference> as a tag.
+bool IsTag(std::string_view text) {
+  constexpr size_t kTagBytesMax = 128;
+  return !text.empty() && text.size() <= kTagBytesMax && text[0] != '.' && text[0] != '-' &&
+         std::all_of(text.begin(), text.end(),
+                     [](char c) { return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-'; });
+}
+
 bool IsRegistryName(std::string_view name) {
   return !name.empty() && name.size() <= kNamespaceBytesMax &&
          std::all_of(name.begin(), name.end(), [](char c) {
@@ -112,8 +120,8 @@ class PeerRoutes {
         answers_(std::make_shared<PeerAnswers>(parts.telemetry, std::move(parts.node_id))),
         blobs_(std::make_shared<BlobRoute>(
             BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io, parts.telemetry, answers_})),
-        documents_(
-            std::make_shared<DocumentRoute>(DocumentRoute::Parts{parts.documents, parts.io, answers_})) {
+        documents_(std::make_shared<DocumentRoute>(
+            DocumentRoute::Parts{parts.documents, parts.io, parts.telemetry, answers_})) {
     if (!parts.blobs) return;
     chunks_ = std::make_shared<ChunkRoute>(
         ChunkRoute::Parts{*parts.blobs, parts.reader, parts.clock, parts.io, parts.telemetry, answers_});
@@ -128,6 +136,8 @@ class PeerRoutes {
   bool has_holders() const { return holders_ != nullptr; }
 
  private:
+  void OnHome(const HttpRequest& request, const RegistryPath& path, BlobOrigin origin,
+              HttpResponder responder);
   void OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
               HttpResponder responder);
 
@@ -150,7 +160,8 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
   }
   const std::optional<RegistryPath> path = ParseRegistryPath(request.path);
   const bool blobs = path && path->kind == "blobs";
-  if (!path || (!blobs && path->kind != "manifests"))
+  const bool is_home = request.Header("Sluice-Role") == "home";
+  if (!path || (!blobs && path->kind != "manifests" && !(is_home && path->kind == "referrers")))
     return answers_->Send(ErrorResponse(404, "UNSUPPORTED", "there is nothing at this path"),
                           std::move(responder));
   if (!IsRepositoryName(path->name))
@@ -162,6 +173,8 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
                           std::move(responder));
   }
   const absl::StatusOr<Digest> digest = Digest::Parse(path->reference);
+  if (is_home && (!blobs || !Parameter(request, "part").empty()))
+    return OnHome(request, *path, std::move(origin), std::move(responder));
   // What a tag means only the origin can say.
   if (!digest.ok() && !blobs && path->reference.find(':') == std::string::npos)
     return answers_->Send(NotHere(), std::move(responder));
@@ -169,6 +182,25 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
     return answers_->Send(ErrorResponse(400, "DIGEST_INVALID", "malformed digest"), std::move(responder));
   if (blobs) return OnBlob(request, origin, *digest, std::move(responder));
   documents_->OnManifest(origin, *digest, std::move(responder));
+}
+
+void PeerRoutes::OnHome(const HttpRequest& request, const RegistryPath& path, BlobOrigin origin,
+                        HttpResponder responder) {
+  using Kind = PeerDocuments::Question::Kind;
+  const std::string part = Parameter(request, "part");
+  PeerDocuments::Question question{Kind::kManifest, std::move(origin), path.reference};
+  if (path.kind == "referrers") question.kind = Kind::kReferrers;
+  if (path.kind == "blobs") question.kind = part == "table" ? Kind::kTable : Kind::kBlob;
+  if (question.kind == Kind::kTable) {
+    question.table_at = Parameter(request, "at");
+    question.stored_size = Parameter(request, "size");
+  }
+  const bool is_tag = question.kind == Kind::kManifest && IsTag(path.reference);
+  const bool is_part = path.kind != "blobs" || part == "whole" || part == "table";
+  if (is_part && (is_tag || Digest::Parse(path.reference).ok()))
+    return documents_->OnHome(std::move(question), std::move(responder));
+  answers_->Send(ErrorResponse(400, "UNSUPPORTED", "neither a digest nor a tag, or an unknown part"),
+                 std::move(responder), PeerRole::kHome);
 }
 
 void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,

@@ -61,6 +61,15 @@ struct PeerRoutesParts {
 //   GET, HEAD /v2/                                          200
 //   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY         200, 206, 304, 400, 403, 404, 409, 416, 503
 //   GET, HEAD /v2/<name>/manifests/<digest>?ns=REGISTRY     200, 400, 404 (a tag is never answered)
+//
+// and with Sluice-Role: home what the registry has, which this node asks for it once for all who want it:
+//
+//   GET, HEAD /v2/<name>/manifests/<digest or tag>?ns=REGISTRY     200, 400, 403 (ask-yourself), 404, 503
+//   GET, HEAD /v2/<name>/referrers/<digest>?ns=REGISTRY            the same
+//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY&part=whole     the same
+//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY&part=table
+//                 &at=OFFSET:SIZE:sha256:HEX&size=STORED           the same
+//
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200
 //   GET, HEAD /sluice/v1/holders?digest=&size=&chunk=&root= 200, 400

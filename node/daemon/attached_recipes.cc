@@ -12,6 +12,7 @@ namespace sluice {
 namespace {
 
 using Answer = absl::StatusOr<std::string>;
+using Fetched = absl::StatusOr<p2p::FetchedManifest>;
 
 Answer NoneMatches() {
   return absl::NotFoundError("no recipe that matches the root in the manifest is attached to the image");
@@ -21,7 +22,7 @@ Answer NoneMatches() {
 
 absl::Status AttachedRecipes::List() {
   const absl::StatusOr<std::vector<p2p::Descriptor>> referrers =
-      registry_.ListReferrers(origin_, manifest_, std::string(p2p::media_type::kRecipeArtifact));
+      documents_.Referrers(origin_, manifest_, std::string(p2p::media_type::kRecipeArtifact));
   if (!referrers.ok()) return referrers.status();
   absl::Status last;
   for (size_t i = 0; i < std::min(referrers->size(), kReferrersMax); ++i)
@@ -30,8 +31,7 @@ absl::Status AttachedRecipes::List() {
 }
 
 void AttachedRecipes::ListOf(const Digest& referrer, absl::Status& last) {
-  const absl::StatusOr<p2p::FetchedManifest> fetched =
-      registry_.FetchManifest(origin_, referrer.ToString(), {std::string(p2p::media_type::kOciManifest)});
+  const absl::StatusOr<p2p::FetchedManifest> fetched = documents_.Manifest(origin_, referrer.ToString());
   const absl::StatusOr<p2p::Manifest> manifest =
       fetched.ok() ? p2p::ParseManifest(fetched->body, fetched->media_type) : fetched.status();
   if (!manifest.ok()) {
@@ -52,23 +52,23 @@ std::vector<Answer> AttachedRecipes::Fetch(std::span<const BlobSpec> specs) {
   if (!listed_->ok()) std::fill(answers.begin(), answers.end(), Answer(*listed_));
   // Where there are several, the next ones are asked for together again.
   for (size_t attempt = 0; listed_->ok() && attempt < kTriedMax; ++attempt) {
-    std::vector<std::pair<size_t, std::future<Answer>>> asked;
+    std::vector<std::pair<size_t, std::future<Fetched>>> asked;
     for (size_t i = 0; i < specs.size(); ++i) {
       const auto found = recipes_.find(specs[i].digest);
       if (answers[i].ok() || found == recipes_.end() || found->second.size() <= attempt) continue;
-      const auto promise = std::make_shared<std::promise<Answer>>();
+      const auto promise = std::make_shared<std::promise<Fetched>>();
       asked.emplace_back(i, promise->get_future());
-      registry_.FetchWholeBlob(origin_, found->second[attempt].digest, p2p::kRecipeBytesMax,
-                               [promise](Answer answer) { promise->set_value(std::move(answer)); });
+      documents_.Blob(origin_, found->second[attempt].digest, p2p::kRecipeBytesMax,
+                      [promise](Fetched fetched) { promise->set_value(std::move(fetched)); });
     }
     for (auto& [i, future] : asked) {
-      Answer answer = future.get();
+      Fetched fetched = future.get();
       const absl::StatusOr<p2p::Recipe> recipe =
-          answer.ok() ? p2p::Recipe::DecodeTorrent(*answer) : answer.status();
+          fetched.ok() ? p2p::Recipe::DecodeTorrent(fetched->body) : fetched.status();
       if (!recipe.ok()) {
         answers[i] = recipe.status();
       } else if (recipe->IsBoundBy(specs[i])) {
-        answers[i] = std::move(answer);
+        answers[i] = std::move(fetched->body);
       }
     }
   }

@@ -9,34 +9,34 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/daemon/image_documents.h"
 #include "node/digest.h"
 #include "p2p/registry/manifest.h"
-#include "p2p/registry/registry_client.h"
 
 namespace sluice {
 
 // The recipes that a registry has attached to one image, as referrers of its manifest. They are listed once,
 // and those that are wanted are fetched at the same time.
 //
-// One thread at a time; blocks on the registry.
+// One thread at a time; blocks on the registry, or on the home of what is asked for.
 class AttachedRecipes {
  public:
   static constexpr size_t kReferrersMax = 16;  // looked into
   static constexpr size_t kTriedMax = 4;       // of one blob
 
-  // `registry` outlives this.
-  AttachedRecipes(p2p::RegistryClient& registry, const BlobOrigin& origin, const Digest& manifest)
-      : registry_(registry), origin_(origin), manifest_(manifest) {}
+  // `documents` outlives this.
+  AttachedRecipes(ImageDocuments& documents, const BlobOrigin& origin, const Digest& manifest)
+      : documents_(documents), origin_(origin), manifest_(manifest) {}
 
   // For each of `specs`, the encoded recipe that it binds. Errors: NotFound (none that matches the root),
-  // those of RegistryClient. REQUIRES: each has a root
+  // those of ImageDocuments. REQUIRES: each has a root
   std::vector<absl::StatusOr<std::string>> Fetch(std::span<const BlobSpec> specs);
 
  private:
   absl::Status List();
   void ListOf(const Digest& referrer, absl::Status& last);
 
-  p2p::RegistryClient& registry_;
+  ImageDocuments& documents_;
   const BlobOrigin origin_;
   const Digest manifest_;
   std::optional<absl::Status> listed_;

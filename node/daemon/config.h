@@ -34,6 +34,7 @@ struct Config {
   std::vector<std::string> cluster_advertise;  // host:port; none: cluster.listen, if that is no wildcard
   std::string cluster_zone;
   Duration cluster_member_ttl = std::chrono::minutes(5);
+  bool cluster_insecure_peers = false;
   uint64_t peers_last_resort_rate = 8 << 20;  // bytes a second
   bool cluster_swarm = true;                  // with a listener
   uint32_t cluster_swarm_port = 7302;

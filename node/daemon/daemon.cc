@@ -32,6 +32,8 @@
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/home_blobs.h"
+#include "node/daemon/image_documents.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/manifest_cache.h"
@@ -42,16 +44,20 @@
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
 #include "node/daemon/quota.h"
+#include "node/daemon/registry_documents.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
 #include "p2p/cluster/dial_back.h"
 #include "p2p/cluster/directory.h"
+#include "p2p/cluster/home_documents.h"
 #include "p2p/cluster/last_resort.h"
 #include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_health.h"
+#include "p2p/cluster/member_zones.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
+#include "p2p/cluster/spreading.h"
 #include "p2p/http/url.h"
 #include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
@@ -68,6 +74,8 @@ constexpr int kIoThreads = 4;
 constexpr uint32_t kFillFetchesAmongMembers = 64;
 constexpr Duration kLoopPatience = std::chrono::seconds(2);
 constexpr Duration kStopGrace = std::chrono::seconds(2);
+// Each asker of another node's keeps one while it waits.
+constexpr uint32_t kPeerConnectionsMax = 1024;
 // How long a blob file that somebody has cut short or removed may go unnoticed.
 constexpr Duration kFileCheckInterval = std::chrono::seconds(5);
 
@@ -201,6 +209,11 @@ class OriginLedger final : public AccessLedger {
   const Withdraw withdraw_;
 };
 
+ImageDocuments::Tags TagsOf(const Config& config) {
+  return config.cluster_insecure_peers ? ImageDocuments::Tags::kFromHome
+                                       : ImageDocuments::Tags::kFromRegistry;
+}
+
 BlobCacheLimits CacheLimitsOf(const Config& config) {
   BlobCacheLimits limits;
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
@@ -301,6 +314,7 @@ class Daemon::Node {
   absl::Status OpenDoor();
   absl::Status StartQuota();
   absl::Status Serve();
+  void MakeHome();
   absl::Status ServePeers();
   absl::Status ServeHints();
   void CheckFilesLater();
@@ -335,7 +349,10 @@ class Daemon::Node {
   std::unique_ptr<p2p::DialBack> dial_back_;
   std::unique_ptr<api::DialAnswers> dial_answers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
+  std::unique_ptr<p2p::HomeDocuments> home_documents_;
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
+  std::unique_ptr<RegistryDocuments> registry_documents_;
+  std::unique_ptr<ImageDocuments> image_documents_;
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::LastResortSource> last_resort_;  // null without members
   std::unique_ptr<p2p::Holders> holders_;               // the same
@@ -356,6 +373,8 @@ class Daemon::Node {
   std::unique_ptr<api::Metrics> metrics_;
   std::unique_ptr<api::HttpServer> http_;
   std::unique_ptr<NodePeerDocuments> given_documents_;
+  std::shared_ptr<p2p::MemberZones> zones_;
+  std::shared_ptr<HomeBlobs> given_blobs_;
   std::unique_ptr<api::HttpServer> peer_http_;
   std::unique_ptr<api::GrpcServer> grpc_;
   std::unique_ptr<api::GrpcServer> hints_grpc_;
@@ -385,13 +404,22 @@ absl::Status Daemon::Node::Start() {
   origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Blob& blob) {
     if (swarm_) swarm_->Forget(blob);
   });
-  origin_ = std::make_unique<p2p::OriginSource>(
-      p2p::OriginSource::Parts{*registry_, *origin_ledger_, clock_, *io_, telemetry_});
+  p2p::OriginSource::Parts origin{*registry_, *origin_ledger_, clock_, *io_, telemetry_};
+  if (!config_.cluster_members.empty()) {
+    origin.ask_for_table = [this](const BlobOrigin& place, const StoredForm& stored, auto done) {
+      image_documents_->Table(place, stored, std::move(done));
+    };
+  }
+  origin_ = std::make_unique<p2p::OriginSource>(std::move(origin));
   verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
   status = FindMembers();
   if (!status.ok()) return status;
-  resolver_ =
-      std::make_unique<ImageResolver>(*registry_, *allowed_, *store_, manifests_, peer_documents_.get());
+  registry_documents_ = std::make_unique<RegistryDocuments>(
+      clock_, *io_, *registry_, home_documents_ ? RegistryDocuments::kKeep : Duration(0));
+  image_documents_ =
+      std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(), TagsOf(config_));
+  resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
+                                              peer_documents_.get());
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(
                             std::vector<FixedSources::Source>{{SourceRank::kOrigin, origin_.get()}});
@@ -401,8 +429,8 @@ absl::Status Daemon::Node::Start() {
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
-      clock_, *store_, *fills_, *verifier_, *resolver_, *cache_, *origin_ledger_, peer_documents_.get(),
-      *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
+      clock_, *store_, *fills_, *verifier_, *resolver_, *image_documents_, *cache_, *origin_ledger_,
+      peer_documents_.get(), *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); }});
 
   Mounter::Options options;
@@ -467,6 +495,8 @@ absl::Status Daemon::Node::FindMembers() {
   peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
+  home_documents_ = std::make_unique<p2p::HomeDocuments>(
+      p2p::HomeDocuments::Parts{clock_, *io_, *members_, health_, *peer_client_, telemetry_, Warn});
   exchange_ = std::make_unique<p2p::MemberExchange>(
       p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
       [random = std::make_shared<absl::BitGen>()](size_t bound) {
@@ -598,26 +628,40 @@ absl::Status Daemon::Node::StartQuota() {
   return absl::OkStatus();
 }
 
+void Daemon::Node::MakeHome() {
+  zones_ = std::make_shared<p2p::MemberZones>(clock_, *members_);
+  const auto spreader = std::make_shared<p2p::Spreader>(
+      clock_, [zones = zones_](const std::string& name) { return zones->Find(name); });
+  given_blobs_ =
+      std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader});
+}
+
 absl::Status Daemon::Node::ServePeers() {
   if (config_.cluster_listen.empty()) return absl::OkStatus();
-  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_);
+  std::optional<NodePeerDocuments::Home> home;
+  if (home_documents_)
+    home.emplace(NodePeerDocuments::Home{*registry_documents_, *allowed_, *io_, TagsOf(config_)});
+  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_, home);
   api::HttpRoutes routes;
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
   if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);
+  if (members_) MakeHome();
   api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_,
-                              member_answers_.get(), holder_answers_.get(), nullptr, node_id_});
+                              member_answers_.get(), holder_answers_.get(), given_blobs_.get(), node_id_});
   if (dial_back_) {
     dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
     api::AddDialRoute(routes, *dial_answers_, node_id_);
   }
-  peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+  api::HttpLimits limits;
+  limits.connections_max = kPeerConnectionsMax;
+  peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), limits);
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);
   spdlog::info("other nodes get what is here on port {}", peer_http_->port());
   if (!p2p::NamesLoopback(p2p::HostPort::Parse(config_.cluster_listen)->host)) {
     spdlog::warn(
         "cluster.listen {} is reached from beyond this machine without TLS: whoever can connect gets the "
-        "public blobs that are here; keep the port to the cluster's network",
+        "public blobs that are here, and others through this node; keep the port to the cluster's network",
         config_.cluster_listen);
   }
   return absl::OkStatus();
@@ -721,6 +765,7 @@ void Daemon::Node::Stop() {
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
   if (peer_http_) peer_http_->Stop();
+  if (zones_) zones_->Close();
   if (members_) members_->Stop();
   if (swarm_) swarm_->Stop();
   if (quota_) quota_->Stop();

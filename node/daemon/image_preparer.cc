@@ -10,10 +10,12 @@
 #include <memory>
 #include <utility>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "ondemand/erofs_image.h"
 #include "p2p/recipe/sha256.h"
+#include "p2p/registry/frame_decoder.h"
 
 namespace sluice {
 namespace {
@@ -33,6 +35,37 @@ bool IsUniform(const std::string& bytes) {
 bool IsWhole(const StoredForm& stored) {
   return !stored.seek_table;
 }
+
+// Cuts what comes in order into chunks, and tells each.
+class ChunkCutter {
+ public:
+  using OnChunk = absl::AnyInvocable<absl::Status(ChunkIndex, Buffer)>;
+  ChunkCutter(const ChunkGeometry& geometry, OnChunk on_chunk)
+      : geometry_(geometry), on_chunk_(std::move(on_chunk)) {}
+
+  // Errors: those of `on_chunk`. REQUIRES: no more comes than the blob has
+  absl::Status Take(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      if (filled_ == 0) chunk_ = Buffer(geometry_.RangeOf(index_).length);
+      const size_t n = std::min(bytes.size(), chunk_.size() - filled_);
+      std::memcpy(chunk_.data() + filled_, bytes.data(), n);
+      filled_ += n;
+      bytes = bytes.subspan(n);
+      if (filled_ < chunk_.size()) break;
+      filled_ = 0;
+      absl::Status taken = on_chunk_(std::exchange(index_, index_.next()), std::move(chunk_));
+      if (!taken.ok()) return taken;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const ChunkGeometry& geometry_;
+  OnChunk on_chunk_;
+  ChunkIndex index_{0};
+  Buffer chunk_;
+  size_t filled_ = 0;
+};
 
 }  // namespace
 
@@ -295,7 +328,10 @@ absl::Status StoreImagePreparer::TakeFromRegistry(const std::shared_ptr<Blob>& b
   for (const BlobOrigin& origin : facts->origins) {
     const StoredForm* const stored = facts->StoredAt(origin);
     if (bootstrap->presence().complete() || !stored || !IsWhole(*stored)) break;
-    last = TakeWhole(bootstrap, origin, *stored, bounds);
+    // Its home can give what fits into memory.
+    const bool by_home = parts_.peers && stored->size <= p2p::HomeDocuments::kBlobBytesMax;
+    last = by_home ? TakeDocument(bootstrap, origin, *stored, bounds)
+                   : TakeWhole(bootstrap, origin, *stored, bounds);
     if (last.ok()) return last;
     if (bounds.cancelled || parts_.clock.Now() >= bounds.deadline || &origin == &facts->origins.back())
       return last;
@@ -306,30 +342,47 @@ absl::Status StoreImagePreparer::TakeFromRegistry(const std::shared_ptr<Blob>& b
 // Its digest is looked at when all of it is here, as of one that came in parts.
 absl::Status StoreImagePreparer::TakeWhole(const std::shared_ptr<Blob>& bootstrap, const BlobOrigin& origin,
                                            const StoredForm& stored, const PrepareBounds& bounds) {
-  const ChunkGeometry& geometry = bootstrap->geometry();
-  ChunkIndex index(0);
-  Buffer chunk;
-  size_t filled = 0;
-  const auto take = [&](std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      if (filled == 0) chunk = Buffer(geometry.RangeOf(index).length);
-      const size_t n = std::min(bytes.size(), chunk.size() - filled);
-      std::memcpy(chunk.data() + filled, bytes.data(), n);
-      filled += n;
-      bytes = bytes.subspan(n);
-      if (filled < chunk.size()) break;
-      filled = 0;
-      const ChunkIndex whole = std::exchange(index, index.next());
-      if (bootstrap->presence().IsPresent(whole)) continue;
-      absl::Status kept =
-          Keep(bootstrap, whole, std::move(chunk), Evidence::kUnverified, SourceKind::kOrigin);
-      if (!kept.ok()) return kept;
-    }
-    return absl::OkStatus();
-  };
+  ChunkCutter cutter(bootstrap->geometry(), [&](ChunkIndex index, Buffer chunk) {
+    if (bootstrap->presence().IsPresent(index)) return absl::OkStatus();
+    return Keep(bootstrap, index, std::move(chunk), Evidence::kUnverified, SourceKind::kOrigin);
+  });
   return p2p::ReadStored(
-      parts_.stored_reader, origin, stored, geometry.size(), {bounds.deadline, bounds.cancelled},
-      [&](OriginAccess access) { parts_.ledger.NoteAccess(bootstrap->key(), origin, access); }, take);
+      parts_.stored_reader, origin, stored, bootstrap->geometry().size(), {bounds.deadline, bounds.cancelled},
+      [&](OriginAccess access) { parts_.ledger.NoteAccess(bootstrap->key(), origin, access); },
+      [&](std::span<const std::byte> bytes) { return cutter.Take(bytes); });
+}
+
+// The same of one that is in memory as it is stored.
+absl::Status StoreImagePreparer::TakeDocument(const std::shared_ptr<Blob>& bootstrap,
+                                              const BlobOrigin& origin, const StoredForm& stored,
+                                              const PrepareBounds& bounds) {
+  using Fetched = absl::StatusOr<p2p::FetchedManifest>;
+  const auto came = std::make_shared<std::promise<Fetched>>();
+  std::future<Fetched> coming = came->get_future();
+  parts_.documents.Blob(origin, stored.digest, stored.size,
+                        [came](Fetched fetched) { came->set_value(std::move(fetched)); });
+  while (coming.wait_for(kCancelCheck) != std::future_status::ready) {
+    if (bounds.cancelled) return absl::CancelledError("the call was cancelled, or the node is stopping");
+    if (parts_.clock.Now() >= bounds.deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("bootstrap ", bootstrap->digest().ToString(), " did not arrive in time"));
+    }
+  }
+  const Fetched fetched = coming.get();
+  if (!fetched.ok()) return fetched.status();
+  const bool by_peer = fetched->access == OriginAccess::kHearsay;
+  parts_.ledger.NoteAccess(bootstrap->key(), origin, fetched->access);
+  Counter& plain_bytes = parts_.stored_reader.telemetry.origin_plain_bytes;
+  ChunkCutter cutter(bootstrap->geometry(), [&](ChunkIndex index, Buffer chunk) {
+    if (!by_peer) plain_bytes.Add(chunk.size());
+    if (bootstrap->presence().IsPresent(index)) return absl::OkStatus();
+    return Keep(bootstrap, index, std::move(chunk), Evidence::kUnverified,
+                by_peer ? SourceKind::kPeer : SourceKind::kOrigin);
+  });
+  p2p::StreamDecoder decoder(bootstrap->geometry().size());
+  const absl::Status fed = decoder.Feed(std::as_bytes(std::span(fetched->body)),
+                                        [&](std::span<const std::byte> plain) { return cutter.Take(plain); });
+  return fed.ok() ? decoder.Finish() : fed;
 }
 
 absl::Status StoreImagePreparer::WaitForFill(const BlobKey& key, const PrepareBounds& bounds) {

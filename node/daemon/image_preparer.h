@@ -12,6 +12,7 @@
 #include "node/chunk_sink.h"
 #include "node/chunk_verifier.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/image_documents.h"
 #include "node/daemon/image_resolver.h"
 #include "node/digest.h"
 #include "node/executor.h"
@@ -70,6 +71,7 @@ class StoreImagePreparer final : public ImagePreparer {
     BackgroundFill& fills;
     ChunkVerifier& verifier;
     ImageResolver& resolver;
+    ImageDocuments& documents;
     ChunkSink& sink;
     AccessLedger& ledger;
     const p2p::PeerDocumentClient* peers;  // null on a node without members
@@ -105,6 +107,8 @@ class StoreImagePreparer final : public ImagePreparer {
   absl::Status TakeFromRegistry(const std::shared_ptr<Blob>& bootstrap, const PrepareBounds& bounds);
   absl::Status TakeWhole(const std::shared_ptr<Blob>& bootstrap, const BlobOrigin& origin,
                          const StoredForm& stored, const PrepareBounds& bounds);
+  absl::Status TakeDocument(const std::shared_ptr<Blob>& bootstrap, const BlobOrigin& origin,
+                            const StoredForm& stored, const PrepareBounds& bounds);
   absl::Status Keep(const std::shared_ptr<Blob>& blob, ChunkIndex index, Buffer chunk, Evidence evidence,
                     SourceKind kind);
   absl::Status WaitForFill(const BlobKey& key, const PrepareBounds& bounds);

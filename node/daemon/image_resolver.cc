@@ -13,14 +13,6 @@
 #include "p2p/recipe/recipe.h"
 
 namespace sluice {
-namespace {
-
-std::vector<std::string> AcceptedManifests() {
-  return {std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
-          std::string(p2p::media_type::kDockerManifest), std::string(p2p::media_type::kDockerManifestList)};
-}
-
-}  // namespace
 
 absl::StatusOr<p2p::ImageReference> ImageResolver::Check(const std::string& text) const {
   absl::StatusOr<p2p::ImageReference> reference = p2p::ImageReference::Parse(text);
@@ -71,7 +63,7 @@ absl::StatusOr<std::string> ImageResolver::FetchConfig(const BlobOrigin& origin,
   const p2p::ImageReference name{origin, "", digest};
   absl::Status away = absl::UnavailableError("its registry can't be reached");
   if (registry == Registry::kAsk) {
-    absl::StatusOr<std::string> bytes = registry_.FetchWholeBlob(origin, digest, p2p::kManifestBytesMax);
+    absl::StatusOr<std::string> bytes = documents_.Blob(origin, digest, p2p::kManifestBytesMax);
     if (bytes.ok()) Keep(name, {std::string(p2p::media_type::kOciConfig), *bytes, digest});
     if (!absl::IsUnavailable(bytes.status()) && !absl::IsDeadlineExceeded(bytes.status())) return bytes;
     registry = Registry::kAway;
@@ -87,7 +79,7 @@ absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOne(const p2p::ImageRef
   absl::Status away = absl::UnavailableError("its registry can't be reached");
   if (registry == Registry::kAsk) {
     absl::StatusOr<p2p::FetchedManifest> fetched =
-        registry_.FetchManifest(reference.origin, reference.ManifestName(), AcceptedManifests());
+        documents_.Manifest(reference.origin, reference.ManifestName());
     if (fetched.ok()) Keep(reference, *fetched);
     if (!absl::IsUnavailable(fetched.status()) && !absl::IsDeadlineExceeded(fetched.status())) return fetched;
     registry = Registry::kAway;
@@ -141,7 +133,7 @@ std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, co
   }
   if (wanted.empty()) return missing;
   const std::vector<absl::StatusOr<std::string>> recipes =
-      AttachedRecipes(registry_, reference.origin, manifest).Fetch(wanted);
+      AttachedRecipes(documents_, reference.origin, manifest).Fetch(wanted);
   for (size_t i = 0; i < wanted.size(); ++i) {
     const absl::Status kept =
         recipes[i].ok() ? recipes_.PutRecipe(keys[i], *recipes[i]) : recipes[i].status();

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "node/blob.h"
 #include "node/blob_key.h"
+#include "node/daemon/image_documents.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/digest.h"
 #include "node/executor.h"
@@ -37,19 +38,24 @@ struct ResolvedImage {
 class ImageResolver {
  public:
   // All outlive the resolver. `peers` is null on a node without members.
-  ImageResolver(p2p::RegistryClient& registry, const p2p::AllowList& allowed, RecipeStore& recipes,
-                ManifestCache& manifests, const p2p::PeerDocumentClient* peers)
-      : registry_(registry), allowed_(allowed), recipes_(recipes), manifests_(manifests), peers_(peers) {}
+  ImageResolver(p2p::RegistryClient& registry, ImageDocuments& documents, const p2p::AllowList& allowed,
+                RecipeStore& recipes, ManifestCache& manifests, const p2p::PeerDocumentClient* peers)
+      : registry_(registry),
+        documents_(documents),
+        allowed_(allowed),
+        recipes_(recipes),
+        manifests_(manifests),
+        peers_(peers) {}
 
   // The reference, if this node may ask for it; asks nobody. Errors: InvalidArgument (reference),
   // PermissionDenied (the allow-list).
   absl::StatusOr<p2p::ImageReference> Check(const std::string& reference) const;
 
   // Follows an index to the image that suits the platform best, those that can be mounted first (see
-  // p2p::ChooseImage). If the registry can't be reached, a manifest is as it was fetched last,
-  // or, named by digest, as a member has it; if the registry answers with an error, that is the answer.
-  // Errors: InvalidArgument (reference, manifest), PermissionDenied (the allow-list, the registry),
-  // FailedPrecondition (not a lazy image), and those of RegistryClient.
+  // p2p::ChooseImage). All is asked for as ImageDocuments does. If the registry can't be reached, a manifest
+  // is as it was fetched last, or, named by digest, as a member has it; if the registry answers with an
+  // error, that is the answer. Errors: InvalidArgument (reference, manifest), PermissionDenied (the
+  // allow-list, the registry), FailedPrecondition (not a lazy image), and those of RegistryClient.
   absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
                                         const p2p::Platform& platform = p2p::ThisCpu());
 
@@ -81,6 +87,7 @@ class ImageResolver {
   bool HasBoundRecipe(const BlobKey& key, const BlobSpec& facts);
 
   p2p::RegistryClient& registry_;
+  ImageDocuments& documents_;
   const p2p::AllowList& allowed_;
   RecipeStore& recipes_;
   ManifestCache& manifests_;

@@ -30,7 +30,7 @@ absl::Status StatusOf(const HttpHead& head, const std::string& node_id) {
   if (head.status == 403) return absl::UnauthenticatedError("it says that each node has to ask for itself");
   if (head.status == 409)
     return absl::FailedPreconditionError("it says that what is believed of the blob is wrong");
-  if (head.status == 503 || head.status == 429) return absl::ResourceExhaustedError("it is busy");
+  if (head.status == 503 || head.status == 429) return absl::ResourceExhaustedError(absl::StrCat("it is busy: status ", head.status));
   return absl::UnavailableError(absl::StrCat("status ", head.status));
 }
 
@@ -169,11 +169,15 @@ class WholeSink final : public HttpSink {
 }  // namespace
 
 std::string RegistryPathOf(const BlobOrigin& origin, std::string_view kind, const Digest& digest) {
+  return RegistryPathOf(origin, kind, digest.ToString());
+}
+
+std::string RegistryPathOf(const BlobOrigin& origin, std::string_view kind, const std::string& reference) {
   // A registry is host[:port]: all that needs an escape in a query is what an IPv6 literal has.
   std::string registry;
   for (const char c : origin.registry)
     absl::StrAppend(&registry, c == '[' ? "%5B" : c == ']' ? "%5D" : std::string(1, c));
-  return absl::StrCat("/v2/", origin.repository, "/", Abs(kind), "/", digest.ToString(), "?ns=", registry);
+  return absl::StrCat("/v2/", origin.repository, "/", Abs(kind), "/", reference, "?ns=", registry);
 }
 
 PeerClient::PeerClient(Telemetry& telemetry, PeerClientOptions options)
@@ -226,7 +230,7 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
 }
 
 void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on_answer) {
-  HttpRequest request = Request(member, question.path_and_query, PeerRole::kPresentOnly, question.timeout);
+  HttpRequest request = Request(member, question.path_and_query, question.role, question.timeout);
   if (!question.own_row.empty()) request.headers.Add(kMemberHeader, question.own_row);
   if (!question.body.empty()) {
     request.method = "POST";

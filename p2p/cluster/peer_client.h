@@ -104,6 +104,7 @@ class PeerClient {
     Duration timeout{};
     std::string own_row{};  // of this node, told in a header; empty: not told
     std::string body{};     // not empty: it is a POST
+    PeerRole role = PeerRole::kPresentOnly;
   };
   void Ask(const Member& member, const Question& question, OnAnswer on_answer);
   // The same; blocks: not on the client's thread.
@@ -122,7 +123,9 @@ class PeerClient {
   HttpClient http_;
 };
 
-// "/v2/<repository>/blobs/<digest>?ns=<registry>"; `kind` is "blobs" or "manifests".
+// "/v2/<repository>/blobs/<digest>?ns=<registry>"; `kind` is "blobs", "manifests" or "referrers", the
+// reference a digest or a tag.
 std::string RegistryPathOf(const BlobOrigin& origin, std::string_view kind, const Digest& digest);
+std::string RegistryPathOf(const BlobOrigin& origin, std::string_view kind, const std::string& reference);
 
 }  // namespace sluice::p2p

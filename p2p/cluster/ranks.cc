@@ -127,4 +127,22 @@ std::vector<Member> RanksOfBlob(const MemberView& view, const Digest& blob, cons
   return ranks;
 }
 
+std::vector<Member> RanksBeforeSelf(const MemberView& view, const Digest& key, const MemberHealth& health,
+                                    size_t count_max, Instant now) {
+  const uint64_t blob_key = ScoreKeyOf(key);
+  const auto score = [&](const Member& member) { return BlobScore(blob_key, member.score_key); };
+  const auto self = std::find_if(view.members.begin(), view.members.end(),
+                                 [](const Member& member) { return member.is_self; });
+  std::vector<Member> ranks = RanksOfBlob(view, key, health, count_max, now);
+  // Of equals the lesser name is first, as in all ranks.
+  std::erase_if(ranks, [&](const Member& member) {
+    if (std::none_of(view.members.begin(), view.members.end(),
+                     [&](const Member& named) { return named.name == member.name; }))
+      return true;
+    if (self == view.members.end()) return false;
+    return score(member) < score(*self) || (score(member) == score(*self) && member.name > self->name);
+  });
+  return ranks;
+}
+
 }  // namespace sluice::p2p

@@ -81,4 +81,10 @@ std::vector<Member> RanksOfStripe(const MemberView& view, const BlobHomes& homes
 std::vector<Member> RanksOfBlob(const MemberView& view, const Digest& blob, const MemberHealth& health,
                                 size_t count_max, Instant now);
 
+// Who is to be asked for what belongs to a key, in the order in which they are to ask the registry for it, up
+// to this node itself: empty if that is this node. Unnamed addresses have no rank; who is skipped is left
+// out.
+std::vector<Member> RanksBeforeSelf(const MemberView& view, const Digest& key, const MemberHealth& health,
+                                    size_t count_max, Instant now);
+
 }  // namespace sluice::p2p

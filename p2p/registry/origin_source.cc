@@ -315,8 +315,9 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
 
 OriginSource::OriginSource(Parts parts, size_t seek_table_bytes_max)
     : parts_(parts),
-      tables_(std::make_shared<SeekTableCache>(SeekTableCache::Parts{parts.registry, parts.clock, parts.io},
-                                               seek_table_bytes_max)),
+      tables_(std::make_shared<SeekTableCache>(
+          SeekTableCache::Parts{parts.registry, parts.clock, parts.io, parts.ask_for_table},
+          seek_table_bytes_max)),
       liars_(std::make_shared<Liars>()) {}
 
 OriginSource::~OriginSource() = default;

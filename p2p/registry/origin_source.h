@@ -37,6 +37,7 @@ class OriginSource final : public ChunkSource {
     const Clock& clock;
     Executor& io;  // decodes
     Telemetry& telemetry;
+    decltype(SeekTableCache::Parts::ask) ask_for_table = nullptr;  // as SeekTableCache says
   };
   explicit OriginSource(Parts parts, size_t seek_table_bytes_max = SeekTableCache::kBytesMaxDefault);
   ~OriginSource() override;

@@ -193,6 +193,15 @@ absl::StatusOr<uint64_t> RegistryClient::HeadBlob(const BlobOrigin& origin, cons
 
 void RegistryClient::FetchWholeBlob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
                                     Done<std::string> done) {
+  FetchBlobDocument(origin, digest, bytes_max,
+                    [done = std::move(done)](absl::StatusOr<FetchedManifest> got) mutable {
+                      if (!got.ok()) return std::move(done)(std::move(got).status());
+                      std::move(done)(std::move(got->body));
+                    });
+}
+
+void RegistryClient::FetchBlobDocument(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
+                                       Done<FetchedManifest> done) {
   RegistryRequest request{.origin = origin, .path = BlobPath(digest)};
   request.deadline = core_->DefaultDeadline();
   request.body_bytes_max = bytes_max;
@@ -206,7 +215,8 @@ void RegistryClient::FetchWholeBlob(const BlobOrigin& origin, const Digest& dige
          }
          const Digest got = Sha256::Of(answer->body);
          if (got != digest) return std::move(done)(WrongDigest(origin, digest, got));
-         std::move(done)(std::move(answer->body));
+         std::move(done)(
+             FetchedManifest{MediaTypeOf(answer->head), std::move(answer->body), digest, answer->access});
        });
 }
 
@@ -216,22 +226,47 @@ absl::StatusOr<std::string> RegistryClient::FetchWholeBlob(const BlobOrigin& ori
       [&](Done<std::string> done) { FetchWholeBlob(origin, digest, bytes_max, std::move(done)); });
 }
 
-absl::StatusOr<std::vector<Descriptor>> RegistryClient::ListReferrers(const BlobOrigin& origin,
-                                                                      const Digest& manifest,
-                                                                      const std::string& artifact_type) {
+void RegistryClient::FetchReferrers(const BlobOrigin& origin, const Digest& manifest,
+                                    Done<FetchedManifest> done) {
   RegistryRequest request{.origin = origin, .path = "/referrers/" + manifest.ToString()};
   request.headers.Add("Accept", media_type::kOciIndex);
   request.deadline = core_->DefaultDeadline();
   request.body_bytes_max = kManifestBytesMax;
-  absl::StatusOr<Answer> answer = CallAndWait(core_, std::move(request));
-  if (absl::IsNotFound(answer.status())) {
-    answer = CallAndWait(
-        core_, ManifestRequest(*core_, origin, ReferrersTag(manifest), {std::string(media_type::kOciIndex)}));
-  }
-  absl::StatusOr<ImageIndex> index = IndexOf(std::move(answer));
-  if (!index.ok()) return index.status();
-  std::erase_if(index->manifests, [&](const Descriptor& d) { return d.artifact_type != artifact_type; });
-  return std::move(index->manifests);
+  auto give = [](absl::StatusOr<Answer> answer, Done<FetchedManifest> to) {
+    const OriginAccess access = answer.ok() ? answer->access : OriginAccess::kPublic;
+    const absl::StatusOr<ImageIndex> index = IndexOf(std::move(answer));
+    if (!index.ok()) return std::move(to)(index.status());
+    std::string body = SerializeIndex(*index);
+    const Digest digest = Sha256::Of(body);
+    std::move(to)(FetchedManifest{std::string(media_type::kOciIndex), std::move(body), digest, access});
+  };
+  Call(core_, std::move(request),
+       [core = core_, origin, manifest, give, done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
+         if (!absl::IsNotFound(answer.status())) return give(std::move(answer), std::move(done));
+         Call(core,
+              ManifestRequest(*core, origin, ReferrersTag(manifest), {std::string(media_type::kOciIndex)}),
+              [give, done = std::move(done)](absl::StatusOr<Answer> tagged) mutable {
+                give(std::move(tagged), std::move(done));
+              });
+       });
+}
+
+absl::StatusOr<std::vector<Descriptor>> RegistryClient::ListReferrers(const BlobOrigin& origin,
+                                                                      const Digest& manifest,
+                                                                      const std::string& artifact_type) {
+  const absl::StatusOr<FetchedManifest> list = Wait<FetchedManifest>(
+      [&](Done<FetchedManifest> done) { FetchReferrers(origin, manifest, std::move(done)); });
+  if (!list.ok()) return list.status();
+  return ReferrersOfType(list->body, artifact_type);
+}
+
+absl::StatusOr<std::vector<Descriptor>> ReferrersOfType(std::string_view index,
+                                                        const std::string& artifact_type) {
+  absl::StatusOr<Manifest> manifest = ParseManifest(index, media_type::kOciIndex);
+  ImageIndex* const list = manifest.ok() ? std::get_if<ImageIndex>(&*manifest) : nullptr;
+  if (list == nullptr) return absl::DataLossError("the referrers list is no image index");
+  std::erase_if(list->manifests, [&](const Descriptor& d) { return d.artifact_type != artifact_type; });
+  return std::move(list->manifests);
 }
 
 }  // namespace sluice::p2p

@@ -120,6 +120,13 @@ class RegistryClient {
   absl::StatusOr<std::string> FetchWholeBlob(const BlobOrigin& origin, const Digest& digest,
                                              uint64_t bytes_max);
 
+  // The same, with its media type and what it took to get it.
+  void FetchBlobDocument(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
+                         Done<FetchedManifest> done);
+
+  // The index of all that refers to a manifest; an empty one if there is no such list.
+  void FetchReferrers(const BlobOrigin& origin, const Digest& manifest, Done<FetchedManifest> done);
+
   // What refers to a manifest with the given artifact type; none is no error. Asks the referrers API (the
   // first page of its answer), and where there is none the tag sha256-<hex>. Blocks.
   absl::StatusOr<std::vector<Descriptor>> ListReferrers(const BlobOrigin& origin, const Digest& manifest,
@@ -149,5 +156,9 @@ class RegistryClient {
  private:
   const std::shared_ptr<class RegistryCore> core_;
 };
+
+// Those of an index of referrers that have the artifact type. Errors: DataLoss.
+absl::StatusOr<std::vector<Descriptor>> ReferrersOfType(std::string_view index,
+                                                        const std::string& artifact_type);
 
 }  // namespace sluice::p2p

@@ -112,28 +112,40 @@ SeekTableCache::Table SeekTableCache::FindLocked(const Key& key) {
 
 void SeekTableCache::Begin(const std::shared_ptr<Ask>& ask, const StoredForm& stored, FetchClass fetch_class,
                            OnAccess on_access) {
+  if (parts_.ask) {
+    return parts_.ask(ask->key.second, stored,
+                      [self = shared_from_this(), ask,
+                       on_access = std::move(on_access)](absl::StatusOr<FetchedManifest> table) mutable {
+                        if (!table.ok()) return self->Read(ask, table.status());
+                        if (table->access != OriginAccess::kHearsay) on_access(table->access);
+                        ask->bytes = std::move(table->body);
+                        self->Read(ask, absl::OkStatus());
+                      });
+  }
   const std::shared_ptr<FetchControl> request = parts_.registry.ReadBlobRange(
       ask->key.second, stored.digest, stored.size, stored.seek_table->range, fetch_class,
       parts_.clock.Now() + kAskMax, std::move(on_access),
       [ask](std::span<const std::byte> bytes) {
         ask->bytes.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
       },
-      [self = shared_from_this(), ask](absl::Status status) {
-        // That a table came late says nothing of those who have more time.
-        if (absl::IsDeadlineExceeded(status)) status = absl::UnavailableError(status.message());
-        if (!status.ok()) return self->End(ask, std::move(status));
-        self->parts_.io.Post([self, ask] {
-          if (Sha256::Of(ask->bytes) != ask->digest)
-            return self->End(ask, absl::DataLossError("its seek table is not what its digest promises"));
-          absl::StatusOr<SeekTable> table = SeekTable::Parse(ask->bytes, ask->geometry, ask->frames_bytes);
-          if (!table.ok()) return self->End(ask, table.status());
-          self->End(ask, std::make_shared<const SeekTable>(*std::move(table)));
-        });
-      });
+      [self = shared_from_this(), ask](absl::Status status) { self->Read(ask, std::move(status)); });
   const std::lock_guard lock(mutex_);
   // By now it may have answered.
   if (const auto known = asks_.find(ask->key); known != asks_.end() && known->second == ask)
     ask->request = request;
+}
+
+void SeekTableCache::Read(const std::shared_ptr<Ask>& ask, absl::Status came) {
+  // That a table came late says nothing of those who have more time.
+  if (absl::IsDeadlineExceeded(came)) came = absl::UnavailableError(came.message());
+  if (!came.ok()) return End(ask, std::move(came));
+  parts_.io.Post([self = shared_from_this(), ask] {
+    if (Sha256::Of(ask->bytes) != ask->digest)
+      return self->End(ask, absl::DataLossError("its seek table is not what its digest promises"));
+    absl::StatusOr<SeekTable> table = SeekTable::Parse(ask->bytes, ask->geometry, ask->frames_bytes);
+    if (!table.ok()) return self->End(ask, table.status());
+    self->End(ask, std::make_shared<const SeekTable>(*std::move(table)));
+  });
 }
 
 void SeekTableCache::End(const std::shared_ptr<Ask>& ask, absl::StatusOr<Table> table) {

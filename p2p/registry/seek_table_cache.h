@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -34,6 +35,10 @@ class SeekTableCache : public std::enable_shared_from_this<SeekTableCache> {
     RegistryClient& registry;
     const Clock& clock;
     Executor& io;  // where tables are read, and waits end
+    // Who is asked for a table instead of the registry, e.g. somebody who asks it for all; may be null. The
+    // answer comes exactly once, on any thread; its access is kHearsay if no registry was asked.
+    using TableDone = RegistryClient::Done<FetchedManifest>;
+    std::function<void(const BlobOrigin&, const StoredForm&, TableDone)> ask = nullptr;
   };
 
   using Table = std::shared_ptr<const SeekTable>;
@@ -67,6 +72,7 @@ class SeekTableCache : public std::enable_shared_from_this<SeekTableCache> {
   Table FindLocked(const Key& key);
   void Begin(const std::shared_ptr<Ask>& ask, const StoredForm& stored, FetchClass fetch_class,
              OnAccess on_access);
+  void Read(const std::shared_ptr<Ask>& ask, absl::Status came);
   void End(const std::shared_ptr<Ask>& ask, absl::StatusOr<Table> table);
 
   const Parts parts_;

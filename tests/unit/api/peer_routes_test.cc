@@ -147,7 +147,7 @@ class PeerRoutesTest : public index::StoreTest {
   void SetUp() override {
     OpenStore();
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
-    documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_);
+    documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_, std::nullopt);
     Serve({});
     sample_.spec.origins = {origin_};
     sample_.spec.root = p2p::Sha256::Of("root");
@@ -504,6 +504,28 @@ TEST_F(PeerRoutesTest, ARecipeIsGivenUnderItsRoot) {
   EXPECT_TRUE(recipe->IsBoundBy(sample.spec));
   EXPECT_EQ(Ask(path).status, 200);
   EXPECT_EQ(Ask(absl::StrCat(path, "?root=", p2p::Sha256::Of("other").ToString())).status, 404);
+}
+
+TEST_F(PeerRoutesTest, WhoIsNobodysHomeSendsThoseWhoAskItToTheRegistry) {
+  const Digest& digest = sample_.spec.digest;
+  const std::string role = "Sluice-Role: home\r\n";
+  for (const std::string& path :
+       {PathOf(digest, "manifests"), PathOf(digest, "referrers"), PathOf(digest) + "&part=whole",
+        std::string("/v2/team/app/manifests/v1?ns=registry.example:5000")}) {
+    const Answer answer = Ask(path, role);
+    EXPECT_THAT(answer.raw, StartsWith("HTTP/1.1 102 ")) << path;
+    Answer last = answer;
+    while (last.status == 102) last = Parse(last.body);
+    EXPECT_EQ(last.status, 403) << path;
+    EXPECT_THAT(last.body, HasSubstr("ask-yourself")) << path;
+    EXPECT_EQ(last.Header("sluice-node"), kNodeId) << path;
+  }
+  EXPECT_EQ(Ask(PathOf(digest, "referrers")).status, 404) << "without the role there is no such path";
+  for (const std::string reference : {"-v1", ".v1", "v%2F1", "sha256:12", ""}) {
+    const std::string path = absl::StrCat("/v2/team/app/manifests/", reference, "?ns=registry.example:5000");
+    EXPECT_EQ(Ask(path, role).status, 400) << path;
+  }
+  EXPECT_EQ(Ask("/v2/team/app/referrers/v1?ns=registry.example:5000", role).status, 400);
 }
 
 // ------------------------------------------------------------------------------------------ races and ends

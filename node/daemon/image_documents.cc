@@ -1,0 +1,112 @@
+#include "node/daemon/image_documents.h"
+
+#include <future>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice {
+namespace {
+
+using Freshness = RegistryDocuments::Freshness;
+using Fetched = absl::StatusOr<p2p::FetchedManifest>;
+
+RegistryDocuments::Done Copied(ImageDocuments::Done done) {
+  return [done = std::move(done)](absl::StatusOr<RegistryDocuments::Document> document) mutable {
+    if (!document.ok()) return std::move(done)(document.status());
+    std::move(done)(**document);
+  };
+}
+
+template <typename Start>
+Fetched Wait(Start start) {
+  auto promise = std::make_shared<std::promise<Fetched>>();
+  std::future<Fetched> future = promise->get_future();
+  start([promise](Fetched fetched) { promise->set_value(std::move(fetched)); });
+  return future.get();
+}
+
+}  // namespace
+
+// Alone, a node asks whenever somebody wants to know.
+Freshness ImageDocuments::Lately() const {
+  return homes_ ? Freshness::kLately : Freshness::kNow;
+}
+
+void ImageDocuments::Get(FromHome from_home, FromRegistry from_registry, Done done) {
+  if (!homes_ || !from_home) return std::move(from_registry)(registry_, Copied(std::move(done)));
+  std::move(from_home)(*homes_, [this, from_registry = std::move(from_registry),
+                                 done = std::move(done)](Fetched given) mutable {
+    if (given.ok() || absl::IsCancelled(given.status())) return std::move(done)(std::move(given));
+    std::move(from_registry)(registry_, Copied(std::move(done)));
+  });
+}
+
+Fetched ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest) {
+  const Freshness freshness = Lately();
+  const bool by_home = tags_ == Tags::kFromHome || Digest::Parse(tag_or_digest).ok();
+  FromHome from_home;
+  if (by_home) {
+    from_home = [&](const p2p::HomeDocuments& homes, Done done) {
+      homes.Manifest(origin, tag_or_digest, std::move(done));
+    };
+  }
+  return Wait([&](Done done) {
+    Get(
+        std::move(from_home),
+        [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
+          registry.Manifest(origin, tag_or_digest, by_home ? freshness : Freshness::kNow, std::move(got));
+        },
+        std::move(done));
+  });
+}
+
+absl::StatusOr<std::vector<p2p::Descriptor>> ImageDocuments::Referrers(const BlobOrigin& origin,
+                                                                       const Digest& manifest,
+                                                                       const std::string& artifact_type) {
+  const Freshness freshness = Lately();
+  const Fetched list = Wait([&](Done done) {
+    Get([=](const p2p::HomeDocuments& homes, Done got) { homes.Referrers(origin, manifest, std::move(got)); },
+        [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
+          registry.Referrers(origin, manifest, freshness, std::move(got));
+        },
+        std::move(done));
+  });
+  if (!list.ok()) return list.status();
+  return p2p::ReferrersOfType(list->body, artifact_type);
+}
+
+void ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done) {
+  const Freshness freshness = Lately();
+  Get([=](const p2p::HomeDocuments& homes,
+          Done got) { homes.Blob(origin, digest, bytes_max, std::move(got)); },
+      [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
+        registry.Blob(origin, digest, freshness, std::move(got));
+      },
+      [digest, bytes_max, done = std::move(done)](Fetched fetched) mutable {
+        if (fetched.ok() && fetched->body.size() > bytes_max) {
+          fetched = absl::ResourceExhaustedError(
+              absl::StrCat(digest.ToString(), " has more than ", bytes_max, " bytes"));
+        }
+        std::move(done)(std::move(fetched));
+      });
+}
+
+void ImageDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Done done) {
+  const Freshness freshness = Lately();
+  Get([=](const p2p::HomeDocuments& homes, Done got) { homes.Table(origin, stored, std::move(got)); },
+      [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
+        registry.Table(origin, stored, freshness, std::move(got));
+      },
+      std::move(done));
+}
+
+absl::StatusOr<std::string> ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest,
+                                                 uint64_t bytes_max) {
+  Fetched fetched = Wait([&](Done done) { Blob(origin, digest, bytes_max, std::move(done)); });
+  if (!fetched.ok()) return fetched.status();
+  return std::move(fetched->body);
+}
+
+}  // namespace sluice

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/daemon/registry_documents.h"
+#include "node/digest.h"
+#include "p2p/cluster/home_documents.h"
+#include "p2p/registry/manifest.h"
+#include "p2p/registry/registry_client.h"
+
+namespace sluice {
+
+// What a mount needs beside chunks: from its home, and from the registry where this node is that itself or no
+// home gives it.
+//
+// Thread-safe. Calls without a callback block: not on the registry client's threads, the peer client's or the
+// I/O pool's. Errors: those of RegistryClient.
+class ImageDocuments {
+ public:
+  // Nobody can check what somebody else says of a tag.
+  enum class Tags { kFromRegistry, kFromHome };
+
+  // Both outlive this. `homes` is null on a node without members.
+  ImageDocuments(RegistryDocuments& registry, const p2p::HomeDocuments* homes, Tags tags)
+      : registry_(registry), homes_(homes), tags_(tags) {}
+
+  absl::StatusOr<p2p::FetchedManifest> Manifest(const BlobOrigin& origin, const std::string& tag_or_digest);
+  // Of that artifact type.
+  absl::StatusOr<std::vector<p2p::Descriptor>> Referrers(const BlobOrigin& origin, const Digest& manifest,
+                                                         const std::string& artifact_type);
+  // REQUIRES: bytes_max <= RegistryDocuments::kBlobBytesMax
+  absl::StatusOr<std::string> Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max);
+  // The same; called exactly once, and must not block.
+  using Done = absl::AnyInvocable<void(absl::StatusOr<p2p::FetchedManifest>) &&>;
+  void Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done);
+  void Table(const BlobOrigin& origin, const StoredForm& stored, Done done);
+
+ private:
+  using FromHome = absl::AnyInvocable<void(const p2p::HomeDocuments&, Done) &&>;
+  using FromRegistry = absl::AnyInvocable<void(RegistryDocuments&, RegistryDocuments::Done) &&>;
+  RegistryDocuments::Freshness Lately() const;
+  void Get(FromHome from_home, FromRegistry from_registry, Done done);
+
+  RegistryDocuments& registry_;
+  const p2p::HomeDocuments* const homes_;
+  const Tags tags_;
+};
+
+}  // namespace sluice

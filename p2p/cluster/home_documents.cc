@@ -1,0 +1,146 @@
+#include "p2p/cluster/home_documents.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "p2p/cluster/ranks.h"
+#include "p2p/http/content_range.h"
+#include "p2p/http/text.h"
+#include "p2p/recipe/sha256.h"
+#include "p2p/registry/manifest.h"
+
+namespace sluice::p2p {
+
+// One document: homes are asked one after the other.
+class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
+ public:
+  Asking(const Parts& parts, std::vector<Member> homes, Wanted wanted, Done done)
+      : parts_(parts), homes_(std::move(homes)), wanted_(std::move(wanted)), done_(std::move(done)) {}
+
+  void Next() {
+    if (asked_ == homes_.size())
+      return std::move(done_)(absl::NotFoundError(absl::StrCat("no home gave ", wanted_.path)));
+    parts_.client.Ask(homes_[asked_],
+                      {.path_and_query = wanted_.path,
+                       .bytes_max = wanted_.bytes_max,
+                       .timeout = wanted_.patience,
+                       .role = PeerRole::kHome},
+                      [self = shared_from_this()](absl::StatusOr<PeerClient::Answer> answer) {
+                        // Hashing takes its time, and a client that is stopped answers in the call.
+                        if (!answer.ok()) return self->Take(std::move(answer));
+                        self->parts_.io.Post(
+                            [self, answer = std::move(answer)]() mutable { self->Take(std::move(answer)); });
+                      });
+  }
+
+ private:
+  void Take(absl::StatusOr<PeerClient::Answer> answer) {
+    const Member& home = homes_[asked_++];
+    absl::Status taken = answer.status();
+    if (answer.ok()) {
+      const Digest got = Sha256::Of(answer->body);
+      if (!wanted_.digest || got == *wanted_.digest) {
+        parts_.health.Succeeded(home.name);
+        return std::move(done_)(FetchedManifest{std::move(answer->media_type), std::move(answer->body), got,
+                                                OriginAccess::kHearsay});
+      }
+      taken = absl::DataLossError("it does not match its digest");
+    }
+    if (absl::IsCancelled(taken)) return std::move(done_)(std::move(taken));
+    Note(home, taken);
+    // One that answers knows as well as the next would.
+    if (absl::IsUnauthenticated(taken) || absl::IsNotFound(taken)) asked_ = homes_.size();
+    Next();
+  }
+
+  void Note(const Member& home, const absl::Status& why) const {
+    if (absl::IsPermissionDenied(why)) return parts_.members.NoteSelf(home.name);
+    if (absl::IsUnauthenticated(why) || absl::IsNotFound(why) || absl::IsResourceExhausted(why))
+      return parts_.health.Succeeded(home.name);
+    // It said all the while that it is at it.
+    if (absl::IsDeadlineExceeded(why)) return;
+    const Instant now = parts_.clock.Now();
+    const std::string text(why.message());
+    if (absl::IsDataLoss(why)) {
+      parts_.health.SentWrong(home.name, now, wanted_.path);
+    } else if (parts_.health.Failed(home.name, now, text) == Duration(0)) {
+      return;
+    }
+    parts_.warn(absl::StrCat("member ", home.name, " is not asked for a while: ", wanted_.path, ": ", text));
+  }
+
+  const Parts& parts_;
+  const std::vector<Member> homes_;
+  const Wanted wanted_;
+  Done done_;
+  size_t asked_ = 0;
+};
+
+void HomeDocuments::Ask(const Digest& key, Wanted wanted, Done done) const {
+  const auto view = parts_.members.view();
+  std::vector<Member> homes = RanksBeforeSelf(*view, key, parts_.health, kHomesAskedMax, parts_.clock.Now());
+  std::make_shared<Asking>(parts_, std::move(homes), std::move(wanted), std::move(done))->Next();
+}
+
+void HomeDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done) const {
+  const absl::StatusOr<Digest> digest = Digest::Parse(tag_or_digest);
+  const Digest key =
+      digest.ok() ? *digest
+                  : Sha256::Of(absl::StrCat(origin.registry, "/", origin.repository, ":", tag_or_digest));
+  Wanted wanted{RegistryPathOf(origin, "manifests", tag_or_digest), kManifestBytesMax, std::nullopt};
+  if (digest.ok()) wanted.digest = *digest;
+  Ask(key, std::move(wanted), std::move(done));
+}
+
+void HomeDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, Done done) const {
+  Ask(manifest, {RegistryPathOf(origin, "referrers", manifest), kManifestBytesMax, std::nullopt},
+      std::move(done));
+}
+
+void HomeDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
+                         Done done) const {
+  if (bytes_max > kBlobBytesMax)
+    return std::move(done)(absl::NotFoundError("it is too large to be given whole by a home"));
+  Counter& received = parts_.telemetry.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)];
+  Ask(digest, {absl::StrCat(RegistryPathOf(origin, "blobs", digest), "&part=whole"), bytes_max, digest},
+      [&received, done = std::move(done)](absl::StatusOr<FetchedManifest> got) mutable {
+        if (got.ok()) received.Add(got->body.size());
+        std::move(done)(std::move(got));
+      });
+}
+
+void HomeDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Done done) const {
+  Ask(stored.digest,
+      {absl::StrCat(RegistryPathOf(origin, "blobs", stored.digest), "&part=table&", TableQuery(stored)),
+       kSeekTableBytesMax, stored.seek_table->digest, kTablePatience},
+      std::move(done));
+}
+
+std::string TableQuery(const StoredForm& stored) {
+  const SeekTablePlace& place = *stored.seek_table;
+  return absl::StrCat("at=", place.range.offset, ":", place.range.length, ":", place.digest.ToString(),
+                      "&size=", stored.size);
+}
+
+absl::StatusOr<StoredForm> ParseTableQuery(const Digest& stored, std::string_view at, std::string_view size) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(Abs(at), absl::MaxSplits(':', 2));
+  const std::optional<uint64_t> stored_size = ParseNumber(size);
+  if (parts.size() != 3 || !stored_size)
+    return absl::InvalidArgumentError("at is not OFFSET:SIZE:sha256:HEX, or size no number");
+  const std::optional<uint64_t> offset = ParseNumber(Std(parts[0])), length = ParseNumber(Std(parts[1]));
+  const absl::StatusOr<Digest> digest = Digest::Parse(Std(parts[2]));
+  if (!offset || !length || !digest.ok())
+    return absl::InvalidArgumentError("at is not OFFSET:SIZE:sha256:HEX");
+  // It stands behind the frames.
+  if (*offset == 0 || *length == 0 || *length > kSeekTableBytesMax || *length > *stored_size ||
+      *offset != *stored_size - *length)
+    return absl::InvalidArgumentError("the table is not the end of the blob, or too large");
+  return StoredForm{stored, *stored_size, SeekTablePlace{{*offset, *length}, *digest}};
+}
+
+}  // namespace sluice::p2p

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "node/blob.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "node/telemetry.h"
+#include "p2p/cluster/member_health.h"
+#include "p2p/cluster/members.h"
+#include "p2p/cluster/peer_client.h"
+#include "p2p/registry/registry_client.h"
+
+namespace sluice::p2p {
+
+// What a mount needs beside chunks, from the home of it: the member that asks the registry for it once for
+// all who want it. It is the first by score over the digest, or over the SHA-256 of
+// "registry/repository:tag"; where it is silent or busy, the second is asked. Source: PEERS.md, "Public and
+// private".
+//
+// What is named by digest is held against it. A tag, and a list of referrers, are what the home says.
+//
+// Thread-safe. Callbacks come on the executor's threads, the client's, or in the call. The parts outlive this
+// and what is asked.
+class HomeDocuments {
+ public:
+  static constexpr size_t kHomesAskedMax = 2;
+  static constexpr Duration kPatience =
+      std::chrono::seconds(15);  // with a home that only says that it is at it
+  static constexpr Duration kTablePatience = std::chrono::seconds(5);  // the same, where a reader waits
+  static constexpr uint64_t kBlobBytesMax = 32 << 20;                  // what is larger no home gives whole
+
+  struct Parts {
+    const Clock& clock;
+    Executor& io;  // where digests are computed
+    Members& members;
+    MemberHealth& health;
+    PeerClient& client;
+    Telemetry& telemetry;
+    std::function<void(const std::string&)> warn;
+  };
+  explicit HomeDocuments(Parts parts) : parts_(std::move(parts)) {}
+
+  // The access of what is given is kHearsay. Errors: NotFound (this node is the home itself, or no home gave
+  // it: the registry is to be asked), Cancelled. Called exactly once.
+  using Done = absl::AnyInvocable<void(absl::StatusOr<FetchedManifest>) &&>;
+  void Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done) const;
+  // The index of all that refers to a manifest.
+  void Referrers(const BlobOrigin& origin, const Digest& manifest, Done done) const;
+  // A whole blob, as the registry keeps it under that digest.
+  void Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done) const;
+  // The seek table of a blob that is kept so. REQUIRES: stored.seek_table
+  void Table(const BlobOrigin& origin, const StoredForm& stored, Done done) const;
+
+ private:
+  class Asking;
+  struct Wanted {
+    std::string path;
+    uint64_t bytes_max = 0;
+    std::optional<Digest> digest;  // to hold it against
+    Duration patience = kPatience;
+  };
+  void Ask(const Digest& key, Wanted wanted, Done done) const;
+
+  const Parts parts_;
+};
+
+// How a seek table is asked for: what `at` and `size` of the query say of the blob as the registry keeps it.
+inline constexpr uint64_t kSeekTableBytesMax = 1 << 20;
+std::string TableQuery(const StoredForm& stored);
+// Errors: InvalidArgument (malformed, a table that is not the end of the blob or is larger than
+// kSeekTableBytesMax).
+absl::StatusOr<StoredForm> ParseTableQuery(const Digest& stored, std::string_view at, std::string_view size);
+
+}  // namespace sluice::p2p

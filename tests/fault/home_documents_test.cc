@@ -1,0 +1,281 @@
+// What a mount needs, asked of homes that are busy, silent, slow, refuse or lie, over real sockets.
+
+#include "p2p/cluster/home_documents.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "node/daemon/asio_executor.h"
+#include "p2p/cluster/assignment.h"
+#include "p2p/cluster/ranks.h"
+#include "p2p/recipe/sha256.h"
+#include "tests/fault/fault_origin.h"
+
+namespace sluice::p2p {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+
+constexpr char kNodeId[] = "0123456789abcdef";
+constexpr Duration kSilence = 200ms;
+const BlobOrigin kPlace{"registry.example:5000", "team/app"};
+
+class HandClock final : public Clock {
+ public:
+  Instant Now() const override { return std::chrono::steady_clock::now() + ahead; }
+  Duration ahead{};
+};
+
+// Three members that answer as told, and this node; which of them is the home of a document its digest says.
+class HomeDocumentsTest : public ::testing::Test {
+ protected:
+  HomeDocumentsTest() {
+    Members::Options options;
+    options.self = {"127.0.0.1", 1};
+    options.row = {"self", {{"127.0.0.1", 1}}, "", kProtocolMajor, 5};
+    members_ = std::make_unique<Members>(std::move(options));
+    members_->Start();
+    for (const std::string name : {"a", "b", "c"}) {
+      const HostPort at{"127.0.0.1", servers_[name].port()};
+      members_->Change([&](MemberTable& table, Instant now) {
+        table.HeardFrom({name, {at}, "", kProtocolMajor, 5}, at, now);
+      });
+    }
+    PeerClientOptions client;
+    client.node_id = kNodeId;
+    client.silence_max = kSilence;
+    client_ = std::make_unique<PeerClient>(telemetry_, client);
+    homes_ = std::make_unique<HomeDocuments>(HomeDocuments::Parts{clock_, io_, *members_, health_, *client_,
+                                                                  telemetry_, [](const std::string&) {}});
+  }
+  ~HomeDocumentsTest() override {
+    client_->Stop();
+    io_.Stop();
+    members_->Stop();
+  }
+
+  std::vector<std::string> RanksOf(const Digest& digest) {
+    std::vector<std::string> names;
+    for (const Member& member : RanksBeforeSelf(*members_->view(), digest, MemberHealth(), 10, clock_.Now()))
+      names.push_back(member.name);
+    return names;
+  }
+  // A text whose document so many others are asked for before this node.
+  std::string TextBehind(size_t others) {
+    for (int i = 0;; ++i) {
+      std::string text = absl::StrCat("document ", i);
+      if (RanksOf(Sha256::Of(text)).size() == others) return text;
+    }
+  }
+  static std::string PathOf(const Digest& digest) {
+    return absl::StrCat("/v2/team/app/manifests/", digest.ToString());
+  }
+  FaultOrigin& Home(const Digest& digest, size_t rank) { return servers_[RanksOf(digest).at(rank)]; }
+  static FaultBehaviour Gives(std::string body) {
+    return fault::Status(200, {{"Sluice-Node", "other"}, {"Content-Type", "application/x-test; charset=x"}},
+                         std::move(body));
+  }
+  static FaultBehaviour Refuses(int status) {
+    return fault::Status(status, {{"Sluice-Node", "other"}}, "{}");
+  }
+
+  absl::StatusOr<FetchedManifest> Manifest(const std::string& tag_or_digest) {
+    std::promise<absl::StatusOr<FetchedManifest>> promise;
+    homes_->Manifest(kPlace, tag_or_digest, [&](auto got) { promise.set_value(std::move(got)); });
+    return promise.get_future().get();
+  }
+  size_t Asked(const std::string& path) {
+    size_t count = 0;
+    for (const auto& [name, server] : servers_) count += server.request_count(path);
+    return count;
+  }
+
+  HandClock clock_;
+  AsioExecutor io_{"io", 2};
+  Telemetry telemetry_;
+  MemberHealth health_;
+  std::map<std::string, FaultOrigin> servers_;
+  std::unique_ptr<Members> members_;
+  std::unique_ptr<PeerClient> client_;
+  std::unique_ptr<HomeDocuments> homes_;
+};
+
+TEST_F(HomeDocumentsTest, TheHomeIsAskedAsSuch) {
+  const std::string text = TextBehind(3);
+  const Digest digest = Sha256::Of(text);
+  Home(digest, 0).Always(PathOf(digest), Gives(text));
+  const absl::StatusOr<FetchedManifest> got = Manifest(digest.ToString());
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->body, text);
+  EXPECT_EQ(got->media_type, "application/x-test");
+  EXPECT_EQ(got->digest, digest);
+  EXPECT_EQ(got->access, OriginAccess::kHearsay);
+  ASSERT_EQ(Asked(PathOf(digest)), 1u);
+  const FaultRequest request = Home(digest, 0).requests(PathOf(digest)).front();
+  EXPECT_EQ(request.Header("sluice-role"), "home");
+  EXPECT_EQ(request.query, "ns=registry.example:5000");
+}
+
+TEST_F(HomeDocumentsTest, WhoIsTheHomeItselfAsksNobody) {
+  const Digest digest = Sha256::Of(TextBehind(0));
+  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Asked(PathOf(digest)), 0u);
+  // Those behind this node are not asked when those before it failed.
+  const Digest behind_one = Sha256::Of(TextBehind(1));
+  Home(behind_one, 0).Always(PathOf(behind_one), fault::Hangup());
+  EXPECT_EQ(Manifest(behind_one.ToString()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Asked(PathOf(behind_one)), Home(behind_one, 0).request_count(PathOf(behind_one)));
+}
+
+TEST_F(HomeDocumentsTest, AHomeThatLiesIsBlamedAndTheNextIsAsked) {
+  const std::string text = TextBehind(2);
+  const Digest digest = Sha256::Of(text);
+  const std::string liar = RanksOf(digest)[0];
+  Home(digest, 0).Always(PathOf(digest), Gives("a lie"));
+  Home(digest, 1).Always(PathOf(digest), Gives(text));
+  EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
+  EXPECT_EQ(health_.RecordOf(liar, clock_.Now()).wrong_answers, 1u);
+  EXPECT_FALSE(health_.Usable(liar, clock_.Now()));
+}
+
+TEST_F(HomeDocumentsTest, ForOneThatIsDeadBusyOrSilentTheNextIsAsked) {
+  const FaultBehaviour kCases[] = {fault::Hangup(), Refuses(503), Refuses(429), Refuses(500),
+                                   [](const FaultRequest&, FaultConnection& to) { to.Stall(); }};
+  for (const FaultBehaviour& behaviour : kCases) {
+    const std::string text = TextBehind(2);
+    const Digest digest = Sha256::Of(text);
+    Home(digest, 0).Always(PathOf(digest), behaviour);
+    Home(digest, 1).Always(PathOf(digest), Gives(text));
+    EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
+    clock_.ahead += 2 * MemberHealth::kSkipMax;
+  }
+}
+
+TEST_F(HomeDocumentsTest, AfterTwoTheRegistryIsAsked) {
+  const Digest digest = Sha256::Of(TextBehind(3));
+  for (size_t rank = 0; rank < 3; ++rank) Home(digest, rank).Always(PathOf(digest), Refuses(503));
+  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Asked(PathOf(digest)), 2u);
+}
+
+// It lives, and another would know no better.
+TEST_F(HomeDocumentsTest, AHomeThatRefusesSendsEachToTheRegistry) {
+  for (const int status : {403, 404}) {
+    const Digest digest = Sha256::Of(TextBehind(3));
+    for (size_t rank = 0; rank < 3; ++rank) Home(digest, rank).Always(PathOf(digest), Refuses(status));
+    const size_t before = Asked(PathOf(digest));
+    EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kNotFound);
+    EXPECT_EQ(Asked(PathOf(digest)), before + 1) << status;
+    EXPECT_TRUE(health_.Usable(RanksOf(digest)[0], clock_.Now())) << status;
+  }
+}
+
+TEST_F(HomeDocumentsTest, AHomeThatSaysThatItIsAtItIsWaitedFor) {
+  const std::string text = TextBehind(3);
+  const Digest digest = Sha256::Of(text);
+  Home(digest, 0).Always(PathOf(digest), [&](const FaultRequest& request, FaultConnection& to) {
+    for (int i = 0; i < 6; ++i) {
+      to.SendRaw("HTTP/1.1 102 Processing\r\n\r\n");
+      std::this_thread::sleep_for(kSilence / 2);
+    }
+    Gives(text)(request, to);
+  });
+  EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
+  EXPECT_EQ(Asked(PathOf(digest)), 1u);
+}
+
+TEST_F(HomeDocumentsTest, ATagHasAHomeOfItsOwnWhichIsBelieved) {
+  int tag = 0;
+  const auto key = [&] { return Sha256::Of(absl::StrCat("registry.example:5000/team/app:v", tag)); };
+  while (RanksOf(key()).size() != 3) ++tag;
+  const std::string path = absl::StrCat("/v2/team/app/manifests/v", tag);
+  Home(key(), 0).Always(path, Gives("whatever it says"));
+  const absl::StatusOr<FetchedManifest> got = Manifest(absl::StrCat("v", tag));
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->body, "whatever it says");
+  EXPECT_EQ(got->digest, Sha256::Of("whatever it says"));
+}
+
+TEST_F(HomeDocumentsTest, WholeBlobsAndReferrersHaveTheirPaths) {
+  const std::string text = TextBehind(3);
+  const Digest digest = Sha256::Of(text);
+  const std::string blob = absl::StrCat("/v2/team/app/blobs/", digest.ToString());
+  const std::string referrers = absl::StrCat("/v2/team/app/referrers/", digest.ToString());
+  Home(digest, 0).Always(blob, Gives(text));
+  Home(digest, 0).Always(referrers, Gives("{}"));
+  std::promise<absl::StatusOr<FetchedManifest>> whole, list, large;
+  homes_->Blob(kPlace, digest, 1000, [&](auto got) { whole.set_value(std::move(got)); });
+  homes_->Referrers(kPlace, digest, [&](auto got) { list.set_value(std::move(got)); });
+  homes_->Blob(kPlace, digest, HomeDocuments::kBlobBytesMax + 1,
+               [&](auto got) { large.set_value(std::move(got)); });
+  EXPECT_EQ(whole.get_future().get().value_or(FetchedManifest()).body, text);
+  EXPECT_EQ(list.get_future().get().value_or(FetchedManifest()).body, "{}");
+  EXPECT_EQ(large.get_future().get().status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Home(digest, 0).requests(blob).front().query, HasSubstr("part=whole"));
+}
+
+TEST_F(HomeDocumentsTest, ATableIsHeldAgainstItsOwnDigest) {
+  const std::string table = "a seek table";
+  const Digest stored_digest = Sha256::Of(TextBehind(2));
+  const StoredForm stored{stored_digest, 1000, SeekTablePlace{{988, 12}, Sha256::Of(table)}};
+  const std::string path = absl::StrCat("/v2/team/app/blobs/", stored_digest.ToString());
+  FaultOrigin& second = Home(stored_digest, 1);
+  Home(stored_digest, 0).Always(path, Gives("another table"));
+  second.Always(path, Gives(table));
+  std::promise<absl::StatusOr<FetchedManifest>> promise;
+  homes_->Table(kPlace, stored, [&](auto got) { promise.set_value(std::move(got)); });
+  EXPECT_EQ(promise.get_future().get().value_or(FetchedManifest()).body, table);
+  ASSERT_EQ(second.request_count(path), 1u);
+  EXPECT_EQ(second.requests(path).front().query,
+            absl::StrCat("ns=registry.example:5000&part=table&at=988:12:", Sha256::Of(table).ToString(),
+                         "&size=1000"));
+}
+
+TEST(TableQueryTest, SaysWhereTheTableIs) {
+  const Digest blob = Sha256::Of("blob"), table = Sha256::Of("table");
+  const std::string at = absl::StrCat("988:12:", table.ToString());
+  const absl::StatusOr<StoredForm> stored = ParseTableQuery(blob, at, "1000");
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  EXPECT_EQ(*stored, (StoredForm{blob, 1000, SeekTablePlace{{988, 12}, table}}));
+  EXPECT_EQ(TableQuery(*stored), absl::StrCat("at=", at, "&size=1000"));
+  const std::string of_table = table.ToString();
+  const std::pair<std::string, std::string> kBad[] = {
+      {"", "1000"},
+      {at, ""},
+      {at, "999"},
+      {at, "1001"},
+      {at, "-1"},
+      {"988:12", "1000"},
+      {"1000:0:" + of_table, "1000"},
+      {"0:1000:" + of_table, "1000"},
+      {"988:12:sha256:12", "1000"},
+      {"18446744073709551615:12:" + of_table, "1000"},
+      {"1:18446744073709551614:" + of_table, "18446744073709551615"},
+      {absl::StrCat("1:", kSeekTableBytesMax + 1, ":", of_table), absl::StrCat(kSeekTableBytesMax + 2)}};
+  for (const auto& [where, size] : kBad)
+    EXPECT_EQ(ParseTableQuery(blob, where, size).status().code(), absl::StatusCode::kInvalidArgument)
+        << where << " " << size;
+}
+
+TEST_F(HomeDocumentsTest, StoppingEndsWhatIsWaitedFor) {
+  const Digest digest = Sha256::Of(TextBehind(3));
+  Home(digest, 0).Always(PathOf(digest), [&](const FaultRequest&, FaultConnection& to) {
+    to.SendRaw("HTTP/1.1 102 Processing\r\n\r\n");
+    client_->Stop();
+    to.Stall();
+  });
+  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kCancelled);
+}
+
+}  // namespace
+}  // namespace sluice::p2p

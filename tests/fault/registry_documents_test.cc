@@ -1,0 +1,224 @@
+// What a node asks registries for, for itself and as a home, against a registry that behaves as told.
+
+#include "node/daemon/registry_documents.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <latch>
+#include <list>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "node/daemon/asio_executor.h"
+#include "node/daemon/peer_documents.h"
+#include "p2p/recipe/sha256.h"
+#include "tests/fault/fault_origin.h"
+#include "tests/unit/index/store_fixture.h"
+
+namespace sluice {
+namespace {
+
+using namespace std::chrono_literals;
+using p2p::FaultConnection;
+using p2p::FaultOrigin;
+using p2p::FaultRequest;
+using Freshness = RegistryDocuments::Freshness;
+using Question = api::PeerDocuments::Question;
+using ::testing::Each;
+
+constexpr char kRepository[] = "team/app";
+const std::string kBody =
+    R"({"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]})";
+
+class HandClock final : public Clock {
+ public:
+  Instant Now() const override { return std::chrono::steady_clock::now() + ahead.load(); }
+  std::atomic<Duration> ahead{Duration(0)};
+};
+
+class RegistryDocumentsTest : public index::StoreTest {
+ protected:
+  void SetUp() override {
+    OpenStore();
+    digest_ = registry_.AddManifest(kRepository, "v1", "application/vnd.oci.image.index.v1+json", kBody);
+    p2p::RegistryOptions options;
+    options.retries_max = 0;
+    client_ =
+        std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, io_, telemetry_}, options);
+    documents_ = std::make_unique<RegistryDocuments>(clock_, io_, *client_, RegistryDocuments::kKeep);
+    manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
+  }
+  void TearDown() override {
+    client_->Stop();
+    io_.Stop();
+  }
+
+  BlobOrigin place() const { return {registry_.registry(), kRepository}; }
+  std::string TagPath() const { return FaultOrigin::ManifestPath(kRepository, "v1"); }
+  std::future<absl::StatusOr<RegistryDocuments::Document>> Ask(const std::string& name, Freshness freshness) {
+    auto promise = std::make_shared<std::promise<absl::StatusOr<RegistryDocuments::Document>>>();
+    documents_->Manifest(place(), name, freshness,
+                         [promise](auto got) { promise->set_value(std::move(got)); });
+    return promise->get_future();
+  }
+  absl::StatusOr<api::PeerDocument> AskHome(const Question& question,
+                                            ImageDocuments::Tags tags = ImageDocuments::Tags::kFromHome,
+                                            const std::string& allowed = "*/*") {
+    lists_.push_back(*p2p::AllowList::Create(std::vector<std::string>{allowed}));
+    homes_.push_back(std::make_unique<NodePeerDocuments>(
+        *store_, *manifests_, NodePeerDocuments::Home{*documents_, lists_.back(), io_, tags}));
+    std::promise<absl::StatusOr<api::PeerDocument>> promise;
+    homes_.back()->AskRegistry(question, [&](auto got) { promise.set_value(std::move(got)); });
+    return promise.get_future().get();
+  }
+
+  HandClock clock_;
+  AsioExecutor io_{"io", 2};
+  FaultOrigin registry_;
+  Digest digest_;
+  std::unique_ptr<p2p::RegistryClient> client_;
+  std::unique_ptr<RegistryDocuments> documents_;
+  std::unique_ptr<ManifestCache> manifests_;
+  std::list<p2p::AllowList> lists_;
+  std::list<std::unique_ptr<NodePeerDocuments>> homes_;  // what they keep is written on the pool
+};
+
+TEST_F(RegistryDocumentsTest, ManyWhoWantTheSameAtOnceAreOneRequest) {
+  std::latch all_asked(1);
+  registry_.Script(TagPath(), {[&](const FaultRequest& request, FaultConnection& to) {
+                     all_asked.wait();
+                     registry_.ServeByTheRules(request, to);
+                   }});
+  std::vector<std::future<absl::StatusOr<RegistryDocuments::Document>>> asked;
+  for (int i = 0; i < 64; ++i) asked.push_back(Ask("v1", Freshness::kNow));
+  all_asked.count_down();
+  for (auto& answer : asked) {
+    const auto got = answer.get();
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_EQ((*got)->body, kBody);
+  }
+  EXPECT_EQ(registry_.request_count(TagPath()), 1u);
+}
+
+TEST_F(RegistryDocumentsTest, WhatCameIsKeptForAMomentForThoseWhomThatWillDo) {
+  ASSERT_TRUE(Ask("v1", Freshness::kNow).get().ok());
+  EXPECT_TRUE(Ask("v1", Freshness::kLately).get().ok());
+  EXPECT_EQ(registry_.request_count(TagPath()), 1u);
+  EXPECT_TRUE(Ask("v1", Freshness::kNow).get().ok());
+  EXPECT_EQ(registry_.request_count(TagPath()), 2u);
+  clock_.ahead = RegistryDocuments::kKeep - 1s;
+  EXPECT_TRUE(Ask("v1", Freshness::kLately).get().ok());
+  EXPECT_EQ(registry_.request_count(TagPath()), 2u);
+  clock_.ahead = RegistryDocuments::kKeep + 1s;
+  EXPECT_TRUE(Ask("v1", Freshness::kLately).get().ok());
+  EXPECT_EQ(registry_.request_count(TagPath()), 3u);
+}
+
+TEST_F(RegistryDocumentsTest, AFailureIsTheAnswerToAllWhoWaitAndToNobodyAfter) {
+  std::latch all_asked(1);
+  registry_.Script(TagPath(), {[&](const FaultRequest&, FaultConnection& to) {
+                     all_asked.wait();
+                     to.Send(500, {}, "");
+                   }});
+  auto first = Ask("v1", Freshness::kLately), second = Ask("v1", Freshness::kLately);
+  all_asked.count_down();
+  EXPECT_FALSE(first.get().ok());
+  EXPECT_FALSE(second.get().ok());
+  EXPECT_EQ(registry_.request_count(TagPath()), 1u);
+  EXPECT_TRUE(Ask("v1", Freshness::kLately).get().ok());
+}
+
+TEST_F(RegistryDocumentsTest, WhatIsUnderWayIsBounded) {
+  std::latch refused(1);
+  std::vector<std::future<absl::StatusOr<RegistryDocuments::Document>>> asked;
+  for (size_t i = 0; i <= RegistryDocuments::kFlightsMax; ++i) {
+    const std::string tag = absl::StrCat("t", i);
+    registry_.Always(FaultOrigin::ManifestPath(kRepository, tag),
+                     [&](const FaultRequest&, FaultConnection& to) {
+                       refused.wait();
+                       to.Send(500, {}, "");
+                     });
+    asked.push_back(Ask(tag, Freshness::kNow));
+  }
+  EXPECT_EQ(asked.back().get().status().code(), absl::StatusCode::kResourceExhausted);
+  refused.count_down();
+  asked.pop_back();
+  for (auto& answer : asked) EXPECT_FALSE(answer.get().ok());
+}
+
+TEST_F(RegistryDocumentsTest, StoppingEndsWhatIsWaitedFor) {
+  registry_.Script(TagPath(), {[](const FaultRequest&, FaultConnection& to) { to.Stall(); }});
+  auto asked = Ask("v1", Freshness::kNow);
+  client_->Stop();
+  EXPECT_EQ(asked.get().status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Ask("v1", Freshness::kNow).get().status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(RegistryDocumentsTest, AHomeGivesWhatTheRegistryHasAndKeepsManifests) {
+  const Digest blob = registry_.AddBlob(kRepository, "a recipe");
+  using Kind = Question::Kind;
+  EXPECT_EQ(AskHome({Kind::kManifest, place(), "v1"}).value_or(api::PeerDocument()).body, kBody);
+  const auto end = std::chrono::steady_clock::now() + 60s;
+  while (!manifests_->Get({place(), "", digest_}).ok() && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(manifests_->Get({place(), "", digest_}).ok());
+  EXPECT_EQ(AskHome({Kind::kManifest, place(), digest_.ToString()}).value_or(api::PeerDocument()).body,
+            kBody);
+  EXPECT_EQ(registry_.request_count(FaultOrigin::ManifestPath(kRepository, digest_.ToString())), 0u)
+      << "it is here";
+  EXPECT_EQ(AskHome({Kind::kBlob, place(), blob.ToString()}).value_or(api::PeerDocument()).body, "a recipe");
+  // The registry has no list of referrers: that is an answer too, and asked for once.
+  for (int i = 0; i < 2; ++i) {
+    const auto list = AskHome({Kind::kReferrers, place(), digest_.ToString()});
+    ASSERT_TRUE(list.ok()) << list.status();
+    EXPECT_TRUE(p2p::ReferrersOfType(list->body, "x").ok());
+  }
+  EXPECT_EQ(registry_.request_count(absl::StrCat("/v2/", kRepository, "/referrers/", digest_.ToString())),
+            1u);
+  EXPECT_EQ(AskHome({Kind::kManifest, place(), "v2"}).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(RegistryDocumentsTest, AHomeGivesTablesAndOnlyThoseThatAreWhatIsSaid) {
+  const std::string table = "a seek table";
+  const Digest blob = registry_.AddBlob(kRepository, "frames and " + table);
+  const auto ask = [&](const std::string& said, const std::string& size) {
+    return AskHome({Question::Kind::kTable, place(), blob.ToString(),
+                    absl::StrCat("11:12:", p2p::Sha256::Of(said).ToString()), size});
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(ask(table, "23").value_or(api::PeerDocument()).body, table);
+  EXPECT_EQ(registry_.request_count(FaultOrigin::BlobPath(kRepository, blob)), 1u);
+  EXPECT_EQ(ask("another", "23").status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(ask(table, "22").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ask(table, "").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(RegistryDocumentsTest, AHomeAsksForNothingThatItMayNot) {
+  const Question tag{Question::Kind::kManifest, place(), "v1"};
+  EXPECT_EQ(AskHome(tag, ImageDocuments::Tags::kFromRegistry).status().code(),
+            absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(AskHome(tag, ImageDocuments::Tags::kFromHome, "elsewhere.example/*").status().code(),
+            absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(registry_.request_count(TagPath()), 0u);
+  NodePeerDocuments nobody(*store_, *manifests_, std::nullopt);
+  absl::Status refused;
+  nobody.AskRegistry(tag, [&](auto got) { refused = got.status(); });
+  EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied);
+}
+
+// Nobody learns whether it exists.
+TEST_F(RegistryDocumentsTest, WhatTheRegistryDoesNotGiveToEverybodyEachAsksForItself) {
+  registry_.RequireAuthorization("Basic dXNlcjpwYXNz", "Basic realm=\"x\"");
+  for (const std::string name : {"v1", "v2"}) {
+    EXPECT_EQ(AskHome({Question::Kind::kManifest, place(), name}).status().code(),
+              absl::StatusCode::kPermissionDenied);
+  }
+}
+
+}  // namespace
+}  // namespace sluice

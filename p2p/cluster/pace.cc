@@ -18,7 +18,7 @@ void Pace::Ended(uint64_t bytes, Duration took, Instant now) {
     shortest_ = took;
     shortest_until_ = now + kShortestKept;
   }
-  const Duration quick = std::max(kQuick, 4 * shortest_);
+  const Duration quick = std::clamp<Duration>(4 * shortest_, kQuick, kQuickMax);
   if (took <= quick) {
     window_ = std::min(kWindowMax, window_ + bytes);
   } else if (now - shrunk_ >= quick) {

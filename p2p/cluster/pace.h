@@ -16,8 +16,9 @@ class Pace final : public FetchGate {
   static constexpr uint64_t kWindowMin = 1;  // one fetch at a time
   static constexpr uint64_t kWindowFirst = 512 << 10;
   static constexpr uint64_t kWindowMax = 64 << 20;
-  // A fetch that takes longer than this, and than four times the shortest of late, waited for others.
+  // A fetch that takes longer than four times the shortest of late, within these bounds, waited for others.
   static constexpr Duration kQuick = std::chrono::milliseconds(200);
+  static constexpr Duration kQuickMax = std::chrono::seconds(1);
 
   bool LetsThrough(FetchClass fetch_class) const override { return fetch_class == FetchClass::kDemand; }
   bool MayBegin(Instant now) override;

@@ -80,13 +80,16 @@ torrent_run() {
 
 # measure_case CASE NODES MBITS
 measure_case() {
-  local name=$1 nodes=$2 run metric image blob blob_bytes image_bytes bound everyone torrent_makespan torrent_sent
+  local name=$1 nodes=$2 crowd_options=("${crowd_options[@]}") run metric image blob blob_bytes image_bytes bound everyone torrent_makespan torrent_sent
   local metrics=(makespan_over_bound origin_over_size libtorrent_over_ours resident_mb cpu_s_per_gib)
   new_case
   mapfile -t everyone < <(seq "$nodes")
   crowd_up "$nodes" "${3}mbit"
   push_random_image crowd "${BYTES:-$((128 << 20))}"
-  if [[ $name == *-unsealed ]]; then unseal_image crowd; fi
+  if [[ $name == *-unsealed ]]; then
+    unseal_image crowd
+    crowd_options+=('insecurePeers: true')
+  fi
   mkdir "$work/registry/torrent" "$work/$name"
   cp "$work/tree/file" "$work/registry/torrent/"
   "${torrent_crowd[@]}" make "$work/tree/file" "$work/crowd.torrent"

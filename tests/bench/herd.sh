@@ -3,8 +3,8 @@
 #   plain        64 readers on each node want a chunk that is nowhere: requests for the chunk, and for the blob's seek
 #                table
 #   slow-origin  the same, and the registry answers after 2 s
-#   mount        all nodes mount one tag, in a registry that asks for anonymous tokens: requests for manifests, tokens
-#                and the bootstrap
+#   mount        all nodes, which believe each other, mount one tag, in a registry that asks for anonymous tokens:
+#                requests for manifests, tokens and the bootstrap
 
 # shellcheck source=tests/bench/lib_crowd.sh
 source tests/bench/lib_crowd.sh
@@ -113,6 +113,7 @@ mount_run() {
 
 measure_mount() {
   local run gate stored_bootstrap manifest_requests token_requests bootstrap_requests
+  local crowd_options=("${crowd_options[@]}" 'insecurePeers: true')
   local metric metrics=(manifest_requests token_requests bootstrap_requests)
   stored_bootstrap=$(manifest herd | jq -r '.layers[-1].digest')
   new_case

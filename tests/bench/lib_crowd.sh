@@ -55,12 +55,15 @@ unseal_image() {
   image=$(image_by_digest "$1")
 }
 
+# What else stands in the section "cluster" of each node's configuration.
+crowd_options=('refresh: 1s')
+
 # start_cold FIRST LAST COUNT: nodes FIRST to LAST of a cluster of COUNT, with empty stores.
 start_cold() {
   local node
   for ((node = $1; node <= $2; ++node)); do
     net_store "$node" "${STORE_SIZE:-512M}"
-    start_member "$node" "$3" 'refresh: 1s' 'swarm: false'
+    start_member "$node" "$3" "${crowd_options[@]}"
   done
 }
 

@@ -36,7 +36,7 @@ struct Config {
   Duration cluster_member_ttl = std::chrono::minutes(5);
   bool cluster_insecure_peers = false;
   uint64_t peers_last_resort_rate = 8 << 20;  // bytes a second
-  bool cluster_swarm = true;                  // with a listener
+  bool cluster_swarm = false;                 // with a listener
   uint32_t cluster_swarm_port = 7302;
   uint32_t swarm_torrents_max = 64;
 

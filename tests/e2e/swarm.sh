@@ -18,19 +18,19 @@ size=$(data_size_of app)
 ((size >= 128 << 20)) || fail "the blob has only $size bytes"
 
 blob_is_whole() { sluice --output json blob stat "$blob" | jq -e '.present_bytes == .size_bytes' >/dev/null; }
-start_member 1 $members
+start_member 1 $members 'swarm: true'
 sluice mount --fill "$image" "$work/node1/mnt" >&2
 wait_until blob_is_whole || fail "node 1 does not fill the image"
 stop_registry
 
 note "the second starts from the first"
-start_member 2 $members
+start_member 2 $members 'swarm: true'
 sluice mount "$image" "$work/node2/mnt" >&2
 head -c 4096 "$work/node2/mnt/usr/lib1/part1/file1" | cmp - <(head -c 4096 "$work/tree/usr/lib1/part1/file1") ||
   fail "wrong bytes"
 
 note "the third fills the blob by the swarm"
-start_member 3 $members
+start_member 3 $members 'swarm: true'
 sluice mount --fill "$image" "$work/node3/mnt" >&2
 wait_until blob_is_whole || fail "node 3 does not fill the image: $(sluice blob stat "$blob")"
 swarm=$(metric sluice_peer_received_bytes_total 'lane="swarm"')

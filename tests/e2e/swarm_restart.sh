@@ -16,14 +16,14 @@ size=$(data_size_of app)
 
 present() { sluice --output json blob stat "$blob" | jq .present_bytes; }
 blob_is_whole() { (($(present) == size)); }
-start_member 1 2
+start_member 1 2 'swarm: true'
 sluice mount --fill "$image" "$work/node1/mnt" >&2
 wait_until blob_is_whole || fail "node 1 does not fill the image"
 stop_registry
 
 note "SIGKILL in the middle of the fill, and the daemon starts again"
 # Claims are made often, so that some are on disk early in a fill that takes a second.
-FILL=true start_member 2 2
+FILL=true start_member 2 2 'swarm: true'
 printf 'store:\n  syncInterval: 20ms\n' >>"$config"
 stop_node
 restart_node

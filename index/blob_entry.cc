@@ -17,7 +17,7 @@ std::string ClaimantOf(const Blob& blob, const BlobRecord& record) {
 }  // namespace
 
 BlobSpec FactsOf(const Digest& digest, const BlobRecord& record) {
-  BlobSpec facts{digest, record.size, record.chunk_size, record.root, {}, record.stored};
+  BlobSpec facts{digest, record.size, record.chunk_size, record.root, {}, record.stored, record.is_hearsay};
   for (const bool has_given : {true, false}) {
     for (size_t i = 0; i < record.origins.size(); ++i) {
       if ((record.access[i] != OriginAccess::kUnknown) == has_given)
@@ -208,6 +208,7 @@ void BlobEntry::StageVerifiedWhole(const std::optional<Digest>& root, IndexBatch
   if (root || blob->unverified_count() > 0) record.root = root;
   blob->SetFacts(Facts());
   record.proven = true;
+  record.is_hearsay = false;
   verified.Add(blob->geometry().All());
   blob->unverified_count() = 0;
   ChangeState(BlobState::kVerifiedWhole);

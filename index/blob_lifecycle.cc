@@ -84,9 +84,16 @@ absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Open(const BlobSpec& spec) 
 
 // Neither kept nor that of a file which a mount reads that could not be taken up.
 absl::StatusOr<BlobKey> BlobLifecycle::FreeKey(const BlobSpec& spec) const {
-  if (parts_.table.FindAll(spec.digest).size() >= kClaimsMax) {
+  size_t hearsay = 0;
+  const std::vector<EntryPtr> claims = parts_.table.FindAll(spec.digest);
+  for (const EntryPtr& entry : claims) {
+    std::lock_guard lock(entry->mutex);
+    if (entry->record.is_hearsay) ++hearsay;
+  }
+  // What other nodes say leaves room for what manifests say.
+  if (claims.size() >= kClaimsMax || (spec.is_hearsay && hearsay >= kHearsayMax)) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(kClaimsMax, " different things are claimed of blob ", spec.digest.ToString(),
+        absl::StrCat(claims.size(), " different things are claimed of blob ", spec.digest.ToString(),
                      " already; evict it, which drops those that nobody uses"));
   }
   const auto is_free = [&](const BlobKey& key) {

@@ -41,6 +41,17 @@ bool IsKeptAlike(const BlobRecord& known, const BlobSpec& spec) {
   return (StoredAt(known, origin) != nullptr) == (spec.StoredAt(origin) != nullptr);
 }
 
+bool SameForm(const StoredForm* a, const StoredForm* b) {
+  return a && b ? *a == *b : a == b;
+}
+
+// Whether all that `spec` says of its first origin is known.
+bool SaysNothingNew(const BlobRecord& known, const BlobSpec& spec) {
+  return !spec.origins.empty() && Knows(known, spec.origins.front()) && known.chunk_size == spec.chunk_size &&
+         known.root == spec.root &&
+         SameForm(StoredAt(known, spec.origins.front()), spec.StoredAt(spec.origins.front()));
+}
+
 // Drops what was said of it, position and all.
 void DropOrigin(std::ptrdiff_t position, BlobRecord* record) {
   record->stored.erase(record->origins[static_cast<size_t>(position)]);
@@ -76,6 +87,10 @@ void AddOrigin(const BlobOrigin& origin, const StoredForm* stored, BlobRecord* r
 
 bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec) {
   if (known.size != spec.size) return false;
+  if (spec.is_hearsay && known.proven && unverified == 0) {
+    return known.chunk_size == spec.chunk_size && !spec.origins.empty() && Knows(known, spec.origins.front());
+  }
+  if (spec.is_hearsay || known.is_hearsay) return SaysNothingNew(known, spec);
   // What is compressed comes in frames of its own manifest's chunks.
   const bool is_cut_alike = known.chunk_size == spec.chunk_size || spec.stored.empty();
   if (known.proven && unverified == 0) return is_cut_alike;
@@ -90,6 +105,8 @@ bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec
 }
 
 void Learn(const BlobSpec& spec, BlobRecord* record) {
+  if (spec.is_hearsay && !record->origins.empty()) return;
+  record->is_hearsay = spec.is_hearsay;
   if (!record->proven && !record->root) record->root = spec.root;
   for (auto origin = spec.origins.rbegin(); origin != spec.origins.rend(); ++origin) {
     AddOrigin(*origin, spec.StoredAt(*origin), record);
@@ -105,6 +122,7 @@ void Unlearn(const BlobOrigin& origin, BlobRecord* record) {
 }
 
 void LearnMounted(const BlobSpec& spec, BlobRecord* record) {
+  record->is_hearsay = false;
   // Of two roots one is wrong, and nobody knows which.
   if (record->root && spec.root && *record->root != *spec.root && !record->proven) record->root.reset();
   for (auto origin = spec.origins.rbegin(); origin != spec.origins.rend(); ++origin) {

@@ -18,6 +18,11 @@ namespace sluice::index {
 // How a repository keeps the blob, plain or compressed, is part of its claim unless a root proves each chunk;
 // what exactly is stored is not: the newest manifest's word replaces what an older one said.
 
+//
+// What another node says is kept apart from that: it may name other stored bytes than a manifest does, so it
+// shares an entry only where it says nothing new, and changes none. Who reads by a manifest shares an entry
+// of hearsay only if the manifest says the same, and then it is hearsay no more.
+
 // Whether the readers of `spec` may read what is in the entry that `known` is of, and of which so many
 // present chunks are unverified. REQUIRES: same digest
 bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec);
@@ -36,6 +41,7 @@ void LearnMounted(const BlobSpec& spec, BlobRecord* record);
 
 // Of one digest; there are no more entries.
 inline constexpr size_t kClaimsMax = 64;
+inline constexpr size_t kHearsayMax = 16;  // of those
 
 // The key of an entry beside others: a hash of all that is claimed, and of who claims it. It is SHA-512/256,
 // so that nobody can make contents whose digest it is. `salt` tells keys of the same claim apart.

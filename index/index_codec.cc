@@ -21,6 +21,7 @@ constexpr uint8_t kFlagDigest = 8;
 constexpr uint8_t kFlagProven = 16;
 // Each origin is followed by how it keeps the blob. Without it, as in records of before, all keep it plain.
 constexpr uint8_t kFlagStored = 32;
+constexpr uint8_t kFlagHearsay = 64;
 // Of version 1: each origin is followed by how it was got; still earlier records had none.
 constexpr uint8_t kFlagEarlierAccess = 4;
 
@@ -303,13 +304,12 @@ absl::StatusOr<SegmentName> DecodeSegmentKey(std::string_view key) {
 }
 
 std::string EncodeBlobRecord(const BlobRecord& record) {
-  std::string out;
-  AppendLittle(kIndexVersion, &out);
-  AppendLittle(
-      static_cast<uint8_t>((record.pinned ? kFlagPinned : 0) | (record.root ? kFlagRoot : 0) |
-                           (record.file ? kFlagFile : 0) | (record.digest ? kFlagDigest : 0) |
-                           (record.proven ? kFlagProven : 0) | (record.stored.empty() ? 0 : kFlagStored)),
-      &out);
+  std::string out(1, static_cast<char>(kIndexVersion));
+  const int flags = record.pinned * kFlagPinned | record.root.has_value() * kFlagRoot |
+                    record.file.has_value() * kFlagFile | record.digest.has_value() * kFlagDigest |
+                    record.proven * kFlagProven | !record.stored.empty() * kFlagStored |
+                    record.is_hearsay * kFlagHearsay;
+  AppendLittle(static_cast<uint8_t>(flags), &out);
   AppendLittle(static_cast<uint8_t>(record.state), &out);
   AppendLittle(record.size, &out);
   AppendLittle(record.chunk_size, &out);
@@ -341,12 +341,12 @@ absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value) {
   if (flags & kFlagFile) record.file = ReadFile(reader);
   if (flags & kFlagDigest) record.digest = reader.ReadDigest();
   record.proven = flags & kFlagProven;
+  record.is_hearsay = flags & kFlagHearsay;
   const StoredField stored = flags & kFlagStored ? StoredField::kPresent : StoredField::kAbsent;
   if (absl::Status read = ReadOrigins(reader, AccessField::kPresent, stored, &record); !read.ok())
     return read;
   if (!reader.AtEnd()) return Malformed("blob record: length");
-  if (flags & ~(kFlagPinned | kFlagRoot | kFlagFile | kFlagDigest | kFlagProven | kFlagStored) ||
-      (stored == StoredField::kPresent && record.stored.empty()))
+  if (flags >= 2 * kFlagHearsay || (stored == StoredField::kPresent && record.stored.empty()))
     return Malformed("blob record: flags");
   if (absl::Status valid = CheckState(state, BlobState::kLost); !valid.ok()) return valid;
   if (absl::Status valid = CheckGeometry(record); !valid.ok()) return valid;

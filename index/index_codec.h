@@ -50,6 +50,7 @@ struct BlobRecord {
   BlobState state = BlobState::kActive;
   bool proven = false;  // the whole blob was hashed once: size is right, and root if there is one
   bool pinned = false;
+  bool is_hearsay = false;     // only other nodes say so
   int64_t last_access_ms = 0;  // wall clock, milliseconds since 1970
 
   friend bool operator==(const BlobRecord&, const BlobRecord&) = default;

@@ -59,6 +59,9 @@ struct BlobSpec {
   std::vector<BlobOrigin> origins;
   // How those of them keep it that don't keep it as it is.
   std::map<BlobOrigin, StoredForm> stored{};
+  // Whether only another node says so, and no manifest that this one has seen: then it is nothing that
+  // anybody on this host reads by (see ChunkStore::Open).
+  bool is_hearsay = false;
 
   // How `origin` keeps it; null: plain.
   const StoredForm* StoredAt(const BlobOrigin& origin) const {

@@ -37,9 +37,10 @@ class ChunkStore {
 
   // The blob that readers of what `spec` says may read: one whose whole digest was hashed, or of which the
   // same is claimed; registered first if there is none. Origins, and a root where none was known, are added
-  // to one that is known already. Errors: InvalidArgument if the spec contradicts the digest's proven size,
-  // or is out of bounds; ResourceExhausted; Unavailable (the disk; or the blob is being evicted, and that
-  // takes long).
+  // to one that is known already. Hearsay adds nothing to what is known: it shares only what says exactly the
+  // same of that origin, and is shared by nobody else. Errors: InvalidArgument if the spec contradicts the
+  // digest's proven size, or is out of bounds; ResourceExhausted; Unavailable (the disk; or the blob is being
+  // evicted, and that takes long).
   virtual absl::StatusOr<std::shared_ptr<Blob>> Open(const BlobSpec& spec) = 0;
 
   // The blob that is kept by that key, else nullptr.

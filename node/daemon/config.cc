@@ -310,7 +310,7 @@ const std::vector<Setting>& Settings() {
       Text("api.prefetchGroup", &Config::api_prefetch_group,
            "group that may give hints, by name or number; empty is sluiced's own"),
       Text("cluster.listen", &Config::cluster_listen,
-           "host:port where other nodes get what is here; empty is off"),
+           "host:port where other nodes get what is here, or is fetched for them; empty is off"),
       List("cluster.members", &Config::cluster_members,
            "host:port of the other nodes; a name with several addresses is several nodes"),
       Time("cluster.refresh", &Config::cluster_refresh, milliseconds(100),

@@ -32,6 +32,7 @@
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/home_blobs.h"
 #include "node/daemon/image_documents.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
@@ -52,9 +53,11 @@
 #include "p2p/cluster/last_resort.h"
 #include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_health.h"
+#include "p2p/cluster/member_zones.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
+#include "p2p/cluster/spreading.h"
 #include "p2p/http/url.h"
 #include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
@@ -71,6 +74,8 @@ constexpr int kIoThreads = 4;
 constexpr uint32_t kFillFetchesAmongMembers = 64;
 constexpr Duration kLoopPatience = std::chrono::seconds(2);
 constexpr Duration kStopGrace = std::chrono::seconds(2);
+// Each asker of another node's keeps one while it waits.
+constexpr uint32_t kPeerConnectionsMax = 1024;
 // How long a blob file that somebody has cut short or removed may go unnoticed.
 constexpr Duration kFileCheckInterval = std::chrono::seconds(5);
 
@@ -309,6 +314,7 @@ class Daemon::Node {
   absl::Status OpenDoor();
   absl::Status StartQuota();
   absl::Status Serve();
+  void MakeHome();
   absl::Status ServePeers();
   absl::Status ServeHints();
   void CheckFilesLater();
@@ -367,6 +373,8 @@ class Daemon::Node {
   std::unique_ptr<api::Metrics> metrics_;
   std::unique_ptr<api::HttpServer> http_;
   std::unique_ptr<NodePeerDocuments> given_documents_;
+  std::shared_ptr<p2p::MemberZones> zones_;
+  std::shared_ptr<HomeBlobs> given_blobs_;
   std::unique_ptr<api::HttpServer> peer_http_;
   std::unique_ptr<api::GrpcServer> grpc_;
   std::unique_ptr<api::GrpcServer> hints_grpc_;
@@ -627,6 +635,14 @@ absl::Status Daemon::Node::StartQuota() {
   return absl::OkStatus();
 }
 
+void Daemon::Node::MakeHome() {
+  zones_ = std::make_shared<p2p::MemberZones>(clock_, *members_);
+  const auto spreader = std::make_shared<p2p::Spreader>(
+      clock_, [zones = zones_](const std::string& name) { return zones->Find(name); });
+  given_blobs_ =
+      std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader});
+}
+
 absl::Status Daemon::Node::ServePeers() {
   if (config_.cluster_listen.empty()) return absl::OkStatus();
   std::optional<NodePeerDocuments::Home> home;
@@ -636,20 +652,23 @@ absl::Status Daemon::Node::ServePeers() {
   api::HttpRoutes routes;
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
   if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);
+  if (members_) MakeHome();
   api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_,
-                              member_answers_.get(), holder_answers_.get(), nullptr, node_id_});
+                              member_answers_.get(), holder_answers_.get(), given_blobs_.get(), node_id_});
   if (dial_back_) {
     dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
     api::AddDialRoute(routes, *dial_answers_, node_id_);
   }
-  peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+  api::HttpLimits limits;
+  limits.connections_max = kPeerConnectionsMax;
+  peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), limits);
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);
   spdlog::info("other nodes get what is here on port {}", peer_http_->port());
   if (!p2p::NamesLoopback(p2p::HostPort::Parse(config_.cluster_listen)->host)) {
     spdlog::warn(
         "cluster.listen {} is reached from beyond this machine without TLS: whoever can connect gets the "
-        "public blobs that are here; keep the port to the cluster's network",
+        "public blobs that are here, and others through this node; keep the port to the cluster's network",
         config_.cluster_listen);
   }
   return absl::OkStatus();
@@ -753,6 +772,7 @@ void Daemon::Node::Stop() {
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
   if (peer_http_) peer_http_->Stop();
+  if (zones_) zones_->Close();
   if (members_) members_->Stop();
   if (swarm_) swarm_->Stop();
   if (quota_) quota_->Stop();

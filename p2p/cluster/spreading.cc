@@ -22,7 +22,7 @@ Duration Spreader::Bounded(Duration retry) {
 }
 
 void Spreader::Learn(Duration seen, Duration* average) {
-  *average += (seen - *average) / kLearnShare;
+  *average += (std::min<Duration>(seen, kRetryMax) - *average) / kLearnShare;
 }
 
 // ------------------------------------------------------------------------------------------ remembering
@@ -50,7 +50,7 @@ void Spreader::Forget(Instant now) {
     const auto chunk = chunks_.find(*name);
     const bool old = chunk->second.used + limits_.forget_after <= now;
     if (!old && chunks_.size() < limits_.chunks_max) return;
-    if (!chunk->second.idle()) continue;
+    if (chunk->second.held > 0) continue;
     name = std::next(name);
     Drop(chunk);
   }
@@ -104,10 +104,16 @@ Spreader::Answer Spreader::Ask(const Request& request) {
   Chunk* const chunk = Touch(request.chunk, now);
   if (!chunk) return {.retry = Bounded(transfer_time_)};
   NoteTried(*chunk, request);
-  if (chunk->sending >= limits_.fanout)
-    return Refuse(*chunk, request.asker, request.tried, transfer_time_, now);
-  BeginSending(*chunk, request.asker, now);
-  return Hold(Verdict::kSend, request, now);
+  if (!HasRoom(*chunk, now)) return Refuse(*chunk, request.asker, request.tried, transfer_time_, now);
+  Answer answer = Hold(Verdict::kSend, request, now);
+  BeginSending(*chunk, answer.id, request.asker, now);
+  return answer;
+}
+
+bool Spreader::HasRoom(Chunk& chunk, Instant now) {
+  const Duration stuck = std::max<Duration>(kStuckMin, 4 * transfer_time_);
+  std::erase_if(chunk.sending, [&](RequestId id) { return held_.at(id).since + stuck <= now; });
+  return chunk.sending.size() < limits_.fanout;
 }
 
 Spreader::Answer Spreader::AskEarly(const Request& request) {
@@ -139,11 +145,12 @@ Spreader::Answer Spreader::Hold(Verdict verdict, const Request& request, Instant
   const RequestId id = next_id_++;
   held_.emplace(id, Held{request.chunk, request.asker, request.fetch_class, request.tried,
                          verdict == Verdict::kWait, now});
+  ++chunks_.at(request.chunk).held;
   return {.id = id, .verdict = verdict};
 }
 
-void Spreader::BeginSending(Chunk& chunk, const std::string& asker, Instant now) {
-  ++chunk.sending;
+void Spreader::BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now) {
+  chunk.sending.push_back(id);
   SetReceiver(chunk, asker, Receiver::State::kReceiving, now);
 }
 
@@ -201,18 +208,25 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name) {
   std::vector<Answer> answers;
   for (const RequestId id : waiting) {
     const auto held = held_.find(id);
-    if (chunk.sending < limits_.fanout) {
+    if (HasRoom(chunk, now)) {
       held->second.waits = false;
       held->second.since = now;
-      BeginSending(chunk, held->second.asker, now);
+      BeginSending(chunk, id, held->second.asker, now);
       answers.push_back({.id = id, .verdict = Verdict::kSend});
       continue;
     }
     answers.push_back(Refuse(chunk, held->second.asker, held->second.tried, transfer_time_, now));
     answers.back().id = id;
     held_.erase(held);
+    --chunk.held;
   }
   return answers;
+}
+
+void Spreader::Began(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = held_.find(id);
+  if (found != held_.end()) found->second.since = clock_.Now();
 }
 
 void Spreader::Ended(RequestId id, Outcome outcome) {
@@ -222,11 +236,12 @@ void Spreader::Ended(RequestId id, Outcome outcome) {
   const Held held = std::move(found->second);
   held_.erase(found);
   Chunk& chunk = chunks_.at(held.chunk);
+  --chunk.held;
   if (held.waits) {
     waiting_ -= std::erase(chunk.waiting, id);
     return;
   }
-  --chunk.sending;
+  std::erase(chunk.sending, id);
   const Instant now = clock_.Now();
   if (outcome == Outcome::kNotTaken) return DropReceiver(chunk, held.asker);
   Learn(now - held.since, &transfer_time_);

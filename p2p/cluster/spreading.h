@@ -36,7 +36,8 @@ struct SpreadingLimits {
 // that were sent the chunk, are being sent it, or were told of helpers themselves a while ago and have not
 // come back; those first that were named to the fewest, by the fanout, then those of the asker's zone.
 // Whoever asks for a chunk lacks it. A helper that an asker has tried is not named to it again, and one that
-// two askers have tried in vain since it got the chunk to nobody.
+// two askers have tried in vain since it got the chunk to nobody. A transfer that takes much longer than
+// others did of late keeps nobody else from the chunk.
 //
 // Thread-safe; pure but for its lock: the clock is handed in.
 class Spreader {
@@ -47,6 +48,8 @@ class Spreader {
 
   static constexpr Duration kRetryMin = std::chrono::milliseconds(5);
   static constexpr Duration kRetryMax = std::chrono::seconds(2);
+  // A transfer is stuck after four times what they take, and not earlier than this.
+  static constexpr Duration kStuckMin = std::chrono::seconds(2);
 
   Spreader(const Clock& clock, FindMember find_member, SpreadingLimits limits = {})
       : clock_(clock), find_member_(std::move(find_member)), limits_(limits) {}
@@ -77,13 +80,15 @@ class Spreader {
     std::vector<std::string> helpers = {};  // of a refusal: whom to ask before that
   };
 
-  // Somebody asks for a chunk that is here, or that comes and is passed on.
+  // Somebody asks for a chunk that is here, or that comes and is passed on as soon as it is.
   Answer Ask(const Request& request);
   // Somebody asks for a chunk of which nothing has come yet, and which is being asked for: it waits unless
   // too many do.
   Answer AskEarly(const Request& request);
   // The chunk is here: what becomes of those who wait for it. Demand goes first, then who came first.
   std::vector<Answer> Came(const ChunkName& chunk);
+  // The chunk of a request that Ask has let wait for it is here only now. No-op if it holds no place.
+  void Began(RequestId id);
   // A request that was sent the chunk has got it whole, or it was not sent, or not whole; or one does not
   // wait any more. No-op if it holds no place.
   enum class Outcome { kTaken, kNotTaken };
@@ -104,13 +109,12 @@ class Spreader {
   };
   struct Chunk {
     std::vector<Receiver> receivers;  // in the order of coming
-    uint32_t sending = 0;
-    std::vector<RequestId> waiting;  // in the order of coming
-    Instant waiting_since;           // of the first of them
+    std::vector<RequestId> sending;   // without those that are stuck
+    std::vector<RequestId> waiting;   // in the order of coming
+    Instant waiting_since;            // of the first of them
     Instant used;
     std::list<ChunkName>::iterator place;  // in used_
-
-    bool idle() const { return sending == 0 && waiting.empty(); }
+    uint32_t held = 0;                     // requests that hold a place, also by a transfer that is stuck
   };
   struct Held {
     ChunkName chunk;
@@ -127,7 +131,8 @@ class Spreader {
   void Drop(Chunks::iterator chunk);
   bool MayWait(const Chunk& chunk, FetchClass fetch_class) const;
   Answer Hold(Verdict verdict, const Request& request, Instant now);
-  void BeginSending(Chunk& chunk, const std::string& asker, Instant now);
+  bool HasRoom(Chunk& chunk, Instant now);
+  void BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now);
   Answer Refuse(Chunk& chunk, const std::string& asker, const std::vector<std::string>& tried, Duration retry,
                 Instant now);
   std::vector<std::string> NameHelpers(Chunk& chunk, const std::string& asker,

@@ -1,9 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # run.sh, its lib.sh and lib_crowd.sh set and use the rest
 # All nodes are cold and want the same image at once, over links that are all as fast as the registry's, beside plain
 # libtorrent on the same links. The bound is the time that the blob takes over one link. Arguments: the cases; default:
-# 8 and 16.
-#   8   128 MiB that can't be compressed, 8 nodes, 100 Mbit/s
-#   16  the same with 16 nodes, 50 Mbit/s
+# all.
+#   8           128 MiB that can't be compressed, 8 nodes, 100 Mbit/s
+#   16          the same with 16 nodes, 50 Mbit/s
+#   8-unsealed  as 8, and no manifest tells the blob's root
 
 # shellcheck source=tests/bench/lib_crowd.sh
 source tests/bench/lib_crowd.sh
@@ -34,11 +35,14 @@ crowd_run() {
 torrents_ready() { [[ $(cat "$work"/torrent-*.log | grep -c ready) == $((nodes + 1)) ]]; }
 torrents_done() { [[ $(cat "$work"/torrent-*.log | grep -c '^[0-9]') == $((nodes + 1)) ]]; }
 
-# start_torrent PLACE FOLDER [OPTION...]: one client, which knows all the others.
+# start_torrent PLACE FOLDER [OPTION...]: one client, which dials those that were named before it.
 start_torrent() {
   local place peers=()
-  for place in origin "${everyone[@]}"; do [[ $place == "$1" ]] || peers+=("$(net_address "$place")"); done
-  at "$1" "${torrent_crowd[@]}" peer --torrent "$work/crowd.torrent" --folder "$2" --address "$(net_address "$1")" \
+  for place in origin "${everyone[@]}"; do
+    [[ $place != "$1" ]] || break
+    peers+=("$(net_address "$place")")
+  done
+  exec_at "$1" "${torrent_crowd[@]}" peer --torrent "$work/crowd.torrent" --folder "$2" --address "$(net_address "$1")" \
     --peers "$(IFS=,; echo "${peers[*]}")" --go "$work/go" "${@:3}" >"$work/torrent-$1.log" 2>&1 &
   torrent_pids+=($!)
   disown
@@ -78,9 +82,11 @@ torrent_run() {
 measure_case() {
   local name=$1 nodes=$2 run metric image blob blob_bytes image_bytes bound everyone torrent_makespan torrent_sent
   local metrics=(makespan_over_bound origin_over_size libtorrent_over_ours resident_mb cpu_s_per_gib)
+  new_case
   mapfile -t everyone < <(seq "$nodes")
   crowd_up "$nodes" "${3}mbit"
   push_random_image crowd "${BYTES:-$((128 << 20))}"
+  if [[ $name == *-unsealed ]]; then unseal_image crowd; fi
   mkdir "$work/registry/torrent" "$work/$name"
   cp "$work/tree/file" "$work/registry/torrent/"
   "${torrent_crowd[@]}" make "$work/tree/file" "$work/crowd.torrent"
@@ -106,11 +112,12 @@ measure_case() {
 
 measure() {
   local BACKEND=off name cases=("$@")
-  ((${#cases[@]})) || cases=(8 16)
+  ((${#cases[@]})) || cases=(8 16 8-unsealed)
   install_packages python3-libtorrent
   for name in "${cases[@]}"; do
     case $name in
       8) measure_case 8 8 100 ;;
+      8-unsealed) integrity=unverified measure_case 8-unsealed 8 100 ;;
       16) measure_case 16 16 50 ;;
       *) fail "there is no case '$name'" ;;
     esac

@@ -6,7 +6,9 @@ source tests/net/lib_net.sh
 
 # RUNS sets how often a crowd is measured; BUSY_MAX up to which share of time processor and disks may be busy.
 readonly runs=${RUNS:-5} busy_max=${BUSY_MAX:-0.85} tries_max=3
-crowd_cpu_busy=0 crowd_disk_busy=0
+# new_case: what was busy in earlier cases is not said of this one.
+new_case() { crowd_cpu_busy=0 crowd_disk_busy=0; }
+new_case
 
 # crowd_up NODES RATE [ORIGIN_DELAY_MS]: the places 1 to NODES and "origin", all with the same rate, and a registry.
 crowd_up() {
@@ -42,6 +44,15 @@ push_random_image() {
   layers=$(manifest "$1" | jq '[.layers[].size] | add')
   image_bytes=$((layers + $(manifest "$1" | jq .config.size)))
   ((layers > $2)) || fail "the image does not hold $2 bytes: $layers"
+}
+
+# unseal_image NAME: takes the roots out of the manifest of $registry/NAME:1, so that no chunk can be verified before its
+# blob is whole; sets image.
+unseal_image() {
+  manifest "$1" | jq -c 'del(.layers[].annotations["io.sluice.blob.root"])' |
+    "${registry_runner[@]}" curl -fsS -X PUT --data-binary @- -o "$work/upload" \
+      -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' "http://$registry/v2/$1/manifests/1"
+  image=$(image_by_digest "$1")
 }
 
 # start_cold FIRST LAST COUNT: nodes FIRST to LAST of a cluster of COUNT, with empty stores.

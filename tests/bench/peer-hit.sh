@@ -55,6 +55,7 @@ hit_run() {
 
 measure_case() {
   local name=$1 run image blob blob_bytes image_bytes nginx_address peer_bytes
+  new_case
   push_random_image hit "$((128 << 20))"
   start_cold 1 2 2
   await_members 1 1 2

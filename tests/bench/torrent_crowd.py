@@ -4,7 +4,8 @@
 usage: torrent_crowd.py make FILE TORRENT        a v2 torrent of the file, in pieces of 256 KiB
        torrent_crowd.py peer --torrent FILE --folder DIR --address IP --peers IP,... --go FILE [--seed]
 
-A peer prints "ready", waits until the file --go is there, connects to the peers and prints the Unix time at which it
+Of two peers only one is told of the other: two that dial each other at once may both give up. A peer prints "ready",
+waits until the file --go is there, connects to the peers and prints the Unix time at which it
 had all, which for a seed is at once; then it serves the others until it is ended.
 """
 
@@ -28,6 +29,8 @@ def make(path, torrent):
         out.write(libtorrent.bencode(created.generate()))
 
 
+# Measured with 8 peers and not faster: super seeding, suggesting pieces, whole pieces from one peer, rarest pieces first
+# from the start.
 def tuned_session(address):
     return libtorrent.session({
         "listen_interfaces": f"{address}:{PORT}",
@@ -72,9 +75,13 @@ def peer(args):
     print("ready", flush=True)
     while not os.path.exists(args.go):
         time.sleep(0.002)
-    for address in args.peers.split(","):
-        torrent.connect_peer((address, PORT))
+    dialled = 0
     while not torrent.status().is_seeding:
+        # One that is connected is left alone; one that could not be reached is dialled again.
+        if time.monotonic() - dialled > 1:
+            for address in filter(None, args.peers.split(",")):
+                torrent.connect_peer((address, PORT))
+            dialled = time.monotonic()
         time.sleep(0.01)
     print(f"{time.time():.3f}", flush=True)
     while True:

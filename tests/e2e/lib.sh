@@ -57,6 +57,7 @@ gone() { ! alive "$1"; }
 end_process() {
   [[ -n $1 ]] || return 0
   kill "-${2:-TERM}" "$1" 2>/dev/null || return 0
+  kill -CONT "$1" 2>/dev/null || true  # what is stopped does not hear
   wait_until gone "$1" || kill -KILL "$1" 2>/dev/null || true
 }
 

@@ -4,7 +4,7 @@
 # both directions, on a bridge in a namespace for itself; a place may also be away by a delay. This machine's own
 # interfaces are not touched. Sourced after tests/e2e/lib.sh; needs root.
 #
-# A place is a node's number from 1 on, or "origin". What belongs to a run is named after the shell's process.
+# A place is a node's number from 1 on, "origin", or "names". What belongs to a run is named after the shell's process.
 
 # shellcheck source=tests/e2e/lib_nodes.sh
 source "$e2e_dir/lib_nodes.sh"
@@ -17,6 +17,7 @@ net_address() {
   case $1 in
     hub) echo 198.18.0.254 ;;
     origin) echo 198.18.0.250 ;;
+    names) echo 198.18.0.251 ;;
     *) if [[ -n ${net_devices[$1]-} ]]; then echo "198.18.0.$1"; else echo "127.0.0.$1"; fi ;;
   esac
 }
@@ -24,6 +25,9 @@ net_namespace() { echo "$net_prefix-$1"; }
 
 # at PLACE COMMAND...: runs it in the place's network; the mounts that it sees and makes are this shell's.
 at() { nsenter --net="/run/netns/$(net_namespace "$1")" "${@:2}"; }
+
+# exec_at PLACE COMMAND...: the same in the place of this shell, for what goes on in the background: $! is the command.
+exec_at() { exec nsenter --net="/run/netns/$(net_namespace "$1")" "${@:2}"; }
 
 # can_net: whether this machine can make one; what is missing goes to standard output.
 can_net() {
@@ -166,12 +170,14 @@ manifest() {
 }
 
 # origin_requests PATTERN [FIRST_LINE]: what the registry was asked for, by its log from a line on, that fits the
-# extended regular expression: "METHOD PATH", the status and the answer's bytes.
+# extended regular expression: "METHOD PATH", the status and the answer's bytes. origin_log names the log of what stands
+# before the registry, if something does.
+origin_log=$work/registry.log
 origin_requests() {
-  sed -nE "${2:-1},\$s/^[0-9.]+ - .*\"([A-Z]+ [^ ]+) HTTP[^\"]*\" ([0-9]+) ([0-9]+) .*/\1 \2 \3/p" "$work/registry.log" |
+  sed -nE "${2:-1},\$s/^[0-9.]+ - .*\"([A-Z]+ [^ ]+) HTTP[^\"]*\" ([0-9]+) ([0-9]+) .*/\1 \2 \3/p" "$origin_log" |
     grep -E -- "$1" || true
 }
-origin_log_lines() { wc -l <"$work/registry.log"; }
+origin_log_lines() { wc -l <"$origin_log"; }
 
 # A node of lib_nodes.sh is at the place of its number; without such a place it is on loopback, as there.
 peer_address() { echo "$(net_address "$1"):$peer_port"; }
@@ -182,6 +188,7 @@ use_node() {
     # Each place has a loopback of its own.
     node_listens[$1]=127.0.0.1:9464
     node_runner=(nsenter "--net=/run/netns/$(net_namespace "$1")")
+    [[ -z ${net_devices[names]-} ]] || node_runner+=("${names_runner[@]}")
   fi
   use_loopback_node "$1"
   [[ ! -d $work/stores/$1 ]] || data_dir=$work/stores/$1/data
@@ -192,12 +199,60 @@ net_store() {
   local folder=$work/stores/$1 image=$work/store-images/$1
   mkdir -p "$folder" "$work/store-images"
   mountpoint -q "$work/store-images" || mount -t tmpfs -o size=75% sluice-net "$work/store-images"
-  mountpoint -q "$folder" && umount "$folder"
+  # Who had files there may still be ending.
+  if mountpoint -q "$folder"; then wait_until umount "$folder" 2>"$work/umount.log" || fail "$(<"$work/umount.log")"; fi
   rm -f "$image"
   truncate -s "$2" "$image"
   mkfs.ext4 -q -E lazy_itable_init=0,nodiscard "$image"
   mount -o loop "$image" "$folder"
 }
+
+# --- names
+
+# What asks the place "names" for addresses, and nobody else. Mounts that it makes are its own, so that nodes which use
+# names need BACKEND=off.
+# shellcheck disable=SC2016  # for the shell that it starts
+names_runner=(unshare --mount --propagation slave sh -c 'mount --bind "$0" /etc/resolv.conf && exec "$@"' "$work/resolv.conf")
+
+# start_names: a dnsmasq at the place "names", which knows no name yet. Nodes that start from now on ask it.
+start_names() {
+  mkdir -p "$work/names"
+  echo "nameserver $(net_address names)" >"$work/resolv.conf"
+  touch "$work/names/hosts" "$work/names/servers" "$work/names/log"
+  net_add names 100mbit
+  exec_at names python3 -c 'import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 5300))
+while True:
+    query, asker = server.recvfrom(4096)
+    server.sendto(query[:2] + b"\x81\x82" + query[4:], asker)' >"$work/names/failing" 2>&1 &
+  disown
+  exec_at names dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --pid-file --no-resolv --no-hosts \
+    --addn-hosts="$work/names/hosts" --servers-file="$work/names/servers" --local-ttl=0 --local=/net.test/ \
+    --listen-address="$(net_address names)" --bind-interfaces --log-queries --log-facility="$work/names/log" \
+    >"$work/names/out" 2>&1 &
+  names_pid=$!
+  disown
+  wait_until grep -q started "$work/names/log" || fail "no dnsmasq: $(cat "$work"/names/*)"
+}
+
+# set_name NAME [ADDRESS...]: what the name, which ends in net.test, stands for from now on; without addresses there is
+# no such name. With "SERVFAIL" the server can't find out.
+set_name() {
+  local name=$1 read_before
+  shift
+  : >"$work/names/hosts"
+  : >"$work/names/servers"
+  if [[ ${1-} == SERVFAIL ]]; then
+    echo "server=/$name/127.0.0.1#5300" >"$work/names/servers"
+  elif (($#)); then
+    printf "%s $name\n" "$@" >"$work/names/hosts"
+  fi
+  read_before=$(grep -c "read $work/names/hosts" "$work/names/log" || true)
+  kill -HUP "$names_pid"
+  wait_until names_read "$read_before" || fail "dnsmasq does not read its names again"
+}
+names_read() { (($(grep -c "read $work/names/hosts" "$work/names/log") > $1)); }
 
 # --- the end
 

@@ -166,6 +166,61 @@ TEST_F(MayShareTest, WhatIsProvenIsForAllOfTheRightSize) {
   EXPECT_FALSE(MayShare(proven, 0, other));
 }
 
+TEST_F(MayShareTest, WhatANodeSaysIsSharedWhereItSaysNothingNew) {
+  const StoredForm stored{Sha256Of(Content(7, 1)), 999, std::nullopt};
+  const StoredForm other_stored{Sha256Of(Content(6, 1)), 999, std::nullopt};
+  BlobSpec framed = a_bound_;
+  framed.stored.emplace(kTeamA, stored);
+  const auto heard = [](BlobSpec spec) {
+    spec.is_hearsay = true;
+    return spec;
+  };
+  for (const BlobSpec& said : {a_, a_bound_, framed}) {
+    EXPECT_TRUE(MayShare(RecordOf(said), 3, heard(said)));
+    EXPECT_TRUE(MayShare(RecordOf(heard(said)), 3, said));
+    EXPECT_TRUE(MayShare(RecordOf(heard(said)), 3, heard(said)));
+  }
+  BlobSpec reframed = framed, coarser = a_bound_, longer = a_bound_;
+  reframed.stored.at(kTeamA) = other_stored;
+  coarser.chunk_size *= 2;
+  longer.size += 1;
+  const std::vector<BlobSpec> all = {a_,      a_bound_, framed,   reframed,
+                                     coarser, longer,   b_bound_, Said(sample_.spec, kTeamA, other_root_)};
+  for (const BlobSpec& known : all) {
+    for (const BlobSpec& spec : all) {
+      if (&known == &spec) continue;
+      EXPECT_FALSE(MayShare(RecordOf(known), 0, heard(spec)));
+      EXPECT_FALSE(MayShare(RecordOf(heard(known)), 0, spec));
+      EXPECT_FALSE(MayShare(RecordOf(heard(known)), 0, heard(spec)));
+    }
+  }
+}
+
+TEST_F(MayShareTest, WhatANodeSaysOfWhatIsProvenIsSharedIfTheRepositoryIsKnown) {
+  BlobRecord proven = RecordOf(a_bound_);
+  proven.proven = true;
+  BlobSpec heard = Said(sample_.spec, kTeamA, other_root_);
+  heard.is_hearsay = true;
+  EXPECT_TRUE(MayShare(proven, 0, heard));
+  EXPECT_FALSE(MayShare(proven, 1, heard));
+  heard.origins = {kTeamB};
+  EXPECT_FALSE(MayShare(proven, 0, heard)) << "nobody has asked that repository";
+}
+
+TEST(Learn, HearsayChangesNothingAndAManifestEndsIt) {
+  BlobSpec heard = Said(SampleBlob(1).spec, kTeamA);
+  heard.is_hearsay = true;
+  BlobRecord record = RecordOf(heard);
+  EXPECT_TRUE(record.is_hearsay);
+  EXPECT_EQ(record.origins, std::vector{kTeamA});
+  Learn(Said(SampleBlob(1).spec, kTeamA), &record);
+  EXPECT_FALSE(record.is_hearsay);
+  Learn(Said(SampleBlob(1).spec, kTeamB), &record);
+  const BlobRecord before = record;
+  Learn(heard, &record);
+  EXPECT_EQ(record, before);
+}
+
 TEST(Learn, TheNewestOriginComesFirstAndIsNeverTheOneThatIsDropped) {
   BlobSpec spec = SampleBlob(1).spec;
   BlobRecord record = RecordOf(Said(spec, kTeamA));
@@ -500,6 +555,56 @@ TEST_F(ClaimsTest, ClaimsOfOneDigestAreBounded) {
   const absl::Status more = store_->Open(Said(sample_.spec, kTeamA)).status();
   EXPECT_TRUE(absl::IsResourceExhausted(more)) << more;
   EXPECT_NE(more.message().find("evict"), std::string::npos);
+}
+
+TEST_F(ClaimsTest, WhatANodeSaysIsNotWhatAnybodyHereReadsBy) {
+  OpenStore();
+  BlobSpec lie = Said(sample_.spec, kTeamA);
+  lie.stored.emplace(kTeamA, StoredForm{Sha256Of(Content(7, 1)), 999, std::nullopt});
+  lie.is_hearsay = true;
+  SampleBlob wrong(1);
+  for (std::byte& byte : wrong.bytes) byte ^= std::byte{1};
+  const std::shared_ptr<Blob> theirs = Open(lie);
+  EXPECT_TRUE(theirs->facts()->is_hearsay);
+  ASSERT_TRUE(store_->Commit(*theirs, ChunkIndex(0), wrong.Chunk(0), Evidence::kUnverified).ok());
+  BlobSpec truth = Said(sample_.spec, kTeamA);
+  truth.stored.emplace(kTeamA, StoredForm{Sha256Of(Content(8, 1)), 999, std::nullopt});
+  for (int restart = 0; restart < 2; ++restart) {
+    const std::shared_ptr<Blob> mine = Open(truth);
+    EXPECT_NE(mine->key(), Open(lie)->key());
+    EXPECT_EQ(mine->presence().present_count(), 0u);
+    EXPECT_EQ(mine->facts()->stored, truth.stored);
+    EXPECT_FALSE(mine->facts()->is_hearsay);
+    EXPECT_TRUE(Open(lie)->facts()->is_hearsay);
+    OpenStore();
+  }
+}
+
+TEST_F(ClaimsTest, WhatAManifestSaysTooIsHearsayNoMore) {
+  OpenStore();
+  BlobSpec heard = Said(sample_.spec, kTeamA, root_);
+  heard.is_hearsay = true;
+  const std::shared_ptr<Blob> blob = Open(heard);
+  ASSERT_TRUE(store_->Commit(*blob, ChunkIndex(0), sample_.Chunk(0), Evidence::kUnverified).ok());
+  EXPECT_EQ(Open(Said(sample_.spec, kTeamA, root_)), blob) << "what it has is not fetched again";
+  EXPECT_FALSE(blob->facts()->is_hearsay);
+  EXPECT_EQ(Open(heard), blob);
+  EXPECT_FALSE(blob->facts()->is_hearsay);
+  OpenStore();
+  EXPECT_FALSE(Open(heard)->facts()->is_hearsay);
+}
+
+TEST_F(ClaimsTest, WhatNodesSayIsBoundedAndLeavesRoomForManifests) {
+  OpenStore();
+  const auto heard = [&](size_t i) {
+    BlobSpec spec = Said(sample_.spec, {"registry.example", absl::StrCat("r", i)});
+    spec.is_hearsay = true;
+    return spec;
+  };
+  for (size_t i = 0; i < kHearsayMax; ++i) Open(heard(i));
+  EXPECT_TRUE(absl::IsResourceExhausted(store_->Open(heard(kHearsayMax)).status()));
+  Open(Said(sample_.spec, kTeamA));
+  Open(heard(0));
 }
 
 TEST_F(ClaimsTest, TheProvenOneIsTheBestOfADigest) {

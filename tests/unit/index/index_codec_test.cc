@@ -45,6 +45,7 @@ TEST(IndexCodec, BlobRecordRoundTrip) {
   bare.size = 1;
   bare.chunk_size = kChunkSizeMin;
   bare.state = BlobState::kRefused;
+  bare.is_hearsay = true;
   EXPECT_EQ(DecodeBlobRecord(EncodeBlobRecord(bare)).value(), bare);
 }
 
@@ -123,7 +124,7 @@ TEST(IndexCodec, MalformedBlobRecordsAreRejected) {
   EXPECT_FALSE(with(0, 1)) << "the earlier version";
   EXPECT_FALSE(with(0, 3)) << "a later version";
   EXPECT_FALSE(with(1, 15)) << "a digest that is not there";
-  EXPECT_FALSE(with(1, value[1] | 64)) << "unknown flag";
+  EXPECT_FALSE(with(1, static_cast<char>(value[1] | 128))) << "unknown flag";
   EXPECT_FALSE(with(2, 0)) << "state";
   EXPECT_TRUE(with(2, 4));
   EXPECT_FALSE(with(2, 5)) << "state";

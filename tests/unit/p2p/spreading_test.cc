@@ -122,7 +122,7 @@ TEST_F(SpreadingTest, WhoWasToldOfHelpersIsOneAWhileLaterUnlessItComesBack) {
   EXPECT_THAT(Ask("b").helpers, ElementsAre("a"));
   EXPECT_THAT(Ask("c").helpers, ElementsAre("a"));
   EXPECT_THAT(Ask("stranger").helpers, ElementsAre("a"));
-  clock_.now += 2s;
+  clock_.now += 1s;
   EXPECT_THAT(Ask("c", {"a"}).helpers, ElementsAre("b"));
   EXPECT_THAT(Ask("stranger").helpers, UnorderedElementsAre("a", "b")) << "c has just come back";
 }
@@ -220,7 +220,37 @@ TEST_F(SpreadingTest, TheRetryIsWhatATransferTakesOfLateWithinItsBounds) {
   };
   EXPECT_EQ(refused_after(10us), Spreader::kRetryMin);
   EXPECT_NEAR(std::chrono::duration<double>(refused_after(50ms)).count(), 0.05, 0.001);
-  EXPECT_EQ(refused_after(1min), Spreader::kRetryMax);
+  EXPECT_NEAR(std::chrono::duration<double>(refused_after(1min)).count(), 2.0, 0.001);
+}
+
+TEST_F(SpreadingTest, TheTimeThatAChunkTakesToComeIsNoneOfItsTransfers) {
+  for (int i = 0; i < 100; ++i) {
+    const Spreader::Answer answer = Ask("a");
+    clock_.now += 30s;
+    spreader_->Began(answer.id);
+    clock_.now += 10ms;
+    spreader_->Ended(answer.id, Outcome::kTaken);
+  }
+  KeepBusy();
+  EXPECT_NEAR(std::chrono::duration<double>(Ask("d").retry).count(), 0.01, 0.001);
+  spreader_->Began(12345);
+}
+
+TEST_F(SpreadingTest, WhoTakesNothingInKeepsNobodyElseFromTheChunk) {
+  const Spreader::Answer a = Ask("a"), b = Ask("b");
+  clock_.now += Spreader::kStuckMin - 1ms;
+  EXPECT_EQ(Ask("c").verdict, Verdict::kRefuse);
+  clock_.now += 1ms;
+  const Spreader::Answer c = Ask("c"), d = Ask("d");
+  EXPECT_EQ(c.verdict, Verdict::kSend);
+  EXPECT_EQ(d.verdict, Verdict::kSend);
+  EXPECT_EQ(Ask("e").verdict, Verdict::kRefuse);
+  // They end after all.
+  for (const Spreader::Answer& answer : {a, b, c, d}) spreader_->Ended(answer.id, Outcome::kTaken);
+  EXPECT_EQ(spreader_->request_count(), 0u);
+  EXPECT_EQ(Ask("e").verdict, Verdict::kSend);
+  EXPECT_EQ(Ask("f").verdict, Verdict::kSend);
+  EXPECT_EQ(Ask("g").verdict, Verdict::kRefuse);
 }
 
 TEST_F(SpreadingTest, WhatWasNotAskedForForAWhileIsForgottenAndNoMoreIsRememberedThanTheBound) {

@@ -1,0 +1,358 @@
+#include "node/daemon/home_blobs.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "api/http/chunk_request.h"
+#include "node/daemon/peer_documents.h"
+
+namespace sluice {
+namespace {
+
+using api::PeerBlobAnswer;
+using api::PeerBlobRequest;
+using api::PeerRefusal;
+using p2p::Spreader;
+using Why = PeerRefusal::Why;
+
+// To come again where the origin or the disk is not there just now, and where a chunk was taken back just
+// when it was to be given.
+constexpr Duration kRetryAway = std::chrono::milliseconds(200);
+constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
+// What is to go and is in use is tried so often, each time after so long.
+constexpr int kDropTries = 10;
+constexpr Duration kDropRetry = std::chrono::milliseconds(100);
+
+PeerRefusal Busy(Duration retry) {
+  return {.why = Why::kBusy, .retry = retry};
+}
+
+// What a home says of why it did not get a chunk.
+PeerRefusal RefusalOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+      return {.why = Why::kAbsent};
+    // The store takes no unproven chunk of what several repositories share, and there are registries that
+    // refuse this node alone: who asks may have another way.
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+      return {.why = Why::kAskYourself};
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kDataLoss:
+      return {.why = Why::kContradicted};
+    default:
+      return Busy(kRetryAway);
+  }
+}
+
+bool SaysTheSame(const BlobSpec& known, const BlobSpec& claim) {
+  const BlobOrigin& origin = claim.origins.front();
+  const auto said = std::find(known.origins.begin(), known.origins.end(), origin);
+  const StoredForm* const stored = known.StoredAt(origin);
+  const StoredForm* const claimed = claim.StoredAt(origin);
+  const bool same_form = stored && claimed ? *stored == *claimed : stored == claimed;
+  return said != known.origins.end() && known.root == claim.root && same_form;
+}
+
+}  // namespace
+
+// A request that is being answered.
+struct HomeBlobs::Asked {
+  const PeerBlobRequest request;
+
+  // Written on the I/O pool before anything waits, constant afterwards.
+  std::shared_ptr<Blob> blob;
+  Spreader::ChunkName chunk;
+
+  std::mutex mutex;
+  // Guarded by mutex.
+  Task on_wait;
+  OnAnswer on_answer;  // null: answered
+  std::optional<ReadId> read;
+  std::optional<Spreader::RequestId> place;
+
+  const BlobOrigin& origin() const { return request.claim.spec.origins.front(); }
+  ChunkSpan span() const { return blob->geometry().Covering(request.range); }
+  Spreader::Request ToSpread() const { return {chunk, request.asker, request.fetch_class, request.tried}; }
+  std::optional<Spreader::RequestId> Place() {
+    const std::lock_guard lock(mutex);
+    return place;
+  }
+  bool IsOver() {
+    const std::lock_guard lock(mutex);
+    return on_answer == nullptr;
+  }
+};
+
+Task HomeBlobs::Ask(PeerBlobRequest request, Task on_wait, OnAnswer on_answer) {
+  // A node whose own list forbids the repository lets nobody reach it through itself.
+  const bool allowed = parts_.allowed.Permits(request.claim.spec.origins.front()).ok();
+  const bool home = request.role == PeerRole::kHome;
+  request.claim.spec.is_hearsay = true;
+  const AskedPtr asked(new Asked{.request = std::move(request),
+                                 .blob = nullptr,
+                                 .chunk = {},
+                                 .mutex = {},
+                                 .on_wait = std::move(on_wait),
+                                 .on_answer = std::move(on_answer),
+                                 .read = {},
+                                 .place = {}});
+  if (!allowed) {
+    Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
+  } else {
+    parts_.io.Post([self = shared_from_this(), asked] { self->Open(asked); });
+  }
+  return [weak = weak_from_this(), asked] {
+    if (const auto self = weak.lock()) self->GiveUp(asked);
+  };
+}
+
+// ------------------------------------------------------------------------------------- finding the blob
+
+void HomeBlobs::Open(const AskedPtr& asked) {
+  const BlobClaim& claim = asked->request.claim;
+  const bool home = asked->request.role == PeerRole::kHome;
+  if (asked->IsOver()) return;
+  if (home) {
+    const absl::StatusOr<std::shared_ptr<Blob>> opened = parts_.store.Open(claim.spec);
+    if (!opened.ok()) return Refuse(asked, RefusalOf(opened.status()));
+    asked->blob = *opened;
+  } else {
+    asked->blob = FindKnown(claim);
+  }
+  if (!asked->blob || asked->blob->refused()) return Refuse(asked, {.why = Why::kAbsent});
+  const std::optional<Digest> root = asked->blob->facts()->root;
+  // Only one that is proven is shared by whoever says another.
+  if (root && claim.spec.root && root != claim.spec.root) return Refuse(asked, {.why = Why::kContradicted});
+  if (!MayGet(*asked)) return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
+  asked->chunk = {asked->blob->key(), asked->span().first};
+  if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
+  if (home) return WaitForOrigin(asked);
+  WaitForFlow(asked);
+}
+
+// One that is here and of which the asker says the same, or that is proven.
+std::shared_ptr<Blob> HomeBlobs::FindKnown(const BlobClaim& claim) const {
+  std::shared_ptr<Blob> found;
+  for (const BlobKey& key : parts_.store.KeysOf(claim.spec.digest)) {
+    std::shared_ptr<Blob> blob = parts_.store.Find(key);
+    if (!blob || blob->refused() || blob->geometry().size() != claim.spec.size ||
+        blob->geometry().chunk_size() != claim.spec.chunk_size)
+      continue;
+    if (parts_.store.IsSettled(key)) return blob;
+    if (blob->facts()->root == claim.spec.root) found = std::move(blob);
+  }
+  return found;
+}
+
+// Whether the origin gave it to everybody, as far as is known.
+bool HomeBlobs::MayGet(const Asked& asked) const {
+  const OriginAccess access = parts_.store.AccessOf(asked.blob->key(), asked.origin());
+  return access == OriginAccess::kUnknown || IsPublic(access);
+}
+
+// The chunk is here: whether it is public, and either proven or of the very origin and form that the asker
+// names.
+bool HomeBlobs::MayGive(const Asked& asked) const {
+  const OriginAccess access = parts_.store.AccessOf(asked.blob->key(), asked.origin());
+  const bool is_public =
+      IsPublic(access) || (access == OriginAccess::kUnknown && IsPublicSomewhere(*asked.blob, parts_.store));
+  return is_public && (parts_.store.AllProven(*asked.blob, asked.span()) ||
+                       SaysTheSame(*asked.blob->facts(), asked.request.claim.spec));
+}
+
+void HomeBlobs::GivePresent(const AskedPtr& asked) {
+  if (!MayGive(*asked)) {
+    const bool home = asked->request.role == PeerRole::kHome;
+    return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
+  }
+  Decided(asked, parts_.spreader->Ask(asked->ToSpread()));
+}
+
+// --------------------------------------------------------------------------------------------- waiting
+
+void HomeBlobs::WaitForOrigin(const AskedPtr& asked) {
+  Spreader::Answer answer;
+  Task on_wait;
+  {
+    const std::lock_guard lock(mutex_);
+    answer = parts_.spreader->AskEarly(asked->ToSpread());
+    if (answer.verdict == Spreader::Verdict::kWait) {
+      const std::lock_guard lock_asked(asked->mutex);
+      asked->place = answer.id;
+      on_wait = std::move(asked->on_wait);
+      waiting_.emplace(answer.id, asked);
+    }
+  }
+  if (answer.verdict != Spreader::Verdict::kWait) return Decided(asked, answer);
+  StartRead(asked, ReadMode::kFetch);
+  parts_.io.PostAt(asked->request.deadline, [weak = weak_from_this(), weak_asked = std::weak_ptr(asked)] {
+    const auto self = weak.lock();
+    const AskedPtr late = weak_asked.lock();
+    if (self && late) self->GiveUp(late);
+  });
+  if (on_wait) std::move(on_wait)();
+}
+
+// What flows takes a place of those that are sent the chunk, for it will be sent as soon as it is here.
+void HomeBlobs::WaitForFlow(const AskedPtr& asked) {
+  const Spreader::Answer answer = parts_.spreader->Ask(asked->ToSpread());
+  if (answer.verdict != Spreader::Verdict::kSend) return Decided(asked, answer);
+  {
+    const std::lock_guard lock(asked->mutex);
+    asked->place = answer.id;
+  }
+  StartRead(asked, ReadMode::kIfFlowing);
+}
+
+void HomeBlobs::StartRead(const AskedPtr& asked, ReadMode mode) {
+  std::unique_lock lock(asked->mutex);
+  if (!asked->on_answer) {
+    lock.unlock();
+    return LetGo(asked);
+  }
+  // What is fetched for many is not ended with the time of the first of them.
+  const Instant deadline =
+      mode == ReadMode::kFetch ? parts_.clock.Now() + api::kPeerDeadlineMax : asked->request.deadline;
+  asked->read = parts_.cache.Read({.blob = asked->blob->key(),
+                                   .range = asked->request.range,
+                                   .fetch_class = asked->request.fetch_class,
+                                   .deadline = deadline,
+                                   .asker = Asker::kPeer,
+                                   .mode = mode},
+                                  [self = shared_from_this(), asked](absl::StatusOr<ReadResult> result) {
+                                    self->ReadEnded(asked, result.status());
+                                  });
+}
+
+// The first read that gets a chunk decides for all who wait for it.
+void HomeBlobs::ReadEnded(const AskedPtr& asked, const absl::Status& status) {
+  const bool home = asked->request.role == PeerRole::kHome;
+  if (!status.ok()) {
+    if (home && absl::IsDataLoss(status)) DropLie(asked->blob, kDropTries);
+    return Refuse(asked, home ? RefusalOf(status) : PeerRefusal{.why = Why::kAbsent});
+  }
+  if (!home) {
+    if (const std::optional<Spreader::RequestId> place = asked->Place()) parts_.spreader->Began(*place);
+    return Give(asked);
+  }
+  std::vector<std::pair<AskedPtr, Spreader::Answer>> decided;
+  {
+    const std::lock_guard lock(mutex_);
+    for (Spreader::Answer& answer : parts_.spreader->Came(asked->chunk)) {
+      const auto found = waiting_.find(answer.id);
+      if (found == waiting_.end()) continue;
+      decided.emplace_back(std::move(found->second), std::move(answer));
+      waiting_.erase(found);
+    }
+  }
+  for (const auto& [waiting, answer] : decided) Decided(waiting, answer);
+}
+
+void HomeBlobs::Decided(const AskedPtr& asked, const Spreader::Answer& answer) {
+  if (answer.verdict != Spreader::Verdict::kSend) {
+    {
+      const std::lock_guard lock(asked->mutex);
+      asked->place.reset();  // it was given back already
+    }
+    return Refuse(asked, {.why = Why::kBusy, .retry = answer.retry, .helpers = answer.helpers});
+  }
+  {
+    const std::lock_guard lock(asked->mutex);
+    asked->place = answer.id;
+  }
+  Give(asked);
+}
+
+// A claim that its origin contradicts is not kept, if nothing came of it. The read that found it out still
+// has its lease, and others may read it just now.
+void HomeBlobs::DropLie(const std::shared_ptr<Blob>& blob, int tries) {
+  parts_.io.PostAt(parts_.clock.Now() + kDropRetry, [self = shared_from_this(), blob, tries] {
+    if (!blob->facts()->is_hearsay || blob->presence().present_count() > 0) return;
+    const absl::Status evicted = self->parts_.store.Evict(blob->key(), EvictReason::kRequested);
+    if (absl::IsFailedPrecondition(evicted) && tries > 1) self->DropLie(blob, tries - 1);
+  });
+}
+
+// ------------------------------------------------------------------------------------------- answering
+
+void HomeBlobs::Give(const AskedPtr& asked) {
+  // Gives the place back when the bytes were sent, or will not be.
+  struct Sending {
+    Sending(std::shared_ptr<HomeBlobs> the_home, Spreader::RequestId the_place)
+        : home(std::move(the_home)), place(the_place) {}
+    ~Sending() {
+      home->parts_.spreader->Ended(place, taken ? Spreader::Outcome::kTaken : Spreader::Outcome::kNotTaken);
+    }
+    Sending(const Sending&) = delete;
+    Sending& operator=(const Sending&) = delete;
+
+    const std::shared_ptr<HomeBlobs> home;
+    const Spreader::RequestId place;
+    bool taken = false;
+  };
+  const bool home = asked->request.role == PeerRole::kHome;
+  if (!MayGive(*asked)) return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
+  absl::StatusOr<Blob::Lease> lease = parts_.cache.Lookup(asked->blob->key(), asked->request.range);
+  if (!lease.ok()) return Refuse(asked, home ? Busy(kRetrySoon) : PeerRefusal{.why = Why::kAbsent});
+  parts_.store.Touch(asked->blob->key());
+  std::shared_ptr<Sending> sending;
+  {
+    const std::lock_guard lock(asked->mutex);
+    if (!asked->on_answer) {
+      // Given up meanwhile.
+    } else if (asked->place) {
+      sending = std::make_shared<Sending>(shared_from_this(), *std::exchange(asked->place, std::nullopt));
+    }
+  }
+  if (!sending) return LetGo(asked);
+  Task on_taken = [sending] { sending->taken = true; };
+  Answer(asked, api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken)});
+}
+
+void HomeBlobs::Refuse(const AskedPtr& asked, PeerRefusal refusal) {
+  Answer(asked, std::move(refusal));
+}
+
+void HomeBlobs::Answer(const AskedPtr& asked, PeerBlobAnswer answer) {
+  OnAnswer on_answer;
+  {
+    const std::lock_guard lock(asked->mutex);
+    on_answer = std::exchange(asked->on_answer, nullptr);
+  }
+  LetGo(asked);
+  if (on_answer) std::move(on_answer)(std::move(answer));
+}
+
+// The asker has gone, or its time is up.
+void HomeBlobs::GiveUp(const AskedPtr& asked) {
+  std::optional<ReadId> read;
+  {
+    const std::lock_guard lock(asked->mutex);
+    read = asked->read;
+  }
+  if (read) parts_.cache.StopRead(*read);
+  Refuse(asked, Busy(kRetrySoon));
+}
+
+// Gives back what a request that is over holds.
+void HomeBlobs::LetGo(const AskedPtr& asked) {
+  std::optional<Spreader::RequestId> place;
+  {
+    const std::lock_guard lock(asked->mutex);
+    place = std::exchange(asked->place, std::nullopt);
+  }
+  if (!place) return;
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_.erase(*place);
+  }
+  parts_.spreader->Ended(*place, Spreader::Outcome::kNotTaken);
+}
+
+}  // namespace sluice

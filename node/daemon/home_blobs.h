@@ -1,0 +1,71 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "api/http/peer_blobs.h"
+#include "index/disk_store.h"
+#include "node/blob_cache.h"
+#include "node/executor.h"
+#include "p2p/cluster/spreading.h"
+#include "p2p/registry/allow_list.h"
+
+namespace sluice {
+
+// The chunks that this node gives to others: as a home it gets them from the origin that the asker names, for
+// all who ask; else it gives what is here, or comes. What took credentials to get is given to nobody.
+//
+// An asker's claim about a blob is hearsay (see BlobSpec): it shares what a manifest says of the same
+// repository if it says the same, else it has a file of its own. Nothing is fetched for who is present-only,
+// nor is anything registered.
+//
+// Thread-safe. Held by a shared pointer; the parts outlive the server whose requests it answers and the
+// cache's reads, the spreader also what is left of them on executors.
+class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_this<HomeBlobs> {
+ public:
+  struct Parts {
+    const Clock& clock;
+    Executor& io;
+    index::DiskStore& store;
+    BlobCache& cache;
+    const p2p::AllowList& allowed;
+    std::shared_ptr<p2p::Spreader> spreader;
+  };
+  explicit HomeBlobs(Parts parts) : parts_(std::move(parts)) {}
+
+  Task Ask(api::PeerBlobRequest request, Task on_wait, OnAnswer on_answer) override;
+
+ private:
+  struct Asked;
+  using AskedPtr = std::shared_ptr<Asked>;
+
+  // On the I/O pool.
+  void Open(const AskedPtr& asked);
+  std::shared_ptr<Blob> FindKnown(const BlobClaim& claim) const;
+  bool MayGet(const Asked& asked) const;
+  bool MayGive(const Asked& asked) const;
+  void GivePresent(const AskedPtr& asked);
+  void WaitForOrigin(const AskedPtr& asked);
+  void WaitForFlow(const AskedPtr& asked);
+  void DropLie(const std::shared_ptr<Blob>& blob, int tries);
+
+  // Any thread.
+  void StartRead(const AskedPtr& asked, ReadMode mode);
+  void ReadEnded(const AskedPtr& asked, const absl::Status& status);
+  void Decided(const AskedPtr& asked, const p2p::Spreader::Answer& answer);
+  void Give(const AskedPtr& asked);
+  void Refuse(const AskedPtr& asked, api::PeerRefusal refusal);
+  void Answer(const AskedPtr& asked, api::PeerBlobAnswer answer);
+  void GiveUp(const AskedPtr& asked);
+  void LetGo(const AskedPtr& asked);
+
+  const Parts parts_;
+  // Held while the spreader decides who waits, and while it tells what becomes of those who do.
+  std::mutex mutex_;
+  // Who waits for a chunk; guarded by mutex_.
+  absl::flat_hash_map<p2p::Spreader::RequestId, AskedPtr> waiting_;
+};
+
+}  // namespace sluice

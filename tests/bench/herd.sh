@@ -1,0 +1,140 @@
+# shellcheck shell=bash disable=SC2034,SC2154  # run.sh, its lib.sh and lib_crowd.sh set and use the rest
+# What the registry is asked for when sixteen nodes miss the same at once. Arguments: the cases; default: all.
+#   plain        64 readers on each node want a chunk that is nowhere: requests for the chunk, and for the blob's seek
+#                table
+#   slow-origin  the same, and the registry answers after 2 s
+#   mount        all nodes mount one tag, in a registry that asks for anonymous tokens: requests for manifests, tokens
+#                and the bootstrap
+
+# shellcheck source=tests/bench/lib_crowd.sh
+source tests/bench/lib_crowd.sh
+
+readonly nodes=${NODES:-16} readers=${READERS:-64} chunk_bytes=$((256 << 10)) slow_seconds=2
+# Where the chunk that all want is in the file: in the middle, since the beginning may be read by the way.
+readonly chunk_offset=$((17 * chunk_bytes))
+
+# A text shrinks, so that its blob has a seek table.
+push_text_image() {
+  mkdir -p "$work/tree"
+  head -c $((12 << 20)) /dev/urandom | base64 -w 0 | head -c $((16 << 20)) >"$work/tree/file"
+  push_at_origin "$work/tree" herd
+  image=$(image_by_digest herd)
+  blob=$(data_blob_of herd)
+  stored_blob=$(stored_blob_of herd)
+  table_bytes=$(manifest herd | jq -r '.layers[0].annotations["io.sluice.blob.seek-table"]' | cut -d: -f2)
+  ((table_bytes > 0)) || fail "the image has no seek table"
+}
+
+# quiet_origin: whether nobody has asked the registry for anything for a second.
+quiet_origin() {
+  local before
+  before=$(origin_log_lines)
+  sleep 1
+  (($(origin_log_lines) == before))
+}
+
+# Until it goes on, the registry takes connections in and says nothing.
+slow_origin() {
+  kill -STOP "$registry_pid"
+  { wait_until test -e "$work/started" && sleep $slow_seconds; kill -CONT "$registry_pid"; } &
+}
+
+# herd_run CASE
+herd_run() {
+  local node first files=()
+  start_cold 1 "$nodes" "$nodes"
+  await_members $((nodes - 1)) "${everyone[@]}"
+  first=$(($(origin_log_lines) + 1))
+  for node in "${everyone[@]}"; do
+    sluice_of "$node" mount "$image" "$work/node$node/mnt" >"$work/command.log" 2>&1 || fail "$(cat "$work/command.log")"
+    files+=("$work/node$node/mnt/file")
+  done
+  wait_until quiet_origin || fail "the mounts do not end"
+  chunk_first=$(($(origin_log_lines) + 1))
+  rm -f "$work/started"
+  [[ $1 != slow-origin ]] || slow_origin
+  busy_begin
+  slowest=$(python3 -B tests/bench/herd_readers.py --like "$work/tree/file" --offset $chunk_offset \
+    --length $chunk_bytes --readers "$readers" --started "$work/started" "${files[@]}") || fail "the readers failed"
+  busy_end
+  wait_until quiet_origin || fail "the registry is asked for ever"
+  # The seek table is asked for by its place in the same blob, and known by its size.
+  chunk_requests=$(origin_requests "/blobs/$stored_blob " $chunk_first | awk -v table="$table_bytes" '$4 != table' | wc -l)
+  table_requests=$(origin_requests "/blobs/$stored_blob " $first | awk -v table="$table_bytes" '$4 == table' | wc -l)
+  end_nodes "${everyone[@]}"
+  note "$1: $chunk_requests requests for the chunk, $table_requests for the table, the slowest read took $slowest s;" \
+    "busy: processor $cpu_busy, disk $disk_busy"
+}
+
+measure_herd() {
+  local run chunk_requests table_requests slowest
+  new_case
+  for ((run = 0; run < runs; ++run)); do
+    quiet_run herd_run "$1" ||
+      { report_too_busy "$1" origin_requests_per_chunk table_requests; fail "the machine is too busy"; }
+    echo "$chunk_requests" >>"$work/chunk-$1"
+    echo "$table_requests" >>"$work/table-$1"
+  done
+  report_crowd origin_requests_per_chunk requests "$1" <"$work/chunk-$1"
+  report_crowd table_requests requests "$1" <"$work/table-$1"
+}
+
+# The registry that asks for tokens stands before the other, at the same place; what it was asked is its log.
+start_token_registry() {
+  gate=$(net_address origin):5001
+  at origin python3 -B "$PWD/tests/net/token_registry.py" "$gate" "$registry" >"$work/gate.log" 2>"$work/gate.err" &
+  disown
+  origin_log=$work/gate.log
+  wait_until at origin curl -s -o "$work/download" "http://$gate/v2/" || fail "no gate: $(cat "$work/gate.err")"
+}
+
+mount_run() {
+  local node first pids=()
+  registry=$gate start_cold 1 "$nodes" "$nodes"
+  await_members $((nodes - 1)) "${everyone[@]}"
+  first=$(($(origin_log_lines) + 1))
+  busy_begin
+  for node in "${everyone[@]}"; do
+    sluice_of "$node" mount "$gate/herd:1" "$work/node$node/mnt" >"$work/node$node/mount.log" 2>&1 &
+    pids[node]=$!
+  done
+  for node in "${everyone[@]}"; do
+    wait "${pids[node]}" || fail "node $node does not mount: $(cat "$work/node$node/mount.log")"
+  done
+  busy_end
+  # Those that were told to come with a token count too.
+  manifest_requests=$(origin_requests "/manifests/(1|${image#*@}) " "$first" | wc -l)
+  token_requests=$(origin_requests ' /token' "$first" | wc -l)
+  bootstrap_requests=$(origin_requests "/blobs/$stored_bootstrap 20[06]" "$first" | wc -l)
+  end_nodes "${everyone[@]}"
+  note "mount: requests for manifests $manifest_requests, tokens $token_requests, bootstrap $bootstrap_requests;" \
+    "busy: processor $cpu_busy, disk $disk_busy"
+}
+
+measure_mount() {
+  local run gate stored_bootstrap manifest_requests token_requests bootstrap_requests
+  local metric metrics=(manifest_requests token_requests bootstrap_requests)
+  stored_bootstrap=$(manifest herd | jq -r '.layers[-1].digest')
+  new_case
+  start_token_registry
+  for ((run = 0; run < runs; ++run)); do
+    quiet_run mount_run || { report_too_busy mount "${metrics[@]}"; fail "the machine is too busy"; }
+    for metric in "${metrics[@]}"; do echo "${!metric}" >>"$work/mount-$metric"; done
+  done
+  for metric in "${metrics[@]}"; do report_crowd "$metric" requests mount <"$work/mount-$metric"; done
+}
+
+measure() {
+  local name image blob stored_blob table_bytes everyone cases=("$@")
+  ((${#cases[@]})) || cases=(plain slow-origin mount)
+  mapfile -t everyone < <(seq "$nodes")
+  crowd_up "$nodes" 50mbit
+  push_text_image
+  for name in "${cases[@]}"; do
+    case $name in
+      plain | slow-origin) measure_herd "$name" ;;
+      mount) measure_mount ;;
+      *) fail "there is no case '$name'" ;;
+    esac
+  done
+}

@@ -1,0 +1,528 @@
+// A node as the home of chunks, and as one that has them: askers over raw sockets, an origin that does as it
+// is told.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "node/blob_claim.h"
+#include "p2p/recipe/sha256.h"
+#include "tests/fault/fault_origin.h"
+#include "tests/fault/home_node.h"
+
+namespace sluice {
+namespace {
+
+using namespace std::chrono_literals;
+using api::RawClient;
+using p2p::FaultConnection;
+using p2p::FaultOrigin;
+using p2p::FaultRequest;
+using p2p::Sha256;
+using ::testing::AnyOf;
+using ::testing::Each;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+constexpr uint32_t kChunk = kChunkSizeMin;
+constexpr char kRepository[] = "team/app";
+
+std::string Pattern(size_t size) {
+  std::string bytes(size, '\0');
+  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 131 + i / 977);
+  return bytes;
+}
+
+// Holds an origin's answers back until it is opened.
+class Gate {
+ public:
+  void Open() { open_.set_value(); }
+  p2p::FaultBehaviour Before(p2p::FaultBehaviour then) {
+    return
+        [opened = opened_, then = std::move(then)](const FaultRequest& request, FaultConnection& connection) {
+          opened.wait();
+          then(request, connection);
+        };
+  }
+
+ private:
+  std::promise<void> open_;
+  const std::shared_future<void> opened_ = open_.get_future().share();
+};
+
+class HomeBlobsTest : public ::testing::Test, protected HomeNode {
+ protected:
+  void SetUp() override { Start(); }
+  void TearDown() override { Stop(); }
+
+  BlobSpec Spec() const {
+    return {
+        .digest = digest_, .size = bytes_.size(), .chunk_size = kChunk, .root = {}, .origins = {Origin()}};
+  }
+  BlobOrigin Origin() const { return {origin_.registry(), kRepository}; }
+  std::string Claim(const BlobSpec& spec) const {
+    return FormatBlobClaim(spec, Origin(), BlobClaim::Access::kPublic);
+  }
+  std::string Claim() const { return Claim(Spec()); }
+  std::string Path() const {
+    return absl::StrCat("/v2/", kRepository, "/blobs/", digest_.ToString(), "?ns=", origin_.registry());
+  }
+  std::string OriginPath() const { return FaultOrigin::BlobPath(kRepository, digest_); }
+  p2p::FaultBehaviour ByTheRules() {
+    return [this](const FaultRequest& request, FaultConnection& connection) {
+      origin_.ServeByTheRules(request, connection);
+    };
+  }
+  std::unique_ptr<RawAsker> Begin(const Asking& asking) {
+    return std::make_unique<RawAsker>(server_->port(), Path(), asking);
+  }
+  Answer Ask(const Asking& asking) { return Begin(asking)->Read(); }
+  // A chunk as whole range.
+  static std::string RangeOf(uint32_t chunk) {
+    return absl::StrCat("bytes=", chunk * kChunk, "-", (chunk + 1) * kChunk - 1);
+  }
+  void ExpectChunk(const Answer& answer, uint32_t chunk = 0) {
+    EXPECT_EQ(answer.status, 206) << answer.body;
+    EXPECT_TRUE(answer.body == bytes_.substr(size_t{chunk} * kChunk, kChunk));
+  }
+  // What follows soon, or never.
+  bool Becomes(const std::function<bool()>& holds) {
+    for (const Instant end = clock_.Now() + 60s; !holds();) {
+      if (clock_.Now() > end) return false;
+      std::this_thread::yield();
+    }
+    return true;
+  }
+  uint64_t Counted(PeerRole role, PeerAnswer answer) const {
+    return telemetry_.peer_answers[static_cast<size_t>(role)][static_cast<size_t>(answer)].value();
+  }
+
+  FaultOrigin origin_;
+  const std::string bytes_ = Pattern(8 * kChunk);
+  const Digest digest_ = origin_.AddBlob(kRepository, bytes_);
+};
+
+// ---------------------------------------------------------------------------------------------- the home
+
+TEST_F(HomeBlobsTest, AHomeGetsAChunkThatItNeverHeardOfAndGivesItOn) {
+  const Answer answer = Ask({.claim = Claim(), .range = RangeOf(3)});
+  ExpectChunk(answer, 3);
+  EXPECT_EQ(answer.Header("content-range"),
+            absl::StrCat("bytes ", 3 * kChunk, "-", 4 * kChunk - 1, "/", bytes_.size()));
+  EXPECT_EQ(answer.Header("sluice-node"), "this-node");
+  EXPECT_EQ(answer.Header("sluice-verified"), "") << "nothing has proven it";
+  const std::vector<FaultRequest> asked = origin_.requests(OriginPath());
+  ASSERT_THAT(asked, SizeIs(1));
+  EXPECT_EQ(asked[0].Header("range"), RangeOf(3)) << "the chunk alone";
+  // What is here is given again without a question.
+  const Answer again =
+      Ask({.claim = Claim(), .range = absl::StrCat("bytes=", 3 * kChunk + 5, "-", 3 * kChunk + 9)});
+  EXPECT_EQ(again.body, bytes_.substr(3 * kChunk + 5, 5));
+  EXPECT_EQ(again.interims, 0);
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+  EXPECT_EQ(Counted(PeerRole::kHome, PeerAnswer::kServed), 2u);
+  const Counter& sent = telemetry_.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
+  EXPECT_TRUE(Becomes([&] { return sent.value() == kChunk + 5u; })) << sent.value();
+  EXPECT_EQ(telemetry_.reads[static_cast<int>(SourceKind::kOrigin)].value(), 0u) << "no reader of this host";
+}
+
+TEST_F(HomeBlobsTest, TwentyAskersOfAColdChunkCostTheOriginOneRequest) {
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  std::vector<std::unique_ptr<RawAsker>> askers;
+  for (int i = 0; i < 20; ++i) {
+    const std::string name = i < 4 ? std::string(1, static_cast<char>('a' + i)) : absl::StrCat("x", i);
+    askers.push_back(Begin({.claim = Claim(), .from = name}));
+  }
+  for (const auto& asker : askers) asker->AwaitInterim();
+  gate.Open();
+  int served = 0, refused = 0;
+  for (const auto& asker : askers) {
+    Answer answer = asker->Read();
+    if (answer.status == 206) ++served;
+    if (answer.status == 503) {
+      ++refused;
+      EXPECT_NE(answer.Header("sluice-retry-ms"), "");
+      EXPECT_LE(answer.Helpers().size(), 4u);
+      EXPECT_THAT(answer.Helpers(), Each(AnyOf("a", "b", "c", "d"))) << "members alone";
+    }
+    // Who is refused comes again.
+    while (answer.status == 503) answer = Ask({.claim = Claim(), .from = ""});
+    ExpectChunk(answer);
+  }
+  EXPECT_EQ(served, 2);
+  EXPECT_EQ(refused, 18);
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; })) << "a place is still held";
+}
+
+TEST_F(HomeBlobsTest, AHomeThatWaitsSaysSoAgainAndAgain) {
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  const std::unique_ptr<RawAsker> asker = Begin({.claim = Claim()});
+  for (int i = 0; i < 3; ++i) asker->AwaitInterim();
+  gate.Open();
+  ExpectChunk(asker->Read());
+}
+
+TEST_F(HomeBlobsTest, AFetchGoesOnForWhoIsLeftAndEndsWithTheLast) {
+  std::promise<void> arrived, closed;
+  origin_.Always(OriginPath(), [&](const FaultRequest&, FaultConnection& connection) {
+    arrived.set_value();
+    connection.Stall();
+    closed.set_value();
+  });
+  std::future<void> is_closed = closed.get_future();
+  std::unique_ptr<RawAsker> first = Begin({.claim = Claim()}),
+                            second = Begin({.claim = Claim(), .from = "b"});
+  first->AwaitInterim();
+  second->AwaitInterim();
+  arrived.get_future().wait();
+  first.reset();
+  second->AwaitInterim();
+  second->AwaitInterim();
+  EXPECT_EQ(is_closed.wait_for(0s), std::future_status::timeout) << "somebody waits";
+  second.reset();
+  EXPECT_EQ(is_closed.wait_for(60s), std::future_status::ready) << "nobody waits any more";
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+  // Whoever comes then starts anew.
+  origin_.Always(OriginPath(), ByTheRules());
+  ExpectChunk(Ask({.claim = Claim()}));
+}
+
+TEST_F(HomeBlobsTest, AnAskersTimeEndsItsWaitAndNoOthers) {
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  const std::unique_ptr<RawAsker> hasty = Begin({.claim = Claim(), .more = "Sluice-Deadline-Ms: 300\r\n"});
+  hasty->AwaitInterim();
+  const std::unique_ptr<RawAsker> patient = Begin({.claim = Claim(), .from = "b"});
+  patient->AwaitInterim();
+  const Answer late = hasty->Read();
+  EXPECT_EQ(late.status, 503);
+  EXPECT_NE(late.Header("sluice-retry-ms"), "");
+  gate.Open();
+  ExpectChunk(patient->Read());
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+}
+
+TEST_F(HomeBlobsTest, AnAskerThatComesTwiceIsAnsweredTwice) {
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  std::unique_ptr<RawAsker> one = Begin({.claim = Claim()}), two = Begin({.claim = Claim()});
+  one->AwaitInterim();
+  two->AwaitInterim();
+  gate.Open();
+  ExpectChunk(one->Read());
+  ExpectChunk(two->Read());
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+}
+
+TEST_F(HomeBlobsTest, DemandIsServedBeforeFillThatCameEarlier) {
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  std::vector<std::unique_ptr<RawAsker>> fills, demands;
+  for (int i = 0; i < 2; ++i) {
+    fills.push_back(Begin({.claim = Claim(), .from = "a", .more = "Sluice-Class: fill\r\n"}));
+    fills.back()->AwaitInterim();
+  }
+  for (int i = 0; i < 2; ++i) {
+    demands.push_back(Begin({.claim = Claim(), .from = "b", .more = "Sluice-Class: demand\r\n"}));
+    demands.back()->AwaitInterim();
+  }
+  gate.Open();
+  for (const auto& asker : demands) ExpectChunk(asker->Read());
+  for (const auto& asker : fills) EXPECT_EQ(asker->Read().status, 503);
+}
+
+TEST_F(HomeBlobsTest, WhatTheOriginSaysIsSaidToTheAsker) {
+  const auto status_after = [&](p2p::FaultBehaviour behaviour) {
+    origin_.Always(OriginPath(), std::move(behaviour));
+    return Ask({.claim = Claim()});
+  };
+  EXPECT_EQ(status_after(p2p::fault::Status(404)).status, 404);
+  const Answer forbidden = status_after(p2p::fault::Status(403));
+  EXPECT_EQ(forbidden.status, 403);
+  EXPECT_THAT(forbidden.body, HasSubstr("ask-yourself"));
+  EXPECT_EQ(status_after(p2p::fault::Status(401)).status, 403);
+  const Answer away = status_after(p2p::fault::Status(500));
+  EXPECT_EQ(away.status, 503);
+  EXPECT_NE(away.Header("sluice-retry-ms"), "");
+  EXPECT_EQ(status_after(p2p::fault::Hangup()).status, 503);
+  ExpectChunk(status_after(ByTheRules()));
+}
+
+TEST_F(HomeBlobsTest, WhatThisNodeMayNotAskForIsNotAskedFor) {
+  Stop();
+  Start("", "elsewhere.example/*");
+  const Answer answer = Ask({.claim = Claim()});
+  EXPECT_EQ(answer.status, 403);
+  EXPECT_THAT(answer.body, HasSubstr("ask-yourself"));
+  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim()}).status, 404);
+  EXPECT_EQ(origin_.connection_count(), 0u);
+  EXPECT_THAT(store_->KeysOf(digest_), IsEmpty());
+}
+
+TEST_F(HomeBlobsTest, WhatTookCredentialsIsGivenToNobody) {
+  const std::string config = temp_.path() + "/config.json";
+  const std::string auth = absl::Base64Escape("user:secret");
+  std::ofstream(config) << R"({"auths":{")" << origin_.registry() << R"(":{"auth":")" << auth << "\"}}}";
+  origin_.RequireAuthorization("Basic " + auth, "Basic realm=\"r\"");
+  Stop();
+  Start(config);
+  for (int i = 0; i < 2; ++i) {
+    const Answer answer = Ask({.claim = Claim()});
+    EXPECT_EQ(answer.status, 403);
+    EXPECT_THAT(answer.body, HasSubstr("ask-yourself"));
+    EXPECT_THAT(answer.body, Not(HasSubstr(bytes_.substr(0, 8))));
+  }
+  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim()}).status, 404)
+      << "nor does it show that it is here";
+}
+
+// ------------------------------------------------------------------------------------ askers that lie
+
+TEST_F(HomeBlobsTest, AWrongSizeIsContradictedAndNothingOfItIsKept) {
+  for (const uint64_t size : {bytes_.size() - 1, bytes_.size() + 1, bytes_.size() * 1000}) {
+    BlobSpec lie = Spec();
+    lie.size = size;
+    EXPECT_EQ(Ask({.claim = Claim(lie)}).status, 409) << size;
+  }
+  ExpectChunk(Ask({.claim = Claim()}));
+  EXPECT_TRUE(Becomes([&] {
+    const std::vector<BlobKey> keys = store_->KeysOf(digest_);
+    return keys.size() == 1 && store_->Find(keys[0])->geometry().size() == bytes_.size();
+  }));
+}
+
+TEST_F(HomeBlobsTest, WhatIsProvenIsContradictedByNobody) {
+  BlobSpec spec = Spec();
+  const absl::StatusOr<std::shared_ptr<Blob>> blob = store_->Open(spec);
+  ASSERT_TRUE(blob.ok());
+  for (uint32_t i = 0; i < 8; ++i) {
+    ASSERT_TRUE(store_
+                    ->Commit(**blob, ChunkIndex(i),
+                             std::as_bytes(std::span(bytes_).subspan(size_t{i} * kChunk, kChunk)),
+                             Evidence::kUnverified)
+                    .ok());
+  }
+  store_->NoteAccess((*blob)->key(), Origin(), OriginAccess::kPublic);
+  ASSERT_TRUE(Becomes([&] { return store_->IsSettled((*blob)->key()); }));
+  spec.size += 1;
+  EXPECT_EQ(Ask({.claim = Claim(spec)}).status, 409);
+  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(spec)}).status, 404);
+  spec = Spec();
+  ExpectChunk(Ask({.claim = Claim(spec)}));
+  ExpectChunk(Ask({.role = "present-only", .claim = Claim(spec)}));
+  EXPECT_EQ(origin_.connection_count(), 0u);
+}
+
+TEST_F(HomeBlobsTest, WhatAnAskerSaysIsNotBelievedElsewhere) {
+  // As if the registry kept it compressed, under the digest of something else that is there.
+  const Digest other = origin_.AddBlob(kRepository, Pattern(5000));
+  BlobSpec lie = Spec();
+  lie.stored.emplace(Origin(),
+                     StoredForm{other, 5000, SeekTablePlace{{5000 - 81, 81}, Sha256::Of("no table")}});
+  EXPECT_THAT(Ask({.claim = Claim(lie)}).status, AnyOf(409, 503));
+  const absl::StatusOr<std::shared_ptr<Blob>> mine = store_->Open(Spec());
+  ASSERT_TRUE(mine.ok());
+  EXPECT_TRUE((*mine)->facts()->stored.empty());
+  EXPECT_THAT(Ask({.claim = Claim(lie)}).status, AnyOf(409, 503));
+  EXPECT_TRUE((*mine)->facts()->stored.empty());
+  ExpectChunk(Ask({.claim = Claim()}));
+  EXPECT_TRUE((*mine)->presence().IsPresent(ChunkIndex(0))) << "what both say alike is shared";
+}
+
+TEST_F(HomeBlobsTest, NonsenseIsRefused) {
+  const std::string claim = Claim();
+  const struct {
+    int status;
+    Asking asking;
+  } kCases[] = {
+      {400, {.claim = ""}},
+      {400, {.claim = "size=1"}},
+      {400, {.claim = claim + "; size=1"}},
+      {400, {.claim = std::string(2000, 'x')}},
+      {400, {.role = "zone-home", .claim = claim}},
+      {400, {.role = "HOME", .claim = claim}},
+      {400, {.claim = claim, .range = ""}},
+      {400, {.claim = claim, .range = "bytes=0-16384"}},
+      {400, {.claim = claim, .range = "bytes=16383-16384"}},
+      {400, {.claim = claim, .range = "pages=1-2"}},
+      {416, {.claim = claim, .range = "bytes=131072-"}},
+      {416, {.claim = claim, .range = "bytes=0-1,5-6"}},
+      {416, {.claim = claim, .range = "bytes=9-8"}},
+      {400, {.claim = claim, .from = "a,b"}},
+      {400, {.claim = claim, .from = std::string(254, 'a')}},
+      {400, {.claim = claim, .more = "Sluice-Class: urgent\r\n"}},
+      {400, {.claim = claim, .more = "Sluice-Deadline-Ms: soon\r\n"}},
+      {400, {.claim = claim, .more = "Sluice-Deadline-Ms: 0\r\n"}},
+      {400, {.claim = claim, .more = "Sluice-Deadline-Ms: -5\r\n"}},
+      {400, {.claim = claim, .more = "Sluice-Tried: a,,b\r\n"}},
+      {400, {.claim = claim, .more = "Sluice-Tried: \"a\"\r\n"}},
+      {400, {.role = "present-only", .claim = "size=1"}},
+      {404, {.role = "present-only", .claim = claim, .range = "bytes=0-16384"}},
+      {404, {.role = "present-only", .claim = ""}},
+  };
+  for (const auto& [status, asking] : kCases) {
+    EXPECT_EQ(Ask(asking).status, status)
+        << asking.role << " | " << asking.claim << " | " << asking.range << " | " << asking.more;
+  }
+  EXPECT_EQ(origin_.connection_count(), 0u);
+  EXPECT_THAT(store_->KeysOf(digest_), IsEmpty());
+  ExpectChunk(Ask({.claim = claim, .more = "Sluice-Deadline-Ms: 99999999999999\r\nSluice-Tried: b , c\r\n"}));
+}
+
+// --------------------------------------------------------------------------------------- what is here
+
+TEST_F(HomeBlobsTest, NothingIsFetchedNorRegisteredForWhoIsPresentOnly) {
+  const Answer answer = Ask({.role = "present-only", .claim = Claim()});
+  EXPECT_EQ(answer.status, 404);
+  EXPECT_EQ(answer.interims, 0);
+  EXPECT_EQ(origin_.connection_count(), 0u);
+  EXPECT_THAT(store_->KeysOf(digest_), IsEmpty());
+  EXPECT_EQ(Counted(PeerRole::kPresentOnly, PeerAnswer::kAbsent), 1u);
+}
+
+TEST_F(HomeBlobsTest, WhatIsHereUnprovenIsGivenToWhoSaysTheSameOfIt) {
+  ExpectChunk(Ask({.claim = Claim()}));
+  ExpectChunk(Ask({.role = "present-only", .claim = Claim()}));
+  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(), .range = RangeOf(1)}).status, 404);
+  BlobSpec rooted = Spec(), framed = Spec(), coarser = Spec();
+  rooted.root = Sha256::Of("root");
+  framed.stored.emplace(Origin(),
+                        StoredForm{Sha256::Of("x"), 5000, SeekTablePlace{{5000 - 81, 81}, Sha256::Of("t")}});
+  coarser.chunk_size *= 2;
+  for (const BlobSpec& other : {rooted, framed, coarser})
+    EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(other)}).status, 404);
+  EXPECT_EQ(Ask({.role = "present-only", .claim = ""}).status, 404) << "unproven";
+  EXPECT_EQ(Ask({.role = "", .claim = ""}).status, 404) << "unproven";
+}
+
+TEST_F(HomeBlobsTest, WhatHasBegunToComeIsWaitedForAndWhatHasNotIsAbsent) {
+  Gate gate;
+  std::promise<void> asked;
+  origin_.Always(
+      OriginPath(), [&, wait = gate.Before([this](const FaultRequest&, FaultConnection& connection) {
+        connection.SendRaw(std::string_view(bytes_).substr(100, kChunk - 100));
+      })](const FaultRequest& request, FaultConnection& connection) {
+        asked.set_value();
+        connection.SendHead(206, {{"Content-Range", absl::StrCat("bytes 0-", kChunk - 1, "/", bytes_.size())},
+                                  {"Content-Length", absl::StrCat(kChunk)}});
+        connection.SendRaw(std::string_view(bytes_).substr(0, 100));
+        wait(request, connection);
+      });
+  const std::unique_ptr<RawAsker> home = Begin({.claim = Claim()});
+  home->AwaitInterim();
+  asked.get_future().wait();
+  // Its first bytes may be on their way still.
+  std::unique_ptr<RawAsker> helped;
+  std::future<Answer> answer;
+  for (const Instant end = clock_.Now() + 60s; clock_.Now() < end;) {
+    auto asker = Begin({.role = "present-only", .claim = Claim(), .from = "b"});
+    helped = std::move(asker);
+    answer = std::async(std::launch::async, [&] { return helped->Read(); });
+    if (answer.wait_for(200ms) == std::future_status::timeout) break;
+    EXPECT_EQ(answer.get().status, 404);
+  }
+  gate.Open();
+  const Answer came = answer.get();
+  ExpectChunk(came);
+  EXPECT_EQ(came.interims, 0) << "a helper says nothing while it waits";
+  ExpectChunk(home->Read());
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+}
+
+TEST_F(HomeBlobsTest, AHelperWhoseSourceBreaksOffSaysThatItIsAbsent) {
+  std::promise<void> sent;
+  Gate gate;
+  origin_.Always(OriginPath(), [&, wait = gate.Before([](const FaultRequest&, FaultConnection& connection) {
+                   connection.CloseAfter();
+                 })](const FaultRequest& request, FaultConnection& connection) {
+    connection.SendHead(206, {{"Content-Range", absl::StrCat("bytes 0-", kChunk - 1, "/", bytes_.size())},
+                              {"Content-Length", absl::StrCat(kChunk)}});
+    connection.SendRaw(std::string_view(bytes_).substr(0, 100));
+    wait(request, connection);
+  });
+  const std::unique_ptr<RawAsker> home = Begin({.claim = Claim()});
+  home->AwaitInterim();
+  const std::unique_ptr<RawAsker> helped = Begin({.role = "present-only", .claim = Claim(), .from = "b"});
+  gate.Open();
+  EXPECT_EQ(helped->Read().status, 404) << "as soon as it is known, whether it had begun or not";
+  EXPECT_THAT(home->Read().status, AnyOf(206, 503));
+}
+
+TEST_F(HomeBlobsTest, WhoIsBusyNamesHelpersThatAreMembersAndNotTheAsker) {
+  for (const char* member : {"a", "b", "stranger"}) ExpectChunk(Ask({.claim = Claim(), .from = member}));
+  // Two that take nothing in keep both places.
+  const std::string big = Pattern(8 << 20);
+  const Digest digest = origin_.AddBlob(kRepository, big);
+  BlobSpec spec = Spec();
+  spec.digest = digest;
+  spec.size = big.size();
+  spec.chunk_size = 8 << 20;
+  const std::string path =
+      absl::StrCat("/v2/", kRepository, "/blobs/", digest.ToString(), "?ns=", origin_.registry());
+  const Asking asking{.claim = Claim(spec), .range = "bytes=0-8388607", .from = "a"};
+  ASSERT_EQ(RawAsker(server_->port(), path, asking).Read().status, 206);
+  std::vector<std::unique_ptr<RawClient>> stuck;
+  for (const char* name : {"b", "c"}) {
+    stuck.push_back(std::make_unique<RawClient>(server_->port(), 4096));
+    stuck.back()->Send(
+        api::Request("GET", path,
+                     absl::StrCat("Sluice-Role: home\r\nSluice-Blob: ", Claim(spec),
+                                  "\r\nRange: bytes=0-8388607\r\nSluice-From: ", name, "\r\n")));
+    EXPECT_THAT(stuck.back()->ReadThrough("\r\n\r\n"), HasSubstr(" 206 "));
+  }
+  Asking fourth = asking;
+  fourth.from = "d";
+  const Answer refused = RawAsker(server_->port(), path, fourth).Read();
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_THAT(refused.Helpers(), testing::UnorderedElementsAre("a", "b", "c"));
+  fourth.more = "Sluice-Tried: a,b\r\n";
+  EXPECT_THAT(RawAsker(server_->port(), path, fourth).Read().Helpers(), testing::ElementsAre("c"));
+  EXPECT_EQ(Counted(PeerRole::kHome, PeerAnswer::kBusy), 2u);
+  // Those who die give their places back.
+  stuck.clear();
+  Answer served;
+  for (const Instant end = clock_.Now() + 60s; served.status != 206 && clock_.Now() < end;)
+    served = RawAsker(server_->port(), path, fourth).Read();
+  EXPECT_EQ(served.status, 206);
+}
+
+// ------------------------------------------------------------------------------------------ its end
+
+TEST_F(HomeBlobsTest, AHomeThatStopsClosesToAllWhoWait) {
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  std::vector<std::unique_ptr<RawAsker>> askers;
+  for (int i = 0; i < 5; ++i) askers.push_back(Begin({.claim = Claim()}));
+  for (const auto& asker : askers) asker->AwaitInterim();
+  Stop();
+  gate.Open();
+  for (const auto& asker : askers) EXPECT_EQ(asker->Read().status, 0);
+}
+
+TEST_F(HomeBlobsTest, WhatItHadBeforeARestartItGivesAfterIt) {
+  ExpectChunk(Ask({.claim = Claim()}));
+  store_->Flush();
+  Stop();
+  Start();
+  ExpectChunk(Ask({.role = "present-only", .claim = Claim()}));
+  ExpectChunk(Ask({.claim = Claim()}));
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+}
+
+}  // namespace
+}  // namespace sluice

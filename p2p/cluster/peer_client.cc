@@ -30,7 +30,8 @@ absl::Status StatusOf(const HttpHead& head, const std::string& node_id) {
   if (head.status == 403) return absl::UnauthenticatedError("it says that each node has to ask for itself");
   if (head.status == 409)
     return absl::FailedPreconditionError("it says that what is believed of the blob is wrong");
-  if (head.status == 503 || head.status == 429) return absl::ResourceExhaustedError(absl::StrCat("it is busy: status ", head.status));
+  if (head.status == 503 || head.status == 429)
+    return absl::ResourceExhaustedError(absl::StrCat("it is busy: status ", head.status));
   return absl::UnavailableError(absl::StrCat("status ", head.status));
 }
 

@@ -35,12 +35,12 @@ class PeerDocuments {
   virtual absl::StatusOr<PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) = 0;
 
   // What a registry has: a manifest by digest or tag, the index of what refers to one, a whole small
-  // blob, and the seek table of a compressed one.
+  // blob, the seek table of a compressed one, and the token that strangers get.
   struct Question {
-    enum class Kind { kManifest, kReferrers, kBlob, kTable };
+    enum class Kind { kManifest, kReferrers, kBlob, kTable, kToken };
     Kind kind = Kind::kManifest;
     BlobOrigin origin;
-    std::string reference;  // a digest, or a tag of kManifest
+    std::string reference;  // a digest, or a tag of kManifest; nothing of kToken
     // Of kTable: the query's at=OFFSET:SIZE:sha256:HEX, and size= of the blob as it is stored.
     std::string table_at = {};
     std::string stored_size = {};

@@ -129,6 +129,7 @@ class PeerRoutes {
 
   void OnRegistry(const HttpRequest& request, HttpResponder responder);
   void OnRecipe(const HttpRequest& request, HttpResponder responder);
+  void OnToken(const HttpRequest& request, HttpResponder responder);
   void OnMembers(const HttpRequest& request, HttpResponder responder);
   void OnHolders(const HttpRequest& request, HttpResponder responder);
 
@@ -219,6 +220,15 @@ void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, co
   chunks_->OnChunk(**std::move(asked), std::move(responder));
 }
 
+void PeerRoutes::OnToken(const HttpRequest& request, HttpResponder responder) {
+  BlobOrigin origin{Parameter(request, "ns"), Parameter(request, "name")};
+  if (!IsRegistryName(origin.registry) || !IsRepositoryName(origin.repository)) {
+    return answers_->Send(ErrorResponse(400, "NAME_INVALID", "ns or name is missing or malformed"),
+                          std::move(responder), PeerRole::kHome);
+  }
+  documents_->OnHome({PeerDocuments::Question::Kind::kToken, std::move(origin), {}}, std::move(responder));
+}
+
 void PeerRoutes::OnRecipe(const HttpRequest& request, HttpResponder responder) {
   constexpr std::string_view kPrefix = "/sluice/v1/recipes/";
   const absl::StatusOr<Digest> digest = Digest::Parse(std::string_view(request.path).substr(kPrefix.size()));
@@ -268,6 +278,9 @@ void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts) {
   };
   routes["/sluice/v1/recipes/"] = [served](const HttpRequest& request, HttpResponder responder) {
     served->OnRecipe(request, std::move(responder));
+  };
+  routes["/sluice/v1/token"] = [served](const HttpRequest& request, HttpResponder responder) {
+    served->OnToken(request, std::move(responder));
   };
   if (served->has_members()) {
     routes["/sluice/v1/members"] = [served](const HttpRequest& request, HttpResponder responder) {

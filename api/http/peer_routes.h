@@ -70,6 +70,8 @@ struct PeerRoutesParts {
 //   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY&part=table
 //                 &at=OFFSET:SIZE:sha256:HEX&size=STORED           the same
 //
+//   GET, HEAD /sluice/v1/token?ns=REGISTRY&name=REPOSITORY         the same, without a role: a stranger's
+//
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200
 //   GET, HEAD /sluice/v1/holders?digest=&size=&chunk=&root= 200, 400

@@ -323,7 +323,8 @@ const std::vector<Setting>& Settings() {
       Time("cluster.memberTtl", &Config::cluster_member_ttl, milliseconds(1000),
            "a member that nobody heard of for so long is dropped"),
       Switch("cluster.insecurePeers", &Config::cluster_insecure_peers,
-             "believe other nodes, though without TLS, what nothing proves: which image a tag names"),
+             "believe other nodes, though without TLS, what nothing proves: which image a tag names, and "
+             "strangers' tokens"),
       Size("peers.lastResortRate", &Config::peers_last_resort_rate, 64 << 10,
            "bytes a second that a node may ask the registry for beside those whose part it is"),
       Switch("cluster.swarm", &Config::cluster_swarm, "share blobs that are filled by BitTorrent too"),

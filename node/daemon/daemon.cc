@@ -402,8 +402,15 @@ absl::Status Daemon::Node::Start() {
   status = OpenStore(*table);
   if (!status.ok()) return status;
 
+  p2p::RegistryOptions registry = RegistryOptionsOf(config_);
+  // Nobody can check a token that another node gives.
+  if (!config_.cluster_members.empty() && config_.cluster_insecure_peers) {
+    registry.shared_token = [this](const BlobOrigin& repository, auto done) {
+      home_documents_->Token(repository, std::move(done));
+    };
+  }
   registry_ = std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_},
-                                                    RegistryOptionsOf(config_));
+                                                    std::move(registry));
   origin_ledger_ = std::make_unique<OriginLedger>(*store_, [this](const Blob& blob) {
     if (swarm_) swarm_->Forget(blob);
   });

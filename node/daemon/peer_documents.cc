@@ -50,7 +50,7 @@ absl::StatusOr<api::PeerDocument> NodePeerDocuments::Recipe(const Digest& digest
 
 absl::Status NodePeerDocuments::MayAsk(const Question& question) const {
   if (!home_) return absl::PermissionDeniedError("this node is nobody's home");
-  const bool is_tag = !Digest::Parse(question.reference).ok();
+  const bool is_tag = question.kind == Question::Kind::kManifest && !Digest::Parse(question.reference).ok();
   if (is_tag && home_->tags == ImageDocuments::Tags::kFromRegistry)
     return absl::PermissionDeniedError("what a tag is nobody here says to others");
   return home_->allowed.Permits(question.origin);
@@ -84,6 +84,8 @@ void NodePeerDocuments::AskRegistry(const Question& question, Done done) {
       return home_->registry.Referrers(origin, *digest, kLately, std::move(give));
     case Question::Kind::kBlob:
       return home_->registry.Blob(origin, *digest, kLately, std::move(give));
+    case Question::Kind::kToken:
+      return home_->registry.Token(origin, std::move(give));
     case Question::Kind::kTable: {
       const absl::StatusOr<StoredForm> stored =
           p2p::ParseTableQuery(*digest, question.table_at, question.stored_size);

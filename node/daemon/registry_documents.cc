@@ -1,6 +1,7 @@
 #include "node/daemon/registry_documents.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -78,7 +79,24 @@ void RegistryDocuments::Table(const BlobOrigin& origin, const StoredForm& stored
       std::move(done));
 }
 
-void RegistryDocuments::Get(const std::string& key, Freshness freshness, Start start, Done done) {
+void RegistryDocuments::Token(const BlobOrigin& origin, Done done) {
+  Get(
+      KeyOf("token", origin, ""), Freshness::kNow,
+      [this, origin](Fetched fetched) {
+        registry_.AnonymousToken(
+            origin, [fetched = std::move(fetched)](absl::StatusOr<p2p::AccessToken> token) mutable {
+              if (!token.ok()) return std::move(fetched)(token.status());
+              const int64_t seconds = std::chrono::floor<std::chrono::seconds>(token->lifetime).count();
+              if (seconds == 0) return std::move(fetched)(absl::NotFoundError("it is about to expire"));
+              const nlohmann::json json = {{"token", token->value}, {"expires_in", seconds}};
+              std::move(fetched)(
+                  p2p::FetchedManifest{"application/json", json.dump(), Digest(), OriginAccess::kPublic});
+            });
+      },
+      std::move(done), Keep::kNo);
+}
+
+void RegistryDocuments::Get(const std::string& key, Freshness freshness, Start start, Done done, Keep keep) {
   {
     std::unique_lock lock(mutex_);
     if (freshness == Freshness::kLately) {
@@ -96,10 +114,12 @@ void RegistryDocuments::Get(const std::string& key, Freshness freshness, Start s
     }
     ++waiters_;
     if (!is_new) {
-      flight->second.push_back(std::move(done));
+      flight->second.waiters.push_back(std::move(done));
       return;
     }
-    flights_[key].push_back(std::move(done));
+    Flight& fresh = flights_[key];
+    fresh.keep = keep == Keep::kYes && keep_ > Duration(0);
+    fresh.waiters.push_back(std::move(done));
   }
   std::move(start)(
       [this, key](absl::StatusOr<p2p::FetchedManifest> fetched) { End(key, std::move(fetched)); });
@@ -114,10 +134,11 @@ void RegistryDocuments::End(const std::string& key, absl::StatusOr<p2p::FetchedM
   {
     const std::lock_guard lock(mutex_);
     const auto flight = flights_.find(key);
-    waiters = std::move(flight->second);
+    waiters = std::move(flight->second.waiters);
+    const bool keep = flight->second.keep;
     flights_.erase(flight);
     waiters_ -= waiters.size();
-    if (document.ok() && keep_ > Duration(0) && (*document)->body.size() <= kKeptBytesMax / 2) {
+    if (document.ok() && keep && (*document)->body.size() <= kKeptBytesMax / 2) {
       const Instant now = clock_.Now();
       kept_.push_back({key, *document, now + keep_});
       kept_bytes_ += (*document)->body.size();

@@ -48,8 +48,14 @@ class RegistryDocuments {
   // The seek table of a blob that is kept so, held against its digest. Errors also: DataLoss. REQUIRES:
   // stored.seek_table
   void Table(const BlobOrigin& origin, const StoredForm& stored, Freshness freshness, Done done);
+  // A token that strangers get for pulling, as token servers word it; never kept here. Errors also: NotFound.
+  void Token(const BlobOrigin& origin, Done done);
 
  private:
+  struct Flight {
+    std::vector<Done> waiters;
+    bool keep = true;
+  };
   struct Kept {
     std::string key;
     Document document;
@@ -58,7 +64,8 @@ class RegistryDocuments {
   using Fetched = p2p::RegistryClient::Done<p2p::FetchedManifest>;
   using Start = absl::AnyInvocable<void(Fetched) &&>;
 
-  void Get(const std::string& key, Freshness freshness, Start start, Done done);
+  enum class Keep { kNo, kYes };
+  void Get(const std::string& key, Freshness freshness, Start start, Done done, Keep keep = Keep::kYes);
   void End(const std::string& key, absl::StatusOr<p2p::FetchedManifest> fetched);
   // REQUIRES: mutex_ is held
   Document FindKept(const std::string& key, Instant now);
@@ -69,8 +76,8 @@ class RegistryDocuments {
   p2p::RegistryClient& registry_;
   const Duration keep_;
 
-  std::mutex mutex_;                                  // guards what follows
-  std::map<std::string, std::vector<Done>> flights_;  // who waits
+  std::mutex mutex_;  // guards what follows
+  std::map<std::string, Flight> flights_;
   size_t waiters_ = 0;
   std::deque<Kept> kept_;  // the oldest first
   uint64_t kept_bytes_ = 0;

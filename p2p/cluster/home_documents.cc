@@ -15,6 +15,11 @@
 #include "p2p/registry/manifest.h"
 
 namespace sluice::p2p {
+namespace {
+
+constexpr uint64_t kTokenAnswerBytesMax = 256 << 10;
+
+}  // namespace
 
 // One document: homes are asked one after the other.
 class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
@@ -119,6 +124,18 @@ void HomeDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Do
       {absl::StrCat(RegistryPathOf(origin, "blobs", stored.digest), "&part=table&", TableQuery(stored)),
        kSeekTableBytesMax, stored.seek_table->digest, kTablePatience},
       std::move(done));
+}
+
+void HomeDocuments::Token(const BlobOrigin& origin, RegistryClient::Done<AccessToken> done) const {
+  // The registry is the query's, as in the paths of the others.
+  const std::string query = RegistryPathOf(origin, "token", std::string());
+  Ask(Sha256::Of(absl::StrCat(origin.registry, "/", origin.repository)),
+      {absl::StrCat("/sluice/v1/token", query.substr(query.find('?')), "&name=", origin.repository),
+       kTokenAnswerBytesMax, std::nullopt, kTablePatience},
+      [done = std::move(done)](absl::StatusOr<FetchedManifest> got) mutable {
+        if (!got.ok()) return std::move(done)(got.status());
+        std::move(done)(ParseTokenAnswer(got->body));
+      });
 }
 
 std::string TableQuery(const StoredForm& stored) {

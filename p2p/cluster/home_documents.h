@@ -56,6 +56,8 @@ class HomeDocuments {
   void Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done) const;
   // The seek table of a blob that is kept so. REQUIRES: stored.seek_table
   void Table(const BlobOrigin& origin, const StoredForm& stored, Done done) const;
+  // A token that strangers get for pulling from the repository, as its home has it. Errors: as above.
+  void Token(const BlobOrigin& origin, RegistryClient::Done<AccessToken> done) const;
 
  private:
   class Asking;

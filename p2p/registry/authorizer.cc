@@ -75,6 +75,7 @@ struct Authorizer::Kept {
   std::set<std::string> needs;  // those for which it was asked, whatever was granted
   Instant renew{};
   Instant expires{};
+  bool shared = false;    // it did not come from the token server
   bool accepted = false;  // by the registry
   bool refused = false;
 
@@ -97,6 +98,7 @@ struct Authorizer::Repository {
   std::vector<Denial> denials;
   Instant public_until = Instant::min();       // it was found to need no credentials
   Instant credentials_until = Instant::min();  // without them it was refused
+  Instant unshared_until = Instant::min();     // a token that was shared was refused
   Instant used{};
 };
 
@@ -116,6 +118,7 @@ struct Authorizer::Flight {
   Url url;  // where it is asked now
   uint32_t hops = 0;
   uint32_t failures = 0;
+  bool sharing_asked = false;
   Instant sent{};
   Instant next = Instant::min();   // when it is asked again
   Instant alarm = Instant::max();  // for the next deadline
@@ -325,7 +328,9 @@ absl::StatusOr<Authorizer::Decision> Authorizer::Decide(const AccessNeed& need, 
   const Instant now = parts_.clock.Now();
   DropOtherIdentities(repository, login);
   const KeptPtr refused = DropRefused(repository, shown);
-  const bool is_news = refused && !refused->accepted;
+  // Who shared it may lie, or its own was taken back.
+  if (refused && refused->shared) repository.unshared_until = now + options_.unshared_time;
+  const bool is_news = refused && !refused->accepted && !refused->shared;
   if (shown.level == Level::kAnonymous && is_news) {
     repository.credentials_until = now + options_.finding_ttl;
     repository.public_until = Instant::min();
@@ -447,6 +452,7 @@ absl::StatusOr<Authorizer::FlightPtr> Authorizer::Join(Question question, Waiter
 void Authorizer::Send(const FlightPtr& flight) {
   std::shared_ptr<const void> who;  // kept alive, and with it the parts, until the request is on its way
   HttpRequest request;
+  bool ask_for_shared = false;
   {
     const std::lock_guard lock(mutex_);
     if (flight->landed) return;
@@ -458,11 +464,48 @@ void Authorizer::Send(const FlightPtr& flight) {
     }
     flight->sent = parts_.clock.Now();
     flight->next = Instant::min();
+    ask_for_shared = who && !flight->sharing_asked && MayBeShared(*flight);
+    flight->sharing_asked = true;
     request = RequestOf(*flight);
   }
+  if (ask_for_shared) return AskForShared(flight, std::move(who));
   const absl::Status admitted = parts_.breaker.Admit(ServerName(*flight));
   if (!admitted.ok()) return Fail(flight, admitted);
   parts_.transport.Ask(std::move(request), std::make_unique<TokenSink>(shared_from_this(), flight));
+}
+
+// REQUIRES: mutex_
+bool Authorizer::MayBeShared(const Flight& flight) {
+  const Question& question = flight.question;
+  const AccessNeed& need = question.need;
+  return options_.shared_token && question.identity.empty() &&
+         question.asked == ScopeSet::Repository(need.repository, "pull") &&
+         At(PlaceOf(need.url, need.repository)).unshared_until <= parts_.clock.Now();
+}
+
+void Authorizer::AskForShared(const FlightPtr& flight, std::shared_ptr<const void> who) {
+  const AccessNeed& need = flight->question.need;
+  options_.shared_token(
+      {need.registry, need.repository},
+      [self = shared_from_this(), flight, who = std::move(who)](absl::StatusOr<AccessToken> token) {
+        if (!token.ok() || token->value.empty() || token->lifetime <= Duration(0)) return self->Send(flight);
+        token->scope.reset();
+        self->Take(flight, *std::move(token), TokenFrom::kSharing);
+      });
+}
+
+std::optional<AccessToken> Authorizer::AnonymousToken(const AccessNeed& need) {
+  const std::lock_guard lock(mutex_);
+  const auto found = repositories_.find(PlaceOf(need.url, need.repository));
+  if (found == repositories_.end()) return std::nullopt;
+  const Instant now = parts_.clock.Now();
+  for (const KeptPtr& kept : found->second->kept) {
+    const bool own = kept->level() == Level::kAnonymous && !kept->shared && !kept->refused && kept->question;
+    if (!own || kept->expires <= now || kept->question->asked != need.scopes) continue;
+    constexpr std::string_view kBearer = "Bearer ";
+    return AccessToken{kept->header.substr(kBearer.size()), kept->expires - now, std::nullopt};
+  }
+  return std::nullopt;
 }
 
 std::string Authorizer::ServerName(const Flight& flight) {
@@ -582,7 +625,7 @@ void Authorizer::OnAnswer(const FlightPtr& flight, absl::Status status, const Ht
     return Refuse(flight, Refusal(absl::StrCat(head.status, " from the ", server)));
   }
   absl::StatusOr<AccessToken> token = ParseTokenAnswer(body);
-  if (token.ok()) return Take(flight, *std::move(token));
+  if (token.ok()) return Take(flight, *std::move(token), TokenFrom::kServer);
   if (MayUseCredentials(*flight)) return UseCredentials(flight, Finding::kRefuted);
   Fail(flight, absl::DataLossError(absl::StrCat(server, ": ", token.status().message())));
 }
@@ -683,8 +726,9 @@ void Authorizer::Refuse(const FlightPtr& flight, absl::Status why) {
   for (Waiter& waiter : waiters) std::move(waiter.done)(why);
 }
 
-void Authorizer::Take(const FlightPtr& flight, AccessToken token) {
+void Authorizer::Take(const FlightPtr& flight, AccessToken token, TokenFrom from) {
   const auto kept = std::make_shared<Kept>();
+  kept->shared = from == TokenFrom::kSharing;
   kept->header = absl::StrCat("Bearer ", token.value);
   kept->question = flight->question;
   kept->identity = flight->question.identity;

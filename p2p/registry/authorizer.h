@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "node/blob.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
 #include "p2p/http/http_client.h"
@@ -36,6 +38,11 @@ class TokenTransport {
   virtual void After(Duration delay, Task task) = 0;
 };
 
+// Gives a token that a stranger gets for pulling from a repository, e.g. one that another node has got for
+// all. The callback comes exactly once, on any thread, or in the call.
+using SharedToken = std::function<void(const BlobOrigin& repository,
+                                       absl::AnyInvocable<void(absl::StatusOr<AccessToken>) &&>)>;
+
 struct AuthorizerOptions {
   std::string client_id = "sluice";                     // told to token servers that speak OAuth2
   Duration token_timeout = std::chrono::seconds(15);    // of one request to a token server
@@ -44,6 +51,8 @@ struct AuthorizerOptions {
   uint32_t retries_max = 4;                             // of one token, when its server is in trouble
   Duration retry_after_max = std::chrono::seconds(30);  // a longer Retry-After is cut to this
   size_t header_bytes_max = 8 << 20;                    // of all that is kept; unused longest goes first
+  SharedToken shared_token = nullptr;                   // asked before the token server; may be null
+  Duration unshared_time = std::chrono::minutes(5);     // not asked, after one that was refused
 };
 
 // Who asks a registry for what.
@@ -78,6 +87,8 @@ struct AccessGrant {
 // - A token is kept under what was granted, and for the very question that brought it. It is renewed in the
 //   background when it is used after three quarters of its life, and dropped when a tenth of that is left,
 //   when the registry refuses it, or when the credentials that it came from have changed.
+// - An anonymous token for pulling may come from who shares it. One that is refused says nothing of the
+//   repository: then the token server itself is asked.
 // - What was just given and is refused is not asked for again for a few seconds.
 // - Credentials go to a token server as JudgeRealm says, and never along a redirect to another host.
 //
@@ -114,6 +125,10 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
               Instant deadline, std::shared_ptr<const void> who, Done done);
   // Ends that wait with Cancelled, if it goes on. The request goes on for others, and for later.
   void Abandon(const void* who);
+
+  // What a stranger may show for pulling, if it came from the token server itself, with what is left of its
+  // life.
+  std::optional<AccessToken> AnonymousToken(const AccessNeed& need);
 
   // The registry took `shown`: it answered otherwise than with 401, 403, 429 or a 5xx.
   enum class Outcome { kServed, kNotServed };
@@ -164,11 +179,13 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
   // Takes the waiter unless it fails; `*is_new`: the flight is to be sent.
   absl::StatusOr<FlightPtr> Join(Question question, Waiter& waiter, bool* is_new);
   std::vector<Waiter> TakeWaiters(Flight& flight, absl::FunctionRef<bool(const Waiter&)> which);
+  bool MayBeShared(const Flight& flight);
   // Ends the flight; returns who waited.
   std::vector<Waiter> Remove(Flight& flight);
 
   // None with mutex_ held.
   void Send(const FlightPtr& flight);
+  void AskForShared(const FlightPtr& flight, std::shared_ptr<const void> who);
   void Watch(const FlightPtr& flight);
   void Expire(const FlightPtr& flight, Instant when);
   void OnAnswer(const FlightPtr& flight, absl::Status status, const HttpHead& head, std::string_view body);
@@ -176,7 +193,8 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
   void Follow(const FlightPtr& flight, const HttpHead& head);
   void Refuse(const FlightPtr& flight, absl::Status why);
   void UseCredentials(const FlightPtr& flight, Finding was_public);
-  void Take(const FlightPtr& flight, AccessToken token);
+  enum class TokenFrom { kServer, kSharing };
+  void Take(const FlightPtr& flight, AccessToken token, TokenFrom from);
   void Fail(const FlightPtr& flight, const absl::Status& status);
 
   HttpRequest RequestOf(const Flight& flight) const;

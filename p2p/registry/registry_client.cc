@@ -251,6 +251,23 @@ void RegistryClient::FetchReferrers(const BlobOrigin& origin, const Digest& mani
        });
 }
 
+void RegistryClient::AnonymousToken(const BlobOrigin& origin, Done<AccessToken> done) {
+  absl::StatusOr<AccessNeed> need = core_->PullNeed(origin);
+  if (!need.ok()) return std::move(done)(need.status());
+  if (std::optional<AccessToken> known = core_->authorizer->AnonymousToken(*need))
+    return std::move(done)(*std::move(known));
+  // Whatever it answers: by then the authorizer knows what it takes.
+  RegistryRequest request{.origin = origin, .method = "HEAD", .path = "/tags/list"};
+  request.deadline = core_->DefaultDeadline();
+  Call(
+      core_, std::move(request),
+      [core = core_, need = *std::move(need), done = std::move(done)](const absl::StatusOr<Answer>&) mutable {
+        std::optional<AccessToken> token = core->authorizer->AnonymousToken(need);
+        if (!token) return std::move(done)(absl::NotFoundError("strangers need no token, or get none"));
+        std::move(done)(*std::move(token));
+      });
+}
+
 absl::StatusOr<std::vector<Descriptor>> RegistryClient::ListReferrers(const BlobOrigin& origin,
                                                                       const Digest& manifest,
                                                                       const std::string& artifact_type) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -20,6 +21,7 @@
 #include "node/telemetry.h"
 #include "p2p/http/http_client.h"
 #include "p2p/registry/manifest.h"
+#include "p2p/registry/registry_auth.h"
 
 namespace sluice::p2p {
 
@@ -48,6 +50,9 @@ struct RegistryOptions {
   Duration redirect_ttl = std::chrono::seconds(60);
   uint64_t upload_chunk_bytes = 32 << 20;
   uint64_t random_seed = 0;  // of the jitter
+  // Asked for anonymous tokens before token servers are; may be null.
+  std::function<void(const BlobOrigin& repository, absl::AnyInvocable<void(absl::StatusOr<AccessToken>) &&>)>
+      shared_token = nullptr;
 };
 
 struct FetchedManifest {
@@ -131,6 +136,10 @@ class RegistryClient {
   // first page of its answer), and where there is none the tag sha256-<hex>. Blocks.
   absl::StatusOr<std::vector<Descriptor>> ListReferrers(const BlobOrigin& origin, const Digest& manifest,
                                                         const std::string& artifact_type);
+
+  // A token that this registry's token server gives to strangers for pulling, with what is left of its life.
+  // Errors also: NotFound (strangers need none, or get none).
+  void AnonymousToken(const BlobOrigin& origin, Done<AccessToken> done);
 
   // Uploads a blob unless the repository has it. A body beyond upload_chunk_bytes goes in chunks. A broken
   // upload is begun anew, within retries_max. `body.read` and `on_progress` (the count may go back when an

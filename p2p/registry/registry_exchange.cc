@@ -494,9 +494,21 @@ RegistryCore::RegistryCore(RegistryClient::Parts p, RegistryOptions o)
       authorizer(Authorizer::Create({parts.clock, parts.executor, *this, credentials, breaker, backoff},
                                     {.client_id = options.user_agent,
                                      .retries_max = options.retries_max,
-                                     .retry_after_max = options.retry_after_max})),
+                                     .retry_after_max = options.retry_after_max,
+                                     .shared_token = options.shared_token})),
       not_found(options.not_found_ttl, parts.clock),
       redirects(options.redirect_ttl, parts.clock) {}
+
+absl::StatusOr<AccessNeed> RegistryCore::PullNeed(const BlobOrigin& origin) const {
+  const absl::StatusOr<Url> url = RepositoryUrl(origin);
+  if (!url.ok()) return url.status();
+  return AccessNeed{.registry = origin.registry,
+                    .url = *url,
+                    .repository = origin.repository,
+                    .scopes = ScopeSet::Repository(origin.repository, "pull"),
+                    .loopback = LoopbackRule::kRefuse,
+                    .probe = AccessNeed::Probe::kNo};
+}
 
 absl::StatusOr<Url> RegistryCore::RepositoryUrl(const BlobOrigin& origin) const {
   if (!IsRepositoryName(origin.repository)) {

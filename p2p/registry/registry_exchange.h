@@ -65,6 +65,9 @@ class RegistryCore : private TokenTransport {
   // Errors: InvalidArgument (registry or repository is not a well-formed name).
   absl::StatusOr<Url> RepositoryUrl(const BlobOrigin& origin) const;
 
+  // What it takes to pull from a repository. Errors: as above.
+  absl::StatusOr<AccessNeed> PullNeed(const BlobOrigin& origin) const;
+
   // The deadline of a call that was given none.
   Instant DefaultDeadline() const { return parts.clock.Now() + options.request_timeout; }
 

@@ -241,6 +241,27 @@ TEST_F(HomeDocumentsTest, ATableIsHeldAgainstItsOwnDigest) {
                          "&size=1000"));
 }
 
+TEST_F(HomeDocumentsTest, ATokenComesFromTheHomeOfItsRepository) {
+  BlobOrigin place{"registry.example:5000", ""};
+  const auto key = [&] { return Sha256::Of(absl::StrCat(place.registry, "/", place.repository)); };
+  for (int i = 0; place.repository.empty() || RanksOf(key()).size() != 3; ++i)
+    place.repository = absl::StrCat("team/app", i);
+  const std::string path = "/sluice/v1/token";
+  Home(key(), 0).Script(path, {Gives(R"({"token":"t","expires_in":60})"), Gives("no token")});
+  const auto token = [&] {
+    std::promise<absl::StatusOr<AccessToken>> promise;
+    homes_->Token(place, [&](auto got) { promise.set_value(std::move(got)); });
+    return promise.get_future().get();
+  };
+  const absl::StatusOr<AccessToken> got = token();
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->value, "t");
+  EXPECT_EQ(got->lifetime, 60s);
+  EXPECT_EQ(Home(key(), 0).requests(path).front().query,
+            absl::StrCat("ns=registry.example:5000&name=", place.repository));
+  EXPECT_EQ(token().status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST(TableQueryTest, SaysWhereTheTableIs) {
   const Digest blob = Sha256::Of("blob"), table = Sha256::Of("table");
   const std::string at = absl::StrCat("988:12:", table.ToString());

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <fstream>
 #include <future>
 #include <latch>
 #include <list>
@@ -59,6 +60,19 @@ class RegistryDocumentsTest : public index::StoreTest {
     io_.Stop();
   }
 
+  // "user" and "pass" for the registry.
+  void UseCredentials() {
+    p2p::RegistryOptions options;
+    options.retries_max = 0;
+    options.docker_config_path = temp_.path() + "/config.json";
+    std::ofstream(options.docker_config_path)
+        << R"({"auths":{")" << registry_.registry() << R"(":{"auth":"dXNlcjpwYXNz"}}})";
+    client_->Stop();
+    documents_.reset();
+    client_ =
+        std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, io_, telemetry_}, options);
+    documents_ = std::make_unique<RegistryDocuments>(clock_, io_, *client_, RegistryDocuments::kKeep);
+  }
   BlobOrigin place() const { return {registry_.registry(), kRepository}; }
   std::string TagPath() const { return FaultOrigin::ManifestPath(kRepository, "v1"); }
   std::future<absl::StatusOr<RegistryDocuments::Document>> Ask(const std::string& name, Freshness freshness) {
@@ -198,6 +212,27 @@ TEST_F(RegistryDocumentsTest, AHomeGivesTablesAndOnlyThoseThatAreWhatIsSaid) {
   EXPECT_EQ(ask(table, "").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(RegistryDocumentsTest, AHomeGivesTheTokenThatStrangersGetAndNoOther) {
+  const Question question{Question::Kind::kToken, place(), ""};
+  EXPECT_EQ(AskHome({Question::Kind::kToken, {registry_.registry(), "other"}, ""}).status().code(),
+            absl::StatusCode::kNotFound)
+      << "strangers need none";
+  registry_.Always("/token", p2p::fault::Status(200, {}, R"({"token":"t","expires_in":300})"));
+  registry_.RequireAuthorization("Bearer t",
+                                 "Bearer realm=\"" + registry_.Url("/token") + "\",service=\"s\"");
+  for (int i = 0; i < 2; ++i) {
+    const absl::StatusOr<api::PeerDocument> given = AskHome(question);
+    ASSERT_TRUE(given.ok()) << given.status();
+    const absl::StatusOr<p2p::AccessToken> token = p2p::ParseTokenAnswer(given->body);
+    ASSERT_TRUE(token.ok()) << token.status();
+    EXPECT_EQ(token->value, "t");
+    EXPECT_LE(token->lifetime, 300s);
+  }
+  EXPECT_EQ(registry_.request_count("/token"), 1u);
+  EXPECT_EQ(AskHome(question, ImageDocuments::Tags::kFromHome, "elsewhere.example/*").status().code(),
+            absl::StatusCode::kPermissionDenied);
+}
+
 TEST_F(RegistryDocumentsTest, AHomeAsksForNothingThatItMayNot) {
   const Question tag{Question::Kind::kManifest, place(), "v1"};
   EXPECT_EQ(AskHome(tag, ImageDocuments::Tags::kFromRegistry).status().code(),
@@ -209,6 +244,19 @@ TEST_F(RegistryDocumentsTest, AHomeAsksForNothingThatItMayNot) {
   absl::Status refused;
   nobody.AskRegistry(tag, [&](auto got) { refused = got.status(); });
   EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied);
+}
+
+TEST_F(RegistryDocumentsTest, WhatAHomeGetsWithItsOwnCredentialsItGivesToNobody) {
+  const Digest blob = registry_.AddBlob(kRepository, "private");
+  UseCredentials();
+  registry_.RequireAuthorization("Basic dXNlcjpwYXNz", "Basic realm=\"x\"");
+  ASSERT_TRUE(Ask("v1", Freshness::kNow).get().ok()) << "this node may";
+  using Kind = Question::Kind;
+  for (const Question& question :
+       {Question{Kind::kManifest, place(), "v1"}, Question{Kind::kManifest, place(), digest_.ToString()},
+        Question{Kind::kBlob, place(), blob.ToString()}, Question{Kind::kManifest, place(), "v1"}}) {
+    EXPECT_EQ(AskHome(question).status().code(), absl::StatusCode::kPermissionDenied) << question.reference;
+  }
 }
 
 // Nobody learns whether it exists.

@@ -167,6 +167,106 @@ TEST_F(TokenFaultTest, ReadsWhoseTokenWasRevokedMakeOneMore) {
   EXPECT_EQ(TokensAsked(), 2u);
 }
 
+// ------------------------------------------------------------------------------- tokens that others share
+
+TEST_F(TokenFaultTest, AStrangersTokenIsTakenFromWhoSharesIt) {
+  GiveTokens(Anonymous::kServed);
+  good_.insert("Bearer shared");
+  std::atomic<int> asked = 0;
+  options_.shared_token = [&](const BlobOrigin& repository, auto done) {
+    EXPECT_EQ(repository, Place());
+    ++asked;
+    std::move(done)(AccessToken{"shared", 300s, std::nullopt});
+  };
+  for (const ReadOutcome& outcome : ReadAtOnce()) {
+    ExpectRight(outcome);
+    EXPECT_EQ(outcome.access, OriginAccess::kPublic);
+  }
+  EXPECT_EQ(asked, 1);
+  EXPECT_EQ(TokensAsked(), 0u);
+  // What came from another is not passed on as this node's own.
+  std::promise<absl::StatusOr<AccessToken>> own;
+  client().AnonymousToken(Place(), [&](auto got) { own.set_value(std::move(got)); });
+  EXPECT_EQ(own.get_future().get().status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(TokenFaultTest, WhereNobodySharesTheTokenServerIsAsked) {
+  GiveTokens(Anonymous::kServed);
+  const absl::StatusOr<AccessToken> kNothing[] = {absl::NotFoundError("nobody has it"),
+                                                  AccessToken{"", 300s, std::nullopt},
+                                                  AccessToken{"dead", 0s, std::nullopt}};
+  for (const absl::StatusOr<AccessToken>& nothing : kNothing) {
+    client_.reset();
+    options_.shared_token = [&](const BlobOrigin&, auto done) { std::move(done)(nothing); };
+    const size_t before = TokensAsked();
+    ExpectRight(Read());
+    EXPECT_EQ(TokensAsked(), before + 1);
+  }
+}
+
+// Or whoever shares could have every node show its credentials, or fail.
+TEST_F(TokenFaultTest, ASharedTokenThatIsRefusedSaysNothingOfTheRepository) {
+  UseCredentials();
+  GiveTokens(Anonymous::kServed);
+  std::atomic<int> asked = 0;
+  options_.shared_token = [&](const BlobOrigin&, auto done) {
+    ++asked;
+    std::move(done)(AccessToken{"a lie", 300s, std::nullopt});
+  };
+  ReadOutcome outcome = Read();
+  ExpectRight(outcome);
+  EXPECT_EQ(outcome.access, OriginAccess::kPublic);
+  ASSERT_EQ(TokensAsked(), 1u);
+  EXPECT_EQ(origin_.requests("/token")[0].Header("authorization"), "");
+  RevokeAll();
+  ExpectRight(Read());
+  EXPECT_EQ(asked, 1) << "it is not asked again for a while";
+  time_.Advance(6min);
+  RevokeAll();
+  ExpectRight(Read());
+  EXPECT_EQ(asked, 2);
+}
+
+TEST_F(TokenFaultTest, NobodyIsAskedToShareWhatTakesCredentials) {
+  UseCredentials();
+  GiveTokens(Anonymous::kRefused);
+  std::atomic<int> asked = 0;
+  options_.shared_token = [&](const BlobOrigin&, auto done) {
+    ++asked;
+    std::move(done)(absl::NotFoundError("it takes credentials"));
+  };
+  EXPECT_EQ(Read().access, OriginAccess::kCredentials);
+  EXPECT_EQ(asked, 1) << "before it was found out";
+  RevokeAll();
+  ExpectRight(Read());
+  EXPECT_EQ(asked, 1);
+  // Nor is this node's own token given to anybody.
+  std::promise<absl::StatusOr<AccessToken>> own;
+  client().AnonymousToken(Place(), [&](auto got) { own.set_value(std::move(got)); });
+  EXPECT_EQ(own.get_future().get().status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(TokenFaultTest, AStrangersTokenIsGivenWithWhatIsLeftOfItsLife) {
+  GiveTokens(Anonymous::kServed);
+  Guard(absl::StrCat("/v2/", kRepository, "/tags/list"),
+        "Bearer realm=\"" + origin_.Url("/token") + "\",service=\"s\",scope=\"repository:team/app:pull\"");
+  const auto own = [&] {
+    std::promise<absl::StatusOr<AccessToken>> promise;
+    client().AnonymousToken(Place(), [&](auto got) { promise.set_value(std::move(got)); });
+    return promise.get_future().get();
+  };
+  const absl::StatusOr<AccessToken> first = own();
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(first->value, "t1");
+  EXPECT_LE(first->lifetime, 300s);
+  time_.Advance(100s);
+  const absl::StatusOr<AccessToken> later = own();
+  ASSERT_TRUE(later.ok()) << later.status();
+  EXPECT_EQ(later->value, "t1");
+  EXPECT_LE(later->lifetime, 200s);
+  EXPECT_EQ(TokensAsked(), 1u);
+}
+
 TEST_F(TokenFaultTest, APublicRepositoryIsPublicToWhoIsLoggedIn) {
   UseCredentials();
   GiveTokens(Anonymous::kServed);

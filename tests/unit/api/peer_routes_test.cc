@@ -511,6 +511,8 @@ TEST_F(PeerRoutesTest, WhoIsNobodysHomeSendsThoseWhoAskItToTheRegistry) {
   const std::string role = "Sluice-Role: home\r\n";
   for (const std::string& path :
        {PathOf(digest, "manifests"), PathOf(digest, "referrers"), PathOf(digest) + "&part=whole",
+        PathOf(digest) + "&part=table&at=1:2:sha256:x&size=3",
+        std::string("/sluice/v1/token?ns=registry.example:5000&name=team/app"),
         std::string("/v2/team/app/manifests/v1?ns=registry.example:5000")}) {
     const Answer answer = Ask(path, role);
     EXPECT_THAT(answer.raw, StartsWith("HTTP/1.1 102 ")) << path;
@@ -525,6 +527,10 @@ TEST_F(PeerRoutesTest, WhoIsNobodysHomeSendsThoseWhoAskItToTheRegistry) {
     const std::string path = absl::StrCat("/v2/team/app/manifests/", reference, "?ns=registry.example:5000");
     EXPECT_EQ(Ask(path, role).status, 400) << path;
   }
+  EXPECT_EQ(Ask(PathOf(digest) + "&part=other", role).status, 400);
+  for (const std::string query : {"", "?ns=registry.example:5000", "?name=team/app",
+                                  "?ns=a%20b&name=team/app", "?ns=registry.example:5000&name=team/../app"})
+    EXPECT_EQ(Ask("/sluice/v1/token" + query).status, 400) << query;
   EXPECT_EQ(Ask("/v2/team/app/referrers/v1?ns=registry.example:5000", role).status, 400);
 }
 

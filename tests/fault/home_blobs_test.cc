@@ -439,7 +439,7 @@ TEST_F(HomeBlobsTest, WhatHasBegunToComeIsWaitedForAndWhatHasNotIsAbsent) {
   gate.Open();
   const Answer came = answer.get();
   ExpectChunk(came);
-  EXPECT_EQ(came.interims, 0) << "a helper says nothing while it waits";
+  EXPECT_GE(came.interims, 1) << "it passes a chunk on only when that is whole, and that may take a while";
   ExpectChunk(home->Read());
   EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
 }

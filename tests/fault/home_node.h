@@ -132,10 +132,10 @@ class HomeNode {
     home_ =
         std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader_});
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
-    documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_);
+    documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_, std::nullopt);
     api::HttpRoutes routes;
     api::AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, clock_, nullptr,
-                                home_.get(), "this-node"});
+                                nullptr, home_.get(), "this-node"});
     server_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
     EXPECT_TRUE(server_->Start("127.0.0.1:0").ok());
   }

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "absl/hash/hash.h"
+#include "p2p/cluster/assignment.h"
 
 namespace sluice::p2p {
 namespace {
@@ -209,7 +210,7 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name) {
   const auto turn_of = [&](RequestId id) {
     const Held& held = held_.at(id);
     const bool demand = held.fetch_class == FetchClass::kDemand;
-    return std::pair(held.fetch_class, demand ? 0 : absl::HashOf(held.asker, name.chunk));
+    return std::pair(held.fetch_class, demand ? 0 : Score(0, name.chunk.value(), absl::HashOf(held.asker)));
   };
   std::stable_sort(waiting.begin(), waiting.end(),
                    [&](RequestId a, RequestId b) { return turn_of(a) < turn_of(b); });

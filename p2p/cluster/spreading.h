@@ -85,8 +85,8 @@ class Spreader {
   // Somebody asks for a chunk of which nothing has come yet, and which is being asked for: it waits unless
   // too many do.
   Answer AskEarly(const Request& request);
-  // The chunk is here: what becomes of those who wait for it. Demand goes first, and of it who came first; then
-  // fills, in another order for each chunk.
+  // The chunk is here: what becomes of those who wait for it. Demand goes first, and of it who came first;
+  // then fills, in another order for each chunk.
   std::vector<Answer> Came(const ChunkName& chunk);
   // The chunk of a request that Ask has let wait for it is here only now. No-op if it holds no place.
   void Began(RequestId id);

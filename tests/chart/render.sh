@@ -57,7 +57,7 @@ for o in yaml.safe_load_all(open(sys.argv[1])):
 render
 holds 'daemons["updateStrategy"] == {"type": "OnDelete"}'
 holds 'config["ondemand"] == {"backend": "fuse"}'
-holds 'config["cluster"] == {"listen": "0.0.0.0:7301", "members": ["node-sluice.storage.svc:7301"], "swarm": True, "swarmPort": 7302}'
+holds 'config["cluster"] == {"listen": "0.0.0.0:7301", "members": ["node-sluice.storage.svc:7301"], "swarm": False, "swarmPort": 7302}'
 holds 'pod["automountServiceAccountToken"] is False and not pod.get("hostNetwork")'
 holds 'node["securityContext"]["privileged"] and "preStop" in node["lifecycle"]'
 holds 'node["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "operations"}'

@@ -72,7 +72,9 @@ namespace sluice {
 namespace {
 
 constexpr int kIoThreads = 4;
-constexpr uint32_t kFillFetchesAmongMembers = 64;
+// A fill asks every home at once, and each at its own pace: one that is slow must not hold up the others, so
+// what waits for it has its place beside what they are asked for.
+constexpr uint32_t kFillFetchesAmongMembers = 256;
 constexpr Duration kLoopPatience = std::chrono::seconds(2);
 constexpr Duration kStopGrace = std::chrono::seconds(2);
 // Each asker of another node's keeps one while it waits.
@@ -220,8 +222,8 @@ BlobCacheLimits CacheLimitsOf(const Config& config) {
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
   limits.inflight_bytes_max = config.fetch_inflight_max;
   limits.fetch_timeout = config.fetch_timeout;
-  // A fill asks every home at once.
   if (!config.cluster_members.empty()) {
+    limits.inflight_bytes_max *= 2;
     for (const FetchClass fill : {FetchClass::kHint, FetchClass::kBackfill})
       limits.fetches_max[static_cast<size_t>(fill)] = kFillFetchesAmongMembers;
   }

@@ -78,7 +78,9 @@ struct HomeBlobs::Asked {
 
   const BlobOrigin& origin() const { return request.claim.spec.origins.front(); }
   ChunkSpan span() const { return blob->geometry().Covering(request.range); }
-  Spreader::Request ToSpread() const { return {chunk, request.asker, request.fetch_class, request.tried}; }
+  Spreader::Request ToSpread() const {
+    return {chunk, request.asker, request.fetch_class, request.tried, request.role == PeerRole::kPresentOnly};
+  }
   std::optional<Spreader::RequestId> Place() {
     const std::lock_guard lock(mutex);
     return place;

@@ -13,6 +13,8 @@ namespace {
 constexpr int kLearnShare = 8;
 // So many askers that a helper was of no use to are believed of all others.
 constexpr size_t kFailedMax = 2;
+// So often, times the fanout, one that has the chunk is named to fills in place of the home.
+constexpr uint32_t kHelpsOfEach = 2;
 
 bool Contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -107,7 +109,8 @@ Spreader::Answer Spreader::Ask(const Request& request) {
   Chunk* const chunk = Touch(request.chunk, now);
   if (!chunk) return {.retry = Bounded(transfer_time_)};
   NoteTried(*chunk, request);
-  if (!HasRoom(*chunk, now)) return Refuse(*chunk, request.asker, request.tried, transfer_time_, now);
+  if (!HasRoom(*chunk, now) || LeavesToHelpers(*chunk, request))
+    return Refuse(*chunk, request.asker, request.tried, transfer_time_, now);
   Answer answer = Hold(Verdict::kSend, request, now);
   BeginSending(*chunk, answer.id, request.asker, now);
   return answer;
@@ -117,6 +120,17 @@ bool Spreader::HasRoom(Chunk& chunk, Instant now) {
   const Duration stuck = std::max<Duration>(kStuckMin, 4 * transfer_time_);
   std::erase_if(chunk.sending, [&](RequestId id) { return held_.at(id).since + stuck <= now; });
   return chunk.sending.size() < limits_.fanout;
+}
+
+// A home that sent every copy itself would send far more than others where it is home of more: of a fill it
+// sends a few, and the others come from those that have it. Who comes back from them is sent it.
+bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request) const {
+  if (request.is_help || request.fetch_class == FetchClass::kDemand || !request.tried.empty()) return false;
+  const auto can_help = [&](const Receiver& receiver) {
+    return receiver.state == Receiver::State::kHas && receiver.name != request.asker &&
+           receiver.failed.empty() && receiver.named < limits_.fanout * kHelpsOfEach;
+  };
+  return std::count_if(chunk.receivers.begin(), chunk.receivers.end(), can_help) >= limits_.fanout;
 }
 
 Spreader::Answer Spreader::AskEarly(const Request& request) {

@@ -68,6 +68,7 @@ class Spreader {
     std::string asker;  // a member's name; of somebody else it makes no helper
     FetchClass fetch_class = FetchClass::kDemand;
     std::vector<std::string> tried;  // helpers that were of no use to it
+    bool is_help = false;            // it is asked for what it has, beside the home
   };
   // Names a request that is being answered; never given twice.
   using RequestId = uint64_t;
@@ -133,6 +134,7 @@ class Spreader {
   bool MayWait(const Chunk& chunk, FetchClass fetch_class) const;
   Answer Hold(Verdict verdict, const Request& request, Instant now);
   bool HasRoom(Chunk& chunk, Instant now);
+  bool LeavesToHelpers(const Chunk& chunk, const Request& request) const;
   void BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now);
   Answer Refuse(Chunk& chunk, const std::string& asker, const std::vector<std::string>& tried, Duration retry,
                 Instant now);

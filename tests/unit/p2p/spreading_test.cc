@@ -179,6 +179,19 @@ TEST_F(SpreadingTest, WhoComesBeforeTheChunkWaitsAndDemandIsServedFirst) {
   EXPECT_EQ(spreader_->request_count(), 2u);
 }
 
+TEST_F(SpreadingTest, WhoIsBusyHelpsNobodyWithAFillButServesWhoeverAsksItAsTheHome) {
+  const auto ask = [&](uint32_t chunk, FetchClass fetch_class, bool is_help) {
+    Spreader::Request request = Request("a", fetch_class, {}, chunk);
+    request.is_help = is_help;
+    return spreader_->Ask(request).verdict;
+  };
+  for (uint32_t chunk = 0; chunk < 4; ++chunk)
+    EXPECT_EQ(ask(chunk, FetchClass::kBackfill, true), Verdict::kSend) << chunk;
+  EXPECT_EQ(ask(4, FetchClass::kBackfill, true), Verdict::kRefuse);
+  EXPECT_EQ(ask(5, FetchClass::kBackfill, false), Verdict::kSend);
+  EXPECT_EQ(ask(6, FetchClass::kDemand, true), Verdict::kSend);
+}
+
 TEST_F(SpreadingTest, FillsThatWaitTakeTurnsInBeingFirst) {
   std::map<uint64_t, int> first;  // by the position in which it came
   constexpr uint32_t kChunks = 400;

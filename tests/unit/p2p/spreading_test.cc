@@ -179,17 +179,27 @@ TEST_F(SpreadingTest, WhoComesBeforeTheChunkWaitsAndDemandIsServedFirst) {
   EXPECT_EQ(spreader_->request_count(), 2u);
 }
 
-TEST_F(SpreadingTest, WhoIsBusyHelpsNobodyWithAFillButServesWhoeverAsksItAsTheHome) {
-  const auto ask = [&](uint32_t chunk, FetchClass fetch_class, bool is_help) {
-    Spreader::Request request = Request("a", fetch_class, {}, chunk);
-    request.is_help = is_help;
-    return spreader_->Ask(request).verdict;
+TEST_F(SpreadingTest, FillsAreLeftToThoseThatHaveTheChunkOnceAHomeHasSentItTwice) {
+  const auto ask = [&](const std::string& asker, std::vector<std::string> tried = {}) {
+    return spreader_->Ask(Request(asker, FetchClass::kBackfill, std::move(tried)));
   };
-  for (uint32_t chunk = 0; chunk < 4; ++chunk)
-    EXPECT_EQ(ask(chunk, FetchClass::kBackfill, true), Verdict::kSend) << chunk;
-  EXPECT_EQ(ask(4, FetchClass::kBackfill, true), Verdict::kRefuse);
-  EXPECT_EQ(ask(5, FetchClass::kBackfill, false), Verdict::kSend);
-  EXPECT_EQ(ask(6, FetchClass::kDemand, true), Verdict::kSend);
+  for (const char* const asker : {"a", "b"}) {
+    const Spreader::Answer answer = ask(asker);
+    ASSERT_EQ(answer.verdict, Verdict::kSend);
+    spreader_->Ended(answer.id, Outcome::kTaken);
+  }
+  const Spreader::Answer third = ask("c");
+  EXPECT_EQ(third.verdict, Verdict::kRefuse);
+  EXPECT_THAT(third.helpers, UnorderedElementsAre("a", "b"));
+  const Spreader::Answer back = ask("c", {"a"});
+  EXPECT_EQ(back.verdict, Verdict::kSend) << "who comes back from them is sent it";
+  spreader_->Ended(back.id, Outcome::kTaken);
+  const Spreader::Answer reader = Ask("d");
+  EXPECT_EQ(reader.verdict, Verdict::kSend) << "and so are readers";
+  spreader_->Ended(reader.id, Outcome::kTaken);
+  Spreader::Request help = Request("e", FetchClass::kBackfill);
+  help.is_help = true;
+  EXPECT_EQ(spreader_->Ask(help).verdict, Verdict::kSend) << "nor does one that helps send on";
 }
 
 TEST_F(SpreadingTest, FillsThatWaitTakeTurnsInBeingFirst) {

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <climits>
 #include <cstring>
 #include <filesystem>
 #include <future>
@@ -37,6 +36,7 @@
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/manifest_cache.h"
+#include "node/daemon/membership.h"
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
@@ -140,52 +140,6 @@ double RandomFraction() {
   return absl::Uniform<double>(random, 0, 1);
 }
 
-class ExchangeAnswers final : public api::MemberAnswers {
- public:
-  explicit ExchangeAnswers(p2p::MemberExchange& exchange) : exchange_(exchange) {}
-  std::string Answer(std::string_view since, std::string_view old, std::string_view asker) override {
-    return exchange_.Answer(since, old, asker);
-  }
-
- private:
-  p2p::MemberExchange& exchange_;
-};
-
-class KnownHolders final : public api::HolderAnswers {
- public:
-  explicit KnownHolders(p2p::Holders& holders) : holders_(holders) {}
-  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
-                     std::string_view root) override {
-    return holders_.Answer(digest, size, chunk, root);
-  }
-  bool Take(std::string_view announcement) override { return holders_.Take(announcement); }
-
- private:
-  p2p::Holders& holders_;
-};
-
-// What this node has, in whole or in part, and may give to every member.
-std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store) {
-  std::vector<p2p::HeldBlob> held;
-  for (const index::BlobInfo& info : store.List()) {
-    if (info.refused || !info.root_known || info.present_chunks == 0) continue;
-    const std::shared_ptr<Blob> blob = store.Find(info.key);
-    if (!blob || !IsPublicSomewhere(*blob, store)) continue;
-    const std::optional<p2p::BlobIdentity> identity = p2p::Holders::IdentityOf(*blob);
-    if (identity) held.push_back({*identity, info.present_chunks == blob->geometry().chunk_count()});
-  }
-  return held;
-}
-
-class NodeDials final : public api::DialAnswers {
- public:
-  explicit NodeDials(p2p::DialBack& dial_back) : dial_back_(dial_back) {}
-  void Dial(std::string_view asker, Done done) override { dial_back_.Answer(asker, std::move(done)); }
-
- private:
-  p2p::DialBack& dial_back_;
-};
-
 absl::Status InSetting(const char* key, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(key, ": ", std::string(status.message())));
 }
@@ -266,37 +220,6 @@ std::set<BlobKey> FilesOf(const MountTable& table) {
     }
   }
   return files;
-}
-
-// What this node says of itself to the others.
-absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort& listen) {
-  p2p::MemberRow row;
-  for (const std::string& text : config.cluster_advertise) {
-    absl::StatusOr<p2p::HostPort> address = p2p::HostPort::Parse(text);
-    if (!address.ok()) return InSetting("cluster.advertise", address.status());
-    address->host = p2p::CanonicalHost(address->host);
-    row.addresses.push_back(*std::move(address));
-  }
-  const bool reached_where_it_listens =
-      listen.port != 0 && p2p::IsIpLiteral(listen.host) && !p2p::IsWildcard(listen.host);
-  if (row.addresses.empty() && reached_where_it_listens)
-    row.addresses.push_back({p2p::CanonicalHost(listen.host), listen.port});
-  std::sort(row.addresses.begin(), row.addresses.end());
-  row.addresses.erase(std::unique(row.addresses.begin(), row.addresses.end()), row.addresses.end());
-  row.name = config.cluster_name;
-  if (row.name.empty() && !row.addresses.empty()) row.name = row.addresses.front().ToString();
-  if (row.name.empty()) {
-    char host[HOST_NAME_MAX + 1] = "";
-    gethostname(host, sizeof host - 1);
-    row.name = absl::StrCat(host, ":", listen.port);
-  }
-  row.zone = config.cluster_zone;
-  // Later starts have larger numbers as long as the clock is not set back.
-  row.start = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
-                                        std::chrono::system_clock::now().time_since_epoch())
-                                        .count());
-  if (const absl::Status valid = row.Validate(); !valid.ok()) return InSetting("cluster.name", valid);
-  return row;
 }
 
 }  // namespace

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "api/http/dial_route.h"
+#include "api/http/peer_routes.h"
+#include "index/disk_store.h"
+#include "node/daemon/config.h"
+#include "p2p/cluster/dial_back.h"
+#include "p2p/cluster/holders.h"
+#include "p2p/cluster/host_port.h"
+#include "p2p/cluster/member_exchange.h"
+#include "p2p/cluster/member_table.h"
+
+// What this node is as a member of a cluster: what it says of itself, and what p2p/ knows, as api/ gives it
+// to others.
+namespace sluice {
+
+// What this node says of itself to the others, where it listens for them at `listen`. Errors:
+// InvalidArgument, which names the setting.
+absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort& listen);
+
+// What this node has, in whole or in part, and may give to every member.
+std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store);
+
+class ExchangeAnswers final : public api::MemberAnswers {
+ public:
+  explicit ExchangeAnswers(p2p::MemberExchange& exchange) : exchange_(exchange) {}
+  std::string Answer(std::string_view since, std::string_view old, std::string_view asker) override {
+    return exchange_.Answer(since, old, asker);
+  }
+
+ private:
+  p2p::MemberExchange& exchange_;
+};
+
+class KnownHolders final : public api::HolderAnswers {
+ public:
+  explicit KnownHolders(p2p::Holders& holders) : holders_(holders) {}
+  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
+                     std::string_view root) override {
+    return holders_.Answer(digest, size, chunk, root);
+  }
+  bool Take(std::string_view announcement) override { return holders_.Take(announcement); }
+
+ private:
+  p2p::Holders& holders_;
+};
+
+class NodeDials final : public api::DialAnswers {
+ public:
+  explicit NodeDials(p2p::DialBack& dial_back) : dial_back_(dial_back) {}
+  void Dial(std::string_view asker, Done done) override { dial_back_.Answer(asker, std::move(done)); }
+
+ private:
+  p2p::DialBack& dial_back_;
+};
+
+}  // namespace sluice

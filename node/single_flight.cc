@@ -203,6 +203,8 @@ void SingleFlight::StartGroup(const std::shared_ptr<Blob>& blob, const Group& gr
     for (; next < leg.chunks.first; next = next.next()) left.push_back(next);
     next = leg.chunks.end();
     const ChunkSpan chunks = leg.chunks;
+    if (leg.rank == SourceRank::kStandIn || leg.rank == SourceRank::kSecondStandIn)
+      parts_.telemetry.takeovers[static_cast<size_t>(TakeoverReason::kFailed)].Add();
     StartLeg(blob, group, std::move(leg), fetch_class,
              slot->CutTo(blob->geometry().RangeOf(chunks).length)
                  ? std::exchange(*slot, FetchScheduler::Slot())

@@ -163,8 +163,12 @@ void SingleFlight::HedgeRun(const LateRun& run, const LegOrder& order, const Leg
   parts_.sources.Offers(*order.blob, run.chunks, order.fetch_class, order.asker, order.grant, &offers_);
   Leg late = order.leg;
   late.chunks = run.chunks;
+  std::optional<TakeoverReason> takeover;
+  if (SourcePlanner::IsStalled(progress, Now())) takeover = TakeoverReason::kStalled;
+  if (SourcePlanner::IsSilent(progress, Now())) takeover = TakeoverReason::kSilent;
   while (std::optional<Leg> second = planner_.Hedge(late, progress, run.tried, offers_, Now())) {
     late.chunks = late.chunks.From(second->chunks.end());
+    if (takeover) parts_.telemetry.takeovers[static_cast<size_t>(*takeover)].Add();
     StartBeside(order, *std::move(second));
   }
 }
@@ -185,6 +189,7 @@ void SingleFlight::ReplaceSilent(const LateRun& run, LegId id) {
   while (std::optional<Leg> third = planner_.Replace(silent, stays, run.tried, offers_)) {
     silent.chunks = silent.chunks.From(third->chunks.end());
     DropSilent(order, dropped, third->chunks);
+    parts_.telemetry.takeovers[static_cast<size_t>(TakeoverReason::kSilent)].Add();
     StartBeside(order, *std::move(third));
   }
   for (ChunkIndex index = run.chunks.first; index < run.chunks.end(); index = index.next()) {

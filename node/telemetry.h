@@ -70,6 +70,10 @@ inline constexpr int kPeerAnswerCount = 4;
 enum class MemberState { kAlive, kNotAsked, kSilent, kUnnamed };
 inline constexpr int kMemberStateCount = 4;
 
+// Why another is asked to fetch a chunk in place of one who was asked before.
+enum class TakeoverReason { kSilent, kStalled, kFailed };
+inline constexpr int kTakeoverReasonCount = 3;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -116,9 +120,10 @@ struct Telemetry {
   Counter ondemand_filled;
   Counter ondemand_failed;
 
-  Counter hedged_fetches;     // sluice_hedged_fetches_total
-  Counter last_resort_bytes;  // sluice_last_resort_bytes_total
-  Counter prefetch_bytes;     // sluice_prefetch_bytes_total: readahead, hints, backfill
+  Counter hedged_fetches;                               // sluice_hedged_fetches_total
+  std::array<Counter, kTakeoverReasonCount> takeovers;  // sluice_takeovers_total{reason}
+  Counter last_resort_bytes;                            // sluice_last_resort_bytes_total
+  Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill
   std::array<Counter, kHintResultCount> prefetch_hints;  // sluice_prefetch_hints_total{result}
   Gauge mounts;                                          // sluice_mounts
   Gauge reads_waiting;                                   // sluice_reads_waiting: what somebody waits for

@@ -26,6 +26,7 @@ constexpr std::string_view kOriginCodes[] = {"none", "1xx", "2xx", "3xx", "4xx",
 constexpr std::string_view kLanes[] = {"express", "swarm"};
 constexpr std::string_view kPeerRoles[] = {"home", "present-only"};
 constexpr std::string_view kPeerAnswers[] = {"served", "absent", "busy", "refused"};
+constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
 
@@ -148,10 +149,6 @@ void AddStore(Families& to, const Telemetry& t) {
 // What becomes of prefetched bytes is not followed (the keeper lets reads of them pass unseen): that series
 // exists because dashboards name it.
 void AddPrefetch(Families& to, const Telemetry& t) {
-  AddCounter(
-      to, "sluice_last_resort_bytes_total",
-      "Bytes asked of the registry by this node though others should have been: see peers.lastResortRate.",
-      t.last_resort_bytes);
   AddCounter(to, "sluice_hedged_fetches_total",
              "Fetches asked of a second source, because the first was late or silent.", t.hedged_fetches);
   AddCounter(to, "sluice_prefetch_bytes_total", "Bytes fetched before anyone had read them.",
@@ -175,6 +172,13 @@ void AddPeers(Families& to, const Telemetry& t) {
                 static_cast<double>(t.peer_answers[role][i].value()));
     }
   }
+  AddByLabel(to, "sluice_takeovers_total",
+             "Fetches asked of another, because who was asked is silent, has no byte yet, or has failed.",
+             "reason", kTakeoverReasons, t.takeovers);
+  AddCounter(
+      to, "sluice_last_resort_bytes_total",
+      "Bytes asked of the registry by this node though others should have been: see peers.lastResortRate.",
+      t.last_resort_bytes);
   MetricFamily& members =
       AddFamily(to, "sluice_members", "Other nodes of the cluster that this one knows.", MetricType::Gauge);
   for (size_t i = 0; i < std::size(kMemberStates); ++i)

@@ -293,9 +293,11 @@ TEST_F(ImagePushTest, ALimitOfFileSizesIsAnErrorAndNotTheEnd) {
 TEST_F(ImagePushTest, ClosedStandardStreamsAreNobodyElses) {
   const TempTree tree;
   std::filesystem::create_directory(tree / "source");
-  std::vector<std::string> streams;
+  std::mutex mutex;
+  std::vector<std::string> streams;  // guarded by mutex
   origin_.Always(p2p::FaultOrigin::ManifestPath(kRepository, "lazy"),
                  [&](const p2p::FaultRequest& request, p2p::FaultConnection& connection) {
+                   const std::lock_guard lock(mutex);
                    if (request.method != "PUT") return connection.Send(404, {}, "");
                    for (const char* const stream : {"1", "2"}) {
                      std::error_code error;
@@ -308,6 +310,7 @@ TEST_F(ImagePushTest, ClosedStandardStreamsAreNobodyElses) {
       RunShell(absl::StrCat("echo $$ >", tree / "pid", "; exec ", SLUICE_BINARY, " image push -q ",
                             tree / "source", " ", origin_.registry(), "/app:lazy <&- >&- 2>&-"));
   EXPECT_EQ(code, 1);  // the answer reached nobody
+  const std::lock_guard lock(mutex);
   EXPECT_THAT(streams, ElementsAre("/dev/null", "/dev/null"));
 }
 

@@ -661,6 +661,7 @@ TEST_F(ManySourcesTest, ASilentSourceIsTakenOverAndTheLoserIsCancelled) {
   Pass(std::chrono::milliseconds(1));
   ASSERT_EQ(holder_.calls.size(), 1u);
   EXPECT_EQ(telemetry_.hedged_fetches.value(), 1u);
+  EXPECT_EQ(telemetry_.takeovers[static_cast<size_t>(TakeoverReason::kSilent)].value(), 1u);
   EXPECT_FALSE(home_.calls.front().control->cancelled);
   holder_.Take().SendAll();
   Settle();

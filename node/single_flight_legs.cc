@@ -167,8 +167,8 @@ void SingleFlight::HedgeRun(const LateRun& run, const LegOrder& order, const Leg
   if (SourcePlanner::IsStalled(progress, Now())) takeover = TakeoverReason::kStalled;
   if (SourcePlanner::IsSilent(progress, Now())) takeover = TakeoverReason::kSilent;
   while (std::optional<Leg> second = planner_.Hedge(late, progress, run.tried, offers_, Now())) {
-    late.chunks = late.chunks.From(second->chunks.end());
     if (takeover) parts_.telemetry.takeovers[static_cast<size_t>(*takeover)].Add();
+    late.chunks = late.chunks.From(second->chunks.end());
     StartBeside(order, *std::move(second));
   }
 }

@@ -66,10 +66,13 @@ holds 'next(m for m in node["volumeMounts"] if m["name"] == "mounts")["mountProp
 holds 'next(v for v in pod["volumes"] if v["name"] == "data")["hostPath"]["path"] == "/var/lib/sluice"'
 holds 'made["Service/node-sluice"]["spec"]["clusterIP"] == "None"'
 holds 'made["Service/node-sluice"]["spec"]["publishNotReadyAddresses"] is True'
-holds '[p["port"] for p in made["Service/node-sluice"]["spec"]["ports"]] == [9464, 7301, 7302]'
+holds '[p["port"] for p in made["Service/node-sluice"]["spec"]["ports"]] == [9464, 7301]'
 holds '__import__("json").loads(made["ConfigMap/node-sluice-dashboard-overview"]["data"]["overview.json"])["panels"]'
 holds 'made["ConfigMap/node-sluice-dashboard-overview"]["metadata"]["labels"]["grafana_dashboard"] == "1"'
 holds 'not any(name.startswith(("PrometheusRule", "ServiceMonitor")) for name in made)'
+
+render --set config.cluster.swarm=true
+holds '[p["port"] for p in made["Service/node-sluice"]["spec"]["ports"]] == [9464, 7301, 7302]'
 config_is_valid
 
 # Where the operator is; what it gets is a file that promtool takes.
@@ -138,8 +141,8 @@ refused 'config.dataDir: Does not match pattern' --set config.dataDir=data
 refused 'config.operations.listen: .*probes' --set config.operations.listen=127.0.0.1:9464
 refused 'config.cluster.listen: other nodes can.t reach "127' --set config.cluster.listen=127.0.0.1:7301
 refused 'config.cluster.listen: .*peers.enabled=false' --set config.cluster.listen=
-refused 'config.cluster.swarmPort: the swarm needs a port' --set config.cluster.swarmPort=null
-refused 'must differ, and are 9464, 7301, 7301' --set config.cluster.swarmPort=7301
+refused 'config.cluster.swarmPort: the swarm needs a port' --set config.cluster.swarm=true --set config.cluster.swarmPort=null
+refused 'must differ, and are 9464, 7301, 7301' --set config.cluster.swarm=true --set config.cluster.swarmPort=7301
 refused 'config.dataDir: "/run/sluice/data" lies in "/run/sluice", which is config.runtimeDir' --set config.dataDir=/run/sluice/data
 refused 'lies in "/var/lib/sluice"' --set mountsDir=/var/lib/sluice/mounts
 refused 'config.api.socket: "/tmp/api.sock" is not in config.runtimeDir' --set config.api.socket=/tmp/api.sock

@@ -745,10 +745,11 @@ TEST_F(PeerFaultTest, StopInTheMidstOfABeginningEndsOnce) {
 }
 
 TEST_F(PeerFaultTest, AFetchThatNobodyWantsAnyMoreEndsOnTheWire) {
-  std::atomic<bool> gone{false};
-  a_.Always(path_, [&](const FaultRequest&, FaultConnection& connection) {
+  // The last of them may see it after the test.
+  const auto gone = std::make_shared<std::atomic<bool>>(false);
+  a_.Always(path_, [gone](const FaultRequest&, FaultConnection& connection) {
     connection.Stall();
-    gone = true;
+    *gone = true;
   });
   options_.silence_max = kLong;
   Use({a_.port()});
@@ -760,8 +761,8 @@ TEST_F(PeerFaultTest, AFetchThatNobodyWantsAnyMoreEndsOnTheWire) {
   EXPECT_TRUE(absl::IsCancelled(outcome.status)) << outcome.status;
   EXPECT_TRUE(health_.Usable(NameOf(a_), clock_.Now())) << "it did nothing wrong";
   const Instant patience = clock_.Now() + kLong;
-  while (!gone && clock_.Now() < patience) std::this_thread::sleep_for(1ms);
-  EXPECT_TRUE(gone) << "the member still serves it";
+  while (!*gone && clock_.Now() < patience) std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(*gone) << "the member still serves it";
 }
 
 // ---------------------------------------------------------------------------------------------- documents

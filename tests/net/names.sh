@@ -92,6 +92,8 @@ for answer in '' SERVFAIL; do
   on_all knows_thousand "does not keep what it knew when the name is ${answer:-gone}"
 done
 set_name $peers_name "${ours[@]}" "${nobody[@]}"
+# Who asks again has taken the answer before.
+after_asking
 after_asking
 troubles=$(cat "$work"/node*/sluiced.log | grep -c "can't be resolved")
 nobody_answers() { (($(cat "$work"/node*/sluiced.log | grep -c "can't be resolved") >= troubles + 3)); }

@@ -60,8 +60,7 @@ class DirectoryTest : public ::testing::Test {
     options.self = {"127.0.0.1", 1};
     options.row = RowOf(self);
     options.now = [this] { return clock_.now; };
-    members_ = std::make_unique<Members>(std::move(options));
-    members_->Start();
+    members_ = std::make_unique<Members>(std::move(options));  // not started: it has nothing to resolve
     for (int i = 0; i < nodes; ++i) {
       const std::string name = absl::StrCat("node-", i);
       if (name != self) Answered(name);

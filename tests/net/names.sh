@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Nodes that know a DNS name only find each other by it; an answer that fails, is empty or names a thousand addresses of
 # nobody does not part them, and what it named is forgotten when it says so.
+# A lookup that turned to TCP just when its server goes hangs as long as the kernel dials: tcp_syn_retries, 127 s.
+WAIT_SECONDS_MAX=${WAIT_SECONDS_MAX:-200}
 source "$(dirname "$0")/../e2e/lib.sh"
 # shellcheck source=tests/net/lib_net.sh
 source "$repository_root/tests/net/lib_net.sh"

@@ -23,7 +23,8 @@ namespace sluice::p2p {
 // ask the origin".
 //
 // Offers and FillOrder are called on the core loop; everything else is thread-safe. Nothing blocks: homes are
-// computed on the executor, and what needs them meanwhile waits for that.
+// computed on the executor, and what needs them meanwhile waits for that. Only where a fill begins, and they
+// take no more than a millisecond, they are computed at once.
 class ClusterDirectory final : public SourceDirectory {
  public:
   struct Parts {

@@ -4,7 +4,7 @@
 # shellcheck disable=SC2034  # read by those who source this file
 SLUICE_BUILD_PACKAGES=(
   build-essential ca-certificates ccache cmake git ninja-build pkg-config python3
-  libabsl-dev libboost-dev libboost-system-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
+  libabsl-dev libboost-dev libboost-system-dev libc-ares-dev libcli11-dev libcurl4-openssl-dev libfmt-dev
   libgmock-dev libgrpc++-dev libgtest-dev libprotobuf-dev librocksdb-dev libspdlog-dev libssl-dev
   libsystemd-dev libtorrent-rasterbar-dev libyaml-cpp-dev libzstd-dev nlohmann-json3-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc zlib1g-dev

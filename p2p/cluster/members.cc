@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -14,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/assignment.h"
+#include "p2p/cluster/resolver.h"
 
 namespace sluice::p2p {
 namespace {
@@ -32,19 +32,11 @@ std::string TextOf(const sockaddr* address) {
   return text;
 }
 
-absl::StatusOr<std::vector<std::string>> ResolveByLibrary(const std::string& host) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int error = getaddrinfo(host.c_str(), nullptr, &hints, &found);
-  if (error != 0) return absl::UnavailableError(gai_strerror(error));
-  std::vector<std::string> addresses;
-  for (const addrinfo* entry = found; entry; entry = entry->ai_next) {
-    const std::string text = TextOf(entry->ai_addr);
-    if (!text.empty()) addresses.push_back(text);
-  }
-  freeaddrinfo(found);
-  return addresses;
+// Also what Stop leaves behind at most.
+constexpr Duration kLookupMax = std::chrono::seconds(10);
+
+absl::StatusOr<std::vector<std::string>> Lookup(const std::string& host) {
+  return ResolveHost(host, kLookupMax);
 }
 
 Instant SteadyNow() {
@@ -114,7 +106,7 @@ MemberView::MemberView(std::vector<Member> the_members, std::vector<Member> the_
 struct Members::Shared {
   explicit Shared(Options the_options)
       : options(std::move(the_options)), table(RowOf(options.row, options.self), options.ttl) {
-    if (!options.resolve) options.resolve = ResolveByLibrary;
+    if (!options.resolve) options.resolve = Lookup;
     if (!options.now) options.now = SteadyNow;
   }
 
@@ -164,7 +156,7 @@ void Members::Stop() {
     shared_->stopping = true;
   }
   shared_->wake.notify_all();
-  // A resolver may hang for minutes; what it finds then is thrown away.
+  // A lookup may be under way; what it finds is thrown away.
   if (thread_.joinable()) thread_.detach();
 }
 

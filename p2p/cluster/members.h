@@ -61,7 +61,7 @@ class Members {
     MemberRow row;  // what it says of itself; without a name the address is one
     Duration refresh = std::chrono::seconds(10);
     Duration ttl = std::chrono::minutes(5);
-    Resolve resolve = nullptr;                               // getaddrinfo(3) if null
+    Resolve resolve = nullptr;                               // ResolveHost if null
     std::function<Instant()> now = nullptr;                  // the monotonic clock if null
     std::function<void(const std::string&)> warn = nullptr;  // once per change of a name's trouble
     Telemetry* telemetry = nullptr;                          // counts members by state; may be null
@@ -76,7 +76,7 @@ class Members {
 
   // Takes the literal addresses at once, and the names as they are resolved. Idempotent.
   void Start();
-  // Does not wait for a resolver that hangs. Idempotent; no callback comes after it.
+  // Does not wait for a lookup. Idempotent; no callback comes after it.
   void Stop();
 
   // All others, in the order of their names, unnamed addresses among them. Never null.

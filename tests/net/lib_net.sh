@@ -227,6 +227,12 @@ while True:
     query, asker = server.recvfrom(4096)
     server.sendto(query[:2] + b"\x81\x82" + query[4:], asker)' >"$work/names/failing" 2>&1 &
   disown
+  answer_names
+}
+
+# answer_names: a dnsmasq answers at the place "names".
+answer_names() {
+  : >"$work/names/log"
   exec_at names dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --pid-file --no-resolv --no-hosts \
     --addn-hosts="$work/names/hosts" --servers-file="$work/names/servers" --local-ttl=0 --local=/net.test/ \
     --listen-address="$(net_address names)" --bind-interfaces --log-queries --log-facility="$work/names/log" \
@@ -235,6 +241,25 @@ while True:
   disown
   wait_until grep -q started "$work/names/log" || fail "no dnsmasq: $(cat "$work"/names/*)"
 }
+
+# silence_names: in its place a server that asks to be asked over TCP, and says nothing there.
+silence_names() {
+  kill "$names_pid"
+  wait_until names_gone || fail "dnsmasq does not end"
+  exec_at names python3 -c 'import socket, sys
+at = (sys.argv[1], 53)
+taker = socket.create_server(at, backlog=1000)
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(at)
+print("started", flush=True)
+while True:
+    query, asker = server.recvfrom(4096)
+    server.sendto(query[:2] + b"\x83\x80" + query[4:], asker)' "$(net_address names)" >"$work/names/silent" 2>&1 &
+  names_pid=$!
+  disown
+  wait_until grep -q started "$work/names/silent" || fail "no silent server: $(cat "$work/names/silent")"
+}
+names_gone() { ! kill -0 "$names_pid" 2>/dev/null; }
 
 # set_name NAME [ADDRESS...]: what the name, which ends in net.test, stands for from now on; without addresses there is
 # no such name. With "SERVFAIL" the server can't find out.

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # Nodes that know a DNS name only find each other by it; an answer that fails, is empty or names a thousand addresses of
 # nobody does not part them, and what it named is forgotten when it says so.
-# A lookup that turned to TCP just when its server goes hangs as long as the kernel dials: tcp_syn_retries, 127 s.
-WAIT_SECONDS_MAX=${WAIT_SECONDS_MAX:-200}
 source "$(dirname "$0")/../e2e/lib.sh"
 # shellcheck source=tests/net/lib_net.sh
 source "$repository_root/tests/net/lib_net.sh"
@@ -96,12 +94,25 @@ done
 set_name $peers_name "${ours[@]}" "${nobody[@]}"
 # Three nodes ask for two kinds of addresses; who asks again has taken the answer before.
 wait_until asked_again "$(($(wc -l <"$work/names/log") + 3 * 2 * 3))" || fail "not all nodes ask for the name again"
-troubles=$(cat "$work"/node*/sluiced.log | grep -c "can't be resolved")
-nobody_answers() { (($(cat "$work"/node*/sluiced.log | grep -c "can't be resolved") >= troubles + 3)); }
+troubles() { cat "$work"/node*/sluiced.log | grep -c "can't be resolved"; }
+told_again() { (($(troubles) >= troubles_before + 3)); }
+troubles_before=$(troubles)
 net_isolate names
-wait_until nobody_answers || fail "the nodes don't say that the name can't be resolved"
+wait_until told_again || fail "the nodes don't say that the name can't be resolved"
 on_all knows_thousand "does not keep what it knew while nobody answers for the name"
 net_mend names
+
+note "a server that takes connections and says nothing holds no lookup for ever"
+set_name $peers_name "${ours[@]}" "${nobody[@]}"
+after_asking
+after_asking
+troubles_before=$(troubles)
+silence_names
+wait_until told_again || fail "the nodes don't say that the name can't be resolved"
+on_all knows_thousand "does not keep what it knew while nobody answers for the name"
+kill "$names_pid"
+wait_until names_gone || fail "the silent server does not end"
+answer_names
 
 note "who is not there and not named any more is forgotten"
 set_name $peers_name "${ours[@]}"

@@ -32,6 +32,7 @@ SYSTEM = re.compile(r"(sys|linux|asm|arpa|net|netinet)/[\w/]+\.h|"
 
 LIBRARIES = {
     "absl": re.compile(r"absl/"),
+    "ares": re.compile(r"ares\.h"),
     "asio": re.compile(r"boost/(asio|beast|system)[/.]"),
     "cli11": re.compile(r"CLI/"),
     "curl": re.compile(r"curl/"),
@@ -69,7 +70,7 @@ FLOOR_PLAN = {
     "p2p/http": Room(sees=("node",), libraries=("absl", "curl")),
     "p2p/recipe": Room(sees=("node", "p2p/http"), libraries=("absl", "openssl", "libtorrent")),
     "p2p/registry": Room(sees=("node", "p2p/http", "p2p/recipe"), libraries=("absl", "curl", "json", "zstd")),
-    "p2p/cluster": Room(sees=("node", "p2p/http", "p2p/recipe", "p2p/registry"), libraries=("absl", "json")),
+    "p2p/cluster": Room(sees=("node", "p2p/http", "p2p/recipe", "p2p/registry"), libraries=("absl", "ares", "json")),
     # Its headers that name libtorrent are private to it: swarm.h, which others include, names none of it.
     "p2p/swarm": Room(
         sees=("node", "p2p/http", "p2p/recipe"),

@@ -325,6 +325,15 @@ const std::vector<Setting>& Settings() {
       Switch("cluster.insecurePeers", &Config::cluster_insecure_peers,
              "believe other nodes, though without TLS, what nothing proves: which image a tag names, and "
              "strangers' tokens"),
+      Text("tls.ca", &Config::tls_ca,
+           "PEM of the authorities whose certificates other nodes must show; empty is no TLS between nodes"),
+      Text("tls.certificate", &Config::tls_certificate,
+           "PEM of this node's certificate and what is between it and tls.ca, used on both sides"),
+      Text("tls.key", &Config::tls_key, "PEM of its key, without a passphrase"),
+      Text("tls.crlFile", &Config::tls_crl_file, "PEM of revocation lists; empty is none"),
+      Text(
+          "tls.peerName", &Config::tls_peer_name,
+          "DNS name that every node's certificate has; one with NAME.peerName too is of the node NAME alone"),
       Size("peers.lastResortRate", &Config::peers_last_resort_rate, 64 << 10,
            "bytes a second that a node may ask the registry for beside those whose part it is"),
       Switch("cluster.swarm", &Config::cluster_swarm, "share blobs that are filled by BitTorrent too"),
@@ -378,6 +387,44 @@ const std::vector<Setting>& Settings() {
 
 namespace {
 
+// Source: RFC 1123 section 2.1.
+bool IsDnsName(const std::string& name) {
+  if (name.empty() || name.size() > 253) return false;
+  for (const absl::string_view label : absl::StrSplit(name, '.')) {
+    if (label.empty() || label.size() > 63 || label.front() == '-' || label.back() == '-') return false;
+    for (const char c : label) {
+      if (!absl::ascii_isalnum(static_cast<unsigned char>(c)) && c != '-') return false;
+    }
+  }
+  return true;
+}
+
+absl::Status CheckTls(const Config& config) {
+  if (!IsDnsName(config.tls_peer_name)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tls.peerName: \"", config.tls_peer_name, "\" is no DNS name, as sluice"));
+  }
+  Values given, missing;
+  for (const auto& [key, value] :
+       {std::pair("tls.ca", config.tls_ca), std::pair("tls.certificate", config.tls_certificate),
+        std::pair("tls.key", config.tls_key)}) {
+    (value.empty() ? missing : given).push_back(key);
+  }
+  if (!config.tls_crl_file.empty()) given.push_back("tls.crlFile");
+  if (!given.empty() && !missing.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(absl::StrJoin(given, ", "), " without ",
+                                                   absl::StrJoin(missing, " and "),
+                                                   ": TLS between nodes needs all three files, or none"));
+  }
+  if (config.PeersAreProven() && config.cluster_swarm) {
+    return absl::InvalidArgumentError(
+        "cluster.swarm is true and TLS is on: the swarm is not encrypted, and takes anybody who connects; "
+        "set "
+        "cluster.swarm to false, or leave the tls keys out");
+  }
+  return absl::OkStatus();
+}
+
 // What no single setting shows.
 absl::Status CheckTogether(const Config& config) {
   if (config.PrefetchSocketPath() == config.ApiSocketPath()) {
@@ -389,7 +436,7 @@ absl::Status CheckTogether(const Config& config) {
                                                    " and store.highWatermark ", config.store_high_watermark,
                                                    ": the low one must be below the high one"));
   }
-  return absl::OkStatus();
+  return CheckTls(config);
 }
 
 }  // namespace

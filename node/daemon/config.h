@@ -35,6 +35,14 @@ struct Config {
   std::string cluster_zone;
   Duration cluster_member_ttl = std::chrono::minutes(5);
   bool cluster_insecure_peers = false;
+
+  // PEM files; ca, certificate and key are all there or none: then there is no TLS between nodes.
+  std::string tls_ca;
+  std::string tls_certificate;
+  std::string tls_key;
+  std::string tls_crl_file;  // "" is none
+  std::string tls_peer_name = "sluice";
+
   uint64_t peers_last_resort_rate = 8 << 20;  // bytes a second
   bool cluster_swarm = false;                 // with a listener
   uint32_t cluster_swarm_port = 7302;
@@ -67,6 +75,12 @@ struct Config {
   std::string ondemand_domain = "sluice";
   bool ondemand_keep_copy = true;
   std::string ondemand_keeper;  // "" is sluice-keeper in ../libexec beside sluiced
+
+  // Whether nodes prove to each other who they are: TLS, on both sides.
+  bool PeersAreProven() const { return !tls_ca.empty(); }
+  // Whether what nothing but the word of another node says counts: which image a tag names, strangers'
+  // tokens.
+  bool PeersAreBelieved() const { return PeersAreProven() || cluster_insecure_peers; }
 
   // What follows from others when it is not set.
   std::string ApiSocketPath() const;

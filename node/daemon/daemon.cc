@@ -167,8 +167,7 @@ class OriginLedger final : public AccessLedger {
 };
 
 ImageDocuments::Tags TagsOf(const Config& config) {
-  return config.cluster_insecure_peers ? ImageDocuments::Tags::kFromHome
-                                       : ImageDocuments::Tags::kFromRegistry;
+  return config.PeersAreBelieved() ? ImageDocuments::Tags::kFromHome : ImageDocuments::Tags::kFromRegistry;
 }
 
 BlobCacheLimits CacheLimitsOf(const Config& config) {
@@ -329,7 +328,7 @@ absl::Status Daemon::Node::Start() {
 
   p2p::RegistryOptions registry = RegistryOptionsOf(config_);
   // Nobody can check a token that another node gives.
-  if (!config_.cluster_members.empty() && config_.cluster_insecure_peers) {
+  if (!config_.cluster_members.empty() && config_.PeersAreBelieved()) {
     registry.shared_token = [this](const BlobOrigin& repository, auto done) {
       home_documents_->Token(repository, std::move(done));
     };

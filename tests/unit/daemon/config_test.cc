@@ -139,6 +139,32 @@ TEST_F(ConfigTest, HintsHaveASocketOfTheirOwn) {
               HasSubstr("api.prefetchSocket are both /run/x/api.sock"));
 }
 
+TEST_F(ConfigTest, TlsNeedsAllOfItsFilesOrNone) {
+  EXPECT_FALSE(LoadText("")->PeersAreProven());
+  EXPECT_FALSE(LoadText("tls: {peerName: nodes.example}\n")->PeersAreProven());
+  const absl::StatusOr<Config> config = LoadText("tls: {ca: /a, certificate: /b, key: /c}\n");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->PeersAreProven());
+  EXPECT_TRUE(config->PeersAreBelieved());
+  EXPECT_EQ(config->tls_peer_name, "sluice");
+  EXPECT_THAT(ErrorOf("tls: {ca: /a, key: /c}\n"), HasSubstr("tls.ca, tls.key without tls.certificate:"));
+  EXPECT_THAT(ErrorOf("tls: {crlFile: /d}\n"),
+              HasSubstr("tls.crlFile without tls.ca and tls.certificate and tls.key:"));
+  for (const char* name : {"\"\"", "a..b", "-a", "a_b", "\"*.sluice\"", "\"a b\""})
+    EXPECT_THAT(ErrorOf(std::string("tls: {peerName: ") + name + "}\n"), HasSubstr("tls.peerName: ")) << name;
+}
+
+TEST_F(ConfigTest, TheSwarmIsNotForNodesWithTls) {
+  EXPECT_THAT(ErrorOf("tls: {ca: /a, certificate: /b, key: /c}\ncluster: {swarm: true}\n"),
+              HasSubstr("cluster.swarm is true and TLS is on: the swarm is not encrypted"));
+}
+
+TEST_F(ConfigTest, PeersAreBelievedWithoutTlsOnlyIfTheOperatorSaysSo) {
+  EXPECT_FALSE(LoadText("")->PeersAreBelieved());
+  EXPECT_TRUE(LoadText("cluster: {insecurePeers: true}\n")->PeersAreBelieved());
+  EXPECT_FALSE(LoadText("cluster: {insecurePeers: true}\n")->PeersAreProven());
+}
+
 TEST(SettingsTest, TheReadmeTableHasEverySettingWithItsDefault) {
   std::ifstream in(SLUICE_README);
   const std::string readme{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};

@@ -74,6 +74,10 @@ inline constexpr int kMemberStateCount = 4;
 enum class TakeoverReason { kSilent, kStalled, kFailed };
 inline constexpr int kTakeoverReasonCount = 3;
 
+// How a container runtime's request to the mirror was answered.
+enum class MirrorResult { kServed, kAbsent, kChallenged, kNoCredentials, kDenied, kBusy, kMalformed };
+inline constexpr int kMirrorResultCount = 7;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -99,11 +103,13 @@ struct Telemetry {
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
   // sluice_peer_requests_total{role,result}
   std::array<std::array<Counter, kPeerAnswerCount>, kPeerRoleCount> peer_answers;
-  std::array<Gauge, kMemberStateCount> members;  // sluice_members{state}: other nodes
-  Gauge swarm_peers;                             // sluice_swarm_peers
-  Gauge swarm_torrents;                          // sluice_swarm_torrents
-  Counter swarm_bad_pieces;                      // sluice_swarm_bad_pieces_total
-  Counter swarm_banned_peers;                    // sluice_swarm_banned_peers_total
+  std::array<Counter, kMirrorResultCount> mirror_requests;  // sluice_mirror_requests_total{result}
+  Counter mirror_sent_bytes;                                // sluice_mirror_sent_bytes_total
+  std::array<Gauge, kMemberStateCount> members;             // sluice_members{state}: other nodes
+  Gauge swarm_peers;                                        // sluice_swarm_peers
+  Gauge swarm_torrents;                                     // sluice_swarm_torrents
+  Counter swarm_bad_pieces;                                 // sluice_swarm_bad_pieces_total
+  Counter swarm_banned_peers;                               // sluice_swarm_banned_peers_total
 
   std::array<Counter, kSourceKindCount>
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot

@@ -186,6 +186,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
     stream_.close();
     file_.reset();
     drained_.reset();
+    parts_.reset();
     gone_ = nullptr;
   }
 
@@ -209,6 +210,9 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void Gone();
   void Write(HttpResponse response, After after);
   void OnWritten(const error_code& error, After after);
+  void NextPart(After after);
+  void OnPart(absl::StatusOr<FileSpan> part, After after);
+  void StopParts();
   void SendFile(After after);
   void SendFileWhenWritable(After after);
   void AwaitTaken();
@@ -223,7 +227,9 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   http::response<http::string_body> response_;
   std::optional<http::response_serializer<http::string_body>> serializer_;
   asio::steady_timer handler_timer_;
-  std::optional<FileSpan> file_;     // what is left to send of it
+  std::optional<FileSpan> file_;  // what is left to send of it
+  std::unique_ptr<HttpParts> parts_;
+  uint64_t parts_left_ = 0;
   std::optional<FileSpan> drained_;  // sent, and not taken in yet
   asio::steady_timer drain_timer_;
   Instant drain_until_{};
@@ -431,8 +437,13 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
   for (const auto& [name, value] : response.headers) response_.insert(name, value);
   response_.body() = std::move(response.body);
   file_ = std::move(response.file);
+  parts_ = std::move(response.parts);
+  parts_left_ = response.parts_length.value_or(0);
+  const uint64_t length = response.parts_length ? *response.parts_length
+                          : file_               ? file_->length
+                                                : response_.body().size();
   // What has no content says nothing of its length: RFC 9110 section 8.6.
-  if (response.status != 304) response_.content_length(file_ ? file_->length : response_.body().size());
+  if (response.status != 304) response_.content_length(length);
   response_.keep_alive(after == After::kKeepAlive);
   serializer_.emplace(response_);
 
@@ -441,8 +452,9 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
     self->OnWritten(error, after);
   };
   const bool head = parser_->is_header_done() && parser_->get().method() == http::verb::head;
-  const bool header_only = head || file_;
+  const bool header_only = head || file_ || parts_;
   if (file_ && (head || file_->length == 0)) file_.reset();
+  if (head) parts_.reset();
   if (header_only) {
     http::async_write_header(stream_, *serializer_, std::move(written));
   } else {
@@ -453,7 +465,45 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
 void HttpServer::Impl::Session::OnWritten(const error_code& error, After after) {
   if (error) return;
   if (file_) return SendFile(after);
+  if (parts_) return NextPart(after);
   OnAnswered(after);
+}
+
+// Whoever closes the connection meanwhile is no longer waited for.
+void HttpServer::Impl::Session::NextPart(After after) {
+  stream_.expires_never();
+  handler_timer_.expires_after(server_.limits_.handler_timeout);
+  handler_timer_.async_wait([self = shared_from_this()](const error_code& error) {
+    if (!error && self->handler_timer_.expiry() <= std::chrono::steady_clock::now()) self->Close();
+  });
+  stream_.socket().async_wait(tcp::socket::wait_read, [weak = weak_from_this()](const error_code&) {
+    const auto self = weak.lock();
+    if (self && self->parts_ && self->HasGone()) self->StopParts();
+  });
+  parts_->Next([weak = weak_from_this(), server = server_.weak_from_this(),
+                after](absl::StatusOr<FileSpan> part) mutable {
+    const std::shared_ptr<Impl> alive = server.lock();
+    if (!alive) return;
+    alive->Post([weak = std::move(weak), part = std::move(part), after]() mutable {
+      if (const auto self = weak.lock()) self->OnPart(std::move(part), after);
+    });
+  });
+}
+
+void HttpServer::Impl::Session::OnPart(absl::StatusOr<FileSpan> part, After after) {
+  if (!parts_) return;
+  // The length was promised: only the end of the connection tells the truth.
+  if (!part.ok() || part->length == 0 || part->length > parts_left_) return StopParts();
+  handler_timer_.cancel();
+  parts_left_ -= part->length;
+  file_ = *std::move(part);
+  if (parts_left_ == 0) parts_.reset();
+  SendFile(after);
+}
+
+void HttpServer::Impl::Session::StopParts() {
+  handler_timer_.cancel();
+  Close();
 }
 
 // As much as the socket takes, in slices, so that one connection on a fast network leaves room for others.
@@ -477,6 +527,7 @@ void HttpServer::Impl::Session::SendFile(After after) {
     AwaitTaken();
   }
   file_.reset();
+  if (parts_) return NextPart(after);
   OnAnswered(after);
 }
 

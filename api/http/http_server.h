@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "node/executor.h"
 
 namespace sluice::api {
@@ -45,11 +46,25 @@ struct FileSpan {
   Task on_taken;
 };
 
+// The bytes of a body that come to be there one after the other.
+class HttpParts {
+ public:
+  virtual ~HttpParts() = default;  // gives up what is under way
+  // The bytes that follow those given before. `on_part` is called exactly once, on any thread, within bounded
+  // time; with an error, the connection is closed, and nobody asks again. REQUIRES: the last call was
+  // answered, and its bytes sent
+  using OnPart = absl::AnyInvocable<void(absl::StatusOr<FileSpan>) &&>;
+  virtual void Next(OnPart on_part) = 0;
+};
+
 struct HttpResponse {
   unsigned status = 200;
   std::string content_type = "text/plain; charset=utf-8";
   std::string body;
-  std::optional<FileSpan> file;                              // instead of `body`
+  std::optional<FileSpan> file;  // instead of `body`
+  // Instead of both: so many bytes, of which each part is not empty. Without parts it must be for a HEAD.
+  std::optional<uint64_t> parts_length;
+  std::unique_ptr<HttpParts> parts;
   std::vector<std::pair<std::string, std::string>> headers;  // beside Content-Type and Content-Length
 };
 

@@ -26,6 +26,8 @@ constexpr std::string_view kOriginCodes[] = {"none", "1xx", "2xx", "3xx", "4xx",
 constexpr std::string_view kLanes[] = {"express", "swarm"};
 constexpr std::string_view kPeerRoles[] = {"home", "present-only"};
 constexpr std::string_view kPeerAnswers[] = {"served", "absent", "busy", "refused"};
+constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged", "no_credentials",
+                                               "denied", "busy",   "malformed"};
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
@@ -159,6 +161,13 @@ void AddPrefetch(Families& to, const Telemetry& t) {
              "Prefetched bytes that were read later; not counted yet.", Counter());
 }
 
+void AddMirror(Families& to, const Telemetry& t) {
+  AddByLabel(to, "sluice_mirror_requests_total", "Requests of container runtimes that the mirror answered.",
+             "result", kMirrorResults, t.mirror_requests);
+  AddCounter(to, "sluice_mirror_sent_bytes_total", "Bytes of blobs that the mirror sent.",
+             t.mirror_sent_bytes);
+}
+
 void AddPeers(Families& to, const Telemetry& t) {
   AddByLabel(to, "sluice_peer_received_bytes_total", "Bytes of blobs received from other nodes.", "lane",
              kLanes, t.peer_received_bytes);
@@ -231,6 +240,7 @@ class Metrics::Collector final : public prometheus::Collectable {
     AddStore(families, telemetry_);
     AddPrefetch(families, telemetry_);
     AddPeers(families, telemetry_);
+    AddMirror(families, telemetry_);
     AddOndemand(families, telemetry_, keeper, extras_.backend);
     AddSample(AddFamily(families, "sluice_kernel_cache_size_bytes",
                         "What the kernel's own copies of blobs take up on disk (backend cachefiles).",

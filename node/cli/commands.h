@@ -17,7 +17,8 @@ void AddStatusCommand(CLI::App& app, Invocation& invocation);     // status
 void AddPeersCommand(CLI::App& app, Invocation& invocation);      // peers
 void AddBlobCommands(CLI::App& app, Invocation& invocation);    // blob ls|stat|recipe|verify|evict|pin|unpin
 void AddConfigCommands(CLI::App& app, Invocation& invocation);  // config validate|show
-void AddDoctorCommand(CLI::App& app, Invocation& invocation);   // doctor
-void AddVersionCommand(CLI::App& app, Invocation& invocation);  // version
+void AddConfigureCommands(CLI::App& app, Invocation& invocation);  // configure containerd|crio
+void AddDoctorCommand(CLI::App& app, Invocation& invocation);      // doctor
+void AddVersionCommand(CLI::App& app, Invocation& invocation);     // version
 
 }  // namespace sluice::cli

@@ -60,6 +60,7 @@ int Main(int argc, char** argv) {
   AddPeersCommand(app, invocation);
   AddBlobCommands(app, invocation);
   AddConfigCommands(app, invocation);
+  AddConfigureCommands(app, invocation);
   AddDoctorCommand(app, invocation);
   AddVersionCommand(app, invocation);
   try {

@@ -48,6 +48,11 @@ struct Config {
   uint32_t cluster_swarm_port = 7302;
   uint32_t swarm_torrents_max = 64;
 
+  std::string mirror_listen;                    // host:port for container runtimes; "" turns it off
+  std::string mirror_authorization = "origin";  // origin, open
+  Duration mirror_budget = std::chrono::seconds(5);
+  bool mirror_stale_tags = false;
+
   std::vector<std::string>
       images_allow;  // globs over "registry/repository"; none means that nothing may be mounted
 

@@ -24,6 +24,7 @@
 #include "api/http/dial_route.h"
 #include "api/http/http_server.h"
 #include "api/http/metrics.h"
+#include "api/http/mirror_routes.h"
 #include "api/http/operations_routes.h"
 #include "api/http/peer_routes.h"
 #include "api/prefetch_service.h"
@@ -37,6 +38,7 @@
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/membership.h"
+#include "node/daemon/mirror.h"
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
@@ -243,6 +245,7 @@ class Daemon::Node {
   absl::Status Serve();
   void MakeHome();
   absl::Status ServePeers();
+  absl::Status ServeMirror();
   absl::Status ServeHints();
   void CheckFilesLater();
   void Stop();
@@ -303,6 +306,8 @@ class Daemon::Node {
   std::shared_ptr<p2p::MemberZones> zones_;
   std::shared_ptr<HomeBlobs> given_blobs_;
   std::unique_ptr<api::HttpServer> peer_http_;
+  std::shared_ptr<Mirror> mirror_;
+  std::unique_ptr<api::HttpServer> mirror_http_;
   std::unique_ptr<api::GrpcServer> grpc_;
   std::unique_ptr<api::GrpcServer> hints_grpc_;
   std::atomic<bool> ready_{false};
@@ -382,6 +387,7 @@ absl::Status Daemon::Node::Start() {
   door_decided_ = status.ok();
   if (status.ok()) status = StartQuota();
   if (status.ok()) status = ServePeers();
+  if (status.ok()) status = ServeMirror();
   if (status.ok() && exchange_) exchange_->Start();
   if (status.ok() && holders_) holders_->Start();
   if (status.ok()) status = StartSwarm();
@@ -603,6 +609,33 @@ absl::Status Daemon::Node::ServePeers() {
   return absl::OkStatus();
 }
 
+absl::Status Daemon::Node::ServeMirror() {
+  if (config_.mirror_listen.empty()) return absl::OkStatus();
+  Mirror::Options options;
+  if (config_.mirror_authorization == "open") options.authorization = Mirror::Authorization::kOpen;
+  if (config_.mirror_stale_tags) options.stale_tags = Mirror::StaleTags::kYes;
+  options.budget = config_.mirror_budget;
+  mirror_ = std::make_shared<Mirror>(Mirror::Parts{{clock_, *io_, *store_, *cache_, *fills_, telemetry_},
+                                                   *allowed_,
+                                                   *registry_,
+                                                   *image_documents_,
+                                                   manifests_},
+                                     options);
+  api::HttpRoutes routes;
+  api::AddMirrorRoutes(routes, *mirror_, telemetry_);
+  mirror_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+  const absl::Status status = mirror_http_->Start(config_.mirror_listen);
+  if (!status.ok()) return InSetting("mirror.listen", status);
+  spdlog::info("a mirror of the registries is on port {}", mirror_http_->port());
+  if (!p2p::NamesLoopback(p2p::HostPort::Parse(config_.mirror_listen)->host)) {
+    spdlog::warn(
+        "mirror.listen {} is reached from beyond this machine, without TLS: whoever can connect gets public "
+        "images through this node, and credentials come to it in the clear",
+        config_.mirror_listen);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Daemon::Node::Serve() {
   const std::string backend(ondemand::BackendName(backend_.backend));
   blob_admin_ = std::make_unique<BlobAdmin>(
@@ -701,6 +734,7 @@ void Daemon::Node::Stop() {
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
   if (peer_http_) peer_http_->Stop();
+  if (mirror_http_) mirror_http_->Stop();
   if (zones_) zones_->Close();
   if (members_) members_->Stop();
   if (swarm_) swarm_->Stop();

@@ -43,36 +43,40 @@ void ImageDocuments::Get(FromHome from_home, FromRegistry from_registry, Done do
   });
 }
 
-Fetched ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest) {
-  const Freshness freshness = Lately();
+void ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done) {
   const bool by_home = tags_ == Tags::kFromHome || Digest::Parse(tag_or_digest).ok();
+  const Freshness freshness = by_home ? Lately() : Freshness::kNow;
   FromHome from_home;
   if (by_home) {
-    from_home = [&](const p2p::HomeDocuments& homes, Done done) {
-      homes.Manifest(origin, tag_or_digest, std::move(done));
+    from_home = [=](const p2p::HomeDocuments& homes, Done got) {
+      homes.Manifest(origin, tag_or_digest, std::move(got));
     };
   }
-  return Wait([&](Done done) {
-    Get(
-        std::move(from_home),
-        [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
-          registry.Manifest(origin, tag_or_digest, by_home ? freshness : Freshness::kNow, std::move(got));
-        },
-        std::move(done));
-  });
+  Get(
+      std::move(from_home),
+      [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
+        registry.Manifest(origin, tag_or_digest, freshness, std::move(got));
+      },
+      std::move(done));
+}
+
+Fetched ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest) {
+  return Wait([&](Done done) { Manifest(origin, tag_or_digest, std::move(done)); });
+}
+
+void ImageDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, Done done) {
+  const Freshness freshness = Lately();
+  Get([=](const p2p::HomeDocuments& homes, Done got) { homes.Referrers(origin, manifest, std::move(got)); },
+      [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
+        registry.Referrers(origin, manifest, freshness, std::move(got));
+      },
+      std::move(done));
 }
 
 absl::StatusOr<std::vector<p2p::Descriptor>> ImageDocuments::Referrers(const BlobOrigin& origin,
                                                                        const Digest& manifest,
                                                                        const std::string& artifact_type) {
-  const Freshness freshness = Lately();
-  const Fetched list = Wait([&](Done done) {
-    Get([=](const p2p::HomeDocuments& homes, Done got) { homes.Referrers(origin, manifest, std::move(got)); },
-        [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
-          registry.Referrers(origin, manifest, freshness, std::move(got));
-        },
-        std::move(done));
-  });
+  const Fetched list = Wait([&](Done done) { Referrers(origin, manifest, std::move(done)); });
   if (!list.ok()) return list.status();
   return p2p::ReferrersOfType(list->body, artifact_type);
 }

@@ -35,8 +35,10 @@ class ImageDocuments {
                                                          const std::string& artifact_type);
   // REQUIRES: bytes_max <= RegistryDocuments::kBlobBytesMax
   absl::StatusOr<std::string> Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max);
-  // The same; called exactly once, and must not block.
+  // The same, and the whole index of referrers; called exactly once, and must not block.
   using Done = absl::AnyInvocable<void(absl::StatusOr<p2p::FetchedManifest>) &&>;
+  void Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done);
+  void Referrers(const BlobOrigin& origin, const Digest& manifest, Done done);
   void Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done);
   void Table(const BlobOrigin& origin, const StoredForm& stored, Done done);
 

@@ -176,14 +176,21 @@ std::shared_ptr<FetchControl> RegistryClient::ReadBlobRange(const BlobOrigin& or
                                                    std::move(done)));
 }
 
-void RegistryClient::HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done) {
+void RegistryClient::StatBlob(const BlobOrigin& origin, const Digest& digest, Done<BlobStat> done) {
   RegistryRequest request{.origin = origin, .method = "HEAD", .path = BlobPath(digest)};
   request.deadline = core_->DefaultDeadline();
   Call(core_, std::move(request), [done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
     if (!answer.ok()) return std::move(done)(std::move(answer).status());
     const std::optional<uint64_t> size = ParseNumber(answer->head.headers.Get("Content-Length").value_or(""));
     if (!size) return std::move(done)(absl::DataLossError("the registry doesn't tell the blob's size"));
-    std::move(done)(*size);
+    std::move(done)(BlobStat{*size, answer->access});
+  });
+}
+
+void RegistryClient::HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done) {
+  StatBlob(origin, digest, [done = std::move(done)](absl::StatusOr<BlobStat> stat) mutable {
+    if (!stat.ok()) return std::move(done)(std::move(stat).status());
+    std::move(done)(stat->size);
   });
 }
 

@@ -115,7 +115,13 @@ class RegistryClient {
                                               Instant deadline, OnAccess on_access, OnData on_data,
                                               RangeDone done);
 
-  // The size of a blob, if the repository has it.
+  // The size of a blob, if the repository has it, and what it took to be told.
+  struct BlobStat {
+    uint64_t size = 0;
+    OriginAccess access = OriginAccess::kUnknown;
+  };
+  void StatBlob(const BlobOrigin& origin, const Digest& digest, Done<BlobStat> done);
+  // The same, the size alone.
   void HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done);
   absl::StatusOr<uint64_t> HeadBlob(const BlobOrigin& origin, const Digest& digest);
 
@@ -136,6 +142,24 @@ class RegistryClient {
   // first page of its answer), and where there is none the tag sha256-<hex>. Blocks.
   absl::StatusOr<std::vector<Descriptor>> ListReferrers(const BlobOrigin& origin, const Digest& manifest,
                                                         const std::string& artifact_type);
+
+  // What a registry says to somebody who shows these credentials, and nothing of this node's own.
+  struct TenantAnswer {
+    enum class Verdict {
+      kGiven,       // that one may have it
+      kChallenged,  // it must say who it is, or is not believed
+      kDenied,
+      kAbsent,
+    };
+    Verdict verdict = Verdict::kAbsent;
+    std::string challenge = {};  // of kChallenged: the value of WWW-Authenticate
+  };
+  enum class Object { kManifest, kBlob };
+  // Asks for the head of a manifest or blob with `authorization` as the value of Authorization, or without
+  // one. Asked once, and no redirect is followed: it is an answer. Errors: InvalidArgument, PermissionDenied
+  // (address), Unavailable, DeadlineExceeded, Cancelled; no secret is in them.
+  void AskAs(const std::string& authorization, const BlobOrigin& origin, Object object,
+             const std::string& tag_or_digest, Duration timeout, Done<TenantAnswer> done);
 
   // A token that this registry's token server gives to strangers for pulling, with what is left of its life.
   // Errors also: NotFound (strangers need none, or get none).

@@ -1,46 +1,71 @@
 #!/usr/bin/env python3
-"""Stands before a registry and asks everybody for a token, which everybody gets, without a password.
+"""Stands before a registry and asks everybody for a token, which everybody gets, without a password; but one for a
+repository that is somebody's only who shows his password.
 
-usage: token_registry.py LISTEN_HOST:PORT REGISTRY_HOST:PORT
+usage: token_registry.py LISTEN_HOST:PORT REGISTRY_HOST:PORT [REPOSITORY=USER:PASSWORD...]
 
 Each request is a line on standard output, as docker-registry's access log has it.
 """
 
+import base64
 import http.client
 import http.server
 import itertools
 import json
 import sys
 import threading
+import urllib.parse
 
-LISTEN, REGISTRY = sys.argv[1:]
+LISTEN, REGISTRY = sys.argv[1:3]
+# Who may pull from what is not everybody's.
+OWNERS = {}
+for owned in sys.argv[3:]:
+    OWNERS.setdefault(owned.partition("=")[0], []).append(owned.partition("=")[2])
 # Names of headers that are each connection's own.
 HOP_HEADERS = ("connection", "transfer-encoding", "date", "server", "authorization")
 
 
 class Gate(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    tokens = set()
+    tokens = {}  # to the repository that each is for
     numbers = itertools.count(1)
     lock = threading.Lock()
 
     def do_GET(self):
         if self.path.startswith("/token"):
-            self.answer(200, {"Content-Type": "application/json"},
-                        json.dumps({"token": self.new_token(), "expires_in": 300}).encode())
-        elif self.headers.get("Authorization", "").removeprefix("Bearer ") in self.tokens:
+            query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+            repository = query.get("scope", [""])[0].removeprefix("repository:").rpartition(":")[0]
+            if not self.may_pull(repository):
+                return self.answer(401, {}, b"")
+            return self.answer(200, {"Content-Type": "application/json"},
+                               json.dumps({"token": self.new_token(repository), "expires_in": 300}).encode())
+        repository = urllib.parse.urlsplit(self.path).path.removeprefix("/v2/").rsplit("/", 2)[0]
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token in self.tokens and (repository not in OWNERS or self.tokens[token] == repository):
             self.forward()
         else:
-            repository = self.path.removeprefix("/v2/").rsplit("/", 2)[0]
             challenge = f'Bearer realm="http://{LISTEN}/token",service="{LISTEN}",scope="repository:{repository}:pull"'
             self.answer(401, {"WWW-Authenticate": challenge}, b"")
 
     do_HEAD = do_GET
 
-    def new_token(self):
+    def do_POST(self):
+        self.close_connection = True
+        self.answer(405, {}, b"")
+
+    def may_pull(self, repository):
+        if repository not in OWNERS:
+            return True
+        shown = self.headers.get("Authorization", "").removeprefix("Basic ")
+        try:
+            return base64.b64decode(shown).decode() in OWNERS[repository]
+        except ValueError:
+            return False
+
+    def new_token(self, repository):
         with self.lock:
             token = f"anybody-{next(self.numbers)}"
-            self.tokens.add(token)
+            self.tokens[token] = repository
         return token
 
     def answer(self, status, headers, body):

@@ -1,0 +1,221 @@
+#include "node/daemon/mirror.h"
+
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "p2p/registry/manifest.h"
+
+namespace sluice {
+namespace {
+
+using api::MirrorDocument;
+using api::MirrorRefusal;
+using api::MirrorRequest;
+using Kind = MirrorRequest::Kind;
+using Why = MirrorRefusal::Why;
+
+}  // namespace
+
+void KnownBlobs::Put(const BlobOrigin& origin, const Digest& digest, Fact fact) {
+  const Name name{origin, digest};
+  const std::lock_guard lock(mutex_);
+  if (const auto found = entries_.find(name); found != entries_.end()) {
+    fact.access = Stronger(found->second->second.access, fact.access);
+    order_.erase(found->second);
+    entries_.erase(found);
+  }
+  order_.emplace_front(name, fact);
+  entries_[name] = order_.begin();
+  if (order_.size() <= kEntriesMax) return;
+  entries_.erase(order_.back().first);
+  order_.pop_back();
+}
+
+std::optional<KnownBlobs::Fact> KnownBlobs::Find(const BlobOrigin& origin, const Digest& digest) {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find({origin, digest});
+  if (found == entries_.end()) return std::nullopt;
+  order_.splice(order_.begin(), order_, found->second);
+  return found->second->second;
+}
+
+// A request that is being answered, once.
+struct Mirror::Asked {
+  using Answer = std::variant<MirrorRefusal, MirrorDocument, std::shared_ptr<api::MirrorBlob>>;
+
+  const MirrorRequest request;
+  const Instant deadline;
+
+  std::mutex mutex;
+  absl::AnyInvocable<void(Answer) &&> on_answer;  // guarded by mutex; null: answered
+
+  const BlobOrigin& origin() const { return request.origin; }
+  void Say(Answer answer) {
+    absl::AnyInvocable<void(Answer) &&> say;
+    {
+      const std::lock_guard lock(mutex);
+      say = std::exchange(on_answer, nullptr);
+    }
+    if (say) std::move(say)(std::move(answer));
+  }
+  void Refuse(Why why) { Say(MirrorRefusal{why}); }
+};
+
+Mirror::Mirror(Parts parts, Options options)
+    : parts_(parts), options_(options), tenants_(parts.blobs.clock, parts.registry, parts.blobs.telemetry) {}
+
+void Mirror::Document(MirrorRequest request, OnDocument on_document) {
+  const AskedPtr asked(new Asked{.request = std::move(request),
+                                 .deadline = parts_.blobs.clock.Now() + options_.budget,
+                                 .mutex = {},
+                                 .on_answer = [say = std::move(on_document)](Asked::Answer answer) mutable {
+                                   if (auto* const refusal = std::get_if<MirrorRefusal>(&answer))
+                                     return std::move(say)(std::move(*refusal));
+                                   std::move(say)(std::get<MirrorDocument>(std::move(answer)));
+                                 }});
+  if (!parts_.allowed.Permits(asked->origin()).ok()) return asked->Refuse(Why::kAbsent);
+  parts_.blobs.io.PostAt(asked->deadline, [weak = std::weak_ptr(asked)] {
+    if (const AskedPtr late = weak.lock()) late->Refuse(Why::kAbsent);
+  });
+  parts_.blobs.io.Post([self = shared_from_this(), asked] { self->LookForManifest(asked); });
+}
+
+// --------------------------------------------------------------------------------------------- documents
+
+void Mirror::LookForManifest(const AskedPtr& asked) {
+  const absl::StatusOr<Digest> digest = Digest::Parse(asked->request.reference);
+  if (asked->request.kind == Kind::kManifest && digest.ok()) {
+    Fetched here = parts_.manifests.Get({asked->origin(), "", *digest});
+    if (here.ok() && here->digest == *digest) return OnDocumentFetched(asked, std::move(here));
+  }
+  AskForDocument(asked);
+}
+
+void Mirror::AskForDocument(const AskedPtr& asked) {
+  auto then = [self = shared_from_this(), asked](Fetched fetched) {
+    // Manifests are kept on disk.
+    self->parts_.blobs.io.Post([self, asked, fetched = std::move(fetched)]() mutable {
+      if (fetched.ok() && asked->request.kind == Kind::kManifest) {
+        const std::string& reference = asked->request.reference;
+        self->parts_.manifests.Put({asked->origin(), "", fetched->digest}, *fetched).IgnoreError();
+        if (!Digest::Parse(reference).ok())
+          self->parts_.manifests.Put({asked->origin(), reference, std::nullopt}, *fetched).IgnoreError();
+      }
+      self->OnDocumentFetched(asked, std::move(fetched));
+    });
+  };
+  if (asked->request.kind == Kind::kReferrers)
+    return parts_.documents.Referrers(asked->origin(), *Digest::Parse(asked->request.reference),
+                                      std::move(then));
+  parts_.documents.Manifest(asked->origin(), asked->request.reference, std::move(then));
+}
+
+void Mirror::OnDocumentFetched(const AskedPtr& asked, Fetched fetched) {
+  const bool is_tag = !Digest::Parse(asked->request.reference).ok();
+  if (!fetched.ok() && is_tag && options_.stale_tags == StaleTags::kYes &&
+      (absl::IsUnavailable(fetched.status()) || absl::IsDeadlineExceeded(fetched.status()))) {
+    fetched = parts_.manifests.Get({asked->origin(), asked->request.reference, std::nullopt});
+  }
+  if (!fetched.ok()) return OnError(asked, fetched.status());
+  const OriginAccess access = fetched->access;
+  IfAllowed(asked, access, [self = shared_from_this(), asked, document = *std::move(fetched)]() mutable {
+    self->GiveDocument(asked, std::move(document));
+  });
+}
+
+void Mirror::GiveDocument(const AskedPtr& asked, p2p::FetchedManifest document) {
+  if (asked->request.kind == Kind::kManifest) Remember(asked->origin(), document);
+  asked->Say(MirrorDocument{std::move(document.media_type), document.digest, std::move(document.body)});
+}
+
+// What a manifest names is in its repository, and can be asked for by who can read it.
+void Mirror::Remember(const BlobOrigin& origin, const p2p::FetchedManifest& manifest) {
+  const absl::StatusOr<p2p::Manifest> parsed = p2p::ParseManifest(manifest.body, manifest.media_type);
+  if (!parsed.ok()) return;
+  const auto* const image = std::get_if<p2p::ImageManifest>(&*parsed);
+  if (!image) return;
+  known_.Put(origin, image->config.digest, {image->config.size, manifest.access});
+  for (const p2p::Descriptor& layer : image->layers)
+    known_.Put(origin, layer.digest, {layer.size, manifest.access});
+}
+
+// ------------------------------------------------------------------------------------------------- blobs
+
+void Mirror::Blob(MirrorRequest request, OnBlob on_blob) {
+  const AskedPtr asked(new Asked{.request = std::move(request),
+                                 .deadline = parts_.blobs.clock.Now() + options_.budget,
+                                 .mutex = {},
+                                 .on_answer = [say = std::move(on_blob)](Asked::Answer answer) mutable {
+                                   if (auto* const refusal = std::get_if<MirrorRefusal>(&answer))
+                                     return std::move(say)(std::move(*refusal));
+                                   std::move(say)(
+                                       std::get<std::shared_ptr<api::MirrorBlob>>(std::move(answer)));
+                                 }});
+  if (!parts_.allowed.Permits(asked->origin()).ok()) return asked->Refuse(Why::kAbsent);
+  parts_.blobs.io.PostAt(asked->deadline, [weak = std::weak_ptr(asked)] {
+    if (const AskedPtr late = weak.lock()) late->Refuse(Why::kAbsent);
+  });
+  const Digest digest = *Digest::Parse(asked->request.reference);
+  if (const std::optional<KnownBlobs::Fact> fact = KnownOf(asked->origin(), digest))
+    return GiveBlob(asked, *fact);
+  parts_.registry.StatBlob(
+      asked->origin(), digest,
+      [self = shared_from_this(), asked, digest](absl::StatusOr<p2p::RegistryClient::BlobStat> stat) {
+        if (!stat.ok()) return self->OnError(asked, stat.status());
+        const KnownBlobs::Fact fact{stat->size, stat->access};
+        self->known_.Put(asked->origin(), digest, fact);
+        self->GiveBlob(asked, fact);
+      });
+}
+
+// Only what came from that very repository says that it is there.
+std::optional<KnownBlobs::Fact> Mirror::KnownOf(const BlobOrigin& origin, const Digest& digest) {
+  std::optional<KnownBlobs::Fact> fact = known_.Find(origin, digest);
+  for (const BlobKey& key : parts_.blobs.store.KeysOf(digest)) {
+    const OriginAccess access = parts_.blobs.store.AccessOf(key, origin);
+    const std::shared_ptr<sluice::Blob> blob = parts_.blobs.store.Find(key);
+    if (access == OriginAccess::kUnknown || !blob || blob->refused()) continue;
+    if (!fact) fact = KnownBlobs::Fact{blob->geometry().size(), access};
+    fact->access = Stronger(fact->access, access);
+  }
+  return fact;
+}
+
+void Mirror::GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact) {
+  IfAllowed(asked, fact.access, [self = shared_from_this(), asked, fact] {
+    // The empty blob has nothing to keep.
+    if (fact.size == 0) return asked->Refuse(Why::kAbsent);
+    BlobSpec spec;
+    spec.digest = *Digest::Parse(asked->request.reference);
+    spec.size = fact.size;
+    spec.origins = {asked->origin()};
+    if (!ChunkGeometry::Validate(spec.size, spec.chunk_size).ok()) return asked->Refuse(Why::kAbsent);
+    const CachedMirrorBlob::Limits limits{self->options_.budget, self->options_.read_timeout};
+    asked->Say(std::shared_ptr<api::MirrorBlob>(
+        std::make_shared<CachedMirrorBlob>(self->parts_.blobs, limits, std::move(spec), fact.access)));
+  });
+}
+
+// ------------------------------------------------------------------------------------------- who may have it
+
+void Mirror::IfAllowed(const AskedPtr& asked, OriginAccess access, Then then) {
+  if (IsPublic(access) || options_.authorization == Authorization::kOpen) return std::move(then)();
+  tenants_.Ask(asked->request, options_.budget,
+               [asked, then = std::move(then)](std::optional<MirrorRefusal> refusal) mutable {
+                 if (refusal) return asked->Say(*std::move(refusal));
+                 std::move(then)();
+               });
+}
+
+void Mirror::OnError(const AskedPtr& asked, const absl::Status& status) {
+  if (absl::IsResourceExhausted(status)) return asked->Refuse(Why::kBusy);
+  const bool refused = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
+  if (!refused || options_.authorization == Authorization::kOpen) return asked->Refuse(Why::kAbsent);
+  // This node may not have it; who asks is to hear from the registry itself whether he may.
+  tenants_.Ask(asked->request, options_.budget, [asked](std::optional<MirrorRefusal> refusal) {
+    asked->Say(refusal ? *std::move(refusal) : MirrorRefusal{Why::kAbsent});
+  });
+}
+
+}  // namespace sluice

@@ -1,0 +1,108 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "api/http/mirror_content.h"
+#include "node/blob.h"
+#include "node/daemon/image_documents.h"
+#include "node/daemon/manifest_cache.h"
+#include "node/daemon/mirror_blob.h"
+#include "node/daemon/mirror_tenants.h"
+#include "node/digest.h"
+#include "node/executor.h"
+#include "node/origin_access.h"
+#include "p2p/registry/allow_list.h"
+#include "p2p/registry/registry_client.h"
+
+namespace sluice {
+
+// How big blobs are and what it took to hear of them, as manifests or registries said lately. Bounded: what
+// was used longest ago goes first.
+//
+// Thread-safe.
+class KnownBlobs {
+ public:
+  static constexpr size_t kEntriesMax = 1 << 16;
+
+  struct Fact {
+    uint64_t size = 0;
+    OriginAccess access = OriginAccess::kUnknown;
+  };
+  void Put(const BlobOrigin& origin, const Digest& digest, Fact fact);
+  std::optional<Fact> Find(const BlobOrigin& origin, const Digest& digest);
+
+ private:
+  using Name = std::pair<BlobOrigin, Digest>;
+  using Order = std::list<std::pair<Name, Fact>>;  // used last first
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  Order order_;
+  std::map<Name, Order::iterator> entries_;
+};
+
+// A mirror of all registries that this node may ask: ordinary images too come through its store, the other
+// nodes and the homes. Tags are asked of the registry (see ImageDocuments). What is public is given to
+// everybody who can connect; for anything else the registry is asked what it gives to who asks, before what
+// is cached here is given.
+//
+// Thread-safe. Held by a shared pointer. The parts outlive it and what it has begun.
+class Mirror final : public api::MirrorContent, public std::enable_shared_from_this<Mirror> {
+ public:
+  // kOpen: what this node may have is given to everybody who can connect.
+  enum class Authorization { kOrigin, kOpen };
+  // Whether a tag may mean what it meant last while the registry is away.
+  enum class StaleTags { kNo, kYes };
+
+  struct Parts {
+    CachedMirrorBlob::Parts blobs;
+    const p2p::AllowList& allowed;
+    p2p::RegistryClient& registry;
+    ImageDocuments& documents;
+    ManifestCache& manifests;
+  };
+  struct Options {
+    Authorization authorization = Authorization::kOrigin;
+    StaleTags stale_tags = StaleTags::kNo;
+    // To give a document, or the first bytes of a blob; beyond, the runtime is sent to the registry.
+    Duration budget = std::chrono::seconds(5);
+    Duration read_timeout = std::chrono::seconds(30);  // for the next bytes of a blob
+  };
+  Mirror(Parts parts, Options options);
+
+  void Document(api::MirrorRequest request, OnDocument on_document) override;
+  void Blob(api::MirrorRequest request, OnBlob on_blob) override;
+
+ private:
+  struct Asked;
+  using AskedPtr = std::shared_ptr<Asked>;
+  using Fetched = absl::StatusOr<p2p::FetchedManifest>;
+  using Then = absl::AnyInvocable<void() &&>;
+
+  void LookForManifest(const AskedPtr& asked);
+  void AskForDocument(const AskedPtr& asked);
+  void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);
+  void GiveDocument(const AskedPtr& asked, p2p::FetchedManifest document);
+  void Remember(const BlobOrigin& origin, const p2p::FetchedManifest& manifest);
+
+  std::optional<KnownBlobs::Fact> KnownOf(const BlobOrigin& origin, const Digest& digest);
+  void GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact);
+
+  // Goes on if who asks may have what took `access`.
+  void IfAllowed(const AskedPtr& asked, OriginAccess access, Then then);
+  // This node got an error; what it means to who asks.
+  void OnError(const AskedPtr& asked, const absl::Status& status);
+
+  const Parts parts_;
+  const Options options_;
+  MirrorTenants tenants_;
+  KnownBlobs known_;
+};
+
+}  // namespace sluice

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -41,6 +42,10 @@ class Buffer {
 enum class FetchClass { kDemand, kReadahead, kHint, kBackfill };
 inline constexpr int kFetchClassCount = 4;
 const char* FetchClassName(FetchClass fetch_class);
+// Whether nobody waits for it, nor reads towards it.
+constexpr bool IsFill(FetchClass fetch_class) {
+  return fetch_class == FetchClass::kHint || fetch_class == FetchClass::kBackfill;
+}
 
 // Where bytes that a reader got came from.
 enum class SourceKind { kLocal, kPeer, kOrigin };
@@ -65,22 +70,29 @@ using Grant = std::shared_ptr<const AskerGrant>;  // null: what is public
 // source is silent. Thread-safe.
 class FetchProgress {
  public:
-  explicit FetchProgress(const Clock& clock) : clock_(clock) {}
+  // Told of the first byte and of the first sign; on the source's thread. Must not block.
+  using OnChange = std::function<void()>;
+
+  explicit FetchProgress(const Clock& clock, OnChange on_change = nullptr)
+      : clock_(clock), on_change_(std::move(on_change)) {}
 
   // Called by the source as bytes come.
   void Add(uint64_t bytes) {
     const Duration now = clock_.Now().time_since_epoch();
     Duration never{};
-    first_byte_.compare_exchange_strong(never, now, std::memory_order_relaxed);
+    const bool first = first_byte_.compare_exchange_strong(never, now, std::memory_order_relaxed);
     last_byte_.store(now, std::memory_order_relaxed);
     bytes_.fetch_add(bytes, std::memory_order_relaxed);
+    if (first && on_change_) on_change_();
   }
 
   // The source lives, though it has no byte yet. `patience`: the origin has asked for it, so that nobody else
   // would be quicker.
   void Sign(bool patience = false) {
-    last_sign_.store(clock_.Now().time_since_epoch(), std::memory_order_relaxed);
+    const Duration now = clock_.Now().time_since_epoch();
+    const bool first = last_sign_.exchange(now, std::memory_order_relaxed) == Duration();
     patience_.store(patience, std::memory_order_relaxed);
+    if (first && on_change_) on_change_();
   }
 
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
@@ -92,6 +104,7 @@ class FetchProgress {
 
  private:
   const Clock& clock_;
+  const OnChange on_change_;  // may be null
   std::atomic<uint64_t> bytes_{0};
   std::atomic<Duration> first_byte_{Duration{}};
   std::atomic<Duration> last_byte_{Duration{}};

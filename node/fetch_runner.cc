@@ -1,13 +1,11 @@
 #include "node/fetch_runner.h"
 
 #include <algorithm>
-#include <mutex>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "absl/container/inlined_vector.h"
-#include "absl/strings/str_cat.h"
+#include "node/fetch_runner_leg.h"
 
 namespace sluice {
 namespace {
@@ -16,98 +14,6 @@ namespace {
 constexpr Duration kLookAgain = std::chrono::milliseconds(100);
 
 }  // namespace
-
-// What a source has delivered of a leg: it may only deliver what it was asked for, and once. The source's
-// callbacks hold it. Thread-safe.
-class FetchRunner::Inbox {
- public:
-  Inbox(std::weak_ptr<FetchRunner> the_runner, LegId the_leg, const LegOrder& order, const Clock& clock)
-      : runner(std::move(the_runner)),
-        leg(the_leg),
-        blob(order.blob),
-        source(*order.leg.source),
-        progress(clock),
-        asked_(order.leg.chunks),
-        came_((order.leg.chunks.count + 63) / 64) {}
-
-  // Whether the chunk may be taken.
-  bool Take(ChunkIndex index, uint64_t length) {
-    const std::lock_guard lock(mutex_);
-    const bool asked_for = asked_.first <= index && index < asked_.end();
-    if (asked_for && !CameLocked(index) && length == blob->geometry().RangeOf(index).length) {
-      const uint32_t position = index.value() - asked_.first.value();
-      came_[position / 64] |= uint64_t{1} << (position % 64);
-      ++count_;
-      return true;
-    }
-    if (fault_.ok()) {
-      fault_ = absl::DataLossError(absl::StrCat("the source sent ", length, " bytes as chunk ", index.value(),
-                                                ", for which it was not asked"));
-    }
-    return false;
-  }
-  // The source has said that it is done.
-  void Close(absl::Status status) {
-    const std::lock_guard lock(mutex_);
-    if (fault_.ok()) fault_ = std::move(status);
-  }
-  uint32_t count() const {
-    const std::lock_guard lock(mutex_);
-    return count_;
-  }
-  // How many came, and what is to be said against the source. REQUIRES: it is closed
-  std::pair<uint32_t, absl::Status> Outcome() const {
-    const std::lock_guard lock(mutex_);
-    return {count_, fault_};
-  }
-
-  // Constant after construction, or thread-safe.
-  const std::weak_ptr<FetchRunner> runner;
-  const LegId leg;
-  const std::shared_ptr<Blob>& blob;
-  ChunkSource& source;
-  FetchProgress progress;
-
- private:
-  bool CameLocked(ChunkIndex index) const {
-    const uint32_t position = index.value() - asked_.first.value();
-    return came_[position / 64] >> (position % 64) & 1;
-  }
-
-  const ChunkSpan asked_;
-  mutable std::mutex mutex_;  // guards what follows
-  absl::InlinedVector<uint64_t, 1> came_;
-  uint32_t count_ = 0;
-  absl::Status fault_;
-};
-
-// A leg under way. What the source holds of it, its inbox, keeps all of it alive; what it holds itself is let
-// go of on the core loop when it has ended.
-struct FetchRunner::Running {
-  Running(std::weak_ptr<FetchRunner> runner, LegId id, LegOrder the_order, FetchScheduler::Slot the_slot,
-          const Clock& clock)
-      : order(std::move(the_order)),
-        inbox(std::move(runner), id, order, clock),
-        slot(std::move(the_slot)),
-        started(clock.Now()),
-        wanted((order.leg.chunks.count + 63) / 64, ~uint64_t{0}),
-        wanted_count(order.leg.chunks.count) {}
-
-  LegOrder order;  // constant but for its class
-  Inbox inbox;
-
-  // Owned by the core loop.
-  FetchScheduler::Slot slot;
-  FetchHandle handle;
-  const Instant started;
-  Instant late_at{};                        // when it is looked at next; never if Instant()
-  bool noted_silent = false;                // the planner has been told
-  absl::InlinedVector<uint64_t, 1> wanted;  // a bit for each chunk of the leg
-  uint32_t wanted_count;
-  uint32_t settled = 0;    // chunks that came, and were stored or not
-  uint32_t delivered = 0;  // known when the status is
-  std::optional<absl::Status> status;
-};
 
 // A chunk on its way from a source to the store.
 struct FetchRunner::Arrival {
@@ -122,8 +28,10 @@ struct FetchRunner::Arrival {
 
 LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
   const LegId id = next_id_++;
-  const auto running =
-      std::make_shared<Running>(weak_from_this(), id, std::move(order), std::move(slot), parts_.clock);
+  FetchProgress::OnChange on_change;
+  if (IsFill(order.fetch_class)) on_change = OnFillChange();
+  const auto running = std::make_shared<Running>(weak_from_this(), id, std::move(order), std::move(slot),
+                                                 parts_.clock, std::move(on_change));
   legs_.emplace(id, running);
 
   const LegOrder& placed = running->order;
@@ -142,7 +50,10 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
           if (const auto runner = inbox->runner.lock()) runner->SourceDone(inbox->leg);
         });
       });
-  if (placed.fetch_class == FetchClass::kDemand) WatchFor(*running, running->started);
+  if (placed.fetch_class == FetchClass::kDemand) {
+    ReaderSeen();
+    WatchFor(*running, running->started);
+  }
   return id;
 }
 
@@ -164,12 +75,14 @@ bool FetchRunner::Flows(LegId id) const {
   return found != legs_.end() && found->second->inbox.progress.bytes() > 0 && !SilentSince(id);
 }
 
-void FetchRunner::Unwant(Running& running, ChunkIndex index) {
+// Whether it was wanted.
+bool FetchRunner::Unwant(Running& running, ChunkIndex index) {
   const uint32_t position = index.value() - running.order.leg.chunks.first.value();
   const uint64_t bit = uint64_t{1} << (position % 64);
-  if ((running.wanted[position / 64] & bit) == 0) return;
+  if ((running.wanted[position / 64] & bit) == 0) return false;
   running.wanted[position / 64] &= ~bit;
-  --running.wanted_count;
+  if (--running.wanted_count == 0 && running.order.fetch_class == FetchClass::kDemand) ReaderSeen();
+  return true;
 }
 
 void FetchRunner::Disown(LegId id, ChunkIndex index) {
@@ -194,7 +107,9 @@ void FetchRunner::Raise(LegId id, FetchClass fetch_class) {
   if (fetch_class >= running.order.fetch_class) return;
   running.order.fetch_class = fetch_class;
   running.handle.Raise(fetch_class);
-  if (fetch_class == FetchClass::kDemand) WatchFor(running, parts_.clock.Now());
+  if (fetch_class != FetchClass::kDemand) return;
+  ReaderSeen();
+  WatchFor(running, parts_.clock.Now());
 }
 
 void FetchRunner::Stop() {
@@ -264,8 +179,9 @@ void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Eviden
   const LegOrder& order = running->order;
   ++running->settled;
   running->slot.Arrived(order.blob->geometry().RangeOf(index).length);
-  Unwant(*running, index);
+  const bool wanted = Unwant(*running, index);
   if (outcome.ok()) {
+    if (wanted) ++running->brought;
     events_->ChunkStored(id, order, index, *outcome);
   } else if (absl::IsDataLoss(outcome.status())) {
     events_->ChunkWrong(id, order, index, outcome.status());
@@ -300,7 +216,15 @@ void FetchRunner::End(LegId id) {
   parts_.planner.Note(running->order.leg.id, running->inbox.progress.bytes(),
                       came ? progress.first_byte - progress.started : Duration(), *running->status);
   LetGo(*running);
+  if (running->order.is_hedge) NoteHedge(*running);
   if (events_ && running->wanted_count > 0) events_->LegEnded(id, running->order, *running->status);
+}
+
+void FetchRunner::NoteHedge(const Running& running) {
+  const HedgeResult result = running.brought > 0        ? HedgeResult::kWon
+                             : running.wanted_count > 0 ? HedgeResult::kFailed
+                                                        : HedgeResult::kLost;
+  parts_.telemetry.hedges[static_cast<size_t>(result)].Add();
 }
 
 // Whoever holds it otherwise may go on for a while.

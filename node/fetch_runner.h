@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
@@ -12,6 +13,7 @@
 #include "node/executor.h"
 #include "node/fetch_scheduler.h"
 #include "node/fetch_table.h"
+#include "node/fill_flows.h"
 #include "node/source_planner.h"
 
 namespace sluice {
@@ -24,6 +26,7 @@ struct LegOrder {
   Asker asker = Asker::kLocal;
   Grant grant;
   Instant deadline;
+  bool is_hedge = false;  // asked beside one that is late, of somebody who has the chunks
 };
 
 // What becomes of legs. All on the core loop.
@@ -40,7 +43,8 @@ class LegEvents {
   virtual void LegEnded(LegId id, const LegOrder& order, const absl::Status& status) = 0;
   // A leg that a reader waits for is silent, or takes longer than its source mostly does.
   virtual void LegLate(LegId id, const LegOrder& order, const LegProgress& progress) = 0;
-  // Slots or bytes have been given back; comes after the events above.
+  // Slots or bytes have been given back, or which fills may flow is to be looked at again; comes after the
+  // events above.
   virtual void RoomMade() = 0;
 };
 
@@ -75,6 +79,18 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   // Cancels all; no event comes any more.
   void Stop();
 
+  // Whether another leg of a fill may be started. If not: when that is worth asking again.
+  bool MayStartFill() const;
+  Instant FillsLookAt() const;
+  // Legs of fills that have to make room for readers now, as FillFlows says. They are not told of again
+  // unless something has changed.
+  std::vector<LegId> FillsInTheWay();
+  // Ends a leg without blame: its source is asked no more, and what came whole goes its way. The other chunks
+  // are not its own any more, and are returned. REQUIRES: it is under way
+  std::vector<ChunkIndex> Yield(LegId id);
+  // Whether it is a fill's that has other chunks to bring before this one.
+  bool IsBehind(LegId id, ChunkIndex index) const;
+
   const LegOrder* Find(LegId id) const;
   // Since when nothing has come of a leg whose source is silent, as SourcePlanner says; nothing if it is not,
   // or the leg waits for the store alone.
@@ -97,10 +113,15 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   static void Tell(const std::shared_ptr<Arrival>& arrival);
   void Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome);
   void SourceDone(LegId id);
+  void ReaderSeen();
+  FetchProgress::OnChange OnFillChange();
+  void FillChanged();
+  FillFlows::UnderWay UnderWay() const;
+  bool Unwant(Running& running, ChunkIndex index);
+  void NoteHedge(const Running& running);
   static bool IsOver(const Running& running);
   void End(LegId id);
   static void LetGo(Running& running);
-  static void Unwant(Running& running, ChunkIndex index);
   static void CancelIfUnwanted(Running& running);
   static LegProgress ProgressOf(const Running& running);
   void WatchFor(Running& running, Instant not_before);
@@ -112,6 +133,8 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   LegEvents* events_;  // null once stopped
   LegId next_id_ = 1;
   absl::flat_hash_map<LegId, std::shared_ptr<Running>> legs_;
+  FillFlows fills_;
+  bool fills_changed_ = false;         // since FillsInTheWay looked
   Instant watch_at_ = Instant::max();  // when late legs are looked for next
 };
 

@@ -127,18 +127,25 @@ void FetchScheduler::Drop(const WorkSource& work, const Blob& blob, FetchClass f
                 [&](const auto& other) { return other.get() == &work; });
 }
 
-std::optional<FetchScheduler::Start> FetchScheduler::Pop() {
+bool FetchScheduler::HasFills() const {
+  return !classes_[static_cast<int>(FetchClass::kHint)].turns.empty() ||
+         !classes_[static_cast<int>(FetchClass::kBackfill)].turns.empty();
+}
+
+std::optional<FetchScheduler::Start> FetchScheduler::Pop(Fills fills) {
   if (!may_start_) return std::nullopt;
   std::optional<Start> start = PopOfClass(static_cast<int>(FetchClass::kDemand));
-  if (!start) start = PopBelowDemand();
-  may_start_ = start.has_value();
+  if (!start) start = PopBelowDemand(fills);
+  // Nothing changes here when those that wait may start.
+  may_start_ = start.has_value() || (fills == Fills::kWait && HasFills());
   return start;
 }
 
 // Fair queueing by start times: what a class starts moves its own time on by the bytes over its weight.
-std::optional<FetchScheduler::Start> FetchScheduler::PopBelowDemand() {
+std::optional<FetchScheduler::Start> FetchScheduler::PopBelowDemand(Fills fills) {
   absl::InlinedVector<std::pair<uint64_t, int>, kFetchClassCount> order;
   for (int of_class = static_cast<int>(FetchClass::kDemand) + 1; of_class < kFetchClassCount; ++of_class) {
+    if (fills == Fills::kWait && IsFill(static_cast<FetchClass>(of_class))) continue;
     if (!classes_[of_class].turns.empty()) order.emplace_back(classes_[of_class].served, of_class);
   }
   std::sort(order.begin(), order.end());

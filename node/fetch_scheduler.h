@@ -97,12 +97,16 @@ class FetchScheduler {
   // It is not asked any more. No-op if it was not.
   void Drop(const WorkSource& work, const Blob& blob, FetchClass fetch_class);
 
+  // Whether fills may start: while they may not they keep their turns.
+  enum class Fills { kMayStart, kWait };
+  // Whether any fill has something to start, or had when it was asked last.
+  bool HasFills() const;
   // The next run that may start, cut to what there is room for, and its place.
   struct Start {
     FetchRun run;
     Slot slot;
   };
-  std::optional<Start> Pop();
+  std::optional<Start> Pop(Fills fills = Fills::kMayStart);
   // A place for another fetch, whatever the bounds.
   Slot Take(const std::shared_ptr<Blob>& blob, ChunkSpan chunks, FetchClass fetch_class);
 
@@ -163,7 +167,7 @@ class FetchScheduler {
   void Forget(Share& share);
   void Forget(Registry& registry);
   void GiveTurn(Share& share, int of_class);
-  std::optional<Start> PopBelowDemand();
+  std::optional<Start> PopBelowDemand(Fills fills);
   std::optional<Start> PopOfClass(int of_class);
   std::optional<Start> PopOfRegistry(Registry& registry, int of_class);
   std::optional<Start> PopOfShare(Share& share, int of_class, uint32_t count_max);

@@ -52,9 +52,10 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
   const std::shared_ptr<Blob>& blob = read.blob;
   const auto [chunk, is_new] = table_.Open(blob, index, read.fetch_class);
   const bool raised = read.fetch_class < chunk->fetch_class;
+  bool asked_beside = false;
   if (raised) {
     chunk->fetch_class = read.fetch_class;
-    for (const LegId leg : chunk->legs) runner_->Raise(leg, read.fetch_class);
+    asked_beside = !RaiseLegs(*chunk, index, read.fetch_class);
   }
   if (is_new || (raised && chunk->state == WantedChunk::State::kQueued)) AppendChunk(to_start, index);
   ++read.outstanding;
@@ -64,10 +65,37 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
     return;
   }
   chunk->waiters.push_back(id);
-  if (read.asker == Asker::kPeer && chunk->asker != Asker::kPeer) {
-    chunk->asker = Asker::kPeer;
-    if (chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index);
+  const bool first_peer = read.asker == Asker::kPeer && chunk->asker != Asker::kPeer;
+  if (first_peer) chunk->asker = Asker::kPeer;
+  if (asked_beside) AskBesideFill(blob, index);
+  if (first_peer && chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index);
+}
+
+// Whether one of them serves who wants it now: a reader is not served by a fill that has much else to bring
+// before.
+bool SingleFlight::RaiseLegs(const WantedChunk& chunk, ChunkIndex index, FetchClass fetch_class) {
+  bool serves = chunk.legs.empty();
+  for (const LegId leg : chunk.legs) {
+    if (fetch_class == FetchClass::kDemand && runner_->IsBehind(leg, index)) continue;
+    runner_->Raise(leg, fetch_class);
+    serves = true;
   }
+  return serves;
+}
+
+void SingleFlight::AskBesideFill(const std::shared_ptr<Blob>& blob, ChunkIndex index) {
+  WantedChunk& chunk = *table_.Find(*blob, index);
+  const Group group = GroupOf(chunk, index);
+  offers_.clear();
+  parts_.sources.Offers(*blob, group.chunks, chunk.fetch_class, group.asker, group.grant, &offers_);
+  legs_.clear();
+  if (chunk.legs.size() < WantedChunk::kLegsMax) planner_.Plan(group.chunks, chunk.tried, offers_, &legs_);
+  if (legs_.empty()) {
+    for (const LegId leg : chunk.legs) runner_->Raise(leg, chunk.fetch_class);
+    return;
+  }
+  StartLeg(blob, group, std::move(legs_.front()), chunk.fetch_class,
+           scheduler_.Take(blob, group.chunks, chunk.fetch_class));
 }
 
 void SingleFlight::JoinOthers(ReadId id, PendingRead& read, ChunkIndex index) {
@@ -121,14 +149,42 @@ Instant SingleFlight::DemandDeadline(const WantedChunk& chunk) const {
 
 void SingleFlight::Pump() {
   while (!stopped_) {
+    YieldFills();
     if (!failed_.empty()) TellFailed();
-    std::optional<FetchScheduler::Start> start = scheduler_.Pop();
+    std::optional<FetchScheduler::Start> start = scheduler_.Pop(FillsNow());
     if (!start) return;
     if (start->run.work) {
       parts_.waiters.StartWork(*std::move(start));
     } else {
       StartRuns(start->run.blob, {start->run.chunks}, start->run.fetch_class, std::move(start->slot));
     }
+  }
+}
+
+// Whether fills may start. If they have something to start and may not, it is looked again in time.
+FetchScheduler::Fills SingleFlight::FillsNow() {
+  if (!scheduler_.HasFills() || runner_->MayStartFill()) return FetchScheduler::Fills::kMayStart;
+  const Instant when = runner_->FillsLookAt();
+  if (when < fills_look_at_) {
+    fills_look_at_ = when;
+    parts_.core.PostAt(when, [self = self_, when] {
+      if (!*self || (*self)->fills_look_at_ != when) return;
+      (*self)->fills_look_at_ = Instant::max();
+      (*self)->Pump();
+    });
+  }
+  return FetchScheduler::Fills::kWait;
+}
+
+// What flows beside readers beyond what may is asked for again when its turn comes.
+void SingleFlight::YieldFills() {
+  for (const LegId id : runner_->FillsInTheWay()) {
+    const std::shared_ptr<Blob> blob = runner_->Find(id)->blob;
+    std::vector<ChunkIndex> again;
+    for (const ChunkIndex index : runner_->Yield(id)) {
+      if (LeaveLeg(blob, index, id)) again.push_back(index);
+    }
+    if (!again.empty()) Retry(blob, again);
   }
 }
 
@@ -215,12 +271,13 @@ void SingleFlight::StartGroup(const std::shared_ptr<Blob>& blob, const Group& gr
 }
 
 void SingleFlight::StartLeg(const std::shared_ptr<Blob>& blob, const Group& group, Leg leg,
-                            FetchClass fetch_class, FetchScheduler::Slot slot) {
+                            FetchClass fetch_class, FetchScheduler::Slot slot, Beside why) {
   const ChunkSpan chunks = leg.chunks;
   // Below demand the time begins now; a reader's ran while the chunk was queued.
   const Instant deadline = fetch_class == FetchClass::kDemand ? group.deadline : Now() + parts_.fetch_timeout;
-  const LegId id = runner_->Start({std::move(leg), blob, fetch_class, group.asker, group.grant, deadline},
-                                  std::move(slot));
+  const LegId id = runner_->Start(
+      {std::move(leg), blob, fetch_class, group.asker, group.grant, deadline, why == Beside::kHedge},
+      std::move(slot));
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
     WantedChunk* const chunk = table_.Find(*blob, index);
     chunk->state = WantedChunk::State::kUnderWay;

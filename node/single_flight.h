@@ -107,6 +107,8 @@ class SingleFlight final : private LegEvents {
     TriedSources tried;
   };
   using LateRunList = absl::InlinedVector<LateRun, 2>;
+  // What a leg is to another of its chunks that is late.
+  enum class Beside { kNone, kHedge, kTakeover };
   struct Pause {
     std::shared_ptr<Blob> blob;
     std::vector<ChunkIndex> chunks;
@@ -129,14 +131,18 @@ class SingleFlight final : private LegEvents {
   void StartGroup(const std::shared_ptr<Blob>& blob, const Group& group, FetchClass fetch_class,
                   FetchScheduler::Slot* slot);
   void StartLeg(const std::shared_ptr<Blob>& blob, const Group& group, Leg leg, FetchClass fetch_class,
-                FetchScheduler::Slot slot);
+                FetchScheduler::Slot slot, Beside why = Beside::kNone);
   void AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index);
+  bool RaiseLegs(const WantedChunk& chunk, ChunkIndex index, FetchClass fetch_class);
+  void AskBesideFill(const std::shared_ptr<Blob>& blob, ChunkIndex index);
+  FetchScheduler::Fills FillsNow();
+  void YieldFills();
   bool LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index, LegId id);
   LateRunList LateRuns(LegId id, const LegOrder& order);
   void HedgeRun(const LateRun& run, const LegOrder& order, const LegProgress& progress);
   void ReplaceSilent(const LateRun& run, LegId id);
   void DropSilent(const LegOrder& order, LegId id, ChunkSpan chunks);
-  void StartBeside(const LegOrder& order, Leg leg);
+  void StartBeside(const LegOrder& order, Leg leg, Beside why);
   void NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   bool RefuseGrant(WantedChunk& chunk, const LegOrder& order, const absl::Status& status);
   void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
@@ -154,7 +160,8 @@ class SingleFlight final : private LegEvents {
   FetchTable table_;
   FetchScheduler scheduler_;
   SourcePlanner planner_;
-  std::shared_ptr<FetchRunner> runner_;  // after the scheduler, whose places its legs hold
+  std::shared_ptr<FetchRunner> runner_;     // after the scheduler, whose places its legs hold
+  Instant fills_look_at_ = Instant::max();  // when it is looked again whether fills may start
   PauseId next_pause_ = 1;
   absl::flat_hash_map<PauseId, Pause> pauses_;
   std::shared_ptr<SingleFlight*> self_;                  // what comes late finds null in it

@@ -169,7 +169,7 @@ void SingleFlight::HedgeRun(const LateRun& run, const LegOrder& order, const Leg
   while (std::optional<Leg> second = planner_.Hedge(late, progress, run.tried, offers_, Now())) {
     if (takeover) parts_.telemetry.takeovers[static_cast<size_t>(*takeover)].Add();
     late.chunks = late.chunks.From(second->chunks.end());
-    StartBeside(order, *std::move(second));
+    StartBeside(order, *std::move(second), takeover ? Beside::kTakeover : Beside::kHedge);
   }
 }
 
@@ -190,7 +190,7 @@ void SingleFlight::ReplaceSilent(const LateRun& run, LegId id) {
     silent.chunks = silent.chunks.From(third->chunks.end());
     DropSilent(order, dropped, third->chunks);
     parts_.telemetry.takeovers[static_cast<size_t>(TakeoverReason::kSilent)].Add();
-    StartBeside(order, *std::move(third));
+    StartBeside(order, *std::move(third), Beside::kTakeover);
   }
   for (ChunkIndex index = run.chunks.first; index < run.chunks.end(); index = index.next()) {
     if (table_.Find(*order.blob, index)->asker == Asker::kPeer) AskByOwnRight(order.blob, index);
@@ -209,14 +209,13 @@ void SingleFlight::DropSilent(const LegOrder& order, LegId id, ChunkSpan chunks)
 }
 
 // A leg by the same right as another of its chunks.
-void SingleFlight::StartBeside(const LegOrder& order, Leg leg) {
-  parts_.telemetry.hedged_fetches.Add();
+void SingleFlight::StartBeside(const LegOrder& order, Leg leg, Beside why) {
   const ChunkSpan chunks = leg.chunks;
   Group group{chunks, order.asker, order.grant, order.deadline, nullptr};
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next())
     group.deadline = std::max(group.deadline, GroupOf(*table_.Find(*order.blob, index), index).deadline);
   StartLeg(order.blob, group, std::move(leg), order.fetch_class,
-           scheduler_.Take(order.blob, chunks, order.fetch_class));
+           scheduler_.Take(order.blob, chunks, order.fetch_class), why);
 }
 
 // ---------------------------------------------------------------------------------------- trying again

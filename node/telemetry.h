@@ -78,6 +78,11 @@ inline constexpr int kTakeoverReasonCount = 3;
 enum class MirrorResult { kServed, kAbsent, kChallenged, kNoCredentials, kDenied, kBusy, kMalformed };
 inline constexpr int kMirrorResultCount = 7;
 
+// What came of asking a second source beside one that was late: it brought something first, the other did,
+// or it has failed, or has not got it.
+enum class HedgeResult { kWon, kLost, kFailed };
+inline constexpr int kHedgeResultCount = 3;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -126,7 +131,7 @@ struct Telemetry {
   Counter ondemand_filled;
   Counter ondemand_failed;
 
-  Counter hedged_fetches;                               // sluice_hedged_fetches_total
+  std::array<Counter, kHedgeResultCount> hedges;        // sluice_hedges_total{result}
   std::array<Counter, kTakeoverReasonCount> takeovers;  // sluice_takeovers_total{reason}
   Counter last_resort_bytes;                            // sluice_last_resort_bytes_total
   Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill

@@ -29,6 +29,7 @@ constexpr std::string_view kPeerAnswers[] = {"served", "absent", "busy", "refuse
 constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged", "no_credentials",
                                                "denied", "busy",   "malformed"};
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
+constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
 
@@ -151,8 +152,11 @@ void AddStore(Families& to, const Telemetry& t) {
 // What becomes of prefetched bytes is not followed (the keeper lets reads of them pass unseen): that series
 // exists because dashboards name it.
 void AddPrefetch(Families& to, const Telemetry& t) {
-  AddCounter(to, "sluice_hedged_fetches_total",
-             "Fetches asked of a second source, because the first was late or silent.", t.hedged_fetches);
+  AddByLabel(
+      to, "sluice_hedges_total",
+      "Fetches asked of a second source, because the first was late: which of them brought it, or that "
+      "the second has not got it.",
+      "result", kHedgeResults, t.hedges);
   AddCounter(to, "sluice_prefetch_bytes_total", "Bytes fetched before anyone had read them.",
              t.prefetch_bytes);
   AddByLabel(to, "sluice_prefetch_hints_total", "Prefetch hints, by how they ended.", "result", kHintResults,

@@ -66,11 +66,15 @@ struct GatedSource::Shared : public std::enable_shared_from_this<Shared> {
     return std::erase_if(queue, [&](const auto& queued) { return queued.get() == waiting; }) > 0;
   }
 
-  void Ended(uint64_t bytes, Instant began) {
+  void Ended(uint64_t bytes, Instant began, bool cancelled) {
     {
       const std::lock_guard lock(mutex);
       const Instant now = parts.clock.Now();
-      gate->Ended(bytes, now - began, now);
+      if (cancelled) {
+        gate->Cancelled(bytes, now);
+      } else {
+        gate->Ended(bytes, now - began, now);
+      }
     }
     Pump();
   }
@@ -134,8 +138,9 @@ void GatedSource::Waiting::Begin(const std::shared_ptr<Shared>& shared, bool cou
   FetchHandle handle = shared->parts.source.Fetch(
       std::move(request_), std::move(on_chunk_),
       [shared, counted, began, bytes = bytes_, on_done = std::move(on_done_)](absl::Status status) mutable {
+        const bool cancelled = absl::IsCancelled(status);
         std::move(on_done)(std::move(status));
-        if (counted) shared->Ended(bytes, began);
+        if (counted) shared->Ended(bytes, began, cancelled);
       });
   const std::lock_guard lock(mutex_);
   handle.Raise(fetch_class_);

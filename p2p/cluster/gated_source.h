@@ -20,6 +20,8 @@ class FetchGate {
   virtual void Began(uint64_t bytes, Instant now) = 0;
   // One that began has ended; it took so long.
   virtual void Ended(uint64_t bytes, Duration took, Instant now) = 0;
+  // One that began was cancelled, which says nothing of its source.
+  virtual void Cancelled(uint64_t bytes, Instant now) = 0;
   // When MayBegin is worth asking again, though none ends before; Instant::max() for never.
   virtual Instant LookAgainAt(Instant now) = 0;
   // What one is told whose deadline came before its turn.

@@ -24,6 +24,7 @@ class LastResortGate final : public FetchGate {
   bool MayBegin(Instant now) override;
   void Began(uint64_t bytes, Instant now) override;
   void Ended(uint64_t bytes, Duration took, Instant now) override;
+  void Cancelled(uint64_t, Instant) override { --under_way_; }
   Instant LookAgainAt(Instant now) override;
   absl::Status TooLate() const override;
 

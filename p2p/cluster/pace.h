@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "p2p/cluster/gated_source.h"
@@ -24,6 +25,7 @@ class Pace final : public FetchGate {
   bool MayBegin(Instant now) override;
   void Began(uint64_t bytes, Instant now) override;
   void Ended(uint64_t bytes, Duration took, Instant now) override;
+  void Cancelled(uint64_t bytes, Instant) override { under_way_ -= std::min(under_way_, bytes); }
   Instant LookAgainAt(Instant) override { return Instant::max(); }
   absl::Status TooLate() const override;
 

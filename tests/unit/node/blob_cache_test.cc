@@ -484,10 +484,10 @@ TEST_F(BlobCacheTest, InflightBytesBoundWhatIsNotDemanded) {
     return chunks;
   };
   EXPECT_EQ(asked(FetchClass::kBackfill), 4u) << "an eighth";
-  auto demand = ReadChunk(*blob, 60);
-  EXPECT_EQ(asked(FetchClass::kDemand), 1u);
   Serve();
   EXPECT_EQ(asked(FetchClass::kBackfill), 4u) << "the next in place of what came";
+  auto demand = ReadChunk(*blob, 60);
+  EXPECT_EQ(asked(FetchClass::kDemand), 1u);
 }
 
 // What an offer came to.
@@ -660,7 +660,6 @@ TEST_F(ManySourcesTest, ASilentSourceIsTakenOverAndTheLoserIsCancelled) {
   EXPECT_TRUE(holder_.calls.empty());
   Pass(std::chrono::milliseconds(1));
   ASSERT_EQ(holder_.calls.size(), 1u);
-  EXPECT_EQ(telemetry_.hedged_fetches.value(), 1u);
   EXPECT_EQ(telemetry_.takeovers[static_cast<size_t>(TakeoverReason::kSilent)].value(), 1u);
   EXPECT_FALSE(home_.calls.front().control->cancelled);
   holder_.Take().SendAll();

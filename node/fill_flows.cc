@@ -1,0 +1,49 @@
+#include "node/fill_flows.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace sluice {
+namespace {
+
+bool HasBytes(const LegProgress& progress) {
+  return progress.first_byte != Instant();
+}
+
+bool HoldsPlace(const LegProgress& progress, Instant now) {
+  const bool waits_itself = !HasBytes(progress) && progress.last_sign != Instant();
+  return !waits_itself && !SourcePlanner::IsSilent(progress, now);
+}
+
+}  // namespace
+
+bool FillFlows::MayStart(const UnderWay& under_way, Instant now) const {
+  if (!IsBounded(under_way, now)) return true;
+  const auto places = std::count_if(under_way.fills.begin(), under_way.fills.end(),
+                                    [&](const Flow& flow) { return HoldsPlace(flow.progress, now); });
+  return static_cast<size_t>(places) < kFlowsMax;
+}
+
+Instant FillFlows::LookAgainAt(const UnderWay& under_way, Instant now) const {
+  Instant next = under_way.reader_waits ? Instant::max() : bounded_until_;
+  for (const Flow& flow : under_way.fills) {
+    if (HoldsPlace(flow.progress, now))
+      next = std::min(next, flow.progress.quiet_since() + SourcePlanner::kSilence);
+  }
+  return std::max(next, now);
+}
+
+std::vector<LegId> FillFlows::WithoutPlace(UnderWay under_way, Instant now) const {
+  if (!IsBounded(under_way, now)) return {};
+  std::vector<Flow>& flows = under_way.fills;
+  std::erase_if(
+      flows, [&](const Flow& flow) { return !HasBytes(flow.progress) || !HoldsPlace(flow.progress, now); });
+  std::sort(flows.begin(), flows.end(), [](const Flow& a, const Flow& b) {
+    return std::pair(a.progress.first_byte, a.id) < std::pair(b.progress.first_byte, b.id);
+  });
+  std::vector<LegId> ids;
+  for (size_t i = kFlowsMax; i < flows.size(); ++i) ids.push_back(flows[i].id);
+  return ids;
+}
+
+}  // namespace sluice

@@ -23,6 +23,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "p2p/http/receive_bounds.h"
 #include "p2p/http/text.h"
 #include "p2p/http/url.h"
 
@@ -143,6 +144,14 @@ struct FreeList {
   void operator()(curl_slist* list) const { curl_slist_free_all(list); }
 };
 
+// What all transfers of a client share.
+struct Common {
+  const HttpClientOptions& options;
+  const std::vector<int>& proxy_ports;
+  CURLSH* fill_connections;  // kept apart: they are bounded in what they take in
+  const ReceiveBounds& receive_bounds;
+};
+
 // One request, from Send to OnDone. Owned by the loop; used on its thread only.
 class Transfer {
  public:
@@ -179,7 +188,9 @@ class Transfer {
   // OK, or why it is given up.
   absl::Status Look(Instant now);
 
-  void Prepare(const HttpClientOptions& options, const std::vector<int>& proxy_ports);
+  void Prepare(const Common& common);
+  // How long its connection took to be made; nothing if it was there before.
+  std::optional<Duration> Handshake() const;
   void Finish(CURLcode code);
   void Finish(absl::Status status) { sink_->OnDone(std::move(status)); }
 
@@ -189,6 +200,7 @@ class Transfer {
     curl_easy_setopt(easy_.get(), option, value);
   }
   void SetLimits(const HttpClientOptions& options);
+  void SetFillConnection(const Common& common);
   void SetBody();
   void SetCallbacks();
 
@@ -213,6 +225,7 @@ class Transfer {
   const bool loopback_named_;
   const Instant deadline_;
   const std::vector<int>* proxy_ports_ = nullptr;
+  std::optional<int> receive_bytes_max_;  // of a connection that is made for it
 
   std::unique_ptr<CURL, FreeEasy> easy_;
   std::unique_ptr<curl_slist, FreeList> header_list_;
@@ -230,8 +243,9 @@ class Transfer {
   uint64_t window_bytes_ = 0;
 };
 
-void Transfer::Prepare(const HttpClientOptions& options, const std::vector<int>& proxy_ports) {
-  proxy_ports_ = &proxy_ports;
+void Transfer::Prepare(const Common& common) {
+  const HttpClientOptions& options = common.options;
+  proxy_ports_ = &common.proxy_ports;
   last_byte_ = std::chrono::steady_clock::now();
   easy_.reset(curl_easy_init());
   Set(CURLOPT_PRIVATE, static_cast<void*>(this));
@@ -245,6 +259,7 @@ void Transfer::Prepare(const HttpClientOptions& options, const std::vector<int>&
   if (!options.ca_file.empty()) Set(CURLOPT_CAINFO, options.ca_file.c_str());
   SetLimits(options);
   SetCallbacks();
+  if (IsFill(fetch_class())) SetFillConnection(common);
 
   curl_slist* list = nullptr;
   for (const auto& [name, value] : request_.headers.fields()) {
@@ -270,6 +285,30 @@ void Transfer::SetLimits(const HttpClientOptions& options) {
   Set(CURLOPT_LOW_SPEED_LIMIT, static_cast<long>(request_.rate_min_bytes_per_s));
   const auto window = std::chrono::ceil<std::chrono::seconds>(request_.rate_window).count();
   Set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(std::max<int64_t>(1, window)));
+}
+
+// The buffer's size is what the window is negotiated by, so it is set before the handshake: tcp(7).
+void Transfer::SetFillConnection(const Common& common) {
+  Set(CURLOPT_SHARE, common.fill_connections);
+  receive_bytes_max_ = common.receive_bounds.Of(host_);
+  if (!receive_bytes_max_) return;
+  Set(CURLOPT_SOCKOPTDATA, static_cast<void*>(this));
+  Set(
+      CURLOPT_SOCKOPTFUNCTION, +[](void* self, curl_socket_t socket, curlsocktype) -> int {
+        const int bytes = *static_cast<Transfer*>(self)->receive_bytes_max_;
+        (void)::setsockopt(socket, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+        return CURL_SOCKOPT_OK;
+      });
+}
+
+std::optional<Duration> Transfer::Handshake() const {
+  long connects = 0;
+  curl_off_t resolved_us = 0, connected_us = 0;
+  curl_easy_getinfo(easy_.get(), CURLINFO_NUM_CONNECTS, &connects);
+  curl_easy_getinfo(easy_.get(), CURLINFO_NAMELOOKUP_TIME_T, &resolved_us);
+  curl_easy_getinfo(easy_.get(), CURLINFO_CONNECT_TIME_T, &connected_us);
+  if (connects != 1 || connected_us <= resolved_us) return std::nullopt;
+  return std::chrono::microseconds(connected_us - resolved_us);
 }
 
 void Transfer::SetBody() {
@@ -514,11 +553,14 @@ class HttpClient::Loop {
     std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
     proxy_ports_ = LoopbackProxyPorts();
     multi_ = curl_multi_init();
+    fill_connections_ = curl_share_init();
+    curl_share_setopt(fill_connections_, CURLSHOPT_SHARE, CURL_LOCK_DATA_CONNECT);
     thread_ = std::thread([this] { Run(); });
   }
 
   ~Loop() {
     Stop();
+    curl_share_cleanup(fill_connections_);
     curl_multi_cleanup(multi_);
   }
 
@@ -722,11 +764,18 @@ class HttpClient::Loop {
     for (Task& task : due) std::move(task)();
   }
 
+  // A quarter is kept for what is not a fill's.
+  static uint32_t ShareOf(FetchClass fetch_class, uint32_t max) {
+    return IsFill(fetch_class) ? std::max<uint32_t>(1, max - max / 4) : max;
+  }
+
   void StartQueued() {
     for (auto it = queue_.begin(); it != queue_.end() && active_.size() < options_.requests_max;) {
       uint32_t& of_host = active_of_host_[(*it)->host()];
       uint32_t& of_path = active_of_path_[(*it)->path()];
-      if (of_host + of_path >= options_.requests_per_host_max) {
+      const FetchClass fetch_class = (*it)->fetch_class();
+      if (of_host + of_path >= ShareOf(fetch_class, options_.requests_per_host_max) ||
+          active_.size() >= ShareOf(fetch_class, options_.requests_max)) {
         ForgetUnused((*it)->host(), (*it)->path());
         ++it;
         continue;
@@ -736,7 +785,7 @@ class HttpClient::Loop {
       std::unique_ptr<Transfer> transfer = std::move(*it);
       it = queue_.erase(it);
       LeaveQueue();
-      transfer->Prepare(options_, proxy_ports_);
+      transfer->Prepare({options_, proxy_ports_, fill_connections_, receive_bounds_});
       curl_multi_add_handle(multi_, transfer->easy());
       next_look_ = std::min(
           {next_look_, transfer->silent_until(), std::chrono::steady_clock::now() + transfer->rate_window()});
@@ -763,6 +812,8 @@ class HttpClient::Loop {
     const auto it = active_.find(id);
     std::unique_ptr<Transfer> transfer = std::move(it->second);
     active_.erase(it);
+    if (const std::optional<Duration> handshake = transfer->Handshake())
+      receive_bounds_.Note(transfer->host(), *handshake, std::chrono::steady_clock::now());
     curl_multi_remove_handle(multi_, transfer->easy());
     --active_of_host_.at(transfer->host());
     --active_of_path_.at(transfer->path());
@@ -803,6 +854,7 @@ class HttpClient::Loop {
   const HttpClientOptions options_;
   std::vector<int> proxy_ports_;
   CURLM* multi_ = nullptr;
+  CURLSH* fill_connections_ = nullptr;
   std::atomic<RequestId> next_id_{1};
 
   std::mutex mutex_;  // guards the next six
@@ -818,6 +870,7 @@ class HttpClient::Loop {
   absl::flat_hash_map<RequestId, std::unique_ptr<Transfer>> active_;
   absl::flat_hash_map<std::string, uint32_t> active_of_host_;
   absl::flat_hash_map<std::string, uint32_t> active_of_path_;
+  ReceiveBounds receive_bounds_;
   Instant next_overdue_ = Instant::max();  // no queued request's deadline is earlier
   Instant next_look_ = Instant::max();     // no active one's silence ends earlier
   Instant next_timer_ = Instant::max();

@@ -67,8 +67,9 @@ struct HttpRequest {
   std::optional<HttpBody> body;
   LoopbackRule loopback = LoopbackRule::kRefuse;
   ProxyRule proxy = ProxyRule::kEnvironment;
-  FetchClass fetch_class =
-      FetchClass::kDemand;  // among requests that wait for their turn, the higher goes first
+  // Among requests that wait for their turn, the higher goes first. Fills have connections of their own,
+  // which have no more on their way than ReceiveBounds says.
+  FetchClass fetch_class = FetchClass::kDemand;
   Duration timeout = std::chrono::seconds(60);  // from Send to OnDone, time in the queue included
   // A transfer that is slower than this over the window is aborted; 0 turns the check off. The time before
   // the answer counts, however many interim answers come in it.
@@ -108,7 +109,7 @@ struct HttpClientOptions {
   std::string user_agent = "sluice";
   Duration connect_timeout = std::chrono::seconds(10);
   // Under way at once, per scheme, host and port. Those for one path may not be more than they leave free for
-  // others: half of it if they are alone.
+  // others: half of it if they are alone. Of this and the next a quarter is kept for what is not a fill's.
   uint32_t requests_per_host_max = 32;
   uint32_t requests_max = 256;  // under way at once
   uint32_t queue_max = 4096;    // waiting for their turn; beyond it Send answers ResourceExhausted

@@ -1,0 +1,167 @@
+#include "p2p/http/http_client.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "api/http/http_server.h"
+#include "p2p/http/receive_bounds.h"
+
+namespace sluice::p2p {
+namespace {
+
+using namespace std::chrono_literals;
+
+class Sink final : public HttpSink {
+ public:
+  explicit Sink(std::promise<absl::Status>& done) : done_(done) {}
+  absl::Status OnHead(const HttpHead&) override { return absl::OkStatus(); }
+  absl::Status OnBody(std::span<const std::byte>) override { return absl::OkStatus(); }
+  void OnDone(absl::Status status) override { done_.set_value(std::move(status)); }
+
+ private:
+  std::promise<absl::Status>& done_;
+};
+
+// A server that answers when it is told to.
+class HttpClientTest : public ::testing::Test {
+ protected:
+  HttpClientTest() {
+    api::HttpRoutes routes;
+    routes["/x"] = [this](const api::HttpRequest&, api::HttpResponder responder) {
+      const std::lock_guard lock(mutex_);
+      asked_.push_back(std::move(responder));
+      changed_.notify_all();
+    };
+    server_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+    EXPECT_TRUE(server_->Start("127.0.0.1:0").ok());
+  }
+  ~HttpClientTest() override { client_->Stop(); }
+
+  void Use(HttpClientOptions options) { client_ = std::make_unique<HttpClient>(std::move(options)); }
+  std::future<absl::Status> Send(FetchClass fetch_class) {
+    HttpRequest request;
+    request.url = absl::StrCat("http://127.0.0.1:", server_->port(), "/x");
+    request.loopback = LoopbackRule::kAllow;
+    request.fetch_class = fetch_class;
+    done_.push_back(std::make_unique<std::promise<absl::Status>>());
+    client_->Send(std::move(request), std::make_unique<Sink>(*done_.back()));
+    return done_.back()->get_future();
+  }
+  // Whether so many requests have come in time.
+  bool Await(size_t count, Duration time = 60s) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, time, [&] { return asked_.size() >= count; });
+  }
+  void AnswerAll() {
+    const std::lock_guard lock(mutex_);
+    for (api::HttpResponder& responder : std::exchange(asked_, {})) std::move(responder).Answer({});
+  }
+  // The receive buffers of this process's connections to the server, as the kernel counts them.
+  std::vector<int> Buffers() const {
+    std::vector<int> buffers;
+    for (int fd = 0; fd < 1024; ++fd) {
+      sockaddr_in peer{};
+      socklen_t length = sizeof peer;
+      if (::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &length) != 0) continue;
+      if (peer.sin_family != AF_INET || ntohs(peer.sin_port) != server_->port()) continue;
+      int bytes = 0;
+      length = sizeof bytes;
+      EXPECT_EQ(::getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, &length), 0);
+      buffers.push_back(bytes);
+    }
+    return buffers;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<api::HttpResponder> asked_;  // guarded by mutex_
+  std::unique_ptr<api::HttpServer> server_;
+  std::unique_ptr<HttpClient> client_ = std::make_unique<HttpClient>(HttpClientOptions{});
+  std::vector<std::unique_ptr<std::promise<absl::Status>>> done_;
+};
+
+TEST_F(HttpClientTest, FillsHaveConnectionsOfTheirOwnWithBoundedBuffers) {
+  const auto ask = [&](FetchClass fetch_class) {
+    auto done = Send(fetch_class);
+    ASSERT_TRUE(Await(1));
+    AnswerAll();
+    EXPECT_TRUE(done.get().ok());
+  };
+  ask(FetchClass::kDemand);
+  ASSERT_EQ(Buffers().size(), 1u);
+  const int usual = Buffers()[0];
+  ask(FetchClass::kBackfill);
+  ASSERT_EQ(Buffers().size(), 2u);
+  // The kernel takes as much again for what it needs itself: socket(7).
+  EXPECT_EQ(std::min(Buffers()[0], Buffers()[1]), 2 * ReceiveBounds::kBytesMin);
+  EXPECT_EQ(std::max(Buffers()[0], Buffers()[1]), usual);
+  for (const FetchClass fetch_class : {FetchClass::kHint, FetchClass::kReadahead, FetchClass::kBackfill}) {
+    ask(fetch_class);
+    EXPECT_EQ(Buffers().size(), 2u) << "each kind is used again";
+  }
+}
+
+TEST_F(HttpClientTest, FillsLeaveAQuarterOfTheRequestsToOthers) {
+  HttpClientOptions options;
+  options.requests_per_host_max = 8;
+  Use(std::move(options));
+  std::vector<std::future<absl::Status>> done;
+  for (int i = 0; i < 6; ++i) done.push_back(Send(FetchClass::kBackfill));
+  ASSERT_TRUE(Await(3));
+  EXPECT_FALSE(Await(4, 50ms));
+  done.push_back(Send(FetchClass::kDemand));
+  ASSERT_TRUE(Await(4));
+  // Of what one path may have, four, nothing is left.
+  done.push_back(Send(FetchClass::kDemand));
+  EXPECT_FALSE(Await(5, 50ms));
+  for (int answered = 0; answered < 8;) {
+    ASSERT_TRUE(Await(1));
+    const std::lock_guard lock(mutex_);
+    for (api::HttpResponder& responder : std::exchange(asked_, {})) {
+      std::move(responder).Answer({});
+      ++answered;
+    }
+  }
+  for (auto& each : done) EXPECT_TRUE(each.get().ok());
+}
+
+TEST(ReceiveBoundsTest, WhatIsOnItsWayFollowsTheShortestHandshake) {
+  ReceiveBounds bounds;
+  const Instant start{std::chrono::hours(1)};
+  EXPECT_EQ(bounds.Of("a"), ReceiveBounds::kBytesMax);
+  bounds.Note("a", 100us, start);
+  EXPECT_EQ(bounds.Of("a"), ReceiveBounds::kBytesMin);
+  bounds.Note("b", 1ms, start);
+  EXPECT_EQ(bounds.Of("b"), 125000);
+  bounds.Note("b", 20ms, start + 1min);
+  EXPECT_EQ(bounds.Of("b"), 125000) << "others were in its way";
+  bounds.Note("b", 800us, start + 2min);
+  EXPECT_EQ(bounds.Of("b"), 100000);
+  bounds.Note("b", 36ms, start + 2min + ReceiveBounds::kKept);
+  EXPECT_EQ(bounds.Of("b"), std::nullopt);
+  bounds.Note("c", 5ms, start);
+  EXPECT_EQ(bounds.Of("c"), ReceiveBounds::kBytesMax);
+}
+
+TEST(ReceiveBoundsTest, HostsAreBounded) {
+  ReceiveBounds bounds;
+  size_t known = 0;
+  for (size_t i = 0; i <= ReceiveBounds::kHostsMax; ++i) bounds.Note(absl::StrCat(i), 36ms, Instant());
+  for (size_t i = 0; i <= ReceiveBounds::kHostsMax; ++i) known += bounds.Of(absl::StrCat(i)) == std::nullopt;
+  EXPECT_EQ(known, ReceiveBounds::kHostsMax);
+}
+
+}  // namespace
+}  // namespace sluice::p2p

@@ -145,6 +145,9 @@ class ChunkSource {
   // A chunk that `sender` sent was held against its bound recipe. Any thread.
   enum class Verdict { kRight, kWrong };
   virtual void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) = 0;
+  // A chunk that `sender` sent is about to be stored though nothing proves it. Any thread; sources that have
+  // nobody to blame later don't care.
+  virtual void KeptUnproven(SenderId, const Blob&, ChunkIndex, std::span<const std::byte>) {}
 };
 
 }  // namespace sluice

@@ -136,6 +136,8 @@ void FetchRunner::Verify(const std::shared_ptr<Arrival>& arrival) {
                                                            Evidence::kUnverified, source.kind());
   if (arrival->outcome.ok() && *arrival->outcome == Evidence::kVerified) {
     source.Judge(arrival->sender, blob, arrival->index, ChunkSource::Verdict::kRight);
+  } else if (arrival->outcome.ok()) {
+    source.KeptUnproven(arrival->sender, blob, arrival->index, arrival->bytes.span());
   } else if (absl::IsDataLoss(arrival->outcome.status())) {
     source.Judge(arrival->sender, blob, arrival->index, ChunkSource::Verdict::kWrong);
   }

@@ -51,6 +51,7 @@ void SingleFlight::Stop() {
 void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRuns& to_start) {
   const std::shared_ptr<Blob>& blob = read.blob;
   const auto [chunk, is_new] = table_.Open(blob, index, read.fetch_class);
+  if (is_new && parts_.sources.IsInDoubt(*blob, index)) chunk->tried.Doubt();
   const bool raised = read.fetch_class < chunk->fetch_class;
   bool asked_beside = false;
   if (raised) {

@@ -58,6 +58,8 @@ bool SingleFlight::LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index,
 void SingleFlight::ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) {
   WantedChunk* const chunk = table_.Find(*order.blob, index);
   if (chunk) chunk->tried.Failed(order.leg.id);
+  // It blames nobody by itself: the chunk or the recipe may be wrong.
+  if (chunk && order.leg.source->kind() == SourceKind::kPeer) chunk->tried.Doubt();
   if (chunk) chunk->NoteError(order.leg.rank, why);
   if (LeaveLeg(order.blob, index, id)) Retry(order.blob, {index});
 }
@@ -303,7 +305,9 @@ void SingleFlight::EndPause(PauseId id) {
   for (const ChunkIndex index : pause.chunks) {
     WantedChunk* const chunk = table_.Find(*pause.blob, index);
     if (!chunk || chunk->state != WantedChunk::State::kPaused || chunk->pause != id) continue;
+    const bool in_doubt = chunk->tried.in_doubt();
     chunk->tried = TriedSources();
+    if (in_doubt) chunk->tried.Doubt();
     chunk->store_tries = 0;
     chunk->error = absl::OkStatus();
     chunk->source_away = false;

@@ -49,6 +49,10 @@ class SourceDirectory {
   virtual void Offers(const Blob& blob, ChunkSpan span, FetchClass fetch_class, Asker asker,
                       const Grant& grant, std::vector<SourceOffer>* offers) = 0;
 
+  // Whether somebody has sent the chunk wrong, and it is not known yet who is to blame: then the registry is
+  // asked before all others.
+  virtual bool IsInDoubt(const Blob&, ChunkIndex) const { return false; }
+
   // In which order a fill of the span goes about it: its parts, each once.
   virtual std::vector<ChunkSpan> FillOrder(const Blob&, ChunkSpan span) { return {span}; }
 

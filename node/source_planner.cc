@@ -14,6 +14,11 @@ bool Has(const SourceOffer& offer, ChunkIndex index) {
 // First bytes between two looks at what is typical.
 constexpr uint64_t kRecalculated = 8;
 
+// Whoever else is asked for what is in doubt may be the one who is wrong.
+bool IsLater(const TriedSources& tried, const SourceOffer& offer) {
+  return tried.in_doubt() && offer.rank != SourceRank::kOrigin && offer.rank != SourceRank::kLastResort;
+}
+
 // How many of the span's chunks it has, from the first on.
 uint32_t CountFrom(ChunkSpan span, const SourceOffer& offer) {
   if (!Has(offer, span.first)) return 0;
@@ -61,7 +66,7 @@ const SourceOffer* SourcePlanner::Best(ChunkIndex index, const TriedSources& tri
                                        std::span<const SourceOffer> offers) const {
   const SourceOffer* best = nullptr;
   const auto order = [&](const SourceOffer& offer) {
-    return std::pair(tried.attempts(offer.id), PreferenceOf(offer));
+    return std::tuple(IsLater(tried, offer), tried.attempts(offer.id), PreferenceOf(offer));
   };
   for (const SourceOffer& offer : offers) {
     if (!Has(offer, index) || !tried.MayAsk(offer.id)) continue;
@@ -109,7 +114,7 @@ std::optional<Leg> SourcePlanner::BestPart(ChunkSpan span, const TriedSources& t
     const SourceOffer* best = nullptr;
     const auto order = [&](const SourceOffer& offer) {
       const uint32_t lacking = span.count - CountFrom(span, offer);
-      return std::tuple(tried.attempts(offer.id), lacking, PreferenceOf(offer));
+      return std::tuple(IsLater(tried, offer), tried.attempts(offer.id), lacking, PreferenceOf(offer));
     };
     for (const SourceOffer& offer : offers) {
       if (!Has(offer, span.first) || !tried.MayAsk(offer.id)) continue;

@@ -28,6 +28,9 @@ class TriedSources {
   // It said that it lacks the chunk, or will not give it: no failure, but not asked again.
   void Lacks(SourceId id) { Of(id).lacks = true; }
   void Failed(SourceId id) { ++Of(id).attempts; }
+  // A member sent it wrong: the registry is asked before all others, for what it gives says who is wrong.
+  void Doubt() { in_doubt_ = true; }
+  bool in_doubt() const { return in_doubt_; }
   bool MayAsk(SourceId id) const;
   int attempts(SourceId id) const;
 
@@ -44,6 +47,7 @@ class TriedSources {
   const Tried* Find(SourceId id) const;
 
   std::vector<Tried> tried_;  // few
+  bool in_doubt_ = false;
 };
 
 // Chunks that are asked of one source, in one request.
@@ -85,9 +89,9 @@ class SourcePlanner {
   static constexpr size_t kSourcesMax = 4096;  // remembered
 
   // Cuts the span into legs, in its order, in place of what is in `legs`: each chunk is asked of the source
-  // that was asked least for it so far, among these of the lowest rank, among these of one that has not
-  // failed the last times, and of the quickest to answer. What nobody may be asked for is left out. REQUIRES:
-  // all chunks of the span have `tried`
+  // that was asked least for it so far (of the registry first, if it is in doubt), among these of the lowest
+  // rank, among these of one that has not failed the last times, and of the quickest to answer. What nobody
+  // may be asked for is left out. REQUIRES: all chunks of the span have `tried`
   void Plan(ChunkSpan span, const TriedSources& tried, std::span<const SourceOffer> offers,
             std::vector<Leg>* legs);
 

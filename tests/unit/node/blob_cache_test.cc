@@ -126,6 +126,73 @@ TEST_F(BlobCacheTest, ABadChunkIsFetchedOnceMoreAndThenRefused) {
   EXPECT_TRUE(source_.calls.empty());
 }
 
+TEST_F(BlobCacheTest, AChunkThatAPeerSentWrongIsAskedOfTheRegistryBeforeOtherPeers) {
+  FakeSource home(SourceKind::kPeer), holder(SourceKind::kPeer);
+  Restart({}, {{SourceRank::kHome, &home}, {SourceRank::kHolder, &holder}, {SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(2)] = 1;
+  auto result = ReadChunk(*blob, 2);
+  home.Take().SendAll();
+  Settle();
+  EXPECT_EQ(home.blamed.size(), 1u);
+  EXPECT_TRUE(holder.calls.empty());
+  ASSERT_EQ(source_.calls.size(), 1u);
+  Serve();
+  ASSERT_TRUE(result->has_value());
+  EXPECT_TRUE((*result)->ok());
+  EXPECT_EQ(source_.praised.size(), 1u) << "so it is known who is wrong";
+  // The next one is nobody's fault.
+  ReadChunk(*blob, 7);
+  EXPECT_EQ(home.calls.size(), 1u);
+  cache_.reset();
+}
+
+TEST_F(BlobCacheTest, AChunkInDoubtIsAskedOfTheRegistryAtOnce) {
+  struct Doubting final : SourceDirectory {
+    explicit Doubting(FixedSources& the_sources) : sources(the_sources) {}
+    void Offers(const Blob& blob, ChunkSpan span, FetchClass fetch_class, Asker asker, const Grant& grant,
+                std::vector<SourceOffer>* offers) override {
+      sources.Offers(blob, span, fetch_class, asker, grant, offers);
+    }
+    bool IsInDoubt(const Blob&, ChunkIndex index) const override { return index == ChunkIndex(2); }
+    void OnOffersChanged(absl::AnyInvocable<void(const Digest&)>) override {}
+    FixedSources& sources;
+  };
+  FakeSource home(SourceKind::kPeer);
+  FixedSources sources({{SourceRank::kHome, &home}, {SourceRank::kOrigin, &source_}});
+  Doubting doubting(sources);
+  cache_.reset();
+  cache_ = std::make_unique<BlobCache>(
+      BlobCache::Parts{clock_, loop_, io_, store_, verifier_, doubting, telemetry_, &bulk_},
+      BlobCacheLimits{});
+  auto blob = AddBlob(10 * kChunk);
+  ReadChunk(*blob, 2);
+  ReadChunk(*blob, 7);
+  EXPECT_EQ(home.calls.size(), 1u);
+  EXPECT_EQ(source_.calls.size(), 1u);
+  EXPECT_EQ(source_.calls[0].request.chunks.first, ChunkIndex(2));
+  cache_.reset();
+}
+
+TEST_F(BlobCacheTest, AChunkThatAPeerSentWrongAndNobodyElseGivesIsAskedOfTheOtherPeersAtLast) {
+  FakeSource home(SourceKind::kPeer), holder(SourceKind::kPeer);
+  Restart({}, {{SourceRank::kHome, &home}, {SourceRank::kHolder, &holder}, {SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  verifier_.bad[ChunkIndex(2)] = 1;
+  auto result = ReadChunk(*blob, 2);
+  home.Take().SendAll();
+  Settle();
+  source_.Take().Fail(absl::UnavailableError("it is away"));
+  Settle();
+  source_.Take().Fail(absl::UnavailableError("it is away"));
+  Settle();
+  ASSERT_EQ(holder.calls.size(), 1u);
+  holder.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(result->has_value() && (*result)->ok());
+  cache_.reset();
+}
+
 TEST_F(BlobCacheTest, AChunkThatIsBadOnceArrivesOnTheSecondTry) {
   auto blob = AddBlob(10 * kChunk);
   verifier_.bad[ChunkIndex(2)] = 1;

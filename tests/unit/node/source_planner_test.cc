@@ -73,6 +73,22 @@ TEST_F(SourcePlannerTest, EachSourceIsAskedTwiceInTurnsUnlessItLacksTheChunk) {
   EXPECT_EQ(order, "1414");
 }
 
+TEST_F(SourcePlannerTest, OfAChunkInDoubtTheRegistryIsAskedFirstAndOthersAfterIt) {
+  for (const SourceRank registry : {SourceRank::kOrigin, SourceRank::kLastResort}) {
+    const std::vector<SourceOffer> offers = {Offer(kHome, SourceRank::kHome),
+                                             Offer(kOther, SourceRank::kHolder), Offer(kOrigin, registry)};
+    TriedSources tried;
+    tried.Failed(kHome);
+    tried.Doubt();
+    EXPECT_EQ(Plan(Span(0, 1), tried, offers), "4:0+1");
+    tried.Failed(kOrigin);
+    EXPECT_EQ(Plan(Span(0, 1), tried, offers), "4:0+1") << "one transfer may go wrong";
+    tried.Failed(kOrigin);
+    EXPECT_EQ(Plan(Span(0, 1), tried, offers), "3:0+1");
+    EXPECT_EQ(Plan(Span(0, 1), {}, offers), "1:0+1");
+  }
+}
+
 TEST_F(SourcePlannerTest, AThirdSourceIsAskedAfterTwoThatLackTheChunk) {
   const std::vector<SourceOffer> offers = {Offer(kHome, SourceRank::kHome),
                                            Offer(kOther, SourceRank::kHolder),

@@ -20,6 +20,9 @@ absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVer
   const absl::StatusOr<FileDescriptor> file = parts_.guard.OpenForRead(entry);
   if (!file.ok()) return file.status();
   const Reading reading{entry, *blob, file->get(), write_epoch};
+  const VerifyChunk verify = [&](const Blob& of, ChunkIndex index, std::span<const std::byte> bytes) {
+    return verifier.Verify(of, index, bytes);
+  };
   VerifyReport report;
   std::vector<std::byte> buffer(blob->geometry().chunk_size());
   const ChunkSpan all = blob->geometry().All();
@@ -27,7 +30,7 @@ absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVer
     if (stop) return absl::UnavailableError("the store is stopping");
     if (!blob->presence().IsPresent(index)) continue;
     ++report.checked;
-    switch (CheckChunk(reading, index, buffer, verifier)) {
+    switch (CheckChunk(reading, index, buffer, verify)) {
       case ChunkCheck::kOk:
         ++report.ok;
         break;
@@ -55,7 +58,7 @@ absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVer
 }
 
 BlobChecker::ChunkCheck BlobChecker::CheckChunk(const Reading& reading, ChunkIndex index,
-                                                std::span<std::byte> buffer, ChunkVerifier& verifier) {
+                                                std::span<std::byte> buffer, const VerifyChunk& verify) {
   uint64_t revision = 0;
   {
     std::lock_guard lock(reading.entry->mutex);
@@ -65,9 +68,9 @@ BlobChecker::ChunkCheck BlobChecker::CheckChunk(const Reading& reading, ChunkInd
   const ByteRange range = reading.blob.geometry().RangeOf(index);
   const std::span<std::byte> bytes = buffer.first(range.length);
   const absl::Status read = ReadFully(parts_.file_system, reading.fd, range.offset, bytes);
-  const absl::StatusOr<Evidence> evidence = read.ok() ? verifier.Verify(reading.blob, index, bytes) : read;
+  const absl::StatusOr<Evidence> evidence = read.ok() ? verify(reading.blob, index, bytes) : read;
   if (absl::IsDataLoss(evidence.status())) {
-    TakeBackRotten(reading.entry, reading.blob, index, evidence.status());
+    TakeBackBad(reading, index, bytes, evidence.status());
     return ChunkCheck::kBad;
   }
   if (!evidence.ok() || *evidence == Evidence::kUnverified) return ChunkCheck::kUnverifiable;
@@ -92,6 +95,35 @@ void BlobChecker::RecordVerified(const Reading& reading, ChunkIndex index, uint6
     entry->AddVerified(index, file->fd);
   }
   parts_.syncer.Queue(entry, 0);
+}
+
+void BlobChecker::Check(const EntryPtr& entry, const std::atomic<bool>& stop) {
+  CheckUnproven(entry, stop);
+  CheckWhole(entry, stop);
+}
+
+// One after the other, in one thread of low priority. Ends with the first that no recipe can prove.
+void BlobChecker::CheckUnproven(const EntryPtr& entry, const std::atomic<bool>& stop) {
+  Blob& blob = *entry->blob;
+  ChunkSet unproven = blob.presence().Snapshot();
+  uint64_t write_epoch = 0;
+  {
+    std::lock_guard lock(entry->mutex);
+    if (!parts_.verify_chunk || !entry->record.root || blob.unverified_count() == 0) return;
+    write_epoch = entry->write_epoch;
+    unproven.Subtract(entry->verified);
+  }
+  const absl::StatusOr<FileDescriptor> file = parts_.guard.OpenForRead(entry);
+  if (!file.ok()) return;
+  const Reading reading{entry, blob, file->get(), write_epoch};
+  std::vector<std::byte> buffer(blob.geometry().chunk_size());
+  const ChunkSpan all = blob.geometry().All();
+  for (ChunkIndex index = unproven.NextSet(all); index < all.end() && !stop;) {
+    const bool is_here = blob.presence().IsPresent(index);
+    if (is_here && CheckChunk(reading, index, buffer, parts_.verify_chunk) == ChunkCheck::kUnverifiable)
+      return;
+    index = unproven.NextSet({index.next(), all.end().value() - index.next().value()});
+  }
 }
 
 void BlobChecker::CheckWhole(const EntryPtr& entry, const std::atomic<bool>& stop) {
@@ -150,6 +182,22 @@ std::optional<Digest> BlobChecker::KeepRecipe(const BlobEntry& entry, RecipeMake
   return std::nullopt;
 }
 
+// One that had been proven was spoilt by the disk; for another its sender may be to blame.
+void BlobChecker::TakeBackBad(const Reading& reading, ChunkIndex index, std::span<const std::byte> bytes,
+                              const absl::Status& why) {
+  bool was_proven = false;
+  {
+    std::lock_guard lock(reading.entry->mutex);
+    was_proven = reading.entry->verified.Has(index);
+  }
+  if (was_proven || !parts_.on_wrong_chunk) return TakeBackRotten(reading.entry, reading.blob, index, why);
+  parts_.telemetry.verify_failures[static_cast<size_t>(SourceKind::kLocal)].Add();
+  Task after = parts_.on_wrong_chunk(reading.blob, index, bytes);
+  const absl::Status revoked = parts_.writer.Revoke(reading.entry, reading.blob, index);
+  if (!revoked.ok()) Alarm(std::string(revoked.message()));
+  if (after) std::move(after)();
+}
+
 void BlobChecker::TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index,
                                  const absl::Status& why) {
   parts_.telemetry.verify_failures[static_cast<size_t>(SourceKind::kLocal)].Add();
@@ -160,13 +208,17 @@ void BlobChecker::TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex i
 }
 
 // Where each chunk was proven when it was written, or the whole blob once, either the disk has changed it,
-// or a claim of a root is wrong: nobody knows, so it is had once more.
+// or a claim of a root is wrong: nobody knows, so it is had once more. So is what others may give right, if
+// no mount has shown it to readers.
 void BlobChecker::TakeBackWrong(const EntryPtr& entry, const Digest& found) {
   const std::string what = absl::StrCat("the file of ", entry->Name(), " has the digest ", found.ToString());
   bool refuse = false;
   {
     std::lock_guard lock(entry->mutex);
-    refuse = entry->blob->unverified_count() > 0 || std::exchange(entry->wrong_before, true);
+    const bool again =
+        entry->blob->unverified_count() == 0 || (entry->blob->file_lease_count() == 0 && parts_.had_again &&
+                                                 !entry->wrong_before && parts_.had_again(*entry->blob));
+    refuse = !again || std::exchange(entry->wrong_before, true);
     if (!refuse) {
       entry->TakeBackAll();
       parts_.notifier.Schedule(entry);
@@ -174,8 +226,9 @@ void BlobChecker::TakeBackWrong(const EntryPtr& entry, const Digest& found) {
   }
   if (refuse) return parts_.guard.Refuse(entry, what);
   parts_.telemetry.verify_failures[static_cast<size_t>(SourceKind::kLocal)].Add();
-  Alarm(
-      absl::StrCat(what, ": it was damaged on disk, or its recipe is not its own; it will be fetched again"));
+  Alarm(absl::StrCat(what,
+                     ": it was damaged on disk, its recipe is not its own, or a member sent wrong bytes "
+                     "that nothing could prove; it will be fetched again"));
   absl::Status dropped = parts_.log.Drop(*entry);
   if (dropped.ok()) dropped = parts_.notifier.WaitTold(entry);
   if (!dropped.ok()) Alarm(std::string(dropped.message()));

@@ -20,6 +20,7 @@
 #include "index/store_file_system.h"
 #include "index/syncer.h"
 #include "node/chunk_verifier.h"
+#include "node/executor.h"
 #include "node/recipe_maker.h"
 #include "node/telemetry.h"
 
@@ -31,6 +32,11 @@ struct VerifyReport {
   uint32_t bad = 0;           // taken back; they will be fetched again when they are wanted
   uint32_t unverifiable = 0;  // no recipe, and the blob is not complete
 };
+
+// As ChunkVerifier::Verify.
+using VerifyChunk =
+    std::function<absl::StatusOr<Evidence>(const Blob& blob, ChunkIndex, std::span<const std::byte>)>;
+using OnWrongChunk = std::function<Task(const Blob& blob, ChunkIndex, std::span<const std::byte>)>;
 
 // Holds the bytes on disk against what they should be: chunks against their recipe, whole blobs against their
 // digest.
@@ -48,7 +54,10 @@ class BlobChecker {
     ChunkWriter& writer;
     RecipeFiles& recipes;
     Telemetry& telemetry;
-    const MakeRecipe& make_recipe;  // may be empty
+    const MakeRecipe& make_recipe;  // may be empty; so may those that follow, as DiskStoreOptions says
+    const VerifyChunk& verify_chunk;
+    const OnWrongChunk& on_wrong_chunk;
+    const std::function<bool(const Blob&)>& had_again;
     const std::function<void(const std::string&)>& alarm;
   };
   explicit BlobChecker(Parts parts) : parts_(parts) {}
@@ -56,8 +65,9 @@ class BlobChecker {
   // As DiskStore::Verify.
   absl::StatusOr<VerifyReport> Verify(const EntryPtr& entry, ChunkVerifier& verifier,
                                       const std::atomic<bool>& stop);
-  // Hashes a blob that is durable and not settled. It is settled then, or refused.
-  void CheckWhole(const EntryPtr& entry, const std::atomic<bool>& stop);
+  // Holds what is here unproven against the recipe, if there is one. Then hashes a blob that is durable and
+  // not settled: it is settled then, or refused.
+  void Check(const EntryPtr& entry, const std::atomic<bool>& stop);
 
  private:
   enum class ChunkCheck { kOk, kBad, kUnverifiable };
@@ -67,13 +77,17 @@ class BlobChecker {
     int fd;
     uint64_t write_epoch;  // the file is the blob's for as long as this stands
   };
+  void CheckUnproven(const EntryPtr& entry, const std::atomic<bool>& stop);
+  void CheckWhole(const EntryPtr& entry, const std::atomic<bool>& stop);
   ChunkCheck CheckChunk(const Reading& reading, ChunkIndex index, std::span<std::byte> buffer,
-                        ChunkVerifier& verifier);
+                        const VerifyChunk& verify);
   void RecordVerified(const Reading& reading, ChunkIndex index, uint64_t revision);
   enum class WholeCheck { kMatches, kDiffers, kInconclusive };
   std::unique_ptr<RecipeMaker> RecipeToMake(const BlobEntry& entry) const;
   std::optional<Digest> KeepRecipe(const BlobEntry& entry, RecipeMaker& maker);
   WholeCheck HoldAgainstDigest(const EntryPtr& entry, const std::atomic<bool>& stop);
+  void TakeBackBad(const Reading& reading, ChunkIndex index, std::span<const std::byte> bytes,
+                   const absl::Status& why);
   void TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index, const absl::Status& why);
   void TakeBackWrong(const EntryPtr& entry, const Digest& found);
   void Alarm(const std::string& text) const {

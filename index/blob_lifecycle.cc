@@ -173,7 +173,9 @@ absl::Status BlobLifecycle::Extend(const EntryPtr& entry, const BlobSpec& spec) 
   };
   if (absl::Status put = parts_.log.ChangeRecord(*entry, learn, Durability::kOrdered); !put.ok()) return put;
   std::lock_guard lock(entry->mutex);
+  const bool had_root = entry->blob->facts()->root.has_value();
   entry->blob->SetFacts(entry->Facts());
+  if (!had_root && entry->record.root && entry->blob->unverified_count() > 0) parts_.check(entry->id);
   entry->record_changed = entry->record_changed || changed;
   return may_share ? absl::OkStatus() : absl::AbortedError("it may not be shared");
 }

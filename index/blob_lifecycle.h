@@ -41,6 +41,7 @@ class BlobLifecycle {
     DiskUsage& usage;
     Telemetry& telemetry;
     std::function<void(const BlobKey&)> stop_hashing;  // what holds its file open
+    std::function<void(const BlobKey&)> check;         // what was unproven, and may not be any more
     std::function<bool(const BlobKey&)> is_mounted;    // when the store was opened
   };
   explicit BlobLifecycle(Parts parts) : parts_(parts) {}

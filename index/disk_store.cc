@@ -67,13 +67,15 @@ DiskStore::DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTab
               {options_.sync_interval, options_.sync_bytes_max}, options_.threads),
       writer_({options_.file_system, guard_, log_, notifier_, syncer_, usage_}),
       checker_({options_.file_system, guard_, log_, notifier_, syncer_, writer_, recipes_, options_.telemetry,
-                options_.make_recipe, options_.alarm}),
+                options_.make_recipe, options_.verify_chunk, options_.on_wrong_chunk, options_.had_again,
+                options_.alarm}),
       lifecycle_({data_dir_, *table_, files_, guard_, log_, notifier_, recipes_, usage_, options_.telemetry,
                   [this](const BlobKey& key) { hasher_.Forget(key); },
+                  [this](const BlobKey& key) { hasher_.Enqueue(key); },
                   [this](const BlobKey& key) { return IsMounted(key); }}),
       hasher_(
           [this](const BlobKey& id, const std::atomic<bool>& stop) {
-            if (const EntryPtr entry = table_->Find(id)) checker_.CheckWhole(entry, stop);
+            if (const EntryPtr entry = table_->Find(id)) checker_.Check(entry, stop);
           },
           options_.threads) {}
 
@@ -179,7 +181,11 @@ absl::StatusOr<std::string> DiskStore::GetRecipe(const BlobKey& blob) {
 }
 
 absl::Status DiskStore::PutRecipe(const BlobKey& blob, std::string_view recipe) {
-  return recipes_.Put(blob, recipe);
+  absl::Status put = recipes_.Put(blob, recipe);
+  // What came before it can be proven now.
+  const std::shared_ptr<Blob> known = Find(blob);
+  if (put.ok() && known && known->unverified_count() > 0) hasher_.Enqueue(blob);
+  return put;
 }
 
 std::string DiskStore::BlobPath(const BlobKey& key) const {
@@ -248,6 +254,12 @@ absl::StatusOr<VerifyReport> DiskStore::Verify(const BlobKey& key, ChunkVerifier
   const EntryPtr entry = FindEntry(key);
   if (!entry) return NoSuchBlob(key);
   return checker_.Verify(entry, verifier, stopping_);
+}
+
+void DiskStore::CheckUnproven() {
+  for (const EntryPtr& entry : table_->All()) {
+    if (entry->blob->facts()->root && entry->blob->unverified_count() > 0) hasher_.Enqueue(entry->id);
+  }
 }
 
 size_t DiskStore::CheckFiles() {

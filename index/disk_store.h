@@ -70,6 +70,15 @@ struct DiskStoreOptions {
   // Of a blob whose whole digest holds, and of which no recipe has proven every chunk; empty: it stays
   // without.
   MakeRecipe make_recipe = nullptr;
+  // Holds a chunk against its recipe, as ChunkVerifier::Verify; empty: what is here unproven stays so until
+  // its blob is whole.
+  VerifyChunk verify_chunk = nullptr;
+  // These bytes were here as unproven, and are not what the recipe promises: they are taken back when this
+  // returns, and then the task is run. On the hasher's thread.
+  OnWrongChunk on_wrong_chunk = nullptr;
+  // A whole blob that was not proven, and that is not mounted, is not what its digest says: whether all of it
+  // is to be taken back and had once more, so that it is refused only if that is wrong, too.
+  std::function<bool(const Blob&)> had_again = nullptr;
   // Room is wanted for so many bytes more: returns when it was made, or can't be. Before each chunk is
   // written, and again when the disk was full, before it is tried once more. On the writer's thread; it may
   // wait, and may evict.
@@ -196,6 +205,10 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // Reads every present chunk again and holds it against the recipe, or the whole file against the digest.
   // Errors: NotFound; DataLoss (refused); Unavailable.
   absl::StatusOr<VerifyReport> Verify(const BlobKey& key, ChunkVerifier& verifier);
+
+  // Has what is here unproven held against the recipes, in the background: what came since is anyway, when
+  // its recipe comes.
+  void CheckUnproven();
 
   // Takes back the chunks of all blobs whose file was removed, replaced or cut short by somebody else, and
   // returns how many. A blob with leases of its file is refused instead.

@@ -83,6 +83,11 @@ inline constexpr int kMirrorResultCount = 7;
 enum class HedgeResult { kWon, kLost, kFailed };
 inline constexpr int kHedgeResultCount = 3;
 
+// Why a member is banned: it sent wrong bytes that it said it had verified; or that it had not, and named
+// nobody whom it had them from; or another had them from it.
+enum class BanReason { kVerified, kUnverified, kPassedOn };
+inline constexpr int kBanReasonCount = 3;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -120,6 +125,8 @@ struct Telemetry {
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot
   Counter unverified_served_bytes;  // sluice_unverified_served_bytes_total
   Counter blobs_refused;            // sluice_blobs_refused_total (an alarm)
+  Counter refuted_claims;           // sluice_refuted_claims_total (an alarm)
+  std::array<Counter, kBanReasonCount> peer_bans;  // sluice_peer_bans_total{reason}
 
   Gauge cache_size_bytes;                                // sluice_cache_size_bytes
   Gauge cache_capacity_bytes;                            // sluice_cache_capacity_bytes

@@ -144,8 +144,11 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
   response.headers.emplace_back("Content-Range", absl::StrCat("bytes ", range.offset, "-", range.end() - 1,
                                                               "/", blob.geometry().size()));
   const std::optional<Digest> root = blob.facts()->root;
-  if (root && parts_.reader.AllProven(blob, span))
+  if (root && parts_.reader.AllProven(blob, span)) {
     response.headers.emplace_back("Sluice-Verified", root->ToString());
+  } else if (!bytes.passed_on_by.empty()) {
+    response.headers.emplace_back("Sluice-Passed-On", absl::StrJoin(bytes.passed_on_by, ","));
+  }
   response.headers.emplace_back("Docker-Content-Digest", blob.digest().ToString());
   response.headers.emplace_back("ETag", EntityTag(blob.digest()));
 

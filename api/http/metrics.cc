@@ -30,6 +30,7 @@ constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged",
                                                "denied", "busy",   "malformed"};
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
+constexpr std::string_view kBanReasons[] = {"verified", "unverified", "passed-on"};
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
 
@@ -136,6 +137,9 @@ void AddSources(Families& to, const Telemetry& t) {
   AddCounter(to, "sluice_unverified_served_bytes_total",
              "Bytes given to readers of chunks that nothing had proven yet.", t.unverified_served_bytes);
   AddCounter(to, "sluice_blobs_refused_total", "Blobs whose digest did not hold.", t.blobs_refused);
+  AddCounter(to, "sluice_refuted_claims_total",
+             "Blobs of which a manifest tells a root that is not theirs, or a member gave wrong bytes.",
+             t.refuted_claims);
 }
 
 void AddStore(Families& to, const Telemetry& t) {
@@ -185,6 +189,9 @@ void AddPeers(Families& to, const Telemetry& t) {
                 static_cast<double>(t.peer_answers[role][i].value()));
     }
   }
+  AddByLabel(to, "sluice_peer_bans_total",
+             "Members banned for wrong bytes: sent as verified, sent unverified, or passed on by another.",
+             "reason", kBanReasons, t.peer_bans);
   AddByLabel(to, "sluice_takeovers_total",
              "Fetches asked of another, because who was asked is silent, has no byte yet, or has failed.",
              "reason", kTakeoverReasons, t.takeovers);

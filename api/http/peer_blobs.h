@@ -31,6 +31,8 @@ struct PeerBytes {
   Blob::Lease lease;
   std::shared_ptr<const void> sending;  // held until they were sent, or will not be
   Task on_taken;                        // to be run when the asker has got them all
+  // Of bytes that are not proven here: the members that they came by, the last of which had them first.
+  std::vector<std::string> passed_on_by = {};
 };
 
 struct PeerRefusal {

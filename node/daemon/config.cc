@@ -322,9 +322,10 @@ const std::vector<Setting>& Settings() {
       Text("cluster.zone", &Config::cluster_zone, "where this node is; said to the others"),
       Time("cluster.memberTtl", &Config::cluster_member_ttl, milliseconds(1000),
            "a member that nobody heard of for so long is dropped"),
-      Switch("cluster.insecurePeers", &Config::cluster_insecure_peers,
-             "believe other nodes, though without TLS, what nothing proves: which image a tag names, and "
-             "strangers' tokens"),
+      Switch(
+          "cluster.insecurePeers", &Config::cluster_insecure_peers,
+          "believe other nodes, though without TLS, what nothing proves: which image a tag names, strangers' "
+          "tokens, and chunks without a recipe"),
       Text("tls.ca", &Config::tls_ca,
            "PEM of the authorities whose certificates other nodes must show; empty is no TLS between nodes"),
       Text("tls.certificate", &Config::tls_certificate,
@@ -336,6 +337,9 @@ const std::vector<Setting>& Settings() {
           "DNS name that every node's certificate has; one with NAME.peerName too is of the node NAME alone"),
       Size("peers.lastResortRate", &Config::peers_last_resort_rate, 64 << 10,
            "bytes a second that a node may ask the registry for beside those whose part it is"),
+      OneOf("integrity.unsealed", &Config::integrity_unsealed, {"", "cluster", "origin"},
+            "from whom chunks are taken that no recipe proves: cluster or origin; empty is cluster if other "
+            "nodes are believed, else origin"),
       Switch("cluster.swarm", &Config::cluster_swarm, "share blobs that are filled by BitTorrent too"),
       Count("cluster.swarmPort", &Config::cluster_swarm_port, 1, 65535,
             "port of the swarm, on the address of cluster.listen; the same on all nodes"),
@@ -443,6 +447,15 @@ absl::Status CheckTogether(const Config& config) {
     return absl::InvalidArgumentError(absl::StrCat("store.lowWatermark is ", config.store_low_watermark,
                                                    " and store.highWatermark ", config.store_high_watermark,
                                                    ": the low one must be below the high one"));
+  }
+  if (config.integrity_unsealed == "cluster" && !config.cluster_members.empty() &&
+      !config.PeersAreBelieved()) {
+    return absl::InvalidArgumentError(
+        "integrity.unsealed: cluster takes from other nodes what nothing proves, and whoever can connect may "
+        "be "
+        "one; give them certificates (tls.ca), set cluster.insecurePeers: true if nobody else can connect, "
+        "or "
+        "integrity.unsealed: origin");
   }
   return CheckTls(config);
 }

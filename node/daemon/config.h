@@ -44,6 +44,7 @@ struct Config {
   std::string tls_peer_name = "sluice";
 
   uint64_t peers_last_resort_rate = 8 << 20;  // bytes a second
+  std::string integrity_unsealed;             // cluster, origin; "" is cluster if members are believed
   bool cluster_swarm = false;                 // with a listener
   uint32_t cluster_swarm_port = 7302;
   uint32_t swarm_torrents_max = 64;
@@ -86,6 +87,8 @@ struct Config {
   // Whether what nothing but the word of another node says counts: which image a tag names, strangers'
   // tokens.
   bool PeersAreBelieved() const { return PeersAreProven() || cluster_insecure_peers; }
+  // Whether chunks that no recipe proves are taken from other nodes.
+  bool TakesUnsealedFromMembers() const { return PeersAreBelieved() && integrity_unsealed != "origin"; }
 
   // What follows from others when it is not set.
   std::string ApiSocketPath() const;

@@ -49,6 +49,7 @@
 #include "node/daemon/registry_documents.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
+#include "p2p/cluster/chunk_blame.h"
 #include "p2p/cluster/dial_back.h"
 #include "p2p/cluster/directory.h"
 #include "p2p/cluster/home_documents.h"
@@ -61,6 +62,7 @@
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
 #include "p2p/cluster/spreading.h"
+#include "p2p/cluster/witness_source.h"
 #include "p2p/http/url.h"
 #include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
@@ -135,6 +137,10 @@ void AwaitLoop(Executor& loop) {
 
 void Warn(const std::string& text) {
   spdlog::warn("{}", text);
+}
+
+void Alarm(std::string_view text) {
+  spdlog::error("ALARM: {}", text);
 }
 
 double RandomFraction() {
@@ -239,6 +245,8 @@ class Daemon::Node {
   std::unique_ptr<SourceDirectory> SourcesAmongMembers();
   void MakeSwarm(const p2p::HostPort& self);
   absl::Status StartSwarm();
+  void MakeBlame();
+  Task OnWrongChunk(const Blob& blob, ChunkIndex index, std::span<const std::byte> bytes);
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
   absl::Status StartQuota();
@@ -266,8 +274,12 @@ class Daemon::Node {
   std::unique_ptr<p2p::RegistryClient> registry_;
   std::unique_ptr<OriginLedger> origin_ledger_;
   std::unique_ptr<p2p::OriginSource> origin_;
+  std::unique_ptr<p2p::ChunkBlame> blame_;
+  std::atomic<p2p::ChunkBlame*> blame_at_work_{nullptr};  // the store's threads look
+  std::unique_ptr<p2p::WitnessSource> witness_;
   p2p::LeafCache leaves_;
   std::unique_ptr<p2p::RecipeVerifier> verifier_;
+  std::atomic<p2p::RecipeVerifier*> verifier_at_work_{nullptr};  // the store's hasher looks
   // The other nodes; none of these on a node without members.
   const std::string node_id_ = RandomNodeId();
   p2p::MemberHealth health_;
@@ -357,11 +369,12 @@ absl::Status Daemon::Node::Start() {
       clock_, *io_, *registry_, home_documents_ ? RegistryDocuments::kKeep : Duration(0));
   image_documents_ =
       std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(), TagsOf(config_));
+  MakeBlame();
   resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
                                               peer_documents_.get());
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(
-                            std::vector<FixedSources::Source>{{SourceRank::kOrigin, origin_.get()}});
+                            std::vector<FixedSources::Source>{{SourceRank::kOrigin, witness_.get()}});
   cache_ = std::make_unique<BlobCache>(
       BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_, telemetry_, swarm_.get()},
       CacheLimitsOf(config_));
@@ -448,7 +461,7 @@ absl::Status Daemon::Node::FindMembers() {
 }
 
 std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
-  const p2p::GatedSource::Parts gated{clock_, *io_, *origin_};
+  const p2p::GatedSource::Parts gated{clock_, *io_, *witness_};
   paced_origin_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
   last_resort_ = std::make_unique<p2p::GatedSource>(
       gated,
@@ -457,11 +470,39 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
   holders_ = std::make_unique<p2p::Holders>(
       p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,
                           [this] { return HeldForOthers(*store_); }, RandomFraction});
-  return std::make_unique<p2p::ClusterDirectory>(
-      p2p::ClusterDirectory::Parts{clock_, *io_, *members_, health_, *peer_client_, *store_,
-                                   [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
-                                   [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn,
-                                   *holders_, *paced_origin_, *last_resort_});
+  return std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
+      clock_, *io_, *members_, health_, *peer_client_, *store_,
+      [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
+      [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn, *holders_, *paced_origin_,
+      *last_resort_, *blame_,
+      config_.TakesUnsealedFromMembers() ? p2p::Unsealed::kFromMembers : p2p::Unsealed::kFromRegistry});
+}
+
+// Who sends wrong bytes, and what becomes of what has been here before it could be proven.
+void Daemon::Node::MakeBlame() {
+  blame_ = std::make_unique<p2p::ChunkBlame>(p2p::ChunkBlame::Parts{
+      clock_, members_.get(), health_, telemetry_, Warn, Alarm,
+      [this](const Digest& blob, const Digest& root) { return resolver_->WhoTellsRoot(blob, root); }});
+  witness_ = std::make_unique<p2p::WitnessSource>(*origin_, *blame_);
+  blame_at_work_ = blame_.get();  // before the verifier
+  verifier_at_work_ = verifier_.get();
+  store_->CheckUnproven();
+}
+
+// It is had anew at once: who reads it next is not to wait for that.
+Task Daemon::Node::OnWrongChunk(const Blob& blob, ChunkIndex index, std::span<const std::byte> bytes) {
+  Warn(absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString(),
+                    " came before its recipe, and is not what it promises: dropped, and fetched anew"));
+  if (p2p::ChunkBlame* const blame = blame_at_work_) blame->FoundWrong(blob, index, bytes);
+  return [this, key = blob.key(), range = blob.geometry().RangeOf(index)] {
+    const std::lock_guard lock(mounter_mutex_);
+    if (!mounter_) return;
+    cache_->Read({.blob = key,
+                  .range = range,
+                  .fetch_class = FetchClass::kBackfill,
+                  .deadline = clock_.Now() + config_.fetch_timeout},
+                 [](const absl::StatusOr<ReadResult>&) {});
+  };
 }
 
 void Daemon::Node::MakeSwarm(const p2p::HostPort& self) {
@@ -501,6 +542,7 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
       .sync_interval = config_.store_sync_interval,
       .on_complete =
           [this](const std::shared_ptr<Blob>& blob) {
+            if (p2p::ChunkBlame* const blame = blame_at_work_) blame->Proven(*blob);
             std::lock_guard lock(mounter_mutex_);
             return mounter_ && door_decided_ ? mounter_->OnBlobComplete(blob) : NotWiredYet();
           },
@@ -512,11 +554,25 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
           },
       .is_mounted = [files = FilesOf(table)](const BlobKey& key) { return files.contains(key); },
       .make_recipe = p2p::NewRecipeMaker,
+      .verify_chunk = [this](const Blob& blob, ChunkIndex index,
+                             std::span<const std::byte> bytes) -> absl::StatusOr<Evidence> {
+        p2p::RecipeVerifier* const verifier = verifier_at_work_;
+        // Nothing is held against what has been found to be wrong itself.
+        if (!verifier || blame_at_work_.load()->IsRefuted(blob)) return Evidence::kUnverified;
+        return verifier->Verify(blob, index, bytes);
+      },
+      .on_wrong_chunk = [this](const Blob& blob, ChunkIndex index,
+                               std::span<const std::byte> bytes) { return OnWrongChunk(blob, index, bytes); },
+      .had_again =
+          [this](const Blob& blob) {
+            p2p::ChunkBlame* const blame = blame_at_work_;
+            return blame && blame->WholeWrong(blob);
+          },
       .make_room =
           [this](uint64_t bytes, index::RoomNeed need) {
             if (Quota* const quota = quota_at_work_.load()) quota->MakeRoom(bytes, need);
           },
-      .alarm = [](std::string_view text) { spdlog::error("ALARM: {}", text); },
+      .alarm = Alarm,
       .wall_clock_ms = {},
   };
   absl::StatusOr<std::unique_ptr<index::DiskStore>> store = index::DiskStore::OpenStore(std::move(options));
@@ -574,8 +630,8 @@ void Daemon::Node::MakeHome() {
   zones_ = std::make_shared<p2p::MemberZones>(clock_, *members_);
   const auto spreader = std::make_shared<p2p::Spreader>(
       clock_, [zones = zones_](const std::string& name) { return zones->Find(name); });
-  given_blobs_ =
-      std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader});
+  given_blobs_ = std::make_shared<HomeBlobs>(
+      HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader, blame_.get()});
 }
 
 absl::Status Daemon::Node::ServePeers() {

@@ -318,7 +318,11 @@ void HomeBlobs::Give(const AskedPtr& asked) {
   }
   if (!sending) return LetGo(asked);
   Task on_taken = [sending] { sending->taken = true; };
-  Answer(asked, api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken)});
+  std::vector<std::string> passed_on_by;
+  if (parts_.blame && !parts_.store.AllProven(*asked->blob, asked->span()))
+    passed_on_by = parts_.blame->PassedOnBy(*asked->blob, asked->span().first);
+  Answer(asked,
+         api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken), std::move(passed_on_by)});
 }
 
 void HomeBlobs::Refuse(const AskedPtr& asked, PeerRefusal refusal) {

@@ -9,6 +9,7 @@
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/executor.h"
+#include "p2p/cluster/chunk_blame.h"
 #include "p2p/cluster/spreading.h"
 #include "p2p/registry/allow_list.h"
 
@@ -32,6 +33,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
     BlobCache& cache;
     const p2p::AllowList& allowed;
     std::shared_ptr<p2p::Spreader> spreader;
+    const p2p::ChunkBlame* blame = nullptr;  // null: nothing here came from other members
   };
   explicit HomeBlobs(Parts parts) : parts_(std::move(parts)) {}
 

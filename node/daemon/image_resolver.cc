@@ -117,7 +117,9 @@ std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, co
   };
   std::vector<BlobKey> keys;
   std::vector<BlobSpec> wanted;
+  const std::string teller = absl::StrCat("manifest ", manifest.ToString(), " of ", reference.ToString());
   for (const std::shared_ptr<Blob>& blob : blobs) {
+    if (const std::optional<Digest> root = blob->facts()->root) roots_.Note(blob->digest(), *root, teller);
     // Nothing of it is to be proven.
     if (blob->presence().complete() && blob->unverified_count() == 0) continue;
     const std::shared_ptr<const BlobSpec> facts = blob->facts();

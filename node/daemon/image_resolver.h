@@ -10,6 +10,7 @@
 #include "node/blob_key.h"
 #include "node/daemon/image_documents.h"
 #include "node/daemon/manifest_cache.h"
+#include "node/daemon/root_vouchers.h"
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/geometry.h"
@@ -65,6 +66,10 @@ class ImageResolver {
   std::string FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
                            std::span<const std::shared_ptr<Blob>> blobs);
 
+  // Which manifest tells the root of a blob, of those whose recipes were wanted; for people. Empty: none is
+  // known.
+  std::string WhoTellsRoot(const Digest& blob, const Digest& root) const { return roots_.Find(blob, root); }
+
   struct Given {
     std::string bytes;
     OriginAccess access = OriginAccess::kUnknown;  // what it took
@@ -92,6 +97,7 @@ class ImageResolver {
   RecipeStore& recipes_;
   ManifestCache& manifests_;
   const p2p::PeerDocumentClient* const peers_;
+  RootVouchers roots_;
 };
 
 }  // namespace sluice

@@ -108,6 +108,10 @@ class ClusterDirectory::PacedSource final : public ChunkSource {
   void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override {
     source_->Judge(sender, blob, index, verdict);
   }
+  void KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex index,
+                    std::span<const std::byte> bytes) override {
+    source_->KeptUnproven(sender, blob, index, bytes);
+  }
 
  private:
   const std::shared_ptr<ChunkSource> source_;
@@ -126,7 +130,9 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               [this](const Blob& blob, Asker asker, Duration length) { NoteNotCarried(blob, asker, length); },
               [this](const Blob& blob, const std::string& member) { NoteLacks(blob, member); },
               parts_.random,
-              parts_.warn},
+              parts_.warn,
+              parts_.blame,
+              parts_.unsealed},
       homes_known_(std::make_shared<WaitSource>(
           parts_.io,
           [this](const Blob& blob, std::function<void()> over) { AwaitHomes(blob, std::move(over)); })),
@@ -153,7 +159,7 @@ void ClusterDirectory::AwaitColdStart(std::function<void()> over) {
 }
 
 bool ClusterDirectory::IsCarried(const Blob& blob, Asker asker) const {
-  if (!blob.facts()->root) return false;
+  if (!blob.facts()->root && parts_.unsealed == Unsealed::kFromRegistry) return false;
   const std::lock_guard lock(mutex_);
   const auto found = not_carried_.find({blob.key(), asker});
   return found == not_carried_.end() || found->second <= parts_.clock.Now();
@@ -218,8 +224,9 @@ const ClusterDirectory::Placed* ClusterDirectory::Place(const Blob& blob,
 void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Asker asker, const Grant&,
                               std::vector<SourceOffer>* offers) {
   const std::shared_ptr<const MemberView> view = parts_.members.view();
-  const bool carried = IsCarried(blob, asker);
-  if (!HasOthers(*view) || (!carried && asker == Asker::kLocal))
+  const bool refuted = parts_.blame.IsRefuted(blob);
+  const bool carried = !refuted && IsCarried(blob, asker);
+  if (!HasOthers(*view) || (!carried && !refuted && asker == Asker::kLocal))
     return OfferOrigin(SourceRank::kOrigin, span, offers);
   if (parts_.in_cold_start()) return OfferColdStart(*view, span, offers);
   if (view->members.empty()) return OfferOrigin(SourceRank::kLastResort, span, offers);
@@ -247,7 +254,7 @@ void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks
   for (size_t rank = 0; rank < kRanks; ++rank) {
     if (ranks[rank] == kNoMember || rank == own) continue;
     const Member& member = placed.view->members[ranks[rank]];
-    if (!parts_.health.Usable(member.name, now)) continue;
+    if (!parts_.health.Usable(member, now)) continue;
     // Who waits for this node must not wait for what it asks of others.
     const bool fetches = part.asker == Asker::kLocal && rank < own;
     if (fetches) {
@@ -264,7 +271,9 @@ void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks
 // Whoever may ask the registry asks those first that are said to have it.
 void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part,
                                     std::vector<SourceOffer>* offers) {
+  // Who has what is told by roots.
   const std::optional<BlobIdentity> identity = Holders::IdentityOf(part.blob);
+  if (!identity) return;
   const std::optional<std::vector<std::string>> known = parts_.holders.Known(*identity);
   if (!known) {
     offers->push_back({kHoldersKnown, SourceRank::kHolder, holders_known_, part.has});
@@ -281,7 +290,7 @@ void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ran
     if (found == members.end() || found->name != name || found->is_self) continue;
     if (std::find(ranks.begin(), ranks.end(), static_cast<MemberIndex>(found - members.begin())) !=
             ranks.end() ||
-        !parts_.health.Usable(name, now) || Lacks(part.blob, name))
+        !parts_.health.Usable(*found, now) || Lacks(part.blob, name))
       continue;
     OfferMember(*found, PeerRole::kPresentOnly, SourceRank::kHolder, part.has, offers);
     --left;
@@ -296,7 +305,7 @@ void ClusterDirectory::OfferColdStart(const MemberView& view, ChunkSpan has,
   for (const std::vector<Member>* members : {&view.members, &view.unnamed}) {
     for (const Member& member : *members) {
       if (left == 0) break;
-      if (member.is_self || !parts_.health.Usable(member.name, now)) continue;
+      if (member.is_self || !parts_.health.Usable(member, now)) continue;
       OfferMember(member, PeerRole::kPresentOnly, SourceRank::kHolder, has, offers);
       --left;
     }

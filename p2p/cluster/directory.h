@@ -19,8 +19,8 @@ namespace sluice::p2p {
 
 // Who can be asked for which chunks, as a member of a cluster: the home of each stripe, those that stand in
 // for it, and the registry, which only the ranks of a stripe may ask, and others as a last resort. What the
-// members don't carry every node asks the registry for, as it would without them. Source: PEERS.md, "Who may
-// ask the origin".
+// members don't carry every node asks the registry for, as it would without them; a claim that is refuted
+// within what a rank may ask for. Source: PEERS.md, "Who may ask the origin".
 //
 // Offers and FillOrder are called on the core loop; everything else is thread-safe. Nothing blocks: homes are
 // computed on the executor, and what needs them meanwhile waits for that. Only where a fill begins, and they
@@ -41,6 +41,8 @@ class ClusterDirectory final : public SourceDirectory {
     Holders& holders;
     ChunkSource& origin;
     ChunkSource& last_resort;
+    ChunkBlame& blame;
+    Unsealed unsealed = Unsealed::kFromRegistry;
   };
   // The parts outlive the directory, and the directory what it has offered.
   explicit ClusterDirectory(Parts parts);
@@ -50,6 +52,9 @@ class ClusterDirectory final : public SourceDirectory {
               std::vector<SourceOffer>* offers) override;
   void OnOffersChanged(absl::AnyInvocable<void(const Digest&)>) override {}
   std::vector<ChunkSpan> FillOrder(const Blob& blob, ChunkSpan span) override;
+  bool IsInDoubt(const Blob& blob, ChunkIndex index) const override {
+    return parts_.blame.IsInDoubt(blob, index);
+  }
 
  private:
   class WaitSource;

@@ -194,4 +194,9 @@ void GatedSource::Judge(SenderId sender, const Blob& blob, ChunkIndex index, Ver
   shared_->parts.source.Judge(sender, blob, index, verdict);
 }
 
+void GatedSource::KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex index,
+                               std::span<const std::byte> bytes) {
+  shared_->parts.source.KeptUnproven(sender, blob, index, bytes);
+}
+
 }  // namespace sluice::p2p

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "absl/status/status.h"
 #include "node/chunk_source.h"
@@ -46,6 +47,8 @@ class GatedSource final : public ChunkSource {
   SourceKind kind() const override;
   FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
   void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
+  void KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex index,
+                    std::span<const std::byte> bytes) override;
 
  private:
   class Waiting;

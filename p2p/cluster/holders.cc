@@ -98,7 +98,7 @@ void Holders::Announce(const std::shared_ptr<Shared>& shared) {
       return found == starts.end() ? 0 : found->second;
     };
     due = shared->announcements.Due(*view, held, start_of, now);
-    std::erase_if(due, [&](const auto& batch) { return !parts.health.Usable(batch.to.name, now); });
+    std::erase_if(due, [&](const auto& batch) { return !parts.health.Usable(batch.to, now); });
     shared->telling = due.size();
   }
   for (Announcements::Batch& batch : due) {

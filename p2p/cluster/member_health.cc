@@ -26,6 +26,15 @@ MemberHealth::Entry& MemberHealth::EntryOf(const std::string& member) {
   return entry;
 }
 
+bool MemberHealth::Usable(const Member& member, Instant now) const {
+  if (!Usable(member.name, now)) return false;
+  const std::lock_guard lock(mutex_);
+  if (bans_.empty()) return true;
+  return !bans_.IsBanned(member.address.ToString(), now) &&
+         std::none_of(member.more_addresses.begin(), member.more_addresses.end(),
+                      [&](const HostPort& address) { return bans_.IsBanned(address.ToString(), now); });
+}
+
 bool MemberHealth::Usable(const std::string& member, Instant now) const {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find(member);
@@ -34,6 +43,10 @@ bool MemberHealth::Usable(const std::string& member, Instant now) const {
 
 Duration MemberHealth::Failed(const std::string& member, Instant now, std::string_view why) {
   const std::lock_guard lock(mutex_);
+  return FailedLocked(member, now, why);
+}
+
+Duration MemberHealth::FailedLocked(const std::string& member, Instant now, std::string_view why) {
   Entry& entry = EntryOf(member);
   ++entry.requests;
   ++entry.failures;
@@ -56,12 +69,31 @@ void MemberHealth::Succeeded(const std::string& member) {
 void MemberHealth::SentWrong(const std::string& member, Instant now, std::string_view what) {
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member);
-  ++entry.wrong_answers;
-  entry.blame = what.substr(0, kReasonBytesMax);
-  entry.blamed = now;
+  NoteBlame(entry, now, what);
   if (now + kSkipWrong < entry.skipped_until) return;
   entry.skipped_until = now + kSkipWrong;
   entry.skip_reason = "it sent wrong bytes";
+}
+
+void MemberHealth::NoteBlame(Entry& entry, Instant now, std::string_view what) {
+  ++entry.wrong_answers;
+  entry.blame = what.substr(0, kReasonBytesMax);
+  entry.blamed = now;
+}
+
+MemberHealth::Banned MemberHealth::Ban(const Member& member, Instant now, size_t member_count,
+                                       std::string_view what) {
+  const std::lock_guard lock(mutex_);
+  Entry& entry = EntryOf(member.name);
+  NoteBlame(entry, now, what);
+  const std::string address = member.address.ToString();
+  const bool is_banned = bans_.IsBanned(address, now);
+  if (!bans_.Ban(address, now, member_count)) {
+    FailedLocked(member.name, now, "it sent wrong bytes");
+    return Banned::kNot;
+  }
+  entry.banned_address = address;
+  return is_banned ? Banned::kAgain : Banned::kNewly;
 }
 
 void MemberHealth::RecentBytes::PassTo(int64_t minute) {
@@ -95,6 +127,10 @@ MemberHealth::Record MemberHealth::RecordOf(const std::string& member, Instant n
   if (entry.skipped_until > now) {
     record.skipped_for = entry.skipped_until - now;
     record.skip_reason = entry.skip_reason;
+  }
+  if (const Duration banned_for = bans_.BannedFor(entry.banned_address, now); banned_for > Duration(0)) {
+    record.skipped_for = std::max(record.skipped_for, banned_for);
+    record.skip_reason = "banned, for it sent wrong bytes";
   }
   if (entry.wrong_answers > 0) record.blame_age = now - entry.blamed;
   return record;

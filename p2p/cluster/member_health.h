@@ -7,20 +7,23 @@
 #include <string_view>
 
 #include "absl/container/flat_hash_map.h"
+#include "node/ban_list.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
+#include "p2p/cluster/members.h"
 
 namespace sluice::p2p {
 
 // Which members are worth asking just now. One that failed is skipped for a while, twice as long after each
-// failure in a row; that changes only whom this node asks, never who is a member.
+// failure in a row; one that is to blame for wrong chunks is banned. That changes only whom this node asks,
+// never who is a member.
 //
 // Thread-safe; pure but for its lock: the clock is handed in.
 class MemberHealth {
  public:
   static constexpr Duration kSkipFirst = std::chrono::seconds(1);
   static constexpr Duration kSkipMax = std::chrono::seconds(60);
-  // After a chunk that was not what its recipe promises.
+  // After a document that was not what its digest says.
   static constexpr Duration kSkipWrong = std::chrono::seconds(60);
   static constexpr size_t kEntriesMax = 20000;  // beyond, all is forgotten
 
@@ -33,18 +36,25 @@ class MemberHealth {
     uint64_t failures = 0;      // of those
     uint64_t recent_bytes = 0;  // of blobs, that it sent in the last kRecentMinutes
     uint64_t wrong_answers = 0;
-    Duration skipped_for{};  // from now on; 0: it is asked
+    Duration skipped_for{};  // from now on, or banned; 0: it is asked
     std::string skip_reason;
     std::string blame;     // what it sent wrong last; empty: nothing
     Duration blame_age{};  // since then
   };
 
+  // Neither skipped nor banned at one of its addresses.
+  bool Usable(const Member& member, Instant now) const;
+  // Whether one of that name is not skipped, wherever it is.
   bool Usable(const std::string& member, Instant now) const;
   // Returns how long it is skipped; 0 if it was skipped already.
   Duration Failed(const std::string& member, Instant now, std::string_view why = {});
   void Succeeded(const std::string& member);
   // `what` it sent that was wrong.
   void SentWrong(const std::string& member, Instant now, std::string_view what = {});
+  // It is to blame for `what`: it is not asked at that address for kBanTime from now on, whatever its name.
+  // Where no more may be banned it is skipped as one that failed (kNot).
+  enum class Banned { kNewly, kAgain, kNot };
+  Banned Ban(const Member& member, Instant now, size_t member_count, std::string_view what);
   // Bytes of blobs came from it.
   void Received(const std::string& member, uint64_t bytes, Instant now);
 
@@ -71,14 +81,18 @@ class MemberHealth {
     uint64_t wrong_answers = 0;
     std::string blame;
     Instant blamed{};
+    std::string banned_address;  // the last
     RecentBytes recent;
   };
   Entry& EntryOf(const std::string& member);
+  Duration FailedLocked(const std::string& member, Instant now, std::string_view why);
+  void NoteBlame(Entry& entry, Instant now, std::string_view what);
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   absl::flat_hash_map<std::string, Entry> entries_;
   absl::flat_hash_map<SenderId, std::string> names_;
+  BanList bans_;
   SenderId next_id_ = 1;
 };
 

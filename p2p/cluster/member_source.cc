@@ -26,18 +26,14 @@ constexpr Duration kDemandRetryMax = milliseconds(50);
 constexpr Duration kFillRetryMax = std::chrono::seconds(2);
 constexpr Duration kRetryMin = milliseconds(1);
 
-// A sender's number tells the member, and the repository by which it gave the chunk.
-SenderId SenderOf(SenderId member, const BlobOrigin& origin) {
-  return static_cast<SenderId>(member << 16 | TagOf(origin));
-}
-
 // One chunk on its way.
 struct Errand {
   ChunkIndex index;
   Buffer bytes;
   size_t filled = 0;
-  size_t origin = 0;            // by the right of which it is asked for
-  std::vector<Member> helpers;  // not asked yet; the next is the last
+  size_t origin = 0;                                        // by the right of which it is asked for
+  std::shared_ptr<PeerClient::ChunkQuestion::Vouch> vouch;  // of who is asked
+  std::vector<Member> helpers;                              // not asked yet; the next is the last
   std::vector<std::string> failed;
   int refusals = 0;
   Duration retry_after{};
@@ -64,7 +60,9 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
         facts_(request_.blob->facts()) {}
 
   void Start() {
-    if (facts_->origins.empty() || !access_.has_bound_recipe(*request_.blob)) {
+    const bool provable =
+        access_.unsealed == Unsealed::kFromMembers || access_.has_bound_recipe(*request_.blob);
+    if (facts_->origins.empty() || !provable) {
       access_.not_carried(*request_.blob, request_.asker, MemberSource::kWithoutRecipe);
       return std::move(on_done_)(absl::FailedPreconditionError(absl::StrCat(
           "blob ", request_.blob->digest().ToString(), " has no recipe to prove what members send")));
@@ -122,6 +120,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     if (cancelled) return End(absl::CancelledError("nobody wants it any more"));
     if (access_.clock.Now() >= request_.deadline) return End(TooLate());
     errand->filled = 0;
+    errand->vouch = std::make_shared<PeerClient::ChunkQuestion::Vouch>();
     const PeerClient::ChunkQuestion question{&OriginOf(*errand),
                                              facts_.get(),
                                              AccessTo(OriginOf(*errand)),
@@ -129,13 +128,13 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
                                              role,
                                              fetch_class,
                                              request_.deadline,
-                                             absl::StrJoin(errand->failed, ",")};
-    const SenderId sender = SenderOf(access_.health.IdOf(member.name), OriginOf(*errand));
+                                             absl::StrJoin(errand->failed, ","),
+                                             errand->vouch};
     const uint64_t request = NoteBegun(*errand);
     const PeerClient::RequestId id = access_.client.ReadChunk(
         member, question,
-        [self = shared_from_this(), errand, sender](std::span<const std::byte> bytes) {
-          self->OnData(*errand, bytes, sender);
+        [self = shared_from_this(), errand, member](std::span<const std::byte> bytes) {
+          self->OnData(*errand, bytes, member);
         },
         [self = shared_from_this()](bool patience) { self->request_.progress->Sign(patience); },
         [self = shared_from_this(), errand, request,
@@ -174,15 +173,16 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     errand.under_way.reset();
   }
 
-  void OnData(Errand& errand, std::span<const std::byte> bytes, SenderId sender) {
+  void OnData(Errand& errand, std::span<const std::byte> bytes, const Member& member) {
     request_.progress->Add(bytes.size());
     if (errand.filled == 0) errand.bytes = Buffer(request_.blob->geometry().RangeOf(errand.index).length);
     std::memcpy(errand.bytes.data() + errand.filled, bytes.data(), bytes.size());
     errand.filled += bytes.size();
     if (errand.filled < errand.bytes.size()) return;
-    const std::string name = access_.health.NameOf(static_cast<SenderId>(sender >> 16));
-    if (!name.empty()) access_.health.Received(name, errand.filled, access_.clock.Now());
-    on_chunk_(errand.index, std::move(errand.bytes), sender);
+    access_.health.Received(member.name, errand.filled, access_.clock.Now());
+    on_chunk_(errand.index, std::move(errand.bytes),
+              access_.blame.IdOf(
+                  {member, TagOf(OriginOf(errand)), errand.vouch->verified, errand.vouch->passed_on}));
   }
 
   bool IsDelivered(const Errand& errand) const {
@@ -230,7 +230,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
                            [](const Member& m, const std::string& wanted) { return m.name < wanted; });
       if (member == view->members.end() || member->name != name || member->is_self) continue;
       if (std::find(errand.failed.begin(), errand.failed.end(), name) != errand.failed.end()) continue;
-      if (access_.health.Usable(name, access_.clock.Now())) found.push_back(*member);
+      if (access_.health.Usable(*member, access_.clock.Now())) found.push_back(*member);
     }
     if (found.size() > 1) {
       const auto first = static_cast<std::ptrdiff_t>(access_.random() * static_cast<double>(found.size()));
@@ -346,24 +346,28 @@ FetchHandle MemberSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone o
 }
 
 void MemberSource::Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) {
-  if (verdict == Verdict::kRight) {
-    // Only who has the blob can give a chunk of it: before it was proven its word counted for nothing.
-    const std::shared_ptr<const BlobSpec> facts = blob.facts();
-    const auto is_named = [&](const BlobOrigin& origin) { return TagOf(origin) == (sender & 0xffff); };
-    const auto named = std::find_if(facts->origins.begin(), facts->origins.end(), is_named);
-    // Of two with one tag nobody knows which it was.
-    if (std::count_if(facts->origins.begin(), facts->origins.end(), is_named) == 1)
-      access_.ledger.NoteAccess(blob.key(), *named, OriginAccess::kHearsay);
-    return;
-  }
-  const std::string name = access_.health.NameOf(static_cast<SenderId>(sender >> 16));
-  if (name.empty()) return;
-  access_.health.SentWrong(name, access_.clock.Now(),
-                           absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString()));
-  access_.warn(
-      absl::StrCat("member ", name, " sent wrong bytes for chunk ", index.value(), " of blob ",
-                   blob.digest().ToString(), ": dropped, and it is not asked for ",
-                   std::chrono::duration_cast<std::chrono::seconds>(MemberHealth::kSkipWrong).count(), " s"));
+  if (verdict == Verdict::kWrong) return access_.blame.SentWrong(sender, blob, index);
+  NoteAccess(sender, blob);
+  access_.blame.Right(blob, index);
+}
+
+// Members that are believed without a proof are believed in this, too.
+void MemberSource::KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex index,
+                                std::span<const std::byte> bytes) {
+  access_.blame.Unproven(sender, blob, index, bytes);
+  NoteAccess(sender, blob);
+}
+
+// Only who has the blob can give a chunk of it: before it was proven its word counted for nothing.
+void MemberSource::NoteAccess(SenderId sender, const Blob& blob) {
+  const std::optional<ChunkSender> known = access_.blame.Find(sender);
+  if (!known) return;
+  const std::shared_ptr<const BlobSpec> facts = blob.facts();
+  const auto is_named = [&](const BlobOrigin& origin) { return TagOf(origin) == known->origin; };
+  const auto named = std::find_if(facts->origins.begin(), facts->origins.end(), is_named);
+  // Of two with one tag nobody knows which it was.
+  if (std::count_if(facts->origins.begin(), facts->origins.end(), is_named) == 1)
+    access_.ledger.NoteAccess(blob.key(), *named, OriginAccess::kHearsay);
 }
 
 }  // namespace sluice::p2p

@@ -2,16 +2,21 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
+#include "p2p/cluster/chunk_blame.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
 
 namespace sluice::p2p {
+
+// From whom chunks are taken that nothing can prove yet. Source: DESIGN.md, "Peers": integrity.unsealed.
+enum class Unsealed { kFromRegistry, kFromMembers };
 
 // What all that asks members has in common. Everything outlives what is asked.
 struct MemberAccess {
@@ -29,6 +34,8 @@ struct MemberAccess {
   std::function<void(const Blob&, const std::string&)> lacks;
   std::function<double()> random;  // in [0, 1); thread-safe
   std::function<void(const std::string&)> warn;
+  ChunkBlame& blame;
+  Unsealed unsealed = Unsealed::kFromRegistry;
 };
 
 // Chunks from one member, asked in one role. Each chunk is a request of its own. A home that is busy names
@@ -54,8 +61,12 @@ class MemberSource final : public ChunkSource {
   SourceKind kind() const override { return SourceKind::kPeer; }
   FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
   void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
+  void KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex index,
+                    std::span<const std::byte> bytes) override;
 
  private:
+  void NoteAccess(SenderId sender, const Blob& blob);
+
   const MemberAccess& access_;
   const Member member_;
   const PeerRole role_;

@@ -50,16 +50,22 @@ bool AsksForPatience(const HttpHeaders& headers) {
   return headers.Get("Sluice-Origin") == "throttled";
 }
 
+// At most so many names by commas.
+std::vector<std::string> NamesIn(std::string_view text, size_t count_max) {
+  std::vector<std::string> names;
+  for (const absl::string_view part : absl::StrSplit(Abs(text), ',', absl::SkipEmpty())) {
+    if (names.size() == count_max) break;
+    names.emplace_back(absl::StripAsciiWhitespace(part));
+  }
+  return names;
+}
+
 void NoteBusy(const HttpHeaders& headers, PeerClient::ChunkOutcome& outcome) {
   const std::optional<uint64_t> retry_ms = ParseNumber(headers.Get("Sluice-Retry-Ms").value_or(""));
   const uint64_t longest_ms = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(PeerClient::kRetryAfterMax).count());
   outcome.retry_after = std::chrono::milliseconds(std::min(retry_ms.value_or(longest_ms / 20), longest_ms));
-  const std::string_view names = headers.Get("Sluice-Helpers").value_or("");
-  for (const absl::string_view part : absl::StrSplit(Abs(names), ',', absl::SkipEmpty())) {
-    if (outcome.helpers.size() == PeerClient::kHelpersMax) break;
-    outcome.helpers.emplace_back(absl::StripAsciiWhitespace(part));
-  }
+  outcome.helpers = NamesIn(headers.Get("Sluice-Helpers").value_or(""), PeerClient::kHelpersMax);
 }
 
 // Holds a member's answer against what it was asked.
@@ -72,6 +78,7 @@ class ChunkAnswer final : public HttpSink {
         blob_size_(question.blob->size),
         root_(question.blob->root),
         range_(question.range),
+        vouch_(question.vouch),
         on_data_(std::move(on_data)),
         on_sign_(std::move(on_sign)),
         on_done_(std::move(on_done)) {}
@@ -86,6 +93,7 @@ class ChunkAnswer final : public HttpSink {
       return outcome_.status = absl::NotFoundError("it has that under another root");
     if (!outcome_.status.ok()) return absl::OkStatus();  // its body is read, so that the connection is kept
     answered_ = true;
+    NoteVouch(head.headers);
     const std::string_view encoding = head.headers.Get("Content-Encoding").value_or("identity");
     const std::optional<ContentRange> got = ParseContentRange(head.headers.Get("Content-Range").value_or(""));
     const std::optional<std::string_view> length = head.headers.Get("Content-Length");
@@ -118,11 +126,18 @@ class ChunkAnswer final : public HttpSink {
   }
 
  private:
+  void NoteVouch(const HttpHeaders& headers) {
+    if (!vouch_) return;
+    vouch_->verified = headers.Get("Sluice-Verified").has_value();
+    vouch_->passed_on = NamesIn(headers.Get("Sluice-Passed-On").value_or(""), PeerClient::kPassedOnMax);
+  }
+
   Telemetry& telemetry_;
   const std::string node_id_;
   const uint64_t blob_size_;
   const std::optional<Digest> root_;
   const ByteRange range_;
+  const std::shared_ptr<PeerClient::ChunkQuestion::Vouch> vouch_;
   PeerClient::OnData on_data_;
   PeerClient::OnSign on_sign_;
   PeerClient::OnChunkDone on_done_;

@@ -59,6 +59,12 @@ class PeerClient {
     FetchClass fetch_class = FetchClass::kDemand;
     Instant deadline;
     std::string tried;  // names of helpers that had failed, by commas
+    // What the member says of the bytes, written before the first of them is given; null: it is of no use.
+    struct Vouch {
+      bool verified = false;               // it had verified them
+      std::vector<std::string> passed_on;  // else whom it had them from, and these from whom
+    };
+    std::shared_ptr<Vouch> vouch = nullptr;
   };
   struct ChunkOutcome {
     // OK: every byte was given. NotFound: the member lacks it; ResourceExhausted: it is busy;
@@ -74,6 +80,7 @@ class PeerClient {
   using OnChunkDone = absl::AnyInvocable<void(ChunkOutcome) &&>;
 
   static constexpr size_t kHelpersMax = 4;
+  static constexpr size_t kPassedOnMax = 8;
   static constexpr Duration kRetryAfterMax = std::chrono::seconds(2);
 
   // The telemetry outlives the client.

@@ -23,7 +23,7 @@ void AppendBest(const std::vector<Member>& members, const MemberHealth& health, 
                 const RankOf& rank_of, std::vector<Member>& to) {
   std::vector<Rank> ranks;
   for (size_t i = 0; i < members.size(); ++i) {
-    if (!members[i].is_self && health.Usable(members[i].name, now)) ranks.push_back(rank_of(members[i], i));
+    if (!members[i].is_self && health.Usable(members[i], now)) ranks.push_back(rank_of(members[i], i));
   }
   const size_t count = std::min(count_max - to.size(), ranks.size());
   std::partial_sort(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(count), ranks.end());

@@ -65,20 +65,4 @@ void BlameLedger::Clear(const std::vector<std::string>& liars) {
   }
 }
 
-bool BanList::Ban(const std::string& address, Instant now, size_t member_count) {
-  Expire(now);
-  if (!until_.contains(address) && until_.size() + 1 > std::max<size_t>(1, member_count / 4)) return false;
-  until_[address] = now + kBanTime;
-  return true;
-}
-
-bool BanList::IsBanned(const std::string& address, Instant now) const {
-  const auto found = until_.find(address);
-  return found != until_.end() && now < found->second;
-}
-
-bool BanList::Expire(Instant now) {
-  return std::erase_if(until_, [&](const auto& entry) { return entry.second <= now; }) > 0;
-}
-
 }  // namespace sluice::p2p

@@ -7,12 +7,10 @@
 #include <vector>
 
 #include "node/digest.h"
-#include "node/executor.h"
 #include "node/geometry.h"
 
 namespace sluice::p2p {
 
-inline constexpr Duration kBanTime = std::chrono::minutes(10);
 inline constexpr size_t kStrikesMax = 3;         // open bad pieces that a peer may have had a part in
 inline constexpr size_t kOpenBadPiecesMax = 64;  // remembered at once; the oldest are forgotten
 
@@ -44,20 +42,6 @@ class BlameLedger {
 
   uint64_t next_ = 0;
   std::map<Key, BadPiece> open_;
-};
-
-// Whom this node refuses for a while. Local, by address, told to nobody. One thread at a time.
-class BanList {
- public:
-  // Refuses the peer for kBanTime from `now` on. Returns false, having done nothing, if so many are refused
-  // that one more would be over a quarter of the members: then something else is wrong. One may always be.
-  bool Ban(const std::string& address, Instant now, size_t member_count);
-  bool IsBanned(const std::string& address, Instant now) const;
-  // Lets those go whose time is over. Returns whether there were any.
-  bool Expire(Instant now);
-
- private:
-  std::map<std::string, Instant> until_;
 };
 
 }  // namespace sluice::p2p

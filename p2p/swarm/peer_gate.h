@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "node/ban_list.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
 #include "p2p/swarm/blame.h"

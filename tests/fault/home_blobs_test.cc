@@ -306,6 +306,32 @@ TEST_F(HomeBlobsTest, AWrongSizeIsContradictedAndNothingOfItIsKept) {
   }));
 }
 
+// One chunk, which the root alone proves.
+TEST_F(HomeBlobsTest, AWrongRootIsContradictedAndNothingOfItIsKept) {
+  const std::string small = bytes_.substr(0, kChunk);
+  const Digest digest = origin_.AddBlob(kRepository, small);
+  BlobSpec spec{digest, small.size(), kChunk, {}, {Origin()}};
+  const auto ask = [&](std::optional<Digest> root) {
+    spec.root = root;
+    return RawAsker(
+               server_->port(),
+               absl::StrCat("/v2/", kRepository, "/blobs/", digest.ToString(), "?ns=", origin_.registry()),
+               {.claim = Claim(spec)})
+        .Read();
+  };
+  EXPECT_EQ(ask(Sha256::Of("no root of it")).status, 409);
+  EXPECT_TRUE(Becomes([&] { return store_->KeysOf(digest).empty(); })) << "it is no claim of this node's";
+  const Digest right = p2p::HashChunk(ChunkGeometry(small.size(), kChunk), std::as_bytes(std::span(small)));
+  const Answer given = ask(right);
+  EXPECT_EQ(given.status, 206);
+  EXPECT_EQ(given.body, small);
+  EXPECT_EQ(given.Header("sluice-verified"), right.ToString());
+  EXPECT_EQ(given.Header("sluice-passed-on"), "");
+  EXPECT_EQ(ask(Sha256::Of("no root of it")).status, 409);
+  EXPECT_EQ(ask(right).body, small) << "what is right stays";
+  EXPECT_EQ(ask(std::nullopt).status, 206);
+}
+
 TEST_F(HomeBlobsTest, WhatIsProvenIsContradictedByNobody) {
   BlobSpec spec = Spec();
   const absl::StatusOr<std::shared_ptr<Blob>> blob = store_->Open(spec);

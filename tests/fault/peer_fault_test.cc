@@ -23,6 +23,7 @@
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
 #include "p2p/cluster/ranks.h"
+#include "p2p/cluster/witness_source.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/fault/fault_origin.h"
 
@@ -135,14 +136,19 @@ class PeerFaultTest : public ::testing::Test {
       }
     });
     client_ = std::make_unique<PeerClient>(telemetry_, options_);
+    const auto warn = [this](const std::string& text) {
+      const std::lock_guard lock(mutex_);
+      warnings_.push_back(text);
+    };
+    blame_ = std::make_unique<ChunkBlame>(
+        ChunkBlame::Parts{clock_, members_.get(), health_, telemetry_, warn, [this](const std::string& text) {
+                            const std::lock_guard lock(mutex_);
+                            alarms_.push_back(text);
+                          }});
     access_ = std::make_unique<MemberAccess>(MemberAccess{
         clock_, io_, *members_, health_, *client_, ledger_, [this](const Blob&) { return bound_; },
         [this](const Blob&, Asker, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
-        [] { return 0.5; },
-        [this](const std::string& text) {
-          const std::lock_guard lock(mutex_);
-          warnings_.push_back(text);
-        }});
+        [] { return 0.5; }, warn, *blame_, unsealed_});
     sources_.clear();
     for (const Member& member : Order())
       sources_.push_back(std::make_unique<MemberSource>(*access_, member, PeerRole::kHome));
@@ -161,7 +167,10 @@ class PeerFaultTest : public ::testing::Test {
     return RanksOfStripe(*view, *homes, 0, health_, 10, clock_.Now());
   }
   std::string NameOf(const FaultOrigin& member) { return member.registry(); }
-  bool IsUsable(const FaultOrigin& member) { return health_.Usable(NameOf(member), clock_.Now()); }
+  bool IsUsable(const FaultOrigin& member, Duration later = {}) {
+    return health_.Usable(Member{{"127.0.0.1", member.port()}, NameOf(member), 0, false, {}},
+                          clock_.Now() + later);
+  }
 
   FetchRequest Request(uint32_t count = kChunks, FetchClass fetch_class = FetchClass::kDemand,
                        Duration patience = kLong) {
@@ -206,7 +215,7 @@ class PeerFaultTest : public ::testing::Test {
     all.status = absl::NotFoundError("nobody was asked");
     const Instant begun = clock_.Now();
     for (const auto& source : sources_) {
-      if (!health_.Usable(source->member().name, clock_.Now())) continue;
+      if (!health_.Usable(source->member(), clock_.Now())) continue;
       for (uint32_t i = 0; i < kChunks; ++i) {
         if (all.chunks.contains(i)) continue;
         uint32_t end = i + 1;
@@ -229,7 +238,10 @@ class PeerFaultTest : public ::testing::Test {
     all.took = clock_.Now() - begun;
     return all;
   }
-  std::string MemberOf(SenderId sender) const { return health_.NameOf(sender >> 16); }
+  std::string MemberOf(SenderId sender) const {
+    const std::optional<ChunkSender> known = blame_->Find(sender);
+    return known ? known->member.name : std::string();
+  }
 
   void ExpectRight(const Outcome& outcome) {
     EXPECT_TRUE(outcome.status.ok()) << outcome.status;
@@ -254,12 +266,14 @@ class PeerFaultTest : public ::testing::Test {
   NoteLedger ledger_;
   MemberHealth health_;
   std::mutex mutex_;
-  std::vector<std::string> warnings_;  // guarded by mutex_
+  std::vector<std::string> warnings_, alarms_;  // guarded by mutex_
+  Unsealed unsealed_ = Unsealed::kFromRegistry;
   FaultOrigin a_, b_;
   FaultOrigin* first_ = nullptr;
   FaultOrigin* second_ = nullptr;
   std::unique_ptr<Members> members_;
   std::unique_ptr<PeerClient> client_;
+  std::unique_ptr<ChunkBlame> blame_;
   std::unique_ptr<MemberAccess> access_;
   std::vector<std::unique_ptr<MemberSource>> sources_;  // in the order in which they are asked
   std::atomic<int> not_carried_{0};
@@ -388,7 +402,9 @@ TEST_F(PeerFaultTest, WhatAHelperSendsWrongIsItsOwn) {
   });
   const Outcome wrong = Begin().get();
   ASSERT_EQ(wrong.senders.size(), kChunks);
-  sources_[0]->Judge(wrong.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
+  const Blob blob(spec_);
+  sources_[0]->Judge(wrong.senders[0], blob, ChunkIndex(0), ChunkSource::Verdict::kWrong);
+  blame_->Right(blob, ChunkIndex(0));
   EXPECT_FALSE(IsUsable(*second_));
   EXPECT_TRUE(IsUsable(*first_));
 }
@@ -661,7 +677,7 @@ TEST_F(PeerFaultTest, AMemberThatHasTheBlobUnderAnotherRootIsPassedOverAndNotSki
   EXPECT_TRUE(IsUsable(*first_));
 }
 
-TEST_F(PeerFaultTest, WhoeverSentAWrongChunkIsSkipped) {
+TEST_F(PeerFaultTest, WhoeverSentAWrongChunkIsBannedOnceTheRegistryHasGivenTheRightOne) {
   UseBoth();
   first_->Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
     connection.Send(206, HeadersOf(request, bytes_.size()), std::string(RangeOf(request).length, 'x'));
@@ -670,13 +686,18 @@ TEST_F(PeerFaultTest, WhoeverSentAWrongChunkIsSkipped) {
   const Outcome wrong = Fetch();
   ASSERT_EQ(wrong.senders.size(), kChunks);
   EXPECT_EQ(MemberOf(wrong.senders[0]), NameOf(*first_));
-  sources_[0]->Judge(wrong.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kWrong);
-  EXPECT_FALSE(IsUsable(*first_));
-  EXPECT_FALSE(health_.Usable(NameOf(*first_), clock_.Now() + MemberHealth::kSkipWrong - 1s));
+  const Blob blob(spec_);
+  sources_[0]->Judge(wrong.senders[0], blob, ChunkIndex(0), ChunkSource::Verdict::kWrong);
+  EXPECT_TRUE(IsUsable(*first_)) << "the root may be wrong";
+  EXPECT_TRUE(blame_->IsInDoubt(blob, ChunkIndex(0)));
+  WitnessSource registry(*sources_[1], *blame_);
+  registry.Judge(SenderId{0}, blob, ChunkIndex(0), ChunkSource::Verdict::kRight);
+  EXPECT_FALSE(blame_->IsInDoubt(blob, ChunkIndex(0)));
+  EXPECT_FALSE(IsUsable(*first_, kBanTime - 1s));
+  EXPECT_TRUE(IsUsable(*first_, kBanTime + 1s));
   {
     const std::lock_guard lock(mutex_);
-    ASSERT_EQ(warnings_.size(), 1u);
-    EXPECT_THAT(warnings_[0], HasSubstr(NameOf(*first_)));
+    EXPECT_THAT(warnings_.back(), HasSubstr(NameOf(*first_)));
   }
   ExpectRight(Fetch());
   EXPECT_EQ(first_->request_count(path_), kChunks);

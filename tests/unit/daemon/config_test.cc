@@ -95,6 +95,28 @@ TEST_F(ConfigTest, BadValuesSayWhereAndWhatIsAccepted) {
   EXPECT_THAT(ErrorOf("a: [\n"), AllOf(HasSubstr("not valid YAML"), HasSubstr("node.yaml:")));
 }
 
+TEST_F(ConfigTest, WhatNothingProvesIsTakenFromNodesThatAreBelieved) {
+  const auto takes = [&](const std::string& text) {
+    const absl::StatusOr<Config> config = LoadText(text);
+    EXPECT_TRUE(config.ok()) << config.status();
+    return config.ok() && config->TakesUnsealedFromMembers();
+  };
+  const std::string members = "cluster: {members: ['a:1']}\n";
+  const std::string insecure = "cluster: {members: ['a:1'], insecurePeers: true}\n";
+  const std::string tls = members + "tls: {ca: /ca, certificate: /c, key: /k}\n";
+  EXPECT_FALSE(takes(""));
+  EXPECT_FALSE(takes(members));
+  for (const std::string& believed : {insecure, tls}) {
+    EXPECT_TRUE(takes(believed));
+    EXPECT_TRUE(takes(believed + "integrity: {unsealed: cluster}\n"));
+    EXPECT_FALSE(takes(believed + "integrity: {unsealed: origin}\n"));
+  }
+  EXPECT_FALSE(takes("integrity: {unsealed: cluster}\n")) << "there is nobody";
+  EXPECT_THAT(ErrorOf(members + "integrity: {unsealed: cluster}\n"),
+              AllOf(HasSubstr("integrity.unsealed"), HasSubstr("cluster.insecurePeers")));
+  EXPECT_THAT(ErrorOf("integrity: {unsealed: nobody}\n"), HasSubstr("cluster, origin"));
+}
+
 TEST_F(ConfigTest, AFileThatCannotBeReadIsNamed) {
   sources_.file = folder_ + "/absent.yaml";
   EXPECT_TRUE(absl::IsNotFound(LoadConfig(sources_).status()));

@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include "node/ban_list.h"
+
 namespace sluice::p2p {
 namespace {
 

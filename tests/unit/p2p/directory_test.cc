@@ -65,13 +65,15 @@ class DirectoryTest : public ::testing::Test {
       const std::string name = absl::StrCat("node-", i);
       if (name != self) Answered(name);
     }
+    blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
+        clock_, members_.get(), health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
     holders_ =
         std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, client_,
                                                  [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
     directory_ = std::make_unique<ClusterDirectory>(ClusterDirectory::Parts{
         clock_, io_, *members_, health_, client_, ledger_, [](const Blob&) { return true; },
         [this] { return cold_start_; }, [] { return 0.5; }, [](const std::string&) {}, *holders_, origin_,
-        last_resort_});
+        last_resort_, *blame_, unsealed_});
   }
   static HostPort AddressOf(const std::string& name) {
     return {"127.0.0.1", static_cast<uint16_t>(1 + std::stoi(name.substr(5)))};  // nobody listens there
@@ -155,7 +157,9 @@ class DirectoryTest : public ::testing::Test {
   NoLedger ledger_;
   fakes::FakeSource origin_, last_resort_;
   bool cold_start_ = false;
+  Unsealed unsealed_ = Unsealed::kFromRegistry;
   std::unique_ptr<Members> members_;
+  std::unique_ptr<ChunkBlame> blame_;
   std::unique_ptr<Holders> holders_;
   std::unique_ptr<ClusterDirectory> directory_;
   const ChunkSpan one_{ChunkIndex(0), 1};
@@ -202,6 +206,53 @@ TEST_F(DirectoryTest, WhoIsAskedByAnotherNodeWaitsForNoThird) {
     }
     EXPECT_EQ(Texts(Settled(blob, one_, Asker::kPeer)).back(), own < 3 ? "origin" : "last") << own;
   }
+}
+
+TEST_F(DirectoryTest, WithoutARootMembersAreAskedOnlyIfTheyAreBelieved) {
+  BlobSpec spec = SpecOf(1);
+  spec.root.reset();
+  Use(8);
+  EXPECT_THAT(Texts(Settled(Blob(spec), one_)), ElementsAre("origin"));
+  unsealed_ = Unsealed::kFromMembers;
+  Use(8);
+  for (int i = 0; i < 20; ++i) {
+    spec.digest = Sha256::Of(absl::StrCat("blob ", i));
+    const Blob blob(spec);
+    const std::vector<std::string> ranks = Ranks(blob);
+    const std::vector<std::string> texts = Texts(Settled(blob, one_));
+    ASSERT_GT(texts.size(), 2u);
+    if (ranks[0] == "node-0") {
+      EXPECT_EQ(texts.back(), "origin") << "it is had once for all";
+    } else {
+      EXPECT_EQ(texts.front(), "home " + ranks[0]);
+    }
+  }
+}
+
+TEST_F(DirectoryTest, OfAClaimThatIsRefutedNoMemberIsAsked) {
+  Use(8);
+  for (const size_t own : {0, 1, 2, 3}) {
+    const Blob blob = BlobWhereOwnRankIs(own);
+    blame_->RegistryWrong(blob, ChunkIndex(0));
+    EXPECT_TRUE(directory_->IsInDoubt(blob, ChunkIndex(0)));
+    EXPECT_GT(Settled(blob, one_).size(), 1u);
+    blame_->RegistryWrong(blob, ChunkIndex(0));
+    for (const Asker asker : {Asker::kLocal, Asker::kPeer}) {
+      const std::vector<std::string> texts = Texts(Settled(blob, one_, asker));
+      for (const std::string& text : texts)
+        EXPECT_TRUE(text == (own < 3 ? "origin" : "last") || text == "wait") << text;
+    }
+    EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre(own < 3 ? "origin" : "last"));
+  }
+}
+
+TEST_F(DirectoryTest, WhoIsBannedIsNotOffered) {
+  Use(8);
+  const Blob blob = BlobWhereOwnRankIs(3);
+  const std::vector<std::string> ranks = Ranks(blob);
+  health_.Ban({AddressOf(ranks[0]), ranks[0], 0, false, {}}, clock_.now, 8, "chunk 1");
+  EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre("hedge " + ranks[1], "hedge " + ranks[2],
+                                                      "stand-in " + ranks[1], "second " + ranks[2], "last"));
 }
 
 TEST_F(DirectoryTest, WhoIsSkippedIsNotOffered) {

@@ -15,6 +15,25 @@ class MemberHealthTest : public ::testing::Test {
   MemberHealth health_;
 };
 
+TEST_F(MemberHealthTest, WhoIsBannedIsNotUsableAndShownWithItsBlame) {
+  const Member a{{"10.0.0.1", 7301}, "a", 0, false, {}}, b{{"10.0.0.2", 7301}, "b", 0, false, {}};
+  EXPECT_TRUE(health_.Usable(a, now_));
+  EXPECT_EQ(health_.Ban(a, now_, 8, "chunk 1"), MemberHealth::Banned::kNewly);
+  EXPECT_EQ(health_.Ban(a, now_, 8, "chunk 2"), MemberHealth::Banned::kAgain);
+  EXPECT_FALSE(health_.Usable(a, now_ + kBanTime - 1s));
+  EXPECT_TRUE(health_.Usable(a, now_ + kBanTime));
+  EXPECT_TRUE(health_.Usable(b, now_));
+  const MemberHealth::Record record = health_.RecordOf("a", now_ + 1min);
+  EXPECT_EQ(record.skipped_for, kBanTime - 1min);
+  EXPECT_EQ(record.wrong_answers, 2u);
+  EXPECT_EQ(record.blame, "chunk 2");
+  EXPECT_EQ(record.skip_reason, "banned, for it sent wrong bytes");
+  EXPECT_EQ(health_.Ban(b, now_, 4, "chunk 3"), MemberHealth::Banned::kNot) << "one of four is banned";
+  EXPECT_FALSE(health_.Usable(b, now_)) << "it is skipped";
+  EXPECT_TRUE(health_.Usable(b, now_ + MemberHealth::kSkipFirst));
+  EXPECT_EQ(health_.RecordOf("b", now_).blame, "chunk 3");
+}
+
 TEST_F(MemberHealthTest, WhoIsNotKnownIsUsable) {
   EXPECT_TRUE(health_.Usable("a", now_));
   EXPECT_EQ(health_.NameOf(SenderId{1}), "");

@@ -2,10 +2,11 @@
 // fixed delay, in order. How fast it may enter is for a queueing discipline on the ends to say; a server that
 // merely answers late would hide handshakes and slow start.
 //
-//   delay_relay NETNS_FILE NETNS_FILE DEVICE DELAY_US
+//   delay_relay NETNS_FILE NETNS_FILE DEVICE DELAY_US [LOSS_PERMILLE SEED]
 //
 // makes a TUN device of that name in both namespaces, prints "up" and a newline, and runs until it is killed.
-// What more than PACKETS_MAX packets wait for is dropped, as a full queue does.
+// What more than PACKETS_MAX packets wait for is dropped, as a full queue does. Of a thousand packets
+// LOSS_PERMILLE are lost on average, in each direction; which of them follows from SEED.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +14,7 @@
 #include <linux/if_tun.h>
 #include <poll.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +36,7 @@ struct direction {
   struct packet waiting[PACKETS_MAX];
   size_t first;
   size_t count;
+  uint64_t random;  // never 0
 };
 
 static struct direction directions[2];
@@ -63,12 +66,21 @@ static int open_end(const char* netns_file, const char* device) {
   return end;
 }
 
-static void take_in(int end, struct direction* direction, int64_t delay_us) {
+// xorshift64*, by Marsaglia and Vigna.
+static uint64_t next_random(uint64_t* state) {
+  *state ^= *state >> 12;
+  *state ^= *state << 25;
+  *state ^= *state >> 27;
+  return *state * UINT64_C(2685821657736338717);
+}
+
+static void take_in(int end, struct direction* direction, int64_t delay_us, int64_t loss_permille) {
   static char bytes[PACKET_BYTES_MAX];
   for (int i = 0; i < BATCH; ++i) {
     const ssize_t size = read(end, bytes, sizeof bytes);
     if (size <= 0) return;
-    if (direction->count == PACKETS_MAX) continue;
+    const bool lost = (int64_t)((next_random(&direction->random) >> 33) % 1000) < loss_permille;
+    if (lost || direction->count == PACKETS_MAX) continue;
     struct packet* const packet = &direction->waiting[(direction->first + direction->count) % PACKETS_MAX];
     packet->bytes = malloc((size_t)size);
     if (packet->bytes == NULL) continue;
@@ -94,17 +106,26 @@ static int64_t let_out(int end, struct direction* direction, int64_t latest_us) 
   return latest_us;
 }
 
-int main(int argc, char** argv) {
-  if (argc != 5) {
-    fprintf(stderr, "usage: delay_relay NETNS_FILE NETNS_FILE DEVICE DELAY_US\n");
-    return 2;
-  }
+static int64_t number(const char* what, const char* text, int64_t max) {
   char* rest = NULL;
-  const int64_t delay_us = strtoll(argv[4], &rest, 10);
-  if (*rest != '\0' || delay_us < 0) {
-    fprintf(stderr, "delay_relay: DELAY_US is no number of microseconds: %s\n", argv[4]);
+  const int64_t value = strtoll(text, &rest, 10);
+  if (rest == text || *rest != '\0' || value < 0 || value > max) {
+    fprintf(stderr, "delay_relay: %s is no number up to %lld: %s\n", what, (long long)max, text);
+    exit(2);
+  }
+  return value;
+}
+
+int main(int argc, char** argv) {
+  if (argc != 5 && argc != 7) {
+    fprintf(stderr, "usage: delay_relay NETNS_FILE NETNS_FILE DEVICE DELAY_US [LOSS_PERMILLE SEED]\n");
     return 2;
   }
+  const int64_t delay_us = number("DELAY_US", argv[4], INT64_C(60000000));
+  const int64_t loss_permille = argc == 7 ? number("LOSS_PERMILLE", argv[5], 1000) : 0;
+  const int64_t seed = argc == 7 ? number("SEED", argv[6], INT64_MAX / 2 - 1) : 0;
+  for (int i = 0; i < 2; ++i)
+    directions[i].random = (uint64_t)(2 * seed + i + 1) * UINT64_C(0x9e3779b97f4a7c15);
   const int ends[2] = {open_end(argv[1], argv[3]), open_end(argv[2], argv[3])};
   puts("up");
   fflush(stdout);
@@ -117,7 +138,7 @@ int main(int argc, char** argv) {
     const struct timespec wait = {wait_us / 1000000, wait_us % 1000000 * 1000};
     ppoll(polled, 2, &wait, NULL);
     for (int i = 0; i < 2; ++i) {
-      if (polled[i].revents & POLLIN) take_in(ends[i], &directions[i], delay_us);
+      if (polled[i].revents & POLLIN) take_in(ends[i], &directions[i], delay_us, loss_permille);
     }
   }
 }

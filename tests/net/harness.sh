@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The harness itself: links are as fast and as slow as they are told to be, in each direction; a place that is away by a
-# delay is; what is cut is cut, one way too, and can be mended; bytes and requests are counted; nothing is left behind.
+# delay is; a link that loses packets does, and the same ones again; what is cut is cut, one way too, and can be mended,
+# over IPv6 too; bytes and requests are counted; nothing is left behind.
 source "$(dirname "$0")/../e2e/lib.sh"
 # shellcheck source=tests/net/lib_net.sh
 source "$repository_root/tests/net/lib_net.sh"
@@ -65,6 +66,7 @@ net_up
 net_add 1 80mbit
 net_add 2 80mbit
 net_add 3 80mbit 20
+net_add 4 80mbit 0 50
 net_add origin 80mbit
 (($(ip -o link | wc -l) == interfaces_before)) || fail "this machine has other interfaces than before: $(ip -o link)"
 
@@ -87,7 +89,7 @@ connecting() { for _ in 1 2 3; do format='%{time_connect}' fetch "$1" "$2"; echo
 # about A B: whether they differ by less than a quarter.
 about() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b * 1.25 && b < a * 1.25) }'; }
 quotient() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3f\n", a / b }'; }
-for place in 1 2 3; do serve "$place"; done
+for place in 1 2 3 4; do serve "$place"; done
 
 note "a quarter of the rate is a quarter of the speed, in both directions"
 fast=$(speed 1 2)
@@ -117,18 +119,74 @@ for place in 2 3; do
   ((asked > 0 && asked < 1000)) || fail "place 1 asked for a file and counts $asked bytes"
 done
 
-# hears PLACE FROM: whether a datagram comes from there.
-hears() {
-  local status=0
-  : >"$work/hears"
+# losses TO FROM [ADDRESS]: which of a thousand datagrams do not arrive, on one line. The link's queue takes in bursts.
+losses() {
+  local address=${3:-$(net_address "$1")}
+  : >"$work/losses"
   at "$1" python3 -c 'import socket, sys
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 receiver.bind((sys.argv[1], 9000))
+receiver.settimeout(10)
+print("bound", flush=True)
+seen = set()
+while "end" not in seen:
+    seen.add(receiver.recv(100).decode())
+print(*(i for i in range(1000) if str(i) not in seen))' "$address" >"$work/losses" 2>"$work/losses.log" &
+  wait_until grep -q bound "$work/losses" || fail "nobody listens: $(cat "$work/losses.log")"
+  at "$2" python3 -c 'import socket, sys, time
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for i in [*range(1000), *["end"] * 20]:
+    sender.sendto(str(i).encode(), (sys.argv[1], 9000))
+    if i != "end" and i % 50 == 49: time.sleep(0.005)' "$address"
+  wait $! || fail "the last datagrams are lost: $(cat "$work/losses.log")"
+  tail -n 1 "$work/losses"
+}
+# seeded_losses SEED: the same of a relay that carries nothing else.
+seeded_losses() {
+  local relay
+  : >"$work/seeded.log"
+  "${delay_relay:-$repository_root/build/tests/net/delay_relay}" "/run/netns/$net_prefix-a" "/run/netns/$net_prefix-b" seeded 0 50 "$1" >"$work/seeded.log" 2>&1 &
+  relay=$!
+  wait_until grep -qx up "$work/seeded.log" || fail "no relay: $(cat "$work/seeded.log")"
+  at a ip addr add 198.18.9.1/30 dev seeded
+  at b ip addr add 198.18.9.2/30 dev seeded
+  at a ip link set seeded up
+  at b ip link set seeded up
+  losses b a 198.18.9.2
+  kill "$relay"
+  wait_until gone "$relay" || fail "the relay does not end"
+}
+
+note "a link loses about as much as it is told to, in each direction, and with the same seed the same"
+for way in "4 1" "1 4"; do
+  # shellcheck disable=SC2086  # two places
+  lost=$(losses $way | wc -w)
+  ((lost >= 20 && lost <= 100)) || fail "of 1000 datagrams from ${way#* } to ${way% *} $lost are lost at 5 in 100"
+done
+[[ -z $(losses 2 1) ]] || fail "a link that is to lose nothing loses $(tail -n 1 "$work/losses")"
+for place in a b; do
+  ip netns add "$net_prefix-$place"
+  at "$place" sysctl -qw net.ipv6.conf.default.disable_ipv6=1
+done
+first=$(seeded_losses 7)
+[[ $(seeded_losses 7) == "$first" ]] || fail "the same seed loses others"
+[[ $(seeded_losses 8) != "$first" ]] || fail "another seed loses the same"
+fetch 1 4 >"$work/speed" || fail "place 1 gets nothing over a link that loses packets"
+cmp "$work/download" "$work/www/file" || fail "what comes over a link that loses packets is not what was sent"
+
+# hears PLACE FROM [6]: whether a datagram comes from there; over IPv6.
+hears() {
+  local status=0 address
+  address=$("net_address${3-}" "$1")
+  : >"$work/hears"
+  at "$1" python3 -c 'import socket, sys
+receiver = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+receiver.bind((sys.argv[1], 9000))
 receiver.settimeout(1)
 print("bound", flush=True)
-receiver.recv(1)' "$(net_address "$1")" >"$work/hears" 2>"$work/hears.log" &
+receiver.recv(1)' "$address" >"$work/hears" 2>"$work/hears.log" &
   wait_until grep -q bound "$work/hears" || fail "nobody listens: $(cat "$work/hears.log")"
-  at "$2" bash -c 'echo >"/dev/udp/$0/9000"' "$(net_address "$1")" 2>"$work/said" || true
+  at "$2" bash -c 'echo >"/dev/udp/$0/9000"' "$address" 2>"$work/said" || true
   wait $! || status=$?
   return $status
 }
@@ -147,8 +205,19 @@ net_part 1 2
 connects 3 1 || fail "others are parted too"
 net_mend 1 2
 connects 1 2 || fail "what was mended is still parted"
+note "the same over IPv6, to a place that is away too"
+for place in 2 3 4; do
+  hears 1 "$place" 6 && hears "$place" 1 6 || fail "places 1 and $place don't hear each other over IPv6"
+done
+net_cut 1 2
+! hears 2 1 6 || fail "what was cut passes over IPv6"
+hears 1 2 6 || fail "the other direction is cut too over IPv6"
+net_mend 2
+hears 2 1 6 || fail "what was mended is still cut over IPv6"
+
 for place in 1 3; do
   net_isolate "$place"
+  ! hears 2 "$place" 6 && ! hears "$place" 2 6 || fail "place $place is not isolated over IPv6"
   ! hears 2 "$place" && ! hears "$place" 2 || fail "place $place is not isolated"
   net_mend "$place"
   connects "$place" 2 && connects 2 "$place" || fail "place $place is isolated for ever"

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154  # those of lib.sh and lib_nodes.sh, which share their variables
 # A network of nodes and a registry. Each place has a network namespace of its own and a link whose rate is bounded in
-# both directions, on a bridge in a namespace for itself; a place may also be away by a delay. This machine's own
-# interfaces are not touched. Sourced after tests/e2e/lib.sh; needs root.
+# both directions, on a bridge in a namespace for itself; a place may also be away by a delay, and lose packets. This
+# machine's own interfaces are not touched. Sourced after tests/e2e/lib.sh; needs root.
 #
 # A place is a node's number from 1 on, "origin", or "names". What belongs to a run is named after the shell's process.
 
@@ -21,6 +21,15 @@ net_address() {
     *) if [[ -n ${net_devices[$1]-} ]]; then echo "198.18.0.$1"; else echo "127.0.0.$1"; fi ;;
   esac
 }
+# net_address6 PLACE: the same, of the range for local use (RFC 4193).
+net_address6() {
+  case $1 in
+    hub) echo fd18::fe ;;
+    origin) echo fd18::fa ;;
+    names) echo fd18::fb ;;
+    *) printf 'fd18::%x\n' "$1" ;;
+  esac
+}
 net_namespace() { echo "$net_prefix-$1"; }
 
 # at PLACE COMMAND...: runs it in the place's network; the mounts that it sees and makes are this shell's.
@@ -33,7 +42,7 @@ exec_at() { exec nsenter --net="/run/netns/$(net_namespace "$1")" "${@:2}"; }
 can_net() {
   ((EUID == 0)) || { echo "only root can make network namespaces"; return 1; }
   local tool probe=$net_prefix-probe message
-  for tool in ip tc bridge nsenter iptables; do
+  for tool in ip tc bridge nsenter iptables ip6tables; do
     command -v "$tool" >/dev/null || { echo "$tool is missing"; return 1; }
   done
   message=$(ip netns add "$probe" 2>&1) || { echo "no network namespace can be made: $message"; return 1; }
@@ -41,8 +50,10 @@ can_net() {
     nsenter --net="/run/netns/$probe" ip link add br0 type bridge &&
       nsenter --net="/run/netns/$probe" ip link add probe0 type veth peer name probe1 &&
       nsenter --net="/run/netns/$probe" tc qdisc add dev probe0 root tbf rate 1mbit burst 16kb latency 20ms &&
-      nsenter --net="/run/netns/$probe" iptables -A INPUT -p tcp --syn -j DROP
-  } 2>&1) || { ip netns del "$probe"; echo "the kernel lacks bridge, veth, tbf or iptables: $message"; return 1; }
+      nsenter --net="/run/netns/$probe" iptables -A INPUT -p tcp --syn -j DROP &&
+      nsenter --net="/run/netns/$probe" ip6tables -A INPUT -p tcp --syn -j DROP &&
+      nsenter --net="/run/netns/$probe" ip -6 addr add fd18::1/64 dev br0
+  } 2>&1) || { ip netns del "$probe"; echo "the kernel lacks bridge, veth, tbf, iptables or IPv6: $message"; return 1; }
   ip netns del "$probe"
 }
 
@@ -65,15 +76,20 @@ net_up() {
   at hub ip link set br0 up
   # Who is away by a delay is no neighbour on the bridge: the hub answers for it, at once.
   at hub sysctl -qw net.ipv4.conf.br0.proxy_arp=1 net.ipv4.neigh.br0.proxy_delay=0 net.ipv4.conf.br0.send_redirects=0
+  at hub sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.conf.br0.proxy_ndp=1 net.ipv6.neigh.br0.proxy_delay=0
+  at hub ip -6 addr add "$(net_address6 hub)/64" dev br0 nodad
 }
 
-# net_add PLACE RATE [DELAY_MS]: RATE as tc has it ("100mbit") is the most in each direction; DELAY_MS each way.
+# net_add PLACE RATE [DELAY_MS [LOSS_PERMILLE]]: RATE as tc has it ("100mbit") is the most in each direction; DELAY_MS
+# each way; of a thousand packets LOSS_PERMILLE are lost each way, which of them by NET_SEED (default 1).
 net_add() {
-  local place=$1 rate=$2 delay=${3:-0} device=l$1
+  local place=$1 rate=$2 delay=${3:-0} loss=${4:-0} device=l$1
   ip netns add "$(net_namespace "$place")"
   net_devices[$place]=$device
   at "$place" ip link set lo up
-  if [[ $delay == 0 ]]; then net_plug "$place"; else net_relay "$place" "$delay"; fi
+  # Nobody here is a router that could be solicited.
+  at "$place" sysctl -qw net.ipv6.conf.default.router_solicitations=0
+  if [[ $delay == 0 && $loss == 0 ]]; then net_plug "$place"; else net_relay "$place" "$delay" "$loss"; fi
   at hub ip link set "$device" up
   at "$place" tc qdisc add dev "$device" root tbf rate "$rate" burst $net_burst_bytes latency $net_queue_max
   at hub tc qdisc add dev "$device" root tbf rate "$rate" burst $net_burst_bytes latency $net_queue_max
@@ -86,6 +102,8 @@ net_plug() {
   at "$1" ip link set "${net_devices[$1]}" up gso_max_size $((net_burst_bytes - 1024))
   at "$1" ip addr add "$(net_address "$1")/24" dev "${net_devices[$1]}"
   at "$1" ip route add default via "$(net_address hub)"
+  at "$1" ip -6 addr add "$(net_address6 "$1")/64" dev "${net_devices[$1]}" nodad
+  at "$1" ip -6 route add default via "$(net_address6 hub)"
 }
 
 net_relay() {
@@ -93,7 +111,7 @@ net_relay() {
   : >"$log"
   "${delay_relay:-$repository_root/build/tests/net/delay_relay}" "/run/netns/$(net_namespace hub)" \
     "/run/netns/$(net_namespace "$1")" "${net_devices[$1]}" "$(awk -v ms="$2" 'BEGIN { printf "%d", ms * 1000 }')" \
-    >"$log" 2>&1 &
+    "$3" "${NET_SEED:-1}" >"$log" 2>&1 &
   net_relay_pids[$1]=$!
   disown
   wait_until grep -qx up "$log" || fail "no relay to $1: $(cat "$log")"
@@ -102,6 +120,10 @@ net_relay() {
   at "$1" ip route add default dev "${net_devices[$1]}"
   at hub ip link set "${net_devices[$1]}" up
   at hub ip route add "$(net_address "$1")/32" dev "${net_devices[$1]}"
+  at "$1" ip -6 addr add "$(net_address6 "$1")/128" dev "${net_devices[$1]}" nodad
+  at "$1" ip -6 route add default dev "${net_devices[$1]}"
+  at hub ip -6 route add "$(net_address6 "$1")/128" dev "${net_devices[$1]}"
+  at hub ip -6 neigh add proxy "$(net_address6 "$1")" dev br0
 }
 
 # net_rate PLACE RATE: changes the rate of its link, in both directions.
@@ -125,8 +147,12 @@ net_sent() {
 
 # --- faults of the network: what is lost is lost in silence. net_mend undoes them.
 
-# net_cut FROM TO: nothing that FROM sends reaches TO; the other way is open.
-net_cut() { at "$2" iptables -A INPUT -s "$(net_address "$1")" -j DROP; }
+# net_cut FROM TO: nothing that FROM sends reaches TO; the other way is open, for which TO must find FROM on the bridge:
+# over IPv6 by ICMP.
+net_cut() {
+  at "$2" iptables -A INPUT -s "$(net_address "$1")" -j DROP
+  at "$2" ip6tables -A INPUT -s "$(net_address6 "$1")" ! -p icmpv6 -j DROP
+}
 
 # net_part PLACE PLACE: nothing passes between the two.
 net_part() {
@@ -136,17 +162,26 @@ net_part() {
 
 # net_isolate PLACE: nothing comes in, and nothing goes out.
 net_isolate() {
-  at "$1" iptables -A INPUT -i "${net_devices[$1]}" -j DROP
-  at "$1" iptables -A OUTPUT -o "${net_devices[$1]}" -j DROP
+  local tables
+  for tables in iptables ip6tables; do
+    at "$1" $tables -A INPUT -i "${net_devices[$1]}" -j DROP
+    at "$1" $tables -A OUTPUT -o "${net_devices[$1]}" -j DROP
+  done
 }
 
 # net_swallow_dials PLACE: whoever connects to it gets no answer; connections that are there go on.
-net_swallow_dials() { at "$1" iptables -A INPUT -i "${net_devices[$1]}" -p tcp --syn -j DROP; }
+net_swallow_dials() {
+  local tables
+  for tables in iptables ip6tables; do at "$1" $tables -A INPUT -i "${net_devices[$1]}" -p tcp --syn -j DROP; done
+}
 
 # net_mend PLACE...: takes away what was done to these.
 net_mend() {
   local place
-  for place in "$@"; do at "$place" iptables -F; done
+  for place in "$@"; do
+    at "$place" iptables -F
+    at "$place" ip6tables -F
+  done
 }
 
 # --- a registry and nodes in it

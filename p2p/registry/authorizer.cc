@@ -5,15 +5,19 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "node/peer_trust.h"
 #include "p2p/recipe/sha256.h"
 
 namespace sluice::p2p {
 namespace {
 
 constexpr size_t kTokenAnswerMax = 256 << 10;
-constexpr Duration kRenewalPause = std::chrono::seconds(10);  // after a renewal that failed
+constexpr Duration kRenewalPause = std::chrono::seconds(10);   // after a renewal that failed
+constexpr Duration kShownLifetimeMax = std::chrono::hours(1);  // of a token that another node may show
 
 using Level = AccessGrant::Level;
 
@@ -41,6 +45,32 @@ absl::Status Refusal(const std::string& what) {
   return absl::UnauthenticatedError(what);
 }
 
+// Whether a token says itself that it is good for pulling; nobody has to believe one that says nothing.
+bool SaysPull(const AccessToken& token, const AccessNeed& need) {
+  const std::optional<std::string> inside = ScopeInToken(token.value);
+  const std::optional<std::string>& scope = inside ? inside : token.scope;
+  return scope && ScopeSet::Parse(*scope).Covers(ScopeSet::Repository(need.repository, "pull"));
+}
+
+// Whether another node may show a token: it soon expires, is good for nothing but pulling from that
+// repository as far as it says, and is no password. There are token servers that give the password back, as
+// it is or in another dress.
+bool MayBeShown(const AccessToken& token, const AccessNeed& need,
+                const std::optional<Credential>& credential) {
+  if (!credential || token.lifetime > kShownLifetimeMax || !IsPeerToken(token.value)) return false;
+  const std::optional<std::string> inside = ScopeInToken(token.value);
+  if (inside && !ScopeSet::Repository(need.repository, "pull").Covers(ScopeSet::Parse(*inside))) return false;
+  for (const std::string* secret : {&credential->password, &credential->identity_token}) {
+    if (secret->empty()) continue;
+    const std::string pair = absl::StrCat(credential->username, ":", *secret);
+    for (const std::string& dress : {*secret, absl::Base64Escape(*secret), absl::WebSafeBase64Escape(*secret),
+                                     absl::Base64Escape(pair), absl::WebSafeBase64Escape(pair)}) {
+      if (absl::StrContains(token.value, dress)) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 // The credentials for a registry, as they are now.
@@ -49,6 +79,13 @@ struct Authorizer::Login {
   std::optional<Credential> credential;
   std::string identity;  // empty without credentials
 };
+
+// As nobody in particular, where credentials are not this node's to show.
+Authorizer::Login Authorizer::NotForStrangers() {
+  return {.error = Refusal("it takes credentials, and whoever wants it has to show its own"),
+          .credential = {},
+          .identity = {}};
+}
 
 // What is asked of a token server.
 struct Authorizer::Question {
@@ -62,8 +99,11 @@ struct Authorizer::Question {
   absl::Status without_credentials;
 
   std::string Key() const {
-    return absl::StrJoin(
-        {need.url.Authority(), realm.ToString(), challenge.service, asked.ToString(), identity}, "\n");
+    // Those who have credentials to show when this is refused, and those who have not, are told apart.
+    const std::string_view right = need.right == AccessNeed::Right::kStrangers ? "strangers" : "";
+    return absl::StrJoin({need.url.Authority(), realm.ToString(), challenge.service, asked.ToString(),
+                          identity, std::string(right)},
+                         "\n");
   }
 };
 
@@ -78,7 +118,13 @@ struct Authorizer::Kept {
   bool shared = false;    // it did not come from the token server
   bool accepted = false;  // by the registry
   bool refused = false;
+  Instant since{};
+  Instant proven_until = Instant::min();  // the registry has given something of it for a pull
+  bool says_pull = false;                 // it says itself that it is good for pulling
+  bool shareable = false;                 // see PullRight::token
 
+  // REQUIRES: question
+  std::string token() const { return header.substr(std::string_view("Bearer ").size()); }
   Level level() const { return identity.empty() ? Level::kAnonymous : Level::kCredentials; }
   bool Serves(const ScopeSet& scopes) const {
     return !question || granted.Covers(scopes) || needs.contains(scopes.ToString());
@@ -194,10 +240,10 @@ AccessGrant Authorizer::Show(const AccessNeed& need) {
     const auto found = repositories_.find(place);
     if (found == repositories_.end()) return {};
     Repository& repository = *found->second;
-    KeptPtr best = Best(repository, need.scopes);
+    KeptPtr best = Best(repository, need);
     if (best && best->level() == Level::kCredentials) {
       DropOtherIdentities(repository, LoginOf(need.registry));
-      best = Best(repository, need.scopes);
+      best = Best(repository, need);
     }
     if (!best) return {};
     const Instant now = parts_.clock.Now();
@@ -223,12 +269,18 @@ void Authorizer::DropOtherIdentities(Repository& repository, const Login& login)
   });
 }
 
-Authorizer::KeptPtr Authorizer::Best(Repository& repository, const ScopeSet& scopes) {
+bool Authorizer::IsForStranger(const Repository& repository, const AccessNeed& need) const {
+  return need.right == AccessNeed::Right::kStrangers && parts_.clock.Now() >= repository.public_until;
+}
+
+Authorizer::KeptPtr Authorizer::Best(Repository& repository, const AccessNeed& need) {
   const Instant now = parts_.clock.Now();
   std::erase_if(repository.kept, [&](const KeptPtr& kept) { return kept->refused || kept->expires <= now; });
   KeptPtr best;
   for (const KeptPtr& kept : repository.kept) {
-    if (!kept->Serves(scopes)) continue;
+    if (!kept->Serves(need.scopes)) continue;
+    const bool is_own_token = kept->question && kept->level() == Level::kCredentials;
+    if (is_own_token && IsForStranger(repository, need)) continue;
     // What the registry took before goes before what it may refuse.
     const bool better = !best || (kept->accepted && !best->accepted) ||
                         (kept->accepted == best->accepted && kept->expires > best->expires);
@@ -343,14 +395,26 @@ absl::StatusOr<Authorizer::Decision> Authorizer::Decide(const AccessNeed& need, 
   if (basic && shown.level == Level::kNone) repository.public_until = Instant::min();
   std::erase_if(repository.kept, [&](const KeptPtr& kept) { return kept->question.has_value() == basic; });
 
-  if (const KeptPtr best = Best(repository, need.scopes); best && (basic || !Probes(shown))) {
+  if (const KeptPtr best = Best(repository, need); best && (basic || !Probes(shown))) {
     return Decision{GrantOf(repository, need, *best), std::nullopt};
   }
+  if (!basic && IsForStranger(repository, need)) {
+    if (now < repository.credentials_until) return NotForStrangers().error;
+    return DecideAs(NotForStrangers(), need, shown, challenge, repository);
+  }
+  return DecideAs(login, need, shown, challenge, repository);
+}
+
+absl::StatusOr<Authorizer::Decision> Authorizer::DecideAs(const Login& login, const AccessNeed& need,
+                                                          const AccessGrant& shown,
+                                                          const AuthChallenge& challenge,
+                                                          Repository& repository) {
+  const Instant now = parts_.clock.Now();
   std::erase_if(repository.denials, [&](const auto& denial) { return denial.until <= now; });
   for (const Repository::Denial& denial : repository.denials) {
     if (denial.identity == login.identity && denial.scopes == need.scopes.ToString()) return denial.why;
   }
-  if (basic) return DecideBasic(need, repository, login);
+  if (challenge.scheme == AuthScheme::kBasic) return DecideBasic(need, repository, login);
   return DecideBearer(need, shown, challenge, login, repository);
 }
 
@@ -383,6 +447,7 @@ absl::StatusOr<Authorizer::Decision> Authorizer::DecideBasic(const AccessNeed& n
   const auto kept = std::make_shared<Kept>();
   kept->header = login.credential->BasicAuthorization();
   kept->identity = login.identity;
+  kept->since = now;
   kept->expires = Instant::max();
   Keep(kept, repository);
   repository.credentials_until = now + options_.finding_ttl;
@@ -408,7 +473,10 @@ absl::StatusOr<Authorizer::Decision> Authorizer::DecideBearer(const AccessNeed& 
   } else if (*trust == RealmTrust::kAnonymous) {
     why_without = Refusal("its token server is on another host and got no credentials");
   }
-  const bool wanted = need.scopes.MayPush() || parts_.clock.Now() < repository.credentials_until;
+  const Instant now = parts_.clock.Now();
+  if (need.belief == AccessNeed::Belief::kPrivate && why_without.ok() && now >= repository.public_until)
+    repository.credentials_until = std::max(repository.credentials_until, now + options_.finding_ttl);
+  const bool wanted = need.scopes.MayPush() || now < repository.credentials_until;
   const bool use = why_without.ok() && wanted && !Probes(shown);
   // Nothing else is left to be shown.
   if (shown.level == Level::kAnonymous && !use && wanted) {
@@ -494,6 +562,89 @@ void Authorizer::AskForShared(const FlightPtr& flight, std::shared_ptr<const voi
       });
 }
 
+std::optional<PullRight> Authorizer::OwnRight(const AccessNeed& need) {
+  const std::lock_guard lock(mutex_);
+  const auto found = repositories_.find(PlaceOf(need.url, need.repository));
+  if (found == repositories_.end()) return std::nullopt;
+  Repository& repository = *found->second;
+  const Instant now = parts_.clock.Now();
+  if (now < repository.public_until) return PullRight{};
+  DropOtherIdentities(repository, LoginOf(need.registry));
+  const KeptPtr best = Best(repository, need);
+  if (!best || best->level() != Level::kCredentials || (!best->says_pull && best->proven_until <= now))
+    return std::nullopt;
+  const KeptPtr shareable = ShareableIn(repository, need);
+  return PullRight{OriginAccess::kCredentials, shareable ? shareable->token() : std::string()};
+}
+
+bool Authorizer::HasCredentials(const AccessNeed& need) {
+  const std::lock_guard lock(mutex_);
+  const auto found = repositories_.find(PlaceOf(need.url, need.repository));
+  if (found == repositories_.end()) return false;
+  DropOtherIdentities(*found->second, LoginOf(need.registry));
+  const KeptPtr best = Best(*found->second, need);
+  return best && best->level() == Level::kCredentials;
+}
+
+Authorizer::KeptPtr Authorizer::ShareableIn(Repository& repository, const AccessNeed& need) {
+  const Instant now = parts_.clock.Now();
+  for (const KeptPtr& kept : repository.kept) {
+    const bool usable = kept->shareable && !kept->refused && kept->expires > now;
+    if (usable && kept->question->asked == need.scopes) return kept;
+  }
+  return nullptr;
+}
+
+std::string Authorizer::ShareableToken(const AccessNeed& need) {
+  FlightPtr renewal;
+  std::string token;
+  {
+    const std::lock_guard lock(mutex_);
+    const std::string place = PlaceOf(need.url, need.repository);
+    const auto found = repositories_.find(place);
+    if (found == repositories_.end()) return {};
+    Repository& repository = *found->second;
+    DropOtherIdentities(repository, LoginOf(need.registry));
+    const KeptPtr kept = ShareableIn(repository, need);
+    if (!kept) return {};
+    repository.used = parts_.clock.Now();
+    token = kept->token();
+    renewal = Renewal(*kept, place);
+  }
+  if (renewal) Send(renewal);
+  return token;
+}
+
+void Authorizer::Forget(const AccessNeed& need, const std::string& token) {
+  const std::lock_guard lock(mutex_);
+  const auto found = repositories_.find(PlaceOf(need.url, need.repository));
+  if (found == repositories_.end()) return;
+  const Instant young = parts_.clock.Now() - options_.refusal_ttl;
+  std::erase_if(found->second->kept, [&](const KeptPtr& kept) {
+    const bool drop = kept->shareable && kept->since <= young && kept->token() == token;
+    // It may be kept for other repositories too.
+    if (drop) kept->refused = true;
+    return drop;
+  });
+}
+
+bool Authorizer::IsClosedToStrangers(const AccessNeed& need) {
+  const std::lock_guard lock(mutex_);
+  const auto found = repositories_.find(PlaceOf(need.url, need.repository));
+  if (found == repositories_.end()) return false;
+  const Repository& repository = *found->second;
+  const Instant now = parts_.clock.Now();
+  const bool has_password = std::any_of(repository.kept.begin(), repository.kept.end(),
+                                        [](const KeptPtr& kept) { return !kept->question; });
+  return now < repository.credentials_until && now >= repository.public_until && !has_password;
+}
+
+bool Authorizer::IsPublic(const AccessNeed& need) {
+  const std::lock_guard lock(mutex_);
+  const auto found = repositories_.find(PlaceOf(need.url, need.repository));
+  return found != repositories_.end() && parts_.clock.Now() < found->second->public_until;
+}
+
 std::optional<AccessToken> Authorizer::AnonymousToken(const AccessNeed& need) {
   const std::lock_guard lock(mutex_);
   const auto found = repositories_.find(PlaceOf(need.url, need.repository));
@@ -502,8 +653,7 @@ std::optional<AccessToken> Authorizer::AnonymousToken(const AccessNeed& need) {
   for (const KeptPtr& kept : found->second->kept) {
     const bool own = kept->level() == Level::kAnonymous && !kept->shared && !kept->refused && kept->question;
     if (!own || kept->expires <= now || kept->question->asked != need.scopes) continue;
-    constexpr std::string_view kBearer = "Bearer ";
-    return AccessToken{kept->header.substr(kBearer.size()), kept->expires - now, std::nullopt};
+    return AccessToken{kept->token(), kept->expires - now, std::nullopt};
   }
   return std::nullopt;
 }
@@ -717,6 +867,11 @@ void Authorizer::Refuse(const FlightPtr& flight, absl::Status why) {
     waiters = Remove(*flight);
     for (const Waiter& waiter : waiters) {
       Repository& repository = At(PlaceOf(waiter.need.url, waiter.need.repository));
+      if (waiter.need.right == AccessNeed::Right::kStrangers) {
+        repository.credentials_until = parts_.clock.Now() + options_.finding_ttl;
+        repository.public_until = Instant::min();
+        continue;
+      }
       const std::string scopes = waiter.need.scopes.ToString();
       const bool known = std::any_of(repository.denials.begin(), repository.denials.end(),
                                      [&](const auto& denial) { return denial.scopes == scopes; });
@@ -729,6 +884,8 @@ void Authorizer::Refuse(const FlightPtr& flight, absl::Status why) {
 void Authorizer::Take(const FlightPtr& flight, AccessToken token, TokenFrom from) {
   const auto kept = std::make_shared<Kept>();
   kept->shared = from == TokenFrom::kSharing;
+  kept->says_pull = from == TokenFrom::kServer && SaysPull(token, flight->question.need);
+  kept->shareable = MayBeShown(token, flight->question.need, flight->question.credential);
   kept->header = absl::StrCat("Bearer ", token.value);
   kept->question = flight->question;
   kept->identity = flight->question.identity;
@@ -738,6 +895,7 @@ void Authorizer::Take(const FlightPtr& flight, AccessToken token, TokenFrom from
   {
     const std::lock_guard lock(mutex_);
     const Instant now = parts_.clock.Now();
+    kept->since = now;
     kept->renew = now + token.lifetime * 3 / 4;
     kept->expires = now + token.lifetime * 9 / 10;
     std::set<std::string> places;
@@ -792,8 +950,11 @@ void Authorizer::Accepted(const AccessNeed& need, const AccessGrant& shown, Outc
   // Of a repository that never refused anything there is nothing to be known.
   if (found == repositories_.end()) return;
   Repository& repository = *found->second;
+  const bool pulled = outcome == Outcome::kServed && !need.scopes.MayPush();
   for (const KeptPtr& kept : repository.kept) {
-    if (kept->header == shown.header) kept->accepted = true;
+    if (kept->header != shown.header) continue;
+    kept->accepted = true;
+    if (pulled) kept->proven_until = parts_.clock.Now() + options_.right_ttl;
   }
   if (outcome != Outcome::kServed || shown.level == Level::kCredentials || need.scopes.MayPush()) return;
   const Instant now = parts_.clock.Now();
@@ -809,6 +970,10 @@ bool Authorizer::Escalate(const AccessNeed& need, const AccessGrant& shown, int 
   const std::lock_guard lock(mutex_);
   Repository& repository = At(PlaceOf(need.url, need.repository));
   const Instant now = parts_.clock.Now();
+  if (IsForStranger(repository, need)) {
+    if (status == 403) repository.credentials_until = now + options_.finding_ttl;
+    return false;
+  }
   // Of a public repository it is the truth.
   if (now < repository.public_until && status == 404) return false;
   const Login login = LoginOf(need.registry);

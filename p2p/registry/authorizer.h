@@ -53,6 +53,15 @@ struct AuthorizerOptions {
   size_t header_bytes_max = 8 << 20;                    // of all that is kept; unused longest goes first
   SharedToken shared_token = nullptr;                   // asked before the token server; may be null
   Duration unshared_time = std::chrono::minutes(5);     // not asked, after one that was refused
+  Duration right_ttl = std::chrono::minutes(5);         // how long what a registry gave proves a right
+};
+
+// A node's own right to pull from a repository.
+struct PullRight {
+  OriginAccess access = OriginAccess::kPublic;  // kCredentials: by this node's own
+  // What another node may show that fetches something for this one: a token for pulling from that repository
+  // alone, which soon expires and gives away no password. Empty: there is none.
+  std::string token = {};
 };
 
 // Who asks a registry for what.
@@ -65,6 +74,13 @@ struct AccessNeed {
   // Whether this request may go without credentials to find out whether the repository is public.
   enum class Probe { kNo, kMay };
   Probe probe = Probe::kNo;
+  // kStrangers: another node asks, which is shown what strangers get. Credentials are shown for it only where
+  // the repository was found lately to need none, and where a registry knows passwords alone (Basic).
+  enum class Right { kOwn, kStrangers };
+  Right right = Right::kOwn;
+  // Whether somebody who is believed says that strangers get nothing: then credentials are shown at once.
+  enum class Belief { kNone, kPrivate };
+  Belief belief = Belief::kNone;
 };
 
 // What a request shows to a registry.
@@ -130,6 +146,23 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
   // life.
   std::optional<AccessToken> AnonymousToken(const AccessNeed& need);
 
+  // This node's own right, where no more need be asked for it: the repository was found to be public lately,
+  // or the registry has given something of it to this node's credentials lately, or the token that it has
+  // says so itself. A token server that gives tokens to everybody, which are good for nothing, proves
+  // nothing.
+  std::optional<PullRight> OwnRight(const AccessNeed& need);
+  // Whether this node has a token or a password for it, be it proven or not.
+  bool HasCredentials(const AccessNeed& need);
+  // The token as PullRight has it, be it proven or not; empty if there is none. Renews it in time.
+  std::string ShareableToken(const AccessNeed& need);
+  // A token of this node's was refused to who showed it for this node: it is dropped, unless it is so young
+  // that another would be refused, too.
+  void Forget(const AccessNeed& need, const std::string& token);
+  // Whether it was found lately that strangers get nothing, and this node has no password to show for them.
+  bool IsClosedToStrangers(const AccessNeed& need);
+  // Whether it was found lately that strangers get everything.
+  bool IsPublic(const AccessNeed& need);
+
   // The registry took `shown`: it answered otherwise than with 401, 403, 429 or a 5xx.
   enum class Outcome { kServed, kNotServed };
   void Accepted(const AccessNeed& need, const AccessGrant& shown, Outcome outcome);
@@ -155,10 +188,14 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
   Authorizer(Parts parts, AuthorizerOptions options);
 
   Login LoginOf(const std::string& registry);
+  static Login NotForStrangers();
 
   // All REQUIRE mutex_.
   Repository& At(const std::string& place);
-  KeptPtr Best(Repository& repository, const ScopeSet& scopes);
+  KeptPtr Best(Repository& repository, const AccessNeed& need);
+  // Whether what is asked is to be answered as a stranger would be.
+  bool IsForStranger(const Repository& repository, const AccessNeed& need) const;
+  KeptPtr ShareableIn(Repository& repository, const AccessNeed& need);
   AccessGrant GrantOf(const Repository& repository, const AccessNeed& need, const Kept& kept) const;
   absl::StatusOr<AccessGrant> GrantTo(const AccessNeed& need, const Kept& kept);
   void DropOtherIdentities(Repository& repository, const Login& login);
@@ -172,6 +209,8 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
                     absl::Status why);
   absl::StatusOr<Decision> Decide(const AccessNeed& need, const AccessGrant& shown,
                                   const AuthChallenge& challenge, const Login& login);
+  absl::StatusOr<Decision> DecideAs(const Login& login, const AccessNeed& need, const AccessGrant& shown,
+                                    const AuthChallenge& challenge, Repository& repository);
   absl::StatusOr<Decision> DecideBasic(const AccessNeed& need, Repository& repository, const Login& login);
   absl::StatusOr<Decision> DecideBearer(const AccessNeed& need, const AccessGrant& shown,
                                         const AuthChallenge& challenge, const Login& login,

@@ -5,7 +5,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "p2p/http/text.h"
 
 namespace sluice::p2p {
@@ -186,6 +188,42 @@ absl::StatusOr<AccessToken> ParseTokenAnswer(std::string_view json) {
   }
   token.lifetime = std::chrono::seconds(std::clamp(seconds, kSecondsMin, kSecondsMax));
   return token;
+}
+
+namespace {
+
+// One entry of the claim "access"; empty if it is malformed.
+std::string ScopeOf(const nlohmann::json& entry) {
+  const auto text = [](const nlohmann::json& value) {
+    const std::string* const found = value.get_ptr<const std::string*>();
+    const bool clean = found && std::all_of(found->begin(), found->end(), absl::ascii_isgraph);
+    return clean ? *found : std::string();
+  };
+  if (!entry.is_object() || !entry.contains("actions") || !entry["actions"].is_array()) return {};
+  const std::string type = text(entry.value("type", nlohmann::json()));
+  const std::string name = text(entry.value("name", nlohmann::json()));
+  std::vector<std::string> actions;
+  for (const nlohmann::json& action : entry["actions"]) actions.push_back(text(action));
+  if (type.empty() || name.empty() || actions.empty()) return {};
+  return absl::StrCat(type, ":", name, ":", absl::StrJoin(actions, ","));
+}
+
+}  // namespace
+
+std::optional<std::string> ScopeInToken(std::string_view token) {
+  const size_t first = token.find('.');
+  const size_t second = first == std::string_view::npos ? first : token.find('.', first + 1);
+  if (second == std::string_view::npos || token.size() > kTokenBytesMax) return std::nullopt;
+  std::string text;
+  if (!absl::WebSafeBase64Unescape(Abs(token.substr(first + 1, second - first - 1)), &text))
+    return std::nullopt;
+  const nlohmann::json claims = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!claims.is_object() || !claims.contains("access") || !claims["access"].is_array()) return std::nullopt;
+  std::vector<std::string> scopes;
+  for (const nlohmann::json& entry : claims["access"]) {
+    if (std::string scope = ScopeOf(entry); !scope.empty()) scopes.push_back(std::move(scope));
+  }
+  return absl::StrJoin(scopes, " ");
 }
 
 }  // namespace sluice::p2p

@@ -48,4 +48,9 @@ struct AccessToken {
 // Reads a token server's answer. Errors: DataLoss; the message never quotes the answer.
 absl::StatusOr<AccessToken> ParseTokenAnswer(std::string_view json);
 
+// What a token says itself that it is good for, as scopes parted by blanks: the claim "access" of a JSON web
+// token, whose signature is not looked at. nullopt: it says nothing. Sources: RFC 7519, distribution
+// specification "Token Authentication Implementation", "access".
+std::optional<std::string> ScopeInToken(std::string_view token);
+
 }  // namespace sluice::p2p

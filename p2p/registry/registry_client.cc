@@ -10,6 +10,7 @@
 #include "p2p/http/content_range.h"
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
+#include "p2p/registry/pull_grant.h"
 #include "p2p/registry/registry_call.h"
 #include "p2p/registry/registry_exchange.h"
 
@@ -131,7 +132,8 @@ class RangeSink final : public AnswerSink {
 }  // namespace
 
 RegistryClient::RegistryClient(Parts parts, RegistryOptions options)
-    : core_(std::make_shared<RegistryCore>(parts, std::move(options))) {}
+    : core_(std::make_shared<RegistryCore>(parts, std::move(options))),
+      rights_(std::make_shared<PullRights>(core_)) {}
 
 RegistryClient::~RegistryClient() {
   Stop();
@@ -142,9 +144,12 @@ void RegistryClient::Stop() {
 }
 
 void RegistryClient::FetchManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
-                                   const std::vector<std::string>& accept, Done<FetchedManifest> done) {
+                                   const std::vector<std::string>& accept, Done<FetchedManifest> done,
+                                   const Grant& grant) {
   if (absl::Status status = CheckTagOrDigest(tag_or_digest); !status.ok()) return std::move(done)(status);
-  Call(core_, ManifestRequest(*core_, origin, tag_or_digest, accept),
+  RegistryRequest request = ManifestRequest(*core_, origin, tag_or_digest, accept);
+  request.grant = grant;
+  Call(core_, std::move(request),
        [origin, tag_or_digest, done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
          if (!answer.ok()) return std::move(done)(std::move(answer).status());
          std::move(done)(CheckManifest(origin, tag_or_digest, *std::move(answer)));
@@ -162,7 +167,7 @@ std::shared_ptr<FetchControl> RegistryClient::ReadBlobRange(const BlobOrigin& or
                                                             uint64_t blob_size, ByteRange range,
                                                             FetchClass fetch_class, Instant deadline,
                                                             OnAccess on_access, OnData on_data,
-                                                            RangeDone done) {
+                                                            RangeDone done, const Grant& grant) {
   RegistryRequest request{.origin = origin, .path = BlobPath(digest)};
   request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
   request.deadline = deadline;
@@ -171,6 +176,7 @@ std::shared_ptr<FetchControl> RegistryClient::ReadBlobRange(const BlobOrigin& or
   request.repeat = RepeatRule::kUntilFirstByte;
   request.redirect_memory = RedirectMemory::kKeep;
   request.fetch_class = fetch_class;
+  request.grant = grant;
   return StartExchange(core_, std::move(request),
                        std::make_unique<RangeSink>(blob_size, range, std::move(on_access), std::move(on_data),
                                                    std::move(done)));
@@ -208,8 +214,9 @@ void RegistryClient::FetchWholeBlob(const BlobOrigin& origin, const Digest& dige
 }
 
 void RegistryClient::FetchBlobDocument(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
-                                       Done<FetchedManifest> done) {
+                                       Done<FetchedManifest> done, const Grant& grant) {
   RegistryRequest request{.origin = origin, .path = BlobPath(digest)};
+  request.grant = grant;
   request.deadline = core_->DefaultDeadline();
   request.body_bytes_max = bytes_max;
   request.redirect_memory = RedirectMemory::kKeep;
@@ -234,11 +241,12 @@ absl::StatusOr<std::string> RegistryClient::FetchWholeBlob(const BlobOrigin& ori
 }
 
 void RegistryClient::FetchReferrers(const BlobOrigin& origin, const Digest& manifest,
-                                    Done<FetchedManifest> done) {
+                                    Done<FetchedManifest> done, const Grant& grant) {
   RegistryRequest request{.origin = origin, .path = "/referrers/" + manifest.ToString()};
   request.headers.Add("Accept", media_type::kOciIndex);
   request.deadline = core_->DefaultDeadline();
   request.body_bytes_max = kManifestBytesMax;
+  request.grant = grant;
   auto give = [](absl::StatusOr<Answer> answer, Done<FetchedManifest> to) {
     const OriginAccess access = answer.ok() ? answer->access : OriginAccess::kPublic;
     const absl::StatusOr<ImageIndex> index = IndexOf(std::move(answer));
@@ -248,13 +256,15 @@ void RegistryClient::FetchReferrers(const BlobOrigin& origin, const Digest& mani
     std::move(to)(FetchedManifest{std::string(media_type::kOciIndex), std::move(body), digest, access});
   };
   Call(core_, std::move(request),
-       [core = core_, origin, manifest, give, done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
+       [core = core_, origin, manifest, grant, give,
+        done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
          if (!absl::IsNotFound(answer.status())) return give(std::move(answer), std::move(done));
-         Call(core,
-              ManifestRequest(*core, origin, ReferrersTag(manifest), {std::string(media_type::kOciIndex)}),
-              [give, done = std::move(done)](absl::StatusOr<Answer> tagged) mutable {
-                give(std::move(tagged), std::move(done));
-              });
+         RegistryRequest tagged =
+             ManifestRequest(*core, origin, ReferrersTag(manifest), {std::string(media_type::kOciIndex)});
+         tagged.grant = grant;
+         Call(core, std::move(tagged), [give, done = std::move(done)](absl::StatusOr<Answer> list) mutable {
+           give(std::move(list), std::move(done));
+         });
        });
 }
 
@@ -266,6 +276,7 @@ void RegistryClient::AnonymousToken(const BlobOrigin& origin, Done<AccessToken> 
   // Whatever it answers: by then the authorizer knows what it takes.
   RegistryRequest request{.origin = origin, .method = "HEAD", .path = "/tags/list"};
   request.deadline = core_->DefaultDeadline();
+  request.grant = PullGrant::OfStranger();
   Call(
       core_, std::move(request),
       [core = core_, need = *std::move(need), done = std::move(done)](const absl::StatusOr<Answer>&) mutable {

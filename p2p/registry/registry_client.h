@@ -21,6 +21,7 @@
 #include "node/telemetry.h"
 #include "p2p/http/http_client.h"
 #include "p2p/registry/manifest.h"
+#include "p2p/registry/pull_rights.h"
 #include "p2p/registry/registry_auth.h"
 
 namespace sluice::p2p {
@@ -60,6 +61,7 @@ struct FetchedManifest {
   std::string body;
   Digest digest;                                 // of `body`, computed here
   OriginAccess access = OriginAccess::kUnknown;  // what it took to get it
+  bool from_member = false;                      // by another node, and no registry
 };
 
 // Speaks the OCI distribution protocol to registries: authentication, redirects, retries, and hard checks of
@@ -98,8 +100,10 @@ class RegistryClient {
 
   // A manifest or index of at most kManifestBytesMax. Asked for by digest, its bytes are held against it; by
   // tag, they must match Docker-Content-Digest where the registry sends one.
+  // `grant`, here and below: another node's right (PullGrant), by which it is asked; null: this node's own.
   void FetchManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
-                     const std::vector<std::string>& accept, Done<FetchedManifest> done);
+                     const std::vector<std::string>& accept, Done<FetchedManifest> done,
+                     const Grant& grant = nullptr);
   absl::StatusOr<FetchedManifest> FetchManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
                                                 const std::vector<std::string>& accept);
 
@@ -113,7 +117,7 @@ class RegistryClient {
   std::shared_ptr<FetchControl> ReadBlobRange(const BlobOrigin& origin, const Digest& digest,
                                               uint64_t blob_size, ByteRange range, FetchClass fetch_class,
                                               Instant deadline, OnAccess on_access, OnData on_data,
-                                              RangeDone done);
+                                              RangeDone done, const Grant& grant = nullptr);
 
   // The size of a blob, if the repository has it, and what it took to be told.
   struct BlobStat {
@@ -133,10 +137,11 @@ class RegistryClient {
 
   // The same, with its media type and what it took to get it.
   void FetchBlobDocument(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
-                         Done<FetchedManifest> done);
+                         Done<FetchedManifest> done, const Grant& grant = nullptr);
 
   // The index of all that refers to a manifest; an empty one if there is no such list.
-  void FetchReferrers(const BlobOrigin& origin, const Digest& manifest, Done<FetchedManifest> done);
+  void FetchReferrers(const BlobOrigin& origin, const Digest& manifest, Done<FetchedManifest> done,
+                      const Grant& grant = nullptr);
 
   // What refers to a manifest with the given artifact type; none is no error. Asks the referrers API (the
   // first page of its answer), and where there is none the tag sha256-<hex>. Blocks.
@@ -165,6 +170,9 @@ class RegistryClient {
   // Errors also: NotFound (strangers need none, or get none).
   void AnonymousToken(const BlobOrigin& origin, Done<AccessToken> done);
 
+  // This node's own rights to pull; lives as long as the client.
+  PullRights& rights() { return *rights_; }
+
   // Uploads a blob unless the repository has it. A body beyond upload_chunk_bytes goes in chunks. A broken
   // upload is begun anew, within retries_max. `body.read` and `on_progress` (the count may go back when an
   // upload begins anew) are called on the client's thread. Blocks.
@@ -188,6 +196,7 @@ class RegistryClient {
 
  private:
   const std::shared_ptr<class RegistryCore> core_;
+  const std::shared_ptr<PullRights> rights_;
 };
 
 // Those of an index of referrers that have the artifact type. Errors: DataLoss.

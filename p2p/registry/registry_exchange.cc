@@ -10,6 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "p2p/http/text.h"
+#include "p2p/recipe/sha256.h"
+#include "p2p/registry/pull_grant.h"
 
 namespace sluice::p2p {
 namespace {
@@ -97,6 +99,7 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
   void Send(HttpRequest http, std::unique_ptr<HttpSink> sink);
   void AttemptAt(Instant when);
   HttpRequest MakeHttpRequest();
+  AccessGrant ToShow();
 
   absl::Status OnHead(const HttpHead& head);
   absl::Status OnBody(std::span<const std::byte> bytes);
@@ -116,9 +119,17 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
   bool AtRegistry() const { return url_->SchemeAndAuthority() == registry_url_->SchemeAndAuthority(); }
   bool Redirected() const { return hops_ > 0; }
   AccessNeed NeedAt(const Url& repository) const;
+  bool is_for_another() const { return request_.grant != nullptr; }
+  bool shows_anothers_token() const { return PullGrant::IsToken(request_.grant); }
+  // Where it led is told to those alone who have the same right.
+  std::string RedirectKey() const {
+    if (!shows_anothers_token()) return registry_url_->ToString();
+    return absl::StrCat(registry_url_->ToString(), " ", Sha256::Of(PullGrant::TokenOf(request_.grant)).Hex());
+  }
   std::string What() const { return absl::StrCat(request_.method, " ", url_->Redacted()); }
+  // What one is told that another is not says nothing to the rest.
   bool remembers_404() const {
-    return request_.access == RegistryAccess::kPull &&
+    return !is_for_another() && request_.access == RegistryAccess::kPull &&
            (request_.method == "GET" || request_.method == "HEAD");
   }
   absl::Status Explained(const absl::Status& status) const {
@@ -186,12 +197,17 @@ void Exchange::Start() {
     return Finish(absl::NotFoundError(absl::StrCat(What(), ": it was not there a moment ago")));
   }
   if (request_.redirect_memory == RedirectMemory::kKeep) {
-    const std::optional<UrlMemory::Fact> known = core_->redirects.Find(url_->ToString());
-    if (known) {
+    const std::optional<UrlMemory::Fact> known = core_->redirects.Find(RedirectKey());
+    const bool is_strangers = PullGrant::IsStrangers(request_.grant);
+    if (known && (!is_strangers || known->access == OriginAccess::kPublic)) {
       url_ = *Url::Parse(known->text);
       if (known->access != OriginAccess::kPublic) NoteCredentials();
       hops_ = 1;
     }
+  }
+  if (PullGrant::IsStrangers(request_.grant) && core_->authorizer->IsClosedToStrangers(*need_)) {
+    return Finish(
+        absl::UnauthenticatedError(absl::StrCat(What(), ": it was found lately that it takes credentials")));
   }
   Attempt();
 }
@@ -202,7 +218,10 @@ AccessNeed Exchange::NeedAt(const Url& repository) const {
                   .url = repository,
                   .repository = request_.origin.repository,
                   .scopes = ScopeSet::Repository(request_.origin.repository, push ? "pull,push" : "pull"),
-                  .loopback = loopback_};
+                  .loopback = loopback_,
+                  .right = PullGrant::IsStrangers(request_.grant) ? AccessNeed::Right::kStrangers
+                                                                  : AccessNeed::Right::kOwn,
+                  .belief = request_.belief};
   if (!request_.also_pulls.empty()) need.scopes.Merge(ScopeSet::Repository(request_.also_pulls, "pull"));
   // Cheap, and at the head of all that follows.
   if (!push && absl::StartsWith(request_.path, "/manifests/")) need.probe = AccessNeed::Probe::kMay;
@@ -282,11 +301,19 @@ HttpRequest Exchange::MakeHttpRequest() {
   http.rate_window = core_->options.rate_window;
   http.body_bytes_max = std::max<uint64_t>(request_.body_bytes_max, kErrorBodyReadMax);
   if (AtRegistry()) {
-    shown_ = given_ ? *std::exchange(given_, std::nullopt) : core_->authorizer->Show(*need_);
+    shown_ = ToShow();
     if (shown_.access != OriginAccess::kPublic) NoteCredentials();
     if (!shown_.header.empty()) http.headers.Add("Authorization", shown_.header);
   }
   return http;
+}
+
+AccessGrant Exchange::ToShow() {
+  if (given_) return *std::exchange(given_, std::nullopt);
+  if (!shows_anothers_token()) return core_->authorizer->Show(*need_);
+  return {.level = AccessGrant::Level::kCredentials,
+          .header = absl::StrCat("Bearer ", PullGrant::TokenOf(request_.grant)),
+          .access = core_->authorizer->IsPublic(*need_) ? OriginAccess::kPublic : OriginAccess::kCredentials};
 }
 
 absl::Status Exchange::OnHead(const HttpHead& head) {
@@ -301,6 +328,8 @@ absl::Status Exchange::OnHead(const HttpHead& head) {
 void Exchange::NoteAccepted() {
   const int status = head_.status;
   if (!AtRegistry() || status == 401 || status == 403 || MayPass(status)) return;
+  // Another's token says nothing of this node's, and what is not of the repository says nothing of it.
+  if (shows_anothers_token() || request_.until == RegistryRequest::Until::kGrant) return;
   const bool served = status / 100 == 2 || IsRedirect(status);
   core_->authorizer->Accepted(*need_, shown_,
                               served ? Authorizer::Outcome::kServed : Authorizer::Outcome::kNotServed);
@@ -336,7 +365,7 @@ void Exchange::OnHttpDone(absl::Status status) {
 void Exchange::Answered(absl::Status status) {
   if (Redirected() && request_.redirect_memory == RedirectMemory::kKeep) {
     // What is remembered already keeps its time: the signature it carries does not grow younger by use.
-    const std::string key = registry_url_->ToString();
+    const std::string key = RedirectKey();
     if (!core_->redirects.Find(key)) core_->redirects.Put(key, {url_->ToString(), access_});
   }
   Finish(std::move(status));
@@ -351,11 +380,17 @@ void Exchange::Refused() {
     StartOverAtRegistry();
     return Attempt();
   }
-  if (status == 401 && AtRegistry()) return Authenticate();
-  const bool may_escalate = AtRegistry() && !escalated_ && (status == 403 || status == 404 || status == 429);
+  if (status == 401 && AtRegistry() && !shows_anothers_token()) return Authenticate();
+  const bool may_escalate = AtRegistry() && !shows_anothers_token() && !escalated_ &&
+                            (status == 403 || status == 404 || status == 429);
   if (may_escalate && core_->authorizer->Escalate(*need_, shown_, status)) {
     escalated_ = true;
     return Attempt();
+  }
+  const bool has_shown = !shown_.header.empty() || challenges_ > 0;
+  if (status == 404 && is_for_another() && has_shown && !core_->authorizer->IsPublic(*need_)) {
+    return Finish(absl::PermissionDeniedError(
+        absl::StrCat("404 from ", What(), ": it is not there, or not for whoever asks")));
   }
   if (status == 404 && remembers_404()) core_->not_found.Put(registry_url_->ToString(), {});
   absl::Status error =
@@ -396,7 +431,7 @@ void Exchange::RetryLater(absl::Status error) {
 
 void Exchange::StartOverAtRegistry() {
   if (request_.location) return;
-  core_->redirects.Forget(registry_url_->ToString());
+  core_->redirects.Forget(RedirectKey());
   url_ = registry_url_;
   hops_ = 0;
 }
@@ -450,6 +485,7 @@ void Exchange::OnGrant(absl::StatusOr<AccessGrant> grant) {
     return Finish(absl::IsUnauthenticated(grant.status()) ? ErrorOfAnswer(401, text)
                                                           : absl::Status(grant.status().code(), text));
   }
+  if (request_.until == RegistryRequest::Until::kGrant) return Finish(absl::OkStatus());
   given_ = *std::move(grant);
   Attempt();
 }

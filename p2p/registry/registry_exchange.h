@@ -114,6 +114,13 @@ struct RegistryRequest {
   RepeatRule repeat = RepeatRule::kAnew;
   RedirectMemory redirect_memory = RedirectMemory::kNone;
   FetchClass fetch_class = FetchClass::kDemand;
+  // Another node's right to pull (PullGrant), by which it is asked; null: this node's own. What is refused to
+  // it is Unauthenticated or PermissionDenied, also where the registry says 404, which may hide the same.
+  Grant grant = nullptr;
+  // kGrant: it ends with OK as soon as it is known what to show, without an answer.
+  enum class Until { kAnswer, kGrant };
+  Until until = Until::kAnswer;
+  AccessNeed::Belief belief = AccessNeed::Belief::kNone;
 };
 
 // Takes the final answer of a registry, on a thread of the HTTP client's or the executor's. Same rules as

@@ -27,6 +27,7 @@ std::string RunsText(const ChunkGeometry& geometry, const std::vector<ChunkSpan>
 struct Serving {
   Blob::Lease lease;
   std::shared_ptr<const BlobFile> file;
+  std::shared_ptr<const void> place;
 };
 
 }  // namespace
@@ -79,16 +80,23 @@ void BlobRoute::OnBlob(const HttpRequest& request, const BlobOrigin& origin, con
 }
 
 void BlobRoute::SendBlob(Blob::Lease lease, ByteRange range, HttpResponse response, HttpResponder responder) {
+  std::shared_ptr<const void> place = parts_.places->Take();
+  if (!place) {
+    HttpResponse busy = ErrorResponse(503, "TOOMANYREQUESTS", "too many blobs are being sent");
+    busy.headers.emplace_back("Retry-After", "1");
+    return parts_.answers->Send(std::move(busy), std::move(responder));
+  }
   parts_.io.Post([self = shared_from_this(),
-                  serving = std::make_shared<Serving>(Serving{std::move(lease), nullptr}), range,
-                  response = std::move(response), responder = std::move(responder)]() mutable {
+                  serving = std::make_shared<Serving>(Serving{std::move(lease), nullptr, std::move(place)}),
+                  range, response = std::move(response), responder = std::move(responder)]() mutable {
     const Blob& blob = serving->lease.blob();
     absl::StatusOr<std::shared_ptr<const BlobFile>> file = self->parts_.reader.OpenFile(blob.key());
     // A file that was lost took its chunks back.
     if (!file.ok() || !self->parts_.reader.AllProven(blob, blob.geometry().Covering(range)))
       return self->parts_.answers->Send(NotHere(), std::move(responder));
     serving->file = *std::move(file);
-    FileSpan span{serving->file->descriptor(), range.offset, range.length, serving, nullptr, nullptr};
+    FileSpan span{serving->file->descriptor(), range.offset, range.length, serving, nullptr, nullptr,
+                  SendUrgency::kFill};
     Counter& sent = self->parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
     span.on_sent = [&sent](uint64_t bytes) { sent.Add(bytes); };
     response.file = std::move(span);

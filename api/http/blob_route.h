@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "api/http/fill_places.h"
 #include "api/http/http_server.h"
 #include "api/http/peer_response.h"
 #include "node/blob.h"
@@ -16,7 +17,7 @@
 namespace sluice::api {
 
 // Gives other nodes what is here of a blob, if it was got from the repository that they name as public and is
-// proven.
+// proven. Nobody says that he waits for it: so it is sent as fills are.
 //
 // Called on the server's thread; files are opened on the I/O pool.
 class BlobRoute : public std::enable_shared_from_this<BlobRoute> {
@@ -28,6 +29,7 @@ class BlobRoute : public std::enable_shared_from_this<BlobRoute> {
     Executor& io;
     Telemetry& telemetry;
     std::shared_ptr<const PeerAnswers> answers;
+    std::shared_ptr<FillPlaces> places;  // who comes beyond is refused
   };
   // What is referred to outlives it.
   explicit BlobRoute(Parts parts) : parts_(std::move(parts)) {}

@@ -41,28 +41,17 @@ HttpResponse ResponseTo(const PeerRefusal& refusal) {
 
 }  // namespace
 
-// One of the fills being answered.
-class ChunkRoute::FillPlace {
- public:
-  explicit FillPlace(std::shared_ptr<ChunkRoute> route) : route_(std::move(route)) { ++route_->fills_; }
-  ~FillPlace() { --route_->fills_; }
-  FillPlace(const FillPlace&) = delete;
-  FillPlace& operator=(const FillPlace&) = delete;
-
- private:
-  const std::shared_ptr<ChunkRoute> route_;
-};
-
 // The promise to answer, held from several threads. Thread-safe.
 class ChunkRoute::Reply : public std::enable_shared_from_this<Reply> {
  public:
-  Reply(std::shared_ptr<ChunkRoute> route, PeerBlobRequest request, HttpResponder responder)
+  // `place` is a fill's.
+  Reply(std::shared_ptr<ChunkRoute> route, const PeerBlobRequest& request, std::shared_ptr<const void> place,
+        HttpResponder responder)
       : route_(std::move(route)),
         role_(request.role),
         range_(request.range),
-        responder_(std::move(responder)) {
-    if (request.fetch_class != FetchClass::kDemand) place_ = std::make_shared<FillPlace>(route_);
-  }
+        place_(std::move(place)),
+        responder_(std::move(responder)) {}
 
   ByteRange range() const { return range_; }
   PeerRole role() const { return role_; }
@@ -88,21 +77,23 @@ class ChunkRoute::Reply : public std::enable_shared_from_this<Reply> {
     }
     if (responder) route_->parts_.answers->Send(std::move(response), *std::move(responder), role_);
   }
-  std::shared_ptr<FillPlace> place() const { return place_; }
+  const std::shared_ptr<const void>& place() const { return place_; }
 
  private:
   const std::shared_ptr<ChunkRoute> route_;
   const PeerRole role_;
   const ByteRange range_;
-  std::shared_ptr<FillPlace> place_;  // null: demand; constant after construction
+  const std::shared_ptr<const void> place_;  // null: demand
   std::mutex mutex_;
   std::optional<HttpResponder> responder_;  // guarded by mutex_; nothing: answered
 };
 
 void ChunkRoute::OnChunk(PeerBlobRequest request, HttpResponder responder) {
-  if (request.fetch_class != FetchClass::kDemand && fills_ >= kFillsMax)
-    return parts_.answers->Send(Busy(kRetryFill, {}), std::move(responder), request.role);
-  const auto reply = std::make_shared<Reply>(shared_from_this(), request, std::move(responder));
+  const bool fill = request.fetch_class != FetchClass::kDemand;
+  std::shared_ptr<const void> place = fill ? parts_.places->Take() : nullptr;
+  if (fill && !place) return parts_.answers->Send(Busy(kRetryFill, {}), std::move(responder), request.role);
+  const auto reply =
+      std::make_shared<Reply>(shared_from_this(), request, std::move(place), std::move(responder));
   Task give_up = parts_.blobs.Ask(
       std::move(request),
       [weak = std::weak_ptr<Reply>(reply)] {
@@ -128,7 +119,7 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
   struct Sending {
     PeerBytes bytes;
     std::shared_ptr<const BlobFile> file;
-    std::shared_ptr<FillPlace> place;
+    std::shared_ptr<const void> place;
   };
   const ByteRange range = reply->range();
   const Blob& blob = bytes.lease.blob();
@@ -161,7 +152,8 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
                            range.length,
                            std::move(sending),
                            [&sent](uint64_t count) { sent.Add(count); },
-                           std::move(on_taken)};
+                           std::move(on_taken),
+                           reply->place() ? SendUrgency::kFill : SendUrgency::kDemand};
   reply->Send(std::move(response));
 }
 

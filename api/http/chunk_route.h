@@ -1,9 +1,9 @@
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <utility>
 
+#include "api/http/fill_places.h"
 #include "api/http/http_server.h"
 #include "api/http/peer_blobs.h"
 #include "api/http/peer_response.h"
@@ -22,10 +22,6 @@ class ChunkRoute : public std::enable_shared_from_this<ChunkRoute> {
  public:
   // So often a home that waits says that it is there.
   static constexpr Duration kInterimEvery = std::chrono::milliseconds(500);
-  // Requests of the class fill that are being answered at once; beyond, they are refused. The rest of the
-  // listener's connections is kept for demand.
-  static constexpr int kFillsMax = 768;
-
   struct Parts {
     PeerBlobs& blobs;
     BlobReader& reader;
@@ -33,6 +29,7 @@ class ChunkRoute : public std::enable_shared_from_this<ChunkRoute> {
     Executor& io;
     Telemetry& telemetry;
     std::shared_ptr<const PeerAnswers> answers;
+    std::shared_ptr<FillPlaces> places;  // fills beyond are refused
   };
   // What is referred to outlives it.
   explicit ChunkRoute(Parts parts) : parts_(std::move(parts)) {}
@@ -41,13 +38,11 @@ class ChunkRoute : public std::enable_shared_from_this<ChunkRoute> {
 
  private:
   class Reply;
-  class FillPlace;
 
   void OnAnswer(const std::shared_ptr<Reply>& reply, PeerBlobAnswer answer);
   void SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes);
 
   const Parts parts_;
-  std::atomic<int> fills_{0};  // being answered
 };
 
 }  // namespace sluice::api

@@ -1,6 +1,7 @@
 #include "api/http/http_server.h"
 
 #include <linux/sockios.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -21,6 +22,7 @@
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
@@ -28,6 +30,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "api/http/send_order.h"
 
 namespace sluice::api {
 namespace {
@@ -59,8 +62,12 @@ HttpResponse PlainResponse(unsigned status, std::string text) {
   return response;
 }
 
-// Of a file, sent in one go: large enough for speed, small enough for turns.
-constexpr uint64_t kFileSliceBytes = 1 << 20;
+// Of a fill, in the socket and not sent yet: what comes next there stands behind no more than that.
+constexpr int kFillUnsentBytes = 16 << 10;
+
+Instant Now() {
+  return std::chrono::steady_clock::now();
+}
 
 // Whether a session goes on after an answer. It can't after a request that was not read to its end.
 enum class After { kKeepAlive, kClose };
@@ -124,7 +131,12 @@ void HttpResponder::Answer(HttpResponse response) && {
 class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
  public:
   Impl(HttpRoutes routes, HttpLimits limits)
-      : limits_(limits), routes_(std::move(routes)), acceptor_(io_), accept_retry_(io_) {}
+      : limits_(limits),
+        routes_(std::move(routes)),
+        acceptor_(io_),
+        accept_retry_(io_),
+        held_timer_(io_),
+        send_order_(limits.file_bytes_per_s, Now(), [this] { SendHeldLater(); }) {}
   ~Impl() { Stop(); }
 
   absl::Status Start(std::string_view listen);
@@ -144,6 +156,10 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
   HttpHandler* FindPost(absl::string_view target);
   void Accept();
   void OnAccept(const error_code& error, tcp::socket socket);
+  bool EndLongestIdle();
+  void Hold(std::shared_ptr<Session> session, Instant until);
+  void SendHeldLater();
+  void SendHeld();
 
   // Constant after construction.
   const HttpLimits limits_;
@@ -158,6 +174,12 @@ class HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
   asio::io_context io_{1};
   tcp::acceptor acceptor_;
   asio::steady_timer accept_retry_;
+  // Files that may not be sent on just now, in the order in which they will be.
+  std::vector<std::shared_ptr<Session>> held_;
+  asio::steady_timer held_timer_;
+  Instant held_until_ = Instant::max();  // when they are looked at
+  bool sends_held_ = false;              // a task does, soon
+  SendOrder send_order_;
 };
 
 // One connection. Lives as long as an operation of its own is pending in the io_context.
@@ -175,6 +197,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
     // A body is refused by its announced length, so none of it is read that nobody wants.
     parser_->body_limit(server_.limits_.body_bytes_max);
     stream_.expires_after(server_.limits_.idle_timeout);
+    idle_since_ = Now();
     http::async_read_header(
         stream_, buffer_, *parser_,
         [self = shared_from_this()](const error_code& error, size_t) { self->OnHeader(error); });
@@ -188,6 +211,14 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
     drained_.reset();
     parts_.reset();
     gone_ = nullptr;
+    idle_since_.reset();
+  }
+
+  // Since when it has no request; nothing if it has one, or what it sent is not taken in yet.
+  std::optional<Instant> idle_since() const { return drained_ ? std::nullopt : idle_since_; }
+  // No-op if there is nothing left of it.
+  void SendOn() {
+    if (file_) SendFile(after_file_);
   }
 
  private:
@@ -213,6 +244,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   void NextPart(After after);
   void OnPart(absl::StatusOr<FileSpan> part, After after);
   void StopParts();
+  void TakeFile(FileSpan span);
   void SendFile(After after);
   void SendFileWhenWritable(After after);
   void AwaitTaken();
@@ -227,10 +259,18 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   http::response<http::string_body> response_;
   std::optional<http::response_serializer<http::string_body>> serializer_;
   asio::steady_timer handler_timer_;
-  std::optional<FileSpan> file_;  // what is left to send of it
+  // A file, with its turn to be sent.
+  struct Outgoing {
+    FileSpan span;
+    std::unique_ptr<SendOrder::Turn> turn;
+  };
+  std::optional<Outgoing> file_;     // what is left to send of it
+  std::optional<Outgoing> drained_;  // sent, and not taken in yet
+  After after_file_ = After::kClose;
+  int unsent_bytes_max_ = 0;  // as the socket was told; 0: it decides
+  std::optional<Instant> idle_since_;
   std::unique_ptr<HttpParts> parts_;
   uint64_t parts_left_ = 0;
-  std::optional<FileSpan> drained_;  // sent, and not taken in yet
   asio::steady_timer drain_timer_;
   Instant drain_until_{};
   // Counts requests; a responder whose number is not the awaited one comes too late.
@@ -293,6 +333,7 @@ void HttpServer::Impl::Session::OnBadRequest(const error_code& error) {
 }
 
 void HttpServer::Impl::Session::OnHeader(const error_code& error) {
+  idle_since_.reset();
   if (error) return OnBadRequest(error);
   // Who asks for more has got what it asked for before; who didn't wait for it harms nobody but itself.
   EndDrain();
@@ -436,11 +477,12 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
   response_.set(http::field::content_type, response.content_type);
   for (const auto& [name, value] : response.headers) response_.insert(name, value);
   response_.body() = std::move(response.body);
-  file_ = std::move(response.file);
+  file_.reset();
+  if (response.file) TakeFile(*std::move(response.file));
   parts_ = std::move(response.parts);
   parts_left_ = response.parts_length.value_or(0);
   const uint64_t length = response.parts_length ? *response.parts_length
-                          : file_               ? file_->length
+                          : file_               ? file_->span.length
                                                 : response_.body().size();
   // What has no content says nothing of its length: RFC 9110 section 8.6.
   if (response.status != 304) response_.content_length(length);
@@ -453,7 +495,7 @@ void HttpServer::Impl::Session::Write(HttpResponse response, After after) {
   };
   const bool head = parser_->is_header_done() && parser_->get().method() == http::verb::head;
   const bool header_only = head || file_ || parts_;
-  if (file_ && (head || file_->length == 0)) file_.reset();
+  if (file_ && (head || file_->span.length == 0)) file_.reset();
   if (head) parts_.reset();
   if (header_only) {
     http::async_write_header(stream_, *serializer_, std::move(written));
@@ -496,7 +538,7 @@ void HttpServer::Impl::Session::OnPart(absl::StatusOr<FileSpan> part, After afte
   if (!part.ok() || part->length == 0 || part->length > parts_left_) return StopParts();
   handler_timer_.cancel();
   parts_left_ -= part->length;
-  file_ = *std::move(part);
+  TakeFile(*std::move(part));
   if (parts_left_ == 0) parts_.reset();
   SendFile(after);
 }
@@ -506,24 +548,42 @@ void HttpServer::Impl::Session::StopParts() {
   Close();
 }
 
+void HttpServer::Impl::Session::TakeFile(FileSpan span) {
+  const SendUrgency urgency = span.urgency;
+  file_.emplace(
+      Outgoing{std::move(span), std::make_unique<SendOrder::Turn>(server_.send_order_, urgency, Now())});
+  const int unsent_max = urgency == SendUrgency::kFill ? kFillUnsentBytes : 0;
+  if (unsent_max == std::exchange(unsent_bytes_max_, unsent_max)) return;
+  (void)::setsockopt(stream_.socket().native_handle(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent_max,
+                     sizeof(unsent_max));
+}
+
 // As much as the socket takes, in slices, so that one connection on a fast network leaves room for others.
 void HttpServer::Impl::Session::SendFile(After after) {
+  FileSpan& span = file_->span;
+  const uint64_t slice = server_.send_order_.MaySend(*file_->turn, span.length, Now());
+  if (slice == 0) {
+    after_file_ = after;
+    return server_.Hold(shared_from_this(),
+                        server_.send_order_.LookAgainAt(*file_->turn, span.length, Now()));
+  }
   error_code error;
   stream_.socket().native_non_blocking(true, error);
-  auto offset = static_cast<off_t>(file_->offset);
-  const ssize_t sent = ::sendfile(stream_.socket().native_handle(), file_->fd, &offset,
-                                  static_cast<size_t>(std::min(file_->length, kFileSliceBytes)));
+  auto offset = static_cast<off_t>(span.offset);
+  const ssize_t sent =
+      ::sendfile(stream_.socket().native_handle(), span.fd, &offset, static_cast<size_t>(slice));
   if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return SendFileWhenWritable(after);
   // The file ended early, or the client has gone: the length was promised, so only the end of the connection
   // tells the truth.
   if (sent <= 0) return file_.reset();
-  file_->offset += static_cast<uint64_t>(sent);
-  file_->length -= static_cast<uint64_t>(sent);
-  if (file_->on_sent) file_->on_sent(static_cast<uint64_t>(sent));
-  if (file_->length > 0) return SendFileWhenWritable(after);
-  if (file_->on_taken) {
+  server_.send_order_.Sent(*file_->turn, static_cast<uint64_t>(sent), Now());
+  span.offset += static_cast<uint64_t>(sent);
+  span.length -= static_cast<uint64_t>(sent);
+  if (span.on_sent) span.on_sent(static_cast<uint64_t>(sent));
+  if (span.length > 0) return SendFileWhenWritable(after);
+  if (span.on_taken) {
     drained_ = std::move(file_);
-    drain_until_ = std::chrono::steady_clock::now() + server_.limits_.idle_timeout;
+    drain_until_ = Now() + server_.limits_.idle_timeout;
     AwaitTaken();
   }
   file_.reset();
@@ -558,7 +618,7 @@ std::optional<bool> HttpServer::Impl::Session::IsTaken() {
 void HttpServer::Impl::Session::EndDrain() {
   if (!drained_) return;
   drain_timer_.cancel();
-  if (drained_->on_taken) std::move(drained_->on_taken)();
+  if (drained_->span.on_taken) std::move(drained_->span.on_taken)();
   drained_.reset();
 }
 
@@ -625,6 +685,7 @@ void HttpServer::Impl::Stop() {
   error_code ignored;
   acceptor_.close(ignored);
   for (Session* session : sessions_) session->Close();
+  held_.clear();
 }
 
 // Null if there is none. Routes are few, and a path may have thousands of slashes.
@@ -660,7 +721,7 @@ void HttpServer::Impl::OnAccept(const error_code& error, tcp::socket socket) {
     return;
   }
   error_code ignored;
-  if (sessions_.size() >= limits_.connections_max) {
+  if (sessions_.size() >= limits_.connections_max && !EndLongestIdle()) {
     // As much as fits into the socket's buffer, without waiting: one more session is what must not be.
     socket.non_blocking(true, ignored);
     socket.write_some(asio::buffer(kTooManyConnections.data(), kTooManyConnections.size()), ignored);
@@ -669,6 +730,44 @@ void HttpServer::Impl::OnAccept(const error_code& error, tcp::socket socket) {
     std::make_shared<Session>(*this, std::move(socket))->ReadRequest();
   }
   Accept();
+}
+
+// Whether there was one that makes room.
+bool HttpServer::Impl::EndLongestIdle() {
+  if (limits_.idle_yields_after == Duration()) return false;
+  Session* longest = nullptr;
+  Instant since = Now() - limits_.idle_yields_after;
+  for (Session* session : sessions_) {
+    const std::optional<Instant> idle_since = session->idle_since();
+    if (!idle_since || *idle_since > since) continue;
+    longest = session;
+    since = *idle_since;
+  }
+  if (longest) longest->Close();
+  return longest != nullptr;
+}
+
+void HttpServer::Impl::Hold(std::shared_ptr<Session> session, Instant until) {
+  held_.push_back(std::move(session));
+  if (until >= held_until_) return;
+  held_until_ = until;
+  held_timer_.expires_at(std::chrono::time_point_cast<asio::steady_timer::duration>(until));
+  held_timer_.async_wait([this](const error_code& error) {
+    if (!error) SendHeld();
+  });
+}
+
+// Not at once: a turn ends in the midst of whatever else.
+void HttpServer::Impl::SendHeldLater() {
+  if (held_.empty() || std::exchange(sends_held_, true)) return;
+  asio::post(io_, [this] { SendHeld(); });
+}
+
+void HttpServer::Impl::SendHeld() {
+  sends_held_ = false;
+  held_until_ = Instant::max();
+  held_timer_.cancel();
+  for (const std::shared_ptr<Session>& session : std::exchange(held_, {})) session->SendOn();
 }
 
 HttpServer::HttpServer(HttpRoutes routes, HttpLimits limits)

@@ -32,6 +32,9 @@ struct HttpRequest {
   std::string_view Header(std::string_view name) const;
 };
 
+// What waits for bytes that are sent: somebody who reads, or nobody.
+enum class SendUrgency { kDemand, kFill };
+
 // Bytes of an open file, sent as they lie there: sendfile(2), without a copy in this process. If the file
 // turns out to be shorter the connection is closed.
 struct FileSpan {
@@ -44,6 +47,8 @@ struct FileSpan {
   // Runs once the client's kernel has taken in all of it, at most once and before `holder` is let go of; may
   // be null. If the connection ends before that it never runs.
   Task on_taken;
+  // Fills are sent when no demand is, as SendOrder says.
+  SendUrgency urgency = SendUrgency::kDemand;
 };
 
 // The bytes of a body that come to be there one after the other.
@@ -117,7 +122,10 @@ struct HttpLimits {
   uint32_t header_bytes_max = 16 << 10;  // request line and headers; beyond: 431
   uint32_t body_bytes_max = 1 << 20;     // of a POST; beyond: 413
   uint32_t connections_max = 256;        // beyond: 503 and closed
-  // To send a request, to take in an answer, or the next 1 MiB of one from a file.
+  // Where there are as many, one without a request for so long makes room for a new one. 0: none does.
+  Duration idle_yields_after{};
+  uint64_t file_bytes_per_s = 0;  // of all files that are sent; 0: no bound
+  // To send a request, to take in an answer, or the next part of one from a file.
   Duration idle_timeout = std::chrono::seconds(30);
   Duration handler_timeout = std::chrono::seconds(60);  // for a handler to answer; beyond: 503
 };

@@ -23,13 +23,14 @@ class PeerRoutes {
         members_(parts.members),
         holders_(parts.holders),
         answers_(std::make_shared<PeerAnswers>(parts.telemetry, std::move(parts.node_id))),
-        blobs_(std::make_shared<BlobRoute>(
-            BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io, parts.telemetry, answers_})),
+        places_(std::make_shared<FillPlaces>(parts.fills_max)),
+        blobs_(std::make_shared<BlobRoute>(BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io,
+                                                            parts.telemetry, answers_, places_})),
         documents_(std::make_shared<DocumentRoute>(
             DocumentRoute::Parts{parts.documents, parts.io, parts.telemetry, answers_})) {
     if (!parts.blobs) return;
-    chunks_ = std::make_shared<ChunkRoute>(
-        ChunkRoute::Parts{*parts.blobs, parts.reader, parts.clock, parts.io, parts.telemetry, answers_});
+    chunks_ = std::make_shared<ChunkRoute>(ChunkRoute::Parts{*parts.blobs, parts.reader, parts.clock,
+                                                             parts.io, parts.telemetry, answers_, places_});
   }
 
   void OnRegistry(const HttpRequest& request, HttpResponder responder);
@@ -51,6 +52,7 @@ class PeerRoutes {
   MemberAnswers* const members_;
   HolderAnswers* const holders_;
   const std::shared_ptr<const PeerAnswers> answers_;
+  const std::shared_ptr<FillPlaces> places_;
   const std::shared_ptr<BlobRoute> blobs_;
   const std::shared_ptr<DocumentRoute> documents_;
   std::shared_ptr<ChunkRoute> chunks_;  // null: no roles

@@ -52,6 +52,9 @@ struct PeerRoutesParts {
   HolderAnswers* holders;  // the same
   PeerBlobs* blobs;        // null: what is here is all that is given, whatever role is asked for
   std::string node_id;     // of this process: by it a node recognises itself
+  // Requests of fills, and of whole blobs, that are answered at once; beyond, 503. What the listener has more
+  // connections is kept for readers and for what nodes ask each other beside blobs.
+  int fills_max = 768;
 };
 
 // What this node gives to other nodes. Without a role it is only what is here, and what it got from that very

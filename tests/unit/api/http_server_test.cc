@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "api/http/operations_routes.h"
@@ -553,7 +554,8 @@ class HttpFileTest : public HttpServerTest {
                                length,
                                std::move(file),
                                [this](uint64_t bytes) { sent_ += bytes; },
-                               [this] { ++taken_; }};
+                               [this] { ++taken_; },
+                               request.Header("X-Fill").empty() ? SendUrgency::kDemand : SendUrgency::kFill};
       std::move(responder).Answer(std::move(response));
     };
     return routes;
@@ -696,6 +698,66 @@ TEST_F(HttpFileTest, ASlowClientHoldsNobodyUp) {
   slow.ReadThrough("\r\n\r\n");
   for (int i = 0; i < 10; ++i) EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
   EXPECT_TRUE(slow.ReadBytes(kSize) == TestFile(kSize).bytes);
+}
+
+// Each that a client takes in slowly stands in nobody's way, and a fill waits for a demand that nobody takes
+// in no longer than a while.
+TEST_F(HttpFileTest, ManySlowClientsHoldNobodyUp) {
+  constexpr size_t kSize = 1 << 20;
+  Start(Files(kSize), {.connections_max = 300});
+  std::vector<std::unique_ptr<RawClient>> slow;
+  for (int i = 0; i < 200; ++i) {
+    slow.push_back(std::make_unique<RawClient>(server_->port(), 4 << 10));
+    slow.back()->Send(Request("GET", absl::StrCat("/file?0-", kSize), i % 2 ? "X-Fill: 1\r\n" : ""));
+    slow.back()->ReadThrough("\r\n\r\n");
+  }
+  const std::string bytes = TestFile(kSize).bytes;
+  RawClient client(server_->port());
+  EXPECT_TRUE(Read(client, absl::StrCat("0-", kSize)) == bytes);
+  client.Send(Request("GET", absl::StrCat("/file?0-", kSize), "X-Fill: 1\r\n"));
+  client.ReadThrough("\r\n\r\n");
+  EXPECT_TRUE(client.ReadBytes(kSize) == bytes);
+  for (const auto& one : slow) EXPECT_EQ(one->ReadBytes(1000), bytes.substr(0, 1000));
+}
+
+TEST_F(HttpFileTest, FilesAreSentNoFasterThanTheRateAndNothingElseWaitsForIt) {
+  constexpr uint64_t kRate = 4 << 20;
+  constexpr size_t kSize = 1 << 20;
+  Start(Files(kSize), {.file_bytes_per_s = kRate});
+  RawClient fill(server_->port()), client(server_->port());
+  const auto began = std::chrono::steady_clock::now();
+  fill.Send(Request("GET", absl::StrCat("/file?0-", kSize), "X-Fill: 1\r\n"));
+  const std::string bytes = TestFile(kSize).bytes;
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(Read(client, absl::StrCat("0-", kSize)) == bytes);
+  EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
+  fill.ReadThrough("\r\n\r\n");
+  EXPECT_TRUE(fill.ReadBytes(kSize) == bytes);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+  EXPECT_GE((took.count() + 0.1) * kRate, 3.0 * kSize);
+}
+
+TEST_F(HttpServerTest, AConnectionWithoutARequestMakesRoomForANewOne) {
+  std::optional<HttpResponder> waiting;
+  std::promise<void> asked;
+  HttpRoutes routes = Hello();
+  routes["/wait"] = [&](const HttpRequest&, HttpResponder responder) {
+    waiting.emplace(std::move(responder));
+    asked.set_value();
+  };
+  Start(std::move(routes), {.connections_max = 2, .idle_yields_after = std::chrono::nanoseconds(1)});
+  RawClient busy(server_->port()), idle(server_->port());
+  busy.Send(Request("GET", "/wait", kClose));
+  asked.get_future().wait();
+  idle.Send(Request("GET", "/hello?1")).ReadThrough("hello 1");
+  std::string answer;
+  // It waits for its next request only soon after it was answered.
+  do {
+    answer = Ask(Request("GET", "/hello?2", kClose));
+  } while (answer.starts_with("HTTP/1.1 503 "));
+  EXPECT_THAT(answer, EndsWith("hello 2"));
+  EXPECT_EQ(idle.ReadAll(), "");
+  std::move(*waiting).Answer({});
+  EXPECT_THAT(busy.ReadAll(), StartsWith("HTTP/1.1 200 ")) << "who is being answered is not ended";
 }
 
 TEST_F(HttpFileTest, StopInTheMidstOfATransferClosesItAndReleasesTheFile) {

@@ -157,10 +157,10 @@ class PeerRoutesTest : public index::StoreTest {
     io_.reset();
   }
 
-  void Serve(HttpLimits limits) {
+  void Serve(HttpLimits limits, int fills_max = 100) {
     HttpRoutes routes;
     AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, clock_, &members_,
-                           &holders_, nullptr, kNodeId});
+                           &holders_, nullptr, kNodeId, fills_max});
     server_ = std::make_unique<HttpServer>(std::move(routes), limits);
     ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
   }
@@ -608,6 +608,31 @@ TEST_F(PeerRoutesTest, AnAnswerThatIsUnderWayHoldsNeitherTheServersEndNorTheStor
   server_.reset();
   io_.reset();
   EXPECT_EQ(store_->Find(sample_.spec.digest)->lease_count(), 0u);
+}
+
+// Whoever takes a blob in slowly takes up a place of those for fills; who finds none left is told so at once,
+// and its connection makes room for what nodes ask each other beside blobs.
+TEST_F(PeerRoutesTest, ManyThatTakeBlobsInSlowlyLeaveRoomForOthers) {
+  SampleBlob sample(64, 4 << 20);
+  sample.spec.origins = {origin_};
+  sample.spec.root = p2p::Sha256::Of("root");
+  Have(sample, OriginAccess::kPublic);
+  Serve({.connections_max = 6, .idle_yields_after = std::chrono::nanoseconds(1)}, 3);
+  const std::string path = PathOf(sample.spec.digest);
+  std::vector<std::unique_ptr<RawClient>> slow;
+  for (int i = 0; i < 3; ++i) {
+    slow.push_back(std::make_unique<RawClient>(server_->port(), 4 << 10));
+    slow.back()->Send(Request("GET", path, "Range: bytes=0-\r\n"));
+    EXPECT_THAT(slow.back()->ReadThrough("\r\n\r\n"), StartsWith("HTTP/1.1 206 "));
+  }
+  for (int i = 0; i < 20; ++i) {
+    RawClient refused(server_->port(), 4 << 10);
+    std::string answer = refused.Send(Request("GET", path, "Range: bytes=0-\r\n")).ReadThrough("\r\n\r\n");
+    EXPECT_THAT(answer, AllOf(StartsWith("HTTP/1.1 503 "), HasSubstr("Retry-After")));
+    EXPECT_THAT(RawClient(server_->port()).Send(Request("GET", "/sluice/v1/members", kClose)).ReadAll(),
+                StartsWith("HTTP/1.1 200 "));
+  }
+  for (const auto& one : slow) EXPECT_EQ(one->ReadBytes(1000).size(), 1000u);
 }
 
 TEST_F(PeerRoutesTest, ConnectionsAreBounded) {

@@ -340,6 +340,12 @@ const std::vector<Setting>& Settings() {
       OneOf("integrity.unsealed", &Config::integrity_unsealed, {"", "cluster", "origin"},
             "from whom chunks are taken that no recipe proves: cluster or origin; empty is cluster if other "
             "nodes are believed, else origin"),
+      Size("peers.uploadMax", &Config::peers_upload_max, 0,
+           "bytes of blobs a second given to other nodes, to their readers first; 0 is no bound"),
+      Size("peers.downloadMax", &Config::peers_download_max, 0,
+           "bytes a second asked of other nodes; readers don't wait for it, fills do; 0 is no bound"),
+      Count("peers.fanout", &Config::peers_fanout, 1, 64,
+            "nodes that are sent one chunk at once; the others are told of those"),
       Switch("cluster.swarm", &Config::cluster_swarm, "share blobs that are filled by BitTorrent too"),
       Count("cluster.swarmPort", &Config::cluster_swarm_port, 1, 65535,
             "port of the swarm, on the address of cluster.listen; the same on all nodes"),

@@ -44,8 +44,11 @@ struct Config {
   std::string tls_peer_name = "sluice";
 
   uint64_t peers_last_resort_rate = 8 << 20;  // bytes a second
-  std::string integrity_unsealed;             // cluster, origin; "" is cluster if members are believed
-  bool cluster_swarm = false;                 // with a listener
+  uint64_t peers_upload_max = 0;              // bytes a second; 0: no bound
+  uint64_t peers_download_max = 0;            // the same
+  uint32_t peers_fanout = 2;
+  std::string integrity_unsealed;  // cluster, origin; "" is cluster if members are believed
+  bool cluster_swarm = false;      // with a listener
   uint32_t cluster_swarm_port = 7302;
   uint32_t swarm_torrents_max = 64;
 

@@ -83,6 +83,10 @@ constexpr Duration kLoopPatience = std::chrono::seconds(2);
 constexpr Duration kStopGrace = std::chrono::seconds(2);
 // Each asker of another node's keeps one while it waits.
 constexpr uint32_t kPeerConnectionsMax = 1024;
+// Of these, requests of fills that are answered at once.
+constexpr int kPeerFillsMax = 768;
+// A connection without a request for so long makes room where all are taken.
+constexpr Duration kPeerIdleYieldsAfter = std::chrono::seconds(1);
 // How long a blob file that somebody has cut short or removed may go unnoticed.
 constexpr Duration kFileCheckInterval = std::chrono::seconds(5);
 
@@ -297,6 +301,7 @@ class Daemon::Node {
   std::unique_ptr<ImageDocuments> image_documents_;
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::GatedSource> paced_origin_, last_resort_;  // null without members
+  std::unique_ptr<p2p::DownloadBudget> download_;                 // the same
   std::unique_ptr<p2p::Holders> holders_;                         // the same
   std::unique_ptr<SourceDirectory> sources_;
   std::unique_ptr<BlobCache> cache_;
@@ -467,14 +472,15 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
       gated,
       std::make_unique<p2p::LastResortGate>(
           config_.peers_last_resort_rate, [this] { return members_->view()->members.size(); }, telemetry_));
+  download_ = std::make_unique<p2p::DownloadBudget>(clock_, config_.peers_download_max);
   holders_ = std::make_unique<p2p::Holders>(
       p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,
                           [this] { return HeldForOthers(*store_); }, RandomFraction});
   return std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
       clock_, *io_, *members_, health_, *peer_client_, *store_,
       [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
-      [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn, *holders_, *paced_origin_,
-      *last_resort_, *blame_,
+      [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn, *download_, *holders_,
+      *paced_origin_, *last_resort_, *blame_,
       config_.TakesUnsealedFromMembers() ? p2p::Unsealed::kFromMembers : p2p::Unsealed::kFromRegistry});
 }
 
@@ -629,7 +635,8 @@ absl::Status Daemon::Node::StartQuota() {
 void Daemon::Node::MakeHome() {
   zones_ = std::make_shared<p2p::MemberZones>(clock_, *members_);
   const auto spreader = std::make_shared<p2p::Spreader>(
-      clock_, [zones = zones_](const std::string& name) { return zones->Find(name); });
+      clock_, [zones = zones_](const std::string& name) { return zones->Find(name); },
+      p2p::SpreadingLimits{.fanout = config_.peers_fanout});
   given_blobs_ = std::make_shared<HomeBlobs>(
       HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader, blame_.get()});
 }
@@ -644,14 +651,17 @@ absl::Status Daemon::Node::ServePeers() {
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
   if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);
   if (members_) MakeHome();
-  api::AddPeerRoutes(routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_,
-                              member_answers_.get(), holder_answers_.get(), given_blobs_.get(), node_id_});
+  api::AddPeerRoutes(
+      routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_, member_answers_.get(),
+               holder_answers_.get(), given_blobs_.get(), node_id_, kPeerFillsMax});
   if (dial_back_) {
     dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
     api::AddDialRoute(routes, *dial_answers_, node_id_);
   }
   api::HttpLimits limits;
   limits.connections_max = kPeerConnectionsMax;
+  limits.idle_yields_after = kPeerIdleYieldsAfter;
+  limits.file_bytes_per_s = config_.peers_upload_max;
   peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), limits);
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);

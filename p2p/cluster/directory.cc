@@ -131,6 +131,7 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               [this](const Blob& blob, const std::string& member) { NoteLacks(blob, member); },
               parts_.random,
               parts_.warn,
+              parts_.download,
               parts_.blame,
               parts_.unsealed},
       homes_known_(std::make_shared<WaitSource>(

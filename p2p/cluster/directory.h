@@ -38,6 +38,7 @@ class ClusterDirectory final : public SourceDirectory {
     std::function<bool()> in_cold_start;
     std::function<double()> random;  // in [0, 1); thread-safe
     std::function<void(const std::string&)> warn;
+    DownloadBudget& download;
     Holders& holders;
     ChunkSource& origin;
     ChunkSource& last_resort;

@@ -35,6 +35,7 @@ struct Errand {
   std::shared_ptr<PeerClient::ChunkQuestion::Vouch> vouch;  // of who is asked
   std::vector<Member> helpers;                              // not asked yet; the next is the last
   std::vector<std::string> failed;
+  bool is_paid = false;  // of the budget of bytes, for the next request
   int refusals = 0;
   Duration retry_after{};
   // Guarded by the fetch's mutex: the last request, and while it is under way its number.
@@ -102,11 +103,31 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   const BlobOrigin& OriginOf(const Errand& errand) const { return facts_->origins[errand.origin]; }
 
   void AskMember(const ErrandPtr& errand) {
+    if (AwaitsBudget(errand, &MemberFetch::AskMember)) return;
     Ask(errand, member_, role_,
         [this, errand](PeerClient::ChunkOutcome outcome) { OnMember(errand, std::move(outcome)); });
   }
 
+  uint64_t LengthOf(const Errand& errand) const {
+    return request_.blob->geometry().RangeOf(errand.index).length;
+  }
+
+  // Whether `step` comes later, since the budget of bytes is used up.
+  bool AwaitsBudget(const ErrandPtr& errand, Step step) {
+    if (std::exchange(errand->is_paid, true)) return false;
+    const Duration wait = access_.download.Take(LengthOf(*errand), Wanted().second);
+    if (wait == Duration()) return false;
+    Later(wait, errand, step);
+    return true;
+  }
+  // What did not come of it.
+  void GiveBackBudget(Errand& errand) {
+    if (std::exchange(errand.is_paid, false))
+      access_.download.GiveBack(LengthOf(errand) - std::min<uint64_t>(LengthOf(errand), errand.filled));
+  }
+
   void AskHelper(const ErrandPtr& errand) {
+    if (AwaitsBudget(errand, &MemberFetch::AskHelper)) return;
     const Member helper = std::move(errand->helpers.back());
     errand->helpers.pop_back();
     Ask(errand, helper, PeerRole::kPresentOnly,
@@ -117,9 +138,11 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
 
   void Ask(const ErrandPtr& errand, const Member& member, PeerRole role, PeerClient::OnChunkDone then) {
     const auto [cancelled, fetch_class] = Wanted();
-    if (cancelled) return End(absl::CancelledError("nobody wants it any more"));
-    if (access_.clock.Now() >= request_.deadline) return End(TooLate());
     errand->filled = 0;
+    if (cancelled || access_.clock.Now() >= request_.deadline) {
+      GiveBackBudget(*errand);
+      return End(cancelled ? absl::CancelledError("nobody wants it any more") : TooLate());
+    }
     errand->vouch = std::make_shared<PeerClient::ChunkQuestion::Vouch>();
     const PeerClient::ChunkQuestion question{&OriginOf(*errand),
                                              facts_.get(),
@@ -140,6 +163,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
         [self = shared_from_this(), errand, request,
          then = std::move(then)](PeerClient::ChunkOutcome outcome) mutable {
           self->NoteAnswered(*errand, request);
+          self->GiveBackBudget(*errand);
           std::move(then)(std::move(outcome));
         });
     NoteAsked(*errand, request, id);

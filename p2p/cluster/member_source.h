@@ -9,6 +9,7 @@
 #include "node/executor.h"
 #include "node/origin_access.h"
 #include "p2p/cluster/chunk_blame.h"
+#include "p2p/cluster/download_budget.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
@@ -34,6 +35,7 @@ struct MemberAccess {
   std::function<void(const Blob&, const std::string&)> lacks;
   std::function<double()> random;  // in [0, 1); thread-safe
   std::function<void(const std::string&)> warn;
+  DownloadBudget& download;
   ChunkBlame& blame;
   Unsealed unsealed = Unsealed::kFromRegistry;
 };

@@ -136,6 +136,7 @@ class PeerFaultTest : public ::testing::Test {
       }
     });
     client_ = std::make_unique<PeerClient>(telemetry_, options_);
+    download_.emplace(clock_, download_rate_);
     const auto warn = [this](const std::string& text) {
       const std::lock_guard lock(mutex_);
       warnings_.push_back(text);
@@ -148,7 +149,7 @@ class PeerFaultTest : public ::testing::Test {
     access_ = std::make_unique<MemberAccess>(MemberAccess{
         clock_, io_, *members_, health_, *client_, ledger_, [this](const Blob&) { return bound_; },
         [this](const Blob&, Asker, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
-        [] { return 0.5; }, warn, *blame_, unsealed_});
+        [] { return 0.5; }, warn, *download_, *blame_, unsealed_});
     sources_.clear();
     for (const Member& member : Order())
       sources_.push_back(std::make_unique<MemberSource>(*access_, member, PeerRole::kHome));
@@ -189,7 +190,7 @@ class PeerFaultTest : public ::testing::Test {
     auto done = std::make_shared<std::promise<Outcome>>();
     std::future<Outcome> result = done->get_future();
     const Instant begun = clock_.Now();
-    FetchRequest request = Request(kChunks, FetchClass::kDemand, patience);
+    FetchRequest request = Request(kChunks, fetch_class_, patience);
     request.chunks = chunks;
     handles_.push_back(source.Fetch(
         std::move(request),
@@ -274,6 +275,9 @@ class PeerFaultTest : public ::testing::Test {
   std::unique_ptr<Members> members_;
   std::unique_ptr<PeerClient> client_;
   std::unique_ptr<ChunkBlame> blame_;
+  uint64_t download_rate_ = 0;
+  std::optional<DownloadBudget> download_;
+  FetchClass fetch_class_ = FetchClass::kDemand;
   std::unique_ptr<MemberAccess> access_;
   std::vector<std::unique_ptr<MemberSource>> sources_;  // in the order in which they are asked
   std::atomic<int> not_carried_{0};
@@ -303,6 +307,18 @@ TEST_F(PeerFaultTest, AGoodMemberGivesEveryByteAndIsAskedAsTheProtocolSays) {
   sources_[0]->Judge(outcome.senders[0], Blob(spec_), ChunkIndex(0), ChunkSource::Verdict::kRight);
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kHearsay);
   EXPECT_EQ(telemetry_.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), bytes_.size());
+}
+
+TEST_F(PeerFaultTest, FillsWaitForTheBudgetOfBytesAndReadersBorrowFromIt) {
+  a_.Always(path_, Serves());
+  download_rate_ = bytes_.size();  // a quarter of it is saved
+  Use({a_.port()});
+  const Instant begun = clock_.Now();
+  ExpectRight(Fetch());
+  fetch_class_ = FetchClass::kBackfill;
+  ExpectRight(Fetch());
+  // The reader's three quarters are paid for first, then all but the last of the fill's.
+  EXPECT_GE(clock_.Now() - begun, 750ms + 1s * (kChunks - 1) / kChunks - 10ms);
 }
 
 TEST_F(PeerFaultTest, WithoutABoundRecipeOrAnOriginNobodyIsAsked) {

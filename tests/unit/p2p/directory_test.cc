@@ -72,8 +72,8 @@ class DirectoryTest : public ::testing::Test {
                                                  [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
     directory_ = std::make_unique<ClusterDirectory>(ClusterDirectory::Parts{
         clock_, io_, *members_, health_, client_, ledger_, [](const Blob&) { return true; },
-        [this] { return cold_start_; }, [] { return 0.5; }, [](const std::string&) {}, *holders_, origin_,
-        last_resort_, *blame_, unsealed_});
+        [this] { return cold_start_; }, [] { return 0.5; }, [](const std::string&) {}, download_, *holders_,
+        origin_, last_resort_, *blame_, unsealed_});
   }
   static HostPort AddressOf(const std::string& name) {
     return {"127.0.0.1", static_cast<uint16_t>(1 + std::stoi(name.substr(5)))};  // nobody listens there
@@ -160,6 +160,7 @@ class DirectoryTest : public ::testing::Test {
   Unsealed unsealed_ = Unsealed::kFromRegistry;
   std::unique_ptr<Members> members_;
   std::unique_ptr<ChunkBlame> blame_;
+  DownloadBudget download_{clock_, 0};
   std::unique_ptr<Holders> holders_;
   std::unique_ptr<ClusterDirectory> directory_;
   const ChunkSpan one_{ChunkIndex(0), 1};

@@ -435,9 +435,7 @@ absl::Status Daemon::Node::FindMembers() {
   options.warn = Warn;
   options.telemetry = &telemetry_;
   options.on_change = [this](const p2p::Members::List& list) {
-    std::string names;
-    for (const p2p::Member& member : list) absl::StrAppend(&names, names.empty() ? "" : ", ", member.name);
-    spdlog::info("{} other members: {}", list.size(), names);
+    spdlog::info("{}", DescribeOthers(list));
     std::vector<std::string> addresses;
     for (const p2p::Member& member : list) {
       addresses.push_back(member.address.host);

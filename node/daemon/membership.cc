@@ -15,6 +15,8 @@
 namespace sluice {
 namespace {
 
+constexpr size_t kNamesToldMax = 10;
+
 absl::Status InSetting(const char* key, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(key, ": ", std::string(status.message())));
 }
@@ -49,6 +51,14 @@ absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort&
                                         .count());
   if (const absl::Status valid = row.Validate(); !valid.ok()) return InSetting("cluster.name", valid);
   return row;
+}
+
+std::string DescribeOthers(const p2p::Members::List& others) {
+  std::string text = absl::StrCat(others.size(), " other members");
+  for (size_t i = 0; i < std::min(others.size(), kNamesToldMax); ++i)
+    absl::StrAppend(&text, i == 0 ? ": " : ", ", others[i].name);
+  if (others.size() > kNamesToldMax) absl::StrAppend(&text, " and ", others.size() - kNamesToldMax, " more");
+  return text;
 }
 
 std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store) {

@@ -15,6 +15,7 @@
 #include "p2p/cluster/host_port.h"
 #include "p2p/cluster/member_exchange.h"
 #include "p2p/cluster/member_table.h"
+#include "p2p/cluster/members.h"
 
 // What this node is as a member of a cluster: what it says of itself, and what p2p/ knows, as api/ gives it
 // to others.
@@ -23,6 +24,9 @@ namespace sluice {
 // What this node says of itself to the others, where it listens for them at `listen`. Errors:
 // InvalidArgument, which names the setting.
 absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort& listen);
+
+// "2 other members: a, b". Of a long list the first names, and how many more there are.
+std::string DescribeOthers(const p2p::Members::List& others);
 
 // What this node has, in whole or in part, and may give to every member.
 std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store);

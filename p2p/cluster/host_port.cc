@@ -24,9 +24,10 @@ std::string CanonicalHost(const std::string& host) {
   char text[INET6_ADDRSTRLEN] = "";
   in6_addr address;
   if (inet_pton(AF_INET, host.c_str(), &address) == 1) return inet_ntop(AF_INET, &address, text, sizeof text);
-  if (inet_pton(AF_INET6, host.c_str(), &address) == 1)
-    return inet_ntop(AF_INET6, &address, text, sizeof text);
-  return host;
+  if (inet_pton(AF_INET6, host.c_str(), &address) != 1) return host;
+  // It is reached over IPv4, by whatever name.
+  if (IN6_IS_ADDR_V4MAPPED(&address)) return inet_ntop(AF_INET, &address.s6_addr[12], text, sizeof text);
+  return inet_ntop(AF_INET6, &address, text, sizeof text);
 }
 
 absl::StatusOr<HostPort> HostPort::Parse(std::string_view text) {

@@ -151,7 +151,9 @@ std::string MemberExchange::Answer(std::string_view since, std::string_view old,
     answer.self = table.self();
     answer.rows = table.RowsBeside(theirs, now);
     answer.ages = table.AgesOf(buckets, now);
-    if (!row.ok() || row->addresses.empty() || row->name == table.self().name) return;
+    if (!row.ok() || row->name == table.self().name) return;
+    std::erase_if(row->addresses, [&](const HostPort& address) { return !table.MayBeAt(address); });
+    if (row->addresses.empty()) return;
     const auto known = table.others().find(row->name);
     is_new = known == table.others().end() || known->second.row.start != row->start;
   });

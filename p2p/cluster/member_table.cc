@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/assignment.h"
+#include "p2p/http/url.h"
 
 namespace sluice::p2p {
 namespace {
@@ -13,6 +14,12 @@ constexpr int kFreshPart = 3;  // of the TTL, for which an age is worth telling
 
 bool IsPrintable(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7f; });
+}
+
+// Names stand in lists with commas between them, and in quotes.
+bool IsName(const std::string& text) {
+  return !text.empty() && text.size() <= MemberRow::kNameBytesMax && IsPrintable(text) &&
+         text.find_first_of(",\"\\") == std::string::npos;
 }
 
 uint64_t HashOf(const MemberRow& row) {
@@ -38,8 +45,11 @@ void AddAddress(MemberRow& row, const HostPort& address) {
 }  // namespace
 
 absl::Status MemberRow::Validate() const {
-  if (name.empty() || name.size() > kNameBytesMax || !IsPrintable(name))
-    return absl::InvalidArgumentError("a member's name is 1 to 253 printable characters without a space");
+  if (!IsName(name)) {
+    return absl::InvalidArgumentError(
+        "a member's name is 1 to 253 printable ASCII characters without a space, comma, quotation mark or "
+        "backslash");
+  }
   if (zone.size() > kZoneBytesMax || !IsPrintable(zone))
     return absl::InvalidArgumentError("a zone is at most 63 printable characters without a space");
   if (addresses.size() > kAddressesMax) return absl::InvalidArgumentError("more than 8 addresses");
@@ -63,7 +73,18 @@ MemberTable::MemberTable(MemberRow self, Duration ttl)
   self_addresses_.insert(self_.addresses.begin(), self_.addresses.end());
 }
 
+bool MemberTable::MayBeAt(const HostPort& address) const {
+  const auto is_loopback = [](const HostPort& some) {
+    return NamesLoopback(some.host) || IsWildcard(some.host);
+  };
+  if (!is_loopback(address) || listed_.contains(address) || resolved_.contains(address)) return true;
+  if (!self_.addresses.empty())
+    return std::all_of(self_.addresses.begin(), self_.addresses.end(), is_loopback);
+  return !self_addresses_.empty() && std::all_of(self_addresses_.begin(), self_addresses_.end(), is_loopback);
+}
+
 MemberTable::Merge MemberTable::HeardFrom(MemberRow row, const HostPort& at, Instant now) {
+  std::erase_if(row.addresses, [&](const HostPort& address) { return !MayBeAt(address); });
   AddAddress(row, at);
   if (!row.Validate().ok() || row.protocol != kProtocolMajor) return Merge::kRefused;
   silent_unnamed_.erase(at);
@@ -101,6 +122,7 @@ void MemberTable::NoteTwin(MemberRow row, Instant now) {
 }
 
 MemberTable::Merge MemberTable::Hear(Told told, Instant now) {
+  std::erase_if(told.row.addresses, [&](const HostPort& address) { return !MayBeAt(address); });
   if (!told.row.Validate().ok() || told.row.addresses.empty() || told.row.protocol != kProtocolMajor)
     return Merge::kRefused;
   if (told.age < Duration(0) || told.age >= ttl_) return Merge::kRefused;

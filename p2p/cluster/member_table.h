@@ -19,7 +19,7 @@ struct MemberRow {
   static constexpr size_t kZoneBytesMax = 63;
   static constexpr size_t kAddressesMax = 8;
 
-  std::string name;                 // cluster.name: printable ASCII, no space
+  std::string name;                 // cluster.name: printable ASCII that fits in a list, see Validate
   std::vector<HostPort> addresses;  // IP literals, sorted, each once; none: as others find it
   std::string zone;                 // may be empty
   uint32_t protocol = 0;            // the major that it speaks
@@ -110,6 +110,9 @@ class MemberTable {
   // The address is one of this node.
   void NoteSelf(const HostPort& address);
   const std::set<HostPort>& self_addresses() const { return self_addresses_; }
+  // Whether another node can be there. On loopback it can only if it was configured, or this node is reached
+  // nowhere else: or others could make this node dial whatever listens on its own host.
+  bool MayBeAt(const HostPort& address) const;
   bool IsSelf(const HostPort& address) const { return self_addresses_.contains(address); }
 
   // Of the members and unnamed addresses that were asked within the TTL fewer than half answered.

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <mutex>
@@ -50,8 +51,10 @@ class MemberExchangeTest : public ::testing::Test {
   void Start(const std::vector<uint16_t>& ports) {
     Members::Options options;
     for (const uint16_t port : ports) options.configured.push_back({"127.0.0.1", port});
-    options.self = {"127.0.0.1", 1};
-    options.row = {"self", {{"127.0.0.1", 1}}, "", kProtocolMajor, 5};
+    options.self = self_;
+    options.row = {"self", {self_}, "", kProtocolMajor, 5};
+    options.refresh = 20ms;
+    options.now = [this] { return clock_.Now() + std::chrono::seconds(ahead_s_); };
     members_ = std::make_unique<Members>(std::move(options));
     members_->Start();
     PeerClientOptions client;
@@ -84,6 +87,9 @@ class MemberExchangeTest : public ::testing::Test {
     Await([&] { return member.request_count(kPath) >= before + count; });
   }
 
+  HostPort self_{"127.0.0.1", 1};
+  std::atomic<int> ahead_s_{0};  // that the table's clock is ahead
+  std::atomic<int> told_s_{0};   // how old the others say that a row is
   SteadyClock clock_;
   Telemetry telemetry_;
   FaultOrigin a_, b_;
@@ -205,6 +211,86 @@ TEST_F(MemberExchangeTest, WhoAsksIsDialledBeforeItIsBelieved) {
   EXPECT_EQ(answer->self.name, "self");
   EXPECT_THAT(answer->rows, SizeIs(2));
   EXPECT_GE(a_.request_count(kPath), asked);
+}
+
+// Whoever can connect could make a node speak to what listens on its own host alone.
+TEST_F(MemberExchangeTest, WhoSaysThatItIsOnLoopbackIsNotDialledByWhoIsElsewhere) {
+  a_.Always(kPath, Tells(RowOf("a", a_)));
+  b_.Always(kPath, Tells(RowOf("b", b_), {{RowOf("a", a_), 0s}}));
+  self_ = {"10.0.0.1", 7301};
+  Start({b_.port()});
+  exchange_->Answer("", "", EncodeRow(RowOf("a", a_)));
+  MemberRow any = RowOf("c", a_), both = RowOf("d", a_);
+  any.addresses = {{"0.0.0.0", a_.port()}};
+  both.addresses = {{"127.0.0.1", a_.port()}, {"127.0.0.2", a_.port()}};
+  exchange_->Answer("", "", EncodeRow(any));
+  exchange_->Answer("", "", EncodeRow(both));
+  // Who asks is dialled between the rounds.
+  AwaitQuestions(b_, 5);
+  EXPECT_EQ(a_.connection_count(), 0u);
+  EXPECT_THAT(Names(), ElementsAre("b")) << "which was configured";
+}
+
+// Each half goes on as if it were alone: by the tables of the other it is neither cut off nor led astray.
+TEST_F(MemberExchangeTest, HalfOfTheClusterOnTheNextProtocolIsLeftOutAndHarmsNobody) {
+  FaultOrigin newer[2];
+  MemberRow rows[2];
+  for (int i = 0; i < 2; ++i) {
+    rows[i] = RowOf(absl::StrCat("newer-", i), newer[i]);
+    rows[i].protocol = kProtocolMajor + 1;
+  }
+  a_.Always(kPath, Tells(RowOf("a", a_), {{rows[0], 1s}, {RowOf("b", b_), 1s}}));
+  b_.Always(kPath, Tells(RowOf("b", b_)));
+  for (int i = 0; i < 2; ++i)
+    newer[i].Always(kPath, Tells(rows[i], {{rows[1 - i], 1s}, {RowOf("a", a_), 1s}}));
+  Start({a_.port(), newer[0].port(), newer[1].port()});
+  Await([&] { return !exchange_->in_cold_start() && Names() == std::vector<std::string>{"a", "b"}; });
+  for (const FaultOrigin& member : newer) AwaitQuestions(member, 5);
+  // One of them asks: it is answered, dialled, and left out.
+  const absl::StatusOr<MembersAnswer> answer = DecodeMembers(exchange_->Answer("", "", EncodeRow(rows[0])));
+  ASSERT_TRUE(answer.ok());
+  EXPECT_THAT(answer->rows, SizeIs(2)) << "and told of nobody whom this node does not speak to";
+  AwaitQuestions(newer[0], 3);
+  EXPECT_THAT(Names(), ElementsAre("a", "b"));
+  EXPECT_THAT(members_->view()->members, SizeIs(3));
+  members_->Look([](const MemberTable& table, Instant now) { EXPECT_FALSE(table.IsCutOff(now)); });
+  const std::lock_guard lock(mutex_);
+  EXPECT_THAT(warnings_, SizeIs(2)) << "once of each";
+}
+
+// Its row is told by those who have not noticed, for as long as they have not.
+TEST_F(MemberExchangeTest, ADeadMemberThatOldTablesPassAroundIsForgotten) {
+  auto dying = std::make_unique<FaultOrigin>();
+  const MemberRow dead = RowOf("dead", *dying);
+  dying->Always(kPath, Tells(dead));
+  const auto tells_of_it = [&](const std::string& name, const FaultOrigin& member) {
+    return
+        [this, dead, self = RowOf(name, member)](const FaultRequest& request, FaultConnection& connection) {
+          Tells(self, {{dead, std::chrono::seconds(told_s_)}})(request, connection);
+        };
+  };
+  a_.Always(kPath, tells_of_it("a", a_));
+  b_.Always(kPath, tells_of_it("b", b_));
+  Start({a_.port(), b_.port()});
+  Await([&] { return Names().size() == 3 && dying->request_count(kPath) > 0; });
+  dying.reset();
+  const auto all_asked = [&] {
+    AwaitQuestions(a_, 5);
+    AwaitQuestions(b_, 5);
+  };
+  // Answers under way are of before, so the tellers' clock goes first.
+  const auto pass = [&](int seconds) {
+    told_s_ = seconds;
+    all_asked();
+    ahead_s_ = seconds;
+  };
+  pass(240);
+  all_asked();
+  EXPECT_THAT(Names(), ElementsAre("a", "b", "dead")) << "suspicion changes no member";
+  pass(301);
+  Await([&] { return Names() == std::vector<std::string>{"a", "b"}; });
+  all_asked();
+  EXPECT_THAT(Names(), ElementsAre("a", "b")) << "and stays away";
 }
 
 TEST_F(MemberExchangeTest, StopComesThoughSomebodyIsBeingAsked) {

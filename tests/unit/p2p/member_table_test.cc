@@ -289,6 +289,63 @@ TEST_F(MemberTableTest, WhoReachesFewerThanHalfKnowsIt) {
   EXPECT_FALSE(table_.IsCutOff(now_));
 }
 
+// Or whoever speaks to a node could make it dial what listens on its own host alone.
+TEST_F(MemberTableTest, OnLoopbackIsNobodyButWhoWasConfiguredThere) {
+  const HostPort inside{"127.0.0.1", 80}, mapped{CanonicalHost("::ffff:127.0.0.1"), 80}, any{"0.0.0.0", 80},
+      inside6{"::1", 80};
+  for (const HostPort& address : {inside, mapped, any, inside6}) {
+    EXPECT_EQ(table_.Hear({RowOf("x", {address}), 0s}, now_), Merge::kRefused) << address.ToString();
+    EXPECT_EQ(table_.Hear({RowOf("a", {At(1), address}), 0s}, now_), Merge::kNew) << address.ToString();
+    EXPECT_THAT(table_.others().at("a").row.addresses, ElementsAre(At(1)));
+    EXPECT_EQ(table_.HeardFrom(RowOf("b", {At(2), address}), At(2), now_), Merge::kNew) << address.ToString();
+    EXPECT_THAT(table_.others().at("b").row.addresses, ElementsAre(At(2)));
+    for (const char* name : {"a", "b"}) table_.NoteSilence(name, now_);
+    Dns({At(900)});
+    ASSERT_THAT(Names(), IsEmpty());
+    now_ += 1s;  // who was dropped comes back only by who heard of it later
+  }
+  table_.SetAddresses({inside}, {}, {}, now_);
+  EXPECT_EQ(table_.Hear({RowOf("x", {inside}), 0s}, now_), Merge::kNew) << "it stands in the configuration";
+  MemberTable local(RowOf("self", {{"127.0.0.1", 7301}}), kTtl);
+  EXPECT_EQ(local.Hear({RowOf("x", {inside}), 0s}, now_), Merge::kNew) << "all are on one host";
+  MemberTable both(RowOf("self", {At(0), {"127.0.0.1", 7301}}), kTtl);
+  EXPECT_EQ(both.Hear({RowOf("x", {inside}), 0s}, now_), Merge::kRefused);
+  MemberTable met(RowOf("self", {}), kTtl);
+  EXPECT_EQ(met.Hear({RowOf("x", {inside}), 0s}, now_), Merge::kRefused);
+  met.NoteSelf({"127.0.0.9", 7301});
+  EXPECT_EQ(met.Hear({RowOf("x", {inside}), 0s}, now_), Merge::kNew);
+}
+
+TEST_F(MemberTableTest, ANameFitsInAList) {
+  for (const char* name : {"a,b", "a\"b", "a\\b", "a b", "a\tb",
+                           "a\x7f"
+                           "b",
+                           "\xc3\xa4", ""}) {
+    EXPECT_FALSE(RowOf(name, {At(1)}).Validate().ok()) << name;
+    EXPECT_EQ(From(name, 1), Merge::kRefused) << name;
+    EXPECT_EQ(Hear(name, 1, 0s), Merge::kRefused) << name;
+  }
+  EXPECT_EQ(From("node-1.example_[::1]:7301;x='y'", 1), Merge::kNew);
+}
+
+// Rows are aged by the time since they were heard, and numbered by the clock of who starts.
+TEST_F(MemberTableTest, NoClockKeepsAMemberInOrOut) {
+  constexpr uint64_t kYear = 365ull * 24 * 3600 * 1000;
+  const uint64_t now_ms = 50 * kYear;
+  EXPECT_EQ(From("ahead", 1, now_ms + kYear), Merge::kNew);
+  EXPECT_EQ(From("behind", 2, now_ms - kYear), Merge::kNew);
+  EXPECT_EQ(From("at-zero", 3, 0), Merge::kNew) << "it has no clock yet";
+  EXPECT_EQ(From("ahead", 1, now_ms), Merge::kNew) << "its clock was set right, and it started again";
+  EXPECT_EQ(table_.others().at("ahead").row.start, now_ms);
+  Hear("ahead", 1, 0s, now_ms + kYear);  // who has not heard of that yet
+  EXPECT_EQ(table_.others().at("ahead").row.start, now_ms);
+  table_.NoteSilence("behind", now_);
+  EXPECT_EQ(From("behind", 9, now_ms - 2 * kYear), Merge::kNew) << "elsewhere, with an older clock still";
+  EXPECT_EQ(AddressOf("behind"), At(9));
+  Pass(kTtl);
+  EXPECT_THAT(Names(), IsEmpty()) << "whatever their clocks said";
+}
+
 TEST_F(MemberTableTest, OnlyWhatHashesOtherwiseIsTold) {
   MemberTable other(RowOf("other", {At(900)}), kTtl);
   other.HeardFrom(table_.self(), At(0), now_);

@@ -116,10 +116,12 @@ struct Telemetry {
   std::array<Counter, kMirrorResultCount> mirror_requests;  // sluice_mirror_requests_total{result}
   Counter mirror_sent_bytes;                                // sluice_mirror_sent_bytes_total
   std::array<Gauge, kMemberStateCount> members;             // sluice_members{state}: other nodes
-  Gauge swarm_peers;                                        // sluice_swarm_peers
-  Gauge swarm_torrents;                                     // sluice_swarm_torrents
-  Counter swarm_bad_pieces;                                 // sluice_swarm_bad_pieces_total
-  Counter swarm_banned_peers;                               // sluice_swarm_banned_peers_total
+  // sluice_cut_off: 1 while fewer than half of the other nodes answer, else 0
+  Gauge cut_off;
+  Gauge swarm_peers;           // sluice_swarm_peers
+  Gauge swarm_torrents;        // sluice_swarm_torrents
+  Counter swarm_bad_pieces;    // sluice_swarm_bad_pieces_total
+  Counter swarm_banned_peers;  // sluice_swarm_banned_peers_total
 
   std::array<Counter, kSourceKindCount>
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot

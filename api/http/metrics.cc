@@ -203,6 +203,8 @@ void AddPeers(Families& to, const Telemetry& t) {
       AddFamily(to, "sluice_members", "Other nodes of the cluster that this one knows.", MetricType::Gauge);
   for (size_t i = 0; i < std::size(kMemberStates); ++i)
     AddSample(members, {{"state", kMemberStates[i]}}, static_cast<double>(t.members[i].value()));
+  AddGauge(to, "sluice_cut_off",
+           "1 while fewer than half of the other nodes that were asked of late answer, else 0.", t.cut_off);
   AddGauge(to, "sluice_swarm_peers", "Other nodes that the swarm is connected to.", t.swarm_peers);
   AddGauge(to, "sluice_swarm_torrents", "Blobs that the swarm takes in or gives to other nodes.",
            t.swarm_torrents);

@@ -74,7 +74,8 @@ bool IsSame(const Member& a, const Member& b) {
   return a.name == b.name && a.address == b.address && a.more_addresses == b.more_addresses;
 }
 
-void CountStates(const MemberTable& table, size_t unnamed, Telemetry& telemetry) {
+void CountStates(const MemberTable& table, size_t unnamed, Instant now, Telemetry& telemetry) {
+  telemetry.cut_off.Set(table.IsCutOff(now) ? 1 : 0);
   std::array<int64_t, kMemberStateCount> counts{};
   for (const auto& [name, entry] : table.others()) {
     const MemberState state = entry.contact == MemberTable::Contact::kAnswered ? MemberState::kAlive
@@ -260,7 +261,9 @@ void Members::Publish(const std::shared_ptr<Shared>& shared) {
       if (named.size() + unnamed.size() == kMembersMax) break;
       unnamed.push_back(MemberOf(address.ToString(), {address}));
     }
-    if (shared->options.telemetry) CountStates(shared->table, unnamed.size(), *shared->options.telemetry);
+    const Instant now = shared->options.now();
+    if (shared->options.telemetry)
+      CountStates(shared->table, unnamed.size(), now, *shared->options.telemetry);
     List list = named;
     list.insert(list.end(), unnamed.begin(), unnamed.end());
     SortByName(list);
@@ -270,7 +273,9 @@ void Members::Publish(const std::shared_ptr<Shared>& shared) {
       const std::string& name = shared->table.self().name;
       named.push_back({shared->options.self, name, ScoreKeyOf(name), true, {}});
     }
-    shared->view = std::make_shared<const MemberView>(std::move(named), std::move(unnamed));
+    auto view = std::make_shared<MemberView>(std::move(named), std::move(unnamed));
+    view->since = view->id == shared->view->id ? shared->view->since : now;
+    shared->view = std::move(view);
     if (same) return;
     fresh = shared->list = std::make_shared<const List>(std::move(list));
   }

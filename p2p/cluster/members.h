@@ -38,6 +38,7 @@ struct MemberView {
   std::vector<Member> members;  // in the order of their names
   std::vector<Member> unnamed;  // asked only where members are not enough
   uint64_t id = 0;
+  Instant since{};  // when the names became these
 };
 
 // The nodes of the cluster: addresses of a static list and of DNS names, which are resolved again every so

@@ -46,6 +46,7 @@ constexpr const char* kSeries[] = {
     "sluice_members{state=\"not-asked\"} 0",
     "sluice_members{state=\"silent\"} 0",
     "sluice_members{state=\"unnamed\"} 0",
+    "sluice_cut_off 0",
     "sluice_swarm_peers 0",
     "sluice_swarm_torrents 0",
     "sluice_swarm_bad_pieces_total 0",

@@ -45,6 +45,13 @@ TEST(HostPortTest, IsWrittenAsHostColonPort) {
   }
 }
 
+TEST(HostPortTest, AnAddressHasOneSpelling) {
+  EXPECT_EQ(CanonicalHost("fd00:0::07"), "fd00::7");
+  EXPECT_EQ(CanonicalHost("::ffff:10.0.0.1"), "10.0.0.1") << "it is reached over IPv4";
+  EXPECT_EQ(CanonicalHost("::ffff:7f00:1"), "127.0.0.1");
+  EXPECT_EQ(CanonicalHost("node"), "node");
+}
+
 TEST(HostPortTest, AllElseIsRefused) {
   for (const std::string text : {"",
                                  ":",
@@ -247,6 +254,40 @@ TEST_F(MembersTest, WhoWasMetAsThisNodeStaysOut) {
 }
 
 // Or nodes would not agree on who the home is.
+TEST_F(MembersTest, WhetherThisNodeIsCutOffIsCounted) {
+  Start({"10.0.0.1:5000", "10.0.0.3:5000", "10.0.0.4:5000"}, "10.0.0.2:5000");
+  EXPECT_EQ(telemetry_.cut_off.value(), 0);
+  const auto answers = [&](const std::string& name, const HostPort& at) {
+    members_->Change([&](MemberTable& table, Instant now) {
+      table.HeardFrom({name, {at}, "", kProtocolMajor, 1}, at, now);
+    });
+  };
+  answers("a", {"10.0.0.1", 5000});
+  members_->Change([](MemberTable& table, Instant now) {
+    table.NoteSilence(HostPort{"10.0.0.3", 5000}, now);
+  });
+  EXPECT_EQ(telemetry_.cut_off.value(), 0) << "half of them answer";
+  members_->Change([](MemberTable& table, Instant now) {
+    table.NoteSilence(HostPort{"10.0.0.4", 5000}, now);
+  });
+  EXPECT_EQ(telemetry_.cut_off.value(), 1);
+  answers("b", {"10.0.0.3", 5000});
+  EXPECT_EQ(telemetry_.cut_off.value(), 0);
+}
+
+TEST_F(MembersTest, AViewIsAsOldAsItsNames) {
+  Start({"10.0.0.1:5000", "10.0.0.3:5000"}, "10.0.0.2:5000");
+  const Instant first = members_->view()->since;
+  members_->Change([](MemberTable& table, Instant now) {
+    table.NoteSilence(HostPort{"10.0.0.3", 5000}, now);
+  });
+  EXPECT_EQ(members_->view()->since, first) << "they are the same";
+  members_->Change([](MemberTable& table, Instant now) {
+    table.HeardFrom({"a", {{"10.0.0.1", 5000}}, "", kProtocolMajor, 1}, {"10.0.0.1", 5000}, now);
+  });
+  EXPECT_GT(members_->view()->since, first);
+}
+
 TEST_F(MembersTest, TheViewHasThisNodeToo) {
   const auto view = [&] {
     std::vector<std::string> names;

@@ -17,6 +17,7 @@
 #include "node/fills.h"
 #include "node/read_request.h"
 #include "node/source_directory.h"
+#include "node/source_planner.h"
 #include "node/telemetry.h"
 
 namespace sluice {
@@ -31,6 +32,7 @@ struct BlobCacheLimits {
   std::array<uint32_t, kFetchClassCount> fetches_max = {64, 32, 16, 8};
   uint32_t readahead_bytes_max = 8 << 20;             // the widest window of a sequential stream
   Duration fetch_timeout = std::chrono::seconds(60);  // of a fetch below demand, from when it starts
+  Duration first_byte_budget = SourcePlanner::kFirstByteBudget;
   uint64_t offer_bytes_max = 64 << 20;  // offered and not done yet; beyond it an offer is refused
 };
 

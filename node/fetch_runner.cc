@@ -75,6 +75,12 @@ bool FetchRunner::Flows(LegId id) const {
   return found != legs_.end() && found->second->inbox.progress.bytes() > 0 && !SilentSince(id);
 }
 
+bool FetchRunner::ComesByOwnRight(LegId id) const {
+  const auto found = legs_.find(id);
+  return found != legs_.end() && !MayWaitForOthers(found->second->order.leg.rank) && !SilentSince(id) &&
+         !parts_.planner.IsStalled(ProgressOf(*found->second), parts_.clock.Now());
+}
+
 // Whether it was wanted.
 bool FetchRunner::Unwant(Running& running, ChunkIndex index) {
   const uint32_t position = index.value() - running.order.leg.chunks.first.value();

@@ -97,6 +97,8 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   std::optional<Instant> SilentSince(LegId id) const;
   // Whether some of a leg has come, and its source is not silent.
   bool Flows(LegId id) const;
+  // Whether a leg's source waits for no other node as for a home, and is neither silent nor stalled.
+  bool ComesByOwnRight(LegId id) const;
   size_t size() const { return legs_.size(); }
 
  private:

@@ -20,11 +20,14 @@ using ReadId = uint64_t;
 // up: so nothing is asked for on their behalf. They keep what is under way from being given up.
 //
 // Another node may wait by kIfFlowing for whatever flows: what moves depends on nobody who waits here, so no
-// cycle comes of it. Whoever lets it wait by kIfUnderWay must keep nodes from waiting for each other.
+// cycle comes of it. kIfUnderWay also waits for what has not begun to come, if this node gets it by its own
+// right: not from a node that it waits for as one waits for a home. What is left is that holders let each
+// other wait: whoever gives kIfUnderWay to another node does so only where all nodes agree which of the two
+// comes first, so that waits go one way. Source: PEERS.md, "Who may ask the origin".
 enum class ReadMode {
   kFetch,
-  kIfUnderWay,  // joins what is queued or asked for; else NotFound at once
-  kIfFlowing,   // joins what was asked for and has begun to come; else NotFound at once
+  kIfUnderWay,  // joins what was asked for by own right, and is neither silent nor stalled; or flows
+  kIfFlowing,   // joins what was asked for and has begun to come; else NotFound at once, as above
 };
 
 struct ReadRequest {

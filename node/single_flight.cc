@@ -30,6 +30,7 @@ void AppendChunk(ChunkRuns& runs, ChunkIndex index) {
 SingleFlight::SingleFlight(const Parts& parts, FetchScheduler::Limits limits)
     : parts_(parts),
       scheduler_(parts.clock, limits),
+      planner_(parts.first_byte_budget),
       runner_(std::make_shared<FetchRunner>(
           FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake, planner_, parts.telemetry},
           static_cast<LegEvents&>(*this))),
@@ -102,14 +103,17 @@ void SingleFlight::AskBesideFill(const std::shared_ptr<Blob>& blob, ChunkIndex i
 void SingleFlight::JoinOthers(ReadId id, PendingRead& read, ChunkIndex index) {
   ++read.outstanding;
   WantedChunk* const chunk = table_.Find(*read.blob, index);
-  const bool flows = chunk && std::any_of(chunk->legs.begin(), chunk->legs.end(),
-                                          [&](LegId leg) { return runner_->Flows(leg); });
-  const bool comes = chunk && chunk->state != WantedChunk::State::kPaused;
-  if (read.mode == ReadMode::kIfFlowing ? flows : comes) {
+  if (chunk && MayBeJoined(*chunk, read.mode)) {
     chunk->joined.push_back(id);
   } else {
     failed_.emplace_back(id, NotComing(*read.blob, index));
   }
+}
+
+bool SingleFlight::MayBeJoined(const WantedChunk& chunk, ReadMode mode) const {
+  return std::any_of(chunk.legs.begin(), chunk.legs.end(), [&](LegId leg) {
+    return runner_->Flows(leg) || (mode == ReadMode::kIfUnderWay && runner_->ComesByOwnRight(leg));
+  });
 }
 
 void SingleFlight::Queue(const std::shared_ptr<Blob>& blob, const ChunkRuns& runs, FetchClass fetch_class) {
@@ -124,10 +128,15 @@ void SingleFlight::Forget(ReadId id, const Blob& blob, ChunkSpan chunks) {
     // Who has joined keeps what is under way, and no more.
     const bool kept = chunk->state == WantedChunk::State::kUnderWay && !chunk->joined.empty();
     if (!chunk->waiters.empty() || kept) continue;
-    FailJoined(*chunk, blob, index);
-    const std::optional<WantedChunk> closed = table_.Close(blob, index);
-    for (const LegId leg : closed->legs) runner_->Disown(leg, index);
+    GiveUp(blob, index);
   }
+}
+
+// Nobody wants the chunk any more.
+void SingleFlight::GiveUp(const Blob& blob, ChunkIndex index) {
+  FailJoined(*table_.Find(blob, index), blob, index);
+  const std::optional<WantedChunk> closed = table_.Close(blob, index);
+  for (const LegId leg : closed->legs) runner_->Disown(leg, index);
 }
 
 void SingleFlight::PruneWaiters(WantedChunk& chunk) const {
@@ -191,8 +200,19 @@ void SingleFlight::YieldFills() {
 
 // What they have joined has failed, or is given up.
 void SingleFlight::FailJoined(WantedChunk& chunk, const Blob& blob, ChunkIndex index) {
-  for (const ReadId id : chunk.joined) failed_.emplace_back(id, NotComing(blob, index));
-  chunk.joined.clear();
+  KeepJoined(chunk, blob, index, [](ReadMode) { return false; });
+}
+
+// Others are told that it does not come.
+void SingleFlight::KeepJoined(WantedChunk& chunk, const Blob& blob, ChunkIndex index,
+                              absl::FunctionRef<bool(ReadMode)> which) {
+  const auto is_kept = [&](ReadId id) {
+    const PendingRead* const read = parts_.reads.Find(id);
+    return read && which(read->mode);
+  };
+  const auto lost = std::stable_partition(chunk.joined.begin(), chunk.joined.end(), is_kept);
+  for (auto id = lost; id != chunk.joined.end(); ++id) failed_.emplace_back(*id, NotComing(blob, index));
+  chunk.joined.erase(lost, chunk.joined.end());
 }
 
 // Not where they fail: who is told may take anything out of the tables.
@@ -283,6 +303,7 @@ void SingleFlight::StartLeg(const std::shared_ptr<Blob>& blob, const Group& grou
     WantedChunk* const chunk = table_.Find(*blob, index);
     chunk->state = WantedChunk::State::kUnderWay;
     chunk->legs.push_back(id);
+    KeepJoined(*chunk, *blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, mode); });
   }
 }
 

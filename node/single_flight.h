@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/bulk_lane.h"
@@ -53,7 +54,8 @@ class SingleFlight final : private LegEvents {
     BulkLane* bulk;
     ReadTable& reads;
     Waiters& waiters;
-    Duration fetch_timeout;  // of fetches below demand
+    Duration fetch_timeout;      // of fetches below demand
+    Duration first_byte_budget;  // as SourcePlanner says
   };
 
   SingleFlight(const Parts& parts, FetchScheduler::Limits limits);
@@ -121,6 +123,7 @@ class SingleFlight final : private LegEvents {
   void LegLate(LegId id, const LegOrder& order, const LegProgress& progress) override;
   void RoomMade() override { Pump(); }
 
+  void GiveUp(const Blob& blob, ChunkIndex index);
   // Who waits for a chunk, without those that have been answered meanwhile.
   void PruneWaiters(WantedChunk& chunk) const;
   Instant DemandDeadline(const WantedChunk& chunk) const;
@@ -138,6 +141,7 @@ class SingleFlight final : private LegEvents {
   FetchScheduler::Fills FillsNow();
   void YieldFills();
   bool LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index, LegId id);
+  void DropStale(LegId id, const LegOrder& order);
   LateRunList LateRuns(LegId id, const LegOrder& order);
   void HedgeRun(const LateRun& run, const LegOrder& order, const LegProgress& progress);
   void ReplaceSilent(const LateRun& run, LegId id);
@@ -148,7 +152,10 @@ class SingleFlight final : private LegEvents {
   void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
   void NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
   void RefusePeers(WantedChunk& chunk, const absl::Status& why);
+  bool MayBeJoined(const WantedChunk& chunk, ReadMode mode) const;
   void FailJoined(WantedChunk& chunk, const Blob& blob, ChunkIndex index);
+  void KeepJoined(WantedChunk& chunk, const Blob& blob, ChunkIndex index,
+                  absl::FunctionRef<bool(ReadMode)> which);
   void TellFailed();
   void PauseChunks(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks);
   void EndPause(PauseId id);

@@ -52,6 +52,7 @@ bool SingleFlight::LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index,
   if (chunk->legs.empty()) return true;
   // What is left may be what was asked of a third node.
   if (chunk->asker == Asker::kPeer) AskByOwnRight(blob, index);
+  KeepJoined(*chunk, *blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, mode); });
   return false;
 }
 
@@ -130,12 +131,26 @@ bool SingleFlight::RefuseGrant(WantedChunk& chunk, const LegOrder& order, const 
 }
 
 void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& progress) {
+  DropStale(id, order);
   for (const LateRun& run : LateRuns(id, order)) {
     if (run.other == kNoLeg) {
       HedgeRun(run, order, progress);
     } else {
       ReplaceSilent(run, id);
     }
+  }
+}
+
+// Who has only joined waits neither for what is silent nor for what is stalled, and alone keeps neither.
+void SingleFlight::DropStale(LegId id, const LegOrder& order) {
+  const ChunkSpan chunks = order.leg.chunks;
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    WantedChunk* const chunk = table_.Find(*order.blob, index);
+    if (!chunk || chunk->joined.empty()) continue;
+    if (std::find(chunk->legs.begin(), chunk->legs.end(), id) == chunk->legs.end()) continue;
+    PruneWaiters(*chunk);
+    KeepJoined(*chunk, *order.blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, mode); });
+    if (chunk->waiters.empty() && chunk->joined.empty()) GiveUp(*order.blob, index);
   }
 }
 
@@ -166,7 +181,7 @@ void SingleFlight::HedgeRun(const LateRun& run, const LegOrder& order, const Leg
   Leg late = order.leg;
   late.chunks = run.chunks;
   std::optional<TakeoverReason> takeover;
-  if (SourcePlanner::IsStalled(progress, Now())) takeover = TakeoverReason::kStalled;
+  if (planner_.IsStalled(progress, Now())) takeover = TakeoverReason::kStalled;
   if (SourcePlanner::IsSilent(progress, Now())) takeover = TakeoverReason::kSilent;
   while (std::optional<Leg> second = planner_.Hedge(late, progress, run.tried, offers_, Now())) {
     if (takeover) parts_.telemetry.takeovers[static_cast<size_t>(*takeover)].Add();
@@ -226,12 +241,14 @@ void SingleFlight::Retry(const std::shared_ptr<Blob>& blob, const std::vector<Ch
   std::array<ChunkRuns, kFetchClassCount> runs;
   for (const ChunkIndex index : chunks) {
     WantedChunk* const chunk = table_.Find(*blob, index);
-    FailJoined(*chunk, *blob, index);
     PruneWaiters(*chunk);
     if (chunk->waiters.empty()) {
+      FailJoined(*chunk, *blob, index);
       table_.Close(*blob, index);
       continue;
     }
+    // What flowed has ended; by own right it is asked of the next.
+    KeepJoined(*chunk, *blob, index, [](ReadMode mode) { return mode == ReadMode::kIfUnderWay; });
     chunk->state = WantedChunk::State::kQueued;
     chunk->fetch_class = FetchClass::kBackfill;
     for (const ReadId id : chunk->waiters)

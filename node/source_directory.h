@@ -22,7 +22,8 @@ enum class SourceRank {
   kOrigin,         // the registry, and this node is one of those that may ask it
   kLastResort,     // the registry, within a budget
 };
-// Whether it may wait for what it asks of others, so that two nodes could wait for each other.
+// Whether it may wait for what it asks of others, so that two nodes could wait for each other. Those that
+// have it let only nodes wait that come after them: see ReadMode.
 constexpr bool MayWaitForOthers(SourceRank rank) {
   return rank == SourceRank::kHome || rank == SourceRank::kStandIn || rank == SourceRank::kSecondStandIn;
 }

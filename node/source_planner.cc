@@ -11,6 +11,11 @@ bool Has(const SourceOffer& offer, ChunkIndex index) {
   return offer.has.first <= index && index < offer.has.end();
 }
 
+// Whether it gets what it does not have.
+bool Fetches(SourceRank rank) {
+  return rank != SourceRank::kHedge && rank != SourceRank::kHolder;
+}
+
 // First bytes between two looks at what is typical.
 constexpr uint64_t kRecalculated = 8;
 
@@ -101,7 +106,7 @@ void SourcePlanner::Plan(ChunkSpan span, const TriedSources& tried, std::span<co
 Instant SourcePlanner::LateAt(const Leg& leg, const LegProgress& progress, Instant now) const {
   Instant next = progress.quiet_since() + kSilence;
   if (progress.first_byte == Instant()) {
-    for (const Instant late : {progress.started + LateAfter(leg.id), progress.started + kStall}) {
+    for (const Instant late : {progress.started + LateAfter(leg.id), progress.started + first_byte_budget_}) {
       if (late > now) next = std::min(next, late);
     }
   }
@@ -125,6 +130,13 @@ std::optional<Leg> SourcePlanner::BestPart(ChunkSpan span, const TriedSources& t
   return std::nullopt;
 }
 
+bool SourcePlanner::WasTakenOver(const Leg& late, const TriedSources& tried,
+                                 std::span<const SourceOffer> offers) {
+  return std::any_of(offers.begin(), offers.end(), [&](const SourceOffer& offer) {
+    return offer.rank > late.rank && Fetches(offer.rank) && tried.WasAsked(offer.id);
+  });
+}
+
 std::optional<Leg> SourcePlanner::Hedge(const Leg& late, const LegProgress& progress,
                                         const TriedSources& tried, std::span<const SourceOffer> offers,
                                         Instant now) {
@@ -136,12 +148,14 @@ std::optional<Leg> SourcePlanner::Hedge(const Leg& late, const LegProgress& prog
   const bool has_stand_in = std::any_of(offers.begin(), offers.end(), [](const SourceOffer& offer) {
     return offer.rank == SourceRank::kStandIn;
   });
+  const bool may_stand_in = silent || (stalled && !WasTakenOver(late, tried, offers));
   const auto suits = [&](SourceRank rank) {
     // A stand-in gives what it has, too.
     if (rank == SourceRank::kHedge) return !(takeover && has_stand_in);
     if (rank == SourceRank::kHolder) return true;
-    const bool at_the_very_last = rank == SourceRank::kSecondStandIn || rank == SourceRank::kLastResort;
-    return silent || (stalled && !at_the_very_last);
+    const bool skips_one = rank == SourceRank::kSecondStandIn && late.rank != SourceRank::kStandIn;
+    const bool at_the_very_last = skips_one || rank == SourceRank::kLastResort;
+    return may_stand_in && (silent || !at_the_very_last);
   };
   std::vector<SourceOffer> others;
   for (const SourceOffer& offer : offers) {

@@ -32,6 +32,7 @@ class TriedSources {
   void Doubt() { in_doubt_ = true; }
   bool in_doubt() const { return in_doubt_; }
   bool MayAsk(SourceId id) const;
+  bool WasAsked(SourceId id) const { return Find(id) != nullptr; }
   int attempts(SourceId id) const;
 
   friend bool operator==(const TriedSources&, const TriedSources&) = default;
@@ -79,14 +80,17 @@ class SourcePlanner {
   // A source that is silent for so long has failed for all that matters: the next is asked as well.
   static constexpr Duration kSilence = std::chrono::milliseconds(1500);
   // One that has given only signs of life for so long is asked in vain, perhaps: another may be asked as
-  // well. Source: PEERS.md, "Who may ask the origin".
-  static constexpr Duration kStall = std::chrono::seconds(5);
+  // well, once. Source: PEERS.md, "Who may ask the origin".
+  static constexpr Duration kFirstByteBudget = std::chrono::seconds(5);
   // No source is late before that.
   static constexpr Duration kLateMin = std::chrono::milliseconds(50);
   // So many requests in a hundred may be hedged, and so many at once after a quiet time.
   static constexpr int kHedgePercent = 5;
   static constexpr int kHedgesSaved = 8;
   static constexpr size_t kSourcesMax = 4096;  // remembered
+
+  explicit SourcePlanner(Duration first_byte_budget = kFirstByteBudget)
+      : first_byte_budget_(first_byte_budget) {}
 
   // Cuts the span into legs, in its order, in place of what is in `legs`: each chunk is asked of the source
   // that was asked least for it so far (of the registry first, if it is in doubt), among these of the lowest
@@ -98,15 +102,16 @@ class SourcePlanner {
   static bool IsSilent(const LegProgress& progress, Instant now) {
     return now - progress.quiet_since() >= kSilence;
   }
-  static bool IsStalled(const LegProgress& progress, Instant now) {
-    return progress.first_byte == Instant() && !progress.patience && now - progress.started >= kStall;
+  bool IsStalled(const LegProgress& progress, Instant now) const {
+    return progress.first_byte == Instant() && !progress.patience &&
+           now - progress.started >= first_byte_budget_;
   }
 
   // Who is to be asked now beside a leg that is late. A hedge, when the first byte takes longer than it does
   // in 95 of 100 cases of that source: of somebody who has the chunks, within a budget. A takeover, when it
-  // is silent: of anybody; or stalled: of all but who is asked at the very last. Where nobody has all of the
-  // chunks, as many of them in a row as one has, from the first that somebody has. Nobody: look again at
-  // LateAt.
+  // is silent: of anybody; or stalled: once, of the next by rank that fetches, but not at the very last.
+  // Where nobody has all of the chunks, as many of them in a row as one has, from the first that somebody
+  // has. Nobody: look again at LateAt.
   std::optional<Leg> Hedge(const Leg& late, const LegProgress& progress, const TriedSources& tried,
                            std::span<const SourceOffer> offers, Instant now);
   // Who is to be asked in place of a leg that is silent, of chunks whose other leg, `other`, is silent too:
@@ -144,6 +149,10 @@ class SourcePlanner {
   std::optional<Leg> BestPart(ChunkSpan span, const TriedSources& tried,
                               std::span<const SourceOffer> offers) const;
 
+  // Whether one that comes after the late one was asked to fetch them already.
+  static bool WasTakenOver(const Leg& late, const TriedSources& tried, std::span<const SourceOffer> offers);
+
+  const Duration first_byte_budget_;
   absl::flat_hash_map<SourceId, History> histories_;
   int hedge_credit_ = kHedgesSaved * 100;  // in hundredths of a hedge
 };

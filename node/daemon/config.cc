@@ -370,6 +370,10 @@ const std::vector<Setting>& Settings() {
            "until a connection stands"),
       Time("origin.requestTimeout", &Config::origin_request_timeout, milliseconds(1),
            "of one request, retries included"),
+      Time("origin.firstByteBudget", &Config::origin_first_byte_budget, milliseconds(500),
+           "how long a member that fetches for others may wait for a registry's first byte before the next "
+           "one "
+           "is asked"),
       Size("origin.minRate", &Config::origin_min_rate, 1,
            "bytes per second below which a transfer is given up"),
       Count("origin.retries", &Config::origin_retries, 0, 20, "further tries of a failed request"),

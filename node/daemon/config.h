@@ -65,6 +65,7 @@ struct Config {
   std::vector<std::string> origin_plain_http;
   Duration origin_connect_timeout = std::chrono::seconds(5);
   Duration origin_request_timeout = std::chrono::seconds(60);
+  Duration origin_first_byte_budget = std::chrono::seconds(5);
   uint64_t origin_min_rate = 1024;  // bytes/s
   uint32_t origin_retries = 4;
   uint32_t origin_connections_per_host = 32;

@@ -187,6 +187,7 @@ BlobCacheLimits CacheLimitsOf(const Config& config) {
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
   limits.inflight_bytes_max = config.fetch_inflight_max;
   limits.fetch_timeout = config.fetch_timeout;
+  limits.first_byte_budget = config.origin_first_byte_budget;
   if (!config.cluster_members.empty()) {
     limits.inflight_bytes_max *= 2;
     for (const FetchClass fill : {FetchClass::kHint, FetchClass::kBackfill})

@@ -24,7 +24,7 @@ class SourcePlannerTest : public ::testing::Test {
   std::string Plan(ChunkSpan span, const TriedSources& tried, const std::vector<SourceOffer>& offers) {
     std::string text;
     std::vector<Leg> legs;
-    planner_.Plan(span, tried, offers, &legs);
+    planner_->Plan(span, tried, offers, &legs);
     for (const Leg& leg : legs) {
       if (!text.empty()) text += ' ';
       text += std::to_string(static_cast<uint32_t>(leg.id)) + ':' + std::to_string(leg.chunks.first.value()) +
@@ -33,10 +33,10 @@ class SourcePlannerTest : public ::testing::Test {
     return text;
   }
   void Answers(SourceId id, Duration first_byte, int times) {
-    for (int i = 0; i < times; ++i) planner_.Note(id, 1, first_byte, absl::OkStatus());
+    for (int i = 0; i < times; ++i) planner_->Note(id, 1, first_byte, absl::OkStatus());
   }
 
-  SourcePlanner planner_;
+  std::unique_ptr<SourcePlanner> planner_ = std::make_unique<SourcePlanner>();
   std::shared_ptr<ChunkSource> source_ = std::make_shared<fakes::FakeSource>();
   const Instant start_{std::chrono::hours(1)};
 };
@@ -105,9 +105,9 @@ TEST_F(SourcePlannerTest, OfOneRankTheQuickestIsAskedAndOneThatFailedLastNot) {
   Answers(kHolder, milliseconds(20), 4);
   Answers(kOther, milliseconds(5), 4);
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
-  for (int i = 0; i < 3; ++i) planner_.Note(kOther, 0, {}, absl::UnavailableError("reset"));
+  for (int i = 0; i < 3; ++i) planner_->Note(kOther, 0, {}, absl::UnavailableError("reset"));
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "2:0+1");
-  planner_.Note(kOther, 0, {}, absl::NotFoundError("lacks it: it is well"));
+  planner_->Note(kOther, 0, {}, absl::NotFoundError("lacks it: it is well"));
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
 }
 
@@ -119,10 +119,10 @@ TEST_F(SourcePlannerTest, OneThatIsSilentAgainAndAgainIsNotAskedFirstForEver) {
     ASSERT_EQ(Plan(Span(0, 1), {}, offers), "2:0+1") << "nothing is known of it";
     const Leg silent{kHolder, SourceRank::kHolder, source_, Span(0, 1)};
     const Instant now = start_ + SourcePlanner::kSilence;
-    ASSERT_TRUE(planner_.Hedge(silent, {start_, {}, {}}, {}, offers, now).has_value());
-    planner_.Note(kHolder, 0, {}, absl::DeadlineExceededError("it is silent"));
+    ASSERT_TRUE(planner_->Hedge(silent, {start_, {}, {}}, {}, offers, now).has_value());
+    planner_->Note(kHolder, 0, {}, absl::DeadlineExceededError("it is silent"));
     // The other's bytes came first.
-    planner_.Note(kHolder, 0, {}, absl::CancelledError("nobody wants it any more"));
+    planner_->Note(kHolder, 0, {}, absl::CancelledError("nobody wants it any more"));
   }
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
   Answers(kHolder, milliseconds(5), 1);
@@ -142,7 +142,7 @@ class HedgeTest : public SourcePlannerTest {
 
   std::optional<Leg> Hedge(Duration after, LegProgress progress = {}) {
     progress.started = start_;
-    return planner_.Hedge(late_, progress, tried_, offers_, start_ + after);
+    return planner_->Hedge(late_, progress, tried_, offers_, start_ + after);
   }
 
   Leg late_{kHome, SourceRank::kHome, source_, Span(0, 4)};
@@ -152,7 +152,7 @@ class HedgeTest : public SourcePlannerTest {
 };
 
 TEST_F(HedgeTest, AHolderIsAskedWhenTheFirstByteTakesLongerThanItMostlyDoes) {
-  EXPECT_EQ(planner_.LateAt(late_, {.started = start_, .first_byte = {}, .last_byte = {}}, start_),
+  EXPECT_EQ(planner_->LateAt(late_, {.started = start_, .first_byte = {}, .last_byte = {}}, start_),
             start_ + milliseconds(80));
   EXPECT_FALSE(Hedge(milliseconds(79)));
   const std::optional<Leg> leg = Hedge(milliseconds(80));
@@ -190,7 +190,8 @@ TEST_F(HedgeTest, OneThatGivesSignsOfLifeIsNotSilentButIsNotWaitedForForEver) {
   LegProgress waiting{.started = start_, .first_byte = {}, .last_byte = {}};
   waiting.last_sign = start_ + milliseconds(4900);
   EXPECT_FALSE(Hedge(milliseconds(4900), waiting));
-  EXPECT_EQ(planner_.LateAt(late_, waiting, start_ + milliseconds(4900)), start_ + SourcePlanner::kStall);
+  EXPECT_EQ(planner_->LateAt(late_, waiting, start_ + milliseconds(4900)),
+            start_ + SourcePlanner::kFirstByteBudget);
   EXPECT_FALSE(Hedge(milliseconds(5000), waiting)) << "those that are asked at the very last are not asked";
   offers_.push_back(Offer(kHolder, SourceRank::kStandIn));
   EXPECT_EQ(Text(Hedge(milliseconds(5000), waiting)), "2:0+4");
@@ -199,6 +200,39 @@ TEST_F(HedgeTest, OneThatGivesSignsOfLifeIsNotSilentButIsNotWaitedForForEver) {
   waiting.patience = false;
   waiting.first_byte = waiting.last_byte = start_ + milliseconds(4900);
   EXPECT_FALSE(Hedge(milliseconds(5000), waiting)) << "bytes come";
+}
+
+TEST_F(HedgeTest, OneThatGivesOnlySignsOfLifeIsTakenOverOnceByTheNextThatFetches) {
+  offers_ = {Offer(kHome, SourceRank::kHome), Offer(kOther, SourceRank::kStandIn),
+             Offer(kOrigin, SourceRank::kOrigin)};
+  LegProgress waiting{.started = start_, .first_byte = {}, .last_byte = {}};
+  waiting.last_sign = start_ + milliseconds(4900);
+  EXPECT_EQ(Text(Hedge(milliseconds(5000), waiting)), "3:0+4");
+  tried_.Failed(kOther);
+  EXPECT_EQ(Text(Hedge(milliseconds(5000), waiting)), "nobody") << "and not by the one after it";
+  offers_.push_back(Offer(kHolder, SourceRank::kHolder));
+  EXPECT_EQ(Text(Hedge(milliseconds(5000), waiting)), "2:0+4") << "who has it costs the registry nothing";
+  EXPECT_EQ(Text(Hedge(milliseconds(6400), waiting)), "2:0+4") << "it is silent: whoever there is";
+}
+
+TEST_F(HedgeTest, OneThatStandsInForAHomeThatFailedIsTakenOverByTheNext) {
+  offers_ = {Offer(kHome, SourceRank::kHome), Offer(kOther, SourceRank::kStandIn),
+             Offer(kHolder, SourceRank::kSecondStandIn)};
+  tried_.Failed(kHome);
+  late_ = {kOther, SourceRank::kStandIn, source_, Span(0, 4)};
+  LegProgress waiting{.started = start_, .first_byte = {}, .last_byte = {}};
+  waiting.last_sign = start_ + milliseconds(4900);
+  EXPECT_EQ(Text(Hedge(milliseconds(5000), waiting)), "2:0+4");
+}
+
+TEST_F(HedgeTest, HowLongAFirstByteMayTakeIsASetting) {
+  planner_ = std::make_unique<SourcePlanner>(milliseconds(700));
+  offers_ = {Offer(kHome, SourceRank::kHome), Offer(kOther, SourceRank::kStandIn)};
+  LegProgress waiting{.started = start_, .first_byte = {}, .last_byte = {}};
+  waiting.last_sign = start_ + milliseconds(600);
+  EXPECT_EQ(planner_->LateAt(late_, waiting, start_), start_ + milliseconds(700));
+  EXPECT_FALSE(Hedge(milliseconds(699), waiting));
+  EXPECT_EQ(Text(Hedge(milliseconds(700), waiting)), "3:0+4");
 }
 
 TEST_F(HedgeTest, InPlaceOfOneThatIsSilentAStandInIsAskedAndNotOnlyForWhatItHas) {
@@ -235,7 +269,7 @@ TEST_F(HedgeTest, WhoHasTheLongestPartIsAskedAndWhoWasNotAskedYetBeforeHim) {
 
 TEST_F(HedgeTest, WhoWasNotAskedYetTakesThePlaceOfOneThatIsSilent) {
   offers_.push_back(Offer(kOther, SourceRank::kHolder, Span(2, 1)));
-  const auto replace = [&] { return Text(planner_.Replace(late_, kHolder, tried_, offers_)); };
+  const auto replace = [&] { return Text(planner_->Replace(late_, kHolder, tried_, offers_)); };
   EXPECT_EQ(replace(), "4:0+4");
   tried_.Failed(kOrigin);
   EXPECT_EQ(replace(), "3:2+1");
@@ -255,14 +289,14 @@ TEST_F(HedgeTest, HedgesHaveABudgetAndTakeoversHaveNot) {
 
 TEST_F(HedgeTest, LooksAgainWhenItWouldBeSilent) {
   const LegProgress quiet{.started = start_, .first_byte = {}, .last_byte = {}};
-  EXPECT_EQ(planner_.LateAt(late_, quiet, start_ + milliseconds(100)), start_ + milliseconds(1500));
+  EXPECT_EQ(planner_->LateAt(late_, quiet, start_ + milliseconds(100)), start_ + milliseconds(1500));
   const LegProgress flows{
       .started = start_, .first_byte = start_ + milliseconds(20), .last_byte = start_ + milliseconds(400)};
-  EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(400)), start_ + milliseconds(1900));
-  EXPECT_EQ(planner_.LateAt(late_, flows, start_ + milliseconds(5000)), start_ + milliseconds(5000));
+  EXPECT_EQ(planner_->LateAt(late_, flows, start_ + milliseconds(400)), start_ + milliseconds(1900));
+  EXPECT_EQ(planner_->LateAt(late_, flows, start_ + milliseconds(5000)), start_ + milliseconds(5000));
   const LegProgress early{
       .started = start_, .first_byte = start_ + milliseconds(20), .last_byte = start_ + milliseconds(30)};
-  EXPECT_EQ(planner_.LateAt(late_, early, start_ + milliseconds(40)), start_ + milliseconds(1530))
+  EXPECT_EQ(planner_->LateAt(late_, early, start_ + milliseconds(40)), start_ + milliseconds(1530))
       << "its first byte has come";
 }
 
@@ -276,7 +310,7 @@ TEST_F(HedgeTest, AQuietTimeSavesNoMoreHedgesThanItsBound) {
 TEST_F(SourcePlannerTest, NoMoreSourcesAreRememberedThanTheBound) {
   const auto is_remembered = [&](uint32_t id) {
     const Leg leg{SourceId{id}, SourceRank::kHolder, source_, Span(0, 1)};
-    return planner_.LateAt(leg, {.started = start_, .first_byte = {}, .last_byte = {}}, start_) ==
+    return planner_->LateAt(leg, {.started = start_, .first_byte = {}, .last_byte = {}}, start_) ==
            start_ + milliseconds(100);
   };
   const uint32_t all = SourcePlanner::kSourcesMax + 100;

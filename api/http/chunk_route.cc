@@ -25,6 +25,12 @@ HttpResponse Busy(Duration retry, const std::vector<std::string>& helpers) {
   return response;
 }
 
+// Everybody who could stand in for this node keeps to what the origin has asked of it.
+HttpHeaderList PatienceHeaders(bool throttled) {
+  if (!throttled) return {};
+  return {{"Sluice-Origin", "throttled"}};
+}
+
 HttpResponse ResponseTo(const PeerRefusal& refusal) {
   switch (refusal.why) {
     case PeerRefusal::Why::kAbsent:
@@ -50,11 +56,13 @@ class ChunkRoute::Reply : public std::enable_shared_from_this<Reply> {
       : route_(std::move(route)),
         role_(request.role),
         range_(request.range),
+        origin_(request.claim.spec.origins.front()),
         place_(std::move(place)),
         responder_(std::move(responder)) {}
 
   ByteRange range() const { return range_; }
   PeerRole role() const { return role_; }
+  bool IsThrottled() const { return route_->parts_.blobs.IsThrottled(origin_); }
 
   void GiveUpWhenGone(Task give_up) {
     const std::lock_guard lock(mutex_);
@@ -62,9 +70,10 @@ class ChunkRoute::Reply : public std::enable_shared_from_this<Reply> {
   }
   // Says so now, and again until it is answered.
   void SayWaiting() {
+    HttpHeaderList headers = PatienceHeaders(IsThrottled());
     const std::lock_guard lock(mutex_);
     if (!responder_) return;
-    responder_->Interim(102);
+    responder_->Interim(102, std::move(headers));
     route_->parts_.io.PostAt(route_->parts_.clock.Now() + kInterimEvery, [weak = weak_from_this()] {
       if (const auto self = weak.lock()) self->SayWaiting();
     });
@@ -83,6 +92,7 @@ class ChunkRoute::Reply : public std::enable_shared_from_this<Reply> {
   const std::shared_ptr<ChunkRoute> route_;
   const PeerRole role_;
   const ByteRange range_;
+  const BlobOrigin origin_;
   const std::shared_ptr<const void> place_;  // null: demand
   std::mutex mutex_;
   std::optional<HttpResponder> responder_;  // guarded by mutex_; nothing: answered
@@ -106,8 +116,13 @@ void ChunkRoute::OnChunk(PeerBlobRequest request, HttpResponder responder) {
 }
 
 void ChunkRoute::OnAnswer(const std::shared_ptr<Reply>& reply, PeerBlobAnswer answer) {
-  if (const PeerRefusal* const refusal = std::get_if<PeerRefusal>(&answer))
-    return reply->Send(ResponseTo(*refusal));
+  if (const PeerRefusal* const refusal = std::get_if<PeerRefusal>(&answer)) {
+    HttpResponse response = ResponseTo(*refusal);
+    if (refusal->why == PeerRefusal::Why::kBusy)
+      for (auto& header : PatienceHeaders(reply->IsThrottled()))
+        response.headers.push_back(std::move(header));
+    return reply->Send(std::move(response));
+  }
   parts_.io.Post(
       [self = shared_from_this(), reply, bytes = std::get<PeerBytes>(std::move(answer))]() mutable {
         self->SendBytes(reply, std::move(bytes));

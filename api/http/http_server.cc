@@ -69,6 +69,18 @@ Instant Now() {
   return std::chrono::steady_clock::now();
 }
 
+struct InterimAnswer {
+  unsigned status = 0;
+  HttpHeaderList headers;
+};
+
+std::string TextOf(const InterimAnswer& interim) {
+  std::string text = absl::StrCat("HTTP/1.1 ", interim.status, " ",
+                                  View(http::obsolete_reason(http::int_to_status(interim.status))), "\r\n");
+  for (const auto& [name, value] : interim.headers) absl::StrAppend(&text, name, ": ", value, "\r\n");
+  return text + "\r\n";
+}
+
 // Whether a session goes on after an answer. It can't after a request that was not read to its end.
 enum class After { kKeepAlive, kClose };
 
@@ -233,7 +245,7 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   bool Awaits(uint64_t request_number) const { return awaiting_answer_ && request_number == request_number_; }
   void OnAnswer(uint64_t request_number, HttpResponse response);
   void OnTooLong(uint64_t request_number);
-  void SendInterim(uint64_t request_number, unsigned status);
+  void SendInterim(uint64_t request_number, InterimAnswer interim);
   void OnInterimSent(const error_code& error);
   void NotifyWhenGone(uint64_t request_number, Task gone);
   void AwaitGone(uint64_t request_number);
@@ -277,10 +289,10 @@ class HttpServer::Impl::Session : public std::enable_shared_from_this<Session> {
   uint64_t request_number_ = 0;
   bool awaiting_answer_ = false;
   // While an answer is awaited.
-  Task gone_;                           // null: nobody is to be told, or has been told already
-  std::string interim_;                 // being sent; empty: none is
-  unsigned next_interim_ = 0;           // to be sent then; 0: none is
-  std::optional<HttpResponse> answer_;  // waits for it
+  Task gone_;                                  // null: nobody is to be told, or has been told already
+  std::string interim_;                        // being sent; empty: none is
+  std::optional<InterimAnswer> next_interim_;  // to be sent then
+  std::optional<HttpResponse> answer_;         // waits for it
 };
 
 // Reaches a session only on the server's thread, and only while both are there.
@@ -294,8 +306,10 @@ class HttpServer::Impl::Session::Exchange final : public HttpExchange {
       session.OnAnswer(number, std::move(response));
     });
   }
-  void Interim(unsigned status) override {
-    Post([number = number_, status](Session& session) { session.SendInterim(number, status); });
+  void Interim(unsigned status, HttpHeaderList headers) override {
+    Post([number = number_, interim = InterimAnswer{status, std::move(headers)}](Session& session) mutable {
+      session.SendInterim(number, std::move(interim));
+    });
   }
   void OnGone(Task gone) override {
     Post([number = number_, gone = std::move(gone)](Session& session) mutable {
@@ -416,17 +430,16 @@ void HttpServer::Impl::Session::OnAnswer(uint64_t request_number, HttpResponse r
   Write(std::move(response), parser_->get().keep_alive() ? After::kKeepAlive : After::kClose);
 }
 
-void HttpServer::Impl::Session::SendInterim(uint64_t request_number, unsigned status) {
+void HttpServer::Impl::Session::SendInterim(uint64_t request_number, InterimAnswer interim) {
   if (!Awaits(request_number) || answer_) return;
   // What was pipelined hides the end of the connection from AwaitGone.
   if (gone_ && HasGone()) return Gone();
   if (parser_->get().version() < 11) return;
   if (!interim_.empty()) {
-    next_interim_ = status;
+    next_interim_ = std::move(interim);
     return;
   }
-  interim_ = absl::StrCat("HTTP/1.1 ", status, " ", View(http::obsolete_reason(http::int_to_status(status))),
-                          "\r\n\r\n");
+  interim_ = TextOf(interim);
   stream_.expires_after(server_.limits_.idle_timeout);
   asio::async_write(
       stream_, asio::buffer(interim_),
@@ -437,8 +450,8 @@ void HttpServer::Impl::Session::OnInterimSent(const error_code& error) {
   interim_.clear();
   stream_.expires_never();
   if (error) Gone();
-  const unsigned next = std::exchange(next_interim_, 0);
-  if (!answer_ && next != 0 && !error) SendInterim(request_number_, next);
+  std::optional<InterimAnswer> next = std::exchange(next_interim_, std::nullopt);
+  if (!answer_ && next && !error) SendInterim(request_number_, *std::move(next));
   if (!answer_) return;
   HttpResponse response = *std::move(answer_);
   answer_.reset();

@@ -21,11 +21,13 @@ namespace sluice::api {
 // body out.
 enum class HttpMethod { kGet, kHead, kPost };
 
+using HttpHeaderList = std::vector<std::pair<std::string, std::string>>;
+
 struct HttpRequest {
   HttpMethod method = HttpMethod::kGet;
   std::string path;   // as sent: percent escapes are not decoded, so an encoded slash never matches a route
   std::string query;  // what follows the '?', without it
-  std::vector<std::pair<std::string, std::string>> headers;
+  HttpHeaderList headers;
   std::string body;  // of a POST
 
   // The first header of this name, case-insensitive (RFC 9110 section 5.1); empty if there is none.
@@ -70,7 +72,7 @@ struct HttpResponse {
   // Instead of both: so many bytes, of which each part is not empty. Without parts it must be for a HEAD.
   std::optional<uint64_t> parts_length;
   std::unique_ptr<HttpParts> parts;
-  std::vector<std::pair<std::string, std::string>> headers;  // beside Content-Type and Content-Length
+  HttpHeaderList headers;  // beside Content-Type and Content-Length
 };
 
 // One request and its answer, as the server sees them. The calls may come on any thread.
@@ -78,7 +80,7 @@ class HttpExchange {
  public:
   virtual ~HttpExchange() = default;
   virtual void Answer(HttpResponse response) = 0;
-  virtual void Interim(unsigned status) = 0;
+  virtual void Interim(unsigned status, HttpHeaderList headers) = 0;
   virtual void OnGone(Task gone) = 0;
 };
 
@@ -99,8 +101,10 @@ class HttpResponder {
   void Answer(HttpResponse response) &&;
   // Tells who waits that the answer is still to come, e.g. with 102; any number of times. Of those that
   // come while one is being sent, only the last is sent. Nothing is sent to a client of HTTP/1.0. Source: RFC
-  // 9110 section 15.2. REQUIRES: 100 < status < 200, and it is not 101
-  void Interim(unsigned status) { exchange_->Interim(status); }
+  // 9110 section 15.2. REQUIRES: 100 < status < 200, and it is not 101; no header has a line break
+  void Interim(unsigned status, HttpHeaderList headers = {}) {
+    exchange_->Interim(status, std::move(headers));
+  }
   // `gone` runs on the server's thread, at most once and before the answer, when nobody waits for it any
   // more: the client has closed the connection, or the server has answered since it took too long. What comes
   // before this was called counts too. It is dropped with the answer, or the server. A later one replaces it.

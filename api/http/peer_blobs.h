@@ -62,6 +62,9 @@ class PeerBlobs {
   // `on_wait` at most once before it, when the bytes are still to come from the origin. The task that is
   // returned gives the request up: the answer then comes soon, and means nothing.
   [[nodiscard]] virtual Task Ask(PeerBlobRequest request, Task on_wait, OnAnswer on_answer) = 0;
+
+  // Whether the origin has asked this node to come again later, and that time is not over.
+  virtual bool IsThrottled(const BlobOrigin& origin) const = 0;
 };
 
 }  // namespace sluice::api

@@ -636,8 +636,12 @@ void Daemon::Node::MakeHome() {
   const auto spreader = std::make_shared<p2p::Spreader>(
       clock_, [zones = zones_](const std::string& name) { return zones->Find(name); },
       p2p::SpreadingLimits{.fanout = config_.peers_fanout});
-  given_blobs_ = std::make_shared<HomeBlobs>(
-      HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader, blame_.get()});
+  std::string name;
+  members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
+  given_blobs_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
+      clock_, *io_, *store_, *cache_, *allowed_, spreader,
+      [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
+      std::move(name), blame_.get()});
 }
 
 absl::Status Daemon::Node::ServePeers() {

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "api/http/chunk_request.h"
 #include "node/daemon/peer_documents.h"
+#include "p2p/cluster/assignment.h"
 
 namespace sluice {
 namespace {
@@ -69,6 +70,8 @@ struct HomeBlobs::Asked {
   std::shared_ptr<Blob> blob;
   Spreader::ChunkName chunk;
 
+  bool has_place_to_send = false;  // of whoever starts a read, then of whoever is told of its end
+
   std::mutex mutex;
   // Guarded by mutex.
   Task on_wait;
@@ -99,6 +102,7 @@ Task HomeBlobs::Ask(PeerBlobRequest request, Task on_wait, OnAnswer on_answer) {
   const AskedPtr asked(new Asked{.request = std::move(request),
                                  .blob = nullptr,
                                  .chunk = {},
+                                 .has_place_to_send = false,
                                  .mutex = {},
                                  .on_wait = std::move(on_wait),
                                  .on_answer = std::move(on_answer),
@@ -134,7 +138,7 @@ void HomeBlobs::Open(const AskedPtr& asked) {
   if (!MayGet(*asked)) return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
   asked->chunk = {asked->blob->key(), asked->span().first};
   if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
-  if (home) return WaitForOrigin(asked);
+  if (home) return WaitFromStart(asked, ReadMode::kFetch);
   WaitForFlow(asked);
 }
 
@@ -178,7 +182,8 @@ void HomeBlobs::GivePresent(const AskedPtr& asked) {
 
 // --------------------------------------------------------------------------------------------- waiting
 
-void HomeBlobs::WaitForOrigin(const AskedPtr& asked) {
+// Takes no place of those that are sent the chunk before that is here.
+void HomeBlobs::WaitFromStart(const AskedPtr& asked, ReadMode mode) {
   Spreader::Answer answer;
   Task on_wait;
   {
@@ -191,8 +196,12 @@ void HomeBlobs::WaitForOrigin(const AskedPtr& asked) {
       waiting_.emplace(answer.id, asked);
     }
   }
-  if (answer.verdict != Spreader::Verdict::kWait) return Decided(asked, answer);
-  StartRead(asked, ReadMode::kFetch);
+  if (answer.verdict != Spreader::Verdict::kWait) {
+    // Where too many wait nobody knows whether the chunk comes at all.
+    if (mode != ReadMode::kFetch) return Refuse(asked, {.why = Why::kAbsent});
+    return Decided(asked, answer);
+  }
+  StartRead(asked, mode);
   parts_.io.PostAt(asked->request.deadline, [weak = weak_from_this(), weak_asked = std::weak_ptr(asked)] {
     const auto self = weak.lock();
     const AskedPtr late = weak_asked.lock();
@@ -201,10 +210,18 @@ void HomeBlobs::WaitForOrigin(const AskedPtr& asked) {
   if (on_wait) std::move(on_wait)();
 }
 
+bool HomeBlobs::ComesBefore(const Asked& asked) const {
+  if (asked.request.asker.empty() || asked.request.asker == parts_.name) return false;
+  const ChunkGeometry& geometry = asked.blob->geometry();
+  const uint64_t stripe = geometry.RangeOf(asked.span().first).offset / p2p::StripeBytes(geometry.size());
+  return p2p::OutScores(asked.blob->digest(), stripe, parts_.name, asked.request.asker);
+}
+
 // What flows takes a place of those that are sent the chunk, for it will be sent as soon as it is here.
 void HomeBlobs::WaitForFlow(const AskedPtr& asked) {
   const Spreader::Answer answer = parts_.spreader->Ask(asked->ToSpread());
   if (answer.verdict != Spreader::Verdict::kSend) return Decided(asked, answer);
+  asked->has_place_to_send = true;
   Task on_wait;
   {
     const std::lock_guard lock(asked->mutex);
@@ -241,9 +258,14 @@ void HomeBlobs::ReadEnded(const AskedPtr& asked, const absl::Status& status) {
   const bool home = asked->request.role == PeerRole::kHome;
   if (!status.ok()) {
     if (home && absl::IsDataLoss(status)) DropLie(asked->blob, kDropTries);
+    if (asked->has_place_to_send && absl::IsNotFound(status) && ComesBefore(*asked)) {
+      // It does not flow, and may be on its way all the same.
+      GiveBackPlace(asked);
+      return WaitFromStart(asked, ReadMode::kIfUnderWay);
+    }
     return Refuse(asked, home ? RefusalOf(status) : PeerRefusal{.why = Why::kAbsent});
   }
-  if (!home) {
+  if (asked->has_place_to_send) {
     if (const std::optional<Spreader::RequestId> place = asked->Place()) parts_.spreader->Began(*place);
     return Give(asked);
   }
@@ -350,7 +372,13 @@ void HomeBlobs::GiveUp(const AskedPtr& asked) {
   Refuse(asked, Busy(kRetrySoon));
 }
 
-// Gives back what a request that is over holds.
+// Before the chunk is here.
+void HomeBlobs::GiveBackPlace(const AskedPtr& asked) {
+  asked->has_place_to_send = false;
+  LetGo(asked);
+}
+
+// Gives back what a request holds.
 void HomeBlobs::LetGo(const AskedPtr& asked) {
   std::optional<Spreader::RequestId> place;
   {

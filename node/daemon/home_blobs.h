@@ -1,7 +1,9 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -18,6 +20,9 @@ namespace sluice {
 // The chunks that this node gives to others: as a home it gets them from the origin that the asker names, for
 // all who ask; else it gives what is here, or comes. What took credentials to get is given to nobody.
 //
+// Who is present-only is also let wait for what this node gets by its own right, if this node comes before it
+// by score: so waits go one way.
+//
 // An asker's claim about a blob is hearsay (see BlobSpec): it shares what a manifest says of the same
 // repository if it says the same, else it has a file of its own. Nothing is fetched for who is present-only,
 // nor is anything registered.
@@ -33,11 +38,14 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
     BlobCache& cache;
     const p2p::AllowList& allowed;
     std::shared_ptr<p2p::Spreader> spreader;
+    std::function<bool(const std::string& registry)> is_throttled;  // has asked this node for patience
+    std::string name;                                               // of this node as a member
     const p2p::ChunkBlame* blame = nullptr;  // null: nothing here came from other members
   };
   explicit HomeBlobs(Parts parts) : parts_(std::move(parts)) {}
 
   Task Ask(api::PeerBlobRequest request, Task on_wait, OnAnswer on_answer) override;
+  bool IsThrottled(const BlobOrigin& origin) const override { return parts_.is_throttled(origin.registry); }
 
  private:
   struct Asked;
@@ -49,7 +57,8 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   bool MayGet(const Asked& asked) const;
   bool MayGive(const Asked& asked) const;
   void GivePresent(const AskedPtr& asked);
-  void WaitForOrigin(const AskedPtr& asked);
+  bool ComesBefore(const Asked& asked) const;
+  void WaitFromStart(const AskedPtr& asked, ReadMode mode);
   void WaitForFlow(const AskedPtr& asked);
   void DropLie(const std::shared_ptr<Blob>& blob, int tries);
 
@@ -61,6 +70,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   void Refuse(const AskedPtr& asked, api::PeerRefusal refusal);
   void Answer(const AskedPtr& asked, api::PeerBlobAnswer answer);
   void GiveUp(const AskedPtr& asked);
+  void GiveBackPlace(const AskedPtr& asked);
   void LetGo(const AskedPtr& asked);
 
   const Parts parts_;

@@ -75,6 +75,13 @@ uint64_t BlobScore(uint64_t blob_key, uint64_t member_key) {
   return Mix(Mix(blob_key) ^ member_key);
 }
 
+bool OutScores(const Digest& blob, uint64_t stripe, std::string_view member, std::string_view other) {
+  const uint64_t blob_key = ScoreKeyOf(blob);
+  const uint64_t one = Score(blob_key, stripe, ScoreKeyOf(member));
+  const uint64_t two = Score(blob_key, stripe, ScoreKeyOf(other));
+  return one != two ? one > two : member < other;
+}
+
 std::vector<MemberIndex> AssignHomes(uint64_t blob_key, uint64_t stripe_count,
                                      std::span<const uint64_t> member_keys) {
   const std::vector<uint64_t> caps = CapsOf(blob_key, stripe_count, member_keys);

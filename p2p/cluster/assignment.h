@@ -28,6 +28,10 @@ uint64_t Score(uint64_t blob_key, uint64_t stripe, uint64_t member_key);
 // The same over the digest alone: for the blob's own ranks, and for who has the larger cap.
 uint64_t BlobScore(uint64_t blob_key, uint64_t member_key);
 
+// Whether the one member comes before the other for that stripe by score alone, ties as above: all nodes
+// agree on that, whatever they know of members.
+bool OutScores(const Digest& blob, uint64_t stripe, std::string_view member, std::string_view other);
+
 // A member's position in a view, which is in the order of names.
 using MemberIndex = uint16_t;
 

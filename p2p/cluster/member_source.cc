@@ -38,6 +38,7 @@ struct Errand {
   bool is_paid = false;  // of the budget of bytes, for the next request
   int refusals = 0;
   Duration retry_after{};
+  bool patience = false;  // the member said last that the origin asks for it
   // Guarded by the fetch's mutex: the last request, and while it is under way its number.
   uint64_t request = 0;
   std::optional<PeerClient::RequestId> under_way;
@@ -218,6 +219,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     // An answer may go wrong after its last byte.
     if (outcome.status.ok() || IsDelivered(*errand)) return CloseOne();
     if (absl::IsResourceExhausted(outcome.status)) {
+      errand->patience = outcome.patience;
       request_.progress->Sign(outcome.patience);
       return AskOthers(errand, std::move(outcome));
     }
@@ -270,7 +272,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     }
     if (absl::IsCancelled(outcome.status) || absl::IsDeadlineExceeded(outcome.status))
       return End(std::move(outcome.status));
-    request_.progress->Sign();
+    request_.progress->Sign(errand->patience);
     if (!absl::IsResourceExhausted(outcome.status)) errand->failed.push_back(name);
     if (!absl::IsNotFound(outcome.status) && !absl::IsResourceExhausted(outcome.status))
       NoteFailure(name, outcome.status);

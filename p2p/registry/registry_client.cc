@@ -143,6 +143,10 @@ void RegistryClient::Stop() {
   core_->http.Stop();
 }
 
+bool RegistryClient::AsksForPatience(const std::string& registry) const {
+  return core_->patience.IsAskedBy(registry);
+}
+
 void RegistryClient::FetchManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
                                    const std::vector<std::string>& accept, Done<FetchedManifest> done,
                                    const Grant& grant) {

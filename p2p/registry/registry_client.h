@@ -119,6 +119,10 @@ class RegistryClient {
                                               Instant deadline, OnAccess on_access, OnData on_data,
                                               RangeDone done, const Grant& grant = nullptr);
 
+  // Whether the registry has asked this node to come again later, by 429 or 503 with Retry-After, and that
+  // time is not over.
+  bool AsksForPatience(const std::string& registry) const;
+
   // The size of a blob, if the repository has it, and what it took to be told.
   struct BlobStat {
     uint64_t size = 0;

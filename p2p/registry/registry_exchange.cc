@@ -108,6 +108,7 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
   void Refused();
   void TransportFailed(absl::Status status);
   void FollowRedirect();
+  std::optional<Duration> PatienceAsked() const;  // by the last answer
   void RetryLater(absl::Status error);
   void StartOverAtRegistry();
 
@@ -397,7 +398,16 @@ void Exchange::Refused() {
       ErrorOfAnswer(status, absl::StrCat(status, RegistryErrorCode(error_body_), " from ", What()));
   if (!MayPass(status)) return Finish(std::move(error));
   core_->breaker.Failed(url_->Authority(), sent_);
+  if (const std::optional<Duration> asked = PatienceAsked(); asked && (status == 429 || status == 503))
+    core_->patience.Asked(request_.origin.registry, *asked);
   RetryLater(std::move(error));
+}
+
+std::optional<Duration> Exchange::PatienceAsked() const {
+  const std::optional<std::string_view> text = head_.headers.Get("Retry-After");
+  const std::optional<Duration> asked = text ? ParseRetryAfter(*text, std::time(nullptr)) : std::nullopt;
+  if (!asked) return std::nullopt;
+  return std::min(*asked, core_->options.retry_after_max);
 }
 
 void Exchange::TransportFailed(absl::Status status) {
@@ -416,10 +426,7 @@ void Exchange::RetryLater(absl::Status error) {
                                                           failures_ == 1 ? " attempt" : " attempts")));
   }
   Duration delay = core_->backoff.Delay(failures_);
-  if (const std::optional<std::string_view> text = head_.headers.Get("Retry-After")) {
-    const std::optional<Duration> asked = ParseRetryAfter(*text, std::time(nullptr));
-    if (asked) delay += std::min(*asked, core_->options.retry_after_max);
-  }
+  if (const std::optional<Duration> asked = PatienceAsked()) delay += *asked;
   const Instant when = core_->parts.clock.Now() + delay;
   if (when >= request_.deadline) {
     return Finish(
@@ -526,6 +533,7 @@ RegistryCore::RegistryCore(RegistryClient::Parts p, RegistryOptions o)
             .requests_per_host_max = options.requests_per_host_max}),
       credentials(options.docker_config_path),
       breaker(options.breaker_failures_max, options.breaker_open_time, parts.clock),
+      patience(parts.clock),
       backoff(options.backoff_first, options.backoff_max, options.random_seed),
       authorizer(Authorizer::Create({parts.clock, parts.executor, *this, credentials, breaker, backoff},
                                     {.client_id = options.user_agent,

@@ -76,6 +76,7 @@ class RegistryCore : private TokenTransport {
   HttpClient http;
   DockerCredentials credentials;
   CircuitBreaker breaker;
+  Patience patience;
   Backoff backoff;
   const std::shared_ptr<Authorizer> authorizer;
   UrlMemory not_found;  // URLs that gave a 404

@@ -59,6 +59,22 @@ void CircuitBreaker::Failed(const std::string& host, Instant sent) {
   if (++state->failures >= failures_max_) state->closed_until = clock_.Now() + open_time_;
 }
 
+void Patience::Asked(const std::string& registry, Duration length) {
+  const std::lock_guard lock(mutex_);
+  const Instant now = clock_.Now();
+  if (until_.size() >= kRegistriesMax)
+    absl::erase_if(until_, [&](const auto& entry) { return entry.second <= now; });
+  if (until_.size() >= kRegistriesMax && !until_.contains(registry)) return;
+  Instant& until = until_[registry];
+  until = std::max(until, now + length);
+}
+
+bool Patience::IsAskedBy(const std::string& registry) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = until_.find(registry);
+  return found != until_.end() && clock_.Now() < found->second;
+}
+
 CircuitBreaker::Host* CircuitBreaker::Watch(const std::string& host) {
   if (hosts_.size() >= kHostsMax && !hosts_.contains(host)) {
     absl::erase_if(hosts_, [](const auto& entry) { return entry.second.failures == 0; });

@@ -74,4 +74,22 @@ class CircuitBreaker {
   absl::flat_hash_map<std::string, Host> hosts_;
 };
 
+// Which registries have asked this node to come again later, and for how long.
+//
+// Thread-safe.
+class Patience {
+ public:
+  static constexpr size_t kRegistriesMax = 1024;  // beyond, what is asked is not remembered
+
+  explicit Patience(const Clock& clock) : clock_(clock) {}
+
+  void Asked(const std::string& registry, Duration length);
+  bool IsAskedBy(const std::string& registry) const;
+
+ private:
+  const Clock& clock_;
+  mutable std::mutex mutex_;
+  absl::flat_hash_map<std::string, Instant> until_;  // guarded by mutex_
+};
+
 }  // namespace sluice::p2p

@@ -16,6 +16,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "node/blob_claim.h"
+#include "p2p/cluster/assignment.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/fault/home_node.h"
@@ -175,6 +176,38 @@ TEST_F(HomeBlobsTest, AHomeThatWaitsSaysSoAgainAndAgain) {
   for (int i = 0; i < 3; ++i) asker->AwaitInterim();
   gate.Open();
   ExpectChunk(asker->Read());
+}
+
+// Those who could stand in for it would be told the same.
+TEST_F(HomeBlobsTest, AHomeWhoseOriginAsksForPatienceSaysSoForAsLong) {
+  Stop();
+  retries_max_ = 1;
+  Start();
+  for (const int status : {429, 503}) {
+    origin_.Script(OriginPath(), {p2p::fault::Status(status, {{"Retry-After", "1"}})});
+    const uint32_t chunk = status == 429 ? 0 : 1;
+    const Answer answer = Ask({.claim = Claim(), .range = RangeOf(chunk)});
+    ExpectChunk(answer, chunk);
+    EXPECT_GT(answer.throttled, 0) << status;
+    EXPECT_TRUE(Becomes([&] { return !registry_->AsksForPatience(origin_.registry()); }));
+  }
+  // Refused meanwhile: no time is left to wait as long as the origin says.
+  origin_.Always(OriginPath(), p2p::fault::Status(429, {{"Retry-After", "30"}}));
+  Answer refused = Ask({.claim = Claim(), .range = RangeOf(2), .more = "Sluice-Deadline-Ms: 1000\r\n"});
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.Header("sluice-origin"), "throttled");
+  EXPECT_EQ(Ask({.claim = Claim(), .range = RangeOf(0)}).Header("sluice-origin"), "") << "it is here";
+  EXPECT_FALSE(registry_->AsksForPatience("other.example"));
+}
+
+TEST_F(HomeBlobsTest, AnOriginThatFailsWithoutAWordAsksForNoPatience) {
+  origin_.Always(OriginPath(), p2p::fault::Status(503));
+  const Answer answer = Ask({.claim = Claim()});
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_EQ(answer.Header("sluice-origin"), "");
+  origin_.Always(OriginPath(), p2p::fault::Status(404, {{"Retry-After", "30"}}));
+  EXPECT_EQ(Ask({.claim = Claim()}).status, 404);
+  EXPECT_FALSE(registry_->AsksForPatience(origin_.registry()));
 }
 
 TEST_F(HomeBlobsTest, AFetchGoesOnForWhoIsLeftAndEndsWithTheLast) {
@@ -410,6 +443,35 @@ TEST_F(HomeBlobsTest, NonsenseIsRefused) {
   ExpectChunk(Ask({.claim = claim, .more = "Sluice-Deadline-Ms: 99999999999999\r\nSluice-Tried: b , c\r\n"}));
 }
 
+TEST_F(HomeBlobsTest, ARangeWithinAChunkIsServedExactlyInEachRole) {
+  const std::string claim = Claim();
+  const size_t size = bytes_.size();
+  const struct {
+    const char* range;
+    size_t offset, length;
+  } kRanges[] = {{"bytes=0-0", 0, 1},
+                 {"bytes=5-5", 5, 1},
+                 {"bytes=16383-16383", kChunk - 1, 1},
+                 {"bytes=-1", size - 1, 1},
+                 {"bytes=-100", size - 100, 100}};
+  for (const char* role : {"home", "present-only"}) {
+    for (const auto& [range, offset, length] : kRanges) {
+      const Answer answer = Ask({.role = role, .claim = claim, .range = range});
+      EXPECT_EQ(answer.status, 206) << role << " " << range;
+      EXPECT_EQ(answer.body, bytes_.substr(offset, length)) << role << " " << range;
+      EXPECT_EQ(answer.Header("content-range"),
+                absl::StrCat("bytes ", offset, "-", offset + length - 1, "/", size));
+    }
+    std::string many = "bytes=0-0";
+    for (int i = 1; i < 1000; ++i) absl::StrAppend(&many, ",", 2 * i, "-", 2 * i);
+    for (const std::string& range : {many, std::string("bytes=0-0,-1"), std::string("bytes=-0"),
+                                     std::string("bytes=99999999999999999999-"),
+                                     std::string("bytes=18446744073709551615-18446744073709551615")}) {
+      EXPECT_EQ(Ask({.role = role, .claim = claim, .range = range}).status, 416) << role << " " << range;
+    }
+  }
+}
+
 // --------------------------------------------------------------------------------------- what is here
 
 TEST_F(HomeBlobsTest, NothingIsFetchedNorRegisteredForWhoIsPresentOnly) {
@@ -468,6 +530,46 @@ TEST_F(HomeBlobsTest, WhatHasBegunToComeIsWaitedForAndWhatHasNotIsAbsent) {
   EXPECT_GE(came.interims, 1) << "it passes a chunk on only when that is whole, and that may take a while";
   ExpectChunk(home->Read());
   EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+}
+
+// All nodes agree who comes first, so that no two of them wait for each other.
+TEST_F(HomeBlobsTest, WhoComesAfterThisNodeWaitsForWhatItGetsByOwnRight) {
+  std::string after, before;
+  for (int i = 0; after.empty() || before.empty(); ++i) {
+    const std::string name = absl::StrCat("node-", i);
+    (p2p::OutScores(digest_, 0, name_, name) ? after : before) = name;
+  }
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(), .from = after}).status, 404) << "nobody wants it";
+  const std::unique_ptr<RawAsker> home = Begin({.claim = Claim()});
+  ASSERT_TRUE(Becomes([&] { return origin_.request_count(OriginPath()) == 1; }));
+  const std::unique_ptr<RawAsker> waits = Begin({.role = "present-only", .claim = Claim(), .from = after});
+  for (int i = 0; i < 2; ++i) waits->AwaitInterim();
+  for (const std::string& from : {before, name_, std::string()}) {
+    EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(), .from = from}).status, 404) << from;
+  }
+  gate.Open();
+  ExpectChunk(waits->Read());
+  ExpectChunk(home->Read());
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+}
+
+TEST_F(HomeBlobsTest, WhoWaitsForWhatIsGivenUpIsToldAtOnce) {
+  std::string after;
+  for (int i = 0; after.empty() || !p2p::OutScores(digest_, 0, name_, after); ++i)
+    after = absl::StrCat("node-", i);
+  origin_.Always(OriginPath(), [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  std::unique_ptr<RawAsker> home = Begin({.claim = Claim()});
+  ASSERT_TRUE(Becomes([&] { return origin_.request_count(OriginPath()) == 1; }));
+  const std::unique_ptr<RawAsker> waits = Begin({.role = "present-only", .claim = Claim(), .from = after});
+  waits->AwaitInterim();
+  waits->AwaitInterim();
+  home.reset();
+  // It keeps what is under way, as long as that comes: the origin is silent.
+  EXPECT_EQ(waits->Read().status, 404);
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
 }
 
 TEST_F(HomeBlobsTest, AHelperWhoseSourceBreaksOffSaysThatItIsAbsent) {

@@ -37,8 +37,11 @@ namespace sluice {
 // The 102 as it stands on the wire.
 inline constexpr char kInterim[] = "HTTP/1.1 102 Processing\r\n\r\n";
 
+inline constexpr char kInterimThrottled[] = "HTTP/1.1 102 Processing\r\nSluice-Origin: throttled\r\n\r\n";
+
 struct Answer {
   int interims = 0;
+  int throttled = 0;                           // interims that say that the origin asks for patience
   int status = 0;                              // 0: the connection was closed without one
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;
@@ -80,7 +83,12 @@ class RawAsker {
     Answer answer;
     answer.interims = interims_;
     std::string head;
-    while ((head = client_.ReadThrough("\r\n\r\n")) == kInterim) ++answer.interims;
+    for (;;) {
+      head = client_.ReadThrough("\r\n\r\n");
+      if (head != kInterim && head != kInterimThrottled) break;
+      ++answer.interims;
+      answer.throttled += head == kInterimThrottled;
+    }
     if (head.empty()) return answer;
     answer.status = std::atoi(head.c_str() + sizeof("HTTP/1.1"));
     for (const absl::string_view line : absl::StrSplit(head, "\r\n")) {
@@ -110,7 +118,7 @@ class HomeNode {
     core_ = std::make_unique<AsioExecutor>("core", 1);
     io_ = std::make_unique<AsioExecutor>("io", 4);
     p2p::RegistryOptions options;
-    options.retries_max = 0;
+    options.retries_max = retries_max_;
     options.breaker_failures_max = 1000;
     options.not_found_ttl = Duration(0);
     options.docker_config_path = docker_config;
@@ -129,8 +137,10 @@ class HomeNode {
       const std::lock_guard lock(mutex_);
       return members_.contains(name) ? std::optional<std::string>("") : std::nullopt;
     });
-    home_ =
-        std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader_});
+    home_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
+        clock_, *io_, *store_, *cache_, *allowed_, spreader_,
+        [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
+        name_});
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
     documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_, std::nullopt);
     api::HttpRoutes routes;
@@ -159,6 +169,8 @@ class HomeNode {
 
   uint16_t port() const { return server_->port(); }
 
+  uint32_t retries_max_ = 0;   // of requests to registries
+  std::string name_ = "this";  // as a member
   std::mutex mutex_;
   std::set<std::string> members_ = {"a", "b", "c", "d"};  // guarded by mutex_
   index::TempDir temp_;

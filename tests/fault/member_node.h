@@ -27,6 +27,7 @@
 #include "node/daemon/peer_documents.h"
 #include "p2p/cluster/chunk_blame.h"
 #include "p2p/cluster/directory.h"
+#include "p2p/cluster/download_budget.h"
 #include "p2p/cluster/holders.h"
 #include "p2p/cluster/last_resort.h"
 #include "p2p/cluster/pace.h"
@@ -133,6 +134,7 @@ class MemberNode {
   std::mutex mutex_;
   std::vector<std::string> alarms_;  // guarded by mutex_
   p2p::MemberHealth health_;
+  p2p::DownloadBudget download_{clock_, 0};
   std::unique_ptr<index::DiskStore> store_;
   std::unique_ptr<AsioExecutor> core_, io_;
   std::unique_ptr<p2p::Members> members_;
@@ -217,7 +219,7 @@ class MemberNode {
     directory_ = std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
         clock_, *io_, *members_, health_, *client_, *store_,
         [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, [] { return false; },
-        [] { return 0.5; }, warn, *holders_, *paced_, *last_resort_, *blame_, unsealed_});
+        [] { return 0.5; }, warn, download_, *holders_, *paced_, *last_resort_, *blame_, unsealed_});
     cache_ = std::make_unique<BlobCache>(
         BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *directory_, telemetry_},
         BlobCacheLimits{});
@@ -227,8 +229,9 @@ class MemberNode {
     allowed_ = std::make_unique<p2p::AllowList>(*p2p::AllowList::Create(std::vector<std::string>{"*"}));
     const auto spreader = std::make_shared<p2p::Spreader>(
         clock_, [](const std::string&) { return std::optional<std::string>(""); });
-    home_ = std::make_shared<HomeBlobs>(
-        HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader, blame_.get()});
+    home_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader,
+                                                         [](const std::string&) { return false; }, name_,
+                                                         blame_.get()});
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
     documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_, std::nullopt);
     api::HttpRoutes routes;

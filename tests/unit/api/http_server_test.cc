@@ -1,11 +1,14 @@
 #include "api/http/http_server.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -166,6 +169,34 @@ TEST_F(HttpServerTest, ConnectionsAreBounded) {
   while (answer.empty() || answer.starts_with("HTTP/1.1 503 "))
     answer = Ask(Request("GET", "/hello?4", kClose));
   EXPECT_THAT(answer, EndsWith("hello 4"));
+}
+
+TEST_F(HttpServerTest, WithoutDescriptorsItWaitsForOneAndThenServesAll) {
+  Start(Hello());
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (int i = 0; i < 3; ++i) clients.push_back(std::make_unique<RawClient>(server_->port()));
+  for (const auto& client : clients) {
+    client->Send(Request("GET", "/hello?0"));
+    EXPECT_THAT(client->ReadThrough("hello 0"), StartsWith("HTTP/1.1 200 "));
+  }
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit few{.rlim_cur = 256, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::vector<int> all;
+  for (int fd = 0; (fd = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0;) all.push_back(fd);
+  ASSERT_EQ(errno, EMFILE);
+  // One for a client: its connection waits in the kernel.
+  close(all.back());
+  all.pop_back();
+  RawClient late(server_->port());
+  late.Send(Request("GET", "/hello?9", kClose));
+  clients[1]->Send(Request("GET", "/hello?1"));
+  EXPECT_THAT(clients[1]->ReadThrough("hello 1"), StartsWith("HTTP/1.1 200 "))
+      << "who is connected is served";
+  for (const int fd : all) close(fd);
+  EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_THAT(late.ReadAll(), EndsWith("hello 9"));
 }
 
 TEST_F(HttpServerTest, AHandlerMayAnswerLaterFromAnotherThread) {
@@ -387,6 +418,19 @@ TEST_F(HttpWaitTest, InterimAnswersComeBeforeTheAnswerAndTheConnectionServesOn) 
   EXPECT_THAT(client.ReadThrough("at last"), StartsWith("HTTP/1.1 200 "));
   client.Send(Request("GET", "/hello?1", kClose));
   EXPECT_THAT(client.ReadAll(), EndsWith("hello 1"));
+}
+
+TEST_F(HttpWaitTest, AnInterimAnswerHasItsHeaders) {
+  StartWaiting();
+  RawClient client(server_->port());
+  client.Send(Request("GET", "/wait", kClose));
+  HttpResponder responder = Next();
+  responder.Interim(102, {{"X-One", "1"}, {"X-Two", "2"}});
+  EXPECT_EQ(client.ReadThrough("\r\n\r\n"), "HTTP/1.1 102 Processing\r\nX-One: 1\r\nX-Two: 2\r\n\r\n");
+  responder.Interim(102);
+  EXPECT_EQ(client.ReadThrough("\r\n\r\n"), "HTTP/1.1 102 Processing\r\n\r\n");
+  std::move(responder).Answer(Plain("at last"));
+  EXPECT_THAT(client.ReadAll(), AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("at last")));
 }
 
 TEST_F(HttpWaitTest, AnAnswerRightAfterAnInterimOneFollowsIt) {

@@ -44,6 +44,32 @@ TEST(RetryAfterTest, SecondsAndDatesAreRead) {
   EXPECT_EQ(ParseRetryAfter("", 0), std::nullopt);
 }
 
+TEST(PatienceTest, LastsAsLongAsTheRegistryHasAskedFor) {
+  FakeClock clock;
+  Patience patience(clock);
+  EXPECT_FALSE(patience.IsAskedBy("a"));
+  patience.Asked("a", 10s);
+  patience.Asked("a", 2s);  // a request that was sent earlier, perhaps
+  EXPECT_FALSE(patience.IsAskedBy("b"));
+  clock.now += 10s - 1ns;
+  EXPECT_TRUE(patience.IsAskedBy("a"));
+  clock.now += 1ns;
+  EXPECT_FALSE(patience.IsAskedBy("a"));
+}
+
+TEST(PatienceTest, IsBounded) {
+  FakeClock clock;
+  Patience patience(clock);
+  for (size_t i = 0; i < Patience::kRegistriesMax; ++i) patience.Asked(std::to_string(i), 10s);
+  patience.Asked("one more", 10s);
+  EXPECT_FALSE(patience.IsAskedBy("one more"));
+  patience.Asked("0", 20s);
+  clock.now += 10s;
+  patience.Asked("one more", 10s);
+  EXPECT_TRUE(patience.IsAskedBy("one more")) << "whose time is over makes room";
+  EXPECT_TRUE(patience.IsAskedBy("0"));
+}
+
 TEST(CircuitBreakerTest, OpensAfterFailuresInARowAndLetsOneProbeThrough) {
   FakeClock clock;
   CircuitBreaker breaker(3, 2s, clock);

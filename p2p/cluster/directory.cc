@@ -19,6 +19,8 @@ constexpr size_t kComputedAtOnce = 1 << 18;
 constexpr uint32_t kPartBytes = 256 << 10;
 // Who lacks one chunk of a blob lacks the next, probably.
 constexpr Duration kLacksKept = std::chrono::seconds(1);
+// So long after members came or went others may have what a new rank is asked for.
+constexpr Duration kRankIsNew = std::chrono::seconds(10);
 
 // A member in one role. Members' numbers begin at 1, so that no number is one of the above.
 SourceId SourceIdOf(SenderId member, PeerRole role) {
@@ -219,7 +221,29 @@ const ClusterDirectory::Placed* ClusterDirectory::Place(const Blob& blob,
     return &found->second;
   }
   if (placed_.size() >= kPlacedMax && found == placed_.end()) placed_.erase(placed_.begin());
-  return &(placed_[blob.key()] = Placed{view, std::move(homes), SelfIn(*view)});
+  Placed fresh{view, std::move(homes), SelfIn(*view), nullptr, kNoMember};
+  if (found != placed_.end()) {
+    const Placed& old = found->second;
+    const bool is_young = parts_.clock.Now() - old.view->since < kRankIsNew;
+    fresh.homes_before = is_young ? old.homes_before : old.homes;
+    fresh.self_before = is_young ? old.self_before : old.self;
+  }
+  return &(placed_[blob.key()] = std::move(fresh));
+}
+
+bool ClusterDirectory::IsNewRank(const Placed& placed, uint64_t stripe) const {
+  if (parts_.clock.Now() - placed.view->since >= kRankIsNew) return false;
+  return !placed.homes_before || RankOf(placed.homes_before->ranks[stripe], placed.self_before) == kRanks;
+}
+
+// Whoever does not know yet who has it asks more for it before the registry.
+size_t ClusterDirectory::RanksAsked(const Placed& placed, uint64_t stripe, size_t own,
+                                    const std::optional<std::vector<std::string>>& holders) const {
+  if (own == kRanks) return kRanks;
+  const std::string& self = placed.view->members[placed.self].name;
+  const bool no_holders = holders && std::all_of(holders->begin(), holders->end(),
+                                                 [&](const std::string& name) { return name == self; });
+  return no_holders || IsNewRank(placed, stripe) ? kRanksAsked : kRanks;
 }
 
 void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Asker asker, const Grant&,
@@ -236,13 +260,16 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
     offers->push_back({kHomesKnown, SourceRank::kHome, homes_known_, span});
     return;
   }
+  std::optional<std::vector<std::string>> holders;
+  if (carried) {
+    // Who has what is told by roots: nobody is known to have what has none.
+    const std::optional<BlobIdentity> identity = Holders::IdentityOf(blob);
+    holders = identity ? parts_.holders.Known(*identity) : std::vector<std::string>();
+  }
   ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan has) {
     const StripeRanks& ranks = placed->homes->ranks[stripe];
-    const Part part{blob, has, asker};
-    const size_t own =
-        placed->self == kNoMember
-            ? kRanks
-            : static_cast<size_t>(std::find(ranks.begin(), ranks.end(), placed->self) - ranks.begin());
+    const size_t own = RankOf(ranks, placed->self);
+    const Part part{blob, has, asker, holders, RanksAsked(*placed, stripe, own, holders)};
     if (carried) OfferRanks(*placed, ranks, own, part, offers);
     if (carried && (own < kRanks || asker == Asker::kPeer)) OfferHolders(*placed, ranks, part, offers);
     OfferOrigin(own < kRanks && !IsCutOff() ? SourceRank::kOrigin : SourceRank::kLastResort, has, offers);
@@ -252,7 +279,7 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
 void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks, size_t own,
                                   const Part& part, std::vector<SourceOffer>* offers) {
   const Instant now = parts_.clock.Now();
-  for (size_t rank = 0; rank < kRanks; ++rank) {
+  for (size_t rank = 0; rank < part.ranks_asked; ++rank) {
     if (ranks[rank] == kNoMember || rank == own) continue;
     const Member& member = placed.view->members[ranks[rank]];
     if (!parts_.health.Usable(member, now)) continue;
@@ -272,27 +299,23 @@ void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks
 // Whoever may ask the registry asks those first that are said to have it.
 void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part,
                                     std::vector<SourceOffer>* offers) {
-  // Who has what is told by roots.
-  const std::optional<BlobIdentity> identity = Holders::IdentityOf(part.blob);
-  if (!identity) return;
-  const std::optional<std::vector<std::string>> known = parts_.holders.Known(*identity);
-  if (!known) {
+  if (!part.holders) {
     offers->push_back({kHoldersKnown, SourceRank::kHolder, holders_known_, part.has});
     return;
   }
   const std::vector<Member>& members = placed.view->members;
   const Instant now = parts_.clock.Now();
   size_t left = kHoldersAsked;
-  for (const std::string& name : *known) {
+  for (const std::string& name : *part.holders) {
     if (left == 0) return;
     const auto found = std::lower_bound(
         members.begin(), members.end(), name,
         [](const Member& member, const std::string& wanted) { return member.name < wanted; });
     if (found == members.end() || found->name != name || found->is_self) continue;
-    if (std::find(ranks.begin(), ranks.end(), static_cast<MemberIndex>(found - members.begin())) !=
-            ranks.end() ||
-        !parts_.health.Usable(*found, now) || Lacks(part.blob, name))
-      continue;
+    const auto ranks_end = ranks.begin() + static_cast<std::ptrdiff_t>(part.ranks_asked);
+    const auto index = static_cast<MemberIndex>(found - members.begin());
+    const bool is_asked = std::find(ranks.begin(), ranks_end, index) != ranks_end;
+    if (is_asked || !parts_.health.Usable(*found, now) || Lacks(part.blob, name)) continue;
     OfferMember(*found, PeerRole::kPresentOnly, SourceRank::kHolder, part.has, offers);
     --left;
   }

@@ -4,6 +4,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -69,6 +71,9 @@ class ClusterDirectory final : public SourceDirectory {
     std::shared_ptr<const MemberView> view;
     std::shared_ptr<const BlobHomes> homes;
     MemberIndex self = kNoMember;  // this node's index in the view
+    // The same of before, if that is known; of before all changes that are young.
+    std::shared_ptr<const BlobHomes> homes_before;
+    MemberIndex self_before = kNoMember;
   };
   static constexpr size_t kPlacedMax = 256;
   static constexpr size_t kSourcesKept = 4096;
@@ -85,12 +90,18 @@ class ClusterDirectory final : public SourceDirectory {
   bool Lacks(const Blob& blob, const std::string& member) const;
   const Placed* Place(const Blob& blob, const std::shared_ptr<const MemberView>& view);
   bool IsCutOff();
-  // Chunks of one stripe, and for whom they are wanted.
+  // Chunks of one stripe, for whom they are wanted, and who is said to have the blob; nothing: nobody was
+  // asked yet.
   struct Part {
     const Blob& blob;
     ChunkSpan has;
     Asker asker;
+    const std::optional<std::vector<std::string>>& holders;
+    size_t ranks_asked;  // for what they have
   };
+  bool IsNewRank(const Placed& placed, uint64_t stripe) const;
+  size_t RanksAsked(const Placed& placed, uint64_t stripe, size_t own,
+                    const std::optional<std::vector<std::string>>& holders) const;
   void OfferRanks(const Placed& placed, const StripeRanks& ranks, size_t own, const Part& part,
                   std::vector<SourceOffer>* offers);
   void OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part,

@@ -32,13 +32,16 @@ void AppendBest(const std::vector<Member>& members, const MemberHealth& health, 
 
 StripeRanks RanksOf(uint64_t blob_key, uint64_t stripe, MemberIndex home,
                     const std::vector<uint64_t>& member_keys) {
-  StripeRanks ranks = {home, kNoMember, kNoMember};
-  std::array<uint64_t, kRanks> scores{};
+  StripeRanks ranks;
+  ranks.fill(kNoMember);
+  ranks[0] = home;
+  std::array<uint64_t, kRanksAsked> scores{};
   for (size_t i = 0; i < member_keys.size(); ++i) {
     if (i == home) continue;
     MemberIndex member = static_cast<MemberIndex>(i);
     uint64_t score = Score(blob_key, stripe, member_keys[i]);
-    for (size_t rank = 1; rank < kRanks; ++rank) {
+    if (ranks.back() != kNoMember && score <= scores.back()) continue;
+    for (size_t rank = 1; rank < kRanksAsked; ++rank) {
       if (ranks[rank] != kNoMember && score <= scores[rank]) continue;
       std::swap(ranks[rank], member);
       std::swap(scores[rank], score);
@@ -49,6 +52,11 @@ StripeRanks RanksOf(uint64_t blob_key, uint64_t stripe, MemberIndex home,
 }
 
 }  // namespace
+
+size_t RankOf(const StripeRanks& ranks, MemberIndex member) {
+  if (member == kNoMember) return kRanks;
+  return static_cast<size_t>(std::find(ranks.begin(), ranks.begin() + kRanks, member) - ranks.begin());
+}
 
 std::shared_ptr<const BlobHomes> HomesCache::FindHomes(const Digest& blob, uint64_t blob_size,
                                                        const MemberView& view) {

@@ -19,8 +19,12 @@ namespace sluice::p2p {
 // The home of a stripe, and the next two by score: who may ask the origin for it. Source: PEERS.md, "Who may
 // ask the origin".
 inline constexpr size_t kRanks = 3;
+// So many are asked for what they have by who does not know yet who has it.
+inline constexpr size_t kRanksAsked = 6;
 inline constexpr MemberIndex kNoMember = UINT16_MAX;  // where there are fewer
-using StripeRanks = std::array<MemberIndex, kRanks>;
+using StripeRanks = std::array<MemberIndex, kRanksAsked>;
+// Which of the first three a member is; kRanks if it is none of them.
+size_t RankOf(const StripeRanks& ranks, MemberIndex member);
 
 // The homes of one blob's stripes among the members of one view, and their other ranks.
 struct BlobHomes {

@@ -8,7 +8,9 @@
 #include <chrono>
 #include <deque>
 #include <future>
+#include <map>
 #include <memory>
+#include <random>
 #include <set>
 #include <string>
 #include <vector>
@@ -54,17 +56,24 @@ class DirectoryTest : public ::testing::Test {
     io_.Run();
   }
 
-  // A cluster of so many nodes, this one among them, of which each has answered.
+  // A cluster of so many nodes, this one among them, of which each has answered long ago.
   void Use(int nodes, const std::string& self = "node-0") {
+    std::set<std::string> names;
+    for (int i = 0; i < nodes; ++i) names.insert(absl::StrCat("node-", i));
+    Use(names, self);
+  }
+  void Use(const std::set<std::string>& names, const std::string& self) {
+    directory_.reset();
+    holders_.reset();
     Members::Options options;
     options.self = {"127.0.0.1", 1};
     options.row = RowOf(self);
     options.now = [this] { return clock_.now; };
     members_ = std::make_unique<Members>(std::move(options));  // not started: it has nothing to resolve
-    for (int i = 0; i < nodes; ++i) {
-      const std::string name = absl::StrCat("node-", i);
+    for (const std::string& name : names) {
       if (name != self) Answered(name);
     }
+    clock_.now += 10s;
     blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
         clock_, members_.get(), health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
     holders_ =
@@ -85,6 +94,20 @@ class DirectoryTest : public ::testing::Test {
   }
   void Silent(const std::string& name) {
     members_->Change([&](MemberTable& table, Instant now) { table.NoteSilence(name, now); });
+  }
+  // It is silent, and DNS names only the others.
+  void Gone(const std::string& name) {
+    Silent(name);
+    members_->Change([&](MemberTable& table, Instant now) {
+      std::set<HostPort> others;
+      for (const auto& [other, entry] : table.others()) {
+        if (other != name) others.insert(AddressOf(other));
+      }
+      table.SetAddresses({}, others, others, now);
+    });
+  }
+  void SaidToHave(const std::string& name, const Blob& blob) {
+    EXPECT_TRUE(holders_->Take(FormatAnnouncement({name, {{*Holders::IdentityOf(blob), true}}, {}})));
   }
 
   std::vector<SourceOffer> Offers(const Blob& blob, ChunkSpan span, Asker asker = Asker::kLocal) {
@@ -128,22 +151,23 @@ class DirectoryTest : public ::testing::Test {
     return texts;
   }
   // The ranks of the blob's only stripe.
-  std::vector<std::string> Ranks(const Blob& blob) {
+  std::vector<std::string> Ranks(const Blob& blob, size_t count = kRanks) {
     const std::shared_ptr<const MemberView> view = members_->view();
     const auto homes = HomesCache().HomesOf(blob.digest(), blob.geometry().size(), *view);
     std::vector<std::string> names;
-    for (const MemberIndex index : homes->ranks[0]) {
+    for (size_t rank = 0; rank < count; ++rank) {
+      const MemberIndex index = homes->ranks[0][rank];
       if (index != kNoMember) names.push_back(view->members[index].name);
     }
     return names;
   }
-  // A blob of one chunk of which node-0 has that rank; 3: it is none of the three.
-  Blob BlobWhereOwnRankIs(size_t rank) {
+  // A blob of one chunk of which node-0 has that rank of so many; `count`: it is none of them.
+  Blob BlobWhereOwnRankIs(size_t rank, size_t count = kRanks, const std::string& name = "blob ") {
     for (int i = 0;; ++i) {
       BlobSpec spec = SpecOf(1);
-      spec.digest = Sha256::Of(absl::StrCat("blob ", i));
+      spec.digest = Sha256::Of(absl::StrCat(name, i));
       Blob blob(spec);
-      const std::vector<std::string> ranks = Ranks(blob);
+      const std::vector<std::string> ranks = Ranks(blob, count);
       if (static_cast<size_t>(std::find(ranks.begin(), ranks.end(), "node-0") - ranks.begin()) == rank)
         return Blob(spec);
     }
@@ -183,13 +207,22 @@ TEST_F(DirectoryTest, WhoIsNoRankAsksTheHomeThenThoseThatStandInAndTheRegistryAt
 TEST_F(DirectoryTest, TheHomeAsksTheOtherRanksForWhatTheyHaveAndThenTheRegistry) {
   Use(8);
   const Blob blob = BlobWhereOwnRankIs(0);
-  const std::vector<std::string> ranks = Ranks(blob);
-  EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre("holder " + ranks[1], "holder " + ranks[2], "origin"));
+  SaidToHave("node-0", blob);
+  const std::vector<std::string> ranks = Ranks(blob, kRanksAsked);
+  EXPECT_THAT(Texts(Settled(blob, one_)),
+              ElementsAre("holder " + ranks[1], "holder " + ranks[2], "holder " + ranks[3],
+                          "holder " + ranks[4], "holder " + ranks[5], "origin"))
+      << "six, since nobody is said to have it but this node";
+  const Blob held = BlobWhereOwnRankIs(1);
+  SaidToHave(Ranks(held)[0], held);
+  EXPECT_THAT(Texts(Settled(held, one_)),
+              ElementsAre("home " + Ranks(held)[0], "hedge " + Ranks(held)[2], "origin"));
 }
 
 TEST_F(DirectoryTest, TheSecondRankStandsInItselfAndTheThirdAfterIt) {
   Use(8);
   const Blob second = BlobWhereOwnRankIs(1), third = BlobWhereOwnRankIs(2);
+  for (const Blob* blob : {&second, &third}) SaidToHave(Ranks(*blob)[0], *blob);
   std::vector<std::string> ranks = Ranks(second);
   EXPECT_THAT(Texts(Settled(second, one_)), ElementsAre("home " + ranks[0], "hedge " + ranks[2], "origin"));
   ranks = Ranks(third);
@@ -423,12 +456,134 @@ TEST_F(DirectoryTest, WhoMayAskTheRegistryAsksThoseFirstThatAreSaidToHaveIt) {
   EXPECT_THAT(Texts(Offers(blob, one_)),
               ElementsAre("holder " + ranks[1], "holder " + ranks[2], "holder " + holder, "origin"));
   holders_->NoteLacks(held.blob, holder);
-  EXPECT_THAT(Texts(Offers(blob, one_)), ElementsAre("holder " + ranks[1], "holder " + ranks[2], "origin"));
+  EXPECT_THAT(Texts(Offers(blob, one_)), ::testing::SizeIs(kRanksAsked)) << "now nobody has it";
   const Blob other = BlobWhereOwnRankIs(3);
   EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {{*Holders::IdentityOf(other), true}}, {}})));
   EXPECT_THAT(Texts(Settled(other, one_)), ::testing::Not(::testing::Contains("holder " + holder)))
       << "who is no rank leaves that to the home";
   EXPECT_THAT(Texts(Offers(other, one_, Asker::kPeer)), ::testing::Contains("holder " + holder));
+}
+
+TEST_F(DirectoryTest, WhoHasBecomeARankAsksSixForTenSeconds) {
+  Use(10);
+  const Blob joins = BlobWhereOwnRankIs(3, kRanksAsked), stays = BlobWhereOwnRankIs(1, kRanksAsked);
+  const std::string leaves = Ranks(joins, kRanksAsked)[0], holder = Ranks(joins, kRanksAsked)[1];
+  ASSERT_EQ(Texts(Settled(joins, one_)).back(), "last");
+  (void)Settled(stays, one_);
+  Gone(leaves);
+  for (const Blob* blob : {&joins, &stays}) {
+    SaidToHave(holder, *blob);
+    HomesKnown(*blob);
+  }
+  ASSERT_THAT(Ranks(joins), ::testing::Contains("node-0"));
+  const auto others = [&](const Blob& blob) {
+    std::set<std::string> names;
+    for (const std::string& text : Texts(Offers(blob, one_))) {
+      if (text != "origin") names.insert(text.substr(text.find(' ') + 1));
+    }
+    return names.size();
+  };
+  EXPECT_EQ(others(joins), 5u);
+  EXPECT_LE(others(stays), 3u) << "two ranks and the holder: it was one before";
+  const Blob fresh = BlobWhereOwnRankIs(0, kRanks, "fresh ");
+  SaidToHave(holder, fresh);
+  HomesKnown(fresh);
+  EXPECT_GE(others(fresh), 5u) << "nobody knows whether it was one before";
+  clock_.now += 10s;
+  EXPECT_LE(others(joins), 3u);
+  EXPECT_LE(others(fresh), 3u);
+}
+
+// A chunk that all nodes want at once, among nodes of which each knows some of the others. One that is asked
+// to fetch it asks others for what they have, then the registry. What it is let wait for it waits for. Who is
+// left waiting for ever? It is of one of the last stripes: their homes are often not those of the best score,
+// which have enough.
+class WaitsTest : public DirectoryTest {
+ protected:
+  enum class Rule {
+    kByScoreAndOwnRight,  // as PEERS.md says
+    kByScore,             // also for what it waits for itself as for a home
+    kByOwnRight,          // whoever asks
+  };
+  struct Node {
+    std::string name;
+    std::string home;               // whom it waits for; empty: it gets it by own right
+    std::set<std::string> present;  // whom it asks for what they have, by own right
+    bool is_asked = false;          // to fetch it for others
+    bool HasOwnRight() const { return home.empty() || is_asked; }
+  };
+
+  static constexpr uint32_t kStripes = 16;  // of a chunk each
+  static constexpr ChunkSpan kChunkWanted{ChunkIndex(kStripes - 1), 1};
+
+  std::map<std::string, Node> NodesThatWant(const Blob& blob, std::mt19937& random) {
+    constexpr int kNodes = 12;
+    std::map<std::string, Node> nodes;
+    for (int i = 0; i < kNodes; ++i) {
+      Node node{.name = absl::StrCat("node-", i), .home = {}, .present = {}};
+      std::set<std::string> known = {node.name};
+      for (int other = 0; other < kNodes; ++other) {
+        if (random() % 10 < 6) known.insert(absl::StrCat("node-", other));
+      }
+      Use(known, node.name);
+      (void)directory_->FillOrder(blob, blob.geometry().All());
+      for (const SourceOffer& offer : Offers(blob, kChunkWanted)) {
+        if (offer.rank == SourceRank::kHome) node.home = NameIn(offer);
+      }
+      for (const SourceOffer& offer : Offers(blob, kChunkWanted, Asker::kPeer)) {
+        EXPECT_FALSE(MayWaitForOthers(offer.rank));
+        if (const std::string name = NameIn(offer); !name.empty()) node.present.insert(name);
+      }
+      nodes[node.name] = node;
+    }
+    for (const auto& [name, node] : nodes) {
+      if (!node.home.empty()) nodes[node.home].is_asked = true;
+    }
+    return nodes;
+  }
+  std::string NameIn(const SourceOffer& offer) {
+    const std::string text = Texts({offer})[0];
+    const size_t space = text.find(' ');
+    return space == std::string::npos ? "" : text.substr(space + 1);
+  }
+  // How many never get it.
+  static size_t Stuck(const Blob& blob, const std::map<std::string, Node>& nodes, Rule rule) {
+    const auto lets_wait = [&](const Node& server, const Node& asker) {
+      const bool comes_before = OutScores(blob.digest(), kChunkWanted.first.value(), server.name, asker.name);
+      return (rule == Rule::kByScore || server.HasOwnRight()) && (rule == Rule::kByOwnRight || comes_before);
+    };
+    std::set<std::string> got;
+    const auto gets = [&](const Node& node) {
+      if (!node.home.empty() && got.contains(node.home)) return true;
+      return node.HasOwnRight() &&
+             std::all_of(node.present.begin(), node.present.end(), [&](const auto& name) {
+               return got.contains(name) || !lets_wait(nodes.at(name), node);
+             });
+    };
+    for (bool more = true; more;) {
+      more = false;
+      for (const auto& [name, node] : nodes) {
+        if (!got.contains(name) && gets(node)) more = got.insert(name).second;
+      }
+    }
+    return nodes.size() - got.size();
+  }
+};
+
+TEST_F(WaitsTest, NobodyWaitsForEverWhateverEachKnowsOfTheOthers) {
+  std::mt19937 random(7);
+  size_t stuck_by_score = 0, stuck_by_own_right = 0;
+  for (int i = 0; i < 100; ++i) {
+    BlobSpec spec = SpecOf(kStripes);
+    spec.digest = Sha256::Of(absl::StrCat("waited for ", i));
+    const Blob blob(spec);
+    const std::map<std::string, Node> nodes = NodesThatWant(blob, random);
+    ASSERT_EQ(Stuck(blob, nodes, Rule::kByScoreAndOwnRight), 0u) << i;
+    stuck_by_score += Stuck(blob, nodes, Rule::kByScore);
+    stuck_by_own_right += Stuck(blob, nodes, Rule::kByOwnRight);
+  }
+  EXPECT_GT(stuck_by_score, 0u) << "half of the rule is not enough";
+  EXPECT_GT(stuck_by_own_right, 0u) << "nor is the other half";
 }
 
 // ------------------------------------------------------------------------------------------ last resort

@@ -2,15 +2,18 @@
 
 #include "node/blob.h"
 #include "node/blob_key.h"
+#include "node/peer_trust.h"
 
 namespace sluice {
 
 // What it took to get a blob from a repository.
 enum class OriginAccess {
-  kUnknown = 0,      // nothing of it was got from there yet
-  kHearsay = 1,      // a member gave it as public in that repository, to a request without credentials
-  kPublic = 2,       // the registry itself gave it to a request without credentials
-  kCredentials = 3,  // the registry gave it to credentials, and has never given it without
+  kUnknown = 0,  // nothing of it was got from there yet
+  kHearsay = 1,  // a member gave it as public in that repository, to a request without credentials
+  kPublic = 2,   // the registry itself gave it to a request without credentials
+  // The registry gave it to credentials, this node's or those of a proven member, and has never given it
+  // without.
+  kCredentials = 3,
 };
 
 // Port: remembers with each blob how it was got, so that what needed credentials is given to nobody else.
@@ -32,6 +35,13 @@ class AccessLedger {
 // Whether a blob that was got so may be given to who names that repository and shows no credentials.
 constexpr bool IsPublic(OriginAccess access) {
   return access == OriginAccess::kPublic || access == OriginAccess::kHearsay;
+}
+
+// Whether another node may be given a blob that was got so from the repository that it names. Those that are
+// proven ask for themselves before they serve anybody; but who has no right in one repository must not get by
+// its name what another keeps.
+constexpr bool MayBeGiven(OriginAccess access, PeerTrust trust) {
+  return IsPublic(access) || (trust == PeerTrust::kProven && access != OriginAccess::kUnknown);
 }
 
 // What is known after `heard`, when `known` was before.

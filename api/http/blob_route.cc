@@ -35,7 +35,8 @@ struct Serving {
 void BlobRoute::OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
                        HttpResponder responder) {
   const std::shared_ptr<Blob> blob = parts_.store.FindBest(digest);
-  if (!blob || blob->refused() || !IsPublic(parts_.ledger.AccessOf(blob->key(), origin)))
+  const OriginAccess access = blob ? parts_.ledger.AccessOf(blob->key(), origin) : OriginAccess::kUnknown;
+  if (!blob || blob->refused() || !MayBeGiven(access, parts_.trust))
     return parts_.answers->Send(NotHere(), std::move(responder));
   // Before presence is looked at, so that no eviction comes in between.
   Blob::Lease lease(blob);
@@ -72,6 +73,7 @@ void BlobRoute::OnBlob(const HttpRequest& request, const BlobOrigin& origin, con
     if (const std::optional<Digest> root = blob->facts()->root)
       response.headers.emplace_back("Sluice-Verified", root->ToString());
     response.headers.emplace_back("Docker-Content-Digest", digest.ToString());
+    SayPublic(response, parts_.trust, IsPublic(access));
   }
   response.headers.emplace_back("Accept-Ranges", "bytes");
   response.headers.emplace_back("ETag", tag);

@@ -12,12 +12,14 @@
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
+#include "node/peer_trust.h"
 #include "node/telemetry.h"
 
 namespace sluice::api {
 
-// Gives other nodes what is here of a blob, if it was got from the repository that they name as public and is
-// proven. Nobody says that he waits for it: so it is sent as fills are.
+// Gives other nodes what is here of a blob, if it was got from the repository that they name and is proven;
+// what was not got as public to proven members alone. Nobody says that he waits for it: so it is sent as
+// fills are.
 //
 // Called on the server's thread; files are opened on the I/O pool.
 class BlobRoute : public std::enable_shared_from_this<BlobRoute> {
@@ -30,6 +32,7 @@ class BlobRoute : public std::enable_shared_from_this<BlobRoute> {
     Telemetry& telemetry;
     std::shared_ptr<const PeerAnswers> answers;
     std::shared_ptr<FillPlaces> places;  // who comes beyond is refused
+    PeerTrust trust = PeerTrust::kUnproven;
   };
   // What is referred to outlives it.
   explicit BlobRoute(Parts parts) : parts_(std::move(parts)) {}

@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "api/http/byte_range.h"
+#include "api/http/peer_response.h"
 
 namespace sluice::api {
 namespace {
@@ -87,7 +88,8 @@ absl::StatusOr<bool> ReadRange(const HttpRequest& request, PeerBlobRequest* aske
 
 absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpRequest& request,
                                                                  const BlobOrigin& origin,
-                                                                 const Digest& digest, Instant now) {
+                                                                 const Digest& digest, Instant now,
+                                                                 PeerTrust trust) {
   const std::string_view role = request.Header("Sluice-Role");
   if (role.empty()) return std::nullopt;
   const bool home = role == "home";
@@ -100,6 +102,9 @@ absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpReque
   asked.claim = *std::move(claim);
   if (absl::Status read = ReadAsker(request, &asked); !read.ok()) return read;
   if (absl::Status read = ReadUrgency(request, now, &asked); !read.ok()) return read;
+  absl::StatusOr<std::string> token = ReadToken(request, trust);
+  if (!token.ok()) return token.status();
+  asked.token = *std::move(token);
   const absl::StatusOr<bool> of_one_chunk = ReadRange(request, &asked);
   if (!of_one_chunk.ok()) return of_one_chunk.status();
   if (*of_one_chunk && request.method == HttpMethod::kGet) return asked;

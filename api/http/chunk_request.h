@@ -7,6 +7,7 @@
 #include "api/http/peer_blobs.h"
 #include "node/blob.h"
 #include "node/digest.h"
+#include "node/peer_trust.h"
 
 namespace sluice::api {
 
@@ -21,6 +22,7 @@ inline constexpr size_t kTriedMax = 16;  // names of which more than these are i
 // not within the blob). Source: PEERS.md, "A request".
 absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpRequest& request,
                                                                  const BlobOrigin& origin,
-                                                                 const Digest& digest, Instant now);
+                                                                 const Digest& digest, Instant now,
+                                                                 PeerTrust trust = PeerTrust::kUnproven);
 
 }  // namespace sluice::api

@@ -31,14 +31,20 @@ HttpHeaderList PatienceHeaders(bool throttled) {
   return {{"Sluice-Origin", "throttled"}};
 }
 
-HttpResponse ResponseTo(const PeerRefusal& refusal) {
+HttpResponse AskYourself(const PeerRefusal& refusal, PeerTrust trust) {
+  HttpResponse response = ErrorResponse(403, "DENIED", "ask-yourself");
+  if (refusal.takes_credentials) SayPublic(response, trust, /*is_public=*/false);
+  return response;
+}
+
+HttpResponse ResponseTo(const PeerRefusal& refusal, PeerTrust trust) {
   switch (refusal.why) {
     case PeerRefusal::Why::kAbsent:
       return NotHere();
     case PeerRefusal::Why::kBusy:
       return Busy(refusal.retry, refusal.helpers);
     case PeerRefusal::Why::kAskYourself:
-      return ErrorResponse(403, "DENIED", "ask-yourself");
+      return AskYourself(refusal, trust);
     case PeerRefusal::Why::kContradicted:
       return ErrorResponse(409, "CLAIM_INVALID", "the blob is not what Sluice-Blob says");
   }
@@ -117,7 +123,7 @@ void ChunkRoute::OnChunk(PeerBlobRequest request, HttpResponder responder) {
 
 void ChunkRoute::OnAnswer(const std::shared_ptr<Reply>& reply, PeerBlobAnswer answer) {
   if (const PeerRefusal* const refusal = std::get_if<PeerRefusal>(&answer)) {
-    HttpResponse response = ResponseTo(*refusal);
+    HttpResponse response = ResponseTo(*refusal, parts_.trust);
     if (refusal->why == PeerRefusal::Why::kBusy)
       for (auto& header : PatienceHeaders(reply->IsThrottled()))
         response.headers.push_back(std::move(header));
@@ -157,6 +163,7 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
   }
   response.headers.emplace_back("Docker-Content-Digest", blob.digest().ToString());
   response.headers.emplace_back("ETag", EntityTag(blob.digest()));
+  SayPublic(response, parts_.trust, bytes.is_public);
 
   Task on_taken = std::move(bytes.on_taken);
   auto sending = std::make_shared<Sending>(Sending{std::move(bytes), *std::move(file), reply->place()});

@@ -9,6 +9,7 @@
 #include "api/http/peer_response.h"
 #include "node/blob_reader.h"
 #include "node/executor.h"
+#include "node/peer_trust.h"
 #include "node/telemetry.h"
 
 namespace sluice::api {
@@ -31,6 +32,7 @@ class ChunkRoute : public std::enable_shared_from_this<ChunkRoute> {
     Telemetry& telemetry;
     std::shared_ptr<const PeerAnswers> answers;
     std::shared_ptr<FillPlaces> places;  // fills beyond are refused
+    PeerTrust trust = PeerTrust::kUnproven;
   };
   // What is referred to outlives it.
   explicit ChunkRoute(Parts parts) : parts_(std::move(parts)) {}

@@ -36,7 +36,12 @@ class Pending : public std::enable_shared_from_this<Pending> {
   std::optional<HttpResponder> responder_;  // guarded by mutex_
 };
 
-HttpResponse Refusal(const absl::Status& status) {
+HttpResponse Refusal(const absl::Status& status, PeerTrust trust) {
+  if (absl::IsUnauthenticated(status)) {
+    HttpResponse response = ErrorResponse(403, "DENIED", "ask-yourself");
+    SayPublic(response, trust, /*is_public=*/false);
+    return response;
+  }
   if (absl::IsNotFound(status)) return NotHere();
   if (absl::IsPermissionDenied(status)) return ErrorResponse(403, "DENIED", "ask-yourself");
   if (absl::IsInvalidArgument(status)) return ErrorResponse(400, "UNSUPPORTED", "malformed question");
@@ -65,8 +70,10 @@ void DocumentRoute::OnHome(PeerDocuments::Question question, HttpResponder respo
     self->parts_.documents.AskRegistry(
         question, [self, pending, is_blob](absl::StatusOr<PeerDocument> document) {
           if (!document.ok())
-            return self->parts_.answers->Send(Refusal(document.status()), pending->Take(), PeerRole::kHome);
+            return self->parts_.answers->Send(Refusal(document.status(), self->parts_.trust), pending->Take(),
+                                              PeerRole::kHome);
           HttpResponse response;
+          SayPublic(response, self->parts_.trust, document->is_public);
           response.content_type = std::move(document->media_type);
           response.body = std::move(document->body);
           Counter& sent = self->parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
@@ -81,6 +88,7 @@ void DocumentRoute::Answer(const absl::StatusOr<PeerDocument>& document, const D
                            HttpResponder responder) {
   if (!document.ok()) return parts_.answers->Send(NotHere(), std::move(responder));
   HttpResponse response;
+  SayPublic(response, parts_.trust, document->is_public);
   response.content_type = document->media_type;
   response.body = document->body;
   if (digest) {

@@ -12,6 +12,7 @@
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/peer_trust.h"
 #include "node/telemetry.h"
 
 namespace sluice::api {
@@ -19,6 +20,7 @@ namespace sluice::api {
 struct PeerDocument {
   std::string media_type;
   std::string body;
+  bool is_public = true;  // its repository gives it to everybody
 };
 
 // Port: what a mount needs beside blobs. Implemented by the daemon.
@@ -28,9 +30,11 @@ class PeerDocuments {
  public:
   virtual ~PeerDocuments() = default;
 
-  // A manifest that this node got from that repository, as public. Errors: NotFound, whatever the reason.
+  // A manifest that this node got from that repository, as public unless members are proven. Errors:
+  // NotFound, whatever the reason.
   virtual absl::StatusOr<PeerDocument> Manifest(const BlobOrigin& origin, const Digest& digest) = 0;
-  // The bound recipe of a blob that this node got somewhere as public; with `root` only that one. Errors:
+  // The bound recipe of a blob that this node got somewhere, as public unless members are proven; with `root`
+  // only that one. Errors:
   // NotFound, whatever the reason.
   virtual absl::StatusOr<PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) = 0;
 
@@ -44,11 +48,13 @@ class PeerDocuments {
     // Of kTable: the query's at=OFFSET:SIZE:sha256:HEX, and size= of the blob as it is stored.
     std::string table_at = {};
     std::string stored_size = {};
+    std::string token = {};  // by which the registry is to be asked for it; empty: the asker shows none
   };
   using Done = absl::AnyInvocable<void(absl::StatusOr<PeerDocument>) &&>;
   // This node is asked as the home: it asks the registry if it does not have it. `done` is called exactly
   // once, on any thread. Errors: NotFound (the registry has no such), PermissionDenied (who asks is to ask
-  // the registry itself: this node may not, or it is not public), InvalidArgument (malformed), all else:
+  // the registry itself: this node may not, or it is not public), Unauthenticated (the same, since the
+  // registry wants credentials, and no better ones were shown), InvalidArgument (malformed), all else:
   // trouble.
   virtual void AskRegistry(const Question& question, Done done) = 0;
 };
@@ -66,6 +72,7 @@ class DocumentRoute : public std::enable_shared_from_this<DocumentRoute> {
     Executor& io;
     Telemetry& telemetry;
     std::shared_ptr<const PeerAnswers> answers;
+    PeerTrust trust = PeerTrust::kUnproven;
   };
   // What is referred to outlives it.
   explicit DocumentRoute(Parts parts) : parts_(std::move(parts)) {}

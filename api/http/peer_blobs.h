@@ -24,6 +24,7 @@ struct PeerBlobRequest {
   Instant deadline;
   std::string asker;               // the member's name, as it says itself; may be empty
   std::vector<std::string> tried;  // helpers that were of no use to it
+  std::string token = {};          // by which the origin is to be asked for it; empty: it shows none
 };
 
 // The bytes are in the blob's file, for as long as the lease is held.
@@ -33,6 +34,7 @@ struct PeerBytes {
   Task on_taken;                        // to be run when the asker has got them all
   // Of bytes that are not proven here: the members that they came by, the last of which had them first.
   std::vector<std::string> passed_on_by = {};
+  bool is_public = true;  // the repository that the request names gives them to everybody
 };
 
 struct PeerRefusal {
@@ -45,6 +47,8 @@ struct PeerRefusal {
   Why why = Why::kAbsent;
   Duration retry = {};                    // of kBusy
   std::vector<std::string> helpers = {};  // of kBusy: members that have the chunk, or are receiving it
+  bool takes_credentials = false;         // of kAskYourself: since the origin wants them, and no better ones
+                                          // were shown
 };
 
 using PeerBlobAnswer = std::variant<PeerRefusal, PeerBytes>;

@@ -30,6 +30,17 @@ HttpResponse NotHere() {
   return ErrorResponse(404, "BLOB_UNKNOWN", "it is not on this node, or not for everybody");
 }
 
+void SayPublic(HttpResponse& response, PeerTrust trust, bool is_public) {
+  if (trust == PeerTrust::kProven) response.headers.emplace_back("Sluice-Public", is_public ? "1" : "0");
+}
+
+absl::StatusOr<std::string> ReadToken(const HttpRequest& request, PeerTrust trust) {
+  const std::string_view token = request.Header("Sluice-Token");
+  if (trust != PeerTrust::kProven || token.empty()) return std::string();
+  if (!IsPeerToken(token)) return absl::InvalidArgumentError("malformed Sluice-Token");
+  return std::string(token);
+}
+
 std::string EntityTag(const Digest& digest) {
   return absl::StrCat("\"", digest.ToString(), "\"");
 }

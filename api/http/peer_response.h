@@ -4,8 +4,10 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "api/http/http_server.h"
 #include "node/digest.h"
+#include "node/peer_trust.h"
 #include "node/telemetry.h"
 
 namespace sluice::api {
@@ -16,6 +18,14 @@ HttpResponse ErrorResponse(unsigned status, std::string_view code, std::string_v
 
 // The 404 that doesn't say whether it is absent or not for who asks.
 HttpResponse NotHere();
+
+// What a node whose members are proven says of the content that it gives, or refuses: whether its repository
+// gives it to everybody. Source: PEERS.md, "Public and private".
+void SayPublic(HttpResponse& response, PeerTrust trust, bool is_public);
+
+// The token that an asker shows, if members are proven; else it is ignored. Empty: none. Errors:
+// InvalidArgument, which doesn't quote it.
+absl::StatusOr<std::string> ReadToken(const HttpRequest& request, PeerTrust trust);
 
 // The ETag of what is named by its digest.
 std::string EntityTag(const Digest& digest);

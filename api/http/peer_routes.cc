@@ -20,17 +20,19 @@ class PeerRoutes {
  public:
   explicit PeerRoutes(PeerRoutesParts parts)
       : clock_(parts.clock),
+        trust_(parts.trust),
         members_(parts.members),
         holders_(parts.holders),
         answers_(std::make_shared<PeerAnswers>(parts.telemetry, std::move(parts.node_id))),
         places_(std::make_shared<FillPlaces>(parts.fills_max)),
-        blobs_(std::make_shared<BlobRoute>(BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io,
-                                                            parts.telemetry, answers_, places_})),
+        blobs_(
+            std::make_shared<BlobRoute>(BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io,
+                                                         parts.telemetry, answers_, places_, parts.trust})),
         documents_(std::make_shared<DocumentRoute>(
-            DocumentRoute::Parts{parts.documents, parts.io, parts.telemetry, answers_})) {
+            DocumentRoute::Parts{parts.documents, parts.io, parts.telemetry, answers_, parts.trust})) {
     if (!parts.blobs) return;
-    chunks_ = std::make_shared<ChunkRoute>(ChunkRoute::Parts{*parts.blobs, parts.reader, parts.clock,
-                                                             parts.io, parts.telemetry, answers_, places_});
+    chunks_ = std::make_shared<ChunkRoute>(ChunkRoute::Parts{
+        *parts.blobs, parts.reader, parts.clock, parts.io, parts.telemetry, answers_, places_, parts.trust});
   }
 
   void OnRegistry(const HttpRequest& request, HttpResponder responder);
@@ -49,6 +51,7 @@ class PeerRoutes {
               HttpResponder responder);
 
   const Clock& clock_;
+  const PeerTrust trust_;
   MemberAnswers* const members_;
   HolderAnswers* const holders_;
   const std::shared_ptr<const PeerAnswers> answers_;
@@ -104,6 +107,11 @@ void PeerRoutes::OnHome(const HttpRequest& request, const RegistryPath& path, Bl
     question.stored_size = Parameter(request, "size");
   }
   const bool is_tag = question.kind == Kind::kManifest && IsTag(path.reference);
+  absl::StatusOr<std::string> token = ReadToken(request, trust_);
+  if (!token.ok())
+    return answers_->Send(ErrorResponse(400, "UNSUPPORTED", std::string(token.status().message())),
+                          std::move(responder), PeerRole::kHome);
+  question.token = *std::move(token);
   const bool is_part = path.kind != "blobs" || part == "whole" || part == "table";
   if (is_part && (is_tag || Digest::Parse(path.reference).ok()))
     return documents_->OnHome(std::move(question), std::move(responder));
@@ -115,7 +123,7 @@ void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, co
                         HttpResponder responder) {
   if (!chunks_) return blobs_->OnBlob(request, origin, digest, std::move(responder));
   absl::StatusOr<std::optional<PeerBlobRequest>> asked =
-      ParseChunkRequest(request, origin, digest, clock_.Now());
+      ParseChunkRequest(request, origin, digest, clock_.Now(), trust_);
   if (!asked.ok()) {
     const bool range = absl::IsOutOfRange(asked.status());
     return answers_->Send(ErrorResponse(range ? 416 : 400, range ? "RANGE_INVALID" : "UNSUPPORTED",

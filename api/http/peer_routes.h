@@ -10,6 +10,7 @@
 #include "node/chunk_store.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
+#include "node/peer_trust.h"
 #include "node/telemetry.h"
 
 namespace sluice::api {
@@ -52,14 +53,17 @@ struct PeerRoutesParts {
   HolderAnswers* holders;  // the same
   PeerBlobs* blobs;        // null: what is here is all that is given, whatever role is asked for
   std::string node_id;     // of this process: by it a node recognises itself
+  PeerTrust trust = PeerTrust::kUnproven;  // whether whoever connects has shown that it is a member
   // Requests of fills, and of whole blobs, that are answered at once; beyond, 503. What the listener has more
   // connections is kept for readers and for what nodes ask each other beside blobs.
   int fills_max = 768;
 };
 
-// What this node gives to other nodes. Without a role it is only what is here, and what it got from that very
-// repository as public and has proven; all else is the same 404, so that nobody learns what is cached. Who
-// asks for one chunk with Sluice-Role and Sluice-Blob is answered as ChunkRoute says.
+// What this node gives to other nodes. Proven members get what is not public, too; Sluice-Public says which
+// it is, and Sluice-Token is by what a registry is asked for them. Without a role it is only what is here,
+// and what it got from that very repository as public and has proven; all else is the same 404, so that
+// nobody learns what is cached. Who asks for one chunk with Sluice-Role and Sluice-Blob is answered as
+// ChunkRoute says.
 //
 //   GET, HEAD /v2/                                          200
 //   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY         200, 206, 304, 400, 403, 404, 409, 416, 503

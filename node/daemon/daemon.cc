@@ -641,7 +641,7 @@ void Daemon::Node::MakeHome() {
   given_blobs_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
       clock_, *io_, *store_, *cache_, *allowed_, spreader,
       [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
-      std::move(name), blame_.get()});
+      std::move(name), PeerTrust::kUnproven, blame_.get()});
 }
 
 absl::Status Daemon::Node::ServePeers() {

@@ -9,6 +9,7 @@
 #include "api/http/chunk_request.h"
 #include "node/daemon/peer_documents.h"
 #include "p2p/cluster/assignment.h"
+#include "p2p/registry/pull_grant.h"
 
 namespace sluice {
 namespace {
@@ -23,6 +24,8 @@ using Why = PeerRefusal::Why;
 // when it was to be given.
 constexpr Duration kRetryAway = std::chrono::milliseconds(200);
 constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
+// Whoever waits for what flows here is told so after that time, well before it takes this node for silent.
+constexpr Duration kSignOfFlow = std::chrono::milliseconds(500);
 // What is to go and is in use is tried so often, each time after so long.
 constexpr int kDropTries = 10;
 constexpr Duration kDropRetry = std::chrono::milliseconds(100);
@@ -39,9 +42,10 @@ PeerRefusal RefusalOf(const absl::Status& status) {
     // The store takes no unproven chunk of what several repositories share, and there are registries that
     // refuse this node alone: who asks may have another way.
     case absl::StatusCode::kFailedPrecondition:
+      return {.why = Why::kAskYourself};
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kUnauthenticated:
-      return {.why = Why::kAskYourself};
+      return {.why = Why::kAskYourself, .takes_credentials = true};
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:
     case absl::StatusCode::kDataLoss:
@@ -135,7 +139,7 @@ void HomeBlobs::Open(const AskedPtr& asked) {
   const std::optional<Digest> root = asked->blob->facts()->root;
   // Only one that is proven is shared by whoever says another.
   if (root && claim.spec.root && root != claim.spec.root) return Refuse(asked, {.why = Why::kContradicted});
-  if (!MayGet(*asked)) return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
+  if (!MayGet(*asked)) return RefuseAsOrigin(asked);
   asked->chunk = {asked->blob->key(), asked->span().first};
   if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
   if (home) return WaitFromStart(asked, ReadMode::kFetch);
@@ -156,27 +160,39 @@ std::shared_ptr<Blob> HomeBlobs::FindKnown(const BlobClaim& claim) const {
   return found;
 }
 
-// Whether the origin gave it to everybody, as far as is known.
+// Whether the origin gave it to everybody, as far as is known, or the asker may see the rest too.
 bool HomeBlobs::MayGet(const Asked& asked) const {
   const OriginAccess access = parts_.store.AccessOf(asked.blob->key(), asked.origin());
-  return access == OriginAccess::kUnknown || IsPublic(access);
+  return access == OriginAccess::kUnknown || MayBeGiven(access, parts_.trust);
 }
 
-// The chunk is here: whether it is public, and either proven or of the very origin and form that the asker
-// names.
+bool HomeBlobs::IsForAll(const Asked& asked) const {
+  const OriginAccess access = parts_.store.AccessOf(asked.blob->key(), asked.origin());
+  return IsPublic(access) ||
+         (access == OriginAccess::kUnknown && IsPublicSomewhere(*asked.blob, parts_.store));
+}
+
+// The chunk is here: whether the asker may see it, and it is either proven or of the very origin and form
+// that the asker names.
 bool HomeBlobs::MayGive(const Asked& asked) const {
   const OriginAccess access = parts_.store.AccessOf(asked.blob->key(), asked.origin());
-  const bool is_public =
-      IsPublic(access) || (access == OriginAccess::kUnknown && IsPublicSomewhere(*asked.blob, parts_.store));
-  return is_public && (parts_.store.AllProven(*asked.blob, asked.span()) ||
-                       SaysTheSame(*asked.blob->facts(), asked.request.claim.spec));
+  return (IsForAll(asked) || MayBeGiven(access, parts_.trust)) &&
+         (parts_.store.AllProven(*asked.blob, asked.span()) ||
+          SaysTheSame(*asked.blob->facts(), asked.request.claim.spec));
+}
+
+// By whose right the origin is asked. What this node knows itself goes before what a member says.
+Grant HomeBlobs::GrantOf(const Asked& asked) const {
+  if (parts_.trust != PeerTrust::kProven) return nullptr;
+  const OriginAccess access = parts_.store.AccessOf(asked.blob->key(), asked.origin());
+  const bool said_public = asked.request.claim.access == BlobClaim::Access::kPublic;
+  if (access == OriginAccess::kUnknown ? said_public : IsPublic(access)) return nullptr;
+  if (asked.request.token.empty()) return p2p::PullGrant::OfStranger();
+  return p2p::PullGrant::OfToken(asked.request.token);
 }
 
 void HomeBlobs::GivePresent(const AskedPtr& asked) {
-  if (!MayGive(*asked)) {
-    const bool home = asked->request.role == PeerRole::kHome;
-    return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
-  }
+  if (!MayGive(*asked)) return RefuseAsOrigin(asked);
   Decided(asked, parts_.spreader->Ask(asked->ToSpread()));
 }
 
@@ -222,15 +238,28 @@ void HomeBlobs::WaitForFlow(const AskedPtr& asked) {
   const Spreader::Answer answer = parts_.spreader->Ask(asked->ToSpread());
   if (answer.verdict != Spreader::Verdict::kSend) return Decided(asked, answer);
   asked->has_place_to_send = true;
-  Task on_wait;
   {
     const std::lock_guard lock(asked->mutex);
     asked->place = answer.id;
-    on_wait = std::move(asked->on_wait);
   }
-  // It may take longer than a silence: a chunk is passed on only when it is whole.
-  if (on_wait) std::move(on_wait)();
   StartRead(asked, ReadMode::kIfFlowing);
+  // It may take longer than a silence: a chunk is passed on only when it is whole. Not at once: what does not
+  // flow is refused as what may not be given is.
+  parts_.io.PostAt(parts_.clock.Now() + kSignOfFlow,
+                   [weak = weak_from_this(), weak_asked = std::weak_ptr(asked)] {
+                     const auto self = weak.lock();
+                     const AskedPtr waiting = weak_asked.lock();
+                     if (self && waiting) self->SayWaiting(waiting);
+                   });
+}
+
+void HomeBlobs::SayWaiting(const AskedPtr& asked) {
+  Task on_wait;
+  {
+    const std::lock_guard lock(asked->mutex);
+    if (asked->on_answer) on_wait = std::exchange(asked->on_wait, nullptr);
+  }
+  if (on_wait) std::move(on_wait)();
 }
 
 void HomeBlobs::StartRead(const AskedPtr& asked, ReadMode mode) {
@@ -247,6 +276,7 @@ void HomeBlobs::StartRead(const AskedPtr& asked, ReadMode mode) {
                                    .fetch_class = asked->request.fetch_class,
                                    .deadline = deadline,
                                    .asker = Asker::kPeer,
+                                   .grant = GrantOf(*asked),
                                    .mode = mode},
                                   [self = shared_from_this(), asked](absl::StatusOr<ReadResult> result) {
                                     self->ReadEnded(asked, result.status());
@@ -343,12 +373,19 @@ void HomeBlobs::Give(const AskedPtr& asked) {
   std::vector<std::string> passed_on_by;
   if (parts_.blame && !parts_.store.AllProven(*asked->blob, asked->span()))
     passed_on_by = parts_.blame->PassedOnBy(*asked->blob, asked->span().first);
-  Answer(asked,
-         api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken), std::move(passed_on_by)});
+  Answer(asked, api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken),
+                               std::move(passed_on_by), IsForAll(*asked)});
 }
 
 void HomeBlobs::Refuse(const AskedPtr& asked, PeerRefusal refusal) {
   Answer(asked, std::move(refusal));
+}
+
+// As one is refused for whom the origin was asked, so that nobody learns what is here.
+void HomeBlobs::RefuseAsOrigin(const AskedPtr& asked) {
+  if (asked->request.role != PeerRole::kHome) return Refuse(asked, {.why = Why::kAbsent});
+  SayWaiting(asked);
+  Refuse(asked, {.why = Why::kAskYourself});
 }
 
 void HomeBlobs::Answer(const AskedPtr& asked, PeerBlobAnswer answer) {

@@ -11,6 +11,7 @@
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/executor.h"
+#include "node/peer_trust.h"
 #include "p2p/cluster/chunk_blame.h"
 #include "p2p/cluster/spreading.h"
 #include "p2p/registry/allow_list.h"
@@ -18,7 +19,10 @@
 namespace sluice {
 
 // The chunks that this node gives to others: as a home it gets them from the origin that the asker names, for
-// all who ask; else it gives what is here, or comes. What took credentials to get is given to nobody.
+// all who ask; else it gives what is here, or comes. What took credentials to get is given to proven members
+// alone. Such a member gets what is here without a question; for what is to be fetched the origin is asked by
+// the token that it shows, and where that is refused, by the next one's who waits. Without a token,
+// strangers' right is tried, or this node's password where the registry knows nothing else.
 //
 // Who is present-only is also let wait for what this node gets by its own right, if this node comes before it
 // by score: so waits go one way.
@@ -40,6 +44,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
     std::shared_ptr<p2p::Spreader> spreader;
     std::function<bool(const std::string& registry)> is_throttled;  // has asked this node for patience
     std::string name;                                               // of this node as a member
+    PeerTrust trust = PeerTrust::kUnproven;
     const p2p::ChunkBlame* blame = nullptr;  // null: nothing here came from other members
   };
   explicit HomeBlobs(Parts parts) : parts_(std::move(parts)) {}
@@ -55,11 +60,14 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   void Open(const AskedPtr& asked);
   std::shared_ptr<Blob> FindKnown(const BlobClaim& claim) const;
   bool MayGet(const Asked& asked) const;
+  bool IsForAll(const Asked& asked) const;
   bool MayGive(const Asked& asked) const;
+  Grant GrantOf(const Asked& asked) const;
   void GivePresent(const AskedPtr& asked);
   bool ComesBefore(const Asked& asked) const;
   void WaitFromStart(const AskedPtr& asked, ReadMode mode);
   void WaitForFlow(const AskedPtr& asked);
+  void SayWaiting(const AskedPtr& asked);
   void DropLie(const std::shared_ptr<Blob>& blob, int tries);
 
   // Any thread.
@@ -68,6 +76,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   void Decided(const AskedPtr& asked, const p2p::Spreader::Answer& answer);
   void Give(const AskedPtr& asked);
   void Refuse(const AskedPtr& asked, api::PeerRefusal refusal);
+  void RefuseAsOrigin(const AskedPtr& asked);
   void Answer(const AskedPtr& asked, api::PeerBlobAnswer answer);
   void GiveUp(const AskedPtr& asked);
   void GiveBackPlace(const AskedPtr& asked);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "p2p/recipe/recipe.h"
+#include "p2p/registry/pull_grant.h"
 
 namespace sluice {
 namespace {
@@ -25,27 +26,44 @@ bool IsPublicSomewhere(const Blob& blob, const AccessLedger& ledger) {
 absl::StatusOr<api::PeerDocument> NodePeerDocuments::Manifest(const BlobOrigin& origin,
                                                               const Digest& digest) {
   const absl::StatusOr<p2p::FetchedManifest> held = manifests_.Get({origin, "", digest});
-  if (!held.ok() || held->digest != digest || !IsPublic(held->access)) return NotHere();
-  return api::PeerDocument{held->media_type, held->body};
+  if (!held.ok() || held->digest != digest) return NotHere();
+  // What is kept on disk this node has got by its own right.
+  if (!IsPublic(held->access) && trust_ != PeerTrust::kProven) return NotHere();
+  return api::PeerDocument{held->media_type, held->body, IsPublic(held->access)};
 }
 
 absl::StatusOr<api::PeerDocument> NodePeerDocuments::Recipe(const Digest& digest,
                                                             const std::optional<Digest>& root) {
   const std::shared_ptr<Blob> blob = store_.FindBest(digest);
-  if (!blob || blob->refused() || !IsPublicSomewhere(*blob, store_)) return NotHere();
+  if (!blob || blob->refused()) return NotHere();
+  const bool is_public = IsPublicSomewhere(*blob, store_);
+  if (!is_public && trust_ != PeerTrust::kProven) return NotHere();
   const std::shared_ptr<const BlobSpec> facts = blob->facts();
   const BlobSpec& spec = *facts;
   if (!spec.root || (root && *root != *spec.root)) return NotHere();
   // The root alone is the recipe of a blob of one chunk.
   if (blob->geometry().chunk_count() == 1) {
     return api::PeerDocument{kTorrentType,
-                             p2p::Recipe{digest, spec.size, spec.chunk_size, *spec.root, {}}.EncodeTorrent()};
+                             p2p::Recipe{digest, spec.size, spec.chunk_size, *spec.root, {}}.EncodeTorrent(),
+                             is_public};
   }
   absl::StatusOr<std::string> bytes = store_.GetRecipe(blob->key());
   if (!bytes.ok()) return NotHere();
   const absl::StatusOr<p2p::Recipe> recipe = p2p::Recipe::DecodeTorrent(*bytes);
   if (!recipe.ok() || !recipe->IsBoundBy(spec)) return NotHere();
-  return api::PeerDocument{kTorrentType, *std::move(bytes)};
+  return api::PeerDocument{kTorrentType, *std::move(bytes), is_public};
+}
+
+// Only those that are trusted are told why.
+absl::Status NodePeerDocuments::ForCredentials(absl::string_view why) const {
+  return trust_ == PeerTrust::kProven ? absl::UnauthenticatedError(why) : absl::PermissionDeniedError(why);
+}
+
+// By whose right the registry is asked for another node.
+Grant NodePeerDocuments::GrantOf(const Question& question) const {
+  if (trust_ != PeerTrust::kProven) return nullptr;
+  if (question.token.empty()) return p2p::PullGrant::OfStranger();
+  return p2p::PullGrant::OfToken(question.token);
 }
 
 absl::Status NodePeerDocuments::MayAsk(const Question& question) const {
@@ -68,29 +86,31 @@ void NodePeerDocuments::AskRegistry(const Question& question, Done done) {
   }
   auto give = [this, origin, is_manifest,
                done = std::move(done)](absl::StatusOr<RegistryDocuments::Document> document) mutable {
-    if (absl::IsUnauthenticated(document.status()))
-      return std::move(done)(absl::PermissionDeniedError(document.status().message()));
+    if (absl::IsPermissionDenied(document.status()) || absl::IsUnauthenticated(document.status()))
+      return std::move(done)(ForCredentials(document.status().message()));
     if (!document.ok()) return std::move(done)(document.status());
-    if (!IsPublic((*document)->access))
-      return std::move(done)(absl::PermissionDeniedError("it takes credentials to get it"));
-    if (is_manifest) Keep(origin, *document);
-    std::move(done)(api::PeerDocument{(*document)->media_type, (*document)->body});
+    const bool is_public = IsPublic((*document)->access);
+    if (!is_public && trust_ != PeerTrust::kProven)
+      return std::move(done)(ForCredentials("it takes credentials to get it"));
+    // What another's token brought is no evidence of what this node may have.
+    if (is_manifest && is_public) Keep(origin, *document);
+    std::move(done)(api::PeerDocument{(*document)->media_type, (*document)->body, is_public});
   };
-  constexpr auto kLately = RegistryDocuments::Freshness::kLately;
+  const RegistryDocuments::Ask ask(RegistryDocuments::Freshness::kLately, GrantOf(question));
   switch (question.kind) {
     case Question::Kind::kManifest:
-      return home_->registry.Manifest(origin, question.reference, kLately, std::move(give));
+      return home_->registry.Manifest(origin, question.reference, ask, std::move(give));
     case Question::Kind::kReferrers:
-      return home_->registry.Referrers(origin, *digest, kLately, std::move(give));
+      return home_->registry.Referrers(origin, *digest, ask, std::move(give));
     case Question::Kind::kBlob:
-      return home_->registry.Blob(origin, *digest, kLately, std::move(give));
+      return home_->registry.Blob(origin, *digest, ask, std::move(give));
     case Question::Kind::kToken:
       return home_->registry.Token(origin, std::move(give));
     case Question::Kind::kTable: {
       const absl::StatusOr<StoredForm> stored =
           p2p::ParseTableQuery(*digest, question.table_at, question.stored_size);
       if (!stored.ok()) return give(stored.status());
-      return home_->registry.Table(origin, *stored, kLately, std::move(give));
+      return home_->registry.Table(origin, *stored, ask, std::move(give));
     }
   }
 }

@@ -2,7 +2,9 @@
 
 #include <optional>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "api/http/document_route.h"
 #include "index/disk_store.h"
 #include "node/daemon/image_documents.h"
@@ -10,6 +12,7 @@
 #include "node/daemon/registry_documents.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/peer_trust.h"
 #include "p2p/registry/allow_list.h"
 
 namespace sluice {
@@ -26,9 +29,11 @@ class NodePeerDocuments final : public api::PeerDocuments {
     Executor& io;
     ImageDocuments::Tags tags;
   };
-  // All outlive this. Without `home` this node is nobody's.
-  NodePeerDocuments(index::DiskStore& store, ManifestCache& manifests, std::optional<Home> home)
-      : store_(store), manifests_(manifests), home_(home) {}
+  // All outlive this. Without `home` this node is nobody's. Members that are proven get what is not public,
+  // too.
+  NodePeerDocuments(index::DiskStore& store, ManifestCache& manifests, std::optional<Home> home,
+                    PeerTrust trust = PeerTrust::kUnproven)
+      : store_(store), manifests_(manifests), home_(home), trust_(trust) {}
 
   absl::StatusOr<api::PeerDocument> Manifest(const BlobOrigin& origin, const Digest& digest) override;
   absl::StatusOr<api::PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) override;
@@ -36,11 +41,14 @@ class NodePeerDocuments final : public api::PeerDocuments {
 
  private:
   absl::Status MayAsk(const Question& question) const;
+  Grant GrantOf(const Question& question) const;
+  absl::Status ForCredentials(absl::string_view why) const;
   void Keep(const BlobOrigin& origin, const RegistryDocuments::Document& manifest);
 
   index::DiskStore& store_;
   ManifestCache& manifests_;
   const std::optional<Home> home_;
+  const PeerTrust trust_;
 };
 
 // Whether this node got the blob as public from any of its origins.

@@ -24,41 +24,40 @@ std::string KeyOf(absl::string_view kind, const BlobOrigin& origin, const std::s
 
 }  // namespace
 
-void RegistryDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest,
-                                 Freshness freshness, Done done) {
+void RegistryDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, const Ask& ask,
+                                 Done done) {
   Get(
-      KeyOf("manifest", origin, tag_or_digest), freshness,
-      [this, origin, tag_or_digest](Fetched fetched) {
-        registry_.FetchManifest(origin, tag_or_digest, AcceptedManifests(), std::move(fetched));
+      KeyOf("manifest", origin, tag_or_digest), ask,
+      [this, origin, tag_or_digest](const Grant& grant, Fetched fetched) {
+        registry_.FetchManifest(origin, tag_or_digest, AcceptedManifests(), std::move(fetched), grant);
       },
       std::move(done));
 }
 
-void RegistryDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, Freshness freshness,
+void RegistryDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, const Ask& ask,
                                   Done done) {
   Get(
-      KeyOf("referrers", origin, manifest.ToString()), freshness,
-      [this, origin, manifest](Fetched fetched) {
-        registry_.FetchReferrers(origin, manifest, std::move(fetched));
+      KeyOf("referrers", origin, manifest.ToString()), ask,
+      [this, origin, manifest](const Grant& grant, Fetched fetched) {
+        registry_.FetchReferrers(origin, manifest, std::move(fetched), grant);
       },
       std::move(done));
 }
 
 // Whatever who asks would take of it: those who want the same are to share a request.
-void RegistryDocuments::Blob(const BlobOrigin& origin, const Digest& digest, Freshness freshness, Done done) {
+void RegistryDocuments::Blob(const BlobOrigin& origin, const Digest& digest, const Ask& ask, Done done) {
   Get(
-      KeyOf("blob", origin, digest.ToString()), freshness,
-      [this, origin, digest](Fetched fetched) {
-        registry_.FetchBlobDocument(origin, digest, kBlobBytesMax, std::move(fetched));
+      KeyOf("blob", origin, digest.ToString()), ask,
+      [this, origin, digest](const Grant& grant, Fetched fetched) {
+        registry_.FetchBlobDocument(origin, digest, kBlobBytesMax, std::move(fetched), grant);
       },
       std::move(done));
 }
 
-void RegistryDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Freshness freshness,
-                              Done done) {
+void RegistryDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, const Ask& ask, Done done) {
   Get(
-      KeyOf("table", origin, absl::StrCat(stored.digest.ToString(), " ", p2p::TableQuery(stored))), freshness,
-      [this, origin, stored](Fetched fetched) {
+      KeyOf("table", origin, absl::StrCat(stored.digest.ToString(), " ", p2p::TableQuery(stored))), ask,
+      [this, origin, stored](const Grant& grant, Fetched fetched) {
         const auto table = std::make_shared<p2p::FetchedManifest>();
         table->media_type = "application/octet-stream";
         table->digest = stored.seek_table->digest;
@@ -74,7 +73,8 @@ void RegistryDocuments::Table(const BlobOrigin& origin, const StoredForm& stored
                 status = absl::DataLossError("its seek table is not what its digest promises");
               if (!status.ok()) return std::move(fetched)(std::move(status));
               std::move(fetched)(std::move(*table));
-            });
+            },
+            grant);
       },
       std::move(done));
 }
@@ -82,7 +82,7 @@ void RegistryDocuments::Table(const BlobOrigin& origin, const StoredForm& stored
 void RegistryDocuments::Token(const BlobOrigin& origin, Done done) {
   Get(
       KeyOf("token", origin, ""), Freshness::kNow,
-      [this, origin](Fetched fetched) {
+      [this, origin](const Grant&, Fetched fetched) {
         registry_.AnonymousToken(
             origin, [fetched = std::move(fetched)](absl::StatusOr<p2p::AccessToken> token) mutable {
               if (!token.ok()) return std::move(fetched)(token.status());
@@ -96,10 +96,10 @@ void RegistryDocuments::Token(const BlobOrigin& origin, Done done) {
       std::move(done), Keep::kNo);
 }
 
-void RegistryDocuments::Get(const std::string& key, Freshness freshness, Start start, Done done, Keep keep) {
+void RegistryDocuments::Get(const std::string& key, const Ask& ask, Start start, Done done, Keep keep) {
   {
     std::unique_lock lock(mutex_);
-    if (freshness == Freshness::kLately) {
+    if (ask.freshness == Freshness::kLately) {
       if (Document kept = FindKept(key, clock_.Now())) {
         lock.unlock();
         return std::move(done)(std::move(kept));
@@ -114,15 +114,36 @@ void RegistryDocuments::Get(const std::string& key, Freshness freshness, Start s
     }
     ++waiters_;
     if (!is_new) {
-      flight->second.waiters.push_back(std::move(done));
+      flight->second.waiters.push_back({ask.grant, std::move(done)});
       return;
     }
     Flight& fresh = flights_[key];
+    fresh.start = start;
+    fresh.grant = ask.grant;
     fresh.keep = keep == Keep::kYes && keep_ > Duration(0);
-    fresh.waiters.push_back(std::move(done));
+    fresh.waiters.push_back({ask.grant, std::move(done)});
   }
-  std::move(start)(
-      [this, key](absl::StatusOr<p2p::FetchedManifest> fetched) { End(key, std::move(fetched)); });
+  Begin(key, start, ask.grant);
+}
+
+void RegistryDocuments::Begin(const std::string& key, const Start& start, const Grant& grant) {
+  start(grant, [this, key](absl::StatusOr<p2p::FetchedManifest> fetched) { End(key, std::move(fetched)); });
+}
+
+// REQUIRES: mutex_ is held
+std::vector<RegistryDocuments::Waiter> RegistryDocuments::TakeRefused(Flight& flight,
+                                                                      const absl::Status& status) {
+  // Some registries hide as absent what is not for whoever asks.
+  const bool is_refusal =
+      absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status) || absl::IsNotFound(status);
+  const auto refused = is_refusal
+                           ? std::stable_partition(flight.waiters.begin(), flight.waiters.end(),
+                                                   [&](const Waiter& w) { return w.grant != flight.grant; })
+                           : flight.waiters.begin();
+  std::vector<Waiter> taken(std::make_move_iterator(refused), std::make_move_iterator(flight.waiters.end()));
+  flight.waiters.erase(refused, flight.waiters.end());
+  waiters_ -= taken.size();
+  return taken;
 }
 
 void RegistryDocuments::End(const std::string& key, absl::StatusOr<p2p::FetchedManifest> fetched) {
@@ -130,26 +151,37 @@ void RegistryDocuments::End(const std::string& key, absl::StatusOr<p2p::FetchedM
       fetched.ok()
           ? absl::StatusOr<Document>(std::make_shared<const p2p::FetchedManifest>(*std::move(fetched)))
           : fetched.status();
-  std::vector<Done> waiters;
+  std::vector<Waiter> waiters;
+  Start again;
+  Grant next;
   {
     const std::lock_guard lock(mutex_);
-    const auto flight = flights_.find(key);
-    waiters = std::move(flight->second.waiters);
-    const bool keep = flight->second.keep;
-    flights_.erase(flight);
-    waiters_ -= waiters.size();
-    if (document.ok() && keep && (*document)->body.size() <= kKeptBytesMax / 2) {
-      const Instant now = clock_.Now();
-      kept_.push_back({key, *document, now + keep_});
-      kept_bytes_ += (*document)->body.size();
-      DropKept(now);
-      io_.PostAt(now + keep_, [this] {
-        const std::lock_guard later(mutex_);
-        DropKept(clock_.Now());
-      });
+    const auto found = flights_.find(key);
+    Flight& flight = found->second;
+    waiters = TakeRefused(flight, document.status());
+    if (!flight.waiters.empty()) {
+      again = flight.start;
+      next = flight.grant = flight.waiters.front().grant;
+    } else {
+      if (document.ok() && flight.keep) KeepForNow(key, *document);
+      flights_.erase(found);
     }
   }
-  for (Done& waiter : waiters) std::move(waiter)(document);
+  for (Waiter& waiter : waiters) std::move(waiter.done)(document);
+  if (again) Begin(key, again, next);
+}
+
+// REQUIRES: mutex_ is held
+void RegistryDocuments::KeepForNow(const std::string& key, const Document& document) {
+  if (document->body.size() > kKeptBytesMax / 2) return;
+  const Instant now = clock_.Now();
+  kept_.push_back({key, document, now + keep_});
+  kept_bytes_ += document->body.size();
+  DropKept(now);
+  io_.PostAt(now + keep_, [this] {
+    const std::lock_guard later(mutex_);
+    DropKept(clock_.Now());
+  });
 }
 
 RegistryDocuments::Document RegistryDocuments::FindKept(const std::string& key, Instant now) {

@@ -1,15 +1,18 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
 #include "p2p/cluster/home_documents.h"
@@ -18,7 +21,9 @@
 namespace sluice {
 
 // What mounts need of registries beside chunks, for this node and for those whose home it is: who wants the
-// same while it is under way shares one request, and what came is kept in memory for a moment.
+// same while it is under way shares one request, and what came is kept in memory for a moment. It is asked
+// for by the right of the first of them; what is refused to one is asked for by the next one's. That one may
+// have it says nothing of the others: see PullRights.
 //
 // Thread-safe. Callbacks come on the client's threads or in the call, and must not block. The parts outlive
 // this; the client is stopped before this ends.
@@ -32,6 +37,13 @@ class RegistryDocuments {
 
   // kLately: what was kept will do. kNow: only what is under way, or still to be asked for.
   enum class Freshness { kNow, kLately };
+  // How something is asked for; `grant` as RegistryClient has it.
+  struct Ask {
+    // NOLINTNEXTLINE(google-explicit-constructor): most ask by this node's own right.
+    Ask(Freshness how_fresh, Grant by = nullptr) : freshness(how_fresh), grant(std::move(by)) {}
+    Freshness freshness;
+    Grant grant;
+  };
 
   // `keep` is kKeep where others ask, or 0: nothing is kept.
   RegistryDocuments(const Clock& clock, Executor& io, p2p::RegistryClient& registry, Duration keep)
@@ -40,20 +52,28 @@ class RegistryDocuments {
   using Document = std::shared_ptr<const p2p::FetchedManifest>;
   using Done = absl::AnyInvocable<void(absl::StatusOr<Document>) &&>;
   // Called exactly once. Errors: those of RegistryClient.
-  void Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Freshness freshness, Done done);
+  void Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, const Ask& ask, Done done);
   // The index of all that refers to a manifest.
-  void Referrers(const BlobOrigin& origin, const Digest& manifest, Freshness freshness, Done done);
+  void Referrers(const BlobOrigin& origin, const Digest& manifest, const Ask& ask, Done done);
   // A whole blob of at most kBlobBytesMax.
-  void Blob(const BlobOrigin& origin, const Digest& digest, Freshness freshness, Done done);
+  void Blob(const BlobOrigin& origin, const Digest& digest, const Ask& ask, Done done);
   // The seek table of a blob that is kept so, held against its digest. Errors also: DataLoss. REQUIRES:
   // stored.seek_table
-  void Table(const BlobOrigin& origin, const StoredForm& stored, Freshness freshness, Done done);
+  void Table(const BlobOrigin& origin, const StoredForm& stored, const Ask& ask, Done done);
   // A token that strangers get for pulling, as token servers word it; never kept here. Errors also: NotFound.
   void Token(const BlobOrigin& origin, Done done);
 
  private:
+  using Fetched = p2p::RegistryClient::Done<p2p::FetchedManifest>;
+  using Start = std::function<void(const Grant&, Fetched)>;
+  struct Waiter {
+    Grant grant;
+    Done done;
+  };
   struct Flight {
-    std::vector<Done> waiters;
+    Start start;
+    Grant grant;  // by which it is asked for now
+    std::vector<Waiter> waiters = {};
     bool keep = true;
   };
   struct Kept {
@@ -61,13 +81,15 @@ class RegistryDocuments {
     Document document;
     Instant until{};
   };
-  using Fetched = p2p::RegistryClient::Done<p2p::FetchedManifest>;
-  using Start = absl::AnyInvocable<void(Fetched) &&>;
 
   enum class Keep { kNo, kYes };
-  void Get(const std::string& key, Freshness freshness, Start start, Done done, Keep keep = Keep::kYes);
+  void Get(const std::string& key, const Ask& ask, Start start, Done done, Keep keep = Keep::kYes);
+  void Begin(const std::string& key, const Start& start, const Grant& grant);
   void End(const std::string& key, absl::StatusOr<p2p::FetchedManifest> fetched);
+  // Those to whom the refusal goes; the others' right is tried next.
+  std::vector<Waiter> TakeRefused(Flight& flight, const absl::Status& status);
   // REQUIRES: mutex_ is held
+  void KeepForNow(const std::string& key, const Document& document);
   Document FindKept(const std::string& key, Instant now);
   void DropKept(Instant now);
 

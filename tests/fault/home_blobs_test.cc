@@ -522,8 +522,11 @@ TEST_F(HomeBlobsTest, WhatHasBegunToComeIsWaitedForAndWhatHasNotIsAbsent) {
     helped = std::move(asker);
     answer = std::async(std::launch::async, [&] { return helped->Read(); });
     if (answer.wait_for(200ms) == std::future_status::timeout) break;
-    EXPECT_EQ(answer.get().status, 404);
+    const Answer absent = answer.get();
+    EXPECT_EQ(absent.status, 404);
+    EXPECT_EQ(absent.interims, 0) << "nor does that show that the blob is known";
   }
+  EXPECT_EQ(answer.wait_for(2s), std::future_status::timeout) << "it says meanwhile that it waits";
   gate.Open();
   const Answer came = answer.get();
   ExpectChunk(came);

@@ -23,6 +23,7 @@
 #include "node/daemon/home_blobs.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/peer_documents.h"
+#include "node/daemon/registry_documents.h"
 #include "p2p/cluster/spreading.h"
 #include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
@@ -58,7 +59,7 @@ struct Answer {
 // What another node would send, and how it reads the answer.
 struct Asking {
   std::string role = "home";
-  std::string claim;  // empty: none
+  std::string claim = {};  // empty: none
   std::string range = "bytes=0-16383";
   std::string from = "a";
   std::string more = {};  // headers, each with its end of line
@@ -112,7 +113,8 @@ class HomeNode {
   HomeNode() = default;
   ~HomeNode() { Stop(); }
 
-  void Start(const std::string& docker_config = "", const std::string& allow = "*") {
+  void Start(const std::string& docker_config = "", const std::string& allow = "*",
+             PeerTrust trust = PeerTrust::kUnproven) {
     index::DiskStoreOptions store_options{.data_dir = temp_.path(), .telemetry = telemetry_};
     store_ = *index::DiskStore::OpenStore(std::move(store_options));
     core_ = std::make_unique<AsioExecutor>("core", 1);
@@ -140,12 +142,19 @@ class HomeNode {
     home_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
         clock_, *io_, *store_, *cache_, *allowed_, spreader_,
         [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
-        name_});
+        name_, trust});
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
-    documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_, std::nullopt);
+    registry_documents_ =
+        std::make_unique<RegistryDocuments>(clock_, *io_, *registry_, RegistryDocuments::kKeep);
+    std::optional<NodePeerDocuments::Home> home;
+    if (trust == PeerTrust::kProven) {
+      home.emplace(
+          NodePeerDocuments::Home{*registry_documents_, *allowed_, *io_, ImageDocuments::Tags::kFromHome});
+    }
+    documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_, home, trust);
     api::HttpRoutes routes;
     api::AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, clock_, nullptr,
-                                nullptr, home_.get(), "this-node"});
+                                nullptr, home_.get(), "this-node", trust});
     server_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
     EXPECT_TRUE(server_->Start("127.0.0.1:0").ok());
   }
@@ -188,6 +197,7 @@ class HomeNode {
   std::shared_ptr<p2p::Spreader> spreader_;
   std::shared_ptr<HomeBlobs> home_;
   std::unique_ptr<ManifestCache> manifests_;
+  std::unique_ptr<RegistryDocuments> registry_documents_;
   std::unique_ptr<NodePeerDocuments> documents_;
   std::unique_ptr<api::HttpServer> server_;
 };

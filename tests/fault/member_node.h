@@ -231,7 +231,7 @@ class MemberNode {
         clock_, [](const std::string&) { return std::optional<std::string>(""); });
     home_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader,
                                                          [](const std::string&) { return false; }, name_,
-                                                         blame_.get()});
+                                                         PeerTrust::kUnproven, blame_.get()});
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
     documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_, std::nullopt);
     api::HttpRoutes routes;

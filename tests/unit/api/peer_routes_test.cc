@@ -160,7 +160,7 @@ class PeerRoutesTest : public index::StoreTest {
   void Serve(HttpLimits limits, int fills_max = 100) {
     HttpRoutes routes;
     AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, clock_, &members_,
-                           &holders_, nullptr, kNodeId, fills_max});
+                           &holders_, nullptr, kNodeId, PeerTrust::kUnproven, fills_max});
     server_ = std::make_unique<HttpServer>(std::move(routes), limits);
     ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
   }

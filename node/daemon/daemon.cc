@@ -247,6 +247,9 @@ class Daemon::Node {
 
  private:
   absl::Status FindMembers();
+  PeerTrust Trust() const { return config_.PeersAreProven() ? PeerTrust::kProven : PeerTrust::kUnproven; }
+  // What this node asks registries for itself, and may be shown for it; null where members are not proven.
+  p2p::PullRights* OwnRights() { return config_.PeersAreProven() ? &registry_->rights() : nullptr; }
   std::unique_ptr<SourceDirectory> SourcesAmongMembers();
   void MakeSwarm(const p2p::HostPort& self);
   absl::Status StartSwarm();
@@ -363,8 +366,9 @@ absl::Status Daemon::Node::Start() {
   });
   p2p::OriginSource::Parts origin{*registry_, *origin_ledger_, clock_, *io_, telemetry_};
   if (!config_.cluster_members.empty()) {
-    origin.ask_for_table = [this](const BlobOrigin& place, const StoredForm& stored, auto done) {
-      image_documents_->Table(place, stored, std::move(done));
+    origin.ask_for_table = [this](const BlobOrigin& place, const StoredForm& stored, const Grant& grant,
+                                  auto done) {
+      image_documents_->Table(place, stored, grant, std::move(done));
     };
   }
   origin_ = std::make_unique<p2p::OriginSource>(std::move(origin));
@@ -373,8 +377,8 @@ absl::Status Daemon::Node::Start() {
   if (!status.ok()) return status;
   registry_documents_ = std::make_unique<RegistryDocuments>(
       clock_, *io_, *registry_, home_documents_ ? RegistryDocuments::kKeep : Duration(0));
-  image_documents_ =
-      std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(), TagsOf(config_));
+  image_documents_ = std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(),
+                                                      TagsOf(config_), OwnRights());
   MakeBlame();
   resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
                                               peer_documents_.get());
@@ -448,12 +452,13 @@ absl::Status Daemon::Node::FindMembers() {
   p2p::PeerClientOptions client;
   client.user_agent = absl::StrCat("sluice/", kVersion);
   client.node_id = node_id_;
+  client.trust = Trust();
   members_->Look([&](const p2p::MemberTable& table, Instant) { client.name = table.self().name; });
   peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
-  home_documents_ = std::make_unique<p2p::HomeDocuments>(
-      p2p::HomeDocuments::Parts{clock_, *io_, *members_, health_, *peer_client_, telemetry_, Warn});
+  home_documents_ = std::make_unique<p2p::HomeDocuments>(p2p::HomeDocuments::Parts{
+      clock_, *io_, *members_, health_, *peer_client_, telemetry_, Warn, OwnRights()});
   exchange_ = std::make_unique<p2p::MemberExchange>(
       p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
       [random = std::make_shared<absl::BitGen>()](size_t bound) {
@@ -474,13 +479,17 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
   download_ = std::make_unique<p2p::DownloadBudget>(clock_, config_.peers_download_max);
   holders_ = std::make_unique<p2p::Holders>(
       p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,
-                          [this] { return HeldForOthers(*store_); }, RandomFraction});
+                          [this] { return HeldForOthers(*store_, Trust()); }, RandomFraction});
   return std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
       clock_, *io_, *members_, health_, *peer_client_, *store_,
       [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
       [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn, *download_, *holders_,
       *paced_origin_, *last_resort_, *blame_,
-      config_.TakesUnsealedFromMembers() ? p2p::Unsealed::kFromMembers : p2p::Unsealed::kFromRegistry});
+      config_.TakesUnsealedFromMembers() ? p2p::Unsealed::kFromMembers : p2p::Unsealed::kFromRegistry,
+      OwnRights(),
+      [rights = OwnRights()](const BlobOrigin& repository) {
+        return rights && rights->IsPublic(repository);
+      }});
 }
 
 // Who sends wrong bytes, and what becomes of what has been here before it could be proven.
@@ -641,7 +650,7 @@ void Daemon::Node::MakeHome() {
   given_blobs_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
       clock_, *io_, *store_, *cache_, *allowed_, spreader,
       [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
-      std::move(name), PeerTrust::kUnproven, blame_.get()});
+      std::move(name), Trust(), blame_.get()});
 }
 
 absl::Status Daemon::Node::ServePeers() {
@@ -649,14 +658,14 @@ absl::Status Daemon::Node::ServePeers() {
   std::optional<NodePeerDocuments::Home> home;
   if (home_documents_)
     home.emplace(NodePeerDocuments::Home{*registry_documents_, *allowed_, *io_, TagsOf(config_)});
-  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_, home);
+  given_documents_ = std::make_unique<NodePeerDocuments>(*store_, manifests_, home, Trust());
   api::HttpRoutes routes;
   if (exchange_) member_answers_ = std::make_unique<ExchangeAnswers>(*exchange_);
   if (holders_) holder_answers_ = std::make_unique<KnownHolders>(*holders_);
   if (members_) MakeHome();
   api::AddPeerRoutes(
       routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_, member_answers_.get(),
-               holder_answers_.get(), given_blobs_.get(), node_id_, kPeerFillsMax});
+               holder_answers_.get(), given_blobs_.get(), node_id_, Trust(), kPeerFillsMax});
   if (dial_back_) {
     dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
     api::AddDialRoute(routes, *dial_answers_, node_id_);

@@ -43,6 +43,37 @@ void ImageDocuments::Get(FromHome from_home, FromRegistry from_registry, Done do
   });
 }
 
+ImageDocuments::Done ImageDocuments::Proven(const BlobOrigin& origin, std::string path, Done done) {
+  if (!rights_) return done;
+  return [this, origin, path = std::move(path), done = std::move(done)](Fetched got) mutable {
+    if (got.ok() && IsPublic(got->access)) rights_->NotePublic(origin);
+    if (!got.ok() || IsPublic(got->access)) return std::move(done)(std::move(got));
+    rights_->Prove(
+        origin, path,
+        [got = std::move(got), done = std::move(done)](absl::StatusOr<p2p::PullRight> right) mutable {
+          if (!right.ok()) return std::move(done)(right.status());
+          got->access =
+              right->access == OriginAccess::kPublic ? OriginAccess::kHearsay : OriginAccess::kCredentials;
+          std::move(done)(std::move(got));
+        });
+  };
+}
+
+void ImageDocuments::ProveRight(const BlobOrigin& origin, const std::string& path, OnProven on_proven) {
+  if (!rights_) return std::move(on_proven)(absl::OkStatus());
+  rights_->Prove(origin, path,
+                 [on_proven = std::move(on_proven)](absl::StatusOr<p2p::PullRight> right) mutable {
+                   std::move(on_proven)(right.status());
+                 });
+}
+
+absl::Status ImageDocuments::ProveRight(const BlobOrigin& origin, const std::string& path) {
+  auto promise = std::make_shared<std::promise<absl::Status>>();
+  std::future<absl::Status> future = promise->get_future();
+  ProveRight(origin, path, [promise](absl::Status status) { promise->set_value(std::move(status)); });
+  return future.get();
+}
+
 void ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done) {
   const bool by_home = tags_ == Tags::kFromHome || Digest::Parse(tag_or_digest).ok();
   const Freshness freshness = by_home ? Lately() : Freshness::kNow;
@@ -57,7 +88,7 @@ void ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_o
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
         registry.Manifest(origin, tag_or_digest, freshness, std::move(got));
       },
-      std::move(done));
+      Proven(origin, absl::StrCat("/manifests/", tag_or_digest), std::move(done)));
 }
 
 Fetched ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest) {
@@ -70,7 +101,7 @@ void ImageDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest,
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
         registry.Referrers(origin, manifest, freshness, std::move(got));
       },
-      std::move(done));
+      Proven(origin, absl::StrCat("/manifests/", manifest.ToString()), std::move(done)));
 }
 
 absl::StatusOr<std::vector<p2p::Descriptor>> ImageDocuments::Referrers(const BlobOrigin& origin,
@@ -88,20 +119,22 @@ void ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
         registry.Blob(origin, digest, freshness, std::move(got));
       },
-      [digest, bytes_max, done = std::move(done)](Fetched fetched) mutable {
-        if (fetched.ok() && fetched->body.size() > bytes_max) {
-          fetched = absl::ResourceExhaustedError(
-              absl::StrCat(digest.ToString(), " has more than ", bytes_max, " bytes"));
-        }
-        std::move(done)(std::move(fetched));
-      });
+      Proven(origin, absl::StrCat("/blobs/", digest.ToString()),
+             [digest, bytes_max, done = std::move(done)](Fetched fetched) mutable {
+               if (fetched.ok() && fetched->body.size() > bytes_max) {
+                 fetched = absl::ResourceExhaustedError(
+                     absl::StrCat(digest.ToString(), " has more than ", bytes_max, " bytes"));
+               }
+               std::move(done)(std::move(fetched));
+             }));
 }
 
-void ImageDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Done done) {
+void ImageDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, const Grant& grant,
+                           Done done) {
   const Freshness freshness = Lately();
-  Get([=](const p2p::HomeDocuments& homes, Done got) { homes.Table(origin, stored, std::move(got)); },
+  Get([=](const p2p::HomeDocuments& homes, Done got) { homes.Table(origin, stored, grant, std::move(got)); },
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
-        registry.Table(origin, stored, freshness, std::move(got));
+        registry.Table(origin, stored, {freshness, grant}, std::move(got));
       },
       std::move(done));
 }

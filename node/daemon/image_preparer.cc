@@ -297,16 +297,17 @@ void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadlin
   if (blob->presence().AllPresent(geometry.All())) return;
   const std::shared_ptr<const BlobSpec> facts = blob->facts();
   for (const BlobOrigin& origin : facts->origins) {
-    const absl::StatusOr<std::string> bytes =
+    const absl::StatusOr<p2p::PeerDocumentClient::WholeBlob> given =
         parts_.peers->FetchBlob(origin, blob->digest(), geometry.size(), deadline);
-    if (!bytes.ok()) continue;
+    if (!given.ok()) continue;
+    if (!IsPublic(given->access)) parts_.ledger.NoteAccess(blob->key(), origin, OriginAccess::kCredentials);
     for (ChunkIndex index(0); index.value() < geometry.chunk_count(); index = index.next()) {
       const ByteRange range = geometry.RangeOf(index);
       Buffer chunk(range.length);
-      std::memcpy(chunk.data(), bytes->data() + range.offset, range.length);
+      std::memcpy(chunk.data(), given->bytes.data() + range.offset, range.length);
       if (!Keep(blob, index, std::move(chunk), Evidence::kVerified, SourceKind::kPeer).ok()) return;
     }
-    parts_.ledger.NoteAccess(blob->key(), origin, OriginAccess::kHearsay);
+    parts_.ledger.NoteAccess(blob->key(), origin, given->access);
     return;
   }
 }
@@ -370,7 +371,7 @@ absl::Status StoreImagePreparer::TakeDocument(const std::shared_ptr<Blob>& boots
   }
   const Fetched fetched = coming.get();
   if (!fetched.ok()) return fetched.status();
-  const bool by_peer = fetched->access == OriginAccess::kHearsay;
+  const bool by_peer = fetched->from_member;
   parts_.ledger.NoteAccess(bootstrap->key(), origin, fetched->access);
   Counter& plain_bytes = parts_.stored_reader.telemetry.origin_plain_bytes;
   ChunkCutter cutter(bootstrap->geometry(), [&](ChunkIndex index, Buffer chunk) {

@@ -88,8 +88,7 @@ absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOne(const p2p::ImageRef
   absl::StatusOr<p2p::FetchedManifest> found = FindElsewhere(reference);
   if (!found.ok()) return away;
   spdlog::warn("{}: its manifest is taken from {}, since its registry can't be reached: {}",
-               reference.ToString(),
-               found->access == OriginAccess::kHearsay ? "a member" : "an earlier mount", away.ToString());
+               reference.ToString(), found->from_member ? "a member" : "an earlier mount", away.ToString());
   return found;
 }
 
@@ -98,6 +97,13 @@ absl::StatusOr<p2p::FetchedManifest> ImageResolver::FindElsewhere(const p2p::Ima
       reference.digest ? p2p::ImageReference{reference.origin, "", reference.digest} : reference);
   if (kept.ok() || !reference.digest || !peers_) return kept;
   absl::StatusOr<p2p::FetchedManifest> given = peers_->FetchManifest(reference.origin, *reference.digest);
+  if (given.ok() && !IsPublic(given->access)) {
+    // What was proven a moment ago still holds.
+    const absl::Status right =
+        documents_.ProveRight(reference.origin, absl::StrCat("/manifests/", reference.digest->ToString()));
+    if (!right.ok()) return right;
+    given->access = OriginAccess::kCredentials;
+  }
   if (given.ok()) Keep(reference, *given);
   return given;
 }

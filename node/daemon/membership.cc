@@ -61,12 +61,12 @@ std::string DescribeOthers(const p2p::Members::List& others) {
   return text;
 }
 
-std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store) {
+std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store, PeerTrust trust) {
   std::vector<p2p::HeldBlob> held;
   for (const index::BlobInfo& info : store.List()) {
     if (info.refused || !info.root_known || info.present_chunks == 0) continue;
     const std::shared_ptr<Blob> blob = store.Find(info.key);
-    if (!blob || !IsPublicSomewhere(*blob, store)) continue;
+    if (!blob || (trust != PeerTrust::kProven && !IsPublicSomewhere(*blob, store))) continue;
     const std::optional<p2p::BlobIdentity> identity = p2p::Holders::IdentityOf(*blob);
     if (identity) held.push_back({*identity, info.present_chunks == blob->geometry().chunk_count()});
   }

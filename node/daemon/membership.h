@@ -29,7 +29,7 @@ absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort&
 std::string DescribeOthers(const p2p::Members::List& others);
 
 // What this node has, in whole or in part, and may give to every member.
-std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store);
+std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store, PeerTrust trust);
 
 class ExchangeAnswers final : public api::MemberAnswers {
  public:

@@ -4,6 +4,7 @@
 #include <utility>
 #include <variant>
 
+#include "absl/strings/str_cat.h"
 #include "p2p/registry/manifest.h"
 
 namespace sluice {
@@ -200,12 +201,25 @@ void Mirror::GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact) {
 // ------------------------------------------------------------------------------------------- who may have it
 
 void Mirror::IfAllowed(const AskedPtr& asked, OriginAccess access, Then then) {
-  if (IsPublic(access) || options_.authorization == Authorization::kOpen) return std::move(then)();
+  if (IsPublic(access)) return std::move(then)();
+  if (options_.authorization == Authorization::kOpen) return IfOwn(asked, std::move(then));
   tenants_.Ask(asked->request, options_.budget,
                [asked, then = std::move(then)](std::optional<MirrorRefusal> refusal) mutable {
                  if (refusal) return asked->Say(*std::move(refusal));
                  std::move(then)();
                });
+}
+
+// What is here may have come by another node's right.
+void Mirror::IfOwn(const AskedPtr& asked, Then then) {
+  const MirrorRequest& request = asked->request;
+  const std::string path =
+      absl::StrCat(request.kind == Kind::kBlob ? "/blobs/" : "/manifests/", request.reference);
+  parts_.documents.ProveRight(asked->origin(), path,
+                              [asked, then = std::move(then)](const absl::Status& right) mutable {
+                                if (!right.ok()) return asked->Refuse(Why::kAbsent);
+                                std::move(then)();
+                              });
 }
 
 void Mirror::OnError(const AskedPtr& asked, const absl::Status& status) {

@@ -96,6 +96,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
 
   // Goes on if who asks may have what took `access`.
   void IfAllowed(const AskedPtr& asked, OriginAccess access, Then then);
+  void IfOwn(const AskedPtr& asked, Then then);
   // This node got an error; what it means to who asks.
   void OnError(const AskedPtr& asked, const absl::Status& status);
 

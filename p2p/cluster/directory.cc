@@ -135,7 +135,9 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               parts_.warn,
               parts_.download,
               parts_.blame,
-              parts_.unsealed},
+              parts_.unsealed,
+              parts_.tokens,
+              parts_.is_public},
       homes_known_(std::make_shared<WaitSource>(
           parts_.io,
           [this](const Blob& blob, std::function<void()> over) { AwaitHomes(blob, std::move(over)); })),

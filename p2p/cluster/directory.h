@@ -46,6 +46,9 @@ class ClusterDirectory final : public SourceDirectory {
     ChunkSource& last_resort;
     ChunkBlame& blame;
     Unsealed unsealed = Unsealed::kFromRegistry;
+    // As MemberAccess has them.
+    PullTokens* tokens = nullptr;
+    std::function<bool(const BlobOrigin&)> is_public = nullptr;
   };
   // The parts outlive the directory, and the directory what it has offered.
   explicit ClusterDirectory(Parts parts);

@@ -13,6 +13,7 @@
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
 #include "p2p/registry/manifest.h"
+#include "p2p/registry/pull_grant.h"
 
 namespace sluice::p2p {
 namespace {
@@ -25,7 +26,11 @@ constexpr uint64_t kTokenAnswerBytesMax = 256 << 10;
 class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
  public:
   Asking(const Parts& parts, std::vector<Member> homes, Wanted wanted, Done done)
-      : parts_(parts), homes_(std::move(homes)), wanted_(std::move(wanted)), done_(std::move(done)) {}
+      : parts_(parts), homes_(std::move(homes)), wanted_(std::move(wanted)), done_(std::move(done)) {
+    token_ = wanted_.token;
+    if (wanted_.origin && token_.empty() && parts_.tokens) origin_ = *wanted_.origin;
+    if (origin_) token_ = parts_.tokens->Kept(*origin_);
+  }
 
   void Next() {
     if (asked_ == homes_.size())
@@ -34,7 +39,8 @@ class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
                       {.path_and_query = wanted_.path,
                        .bytes_max = wanted_.bytes_max,
                        .timeout = wanted_.patience,
-                       .role = PeerRole::kHome},
+                       .role = PeerRole::kHome,
+                       .token = token_},
                       [self = shared_from_this()](absl::StatusOr<PeerClient::Answer> answer) {
                         // Hashing takes its time, and a client that is stopped answers in the call.
                         if (!answer.ok()) return self->Take(std::move(answer));
@@ -52,15 +58,27 @@ class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
       if (!wanted_.digest || got == *wanted_.digest) {
         parts_.health.Succeeded(home.name);
         return std::move(done_)(FetchedManifest{std::move(answer->media_type), std::move(answer->body), got,
-                                                OriginAccess::kHearsay});
+                                                answer->access, /*from_member=*/true});
       }
       taken = absl::DataLossError("it does not match its digest");
     }
     if (absl::IsCancelled(taken)) return std::move(done_)(std::move(taken));
     Note(home, taken);
+    if (PeerClient::TakesCredentials(taken) && origin_ && !std::exchange(renewed_, true)) return RenewToken();
     // One that answers knows as well as the next would.
     if (absl::IsUnauthenticated(taken) || absl::IsNotFound(taken)) asked_ = homes_.size();
     Next();
+  }
+
+  // None was shown, or it was not good for that: the same home is asked once more.
+  void RenewToken() {
+    parts_.tokens->Renew(*origin_, token_, [self = shared_from_this()](absl::StatusOr<std::string> token) {
+      if (absl::IsCancelled(token.status())) return std::move(self->done_)(token.status());
+      if (!token.ok()) self->asked_ = self->homes_.size();
+      if (token.ok()) self->token_ = *std::move(token);
+      if (token.ok()) --self->asked_;
+      self->Next();
+    });
   }
 
   void Note(const Member& home, const absl::Status& why) const {
@@ -84,6 +102,9 @@ class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
   const Wanted wanted_;
   Done done_;
   size_t asked_ = 0;
+  std::optional<BlobOrigin> origin_;  // whose tokens this node may have
+  std::string token_;                 // that is shown
+  bool renewed_ = false;
 };
 
 void HomeDocuments::Ask(const Digest& key, Wanted wanted, Done done) const {
@@ -99,11 +120,13 @@ void HomeDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or
                   : Sha256::Of(absl::StrCat(origin.registry, "/", origin.repository, ":", tag_or_digest));
   Wanted wanted{RegistryPathOf(origin, "manifests", tag_or_digest), kManifestBytesMax, std::nullopt};
   if (digest.ok()) wanted.digest = *digest;
+  wanted.origin = &origin;
   Ask(key, std::move(wanted), std::move(done));
 }
 
 void HomeDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, Done done) const {
-  Ask(manifest, {RegistryPathOf(origin, "referrers", manifest), kManifestBytesMax, std::nullopt},
+  Ask(manifest,
+      {RegistryPathOf(origin, "referrers", manifest), kManifestBytesMax, std::nullopt, kPatience, &origin},
       std::move(done));
 }
 
@@ -112,17 +135,21 @@ void HomeDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_
   if (bytes_max > kBlobBytesMax)
     return std::move(done)(absl::NotFoundError("it is too large to be given whole by a home"));
   Counter& received = parts_.telemetry.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)];
-  Ask(digest, {absl::StrCat(RegistryPathOf(origin, "blobs", digest), "&part=whole"), bytes_max, digest},
+  Ask(digest,
+      {absl::StrCat(RegistryPathOf(origin, "blobs", digest), "&part=whole"), bytes_max, digest, kPatience,
+       &origin},
       [&received, done = std::move(done)](absl::StatusOr<FetchedManifest> got) mutable {
         if (got.ok()) received.Add(got->body.size());
         std::move(done)(std::move(got));
       });
 }
 
-void HomeDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, Done done) const {
+void HomeDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, const Grant& grant,
+                          Done done) const {
   Ask(stored.digest,
       {absl::StrCat(RegistryPathOf(origin, "blobs", stored.digest), "&part=table&", TableQuery(stored)),
-       kSeekTableBytesMax, stored.seek_table->digest, kTablePatience},
+       kSeekTableBytesMax, stored.seek_table->digest, kTablePatience, grant ? nullptr : &origin,
+       grant ? PullGrant::TokenOf(grant) : std::string()},
       std::move(done));
 }
 

@@ -8,12 +8,14 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
+#include "p2p/registry/pull_rights.h"
 #include "p2p/registry/registry_client.h"
 
 namespace sluice::p2p {
@@ -43,11 +45,15 @@ class HomeDocuments {
     PeerClient& client;
     Telemetry& telemetry;
     std::function<void(const std::string&)> warn;
+    // What homes may show for this node; null: members are not proven.
+    PullTokens* tokens = nullptr;
   };
   explicit HomeDocuments(Parts parts) : parts_(std::move(parts)) {}
 
-  // The access of what is given is kHearsay. Errors: NotFound (this node is the home itself, or no home gave
-  // it: the registry is to be asked), Cancelled. Called exactly once.
+  // The access of what is given is kHearsay, or kUnknown where a proven member says that it is not public:
+  // then this node has to ask for itself before it uses it (PullRights). Of what a home has not, it is shown
+  // this node's token. Errors: NotFound (this node is the home itself, or no home gave it: the registry is to
+  // be asked), Cancelled. Called exactly once.
   using Done = absl::AnyInvocable<void(absl::StatusOr<FetchedManifest>) &&>;
   void Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done) const;
   // The index of all that refers to a manifest.
@@ -55,7 +61,8 @@ class HomeDocuments {
   // A whole blob, as the registry keeps it under that digest.
   void Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done) const;
   // The seek table of a blob that is kept so. REQUIRES: stored.seek_table
-  void Table(const BlobOrigin& origin, const StoredForm& stored, Done done) const;
+  // `grant`: of another node, for which it is asked; its token is shown instead.
+  void Table(const BlobOrigin& origin, const StoredForm& stored, const Grant& grant, Done done) const;
   // A token that strangers get for pulling from the repository, as its home has it. Errors: as above.
   void Token(const BlobOrigin& origin, RegistryClient::Done<AccessToken> done) const;
 
@@ -66,6 +73,8 @@ class HomeDocuments {
     uint64_t bytes_max = 0;
     std::optional<Digest> digest;  // to hold it against
     Duration patience = kPatience;
+    const BlobOrigin* origin = nullptr;  // whose tokens may be shown, during the call; null: none
+    std::string token = {};              // another node's, which is shown instead
   };
   void Ask(const Digest& key, Wanted wanted, Done done) const;
 

@@ -39,6 +39,8 @@ struct Errand {
   int refusals = 0;
   Duration retry_after{};
   bool patience = false;  // the member said last that the origin asks for it
+  std::string token;      // that the home is shown
+  bool renewed = false;
   // Guarded by the fetch's mutex: the last request, and while it is under way its number.
   uint64_t request = 0;
   std::optional<PeerClient::RequestId> under_way;
@@ -153,7 +155,9 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
                                              fetch_class,
                                              request_.deadline,
                                              absl::StrJoin(errand->failed, ","),
-                                             errand->vouch};
+                                             errand->vouch,
+                                             role == PeerRole::kHome ? TokenFor(*errand) : std::string(),
+                                             OnAccess(OriginOf(*errand))};
     const uint64_t request = NoteBegun(*errand);
     const PeerClient::RequestId id = access_.client.ReadChunk(
         member, question,
@@ -171,8 +175,25 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   }
 
   BlobClaim::Access AccessTo(const BlobOrigin& origin) const {
-    return IsPublic(access_.ledger.AccessOf(request_.blob->key(), origin)) ? BlobClaim::Access::kPublic
-                                                                           : BlobClaim::Access::kNotPublic;
+    const OriginAccess known = access_.ledger.AccessOf(request_.blob->key(), origin);
+    const bool found = known == OriginAccess::kUnknown && access_.is_public && access_.is_public(origin);
+    return IsPublic(known) || found ? BlobClaim::Access::kPublic : BlobClaim::Access::kNotPublic;
+  }
+
+  const std::string& TokenFor(Errand& errand) const {
+    const BlobOrigin& origin = OriginOf(errand);
+    if (access_.tokens && errand.token.empty() && AccessTo(origin) == BlobClaim::Access::kNotPublic)
+      errand.token = access_.tokens->Kept(origin);
+    return errand.token;
+  }
+
+  // Before any chunk can be committed, so that none is ever taken for public that is not. That it is public
+  // counts when the bytes have been proven (Judge).
+  std::function<void(OriginAccess)> OnAccess(const BlobOrigin& origin) const {
+    if (!access_.tokens) return nullptr;
+    return [&ledger = access_.ledger, key = request_.blob->key(), origin](OriginAccess access) {
+      if (!IsPublic(access)) ledger.NoteAccess(key, origin, OriginAccess::kCredentials);
+    };
   }
 
   std::pair<bool, FetchClass> Wanted() {
@@ -223,6 +244,10 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       request_.progress->Sign(outcome.patience);
       return AskOthers(errand, std::move(outcome));
     }
+    if (absl::IsUnauthenticated(outcome.status) && outcome.takes_credentials && access_.tokens &&
+        role_ == PeerRole::kHome && !std::exchange(errand->renewed, true)) {
+      return RenewToken(errand, std::move(outcome.status));
+    }
     if (absl::IsUnauthenticated(outcome.status))
       access_.not_carried(*request_.blob, request_.asker, MemberSource::kAskYourself);
     if (absl::IsNotFound(outcome.status) && role_ == PeerRole::kPresentOnly) {
@@ -231,6 +256,22 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       access_.lacks(*request_.blob, member_.name);
     }
     End(std::move(outcome.status));
+  }
+
+  // None was shown, or it has expired on the way, or it is not good for that.
+  void RenewToken(const ErrandPtr& errand, absl::Status refused) {
+    request_.progress->Sign();
+    access_.tokens->Renew(OriginOf(*errand), errand->token,
+                          [self = shared_from_this(), errand,
+                           refused = std::move(refused)](absl::StatusOr<std::string> token) mutable {
+                            if (token.ok()) {
+                              errand->token = *std::move(token);
+                              return self->Later(Duration(0), errand, &MemberFetch::AskMember);
+                            }
+                            self->access_.not_carried(*self->request_.blob, self->request_.asker,
+                                                      MemberSource::kAskYourself);
+                            self->End(std::move(refused));
+                          });
   }
 
   bool NextOrigin(Errand& errand) const {

@@ -13,6 +13,7 @@
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
+#include "p2p/registry/pull_rights.h"
 
 namespace sluice::p2p {
 
@@ -38,11 +39,18 @@ struct MemberAccess {
   DownloadBudget& download;
   ChunkBlame& blame;
   Unsealed unsealed = Unsealed::kFromRegistry;
+  // What homes may show for this node; null: members are not proven.
+  PullTokens* tokens = nullptr;
+  // Whether a repository was found to be public lately; any thread. May be null.
+  std::function<bool(const BlobOrigin&)> is_public = nullptr;
 };
 
 // Chunks from one member, asked in one role. Each chunk is a request of its own. A home that is busy names
 // helpers, which are asked for what they have, one after the other, and after them the home again. Source:
 // PEERS.md, "Spreading".
+//
+// Of what is not public a proven home is shown this node's token; one that it can do nothing with is replaced
+// by another, once.
 //
 // Thread-safe.
 class MemberSource final : public ChunkSource {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -18,6 +19,17 @@ namespace sluice::p2p {
 namespace {
 
 constexpr uint64_t kErrorBytesMax = 64 << 10;
+constexpr char kTakesCredentials[] = "sluice/takes-credentials";  // a payload of Unauthenticated
+
+// Who is not proven gives what is public, and what it says of that counts for nothing.
+OriginAccess AccessIn(const HttpHead& head, PeerTrust trust) {
+  if (trust == PeerTrust::kUnproven || head.headers.Get("Sluice-Public") == "1")
+    return OriginAccess::kHearsay;
+  return OriginAccess::kUnknown;
+}
+bool SaysPrivate(const HttpHead& head, PeerTrust trust) {
+  return trust == PeerTrust::kProven && head.headers.Get("Sluice-Public") == "0";
+}
 
 absl::Status StatusOf(const HttpHead& head, const std::string& node_id) {
   const std::optional<std::string_view> node = head.headers.Get("Sluice-Node");
@@ -71,10 +83,13 @@ void NoteBusy(const HttpHeaders& headers, PeerClient::ChunkOutcome& outcome) {
 // Holds a member's answer against what it was asked.
 class ChunkAnswer final : public HttpSink {
  public:
-  ChunkAnswer(Telemetry& telemetry, std::string node_id, const PeerClient::ChunkQuestion& question,
-              PeerClient::OnData on_data, PeerClient::OnSign on_sign, PeerClient::OnChunkDone on_done)
+  ChunkAnswer(Telemetry& telemetry, const PeerClientOptions& options,
+              const PeerClient::ChunkQuestion& question, PeerClient::OnData on_data,
+              PeerClient::OnSign on_sign, PeerClient::OnChunkDone on_done)
       : telemetry_(telemetry),
-        node_id_(std::move(node_id)),
+        node_id_(options.node_id),
+        trust_(options.trust),
+        on_access_(question.on_access),
         blob_size_(question.blob->size),
         root_(question.blob->root),
         range_(question.range),
@@ -89,6 +104,7 @@ class ChunkAnswer final : public HttpSink {
     outcome_.status = StatusOf(head, node_id_);
     outcome_.patience = AsksForPatience(head.headers);
     if (absl::IsResourceExhausted(outcome_.status)) NoteBusy(head.headers, outcome_);
+    outcome_.takes_credentials = absl::IsUnauthenticated(outcome_.status) && SaysPrivate(head, trust_);
     if (outcome_.status.ok() && IsUnderAnotherRoot(head, root_))
       return outcome_.status = absl::NotFoundError("it has that under another root");
     if (!outcome_.status.ok()) return absl::OkStatus();  // its body is read, so that the connection is kept
@@ -102,6 +118,7 @@ class ChunkAnswer final : public HttpSink {
         (length && ParseNumber(*length) != range_.length)) {
       return absl::DataLossError("its answer is not the range that was asked for");
     }
+    if (on_access_) on_access_(AccessIn(head, trust_));
     return absl::OkStatus();
   }
 
@@ -134,6 +151,8 @@ class ChunkAnswer final : public HttpSink {
 
   Telemetry& telemetry_;
   const std::string node_id_;
+  const PeerTrust trust_;
+  const std::function<void(OriginAccess)> on_access_;
   const uint64_t blob_size_;
   const std::optional<Digest> root_;
   const ByteRange range_;
@@ -148,11 +167,17 @@ class ChunkAnswer final : public HttpSink {
 
 class WholeSink final : public HttpSink {
  public:
-  WholeSink(std::string node_id, uint64_t bytes_max, PeerClient::OnAnswer on_answer)
-      : node_id_(std::move(node_id)), bytes_max_(bytes_max), on_answer_(std::move(on_answer)) {}
+  WholeSink(const PeerClientOptions& options, uint64_t bytes_max, PeerClient::OnAnswer on_answer)
+      : node_id_(options.node_id),
+        trust_(options.trust),
+        bytes_max_(bytes_max),
+        on_answer_(std::move(on_answer)) {}
 
   absl::Status OnHead(const HttpHead& head) override {
     verdict_ = StatusOf(head, node_id_);
+    if (absl::IsUnauthenticated(verdict_) && SaysPrivate(head, trust_))
+      verdict_.SetPayload(kTakesCredentials, absl::Cord());
+    answer_.access = AccessIn(head, trust_);
     if (verdict_.ok() && head.status == 206)
       verdict_ = absl::DataLossError("a part where the whole was asked for");
     const std::string_view type = head.headers.Get("Content-Type").value_or("");
@@ -176,6 +201,7 @@ class WholeSink final : public HttpSink {
 
  private:
   const std::string node_id_;
+  const PeerTrust trust_;
   const uint64_t bytes_max_;
   PeerClient::OnAnswer on_answer_;
   absl::Status verdict_;
@@ -228,6 +254,14 @@ HttpRequest PeerClient::Request(const Member& member, const std::string& path_an
   return request;
 }
 
+void PeerClient::AddToken(const std::string& token, HttpRequest& request) const {
+  if (options_.trust == PeerTrust::kProven && IsPeerToken(token)) request.headers.Add("Sluice-Token", token);
+}
+
+bool PeerClient::TakesCredentials(const absl::Status& status) {
+  return status.GetPayload(kTakesCredentials).has_value();
+}
+
 PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQuestion& question,
                                             OnData on_data, OnSign on_sign, OnChunkDone on_done) {
   const Duration timeout = question.deadline - std::chrono::steady_clock::now();
@@ -238,16 +272,18 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
   request.headers.Add("Sluice-Blob", FormatBlobClaim(*question.blob, *question.origin, question.access));
   if (!options_.name.empty()) request.headers.Add("Sluice-From", options_.name);
   if (!question.tried.empty()) request.headers.Add("Sluice-Tried", question.tried);
+  AddToken(question.token, request);
   request.fetch_class = question.fetch_class;
   request.body_bytes_max = std::max(question.range.length, kErrorBytesMax);
   return http_.Send(std::move(request),
-                    std::make_unique<ChunkAnswer>(telemetry_, options_.node_id, question, std::move(on_data),
+                    std::make_unique<ChunkAnswer>(telemetry_, options_, question, std::move(on_data),
                                                   std::move(on_sign), std::move(on_done)));
 }
 
 void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on_answer) {
   HttpRequest request = Request(member, question.path_and_query, question.role, question.timeout);
   if (!question.own_row.empty()) request.headers.Add(kMemberHeader, question.own_row);
+  AddToken(question.token, request);
   if (!question.body.empty()) {
     request.method = "POST";
     request.headers.Add("Content-Type", "application/json");
@@ -256,7 +292,7 @@ void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on
   // What says that there is nothing may be longer than what was asked for.
   request.body_bytes_max = std::max(question.bytes_max, kErrorBytesMax);
   http_.Send(std::move(request),
-             std::make_unique<WholeSink>(options_.node_id, question.bytes_max, std::move(on_answer)));
+             std::make_unique<WholeSink>(options_, question.bytes_max, std::move(on_answer)));
 }
 
 absl::StatusOr<PeerClient::Answer> PeerClient::Get(const Member& member, const std::string& path_and_query,

@@ -16,6 +16,8 @@
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/geometry.h"
+#include "node/origin_access.h"
+#include "node/peer_trust.h"
 #include "node/telemetry.h"
 #include "p2p/cluster/members.h"
 #include "p2p/http/http_client.h"
@@ -26,6 +28,7 @@ struct PeerClientOptions {
   std::string user_agent = "sluice";
   std::string node_id;  // of this process; an answer that bears it came from this very node
   std::string name{};   // of this node as a member; told to those who are asked for chunks
+  PeerTrust trust = PeerTrust::kUnproven;  // whether who answers has shown that it is a member
   Duration connect_timeout = std::chrono::milliseconds(1500);
   Duration silence_max = std::chrono::milliseconds(1500);  // without a byte: PEERS.md, "Silence"
   // A member that is slower than this gives way to the next.
@@ -41,7 +44,7 @@ enum class PeerRole {
 };
 
 // Asks other nodes for what they have, or would fetch. One HTTP client on a thread of its own, kept
-// connections, no proxy, no credentials.
+// connections, no proxy. Proven members are shown the token that a question has; nobody is shown a password.
 //
 // Thread-safe. Callbacks come on the client's thread and must not block.
 class PeerClient {
@@ -65,6 +68,11 @@ class PeerClient {
       std::vector<std::string> passed_on;  // else whom it had them from, and these from whom
     };
     std::shared_ptr<Vouch> vouch = nullptr;
+    // By which a home may ask the origin; empty: none. Never sent to members that are not proven.
+    std::string token = {};
+    // Told before the first byte what the member says of the repository: kHearsay (public), or kUnknown (not,
+    // as far as it knows). May be null.
+    std::function<void(OriginAccess)> on_access = nullptr;
   };
   struct ChunkOutcome {
     // OK: every byte was given. NotFound: the member lacks it; ResourceExhausted: it is busy;
@@ -75,7 +83,8 @@ class PeerClient {
     // When it is busy: when to come again, and names of members that have the chunk, or are receiving it.
     Duration retry_after{};
     std::vector<std::string> helpers;
-    bool patience = false;  // the origin has asked for it
+    bool patience = false;           // the origin has asked for it
+    bool takes_credentials = false;  // why everybody has to ask the origin for himself, if it says so
   };
   using OnChunkDone = absl::AnyInvocable<void(ChunkOutcome) &&>;
 
@@ -101,9 +110,10 @@ class PeerClient {
   struct Answer {
     std::string media_type;
     std::string body;
+    OriginAccess access = OriginAccess::kHearsay;  // as ChunkQuestion::on_access says
   };
   // A whole, small answer to GET of `path_and_query`. Errors: as above, and ResourceExhausted (longer than
-  // bytes_max).
+  // bytes_max). TakesCredentials says more of Unauthenticated.
   using OnAnswer = absl::AnyInvocable<void(absl::StatusOr<Answer>) &&>;
   struct Question {
     std::string path_and_query;
@@ -112,11 +122,15 @@ class PeerClient {
     std::string own_row{};  // of this node, told in a header; empty: not told
     std::string body{};     // not empty: it is a POST
     PeerRole role = PeerRole::kPresentOnly;
+    std::string token{};  // as ChunkQuestion has it
   };
   void Ask(const Member& member, const Question& question, OnAnswer on_answer);
   // The same; blocks: not on the client's thread.
   absl::StatusOr<Answer> Get(const Member& member, const std::string& path_and_query, uint64_t bytes_max,
                              Duration timeout);
+
+  // Whether it is an Unauthenticated of a member that says that the origin wants credentials.
+  static bool TakesCredentials(const absl::Status& status);
 
   // Idempotent; later calls are Cancelled.
   void Stop();
@@ -124,6 +138,7 @@ class PeerClient {
  private:
   HttpRequest Request(const Member& member, const std::string& path_and_query, PeerRole role,
                       Duration timeout) const;
+  void AddToken(const std::string& token, HttpRequest& request) const;
 
   Telemetry& telemetry_;
   const PeerClientOptions options_;

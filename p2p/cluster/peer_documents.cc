@@ -50,7 +50,7 @@ absl::StatusOr<FetchedManifest> PeerDocumentClient::FetchManifest(const BlobOrig
       Ask(digest, RegistryPathOf(origin, "manifests", digest), kManifestBytesMax,
           parts_.clock.Now() + kTimeout, [&](const PeerClient::Answer& answer) -> absl::Status {
             if (Sha256::Of(answer.body) != digest) return absl::DataLossError("it does not match its digest");
-            manifest = {answer.media_type, answer.body, digest, OriginAccess::kHearsay};
+            manifest = {answer.media_type, answer.body, digest, answer.access, /*from_member=*/true};
             return absl::OkStatus();
           });
   if (!asked.ok()) return asked;
@@ -74,22 +74,24 @@ absl::StatusOr<std::string> PeerDocumentClient::FetchRecipe(const BlobSpec& spec
   return bytes;
 }
 
-absl::StatusOr<std::string> PeerDocumentClient::FetchBlob(const BlobOrigin& origin, const Digest& digest,
-                                                          uint64_t size, Instant deadline) const {
+absl::StatusOr<PeerDocumentClient::WholeBlob> PeerDocumentClient::FetchBlob(const BlobOrigin& origin,
+                                                                            const Digest& digest,
+                                                                            uint64_t size,
+                                                                            Instant deadline) const {
   const std::string path = RegistryPathOf(origin, "blobs", digest);
   if (size > kWholeBlobBytesMax)
     return absl::NotFoundError(absl::StrCat(path, " is too large to be taken whole"));
-  std::string bytes;
+  WholeBlob blob;
   const absl::Status asked =
       Ask(digest, path, size, deadline, [&](const PeerClient::Answer& answer) -> absl::Status {
         if (answer.body.size() != size || Sha256::Of(answer.body) != digest)
           return absl::DataLossError("it does not match its digest");
-        bytes = answer.body;
+        blob = {answer.body, answer.access};
         return absl::OkStatus();
       });
   if (!asked.ok()) return asked;
-  parts_.telemetry.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].Add(bytes.size());
-  return bytes;
+  parts_.telemetry.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].Add(blob.bytes.size());
+  return blob;
 }
 
 }  // namespace sluice::p2p

@@ -37,13 +37,19 @@ class PeerDocumentClient {
   // The parts outlive the client.
   explicit PeerDocumentClient(Parts parts) : parts_(std::move(parts)) {}
 
-  // Its access is kHearsay.
+  // Its access is kHearsay, or kUnknown where a proven member says that it is not public: then this node has
+  // to ask for itself before it uses it.
   absl::StatusOr<FetchedManifest> FetchManifest(const BlobOrigin& origin, const Digest& digest) const;
   // The encoded recipe that `spec` binds. REQUIRES: spec.root
   absl::StatusOr<std::string> FetchRecipe(const BlobSpec& spec) const;
-  // A whole blob, by the deadline; also NotFound if it is larger than kWholeBlobBytesMax.
-  absl::StatusOr<std::string> FetchBlob(const BlobOrigin& origin, const Digest& digest, uint64_t size,
-                                        Instant deadline) const;
+  // A whole blob, by the deadline; also NotFound if it is larger than kWholeBlobBytesMax. The access is as
+  // above.
+  struct WholeBlob {
+    std::string bytes;
+    OriginAccess access = OriginAccess::kHearsay;
+  };
+  absl::StatusOr<WholeBlob> FetchBlob(const BlobOrigin& origin, const Digest& digest, uint64_t size,
+                                      Instant deadline) const;
 
  private:
   // Asks members until `take` accepts an answer.

@@ -102,7 +102,8 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
   void AskForTable() {
     const uint64_t ask = BeginAsking();
     NoteAsked(ask, tables_->Get(
-                       origins_[origin_], *stored_, request_.blob->geometry(), fetch_class_, DeadlineOfOne(),
+                       origins_[origin_], *stored_, request_.blob->geometry(), request_.grant, fetch_class_,
+                       DeadlineOfOne(),
                        [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
                        [self = shared_from_this()](absl::StatusOr<SeekTableCache::Table> table) {
                          if (!table.ok()) return self->OnRangeDone(self->OfTable(table.status()));
@@ -131,7 +132,8 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
           // After the frames that have come.
           self->Enqueue(
               [self, status = std::move(status)]() mutable { self->OnRangeDone(std::move(status)); });
-        });
+        },
+        request_.grant);
     NoteAsked(ask, asked);
   }
 
@@ -377,7 +379,8 @@ void OriginSource::Expect(const Blob& blob) {
   const StoredForm* const stored = facts->StoredAt(origin);
   if (!stored || !stored->seek_table) return;
   tables_->Get(
-      origin, *stored, blob.geometry(), FetchClass::kHint, parts_.clock.Now() + SeekTableCache::kAskMax,
+      origin, *stored, blob.geometry(), nullptr, FetchClass::kHint,
+      parts_.clock.Now() + SeekTableCache::kAskMax,
       [ledger = &parts_.ledger, key = blob.key(), origin](OriginAccess access) {
         ledger->NoteAccess(key, origin, access);
       },

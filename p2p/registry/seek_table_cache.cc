@@ -51,6 +51,7 @@ struct SeekTableCache::Ask {
   ChunkGeometry geometry;
   uint64_t frames_bytes;
   Digest digest;
+  Grant grant;
 
   std::string bytes;  // what has come; in order, on the client's thread
 
@@ -60,8 +61,9 @@ struct SeekTableCache::Ask {
 };
 
 std::shared_ptr<FetchControl> SeekTableCache::Get(const BlobOrigin& origin, const StoredForm& stored,
-                                                  const ChunkGeometry& geometry, FetchClass fetch_class,
-                                                  Instant deadline, OnAccess on_access, OnTable on_table) {
+                                                  const ChunkGeometry& geometry, const Grant& grant,
+                                                  FetchClass fetch_class, Instant deadline,
+                                                  OnAccess on_access, OnTable on_table) {
   const SeekTablePlace& place = *stored.seek_table;
   const Key key{place.digest, place.range.offset, geometry.size(), geometry.chunk_size()};
   const auto wait = std::make_shared<Wait>(std::move(on_table));
@@ -73,11 +75,12 @@ std::shared_ptr<FetchControl> SeekTableCache::Get(const BlobOrigin& origin, cons
     const std::lock_guard lock(mutex_);
     table = FindLocked(key);
     if (!table) {
-      std::shared_ptr<Ask>& known = asks_[{key, origin}];
+      const AskKey wanted{key, origin, grant.get()};
+      std::shared_ptr<Ask>& known = asks_[wanted];
       is_first = known == nullptr;
       if (is_first)
         known =
-            std::make_shared<Ask>(Ask{{key, origin}, geometry, place.range.offset, place.digest, {}, {}, {}});
+            std::make_shared<Ask>(Ask{wanted, geometry, place.range.offset, place.digest, grant, {}, {}, {}});
       ask = known;
       ask->waits.push_back(wait);
       request = ask->request.lock();
@@ -113,22 +116,23 @@ SeekTableCache::Table SeekTableCache::FindLocked(const Key& key) {
 void SeekTableCache::Begin(const std::shared_ptr<Ask>& ask, const StoredForm& stored, FetchClass fetch_class,
                            OnAccess on_access) {
   if (parts_.ask) {
-    return parts_.ask(ask->key.second, stored,
+    return parts_.ask(std::get<BlobOrigin>(ask->key), stored, ask->grant,
                       [self = shared_from_this(), ask,
                        on_access = std::move(on_access)](absl::StatusOr<FetchedManifest> table) mutable {
                         if (!table.ok()) return self->Read(ask, table.status());
-                        if (table->access != OriginAccess::kHearsay) on_access(table->access);
+                        if (!table->from_member) on_access(table->access);
                         ask->bytes = std::move(table->body);
                         self->Read(ask, absl::OkStatus());
                       });
   }
   const std::shared_ptr<FetchControl> request = parts_.registry.ReadBlobRange(
-      ask->key.second, stored.digest, stored.size, stored.seek_table->range, fetch_class,
+      std::get<BlobOrigin>(ask->key), stored.digest, stored.size, stored.seek_table->range, fetch_class,
       parts_.clock.Now() + kAskMax, std::move(on_access),
       [ask](std::span<const std::byte> bytes) {
         ask->bytes.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
       },
-      [self = shared_from_this(), ask](absl::Status status) { self->Read(ask, std::move(status)); });
+      [self = shared_from_this(), ask](absl::Status status) { self->Read(ask, std::move(status)); },
+      ask->grant);
   const std::lock_guard lock(mutex_);
   // By now it may have answered.
   if (const auto known = asks_.find(ask->key); known != asks_.end() && known->second == ask)
@@ -155,7 +159,7 @@ void SeekTableCache::End(const std::shared_ptr<Ask>& ask, absl::StatusOr<Table> 
     asks_.erase(ask->key);
     waits = std::move(ask->waits);
     ask->request.reset();
-    if (const Key& key = ask->key.first; table.ok() && !found_.contains(key)) {
+    if (const Key& key = std::get<Key>(ask->key); table.ok() && !found_.contains(key)) {
       kept_.push_front({key, *table});
       found_[key] = kept_.begin();
       kept_bytes_ += (*table)->memory_bytes();

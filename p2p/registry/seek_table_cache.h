@@ -36,9 +36,9 @@ class SeekTableCache : public std::enable_shared_from_this<SeekTableCache> {
     const Clock& clock;
     Executor& io;  // where tables are read, and waits end
     // Who is asked for a table instead of the registry, e.g. somebody who asks it for all; may be null. The
-    // answer comes exactly once, on any thread; its access is kHearsay if no registry was asked.
+    // answer comes exactly once, on any thread, and says whether no registry was asked (from_member).
     using TableDone = RegistryClient::Done<FetchedManifest>;
-    std::function<void(const BlobOrigin&, const StoredForm&, TableDone)> ask = nullptr;
+    std::function<void(const BlobOrigin&, const StoredForm&, const Grant&, TableDone)> ask = nullptr;
   };
 
   using Table = std::shared_ptr<const SeekTable>;
@@ -48,22 +48,23 @@ class SeekTableCache : public std::enable_shared_from_this<SeekTableCache> {
   explicit SeekTableCache(Parts parts, size_t bytes_max = kBytesMaxDefault)
       : parts_(parts), bytes_max_(bytes_max) {}
 
-  // The table of a blob that `origin` keeps as `stored`. `on_table` is called exactly once: before this
-  // returns if the table is kept, else on a thread of the client's or the executor's, at `deadline` at the
-  // latest. Cancelled, it ends at once with that error; whoever else waits for the table still gets it. What
-  // it took to get it is told to `on_access`, if the registry was asked. Errors: DataLoss (the bytes are not
-  // those of the digest, or they lie), DeadlineExceeded, Cancelled, and what the registry said. REQUIRES:
-  // stored.seek_table
+  // The table of a blob that `origin` keeps as `stored`, asked for by that right (see PullGrant). `on_table`
+  // is called exactly once: before this returns if the table is kept, else on a thread of the client's or the
+  // executor's, at `deadline` at the latest. Cancelled, it ends at once with that error; whoever else waits
+  // for the table still gets it. What it took to get it is told to `on_access`, if the registry was asked.
+  // Errors: DataLoss (the bytes are not those of the digest, or they lie), DeadlineExceeded, Cancelled, and
+  // what the registry said. REQUIRES: stored.seek_table
   std::shared_ptr<FetchControl> Get(const BlobOrigin& origin, const StoredForm& stored,
-                                    const ChunkGeometry& geometry, FetchClass fetch_class, Instant deadline,
-                                    OnAccess on_access, OnTable on_table);
+                                    const ChunkGeometry& geometry, const Grant& grant, FetchClass fetch_class,
+                                    Instant deadline, OnAccess on_access, OnTable on_table);
 
  private:
   class Wait;
   struct Ask;
   // The digest stands for the table's bytes; where it lies and how the blob is cut, for how it is read.
   using Key = std::tuple<Digest, uint64_t, uint64_t, uint32_t>;
-  using AskKey = std::pair<Key, BlobOrigin>;
+  // What is refused to one is not to fail others. The address is not used again while it is asked.
+  using AskKey = std::tuple<Key, BlobOrigin, const AskerGrant*>;
   struct Kept {
     Key key;
     Table table;

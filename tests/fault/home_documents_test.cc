@@ -233,7 +233,7 @@ TEST_F(HomeDocumentsTest, ATableIsHeldAgainstItsOwnDigest) {
   Home(stored_digest, 0).Always(path, Gives("another table"));
   second.Always(path, Gives(table));
   std::promise<absl::StatusOr<FetchedManifest>> promise;
-  homes_->Table(kPlace, stored, [&](auto got) { promise.set_value(std::move(got)); });
+  homes_->Table(kPlace, stored, nullptr, [&](auto got) { promise.set_value(std::move(got)); });
   EXPECT_EQ(promise.get_future().get().value_or(FetchedManifest()).body, table);
   ASSERT_EQ(second.request_count(path), 1u);
   EXPECT_EQ(second.requests(path).front().query,

@@ -844,10 +844,11 @@ TEST_F(PeerDocumentFaultTest, ABlobMustHaveItsSizeAndDigest) {
   FaultOrigin good;
   good.Always(path_, fault::Status(200, {{"Sluice-Node", "good"}}, bytes_));
   Use({good.port()});
-  const absl::StatusOr<std::string> blob =
+  const absl::StatusOr<PeerDocumentClient::WholeBlob> blob =
       Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong);
   ASSERT_TRUE(blob.ok()) << blob.status();
-  EXPECT_EQ(*blob, bytes_);
+  EXPECT_EQ(blob->bytes, bytes_);
+  EXPECT_EQ(blob->access, OriginAccess::kHearsay);
 }
 
 TEST_F(PeerDocumentFaultTest, ToLackASmallBlobIsNoFailure) {

@@ -106,6 +106,20 @@ class TokenOrigin {
                         absl::WebSafeBase64Escape(absl::StrCat(R"({"access":[)", access, "]}")), ".c2ln");
   }
 
+  // What is given to good tokens; `scope`: what a challenge names. For behaviours that do something first.
+  void Gate(const FaultRequest& request, FaultConnection& to, const std::string& scope) {
+    const std::string shown = request.Header("authorization");
+    bool good = false;
+    {
+      const std::lock_guard lock(mutex_);
+      good = shown.starts_with("Bearer ") && good_.contains(shown.substr(7));
+    }
+    if (good) return origin.ServeByTheRules(request, to);
+    std::string challenge = absl::StrCat("Bearer realm=\"", origin.Url("/token"), "\",service=\"s\"");
+    if (!scope.empty()) absl::StrAppend(&challenge, ",scope=\"", scope, "\"");
+    to.Send(401, {{"WWW-Authenticate", challenge}}, "");
+  }
+
   FaultOrigin origin;
 
  private:
@@ -134,19 +148,6 @@ class TokenOrigin {
     if (token.empty()) return to.Send(401, {}, "");
     to.Send(200, {}, absl::StrCat(R"({"token":")", token, R"(","expires_in":300})"));
   }
-  void Gate(const FaultRequest& request, FaultConnection& to, const std::string& scope) {
-    const std::string shown = request.Header("authorization");
-    bool good = false;
-    {
-      const std::lock_guard lock(mutex_);
-      good = shown.starts_with("Bearer ") && good_.contains(shown.substr(7));
-    }
-    if (good) return origin.ServeByTheRules(request, to);
-    std::string challenge = absl::StrCat("Bearer realm=\"", origin.Url("/token"), "\",service=\"s\"");
-    if (!scope.empty()) absl::StrAppend(&challenge, ",scope=\"", scope, "\"");
-    to.Send(401, {{"WWW-Authenticate", challenge}}, "");
-  }
-
   std::mutex mutex_;  // guards what follows
   std::set<std::string> good_;
   std::string always_;

@@ -43,17 +43,14 @@ std::optional<KnownBlobs::Fact> KnownBlobs::Find(const BlobOrigin& origin, const
 
 // A request that is being answered, once.
 struct Mirror::Asked {
-  using Answer = std::variant<MirrorRefusal, MirrorDocument, std::shared_ptr<api::MirrorBlob>>;
-
   const MirrorRequest request;
-  const Instant deadline;
 
   std::mutex mutex;
-  absl::AnyInvocable<void(Answer) &&> on_answer;  // guarded by mutex; null: answered
+  OnAnswer on_answer;  // guarded by mutex; null: answered
 
   const BlobOrigin& origin() const { return request.origin; }
   void Say(Answer answer) {
-    absl::AnyInvocable<void(Answer) &&> say;
+    OnAnswer say;
     {
       const std::lock_guard lock(mutex);
       say = std::exchange(on_answer, nullptr);
@@ -66,23 +63,29 @@ struct Mirror::Asked {
 Mirror::Mirror(Parts parts, Options options)
     : parts_(parts), options_(options), tenants_(parts.blobs.clock, parts.registry, parts.blobs.telemetry) {}
 
-void Mirror::Document(MirrorRequest request, OnDocument on_document) {
-  const AskedPtr asked(new Asked{.request = std::move(request),
-                                 .deadline = parts_.blobs.clock.Now() + options_.budget,
-                                 .mutex = {},
-                                 .on_answer = [say = std::move(on_document)](Asked::Answer answer) mutable {
-                                   if (auto* const refusal = std::get_if<MirrorRefusal>(&answer))
-                                     return std::move(say)(std::move(*refusal));
-                                   std::move(say)(std::get<MirrorDocument>(std::move(answer)));
-                                 }});
-  if (!parts_.allowed.Permits(asked->origin()).ok()) return asked->Refuse(Why::kAbsent);
-  parts_.blobs.io.PostAt(asked->deadline, [weak = std::weak_ptr(asked)] {
+// Null: it is refused already.
+Mirror::AskedPtr Mirror::Begin(MirrorRequest request, OnAnswer on_answer) {
+  const AskedPtr asked(
+      new Asked{.request = std::move(request), .mutex = {}, .on_answer = std::move(on_answer)});
+  if (!parts_.allowed.Permits(asked->origin()).ok()) {
+    asked->Refuse(Why::kAbsent);
+    return nullptr;
+  }
+  parts_.blobs.io.PostAt(parts_.blobs.clock.Now() + options_.budget, [weak = std::weak_ptr(asked)] {
     if (const AskedPtr late = weak.lock()) late->Refuse(Why::kAbsent);
   });
-  parts_.blobs.io.Post([self = shared_from_this(), asked] { self->LookForManifest(asked); });
+  return asked;
 }
 
 // --------------------------------------------------------------------------------------------- documents
+
+void Mirror::Document(MirrorRequest request, OnDocument on_document) {
+  const AskedPtr asked = Begin(std::move(request), [say = std::move(on_document)](Answer answer) mutable {
+    if (auto* const refusal = std::get_if<MirrorRefusal>(&answer)) return std::move(say)(std::move(*refusal));
+    std::move(say)(std::get<MirrorDocument>(std::move(answer)));
+  });
+  if (asked) parts_.blobs.io.Post([self = shared_from_this(), asked] { self->LookForManifest(asked); });
+}
 
 void Mirror::LookForManifest(const AskedPtr& asked) {
   const absl::StatusOr<Digest> digest = Digest::Parse(asked->request.reference);
@@ -144,19 +147,11 @@ void Mirror::Remember(const BlobOrigin& origin, const p2p::FetchedManifest& mani
 // ------------------------------------------------------------------------------------------------- blobs
 
 void Mirror::Blob(MirrorRequest request, OnBlob on_blob) {
-  const AskedPtr asked(new Asked{.request = std::move(request),
-                                 .deadline = parts_.blobs.clock.Now() + options_.budget,
-                                 .mutex = {},
-                                 .on_answer = [say = std::move(on_blob)](Asked::Answer answer) mutable {
-                                   if (auto* const refusal = std::get_if<MirrorRefusal>(&answer))
-                                     return std::move(say)(std::move(*refusal));
-                                   std::move(say)(
-                                       std::get<std::shared_ptr<api::MirrorBlob>>(std::move(answer)));
-                                 }});
-  if (!parts_.allowed.Permits(asked->origin()).ok()) return asked->Refuse(Why::kAbsent);
-  parts_.blobs.io.PostAt(asked->deadline, [weak = std::weak_ptr(asked)] {
-    if (const AskedPtr late = weak.lock()) late->Refuse(Why::kAbsent);
+  const AskedPtr asked = Begin(std::move(request), [say = std::move(on_blob)](Answer answer) mutable {
+    if (auto* const refusal = std::get_if<MirrorRefusal>(&answer)) return std::move(say)(std::move(*refusal));
+    std::move(say)(std::get<std::shared_ptr<api::MirrorBlob>>(std::move(answer)));
   });
+  if (!asked) return;
   const Digest digest = *Digest::Parse(asked->request.reference);
   if (const std::optional<KnownBlobs::Fact> fact = KnownOf(asked->origin(), digest))
     return GiveBlob(asked, *fact);

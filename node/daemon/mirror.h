@@ -6,8 +6,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 
+#include "absl/functional/any_invocable.h"
 #include "api/http/mirror_content.h"
 #include "node/blob.h"
 #include "node/daemon/image_documents.h"
@@ -82,9 +86,12 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
  private:
   struct Asked;
   using AskedPtr = std::shared_ptr<Asked>;
+  using Answer = std::variant<api::MirrorRefusal, api::MirrorDocument, std::shared_ptr<api::MirrorBlob>>;
+  using OnAnswer = absl::AnyInvocable<void(Answer) &&>;
   using Fetched = absl::StatusOr<p2p::FetchedManifest>;
   using Then = absl::AnyInvocable<void() &&>;
 
+  AskedPtr Begin(api::MirrorRequest request, OnAnswer on_answer);
   void LookForManifest(const AskedPtr& asked);
   void AskForDocument(const AskedPtr& asked);
   void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);

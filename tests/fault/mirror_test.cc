@@ -1,0 +1,319 @@
+// A node as the mirror of registries: runtimes over raw sockets, an origin that does as it is told.
+#include "node/daemon/mirror.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <future>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "api/http/mirror_routes.h"
+#include "node/daemon/background_fill.h"
+#include "node/daemon/image_documents.h"
+#include "node/daemon/registry_documents.h"
+#include "p2p/recipe/sha256.h"
+#include "p2p/registry/manifest.h"
+#include "tests/fault/fault_origin.h"
+#include "tests/fault/home_node.h"
+#include "tests/fault/token_origin.h"
+
+namespace sluice {
+namespace {
+
+using namespace std::chrono_literals;
+using api::RawClient;
+using p2p::FaultBehaviour;
+using p2p::FaultConnection;
+using p2p::FaultOrigin;
+using p2p::FaultRequest;
+using p2p::TokenOrigin;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+std::string Pattern(size_t size) {
+  std::string bytes(size, '\0');
+  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 131 + i / 977);
+  return bytes;
+}
+
+class MirrorTest : public ::testing::Test, protected HomeNode {
+ protected:
+  void Begin(Mirror::Options options = {}, const std::string& docker_config = "",
+             const std::string& allow = "*") {
+    Start(docker_config, allow);
+    fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
+    from_registry_ = std::make_unique<RegistryDocuments>(clock_, *io_, *registry_, Duration(0));
+    images_ = std::make_unique<ImageDocuments>(*from_registry_, nullptr, ImageDocuments::Tags::kFromRegistry);
+    mirror_ = std::make_shared<Mirror>(Mirror::Parts{{clock_, *io_, *store_, *cache_, *fills_, telemetry_},
+                                                     *allowed_,
+                                                     *registry_,
+                                                     *images_,
+                                                     *manifests_},
+                                       options);
+    api::HttpRoutes routes;
+    api::AddMirrorRoutes(routes, *mirror_, telemetry_);
+    mirror_server_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+    ASSERT_TRUE(mirror_server_->Start("127.0.0.1:0").ok());
+  }
+  void TearDown() override { End(); }
+  void End() {
+    mirror_server_.reset();
+    fills_.reset();
+    Stop();
+    mirror_.reset();
+    images_.reset();
+    from_registry_.reset();
+  }
+
+  std::unique_ptr<RawClient> Send(const std::string& path, const std::string& more = "",
+                                  const std::string& method = "GET") {
+    auto client = std::make_unique<RawClient>(mirror_server_->port());
+    client->Send(api::Request(method, path, absl::StrCat(more, api::kClose)));
+    return client;
+  }
+  static int StatusOf(const std::string& raw) { return std::atoi(raw.c_str() + sizeof("HTTP/1.1")); }
+  static std::string BodyOf(const std::string& raw) { return raw.substr(raw.find("\r\n\r\n") + 4); }
+  std::string Ask(const std::string& path, const std::string& more = "") {
+    return Send(path, more)->ReadAll();
+  }
+  static std::string Path(const BlobOrigin& origin, const std::string& kind, const std::string& reference) {
+    return absl::StrCat("/v2/", origin.repository, "/", kind, "/", reference, "?ns=", origin.registry);
+  }
+  static std::string Bearer(const std::string& token) {
+    return absl::StrCat("Authorization: Bearer ", token, "\r\n");
+  }
+
+  std::unique_ptr<BackgroundFill> fills_;
+  std::unique_ptr<RegistryDocuments> from_registry_;
+  std::unique_ptr<ImageDocuments> images_;
+  std::shared_ptr<Mirror> mirror_;
+  std::unique_ptr<api::HttpServer> mirror_server_;
+};
+
+// -------------------------------------------------------------------------------------------- public images
+
+class PublicMirrorTest : public MirrorTest {
+ protected:
+  std::string BlobPath() const { return Path(place_, "blobs", digest_.ToString()); }
+  std::string OriginPath() const { return FaultOrigin::BlobPath(place_.repository, digest_); }
+  size_t RangesAsked() const {
+    size_t count = 0;
+    for (const FaultRequest& request : origin_.requests(OriginPath())) count += request.method == "GET";
+    return count;
+  }
+  // As the rules have it, but what does not begin at the blob's first byte only once `gate` is set.
+  FaultBehaviour FirstBytesThen(std::shared_future<void> gate) {
+    return [this, gate](const FaultRequest& request, FaultConnection& to) {
+      if (request.method == "GET" && !request.Header("range").starts_with("bytes=0-")) gate.wait();
+      origin_.ServeByTheRules(request, to);
+    };
+  }
+
+  FaultOrigin origin_;
+  const BlobOrigin place_{origin_.registry(), "library/app"};
+  const std::string bytes_ = Pattern(20 << 20);
+  const Digest digest_ = origin_.AddBlob(place_.repository, bytes_);
+};
+
+TEST_F(PublicMirrorTest, ABlobIsFetchedOnceAndKept) {
+  Begin();
+  const std::string first = Ask(BlobPath());
+  EXPECT_EQ(StatusOf(first), 200);
+  EXPECT_TRUE(BodyOf(first) == bytes_);
+  const size_t asked = RangesAsked();
+  const std::string again = Ask(BlobPath());
+  EXPECT_TRUE(BodyOf(again) == bytes_);
+  EXPECT_EQ(RangesAsked(), asked);
+  const std::string part = Ask(BlobPath(), "Range: bytes=1000000-3000000\r\n");
+  EXPECT_EQ(StatusOf(part), 206);
+  EXPECT_TRUE(BodyOf(part) == bytes_.substr(1000000, 2000001));
+  EXPECT_EQ(RangesAsked(), asked);
+}
+
+TEST_F(PublicMirrorTest, ItsFirstBytesAreSentWhileTheRestIsToCome) {
+  std::promise<void> gate;
+  origin_.Always(OriginPath(), FirstBytesThen(gate.get_future().share()));
+  Begin();
+  const std::unique_ptr<RawClient> client = Send(BlobPath());
+  EXPECT_THAT(client->ReadThrough("\r\n\r\n"), HasSubstr("200 OK"));
+  EXPECT_TRUE(client->ReadBytes(256 << 10) == bytes_.substr(0, 256 << 10));
+  gate.set_value();
+  EXPECT_TRUE(client->ReadAll() == bytes_.substr(256 << 10));
+}
+
+TEST_F(PublicMirrorTest, AnOriginThatLiesInMidBlobEndsTheAnswerShort) {
+  origin_.Always(OriginPath(), [this](const FaultRequest& request, FaultConnection& to) {
+    if (request.method == "GET" && !request.Header("range").starts_with("bytes=0-"))
+      return to.Send(416, {}, "");
+    origin_.ServeByTheRules(request, to);
+  });
+  Begin();
+  const std::string answer = Ask(BlobPath());
+  EXPECT_EQ(StatusOf(answer), 200);
+  const std::string body = BodyOf(answer);
+  EXPECT_LT(body.size(), bytes_.size());
+  EXPECT_TRUE(body == bytes_.substr(0, body.size()));
+}
+
+TEST_F(PublicMirrorTest, ARuntimeIsSentToTheRegistryInTime) {
+  const auto stall = [](const FaultRequest&, FaultConnection& to) { to.Stall(); };
+  origin_.Always(OriginPath(), stall);
+  origin_.AddManifest(place_.repository, "v1", std::string(p2p::media_type::kOciManifest), "{}");
+  origin_.Always(FaultOrigin::ManifestPath(place_.repository, "v1"), stall);
+  Begin({.budget = 200ms});
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 404);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 404);
+}
+
+TEST_F(PublicMirrorTest, ABlobWhoseBytesStallIsLeftToTheRegistryToo) {
+  origin_.Always(OriginPath(), [this](const FaultRequest& request, FaultConnection& to) {
+    if (request.method == "GET") return to.Stall();
+    origin_.ServeByTheRules(request, to);
+  });
+  Begin({.budget = 200ms});
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 404);
+}
+
+TEST_F(PublicMirrorTest, WhatIsNotAllowedIsAskedOfNobody) {
+  Begin({}, "", "elsewhere.example/*");
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 404);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 404);
+  EXPECT_THAT(origin_.requests(OriginPath()), IsEmpty());
+  EXPECT_EQ(origin_.connection_count(), 0u);
+}
+
+TEST_F(PublicMirrorTest, ATagMayBeOldOnlyWhereThatIsWanted) {
+  const Digest manifest =
+      origin_.AddManifest(place_.repository, "v1", std::string(p2p::media_type::kOciManifest), "{}");
+  const std::string tag_path = FaultOrigin::ManifestPath(place_.repository, "v1");
+  Begin();
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 200);
+  origin_.Always(tag_path, p2p::fault::Hangup());
+  origin_.Always(FaultOrigin::ManifestPath(place_.repository, manifest.ToString()), p2p::fault::Hangup());
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 404);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", manifest.ToString()))), 200) << "by digest it is here";
+  End();
+  Begin({.stale_tags = Mirror::StaleTags::kYes});
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 200);
+  origin_.Always(tag_path, p2p::fault::Status(404));
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 404) << "the registry says that it is gone";
+}
+
+TEST_F(PublicMirrorTest, WhoGoesInMidBlobHoldsNothingUp) {
+  std::promise<void> gate;
+  origin_.Always(OriginPath(), FirstBytesThen(gate.get_future().share()));
+  Begin();
+  {
+    const std::unique_ptr<RawClient> client = Send(BlobPath());
+    client->ReadThrough("\r\n\r\n");
+    client->ReadBytes(1);
+  }
+  gate.set_value();
+  EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+}
+
+// ------------------------------------------------------------------------------------------- private images
+
+class PrivateMirrorTest : public MirrorTest {
+ protected:
+  void SetUp() override { registry_of_team_.WriteDockerConfig(config_); }
+  std::string BlobPath() const { return Path(place_, "blobs", digest_.ToString()); }
+  std::string TagPath() const { return Path(place_, "manifests", "v1"); }
+
+  index::TempDir folder_;
+  const std::string config_ = folder_.path() + "/docker.json";
+  TokenOrigin registry_of_team_;
+  const BlobOrigin place_ = registry_of_team_.place();
+  const std::string bytes_ = Pattern(300000);
+  const Digest digest_ = registry_of_team_.AddBlob(bytes_);
+  const Digest manifest_ =
+      registry_of_team_.AddManifest("v1", std::string(p2p::media_type::kOciManifest), "{\"x\":1}");
+};
+
+TEST_F(PrivateMirrorTest, IsForThoseWhomTheRegistryLetsHaveIt) {
+  Begin({}, config_);
+  for (const std::string& path : {TagPath(), BlobPath()}) {
+    const std::string token = registry_of_team_.Issue();
+    const std::string stranger = Ask(path, Bearer("nobody's"));
+    EXPECT_EQ(StatusOf(stranger), 401);
+    EXPECT_THAT(stranger, HasSubstr("WWW-Authenticate: Bearer realm="));
+    EXPECT_EQ(StatusOf(Ask(path, Bearer(token))), 200);
+    EXPECT_EQ(Ask(path, Bearer("nobody's")), stranger) << "the same although it is here now";
+    // What the registry let one have holds for minutes.
+    registry_of_team_.Revoke(token);
+    EXPECT_EQ(StatusOf(Ask(path, Bearer(token))), 200);
+    EXPECT_EQ(StatusOf(Ask(path, Bearer(absl::StrCat(token, "x")))), 401);
+  }
+}
+
+TEST_F(PrivateMirrorTest, WhoShowsNothingIsChallengedOnceAndThenSentToTheRegistry) {
+  Begin({}, config_);
+  EXPECT_EQ(StatusOf(Ask(TagPath())), 401);
+  EXPECT_EQ(StatusOf(Ask(TagPath())), 404);
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 404);
+  EXPECT_EQ(telemetry_.mirror_requests[static_cast<size_t>(MirrorResult::kNoCredentials)].value(), 2u);
+  // Whoever has some is not among them, and then the next is challenged again.
+  EXPECT_EQ(StatusOf(Ask(TagPath(), Bearer(registry_of_team_.Issue()))), 200);
+  EXPECT_EQ(StatusOf(Ask(TagPath())), 401);
+}
+
+TEST_F(PrivateMirrorTest, ANodeWithoutARightGivesNothingAndSaysNoMoreThanTheRegistry) {
+  Begin();
+  EXPECT_EQ(StatusOf(Ask(TagPath(), Bearer("nobody's"))), 401);
+  EXPECT_EQ(StatusOf(Ask(TagPath(), Bearer(registry_of_team_.Issue()))), 404);
+}
+
+TEST_F(PrivateMirrorTest, ADigestIsOnlyInTheRepositoryThatHasIt) {
+  Begin({}, config_);
+  EXPECT_EQ(StatusOf(Ask(BlobPath(), Bearer(registry_of_team_.Issue()))), 200);
+  // Another repository of the registry is open to all, and has no such blob.
+  const BlobOrigin other{place_.registry, "public/other"};
+  const std::string other_path = FaultOrigin::BlobPath(other.repository, digest_);
+  registry_of_team_.origin.Always(other_path, p2p::fault::Status(404));
+  EXPECT_EQ(StatusOf(Ask(Path(other, "blobs", digest_.ToString()))), 404);
+  EXPECT_EQ(StatusOf(Ask(Path(other, "blobs", digest_.ToString()), Bearer(registry_of_team_.Issue()))), 404);
+}
+
+TEST_F(PrivateMirrorTest, WhileTheRegistryIsAwayNobodyNewGetsIt) {
+  Begin({.budget = 2s}, config_);
+  const std::string token = registry_of_team_.Issue();
+  EXPECT_EQ(StatusOf(Ask(BlobPath(), Bearer(token))), 200);
+  registry_of_team_.origin.Always(FaultOrigin::BlobPath(place_.repository, digest_), p2p::fault::Hangup());
+  EXPECT_EQ(StatusOf(Ask(BlobPath(), Bearer(token))), 200);
+  EXPECT_EQ(StatusOf(Ask(BlobPath(), Bearer(registry_of_team_.Issue()))), 404);
+}
+
+TEST_F(PrivateMirrorTest, AnOpenMirrorAsksNobodyWhoHeIs) {
+  Begin({.authorization = Mirror::Authorization::kOpen}, config_);
+  EXPECT_EQ(StatusOf(Ask(TagPath())), 200);
+  EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+}
+
+// ---------------------------------------------------------------------------------------------- what is
+// known
+
+TEST(KnownBlobsTest, WhatWasUsedLongestAgoGoesFirst) {
+  KnownBlobs known;
+  const BlobOrigin place{"r.example", "app"};
+  const auto name = [](size_t i) { return p2p::Sha256::Of(absl::StrCat(i)); };
+  for (size_t i = 0; i < KnownBlobs::kEntriesMax; ++i)
+    known.Put(place, name(i), {i, OriginAccess::kCredentials});
+  EXPECT_EQ(known.Find(place, name(0))->size, 0u);
+  known.Put(place, name(KnownBlobs::kEntriesMax), {1, OriginAccess::kPublic});
+  EXPECT_TRUE(known.Find(place, name(0)));
+  EXPECT_FALSE(known.Find(place, name(1)));
+  EXPECT_FALSE(known.Find({"r.example", "other"}, name(0)));
+  // What was public once is.
+  known.Put(place, name(0), {0, OriginAccess::kPublic});
+  known.Put(place, name(0), {0, OriginAccess::kCredentials});
+  EXPECT_EQ(known.Find(place, name(0))->access, OriginAccess::kPublic);
+}
+
+}  // namespace
+}  // namespace sluice

@@ -88,6 +88,13 @@ inline constexpr int kHedgeResultCount = 3;
 enum class BanReason { kVerified, kUnverified, kPassedOn };
 inline constexpr int kBanReasonCount = 3;
 
+// Which side of a TLS connection between nodes this one is, and how its handshake ended: refused is that one
+// of the certificates was.
+enum class TlsSide { kServer, kClient };
+inline constexpr int kTlsSideCount = 2;
+enum class TlsResult { kOk, kRefused, kFailed };
+inline constexpr int kTlsResultCount = 3;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -122,6 +129,12 @@ struct Telemetry {
   Gauge swarm_torrents;        // sluice_swarm_torrents
   Counter swarm_bad_pieces;    // sluice_swarm_bad_pieces_total
   Counter swarm_banned_peers;  // sluice_swarm_banned_peers_total
+
+  // sluice_tls_handshakes_total{side,result}
+  std::array<std::array<Counter, kTlsResultCount>, kTlsSideCount> tls_handshakes;
+  Counter tls_reloads;           // sluice_tls_reloads_total{result}: a new identity was taken
+  Counter tls_reload_failures;   // the same: what the files hold can't be used
+  Gauge tls_certificate_expiry;  // sluice_tls_certificate_expiry_timestamp_seconds: since 1970; 0 without TLS
 
   std::array<Counter, kSourceKindCount>
       verify_failures;              // sluice_chunk_verify_failures_total{source}; local is bit rot

@@ -32,6 +32,8 @@ constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
 constexpr std::string_view kBanReasons[] = {"verified", "unverified", "passed-on"};
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
+constexpr std::string_view kTlsSides[] = {"server", "client"};
+constexpr std::string_view kTlsResults[] = {"ok", "refused", "failed"};
 constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
 
 struct Label {
@@ -215,6 +217,28 @@ void AddPeers(Families& to, const Telemetry& t) {
              t.swarm_banned_peers);
 }
 
+void AddTls(Families& to, const Telemetry& t) {
+  MetricFamily& handshakes =
+      AddFamily(to, "sluice_tls_handshakes_total",
+                "TLS handshakes with other nodes; refused is a certificate that was not "
+                "accepted, failed all else.",
+                MetricType::Counter);
+  for (size_t side = 0; side < std::size(kTlsSides); ++side) {
+    for (size_t i = 0; i < std::size(kTlsResults); ++i) {
+      AddSample(handshakes, {{"side", kTlsSides[side]}, {"result", kTlsResults[i]}},
+                static_cast<double>(t.tls_handshakes[side][i].value()));
+    }
+  }
+  MetricFamily& reloads =
+      AddFamily(to, "sluice_tls_reloads_total", "Times that the tls files had changed: taken, or not usable.",
+                MetricType::Counter);
+  AddSample(reloads, {{"result", "ok"}}, static_cast<double>(t.tls_reloads.value()));
+  AddSample(reloads, {{"result", "failed"}}, static_cast<double>(t.tls_reload_failures.value()));
+  AddGauge(to, "sluice_tls_certificate_expiry_timestamp_seconds",
+           "When this node's certificate ends, in seconds since 1970; 0 without TLS.",
+           t.tls_certificate_expiry);
+}
+
 void AddOndemand(Families& to, const Telemetry& t, const KeeperCounts& keeper, std::string_view backend) {
   MetricFamily& requests = AddFamily(
       to, "sluice_ondemand_requests_total",
@@ -254,6 +278,7 @@ class Metrics::Collector final : public prometheus::Collectable {
     AddPrefetch(families, telemetry_);
     AddPeers(families, telemetry_);
     AddMirror(families, telemetry_);
+    AddTls(families, telemetry_);
     AddOndemand(families, telemetry_, keeper, extras_.backend);
     AddSample(AddFamily(families, "sluice_kernel_cache_size_bytes",
                         "What the kernel's own copies of blobs take up on disk (backend cachefiles).",

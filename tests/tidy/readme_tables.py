@@ -15,7 +15,7 @@ import sys
 from sources import CODE, source_files
 
 # These must have a table; others may.
-FOLDERS = ("node", "node/daemon", "node/cli", "index", "node/image", "p2p", "p2p/http",
+FOLDERS = ("node", "node/daemon", "node/cli", "index", "node/image", "node/tls", "p2p", "p2p/http",
            "p2p/registry", "p2p/recipe", "p2p/cluster", "ondemand", "api", "api/http", "tests")
 
 

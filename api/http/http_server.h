@@ -14,6 +14,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/executor.h"
+#include "node/proven_names.h"
+#include "node/telemetry.h"
+#include "node/tls/current_identity.h"
 
 namespace sluice::api {
 
@@ -29,6 +32,8 @@ struct HttpRequest {
   std::string query;  // what follows the '?', without it
   HttpHeaderList headers;
   std::string body;  // of a POST
+  // Of the client, by its certificate.
+  ProvenNames proven_names;
 
   // The first header of this name, case-insensitive (RFC 9110 section 5.1); empty if there is none.
   std::string_view Header(std::string_view name) const;
@@ -128,17 +133,26 @@ struct HttpLimits {
   uint32_t connections_max = 256;        // beyond: 503 and closed
   // Where there are as many, one without a request for so long makes room for a new one. 0: none does.
   Duration idle_yields_after{};
-  uint64_t file_bytes_per_s = 0;  // of all files that are sent; 0: no bound
+  uint64_t file_bytes_per_s = 0;                         // of all files that are sent; 0: no bound
+  Duration handshake_timeout = std::chrono::seconds(5);  // of TLS
   // To send a request, to take in an answer, or the next part of one from a file.
   Duration idle_timeout = std::chrono::seconds(30);
   Duration handler_timeout = std::chrono::seconds(60);  // for a handler to answer; beyond: 503
+};
+
+// TLS, where every client must show a certificate that the identity accepts.
+struct HttpTls {
+  std::shared_ptr<const tls::CurrentIdentity> identity;  // null: plain
+  Telemetry* telemetry = nullptr;  // counts handshakes; outlives the server; may be null
+  // Told who is refused for his certificate, now and then; on the server's thread. May be null.
+  std::function<void(const std::string&)> warn;
 };
 
 // HTTP/1.1 on a thread of its own. Only a POST may carry a body, of a
 // length that is known before (413).
 class HttpServer {
  public:
-  HttpServer(HttpRoutes routes, HttpLimits limits);
+  HttpServer(HttpRoutes routes, HttpLimits limits, HttpTls tls = {});
   ~HttpServer();  // stops
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
@@ -150,6 +164,9 @@ class HttpServer {
 
   // The port that is listened on. REQUIRES: Start returned OK.
   uint16_t port() const;
+
+  // There is a new identity: connections of those whom it would refuse are closed. Thread-safe.
+  void Recheck();
 
   // Closes all connections; waits for a handler that is running. Idempotent. Not on the server's own thread.
   void Stop();

@@ -124,6 +124,12 @@ holds '[p["port"] for p in made["Service/node-sluice"]["spec"]["ports"]] == [190
 holds 'not any(name.startswith(("ServiceAccount", "ConfigMap/node-sluice-dashboard")) for name in made)'
 config_is_valid
 
+render --set tls.existingSecret=node-tls --set tls.crlKey=ca.crl --set config.tls.peerName=nodes.example
+holds 'config["tls"] == {"ca": "/etc/sluice-tls/ca.crt", "certificate": "/etc/sluice-tls/tls.crt", "key": "/etc/sluice-tls/tls.key", "crlFile": "/etc/sluice-tls/ca.crl", "peerName": "nodes.example"}'
+holds 'next(v for v in pod["volumes"] if v["name"] == "tls")["secret"] == {"secretName": "node-tls", "defaultMode": 0o400}'
+holds 'next(m for m in node["volumeMounts"] if m["name"] == "tls")["mountPath"] == "/etc/sluice-tls"'
+config_is_valid
+
 refused 'Additional property relpicas is not allowed' --set relpicas=1
 refused 'image: Additional property repo is not allowed' --set image.repo=x
 refused 'image.pullPolicy.*must be one of' --set image.pullPolicy=Sometimes
@@ -147,6 +153,11 @@ refused 'config.dataDir: "/run/sluice/data" lies in "/run/sluice", which is conf
 refused 'lies in "/var/lib/sluice"' --set mountsDir=/var/lib/sluice/mounts
 refused 'config.api.socket: "/tmp/api.sock" is not in config.runtimeDir' --set config.api.socket=/tmp/api.sock
 refused 'config.api.prefetchSocket: .* is not in config.runtimeDir' --set config.api.prefetchSocket=/tmp/hints.sock
+refused 'tls.existingSecret: .*peers.enabled' --set tls.existingSecret=a --set peers.enabled=false
+refused 'tls.existingSecret and config.tls.ca both name' --set tls.existingSecret=a --set config.tls.ca=/ca
+refused 'tls.crlKey: .*is empty' --set tls.crlKey=ca.crl
+refused 'config.cluster.swarm: the swarm is not encrypted' --set tls.existingSecret=a --set config.cluster.swarm=true
+refused 'config.tls.peerName: Does not match pattern' --set config.tls.peerName=a_b
 refused 'both name the credentials' --set registryCredentials.existingSecret=a --set config.origin.dockerConfig=/etc/config.json
 refused 'updateStrategy.type.*must be one of' --set updateStrategy.type=Recreate
 refused 'terminationGracePeriodSeconds: Must be greater than or equal to 30' --set terminationGracePeriodSeconds=1

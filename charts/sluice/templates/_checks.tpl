@@ -49,6 +49,21 @@
 {{- if regexMatch ":[^/]*$|@" .Values.image.repository -}}
 {{- fail (printf "image.repository: %q has a tag or a digest; give the tag as image.tag" .Values.image.repository) -}}
 {{- end -}}
+{{- if .Values.tls.existingSecret -}}
+{{- if not .Values.peers.enabled -}}
+{{- fail "tls.existingSecret: TLS is between nodes, and peers.enabled is false; leave it empty, or set peers.enabled=true" -}}
+{{- end -}}
+{{- range $key := list "ca" "certificate" "key" "crlFile" -}}
+{{- if dig "tls" $key "" $config -}}
+{{- fail (printf "tls.existingSecret and config.tls.%s both name the files; give one of them" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- else if .Values.tls.crlKey -}}
+{{- fail "tls.crlKey: it is a key of the Secret tls.existingSecret, which is empty" -}}
+{{- end -}}
+{{- if and (default dict $config.cluster).swarm (or .Values.tls.existingSecret (dig "tls" "ca" "" $config)) -}}
+{{- fail "config.cluster.swarm: the swarm is not encrypted, and TLS is on; set config.cluster.swarm=false" -}}
+{{- end -}}
 {{- if and .Values.registryCredentials.existingSecret (dig "origin" "dockerConfig" "" $config) -}}
 {{- fail "registryCredentials.existingSecret and config.origin.dockerConfig both name the credentials; give one of them" -}}
 {{- end -}}

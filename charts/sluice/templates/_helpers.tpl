@@ -61,6 +61,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.registryCredentials.existingSecret -}}
 {{- $_ := set $config "origin" (merge (dict "dockerConfig" "/etc/sluice/docker/config.json") (default dict $config.origin)) -}}
 {{- end -}}
+{{- if .Values.tls.existingSecret -}}
+{{- $files := dict "ca" "/etc/sluice-tls/ca.crt" "certificate" "/etc/sluice-tls/tls.crt" "key" "/etc/sluice-tls/tls.key" -}}
+{{- with .Values.tls.crlKey -}}
+{{- $_ := set $files "crlFile" (printf "/etc/sluice-tls/%s" .) -}}
+{{- end -}}
+{{- $_ := set $config "tls" (merge $files (default dict $config.tls)) -}}
+{{- end -}}
 {{- range $key, $value := $config }}
 {{- if kindIs "map" $value }}
 {{ $key }}:

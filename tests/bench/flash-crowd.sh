@@ -5,9 +5,12 @@
 #   8           128 MiB that can't be compressed, 8 nodes, 100 Mbit/s
 #   16          the same with 16 nodes, 50 Mbit/s
 #   8-unsealed  as 8, and no manifest tells the blob's root
+#   8-mtls      as 8, and the nodes talk by TLS, each with a certificate of its own
 
 # shellcheck source=tests/bench/lib_crowd.sh
 source tests/bench/lib_crowd.sh
+# shellcheck source=tests/e2e/lib_tls.sh
+source tests/e2e/lib_tls.sh
 
 # Debian's python3-libtorrent belongs to Debian's Python.
 torrent_crowd=(/usr/bin/python3 -B "$PWD/tests/bench/torrent_crowd.py")
@@ -78,6 +81,18 @@ torrent_run() {
     "busy: processor $cpu_busy, disk $disk_busy"
 }
 
+# certify_nodes COUNT: an authority, and a certificate for each node.
+certify_nodes() {
+  local node
+  tls_authority crowd
+  for ((node = 1; node <= $1; ++node)); do
+    tls_issue crowd "node-$node" sluice "node-$node.sluice"
+    tls_install "$node" ca "$tls_dir/crowd.crt"
+    tls_install "$node" crt "$tls_dir/node-$node.crt"
+    tls_install "$node" key "$tls_dir/node-$node.key"
+  done
+}
+
 # measure_case CASE NODES MBITS
 measure_case() {
   local name=$1 nodes=$2 crowd_options=("${crowd_options[@]}") run metric image blob blob_bytes image_bytes bound everyone torrent_makespan torrent_sent
@@ -90,6 +105,7 @@ measure_case() {
     unseal_image crowd
     crowd_options+=('insecurePeers: true')
   fi
+  if [[ $name == *-mtls ]]; then certify_nodes "$nodes"; fi
   mkdir "$work/registry/torrent" "$work/$name"
   cp "$work/tree/file" "$work/registry/torrent/"
   "${torrent_crowd[@]}" make "$work/tree/file" "$work/crowd.torrent"
@@ -115,11 +131,12 @@ measure_case() {
 
 measure() {
   local BACKEND=off name cases=("$@")
-  ((${#cases[@]})) || cases=(8 16 8-unsealed)
+  ((${#cases[@]})) || cases=(8 16 8-unsealed 8-mtls)
   install_packages python3-libtorrent
   for name in "${cases[@]}"; do
     case $name in
       8) measure_case 8 8 100 ;;
+      8-mtls) crowd_tls=1 measure_case 8-mtls 8 100 ;;
       8-unsealed) integrity=unverified measure_case 8-unsealed 8 100 ;;
       16) measure_case 16 16 50 ;;
       *) fail "there is no case '$name'" ;;

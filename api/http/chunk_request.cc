@@ -40,6 +40,8 @@ bool IsMemberName(absl::string_view name) {
 absl::Status ReadAsker(const HttpRequest& request, PeerBlobRequest* asked) {
   const std::string_view from = request.Header("Sluice-From");
   if (!from.empty() && !IsMemberName(View(from))) return Malformed("Sluice-From");
+  if (!from.empty() && !request.proven_names.Allow(from))
+    return absl::PermissionDeniedError("Sluice-From is not the name in the certificate");
   asked->asker = std::string(from);
   const std::string_view tried = request.Header("Sluice-Tried");
   if (tried.empty()) return absl::OkStatus();

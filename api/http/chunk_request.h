@@ -19,7 +19,8 @@ inline constexpr size_t kTriedMax = 16;  // names of which more than these are i
 // Reads a request for one chunk of the blob that its path names. nullopt if it is another kind: without
 // Sluice-Role, or `present-only` without Sluice-Blob or for what is not within one chunk. Errors:
 // InvalidArgument (malformed; what is asked of a home must be within one chunk), OutOfRange (a range that is
-// not within the blob). Source: PEERS.md, "A request".
+// not within the blob), PermissionDenied (the asker's certificate has another name). Source: PEERS.md, "A
+// request".
 absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpRequest& request,
                                                                  const BlobOrigin& origin,
                                                                  const Digest& digest, Instant now,

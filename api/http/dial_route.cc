@@ -14,9 +14,10 @@ HttpResponse ResponseOf(const absl::StatusOr<std::string>& answer) {
     response.body = *answer;
     return response;
   }
-  response.status = absl::IsResourceExhausted(answer.status()) ? 429
-                    : absl::IsInvalidArgument(answer.status()) ? 400
-                                                               : 503;
+  response.status = absl::IsResourceExhausted(answer.status())  ? 429
+                    : absl::IsInvalidArgument(answer.status())  ? 400
+                    : absl::IsPermissionDenied(answer.status()) ? 403
+                                                                : 503;
   response.body = absl::StrCat(answer.status().message(), "\n");
   return response;
 }
@@ -26,7 +27,7 @@ HttpResponse ResponseOf(const absl::StatusOr<std::string>& answer) {
 void AddDialRoute(HttpRoutes& routes, DialAnswers& answers, std::string node_id) {
   routes["/sluice/v1/dial"] = [&answers, node_id = std::move(node_id)](const HttpRequest& request,
                                                                        HttpResponder responder) {
-    answers.Dial(request.Header("Sluice-Member"),
+    answers.Dial(request.Header("Sluice-Member"), request.proven_names,
                  [node_id, responder = std::move(responder)](absl::StatusOr<std::string> answer) mutable {
                    HttpResponse response = ResponseOf(answer);
                    response.headers.emplace_back("Sluice-Node", node_id);

@@ -17,12 +17,12 @@ class DialAnswers {
   virtual ~DialAnswers() = default;
 
   // The JSON for who asked with this row of its own, exactly once, on any thread. Errors: InvalidArgument,
-  // ResourceExhausted.
+  // ResourceExhausted, PermissionDenied (the row is of another than who asks).
   using Done = absl::AnyInvocable<void(absl::StatusOr<std::string>) &&>;
-  virtual void Dial(std::string_view asker, Done done) = 0;
+  virtual void Dial(std::string_view asker, const ProvenNames& proven, Done done) = 0;
 };
 
-// GET, HEAD /sluice/v1/dial: 200, 400, 429. `answers` outlives the server that the route is given to;
+// GET, HEAD /sluice/v1/dial: 200, 400, 403, 429. `answers` outlives the server that the route is given to;
 // `node_id` is by what a node recognises itself.
 void AddDialRoute(HttpRoutes& routes, DialAnswers& answers, std::string node_id);
 

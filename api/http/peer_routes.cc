@@ -15,6 +15,10 @@
 namespace sluice::api {
 namespace {
 
+HttpResponse NotInItsName(const absl::Status& status) {
+  return ErrorResponse(403, "DENIED", std::string(status.message()));
+}
+
 // Takes requests apart, and hands them to what serves them.
 class PeerRoutes {
  public:
@@ -124,6 +128,8 @@ void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, co
   if (!chunks_) return blobs_->OnBlob(request, origin, digest, std::move(responder));
   absl::StatusOr<std::optional<PeerBlobRequest>> asked =
       ParseChunkRequest(request, origin, digest, clock_.Now(), trust_);
+  if (absl::IsPermissionDenied(asked.status()))
+    return answers_->Send(NotInItsName(asked.status()), std::move(responder));
   if (!asked.ok()) {
     const bool range = absl::IsOutOfRange(asked.status());
     return answers_->Send(ErrorResponse(range ? 416 : 400, range ? "RANGE_INVALID" : "UNSUPPORTED",
@@ -160,17 +166,22 @@ void PeerRoutes::OnRecipe(const HttpRequest& request, HttpResponder responder) {
 }
 
 void PeerRoutes::OnMembers(const HttpRequest& request, HttpResponder responder) {
+  absl::StatusOr<std::string> answer =
+      members_->Answer(Parameter(request, "since"), Parameter(request, "old"),
+                       request.Header("Sluice-Member"), request.proven_names);
+  if (!answer.ok()) return answers_->Send(NotInItsName(answer.status()), std::move(responder));
   HttpResponse response;
   response.content_type = "application/json";
-  response.body = members_->Answer(Parameter(request, "since"), Parameter(request, "old"),
-                                   request.Header("Sluice-Member"));
+  response.body = *std::move(answer);
   answers_->Send(std::move(response), std::move(responder));
 }
 
 void PeerRoutes::OnHolders(const HttpRequest& request, HttpResponder responder) {
   HttpResponse response;
   if (request.method == HttpMethod::kPost) {
-    if (!holders_->Take(request.body))
+    const absl::Status taken = holders_->Take(request.body, request.proven_names);
+    if (absl::IsPermissionDenied(taken)) return answers_->Send(NotInItsName(taken), std::move(responder));
+    if (!taken.ok())
       return answers_->Send(ErrorResponse(400, "UNSUPPORTED", "no announcement of a member"),
                             std::move(responder));
     response.status = 204;

@@ -3,6 +3,8 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "api/http/document_route.h"
 #include "api/http/http_server.h"
 #include "api/http/peer_blobs.h"
@@ -11,6 +13,7 @@
 #include "node/executor.h"
 #include "node/origin_access.h"
 #include "node/peer_trust.h"
+#include "node/proven_names.h"
 #include "node/telemetry.h"
 
 namespace sluice::api {
@@ -23,7 +26,9 @@ class MemberAnswers {
   virtual ~MemberAnswers() = default;
 
   // The JSON for who asked, with these parameters and this row of its own; each may be empty or malformed.
-  virtual std::string Answer(std::string_view since, std::string_view old, std::string_view asker) = 0;
+  // Errors: PermissionDenied (the row is of another than who asks).
+  virtual absl::StatusOr<std::string> Answer(std::string_view since, std::string_view old,
+                                             std::string_view asker, const ProvenNames& proven) = 0;
 };
 
 // Port: what this node knows of who has which blobs.
@@ -37,8 +42,9 @@ class HolderAnswers {
   // malformed.
   virtual std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
                              std::string_view root) = 0;
-  // Takes what a member announces, as JSON. False if it is malformed, or not from a member.
-  virtual bool Take(std::string_view announcement) = 0;
+  // Takes what a member announces, as JSON. Errors: InvalidArgument (malformed, or not from a member),
+  // PermissionDenied (in another's name).
+  virtual absl::Status Take(std::string_view announcement, const ProvenNames& proven) = 0;
 };
 
 struct PeerRoutesParts {
@@ -80,9 +86,11 @@ struct PeerRoutesParts {
 //   GET, HEAD /sluice/v1/token?ns=REGISTRY&name=REPOSITORY         the same, without a role: a stranger's
 //
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
-//   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200
+//   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200, 403
 //   GET, HEAD /sluice/v1/holders?digest=&size=&chunk=&root= 200, 400
-//   POST      /sluice/v1/holders                            204, 400
+//   POST      /sluice/v1/holders                            204, 400, 403
+//
+// Where its certificate says who asks, it must speak for no other: 403.
 //
 // A range of which a part is absent is a 404 whose Sluice-Present names those parts of it that are present,
 // as a Range header would. Sources: OCI distribution specification, "Pull"; RFC 9110 sections 13 to 15.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "node/cli/commands.h"
+#include "node/cli/doctor_certificate.h"
 #include "node/cli/doctor_peers.h"
 #include "node/daemon/config.h"
 #include "ondemand/backend.h"
@@ -24,12 +25,11 @@ struct DoctorFlags {
 };
 
 // Errors: those of LoadConfig.
-absl::StatusOr<std::string> DataDir(const DoctorFlags& flags) {
-  if (!flags.data_dir.empty()) return flags.data_dir;
+absl::StatusOr<Config> ConfigOf(const DoctorFlags& flags) {
   absl::StatusOr<Config> config =
       LoadConfig({.file = flags.config_file, .environment = SluiceEnvironment(), .flags = {}});
-  if (!config.ok()) return config.status();
-  return config->data_dir;
+  if (config.ok() && !flags.data_dir.empty()) config->data_dir = flags.data_dir;
+  return config;
 }
 
 // The data directory, or what of its path there is already: sluiced makes the rest, on the same file system.
@@ -118,16 +118,18 @@ void PrintJson(const std::string& data_dir, const std::vector<Report>& reports,
 }
 
 absl::Status RunDoctor(const GlobalFlags& flags, const DoctorFlags& doctor) {
-  absl::StatusOr<std::string> data_dir = DataDir(doctor);
-  if (!data_dir.ok()) return data_dir.status();
+  const absl::StatusOr<Config> config = ConfigOf(doctor);
+  if (!config.ok()) return config.status();
   std::vector<Report> reports;
   for (const ondemand::Backend backend : ondemand::kBackends)
-    reports.push_back({backend, ondemand::ProbeBackend(backend, NearestFolder(*data_dir))});
-  const std::vector<Check> peers = CheckPeers(flags);
+    reports.push_back({backend, ondemand::ProbeBackend(backend, NearestFolder(config->data_dir))});
+  std::vector<Check> peers = CheckPeers(flags);
+  const std::vector<Check> certificate = CheckCertificate(*config);
+  peers.insert(peers.end(), certificate.begin(), certificate.end());
   if (flags.output == OutputFormat::kJson) {
-    PrintJson(*data_dir, reports, peers);
+    PrintJson(config->data_dir, reports, peers);
   } else {
-    PrintText(*data_dir, reports, peers);
+    PrintText(config->data_dir, reports, peers);
   }
   if (FirstThatWorks(reports) == nullptr)
     return absl::UnavailableError(
@@ -148,7 +150,8 @@ void AddDoctorCommand(CLI::App& app, Invocation& invocation) {
                                         "reach this one; exit code 1 if no backend "
                                         "works or they don't");
   auto flags = std::make_shared<DoctorFlags>();
-  doctor->add_option("--config", flags->config_file, "Read the data directory from this configuration file");
+  doctor->add_option("--config", flags->config_file,
+                     "Read data directory and certificates from this configuration file");
   doctor->add_option("--data-dir", flags->data_dir, "Try in this data directory");
   doctor->callback([&invocation, flags] {
     invocation.run = [&invocation, flags] { return RunDoctor(invocation.flags, *flags); };

@@ -47,6 +47,7 @@
 #include "node/daemon/prefetcher.h"
 #include "node/daemon/quota.h"
 #include "node/daemon/registry_documents.h"
+#include "node/daemon/tls.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
 #include "p2p/cluster/chunk_blame.h"
@@ -246,6 +247,8 @@ class Daemon::Node {
   absl::Status Start();
 
  private:
+  absl::Status OpenIdentity();
+  void TendIdentityLater();
   absl::Status FindMembers();
   PeerTrust Trust() const { return config_.PeersAreProven() ? PeerTrust::kProven : PeerTrust::kUnproven; }
   // What this node asks registries for itself, and may be shown for it; null where members are not proven.
@@ -288,6 +291,7 @@ class Daemon::Node {
   p2p::LeafCache leaves_;
   std::unique_ptr<p2p::RecipeVerifier> verifier_;
   std::atomic<p2p::RecipeVerifier*> verifier_at_work_{nullptr};  // the store's hasher looks
+  std::unique_ptr<tls::IdentityFiles> identity_;                 // null: no TLS between nodes
   // The other nodes; none of these on a node without members.
   const std::string node_id_ = RandomNodeId();
   p2p::MemberHealth health_;
@@ -352,6 +356,8 @@ absl::Status Daemon::Node::Start() {
   status = OpenStore(*table);
   if (!status.ok()) return status;
 
+  status = OpenIdentity();
+  if (!status.ok()) return status;
   p2p::RegistryOptions registry = RegistryOptionsOf(config_);
   // Nobody can check a token that another node gives.
   if (!config_.cluster_members.empty() && config_.PeersAreBelieved()) {
@@ -411,11 +417,32 @@ absl::Status Daemon::Node::Start() {
   if (status.ok()) status = StartQuota();
   if (status.ok()) status = ServePeers();
   if (status.ok()) status = ServeMirror();
+  if (status.ok() && identity_) TendIdentityLater();
   if (status.ok() && exchange_) exchange_->Start();
   if (status.ok() && holders_) holders_->Start();
   if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
   return status;
+}
+
+absl::Status Daemon::Node::OpenIdentity() {
+  if (!config_.PeersAreProven()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<tls::IdentityFiles>> files =
+      OpenIdentityFiles(config_, {clock_, telemetry_, SecondsSince1970, Warn, Alarm});
+  if (!files.ok()) return files.status();
+  identity_ = *std::move(files);
+  spdlog::info("{}", DescribeIdentity(*identity_->current()->Get()));
+  return absl::OkStatus();
+}
+
+void Daemon::Node::TendIdentityLater() {
+  io_->PostAt(clock_.Now() + kFileCheckInterval, [this] {
+    if (identity_->Look() == tls::IdentityFiles::Change::kNew) {
+      spdlog::info("{}", DescribeIdentity(*identity_->current()->Get()));
+      if (peer_http_) peer_http_->Recheck();
+    }
+    TendIdentityLater();
+  });
 }
 
 absl::Status Daemon::Node::FindMembers() {
@@ -454,6 +481,11 @@ absl::Status Daemon::Node::FindMembers() {
   client.node_id = node_id_;
   client.trust = Trust();
   members_->Look([&](const p2p::MemberTable& table, Instant) { client.name = table.self().name; });
+  if (identity_) {
+    client.identity = identity_->current();
+    const absl::Status named = CheckOwnName(*client.identity->Get(), client.name);
+    if (!named.ok()) return named;
+  }
   peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
@@ -672,13 +704,15 @@ absl::Status Daemon::Node::ServePeers() {
   }
   api::HttpLimits limits;
   limits.connections_max = kPeerConnectionsMax;
+  api::HttpTls tls;
+  if (identity_) tls = {identity_->current(), &telemetry_, Warn};
   limits.idle_yields_after = kPeerIdleYieldsAfter;
   limits.file_bytes_per_s = config_.peers_upload_max;
-  peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), limits);
+  peer_http_ = std::make_unique<api::HttpServer>(std::move(routes), limits, std::move(tls));
   const absl::Status status = peer_http_->Start(config_.cluster_listen);
   if (!status.ok()) return InSetting("cluster.listen", status);
-  spdlog::info("other nodes get what is here on port {}", peer_http_->port());
-  if (!p2p::NamesLoopback(p2p::HostPort::Parse(config_.cluster_listen)->host)) {
+  spdlog::info("other nodes get what is here on port {}{}", peer_http_->port(), identity_ ? " by TLS" : "");
+  if (!identity_ && !p2p::NamesLoopback(p2p::HostPort::Parse(config_.cluster_listen)->host)) {
     spdlog::warn(
         "cluster.listen {} is reached from beyond this machine without TLS: whoever can connect gets the "
         "public blobs that are here, and others through this node; keep the port to the cluster's network",

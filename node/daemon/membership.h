@@ -34,8 +34,9 @@ std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store, PeerTrus
 class ExchangeAnswers final : public api::MemberAnswers {
  public:
   explicit ExchangeAnswers(p2p::MemberExchange& exchange) : exchange_(exchange) {}
-  std::string Answer(std::string_view since, std::string_view old, std::string_view asker) override {
-    return exchange_.Answer(since, old, asker);
+  absl::StatusOr<std::string> Answer(std::string_view since, std::string_view old, std::string_view asker,
+                                     const ProvenNames& proven) override {
+    return exchange_.Answer(since, old, asker, proven);
   }
 
  private:
@@ -49,7 +50,9 @@ class KnownHolders final : public api::HolderAnswers {
                      std::string_view root) override {
     return holders_.Answer(digest, size, chunk, root);
   }
-  bool Take(std::string_view announcement) override { return holders_.Take(announcement); }
+  absl::Status Take(std::string_view announcement, const ProvenNames& proven) override {
+    return holders_.Take(announcement, proven);
+  }
 
  private:
   p2p::Holders& holders_;
@@ -58,7 +61,9 @@ class KnownHolders final : public api::HolderAnswers {
 class NodeDials final : public api::DialAnswers {
  public:
   explicit NodeDials(p2p::DialBack& dial_back) : dial_back_(dial_back) {}
-  void Dial(std::string_view asker, Done done) override { dial_back_.Answer(asker, std::move(done)); }
+  void Dial(std::string_view asker, const ProvenNames& proven, Done done) override {
+    dial_back_.Answer(asker, proven, std::move(done));
+  }
 
  private:
   p2p::DialBack& dial_back_;

@@ -51,10 +51,12 @@ std::vector<Member> InRandomOrder(const MemberTable& table, const DialBack::Rand
 
 }  // namespace
 
-void DialBack::Answer(std::string_view asker, Done done) {
+void DialBack::Answer(std::string_view asker, const ProvenNames& proven, Done done) {
   const absl::StatusOr<MemberRow> row = DecodeRow(asker);
   if (!row.ok() || row->addresses.size() != 1)
     return std::move(done)(absl::InvalidArgumentError("Sluice-Member is no row with one address"));
+  if (!proven.Allow(row->name))
+    return std::move(done)(absl::PermissionDeniedError("Sluice-Member is not the name in the certificate"));
   const HostPort& address = row->addresses.front();
   std::string path;
   bool permitted = false;

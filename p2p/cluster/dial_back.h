@@ -42,9 +42,10 @@ class DialBack {
   explicit DialBack(Parts parts) : parts_(parts) {}
 
   // Answers another node's question; `asker` is its row. Errors: InvalidArgument (no row with one address, or
-  // one that may not be dialled), ResourceExhausted (another dial is under way or has just been).
+  // one that may not be dialled), PermissionDenied (its certificate has another name), ResourceExhausted
+  // (another dial is under way or has just been).
   using Done = absl::AnyInvocable<void(absl::StatusOr<std::string>) &&>;
-  void Answer(std::string_view asker, Done done);
+  void Answer(std::string_view asker, const ProvenNames& proven, Done done);
 
   enum class Outcome { kReached, kNotReached, kNotTried };
   struct Finding {

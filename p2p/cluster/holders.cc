@@ -127,14 +127,17 @@ std::string Holders::Answer(std::string_view digest, std::string_view size, std:
   return FormatHolders(names);
 }
 
-bool Holders::Take(std::string_view body) {
+absl::Status Holders::Take(std::string_view body, const ProvenNames& proven) {
   const std::optional<Announcement> announcement = ParseAnnouncement(body);
-  if (!announcement || !IsMember(*shared_->parts.members.view(), announcement->holder)) return false;
+  if (!announcement || !IsMember(*shared_->parts.members.view(), announcement->holder))
+    return absl::InvalidArgumentError("no announcement of a member");
+  if (!proven.Allow(announcement->holder))
+    return absl::PermissionDeniedError("the announcement's holder is not the name in the certificate");
   const std::lock_guard lock(shared_->mutex);
   const Instant now = shared_->parts.clock.Now();
   for (const HeldBlob& held : announcement->held) shared_->table.Add(held, announcement->holder, now);
   for (const BlobIdentity& gone : announcement->gone) shared_->table.Remove(gone, announcement->holder);
-  return true;
+  return absl::OkStatus();
 }
 
 std::optional<BlobIdentity> Holders::IdentityOf(const Blob& blob) {

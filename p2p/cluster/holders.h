@@ -52,8 +52,9 @@ class Holders {
   // What serves others. The answer to a GET of kHoldersPath; empty if the question is malformed.
   std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
                      std::string_view root);
-  // The body of a POST. False if it is malformed, or not from a member.
-  bool Take(std::string_view body);
+  // The body of a POST. Errors: InvalidArgument (malformed, or not from a member), PermissionDenied (in
+  // another member's name than the certificate has).
+  absl::Status Take(std::string_view body, const ProvenNames& proven = {});
 
   // What the identity of a blob is; nothing where no root is known.
   static std::optional<BlobIdentity> IdentityOf(const Blob& blob);

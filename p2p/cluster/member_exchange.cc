@@ -110,6 +110,11 @@ bool MemberExchange::Take(const Asked& asked) {
     parts_.members.Change([&](MemberTable& table, Instant now) { table.NoteSilence(at, now); });
     return false;
   }
+  if (!asked.answer->proven_names.Allow(answer->self.name)) {
+    TellOfImpostor(answer->self, at);
+    parts_.members.Change([&](MemberTable& table, Instant now) { table.NoteSilence(at, now); });
+    return false;
+  }
   bool news = false;
   MemberTable::Merge merge = MemberTable::Merge::kNothingNew;
   parts_.members.Change([&](MemberTable& table, Instant now) {
@@ -141,11 +146,21 @@ void MemberExchange::Tell(MemberTable::Merge merge, const MemberRow& row, const 
                            ": the one that started later serves; give each its own cluster.name"));
 }
 
-std::string MemberExchange::Answer(std::string_view since, std::string_view old, std::string_view asker) {
+void MemberExchange::TellOfImpostor(const MemberRow& row, const HostPort& at) {
+  uint64_t& told = told_[at.ToString()];
+  if (std::exchange(told, row.start) == row.start || told_.size() > kToldMax) return;
+  parts_.warn(absl::StrCat("who answers at ", at.ToString(), " calls itself ", row.name,
+                           ", which is not the name in its certificate: it is left out"));
+}
+
+absl::StatusOr<std::string> MemberExchange::Answer(std::string_view since, std::string_view old,
+                                                   std::string_view asker, const ProvenNames& proven) {
   MembersAnswer answer;
   const RowHashes theirs = DecodeHashes(since).value_or(RowHashes{});
   const RowBucketSet buckets = DecodeBuckets(old).value_or(0);
   absl::StatusOr<MemberRow> row = DecodeRow(asker);
+  if (row.ok() && !proven.Allow(row->name))
+    return absl::PermissionDeniedError("Sluice-Member is not the name in the certificate");
   bool is_new = false;
   parts_.members.Look([&](const MemberTable& table, Instant now) {
     answer.self = table.self();

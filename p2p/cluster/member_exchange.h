@@ -47,8 +47,10 @@ class MemberExchange {
   void Stop();
 
   // The answer to a GET of kMembersPath: the parameters, and the header kMemberHeader; each may be empty or
-  // malformed, and then all is told and nobody learnt of. Does not block.
-  std::string Answer(std::string_view since, std::string_view old, std::string_view asker);
+  // malformed, and then all is told and nobody learnt of. Does not block. Errors: PermissionDenied (the row
+  // is of another than who asks).
+  absl::StatusOr<std::string> Answer(std::string_view since, std::string_view old, std::string_view asker,
+                                     const ProvenNames& proven = {});
 
   // Whether who the members are is still being learnt for the first time.
   bool in_cold_start() const { return cold_; }
@@ -65,6 +67,7 @@ class MemberExchange {
   bool Take(const Asked& asked);
   void DialAskers();
   void Tell(MemberTable::Merge merge, const MemberRow& row, const HostPort& at);
+  void TellOfImpostor(const MemberRow& row, const HostPort& at);
 
   const Parts parts_;
   const std::string own_row_;

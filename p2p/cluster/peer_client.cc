@@ -182,6 +182,7 @@ class WholeSink final : public HttpSink {
       verdict_ = absl::DataLossError("a part where the whole was asked for");
     const std::string_view type = head.headers.Get("Content-Type").value_or("");
     answer_.media_type = std::string(type.substr(0, type.find(';')));
+    answer_.proven_names = head.proven_names;
     return absl::OkStatus();
   }
   absl::Status OnBody(std::span<const std::byte> bytes) override {
@@ -229,7 +230,8 @@ PeerClient::PeerClient(Telemetry& telemetry, PeerClientOptions options)
              .user_agent = options_.user_agent,
              .connect_timeout = options_.connect_timeout,
              // Half of it for one blob.
-             .requests_per_host_max = 2 * options_.requests_per_member_max}) {}
+             .requests_per_host_max = 2 * options_.requests_per_member_max,
+             .telemetry = &telemetry}) {}
 
 PeerClient::~PeerClient() = default;
 
@@ -241,6 +243,12 @@ HttpRequest PeerClient::Request(const Member& member, const std::string& path_an
                                 Duration timeout) const {
   HttpRequest request;
   request.url = absl::StrCat("http://", member.address.ToString(), path_and_query);
+  if (options_.identity) {
+    const std::string address = member.address.ToString();
+    // Who is called as its address has said nothing yet.
+    request.peer = {options_.identity->Get(), address, member.name == address ? std::string() : member.name};
+    request.url = absl::StrCat("https://", request.peer->identity->peer_name(), path_and_query);
+  }
   request.headers.Add("Sluice-Role", role == PeerRole::kHome ? "home" : "present-only");
   request.headers.Add("Sluice-Deadline-Ms",
                       absl::StrCat(std::chrono::ceil<std::chrono::milliseconds>(timeout).count()));

@@ -18,7 +18,9 @@
 #include "node/geometry.h"
 #include "node/origin_access.h"
 #include "node/peer_trust.h"
+#include "node/proven_names.h"
 #include "node/telemetry.h"
+#include "node/tls/current_identity.h"
 #include "p2p/cluster/members.h"
 #include "p2p/http/http_client.h"
 
@@ -29,6 +31,8 @@ struct PeerClientOptions {
   std::string node_id;  // of this process; an answer that bears it came from this very node
   std::string name{};   // of this node as a member; told to those who are asked for chunks
   PeerTrust trust = PeerTrust::kUnproven;  // whether who answers has shown that it is a member
+  // By which members are reached over TLS; null: in the clear.
+  std::shared_ptr<const tls::CurrentIdentity> identity{};
   Duration connect_timeout = std::chrono::milliseconds(1500);
   Duration silence_max = std::chrono::milliseconds(1500);  // without a byte: PEERS.md, "Silence"
   // A member that is slower than this gives way to the next.
@@ -45,6 +49,7 @@ enum class PeerRole {
 
 // Asks other nodes for what they have, or would fetch. One HTTP client on a thread of its own, kept
 // connections, no proxy. Proven members are shown the token that a question has; nobody is shown a password.
+// Over TLS a member whose certificate is another's is Unavailable.
 //
 // Thread-safe. Callbacks come on the client's thread and must not block.
 class PeerClient {
@@ -111,6 +116,7 @@ class PeerClient {
     std::string media_type;
     std::string body;
     OriginAccess access = OriginAccess::kHearsay;  // as ChunkQuestion::on_access says
+    ProvenNames proven_names{};                    // of who answered
   };
   // A whole, small answer to GET of `path_and_query`. Errors: as above, and ResourceExhausted (longer than
   // bytes_max). TakesCredentials says more of Unauthenticated.

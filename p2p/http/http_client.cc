@@ -23,6 +23,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "p2p/http/peer_connections.h"
 #include "p2p/http/receive_bounds.h"
 #include "p2p/http/text.h"
 #include "p2p/http/url.h"
@@ -143,6 +145,9 @@ struct FreeEasy {
 struct FreeList {
   void operator()(curl_slist* list) const { curl_slist_free_all(list); }
 };
+struct FreePeer {
+  void operator()(void* list) const { FreeConnectTo(list); }
+};
 
 // What all transfers of a client share.
 struct Common {
@@ -150,6 +155,7 @@ struct Common {
   const std::vector<int>& proxy_ports;
   CURLSH* fill_connections;  // kept apart: they are bounded in what they take in
   const ReceiveBounds& receive_bounds;
+  PeerConnections& peer_connections;
 };
 
 // One request, from Send to OnDone. Owned by the loop; used on its thread only.
@@ -161,8 +167,12 @@ class Transfer {
       : id_(id),
         request_(std::move(request)),
         sink_(std::move(sink)),
-        host_(url.ok() ? url->SchemeAndAuthority() : std::string()),
-        path_(request_.url.substr(0, request_.url.find('?'))),
+        host_(request_.peer ? request_.peer->address
+              : url.ok()    ? url->SchemeAndAuthority()
+                            : std::string()),
+        path_(absl::StrCat(request_.peer ? request_.peer->address : std::string(),
+                           request_.url.substr(0, request_.url.find('?')))),
+        connection_key_(request_.peer ? request_.peer->ConnectionKey() : std::string()),
         loopback_named_(url.ok() && NamesLoopback(url->host())),
         deadline_(std::chrono::steady_clock::now() + request_.timeout) {}
 
@@ -170,6 +180,10 @@ class Transfer {
   const std::string& host() const { return host_; }
   // With the host, without the query.
   const std::string& path() const { return path_; }
+  // Of a peer, and of fills apart, as their connections are; else empty.
+  std::string connection_key() const {
+    return connection_key_.empty() || !IsFill(fetch_class()) ? connection_key_ : connection_key_ + " fill";
+  }
   FetchClass fetch_class() const { return request_.fetch_class; }
   void Raise(FetchClass fetch_class) { request_.fetch_class = fetch_class; }
   Instant deadline() const { return deadline_; }
@@ -190,7 +204,9 @@ class Transfer {
 
   void Prepare(const Common& common);
   // How long its connection took to be made; nothing if it was there before.
-  std::optional<Duration> Handshake() const;
+  std::optional<Duration> ConnectTime() const;
+  // How its handshake with a peer went; nullopt: there was none.
+  std::optional<TlsResult> Handshake(CURLcode code) const;
   void Finish(CURLcode code);
   void Finish(absl::Status status) { sink_->OnDone(std::move(status)); }
 
@@ -210,6 +226,7 @@ class Transfer {
     return false;
   }
   bool AllowAddress(AddressKind kind, std::string_view text, int port);
+  bool AllowPeer();
   bool HeaderLine(std::string_view line);
   bool HeadComplete();
   bool Interim(int status);
@@ -222,16 +239,21 @@ class Transfer {
   const std::unique_ptr<HttpSink> sink_;
   const std::string host_;
   const std::string path_;
+  const std::string connection_key_;
   const bool loopback_named_;
   const Instant deadline_;
   const std::vector<int>* proxy_ports_ = nullptr;
   std::optional<int> receive_bytes_max_;  // of a connection that is made for it
+  PeerConnections* peer_connections_ = nullptr;
+  bool connects_ = false;  // to a peer, by a connection of its own
 
-  std::unique_ptr<CURL, FreeEasy> easy_;
   std::unique_ptr<curl_slist, FreeList> header_list_;
+  std::unique_ptr<void, FreePeer> connect_to_;
+  std::unique_ptr<CURL, FreeEasy> easy_;  // uses the lists above
   char error_text_[CURL_ERROR_SIZE] = {};
 
   absl::Status verdict_;
+  ProvenNames head_names_;
   HttpHead head_;
   size_t head_bytes_ = 0;
   int interims_ = 0;
@@ -246,6 +268,7 @@ class Transfer {
 void Transfer::Prepare(const Common& common) {
   const HttpClientOptions& options = common.options;
   proxy_ports_ = &common.proxy_ports;
+  peer_connections_ = &common.peer_connections;
   last_byte_ = std::chrono::steady_clock::now();
   easy_.reset(curl_easy_init());
   Set(CURLOPT_PRIVATE, static_cast<void*>(this));
@@ -257,6 +280,7 @@ void Transfer::Prepare(const Common& common) {
   Set(CURLOPT_USERAGENT, options.user_agent.c_str());
   Set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
   if (!options.ca_file.empty()) Set(CURLOPT_CAINFO, options.ca_file.c_str());
+  if (request_.peer) connect_to_.reset(SetUpPeerTls(easy_.get(), *request_.peer));
   SetLimits(options);
   SetCallbacks();
   if (IsFill(fetch_class())) SetFillConnection(common);
@@ -301,7 +325,7 @@ void Transfer::SetFillConnection(const Common& common) {
       });
 }
 
-std::optional<Duration> Transfer::Handshake() const {
+std::optional<Duration> Transfer::ConnectTime() const {
   long connects = 0;
   curl_off_t resolved_us = 0, connected_us = 0;
   curl_easy_getinfo(easy_.get(), CURLINFO_NUM_CONNECTS, &connects);
@@ -329,12 +353,22 @@ void Transfer::SetCallbacks() {
 
   Set(CURLOPT_OPENSOCKETDATA, static_cast<void*>(this));
   Set(CURLOPT_OPENSOCKETFUNCTION, &Transfer::OpenSocket);
+  if (request_.peer) {
+    // A connection outlives the request that opened it.
+    Set(CURLOPT_CLOSESOCKETDATA, static_cast<void*>(peer_connections_));
+    Set(
+        CURLOPT_CLOSESOCKETFUNCTION, +[](void* connections, curl_socket_t socket) -> int {
+          static_cast<PeerConnections*>(connections)->Closed(socket);
+          return ::close(socket);
+        });
+  }
 
   // A kept connection is not opened again, so what it leads to is checked once more before it is used.
   Set(CURLOPT_PREREQDATA, static_cast<void*>(this));
   Set(
       CURLOPT_PREREQFUNCTION, +[](void* self, char* remote, char*, int port, int) -> int {
-        const bool allowed = static_cast<Transfer*>(self)->AllowAddress(KindOf(remote), remote, port);
+        auto* const transfer = static_cast<Transfer*>(self);
+        const bool allowed = transfer->AllowAddress(KindOf(remote), remote, port) && transfer->AllowPeer();
         return allowed ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
       });
 
@@ -379,8 +413,32 @@ curl_socket_t Transfer::OpenSocket(void* self, curlsocktype, curl_sockaddr* addr
     inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof text);
     port = ntohs(v6.sin6_port);
   }
-  if (!static_cast<Transfer*>(self)->AllowAddress(KindOf(&address->addr), text, port)) return CURL_SOCKET_BAD;
-  return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  auto* const transfer = static_cast<Transfer*>(self);
+  if (!transfer->AllowAddress(KindOf(&address->addr), text, port)) return CURL_SOCKET_BAD;
+  const int socket = ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  if (socket >= 0 && transfer->request_.peer) {
+    transfer->connects_ = true;
+    transfer->peer_connections_->Opened(socket, transfer->connection_key(), std::chrono::steady_clock::now());
+  }
+  return socket;
+}
+
+// Its certificate has been looked at when the connection was made; whose it is, is looked at for each
+// request: one address may be given to another node.
+bool Transfer::AllowPeer() {
+  if (!request_.peer) return true;
+  const HttpPeer& wanted = *request_.peer;
+  const std::optional<tls::Peer> found = PeerOfTransfer(easy_.get(), wanted);
+  if (!found) return Reject(absl::InternalError("the peer's certificate can't be seen"));
+  head_names_ = found->names;
+  if (wanted.name.empty() || found->names.Allow(wanted.name)) return true;
+  return Reject(absl::PermissionDeniedError(absl::StrCat("the certificate of who answers at ", wanted.address,
+                                                         " is of ", absl::StrJoin(found->names.names(), ", "),
+                                                         ", not of ", OneLine(wanted.name))));
+}
+
+std::optional<TlsResult> Transfer::Handshake(CURLcode code) const {
+  return connects_ ? HandshakeOf(easy_.get(), code, error_text_) : std::nullopt;
 }
 
 bool Transfer::AllowAddress(AddressKind kind, std::string_view text, int port) {
@@ -405,6 +463,7 @@ bool Transfer::HeaderLine(std::string_view line) {
   }
   if (line.starts_with("HTTP/")) {
     head_ = {};
+    head_.proven_names = head_names_;
     return true;
   }
   line = Std(absl::StripTrailingAsciiWhitespace(Abs(line)));
@@ -770,6 +829,7 @@ class HttpClient::Loop {
   }
 
   void StartQueued() {
+    next_begin_ = Instant::max();
     for (auto it = queue_.begin(); it != queue_.end() && active_.size() < options_.requests_max;) {
       uint32_t& of_host = active_of_host_[(*it)->host()];
       uint32_t& of_path = active_of_path_[(*it)->path()];
@@ -780,17 +840,31 @@ class HttpClient::Loop {
         ++it;
         continue;
       }
+      if (!MayConnect(**it)) {
+        ForgetUnused((*it)->host(), (*it)->path());
+        ++it;
+        continue;
+      }
       ++of_host;
       ++of_path;
       std::unique_ptr<Transfer> transfer = std::move(*it);
       it = queue_.erase(it);
       LeaveQueue();
-      transfer->Prepare({options_, proxy_ports_, fill_connections_, receive_bounds_});
+      transfer->Prepare({options_, proxy_ports_, fill_connections_, receive_bounds_, peer_connections_});
       curl_multi_add_handle(multi_, transfer->easy());
       next_look_ = std::min(
           {next_look_, transfer->silent_until(), std::chrono::steady_clock::now() + transfer->rate_window()});
       active_.emplace(transfer->id(), std::move(transfer));
     }
+  }
+
+  // Only new connections to peers are held up.
+  bool MayConnect(const Transfer& transfer) {
+    if (transfer.connection_key().empty()) return true;
+    const Instant now = std::chrono::steady_clock::now();
+    if (peer_connections_.Start(transfer.connection_key(), transfer.fetch_class(), now)) return true;
+    next_begin_ = std::min(next_begin_, peer_connections_.NextBegin(transfer.fetch_class()));
+    return false;
   }
 
   // Returns whether there was any.
@@ -802,18 +876,25 @@ class HttpClient::Loop {
       const CURLcode code = message->data.result;
       Transfer* transfer = nullptr;
       curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
-      Detach(transfer->id())->Finish(code);
+      Detach(transfer->id(), code)->Finish(code);
       any = true;
     }
     return any;
   }
 
-  std::unique_ptr<Transfer> Detach(RequestId id) {
+  std::unique_ptr<Transfer> Detach(RequestId id, CURLcode code = CURLE_OK) {
     const auto it = active_.find(id);
     std::unique_ptr<Transfer> transfer = std::move(it->second);
     active_.erase(it);
-    if (const std::optional<Duration> handshake = transfer->Handshake())
-      receive_bounds_.Note(transfer->host(), *handshake, std::chrono::steady_clock::now());
+    if (const std::optional<Duration> took = transfer->ConnectTime())
+      receive_bounds_.Note(transfer->host(), *took, std::chrono::steady_clock::now());
+    const std::optional<TlsResult> handshake = transfer->Handshake(code);
+    if (handshake && options_.telemetry) {
+      options_.telemetry
+          ->tls_handshakes[static_cast<size_t>(TlsSide::kClient)][static_cast<size_t>(*handshake)]
+          .Add();
+    }
+    if (!transfer->connection_key().empty()) peer_connections_.End(transfer->connection_key());
     curl_multi_remove_handle(multi_, transfer->easy());
     --active_of_host_.at(transfer->host());
     --active_of_path_.at(transfer->path());
@@ -830,7 +911,7 @@ class HttpClient::Loop {
 
   int PollTimeout() const {
     constexpr Duration kLongest = std::chrono::seconds(1);
-    const Instant next = std::min({next_overdue_, next_look_, next_timer_});
+    const Instant next = std::min({next_overdue_, next_look_, next_timer_, next_begin_});
     if (next == Instant::max()) return static_cast<int>(Milliseconds(kLongest));
     const Duration left = next - std::chrono::steady_clock::now();
     return static_cast<int>(Milliseconds(std::clamp(left, Duration(0), kLongest)));
@@ -874,6 +955,8 @@ class HttpClient::Loop {
   Instant next_overdue_ = Instant::max();  // no queued request's deadline is earlier
   Instant next_look_ = Instant::max();     // no active one's silence ends earlier
   Instant next_timer_ = Instant::max();
+  Instant next_begin_ = Instant::max();  // of a connection that a queued request needs
+  PeerConnections peer_connections_;
 
   std::mutex join_mutex_;  // guards thread_ once it runs
   std::thread thread_;

@@ -15,6 +15,9 @@
 #include "absl/status/statusor.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
+#include "node/proven_names.h"
+#include "node/telemetry.h"
+#include "p2p/http/peer_tls.h"
 
 namespace sluice::p2p {
 
@@ -34,6 +37,7 @@ class HttpHeaders {
 struct HttpHead {
   int status = 0;
   HttpHeaders headers;
+  ProvenNames proven_names{};  // of who answers, if it is a peer
 };
 
 // What a request uploads. `read` fills `out` from `offset` on, wholly or up to the end of the body, and
@@ -63,6 +67,8 @@ enum class ProxyRule { kEnvironment, kNone };
 struct HttpRequest {
   std::string method = "GET";
   std::string url;  // http or https
+  // The node that it goes to, whatever host the URL names; that must be its identity's peer name, by https.
+  std::optional<HttpPeer> peer;
   HttpHeaders headers;
   std::optional<HttpBody> body;
   LoopbackRule loopback = LoopbackRule::kRefuse;
@@ -100,7 +106,7 @@ class HttpSink {
   // OK: the answer ended as its framing promised. Errors: what the sink or the body's reader said;
   // Unavailable (resolving, connecting, TLS, body cut short, too slow), DeadlineExceeded, ResourceExhausted
   // (queue full, body too long, too many interim answers), PermissionDenied (address refused, certificate not
-  // trusted), DataLoss (not HTTP), InvalidArgument (URL), Cancelled.
+  // trusted, or of another node), DataLoss (not HTTP), InvalidArgument (URL), Cancelled.
   virtual void OnDone(absl::Status status) = 0;
 };
 
@@ -108,11 +114,13 @@ struct HttpClientOptions {
   std::string ca_file;  // PEM; empty: the system's
   std::string user_agent = "sluice";
   Duration connect_timeout = std::chrono::seconds(10);
-  // Under way at once, per scheme, host and port. Those for one path may not be more than they leave free for
-  // others: half of it if they are alone. Of this and the next a quarter is kept for what is not a fill's.
+  // Under way at once, per scheme, host and port, or peer's address. Those for one path may not be more than
+  // they leave free for others: half of it if they are alone. Of this and the next a quarter is kept for what
+  // is not a fill's.
   uint32_t requests_per_host_max = 32;
-  uint32_t requests_max = 256;  // under way at once
-  uint32_t queue_max = 4096;    // waiting for their turn; beyond it Send answers ResourceExhausted
+  uint32_t requests_max = 256;     // under way at once
+  uint32_t queue_max = 4096;       // waiting for their turn; beyond it Send answers ResourceExhausted
+  Telemetry* telemetry = nullptr;  // counts handshakes with peers; outlives the client; may be null
 };
 
 // An HTTP/1.1 and HTTP/2 client on one thread of its own (a libcurl multi handle). Connections are kept and

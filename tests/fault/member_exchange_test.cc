@@ -197,16 +197,18 @@ TEST_F(MemberExchangeTest, WhoAsksIsDialledBeforeItIsBelieved) {
   a_.Always(kPath, Tells(RowOf("a", a_)));
   b_.Always(kPath, Tells(RowOf("b", b_)));
   Start({});
-  exchange_->Answer("", "", EncodeRow(RowOf("a", a_)));
+  EXPECT_TRUE(absl::IsPermissionDenied(
+      exchange_->Answer("", "", EncodeRow(RowOf("a", a_)), ProvenNames({"b"})).status()));
+  EXPECT_TRUE(exchange_->Answer("", "", EncodeRow(RowOf("a", a_)), ProvenNames({"b", "a"})).ok());
   Await([&] { return Names() == std::vector<std::string>{"a"}; });
   // What answers there is somebody else.
-  exchange_->Answer("", "", EncodeRow(RowOf("liar", b_)));
+  EXPECT_TRUE(exchange_->Answer("", "", EncodeRow(RowOf("liar", b_))).ok());
   Await([&] { return Names().size() == 2; });
   EXPECT_THAT(Names(), ElementsAre("a", "b"));
   const size_t asked = a_.request_count(kPath);
-  exchange_->Answer("", "", "{");
-  exchange_->Answer("", "", "");
-  const absl::StatusOr<MembersAnswer> answer = DecodeMembers(exchange_->Answer("zz", "zz", ""));
+  EXPECT_TRUE(exchange_->Answer("", "", "{").ok());
+  EXPECT_TRUE(exchange_->Answer("", "", "").ok());
+  const absl::StatusOr<MembersAnswer> answer = DecodeMembers(*exchange_->Answer("zz", "zz", ""));
   ASSERT_TRUE(answer.ok());
   EXPECT_EQ(answer->self.name, "self");
   EXPECT_THAT(answer->rows, SizeIs(2));

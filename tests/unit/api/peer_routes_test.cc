@@ -16,6 +16,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "api/http/chunk_request.h"
+#include "node/blob_claim.h"
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/peer_documents.h"
@@ -122,7 +124,9 @@ Answer Parse(std::string raw) {
 
 class FakeMembers final : public MemberAnswers {
  public:
-  std::string Answer(std::string_view since, std::string_view old, std::string_view asker) override {
+  absl::StatusOr<std::string> Answer(std::string_view since, std::string_view old, std::string_view asker,
+                                     const ProvenNames&) override {
+    if (asker == "another") return absl::PermissionDeniedError("it is another");
     return absl::StrCat("since ", std::string(since), " old ", std::string(old), " asker ",
                         std::string(asker));
   }
@@ -136,7 +140,10 @@ class FakeHolders final : public HolderAnswers {
     return absl::StrCat(std::string(digest), " ", std::string(size), " ", std::string(chunk), " ",
                         std::string(root));
   }
-  bool Take(std::string_view announcement) override { return announcement == "good"; }
+  absl::Status Take(std::string_view announcement, const ProvenNames&) override {
+    if (announcement == "another's") return absl::PermissionDeniedError("it is another's");
+    return announcement == "good" ? absl::OkStatus() : absl::InvalidArgumentError("bad");
+  }
 };
 
 class PeerRoutesTest : public index::StoreTest {
@@ -540,6 +547,7 @@ TEST_F(PeerRoutesTest, MembersAreToldToWhomeverAsks) {
   EXPECT_EQ(Ask("/sluice/v1/members?since=abc&old=1", "Sluice-Member: {\"name\":\"a\"}\r\n").body,
             "since abc old 1 asker {\"name\":\"a\"}");
   EXPECT_EQ(Ask("/sluice/v1/members").body, "since  old  asker ");
+  EXPECT_EQ(Ask("/sluice/v1/members", "Sluice-Member: another\r\n").status, 403);
   EXPECT_EQ(Ask("/sluice/v1/members?since=%zz").body, "since  old  asker ");
   EXPECT_EQ(Ask("/sluice/v1/members/").status, 404);
 }
@@ -556,6 +564,23 @@ TEST_F(PeerRoutesTest, HoldersAreNamedAndAnnounced) {
   };
   EXPECT_EQ(post("good").status, 204);
   EXPECT_EQ(post("bad").status, 400);
+  EXPECT_EQ(post("another's").status, 403);
+}
+
+TEST(ChunkRequestTest, WhoAsksIsWhomItsCertificateNames) {
+  const BlobOrigin origin{"registry.example", "app"};
+  const BlobSpec spec = index::SampleBlob(7).spec;
+  HttpRequest request;
+  request.headers = {{"Sluice-Role", "home"},
+                     {"Sluice-Blob", FormatBlobClaim(spec, origin, BlobClaim::Access::kPublic)},
+                     {"Range", "bytes=0-99"},
+                     {"Sluice-From", "a"}};
+  const auto parse = [&] { return ParseChunkRequest(request, origin, spec.digest, Instant()).status(); };
+  EXPECT_TRUE(parse().ok()) << parse();
+  request.proven_names = ProvenNames({"b", "a"});
+  EXPECT_TRUE(parse().ok()) << parse();
+  request.proven_names = ProvenNames({"b"});
+  EXPECT_TRUE(absl::IsPermissionDenied(parse())) << parse();
 }
 
 TEST_F(PeerRoutesTest, ABlobIsNotEvictedBetweenTheLookupAndTheAnswer) {

@@ -45,7 +45,7 @@ class Node final : public api::DialAnswers {
     routes["/sluice/v1/members"] = [this](const api::HttpRequest& request, api::HttpResponder responder) {
       api::HttpResponse response;
       response.headers.emplace_back("Sluice-Node", name_);
-      response.body = exchange_->Answer("", "", request.Header("Sluice-Member"));
+      response.body = *exchange_->Answer("", "", request.Header("Sluice-Member"));
       std::move(responder).Answer(std::move(response));
     };
     api::AddDialRoute(routes, *this, name);
@@ -66,7 +66,9 @@ class Node final : public api::DialAnswers {
     server_->Stop();
   }
 
-  void Dial(std::string_view asker, Done done) override { dial_back_->Answer(asker, std::move(done)); }
+  void Dial(std::string_view asker, const ProvenNames& proven, Done done) override {
+    dial_back_->Answer(asker, proven, std::move(done));
+  }
 
   HostPort address() const { return {"127.0.0.1", server_->port()}; }
   void Knows(const std::string& name, const HostPort& at) {
@@ -84,7 +86,7 @@ class Node final : public api::DialAnswers {
   }
   absl::StatusOr<std::string> AnswerTo(const std::string& row) {
     std::promise<absl::StatusOr<std::string>> promise;
-    dial_back_->Answer(row, [&](absl::StatusOr<std::string> got) { promise.set_value(std::move(got)); });
+    dial_back_->Answer(row, {}, [&](absl::StatusOr<std::string> got) { promise.set_value(std::move(got)); });
     return promise.get_future().get();
   }
 

@@ -449,16 +449,18 @@ TEST_F(DirectoryTest, WhoMayAskTheRegistryAsksThoseFirstThatAreSaidToHaveIt) {
   for (int i = 2; std::find(ranks.begin(), ranks.end(), holder) != ranks.end(); ++i)
     holder = absl::StrCat("node-", i);
   const HeldBlob held{*Holders::IdentityOf(blob), true};
-  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {held}, {}})));
-  EXPECT_FALSE(holders_->Take(FormatAnnouncement({"stranger", {held}, {}})));
-  EXPECT_TRUE(holders_->Take(FormatAnnouncement({"node-0", {held}, {}}))) << "this node itself";
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {held}, {}})).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(holders_->Take(FormatAnnouncement({"stranger", {held}, {}}))));
+  EXPECT_TRUE(absl::IsPermissionDenied(
+      holders_->Take(FormatAnnouncement({holder, {held}, {}}), ProvenNames({"another"}))));
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({"node-0", {held}, {}})).ok()) << "this node itself";
   AskHolders(blob);
   EXPECT_THAT(Texts(Offers(blob, one_)),
               ElementsAre("holder " + ranks[1], "holder " + ranks[2], "holder " + holder, "origin"));
   holders_->NoteLacks(held.blob, holder);
   EXPECT_THAT(Texts(Offers(blob, one_)), ::testing::SizeIs(kRanksAsked)) << "now nobody has it";
   const Blob other = BlobWhereOwnRankIs(3);
-  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {{*Holders::IdentityOf(other), true}}, {}})));
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {{*Holders::IdentityOf(other), true}}, {}})).ok());
   EXPECT_THAT(Texts(Settled(other, one_)), ::testing::Not(::testing::Contains("holder " + holder)))
       << "who is no rank leaves that to the home";
   EXPECT_THAT(Texts(Offers(other, one_, Asker::kPeer)), ::testing::Contains("holder " + holder));

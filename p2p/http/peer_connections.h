@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "node/chunk_source.h"
+#include "node/executor.h"
+
+namespace sluice::p2p {
+
+// The connections to other nodes by TLS, counted so that no more than a few new ones begin in a second: each
+// costs both sides a signature, and a node that is asked by all others at once would do nothing else.
+// Requests that find a kept connection are not held up.
+//
+// Pure: the clock is handed in. Not thread-safe.
+class PeerConnections {
+ public:
+  static constexpr size_t kBeginPerSecond = 20;
+  static constexpr size_t kBeginPerSecondOfFills = 15;  // the rest is kept for demand
+
+  // Whether a request to `to` may start now: a kept connection is free for it, or another may begin. It
+  // counts as under way then, until End.
+  bool Start(const std::string& to, FetchClass fetch_class, Instant now);
+  void End(const std::string& to);
+
+  // What became of the connections themselves.
+  void Opened(int socket, const std::string& to, Instant now);
+  void Closed(int socket);
+
+  // When one of that class may begin, if nothing else does before.
+  Instant NextBegin(FetchClass fetch_class) const;
+
+ private:
+  struct Counts {
+    uint32_t under_way = 0;  // requests
+    uint32_t open = 0;       // connections
+    uint32_t granted = 0;    // of them, may begin and has not yet
+  };
+  void NoteBegun(Instant now);
+  void ForgetUnused(const std::string& to);
+
+  absl::flat_hash_map<std::string, Counts> counts_;
+  absl::flat_hash_map<int, std::string> sockets_;
+  std::deque<Instant> begun_;  // the last kBeginPerSecond, oldest first
+};
+
+}  // namespace sluice::p2p

@@ -1,0 +1,85 @@
+#include "p2p/http/peer_connections.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace sluice::p2p {
+namespace {
+
+using std::chrono::milliseconds;
+
+class PeerConnectionsTest : public ::testing::Test {
+ protected:
+  // A request that needs a connection of its own, which then stands.
+  bool Begin(FetchClass fetch_class = FetchClass::kDemand) {
+    const std::string to = "node " + std::to_string(next_);
+    if (!connections_.Start(to, fetch_class, now_)) return false;
+    connections_.Opened(next_++, to, now_);
+    return true;
+  }
+  int BeginAll(FetchClass fetch_class = FetchClass::kDemand) {
+    int begun = 0;
+    while (Begin(fetch_class)) ++begun;
+    return begun;
+  }
+
+  PeerConnections connections_;
+  Instant now_ = Instant(std::chrono::hours(1));
+  int next_ = 3;
+};
+
+TEST_F(PeerConnectionsTest, TwentyBeginInAnySecond) {
+  EXPECT_EQ(BeginAll(), 20);
+  EXPECT_EQ(connections_.NextBegin(FetchClass::kDemand), now_ + milliseconds(1000));
+  now_ += milliseconds(999);
+  EXPECT_EQ(BeginAll(), 0);
+  now_ += milliseconds(1);
+  EXPECT_EQ(BeginAll(), 20);
+  // Spread over a second they count for a second each.
+  now_ += milliseconds(1000);
+  for (int i = 0; i < 20; ++i, now_ += milliseconds(10)) EXPECT_TRUE(Begin());
+  EXPECT_FALSE(Begin());
+  now_ += milliseconds(800);
+  EXPECT_TRUE(Begin());
+  EXPECT_FALSE(Begin());
+}
+
+TEST_F(PeerConnectionsTest, FillsLeaveSomeToDemand) {
+  EXPECT_EQ(BeginAll(FetchClass::kBackfill), 15);
+  EXPECT_EQ(BeginAll(FetchClass::kDemand), 5);
+  EXPECT_FALSE(Begin(FetchClass::kBackfill));
+}
+
+TEST_F(PeerConnectionsTest, AKeptConnectionTakesTheNextRequest) {
+  ASSERT_TRUE(Begin());
+  const std::string to = "node 3";
+  connections_.End(to);
+  EXPECT_EQ(BeginAll(), 19);
+  EXPECT_TRUE(connections_.Start(to, FetchClass::kBackfill, now_)) << "one is kept";
+  EXPECT_FALSE(connections_.Start(to, FetchClass::kDemand, now_)) << "it is taken now";
+  connections_.End(to);
+  connections_.Closed(3);
+  EXPECT_FALSE(connections_.Start(to, FetchClass::kDemand, now_)) << "it is closed";
+}
+
+// One that was kept may turn out to be dead, and another is opened in its place.
+TEST_F(PeerConnectionsTest, AConnectionThatNobodyExpectedCountsToo) {
+  ASSERT_TRUE(Begin());
+  connections_.End("node 3");
+  EXPECT_TRUE(connections_.Start("node 3", FetchClass::kDemand, now_));
+  connections_.Closed(3);
+  connections_.Opened(1000, "node 3", now_);
+  EXPECT_EQ(BeginAll(), 18);
+}
+
+TEST_F(PeerConnectionsTest, OneThatNeverOpenedIsForgotten) {
+  ASSERT_TRUE(connections_.Start("a", FetchClass::kDemand, now_));
+  connections_.End("a");
+  EXPECT_EQ(BeginAll(), 19);
+  EXPECT_FALSE(connections_.Start("a", FetchClass::kDemand, now_)) << "there is none to be had";
+  connections_.Closed(12345);
+}
+
+}  // namespace
+}  // namespace sluice::p2p

@@ -136,7 +136,7 @@ measure() {
   for name in "${cases[@]}"; do
     case $name in
       8) measure_case 8 8 100 ;;
-      8-mtls) crowd_tls=1 measure_case 8-mtls 8 100 ;;
+      8-mtls) nodes_tls=1 measure_case 8-mtls 8 100 ;;
       8-unsealed) integrity=unverified measure_case 8-unsealed 8 100 ;;
       16) measure_case 16 16 50 ;;
       *) fail "there is no case '$name'" ;;

@@ -37,10 +37,15 @@ cluster_config() {
   (($# == 2)) || printf '  %s\n' "${@:3}"
 }
 
-# start_member N COUNT [YAML LINE...]: starts node N of COUNT, as cluster_config says.
+# start_member N COUNT [YAML LINE...]: starts node N of COUNT, as cluster_config says. With nodes_tls set it is called
+# node-N, and has the files that lib_tls.sh has installed for it.
 start_member() {
   use_node "$1"
-  start_node "$(cluster_config "$@")"
+  if [[ -n ${nodes_tls-} ]]; then
+    start_node "$(cluster_config "$@" "name: node-$1")" "$(tls_config "$1")"
+  else
+    start_node "$(cluster_config "$@")"
+  fi
 }
 
 # nodes_down: ends all of them, with their keepers, and takes their mounts away.

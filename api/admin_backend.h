@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/cancel_check.h"
 #include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
@@ -80,11 +81,20 @@ struct MountInfo {
 // Whether the rest of an image is brought in after it is mounted.
 enum class FillMode { kDefault, kOnDemand, kBackground };  // kDefault: as the configuration says
 
+// What a mount may be used for, as mount(8) has it.
+struct MountOptions {
+  bool suid = true;  // set-user-ID programs and those with file capabilities get their privileges
+  bool dev = true;   // device files work
+  bool exec = true;  // programs can be run
+};
+
 struct MountRequest {
   std::string reference;    // not empty
   std::string mount_point;  // absolute
   FillMode fill = FillMode::kDefault;
   Instant deadline;  // by then the mount is there, or none of it is
+  MountOptions options = {};
+  CancelCheck cancelled = {};  // nobody waits for it any more: nothing is mounted from then on
 };
 
 enum class FillState { kIdle, kFilling, kComplete, kFailed };  // kIdle: nobody asked for a fill

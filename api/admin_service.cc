@@ -150,9 +150,10 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   }
 
   Reactor* Mount(Context* context, const v1::MountRequest* request, v1::MountResponse* response) override {
-    return Run(context, [this, request, response](Instant deadline) {
+    return Run(context, [this, context, request, response](Instant deadline) {
       absl::StatusOr<MountRequest> checked = FromProto(*request, deadline);
       if (!checked.ok()) return checked.status();
+      checked->cancelled = CancelCheck([context] { return context->IsCancelled(); });
       absl::StatusOr<MountInfo> mount = backend_.mounts.Mount(*checked);
       if (mount.ok()) ToProto(*mount, *response->mutable_mount());
       return mount.status();

@@ -395,11 +395,33 @@ absl::Status CheckMountPoint(const std::string& mount_point) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<MountOptions> OptionsFrom(const v1::MountRequest& from) {
+  MountOptions options;
+  const std::pair<std::string_view, bool MountOptions::*> known[] = {
+      {"suid", &MountOptions::suid}, {"dev", &MountOptions::dev}, {"exec", &MountOptions::exec}};
+  for (const std::string& option : from.options()) {
+    const bool forbids = option.starts_with("no");
+    const std::string_view what = std::string_view(option).substr(forbids ? 2 : 0);
+    const auto* const found =
+        std::find_if(std::begin(known), std::end(known), [what](const auto& k) { return k.first == what; });
+    if (found == std::end(known)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("mount option \"", option, "\" is none of suid, nosuid, dev, nodev, exec, noexec"));
+    }
+    options.*found->second = !forbids;
+  }
+  return options;
+}
+
 absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant deadline) {
   if (absl::Status status = CheckReference(from.reference(), "reference"); !status.ok()) return status;
   if (absl::Status status = CheckMountPoint(from.mount_point()); !status.ok()) return status;
-  MountRequest request{
-      .reference = from.reference(), .mount_point = from.mount_point(), .deadline = deadline};
+  const absl::StatusOr<MountOptions> options = OptionsFrom(from);
+  if (!options.ok()) return options.status();
+  MountRequest request{.reference = from.reference(),
+                       .mount_point = from.mount_point(),
+                       .deadline = deadline,
+                       .options = *options};
   switch (from.fill()) {
     case v1::FILL_UNSPECIFIED:
       request.fill = FillMode::kDefault;

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "ondemand/keeper/clock.h"
 #include "ondemand/mount_point.h"
 
 namespace sluice::ondemand {
@@ -26,6 +27,7 @@ constexpr uint64_t kRoomBytes = uint64_t{256} << 20;
 KeeperClientOptions ClientOptions(const DoorOptions& options) {
   return {.door = DoorKindOf(options.backend),
           .runtime_dir = options.runtime_dir,
+          .state_dir = options.state_dir,
           .blobs_dir = options.blobs_dir,
           .cache_dir = options.cache_dir,
           .keeper_path = options.keeper_path,
@@ -82,7 +84,7 @@ TicketPump::Deliver Door::CacheDelivery() const {
     const std::shared_ptr<CacheFiller> filler = weak.lock();
     if (!filler) return std::move(done)(absl::CancelledError("the door has stopped"));
     filler->Fill(read.object, read.blob, {read.offset, read.length},
-                 Instant(std::chrono::nanoseconds(read.deadline_ns)), std::move(done));
+                 Instant(std::chrono::nanoseconds(keeper::OwnTimeNs(read.deadline_ns))), std::move(done));
   };
 }
 
@@ -203,17 +205,14 @@ absl::StatusOr<BlobEntry> Door::EntryOf(const BlobKey& key) const {
 }
 
 absl::Status Door::MountImage(const MountRequest& request) {
-  if (absl::Status fit = CheckMountPoint(request.mount_point); !fit.ok()) return fit;
-  std::error_code error;
-  const std::filesystem::path mount_point = std::filesystem::canonical(request.mount_point, error);
-  if (error)
-    return absl::NotFoundError(absl::StrCat("mount point ", request.mount_point, ": ", error.message()));
+  const absl::StatusOr<MountPoint> mount_point = OpenMountPoint(request.mount_point);
+  if (!mount_point.ok()) return mount_point.status();
 
   // Held throughout: none of the devices may be unguarded meanwhile.
   const std::lock_guard mounting(mount_mutex_);
   std::unique_lock lock(mutex_);
   if (stopped_) return absl::CancelledError("the door has stopped");
-  KeeperClient::Image image{request.bootstrap_path, {}, {}, options_.domain, request.label};
+  KeeperClient::Image image{request.bootstrap_path, {}, {}, options_.domain, request.label, request.flags};
   if (GuardsBootstrap()) {
     const absl::StatusOr<BlobEntry> entry = EntryOf(request.bootstrap);
     if (!entry.ok()) return entry.status();
@@ -226,7 +225,7 @@ absl::Status Door::MountImage(const MountRequest& request) {
   }
   // What is told to the door of blobs must not wait for the mount, whose reads may wait for that.
   lock.unlock();
-  absl::Status mounted = keeper_->Mount(image, mount_point);
+  absl::Status mounted = keeper_->Mount(image, *mount_point);
   if (mounted.ok()) return mounted;
   return absl::Status(mounted.code(), absl::StrCat("mount ", request.label, " at ", request.mount_point, ": ",
                                                    mounted.message()));
@@ -253,9 +252,7 @@ uint64_t Door::KernelCacheBytes() {
 }
 
 absl::Status Door::UnmountImage(const std::string& mount_point) {
-  std::error_code error;
-  const std::filesystem::path canonical = std::filesystem::canonical(mount_point, error);
-  return keeper_->Unmount(error ? mount_point : canonical.string());
+  return keeper_->Unmount(mount_point);
 }
 
 absl::StatusOr<std::vector<MountedImage>> Door::Mounts() {

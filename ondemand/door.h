@@ -25,11 +25,12 @@ namespace sluice::ondemand {
 struct DoorOptions {
   Backend backend = Backend::kFanotify;  // not kOff
   std::string runtime_dir;               // holds the keeper's socket and lock; made if it is missing
-  std::string blobs_dir;                 // the store's files, each named by the 64 hex digits of its key
-  std::string cache_dir = {};            // cachefiles: of the kernel's copies; made if it is missing
-  std::string domain = {};  // cachefiles: whose mounts share the copies; empty is each mount for itself
-  std::string keeper_path;  // the sluice-keeper executable
-  std::string keeper_log;   // file that a keeper's lines are appended to; empty is our own stderr
+  std::string state_dir = {};  // of the store: locked by its keeper, which has a second socket there
+  std::string blobs_dir;       // the store's files, each named by the 64 hex digits of its key
+  std::string cache_dir = {};  // cachefiles: of the kernel's copies; made if it is missing
+  std::string domain = {};     // cachefiles: whose mounts share the copies; empty is each mount for itself
+  std::string keeper_path;     // the sluice-keeper executable
+  std::string keeper_log;      // file that a keeper's lines are appended to; empty is our own stderr
   Duration read_deadline = std::chrono::seconds(30);  // then a reader gets EIO
   Duration call_timeout = std::chrono::seconds(10);   // of one call to the keeper
   uint32_t slots_max = 16384;                         // reads that wait at once; a new keeper's only
@@ -43,6 +44,7 @@ struct MountRequest {
   std::vector<BlobKey> devices;  // the image's blobs in the order of its device table; guarded already
   std::string mount_point;       // absolute path of an empty directory
   std::string label;             // kept beside the mount for people and successors, e.g. the image reference
+  uint32_t flags = 0;            // keeper::MountFlag: what it may not be used for
 };
 
 // Where the kernel's reads come in. The keeper process owns the kernel's side, whichever of its interfaces
@@ -133,6 +135,10 @@ class Door {
   uint64_t keepers_replaced() const;
   // The keeper's process, for people and tests.
   int32_t keeper_pid() const;
+  // Does not block.
+  bool KeeperLives() const { return keeper_->KeeperLives(); }
+  // Has the keeper open its log's file anew.
+  void ReopenKeeperLog() { keeper_->ReopenLog(); }
 
  private:
   struct Guarded {

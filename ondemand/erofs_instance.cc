@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/erofs_sysfs.h"
+#include "ondemand/mount_point.h"
 
 namespace sluice::ondemand {
 
@@ -32,7 +33,10 @@ bool Lives(const ErofsInstance& instance) {
 }
 
 absl::StatusOr<ErofsInstance> ErofsInstanceAt(const std::string& path) {
-  const Descriptor root(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const absl::StatusOr<Descriptor> directory = OpenForeignDirectory(path);
+  if (!directory.ok()) return directory.status();
+  // The image's root: no path of anybody else's.
+  const Descriptor root(openat(directory->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   struct statfs status {};
   if (!root.valid() || fstatfs(root.get(), &status) != 0)
     return absl::NotFoundError(absl::StrCat("open ", path, ": ", std::strerror(errno)));

@@ -304,22 +304,27 @@ absl::Status KeeperClient::StoreDescriptors() {
   return absl::OkStatus();
 }
 
+// Wherever one of its sockets is left.
 absl::StatusOr<Descriptor> KeeperClient::Dial() const {
-  const std::string path = absl::StrCat(options_.runtime_dir, "/", keeper::kSocketName);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (!keeper::CopyText(path, address.sun_path)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("runtime directory ", options_.runtime_dir, " has too long a name"));
-  }
+  absl::StatusOr<Descriptor> socket = DialIn(options_.runtime_dir);
+  if (socket.ok() || options_.state_dir.empty()) return socket;
+  absl::StatusOr<Descriptor> other = DialIn(options_.state_dir);
+  return other.ok() ? std::move(other) : std::move(socket);
+}
+
+absl::StatusOr<Descriptor> KeeperClient::DialIn(const std::string& path) const {
+  const Descriptor directory(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid())
+    return absl::UnavailableError(absl::StrCat("open ", path, ": ", std::strerror(errno)));
+  const sockaddr_un address = keeper::SocketIn(directory.get());
   Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return ErrnoStatus("make a socket");
   const timeval timeout = ToTimeval(options_.call_timeout);
   setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
   setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
   if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return absl::UnavailableError(
-        absl::StrCat("connect to the keeper at ", path, ": ", std::strerror(errno)));
+    return absl::UnavailableError(absl::StrCat("connect to the keeper at ", path, "/", keeper::kSocketName,
+                                               ": ", std::strerror(errno)));
   }
   return socket;
 }
@@ -345,6 +350,7 @@ absl::Status KeeperClient::Attach() {
   keeper_pid_.store(PeerPid(socket->get()));
   keeper_process_ = std::move(process.value());
   socket_ = std::move(*socket);
+  keeper_lives_ = true;
   return absl::OkStatus();
 }
 
@@ -380,6 +386,9 @@ absl::Status KeeperClient::Spawn(std::vector<std::string> arguments, std::span<c
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus("make a pipe");
   Descriptor read_end(ends[0]);
   Descriptor write_end(ends[1]);
+  // Somebody may have removed it since we made it.
+  mkdir(options_.runtime_dir.c_str(), 0755);
+  if (!options_.state_dir.empty()) arguments.insert(arguments.begin(), {"--state-dir", options_.state_dir});
   arguments.insert(arguments.begin(), {options_.keeper_path, "--runtime-dir", options_.runtime_dir,
                                        "--blobs-dir", options_.blobs_dir, "--cache-dir", options_.cache_dir,
                                        "--ready-fd", std::to_string(write_end.get())});
@@ -487,6 +496,7 @@ void KeeperClient::WatchKeeper() {
     if (wait[0].revents != 0) return;
     const std::lock_guard lock(mutex_);
     if (!KeeperIsDead() || Reattach().ok()) continue;
+    keeper_lives_ = false;
     // Meanwhile readers wait: our duplicate of the door keeps the kernel from letting them through or failing
     // them.
     pollfd pause{stop_event_.get(), POLLIN, 0};
@@ -613,7 +623,7 @@ std::optional<BlobEntry> KeeperClient::FindEntry(const BlobKey& key) const {
   return std::nullopt;
 }
 
-absl::Status KeeperClient::Mount(const Image& image, const std::string& mount_point) {
+absl::Status KeeperClient::Mount(const Image& image, const MountPoint& mount_point) {
   if (image.devices.size() > keeper::kDevicesMax) {
     return absl::InvalidArgumentError(absl::StrCat("the image has ", image.devices.size(), " blobs; at most ",
                                                    keeper::kDevicesMax, " can be mounted"));
@@ -624,13 +634,14 @@ absl::Status KeeperClient::Mount(const Image& image, const std::string& mount_po
   call.device_count = static_cast<uint32_t>(image.devices.size());
   for (size_t i = 0; i < image.devices.size(); ++i) call.devices[i] = image.devices[i].value();
   if (image.bootstrap) call.bootstrap = image.bootstrap->value();
-  if (!keeper::CopyText(mount_point, call.mount_point)) {
+  if (!keeper::CopyText(mount_point.path, call.mount_point)) {
     return absl::InvalidArgumentError("the mount point's path is too long");
   }
+  call.flags = image.flags;
   if (!keeper::CopyText(image.domain, call.domain))
     return absl::InvalidArgumentError("the name of the domain is too long");
   keeper::CopyText(std::string_view(image.label).substr(0, sizeof(call.label) - 1), call.label);
-  const int descriptors[] = {bootstrap.get()};
+  const int descriptors[] = {bootstrap.get(), mount_point.directory.get()};
   // The kernel may read the image before it is mounted, each read with its own deadline.
   return CallKeeper(&call, sizeof(call), descriptors, 2 * options_.read_deadline).status();
 }
@@ -650,7 +661,8 @@ absl::StatusOr<std::vector<MountedImage>> KeeperClient::ListMounts() {
     absl::StatusOr<keeper::Reply> reply = CallKeeper(&request, sizeof(request));
     if (!reply.ok()) return reply.status();
     if (reply->value <= next) break;
-    MountedImage image{reply->mount.mount_point, reply->mount.label, {}, InstanceOf(reply->mount)};
+    MountedImage image{
+        reply->mount.mount_point, reply->mount.label, {}, InstanceOf(reply->mount), reply->mount.device};
     for (uint32_t i = 0; i < reply->mount.device_count; ++i) {
       if (const std::optional<BlobKey> key = KeyOf(reply->mount.devices[i])) image.devices.push_back(*key);
     }
@@ -677,6 +689,13 @@ bool KeeperClient::Serves(const ErofsInstance& instance) const {
   });
 }
 
+void KeeperClient::ReopenLog() {
+  const std::unique_lock lock(mutex_, options_.call_timeout);
+  // Not the wrapper: glibc 2.36 declares it without extern "C".
+  if (lock.owns_lock() && keeper_process_.valid())
+    (void)syscall(SYS_pidfd_send_signal, keeper_process_.get(), SIGHUP, nullptr, 0);
+}
+
 KeeperCounters KeeperClient::counters() const {
   const keeper::Counters& c = journal_->layout().counters;
   return {.hits = c.hits.load(),
@@ -686,7 +705,8 @@ KeeperCounters KeeperClient::counters() const {
           .refused = c.refused.load(),
           .expired = c.expired.load(),
           .denied = c.denied.load(),
-          .errors = c.errors.load()};
+          .errors = c.errors.load(),
+          .log_dropped = c.log_dropped.load()};
 }
 
 HitCounts KeeperClient::hits(BlobEntry entry) const {

@@ -24,12 +24,14 @@
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/wire.h"
+#include "ondemand/mount_point.h"
 
 namespace sluice::ondemand {
 
 struct KeeperClientOptions {
   keeper::DoorKind door = keeper::DoorKind::kFanotify;
   std::string runtime_dir;
+  std::string state_dir;  // as DoorOptions::state_dir
   std::string blobs_dir;
   std::string cache_dir;  // cachefiles
   std::string keeper_path;
@@ -65,6 +67,7 @@ struct MountedImage {
   std::string label;
   std::vector<BlobKey> devices;
   ErofsInstance instance = {};
+  uint64_t device = 0;  // its file system's, as st_dev
 };
 
 // Reads of one blob that the keeper let pass by itself, since it was guarded.
@@ -74,14 +77,15 @@ struct HitCounts {
 };
 
 struct KeeperCounters {
-  uint64_t hits = 0;       // reads of present chunks, answered by the keeper alone
-  uint64_t hit_bytes = 0;  // of these
-  uint64_t published = 0;  // reads of absent chunks, handed to the daemon
-  uint64_t filled = 0;     // of these, allowed
-  uint64_t refused = 0;    // of these, failed by the daemon
-  uint64_t expired = 0;    // of these, failed at their deadline
-  uint64_t denied = 0;     // refused at once: unknown or changed files, beyond their end, just failed
-  uint64_t errors = 0;     // events that could not be read or answered
+  uint64_t hits = 0;         // reads of present chunks, answered by the keeper alone
+  uint64_t hit_bytes = 0;    // of these
+  uint64_t published = 0;    // reads of absent chunks, handed to the daemon
+  uint64_t filled = 0;       // of these, allowed
+  uint64_t refused = 0;      // of these, failed by the daemon
+  uint64_t expired = 0;      // of these, failed at their deadline
+  uint64_t denied = 0;       // refused at once: unknown or changed files, beyond their end, just failed
+  uint64_t errors = 0;       // events that could not be read or answered
+  uint64_t log_dropped = 0;  // lines of its log that nobody took
 };
 
 // The door of mounts whose daemon and keeper are both dead, if the store has kept it for them: their readers
@@ -131,8 +135,9 @@ class KeeperClient {
     std::vector<BlobEntry> devices;
     std::string domain;
     std::string label;
+    uint32_t flags = 0;  // keeper::MountFlag
   };
-  absl::Status Mount(const Image& image, const std::string& mount_point);
+  absl::Status Mount(const Image& image, const MountPoint& mount_point);
   absl::Status Unmount(const std::string& mount_point);
   absl::StatusOr<std::vector<MountedImage>> ListMounts();
   // As Door::AdoptOrphan.
@@ -154,6 +159,10 @@ class KeeperClient {
   HitCounts hits(BlobEntry entry) const;
   uint64_t keepers_replaced() const { return keepers_replaced_.load(); }
   pid_t keeper_pid() const { return keeper_pid_.load(); }
+  // Does not block.
+  bool KeeperLives() const { return keeper_lives_.load(); }
+  // Tells the keeper by SIGHUP. Does nothing while there is none.
+  void ReopenLog();
 
  private:
   explicit KeeperClient(KeeperClientOptions options) : options_(std::move(options)) {}
@@ -162,6 +171,7 @@ class KeeperClient {
   absl::Status TakeStored();
   absl::Status StoreDescriptors();
   absl::StatusOr<keeper::Descriptor> Dial() const;
+  absl::StatusOr<keeper::Descriptor> DialIn(const std::string& directory) const;
   absl::Status Spawn(std::vector<std::string> arguments, std::span<const int> inherited,
                      const std::function<void()>& feed = nullptr) const;
   void SendObjects(keeper::Descriptor line) const;
@@ -195,6 +205,7 @@ class KeeperClient {
 
   std::atomic<uint64_t> keepers_replaced_{0};
   std::atomic<pid_t> keeper_pid_{0};
+  std::atomic<bool> keeper_lives_{false};
 
   std::timed_mutex mutex_;  // guards what follows: one call at a time
   keeper::Descriptor socket_;

@@ -4,18 +4,22 @@
 #include <poll.h>
 #include <spawn.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -142,18 +146,53 @@ Requirement Events(const keeper::Watch& watch) {
           holds ? "" : "use a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS, 6.14 or newer"};
 }
 
-// What is mounted is no image: a kernel that reads images from files says so, any other wants a block device.
-// Returns the errno value that says why not, or 0.
+template <typename T>
+void Put(std::span<std::byte> image, size_t offset, T value) {
+  std::memcpy(image.data() + offset, &value, sizeof(value));
+}
+
+// An image with an empty root directory, so that the kernel has nothing to complain of in its log. Source:
+// Linux fs/erofs/erofs_fs.h: erofs_super_block, erofs_inode_compact, erofs_dirent; little-endian.
+bool WriteEmptyImage(const std::string& path) {
+  constexpr size_t kSuper = 1024;
+  constexpr uint16_t kRootNid = 36;  // in slots of 32 bytes: right behind the superblock
+  constexpr size_t kRoot = kRootNid * 32;
+  constexpr size_t kEntries = kRoot + 32;
+  constexpr uint16_t kNames = 2 * 12;
+  std::array<std::byte, 4096> image{};
+  Put<uint32_t>(image, kSuper, 0xE0F5E1E2);
+  Put<uint8_t>(image, kSuper + 12, 12);  // block size, as a power of two
+  Put<uint16_t>(image, kSuper + 14, kRootNid);
+  Put<uint64_t>(image, kSuper + 16, 1);  // inodes
+  Put<uint32_t>(image, kSuper + 36, 1);  // blocks
+  Put<uint16_t>(image, kRoot, 2 << 1);   // compact, its data behind it
+  Put<uint16_t>(image, kRoot + 4, S_IFDIR | 0755);
+  Put<uint16_t>(image, kRoot + 6, 2);           // links
+  Put<uint32_t>(image, kRoot + 8, kNames + 3);  // size
+  for (const auto& [entry, name_offset] : {std::pair<size_t, uint16_t>{0, kNames}, {12, kNames + 1}}) {
+    Put<uint64_t>(image, kEntries + entry, kRootNid);
+    Put<uint16_t>(image, kEntries + entry + 8, name_offset);
+    Put<uint8_t>(image, kEntries + entry + 10, 2);  // directory
+  }
+  std::memcpy(image.data() + kEntries + kNames, "...", 3);
+  const keeper::Descriptor file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  return file.valid() && pwrite(file.get(), image.data(), image.size(), 0) == ssize_t{image.size()};
+}
+
+// A kernel that does not read images from files wants a block device. Returns the errno value that says why
+// not, or 0.
 int TryFileBackedMount(const std::string& file) {
+  if (!WriteEmptyImage(file)) return errno;
   const keeper::Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
   if (!context.valid() || fsconfig(context.get(), FSCONFIG_SET_STRING, "source", file.c_str(), 0) != 0)
     return errno;
+  if (fsconfig(context.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0) return errno;
   const int error = fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0 ? 0 : errno;
   return error == ENOTBLK || error == ENODEV || error == EPERM ? error : 0;
 }
 
 Requirement FileBackedMounts(const std::string& directory) {
-  const int error = TryFileBackedMount(directory + "/" + keeper::kCanaryName);
+  const int error = TryFileBackedMount(directory + "/image");
   return {"file-backed EROFS mounts", error == 0,
           error == 0 ? "the kernel looks for images in plain files" : std::strerror(error),
           error == 0 ? "" : "use a kernel with CONFIG_EROFS_FS_BACKED_BY_FILE (Linux 6.12)"};
@@ -162,7 +201,6 @@ Requirement FileBackedMounts(const std::string& directory) {
 // The FUSE door's images are on its files, or on loop devices on these.
 Requirement FileOrLoopMounts(const std::string& directory) {
   const std::string file = directory + "/image";
-  keeper::Descriptor(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   const std::string name = "EROFS mounts of files or loop devices";
   if (TryFileBackedMount(file) == 0) return {name, true, "the kernel looks for images in plain files", ""};
   if (truncate(file.c_str(), keeper::kCanaryBytes) != 0)

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <utility>
 
+#include "ondemand/keeper/clock.h"
+
 namespace sluice::ondemand {
 namespace {
 
@@ -72,7 +74,7 @@ void TicketPump::TakeSlot(uint32_t index) {
     if (!status.ok() || !*deliver) return finish(std::move(status));
     (*deliver)(read, finish);
   };
-  const Instant deadline{std::chrono::nanoseconds(read.deadline_ns)};
+  const Instant deadline{std::chrono::nanoseconds(keeper::OwnTimeNs(read.deadline_ns))};
   const BlobKey key = KeyOf(journal_->layout().blobs[read.blob % keeper::kBlobsMax]);
   on_ticket_(ReadTicket(key, {read.offset, read.length}, deadline, std::move(answer)));
 }

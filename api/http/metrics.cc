@@ -284,6 +284,10 @@ class Metrics::Collector final : public prometheus::Collectable {
                         "What the kernel's own copies of blobs take up on disk (backend cachefiles).",
                         MetricType::Gauge),
               {}, extras_.kernel_cache_bytes ? static_cast<double>(extras_.kernel_cache_bytes()) : 0);
+    AddSample(AddFamily(families, "sluice_log_dropped_total",
+                        "Log lines of the daemon and of the keeper that were dropped, as nobody took them.",
+                        MetricType::Counter),
+              {}, extras_.log_dropped ? static_cast<double>(extras_.log_dropped()) : 0);
     AddSample(AddFamily(families, "sluice_build_info", "The version that is running.", MetricType::Gauge),
               {{"version", extras_.version}, {"revision", extras_.revision}}, 1);
     return families;

@@ -27,6 +27,7 @@ struct MetricsExtras {
   // Called at each export; may be null.
   absl::AnyInvocable<KeeperCounts() const> keeper = nullptr;
   absl::AnyInvocable<uint64_t() const> kernel_cache_bytes = nullptr;  // of the kernel's own copies, on disk
+  absl::AnyInvocable<uint64_t() const> log_dropped = nullptr;         // lines, of the daemon and the keeper
 };
 
 // The node's metrics in Prometheus' text format (exposition format 0.0.4). All series are there from the

@@ -7,11 +7,14 @@
 
 namespace sluice::api {
 
-// OK when the node can serve; else why not. Called on the HTTP server's thread: must not block.
-using ReadinessCheck = absl::AnyInvocable<absl::Status() const>;
+// Each OK, or why not. Called on the HTTP server's thread: must not block.
+struct HealthChecks {
+  absl::AnyInvocable<absl::Status() const> alive;  // else it helps to start the node anew
+  absl::AnyInvocable<absl::Status() const> ready;  // the node can serve
+};
 
-// Adds what operators and probes ask for: /metrics, /livez (200 as long as the process can answer) and
-// /readyz (200, or 503 with the reason). `metrics` outlives the server.
-void AddOperationsRoutes(HttpRoutes& routes, const Metrics& metrics, ReadinessCheck ready);
+// Adds what operators and probes ask for: /metrics, /livez and /readyz (200, or 503 with the reason).
+// `metrics` outlives the server.
+void AddOperationsRoutes(HttpRoutes& routes, const Metrics& metrics, HealthChecks checks);
 
 }  // namespace sluice::api

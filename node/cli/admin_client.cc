@@ -20,7 +20,10 @@ constexpr absl::Duration kVerifyTimeout = absl::Minutes(30);
 class AdminClient::Channel {
  public:
   explicit Channel(const DaemonSocket& socket)
-      : timeout_(socket.timeout), stub_(v1::AdminService::NewStub(socket.channel)) {}
+      : timeout_(socket.timeout),
+        same_mounts_(socket.same_mounts),
+        stub_(v1::AdminService::NewStub(socket.channel)) {}
+  bool same_mounts() const { return same_mounts_; }
 
   v1::AdminService::Stub& stub() { return *stub_; }
 
@@ -53,6 +56,7 @@ class AdminClient::Channel {
 
  private:
   const std::optional<absl::Duration> timeout_;
+  const bool same_mounts_;
   const std::unique_ptr<v1::AdminService::Stub> stub_;
 };
 
@@ -65,6 +69,10 @@ absl::StatusOr<AdminClient> AdminClient::Connect(const GlobalFlags& flags) {
 AdminClient::AdminClient(std::unique_ptr<Channel> channel) : channel_(std::move(channel)) {}
 AdminClient::AdminClient(AdminClient&&) noexcept = default;
 AdminClient::~AdminClient() = default;
+
+bool AdminClient::SharesMounts() const {
+  return channel_->same_mounts();
+}
 
 absl::StatusOr<v1::NodeStatus> AdminClient::GetStatus() {
   auto response = channel_->Call(&v1::AdminService::Stub::GetStatus, v1::GetStatusRequest());

@@ -26,6 +26,9 @@ class AdminClient {
   AdminClient(AdminClient&&) noexcept;
   ~AdminClient();
 
+  // Whether the daemon sees the same mounts as this process; false where nobody can tell.
+  bool SharesMounts() const;
+
   absl::StatusOr<v1::NodeStatus> GetStatus();
   absl::StatusOr<v1::ListPeersResponse> ListPeers();
   absl::StatusOr<v1::DialBackResponse> DialBack();

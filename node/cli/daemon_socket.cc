@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "node/cli/exit_code.h"
@@ -18,8 +20,19 @@ namespace {
 // Of one answer: a page of a thousand blobs, every mount of a busy node, or a recipe.
 constexpr int kReceiveBytesMax = 16 << 20;
 
+// Whether the process that listens is in our mount namespace.
+bool SharesMounts(int connected) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(connected, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) return false;
+  std::error_code error;
+  const auto ours = std::filesystem::read_symlink("/proc/self/ns/mnt", error);
+  const auto theirs = std::filesystem::read_symlink(absl::StrCat("/proc/", peer.pid, "/ns/mnt"), error);
+  return !error && ours == theirs;
+}
+
 // Asks the socket itself first: gRPC would say no more than "failed to connect".
-absl::Status CheckSocket(const std::string& path, const std::string& flag) {
+absl::Status CheckSocket(const std::string& path, const std::string& flag, bool* same_mounts) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
@@ -32,6 +45,7 @@ absl::Status CheckSocket(const std::string& path, const std::string& flag) {
   if (fd < 0) return absl::ErrnoToStatus(errno, "cannot create a socket");
   const int error =
       ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? 0 : errno;
+  *same_mounts = error == 0 && SharesMounts(fd);
   ::close(fd);
   if (error == 0) return absl::OkStatus();
   const std::string what = absl::StrCat("cannot reach the daemon on ", path, ": ", strerror(error));
@@ -55,7 +69,7 @@ absl::StatusOr<DaemonSocket> ConnectSocket(const GlobalFlags& flags, const std::
           absl::StrCat("--timeout \"", flags.timeout, "\" is no duration; write it as 500ms, 30s, 5m or 1h"));
     }
   }
-  if (absl::Status status = CheckSocket(path, flag); !status.ok()) return status;
+  if (absl::Status status = CheckSocket(path, flag, &socket.same_mounts); !status.ok()) return status;
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kReceiveBytesMax);
   // A proxy of the environment has no business with a local socket.

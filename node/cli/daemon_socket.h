@@ -20,6 +20,8 @@ namespace sluice::cli {
 struct DaemonSocket {
   std::shared_ptr<grpc::Channel> channel;
   std::optional<absl::Duration> timeout;
+  // Whether it sees the same mounts as we do; false where nobody can tell.
+  bool same_mounts = false;
 };
 
 // `flag` is the one that names the socket, "--socket", for messages. Errors: DaemonUnreachable (no socket, or

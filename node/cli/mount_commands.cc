@@ -1,9 +1,12 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
+#include <system_error>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -13,6 +16,7 @@
 #include "node/cli/json_report.h"
 #include "node/cli/table_report.h"
 #include "node/image/progress.h"
+#include "ondemand/mount_point.h"
 
 namespace sluice::cli {
 namespace {
@@ -23,6 +27,7 @@ struct MountFlags {
   bool fill = false;
   bool no_fill = false;
   bool wait = false;
+  std::vector<std::string> options;  // of mount(8)
 };
 
 // The daemon has another working directory. Errors: InvalidArgument.
@@ -95,6 +100,27 @@ v1::MountInfo Refreshed(AdminClient& client, const v1::MountInfo& before) {
   return before;
 }
 
+// Whether an image is mounted there as this process sees it.
+bool IsMountedHere(const std::string& mount_point) {
+  const absl::StatusOr<std::vector<ondemand::MountInfo>> mounts = ondemand::ReadMountInfo();
+  if (!mounts.ok()) return true;  // nobody can tell
+  return std::any_of(mounts->begin(), mounts->end(), [&](const ondemand::MountInfo& mount) {
+    return mount.mount_point == mount_point && mount.type == "erofs";
+  });
+}
+
+std::string OwnNamespace() {
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/self/ns/mnt", error).string();
+}
+
+absl::Status NotHere() {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "sluiced and its keeper mount in another mount namespace than this one (", OwnNamespace(),
+      "), where nothing of it is seen; the mount was taken down again. Run this where sluiced runs (nsenter "
+      "--mount --target PID), or start sluiced where its mounts are to be seen"));
+}
+
 absl::Status RunMount(const GlobalFlags& flags, const MountFlags& mount_flags) {
   const std::string what =
       absl::StrCat("cannot mount ", mount_flags.reference, " on ", mount_flags.directory);
@@ -108,8 +134,13 @@ absl::Status RunMount(const GlobalFlags& flags, const MountFlags& mount_flags) {
   request.set_mount_point(*mount_point);
   if (mount_flags.fill) request.set_fill(v1::FILL_BACKGROUND);
   if (mount_flags.no_fill) request.set_fill(v1::FILL_ON_DEMAND);
+  for (const std::string& option : mount_flags.options) request.add_options(option);
   absl::StatusOr<v1::MountInfo> mount = client->Mount(request);
   if (!mount.ok()) return Annotate(mount.status(), what);
+  if (!client->SharesMounts() && !IsMountedHere(mount->mount_point())) {
+    (void)client->Unmount(mount->mount_point());
+    return Annotate(NotHere(), what);
+  }
 
   absl::Status filled;
   if (mount_flags.wait) {
@@ -129,6 +160,11 @@ absl::Status RunUnmount(const GlobalFlags& flags, const std::string& directory) 
   if (!client.ok()) return client.status();
   absl::Status status = client->Unmount(*mount_point);
   if (!status.ok()) return Annotate(status, what);
+  if (!client->SharesMounts() && IsMountedHere(*mount_point)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        what, ": it is unmounted where sluiced is; in this mount namespace (", OwnNamespace(),
+        ") an image is mounted there still: a copy, which \"umount ", directory, "\" takes down"));
+  }
   if (flags.output == OutputFormat::kJson) std::fputs(UnmountJson(*mount_point).c_str(), stdout);
   return absl::OkStatus();
 }
@@ -144,6 +180,9 @@ void AddMountCommands(CLI::App& app, Invocation& invocation) {
   CLI::Option* fill = mount->add_flag("--fill", flags->fill, "Bring in the rest in the background");
   CLI::Option* no_fill = mount->add_flag("--no-fill", flags->no_fill,
                                          "Fetch only what is read, whatever the configuration says");
+  mount->add_option("-o,--options", flags->options, "As of mount(8): nosuid, nodev, noexec; suid, dev, exec")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   mount->add_flag("--wait", flags->wait, "Wait until the fill has ended; shows progress on a terminal");
   fill->excludes(no_fill);
   mount->callback([&invocation, flags] {

@@ -42,6 +42,7 @@
 #include "node/daemon/mount_table.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
+#include "node/daemon/node_health.h"
 #include "node/daemon/peer_admin.h"
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
@@ -90,6 +91,8 @@ constexpr int kPeerFillsMax = 768;
 constexpr Duration kPeerIdleYieldsAfter = std::chrono::seconds(1);
 // How long a blob file that somebody has cut short or removed may go unnoticed.
 constexpr Duration kFileCheckInterval = std::chrono::seconds(5);
+// The same of mounts that somebody has moved or taken down.
+constexpr Duration kMountsInterval = std::chrono::seconds(1);
 
 absl::Status MakeFolder(const std::string& path, const char* what) {
   std::error_code error;
@@ -240,11 +243,12 @@ std::set<BlobKey> FilesOf(const MountTable& table) {
 // Members stand in the order in which they are made; the destructor stops them from the outside in.
 class Daemon::Node {
  public:
-  Node(const Config& config, ondemand::DescriptorStore& descriptors)
-      : config_(config), descriptors_(descriptors) {}
+  Node(const Config& config, ondemand::DescriptorStore& descriptors, const DaemonLog& log)
+      : config_(config), descriptors_(descriptors), log_(log) {}
   ~Node() { Stop(); }
 
   absl::Status Start();
+  void ReopenKeeperLog() { mounter_->ReopenKeeperLog(); }
 
  private:
   absl::Status OpenIdentity();
@@ -266,11 +270,15 @@ class Daemon::Node {
   absl::Status ServePeers();
   absl::Status ServeMirror();
   absl::Status ServeHints();
+  void NoticeMountsLater();
   void CheckFilesLater();
+  absl::Status Alive() const;
+  absl::Status Ready() const;
   void Stop();
 
   const Config config_;
   ondemand::DescriptorStore& descriptors_;
+  const DaemonLog& log_;
   Telemetry telemetry_;
   SteadyClock clock_;
   const Instant started_ = clock_.Now();
@@ -325,6 +333,7 @@ class Daemon::Node {
   std::unique_ptr<BlobAdmin> blob_admin_;
   std::unique_ptr<PeerAdmin> peer_admin_;
   std::unique_ptr<StatusAdmin> status_admin_;
+  std::unique_ptr<NodeHealth> health_checks_;
   std::unique_ptr<api::Metrics> metrics_;
   std::unique_ptr<api::HttpServer> http_;
   std::unique_ptr<NodePeerDocuments> given_documents_;
@@ -647,6 +656,7 @@ absl::Status Daemon::Node::OpenDoor() {
   ondemand::DoorOptions options;
   options.backend = backend_.backend;
   options.runtime_dir = config_.runtime_dir;
+  options.state_dir = config_.data_dir;
   options.blobs_dir = store_->blobs_dir();
   options.cache_dir = config_.data_dir + "/cachefiles";
   options.domain = config_.ondemand_domain;
@@ -756,7 +766,8 @@ absl::Status Daemon::Node::Serve() {
         mounter_->Release(key);
         AwaitLoop(*core_);  // a fill that has just been stopped gives back its lease there
       },
-      [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); });
+      [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); },
+      [this](const BlobKey& key) { return mounter_->HoldersOf(key); });
   peer_admin_ = std::make_unique<PeerAdmin>(
       PeerAdmin::Parts{health_, clock_, members_.get(), exchange_.get(), dial_back_.get()});
   status_admin_ =
@@ -771,13 +782,13 @@ absl::Status Daemon::Node::Serve() {
     return api::KeeperCounts{counters.hits,    counters.hit_bytes, counters.published,
                              counters.expired, counters.denied,    counters.errors};
   };
+  extras.log_dropped = [this] { return log_.dropped() + mounter_->keeper_counters().log_dropped; };
   extras.kernel_cache_bytes = [this] { return mounter_->KernelCacheBytes(); };
   metrics_ = std::make_unique<api::Metrics>(telemetry_, std::move(extras));
+  health_checks_ = std::make_unique<NodeHealth>(clock_, *core_, config_.data_dir + "/health");
   if (!config_.operations_listen.empty()) {
     api::HttpRoutes routes;
-    api::AddOperationsRoutes(routes, *metrics_, [this] {
-      return ready_ ? absl::OkStatus() : absl::UnavailableError("the node is starting or stopping");
-    });
+    api::AddOperationsRoutes(routes, *metrics_, {[this] { return Alive(); }, [this] { return Ready(); }});
     http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
     const absl::Status status = http_->Start(config_.operations_listen);
     if (!status.ok()) {
@@ -799,6 +810,7 @@ absl::Status Daemon::Node::Serve() {
   grpc_->SetHealth(api::GrpcServer::Health::kServing);
   hints_grpc_->SetHealth(api::GrpcServer::Health::kServing);
   CheckFilesLater();
+  NoticeMountsLater();
   ready_ = true;
   spdlog::info("ready; API on {}", options.socket_path);
   return absl::OkStatus();
@@ -827,12 +839,33 @@ absl::Status Daemon::Node::ServeHints() {
   return absl::Status(status.code(), absl::StrCat("api.prefetchSocket: ", std::string(status.message())));
 }
 
+void Daemon::Node::NoticeMountsLater() {
+  io_->PostAt(clock_.Now() + kMountsInterval, [this] {
+    mounter_->NoticeMounts();
+    NoticeMountsLater();
+  });
+}
+
 void Daemon::Node::CheckFilesLater() {
   io_->PostAt(clock_.Now() + kFileCheckInterval, [this] {
     store_->CheckFiles();
     mounter_->Tend();
     CheckFilesLater();
   });
+}
+
+absl::Status Daemon::Node::Alive() const {
+  absl::Status status = health_checks_->Loop();
+  if (status.ok() && log_.Stuck()) status = absl::UnavailableError("nobody takes the lines of the log");
+  return status;
+}
+
+absl::Status Daemon::Node::Ready() const {
+  if (!ready_) return absl::UnavailableError("the node is starting or stopping");
+  absl::Status status = health_checks_->Loop();
+  status.Update(health_checks_->Disk());
+  status.Update(mounter_->FrontEndStatus());
+  return status;
 }
 
 void Daemon::Node::Stop() {
@@ -845,6 +878,7 @@ void Daemon::Node::Stop() {
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
+  health_checks_.reset();
   if (peer_http_) peer_http_->Stop();
   if (mirror_http_) mirror_http_->Stop();
   if (zones_) zones_->Close();
@@ -871,9 +905,14 @@ Daemon::Daemon(std::unique_ptr<Node> node) : node_(std::move(node)) {}
 
 Daemon::~Daemon() = default;
 
+void Daemon::ReopenKeeperLog() {
+  node_->ReopenKeeperLog();
+}
+
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config,
-                                                      ondemand::DescriptorStore& descriptors) {
-  auto node = std::make_unique<Node>(config, descriptors);
+                                                      ondemand::DescriptorStore& descriptors,
+                                                      const DaemonLog& log) {
+  auto node = std::make_unique<Node>(config, descriptors, log);
   const absl::Status status = node->Start();
   if (!status.ok()) return status;
   return std::unique_ptr<Daemon>(new Daemon(std::move(node)));

@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/daemon/config.h"
+#include "node/daemon/log.h"
 #include "ondemand/descriptor_store.h"
 
 namespace sluice {
@@ -15,16 +16,20 @@ inline constexpr char kVersion[] = SLUICE_VERSION;
 class Daemon {
  public:
   // Opens the store, takes up the mounts that it finds, and serves. When it returns OK the node is ready.
-  // `descriptors` outlives the daemon. Errors say which part could not be had, and what to do; then nothing
-  // is left running.
+  // `descriptors` and `log` outlive the daemon. Errors say which part could not be had, and what to do; then
+  // nothing is left running.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const Config& config,
-                                                       ondemand::DescriptorStore& descriptors);
+                                                       ondemand::DescriptorStore& descriptors,
+                                                       const DaemonLog& log);
 
   // Stops in order: no new calls, the door (mounts and their keeper stay), what is under way, the last
   // claims.
   ~Daemon();
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
+
+  // Has the keeper open its log's file anew, if there is one.
+  void ReopenKeeperLog();
 
  private:
   class Node;

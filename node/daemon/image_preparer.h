@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "index/disk_store.h"
 #include "node/blob.h"
+#include "node/cancel_check.h"
 #include "node/chunk_sink.h"
 #include "node/chunk_verifier.h"
 #include "node/daemon/background_fill.h"
@@ -37,7 +38,7 @@ struct PreparedImage {
 // How long to go on.
 struct PrepareBounds {
   Instant deadline;
-  const std::atomic<bool>& cancelled;  // once true, the call ends soon with Cancelled
+  CancelCheck cancelled;  // once true, the call ends soon with Cancelled
 };
 
 // Port: from a reference to what must be there before the image is mounted.

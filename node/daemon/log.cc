@@ -1,11 +1,16 @@
 #include "node/daemon/log.h"
 
 #include <spdlog/pattern_formatter.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <utility>
+
+#include "ondemand/line_writer.h"
 
 namespace sluice {
 namespace {
@@ -22,11 +27,7 @@ class JsonMessage final : public spdlog::custom_flag_formatter {
   std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<JsonMessage>(); }
 };
 
-}  // namespace
-
-void SetUpLog(const std::string& level, const std::string& format) {
-  auto logger =
-      std::make_shared<spdlog::logger>("sluiced", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+std::unique_ptr<spdlog::formatter> FormatterOf(const std::string& format) {
   auto formatter = std::make_unique<spdlog::pattern_formatter>(spdlog::pattern_time_type::utc);
   if (format == "json") {
     formatter->add_flag<JsonMessage>('*').set_pattern(
@@ -34,10 +35,57 @@ void SetUpLog(const std::string& level, const std::string& format) {
   } else {
     formatter->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %l %v");
   }
-  logger->set_formatter(std::move(formatter));
+  return formatter;
+}
+
+std::string LineOf(const std::string& format, const std::string& text) {
+  spdlog::memory_buf_t line;
+  FormatterOf(format)->format(spdlog::details::log_msg("sluiced", spdlog::level::warn, text), line);
+  return {line.data(), line.size()};
+}
+
+}  // namespace
+
+class DaemonLog::Sink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit Sink(const std::string& format)
+      : writer(STDERR_FILENO, [format](uint64_t lines) {
+          return LineOf(format, std::to_string(lines) + " log lines were dropped: nobody took them");
+        }) {}
+
+  ondemand::LineWriter writer;
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    writer.Write({line.data(), line.size()});
+  }
+  void flush_() override {}
+};
+
+DaemonLog::DaemonLog(const std::string& level, const std::string& format)
+    : sink_(std::make_shared<Sink>(format)) {
+  auto logger = std::make_shared<spdlog::logger>("sluiced", sink_);
+  logger->set_formatter(FormatterOf(format));
   logger->set_level(spdlog::level::from_str(level));
-  logger->flush_on(spdlog::level::debug);
   spdlog::set_default_logger(std::move(logger));
+}
+
+DaemonLog::~DaemonLog() {
+  spdlog::shutdown();
+}
+
+void DaemonLog::Reopen() {
+  sink_->writer.Reopen();
+}
+
+uint64_t DaemonLog::dropped() const {
+  return sink_->writer.dropped();
+}
+
+bool DaemonLog::Stuck() const {
+  return sink_->writer.Stuck();
 }
 
 }  // namespace sluice

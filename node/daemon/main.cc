@@ -1,12 +1,15 @@
+#include <fcntl.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "node/daemon/config.h"
@@ -21,6 +24,30 @@ constexpr int kExitUsage = 2;
 // An orderly stop that takes longer is cut short: the node may be killed at any instruction anyway.
 constexpr unsigned kStopSecondsMax = 20;
 
+// The folders and files that root trusts have the same modes whoever starts us.
+constexpr mode_t kUmask = 022;
+
+// A library has an eventfd before main begins, with the number of a standard stream that is closed.
+bool IsTaken(int stream) {
+  char target[64] = {};
+  const std::string link = "/proc/self/fd/" + std::to_string(stream);
+  return readlink(link.c_str(), target, sizeof(target) - 1) > 0 && target[0] != '/' &&
+         std::string_view(target).starts_with("anon_inode:");
+}
+
+// Or else a file of ours would get the number of a standard stream that is closed, and then our log.
+void OccupyStandardStreams(char** argv) {
+  const int null = open("/dev/null", O_RDWR);
+  bool taken = false;
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    const bool library = IsTaken(stream);
+    if (library || (fcntl(stream, F_GETFD) < 0 && stream != null)) dup2(null, stream);
+    taken |= library;
+  }
+  if (null > STDERR_FILENO) close(null);
+  if (taken) execv("/proc/self/exe", argv);
+}
+
 // "key=value" pairs into the map of flags. Returns the first that is none.
 std::string SplitFlags(const std::vector<std::string>& settings, sluice::ConfigSources& sources) {
   for (const std::string& setting : settings) {
@@ -32,11 +59,10 @@ std::string SplitFlags(const std::vector<std::string>& settings, sluice::ConfigS
 }
 
 // Every thread inherits the mask, so the signals wait for sigwait below.
-sigset_t BlockStopSignals() {
+sigset_t BlockSignals() {
   sigset_t signals;
   sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&signals, number);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // A write beyond RLIMIT_FSIZE and one to a closed socket are errors to handle, not deaths.
   signal(SIGXFSZ, SIG_IGN);
@@ -54,6 +80,8 @@ void RaiseFileLimit() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  OccupyStandardStreams(argv);
+  umask(kUmask);
   CLI::App app{"sluiced: a blob cache node. It serves container images to the kernel before they are there."};
   app.set_version_flag("--version", std::string("sluiced ") + sluice::kVersion);
   sluice::ConfigSources sources;
@@ -75,18 +103,24 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
 
-  sluice::SetUpLog(config->log_level, config->log_format);
-  const sigset_t signals = BlockStopSignals();
+  const sigset_t signals = BlockSignals();
+  sluice::DaemonLog log(config->log_level, config->log_format);
   RaiseFileLimit();
   sluice::ServiceManager service_manager;
-  absl::StatusOr<std::unique_ptr<sluice::Daemon>> daemon = sluice::Daemon::Start(*config, service_manager);
+  absl::StatusOr<std::unique_ptr<sluice::Daemon>> daemon =
+      sluice::Daemon::Start(*config, service_manager, log);
   if (!daemon.ok()) {
     spdlog::error("sluiced cannot start: {}", std::string(daemon.status().message()));
     return kExitFailed;
   }
   service_manager.SayReady();
   int received = 0;
-  sigwait(&signals, &received);
+  // Terminals that close and those who rotate logs mean no harm.
+  while (sigwait(&signals, &received) == 0 && received == SIGHUP) {
+    log.Reopen();
+    (*daemon)->ReopenKeeperLog();
+    spdlog::info("SIGHUP: log files are opened anew");
+  }
   spdlog::info("stopping; mounts stay, and their present bytes can be read meanwhile");
   service_manager.SayStopping();
   alarm(kStopSecondsMax);

@@ -57,6 +57,7 @@ json ToJson(const MountEntry& entry) {
   if (entry.instance.known()) {
     out["instance"] = {
         {"name", entry.instance.name}, {"inode", entry.instance.inode}, {"boot", entry.instance.boot}};
+    out["device"] = entry.device;
   }
   return out;
 }
@@ -119,6 +120,7 @@ MountEntry EntryFrom(const json& in) {
     const json& instance = in.at("instance");
     entry.instance = {instance.at("name").get<std::string>(), instance.at("inode").get<uint64_t>(),
                       instance.at("boot").get<std::string>()};
+    entry.device = in.value("device", uint64_t{0});
   }
   return entry;
 }
@@ -199,9 +201,19 @@ absl::Status MountTable::Remove(const std::string& mount_point) {
   return Save();
 }
 
-absl::Status MountTable::Identify(const std::string& mount_point, const ondemand::ErofsInstance& instance) {
+absl::Status MountTable::Identify(const std::string& mount_point, const ondemand::ErofsInstance& instance,
+                                  uint64_t device) {
   for (MountEntry& entry : entries_) {
-    if (entry.mount_point == mount_point) entry.instance = instance;
+    if (entry.mount_point != mount_point) continue;
+    entry.instance = instance;
+    entry.device = device;
+  }
+  return Save();
+}
+
+absl::Status MountTable::Move(const std::string& from, const std::string& to) {
+  for (MountEntry& entry : entries_) {
+    if (entry.mount_point == from) entry.mount_point = to;
   }
   return Save();
 }

@@ -28,6 +28,7 @@ struct MountEntry {
   std::vector<MountedBlob> blobs;  // in the order of the bootstrap's device table
   // Known once it was mounted.
   ondemand::ErofsInstance instance = {};
+  uint64_t device = 0;  // its file system's, as st_dev
 };
 
 // The table of mounts: a small JSON file of its own, so that a damaged index can't make a daemon forget which
@@ -54,7 +55,10 @@ class MountTable {
   absl::Status Add(MountEntry entry);
   absl::Status Remove(const std::string& mount_point);
   // Says which file system the mount is of. REQUIRES: Find(mount_point)
-  absl::Status Identify(const std::string& mount_point, const ondemand::ErofsInstance& instance);
+  absl::Status Identify(const std::string& mount_point, const ondemand::ErofsInstance& instance,
+                        uint64_t device);
+  // Somebody has moved the mount. REQUIRES: Find(from), and not Find(to)
+  absl::Status Move(const std::string& from, const std::string& to);
   // Makes the entry a detached one. REQUIRES: Find(mount_point), and its instance is known
   absl::Status Detach(const std::string& mount_point);
   absl::Status RemoveDetached(const ondemand::ErofsInstance& instance);

@@ -1,16 +1,13 @@
 #include "node/daemon/mounter.h"
 
 #include <spdlog/spdlog.h>
-#include <sys/mount.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "node/cancel_check.h"
 #include "ondemand/mount_point.h"
 
 namespace sluice {
@@ -27,13 +24,6 @@ absl::Status NoDoor() {
 
 absl::Status Stopping() {
   return absl::CancelledError("the node is stopping");
-}
-
-// The path that the kernel knows the directory by; as given if there is none.
-std::string Canonical(const std::string& path) {
-  std::error_code error;
-  const std::filesystem::path canonical = std::filesystem::canonical(path, error);
-  return error ? path : canonical.string();
 }
 
 // The file system type that is mounted at the path, topmost; empty if none.
@@ -72,9 +62,31 @@ std::vector<BlobKey> KeysOf(const std::vector<MountedBlob>& blobs) {
   return keys;
 }
 
+// The path that the kernel knows the directory by. Errors: as ondemand::OpenMountPoint.
+absl::StatusOr<std::string> UsablePlace(const std::string& path) {
+  absl::StatusOr<ondemand::MountPoint> place = ondemand::OpenMountPoint(path);
+  if (!place.ok()) return place.status();
+  return std::move(place->path);
+}
+
+uint32_t FlagsOf(const api::MountOptions& options) {
+  uint32_t flags = 0;
+  if (!options.suid) flags |= keeper::kMountNoSuid;
+  if (!options.dev) flags |= keeper::kMountNoDev;
+  if (!options.exec) flags |= keeper::kMountNoExec;
+  return flags;
+}
+
 bool Guards(const MountEntry& entry, const BlobKey& key) {
   const std::vector<MountedBlob> blobs = GuardedOf(entry);
   return std::any_of(blobs.begin(), blobs.end(), [&](const MountedBlob& blob) { return blob.key == key; });
+}
+
+const ondemand::MountedImage* FindInstance(const std::vector<ondemand::MountedImage>& mounts,
+                                           const ondemand::ErofsInstance& instance) {
+  const auto found = std::find_if(mounts.begin(), mounts.end(),
+                                  [&](const auto& mount) { return mount.instance == instance; });
+  return found == mounts.end() ? nullptr : &*found;
 }
 
 const ondemand::MountedImage* FindAt(const std::vector<ondemand::MountedImage>& mounts,
@@ -169,9 +181,10 @@ absl::Status Mounter::OpenDoor(ondemand::DoorOptions options) {
 absl::Status Mounter::ReconcileMounts() {
   const absl::StatusOr<std::vector<ondemand::MountedImage>> watched = door()->Mounts();
   if (!watched.ok()) return watched.status();
+  FollowMoves(*watched);
   for (const MountEntry& entry : Entries()) {
     if (const ondemand::MountedImage* mount = FindAt(*watched, entry.mount_point)) {
-      NoteInstance(entry.mount_point, mount->instance);
+      NoteInstance(entry.mount_point, mount->instance, mount->device);
       TakeUp(entry);
       spdlog::info("found {} again, mounted at {}", entry.reference, entry.mount_point);
     } else {
@@ -231,7 +244,7 @@ bool Mounter::MayBeAt(const MountEntry& entry) {
   const absl::StatusOr<ondemand::ErofsInstance> there = ondemand::ErofsInstanceAt(entry.mount_point);
   if (!there.ok()) return true;
   if (entry.instance.known()) return *there == entry.instance;
-  NoteInstance(entry.mount_point, *there);
+  NoteInstance(entry.mount_point, *there, 0);
   return true;
 }
 
@@ -241,8 +254,9 @@ void Mounter::TakeDownOrphan(const MountEntry& entry) {
       "unmounted; "
       "restart what runs from it",
       entry.reference, entry.mount_point);
-  if (umount2(entry.mount_point.c_str(), MNT_DETACH) == 0) return Leave(entry.mount_point);
-  spdlog::error("ALARM: cannot unmount {}: {}", entry.mount_point, std::strerror(errno));
+  const absl::Status detached = ondemand::DetachForeignMount(entry.mount_point);
+  if (detached.ok()) return Leave(entry.mount_point);
+  spdlog::error("ALARM: cannot unmount {}: {}", entry.mount_point, detached.ToString());
 }
 
 // What reads from it goes on to: guarded as before, or, if its keeper is gone, again. Where the kernel fails
@@ -359,21 +373,24 @@ absl::Status Mounter::OnBlobRevoked(const Blob& blob) {
 absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) {
   const DoorPtr door = this->door();
   if (!door) return NoDoor();
-  const std::string mount_point = Canonical(request.mount_point);
+  absl::StatusOr<std::string> usable = UsablePlace(request.mount_point);
+  if (!usable.ok()) return usable.status();
+  const std::string mount_point = *std::move(usable);
   const Reservation reservation(*this, mount_point);
   if (!reservation.status().ok()) return reservation.status();
-  const absl::Status usable = ondemand::CheckMountPoint(mount_point);
-  if (!usable.ok()) return usable;
   {
     std::lock_guard guard(guard_mutex_);
+    FollowMounts(*door);
     Leave(mount_point);  // somebody else has unmounted what the table has there
   }
 
+  const CancelCheck cancelled([this, &request] { return cancelled_ || request.cancelled; });
   const absl::StatusOr<ResolvedImage> resolved = parts_.resolver.Resolve(request.reference);
   if (!resolved.ok()) return resolved.status();
   const Instant deadline = std::min(request.deadline, parts_.clock.Now() + options_.bootstrap_timeout);
-  absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*resolved, {deadline, cancelled_});
+  absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*resolved, {deadline, cancelled});
   if (!prepared.ok()) return prepared.status();
+  if (request.cancelled) return absl::CancelledError("whoever asked for the mount has gone");
   MountEntry entry{mount_point,
                    resolved->reference.ToString(),
                    resolved->manifest,
@@ -383,7 +400,7 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   for (const Blob::Lease& lease : prepared->blobs) {
     entry.blobs.push_back(MountedOf(lease.blob(), resolved->reference.origin));
   }
-  const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap));
+  const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap), FlagsOf(request.options));
   if (!mounted.ok()) return mounted;
 
   const bool fill = request.fill == api::FillMode::kBackground ||
@@ -399,7 +416,7 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   return Describe(entry);
 }
 
-absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstrap) {
+absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags) {
   std::lock_guard guard(guard_mutex_);
   const DoorPtr door = this->door();
   if (!door || cancelled_) return Stopping();
@@ -410,11 +427,11 @@ absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstr
     bootstraps_.insert_or_assign(entry.mount_point,
                                  Blob::Lease(bootstrap.shared(), Blob::Lease::OfFile::kYes));
   }
-  absl::Status mounted = GuardAndMount(entry, *door);
+  absl::Status mounted = GuardAndMount(entry, flags, *door);
   if (mounted.ok()) {
     const absl::StatusOr<std::vector<ondemand::MountedImage>> mounts = door->Mounts();
     const ondemand::MountedImage* mount = mounts.ok() ? FindAt(*mounts, entry.mount_point) : nullptr;
-    if (mount != nullptr) NoteInstance(entry.mount_point, mount->instance);
+    if (mount != nullptr) NoteInstance(entry.mount_point, mount->instance, mount->device);
     return mounted;
   }
   // A keeper that answered too late may have mounted it all the same.
@@ -428,9 +445,13 @@ absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstr
   return mounted;
 }
 
-absl::Status Mounter::GuardAndMount(const MountEntry& entry, ondemand::Door& door) {
-  const ondemand::MountRequest request{parts_.store.BlobPath(entry.bootstrap.key), entry.bootstrap.key,
-                                       KeysOf(entry.blobs), entry.mount_point, entry.reference};
+absl::Status Mounter::GuardAndMount(const MountEntry& entry, uint32_t flags, ondemand::Door& door) {
+  const ondemand::MountRequest request{parts_.store.BlobPath(entry.bootstrap.key),
+                                       entry.bootstrap.key,
+                                       KeysOf(entry.blobs),
+                                       entry.mount_point,
+                                       entry.reference,
+                                       flags};
   for (const MountedBlob& blob : GuardedOf(entry)) {
     const absl::Status guarded = Guard(blob, door);
     if (!guarded.ok()) return guarded;
@@ -486,16 +507,18 @@ void Mounter::DropOwnCopies(const std::vector<BlobKey>& keys) {
 absl::Status Mounter::Unmount(const std::string& requested) {
   const DoorPtr door = this->door();
   if (!door) return NoDoor();
-  const std::string mount_point = Canonical(requested);
+  const std::string mount_point = PlaceOf(requested);
   const Reservation reservation(*this, mount_point);
   if (!reservation.status().ok()) return reservation.status();
+  std::lock_guard guard(guard_mutex_);
+  FollowMounts(*door);
   {
     std::lock_guard lock(table_mutex_);
     if (!table_.Find(mount_point)) {
-      return absl::NotFoundError(absl::StrCat("nothing of sluice's is mounted at ", mount_point));
+      return absl::NotFoundError(absl::StrCat("nothing of sluice's is mounted at ", mount_point,
+                                              "; \"sluice status\" says what is mounted where"));
     }
   }
-  std::lock_guard guard(guard_mutex_);
   const absl::Status unmounted = door->UnmountImage(mount_point);
   if (absl::IsNotFound(unmounted) && !TypeMountedAt(mount_point).empty()) {
     return absl::FailedPreconditionError(
@@ -540,12 +563,81 @@ void Mounter::LetGo(const MountEntry& entry) {
     DropOwnCopies(KeysOf(entry.blobs));
 }
 
-void Mounter::NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance) {
+void Mounter::NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance,
+                           uint64_t device) {
   std::lock_guard lock(table_mutex_);
   const MountEntry* entry = table_.Find(mount_point);
-  if (!entry || entry->instance == instance) return;
-  const absl::Status noted = table_.Identify(mount_point, instance);
+  if (!entry || (entry->instance == instance && entry->device == device)) return;
+  const absl::Status noted = table_.Identify(mount_point, instance, device);
   if (!noted.ok()) spdlog::warn("which file system is at {} is not noted: {}", mount_point, noted.ToString());
+}
+
+// --------------------------------------------------------------------------------- what others do to mounts
+
+// A path that leads to a mount is not walked if it is known: it may lead through a file system that hangs.
+std::string Mounter::PlaceOf(const std::string& requested) const {
+  {
+    std::lock_guard lock(table_mutex_);
+    if (table_.Find(requested)) return requested;
+  }
+  const absl::StatusOr<keeper::Descriptor> directory = ondemand::OpenForeignDirectory(requested);
+  return directory.ok() ? ondemand::PathOf(*directory) : requested;
+}
+
+// REQUIRES: as Unguard
+void Mounter::FollowMoves(const std::vector<ondemand::MountedImage>& mounts) {
+  for (const MountEntry& entry : Entries()) {
+    const ondemand::MountedImage* const mount =
+        entry.instance.known() ? FindInstance(mounts, entry.instance) : nullptr;
+    if (mount == nullptr || mount->mount_point == entry.mount_point) continue;
+    std::lock_guard lock(table_mutex_);
+    if (!table_.Find(entry.mount_point) || table_.Find(mount->mount_point)) continue;
+    const absl::Status moved = table_.Move(entry.mount_point, mount->mount_point);
+    auto lease = bootstraps_.extract(entry.mount_point);
+    if (!lease.empty()) bootstraps_.insert_or_assign(mount->mount_point, std::move(lease.mapped()));
+    spdlog::warn("{} was moved from {} to {} by somebody{}", entry.reference, entry.mount_point,
+                 mount->mount_point, moved.ok() ? "" : "; " + moved.ToString());
+  }
+}
+
+// REQUIRES: guard_mutex_ is held
+void Mounter::FollowMounts(ondemand::Door& door) {
+  const absl::StatusOr<std::vector<ondemand::MountedImage>> mounts = door.Mounts();
+  if (!mounts.ok()) return;
+  FollowMoves(*mounts);
+  for (const MountEntry& entry : Entries()) {
+    if (FindAt(*mounts, entry.mount_point) != nullptr) continue;
+    const bool mounted_over = !TypeMountedAt(entry.mount_point).empty() && ondemand::Lives(entry.instance);
+    if (!mounted_over) {
+      spdlog::info("{} was unmounted from {} by somebody", entry.reference, entry.mount_point);
+      Leave(entry.mount_point);
+    }
+  }
+}
+
+void Mounter::NoticeMounts() {
+  const std::unique_lock guard(guard_mutex_, std::try_to_lock);
+  const DoorPtr door = this->door();
+  if (guard.owns_lock() && door && mount_watch_.Changed()) FollowMounts(*door);
+}
+
+std::string Mounter::HoldersOf(const BlobKey& key) const {
+  std::string holders;
+  for (const MountEntry& entry : Detached()) {
+    if (entry.device == 0 || !Guards(entry, key) || !ondemand::Lives(entry.instance)) continue;
+    const std::vector<ondemand::ForeignMount> copies = ondemand::FindForeignMounts(entry.device);
+    for (const ondemand::ForeignMount& copy : copies) {
+      absl::StrAppend(&holders, holders.empty() ? "" : "; ", "a copy of the mount of ", entry.reference,
+                      " is at ", copy.mount_point, " in the mount namespace of pid ", copy.pid, " (",
+                      copy.process, ")");
+    }
+    if (copies.empty()) {
+      absl::StrAppend(&holders, holders.empty() ? "" : "; ", "the mount of ", entry.reference, ", once at ",
+                      entry.mount_point,
+                      ", is not listed any more, and used by a pid that has files of it open");
+    }
+  }
+  return holders;
 }
 
 // ------------------------------------------------------------------- not mounted any more, and used still
@@ -598,6 +690,7 @@ void Mounter::Tend() {
   const std::unique_lock guard(guard_mutex_, std::try_to_lock);
   const DoorPtr door = this->door();
   if (!guard.owns_lock() || !door) return;
+  FollowMounts(*door);  // the keeper's namespace may be another one, of whose changes we don't hear
   ReleaseDetached();
   std::erase_if(unrefused_, [&](const BlobKey& key) { return door->RefuseBlob(key).ok(); });
 }
@@ -655,6 +748,7 @@ api::MountInfo Mounter::Describe(const MountEntry& entry) const {
 }
 
 absl::StatusOr<std::vector<api::MountInfo>> Mounter::ListMounts() {
+  NoticeMounts();
   std::vector<api::MountInfo> mounts;
   for (const MountEntry& entry : Entries()) mounts.push_back(Describe(entry));
   std::sort(mounts.begin(), mounts.end(),
@@ -663,7 +757,7 @@ absl::StatusOr<std::vector<api::MountInfo>> Mounter::ListMounts() {
 }
 
 absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const std::string& requested) {
-  const std::string mount_point = Canonical(requested);
+  const std::string mount_point = PlaceOf(requested);
   std::optional<MountEntry> entry;
   {
     std::lock_guard lock(table_mutex_);
@@ -698,6 +792,16 @@ uint64_t Mounter::KernelCacheBytes() const {
 ondemand::KeeperCounters Mounter::keeper_counters() const {
   const DoorPtr door = this->door();
   return door ? door->counters() : ondemand::KeeperCounters{};
+}
+
+absl::Status Mounter::FrontEndStatus() const {
+  const DoorPtr door = this->door();
+  if (!door || door->KeeperLives()) return absl::OkStatus();
+  return absl::UnavailableError("the keeper is dead, and no other one could be started");
+}
+
+void Mounter::ReopenKeeperLog() {
+  if (const DoorPtr door = this->door()) door->ReopenKeeperLog();
 }
 
 }  // namespace sluice

@@ -23,6 +23,7 @@
 #include "node/telemetry.h"
 #include "ondemand/door.h"
 #include "ondemand/erofs_instance.h"
+#include "ondemand/mount_point.h"
 #include "ondemand/read_ticket.h"
 
 namespace sluice {
@@ -74,6 +75,12 @@ class Mounter final : public api::MountBackend {
 
   // Lets go of a blob that nothing of ours uses any more.
   void Release(const BlobKey& key);
+  // For people: who holds the blob though none of the mounts that are listed does; empty if nobody. Looks at
+  // the mounts of all processes.
+  std::string HoldersOf(const BlobKey& key) const;
+  // Cheap; to be called every second or so: when mounts have changed, follows those that others unmounted or
+  // moved.
+  void NoticeMounts();
   // To be called now and then: lets go of what was unmounted while somebody still read from it (below an
   // overlay, by an open file, in another mount namespace), and is not used any more; tries again to refuse
   // what could not be refused. Does nothing while a mount is being made.
@@ -87,6 +94,9 @@ class Mounter final : public api::MountBackend {
   uint64_t KernelCacheBytes() const;
   // Zeros without a door.
   ondemand::KeeperCounters keeper_counters() const;
+  // Does not block. Errors: Unavailable (there is a door and no keeper). OK without a door.
+  absl::Status FrontEndStatus() const;
+  void ReopenKeeperLog();
 
   absl::StatusOr<api::MountInfo> Mount(const api::MountRequest& request) override;
   absl::Status Unmount(const std::string& mount_point) override;
@@ -101,14 +111,19 @@ class Mounter final : public api::MountBackend {
   void NoteServed(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result);
 
   // --- Mounting.
-  absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap);
-  absl::Status GuardAndMount(const MountEntry& entry, ondemand::Door& door);
+  absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags);
+  absl::Status GuardAndMount(const MountEntry& entry, uint32_t flags, ondemand::Door& door);
   absl::Status Guard(const MountedBlob& mounted, ondemand::Door& door);
   void Unguard(const std::vector<BlobKey>& keys);
   void DropOwnCopies(const std::vector<BlobKey>& keys);
   void Forget(const std::string& mount_point);
-  void NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance);
+  void NoteInstance(const std::string& mount_point, const ondemand::ErofsInstance& instance, uint64_t device);
   void SetMountGauge();
+
+  // --- What others do to mounts.
+  std::string PlaceOf(const std::string& requested) const;
+  void FollowMoves(const std::vector<ondemand::MountedImage>& mounts);
+  void FollowMounts(ondemand::Door& door);
 
   // --- What is not mounted any more, and may be used still.
   void Leave(const std::string& mount_point);
@@ -146,6 +161,7 @@ class Mounter final : public api::MountBackend {
   // Serialises what is told to the door of blobs and mounts, so that a blob is not let go while another mount
   // takes it up.
   std::mutex guard_mutex_;
+  ondemand::MountWatch mount_watch_;  // guarded by guard_mutex_
   std::set<BlobKey> unrefused_;  // may be read unasked, though we can't guard them; guarded by guard_mutex_
 
   mutable std::mutex door_mutex_;

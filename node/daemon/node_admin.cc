@@ -159,7 +159,11 @@ absl::StatusOr<uint64_t> BlobAdmin::EvictOne(const BlobKey& key) {
     std::this_thread::sleep_for(kEvictPause);
     evicted = store_.Evict(key, EvictReason::kRequested);
   }
-  if (!evicted.ok()) return evicted;
+  if (!evicted.ok()) {
+    const std::string holders = absl::IsFailedPrecondition(evicted) ? holders_(key) : "";
+    if (holders.empty()) return evicted;
+    return absl::Status(evicted.code(), absl::StrCat(std::string(evicted.message()), ": ", holders));
+  }
   // The kernel lets go of a copy some time after the last unmount.
   absl::Status discarded = discard_copies_(key);
   for (int i = 0; i < kDiscardTries && absl::IsFailedPrecondition(discarded); ++i) {

@@ -25,12 +25,16 @@ class BlobAdmin final : public api::BlobBackend {
   using DiscardCopies = std::function<absl::Status(const BlobKey&)>;
   // Lets go of a blob that no mount uses any more.
   using Release = std::function<void(const BlobKey&)>;
+  // Who holds a blob beside the mounts that are listed, for people; empty if nobody.
+  using Holders = std::function<std::string(const BlobKey&)>;
 
-  BlobAdmin(index::DiskStore& store, ChunkVerifier& verifier, Release release, DiscardCopies discard_copies)
+  BlobAdmin(index::DiskStore& store, ChunkVerifier& verifier, Release release, DiscardCopies discard_copies,
+            Holders holders)
       : store_(store),
         verifier_(verifier),
         release_(std::move(release)),
-        discard_copies_(std::move(discard_copies)) {}
+        discard_copies_(std::move(discard_copies)),
+        holders_(std::move(holders)) {}
 
   absl::StatusOr<std::vector<api::BlobInfo>> ListBlobs(const api::BlobPageRequest& page) override;
   absl::StatusOr<api::BlobInfo> GetBlob(const Digest& digest) override;
@@ -50,6 +54,7 @@ class BlobAdmin final : public api::BlobBackend {
   ChunkVerifier& verifier_;
   const Release release_;
   const DiscardCopies discard_copies_;
+  const Holders holders_;
 };
 
 // What the API says of the node as a whole.

@@ -1,5 +1,6 @@
 #include "ondemand/keeper/control.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -67,14 +68,16 @@ Outcome ValidateGuard(const GuardRequest& request) {
 }  // namespace
 
 Control::Control(Parts parts)
-    : parts_(parts),
-      mounts_(parts.journal, parts.door),
+    : parts_(std::move(parts)),
+      mounts_(parts_.journal, parts_.door),
       leave_after_ns_(NowNs() + int64_t{kFirstDaemonWaitMs} * 1'000'000) {
   connections_.reserve(kConnectionsMax);
 }
 
 Control::~Control() {
-  if (!path_.empty()) unlink(path_.c_str());
+  for (const Listener& listener : listeners_) {
+    if (listener.socket.valid()) unlink((listener.directory + "/" + kSocketName).c_str());
+  }
 }
 
 bool Control::WatchDescriptor(int fd) {
@@ -84,32 +87,58 @@ bool Control::WatchDescriptor(int fd) {
   return epoll_ctl(poll_.get(), EPOLL_CTL_ADD, fd, &interest) == 0;
 }
 
-Outcome Control::Listen(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (!CopyText(path, address.sun_path)) return Error{ENAMETOOLONG, "the socket's path is too long: " + path};
-  listener_.reset(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!listener_.valid()) return ErrnoError("make the control socket");
-  unlink(path.c_str());
+Outcome Control::Listen(std::vector<std::string> directories) {
+  sigset_t heard;
+  sigemptyset(&heard);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&heard, number);
+  signals_.reset(signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK));
+  poll_.reset(epoll_create1(EPOLL_CLOEXEC));
+  if (!signals_.valid() || !poll_.valid() || !WatchDescriptor(signals_.get()) ||
+      (DaemonAttached() && !WatchDescriptor(daemon_.process.get()))) {
+    return ErrnoError("set up the control loop");
+  }
+  Outcome listening = Error{EINVAL, "there is no directory for the control socket"};
+  bool any = false;
+  for (std::string& directory : directories) {
+    Listener& listener = listeners_.emplace_back(Listener{std::move(directory), {}, 0});
+    listening = ListenIn(listener);
+    any |= listening.ok();
+    if (!listening.ok()) Log("%s", listening.error().text.c_str());
+  }
+  return any ? Outcome() : listening;
+}
+
+// Through the directory's descriptor: a socket's address has room for short paths only.
+Outcome Control::ListenIn(Listener& listener) {
+  const std::string path = listener.directory + "/" + kSocketName;
+  const Descriptor directory(open(listener.directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid()) return ErrnoError("open " + listener.directory);
+  Descriptor made(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!made.valid()) return ErrnoError("make the control socket");
+  unlinkat(directory.get(), kSocketName, 0);
+  const sockaddr_un address = SocketIn(directory.get());
   const mode_t mask = umask(0177);
-  const int bound = bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  const int bound = bind(made.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   const int error = errno;
   umask(mask);
   if (bound != 0) return ErrnoError("bind " + path, error);
-  path_ = path;
-
-  sigset_t terminate;
-  sigemptyset(&terminate);
-  sigaddset(&terminate, SIGTERM);
-  sigaddset(&terminate, SIGINT);
-  signals_.reset(signalfd(-1, &terminate, SFD_CLOEXEC | SFD_NONBLOCK));
-  poll_.reset(epoll_create1(EPOLL_CLOEXEC));
-  if (!signals_.valid() || !poll_.valid() || !WatchDescriptor(signals_.get()) ||
-      !WatchDescriptor(listener_.get()) || (DaemonAttached() && !WatchDescriptor(daemon_.process.get()))) {
-    return ErrnoError("set up the control loop");
-  }
-  if (listen(listener_.get(), kConnectionsMax) != 0) return ErrnoError("listen on " + path);
+  struct stat status {};
+  if (fstatat(directory.get(), kSocketName, &status, AT_SYMLINK_NOFOLLOW) != 0)
+    return ErrnoError("inspect " + path);
+  if (listen(made.get(), kConnectionsMax) != 0 || !WatchDescriptor(made.get()))
+    return ErrnoError("listen on " + path);
+  listener.socket = std::move(made);
+  listener.inode = status.st_ino;
   return {};
+}
+
+void Control::KeepListening() {
+  for (Listener& listener : listeners_) {
+    struct stat status {};
+    const std::string path = listener.directory + "/" + kSocketName;
+    if (lstat(path.c_str(), &status) == 0 ? status.st_ino == listener.inode : errno != ENOENT) continue;
+    if (ListenIn(listener).ok()) Log("%s was removed by somebody; it is made anew", path.c_str());
+  }
 }
 
 void Control::InheritDaemon(Descriptor process) {
@@ -121,12 +150,14 @@ void Control::Run() {
   // A predecessor, or its daemon, may have died before one was taken off.
   ClearStaleMarks();
   while (!MayLeave()) {
-    epoll_event ready[kConnectionsMax + 3];
-    const int count = epoll_wait(poll_.get(), ready, kConnectionsMax + 3, WaitTimeout());
+    epoll_event ready[kConnectionsMax + 4];
+    const int count = epoll_wait(poll_.get(), ready, std::size(ready), WaitTimeout());
     for (int i = 0; i < count; ++i) {
       const int fd = ready[i].data.fd;
-      if (fd == listener_.get()) {
-        Accept();
+      const bool caller = std::any_of(listeners_.begin(), listeners_.end(),
+                                      [fd](const Listener& listener) { return listener.socket.get() == fd; });
+      if (caller) {
+        Accept(fd);
       } else if (fd == signals_.get()) {
         OnSignal();
       } else if (fd != daemon_.process.get()) {
@@ -134,6 +165,7 @@ void Control::Run() {
       }
     }
     ReleaseDeadDaemon();
+    if (!DaemonAttached()) KeepListening();
     if (marks_are_stale_) ClearStaleMarks();
   }
 }
@@ -153,6 +185,10 @@ bool Control::MayLeave() {
 void Control::OnSignal() {
   signalfd_siginfo information{};
   if (read(signals_.get(), &information, sizeof(information)) != sizeof(information)) return;
+  if (information.ssi_signo == SIGHUP) {
+    if (parts_.on_hangup) parts_.on_hangup();
+    return;
+  }
   leave_after_ns_ = 0;
   if (MayLeave()) return;
   Log("signal %u is ignored: images are mounted or a daemon is attached, and without a keeper the holes of "
@@ -177,8 +213,8 @@ void Control::DetachDaemon() {
   ClearStaleMarks();
 }
 
-void Control::Accept() {
-  Descriptor connection(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+void Control::Accept(int listener) {
+  Descriptor connection(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
   if (!connection.valid()) return;
   Result<ucred> peer = PeerOf(connection.get());
   const bool permitted = peer.ok() && (peer.value().uid == 0 || peer.value().uid == geteuid());
@@ -400,7 +436,8 @@ void Control::ClearStaleMarks() {
 }
 
 Outcome Control::Mount(int connection, const MountCall& call, const Message& message) {
-  if (message.descriptors.size() != 1) return Error{EPROTO, "a mount needs the bootstrap's descriptor"};
+  if (message.descriptors.size() != kMountDescriptors)
+    return Error{EPROTO, "a mount needs descriptors of the bootstrap and of the mount point"};
   if (call.mount_point[0] != '/') return Error{EINVAL, "the mount point must be an absolute path"};
   Outcome proved = parts_.door.Prove();
   if (!proved.ok()) {
@@ -409,7 +446,9 @@ Outcome Control::Mount(int connection, const MountCall& call, const Message& mes
   }
   // Nobody else is served meanwhile: not for longer than somebody waits.
   const int abort_on[] = {daemon_.process.get(), connection};
-  return mounts_.Mount(call, message.descriptors.front().get(), abort_on);
+  const Mounts::Files files{message.descriptors[kMountBootstrap].get(),
+                            message.descriptors[kMountDirectory].get()};
+  return mounts_.Mount(call, files, abort_on);
 }
 
 // Marked first, written down then: what is not guarded must not be taken for it.

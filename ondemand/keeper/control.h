@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,6 @@ namespace sluice::keeper {
 
 inline constexpr int kConnectionsMax = 8;
 inline constexpr int kFirstDaemonWaitMs = 30'000;  // a keeper that nobody attaches to goes away
-inline constexpr char kSocketName[] = "keeper.sock";
 inline constexpr char kLockName[] = "keeper.lock";
 
 // Serves the daemon's calls on a unix socket that only our own user may use, and decides when the keeper may
@@ -27,17 +27,19 @@ class Control {
     Journal& journal;
     Door& door;
     int completions;
+    std::function<void()> on_hangup = nullptr;  // SIGHUP has come
   };
 
   explicit Control(Parts parts);
-  // Removes the socket's file.
+  // Removes the sockets' files.
   ~Control();
   Control(const Control&) = delete;
   Control& operator=(const Control&) = delete;
 
-  // Listens on `path`, replacing a dead predecessor's socket. SIGTERM and SIGINT must be blocked in all
-  // threads.
-  Outcome Listen(const std::string& path);
+  // Listens on a socket of the name kSocketName in each of the directories, replacing a dead predecessor's.
+  // One that can't be made is left out, if another can. Whoever removes one finds it there again when no
+  // daemon is attached. SIGTERM, SIGINT and SIGHUP must be blocked in all threads.
+  Outcome Listen(std::vector<std::string> directories);
   // The daemon that was attached to the predecessor; `process` is its pidfd.
   void InheritDaemon(Descriptor process);
   // Returns when no daemon is attached and nothing is mounted.
@@ -50,7 +52,16 @@ class Control {
     int connection = -1;
   };
 
-  void Accept();
+  struct Listener {
+    std::string directory;
+    Descriptor socket;
+    uint64_t inode = 0;  // of the socket's file
+  };
+
+  Outcome ListenIn(Listener& listener);
+  // Makes sockets anew whose files were removed.
+  void KeepListening();
+  void Accept(int listener);
   void ServeConnection(int connection);
   void CloseConnection(int connection);
   void OnSignal();
@@ -76,9 +87,8 @@ class Control {
 
   const Parts parts_;
   Mounts mounts_;
-  std::string path_;
   Descriptor poll_;
-  Descriptor listener_;
+  std::vector<Listener> listeners_;
   Descriptor signals_;
   std::vector<Descriptor> connections_;
   Daemon daemon_;

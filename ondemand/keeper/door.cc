@@ -6,7 +6,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,7 +27,7 @@ constexpr size_t kFailuresMax = 65536;
 static_assert(kBlobsMax <= 1u << 16 && kChunksMax <= 1u << 16);
 
 uint64_t FailureKey(const SlotRead& read, uint64_t chunk) {
-  return uint64_t{read.blob} << 48 | chunk << 32 | static_cast<uint32_t>(read.pid);
+  return uint64_t{read.blob} << 48 | chunk << 32 | static_cast<uint32_t>(std::max(read.pid, 0));
 }
 
 // The numbers of the chunks that a range touches, of those that a blob can have: whatever the record says.
@@ -52,12 +51,6 @@ void DrainEvent(int fd) {
 }
 
 }  // namespace
-
-int64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
-}
 
 Door::Door(Journal& journal, Kernel kernel, int completions)
     : journal_(journal),
@@ -216,7 +209,7 @@ void Door::CountHit(const SlotRead& read) {
 }
 
 bool Door::FailsAgain(const SlotRead& read) {
-  if (failed_until_ns_.empty() || read.pid <= 0) return false;
+  if (failed_until_ns_.empty()) return false;
   const int64_t now_ns = NowNs();
   const BlobRecord& record = journal_.layout().blobs[read.blob];
   for (auto [chunk, end] = ChunksOf(record, read.offset, read.length); chunk < end; ++chunk) {
@@ -230,7 +223,7 @@ bool Door::FailsAgain(const SlotRead& read) {
 // Only what took a good part of its time: an error that came at once is as quick the next time.
 void Door::RememberFailure(const SlotRead& read) {
   // A journal that was damaged may say anything.
-  if (read.pid <= 0 || read.blob >= kBlobsMax || read.length == 0) return;
+  if (read.blob >= kBlobsMax || read.length == 0) return;
   const int64_t limit_ns = journal_.layout().read_deadline_ns.load(std::memory_order_relaxed);
   const int64_t now_ns = NowNs();
   if (read.deadline_ns - now_ns > limit_ns / 2) return;

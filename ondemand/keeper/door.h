@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "ondemand/keeper/clock.h"
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/result.h"
@@ -125,7 +126,9 @@ class Door {
   // Whether a read is to be refused without a wait, as its reader (a thread; a loop device's worker for all
   // that read through it) has just waited in vain for these chunks or for those right before: the kernel asks
   // for what it wanted to read ahead, and again, page by page, for what it was refused, and each time would
-  // cost the reader another deadline. Never where the kernel does not say who reads.
+  // cost the reader another deadline. Where the kernel does not say who reads (cachefiles; readers in a PID
+  // namespace that is not ours or below) whoever reads just after somebody waited in vain is taken for the
+  // same.
   bool FailsAgain(const SlotRead& read);
   // Whether there is a free slot, or one will come free at a deadline. If not, the daemon holds them all.
   bool SlotsComeFree() const { return !free_.empty() || first_waiting_ != kNone; }
@@ -222,8 +225,6 @@ class Door {
   std::atomic<bool> call_waits_{false};
   std::thread thread_;
 };
-
-int64_t NowNs();  // CLOCK_MONOTONIC
 
 inline void CountOne(std::atomic<uint64_t>& counter) {
   counter.fetch_add(1, std::memory_order_relaxed);

@@ -35,7 +35,7 @@
 namespace sluice::keeper {
 
 inline constexpr uint64_t kJournalMagic = 0x31524e4a43554c53;  // "SLUCJNR1"
-inline constexpr uint32_t kJournalVersion = 6;
+inline constexpr uint32_t kJournalVersion = 7;
 inline constexpr uint32_t kSlotsMax = 16384;
 inline constexpr uint32_t kBlobsMax = 16384;
 inline constexpr uint32_t kMountsMax = 1024;
@@ -50,7 +50,6 @@ inline constexpr uint32_t kMountLabelMax = 512;
 inline constexpr uint32_t kDomainMax = 64;
 inline constexpr uint32_t kFsidMax = 96;
 inline constexpr uint32_t kSysfsNameMax = 168;  // a domain and an fsid fit
-inline constexpr uint32_t kMountLineMax = 256;
 inline constexpr uint32_t kNoBlob = ~uint32_t{0};
 inline constexpr uint32_t kInboxBytes = 8192;
 inline constexpr uint32_t kObjectsMax = 16384;  // as many as blobs, which have one each in a domain
@@ -92,7 +91,7 @@ struct SlotRead {
   uint32_t tail = 0;  // FUSE: bytes asked for beyond the blob's end, up to the end of its last page
   uint64_t offset = 0;
   uint64_t length = 0;
-  int64_t deadline_ns = 0;  // CLOCK_MONOTONIC
+  int64_t deadline_ns = 0;  // of NowNs()
 };
 
 // One read that waits. The keeper writes `read` before it publishes, nobody does while the slot is not FREE.
@@ -180,15 +179,13 @@ struct MountRecord {
   uint32_t in_use = 0;
   uint32_t device_count = 0;
   uint32_t bootstrap = kNoBlob;  // its entry, if it is read through the door too (cachefiles)
-  // How the mount is known. A number is never given again if it is `unique_id` (STATX_MNT_ID_UNIQUE, Linux
-  // 6.8); else (STATX_MNT_ID) it may be another's as soon as the mount is gone, and so may the device's
-  // number.
-  uint32_t unique_id = 0;
+  uint32_t padding = 0;
+  // How the mount is known: its number in mountinfo and its device's. Neither is given again to a mount of
+  // another file system while ours lives.
   uint64_t mount_id = 0;
   uint64_t device = 0;
-  char mount_line[kMountLineMax] = {};  // without a unique number: device, root, type and source in mountinfo
   uint32_t devices[kDevicesMax] = {};
-  char mount_point[kMountPathMax] = {};
+  char mount_point[kMountPathMax] = {};  // where it is now, whoever has moved it
   char label[kMountLabelMax] = {};
   char domain[kDomainMax] = {};  // cachefiles: whose mounts share their blobs' copies
   char fsid[kFsidMax] = {};      // cachefiles: the bootstrap's name there
@@ -209,6 +206,7 @@ struct Counters {
   std::atomic<uint64_t> denied{0};
   std::atomic<uint64_t> canaries{0};
   std::atomic<uint64_t> errors{0};
+  std::atomic<uint64_t> log_dropped{0};  // lines of the keeper's log
 };
 
 struct JournalLayout {

@@ -44,6 +44,7 @@ constexpr time_t kObjectsWaitSeconds = 5;
 
 struct Options {
   std::string runtime_dir;
+  std::string state_dir;  // locked by us, and has a second socket; empty: there is none
   std::string blobs_dir;
   std::string cache_dir;  // cachefiles
   DoorKind door = DoorKind::kFanotify;
@@ -85,20 +86,20 @@ bool ParseInherited(const char* text, Options* options) {
 }
 
 bool ParseOptions(int argc, char** argv, Options* options) {
-  static const option kLong[] = {{"runtime-dir", required_argument, nullptr, 'r'},
-                                 {"blobs-dir", required_argument, nullptr, 'b'},
-                                 {"cache-dir", required_argument, nullptr, 'c'},
-                                 {"door", required_argument, nullptr, 'd'},
-                                 {"slots", required_argument, nullptr, 's'},
-                                 {"ready-fd", required_argument, nullptr, 'f'},
-                                 {"objects-fd", required_argument, nullptr, 'o'},
-                                 {"takeover", required_argument, nullptr, 't'},
-                                 {nullptr, 0, nullptr, 0}};
+  static const option kLong[] = {
+      {"runtime-dir", required_argument, nullptr, 'r'}, {"state-dir", required_argument, nullptr, 'p'},
+      {"blobs-dir", required_argument, nullptr, 'b'},   {"cache-dir", required_argument, nullptr, 'c'},
+      {"door", required_argument, nullptr, 'd'},        {"slots", required_argument, nullptr, 's'},
+      {"ready-fd", required_argument, nullptr, 'f'},    {"objects-fd", required_argument, nullptr, 'o'},
+      {"takeover", required_argument, nullptr, 't'},    {nullptr, 0, nullptr, 0}};
   long number = 0;
   for (int key; (key = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
     switch (key) {
       case 'r':
         options->runtime_dir = optarg;
+        break;
+      case 'p':
+        options->state_dir = optarg;
         break;
       case 'b':
         options->blobs_dir = optarg;
@@ -284,19 +285,23 @@ void BlockSignals() {
   ::signal(SIGPIPE, SIG_IGN);
 }
 
-Outcome Serve(const Options& options, Descriptor& ready) {
+Outcome Serve(const Options& options, QueuedLog& log, Descriptor& ready) {
   // A successor must reserve numbers before anything else takes one, and refuses to share its predecessor's
   // lock only afterwards.
   Result<Foundation> made = options.takeover ? TakeOver(options, ready) : LayFoundation(options);
   if (!made.ok()) return made.error();
   Result<Descriptor> lock = LockRuntime(options.runtime_dir + "/" + kLockName);
   if (!lock.ok()) return lock.error();
+  Result<Descriptor> state_lock = options.state_dir.empty() ? Descriptor() : LockDirectory(options.state_dir);
+  if (!state_lock.ok()) return state_lock.error();
   Result<Descriptor> journal_lock = LockJournal(made.value().journal->fd());
   if (!journal_lock.ok()) return journal_lock.error();
   Foundation& foundation = made.value();
+  foundation.journal->KeepMapped();  // the log counts in it to the end
+  log.CountDroppedIn(foundation.journal->layout().counters.log_dropped);
 
   Door& door = *foundation.door;
-  Control control({*foundation.journal, door, foundation.completions.get()});
+  Control control({*foundation.journal, door, foundation.completions.get(), [&log] { log.Reopen(); }});
   if (options.takeover) {
     door.Adopt();
     if (foundation.daemon_process.valid()) {
@@ -306,8 +311,9 @@ Outcome Serve(const Options& options, Descriptor& ready) {
     }
   }
   if (Outcome started = door.Start(); !started.ok()) return started;
-  if (Outcome listening = control.Listen(options.runtime_dir + "/" + kSocketName); !listening.ok())
-    return listening;
+  std::vector<std::string> socket_dirs{options.runtime_dir};
+  if (!options.state_dir.empty()) socket_dirs.push_back(options.state_dir);
+  if (Outcome listening = control.Listen(std::move(socket_dirs)); !listening.ok()) return listening;
   Log("pid %d serves %s through %s, %zu slots", getpid(), options.blobs_dir.c_str(),
       DoorName(foundation.journal->layout().door), foundation.journal->slots().size());
   ReportReady(ready, kReadyOk);
@@ -321,7 +327,8 @@ Outcome Serve(const Options& options, Descriptor& ready) {
 int Main(int argc, char** argv) {
   Options options;
   if (!ParseOptions(argc, argv, &options)) {
-    Log("usage: sluice-keeper --runtime-dir DIR --blobs-dir DIR [--door fanotify|cachefiles|fuse] "
+    Log("usage: sluice-keeper --runtime-dir DIR [--state-dir DIR] --blobs-dir DIR [--door "
+        "fanotify|cachefiles|fuse] "
         "[--cache-dir DIR] [--slots N] [--ready-fd FD] [--objects-fd FD] [--takeover "
         "REQUESTS,TREE,JOURNAL,COMPLETIONS,DAEMON]; started by sluiced");
     return 2;
@@ -336,7 +343,8 @@ int Main(int argc, char** argv) {
   keep[kInherited + 1] = options.objects_fd;
   LeaveParent(keep);
   Descriptor ready(options.ready_fd);
-  const Outcome outcome = Serve(options, ready);
+  QueuedLog log;
+  const Outcome outcome = Serve(options, log, ready);
   if (outcome.ok()) return 0;
   Log("%s", outcome.error().text.c_str());
   ReportReady(ready, (outcome.error().code == EALREADY ? kReadyBusy : "") + outcome.error().text);

@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "ondemand/keeper/log.h"
 #include "ondemand/keeper/process.h"
 #include "ondemand/keeper/wire.h"
 
@@ -36,6 +37,7 @@ void Report(int line, const Result<Descriptor>& made, int fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_NAME, "sluice-mount");
   if (getppid() != parent) _exit(1);
+  QueuedLog::LeaveInChild();
   std::vector<int> kept(keep.begin(), keep.end());
   kept.push_back(line);
   CloseOthers(kept);
@@ -78,9 +80,19 @@ Result<Descriptor> MountingProcess::Run(const std::function<Result<Descriptor>()
   for (const int fd : limits.abort_on) waits.push_back({fd, POLLIN | POLLRDHUP, 0});
   const int timeout_ms = static_cast<int>(std::min<int64_t>(limits.timeout_ms, INT_MAX));
   if (poll(waits.data(), waits.size(), timeout_ms) <= 0)
-    return Error{ETIMEDOUT, "the kernel did not mount the image in time"};
+    return Error{ETIMEDOUT, "the kernel did not answer in time"};
   if (waits.front().revents != 0) return Receive(ours.get());
   return Error{ECANCELED, "nobody waits for the mount any more"};
+}
+
+Outcome MountingProcess::RunOutcome(const std::function<Outcome()>& work, const Limits& limits) {
+  const auto make = [&work]() -> Result<Descriptor> {
+    Outcome done = work();
+    if (!done.ok()) return done.error();
+    return Descriptor(open("/", O_PATH | O_CLOEXEC));
+  };
+  const Result<Descriptor> made = Run(make, limits);
+  return made.ok() ? Outcome() : made.error();
 }
 
 }  // namespace sluice::keeper

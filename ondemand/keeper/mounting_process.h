@@ -11,9 +11,9 @@
 
 namespace sluice::keeper {
 
-// Makes a mount in a process of its own, which may have to wait in the kernel where it can't be killed: for
-// an answer of the keeper's. A keeper that is killed meanwhile must be able to die, so that its successor
-// gives the answer.
+// Does what may have to wait in the kernel where it can't be killed in a process of its own. A mount waits
+// for an answer of the keeper's: a keeper that is killed meanwhile must be able to die, so that its successor
+// gives the answer. A path may lead through a file system of others that does not answer any more.
 class MountingProcess {
  public:
   struct Limits {
@@ -23,7 +23,7 @@ class MountingProcess {
   };
 
   MountingProcess() = default;
-  // Ends the process, if it can be ended yet.
+  // Ends the process, if it can be ended yet; else leaves it behind.
   ~MountingProcess();
   MountingProcess(const MountingProcess&) = delete;
   MountingProcess& operator=(const MountingProcess&) = delete;
@@ -31,6 +31,8 @@ class MountingProcess {
   // What `make` returns there. It must not touch what another thread of the keeper's may be changing. Errors:
   // those of `make`; ETIMEDOUT, ECANCELED. REQUIRES: called once
   Result<Descriptor> Run(const std::function<Result<Descriptor>()>& make, const Limits& limits);
+  // The same of what gives no descriptor.
+  Outcome RunOutcome(const std::function<Outcome()>& work, const Limits& limits);
 
  private:
   pid_t pid_ = -1;

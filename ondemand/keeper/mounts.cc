@@ -12,8 +12,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -35,6 +33,8 @@ constexpr int kDeadFiles = ESTALE;
 // How long the kernel may take to open one more file of an image, or to name one that it has closed.
 constexpr int64_t kFileNs = 2'000'000'000;
 constexpr useconds_t kFilePauseUs = 10'000;
+// How long the way to a mount point may take.
+constexpr int64_t kForeignPathMs = 3000;
 
 std::string NameOf(const BlobRecord& record) {
   return std::string(record.name, kBlobNameLength);
@@ -66,46 +66,18 @@ Error MountError(int context, const std::string& what) {
   return error;
 }
 
-// What Debian 12's <linux/stat.h> lacks (Linux 6.8).
-#ifndef STATX_MNT_ID_UNIQUE
-constexpr unsigned STATX_MNT_ID_UNIQUE = 0x4000;
-#endif
-
 struct MountIdentity {
   uint64_t id = 0;
-  bool unique = false;
   uint64_t device = 0;
   friend bool operator==(const MountIdentity&, const MountIdentity&) = default;
 };
 
-// Kernels that have the unique number give it in the other's place; older ones don't know the bit.
 Result<MountIdentity> IdentityOf(int directory, const char* path) {
   struct statx found {};
-  const unsigned mask = STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
-  // Not asking the file system, which may be a dead network's.
   const int flags = AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-  if (statx(directory, path, flags, mask, &found) != 0)
+  if (statx(directory, path, flags, STATX_MNT_ID, &found) != 0)
     return ErrnoError(std::string("inspect the mount ") + path);
-  return MountIdentity{found.stx_mnt_id, (found.stx_mask & STATX_MNT_ID_UNIQUE) != 0,
-                       makedev(found.stx_dev_major, found.stx_dev_minor)};
-}
-
-// Device, root, type and source of the mount with this number in mountinfo (proc_pid_mountinfo(5)), as they
-// stand there; empty if it is not there.
-std::string MountLineOf(uint64_t id) {
-  std::ifstream file("/proc/self/mountinfo");
-  const std::string start = std::to_string(id) + " ";
-  for (std::string line; std::getline(file, line);) {
-    const size_t dash = line.find(" - ");
-    if (!line.starts_with(start) || dash == std::string::npos) continue;
-    std::istringstream left(line.substr(0, dash));
-    std::istringstream right(line.substr(dash + 3));
-    std::string number, parent, device, root, type, source;
-    left >> number >> parent >> device >> root;
-    right >> type >> source;
-    return (device + " " + root + " " + type + " " + source).substr(0, kMountLineMax - 1);
-  }
-  return {};
+  return MountIdentity{found.stx_mnt_id, makedev(found.stx_dev_major, found.stx_dev_minor)};
 }
 
 // Of a file system in the kernel's cache.
@@ -127,7 +99,6 @@ Outcome Identify(int mount, MountRecord& record) {
   Result<MountIdentity> identity = IdentityOf(mount, "");
   if (!identity.ok()) return identity.error();
   record.mount_id = identity.value().id;
-  record.unique_id = identity.value().unique ? 1 : 0;
   record.device = identity.value().device;
   const Descriptor root(openat(mount, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) return ErrnoError("open the image's root directory");
@@ -137,14 +108,6 @@ Outcome Identify(int mount, MountRecord& record) {
   return Error{
       ENOTSUP,
       "the image is not listed in /sys/fs/erofs, and so its end would not be seen: mount sysfs at /sys"};
-}
-
-bool VisibleAtItsPlace(const MountRecord& record) {
-  if (record.mount_point[0] == 0) return false;
-  const Result<MountIdentity> found = IdentityOf(AT_FDCWD, record.mount_point);
-  const MountIdentity ours{record.mount_id, record.unique_id != 0, record.device};
-  if (!found.ok() || found.value() != ours) return false;
-  return ours.unique || record.mount_line[0] == 0 || MountLineOf(ours.id) == record.mount_line;
 }
 
 // Where a domain is spoilt, its name with a number is taken instead.
@@ -174,21 +137,28 @@ Outcome ReadRoot(int mount) {
   return ErrnoError("read the image's root directory");
 }
 
-Result<Descriptor> Create(int context) {
+unsigned AttributesOf(uint32_t flags) {
+  unsigned attributes = MOUNT_ATTR_RDONLY;
+  if ((flags & kMountNoSuid) != 0) attributes |= MOUNT_ATTR_NOSUID;
+  if ((flags & kMountNoDev) != 0) attributes |= MOUNT_ATTR_NODEV;
+  if ((flags & kMountNoExec) != 0) attributes |= MOUNT_ATTR_NOEXEC;
+  return attributes;
+}
+
+Result<Descriptor> Create(int context, uint32_t flags) {
   // Or else the kernel opens block devices for writing.
   if (fsconfig(context, FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0)
     return MountError(context, "mount read-only");
   if (fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
     return MountError(context, "the kernel does not take the bootstrap as an EROFS image");
-  const unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
-  Descriptor mount(fsmount(context, FSMOUNT_CLOEXEC, attributes));
+  Descriptor mount(fsmount(context, FSMOUNT_CLOEXEC, AttributesOf(flags)));
   if (!mount.valid()) return MountError(context, "mount the image");
   if (Outcome read = ReadRoot(mount.get()); !read.ok()) return read.error();
   return mount;
 }
 
 // From files, the first of which is the bootstrap, or from block devices.
-Result<Descriptor> MountFiles(std::span<const std::string> files) {
+Result<Descriptor> MountFiles(std::span<const std::string> files, uint32_t flags) {
   Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
   if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
   const char* key = "source";
@@ -197,11 +167,11 @@ Result<Descriptor> MountFiles(std::span<const std::string> files) {
       return MountError(context.get(), std::string("give the kernel the ") + key);
     key = "device";
   }
-  return Create(context.get());
+  return Create(context.get(), flags);
 }
 
 // From loop devices on the files, the first of which is the bootstrap.
-Result<Descriptor> MountLoops(std::span<const std::string> files) {
+Result<Descriptor> MountLoops(std::span<const std::string> files, uint32_t flags) {
   // The mount holds its devices from when it is made; until then we do.
   std::vector<LoopDevice> held;
   std::vector<std::string> paths;
@@ -212,7 +182,17 @@ Result<Descriptor> MountLoops(std::span<const std::string> files) {
     paths.push_back(loop.value().path);
     held.push_back(std::move(loop.value()));
   }
-  return MountFiles(paths);
+  return MountFiles(paths, flags);
+}
+
+// Where the path leads now may be somewhere else than where the list says that the mount is.
+Outcome UnmountThere(const MountRecord& record) {
+  const Result<MountIdentity> found = IdentityOf(AT_FDCWD, record.mount_point);
+  if (!found.ok()) return found.error();
+  if (found.value() != MountIdentity{record.mount_id, record.device})
+    return Error{ENOENT, std::string(record.mount_point) + " is not where the mount is any more"};
+  if (umount2(record.mount_point, UMOUNT_NOFOLLOW) == 0) return {};
+  return ErrnoError(std::string("unmount ") + record.mount_point);
 }
 
 }  // namespace
@@ -237,11 +217,11 @@ Result<Descriptor> Mounts::MakeFilesystem(const MountCall& call, int bootstrap,
       return Error{path.error().code, "device " + std::to_string(i + 1) + ": " + path.error().text};
     paths.push_back(std::move(path.value()));
   }
-  if (journal_.layout().door != DoorKind::kFuse) return MountFiles(paths);
+  if (journal_.layout().door != DoorKind::kFuse) return MountFiles(paths, call.flags);
   // fanotify's events are not raised for a loop device: it reads ahead of any reader, on its own thread.
-  const auto make = [&paths]() -> Result<Descriptor> {
-    Result<Descriptor> mount = MountFiles(paths);
-    return mount.ok() || mount.error().code != ENOTBLK ? std::move(mount) : MountLoops(paths);
+  const auto make = [&]() -> Result<Descriptor> {
+    Result<Descriptor> mount = MountFiles(paths, call.flags);
+    return mount.ok() || mount.error().code != ENOTBLK ? std::move(mount) : MountLoops(paths, call.flags);
   };
   const int keep[] = {door_.kernel().tree, bootstrap};
   return MountingProcess().Run(make, {keep, abort_on, TimeoutMs()});
@@ -253,8 +233,9 @@ int64_t Mounts::TimeoutMs() const {
 
 // The volume is the domain's, or the fsid's own; a blob's cookie has the name that we give its device.
 // Source: fs/erofs/fscache.c and super.c, Linux 6.1.
-Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const int> abort_on) {
-  const auto make = [this, &record]() -> Result<Descriptor> {
+Result<Descriptor> Mounts::MountCache(const MountRecord& record, uint32_t flags,
+                                      std::span<const int> abort_on) {
+  const auto make = [this, &record, flags]() -> Result<Descriptor> {
     Descriptor context(fsopen("erofs", FSOPEN_CLOEXEC));
     if (!context.valid()) return ErrnoError("open the EROFS file system (needs CONFIG_EROFS_FS)");
     if (SetString(context.get(), "fsid", record.fsid) != 0 ||
@@ -266,7 +247,7 @@ Result<Descriptor> Mounts::MountCache(const MountRecord& record, std::span<const
       if (SetString(context.get(), "device", NameOf(journal_.layout().blobs[record.devices[i]])) != 0)
         return MountError(context.get(), "give the kernel a device");
     }
-    return Create(context.get());
+    return Create(context.get(), flags);
   };
   Result<Descriptor> mount = MountingProcess().Run(make, {{}, abort_on, TimeoutMs()});
   if (!mount.ok() || AwaitFiles([&] { return door_.FilesNotOpen(record); })) return mount;
@@ -290,13 +271,14 @@ bool Mounts::AwaitFiles(const std::function<size_t()>& missing) const {
 // A copy that the kernel has just begun has no name before it is closed, and what it is given could not be
 // taken away from readers again: so the image is mounted, and closed, once before it is mounted to stay. Its
 // readers have no part in that.
-Result<Descriptor> Mounts::MountNamedCopies(const MountRecord& record, std::span<const int> abort_on) {
-  Result<Descriptor> mount = MountCache(record, abort_on);
+Result<Descriptor> Mounts::MountNamedCopies(const MountRecord& record, uint32_t flags,
+                                            std::span<const int> abort_on) {
+  Result<Descriptor> mount = MountCache(record, flags, abort_on);
   if (!mount.ok() || door_.CopiesWithoutName(record) == 0) return mount;
   mount.value().reset();
   if (!AwaitFiles([&] { return door_.CopiesWithoutName(record); }))
     Log("the kernel names not all of its copies of the image's files: they can't be discarded");
-  return MountCache(record, abort_on);
+  return MountCache(record, flags, abort_on);
 }
 
 // A bootstrap can be mounted once by a name in its domain: the next ones get a number; so it is with what a
@@ -316,12 +298,11 @@ Result<std::string> Mounts::FreeFsid(const MountCall& call, const std::string& d
   return fsid;
 }
 
-Outcome Mounts::Mount(const MountCall& call, int bootstrap, std::span<const int> abort_on) {
+Outcome Mounts::Mount(const MountCall& call, const Files& files, std::span<const int> abort_on) {
   ForgetDead();
   std::span<MountRecord> records(journal_.layout().mounts);
   for (const MountRecord& record : records) {
-    if (record.in_use == 0 || std::strcmp(record.mount_point, call.mount_point) != 0 ||
-        !VisibleAtItsPlace(record)) {
+    if (record.in_use == 0 || std::strcmp(record.mount_point, call.mount_point) != 0 || !IsVisible(record)) {
       continue;
     }
     // A call that is made again because a keeper died before its answer.
@@ -331,7 +312,7 @@ Outcome Mounts::Mount(const MountCall& call, int bootstrap, std::span<const int>
   const auto free = std::find_if(records.begin(), records.end(), [](const auto& r) { return r.in_use == 0; });
   if (free == records.end()) return Error{ENOSPC, "too many mounts"};
 
-  const Outcome mounted = MountFresh(call, bootstrap, abort_on, *free);
+  const Outcome mounted = MountFresh(call, files, abort_on, *free);
   if (!mounted.ok()) return mounted;
   Log("mounted %s (%u blobs)", call.mount_point, call.device_count);
   return {};
@@ -339,7 +320,7 @@ Outcome Mounts::Mount(const MountCall& call, int bootstrap, std::span<const int>
 
 // Of the domain's files that the kernel has open it does not say whether they are dead. An image that can't
 // be read in it is mounted in another one, with copies of its own.
-Outcome Mounts::MountFresh(const MountCall& call, int bootstrap, std::span<const int> abort_on,
+Outcome Mounts::MountFresh(const MountCall& call, const Files& files, std::span<const int> abort_on,
                            MountRecord& place) {
   Outcome mounted;
   for (uint32_t number = 1; number <= kDomainTries; ++number) {
@@ -347,7 +328,7 @@ Outcome Mounts::MountFresh(const MountCall& call, int bootstrap, std::span<const
     for (uint32_t tried = 0; tried < kFsidTries; ++tried) {
       Result<MountRecord> filled = Describe(call, domain, tried);
       if (!filled.ok()) return filled.error();
-      mounted = MountAt(call, bootstrap, abort_on, filled.value(), place);
+      mounted = MountAt(call, files, abort_on, filled.value(), place);
       // The name may be in use still: by a mount that is ending, or that a dead keeper had begun.
       const bool name_taken = !mounted.ok() && journal_.layout().door == DoorKind::kCachefiles &&
                               (mounted.error().code == EEXIST || mounted.error().code == EBUSY);
@@ -376,19 +357,19 @@ Result<MountRecord> Mounts::Describe(const MountCall& call, const std::string& d
   return record;
 }
 
-Outcome Mounts::MountAt(const MountCall& call, int bootstrap, std::span<const int> abort_on,
+Outcome Mounts::MountAt(const MountCall& call, const Files& files, std::span<const int> abort_on,
                         MountRecord& record, MountRecord& place) {
   door_.AddImage(record);
-  Outcome mounted = MakeAndAttach(call, bootstrap, abort_on, record, place);
+  Outcome mounted = MakeAndAttach(call, files, abort_on, record, place);
   if (!mounted.ok()) door_.RemoveImage(record);
   return mounted;
 }
 
-Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<const int> abort_on,
+Outcome Mounts::MakeAndAttach(const MountCall& call, const Files& files, std::span<const int> abort_on,
                               MountRecord& record, MountRecord& place) {
   Result<Descriptor> mount = journal_.layout().door == DoorKind::kCachefiles
-                                 ? MountNamedCopies(record, abort_on)
-                                 : MakeFilesystem(call, bootstrap, abort_on);
+                                 ? MountNamedCopies(record, call.flags, abort_on)
+                                 : MakeFilesystem(call, files.bootstrap, abort_on);
   if (!mount.ok()) return mount.error();
   if (Outcome identified = Identify(mount.value().get(), record); !identified.ok()) return identified;
 
@@ -396,11 +377,19 @@ Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<co
   place = record;
   std::atomic_thread_fence(std::memory_order_release);
   place.in_use = 1;
-  if (move_mount(mount.value().get(), "", AT_FDCWD, call.mount_point, MOVE_MOUNT_F_EMPTY_PATH) == 0) {
-    if (place.unique_id == 0) CopyText(MountLineOf(place.mount_id), place.mount_line);
+  if (move_mount(mount.value().get(), "", files.directory, "",
+                 MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) == 0) {
     return {};
   }
-  const Error error = ErrnoError(std::string("put the mount at ") + call.mount_point);
+  Error error = ErrnoError(std::string("put the mount at ") + call.mount_point);
+  const Result<MountIdentity> there = IdentityOf(files.directory, "");
+  if (error.code == EINVAL && there.ok() && list_.Find(there.value().id, there.value().device) == nullptr) {
+    error.code = EPERM;
+    error.text = std::string(call.mount_point) + " is in another mount namespace than the keeper (pid " +
+                 std::to_string(getpid()) +
+                 "), which mounts in its own: start sluiced there, or unmount all " +
+                 "images, so that the next sluiced starts a keeper where it is itself";
+  }
   place.in_use = 0;
   return error;
 }
@@ -408,8 +397,10 @@ Outcome Mounts::MakeAndAttach(const MountCall& call, int bootstrap, std::span<co
 Outcome Mounts::Unmount(const std::string& mount_point) {
   ForgetDead();
   for (MountRecord& record : journal_.layout().mounts) {
-    if (record.in_use == 0 || mount_point != record.mount_point || !VisibleAtItsPlace(record)) continue;
-    if (umount2(record.mount_point, UMOUNT_NOFOLLOW) != 0) return ErrnoError("unmount " + mount_point);
+    if (record.in_use == 0 || mount_point != record.mount_point || !IsVisible(record)) continue;
+    const Outcome unmounted =
+        MountingProcess().RunOutcome([&record] { return UnmountThere(record); }, {{}, {}, kForeignPathMs});
+    if (!unmounted.ok()) return unmounted;
     Log("unmounted %s", record.mount_point);
     ForgetDead();
     return {};
@@ -441,9 +432,10 @@ Outcome Mounts::AdoptOrphan(const OrphanCall& call) {
 }
 
 const MountRecord* Mounts::NextVisible(uint32_t from, uint32_t* entry) {
+  Follow();
   for (uint32_t i = from; i < kMountsMax; ++i) {
     const MountRecord& record = journal_.layout().mounts[i];
-    if (record.in_use == 0 || !VisibleAtItsPlace(record)) continue;
+    if (record.in_use == 0 || !IsVisible(record)) continue;
     *entry = i;
     return &record;
   }
@@ -466,9 +458,27 @@ bool Mounts::Any() {
                      [](const MountRecord& record) { return record.in_use != 0; });
 }
 
-void Mounts::ForgetDead() {
+bool Mounts::IsVisible(const MountRecord& record) {
+  if (record.mount_point[0] == 0) return false;
+  const MountLine* const line = list_.Find(record.mount_id, record.device);
+  return line != nullptr && line->point == record.mount_point && FilesystemLives(record) &&
+         !IsHidden(list_.Lines(), *line);
+}
+
+void Mounts::Follow() {
   for (MountRecord& record : journal_.layout().mounts) {
-    if (record.in_use == 0 || VisibleAtItsPlace(record) || FilesystemLives(record)) continue;
+    if (record.in_use == 0 || record.mount_point[0] == 0) continue;
+    const MountLine* const line = list_.Find(record.mount_id, record.device);
+    if (line == nullptr || line->point == record.mount_point || !FilesystemLives(record)) continue;
+    Log("%s was moved to %s by somebody", record.mount_point, line->point.c_str());
+    if (!CopyText(line->point, record.mount_point)) record.mount_point[0] = 0;
+  }
+}
+
+void Mounts::ForgetDead() {
+  Follow();
+  for (MountRecord& record : journal_.layout().mounts) {
+    if (record.in_use == 0 || FilesystemLives(record)) continue;
     door_.RemoveImage(record);
     record.in_use = 0;
   }

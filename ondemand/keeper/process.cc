@@ -91,6 +91,17 @@ Result<Descriptor> LockRuntime(const std::string& path) {
   return ErrnoError("lock " + path);
 }
 
+Result<Descriptor> LockDirectory(const std::string& path) {
+  Descriptor directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid()) return ErrnoError("open " + path);
+  if (flock(directory.get(), LOCK_EX | LOCK_NB) == 0) return directory;
+  if (errno == EWOULDBLOCK) {
+    return Error{EALREADY, "the keeper of " + path + " lives, and can't be reached: \"fuser -v " + path +
+                               "\" names it; nothing is taken from it"};
+  }
+  return ErrnoError("lock " + path);
+}
+
 Result<Descriptor> LockJournal(int journal) {
   // Opened anew: duplicates of one descriptor share their lock.
   Descriptor file(open(("/proc/self/fd/" + std::to_string(journal)).c_str(), O_RDWR | O_CLOEXEC));

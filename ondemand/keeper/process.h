@@ -29,6 +29,9 @@ uint32_t DescriptorLimit();
 
 // At most one keeper per runtime directory: holds `path` locked. Fails with EALREADY.
 Result<Descriptor> LockRuntime(const std::string& path);
+// At most one keeper per store: holds the directory itself locked, which needs no file in it that somebody
+// could remove. Fails with EALREADY.
+Result<Descriptor> LockDirectory(const std::string& path);
 // At most one keeper per journal, wherever its runtime directory is. Fails with EALREADY.
 Result<Descriptor> LockJournal(int journal);
 

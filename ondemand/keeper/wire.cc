@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
 #include <type_traits>
 
@@ -141,6 +142,13 @@ const Reply* ParseReply(std::span<const std::byte> bytes) {
                            Terminated(mount.label) && Terminated(mount.domain) && Terminated(mount.fsid) &&
                            mount.device_count <= kDevicesMax;
   return well_formed ? reply : nullptr;
+}
+
+sockaddr_un SocketIn(int directory) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", directory, kSocketName);
+  return address;
 }
 
 Result<Descriptor> PeerProcess(int socket) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/un.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -15,7 +17,7 @@
 namespace sluice::keeper {
 
 inline constexpr uint32_t kWireMagic = 0x4b4c5753;
-inline constexpr uint32_t kWireVersion = 4;
+inline constexpr uint32_t kWireVersion = 5;
 inline constexpr uint32_t kReplyTextMax = 1024;
 
 enum class RequestKind : uint32_t {
@@ -25,7 +27,7 @@ enum class RequestKind : uint32_t {
   kUnguard,        // EntryRequest
   kMarkComplete,   // EntryRequest
   kClearComplete,  // EntryRequest
-  kMount,          // MountCall, with the bootstrap's descriptor
+  kMount,          // MountCall, with MountDescriptors
   kUnmount,        // UnmountRequest
   kListMounts,     // EntryRequest: the first mount at or after the entry; value is its entry + 1, 0 if none
   kAdoptOrphan,    // OrphanCall
@@ -62,6 +64,11 @@ struct EntryRequest {
   uint32_t entry = 0;
   uint32_t padding = 0;
 };
+// What a mount may be forbidden, bits of MountCall::flags.
+enum MountFlag : uint32_t { kMountNoSuid = 1, kMountNoDev = 2, kMountNoExec = 4 };
+// Descriptors that come with MountCall, in this order.
+enum MountDescriptor { kMountBootstrap, kMountDirectory, kMountDescriptors };
+
 struct MountCall {
   Header header{.kind = RequestKind::kMount};
   uint32_t device_count = 0;
@@ -70,6 +77,8 @@ struct MountCall {
   char mount_point[kMountPathMax] = {};
   char label[kMountLabelMax] = {};
   char domain[kDomainMax] = {};  // cachefiles; may be empty
+  uint32_t flags = 0;            // MountFlag
+  uint32_t padding = 0;
 };
 // A file system whose keeper and daemon died at once, and that is used still (fanotify).
 struct OrphanCall {
@@ -146,6 +155,11 @@ const Reply* ParseReply(std::span<const std::byte> bytes);
 
 // Copies with a terminating zero; false if it does not fit or contains a zero.
 bool CopyText(std::string_view from, std::span<char> to);
+
+inline constexpr char kSocketName[] = "keeper.sock";
+// The keeper's socket in a directory that is open by this descriptor, which stays open while the address is
+// used: paths may be longer than an address.
+sockaddr_un SocketIn(int directory);
 
 // A pidfd of the process at the other end of a connected unix socket. Errors: errno values.
 Result<Descriptor> PeerProcess(int socket);

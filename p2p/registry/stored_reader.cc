@@ -34,7 +34,7 @@ class Piece {
   }
 
   // Waits for its end; cancelled, it is ended soon.
-  absl::Status Wait(const std::atomic<bool>& cancelled) {
+  absl::Status Wait(const CancelCheck& cancelled) {
     while (result_.wait_for(kCancelCheck) != std::future_status::ready) {
       if (cancelled) Cancel();
     }

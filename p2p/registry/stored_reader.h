@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -8,6 +7,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "node/blob.h"
+#include "node/cancel_check.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
 #include "node/telemetry.h"
@@ -23,7 +23,7 @@ struct StoredReaderParts {
 
 struct StoredReaderBounds {
   Instant deadline;
-  const std::atomic<bool>& cancelled;  // once true, the call ends soon with Cancelled
+  CancelCheck cancelled;  // once true, the call ends soon with Cancelled
 };
 
 // Reads the whole of a blob of `plain_size` bytes that a registry keeps compressed, with or without a seek

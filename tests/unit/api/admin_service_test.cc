@@ -194,6 +194,28 @@ TEST_F(AdminServiceTest, MountsListsAndUnmounts) {
   EXPECT_EQ(stub_->Unmount(&second, unmount, &unmounted).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(AdminServiceTest, OfMountOptionsTheLastOneWinsAndUnknownOnesAreRefused) {
+  const auto mount = [this](const std::vector<std::string>& options) {
+    v1::MountRequest request;
+    request.set_reference("r/a:1");
+    request.set_mount_point("/mnt/a");
+    for (const std::string& option : options) request.add_options(option);
+    grpc::ClientContext context;
+    v1::MountResponse response;
+    return stub_->Mount(&context, request, &response);
+  };
+  ASSERT_TRUE(mount({}).ok());
+  EXPECT_TRUE(backend_.last_mount().options.suid);
+  EXPECT_TRUE(backend_.last_mount().options.dev);
+  EXPECT_TRUE(backend_.last_mount().options.exec);
+  ASSERT_TRUE(mount({"nosuid", "nodev", "noexec", "dev"}).ok());
+  EXPECT_FALSE(backend_.last_mount().options.suid);
+  EXPECT_TRUE(backend_.last_mount().options.dev);
+  EXPECT_FALSE(backend_.last_mount().options.exec);
+  EXPECT_THAT(mount({"rw"}).error_message(), HasSubstr("rw"));
+  EXPECT_THAT(mount({"no"}).error_message(), HasSubstr("nosuid"));
+}
+
 TEST_F(AdminServiceTest, RefusesMalformedRequestsBeforeTheBackendSeesThem) {
   v1::MountResponse response;
   const std::string long_name(2000, 'a');

@@ -288,13 +288,18 @@ TEST_F(HttpServerTest, OperationsRoutesSayHowTheNodeIs) {
   Telemetry telemetry;
   telemetry.read_errors.Add(3);
   const Metrics metrics(telemetry, {.version = "1", .revision = "r", .backend = "off", .keeper = {}});
+  std::atomic<bool> alive = true;
   std::atomic<bool> ready = false;
   HttpRoutes routes;
-  AddOperationsRoutes(routes, metrics, [&ready] {
-    return ready ? absl::OkStatus() : absl::UnavailableError("the index is being rebuilt");
-  });
+  AddOperationsRoutes(
+      routes, metrics,
+      {[&alive] { return alive ? absl::OkStatus() : absl::UnavailableError("the core loop hangs"); },
+       [&ready] { return ready ? absl::OkStatus() : absl::UnavailableError("the index is being rebuilt"); }});
   Start(std::move(routes));
   EXPECT_THAT(Ask(Request("GET", "/livez", kClose)), StartsWith("HTTP/1.1 200 "));
+  alive = false;
+  EXPECT_THAT(Ask(Request("GET", "/livez", kClose)),
+              AllOf(StartsWith("HTTP/1.1 503 "), HasSubstr("the core loop hangs")));
   EXPECT_THAT(Ask(Request("GET", "/readyz", kClose)),
               AllOf(StartsWith("HTTP/1.1 503 "), HasSubstr("the index is being rebuilt")));
   ready = true;

@@ -93,6 +93,7 @@ constexpr const char* kSeries[] = {
     "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"denied\"} 0",
     "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"error\"} 0",
     "sluice_ondemand_published_total{backend=\"fanotify\"} 0",
+    "sluice_log_dropped_total 0",
     "sluice_ondemand_backend_info{backend=\"fanotify\"} 1",
     "sluice_mounts 0",
     "sluice_build_info{version=\"1.2.3\",revision=\"abc\"} 1",

@@ -61,6 +61,24 @@ TEST_F(MountTableTest, AnotherDaemonFindsWhatWasAdded) {
   EXPECT_EQ(again->Find("/mnt/b"), nullptr);
 }
 
+TEST_F(MountTableTest, AMountThatSomebodyMovedIsFoundAtItsNewPlace) {
+  absl::StatusOr<MountTable> table = MountTable::Load(path_);
+  ASSERT_TRUE(table.ok());
+  ASSERT_TRUE(table->Add(Entry("/mnt/a")).ok());
+  const ondemand::ErofsInstance instance{"erofs-3", 77, "boot"};
+  ASSERT_TRUE(table->Identify("/mnt/a", instance, 42).ok());
+  ASSERT_TRUE(table->Move("/mnt/a", "/mnt/b").ok());
+  EXPECT_EQ(table->Find("/mnt/a"), nullptr);
+
+  const absl::StatusOr<MountTable> again = MountTable::Load(path_);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->Find("/mnt/a"), nullptr);
+  const MountEntry* const moved = again->Find("/mnt/b");
+  ASSERT_NE(moved, nullptr);
+  EXPECT_EQ(moved->instance, instance);
+  EXPECT_EQ(moved->device, 42u);
+}
+
 TEST_F(MountTableTest, HowARegistryKeepsABlobIsKept) {
   MountEntry entry = Entry("/mnt/a");
   BlobSpec& blob = entry.blobs[0].spec;
@@ -91,11 +109,11 @@ TEST_F(MountTableTest, DetachedEntryIsKeptBesideWhatIsMountedThereAnew) {
   const ondemand::ErofsInstance first{"7", (uint64_t{3} << 32) + 1, "boot"};
   const ondemand::ErofsInstance second{"7", (uint64_t{3} << 32) + 2, "boot"};
   ASSERT_TRUE(table->Add(Entry("/mnt/a")).ok());
-  ASSERT_TRUE(table->Identify("/mnt/a", first).ok());
+  ASSERT_TRUE(table->Identify("/mnt/a", first, 1).ok());
   ASSERT_TRUE(table->Detach("/mnt/a").ok());
   EXPECT_EQ(table->Find("/mnt/a"), nullptr);
   ASSERT_TRUE(table->Add(Entry("/mnt/a")).ok());
-  ASSERT_TRUE(table->Identify("/mnt/a", second).ok());
+  ASSERT_TRUE(table->Identify("/mnt/a", second, 2).ok());
 
   absl::StatusOr<MountTable> again = MountTable::Load(path_);
   ASSERT_TRUE(again.ok()) << again.status();

@@ -37,6 +37,11 @@ class NotingDoor final : public Door {
     CallOnThread([this] { ForEachHeld([this](uint32_t index, const SlotRead&) { GiveUp(index, EINTR); }); });
   }
 
+  // The reader of what is asked for from now on; 0: the kernel does not say.
+  void SetReader(int pid) { pid_ = pid; }
+  // Reads that were refused without a wait.
+  int refused() const { return refused_; }
+
   std::vector<Step> answers() {
     const std::lock_guard lock(mutex_);
     return answers_;
@@ -54,7 +59,12 @@ class NotingDoor final : public Door {
     SlotRead read;
     read.request = request;
     read.length = 4096;
-    Publish(read);
+    read.pid = pid_;
+    if (FailsAgain(read)) {
+      refused_.fetch_add(1);
+    } else {
+      Publish(read);
+    }
   }
   Answered Answer(uint32_t index, const SlotRead& read, int verdict) override {
     const std::lock_guard lock(mutex_);
@@ -74,6 +84,8 @@ class NotingDoor final : public Door {
   void RefuseQueued() override {}
 
   const int requests_;
+  std::atomic<int> pid_{0};
+  std::atomic<int> refused_{0};
   std::mutex mutex_;  // guards what follows
   std::vector<Step> answers_;
   std::vector<Step> let_go_;
@@ -124,6 +136,30 @@ TEST_F(KeeperDoorTest, ReadThatExpiresIsInTheJournalUntilItIsAnswered) {
   EXPECT_EQ(door_->answers().front().verdict, EIO);
   EXPECT_NE(door_->answers().front().state, SlotState::kFree);
   EXPECT_EQ(door_->let_go().front().state, SlotState::kFree) << "its number may become another's";
+}
+
+// The kernel asks again, page by page, for what it was refused: each time would be another deadline.
+TEST_F(KeeperDoorTest, WhatHasJustFailedIsRefusedAtOnceAlsoWhereTheKernelNamesNoReader) {
+  SetDeadline(std::chrono::milliseconds(500));
+  journal_->layout().blobs[0].size = 1 << 20;
+  journal_->layout().blobs[0].chunk_shift = 18;
+  ASSERT_TRUE(door_->Start().ok());
+  for (const int reader : {0, 4711}) {
+    const int refused = door_->refused();
+    const size_t answered = door_->answers().size();
+    door_->SetReader(reader);
+    door_->Ask(7);
+    ASSERT_TRUE(Eventually([&] { return door_->answers().size() > answered; }));
+    door_->Ask(8);
+    EXPECT_TRUE(Eventually([&] { return door_->refused() > refused; })) << reader;
+  }
+  // Another reader is not taken for one that has a name.
+  door_->SetReader(4712);
+  const size_t answered = door_->answers().size();
+  const int refused = door_->refused();
+  door_->Ask(9);
+  ASSERT_TRUE(Eventually([&] { return door_->answers().size() > answered; }));
+  EXPECT_EQ(door_->refused(), refused);
 }
 
 TEST_F(KeeperDoorTest, ReadThatIsGivenUpIsInTheJournalUntilItIsAnswered) {

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Daemon, keeper, tool and readers in other PID, time and mount namespaces: deadlines hold, and what would be mounted
+# where nobody looks is refused.
+source "$(dirname "$0")/lib.sh"
+
+mkdir "$work/tree"
+head -c 32M /dev/urandom >"$work/tree/a"
+start_registry
+mount=$work/mnt/app
+same() { cmp -s <(dd if="$mount/a" bs=1M skip="$1" count=1 status=none) <(dd if="$work/tree/a" bs=1M skip="$1" count=1 status=none); }
+
+# --- the kernel names no reader to a keeper in a PID namespace below its own
+READ_DEADLINE=3s write_config
+setsid unshare -pf "$SLUICE_BIN/sluiced" --config "$config" >>"$node_log" 2>&1 &
+outer=$!
+disown
+node_pid=$outer
+node_is_ready || fail "the node does not become ready in a PID namespace"
+node_pid=$(pgrep -P "$outer")
+push_tree "$work/tree" app
+mount_image app "$mount"
+kill -STOP "$registry_pid"
+refused() { # refused KIND OFFSET_MIB LENGTH: reads what is absent; prints how many ms that took
+  python3 - "$1" "$mount/a" "$2" "$3" <<'END'
+import mmap, os, sys, time
+kind, path, offset, length = sys.argv[1], sys.argv[2], int(sys.argv[3]) << 20, int(sys.argv[4])
+start = time.monotonic()
+if os.fork() == 0:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        if kind == "read": os.pread(file, length, offset)
+        else: mmap.mmap(file, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset)[0]
+        os._exit(7)
+    except OSError:
+        os._exit(0)
+_, status = os.wait()
+if os.waitstatus_to_exitcode(status) == 7: sys.exit("bytes came from a registry that is stopped")
+print(round((time.monotonic() - start) * 1000))
+END
+}
+for what in "read 2 4096" "read 8 1048576" "fault 20 4194304"; do
+  read -r kind offset length <<<"$what"
+  took=$(refused "$kind" "$offset" "$length") || fail "$what"
+  note "$what: refused after $took ms"
+  # Two deadlines of 3 s would be 6 s.
+  ((took < 5700)) || fail "$what: an error after $took ms at a deadline of 3 s"
+done
+kill -CONT "$registry_pid"
+wait_until same 9 || fail "reads do not recover"
+sluice umount "$mount"
+stop_node
+wait_until gone "$outer" || fail "the PID namespace does not end"
+
+# --- another CLOCK_MONOTONIC than the keeper's
+READ_DEADLINE=3s start_node
+mount_image app "$mount"
+stop_node
+node_runner=(unshare -T --monotonic 100000 --boottime 100000)
+launch_node
+node_runner=()
+node_is_ready || fail "the node does not become ready in a time namespace"
+same 12 || fail "a read fails with the daemon in another time namespace"
+stop_node
+pkill -TERM -f "^[^ ]*sluiced --config $config" || true
+kill -STOP "$registry_pid"
+restart_node
+took=$(refused read 16 4096) || fail "a read without its registry"
+((took < 9000)) || fail "an error after $took ms at a deadline of 3 s"
+kill -CONT "$registry_pid"
+
+# --- another mount namespace
+mkdir -p "$work/mnt/other"
+expect_failure "$exit_refused" 'mount namespace' \
+  unshare -m --propagation private "$SLUICE_BIN/sluice" --socket "$run_dir/api.sock" mount "$registry/app:1" "$work/mnt/other"
+if mountpoint -q "$work/mnt/other"; then fail "a mount that its caller can't see was left"; fi
+stop_node
+node_runner=(unshare -m --propagation private)
+launch_node
+node_runner=()
+node_is_ready || fail "the node does not become ready in a mount namespace"
+expect_failure "$exit_refused" 'mount namespace' sluice mount "$registry/app:1" "$work/mnt/other"
+wait_until same 28 || fail "the mount in the keeper's namespace is not served"

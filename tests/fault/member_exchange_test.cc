@@ -221,12 +221,12 @@ TEST_F(MemberExchangeTest, WhoSaysThatItIsOnLoopbackIsNotDialledByWhoIsElsewhere
   b_.Always(kPath, Tells(RowOf("b", b_), {{RowOf("a", a_), 0s}}));
   self_ = {"10.0.0.1", 7301};
   Start({b_.port()});
-  exchange_->Answer("", "", EncodeRow(RowOf("a", a_)));
+  EXPECT_TRUE(exchange_->Answer("", "", EncodeRow(RowOf("a", a_))).ok());
   MemberRow any = RowOf("c", a_), both = RowOf("d", a_);
   any.addresses = {{"0.0.0.0", a_.port()}};
   both.addresses = {{"127.0.0.1", a_.port()}, {"127.0.0.2", a_.port()}};
-  exchange_->Answer("", "", EncodeRow(any));
-  exchange_->Answer("", "", EncodeRow(both));
+  EXPECT_TRUE(exchange_->Answer("", "", EncodeRow(any)).ok());
+  EXPECT_TRUE(exchange_->Answer("", "", EncodeRow(both)).ok());
   // Who asks is dialled between the rounds.
   AwaitQuestions(b_, 5);
   EXPECT_EQ(a_.connection_count(), 0u);
@@ -249,7 +249,7 @@ TEST_F(MemberExchangeTest, HalfOfTheClusterOnTheNextProtocolIsLeftOutAndHarmsNob
   Await([&] { return !exchange_->in_cold_start() && Names() == std::vector<std::string>{"a", "b"}; });
   for (const FaultOrigin& member : newer) AwaitQuestions(member, 5);
   // One of them asks: it is answered, dialled, and left out.
-  const absl::StatusOr<MembersAnswer> answer = DecodeMembers(exchange_->Answer("", "", EncodeRow(rows[0])));
+  const absl::StatusOr<MembersAnswer> answer = DecodeMembers(*exchange_->Answer("", "", EncodeRow(rows[0])));
   ASSERT_TRUE(answer.ok());
   EXPECT_THAT(answer->rows, SizeIs(2)) << "and told of nobody whom this node does not speak to";
   AwaitQuestions(newer[0], 3);

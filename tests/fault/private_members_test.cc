@@ -20,6 +20,8 @@
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/image_documents.h"
 #include "node/daemon/registry_documents.h"
+#include "p2p/cluster/chunk_blame.h"
+#include "p2p/cluster/download_budget.h"
 #include "p2p/cluster/home_documents.h"
 #include "p2p/cluster/member_source.h"
 #include "p2p/cluster/ranks.h"
@@ -107,11 +109,13 @@ class PrivateMembersTest : public ::testing::Test {
     client.trust = trust;
     client_ = std::make_unique<PeerClient>(telemetry_, client);
     PullTokens* const tokens = trust == PeerTrust::kProven ? &tokens_ : nullptr;
-    access_ = std::make_unique<MemberAccess>(
-        MemberAccess{clock_, io_, *members_, health_, *client_, ledger_, [](const Blob&) { return true; },
-                     [this](const Blob&, Asker, Duration) { ++not_carried_; },
-                     [](const Blob&, const std::string&) {}, [] { return 0.5; }, [](const std::string&) {},
-                     tokens, [this](const BlobOrigin&) { return said_public_.load(); }});
+    blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
+        clock_, members_.get(), health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
+    access_ = std::make_unique<MemberAccess>(MemberAccess{
+        clock_, io_, *members_, health_, *client_, ledger_, [](const Blob&) { return true; },
+        [this](const Blob&, Asker, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
+        [] { return 0.5; }, [](const std::string&) {}, download_, *blame_, Unsealed::kFromRegistry, tokens,
+        [this](const BlobOrigin&) { return said_public_.load(); }});
     homes_ = std::make_unique<HomeDocuments>(HomeDocuments::Parts{
         clock_, io_, *members_, health_, *client_, telemetry_, [](const std::string&) {}, tokens});
   }
@@ -165,6 +169,7 @@ class PrivateMembersTest : public ::testing::Test {
   AsioExecutor io_{"io", 2};
   Telemetry telemetry_;
   MemberHealth health_;
+  DownloadBudget download_{clock_, 0};
   Ledger ledger_;
   Tokens tokens_;
   std::atomic<int> not_carried_{0};
@@ -172,6 +177,7 @@ class PrivateMembersTest : public ::testing::Test {
   FaultOrigin member_;
   std::unique_ptr<Members> members_;
   std::unique_ptr<PeerClient> client_;
+  std::unique_ptr<ChunkBlame> blame_;
   std::unique_ptr<MemberAccess> access_;
   std::unique_ptr<HomeDocuments> homes_;
   std::vector<FetchHandle> handles_;

@@ -23,7 +23,9 @@
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
 #include "p2p/cluster/assignment.h"
+#include "p2p/cluster/chunk_blame.h"
 #include "p2p/cluster/directory.h"
+#include "p2p/cluster/download_budget.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/unit/node/fakes.h"
@@ -127,10 +129,12 @@ class TakeoverTest : public ::testing::Test {
     holders_ =
         std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, *client_,
                                                  [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
-    directory_ = std::make_unique<ClusterDirectory>(
-        ClusterDirectory::Parts{clock_, io_, *members_, health_, *client_, ledger_,
-                                [](const Blob&) { return true; }, [] { return false; }, [] { return 0.5; },
-                                [](const std::string&) {}, *holders_, origin_, last_resort_});
+    blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
+        clock_, members_.get(), health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
+    directory_ = std::make_unique<ClusterDirectory>(ClusterDirectory::Parts{
+        clock_, io_, *members_, health_, *client_, ledger_, [](const Blob&) { return true; },
+        [] { return false; }, [] { return 0.5; }, [](const std::string&) {}, download_, *holders_, origin_,
+        last_resort_, *blame_});
     core_ = std::make_unique<AsioExecutor>("core", 1);
     BlobCacheLimits limits;
     limits.first_byte_budget = first_byte_budget;
@@ -216,6 +220,7 @@ class TakeoverTest : public ::testing::Test {
   SteadyClock clock_;
   Telemetry telemetry_;
   MemberHealth health_;
+  DownloadBudget download_{clock_, 0};
   NoLedger ledger_;
   std::string bytes_;
   BytesVerifier verifier_{bytes_};
@@ -232,6 +237,7 @@ class TakeoverTest : public ::testing::Test {
   std::unique_ptr<Members> members_;
   std::unique_ptr<PeerClient> client_;
   std::unique_ptr<Holders> holders_;
+  std::unique_ptr<ChunkBlame> blame_;
   std::unique_ptr<ClusterDirectory> directory_;
   std::unique_ptr<BlobCache> cache_;
 };

@@ -107,7 +107,7 @@ class DirectoryTest : public ::testing::Test {
     });
   }
   void SaidToHave(const std::string& name, const Blob& blob) {
-    EXPECT_TRUE(holders_->Take(FormatAnnouncement({name, {{*Holders::IdentityOf(blob), true}}, {}})));
+    EXPECT_TRUE(holders_->Take(FormatAnnouncement({name, {{*Holders::IdentityOf(blob), true}}, {}})).ok());
   }
 
   std::vector<SourceOffer> Offers(const Blob& blob, ChunkSpan span, Asker asker = Asker::kLocal) {

@@ -465,11 +465,13 @@ void Exchange::FollowRedirect() {
 }
 
 void Exchange::Authenticate() {
-  const absl::StatusOr<AuthChallenge> challenge = SelectChallenge(head_.headers.All("WWW-Authenticate"));
+  absl::StatusOr<AuthChallenge> challenge = SelectChallenge(head_.headers.All("WWW-Authenticate"));
   if (!challenge.ok()) {
     return Finish(absl::UnauthenticatedError(
         absl::StrCat("401 from ", What(), ": no way to log in: ", challenge.status().message())));
   }
+  // What is named at the base is some other repository, if anything.
+  if (request_.until == RegistryRequest::Until::kGrant) challenge->scope.clear();
   if (++challenges_ > kChallengesMax) {
     return OnGrant(absl::UnauthenticatedError("what its token server gave was refused each time"));
   }

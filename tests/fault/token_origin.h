@@ -29,10 +29,12 @@ class TokenOrigin {
   // What a token looks like: nobody can read it, or it says itself what it is good for.
   enum class Tokens { kOpaque, kSpeaking };
 
+  // At its base it names a repository of nobody's, as some do.
   TokenOrigin() {
     origin.Always("/token", [this](const FaultRequest& request, FaultConnection& to) { Token(request, to); });
-    origin.Always("/v2/",
-                  [this](const FaultRequest& request, FaultConnection& to) { Gate(request, to, ""); });
+    origin.Always("/v2/", [this](const FaultRequest& request, FaultConnection& to) {
+      Gate(request, to, "repository:user/image:pull");
+    });
   }
 
   // Guards a path that serves by the rules when a good token is shown.

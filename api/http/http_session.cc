@@ -32,7 +32,7 @@ constexpr auto kDrainPoll = std::chrono::milliseconds(1);
 constexpr auto kGonePoll = std::chrono::milliseconds(50);
 
 // Of a fill, in the socket and not sent yet: what comes next there stands behind no more than that.
-constexpr int kFillUnsentBytes = 16 << 10;
+constexpr int kFillUnsentBytes = 32 << 10;
 
 // Of a file, sent in one go by TLS, read by this thread as sendfile(2) reads: it is in the page cache as a
 // rule, and where it is not a disk takes no longer for so much than for the pages that sendfile would wait

@@ -395,8 +395,11 @@ absl::Status Daemon::Node::Start() {
   image_documents_ = std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(),
                                                       TagsOf(config_), OwnRights());
   MakeBlame();
+  ImageResolver::ClaimRecipe claim;
+  if (config_.TakesUnsealedFromMembers())
+    claim = [this](const BlobKey& key, p2p::Recipe recipe) { verifier_->Claim(key, std::move(recipe)); };
   resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
-                                              peer_documents_.get());
+                                              peer_documents_.get(), std::move(claim));
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(
                             std::vector<FixedSources::Source>{{SourceRank::kOrigin, witness_.get()}});
@@ -537,7 +540,8 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
 void Daemon::Node::MakeBlame() {
   blame_ = std::make_unique<p2p::ChunkBlame>(p2p::ChunkBlame::Parts{
       clock_, members_.get(), health_, telemetry_, Warn, Alarm,
-      [this](const Digest& blob, const Digest& root) { return resolver_->WhoTellsRoot(blob, root); }});
+      [this](const Digest& blob, const Digest& root) { return resolver_->WhoTellsRoot(blob, root); },
+      [this](const Blob& blob) { verifier_->DropClaim(blob.key()); }});
   witness_ = std::make_unique<p2p::WitnessSource>(*origin_, *blame_);
   blame_at_work_ = blame_.get();  // before the verifier
   verifier_at_work_ = verifier_.get();

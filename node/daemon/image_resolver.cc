@@ -131,6 +131,9 @@ std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, co
     const std::shared_ptr<const BlobSpec> facts = blob->facts();
     if (!facts->root) {
       note(blob->digest(), " has no recipe's root in the manifest");
+      if (!peers_ || !claim_) continue;
+      if (absl::StatusOr<p2p::Recipe> sealed = peers_->FetchSealed(*facts); sealed.ok())
+        claim_(blob->key(), *std::move(sealed));
       continue;
     }
     // The root alone proves a blob of one chunk.

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,6 +19,7 @@
 #include "node/origin_access.h"
 #include "node/recipe_store.h"
 #include "p2p/cluster/peer_documents.h"
+#include "p2p/recipe/recipe.h"
 #include "p2p/registry/allow_list.h"
 #include "p2p/registry/image_choice.h"
 #include "p2p/registry/lazy_image.h"
@@ -38,15 +41,20 @@ struct ResolvedImage {
 // Thread-safe; blocks on the registry, so not for the core loop.
 class ImageResolver {
  public:
-  // All outlive the resolver. `peers` is null on a node without members.
+  // Takes what members say that the recipe of a blob without a root is.
+  using ClaimRecipe = std::function<void(const BlobKey&, p2p::Recipe)>;
+  // All outlive the resolver. `peers` is null on a node without members; without `claim` nothing that they
+  // say of such blobs is believed.
   ImageResolver(p2p::RegistryClient& registry, ImageDocuments& documents, const p2p::AllowList& allowed,
-                RecipeStore& recipes, ManifestCache& manifests, const p2p::PeerDocumentClient* peers)
+                RecipeStore& recipes, ManifestCache& manifests, const p2p::PeerDocumentClient* peers,
+                ClaimRecipe claim = nullptr)
       : registry_(registry),
         documents_(documents),
         allowed_(allowed),
         recipes_(recipes),
         manifests_(manifests),
-        peers_(peers) {}
+        peers_(peers),
+        claim_(std::move(claim)) {}
 
   // The reference, if this node may ask for it; asks nobody. Errors: InvalidArgument (reference),
   // PermissionDenied (the allow-list).
@@ -97,6 +105,7 @@ class ImageResolver {
   RecipeStore& recipes_;
   ManifestCache& manifests_;
   const p2p::PeerDocumentClient* const peers_;
+  const ClaimRecipe claim_;
   RootVouchers roots_;
 };
 

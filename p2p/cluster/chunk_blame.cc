@@ -74,7 +74,8 @@ std::vector<std::string> ChunkBlame::PassedOnBy(const Blob& blob, ChunkIndex ind
   const auto sent = of_blob->second.find(index);
   if (sent == of_blob->second.end()) return {};
   const auto sender = senders_.find(sent->second.back().sender);
-  if (sender == senders_.end()) return {};
+  // What is here since it was had from the registry alone is the registry's.
+  if (sender == senders_.end() || sent->second.back().registry_differs) return {};
   std::vector<std::string> names = {sender->second.member.name};
   if (sender->second.as_verified) return names;
   const std::vector<std::string>& before = sender->second.passed_on;
@@ -133,11 +134,24 @@ void ChunkBlame::FoundWrong(const Blob& blob, ChunkIndex index, std::span<const 
 }
 
 void ChunkBlame::RegistryWrong(const Blob& blob, ChunkIndex index) {
+  if (!blob.facts()->root) return DropClaim(blob, index);
   {
     const std::lock_guard lock(mutex_);
     if (++DoubtOf({blob.key(), index})->registry_wrong < kRegistryTries) return;
   }
   Refute(blob, Describe(blob, index));
+}
+
+// No manifest vouches for it: the registry is believed rather than a member.
+void ChunkBlame::DropClaim(const Blob& blob, ChunkIndex index) {
+  {
+    const std::lock_guard lock(mutex_);
+    ForgetDoubts(blob.key());
+  }
+  if (parts_.drop_claim) parts_.drop_claim(blob);
+  parts_.warn(absl::StrCat("the recipe that a member gave for blob ", blob.digest().ToString(),
+                           " is dropped, and nobody blamed: chunk ", index.value(),
+                           " is another as the registry gives it"));
 }
 
 void ChunkBlame::Right(const Blob& blob, ChunkIndex index) {
@@ -197,8 +211,10 @@ bool ChunkBlame::WholeWrong(const Blob& blob) {
   return true;
 }
 
-// Only where all of the blob is had from the registry: else nobody knows whose bytes are here.
+// What others sent is compared only where all of the blob is had from the registry: else nobody knows whose
+// bytes are here.
 void ChunkBlame::RegistryGave(const Blob& blob, ChunkIndex index, std::span<const std::byte> bytes) {
+  Right(blob, index);
   if (refuted_count_ == 0) return;
   const uint64_t hash = HashOf(bytes);
   const std::lock_guard lock(mutex_);

@@ -68,6 +68,8 @@ class ChunkBlame {
     std::function<void(const std::string&)> alarm;
     // Which manifest says that the blob has the root, for people; may be empty.
     std::function<std::string(const Digest& blob, const Digest& root)> who_says = nullptr;
+    // Drops what a member claims that the recipe of a blob without a root is; may be empty.
+    std::function<void(const Blob&)> drop_claim = nullptr;
   };
   // The parts outlive this.
   explicit ChunkBlame(Parts parts) : parts_(std::move(parts)) {}
@@ -93,7 +95,7 @@ class ChunkBlame {
   // A blob that is here whole is not what its digest says. Whether members had a part in it, so that it is
   // worth having it once more from the registry alone: IsRefuted from now on.
   bool WholeWrong(const Blob& blob);
-  // The registry gave a chunk that nothing proves yet.
+  // The registry gave a chunk that nothing proves yet; but it fits what a member claims, if one does.
   void RegistryGave(const Blob& blob, ChunkIndex index, std::span<const std::byte> bytes);
   // The blob's digest was proven: who sent other bytes than the registry is blamed, and all is forgotten.
   void Proven(const Blob& blob);
@@ -129,6 +131,7 @@ class ChunkBlame {
   std::optional<Culprit> CulpritOf(const ChunkSender& sender) const;
   void Convict(const ChunkSender& sender, const std::string& chunk);
   void Refute(const Blob& blob, const std::string& what);
+  void DropClaim(const Blob& blob, ChunkIndex index);
   bool NoteRefuted(const Blob& blob);
   void ForgetSent(const BlobKey& key);
   void ForgetDoubts(const BlobKey& key);

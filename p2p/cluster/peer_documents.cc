@@ -74,6 +74,24 @@ absl::StatusOr<std::string> PeerDocumentClient::FetchRecipe(const BlobSpec& spec
   return bytes;
 }
 
+absl::StatusOr<Recipe> PeerDocumentClient::FetchSealed(const BlobSpec& spec) const {
+  Recipe sealed;
+  const absl::Status asked =
+      Ask(spec.digest, absl::StrCat("/sluice/v1/recipes/", spec.digest.ToString()), kRecipeBytesMax,
+          parts_.clock.Now() + kSealedTimeout, [&](const PeerClient::Answer& answer) -> absl::Status {
+            absl::StatusOr<Recipe> recipe = Recipe::DecodeTorrent(answer.body);
+            if (!recipe.ok() || recipe->blob != spec.digest)
+              return absl::DataLossError("it is no recipe of that blob");
+            // Another manifest may cut it otherwise.
+            if (recipe->size != spec.size || recipe->chunk_size != spec.chunk_size)
+              return absl::NotFoundError("it is cut otherwise");
+            sealed = *std::move(recipe);
+            return absl::OkStatus();
+          });
+  if (!asked.ok()) return asked;
+  return sealed;
+}
+
 absl::StatusOr<PeerDocumentClient::WholeBlob> PeerDocumentClient::FetchBlob(const BlobOrigin& origin,
                                                                             const Digest& digest,
                                                                             uint64_t size,

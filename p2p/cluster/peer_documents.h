@@ -11,6 +11,7 @@
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
+#include "p2p/recipe/recipe.h"
 #include "p2p/registry/registry_client.h"
 
 namespace sluice::p2p {
@@ -25,6 +26,7 @@ class PeerDocumentClient {
   static constexpr size_t kMembersAskedMax = 8;
   static constexpr uint64_t kWholeBlobBytesMax = 64 << 20;        // held in memory until its digest is known
   static constexpr Duration kTimeout = std::chrono::seconds(10);  // of all members, for a manifest or recipe
+  static constexpr Duration kSealedTimeout = std::chrono::seconds(1);
 
   struct Parts {
     const Clock& clock;
@@ -42,6 +44,9 @@ class PeerDocumentClient {
   absl::StatusOr<FetchedManifest> FetchManifest(const BlobOrigin& origin, const Digest& digest) const;
   // The encoded recipe that `spec` binds. REQUIRES: spec.root
   absl::StatusOr<std::string> FetchRecipe(const BlobSpec& spec) const;
+  // What the ranks of a blob without a root say that its recipe is: who has sealed it knows, another may have
+  // it from a manifest. Asked briefly.
+  absl::StatusOr<Recipe> FetchSealed(const BlobSpec& spec) const;
   // A whole blob, by the deadline; also NotFound if it is larger than kWholeBlobBytesMax. The access is as
   // above.
   struct WholeBlob {

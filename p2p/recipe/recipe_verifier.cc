@@ -25,7 +25,7 @@ absl::StatusOr<Evidence> RecipeVerifier::Verify(const Blob& blob, ChunkIndex ind
                                                 std::span<const std::byte> bytes) {
   const ChunkGeometry& geometry = blob.geometry();
   const std::shared_ptr<const BlobSpec> facts = blob.facts();
-  if (!facts->root) return Evidence::kUnverified;
+  if (!facts->root) return HoldAgainstClaim(blob, index, bytes);
   if (index.value() >= geometry.chunk_count() || bytes.size() != geometry.RangeOf(index).length) {
     return absl::DataLossError(absl::StrCat("blob ", blob.digest().ToString(), ": chunk ", index.value(),
                                             " has ", bytes.size(),
@@ -47,6 +47,47 @@ absl::StatusOr<Evidence> RecipeVerifier::Verify(const Blob& blob, ChunkIndex ind
   // The swarm carries what is kept by its digest's name.
   if (leaves_ && blob.key().IsOf(blob.digest())) leaves_->Put(blob.digest(), index, std::move(leaves));
   return Evidence::kVerified;
+}
+
+// It is worth no more than the member's word, and no less: who sends other bytes is found out.
+absl::StatusOr<Evidence> RecipeVerifier::HoldAgainstClaim(const Blob& blob, ChunkIndex index,
+                                                          std::span<const std::byte> bytes) const {
+  std::shared_ptr<const Recipe> claimed;
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = claimed_.find(blob.key());
+    if (found == claimed_.end()) return Evidence::kUnverified;
+    claimed = found->second;
+  }
+  const ChunkGeometry& geometry = blob.geometry();
+  if (claimed->size != geometry.size() || claimed->chunk_size != geometry.chunk_size())
+    return Evidence::kUnverified;
+  const Digest& expected = geometry.chunk_count() > 1 ? claimed->layer[index.value()] : claimed->root;
+  if (HashChunk(geometry, bytes) == expected) return Evidence::kUnverified;
+  return absl::DataLossError(absl::StrCat("blob ", blob.digest().ToString(), ": chunk ", index.value(),
+                                          " is not what the recipe promises that a member has given"));
+}
+
+void RecipeVerifier::Claim(const BlobKey& key, Recipe recipe) {
+  DropClaim(key);
+  std::lock_guard lock(mutex_);
+  claimed_bytes_ += BytesOf(recipe.layer);
+  claimed_[key] = std::make_shared<const Recipe>(std::move(recipe));
+  while (claimed_bytes_ > kClaimedBytesMax && claimed_.size() > 1) {
+    const auto first = claimed_.begin();
+    const auto other = first->first == key ? std::next(first) : first;
+    claimed_bytes_ -= BytesOf(other->second->layer);
+    claimed_.erase(other);
+  }
+}
+
+bool RecipeVerifier::DropClaim(const BlobKey& key) {
+  std::lock_guard lock(mutex_);
+  const auto found = claimed_.find(key);
+  if (found == claimed_.end()) return false;
+  claimed_bytes_ -= BytesOf(found->second->layer);
+  claimed_.erase(found);
+  return true;
 }
 
 bool RecipeVerifier::HasBoundRecipe(const Blob& blob) {

@@ -18,7 +18,8 @@ inline constexpr uint64_t kRecipeCacheBytesDefault = 16 << 20;
 
 // Holds chunks against the recipes in a RecipeStore. A recipe counts only if it is bound (its root is the one
 // in Blob::facts()); what is missing, malformed or only claimed makes the chunk kUnverified. A blob of one
-// chunk needs no recipe, its root is enough.
+// chunk needs no recipe, its root is enough. Of a blob without a root, chunks are held against what a member
+// claims that its recipe is: what does not fit is DataLoss, what fits is kUnverified all the same.
 //
 // Thread-safe. Keeps the layers of the recipes used last, up to a number of bytes; may read the store on the
 // calling thread, so call it on the I/O pool.
@@ -36,6 +37,13 @@ class RecipeVerifier final : public ChunkVerifier {
   // store.
   bool HasBoundRecipe(const Blob& blob);
 
+  // What a member that has sealed the blob says that its recipe is. Kept in memory, up to kClaimedBytesMax of
+  // all blobs together; what was claimed of the blob before is replaced.
+  static constexpr uint64_t kClaimedBytesMax = 16 << 20;
+  void Claim(const BlobKey& key, Recipe recipe);
+  // It turned out to be wrong. Returns whether there was any.
+  bool DropClaim(const BlobKey& key);
+
   // Bytes of layers held just now.
   uint64_t cached_bytes() const;
 
@@ -48,6 +56,8 @@ class RecipeVerifier final : public ChunkVerifier {
   };
   using Order = std::list<Entry>;
 
+  absl::StatusOr<Evidence> HoldAgainstClaim(const Blob& blob, ChunkIndex index,
+                                            std::span<const std::byte> bytes) const;
   absl::StatusOr<Layer> LayerOf(const BlobKey& key, const BlobSpec& spec);
   Layer FindCached(const BlobKey& key, const BlobSpec& spec);
   void Remember(const BlobKey& key, const BlobSpec& spec, Layer layer);
@@ -62,6 +72,8 @@ class RecipeVerifier final : public ChunkVerifier {
   Order order_;  // used last first
   absl::flat_hash_map<BlobKey, Order::iterator> entries_;
   uint64_t cached_bytes_ = 0;
+  absl::flat_hash_map<BlobKey, std::shared_ptr<const Recipe>> claimed_;
+  uint64_t claimed_bytes_ = 0;
 };
 
 }  // namespace sluice::p2p

@@ -32,6 +32,7 @@
 #include "p2p/cluster/last_resort.h"
 #include "p2p/cluster/pace.h"
 #include "p2p/cluster/peer_client.h"
+#include "p2p/cluster/peer_documents.h"
 #include "p2p/cluster/spreading.h"
 #include "p2p/cluster/witness_source.h"
 #include "p2p/recipe/recipe.h"
@@ -146,6 +147,7 @@ class MemberNode {
   std::unique_ptr<p2p::RecipeVerifier> verifier_;
   std::unique_ptr<p2p::GatedSource> paced_, last_resort_;
   std::unique_ptr<p2p::Holders> holders_;
+  std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::ClusterDirectory> directory_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<p2p::AllowList> allowed_;
@@ -206,7 +208,8 @@ class MemberNode {
     const auto warn = [](const std::string&) {};
     blame_ = std::make_unique<p2p::ChunkBlame>(p2p::ChunkBlame::Parts{
         clock_, members_.get(), health_, telemetry_, warn, [this](const std::string& text) { Alarm(text); },
-        [](const Digest&, const Digest&) { return std::string("manifest M"); }});
+        [](const Digest&, const Digest&) { return std::string("manifest M"); },
+        [this](const Blob& blob) { verifier_->DropClaim(blob.key()); }});
     witness_ = std::make_unique<p2p::WitnessSource>(*origin_, *blame_);
     const p2p::GatedSource::Parts gated{clock_, *io_, *witness_};
     paced_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
@@ -220,6 +223,8 @@ class MemberNode {
         clock_, *io_, *members_, health_, *client_, *store_,
         [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, [] { return false; },
         [] { return 0.5; }, warn, download_, *holders_, *paced_, *last_resort_, *blame_, unsealed_});
+    peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
+        p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *client_, telemetry_, warn});
     cache_ = std::make_unique<BlobCache>(
         BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *directory_, telemetry_},
         BlobCacheLimits{});

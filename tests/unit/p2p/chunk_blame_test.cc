@@ -40,7 +40,7 @@ class ChunkBlameTest : public ::testing::Test {
     blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
         clock_, members_.get(), health_, telemetry_, [this](const std::string& t) { warnings_.push_back(t); },
         [this](const std::string& t) { alarms_.push_back(t); },
-        [this](const Digest&, const Digest&) { return manifest_; }});
+        [this](const Digest&, const Digest&) { return manifest_; }, [this](const Blob&) { ++dropped_; }});
   }
 
   static Member MemberOf(int i) {
@@ -71,6 +71,7 @@ class ChunkBlameTest : public ::testing::Test {
   Telemetry telemetry_;
   std::string manifest_ = "manifest sha256:abc of registry.example/team/app:1";
   std::vector<std::string> warnings_, alarms_;
+  int dropped_ = 0;  // claims of members
   std::unique_ptr<Members> members_;
   std::unique_ptr<ChunkBlame> blame_;
   const Blob blob_{Spec("root")}, rootless_{Spec("")};
@@ -244,6 +245,7 @@ TEST_F(ChunkBlameTest, ABlobThatIsWrongAsAWholeIsHadFromTheRegistryAndTellsWhoLi
   blame_->RegistryGave(rootless_, kFirst, Bytes('r'));
   blame_->RegistryGave(rootless_, kSecond, Bytes('y'));
   EXPECT_THAT(Banned(), IsEmpty()) << "the registry may be wrong";
+  EXPECT_THAT(blame_->PassedOnBy(rootless_, kFirst), IsEmpty()) << "the bytes are the registry's";
   blame_->Proven(rootless_);
   EXPECT_THAT(Banned(), ElementsAre(3));
   EXPECT_FALSE(blame_->IsRefuted(rootless_));
@@ -255,6 +257,26 @@ TEST_F(ChunkBlameTest, ABlobThatIsProvenClearsWhoSentIt) {
   blame_->Unproven(Sender(3, false), rootless_, kFirst, Bytes('x'));
   blame_->RegistryGave(rootless_, kFirst, Bytes('r'));
   blame_->Proven(rootless_);
+  EXPECT_THAT(Banned(), IsEmpty());
+}
+
+// What fits the recipe that a member gives is right as far as anybody knows.
+TEST_F(ChunkBlameTest, WhoSendsWhatDoesNotFitTheRecipeOfAMemberIsBlamedIfTheRegistrysBytesDo) {
+  blame_->SentWrong(Sender(3), rootless_, kFirst);
+  EXPECT_TRUE(blame_->IsInDoubt(rootless_, kFirst));
+  blame_->RegistryGave(rootless_, kFirst, Bytes('r'));
+  EXPECT_THAT(Banned(), ElementsAre(3));
+  EXPECT_EQ(dropped_, 0);
+}
+
+TEST_F(ChunkBlameTest, TheRecipeOfAMemberThatTheRegistrysBytesDontFitIsDroppedAndNobodyBlamed) {
+  blame_->SentWrong(Sender(3), rootless_, kFirst);
+  blame_->RegistryWrong(rootless_, kFirst);
+  EXPECT_EQ(dropped_, 1);
+  EXPECT_FALSE(blame_->IsInDoubt(rootless_, kFirst));
+  EXPECT_FALSE(blame_->IsRefuted(rootless_)) << "members may be asked";
+  EXPECT_THAT(alarms_, IsEmpty()) << "no manifest says so";
+  blame_->RegistryGave(rootless_, kFirst, Bytes('r'));
   EXPECT_THAT(Banned(), IsEmpty());
 }
 

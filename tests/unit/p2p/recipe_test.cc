@@ -291,6 +291,49 @@ TEST_F(RecipeVerifierTest, ABlobOfOneChunkNeedsOnlyItsRoot) {
   EXPECT_EQ(store_.reads, 0);
 }
 
+TEST_F(RecipeVerifierTest, WhatAMemberClaimsFindsWrongChunksAndProvesNone) {
+  BlobSpec spec = SpecOf(recipe_);
+  spec.root.reset();
+  EXPECT_FALSE(verifier_.DropClaim(recipe_.blob));
+  verifier_.Claim(recipe_.blob, recipe_);
+  std::vector<std::byte> wrong = bytes_;
+  wrong[99999] ^= std::byte{0x10};
+  EXPECT_EQ(*Verify(spec, 6, bytes_), Evidence::kUnverified);
+  EXPECT_EQ(*Verify(spec, 5, wrong), Evidence::kUnverified);
+  EXPECT_TRUE(absl::IsDataLoss(Verify(spec, 6, wrong).status()));
+  // A bound one counts alone.
+  EXPECT_EQ(*Verify(SpecOf(recipe_), 6, wrong), Evidence::kUnverified) << "its recipe is not here";
+  spec.chunk_size *= 2;
+  EXPECT_EQ(*Verify(spec, 0, wrong), Evidence::kUnverified) << "it is cut otherwise";
+  spec.chunk_size /= 2;
+  EXPECT_TRUE(verifier_.DropClaim(recipe_.blob));
+  EXPECT_EQ(*Verify(spec, 6, wrong), Evidence::kUnverified);
+  // Of one chunk.
+  const std::vector<std::byte> small = RandomBytes(20000);
+  const Recipe recipe = Make(small, 64 << 10);
+  BlobSpec of_small = SpecOf(recipe);
+  of_small.root.reset();
+  verifier_.Claim(recipe.blob, recipe);
+  EXPECT_EQ(*Verify(of_small, 0, small), Evidence::kUnverified);
+  EXPECT_TRUE(absl::IsDataLoss(Verify(of_small, 0, RandomBytes(20000, 9)).status()));
+}
+
+TEST_F(RecipeVerifierTest, ClaimsAreBounded) {
+  Recipe large = recipe_;
+  large.layer.resize(RecipeVerifier::kClaimedBytesMax / Digest::kBytes / 4);
+  std::vector<BlobKey> keys;
+  for (uint32_t i = 0; i < 10; ++i) {
+    const std::vector<std::byte> name = RandomBytes(100, i);
+    keys.emplace_back(Sha256::Of({reinterpret_cast<const char*>(name.data()), name.size()}));
+    verifier_.Claim(keys.back(), large);
+    verifier_.Claim(keys.back(), large);
+  }
+  size_t kept = 0;
+  EXPECT_TRUE(verifier_.DropClaim(keys.back())) << "the newest is wanted";
+  for (const BlobKey& key : keys) kept += verifier_.DropClaim(key);
+  EXPECT_EQ(kept, 3u);
+}
+
 TEST_F(RecipeVerifierTest, KeepsNoMoreThanItsBound) {
   for (uint32_t seed = 0; seed < 40; ++seed) {
     const std::vector<std::byte> bytes = RandomBytes(100000, seed);

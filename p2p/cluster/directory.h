@@ -34,7 +34,7 @@ class ClusterDirectory final : public SourceDirectory {
     Executor& io;
     Members& members;
     MemberHealth& health;
-    PeerClient& client;
+    PeerTransport& client;
     AccessLedger& ledger;
     std::function<bool(const Blob&)> has_bound_recipe;  // may block on disk
     std::function<bool()> in_cold_start;

@@ -37,7 +37,7 @@ class Holders {
     Executor& io;
     Members& members;
     MemberHealth& health;
-    PeerClient& client;
+    PeerTransport& client;
     std::function<std::vector<HeldBlob>()> held;  // what others may be given; may block on a lock
     std::function<double()> random;               // in [0, 1); thread-safe
   };

@@ -26,7 +26,7 @@ struct MemberAccess {
   Executor& io;
   Members& members;
   MemberHealth& health;
-  PeerClient& client;
+  PeerTransport& client;
   AccessLedger& ledger;
   std::function<bool(const Blob&)> has_bound_recipe;  // may block on disk
   // The blob is not to be had from members for a while, by that asker: without a recipe nothing that they

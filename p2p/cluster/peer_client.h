@@ -47,12 +47,10 @@ enum class PeerRole {
   kPresentOnly,  // what it has
 };
 
-// Asks other nodes for what they have, or would fetch. One HTTP client on a thread of its own, kept
-// connections, no proxy. Proven members are shown the token that a question has; nobody is shown a password.
-// Over TLS a member whose certificate is another's is Unavailable.
+// Port: asks other nodes for what they have, or would fetch.
 //
-// Thread-safe. Callbacks come on the client's thread and must not block.
-class PeerClient {
+// Thread-safe. Callbacks come on a thread of its own and must not block.
+class PeerTransport {
  public:
   using OnData = absl::AnyInvocable<void(std::span<const std::byte>)>;
   // The member says that it waits for the bytes itself; `patience`: the origin has asked it to.
@@ -97,20 +95,17 @@ class PeerClient {
   static constexpr size_t kPassedOnMax = 8;
   static constexpr Duration kRetryAfterMax = std::chrono::seconds(2);
 
-  // The telemetry outlives the client.
-  PeerClient(Telemetry& telemetry, PeerClientOptions options);
-  // Cancels what is under way.
-  ~PeerClient();
+  virtual ~PeerTransport() = default;
 
   // A chunk's bytes, in order. A member that has them under another root lacks them: who is wrong about the
   // root is not known. REQUIRES: the range is a chunk of the blob
   using RequestId = HttpClient::RequestId;
-  RequestId ReadChunk(const Member& member, const ChunkQuestion& question, OnData on_data, OnSign on_sign,
-                      OnChunkDone on_done);
+  virtual RequestId ReadChunk(const Member& member, const ChunkQuestion& question, OnData on_data,
+                              OnSign on_sign, OnChunkDone on_done) = 0;
   // As HttpClient says.
-  void Cancel(RequestId id) { http_.Cancel(id); }
-  void Raise(RequestId id, FetchClass fetch_class) { http_.Raise(id, fetch_class); }
-  void After(Duration delay, Task task) { http_.After(delay, std::move(task)); }
+  virtual void Cancel(RequestId id) = 0;
+  virtual void Raise(RequestId id, FetchClass fetch_class) = 0;
+  virtual void After(Duration delay, Task task) = 0;
 
   struct Answer {
     std::string media_type;
@@ -130,8 +125,26 @@ class PeerClient {
     PeerRole role = PeerRole::kPresentOnly;
     std::string token{};  // as ChunkQuestion has it
   };
-  void Ask(const Member& member, const Question& question, OnAnswer on_answer);
-  // The same; blocks: not on the client's thread.
+  virtual void Ask(const Member& member, const Question& question, OnAnswer on_answer) = 0;
+};
+
+// Asks them by HTTP: one client on a thread of its own, kept connections, no proxy. Proven members are shown
+// the token that a question has; nobody is shown a password. Over TLS a member whose certificate is another's
+// is Unavailable.
+class PeerClient final : public PeerTransport {
+ public:
+  // The telemetry outlives the client.
+  PeerClient(Telemetry& telemetry, PeerClientOptions options);
+  // Cancels what is under way.
+  ~PeerClient() override;
+
+  RequestId ReadChunk(const Member& member, const ChunkQuestion& question, OnData on_data, OnSign on_sign,
+                      OnChunkDone on_done) override;
+  void Cancel(RequestId id) override { http_.Cancel(id); }
+  void Raise(RequestId id, FetchClass fetch_class) override { http_.Raise(id, fetch_class); }
+  void After(Duration delay, Task task) override { http_.After(delay, std::move(task)); }
+  void Ask(const Member& member, const Question& question, OnAnswer on_answer) override;
+  // The same as Ask; blocks: not on the client's thread.
   absl::StatusOr<Answer> Get(const Member& member, const std::string& path_and_query, uint64_t bytes_max,
                              Duration timeout);
 

@@ -236,7 +236,8 @@ bool HomeBlobs::ComesBefore(const Asked& asked) const {
 // What flows takes a place of those that are sent the chunk, for it will be sent as soon as it is here.
 void HomeBlobs::WaitForFlow(const AskedPtr& asked) {
   const Spreader::Answer answer = parts_.spreader->Ask(asked->ToSpread());
-  if (answer.verdict != Spreader::Verdict::kSend) return Decided(asked, answer);
+  // Nothing may flow: who is told to come again would wait in vain, and a home before it asks the origin.
+  if (answer.verdict != Spreader::Verdict::kSend) return Refuse(asked, {.why = Why::kAbsent});
   asked->has_place_to_send = true;
   {
     const std::lock_guard lock(asked->mutex);

@@ -17,6 +17,9 @@ constexpr Duration kCutOffKept = std::chrono::seconds(1);
 constexpr size_t kComputedAtOnce = 1 << 18;
 // What a fill asks of one home before it turns to the next.
 constexpr uint32_t kPartBytes = 256 << 10;
+// So many of its own parts a node fetches before those of others that are due at the same time: so the
+// registry goes on sending while what came last is passed on.
+constexpr size_t kOwnPartsAhead = 2;
 // Who lacks one chunk of a blob lacks the next, probably.
 constexpr Duration kLacksKept = std::chrono::seconds(1);
 // So long after members came or went others may have what a new rank is asked for.
@@ -377,18 +380,22 @@ std::vector<ChunkSpan> ClusterDirectory::FillOrder(const Blob& blob, ChunkSpan s
   const size_t count = placed->view->members.size();
   const uint32_t part = std::max<uint32_t>(1, kPartBytes / blob.geometry().chunk_size());
   std::vector<std::vector<ChunkSpan>> of_home(count);
+  size_t part_count = 0;
   ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan chunks) {
-    for (; chunks.count > 0; chunks = chunks.From(of_home[placed->homes->of_stripe[stripe]].back().end()))
-      of_home[placed->homes->of_stripe[stripe]].push_back({chunks.first, std::min(part, chunks.count)});
+    std::vector<ChunkSpan>& parts = of_home[placed->homes->of_stripe[stripe]];
+    for (; chunks.count > 0; chunks = chunks.From(parts.back().end()), ++part_count)
+      parts.push_back({chunks.first, std::min(part, chunks.count)});
   });
   std::vector<ChunkSpan> order;
   const size_t self = placed->self == kNoMember ? 0 : placed->self;
-  for (size_t turn = 0, left = 1; left > 0; ++turn) {
-    left = 0;
+  const size_t ahead = placed->self == kNoMember ? 0 : kOwnPartsAhead;
+  for (size_t turn = 0; order.size() < part_count; ++turn) {
     for (size_t i = 0; i < count; ++i) {
       const std::vector<ChunkSpan>& parts = of_home[(self + i) % count];
-      if (turn < parts.size()) order.push_back(parts[turn]);
-      if (turn + 1 < parts.size()) ++left;
+      // So many at once at first, then one each time.
+      const size_t end = std::min(parts.size(), turn + 1 + (i == 0 ? ahead : 0));
+      for (size_t next = i == 0 && turn > 0 ? turn + ahead : turn; next < end; ++next)
+        order.push_back(parts[next]);
     }
   }
   return order;

@@ -22,8 +22,8 @@ constexpr Duration kDemandJitter = milliseconds(3);
 constexpr Duration kFillJitterMin = milliseconds(5);
 constexpr Duration kFillJitterMax = milliseconds(20);
 // A home is asked again after what it said, doubled per refusal, and no more than this.
-constexpr Duration kDemandRetryMax = milliseconds(50);
-constexpr Duration kFillRetryMax = std::chrono::seconds(2);
+constexpr Duration kDemandRetryMax = milliseconds(15);
+constexpr Duration kFillRetryMax = milliseconds(250);
 constexpr Duration kRetryMin = milliseconds(1);
 
 // One chunk on its way.
@@ -279,15 +279,17 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   }
 
   void AskOthers(const ErrandPtr& errand, PeerClient::ChunkOutcome outcome) {
-    const Duration longest = IsDemand() ? kDemandRetryMax : kFillRetryMax;
-    const Duration doubled = outcome.retry_after * (1 << std::min(errand->refusals++, 8));
-    errand->retry_after = std::clamp(doubled, kRetryMin, longest);
     errand->helpers = MembersNamed(outcome.helpers, *errand);
+    // Who names others is not asked in vain.
+    errand->refusals = errand->helpers.empty() ? errand->refusals + 1 : 0;
+    const Duration longest = IsDemand() ? kDemandRetryMax : kFillRetryMax;
+    const Duration doubled = outcome.retry_after * (1 << std::clamp(errand->refusals - 1, 0, 8));
+    errand->retry_after = std::clamp(doubled, kRetryMin, longest);
     NextHelper(errand);
   }
 
-  // Helpers are members: whoever else is named is nobody's concern. Several askers are named the same, so
-  // each begins with another.
+  // Helpers are members: whoever else is named is nobody's concern. The first that is named is to be asked
+  // first: who names them tells each of as few as it can send to.
   std::vector<Member> MembersNamed(const std::vector<std::string>& names, const Errand& errand) const {
     std::vector<Member> found;
     const std::shared_ptr<const MemberView> view = access_.members.view();
@@ -299,10 +301,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       if (std::find(errand.failed.begin(), errand.failed.end(), name) != errand.failed.end()) continue;
       if (access_.health.Usable(*member, access_.clock.Now())) found.push_back(*member);
     }
-    if (found.size() > 1) {
-      const auto first = static_cast<std::ptrdiff_t>(access_.random() * static_cast<double>(found.size()));
-      std::rotate(found.begin(), found.begin() + first, found.end());
-    }
+    std::reverse(found.begin(), found.end());
     return found;
   }
 

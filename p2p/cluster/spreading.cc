@@ -10,11 +10,13 @@ namespace sluice::p2p {
 namespace {
 
 // The share of the newest of what is measured.
-constexpr int kLearnShare = 8;
+constexpr int kLearnShare = 4;
 // So many askers that a helper was of no use to are believed of all others.
 constexpr size_t kFailedMax = 2;
 // So often, times the fanout, one that has the chunk is named to fills in place of the home.
 constexpr uint32_t kHelpsOfEach = 2;
+// Times the fanout: where so many can help, the home is not what makes demand quicker.
+constexpr uint32_t kManyHelpers = 8;
 
 bool Contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -81,13 +83,22 @@ void Spreader::SetReceiver(Chunk& chunk, const std::string& name, Receiver::Stat
   if (name.empty() || !find_member_(name)) return;
   Receiver* receiver = FindReceiver(chunk, name);
   if (!receiver) {
-    if (chunk.receivers.size() >= limits_.receivers_max) chunk.receivers.erase(chunk.receivers.begin());
+    MakeRoomForReceiver(chunk);
     receiver = &chunk.receivers.emplace_back();
     receiver->name = name;
   }
   receiver->state = state;
   receiver->since = now;
   receiver->failed.clear();
+}
+
+// Who has it is worth more than who was told of others.
+void Spreader::MakeRoomForReceiver(Chunk& chunk) const {
+  if (chunk.receivers.size() < limits_.receivers_max) return;
+  const auto sent_on =
+      std::find_if(chunk.receivers.begin(), chunk.receivers.end(),
+                   [](const Receiver& receiver) { return receiver.state == Receiver::State::kSentOn; });
+  chunk.receivers.erase(sent_on == chunk.receivers.end() ? chunk.receivers.begin() : sent_on);
 }
 
 // One that was being sent it may not have begun to pass it on; only one that has it has failed.
@@ -109,28 +120,40 @@ Spreader::Answer Spreader::Ask(const Request& request) {
   Chunk* const chunk = Touch(request.chunk, now);
   if (!chunk) return {.retry = Bounded(transfer_time_)};
   NoteTried(*chunk, request);
-  if (!HasRoom(*chunk, now) || LeavesToHelpers(*chunk, request))
+  if (!HasRoom(*chunk, request.fetch_class, request.is_help, now) || LeavesToHelpers(*chunk, request, now))
     return Refuse(*chunk, request.asker, request.tried, transfer_time_, now);
   Answer answer = Hold(Verdict::kSend, request, now);
   BeginSending(*chunk, answer.id, request.asker, now);
   return answer;
 }
 
-bool Spreader::HasRoom(Chunk& chunk, Instant now) {
+bool Spreader::HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now) {
   const Duration stuck = std::max<Duration>(kStuckMin, 4 * transfer_time_);
   std::erase_if(chunk.sending, [&](RequestId id) { return held_.at(id).since + stuck <= now; });
-  return chunk.sending.size() < limits_.fanout;
+  if (chunk.sending.size() >= limits_.fanout) return false;
+  if (fetch_class == FetchClass::kDemand || fills_ < limits_.fills_max) return true;
+  return !is_help &&
+         std::none_of(chunk.receivers.begin(), chunk.receivers.end(),
+                      [](const Receiver& receiver) { return receiver.state == Receiver::State::kHas; });
 }
 
 // A home that sent every copy itself would send far more than others where it is home of more: of a fill it
 // sends a few, and the others come from those that have it. Who comes back from them is sent it.
-bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request) const {
-  if (request.is_help || request.fetch_class == FetchClass::kDemand || !request.tried.empty()) return false;
+bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const {
+  if (request.is_help || !request.tried.empty()) return false;
+  const bool demand = request.fetch_class == FetchClass::kDemand;
   const auto can_help = [&](const Receiver& receiver) {
     return receiver.state == Receiver::State::kHas && receiver.name != request.asker &&
-           receiver.failed.empty() && receiver.named < limits_.fanout * kHelpsOfEach;
+           receiver.failed.empty() && (demand || receiver.named < limits_.fanout * kHelpsOfEach) &&
+           !IsNamedEnough(receiver, now);
   };
-  return std::count_if(chunk.receivers.begin(), chunk.receivers.end(), can_help) >= limits_.fanout;
+  const auto count = std::count_if(chunk.receivers.begin(), chunk.receivers.end(), can_help);
+  return count >= limits_.fanout * (demand ? kManyHelpers : 1);
+}
+
+// As many as it can send to at once were told of it, and have hardly been sent it yet.
+bool Spreader::IsNamedEnough(const Receiver& receiver, Instant now) const {
+  return receiver.in_turn >= limits_.fanout && now < receiver.turn + Bounded(transfer_time_);
 }
 
 Spreader::Answer Spreader::AskEarly(const Request& request) {
@@ -161,13 +184,16 @@ bool Spreader::MayWait(const Chunk& chunk, FetchClass fetch_class) const {
 Spreader::Answer Spreader::Hold(Verdict verdict, const Request& request, Instant now) {
   const RequestId id = next_id_++;
   held_.emplace(id, Held{request.chunk, request.asker, request.fetch_class, request.tried,
-                         verdict == Verdict::kWait, now});
+                         verdict == Verdict::kWait, now, false});
   ++chunks_.at(request.chunk).held;
   return {.id = id, .verdict = verdict};
 }
 
 void Spreader::BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now) {
   chunk.sending.push_back(id);
+  Held& held = held_.at(id);
+  held.counts = held.fetch_class != FetchClass::kDemand;
+  if (held.counts) ++fills_;
   SetReceiver(chunk, asker, Receiver::State::kReceiving, now);
 }
 
@@ -190,11 +216,12 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& 
   using Rank = std::tuple<uint32_t, bool, Receiver::State, size_t>;
   std::vector<Rank> ranks;
   for (size_t i = 0; i < chunk.receivers.size(); ++i) {
-    const Receiver& receiver = chunk.receivers[i];
+    Receiver& receiver = chunk.receivers[i];
     if (receiver.name == asker || receiver.failed.size() >= kFailedMax || Contains(tried, receiver.name))
       continue;
     if (receiver.state == Receiver::State::kSentOn && receiver.since + Bounded(transfer_time_) > now)
       continue;
+    if (IsNamedEnough(receiver, now)) continue;
     const std::optional<std::string> its_zone = find_member_(receiver.name);
     if (!its_zone) continue;
     ranks.emplace_back(receiver.named / limits_.fanout, its_zone != zone, receiver.state, i);
@@ -204,7 +231,15 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& 
   std::vector<std::string> names;
   for (size_t i = 0; i < count; ++i) {
     Receiver& receiver = chunk.receivers[std::get<size_t>(ranks[i])];
-    ++receiver.named;
+    // The first is the one that is asked, mostly.
+    if (i == 0) {
+      ++receiver.named;
+      if (receiver.in_turn == 0 || receiver.turn + Bounded(transfer_time_) <= now) {
+        receiver.in_turn = 0;
+        receiver.turn = now;
+      }
+      ++receiver.in_turn;
+    }
     names.push_back(receiver.name);
   }
   return names;
@@ -231,7 +266,7 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name) {
   std::vector<Answer> answers;
   for (const RequestId id : waiting) {
     const auto held = held_.find(id);
-    if (HasRoom(chunk, now)) {
+    if (HasRoom(chunk, held->second.fetch_class, false, now)) {
       held->second.waits = false;
       held->second.since = now;
       BeginSending(chunk, id, held->second.asker, now);
@@ -260,6 +295,7 @@ void Spreader::Ended(RequestId id, Outcome outcome) {
   held_.erase(found);
   Chunk& chunk = chunks_.at(held.chunk);
   --chunk.held;
+  if (held.counts) --fills_;
   if (held.waits) {
     waiting_ -= std::erase(chunk.waiting, id);
     return;

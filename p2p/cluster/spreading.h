@@ -20,7 +20,10 @@
 namespace sluice::p2p {
 
 struct SpreadingLimits {
-  uint32_t fanout = 2;         // transfers of one chunk at once
+  uint32_t fanout = 2;  // transfers of one chunk at once
+  // Transfers to fills at once, of all chunks; first copies are sent beside them. The more there are the
+  // longer each takes, and one that takes long keeps its place.
+  uint32_t fills_max = 16;
   uint32_t waiting_max = 256;  // for chunks that are still to come; a quarter is kept for demand
   uint32_t of_chunk_max = 64;  // of those for one chunk; a quarter is kept for demand
   uint32_t helpers_max = 4;    // named to one asker
@@ -32,12 +35,14 @@ struct SpreadingLimits {
 // Who is sent a chunk now, who waits for it, and whom else to ask: so that many askers of one chunk cost the
 // server's link a few copies, and the others get it from each other (PEERS.md, "Spreading").
 //
-// A chunk goes to `fanout` askers at once. Who comes beyond that is refused, and told of helpers: members
-// that were sent the chunk, are being sent it, or were told of helpers themselves a while ago and have not
-// come back; those first that were named to the fewest, by the fanout, then those of the asker's zone.
-// Whoever asks for a chunk lacks it. A helper that an asker has tried is not named to it again, and one that
-// two askers have tried in vain since it got the chunk to nobody. A transfer that takes much longer than
-// others did of late keeps nobody else from the chunk.
+// A chunk goes to `fanout` askers at once, and fills get no more than `fills_max` chunks at once beside first
+// copies. Who comes beyond that is refused, and told of helpers: members that were sent the chunk, are being
+// sent it, or were told of helpers themselves a while ago and have not come back; those first that were named
+// first to the fewest, by the fanout, then those of the asker's zone. The asker begins with the first, so
+// none is that for more than `fanout` askers in the time that a transfer takes. Of a fill, and where there
+// are many helpers, a home sends few copies itself. Whoever asks for a chunk lacks it. A helper that an asker
+// has tried is not named to it again, and one that two askers have tried in vain since it got the chunk to
+// nobody. A transfer that takes much longer than others did of late keeps nobody else from the chunk.
 //
 // Thread-safe; pure but for its lock: the clock is handed in.
 class Spreader {
@@ -106,7 +111,9 @@ class Spreader {
     std::string name;
     State state = State::kReceiving;
     Instant since;
-    uint32_t named = 0;
+    uint32_t named = 0;    // as the first of those that an asker was told of
+    uint32_t in_turn = 0;  // of these, since the last turn began: one lasts as long as a transfer
+    Instant turn{};
     absl::InlinedVector<std::string, 2> failed;  // whom it was of no use to, since it has it
   };
   struct Chunk {
@@ -125,6 +132,7 @@ class Spreader {
     std::vector<std::string> tried;
     bool waits = false;
     Instant since;
+    bool counts = false;  // among the fills that are sent
   };
   using Chunks = absl::flat_hash_map<ChunkName, Chunk>;
 
@@ -133,8 +141,9 @@ class Spreader {
   void Drop(Chunks::iterator chunk);
   bool MayWait(const Chunk& chunk, FetchClass fetch_class) const;
   Answer Hold(Verdict verdict, const Request& request, Instant now);
-  bool HasRoom(Chunk& chunk, Instant now);
-  bool LeavesToHelpers(const Chunk& chunk, const Request& request) const;
+  bool HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now);
+  bool LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const;
+  bool IsNamedEnough(const Receiver& receiver, Instant now) const;
   void BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now);
   Answer Refuse(Chunk& chunk, const std::string& asker, const std::vector<std::string>& tried, Duration retry,
                 Instant now);
@@ -143,6 +152,7 @@ class Spreader {
   void NoteTried(Chunk& chunk, const Request& request) const;
   void SetReceiver(Chunk& chunk, const std::string& name, Receiver::State state, Instant now) const;
   static void DropReceiver(Chunk& chunk, const std::string& name);
+  void MakeRoomForReceiver(Chunk& chunk) const;
   static Receiver* FindReceiver(Chunk& chunk, const std::string& name);
   static void Learn(Duration seen, Duration* average);
   static Duration Bounded(Duration retry);
@@ -158,6 +168,7 @@ class Spreader {
   absl::flat_hash_map<RequestId, Held> held_;
   RequestId next_id_ = 1;
   size_t waiting_ = 0;
+  uint32_t fills_ = 0;  // that are sent
   // Of late.
   Duration transfer_time_ = std::chrono::milliseconds(20);
   Duration first_byte_time_ = std::chrono::milliseconds(100);

@@ -94,10 +94,47 @@ TEST_F(SpreadingTest, AHelperIsNamedToAsManyAsItServesBeforeAllHaveBeenNamed) {
   for (const char* helper : {"a", "b", "c", "d", "e", "f"}) Give(helper);
   KeepBusy();
   zones_ = {{"a", ""}, {"b", ""}, {"c", ""}, {"d", ""}, {"e", ""}, {"f", ""}};
-  for (int i = 0; i < 2; ++i) EXPECT_THAT(Ask("stranger").helpers, ElementsAre("a", "b", "c", "d"));
-  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("e", "f", "a", "b"));
-  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("e", "f", "a", "b"));
-  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("c", "d", "e", "f")) << "all were named to two";
+  const std::vector<std::vector<std::string>> named = {
+      {"a", "b", "c", "d"}, {"b", "c", "d", "e"}, {"c", "d", "e", "f"}, {"d", "e", "f"}, {"e", "f"}, {"f"}};
+  for (const std::vector<std::string>& names : named) {
+    for (int i = 0; i < 2; ++i)
+      EXPECT_EQ(Ask("stranger").helpers, names) << "the first is the one that is asked";
+  }
+  EXPECT_THAT(Ask("stranger").helpers, IsEmpty()) << "all send to two already";
+  clock_.now += 1s;
+  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("a", "b", "c", "d")) << "by now they have";
+}
+
+TEST_F(SpreadingTest, FillsAreBoundedOverAllChunksButForTheFirstCopies) {
+  Restart({.fills_max = 1});
+  const auto fill = [&](const std::string& asker, uint32_t chunk) {
+    return spreader_->Ask(Request(asker, FetchClass::kBackfill, {}, chunk));
+  };
+  const Spreader::Answer first = fill("a", 0);
+  EXPECT_EQ(first.verdict, Verdict::kSend);
+  const Spreader::Answer second = fill("a", 1);
+  EXPECT_EQ(second.verdict, Verdict::kSend) << "nobody else has that one";
+  spreader_->Ended(second.id, Outcome::kTaken);
+  const Spreader::Answer third = fill("b", 1);
+  EXPECT_EQ(third.verdict, Verdict::kRefuse);
+  EXPECT_THAT(third.helpers, ElementsAre("a"));
+  EXPECT_EQ(Ask("c", {}, 1).verdict, Verdict::kSend) << "a reader";
+  Spreader::Request help = Request("d", FetchClass::kBackfill, {}, 2);
+  help.is_help = true;
+  EXPECT_EQ(spreader_->Ask(help).verdict, Verdict::kRefuse) << "whoever has it otherwise";
+  spreader_->Ended(first.id, Outcome::kNotTaken);
+  EXPECT_EQ(spreader_->Ask(help).verdict, Verdict::kSend);
+}
+
+TEST_F(SpreadingTest, ReadersAreLeftToHelpersWhereTheyAreMany) {
+  for (int i = 0; i < 16; ++i) zones_[absl::StrCat("helper ", i)] = "";
+  for (int i = 0; i < 15; ++i) Give(absl::StrCat("helper ", i));
+  Give("stranger");
+  Give("helper 15");
+  const Spreader::Answer answer = Ask("a");
+  EXPECT_EQ(answer.verdict, Verdict::kRefuse);
+  EXPECT_THAT(answer.helpers, SizeIs(4));
+  EXPECT_EQ(Ask("a", answer.helpers).verdict, Verdict::kSend) << "who comes back from them is sent it";
 }
 
 TEST_F(SpreadingTest, HelpersOfTheAskersZoneComeFirst) {
@@ -121,7 +158,7 @@ TEST_F(SpreadingTest, WhoWasToldOfHelpersIsOneAWhileLaterUnlessItComesBack) {
   KeepBusy();
   EXPECT_THAT(Ask("b").helpers, ElementsAre("a"));
   EXPECT_THAT(Ask("c").helpers, ElementsAre("a"));
-  EXPECT_THAT(Ask("stranger").helpers, ElementsAre("a"));
+  EXPECT_THAT(Ask("stranger").helpers, IsEmpty()) << "nor is who was told of them a moment ago";
   clock_.now += 1s;
   EXPECT_THAT(Ask("c", {"a"}).helpers, ElementsAre("b"));
   EXPECT_THAT(Ask("stranger").helpers, UnorderedElementsAre("a", "b")) << "c has just come back";
@@ -138,9 +175,12 @@ TEST_F(SpreadingTest, AHelperThatTwoHaveTriedInVainIsNamedToNobody) {
   for (const char* helper : {"a", "b"}) Give(helper);
   KeepBusy();
   for (int i = 0; i < 5; ++i) Ask("c", {"a"});
-  EXPECT_THAT(Ask("g").helpers, UnorderedElementsAre("a", "b")) << "one asker's word is not enough";
+  EXPECT_THAT(Ask("g").helpers, ElementsAre("a")) << "one asker's word is not enough";
   Ask("d", {"a"});
-  EXPECT_THAT(Ask("h").helpers, ElementsAre("b"));
+  clock_.now += 1s;
+  const std::vector<std::string> named = Ask("stranger").helpers;
+  EXPECT_THAT(named, testing::Contains("b"));
+  EXPECT_THAT(named, testing::Not(testing::Contains("a")));
 }
 
 TEST_F(SpreadingTest, AHelperThatIsStillReceivingIsNotBlamed) {
@@ -321,6 +361,11 @@ TEST_F(SpreadingTest, ReceiversOfAChunkAreBounded) {
   for (const char* helper : {"a", "b", "c", "d", "e"}) Give(helper);
   KeepBusy();
   EXPECT_THAT(Ask("f").helpers, UnorderedElementsAre("c", "d", "e"));
+  Ask("g");
+  Ask("h");
+  clock_.now += 1s;
+  EXPECT_THAT(Ask("stranger").helpers, UnorderedElementsAre("d", "e", "h"))
+      << "who has it stays, if one was sent on";
 }
 
 // ------------------------------------------------------------------------------------------- simulation

@@ -1,0 +1,77 @@
+// A hundred nodes of the shipped parts that want the same blob; tests/bench/crowd-sim.sh runs a thousand.
+// Bounds are those of a small blob: the first chunks of all homes come at the same time, whatever its size.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "tests/sim/crowd/crowd.h"
+
+namespace sluice::sim {
+namespace {
+
+constexpr size_t kNodes = 100;
+
+class CrowdSimTest : public ::testing::TestWithParam<int> {
+ protected:
+  void Run(Crowd::Case which, uint64_t bytes) {
+    Crowd crowd({.nodes = kNodes, .bytes = bytes, .seed = static_cast<uint64_t>(GetParam())});
+    figures_ = crowd.Run(which);
+    for (const auto& [name, value] : figures_) RecordProperty(name, absl::StrCat(value));
+    EXPECT_EQ(Of("failed"), 0);
+  }
+  double Of(const std::string& name) const {
+    const auto found = std::find_if(figures_.begin(), figures_.end(),
+                                    [&](const auto& figure) { return figure.first == name; });
+    return found == figures_.end() ? -1 : found->second;
+  }
+
+  Figures figures_;
+};
+
+TEST_P(CrowdSimTest, ColdNodesGetItInLittleMoreThanTheTimeOfOneCopy) {
+  Run(Crowd::Case::kCold, 32 << 20);
+  EXPECT_LE(Of("makespan_over_bound"), 3);
+  EXPECT_LE(Of("origin_over_size"), 1.01);
+  EXPECT_LE(Of("requests_per_chunk"), 8);
+  EXPECT_LE(Of("sent_over_payload"), 1.02) << "hardly a chunk is sent twice to one node";
+}
+
+TEST_P(CrowdSimTest, WhatHalfOfThemHaveTheOthersGetFromThem) {
+  Run(Crowd::Case::kJoin, 32 << 20);
+  EXPECT_LE(Of("makespan_over_bound"), 3);
+  EXPECT_LE(Of("origin_over_size"), 0.05);
+}
+
+// Every node finds out by itself who is gone, and a home that is gone has others in its place: of a blob that
+// is brought in before that is known much is asked for twice.
+TEST_P(CrowdSimTest, TheOthersGetItThoughATenthVanishes) {
+  Run(Crowd::Case::kVanish, 16 << 20);
+  EXPECT_LE(Of("origin_over_size"), 4);
+}
+
+TEST_P(CrowdSimTest, TheyGetItThoughEachKnowsAnother) {
+  Run(Crowd::Case::kStaleViews, 16 << 20);
+  EXPECT_LE(Of("origin_over_size"), 1.5);
+}
+
+TEST_P(CrowdSimTest, AChunkThatAllReadIsFetchedOnceAndItsHomeSendsFew) {
+  Run(Crowd::Case::kOneChunk, 0);
+  EXPECT_LE(Of("makespan_over_bound"), 2);
+  EXPECT_EQ(Of("origin_requests"), 1);
+  EXPECT_LE(Of("home_sends"), 24);
+  EXPECT_LE(Of("requests_per_asker_max"), 20);
+}
+
+// The model can fail.
+TEST_P(CrowdSimTest, WithoutSpreadingHomesSendForLong) {
+  Run(Crowd::Case::kControl, 8 << 20);
+  EXPECT_GE(Of("makespan_over_bound"), 3);
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, CrowdSimTest, ::testing::Values(1, 2, 3));
+
+}  // namespace
+}  // namespace sluice::sim

@@ -1,0 +1,150 @@
+#include "tests/sim/crowd/peer_server.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_split.h"
+#include "api/http/chunk_route.h"
+#include "tests/sim/crowd/sim_transport.h"
+
+namespace sluice::sim {
+namespace {
+
+using p2p::PeerTransport;
+
+// As api/http/chunk_route.cc has them.
+constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
+constexpr Duration kRetryFill = std::chrono::milliseconds(100);
+// Heads of answers as they stand on the wire.
+constexpr uint64_t kServedBytes = 480;
+constexpr uint64_t kBusyBytes = 330;
+constexpr uint64_t kAbsentBytes = 270;
+constexpr uint64_t kInterimBytes = 27;
+
+absl::Status StatusOf(api::PeerRefusal::Why why) {
+  switch (why) {
+    case api::PeerRefusal::Why::kAbsent:
+      return absl::NotFoundError("absent");
+    case api::PeerRefusal::Why::kBusy:
+      return absl::ResourceExhaustedError("busy");
+    case api::PeerRefusal::Why::kAskYourself:
+      return absl::UnauthenticatedError("ask-yourself");
+    case api::PeerRefusal::Why::kContradicted:
+      return absl::FailedPreconditionError("contradicted");
+  }
+  return absl::UnavailableError("no such answer");
+}
+
+// As they are told: in whole milliseconds, at least one.
+Duration OnTheWire(Duration retry) {
+  const auto whole = std::chrono::ceil<std::chrono::milliseconds>(retry);
+  return std::clamp<Duration>(whole, std::chrono::milliseconds(1), PeerTransport::kRetryAfterMax);
+}
+
+}  // namespace
+
+void PeerServer::Arrive(const CallPtr& call) {
+  if (call->gone) return;
+  if (call->request.fetch_class != FetchClass::kDemand) {
+    if (fills_ >= api::ChunkRoute::kFillsMax)
+      return Refuse(call, {.why = api::PeerRefusal::Why::kBusy, .retry = kRetryFill});
+    ++fills_;
+    call->is_fill = true;
+  }
+  call->give_up = home_.Ask(
+      std::move(call->request), [this, call] { SayWaiting(call); },
+      [this, call](api::PeerBlobAnswer answer) { Answer(call, std::move(answer)); });
+}
+
+void PeerServer::SayWaiting(const CallPtr& call) {
+  if (call->gone || call->answered) return;
+  ++wire_.traffic.interims;
+  wire_.traffic.control_bytes += kInterimBytes;
+  wire_.Later(Wire::kHalf, [call] { call->asker->Interim(call); });
+  port_.node.PostAt(wire_.loop.Now() + api::ChunkRoute::kInterimEvery, [this, call] { SayWaiting(call); });
+}
+
+void PeerServer::Answer(const CallPtr& call, api::PeerBlobAnswer answer) {
+  if (call->gone) return Over(call);
+  if (const auto* const refusal = std::get_if<api::PeerRefusal>(&answer)) return Refuse(call, *refusal);
+  port_.node.Post([this, call, bytes = std::get<api::PeerBytes>(std::move(answer))]() mutable {
+    SendBytes(call, std::move(bytes));
+  });
+}
+
+void PeerServer::Refuse(const CallPtr& call, const api::PeerRefusal& refusal) {
+  const bool busy = refusal.why == api::PeerRefusal::Why::kBusy;
+  const bool absent = refusal.why == api::PeerRefusal::Why::kAbsent;
+  ++(busy ? wire_.traffic.busy : absent ? wire_.traffic.absent : wire_.traffic.refused);
+  wire_.traffic.control_bytes += busy ? kBusyBytes : kAbsentBytes;
+  for (const std::string& name : refusal.helpers) wire_.traffic.control_bytes += name.size() + 1;
+  Over(call);
+  PeerTransport::ChunkOutcome outcome{.status = StatusOf(refusal.why), .retry_after = {}, .helpers = {}};
+  if (busy) outcome.retry_after = OnTheWire(refusal.retry);
+  outcome.helpers = refusal.helpers;
+  outcome.helpers.resize(std::min(outcome.helpers.size(), PeerTransport::kHelpersMax));
+  wire_.Later(Wire::kHalf, [call, outcome = std::move(outcome)]() mutable {
+    call->asker->Ended(call, std::move(outcome), SimTransport::Connection::kKept);
+  });
+}
+
+void PeerServer::SendBytes(const CallPtr& call, api::PeerBytes bytes) {
+  if (call->gone) return Over(call);
+  const Blob& blob = bytes.lease.blob();
+  const ByteRange range = call->range;
+  if (!blob.presence().AllPresent(blob.geometry().Covering(range)))
+    return Refuse(call, {.why = api::PeerRefusal::Why::kBusy, .retry = kRetrySoon});
+  call->answered = true;
+  call->bytes = std::move(bytes);
+  ++wire_.traffic.served;
+  ++port_.sent;
+  wire_.traffic.control_bytes += kServedBytes;
+  Port& client = *wire_.ports[call->client];
+  if (client.node.dead()) return;  // until the server gives the connection up
+  call->transfer = wire_.links.Start(port_.up, client.down, range.length, [this, call] {
+    Sent(call);
+    return uint64_t{0};
+  });
+  wire_.Later(Wire::kHalf, [call] { call->asker->FirstBytes(call); });
+}
+
+void PeerServer::Sent(const CallPtr& call) {
+  wire_.traffic.chunk_bytes += call->range.length;
+  wire_.Later(Wire::kHalf, [call] { call->asker->LastBytes(call); });
+  wire_.Later(Wire::kTrip, [this, call] {
+    if (port_.node.dead() || call->gone) return;
+    if (call->bytes && call->bytes->on_taken) std::move(call->bytes->on_taken)();
+    Over(call);
+  });
+}
+
+void PeerServer::Gone(const CallPtr& call) {
+  call->gone = true;
+  if (call->transfer) wire_.links.Stop(*call->transfer);
+  if (call->give_up) std::move(call->give_up)();
+  Over(call);
+}
+
+void PeerServer::Over(const CallPtr& call) {
+  call->answered = true;
+  call->bytes.reset();
+  call->give_up = nullptr;
+  if (call->is_fill) --fills_;
+  call->is_fill = false;
+}
+
+std::string PeerServer::Document(const PeerTransport::Question& question) {
+  if (!question.body.empty()) {
+    holders_.Take(question.body);
+    return {};
+  }
+  std::vector<std::string> values;
+  const std::string query = question.path_and_query.substr(question.path_and_query.find('?') + 1);
+  for (const absl::string_view field : absl::StrSplit(query, '&'))
+    values.emplace_back(field.substr(field.find('=') + 1));
+  if (values.size() != 4) return {};
+  return holders_.Answer(values[0], values[1], values[2], values[3]);
+}
+
+}  // namespace sluice::sim

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "node/daemon/home_blobs.h"
+#include "p2p/cluster/holders.h"
+#include "tests/sim/crowd/wire.h"
+
+namespace sluice::sim {
+
+// How a node answers others, in place of api/http's server and chunk_route: by the same rules, over virtual
+// links.
+class PeerServer {
+ public:
+  // All outlive it.
+  PeerServer(Wire& wire, Port& port, HomeBlobs& home, p2p::Holders& holders)
+      : wire_(wire), port_(port), home_(home), holders_(holders) {}
+
+  // A request has come.
+  void Arrive(const CallPtr& call);
+  // Its asker has gone.
+  void Gone(const CallPtr& call);
+  // Answers a GET or a POST of who has what.
+  std::string Document(const p2p::PeerTransport::Question& question);
+
+ private:
+  void SayWaiting(const CallPtr& call);
+  void Answer(const CallPtr& call, api::PeerBlobAnswer answer);
+  void Refuse(const CallPtr& call, const api::PeerRefusal& refusal);
+  void SendBytes(const CallPtr& call, api::PeerBytes bytes);
+  void Sent(const CallPtr& call);
+  void Over(const CallPtr& call);
+
+  Wire& wire_;
+  Port& port_;
+  HomeBlobs& home_;
+  p2p::Holders& holders_;
+  int fills_ = 0;  // being answered
+};
+
+}  // namespace sluice::sim

@@ -1,0 +1,133 @@
+#include "tests/sim/crowd/sim_node.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "node/daemon/peer_documents.h"
+#include "p2p/cluster/last_resort.h"
+#include "p2p/cluster/pace.h"
+
+namespace sluice {
+
+// As node/daemon/peer_documents.cc, the rest of which needs the store's bytes.
+bool IsPublicSomewhere(const Blob& blob, const AccessLedger& ledger) {
+  return IsPublic(ledger.AccessOf(blob.key(), blob.facts()->origins.front()));
+}
+
+namespace sim {
+namespace {
+
+// What node/daemon/config.h and daemon.cc set among members.
+constexpr uint64_t kLastResortRate = 8 << 20;
+constexpr uint32_t kFillFetches = 256;
+
+BlobCacheLimits LimitsAmongMembers(uint64_t inflight_bytes) {
+  BlobCacheLimits limits;
+  limits.inflight_bytes_max = inflight_bytes;
+  for (const FetchClass fill : {FetchClass::kHint, FetchClass::kBackfill})
+    limits.fetches_max[static_cast<size_t>(fill)] = kFillFetches;
+  return limits;
+}
+
+p2p::MemberRow RowOf(size_t number) {
+  return {SimNode::NameOf(number), {Wire::AddressOf(number)}, "", p2p::kProtocolMajor, 1};
+}
+
+p2p::Members::Options OptionsOf(const Wire& wire, size_t number) {
+  p2p::Members::Options options;
+  options.self = Wire::AddressOf(number);
+  options.row = RowOf(number);
+  options.now = [&wire] { return wire.loop.Now(); };
+  return options;
+}
+
+}  // namespace
+
+std::string SimNode::NameOf(size_t number) {
+  return absl::StrCat("node-", number);
+}
+
+SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed, const Limits& limits)
+    : wire_(wire),
+      port_(*wire.ports[number]),
+      random_(seed * 1'000'003 + number),
+      members_(OptionsOf(wire, number)),
+      allowed_(*p2p::AllowList::Create(std::vector<std::string>{"*"})),
+      transport_(wire, number, NameOf(number)),
+      origin_(wire, registry, port_, store_),
+      zones_(wire.loop, members_) {
+  const p2p::GatedSource::Parts gated{wire.loop, port_.node, origin_};
+  paced_origin_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
+  last_resort_ = std::make_unique<p2p::GatedSource>(
+      gated, std::make_unique<p2p::LastResortGate>(
+                 kLastResortRate, [this] { return members_.view()->members.size(); }, telemetry_));
+  holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{wire.loop, port_.node, members_, health_,
+                                                                transport_, [this] { return Held(); },
+                                                                [this] { return Fraction(); }});
+  sources_ = std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
+      wire.loop, port_.node, members_, health_, transport_, store_, [](const Blob&) { return true; },
+      [] { return false; }, [this] { return Fraction(); }, [](const std::string&) {}, *holders_,
+      *paced_origin_, *last_resort_});
+  cache_ = std::make_unique<BlobCache>(
+      BlobCache::Parts{wire.loop, port_.node, port_.node, store_, verifier_, *sources_, telemetry_},
+      LimitsAmongMembers(limits.inflight_bytes));
+  const auto spreader = std::make_shared<p2p::Spreader>(
+      wire.loop, [this](const std::string& name) { return zones_.Find(name); }, limits.spreading);
+  home_ = std::make_shared<HomeBlobs>(
+      HomeBlobs::Parts{wire.loop, port_.node, store_, *cache_, allowed_, spreader});
+  server_ = std::make_unique<PeerServer>(wire, port_, *home_, *holders_);
+  port_.server = server_.get();
+}
+
+// What it answers at its end goes to others.
+SimNode::~SimNode() {
+  cache_.reset();
+}
+
+void SimNode::SetMembers(const std::vector<size_t>& numbers) {
+  members_.Change([&](p2p::MemberTable& table, Instant now) {
+    for (const size_t number : numbers) {
+      if (NameOf(number) != table.self().name) table.HeardFrom(RowOf(number), Wire::AddressOf(number), now);
+    }
+  });
+}
+
+void SimNode::Hold(const BlobSpec& spec) {
+  blob_ = *store_.Open(spec);
+  store_.NoteAccess(blob_->key(), spec.origins.front(), OriginAccess::kPublic);
+  for (ChunkIndex index; index.value() < blob_->geometry().chunk_count(); index = index.next())
+    blob_->presence().Set(index);
+}
+
+std::vector<p2p::HeldBlob> SimNode::Held() const {
+  if (!blob_ || blob_->presence().present_count() == 0 || !IsPublicSomewhere(*blob_, store_)) return {};
+  return {{*p2p::Holders::IdentityOf(*blob_), blob_->presence().complete()}};
+}
+
+void SimNode::Fill(const BlobSpec& spec, std::function<void(absl::Status)> done) {
+  blob_ = *store_.Open(spec);
+  cache_->Fill({.blob = blob_->key(), .fetch_class = FetchClass::kHint},
+               [done = std::move(done)](absl::Status status) { done(std::move(status)); });
+}
+
+void SimNode::ReadAll(const BlobSpec& spec, Duration deadline, std::function<void(absl::Status)> done) {
+  blob_ = *store_.Open(spec);
+  cache_->Read({.blob = blob_->key(), .range = {0, spec.size}, .deadline = wire_.loop.Now() + deadline},
+               [done = std::move(done)](const absl::StatusOr<ReadResult>& result) { done(result.status()); });
+}
+
+void SimNode::Vanish() {
+  port_.node.Die();
+  wire_.links.Cut(port_.up);
+  wire_.links.Cut(port_.down);
+  transport_.Vanish();
+}
+
+uint64_t SimNode::present_count(const BlobSpec& spec) const {
+  const std::shared_ptr<Blob> blob = store_.Find(spec.digest);
+  return blob ? blob->presence().present_count() : 0;
+}
+
+}  // namespace sim
+}  // namespace sluice

@@ -1,0 +1,228 @@
+#include "tests/sim/crowd/sim_transport.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_split.h"
+#include "api/http/chunk_request.h"
+#include "tests/sim/crowd/peer_server.h"
+#include "tests/sim/crowd/weightless_buffers.h"
+
+namespace sluice::sim {
+namespace {
+
+// As p2p/http/http_client.h and p2p/cluster/peer_client.h have them: under way at once, in all and for one
+// blob of one member; that nothing comes.
+constexpr size_t kRequestsMax = 256;
+constexpr uint32_t kRequestsOfMemberMax = p2p::PeerClientOptions().requests_per_member_max;
+constexpr Duration kSilenceMax = std::chrono::milliseconds(1500);
+constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
+// A server whose client says nothing more closes after that.
+constexpr Duration kIdleMax = std::chrono::seconds(30);
+// libcurl keeps so many connections for each request under way.
+constexpr size_t kKeptPerRequest = 4;
+// What comes of a chunk at first.
+constexpr uint64_t kFirstBytes = 1 << 10;
+constexpr uint64_t kDocumentHeadBytes = 600;  // of question and answer
+
+}  // namespace
+
+SimTransport::SimTransport(Wire& wire, size_t node, std::string name)
+    : wire_(wire), node_(node), name_(std::move(name)), port_(*wire.ports[node]) {}
+
+SimTransport::RequestId SimTransport::ReadChunk(const p2p::Member& member, const ChunkQuestion& question,
+                                                OnData on_data, OnSign on_sign, OnChunkDone on_done) {
+  auto call = std::make_shared<Call>();
+  call->id = next_id_++;
+  call->client = node_;
+  call->server = Wire::NodeAt(member.address);
+  call->asker = this;
+  call->range = question.range;
+  BlobSpec& spec = call->request.claim.spec;
+  spec.digest = question.blob->digest;
+  spec.size = question.blob->size;
+  spec.chunk_size = question.blob->chunk_size;
+  spec.root = question.blob->root;
+  spec.origins = {*question.origin};
+  call->request.claim.access = question.access;
+  call->request.role = question.role == p2p::PeerRole::kHome ? PeerRole::kHome : PeerRole::kPresentOnly;
+  call->request.range = question.range;
+  call->request.fetch_class =
+      question.fetch_class == FetchClass::kDemand ? FetchClass::kDemand : FetchClass::kBackfill;
+  call->request.deadline = std::min(question.deadline, wire_.loop.Now() + api::kPeerDeadlineMax);
+  call->request.asker = name_;
+  if (!question.tried.empty()) call->request.tried = absl::StrSplit(question.tried, ',');
+  call->deadline = question.deadline;
+  call->on_data = std::move(on_data);
+  call->on_sign = std::move(on_sign);
+  call->on_done = std::move(on_done);
+  queue_.push_back(call);
+  port_.node.Post([this] { StartQueued(); });
+  return call->id;
+}
+
+// Null: there is nobody any more.
+PeerServer* SimTransport::ServerAt(size_t node) const {
+  const Port& port = *wire_.ports[node];
+  return port.node.dead() ? nullptr : port.server;
+}
+
+void SimTransport::StartQueued() {
+  for (auto next = queue_.begin(); next != queue_.end() && active_.size() < kRequestsMax;) {
+    uint32_t& of_server = active_of_server_[(*next)->server];
+    if (of_server >= kRequestsOfMemberMax) {
+      ++next;
+      continue;
+    }
+    ++of_server;
+    const CallPtr call = std::move(*next);
+    next = queue_.erase(next);
+    Begin(call);
+  }
+}
+
+void SimTransport::Begin(const CallPtr& call) {
+  active_.emplace(call->id, call);
+  ++port_.asked;
+  ++wire_.traffic.requests;
+  wire_.traffic.control_bytes += wire_.question_bytes;
+  for (const std::string& name : call->request.tried) wire_.traffic.control_bytes += name.size() + 1;
+  call->heard = wire_.loop.Now();
+  wire_.Later(Connect(call->server) + Wire::kHalf, [this, call] {
+    if (PeerServer* const server = ServerAt(call->server)) server->Arrive(call);
+  });
+  if (!std::exchange(sweeps_, true)) port_.node.PostAt(wire_.loop.Now() + kSweepEvery, [this] { Sweep(); });
+}
+
+Duration SimTransport::Connect(size_t server) {
+  const auto kept = std::find(idle_.rbegin(), idle_.rend(), server);
+  if (kept != idle_.rend()) {
+    idle_.erase(std::next(kept).base());
+    return {};
+  }
+  wire_.Open(node_, server);
+  return Wire::kTrip;
+}
+
+void SimTransport::Release(size_t server, Connection connection) {
+  if (connection == Connection::kClosed) return wire_.Close(node_, server);
+  idle_.push_back(server);
+  const size_t under_way = active_.size() + asking_;
+  if (under_way + idle_.size() <= kKeptPerRequest * (under_way + 1)) return;
+  wire_.Close(node_, idle_.front());
+  idle_.erase(idle_.begin());
+}
+
+void SimTransport::Interim(const CallPtr& call) {
+  if (!call->on_done || port_.node.dead()) return;
+  call->heard = wire_.loop.Now();
+  call->on_sign(false);
+}
+
+void SimTransport::FirstBytes(const CallPtr& call) {
+  if (!call->on_done || port_.node.dead()) return;
+  call->heard = wire_.loop.Now();
+  call->on_data(WeightlessBytes().first(std::min(kFirstBytes, call->range.length - 1)));
+}
+
+void SimTransport::LastBytes(const CallPtr& call) {
+  if (!call->on_done || port_.node.dead()) return;
+  const uint64_t first = std::min(kFirstBytes, call->range.length - 1);
+  call->on_data(WeightlessBytes().subspan(first, call->range.length - first));
+  Ended(call, {.status = absl::OkStatus(), .retry_after = {}, .helpers = {}}, Connection::kKept);
+}
+
+void SimTransport::Ended(const CallPtr& call, ChunkOutcome outcome, Connection connection) {
+  if (!call->on_done || port_.node.dead()) return;
+  OnChunkDone on_done = std::exchange(call->on_done, nullptr);
+  call->on_data = nullptr;
+  call->on_sign = nullptr;
+  active_.erase(call->id);
+  --active_of_server_[call->server];
+  Release(call->server, connection);
+  std::move(on_done)(std::move(outcome));
+  StartQueued();
+}
+
+// It has not answered, and nobody waits for its answer.
+void SimTransport::Fail(const CallPtr& call, absl::Status status) {
+  wire_.Later(Wire::kHalf, [this, call] {
+    if (PeerServer* const server = ServerAt(call->server)) server->Gone(call);
+  });
+  Ended(call, {.status = std::move(status), .retry_after = {}, .helpers = {}}, Connection::kClosed);
+}
+
+void SimTransport::Sweep() {
+  const Instant now = wire_.loop.Now();
+  std::vector<CallPtr> silent, late;
+  for (const auto& [id, call] : active_) {
+    if (call->deadline <= now) {
+      late.push_back(call);
+    } else if (!call->Flows() && now - call->heard >= kSilenceMax) {
+      silent.push_back(call);
+    }
+  }
+  for (const CallPtr& call : silent) {
+    ++wire_.traffic.failed;
+    Fail(call, absl::UnavailableError("silent"));
+  }
+  for (const CallPtr& call : late) Fail(call, absl::DeadlineExceededError("late"));
+  sweeps_ = !active_.empty();
+  if (sweeps_) port_.node.PostAt(now + kSweepEvery, [this] { Sweep(); });
+}
+
+void SimTransport::Cancel(RequestId id) {
+  port_.node.Post([this, id] {
+    const auto queued =
+        std::find_if(queue_.begin(), queue_.end(), [&](const CallPtr& call) { return call->id == id; });
+    if (queued != queue_.end()) {
+      const CallPtr call = std::move(*queued);
+      queue_.erase(queued);
+      return std::exchange(call->on_done, nullptr)(
+          {.status = absl::CancelledError("cancelled"), .retry_after = {}, .helpers = {}});
+    }
+    const auto found = active_.find(id);
+    if (found != active_.end()) Fail(CallPtr(found->second), absl::CancelledError("cancelled"));
+  });
+}
+
+// Nothing waits here for long.
+void SimTransport::Raise(RequestId, FetchClass) {}
+
+void SimTransport::After(Duration delay, Task task) {
+  port_.node.PostAt(wire_.loop.Now() + delay, std::move(task));
+}
+
+void SimTransport::Ask(const p2p::Member& member, const Question& question, OnAnswer on_answer) {
+  const size_t server = Wire::NodeAt(member.address);
+  wire_.traffic.control_bytes += kDocumentHeadBytes + question.path_and_query.size() + question.body.size();
+  if (!ServerAt(server)) {
+    port_.node.PostAt(wire_.loop.Now() + kSilenceMax, [on_answer = std::move(on_answer)]() mutable {
+      std::move(on_answer)(absl::UnavailableError("silent"));
+    });
+    return;
+  }
+  ++asking_;
+  wire_.Later(
+      Connect(server) + Wire::kHalf, [this, server, question, on_answer = std::move(on_answer)]() mutable {
+        PeerServer* const asked = ServerAt(server);
+        std::string body = asked ? asked->Document(question) : std::string();
+        wire_.traffic.control_bytes += body.size();
+        wire_.Later(Wire::kHalf,
+                    [this, server, body = std::move(body), on_answer = std::move(on_answer)]() mutable {
+                      if (port_.node.dead()) return;
+                      --asking_;
+                      Release(server, Connection::kKept);
+                      std::move(on_answer)(Answer{"application/json", std::move(body)});
+                    });
+      });
+}
+
+void SimTransport::Vanish() {
+  for (const auto& [id, call] : active_)
+    wire_.Later(kIdleMax, [this, call = call] {
+      if (PeerServer* const server = ServerAt(call->server)) server->Gone(call);
+    });
+}
+
+}  // namespace sluice::sim

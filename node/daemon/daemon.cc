@@ -326,6 +326,7 @@ class Daemon::Node {
   // The store's callbacks come on its own threads, before there is a mounter and after it has gone.
   std::mutex mounter_mutex_;
   std::unique_ptr<Mounter> mounter_;
+  BlobCache* cache_at_work_ = nullptr;     // for the same callbacks; guarded by mounter_mutex_
   std::atomic<bool> door_decided_{false};  // it is open, or there is none
   std::unique_ptr<Quota> quota_;
   std::atomic<Quota*> quota_at_work_{nullptr};  // the store's writers look
@@ -422,6 +423,7 @@ absl::Status Daemon::Node::Start() {
   {
     std::lock_guard lock(mounter_mutex_);
     mounter_ = std::move(mounter);
+    cache_at_work_ = cache_.get();
   }
   mounter_->Recover();
   status = OpenDoor();
@@ -555,12 +557,12 @@ Task Daemon::Node::OnWrongChunk(const Blob& blob, ChunkIndex index, std::span<co
   if (p2p::ChunkBlame* const blame = blame_at_work_) blame->FoundWrong(blob, index, bytes);
   return [this, key = blob.key(), range = blob.geometry().RangeOf(index)] {
     const std::lock_guard lock(mounter_mutex_);
-    if (!mounter_) return;
-    cache_->Read({.blob = key,
-                  .range = range,
-                  .fetch_class = FetchClass::kBackfill,
-                  .deadline = clock_.Now() + config_.fetch_timeout},
-                 [](const absl::StatusOr<ReadResult>&) {});
+    if (!cache_at_work_) return;
+    cache_at_work_->Read({.blob = key,
+                          .range = range,
+                          .fetch_class = FetchClass::kBackfill,
+                          .deadline = clock_.Now() + config_.fetch_timeout},
+                         [](const absl::StatusOr<ReadResult>&) {});
   };
 }
 
@@ -899,6 +901,10 @@ void Daemon::Node::Stop() {
   registry_.reset();
   prefetcher_.reset();
   fills_.reset();
+  {
+    const std::lock_guard lock(mounter_mutex_);
+    cache_at_work_ = nullptr;
+  }
   cache_.reset();
   if (store_) store_->Stop();
   std::lock_guard lock(mounter_mutex_);

@@ -47,6 +47,8 @@ HttpResponse ResponseTo(const PeerRefusal& refusal, PeerTrust trust) {
       return AskYourself(refusal, trust);
     case PeerRefusal::Why::kContradicted:
       return ErrorResponse(409, "CLAIM_INVALID", "the blob is not what Sluice-Blob says");
+    case PeerRefusal::Why::kNoRoom:
+      return ErrorResponse(507, "UNAVAILABLE", "this node has no room for it; ask the next");
   }
   return NotHere();
 }

@@ -16,8 +16,8 @@ namespace sluice::api {
 
 // Gives other nodes chunks, as a home or of what is here: 206, with Sluice-Verified if they are proven, else
 // with Sluice-Passed-On if they came from other members; 102 at once and again while a home waits for
-// the origin; 503 with Sluice-Retry-Ms and Sluice-Helpers; 403 (ask-yourself), 404, 409. The 102s and 503s of
-// one whose origin asks for patience say so, in Sluice-Origin.
+// the origin; 503 with Sluice-Retry-Ms and Sluice-Helpers; 403 (ask-yourself), 404, 409, 507. The 102s and
+// 503s of one whose origin asks for patience say so, in Sluice-Origin.
 //
 // Called on the server's thread; files are opened on the I/O pool.
 class ChunkRoute : public std::enable_shared_from_this<ChunkRoute> {

@@ -43,6 +43,7 @@ struct PeerRefusal {
     kBusy,          // to be asked again; the others may be asked meanwhile
     kAskYourself,   // this node may not get it, or not give it to everybody
     kContradicted,  // what the asker says of the blob is not so
+    kNoRoom,        // this node can't store it just now, as others may
   };
   Why why = Why::kAbsent;
   Duration retry = {};                    // of kBusy

@@ -50,6 +50,9 @@ PeerRefusal RefusalOf(const absl::Status& status) {
     case absl::StatusCode::kOutOfRange:
     case absl::StatusCode::kDataLoss:
       return {.why = Why::kContradicted};
+    // To wait for room here is no way to get it: the next one may have it.
+    case absl::StatusCode::kResourceExhausted:
+      return {.why = Why::kNoRoom};
     default:
       return Busy(kRetryAway);
   }

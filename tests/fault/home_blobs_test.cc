@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <chrono>
 #include <fstream>
 #include <functional>
@@ -198,6 +199,18 @@ TEST_F(HomeBlobsTest, AHomeWhoseOriginAsksForPatienceSaysSoForAsLong) {
   EXPECT_EQ(refused.Header("sluice-origin"), "throttled");
   EXPECT_EQ(Ask({.claim = Claim(), .range = RangeOf(0)}).Header("sluice-origin"), "") << "it is here";
   EXPECT_FALSE(registry_->AsksForPatience("other.example"));
+}
+
+// FAULTS.md, row 34. Who asks goes to the next rank at once, and not to the origin.
+TEST_F(HomeBlobsTest, AHomeWithoutRoomSaysSoAndServesWhatItHas) {
+  ExpectChunk(Ask({.claim = Claim(), .range = RangeOf(0)}));
+  for (const int error : {ENOSPC, EDQUOT}) {
+    disk_.write_errno = disk_.reserve_errno = error;
+    EXPECT_EQ(Ask({.claim = Claim(), .range = RangeOf(1)}).status, 507) << error;
+    ExpectChunk(Ask({.claim = Claim(), .range = RangeOf(0), .from = "b"}));
+  }
+  disk_.write_errno = disk_.reserve_errno = 0;
+  ExpectChunk(Ask({.claim = Claim(), .range = RangeOf(1)}), 1);
 }
 
 TEST_F(HomeBlobsTest, AnOriginThatFailsWithoutAWordAsksForNoPatience) {

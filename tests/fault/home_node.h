@@ -115,7 +115,8 @@ class HomeNode {
 
   void Start(const std::string& docker_config = "", const std::string& allow = "*",
              PeerTrust trust = PeerTrust::kUnproven) {
-    index::DiskStoreOptions store_options{.data_dir = temp_.path(), .telemetry = telemetry_};
+    index::DiskStoreOptions store_options{
+        .data_dir = temp_.path(), .telemetry = telemetry_, .file_system = disk_};
     store_ = *index::DiskStore::OpenStore(std::move(store_options));
     core_ = std::make_unique<AsioExecutor>("core", 1);
     io_ = std::make_unique<AsioExecutor>("io", 4);
@@ -183,6 +184,7 @@ class HomeNode {
   std::mutex mutex_;
   std::set<std::string> members_ = {"a", "b", "c", "d"};  // guarded by mutex_
   index::TempDir temp_;
+  index::FaultyFileSystem disk_;  // under the store
   Telemetry telemetry_;
   SteadyClock clock_;
   p2p::LeafCache leaves_;

@@ -294,6 +294,16 @@ TEST_F(TakeoverTest, AHomeThatRefusesForEverIsTakenOver) {
   EXPECT_EQ(AskedAsHome(1), 1u);
 }
 
+TEST_F(TakeoverTest, AHomeWithoutRoomIsTakenOverAtOnce) {
+  Start(20s);
+  AsHome(0, fault::Status(507, {{"Sluice-Node", "other"}}));
+  AsHome(1, Gives());
+  EXPECT_TRUE(Read(10s).ok()) << "long before a first byte would be late";
+  EXPECT_EQ(AskedAsHome(1), 1u);
+  EXPECT_EQ(Takeovers(TakeoverReason::kFailed), 1u);
+  EXPECT_EQ(origin_.asked + last_resort_.asked, 0);
+}
+
 TEST_F(TakeoverTest, AHomeWhoseRegistryAsksForPatienceIsWaitedFor) {
   Start();
   for (const bool refuses : {false, true}) {

@@ -18,6 +18,12 @@ std::string Describe(const Blob& blob, ChunkIndex index) {
   return absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString());
 }
 
+// All that is said of it.
+std::string KeyOf(const ChunkSender& sender) {
+  return absl::StrCat(sender.member.name, "\n", sender.member.address.ToString(), "\n", sender.origin, "\n",
+                      static_cast<int>(sender.as_verified), "\n", absl::StrJoin(sender.passed_on, ","));
+}
+
 const Member* FindByName(const MemberView& view, const std::string& name) {
   const auto found =
       std::lower_bound(view.members.begin(), view.members.end(), name,
@@ -27,19 +33,23 @@ const Member* FindByName(const MemberView& view, const std::string& name) {
 
 }  // namespace
 
-SenderId ChunkBlame::IdOf(const ChunkSender& sender) {
-  const std::string key =
-      absl::StrCat(sender.member.name, "\n", sender.member.address.ToString(), "\n", sender.origin, "\n",
-                   static_cast<int>(sender.as_verified), "\n", absl::StrJoin(sender.passed_on, ","));
+SenderId ChunkBlame::IdOf(ChunkSender sender) {
   const std::lock_guard lock(mutex_);
+  std::string key = KeyOf(sender);
   if (const auto known = sender_ids_.find(key); known != sender_ids_.end()) return known->second;
   if (sender_ids_.size() >= kSendersMax) {
     sender_ids_.clear();
     senders_.clear();
+    rows_of_member_.clear();
+  }
+  if (!sender.passed_on.empty() && ++rows_of_member_[sender.member.name] > kRowsOfMemberMax) {
+    sender.passed_on.clear();
+    key = KeyOf(sender);
+    if (const auto known = sender_ids_.find(key); known != sender_ids_.end()) return known->second;
   }
   const SenderId id = next_sender_++;
-  sender_ids_.emplace(key, id);
-  senders_.emplace(id, sender);
+  sender_ids_.emplace(std::move(key), id);
+  senders_.emplace(id, std::move(sender));
   return id;
 }
 
@@ -293,10 +303,10 @@ void ChunkBlame::Convict(const ChunkSender& sender, const std::string& chunk) {
   if (banned == MemberHealth::Banned::kNewly)
     parts_.telemetry.peer_bans[static_cast<size_t>(culprit->reason)].Add();
   parts_.warn(absl::StrCat(
-      "member ", name, " at ", culprit->member.address.ToString(), " sent wrong bytes for ", what, ": ",
+      "member ", name, " sent wrong bytes for ", what, ": dropped, and it is ",
       banned == MemberHealth::Banned::kNot
-          ? std::string("it is only skipped for a while, since a quarter of the members is banned")
-          : absl::StrCat("it is not asked for ",
+          ? std::string("only skipped for a while, since a quarter of the members is banned")
+          : absl::StrCat("not asked at ", culprit->member.address.ToString(), " for ",
                          std::chrono::duration_cast<std::chrono::seconds>(kBanTime).count(), " s")));
 }
 

@@ -50,10 +50,11 @@ struct ChunkSender {
 // Thread-safe.
 class ChunkBlame {
  public:
-  static constexpr size_t kSendersMax = 1 << 16;   // told apart
-  static constexpr size_t kUnprovenMax = 1 << 18;  // chunks whose senders are remembered
-  static constexpr size_t kInDoubtMax = 1024;      // chunks
-  static constexpr size_t kRefutedMax = 1024;      // blobs
+  static constexpr size_t kSendersMax = 1 << 16;    // told apart
+  static constexpr size_t kRowsOfMemberMax = 1024;  // of those who passed bytes on, of one sender
+  static constexpr size_t kUnprovenMax = 1 << 18;   // chunks whose senders are remembered
+  static constexpr size_t kInDoubtMax = 1024;       // chunks
+  static constexpr size_t kRefutedMax = 1024;       // blobs
   // The registry's bytes of a chunk must be wrong so often, so that one bad transfer refutes nothing.
   static constexpr int kRegistryTries = 2;
   // What is said of a blob is not held against members for so long after it was refuted.
@@ -74,8 +75,9 @@ class ChunkBlame {
   // The parts outlive this.
   explicit ChunkBlame(Parts parts) : parts_(std::move(parts)) {}
 
-  // A number for the sender, and back for as long as it is remembered.
-  SenderId IdOf(const ChunkSender& sender);
+  // A number for the sender, and back for as long as it is remembered. Who names ever other rows of passers
+  // is taken for the last itself: so it can't have the others forgotten.
+  SenderId IdOf(ChunkSender sender);
   std::optional<ChunkSender> Find(SenderId id) const;
 
   // A member sent a chunk that nothing proves.
@@ -144,6 +146,7 @@ class ChunkBlame {
   // Guarded by mutex_.
   absl::flat_hash_map<std::string, SenderId> sender_ids_;  // by all that is said of it
   absl::flat_hash_map<SenderId, ChunkSender> senders_;
+  absl::flat_hash_map<std::string, size_t> rows_of_member_;
   SenderId next_sender_ = 1;
   absl::flat_hash_map<BlobKey, absl::flat_hash_map<ChunkIndex, SentOfChunk>> unproven_;
   size_t unproven_count_ = 0;  // chunks

@@ -62,12 +62,13 @@ bool AsksForPatience(const HttpHeaders& headers) {
   return headers.Get("Sluice-Origin") == "throttled";
 }
 
-// At most so many names by commas.
+// At most so many names by commas, and none that is too long for a member's.
 std::vector<std::string> NamesIn(std::string_view text, size_t count_max) {
   std::vector<std::string> names;
-  for (const absl::string_view part : absl::StrSplit(Abs(text), ',', absl::SkipEmpty())) {
+  for (absl::string_view part : absl::StrSplit(Abs(text), ',', absl::SkipEmpty())) {
     if (names.size() == count_max) break;
-    names.emplace_back(absl::StripAsciiWhitespace(part));
+    part = absl::StripAsciiWhitespace(part);
+    if (part.size() <= MemberRow::kNameBytesMax) names.emplace_back(part);
   }
   return names;
 }

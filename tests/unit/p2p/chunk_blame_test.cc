@@ -291,6 +291,17 @@ TEST_F(ChunkBlameTest, NoMoreThanAQuarterOfTheMembersIsBanned) {
   EXPECT_THAT(Banned(), SizeIs(2));
 }
 
+TEST_F(ChunkBlameTest, WhoNamesEverOtherPassersIsBlamedItselfAndHasNobodyForgotten) {
+  const SenderId other = Sender(4);
+  SenderId last = 0;
+  for (size_t i = 0; i < 2 * ChunkBlame::kSendersMax; ++i)
+    last = Sender(3, false, {absl::StrCat("passer ", i), "node-5"});
+  EXPECT_TRUE(blame_->Find(other).has_value());
+  blame_->SentWrong(last, blob_, kFirst);
+  blame_->Right(blob_, kFirst);
+  EXPECT_THAT(Banned(), ElementsAre(3));
+}
+
 TEST_F(ChunkBlameTest, ABanIsByAddress) {
   blame_->SentWrong(Sender(3), blob_, kFirst);
   blame_->Right(blob_, kFirst);
@@ -306,7 +317,11 @@ TEST_F(ChunkBlameTest, ABanIsByAddress) {
 
 TEST_F(ChunkBlameTest, ItRemembersSoMuchAndNoMore) {
   const SenderId first = Sender(1, false, {"first"});
-  for (size_t i = 0; i < ChunkBlame::kSendersMax; ++i) Sender(1, false, {absl::StrCat("passer ", i)});
+  for (size_t i = 0; i < ChunkBlame::kSendersMax; ++i) {
+    Member member = MemberOf(1);
+    member.name = absl::StrCat("member ", i);
+    blame_->IdOf({member, 0, false, {}});
+  }
   EXPECT_FALSE(blame_->Find(first).has_value());
   blame_->SentWrong(first, blob_, kFirst);
   EXPECT_FALSE(blame_->IsInDoubt(blob_, kFirst)) << "nobody has that number";

@@ -101,7 +101,8 @@ void SingleFlight::NoteEnd(WantedChunk& chunk, const LegOrder& order, const absl
   switch (status.code()) {
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kUnauthenticated:
-      if (RefuseGrant(chunk, order, status)) return;
+      // A member that refuses says that each is to ask for itself.
+      if (order.leg.source->kind() == SourceKind::kOrigin && RefuseGrant(chunk, order, status)) return;
       [[fallthrough]];
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kFailedPrecondition:

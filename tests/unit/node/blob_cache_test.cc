@@ -1266,6 +1266,22 @@ TEST_F(ManySourcesTest, WhatOneSourceRefusesToTheOnlyRightThatWaitsIsAskedOfAnot
   EXPECT_TRUE(read->has_value() && (*read)->ok());
 }
 
+// It says that each is to ask for itself, which the others can.
+TEST_F(ManySourcesTest, WhatAMemberRefusesFailsNoReaderThoughOthersWaitByAnotherRight) {
+  class Right final : public AskerGrant {};
+  auto blob = AddBlob(10 * kChunk);
+  auto reader = ReadAs(Asker::kLocal, *blob, 3);
+  auto peer = ReadAs(Asker::kPeer, *blob, 3, std::make_shared<Right>());
+  home_.Take().Fail(absl::UnauthenticatedError("403"));
+  Settle();
+  EXPECT_FALSE(reader->has_value());
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(reader->has_value() && (*reader)->ok());
+  EXPECT_TRUE(peer->has_value() && (*peer)->ok());
+}
+
 TEST_F(ManySourcesTest, WhatASourceWasNotAskedForIsDropped) {
   auto blob = AddBlob(10 * kChunk);
   auto read = ReadChunk(*blob, 3);

@@ -9,6 +9,6 @@ measure() {
   local figure
   for figure in equal_views_15s:ratio handshakes_p99:count handshakes_max:count idle_bytes_per_s:bytes/s; do
     sed -n "s/.*property name=\"${figure%:*}\" value=\"\([0-9.]*\)\".*/\1/p" "$work/sim.xml" |
-      report "${figure%:*}" "${figure#*:}"
+      report "${figure%:*}" "${figure#*:}" --pairs-min 3
   done
 }

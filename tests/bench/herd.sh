@@ -3,6 +3,10 @@
 #   plain        64 readers on each node want a chunk that is nowhere: requests for the chunk, and for the blob's seek
 #                table
 #   slow-origin  the same, and the registry answers after 2 s
+#   split-views  the same on a network in which each pair of nodes is parted with a chance of one in five, and neither has
+#                the other in its list of members; another network for each run
+#   isolated     the same, and no node reaches any other: also what the registry sends a second, beside what all nodes
+#                together may ask it for as a last resort
 #   mount        all nodes, which believe each other, mount one tag, in a registry that asks for anonymous tokens:
 #                requests for manifests, tokens and the bootstrap
 
@@ -10,6 +14,10 @@
 source tests/bench/lib_crowd.sh
 
 readonly nodes=${NODES:-16} readers=${READERS:-64} chunk_bytes=$((256 << 10)) slow_seconds=2
+# PEERS.md, "Members" and "Last resort": how long a node that reaches nobody waits for others; bytes a second that all of
+# them may ask the registry for.
+readonly cold_start_seconds=4 of_node=$((8 << 20)) of_all=$((512 << 20))
+readonly budget=$((nodes * of_node > of_all ? nodes * of_node : of_all))
 # Where the chunk that all want is in the file: in the middle, since the beginning may be read by the way.
 readonly chunk_offset=$((17 * chunk_bytes))
 
@@ -39,11 +47,63 @@ slow_origin() {
   { wait_until test -e "$work/started" && sleep $slow_seconds; kill -CONT "$registry_pid"; } &
 }
 
-# herd_run CASE
+# part_nodes CHANCE_PERCENT SEED: parts the pairs of nodes that the seed says; parted[N] are those that N does not reach.
+declare -A parted=()
+part_nodes() {
+  local a b
+  RANDOM=$2
+  for a in "${everyone[@]}"; do parted[$a]=; done
+  for ((a = 1; a <= nodes; ++a)); do
+    for ((b = a + 1; b <= nodes; ++b)); do
+      ((RANDOM % 100 < $1)) || continue
+      net_part "$a" "$b"
+      parted[$a]+="$b "
+      parted[$b]+="$a "
+    done
+  done
+}
+
+# start_parted: cold nodes, of which none has those in its list that it does not reach.
+start_parted() {
+  local node other
+  for node in "${everyone[@]}"; do
+    use_node "$node"
+    net_store "$node" "${STORE_SIZE:-512M}"
+    use_node "$node"
+    start_node "$(cluster_config "$node" "$nodes" "${crowd_options[@]}" |
+      grep -vxF -f <(for other in ${parted[$node]}; do echo "    - \"$(peer_address "$other")\""; done; echo '-'))"
+  done
+}
+
+# start_herd CASE RUN: the nodes, as the case has them, when they know whom they can know.
+start_herd() {
+  local node lacking
+  case $1 in
+    split-views)
+      part_nodes 20 "$2"
+      start_parted
+      for node in "${everyone[@]}"; do
+        lacking=$(wc -w <<<"${parted[$node]}")
+        await_members $((nodes - 1 - lacking)) "$node"
+      done
+      ;;
+    isolated)
+      part_nodes 100 "$2"
+      start_cold 1 "$nodes" "$nodes"
+      # Until then they wait for each other.
+      sleep $cold_start_seconds
+      ;;
+    *)
+      start_cold 1 "$nodes" "$nodes"
+      await_members $((nodes - 1)) "${everyone[@]}"
+      ;;
+  esac
+}
+
+# herd_run CASE RUN
 herd_run() {
-  local node first files=()
-  start_cold 1 "$nodes" "$nodes"
-  await_members $((nodes - 1)) "${everyone[@]}"
+  local node first sent_before files=()
+  start_herd "$@"
   first=$(($(origin_log_lines) + 1))
   for node in "${everyone[@]}"; do
     sluice_of "$node" mount "$image" "$work/node$node/mnt" >"$work/command.log" 2>&1 || fail "$(cat "$work/command.log")"
@@ -53,6 +113,7 @@ herd_run() {
   chunk_first=$(($(origin_log_lines) + 1))
   rm -f "$work/started"
   [[ $1 != slow-origin ]] || slow_origin
+  sent_before=$(net_sent origin)
   busy_begin
   slowest=$(python3 -B tests/bench/herd_readers.py --like "$work/tree/file" --offset $chunk_offset \
     --length $chunk_bytes --readers "$readers" --started "$work/started" "${files[@]}") || fail "the readers failed"
@@ -61,23 +122,32 @@ herd_run() {
   # The seek table is asked for by its place in the same blob, and known by its size.
   chunk_requests=$(origin_requests "/blobs/$stored_blob " $chunk_first | awk -v table="$table_bytes" '$4 != table' | wc -l)
   table_requests=$(origin_requests "/blobs/$stored_blob " $first | awk -v table="$table_bytes" '$4 == table' | wc -l)
+  origin_rate=$(awk -v bytes=$(($(net_sent origin) - sent_before)) -v s="$slowest" 'BEGIN { print bytes / s }')
   end_nodes "${everyone[@]}"
+  net_mend "${everyone[@]}"
   note "$1: $chunk_requests requests for the chunk, $table_requests for the table, the slowest read took $slowest s;" \
     "busy: processor $cpu_busy, disk $disk_busy"
 }
 
 measure_herd() {
-  local run chunk_requests table_requests slowest
+  local run chunk_requests table_requests slowest origin_rate
   new_case
   for ((run = 0; run < runs; ++run)); do
-    quiet_run herd_run "$1" ||
+    quiet_run herd_run "$1" $((run + 1)) ||
       { report_too_busy "$1" origin_requests_per_chunk table_requests; fail "the machine is too busy"; }
     echo "$chunk_requests" >>"$work/chunk-$1"
     echo "$table_requests" >>"$work/table-$1"
+    echo "$origin_rate $budget" >>"$work/rate-$1"
   done
   report_crowd origin_requests_per_chunk requests "$1" <"$work/chunk-$1"
   report_crowd table_requests requests "$1" <"$work/table-$1"
+  if [[ $1 == split-views ]]; then sort -n "$work/chunk-$1" | tail -n 1 | report_most origin_requests_per_chunk_max "$1"; fi
+  if [[ $1 == isolated ]]; then
+    report_crowd rate_over_budget ratio "$1" --names origin_bytes_per_s,budget_bytes_per_s <"$work/rate-$1"
+  fi
 }
+# report_most METRIC CASE: one number, of all runs.
+report_most() { runs=1 report_crowd "$1" requests "$2"; }
 
 # The registry that asks for tokens stands before the other, at the same place; what it was asked is its log.
 start_token_registry() {
@@ -127,13 +197,13 @@ measure_mount() {
 
 measure() {
   local name image blob stored_blob table_bytes everyone cases=("$@")
-  ((${#cases[@]})) || cases=(plain slow-origin mount)
+  ((${#cases[@]})) || cases=(plain slow-origin split-views isolated mount)
   mapfile -t everyone < <(seq "$nodes")
   crowd_up "$nodes" 50mbit
   push_text_image
   for name in "${cases[@]}"; do
     case $name in
-      plain | slow-origin) measure_herd "$name" ;;
+      plain | slow-origin | split-views | isolated) measure_herd "$name" ;;
       mount) measure_mount ;;
       *) fail "there is no case '$name'" ;;
     esac

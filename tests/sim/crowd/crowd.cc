@@ -184,7 +184,7 @@ Figures Crowd::Count(Case which, double bound_seconds) const {
   for (size_t i = 0; i < options_.nodes; ++i) {
     connections = std::max<uint64_t>(connections, wire_.ports[i]->connections_max);
     asked = std::max(asked, wire_.ports[i]->asked);
-    hedged += nodes_[i]->telemetry().hedged_fetches.value();
+    for (const Counter& hedges : nodes_[i]->telemetry().hedges) hedged += hedges.value();
     last_resort += nodes_[i]->telemetry().last_resort_bytes.value();
     for (size_t r = 0; r < takeovers.size(); ++r) takeovers[r] += nodes_[i]->telemetry().takeovers[r].value();
   }

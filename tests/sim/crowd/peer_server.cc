@@ -37,6 +37,9 @@ absl::Status StatusOf(api::PeerRefusal::Why why) {
 }
 
 // As they are told: in whole milliseconds, at least one.
+// As api/http/peer_routes.h has it.
+constexpr int kFillsMax = 768;
+
 Duration OnTheWire(Duration retry) {
   const auto whole = std::chrono::ceil<std::chrono::milliseconds>(retry);
   return std::clamp<Duration>(whole, std::chrono::milliseconds(1), PeerTransport::kRetryAfterMax);
@@ -47,8 +50,7 @@ Duration OnTheWire(Duration retry) {
 void PeerServer::Arrive(const CallPtr& call) {
   if (call->gone) return;
   if (call->request.fetch_class != FetchClass::kDemand) {
-    if (fills_ >= api::ChunkRoute::kFillsMax)
-      return Refuse(call, {.why = api::PeerRefusal::Why::kBusy, .retry = kRetryFill});
+    if (fills_ >= kFillsMax) return Refuse(call, {.why = api::PeerRefusal::Why::kBusy, .retry = kRetryFill});
     ++fills_;
     call->is_fill = true;
   }
@@ -136,7 +138,7 @@ void PeerServer::Over(const CallPtr& call) {
 
 std::string PeerServer::Document(const PeerTransport::Question& question) {
   if (!question.body.empty()) {
-    holders_.Take(question.body);
+    (void)holders_.Take(question.body);
     return {};
   }
   std::vector<std::string> values;

@@ -56,6 +56,7 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
       allowed_(*p2p::AllowList::Create(std::vector<std::string>{"*"})),
       transport_(wire, number, NameOf(number)),
       origin_(wire, registry, port_, store_),
+      download_(wire.loop, 0),
       zones_(wire.loop, members_) {
   const p2p::GatedSource::Parts gated{wire.loop, port_.node, origin_};
   paced_origin_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
@@ -65,17 +66,20 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
   holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{wire.loop, port_.node, members_, health_,
                                                                 transport_, [this] { return Held(); },
                                                                 [this] { return Fraction(); }});
+  blame_ = std::make_unique<p2p::ChunkBlame>(p2p::ChunkBlame::Parts{
+      wire.loop, &members_, health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
   sources_ = std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
       wire.loop, port_.node, members_, health_, transport_, store_, [](const Blob&) { return true; },
-      [] { return false; }, [this] { return Fraction(); }, [](const std::string&) {}, *holders_,
-      *paced_origin_, *last_resort_});
+      [] { return false; }, [this] { return Fraction(); }, [](const std::string&) {}, download_, *holders_,
+      *paced_origin_, *last_resort_, *blame_});
   cache_ = std::make_unique<BlobCache>(
       BlobCache::Parts{wire.loop, port_.node, port_.node, store_, verifier_, *sources_, telemetry_},
       LimitsAmongMembers(limits.inflight_bytes));
   const auto spreader = std::make_shared<p2p::Spreader>(
       wire.loop, [this](const std::string& name) { return zones_.Find(name); }, limits.spreading);
-  home_ = std::make_shared<HomeBlobs>(
-      HomeBlobs::Parts{wire.loop, port_.node, store_, *cache_, allowed_, spreader});
+  home_ =
+      std::make_shared<HomeBlobs>(HomeBlobs::Parts{wire.loop, port_.node, store_, *cache_, allowed_, spreader,
+                                                   [](const std::string&) { return false; }, NameOf(number)});
   server_ = std::make_unique<PeerServer>(wire, port_, *home_, *holders_);
   port_.server = server_.get();
 }

@@ -8,7 +8,9 @@
 #include "node/blob_cache.h"
 #include "node/daemon/home_blobs.h"
 #include "node/telemetry.h"
+#include "p2p/cluster/chunk_blame.h"
 #include "p2p/cluster/directory.h"
+#include "p2p/cluster/download_budget.h"
 #include "p2p/cluster/gated_source.h"
 #include "p2p/cluster/holders.h"
 #include "p2p/cluster/member_health.h"
@@ -78,8 +80,10 @@ class SimNode {
   p2p::AllowList allowed_;
   SimTransport transport_;
   SimOrigin origin_;
+  p2p::DownloadBudget download_;
   std::unique_ptr<p2p::GatedSource> paced_origin_, last_resort_;
   std::unique_ptr<p2p::Holders> holders_;
+  std::unique_ptr<p2p::ChunkBlame> blame_;
   std::unique_ptr<p2p::ClusterDirectory> sources_;
   std::unique_ptr<BlobCache> cache_;
   p2p::MemberZones zones_;

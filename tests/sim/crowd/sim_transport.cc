@@ -14,7 +14,7 @@ namespace {
 // As p2p/http/http_client.h and p2p/cluster/peer_client.h have them: under way at once, in all and for one
 // blob of one member; that nothing comes.
 constexpr size_t kRequestsMax = 256;
-constexpr uint32_t kRequestsOfMemberMax = p2p::PeerClientOptions().requests_per_member_max;
+const uint32_t kRequestsOfMemberMax = p2p::PeerClientOptions().requests_per_member_max;
 constexpr Duration kSilenceMax = std::chrono::milliseconds(1500);
 constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
 // A server whose client says nothing more closes after that.

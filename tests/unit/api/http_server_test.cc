@@ -396,7 +396,9 @@ class HttpWaitTest : public HttpServerTest {
     std::atomic<int> count = 0;
     Task Counting() {
       return [this] {
-        if (count++ == 0) first.set_value();
+        // The count comes last: who waits for it may be gone at once.
+        if (count == 0) first.set_value();
+        ++count;
       };
     }
     void Await() {

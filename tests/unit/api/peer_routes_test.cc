@@ -2,9 +2,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <condition_variable>
+#include <cstdio>
 #include <deque>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -658,6 +663,55 @@ TEST_F(PeerRoutesTest, ManyThatTakeBlobsInSlowlyLeaveRoomForOthers) {
                 StartsWith("HTTP/1.1 200 "));
   }
   for (const auto& one : slow) EXPECT_EQ(one->ReadBytes(1000).size(), 1000u);
+}
+
+size_t OpenDescriptors() {
+  size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;
+  return count;
+}
+// In kB, as proc(5) has it.
+uint64_t ResidentMemory() {
+  std::ifstream status("/proc/self/status");
+  std::string line;
+  while (std::getline(status, line)) {
+    unsigned long long kb = 0;
+    if (std::sscanf(line.c_str(), "VmRSS: %llu kB", &kb) == 1) return kb;
+  }
+  return 0;
+}
+
+TEST_F(PeerRoutesTest, TenThousandThatTakeARangeInSlowlyCostLittleAndHoldNobodyUp) {
+  constexpr size_t kClients = 10000, kConnectionsMax = 1024;
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  limit.rlim_cur = limit.rlim_max;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  if (limit.rlim_cur < kClients + 2 * kConnectionsMax) GTEST_SKIP() << "too few descriptors";
+  SampleBlob sample(64, 4 << 20);
+  sample.spec.origins = {origin_};
+  sample.spec.root = p2p::Sha256::Of("root");
+  Have(sample, OriginAccess::kPublic);
+  Serve({.connections_max = kConnectionsMax, .idle_yields_after = std::chrono::nanoseconds(1)}, 768);
+  const size_t descriptors = OpenDescriptors();
+  const uint64_t memory = ResidentMemory();
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (size_t i = 0; i < kClients; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server_->port(), 4 << 10));
+    clients.back()->Send(Request("GET", PathOf(sample.spec.digest), "Range: bytes=5-\r\n"));
+  }
+  std::string answer;
+  do {
+    answer = RawClient(server_->port()).Send(Request("GET", "/sluice/v1/members", kClose)).ReadAll();
+  } while (answer.starts_with("HTTP/1.1 503 ") || answer.empty());
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 "));
+  // For each that is answered its connection and its file.
+  EXPECT_LE(OpenDescriptors(), descriptors + kClients + 2 * kConnectionsMax);
+  EXPECT_LE(ResidentMemory(), memory + (128 << 10));
+  EXPECT_THAT(clients[0]->ReadThrough("\r\n\r\n"), StartsWith("HTTP/1.1 206 "));
+  const std::string bytes = clients[0]->ReadBytes(1000);
+  EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), sample.bytes.begin() + 5,
+                         [](char a, std::byte b) { return static_cast<std::byte>(a) == b; }));
 }
 
 TEST_F(PeerRoutesTest, ConnectionsAreBounded) {

@@ -360,6 +360,12 @@ absl::Status Daemon::Node::Start() {
   if (!status.ok()) return status;
   absl::StatusOr<MountTable> table = MountTable::Load(config_.data_dir + "/mounts.json");
   if (!table.ok()) return table.status();
+  if (table->is_copy()) {
+    spdlog::error(
+        "ALARM: the table of mounts is a copy of another moment, put back: of what it says only mounts that "
+        "live "
+        "are believed; \"findmnt -t erofs\" shows what is mounted and \"sluice status\" what is watched");
+  }
 
   core_ = std::make_unique<AsioExecutor>("core", 1);
   io_ = std::make_unique<AsioExecutor>("io", kIoThreads);

@@ -1,5 +1,6 @@
 #include "node/daemon/manifest_cache.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,11 +9,15 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "index/file_descriptor.h"
+#include "index/store_file_system.h"
+#include "node/daemon/file_stamp.h"
 #include "p2p/recipe/sha256.h"
 
 namespace sluice {
@@ -22,6 +27,15 @@ using nlohmann::json;
 
 constexpr int kVersion = 1;
 constexpr uintmax_t kFileBytesMax = 64 << 20;
+
+absl::Status WriteStamped(const std::string& path, json root) {
+  const index::FileDescriptor file(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640));
+  if (!file.valid()) return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  root["file"] = StampOf(file.get());
+  const std::string text = root.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+  index::StoreFileSystem& disk = index::StoreFileSystem::Real();
+  return index::WriteFully(disk, file.get(), 0, std::as_bytes(std::span(text)));
+}
 
 }  // namespace
 
@@ -35,20 +49,15 @@ absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p:
   std::filesystem::create_directories(folder_, error);
   const std::string path = PathOf(reference);
   const std::string fresh = absl::StrCat(path, ".", getpid(), "-", written.fetch_add(1));
-  const json root = {{"version", kVersion},
-                     {"reference", reference.ToString()},
-                     {"mediaType", manifest.media_type},
-                     {"digest", manifest.digest.ToString()},
-                     {"public", IsPublic(manifest.access)},
-                     {"body", manifest.body}};
-  {
-    std::ofstream out(fresh, std::ios::binary);
-    out << root.dump(-1, ' ', false, json::error_handler_t::replace) << "\n";
-    out.close();
-    if (!out) {
-      std::filesystem::remove(fresh, error);
-      return absl::UnavailableError(absl::StrCat("cannot write ", fresh));
-    }
+  json root = {{"version", kVersion},
+               {"reference", reference.ToString()},
+               {"mediaType", manifest.media_type},
+               {"digest", manifest.digest.ToString()},
+               {"public", IsPublic(manifest.access)},
+               {"body", manifest.body}};
+  if (absl::Status kept = WriteStamped(fresh, root); !kept.ok()) {
+    std::filesystem::remove(fresh, error);
+    return kept;
   }
   // Not synced: one that a crash damages does not match its digest, and is fetched again.
   std::filesystem::rename(fresh, path, error);
@@ -81,6 +90,9 @@ absl::StatusOr<p2p::FetchedManifest> ManifestCache::Get(const p2p::ImageReferenc
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   try {
     const json root = json::parse(text);
+    const index::FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (file.valid() && !HasStamp(file.get(), root.value("file", json())))
+      return absl::NotFoundError(absl::StrCat("what ", path, " says is of another moment: it is a copy"));
     p2p::FetchedManifest manifest{
         root.at("mediaType").get<std::string>(), root.at("body").get<std::string>(), {}, {}};
     manifest.digest = p2p::Sha256::Of(manifest.body);

@@ -25,7 +25,7 @@ class ManifestCache {
 
   // Replaces what was there; beyond kManifestsMax the oldest goes. Errors: Unavailable.
   absl::Status Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);
-  // Errors: NotFound; DataLoss (damaged).
+  // Errors: NotFound (also what is a copy of another moment, put back); DataLoss (damaged).
   absl::StatusOr<p2p::FetchedManifest> Get(const p2p::ImageReference& reference) const;
 
  private:

@@ -13,6 +13,8 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "index/file_descriptor.h"
+#include "node/daemon/file_stamp.h"
 
 namespace sluice {
 namespace {
@@ -129,9 +131,12 @@ absl::Status DiskError(const char* what, const std::string& path) {
   return absl::UnavailableError(absl::StrCat("cannot ", what, " ", path, ": ", std::strerror(errno)));
 }
 
-absl::Status WriteSynced(const std::string& path, const std::string& text) {
-  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+// With its stamp.
+absl::Status WriteSynced(const std::string& path, json root) {
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (fd < 0) return DiskError("create", path);
+  root["file"] = StampOf(fd);
+  const std::string text = root.dump(2) + "\n";
   size_t written = 0;
   while (written < text.size()) {
     const ssize_t n = write(fd, text.data() + written, text.size() - written);
@@ -173,12 +178,25 @@ absl::StatusOr<MountTable> MountTable::Load(std::string path) {
     // Tables of before have none.
     for (const json& entry : root.value("detached", json::array()))
       table.detached_.push_back(EntryFrom(entry));
+    const index::FileDescriptor file(open(table.path_.c_str(), O_RDONLY | O_CLOEXEC));
+    table.is_copy_ = file.valid() && !HasStamp(file.get(), root.value("file", json()));
   } catch (const std::exception& e) {
     return absl::DataLossError(
         absl::StrCat("the table of mounts ", table.path_, " can't be read: ", e.what(),
                      ". Unmount what \"findmnt -t erofs\" shows of sluice's, then remove the file"));
   }
+  if (table.is_copy_) table.KeepWhatLives();
   return table;
+}
+
+// Of another moment it tells nothing of what is mounted now, but for file systems that it knows by what no
+// other one has.
+void MountTable::KeepWhatLives() {
+  for (std::vector<MountEntry>* const entries : {&entries_, &detached_}) {
+    std::erase_if(*entries, [](const MountEntry& entry) {
+      return !entry.instance.known() || !ondemand::Lives(entry.instance);
+    });
+  }
 }
 
 const MountEntry* MountTable::Find(const std::string& mount_point) const {
@@ -234,7 +252,7 @@ absl::Status MountTable::RemoveDetached(const ondemand::ErofsInstance& instance)
 absl::Status MountTable::Save(const std::vector<MountEntry>& entries) const {
   const json root = {{"version", kVersion}, {"mounts", ToJson(entries)}, {"detached", ToJson(detached_)}};
   const std::string fresh = path_ + ".new";
-  absl::Status status = WriteSynced(fresh, root.dump(2) + "\n");
+  absl::Status status = WriteSynced(fresh, root);
   if (status.ok() && std::rename(fresh.c_str(), path_.c_str()) != 0) status = DiskError("replace", path_);
   return status.ok() ? SyncFolder(path_) : status;
 }

@@ -42,13 +42,17 @@ class MountTable {
  public:
   static constexpr size_t kBytesMax = 16 << 20;
 
-  // An absent file is an empty table. Errors: DataLoss (the file is no table; it is left as it is),
+  // An absent file is an empty table. One that is a copy of another moment, put back, has only those entries
+  // whose file systems live: see is_copy(). Errors: DataLoss (the file is no table; it is left as it is),
   // Unavailable.
   static absl::StatusOr<MountTable> Load(std::string path);
 
   const std::vector<MountEntry>& entries() const { return entries_; }
   const std::vector<MountEntry>& detached() const { return detached_; }
   const MountEntry* Find(const std::string& mount_point) const;
+  // Whether the file that was loaded is not the one that a daemon wrote, and so may lack mounts that there
+  // are.
+  bool is_copy() const { return is_copy_; }
 
   // All replace the file atomically and synced. Errors: Unavailable. Then Add has changed nothing; the others
   // have changed the table, and leave it to the next daemon to find out from the file what they knew.
@@ -65,12 +69,14 @@ class MountTable {
 
  private:
   explicit MountTable(std::string path) : path_(std::move(path)) {}
+  void KeepWhatLives();
   absl::Status Save() const { return Save(entries_); }
   absl::Status Save(const std::vector<MountEntry>& entries) const;
 
   std::string path_;
   std::vector<MountEntry> entries_;
   std::vector<MountEntry> detached_;
+  bool is_copy_ = false;
 };
 
 }  // namespace sluice

@@ -62,6 +62,18 @@ TEST_F(ManifestCacheTest, DamagedOnesAreNotTaken) {
   EXPECT_EQ(cache.Get(app).status().code(), absl::StatusCode::kDataLoss);
 }
 
+TEST_F(ManifestCacheTest, ACopyThatWasPutBackIsNotTaken) {
+  ManifestCache cache(folder_);
+  const p2p::ImageReference app = Reference("registry.example/team/app:v1");
+  ASSERT_TRUE(cache.Put(app, Manifest("the body")).ok());
+  const std::filesystem::path file = std::filesystem::directory_iterator(folder_)->path();
+  std::filesystem::copy_file(file, file.string() + ".copy");
+  std::filesystem::rename(file.string() + ".copy", file);
+  EXPECT_EQ(cache.Get(app).status().code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(cache.Put(app, Manifest("the body")).ok());
+  EXPECT_TRUE(cache.Get(app).ok());
+}
+
 TEST_F(ManifestCacheTest, KeepsABoundedNumber) {
   ManifestCache cache(folder_);
   for (size_t i = 0; i < ManifestCache::kManifestsMax + 3; ++i) {

@@ -79,6 +79,26 @@ TEST_F(MountTableTest, AMountThatSomebodyMovedIsFoundAtItsNewPlace) {
   EXPECT_EQ(moved->device, 42u);
 }
 
+TEST_F(MountTableTest, OfACopyThatWasPutBackOnlyWhatLivesIsBelieved) {
+  absl::StatusOr<MountTable> table = MountTable::Load(path_);
+  ASSERT_TRUE(table.ok());
+  ASSERT_TRUE(table->Add(Entry("/mnt/unknown")).ok());
+  ASSERT_TRUE(table->Add(Entry("/mnt/gone")).ok());
+  ASSERT_TRUE(table->Identify("/mnt/gone", {"erofs-3", 77, "another boot"}, 42).ok());
+  EXPECT_FALSE(MountTable::Load(path_)->is_copy());
+  EXPECT_EQ(MountTable::Load(path_)->entries().size(), 2u);
+
+  std::filesystem::copy_file(path_, path_ + ".copy");
+  std::filesystem::rename(path_ + ".copy", path_);
+  absl::StatusOr<MountTable> copy = MountTable::Load(path_);
+  ASSERT_TRUE(copy.ok()) << copy.status();
+  EXPECT_TRUE(copy->is_copy());
+  EXPECT_TRUE(copy->entries().empty());
+  ASSERT_TRUE(copy->Add(Entry("/mnt/new")).ok());
+  EXPECT_FALSE(MountTable::Load(path_)->is_copy());
+  EXPECT_NE(MountTable::Load(path_)->Find("/mnt/new"), nullptr);
+}
+
 TEST_F(MountTableTest, HowARegistryKeepsABlobIsKept) {
   MountEntry entry = Entry("/mnt/a");
   BlobSpec& blob = entry.blobs[0].spec;

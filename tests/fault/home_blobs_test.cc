@@ -512,18 +512,19 @@ TEST_F(HomeBlobsTest, WhatIsHereUnprovenIsGivenToWhoSaysTheSameOfIt) {
 }
 
 TEST_F(HomeBlobsTest, WhatHasBegunToComeIsWaitedForAndWhatHasNotIsAbsent) {
-  Gate gate;
-  std::promise<void> asked;
-  origin_.Always(
-      OriginPath(), [&, wait = gate.Before([this](const FaultRequest&, FaultConnection& connection) {
-        connection.SendRaw(std::string_view(bytes_).substr(100, kChunk - 100));
-      })](const FaultRequest& request, FaultConnection& connection) {
-        asked.set_value();
-        connection.SendHead(206, {{"Content-Range", absl::StrCat("bytes 0-", kChunk - 1, "/", bytes_.size())},
-                                  {"Content-Length", absl::StrCat(kChunk)}});
-        connection.SendRaw(std::string_view(bytes_).substr(0, 100));
-        wait(request, connection);
-      });
+  std::promise<void> asked, gate;
+  origin_.Always(OriginPath(), [&, opened = gate.get_future().share()](const FaultRequest&,
+                                                                       FaultConnection& connection) {
+    asked.set_value();
+    connection.SendHead(206, {{"Content-Range", absl::StrCat("bytes 0-", kChunk - 1, "/", bytes_.size())},
+                              {"Content-Length", absl::StrCat(kChunk)}});
+    // Slowly, but it is not silent.
+    size_t sent = 0;
+    do {
+      connection.SendRaw(std::string_view(bytes_).substr(sent++, 1));
+    } while (sent + 1 < kChunk && opened.wait_for(100ms) == std::future_status::timeout);
+    connection.SendRaw(std::string_view(bytes_).substr(sent, kChunk - sent));
+  });
   const std::unique_ptr<RawAsker> home = Begin({.claim = Claim()});
   home->AwaitInterim();
   asked.get_future().wait();
@@ -540,7 +541,7 @@ TEST_F(HomeBlobsTest, WhatHasBegunToComeIsWaitedForAndWhatHasNotIsAbsent) {
     EXPECT_EQ(absent.interims, 0) << "nor does that show that the blob is known";
   }
   EXPECT_EQ(answer.wait_for(2s), std::future_status::timeout) << "it says meanwhile that it waits";
-  gate.Open();
+  gate.set_value();
   const Answer came = answer.get();
   ExpectChunk(came);
   EXPECT_GE(came.interims, 1) << "it passes a chunk on only when that is whole, and that may take a while";

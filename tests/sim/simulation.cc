@@ -215,7 +215,7 @@ void Simulation::Restart() {
 
 void Simulation::CheckAfterStart() {
   for (const auto& [digest, sample] : samples_) {
-    CheckPresent(sample, "after a restart");
+    CheckPresent(sample, sample.spec.digest, "after a restart");
     const std::shared_ptr<Blob> blob = store_->Find(digest);
     if (const auto kept = durable_.find(digest); kept != durable_.end() && !tampers_) {
       ChunkSet lost = kept->second;
@@ -486,11 +486,12 @@ void Simulation::ReadWhole(const Sample& sample) {
   const std::shared_ptr<Blob> known = store_->Find(digest);
   if (known && (known->refused() || !sample.misled.empty()))
     (void)store_->Evict(digest, EvictReason::kCorrupt);
-  if (const auto blob = store_->Open(sample.Rooted()); !blob.ok()) {
-    return Fail(absl::StrCat("on a healthy disk, open says ", blob.status().ToString()));
-  }
+  const absl::StatusOr<std::shared_ptr<Blob>> blob = store_->Open(sample.Rooted());
+  if (!blob.ok()) return Fail(absl::StrCat("on a healthy disk, open says ", blob.status().ToString()));
+  // It may stand beside what was opened without a root.
+  const BlobKey key = (*blob)->key();
   ReadRequest request;
-  request.blob = digest;
+  request.blob = key;
   request.range = {0, sample.spec.size};
   request.deadline = clock_.now + std::chrono::minutes(1);
   // After a failure it is answered at the end of the node.
@@ -505,8 +506,8 @@ void Simulation::ReadWhole(const Sample& sample) {
   if (!(*answer)->ok()) return Fail(absl::StrCat("a read of a healthy node: ", (*answer)->ToString()));
   while (store_->RunBatch() || store_->RunHash() || store_->RunNotice()) {
   }
-  if (!store_->IsSettled(digest)) Fail(absl::StrCat(digest.Short(), " is whole and never settles"));
-  CheckPresent(sample, "when all is well");
+  if (!store_->IsSettled(key)) Fail(absl::StrCat(digest.Short(), " is whole and never settles"));
+  CheckPresent(sample, key, "when all is well");
 }
 
 // --------------------------------------------------------------------------------------- what must hold
@@ -576,11 +577,11 @@ void Simulation::CheckBytes(const Sample& sample, int fd, ByteRange range, const
   }
 }
 
-void Simulation::CheckPresent(const Sample& sample, const std::string& when) {
+void Simulation::CheckPresent(const Sample& sample, const BlobKey& key, const std::string& when) {
   const Looking looking(disk_);
-  const std::shared_ptr<Blob> blob = store_->Find(sample.spec.digest);
+  const std::shared_ptr<Blob> blob = store_->Find(key);
   if (!blob || blob->presence().present_count() == 0) return;
-  const absl::StatusOr<index::FileDescriptor> fd = store_->OpenForRead(sample.spec.digest);
+  const absl::StatusOr<index::FileDescriptor> fd = store_->OpenForRead(key);
   if (!fd.ok()) return Fail(absl::StrCat("chunks are present ", when, ", and: ", fd.status().ToString()));
   const ChunkSpan all = blob->geometry().All();
   for (ChunkIndex index = all.first; index < all.end(); index = index.next()) {
@@ -646,6 +647,8 @@ absl::Status Simulation::OnComplete(const std::shared_ptr<Blob>& blob) {
   if (disk_.dead() || random_.Chance(revoke_fails_)) return absl::UnavailableError("the keeper is away");
   const Digest& digest = blob->digest();
   Trace(absl::StrCat(digest.Short(), " is settled"));
+  // What stands beside is looked at by nobody here but ReadWhole.
+  if (blob->key() != BlobKey(digest)) return absl::OkStatus();
   const std::string path = world_.data_dir + "/blobs/" + digest.Hex();
   index::FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid() && tampers_) return absl::UnavailableError("no such file");

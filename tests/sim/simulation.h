@@ -103,7 +103,7 @@ class Simulation {
   void CheckUnasked();
   void CheckRead(ReadResult result, ByteRange range, const std::string& what);
   void CheckBytes(const Sample& sample, int fd, ByteRange range, const std::string& what);
-  void CheckPresent(const Sample& sample, const std::string& when);
+  void CheckPresent(const Sample& sample, const BlobKey& key, const std::string& when);
   void BeforeWrite(const std::string& name, uint64_t inode, ByteRange range);
   void BeforeUnlink(const std::string& name, uint64_t inode);
   void CheckRefused();

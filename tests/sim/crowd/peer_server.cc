@@ -30,16 +30,18 @@ absl::Status StatusOf(api::PeerRefusal::Why why) {
       return absl::ResourceExhaustedError("busy");
     case api::PeerRefusal::Why::kAskYourself:
       return absl::UnauthenticatedError("ask-yourself");
+    case api::PeerRefusal::Why::kNoRoom:
+      return absl::UnavailableError("no room");
     case api::PeerRefusal::Why::kContradicted:
       return absl::FailedPreconditionError("contradicted");
   }
   return absl::UnavailableError("no such answer");
 }
 
-// As they are told: in whole milliseconds, at least one.
 // As api/http/peer_routes.h has it.
 constexpr int kFillsMax = 768;
 
+// As they are told: in whole milliseconds, at least one.
 Duration OnTheWire(Duration retry) {
   const auto whole = std::chrono::ceil<std::chrono::milliseconds>(retry);
   return std::clamp<Duration>(whole, std::chrono::milliseconds(1), PeerTransport::kRetryAfterMax);

@@ -155,7 +155,7 @@ absl::StatusOr<MountPoint> OpenMountPoint(const std::string& path) {
                                                    "\" must be an absolute path of at most ",
                                                    keeper::kMountPathMax - 1, " bytes"));
   }
-  absl::StatusOr<Descriptor> directory = Open(path, Contents::kNone);
+  absl::StatusOr<Descriptor> directory = Open(path, Contents::kAny);
   if (!directory.ok()) return directory.status();
   MountPoint found{*std::move(directory), {}};
   found.path = PathOf(found.directory);
@@ -166,6 +166,8 @@ absl::StatusOr<MountPoint> OpenMountPoint(const std::string& path) {
     return absl::FailedPreconditionError(absl::StrCat("mount point ", path, " is busy: ", mount.type,
                                                       " is mounted there already; unmount it first"));
   }
+  // What is mounted there would not be empty either.
+  if (const absl::Status empty = Open(path, Contents::kNone).status(); !empty.ok()) return empty;
   return found;
 }
 

@@ -32,10 +32,14 @@ served=$(metric sluice_read_bytes_total 'source="peer"')
 ((received > 0 && served > 0)) || fail "node 2 counts $received bytes received and $served served from peers"
 sluice --output json status | jq -e '.peers.members == 1 and .peers.express.received_bytes > 0' >"$work/status" ||
   fail "sluice status does not show the peers: $(sluice status)"
-sluice --output json peers | jq -e --arg address "$(peer_address 1)" '
+# The cold start may take its 3 s.
+shows_node_1() {
+  sluice --output json peers | jq -e --arg address "$(peer_address 1)" '
   .cluster == {configured: true, cut_off: false, cold_start: false} and .self.homes_share + .peers[0].homes_share == 1 and
   (.peers | length == 1) and (.peers[0] | .state == "alive" and .addresses == [$address] and .recent_bytes > 0 and
-  .requests > 0 and .skipped_for_seconds == null)' >"$work/peers" || fail "sluice peers does not show node 1: $(sluice peers)"
+  .requests > 0 and .skipped_for_seconds == null)' >"$work/peers"
+}
+wait_until shows_node_1 || fail "sluice peers does not show node 1: $(sluice peers)"
 # Whether images can be mounted with it is not what is asked here.
 doctor() { sluice --output json doctor --config "$config" || true; }
 doctor | jq -e --arg address "$(peer_address 2)" '

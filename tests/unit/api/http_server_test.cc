@@ -391,20 +391,24 @@ class HttpWaitTest : public HttpServerTest {
     return response;
   }
   // Counts calls, and can be waited for.
+  // What counts outlives the test, which is told in the midst of it.
   struct Calls {
-    std::promise<void> first;
-    std::atomic<int> count = 0;
+    struct State {
+      std::promise<void> first;
+      std::atomic<int> count = 0;
+    };
     Task Counting() {
-      return [this] {
-        // The count comes last: who waits for it may be gone at once.
-        if (count == 0) first.set_value();
-        ++count;
+      return [state = state] {
+        if (state->count++ == 0) state->first.set_value();
       };
     }
     void Await() {
-      EXPECT_EQ(first.get_future().wait_for(std::chrono::seconds(60)), std::future_status::ready)
+      EXPECT_EQ(state->first.get_future().wait_for(std::chrono::seconds(60)), std::future_status::ready)
           << "it was not told that the client has gone";
     }
+    int count() const { return state->count; }
+
+    const std::shared_ptr<State> state = std::make_shared<State>();
   };
 
   std::mutex mutex_;
@@ -490,13 +494,13 @@ TEST_F(HttpWaitTest, WhoWaitsIsToldOnceThatTheClientHasGone) {
   responder.OnGone(gone.Counting());
   responder.Interim(102);
   client->ReadThrough("\r\n\r\n");
-  EXPECT_EQ(gone.count, 0);
+  EXPECT_EQ(gone.count(), 0);
   client.reset();
   gone.Await();
   responder.Interim(102);
   std::move(responder).Answer(Plain("nobody"));
   EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
-  EXPECT_EQ(gone.count, 1);
+  EXPECT_EQ(gone.count(), 1);
 }
 
 TEST_F(HttpWaitTest, AClientThatHadGoneBeforeItWasAskedForIsToldToo) {
@@ -523,9 +527,9 @@ TEST_F(HttpWaitTest, AClientThatGoesBehindAPipelinedRequestIsSeenAtTheNextInteri
     responder.Interim(102);
     client->ReadThrough("\r\n\r\n");
   }
-  EXPECT_EQ(gone.count, 0) << "a request that waits is no end";
+  EXPECT_EQ(gone.count(), 0) << "a request that waits is no end";
   client.reset();
-  while (gone.count == 0) responder.Interim(102);
+  while (gone.count() == 0) responder.Interim(102);
 }
 
 TEST_F(HttpWaitTest, NobodyIsToldAfterTheAnswer) {
@@ -536,14 +540,14 @@ TEST_F(HttpWaitTest, NobodyIsToldAfterTheAnswer) {
   HttpResponder responder = Next();
   const auto held = std::make_shared<int>(0);
   std::weak_ptr<int> of_callback = held;
-  responder.OnGone([&gone, held = std::shared_ptr<int>(held)] { ++gone.count; });
+  responder.OnGone([&gone, held = std::shared_ptr<int>(held)] { ++gone.state->count; });
   std::move(responder).Answer(Plain("answered"));
   EXPECT_THAT(client->ReadThrough("answered"), StartsWith("HTTP/1.1 200 "));
   EXPECT_EQ(held.use_count(), 1) << "the callback is still held";
   client->Send(Request("GET", "/hello?1")).ReadThrough("hello 1");
   client.reset();
   EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
-  EXPECT_EQ(gone.count, 0);
+  EXPECT_EQ(gone.count(), 0);
 }
 
 TEST_F(HttpWaitTest, WhoIsAnsweredForBecauseItTookTooLongIsTold) {
@@ -568,7 +572,7 @@ TEST_F(HttpWaitTest, AResponderMayOutliveTheServerInAllItDoes) {
   responder.Interim(102);
   responder.OnGone(gone.Counting());
   EXPECT_EQ(client.ReadAll(), "");
-  EXPECT_EQ(gone.count, 0);
+  EXPECT_EQ(gone.count(), 0);
 }
 
 // -------------------------------------------------------------------------------------------------- files

@@ -81,18 +81,6 @@ torrent_run() {
     "busy: processor $cpu_busy, disk $disk_busy"
 }
 
-# certify_nodes COUNT: an authority, and a certificate for each node.
-certify_nodes() {
-  local node
-  tls_authority crowd
-  for ((node = 1; node <= $1; ++node)); do
-    tls_issue crowd "node-$node" sluice "node-$node.sluice"
-    tls_install "$node" ca "$tls_dir/crowd.crt"
-    tls_install "$node" crt "$tls_dir/node-$node.crt"
-    tls_install "$node" key "$tls_dir/node-$node.key"
-  done
-}
-
 # measure_case CASE NODES MBITS
 measure_case() {
   local name=$1 nodes=$2 crowd_options=("${crowd_options[@]}") run metric image blob blob_bytes image_bytes bound everyone torrent_makespan torrent_sent

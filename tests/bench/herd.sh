@@ -9,9 +9,13 @@
 #                together may ask it for as a last resort
 #   mount        all nodes, which believe each other, mount one tag, in a registry that asks for anonymous tokens:
 #                requests for manifests, tokens and the bootstrap
+#   mount-private  the same of a private image by nodes that talk by TLS: tokens are counted that took the password, and
+#                those that strangers were refused
 
 # shellcheck source=tests/bench/lib_crowd.sh
 source tests/bench/lib_crowd.sh
+# shellcheck source=tests/e2e/lib_tls.sh
+source tests/e2e/lib_tls.sh
 
 readonly nodes=${NODES:-16} readers=${READERS:-64} chunk_bytes=$((256 << 10)) slow_seconds=2
 # PEERS.md, "Members" and "Last resort": how long a node that reaches nobody waits for others; bytes a second that all of
@@ -149,10 +153,11 @@ measure_herd() {
 # report_most METRIC CASE: one number, of all runs.
 report_most() { runs=1 report_crowd "$1" requests "$2"; }
 
-# The registry that asks for tokens stands before the other, at the same place; what it was asked is its log.
+# start_token_registry PORT [REPOSITORY=USER:PASSWORD]: the registry that asks for tokens stands before the other, at the
+# same place; what it was asked is its log.
 start_token_registry() {
-  gate=$(net_address origin):5001
-  at origin python3 -B "$PWD/tests/net/token_registry.py" "$gate" "$registry" >"$work/gate.log" 2>"$work/gate.err" &
+  gate=$(net_address origin):$1
+  at origin python3 -B "$PWD/tests/net/token_registry.py" "$gate" "$registry" "${@:2}" >"$work/gate.log" 2>"$work/gate.err" &
   disown
   origin_log=$work/gate.log
   wait_until at origin curl -s -o "$work/download" "http://$gate/v2/" || fail "no gate: $(cat "$work/gate.err")"
@@ -172,39 +177,58 @@ mount_run() {
     wait "${pids[node]}" || fail "node $node does not mount: $(cat "$work/node$node/mount.log")"
   done
   busy_end
-  # Those that were told to come with a token count too.
+  # Those that were told to come with a token count too; of tokens those that were given, and of a private image those
+  # that were refused beside.
   manifest_requests=$(origin_requests "/manifests/(1|${image#*@}) " "$first" | wc -l)
-  token_requests=$(origin_requests ' /token' "$first" | wc -l)
+  token_requests=$(origin_requests ' /token.* 200' "$first" | wc -l)
+  refused_token_requests=$(origin_requests ' /token.* 401' "$first" | wc -l)
   bootstrap_requests=$(origin_requests "/blobs/$stored_bootstrap 20[06]" "$first" | wc -l)
   end_nodes "${everyone[@]}"
-  note "mount: requests for manifests $manifest_requests, tokens $token_requests, bootstrap $bootstrap_requests;" \
+  note "$1: requests for manifests $manifest_requests, tokens $token_requests, refused ones $refused_token_requests," \
+    "bootstrap $bootstrap_requests;" \
     "busy: processor $cpu_busy, disk $disk_busy"
 }
 
+# Each node has the password, and a certificate of its own.
+make_private() {
+  certify_nodes "$nodes"
+  mkdir -p "$work/docker"
+  printf '{"auths":{"%s":{"auth":"%s"}}}' "$(net_address origin):5002" "$(printf ann:secret | base64)" >"$work/docker/config.json"
+  export DOCKER_CONFIG=$work/docker
+  start_token_registry 5002 herd=ann:secret
+}
+
+# measure_mount CASE
 measure_mount() {
-  local run gate stored_bootstrap manifest_requests token_requests bootstrap_requests
-  local crowd_options=("${crowd_options[@]}" 'insecurePeers: true')
-  local metric metrics=(manifest_requests token_requests bootstrap_requests)
+  local run gate stored_bootstrap manifest_requests token_requests refused_token_requests bootstrap_requests nodes_tls=
+  local crowd_options=("${crowd_options[@]}")
+  local metric metrics=(manifest_requests token_requests refused_token_requests bootstrap_requests)
   stored_bootstrap=$(manifest herd | jq -r '.layers[-1].digest')
   new_case
-  start_token_registry
+  if [[ $1 == mount-private ]]; then
+    nodes_tls=1
+    make_private
+  else
+    crowd_options+=('insecurePeers: true')
+    start_token_registry 5001
+  fi
   for ((run = 0; run < runs; ++run)); do
-    quiet_run mount_run || { report_too_busy mount "${metrics[@]}"; fail "the machine is too busy"; }
-    for metric in "${metrics[@]}"; do echo "${!metric}" >>"$work/mount-$metric"; done
+    quiet_run mount_run "$1" || { report_too_busy "$1" "${metrics[@]}"; fail "the machine is too busy"; }
+    for metric in "${metrics[@]}"; do echo "${!metric}" >>"$work/$1-$metric"; done
   done
-  for metric in "${metrics[@]}"; do report_crowd "$metric" requests mount <"$work/mount-$metric"; done
+  for metric in "${metrics[@]}"; do report_crowd "$metric" requests "$1" <"$work/$1-$metric"; done
 }
 
 measure() {
   local name image blob stored_blob table_bytes everyone cases=("$@")
-  ((${#cases[@]})) || cases=(plain slow-origin split-views isolated mount)
+  ((${#cases[@]})) || cases=(plain slow-origin split-views isolated mount mount-private)
   mapfile -t everyone < <(seq "$nodes")
   crowd_up "$nodes" 50mbit
   push_text_image
   for name in "${cases[@]}"; do
     case $name in
       plain | slow-origin | split-views | isolated) measure_herd "$name" ;;
-      mount) measure_mount ;;
+      mount | mount-private) measure_mount "$name" ;;
       *) fail "there is no case '$name'" ;;
     esac
   done

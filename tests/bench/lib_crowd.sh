@@ -67,6 +67,18 @@ start_cold() {
   done
 }
 
+# certify_nodes COUNT: an authority, and a certificate for each node; needs lib_tls.sh.
+certify_nodes() {
+  local node
+  tls_authority crowd
+  for ((node = 1; node <= $1; ++node)); do
+    tls_issue crowd "node-$node" sluice "node-$node.sluice"
+    tls_install "$node" ca "$tls_dir/crowd.crt"
+    tls_install "$node" crt "$tls_dir/node-$node.crt"
+    tls_install "$node" key "$tls_dir/node-$node.key"
+  done
+}
+
 # By name, and none that it has reason to skip.
 knows_members() {
   (($(metric sluice_members 'state="alive"') + $(metric sluice_members 'state="not-asked"') >= $1))

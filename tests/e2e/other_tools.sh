@@ -4,25 +4,9 @@
 source "$(dirname "$0")/lib.sh"
 source "$repository_root/tests/packages.sh"
 source "$(dirname "$0")/lib_images.sh"
+source "$(dirname "$0")/lib_containerd.sh"
 
-containerd_socket=$work/containerd.sock
-start_containerd() {
-  cat >"$work/containerd.toml" <<END
-version = 2
-root = "$work/containerd"
-state = "$work/containerd-run"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-  address = "$containerd_socket"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "$work/opt"
-END
-  containerd --config "$work/containerd.toml" >"$work/containerd.log" 2>&1 &
-  containerd_pid=$!
-  wait_until ctr version >"$work/ctr.log" 2>&1 || fail "containerd does not start: $(tail -n 3 "$work/containerd.log")"
-}
-ctr() { command ctr --address "$containerd_socket" "$@"; }
-# The snapshotter works on any file system.
+# Straight from the registry; it may fail. The snapshotter works on any file system.
 pull() { ctr images pull --plain-http --snapshotter native "$1"; }
 snapshots() { ctr snapshots --snapshotter native ls | tail -n +2 | wc -l; }
 
@@ -73,4 +57,3 @@ mkdir "$work/mnt/ordinary"
 ctr images mount --snapshotter native "$registry/both:1" "$work/mnt/ordinary" >&2
 diff -r --no-dereference "$work/tree" "$work/mnt/ordinary" >&2 || fail "containerd has another tree"
 umount "$work/mnt/ordinary"
-end_process "$containerd_pid"

@@ -687,7 +687,8 @@ TEST_F(PeerRoutesTest, TenThousandThatTakeARangeInSlowlyCostLittleAndHoldNobodyU
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
   limit.rlim_cur = limit.rlim_max;
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
-  if (limit.rlim_cur < kClients + 2 * kConnectionsMax) GTEST_SKIP() << "too few descriptors";
+  if (limit.rlim_cur < kClients + 2 * kConnectionsMax)
+    GTEST_SKIP() << "NOT TESTED: too few descriptors, of which root may have more";
   SampleBlob sample(64, 4 << 20);
   sample.spec.origins = {origin_};
   sample.spec.root = p2p::Sha256::Of("root");

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -293,6 +294,13 @@ TEST_F(PrivateMirrorTest, AnOpenMirrorAsksNobodyWhoHeIs) {
   Begin({.authorization = Mirror::Authorization::kOpen}, config_);
   EXPECT_EQ(StatusOf(Ask(TagPath())), 200);
   EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+  // Nor is it given by the name of a repository that has it not, though it is here whole and hashed.
+  for (const Instant end = clock_.Now() + 60s; !store_->IsSettled(digest_) && clock_.Now() < end;)
+    std::this_thread::sleep_for(1ms);
+  ASSERT_TRUE(store_->IsSettled(digest_));
+  const BlobOrigin other{place_.registry, "public/other"};
+  registry_of_team_.origin.Always(FaultOrigin::BlobPath(other.repository, digest_), p2p::fault::Status(404));
+  EXPECT_EQ(StatusOf(Ask(Path(other, "blobs", digest_.ToString()))), 404);
 }
 
 // ---------------------------------------------------------------------------------------------- what is

@@ -134,6 +134,9 @@ std::optional<uint64_t> ParseLength(std::string_view text) {
   return value;
 }
 
+// libcurl's time-out may strike within the millisecond before.
+constexpr Duration kTimeoutEarly = std::chrono::milliseconds(2);
+
 long Milliseconds(Duration duration) {
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(duration).count();
   return static_cast<long>(std::clamp<int64_t>(ms, 1, 24L * 3600 * 1000));
@@ -304,7 +307,8 @@ void Transfer::SetLimits(const HttpClientOptions& options) {
   Set(CURLOPT_BUFFERSIZE, kReceiveBufferBytes);
   Set(CURLOPT_DNS_CACHE_TIMEOUT, kDnsCacheSeconds);
   Set(CURLOPT_CONNECTTIMEOUT_MS, Milliseconds(options.connect_timeout));
-  Set(CURLOPT_TIMEOUT_MS, Milliseconds(deadline_ - std::chrono::steady_clock::now()));
+  // Who set the deadline is to see it pass first: an end before it would be another's failure.
+  Set(CURLOPT_TIMEOUT_MS, Milliseconds(deadline_ - std::chrono::steady_clock::now() + kTimeoutEarly));
   if (request_.rate_min_bytes_per_s == 0 || request_.rate_from_head) return;
   Set(CURLOPT_LOW_SPEED_LIMIT, static_cast<long>(request_.rate_min_bytes_per_s));
   const auto window = std::chrono::ceil<std::chrono::seconds>(request_.rate_window).count();
@@ -552,8 +556,7 @@ void Transfer::Finish(CURLcode code) {
   if (code == CURLE_OK && !head_given_) return Finish(absl::DataLossError("answer without headers"));
   if (code == CURLE_OPERATION_TIMEDOUT) {
     // libcurl has one code for three limits; only one of them is the caller's deadline.
-    // It may strike within the millisecond before.
-    if (std::chrono::steady_clock::now() + std::chrono::milliseconds(2) >= deadline_) {
+    if (std::chrono::steady_clock::now() + kTimeoutEarly >= deadline_) {
       return Finish(absl::DeadlineExceededError(absl::StrCat("timed out: ", error_text_)));
     }
   }

@@ -71,12 +71,17 @@ void BackgroundFill::Start(const BlobKey& key, FetchClass fetch_class, FillOwner
 }
 
 void BackgroundFill::Stop(const BlobKey& key, FillOwner owner) {
-  std::lock_guard lock(shared_->mutex);
-  const auto found = shared_->fills.find(key);
-  if (found == shared_->fills.end() || found->second.owners.erase(owner) == 0) return;
+  Stop(*shared_, key, owner);
+}
+
+// The cache may have gone, if all fills have.
+void BackgroundFill::Stop(Shared& shared, const BlobKey& key, FillOwner owner) {
+  std::lock_guard lock(shared.mutex);
+  const auto found = shared.fills.find(key);
+  if (found == shared.fills.end() || found->second.owners.erase(owner) == 0) return;
   if (!found->second.owners.empty()) return;
-  if (found->second.fill) shared_->cache.StopFill(*found->second.fill);
-  shared_->fills.erase(found);
+  if (found->second.fill) shared.cache.StopFill(*found->second.fill);
+  shared.fills.erase(found);
 }
 
 BackgroundFill::Progress BackgroundFill::Of(const BlobKey& key) const {
@@ -121,6 +126,15 @@ void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const BlobKey
     });
   }
   for (const OnTry& on_try : told) on_try(status);
+}
+
+BackgroundFill::Hold::Hold(BackgroundFill& fills, const BlobKey& key, FetchClass fetch_class)
+    : shared_(fills.shared_), key_(key), owner_(fills.NewOwner()) {
+  fills.Start(key_, fetch_class, owner_);
+}
+
+BackgroundFill::Hold::~Hold() {
+  Stop(*shared_, key_, owner_);
 }
 
 }  // namespace sluice

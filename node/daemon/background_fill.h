@@ -22,6 +22,8 @@ enum class FillOwner : uint64_t { kMounts = 0 };
 //
 // Thread-safe.
 class BackgroundFill {
+  struct Shared;
+
  public:
   struct Limits {
     Duration retry_first = std::chrono::seconds(1);
@@ -34,6 +36,20 @@ class BackgroundFill {
   // Told of each try's end: OK once the blob is complete, else why it failed; then it is tried again. On the
   // core loop, and perhaps once more after Stop has returned. It may call Start and Stop.
   using OnTry = std::function<void(const absl::Status&)>;
+
+  // An owner of its own for as long as it lives. It may outlive the fills: whoever waits for a read holds it.
+  class Hold {
+   public:
+    Hold(BackgroundFill& fills, const BlobKey& key, FetchClass fetch_class);
+    ~Hold();
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+   private:
+    const std::shared_ptr<Shared> shared_;
+    const BlobKey key_;
+    const FillOwner owner_;
+  };
 
   BackgroundFill(const Clock& clock, Executor& core, BlobCache& cache, Limits limits);
   // Stops all.
@@ -52,7 +68,7 @@ class BackgroundFill {
   Progress Of(const BlobKey& key) const;
 
  private:
-  struct Shared;
+  static void Stop(Shared& shared, const BlobKey& key, FillOwner owner);
   static void Try(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
                   Duration retry_after);
   static void EndTry(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,

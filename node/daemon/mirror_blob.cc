@@ -87,26 +87,10 @@ class Reading : public std::enable_shared_from_this<Reading> {
   bool ended_ = false;
 };
 
-// The fill of a blob for as long as somebody pulls it.
-class Filling {
- public:
-  Filling(BackgroundFill& fills, const BlobKey& key) : fills_(fills), key_(key), owner_(fills.NewOwner()) {
-    fills_.Start(key_, kPullClass, owner_);
-  }
-  ~Filling() { fills_.Stop(key_, owner_); }
-  Filling(const Filling&) = delete;
-  Filling& operator=(const Filling&) = delete;
-
- private:
-  BackgroundFill& fills_;
-  const BlobKey key_;
-  const FillOwner owner_;
-};
-
 class CachedParts final : public api::HttpParts {
  public:
-  CachedParts(std::shared_ptr<Reading> reading, std::unique_ptr<Filling> filling, Duration timeout,
-              api::FileSpan first)
+  CachedParts(std::shared_ptr<Reading> reading, std::unique_ptr<BackgroundFill::Hold> filling,
+              Duration timeout, api::FileSpan first)
       : reading_(std::move(reading)),
         filling_(std::move(filling)),
         timeout_(timeout),
@@ -120,7 +104,7 @@ class CachedParts final : public api::HttpParts {
 
  private:
   const std::shared_ptr<Reading> reading_;
-  const std::unique_ptr<Filling> filling_;
+  const std::unique_ptr<BackgroundFill::Hold> filling_;  // for as long as somebody pulls it
   const Duration timeout_;
   std::optional<api::FileSpan> first_;
 };
@@ -134,7 +118,9 @@ void CachedMirrorBlob::Open(ByteRange range, OnOpen on_open) {
     self->parts_.store.NoteAccess((*blob)->key(), self->spec_.origins.front(), self->access_);
     // Who goes on with a pull that broke off asks for the rest.
     const bool whole = 2 * range.length >= self->spec_.size && (*blob)->present_bytes() < self->spec_.size;
-    auto filling = whole ? std::make_unique<Filling>(self->parts_.fills, (*blob)->key()) : nullptr;
+    auto filling =
+        whole ? std::make_unique<BackgroundFill::Hold>(self->parts_.fills, (*blob)->key(), kPullClass)
+              : nullptr;
     const auto reading = std::make_shared<Reading>(self->parts_, *std::move(blob), range);
     reading->Next(self->limits_.first_part,
                   [reading, filling = std::move(filling), timeout = self->limits_.next_part,

@@ -153,6 +153,22 @@ TEST_F(BackgroundFillTest, GoesOnUntilTheLastWhoWantsItHasStopped) {
   EXPECT_FALSE(blob_->presence().complete());
 }
 
+TEST_F(BackgroundFillTest, IsHeldForAsLongAsSomebodyLives) {
+  auto hold = std::make_unique<BackgroundFill::Hold>(*fill_, blob_->digest(), FetchClass::kHint);
+  Settle();
+  EXPECT_EQ(State(), api::FillState::kFilling);
+  hold.reset();
+  Settle();
+  EXPECT_EQ(State(), api::FillState::kIdle);
+}
+
+// Who waits for a read when the node ends is let go by the cache, which goes after the fills.
+TEST_F(BackgroundFillTest, WhoHoldsOneMayOutliveAll) {
+  BackgroundFill::Hold hold(*fill_, blob_->digest(), FetchClass::kHint);
+  Settle();
+  fill_.reset();
+}
+
 TEST_F(BackgroundFillTest, EachOwnerIsToldOfEachTry) {
   std::vector<absl::Status> first, second;
   const FillOwner one = fill_->NewOwner(), two = fill_->NewOwner();

@@ -62,12 +62,16 @@ check "$chart" queries "http://$prometheus" 2 || fail "a query is not answered"
 
 note "a metric that nobody exports is seen, in a panel and in a rule"
 mkdir "$work/broken"
-cp -r "$chart/dashboards" "$chart/rules" "$work/broken"
+cp -r "$chart/dashboards" "$chart/rules" "$chart/README.md" "$work/broken"
 sed -i 's/sum(sluice_mounts{/sum(sluice_mount{/' "$work/broken/dashboards/overview.json"
 expect_failure 1 'no node exports sluice_mount$' check "$work/broken" metrics "$work/metrics"
 expect_failure 1 'Mounts: gives 0 series' check "$work/broken" queries "http://$prometheus" 2
 sed -i 's/sluice_origin_requests_total/sluice_requests_total/' "$work/broken/rules/sluice.yaml"
 expect_failure 1 'SluiceOriginErrors: no node exports sluice_requests_total' check "$work/broken" metrics "$work/metrics"
+
+note "an alert that nothing explains is seen"
+sed -i "s/^### SluiceCutOff/### SluiceCut/" "$work/broken/README.md"
+expect_failure 1 "SluiceCutOff has no runbook" check "$work/broken" metrics "$work/metrics"
 
 note "a node that goes is noticed"
 stop_node KILL

@@ -83,7 +83,7 @@ import sys, yaml
 print(yaml.safe_dump(next(o["spec"] for o in yaml.safe_load_all(open(sys.argv[1])) if o and o["kind"] == "PrometheusRule")))
 END_OF_PYTHON
 promtool check rules "$work/rules.yaml" >"$work/error" || fail "the PrometheusRule: $(<"$work/error")"
-grep -q '5 rules found' "$work/error" || fail "the PrometheusRule has not 5 rules: $(<"$work/error")"
+grep -q '15 rules found' "$work/error" || fail "the PrometheusRule has not 15 rules: $(<"$work/error")"
 
 cat >"$work/values.yaml" <<'END_OF_VALUES'
 fullnameOverride: node-sluice

@@ -84,6 +84,10 @@ class PrefetchBackend {
   // In the order of the ids. Errors: NotFound (one of them is not known).
   virtual absl::StatusOr<std::vector<HintStatus>> GetHints(const std::vector<std::string>& ids) = 0;
 
+  // At most `count_max` hints whose ids come after `after` (empty: from the first on), in the order of their
+  // ids; fewer only if there are no more.
+  virtual std::vector<HintStatus> ListHints(const std::string& after, size_t count_max) = 0;
+
   // Ends those that are not over; the hints as they are then, in the order of the ids. Errors: NotFound (one
   // of them is not known; then none is ended).
   virtual absl::StatusOr<std::vector<HintStatus>> CancelHints(const std::vector<std::string>& ids) = 0;

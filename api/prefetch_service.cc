@@ -107,6 +107,11 @@ class PrefetchService::Impl final : public v1::PrefetchService::CallbackService 
     return Answer(context, Submit(*request, *response));
   }
 
+  Reactor* ListHints(Context* context, const v1::ListHintsRequest* request,
+                     v1::ListHintsResponse* response) override {
+    return Answer(context, List(*request, *response));
+  }
+
   grpc::ServerWriteReactor<v1::WatchHintsResponse>* WatchHints(
       Context* context, const v1::WatchHintsRequest* request) override {
     absl::StatusOr<std::vector<std::string>> ids = HintIdsFrom(*request);
@@ -142,6 +147,17 @@ class PrefetchService::Impl final : public v1::PrefetchService::CallbackService 
       result.set_id((*hints)[i].id);
       ToProto((*results)[i], result);
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status List(const v1::ListHintsRequest& request, v1::ListHintsResponse& response) {
+    if (request.page_size() < 0) return absl::InvalidArgumentError("page_size is negative");
+    const auto asked = static_cast<size_t>(request.page_size());
+    const size_t count = asked == 0 ? kHintsPerCallMax : std::min(asked, kHintsPerCallMax);
+    // One more than the page holds tells whether there is another.
+    const std::vector<HintStatus> hints = backend_.ListHints(request.page_token(), count + 1);
+    for (size_t i = 0; i < std::min(count, hints.size()); ++i) ToProto(hints[i], *response.add_hints());
+    if (hints.size() > count) response.set_next_page_token(hints[count - 1].id);
     return absl::OkStatus();
   }
 

@@ -80,6 +80,21 @@ absl::Status PrefetchClient::Watch(const std::vector<std::string>& ids, Interrup
   return FromGrpc(status);
 }
 
+absl::StatusOr<std::vector<v1::HintStatus>> PrefetchClient::List() {
+  std::vector<v1::HintStatus> hints;
+  v1::ListHintsRequest request;
+  do {
+    grpc::ClientContext context;
+    channel_->SetDeadline(context, kCallTimeout);
+    v1::ListHintsResponse response;
+    const grpc::Status status = channel_->stub().ListHints(&context, request, &response);
+    if (!status.ok()) return FromGrpc(status);
+    hints.insert(hints.end(), response.hints().begin(), response.hints().end());
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return hints;
+}
+
 absl::StatusOr<std::vector<v1::HintStatus>> PrefetchClient::Cancel(const std::vector<std::string>& ids) {
   grpc::ClientContext context;
   channel_->SetDeadline(context, kCallTimeout);

@@ -31,6 +31,8 @@ class PrefetchClient {
   // that takes. Errors: also Cancelled, once interrupted.
   absl::Status Watch(const std::vector<std::string>& ids, Interrupt& interrupt,
                      const std::function<void(const v1::WatchHintsResponse&)>& on_progress);
+  // All that the node knows, in the order of their ids.
+  absl::StatusOr<std::vector<v1::HintStatus>> List();
   absl::StatusOr<std::vector<v1::HintStatus>> Cancel(const std::vector<std::string>& ids);
 
  private:

@@ -170,6 +170,15 @@ absl::Status RunWatch(const GlobalFlags& flags, const std::vector<std::string>& 
   return Follow(*client, interrupt, ids, flags.output);
 }
 
+absl::Status RunList(const GlobalFlags& flags) {
+  absl::StatusOr<PrefetchClient> client = PrefetchClient::Connect(flags);
+  if (!client.ok()) return client.status();
+  const absl::StatusOr<std::vector<v1::HintStatus>> hints = client->List();
+  if (!hints.ok()) return Annotate(hints.status(), "cannot list hints");
+  Print(*hints, flags.output);
+  return absl::OkStatus();
+}
+
 absl::Status RunCancel(const GlobalFlags& flags, const std::vector<std::string>& ids) {
   absl::StatusOr<PrefetchClient> client = PrefetchClient::Connect(flags);
   if (!client.ok()) return client.status();
@@ -212,6 +221,8 @@ void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
   submit->callback([&invocation, flags] {
     invocation.run = [&invocation, flags] { return RunSubmit(invocation.flags, *flags); };
   });
+  CLI::App* list = prefetch->add_subcommand("list", "Show the hints that the daemon knows");
+  list->callback([&invocation] { invocation.run = [&invocation] { return RunList(invocation.flags); }; });
   AddIdsCommand(*prefetch, invocation, "watch", "Wait until hints are over; shows progress on a terminal",
                 RunWatch);
   AddIdsCommand(*prefetch, invocation, "cancel", "End hints; what has arrived stays", RunCancel);

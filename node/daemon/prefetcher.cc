@@ -121,6 +121,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   void Stop();
   absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(const std::vector<api::HintSpec>& specs);
   absl::StatusOr<std::vector<api::HintStatus>> GetHints(const std::vector<std::string>& ids);
+  std::vector<api::HintStatus> ListHints(const std::string& after, size_t count_max);
   absl::StatusOr<std::vector<api::HintStatus>> CancelHints(const std::vector<std::string>& ids);
 
  private:
@@ -231,6 +232,20 @@ absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::GetHints(const st
   if (!hints.ok()) return hints.status();
   std::vector<api::HintStatus> out;
   for (const HintPtr& hint : *hints) out.push_back(Describe(*hint));
+  return out;
+}
+
+std::vector<api::HintStatus> Prefetcher::Core::ListHints(const std::string& after, size_t count_max) {
+  std::lock_guard lock(mutex_);
+  std::vector<const Hint*> later;
+  for (const auto& [id, hint] : hints_) {
+    if (id > after) later.push_back(hint.get());
+  }
+  const size_t count = std::min(count_max, later.size());
+  std::partial_sort(later.begin(), later.begin() + static_cast<std::ptrdiff_t>(count), later.end(),
+                    [](const Hint* a, const Hint* b) { return a->spec.id < b->spec.id; });
+  std::vector<api::HintStatus> out;
+  for (size_t i = 0; i < count; ++i) out.push_back(Describe(*later[i]));
   return out;
 }
 
@@ -422,6 +437,10 @@ absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::SubmitHints(
 
 absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::GetHints(const std::vector<std::string>& ids) {
   return core_->GetHints(ids);
+}
+
+std::vector<api::HintStatus> Prefetcher::ListHints(const std::string& after, size_t count_max) {
+  return core_->ListHints(after, count_max);
 }
 
 absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::CancelHints(const std::vector<std::string>& ids) {

@@ -102,6 +102,9 @@ wait_until not_in_use || fail "a cancelled hint keeps its blob in use"
 after=$(sluice --output json blob stat "$blob" | jq .present_bytes)
 ((after >= present)) || fail "what had arrived has gone"
 ((after < $(data_size_of slow))) || fail "a cancelled fill went on to its end"
+sluice --output json prefetch list >"$work/list.json" || fail "hints can't be listed"
+[[ $(jq -r '.hints[] | select(.id == "slow") | .state' "$work/list.json") == cancelled ]] ||
+  fail "the list lacks the hint: $(<"$work/list.json")"
 [[ $(metric sluice_prefetch_hints_total cancelled) == 1 ]] || fail "it was not counted"
 
 note "Ctrl-C ends the waiting, not the hint"

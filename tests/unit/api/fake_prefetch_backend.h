@@ -45,6 +45,14 @@ class FakePrefetchBackend final : public PrefetchBackend {
     return StatusOf(ids, course[turn]);
   }
 
+  std::vector<HintStatus> ListHints(const std::string& after, size_t count_max) override {
+    std::lock_guard lock(mutex_);
+    std::vector<HintStatus> out;
+    for (auto hint = hints_.upper_bound(after); hint != hints_.end() && out.size() < count_max; ++hint)
+      out.push_back({.id = hint->first, .reference = hint->second.reference, .error = {}});
+    return out;
+  }
+
   absl::StatusOr<std::vector<HintStatus>> CancelHints(const std::vector<std::string>& ids) override {
     std::lock_guard lock(mutex_);
     if (!failure.ok()) return failure;

@@ -231,6 +231,29 @@ TEST_F(PrefetchServiceTest, NobodyKnowsAnUnknownHint) {
   EXPECT_EQ(stub_->CancelHints(&context, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(PrefetchServiceTest, HintsAreListedByPages) {
+  for (const char* id : {"c", "a", "b"}) SubmitOne(MakeHint(id));
+  const auto list = [this](int32_t size, const std::string& token, v1::ListHintsResponse& response) {
+    grpc::ClientContext context;
+    v1::ListHintsRequest request;
+    request.set_page_size(size);
+    request.set_page_token(token);
+    return stub_->ListHints(&context, request, &response);
+  };
+  v1::ListHintsResponse first, last, all;
+  ASSERT_TRUE(list(2, "", first).ok());
+  ASSERT_THAT(first.hints(), SizeIs(2));
+  EXPECT_EQ(first.hints(0).id(), "a");
+  EXPECT_EQ(first.hints(1).id(), "b");
+  ASSERT_TRUE(list(2, first.next_page_token(), last).ok());
+  ASSERT_THAT(last.hints(), SizeIs(1));
+  EXPECT_EQ(last.hints(0).id(), "c");
+  EXPECT_EQ(last.next_page_token(), "");
+  ASSERT_TRUE(list(3, "", all).ok());
+  EXPECT_EQ(all.next_page_token(), "") << "a full page may be the last one";
+  EXPECT_EQ(list(-1, "", all).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(PrefetchServiceTest, CancelTellsTheStateAfterwards) {
   SubmitOne(MakeHint("a"));
   grpc::ClientContext context;

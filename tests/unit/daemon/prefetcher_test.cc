@@ -429,6 +429,19 @@ TEST_F(PrefetcherTest, ImagesAreLookedUpAFewAtATime) {
   EXPECT_EQ(StateOf("b"), HintState::kFetching);
 }
 
+TEST_F(PrefetcherTest, HintsAreListedInTheOrderOfTheirIds) {
+  EXPECT_THAT(prefetcher_->ListHints("", 10), IsEmpty());
+  for (const char* id : {"c", "a", "b"}) Submit(id, "app");
+  Cancel("a");
+  const auto page = prefetcher_->ListHints("", 2);
+  ASSERT_THAT(page, SizeIs(2));
+  EXPECT_EQ(page[0], Of("a"));
+  EXPECT_EQ(page[0].state, HintState::kCancelled);
+  EXPECT_EQ(page[1], Of("b"));
+  EXPECT_EQ(prefetcher_->ListHints("b", 2), std::vector<api::HintStatus>{Of("c")});
+  EXPECT_THAT(prefetcher_->ListHints("c", 2), IsEmpty());
+}
+
 TEST_F(PrefetcherTest, OnceStoppedItTakesNoneAndHoldsNothing) {
   Submit("h", "app");
   SubmitOnly({.id = "queued", .reference = "app"});

@@ -35,10 +35,12 @@ PeerRefusal Busy(Duration retry) {
 }
 
 // What a home says of why it did not get a chunk.
-PeerRefusal RefusalOf(const absl::Status& status) {
+PeerRefusal RefusalOf(const absl::Status& status, PeerTrust trust) {
   switch (status.code()) {
     case absl::StatusCode::kNotFound:
-      return {.why = Why::kAbsent};
+      // This node asked by its own right, of which a stranger learns nothing: what is nowhere looks to him as
+      // what is private.
+      return {.why = trust == PeerTrust::kProven ? Why::kAbsent : Why::kAskYourself};
     // The store takes no unproven chunk of what several repositories share, and there are registries that
     // refuse this node alone: who asks may have another way.
     case absl::StatusCode::kFailedPrecondition:
@@ -133,7 +135,7 @@ void HomeBlobs::Open(const AskedPtr& asked) {
   if (asked->IsOver()) return;
   if (home) {
     const absl::StatusOr<std::shared_ptr<Blob>> opened = parts_.store.Open(claim.spec);
-    if (!opened.ok()) return Refuse(asked, RefusalOf(opened.status()));
+    if (!opened.ok()) return Refuse(asked, RefusalOf(opened.status(), parts_.trust));
     asked->blob = *opened;
   } else {
     asked->blob = FindKnown(claim);
@@ -297,7 +299,7 @@ void HomeBlobs::ReadEnded(const AskedPtr& asked, const absl::Status& status) {
       GiveBackPlace(asked);
       return WaitFromStart(asked, ReadMode::kIfUnderWay);
     }
-    return Refuse(asked, home ? RefusalOf(status) : PeerRefusal{.why = Why::kAbsent});
+    return Refuse(asked, home ? RefusalOf(status, parts_.trust) : PeerRefusal{.why = Why::kAbsent});
   }
   if (asked->has_place_to_send) {
     if (const std::optional<Spreader::RequestId> place = asked->Place()) parts_.spreader->Began(*place);

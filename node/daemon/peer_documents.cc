@@ -15,6 +15,14 @@ absl::Status NotHere() {
   return absl::NotFoundError("it is not on this node, or not for everybody");
 }
 
+// What names a digest. To a stranger what is nowhere looks as what is private: whoever guesses digests learns
+// nothing. A tag that is nowhere is told, or a thousand nodes would ask for it.
+bool IsOfContent(const api::PeerDocuments::Question& question) {
+  using Kind = api::PeerDocuments::Question::Kind;
+  if (question.kind == Kind::kBlob || question.kind == Kind::kTable) return true;
+  return question.kind == Kind::kManifest && Digest::Parse(question.reference).ok();
+}
+
 }  // namespace
 
 bool IsPublicSomewhere(const Blob& blob, const AccessLedger& ledger) {
@@ -84,8 +92,10 @@ void NodePeerDocuments::AskRegistry(const Question& question, Done done) {
     absl::StatusOr<api::PeerDocument> here = Manifest(origin, *digest);
     if (here.ok()) return std::move(done)(std::move(here));
   }
-  auto give = [this, origin, is_manifest,
+  auto give = [this, origin, is_manifest, names_content = IsOfContent(question),
                done = std::move(done)](absl::StatusOr<RegistryDocuments::Document> document) mutable {
+    if (absl::IsNotFound(document.status()) && names_content && trust_ != PeerTrust::kProven)
+      return std::move(done)(ForCredentials("this node can't get it"));
     if (absl::IsPermissionDenied(document.status()) || absl::IsUnauthenticated(document.status()))
       return std::move(done)(ForCredentials(document.status().message()));
     if (!document.ok()) return std::move(done)(document.status());

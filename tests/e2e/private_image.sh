@@ -72,6 +72,12 @@ as_role present-only "$absent" >"$work/not"
 cmp "$work/here" "$work/not" || fail "there is a difference: $(<"$work/here") and $(<"$work/not")"
 as_role home "$blob" >"$work/home.here"
 [[ $(<"$work/home.here") == *ask-yourself*403 ]] || fail "a stranger gets $(<"$work/home.here")"
+as_role home "$absent" >"$work/home.not"
+cmp "$work/home.here" "$work/home.not" || fail "a home tells $(<"$work/home.here") and $(<"$work/home.not")"
+for named in "sha256:$digest" "$absent"; do
+  told=$(route "/v2/team/app/manifests/$named?ns=$gate" -H 'Sluice-Role: home')
+  [[ $told == *ask-yourself*403 ]] || fail "a home says of manifest $named: $told"
+done
 
 note "no secret is written anywhere"
 for i in 1 2 3; do

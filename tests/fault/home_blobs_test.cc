@@ -219,7 +219,7 @@ TEST_F(HomeBlobsTest, AnOriginThatFailsWithoutAWordAsksForNoPatience) {
   EXPECT_EQ(answer.status, 503);
   EXPECT_EQ(answer.Header("sluice-origin"), "");
   origin_.Always(OriginPath(), p2p::fault::Status(404, {{"Retry-After", "30"}}));
-  EXPECT_EQ(Ask({.claim = Claim()}).status, 404);
+  EXPECT_EQ(Ask({.claim = Claim()}).status, 403);
   EXPECT_FALSE(registry_->AsksForPatience(origin_.registry()));
 }
 
@@ -297,10 +297,12 @@ TEST_F(HomeBlobsTest, WhatTheOriginSaysIsSaidToTheAsker) {
     origin_.Always(OriginPath(), std::move(behaviour));
     return Ask({.claim = Claim()});
   };
-  EXPECT_EQ(status_after(p2p::fault::Status(404)).status, 404);
   const Answer forbidden = status_after(p2p::fault::Status(403));
   EXPECT_EQ(forbidden.status, 403);
   EXPECT_THAT(forbidden.body, HasSubstr("ask-yourself"));
+  const Answer nowhere = status_after(p2p::fault::Status(404));
+  EXPECT_EQ(nowhere.status, 403) << "a stranger can't tell it from what is private";
+  EXPECT_EQ(nowhere.body, forbidden.body);
   EXPECT_EQ(status_after(p2p::fault::Status(401)).status, 403);
   const Answer away = status_after(p2p::fault::Status(500));
   EXPECT_EQ(away.status, 503);

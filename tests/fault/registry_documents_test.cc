@@ -196,6 +196,11 @@ TEST_F(RegistryDocumentsTest, AHomeGivesWhatTheRegistryHasAndKeepsManifests) {
   EXPECT_EQ(registry_.request_count(absl::StrCat("/v2/", kRepository, "/referrers/", digest_.ToString())),
             1u);
   EXPECT_EQ(AskHome({Kind::kManifest, place(), "v2"}).status().code(), absl::StatusCode::kNotFound);
+  // A stranger who guesses a digest can't tell what is nowhere from what is private.
+  for (const Kind kind : {Kind::kManifest, Kind::kBlob}) {
+    EXPECT_EQ(AskHome({kind, place(), p2p::Sha256::Of("nowhere").ToString()}).status().code(),
+              absl::StatusCode::kPermissionDenied);
+  }
 }
 
 TEST_F(RegistryDocumentsTest, AHomeGivesTablesAndOnlyThoseThatAreWhatIsSaid) {

@@ -73,7 +73,8 @@ class FuseDoorTest : public ImageFixture {
       std::string path;
       if (!std::getline(file, path)) continue;
       const std::string digest = std::filesystem::path(path).filename();
-      count += path.starts_with(root_ + "/") || std::filesystem::exists(root_ + "/original-" + digest) ? 1 : 0;
+      count +=
+          path.starts_with(root_ + "/") || std::filesystem::exists(root_ + "/original-" + digest) ? 1 : 0;
     }
     return count;
   }

@@ -277,6 +277,14 @@ HitCounts Door::Hits(const BlobKey& key) const {
   return guarded == guarded_.end() ? HitCounts{} : keeper_->hits(guarded->second->entry);
 }
 
+absl::Status Door::KernelStatus() const {
+  const int error = keeper_->kernel_error();
+  if (error == 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("the kernel's side of ", std::string(BackendName(options_.backend)), " is gone (",
+                   std::string(std::strerror(error)), "): unmount all images, then restart sluiced"));
+}
+
 KeeperCounters Door::counters() const {
   return keeper_->counters();
 }

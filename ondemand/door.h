@@ -137,6 +137,9 @@ class Door {
   int32_t keeper_pid() const;
   // Does not block.
   bool KeeperLives() const { return keeper_->KeeperLives(); }
+  // Unavailable if the kernel's side is gone, so that all reads fail: an aborted FUSE connection, a cache
+  // that the kernel has given up. Does not block.
+  absl::Status KernelStatus() const;
   // Has the keeper open its log's file anew.
   void ReopenKeeperLog() { keeper_->ReopenLog(); }
 

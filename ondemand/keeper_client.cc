@@ -696,6 +696,10 @@ void KeeperClient::ReopenLog() {
     (void)syscall(SYS_pidfd_send_signal, keeper_process_.get(), SIGHUP, nullptr, 0);
 }
 
+int KeeperClient::kernel_error() const {
+  return journal_->layout().broken.load();
+}
+
 KeeperCounters KeeperClient::counters() const {
   const keeper::Counters& c = journal_->layout().counters;
   return {.hits = c.hits.load(),
@@ -706,12 +710,14 @@ KeeperCounters KeeperClient::counters() const {
           .expired = c.expired.load(),
           .denied = c.denied.load(),
           .errors = c.errors.load(),
-          .log_dropped = c.log_dropped.load()};
+          .log_dropped = c.log_dropped.load(),
+          .failed = c.failed.load()};
 }
 
 HitCounts KeeperClient::hits(BlobEntry entry) const {
   const keeper::BlobRecord& record = journal_->layout().blobs[entry.value()];
-  return {record.hits.load(), record.hit_bytes.load()};
+  return {record.hits.load(), record.hit_bytes.load(), record.failed.load(),
+          keeper::RefusalText(record.last_refusal.load())};
 }
 
 }  // namespace sluice::ondemand

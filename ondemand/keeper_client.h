@@ -70,10 +70,13 @@ struct MountedImage {
   uint64_t device = 0;  // its file system's, as st_dev
 };
 
-// Reads of one blob that the keeper let pass by itself, since it was guarded.
+// Reads of one blob that the keeper let pass by itself, since it was guarded, and that got an error of which
+// the daemon does not know.
 struct HitCounts {
   uint64_t reads = 0;
   uint64_t bytes = 0;
+  uint64_t failed = 0;
+  const char* last_failure = "";  // in words
 };
 
 struct KeeperCounters {
@@ -86,6 +89,7 @@ struct KeeperCounters {
   uint64_t denied = 0;       // refused at once: unknown or changed files, beyond their end, just failed
   uint64_t errors = 0;       // events that could not be read or answered
   uint64_t log_dropped = 0;  // lines of its log that nobody took
+  uint64_t failed = 0;       // reads that got an error of which the daemon does not know
 };
 
 // The door of mounts whose daemon and keeper are both dead, if the store has kept it for them: their readers
@@ -159,6 +163,8 @@ class KeeperClient {
   HitCounts hits(BlobEntry entry) const;
   uint64_t keepers_replaced() const { return keepers_replaced_.load(); }
   pid_t keeper_pid() const { return keeper_pid_.load(); }
+  // The errno value by which the keeper has found the kernel's side gone; 0 while it is there.
+  int kernel_error() const;
   // Does not block.
   bool KeeperLives() const { return keeper_lives_.load(); }
   // Tells the keeper by SIGHUP. Does nothing while there is none.

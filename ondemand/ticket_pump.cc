@@ -61,10 +61,13 @@ void TicketPump::TakeSlot(uint32_t index) {
   const uint64_t number = slot.Take();
   if (number == 0) return;
   const keeper::SlotRead read = slot.read;
-  auto finish = [journal = journal_, completions = completions_, index, number](absl::Status status) {
+  auto finish = [journal = journal_, completions = completions_, index, number,
+                 entry = read.blob](absl::Status status) {
     // The node stops. The keeper takes the read back when we are gone, for the next daemon.
     if (absl::IsCancelled(status)) return;
-    journal->slots()[index].Finish(number, status.ok() ? 0 : EIO);
+    const bool in_time = journal->slots()[index].Finish(number, status.ok() ? 0 : EIO);
+    // An error has been counted here: this one nowhere.
+    if (!in_time && status.ok()) keeper::CountFailed(journal->layout(), entry, keeper::Refusal::kNoAnswer);
     journal->MarkFinished(index);
     const uint64_t one = 1;
     // Fails only when the counter is about to overflow: then the keeper is awake.

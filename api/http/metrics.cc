@@ -115,7 +115,8 @@ void AddReads(Families& to, const Telemetry& t, const KeeperCounts& keeper) {
               t.read_bytes, keeper.hit_bytes);
   AddBySource(to, "sluice_reads_total", "Reads answered, by the farthest place their bytes came from.",
               t.reads, keeper.hits);
-  AddCounter(to, "sluice_read_errors_total", "Reads that failed.", t.read_errors);
+  AddSample(AddFamily(to, "sluice_read_errors_total", "Reads that failed.", MetricType::Counter), {},
+            static_cast<double>(t.read_errors.value() + keeper.failed));
   MetricFamily& duration = AddFamily(to, "sluice_read_duration_seconds",
                                      "Time from a read's arrival to its answer.", MetricType::Histogram);
   for (size_t i = 0; i < t.read_duration.size(); ++i) {

@@ -17,6 +17,7 @@ struct KeeperCounts {
   uint64_t expired = 0;    // of these, refused at their deadline
   uint64_t denied = 0;     // refused at once: unknown or changed file, beyond its end, just failed
   uint64_t errors = 0;     // that could not be read or answered
+  uint64_t failed = 0;     // reads that got an error of which the daemon does not know
 };
 
 // What is exported beside Telemetry.

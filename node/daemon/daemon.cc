@@ -791,8 +791,8 @@ absl::Status Daemon::Node::Serve() {
   extras.backend = backend;
   extras.keeper = [this] {
     const ondemand::KeeperCounters counters = mounter_->keeper_counters();
-    return api::KeeperCounts{counters.hits,    counters.hit_bytes, counters.published,
-                             counters.expired, counters.denied,    counters.errors};
+    return api::KeeperCounts{counters.hits,   counters.hit_bytes, counters.published, counters.expired,
+                             counters.denied, counters.errors,    counters.failed};
   };
   extras.log_dropped = [this] { return log_.dropped() + mounter_->keeper_counters().log_dropped; };
   extras.kernel_cache_bytes = [this] { return mounter_->KernelCacheBytes(); };

@@ -741,8 +741,13 @@ api::MountInfo Mounter::Describe(const MountEntry& entry) const {
     const ondemand::HitCounts hits = door ? door->Hits(key) : ondemand::HitCounts{};
     info.served.reads[static_cast<size_t>(SourceKind::kLocal)] += hits.reads;
     info.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += hits.bytes;
-    info.read_errors += counts.errors;
+    info.read_errors += counts.errors + hits.failed;
     if (!counts.last_error.empty()) info.last_error = counts.last_error;
+    if (hits.failed > 0) {
+      // Which was the last of all nobody knows.
+      absl::StrAppend(&info.last_error, info.last_error.empty() ? "" : "; ", hits.failed,
+                      " without the daemon: ", hits.last_failure);
+    }
   }
   return info;
 }
@@ -796,8 +801,10 @@ ondemand::KeeperCounters Mounter::keeper_counters() const {
 
 absl::Status Mounter::FrontEndStatus() const {
   const DoorPtr door = this->door();
-  if (!door || door->KeeperLives()) return absl::OkStatus();
-  return absl::UnavailableError("the keeper is dead, and no other one could be started");
+  if (!door) return absl::OkStatus();
+  if (!door->KeeperLives())
+    return absl::UnavailableError("the keeper is dead, and no other one could be started");
+  return door->KernelStatus();
 }
 
 void Mounter::ReopenKeeperLog() {

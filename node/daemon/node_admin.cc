@@ -203,7 +203,7 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   const ondemand::KeeperCounters keeper = mounter_.keeper_counters();
   status.served.reads[static_cast<size_t>(SourceKind::kLocal)] += keeper.hits;
   status.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += keeper.hit_bytes;
-  status.read_errors = telemetry_.read_errors.value();
+  status.read_errors = telemetry_.read_errors.value() + keeper.failed;
   status.origin_bytes = telemetry_.origin_bytes.value();
   for (size_t lane = 0; lane < kPeerLaneCount; ++lane) {
     status.peer_received_bytes[lane] = telemetry_.peer_received_bytes[lane].value();

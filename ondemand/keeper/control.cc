@@ -382,6 +382,8 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   ++free->generation;
   free->hits.store(0);
   free->hit_bytes.store(0);
+  free->failed.store(0);
+  free->last_refusal.store(Refusal::kNone);
   std::memcpy(free->name, request.name, kBlobNameLength);
   // Not those beyond the last chunk, for which there need be no memory.
   const uint64_t words = (ChunkCount(request.size, request.chunk_shift) + 63) / 64;

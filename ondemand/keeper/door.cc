@@ -298,6 +298,8 @@ void Door::ExpireDue(int64_t now_ns) {
     }
     Unlink(index);
     CountOne(counters_.expired);
+    // One that was taken counts when the daemon lets go of it.
+    if (was == SlotState::kPending) Failed(held_[index].read, Refusal::kNoAnswer);
     RememberFailure(held_[index].read);
     Answer(index, held_[index].read, EIO);
     // Taken: the slot and what the kernel knows the request by stay reserved until the daemon lets go.
@@ -366,6 +368,8 @@ void Door::AbandonTickets() {
   CallOnThread([this] {
     for (uint32_t i = 0; i < held_.size(); ++i) {
       if (!held_[i].in_use) continue;
+      if (journal_.slots()[i].word().state() == SlotState::kExpired)
+        Failed(held_[i].read, Refusal::kNoAnswer);
       journal_.Abandon(i);
       // It may have died between finishing a slot and saying so.
       Reap(i);

@@ -144,6 +144,8 @@ class Door {
   // Ends a read whose Answer() was kLater.
   void OnAnswered(uint32_t index);
   void CountHit(const SlotRead& read);
+  // The read gets an error that the daemon hears nothing of.
+  void Failed(const SlotRead& read, Refusal why) { CountFailed(journal_.layout(), read.blob, why); }
   // REQUIRES: length > 0, the range ends within the blob
   bool AllPresent(uint32_t entry, uint32_t chunk_shift, uint64_t offset, uint64_t length) const;
   // The reads that wait, for a door that must look for one; the kernel may know one by another number now.

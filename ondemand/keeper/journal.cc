@@ -41,6 +41,29 @@ const char* DoorName(DoorKind kind) {
   return "unknown";
 }
 
+const char* RefusalText(Refusal refusal) {
+  switch (refusal) {
+    case Refusal::kNone:
+      return "";
+    case Refusal::kNoAnswer:
+      return "no daemon answered the read before its deadline";
+    case Refusal::kNoSlot:
+      return "so many reads wait for the daemon that no more are taken";
+    case Refusal::kFileChanged:
+      return "the blob's file in the store was cut or deleted; \"sluice blob evict\" has it fetched anew";
+    case Refusal::kBroken:
+      return "the kernel's side of the mounts is gone; unmount all images, then restart sluiced";
+  }
+  return "of another version of sluice";
+}
+
+void CountFailed(JournalLayout& layout, uint32_t entry, Refusal why) {
+  layout.counters.failed.fetch_add(1, std::memory_order_relaxed);
+  if (entry >= kBlobsMax) return;
+  layout.blobs[entry].failed.fetch_add(1, std::memory_order_relaxed);
+  layout.blobs[entry].last_refusal.store(why, std::memory_order_relaxed);
+}
+
 uint64_t Slot::Take() {
   const SlotWord seen = word();
   if (seen.state() != SlotState::kPending) return 0;

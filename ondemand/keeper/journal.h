@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -134,22 +135,39 @@ class alignas(64) Slot {
   std::atomic<uint64_t> word_{0};
 };
 
+// Why the keeper failed a read by itself. Their numbers stand in journals that outlive a version.
+enum class Refusal : uint32_t {
+  kNone = 0,
+  kNoAnswer = 1,     // no daemon answered before its deadline
+  kNoSlot = 2,       // so many wait already that nothing comes free
+  kFileChanged = 3,  // the blob's file was cut, deleted, or is another one's
+  kBroken = 4,       // the kernel's side is gone: an aborted FUSE connection, a cache that was given up
+};
+// In words, for the operator.
+const char* RefusalText(Refusal refusal);
+
 // A blob whose reads are guarded. `in_use` is written last when an entry is made and first when it goes; the
 // other fields, but for the counts, do not change between.
 struct BlobRecord {
   std::atomic<uint32_t> in_use{0};
   std::atomic<uint32_t> complete{0};  // its ignore mark is set
   std::atomic<uint32_t> orphaned{0};  // fanotify: its file has a mark of its own
+  std::atomic<uint32_t> failed{0};    // reads that got an error of which the daemon does not know
   uint64_t device = 0;
   uint64_t inode = 0;
   uint64_t size = 0;
   uint32_t chunk_shift = 0;
   uint32_t generation = 0;            // grows each time the entry is used
   std::atomic<uint32_t> revision{0};  // FUSE: grows when what the kernel has cached may be wrong
-  std::atomic<uint64_t> hits{0};      // reads that the keeper let pass, and their bytes
+  std::atomic<Refusal> last_refusal{Refusal::kNone};  // of those that failed
+  std::atomic<uint64_t> hits{0};                      // reads that the keeper let pass, and their bytes
   std::atomic<uint64_t> hit_bytes{0};
   char name[kBlobNameLength] = {};  // its file's name in the store; not terminated
 };
+
+// A keeper and a daemon of another version may share a journal: what was added lies where there was padding.
+static_assert(sizeof(BlobRecord) == 136 && offsetof(BlobRecord, device) == 16 &&
+              offsetof(BlobRecord, hits) == 56);
 
 // Which chunks of a blob may be read, a bit each. Apart from the record: who looks for a blob looks at all
 // records, and must not make the kernel find memory for the bits of those that are not there. Bits beyond the
@@ -207,6 +225,7 @@ struct Counters {
   std::atomic<uint64_t> canaries{0};
   std::atomic<uint64_t> errors{0};
   std::atomic<uint64_t> log_dropped{0};  // lines of the keeper's log
+  std::atomic<uint64_t> failed{0};       // reads of all blobs, as BlobRecord::failed
 };
 
 struct JournalLayout {
@@ -225,6 +244,8 @@ struct JournalLayout {
   alignas(64) std::atomic<uint64_t> submitted[kSlotsMax / 64] = {};
   alignas(64) std::atomic<uint64_t> finished[kSlotsMax / 64] = {};
   Counters counters;
+  std::atomic<int32_t> broken{
+      0};  // the errno value by which the kernel's side was found gone; 0: it is there
   // Where the door's thread has the kernel put the request that it reads (FUSE, cachefiles): one that was
   // read is never unknown to a successor. Its first word is 0 when the request is in a slot or answered.
   alignas(64) char inbox[kInboxBytes] = {};
@@ -239,6 +260,9 @@ struct JournalLayout {
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free,
               "the journal is shared between processes");
+
+// A read got an error of which the daemon does not know. Keeper; the daemon, when its answer came too late.
+void CountFailed(JournalLayout& layout, uint32_t entry, Refusal why);
 
 // A mapping of the journal. Thread-safe, as far as the layout's comments say.
 class Journal {

@@ -24,3 +24,9 @@ expect_failure 1 'input/output error' cat "$mount/usr/lib1/part1/file1"
 kill -CONT "$node_pid"
 wait_until curl -fs -o "$work/readyz" "http://$listen/readyz" || fail "the daemon does not go on"
 wait_until reads_right "$work/tree" "$mount" || fail "reads do not recover: $(tail -n 5 "$work/compare.log")"
+
+# Nobody but the keeper knows of them.
+[[ $(metric sluice_read_errors_total) -ge 1 ]] || fail "no metric counts the reads that failed"
+sluice --output json status >"$work/status.json"
+jq -e '.read_errors >= 1 and .mounts[0].read_errors >= 1 and (.mounts[0].last_error | test("deadline"))' \
+  "$work/status.json" >"$work/jq.log" || fail "status knows of no error: $(<"$work/status.json")"

@@ -115,11 +115,29 @@ TEST_P(DoorTest, DeadlineGivesAnErrorAndNeverZeros) {
   node->HoldTickets();
   EXPECT_EQ(ReadErrno(0, 4096), EIO);
   EXPECT_GE(node->door().counters().expired, 1u);
+  EXPECT_EQ(node->door().counters().failed, 0u) << "the daemon has them, and will count what it says of them";
   // The fill that comes too late harms nobody, and the next reader profits.
   node->FillTickets();
   EXPECT_TRUE(Eventually([&] { return node->blob().presence().present_count() > 0; }));
+  EXPECT_GE(node->door().counters().failed, 1u) << "which was no success for the reader";
+  EXPECT_EQ(node->door().Hits(node->blob().key()).failed, node->door().counters().failed);
   EXPECT_EQ(WithoutErrors([&] { return Read(0, 4096); }), Seen::kRight);
   EXPECT_EQ(WithoutErrors([&] { return ReadAll(); }), Seen::kRight);
+}
+
+TEST_P(DoorTest, WhatRunsOutWithoutADaemonCountsForItsBlob) {
+  FakeNodeOptions options = NodeOptions();
+  options.read_deadline = milliseconds(300);
+  auto node = StartNode(options);
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  ASSERT_TRUE(node->door().Stop().ok());
+  const auto counts = [&] { return node->door().Hits(node->blob().key()); };
+  EXPECT_EQ(counts().failed, 0u);
+  EXPECT_EQ(ReadErrno(0, 4096), EIO);
+  EXPECT_GE(counts().failed, 1u);
+  EXPECT_EQ(node->door().counters().failed, counts().failed);
+  EXPECT_THAT(counts().last_failure, testing::HasSubstr("before its deadline"));
 }
 
 TEST_P(DoorTest, StoppedDaemonMeansAnErrorAtTheDeadline) {
@@ -333,6 +351,8 @@ TEST_P(StoreFileDoorTest, CutOrDeletedFileGivesAnErrorAndNeverZeros) {
   const auto size = std::filesystem::file_size(StorePath());
   std::filesystem::resize_file(StorePath(), 4096);
   EXPECT_EQ(ReadErrno(1 << 20, 4096), EIO);
+  EXPECT_GE(node->door().Hits(node->blob().key()).failed, 1u);
+  EXPECT_THAT(node->door().Hits(node->blob().key()).last_failure, testing::HasSubstr("cut or deleted"));
   std::filesystem::resize_file(StorePath(), size);
   EXPECT_EQ(Read(2 << 20, 4096), Seen::kRight);
   std::filesystem::remove(StorePath());

@@ -159,6 +159,11 @@ TEST_F(FuseDoorTest, AbortedConnectionGivesErrorsAndLeavesTheKeeperIdle) {
   }
   reader.join();
   EXPECT_EQ(seen, Seen::kError);
+  EXPECT_TRUE(Eventually([&] { return !node->door().KernelStatus().ok(); }));
+  EXPECT_THAT(node->door().KernelStatus().message(), testing::HasSubstr("restart sluiced"));
+  const HitCounts counts = node->door().Hits(node->blob().key());
+  EXPECT_GE(counts.failed, 1u) << "the read that waited";
+  EXPECT_THAT(counts.last_failure, testing::HasSubstr("kernel's side"));
   node->FillTickets();
   for (uint64_t i = 2; i < 6; ++i) EXPECT_EQ(Read(i << 20, 65536), Seen::kError);
 
@@ -174,6 +179,7 @@ TEST_F(FuseDoorTest, AbortedConnectionGivesErrorsAndLeavesTheKeeperIdle) {
   node = StartNode();
   ASSERT_TRUE(node);
   MountImage(*node);
+  EXPECT_TRUE(node->door().KernelStatus().ok());
   EXPECT_EQ(ReadAll(), Seen::kRight);
 }
 

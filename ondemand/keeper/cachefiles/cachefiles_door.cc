@@ -240,8 +240,10 @@ void CachefilesDoor::RefuseOpen(const CachefilesHeader& header, int fd, int erro
 // back.
 Outcome CachefilesDoor::Command(const std::string& command) {
   Outcome done = cache_.device->Command(command);
-  if (!done.ok() && done.error().code == EIO && !dead_.exchange(true))
+  if (!done.ok() && done.error().code == EIO && !dead_.exchange(true)) {
     Log("the kernel has given its cache up: unmount all images, then restart sluiced");
+    journal_.layout().broken.store(EIO);
+  }
   return done;
 }
 
@@ -313,6 +315,9 @@ void CachefilesDoor::Read(const CachefilesHeader& header, const CachefilesRead& 
   const bool gone = layout.objects[found->second].blob_generation != layout.blobs[object.blob].generation;
   if (refuse || gone || wanted.offset >= size || overflow_.size() >= kSlotsMax) {
     CountOne(counters_.denied);
+    // The entry may be another blob's.
+    if (gone) CountFailed(journal_.layout(), kNoBlob, Refusal::kFileChanged);
+    if (!gone && wanted.offset < size) CountFailed(journal_.layout(), object.blob, Refusal::kNoSlot);
     return Complete(object.file.get(), header.id);
   }
   if (!HasFreeSlot() && held == slots_.end()) {

@@ -131,6 +131,9 @@ void FanotifyDoor::HandleEvent(const fanotify_event_metadata& event) {
     Respond(event.fd, 0);
   } else {
     CountOne(counters_.denied);
+    // One that fails again has counted before.
+    if (found == Lookup::kChanged) Failed(read, Refusal::kFileChanged);
+    if (found == Lookup::kAbsent && !HasFreeSlot()) Failed(read, Refusal::kNoSlot);
     Respond(event.fd, EIO);
   }
   close(event.fd);
@@ -152,8 +155,9 @@ FanotifyDoor::Lookup FanotifyDoor::Classify(const fanotify_event_metadata& event
     if (file == watch_.canary) CountOne(counters_.canaries);
     return Lookup::kRefused;
   }
+  read.blob = blob->entry;
   // Somebody cut or deleted the file: what the bits say is not true of it any more.
-  if (static_cast<uint64_t>(status.st_size) != blob->size || status.st_nlink == 0) return Lookup::kRefused;
+  if (static_cast<uint64_t>(status.st_size) != blob->size || status.st_nlink == 0) return Lookup::kChanged;
 
   const RangeRecord* range = RangeOf(event);
   const uint64_t offset = range != nullptr ? range->offset : 0;
@@ -161,7 +165,6 @@ FanotifyDoor::Lookup FanotifyDoor::Classify(const fanotify_event_metadata& event
   const uint64_t left = blob->size - offset;
   const uint64_t length =
       range != nullptr && range->count != 0 ? std::min<uint64_t>(range->count, left) : left;
-  read.blob = blob->entry;
   read.request = static_cast<uint64_t>(event.fd);
   read.pid = event.pid;
   read.offset = offset;

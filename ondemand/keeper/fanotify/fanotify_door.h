@@ -28,7 +28,7 @@ class FanotifyDoor final : public Door {
   Outcome Prove() override;
 
  private:
-  enum class Lookup { kPresent, kAbsent, kRefused };
+  enum class Lookup { kPresent, kAbsent, kChanged, kRefused };
 
   void ReadRequests() override;
   Answered Answer(uint32_t index, const SlotRead& read, int verdict) override;

@@ -202,8 +202,16 @@ std::span<const std::byte> FuseDoor::TakeInbox(size_t length) {
 // it back but a new mount.
 void FuseDoor::OnBroken(int error) {
   CountOne(counters_.errors);
-  if (!broken_.exchange(true))
+  if (!broken_.exchange(true)) {
     Log("the FUSE connection is broken (%s): unmount its images", std::strerror(error));
+    journal_.layout().broken.store(error);
+    // The kernel has failed those that waited.
+    ForEachHeld([this](uint32_t index, const SlotRead& read) {
+      if (!Waits(index)) return;
+      Failed(read, Refusal::kBroken);
+      GiveUp(index, ENOTCONN);
+    });
+  }
   usleep(kBrokenPauseUs);
 }
 
@@ -326,6 +334,8 @@ void FuseDoor::HandleRead(const fuse_in_header& header, std::span<const std::byt
   const Blob* blob = Find(header.nodeid);
   if (in == nullptr || blob == nullptr || !FileIsWhole(*blob)) {
     CountOne(counters_.denied);
+    if (in != nullptr && blob != nullptr)
+      CountFailed(journal_.layout(), static_cast<uint32_t>(blob - blobs_.data()), Refusal::kFileChanged);
     return Check(replier_.Error(header.unique, EIO));
   }
   const uint64_t end = RoundUp(blob->size);
@@ -353,6 +363,7 @@ void FuseDoor::HandleRead(const fuse_in_header& header, std::span<const std::byt
     return;
   }
   CountOne(counters_.denied);
+  if (!HasFreeSlot()) Failed(read, Refusal::kNoSlot);  // one that fails again has counted before
   Check(replier_.Error(header.unique, EIO));
 }
 

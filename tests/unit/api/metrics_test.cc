@@ -151,10 +151,16 @@ TEST(MetricsTest, CountersArriveUnderTheirNames) {
   telemetry.ondemand_filled.Add(6);
   telemetry.cache_capacity_bytes.Set(int64_t{1} << 40);
   telemetry.mounts.Add(7);
+  telemetry.read_errors.Add(100);
   MetricsExtras extras = Extras();
   extras.keeper = [] {
-    return KeeperCounts{
-        .hits = 11, .hit_bytes = 1100, .published = 12, .expired = 13, .denied = 14, .errors = 15};
+    return KeeperCounts{.hits = 11,
+                        .hit_bytes = 1100,
+                        .published = 12,
+                        .expired = 13,
+                        .denied = 14,
+                        .errors = 15,
+                        .failed = 16};
   };
   const std::string text = Metrics(telemetry, std::move(extras)).Text();
   for (const char* line :
@@ -162,7 +168,8 @@ TEST(MetricsTest, CountersArriveUnderTheirNames) {
         "sluice_read_bytes_total{source=\"local\"} 1100", "sluice_reads_total{source=\"origin\"} 2",
         "sluice_origin_requests_total{code=\"none\"} 3", "sluice_origin_requests_total{code=\"5xx\"} 4",
         "sluice_evicted_bytes_total{reason=\"watermark\"} 5", "sluice_cache_capacity_bytes 1099511627776",
-        "sluice_mounts 7", "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"filled\"} 6",
+        "sluice_mounts 7", "sluice_read_errors_total 116",
+        "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"filled\"} 6",
         "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"hit\"} 11",
         "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"expired\"} 13",
         "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"denied\"} 14",

@@ -277,7 +277,8 @@ HitCounts Door::Hits(const BlobKey& key) const {
   return guarded == guarded_.end() ? HitCounts{} : keeper_->hits(guarded->second->entry);
 }
 
-absl::Status Door::KernelStatus() const {
+absl::Status Door::Status() const {
+  if (absl::Status keeper = keeper_->KeeperStatus(); !keeper.ok()) return keeper;
   const int error = keeper_->kernel_error();
   if (error == 0) return absl::OkStatus();
   return absl::UnavailableError(

@@ -135,11 +135,10 @@ class Door {
   uint64_t keepers_replaced() const;
   // The keeper's process, for people and tests.
   int32_t keeper_pid() const;
-  // Does not block.
-  bool KeeperLives() const { return keeper_->KeeperLives(); }
-  // Unavailable if the kernel's side is gone, so that all reads fail: an aborted FUSE connection, a cache
-  // that the kernel has given up. Does not block.
-  absl::Status KernelStatus() const;
+  // Unavailable if reads are not answered: the keeper is dead and could not be replaced, or is silent (see
+  // KeeperClient::KeeperStatus), or the kernel's side is gone: an aborted FUSE connection, a cache that the
+  // kernel has given up. Does not block.
+  absl::Status Status() const;
   // Has the keeper open its log's file anew.
   void ReopenKeeperLog() { keeper_->ReopenLog(); }
 

@@ -142,6 +142,22 @@ absl::Status AwaitReady(int pipe, Duration timeout) {
   return absl::FailedPreconditionError(absl::StrCat("the keeper can't start: ", said));
 }
 
+// A call that may take long, while it lasts.
+class LongCall {
+ public:
+  LongCall(std::atomic<int>& count, Duration extra) : count_(extra > Duration{} ? &count : nullptr) {
+    if (count_ != nullptr) ++*count_;
+  }
+  ~LongCall() {
+    if (count_ != nullptr) --*count_;
+  }
+  LongCall(const LongCall&) = delete;
+  LongCall& operator=(const LongCall&) = delete;
+
+ private:
+  std::atomic<int>* const count_;
+};
+
 class SpawnActions {
  public:
   SpawnActions() {
@@ -491,17 +507,36 @@ void KeeperClient::WatchKeeper() {
       const std::lock_guard lock(mutex_);
       process.reset(fcntl(keeper_process_.get(), F_DUPFD_CLOEXEC, 0));
     }
-    pollfd wait[2] = {{stop_event_.get(), POLLIN, 0}, {process.get(), POLLIN, 0}};
-    if (poll(wait, 2, -1) < 0 && errno != EINTR) return;
+    probe_.Ask();
+    pollfd wait[3] = {{stop_event_.get(), POLLIN, 0}, {process.get(), POLLIN, 0}, {probe_.fd(), POLLIN, 0}};
+    if (poll(wait, 3, ToMs(KeeperProbe::kInterval)) < 0 && errno != EINTR) return;
     if (wait[0].revents != 0) return;
-    const std::lock_guard lock(mutex_);
-    if (!KeeperIsDead() || Reattach().ok()) continue;
-    keeper_lives_ = false;
-    // Meanwhile readers wait: our duplicate of the door keeps the kernel from letting them through or failing
-    // them.
-    pollfd pause{stop_event_.get(), POLLIN, 0};
-    if (poll(&pause, 1, ToMs(std::chrono::seconds(1))) > 0) return;
+    if (wait[2].revents != 0) probe_.OnReadable();
+    if (wait[1].revents != 0 && !ReplaceDeadKeeper()) {
+      // Meanwhile readers wait: our duplicate of the door keeps the kernel from letting them through or
+      // failing them.
+      pollfd pause{stop_event_.get(), POLLIN, 0};
+      if (poll(&pause, 1, ToMs(std::chrono::seconds(1))) > 0) return;
+    }
   }
+}
+
+bool KeeperClient::ReplaceDeadKeeper() {
+  const std::lock_guard lock(mutex_);
+  if (!KeeperIsDead() || Reattach().ok()) return true;
+  keeper_lives_ = false;
+  return false;
+}
+
+absl::Status KeeperClient::KeeperStatus() const {
+  if (!keeper_lives_.load())
+    return absl::UnavailableError("the keeper is dead, and no other one could be started");
+  const Duration silence = probe_.Silence();
+  if (silence < kSilent || long_calls_.load() > 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("the keeper, process ", keeper_pid_.load(), ", has not answered for ",
+                   std::chrono::duration_cast<std::chrono::seconds>(silence).count(),
+                   " s: it is stopped, or hangs; readers of mounted images wait for it"));
 }
 
 // REQUIRES: mutex_ is held
@@ -544,6 +579,7 @@ absl::StatusOr<keeper::Reply> KeeperClient::CallKeeper(const void* request, size
   if (!socket_.valid() || KeeperIsDead()) {
     if (absl::Status back = Reattach(); !back.ok()) return back;
   }
+  const LongCall long_call(long_calls_, extra);
   SetTimeout(extra);
   absl::StatusOr<keeper::Reply> reply = CallLocked(request, size, descriptors);
   SetTimeout({});

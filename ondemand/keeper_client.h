@@ -24,6 +24,7 @@
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/wire.h"
+#include "ondemand/keeper_probe.h"
 #include "ondemand/mount_point.h"
 
 namespace sluice::ondemand {
@@ -105,6 +106,8 @@ absl::StatusOr<std::optional<keeper::DoorKind>> DoorThatWaits(const DescriptorSt
 // fails with Unavailable if the keeper does not answer in time.
 class KeeperClient {
  public:
+  static constexpr Duration kSilent = std::chrono::seconds(10);
+
   // Errors: FailedPrecondition (another daemon is attached, or the keeper could not set up its watch: the
   // message says why), Unavailable.
   static absl::StatusOr<std::unique_ptr<KeeperClient>> Connect(KeeperClientOptions options);
@@ -165,13 +168,15 @@ class KeeperClient {
   pid_t keeper_pid() const { return keeper_pid_.load(); }
   // The errno value by which the keeper has found the kernel's side gone; 0 while it is there.
   int kernel_error() const;
-  // Does not block.
-  bool KeeperLives() const { return keeper_lives_.load(); }
+  // Unavailable if there is no keeper, or it has not answered for kSilent: it is stopped, or hangs. One that
+  // mounts or unmounts an image for us is given the time. Does not block.
+  absl::Status KeeperStatus() const;
   // Tells the keeper by SIGHUP. Does nothing while there is none.
   void ReopenLog();
 
  private:
-  explicit KeeperClient(KeeperClientOptions options) : options_(std::move(options)) {}
+  explicit KeeperClient(KeeperClientOptions options)
+      : options_(std::move(options)), probe_([this] { return Dial(); }) {}
   absl::Status Attach();
   absl::Status AdoptDescriptors(keeper::Message& reply);
   absl::Status TakeStored();
@@ -196,6 +201,7 @@ class KeeperClient {
   std::optional<BlobKey> KeyOf(uint32_t entry) const;
   bool KeeperIsDead() const;
   void WatchKeeper();
+  bool ReplaceDeadKeeper();
   void StopWatching();
 
   const KeeperClientOptions options_;
@@ -212,6 +218,8 @@ class KeeperClient {
   std::atomic<uint64_t> keepers_replaced_{0};
   std::atomic<pid_t> keeper_pid_{0};
   std::atomic<bool> keeper_lives_{false};
+  std::atomic<int> long_calls_{0};  // under way: what the keeper does meanwhile keeps it from answering
+  KeeperProbe probe_;               // the watcher's
 
   std::timed_mutex mutex_;  // guards what follows: one call at a time
   keeper::Descriptor socket_;

@@ -19,6 +19,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "api/admin_service.h"
 #include "api/grpc_server.h"
 #include "api/http/dial_route.h"
@@ -874,10 +875,12 @@ absl::Status Daemon::Node::Alive() const {
 
 absl::Status Daemon::Node::Ready() const {
   if (!ready_) return absl::UnavailableError("the node is starting or stopping");
-  absl::Status status = health_checks_->Loop();
-  status.Update(health_checks_->Disk());
-  status.Update(mounter_->FrontEndStatus());
-  return status;
+  std::vector<std::string> wrong;
+  for (const absl::Status& status :
+       {health_checks_->Loop(), health_checks_->Disk(), mounter_->FrontEndStatus()}) {
+    if (!status.ok()) wrong.emplace_back(status.message());
+  }
+  return wrong.empty() ? absl::OkStatus() : absl::UnavailableError(absl::StrJoin(wrong, "; "));
 }
 
 void Daemon::Node::Stop() {

@@ -801,10 +801,7 @@ ondemand::KeeperCounters Mounter::keeper_counters() const {
 
 absl::Status Mounter::FrontEndStatus() const {
   const DoorPtr door = this->door();
-  if (!door) return absl::OkStatus();
-  if (!door->KeeperLives())
-    return absl::UnavailableError("the keeper is dead, and no other one could be started");
-  return door->KernelStatus();
+  return door ? door->Status() : absl::OkStatus();
 }
 
 void Mounter::ReopenKeeperLog() {

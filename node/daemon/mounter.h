@@ -94,7 +94,7 @@ class Mounter final : public api::MountBackend {
   uint64_t KernelCacheBytes() const;
   // Zeros without a door.
   ondemand::KeeperCounters keeper_counters() const;
-  // Does not block. Errors: Unavailable (there is a door and no keeper). OK without a door.
+  // Does not block. Errors: as Door::Status. OK without a door.
   absl::Status FrontEndStatus() const;
   void ReopenKeeperLog();
 

@@ -159,8 +159,8 @@ TEST_F(FuseDoorTest, AbortedConnectionGivesErrorsAndLeavesTheKeeperIdle) {
   }
   reader.join();
   EXPECT_EQ(seen, Seen::kError);
-  EXPECT_TRUE(Eventually([&] { return !node->door().KernelStatus().ok(); }));
-  EXPECT_THAT(node->door().KernelStatus().message(), testing::HasSubstr("restart sluiced"));
+  EXPECT_TRUE(Eventually([&] { return !node->door().Status().ok(); }));
+  EXPECT_THAT(node->door().Status().message(), testing::HasSubstr("restart sluiced"));
   const HitCounts counts = node->door().Hits(node->blob().key());
   EXPECT_GE(counts.failed, 1u) << "the read that waited";
   EXPECT_THAT(counts.last_failure, testing::HasSubstr("kernel's side"));
@@ -179,7 +179,7 @@ TEST_F(FuseDoorTest, AbortedConnectionGivesErrorsAndLeavesTheKeeperIdle) {
   node = StartNode();
   ASSERT_TRUE(node);
   MountImage(*node);
-  EXPECT_TRUE(node->door().KernelStatus().ok());
+  EXPECT_TRUE(node->door().Status().ok());
   EXPECT_EQ(ReadAll(), Seen::kRight);
 }
 

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "node/amplifier.h"
 #include "node/chunk_intake.h"
 #include "node/read_table.h"
 #include "node/single_flight.h"
@@ -37,7 +36,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
       : parts_(parts),
         limits_(limits),
         intake_(parts.verifier, parts.store, parts.telemetry),
-        amplifier_(limits.readahead_bytes_max),
+        amplifier_({limits.readahead_mode, limits.readahead_bytes_max}, parts.telemetry),
         flight_({parts.clock, parts.core, parts.io, intake_, parts.sources, parts.telemetry, parts.bulk,
                  reads_, *this, limits.fetch_timeout, limits.first_byte_budget},
                 {limits.fetches_max, limits.inflight_bytes_max, limits.fetch_bytes_max}),
@@ -130,7 +129,7 @@ void BlobCache::Core::Read(ReadId id, ReadRequest request, ReadDone done) {
   const ChunkSpan chunks = read.chunks();
   // Another node looks ahead by itself.
   if (IsReaders(read.fetch_class, read.asker) && read.mode == ReadMode::kFetch) {
-    if (const std::shared_ptr<WorkSource> ahead = amplifier_.Advance(blob, chunks))
+    if (const std::shared_ptr<WorkSource> ahead = amplifier_.Advance(blob, chunks, now))
       flight_.scheduler().Ready(ahead, blob, FetchClass::kReadahead);
   }
   if (blob->presence().AllPresent(chunks)) {

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "node/amplifier.h"
 #include "node/blob.h"
 #include "node/bulk_lane.h"
 #include "node/chunk_sink.h"
@@ -30,7 +31,8 @@ struct BlobCacheLimits {
   uint32_t reads_waiting_max = 65536;
   // Under way at once, by class; half of it for one registry, a quarter for one blob.
   std::array<uint32_t, kFetchClassCount> fetches_max = {64, 32, 16, 8};
-  uint32_t readahead_bytes_max = 8 << 20;             // the widest window of a sequential stream
+  uint32_t readahead_bytes_max = 8 << 20;  // the widest window of a stream
+  ReadaheadMode readahead_mode = ReadaheadMode::kAdaptive;
   Duration fetch_timeout = std::chrono::seconds(60);  // of a fetch below demand, from when it starts
   Duration first_byte_budget = SourcePlanner::kFirstByteBudget;
   uint64_t offer_bytes_max = 64 << 20;  // offered and not done yet; beyond it an offer is refused

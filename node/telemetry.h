@@ -95,6 +95,11 @@ inline constexpr int kTlsSideCount = 2;
 enum class TlsResult { kOk, kRefused, kFailed };
 inline constexpr int kTlsResultCount = 3;
 
+// What became of bytes that were read ahead of a reader: they came, a reader went past them, or no reader did
+// before it was given up. What is neither used nor unread is not judged yet.
+enum class ReadaheadResult { kFetched, kUsed, kUnread };
+inline constexpr int kReadaheadResultCount = 3;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed };
 inline constexpr int kHintResultCount = 3;
@@ -157,6 +162,8 @@ struct Telemetry {
   std::array<Counter, kTakeoverReasonCount> takeovers;  // sluice_takeovers_total{reason}
   Counter last_resort_bytes;                            // sluice_last_resort_bytes_total
   Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill
+  // sluice_readahead_bytes_total{result}: as Amplifier says
+  std::array<Counter, kReadaheadResultCount> readahead_bytes;
   std::array<Counter, kHintResultCount> prefetch_hints;  // sluice_prefetch_hints_total{result}
   Gauge mounts;                                          // sluice_mounts
   Gauge reads_waiting;                                   // sluice_reads_waiting: what somebody waits for

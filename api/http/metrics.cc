@@ -30,6 +30,7 @@ constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged",
                                                "denied", "busy",   "malformed"};
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
+constexpr std::string_view kReadaheadResults[] = {"fetched", "used", "unread"};
 constexpr std::string_view kBanReasons[] = {"verified", "unverified", "passed-on"};
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kTlsSides[] = {"server", "client"};
@@ -156,8 +157,7 @@ void AddStore(Families& to, const Telemetry& t) {
              t.write_failures);
 }
 
-// What becomes of prefetched bytes is not followed (the keeper lets reads of them pass unseen): that series
-// exists because dashboards name it.
+// What becomes of what hints and fills bring is not followed: the keeper lets reads of it pass unseen.
 void AddPrefetch(Families& to, const Telemetry& t) {
   AddByLabel(
       to, "sluice_hedges_total",
@@ -168,8 +168,13 @@ void AddPrefetch(Families& to, const Telemetry& t) {
              t.prefetch_bytes);
   AddByLabel(to, "sluice_prefetch_hints_total", "Prefetch hints, by how they ended.", "result", kHintResults,
              t.prefetch_hints);
+  AddByLabel(to, "sluice_readahead_bytes_total",
+             "Bytes read ahead of readers: those that came, those that a reader went past, and those that "
+             "none did.",
+             "result", kReadaheadResults, t.readahead_bytes);
   AddCounter(to, "sluice_prefetch_used_bytes_total",
-             "Prefetched bytes that were read later; not counted yet.", Counter());
+             "Prefetched bytes that were read later, of those read ahead of readers.",
+             t.readahead_bytes[static_cast<size_t>(ReadaheadResult::kUsed)]);
 }
 
 void AddMirror(Families& to, const Telemetry& t) {

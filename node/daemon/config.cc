@@ -387,6 +387,8 @@ const std::vector<Setting>& Settings() {
             "percent of the capacity down to which they are"),
       Time("store.syncInterval", &Config::store_sync_interval, milliseconds(1),
            "how often written chunks are synced and claimed"),
+      OneOf("fetch.readahead", &Config::fetch_readahead, {"off", "fixed", "adaptive"},
+            "how far ahead of a reader is fetched: off, fixed (always the widest window) or adaptive"),
       Size("fetch.readaheadMax", &Config::fetch_readahead_max, 0,
            "the widest window ahead of a sequential reader"),
       Size("fetch.inflightMax", &Config::fetch_inflight_max, 1 << 20, "bytes asked for and not yet stored"),

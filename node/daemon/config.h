@@ -75,6 +75,7 @@ struct Config {
   uint32_t store_low_watermark = 80;
   Duration store_sync_interval = std::chrono::milliseconds(100);
 
+  std::string fetch_readahead = "adaptive";  // off, fixed, adaptive
   uint64_t fetch_readahead_max = 8 << 20;
   uint64_t fetch_inflight_max = 64 << 20;
   Duration fetch_timeout = std::chrono::seconds(60);

@@ -190,6 +190,9 @@ ImageDocuments::Tags TagsOf(const Config& config) {
 BlobCacheLimits CacheLimitsOf(const Config& config) {
   BlobCacheLimits limits;
   limits.readahead_bytes_max = static_cast<uint32_t>(std::min<uint64_t>(config.fetch_readahead_max, 1 << 30));
+  limits.readahead_mode = config.fetch_readahead == "off"     ? ReadaheadMode::kOff
+                          : config.fetch_readahead == "fixed" ? ReadaheadMode::kFixed
+                                                              : ReadaheadMode::kAdaptive;
   limits.inflight_bytes_max = config.fetch_inflight_max;
   limits.fetch_timeout = config.fetch_timeout;
   limits.first_byte_budget = config.origin_first_byte_budget;

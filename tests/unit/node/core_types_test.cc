@@ -6,7 +6,6 @@
 #include <thread>
 #include <vector>
 
-#include "node/amplifier.h"
 #include "node/blob.h"
 #include "node/chunk_set.h"
 #include "node/digest.h"
@@ -239,108 +238,6 @@ TEST(BlobTest, TheLastChunkCountsWithTheBytesThatItHas) {
   EXPECT_EQ(blob.present_bytes(), kChunkSizeDefault);
   blob.presence().Set(ChunkIndex(2));
   EXPECT_EQ(blob.present_bytes(), kChunkSizeDefault + 5);
-}
-
-std::shared_ptr<Blob> BlobOf(uint64_t chunks) {
-  return std::make_shared<Blob>(
-      BlobSpec{.digest = {}, .size = chunks * kChunkSizeDefault, .root = {}, .origins = {}});
-}
-
-// What is to be fetched ahead of a demand, if all of it is asked for at once.
-ChunkSpan Ahead(Amplifier& amplifier, const std::shared_ptr<Blob>& blob, uint32_t demanded) {
-  const std::shared_ptr<WorkSource> work = amplifier.Advance(blob, {ChunkIndex(demanded), 1});
-  return work ? work->Next(1000, Instant()).value_or(ChunkSpan{}) : ChunkSpan{};
-}
-
-TEST(AmplifierTest, WindowDoublesToItsLimit) {
-  Amplifier amplifier(8 * kChunkSizeDefault);
-  const auto blob = BlobOf(1000);
-  std::vector<uint32_t> windows;
-  for (uint32_t i = 0; i < 40; ++i) {
-    const ChunkSpan ahead = Ahead(amplifier, blob, i);
-    EXPECT_LE(ahead.end().value(), i + 1 + 8);
-    if (ahead.count) {
-      EXPECT_GT(ahead.first.value(), i);
-      windows.push_back(ahead.end().value() - i - 1);
-    }
-  }
-  ASSERT_GE(windows.size(), 5u);
-  EXPECT_EQ(windows[0], 1u);
-  EXPECT_EQ(windows.back(), 8u);
-}
-
-TEST(AmplifierTest, ManyStreamsAreKeptApart) {
-  Amplifier amplifier(8 * kChunkSizeDefault);
-  const auto blob = BlobOf(1000);
-  for (uint32_t base : {0u, 100u, 200u}) EXPECT_EQ(Ahead(amplifier, blob, base).count, 0u);
-  for (uint32_t base : {0u, 100u, 200u})
-    EXPECT_EQ(Ahead(amplifier, blob, base + 1), (ChunkSpan{ChunkIndex(base + 2), 1}));
-}
-
-TEST(AmplifierTest, StreamThatWasContinuedLongestAgoIsForgotten) {
-  Amplifier amplifier(8 * kChunkSizeDefault);
-  const auto blob = BlobOf(10000);
-  const auto advance = [&](size_t stream, uint32_t offset) {
-    return Ahead(amplifier, blob, static_cast<uint32_t>(100 * stream) + offset).count;
-  };
-  for (size_t stream = 0; stream <= Amplifier::kStreamsPerBlobMax; ++stream)
-    EXPECT_EQ(advance(stream, 0), 0u);
-  for (size_t stream = 1; stream <= Amplifier::kStreamsPerBlobMax; ++stream)
-    EXPECT_EQ(advance(stream, 1), 1u);
-  EXPECT_EQ(advance(0, 1), 0u) << "one stream more than the bound was kept";
-}
-
-TEST(AmplifierTest, BlobThatWasReadLongestAgoIsForgotten) {
-  Amplifier amplifier(8 * kChunkSizeDefault);
-  std::vector<std::shared_ptr<Blob>> blobs;
-  for (size_t i = 0; i <= Amplifier::kBlobsMax; ++i) blobs.push_back(BlobOf(4));
-  const auto advance = [&](size_t number, uint32_t index) {
-    return Ahead(amplifier, blobs[number], index).count;
-  };
-  for (size_t blob = 0; blob <= Amplifier::kBlobsMax; ++blob) EXPECT_EQ(advance(blob, 0), 0u);
-  for (size_t blob = 1; blob <= Amplifier::kBlobsMax; ++blob) EXPECT_EQ(advance(blob, 1), 1u) << blob;
-  EXPECT_EQ(advance(0, 1), 0u) << "one blob more than the bound was kept";
-}
-
-TEST(AmplifierTest, StopsAtTheEndOfTheBlob) {
-  Amplifier amplifier(8 * kChunkSizeDefault);
-  const auto blob = BlobOf(4);
-  for (uint32_t i = 0; i < 4; ++i) EXPECT_LE(Ahead(amplifier, blob, i).end().value(), 4u);
-}
-
-TEST(AmplifierTest, WhatWasReadOrCameBeforeItIsAskedForIsPassedOver) {
-  Amplifier amplifier(8 * kChunkSizeDefault);
-  const auto blob = BlobOf(1000);
-  std::shared_ptr<WorkSource> work;
-  for (uint32_t i = 0; i < 8; ++i) {
-    if (auto ahead = amplifier.Advance(blob, {ChunkIndex(i), 1})) work = ahead;
-  }
-  blob->presence().Set(ChunkIndex(8));
-  blob->presence().Set(ChunkIndex(10));
-  EXPECT_EQ(work->Next(4, Instant()), (ChunkSpan{ChunkIndex(9), 1}));
-  EXPECT_EQ(work->Next(2, Instant()), (ChunkSpan{ChunkIndex(11), 2}));
-}
-
-TEST(AmplifierTest, AnotherBlobAtTheSameAddressHasItsOwnStreams) {
-  Amplifier amplifier(8 * kChunkSizeDefault);
-  auto blob = BlobOf(1000);
-  Ahead(amplifier, blob, 0);
-  const std::shared_ptr<WorkSource> work = amplifier.Advance(blob, {ChunkIndex(1), 1});
-  ASSERT_TRUE(work);
-  blob.reset();
-  EXPECT_EQ(work->Next(8, Instant()), std::nullopt) << "an idle stream keeps no blob";
-  blob = BlobOf(2);
-  EXPECT_EQ(Ahead(amplifier, blob, 0).count, 0u);
-}
-
-TEST(AmplifierTest, HoweverManyBlobsAreReadOnlySoManyAreRemembered) {
-  Amplifier amplifier(8 * kChunkSizeDefault);
-  std::vector<std::shared_ptr<Blob>> blobs;
-  for (size_t i = 0; i < Amplifier::kBlobsMax + 10; ++i) {
-    blobs.push_back(BlobOf(4));
-    Ahead(amplifier, blobs.back(), 0);
-  }
-  for (size_t i = 0; i < 10; ++i) EXPECT_EQ(Ahead(amplifier, blobs[i], 1).count, 0u) << i;
 }
 
 }  // namespace

@@ -11,6 +11,15 @@ namespace sluice::index {
 
 absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVerifier& verifier,
                                                  const std::atomic<bool>& stop) {
+  absl::StatusOr<VerifyReport> report = VerifyPresent(entry, verifier, stop);
+  if (!report.ok()) return report;
+  std::lock_guard lock(entry->mutex);
+  report->bad += std::exchange(entry->lost_chunks, 0);
+  return report;
+}
+
+absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, ChunkVerifier& verifier,
+                                                        const std::atomic<bool>& stop) {
   const std::shared_ptr<Blob>& blob = entry->blob;
   uint64_t write_epoch = 0;
   {

@@ -138,6 +138,7 @@ void BlobEntry::TakeBackUnclaimed() {
 }
 
 void BlobEntry::ForgetFile() {
+  lost_chunks += blob->presence().present_count();
   TakeBackAll();
   record.file.reset();
   room.Clear();

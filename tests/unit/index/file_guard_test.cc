@@ -140,6 +140,23 @@ TEST_F(FileGuardTest, FilesPutBackFromACopyOfAnotherMomentAreAbsent) {
   ExpectTrue(sample);
 }
 
+TEST_F(FileGuardTest, WhatWentWithACopyIsToldOnceByVerifyThoughAllIsHereAgain) {
+  const SampleBlob sample(1);
+  SampleVerifier verifier(sample);
+  OpenStore();
+  CommitAll(sample, Evidence::kVerified);
+  store_.reset();
+  fs::rename(FileOf(sample), FileOf(sample) + ".old");
+  Copy(FileOf(sample) + ".old", FileOf(sample));
+  OpenStore();
+  CommitAll(sample, Evidence::kVerified);
+  const absl::StatusOr<VerifyReport> report = store_->Verify(sample.spec.digest, verifier);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->bad, sample.chunk_count());
+  EXPECT_EQ(report->ok, sample.chunk_count());
+  EXPECT_EQ(store_->Verify(sample.spec.digest, verifier)->bad, 0u);
+}
+
 TEST_F(FileGuardTest, FilesAreToldFromCopiesWhereNoAttributesAreKept) {
   const SampleBlob sample(1);
   disk_.mark_errno = EOPNOTSUPP;

@@ -228,8 +228,8 @@ class BlobBackend {
   virtual absl::StatusOr<std::string> GetBlobRecipe(const Digest& digest) = 0;
 
   // Hashes what is present again. A bad chunk is a finding in the report, not an error.
-  // Errors: NotFound, DeadlineExceeded, Unavailable (disk).
-  virtual absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, Instant deadline) = 0;
+  // Ends soon once `cancelled`. Errors: NotFound, Cancelled, Unavailable (disk).
+  virtual absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, const CancelCheck& cancelled) = 0;
 
   // Takes the blob out of the store; returns the bytes that were freed.
   // Errors: NotFound, FailedPrecondition (mounted, in use or pinned).

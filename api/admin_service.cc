@@ -216,8 +216,9 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
 
   Reactor* VerifyBlob(Context* context, const v1::VerifyBlobRequest* request,
                       v1::VerifyBlobResponse* response) override {
-    return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant deadline) {
-      absl::StatusOr<VerifyReport> report = backend_.blobs.VerifyBlob(digest, deadline);
+    return RunOnBlob(context, request->digest(), [this, context, response](const Digest& digest, Instant) {
+      const CancelCheck cancelled([context] { return context->IsCancelled(); });
+      absl::StatusOr<VerifyReport> report = backend_.blobs.VerifyBlob(digest, cancelled);
       if (!report.ok()) return report.status();
       response->set_checked_bytes(report->checked_bytes);
       response->set_bad_chunks(report->bad_chunks);

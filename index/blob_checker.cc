@@ -9,8 +9,16 @@
 
 namespace sluice::index {
 
+namespace {
+
+absl::Status NobodyWaits() {
+  return absl::CancelledError("nobody waits for it any more, or the store is stopping");
+}
+
+}  // namespace
+
 absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVerifier& verifier,
-                                                 const std::atomic<bool>& stop) {
+                                                 const CancelCheck& stop) {
   absl::StatusOr<VerifyReport> report = VerifyPresent(entry, verifier, stop);
   if (!report.ok()) return report;
   std::lock_guard lock(entry->mutex);
@@ -19,7 +27,7 @@ absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVer
 }
 
 absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, ChunkVerifier& verifier,
-                                                        const std::atomic<bool>& stop) {
+                                                        const CancelCheck& stop) {
   const std::shared_ptr<Blob>& blob = entry->blob;
   uint64_t write_epoch = 0;
   {
@@ -36,7 +44,7 @@ absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, C
   std::vector<std::byte> buffer(blob->geometry().chunk_size());
   const ChunkSpan all = blob->geometry().All();
   for (ChunkIndex index = all.first; index < all.end(); index = index.next()) {
-    if (stop) return absl::UnavailableError("the store is stopping");
+    if (stop) return NobodyWaits();
     if (!blob->presence().IsPresent(index)) continue;
     ++report.checked;
     switch (CheckChunk(reading, index, buffer, verify)) {
@@ -57,6 +65,7 @@ absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, C
     if (report.unverifiable == 0 && entry->record.proven) return report;
   }
   const WholeCheck whole = HoldAgainstDigest(entry, stop);
+  if (whole == WholeCheck::kInconclusive && stop) return NobodyWaits();
   if (whole == WholeCheck::kDiffers) {
     report.bad += report.ok + report.unverifiable;
     report.ok = report.unverifiable = 0;
@@ -143,7 +152,7 @@ void BlobChecker::CheckWhole(const EntryPtr& entry, const std::atomic<bool>& sto
   HoldAgainstDigest(entry, stop);
 }
 
-BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, const std::atomic<bool>& stop) {
+BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, const CancelCheck& stop) {
   const std::shared_ptr<Blob>& blob = entry->blob;
   if (!blob->presence().complete()) return WholeCheck::kInconclusive;
   const absl::StatusOr<FileGuard::Opened> file = parts_.guard.OpenForWrite(entry);

@@ -19,6 +19,7 @@
 #include "index/recipe_files.h"
 #include "index/store_file_system.h"
 #include "index/syncer.h"
+#include "node/cancel_check.h"
 #include "node/chunk_verifier.h"
 #include "node/executor.h"
 #include "node/recipe_maker.h"
@@ -66,14 +67,14 @@ class BlobChecker {
 
   // As DiskStore::Verify.
   absl::StatusOr<VerifyReport> Verify(const EntryPtr& entry, ChunkVerifier& verifier,
-                                      const std::atomic<bool>& stop);
+                                      const CancelCheck& stop);
   // Holds what is here unproven against the recipe, if there is one. Then hashes a blob that is durable and
   // not settled: it is settled then, or refused.
   void Check(const EntryPtr& entry, const std::atomic<bool>& stop);
 
  private:
   absl::StatusOr<VerifyReport> VerifyPresent(const EntryPtr& entry, ChunkVerifier& verifier,
-                                             const std::atomic<bool>& stop);
+                                             const CancelCheck& stop);
   enum class ChunkCheck { kOk, kBad, kUnverifiable };
   struct Reading {
     const EntryPtr& entry;
@@ -89,7 +90,7 @@ class BlobChecker {
   enum class WholeCheck { kMatches, kDiffers, kInconclusive };
   std::unique_ptr<RecipeMaker> RecipeToMake(const BlobEntry& entry) const;
   std::optional<Digest> KeepRecipe(const BlobEntry& entry, RecipeMaker& maker);
-  WholeCheck HoldAgainstDigest(const EntryPtr& entry, const std::atomic<bool>& stop);
+  WholeCheck HoldAgainstDigest(const EntryPtr& entry, const CancelCheck& stop);
   void TakeBackBad(const Reading& reading, ChunkIndex index, std::span<const std::byte> bytes,
                    const absl::Status& why);
   void TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index, const absl::Status& why);

@@ -25,8 +25,8 @@ using Sha256Context = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 
 }  // namespace
 
-absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t size,
-                                const std::atomic<bool>& stop, uint64_t* failed_at, RecipeMaker* also) {
+absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t size, const CancelCheck& stop,
+                                uint64_t* failed_at, RecipeMaker* also) {
   const Sha256Context context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
   if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1) {
     return absl::UnavailableError("SHA-256 can't be begun: OpenSSL refused");
@@ -34,7 +34,7 @@ absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t s
   std::vector<std::byte> buffer(kReadBytes);
   size_t step = kReadBytes;
   for (uint64_t offset = 0; offset < size;) {
-    if (stop.load(std::memory_order_relaxed)) return absl::CancelledError("the store is stopping");
+    if (stop) return absl::CancelledError("nobody waits for it any more");
     const std::span<std::byte> bytes =
         std::span(buffer).first(static_cast<size_t>(std::min<uint64_t>(step, size - offset)));
     const absl::Status read = ReadFully(file_system, fd, offset, bytes);

@@ -13,6 +13,7 @@
 #include "index/store_file_system.h"
 #include "index/threads.h"
 #include "node/blob_key.h"
+#include "node/cancel_check.h"
 #include "node/digest.h"
 #include "node/recipe_maker.h"
 
@@ -21,9 +22,8 @@ namespace sluice::index {
 // The SHA-256 of the first `size` bytes of a file. Gives up with Cancelled when `stop` becomes true. Errors:
 // DataLoss (the file is shorter, or can't be read; `failed_at` is the first byte of the kChunkSizeMin that
 // could not be). `also`, if it is not null, is given the same bytes.
-absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t size,
-                                const std::atomic<bool>& stop, uint64_t* failed_at,
-                                RecipeMaker* also = nullptr);
+absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t size, const CancelCheck& stop,
+                                uint64_t* failed_at, RecipeMaker* also = nullptr);
 
 // One thread of low priority that works through whole-blob checks, first come first served.
 //

@@ -250,10 +250,11 @@ absl::Status DiskStore::Evict(const BlobKey& key, EvictReason reason) {
   return entry ? lifecycle_.Evict(entry, reason) : NoSuchBlob(key);
 }
 
-absl::StatusOr<VerifyReport> DiskStore::Verify(const BlobKey& key, ChunkVerifier& verifier) {
+absl::StatusOr<VerifyReport> DiskStore::Verify(const BlobKey& key, ChunkVerifier& verifier,
+                                               const CancelCheck& cancelled) {
   const EntryPtr entry = FindEntry(key);
   if (!entry) return NoSuchBlob(key);
-  return checker_.Verify(entry, verifier, stopping_);
+  return checker_.Verify(entry, verifier, CancelCheck([&] { return stopping_.load() || cancelled; }));
 }
 
 void DiskStore::CheckUnproven() {

@@ -203,8 +203,9 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   absl::Status Evict(const BlobKey& key, EvictReason reason);
 
   // Reads every present chunk again and holds it against the recipe, or the whole file against the digest.
-  // Errors: NotFound; DataLoss (refused); Unavailable.
-  absl::StatusOr<VerifyReport> Verify(const BlobKey& key, ChunkVerifier& verifier);
+  // Errors: NotFound; DataLoss (refused); Unavailable; Cancelled (as asked, or the store stops).
+  absl::StatusOr<VerifyReport> Verify(const BlobKey& key, ChunkVerifier& verifier,
+                                      const CancelCheck& cancelled = {});
 
   // Has what is here unproven held against the recipes, in the background: what came since is anyway, when
   // its recipe comes.

@@ -111,7 +111,7 @@ absl::StatusOr<std::string> BlobAdmin::GetBlobRecipe(const Digest& digest) {
             "attaches one, and mount that"));
 }
 
-absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, Instant) {
+absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, const CancelCheck& cancelled) {
   const absl::StatusOr<std::vector<BlobKey>> keys = KeysOf(digest);
   if (!keys.ok()) return keys.status();
   // What became of one claim is not to hide what became of another.
@@ -119,7 +119,8 @@ absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, In
   absl::Status failed;
   bool any = false;
   for (const BlobKey& key : *keys) {
-    const absl::StatusOr<index::VerifyReport> report = store_.Verify(key, verifier_);
+    const absl::StatusOr<index::VerifyReport> report = store_.Verify(key, verifier_, cancelled);
+    if (absl::IsCancelled(report.status())) return report.status();
     const absl::StatusOr<index::BlobInfo> info = store_.Stat(key);
     if (!report.ok() || !info.ok()) {
       failed.Update(report.ok() ? info.status() : report.status());

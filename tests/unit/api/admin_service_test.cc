@@ -391,6 +391,23 @@ TEST_F(AdminServiceTest, AWatcherThatLeavesEndsItsWatch) {
   }
 }
 
+TEST_F(AdminServiceTest, AVerifyWhoseCallerHasGoneEnds) {
+  StartWith({});
+  backend_.blobs[TestDigest(1)] = {};
+  backend_.verify_until_cancelled = true;
+  grpc::ClientContext context;
+  v1::VerifyBlobRequest request;
+  request.set_digest(TestDigest(1).ToString());
+  v1::VerifyBlobResponse response;
+  std::thread caller([&] {
+    EXPECT_EQ(stub_->VerifyBlob(&context, request, &response).error_code(), grpc::StatusCode::CANCELLED);
+  });
+  while (backend_.calls().empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  context.TryCancel();
+  caller.join();
+  while (backend_.verifies_cancelled == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
 TEST_F(AdminServiceTest, CallsBeyondTheBoundAreRefused) {
   StartWith({.workers = 1, .calls_waiting_max = 0});
   const auto call = [this] {

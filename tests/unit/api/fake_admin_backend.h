@@ -1,9 +1,12 @@
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -33,6 +36,8 @@ class FakeAdminBackend final : public StatusBackend,
   std::map<std::string, MountInfo> mounts;
   std::map<Digest, BlobInfo> blobs;
   VerifyReport verify_report;
+  bool verify_until_cancelled = false;
+  std::atomic<int> verifies_cancelled{0};
   uint64_t evict_freed_bytes = 0;
   std::string recipe;
   // What every call but GetFillProgress answers, if it is not OK.
@@ -151,9 +156,11 @@ class FakeAdminBackend final : public StatusBackend,
     return recipe;
   }
 
-  absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, Instant) override {
+  absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, const CancelCheck& cancelled) override {
     absl::Status found = Record("VerifyBlob", digest);
     if (!found.ok()) return found;
+    while (verify_until_cancelled && !cancelled) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (cancelled) ++verifies_cancelled;
     return verify_report;
   }
 

@@ -293,6 +293,20 @@ TEST_F(DiskStoreTest, VerifyFindsBitRotByRecipe) {
   ExpectTrue(sample);
 }
 
+TEST_F(DiskStoreTest, VerifyThatNobodyWaitsForAnyMoreEndsAndTakesNothingBack) {
+  const SampleBlob sample(1);
+  SampleVerifier verifier(sample);
+  OpenStore();
+  CommitAll(sample, Evidence::kVerified);
+  store_->Flush();
+  int looks = 0;
+  const CancelCheck gone([&] { return ++looks > 2; });
+  EXPECT_TRUE(absl::IsCancelled(store_->Verify(sample.spec.digest, verifier, gone).status()));
+  EXPECT_EQ(looks, 3) << "it went on";
+  EXPECT_TRUE(IsPresent(sample, 0));
+  EXPECT_EQ(store_->Verify(sample.spec.digest, verifier)->ok, sample.chunk_count());
+}
+
 TEST_F(DiskStoreTest, VerifyProvesWhatARecipeBoundLaterCovers) {
   const SampleBlob sample(1);
   SampleVerifier verifier(sample);

@@ -48,6 +48,7 @@ struct NodeStatus {
   std::string version;
   std::string backend;         // "fanotify", "cachefiles", "fuse" or "off"
   std::string backend_reason;  // why this one was chosen
+  std::string data_directory;
   Duration uptime{};
   StoreStatus store;
   uint32_t mount_count = 0;

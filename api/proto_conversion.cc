@@ -265,6 +265,7 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
   to.set_version(from.version);
   to.set_backend(from.backend);
   to.set_backend_reason(from.backend_reason);
+  to.set_data_directory(from.data_directory);
   ToProto(from.uptime, *to.mutable_uptime());
   to.mutable_store()->set_capacity_bytes(from.store.capacity_bytes);
   to.mutable_store()->set_size_bytes(from.store.size_bytes);

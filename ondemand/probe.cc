@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <fstream>
 #include <span>
+#include <sstream>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -269,11 +270,37 @@ void ProbeFuseMount(const std::string& data_dir, std::vector<Requirement>* found
   found->push_back(FileOrLoopMounts(directory.path()));
 }
 
+// The first cgroup of version 1 that can freeze tasks, by /proc/mounts; empty if there is none. What it
+// freezes stops where it waits; one of version 2 lets it return from the kernel first.
+std::string FreezerOfVersion1() {
+  std::ifstream mounts("/proc/mounts");
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream fields(line);
+    std::string source, at, type, options;
+    fields >> source >> at >> type >> options;
+    if (type == "cgroup" && ("," + options + ",").find(",freezer,") != std::string::npos) return at;
+  }
+  return "";
+}
+
+// It can't be tried without a container, and works until one is paused: said, and no failure.
+Requirement FrozenReaders() {
+  const std::string freezer = FreezerOfVersion1();
+  const std::string found =
+      freezer.empty() ? "no cgroup of version 1 freezes tasks here"
+                      : freezer +
+                            " freezes tasks where they stand: a container that is paused within a cold read "
+                            "keeps others waiting for the same bytes until it goes on; where that happens, "
+                            "use cgroups of version 2 or ondemand.backend: fuse";
+  return {"paused containers", true, found, ""};
+}
+
 }  // namespace
 
 std::vector<Requirement> ProbeFanotify(const std::string& data_dir) {
   std::vector<Requirement> found = {KernelVersion(), Privilege(), Erofs()};
   if (found[0].holds && found[1].holds) ProbeDataDirectory(data_dir, &found);
+  found.push_back(FrozenReaders());
   return found;
 }
 

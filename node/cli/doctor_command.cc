@@ -8,6 +8,7 @@
 #include <system_error>
 #include <vector>
 
+#include "node/cli/admin_client.h"
 #include "node/cli/commands.h"
 #include "node/cli/doctor_certificate.h"
 #include "node/cli/doctor_peers.h"
@@ -24,11 +25,23 @@ struct DoctorFlags {
   std::string data_dir;
 };
 
-// Errors: those of LoadConfig.
-absl::StatusOr<Config> ConfigOf(const DoctorFlags& flags) {
+// Of the node that runs; empty if none answers.
+std::string RunningDataDirectory(const GlobalFlags& flags) {
+  absl::StatusOr<AdminClient> client = AdminClient::Connect(flags);
+  if (!client.ok()) return "";
+  const absl::StatusOr<v1::NodeStatus> status = client->GetStatus();
+  return status.ok() ? status->data_directory() : "";
+}
+
+// What is not named is the running node's. Errors: those of LoadConfig.
+absl::StatusOr<Config> ConfigOf(const GlobalFlags& global, const DoctorFlags& flags) {
   absl::StatusOr<Config> config =
       LoadConfig({.file = flags.config_file, .environment = SluiceEnvironment(), .flags = {}});
-  if (config.ok() && !flags.data_dir.empty()) config->data_dir = flags.data_dir;
+  if (!config.ok()) return config;
+  const bool is_named = !flags.data_dir.empty() || !flags.config_file.empty();
+  const std::string running = is_named ? "" : RunningDataDirectory(global);
+  if (!running.empty()) config->data_dir = running;
+  if (!flags.data_dir.empty()) config->data_dir = flags.data_dir;
   return config;
 }
 
@@ -118,7 +131,7 @@ void PrintJson(const std::string& data_dir, const std::vector<Report>& reports,
 }
 
 absl::Status RunDoctor(const GlobalFlags& flags, const DoctorFlags& doctor) {
-  const absl::StatusOr<Config> config = ConfigOf(doctor);
+  const absl::StatusOr<Config> config = ConfigOf(flags, doctor);
   if (!config.ok()) return config.status();
   std::vector<Report> reports;
   for (const ondemand::Backend backend : ondemand::kBackends)

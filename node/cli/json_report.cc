@@ -133,6 +133,7 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
   return Text({{"version", status.version()},
                {"backend", status.backend()},
                {"backend_reason", status.backend_reason()},
+               {"data_directory", status.data_directory()},
                {"uptime_seconds", status.uptime().seconds()},
                {"store",
                 {{"capacity_bytes", status.store().capacity_bytes()},

@@ -147,8 +147,8 @@ std::string MountTable(const std::vector<v1::MountInfo>& mounts) {
       size += blob.size_bytes();
       present += blob.present_bytes();
     }
-    rows.push_back({mount.mount_point(), mount.reference(), BytesText(size), ShareText(present, size),
-                    BytesText(ServedFrom(mount.served(), v1::SOURCE_LOCAL).bytes()),
+    rows.push_back({OneLine(mount.mount_point()), mount.reference(), BytesText(size),
+                    ShareText(present, size), BytesText(ServedFrom(mount.served(), v1::SOURCE_LOCAL).bytes()),
                     BytesText(ServedFrom(mount.served(), v1::SOURCE_PEER).bytes()),
                     BytesText(ServedFrom(mount.served(), v1::SOURCE_ORIGIN).bytes()),
                     absl::StrCat(mount.read_errors())});
@@ -157,7 +157,7 @@ std::string MountTable(const std::vector<v1::MountInfo>& mounts) {
       {"MOUNT POINT", "IMAGE", "SIZE", "PRESENT", "FROM STORE", "FROM PEERS", "FROM ORIGIN", "ERRORS"}, rows);
   for (const v1::MountInfo& mount : mounts) {
     if (mount.last_error().empty()) continue;
-    absl::StrAppend(&text, mount.mount_point(), ": last error: ", mount.last_error(), "\n");
+    absl::StrAppend(&text, OneLine(mount.mount_point()), ": last error: ", OneLine(mount.last_error()), "\n");
   }
   return text;
 }

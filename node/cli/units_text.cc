@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
@@ -23,6 +24,19 @@ std::string BytesText(uint64_t bytes) {
 std::string ShareText(uint64_t part, uint64_t whole) {
   const double percent = whole == 0 ? 100 : 100 * static_cast<double>(part) / static_cast<double>(whole);
   return absl::StrCat(BytesText(part), " (", static_cast<int>(percent), " %)");
+}
+
+std::string OneLine(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (absl::ascii_iscntrl(byte)) {
+      absl::StrAppend(&line, absl::StrFormat("\\x%02x", byte));
+    } else {
+      line += c;
+    }
+  }
+  return line;
 }
 
 std::string SecondsText(int64_t seconds) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace sluice::cli {
 
@@ -13,5 +14,8 @@ std::string ShareText(uint64_t part, uint64_t whole);
 
 // "41s", "3m 20s", "5h 2m", "12d 4h".
 std::string SecondsText(int64_t seconds);
+
+// A name on one line: control characters, of which file names may be full, as \xNN.
+std::string OneLine(std::string_view text);
 
 }  // namespace sluice::cli

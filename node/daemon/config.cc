@@ -508,6 +508,18 @@ std::map<std::string, std::string> SluiceEnvironment() {
   return variables;
 }
 
+std::vector<std::string> UnknownVariables(const std::map<std::string, std::string>& environment) {
+  std::set<std::string> known = {"SLUICE_CONFIG", "SLUICE_API_SOCKET", "SLUICE_API_PREFETCH_SOCKET"};
+  for (const Setting& setting : Settings()) known.insert(setting.EnvironmentName());
+  std::vector<std::string> unknown;
+  for (const auto& [name, value] : environment) {
+    const bool of_a_service = name.find("_SERVICE_") != std::string::npos || name.ends_with("_PORT") ||
+                              name.find("_PORT_") != std::string::npos;
+    if (!of_a_service && !known.contains(name)) unknown.push_back(name);
+  }
+  return unknown;
+}
+
 std::string FormatConfig(const Config& config) {
   YAML::Node root;
   for (const Setting& setting : Settings()) {

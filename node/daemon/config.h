@@ -121,10 +121,9 @@ const std::vector<Setting>& Settings();
 
 // Where values come from; what stands later wins: default, file, environment, flags.
 struct ConfigSources {
-  std::string file;  // "" reads none
-  std::map<std::string, std::string>
-      environment;                           // those that start with SLUICE_; unknown ones are left alone
-  std::map<std::string, std::string> flags;  // by key
+  std::string file;                                // "" reads none
+  std::map<std::string, std::string> environment;  // those that start with SLUICE_; see UnknownVariables
+  std::map<std::string, std::string> flags;        // by key
 };
 
 // Errors: NotFound / PermissionDenied (the file can't be read), InvalidArgument (not YAML, an unknown key, a
@@ -134,6 +133,9 @@ absl::StatusOr<Config> LoadConfig(const ConfigSources& sources);
 
 // The process's SLUICE_* variables.
 std::map<std::string, std::string> SluiceEnvironment();
+// The names among these that mean nothing to any of our programs: misspelt, or of another version. Those that
+// Kubernetes makes for a Service with our name are left out.
+std::vector<std::string> UnknownVariables(const std::map<std::string, std::string>& environment);
 
 // The whole configuration as YAML that LoadConfig reads back.
 std::string FormatConfig(const Config& config);

@@ -786,9 +786,9 @@ absl::Status Daemon::Node::Serve() {
       [this](const BlobKey& key) { return mounter_->HoldersOf(key); });
   peer_admin_ = std::make_unique<PeerAdmin>(
       PeerAdmin::Parts{health_, clock_, members_.get(), exchange_.get(), dial_back_.get()});
-  status_admin_ =
-      std::make_unique<StatusAdmin>(StatusAdmin::Facts{kVersion, backend, backend_.reason, started_}, clock_,
-                                    *store_, *mounter_, telemetry_, *peer_admin_);
+  status_admin_ = std::make_unique<StatusAdmin>(
+      StatusAdmin::Facts{kVersion, backend, backend_.reason, config_.data_dir, started_}, clock_, *store_,
+      *mounter_, telemetry_, *peer_admin_);
   api::MetricsExtras extras;
   extras.version = kVersion;
   extras.revision = SLUICE_REVISION;

@@ -16,6 +16,7 @@
 #include "node/daemon/daemon.h"
 #include "node/daemon/log.h"
 #include "node/daemon/service_manager.h"
+#include "node/daemon/task_limit.h"
 
 namespace {
 
@@ -105,7 +106,14 @@ int main(int argc, char** argv) {
 
   const sigset_t signals = BlockSignals();
   sluice::DaemonLog log(config->log_level, config->log_format);
+  for (const std::string& name : sluice::UnknownVariables(sources.environment))
+    spdlog::warn("the environment variable {} is none of sluiced's and does nothing; the README lists them",
+                 name);
   RaiseFileLimit();
+  if (const absl::Status tasks = sluice::CheckTaskLimit(); !tasks.ok()) {
+    spdlog::error("sluiced cannot start: {}", std::string(tasks.message()));
+    return kExitFailed;
+  }
   sluice::ServiceManager service_manager;
   absl::StatusOr<std::unique_ptr<sluice::Daemon>> daemon =
       sluice::Daemon::Start(*config, service_manager, log);

@@ -46,7 +46,8 @@ std::string ManifestCache::PathOf(const p2p::ImageReference& reference) const {
 absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest) {
   static std::atomic<uint64_t> written{0};
   std::error_code error;
-  std::filesystem::create_directories(folder_, error);
+  // Not those above it: a data directory that was moved away is not made anew.
+  std::filesystem::create_directory(folder_, error);
   const std::string path = PathOf(reference);
   const std::string fresh = absl::StrCat(path, ".", getpid(), "-", written.fetch_add(1));
   json root = {{"version", kVersion},

@@ -191,6 +191,7 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   status.version = facts_.version;
   status.backend = facts_.backend;
   status.backend_reason = facts_.backend_reason;
+  status.data_directory = facts_.data_directory;
   status.uptime = clock_.Now() - facts_.started;
   status.store.blob_count = store_.List().size();
   status.store.size_bytes = static_cast<uint64_t>(telemetry_.cache_size_bytes.value());

@@ -66,6 +66,7 @@ class StatusAdmin final : public api::StatusBackend {
     std::string version;
     std::string backend;
     std::string backend_reason;
+    std::string data_directory;
     Instant started;
   };
   StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Mounter& mounter,

@@ -30,9 +30,26 @@ cp "$SLUICE_BIN/sluiced" "$work/"
 expect_failure 2 'sluiced.yaml.*permission denied' \
   setpriv --reuid=65534 --regid=65534 --clear-groups "$work/sluiced" --config "$config"
 
+note "too few tasks"
+chmod 644 "$config"
+expect_failure 1 'more threads may be there, and the node needs.*pids.max' \
+  setpriv --reuid=65534 --regid=65534 --clear-groups prlimit --nproc=20 "$work/sluiced" --config "$config"
+
 note "a port that is taken"
 python3 -c 'import socket, time
 s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(); print(s.getsockname()[1], flush=True); time.sleep(120)' >"$work/port" &
 wait_until test -s "$work/port"
 listen=127.0.0.1:$(<"$work/port")
 code=1 refused "$listen.*in use"
+
+note "a variable that means nothing"
+listen=127.0.0.1:$(free_port)
+SLUICE_ONDEMAND_READDEADLIN=3s SLUICE_SERVICE_HOST=10.0.0.1 SLUICE_PORT_9464_TCP=tcp://10.0.0.1:9464 start_node
+grep -q 'warn.*SLUICE_ONDEMAND_READDEADLIN is none' "$node_log" || fail "nothing is said of it: $(<"$node_log")"
+grep -q 'SLUICE_SERVICE_HOST\|SLUICE_PORT' "$node_log" && fail "variables that Kubernetes makes are complained of"
+
+note "the doctor asks the node that runs where its store is"
+doctored=$(sluice --output json doctor | jq -r .data_dir)
+[[ $doctored == "$data_dir" ]] || fail "the doctor looks at $doctored"
+sluice --output json doctor | jq -e '.backends[] | select(.name == "fanotify").requirements[] |
+  select(.name == "paused containers").detail' >"$work/jq.log" || fail "the doctor says nothing of paused containers"

@@ -38,3 +38,17 @@ config=$work/second.yaml listen=127.0.0.1:$(free_port) run_dir=$work/second-run 
 expect_failure 1 'another|in use|already|lock' "$SLUICE_BIN/sluiced" --config "$work/second.yaml"
 config=$first
 alive "$node_pid" && sluice status >"$work/status" || fail "the first daemon did not survive the second"
+
+note "one that was moved away is not made anew"
+start_registry
+stop_node
+start_node
+mkdir -p "$work/tree" "$work/mnt"
+echo bytes >"$work/tree/file"
+push_tree "$work/tree" app
+mv "$data_dir" "$work/moved"
+expect_failure 3 "$data_dir.*No such file" sluice mount "$registry/app:1" "$work/mnt"
+[[ ! -e $data_dir ]] || fail "there is another one: $(find "$data_dir")"
+mv "$work/moved" "$data_dir"
+sluice mount "$registry/app:1" "$work/mnt" >&2
+[[ $(<"$work/mnt/file") == bytes ]] || fail "the node does not go on with it"

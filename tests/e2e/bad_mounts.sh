@@ -45,6 +45,18 @@ expect_failure $exit_refused 'not empty' sluice mount "$registry/app:1" "$work/m
 sluice mount "$registry/app:1" "$mount"
 expect_failure $exit_refused 'already|mounted' sluice mount "$registry/app:1" "$mount"
 
+note "a mount point's name of two lines"
+lines="$work/mnt/two
+lines"
+mkdir "$lines"
+sluice mount "$registry/app:1" "$lines" >"$work/output"
+sluice status >>"$work/output"
+[[ $(grep -c 'two\\x0alines' "$work/output") == 2 ]] || fail "its name breaks a table's lines: $(<"$work/output")"
+[[ $(sluice --output json status | jq -r --arg point "$lines" '.mounts[] | select(.mount_point == $point).mount_point') == "$lines" ]] ||
+  fail "it has another name in JSON"
+sluice umount "$lines"
+grep -q 'mounted .*two\\x0alines$' "$node_log" || fail "it breaks a line of the log: $(<"$node_log")"
+
 note "unmounting"
 expect_failure $exit_not_found 'not mounted|nothing|no mount|not found' sluice umount "$work/mnt/full"
 (cd "$mount" && exec sleep 60) &

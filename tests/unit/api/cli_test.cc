@@ -220,8 +220,9 @@ TEST_F(CliTest, StatusAsJson) {
   EXPECT_EQ(json["mounts"][0]["blobs"][0]["present_bytes"], 250);
   std::vector<std::string> names;
   for (const auto& [name, value] : json.items()) names.push_back(name);
-  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "mount_count", "mounts", "origin_bytes",
-                                 "peers", "read_errors", "served", "store", "uptime_seconds", "version"));
+  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "data_directory", "mount_count", "mounts",
+                                 "origin_bytes", "peers", "read_errors", "served", "store", "uptime_seconds",
+                                 "version"));
 }
 
 TEST_F(CliTest, PeersIsATableForPeople) {

@@ -226,5 +226,16 @@ TEST(UnitsTest, Durations) {
   }
 }
 
+TEST(UnknownVariablesTest, AreThoseThatMeanNothing) {
+  EXPECT_THAT(UnknownVariables({{"SLUICE_CONFIG", ""},
+                                {"SLUICE_ONDEMAND_READ_DEADLINE", "3s"},
+                                {"SLUICE_ONDEMAND_READDEADLINE", "3s"},
+                                {"SLUICE_API_SOCKET", ""},
+                                {"SLUICE_SERVICE_PORT", "9464"},
+                                {"SLUICE_PORT", "tcp://10.0.0.1:9464"},
+                                {"SLUICE_PORT_9464_TCP_ADDR", "10.0.0.1"}}),
+              testing::ElementsAre("SLUICE_ONDEMAND_READDEADLINE"));
+}
+
 }  // namespace
 }  // namespace sluice

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
@@ -57,11 +58,13 @@ absl::Status CheckTaskLimit(size_t tasks) {
   for (const pthread_t thread : threads) pthread_join(thread, nullptr);
   pthread_attr_destroy(&attributes);
   if (error == 0) return absl::OkStatus();
+  const std::string why = std::strerror(error);
+  if (error != EAGAIN) return absl::UnavailableError(absl::StrCat("threads can't be made: ", why));
   return absl::ResourceExhaustedError(absl::StrCat(
-      "only ", threads.size(), " more threads may be there, and the node needs ", tasks, ": ",
-      std::string(std::strerror(error)),
-      "; raise the limit of tasks (TasksMax= of the service, pids.max of its cgroup, the pod's limit "
-      "of processes, ulimit -u)"));
+      "only ", threads.size(), " more threads may be there, and the node needs ", tasks, ": ", why,
+      "; raise the limit of tasks (TasksMax= of the service, pids.max of its cgroup, the pod's limit of "
+      "processes, "
+      "ulimit -u)"));
 }
 
 }  // namespace sluice

@@ -11,7 +11,7 @@ namespace sluice {
 inline constexpr size_t kTasksNeeded = 96;
 
 // Whether so many threads may be there at once, beside those that are: makes them, and ends them again.
-// Errors: ResourceExhausted (and who sets the limit).
+// Errors: ResourceExhausted (and who sets the limit), Unavailable.
 absl::Status CheckTaskLimit(size_t tasks = kTasksNeeded);
 
 }  // namespace sluice

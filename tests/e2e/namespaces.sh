@@ -55,13 +55,16 @@ wait_until gone "$outer" || fail "the PID namespace does not end"
 READ_DEADLINE=3s start_node
 mount_image app "$mount"
 stop_node
-node_runner=(unshare -T --monotonic 100000 --boottime 100000)
-launch_node
-node_runner=()
+# Older kernels let only a child into a new one.
+setsid unshare -T --fork --monotonic 100000 --boottime 100000 "$SLUICE_BIN/sluiced" --config "$config" >>"$node_log" 2>&1 &
+outer=$!
+disown
+node_pid=$outer
 node_is_ready || fail "the node does not become ready in a time namespace"
+node_pid=$(pgrep -P "$outer")
 same 12 || fail "a read fails with the daemon in another time namespace"
 stop_node
-pkill -TERM -f "^[^ ]*sluiced --config $config" || true
+wait_until gone "$outer" || fail "the daemon in a time namespace does not end"
 kill -STOP "$registry_pid"
 restart_node
 took=$(refused read 16 4096) || fail "a read without its registry"

@@ -342,6 +342,10 @@ void CachefilesDoor::Read(const CachefilesHeader& header, const CachefilesRead& 
     GiveUp(slot);
     if (!HasFreeSlot()) return Complete(object.file.get(), header.id);
   }
+  if (FailsAgain(read)) {
+    CountOne(counters_.denied);
+    return Complete(object.file.get(), header.id);
+  }
   slots_[header.id] = Door::Publish(read);
 }
 

@@ -73,9 +73,13 @@ void TicketPump::TakeSlot(uint32_t index) {
     // Fails only when the counter is about to overflow: then the keeper is awake.
     [[maybe_unused]] const ssize_t written = write(completions->get(), &one, sizeof(one));
   };
-  auto answer = [read, finish, deliver = deliver_](absl::Status status) {
+  auto answer = [read, finish, journal = journal_, deliver = deliver_](absl::Status status) {
     if (!status.ok() || !*deliver) return finish(std::move(status));
-    (*deliver)(read, finish);
+    (*deliver)(read, [finish, journal, entry = read.blob](absl::Status delivered) mutable {
+      if (!delivered.ok() && !absl::IsCancelled(delivered))
+        keeper::CountFailed(journal->layout(), entry, keeper::Refusal::kNotCopied);
+      finish(std::move(delivered));
+    });
   };
   const Instant deadline{std::chrono::nanoseconds(keeper::OwnTimeNs(read.deadline_ns))};
   const BlobKey key = KeyOf(journal_->layout().blobs[read.blob % keeper::kBlobsMax]);

@@ -51,6 +51,8 @@ const char* RefusalText(Refusal refusal) {
       return "so many reads wait for the daemon that no more are taken";
     case Refusal::kFileChanged:
       return "the blob's file in the store was cut or deleted; \"sluice blob evict\" has it fetched anew";
+    case Refusal::kNotCopied:
+      return "the bytes could not be put into the kernel's cache; the log says why";
     case Refusal::kBroken:
       return "the kernel's side of the mounts is gone; unmount all images, then restart sluiced";
   }

@@ -142,6 +142,7 @@ enum class Refusal : uint32_t {
   kNoSlot = 2,       // so many wait already that nothing comes free
   kFileChanged = 3,  // the blob's file was cut, deleted, or is another one's
   kBroken = 4,       // the kernel's side is gone: an aborted FUSE connection, a cache that was given up
+  kNotCopied = 5,    // the bytes came, and could not be put into the kernel's cache
 };
 // In words, for the operator.
 const char* RefusalText(Refusal refusal);

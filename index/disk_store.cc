@@ -310,6 +310,15 @@ bool DiskStore::IsSettled(const BlobKey& key) const {
   return entry->Settled();
 }
 
+absl::StatusOr<ChunkSet> DiskStore::ProvenChunks(const BlobKey& key) const {
+  const EntryPtr entry = FindEntry(key);
+  if (!entry) return NoSuchBlob(key);
+  std::lock_guard lock(entry->mutex);
+  ChunkSet proven = entry->blob->presence().Snapshot();
+  proven.IntersectWith(entry->verified);
+  return proven;
+}
+
 absl::StatusOr<BlobInfo> DiskStore::Stat(const BlobKey& key) const {
   const EntryPtr entry = FindEntry(key);
   if (!entry) return NoSuchBlob(key);

@@ -131,8 +131,8 @@ struct BlobInfo {
 // claims of the last batch. What can't be proven present after a restart is absent: claims hold for the very
 // file that they were made over (see FileIdentity).
 //
-// Thread-safe. Find, Acquire, Touch, Stat, List, IsSettled and what is said of access take no disk access;
-// all others may block on it.
+// Thread-safe. Find, Acquire, Touch, Stat, List, IsSettled, ProvenChunks and what is said of access take no
+// disk access; all others may block on it.
 class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader, public AccessLedger {
  public:
   using Options = DiskStoreOptions;
@@ -228,6 +228,8 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
 
   // Whether the blob is settled: all chunks present, durable and proven, and the whole digest hashed once.
   bool IsSettled(const BlobKey& key) const;
+  // Its present chunks that are proven; NotFound.
+  absl::StatusOr<ChunkSet> ProvenChunks(const BlobKey& key) const;
   absl::StatusOr<BlobInfo> Stat(const BlobKey& key) const;
   std::vector<BlobInfo> List() const;
 

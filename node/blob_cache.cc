@@ -19,11 +19,6 @@ absl::Status CheckRange(const Blob& blob, ByteRange range) {
                                             " bytes"));
 }
 
-// Whether somebody on this host waits for it.
-bool IsReaders(FetchClass fetch_class, Asker asker) {
-  return fetch_class == FetchClass::kDemand && asker == Asker::kLocal;
-}
-
 absl::Status ShuttingDown() {
   return absl::CancelledError("the node is shutting down");
 }
@@ -54,6 +49,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
   void StopFill(FillId id);
   void Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence, SourceKind kind,
              ChunkSink::OnDone on_done);
+  CacheActivity Activity();
 
   Executor& loop() { return parts_.core; }
 
@@ -63,7 +59,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
   void Wait(ReadId id, PendingRead&& read);
   ChunkRuns JoinAbsent(ReadId id, PendingRead& read);
   void ChunkCame(ReadId id, SourceKind kind) override;
-  void ChunkFailed(ReadId id, const absl::Status& status) override;
+  void ChunkFailed(ReadId id, const absl::Status& status) override { Complete(id, status); }
   void Complete(ReadId id, const absl::Status& status);
   void Answer(PendingRead&& read, absl::Status status);
   void ArmDeadline();
@@ -184,10 +180,6 @@ void BlobCache::Core::ChunkCame(ReadId id, SourceKind kind) {
   const std::shared_ptr<Blob> blob = read->blob;
   const FetchClass fetch_class = read->fetch_class;
   flight_.Queue(blob, JoinAbsent(id, *read), fetch_class);
-}
-
-void BlobCache::Core::ChunkFailed(ReadId id, const absl::Status& status) {
-  Complete(id, status);
 }
 
 void BlobCache::Core::Complete(ReadId id, const absl::Status& status) {
@@ -336,6 +328,12 @@ void BlobCache::Core::EndOffer(const std::shared_ptr<Blob>& blob, ChunkIndex ind
 
 // ---------------------------------------------------------------------------------------- life, facade
 
+CacheActivity BlobCache::Core::Activity() {
+  CacheActivity activity = ActivityOf(reads_, flight_.wanted(), Now());
+  activity.inflight_bytes = flight_.scheduler().inflight_bytes();
+  return activity;
+}
+
 void BlobCache::Core::Begin() {
   parts_.sources.OnOffersChanged([weak = weak_from_this()](const Digest& digest) {
     const auto core = weak.lock();
@@ -388,6 +386,10 @@ FillId BlobCache::Fill(FillRequest request, FillDone done) {
 
 void BlobCache::StopFill(FillId id) {
   core_->loop().Post([core = core_, id] { core->StopFill(id); });
+}
+
+void BlobCache::Observe(ActivityDone done) {
+  core_->loop().Post([core = core_, done = std::move(done)]() mutable { std::move(done)(core->Activity()); });
 }
 
 void BlobCache::Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence,

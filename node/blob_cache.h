@@ -10,6 +10,7 @@
 #include "node/amplifier.h"
 #include "node/blob.h"
 #include "node/bulk_lane.h"
+#include "node/cache_activity.h"
 #include "node/chunk_sink.h"
 #include "node/chunk_source.h"
 #include "node/chunk_store.h"
@@ -86,6 +87,10 @@ class BlobCache final : public ChunkSink {
   // Ends a fill with Cancelled and gives back its lease; what is under way for nobody else is cancelled.
   // No-op if it has ended.
   void StopFill(FillId id);
+
+  // What it does at the moment when the core loop comes to it. `done` is dropped if the loop ends before.
+  using ActivityDone = absl::AnyInvocable<void(CacheActivity) &&>;
+  void Observe(ActivityDone done);
 
   // As ChunkSink says; also Cancelled, when the cache is gone.
   void Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence, SourceKind kind,

@@ -26,4 +26,8 @@ std::optional<WantedChunk> FetchTable::Close(const Blob& blob, ChunkIndex index)
   return chunk;
 }
 
+void FetchTable::ForEach(absl::FunctionRef<void(const Blob&, ChunkIndex, const WantedChunk&)> visit) const {
+  for (const auto& [key, held] : chunks_) visit(*held.blob, key.second, held.chunk);
+}
+
 }  // namespace sluice

@@ -8,6 +8,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/chunk_source.h"
@@ -93,6 +94,9 @@ class FetchTable {
 
   // Takes the entry out, with its waiters. Nothing if it is not there.
   std::optional<WantedChunk> Close(const Blob& blob, ChunkIndex index);
+
+  // In no order. REQUIRES: `visit` does not change the table
+  void ForEach(absl::FunctionRef<void(const Blob&, ChunkIndex, const WantedChunk&)> visit) const;
 
   size_t size() const { return chunks_.size(); }
 

@@ -180,6 +180,8 @@ Left running, all of it under $work:
   mount       $mount
   second node process ${node_pids[2]}, metrics http://${node_listens[2]}/metrics, log $second_log, mount $second_mount
 
+In a browser: http://$listen/ and http://${node_listens[2]}/, the nodes' own pages
+
 Try:
   alias sluice='$SLUICE_BIN/sluice --socket $run_dir/api.sock'
   chroot $mount python3

@@ -46,6 +46,10 @@ struct ReadResult {
   SourceKind source = SourceKind::kLocal;  // the farthest place that any of its chunks came from
   Blob::Lease lease = {};
 };
+// Whether somebody on this host waits for it.
+constexpr bool IsReaders(FetchClass fetch_class, Asker asker) {
+  return fetch_class == FetchClass::kDemand && asker == Asker::kLocal;
+}
 using ReadDone = absl::AnyInvocable<void(absl::StatusOr<ReadResult>) &&>;
 
 }  // namespace sluice

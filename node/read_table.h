@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "node/deadlines.h"
 #include "node/fetch_table.h"
 #include "node/read_request.h"
@@ -61,6 +62,10 @@ class ReadTable {
     deadlines_.Prune(reads_.size(), [&](ReadId other) { return reads_.contains(other); });
     if (!read->work) --waiting_;
     return read;
+  }
+  // In no order. REQUIRES: `visit` does not change the table
+  void ForEach(absl::FunctionRef<void(const PendingRead&)> visit) const {
+    for (const auto& [id, read] : reads_) visit(read);
   }
   size_t size() const { return reads_.size(); }
   // Those that somebody waits for.

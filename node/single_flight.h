@@ -86,6 +86,7 @@ class SingleFlight final : private LegEvents {
   void Stop();
 
   FetchScheduler& scheduler() { return scheduler_; }
+  const FetchTable& wanted() const { return table_; }
 
  private:
   // Chunks in a row that are to be asked for alike.

@@ -303,7 +303,10 @@ const std::vector<Setting>& Settings() {
       OneOf("log.level", &Config::log_level, {"debug", "info", "warn", "error"}, "what is logged"),
       OneOf("log.format", &Config::log_format, {"text", "json"}, "how a log line is written"),
       Text("operations.listen", &Config::operations_listen,
-           "host:port of /metrics, /livez and /readyz; empty is off"),
+           "host:port of the node's page at /, /metrics, /livez and /readyz; empty is off"),
+      OneOf(
+          "operations.names", &Config::operations_names, {"loopback", "always", "never"},
+          "when the page tells names of images and nodes, and errors: to this machine alone, always, never"),
       Text("api.socket", &Config::api_socket, "unix socket of the gRPC API; empty is api.sock in runtimeDir"),
       Text("api.prefetchSocket", &Config::api_prefetch_socket,
            "unix socket of the hints' API, mode 0660; empty is prefetch.sock in runtimeDir"),

@@ -23,6 +23,7 @@ struct Config {
   std::string log_format = "text";  // text, json
 
   std::string operations_listen = "127.0.0.1:9464";  // metrics and health; "" turns it off
+  std::string operations_names = "loopback";         // loopback, always, never
   std::string api_socket;                            // "" is <runtimeDir>/api.sock
   std::string api_prefetch_socket;                   // "" is <runtimeDir>/prefetch.sock
   std::string api_prefetch_group;                    // name or number; "" is the daemon's own

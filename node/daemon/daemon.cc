@@ -44,6 +44,7 @@
 #include "node/daemon/mounter.h"
 #include "node/daemon/node_admin.h"
 #include "node/daemon/node_health.h"
+#include "node/daemon/node_page.h"
 #include "node/daemon/peer_admin.h"
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
@@ -185,6 +186,13 @@ class OriginLedger final : public AccessLedger {
 
 ImageDocuments::Tags TagsOf(const Config& config) {
   return config.PeersAreBelieved() ? ImageDocuments::Tags::kFromHome : ImageDocuments::Tags::kFromRegistry;
+}
+
+NodePage::Options PageOptionsOf(const Config& config) {
+  using Rule = NodePage::NamesRule;
+  return {config.operations_listen, config.operations_names == "always"  ? Rule::kAlways
+                                    : config.operations_names == "never" ? Rule::kNever
+                                                                         : Rule::kLoopback};
 }
 
 BlobCacheLimits CacheLimitsOf(const Config& config) {
@@ -340,6 +348,7 @@ class Daemon::Node {
   std::unique_ptr<StatusAdmin> status_admin_;
   std::unique_ptr<NodeHealth> health_checks_;
   std::unique_ptr<api::Metrics> metrics_;
+  std::unique_ptr<NodePage> page_;
   std::unique_ptr<api::HttpServer> http_;
   std::unique_ptr<NodePeerDocuments> given_documents_;
   std::shared_ptr<p2p::MemberZones> zones_;
@@ -805,12 +814,16 @@ absl::Status Daemon::Node::Serve() {
   if (!config_.operations_listen.empty()) {
     api::HttpRoutes routes;
     api::AddOperationsRoutes(routes, *metrics_, {[this] { return Alive(); }, [this] { return Ready(); }});
+    page_ = std::make_unique<NodePage>(
+        NodePage::Parts{clock_, *cache_, *store_, *mounter_, *status_admin_, *peer_admin_, telemetry_, log_},
+        PageOptionsOf(config_));
+    page_->AddRoutes(routes);
     http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
     const absl::Status status = http_->Start(config_.operations_listen);
     if (!status.ok()) {
       return absl::Status(status.code(), absl::StrCat("operations.listen: ", std::string(status.message())));
     }
-    spdlog::info("metrics and health on port {}", http_->port());
+    spdlog::info("metrics, health and the node's page on port {}", http_->port());
   }
   api::GrpcServerOptions options;
   options.socket_path = config_.ApiSocketPath();
@@ -896,6 +909,7 @@ void Daemon::Node::Stop() {
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();
+  if (page_) page_->Stop();
   health_checks_.reset();
   if (peer_http_) peer_http_->Stop();
   if (mirror_http_) mirror_http_->Stop();

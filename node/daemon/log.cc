@@ -5,6 +5,9 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
+#include <deque>
 #include <iterator>
 #include <memory>
 #include <mutex>
@@ -72,13 +75,30 @@ class DaemonLog::Sink final : public spdlog::sinks::base_sink<std::mutex> {
 
   ondemand::LineWriter writer;
 
+  std::vector<Line> Recent() {
+    std::lock_guard lock(mutex_);
+    return {recent_.begin(), recent_.end()};
+  }
+
  private:
+  void Keep(const spdlog::details::log_msg& message) {
+    if (recent_.size() == kRecentMax) recent_.pop_front();
+    const auto since_epoch = message.time.time_since_epoch();
+    const spdlog::string_view_t level = spdlog::level::to_string_view(message.level);
+    recent_.push_back(
+        {std::chrono::duration_cast<std::chrono::milliseconds>(since_epoch).count(),
+         std::string(level.data(), level.size()),
+         std::string(message.payload.data(), std::min(message.payload.size(), kRecentBytesMax))});
+  }
   void sink_it_(const spdlog::details::log_msg& message) override {
+    if (message.level >= spdlog::level::warn) Keep(message);
     spdlog::memory_buf_t line;
     formatter_->format(message, line);
     writer.Write({line.data(), line.size()});
   }
   void flush_() override {}
+
+  std::deque<Line> recent_;  // guarded by mutex_
 };
 
 DaemonLog::DaemonLog(const std::string& level, const std::string& format)
@@ -99,6 +119,10 @@ void DaemonLog::Reopen() {
 
 uint64_t DaemonLog::dropped() const {
   return sink_->writer.dropped();
+}
+
+std::vector<DaemonLog::Line> DaemonLog::Recent() const {
+  return sink_->Recent();
 }
 
 bool DaemonLog::Stuck() const {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace sluice {
 
@@ -22,6 +23,15 @@ class DaemonLog {
   // Opens stderr's file anew, if it is one that is appended to.
   void Reopen();
   uint64_t dropped() const;
+  // The last warnings and errors, the newest last; each cut to kRecentBytesMax.
+  static constexpr size_t kRecentMax = 50;
+  static constexpr size_t kRecentBytesMax = 1000;
+  struct Line {
+    int64_t time_ms = 0;  // since 1970
+    std::string level;    // "warning", "error"
+    std::string text;
+  };
+  std::vector<Line> Recent() const;
   // Whether nobody takes the lines.
   bool Stuck() const;
 

@@ -761,6 +761,15 @@ absl::StatusOr<std::vector<api::MountInfo>> Mounter::ListMounts() {
   return mounts;
 }
 
+std::vector<BlobKey> Mounter::BlobsOf(const std::string& mount_point) const {
+  std::lock_guard lock(table_mutex_);
+  std::vector<BlobKey> keys;
+  const MountEntry* const entry = table_.Find(mount_point);
+  if (!entry) return keys;
+  for (const MountedBlob& blob : entry->blobs) keys.push_back(blob.key);
+  return keys;
+}
+
 absl::StatusOr<std::vector<api::FillProgress>> Mounter::GetFillProgress(const std::string& requested) {
   const std::string mount_point = PlaceOf(requested);
   std::optional<MountEntry> entry;

@@ -101,6 +101,8 @@ class Mounter final : public api::MountBackend {
   absl::StatusOr<api::MountInfo> Mount(const api::MountRequest& request) override;
   absl::Status Unmount(const std::string& mount_point) override;
   absl::StatusOr<std::vector<api::MountInfo>> ListMounts() override;
+  // In the order of ListMounts' blobs; empty if nothing of ours is mounted there.
+  std::vector<BlobKey> BlobsOf(const std::string& mount_point) const;
   absl::StatusOr<std::vector<api::FillProgress>> GetFillProgress(const std::string& mount_point) override;
 
  private:

@@ -76,9 +76,11 @@ TEST_F(UnprovenTest, WhenTheRecipeComesWhatIsRightIsProvenAndWhatIsWrongIsDroppe
   const std::shared_ptr<Blob> blob = OpenBlob(sample_);
   EXPECT_EQ(blob->unverified_count(), 4u);
   EXPECT_EQ(verified_, 0) << "nothing can be proven yet";
+  EXPECT_TRUE(store_->ProvenChunks(blob->key())->empty());
   RecipeComes();
   Work();
   EXPECT_EQ(blob->unverified_count(), 0u);
+  EXPECT_EQ(*store_->ProvenChunks(blob->key()), blob->presence().Snapshot());
   EXPECT_TRUE(store_->AllProven(*blob, {ChunkIndex(2), 1}));
   EXPECT_FALSE(IsPresent(sample_, 3));
   EXPECT_FALSE(IsPresent(sample_, 1));

@@ -395,6 +395,47 @@ TEST_F(BlobCacheTest, MoreReadersThanTheLimitAreRefused) {
   EXPECT_TRUE(absl::IsResourceExhausted((*third)->status()));
 }
 
+TEST_F(BlobCacheTest, SaysWhatItDoesAtThisMoment) {
+  BlobCacheLimits limits;
+  limits.fetches_max[0] = 4;  // one for each blob
+  limits.readahead_mode = ReadaheadMode::kOff;
+  Restart(limits);
+  auto blob = AddBlob(100 * kChunk);
+  ReadChunk(*blob, 7);
+  Pass(seconds(2));
+  Read(*blob, {40 * kChunk, 2 * kChunk});
+  std::optional<CacheActivity> seen;
+  cache_->Observe([&](CacheActivity activity) { seen = std::move(activity); });
+  EXPECT_FALSE(seen.has_value());
+  Settle();
+  ASSERT_TRUE(seen.has_value());
+  EXPECT_EQ(seen->chunks[0].under_way, 1u);
+  EXPECT_EQ(seen->chunks[0].queued, 2u);
+  EXPECT_EQ(seen->inflight_bytes, kChunk);
+  EXPECT_THAT(seen->under_way[blob->key()], ::testing::ElementsAre(ChunkIndex(7)));
+  EXPECT_EQ(seen->reads_waiting, 2u);
+  ASSERT_EQ(seen->reads.size(), 2u);
+  EXPECT_EQ(seen->reads[0].range, (ByteRange{7 * kChunk, 1}));  // the one that waits longest
+  EXPECT_EQ(seen->reads[0].waited, seconds(2));
+  EXPECT_EQ(seen->reads[0].left, seconds(28));
+  EXPECT_EQ(seen->reads[1].chunks_missing, 2u);
+}
+
+TEST_F(BlobCacheTest, OfManyReadersItShowsThoseThatWaitLongestAndCountsAll) {
+  auto blob = AddBlob(10 * kChunk);
+  for (size_t i = 0; i < CacheActivity::kReadsMax + 5; ++i) {
+    ReadChunk(*blob, 4);
+    Pass(std::chrono::milliseconds(1));
+  }
+  std::optional<CacheActivity> seen;
+  cache_->Observe([&](CacheActivity activity) { seen = std::move(activity); });
+  Settle();
+  EXPECT_EQ(seen->reads_waiting, CacheActivity::kReadsMax + 5);
+  ASSERT_EQ(seen->reads.size(), CacheActivity::kReadsMax);
+  EXPECT_EQ(seen->reads.front().waited, std::chrono::milliseconds(CacheActivity::kReadsMax + 5));
+  EXPECT_EQ(seen->reads.back().waited, std::chrono::milliseconds(6));
+}
+
 TEST_F(BlobCacheTest, WhatNobodyWaitsForIsNotCountedAmongTheReadsThatWait) {
   BlobCacheLimits limits;
   limits.reads_waiting_max = 1;

@@ -289,6 +289,8 @@ FetchScheduler::Slot FetchScheduler::PlaceFor(Share& share, int of_class, ChunkS
   share.bytes[pool] += slot.bytes_;
   share.registry->bytes[pool] += slot.bytes_;
   bytes_[pool] += slot.bytes_;
+  if (telemetry_) telemetry_->fetches[of_class].Add();
+  Count(of_class);
   return slot;
 }
 
@@ -298,6 +300,7 @@ void FetchScheduler::Arrived(Share& share, int of_class, uint64_t bytes) {
   share.bytes[pool] -= bytes;
   share.registry->bytes[pool] -= bytes;
   bytes_[pool] -= bytes;
+  Count(of_class);
 }
 
 void FetchScheduler::Finished(Share& share, int of_class) {
@@ -305,7 +308,14 @@ void FetchScheduler::Finished(Share& share, int of_class) {
   --share.classes[of_class].under_way;
   --share.registry->lanes[of_class].under_way;
   --classes_[of_class].under_way;
+  Count(of_class);
   Forget(share);
+}
+
+void FetchScheduler::Count(int of_class) const {
+  if (!telemetry_) return;
+  telemetry_->fetches_under_way[of_class].Set(classes_[of_class].under_way);
+  telemetry_->fetch_inflight_bytes.Set(static_cast<int64_t>(inflight_bytes()));
 }
 
 }  // namespace sluice

@@ -14,6 +14,7 @@
 #include "node/blob.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
+#include "node/telemetry.h"
 #include "node/work_source.h"
 
 namespace sluice {
@@ -84,7 +85,9 @@ class FetchScheduler {
   // What each class below demand gets while all of them have something to start.
   static constexpr std::array<uint32_t, kFetchClassCount> kWeights = {0, 4, 2, 1};
 
-  FetchScheduler(const Clock& clock, Limits limits) : clock_(clock), limits_(limits) {}
+  // `telemetry` outlives it; null: nothing is counted.
+  FetchScheduler(const Clock& clock, Limits limits, Telemetry* telemetry = nullptr)
+      : clock_(clock), limits_(limits), telemetry_(telemetry) {}
   FetchScheduler(const FetchScheduler&) = delete;
   FetchScheduler& operator=(const FetchScheduler&) = delete;
 
@@ -179,9 +182,11 @@ class FetchScheduler {
   uint64_t BytesFor(const Registry& registry, int pool) const;
   void Arrived(Share& share, int of_class, uint64_t bytes);
   void Finished(Share& share, int of_class);
+  void Count(int of_class) const;
 
   const Clock& clock_;
   const Limits limits_;
+  Telemetry* const telemetry_;
   absl::flat_hash_map<std::string, std::unique_ptr<Registry>> registries_;
   absl::flat_hash_map<const Blob*, std::unique_ptr<Share>> shares_;
   std::array<ClassTurns, kFetchClassCount> classes_;

@@ -14,6 +14,7 @@ FetchTable::Opened FetchTable::Open(const std::shared_ptr<Blob>& blob, ChunkInde
   if (is_new) {
     held.blob = blob;
     held.chunk.fetch_class = fetch_class;
+    SetGauge();
   }
   return {&held.chunk, is_new};
 }
@@ -23,6 +24,7 @@ std::optional<WantedChunk> FetchTable::Close(const Blob& blob, ChunkIndex index)
   if (found == chunks_.end()) return std::nullopt;
   std::optional<WantedChunk> chunk = std::move(found->second.chunk);
   chunks_.erase(found);
+  SetGauge();
   return chunk;
 }
 

@@ -14,6 +14,7 @@
 #include "node/chunk_source.h"
 #include "node/read_request.h"
 #include "node/source_planner.h"
+#include "node/telemetry.h"
 
 namespace sluice {
 
@@ -82,6 +83,9 @@ struct WantedChunk {
 // Owned by the core loop. Not thread-safe.
 class FetchTable {
  public:
+  // `size` is kept equal to size(), and outlives it; may be null.
+  explicit FetchTable(Gauge* size = nullptr) : size_gauge_(size) {}
+
   // The chunk's entry, or nullptr if nobody wants it. The pointer is good until the table is changed.
   WantedChunk* Find(const Blob& blob, ChunkIndex index);
 
@@ -106,6 +110,11 @@ class FetchTable {
     std::shared_ptr<Blob> blob;  // keeps the key's address from being used again
     WantedChunk chunk;
   };
+  void SetGauge() const {
+    if (size_gauge_) size_gauge_->Set(static_cast<int64_t>(chunks_.size()));
+  }
+
+  Gauge* const size_gauge_;
   absl::flat_hash_map<Key, Held> chunks_;
 };
 

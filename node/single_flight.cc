@@ -29,7 +29,8 @@ void AppendChunk(ChunkRuns& runs, ChunkIndex index) {
 
 SingleFlight::SingleFlight(const Parts& parts, FetchScheduler::Limits limits)
     : parts_(parts),
-      scheduler_(parts.clock, limits),
+      table_(&parts.telemetry.chunks_wanted),
+      scheduler_(parts.clock, limits, &parts.telemetry),
       planner_(parts.first_byte_budget),
       runner_(std::make_shared<FetchRunner>(
           FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake, planner_, parts.telemetry},

@@ -167,6 +167,11 @@ struct Telemetry {
   std::array<Counter, kHintResultCount> prefetch_hints;  // sluice_prefetch_hints_total{result}
   Gauge mounts;                                          // sluice_mounts
   Gauge reads_waiting;                                   // sluice_reads_waiting: what somebody waits for
+
+  std::array<Counter, kFetchClassCount> fetches;          // sluice_fetches_total{class}: that were started
+  std::array<Gauge, kFetchClassCount> fetches_under_way;  // sluice_fetches_under_way{class}
+  Gauge fetch_inflight_bytes;  // sluice_fetch_inflight_bytes: asked for and not yet stored
+  Gauge chunks_wanted;         // sluice_chunks_wanted: absent, queued or under way
 };
 
 }  // namespace sluice

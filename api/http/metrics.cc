@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "api/http/process_counts.h"
+
 namespace sluice::api {
 namespace {
 
@@ -268,6 +270,42 @@ void AddOndemand(Families& to, const Telemetry& t, const KeeperCounts& keeper, s
             {{"backend", backend}}, 1);
 }
 
+void AddFetches(Families& to, const Telemetry& t) {
+  MetricFamily& started =
+      AddFamily(to, "sluice_fetches_total",
+                "Fetches of runs of chunks that got their place, by what they are for.", MetricType::Counter);
+  MetricFamily under_way;
+  under_way.name = "sluice_fetches_under_way";
+  under_way.help = "Fetches of runs of chunks that are under way, by what they are for.";
+  under_way.type = MetricType::Gauge;
+  for (size_t i = 0; i < kFetchClassCount; ++i) {
+    const std::string_view name = FetchClassName(static_cast<FetchClass>(i));
+    AddSample(started, {{"class", name}}, static_cast<double>(t.fetches[i].value()));
+    AddSample(under_way, {{"class", name}}, static_cast<double>(t.fetches_under_way[i].value()));
+  }
+  to.push_back(std::move(under_way));
+  AddGauge(to, "sluice_fetch_inflight_bytes", "Bytes that were asked for and are not stored yet.",
+           t.fetch_inflight_bytes);
+  AddGauge(to, "sluice_chunks_wanted", "Absent chunks that wait for their turn or are under way.",
+           t.chunks_wanted);
+}
+
+void AddProcess(Families& to, const ProcessCounts& process) {
+  const auto add = [&](std::string_view name, std::string_view help, MetricType type, double value) {
+    AddSample(AddFamily(to, name, help, type), {}, value);
+  };
+  add("sluice_process_cpu_seconds_total", "Time of the processors that the daemon has taken.",
+      MetricType::Counter, process.cpu_seconds);
+  add("sluice_process_resident_bytes", "Memory that the daemon takes up.", MetricType::Gauge,
+      static_cast<double>(process.resident_bytes));
+  add("sluice_process_open_fds", "Descriptors that the daemon has open.", MetricType::Gauge,
+      static_cast<double>(process.open_descriptors));
+  add("sluice_process_max_fds", "Descriptors that the daemon may have open.", MetricType::Gauge,
+      static_cast<double>(process.descriptors_max));
+  add("sluice_process_threads", "Threads of the daemon.", MetricType::Gauge,
+      static_cast<double>(process.threads));
+}
+
 }  // namespace
 
 class Metrics::Collector final : public prometheus::Collectable {
@@ -286,6 +324,8 @@ class Metrics::Collector final : public prometheus::Collectable {
     AddMirror(families, telemetry_);
     AddTls(families, telemetry_);
     AddOndemand(families, telemetry_, keeper, extras_.backend);
+    AddFetches(families, telemetry_);
+    AddProcess(families, CountProcess());
     AddSample(AddFamily(families, "sluice_kernel_cache_size_bytes",
                         "What the kernel's own copies of blobs take up on disk (backend cachefiles).",
                         MetricType::Gauge),

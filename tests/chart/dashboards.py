@@ -3,6 +3,8 @@
 
 usage: dashboards.py CHART metrics METRICS_FILE       what a panel or rule names is exported by a node
        dashboards.py CHART queries PROMETHEUS_URL N   a Prometheus that scrapes N nodes answers every query
+       dashboards.py CHART moves PROMETHEUS_URL LIST  what a panel or rule names has moved since Prometheus started, but
+                                                      for what stands in LIST: a name and why, to a line
 
 A panel's query must give at least one series, and a rule's none of its errors. Exits with 1 and says where if not.
 """
@@ -155,11 +157,34 @@ def check_queries(chart, url, count):
             yield f"{where}: {error}: {expression}"
 
 
+def names_of(chart):
+    return {name for _, expression in list(panel_queries(chart)) + list(rule_queries(chart))
+            for name in METRIC.findall(expression)}
+
+
+def check_moves(chart, url, list_file):
+    lines = [line.split(maxsplit=1) for line in pathlib.Path(list_file).read_text(encoding="utf-8").splitlines()
+             if line and not line.startswith("#")]
+    listed = {words[0] for words in lines}
+    yield from (f"{words[0]} is listed without a reason" for words in lines if len(words) < 2)
+    names = names_of(chart)
+    yield from (f"{name} is listed, and no panel or rule names it" for name in sorted(listed - names))
+    for name in sorted(names - listed):
+        _, series = ask(url, f"max(max_over_time({name}[1h]) - min_over_time({name}[1h]))")
+        if not series or float(series[0]["value"][1]) <= 0:
+            yield f"{name} did not move"
+
+
 def main():
     chart, what, *rest = sys.argv[1:]
     chart = pathlib.Path(chart)
     complaints = list(check_layout(chart)) + list(check_runbooks(chart))
-    complaints += check_metrics(chart, rest[0]) if what == "metrics" else check_queries(chart, rest[0], int(rest[1]))
+    if what == "metrics":
+        complaints += check_metrics(chart, rest[0])
+    elif what == "moves":
+        complaints += check_moves(chart, *rest)
+    else:
+        complaints += check_queries(chart, rest[0], int(rest[1]))
     print("\n".join(complaints), end="\n" if complaints else "")
     return 1 if complaints else 0
 

@@ -2,33 +2,17 @@
 # Two real nodes and a real Prometheus: what dashboards and alerts name is exported, every panel's query gives series,
 # and no alert fires for nodes that are well; then one node goes, and the first alert fires.
 source "$(dirname "$0")/../e2e/lib.sh"
+source "$(dirname "$0")/lib_prometheus.sh"
 export BACKEND=off
-chart=$repository_root/charts/sluice
-prometheus_pid=
 first_pid=
 
 end_all() {
   local status=$?
-  end_process "$prometheus_pid" KILL 2>/dev/null
+  stop_prometheus
   end_process "$first_pid" TERM 2>/dev/null
   cleanup "$status"
 }
 trap end_all EXIT
-
-start_prometheus() {
-  cat >"$work/prometheus.yml" <<YAML
-global: {scrape_interval: 1s, evaluation_interval: 1s}
-rule_files: [$chart/rules/sluice.yaml]
-scrape_configs: [{job_name: sluice, static_configs: [{targets: ["$1", "$2"]}]}]
-YAML
-  promtool check config "$work/prometheus.yml" >"$work/promtool.log" || fail "promtool: $(<"$work/promtool.log")"
-  setsid prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/tsdb" \
-    --web.listen-address="$prometheus" >"$work/prometheus.log" 2>&1 &
-  prometheus_pid=$!
-  disown
-  wait_until curl -fs -o "$work/ready" "http://$prometheus/-/ready" ||
-    fail "prometheus does not start: $(tail -n 3 "$work/prometheus.log")"
-}
 
 # alert_state NAME: pending or firing; nothing if it is neither.
 alert_state() {
@@ -36,8 +20,6 @@ alert_state() {
     jq -r --arg name "$1" '.data.alerts[] | select(.labels.alertname == $name) | .state'
 }
 is_pending() { [[ $(alert_state SluiceNodeDown) == pending ]]; }
-
-check() { python3 -B "$repository_root/tests/chart/dashboards.py" "$@" >&2; }
 
 note "promtool takes the rules, and each alert fires when it must"
 promtool check rules "$chart/rules/sluice.yaml" >"$work/promtool.log" || fail "promtool: $(<"$work/promtool.log")"
@@ -49,7 +31,6 @@ first_pid=$node_pid
 first=$listen
 data_dir=$work/data2 run_dir=$work/run2 listen=
 start_node
-prometheus=127.0.0.1:$(free_port)
 start_prometheus "$first" "$listen"
 
 note "panels and rules name metrics that a node exports"

@@ -96,6 +96,12 @@ constexpr const char* kSeries[] = {
     "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"denied\"} 0",
     "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"error\"} 0",
     "sluice_ondemand_published_total{backend=\"fanotify\"} 0",
+    "sluice_fetches_total{class=\"demand\"} 0",
+    "sluice_fetches_total{class=\"backfill\"} 0",
+    "sluice_fetches_under_way{class=\"readahead\"} 0",
+    "sluice_fetches_under_way{class=\"hint\"} 0",
+    "sluice_fetch_inflight_bytes 0",
+    "sluice_chunks_wanted 0",
     "sluice_log_dropped_total 0",
     "sluice_ondemand_backend_info{backend=\"fanotify\"} 1",
     "sluice_mounts 0",
@@ -133,6 +139,14 @@ TEST(MetricsTest, EverySeriesIsThereFromTheStart) {
   Telemetry telemetry;
   const std::string text = Metrics(telemetry, Extras()).Text();
   for (const char* series : kSeries) EXPECT_THAT(text, HasSubstr(std::string(series) + "\n"));
+}
+
+TEST(MetricsTest, TellsWhatTheProcessTakesUp) {
+  Telemetry telemetry;
+  const std::string text = Metrics(telemetry, Extras()).Text();
+  for (const char* name : {"cpu_seconds_total", "resident_bytes", "open_fds", "max_fds", "threads"}) {
+    EXPECT_THAT(text, ::testing::ContainsRegex(std::string("\nsluice_process_") + name + " [0-9.e-]*[1-9]"));
+  }
 }
 
 TEST(MetricsTest, PassesPromtool) {
@@ -178,6 +192,31 @@ TEST(MetricsTest, CountersArriveUnderTheirNames) {
         "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"denied\"} 14",
         "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"error\"} 15",
         "sluice_ondemand_published_total{backend=\"fanotify\"} 12"}) {
+    EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
+  }
+}
+
+// Those that tests/chart/moves.sh can't move.
+TEST(MetricsTest, CountsOfRareEventsAreExported) {
+  Telemetry telemetry;
+  telemetry.blobs_refused.Add(21);
+  telemetry.hedges[static_cast<size_t>(HedgeResult::kWon)].Add(22);
+  telemetry.takeovers[static_cast<size_t>(TakeoverReason::kStalled)].Add(23);
+  telemetry.last_resort_bytes.Add(24);
+  telemetry.sync_failures.Add(25);
+  telemetry.write_failures.Add(26);
+  telemetry.tls_certificate_expiry.Set(27);
+  telemetry.unverified_served_bytes.Add(28);
+  MetricsExtras extras = Extras();
+  extras.kernel_cache_bytes = [] { return uint64_t{29}; };
+  extras.log_dropped = [] { return uint64_t{30}; };
+  const std::string text = Metrics(telemetry, std::move(extras)).Text();
+  for (const char* line :
+       {"sluice_blobs_refused_total 21", "sluice_hedges_total{result=\"won\"} 22",
+        "sluice_takeovers_total{reason=\"stalled\"} 23", "sluice_last_resort_bytes_total 24",
+        "sluice_store_sync_failures_total 25", "sluice_store_write_failures_total 26",
+        "sluice_tls_certificate_expiry_timestamp_seconds 27", "sluice_unverified_served_bytes_total 28",
+        "sluice_kernel_cache_size_bytes 29", "sluice_log_dropped_total 30"}) {
     EXPECT_THAT(text, HasSubstr(std::string(line) + "\n"));
   }
 }

@@ -421,6 +421,24 @@ TEST_F(BlobCacheTest, SaysWhatItDoesAtThisMoment) {
   EXPECT_EQ(seen->reads[1].chunks_missing, 2u);
 }
 
+TEST_F(BlobCacheTest, CountsFetchesByClassAndWhatTheyHaveStillToBring) {
+  auto blob = AddBlob(100 * kChunk), other = AddBlob(100 * kChunk, 8);
+  auto result = ReadChunk(*blob, 7);
+  EXPECT_EQ(telemetry_.fetches[0].value(), 1u);
+  EXPECT_EQ(telemetry_.fetches_under_way[0].value(), 1);
+  EXPECT_EQ(telemetry_.fetch_inflight_bytes.value(), kChunk);
+  EXPECT_EQ(telemetry_.chunks_wanted.value(), 1);
+  cache_->Fill({.blob = other->digest()}, [](absl::Status) {});
+  Settle();
+  EXPECT_GE(telemetry_.fetches_under_way[static_cast<size_t>(FetchClass::kBackfill)].value(), 1);
+  while (!source_.calls.empty()) Serve();
+  EXPECT_TRUE(result->has_value());
+  for (const Gauge& of_class : telemetry_.fetches_under_way) EXPECT_EQ(of_class.value(), 0);
+  EXPECT_EQ(telemetry_.fetch_inflight_bytes.value(), 0);
+  EXPECT_EQ(telemetry_.chunks_wanted.value(), 0);
+  EXPECT_GE(telemetry_.fetches[static_cast<size_t>(FetchClass::kBackfill)].value(), 1u);
+}
+
 TEST_F(BlobCacheTest, OfManyReadersItShowsThoseThatWaitLongestAndCountsAll) {
   auto blob = AddBlob(10 * kChunk);
   for (size_t i = 0; i < CacheActivity::kReadsMax + 5; ++i) {

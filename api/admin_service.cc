@@ -117,14 +117,18 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
       : backend_(backend),
         limits_(limits),
         watches_{.mounts = backend.mounts, .interval = limits.fill_poll_interval},
-        pool_(limits.workers, limits.calls_waiting_max) {}
+        slow_(limits.slow_workers, limits.calls_waiting_max),
+        removals_(limits.removal_workers, limits.calls_waiting_max),
+        quick_(limits.quick_workers, limits.calls_waiting_max) {}
 
   void EndWatches() { watches_.ending = true; }
-  void Stop() { pool_.Stop(); }
+  void Stop() {
+    for (CallPool* pool : {&slow_, &removals_, &quick_}) pool->Stop();
+  }
 
   Reactor* GetStatus(Context* context, const v1::GetStatusRequest*,
                      v1::GetStatusResponse* response) override {
-    return Run(context, [this, response](Instant) {
+    return Run(quick_, context, [this, response](Instant) {
       absl::StatusOr<NodeStatus> status = backend_.status.GetStatus();
       if (status.ok()) ToProto(*status, *response->mutable_status());
       return status.status();
@@ -133,7 +137,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
 
   Reactor* ListPeers(Context* context, const v1::ListPeersRequest*,
                      v1::ListPeersResponse* response) override {
-    return Run(context, [this, response](Instant) {
+    return Run(quick_, context, [this, response](Instant) {
       const absl::StatusOr<PeersReport> report = backend_.peers.ListPeers();
       if (report.ok()) ToProto(*report, *response);
       return report.status();
@@ -141,7 +145,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   }
 
   Reactor* DialBack(Context* context, const v1::DialBackRequest*, v1::DialBackResponse* response) override {
-    return Run(context, [this, response](Instant deadline) {
+    return Run(slow_, context, [this, response](Instant deadline) {
       const absl::StatusOr<std::vector<DialFinding>> dials = backend_.peers.DialBack(deadline);
       if (!dials.ok()) return dials.status();
       for (const DialFinding& dial : *dials) ToProto(dial, *response->add_dials());
@@ -150,7 +154,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   }
 
   Reactor* Mount(Context* context, const v1::MountRequest* request, v1::MountResponse* response) override {
-    return Run(context, [this, context, request, response](Instant deadline) {
+    return Run(slow_, context, [this, context, request, response](Instant deadline) {
       absl::StatusOr<MountRequest> checked = FromProto(*request, deadline);
       if (!checked.ok()) return checked.status();
       checked->cancelled = CancelCheck([context] { return context->IsCancelled(); });
@@ -161,7 +165,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   }
 
   Reactor* Unmount(Context* context, const v1::UnmountRequest* request, v1::UnmountResponse*) override {
-    return Run(context, [this, request](Instant) {
+    return Run(removals_, context, [this, request](Instant) {
       if (absl::Status status = CheckMountPoint(request->mount_point()); !status.ok()) return status;
       return backend_.mounts.Unmount(request->mount_point());
     });
@@ -169,7 +173,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
 
   Reactor* ListMounts(Context* context, const v1::ListMountsRequest*,
                       v1::ListMountsResponse* response) override {
-    return Run(context, [this, response](Instant) {
+    return Run(quick_, context, [this, response](Instant) {
       absl::StatusOr<std::vector<MountInfo>> mounts = backend_.mounts.ListMounts();
       if (!mounts.ok()) return mounts.status();
       for (const MountInfo& mount : *mounts) ToProto(mount, *response->add_mounts());
@@ -193,12 +197,13 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
 
   Reactor* ListBlobs(Context* context, const v1::ListBlobsRequest* request,
                      v1::ListBlobsResponse* response) override {
-    return Run(context, [this, request, response](Instant) { return ListBlobsPage(*request, *response); });
+    return Run(quick_, context,
+               [this, request, response](Instant) { return ListBlobsPage(*request, *response); });
   }
 
   Reactor* GetBlob(Context* context, const v1::GetBlobRequest* request,
                    v1::GetBlobResponse* response) override {
-    return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant) {
+    return RunOnBlob(quick_, context, request->digest(), [this, response](const Digest& digest, Instant) {
       absl::StatusOr<BlobInfo> blob = backend_.blobs.GetBlob(digest);
       if (blob.ok()) ToProto(*blob, *response->mutable_blob());
       return blob.status();
@@ -207,7 +212,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
 
   Reactor* GetBlobRecipe(Context* context, const v1::GetBlobRecipeRequest* request,
                          v1::GetBlobRecipeResponse* response) override {
-    return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant) {
+    return RunOnBlob(quick_, context, request->digest(), [this, response](const Digest& digest, Instant) {
       absl::StatusOr<std::string> recipe = backend_.blobs.GetBlobRecipe(digest);
       if (recipe.ok()) response->set_recipe(*std::move(recipe));
       return recipe.status();
@@ -216,20 +221,21 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
 
   Reactor* VerifyBlob(Context* context, const v1::VerifyBlobRequest* request,
                       v1::VerifyBlobResponse* response) override {
-    return RunOnBlob(context, request->digest(), [this, context, response](const Digest& digest, Instant) {
-      const CancelCheck cancelled([context] { return context->IsCancelled(); });
-      absl::StatusOr<VerifyReport> report = backend_.blobs.VerifyBlob(digest, cancelled);
-      if (!report.ok()) return report.status();
-      response->set_checked_bytes(report->checked_bytes);
-      response->set_bad_chunks(report->bad_chunks);
-      response->set_unprovable_chunks(report->unprovable_chunks);
-      return absl::OkStatus();
-    });
+    return RunOnBlob(slow_, context, request->digest(),
+                     [this, context, response](const Digest& digest, Instant) {
+                       const CancelCheck cancelled([context] { return context->IsCancelled(); });
+                       absl::StatusOr<VerifyReport> report = backend_.blobs.VerifyBlob(digest, cancelled);
+                       if (!report.ok()) return report.status();
+                       response->set_checked_bytes(report->checked_bytes);
+                       response->set_bad_chunks(report->bad_chunks);
+                       response->set_unprovable_chunks(report->unprovable_chunks);
+                       return absl::OkStatus();
+                     });
   }
 
   Reactor* EvictBlob(Context* context, const v1::EvictBlobRequest* request,
                      v1::EvictBlobResponse* response) override {
-    return RunOnBlob(context, request->digest(), [this, response](const Digest& digest, Instant) {
+    return RunOnBlob(removals_, context, request->digest(), [this, response](const Digest& digest, Instant) {
       absl::StatusOr<uint64_t> freed = backend_.blobs.EvictBlob(digest);
       if (freed.ok()) response->set_freed_bytes(*freed);
       return freed.status();
@@ -237,24 +243,24 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   }
 
   Reactor* PinBlob(Context* context, const v1::PinBlobRequest* request, v1::PinBlobResponse*) override {
-    return RunOnBlob(context, request->digest(), [this](const Digest& digest, Instant) {
+    return RunOnBlob(quick_, context, request->digest(), [this](const Digest& digest, Instant) {
       return backend_.blobs.SetPin(digest, PinState::kPinned);
     });
   }
 
   Reactor* UnpinBlob(Context* context, const v1::UnpinBlobRequest* request, v1::UnpinBlobResponse*) override {
-    return RunOnBlob(context, request->digest(), [this](const Digest& digest, Instant) {
+    return RunOnBlob(quick_, context, request->digest(), [this](const Digest& digest, Instant) {
       return backend_.blobs.SetPin(digest, PinState::kUnpinned);
     });
   }
 
  private:
-  // Runs `work` on the pool and ends the call with its status. gRPC keeps context, request and response alive
+  // Runs `work` on a pool and ends the call with its status. gRPC keeps context, request and response alive
   // until then.
   template <typename Work>  // absl::Status(Instant deadline)
-  Reactor* Run(Context* context, Work work) {
+  Reactor* Run(CallPool& pool, Context* context, Work work) {
     Reactor* reactor = context->DefaultReactor();
-    absl::Status posted = pool_.Post([this, context, reactor, work = std::move(work)] {
+    absl::Status posted = pool.Post([this, context, reactor, work = std::move(work)] {
       absl::StatusOr<Instant> deadline = DeadlineOf(*context, limits_.call_max);
       reactor->Finish(ToGrpc(deadline.ok() ? work(*deadline) : deadline.status()));
     });
@@ -263,8 +269,8 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   }
 
   template <typename Work>  // absl::Status(const Digest& digest, Instant deadline)
-  Reactor* RunOnBlob(Context* context, const std::string& digest_field, Work work) {
-    return Run(context, [digest_field, work = std::move(work)](Instant deadline) -> absl::Status {
+  Reactor* RunOnBlob(CallPool& pool, Context* context, const std::string& digest_field, Work work) {
+    return Run(pool, context, [digest_field, work = std::move(work)](Instant deadline) -> absl::Status {
       absl::StatusOr<Digest> digest = ParseDigestField(digest_field);
       if (!digest.ok()) return digest.status();
       return work(*digest, deadline);
@@ -291,7 +297,8 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   const AdminServiceLimits limits_;
 
   FillWatch::Shared watches_;
-  CallPool pool_;  // last: its threads use the others
+  // Last: their threads use the others.
+  CallPool slow_, removals_, quick_;
 };
 
 AdminService::AdminService(AdminBackend backend, AdminServiceLimits limits)

@@ -9,8 +9,12 @@
 namespace sluice::api {
 
 struct AdminServiceLimits {
-  int workers = 8;             // calls into the backend at once
-  int calls_waiting_max = 64;  // beyond: RESOURCE_EXHAUSTED
+  // Calls into the backend at once, of each kind: those that wait for other machines or read a whole blob
+  // (Mount, DialBack, VerifyBlob), those that take something away (Unmount, EvictBlob), and all others.
+  int slow_workers = 8;
+  int removal_workers = 2;
+  int quick_workers = 4;
+  int calls_waiting_max = 64;  // of each kind; beyond: RESOURCE_EXHAUSTED
   int watches_max = 64;        // WatchFill streams at once; beyond: RESOURCE_EXHAUSTED
   Duration fill_poll_interval = std::chrono::milliseconds(250);
   Duration call_max =
@@ -18,7 +22,8 @@ struct AdminServiceLimits {
 };
 
 // sluice.v1.AdminService over the backend: checks requests, runs the backend's blocking calls on its own
-// worker threads, and turns absl::Status into grpc::Status (same code, same message).
+// worker threads, and turns absl::Status into grpc::Status (same code, same message). Calls of one kind do
+// not wait for those of another: mounts that a registry stalls leave status and unmounting as they are.
 //
 // Thread-safe.
 class AdminService final : public GrpcService {

@@ -409,7 +409,7 @@ TEST_F(AdminServiceTest, AVerifyWhoseCallerHasGoneEnds) {
 }
 
 TEST_F(AdminServiceTest, CallsBeyondTheBoundAreRefused) {
-  StartWith({.workers = 1, .calls_waiting_max = 0});
+  StartWith({.quick_workers = 1, .calls_waiting_max = 0});
   const auto call = [this] {
     grpc::ClientContext context;
     v1::GetStatusResponse response;
@@ -423,8 +423,49 @@ TEST_F(AdminServiceTest, CallsBeyondTheBoundAreRefused) {
   first.join();
 }
 
+// A registry that stalls holds every worker that mounts; who asks what is going on is answered all the same.
+TEST_F(AdminServiceTest, MountsThatStallStopNoOtherCall) {
+  StartWith({.slow_workers = 2, .calls_waiting_max = 0});
+  backend_.Hold({"Mount", "Unmount"});
+  std::vector<std::thread> stalled;
+  for (const char* mount_point : {"/mnt/a", "/mnt/b"}) {
+    stalled.emplace_back([this, mount_point] {
+      v1::MountResponse response;
+      EXPECT_TRUE(Mount("r/a:1", mount_point, v1::FILL_UNSPECIFIED, &response).ok());
+    });
+  }
+  backend_.AwaitHeld(2);
+  v1::MountResponse mounted;
+  EXPECT_EQ(Mount("r/a:1", "/mnt/c", v1::FILL_UNSPECIFIED, &mounted).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  // So does one that can't be unmounted.
+  stalled.emplace_back([this] {
+    grpc::ClientContext context;
+    v1::UnmountRequest request;
+    request.set_mount_point("/mnt/x");
+    v1::UnmountResponse response;
+    EXPECT_EQ(stub_->Unmount(&context, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+  });
+  backend_.AwaitHeld(3);
+
+  const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(60);
+  grpc::ClientContext status_context, mounts_context, peers_context, blobs_context;
+  for (grpc::ClientContext* context : {&status_context, &mounts_context, &peers_context, &blobs_context})
+    context->set_deadline(deadline);
+  v1::GetStatusResponse status;
+  EXPECT_TRUE(stub_->GetStatus(&status_context, {}, &status).ok());
+  v1::ListMountsResponse mounts;
+  EXPECT_TRUE(stub_->ListMounts(&mounts_context, {}, &mounts).ok());
+  v1::ListPeersResponse peers;
+  EXPECT_TRUE(stub_->ListPeers(&peers_context, {}, &peers).ok());
+  v1::ListBlobsResponse blobs;
+  EXPECT_TRUE(stub_->ListBlobs(&blobs_context, {}, &blobs).ok());
+  backend_.Release();
+  for (std::thread& thread : stalled) thread.join();
+}
+
 TEST_F(AdminServiceTest, ACallWhoseDeadlineHasPassedInTheQueueNeverReachesTheBackend) {
-  StartWith({.workers = 1, .calls_waiting_max = 4});
+  StartWith({.quick_workers = 1, .calls_waiting_max = 4});
   backend_.Hold();
   std::thread first([this] {
     grpc::ClientContext context;

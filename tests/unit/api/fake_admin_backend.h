@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -45,9 +46,9 @@ class FakeAdminBackend final : public StatusBackend,
   // What one GetFillProgress after the other answers; the last one again and again.
   std::vector<std::vector<FillProgress>> fill_snapshots;
 
-  // Calls to GetStatus wait from Hold until Release.
-  void Hold() { SetHeld(true); }
-  void Release() { SetHeld(false); }
+  // Calls to what is named wait from Hold until Release.
+  void Hold(std::set<std::string> names = {"GetStatus"}) { SetHeld(std::move(names)); }
+  void Release() { SetHeld({}); }
   // Waits until so many calls are held.
   void AwaitHeld(int count) {
     std::unique_lock lock(mutex_);
@@ -66,10 +67,7 @@ class FakeAdminBackend final : public StatusBackend,
   absl::StatusOr<NodeStatus> GetStatus() override {
     std::unique_lock lock(mutex_);
     calls_.push_back("GetStatus");
-    ++held_count_;
-    changed_.notify_all();
-    changed_.wait(lock, [this] { return !held_; });
-    --held_count_;
+    WaitWhileHeld("GetStatus", lock);
     if (!failure.ok()) return failure;
     return status;
   }
@@ -90,9 +88,10 @@ class FakeAdminBackend final : public StatusBackend,
   }
 
   absl::StatusOr<MountInfo> Mount(const MountRequest& request) override {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     calls_.push_back(absl::StrCat("Mount ", request.reference, " ", request.mount_point));
     last_mount_ = request;
+    WaitWhileHeld("Mount", lock);
     if (!failure.ok()) return failure;
     MountInfo mount;
     mount.reference = request.reference;
@@ -104,8 +103,9 @@ class FakeAdminBackend final : public StatusBackend,
   }
 
   absl::Status Unmount(const std::string& mount_point) override {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     calls_.push_back("Unmount " + mount_point);
+    WaitWhileHeld("Unmount", lock);
     if (!failure.ok()) return failure;
     if (mounts.erase(mount_point) == 0) return absl::NotFoundError("nothing is mounted at " + mount_point);
     return absl::OkStatus();
@@ -177,12 +177,18 @@ class FakeAdminBackend final : public StatusBackend,
   }
 
  private:
-  void SetHeld(bool held) {
+  void SetHeld(std::set<std::string> names) {
     {
       std::lock_guard lock(mutex_);
-      held_ = held;
+      held_ = std::move(names);
     }
     changed_.notify_all();
+  }
+  void WaitWhileHeld(const std::string& call, std::unique_lock<std::mutex>& lock) {
+    ++held_count_;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !held_.contains(call); });
+    --held_count_;
   }
 
   absl::Status Record(const char* call, const Digest& digest) {
@@ -198,7 +204,7 @@ class FakeAdminBackend final : public StatusBackend,
   std::vector<std::string> calls_;
   MountRequest last_mount_;
   size_t fill_polls_ = 0;
-  bool held_ = false;
+  std::set<std::string> held_;
   int held_count_ = 0;
 };
 

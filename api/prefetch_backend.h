@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/digest.h"
+#include "node/executor.h"
 #include "node/geometry.h"
 
 // What the daemon gives to sluice.v1.PrefetchService: one port, in plain types.
@@ -17,6 +19,9 @@ namespace sluice::api {
 inline constexpr size_t kHintIdBytesMax = 128;
 inline constexpr size_t kHintRangesMax = 256;    // of one hint
 inline constexpr size_t kHintsPerCallMax = 100;  // submitted, watched or cancelled
+inline constexpr size_t kSchedulerBytesMax = 64;
+inline constexpr int32_t kHintPriorityMax = 100;  // and -100 is the least
+inline constexpr Duration kHintTtlMax = std::chrono::hours(7 * 24);
 
 struct HintPlatform {
   std::string os;            // not empty
@@ -40,9 +45,14 @@ struct HintSpec {
   std::string reference;                   // not empty
   std::optional<HintPlatform> platform{};  // the node's own if absent
   std::vector<HintRange> ranges{};         // none: all of the image; at most kHintRangesMax
+  int32_t priority = 0;                    // the higher goes first
+  // The earlier goes first among those of one priority, and none last. May have passed.
+  std::optional<std::chrono::system_clock::time_point> needed_by{};
+  std::optional<Duration> ttl{};  // > 0, at most kHintTtlMax; the node's own if absent
+  std::string scheduler{};        // at most kSchedulerBytesMax bytes
 };
 
-enum class HintState { kQueued, kResolving, kFetching, kCompleted, kCancelled, kFailed };
+enum class HintState { kQueued, kResolving, kFetching, kCompleted, kCancelled, kFailed, kExpired };
 inline bool IsOver(HintState state) {
   return state >= HintState::kCompleted;
 }
@@ -55,6 +65,8 @@ struct HintStatus {
   absl::Status error{};      // of kFailed; in kResolving and kFetching that of the latest try
   uint64_t total_bytes = 0;  // 0 until it is resolved
   uint64_t present_bytes = 0;
+  bool late = false;  // not all is present, or was when it ended, though the time it was needed by has passed
+  std::string scheduler{};
 
   friend bool operator==(const HintStatus&, const HintStatus&) = default;
 };
@@ -78,7 +90,7 @@ class PrefetchBackend {
 
   // One result for each hint, in their order. Errors: InvalidArgument (a reference is malformed; then none of
   // them is taken). In a result: PermissionDenied (not on the allow-list), AlreadyExists (the id has another
-  // content), ResourceExhausted (too many are under way).
+  // content), ResourceExhausted (too many are under way, in all or of its scheduler; with a RetryInfo).
   virtual absl::StatusOr<std::vector<SubmitResult>> SubmitHints(const std::vector<HintSpec>& hints) = 0;
 
   // In the order of the ids. Errors: NotFound (one of them is not known).

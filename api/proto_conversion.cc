@@ -6,7 +6,11 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "api/error_details.h"
+#include "google/rpc/status.pb.h"
 #include "sluice/v1/admin.pb.h"
 #include "sluice/v1/prefetch.pb.h"
 
@@ -17,6 +21,8 @@ namespace {
 constexpr size_t kReferenceBytesMax = 1024;
 // gRPC refuses headers above 8 KiB, and percent-encoding may treble a message.
 constexpr size_t kStatusMessageBytesMax = 2048;
+// The same message once more, beside its details.
+constexpr size_t kDetailedMessageBytesMax = 512;
 
 v1::Source ToProto(SourceKind kind) {
   switch (kind) {
@@ -122,6 +128,8 @@ v1::HintState ToProto(HintState state) {
       return v1::HINT_STATE_CANCELLED;
     case HintState::kFailed:
       return v1::HINT_STATE_FAILED;
+    case HintState::kExpired:
+      return v1::HINT_STATE_EXPIRED;
   }
   return v1::HINT_STATE_UNSPECIFIED;
 }
@@ -138,13 +146,21 @@ v1::SubmitOutcome ToProto(SubmitOutcome outcome) {
   return v1::SUBMIT_OUTCOME_UNSPECIFIED;
 }
 
+// To messages that have google.rpc's `details`.
+template <typename Message>
+void AddDetails(const absl::Status& from, Message& to) {
+  from.ForEachPayload([&to](absl::string_view url, const absl::Cord& value) {
+    if (!absl::StartsWith(url, kDetailUrlPrefix)) return;
+    google::protobuf::Any& detail = *to.add_details();
+    detail.set_type_url(std::string(url));
+    detail.set_value(std::string(value));
+  });
+}
+
 void ToProto(const absl::Status& from, v1::Error& to) {
   to.set_code(static_cast<int32_t>(from.code()));
   to.set_message(std::string(from.message().substr(0, kStatusMessageBytesMax)));
-}
-
-absl::Status InvalidField(const std::string& field, const std::string& what) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", what));
+  AddDetails(from, to);
 }
 
 absl::Status CheckReference(const std::string& reference, const std::string& field) {
@@ -159,15 +175,19 @@ absl::Status CheckReference(const std::string& reference, const std::string& fie
   return absl::OkStatus();
 }
 
+bool IsMadeAsAnId(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == ':' || c == '-';
+  });
+}
+
 absl::Status CheckHintId(const std::string& id, const std::string& field) {
   if (id.empty() || id.size() > kHintIdBytesMax) {
     return InvalidField(field,
                         absl::StrCat("an id has 1 to ", kHintIdBytesMax, " bytes, this one ", id.size()));
   }
-  const bool good = std::all_of(id.begin(), id.end(), [](char c) {
-    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == ':' || c == '-';
-  });
-  if (!good) return InvalidField(field, "an id is made of letters, digits, '.', '_', ':' and '-'");
+  if (!IsMadeAsAnId(id))
+    return InvalidField(field, "an id is made of letters, digits, '.', '_', ':' and '-'");
   return absl::OkStatus();
 }
 
@@ -210,11 +230,58 @@ absl::StatusOr<std::vector<HintRange>> RangesFrom(const v1::BlobRanges& from, co
   return ranges;
 }
 
+// No time of day lies further from the epoch, either way, than the years 0001 to 9999 that protobuf allows.
+constexpr int64_t kTimestampSecondsMin = -62'135'596'800, kTimestampSecondsMax = 253'402'300'799;
+
+// What says when and in whose name.
+absl::Status OrderFrom(const v1::Hint& from, const std::string& field, HintSpec& to) {
+  if (from.priority() < -kHintPriorityMax || from.priority() > kHintPriorityMax) {
+    return InvalidField(field + ".priority", absl::StrCat("it is ", from.priority(), "; -", kHintPriorityMax,
+                                                          " to ", kHintPriorityMax, " are taken"));
+  }
+  to.priority = from.priority();
+  if (from.has_needed_by()) {
+    const google::protobuf::Timestamp& at = from.needed_by();
+    if (at.seconds() < kTimestampSecondsMin || at.seconds() > kTimestampSecondsMax || at.nanos() < 0 ||
+        at.nanos() > 999'999'999) {
+      return InvalidField(field + ".needed_by", "it is no time between the years 1 and 9999");
+    }
+    // The clock's own range is narrower, and beyond it all times are equally far.
+    constexpr int64_t kFar = 9'000'000'000;
+    const std::chrono::seconds seconds(std::clamp(at.seconds(), -kFar, kFar));
+    to.needed_by =
+        std::chrono::system_clock::time_point(std::chrono::duration_cast<std::chrono::system_clock::duration>(
+            seconds + std::chrono::nanoseconds(at.nanos())));
+  }
+  if (from.has_ttl()) {
+    constexpr int64_t kSecondsMax = std::chrono::duration_cast<std::chrono::seconds>(kHintTtlMax).count();
+    const google::protobuf::Duration& ttl = from.ttl();
+    const bool in_range =
+        ttl.seconds() >= 0 && ttl.seconds() <= kSecondsMax && ttl.nanos() >= 0 && ttl.nanos() <= 999'999'999;
+    const Duration taken =
+        in_range ? std::chrono::seconds(ttl.seconds()) + Duration(ttl.nanos()) : Duration(0);
+    if (taken <= Duration(0) || taken > kHintTtlMax) {
+      return InvalidField(field + ".ttl", absl::StrCat("it must be more than 0 and at most ", kSecondsMax,
+                                                       " seconds; without it the node has its own"));
+    }
+    to.ttl = taken;
+  }
+  if (from.scheduler().size() > kSchedulerBytesMax || !IsMadeAsAnId(from.scheduler())) {
+    return InvalidField(
+        field + ".scheduler",
+        absl::StrCat("at most ", kSchedulerBytesMax, " letters, digits, '.', '_', ':' and '-' are taken"));
+  }
+  to.scheduler = from.scheduler();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field) {
   absl::Status status = CheckHintId(from.id(), field + ".id");
   if (status.ok()) status = CheckReference(from.reference(), field + ".reference");
   if (!status.ok()) return status;
   HintSpec hint{.id = from.id(), .reference = from.reference()};
+  status = OrderFrom(from, field, hint);
+  if (!status.ok()) return status;
   if (from.has_platform()) {
     absl::StatusOr<HintPlatform> platform = PlatformFrom(from.platform(), field + ".platform");
     if (!platform.ok()) return platform.status();
@@ -350,6 +417,8 @@ void ToProto(const HintStatus& from, v1::HintStatus& to) {
   if (!from.error.ok()) ToProto(from.error, *to.mutable_error());
   to.set_total_bytes(from.total_bytes);
   to.set_present_bytes(from.present_bytes);
+  to.set_late(from.late);
+  to.set_scheduler(from.scheduler);
 }
 
 void ToProto(const SubmitResult& from, v1::SubmitResult& to) {
@@ -441,8 +510,14 @@ absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant dea
 
 grpc::Status ToGrpc(const absl::Status& status) {
   // The codes of absl and gRPC are the same numbers: both are google.rpc.Code.
-  return grpc::Status(static_cast<grpc::StatusCode>(status.raw_code()),
-                      std::string(status.message().substr(0, kStatusMessageBytesMax)));
+  const auto code = static_cast<grpc::StatusCode>(status.raw_code());
+  const std::string message(status.message().substr(0, kStatusMessageBytesMax));
+  google::rpc::Status detailed;
+  AddDetails(status, detailed);
+  if (detailed.details().empty()) return grpc::Status(code, message);
+  detailed.set_code(status.raw_code());
+  detailed.set_message(message.substr(0, kDetailedMessageBytesMax));
+  return grpc::Status(code, message, detailed.SerializeAsString());
 }
 
 }  // namespace sluice::api

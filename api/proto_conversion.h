@@ -49,7 +49,7 @@ absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::CancelHintsRequest& from);
 absl::Status CheckMountPoint(const std::string& mount_point);
 
-// Same code, same message (shortened if it would not fit into HTTP/2 headers).
+// Same code, same details, same message (shortened if it would not fit into HTTP/2 headers).
 grpc::Status ToGrpc(const absl::Status& status);
 
 }  // namespace sluice::api

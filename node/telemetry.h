@@ -101,8 +101,8 @@ enum class ReadaheadResult { kFetched, kUsed, kUnread };
 inline constexpr int kReadaheadResultCount = 3;
 
 // How a prefetch hint ended.
-enum class HintResult { kCompleted, kCancelled, kFailed };
-inline constexpr int kHintResultCount = 3;
+enum class HintResult { kCompleted, kCancelled, kFailed, kExpired };
+inline constexpr int kHintResultCount = 4;
 
 enum class EvictReason { kRequested, kWatermark, kCorrupt };
 inline constexpr int kEvictReasonCount = 3;

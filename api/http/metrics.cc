@@ -37,7 +37,7 @@ constexpr std::string_view kBanReasons[] = {"verified", "unverified", "passed-on
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kTlsSides[] = {"server", "client"};
 constexpr std::string_view kTlsResults[] = {"ok", "refused", "failed"};
-constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed"};
+constexpr std::string_view kHintResults[] = {"completed", "cancelled", "failed", "expired"};
 
 struct Label {
   std::string_view name;

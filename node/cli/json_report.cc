@@ -189,7 +189,9 @@ std::string HintListJson(const std::vector<v1::HintStatus>& hints) {
                  {"state", HintStateText(hint.state())},
                  {"error", nullptr},
                  {"total_bytes", hint.total_bytes()},
-                 {"present_bytes", hint.present_bytes()}};
+                 {"present_bytes", hint.present_bytes()},
+                 {"late", hint.late()},
+                 {"scheduler", hint.scheduler()}};
     if (hint.has_error()) {
       json["error"] = {{"code", hint.error().code()}, {"message", hint.error().message()}};
     }

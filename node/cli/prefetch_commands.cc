@@ -11,6 +11,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "node/cli/commands.h"
 #include "node/cli/exit_code.h"
 #include "node/cli/interrupt.h"
@@ -27,6 +29,10 @@ struct SubmitFlags {
   std::string id;
   std::string platform;
   std::vector<std::string> ranges;
+  int32_t priority = 0;
+  std::string needed_in;
+  std::string ttl;
+  std::string scheduler;
   bool detach = false;
 };
 
@@ -52,10 +58,43 @@ absl::StatusOr<v1::BlobRange> ParseRange(const std::string& text) {
   return range;
 }
 
+// Errors: InvalidArgument.
+absl::StatusOr<absl::Duration> ParseTime(const char* option, const std::string& text) {
+  absl::Duration duration;
+  if (!absl::ParseDuration(text, &duration) || duration == absl::InfiniteDuration() ||
+      duration == -absl::InfiniteDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, " \"", text, "\": write it with its unit, as 30s, 5m or 1h"));
+  }
+  return duration;
+}
+
+absl::Status SetTimes(const SubmitFlags& flags, v1::Hint& hint) {
+  if (!flags.needed_in.empty()) {
+    const absl::StatusOr<absl::Duration> from_now = ParseTime("--needed-in", flags.needed_in);
+    if (!from_now.ok()) return from_now.status();
+    const absl::Time at = absl::Now() + *from_now;
+    hint.mutable_needed_by()->set_seconds(absl::ToUnixSeconds(at));
+    hint.mutable_needed_by()->set_nanos(
+        static_cast<int32_t>((at - absl::FromUnixSeconds(absl::ToUnixSeconds(at))) / absl::Nanoseconds(1)));
+  }
+  if (!flags.ttl.empty()) {
+    absl::StatusOr<absl::Duration> ttl = ParseTime("--ttl", flags.ttl);
+    if (!ttl.ok()) return ttl.status();
+    hint.mutable_ttl()->set_seconds(absl::IDivDuration(*ttl, absl::Seconds(1), &*ttl));
+    hint.mutable_ttl()->set_nanos(static_cast<int32_t>(*ttl / absl::Nanoseconds(1)));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::Hint> HintOf(const SubmitFlags& flags) {
   v1::Hint hint;
   hint.set_id(flags.id.empty() ? NewId() : flags.id);
   hint.set_reference(flags.reference);
+  hint.set_priority(flags.priority);
+  hint.set_scheduler(flags.scheduler);
+  const absl::Status times = SetTimes(flags, hint);
+  if (!times.ok()) return times;
   if (!flags.platform.empty()) {
     const std::vector<std::string> parts = absl::StrSplit(flags.platform, '/');
     if (parts.size() < 2 || parts.size() > 3) {
@@ -100,7 +139,8 @@ class HintView {
     return list;
   }
 
-  // Errors: what the hints that failed said, with the code of the first; Cancelled if one was.
+  // Errors: what the hints that failed said, with the code of the first; Cancelled if one was;
+  // DeadlineExceeded if one was given up.
   absl::Status Result() const {
     std::vector<std::string> reasons;
     absl::StatusCode code = absl::StatusCode::kOk;
@@ -111,6 +151,9 @@ class HintView {
       } else if (hint.state() == v1::HINT_STATE_CANCELLED) {
         if (reasons.empty()) code = absl::StatusCode::kCancelled;
         reasons.push_back(absl::StrCat("hint ", id, " was cancelled"));
+      } else if (hint.state() == v1::HINT_STATE_EXPIRED) {
+        if (reasons.empty()) code = absl::StatusCode::kDeadlineExceeded;
+        reasons.push_back(absl::StrCat("hint ", id, " was given up when its ttl had passed"));
       }
     }
     return absl::Status(code, absl::StrJoin(reasons, "; "));
@@ -217,6 +260,11 @@ void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
       ->add_option("--range", flags->ranges,
                    "Only these bytes, as sha256:...:OFFSET+LENGTH; may be given more than once")
       ->allow_extra_args(false);
+  submit->add_option("--priority", flags->priority, "Higher ones go first, -100 to 100 (default: 0)");
+  submit->add_option("--needed-in", flags->needed_in,
+                     "When it is to be there, from now, as 5m; of one priority the earliest goes first");
+  submit->add_option("--ttl", flags->ttl, "Give it up after so long, as 1h (default: 24h)");
+  submit->add_option("--scheduler", flags->scheduler, "Who hints; each name has its own bound");
   submit->add_flag("--detach", flags->detach, "Do not wait");
   submit->callback([&invocation, flags] {
     invocation.run = [&invocation, flags] { return RunSubmit(invocation.flags, *flags); };

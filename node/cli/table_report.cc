@@ -226,7 +226,8 @@ std::string HintTable(const std::vector<v1::HintStatus>& hints) {
   for (const v1::HintStatus& hint : hints) {
     // Until the image is known there is nothing to have a share of.
     const bool known = !hint.manifest_digest().empty();
-    rows.push_back({hint.id(), hint.reference(), HintStateText(hint.state()),
+    rows.push_back({hint.id(), hint.reference(),
+                    absl::StrCat(HintStateText(hint.state()), hint.late() ? " (late)" : ""),
                     known ? BytesText(hint.total_bytes()) : "-",
                     known ? ShareText(hint.present_bytes(), hint.total_bytes()) : "-"});
   }

@@ -3,109 +3,17 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <atomic>
 #include <deque>
 #include <mutex>
-#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "p2p/registry/platform_match.h"
+#include "api/error_details.h"
+#include "node/daemon/hint.h"
 
 namespace sluice {
 namespace {
-
-// Part of a blob that a hint brings in.
-struct Target {
-  Blob::Lease lease;
-  std::vector<ChunkSpan> spans;     // what of it is wanted
-  std::unique_ptr<RangeFill> fill;  // null: BackgroundFill brings it in whole
-  bool complete = false;
-};
-
-// Guarded by the mutex of the core, but for what is constant.
-struct Hint {
-  api::HintSpec spec;  // constant; the reference is canonical, the ranges are sorted
-  p2p::Platform platform;
-  FillOwner owner{};
-  std::atomic<bool> cancelled{false};  // also read by who prepares the image
-
-  api::HintStatus status;
-  std::optional<Instant> resolve_by{};  // since its turn has come
-  Duration retry_after{};
-  std::optional<Blob::Lease> bootstrap{};
-  std::vector<Target> targets{};
-  size_t incomplete = 0;  // targets
-
-  bool over() const { return api::IsOver(status.state); }
-};
-using HintPtr = std::shared_ptr<Hint>;
-
-p2p::Platform PlatformOf(const api::HintSpec& spec) {
-  if (!spec.platform) return p2p::ThisCpu();
-  return {spec.platform->os, spec.platform->architecture, spec.platform->variant, {}};
-}
-
-// Whether what failed like this may succeed by itself.
-bool MayPass(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnauthenticated:
-    case absl::StatusCode::kDataLoss:
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kOutOfRange:
-    case absl::StatusCode::kUnimplemented:
-    case absl::StatusCode::kAlreadyExists:
-      return false;
-    default:
-      return true;
-  }
-}
-
-absl::Status CheckRanges(const api::HintSpec& hint, const p2p::LazyImage& image) {
-  for (const api::HintRange& range : hint.ranges) {
-    const auto blob = std::find_if(image.blobs.begin(), image.blobs.end(),
-                                   [&](const BlobSpec& spec) { return spec.digest == range.blob; });
-    if (blob == image.blobs.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("blob ", range.blob.ToString(), " is none of the image's"));
-    }
-    if (range.range.end() > blob->size) {
-      return absl::InvalidArgumentError(absl::StrCat("bytes ", range.range.offset, "+", range.range.length,
-                                                     " are not within blob ", range.blob.ToString(), " of ",
-                                                     blob->size, " bytes"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// What of the blob the hint wants; empty if nothing.
-std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob) {
-  if (hint.ranges.empty()) return {blob.geometry().All()};
-  std::vector<ByteRange> ranges;
-  for (const api::HintRange& range : hint.ranges) {
-    if (range.blob == blob.digest()) ranges.push_back(range.range);
-  }
-  return ChunksTouched(blob.geometry(), std::move(ranges));
-}
-
-// In what the new hint of an id differs from the one that is known; empty if in nothing.
-std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::Platform& platform) {
-  if (known.spec.reference != spec.reference)
-    return absl::StrCat("another image (", known.spec.reference, ", not ", spec.reference, ")");
-  if (known.platform != platform) {
-    return absl::StrCat("another platform (", known.platform.ToString(), ", not ", platform.ToString(), ")");
-  }
-  if (known.spec.ranges != spec.ranges) {
-    return known.spec.ranges.empty() || spec.ranges.empty()
-               ? "another scope (one is for all of the image, the other for ranges)"
-               : "other ranges";
-  }
-  return "";
-}
 
 absl::Status Unknown(const std::string& id) {
   return absl::NotFoundError(absl::StrCat(
@@ -127,10 +35,15 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
  private:
   // --- With mutex_ held.
   api::SubmitResult Take(api::HintSpec spec);
+  absl::Status RoomFor(const api::HintSpec& spec) const;
   absl::StatusOr<std::vector<HintPtr>> FindAll(const std::vector<std::string>& ids) const;
   api::HintStatus Describe(const Hint& hint) const;
   void ResolveNext();
-  void BeginFetch(const HintPtr& hint, PreparedImage prepared);
+  void Learn(const HintPtr& hint, PreparedImage prepared);
+  void ShareOutFetching();
+  void Fetch(const HintPtr& hint);
+  void Pause(Hint& hint);
+  void TendLater();
   void TryAgainOrFail(const HintPtr& hint, const absl::Status& status);
   void End(Hint& hint, api::HintState state, absl::Status error);
   void LetGo(Hint& hint);
@@ -141,6 +54,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   absl::StatusOr<PreparedImage> Prepare(const HintPtr& hint);
 
   // --- On the core loop.
+  void Tend();
   void OnTry(const HintPtr& hint, size_t target, const absl::Status& status);
   void ResolveAgain(const HintPtr& hint);
 
@@ -152,10 +66,14 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   std::mutex mutex_;
   // Guarded by mutex_.
   bool stopped_ = false;
-  absl::flat_hash_map<std::string, HintPtr> hints_;  // by id
-  std::deque<std::string> ended_;                    // ids, the oldest first
-  std::deque<HintPtr> queue_;                        // to be resolved
-  int resolving_ = 0;                                // under way
+  absl::flat_hash_map<std::string, HintPtr> hints_;   // by id
+  std::deque<std::string> ended_;                     // ids, the oldest first
+  std::vector<HintPtr> queue_;                        // to be resolved
+  std::vector<HintPtr> known_;                        // resolved and not over
+  int resolving_ = 0;                                 // under way
+  uint64_t taken_ = 0;                                // since the start
+  bool tending_ = false;                              // Tend will be called
+  absl::flat_hash_map<std::string, size_t> live_of_;  // hints that are not over, by scheduler
 };
 
 // ------------------------------------------------------------------------------------------------ calls
@@ -197,23 +115,39 @@ api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec) {
         absl::AlreadyExistsError(absl::StrCat("hint \"", spec.id, "\" is known already, with ", difference)),
         {}};
   }
-  if (hints_.size() - ended_.size() >= limits_.live_max || stopped_) {
-    return {api::SubmitOutcome::kRefused,
-            absl::ResourceExhaustedError(absl::StrCat("hint \"", spec.id, "\": ", limits_.live_max,
-                                                      " hints are under way already; try again later")),
-            {}};
-  }
+  if (const absl::Status room = RoomFor(spec); !room.ok()) return {api::SubmitOutcome::kRefused, room, {}};
   const auto hint = std::make_shared<Hint>();
   hint->status.id = spec.id;
   hint->status.reference = spec.reference;
   hint->spec = std::move(spec);
   hint->platform = std::move(platform);
+  hint->status.scheduler = hint->spec.scheduler;
+  hint->number = ++taken_;
+  SetTimes(*hint, parts_.clock.Now(), std::chrono::system_clock::now(), limits_.ttl_default);
   hint->owner = parts_.fills.NewOwner();
   hint->retry_after = limits_.retry_first;
+  ++live_of_[hint->spec.scheduler];
   hints_.emplace(hint->spec.id, hint);
   queue_.push_back(hint);
+  TendLater();
   spdlog::info("hint {}: {}", hint->spec.id, hint->spec.reference);
   return {api::SubmitOutcome::kAccepted, {}, Describe(*hint)};
+}
+
+absl::Status Prefetcher::Core::RoomFor(const api::HintSpec& spec) const {
+  std::string full;
+  const auto of_scheduler = live_of_.find(spec.scheduler);
+  if (hints_.size() - ended_.size() >= limits_.live_max || stopped_) {
+    full = absl::StrCat(limits_.live_max, " hints are under way already");
+  } else if (of_scheduler != live_of_.end() && of_scheduler->second >= limits_.live_of_scheduler_max) {
+    full = absl::StrCat(limits_.live_of_scheduler_max, " hints of scheduler \"", spec.scheduler,
+                        "\" are under way already");
+  } else {
+    return absl::OkStatus();
+  }
+  return api::WithRetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat("hint \"", spec.id, "\": ", full, "; try again later")),
+      limits_.retry_full);
 }
 
 absl::StatusOr<std::vector<HintPtr>> Prefetcher::Core::FindAll(const std::vector<std::string>& ids) const {
@@ -259,12 +193,15 @@ absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::CancelHints(
     if (!hint->over()) End(*hint, api::HintState::kCancelled, absl::OkStatus());
     out.push_back(Describe(*hint));
   }
+  ShareOutFetching();
   return out;
 }
 
 api::HintStatus Prefetcher::Core::Describe(const Hint& hint) const {
   api::HintStatus status = hint.status;
-  if (status.state != api::HintState::kFetching) return status;
+  if (hint.over()) return status;
+  status.late = hint.due && parts_.clock.Now() > *hint.due;
+  if (hint.targets.empty()) return status;
   status.present_bytes = 0;
   for (const Target& target : hint.targets)
     status.present_bytes += PresentBytesOf(target.lease.blob(), target.spans);
@@ -275,8 +212,9 @@ api::HintStatus Prefetcher::Core::Describe(const Hint& hint) const {
 
 void Prefetcher::Core::ResolveNext() {
   while (!stopped_ && resolving_ < limits_.resolving_max && !queue_.empty()) {
-    const HintPtr hint = std::move(queue_.front());
-    queue_.pop_front();
+    const auto first = std::min_element(queue_.begin(), queue_.end(), GoesBefore);
+    const HintPtr hint = *first;
+    queue_.erase(first);
     ++resolving_;
     hint->status.state = api::HintState::kResolving;
     if (!hint->resolve_by) hint->resolve_by = parts_.clock.Now() + limits_.resolve_max;
@@ -291,7 +229,7 @@ void Prefetcher::Core::Resolve(const HintPtr& hint) {
   // One that was cancelled meanwhile is over.
   if (!stopped_ && !hint->over()) {
     if (prepared.ok()) {
-      BeginFetch(hint, *std::move(prepared));
+      Learn(hint, *std::move(prepared));
     } else {
       TryAgainOrFail(hint, prepared.status());
     }
@@ -332,8 +270,8 @@ void Prefetcher::Core::ResolveAgain(const HintPtr& hint) {
 
 // --------------------------------------------------------------------------------------------- fetching
 
-void Prefetcher::Core::BeginFetch(const HintPtr& hint, PreparedImage prepared) {
-  hint->status.state = api::HintState::kFetching;
+void Prefetcher::Core::Learn(const HintPtr& hint, PreparedImage prepared) {
+  hint->status.state = api::HintState::kQueued;
   hint->status.error = absl::OkStatus();
   hint->bootstrap = std::move(prepared.bootstrap);
   for (Blob::Lease& lease : prepared.blobs) {
@@ -344,8 +282,29 @@ void Prefetcher::Core::BeginFetch(const HintPtr& hint, PreparedImage prepared) {
   }
   hint->incomplete = hint->targets.size();
   if (hint->incomplete == 0) return End(*hint, api::HintState::kCompleted, absl::OkStatus());
+  known_.push_back(hint);
+  ShareOutFetching();
+}
+
+// One that can't go on just now keeps trying, but not in anybody's place.
+void Prefetcher::Core::ShareOutFetching() {
+  std::sort(known_.begin(), known_.end(), GoesBefore);
+  size_t taken = 0;
+  for (const HintPtr& hint : known_) {
+    const bool fetching = hint->status.state == api::HintState::kFetching;
+    if (fetching && !hint->status.error.ok()) continue;
+    const bool may = taken < limits_.fetching_max;
+    if (may) ++taken;
+    if (may && !fetching) Fetch(hint);
+    if (!may && fetching) Pause(*hint);
+  }
+}
+
+void Prefetcher::Core::Fetch(const HintPtr& hint) {
+  hint->status.state = api::HintState::kFetching;
   for (size_t i = 0; i < hint->targets.size(); ++i) {
     Target& target = hint->targets[i];
+    if (target.complete) continue;
     const std::weak_ptr<Core> weak = weak_from_this();
     const auto on_try = [weak, hint, i](const absl::Status& status) {
       if (const auto self = weak.lock()) self->OnTry(hint, i, status);
@@ -360,38 +319,50 @@ void Prefetcher::Core::BeginFetch(const HintPtr& hint, PreparedImage prepared) {
   }
 }
 
+void Prefetcher::Core::Pause(Hint& hint) {
+  hint.status.state = api::HintState::kQueued;
+  for (Target& target : hint.targets) {
+    target.fill.reset();
+    if (hint.spec.ranges.empty()) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
+  }
+}
+
 void Prefetcher::Core::OnTry(const HintPtr& hint, size_t target, const absl::Status& status) {
   std::lock_guard lock(mutex_);
   if (stopped_ || hint->over() || hint->targets[target].complete) return;
-  if (!status.ok()) {
-    if (!MayPass(status)) return End(*hint, api::HintState::kFailed, status);
-    hint->status.error = status;
-    return;
+  if (status.ok()) {
+    hint->targets[target].complete = true;
+    --hint->incomplete;
   }
-  hint->status.error = absl::OkStatus();
-  hint->targets[target].complete = true;
-  if (--hint->incomplete == 0) End(*hint, api::HintState::kCompleted, absl::OkStatus());
+  if (hint->incomplete == 0) {
+    End(*hint, api::HintState::kCompleted, absl::OkStatus());
+  } else if (!status.ok() && !MayPass(status)) {
+    End(*hint, api::HintState::kFailed, status);
+  } else if (hint->status.state == api::HintState::kFetching) {
+    hint->status.error = status;
+  }  // else it was paused meanwhile, and the end of that try says nothing of the next one
+  ShareOutFetching();
 }
 
 // ----------------------------------------------------------------------------------------------- ending
 
 void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error) {
-  hint.status.present_bytes = Describe(hint).present_bytes;
+  hint.status = Describe(hint);
   hint.status.state = state;
   hint.status.error = std::move(error);
   LetGo(hint);
-  std::erase_if(queue_, [&](const HintPtr& queued) { return queued.get() == &hint; });
+  const auto is_it = [&](const HintPtr& other) { return other.get() == &hint; };
+  std::erase_if(queue_, is_it);
+  std::erase_if(known_, is_it);
+  if (--live_of_[hint.spec.scheduler] == 0) live_of_.erase(hint.spec.scheduler);
   Remember(hint.spec.id);
-  const auto result = state == api::HintState::kCompleted   ? HintResult::kCompleted
-                      : state == api::HintState::kCancelled ? HintResult::kCancelled
-                                                            : HintResult::kFailed;
+  const HintResult result = ResultOf(state);
   parts_.telemetry.prefetch_hints[static_cast<size_t>(result)].Add();
   if (result == HintResult::kFailed) {
     spdlog::warn("hint {} failed: {}", hint.spec.id, hint.status.error.ToString());
   } else {
-    spdlog::info("hint {} is {}: {} of {} bytes present", hint.spec.id,
-                 result == HintResult::kCompleted ? "complete" : "cancelled", hint.status.present_bytes,
-                 hint.status.total_bytes);
+    spdlog::info("hint {} is {}: {} of {} bytes present", hint.spec.id, WordFor(state),
+                 hint.status.present_bytes, hint.status.total_bytes);
   }
 }
 
@@ -402,6 +373,29 @@ void Prefetcher::Core::LetGo(Hint& hint) {
   }
   hint.targets.clear();
   hint.bootstrap.reset();
+}
+
+void Prefetcher::Core::TendLater() {
+  if (tending_ || stopped_ || hints_.size() == ended_.size()) return;
+  tending_ = true;
+  const std::weak_ptr<Core> weak = weak_from_this();
+  parts_.core.PostAt(parts_.clock.Now() + limits_.tend_interval, [weak] {
+    if (const auto self = weak.lock()) self->Tend();
+  });
+}
+
+void Prefetcher::Core::Tend() {
+  std::lock_guard lock(mutex_);
+  tending_ = false;
+  if (stopped_) return;
+  const Instant now = parts_.clock.Now();
+  std::vector<HintPtr> expired;
+  for (const auto& [id, hint] : hints_) {
+    if (!hint->over() && now >= hint->expires) expired.push_back(hint);
+  }
+  for (const HintPtr& hint : expired) End(*hint, api::HintState::kExpired, absl::OkStatus());
+  ShareOutFetching();
+  TendLater();
 }
 
 void Prefetcher::Core::Remember(const std::string& id) {
@@ -415,6 +409,7 @@ void Prefetcher::Core::Stop() {
   std::lock_guard lock(mutex_);
   stopped_ = true;
   queue_.clear();
+  known_.clear();
   for (const auto& [id, hint] : hints_) LetGo(*hint);
 }
 

@@ -17,12 +17,16 @@
 
 namespace sluice {
 
-// Takes hints and brings in what they name, ahead of a mount. While a hint fetches, nothing of its image is
-// evicted; once it is over, it holds nothing.
+// Takes hints and brings in what they name, ahead of a mount. Once the image of a hint is known, nothing of
+// it is evicted; once the hint is over, it holds nothing.
 //
-// A hint ends for good when its image can't be had; what may pass (a registry that is away, a full disk) is
-// tried again: for `resolve_max` while the image is looked up, and from then on for as long as the hint
-// stands.
+// A few hints fetch at once, those that go first by their priorities, the times they are needed by, and when
+// they came; one that comes later and goes before them takes the place of the last. A hint whose latest try
+// failed leaves its place to the next until a try of it succeeds.
+//
+// A hint ends with its ttl, and when its image can't be had; what may pass (a registry that is away, a full
+// disk) is tried again: for `resolve_max` while the image is looked up, and from then on for as long as the
+// hint stands.
 //
 // Thread-safe.
 class Prefetcher final : public api::PrefetchBackend {
@@ -37,11 +41,16 @@ class Prefetcher final : public api::PrefetchBackend {
     Telemetry& telemetry;
   };
   struct Limits {
-    size_t live_max = 256;    // hints that are not over; beyond: ResourceExhausted
+    size_t live_max = 1024;                         // hints that are not over; beyond: ResourceExhausted
+    size_t live_of_scheduler_max = 256;             // of those, that one scheduler gave; beyond: the same
+    Duration retry_full = std::chrono::seconds(5);  // what who is refused so is told to wait
     size_t ended_max = 1024;  // hints that are over and remembered; beyond, the oldest is forgotten
     int resolving_max = 2;    // images looked up at once
     Duration resolve_max = std::chrono::minutes(10);  // of one image, from its turn on
-    Duration retry_first = std::chrono::seconds(1);   // of looking an image up
+    size_t fetching_max = 8;  // hints that fetch at once; those that wait to try again do not count
+    Duration ttl_default = std::chrono::hours(24);
+    Duration tend_interval = std::chrono::seconds(1);  // hints end so much later than their ttl
+    Duration retry_first = std::chrono::seconds(1);    // of looking an image up
     Duration retry_max = std::chrono::seconds(60);
     RangeFill::Limits ranges = {};
   };

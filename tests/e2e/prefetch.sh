@@ -74,6 +74,16 @@ present=$(sluice --output json blob stat "$blob" | jq .present_bytes)
 [[ $present == "$(jq '.hints[0].total_bytes' "$work/hint.json")" && $present -gt 0 && $present -lt 2000000 ]] ||
   fail "$present bytes are present of a hint for $(jq '.hints[0].total_bytes' "$work/hint.json")"
 
+note "a hint that can't be had in its time is given up"
+echo "$blob" >"$stall"
+expect_failure $exit_failed 'ttl' sluice prefetch submit "$registry/slow:1" --ttl 2s --needed-in 1s --scheduler script --id brief
+sluice --output json prefetch watch brief >"$work/hint.json" && fail "a hint that was given up looks like a success"
+[[ $(jq -r '.hints[0] | "\(.state) \(.late) \(.scheduler)"' "$work/hint.json") == 'expired true script' ]] ||
+  fail "$(<"$work/hint.json")"
+expect_failure $exit_usage 'ttl' sluice prefetch submit "$registry/slow:1" --ttl 0s
+rm -f "$stall"
+[[ $(metric sluice_prefetch_hints_total expired) == 1 ]] || fail "it was not counted"
+
 note "watchers that do not read, and a hint that is cancelled in the middle"
 echo "$blob" >"$stall"
 sluice --output json prefetch submit "$registry/slow:1" --id slow --detach >"$work/hint.json"

@@ -153,6 +153,8 @@ TEST_F(CliTest, WrongUsageExitsWith2) {
                                              {"prefetch", "watch"},
                                              {"prefetch", "submit", "r/a:1", "--platform", "linux"},
                                              {"prefetch", "submit", "r/a:1", "--range", "12"},
+                                             {"prefetch", "submit", "r/a:1", "--ttl", "12"},
+                                             {"prefetch", "submit", "r/a:1", "--needed-in", "inf"},
                                              {"config", "validate"}}) {
     const Outcome outcome = Run(arguments);
     EXPECT_EQ(outcome.exit_code, 2) << Json(arguments);
@@ -443,13 +445,18 @@ TEST_F(CliTest, SubmitFollowsTheHintToItsEnd) {
 TEST_F(CliTest, SubmitSendsAllThatItWasGiven) {
   ServeHints();
   const Json json = RunJson({"prefetch", "submit", "r/a:1", "--detach", "--platform", "linux/arm64/v8",
-                             "--range", digest_ + ":5+7", "--range", digest_ + ":100+1"});
+                             "--range", digest_ + ":5+7", "--range", digest_ + ":100+1", "--priority", "-3",
+                             "--needed-in", "2h", "--ttl", "1.5m", "--scheduler", "me"});
   EXPECT_EQ(json["hints"][0]["state"], "queued");
   const std::string id = json["hints"][0]["id"];
   EXPECT_THAT(id, StartsWith("cli-"));
   const HintSpec spec = hints_.hints().at(id);
   EXPECT_EQ(spec.platform, (HintPlatform{"linux", "arm64", "v8"}));
   EXPECT_THAT(spec.ranges, ElementsAre(HintRange{TestDigest(1), {5, 7}}, HintRange{TestDigest(1), {100, 1}}));
+  EXPECT_EQ(spec.priority, -3);
+  EXPECT_GT(spec.needed_by, std::chrono::system_clock::now() + std::chrono::hours(1));
+  EXPECT_EQ(spec.ttl, std::chrono::seconds(90));
+  EXPECT_EQ(spec.scheduler, "me");
   EXPECT_NE(RunJson({"prefetch", "submit", "r/a:1", "--detach"})["hints"][0]["id"], id) << "each its own";
 }
 

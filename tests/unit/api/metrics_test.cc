@@ -74,6 +74,7 @@ constexpr const char* kSeries[] = {
     "sluice_store_sync_failures_total 0",
     "sluice_store_write_failures_total 0",
     "sluice_prefetch_hints_total{result=\"completed\"} 0",
+    "sluice_prefetch_hints_total{result=\"expired\"} 0",
     "sluice_hedges_total{result=\"won\"} 0",
     "sluice_hedges_total{result=\"lost\"} 0",
     "sluice_hedges_total{result=\"failed\"} 0",

@@ -8,7 +8,10 @@
 #include <memory>
 #include <thread>
 
+#include "api/error_details.h"
 #include "api/grpc_server.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
 #include "sluice/v1/admin.grpc.pb.h"
 #include "sluice/v1/prefetch.grpc.pb.h"
 #include "tests/unit/api/fake_admin_backend.h"
@@ -128,6 +131,33 @@ TEST_F(PrefetchServiceTest, AHintArrivesWithAllThatItSays) {
   EXPECT_EQ(SubmitOne(hint).results(0).outcome(), v1::SUBMIT_OUTCOME_KNOWN);
 }
 
+TEST_F(PrefetchServiceTest, AHintSaysWhenAndInWhoseName) {
+  v1::Hint hint = MakeHint("h");
+  hint.set_priority(-100);
+  hint.mutable_needed_by()->set_seconds(1'500'000'000);
+  hint.mutable_needed_by()->set_nanos(250'000'000);
+  hint.mutable_ttl()->set_seconds(90);
+  hint.mutable_ttl()->set_nanos(500'000'000);
+  hint.set_scheduler("kube-1");
+  SubmitOne(hint);
+  const HintSpec spec = backend_.hints().at("h");
+  EXPECT_EQ(spec.priority, -100);
+  EXPECT_EQ(spec.needed_by,
+            std::chrono::system_clock::time_point(std::chrono::milliseconds(1'500'000'000'250)));
+  EXPECT_EQ(spec.ttl, std::chrono::milliseconds(90'500));
+  EXPECT_EQ(spec.scheduler, "kube-1");
+
+  SubmitOne(MakeHint("plain"));
+  const HintSpec plain = backend_.hints().at("plain");
+  EXPECT_FALSE(plain.needed_by || plain.ttl) << "what is not said is not made up";
+
+  v1::Hint far = MakeHint("far");
+  far.mutable_needed_by()->set_seconds(253'402'300'799);
+  far.mutable_ttl()->set_seconds(7 * 24 * 3600);
+  SubmitOne(far);
+  EXPECT_GT(backend_.hints().at("far").needed_by, std::chrono::system_clock::now());
+}
+
 TEST_F(PrefetchServiceTest, OneMalformedHintTakesTheWholeRequestWithIt) {
   EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_id(""); }), HasSubstr("hints[1].id"));
   EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_id(std::string(129, 'a')); }), HasSubstr("129"));
@@ -142,6 +172,22 @@ TEST_F(PrefetchServiceTest, OneMalformedHintTakesTheWholeRequestWithIt) {
                 h.mutable_platform()->set_architecture("arm64");
               }),
               HasSubstr("platform"));
+
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_priority(101); }), HasSubstr("hints[1].priority"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_priority(INT32_MIN); }), HasSubstr("hints[1].priority"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_needed_by()->set_nanos(-1); }), HasSubstr("needed_by"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_needed_by()->set_seconds(INT64_MAX); }),
+              HasSubstr("hints[1].needed_by"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_ttl(); }), HasSubstr("more than 0"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_ttl()->set_seconds(-1); }), HasSubstr("hints[1].ttl"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_ttl()->set_seconds(INT64_MAX); }), HasSubstr("ttl"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) {
+                h.mutable_ttl()->set_seconds(7 * 24 * 3600);
+                h.mutable_ttl()->set_nanos(1);
+              }),
+              HasSubstr("ttl"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_scheduler(std::string(65, 'a')); }), HasSubstr("scheduler"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_scheduler("a b"); }), HasSubstr("hints[1].scheduler"));
 
   const auto range = [](uint64_t offset, uint64_t length, std::string digest = TestDigest(1).ToString()) {
     return [=](v1::Hint& h) {
@@ -184,6 +230,35 @@ TEST_F(PrefetchServiceTest, WhatIsWrongWithOneHintIsSaidOfIt) {
   EXPECT_EQ(response.results(0).error().code(), grpc::StatusCode::ALREADY_EXISTS);
   EXPECT_THAT(response.results(0).error().message(), HasSubstr("other ranges"));
   EXPECT_FALSE(response.results(0).has_status());
+}
+
+TEST_F(PrefetchServiceTest, ErrorsSayToProgramsWhatToDo) {
+  backend_.refusal = WithRetryAfter(absl::ResourceExhaustedError("full"), std::chrono::milliseconds(1500));
+  const v1::SubmitHintsResponse response = SubmitOne(MakeHint("a"));
+  ASSERT_EQ(response.results(0).error().details_size(), 1);
+  google::rpc::RetryInfo retry;
+  ASSERT_TRUE(response.results(0).error().details(0).UnpackTo(&retry));
+  EXPECT_EQ(retry.retry_delay().seconds(), 1);
+  EXPECT_EQ(retry.retry_delay().nanos(), 500'000'000);
+
+  // A call that fails as a whole has them in its trailer.
+  v1::SubmitHintsRequest request;
+  *request.add_hints() = MakeHint("no blanks");
+  v1::SubmitHintsResponse none;
+  const grpc::Status status = Submit(request, &none);
+  google::rpc::Status detailed;
+  ASSERT_TRUE(detailed.ParseFromString(status.error_details()));
+  EXPECT_EQ(detailed.code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(detailed.message(), status.error_message());
+  google::rpc::BadRequest bad;
+  ASSERT_TRUE(detailed.details_size() == 1 && detailed.details(0).UnpackTo(&bad));
+  EXPECT_EQ(bad.field_violations(0).field(), "hints[0].id");
+  EXPECT_THAT(bad.field_violations(0).description(), HasSubstr("letters"));
+
+  // However long it is: what has no room in the headers would lose the code too.
+  backend_.failure = InvalidField(std::string(5000, 'f'), std::string(5000, '\1'));
+  *request.mutable_hints(0) = MakeHint("a");
+  EXPECT_EQ(Submit(request, &none).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(PrefetchServiceTest, AWatchHasAllFirstThenWhatChangedAndEndsWithTheHints) {

@@ -217,6 +217,25 @@ TEST_F(PrefetcherTest, AnIdHasOneContent) {
   EXPECT_EQ(Submit("h", "app", {ranges[1], ranges[0]}).outcome, SubmitOutcome::kKnown) << "order is nothing";
 }
 
+TEST_F(PrefetcherTest, WhenAndInWhoseNameIsPartOfTheContent) {
+  const auto wall = std::chrono::system_clock::now();
+  const api::HintSpec known{
+      .id = "h", .reference = "app", .priority = 1, .needed_by = wall, .ttl = minutes(1), .scheduler = "s"};
+  SubmitOnly(known);
+  EXPECT_EQ(SubmitOnly(known).outcome, SubmitOutcome::kKnown);
+  const auto difference = [&](const std::function<void(api::HintSpec&)>& change) {
+    api::HintSpec other = known;
+    change(other);
+    const api::SubmitResult result = SubmitOnly(other);
+    EXPECT_TRUE(absl::IsAlreadyExists(result.error)) << result.error;
+    return std::string(result.error.message());
+  };
+  EXPECT_THAT(difference([](api::HintSpec& h) { h.priority = 2; }), HasSubstr("priority"));
+  EXPECT_THAT(difference([&](api::HintSpec& h) { h.needed_by = wall + seconds(1); }), HasSubstr("needed_by"));
+  EXPECT_THAT(difference([](api::HintSpec& h) { h.ttl = {}; }), HasSubstr("ttl"));
+  EXPECT_THAT(difference([](api::HintSpec& h) { h.scheduler = "t"; }), HasSubstr("scheduler"));
+}
+
 TEST_F(PrefetcherTest, APlatformIsTheNodesOwnOrTheOneThatIsNamed) {
   Submit("a", "app");
   SubmitOnly({"b", "app", api::HintPlatform{"linux", "riscv64", "v1"}, {}});
@@ -417,6 +436,131 @@ TEST_F(PrefetcherTest, HintsUnderWayAndRememberedOnesAreBounded) {
   EXPECT_EQ(StateOf("1"), HintState::kCancelled);
   EXPECT_EQ(StateOf("2"), HintState::kCancelled);
   EXPECT_EQ(Submit("0", "other").outcome, SubmitOutcome::kAccepted) << "and its id is free";
+}
+
+TEST_F(PrefetcherTest, ASchedulerThatFillsItsShareLeavesTheOthersTheirs) {
+  Remake({.live_of_scheduler_max = 2});
+  const auto submit = [this](const std::string& id, const std::string& scheduler) {
+    return SubmitOnly({.id = id, .reference = "app", .scheduler = scheduler});
+  };
+  EXPECT_EQ(submit("a", "one").outcome, SubmitOutcome::kAccepted);
+  EXPECT_EQ(submit("b", "one").outcome, SubmitOutcome::kAccepted);
+  const api::SubmitResult refused = submit("c", "one");
+  EXPECT_EQ(refused.outcome, SubmitOutcome::kRefused);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused.error)) << refused.error;
+  EXPECT_THAT(refused.error.message(), HasSubstr("scheduler \"one\""));
+  EXPECT_TRUE(refused.error.GetPayload("type.googleapis.com/google.rpc.RetryInfo")) << "when to come again";
+  EXPECT_EQ(submit("c", "two").outcome, SubmitOutcome::kAccepted);
+  EXPECT_EQ(submit("d", "").outcome, SubmitOutcome::kAccepted);
+  EXPECT_EQ(Of("c").scheduler, "two");
+  Cancel("a");
+  EXPECT_EQ(submit("e", "one").outcome, SubmitOutcome::kAccepted) << "what is over makes room";
+}
+
+TEST_F(PrefetcherTest, HintsHaveTheirTurnsByPriorityAndDeadline) {
+  Remake({.resolving_max = 1, .fetching_max = 1});
+  const auto wall = std::chrono::system_clock::now();
+  for (const char* image : {"later", "sooner", "urgent", "whenever"}) {
+    preparer_.images[absl::StrCat("r/", image)] = {SpecOf(static_cast<uint8_t>(image[0]), 2 * kChunk)};
+  }
+  SubmitOnly({.id = "first", .reference = "app"});
+  SubmitOnly({.id = "whenever", .reference = "whenever"});
+  SubmitOnly({.id = "later", .reference = "later", .needed_by = wall + minutes(9)});
+  SubmitOnly({.id = "sooner", .reference = "sooner", .needed_by = wall - minutes(1)});
+  SubmitOnly({.id = "urgent", .reference = "urgent", .priority = 1});
+  EXPECT_EQ(StateOf("first"), HintState::kResolving) << "nothing else was there when it came";
+  Settle();
+  std::vector<std::string> order;
+  for (const std::string& resolved : preparer_.resolved) order.push_back(resolved.substr(2, 5));
+  EXPECT_THAT(order, ElementsAre("app l", "urgen", "soone", "later", "whene"));
+  EXPECT_EQ(StateOf("urgent"), HintState::kFetching) << "it took the place of who came before";
+  for (const char* waits : {"first", "sooner", "later", "whenever"})
+    EXPECT_EQ(StateOf(waits), HintState::kQueued);
+  EXPECT_EQ(Of("sooner").total_bytes, 2 * kChunk) << "its size is known";
+
+  std::vector<std::string> completed;
+  while (!source_.calls.empty()) {
+    source_.Take().SendAll();
+    Settle();
+    for (const char* id : {"first", "whenever", "later", "sooner", "urgent"}) {
+      if (StateOf(id) == HintState::kCompleted &&
+          std::find(completed.begin(), completed.end(), id) == completed.end())
+        completed.emplace_back(id);
+    }
+  }
+  EXPECT_THAT(completed, ElementsAre("urgent", "sooner", "later", "first", "whenever"));
+  for (const uint8_t blob : {1, 2, 100}) EXPECT_EQ(Leases(blob), 0u);
+}
+
+TEST_F(PrefetcherTest, AHintThatCannotGoOnLeavesItsPlaceToTheNext) {
+  Remake({.fetching_max = 1});
+  Submit("stuck", "app", {{NameOf(1), {0, 1}}});
+  Submit("next", "other", {{NameOf(1), {5 * kChunk, 1}}});
+  EXPECT_EQ(StateOf("next"), HintState::kQueued);
+  // The cache asks a few times by itself.
+  while (StateOf("next") == HintState::kQueued && !source_.calls.empty()) {
+    source_.Take().Fail(absl::UnavailableError("away"));
+    Settle();
+  }
+  EXPECT_EQ(StateOf("stuck"), HintState::kFetching);
+  EXPECT_TRUE(absl::IsUnavailable(Of("stuck").error));
+  EXPECT_EQ(StateOf("next"), HintState::kFetching);
+  source_.Take().SendAll();
+  Settle();
+  EXPECT_EQ(StateOf("next"), HintState::kCompleted);
+  Pass(minutes(2));
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("stuck"), HintState::kCompleted) << "it went on trying";
+}
+
+TEST_F(PrefetcherTest, AHintEndsWithItsTtlWhereverItIs) {
+  Remake({.resolving_max = 1, .fetching_max = 1});
+  preparer_.meanwhile = [this] { SubmitOnly({.id = "queued", .reference = "other", .ttl = seconds(5)}); };
+  SubmitOnly({.id = "fetching", .reference = "app", .ttl = seconds(10)});
+  SubmitOnly({.id = "waiting", .reference = "other", .ttl = seconds(10)});
+  SubmitOnly({.id = "stays", .reference = "other"});
+  Settle();
+  EXPECT_EQ(StateOf("fetching"), HintState::kFetching);
+  EXPECT_EQ(StateOf("waiting"), HintState::kQueued);
+  source_.Take().SendAll();
+  Settle();
+  Pass(seconds(9));
+  EXPECT_EQ(StateOf("fetching"), HintState::kFetching);
+  Pass(seconds(2));
+  EXPECT_EQ(StateOf("fetching"), HintState::kExpired);
+  EXPECT_GT(Of("fetching").present_bytes, 0u);
+  EXPECT_EQ(StateOf("waiting"), HintState::kExpired);
+  EXPECT_EQ(StateOf("queued"), HintState::kExpired);
+  EXPECT_EQ(StateOf("stays"), HintState::kFetching) << "its turn has come";
+  EXPECT_EQ(Ended(HintResult::kExpired), 3u);
+  Pass(std::chrono::hours(25));
+  EXPECT_EQ(StateOf("stays"), HintState::kExpired) << "none tries for ever";
+  EXPECT_EQ(Leases(1), 0u);
+  EXPECT_EQ(SubmitOnly({.id = "new", .reference = "app", .ttl = seconds(1)}).outcome,
+            SubmitOutcome::kAccepted);
+  Pass(seconds(3));
+  EXPECT_EQ(StateOf("new"), HintState::kExpired) << "hints are tended again after there were none";
+}
+
+TEST_F(PrefetcherTest, AHintSaysThatItIsLate) {
+  const auto wall = std::chrono::system_clock::now();
+  SubmitOnly({.id = "past", .reference = "app", .needed_by = wall - minutes(1)});
+  SubmitOnly({.id = "soon", .reference = "app", .needed_by = wall + minutes(10)});
+  SubmitOnly({.id = "any", .reference = "app"});
+  SubmitOnly({.id = "far", .reference = "app", .needed_by = std::chrono::system_clock::time_point::max()});
+  SubmitOnly({.id = "old", .reference = "app", .needed_by = std::chrono::system_clock::time_point::min()});
+  Settle();
+  EXPECT_TRUE(Of("past").late);
+  EXPECT_TRUE(Of("old").late);
+  EXPECT_FALSE(Of("soon").late);
+  Pass(minutes(11));
+  EXPECT_TRUE(Of("soon").late);
+  EXPECT_FALSE(Of("any").late);
+  EXPECT_FALSE(Of("far").late);
+  Pass(seconds(2));
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("soon"), HintState::kCompleted);
+  EXPECT_TRUE(Of("soon").late) << "it stays so";
 }
 
 TEST_F(PrefetcherTest, ImagesAreLookedUpAFewAtATime) {

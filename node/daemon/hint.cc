@@ -1,0 +1,118 @@
+#include "node/daemon/hint.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sluice {
+
+bool GoesBefore(const HintPtr& a, const HintPtr& b) {
+  constexpr auto kNever = std::chrono::system_clock::time_point::max();
+  return std::tuple(-a->spec.priority, a->spec.needed_by.value_or(kNever), a->number) <
+         std::tuple(-b->spec.priority, b->spec.needed_by.value_or(kNever), b->number);
+}
+
+void SetTimes(Hint& hint, Instant now, std::chrono::system_clock::time_point wall_now, Duration ttl_default) {
+  hint.expires = now + hint.spec.ttl.value_or(ttl_default);
+  if (!hint.spec.needed_by) return;
+  // Times that are further away than that are all as far, and do not overflow.
+  constexpr std::chrono::system_clock::duration kFar = std::chrono::hours(24 * 365);
+  const auto from = std::clamp(*hint.spec.needed_by, wall_now - kFar, wall_now + kFar);
+  hint.due = now + std::chrono::duration_cast<Duration>(from - wall_now);
+}
+
+p2p::Platform PlatformOf(const api::HintSpec& spec) {
+  if (!spec.platform) return p2p::ThisCpu();
+  return {spec.platform->os, spec.platform->architecture, spec.platform->variant, {}};
+}
+
+bool MayPass(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kAlreadyExists:
+      return false;
+    default:
+      return true;
+  }
+}
+
+absl::Status CheckRanges(const api::HintSpec& hint, const p2p::LazyImage& image) {
+  for (const api::HintRange& range : hint.ranges) {
+    const auto blob = std::find_if(image.blobs.begin(), image.blobs.end(),
+                                   [&](const BlobSpec& spec) { return spec.digest == range.blob; });
+    if (blob == image.blobs.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("blob ", range.blob.ToString(), " is none of the image's"));
+    }
+    if (range.range.end() > blob->size) {
+      return absl::InvalidArgumentError(absl::StrCat("bytes ", range.range.offset, "+", range.range.length,
+                                                     " are not within blob ", range.blob.ToString(), " of ",
+                                                     blob->size, " bytes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob) {
+  if (hint.ranges.empty()) return {blob.geometry().All()};
+  std::vector<ByteRange> ranges;
+  for (const api::HintRange& range : hint.ranges) {
+    if (range.blob == blob.digest()) ranges.push_back(range.range);
+  }
+  return ChunksTouched(blob.geometry(), std::move(ranges));
+}
+
+std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::Platform& platform) {
+  if (known.spec.reference != spec.reference)
+    return absl::StrCat("another image (", known.spec.reference, ", not ", spec.reference, ")");
+  if (known.platform != platform) {
+    return absl::StrCat("another platform (", known.platform.ToString(), ", not ", platform.ToString(), ")");
+  }
+  if (known.spec.ranges != spec.ranges) {
+    return known.spec.ranges.empty() || spec.ranges.empty()
+               ? "another scope (one is for all of the image, the other for ranges)"
+               : "other ranges";
+  }
+  if (known.spec.priority != spec.priority) return "another priority";
+  if (known.spec.needed_by != spec.needed_by) return "another needed_by";
+  if (known.spec.ttl != spec.ttl) return "another ttl";
+  if (known.spec.scheduler != spec.scheduler) return "another scheduler";
+  return "";
+}
+
+HintResult ResultOf(api::HintState state) {
+  switch (state) {
+    case api::HintState::kCompleted:
+      return HintResult::kCompleted;
+    case api::HintState::kCancelled:
+      return HintResult::kCancelled;
+    case api::HintState::kExpired:
+      return HintResult::kExpired;
+    default:
+      return HintResult::kFailed;
+  }
+}
+
+const char* WordFor(api::HintState state) {
+  switch (state) {
+    case api::HintState::kCompleted:
+      return "complete";
+    case api::HintState::kCancelled:
+      return "cancelled";
+    case api::HintState::kExpired:
+      return "too old";
+    default:
+      return "failed";
+  }
+}
+
+}  // namespace sluice

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "api/prefetch_backend.h"
+#include "node/blob.h"
+#include "node/daemon/background_fill.h"
+#include "node/daemon/range_fill.h"
+#include "node/executor.h"
+#include "node/telemetry.h"
+#include "p2p/registry/lazy_image.h"
+#include "p2p/registry/platform_match.h"
+
+// A hint that the node has taken, and what can be said of one without a node.
+
+namespace sluice {
+
+// Part of a blob that a hint brings in.
+struct Target {
+  Blob::Lease lease;
+  std::vector<ChunkSpan> spans;     // what of it is wanted
+  std::unique_ptr<RangeFill> fill;  // null: BackgroundFill brings it in whole
+  bool complete = false;
+};
+
+// Guarded by the mutex of who has it, but for what is constant.
+struct Hint {
+  api::HintSpec spec;  // constant; the reference is canonical, the ranges are sorted
+  p2p::Platform platform;
+  FillOwner owner{};
+  uint64_t number = 0;                 // constant; the later, the greater
+  std::optional<Instant> due{};        // constant; when it is needed by
+  Instant expires{};                   // constant
+  std::atomic<bool> cancelled{false};  // also read by who prepares the image
+
+  api::HintStatus status;
+  std::optional<Instant> resolve_by{};  // since its turn has come
+  Duration retry_after{};
+  std::optional<Blob::Lease> bootstrap{};
+  std::vector<Target> targets{};  // empty until the image is known
+  size_t incomplete = 0;          // targets
+
+  bool over() const { return api::IsOver(status.state); }
+};
+using HintPtr = std::shared_ptr<Hint>;
+
+// Whether `a` has its turn before `b`. A strict order of all hints.
+bool GoesBefore(const HintPtr& a, const HintPtr& b);
+
+// Sets when it is due and expires, from the spec and the two clocks.
+void SetTimes(Hint& hint, Instant now, std::chrono::system_clock::time_point wall_now, Duration ttl_default);
+
+p2p::Platform PlatformOf(const api::HintSpec& spec);
+
+// In what the new hint of an id differs from the one that is known; empty if in nothing.
+std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::Platform& platform);
+
+// Whether what failed like this may succeed by itself.
+bool MayPass(const absl::Status& status);
+
+// Errors: InvalidArgument (a range is not within a blob of the image).
+absl::Status CheckRanges(const api::HintSpec& hint, const p2p::LazyImage& image);
+
+// What of the blob the hint wants; empty if nothing.
+std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob);
+
+// REQUIRES: IsOver(state)
+HintResult ResultOf(api::HintState state);
+const char* WordFor(api::HintState state);
+
+}  // namespace sluice

@@ -78,7 +78,17 @@ absl::StatusOr<DaemonSocket> ConnectSocket(const GlobalFlags& flags, const std::
   return socket;
 }
 
+// google.rpc.Code 12.
+constexpr auto kNoSuchCall = static_cast<grpc::StatusCode>(12);
+
 absl::Status FromGrpc(const grpc::Status& status) {
+  // What gRPC itself answers for a call that no service on the socket has: without a message.
+  if (status.error_code() == kNoSuchCall && status.error_message().empty()) {
+    return absl::Status(
+        static_cast<absl::StatusCode>(kNoSuchCall),
+        "the daemon does not serve this call on this socket; it may be of another version, or "
+        "the socket another one's");
+  }
   // The codes of absl and gRPC are the same numbers: both are google.rpc.Code.
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }

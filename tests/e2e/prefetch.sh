@@ -36,6 +36,23 @@ mounts_without_origin() {
 note "the socket is for its group"
 [[ $(stat -c '%a %g' "$run_dir/prefetch.sock") == '660 65534' ]] || fail "$(stat -c '%a %g' "$run_dir/prefetch.sock")"
 
+note "a member of the group may hint and do no more, a stranger nothing"
+chmod 755 "$work"
+cp "$SLUICE_BIN/sluice" "$work/sluice"
+as_member() { setpriv --reuid=65533 --regid=65533 --groups=65534 "$work/sluice" --socket "$run_dir/api.sock" "$@"; }
+as_stranger() { setpriv --reuid=65533 --regid=65533 --clear-groups "$work/sluice" --socket "$run_dir/api.sock" "$@"; }
+as_member prefetch list >"$work/list.log" 2>&1 || fail "a member of the group may not hint: $(<"$work/list.log")"
+as_member prefetch submit "$registry/python:1" --id member --detach >"$work/list.log" 2>&1 || fail "$(<"$work/list.log")"
+as_member prefetch cancel member >"$work/list.log" 2>&1 || fail "$(<"$work/list.log")"
+for may_not in "umount $work/mnt/cli" status; do
+  # shellcheck disable=SC2086 # a command and its arguments
+  expect_failure $exit_refused 'ermission' as_member $may_not
+done
+expect_failure $exit_refused 'ermission' as_stranger prefetch list
+# A socket of its own stands for no other service: nobody unmounts through it.
+expect_failure $exit_failed 'does not serve this call' setpriv --reuid=65533 --regid=65533 --groups=65534 \
+  "$work/sluice" --socket "$run_dir/prefetch.sock" umount "$work/mnt/cli"
+
 note "the command line tool gives a hint and follows it to its end"
 sluice --output json prefetch submit "$registry/cli:1" --id first >"$work/hint.json"
 [[ $(state_of) == completed ]] || fail "the hint is $(state_of)"
@@ -115,7 +132,7 @@ after=$(sluice --output json blob stat "$blob" | jq .present_bytes)
 sluice --output json prefetch list >"$work/list.json" || fail "hints can't be listed"
 [[ $(jq -r '.hints[] | select(.id == "slow") | .state' "$work/list.json") == cancelled ]] ||
   fail "the list lacks the hint: $(<"$work/list.json")"
-[[ $(metric sluice_prefetch_hints_total cancelled) == 1 ]] || fail "it was not counted"
+[[ $(metric sluice_prefetch_hints_total cancelled) == 2 ]] || fail "it was not counted"
 
 note "Ctrl-C ends the waiting, not the hint"
 echo "$blob" >"$stall"

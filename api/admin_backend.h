@@ -76,7 +76,8 @@ struct MountInfo {
   std::vector<BlobPresence> blobs;
   ServedTotals served;
   uint64_t read_errors = 0;
-  std::string last_error;  // empty if there was none
+  std::string last_error;                                 // empty if there was none
+  std::chrono::system_clock::time_point last_error_time;  // the epoch if not known
 };
 
 // Whether the rest of an image is brought in after it is mounted.

@@ -16,7 +16,7 @@
 namespace sluice::api {
 namespace {
 
-constexpr uint32_t kBlobPageMax = 1000;
+constexpr int32_t kBlobPageMax = 1000;
 
 absl::StatusOr<Digest> ParseDigestField(const std::string& text) {
   absl::StatusOr<Digest> digest = Digest::Parse(text);
@@ -278,8 +278,10 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   }
 
   absl::Status ListBlobsPage(const v1::ListBlobsRequest& request, v1::ListBlobsResponse& response) {
-    BlobPageRequest page{.after = std::nullopt, .count_max = kBlobPageMax};
-    if (request.page_size() > 0) page.count_max = std::min(request.page_size(), kBlobPageMax);
+    if (request.page_size() < 0) return absl::InvalidArgumentError("page_size is negative");
+    const int32_t count =
+        request.page_size() > 0 ? std::min(request.page_size(), kBlobPageMax) : kBlobPageMax;
+    BlobPageRequest page{.after = std::nullopt, .count_max = static_cast<uint32_t>(count)};
     if (!request.page_token().empty()) {
       absl::StatusOr<Digest> after = Digest::Parse(request.page_token());
       if (!after.ok()) return absl::InvalidArgumentError("page_token is not one that ListBlobs has given");

@@ -24,16 +24,35 @@ constexpr size_t kStatusMessageBytesMax = 2048;
 // The same message once more, beside its details.
 constexpr size_t kDetailedMessageBytesMax = 512;
 
-v1::Source ToProto(SourceKind kind) {
+v1::ReadSource ToProto(SourceKind kind) {
   switch (kind) {
     case SourceKind::kLocal:
-      return v1::SOURCE_LOCAL;
+      return v1::READ_SOURCE_LOCAL;
     case SourceKind::kPeer:
-      return v1::SOURCE_PEER;
+      return v1::READ_SOURCE_PEER;
     case SourceKind::kOrigin:
-      return v1::SOURCE_ORIGIN;
+      return v1::READ_SOURCE_ORIGIN;
   }
-  return v1::SOURCE_UNSPECIFIED;
+  return v1::READ_SOURCE_UNSPECIFIED;
+}
+
+v1::Backend BackendFrom(const std::string& name) {
+  constexpr std::pair<std::string_view, v1::Backend> kNames[] = {{"off", v1::BACKEND_OFF},
+                                                                 {"fanotify", v1::BACKEND_FANOTIFY},
+                                                                 {"cachefiles", v1::BACKEND_CACHEFILES},
+                                                                 {"fuse", v1::BACKEND_FUSE}};
+  for (const auto& [known, backend] : kNames) {
+    if (known == name) return backend;
+  }
+  return v1::BACKEND_UNSPECIFIED;
+}
+
+void ToProto(std::chrono::system_clock::time_point from, google::protobuf::Timestamp& to) {
+  const auto since_epoch = from.time_since_epoch();
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(since_epoch);
+  to.set_seconds(seconds.count());
+  to.set_nanos(static_cast<int32_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(since_epoch - seconds).count()));
 }
 
 v1::FillState ToProto(FillState state) {
@@ -330,7 +349,7 @@ void AddServed(const ServedTotals& from, Message& to) {
 
 void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
   to.set_version(from.version);
-  to.set_backend(from.backend);
+  to.set_backend(BackendFrom(from.backend));
   to.set_backend_reason(from.backend_reason);
   to.set_data_directory(from.data_directory);
   ToProto(from.uptime, *to.mutable_uptime());
@@ -364,15 +383,18 @@ void ToProto(const DialFinding& from, v1::Dial& to) {
   to.set_reason(from.why);
 }
 
-void ToProto(const MountInfo& from, v1::MountInfo& to) {
+void ToProto(const MountInfo& from, v1::Mount& to) {
   to.set_reference(from.reference);
   to.set_manifest_digest(from.manifest_digest.ToString());
   to.set_mount_point(from.mount_point);
-  to.set_backend(from.backend);
+  to.set_backend(BackendFrom(from.backend));
   for (const BlobPresence& blob : from.blobs) ToProto(blob, *to.add_blobs());
   AddServed(from.served, to);
   to.set_read_errors(from.read_errors);
   to.set_last_error(from.last_error);
+  if (from.last_error_time.time_since_epoch().count() > 0) {
+    ToProto(from.last_error_time, *to.mutable_last_error_time());
+  }
 }
 
 void ToProto(const FillProgress& from, v1::BlobFill& to) {
@@ -381,7 +403,7 @@ void ToProto(const FillProgress& from, v1::BlobFill& to) {
   to.set_error(from.error);
 }
 
-void ToProto(const BlobInfo& from, v1::BlobInfo& to) {
+void ToProto(const BlobInfo& from, v1::Blob& to) {
   to.set_digest(from.digest.ToString());
   to.set_size_bytes(from.size_bytes);
   to.set_chunk_size_bytes(from.chunk_size_bytes);
@@ -391,13 +413,8 @@ void ToProto(const BlobInfo& from, v1::BlobInfo& to) {
   to.set_refused(from.refused);
   to.set_pinned(from.pinned);
   to.set_lease_count(from.lease_count);
-  const auto accessed = from.last_access.time_since_epoch();
-  if (accessed.count() > 0) {
-    const auto seconds = std::chrono::floor<std::chrono::seconds>(accessed);
-    to.mutable_last_access_time()->set_seconds(seconds.count());
-    to.mutable_last_access_time()->set_nanos(static_cast<int32_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(accessed - seconds).count()));
-  }
+  if (from.last_access.time_since_epoch().count() > 0)
+    ToProto(from.last_access, *to.mutable_last_access_time());
   for (const BlobOrigin& origin : from.origins) {
     v1::BlobOrigin& added = *to.add_origins();
     added.set_registry(origin.registry);
@@ -493,13 +510,13 @@ absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant dea
                        .deadline = deadline,
                        .options = *options};
   switch (from.fill()) {
-    case v1::FILL_UNSPECIFIED:
+    case v1::FILL_MODE_UNSPECIFIED:
       request.fill = FillMode::kDefault;
       return request;
-    case v1::FILL_ON_DEMAND:
+    case v1::FILL_MODE_ON_DEMAND:
       request.fill = FillMode::kOnDemand;
       return request;
-    case v1::FILL_BACKGROUND:
+    case v1::FILL_MODE_BACKGROUND:
       request.fill = FillMode::kBackground;
       return request;
     default:

@@ -13,12 +13,12 @@ class Status;
 }
 namespace sluice::v1 {
 class BlobFill;
-class BlobInfo;
+class Blob;
 class CancelHintsRequest;
 class Dial;
 class HintStatus;
 class ListPeersResponse;
-class MountInfo;
+class Mount;
 class MountRequest;
 
 class NodeStatus;
@@ -36,9 +36,9 @@ namespace sluice::api {
 void ToProto(const NodeStatus& from, v1::NodeStatus& to);
 void ToProto(const PeersReport& from, v1::ListPeersResponse& to);
 void ToProto(const DialFinding& from, v1::Dial& to);
-void ToProto(const MountInfo& from, v1::MountInfo& to);
+void ToProto(const MountInfo& from, v1::Mount& to);
 void ToProto(const FillProgress& from, v1::BlobFill& to);
-void ToProto(const BlobInfo& from, v1::BlobInfo& to);
+void ToProto(const BlobInfo& from, v1::Blob& to);
 void ToProto(const HintStatus& from, v1::HintStatus& to);
 void ToProto(const SubmitResult& from, v1::SubmitResult& to);  // but for its id
 

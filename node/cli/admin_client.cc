@@ -88,7 +88,7 @@ absl::StatusOr<v1::DialBackResponse> AdminClient::DialBack() {
   return channel_->Call(&v1::AdminService::Stub::DialBack, v1::DialBackRequest());
 }
 
-absl::StatusOr<v1::MountInfo> AdminClient::Mount(const v1::MountRequest& request) {
+absl::StatusOr<v1::Mount> AdminClient::Mount(const v1::MountRequest& request) {
   auto response = channel_->Call(&v1::AdminService::Stub::Mount, request, kMountTimeout);
   if (!response.ok()) return response.status();
   return std::move(*response->mutable_mount());
@@ -100,10 +100,10 @@ absl::Status AdminClient::Unmount(const std::string& mount_point) {
   return channel_->Call(&v1::AdminService::Stub::Unmount, request).status();
 }
 
-absl::StatusOr<std::vector<v1::MountInfo>> AdminClient::ListMounts() {
+absl::StatusOr<std::vector<v1::Mount>> AdminClient::ListMounts() {
   auto response = channel_->Call(&v1::AdminService::Stub::ListMounts, v1::ListMountsRequest());
   if (!response.ok()) return response.status();
-  return std::vector<v1::MountInfo>(response->mounts().begin(), response->mounts().end());
+  return std::vector<v1::Mount>(response->mounts().begin(), response->mounts().end());
 }
 
 absl::Status AdminClient::WatchFill(const std::string& mount_point,
@@ -118,8 +118,8 @@ absl::Status AdminClient::WatchFill(const std::string& mount_point,
   return FromGrpc(stream->Finish());
 }
 
-absl::StatusOr<std::vector<v1::BlobInfo>> AdminClient::ListBlobs() {
-  std::vector<v1::BlobInfo> blobs;
+absl::StatusOr<std::vector<v1::Blob>> AdminClient::ListBlobs() {
+  std::vector<v1::Blob> blobs;
   v1::ListBlobsRequest request;
   do {
     auto response = channel_->Call(&v1::AdminService::Stub::ListBlobs, request);
@@ -130,7 +130,7 @@ absl::StatusOr<std::vector<v1::BlobInfo>> AdminClient::ListBlobs() {
   return blobs;
 }
 
-absl::StatusOr<v1::BlobInfo> AdminClient::GetBlob(const std::string& digest) {
+absl::StatusOr<v1::Blob> AdminClient::GetBlob(const std::string& digest) {
   auto response = channel_->CallOnBlob(&v1::AdminService::Stub::GetBlob, digest);
   if (!response.ok()) return response.status();
   return std::move(*response->mutable_blob());

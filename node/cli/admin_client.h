@@ -33,17 +33,17 @@ class AdminClient {
   absl::StatusOr<v1::ListPeersResponse> ListPeers();
   absl::StatusOr<v1::DialBackResponse> DialBack();
 
-  absl::StatusOr<v1::MountInfo> Mount(const v1::MountRequest& request);
+  absl::StatusOr<v1::Mount> Mount(const v1::MountRequest& request);
   absl::Status Unmount(const std::string& mount_point);
-  absl::StatusOr<std::vector<v1::MountInfo>> ListMounts();
+  absl::StatusOr<std::vector<v1::Mount>> ListMounts();
   // Calls `on_progress` with each message until the fill has ended. Without --timeout it waits as long as
   // that takes.
   absl::Status WatchFill(const std::string& mount_point,
                          const std::function<void(const v1::WatchFillResponse&)>& on_progress);
 
   // All pages.
-  absl::StatusOr<std::vector<v1::BlobInfo>> ListBlobs();
-  absl::StatusOr<v1::BlobInfo> GetBlob(const std::string& digest);
+  absl::StatusOr<std::vector<v1::Blob>> ListBlobs();
+  absl::StatusOr<v1::Blob> GetBlob(const std::string& digest);
   absl::StatusOr<std::string> GetBlobRecipe(const std::string& digest);
   absl::StatusOr<v1::VerifyBlobResponse> VerifyBlob(const std::string& digest);
   absl::StatusOr<v1::EvictBlobResponse> EvictBlob(const std::string& digest);

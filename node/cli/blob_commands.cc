@@ -24,14 +24,14 @@ void Print(const std::string& text) {
 }
 
 absl::Status ListBlobs(AdminClient& client, OutputFormat output) {
-  absl::StatusOr<std::vector<v1::BlobInfo>> blobs = client.ListBlobs();
+  absl::StatusOr<std::vector<v1::Blob>> blobs = client.ListBlobs();
   if (!blobs.ok()) return Annotate(blobs.status(), "cannot list the blobs");
   Print(output == OutputFormat::kJson ? BlobListJson(*blobs) : BlobTable(*blobs));
   return absl::OkStatus();
 }
 
 absl::Status StatBlob(AdminClient& client, OutputFormat output, const std::string& digest) {
-  absl::StatusOr<v1::BlobInfo> blob = client.GetBlob(digest);
+  absl::StatusOr<v1::Blob> blob = client.GetBlob(digest);
   if (!blob.ok()) return Annotate(blob.status(), absl::StrCat("cannot show blob ", digest));
   Print(output == OutputFormat::kJson ? BlobJson(*blob) : BlobDetails(*blob));
   return absl::OkStatus();
@@ -104,7 +104,7 @@ absl::Status UnpinBlob(AdminClient& client, OutputFormat output, const std::stri
 // The blob that the digest names: its own, or what a registry keeps of it, which is said then. Whether there
 // is one at all is for the command to say.
 std::string BlobNamed(AdminClient& client, const std::string& digest) {
-  const absl::StatusOr<v1::BlobInfo> blob = client.GetBlob(digest);
+  const absl::StatusOr<v1::Blob> blob = client.GetBlob(digest);
   if (!blob.ok() || blob->digest() == digest) return digest;
   std::fprintf(stderr, "%s is what a registry keeps of blob %s\n", digest.c_str(), blob->digest().c_str());
   return blob->digest();

@@ -21,13 +21,13 @@ Json Served(const google::protobuf::RepeatedPtrField<v1::SourceTotals>& served) 
   for (const v1::SourceTotals& totals : served) {
     const char* name = nullptr;
     switch (totals.source()) {
-      case v1::SOURCE_LOCAL:
+      case v1::READ_SOURCE_LOCAL:
         name = "local";
         break;
-      case v1::SOURCE_PEER:
+      case v1::READ_SOURCE_PEER:
         name = "peer";
         break;
-      case v1::SOURCE_ORIGIN:
+      case v1::READ_SOURCE_ORIGIN:
         name = "origin";
         break;
       default:
@@ -38,20 +38,31 @@ Json Served(const google::protobuf::RepeatedPtrField<v1::SourceTotals>& served) 
   return json;
 }
 
-Json Mount(const v1::MountInfo& mount) {
+// Null if it is absent.
+Json Time(bool has, const google::protobuf::Timestamp& time) {
+  if (!has) return nullptr;
+  return absl::FormatTime(absl::RFC3339_sec, absl::FromUnixSeconds(time.seconds()), absl::UTCTimeZone());
+}
+
+Json Mount(const v1::Mount& mount) {
   Json blobs = Json::array();
   for (const v1::BlobPresence& blob : mount.blobs()) {
     blobs.push_back({{"digest", blob.digest()},
                      {"size_bytes", blob.size_bytes()},
                      {"present_bytes", blob.present_bytes()}});
   }
-  return {{"reference", mount.reference()},     {"manifest_digest", mount.manifest_digest()},
-          {"mount_point", mount.mount_point()}, {"backend", mount.backend()},
-          {"blobs", std::move(blobs)},          {"served", Served(mount.served())},
-          {"read_errors", mount.read_errors()}, {"last_error", mount.last_error()}};
+  return {{"reference", mount.reference()},
+          {"manifest_digest", mount.manifest_digest()},
+          {"mount_point", mount.mount_point()},
+          {"backend", BackendText(mount.backend())},
+          {"blobs", std::move(blobs)},
+          {"served", Served(mount.served())},
+          {"read_errors", mount.read_errors()},
+          {"last_error", mount.last_error()},
+          {"last_error_time", Time(mount.has_last_error_time(), mount.last_error_time())}};
 }
 
-Json Blob(const v1::BlobInfo& blob) {
+Json Blob(const v1::Blob& blob) {
   Json origins = Json::array();
   for (const v1::BlobOrigin& origin : blob.origins()) {
     const bool plain = origin.stored_digest().empty();
@@ -60,22 +71,17 @@ Json Blob(const v1::BlobInfo& blob) {
                        {"stored_digest", plain ? blob.digest() : origin.stored_digest()},
                        {"stored_size_bytes", plain ? blob.size_bytes() : origin.stored_size_bytes()}});
   }
-  Json json = {{"digest", blob.digest()},
-               {"size_bytes", blob.size_bytes()},
-               {"chunk_size_bytes", blob.chunk_size_bytes()},
-               {"present_bytes", blob.present_bytes()},
-               {"unverified_chunks", blob.unverified_chunks()},
-               {"recipe_bound", blob.recipe_bound()},
-               {"refused", blob.refused()},
-               {"pinned", blob.pinned()},
-               {"lease_count", blob.lease_count()},
-               {"last_access_time", nullptr},
-               {"origins", std::move(origins)}};
-  if (blob.has_last_access_time()) {
-    json["last_access_time"] = absl::FormatTime(
-        absl::RFC3339_sec, absl::FromUnixSeconds(blob.last_access_time().seconds()), absl::UTCTimeZone());
-  }
-  return json;
+  return {{"digest", blob.digest()},
+          {"size_bytes", blob.size_bytes()},
+          {"chunk_size_bytes", blob.chunk_size_bytes()},
+          {"present_bytes", blob.present_bytes()},
+          {"unverified_chunks", blob.unverified_chunks()},
+          {"recipe_bound", blob.recipe_bound()},
+          {"refused", blob.refused()},
+          {"pinned", blob.pinned()},
+          {"lease_count", blob.lease_count()},
+          {"last_access_time", Time(blob.has_last_access_time(), blob.last_access_time())},
+          {"origins", std::move(origins)}};
 }
 
 Json Peers(const v1::NodeStatus& status) {
@@ -127,11 +133,11 @@ std::string PeersJson(const v1::ListPeersResponse& peers) {
                {"peers", std::move(list)}});
 }
 
-std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts) {
+std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount>& mounts) {
   Json mounts_json = Json::array();
-  for (const v1::MountInfo& mount : mounts) mounts_json.push_back(Mount(mount));
+  for (const v1::Mount& mount : mounts) mounts_json.push_back(Mount(mount));
   return Text({{"version", status.version()},
-               {"backend", status.backend()},
+               {"backend", BackendText(status.backend())},
                {"backend_reason", status.backend_reason()},
                {"data_directory", status.data_directory()},
                {"uptime_seconds", status.uptime().seconds()},
@@ -147,7 +153,7 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
                {"mounts", std::move(mounts_json)}});
 }
 
-std::string MountJson(const v1::MountInfo& mount) {
+std::string MountJson(const v1::Mount& mount) {
   return Text(Mount(mount));
 }
 
@@ -155,13 +161,13 @@ std::string UnmountJson(const std::string& mount_point) {
   return Text({{"mount_point", mount_point}});
 }
 
-std::string BlobListJson(const std::vector<v1::BlobInfo>& blobs) {
+std::string BlobListJson(const std::vector<v1::Blob>& blobs) {
   Json list = Json::array();
-  for (const v1::BlobInfo& blob : blobs) list.push_back(Blob(blob));
+  for (const v1::Blob& blob : blobs) list.push_back(Blob(blob));
   return Text({{"blobs", std::move(list)}});
 }
 
-std::string BlobJson(const v1::BlobInfo& blob) {
+std::string BlobJson(const v1::Blob& blob) {
   return Text(Blob(blob));
 }
 

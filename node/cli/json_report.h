@@ -13,17 +13,17 @@
 namespace sluice::cli {
 
 // The status, with "uptime_seconds" and an array "mounts".
-std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts);
+std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount>& mounts);
 // {"cluster": {"configured", "cut_off", "cold_start"}, "self": a peer or null, "peers": [...]}; "state" is in
 // lower case: "not_asked"; "age_seconds", "skipped_for_seconds" and "blame_age_seconds" are numbers, the last
 // two null where there is none.
 std::string PeersJson(const v1::ListPeersResponse& peers);
-std::string MountJson(const v1::MountInfo& mount);
+std::string MountJson(const v1::Mount& mount);
 // {"mount_point"}
 std::string UnmountJson(const std::string& mount_point);
 // {"blobs": [...]}
-std::string BlobListJson(const std::vector<v1::BlobInfo>& blobs);
-std::string BlobJson(const v1::BlobInfo& blob);
+std::string BlobListJson(const std::vector<v1::Blob>& blobs);
+std::string BlobJson(const v1::Blob& blob);
 // {"digest", "checked_bytes", "bad_chunks", "unprovable_chunks"}
 std::string VerifyJson(const std::string& digest, const v1::VerifyBlobResponse& report);
 // {"digest", "freed_bytes"}

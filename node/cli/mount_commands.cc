@@ -91,10 +91,10 @@ absl::Status WaitForFill(AdminClient& client, const std::string& mount_point) {
 }
 
 // The mount as it is after the fill; as it was before, should it have gone in the meantime.
-v1::MountInfo Refreshed(AdminClient& client, const v1::MountInfo& before) {
-  absl::StatusOr<std::vector<v1::MountInfo>> mounts = client.ListMounts();
+v1::Mount Refreshed(AdminClient& client, const v1::Mount& before) {
+  absl::StatusOr<std::vector<v1::Mount>> mounts = client.ListMounts();
   if (!mounts.ok()) return before;
-  for (const v1::MountInfo& mount : *mounts) {
+  for (const v1::Mount& mount : *mounts) {
     if (mount.mount_point() == before.mount_point()) return mount;
   }
   return before;
@@ -132,10 +132,10 @@ absl::Status RunMount(const GlobalFlags& flags, const MountFlags& mount_flags) {
   v1::MountRequest request;
   request.set_reference(mount_flags.reference);
   request.set_mount_point(*mount_point);
-  if (mount_flags.fill) request.set_fill(v1::FILL_BACKGROUND);
-  if (mount_flags.no_fill) request.set_fill(v1::FILL_ON_DEMAND);
+  if (mount_flags.fill) request.set_fill(v1::FILL_MODE_BACKGROUND);
+  if (mount_flags.no_fill) request.set_fill(v1::FILL_MODE_ON_DEMAND);
   for (const std::string& option : mount_flags.options) request.add_options(option);
-  absl::StatusOr<v1::MountInfo> mount = client->Mount(request);
+  absl::StatusOr<v1::Mount> mount = client->Mount(request);
   if (!mount.ok()) return Annotate(mount.status(), what);
   if (!client->SharesMounts() && !IsMountedHere(mount->mount_point())) {
     (void)client->Unmount(mount->mount_point());

@@ -15,7 +15,7 @@ absl::Status RunStatus(const GlobalFlags& flags) {
   if (!client.ok()) return client.status();
   absl::StatusOr<v1::NodeStatus> status = client->GetStatus();
   if (!status.ok()) return Annotate(status.status(), "cannot get the node's status");
-  absl::StatusOr<std::vector<v1::MountInfo>> mounts = client->ListMounts();
+  absl::StatusOr<std::vector<v1::Mount>> mounts = client->ListMounts();
   if (!mounts.ok()) return Annotate(mounts.status(), "cannot list the mounts");
   const bool json = flags.output == OutputFormat::kJson;
   std::fputs((json ? StatusJson(*status, *mounts) : StatusTable(*status, *mounts)).c_str(), stdout);

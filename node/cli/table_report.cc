@@ -13,20 +13,20 @@ namespace sluice::cli {
 namespace {
 
 v1::SourceTotals ServedFrom(const google::protobuf::RepeatedPtrField<v1::SourceTotals>& served,
-                            v1::Source source) {
+                            v1::ReadSource source) {
   for (const v1::SourceTotals& totals : served) {
     if (totals.source() == source) return totals;
   }
   return {};
 }
 
-std::string ServedText(const v1::NodeStatus& status, v1::Source source, absl::string_view name) {
+std::string ServedText(const v1::NodeStatus& status, v1::ReadSource source, absl::string_view name) {
   const v1::SourceTotals totals = ServedFrom(status.served(), source);
   return absl::StrCat(name, " ", BytesText(totals.bytes()), " in ", totals.reads(), " reads");
 }
 
 // What is wrong with a blob or noteworthy of it, in one cell.
-std::string BlobFlags(const v1::BlobInfo& blob) {
+std::string BlobFlags(const v1::Blob& blob) {
   std::vector<std::string> flags;
   if (blob.refused()) flags.push_back("REFUSED");
   if (blob.pinned()) flags.push_back("pinned");
@@ -36,7 +36,7 @@ std::string BlobFlags(const v1::BlobInfo& blob) {
   return flags.empty() ? "-" : absl::StrJoin(flags, ", ");
 }
 
-std::string LastAccessText(const v1::BlobInfo& blob) {
+std::string LastAccessText(const v1::Blob& blob) {
   if (!blob.has_last_access_time()) return "never";
   return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixSeconds(blob.last_access_time().seconds()),
                           absl::UTCTimeZone());
@@ -139,55 +139,56 @@ std::string PeerTable(const v1::ListPeersResponse& peers) {
                                   rows));
 }
 
-std::string MountTable(const std::vector<v1::MountInfo>& mounts) {
+std::string MountTable(const std::vector<v1::Mount>& mounts) {
   std::vector<std::vector<std::string>> rows;
-  for (const v1::MountInfo& mount : mounts) {
+  for (const v1::Mount& mount : mounts) {
     uint64_t size = 0, present = 0;
     for (const v1::BlobPresence& blob : mount.blobs()) {
       size += blob.size_bytes();
       present += blob.present_bytes();
     }
     rows.push_back({OneLine(mount.mount_point()), mount.reference(), BytesText(size),
-                    ShareText(present, size), BytesText(ServedFrom(mount.served(), v1::SOURCE_LOCAL).bytes()),
-                    BytesText(ServedFrom(mount.served(), v1::SOURCE_PEER).bytes()),
-                    BytesText(ServedFrom(mount.served(), v1::SOURCE_ORIGIN).bytes()),
+                    ShareText(present, size),
+                    BytesText(ServedFrom(mount.served(), v1::READ_SOURCE_LOCAL).bytes()),
+                    BytesText(ServedFrom(mount.served(), v1::READ_SOURCE_PEER).bytes()),
+                    BytesText(ServedFrom(mount.served(), v1::READ_SOURCE_ORIGIN).bytes()),
                     absl::StrCat(mount.read_errors())});
   }
   std::string text = FormatTable(
       {"MOUNT POINT", "IMAGE", "SIZE", "PRESENT", "FROM STORE", "FROM PEERS", "FROM ORIGIN", "ERRORS"}, rows);
-  for (const v1::MountInfo& mount : mounts) {
+  for (const v1::Mount& mount : mounts) {
     if (mount.last_error().empty()) continue;
     absl::StrAppend(&text, OneLine(mount.mount_point()), ": last error: ", OneLine(mount.last_error()), "\n");
   }
   return text;
 }
 
-std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts) {
+std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::Mount>& mounts) {
   std::string text = absl::StrCat(
       "node     sluice ", status.version(), ", up ", SecondsText(status.uptime().seconds()), "\n",  //
-      "backend  ", status.backend(), " (", status.backend_reason(), ")\n",                          //
+      "backend  ", BackendText(status.backend()), " (", status.backend_reason(), ")\n",             //
       "store    ", BytesText(status.store().size_bytes()), " of ", BytesText(status.store().capacity_bytes()),
-      ", ", status.store().blob_count(), " blobs\n",                     //
-      "served   ", ServedText(status, v1::SOURCE_LOCAL, "store"), "; ",  //
-      ServedText(status, v1::SOURCE_PEER, "peers"), "; ",                //
-      ServedText(status, v1::SOURCE_ORIGIN, "origin"), "\n",             //
-      "origin   ", BytesText(status.origin_bytes()), " received\n",      //
-      "peers    ", PeersText(status), "\n",                              //
+      ", ", status.store().blob_count(), " blobs\n",                          //
+      "served   ", ServedText(status, v1::READ_SOURCE_LOCAL, "store"), "; ",  //
+      ServedText(status, v1::READ_SOURCE_PEER, "peers"), "; ",                //
+      ServedText(status, v1::READ_SOURCE_ORIGIN, "origin"), "\n",             //
+      "origin   ", BytesText(status.origin_bytes()), " received\n",           //
+      "peers    ", PeersText(status), "\n",                                   //
       "errors   ", status.read_errors(), " reads failed\n");
   if (mounts.empty()) return absl::StrCat(text, "mounts   none\n");
   return absl::StrCat(text, "\n", MountTable(mounts));
 }
 
-std::string BlobTable(const std::vector<v1::BlobInfo>& blobs) {
+std::string BlobTable(const std::vector<v1::Blob>& blobs) {
   std::vector<std::vector<std::string>> rows;
-  for (const v1::BlobInfo& blob : blobs) {
+  for (const v1::Blob& blob : blobs) {
     rows.push_back({blob.digest(), BytesText(blob.size_bytes()),
                     ShareText(blob.present_bytes(), blob.size_bytes()), BlobFlags(blob)});
   }
   return FormatTable({"DIGEST", "SIZE", "PRESENT", "NOTES"}, rows);
 }
 
-std::string BlobDetails(const v1::BlobInfo& blob) {
+std::string BlobDetails(const v1::Blob& blob) {
   std::string text =
       absl::StrCat("digest       ", blob.digest(), "\n",                                                 //
                    "size         ", BytesText(blob.size_bytes()), " (", blob.size_bytes(), " bytes)\n",  //
@@ -218,6 +219,12 @@ std::string PeerStateText(v1::PeerState state) {
 std::string HintStateText(v1::HintState state) {
   const std::string name = v1::HintState_Name(state);
   const size_t prefix = sizeof("HINT_STATE_") - 1;
+  return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
+}
+
+std::string BackendText(v1::Backend backend) {
+  const std::string name = v1::Backend_Name(backend);
+  const size_t prefix = sizeof("BACKEND_") - 1;
   return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
 }
 

@@ -15,15 +15,16 @@ namespace sluice::cli {
 std::string FormatTable(const std::vector<std::string>& header,
                         const std::vector<std::vector<std::string>>& rows);
 
-std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::MountInfo>& mounts);
+std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::Mount>& mounts);
 // "not_asked"
 std::string PeerStateText(v1::PeerState state);
 std::string PeerTable(const v1::ListPeersResponse& peers);
-std::string MountTable(const std::vector<v1::MountInfo>& mounts);
-std::string BlobTable(const std::vector<v1::BlobInfo>& blobs);
-std::string BlobDetails(const v1::BlobInfo& blob);
+std::string MountTable(const std::vector<v1::Mount>& mounts);
+std::string BlobTable(const std::vector<v1::Blob>& blobs);
+std::string BlobDetails(const v1::Blob& blob);
 // "fetching"
 std::string HintStateText(v1::HintState state);
+std::string BackendText(v1::Backend backend);
 std::string HintTable(const std::vector<v1::HintStatus>& hints);
 std::string VerifyText(const std::string& digest, const v1::VerifyBlobResponse& report);
 

@@ -742,7 +742,10 @@ api::MountInfo Mounter::Describe(const MountEntry& entry) const {
     info.served.reads[static_cast<size_t>(SourceKind::kLocal)] += hits.reads;
     info.served.bytes[static_cast<size_t>(SourceKind::kLocal)] += hits.bytes;
     info.read_errors += counts.errors + hits.failed;
-    if (!counts.last_error.empty()) info.last_error = counts.last_error;
+    if (!counts.last_error.empty() && counts.last_error_time >= info.last_error_time) {
+      info.last_error = counts.last_error;
+      info.last_error_time = counts.last_error_time;
+    }
     if (hits.failed > 0) {
       // Which was the last of all nobody knows.
       absl::StrAppend(&info.last_error, info.last_error.empty() ? "" : "; ", hits.failed,

@@ -18,6 +18,7 @@ void ServedCounts::Note(const BlobKey& key, uint64_t length, const absl::StatusO
   } else {
     ++counts.errors;
     counts.last_error = std::string(result.status().message());
+    counts.last_error_time = std::chrono::system_clock::now();
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -23,6 +24,7 @@ class ServedCounts {
     api::ServedTotals totals;
     uint64_t errors = 0;
     std::string last_error;
+    std::chrono::system_clock::time_point last_error_time;
   };
 
   void Note(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result);

@@ -37,7 +37,7 @@ class AdminServiceTest : public ::testing::Test {
         grpc::CreateChannel("unix:" + dir_.File("api.sock"), grpc::InsecureChannelCredentials()));
   }
 
-  grpc::Status Mount(const std::string& reference, const std::string& mount_point, v1::Fill fill,
+  grpc::Status Mount(const std::string& reference, const std::string& mount_point, v1::FillMode fill,
                      v1::MountResponse* response) {
     v1::MountRequest request;
     request.set_reference(reference);
@@ -98,7 +98,7 @@ TEST_F(AdminServiceTest, StatusCarriesEveryField) {
   ASSERT_TRUE(stub_->GetStatus(&context, {}, &response).ok());
   const v1::NodeStatus& status = response.status();
   EXPECT_EQ(status.version(), "1.2.3");
-  EXPECT_EQ(status.backend(), "fanotify");
+  EXPECT_EQ(status.backend(), v1::BACKEND_FANOTIFY);
   EXPECT_EQ(status.backend_reason(), "the kernel has it");
   EXPECT_EQ(status.uptime().seconds(), 2);
   EXPECT_EQ(status.uptime().nanos(), 500'000'000);
@@ -107,9 +107,9 @@ TEST_F(AdminServiceTest, StatusCarriesEveryField) {
   EXPECT_EQ(status.store().blob_count(), 3u);
   EXPECT_EQ(status.mount_count(), 2u);
   ASSERT_EQ(status.served_size(), 3);
-  EXPECT_EQ(status.served(0).source(), v1::SOURCE_LOCAL);
-  EXPECT_EQ(status.served(1).source(), v1::SOURCE_PEER);
-  EXPECT_EQ(status.served(2).source(), v1::SOURCE_ORIGIN);
+  EXPECT_EQ(status.served(0).source(), v1::READ_SOURCE_LOCAL);
+  EXPECT_EQ(status.served(1).source(), v1::READ_SOURCE_PEER);
+  EXPECT_EQ(status.served(2).source(), v1::READ_SOURCE_ORIGIN);
   EXPECT_EQ(status.served(2).reads(), 3u);
   EXPECT_EQ(status.served(2).bytes(), 30u);
   EXPECT_EQ(status.read_errors(), 7u);
@@ -175,16 +175,23 @@ TEST_F(AdminServiceTest, ANodeThatWasToldOfNoOthersHasNoSelfEither) {
 
 TEST_F(AdminServiceTest, MountsListsAndUnmounts) {
   v1::MountResponse mounted;
-  ASSERT_TRUE(Mount("registry.example/app:1", "/mnt/a", v1::FILL_BACKGROUND, &mounted).ok());
+  ASSERT_TRUE(Mount("registry.example/app:1", "/mnt/a", v1::FILL_MODE_BACKGROUND, &mounted).ok());
   EXPECT_EQ(backend_.last_mount().fill, FillMode::kBackground);
   EXPECT_EQ(mounted.mount().manifest_digest(), TestDigest(0xee).ToString());
   EXPECT_EQ(mounted.mount().blobs(0).present_bytes(), 250u);
+  EXPECT_EQ(mounted.mount().backend(), v1::BACKEND_FANOTIFY);
+  EXPECT_FALSE(mounted.mount().has_last_error_time());
 
+  backend_.mounts["/mnt/a"].last_error = "the origin timed out";
+  backend_.mounts["/mnt/a"].last_error_time =
+      std::chrono::system_clock::time_point(std::chrono::milliseconds(2500));
   grpc::ClientContext list_context;
   v1::ListMountsResponse list;
   ASSERT_TRUE(stub_->ListMounts(&list_context, {}, &list).ok());
   ASSERT_THAT(list.mounts(), SizeIs(1));
   EXPECT_EQ(list.mounts(0).reference(), "registry.example/app:1");
+  EXPECT_EQ(list.mounts(0).last_error_time().seconds(), 2);
+  EXPECT_EQ(list.mounts(0).last_error_time().nanos(), 500'000'000);
 
   v1::UnmountRequest unmount;
   unmount.set_mount_point("/mnt/a");
@@ -219,13 +226,17 @@ TEST_F(AdminServiceTest, OfMountOptionsTheLastOneWinsAndUnknownOnesAreRefused) {
 TEST_F(AdminServiceTest, RefusesMalformedRequestsBeforeTheBackendSeesThem) {
   v1::MountResponse response;
   const std::string long_name(2000, 'a');
-  EXPECT_THAT(Mount("", "/mnt/a", v1::FILL_UNSPECIFIED, &response).error_message(), HasSubstr("reference"));
-  EXPECT_THAT(Mount(long_name, "/mnt/a", v1::FILL_UNSPECIFIED, &response).error_message(), HasSubstr("2000"));
-  EXPECT_THAT(Mount("r/a:1", "mnt", v1::FILL_UNSPECIFIED, &response).error_message(), HasSubstr("absolute"));
-  EXPECT_THAT(Mount("r/a:1", "", v1::FILL_UNSPECIFIED, &response).error_message(), HasSubstr("empty"));
-  EXPECT_THAT(Mount("r/a:1", std::string("/a\0b", 4), v1::FILL_UNSPECIFIED, &response).error_message(),
+  EXPECT_THAT(Mount("", "/mnt/a", v1::FILL_MODE_UNSPECIFIED, &response).error_message(),
+              HasSubstr("reference"));
+  EXPECT_THAT(Mount(long_name, "/mnt/a", v1::FILL_MODE_UNSPECIFIED, &response).error_message(),
+              HasSubstr("2000"));
+  EXPECT_THAT(Mount("r/a:1", "mnt", v1::FILL_MODE_UNSPECIFIED, &response).error_message(),
+              HasSubstr("absolute"));
+  EXPECT_THAT(Mount("r/a:1", "", v1::FILL_MODE_UNSPECIFIED, &response).error_message(), HasSubstr("empty"));
+  EXPECT_THAT(Mount("r/a:1", std::string("/a\0b", 4), v1::FILL_MODE_UNSPECIFIED, &response).error_message(),
               HasSubstr("zero byte"));
-  EXPECT_THAT(Mount("r/a:1", "/mnt", static_cast<v1::Fill>(9), &response).error_message(), HasSubstr("9"));
+  EXPECT_THAT(Mount("r/a:1", "/mnt", static_cast<v1::FillMode>(9), &response).error_message(),
+              HasSubstr("9"));
 
   for (const char* digest : {"", "sha256:../../etc/passwd", "sha512:00", "sha256:ABCDEF"}) {
     v1::GetBlobRequest request;
@@ -276,12 +287,15 @@ TEST_F(AdminServiceTest, ListsBlobsByPages) {
 
   request.set_page_size(1'000'000);
   request.set_page_token("");
-  grpc::ClientContext clamped, bad;
+  grpc::ClientContext clamped, bad, negative;
   v1::ListBlobsResponse response;
   ASSERT_TRUE(stub_->ListBlobs(&clamped, request, &response).ok());
   EXPECT_EQ(backend_.calls().back(), "ListBlobs 1000");
   request.set_page_token("5");
   EXPECT_EQ(stub_->ListBlobs(&bad, request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_page_token("");
+  request.set_page_size(-1);
+  EXPECT_EQ(stub_->ListBlobs(&negative, request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(AdminServiceTest, WorksOnOneBlob) {
@@ -431,12 +445,12 @@ TEST_F(AdminServiceTest, MountsThatStallStopNoOtherCall) {
   for (const char* mount_point : {"/mnt/a", "/mnt/b"}) {
     stalled.emplace_back([this, mount_point] {
       v1::MountResponse response;
-      EXPECT_TRUE(Mount("r/a:1", mount_point, v1::FILL_UNSPECIFIED, &response).ok());
+      EXPECT_TRUE(Mount("r/a:1", mount_point, v1::FILL_MODE_UNSPECIFIED, &response).ok());
     });
   }
   backend_.AwaitHeld(2);
   v1::MountResponse mounted;
-  EXPECT_EQ(Mount("r/a:1", "/mnt/c", v1::FILL_UNSPECIFIED, &mounted).error_code(),
+  EXPECT_EQ(Mount("r/a:1", "/mnt/c", v1::FILL_MODE_UNSPECIFIED, &mounted).error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
   // So does one that can't be unmounted.
   stalled.emplace_back([this] {
@@ -509,7 +523,7 @@ TEST_F(AdminServiceTest, TheBackendGetsTheCallersDeadlineButNoneBeyondTheBound) 
 
 TEST_F(AdminServiceTest, AMessageAboveTheLimitIsRefused) {
   v1::MountResponse response;
-  EXPECT_EQ(Mount(std::string(2 << 20, 'a'), "/mnt/a", v1::FILL_UNSPECIFIED, &response).error_code(),
+  EXPECT_EQ(Mount(std::string(2 << 20, 'a'), "/mnt/a", v1::FILL_MODE_UNSPECIFIED, &response).error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 

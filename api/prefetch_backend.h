@@ -67,6 +67,7 @@ struct HintStatus {
   uint64_t present_bytes = 0;
   bool late = false;  // not all is present, or was when it ended, though the time it was needed by has passed
   std::string scheduler{};
+  uint64_t revision = 0;  // of its latest change: greater than that of any change before, of any hint
 
   friend bool operator==(const HintStatus&, const HintStatus&) = default;
 };
@@ -92,6 +93,9 @@ class PrefetchBackend {
   // them is taken). In a result: PermissionDenied (not on the allow-list), AlreadyExists (the id has another
   // content), ResourceExhausted (too many are under way, in all or of its scheduler; with a RetryInfo).
   virtual absl::StatusOr<std::vector<SubmitResult>> SubmitHints(const std::vector<HintSpec>& hints) = 0;
+
+  // The greatest revision that any hint has had; it grows over restarts too, unless the clock was set back.
+  virtual uint64_t Revision() = 0;
 
   // In the order of the ids. Errors: NotFound (one of them is not known).
   virtual absl::StatusOr<std::vector<HintStatus>> GetHints(const std::vector<std::string>& ids) = 0;

@@ -8,7 +8,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "api/proto_conversion.h"
 #include "sluice/v1/prefetch.grpc.pb.h"
@@ -28,8 +27,9 @@ class HintWatch final : public grpc::ServerWriteReactor<v1::WatchHintsResponse> 
     std::atomic<bool> ending{false};
   };
 
-  HintWatch(Shared& shared, grpc::CallbackServerContext& context, std::vector<std::string> ids)
-      : shared_(shared), context_(context), open_(std::move(ids)) {
+  HintWatch(Shared& shared, grpc::CallbackServerContext& context, std::vector<std::string> ids,
+            uint64_t after_revision)
+      : shared_(shared), context_(context), open_(std::move(ids)), seen_(after_revision) {
     ++shared_.count;
   }
   ~HintWatch() override { --shared_.count; }
@@ -41,23 +41,20 @@ class HintWatch final : public grpc::ServerWriteReactor<v1::WatchHintsResponse> 
     if (!hints.ok()) return Finish(ToGrpc(hints.status()));
 
     response_.Clear();
+    const uint64_t seen = seen_;
     for (const HintStatus& hint : *hints) {
       // One that is over does not change any more, and may be forgotten.
       if (IsOver(hint.state)) std::erase(open_, hint.id);
-      AddIfChanged(hint);
+      if (hint.revision <= seen) continue;
+      ToProto(hint, *response_.add_hints());
+      // All of them are of one moment: what changes after it has a greater revision than any of them.
+      seen_ = std::max(seen_, hint.revision);
     }
     if (response_.hints_size() > 0) return StartWrite(&response_);
     PollLaterOrFinish();
   }
 
  private:
-  void AddIfChanged(const HintStatus& hint) {
-    const auto [it, is_new] = seen_.try_emplace(hint.id, hint);
-    if (!is_new && it->second == hint) return;
-    it->second = hint;
-    ToProto(hint, *response_.add_hints());
-  }
-
   void PollLaterOrFinish() {
     if (open_.empty()) return Finish(grpc::Status::OK);
     // A new alarm each time: the one whose callback is running keeps itself alive until it returns.
@@ -75,8 +72,8 @@ class HintWatch final : public grpc::ServerWriteReactor<v1::WatchHintsResponse> 
 
   Shared& shared_;
   grpc::CallbackServerContext& context_;
-  std::vector<std::string> open_;  // ids of hints that were not over when they were last looked at
-  absl::flat_hash_map<std::string, HintStatus> seen_;
+  std::vector<std::string> open_;    // ids of hints that were not over when they were last looked at
+  uint64_t seen_;                    // revision; what is not greater has been sent
   v1::WatchHintsResponse response_;  // the one being written
   std::optional<grpc::Alarm> alarm_;
 };
@@ -112,6 +109,11 @@ class PrefetchService::Impl final : public v1::PrefetchService::CallbackService 
     return Answer(context, List(*request, *response));
   }
 
+  Reactor* GetHint(Context* context, const v1::GetHintRequest* request,
+                   v1::GetHintResponse* response) override {
+    return Answer(context, Get(*request, *response));
+  }
+
   grpc::ServerWriteReactor<v1::WatchHintsResponse>* WatchHints(
       Context* context, const v1::WatchHintsRequest* request) override {
     absl::StatusOr<std::vector<std::string>> ids = HintIdsFrom(*request);
@@ -120,7 +122,9 @@ class PrefetchService::Impl final : public v1::PrefetchService::CallbackService 
       return new RefusedWatch(absl::ResourceExhaustedError(
           absl::StrCat(limits_.watches_max, " calls of WatchHints are under way already; try again later")));
     }
-    auto* watch = new HintWatch(watches_, *context, *std::move(ids));
+    // A revision that is still to come is of another life of the node, and says nothing of this one.
+    const bool known = request->after_revision() <= backend_.Revision();
+    auto* watch = new HintWatch(watches_, *context, *std::move(ids), known ? request->after_revision() : 0);
     watch->Poll();
     return watch;
   }
@@ -159,6 +163,14 @@ class PrefetchService::Impl final : public v1::PrefetchService::CallbackService 
     for (size_t i = 0; i < std::min(count, hints.size()); ++i) ToProto(hints[i], *response.add_hints());
     if (hints.size() > count) response.set_next_page_token(hints[count - 1].id);
     return absl::OkStatus();
+  }
+
+  absl::Status Get(const v1::GetHintRequest& request, v1::GetHintResponse& response) {
+    const absl::StatusOr<std::string> id = HintIdFrom(request);
+    if (!id.ok()) return id.status();
+    const absl::StatusOr<std::vector<HintStatus>> hints = backend_.GetHints({*id});
+    if (hints.ok()) ToProto(hints->front(), *response.mutable_hint());
+    return hints.status();
   }
 
   absl::Status Cancel(const v1::CancelHintsRequest& request, v1::CancelHintsResponse& response) {

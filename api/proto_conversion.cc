@@ -436,6 +436,7 @@ void ToProto(const HintStatus& from, v1::HintStatus& to) {
   to.set_present_bytes(from.present_bytes);
   to.set_late(from.late);
   to.set_scheduler(from.scheduler);
+  to.set_revision(from.revision);
 }
 
 void ToProto(const SubmitResult& from, v1::SubmitResult& to) {
@@ -463,6 +464,12 @@ absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& fr
 
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest& from) {
   return IdsFrom(from);
+}
+
+absl::StatusOr<std::string> HintIdFrom(const v1::GetHintRequest& from) {
+  const absl::Status status = CheckHintId(from.id(), "id");
+  if (!status.ok()) return status;
+  return from.id();
 }
 
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::CancelHintsRequest& from) {

@@ -16,6 +16,7 @@ class BlobFill;
 class Blob;
 class CancelHintsRequest;
 class Dial;
+class GetHintRequest;
 class HintStatus;
 class ListPeersResponse;
 class Mount;
@@ -45,6 +46,7 @@ void ToProto(const SubmitResult& from, v1::SubmitResult& to);  // but for its id
 // The request, checked. Errors: InvalidArgument, naming the field.
 absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant deadline);
 absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& from);
+absl::StatusOr<std::string> HintIdFrom(const v1::GetHintRequest& from);
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest& from);
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::CancelHintsRequest& from);
 absl::Status CheckMountPoint(const std::string& mount_point);

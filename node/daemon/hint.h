@@ -40,6 +40,7 @@ struct Hint {
   std::atomic<bool> cancelled{false};  // also read by who prepares the image
 
   api::HintStatus status;
+  api::HintStatus told;                 // as it was described last
   std::optional<Instant> resolve_by{};  // since its turn has come
   Duration retry_after{};
   std::optional<Blob::Lease> bootstrap{};

@@ -24,10 +24,18 @@ absl::Status Unknown(const std::string& id) {
 
 class Prefetcher::Core : public std::enable_shared_from_this<Core> {
  public:
-  Core(Parts parts, Limits limits) : parts_(parts), limits_(limits) {}
+  // Of one life of the node to the next revisions go on with the time: nobody changes a hint a million times
+  // a second.
+  Core(Parts parts, Limits limits)
+      : parts_(parts),
+        limits_(limits),
+        revision_(static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                            std::chrono::system_clock::now().time_since_epoch())
+                                            .count())) {}
 
   void Stop();
   absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(const std::vector<api::HintSpec>& specs);
+  uint64_t Revision();
   absl::StatusOr<std::vector<api::HintStatus>> GetHints(const std::vector<std::string>& ids);
   std::vector<api::HintStatus> ListHints(const std::string& after, size_t count_max);
   absl::StatusOr<std::vector<api::HintStatus>> CancelHints(const std::vector<std::string>& ids);
@@ -37,7 +45,8 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   api::SubmitResult Take(api::HintSpec spec);
   absl::Status RoomFor(const api::HintSpec& spec) const;
   absl::StatusOr<std::vector<HintPtr>> FindAll(const std::vector<std::string>& ids) const;
-  api::HintStatus Describe(const Hint& hint) const;
+  api::HintStatus Describe(Hint& hint);
+  api::HintStatus StatusOf(const Hint& hint) const;
   void ResolveNext();
   void Learn(const HintPtr& hint, PreparedImage prepared);
   void ShareOutFetching();
@@ -72,6 +81,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   std::vector<HintPtr> known_;                        // resolved and not over
   int resolving_ = 0;                                 // under way
   uint64_t taken_ = 0;                                // since the start
+  uint64_t revision_;                                 // of the latest change of a hint
   bool tending_ = false;                              // Tend will be called
   absl::flat_hash_map<std::string, size_t> live_of_;  // hints that are not over, by scheduler
 };
@@ -171,7 +181,7 @@ absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::GetHints(const st
 
 std::vector<api::HintStatus> Prefetcher::Core::ListHints(const std::string& after, size_t count_max) {
   std::lock_guard lock(mutex_);
-  std::vector<const Hint*> later;
+  std::vector<Hint*> later;
   for (const auto& [id, hint] : hints_) {
     if (id > after) later.push_back(hint.get());
   }
@@ -197,7 +207,21 @@ absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::CancelHints(
   return out;
 }
 
-api::HintStatus Prefetcher::Core::Describe(const Hint& hint) const {
+uint64_t Prefetcher::Core::Revision() {
+  std::lock_guard lock(mutex_);
+  return revision_;
+}
+
+// Bytes arrive without notice: a change has its revision from when it is first seen.
+api::HintStatus Prefetcher::Core::Describe(Hint& hint) {
+  api::HintStatus status = StatusOf(hint);
+  status.revision = hint.told.revision;
+  if (status.revision == 0 || !(status == hint.told)) status.revision = ++revision_;
+  hint.told = status;
+  return status;
+}
+
+api::HintStatus Prefetcher::Core::StatusOf(const Hint& hint) const {
   api::HintStatus status = hint.status;
   if (hint.over()) return status;
   status.late = hint.due && parts_.clock.Now() > *hint.due;
@@ -347,7 +371,7 @@ void Prefetcher::Core::OnTry(const HintPtr& hint, size_t target, const absl::Sta
 // ----------------------------------------------------------------------------------------------- ending
 
 void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error) {
-  hint.status = Describe(hint);
+  hint.status = StatusOf(hint);
   hint.status.state = state;
   hint.status.error = std::move(error);
   LetGo(hint);
@@ -428,6 +452,10 @@ void Prefetcher::Stop() {
 absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::SubmitHints(
     const std::vector<api::HintSpec>& hints) {
   return core_->SubmitHints(hints);
+}
+
+uint64_t Prefetcher::Revision() {
+  return core_->Revision();
 }
 
 absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::GetHints(const std::vector<std::string>& ids) {

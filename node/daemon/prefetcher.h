@@ -66,6 +66,7 @@ class Prefetcher final : public api::PrefetchBackend {
 
   absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(
       const std::vector<api::HintSpec>& hints) override;
+  uint64_t Revision() override;
   absl::StatusOr<std::vector<api::HintStatus>> GetHints(const std::vector<std::string>& ids) override;
   std::vector<api::HintStatus> ListHints(const std::string& after, size_t count_max) override;
   absl::StatusOr<std::vector<api::HintStatus>> CancelHints(const std::vector<std::string>& ids) override;

@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -38,10 +39,18 @@ class FakePrefetchBackend final : public PrefetchBackend {
     return results;
   }
 
+  uint64_t Revision() override {
+    std::lock_guard lock(mutex_);
+    return revision_;
+  }
+
   absl::StatusOr<std::vector<HintStatus>> GetHints(const std::vector<std::string>& ids) override {
     std::lock_guard lock(mutex_);
     if (!failure.ok()) return failure;
     const size_t turn = std::min(polls_++, course.size() - 1);
+    // A change has its revision.
+    if ((polls_ == 1 && !std::exchange(follows_, false)) || !(course[turn] == latest_)) ++revision_;
+    latest_ = course[turn];
     return StatusOf(ids, course[turn]);
   }
 
@@ -73,6 +82,13 @@ class FakePrefetchBackend final : public PrefetchBackend {
     course = std::move(states);
     polls_ = 0;
   }
+  // The course goes on with these: the first is no change if it is as the latest.
+  void Follow(std::vector<HintStatus> states) {
+    std::lock_guard lock(mutex_);
+    course = std::move(states);
+    polls_ = 0;
+    follows_ = true;
+  }
 
  private:
   absl::StatusOr<std::vector<HintStatus>> StatusOf(const std::vector<std::string>& ids,
@@ -83,6 +99,7 @@ class FakePrefetchBackend final : public PrefetchBackend {
       if (hint == hints_.end()) return absl::NotFoundError(absl::StrCat("hint \"", id, "\" is not known"));
       out.push_back(status);
       out.back().id = id;
+      out.back().revision = revision_;
       out.back().reference = hint->second.reference;
     }
     return out;
@@ -91,6 +108,9 @@ class FakePrefetchBackend final : public PrefetchBackend {
   mutable std::mutex mutex_;
   std::map<std::string, HintSpec> hints_;
   size_t polls_ = 0;
+  uint64_t revision_ = 0;
+  bool follows_ = false;
+  HintStatus latest_;  // of the course
 };
 
 }  // namespace sluice::api

@@ -87,9 +87,11 @@ class PrefetchServiceTest : public ::testing::Test {
   }
 
   // The stream's messages, one list of "<id> <state> <present>" each.
-  grpc::Status Watch(std::vector<std::string> ids, std::vector<std::vector<std::string>>* messages) {
+  grpc::Status Watch(std::vector<std::string> ids, std::vector<std::vector<std::string>>* messages,
+                     uint64_t after_revision = 0) {
     grpc::ClientContext context;
     v1::WatchHintsRequest request;
+    request.set_after_revision(after_revision);
     request.mutable_ids()->Add(ids.begin(), ids.end());
     auto stream = stub_->WatchHints(&context, request);
     v1::WatchHintsResponse response;
@@ -272,6 +274,38 @@ TEST_F(PrefetchServiceTest, AWatchHasAllFirstThenWhatChangedAndEndsWithTheHints)
               ElementsAre(ElementsAre("a HINT_STATE_QUEUED 0", "b HINT_STATE_QUEUED 0"),
                           ElementsAre("a HINT_STATE_FETCHING 10", "b HINT_STATE_FETCHING 10"),
                           ElementsAre("a HINT_STATE_COMPLETED 1000", "b HINT_STATE_COMPLETED 1000")));
+}
+
+TEST_F(PrefetchServiceTest, AWatchThatBeginsAgainRepeatsNothing) {
+  SubmitOne(MakeHint("a"));
+  backend_.Begin({At(HintState::kFetching, 10)});
+  v1::GetHintRequest get;
+  get.set_id("a");
+  v1::GetHintResponse got;
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub_->GetHint(&context, get, &got).ok());
+  EXPECT_EQ(got.hint().present_bytes(), 10u);
+  const uint64_t revision = got.hint().revision();
+  EXPECT_GT(revision, 0u);
+
+  backend_.Follow(
+      {At(HintState::kFetching, 10), At(HintState::kFetching, 20), At(HintState::kCompleted, 1000)});
+  std::vector<std::vector<std::string>> messages;
+  EXPECT_TRUE(Watch({"a"}, &messages, revision).ok());
+  EXPECT_THAT(messages, ElementsAre(ElementsAre("a HINT_STATE_FETCHING 20"),
+                                    ElementsAre("a HINT_STATE_COMPLETED 1000")));
+
+  messages.clear();
+  EXPECT_TRUE(Watch({"a"}, &messages, backend_.Revision()).ok());
+  EXPECT_THAT(messages, IsEmpty()) << "it is over, and its client knows";
+  EXPECT_TRUE(Watch({"a"}, &messages, backend_.Revision() + 1).ok());
+  EXPECT_THAT(messages, SizeIs(1)) << "a revision of another life of the node says nothing of this one";
+
+  grpc::ClientContext unknown, malformed;
+  get.set_id("x");
+  EXPECT_EQ(stub_->GetHint(&unknown, get, &got).error_code(), grpc::StatusCode::NOT_FOUND);
+  get.set_id("");
+  EXPECT_EQ(stub_->GetHint(&malformed, get, &got).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(PrefetchServiceTest, AFailedHintSaysWhy) {

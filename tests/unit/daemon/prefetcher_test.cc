@@ -586,6 +586,27 @@ TEST_F(PrefetcherTest, HintsAreListedInTheOrderOfTheirIds) {
   EXPECT_THAT(prefetcher_->ListHints("c", 2), IsEmpty());
 }
 
+TEST_F(PrefetcherTest, AChangeHasARevisionThatIsGreaterThanAllBefore) {
+  const uint64_t begin = prefetcher_->Revision();
+  EXPECT_GT(Submit("a", "app").status.revision, begin);
+  const uint64_t first = Of("a").revision;
+  EXPECT_EQ(Of("a").revision, first) << "nothing has changed";
+  Submit("b", "other");
+  EXPECT_GT(Of("b").revision, first);
+  EXPECT_EQ(Of("a").revision, first) << "of another hint";
+  source_.Take().SendAll();
+  Settle();
+  EXPECT_GT(Of("a").revision, Of("b").revision - 1) << "bytes have arrived";
+  const uint64_t before_end = prefetcher_->Revision();
+  Cancel("a");
+  EXPECT_GT(Of("a").revision, before_end);
+  EXPECT_EQ(prefetcher_->Revision(), std::max(Of("a").revision, Of("b").revision));
+  const uint64_t last = prefetcher_->Revision();
+  clock_.now += std::chrono::hours(1);
+  Remake({});
+  EXPECT_GT(Submit("a", "app").status.revision, last) << "another life begins after the one before";
+}
+
 TEST_F(PrefetcherTest, OnceStoppedItTakesNoneAndHoldsNothing) {
   Submit("h", "app");
   SubmitOnly({.id = "queued", .reference = "app"});

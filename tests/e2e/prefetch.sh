@@ -67,6 +67,20 @@ client submit second "$registry/python:1" >"$work/client.log" || fail "the clien
 grep -q '^COMPLETED' "$work/client.log" || fail "$(cat "$work/client.log")"
 mounts_without_origin python
 
+note "so does whoever has buf, without the protobufs"
+call() { "$buf" curl --unix-socket "$run_dir/prefetch.sock" --protocol grpc --http2-prior-knowledge \
+  --data "$2" "http://localhost/sluice.v1.PrefetchService/$1"; }
+if buf=$(bash "$repository_root/tests/tidy/fetch_buf.sh" 2>"$work/buf.log"); then
+  call SubmitHints "{\"hints\": [{\"id\": \"buf\", \"reference\": \"$registry/cli:1\", \"all\": {}}]}" >"$work/buf.json" 2>&1 ||
+    fail "buf can't submit: $(<"$work/buf.json")"
+  [[ $(jq -r '.results[0].outcome' "$work/buf.json") == SUBMIT_OUTCOME_ACCEPTED ]] || fail "$(<"$work/buf.json")"
+  call WatchHints '{"ids": ["buf"]}' >"$work/buf.json" 2>&1 || fail "buf can't watch: $(<"$work/buf.json")"
+  [[ $(jq -rs '.[-1].hints[0].state' "$work/buf.json") == HINT_STATE_COMPLETED ]] || fail "$(<"$work/buf.json")"
+  call CancelHints '{"ids": ["buf"]}' >"$work/buf.json" 2>&1 || fail "buf can't cancel: $(<"$work/buf.json")"
+  call GetHint '{"id": "no blanks"}' >"$work/buf.json" 2>&1 && fail "a malformed id is taken"
+  grep -q 'google.rpc.BadRequest' "$work/buf.json" || fail "the error has no details: $(<"$work/buf.json")"
+fi
+
 note "one id, one content"
 sluice --output json prefetch submit "$registry/cli:1" --id first --detach >"$work/hint.json"
 [[ $(state_of) == completed ]] || fail "a known hint is $(state_of)"

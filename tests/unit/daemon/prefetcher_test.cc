@@ -457,6 +457,27 @@ TEST_F(PrefetcherTest, ASchedulerThatFillsItsShareLeavesTheOthersTheirs) {
   EXPECT_EQ(submit("e", "one").outcome, SubmitOutcome::kAccepted) << "what is over makes room";
 }
 
+// Who gives 100,000 hints at once is told of all but a few to come again, and costs what those few do.
+TEST_F(PrefetcherTest, AFloodOfHintsIsRefusedBeyondTheBound) {
+  size_t accepted = 0, told_when = 0;
+  for (int call = 0; call < 1000; ++call) {
+    std::vector<api::HintSpec> hints;
+    for (int i = 0; i < 100; ++i) {
+      hints.push_back(
+          {.id = absl::StrCat(call, ".", i), .reference = "app", .scheduler = absl::StrCat(call)});
+    }
+    const auto results = prefetcher_->SubmitHints(hints);
+    ASSERT_TRUE(results.ok());
+    for (const api::SubmitResult& result : *results) {
+      if (result.outcome == SubmitOutcome::kAccepted) ++accepted;
+      if (result.error.GetPayload("type.googleapis.com/google.rpc.RetryInfo")) ++told_when;
+    }
+  }
+  EXPECT_EQ(accepted, Prefetcher::Limits{}.live_max);
+  EXPECT_EQ(told_when, 100'000 - accepted);
+  EXPECT_THAT(prefetcher_->ListHints("", 100'000), SizeIs(accepted));
+}
+
 TEST_F(PrefetcherTest, HintsHaveTheirTurnsByPriorityAndDeadline) {
   Remake({.resolving_max = 1, .fetching_max = 1});
   const auto wall = std::chrono::system_clock::now();

@@ -115,7 +115,8 @@ Setting Capacity(const char* key, std::string Config::*field, const char* help) 
   return {key, help,
           [field](Config& c, const Values& v) {
             const absl::StatusOr<uint64_t> bytes = CapacityOf(v.front(), "/");
-            if (!bytes.ok()) return bytes.status();
+            // The store's file system is not known here: only what is written counts.
+            if (absl::IsInvalidArgument(bytes.status())) return bytes.status();
             c.*field = v.front();
             return absl::OkStatus();
           },

@@ -89,7 +89,13 @@ absl::StatusOr<uint64_t> CapacityOf(const std::string& text, const std::string& 
     return absl::UnavailableError(absl::StrCat("cannot ask for the size of the file system of ", directory,
                                                ": ", std::strerror(errno)));
   }
-  return uint64_t{stat.f_blocks} * stat.f_frsize / 100 * percent;
+  const uint64_t capacity = uint64_t{stat.f_blocks} * stat.f_frsize / 100 * percent;
+  // A tmpfs without a limit and some that are mounted by FUSE say so.
+  if (capacity == 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the file system of ", directory, " does not say how large it is: give a size in place of ", text));
+  }
+  return capacity;
 }
 
 std::string FormatSize(uint64_t bytes) {

@@ -16,7 +16,8 @@ absl::StatusOr<uint64_t> ParseSize(const std::string& text);
 absl::StatusOr<Duration> ParseDuration(const std::string& text);
 
 // "64Gi", or a part of the file system that `directory` lies on, as "80%". Errors: InvalidArgument (neither,
-// or nothing), Unavailable (the file system can't be asked).
+// or nothing), Unavailable (the file system can't be asked), FailedPrecondition (it doesn't say how large it
+// is).
 absl::StatusOr<uint64_t> CapacityOf(const std::string& text, const std::string& directory);
 
 // The shortest text that parses back to the same value.

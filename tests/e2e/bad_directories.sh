@@ -22,6 +22,11 @@ mkdir "$work/tmpfs"
 mount -t tmpfs tmpfs "$work/tmpfs"
 BACKEND=fanotify data_dir=$work/tmpfs refused 'tmpfs|file system|ext4'
 
+note "a file system that has no size to take a part of"
+mkdir "$work/sizeless"
+mount -t tmpfs -o size=0,mode=755 tmpfs "$work/sizeless"
+BACKEND=fuse data_dir=$work/sizeless/data refused 'store.capacity.*does not say how large'
+
 note "without root, the kernel's door can't be opened"
 chmod 755 "$work"
 cp -r "$SLUICE_BIN/../libexec" "$work/libexec"

@@ -202,6 +202,13 @@ TEST(SettingsTest, TheReadmeTableHasEverySettingWithItsDefault) {
   }
 }
 
+// /proc says so of itself, as a tmpfs without a limit does. A store of 0 bytes would evict all that comes.
+TEST(UnitsTest, APartOfAFileSystemWithoutASizeIsNoCapacity) {
+  EXPECT_EQ(CapacityOf("80%", "/proc").status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_GT(CapacityOf("80%", "/").value(), 0u);
+  EXPECT_EQ(CapacityOf("64Gi", "/proc").value(), uint64_t{64} << 30);
+}
+
 TEST(UnitsTest, Sizes) {
   EXPECT_EQ(*ParseSize("64Gi"), uint64_t{64} << 30);
   EXPECT_EQ(*ParseSize("10M"), 10'000'000u);

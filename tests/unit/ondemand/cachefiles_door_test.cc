@@ -392,9 +392,20 @@ TEST_F(CachefilesDoorTest, ReadThatNobodyFillsIsCompletedAtItsDeadline) {
   EXPECT_TRUE(Eventually([&] { return HeldSlots() == 0; }));
 }
 
+// The kernel asks again, page by page, for what it was refused.
+TEST_F(CachefilesDoorTest, WhatWasJustRefusedIsRefusedAtOnce) {
+  const auto object = OpenOne(3, 64 * kChunk);
+  SetDeadline(std::chrono::seconds(1));
+  EXPECT_EQ(kernel_.End(kernel_.Read(object, 0, 4096)), Ended::kHole);
+  EXPECT_EQ(counters().expired.load(), 1u);
+  EXPECT_EQ(kernel_.End(kernel_.Read(object, 0, 4096)), Ended::kHole);
+  EXPECT_EQ(counters().expired.load(), 1u) << "it waited once more";
+  EXPECT_EQ(counters().denied.load(), 1u);
+}
+
 TEST_F(CachefilesDoorTest, AnswerAfterTheDeadlineChangesNothing) {
   kernel_.ReuseIds();
-  const auto object = OpenOne();
+  const auto object = OpenOne(3, 64 * kChunk);
   SetDeadline(std::chrono::seconds(1));
   const uint32_t id = kernel_.Read(object, 0, 4096);
   const auto taken = Take();
@@ -402,9 +413,9 @@ TEST_F(CachefilesDoorTest, AnswerAfterTheDeadlineChangesNothing) {
   EXPECT_EQ(kernel_.End(id), Ended::kHole);
   EXPECT_TRUE(Eventually([&] { return StateOf(*taken) == SlotState::kExpired; }));
 
-  // The kernel has given its number to another by then.
+  // The kernel has given its number to another by then, of bytes that it would not have read ahead.
   SetDeadline(std::chrono::seconds(60));
-  const uint32_t next = kernel_.Read(object, kChunk, 4096);
+  const uint32_t next = kernel_.Read(object, 40 * kChunk, 4096);
   ASSERT_EQ(next, id);
   const auto other = Take();
   ASSERT_TRUE(other);
@@ -618,7 +629,7 @@ TEST_F(CachefilesDoorTest, ObjectOfAnEarlierGenerationIsNotTakenForTheOneThatIsO
 
 TEST_F(CachefilesDoorTest, SuccessorDoesNotCompleteAgainWhatHasExpired) {
   kernel_.ReuseIds();
-  const auto object = OpenOne();
+  const auto object = OpenOne(3, 64 * kChunk);
   journal_->layout().mounts[0] = Image(3, {});
   SetDeadline(std::chrono::seconds(1));
   const uint32_t id = kernel_.Read(object, 0, 4096);
@@ -627,7 +638,7 @@ TEST_F(CachefilesDoorTest, SuccessorDoesNotCompleteAgainWhatHasExpired) {
   EXPECT_EQ(kernel_.End(id), Ended::kHole);
   EXPECT_TRUE(Eventually([&] { return StateOf(*late) == SlotState::kExpired; }));
   SetDeadline(std::chrono::seconds(60));
-  ASSERT_EQ(kernel_.Read(object, kChunk, 4096), id);
+  ASSERT_EQ(kernel_.Read(object, 40 * kChunk, 4096), id);
   const auto other = Take();
   Crash(true);
   Settle();

@@ -105,7 +105,9 @@ TEST_F(HttpClientTest, FillsHaveConnectionsOfTheirOwnWithBoundedBuffers) {
   ask(FetchClass::kBackfill);
   ASSERT_EQ(Buffers().size(), 2u);
   // The kernel takes as much again for what it needs itself: socket(7).
-  EXPECT_EQ(std::min(Buffers()[0], Buffers()[1]), 2 * ReceiveBounds::kBytesMin);
+  const int bounded = std::min(Buffers()[0], Buffers()[1]);
+  EXPECT_GE(bounded, 2 * ReceiveBounds::kBytesMin);
+  EXPECT_LE(bounded, 2 * ReceiveBounds::kBytesMax) << "more, on a busy machine, whose handshakes take longer";
   EXPECT_EQ(std::max(Buffers()[0], Buffers()[1]), usual);
   for (const FetchClass fetch_class : {FetchClass::kHint, FetchClass::kReadahead, FetchClass::kBackfill}) {
     ask(fetch_class);

@@ -169,7 +169,7 @@ class KeeperClient {
   // The errno value by which the keeper has found the kernel's side gone; 0 while it is there.
   int kernel_error() const;
   // Unavailable if there is no keeper, or it has not answered for kSilent: it is stopped, or hangs. One that
-  // mounts or unmounts an image for us is given the time. Does not block.
+  // mounts an image for us is given the time. Does not block.
   absl::Status KeeperStatus() const;
   // Tells the keeper by SIGHUP. Does nothing while there is none.
   void ReopenLog();

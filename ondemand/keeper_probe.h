@@ -12,7 +12,7 @@ namespace sluice::ondemand {
 // Asks the keeper again and again whether it answers, on a connection of its own: one that is stopped, or
 // hangs, holds readers up and looks alive.
 //
-// Asked and OnReadable are called on one thread, which polls fd(); Silence on any.
+// Ask and OnReadable are called on one thread, which polls fd(); Silence on any.
 class KeeperProbe {
  public:
   static constexpr auto kInterval = std::chrono::seconds(2);

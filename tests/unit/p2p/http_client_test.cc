@@ -99,16 +99,21 @@ TEST_F(HttpClientTest, FillsHaveConnectionsOfTheirOwnWithBoundedBuffers) {
     AnswerAll();
     EXPECT_TRUE(done.get().ok());
   };
-  ask(FetchClass::kDemand);
-  ASSERT_EQ(Buffers().size(), 1u);
-  const int usual = Buffers()[0];
-  ask(FetchClass::kBackfill);
-  ASSERT_EQ(Buffers().size(), 2u);
   // The kernel takes as much again for what it needs itself: socket(7).
-  const int bounded = std::min(Buffers()[0], Buffers()[1]);
-  EXPECT_GE(bounded, 2 * ReceiveBounds::kBytesMin);
-  EXPECT_LE(bounded, 2 * ReceiveBounds::kBytesMax) << "more, on a busy machine, whose handshakes take longer";
-  EXPECT_EQ(std::max(Buffers()[0], Buffers()[1]), usual);
+  constexpr int kLeast = 2 * ReceiveBounds::kBytesMin;
+  int bounded = 0;
+  // A client that meets a busy moment measures a longer round trip, and allows for more: another is taken.
+  for (int client = 0; client < 50 && bounded != kLeast; ++client) {
+    Use({});
+    ask(FetchClass::kDemand);
+    ASSERT_EQ(Buffers().size(), 1u);
+    const int usual = Buffers()[0];
+    ask(FetchClass::kBackfill);
+    ASSERT_EQ(Buffers().size(), 2u);
+    bounded = std::min(Buffers()[0], Buffers()[1]);
+    EXPECT_EQ(std::max(Buffers()[0], Buffers()[1]), usual);
+  }
+  EXPECT_EQ(bounded, kLeast);
   for (const FetchClass fetch_class : {FetchClass::kHint, FetchClass::kReadahead, FetchClass::kBackfill}) {
     ask(fetch_class);
     EXPECT_EQ(Buffers().size(), 2u) << "each kind is used again";

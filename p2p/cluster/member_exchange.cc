@@ -71,9 +71,26 @@ MemberRounds::Result MemberExchange::Round(const std::vector<MemberRounds::Targe
   for (const Asked& asked : AskAll(targets)) {
     answered = answered || asked.answer.ok();
     news = Take(asked) || news;
+    if (!cold_) continue;
+    int& refusals = refusals_[asked.target.address.ToString()];
+    refusals = HttpClient::WasRefused(asked.answer.status()) ? refusals + 1 : 0;
   }
+  if (cold_ && NobodyIsThere()) return MemberRounds::Result::kNobodyThere;
   if (news) return MemberRounds::Result::kNews;
   return answered ? MemberRounds::Result::kNothingNew : MemberRounds::Result::kNoAnswer;
+}
+
+bool MemberExchange::NobodyIsThere() const {
+  bool nobody = false;
+  parts_.members.Look([&](const MemberTable& table, Instant) {
+    const std::vector<HostPort> unnamed = table.Unnamed();
+    nobody = table.others().empty() && !unnamed.empty() &&
+             std::all_of(unnamed.begin(), unnamed.end(), [&](const HostPort& address) {
+               const auto found = refusals_.find(address.ToString());
+               return found != refusals_.end() && found->second >= MemberRounds::kRefusalsMin;
+             });
+  });
+  return nobody;
 }
 
 std::vector<MemberExchange::Asked> MemberExchange::AskAll(const std::vector<MemberRounds::Target>& targets) {

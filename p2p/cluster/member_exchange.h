@@ -63,6 +63,8 @@ class MemberExchange {
   void Run();
   MemberRounds::Result Round(const std::vector<MemberRounds::Target>& targets);
   std::vector<Asked> AskAll(const std::vector<MemberRounds::Target>& targets);
+  // Whether every address that is known, and there are some, has refused kRefusalsMin times in a row.
+  bool NobodyIsThere() const;
   // Whether it brought news.
   bool Take(const Asked& asked);
   void DialAskers();
@@ -73,6 +75,7 @@ class MemberExchange {
   const std::string own_row_;
   MemberRounds rounds_;  // of the thread alone, as is what was told
   std::map<std::string, uint64_t> told_;
+  std::map<std::string, int> refusals_;  // in a row, of addresses in the cold start
   Instant next_dials_{};
   std::atomic<bool> cold_{true};
 

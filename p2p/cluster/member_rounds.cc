@@ -37,7 +37,8 @@ std::vector<MemberRounds::Target> MemberRounds::Next(const MemberTable& table) {
 Duration MemberRounds::Ended(Result result, Instant now) {
   if (result == Result::kNews) quiet_ = 0;
   if (result == Result::kNothingNew) ++quiet_;
-  if (quiet_ >= kQuietRounds || now - start_ >= kColdStartMax) cold_ = false;
+  if (result == Result::kNobodyThere || quiet_ >= kQuietRounds || now - start_ >= kColdStartMax)
+    cold_ = false;
   if (cold_) return kBetweenColdRounds / 2 + kBetweenColdRounds * random_(1000) / 1000;
   return refresh_ * 3 / 4 + refresh_ / 2 * random_(1000) / 1000;
 }

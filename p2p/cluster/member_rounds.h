@@ -20,6 +20,9 @@ class MemberRounds {
   static constexpr size_t kRumouredAsked = 2;
   static constexpr Duration kColdStartMax = std::chrono::seconds(3);
   static constexpr int kQuietRounds = 2;  // answered and without news: the cold start is over
+  // So often in a row an address has refused to be connected to before nobody is taken to be there: others
+  // may be starting just now.
+  static constexpr int kRefusalsMin = 3;
 
   // In [0, bound).
   using Random = std::function<size_t(size_t bound)>;
@@ -36,7 +39,8 @@ class MemberRounds {
   // Two random members, one address whose name is not known, and two where a member is said to be.
   std::vector<Target> Next(const MemberTable& table);
 
-  enum class Result { kNoAnswer, kNothingNew, kNews };  // of all targets of a round together
+  // Of all targets of a round together; the last: at every address that is known nobody listens.
+  enum class Result { kNoAnswer, kNothingNew, kNews, kNobodyThere };
   // A round has ended. Returns the time until the next: nearly none in the cold start, else the refresh
   // within a quarter more or less.
   Duration Ended(Result result, Instant now);

@@ -104,6 +104,8 @@ std::vector<int> LoopbackProxyPorts() {
   return ports;
 }
 
+constexpr char kRefused[] = "sluice/refused";  // a payload of Unavailable
+
 absl::Status Translate(CURLcode code, std::string_view detail) {
   const std::string text = absl::StrCat(curl_easy_strerror(code), detail.empty() ? "" : ": ", Abs(detail));
   switch (code) {
@@ -560,10 +562,19 @@ void Transfer::Finish(CURLcode code) {
       return Finish(absl::DeadlineExceededError(absl::StrCat("timed out: ", error_text_)));
     }
   }
-  Finish(Translate(code, error_text_));
+  absl::Status status = Translate(code, error_text_);
+  long error = 0;
+  if (code == CURLE_COULDNT_CONNECT &&
+      curl_easy_getinfo(easy_.get(), CURLINFO_OS_ERRNO, &error) == CURLE_OK && error == ECONNREFUSED)
+    status.SetPayload(kRefused, absl::Cord());
+  Finish(std::move(status));
 }
 
 }  // namespace
+
+bool HttpClient::WasRefused(const absl::Status& status) {
+  return status.GetPayload(kRefused).has_value();
+}
 
 std::optional<std::string_view> HttpHeaders::Get(std::string_view name) const {
   for (const auto& [key, value] : fields_) {

@@ -133,6 +133,9 @@ class HttpClient {
  public:
   using RequestId = uint64_t;
 
+  // Of the error that a request ended with: the host is there, and nobody listens at that port of it.
+  static bool WasRefused(const absl::Status& status);
+
   explicit HttpClient(HttpClientOptions options);
   // As Stop().
   ~HttpClient();

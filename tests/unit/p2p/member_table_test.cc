@@ -521,5 +521,12 @@ TEST_F(MemberRoundsTest, TheColdStartEndsAfterTwoAnsweredRoundsWithoutNewsOrThre
   EXPECT_FALSE(alone.in_cold_start());
 }
 
+TEST_F(MemberRoundsTest, TheColdStartEndsWhereNobodyListensAtAnyAddress) {
+  rounds_.Ended(MemberRounds::Result::kNoAnswer, now_);
+  EXPECT_TRUE(rounds_.in_cold_start());
+  EXPECT_GE(rounds_.Ended(MemberRounds::Result::kNobodyThere, now_), 7500ms);
+  EXPECT_FALSE(rounds_.in_cold_start());
+}
+
 }  // namespace
 }  // namespace sluice::p2p

@@ -28,6 +28,7 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
 
   Blob& blob() const { return lease_.blob(); }
   const std::shared_ptr<Blob>& shared_blob() const { return lease_.shared(); }
+  FetchClass fetch_class() const { return fetch_class_; }
 
   void Begin() {
     if (!EndIfOver()) Offer();
@@ -92,7 +93,8 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
 
   bool IsWanted(ChunkIndex index) const {
     if (blob().presence().IsPresent(index)) return false;
-    return !fills_.parts_.bulk || !fills_.parts_.bulk->Carries(blob(), index);
+    if (!IsFill(fetch_class_) || !fills_.parts_.bulk) return true;
+    return !fills_.parts_.bulk->Carries(blob(), index);
   }
 
   void BeginRound() {
@@ -137,7 +139,8 @@ Fills::Fills(Parts parts) : parts_(std::move(parts)) {}
 Fills::~Fills() = default;
 
 void Fills::Start(FillId id, Blob::Lease lease, FillRequest request, FillDone done) {
-  JoinBulk(lease.shared());
+  // What is read ahead is wanted sooner than the lane brings it.
+  if (IsFill(request.fetch_class)) JoinBulk(lease.shared());
   const auto fill = std::make_shared<Fill>(*this, id, std::move(lease), std::move(request), std::move(done));
   fills_.emplace(id, fill);
   fill->Begin();
@@ -150,7 +153,7 @@ void Fills::End(FillId id, const absl::Status& status) {
   fills_.erase(found);
   fill->Leave();
   parts_.cancel_runs(*fill);
-  LeaveBulk(fill->blob());
+  if (IsFill(fill->fetch_class())) LeaveBulk(fill->blob());
   fill->TellDone(status);
 }
 

@@ -100,6 +100,11 @@ inline constexpr int kTlsResultCount = 3;
 enum class ReadaheadResult { kFetched, kUsed, kUnread };
 inline constexpr int kReadaheadResultCount = 3;
 
+// What became of bytes that a profile had brought in ahead of a start: they came, a reader touched them, or
+// none did while the start was watched.
+enum class ProfileResult { kFetched, kUsed, kUnread };
+inline constexpr int kProfileResultCount = 3;
+
 // How a prefetch hint ended.
 enum class HintResult { kCompleted, kCancelled, kFailed, kExpired };
 inline constexpr int kHintResultCount = 4;
@@ -164,6 +169,10 @@ struct Telemetry {
   Counter prefetch_bytes;  // sluice_prefetch_bytes_total: readahead, hints, backfill
   // sluice_readahead_bytes_total{result}: as Amplifier says
   std::array<Counter, kReadaheadResultCount> readahead_bytes;
+  // sluice_profile_bytes_total{result}: as ProfileReplay says
+  std::array<Counter, kProfileResultCount> profile_bytes;
+  Counter profile_replays;                               // sluice_profile_replays_total: that were begun
+  Counter profile_recordings;                            // sluice_profile_recordings_total
   std::array<Counter, kHintResultCount> prefetch_hints;  // sluice_prefetch_hints_total{result}
   Gauge mounts;                                          // sluice_mounts
   Gauge reads_waiting;                                   // sluice_reads_waiting: what somebody waits for

@@ -277,6 +277,12 @@ HitCounts Door::Hits(const BlobKey& key) const {
   return guarded == guarded_.end() ? HitCounts{} : keeper_->hits(guarded->second->entry);
 }
 
+bool Door::TakeTouched(const BlobKey& key, ChunkSet& touched) {
+  const std::lock_guard lock(mutex_);
+  const auto guarded = guarded_.find(key);
+  return guarded == guarded_.end() || keeper_->TakeTouched(guarded->second->entry, touched);
+}
+
 absl::Status Door::Status() const {
   if (absl::Status keeper = keeper_->KeeperStatus(); !keeper.ok()) return keeper;
   const int error = keeper_->kernel_error();

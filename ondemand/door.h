@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "node/blob.h"
 #include "node/blob_key.h"
+#include "node/chunk_set.h"
 #include "node/executor.h"
 #include "ondemand/backend.h"
 #include "ondemand/cache_culler.h"
@@ -131,6 +132,10 @@ class Door {
   KeeperCounters counters() const;
   // Zeros if the blob is not guarded. A complete blob's reads raise no event and are counted nowhere.
   HitCounts Hits(const BlobKey& key) const;
+  // Adds the blob's chunks that were read while they were present since it was called last, as far as the
+  // keeper sees reads: not those that pass unasked (OnBlobComplete), nor those of the kernel's own caches and
+  // copies. False if the keeper does not tell of blobs so large. REQUIRES: touched is as large as the blob
+  bool TakeTouched(const BlobKey& key, ChunkSet& touched);
   // Keepers that died and were replaced by this object.
   uint64_t keepers_replaced() const;
   // The keeper's process, for people and tests.

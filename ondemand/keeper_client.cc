@@ -750,6 +750,17 @@ KeeperCounters KeeperClient::counters() const {
           .failed = c.failed.load()};
 }
 
+bool KeeperClient::TakeTouched(BlobEntry entry, ChunkSet& touched) {
+  const keeper::BlobRecord& record = journal_->layout().blobs[entry.value()];
+  if (!keeper::HasTouchedBits(record.size, record.chunk_shift)) return false;
+  const std::span<std::atomic<uint64_t>> words =
+      std::span(journal_->layout().present[entry.value()].words).subspan(keeper::kTouchedFrom);
+  keeper::TakeBits(words.first(std::min(words.size(), touched.words().size())), [&](uint32_t chunk) {
+    if (chunk < touched.chunk_count()) touched.Add(ChunkIndex(chunk));
+  });
+  return true;
+}
+
 HitCounts KeeperClient::hits(BlobEntry entry) const {
   const keeper::BlobRecord& record = journal_->layout().blobs[entry.value()];
   return {record.hits.load(), record.hit_bytes.load(), record.failed.load(),

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob_key.h"
+#include "node/chunk_set.h"
 #include "node/executor.h"
 #include "node/presence_map.h"
 #include "ondemand/cache_objects.h"
@@ -164,6 +165,8 @@ class KeeperClient {
   int completion_fd() const { return completions_.get(); }
   KeeperCounters counters() const;
   HitCounts hits(BlobEntry entry) const;
+  // As Door::TakeTouched.
+  bool TakeTouched(BlobEntry entry, ChunkSet& touched);
   uint64_t keepers_replaced() const { return keepers_replaced_.load(); }
   pid_t keeper_pid() const { return keeper_pid_.load(); }
   // The errno value by which the keeper has found the kernel's side gone; 0 while it is there.

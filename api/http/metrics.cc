@@ -33,6 +33,7 @@ constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged",
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
 constexpr std::string_view kReadaheadResults[] = {"fetched", "used", "unread"};
+constexpr std::string_view kProfileResults[] = {"fetched", "used", "unread"};
 constexpr std::string_view kBanReasons[] = {"verified", "unverified", "passed-on"};
 constexpr std::string_view kMemberStates[] = {"alive", "not-asked", "silent", "unnamed"};
 constexpr std::string_view kTlsSides[] = {"server", "client"};
@@ -174,6 +175,14 @@ void AddPrefetch(Families& to, const Telemetry& t) {
              "Bytes read ahead of readers: those that came, those that a reader went past, and those that "
              "none did.",
              "result", kReadaheadResults, t.readahead_bytes);
+  AddByLabel(to, "sluice_profile_bytes_total",
+             "Bytes that earlier starts of an image have read, brought in ahead of a start: those that came, "
+             "those that it read, and those that it did not while it was watched.",
+             "result", kProfileResults, t.profile_bytes);
+  AddCounter(to, "sluice_profile_replays_total",
+             "Starts ahead of which it was brought in what earlier ones have read.", t.profile_replays);
+  AddCounter(to, "sluice_profile_recordings_total", "Starts of which it was recorded what they read.",
+             t.profile_recordings);
   AddCounter(to, "sluice_prefetch_used_bytes_total",
              "Prefetched bytes that were read later, of those read ahead of readers.",
              t.readahead_bytes[static_cast<size_t>(ReadaheadResult::kUsed)]);

@@ -389,6 +389,7 @@ Outcome Control::GuardBlob(const GuardRequest& request, uint32_t* entry) {
   const uint64_t words = (ChunkCount(request.size, request.chunk_shift) + 63) / 64;
   for (auto& word : std::span(parts_.journal.layout().present[*entry].words).first(words))
     word.store(0, std::memory_order_relaxed);
+  if (free->generation > 1) parts_.journal.ForgetTouched(*entry);
   free->in_use.store(1, std::memory_order_release);
   Outcome guarded = parts_.door.Guard(*entry);
   if (!guarded.ok()) free->in_use.store(0, std::memory_order_release);

@@ -206,6 +206,19 @@ void Door::CountHit(const SlotRead& read) {
   for (std::atomic<uint64_t>* bytes : {&counters_.hit_bytes, &record.hit_bytes}) {
     bytes->fetch_add(read.length, std::memory_order_relaxed);
   }
+  NoteTouched(record, read);
+}
+
+void Door::NoteTouched(const BlobRecord& record, const SlotRead& read) {
+  if (!HasTouchedBits(record.size, record.chunk_shift)) return;
+  PresenceBits& bits = journal_.layout().present[read.blob];
+  const uint64_t last = (read.offset + read.length - 1) >> record.chunk_shift;
+  for (uint64_t chunk = read.offset >> record.chunk_shift; chunk <= last; ++chunk) {
+    std::atomic<uint64_t>& word = bits.words[kTouchedFrom + chunk / 64];
+    const uint64_t mask = uint64_t{1} << chunk % 64;
+    // Most are touched again and again: then the line stays shared.
+    if ((word.load(std::memory_order_relaxed) & mask) == 0) word.fetch_or(mask, std::memory_order_relaxed);
+  }
 }
 
 bool Door::FailsAgain(const SlotRead& read) {

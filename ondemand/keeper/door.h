@@ -200,6 +200,7 @@ class Door {
   void AnswerFinished();
   void Reap(uint32_t index);
   void ExpireDue(int64_t now_ns);
+  void NoteTouched(const BlobRecord& record, const SlotRead& read);
   void AdoptSlot(uint32_t index);
   void RefuseHeld();
 

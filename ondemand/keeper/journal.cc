@@ -166,6 +166,17 @@ void Journal::MarkFinished(uint32_t index) {
   layout_->finished[index / 64].fetch_or(uint64_t{1} << index % 64, std::memory_order_release);
 }
 
+void Journal::ForgetTouched(uint32_t entry) {
+  const std::span<std::atomic<uint64_t>> words =
+      std::span(layout_->present[entry].words).subspan(kTouchedFrom);
+  const auto offset = reinterpret_cast<const char*>(words.data()) - reinterpret_cast<const char*>(layout_);
+  // Rather than zeros, which take up memory.
+  if (fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                static_cast<off_t>(words.size_bytes())) == 0)
+    return;
+  for (std::atomic<uint64_t>& word : words) word.store(0, std::memory_order_relaxed);
+}
+
 void Journal::NoteObjectChange() {
   layout_->object_changes.fetch_add(1, std::memory_order_release);
   Futex(layout_->object_changes, FUTEX_WAKE, INT_MAX, nullptr);

@@ -173,9 +173,17 @@ static_assert(sizeof(BlobRecord) == 136 && offsetof(BlobRecord, device) == 16 &&
 // Which chunks of a blob may be read, a bit each. Apart from the record: who looks for a blob looks at all
 // records, and must not make the kernel find memory for the bits of those that are not there. Bits beyond the
 // blob's last chunk may be anything.
+//
+// Where a blob needs no more than half of the words, the other half says which of its chunks were read while
+// they were present: set by the keeper, taken by a daemon that wants to know. A keeper of an earlier version
+// sets none.
 struct PresenceBits {
   std::atomic<uint64_t> words[kPresenceWords] = {};
 };
+inline constexpr uint32_t kTouchedFrom = kPresenceWords / 2;  // the first word of the other half
+constexpr bool HasTouchedBits(uint64_t size, uint32_t chunk_shift) {
+  return size <= uint64_t{kChunksMax / 2} << chunk_shift;
+}
 
 // A file of the kernel's cache that is open: the kernel's copy of a blob (cachefiles). Written by keepers.
 // Its generation changes whenever the rest does, and is odd while the object is open.
@@ -295,6 +303,8 @@ class Journal {
   void Abandon(uint32_t index);
   // Daemon: tells the keeper to look at slot `index`; then the completion eventfd is to be written.
   void MarkFinished(uint32_t index);
+  // Keeper: an entry is another blob's now.
+  void ForgetTouched(uint32_t entry);
   // Keeper: says that an object has changed.
   void NoteObjectChange();
   // Daemon: sleep until `seen` is not the count of submissions, or of object changes, any more, or for at

@@ -105,6 +105,28 @@ TEST_P(DoorTest, PresentChunksAreHitsAlsoWithoutADaemon) {
   EXPECT_GT(node->door().counters().hits, after.hits);
 }
 
+TEST_P(DoorTest, WhatIsReadWhileItIsPresentIsTold) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  node->FillAll();
+  const auto taken = [&] {
+    ChunkSet touched(node->blob().geometry().chunk_count());
+    EXPECT_TRUE(node->door().TakeTouched(node->blob().key(), touched));
+    return touched;
+  };
+  taken();
+  EXPECT_EQ(Read(5 << 20, 4096), Seen::kRight);
+  const ChunkSet touched = taken();
+  if (!HitsReachTheKeeper()) {
+    EXPECT_TRUE(touched.empty());
+    return;
+  }
+  EXPECT_GE(touched.Count(), 1u);
+  EXPECT_LE(touched.Count(), 2 + ReadAheadBytes() / kTestChunkSize);
+  EXPECT_TRUE(taken().empty()) << "what was taken is not told again";
+}
+
 // This is the test that fails when the refusal at a deadline is broken.
 TEST_P(DoorTest, DeadlineGivesAnErrorAndNeverZeros) {
   FakeNodeOptions options = NodeOptions();

@@ -1,0 +1,115 @@
+#include "node/profile_replay.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace sluice {
+
+ProfileReplay::ProfileReplay(BlobCache& cache, Telemetry& telemetry, std::vector<std::shared_ptr<Blob>> blobs,
+                             const ImageProfile& profile, Limits limits)
+    : cache_(cache), telemetry_(telemetry), blobs_(std::move(blobs)), limits_(limits) {
+  for (const std::shared_ptr<Blob>& blob : blobs_) {
+    unread_.emplace_back(blob->geometry().chunk_count());
+    touched_.emplace_back(blob->geometry().chunk_count());
+  }
+  for (ProfileSpan span : profile.spans) {
+    if (span.blob >= blobs_.size()) continue;
+    const uint32_t chunk_count = blobs_[span.blob]->geometry().chunk_count();
+    if (span.chunks.first.value() >= chunk_count) continue;
+    span.chunks.count = std::min(span.chunks.count, chunk_count - span.chunks.first.value());
+    if (span.chunks.count > 0) spans_.push_back(span);
+  }
+}
+
+void ProfileReplay::Begin() {
+  if (ended_) return;
+  telemetry_.profile_replays.Add();
+  Pump();
+}
+
+void ProfileReplay::Pump() {
+  while (!ended_ && under_way_bytes_ < limits_.under_way_bytes_max &&
+         unread_bytes_ < limits_.unread_bytes_max) {
+    const std::optional<Run> run = NextRun();
+    if (!run) return;
+    Start(*run);
+  }
+}
+
+std::optional<ProfileReplay::Run> ProfileReplay::NextRun() {
+  for (; next_ < spans_.size(); ++next_) {
+    ProfileSpan& span = spans_[next_];
+    const Blob& blob = *blobs_[span.blob];
+    const uint32_t count_max = std::max<uint32_t>(1, limits_.run_bytes_max / blob.geometry().chunk_size());
+    const ChunkSpan absent = blob.presence().FirstAbsent(span.chunks, count_max);
+    if (absent.count == 0) continue;
+    span.chunks = span.chunks.From(absent.end());
+    return Run{span.blob, absent, BytesOf(span.blob, absent)};
+  }
+  return std::nullopt;
+}
+
+void ProfileReplay::Start(Run run) {
+  for (ChunkIndex at = run.chunks.first; at < run.chunks.end(); at = at.next()) {
+    // One that a reader waits for already is no advance.
+    if (touched_[run.blob].Has(at)) continue;
+    unread_[run.blob].Add(at);
+    unread_bytes_ += BytesOf(run.blob, {at, 1});
+  }
+  under_way_bytes_ += run.bytes;
+  const uint64_t number = next_number_++;
+  // It ends on this loop, and not before this returns.
+  run.fill = cache_.Fill(
+      {.blob = blobs_[run.blob]->key(), .fetch_class = FetchClass::kReadahead, .chunks = {run.chunks}},
+      [weak = weak_from_this(), number](const absl::Status& status) {
+        if (const auto self = weak.lock()) self->RunEnded(number, status);
+      });
+  under_way_.emplace(number, run);
+}
+
+void ProfileReplay::RunEnded(uint64_t number, const absl::Status& status) {
+  const auto found = under_way_.find(number);
+  if (found == under_way_.end()) return;
+  const Run run = found->second;
+  under_way_.erase(found);
+  under_way_bytes_ -= run.bytes;
+  if (absl::IsCancelled(status)) {
+    // The cache goes.
+    under_way_.clear();
+    ended_ = true;
+    return;
+  }
+  if (!status.ok()) return End();
+  telemetry_.profile_bytes[static_cast<size_t>(ProfileResult::kFetched)].Add(run.bytes);
+  Pump();
+}
+
+void ProfileReplay::Touched(uint32_t blob, ChunkSpan chunks) {
+  if (ended_) return;
+  touched_[blob].Add(chunks);
+  uint64_t used = 0;
+  for (ChunkIndex at = chunks.first; at < chunks.end(); at = at.next()) {
+    if (!unread_[blob].Has(at)) continue;
+    unread_[blob].Remove(at);
+    used += BytesOf(blob, {at, 1});
+  }
+  if (used == 0) return;
+  unread_bytes_ -= used;
+  telemetry_.profile_bytes[static_cast<size_t>(ProfileResult::kUsed)].Add(used);
+  Pump();
+}
+
+void ProfileReplay::End() {
+  if (std::exchange(ended_, true)) return;
+  for (const auto& [number, run] : under_way_) {
+    cache_.StopFill(run.fill);
+    // What has not come is nothing that could have been read.
+    for (ChunkIndex at = run.chunks.first; at < run.chunks.end(); at = at.next()) {
+      if (unread_[run.blob].Has(at)) unread_bytes_ -= BytesOf(run.blob, {at, 1});
+    }
+  }
+  under_way_.clear();
+  telemetry_.profile_bytes[static_cast<size_t>(ProfileResult::kUnread)].Add(unread_bytes_);
+}
+
+}  // namespace sluice

@@ -397,6 +397,13 @@ const std::vector<Setting>& Settings() {
            "the widest window ahead of a sequential reader"),
       Size("fetch.inflightMax", &Config::fetch_inflight_max, 1 << 20, "bytes asked for and not yet stored"),
       Time("fetch.timeout", &Config::fetch_timeout, milliseconds(1), "of one fetch that nobody waits for"),
+      Switch(
+          "profiles.replay", &Config::profiles_replay,
+          "bring in what earlier starts of an image have read, here or on other nodes, when it is mounted"),
+      Time("profiles.recordFor", &Config::profiles_record_for, milliseconds(0),
+           "how long it is recorded what a start reads, from its first read on; 0s is not at all"),
+      Size("profiles.unreadMax", &Config::profiles_unread_max, 0,
+           "bytes brought in so and not read, beyond which no more are until some are read"),
       OneOf("ondemand.backend", &Config::ondemand_backend, {"auto", "fanotify", "cachefiles", "fuse", "off"},
             "the kernel's door: auto, fanotify, cachefiles, fuse or off"),
       Time("ondemand.readDeadline", &Config::ondemand_read_deadline, milliseconds(10),

@@ -81,6 +81,10 @@ struct Config {
   uint64_t fetch_inflight_max = 64 << 20;
   Duration fetch_timeout = std::chrono::seconds(60);
 
+  bool profiles_replay = true;
+  Duration profiles_record_for = std::chrono::seconds(60);  // from a start's first read on; 0 is not at all
+  uint64_t profiles_unread_max = 64 << 20;
+
   std::string ondemand_backend = "auto";  // auto, fanotify, cachefiles, fuse, off
   Duration ondemand_read_deadline = std::chrono::seconds(30);
   bool ondemand_fill = false;  // every mount is filled in the background

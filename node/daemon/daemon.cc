@@ -28,6 +28,7 @@
 #include "api/http/mirror_routes.h"
 #include "api/http/operations_routes.h"
 #include "api/http/peer_routes.h"
+#include "api/http/profile_route.h"
 #include "api/prefetch_service.h"
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
@@ -48,8 +49,10 @@
 #include "node/daemon/peer_admin.h"
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
+#include "node/daemon/profile_store.h"
 #include "node/daemon/quota.h"
 #include "node/daemon/registry_documents.h"
+#include "node/daemon/start_profiles.h"
 #include "node/daemon/tls.h"
 #include "node/daemon/units.h"
 #include "ondemand/backend.h"
@@ -65,6 +68,7 @@
 #include "p2p/cluster/pace.h"
 #include "p2p/cluster/peer_client.h"
 #include "p2p/cluster/peer_documents.h"
+#include "p2p/cluster/profile_exchange.h"
 #include "p2p/cluster/spreading.h"
 #include "p2p/cluster/witness_source.h"
 #include "p2p/http/url.h"
@@ -273,6 +277,7 @@ class Daemon::Node {
   void MakeSwarm(const p2p::HostPort& self);
   absl::Status StartSwarm();
   void MakeBlame();
+  void MakeProfiles();
   Task OnWrongChunk(const Blob& blob, ChunkIndex index, std::span<const std::byte> bytes);
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
@@ -297,6 +302,7 @@ class Daemon::Node {
   ondemand::BackendChoice backend_;
 
   ManifestCache manifests_{config_.data_dir + "/manifests"};
+  ProfileStore profile_store_{config_.data_dir + "/profiles"};
   std::unique_ptr<p2p::AllowList> allowed_;
   std::unique_ptr<AsioExecutor> core_;
   std::unique_ptr<AsioExecutor> io_;
@@ -327,6 +333,7 @@ class Daemon::Node {
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<RegistryDocuments> registry_documents_;
   std::unique_ptr<ImageDocuments> image_documents_;
+  std::unique_ptr<p2p::ProfileExchange> profile_exchange_;
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::GatedSource> paced_origin_, last_resort_;  // null without members
   std::unique_ptr<p2p::DownloadBudget> download_;                 // the same
@@ -335,6 +342,7 @@ class Daemon::Node {
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
   std::unique_ptr<StoreImagePreparer> preparer_;
+  std::unique_ptr<StartProfiles> profiles_;
   // The store's callbacks come on its own threads, before there is a mounter and after it has gone.
   std::mutex mounter_mutex_;
   std::unique_ptr<Mounter> mounter_;
@@ -433,12 +441,13 @@ absl::Status Daemon::Node::Start() {
       peer_documents_.get(), *origin_, p2p::StoredReaderParts{*registry_, clock_, telemetry_},
       [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); }});
 
+  MakeProfiles();
   Mounter::Options options;
   options.fill_by_default = config_.ondemand_fill;
   options.keep_copy = config_.ondemand_keep_copy;
   auto mounter = std::make_unique<Mounter>(
-      Mounter::Parts{clock_, *store_, *cache_, *fills_, *resolver_, *preparer_, telemetry_}, options,
-      *std::move(table));
+      Mounter::Parts{clock_, *store_, *cache_, *fills_, *resolver_, *preparer_, telemetry_, profiles_.get()},
+      options, *std::move(table));
   {
     std::lock_guard lock(mounter_mutex_);
     mounter_ = std::move(mounter);
@@ -456,6 +465,36 @@ absl::Status Daemon::Node::Start() {
   if (status.ok()) status = StartSwarm();
   if (status.ok()) status = Serve();
   return status;
+}
+
+void Daemon::Node::MakeProfiles() {
+  if (members_)
+    profile_exchange_ = std::make_unique<p2p::ProfileExchange>(
+        p2p::ProfileExchange::Parts{clock_, *members_, health_, *peer_client_});
+  StartProfiles::Options options;
+  options.replay = config_.profiles_replay;
+  options.record = config_.profiles_record_for;
+  options.limits.unread_bytes_max = config_.profiles_unread_max;
+  options.recorder = "self";
+  if (members_)
+    members_->Look([&](const p2p::MemberTable& table, Instant) { options.recorder = table.self().name; });
+  options.trust = Trust();
+  const auto is_public = [this](const std::string& reference, const Digest& manifest) {
+    const absl::StatusOr<p2p::ImageReference> image = p2p::ImageReference::Parse(reference);
+    if (!image.ok()) return false;
+    const absl::StatusOr<p2p::FetchedManifest> held = manifests_.Get({image->origin, "", manifest});
+    return held.ok() && IsPublic(held->access);
+  };
+  profiles_ = std::make_unique<StartProfiles>(
+      StartProfiles::Parts{
+          clock_, *core_, *io_, *cache_, profile_store_, profile_exchange_.get(), telemetry_,
+          [this](const BlobKey& key, ChunkSet& touched) { return mounter_->TakeTouched(key, touched); },
+          [this](const std::shared_ptr<Blob>& blob) {
+            if (const absl::Status told = mounter_->OnBlobComplete(blob); !told.ok())
+              spdlog::warn("reads of blob {} still ask the keeper: {}", blob->key().Short(), told.ToString());
+          },
+          [this] { return backend_.backend == ondemand::Backend::kFanotify; }, is_public},
+      std::move(options));
 }
 
 absl::Status Daemon::Node::OpenIdentity() {
@@ -733,6 +772,7 @@ absl::Status Daemon::Node::ServePeers() {
   api::AddPeerRoutes(
       routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_, member_answers_.get(),
                holder_answers_.get(), given_blobs_.get(), node_id_, Trust(), kPeerFillsMax});
+  api::AddProfileRoutes(routes, *profiles_, node_id_);
   if (dial_back_) {
     dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
     api::AddDialRoute(routes, *dial_answers_, node_id_);
@@ -917,6 +957,7 @@ void Daemon::Node::Stop() {
   if (members_) members_->Stop();
   if (swarm_) swarm_->Stop();
   if (quota_) quota_->Stop();
+  if (profiles_) profiles_->Stop();
   if (mounter_) mounter_->Stop();
   if (hints_) hints_->Stop();
   // The loop ends first: nothing may start another fetch.

@@ -333,6 +333,7 @@ void Mounter::Stop() {
 // ------------------------------------------------------------------------------------- the kernel's reads
 
 void Mounter::OnTicket(ondemand::ReadTicket ticket) {
+  if (parts_.observer != nullptr) parts_.observer->Demanded(ticket.key(), ticket.range());
   const Duration margin = std::min(kAnswerMarginMax, (ticket.deadline() - parts_.clock.Now()) / 4);
   ReadRequest request{ticket.key(), ticket.range(), FetchClass::kDemand, ticket.deadline() - margin};
   parts_.cache.Read(request, [this, ticket = std::move(ticket)](absl::StatusOr<ReadResult> result) mutable {
@@ -357,8 +358,14 @@ void Mounter::NoteServed(const BlobKey& key, uint64_t length, const absl::Status
 }
 
 absl::Status Mounter::OnBlobComplete(const std::shared_ptr<Blob>& blob) {
+  if (parts_.observer != nullptr && parts_.observer->Watches(blob->key())) return absl::OkStatus();
   const DoorPtr door = this->door();
   return door ? door->OnBlobComplete(blob->key()) : absl::OkStatus();
+}
+
+bool Mounter::TakeTouched(const BlobKey& key, ChunkSet& touched) {
+  const DoorPtr door = this->door();
+  return !door || door->TakeTouched(key, touched);
 }
 
 absl::Status Mounter::OnBlobRevoked(const Blob& blob) {
@@ -387,6 +394,7 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   const CancelCheck cancelled([this, &request] { return cancelled_ || request.cancelled; });
   const absl::StatusOr<ResolvedImage> resolved = parts_.resolver.Resolve(request.reference);
   if (!resolved.ok()) return resolved.status();
+  if (parts_.observer != nullptr) parts_.observer->Resolved(resolved->manifest);
   const Instant deadline = std::min(request.deadline, parts_.clock.Now() + options_.bootstrap_timeout);
   absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*resolved, {deadline, cancelled});
   if (!prepared.ok()) return prepared.status();
@@ -400,8 +408,12 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   for (const Blob::Lease& lease : prepared->blobs) {
     entry.blobs.push_back(MountedOf(lease.blob(), resolved->reference.origin));
   }
+  TellMounting(entry, *prepared);
   const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap), FlagsOf(request.options));
-  if (!mounted.ok()) return mounted;
+  if (!mounted.ok()) {
+    if (parts_.observer != nullptr) parts_.observer->Unmounted(entry.mount_point);
+    return mounted;
+  }
 
   const bool fill = request.fill == api::FillMode::kBackground ||
                     (request.fill == api::FillMode::kDefault && options_.fill_by_default);
@@ -414,6 +426,13 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   spdlog::info("mounted {} at {}{}", entry.reference, entry.mount_point,
                fill ? ", filling it in the background" : "");
   return Describe(entry);
+}
+
+void Mounter::TellMounting(const MountEntry& entry, const PreparedImage& image) {
+  if (parts_.observer == nullptr) return;
+  std::vector<std::shared_ptr<Blob>> blobs;
+  for (const Blob::Lease& lease : image.blobs) blobs.push_back(lease.shared());
+  parts_.observer->Mounting(entry.mount_point, entry.reference, entry.manifest, blobs);
 }
 
 absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags) {
@@ -471,7 +490,8 @@ absl::Status Mounter::Guard(const MountedBlob& mounted, ondemand::Door& door) {
   if (!file.ok()) return file.status();
   const absl::Status guarded = door.GuardBlob(*blob, file->get());
   // One that was whole before is not reported again.
-  if (guarded.ok() && parts_.store.IsSettled(key)) return door.OnBlobComplete(key);
+  const bool is_watched = parts_.observer != nullptr && parts_.observer->Watches(key);
+  if (guarded.ok() && parts_.store.IsSettled(key) && !is_watched) return door.OnBlobComplete(key);
   return guarded;
 }
 
@@ -644,6 +664,7 @@ std::string Mounter::HoldersOf(const BlobKey& key) const {
 
 // REQUIRES: as Unguard; nothing of ours is mounted there
 void Mounter::Leave(const std::string& mount_point) {
+  if (parts_.observer != nullptr) parts_.observer->Unmounted(mount_point);
   MountEntry left;
   {
     std::lock_guard lock(table_mutex_);

@@ -17,6 +17,7 @@
 #include "node/daemon/background_fill.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
+#include "node/daemon/mount_observer.h"
 #include "node/daemon/mount_table.h"
 #include "node/daemon/served_counts.h"
 #include "node/executor.h"
@@ -42,6 +43,7 @@ class Mounter final : public api::MountBackend {
     ImageResolver& resolver;
     ImagePreparer& preparer;
     Telemetry& telemetry;
+    MountObserver* observer = nullptr;
   };
   struct Options {
     bool fill_by_default = false;
@@ -72,6 +74,8 @@ class Mounter final : public api::MountBackend {
   // after one of the latter the kernel may read the chunk unasked still.
   absl::Status OnBlobComplete(const std::shared_ptr<Blob>& blob);
   absl::Status OnBlobRevoked(const Blob& blob);
+  // As Door::TakeTouched; adds nothing without a door.
+  bool TakeTouched(const BlobKey& key, ChunkSet& touched);
 
   // Lets go of a blob that nothing of ours uses any more.
   void Release(const BlobKey& key);
@@ -113,6 +117,7 @@ class Mounter final : public api::MountBackend {
   void NoteServed(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result);
 
   // --- Mounting.
+  void TellMounting(const MountEntry& entry, const PreparedImage& image);
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags);
   absl::Status GuardAndMount(const MountEntry& entry, uint32_t flags, ondemand::Door& door);
   absl::Status Guard(const MountedBlob& mounted, ondemand::Door& door);

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "node/blob.h"
+#include "node/blob_key.h"
+#include "node/digest.h"
+#include "node/geometry.h"
+
+namespace sluice {
+
+// Port: who looks at what mounts read.
+//
+// Thread-safe; must not block on the network, nor call the mounter from within.
+class MountObserver {
+ public:
+  virtual ~MountObserver() = default;
+
+  // An image is about to be prepared.
+  virtual void Resolved(const Digest& manifest) = 0;
+  // Its blobs are leased, in the order of the image's; it is mounted next. `reference` is where it came from.
+  virtual void Mounting(const std::string& mount_point, const std::string& reference, const Digest& manifest,
+                        const std::vector<std::shared_ptr<Blob>>& blobs) = 0;
+  // It is not, or not any more. No-op if it was not told of the mount.
+  virtual void Unmounted(const std::string& mount_point) = 0;
+  // A reader waits for absent bytes.
+  virtual void Demanded(const BlobKey& key, ByteRange range) = 0;
+  // Whether it wants to see all reads of the blob: then none are to pass unasked. What has become whole
+  // meanwhile it tells of by itself.
+  virtual bool Watches(const BlobKey& key) = 0;
+};
+
+}  // namespace sluice

@@ -1,0 +1,406 @@
+#include "node/daemon/start_profiles.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+
+namespace sluice {
+namespace {
+
+uint64_t WallClockMs() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
+}
+
+std::vector<uint32_t> ChunkCountsOf(const std::vector<std::shared_ptr<Blob>>& blobs) {
+  std::vector<uint32_t> counts;
+  for (const std::shared_ptr<Blob>& blob : blobs) counts.push_back(blob->geometry().chunk_count());
+  return counts;
+}
+
+bool AllComplete(const std::vector<std::shared_ptr<Blob>>& blobs) {
+  return std::all_of(blobs.begin(), blobs.end(),
+                     [](const std::shared_ptr<Blob>& blob) { return blob->presence().complete(); });
+}
+
+// A start of an image, from the mount on.
+struct Start {
+  Start(std::string its_reference, const Digest& its_manifest, std::vector<std::shared_ptr<Blob>> its_blobs,
+        Instant now)
+      : reference(std::move(its_reference)),
+        manifest(its_manifest),
+        blobs(std::move(its_blobs)),
+        touches(ChunkCountsOf(blobs)),
+        mounted(now),
+        number(WallClockMs()) {
+    for (uint32_t i = 0; i < blobs.size(); ++i) places.try_emplace(blobs[i]->key(), i);
+  }
+
+  const std::string reference;
+  const Digest manifest;
+  const std::vector<std::shared_ptr<Blob>> blobs;
+  absl::flat_hash_map<BlobKey, uint32_t> places;  // of the blobs; of one that the image has twice, the first
+  FirstTouches touches;
+  const Instant mounted;
+  const uint64_t number;
+  std::optional<Instant> first_touch;
+  bool watches = false;  // whole blobs are not read unasked
+  std::shared_ptr<ProfileReplay> replay;
+};
+
+}  // namespace
+
+class StartProfiles::Core : public std::enable_shared_from_this<Core> {
+ public:
+  Core(Parts parts, Options options) : parts_(std::move(parts)), options_(std::move(options)) {}
+
+  void Resolved(const Digest& manifest);
+  void Mounting(const std::string& mount_point, std::shared_ptr<Start> start);
+  void Unmounted(const std::string& mount_point);
+  void Demanded(const BlobKey& key, ByteRange range);
+  bool Watches(const BlobKey& key);
+  void Give(const Digest& manifest, OnProfile done);
+  void Take(std::string text, const ProvenNames& proven, OnTaken done);
+  void Stop();
+
+  const Parts& parts() const { return parts_; }
+
+ private:
+  using Starts = std::vector<std::shared_ptr<Start>>;
+
+  bool MayTell(const p2p::KeptProfile& kept) const {
+    return options_.trust == PeerTrust::kProven || kept.access == p2p::ImageAccess::kPublic;
+  }
+  void Found(const p2p::KeptProfile& kept);
+  void Replay(Start& start, const ImageProfile& profile);
+  void Note(Start& start, uint32_t blob, ChunkSpan chunks, Instant now);
+  void NoteAll(Start& start, uint32_t blob, const ChunkSet& touched, Instant now);
+  bool WatchesLocked(const BlobKey& key) const;
+  void LookLater();
+  void Look();
+  void LookAtPresentReads(Instant now);
+  bool IsOver(const Start& start, Instant now) const;
+  void Unwatch(const Starts& starts);
+  void End(const std::shared_ptr<Start>& start);
+  void Keep(const Start& start);
+
+  const Parts parts_;
+  const Options options_;
+  std::atomic<size_t> start_count_{0};
+  std::atomic<int> taking_{0};
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::map<std::string, std::shared_ptr<Start>> starts_;  // by mount point
+  absl::flat_hash_set<Digest> asking_;                    // manifests that other nodes are asked for
+  bool looks_ = false;
+  bool stopped_ = false;
+};
+
+// ------------------------------------------------------------------------------------------------- replay
+
+void StartProfiles::Core::Resolved(const Digest& manifest) {
+  if (parts_.exchange == nullptr || !options_.replay) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopped_ || !asking_.insert(manifest).second) return;
+  }
+  parts_.exchange->Fetch(manifest,
+                         [core = shared_from_this(), manifest](std::optional<p2p::KeptProfile> kept) mutable {
+                           core->parts_.io.Post([core, manifest, kept = std::move(kept)] {
+                             {
+                               const std::lock_guard lock(core->mutex_);
+                               core->asking_.erase(manifest);
+                             }
+                             if (kept) core->Found(*kept);
+                           });
+                         });
+}
+
+void StartProfiles::Core::Found(const p2p::KeptProfile& kept) {
+  if (const absl::Status offered = parts_.profiles.Offer(kept); !offered.ok())
+    spdlog::warn("a profile is not kept: {}", offered.ToString());
+  const std::lock_guard lock(mutex_);
+  if (stopped_) return;
+  for (const auto& [mount_point, start] : starts_) {
+    if (start->manifest == kept.manifest && !start->replay) Replay(*start, kept.profile);
+  }
+}
+
+// REQUIRES: mutex_ is held
+void StartProfiles::Core::Replay(Start& start, const ImageProfile& profile) {
+  start.replay =
+      std::make_shared<ProfileReplay>(parts_.cache, parts_.telemetry, start.blobs, profile, options_.limits);
+  parts_.core.Post([replay = start.replay, touched = start.touches.start().spans] {
+    for (const ProfileSpan& span : touched) replay->Touched(span.blob, span.chunks);
+    replay->Begin();
+  });
+}
+
+// --------------------------------------------------------------------------------------------- recording
+
+void StartProfiles::Core::Mounting(const std::string& mount_point, std::shared_ptr<Start> start) {
+  const absl::StatusOr<p2p::KeptProfile> known = parts_.profiles.Get(start->manifest);
+  const bool sees_all = parts_.sees_present_reads();
+  const bool enough = known.ok() && known->profile.runs >= kStartsEnough && AllComplete(start->blobs);
+  for (uint32_t i = 0; i < start->blobs.size(); ++i) {
+    const Blob& blob = *start->blobs[i];
+    // What was read before is no part of this start.
+    ChunkSet earlier(blob.geometry().chunk_count());
+    const bool told = parts_.take_touched(blob.key(), earlier);
+    // What is whole another mount may have had read unasked already.
+    if (!told || !sees_all || blob.presence().complete()) start->touches.SetBlind(i);
+  }
+  std::shared_ptr<Start> replaced;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopped_) return;
+    start->watches = options_.record > Duration(0) && sees_all && !enough;
+    if (known.ok() && options_.replay) Replay(*start, known->profile);
+    replaced = std::exchange(starts_[mount_point], std::move(start));
+    start_count_ = starts_.size();
+    if (!std::exchange(looks_, true)) LookLater();
+  }
+  if (replaced) End(replaced);
+}
+
+void StartProfiles::Core::Unmounted(const std::string& mount_point) {
+  std::shared_ptr<Start> start;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = starts_.find(mount_point);
+    if (found == starts_.end()) return;
+    start = std::move(found->second);
+    starts_.erase(found);
+    start_count_ = starts_.size();
+  }
+  // Not on this thread, which may hold what End asks for.
+  parts_.io.Post([core = shared_from_this(), start] { core->End(start); });
+}
+
+void StartProfiles::Core::Demanded(const BlobKey& key, ByteRange range) {
+  if (start_count_ == 0) return;
+  const Instant now = parts_.clock.Now();
+  const std::lock_guard lock(mutex_);
+  for (const auto& [mount_point, start] : starts_) {
+    const auto place = start->places.find(key);
+    if (place == start->places.end()) continue;
+    const ChunkGeometry& geometry = start->blobs[place->second]->geometry();
+    if (range.length > 0 && range.end() <= geometry.size())
+      Note(*start, place->second, geometry.Covering(range), now);
+  }
+}
+
+// REQUIRES: mutex_ is held
+void StartProfiles::Core::Note(Start& start, uint32_t blob, ChunkSpan chunks, Instant now) {
+  if (!start.first_touch) start.first_touch = now;
+  start.touches.Note(blob, chunks, now - *start.first_touch, [&](ChunkSpan fresh) {
+    if (!start.replay) return;
+    parts_.core.Post([replay = start.replay, blob, fresh] { replay->Touched(blob, fresh); });
+  });
+}
+
+// REQUIRES: mutex_ is held
+void StartProfiles::Core::NoteAll(Start& start, uint32_t blob, const ChunkSet& touched, Instant now) {
+  const ChunkIndex end(touched.chunk_count());
+  for (ChunkIndex at = touched.NextSet({ChunkIndex(0), end.value()}); at < end;) {
+    const ChunkIndex next = touched.NextClear({at, end.value() - at.value()});
+    Note(start, blob, {at, next.value() - at.value()}, now);
+    at = touched.NextSet({next, end.value() - next.value()});
+  }
+}
+
+bool StartProfiles::Core::Watches(const BlobKey& key) {
+  const std::lock_guard lock(mutex_);
+  return WatchesLocked(key);
+}
+
+// REQUIRES: mutex_ is held
+bool StartProfiles::Core::WatchesLocked(const BlobKey& key) const {
+  return std::any_of(starts_.begin(), starts_.end(), [&](const auto& entry) {
+    return entry.second->watches && entry.second->places.contains(key);
+  });
+}
+
+// REQUIRES: mutex_ is held
+void StartProfiles::Core::LookLater() {
+  parts_.io.PostAt(parts_.clock.Now() + kLookInterval, [core = shared_from_this()] { core->Look(); });
+}
+
+void StartProfiles::Core::Look() {
+  const Instant now = parts_.clock.Now();
+  LookAtPresentReads(now);
+  Starts over, unwatched;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto at = starts_.begin(); at != starts_.end();) {
+      const std::shared_ptr<Start>& start = at->second;
+      if (IsOver(*start, now)) {
+        over.push_back(start);
+        at = starts_.erase(at);
+        continue;
+      }
+      if (start->watches && now - start->mounted >= kWatchMax) {
+        start->watches = false;
+        for (uint32_t i = 0; i < start->blobs.size(); ++i) {
+          if (start->blobs[i]->presence().complete()) start->touches.SetBlind(i);
+        }
+        unwatched.push_back(start);
+      }
+      ++at;
+    }
+    start_count_ = starts_.size();
+    looks_ = !starts_.empty() && !stopped_;
+    if (looks_) LookLater();
+  }
+  Unwatch(unwatched);
+  for (const std::shared_ptr<Start>& start : over) End(start);
+}
+
+// What the keeper has let pass is asked for once, whoever starts.
+void StartProfiles::Core::LookAtPresentReads(Instant now) {
+  std::map<BlobKey, ChunkSet> touched;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [mount_point, start] : starts_) {
+      for (const std::shared_ptr<Blob>& blob : start->blobs)
+        touched.try_emplace(blob->key(), blob->geometry().chunk_count());
+    }
+  }
+  for (auto& [key, chunks] : touched) parts_.take_touched(key, chunks);
+  const std::lock_guard lock(mutex_);
+  for (const auto& [mount_point, start] : starts_) {
+    for (const auto& [key, place] : start->places) {
+      const auto found = touched.find(key);
+      if (found != touched.end() && !found->second.empty()) NoteAll(*start, place, found->second, now);
+    }
+  }
+}
+
+bool StartProfiles::Core::IsOver(const Start& start, Instant now) const {
+  if (!start.first_touch) return now - start.mounted >= kFirstTouchMax;
+  // Without a recording a replay still is to hear what is read.
+  return now - *start.first_touch >= (options_.record > Duration(0) ? options_.record : kWatchMax);
+}
+
+// What was not marked while these were watched is now.
+void StartProfiles::Core::Unwatch(const Starts& starts) {
+  for (const std::shared_ptr<Start>& start : starts) {
+    for (const std::shared_ptr<Blob>& blob : start->blobs) {
+      if (blob->presence().complete() && !Watches(blob->key())) parts_.unwatched(blob);
+    }
+  }
+}
+
+void StartProfiles::Core::End(const std::shared_ptr<Start>& start) {
+  if (start->replay) parts_.core.Post([replay = start->replay] { replay->End(); });
+  if (start->watches) Unwatch({start});
+  Keep(*start);
+}
+
+void StartProfiles::Core::Keep(const Start& start) {
+  if (options_.record == Duration(0) || start.touches.empty()) return;
+  const bool is_public = parts_.is_public(start.reference, start.manifest);
+  const p2p::StartRecord record{start.manifest, options_.recorder, start.number,
+                                is_public ? p2p::ImageAccess::kPublic : p2p::ImageAccess::kPrivate,
+                                start.touches.start()};
+  parts_.telemetry.profile_recordings.Add();
+  if (const absl::StatusOr<bool> merged = parts_.profiles.Merge(record); !merged.ok())
+    spdlog::warn("what a start of {} has read is not kept: {}", start.reference, merged.status().ToString());
+  if (parts_.exchange != nullptr && (is_public || options_.trust == PeerTrust::kProven))
+    parts_.exchange->Send(record);
+}
+
+void StartProfiles::Core::Stop() {
+  std::map<std::string, std::shared_ptr<Start>> starts;
+  {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    starts.swap(starts_);
+    start_count_ = 0;
+  }
+  for (const auto& [mount_point, start] : starts) {
+    if (start->replay) parts_.core.Post([replay = start->replay] { replay->End(); });
+    Keep(*start);
+  }
+}
+
+// ------------------------------------------------------------------------------------------ other nodes
+
+void StartProfiles::Core::Give(const Digest& manifest, OnProfile done) {
+  parts_.io.Post([core = shared_from_this(), manifest, done = std::move(done)]() mutable {
+    const absl::StatusOr<p2p::KeptProfile> kept = core->parts_.profiles.Get(manifest);
+    // Whoever guesses digests learns nothing of what is private.
+    if (!kept.ok() || !core->MayTell(*kept)) return std::move(done)(absl::NotFoundError("it is not here"));
+    std::move(done)(p2p::FormatKept(*kept));
+  });
+}
+
+void StartProfiles::Core::Take(std::string text, const ProvenNames& proven, OnTaken done) {
+  if (parts_.exchange == nullptr) return std::move(done)(absl::InvalidArgumentError("not from a member"));
+  absl::StatusOr<p2p::StartRecord> record = parts_.exchange->Accept(text, proven);
+  if (!record.ok()) return std::move(done)(record.status());
+  if (++taking_ > kTakenAtOnceMax) {
+    --taking_;
+    return std::move(done)(absl::ResourceExhaustedError("too many records are being kept"));
+  }
+  parts_.io.Post([core = shared_from_this(), record = *std::move(record), done = std::move(done)]() mutable {
+    const absl::StatusOr<bool> merged = core->parts_.profiles.Merge(record);
+    --core->taking_;
+    std::move(done)(merged.status());
+  });
+}
+
+// ------------------------------------------------------------------------------------------------ facade
+
+StartProfiles::StartProfiles(Parts parts, Options options)
+    : core_(std::make_shared<Core>(std::move(parts), std::move(options))) {}
+
+StartProfiles::~StartProfiles() {
+  Stop();
+}
+
+void StartProfiles::Stop() {
+  core_->Stop();
+}
+
+void StartProfiles::Resolved(const Digest& manifest) {
+  core_->Resolved(manifest);
+}
+
+void StartProfiles::Mounting(const std::string& mount_point, const std::string& reference,
+                             const Digest& manifest, const std::vector<std::shared_ptr<Blob>>& blobs) {
+  core_->Mounting(mount_point,
+                  std::make_shared<Start>(reference, manifest, blobs, core_->parts().clock.Now()));
+}
+
+void StartProfiles::Unmounted(const std::string& mount_point) {
+  core_->Unmounted(mount_point);
+}
+
+void StartProfiles::Demanded(const BlobKey& key, ByteRange range) {
+  core_->Demanded(key, range);
+}
+
+bool StartProfiles::Watches(const BlobKey& key) {
+  return core_->Watches(key);
+}
+
+void StartProfiles::Give(const Digest& manifest, OnProfile done) {
+  core_->Give(manifest, std::move(done));
+}
+
+void StartProfiles::Take(std::string record, const ProvenNames& proven, OnTaken done) {
+  core_->Take(std::move(record), proven, std::move(done));
+}
+
+}  // namespace sluice

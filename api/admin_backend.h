@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -134,6 +135,15 @@ struct VerifyReport {
   uint32_t unprovable_chunks = 0;  // present, but with nothing to check them against yet
 };
 
+// How far a verify is.
+struct VerifyProgress {
+  uint64_t read_bytes = 0;
+  uint64_t total_bytes = 0;  // to be read; may grow
+  VerifyReport found;        // so far
+};
+// Called on the caller's thread of VerifyBlob, after every read.
+using OnVerifyProgress = std::function<void(const VerifyProgress&)>;
+
 enum class PinState { kUnpinned, kPinned };
 
 // What is known of another node: it answered last; it was not asked yet; it did not answer last; it has the
@@ -230,8 +240,9 @@ class BlobBackend {
   virtual absl::StatusOr<std::string> GetBlobRecipe(const Digest& digest) = 0;
 
   // Hashes what is present again. A bad chunk is a finding in the report, not an error.
-  // Ends soon once `cancelled`. Errors: NotFound, Cancelled, Unavailable (disk).
-  virtual absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, const CancelCheck& cancelled) = 0;
+  // Ends soon once `cancelled`. `on_progress` is not null. Errors: NotFound, Cancelled, Unavailable (disk).
+  virtual absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, const CancelCheck& cancelled,
+                                                  const OnVerifyProgress& on_progress) = 0;
 
   // Takes the blob out of the store; returns the bytes that were freed.
   // Errors: NotFound, FailedPrecondition (mounted, in use or pinned).

@@ -11,18 +11,13 @@
 #include "api/call_deadline.h"
 #include "api/call_pool.h"
 #include "api/proto_conversion.h"
+#include "api/verify_stream.h"
 #include "sluice/v1/admin.grpc.pb.h"
 
 namespace sluice::api {
 namespace {
 
 constexpr int32_t kBlobPageMax = 1000;
-
-absl::StatusOr<Digest> ParseDigestField(const std::string& text) {
-  absl::StatusOr<Digest> digest = Digest::Parse(text);
-  if (!digest.ok()) return absl::InvalidArgumentError(absl::StrCat("digest: ", digest.status().message()));
-  return digest;
-}
 
 // One WatchFill stream. Owns itself until gRPC is done with it.
 //
@@ -118,12 +113,16 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
         limits_(limits),
         watches_{.mounts = backend.mounts, .interval = limits.fill_poll_interval},
         slow_(limits.slow_workers, limits.calls_waiting_max),
+        verifies_(limits.verify_workers, limits.calls_waiting_max),
         removals_(limits.removal_workers, limits.calls_waiting_max),
         quick_(limits.quick_workers, limits.calls_waiting_max) {}
 
-  void EndWatches() { watches_.ending = true; }
+  void EndWatches() {
+    watches_.ending = true;
+    verify_streams_.End();
+  }
   void Stop() {
-    for (CallPool* pool : {&slow_, &removals_, &quick_}) pool->Stop();
+    for (CallPool* pool : {&slow_, &verifies_, &removals_, &quick_}) pool->Stop();
   }
 
   Reactor* GetStatus(Context* context, const v1::GetStatusRequest*,
@@ -219,18 +218,9 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
-  Reactor* VerifyBlob(Context* context, const v1::VerifyBlobRequest* request,
-                      v1::VerifyBlobResponse* response) override {
-    return RunOnBlob(slow_, context, request->digest(),
-                     [this, context, response](const Digest& digest, Instant) {
-                       const CancelCheck cancelled([context] { return context->IsCancelled(); });
-                       absl::StatusOr<VerifyReport> report = backend_.blobs.VerifyBlob(digest, cancelled);
-                       if (!report.ok()) return report.status();
-                       response->set_checked_bytes(report->checked_bytes);
-                       response->set_bad_chunks(report->bad_chunks);
-                       response->set_unprovable_chunks(report->unprovable_chunks);
-                       return absl::OkStatus();
-                     });
+  grpc::ServerWriteReactor<v1::VerifyBlobResponse>* VerifyBlob(
+      Context* context, const v1::VerifyBlobRequest* request) override {
+    return verify_streams_.Begin(*context, request->digest());
   }
 
   Reactor* EvictBlob(Context* context, const v1::EvictBlobRequest* request,
@@ -271,7 +261,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   template <typename Work>  // absl::Status(const Digest& digest, Instant deadline)
   Reactor* RunOnBlob(CallPool& pool, Context* context, const std::string& digest_field, Work work) {
     return Run(pool, context, [digest_field, work = std::move(work)](Instant deadline) -> absl::Status {
-      absl::StatusOr<Digest> digest = ParseDigestField(digest_field);
+      absl::StatusOr<Digest> digest = DigestFrom(digest_field);
       if (!digest.ok()) return digest.status();
       return work(*digest, deadline);
     });
@@ -299,8 +289,9 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   const AdminServiceLimits limits_;
 
   FillWatch::Shared watches_;
+  VerifyStreams verify_streams_{backend_.blobs, verifies_, limits_.verify_interval};
   // Last: their threads use the others.
-  CallPool slow_, removals_, quick_;
+  CallPool slow_, verifies_, removals_, quick_;
 };
 
 AdminService::AdminService(AdminBackend backend, AdminServiceLimits limits)

@@ -9,14 +9,17 @@
 namespace sluice::api {
 
 struct AdminServiceLimits {
-  // Calls into the backend at once, of each kind: those that wait for other machines or read a whole blob
-  // (Mount, DialBack, VerifyBlob), those that take something away (Unmount, EvictBlob), and all others.
+  // Calls into the backend at once, of each kind: those that wait for other machines (Mount, DialBack), those
+  // that read whole blobs (VerifyBlob), those that take something away (Unmount, EvictBlob), and all others.
   int slow_workers = 8;
+  int verify_workers = 2;
   int removal_workers = 2;
   int quick_workers = 4;
   int calls_waiting_max = 64;  // of each kind; beyond: RESOURCE_EXHAUSTED
   int watches_max = 64;        // WatchFill streams at once; beyond: RESOURCE_EXHAUSTED
   Duration fill_poll_interval = std::chrono::milliseconds(250);
+  Duration verify_interval =
+      std::chrono::milliseconds(250);  // between two messages of a VerifyBlob, at least
   Duration call_max =
       std::chrono::minutes(30);  // the deadline of a call that came without one, or a later one
 };

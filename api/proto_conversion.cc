@@ -426,6 +426,14 @@ void ToProto(const BlobInfo& from, v1::Blob& to) {
   }
 }
 
+void ToProto(const VerifyProgress& from, v1::VerifyBlobResponse& to) {
+  to.set_checked_bytes(from.found.checked_bytes);
+  to.set_bad_chunks(from.found.bad_chunks);
+  to.set_unprovable_chunks(from.found.unprovable_chunks);
+  to.set_read_bytes(from.read_bytes);
+  to.set_total_bytes(from.total_bytes);
+}
+
 void ToProto(const HintStatus& from, v1::HintStatus& to) {
   to.set_id(from.id);
   to.set_reference(from.reference);
@@ -474,6 +482,12 @@ absl::StatusOr<std::string> HintIdFrom(const v1::GetHintRequest& from) {
 
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::CancelHintsRequest& from) {
   return IdsFrom(from);
+}
+
+absl::StatusOr<Digest> DigestFrom(const std::string& digest_field) {
+  absl::StatusOr<Digest> digest = Digest::Parse(digest_field);
+  if (!digest.ok()) return InvalidField("digest", std::string(digest.status().message()));
+  return digest;
 }
 
 absl::Status CheckMountPoint(const std::string& mount_point) {

@@ -25,6 +25,7 @@ class MountRequest;
 class NodeStatus;
 class SubmitHintsRequest;
 class SubmitResult;
+class VerifyBlobResponse;
 class WatchHintsRequest;
 }  // namespace sluice::v1
 
@@ -40,6 +41,7 @@ void ToProto(const DialFinding& from, v1::Dial& to);
 void ToProto(const MountInfo& from, v1::Mount& to);
 void ToProto(const FillProgress& from, v1::BlobFill& to);
 void ToProto(const BlobInfo& from, v1::Blob& to);
+void ToProto(const VerifyProgress& from, v1::VerifyBlobResponse& to);  // into one that need not be empty
 void ToProto(const HintStatus& from, v1::HintStatus& to);
 void ToProto(const SubmitResult& from, v1::SubmitResult& to);  // but for its id
 
@@ -49,6 +51,7 @@ absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& fr
 absl::StatusOr<std::string> HintIdFrom(const v1::GetHintRequest& from);
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest& from);
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::CancelHintsRequest& from);
+absl::StatusOr<Digest> DigestFrom(const std::string& digest_field);
 absl::Status CheckMountPoint(const std::string& mount_point);
 
 // Same code, same details, same message (shortened if it would not fit into HTTP/2 headers).

@@ -1,5 +1,6 @@
 #include "index/blob_checker.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -18,8 +19,9 @@ absl::Status NobodyWaits() {
 }  // namespace
 
 absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVerifier& verifier,
-                                                 const CancelCheck& stop) {
-  absl::StatusOr<VerifyReport> report = VerifyPresent(entry, verifier, stop);
+                                                 const CancelCheck& stop,
+                                                 const OnVerifyProgress& on_progress) {
+  absl::StatusOr<VerifyReport> report = VerifyPresent(entry, verifier, stop, on_progress);
   if (!report.ok()) return report;
   std::lock_guard lock(entry->mutex);
   report->bad += std::exchange(entry->lost_chunks, 0);
@@ -27,7 +29,8 @@ absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVer
 }
 
 absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, ChunkVerifier& verifier,
-                                                        const CancelCheck& stop) {
+                                                        const CancelCheck& stop,
+                                                        const OnVerifyProgress& on_progress) {
   const std::shared_ptr<Blob>& blob = entry->blob;
   uint64_t write_epoch = 0;
   {
@@ -40,7 +43,17 @@ absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, C
   const VerifyChunk verify = [&](const Blob& of, ChunkIndex index, std::span<const std::byte> bytes) {
     return verifier.Verify(of, index, bytes);
   };
-  VerifyReport report;
+  VerifyProgress progress;
+  VerifyReport& report = progress.found;
+  progress.total_bytes = blob->present_bytes();
+  const bool whole_expected = blob->presence().complete() && NeedsWholeHash(*entry, report);
+  if (whole_expected) progress.total_bytes += blob->geometry().size();
+  const auto tell = [&] {
+    // What came or went meanwhile must not end beyond what was announced.
+    progress.total_bytes = std::max(progress.total_bytes, progress.read_bytes);
+    if (on_progress) on_progress(progress);
+  };
+  tell();
   std::vector<std::byte> buffer(blob->geometry().chunk_size());
   const ChunkSpan all = blob->geometry().All();
   for (ChunkIndex index = all.first; index < all.end(); index = index.next()) {
@@ -58,13 +71,16 @@ absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, C
         ++report.unverifiable;
         break;
     }
+    progress.read_bytes += blob->geometry().RangeOf(index).length;
+    tell();
   }
-  if (report.bad > 0) return report;
-  {
-    std::lock_guard lock(entry->mutex);
-    if (report.unverifiable == 0 && entry->record.proven) return report;
-  }
-  const WholeCheck whole = HoldAgainstDigest(entry, stop);
+  if (report.bad > 0 || !NeedsWholeHash(*entry, report)) return report;
+  if (!whole_expected && blob->presence().complete()) progress.total_bytes += blob->geometry().size();
+  const WholeCheck whole =
+      HoldAgainstDigest(entry, stop, [&, before = progress.read_bytes](uint64_t read_bytes) {
+        progress.read_bytes = before + read_bytes;
+        tell();
+      });
   if (whole == WholeCheck::kInconclusive && stop) return NobodyWaits();
   if (whole == WholeCheck::kDiffers) {
     report.bad += report.ok + report.unverifiable;
@@ -73,6 +89,12 @@ absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, C
     report.ok += std::exchange(report.unverifiable, 0);
   }
   return report;
+}
+
+// Where chunks alone do not say that the blob is what its digest names.
+bool BlobChecker::NeedsWholeHash(const BlobEntry& entry, const VerifyReport& found) {
+  std::lock_guard lock(entry.mutex);
+  return found.unverifiable > 0 || !entry.record.proven;
 }
 
 BlobChecker::ChunkCheck BlobChecker::CheckChunk(const Reading& reading, ChunkIndex index,
@@ -152,15 +174,16 @@ void BlobChecker::CheckWhole(const EntryPtr& entry, const std::atomic<bool>& sto
   HoldAgainstDigest(entry, stop);
 }
 
-BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, const CancelCheck& stop) {
+BlobChecker::WholeCheck BlobChecker::HoldAgainstDigest(const EntryPtr& entry, const CancelCheck& stop,
+                                                       const std::function<void(uint64_t)>& on_read) {
   const std::shared_ptr<Blob>& blob = entry->blob;
   if (!blob->presence().complete()) return WholeCheck::kInconclusive;
   const absl::StatusOr<FileGuard::Opened> file = parts_.guard.OpenForWrite(entry);
   if (!file.ok()) return WholeCheck::kInconclusive;
   uint64_t failed_at = 0;
   const std::unique_ptr<RecipeMaker> maker = RecipeToMake(*entry);
-  const absl::StatusOr<Digest> hash =
-      HashFile(parts_.file_system, file->fd->get(), blob->geometry().size(), stop, &failed_at, maker.get());
+  const absl::StatusOr<Digest> hash = HashFile(parts_.file_system, file->fd->get(), blob->geometry().size(),
+                                               stop, &failed_at, maker.get(), on_read);
   if (absl::IsDataLoss(hash.status())) {
     TakeBackRotten(entry, *blob, blob->geometry().ChunkAt(failed_at), hash.status());
     return WholeCheck::kInconclusive;

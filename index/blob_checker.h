@@ -36,6 +36,15 @@ struct VerifyReport {
   uint32_t unverifiable = 0;  // no recipe, and the blob is not complete
 };
 
+// How far a Verify is.
+struct VerifyProgress {
+  uint64_t read_bytes = 0;
+  uint64_t total_bytes = 0;  // to be read; grows when the whole file turns out to need a hash
+  VerifyReport found;        // so far
+};
+// Called on the thread that verifies, after every read; must not block.
+using OnVerifyProgress = std::function<void(const VerifyProgress&)>;
+
 // As ChunkVerifier::Verify.
 using VerifyChunk =
     std::function<absl::StatusOr<Evidence>(const Blob& blob, ChunkIndex, std::span<const std::byte>)>;
@@ -66,15 +75,16 @@ class BlobChecker {
   explicit BlobChecker(Parts parts) : parts_(parts) {}
 
   // As DiskStore::Verify.
-  absl::StatusOr<VerifyReport> Verify(const EntryPtr& entry, ChunkVerifier& verifier,
-                                      const CancelCheck& stop);
+  absl::StatusOr<VerifyReport> Verify(const EntryPtr& entry, ChunkVerifier& verifier, const CancelCheck& stop,
+                                      const OnVerifyProgress& on_progress = nullptr);
   // Holds what is here unproven against the recipe, if there is one. Then hashes a blob that is durable and
   // not settled: it is settled then, or refused.
   void Check(const EntryPtr& entry, const std::atomic<bool>& stop);
 
  private:
   absl::StatusOr<VerifyReport> VerifyPresent(const EntryPtr& entry, ChunkVerifier& verifier,
-                                             const CancelCheck& stop);
+                                             const CancelCheck& stop, const OnVerifyProgress& on_progress);
+  static bool NeedsWholeHash(const BlobEntry& entry, const VerifyReport& found);
   enum class ChunkCheck { kOk, kBad, kUnverifiable };
   struct Reading {
     const EntryPtr& entry;
@@ -90,7 +100,9 @@ class BlobChecker {
   enum class WholeCheck { kMatches, kDiffers, kInconclusive };
   std::unique_ptr<RecipeMaker> RecipeToMake(const BlobEntry& entry) const;
   std::optional<Digest> KeepRecipe(const BlobEntry& entry, RecipeMaker& maker);
-  WholeCheck HoldAgainstDigest(const EntryPtr& entry, const CancelCheck& stop);
+  // `on_read` is told the bytes that were read so far, or is null.
+  WholeCheck HoldAgainstDigest(const EntryPtr& entry, const CancelCheck& stop,
+                               const std::function<void(uint64_t)>& on_read = nullptr);
   void TakeBackBad(const Reading& reading, ChunkIndex index, std::span<const std::byte> bytes,
                    const absl::Status& why);
   void TakeBackRotten(const EntryPtr& entry, Blob& blob, ChunkIndex index, const absl::Status& why);

@@ -26,7 +26,8 @@ using Sha256Context = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 }  // namespace
 
 absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t size, const CancelCheck& stop,
-                                uint64_t* failed_at, RecipeMaker* also) {
+                                uint64_t* failed_at, RecipeMaker* also,
+                                const std::function<void(uint64_t)>& on_read) {
   const Sha256Context context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
   if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1) {
     return absl::UnavailableError("SHA-256 can't be begun: OpenSSL refused");
@@ -49,6 +50,7 @@ absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t s
     EVP_DigestUpdate(context.get(), bytes.data(), bytes.size());
     if (also) also->Update(bytes);
     offset += bytes.size();
+    if (on_read) on_read(offset);
     if (offset % kReadBytes == 0) step = kReadBytes;
   }
   std::array<uint8_t, Digest::kBytes> hash{};

@@ -21,9 +21,11 @@ namespace sluice::index {
 
 // The SHA-256 of the first `size` bytes of a file. Gives up with Cancelled when `stop` becomes true. Errors:
 // DataLoss (the file is shorter, or can't be read; `failed_at` is the first byte of the kChunkSizeMin that
-// could not be). `also`, if it is not null, is given the same bytes.
+// could not be). `also`, if it is not null, is given the same bytes, and `on_read` told how many there
+// were so far.
 absl::StatusOr<Digest> HashFile(StoreFileSystem& file_system, int fd, uint64_t size, const CancelCheck& stop,
-                                uint64_t* failed_at, RecipeMaker* also = nullptr);
+                                uint64_t* failed_at, RecipeMaker* also = nullptr,
+                                const std::function<void(uint64_t)>& on_read = nullptr);
 
 // One thread of low priority that works through whole-blob checks, first come first served.
 //

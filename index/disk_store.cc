@@ -251,10 +251,12 @@ absl::Status DiskStore::Evict(const BlobKey& key, EvictReason reason) {
 }
 
 absl::StatusOr<VerifyReport> DiskStore::Verify(const BlobKey& key, ChunkVerifier& verifier,
-                                               const CancelCheck& cancelled) {
+                                               const CancelCheck& cancelled,
+                                               const OnVerifyProgress& on_progress) {
   const EntryPtr entry = FindEntry(key);
   if (!entry) return NoSuchBlob(key);
-  return checker_.Verify(entry, verifier, CancelCheck([&] { return stopping_.load() || cancelled; }));
+  return checker_.Verify(entry, verifier, CancelCheck([&] { return stopping_.load() || cancelled; }),
+                         on_progress);
 }
 
 void DiskStore::CheckUnproven() {

@@ -205,7 +205,8 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // Reads every present chunk again and holds it against the recipe, or the whole file against the digest.
   // Errors: NotFound; DataLoss (refused); Unavailable; Cancelled (as asked, or the store stops).
   absl::StatusOr<VerifyReport> Verify(const BlobKey& key, ChunkVerifier& verifier,
-                                      const CancelCheck& cancelled = {});
+                                      const CancelCheck& cancelled = {},
+                                      const OnVerifyProgress& on_progress = nullptr);
 
   // Has what is here unproven held against the recipes, in the background: what came since is anyway, when
   // its recipe comes.

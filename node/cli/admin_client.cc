@@ -13,7 +13,6 @@ namespace {
 
 constexpr absl::Duration kQueryTimeout = absl::Seconds(30);
 constexpr absl::Duration kMountTimeout = absl::Minutes(10);
-constexpr absl::Duration kVerifyTimeout = absl::Minutes(30);
 
 }  // namespace
 
@@ -142,8 +141,26 @@ absl::StatusOr<std::string> AdminClient::GetBlobRecipe(const std::string& digest
   return std::move(*response->mutable_recipe());
 }
 
-absl::StatusOr<v1::VerifyBlobResponse> AdminClient::VerifyBlob(const std::string& digest) {
-  return channel_->CallOnBlob(&v1::AdminService::Stub::VerifyBlob, digest, kVerifyTimeout);
+absl::StatusOr<v1::VerifyBlobResponse> AdminClient::VerifyBlob(
+    const std::string& digest, Interrupt& interrupt,
+    const std::function<void(const v1::VerifyBlobResponse&)>& on_progress) {
+  grpc::ClientContext context;
+  channel_->SetDeadline(context, absl::InfiniteDuration());
+  v1::VerifyBlobRequest request;
+  request.set_digest(digest);
+  auto stream = channel_->stub().VerifyBlob(&context, request);
+  interrupt.Call([&context] { context.TryCancel(); });
+  std::optional<v1::VerifyBlobResponse> last;
+  v1::VerifyBlobResponse response;
+  while (stream->Read(&response)) {
+    on_progress(response);
+    last = response;
+  }
+  const grpc::Status status = stream->Finish();
+  interrupt.Call(nullptr);
+  if (!status.ok()) return FromGrpc(status);
+  if (!last) return absl::InternalError("the daemon did not say what it found");
+  return *std::move(last);
 }
 
 absl::StatusOr<v1::EvictBlobResponse> AdminClient::EvictBlob(const std::string& digest) {

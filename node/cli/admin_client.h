@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "node/cli/interrupt.h"
 #include "node/cli/invocation.h"
 #include "sluice/v1/admin.pb.h"
 
@@ -45,7 +46,11 @@ class AdminClient {
   absl::StatusOr<std::vector<v1::Blob>> ListBlobs();
   absl::StatusOr<v1::Blob> GetBlob(const std::string& digest);
   absl::StatusOr<std::string> GetBlobRecipe(const std::string& digest);
-  absl::StatusOr<v1::VerifyBlobResponse> VerifyBlob(const std::string& digest);
+  // Calls `on_progress` with each message; the last one is what was found. Without --timeout it waits as long
+  // as that takes; `interrupt` ends it: Cancelled.
+  absl::StatusOr<v1::VerifyBlobResponse> VerifyBlob(
+      const std::string& digest, Interrupt& interrupt,
+      const std::function<void(const v1::VerifyBlobResponse&)>& on_progress);
   absl::StatusOr<v1::EvictBlobResponse> EvictBlob(const std::string& digest);
   absl::Status PinBlob(const std::string& digest);
   absl::Status UnpinBlob(const std::string& digest);

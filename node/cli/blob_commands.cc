@@ -6,18 +6,24 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "node/cli/admin_client.h"
 #include "node/cli/commands.h"
 #include "node/cli/exit_code.h"
+#include "node/cli/interrupt.h"
 #include "node/cli/json_report.h"
 #include "node/cli/table_report.h"
 #include "node/cli/units_text.h"
+#include "node/image/progress.h"
 
 namespace sluice::cli {
 namespace {
+
+constexpr char kDigestHelp[] =
+    "sha256:<64 hexadecimal digits>, of the blob or of what a registry keeps of it";
 
 void Print(const std::string& text) {
   std::fputs(text.c_str(), stdout);
@@ -67,8 +73,27 @@ absl::Status WriteRecipe(AdminClient& client, OutputFormat output, const std::st
   return written;
 }
 
-absl::Status VerifyBlob(AdminClient& client, OutputFormat output, const std::string& digest) {
-  absl::StatusOr<v1::VerifyBlobResponse> report = client.VerifyBlob(digest);
+// Shows how far it is.
+absl::StatusOr<v1::VerifyBlobResponse> AwaitVerify(AdminClient& client, Interrupt& interrupt,
+                                                   const std::string& digest) {
+  const std::unique_ptr<ProgressSink> progress = MakeProgress(ProgressStyle::kBarOrLines);
+  std::optional<uint64_t> total;
+  absl::StatusOr<v1::VerifyBlobResponse> report =
+      client.VerifyBlob(digest, interrupt, [&](const v1::VerifyBlobResponse& message) {
+        if (total != message.total_bytes()) progress->Begin("verifying", message.total_bytes());
+        total = message.total_bytes();
+        progress->Advance(message.read_bytes());
+      });
+  progress->End();
+  if (interrupt.received() && !report.ok()) {
+    return absl::CancelledError("interrupted; the chunks that were found to be bad by then were dropped");
+  }
+  return report;
+}
+
+absl::Status VerifyBlob(AdminClient& client, Interrupt& interrupt, OutputFormat output,
+                        const std::string& digest) {
+  absl::StatusOr<v1::VerifyBlobResponse> report = AwaitVerify(client, interrupt, digest);
   if (!report.ok()) return Annotate(report.status(), absl::StrCat("cannot verify blob ", digest));
   Print(output == OutputFormat::kJson ? VerifyJson(digest, *report) : VerifyText(digest, *report));
   if (report->bad_chunks() == 0) return absl::OkStatus();
@@ -116,10 +141,7 @@ void AddBlobCommand(CLI::App& blob, Invocation& invocation, const char* name, co
                     BlobCommand command) {
   CLI::App* added = blob.add_subcommand(name, help);
   auto digest = std::make_shared<std::string>();
-  added
-      ->add_option("DIGEST", *digest,
-                   "sha256:<64 hexadecimal digits>, of the blob or of what a registry keeps of it")
-      ->required();
+  added->add_option("DIGEST", *digest, kDigestHelp)->required();
   added->callback([&invocation, digest, command] {
     invocation.run = [&invocation, digest, command] {
       absl::StatusOr<AdminClient> client = AdminClient::Connect(invocation.flags);
@@ -133,16 +155,28 @@ void AddRecipeCommand(CLI::App& blob, Invocation& invocation) {
   CLI::App* recipe = blob.add_subcommand("recipe", "Write the .torrent that proves each chunk of a blob");
   auto digest = std::make_shared<std::string>();
   auto file = std::make_shared<std::string>();
-  recipe
-      ->add_option("DIGEST", *digest,
-                   "sha256:<64 hexadecimal digits>, of the blob or of what a registry keeps of it")
-      ->required();
+  recipe->add_option("DIGEST", *digest, kDigestHelp)->required();
   recipe->add_option("-o", *file, "The file to write; without it, standard output, if that is no terminal");
   recipe->callback([&invocation, digest, file] {
     invocation.run = [&invocation, digest, file] {
       absl::StatusOr<AdminClient> client = AdminClient::Connect(invocation.flags);
       if (!client.ok()) return client.status();
       return WriteRecipe(*client, invocation.flags.output, BlobNamed(*client, *digest), *file);
+    };
+  });
+}
+
+void AddVerifyCommand(CLI::App& blob, Invocation& invocation) {
+  CLI::App* verify = blob.add_subcommand(
+      "verify", "Hash again what is present; shows progress; exit code 1 if some of it was bad");
+  auto digest = std::make_shared<std::string>();
+  verify->add_option("DIGEST", *digest, kDigestHelp)->required();
+  verify->callback([&invocation, digest] {
+    invocation.run = [&invocation, digest] {
+      Interrupt interrupt;
+      absl::StatusOr<AdminClient> client = AdminClient::Connect(invocation.flags);
+      if (!client.ok()) return client.status();
+      return VerifyBlob(*client, interrupt, invocation.flags.output, BlobNamed(*client, *digest));
     };
   });
 }
@@ -162,8 +196,7 @@ void AddBlobCommands(CLI::App& app, Invocation& invocation) {
   });
   AddBlobCommand(*blob, invocation, "stat", "Show one blob", StatBlob);
   AddRecipeCommand(*blob, invocation);
-  AddBlobCommand(*blob, invocation, "verify", "Hash again what is present; exit code 1 if some of it was bad",
-                 VerifyBlob);
+  AddVerifyCommand(*blob, invocation);
   AddBlobCommand(*blob, invocation, "evict", "Take a blob out of the store", EvictBlob);
   AddBlobCommand(*blob, invocation, "pin", "Protect a blob from eviction", PinBlob);
   AddBlobCommand(*blob, invocation, "unpin", "End that protection", UnpinBlob);

@@ -160,7 +160,7 @@ class HintView {
   }
 
  private:
-  const std::unique_ptr<ProgressSink> progress_ = MakeProgress(ProgressStyle::kBar);
+  const std::unique_ptr<ProgressSink> progress_ = MakeProgress(ProgressStyle::kBarOrLines);
   std::map<std::string, v1::HintStatus> hints_;
   bool begun_ = false;
   uint64_t total_ = 0;

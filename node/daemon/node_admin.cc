@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,14 @@ constexpr int kEvictTries = 10;
 constexpr auto kEvictPause = std::chrono::milliseconds(50);
 constexpr int kDiscardTries = 30;
 constexpr auto kDiscardPause = std::chrono::milliseconds(100);
+
+api::VerifyReport Sum(api::VerifyReport all, const index::VerifyReport& of_key, const index::BlobInfo& info) {
+  const uint64_t proven = uint64_t{of_key.checked - of_key.unverifiable} * info.chunk_size;
+  all.checked_bytes += std::min(proven, info.size);
+  all.bad_chunks += of_key.bad;
+  all.unprovable_chunks += of_key.unverifiable;
+  return all;
+}
 
 }  // namespace
 
@@ -111,26 +120,42 @@ absl::StatusOr<std::string> BlobAdmin::GetBlobRecipe(const Digest& digest) {
             "attaches one, and mount that"));
 }
 
-absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, const CancelCheck& cancelled) {
+absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, const CancelCheck& cancelled,
+                                                        const api::OnVerifyProgress& on_progress) {
   const absl::StatusOr<std::vector<BlobKey>> keys = KeysOf(digest);
   if (!keys.ok()) return keys.status();
+  std::vector<uint64_t> to_read;  // of each key, as far as it is known
+  for (const BlobKey& key : *keys) {
+    const absl::StatusOr<index::BlobInfo> info = store_.Stat(key);
+    to_read.push_back(info.ok() ? info->present_bytes : 0);
+  }
   // What became of one claim is not to hide what became of another.
   api::VerifyReport all;
   absl::Status failed;
   bool any = false;
-  for (const BlobKey& key : *keys) {
-    const absl::StatusOr<index::VerifyReport> report = store_.Verify(key, verifier_, cancelled);
+  uint64_t read_before = 0;
+  for (size_t i = 0; i < keys->size(); ++i) {
+    const absl::StatusOr<index::BlobInfo> info = store_.Stat((*keys)[i]);
+    if (!info.ok()) {
+      failed.Update(info.status());
+      continue;
+    }
+    uint64_t read = 0;
+    const auto tell = [&](const index::VerifyProgress& progress) {
+      read = progress.read_bytes;
+      to_read[i] = progress.total_bytes;
+      on_progress({read_before + read, std::accumulate(to_read.begin(), to_read.end(), uint64_t{0}),
+                   Sum(all, progress.found, *info)});
+    };
+    const absl::StatusOr<index::VerifyReport> report = store_.Verify(info->key, verifier_, cancelled, tell);
     if (absl::IsCancelled(report.status())) return report.status();
-    const absl::StatusOr<index::BlobInfo> info = store_.Stat(key);
-    if (!report.ok() || !info.ok()) {
-      failed.Update(report.ok() ? info.status() : report.status());
+    read_before += read;
+    if (!report.ok()) {
+      failed.Update(report.status());
       continue;
     }
     any = true;
-    const uint64_t proven = uint64_t{report->checked - report->unverifiable} * info->chunk_size;
-    all.checked_bytes += std::min(proven, info->size);
-    all.bad_chunks += report->bad;
-    all.unprovable_chunks += report->unverifiable;
+    all = Sum(all, *report, *info);
   }
   if (!any) return failed;
   return all;

@@ -39,7 +39,8 @@ class BlobAdmin final : public api::BlobBackend {
   absl::StatusOr<std::vector<api::BlobInfo>> ListBlobs(const api::BlobPageRequest& page) override;
   absl::StatusOr<api::BlobInfo> GetBlob(const Digest& digest) override;
   absl::StatusOr<std::string> GetBlobRecipe(const Digest& digest) override;
-  absl::StatusOr<api::VerifyReport> VerifyBlob(const Digest& digest, const CancelCheck& cancelled) override;
+  absl::StatusOr<api::VerifyReport> VerifyBlob(const Digest& digest, const CancelCheck& cancelled,
+                                               const api::OnVerifyProgress& on_progress) override;
   absl::StatusOr<uint64_t> EvictBlob(const Digest& digest) override;
   absl::Status SetPin(const Digest& digest, api::PinState state) override;
 

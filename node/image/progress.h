@@ -19,9 +19,10 @@ class ProgressSink {
   virtual void End() = 0;
 };
 
-enum class ProgressStyle { kBar, kSilent };
+enum class ProgressStyle { kBar, kBarOrLines, kSilent };
 
-// A bar on stderr for kBar, if stderr is a terminal; else nothing is shown.
+// A bar on stderr, if that is a terminal and the style is not kSilent. Elsewhere kBarOrLines writes a line at
+// each tenth of a step, and every ten seconds when something has changed; the others show nothing.
 std::unique_ptr<ProgressSink> MakeProgress(ProgressStyle style);
 
 }  // namespace sluice

@@ -29,7 +29,8 @@ python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" || fail "a warm read n
 
 note "the blob proves itself, and is not evicted from under the mount"
 blob=$(sluice --output json status | jq -r '.mounts[0].blobs[0].digest')
-sluice blob verify "$blob" || fail "the blob does not verify"
+sluice blob verify "$blob" 2>"$work/verify.log" || fail "the blob does not verify: $(<"$work/verify.log")"
+grep -q 'verifying: 100 %' "$work/verify.log" || fail "it does not say how far it was: $(<"$work/verify.log")"
 expect_failure $exit_refused 'mounted|in use' sluice blob evict "$blob"
 
 note "umount ends it"

@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <thread>
 
@@ -60,6 +61,17 @@ class AdminServiceTest : public ::testing::Test {
         message.push_back(absl::StrCat(blob.blob().present_bytes(), " ", v1::FillState_Name(blob.state())));
       }
     }
+    return stream->Finish();
+  }
+
+  grpc::Status Verify(const std::function<void(const v1::VerifyBlobResponse&)>& on_message,
+                      const std::string& digest = TestDigest(1).ToString()) {
+    grpc::ClientContext context;
+    v1::VerifyBlobRequest request;
+    request.set_digest(digest);
+    const auto stream = stub_->VerifyBlob(&context, request);
+    v1::VerifyBlobResponse response;
+    while (stream->Read(&response)) on_message(response);
     return stream->Finish();
   }
 
@@ -301,26 +313,17 @@ TEST_F(AdminServiceTest, ListsBlobsByPages) {
 TEST_F(AdminServiceTest, WorksOnOneBlob) {
   const std::string name = TestDigest(1).ToString();
   backend_.blobs[TestDigest(1)] = Blob(1);
-  backend_.verify_report = {.checked_bytes = 2048, .bad_chunks = 1, .unprovable_chunks = 4};
   backend_.evict_freed_bytes = 4096;
 
   v1::GetBlobRequest get;
   get.set_digest(name);
-  grpc::ClientContext c1, c2, c3, c4, c5;
+  grpc::ClientContext c1, c3, c4, c5;
   v1::GetBlobResponse got;
   ASSERT_TRUE(stub_->GetBlob(&c1, get, &got).ok());
   EXPECT_EQ(got.blob().size_bytes(), 5000u);
   EXPECT_EQ(got.blob().last_access_time().seconds(), 1);
   EXPECT_EQ(got.blob().last_access_time().nanos(), 500'000'000);
   EXPECT_EQ(got.blob().origins(0).repository(), "team/app");
-
-  v1::VerifyBlobRequest verify;
-  verify.set_digest(name);
-  v1::VerifyBlobResponse verified;
-  ASSERT_TRUE(stub_->VerifyBlob(&c2, verify, &verified).ok());
-  EXPECT_EQ(verified.checked_bytes(), 2048u);
-  EXPECT_EQ(verified.bad_chunks(), 1u);
-  EXPECT_EQ(verified.unprovable_chunks(), 4u);
 
   v1::PinBlobRequest pin;
   pin.set_digest(name);
@@ -405,6 +408,88 @@ TEST_F(AdminServiceTest, AWatcherThatLeavesEndsItsWatch) {
   }
 }
 
+TEST_F(AdminServiceTest, AVerifyTellsHowFarItIsAndLastWhatItFound) {
+  StartWith({.verify_interval = Duration::zero()});
+  backend_.blobs[TestDigest(1)] = Blob(1);
+  backend_.verify_steps = {{.read_bytes = 0, .total_bytes = 2048, .found = {}},
+                           {.read_bytes = 1024, .total_bytes = 7048, .found = {.checked_bytes = 1024}},
+                           {.read_bytes = 2048, .total_bytes = 7048, .found = {.bad_chunks = 1}}};
+  backend_.verify_report = {.checked_bytes = 2048, .bad_chunks = 1, .unprovable_chunks = 4};
+  std::vector<std::string> messages;
+  v1::VerifyBlobResponse last;
+  EXPECT_TRUE(Verify([&](const v1::VerifyBlobResponse& message) {
+                messages.push_back(absl::StrCat(message.read_bytes(), "/", message.total_bytes()));
+                last = message;
+              }).ok());
+  // Those in between may be missed.
+  ASSERT_GE(messages.size(), 2u);
+  EXPECT_EQ(messages.front(), "0/2048");
+  EXPECT_EQ(messages.back(), "2048/2048");
+  EXPECT_EQ(last.checked_bytes(), 2048u);
+  EXPECT_EQ(last.bad_chunks(), 1u);
+  EXPECT_EQ(last.unprovable_chunks(), 4u);
+}
+
+TEST_F(AdminServiceTest, AVerifyTellsWhileItGoesOn) {
+  StartWith({.verify_interval = Duration::zero()});
+  backend_.blobs[TestDigest(1)] = Blob(1);
+  backend_.verify_steps = {{.read_bytes = 1024, .total_bytes = 2048, .found = {.bad_chunks = 1}}};
+  backend_.Hold({"VerifyBlob step"});
+  int messages = 0;
+  EXPECT_TRUE(Verify([&](const v1::VerifyBlobResponse& message) {
+                if (++messages > 1) return;
+                EXPECT_EQ(message.read_bytes(), 1024u);
+                EXPECT_EQ(message.bad_chunks(), 1u);
+                backend_.Release();
+              }).ok());
+  EXPECT_EQ(messages, 2);
+}
+
+TEST_F(AdminServiceTest, AVerifysMessagesHaveAnInterval) {
+  StartWith({.verify_interval = std::chrono::hours(1)});
+  backend_.blobs[TestDigest(1)] = Blob(1);
+  for (uint64_t i = 0; i < 1000; ++i) backend_.verify_steps.push_back({i, 1000, {}});
+  int messages = 0;
+  EXPECT_TRUE(Verify([&](const v1::VerifyBlobResponse&) { ++messages; }).ok());
+  EXPECT_EQ(messages, 2) << "the first and the last";
+}
+
+TEST_F(AdminServiceTest, AVerifyOfNothingEndsWithTheBackendsErrorAndSaysNothingBefore) {
+  int messages = 0;
+  const auto count = [&](const v1::VerifyBlobResponse&) { ++messages; };
+  EXPECT_EQ(Verify(count).error_code(), grpc::StatusCode::NOT_FOUND);
+  const grpc::Status malformed = Verify(count, "sha256:00");
+  EXPECT_EQ(malformed.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(malformed.error_message(), HasSubstr("digest"));
+  EXPECT_EQ(messages, 0);
+  EXPECT_THAT(backend_.calls(), SizeIs(1));
+}
+
+TEST_F(AdminServiceTest, VerifiesBeyondTheBoundAreRefusedAndHoldUpNoMount) {
+  StartWith({.slow_workers = 1, .verify_workers = 1, .calls_waiting_max = 0});
+  backend_.blobs[TestDigest(1)] = Blob(1);
+  backend_.Hold({"VerifyBlob"});
+  std::thread first([this] { EXPECT_TRUE(Verify([](const v1::VerifyBlobResponse&) {}).ok()); });
+  backend_.AwaitHeld(1);
+  EXPECT_EQ(Verify([](const v1::VerifyBlobResponse&) {}).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  v1::MountResponse mounted;
+  EXPECT_TRUE(Mount("r/a:1", "/mnt/a", v1::FILL_MODE_UNSPECIFIED, &mounted).ok());
+  backend_.Release();
+  first.join();
+}
+
+TEST_F(AdminServiceTest, StoppingTheServerEndsAVerify) {
+  backend_.blobs[TestDigest(1)] = Blob(1);
+  backend_.verify_until_cancelled = true;
+  std::thread caller([this] {
+    EXPECT_EQ(Verify([](const v1::VerifyBlobResponse&) {}).error_code(), grpc::StatusCode::UNAVAILABLE);
+  });
+  while (backend_.calls().empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  server_->Stop(std::chrono::seconds(60));
+  caller.join();
+  EXPECT_EQ(backend_.verifies_cancelled, 1);
+}
+
 TEST_F(AdminServiceTest, AVerifyWhoseCallerHasGoneEnds) {
   StartWith({});
   backend_.blobs[TestDigest(1)] = {};
@@ -412,9 +497,11 @@ TEST_F(AdminServiceTest, AVerifyWhoseCallerHasGoneEnds) {
   grpc::ClientContext context;
   v1::VerifyBlobRequest request;
   request.set_digest(TestDigest(1).ToString());
-  v1::VerifyBlobResponse response;
   std::thread caller([&] {
-    EXPECT_EQ(stub_->VerifyBlob(&context, request, &response).error_code(), grpc::StatusCode::CANCELLED);
+    const auto stream = stub_->VerifyBlob(&context, request);
+    v1::VerifyBlobResponse response;
+    EXPECT_FALSE(stream->Read(&response));
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
   });
   while (backend_.calls().empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   context.TryCancel();

@@ -390,6 +390,37 @@ TEST_F(CliTest, ListsMoreBlobsThanOnePage) {
   EXPECT_EQ(RunJson({"blob", "ls"})["blobs"].size(), 2500u);
 }
 
+TEST_F(CliTest, VerifyShowsHowFarItIsByLinesWhereThereIsNoTerminal) {
+  Serve();
+  backend_.blobs[TestDigest(1)].digest = TestDigest(1);
+  backend_.verify_steps = {{.read_bytes = 0, .total_bytes = 4 << 20, .found = {}},
+                           {.read_bytes = 1 << 20, .total_bytes = 4 << 20, .found = {}},
+                           {.read_bytes = 4 << 20, .total_bytes = 4 << 20, .found = {}}};
+  const Outcome outcome = Run({"blob", "verify", digest_});
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_THAT(outcome.err, HasSubstr("verifying: 100 %, 4.0 of 4.0 MiB\n"));
+  EXPECT_THAT(outcome.err, Not(HasSubstr("\r")));
+  EXPECT_THAT(outcome.out, HasSubstr("0 bad chunks"));
+}
+
+TEST_F(CliTest, CtrlCEndsAVerifyAtTheDaemonToo) {
+  Serve();
+  backend_.blobs[TestDigest(1)].digest = TestDigest(1);
+  backend_.verify_steps = {{.read_bytes = 0, .total_bytes = 4 << 20, .found = {}}};
+  backend_.verify_until_cancelled = true;
+  const pid_t sluice = Spawn({"blob", "verify", digest_});
+  const auto verifies = [this] {
+    const std::vector<std::string> calls = backend_.calls();
+    return std::find(calls.begin(), calls.end(), "VerifyBlob " + digest_) != calls.end();
+  };
+  while (!verifies()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(sluice, SIGINT);
+  const Outcome outcome = Await(sluice);
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("interrupted"));
+  while (backend_.verifies_cancelled == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
 TEST_F(CliTest, VerifyExitsWith1IfChunksWereBad) {
   Serve();
   backend_.blobs[TestDigest(1)].digest = TestDigest(1);
@@ -435,7 +466,8 @@ TEST_F(CliTest, SubmitFollowsTheHintToItsEnd) {
   const Outcome outcome = Run({"prefetch", "submit", "r/a:1", "--id", "one"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, AllOf(HasSubstr("one"), HasSubstr("r/a:1"), HasSubstr("completed")));
-  EXPECT_THAT(outcome.err, IsEmpty()) << "progress belongs on a terminal only";
+  EXPECT_THAT(outcome.err, AllOf(StartsWith("prefetching: "), HasSubstr("100 %"), Not(HasSubstr("\r"))))
+      << "a bar belongs on a terminal only";
   const Json json = RunJson({"prefetch", "watch", "one"});
   EXPECT_EQ(json["hints"][0]["state"], "completed");
   EXPECT_EQ(json["hints"][0]["present_bytes"], 1000);

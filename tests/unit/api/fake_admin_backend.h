@@ -37,6 +37,7 @@ class FakeAdminBackend final : public StatusBackend,
   std::map<std::string, MountInfo> mounts;
   std::map<Digest, BlobInfo> blobs;
   VerifyReport verify_report;
+  std::vector<VerifyProgress> verify_steps;
   bool verify_until_cancelled = false;
   std::atomic<int> verifies_cancelled{0};
   uint64_t evict_freed_bytes = 0;
@@ -156,11 +157,22 @@ class FakeAdminBackend final : public StatusBackend,
     return recipe;
   }
 
-  absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, const CancelCheck& cancelled) override {
+  absl::StatusOr<VerifyReport> VerifyBlob(const Digest& digest, const CancelCheck& cancelled,
+                                          const OnVerifyProgress& on_progress) override {
     absl::Status found = Record("VerifyBlob", digest);
     if (!found.ok()) return found;
+    {
+      std::unique_lock lock(mutex_);
+      WaitWhileHeld("VerifyBlob", lock);
+    }
+    for (const VerifyProgress& progress : verify_steps) {
+      on_progress(progress);
+      std::unique_lock lock(mutex_);
+      WaitWhileHeld("VerifyBlob step", lock);
+    }
     while (verify_until_cancelled && !cancelled) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (cancelled) ++verifies_cancelled;
+    if (cancelled && verify_until_cancelled) return absl::CancelledError("nobody waits for it any more");
     return verify_report;
   }
 

@@ -307,6 +307,47 @@ TEST_F(DiskStoreTest, VerifyThatNobodyWaitsForAnyMoreEndsAndTakesNothingBack) {
   EXPECT_EQ(store_->Verify(sample.spec.digest, verifier)->ok, sample.chunk_count());
 }
 
+TEST_F(DiskStoreTest, VerifyTellsHowFarItIs) {
+  const SampleBlob sample(1);
+  SampleVerifier verifier(sample);
+  OpenStore();
+  ASSERT_TRUE(CommitChunk(sample, 0, Evidence::kVerified).ok());
+  ASSERT_TRUE(CommitChunk(sample, 2, Evidence::kVerified).ok());
+  store_->Flush();
+  Overwrite(sample, 2, "rot");
+  std::vector<VerifyProgress> told;
+  const auto note = [&](const VerifyProgress& progress) { told.push_back(progress); };
+  ASSERT_TRUE(store_->Verify(sample.spec.digest, verifier, {}, note).ok());
+  const uint64_t chunk = sample.spec.chunk_size;
+  ASSERT_EQ(told.size(), 3u);
+  EXPECT_EQ(told[0].read_bytes, 0u);
+  EXPECT_EQ(told[0].total_bytes, 2 * chunk);
+  EXPECT_EQ(told[1].read_bytes, chunk);
+  EXPECT_EQ(told[1].found.ok, 1u);
+  EXPECT_EQ(told[1].found.bad, 0u);
+  EXPECT_EQ(told[2].read_bytes, 2 * chunk);
+  EXPECT_EQ(told[2].total_bytes, 2 * chunk);
+  EXPECT_EQ(told[2].found.bad, 1u);
+}
+
+TEST_F(DiskStoreTest, VerifyThatHashesTheWholeFileTooTellsOfBoth) {
+  const SampleBlob sample(1);
+  NoVerifier verifier;
+  OpenStore();
+  CommitAll(sample);
+  FlushUntil([&] { return store_->IsSettled(sample.spec.digest); });
+  std::vector<VerifyProgress> told;
+  const auto note = [&](const VerifyProgress& progress) { told.push_back(progress); };
+  ASSERT_TRUE(store_->Verify(sample.spec.digest, verifier, {}, note).ok());
+  ASSERT_GT(told.size(), sample.chunk_count() + 1);
+  EXPECT_EQ(told.back().read_bytes, 2 * sample.spec.size);
+  EXPECT_EQ(told.back().total_bytes, 2 * sample.spec.size);
+  for (size_t i = 1; i < told.size(); ++i) {
+    EXPECT_GT(told[i].read_bytes, told[i - 1].read_bytes);
+    EXPECT_LE(told[i].read_bytes, told[i].total_bytes);
+  }
+}
+
 TEST_F(DiskStoreTest, VerifyProvesWhatARecipeBoundLaterCovers) {
   const SampleBlob sample(1);
   SampleVerifier verifier(sample);

@@ -89,6 +89,8 @@ struct MountOptions {
   bool suid = true;  // set-user-ID programs and those with file capabilities get their privileges
   bool dev = true;   // device files work
   bool exec = true;  // programs can be run
+
+  friend bool operator==(const MountOptions&, const MountOptions&) = default;
 };
 
 struct MountRequest {
@@ -99,6 +101,11 @@ struct MountRequest {
   MountOptions options = {};
   CancelCheck cancelled = {};  // nobody waits for it any more: nothing is mounted from then on
 };
+// Whether both ask for the same, whoever waits how long for it.
+inline bool SameMount(const MountRequest& a, const MountRequest& b) {
+  return a.reference == b.reference && a.mount_point == b.mount_point && a.fill == b.fill &&
+         a.options == b.options;
+}
 
 enum class FillState { kIdle, kFilling, kComplete, kFailed };  // kIdle: nobody asked for a fill
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "api/call_deadline.h"
 #include "api/call_pool.h"
+#include "api/mount_calls.h"
 #include "api/proto_conversion.h"
 #include "api/verify_stream.h"
 #include "sluice/v1/admin.grpc.pb.h"
@@ -153,14 +154,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
   }
 
   Reactor* Mount(Context* context, const v1::MountRequest* request, v1::MountResponse* response) override {
-    return Run(slow_, context, [this, context, request, response](Instant deadline) {
-      absl::StatusOr<MountRequest> checked = FromProto(*request, deadline);
-      if (!checked.ok()) return checked.status();
-      checked->cancelled = CancelCheck([context] { return context->IsCancelled(); });
-      absl::StatusOr<MountInfo> mount = backend_.mounts.Mount(*checked);
-      if (mount.ok()) ToProto(*mount, *response->mutable_mount());
-      return mount.status();
-    });
+    return mount_calls_.Begin(context, *request, response);
   }
 
   Reactor* Unmount(Context* context, const v1::UnmountRequest* request, v1::UnmountResponse*) override {
@@ -290,6 +284,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
 
   FillWatch::Shared watches_;
   VerifyStreams verify_streams_{backend_.blobs, verifies_, limits_.verify_interval};
+  MountCalls mount_calls_{backend_.mounts, slow_, {.call_max = limits_.call_max}};
   // Last: their threads use the others.
   CallPool slow_, verifies_, removals_, quick_;
 };

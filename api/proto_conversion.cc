@@ -524,6 +524,9 @@ absl::StatusOr<MountOptions> OptionsFrom(const v1::MountRequest& from) {
 absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant deadline) {
   if (absl::Status status = CheckReference(from.reference(), "reference"); !status.ok()) return status;
   if (absl::Status status = CheckMountPoint(from.mount_point()); !status.ok()) return status;
+  if (!from.request_id().empty()) {
+    if (absl::Status status = CheckHintId(from.request_id(), "request_id"); !status.ok()) return status;
+  }
   const absl::StatusOr<MountOptions> options = OptionsFrom(from);
   if (!options.ok()) return options.status();
   MountRequest request{.reference = from.reference(),

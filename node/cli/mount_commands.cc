@@ -28,6 +28,7 @@ struct MountFlags {
   bool no_fill = false;
   bool wait = false;
   std::vector<std::string> options;  // of mount(8)
+  std::string request_id;
 };
 
 // The daemon has another working directory. Errors: InvalidArgument.
@@ -135,6 +136,7 @@ absl::Status RunMount(const GlobalFlags& flags, const MountFlags& mount_flags) {
   if (mount_flags.fill) request.set_fill(v1::FILL_MODE_BACKGROUND);
   if (mount_flags.no_fill) request.set_fill(v1::FILL_MODE_ON_DEMAND);
   for (const std::string& option : mount_flags.options) request.add_options(option);
+  request.set_request_id(mount_flags.request_id);
   absl::StatusOr<v1::Mount> mount = client->Mount(request);
   if (!mount.ok()) return Annotate(mount.status(), what);
   if (!client->SharesMounts() && !IsMountedHere(mount->mount_point())) {
@@ -184,6 +186,8 @@ void AddMountCommands(CLI::App& app, Invocation& invocation) {
       ->delimiter(',')
       ->allow_extra_args(false);
   mount->add_flag("--wait", flags->wait, "Wait until the fill has ended; shows progress on a terminal");
+  mount->add_option("--request-id", flags->request_id,
+                    "A name for this mount: asked for again by it, the answer is the same");
   fill->excludes(no_fill);
   mount->callback([&invocation, flags] {
     invocation.run = [&invocation, flags] { return RunMount(invocation.flags, *flags); };

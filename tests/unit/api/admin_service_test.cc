@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -17,6 +18,7 @@
 namespace sluice::api {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -46,6 +48,24 @@ class AdminServiceTest : public ::testing::Test {
     request.set_fill(fill);
     grpc::ClientContext context;
     return stub_->Mount(&context, request, response);
+  }
+
+  static v1::MountRequest NamedRequest(const std::string& id, const std::string& mount_point) {
+    v1::MountRequest request;
+    request.set_reference("r/a:1");
+    request.set_mount_point(mount_point);
+    request.set_request_id(id);
+    return request;
+  }
+  grpc::Status MountNamed(const std::string& id, const std::string& mount_point,
+                          v1::MountResponse* response) {
+    grpc::ClientContext context;
+    return stub_->Mount(&context, NamedRequest(id, mount_point), response);
+  }
+  std::vector<std::string> MountsAskedFor() const {
+    std::vector<std::string> calls = backend_.calls();
+    std::erase_if(calls, [](const std::string& call) { return !call.starts_with("Mount "); });
+    return calls;
   }
 
   // The stream's messages, one list of "<present> <state>" each.
@@ -233,6 +253,92 @@ TEST_F(AdminServiceTest, OfMountOptionsTheLastOneWinsAndUnknownOnesAreRefused) {
   EXPECT_FALSE(backend_.last_mount().options.exec);
   EXPECT_THAT(mount({"rw"}).error_message(), HasSubstr("rw"));
   EXPECT_THAT(mount({"no"}).error_message(), HasSubstr("nosuid"));
+}
+
+TEST_F(AdminServiceTest, AMountThatIsAskedForAgainByItsIdIsMadeOnce) {
+  v1::MountResponse first, second, third;
+  ASSERT_TRUE(MountNamed("a", "/mnt/a", &first).ok());
+  backend_.mounts["/mnt/a"].read_errors = 7;
+  ASSERT_TRUE(MountNamed("a", "/mnt/a", &second).ok());
+  EXPECT_EQ(second.mount().manifest_digest(), first.mount().manifest_digest());
+  EXPECT_EQ(second.mount().read_errors(), 7u) << "it is shown as it is now";
+  EXPECT_THAT(MountsAskedFor(), SizeIs(1));
+
+  // Where it was taken down it is made anew.
+  backend_.mounts.clear();
+  ASSERT_TRUE(MountNamed("a", "/mnt/a", &third).ok());
+  EXPECT_THAT(MountsAskedFor(), SizeIs(2));
+  // So it is where another image is there now: whether that can be is for the backend to say.
+  backend_.mounts["/mnt/a"].manifest_digest = TestDigest(0xdd);
+  ASSERT_TRUE(MountNamed("a", "/mnt/a", &third).ok());
+  EXPECT_THAT(MountsAskedFor(), SizeIs(3));
+}
+
+TEST_F(AdminServiceTest, AnIdIsOfOneMountAlone) {
+  v1::MountResponse response;
+  ASSERT_TRUE(MountNamed("a", "/mnt/a", &response).ok());
+  const grpc::Status other = MountNamed("a", "/mnt/b", &response);
+  EXPECT_EQ(other.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(other.error_message(), AllOf(HasSubstr("request_id"), HasSubstr("/mnt/a")));
+  EXPECT_THAT(MountNamed("no blanks", "/mnt/c", &response).error_message(), HasSubstr("request_id"));
+  ASSERT_TRUE(MountNamed("b", "/mnt/b", &response).ok());
+  EXPECT_THAT(MountsAskedFor(), SizeIs(2));
+}
+
+TEST_F(AdminServiceTest, AMountThatFailedIsTriedAnewByItsId) {
+  v1::MountResponse response;
+  backend_.failure = absl::UnavailableError("the registry is away");
+  EXPECT_EQ(MountNamed("a", "/mnt/a", &response).error_code(), grpc::StatusCode::UNAVAILABLE);
+  backend_.failure = absl::OkStatus();
+  EXPECT_TRUE(MountNamed("a", "/mnt/a", &response).ok());
+  EXPECT_THAT(MountsAskedFor(), SizeIs(2));
+}
+
+TEST_F(AdminServiceTest, WhoAsksAgainWhileAMountRunsGetsItsAnswerAndNoPlaceOfItsOwn) {
+  StartWith({.slow_workers = 1, .calls_waiting_max = 0});
+  backend_.Hold({"Mount"});
+  std::vector<v1::MountResponse> responses(3);
+  std::vector<std::thread> callers;
+  for (v1::MountResponse& response : responses)
+    callers.emplace_back([&] { EXPECT_TRUE(MountNamed("a", "/mnt/a", &response).ok()); });
+  backend_.AwaitHeld(1);
+  // Another one finds the one worker taken: so those three have it together.
+  v1::MountResponse refused;
+  EXPECT_EQ(MountNamed("b", "/mnt/b", &refused).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  backend_.Release();
+  for (std::thread& caller : callers) caller.join();
+  for (const v1::MountResponse& response : responses) EXPECT_EQ(response.mount().mount_point(), "/mnt/a");
+  EXPECT_THAT(MountsAskedFor(), SizeIs(1));
+}
+
+TEST_F(AdminServiceTest, AMountGoesOnWhileOneOfItsCallersIsThere) {
+  backend_.Hold({"Mount"});
+  grpc::ClientContext first_context;
+  std::thread first([&] {
+    v1::MountRequest request = NamedRequest("a", "/mnt/a");
+    v1::MountResponse response;
+    EXPECT_EQ(stub_->Mount(&first_context, request, &response).error_code(), grpc::StatusCode::CANCELLED);
+  });
+  backend_.AwaitHeld(1);
+  const CancelCheck cancelled = backend_.last_mount().cancelled;
+  grpc::ClientContext second_context;
+  std::atomic<bool> second_is_there{false};
+  std::thread second([&] {
+    v1::MountRequest request = NamedRequest("a", "/mnt/a");
+    v1::MountResponse response;
+    second_is_there = true;
+    EXPECT_EQ(stub_->Mount(&second_context, request, &response).error_code(), grpc::StatusCode::CANCELLED);
+  });
+  while (!second_is_there) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  first_context.TryCancel();
+  first.join();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_FALSE(cancelled);
+  second_context.TryCancel();
+  second.join();
+  while (!cancelled) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  backend_.Release();
 }
 
 TEST_F(AdminServiceTest, RefusesMalformedRequestsBeforeTheBackendSeesThem) {

@@ -45,6 +45,9 @@ struct ClusterStatus {
   bool cold_start = false;  // it is still learning for the first time who they are
 };
 
+// How weighty a line must be to be logged.
+enum class LogLevel { kDebug, kInfo, kWarn, kError };
+
 struct NodeStatus {
   std::string version;
   std::string backend;         // "fanotify", "cachefiles", "fuse" or "off"
@@ -60,6 +63,7 @@ struct NodeStatus {
   std::array<uint64_t, kPeerLaneCount> peer_sent_bytes{};      // of blobs, to other nodes
   uint32_t member_count = 0;                                   // other nodes
   ClusterStatus cluster;
+  LogLevel log_level = LogLevel::kInfo;
 };
 
 // How much of a mounted blob is in the store.
@@ -207,6 +211,9 @@ class StatusBackend {
  public:
   virtual ~StatusBackend() = default;
   virtual absl::StatusOr<NodeStatus> GetStatus() = 0;
+
+  // Until the node restarts; returns what it was before. Does not block.
+  virtual LogLevel SetLogLevel(LogLevel level) = 0;
 };
 
 class MountBackend {

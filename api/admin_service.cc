@@ -135,6 +135,15 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* SetLogLevel(Context* context, const v1::SetLogLevelRequest* request,
+                       v1::SetLogLevelResponse* response) override {
+    return Run(quick_, context, [this, request, response](Instant) {
+      const absl::StatusOr<LogLevel> level = FromProto(request->level());
+      if (level.ok()) response->set_previous_level(ToProto(backend_.status.SetLogLevel(*level)));
+      return level.status();
+    });
+  }
+
   Reactor* ListPeers(Context* context, const v1::ListPeersRequest*,
                      v1::ListPeersResponse* response) override {
     return Run(quick_, context, [this, response](Instant) {

@@ -362,11 +362,42 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
   to.set_origin_bytes(from.origin_bytes);
   to.set_member_count(from.member_count);
   ToProto(from.cluster, *to.mutable_cluster());
+  to.set_log_level(ToProto(from.log_level));
   for (const PeerLane lane : {PeerLane::kExpress, PeerLane::kSwarm}) {
     v1::LaneTotals& totals = *to.add_lanes();
     totals.set_lane(lane == PeerLane::kExpress ? v1::LANE_EXPRESS : v1::LANE_SWARM);
     totals.set_received_bytes(from.peer_received_bytes[static_cast<size_t>(lane)]);
     totals.set_sent_bytes(from.peer_sent_bytes[static_cast<size_t>(lane)]);
+  }
+}
+
+v1::LogLevel ToProto(LogLevel from) {
+  switch (from) {
+    case LogLevel::kDebug:
+      return v1::LOG_LEVEL_DEBUG;
+    case LogLevel::kInfo:
+      return v1::LOG_LEVEL_INFO;
+    case LogLevel::kWarn:
+      return v1::LOG_LEVEL_WARN;
+    case LogLevel::kError:
+      return v1::LOG_LEVEL_ERROR;
+  }
+  return v1::LOG_LEVEL_UNSPECIFIED;
+}
+
+absl::StatusOr<LogLevel> FromProto(v1::LogLevel from) {
+  switch (from) {
+    case v1::LOG_LEVEL_DEBUG:
+      return LogLevel::kDebug;
+    case v1::LOG_LEVEL_INFO:
+      return LogLevel::kInfo;
+    case v1::LOG_LEVEL_WARN:
+      return LogLevel::kWarn;
+    case v1::LOG_LEVEL_ERROR:
+      return LogLevel::kError;
+    default:
+      return InvalidField(
+          "level", absl::StrCat("it is none of debug, info, warn and error, but ", static_cast<int>(from)));
   }
 }
 

@@ -25,6 +25,7 @@ class MountRequest;
 class NodeStatus;
 class SubmitHintsRequest;
 class SubmitResult;
+enum LogLevel : int;
 class VerifyBlobResponse;
 class WatchHintsRequest;
 }  // namespace sluice::v1
@@ -45,8 +46,11 @@ void ToProto(const VerifyProgress& from, v1::VerifyBlobResponse& to);  // into o
 void ToProto(const HintStatus& from, v1::HintStatus& to);
 void ToProto(const SubmitResult& from, v1::SubmitResult& to);  // but for its id
 
+v1::LogLevel ToProto(LogLevel from);
+
 // The request, checked. Errors: InvalidArgument, naming the field.
 absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant deadline);
+absl::StatusOr<LogLevel> FromProto(v1::LogLevel from);
 absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& from);
 absl::StatusOr<std::string> HintIdFrom(const v1::GetHintRequest& from);
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest& from);

@@ -79,6 +79,12 @@ absl::StatusOr<v1::NodeStatus> AdminClient::GetStatus() {
   return std::move(*response->mutable_status());
 }
 
+absl::StatusOr<v1::SetLogLevelResponse> AdminClient::SetLogLevel(v1::LogLevel level) {
+  v1::SetLogLevelRequest request;
+  request.set_level(level);
+  return channel_->Call(&v1::AdminService::Stub::SetLogLevel, request);
+}
+
 absl::StatusOr<v1::ListPeersResponse> AdminClient::ListPeers() {
   return channel_->Call(&v1::AdminService::Stub::ListPeers, v1::ListPeersRequest());
 }

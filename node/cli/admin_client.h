@@ -31,6 +31,7 @@ class AdminClient {
   bool SharesMounts() const;
 
   absl::StatusOr<v1::NodeStatus> GetStatus();
+  absl::StatusOr<v1::SetLogLevelResponse> SetLogLevel(v1::LogLevel level);
   absl::StatusOr<v1::ListPeersResponse> ListPeers();
   absl::StatusOr<v1::DialBackResponse> DialBack();
 

@@ -141,6 +141,7 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
                {"backend_reason", status.backend_reason()},
                {"data_directory", status.data_directory()},
                {"uptime_seconds", status.uptime().seconds()},
+               {"log_level", LogLevelText(status.log_level())},
                {"store",
                 {{"capacity_bytes", status.store().capacity_bytes()},
                  {"size_bytes", status.store().size_bytes()},
@@ -155,6 +156,10 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
 
 std::string MountJson(const v1::Mount& mount) {
   return Text(Mount(mount));
+}
+
+std::string LogLevelJson(v1::LogLevel level) {
+  return Text({{"log_level", LogLevelText(level)}});
 }
 
 std::string UnmountJson(const std::string& mount_point) {

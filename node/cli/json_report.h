@@ -20,6 +20,7 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
 std::string PeersJson(const v1::ListPeersResponse& peers);
 std::string MountJson(const v1::Mount& mount);
 // {"mount_point"}
+std::string LogLevelJson(v1::LogLevel level);
 std::string UnmountJson(const std::string& mount_point);
 // {"blobs": [...]}
 std::string BlobListJson(const std::vector<v1::Blob>& blobs);

@@ -57,6 +57,7 @@ int Main(int argc, char** argv) {
   AddMountCommands(app, invocation);
   AddPrefetchCommands(app, invocation);
   AddStatusCommand(app, invocation);
+  AddLogLevelCommand(app, invocation);
   AddPeersCommand(app, invocation);
   AddBlobCommands(app, invocation);
   AddConfigCommands(app, invocation);

@@ -228,6 +228,12 @@ std::string BackendText(v1::Backend backend) {
   return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
 }
 
+std::string LogLevelText(v1::LogLevel level) {
+  const std::string name = v1::LogLevel_Name(level);
+  const size_t prefix = sizeof("LOG_LEVEL_") - 1;
+  return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
+}
+
 std::string HintTable(const std::vector<v1::HintStatus>& hints) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::HintStatus& hint : hints) {

@@ -259,7 +259,7 @@ std::set<BlobKey> FilesOf(const MountTable& table) {
 // Members stand in the order in which they are made; the destructor stops them from the outside in.
 class Daemon::Node {
  public:
-  Node(const Config& config, ondemand::DescriptorStore& descriptors, const DaemonLog& log)
+  Node(const Config& config, ondemand::DescriptorStore& descriptors, DaemonLog& log)
       : config_(config), descriptors_(descriptors), log_(log) {}
   ~Node() { Stop(); }
 
@@ -295,7 +295,7 @@ class Daemon::Node {
 
   const Config config_;
   ondemand::DescriptorStore& descriptors_;
-  const DaemonLog& log_;
+  DaemonLog& log_;
   Telemetry telemetry_;
   SteadyClock clock_;
   const Instant started_ = clock_.Now();
@@ -837,7 +837,7 @@ absl::Status Daemon::Node::Serve() {
       PeerAdmin::Parts{health_, clock_, members_.get(), exchange_.get(), dial_back_.get()});
   status_admin_ = std::make_unique<StatusAdmin>(
       StatusAdmin::Facts{kVersion, backend, backend_.reason, config_.data_dir, started_}, clock_, *store_,
-      *mounter_, telemetry_, *peer_admin_);
+      *mounter_, telemetry_, *peer_admin_, log_);
   api::MetricsExtras extras;
   extras.version = kVersion;
   extras.revision = SLUICE_REVISION;
@@ -988,7 +988,7 @@ void Daemon::ReopenKeeperLog() {
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config,
                                                       ondemand::DescriptorStore& descriptors,
-                                                      const DaemonLog& log) {
+                                                      DaemonLog& log) {
   auto node = std::make_unique<Node>(config, descriptors, log);
   const absl::Status status = node->Start();
   if (!status.ok()) return status;

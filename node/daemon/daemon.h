@@ -20,7 +20,7 @@ class Daemon {
   // nothing is left running.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const Config& config,
                                                        ondemand::DescriptorStore& descriptors,
-                                                       const DaemonLog& log);
+                                                       DaemonLog& log);
 
   // Stops in order: no new calls, the door (mounts and their keeper stay), what is under way, the last
   // claims.

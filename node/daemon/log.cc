@@ -113,6 +113,26 @@ DaemonLog::~DaemonLog() {
   spdlog::shutdown();
 }
 
+std::string DaemonLog::SetLevel(const std::string& level) {
+  std::string before = this->level();
+  spdlog::set_level(spdlog::level::from_str(level));
+  return before;
+}
+
+std::string DaemonLog::level() const {
+  switch (spdlog::get_level()) {
+    case spdlog::level::trace:
+    case spdlog::level::debug:
+      return "debug";
+    case spdlog::level::info:
+      return "info";
+    case spdlog::level::warn:
+      return "warn";
+    default:
+      return "error";
+  }
+}
+
 void DaemonLog::Reopen() {
   sink_->writer.Reopen();
 }

@@ -20,6 +20,10 @@ class DaemonLog {
   DaemonLog(const DaemonLog&) = delete;
   DaemonLog& operator=(const DaemonLog&) = delete;
 
+  // What is logged from now on, as the constructor has it; returns what was before. REQUIRES: it is one of
+  // those
+  std::string SetLevel(const std::string& level);
+  std::string level() const;
   // Opens stderr's file anew, if it is one that is appended to.
   void Reopen();
   uint64_t dropped() const;

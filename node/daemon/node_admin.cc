@@ -1,6 +1,9 @@
 #include "node/daemon/node_admin.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <numeric>
 #include <thread>
@@ -15,6 +18,14 @@ constexpr int kEvictTries = 10;
 constexpr auto kEvictPause = std::chrono::milliseconds(50);
 constexpr int kDiscardTries = 30;
 constexpr auto kDiscardPause = std::chrono::milliseconds(100);
+
+constexpr std::array<const char*, 4> kLogLevelNames = {"debug", "info", "warn", "error"};
+
+// REQUIRES: it is one of those
+api::LogLevel LevelOf(const std::string& name) {
+  const auto* const found = std::find(kLogLevelNames.begin(), kLogLevelNames.end(), name);
+  return static_cast<api::LogLevel>(found - kLogLevelNames.begin());
+}
 
 api::VerifyReport Sum(api::VerifyReport all, const index::VerifyReport& of_key, const index::BlobInfo& info) {
   const uint64_t proven = uint64_t{of_key.checked - of_key.unverifiable} * info.chunk_size;
@@ -211,6 +222,12 @@ absl::Status BlobAdmin::SetPin(const Digest& digest, api::PinState state) {
   return set;
 }
 
+api::LogLevel StatusAdmin::SetLogLevel(api::LogLevel level) {
+  const std::string before = log_.SetLevel(kLogLevelNames[static_cast<size_t>(level)]);
+  spdlog::info("log.level is {} from now on, and was {}", log_.level(), before);
+  return LevelOf(before);
+}
+
 absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   api::NodeStatus status;
   status.version = facts_.version;
@@ -240,6 +257,7 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   for (const Gauge& state : telemetry_.members) members += state.value();
   status.member_count = static_cast<uint32_t>(members);
   status.cluster = peers_.Status();
+  status.log_level = LevelOf(log_.level());
   return status;
 }
 

@@ -9,6 +9,7 @@
 #include "api/admin_backend.h"
 #include "index/disk_store.h"
 #include "node/chunk_verifier.h"
+#include "node/daemon/log.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/peer_admin.h"
 #include "node/executor.h"
@@ -71,15 +72,17 @@ class StatusAdmin final : public api::StatusBackend {
     Instant started;
   };
   StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Mounter& mounter,
-              const Telemetry& telemetry, const PeerAdmin& peers)
+              const Telemetry& telemetry, const PeerAdmin& peers, DaemonLog& log)
       : facts_(std::move(facts)),
         clock_(clock),
         store_(store),
         mounter_(mounter),
         telemetry_(telemetry),
-        peers_(peers) {}
+        peers_(peers),
+        log_(log) {}
 
   absl::StatusOr<api::NodeStatus> GetStatus() override;
+  api::LogLevel SetLogLevel(api::LogLevel level) override;
 
  private:
   const Facts facts_;
@@ -88,6 +91,7 @@ class StatusAdmin final : public api::StatusBackend {
   const Mounter& mounter_;
   const Telemetry& telemetry_;
   const PeerAdmin& peers_;
+  DaemonLog& log_;
 };
 
 }  // namespace sluice

@@ -149,6 +149,36 @@ TEST_F(AdminServiceTest, StatusCarriesEveryField) {
   EXPECT_TRUE(status.cluster().configured() && status.cluster().cut_off() && status.cluster().cold_start());
 }
 
+TEST_F(AdminServiceTest, TheLogLevelIsSetAndShown) {
+  const auto set = [this](v1::LogLevel level, v1::SetLogLevelResponse* response) {
+    grpc::ClientContext context;
+    v1::SetLogLevelRequest request;
+    request.set_level(level);
+    return stub_->SetLogLevel(&context, request, response);
+  };
+  const auto shown = [this] {
+    grpc::ClientContext context;
+    v1::GetStatusResponse response;
+    EXPECT_TRUE(stub_->GetStatus(&context, {}, &response).ok());
+    return response.status().log_level();
+  };
+  EXPECT_EQ(shown(), v1::LOG_LEVEL_INFO);
+  v1::LogLevel before = v1::LOG_LEVEL_INFO;
+  for (const v1::LogLevel level :
+       {v1::LOG_LEVEL_DEBUG, v1::LOG_LEVEL_WARN, v1::LOG_LEVEL_ERROR, v1::LOG_LEVEL_INFO}) {
+    v1::SetLogLevelResponse response;
+    ASSERT_TRUE(set(level, &response).ok());
+    EXPECT_EQ(response.previous_level(), before);
+    EXPECT_EQ(shown(), level);
+    before = level;
+  }
+  for (const v1::LogLevel level : {v1::LOG_LEVEL_UNSPECIFIED, static_cast<v1::LogLevel>(9)}) {
+    v1::SetLogLevelResponse response;
+    EXPECT_THAT(set(level, &response).error_message(), HasSubstr("level"));
+  }
+  EXPECT_EQ(shown(), v1::LOG_LEVEL_INFO);
+}
+
 TEST_F(AdminServiceTest, PeersCarryEveryField) {
   backend_.peers.cluster = {.configured = true, .cut_off = true, .cold_start = true};
   backend_.peers.self.name = "me";

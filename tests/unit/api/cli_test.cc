@@ -187,6 +187,17 @@ TEST_F(CliTest, TheServicesCodesBecomeExitCodes) {
   }
 }
 
+TEST_F(CliTest, LogLevelShowsAndSets) {
+  Serve();
+  EXPECT_EQ(Run({"log-level"}).out, "info\n");
+  EXPECT_EQ(Run({"log-level", "debug"}).out, "debug\n");
+  EXPECT_EQ(backend_.status.log_level, LogLevel::kDebug);
+  EXPECT_EQ(RunJson({"log-level"})["log_level"], "debug");
+  EXPECT_EQ(RunJson({"status"})["log_level"], "debug");
+  EXPECT_EQ(Run({"log-level", "loud"}).exit_code, 2);
+  EXPECT_EQ(backend_.status.log_level, LogLevel::kDebug);
+}
+
 TEST_F(CliTest, StatusIsATableForPeople) {
   Serve();
   backend_.status.version = "9.8.7";
@@ -222,9 +233,9 @@ TEST_F(CliTest, StatusAsJson) {
   EXPECT_EQ(json["mounts"][0]["blobs"][0]["present_bytes"], 250);
   std::vector<std::string> names;
   for (const auto& [name, value] : json.items()) names.push_back(name);
-  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "data_directory", "mount_count", "mounts",
-                                 "origin_bytes", "peers", "read_errors", "served", "store", "uptime_seconds",
-                                 "version"));
+  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "data_directory", "log_level", "mount_count",
+                                 "mounts", "origin_bytes", "peers", "read_errors", "served", "store",
+                                 "uptime_seconds", "version"));
 }
 
 TEST_F(CliTest, PeersIsATableForPeople) {

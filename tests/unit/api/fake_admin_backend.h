@@ -73,6 +73,12 @@ class FakeAdminBackend final : public StatusBackend,
     return status;
   }
 
+  LogLevel SetLogLevel(LogLevel level) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("SetLogLevel");
+    return std::exchange(status.log_level, level);
+  }
+
   absl::StatusOr<PeersReport> ListPeers() override {
     std::lock_guard lock(mutex_);
     calls_.push_back("ListPeers");

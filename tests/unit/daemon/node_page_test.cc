@@ -168,6 +168,14 @@ TEST(RecentLinesTest, TheLastWarningsAndErrorsAreKept) {
     EXPECT_GT(lines.front().time_ms, 0);
     EXPECT_EQ(lines.back().level, "error");
     EXPECT_EQ(lines.back().text.size(), DaemonLog::kRecentBytesMax);
+    EXPECT_EQ(log.SetLevel("error"), "info");
+    EXPECT_EQ(log.level(), "error");
+    spdlog::warn("not this either");
+    EXPECT_EQ(log.Recent().back().level, "error");
+    for (const char* const level : {"warn", "debug", "info"}) {
+      log.SetLevel(level);
+      EXPECT_EQ(log.level(), level);
+    }
   }
   spdlog::set_default_logger(before);
 }

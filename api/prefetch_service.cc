@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "api/call_deadline.h"
 #include "api/proto_conversion.h"
 #include "sluice/v1/prefetch.grpc.pb.h"
 
@@ -94,8 +95,11 @@ class PrefetchService::Impl final : public v1::PrefetchService::CallbackService 
   using Context = grpc::CallbackServerContext;
   using Reactor = grpc::ServerUnaryReactor;
 
-  Impl(PrefetchBackend& backend, PrefetchServiceLimits limits)
-      : backend_(backend), limits_(limits), watches_{.backend = backend, .interval = limits.poll_interval} {}
+  Impl(PrefetchBackend& backend, LocalityBackend& locality, PrefetchServiceLimits limits)
+      : backend_(backend),
+        locality_(locality),
+        limits_(limits),
+        watches_{.backend = backend, .interval = limits.poll_interval} {}
 
   void EndWatches() { watches_.ending = true; }
 
@@ -127,6 +131,29 @@ class PrefetchService::Impl final : public v1::PrefetchService::CallbackService 
     auto* watch = new HintWatch(watches_, *context, *std::move(ids), known ? request->after_revision() : 0);
     watch->Poll();
     return watch;
+  }
+
+  Reactor* GetLocality(Context* context, const v1::GetLocalityRequest* request,
+                       v1::GetLocalityResponse* response) override {
+    const absl::StatusOr<LocalityQuery> query = FromProto(*request);
+    if (!query.ok()) return Answer(context, query.status());
+    const absl::StatusOr<Instant> deadline = DeadlineOf(*context, limits_.locality_max);
+    if (!deadline.ok()) return Answer(context, deadline.status());
+    if (++localities_ > limits_.localities_max) {
+      --localities_;
+      return Answer(context, absl::ResourceExhaustedError(absl::StrCat(
+                                 limits_.localities_max,
+                                 " calls of GetLocality are under way already; try again later")));
+    }
+    Reactor* reactor = context->DefaultReactor();
+    locality_.GetLocality(*query, *deadline, [this, reactor, response](auto images) {
+      --localities_;
+      if (images.ok()) {
+        for (const ImageLocality& image : *images) ToProto(image, *response->add_images());
+      }
+      reactor->Finish(ToGrpc(images.status()));
+    });
+    return reactor;
   }
 
   Reactor* CancelHints(Context* context, const v1::CancelHintsRequest* request,
@@ -183,12 +210,15 @@ class PrefetchService::Impl final : public v1::PrefetchService::CallbackService 
   }
 
   PrefetchBackend& backend_;
+  LocalityBackend& locality_;
   const PrefetchServiceLimits limits_;
+  std::atomic<int> localities_{0};  // under way
   HintWatch::Shared watches_;
 };
 
-PrefetchService::PrefetchService(PrefetchBackend& backend, PrefetchServiceLimits limits)
-    : impl_(std::make_unique<Impl>(backend, limits)) {}
+PrefetchService::PrefetchService(PrefetchBackend& backend, LocalityBackend& locality,
+                                 PrefetchServiceLimits limits)
+    : impl_(std::make_unique<Impl>(backend, locality, limits)) {}
 
 PrefetchService::~PrefetchService() = default;
 

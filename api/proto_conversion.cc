@@ -183,14 +183,10 @@ void ToProto(const absl::Status& from, v1::Error& to) {
 }
 
 absl::Status CheckReference(const std::string& reference, const std::string& field) {
-  if (reference.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, " is empty; name an image as registry/repository:tag"));
-  }
-  if (reference.size() > kReferenceBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, " has ", reference.size(), " bytes; at most ", kReferenceBytesMax));
-  }
+  if (reference.empty()) return InvalidField(field, "it is empty; name an image as registry/repository:tag");
+  if (reference.size() > kReferenceBytesMax)
+    return InvalidField(field,
+                        absl::StrCat("it has ", reference.size(), " bytes; at most ", kReferenceBytesMax));
   return absl::OkStatus();
 }
 
@@ -478,6 +474,19 @@ void ToProto(const HintStatus& from, v1::HintStatus& to) {
   to.set_revision(from.revision);
 }
 
+void ToProto(const ImageLocality& from, v1::ImageLocality& to) {
+  to.set_reference(from.reference);
+  if (!from.error.ok()) ToProto(from.error, *to.mutable_error());
+  if (from.manifest) to.set_manifest_digest(from.manifest->ToString());
+  to.set_total_bytes(from.total_bytes);
+  to.set_present_bytes(from.present_bytes);
+  for (const NodeShare& share : from.nodes) {
+    v1::NodeShare& added = *to.add_nodes();
+    added.set_name(share.name);
+    added.set_present_bytes(share.present_bytes);
+  }
+}
+
 void ToProto(const SubmitResult& from, v1::SubmitResult& to) {
   to.set_outcome(ToProto(from.outcome));
   if (from.outcome == SubmitOutcome::kRefused) {
@@ -499,6 +508,36 @@ absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& fr
     hints.push_back(*std::move(hint));
   }
   return hints;
+}
+
+absl::StatusOr<LocalityQuery> FromProto(const v1::GetLocalityRequest& from) {
+  if (from.references().empty() || static_cast<size_t>(from.references_size()) > kLocalityImagesMax) {
+    return InvalidField("references",
+                        absl::StrCat("1 to ", kLocalityImagesMax, " references are taken, these are ",
+                                     from.references_size()));
+  }
+  LocalityQuery query;
+  for (int i = 0; i < from.references_size(); ++i) {
+    const absl::Status status = CheckReference(from.references(i), absl::StrCat("references[", i, "]"));
+    if (!status.ok()) return status;
+    query.references.push_back(from.references(i));
+  }
+  if (from.has_platform()) {
+    absl::StatusOr<HintPlatform> platform = PlatformFrom(from.platform(), "platform");
+    if (!platform.ok()) return platform.status();
+    query.platform = *std::move(platform);
+  }
+  switch (from.scope()) {
+    case v1::LOCALITY_SCOPE_NODE:
+      query.scope = LocalityScope::kNode;
+      return query;
+    case v1::LOCALITY_SCOPE_CLUSTER:
+      query.scope = LocalityScope::kCluster;
+      return query;
+    default:
+      return InvalidField("scope", absl::StrCat("it is neither of the node nor of the cluster, but ",
+                                                static_cast<int>(from.scope())));
+  }
 }
 
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest& from) {

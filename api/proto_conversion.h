@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "api/admin_backend.h"
+#include "api/locality_backend.h"
 #include "api/prefetch_backend.h"
 
 namespace grpc {
@@ -17,7 +18,9 @@ class Blob;
 class CancelHintsRequest;
 class Dial;
 class GetHintRequest;
+class GetLocalityRequest;
 class HintStatus;
+class ImageLocality;
 class ListPeersResponse;
 class Mount;
 class MountRequest;
@@ -44,6 +47,7 @@ void ToProto(const FillProgress& from, v1::BlobFill& to);
 void ToProto(const BlobInfo& from, v1::Blob& to);
 void ToProto(const VerifyProgress& from, v1::VerifyBlobResponse& to);  // into one that need not be empty
 void ToProto(const HintStatus& from, v1::HintStatus& to);
+void ToProto(const ImageLocality& from, v1::ImageLocality& to);
 void ToProto(const SubmitResult& from, v1::SubmitResult& to);  // but for its id
 
 v1::LogLevel ToProto(LogLevel from);
@@ -52,6 +56,7 @@ v1::LogLevel ToProto(LogLevel from);
 absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant deadline);
 absl::StatusOr<LogLevel> FromProto(v1::LogLevel from);
 absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& from);
+absl::StatusOr<LocalityQuery> FromProto(const v1::GetLocalityRequest& from);
 absl::StatusOr<std::string> HintIdFrom(const v1::GetHintRequest& from);
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::WatchHintsRequest& from);
 absl::StatusOr<std::vector<std::string>> HintIdsFrom(const v1::CancelHintsRequest& from);

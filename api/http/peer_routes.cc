@@ -188,8 +188,9 @@ void PeerRoutes::OnHolders(const HttpRequest& request, HttpResponder responder) 
     return answers_->Send(std::move(response), std::move(responder));
   }
   response.content_type = "application/json";
-  response.body = holders_->Answer(Parameter(request, "digest"), Parameter(request, "size"),
-                                   Parameter(request, "chunk"), Parameter(request, "root"));
+  response.body =
+      holders_->Answer({Parameter(request, "digest"), Parameter(request, "size"), Parameter(request, "chunk"),
+                        Parameter(request, "root"), Parameter(request, "shares")});
   if (response.body.empty())
     response = ErrorResponse(400, "UNSUPPORTED", "digest, size, chunk and root must say which blob");
   answers_->Send(std::move(response), std::move(responder));

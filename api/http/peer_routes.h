@@ -38,10 +38,13 @@ class HolderAnswers {
  public:
   virtual ~HolderAnswers() = default;
 
-  // The JSON that names the holders of a blob, of which these parameters say what is meant; empty if they are
-  // malformed.
-  virtual std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
-                             std::string_view root) = 0;
+  // The parameters of a question.
+  struct Question {
+    std::string_view digest, size, chunk, root;  // which blob is meant
+    std::string_view shares;                     // "1": how much each has, too
+  };
+  // The JSON that names the holders of a blob; empty if what says which is malformed.
+  virtual std::string Answer(const Question& question) = 0;
   // Takes what a member announces, as JSON. Errors: InvalidArgument (malformed, or not from a member),
   // PermissionDenied (in another's name).
   virtual absl::Status Take(std::string_view announcement, const ProvenNames& proven) = 0;
@@ -87,7 +90,7 @@ struct PeerRoutesParts {
 //
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200, 403
-//   GET, HEAD /sluice/v1/holders?digest=&size=&chunk=&root= 200, 400
+//   GET, HEAD /sluice/v1/holders?digest=&size=&chunk=&root=[&shares=1] 200, 400
 //   POST      /sluice/v1/holders                            204, 400, 403
 //
 // Where its certificate says who asks, it must speak for no other: 403.

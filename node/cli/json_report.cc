@@ -191,6 +191,24 @@ std::string RecipeJson(const std::string& digest, const std::string& file, size_
   return Text({{"digest", digest}, {"file", file}, {"bytes", bytes}});
 }
 
+std::string LocalityJson(const std::vector<v1::ImageLocality>& images) {
+  Json list = Json::array();
+  for (const v1::ImageLocality& image : images) {
+    Json nodes = Json::array();
+    for (const v1::NodeShare& node : image.nodes())
+      nodes.push_back({{"name", node.name()}, {"present_bytes", node.present_bytes()}});
+    list.push_back({{"reference", image.reference()},
+                    {"error", image.has_error()
+                                  ? Json{{"code", image.error().code()}, {"message", image.error().message()}}
+                                  : Json(nullptr)},
+                    {"manifest_digest", image.manifest_digest()},
+                    {"total_bytes", image.total_bytes()},
+                    {"present_bytes", image.present_bytes()},
+                    {"nodes", std::move(nodes)}});
+  }
+  return Text({{"images", std::move(list)}});
+}
+
 std::string HintListJson(const std::vector<v1::HintStatus>& hints) {
   Json list = Json::array();
   for (const v1::HintStatus& hint : hints) {

@@ -33,6 +33,7 @@ std::string EvictJson(const std::string& digest, const v1::EvictBlobResponse& re
 // {"digest", "file", "bytes"}
 std::string RecipeJson(const std::string& digest, const std::string& file, size_t bytes);
 // {"hints": [...]}; "state" is in lower case: "fetching"; "error" is {"code", "message"} or null.
+std::string LocalityJson(const std::vector<v1::ImageLocality>& images);
 std::string HintListJson(const std::vector<v1::HintStatus>& hints);
 
 enum class Pinned { kNo, kYes };

@@ -95,6 +95,16 @@ absl::StatusOr<std::vector<v1::HintStatus>> PrefetchClient::List() {
   return hints;
 }
 
+absl::StatusOr<std::vector<v1::ImageLocality>> PrefetchClient::GetLocality(
+    const v1::GetLocalityRequest& request) {
+  grpc::ClientContext context;
+  channel_->SetDeadline(context, kCallTimeout);
+  v1::GetLocalityResponse response;
+  const grpc::Status status = channel_->stub().GetLocality(&context, request, &response);
+  if (!status.ok()) return FromGrpc(status);
+  return std::vector<v1::ImageLocality>(response.images().begin(), response.images().end());
+}
+
 absl::StatusOr<std::vector<v1::HintStatus>> PrefetchClient::Cancel(const std::vector<std::string>& ids) {
   grpc::ClientContext context;
   channel_->SetDeadline(context, kCallTimeout);

@@ -33,6 +33,7 @@ class PrefetchClient {
                      const std::function<void(const v1::WatchHintsResponse&)>& on_progress);
   // All that the node knows, in the order of their ids.
   absl::StatusOr<std::vector<v1::HintStatus>> List();
+  absl::StatusOr<std::vector<v1::ImageLocality>> GetLocality(const v1::GetLocalityRequest& request);
   absl::StatusOr<std::vector<v1::HintStatus>> Cancel(const std::vector<std::string>& ids);
 
  private:

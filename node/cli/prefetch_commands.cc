@@ -231,6 +231,27 @@ absl::Status RunCancel(const GlobalFlags& flags, const std::vector<std::string>&
   return absl::OkStatus();
 }
 
+// An image that can't be told is an error, after the others were shown.
+absl::Status RunLocality(const GlobalFlags& flags, const std::vector<std::string>& references,
+                         v1::LocalityScope scope) {
+  absl::StatusOr<PrefetchClient> client = PrefetchClient::Connect(flags);
+  if (!client.ok()) return client.status();
+  v1::GetLocalityRequest request;
+  request.mutable_references()->Add(references.begin(), references.end());
+  request.set_scope(scope);
+  const absl::StatusOr<std::vector<v1::ImageLocality>> images = client->GetLocality(request);
+  if (!images.ok()) return Annotate(images.status(), "cannot tell where images are");
+  std::fputs((flags.output == OutputFormat::kJson ? LocalityJson(*images) : LocalityTable(*images)).c_str(),
+             stdout);
+  for (const v1::ImageLocality& image : *images) {
+    if (!image.has_error()) continue;
+    return absl::Status(
+        static_cast<absl::StatusCode>(image.error().code()),
+        absl::StrCat("cannot tell where ", image.reference(), " is: ", image.error().message()));
+  }
+  return absl::OkStatus();
+}
+
 using IdsCommand = absl::Status (*)(const GlobalFlags&, const std::vector<std::string>& ids);
 
 void AddIdsCommand(CLI::App& prefetch, Invocation& invocation, const char* name, const char* help,
@@ -271,6 +292,17 @@ void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
   });
   CLI::App* list = prefetch->add_subcommand("list", "Show the hints that the daemon knows");
   list->callback([&invocation] { invocation.run = [&invocation] { return RunList(invocation.flags); }; });
+  CLI::App* locality = prefetch->add_subcommand("locality", "Show how much of images is here");
+  auto references = std::make_shared<std::vector<std::string>>();
+  auto cluster = std::make_shared<bool>(false);
+  locality->add_option("REF", *references, "The images")->required();
+  locality->add_flag("--cluster", *cluster, "And on the other nodes, those that have most first");
+  locality->callback([&invocation, references, cluster] {
+    invocation.run = [&invocation, references, cluster] {
+      return RunLocality(invocation.flags, *references,
+                         *cluster ? v1::LOCALITY_SCOPE_CLUSTER : v1::LOCALITY_SCOPE_NODE);
+    };
+  });
   AddIdsCommand(*prefetch, invocation, "watch", "Wait until hints are over; shows progress on a terminal",
                 RunWatch);
   AddIdsCommand(*prefetch, invocation, "cancel", "End hints; what has arrived stays", RunCancel);

@@ -247,6 +247,20 @@ std::string HintTable(const std::vector<v1::HintStatus>& hints) {
   return FormatTable({"ID", "IMAGE", "STATE", "SIZE", "PRESENT"}, rows);
 }
 
+std::string LocalityTable(const std::vector<v1::ImageLocality>& images) {
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::ImageLocality& image : images) {
+    if (image.has_error()) continue;
+    rows.push_back({image.reference(), "this one", BytesText(image.total_bytes()),
+                    ShareText(image.present_bytes(), image.total_bytes())});
+    for (const v1::NodeShare& node : image.nodes()) {
+      rows.push_back({image.reference(), OneLine(node.name()), BytesText(image.total_bytes()),
+                      ShareText(node.present_bytes(), image.total_bytes())});
+    }
+  }
+  return FormatTable({"IMAGE", "NODE", "SIZE", "PRESENT"}, rows);
+}
+
 std::string VerifyText(const std::string& digest, const v1::VerifyBlobResponse& report) {
   return absl::StrCat(digest, ": ", BytesText(report.checked_bytes()), " checked, ", report.bad_chunks(),
                       " bad chunks, ", report.unprovable_chunks(), " chunks that nothing can prove yet\n");

@@ -26,6 +26,7 @@ std::string BlobDetails(const v1::Blob& blob);
 std::string HintStateText(v1::HintState state);
 std::string BackendText(v1::Backend backend);
 std::string LogLevelText(v1::LogLevel level);
+std::string LocalityTable(const std::vector<v1::ImageLocality>& images);
 std::string HintTable(const std::vector<v1::HintStatus>& hints);
 std::string VerifyText(const std::string& digest, const v1::VerifyBlobResponse& report);
 

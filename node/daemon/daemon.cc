@@ -38,6 +38,7 @@
 #include "node/daemon/image_documents.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
+#include "node/daemon/locality.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/membership.h"
 #include "node/daemon/mirror.h"
@@ -84,6 +85,7 @@ namespace sluice {
 namespace {
 
 constexpr int kIoThreads = 4;
+constexpr int kLookupThreads = 4;
 // A fill asks every home at once, and each at its own pace: one that is slow must not hold up the others, so
 // what waits for it has its place beside what they are asked for.
 constexpr uint32_t kFillFetchesAmongMembers = 256;
@@ -287,6 +289,7 @@ class Daemon::Node {
   absl::Status ServePeers();
   absl::Status ServeMirror();
   absl::Status ServeHints();
+  void MakeLocality();
   void NoticeMountsLater();
   void CheckFilesLater();
   absl::Status Alive() const;
@@ -351,6 +354,8 @@ class Daemon::Node {
   std::unique_ptr<Quota> quota_;
   std::atomic<Quota*> quota_at_work_{nullptr};  // the store's writers look
   std::unique_ptr<Prefetcher> prefetcher_;
+  std::unique_ptr<AsioExecutor> lookups_;  // where images whose locality is asked for are looked up
+  std::unique_ptr<Locality> locality_;
   std::unique_ptr<BlobAdmin> blob_admin_;
   std::unique_ptr<PeerAdmin> peer_admin_;
   std::unique_ptr<StatusAdmin> status_admin_;
@@ -890,6 +895,7 @@ absl::Status Daemon::Node::ServeHints() {
   hints_ = std::make_unique<AsioExecutor>("hints", limits.resolving_max);
   prefetcher_ = std::make_unique<Prefetcher>(
       Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_}, limits);
+  MakeLocality();
   api::GrpcServerOptions options;
   options.socket_path = config_.PrefetchSocketPath();
   options.access = api::SocketAccess::kOwnerAndGroup;
@@ -901,11 +907,32 @@ absl::Status Daemon::Node::ServeHints() {
     }
     options.group = *group;
   }
-  hints_grpc_ = std::make_unique<api::GrpcServer>(options, OneService(std::make_unique<api::PrefetchService>(
-                                                               *prefetcher_, api::PrefetchServiceLimits{})));
+  hints_grpc_ = std::make_unique<api::GrpcServer>(
+      options, OneService(std::make_unique<api::PrefetchService>(*prefetcher_, *locality_,
+                                                                 api::PrefetchServiceLimits{})));
   const absl::Status status = hints_grpc_->Start();
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat("api.prefetchSocket: ", std::string(status.message())));
+}
+
+void Daemon::Node::MakeLocality() {
+  lookups_ = std::make_unique<AsioExecutor>("lookups", kLookupThreads);
+  const auto present = [this](const BlobSpec& spec) -> uint64_t {
+    const std::shared_ptr<Blob> blob = store_->FindBest(spec.digest);
+    return blob && !blob->refused() ? std::min(blob->present_bytes(), spec.size) : 0;
+  };
+  Locality::Parts parts{clock_, *lookups_, *io_, *preparer_, present, nullptr, nullptr};
+  if (holders_) {
+    parts.own_name = [this] {
+      std::string name;
+      members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
+      return name;
+    };
+    parts.ask_shares = [this](const p2p::BlobIdentity& blob, Locality::OnShares done) {
+      holders_->AskShares(blob, std::move(done));
+    };
+  }
+  locality_ = std::make_unique<Locality>(std::move(parts), Locality::Limits{});
 }
 
 void Daemon::Node::NoticeMountsLater() {
@@ -960,6 +987,7 @@ void Daemon::Node::Stop() {
   if (profiles_) profiles_->Stop();
   if (mounter_) mounter_->Stop();
   if (hints_) hints_->Stop();
+  if (lookups_) lookups_->Stop();
   // The loop ends first: nothing may start another fetch.
   if (core_) core_->Stop();
   if (registry_) registry_->Stop();

@@ -68,7 +68,8 @@ std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store, PeerTrus
     const std::shared_ptr<Blob> blob = store.Find(info.key);
     if (!blob || (trust != PeerTrust::kProven && !IsPublicSomewhere(*blob, store))) continue;
     const std::optional<p2p::BlobIdentity> identity = p2p::Holders::IdentityOf(*blob);
-    if (identity) held.push_back({*identity, info.present_chunks == blob->geometry().chunk_count()});
+    if (identity)
+      held.push_back({*identity, info.present_chunks == blob->geometry().chunk_count(), info.present_bytes});
   }
   return held;
 }

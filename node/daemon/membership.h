@@ -46,9 +46,8 @@ class ExchangeAnswers final : public api::MemberAnswers {
 class KnownHolders final : public api::HolderAnswers {
  public:
   explicit KnownHolders(p2p::Holders& holders) : holders_(holders) {}
-  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
-                     std::string_view root) override {
-    return holders_.Answer(digest, size, chunk, root);
+  std::string Answer(const Question& question) override {
+    return holders_.Answer({question.digest, question.size, question.chunk, question.root, question.shares});
   }
   absl::Status Take(std::string_view announcement, const ProvenNames& proven) override {
     return holders_.Take(announcement, proven);

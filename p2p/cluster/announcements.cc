@@ -46,9 +46,10 @@ std::vector<Announcements::Batch> Announcements::Due(
       if (rank.start != start) rank = {start, {}};
       due_there.emplace(member.name, blob.blob);
       const auto told = rank.told.find(blob.blob);
-      const bool known =
-          told != rank.told.end() && told->second.whole == blob.whole && now - told->second.when < kRepeat;
-      if (known) continue;
+      if (told != rank.told.end() && told->second.whole == blob.whole) {
+        const bool as_told = told->second.share_bytes == blob.share_bytes();
+        if (now - told->second.when < (as_told ? kRepeat : kRepeatChanged)) continue;
+      }
       Batch& batch = batch_of(index, start);
       if (batch.held.size() < kBlobsPerBatch) batch.held.push_back(blob);
     }
@@ -77,7 +78,8 @@ std::vector<Announcements::Batch> Announcements::Due(
 void Announcements::Told(const Batch& batch, Instant now) {
   const auto found = ranks_.find(batch.to.name);
   if (found == ranks_.end() || found->second.start != batch.start) return;
-  for (const HeldBlob& blob : batch.held) found->second.told[blob.blob] = {blob.whole, now};
+  for (const HeldBlob& blob : batch.held)
+    found->second.told[blob.blob] = {blob.whole, blob.share_bytes(), now};
   for (const BlobIdentity& blob : batch.gone) found->second.told.erase(blob);
 }
 

@@ -21,6 +21,8 @@ namespace sluice::p2p {
 class Announcements {
  public:
   static constexpr Duration kRepeat = std::chrono::minutes(5);
+  // The same of a blob of which there is more now, but not all, or less: bytes come all the time.
+  static constexpr Duration kRepeatChanged = std::chrono::seconds(5);
   static constexpr size_t kRanksTold = 3;
   static constexpr size_t kBlobsPerBatch = 2000;  // so that it stays below a megabyte
 
@@ -40,6 +42,7 @@ class Announcements {
  private:
   struct Knows {
     bool whole = false;
+    uint64_t share_bytes = 0;
     Instant when{};
   };
   struct Rank {

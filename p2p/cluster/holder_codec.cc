@@ -60,6 +60,7 @@ std::string FormatAnnouncement(const Announcement& announcement) {
   for (const HeldBlob& blob : announcement.held) {
     held.push_back(JsonOf(blob.blob));
     held.back()["whole"] = blob.whole;
+    if (!blob.whole) held.back()["present"] = blob.present_bytes;
   }
   for (const BlobIdentity& blob : announcement.gone) gone.push_back(JsonOf(blob));
   return Json{{"holder", announcement.holder}, {"held", held}, {"gone", gone}}.dump(
@@ -81,8 +82,10 @@ std::optional<Announcement> ParseAnnouncement(std::string_view text) {
       const std::optional<BlobIdentity> blob = IdentityOf(entry);
       if (!blob) continue;
       const bool whole = entry.value("whole", Json()) == Json(true);
+      const Json present = entry.value("present", Json());
+      const uint64_t present_bytes = present.is_number_unsigned() ? present.get<uint64_t>() : 0;
       if (key == std::string_view("held")) {
-        announcement.held.push_back({*blob, whole});
+        announcement.held.push_back({*blob, whole, present_bytes});
       } else {
         announcement.gone.push_back(*blob);
       }
@@ -120,6 +123,30 @@ std::optional<std::vector<std::string>> ParseHolders(std::string_view text) {
     names.push_back(name.get<std::string>());
   }
   return names;
+}
+
+std::string FormatShares(const std::vector<HolderShare>& shares) {
+  Json names = Json::array(), present = Json::array();
+  for (const HolderShare& share : shares) {
+    names.push_back(share.name);
+    present.push_back(share.present_bytes);
+  }
+  return Json{{"holders", names}, {"present", present}}.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::optional<std::vector<HolderShare>> ParseShares(std::string_view text) {
+  const Json json = Parse(text);
+  const std::optional<std::vector<std::string>> names = ParseHolders(text);
+  if (!names) return std::nullopt;
+  const auto present = json.find("present");
+  if (present == json.end() || !present->is_array() || present->size() < names->size()) return std::nullopt;
+  std::vector<HolderShare> shares;
+  for (size_t i = 0; i < names->size(); ++i) {
+    const Json& bytes = (*present)[i];
+    if (!bytes.is_number_unsigned()) return std::nullopt;
+    shares.push_back({(*names)[i], bytes.get<uint64_t>()});
+  }
+  return shares;
 }
 
 }  // namespace sluice::p2p

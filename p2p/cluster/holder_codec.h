@@ -30,4 +30,10 @@ std::optional<BlobIdentity> MakeBlobIdentity(std::string_view digest, std::strin
 std::string FormatHolders(const std::vector<std::string>& names);
 std::optional<std::vector<std::string>> ParseHolders(std::string_view text);
 
+// To a query that ends with this, the holders are those that have most, the first of all, beside how many
+// bytes each has. Who does not know it answers as without.
+inline constexpr char kSharesQuery[] = "&shares=1";
+std::string FormatShares(const std::vector<HolderShare>& shares);
+std::optional<std::vector<HolderShare>> ParseShares(std::string_view text);
+
 }  // namespace sluice::p2p

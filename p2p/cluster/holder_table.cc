@@ -1,6 +1,7 @@
 #include "p2p/cluster/holder_table.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace sluice::p2p {
 
@@ -12,6 +13,7 @@ void HolderTable::Add(const HeldBlob& held, const std::string& holder, Instant n
       std::find_if(holders.begin(), holders.end(), [&](const Holder& h) { return h.name == holder; });
   if (known != holders.end()) {
     known->whole = held.whole;
+    known->present_bytes = held.share_bytes();
     known->heard = now;
     return;
   }
@@ -19,7 +21,7 @@ void HolderTable::Add(const HeldBlob& held, const std::string& holder, Instant n
     holders.erase(std::min_element(holders.begin(), holders.end(),
                                    [](const Holder& a, const Holder& b) { return a.heard < b.heard; }));
   }
-  holders.push_back({holder, held.whole, now});
+  holders.push_back({holder, held.whole, held.share_bytes(), now});
 }
 
 void HolderTable::Remove(const BlobIdentity& blob, const std::string& holder) {
@@ -45,6 +47,20 @@ std::vector<std::string> HolderTable::Find(const BlobIdentity& blob, size_t coun
     names.push_back(holder->name);
   }
   return names;
+}
+
+std::vector<HolderShare> HolderTable::Shares(const BlobIdentity& blob, size_t count_max, Instant now) const {
+  std::vector<HolderShare> shares;
+  const auto found = holders_.find(blob);
+  if (found == holders_.end()) return shares;
+  for (const Holder& holder : found->second) {
+    if (now - holder.heard < kTtl) shares.push_back({holder.name, holder.present_bytes});
+  }
+  std::sort(shares.begin(), shares.end(), [](const HolderShare& a, const HolderShare& b) {
+    return std::tie(b.present_bytes, a.name) < std::tie(a.present_bytes, b.name);
+  });
+  if (shares.size() > count_max) shares.resize(count_max);
+  return shares;
 }
 
 void HolderTable::Expire(Instant now) {

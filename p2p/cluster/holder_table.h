@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -28,7 +29,18 @@ struct BlobIdentity {
 
 struct HeldBlob {
   BlobIdentity blob;
-  bool whole = false;  // every chunk of it, else some
+  bool whole = false;          // every chunk of it, else some
+  uint64_t present_bytes = 0;  // of those; what counts for a whole one is its size
+
+  uint64_t share_bytes() const { return whole ? blob.size : std::min(present_bytes, blob.size); }
+};
+
+// How much of a blob a member has, as it said.
+struct HolderShare {
+  std::string name;
+  uint64_t present_bytes = 0;
+
+  friend bool operator==(const HolderShare&, const HolderShare&) = default;
 };
 
 // Who has which blobs, as they said. What nobody repeats is forgotten.
@@ -47,6 +59,8 @@ class HolderTable {
   // a number below its argument.
   std::vector<std::string> Find(const BlobIdentity& blob, size_t count_max, Instant now,
                                 const std::function<size_t(size_t)>& random) const;
+  // At most `count_max` of them, those that have most of it first, among equals in the order of their names.
+  std::vector<HolderShare> Shares(const BlobIdentity& blob, size_t count_max, Instant now) const;
   // Forgets what is older than kTtl.
   void Expire(Instant now);
   size_t blob_count() const { return holders_.size(); }
@@ -55,6 +69,7 @@ class HolderTable {
   struct Holder {
     std::string name;
     bool whole = false;
+    uint64_t present_bytes = 0;
     Instant heard{};
   };
   absl::flat_hash_map<BlobIdentity, std::vector<Holder>> holders_;  // no list is empty

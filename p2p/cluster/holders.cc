@@ -1,6 +1,7 @@
 #include "p2p/cluster/holders.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -112,11 +113,12 @@ void Holders::Announce(const std::shared_ptr<Shared>& shared) {
   }
 }
 
-std::string Holders::Answer(std::string_view digest, std::string_view size, std::string_view chunk,
-                            std::string_view root) {
-  const std::optional<BlobIdentity> blob = MakeBlobIdentity(digest, size, chunk, root);
+std::string Holders::Answer(const Question& question) {
+  const std::optional<BlobIdentity> blob =
+      MakeBlobIdentity(question.digest, question.size, question.chunk, question.root);
   if (!blob) return {};
   const std::shared_ptr<const MemberView> view = shared_->parts.members.view();
+  if (question.shares == "1") return FormatShares(OwnShares(shared_, *view, *blob));
   std::vector<std::string> names;
   {
     const std::lock_guard lock(shared_->mutex);
@@ -138,6 +140,18 @@ absl::Status Holders::Take(std::string_view body, const ProvenNames& proven) {
   for (const HeldBlob& held : announcement->held) shared_->table.Add(held, announcement->holder, now);
   for (const BlobIdentity& gone : announcement->gone) shared_->table.Remove(gone, announcement->holder);
   return absl::OkStatus();
+}
+
+// What this node was told.
+std::vector<HolderShare> Holders::OwnShares(const std::shared_ptr<Shared>& shared, const MemberView& view,
+                                            const BlobIdentity& blob) {
+  std::vector<HolderShare> shares;
+  {
+    const std::lock_guard lock(shared->mutex);
+    shares = shared->table.Shares(blob, kHoldersNamedMax, shared->parts.clock.Now());
+  }
+  std::erase_if(shares, [&](const HolderShare& share) { return !IsMember(view, share.name); });
+  return shares;
 }
 
 std::optional<BlobIdentity> Holders::IdentityOf(const Blob& blob) {
@@ -206,6 +220,74 @@ void Holders::Answered(const std::shared_ptr<Shared>& shared, const BlobIdentity
     shared->asking.erase(blob);
   }
   for (auto& done : waiting) std::move(done)();
+}
+
+// The ranks of one blob, while they are asked for shares.
+struct Holders::AskingShares {
+  std::mutex mutex;  // guards what follows
+  size_t open = 0;
+  bool answered = false;
+  std::map<std::string, uint64_t> shares;
+  OnShares done;
+};
+
+// Whether it did not answer when it was asked last: who looks for a node that has something looks for one
+// that lives.
+bool Holders::IsSilent(const std::shared_ptr<Shared>& shared, const std::string& name) {
+  bool silent = false;
+  shared->parts.members.Look([&](const MemberTable& table, Instant) {
+    const auto found = table.others().find(name);
+    silent = found != table.others().end() && found->second.contact == MemberTable::Contact::kSilent;
+  });
+  return silent;
+}
+
+void Holders::AskShares(const BlobIdentity& blob, OnShares done) {
+  const Parts& parts = shared_->parts;
+  const std::shared_ptr<const MemberView> view = parts.members.view();
+  const std::vector<Member> ranks =
+      RanksOfBlob(*view, blob.digest, parts.health, kRanksAsked, parts.clock.Now());
+  const auto asking = std::make_shared<AskingShares>();
+  asking->open = 1 + ranks.size();
+  asking->done = std::move(done);
+  for (const Member& rank : ranks) {
+    const PeerClient::Question question{
+        absl::StrCat(kHoldersPath, "?", FormatHoldersQuery(blob), kSharesQuery),
+        kAnswerBytesMax,
+        kTimeout,
+        {},
+        {}};
+    parts.client.Ask(rank, question,
+                     [shared = shared_, asking](const absl::StatusOr<PeerClient::Answer>& answer) {
+                       TakeShares(shared, asking, answer.ok() ? ParseShares(answer->body) : std::nullopt);
+                     });
+  }
+  std::optional<std::vector<HolderShare>> own = OwnShares(shared_, *view, blob);
+  // Who is no rank was told nothing, which says nothing.
+  if (own->empty() && !ranks.empty()) own.reset();
+  TakeShares(shared_, asking, std::move(own));
+}
+
+void Holders::TakeShares(const std::shared_ptr<Shared>& shared, const std::shared_ptr<AskingShares>& asking,
+                         const std::optional<std::vector<HolderShare>>& shares) {
+  std::optional<std::vector<HolderShare>> all;
+  {
+    const std::lock_guard lock(asking->mutex);
+    if (shares) {
+      asking->answered = true;
+      for (const HolderShare& share : *shares) {
+        uint64_t& bytes = asking->shares[share.name];
+        bytes = std::max(bytes, share.present_bytes);
+      }
+    }
+    if (--asking->open > 0) return;
+    if (asking->answered) {
+      all.emplace();
+      for (const auto& [name, bytes] : asking->shares) all->push_back({name, bytes});
+    }
+  }
+  if (all) std::erase_if(*all, [&](const HolderShare& share) { return IsSilent(shared, share.name); });
+  std::move(asking->done)(std::move(all));
 }
 
 void Holders::NoteLacks(const BlobIdentity& blob, const std::string& holder) {

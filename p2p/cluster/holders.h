@@ -50,8 +50,11 @@ class Holders {
   void Stop();
 
   // What serves others. The answer to a GET of kHoldersPath; empty if the question is malformed.
-  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
-                     std::string_view root);
+  struct Question {
+    std::string_view digest, size, chunk, root;
+    std::string_view shares = {};  // "1": how much each has, too
+  };
+  std::string Answer(const Question& question);
   // The body of a POST. Errors: InvalidArgument (malformed, or not from a member), PermissionDenied (in
   // another member's name than the certificate has).
   absl::Status Take(std::string_view body, const ProvenNames& proven = {});
@@ -64,6 +67,12 @@ class Holders {
   // Asks the ranks of the blob, once however many wait. `done` is called when all have answered, or in
   // kTimeout; then Known knows.
   void Ask(const BlobIdentity& blob, absl::AnyInvocable<void() &&> done);
+  // How much of it each of the members has that are said to have most, and that answered when they were asked
+  // last: by the ranks of the blob, and by what this node was told itself. Nothing if none of the ranks
+  // answered, and this node is none. `done` is called exactly once, in kTimeout at the latest, also within
+  // the call. Nothing is kept.
+  using OnShares = absl::AnyInvocable<void(std::optional<std::vector<HolderShare>>) &&>;
+  void AskShares(const BlobIdentity& blob, OnShares done);
   // A member that was said to have it did not.
   void NoteLacks(const BlobIdentity& blob, const std::string& holder);
 
@@ -74,6 +83,12 @@ class Holders {
     Instant asked{};
   };
   struct Shared;
+  struct AskingShares;
+  static std::vector<HolderShare> OwnShares(const std::shared_ptr<Shared>& shared, const MemberView& view,
+                                            const BlobIdentity& blob);
+  static bool IsSilent(const std::shared_ptr<Shared>& shared, const std::string& name);
+  static void TakeShares(const std::shared_ptr<Shared>& shared, const std::shared_ptr<AskingShares>& asking,
+                         const std::optional<std::vector<HolderShare>>& shares);
   static void Tick(const std::shared_ptr<Shared>& shared);
   static void Announce(const std::shared_ptr<Shared>& shared);
   static void Answered(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,

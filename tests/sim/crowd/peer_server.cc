@@ -148,7 +148,7 @@ std::string PeerServer::Document(const PeerTransport::Question& question) {
   for (const absl::string_view field : absl::StrSplit(query, '&'))
     values.emplace_back(field.substr(field.find('=') + 1));
   if (values.size() != 4) return {};
-  return holders_.Answer(values[0], values[1], values[2], values[3]);
+  return holders_.Answer({values[0], values[1], values[2], values[3]});
 }
 
 }  // namespace sluice::sim

@@ -106,7 +106,7 @@ void SimNode::Hold(const BlobSpec& spec) {
 
 std::vector<p2p::HeldBlob> SimNode::Held() const {
   if (!blob_ || blob_->presence().present_count() == 0 || !IsPublicSomewhere(*blob_, store_)) return {};
-  return {{*p2p::Holders::IdentityOf(*blob_), blob_->presence().complete()}};
+  return {{*p2p::Holders::IdentityOf(*blob_), blob_->presence().complete(), blob_->present_bytes()}};
 }
 
 void SimNode::Fill(const BlobSpec& spec, std::function<void(absl::Status)> done) {

@@ -68,7 +68,7 @@ class CliTest : public ::testing::Test {
     hints_server_ = std::make_unique<GrpcServer>(
         GrpcServerOptions{.socket_path = dir_.File("prefetch.sock")},
         OneService(std::make_unique<PrefetchService>(
-            hints_, PrefetchServiceLimits{.poll_interval = std::chrono::milliseconds(1)})));
+            hints_, locality_, PrefetchServiceLimits{.poll_interval = std::chrono::milliseconds(1)})));
     ASSERT_TRUE(hints_server_->Start().ok());
   }
 
@@ -127,6 +127,7 @@ class CliTest : public ::testing::Test {
   FakeAdminBackend backend_;
   std::unique_ptr<GrpcServer> server_;
   FakePrefetchBackend hints_;
+  FakeLocality locality_;
   std::unique_ptr<GrpcServer> hints_server_;
 };
 
@@ -467,6 +468,22 @@ TEST_F(CliTest, ARecipeIsNotWrittenToATerminal) {
                                            " blob recipe ", digest_, "' ", log, " </dev/null >/dev/null");
   EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 2);
   EXPECT_THAT(ReadFile(log), AllOf(HasSubstr("terminal"), HasSubstr("-o"), Not(HasSubstr("binary\n"))));
+}
+
+TEST_F(CliTest, LocalityIsATableAndJson) {
+  ServeHints();
+  locality_.answer = std::vector<ImageLocality>{
+      {.reference = "r/a:1", .total_bytes = 1000, .present_bytes = 10, .nodes = {{"n1", 900}}}};
+  const Outcome outcome = Run({"prefetch", "locality", "r/a:1", "--cluster"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("n1"), HasSubstr("900 B (90 %)"), HasSubstr("10 B (1 %)")));
+  EXPECT_EQ(locality_.queries.back().scope, LocalityScope::kCluster);
+  const Json json = RunJson({"prefetch", "locality", "r/a:1"});
+  EXPECT_EQ(locality_.queries.back().scope, LocalityScope::kNode);
+  EXPECT_EQ(json["images"][0]["nodes"][0]["present_bytes"], 900);
+  EXPECT_TRUE(json["images"][0]["error"].is_null());
+  locality_.answer->at(0).error = absl::NotFoundError("it is nowhere");
+  EXPECT_EQ(Run({"prefetch", "locality", "r/a:1"}).exit_code, 3);
 }
 
 TEST_F(CliTest, SubmitFollowsTheHintToItsEnd) {

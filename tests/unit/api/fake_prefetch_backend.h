@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "api/locality_backend.h"
 #include "api/prefetch_backend.h"
 
 namespace sluice::api {
@@ -111,6 +112,44 @@ class FakePrefetchBackend final : public PrefetchBackend {
   uint64_t revision_ = 0;
   bool follows_ = false;
   HintStatus latest_;  // of the course
+};
+
+// Answers when the test says so, with what it says; at once if it says nothing.
+class FakeLocality final : public LocalityBackend {
+ public:
+  absl::StatusOr<std::vector<ImageLocality>> answer = std::vector<ImageLocality>();
+  bool hold = false;
+  std::vector<LocalityQuery> queries;
+  std::vector<Instant> deadlines;
+  std::vector<OnLocality> held;
+
+  void GetLocality(const LocalityQuery& query, Instant deadline, OnLocality done) override {
+    {
+      std::lock_guard lock(mutex_);
+      queries.push_back(query);
+      deadlines.push_back(deadline);
+      if (hold) {
+        held.push_back(std::move(done));
+        return;
+      }
+    }
+    std::move(done)(answer);
+  }
+  void ReleaseAll() {
+    std::vector<OnLocality> all;
+    {
+      std::lock_guard lock(mutex_);
+      all.swap(held);
+    }
+    for (OnLocality& done : all) std::move(done)(answer);
+  }
+  size_t held_count() {
+    std::lock_guard lock(mutex_);
+    return held.size();
+  }
+
+ private:
+  std::mutex mutex_;
 };
 
 }  // namespace sluice::api

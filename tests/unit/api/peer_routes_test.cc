@@ -139,11 +139,11 @@ class FakeMembers final : public MemberAnswers {
 
 class FakeHolders final : public HolderAnswers {
  public:
-  std::string Answer(std::string_view digest, std::string_view size, std::string_view chunk,
-                     std::string_view root) override {
-    if (digest.empty()) return {};
-    return absl::StrCat(std::string(digest), " ", std::string(size), " ", std::string(chunk), " ",
-                        std::string(root));
+  std::string Answer(const Question& question) override {
+    if (question.digest.empty()) return {};
+    return absl::StrCat(std::string(question.digest), " ", std::string(question.size), " ",
+                        std::string(question.chunk), " ", std::string(question.root),
+                        question.shares == "1" ? " shares" : "");
   }
   absl::Status Take(std::string_view announcement, const ProvenNames&) override {
     if (announcement == "another's") return absl::PermissionDeniedError("it is another's");
@@ -559,6 +559,7 @@ TEST_F(PeerRoutesTest, MembersAreToldToWhomeverAsks) {
 
 TEST_F(PeerRoutesTest, HoldersAreNamedAndAnnounced) {
   EXPECT_EQ(Ask("/sluice/v1/holders?digest=a&size=1&chunk=2&root=b").body, "a 1 2 b");
+  EXPECT_EQ(Ask("/sluice/v1/holders?digest=a&size=1&chunk=2&root=b&shares=1").body, "a 1 2 b shares");
   EXPECT_EQ(Ask("/sluice/v1/holders").status, 400);
   const auto post = [&](const std::string& body) {
     RawClient client(server_->port());

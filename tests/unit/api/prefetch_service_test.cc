@@ -47,8 +47,9 @@ class PrefetchServiceTest : public ::testing::Test {
     limits.poll_interval = std::chrono::milliseconds(1);
     stub_.reset();
     server_.reset();
-    server_ = std::make_unique<GrpcServer>(GrpcServerOptions{.socket_path = dir_.File("prefetch.sock")},
-                                           OneService(std::make_unique<PrefetchService>(backend_, limits)));
+    server_ = std::make_unique<GrpcServer>(
+        GrpcServerOptions{.socket_path = dir_.File("prefetch.sock")},
+        OneService(std::make_unique<PrefetchService>(backend_, locality_, limits)));
     ASSERT_TRUE(server_->Start().ok());
     channel_ = grpc::CreateChannel("unix:" + dir_.File("prefetch.sock"), grpc::InsecureChannelCredentials());
     stub_ = v1::PrefetchService::NewStub(channel_);
@@ -107,6 +108,7 @@ class PrefetchServiceTest : public ::testing::Test {
 
   TempDir dir_;
   FakePrefetchBackend backend_;
+  FakeLocality locality_;
   std::unique_ptr<GrpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::PrefetchService::Stub> stub_;
@@ -451,6 +453,103 @@ TEST_F(PrefetchServiceTest, WhatTheBackendSaysReachesTheClient) {
   const grpc::Status status = Submit(request, &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(status.error_message(), "hint \"a\": reference is malformed");
+}
+
+grpc::Status GetLocality(v1::PrefetchService::Stub& stub, const v1::GetLocalityRequest& request,
+                         v1::GetLocalityResponse* response) {
+  grpc::ClientContext context;
+  return stub.GetLocality(&context, request, response);
+}
+
+TEST_F(PrefetchServiceTest, LocalityCarriesEveryField) {
+  locality_.answer = std::vector<ImageLocality>{
+      {.reference = "r/a:1",
+       .manifest = TestDigest(7),
+       .total_bytes = 1000,
+       .present_bytes = 10,
+       .nodes = {{"n1", 900}, {"me", 10}}},
+      {.reference = "r/b:1",
+       .error = WithRetryAfter(absl::DeadlineExceededError("later"), std::chrono::seconds(3))}};
+  v1::GetLocalityRequest request;
+  request.add_references("r/a:1");
+  request.add_references("r/b:1");
+  request.mutable_platform()->set_os("linux");
+  request.mutable_platform()->set_architecture("arm64");
+  request.set_scope(v1::LOCALITY_SCOPE_CLUSTER);
+  v1::GetLocalityResponse response;
+  ASSERT_TRUE(GetLocality(*stub_, request, &response).ok());
+  const LocalityQuery& query = locality_.queries.at(0);
+  EXPECT_THAT(query.references, ElementsAre("r/a:1", "r/b:1"));
+  EXPECT_EQ(query.platform, (HintPlatform{"linux", "arm64", ""}));
+  EXPECT_EQ(query.scope, LocalityScope::kCluster);
+  EXPECT_LE(locality_.deadlines.at(0),
+            std::chrono::steady_clock::now() + PrefetchServiceLimits{}.locality_max);
+
+  ASSERT_THAT(response.images(), SizeIs(2));
+  const v1::ImageLocality& known = response.images(0);
+  EXPECT_EQ(known.reference(), "r/a:1");
+  EXPECT_FALSE(known.has_error());
+  EXPECT_EQ(known.manifest_digest(), TestDigest(7).ToString());
+  EXPECT_EQ(known.total_bytes(), 1000u);
+  EXPECT_EQ(known.present_bytes(), 10u);
+  ASSERT_THAT(known.nodes(), SizeIs(2));
+  EXPECT_EQ(known.nodes(0).name(), "n1");
+  EXPECT_EQ(known.nodes(0).present_bytes(), 900u);
+  EXPECT_EQ(response.images(1).error().code(), static_cast<int>(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_EQ(response.images(1).error().details_size(), 1);
+
+  request.set_scope(v1::LOCALITY_SCOPE_NODE);
+  request.clear_platform();
+  ASSERT_TRUE(GetLocality(*stub_, request, &response).ok());
+  EXPECT_EQ(locality_.queries.at(1).scope, LocalityScope::kNode);
+  EXPECT_FALSE(locality_.queries.at(1).platform);
+}
+
+TEST_F(PrefetchServiceTest, AMalformedLocalityRequestNamesItsField) {
+  const auto field_of = [this](const std::function<void(v1::GetLocalityRequest&)>& change) {
+    v1::GetLocalityRequest request;
+    request.add_references("r/a:1");
+    request.set_scope(v1::LOCALITY_SCOPE_NODE);
+    change(request);
+    v1::GetLocalityResponse response;
+    const grpc::Status status = GetLocality(*stub_, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    google::rpc::Status details;
+    google::rpc::BadRequest bad;
+    EXPECT_TRUE(details.ParseFromString(status.error_details()));
+    EXPECT_TRUE(details.details_size() == 1 && details.details(0).UnpackTo(&bad));
+    return bad.field_violations_size() == 1 ? bad.field_violations(0).field() : "";
+  };
+  EXPECT_EQ(field_of([](auto& r) { r.clear_references(); }), "references");
+  EXPECT_EQ(field_of([](auto& r) {
+              for (size_t i = 0; i < kLocalityImagesMax; ++i) r.add_references("r/a:1");
+            }),
+            "references");
+  EXPECT_EQ(field_of([](auto& r) { r.add_references(""); }), "references[1]");
+  EXPECT_EQ(field_of([](auto& r) { r.add_references(std::string(2000, 'a')); }), "references[1]");
+  EXPECT_EQ(field_of([](auto& r) { r.clear_scope(); }), "scope");
+  EXPECT_EQ(field_of([](auto& r) { r.set_scope(static_cast<v1::LocalityScope>(9)); }), "scope");
+  EXPECT_THAT(field_of([](auto& r) { r.mutable_platform(); }), HasSubstr("platform"));
+  EXPECT_THAT(locality_.queries, IsEmpty());
+}
+
+TEST_F(PrefetchServiceTest, CallsOfLocalityAreBounded) {
+  StartWith({.localities_max = 1});
+  locality_.hold = true;
+  v1::GetLocalityRequest request;
+  request.add_references("r/a:1");
+  request.set_scope(v1::LOCALITY_SCOPE_NODE);
+  std::thread first([&] {
+    v1::GetLocalityResponse response;
+    EXPECT_TRUE(GetLocality(*stub_, request, &response).ok());
+  });
+  while (locality_.held_count() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  v1::GetLocalityResponse response;
+  EXPECT_EQ(GetLocality(*stub_, request, &response).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  locality_.ReleaseAll();
+  first.join();
+  locality_.hold = false;
+  EXPECT_TRUE(GetLocality(*stub_, request, &response).ok()) << "its place is free again";
 }
 
 }  // namespace

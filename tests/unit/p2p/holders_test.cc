@@ -90,6 +90,22 @@ TEST_F(HolderTableTest, HasBounds) {
   EXPECT_EQ(table_.blob_count(), HolderTable::kBlobsMax);
 }
 
+TEST_F(HolderTableTest, TellsWhoHasMost) {
+  const BlobIdentity blob = Identity(1);
+  table_.Add({blob, false, 5}, "a", now_);
+  table_.Add({blob, true}, "b", now_);
+  table_.Add({blob, false, 2 * blob.size}, "c", now_);
+  table_.Add({blob, false, 7}, "d", now_);
+  const auto shares = [&](size_t count_max) { return table_.Shares(blob, count_max, now_); };
+  EXPECT_THAT(shares(10), ElementsAre(HolderShare{"b", blob.size}, HolderShare{"c", blob.size},
+                                      HolderShare{"d", 7}, HolderShare{"a", 5}));
+  EXPECT_THAT(shares(1), ElementsAre(HolderShare{"b", blob.size}));
+  table_.Add({blob, false, 9}, "a", now_);
+  EXPECT_EQ(shares(10).at(2), (HolderShare{"a", 9})) << "what was said last counts";
+  now_ += HolderTable::kTtl;
+  EXPECT_THAT(shares(10), IsEmpty());
+}
+
 class AnnouncementsTest : public ::testing::Test {
  protected:
   AnnouncementsTest() {
@@ -216,6 +232,21 @@ TEST_F(AnnouncementsTest, WhatIsGoneOrWholeNowIsTold) {
   EXPECT_THAT(Due(), IsEmpty());
 }
 
+TEST_F(AnnouncementsTest, WhereThereIsMoreOfABlobThatIsToldNowAndThen) {
+  held_ = {{Identity(1), false, 1000}};
+  TellAll();
+  held_[0].present_bytes = 2000;
+  now_ += Announcements::kRepeatChanged - 1s;
+  EXPECT_THAT(Due(), IsEmpty());
+  now_ += 1s;
+  const auto batches = Due();
+  ASSERT_FALSE(batches.empty());
+  EXPECT_EQ(batches[0].held[0].present_bytes, 2000u);
+  TellAll();
+  now_ += Announcements::kRepeatChanged;
+  EXPECT_THAT(Due(), IsEmpty()) << "nothing has changed";
+}
+
 // What is on the wire is the protocol: two builds must agree on it.
 TEST(HolderCodecTest, AnAnnouncementIsWrittenLikeThis) {
   const BlobIdentity blob{Sha256::Of("abc"), 524288, 262144, Sha256::Of("")};
@@ -236,6 +267,27 @@ TEST(HolderCodecTest, AnAnnouncementIsWrittenLikeThis) {
   EXPECT_EQ(MakeBlobIdentity(digest, "524288", "262144", root), blob);
   EXPECT_EQ(FormatHolders({"a", "b"}), R"({"holders":["a","b"]})");
   EXPECT_THAT(*ParseHolders(R"({"holders":["a","b"],"more":1})"), ElementsAre("a", "b"));
+  EXPECT_EQ(FormatShares({{"a", 7}, {"b", 0}}), R"({"holders":["a","b"],"present":[7,0]})");
+  EXPECT_THAT(*ParseShares(FormatShares({{"a", 7}, {"b", 0}})),
+              ElementsAre(HolderShare{"a", 7}, HolderShare{"b", 0}));
+}
+
+TEST(HolderCodecTest, HowMuchOfAPartThereIsIsWrittenToo) {
+  const std::string text = FormatAnnouncement({"node-1", {{Identity(1), false, 4096}}, {}});
+  EXPECT_NE(text.find(R"("present":4096,)"), std::string::npos) << text;
+  const std::optional<Announcement> parsed = ParseAnnouncement(text);
+  ASSERT_TRUE(parsed);
+  EXPECT_EQ(parsed->held.at(0).present_bytes, 4096u);
+  EXPECT_FALSE(parsed->held.at(0).whole);
+}
+
+TEST(HolderCodecTest, SharesThatAreNotThoseOfTheHoldersAreNone) {
+  for (const char* const text :
+       {R"({"holders":["a"]})", R"({"holders":["a"],"present":[]})", R"({"holders":["a"],"present":[-1]})",
+        R"({"holders":["a"],"present":["1"]})", R"({"holders":["a"],"present":7})", R"({"present":[1]})",
+        "[]", ""}) {
+    EXPECT_FALSE(ParseShares(text)) << text;
+  }
 }
 
 TEST(HolderCodecTest, WhatIsMalformedIsRefusedAndWhatCantBeIsLeftOut) {

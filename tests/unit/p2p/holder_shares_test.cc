@@ -1,0 +1,164 @@
+// How much of a blob other nodes have: what its ranks answer, and what this node was told itself.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "p2p/cluster/assignment.h"
+#include "p2p/cluster/holder_codec.h"
+#include "p2p/cluster/holders.h"
+#include "p2p/recipe/sha256.h"
+#include "tests/unit/node/fakes.h"
+
+namespace sluice::p2p {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::EndsWith;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+// Members that answer when the test says so.
+class FakeTransport final : public PeerTransport {
+ public:
+  RequestId ReadChunk(const Member&, const ChunkQuestion&, OnData, OnSign, OnChunkDone) override {
+    ADD_FAILURE() << "no chunk is wanted";
+    return {};
+  }
+  void Cancel(RequestId) override {}
+  void Raise(RequestId, FetchClass) override {}
+  void After(Duration, Task) override {}
+  void Ask(const Member& member, const Question& question, OnAnswer on_answer) override {
+    asked.emplace_back(member.name, std::move(on_answer));
+    paths.push_back(question.path_and_query);
+  }
+
+  // The first of those that wait answers.
+  void Answer(absl::StatusOr<std::string> body) {
+    OnAnswer on_answer = std::move(asked.front().second);
+    asked.erase(asked.begin());
+    if (!body.ok()) return std::move(on_answer)(body.status());
+    std::move(on_answer)(PeerTransport::Answer{"application/json", *std::move(body)});
+  }
+
+  std::vector<std::pair<std::string, OnAnswer>> asked;
+  std::vector<std::string> paths;
+};
+
+class HolderSharesTest : public ::testing::Test {
+ protected:
+  HolderSharesTest() {
+    Members::Options options;
+    options.self = {"127.0.0.1", 1};
+    options.row = RowOf(0);
+    options.now = [this] { return clock_.now; };
+    members_ = std::make_unique<Members>(std::move(options));  // not started: it has nothing to resolve
+    for (int i = 1; i < 8; ++i) {
+      members_->Change([&](MemberTable& table, Instant now) {
+        table.HeardFrom(RowOf(i), RowOf(i).addresses.front(), now);
+      });
+    }
+    holders_ =
+        std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, transport_,
+                                                 [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
+  }
+  static MemberRow RowOf(int number) {
+    return {absl::StrCat("node-", number),
+            {{"127.0.0.1", static_cast<uint16_t>(1 + number)}},
+            "",
+            kProtocolMajor,
+            1};
+  }
+  void SaidToHave(const std::string& name, uint64_t bytes) {
+    EXPECT_TRUE(holders_->Take(FormatAnnouncement({name, {{blob_, false, bytes}}, {}})).ok());
+  }
+  // What is answered; the outer is empty before.
+  using Shares = std::shared_ptr<std::optional<std::optional<std::vector<HolderShare>>>>;
+  Shares Ask() {
+    auto shares = std::make_shared<std::optional<std::optional<std::vector<HolderShare>>>>();
+    holders_->AskShares(blob_, [shares](auto told) {
+      EXPECT_FALSE(shares->has_value()) << "twice";
+      *shares = std::move(told);
+    });
+    return shares;
+  }
+
+  const BlobIdentity blob_{Sha256::Of("blob"), 1 << 20, 256 << 10, Sha256::Of("root")};
+  fakes::FakeClock clock_;
+  fakes::ManualExecutor io_{clock_};
+  MemberHealth health_;
+  FakeTransport transport_;
+  std::unique_ptr<Members> members_;
+  std::unique_ptr<Holders> holders_;
+};
+
+TEST_F(HolderSharesTest, OfWhatTheRanksSayTheMostCounts) {
+  SaidToHave("node-1", 100);
+  const Shares shares = Ask();
+  ASSERT_THAT(transport_.asked, SizeIs(Holders::kRanksAsked));
+  for (const std::string& path : transport_.paths) EXPECT_THAT(path, EndsWith(kSharesQuery));
+  transport_.Answer(FormatShares({{"node-1", 50}, {"node-2", 7}}));
+  transport_.Answer(absl::UnavailableError("it is away"));
+  EXPECT_FALSE(shares->has_value()) << "one has not answered yet";
+  transport_.Answer(FormatShares({{"node-2", 9}}));
+  ASSERT_TRUE(shares->has_value());
+  ASSERT_TRUE(shares->value().has_value());
+  EXPECT_THAT(*shares->value(), ElementsAre(HolderShare{"node-1", 100}, HolderShare{"node-2", 9}));
+}
+
+TEST_F(HolderSharesTest, WhoDoesNotAnswerIsLeftOut) {
+  const Shares shares = Ask();
+  members_->Change([](MemberTable& table, Instant now) { table.NoteSilence("node-1", now); });
+  for (int i = 0; i < 3; ++i) transport_.Answer(FormatShares({{"node-1", 50}, {"node-2", 7}}));
+  ASSERT_TRUE(shares->has_value() && shares->value().has_value());
+  EXPECT_THAT(*shares->value(), ElementsAre(HolderShare{"node-2", 7}));
+}
+
+TEST_F(HolderSharesTest, ThatNobodyHasItIsAnAnswerToo) {
+  const Shares shares = Ask();
+  transport_.Answer(FormatShares({}));
+  for (int i = 1; i < 3; ++i) transport_.Answer(absl::UnavailableError("it is away"));
+  ASSERT_TRUE(shares->has_value());
+  ASSERT_TRUE(shares->value().has_value());
+  EXPECT_THAT(*shares->value(), IsEmpty());
+}
+
+TEST_F(HolderSharesTest, WhereNobodyAnswersNothingIsKnown) {
+  const Shares shares = Ask();
+  // Who does not know of shares does not tell them.
+  transport_.Answer(FormatHolders({"node-1"}));
+  transport_.Answer(std::string("no JSON"));
+  transport_.Answer(absl::UnavailableError("it is away"));
+  ASSERT_TRUE(shares->has_value());
+  EXPECT_FALSE(shares->value().has_value());
+}
+
+TEST_F(HolderSharesTest, OnlyMembersAreTold) {
+  SaidToHave("node-1", 100);
+  SaidToHave("node-2", 50);
+  const std::string digest = blob_.digest.ToString(), root = blob_.root.ToString();
+  const auto answer = [&](const char* shares) {
+    return holders_->Answer({digest, "1048576", "262144", root, shares});
+  };
+  EXPECT_EQ(answer("1"), FormatShares({{"node-1", 100}, {"node-2", 50}}));
+  EXPECT_FALSE(ParseShares(answer("")));
+  EXPECT_THAT(*ParseHolders(answer("")), SizeIs(2));
+  members_->Change([&](MemberTable& table, Instant now) {
+    table.NoteSilence("node-1", now);
+    std::set<HostPort> others;
+    for (int i = 2; i < 8; ++i) others.insert(RowOf(i).addresses.front());
+    table.SetAddresses({}, others, others, now);
+  });
+  EXPECT_EQ(answer("1"), FormatShares({{"node-2", 50}}));
+}
+
+}  // namespace
+}  // namespace sluice::p2p

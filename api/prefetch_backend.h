@@ -50,6 +50,7 @@ struct HintSpec {
   std::optional<std::chrono::system_clock::time_point> needed_by{};
   std::optional<Duration> ttl{};  // > 0, at most kHintTtlMax; the node's own if absent
   std::string scheduler{};        // at most kSchedulerBytesMax bytes
+  bool pin = false;               // what it has brought in is never evicted, until somebody unpins it
 };
 
 enum class HintState { kQueued, kResolving, kFetching, kCompleted, kCancelled, kFailed, kExpired };

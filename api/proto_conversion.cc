@@ -295,6 +295,7 @@ absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field
   if (status.ok()) status = CheckReference(from.reference(), field + ".reference");
   if (!status.ok()) return status;
   HintSpec hint{.id = from.id(), .reference = from.reference()};
+  hint.pin = from.pin();
   status = OrderFrom(from, field, hint);
   if (!status.ok()) return status;
   if (from.has_platform()) {

@@ -33,6 +33,7 @@ struct SubmitFlags {
   std::string needed_in;
   std::string ttl;
   std::string scheduler;
+  bool pin = false;
   bool detach = false;
 };
 
@@ -93,6 +94,7 @@ absl::StatusOr<v1::Hint> HintOf(const SubmitFlags& flags) {
   hint.set_reference(flags.reference);
   hint.set_priority(flags.priority);
   hint.set_scheduler(flags.scheduler);
+  hint.set_pin(flags.pin);
   const absl::Status times = SetTimes(flags, hint);
   if (!times.ok()) return times;
   if (!flags.platform.empty()) {
@@ -286,6 +288,7 @@ void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
                      "When it is to be there, from now, as 5m; of one priority the earliest goes first");
   submit->add_option("--ttl", flags->ttl, "Give it up after so long, as 1h (default: 24h)");
   submit->add_option("--scheduler", flags->scheduler, "Who hints; each name has its own bound");
+  submit->add_flag("--pin", flags->pin, "Keep what it has brought in until `sluice blob unpin`");
   submit->add_flag("--detach", flags->detach, "Do not wait");
   submit->callback([&invocation, flags] {
     invocation.run = [&invocation, flags] { return RunSubmit(invocation.flags, *flags); };

@@ -34,6 +34,7 @@
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/hint_journal.h"
 #include "node/daemon/home_blobs.h"
 #include "node/daemon/image_documents.h"
 #include "node/daemon/image_preparer.h"
@@ -290,6 +291,7 @@ class Daemon::Node {
   absl::Status ServeMirror();
   absl::Status ServeHints();
   void MakeLocality();
+  absl::Status PinForHint(const BlobKey& key);
   void NoticeMountsLater();
   void CheckFilesLater();
   absl::Status Alive() const;
@@ -306,6 +308,7 @@ class Daemon::Node {
 
   ManifestCache manifests_{config_.data_dir + "/manifests"};
   ProfileStore profile_store_{config_.data_dir + "/profiles"};
+  const HintJournal hint_journal_{config_.data_dir + "/hints.json"};
   std::unique_ptr<p2p::AllowList> allowed_;
   std::unique_ptr<AsioExecutor> core_;
   std::unique_ptr<AsioExecutor> io_;
@@ -894,7 +897,15 @@ absl::Status Daemon::Node::ServeHints() {
   Prefetcher::Limits limits;
   hints_ = std::make_unique<AsioExecutor>("hints", limits.resolving_max);
   prefetcher_ = std::make_unique<Prefetcher>(
-      Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_}, limits);
+      Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_,
+                        [this](const BlobKey& key) { return PinForHint(key); }, &hint_journal_, io_.get()},
+      limits);
+  absl::StatusOr<std::vector<JournalledHint>> before = hint_journal_.Load();
+  if (before.ok()) {
+    prefetcher_->Restore(*std::move(before));
+  } else {
+    spdlog::warn("hints of the daemon before are lost: {}", before.status().ToString());
+  }
   MakeLocality();
   api::GrpcServerOptions options;
   options.socket_path = config_.PrefetchSocketPath();
@@ -913,6 +924,21 @@ absl::Status Daemon::Node::ServeHints() {
   const absl::Status status = hints_grpc_->Start();
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat("api.prefetchSocket: ", std::string(status.message())));
+}
+
+// Who may hint is no administrator, and must not fill the store for good.
+absl::Status Daemon::Node::PinForHint(const BlobKey& key) {
+  uint64_t pinned_bytes = 0;
+  for (const index::BlobInfo& blob : store_->List()) {
+    if (blob.key == key && blob.pinned) return absl::OkStatus();
+    if (blob.key == key || blob.pinned) pinned_bytes += blob.present_bytes;
+  }
+  if (pinned_bytes > static_cast<uint64_t>(telemetry_.cache_capacity_bytes.value()) / 2) {
+    return absl::ResourceExhaustedError(
+        "all of it is present and not pinned: more than half of the store's capacity would be; \"sluice blob "
+        "unpin\" others first");
+  }
+  return store_->Pin(key);
 }
 
 void Daemon::Node::MakeLocality() {

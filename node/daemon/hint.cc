@@ -15,7 +15,9 @@ bool GoesBefore(const HintPtr& a, const HintPtr& b) {
 }
 
 void SetTimes(Hint& hint, Instant now, std::chrono::system_clock::time_point wall_now, Duration ttl_default) {
-  hint.expires = now + hint.spec.ttl.value_or(ttl_default);
+  // A clock that was set back meanwhile gives a hint no more time.
+  const auto age = std::max(wall_now - hint.taken, std::chrono::system_clock::duration::zero());
+  hint.expires = now + hint.spec.ttl.value_or(ttl_default) - std::chrono::duration_cast<Duration>(age);
   if (!hint.spec.needed_by) return;
   // Times that are further away than that are all as far, and do not overflow.
   constexpr std::chrono::system_clock::duration kFar = std::chrono::hours(24 * 365);
@@ -86,6 +88,7 @@ std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::
   if (known.spec.needed_by != spec.needed_by) return "another needed_by";
   if (known.spec.ttl != spec.ttl) return "another ttl";
   if (known.spec.scheduler != spec.scheduler) return "another scheduler";
+  if (known.spec.pin != spec.pin) return "another pin";
   return "";
 }
 

@@ -34,10 +34,11 @@ struct Hint {
   api::HintSpec spec;  // constant; the reference is canonical, the ranges are sorted
   p2p::Platform platform;
   FillOwner owner{};
-  uint64_t number = 0;                 // constant; the later, the greater
-  std::optional<Instant> due{};        // constant; when it is needed by
-  Instant expires{};                   // constant
-  std::atomic<bool> cancelled{false};  // also read by who prepares the image
+  uint64_t number = 0;                            // constant; the later, the greater
+  std::chrono::system_clock::time_point taken{};  // constant
+  std::optional<Instant> due{};                   // constant; when it is needed by
+  Instant expires{};                              // constant
+  std::atomic<bool> cancelled{false};             // also read by who prepares the image
 
   api::HintStatus status;
   api::HintStatus told;                 // as it was described last
@@ -54,7 +55,7 @@ using HintPtr = std::shared_ptr<Hint>;
 // Whether `a` has its turn before `b`. A strict order of all hints.
 bool GoesBefore(const HintPtr& a, const HintPtr& b);
 
-// Sets when it is due and expires, from the spec and the two clocks.
+// Sets when it is due and expires, from the spec, when it was taken, and the two clocks.
 void SetTimes(Hint& hint, Instant now, std::chrono::system_clock::time_point wall_now, Duration ttl_default);
 
 p2p::Platform PlatformOf(const api::HintSpec& spec);

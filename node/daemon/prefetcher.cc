@@ -16,8 +16,9 @@ namespace sluice {
 namespace {
 
 absl::Status Unknown(const std::string& id) {
-  return absl::NotFoundError(absl::StrCat(
-      "hint \"", id, "\" is not known; a node forgets hints when it restarts, and old ones that are over"));
+  return absl::NotFoundError(
+      absl::StrCat("hint \"", id,
+                   "\" is not known; a node forgets old hints that are over, and all such when it restarts"));
 }
 
 }  // namespace
@@ -27,12 +28,13 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   // Of one life of the node to the next revisions go on with the time: nobody changes a hint a million times
   // a second.
   Core(Parts parts, Limits limits)
-      : parts_(parts),
+      : parts_(std::move(parts)),
         limits_(limits),
         revision_(static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
                                             std::chrono::system_clock::now().time_since_epoch())
                                             .count())) {}
 
+  void Restore(std::vector<JournalledHint> hints);
   void Stop();
   absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(const std::vector<api::HintSpec>& specs);
   uint64_t Revision();
@@ -42,7 +44,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
 
  private:
   // --- With mutex_ held.
-  api::SubmitResult Take(api::HintSpec spec);
+  api::SubmitResult Take(api::HintSpec spec, std::chrono::system_clock::time_point taken);
   absl::Status RoomFor(const api::HintSpec& spec) const;
   absl::StatusOr<std::vector<HintPtr>> FindAll(const std::vector<std::string>& ids) const;
   api::HintStatus Describe(Hint& hint);
@@ -57,6 +59,8 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   void End(Hint& hint, api::HintState state, absl::Status error);
   void LetGo(Hint& hint);
   void Remember(const std::string& id);
+  void Complete(const HintPtr& hint);
+  void SaveLater(Duration delay);
 
   // --- On the blocking threads.
   void Resolve(const HintPtr& hint);
@@ -67,10 +71,15 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   void OnTry(const HintPtr& hint, size_t target, const absl::Status& status);
   void ResolveAgain(const HintPtr& hint);
 
+  // --- Where the disk may be waited for.
+  void PinAll(const HintPtr& hint, const std::vector<BlobKey>& blobs);
+  void Save();
+
   // Constant after construction.
   const Parts parts_;
   const Limits limits_;
 
+  std::mutex save_mutex_;  // one save at a time; taken before mutex_
   // Taken before BackgroundFill's.
   std::mutex mutex_;
   // Guarded by mutex_.
@@ -83,6 +92,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   uint64_t taken_ = 0;                                // since the start
   uint64_t revision_;                                 // of the latest change of a hint
   bool tending_ = false;                              // Tend will be called
+  bool save_due_ = false;                             // Save will be called
   absl::flat_hash_map<std::string, size_t> live_of_;  // hints that are not over, by scheduler
 };
 
@@ -108,13 +118,29 @@ absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::Core::SubmitHints(
     api::HintSpec spec = specs[i];
     spec.reference = *references[i];
     std::sort(spec.ranges.begin(), spec.ranges.end());
-    results.push_back(Take(std::move(spec)));
+    results.push_back(Take(std::move(spec), std::chrono::system_clock::now()));
   }
   ResolveNext();
   return results;
 }
 
-api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec) {
+// What an earlier daemon had room for, this one has.
+void Prefetcher::Core::Restore(std::vector<JournalledHint> hints) {
+  std::lock_guard lock(mutex_);
+  for (JournalledHint& journalled : hints) {
+    const std::string id = journalled.spec.id;
+    const absl::StatusOr<std::string> allowed = parts_.preparer.Check(journalled.spec.reference);
+    const api::SubmitResult taken = Take(std::move(journalled.spec), journalled.taken);
+    if (taken.outcome != api::SubmitOutcome::kAccepted) {
+      spdlog::warn("hint {} of the daemon before is given up: {}", id, taken.error.ToString());
+    } else if (!allowed.ok()) {
+      End(*hints_.at(id), api::HintState::kFailed, allowed.status());
+    }
+  }
+  ResolveNext();
+}
+
+api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec, std::chrono::system_clock::time_point taken) {
   p2p::Platform platform = PlatformOf(spec);
   const auto known = hints_.find(spec.id);
   if (known != hints_.end()) {
@@ -133,6 +159,7 @@ api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec) {
   hint->platform = std::move(platform);
   hint->status.scheduler = hint->spec.scheduler;
   hint->number = ++taken_;
+  hint->taken = taken;
   SetTimes(*hint, parts_.clock.Now(), std::chrono::system_clock::now(), limits_.ttl_default);
   hint->owner = parts_.fills.NewOwner();
   hint->retry_after = limits_.retry_first;
@@ -140,6 +167,7 @@ api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec) {
   hints_.emplace(hint->spec.id, hint);
   queue_.push_back(hint);
   TendLater();
+  SaveLater(limits_.save_delay);
   spdlog::info("hint {}: {}", hint->spec.id, hint->spec.reference);
   return {api::SubmitOutcome::kAccepted, {}, Describe(*hint)};
 }
@@ -305,7 +333,7 @@ void Prefetcher::Core::Learn(const HintPtr& hint, PreparedImage prepared) {
     hint->targets.push_back({std::move(lease), std::move(spans), nullptr});
   }
   hint->incomplete = hint->targets.size();
-  if (hint->incomplete == 0) return End(*hint, api::HintState::kCompleted, absl::OkStatus());
+  if (hint->incomplete == 0) return Complete(hint);
   known_.push_back(hint);
   ShareOutFetching();
 }
@@ -359,7 +387,7 @@ void Prefetcher::Core::OnTry(const HintPtr& hint, size_t target, const absl::Sta
     --hint->incomplete;
   }
   if (hint->incomplete == 0) {
-    End(*hint, api::HintState::kCompleted, absl::OkStatus());
+    Complete(hint);
   } else if (!status.ok() && !MayPass(status)) {
     End(*hint, api::HintState::kFailed, status);
   } else if (hint->status.state == api::HintState::kFetching) {
@@ -369,6 +397,27 @@ void Prefetcher::Core::OnTry(const HintPtr& hint, size_t target, const absl::Sta
 }
 
 // ----------------------------------------------------------------------------------------------- ending
+
+// What is to be pinned is held until it is: the hint goes on until then.
+void Prefetcher::Core::Complete(const HintPtr& hint) {
+  if (!hint->spec.pin || !parts_.pin) return End(*hint, api::HintState::kCompleted, absl::OkStatus());
+  std::erase(known_, hint);
+  std::vector<BlobKey> blobs;
+  for (const Target& target : hint->targets) blobs.push_back(target.lease.blob().key());
+  if (hint->bootstrap) blobs.push_back(hint->bootstrap->blob().key());
+  parts_.disk->Post(
+      [self = shared_from_this(), hint, blobs = std::move(blobs)] { self->PinAll(hint, blobs); });
+}
+
+void Prefetcher::Core::PinAll(const HintPtr& hint, const std::vector<BlobKey>& blobs) {
+  absl::Status pinned;
+  for (const BlobKey& blob : blobs) {
+    if (pinned.ok() && !hint->cancelled) pinned = parts_.pin(blob);
+  }
+  std::lock_guard lock(mutex_);
+  if (stopped_ || hint->over()) return;
+  End(*hint, pinned.ok() ? api::HintState::kCompleted : api::HintState::kFailed, pinned);
+}
 
 void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error) {
   hint.status = StatusOf(hint);
@@ -380,6 +429,7 @@ void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error)
   std::erase_if(known_, is_it);
   if (--live_of_[hint.spec.scheduler] == 0) live_of_.erase(hint.spec.scheduler);
   Remember(hint.spec.id);
+  SaveLater(limits_.save_delay);
   const HintResult result = ResultOf(state);
   parts_.telemetry.prefetch_hints[static_cast<size_t>(result)].Add();
   if (result == HintResult::kFailed) {
@@ -429,7 +479,39 @@ void Prefetcher::Core::Remember(const std::string& id) {
   ended_.pop_front();
 }
 
+void Prefetcher::Core::SaveLater(Duration delay) {
+  if (save_due_ || stopped_ || !parts_.journal) return;
+  save_due_ = true;
+  const std::weak_ptr<Core> weak = weak_from_this();
+  parts_.disk->PostAt(parts_.clock.Now() + delay, [weak] {
+    if (const auto self = weak.lock()) self->Save();
+  });
+}
+
+void Prefetcher::Core::Save() {
+  std::lock_guard one(save_mutex_);
+  std::vector<HintPtr> live;
+  {
+    std::lock_guard lock(mutex_);
+    if (!std::exchange(save_due_, false)) return;
+    for (const auto& [id, hint] : hints_) {
+      if (!hint->over()) live.push_back(hint);
+    }
+  }
+  std::sort(live.begin(), live.end(),
+            [](const HintPtr& a, const HintPtr& b) { return a->number < b->number; });
+  std::vector<JournalledHint> hints;
+  for (const HintPtr& hint : live) hints.push_back({hint->spec, hint->taken});
+  const absl::Status saved = parts_.journal->Save(hints);
+  if (saved.ok()) return;
+  spdlog::warn("hints would be lost with the daemon: {}", saved.ToString());
+  std::lock_guard lock(mutex_);
+  SaveLater(limits_.save_retry);
+}
+
 void Prefetcher::Core::Stop() {
+  // Nothing that ends from now on ends by its client's will or by what has become of its image.
+  Save();
   std::lock_guard lock(mutex_);
   stopped_ = true;
   queue_.clear();
@@ -439,10 +521,15 @@ void Prefetcher::Core::Stop() {
 
 // ----------------------------------------------------------------------------------------------- facade
 
-Prefetcher::Prefetcher(Parts parts, Limits limits) : core_(std::make_shared<Core>(parts, limits)) {}
+Prefetcher::Prefetcher(Parts parts, Limits limits)
+    : core_(std::make_shared<Core>(std::move(parts), limits)) {}
 
 Prefetcher::~Prefetcher() {
   Stop();
+}
+
+void Prefetcher::Restore(std::vector<JournalledHint> hints) {
+  core_->Restore(std::move(hints));
 }
 
 void Prefetcher::Stop() {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "api/prefetch_backend.h"
 #include "node/blob_cache.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/hint_journal.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/range_fill.h"
 #include "node/executor.h"
@@ -28,6 +30,8 @@ namespace sluice {
 // disk) is tried again: for `resolve_max` while the image is looked up, and from then on for as long as the
 // hint stands.
 //
+// Those that are not over are in the journal a moment after they were taken.
+//
 // Thread-safe.
 class Prefetcher final : public api::PrefetchBackend {
  public:
@@ -39,6 +43,12 @@ class Prefetcher final : public api::PrefetchBackend {
     BackgroundFill& fills;
     ImagePreparer& preparer;
     Telemetry& telemetry;
+    // Protects a blob from eviction; blocks on disk. Errors: ResourceExhausted, and those of DiskStore::Pin.
+    std::function<absl::Status(const BlobKey&)> pin = nullptr;
+    // Where hints outlive the daemon. Null: they don't.
+    const HintJournal* journal = nullptr;
+    // Its threads may block on the disk. Not null where one of those two is there.
+    Executor* disk = nullptr;
   };
   struct Limits {
     size_t live_max = 1024;                         // hints that are not over; beyond: ResourceExhausted
@@ -52,6 +62,8 @@ class Prefetcher final : public api::PrefetchBackend {
     Duration tend_interval = std::chrono::seconds(1);  // hints end so much later than their ttl
     Duration retry_first = std::chrono::seconds(1);    // of looking an image up
     Duration retry_max = std::chrono::seconds(60);
+    Duration save_delay = std::chrono::milliseconds(100);  // from a change until the journal has it
+    Duration save_retry = std::chrono::seconds(5);         // after the disk has failed
     RangeFill::Limits ranges = {};
   };
 
@@ -61,7 +73,12 @@ class Prefetcher final : public api::PrefetchBackend {
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  // Lets go of all hints without ending them, and makes what blocks end soon. Idempotent.
+  // Takes on what an earlier daemon had taken, and its times with it. What has become of one that can't go on
+  // (its image is forbidden now) its client learns as of any other. To be called before others call.
+  void Restore(std::vector<JournalledHint> hints);
+
+  // Lets go of all hints without ending them, so that the journal has them, and makes what blocks end soon.
+  // Blocks on disk. Idempotent.
   void Stop();
 
   absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(

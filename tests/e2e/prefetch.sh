@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A hint fills an image before it is mounted, whoever gives it, and the mount then asks the registry for no byte of it;
-# a hint is idempotent, can be cancelled half-way, is refused what is not allowed, and does not outlive the node.
+# a hint is idempotent, can be cancelled half-way, is refused what is not allowed, and outlives the node while it waits.
 source "$(dirname "$0")/lib.sh"
 
 for tree in cli python slow; do
@@ -10,6 +10,7 @@ done
 start_registry
 for tree in cli python slow; do push_tree "$work/$tree" "$tree"; done
 stall=$work/stall
+registry_itself=$registry
 python3 "$e2e_dir/stalling_proxy.py" "$registry" "$stall" >"$work/proxy" 2>"$work/proxy.log" &
 wait_until test -s "$work/proxy" || fail "the proxy does not start: $(cat "$work/proxy.log")"
 registry=127.0.0.1:$(<"$work/proxy")
@@ -174,11 +175,39 @@ sluice blob recipe "$blob" | cmp - "$work/blob.torrent" || fail "the recipe diff
 sluice blob recipe "$(bootstrap_of slow)" | head -c 1 | cmp - <(printf d) ||
   fail "what was hashed whole has no recipe of the node's own"
 
-note "a restart forgets hints, and what they brought in stays"
+note "a restart forgets hints that are over, and what they brought in stays"
 stop_node
 restart_node
 expect_failure $exit_not_found 'not known' sluice prefetch watch again
 mounts_without_origin slow
+
+note "hints that wait come back after the daemon was killed, and what they are to pin is pinned"
+mkdir "$work/later"
+python3 "$e2e_dir/make_tree.py" "$work/later" --bytes 24000000 --files 60 --seed 77
+registry=$registry_itself push_tree "$work/later" later
+blob=$(registry=$registry_itself data_blob_of later)
+echo "$blob" >"$stall"
+sluice prefetch submit "$registry/later:1" --id later --pin --ttl 1h --detach >"$work/hint.log"
+sluice prefetch submit "$registry/later:1" --id brief --ttl 2s --detach >"$work/hint.log"
+journalled() { grep -q '"id":"later"' "$data_dir/hints.json"; }
+wait_until journalled || fail "the hint is not journalled: $(cat "$data_dir/hints.json")"
+kill -KILL "$node_pid"
+wait_until gone "$node_pid" || fail "the node lives"
+sleep 2
+restart_node
+[[ $(sluice --output json prefetch submit "$registry/later:1" --id later --pin --ttl 1h --detach | jq -r '.hints[0].state') != completed ]] ||
+  fail "it has come without its blob"
+expired() { [[ $(sluice --output json prefetch list | jq -r '.hints[] | select(.id == "brief") | .state') == expired ]]; }
+wait_until expired || fail "its time did not go on: $(sluice --output json prefetch list)"
+[[ $(sluice --output json blob stat "$blob" | jq .pinned) == false ]] || fail "it is pinned before it is there"
+rm -f "$stall"
+sluice --output json prefetch watch later >"$work/hint.json" || fail "the hint did not go on: $(<"$work/hint.json")"
+[[ $(state_of) == completed ]] || fail "the hint is $(state_of)"
+expect_failure $exit_refused 'pinned' sluice blob evict "$blob"
+sluice blob unpin "$blob"
+sluice blob evict "$blob"
+journal_is_empty() { [[ $(jq '.hints | length' "$data_dir/hints.json") == 0 ]]; }
+wait_until journal_is_empty || fail "what is over is journalled still: $(<"$data_dir/hints.json")"
 
 note "a group that is not there"
 stop_node

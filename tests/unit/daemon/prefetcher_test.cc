@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "p2p/registry/platform_match.h"
+#include "tests/unit/api/temp_dir.h"
 #include "tests/unit/node/fakes.h"
 
 namespace sluice {
@@ -23,6 +25,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
 
 constexpr uint64_t kChunk = kChunkSizeDefault;
 
@@ -87,7 +90,7 @@ class PrefetcherTest : public ::testing::Test {
   }
 
   void Settle() {
-    while (loop_.Run() + io_.Run() + blocking_.Run() > 0) {
+    while (loop_.Run() + io_.Run() + blocking_.Run() + disk_.Run() > 0) {
     }
   }
   void Pass(Duration time) {
@@ -135,13 +138,49 @@ class PrefetcherTest : public ::testing::Test {
   uint64_t Ended(HintResult result) const {
     return telemetry_.prefetch_hints[static_cast<size_t>(result)].value();
   }
-  void Remake(Prefetcher::Limits limits) {
-    prefetcher_ = std::make_unique<Prefetcher>(
-        Prefetcher::Parts{clock_, loop_, blocking_, cache_, *fills_, preparer_, telemetry_}, limits);
+  Prefetcher::Parts PartsOf() {
+    return {clock_,
+            loop_,
+            blocking_,
+            cache_,
+            *fills_,
+            preparer_,
+            telemetry_,
+            [this](const BlobKey& key) {
+              pinned_.push_back(key);
+              return pin_error_;
+            },
+            &journal_,
+            &disk_};
+  }
+  void Remake(Prefetcher::Limits limits) { prefetcher_ = std::make_unique<Prefetcher>(PartsOf(), limits); }
+  // As the node does when it has stopped, or was killed, and starts again.
+  void StartAgain() {
+    prefetcher_.reset();
+    fills_.reset();
+    Settle();
+    fills_ = std::make_unique<BackgroundFill>(clock_, loop_, cache_, BackgroundFill::Limits{});
+    Remake({});
+    const absl::StatusOr<std::vector<JournalledHint>> before = journal_.Load();
+    ASSERT_TRUE(before.ok()) << before.status();
+    prefetcher_->Restore(*before);
+    Settle();
+  }
+  std::vector<std::string> Journalled() const {
+    std::vector<std::string> ids;
+    const absl::StatusOr<std::vector<JournalledHint>> hints = journal_.Load();
+    EXPECT_TRUE(hints.ok()) << hints.status();
+    if (!hints.ok()) return {};
+    for (const JournalledHint& hint : *hints) ids.push_back(hint.spec.id);
+    return ids;
   }
 
   fakes::FakeClock clock_;
-  fakes::ManualExecutor loop_{clock_}, io_{clock_}, blocking_{clock_};
+  fakes::ManualExecutor loop_{clock_}, io_{clock_}, blocking_{clock_}, disk_{clock_};
+  api::TempDir dir_;
+  const HintJournal journal_{dir_.File("hints.json")};
+  std::vector<BlobKey> pinned_;
+  absl::Status pin_error_;
   fakes::MemoryStore store_;
   fakes::FakeVerifier verifier_;
   fakes::FakeSource source_;
@@ -152,9 +191,7 @@ class PrefetcherTest : public ::testing::Test {
       std::make_unique<BackgroundFill>(clock_, loop_, cache_, BackgroundFill::Limits{});
   FakePreparer preparer_{store_};
   std::set<FetchClass> asked_;
-  std::unique_ptr<Prefetcher> prefetcher_ = std::make_unique<Prefetcher>(
-      Prefetcher::Parts{clock_, loop_, blocking_, cache_, *fills_, preparer_, telemetry_},
-      Prefetcher::Limits{});
+  std::unique_ptr<Prefetcher> prefetcher_ = std::make_unique<Prefetcher>(PartsOf(), Prefetcher::Limits{});
 };
 
 TEST_F(PrefetcherTest, AHintBringsAllOfAnImageInAndThenHoldsNothing) {
@@ -653,6 +690,99 @@ TEST(ChunksTouchedTest, RangesBecomeRunsOfChunksWithGapsBetween) {
   EXPECT_THAT(touched({{10 * kChunk, 5}, {0, 1}}),
               ElementsAre(ChunkSpan{ChunkIndex(0), 1}, ChunkSpan{ChunkIndex(10), 1}));
   EXPECT_EQ(BytesOf(geometry, touched({{10 * kChunk, 5}, {0, 1}})), kChunk + 5);
+}
+
+TEST_F(PrefetcherTest, HintsOutliveTheDaemonInTheirOrderAndTimes) {
+  Submit("fetching", "app");
+  SubmitOnly({.id = "queued", .reference = "other", .priority = 3, .ttl = minutes(10)});
+  SubmitOnly({.id = "over", .reference = "other"});
+  Cancel("over");
+  Pass(Prefetcher::Limits{}.save_delay);
+  EXPECT_THAT(Journalled(), ElementsAre("fetching", "queued"));
+  const uint64_t before = Of("queued").revision;
+
+  StartAgain();
+  EXPECT_EQ(StateOf("fetching"), HintState::kFetching);
+  EXPECT_EQ(StateOf("queued"), HintState::kFetching);
+  EXPECT_GT(Of("queued").revision, before) << "it is news";
+  EXPECT_TRUE(absl::IsNotFound(prefetcher_->GetHints({"over"}).status()));
+  EXPECT_EQ(SubmitOnly({.id = "queued", .reference = "other", .priority = 3, .ttl = minutes(10)}).outcome,
+            SubmitOutcome::kKnown);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("fetching"), HintState::kCompleted);
+  Pass(Prefetcher::Limits{}.save_delay);
+  EXPECT_THAT(Journalled(), IsEmpty());
+}
+
+TEST_F(PrefetcherTest, ADaemonThatStopsHasJournalledAll) {
+  SubmitOnly({.id = "a", .reference = "app"});
+  prefetcher_->Stop();
+  EXPECT_THAT(Journalled(), ElementsAre("a"));
+  Settle();
+  EXPECT_THAT(Journalled(), ElementsAre("a")) << "its end is not the hint's";
+}
+
+TEST_F(PrefetcherTest, AHintsTimeGoesOnWhileTheDaemonIsAway) {
+  const auto wall_now = std::chrono::system_clock::now();
+  prefetcher_->Restore(
+      {{{.id = "old", .reference = "r/app", .ttl = minutes(10)}, wall_now - minutes(11)},
+       {{.id = "young", .reference = "r/app", .ttl = minutes(10)}, wall_now - minutes(5)},
+       {{.id = "future", .reference = "r/app", .ttl = minutes(10)}, wall_now + minutes(60)}});
+  Pass(Prefetcher::Limits{}.tend_interval);
+  EXPECT_EQ(StateOf("old"), HintState::kExpired);
+  EXPECT_EQ(StateOf("young"), HintState::kFetching);
+  Pass(minutes(6));
+  EXPECT_EQ(StateOf("young"), HintState::kExpired);
+  EXPECT_EQ(StateOf("future"), HintState::kFetching);
+  Pass(minutes(5));
+  EXPECT_EQ(StateOf("future"), HintState::kExpired) << "a clock that was set back gives no more time";
+}
+
+TEST_F(PrefetcherTest, WhoseImageIsForbiddenNowLearnsIt) {
+  prefetcher_->Restore({{{.id = "h", .reference = "forbidden"}, std::chrono::system_clock::now()}});
+  EXPECT_EQ(StateOf("h"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsPermissionDenied(Of("h").error));
+  EXPECT_THAT(preparer_.resolved, IsEmpty());
+}
+
+TEST_F(PrefetcherTest, AJournalThatCantBeWrittenIsTriedAgain) {
+  std::filesystem::create_directory(dir_.File("hints.json"));
+  SubmitOnly({.id = "a", .reference = "app"});
+  Pass(Prefetcher::Limits{}.save_delay);
+  std::filesystem::remove(dir_.File("hints.json"));
+  EXPECT_THAT(Journalled(), IsEmpty());
+  Pass(Prefetcher::Limits{}.save_retry);
+  EXPECT_THAT(Journalled(), ElementsAre("a"));
+}
+
+TEST_F(PrefetcherTest, WhatIsToBePinnedIsPinnedBeforeTheHintLetsGo) {
+  SubmitOnly({.id = "h", .reference = "app", .pin = true});
+  Settle();
+  EXPECT_THAT(pinned_, IsEmpty());
+  EXPECT_THAT(std::string(SubmitOnly({.id = "h", .reference = "app"}).error.message()), HasSubstr("pin"));
+  while (!source_.calls.empty()) {
+    source_.Take().SendAll();
+    while (loop_.Run() + io_.Run() > 0) {
+    }
+  }
+  EXPECT_EQ(StateOf("h"), HintState::kFetching);
+  EXPECT_GT(Leases(1), 0u) << "nothing may evict it in between";
+  Settle();
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_THAT(pinned_, UnorderedElementsAre(NameOf(1), NameOf(2), NameOf(100)));
+  EXPECT_EQ(Leases(1), 0u);
+}
+
+TEST_F(PrefetcherTest, WhatCantBePinnedFailsAndNobodyElsePinsAnything) {
+  pin_error_ = absl::ResourceExhaustedError("more than half would be pinned");
+  SubmitOnly({.id = "h", .reference = "other", .pin = true});
+  Submit("plain", "other");
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kFailed);
+  EXPECT_EQ(Of("h").error, pin_error_);
+  EXPECT_EQ(Of("h").present_bytes, Of("h").total_bytes);
+  EXPECT_EQ(StateOf("plain"), HintState::kCompleted);
+  EXPECT_THAT(pinned_, SizeIs(1));
 }
 
 }  // namespace

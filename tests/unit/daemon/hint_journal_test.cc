@@ -1,0 +1,115 @@
+#include "node/daemon/hint_journal.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "tests/unit/api/temp_dir.h"
+
+namespace sluice {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+using WallTime = std::chrono::system_clock::time_point;
+
+Digest NameOf(uint8_t first) {
+  std::array<uint8_t, Digest::kBytes> bytes{};
+  bytes[0] = first;
+  return Digest(bytes);
+}
+
+class HintJournalTest : public ::testing::Test {
+ protected:
+  void Write(const std::string& text) { std::ofstream(path_, std::ios::binary) << text; }
+  std::string Text() const {
+    std::ifstream in(path_, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  }
+
+  api::TempDir dir_;
+  const std::string path_ = dir_.File("hints.json");
+  const HintJournal journal_{path_};
+};
+
+TEST_F(HintJournalTest, WithoutAFileThereAreNoHints) {
+  const auto hints = journal_.Load();
+  ASSERT_TRUE(hints.ok()) << hints.status();
+  EXPECT_THAT(*hints, IsEmpty());
+}
+
+TEST_F(HintJournalTest, EveryFieldComesBack) {
+  api::HintSpec full{.id = "full",
+                     .reference = "r/app:1",
+                     .platform = api::HintPlatform{"linux", "arm64", "v8"},
+                     .ranges = {{NameOf(1), {0, 10}}, {NameOf(2), {4096, uint64_t{1} << 40}}},
+                     .priority = -7,
+                     .needed_by = WallTime(std::chrono::nanoseconds(1'700'000'000'123'456'789)),
+                     .ttl = std::chrono::hours(3),
+                     .scheduler = "s",
+                     .pin = true};
+  const api::HintSpec plain{.id = "plain", .reference = "r/b:1"};
+  const WallTime taken{milliseconds(1'700'000'000'042)};
+  ASSERT_TRUE(journal_.Save({{full, taken}, {plain, taken + milliseconds(1)}}).ok());
+  const auto hints = journal_.Load();
+  ASSERT_TRUE(hints.ok()) << hints.status();
+  ASSERT_THAT(*hints, SizeIs(2));
+  const api::HintSpec& got = hints->at(0).spec;
+  EXPECT_EQ(got.id, "full");
+  EXPECT_EQ(got.reference, "r/app:1");
+  EXPECT_EQ(got.platform, full.platform);
+  EXPECT_EQ(got.ranges, full.ranges);
+  EXPECT_EQ(got.priority, -7);
+  EXPECT_EQ(got.needed_by, full.needed_by);
+  EXPECT_EQ(got.ttl, full.ttl);
+  EXPECT_EQ(got.scheduler, "s");
+  EXPECT_TRUE(got.pin);
+  EXPECT_EQ(hints->at(0).taken, taken);
+  const api::HintSpec& other = hints->at(1).spec;
+  EXPECT_EQ(other.id, "plain");
+  EXPECT_FALSE(other.platform || other.needed_by || other.ttl || other.pin);
+  EXPECT_THAT(other.ranges, IsEmpty());
+  ASSERT_TRUE(journal_.Save({}).ok());
+  EXPECT_THAT(*journal_.Load(), IsEmpty());
+}
+
+TEST_F(HintJournalTest, WhatIsNoJournalIsSaidAndLeftOut) {
+  for (
+      const char* const text :
+      {"", "x", "[]", "{}", R"({"version":2,"hints":[]})", R"({"version":1})",
+       R"({"version":1,"hints":[{}]})",
+       R"({"version":1,"hints":[{"id":"","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0}]})",
+       R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
+            "ttl":-1}]})",
+       R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
+            "ranges":[["sha256:00",0,1]]}]})"}) {
+    Write(text);
+    EXPECT_TRUE(absl::IsDataLoss(journal_.Load().status())) << text;
+    EXPECT_EQ(Text(), text) << "it is left as it is";
+  }
+}
+
+TEST_F(HintJournalTest, ACopyOfAnotherMomentIsLeftOut) {
+  ASSERT_TRUE(journal_.Save({{{.id = "a", .reference = "r/a:1"}, {}}}).ok());
+  const std::string before = Text();
+  ASSERT_TRUE(journal_.Save({}).ok());
+  std::filesystem::remove(path_);
+  Write(before);
+  const absl::Status status = journal_.Load().status();
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("copy"));
+}
+
+TEST_F(HintJournalTest, ADiskThatTakesNothingIsAnError) {
+  EXPECT_TRUE(absl::IsUnavailable(HintJournal(dir_.File("nowhere/hints.json")).Save({})));
+}
+
+}  // namespace
+}  // namespace sluice

@@ -49,20 +49,39 @@
 {{- if regexMatch ":[^/]*$|@" .Values.image.repository -}}
 {{- fail (printf "image.repository: %q has a tag or a digest; give the tag as image.tag" .Values.image.repository) -}}
 {{- end -}}
-{{- if .Values.tls.existingSecret -}}
+{{- $tls := .Values.tls -}}
+{{- $manager := $tls.certManager -}}
+{{- if and $tls.existingSecret $manager.enabled -}}
+{{- fail "tls.existingSecret and tls.certManager.enabled both say where the certificate is; give one of them" -}}
+{{- end -}}
+{{- if and $manager.enabled (not $manager.issuerRef.name) -}}
+{{- fail "tls.certManager.issuerRef.name: cert-manager must be told who issues; name an Issuer of the release's namespace, or a ClusterIssuer with tls.certManager.issuerRef.kind=ClusterIssuer" -}}
+{{- end -}}
+{{- if and $manager.enabled (not (.Capabilities.APIVersions.Has "cert-manager.io/v1/Certificate")) -}}
+{{- fail "tls.certManager.enabled: this cluster has no cert-manager.io/v1; install cert-manager first (helm template: --api-versions cert-manager.io/v1/Certificate), or name a Secret as tls.existingSecret" -}}
+{{- end -}}
+{{- if include "sluice.tlsSecret" . -}}
+{{- $source := ternary "tls.certManager" "tls.existingSecret" $manager.enabled -}}
 {{- if not .Values.peers.enabled -}}
-{{- fail "tls.existingSecret: TLS is between nodes, and peers.enabled is false; leave it empty, or set peers.enabled=true" -}}
+{{- fail (printf "%s: TLS is between nodes, and peers.enabled is false; leave it out, or set peers.enabled=true" $source) -}}
 {{- end -}}
 {{- range $key := list "ca" "certificate" "key" "crlFile" -}}
 {{- if dig "tls" $key "" $config -}}
-{{- fail (printf "tls.existingSecret and config.tls.%s both name the files; give one of them" $key) -}}
+{{- fail (printf "%s and config.tls.%s both name the files; give one of them" $source $key) -}}
 {{- end -}}
 {{- end -}}
-{{- else if .Values.tls.crlKey -}}
+{{- end -}}
+{{- if and $tls.crlKey (not $tls.existingSecret) -}}
 {{- fail "tls.crlKey: it is a key of the Secret tls.existingSecret, which is empty" -}}
 {{- end -}}
-{{- if and (default dict $config.cluster).swarm (or .Values.tls.existingSecret (dig "tls" "ca" "" $config)) -}}
+{{- if and (default dict $config.cluster).swarm (or (include "sluice.tlsSecret" .) (dig "tls" "ca" "" $config)) -}}
 {{- fail "config.cluster.swarm: the swarm is not encrypted, and TLS is on; set config.cluster.swarm=false" -}}
+{{- end -}}
+{{- if and .Values.updateStrategy.maxUnavailable (ne .Values.updateStrategy.type "RollingUpdate") -}}
+{{- fail (printf "updateStrategy.maxUnavailable: it is for RollingUpdate, and updateStrategy.type is %s" .Values.updateStrategy.type) -}}
+{{- end -}}
+{{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled -}}
+{{- fail "podMonitor.enabled and serviceMonitor.enabled: Prometheus would count every node twice; set one of them to false" -}}
 {{- end -}}
 {{- if and .Values.registryCredentials.existingSecret (dig "origin" "dockerConfig" "" $config) -}}
 {{- fail "registryCredentials.existingSecret and config.origin.dockerConfig both name the credentials; give one of them" -}}

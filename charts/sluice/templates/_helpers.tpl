@@ -45,6 +45,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "%s/api.sock" .Values.config.runtimeDir) (dig "api" "socket" "" .Values.config) -}}
 {{- end -}}
 
+{{/* The Secret with the nodes' certificate; empty without TLS. */}}
+{{- define "sluice.tlsSecret" -}}
+{{- if .Values.tls.certManager.enabled -}}
+{{- include "sluice.fullname" . | trunc 59 | trimSuffix "-" }}-tls
+{{- else -}}
+{{- .Values.tls.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether there is to be a NetworkPolicy: true, or empty. */}}
+{{- define "sluice.hasNetworkPolicy" -}}
+{{- $enabled := .Values.networkPolicy.enabled -}}
+{{- if eq (toString $enabled) "auto" -}}
+{{- $enabled = not .Values.hostNetwork -}}
+{{- end -}}
+{{- if $enabled }}true{{ end -}}
+{{- end -}}
+
 {{/* The daemon's configuration as YAML: `config`, and what follows from other values. */}}
 {{- define "sluice.config" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -61,7 +79,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.registryCredentials.existingSecret -}}
 {{- $_ := set $config "origin" (merge (dict "dockerConfig" "/etc/sluice/docker/config.json") (default dict $config.origin)) -}}
 {{- end -}}
-{{- if .Values.tls.existingSecret -}}
+{{- if include "sluice.tlsSecret" . -}}
 {{- $files := dict "ca" "/etc/sluice-tls/ca.crt" "certificate" "/etc/sluice-tls/tls.crt" "key" "/etc/sluice-tls/tls.key" -}}
 {{- with .Values.tls.crlKey -}}
 {{- $_ := set $files "crlFile" (printf "/etc/sluice-tls/%s" .) -}}

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# What the chart makes beside its DaemonSet when it is asked to: who may connect, certificates, monitors; and what it says
+# after an install.
+source "$(dirname "$0")/lib_helm.sh"
+
+readonly operator=(--api-versions monitoring.coreos.com/v1/PrometheusRule --api-versions monitoring.coreos.com/v1/ServiceMonitor
+  --api-versions monitoring.coreos.com/v1/PodMonitor)
+readonly cert_manager=(--api-versions cert-manager.io/v1/Certificate)
+
+# --- who may connect
+
+render
+holds 'made["NetworkPolicy/node-sluice"]["spec"]["podSelector"]["matchLabels"] == daemons["selector"]["matchLabels"]'
+holds 'made["NetworkPolicy/node-sluice"]["spec"]["policyTypes"] == ["Ingress"]'
+holds '[[p["port"] for p in rule["ports"]] for rule in made["NetworkPolicy/node-sluice"]["spec"]["ingress"]] == [[7301], [9464]]'
+holds 'made["NetworkPolicy/node-sluice"]["spec"]["ingress"][0]["from"] == [{"podSelector": {"matchLabels": daemons["selector"]["matchLabels"]}}]'
+holds '{"namespaceSelector": {}} in made["NetworkPolicy/node-sluice"]["spec"]["ingress"][1]["from"]'
+
+cat >"$work/values.yaml" <<'END_OF_VALUES'
+config: {operations: {listen: "0.0.0.0:1900"}, cluster: {listen: "0.0.0.0:1901", swarm: true, swarmPort: 1902}}
+networkPolicy:
+  peerCidrs: [10.1.0.0/16, "fd00::/8"]
+  metricsNamespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}
+  extraIngress: [{from: [{ipBlock: {cidr: 10.2.0.1/32}}], ports: [{port: 1900}]}]
+END_OF_VALUES
+render -f "$work/values.yaml"
+holds '[[p["port"] for p in rule["ports"]] for rule in made["NetworkPolicy/node-sluice"]["spec"]["ingress"]] == [[1901, 1902], [1900], [1900]]'
+holds '[f["ipBlock"]["cidr"] for f in made["NetworkPolicy/node-sluice"]["spec"]["ingress"][0]["from"][1:]] == ["10.1.0.0/16", "fd00::/8"]'
+holds '{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}} in made["NetworkPolicy/node-sluice"]["spec"]["ingress"][1]["from"]'
+holds '{"namespaceSelector": {}} not in made["NetworkPolicy/node-sluice"]["spec"]["ingress"][1]["from"]'
+holds 'made["NetworkPolicy/node-sluice"]["spec"]["ingress"][2]["from"][0]["ipBlock"]["cidr"] == "10.2.0.1/32"'
+render --set peers.enabled=false
+holds '[[p["port"] for p in rule["ports"]] for rule in made["NetworkPolicy/node-sluice"]["spec"]["ingress"]] == [[9464]]'
+
+# A policy does not count for the host's network: none is made there unasked, and the notes say so in any case.
+render --set hostNetwork=true
+holds '"NetworkPolicy/node-sluice" not in made'
+render --set hostNetwork=true --set networkPolicy.enabled=true
+holds '"NetworkPolicy/node-sluice" in made'
+render --set networkPolicy.enabled=false
+holds '"NetworkPolicy/node-sluice" not in made'
+notes
+! grep -qi 'policy' "$work/notes" || fail "the notes warn of a policy that counts: $(<"$work/notes")"
+notes --set hostNetwork=true
+tr '\n' ' ' <"$work/notes" | grep -q 'no NetworkPolicy guards pods of the host.s network\. Keep port 9464 and port 7301 .* use TLS' ||
+  fail "the notes don't say that nothing guards the host's network: $(<"$work/notes")"
+notes --set hostNetwork=true --set networkPolicy.enabled=true --set tls.existingSecret=a
+grep -q 'counts for' "$work/notes" || fail "the notes don't say that the policy counts for nothing"
+! grep -q 'use TLS' "$work/notes" || fail "the notes want TLS, which is there"
+notes --set networkPolicy.enabled=false
+grep -q 'whoever reaches the pods can read metrics, and ask' "$work/notes" || fail "the notes don't say that nothing guards"
+
+refused 'networkPolicy.enabled.*must be one of' --set networkPolicy.enabled=yes
+refused 'networkPolicy.peerCidrs.0: Does not match pattern' --set 'networkPolicy.peerCidrs={10.0.0.1}'
+refused 'networkPolicy.metricsNamespaceSelector: Additional property labels' --set networkPolicy.metricsNamespaceSelector.labels.a=b
+
+# --- who is a node
+
+render "${cert_manager[@]}" --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes
+holds 'made["Certificate/node-sluice-tls"]["spec"]["issuerRef"] == {"name": "nodes", "kind": "Issuer", "group": "cert-manager.io"}'
+holds 'made["Certificate/node-sluice-tls"]["spec"]["dnsNames"] == ["sluice"]'
+holds '{"server auth", "client auth"} <= set(made["Certificate/node-sluice-tls"]["spec"]["usages"])'
+holds 'next(v for v in pod["volumes"] if v["name"] == "tls")["secret"]["secretName"] == made["Certificate/node-sluice-tls"]["spec"]["secretName"]'
+holds 'config["tls"]["ca"] == "/etc/sluice-tls/ca.crt" and "crlFile" not in config["tls"]'
+config_is_valid
+render "${cert_manager[@]}" --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=all \
+  --set tls.certManager.issuerRef.kind=ClusterIssuer,config.tls.peerName=nodes.example,tls.certManager.duration=24h
+holds 'made["Certificate/node-sluice-tls"]["spec"]["issuerRef"]["kind"] == "ClusterIssuer"'
+holds 'made["Certificate/node-sluice-tls"]["spec"]["dnsNames"] == [config["tls"]["peerName"]] == ["nodes.example"]'
+holds 'made["Certificate/node-sluice-tls"]["spec"]["duration"] == "24h"'
+render "${cert_manager[@]}"
+holds 'not any(name.startswith("Certificate") for name in made)'
+
+managed=("${cert_manager[@]}" --set tls.certManager.enabled=true)
+refused 'tls.certManager.issuerRef.name: .*ClusterIssuer' "${managed[@]}"
+managed+=(--set tls.certManager.issuerRef.name=nodes)
+refused 'no cert-manager.io/v1; install' --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes
+refused 'tls.existingSecret and tls.certManager.enabled' "${managed[@]}" --set tls.existingSecret=a
+refused 'tls.certManager: .*peers.enabled' "${managed[@]}" --set peers.enabled=false
+refused 'tls.certManager and config.tls.key both name' "${managed[@]}" --set config.tls.key=/key
+refused 'tls.crlKey: .*is empty' "${managed[@]}" --set tls.crlKey=ca.crl
+refused 'config.cluster.swarm: the swarm is not encrypted' "${managed[@]}" --set config.cluster.swarm=true
+refused 'tls.certManager.duration: Does not match pattern' "${managed[@]}" --set tls.certManager.duration=90d
+
+# --- what scrapes them, and how they are replaced
+
+render "${operator[@]}" --set podMonitor.enabled=true,serviceMonitor.enabled=false,podMonitor.interval=5s,podMonitor.labels.a=b
+holds '"ServiceMonitor/node-sluice" not in made'
+holds 'made["PodMonitor/node-sluice"]["spec"]["podMetricsEndpoints"] == [{"port": "operations", "path": "/metrics", "interval": "5s"}]'
+holds 'made["PodMonitor/node-sluice"]["spec"]["selector"]["matchLabels"] == daemons["selector"]["matchLabels"]'
+holds 'made["PodMonitor/node-sluice"]["metadata"]["labels"]["a"] == "b"'
+holds '"operations" in [p["name"] for p in node["ports"]]'
+render --set podMonitor.enabled=true,serviceMonitor.enabled=false
+holds 'not any(name.startswith("PodMonitor") for name in made)'
+refused 'podMonitor.enabled and serviceMonitor.enabled: .*twice' "${operator[@]}" --set podMonitor.enabled=true
+
+render --set updateStrategy.type=RollingUpdate,updateStrategy.maxUnavailable=10%
+holds 'daemons["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}'
+render --set updateStrategy.type=RollingUpdate,updateStrategy.maxUnavailable=2
+holds 'daemons["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 2}'
+refused 'updateStrategy.maxUnavailable: .*RollingUpdate' --set updateStrategy.maxUnavailable=2
+refused 'updateStrategy.maxUnavailable: Does not match' --set updateStrategy.type=RollingUpdate,updateStrategy.maxUnavailable=some

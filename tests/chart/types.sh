@@ -50,6 +50,8 @@ take default
 take off --set config.ondemand.backend=off,peers.enabled=false
 take host-network --set hostNetwork=true,networkPolicy.enabled=true,config.cluster.swarm=true
 take certificate --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes
+take mirror --set mirror.enabled=true,mirror.containerd.configure=true \
+  --set 'mirror.crio.configure=true,mirror.crio.registries={docker.io}'
 take pod-monitor --set podMonitor.enabled=true,serviceMonitor.enabled=false,podMonitor.labels.a=b
 cat >"$work/values.yaml" <<'END_OF_VALUES'
 image: {repository: "registry.example:5000/team/sluice", pullPolicy: Always, pullSecrets: [pull]}

@@ -27,8 +27,28 @@
 {{- $ports = append $ports (toString (int $cluster.swarmPort)) -}}
 {{- end -}}
 {{- end -}}
+{{- $mirror := .Values.mirror -}}
+{{- $listen := dig "mirror" "listen" "" $config -}}
+{{- if $mirror.enabled -}}
+{{- if $listen -}}
+{{- fail "mirror.enabled and config.mirror.listen both say where the mirror is; give one of them" -}}
+{{- end -}}
+{{- $ports = append $ports (toString (int $mirror.port)) -}}
+{{- else if or $mirror.containerd.configure $mirror.crio.configure -}}
+{{- fail "mirror.containerd.configure, mirror.crio.configure: there is no mirror to be asked; set mirror.enabled=true" -}}
+{{- else if and $listen (not .Values.hostNetwork) (regexMatch "^(127\\.|localhost:|\\[::1\\])" $listen) -}}
+{{- fail (printf "config.mirror.listen: nothing but the pod itself can reach %q; leave it out, and set mirror.enabled=true" $listen) -}}
+{{- end -}}
+{{- if and $mirror.crio.configure (not $mirror.crio.registries) -}}
+{{- fail "mirror.crio.registries: CRI-O has no mirror for all registries; name at least one, e.g. docker.io" -}}
+{{- end -}}
+{{- with $mirror.containerd -}}
+{{- if and .configPath (not (hasPrefix (printf "%s/" (trimSuffix "/" .folder)) .configPath)) -}}
+{{- fail (printf "mirror.containerd.configPath: %q is not in mirror.containerd.folder (%s), so the pod would not see it" .configPath .folder) -}}
+{{- end -}}
+{{- end -}}
 {{- if ne (len $ports) (len (uniq $ports)) -}}
-{{- fail (printf "config: the ports of operations.listen, cluster.listen and cluster.swarmPort must differ, and are %s" (join ", " $ports)) -}}
+{{- fail (printf "config: the ports of operations.listen, cluster.listen, cluster.swarmPort and mirror.port must differ, and are %s" (join ", " $ports)) -}}
 {{- end -}}
 
 {{- $folders := dict "config.dataDir" $config.dataDir "config.runtimeDir" $config.runtimeDir "mountsDir" .Values.mountsDir -}}

@@ -54,6 +54,43 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Whether the node's container runtime is to be told of the mirror: true, or empty. */}}
+{{- define "sluice.configuresRuntime" -}}
+{{- if or .Values.mirror.containerd.configure .Values.mirror.crio.configure }}true{{ end -}}
+{{- end -}}
+
+{{/* Lines of shell that tell it, in a pod that sees the host's folders. Takes a list: the root, and more arguments. It
+stands in the pod, not in the ConfigMap: what a pod has written it takes away, though the values have changed. */}}
+{{- define "sluice.configureRuntime" -}}
+{{- $root := index . 0 -}}
+{{- $arguments := index . 1 -}}
+{{- $mirror := printf "--mirror http://127.0.0.1:%d" (int $root.Values.mirror.port) -}}
+{{- with $root.Values.mirror.containerd -}}
+{{- if .configure -}}
+sluice configure containerd {{ $mirror }}
+{{- if .configPath }} --config-path {{ .configPath }}
+{{- else }} --containerd-config {{ .folder | trimSuffix "/" }}/config.toml
+{{- end }}
+{{- range .registries }} --registry {{ . }}{{ end }}{{ $arguments }}
+{{ end -}}
+{{- end -}}
+{{- with $root.Values.mirror.crio -}}
+{{- if .configure -}}
+sluice configure crio {{ $mirror }} --folder {{ .folder }}
+{{- range .registries }} --registry {{ . }}{{ end }}{{ $arguments }}
+{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sluice.runtimeFolderMounts" -}}
+{{- if .Values.mirror.containerd.configure }}
+- {name: containerd, mountPath: {{ .Values.mirror.containerd.folder | quote }}}
+{{- end }}
+{{- if .Values.mirror.crio.configure }}
+- {name: crio, mountPath: {{ .Values.mirror.crio.folder | quote }}}
+{{- end }}
+{{- end -}}
+
 {{/* Whether there is to be a NetworkPolicy: true, or empty. */}}
 {{- define "sluice.hasNetworkPolicy" -}}
 {{- $enabled := .Values.networkPolicy.enabled -}}
@@ -85,6 +122,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := set $files "crlFile" (printf "/etc/sluice-tls/%s" .) -}}
 {{- end -}}
 {{- $_ := set $config "tls" (merge $files (default dict $config.tls)) -}}
+{{- end -}}
+{{- if .Values.mirror.enabled -}}
+{{- $listen := printf "%s:%d" (ternary "127.0.0.1" "0.0.0.0" .Values.hostNetwork) (int .Values.mirror.port) -}}
+{{- $_ := set $config "mirror" (merge (dict "listen" $listen) (default dict $config.mirror)) -}}
 {{- end -}}
 {{- range $key, $value := $config }}
 {{- if kindIs "map" $value }}

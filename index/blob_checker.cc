@@ -21,16 +21,6 @@ absl::Status NobodyWaits() {
 absl::StatusOr<VerifyReport> BlobChecker::Verify(const EntryPtr& entry, ChunkVerifier& verifier,
                                                  const CancelCheck& stop,
                                                  const OnVerifyProgress& on_progress) {
-  absl::StatusOr<VerifyReport> report = VerifyPresent(entry, verifier, stop, on_progress);
-  if (!report.ok()) return report;
-  std::lock_guard lock(entry->mutex);
-  report->bad += std::exchange(entry->lost_chunks, 0);
-  return report;
-}
-
-absl::StatusOr<VerifyReport> BlobChecker::VerifyPresent(const EntryPtr& entry, ChunkVerifier& verifier,
-                                                        const CancelCheck& stop,
-                                                        const OnVerifyProgress& on_progress) {
   const std::shared_ptr<Blob>& blob = entry->blob;
   uint64_t write_epoch = 0;
   {

@@ -30,9 +30,7 @@ namespace sluice::index {
 struct VerifyReport {
   uint32_t checked = 0;
   uint32_t ok = 0;
-  // Taken back; they are fetched again when they are wanted. Also those that went with a file that was lost,
-  // or was found to be a copy, and that no Verify has told of: they may be here again.
-  uint32_t bad = 0;
+  uint32_t bad = 0;           // taken back; they will be fetched again when they are wanted
   uint32_t unverifiable = 0;  // no recipe, and the blob is not complete
 };
 
@@ -82,8 +80,6 @@ class BlobChecker {
   void Check(const EntryPtr& entry, const std::atomic<bool>& stop);
 
  private:
-  absl::StatusOr<VerifyReport> VerifyPresent(const EntryPtr& entry, ChunkVerifier& verifier,
-                                             const CancelCheck& stop, const OnVerifyProgress& on_progress);
   static bool NeedsWholeHash(const BlobEntry& entry, const VerifyReport& found);
   enum class ChunkCheck { kOk, kBad, kUnverifiable };
   struct Reading {

@@ -105,7 +105,7 @@ struct BlobEntry {
   std::atomic<bool> deaf{false};  // the last try to tell failed
   bool announced = false;         // as settled; told, or to be told
   bool announce_due = false;      // to be told
-  uint32_t lost_chunks = 0;       // went with a lost file, and no Verify has said so yet
+  uint32_t lost_chunks = 0;       // went with a lost file, and nobody has been told yet
   bool wrong_before = false;      // its whole bytes were not the digest's, and are fetched once more
   bool notice_due = false;        // waits in the Notifier
 

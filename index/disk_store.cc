@@ -259,6 +259,13 @@ absl::StatusOr<VerifyReport> DiskStore::Verify(const BlobKey& key, ChunkVerifier
                          on_progress);
 }
 
+uint32_t DiskStore::TakeLostChunks(const BlobKey& key) {
+  const EntryPtr entry = FindEntry(key);
+  if (!entry) return 0;
+  std::lock_guard lock(entry->mutex);
+  return std::exchange(entry->lost_chunks, 0);
+}
+
 void DiskStore::CheckUnproven() {
   for (const EntryPtr& entry : table_->All()) {
     if (entry->blob->facts()->root && entry->blob->unverified_count() > 0) hasher_.Enqueue(entry->id);

@@ -208,6 +208,10 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
                                       const CancelCheck& cancelled = {},
                                       const OnVerifyProgress& on_progress = nullptr);
 
+  // How many chunks went with a file that was lost, or was found to be a copy, since this was asked last;
+  // they may be here again. 0 if there is no such blob.
+  uint32_t TakeLostChunks(const BlobKey& key);
+
   // Has what is here unproven held against the recipes, in the background: what came since is anyway, when
   // its recipe comes.
   void CheckUnproven();

@@ -167,6 +167,8 @@ absl::StatusOr<api::VerifyReport> BlobAdmin::VerifyBlob(const Digest& digest, co
     }
     any = true;
     all = Sum(all, *report, *info);
+    // Whoever asks is told of a copy that was put back, though all of it may have been fetched again.
+    all.bad_chunks += store_.TakeLostChunks(info->key);
   }
   if (!any) return failed;
   return all;

@@ -140,7 +140,7 @@ TEST_F(FileGuardTest, FilesPutBackFromACopyOfAnotherMomentAreAbsent) {
   ExpectTrue(sample);
 }
 
-TEST_F(FileGuardTest, WhatWentWithACopyIsToldOnceByVerifyThoughAllIsHereAgain) {
+TEST_F(FileGuardTest, WhatWentWithACopyIsToldOnceThoughAllIsHereAgain) {
   const SampleBlob sample(1);
   SampleVerifier verifier(sample);
   OpenStore();
@@ -152,9 +152,10 @@ TEST_F(FileGuardTest, WhatWentWithACopyIsToldOnceByVerifyThoughAllIsHereAgain) {
   CommitAll(sample, Evidence::kVerified);
   const absl::StatusOr<VerifyReport> report = store_->Verify(sample.spec.digest, verifier);
   ASSERT_TRUE(report.ok()) << report.status();
-  EXPECT_EQ(report->bad, sample.chunk_count());
+  EXPECT_EQ(report->bad, 0u) << "what is here is right: a bootstrap may be mounted";
   EXPECT_EQ(report->ok, sample.chunk_count());
-  EXPECT_EQ(store_->Verify(sample.spec.digest, verifier)->bad, 0u);
+  EXPECT_EQ(store_->TakeLostChunks(sample.spec.digest), sample.chunk_count());
+  EXPECT_EQ(store_->TakeLostChunks(sample.spec.digest), 0u);
 }
 
 TEST_F(FileGuardTest, FilesAreToldFromCopiesWhereNoAttributesAreKept) {

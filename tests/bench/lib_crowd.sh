@@ -3,6 +3,8 @@
 
 # shellcheck source=tests/net/lib_net.sh
 source tests/net/lib_net.sh
+# shellcheck source=tests/bench/lib_busy.sh
+source tests/bench/lib_busy.sh
 
 # RUNS sets how often a crowd is measured; BUSY_MAX up to which share of time processor and disks may be busy.
 readonly runs=${RUNS:-5} busy_max=${BUSY_MAX:-0.85} tries_max=3
@@ -153,27 +155,6 @@ resident_mb_max() {
 }
 
 # --- what the machine was busy with
-
-# What is not idle was somebody's, and what the hypervisor took was not ours.
-cpu_ticks() { awk '$1 == "cpu" { for (i = 2; i <= 9; ++i) all += $i; print all, all - $5 - $6 }' /proc/stat; }
-disk_ticks() { awk '$3 !~ /^ram/ { print $3, $13 }' /proc/diskstats; }
-
-busy_begin() {
-  busy_started=$EPOCHREALTIME
-  busy_cpu=$(cpu_ticks)
-  disk_ticks >"$work/disks"
-}
-
-# busy_end: sets cpu_busy, and disk_busy of the disk that was busy most.
-busy_end() {
-  local milliseconds
-  milliseconds=$(awk -v from="$busy_started" -v to="$EPOCHREALTIME" 'BEGIN { print (to - from) * 1000 }')
-  cpu_busy=$(echo "$busy_cpu $(cpu_ticks)" | awk '{ printf "%.3f", ($4 - $2) / ($3 - $1) }')
-  disk_busy=$(disk_ticks | awk -v ms="$milliseconds" -v file="$work/disks" '
-    BEGIN { while ((getline line <file) > 0) { split(line, field); before[field[1]] = field[2] } }
-    { busy = ($2 - before[$1]) / ms; if (busy > max) max = busy }
-    END { printf "%.3f", max }')
-}
 
 # quiet_run FUNCTION [ARGUMENT...]: runs it, and again when the machine was too busy for its figures to count. It calls
 # busy_begin and busy_end itself. Returns 1, having said so, if it never was quiet enough.

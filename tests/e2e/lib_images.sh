@@ -9,10 +9,10 @@ bookworm_mirror() {
     head -n 1
 }
 
-# root_tarball: the path of a Debian root file system that can run Python, Perl, git and gcc, as a tar archive; made
-# from the configured mirror the first time.
+# root_tarball [PACKAGE,...]: the path of a Debian root file system with these packages (default: what can run Python,
+# Perl, git and gcc), as a tar archive; made from the configured mirror the first time.
 root_tarball() {
-  local include=python3,perl,git,gcc cache=${XDG_CACHE_HOME:-$HOME/.cache}/sluice mirror tarball
+  local include=${1:-python3,perl,git,gcc} cache=${XDG_CACHE_HOME:-$HOME/.cache}/sluice mirror tarball
   tarball=$cache/debian-bookworm-$(dpkg --print-architecture)-minbase-${include//,/-}.tar
   if [[ ! -s $tarball ]]; then
     install_packages "${SLUICE_QUICKSTART_PACKAGES[@]}" >&2
@@ -33,10 +33,10 @@ root_tarball() {
   echo "$tarball"
 }
 
-# root_layer: the same, compressed as a layer of an ordinary image is; kept beside it.
+# root_layer [PACKAGE,...]: the same, compressed as a layer of an ordinary image is; kept beside it.
 root_layer() {
   local tarball
-  tarball=$(root_tarball)
+  tarball=$(root_tarball "$@")
   if [[ ! $tarball.gz -nt $tarball ]]; then
     gzip -6 -n <"$tarball" >"$tarball.gz.new"
     mv "$tarball.gz.new" "$tarball.gz"

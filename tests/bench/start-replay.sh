@@ -1,0 +1,190 @@
+# shellcheck shell=bash disable=SC2034,SC2154  # run.sh, its lib.sh and lib_*.sh set and use the rest
+# Starts of programs, replayed from recorded traces (traces/) on an empty node that has just mounted their image, from a
+# registry behind 100 Mbit/s and 36 ms: from when the mount is asked for until the program would have ended. Beside it
+# containerd, which pulls and unpacks the ordinary image over the same link and then runs the same trace; what the link
+# and the program make necessary; and the same with nothing fetched ahead (case: off), as a control. Arguments: the
+# cases, as python/first; default: all. "record NAME..." records traces instead (default: all).
+
+# shellcheck source=tests/net/lib_link.sh
+source tests/net/lib_link.sh
+# shellcheck source=tests/e2e/lib_nodes.sh
+source tests/e2e/lib_nodes.sh
+# shellcheck source=tests/e2e/lib_containerd.sh
+source tests/e2e/lib_containerd.sh
+# shellcheck source=tests/bench/lib_busy.sh
+source tests/bench/lib_busy.sh
+# shellcheck source=tests/bench/lib_trace.sh
+source tests/bench/lib_trace.sh
+
+readonly link_bytes_per_second=12500000 round_trip_seconds=0.036
+
+# What a profile is made of is learnt by `sluice image profile`.
+has_profiles() { "$SLUICE_BIN/sluice" image profile --help >/dev/null 2>&1; }
+
+# start_empty NODE READAHEAD [YAML LINE...]: that node, with an empty store.
+start_empty() {
+  use_node "$1"
+  [[ -z $node_pid ]] || stop_node
+  rm -rf "$data_dir"
+  start_node 'fetch:' "  readahead: $2" "${@:3}"
+  mount=$work/node$1/mnt/lazy
+}
+
+# timed_start: on the node that is used; sets took, and busy_end's.
+timed_start() {
+  local started both
+  drop_page_cache
+  busy_begin
+  started=$EPOCHREALTIME
+  mount_image lazy "$mount"
+  both=$(replay "$trace" "$mount" "$started") || fail "the replay of '$trace' failed"
+  busy_end
+  took=${both% *} own=${both#* }
+  sluice umount "$mount" >&2
+}
+
+start_first() {
+  start_empty 1 adaptive
+  timed_start
+  ours=$took
+}
+
+start_off() {
+  start_empty 1 off
+  timed_start
+  off=$took
+}
+
+# A node starts the program; then another does, which has nothing of the image but may know what the first has read.
+start_with_profile() {
+  start_empty 1 adaptive "$(cluster_config 1 2)"
+  start_empty 2 adaptive "$(cluster_config 2 2)"
+  use_node 1
+  mount=$work/node1/mnt/lazy
+  timed_start
+  # The link is to be measured, not what the first node has.
+  sluice blob evict "$(data_blob_of lazy)" >&2
+  use_node 2
+  mount=$work/node2/mnt/lazy
+  timed_start
+  ours=$took
+  stop_node
+  use_node 1
+  stop_node
+}
+
+unpacked() { find "$work/containerd/io.containerd.snapshotter.v1.native/snapshots" -mindepth 1 -maxdepth 1 -name '[0-9]*'; }
+
+start_pulled() {
+  local started both
+  forget_images
+  drop_page_cache
+  started=$EPOCHREALTIME
+  pull "$registry/ordinary:1"
+  both=$(replay "$trace" "$(unpacked)" "$started") || fail "the replay of '$trace' failed"
+  pulled=${both% *}
+}
+
+origin_counts() { echo "$(metric sluice_origin_blob_bytes_total) $(metric sluice_origin_plain_bytes_total)"; }
+origin_is_quiet() {
+  local before
+  before=$(origin_counts)
+  sleep 1
+  [[ $(origin_counts) == "$before" ]]
+}
+
+# measure_touched: what crosses the wire for the chunks that the trace touches, and nothing else; sets touched_wire,
+# touched_plain, own and bound.
+measure_touched() {
+  local before both
+  start_empty 1 off
+  mount_image lazy "$mount"
+  wait_until origin_is_quiet || fail "the mount does not end"
+  before=$(origin_counts)
+  both=$(replay "$trace" "$mount" "$EPOCHREALTIME") || fail "the replay of '$trace' failed"
+  wait_until origin_is_quiet || fail "the node fetches on"
+  own=${both#* }
+  read -r touched_wire touched_plain < <(awk '{ print $3 - $1, $4 - $2 }' <<<"$before $(origin_counts)")
+  bound=$(awk -v bytes="$touched_wire" -v rate="$link_bytes_per_second" -v trip="$round_trip_seconds" -v own="$own" \
+    'BEGIN { printf "%.6f", bytes / rate + 2 * trip + own }')
+  sluice umount "$mount" >&2
+  note "$trace: $touched_wire bytes on the wire of $touched_plain touched; $own s of its own; bound $bound s"
+}
+
+# note_busy FILE: what the machine was busy with in the last start, for the line of a figure.
+note_busy() { echo "$cpu_busy $disk_busy" >>"$1"; }
+most_busy() { awk '{ if ($1 > cpu) cpu = $1; if ($2 > disk) disk = $2 } END { printf "cpu_busy=%s,disk_busy=%s", cpu, disk }' "$1"; }
+
+ours_and_off() {
+  if [[ $kind == first ]]; then start_first; else start_with_profile; fi
+  note_busy "$series-busy"
+  start_off
+  note_busy "$series-off-busy"
+}
+
+# report_case CASE SERIES [figure.py options]
+report_case() {
+  local also
+  also=$(most_busy "$2-busy"),touched_of_image=$(awk -v t="$touched_plain" -v all="$image_bytes" 'BEGIN { printf "%.4f", t / all }')
+  report time_over_pull ratio --case "$1" --pairs-min "$runs" --also "$also" --names ours_seconds,pull_seconds <"$2-pull"
+  report time_over_bound ratio --case "$1" --pairs-min "$runs" --also "$also" --names ours_seconds,bound_seconds <"$2-bound"
+}
+
+measure_case() {
+  local trace=${1%/*} kind=${1#*/} series=$work/${1/\//-} run ours off pulled took own mount bound touched_wire touched_plain
+  trace_fits "$trace"
+  measure_touched
+  for ((run = 0; run < runs; ++run)); do
+    in_turns "$run" ours_and_off start_pulled
+    note "$1: ours $ours s, with nothing ahead $off s, pulled $pulled s"
+    echo "$ours $pulled" >>"$series-pull"
+    echo "$ours $bound" >>"$series-bound"
+    echo "$ours $off" >>"$series-over-off"
+    echo "$off $pulled" >>"$series-off-pull"
+    echo "$off $bound" >>"$series-off-bound"
+  done
+  report_case "$1" "$series"
+  report time_over_off ratio --case "$1" --pairs-min "$runs" --names ours_seconds,off_seconds <"$series-over-off"
+  [[ $kind != first ]] || report_case "$trace/off" "$series-off"
+}
+
+default_cases() {
+  trace_names | while read -r trace; do
+    echo "$trace/first"
+    if has_profiles; then echo "$trace/profile"; fi
+  done
+}
+
+check_case() {
+  [[ -v trace_programs[${1%/*}] && $1 == */@(first|profile) ]] || fail "there is no case '$1'"
+  [[ $1 == */first ]] || has_profiles || fail "case '$1': this build makes no profiles"
+}
+
+# at_registry SCRIPT: runs it on the registry's side of the link, where images are made.
+at_registry() { registry=$registry work=$work "${registry_runner[@]}" bash -c "set -euo pipefail; $1"; }
+
+measure() {
+  local cases=("$@") each layer image_bytes
+  runs=${RUNS:-5}
+  if [[ ${1-} == record ]]; then
+    cases=("${@:2}")
+    ((${#cases[@]})) || mapfile -t cases < <(trace_names)
+    for each in "${cases[@]}"; do [[ -v trace_programs[$each] ]] || fail "there is no trace '$each'"; done
+    unpack_trace_image
+    record_traces "${cases[@]}"
+    return
+  fi
+  ((${#cases[@]})) || mapfile -t cases < <(default_cases)
+  for each in "${cases[@]}"; do check_case "$each"; done
+  install_packages containerd
+  unpack_trace_image
+  layer=$(root_layer "$trace_packages")
+  link_up 100mbit 18
+  registry_runner=(ip netns exec "$link_netns")
+  start_registry "$link_far:5000"
+  at_registry "$(declare -f upload put_manifest push_ordinary); push_ordinary ordinary '$layer'"
+  at_registry "'$SLUICE_BIN/sluice' image push --plain-http $registry/ordinary:1 $registry/lazy:1" >&2
+  image_bytes=$(data_size_of lazy)
+  start_containerd
+  for each in "${cases[@]}"; do measure_case "$each"; done
+}

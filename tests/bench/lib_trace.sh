@@ -111,17 +111,24 @@ record_trace() {
 
 blob_is_whole() { sluice --output json blob stat "$(data_blob_of traced)" | jq -e '.present_bytes == .size_bytes' >/dev/null; }
 
-# record_traces NAME...: on a node of their own.
-record_traces() {
-  local name
-  mkdir "$work/tracing"
-  mount -t tracefs nodev "$work/tracing" || fail "what the kernel reads can't be recorded: it has no tracefs"
+# mount_whole: a registry and a node that has all of the image that $work/tree makes; mounted at $work/mnt/traced.
+mount_whole() {
   start_registry
   start_node
   push_tree "$work/tree" traced
   mount_image traced "$work/mnt/traced"
   sluice prefetch submit "$registry/traced:1" >&2
   blob_is_whole || fail "the image is not whole"
+}
+
+# can_record: whether the kernel tells what it reads; mounts what it tells by.
+can_record() { mkdir "$work/tracing" && mount -t tracefs nodev "$work/tracing" && [[ -d $work/tracing/events/erofs ]]; }
+
+# record_traces NAME...: on a node of their own.
+record_traces() {
+  local name
+  can_record || fail "this kernel does not tell what it reads: it has no tracefs, or no events of EROFS"
+  mount_whole
   for name in "$@"; do record_trace "$name"; done
   sluice umount "$work/mnt/traced" >&2
 }

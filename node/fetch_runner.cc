@@ -70,9 +70,21 @@ std::optional<Instant> FetchRunner::SilentSince(LegId id) const {
   return progress.quiet_since();
 }
 
-bool FetchRunner::Flows(LegId id) const {
+bool FetchRunner::Flows(LegId id, ChunkIndex index) const {
   const auto found = legs_.find(id);
-  return found != legs_.end() && found->second->inbox.progress.bytes() > 0 && !SilentSince(id);
+  if (found == legs_.end()) return false;
+  const Running& running = *found->second;
+  if (running.inbox.Came(index)) return true;
+  const bool one_after_the_other = running.order.leg.source->kind() == SourceKind::kOrigin;
+  if (running.order.leg.chunks.count > 1 && !one_after_the_other) return false;
+  const FetchProgress& progress = running.inbox.progress;
+  return progress.bytes() > 0 && !running.status &&
+         parts_.clock.Now() - progress.last_byte() < SourcePlanner::kSilence;
+}
+
+void FetchRunner::Watch(LegId id) {
+  const auto found = legs_.find(id);
+  if (found != legs_.end()) WatchFor(*found->second, parts_.clock.Now());
 }
 
 bool FetchRunner::ComesByOwnRight(LegId id) const {

@@ -95,8 +95,12 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   // Since when nothing has come of a leg whose source is silent, as SourcePlanner says; nothing if it is not,
   // or the leg waits for the store alone.
   std::optional<Instant> SilentSince(LegId id) const;
-  // Whether some of a leg has come, and its source is not silent.
-  bool Flows(LegId id) const;
+  // Whether a chunk of a leg is coming: bytes have come of late, and not only those of other chunks. A
+  // registry sends the chunks of a leg one after the other; another node each by itself, so that one may wait
+  // while the others come.
+  bool Flows(LegId id, ChunkIndex index) const;
+  // From now on it is told when the leg is late, whatever its class. No-op if it has ended.
+  void Watch(LegId id);
   // Whether a leg's source waits for no other node as for a home, and is neither silent nor stalled.
   bool ComesByOwnRight(LegId id) const;
   size_t size() const { return legs_.size(); }

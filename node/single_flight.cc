@@ -104,16 +104,18 @@ void SingleFlight::AskBesideFill(const std::shared_ptr<Blob>& blob, ChunkIndex i
 void SingleFlight::JoinOthers(ReadId id, PendingRead& read, ChunkIndex index) {
   ++read.outstanding;
   WantedChunk* const chunk = table_.Find(*read.blob, index);
-  if (chunk && MayBeJoined(*chunk, read.mode)) {
+  if (chunk && MayBeJoined(*chunk, index, read.mode)) {
     chunk->joined.push_back(id);
+    // Whoever has joined is told when nothing comes any more, whoever else waits.
+    for (const LegId leg : chunk->legs) runner_->Watch(leg);
   } else {
     failed_.emplace_back(id, NotComing(*read.blob, index));
   }
 }
 
-bool SingleFlight::MayBeJoined(const WantedChunk& chunk, ReadMode mode) const {
+bool SingleFlight::MayBeJoined(const WantedChunk& chunk, ChunkIndex index, ReadMode mode) const {
   return std::any_of(chunk.legs.begin(), chunk.legs.end(), [&](LegId leg) {
-    return runner_->Flows(leg) || (mode == ReadMode::kIfUnderWay && runner_->ComesByOwnRight(leg));
+    return runner_->Flows(leg, index) || (mode == ReadMode::kIfUnderWay && runner_->ComesByOwnRight(leg));
   });
 }
 
@@ -304,7 +306,8 @@ void SingleFlight::StartLeg(const std::shared_ptr<Blob>& blob, const Group& grou
     WantedChunk* const chunk = table_.Find(*blob, index);
     chunk->state = WantedChunk::State::kUnderWay;
     chunk->legs.push_back(id);
-    KeepJoined(*chunk, *blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, mode); });
+    KeepJoined(*chunk, *blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, index, mode); });
+    if (!chunk->joined.empty()) runner_->Watch(id);
   }
 }
 

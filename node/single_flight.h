@@ -153,7 +153,7 @@ class SingleFlight final : private LegEvents {
   void Retry(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
   void NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vector<ChunkIndex>& chunks);
   void RefusePeers(WantedChunk& chunk, const absl::Status& why);
-  bool MayBeJoined(const WantedChunk& chunk, ReadMode mode) const;
+  bool MayBeJoined(const WantedChunk& chunk, ChunkIndex index, ReadMode mode) const;
   void FailJoined(WantedChunk& chunk, const Blob& blob, ChunkIndex index);
   void KeepJoined(WantedChunk& chunk, const Blob& blob, ChunkIndex index,
                   absl::FunctionRef<bool(ReadMode)> which);

@@ -52,7 +52,7 @@ bool SingleFlight::LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index,
   if (chunk->legs.empty()) return true;
   // What is left may be what was asked of a third node.
   if (chunk->asker == Asker::kPeer) AskByOwnRight(blob, index);
-  KeepJoined(*chunk, *blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, mode); });
+  KeepJoined(*chunk, *blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, index, mode); });
   return false;
 }
 
@@ -133,6 +133,8 @@ bool SingleFlight::RefuseGrant(WantedChunk& chunk, const LegOrder& order, const 
 
 void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& progress) {
   DropStale(id, order);
+  // Only those who read are worth asking another beside.
+  if (order.fetch_class != FetchClass::kDemand) return;
   for (const LateRun& run : LateRuns(id, order)) {
     if (run.other == kNoLeg) {
       HedgeRun(run, order, progress);
@@ -150,7 +152,7 @@ void SingleFlight::DropStale(LegId id, const LegOrder& order) {
     if (!chunk || chunk->joined.empty()) continue;
     if (std::find(chunk->legs.begin(), chunk->legs.end(), id) == chunk->legs.end()) continue;
     PruneWaiters(*chunk);
-    KeepJoined(*chunk, *order.blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, mode); });
+    KeepJoined(*chunk, *order.blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, index, mode); });
     if (chunk->waiters.empty() && chunk->joined.empty()) GiveUp(*order.blob, index);
   }
 }

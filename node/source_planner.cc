@@ -105,11 +105,10 @@ void SourcePlanner::Plan(ChunkSpan span, const TriedSources& tried, std::span<co
 
 Instant SourcePlanner::LateAt(const Leg& leg, const LegProgress& progress, Instant now) const {
   Instant next = progress.quiet_since() + kSilence;
-  if (progress.first_byte == Instant()) {
-    for (const Instant late : {progress.started + LateAfter(leg.id), progress.started + first_byte_budget_}) {
-      if (late > now) next = std::min(next, late);
-    }
-  }
+  const Instant late = progress.started + LateAfter(leg.id);
+  if (progress.first_byte == Instant() && late > now) next = std::min(next, late);
+  const Instant stalled = std::max(progress.started, progress.last_byte) + first_byte_budget_;
+  if (stalled > now) next = std::min(next, stalled);
   return std::max(now, next);
 }
 

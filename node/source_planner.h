@@ -102,9 +102,9 @@ class SourcePlanner {
   static bool IsSilent(const LegProgress& progress, Instant now) {
     return now - progress.quiet_since() >= kSilence;
   }
+  // So is one of several chunks of which some have come, and the others only give signs.
   bool IsStalled(const LegProgress& progress, Instant now) const {
-    return progress.first_byte == Instant() && !progress.patience &&
-           now - progress.started >= first_byte_budget_;
+    return !progress.patience && now - std::max(progress.started, progress.last_byte) >= first_byte_budget_;
   }
 
   // Who is to be asked now beside a leg that is late. A hedge, when the first byte takes longer than it does

@@ -1123,6 +1123,56 @@ TEST_F(JoiningReadTest, WhatHasStoppedComingDoesNotFlow) {
   EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 3)));
 }
 
+// Another node sends each chunk of a leg by itself: one may wait for this very node while others come.
+TEST_F(JoiningReadTest, OfSeveralChunksFromANodeOnlyWhatHasComeFlows) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = Read(*blob, {3 * kChunk, 2 * kChunk});
+  ASSERT_EQ(home_.calls.size(), 1u);
+  ASSERT_EQ(home_.calls.front().request.chunks.count, 2u);
+  home_.calls.front().request.progress->Add(kChunk / 2);
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 3)));
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfUnderWay, *blob, 4)));
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(Got(local));
+}
+
+TEST_F(JoiningReadTest, SeveralChunksFromTheRegistryComeOneAfterTheOther) {
+  Restart({}, {{SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto local = Read(*blob, {3 * kChunk, 2 * kChunk});
+  source_.calls.front().request.progress->Add(1);
+  auto joined = ReadIf(ReadMode::kIfFlowing, *blob, 4);
+  EXPECT_FALSE(joined->has_value());
+  Serve();
+  EXPECT_TRUE(Got(joined));
+}
+
+// What has come once may have come in vain: its source asks again, and gives signs of life alone.
+TEST_F(JoiningReadTest, SignsAloneAreNoFlow) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  home_.calls.front().request.progress->Add(1);
+  for (int i = 0; i < 4; ++i) {
+    home_.calls.front().request.progress->Sign();
+    Pass(std::chrono::milliseconds(500));
+  }
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 3)));
+}
+
+TEST_F(JoiningReadTest, WhoJoinedWhatNobodyReadsIsToldWhenItStops) {
+  Restart({}, {{SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  FillChunk(*blob, 3);
+  source_.calls.front().request.progress->Add(1);
+  auto joined = ReadIf(ReadMode::kIfFlowing, *blob, 3);
+  Pass(std::chrono::milliseconds(1400));
+  EXPECT_FALSE(joined->has_value());
+  Pass(std::chrono::milliseconds(200));
+  EXPECT_TRUE(Lacks(joined));
+  EXPECT_EQ(calls(), 1u) << "nobody else is asked for what nobody reads";
+}
+
 TEST_F(JoiningReadTest, WhatFlowedAndFailsIsNotFoundAtOnceThoughOthersWaitOn) {
   auto blob = AddBlob(10 * kChunk);
   auto local = ReadChunk(*blob, 3);

@@ -200,6 +200,11 @@ TEST_F(HedgeTest, OneThatGivesSignsOfLifeIsNotSilentButIsNotWaitedForForEver) {
   waiting.patience = false;
   waiting.first_byte = waiting.last_byte = start_ + milliseconds(4900);
   EXPECT_FALSE(Hedge(milliseconds(5000), waiting)) << "bytes come";
+  waiting.last_sign = start_ + milliseconds(9800);
+  EXPECT_EQ(planner_->LateAt(late_, waiting, start_ + milliseconds(9850)), start_ + milliseconds(9900));
+  EXPECT_FALSE(Hedge(milliseconds(9899), waiting));
+  EXPECT_EQ(Text(Hedge(milliseconds(9900), waiting)), "2:0+4")
+      << "some chunks have come, and the others don't";
 }
 
 TEST_F(HedgeTest, OneThatGivesOnlySignsOfLifeIsTakenOverOnceByTheNextThatFetches) {

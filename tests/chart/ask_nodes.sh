@@ -3,7 +3,12 @@
 source "$(dirname "$0")/../e2e/lib.sh"
 export BACKEND=off
 helm=$(bash "$repository_root/tests/chart/helm.sh")
-trap '[[ -z ${node_pid-} ]] || kill -CONT "$node_pid" 2>/dev/null; cleanup $?' EXIT
+end_all() {
+  local status=$?
+  [[ -z ${node_pid-} ]] || kill -CONT "$node_pid" 2>/dev/null
+  cleanup "$status"
+}
+trap end_all EXIT
 
 note "the pod is none of the nodes, and may ask them"
 KUBECONFIG=$work/none "$helm" template node "$repository_root/charts/sluice" --namespace storage \
@@ -41,14 +46,18 @@ grep -q 'nobody.invalid names no node' "$work/said" || fail "it says: $(<"$work/
 if ask "$address" "$(free_port)" 0; then fail "nothing passes for a node"; fi
 grep -q "$address: no answer on port" "$work/said" || fail "it says: $(<"$work/said")"
 
-note "a node that does not answer, and one that is not ready; what is asked again passes"
+note "a node that does not answer, one that becomes ready, and what is none"
 kill -STOP "$node_pid"
 if ask "$address" "$port" 0; then fail "a node that is stopped passes"; fi
 grep -q "$address: no answer on port" "$work/said" || fail "it says: $(<"$work/said")"
+kill -CONT "$node_pid"
+stop_node
 "${command[@]}" "$address" "$port" 60 >"$work/later" 2>&1 &
 later=$!
-kill -CONT "$node_pid"
-wait "$later" || fail "a node that answers again does not pass: $(<"$work/later")"
+# It has asked, and waits before it asks again.
+wait_until pgrep -x -P "$later" sleep >"$work/answer" || fail "it does not ask again: $(<"$work/later")"
+restart_node
+wait "$later" || fail "a node that has become ready does not pass: $(<"$work/later")"
 
 stop_node
 other=$(free_port)

@@ -81,6 +81,24 @@ holds 'next(v for v in pod["volumes"] if v["name"] == "tls")["secret"] == {"secr
 holds 'next(m for m in node["volumeMounts"] if m["name"] == "tls")["mountPath"] == "/etc/sluice-tls"'
 config_is_valid
 
+# What we give as examples, the schema and the daemon take.
+for example in "$chart"/examples/*.yaml; do
+  render -f "$example" --api-versions cert-manager.io/v1/Certificate
+  config_is_valid
+  holds 'config["images"]["allow"] and config["mirror"]["listen"] == "0.0.0.0:7303"'
+  holds 'pod["initContainers"][0]["command"][2].startswith("sluice configure containerd ")'
+  # Each is explained, and is named by the README.
+  [[ $(head -c 2 "$example") == '# ' ]] || fail "$example does not say what it is for"
+  grep -q "examples/$(basename "$example")" "$chart/README.md" || fail "the README does not name $example"
+done
+[[ $(ls "$chart/examples") == $'air-gapped.yaml\neks.yaml\ngke.yaml\nk3s.yaml\nkind.yaml' ]] ||
+  fail "examples: $(ls "$chart/examples")"
+render -f "$chart/examples/k3s.yaml"
+holds '"/var/lib/rancher/k3s/agent/etc/containerd/config.toml" in pod["initContainers"][0]["command"][2]'
+render -f "$chart/examples/air-gapped.yaml" --api-versions cert-manager.io/v1/Certificate
+holds 'made["Certificate/node-sluice-tls"]["spec"]["issuerRef"]["name"] == "sluice-nodes" and config["tls"]'
+holds 'config["origin"]["caFile"].startswith(next(m for m in node["volumeMounts"] if m["name"] == "house-ca")["mountPath"])'
+
 refused 'Additional property relpicas is not allowed' --set relpicas=1
 refused 'image: Additional property repo is not allowed' --set image.repo=x
 refused 'image.pullPolicy.*must be one of' --set image.pullPolicy=Sometimes

@@ -79,6 +79,7 @@ prometheusRule: {labels: {a: b}}
 dashboards: {annotations: {a: b}}
 END_OF_VALUES
 take much -f "$work/values.yaml"
+for example in "$chart"/examples/*.yaml; do take "$(basename "$example" .yaml)" -f "$example"; done
 taken=("$work"/typed/*.mjs)
 taken=("${taken[@]##*/}")
 types_hold "${taken[@]%.mjs}" || fail "$(<"$work/error")"

@@ -40,6 +40,16 @@ note "a node that is ready"
 ask "$address" "$port" 20 || fail "a node that is well does not pass: $(<"$work/said")"
 grep -qxF "1 nodes are ready and give metrics: $address" "$work/said" || fail "it says: $(<"$work/said")"
 
+if ((EUID == 0)); then
+  note "a node as the chart runs it where nothing is mounted: root's files, no capability, none to be had"
+  stop_node
+  node_runner=(setpriv --inh-caps=-all --bounding-set=-all --no-new-privs)
+  restart_node
+  [[ $(awk '/^CapEff:/ { print $2 }' "/proc/$node_pid/status") == 0000000000000000 ]] || fail "it has capabilities"
+  ask "$address" "$port" 20 || fail "a node without capabilities does not pass: $(<"$work/said")"
+  sluice status >"$work/answer" || fail "a node without capabilities can't be asked"
+fi
+
 note "a name without nodes, and a port where nothing is"
 if ask nobody.invalid "$port" 0; then fail "no node passes"; fi
 grep -q 'nobody.invalid names no node' "$work/said" || fail "it says: $(<"$work/said")"

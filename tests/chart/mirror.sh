@@ -37,9 +37,11 @@ pod = next(o for o in yaml.safe_load_all(open(sys.argv[1])) if o and o["kind"] =
 node = pod["containers"][0]
 print("\0".join(eval(sys.argv[2])), end="")
 END_OF_PYTHON
-  local command
+  local command pod=()
   mapfile -d '' -t command <"$work/command"
-  PATH=$SLUICE_BIN:$PATH timeout 30 "${command[@]}" >"$work/said" 2>&1
+  # The init container has no capability, and where nothing is mounted the node has none either.
+  ((EUID)) || pod=(setpriv --inh-caps=-all --bounding-set=-all --no-new-privs)
+  PATH=$SLUICE_BIN:$PATH timeout 30 "${pod[@]}" "${command[@]}" >"$work/said" 2>&1
 }
 readonly init='pod["initContainers"][0]["command"]'
 readonly post_start='node["lifecycle"]["postStart"]["exec"]["command"]'

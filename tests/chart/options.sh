@@ -54,6 +54,18 @@ refused 'networkPolicy.enabled.*must be one of' --set networkPolicy.enabled=yes
 refused 'networkPolicy.peerCidrs.0: Does not match pattern' --set 'networkPolicy.peerCidrs={10.0.0.1}'
 refused 'networkPolicy.metricsNamespaceSelector: Additional property labels' --set networkPolicy.metricsNamespaceSelector.labels.a=b
 
+# --- what a pod may do: without mounts it has no privilege, and no folder for them
+
+render --set config.ondemand.backend=off
+holds 'node["securityContext"]["capabilities"] == {"drop": ["ALL"]} and "privileged" not in node["securityContext"]'
+holds 'node["securityContext"]["allowPrivilegeEscalation"] is False and node["securityContext"]["readOnlyRootFilesystem"]'
+holds 'not any(m.get("mountPropagation") for m in node["volumeMounts"]) and "lifecycle" not in node'
+holds 'sorted(v["name"] for v in pod["volumes"]) == ["config", "data", "runtime", "tmp"]'
+config_is_valid
+render --set config.ondemand.backend=off,mirror.enabled=true,mirror.containerd.configure=true
+holds 'node["lifecycle"]["preStop"]["exec"]["command"][2].rstrip().endswith("--remove")'
+holds 'len(node["lifecycle"]["preStop"]["exec"]["command"]) == 3'
+
 # --- who is a node
 
 render "${cert_manager[@]}" --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes

@@ -48,6 +48,7 @@ END_OF_PYTHON
 
 take default
 take off --set config.ondemand.backend=off,peers.enabled=false
+take off-mirror --set config.ondemand.backend=off,mirror.enabled=true,mirror.containerd.configure=true
 take host-network --set hostNetwork=true,networkPolicy.enabled=true,config.cluster.swarm=true
 take certificate --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes
 take mirror --set mirror.enabled=true,mirror.containerd.configure=true \

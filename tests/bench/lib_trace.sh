@@ -16,7 +16,7 @@ declare -rA trace_programs=(
   [git]="git init -q project && cd project && echo hello >file && git add file &&
     git -c user.name=a -c user.email=a@example.com commit -q -m first && git log --oneline && git status --short &&
     perl -MPOSIX -MData::Dumper -MFile::Find -e 'find(sub { print Dumper(\$_) if -f && floor(-s) == 6 }, \".\")'"
-  [gcc]="printf '#include <stdio.h>\\n#include <stdlib.h>\\nint main(void) { puts(\"hello\"); return EXIT_SUCCESS; }\\n' >hello.c &&
+  [gcc]="printf '#include <stdio.h>\\n#include <stdlib.h>\\nint main(void) { puts(\"hello\"); exit(0); }\\n' >hello.c &&
     gcc -O2 -o hello hello.c && ./hello"
 )
 
@@ -47,8 +47,10 @@ packages_of_reads() {
 # trace_fits NAME: fails if the image's packages are others than those the trace was recorded of.
 trace_fits() {
   local differ
-  [[ -s $(trace_file "$1") ]] || fail "there is no trace '$1'; record it: bash tests/bench/run.sh start-replay record $1"
-  differ=$(sed -n 's/^# package: //p' "$(trace_file "$1")" | LC_ALL=C sort | comm -23 - <(package_versions "$work/tree"))
+  [[ -s $(trace_file "$1") ]] ||
+    fail "there is no trace '$1'; record it: bash tests/bench/run.sh start-replay record $1"
+  differ=$(sed -n 's/^# package: //p' "$(trace_file "$1")" | LC_ALL=C sort |
+    comm -23 - <(package_versions "$work/tree"))
   [[ -z $differ ]] ||
     fail "the trace '$1' was recorded of other packages than the image has (${differ//$'\n'/, }); record it again:" \
       "bash tests/bench/run.sh start-replay record $1"
@@ -77,7 +79,8 @@ record_of() {
   make_warm
   # shellcheck disable=SC2016  # the inner shell's
   unshare --mount --propagation private bash -c 'root=$1; shift
-    mount -t proc proc "$root/proc" && mount --bind /dev "$root/dev" && mount -t tmpfs tmpfs "$root/tmp" && exec "$@"' - "$root" \
+    mount -t proc proc "$root/proc" && mount --bind /dev "$root/dev" && mount -t tmpfs tmpfs "$root/tmp" &&
+    exec "$@"' - "$root" \
     python3 -B tests/bench/record_trace.py --root "$root" --tracing "$work/tracing" "${heads[@]}" --output "$file" \
     -- "$@" || fail "'$*' can't be recorded"
 }
@@ -96,7 +99,8 @@ record_trace() {
     echo "$(own_microseconds "$recorded.$start") $recorded.$start"
   done | sort -n | { read -r _ start; cp "$start" "$recorded"; cat >/dev/null; }
   record_of "$work/replayed.trace" -- "$tools/replay_trace" "$recorded" "$work/mnt/traced" "$work/tree"
-  same_reads "$recorded" "$work/replayed.trace" || fail "the replay of '$1' makes the kernel read otherwise than the program"
+  same_reads "$recorded" "$work/replayed.trace" ||
+    fail "the replay of '$1' makes the kernel read otherwise than the program"
   mkdir -p "$trace_dir"
   {
     echo "# made by: bash tests/bench/run.sh start-replay record $1"
@@ -109,7 +113,9 @@ record_trace() {
   note "$1: $(grep -vc '^#' "$(trace_file "$1")") lines, $(own_microseconds "$recorded") us of its own"
 }
 
-blob_is_whole() { sluice --output json blob stat "$(data_blob_of traced)" | jq -e '.present_bytes == .size_bytes' >/dev/null; }
+blob_is_whole() {
+  sluice --output json blob stat "$(data_blob_of traced)" | jq -e '.present_bytes == .size_bytes' >/dev/null
+}
 
 # mount_whole: a registry and a node that has all of the image that $work/tree makes; mounted at $work/mnt/traced.
 mount_whole() {

@@ -32,8 +32,8 @@ class Instance:
     def __init__(self, tracing, device):
         self.dir = pathlib.Path(tracing) / "instances" / f"sluice-{os.getpid()}"
         if not (pathlib.Path(tracing) / "events/erofs/erofs_readahead").is_dir():
-            sys.exit(f"record_trace: {tracing} has no events of EROFS: is tracefs mounted there, and does the kernel have "
-                     "CONFIG_EVENT_TRACING and EROFS?")
+            sys.exit(f"record_trace: {tracing} has no events of EROFS: is tracefs mounted there, and does the kernel "
+                     "have CONFIG_EVENT_TRACING and EROFS?")
         self.device = device
 
     def __enter__(self):

@@ -18,8 +18,8 @@ source tests/bench/lib_trace.sh
 
 readonly link_bytes_per_second=12500000 round_trip_seconds=0.036
 
-# What a profile is made of is learnt by `sluice image profile`.
-has_profiles() { "$SLUICE_BIN/sluice" image profile --help >/dev/null 2>&1; }
+# Whether nodes of this build learn what an image's start reads: then there is `sluice image profile`.
+has_profiles() { "$SLUICE_BIN/sluice" image --help | grep -Eq '^ +profile '; }
 
 # start_empty NODE READAHEAD [YAML LINE...]: that node, with an empty store.
 start_empty() {
@@ -30,7 +30,7 @@ start_empty() {
   mount=$work/node$1/mnt/lazy
 }
 
-# timed_start: on the node that is used; sets took, and busy_end's.
+# timed_start: on the node that is used; sets took, fetched (bytes of blobs from the registry) and what busy_end does.
 timed_start() {
   local started both
   drop_page_cache
@@ -39,14 +39,14 @@ timed_start() {
   mount_image lazy "$mount"
   both=$(replay "$trace" "$mount" "$started") || fail "the replay of '$trace' failed"
   busy_end
-  took=${both% *} own=${both#* }
+  took=${both% *} fetched=$(metric sluice_origin_blob_bytes_total)
   sluice umount "$mount" >&2
 }
 
 start_first() {
   start_empty 1 adaptive
   timed_start
-  ours=$took
+  ours=$took ours_fetched=$fetched
 }
 
 start_off() {
@@ -55,8 +55,16 @@ start_off() {
   off=$took
 }
 
-# A node starts the program; then another does, which has nothing of the image but may know what the first has read.
+# origin_bytes_of NODE: the bytes of blobs that it has had from the registry.
+origin_bytes_of() {
+  use_node "$1"
+  metric sluice_origin_blob_bytes_total
+}
+
+# A node starts the program; then another does, which has nothing of the image but may know what the first has read. The
+# two are a cluster, or the second could not learn it: what it gets through the first comes over the same link.
 start_with_profile() {
+  local through_first
   start_empty 1 adaptive "$(cluster_config 1 2)"
   start_empty 2 adaptive "$(cluster_config 2 2)"
   use_node 1
@@ -64,16 +72,23 @@ start_with_profile() {
   timed_start
   # The link is to be measured, not what the first node has.
   sluice blob evict "$(data_blob_of lazy)" >&2
+  through_first=$(origin_bytes_of 1)
   use_node 2
   mount=$work/node2/mnt/lazy
   timed_start
   ours=$took
+  through_first=$(($(origin_bytes_of 1) - through_first))
+  note "of what the second node read, $fetched bytes came from the registry and $through_first through the first node"
+  ours_fetched=$((fetched + through_first))
   stop_node
   use_node 1
   stop_node
 }
 
-unpacked() { find "$work/containerd/io.containerd.snapshotter.v1.native/snapshots" -mindepth 1 -maxdepth 1 -name '[0-9]*'; }
+# unpacked: where containerd has put the files of the only image that it has, which is one layer.
+unpacked() {
+  find "$work/containerd/io.containerd.snapshotter.v1.native/snapshots" -mindepth 1 -maxdepth 1 -name '[0-9]*'
+}
 
 start_pulled() {
   local started both
@@ -113,7 +128,9 @@ measure_touched() {
 
 # note_busy FILE: what the machine was busy with in the last start, for the line of a figure.
 note_busy() { echo "$cpu_busy $disk_busy" >>"$1"; }
-most_busy() { awk '{ if ($1 > cpu) cpu = $1; if ($2 > disk) disk = $2 } END { printf "cpu_busy=%s,disk_busy=%s", cpu, disk }' "$1"; }
+most_busy() {
+  awk '{ if ($1 > cpu) cpu = $1; if ($2 > disk) disk = $2 } END { printf "cpu_busy=%s,disk_busy=%s", cpu, disk }' "$1"
+}
 
 ours_and_off() {
   if [[ $kind == first ]]; then start_first; else start_with_profile; fi
@@ -125,18 +142,22 @@ ours_and_off() {
 # report_case CASE SERIES [figure.py options]
 report_case() {
   local also
-  also=$(most_busy "$2-busy"),touched_of_image=$(awk -v t="$touched_plain" -v all="$image_bytes" 'BEGIN { printf "%.4f", t / all }')
-  report time_over_pull ratio --case "$1" --pairs-min "$runs" --also "$also" --names ours_seconds,pull_seconds <"$2-pull"
-  report time_over_bound ratio --case "$1" --pairs-min "$runs" --also "$also" --names ours_seconds,bound_seconds <"$2-bound"
+  also=touched_of_image=$(awk -v n="$touched_plain" -v all="$image_bytes" 'BEGIN { print n / all }')
+  also+=,$(most_busy "$2-busy")
+  report time_over_pull ratio --case "$1" --pairs-min "$runs" --also "$also" \
+    --names ours_seconds,pull_seconds <"$2-pull"
+  report time_over_bound ratio --case "$1" --pairs-min "$runs" --also "$also" \
+    --names ours_seconds,bound_seconds <"$2-bound"
 }
 
 measure_case() {
-  local trace=${1%/*} kind=${1#*/} series=$work/${1/\//-} run ours off pulled took own mount bound touched_wire touched_plain
+  local trace=${1%/*} kind=${1#*/} series=$work/${1/\//-} run mount own bound touched_wire touched_plain
+  local took fetched ours ours_fetched off pulled
   trace_fits "$trace"
   measure_touched
   for ((run = 0; run < runs; ++run)); do
     in_turns "$run" ours_and_off start_pulled
-    note "$1: ours $ours s, with nothing ahead $off s, pulled $pulled s"
+    note "$1: ours $ours s and $ours_fetched bytes from the registry, with nothing ahead $off s, pulled $pulled s"
     echo "$ours $pulled" >>"$series-pull"
     echo "$ours $bound" >>"$series-bound"
     echo "$ours $off" >>"$series-over-off"
@@ -144,7 +165,8 @@ measure_case() {
     echo "$off $bound" >>"$series-off-bound"
   done
   report_case "$1" "$series"
-  report time_over_off ratio --case "$1" --pairs-min "$runs" --names ours_seconds,off_seconds <"$series-over-off"
+  report time_over_off ratio --case "$1" --pairs-min "$runs" \
+    --names ours_seconds,off_seconds <"$series-over-off"
   [[ $kind != first ]] || report_case "$trace/off" "$series-off"
 }
 

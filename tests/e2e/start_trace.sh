@@ -39,7 +39,8 @@ record_of "$recorded" 'made for: a test' -- python3 -B "$work/program.py" "$moun
 [[ $(head -n 1 "$recorded") == '# made for: a test' ]] || fail "the trace does not begin with its head"
 reads_of() { grep -v '^#' "$recorded" | grep " $1\$" | cut -d' ' -f2-3; }
 (($(reads_of usr/mapped | wc -l) > 20)) || fail "the faults are not in the trace: $(<"$recorded")"
-[[ $(reads_of usr/mapped | awk '{ sum += $2 } END { print sum }') == 3000000 ]] || fail "not each byte is read once: $(<"$recorded")"
+[[ $(reads_of usr/mapped | awk '{ sum += $2 } END { print sum }') == 3000000 ]] ||
+  fail "not each byte is read once: $(<"$recorded")"
 [[ $(reads_of 'usr/with blanks') == '0 5000' ]] || fail "not the file's bytes: $(reads_of 'usr/with blanks')"
 [[ -z $(reads_of usr/untouched) ]] || fail "what nobody read is in the trace"
 (($(own_microseconds "$recorded") >= 20000)) || fail "the program's own time is not in the trace"

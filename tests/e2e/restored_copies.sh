@@ -46,7 +46,7 @@ if [[ ${BACKEND-} == cachefiles ]]; then
   start_node
   mount_image app "$mount"
   (($(bytes_in_copies) >= before)) || fail "a moved cache has $(bytes_in_copies) bytes of $before"
-  if grep -q 'not the file that was made' "$node_log"; then fail "a moved cache is taken for another"; fi
+  if grep -q 'not the file that was made' "$run_dir/keeper.log"; then fail "a moved cache is taken for another"; fi
   all_right "moved"
   stop_all
   rm -r "$data_dir"
@@ -83,7 +83,7 @@ rm -r "$data_dir"
 mv "$work/backup" "$data_dir"
 is_full "in place"
 restored "in place"
-[[ ${BACKEND-} != cachefiles ]] || grep -q 'not the file that was made here' "$node_log" || fail "nothing was said of it"
+[[ ${BACKEND-} != cachefiles ]] || grep -q 'not the file that was made here' "$run_dir/keeper.log" || fail "nothing was said of it"
 
 note "each file into the directory that is there"
 copy
@@ -99,6 +99,7 @@ cp -r --sparse=never "$work/backup" "$data_dir"
 rm -r "$work/backup"
 is_full "without attributes"
 restored "without attributes"
+[[ ${BACKEND-} != cachefiles ]] || grep -q "had lost its attribute" "$run_dir/keeper.log" || fail "nothing was said of it"
 
 note "while the node runs and an image is mounted"
 restart_node

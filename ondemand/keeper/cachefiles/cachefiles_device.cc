@@ -10,6 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "ondemand/keeper/cachefiles/kernel_copies.h"
+#include "ondemand/keeper/log.h"
+
 namespace sluice::keeper {
 namespace {
 
@@ -102,6 +105,8 @@ Result<CachefilesCache> BindCache(const CachefilesOptions& options, const std::s
   Result<Descriptor> directory = OpenDirectory(options.directory + "/cache");
   if (!directory.ok()) return directory.error();
   cache.directory = std::move(directory.value());
+  if (const size_t mended = MendVolumes(cache.directory.get()); mended > 0)
+    Log("%zu folders of the kernel's cache had lost its attribute (put back by a backup?): mended", mended);
   Result<Descriptor> store = OpenDirectory(blobs_dir);
   if (!store.ok()) return store.error();
   cache.store = std::move(store.value());

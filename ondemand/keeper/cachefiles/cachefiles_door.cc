@@ -1,6 +1,5 @@
 #include "ondemand/keeper/cachefiles/cachefiles_door.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "ondemand/keeper/cachefiles/kernel_copies.h"
 #include "ondemand/keeper/log.h"
 #include "ondemand/keeper/wire.h"
 
@@ -29,35 +29,6 @@ constexpr int64_t kRestorePauseNs = 50'000'000;
 
 std::string NameOf(const BlobRecord& record) {
   return std::string(record.name, kBlobNameLength);
-}
-
-// How the cache's directory names a volume's directory, and a file whose key is text. Source:
-// fs/cachefiles/volume.c and key.c.
-constexpr char kVolumePrefix[] = "I";
-constexpr char kTextKeyPrefix[] = "D";
-
-std::set<std::string> NamesIn(int parent, const std::string& name) {
-  std::set<std::string> names;
-  const int directory = openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-  if (directory < 0) return names;
-  DIR* list = fdopendir(directory);
-  if (list == nullptr) {
-    close(directory);
-    return names;
-  }
-  while (const dirent* entry = readdir(list)) {
-    if (entry->d_name[0] != '.') names.emplace(entry->d_name);
-  }
-  closedir(list);
-  return names;
-}
-
-// They lie in 256 directories.
-std::set<std::string> FilesOfVolume(int cache, const std::string& volume) {
-  const std::string path = kVolumePrefix + std::string(kErofsVolumePrefix) + volume;
-  std::set<std::string> files;
-  for (const std::string& fan : NamesIn(cache, path)) files.merge(NamesIn(cache, path + "/" + fan));
-  return files;
 }
 
 // Those in the record of a mount, or of one that is about to be made.
@@ -135,7 +106,7 @@ size_t CachefilesDoor::CopiesWithoutName(const MountRecord& image) {
   ForEachName(journal_.layout(), image, [&](const Names& names, uint32_t) {
     if (std::exchange(listed, names.first) != names.first || files.empty())
       files = FilesOfVolume(cache_.directory.get(), names.first);
-    missing += files.contains(kTextKeyPrefix + names.second) ? 0 : 1;
+    missing += files.contains(CopyFileName(names.second)) ? 0 : 1;
   });
   return missing;
 }
@@ -219,6 +190,7 @@ void CachefilesDoor::Open(const CachefilesHeader& header, const CachefilesOpen& 
   // One that is opened again: the old descriptor is of no use any more.
   if (objects_[place].file.valid()) Withdraw(place);
   Object object{Descriptor(open.fd), header.object, *blob, std::move(names)};
+  if (!ProveCopyOf(object.names)) return RefuseOpen(header, object.file.release(), EIO);
   Result<std::string> answer = CopenCommand(header.id, sizes_[*blob]);
   if (!answer.ok()) return RefuseOpen(header, object.file.release(), EFBIG);
   if (Outcome opened = Command(answer.value()); !opened.ok()) {
@@ -229,6 +201,20 @@ void CachefilesDoor::Open(const CachefilesHeader& header, const CachefilesOpen& 
   }
   Publish(place, object);
   objects_[place] = std::move(object);
+}
+
+bool CachefilesDoor::ProveCopyOf(const Names& names) {
+  const Result<CopyFound> found = ProveCopy(cache_.directory.get(), names.first, names.second);
+  if (!found.ok()) {
+    Log("%s; who opens it gets an error, as nothing proves what is in it", found.error().text.c_str());
+    CountOne(counters_.errors);
+    return false;
+  }
+  if (found.value() == CopyFound::kForeign)
+    Log("the kernel's copy of %s is not the file that was made here (put back by a backup?): emptied, to be "
+        "filled anew",
+        names.second.c_str());
+  return true;
 }
 
 void CachefilesDoor::RefuseOpen(const CachefilesHeader& header, int fd, int error) {

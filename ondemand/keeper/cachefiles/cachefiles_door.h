@@ -73,6 +73,8 @@ class CachefilesDoor final : public Door {
   bool ReadRequest(bool refuse);
   void Handle(const CachefilesMessage& message, bool refuse);
   void Open(const CachefilesHeader& header, const CachefilesOpen& open, bool refuse);
+  // Whether what has the object's name in the cache may be read from: made by the kernel, or emptied.
+  bool ProveCopyOf(const Names& names);
   void RefuseOpen(const CachefilesHeader& header, int fd, int error);
   void Close(const CachefilesHeader& header);
   void Read(const CachefilesHeader& header, const CachefilesRead& read, bool refuse);
@@ -116,9 +118,5 @@ class CachefilesDoor final : public Door {
   bool adopted_ = false;  // there was a predecessor
   Descriptor line_;       // of the daemon that asks for objects
 };
-
-// The kernel's name for the volume of a domain, or of an image without one. Source: fs/erofs/fscache.c,
-// erofs_fscache_register_volume.
-inline constexpr std::string_view kErofsVolumePrefix = "erofs,";
 
 }  // namespace sluice::keeper

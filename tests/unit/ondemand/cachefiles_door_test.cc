@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 #include <linux/cachefiles.h>
 #include <sys/resource.h>
+#include <sys/xattr.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <set>
 #include <string>
 #include <system_error>
@@ -204,6 +206,40 @@ TEST_F(CachefilesDoorTest, MalformedOpenIsRefusedAndItsDescriptorClosed) {
   EXPECT_THAT(kernel_.Commands(), testing::ElementsAre("copen 77,-22"));
   EXPECT_EQ(counters().errors.load(), 3u)
       << "the two of them, and the answer to the one the fake has not sent";
+}
+
+TEST_F(CachefilesDoorTest, ACopyThatTheKernelHasNotMadeIsEmptyBeforeItIsOpened) {
+  const std::string path = CopyPath(3);
+  std::ofstream(path, std::ios::binary) << std::string(8192, '\0');
+  ASSERT_EQ(setxattr(path.c_str(), "user.CacheFiles.cache", "k", 1, 0), 0);
+  const auto has_data = [&] {
+    const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    return lseek(file.get(), 0, SEEK_DATA) >= 0;
+  };
+  OpenOne();
+  EXPECT_FALSE(has_data());
+  // Once it is known, what is filled into it stays.
+  std::fstream(path, std::ios::in | std::ios::out | std::ios::binary) << "filled";
+  const auto again = kernel_.Acquire("erofs," + NameOf(3), NameOf(3));
+  EXPECT_GT(kernel_.Answer(again), 0);
+  Settle();
+  EXPECT_TRUE(has_data());
+  EXPECT_EQ(counters().errors.load(), 0u);
+}
+
+TEST_F(CachefilesDoorTest, ACopyOfWhichNothingIsKnownIsNotOpened) {
+  Guard(3, 5000);
+  door_->AddImage(Image(3, {}));
+  // Nobody can write to a directory, as root neither; the kernel has put such things aside before it asks.
+  const std::string path = CopyPath(3);
+  std::filesystem::create_directory(path);
+  const auto object = kernel_.Acquire("erofs," + NameOf(3), NameOf(3));
+  EXPECT_EQ(kernel_.Answer(object), -EIO);
+  EXPECT_EQ(kernel_.Writers(object), 0);
+  EXPECT_EQ(OpenPlace(), kObjectsMax);
+  EXPECT_EQ(counters().errors.load(), 1u);
+  std::filesystem::remove(path);
+  EXPECT_EQ(kernel_.Answer(kernel_.Acquire("erofs," + NameOf(3), NameOf(3))), 5000);
 }
 
 TEST_F(CachefilesDoorTest, OpenThatTheKernelGaveUpIsClosed) {

@@ -33,7 +33,8 @@ class CachefilesRig : public testing::Test {
   static constexpr uint64_t kChunk = uint64_t{1} << kChunkShift;
 
   void SetUp() override {
-    std::string pattern = testing::TempDir() + "/cachefiles-XXXXXX";
+    // Not /tmp, which may be a tmpfs: a cache needs attributes that users may set.
+    std::string pattern = "/var/tmp/sluice-cachefiles-XXXXXX";
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     dir_ = pattern;
     auto journal = Journal::Create(kSlots, DoorKind::kCachefiles);
@@ -137,6 +138,13 @@ class CachefilesRig : public testing::Test {
     }
     door_->AddImage(Image(devices.front(), devices, "dom"));
     return devices;
+  }
+
+  // Where the kernel has its copy of a blob, of an image without a domain, once that has a name.
+  std::string CopyPath(uint32_t entry) const {
+    const std::string fan = dir_ + "/Ierofs," + NameOf(entry) + "/@5e";
+    std::filesystem::create_directories(fan);
+    return fan + "/D" + NameOf(entry);
   }
 
   // One blob of four chunks and a bit, its image without a domain, and the kernel's copy of it.

@@ -11,6 +11,13 @@ push_tree "$work/tree" app
 mount=$work/mnt/app
 mount_image app "$mount"
 
+note "df tells the image's size: its bootstrap and its blobs, which the device table names"
+blocks=$(manifest app | jq '[.layers[].annotations["io.sluice.blob.size"] | tonumber | (. + 4095) / 4096 | floor] | add')
+((blocks > 64000000 / 4096)) || fail "an image of 64 MB has $blocks blocks"
+read -r seen unit <<<"$(stat -f -c '%b %S' "$mount")"
+((seen * unit == blocks * 4096)) || fail "df tells $seen blocks of $unit bytes, not $blocks of 4096"
+[[ $(df -B 4096 --output=size "$mount" | tail -n 1) -eq $blocks ]] || fail "df: $(df -B 4096 "$mount")"
+
 note "little is fetched for a little read"
 size=$(data_size_of app)
 head -c 4096 "$mount/usr/lib1/part1/file1" | cmp - <(head -c 4096 "$work/tree/usr/lib1/part1/file1") || fail "wrong bytes"

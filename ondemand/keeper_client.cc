@@ -349,6 +349,9 @@ absl::Status KeeperClient::Attach() {
   absl::StatusOr<Descriptor> socket = Dial();
   if (!socket.ok()) return socket.status();
   keeper::Result<Descriptor> process = keeper::PeerProcess(socket->get());
+  // It lives: another one is not to be started beside it.
+  if (!process.ok() && process.error().code == EOPNOTSUPP)
+    return absl::FailedPreconditionError(absl::StrCat("attach to the keeper: ", process.error().text));
   if (!process.ok()) return absl::UnavailableError(process.error().text);
   keeper::HelloRequest hello;
   hello.read_deadline_ns = options_.read_deadline.count();

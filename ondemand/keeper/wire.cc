@@ -162,6 +162,12 @@ Result<Descriptor> PeerProcess(int socket) {
   size = sizeof(peer);
   if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
     return ErrnoError("identify the other side");
+  if (peer.pid <= 0) {
+    return Error{
+        EOPNOTSUPP,
+        "the other side runs in a PID namespace that is not seen from here, and Linux before 6.5 has no "
+        "other name for it: run sluiced in the PID namespace of its keeper"};
+  }
   Descriptor opened(static_cast<int>(syscall(SYS_pidfd_open, peer.pid, 0)));
   if (!opened.valid()) return ErrnoError("hold on to the other side's process");
   pollfd gone{socket, POLLRDHUP, 0};

@@ -161,7 +161,8 @@ inline constexpr char kSocketName[] = "keeper.sock";
 // used: paths may be longer than an address.
 sockaddr_un SocketIn(int directory);
 
-// A pidfd of the process at the other end of a connected unix socket. Errors: errno values.
+// A pidfd of the process at the other end of a connected unix socket. Errors: EOPNOTSUPP if that is in a PID
+// namespace that is not seen from here, and the kernel has no other name for it (before Linux 6.5); others.
 Result<Descriptor> PeerProcess(int socket);
 
 template <typename T>

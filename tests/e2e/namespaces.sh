@@ -51,6 +51,82 @@ sluice umount "$mount"
 stop_node
 wait_until gone "$outer" || fail "the PID namespace does not end"
 
+# --- the tool in a PID namespace of its own, which sees neither daemon nor keeper; with its own /proc and mount namespace
+start_node
+unshare -pf "$SLUICE_BIN/sluice" --socket "$run_dir/api.sock" mount "$registry/app:1" "$mount" >&2 ||
+  fail "a mount from another PID namespace"
+same 24 || fail "a read of what was mounted from another PID namespace"
+unshare -pf "$SLUICE_BIN/sluice" --socket "$run_dir/api.sock" umount "$mount" >&2 || fail "umount from another PID namespace"
+if mountpoint -q "$mount"; then fail "umount from another PID namespace leaves the mount"; fi
+in_namespaces=(unshare -pf --mount-proc --propagation private "$SLUICE_BIN/sluice" --socket "$run_dir/api.sock")
+expect_failure "$exit_refused" 'mount namespace' "${in_namespaces[@]}" mount "$registry/app:1" "$mount"
+if mountpoint -q "$mount"; then fail "a mount that its caller can't see was left"; fi
+mount_image app "$mount"
+"${in_namespaces[@]}" --output json status | jq -e '.mounts | length == 1' >/dev/null || fail "status from other namespaces"
+
+# --- the daemon in a PID namespace below its keeper's, and back
+keeper=$(keeper_pid)
+expect_keeper() { [[ $(keeper_pid) == "$keeper" ]] || fail "$1: another keeper"; }
+sees_peers() { ((kernel[0] > 6 || kernel[0] == 6 && kernel[1] >= 5)); }  # SO_PEERPIDFD
+IFS=. read -ra kernel <<<"$(uname -r)"
+kernel[1]=${kernel[1]%%[^0-9]*}
+launch_below() {
+  setsid unshare -pf "$SLUICE_BIN/sluiced" --config "$config" >>"$node_log" 2>&1 &
+  outer=$!
+  disown
+  node_pid=$outer
+}
+stop_node
+launch_below
+if sees_peers; then
+  node_is_ready || fail "the node does not attach from a PID namespace below its keeper's"
+  node_pid=$(pgrep -P "$outer")
+  expect_keeper "daemon below"
+  same 6 || fail "a read with the daemon in a PID namespace below its keeper's"
+  mkdir -p "$work/mnt/below"
+  mount_image app "$work/mnt/below"
+  sluice umount "$work/mnt/below" >&2
+  stop_node KILL
+else
+  wait_until gone "$outer" || fail "a daemon that can't see its keeper does not end"
+  grep -q 'PID namespace that is not seen' "$node_log" || fail "it does not say why"
+fi
+wait_until gone "$outer" || fail "the PID namespace does not end"
+restart_node
+expect_keeper "daemon back"
+same 30 || fail "a read after the daemon is back"
+sluice umount "$mount" >&2
+stop_node
+keeper_is_gone() { [[ -z $(keeper_pid) ]]; }
+wait_until keeper_is_gone || fail "the keeper does not leave"
+
+# --- the daemon in the PID namespace above its keeper's
+# shellcheck disable=SC2016
+setsid unshare -pf --kill-child bash -c '"$0" --config "$1" >>"$2" 2>&1 & exec sleep 1000' \
+  "$SLUICE_BIN/sluiced" "$config" "$node_log" &
+outer=$!
+disown
+node_pid=$outer
+node_is_ready || fail "the node does not become ready in a PID namespace that lives on"
+node_pid=$(pgrep -f "^$SLUICE_BIN/sluiced --config $config")
+mount_image app "$mount"
+keeper=$(keeper_pid)
+stop_node
+launch_node
+if sees_peers; then
+  node_is_ready || fail "the node does not attach from the PID namespace above its keeper's"
+  expect_keeper "daemon above"
+  same 4 || fail "a read with the daemon in the PID namespace above its keeper's"
+  sluice umount "$mount" >&2
+  stop_node
+else
+  wait_until gone "$node_pid" || fail "a daemon that its keeper can't see does not end"
+  umount "$mount"
+fi
+kill -KILL "$(pgrep -P "$outer")"
+wait_until gone "$outer" || fail "the PID namespace does not end"
+wait_until keeper_is_gone || fail "the keeper does not end with its PID namespace"
+
 # --- another CLOCK_MONOTONIC than the keeper's
 READ_DEADLINE=3s start_node
 mount_image app "$mount"

@@ -64,6 +64,12 @@ struct NodeStatus {
   uint32_t member_count = 0;                                   // other nodes
   ClusterStatus cluster;
   LogLevel log_level = LogLevel::kInfo;
+  std::array<uint64_t, kFetchClassCount> fetches{};  // begun; index with static_cast<size_t>(FetchClass)
+  std::array<uint64_t, kFetchClassCount> fetches_under_way{};     // the same
+  uint64_t inflight_bytes = 0;                                    // asked for and not yet stored
+  uint64_t chunks_wanted = 0;                                     // absent, queued or under way
+  std::array<uint64_t, kReadaheadResultCount> readahead_bytes{};  // as Telemetry has them
+  std::array<uint64_t, kHintResultCount> hints{};                 // the same, of those that have ended
 };
 
 // How much of a mounted blob is in the store.

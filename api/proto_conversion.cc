@@ -4,6 +4,7 @@
 #include <limits.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
@@ -332,6 +333,31 @@ absl::StatusOr<std::vector<std::string>> IdsFrom(const Request& from) {
   return ids;
 }
 
+void AddActivity(const NodeStatus& from, v1::NodeStatus& to) {
+  constexpr v1::FetchClass kClasses[] = {v1::FETCH_CLASS_DEMAND, v1::FETCH_CLASS_READAHEAD,
+                                         v1::FETCH_CLASS_HINT, v1::FETCH_CLASS_BACKFILL};
+  static_assert(std::size(kClasses) == kFetchClassCount);
+  for (size_t i = 0; i < kFetchClassCount; ++i) {
+    v1::FetchTotals& totals = *to.add_fetches();
+    totals.set_fetch_class(kClasses[i]);
+    totals.set_started(from.fetches[i]);
+    totals.set_under_way(from.fetches_under_way[i]);
+  }
+  to.set_inflight_bytes(from.inflight_bytes);
+  to.set_chunks_wanted(from.chunks_wanted);
+  const auto ahead = [&](ReadaheadResult result) {
+    return from.readahead_bytes[static_cast<size_t>(result)];
+  };
+  to.mutable_readahead()->set_fetched_bytes(ahead(ReadaheadResult::kFetched));
+  to.mutable_readahead()->set_used_bytes(ahead(ReadaheadResult::kUsed));
+  to.mutable_readahead()->set_unread_bytes(ahead(ReadaheadResult::kUnread));
+  const auto ended = [&](HintResult result) { return from.hints[static_cast<size_t>(result)]; };
+  to.mutable_hints()->set_completed(ended(HintResult::kCompleted));
+  to.mutable_hints()->set_cancelled(ended(HintResult::kCancelled));
+  to.mutable_hints()->set_failed(ended(HintResult::kFailed));
+  to.mutable_hints()->set_expired(ended(HintResult::kExpired));
+}
+
 template <typename Message>
 void AddServed(const ServedTotals& from, Message& to) {
   for (int i = 0; i < kSourceKindCount; ++i) {
@@ -360,6 +386,7 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
   to.set_member_count(from.member_count);
   ToProto(from.cluster, *to.mutable_cluster());
   to.set_log_level(ToProto(from.log_level));
+  AddActivity(from, to);
   for (const PeerLane lane : {PeerLane::kExpress, PeerLane::kSwarm}) {
     v1::LaneTotals& totals = *to.add_lanes();
     totals.set_lane(lane == PeerLane::kExpress ? v1::LANE_EXPRESS : v1::LANE_SWARM);

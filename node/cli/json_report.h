@@ -19,8 +19,9 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
 // two null where there is none.
 std::string PeersJson(const v1::ListPeersResponse& peers);
 std::string MountJson(const v1::Mount& mount);
-// {"mount_point"}
+// {"log_level"}
 std::string LogLevelJson(v1::LogLevel level);
+// {"mount_point"}
 std::string UnmountJson(const std::string& mount_point);
 // {"blobs": [...]}
 std::string BlobListJson(const std::vector<v1::Blob>& blobs);
@@ -33,8 +34,9 @@ std::string EvictJson(const std::string& digest, const v1::EvictBlobResponse& re
 // {"digest", "file", "bytes"}
 std::string RecipeJson(const std::string& digest, const std::string& file, size_t bytes);
 // {"hints": [...]}; "state" is in lower case: "fetching"; "error" is {"code", "message"} or null.
-std::string LocalityJson(const std::vector<v1::ImageLocality>& images);
 std::string HintListJson(const std::vector<v1::HintStatus>& hints);
+// {"images": [...]}; "error" as above, "nodes" is an array of {"name", "present_bytes"}.
+std::string LocalityJson(const std::vector<v1::ImageLocality>& images);
 
 enum class Pinned { kNo, kYes };
 // {"digest", "pinned"}

@@ -27,6 +27,10 @@ api::LogLevel LevelOf(const std::string& name) {
   return static_cast<api::LogLevel>(found - kLogLevelNames.begin());
 }
 
+uint64_t AtLeastZero(const Gauge& gauge) {
+  return static_cast<uint64_t>(std::max<int64_t>(gauge.value(), 0));
+}
+
 api::VerifyReport Sum(api::VerifyReport all, const index::VerifyReport& of_key, const index::BlobInfo& info) {
   const uint64_t proven = uint64_t{of_key.checked - of_key.unverifiable} * info.chunk_size;
   all.checked_bytes += std::min(proven, info.size);
@@ -260,6 +264,15 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   status.member_count = static_cast<uint32_t>(members);
   status.cluster = peers_.Status();
   status.log_level = LevelOf(log_.level());
+  for (size_t i = 0; i < kFetchClassCount; ++i) {
+    status.fetches[i] = telemetry_.fetches[i].value();
+    status.fetches_under_way[i] = AtLeastZero(telemetry_.fetches_under_way[i]);
+  }
+  status.inflight_bytes = AtLeastZero(telemetry_.fetch_inflight_bytes);
+  status.chunks_wanted = AtLeastZero(telemetry_.chunks_wanted);
+  for (size_t i = 0; i < kReadaheadResultCount; ++i)
+    status.readahead_bytes[i] = telemetry_.readahead_bytes[i].value();
+  for (size_t i = 0; i < kHintResultCount; ++i) status.hints[i] = telemetry_.prefetch_hints[i].value();
   return status;
 }
 

@@ -124,6 +124,12 @@ TEST_F(AdminServiceTest, StatusCarriesEveryField) {
   backend_.status.read_errors = 7;
   backend_.status.origin_bytes = 99;
   backend_.status.cluster = {.configured = true, .cut_off = true, .cold_start = true};
+  backend_.status.fetches = {1, 2, 3, 4};
+  backend_.status.fetches_under_way = {5, 6, 7, 8};
+  backend_.status.inflight_bytes = 9;
+  backend_.status.chunks_wanted = 10;
+  backend_.status.readahead_bytes = {11, 12, 13};
+  backend_.status.hints = {14, 15, 16, 17};
 
   grpc::ClientContext context;
   v1::GetStatusResponse response;
@@ -147,6 +153,20 @@ TEST_F(AdminServiceTest, StatusCarriesEveryField) {
   EXPECT_EQ(status.read_errors(), 7u);
   EXPECT_EQ(status.origin_bytes(), 99u);
   EXPECT_TRUE(status.cluster().configured() && status.cluster().cut_off() && status.cluster().cold_start());
+  ASSERT_EQ(status.fetches_size(), 4);
+  EXPECT_EQ(status.fetches(0).fetch_class(), v1::FETCH_CLASS_DEMAND);
+  EXPECT_EQ(status.fetches(2).fetch_class(), v1::FETCH_CLASS_HINT);
+  EXPECT_EQ(status.fetches(2).started(), 3u);
+  EXPECT_EQ(status.fetches(3).under_way(), 8u);
+  EXPECT_EQ(status.inflight_bytes(), 9u);
+  EXPECT_EQ(status.chunks_wanted(), 10u);
+  EXPECT_EQ(status.readahead().fetched_bytes(), 11u);
+  EXPECT_EQ(status.readahead().used_bytes(), 12u);
+  EXPECT_EQ(status.readahead().unread_bytes(), 13u);
+  EXPECT_EQ(status.hints().completed(), 14u);
+  EXPECT_EQ(status.hints().cancelled(), 15u);
+  EXPECT_EQ(status.hints().failed(), 16u);
+  EXPECT_EQ(status.hints().expired(), 17u);
 }
 
 TEST_F(AdminServiceTest, TheLogLevelIsSetAndShown) {

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -186,6 +187,48 @@ TEST_F(CliTest, TheServicesCodesBecomeExitCodes) {
     EXPECT_EQ(outcome.exit_code, exit_code) << absl::StatusCodeToString(code);
     EXPECT_EQ(outcome.err, "sluice: cannot mount r/a:1 on /mnt: the registry says no. Ask it nicely.\n");
   }
+}
+
+TEST_F(CliTest, StatusWatchShowsWhatTheNodeDoesBetweenTwoLooks) {
+  Serve();
+  backend_.status.uptime = std::chrono::seconds(10);
+  backend_.status.origin_bytes = 1000;
+  backend_.status.fetches_under_way = {1, 2, 3, 4};
+  backend_.status.chunks_wanted = 12;
+  backend_.status.readahead_bytes = {1000, 800, 50};
+  backend_.status.hints = {5, 6, 7, 8};
+  backend_.on_status = [this] {
+    backend_.status.uptime += std::chrono::seconds(2);
+    backend_.status.origin_bytes += 4 << 20;
+    backend_.status.served.bytes[0] += 2 << 20;
+    backend_.status.fetches[2] += 10;
+  };
+  const Outcome line = Run({"status", "--watch", "--interval", "100ms", "--count", "1"});
+  EXPECT_EQ(line.exit_code, 0) << line.err;
+  EXPECT_THAT(
+      line.out,
+      AllOf(HasSubstr("store 1.0 MiB/s"), HasSubstr("registries 2.0 MiB/s"), HasSubstr("hint 3 (5.0/s)"),
+            HasSubstr("12 chunks wanted"), HasSubstr("800 B (80 %) used, 50 B (5 %) unread"),
+            HasSubstr("5 completed, 6 cancelled, 7 failed, 8 expired"), Not(HasSubstr("\x1b"))));
+  const Outcome json = Run({"--output", "json", "status", "--watch", "--interval", "100ms", "--count", "2"});
+  EXPECT_EQ(json.exit_code, 0) << json.err;
+  const Json first = Json::parse(json.out.substr(0, json.out.find('\n')), nullptr, false);
+  EXPECT_EQ(std::count(json.out.begin(), json.out.end(), '\n'), 2);
+  EXPECT_EQ(first["origin_bytes_per_second"], 2097152.0);
+  EXPECT_EQ(first["fetches"]["hint"]["started_per_second"], 5.0);
+  EXPECT_EQ(first["readahead"]["used_bytes"], 800);
+}
+
+TEST_F(CliTest, StatusWatchTakesNoOddTimesAndEndsWithCtrlC) {
+  Serve();
+  for (const char* const interval : {"0s", "12", "inf", "-1s"})
+    EXPECT_EQ(Run({"status", "--watch", "--interval", interval}).exit_code, 2) << interval;
+  EXPECT_EQ(Run({"status", "--interval", "1s"}).exit_code, 2) << "only with --watch";
+  const size_t before = backend_.calls().size();
+  const pid_t sluice = Spawn({"status", "--watch", "--interval", "1h"});
+  while (backend_.calls().size() == before) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(sluice, SIGINT);
+  EXPECT_EQ(Await(sluice).exit_code, 0);
 }
 
 TEST_F(CliTest, LogLevelShowsAndSets) {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
@@ -32,6 +33,7 @@ class FakeAdminBackend final : public StatusBackend,
   AdminBackend ports() { return {*this, *this, *this, *this}; }
 
   NodeStatus status;
+  std::function<void()> on_status;  // changes `status`, each time before it is told
   PeersReport peers;
   std::vector<DialFinding> dials;
   std::map<std::string, MountInfo> mounts;
@@ -70,6 +72,7 @@ class FakeAdminBackend final : public StatusBackend,
     calls_.push_back("GetStatus");
     WaitWhileHeld("GetStatus", lock);
     if (!failure.ok()) return failure;
+    if (on_status) on_status();
     return status;
   }
 

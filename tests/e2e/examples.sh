@@ -38,7 +38,8 @@ grep -q 'missing:1 failed' "$work/hint.log" || fail "$(<"$work/hint.log")"
 
 note "the extender gives nodes scores by what they have of a pod's images"
 port=$(free_port)
-python "$examples/scheduler_extender.py" --socket "$(socket 2)" --listen "127.0.0.1:$port" --min-share 0.9 \
+# Not by the function: its shell would be what is killed.
+TMPDIR=$work /usr/bin/python3 -B "$examples/scheduler_extender.py" --socket "$(socket 2)" --listen "127.0.0.1:$port" --min-share 0.9 \
   >"$work/extender.log" 2>&1 & extender=$!
 wait_until grep -q listening "$work/extender.log" || fail "the extender does not start: $(<"$work/extender.log")"
 arguments() {
@@ -86,7 +87,7 @@ pod() {
 mkfifo "$work/pods"
 use_node 2
 kill -STOP "$registry_pid"
-python "$examples/hint_client.py" --socket "$(socket 2)" --pods node-2 --give-up 100 <"$work/pods" >"$work/pods.log" 2>&1 & client=$!
+TMPDIR=$work /usr/bin/python3 -B "$examples/hint_client.py" --socket "$(socket 2)" --pods node-2 --give-up 100 <"$work/pods" >"$work/pods.log" 2>&1 & client=$!
 exec {pods}>"$work/pods"
 pod one "$registry/other:1" "" Pending >&"$pods"
 pod elsewhere "$registry/other:1" node-1 Pending >&"$pods"

@@ -7,8 +7,6 @@
 
 # shellcheck source=tests/net/lib_link.sh
 source tests/net/lib_link.sh
-# shellcheck source=tests/e2e/lib_nodes.sh
-source tests/e2e/lib_nodes.sh
 # shellcheck source=tests/e2e/lib_containerd.sh
 source tests/e2e/lib_containerd.sh
 # shellcheck source=tests/bench/lib_busy.sh
@@ -18,16 +16,13 @@ source tests/bench/lib_trace.sh
 
 readonly link_bytes_per_second=12500000 round_trip_seconds=0.036
 
-# Whether nodes of this build learn what an image's start reads: then there is `sluice image profile`.
-has_profiles() { "$SLUICE_BIN/sluice" image --help | grep -Eq '^ +profile '; }
-
-# start_empty NODE READAHEAD [YAML LINE...]: that node, with an empty store.
+# start_empty READAHEAD: the node, with an empty store.
 start_empty() {
-  use_node "$1"
   [[ -z $node_pid ]] || stop_node
   rm -rf "$data_dir"
-  start_node 'fetch:' "  readahead: $2" "${@:3}"
-  mount=$work/node$1/mnt/lazy
+  start_node 'fetch:' "  readahead: $1"
+  mount=$work/mnt/lazy
+  mkdir -p "$mount"
 }
 
 # timed_start: on the node that is used; sets took, fetched (bytes of blobs from the registry) and what busy_end does.
@@ -44,45 +39,31 @@ timed_start() {
 }
 
 start_first() {
-  start_empty 1 adaptive
+  start_empty adaptive
   timed_start
   ours=$took ours_fetched=$fetched
 }
 
 start_off() {
-  start_empty 1 off
+  start_empty off
   timed_start
   off=$took
 }
 
-# origin_bytes_of NODE: the bytes of blobs that it has had from the registry.
-origin_bytes_of() {
-  use_node "$1"
-  metric sluice_origin_blob_bytes_total
-}
+recorded() { [[ -s $(echo "$data_dir"/profiles/*.json) ]]; }
 
-# A node starts the program; then another does, which has nothing of the image but may know what the first has read. The
-# two are a cluster, or the second could not learn it: what it gets through the first comes over the same link.
+# The node starts the program once, and then again with an empty store, of which it keeps what is known of the start
+# alone: as another node of its cluster would, which is told before it mounts the image.
 start_with_profile() {
-  local through_first
-  start_empty 1 adaptive "$(cluster_config 1 2)"
-  start_empty 2 adaptive "$(cluster_config 2 2)"
-  use_node 1
-  mount=$work/node1/mnt/lazy
+  start_empty adaptive
   timed_start
-  # The link is to be measured, not what the first node has.
-  sluice blob evict "$(data_blob_of lazy)" >&2
-  through_first=$(origin_bytes_of 1)
-  use_node 2
-  mount=$work/node2/mnt/lazy
+  wait_until recorded || fail "the first start was not recorded"
+  rm -rf "$work/profiles"
+  cp -r "$data_dir/profiles" "$work/profiles"
+  start_empty adaptive
+  cp -r "$work/profiles" "$data_dir/profiles"
   timed_start
-  ours=$took
-  through_first=$(($(origin_bytes_of 1) - through_first))
-  note "of what the second node read, $fetched bytes came from the registry and $through_first through the first node"
-  ours_fetched=$((fetched + through_first))
-  stop_node
-  use_node 1
-  stop_node
+  ours=$took ours_fetched=$fetched
 }
 
 # unpacked: where containerd has put the files of the only image that it has, which is one layer.
@@ -112,7 +93,7 @@ origin_is_quiet() {
 # touched_plain, own and bound.
 measure_touched() {
   local before both
-  start_empty 1 off
+  start_empty off
   mount_image lazy "$mount"
   wait_until origin_is_quiet || fail "the mount does not end"
   before=$(origin_counts)
@@ -173,13 +154,12 @@ measure_case() {
 default_cases() {
   trace_names | while read -r trace; do
     echo "$trace/first"
-    if has_profiles; then echo "$trace/profile"; fi
+    echo "$trace/profile"
   done
 }
 
 check_case() {
   [[ -v trace_programs[${1%/*}] && $1 == */@(first|profile) ]] || fail "there is no case '$1'"
-  [[ $1 == */first ]] || has_profiles || fail "case '$1': this build makes no profiles"
 }
 
 # at_registry SCRIPT: runs it on the registry's side of the link, where images are made.

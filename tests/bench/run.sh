@@ -40,6 +40,9 @@ done
 # shellcheck disable=SC2034  # read by the scenarios
 readonly pairs=${PAIRS:-15} tools=$PWD/build/tests/bench
 
+# Each start is an image's first, and reads of whole blobs are not watched, unless a scenario says otherwise.
+export START_PROFILES=off
+
 # On the way out: a run that failed still leaves a line for whoever reads the figures.
 finish() {
   local status=$?

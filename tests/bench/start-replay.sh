@@ -166,6 +166,7 @@ check_case() {
 at_registry() { registry=$registry work=$work "${registry_runner[@]}" bash -c "set -euo pipefail; $1"; }
 
 measure() {
+  local -x START_PROFILES=on
   local cases=("$@") each layer image_bytes
   runs=${RUNS:-5}
   if [[ ${1-} == record ]]; then

@@ -155,7 +155,8 @@ readonly exit_failed=1 exit_usage=2 exit_not_found=3 exit_unreachable=4 exit_ref
 
 sluice() { "$SLUICE_BIN/sluice" --socket "$run_dir/api.sock" "$@"; }
 
-# write_config [YAML LINE...]: the node's configuration; more top-level keys may be given.
+# write_config [YAML LINE...]: the node's configuration; more top-level keys may be given. With START_PROFILES=off the
+# node learns nothing of what starts read.
 write_config() {
   listen=${listen:-127.0.0.1:$(free_port)}
   cat >"$config" <<END
@@ -173,6 +174,7 @@ ondemand:
   fill: ${FILL:-false}
   keepCopy: ${KEEP_COPY:-true}
 END
+  [[ ${START_PROFILES:-on} == on ]] || printf 'profiles:\n  replay: false\n  recordFor: 0s\n' >>"$config"
   [[ ${registry:-127.} == 127.* ]] || printf 'origin:\n  plainHttp: ["%s"]\n' "$registry" >>"$config"
   (($# == 0)) || printf '%s\n' "$@" >>"$config"
 }

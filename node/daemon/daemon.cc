@@ -225,6 +225,8 @@ void Daemon::Node::MakeProfiles() {
           clock_, *core_, *io_, *cache_, profile_store_, profile_exchange_.get(), telemetry_,
           [this](const BlobKey& key, ChunkSet& touched) { return mounter_->TakeTouched(key, touched); },
           [this](const std::shared_ptr<Blob>& blob) {
+            // One that is not proven and durable yet is told of by the store when it is.
+            if (!store_->IsSettled(blob->key())) return;
             if (const absl::Status told = mounter_->OnBlobComplete(blob); !told.ok())
               spdlog::warn("reads of blob {} still ask the keeper: {}", blob->key().Short(), told.ToString());
           },

@@ -50,7 +50,7 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
     // Adds the blob's chunks that were read while they were present, since it was called last; false if
     // nobody can tell of this blob.
     std::function<bool(const BlobKey&, ChunkSet&)> take_touched;
-    // The whole blob may be read unasked from now on.
+    // All of the blob is present, and it may be read unasked from now on if it is durable and proven, too.
     std::function<void(const std::shared_ptr<Blob>&)> unwatched;
     // Whether the keeper sees all reads of what is present, but those that pass unasked: fanotify.
     std::function<bool()> sees_present_reads;

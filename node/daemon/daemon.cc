@@ -230,7 +230,9 @@ void Daemon::Node::MakeProfiles() {
             if (const absl::Status told = mounter_->OnBlobComplete(blob); !told.ok())
               spdlog::warn("reads of blob {} still ask the keeper: {}", blob->key().Short(), told.ToString());
           },
-          [this] { return backend_.backend == ondemand::Backend::kFanotify; }, is_public},
+          [this] { return backend_.backend == ondemand::Backend::kFanotify; },
+          [this] { return backend_.backend != ondemand::Backend::kCachefiles || config_.ondemand_keep_copy; },
+          is_public},
       std::move(options));
 }
 

@@ -130,7 +130,7 @@ void StartProfiles::Core::Found(const p2p::KeptProfile& kept) {
   if (const absl::Status offered = parts_.profiles.Offer(kept); !offered.ok())
     spdlog::warn("a profile is not kept: {}", offered.ToString());
   const std::lock_guard lock(mutex_);
-  if (stopped_) return;
+  if (stopped_ || !parts_.lacks_what_is_absent()) return;
   for (const auto& [mount_point, start] : starts_) {
     if (start->manifest == kept.manifest && !start->replay) Replay(*start, kept.profile);
   }
@@ -165,7 +165,7 @@ void StartProfiles::Core::Mounting(const std::string& mount_point, std::shared_p
     const std::lock_guard lock(mutex_);
     if (stopped_) return;
     start->watches = options_.record > Duration(0) && sees_all && !enough;
-    if (known.ok() && options_.replay) Replay(*start, known->profile);
+    if (known.ok() && options_.replay && parts_.lacks_what_is_absent()) Replay(*start, known->profile);
     replaced = std::exchange(starts_[mount_point], std::move(start));
     start_count_ = starts_.size();
     if (!std::exchange(looks_, true)) LookLater();

@@ -54,6 +54,8 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
     std::function<void(const std::shared_ptr<Blob>&)> unwatched;
     // Whether the keeper sees all reads of what is present, but those that pass unasked: fanotify.
     std::function<bool()> sees_present_reads;
+    // Whether what is absent is missing: not where the kernel may have the only copies of it (cachefiles).
+    std::function<bool()> lacks_what_is_absent;
     // Whether the image's repository gives it to everybody.
     std::function<bool(const std::string& reference, const Digest& manifest)> is_public;
   };

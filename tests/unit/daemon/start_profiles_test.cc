@@ -58,7 +58,7 @@ class StartProfilesTest : public ::testing::Test {
                                return true;
                              },
                              [this](const std::shared_ptr<Blob>& blob) { unwatched_.push_back(blob->key()); },
-                             [this] { return sees_present_reads_; },
+                             [this] { return sees_present_reads_; }, [this] { return lacks_what_is_absent_; },
                              [](const std::string&, const Digest&) { return true; }},
         std::move(options));
   }
@@ -120,6 +120,7 @@ class StartProfilesTest : public ::testing::Test {
   std::map<BlobKey, std::set<uint32_t>> touched_;
   std::vector<BlobKey> unwatched_;
   bool sees_present_reads_ = true;
+  bool lacks_what_is_absent_ = true;
   std::unique_ptr<StartProfiles> starts_;
 };
 
@@ -222,6 +223,16 @@ TEST_F(StartProfilesTest, WhereReadsAreNotSeenNothingIsWatchedNorForgotten) {
     std::this_thread::sleep_for(milliseconds(2));
   }
   EXPECT_THAT(Known(), testing::Contains(std::pair(0u, 1u)));
+}
+
+TEST_F(StartProfilesTest, WhatTheKernelMayHaveAloneIsNotBroughtIn) {
+  Mount();
+  Demand(0, 1);
+  Unmount();
+  lacks_what_is_absent_ = false;
+  Mount();
+  EXPECT_THAT(source_.calls, IsEmpty());
+  EXPECT_EQ(telemetry_.profile_replays.value(), 0u);
 }
 
 TEST_F(StartProfilesTest, OneKeeperAnswersForAllWhoStart) {

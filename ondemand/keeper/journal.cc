@@ -60,10 +60,12 @@ const char* RefusalText(Refusal refusal) {
 }
 
 void CountFailed(JournalLayout& layout, uint32_t entry, Refusal why) {
-  layout.counters.failed.fetch_add(1, std::memory_order_relaxed);
-  if (entry >= kBlobsMax) return;
-  layout.blobs[entry].failed.fetch_add(1, std::memory_order_relaxed);
-  layout.blobs[entry].last_refusal.store(why, std::memory_order_relaxed);
+  if (entry < kBlobsMax) {
+    layout.blobs[entry].last_refusal.store(why, std::memory_order_relaxed);
+    layout.blobs[entry].failed.fetch_add(1, std::memory_order_relaxed);
+  }
+  // Last: whoever sees it here sees it at the blob, too.
+  layout.counters.failed.fetch_add(1, std::memory_order_release);
 }
 
 uint64_t Slot::Take() {

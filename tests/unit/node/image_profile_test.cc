@@ -85,6 +85,18 @@ TEST(MergedTest, WhatMayHaveBeenTouchedUnseenIsKept) {
   EXPECT_THAT(known.spans, ElementsAre(Span(0, 3, 1, 0), Span(1, 9, 1, 500)));
 }
 
+TEST(MergedTest, WhatIsNeededLastIsLeftOutOfManyStarts) {
+  ImageProfile known;
+  for (uint32_t start = 0; start < 3; ++start) {
+    FirstTouches touches({kChunksPerBlobMax});
+    for (uint32_t i = 0; i < ImageProfile::kSpansMax; ++i)
+      touches.Note(0, {ChunkIndex(8 * i + 2 * start), 1}, milliseconds(i));
+    known = Merged(known, touches.start());
+  }
+  ASSERT_EQ(known.spans.size(), ImageProfile::kSpansMax);
+  EXPECT_LT(known.spans.back().after_ms, ImageProfile::kSpansMax / 2);
+}
+
 TEST(MergedTest, TimesFollowTheLastStarts) {
   ImageProfile known = Merged({}, StartOf({Span(0, 1, 1, 0), Span(0, 5, 1, 1000)}));
   for (int i = 0; i < 20; ++i) known = Merged(known, StartOf({Span(0, 5, 1, 0), Span(0, 1, 1, 1000)}));

@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "p2p/cluster/ranks.h"
 #include "p2p/http/content_range.h"
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"

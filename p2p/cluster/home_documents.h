@@ -15,6 +15,7 @@
 #include "p2p/cluster/member_health.h"
 #include "p2p/cluster/members.h"
 #include "p2p/cluster/peer_client.h"
+#include "p2p/cluster/ranks.h"
 #include "p2p/registry/pull_rights.h"
 #include "p2p/registry/registry_client.h"
 
@@ -22,8 +23,8 @@ namespace sluice::p2p {
 
 // What a mount needs beside chunks, from the home of it: the member that asks the registry for it once for
 // all who want it. It is the first by score over the digest, or over the SHA-256 of
-// "registry/repository:tag"; where it is silent or busy, the second is asked. Source: PEERS.md, "Public and
-// private".
+// "registry/repository:tag"; where it is silent or busy, the second is asked, and then the third: two that
+// are gone at once send nobody to the registry beside. Source: PEERS.md, "Public and private".
 //
 // What is named by digest is held against it. A tag, and a list of referrers, are what the home says.
 //
@@ -31,7 +32,7 @@ namespace sluice::p2p {
 // and what is asked.
 class HomeDocuments {
  public:
-  static constexpr size_t kHomesAskedMax = 2;
+  static constexpr size_t kHomesAskedMax = kRanks;
   static constexpr Duration kPatience =
       std::chrono::seconds(15);  // with a home that only says that it is at it
   static constexpr Duration kTablePatience = std::chrono::seconds(5);  // the same, where a reader waits

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <curl/curl.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -208,8 +210,9 @@ class Transfer {
   absl::Status Look(Instant now);
 
   void Prepare(const Common& common);
-  // How long its connection took to be made; nothing if it was there before.
-  std::optional<Duration> ConnectTime() const;
+  // How long its connection took to be made, or the shortest round trip that the kernel saw on it, which no
+  // busy moment of this process lengthens; nothing if it was there before.
+  std::optional<Duration> RoundTrip() const;
   // How its handshake with a peer went; nullopt: there was none.
   std::optional<TlsResult> Handshake(CURLcode code) const;
   void Finish(CURLcode code);
@@ -331,13 +334,22 @@ void Transfer::SetFillConnection(const Common& common) {
       });
 }
 
-std::optional<Duration> Transfer::ConnectTime() const {
+std::optional<Duration> Transfer::RoundTrip() const {
   long connects = 0;
   curl_off_t resolved_us = 0, connected_us = 0;
   curl_easy_getinfo(easy_.get(), CURLINFO_NUM_CONNECTS, &connects);
   curl_easy_getinfo(easy_.get(), CURLINFO_NAMELOOKUP_TIME_T, &resolved_us);
   curl_easy_getinfo(easy_.get(), CURLINFO_CONNECT_TIME_T, &connected_us);
   if (connects != 1 || connected_us <= resolved_us) return std::nullopt;
+  curl_socket_t socket = CURL_SOCKET_BAD;
+  curl_easy_getinfo(easy_.get(), CURLINFO_ACTIVESOCKET, &socket);
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  if (socket != CURL_SOCKET_BAD && ::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+      length >= offsetof(tcp_info, tcpi_min_rtt) + sizeof info.tcpi_min_rtt &&
+      info.tcpi_min_rtt != UINT32_MAX) {
+    return std::chrono::microseconds(std::min<curl_off_t>(info.tcpi_min_rtt, connected_us - resolved_us));
+  }
   return std::chrono::microseconds(connected_us - resolved_us);
 }
 
@@ -900,7 +912,7 @@ class HttpClient::Loop {
     const auto it = active_.find(id);
     std::unique_ptr<Transfer> transfer = std::move(it->second);
     active_.erase(it);
-    if (const std::optional<Duration> took = transfer->ConnectTime())
+    if (const std::optional<Duration> took = transfer->RoundTrip())
       receive_bounds_.Note(transfer->host(), *took, std::chrono::steady_clock::now());
     const std::optional<TlsResult> handshake = transfer->Handshake(code);
     if (handshake && options_.telemetry) {

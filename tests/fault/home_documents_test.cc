@@ -45,7 +45,7 @@ class HomeDocumentsTest : public ::testing::Test {
     options.row = {"self", {{"127.0.0.1", 1}}, "", kProtocolMajor, 5};
     members_ = std::make_unique<Members>(std::move(options));
     members_->Start();
-    for (const std::string name : {"a", "b", "c"}) {
+    for (const std::string name : {"a", "b", "c", "d"}) {
       const HostPort at{"127.0.0.1", servers_[name].port()};
       members_->Change([&](MemberTable& table, Instant now) {
         table.HeardFrom({name, {at}, "", kProtocolMajor, 5}, at, now);
@@ -161,11 +161,20 @@ TEST_F(HomeDocumentsTest, ForOneThatIsDeadBusyOrSilentTheNextIsAsked) {
   }
 }
 
-TEST_F(HomeDocumentsTest, AfterTwoTheRegistryIsAsked) {
-  const Digest digest = Sha256::Of(TextBehind(3));
-  for (size_t rank = 0; rank < 3; ++rank) Home(digest, rank).Always(PathOf(digest), Refuses(503));
+TEST_F(HomeDocumentsTest, WhereTwoAreGoneAtOnceTheThirdIsAsked) {
+  const std::string text = TextBehind(3);
+  const Digest digest = Sha256::Of(text);
+  Home(digest, 0).Always(PathOf(digest), [](const FaultRequest&, FaultConnection& to) { to.Stall(); });
+  Home(digest, 1).Always(PathOf(digest), fault::Hangup());
+  Home(digest, 2).Always(PathOf(digest), Gives(text));
+  EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
+}
+
+TEST_F(HomeDocumentsTest, AfterThreeTheRegistryIsAsked) {
+  const Digest digest = Sha256::Of(TextBehind(4));
+  for (size_t rank = 0; rank < 4; ++rank) Home(digest, rank).Always(PathOf(digest), Refuses(503));
   EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(Asked(PathOf(digest)), 2u);
+  EXPECT_EQ(Asked(PathOf(digest)), 3u);
 }
 
 // It lives, and another would know no better.

@@ -55,9 +55,10 @@ const char* SourceKindName(SourceKind kind);
 // Which of those that a source asks sent a chunk; a source numbers them as it likes.
 using SenderId = uint32_t;
 
-// Who is behind a read. Another node never waits for what this node asks of a third: waits between nodes
-// could form a cycle.
-enum class Asker { kLocal, kPeer };
+// Who is behind a read: somebody on this host; a node of this zone, for which this one asks other zones; or
+// any node, for which it asks the registry. Whoever comes later in this order never waits for what this node
+// asks of a third by the right of one before: waits between nodes could form a cycle.
+enum class Asker { kLocal, kZone, kPeer };
 
 // The right by which somebody reads what is not public; the core only hands it on and compares it by address.
 class AskerGrant {

@@ -62,16 +62,16 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
   }
   if (is_new || (raised && chunk->state == WantedChunk::State::kQueued)) AppendChunk(to_start, index);
   ++read.outstanding;
-  if (read.asker == Asker::kPeer && chunk->state == WantedChunk::State::kPaused) {
+  if (read.asker != Asker::kLocal && chunk->state == WantedChunk::State::kPaused) {
     // It has others to ask, now.
     failed_.emplace_back(id, chunk->error);
     return;
   }
   chunk->waiters.push_back(id);
-  const bool first_peer = read.asker == Asker::kPeer && chunk->asker != Asker::kPeer;
-  if (first_peer) chunk->asker = Asker::kPeer;
+  const bool awaits_less = read.asker > chunk->asker;
+  if (awaits_less) chunk->asker = read.asker;
   if (asked_beside) AskBesideFill(blob, index);
-  if (first_peer && chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index);
+  if (awaits_less && chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index);
 }
 
 // Whether one of them serves who wants it now: a reader is not served by a fill that has much else to bring
@@ -147,6 +147,12 @@ void SingleFlight::PruneWaiters(WantedChunk& chunk) const {
   chunk.waiters.erase(std::remove_if(chunk.waiters.begin(), chunk.waiters.end(), answered),
                       chunk.waiters.end());
   chunk.joined.erase(std::remove_if(chunk.joined.begin(), chunk.joined.end(), answered), chunk.joined.end());
+}
+
+Asker SingleFlight::LastAsker(const WantedChunk& chunk) const {
+  Asker last = Asker::kLocal;
+  for (const ReadId id : chunk.waiters) last = std::max(last, parts_.reads.Find(id)->asker);
+  return last;
 }
 
 Instant SingleFlight::DemandDeadline(const WantedChunk& chunk) const {
@@ -311,31 +317,31 @@ void SingleFlight::StartLeg(const std::shared_ptr<Blob>& blob, const Group& grou
   }
 }
 
-// Another node waits for a chunk that this node has asked of a third: it gets a leg that waits for nobody, or
-// is refused.
+// Another node waits for a chunk that this node has asked of a third, for which it may not wait: it gets a
+// leg that it may wait for, or is refused.
 void SingleFlight::AskByOwnRight(const std::shared_ptr<Blob>& blob, ChunkIndex index) {
   WantedChunk& chunk = *table_.Find(*blob, index);
   const bool waits_for_a_node = std::all_of(chunk.legs.begin(), chunk.legs.end(), [&](LegId leg) {
     const LegOrder* const order = runner_->Find(leg);
-    return order && order->asker != Asker::kPeer && order->leg.source->kind() == SourceKind::kPeer &&
-           MayWaitForOthers(order->leg.rank);
+    return order && order->asker < chunk.asker && order->leg.source->kind() == SourceKind::kPeer &&
+           !MayAwait(chunk.asker, order->leg.rank);
   });
   if (!waits_for_a_node) return;
   PruneWaiters(chunk);
-  Group group{{index, 1}, Asker::kPeer, nullptr, Instant(), &chunk.tried};
+  Group group{{index, 1}, chunk.asker, nullptr, Instant(), &chunk.tried};
   bool is_first = true;
   for (const ReadId id : chunk.waiters) {
     const PendingRead& read = *parts_.reads.Find(id);
-    if (read.asker != Asker::kPeer) continue;
+    if (read.asker != chunk.asker) continue;
     if (std::exchange(is_first, false)) group.grant = read.grant;
     group.deadline = std::max(group.deadline, read.deadline);
   }
   if (is_first) {
-    chunk.asker = Asker::kLocal;
+    chunk.asker = LastAsker(chunk);
     return;
   }
   offers_.clear();
-  parts_.sources.Offers(*blob, group.chunks, chunk.fetch_class, Asker::kPeer, group.grant, &offers_);
+  parts_.sources.Offers(*blob, group.chunks, chunk.fetch_class, chunk.asker, group.grant, &offers_);
   legs_.clear();
   if (chunk.legs.size() < WantedChunk::kLegsMax) planner_.Plan(group.chunks, chunk.tried, offers_, &legs_);
   if (legs_.empty()) {

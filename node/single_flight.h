@@ -127,6 +127,8 @@ class SingleFlight final : private LegEvents {
   void GiveUp(const Blob& blob, ChunkIndex index);
   // Who waits for a chunk, without those that have been answered meanwhile.
   void PruneWaiters(WantedChunk& chunk) const;
+  // The one of those who wait that may wait for the least. REQUIRES: those that were answered are pruned
+  Asker LastAsker(const WantedChunk& chunk) const;
   Instant DemandDeadline(const WantedChunk& chunk) const;
 
   Group GroupOf(WantedChunk& chunk, ChunkIndex index) const;

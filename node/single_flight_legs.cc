@@ -51,7 +51,7 @@ bool SingleFlight::LeaveLeg(const std::shared_ptr<Blob>& blob, ChunkIndex index,
   if (!chunk || !chunk->EndLeg(id)) return false;
   if (chunk->legs.empty()) return true;
   // What is left may be what was asked of a third node.
-  if (chunk->asker == Asker::kPeer) AskByOwnRight(blob, index);
+  if (chunk->asker != Asker::kLocal) AskByOwnRight(blob, index);
   KeepJoined(*chunk, *blob, index, [&](ReadMode mode) { return MayBeJoined(*chunk, index, mode); });
   return false;
 }
@@ -213,7 +213,7 @@ void SingleFlight::ReplaceSilent(const LateRun& run, LegId id) {
     StartBeside(order, *std::move(third), Beside::kTakeover);
   }
   for (ChunkIndex index = run.chunks.first; index < run.chunks.end(); index = index.next()) {
-    if (table_.Find(*order.blob, index)->asker == Asker::kPeer) AskByOwnRight(order.blob, index);
+    if (table_.Find(*order.blob, index)->asker != Asker::kLocal) AskByOwnRight(order.blob, index);
   }
 }
 
@@ -271,7 +271,7 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
     PruneWaiters(*chunk);
     if (chunk->error.ok())
       chunk->error = absl::UnavailableError(absl::StrCat("nobody can be asked for ", Describe(*blob, index)));
-    if (chunk->asker == Asker::kPeer) {
+    if (chunk->asker != Asker::kLocal) {
       RefusePeers(*chunk, chunk->error);
       Retry(blob, {index});
       continue;
@@ -286,15 +286,15 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
   if (!later.empty()) PauseChunks(blob, std::move(later));
 }
 
-// Other nodes are told at once: they have others to ask. Whoever reads on this host may wait for a third
-// node.
+// Other nodes are told at once: they have others to ask. Whoever reads on this host, or in this zone, may
+// wait for a third node.
 void SingleFlight::RefusePeers(WantedChunk& chunk, const absl::Status& why) {
-  chunk.asker = Asker::kLocal;
-  const auto peers = std::stable_partition(chunk.waiters.begin(), chunk.waiters.end(), [&](ReadId id) {
-    return parts_.reads.Find(id)->asker == Asker::kLocal;
-  });
+  const Asker refused = chunk.asker;
+  const auto peers = std::stable_partition(chunk.waiters.begin(), chunk.waiters.end(),
+                                           [&](ReadId id) { return parts_.reads.Find(id)->asker < refused; });
   for (auto id = peers; id != chunk.waiters.end(); ++id) failed_.emplace_back(*id, why);
   chunk.waiters.erase(peers, chunk.waiters.end());
+  chunk.asker = LastAsker(chunk);
 }
 
 void SingleFlight::PauseChunks(const std::shared_ptr<Blob>& blob, std::vector<ChunkIndex> chunks) {

@@ -14,6 +14,7 @@ namespace sluice {
 
 // What a source is to a chunk; sources of a lower rank are asked first.
 enum class SourceRank {
+  kZoneHome,       // it fetches the chunk from other zones for all of this one
   kHome,           // it fetches the chunk for everybody
   kHedge,          // may have it, and is asked for nothing more while the home is late
   kHolder,         // has it
@@ -25,7 +26,14 @@ enum class SourceRank {
 // Whether it may wait for what it asks of others, so that two nodes could wait for each other. Those that
 // have it let only nodes wait that come after them: see ReadMode.
 constexpr bool MayWaitForOthers(SourceRank rank) {
-  return rank == SourceRank::kHome || rank == SourceRank::kStandIn || rank == SourceRank::kSecondStandIn;
+  return rank == SourceRank::kZoneHome || rank == SourceRank::kHome || rank == SourceRank::kStandIn ||
+         rank == SourceRank::kSecondStandIn;
+}
+
+// Whether that asker may wait for what was asked of a source of that rank, by whose right ever.
+constexpr bool MayAwait(Asker asker, SourceRank rank) {
+  if (asker == Asker::kLocal) return true;
+  return asker == Asker::kZone ? rank != SourceRank::kZoneHome : !MayWaitForOthers(rank);
 }
 
 // Names a source for as long as its directory lives.
@@ -45,8 +53,8 @@ class SourceDirectory {
  public:
   virtual ~SourceDirectory() = default;
 
-  // Adds who may be asked for chunks of the span, in any order; their `has` may reach beyond it. For
-  // Asker::kPeer only those that need no other node's fetch: holders, and the origin.
+  // Adds who may be asked for chunks of the span, in any order; their `has` may reach beyond it. Only those
+  // that the asker may wait for: for Asker::kPeer, those that need no other node's fetch.
   virtual void Offers(const Blob& blob, ChunkSpan span, FetchClass fetch_class, Asker asker,
                       const Grant& grant, std::vector<SourceOffer>* offers) = 0;
 
@@ -78,7 +86,8 @@ class FixedSources final : public SourceDirectory {
               std::vector<SourceOffer>* offers) override {
     for (size_t i = 0; i < sources_.size(); ++i) {
       const auto& [rank, source] = sources_[i];
-      if (asker == Asker::kPeer && (rank < SourceRank::kHolder || MayWaitForOthers(rank))) continue;
+      if (asker == Asker::kPeer && rank < SourceRank::kHolder) continue;
+      if (!MayAwait(asker, rank)) continue;
       offers->push_back({static_cast<SourceId>(i), rank, source, blob.geometry().All()});
     }
   }

@@ -56,10 +56,10 @@ class DurationHistogram {
 enum class PeerLane { kExpress, kSwarm };
 inline constexpr int kPeerLaneCount = 2;
 
-// What another node asks this one to be: the one that gets a chunk for everybody, or one that gives what is
-// here.
-enum class PeerRole { kHome, kPresentOnly };
-inline constexpr int kPeerRoleCount = 2;
+// What another node asks this one to be: the one that gets a chunk for everybody, one that gives what is
+// here, or the one that gets it from other zones for all of its own.
+enum class PeerRole { kHome, kPresentOnly, kZoneHome };
+inline constexpr int kPeerRoleCount = 3;
 
 // How another node's request was answered.
 enum class PeerAnswer { kServed, kAbsent, kBusy, kRefused };
@@ -127,6 +127,7 @@ struct Telemetry {
   std::array<Counter, 6> origin_requests;
 
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
+  Counter cross_zone_bytes;                                 // sluice_cross_zone_bytes_total
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
   // sluice_peer_requests_total{role,result}
   std::array<std::array<Counter, kPeerAnswerCount>, kPeerRoleCount> peer_answers;

@@ -94,11 +94,12 @@ absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpReque
                                                                  PeerTrust trust) {
   const std::string_view role = request.Header("Sluice-Role");
   if (role.empty()) return std::nullopt;
-  const bool home = role == "home";
+  const bool zone_home = role == "zone-home";
+  const bool home = role == "home" || zone_home;
   if (!home && role != "present-only") return Malformed("Sluice-Role");
   if (!home && request.Header("Sluice-Blob").empty()) return std::nullopt;
   PeerBlobRequest asked;
-  asked.role = home ? PeerRole::kHome : PeerRole::kPresentOnly;
+  asked.role = zone_home ? PeerRole::kZoneHome : home ? PeerRole::kHome : PeerRole::kPresentOnly;
   absl::StatusOr<BlobClaim> claim = ParseBlobClaim(request.Header("Sluice-Blob"), digest, origin);
   if (!claim.ok()) return claim.status();
   asked.claim = *std::move(claim);

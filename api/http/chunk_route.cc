@@ -150,7 +150,7 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
   const ChunkSpan span = blob.geometry().Covering(range);
   // A file that was lost took its chunks back.
   if (!file.ok() || !blob.presence().AllPresent(span) || blob.refused())
-    return reply->Send(reply->role() == PeerRole::kHome ? Busy(kRetrySoon, {}) : NotHere());
+    return reply->Send(reply->role() != PeerRole::kPresentOnly ? Busy(kRetrySoon, {}) : NotHere());
 
   HttpResponse response;
   response.status = 206;

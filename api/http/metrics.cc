@@ -26,7 +26,7 @@ using Families = std::vector<MetricFamily>;
 constexpr std::string_view kEvictReasons[kEvictReasonCount] = {"requested", "watermark", "corrupt"};
 constexpr std::string_view kOriginCodes[] = {"none", "1xx", "2xx", "3xx", "4xx", "5xx"};
 constexpr std::string_view kLanes[] = {"express", "swarm"};
-constexpr std::string_view kPeerRoles[] = {"home", "present-only"};
+constexpr std::string_view kPeerRoles[] = {"home", "present-only", "zone-home"};
 constexpr std::string_view kPeerAnswers[] = {"served", "absent", "busy", "refused"};
 constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged", "no_credentials",
                                                "denied", "busy",   "malformed"};
@@ -200,6 +200,9 @@ void AddPeers(Families& to, const Telemetry& t) {
              kLanes, t.peer_received_bytes);
   AddByLabel(to, "sluice_peer_sent_bytes_total", "Bytes of blobs sent to other nodes.", "lane", kLanes,
              t.peer_sent_bytes);
+  AddCounter(to, "sluice_cross_zone_bytes_total",
+             "Bytes of blobs and of what belongs to them received from nodes of other zones.",
+             t.cross_zone_bytes);
   MetricFamily& requests = AddFamily(to, "sluice_peer_requests_total",
                                      "Requests of other nodes that this one answered.", MetricType::Counter);
   for (size_t role = 0; role < std::size(kPeerRoles); ++role) {

@@ -323,7 +323,9 @@ const std::vector<Setting>& Settings() {
            "this node's name in the cluster, each only once; empty is its address, or host name and port"),
       List("cluster.advertise", &Config::cluster_advertise,
            "IP:port at which others reach this node; empty is cluster.listen, or as others find it"),
-      Text("cluster.zone", &Config::cluster_zone, "where this node is; said to the others"),
+      Text("cluster.zone", &Config::cluster_zone,
+           "where this node is; what other zones have comes to one node of a zone, and from there to the "
+           "rest of it"),
       Time("cluster.memberTtl", &Config::cluster_member_ttl, milliseconds(1000),
            "a member that nobody heard of for so long is dropped"),
       Switch(

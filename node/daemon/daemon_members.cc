@@ -78,6 +78,8 @@ absl::Status Daemon::Node::FindMembers() {
     spdlog::info("{}", DescribeOthers(list));
     std::vector<std::string> addresses;
     for (const p2p::Member& member : list) {
+      // What other zones have comes by one member of this zone, not by all.
+      if (member.zone && !config_.cluster_zone.empty() && *member.zone != config_.cluster_zone) continue;
       addresses.push_back(member.address.host);
       for (const p2p::HostPort& more : member.more_addresses) addresses.push_back(more.host);
     }
@@ -88,6 +90,7 @@ absl::Status Daemon::Node::FindMembers() {
   client.user_agent = absl::StrCat("sluice/", kVersion);
   client.node_id = node_id_;
   client.trust = Trust();
+  client.zone = config_.cluster_zone;
   members_->Look([&](const p2p::MemberTable& table, Instant) { client.name = table.self().name; });
   if (identity_) {
     client.identity = identity_->current();
@@ -194,13 +197,20 @@ void Daemon::Node::MakeHome() {
   zones_ = std::make_shared<p2p::MemberZones>(clock_, *members_);
   const auto spreader = std::make_shared<p2p::Spreader>(
       clock_, [zones = zones_](const std::string& name) { return zones->Find(name); },
-      p2p::SpreadingLimits{.fanout = config_.peers_fanout});
+      p2p::SpreadingLimits{.fanout = config_.peers_fanout}, config_.cluster_zone);
   std::string name;
   members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
+  asker_recipes_ = std::make_shared<AskerRecipes>(
+      AskerRecipes::Parts{*members_, *peer_client_, *store_, *io_, [this](const Blob& blob) {
+                            return config_.TakesUnsealedFromMembers() || verifier_->HasBoundRecipe(blob);
+                          }});
   given_blobs_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
       clock_, *io_, *store_, *cache_, *allowed_, spreader,
       [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
-      std::move(name), Trust(), blame_.get()});
+      std::move(name), Trust(), blame_.get(),
+      [recipes = asker_recipes_](const std::shared_ptr<Blob>& blob, const std::string& asker) {
+        return recipes->Has(blob, asker);
+      }});
 }
 
 absl::Status Daemon::Node::ServePeers() {

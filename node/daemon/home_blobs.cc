@@ -106,7 +106,7 @@ struct HomeBlobs::Asked {
 Task HomeBlobs::Ask(PeerBlobRequest request, Task on_wait, OnAnswer on_answer) {
   // A node whose own list forbids the repository lets nobody reach it through itself.
   const bool allowed = parts_.allowed.Permits(request.claim.spec.origins.front()).ok();
-  const bool home = request.role == PeerRole::kHome;
+  const bool home = request.role != PeerRole::kPresentOnly;
   request.claim.spec.is_hearsay = true;
   const AskedPtr asked(new Asked{.request = std::move(request),
                                  .blob = nullptr,
@@ -131,7 +131,7 @@ Task HomeBlobs::Ask(PeerBlobRequest request, Task on_wait, OnAnswer on_answer) {
 
 void HomeBlobs::Open(const AskedPtr& asked) {
   const BlobClaim& claim = asked->request.claim;
-  const bool home = asked->request.role == PeerRole::kHome;
+  const bool home = asked->request.role != PeerRole::kPresentOnly;
   if (asked->IsOver()) return;
   if (home) {
     const absl::StatusOr<std::shared_ptr<Blob>> opened = parts_.store.Open(claim.spec);
@@ -147,6 +147,9 @@ void HomeBlobs::Open(const AskedPtr& asked) {
   if (!MayGet(*asked)) return RefuseAsOrigin(asked);
   asked->chunk = {asked->blob->key(), asked->span().first};
   if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
+  if (asked->request.role == PeerRole::kZoneHome && parts_.is_provable &&
+      !parts_.is_provable(asked->blob, asked->request.asker))
+    return Refuse(asked, {.why = Why::kAbsent});
   if (home) return WaitFromStart(asked, ReadMode::kFetch);
   WaitForFlow(asked);
 }
@@ -277,21 +280,22 @@ void HomeBlobs::StartRead(const AskedPtr& asked, ReadMode mode) {
   // What is fetched for many is not ended with the time of the first of them.
   const Instant deadline =
       mode == ReadMode::kFetch ? parts_.clock.Now() + api::kPeerDeadlineMax : asked->request.deadline;
-  asked->read = parts_.cache.Read({.blob = asked->blob->key(),
-                                   .range = asked->request.range,
-                                   .fetch_class = asked->request.fetch_class,
-                                   .deadline = deadline,
-                                   .asker = Asker::kPeer,
-                                   .grant = GrantOf(*asked),
-                                   .mode = mode},
-                                  [self = shared_from_this(), asked](absl::StatusOr<ReadResult> result) {
-                                    self->ReadEnded(asked, result.status());
-                                  });
+  asked->read =
+      parts_.cache.Read({.blob = asked->blob->key(),
+                         .range = asked->request.range,
+                         .fetch_class = asked->request.fetch_class,
+                         .deadline = deadline,
+                         .asker = asked->request.role == PeerRole::kZoneHome ? Asker::kZone : Asker::kPeer,
+                         .grant = GrantOf(*asked),
+                         .mode = mode},
+                        [self = shared_from_this(), asked](absl::StatusOr<ReadResult> result) {
+                          self->ReadEnded(asked, result.status());
+                        });
 }
 
 // The first read that gets a chunk decides for all who wait for it.
 void HomeBlobs::ReadEnded(const AskedPtr& asked, const absl::Status& status) {
-  const bool home = asked->request.role == PeerRole::kHome;
+  const bool home = asked->request.role != PeerRole::kPresentOnly;
   if (!status.ok()) {
     if (home && absl::IsDataLoss(status)) DropLie(asked->blob, kDropTries);
     if (asked->has_place_to_send && absl::IsNotFound(status) && ComesBefore(*asked)) {
@@ -360,7 +364,7 @@ void HomeBlobs::Give(const AskedPtr& asked) {
     const Spreader::RequestId place;
     bool taken = false;
   };
-  const bool home = asked->request.role == PeerRole::kHome;
+  const bool home = asked->request.role != PeerRole::kPresentOnly;
   if (!MayGive(*asked)) return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
   absl::StatusOr<Blob::Lease> lease = parts_.cache.Lookup(asked->blob->key(), asked->request.range);
   if (!lease.ok()) return Refuse(asked, home ? Busy(kRetrySoon) : PeerRefusal{.why = Why::kAbsent});
@@ -384,12 +388,15 @@ void HomeBlobs::Give(const AskedPtr& asked) {
 }
 
 void HomeBlobs::Refuse(const AskedPtr& asked, PeerRefusal refusal) {
+  // The home is still to be asked.
+  if (asked->request.role == PeerRole::kZoneHome && refusal.why == Why::kAskYourself)
+    refusal = {.why = Why::kAbsent};
   Answer(asked, std::move(refusal));
 }
 
 // As one is refused for whom the origin was asked, so that nobody learns what is here.
 void HomeBlobs::RefuseAsOrigin(const AskedPtr& asked) {
-  if (asked->request.role != PeerRole::kHome) return Refuse(asked, {.why = Why::kAbsent});
+  if (asked->request.role == PeerRole::kPresentOnly) return Refuse(asked, {.why = Why::kAbsent});
   SayWaiting(asked);
   Refuse(asked, {.why = Why::kAskYourself});
 }

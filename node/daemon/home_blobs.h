@@ -24,6 +24,9 @@ namespace sluice {
 // the token that it shows, and where that is refused, by the next one's who waits. Without a token,
 // strangers' right is tried, or this node's password where the registry knows nothing else.
 //
+// For its zone it asks other members, too; what it does not get like that the asker gets elsewhere, and is
+// told that it is not here.
+//
 // Who is present-only is also let wait for what this node gets by its own right, if this node comes before it
 // by score: so waits go one way.
 //
@@ -46,6 +49,9 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
     std::string name;                                               // of this node as a member
     PeerTrust trust = PeerTrust::kUnproven;
     const p2p::ChunkBlame* blame = nullptr;  // null: nothing here came from other members
+    // Whether what members send of a blob can be proven here; that member asks for it. May block on disk;
+    // null: it can.
+    std::function<bool(const std::shared_ptr<Blob>&, const std::string& asker)> is_provable = nullptr;
   };
   explicit HomeBlobs(Parts parts) : parts_(std::move(parts)) {}
 

@@ -27,7 +27,7 @@ constexpr Duration kRankIsNew = std::chrono::seconds(10);
 
 // A member in one role. Members' numbers begin at 1, so that no number is one of the above.
 SourceId SourceIdOf(SenderId member, PeerRole role) {
-  return static_cast<SourceId>((member + 2) << 1 | static_cast<uint32_t>(role == PeerRole::kPresentOnly));
+  return static_cast<SourceId>((member + 2) << 2 | static_cast<uint32_t>(role));
 }
 
 std::shared_ptr<ChunkSource> Borrowed(ChunkSource& source) {
@@ -236,6 +236,24 @@ const ClusterDirectory::Placed* ClusterDirectory::Place(const Blob& blob,
   return &(placed_[blob.key()] = std::move(fresh));
 }
 
+bool ClusterDirectory::IsElsewhere(const Placed& placed, MemberIndex member) const {
+  const std::vector<Member>& members = placed.view->members;
+  return members[member].zone != members[placed.self].zone;
+}
+
+// Of whom this node gets a stripe that it lacks: its home, or the one of this zone that asks it. This node
+// itself may be either.
+MemberIndex ClusterDirectory::FetchesForZone(const Placed& placed, uint64_t stripe, Instant now) const {
+  const BlobHomes& homes = *placed.homes;
+  const MemberIndex home = homes.of_stripe[stripe];
+  if (homes.of_zone.empty() || !IsElsewhere(placed, home)) return home;
+  for (const MemberIndex member : homes.of_zone[stripe]) {
+    if (member == kNoMember) break;
+    if (member == placed.self || parts_.health.Usable(placed.view->members[member], now)) return member;
+  }
+  return home;
+}
+
 bool ClusterDirectory::IsNewRank(const Placed& placed, uint64_t stripe) const {
   if (parts_.clock.Now() - placed.view->since >= kRankIsNew) return false;
   return !placed.homes_before || RankOf(placed.homes_before->ranks[stripe], placed.self_before) == kRanks;
@@ -271,10 +289,22 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
     const std::optional<BlobIdentity> identity = Holders::IdentityOf(blob);
     holders = identity ? parts_.holders.Known(*identity) : std::vector<std::string>();
   }
+  const Instant now = parts_.clock.Now();
   ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan has) {
     const StripeRanks& ranks = placed->homes->ranks[stripe];
+    MemberIndex zone_home = asker == Asker::kLocal ? FetchesForZone(*placed, stripe, now) : kNoMember;
+    if (zone_home == placed->self || zone_home == ranks[0]) zone_home = kNoMember;
     const size_t own = RankOf(ranks, placed->self);
-    const Part part{blob, has, asker, holders, RanksAsked(*placed, stripe, own, holders)};
+    const Part part{blob, has, asker, holders, RanksAsked(*placed, stripe, own, holders), zone_home};
+    if (carried && zone_home != kNoMember) {
+      OfferMember(placed->view->members[zone_home], PeerRole::kZoneHome, SourceRank::kZoneHome, has, offers);
+      for (const MemberIndex member : placed->homes->of_zone[stripe]) {
+        if (member == kNoMember || member == placed->self || member == zone_home) continue;
+        const Member& beside = placed->view->members[member];
+        if (parts_.health.Usable(beside, now) && !Lacks(blob, beside.name))
+          OfferMember(beside, PeerRole::kPresentOnly, SourceRank::kHedge, has, offers);
+      }
+    }
     if (carried) OfferRanks(*placed, ranks, own, part, offers);
     if (carried && (own < kRanks || asker == Asker::kPeer)) OfferHolders(*placed, ranks, part, offers);
     OfferOrigin(own < kRanks && !IsCutOff() ? SourceRank::kOrigin : SourceRank::kLastResort, has, offers);
@@ -289,12 +319,14 @@ void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks
     const Member& member = placed.view->members[ranks[rank]];
     if (!parts_.health.Usable(member, now)) continue;
     // Who waits for this node must not wait for what it asks of others.
-    const bool fetches = part.asker == Asker::kLocal && rank < own;
+    const bool fetches = part.asker != Asker::kPeer && rank < own;
     if (fetches) {
       constexpr SourceRank kRoles[] = {SourceRank::kHome, SourceRank::kStandIn, SourceRank::kSecondStandIn};
       OfferMember(member, PeerRole::kHome, kRoles[rank], part.has, offers);
     }
     if ((rank == 0 && fetches) || Lacks(part.blob, member.name)) continue;
+    // What one of the zone gets for all is not asked of other zones beside.
+    if (part.zone_home != kNoMember && IsElsewhere(placed, ranks[rank])) continue;
     const SourceRank holds =
         part.asker == Asker::kPeer || own == 0 ? SourceRank::kHolder : SourceRank::kHedge;
     OfferMember(member, PeerRole::kPresentOnly, holds, part.has, offers);
@@ -321,6 +353,7 @@ void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ran
     const auto index = static_cast<MemberIndex>(found - members.begin());
     const bool is_asked = std::find(ranks.begin(), ranks_end, index) != ranks_end;
     if (is_asked || !parts_.health.Usable(*found, now) || Lacks(part.blob, name)) continue;
+    if (part.zone_home != kNoMember && IsElsewhere(placed, index)) continue;
     OfferMember(*found, PeerRole::kPresentOnly, SourceRank::kHolder, part.has, offers);
     --left;
   }
@@ -356,7 +389,7 @@ std::shared_ptr<ChunkSource> ClusterDirectory::SourceOf(const Member& member, Pe
   auto source = std::make_shared<MemberSource>(access_, member, role);
   asked.source = source;
   // Whoever fetches for others is asked by fills for no more than it gives soon.
-  if (role == PeerRole::kHome) asked.source = std::make_shared<PacedSource>(parts_, std::move(source));
+  if (role != PeerRole::kPresentOnly) asked.source = std::make_shared<PacedSource>(parts_, std::move(source));
   return asked.source;
 }
 
@@ -381,8 +414,9 @@ std::vector<ChunkSpan> ClusterDirectory::FillOrder(const Blob& blob, ChunkSpan s
   const uint32_t part = std::max<uint32_t>(1, kPartBytes / blob.geometry().chunk_size());
   std::vector<std::vector<ChunkSpan>> of_home(count);
   size_t part_count = 0;
+  const Instant now = parts_.clock.Now();
   ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan chunks) {
-    std::vector<ChunkSpan>& parts = of_home[placed->homes->of_stripe[stripe]];
+    std::vector<ChunkSpan>& parts = of_home[FetchesForZone(*placed, stripe, now)];
     for (; chunks.count > 0; chunks = chunks.From(parts.back().end()), ++part_count)
       parts.push_back({chunks.first, std::min(part, chunks.count)});
   });

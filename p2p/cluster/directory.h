@@ -24,6 +24,11 @@ namespace sluice::p2p {
 // members don't carry every node asks the registry for, as it would without them; a claim that is refuted
 // within what a rank may ask for. Source: PEERS.md, "Who may ask the origin".
 //
+// Where members are in several zones, what has its home in another one is asked of one member of this zone
+// first, who asks that home: so one copy crosses. It is chosen as homes are, among the zone's members, of
+// those that are not skipped just now. By the right of its zone a member asks homes only, never another
+// zone's home, and a home asks neither: no waits form a cycle.
+//
 // Offers and FillOrder are called on the core loop; everything else is thread-safe. Nothing blocks: homes are
 // computed on the executor, and what needs them meanwhile waits for that. Only where a fill begins, and they
 // take no more than a millisecond, they are computed at once.
@@ -101,7 +106,11 @@ class ClusterDirectory final : public SourceDirectory {
     Asker asker;
     const std::optional<std::vector<std::string>>& holders;
     size_t ranks_asked;  // for what they have
+    // Who of this zone fetches it for all of the zone; kNoMember: this node does, or nobody has to.
+    MemberIndex zone_home;
   };
+  MemberIndex FetchesForZone(const Placed& placed, uint64_t stripe, Instant now) const;
+  bool IsElsewhere(const Placed& placed, MemberIndex member) const;
   bool IsNewRank(const Placed& placed, uint64_t stripe) const;
   size_t RanksAsked(const Placed& placed, uint64_t stripe, size_t own,
                     const std::optional<std::vector<std::string>>& holders) const;

@@ -11,6 +11,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "p2p/registry/pull_grant.h"
 
 namespace sluice::p2p {
 namespace {
@@ -147,17 +148,18 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       return End(cancelled ? absl::CancelledError("nobody wants it any more") : TooLate());
     }
     errand->vouch = std::make_shared<PeerClient::ChunkQuestion::Vouch>();
-    const PeerClient::ChunkQuestion question{&OriginOf(*errand),
-                                             facts_.get(),
-                                             AccessTo(OriginOf(*errand)),
-                                             request_.blob->geometry().RangeOf(errand->index),
-                                             role,
-                                             fetch_class,
-                                             request_.deadline,
-                                             absl::StrJoin(errand->failed, ","),
-                                             errand->vouch,
-                                             role == PeerRole::kHome ? TokenFor(*errand) : std::string(),
-                                             OnAccess(OriginOf(*errand))};
+    const PeerClient::ChunkQuestion question{
+        &OriginOf(*errand),
+        facts_.get(),
+        AccessTo(OriginOf(*errand)),
+        request_.blob->geometry().RangeOf(errand->index),
+        role,
+        fetch_class,
+        request_.deadline,
+        absl::StrJoin(errand->failed, ","),
+        errand->vouch,
+        role != PeerRole::kPresentOnly ? TokenFor(*errand) : std::string(),
+        OnAccess(OriginOf(*errand))};
     const uint64_t request = NoteBegun(*errand);
     const PeerClient::RequestId id = access_.client.ReadChunk(
         member, question,
@@ -180,9 +182,14 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     return IsPublic(known) || found ? BlobClaim::Access::kPublic : BlobClaim::Access::kNotPublic;
   }
 
+  bool IsOfZone() const { return request_.asker == Asker::kZone; }
+
   const std::string& TokenFor(Errand& errand) const {
     const BlobOrigin& origin = OriginOf(errand);
-    if (access_.tokens && errand.token.empty() && AccessTo(origin) == BlobClaim::Access::kNotPublic)
+    // Who asks on behalf of another node shows that node's.
+    if (IsOfZone()) {
+      errand.token = request_.grant ? PullGrant::TokenOf(request_.grant) : std::string();
+    } else if (access_.tokens && errand.token.empty() && AccessTo(origin) == BlobClaim::Access::kNotPublic)
       errand.token = access_.tokens->Kept(origin);
     return errand.token;
   }
@@ -245,7 +252,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       return AskOthers(errand, std::move(outcome));
     }
     if (absl::IsUnauthenticated(outcome.status) && outcome.takes_credentials && access_.tokens &&
-        role_ == PeerRole::kHome && !std::exchange(errand->renewed, true)) {
+        role_ != PeerRole::kPresentOnly && !IsOfZone() && !std::exchange(errand->renewed, true)) {
       return RenewToken(errand, std::move(outcome.status));
     }
     if (absl::IsUnauthenticated(outcome.status))

@@ -71,7 +71,8 @@ void SortByName(std::vector<Member>& members) {
 }
 
 bool IsSame(const Member& a, const Member& b) {
-  return a.name == b.name && a.address == b.address && a.more_addresses == b.more_addresses;
+  return a.name == b.name && a.address == b.address && a.more_addresses == b.more_addresses &&
+         a.zone == b.zone;
 }
 
 void CountStates(const MemberTable& table, size_t unnamed, Instant now, Telemetry& telemetry) {
@@ -100,7 +101,11 @@ MemberView::MemberView(std::vector<Member> the_members, std::vector<Member> the_
     : members(std::move(the_members)), unnamed(std::move(the_unnamed)) {
   SortByName(members);
   std::string names;
-  for (const Member& member : members) absl::StrAppend(&names, member.name, "\n");
+  for (const Member& member : members) {
+    absl::StrAppend(&names, member.name, "\n");
+    // No name has a space.
+    if (member.zone && !member.zone->empty()) absl::StrAppend(&names, " ", *member.zone, "\n");
+  }
   id = ScoreKeyOf(names);
 }
 
@@ -255,8 +260,10 @@ void Members::Publish(const std::shared_ptr<Shared>& shared) {
     const std::lock_guard lock(shared->mutex);
     if (shared->stopping) return;
     List named, unnamed;
-    for (const auto& [name, entry] : shared->table.others())
+    for (const auto& [name, entry] : shared->table.others()) {
       named.push_back(MemberOf(name, entry.row.addresses));
+      named.back().zone = entry.row.zone;
+    }
     for (const HostPort& address : shared->table.Unnamed()) {
       if (named.size() + unnamed.size() == kMembersMax) break;
       unnamed.push_back(MemberOf(address.ToString(), {address}));
@@ -271,7 +278,7 @@ void Members::Publish(const std::shared_ptr<Shared>& shared) {
         std::equal(list.begin(), list.end(), shared->list->begin(), shared->list->end(), IsSame);
     if (shared->options.self.port != 0) {
       const std::string& name = shared->table.self().name;
-      named.push_back({shared->options.self, name, ScoreKeyOf(name), true, {}});
+      named.push_back({shared->options.self, name, ScoreKeyOf(name), true, {}, shared->table.self().zone});
     }
     auto view = std::make_shared<MemberView>(std::move(named), std::move(unnamed));
     view->since = view->id == shared->view->id ? shared->view->since : now;

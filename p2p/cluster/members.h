@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -27,12 +28,14 @@ struct Member {
   uint64_t score_key = 0;
   bool is_self = false;
   std::vector<HostPort> more_addresses;  // beside `address`
+  // Where it is; "" where it has none; nothing: it is not known who it is.
+  std::optional<std::string> zone = std::nullopt;
 };
 
 // Who the members are at one time, this node among them: what homes are computed from, so that nodes with
 // equal views agree.
 struct MemberView {
-  // Two views with the same names have the same id, whatever is unnamed.
+  // Two views with the same names in the same zones have the same id, whatever is unnamed.
   explicit MemberView(std::vector<Member> the_members, std::vector<Member> the_unnamed = {});
 
   std::vector<Member> members;  // in the order of their names

@@ -81,13 +81,19 @@ void NoteBusy(const HttpHeaders& headers, PeerClient::ChunkOutcome& outcome) {
   outcome.helpers = NamesIn(headers.Get("Sluice-Helpers").value_or(""), PeerClient::kHelpersMax);
 }
 
+// Of one whose name is not known yet, and by who has no zone, nothing is known.
+bool CrossesZones(const Member& member, const PeerClientOptions& options) {
+  return member.zone && !options.zone.empty() && *member.zone != options.zone;
+}
+
 // Holds a member's answer against what it was asked.
 class ChunkAnswer final : public HttpSink {
  public:
-  ChunkAnswer(Telemetry& telemetry, const PeerClientOptions& options,
+  ChunkAnswer(Telemetry& telemetry, const PeerClientOptions& options, const Member& member,
               const PeerClient::ChunkQuestion& question, PeerClient::OnData on_data,
               PeerClient::OnSign on_sign, PeerClient::OnChunkDone on_done)
       : telemetry_(telemetry),
+        crosses_zones_(CrossesZones(member, options)),
         node_id_(options.node_id),
         trust_(options.trust),
         on_access_(question.on_access),
@@ -129,6 +135,7 @@ class ChunkAnswer final : public HttpSink {
       return absl::DataLossError("it sent more than it was asked for");
     received_ += bytes.size();
     telemetry_.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].Add(bytes.size());
+    if (crosses_zones_) telemetry_.cross_zone_bytes.Add(bytes.size());
     on_data_(bytes);
     return absl::OkStatus();
   }
@@ -151,6 +158,7 @@ class ChunkAnswer final : public HttpSink {
   }
 
   Telemetry& telemetry_;
+  const bool crosses_zones_;
   const std::string node_id_;
   const PeerTrust trust_;
   const std::function<void(OriginAccess)> on_access_;
@@ -168,8 +176,11 @@ class ChunkAnswer final : public HttpSink {
 
 class WholeSink final : public HttpSink {
  public:
-  WholeSink(const PeerClientOptions& options, uint64_t bytes_max, PeerClient::OnAnswer on_answer)
+  // `crossed`: of what crosses zones; null: it does not.
+  WholeSink(const PeerClientOptions& options, uint64_t bytes_max, Counter* crossed,
+            PeerClient::OnAnswer on_answer)
       : node_id_(options.node_id),
+        crossed_(crossed),
         trust_(options.trust),
         bytes_max_(bytes_max),
         on_answer_(std::move(on_answer)) {}
@@ -187,6 +198,7 @@ class WholeSink final : public HttpSink {
     return absl::OkStatus();
   }
   absl::Status OnBody(std::span<const std::byte> bytes) override {
+    if (crossed_) crossed_->Add(bytes.size());
     if (!verdict_.ok()) return absl::OkStatus();
     if (bytes.size() > bytes_max_ - answer_.body.size()) {
       return verdict_ = absl::ResourceExhaustedError(
@@ -203,6 +215,7 @@ class WholeSink final : public HttpSink {
 
  private:
   const std::string node_id_;
+  Counter* const crossed_;
   const PeerTrust trust_;
   const uint64_t bytes_max_;
   PeerClient::OnAnswer on_answer_;
@@ -250,7 +263,9 @@ HttpRequest PeerClient::Request(const Member& member, const std::string& path_an
     request.peer = {options_.identity->Get(), address, member.name == address ? std::string() : member.name};
     request.url = absl::StrCat("https://", request.peer->identity->peer_name(), path_and_query);
   }
-  request.headers.Add("Sluice-Role", role == PeerRole::kHome ? "home" : "present-only");
+  request.headers.Add("Sluice-Role", role == PeerRole::kHome       ? "home"
+                                     : role == PeerRole::kZoneHome ? "zone-home"
+                                                                   : "present-only");
   request.headers.Add("Sluice-Deadline-Ms",
                       absl::StrCat(std::chrono::ceil<std::chrono::milliseconds>(timeout).count()));
   request.loopback = LoopbackRule::kAllow;  // members are named by whoever runs the node
@@ -285,7 +300,7 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
   request.fetch_class = question.fetch_class;
   request.body_bytes_max = std::max(question.range.length, kErrorBytesMax);
   return http_.Send(std::move(request),
-                    std::make_unique<ChunkAnswer>(telemetry_, options_, question, std::move(on_data),
+                    std::make_unique<ChunkAnswer>(telemetry_, options_, member, question, std::move(on_data),
                                                   std::move(on_sign), std::move(on_done)));
 }
 
@@ -300,8 +315,10 @@ void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on
   }
   // What says that there is nothing may be longer than what was asked for.
   request.body_bytes_max = std::max(question.bytes_max, kErrorBytesMax);
-  http_.Send(std::move(request),
-             std::make_unique<WholeSink>(options_, question.bytes_max, std::move(on_answer)));
+  http_.Send(std::move(request), std::make_unique<WholeSink>(
+                                     options_, question.bytes_max,
+                                     CrossesZones(member, options_) ? &telemetry_.cross_zone_bytes : nullptr,
+                                     std::move(on_answer)));
 }
 
 absl::StatusOr<PeerClient::Answer> PeerClient::Get(const Member& member, const std::string& path_and_query,

@@ -30,6 +30,7 @@ struct PeerClientOptions {
   std::string user_agent = "sluice";
   std::string node_id;  // of this process; an answer that bears it came from this very node
   std::string name{};   // of this node as a member; told to those who are asked for chunks
+  std::string zone{};   // of this node; what comes from another is counted
   PeerTrust trust = PeerTrust::kUnproven;  // whether who answers has shown that it is a member
   // By which members are reached over TLS; null: in the clear.
   std::shared_ptr<const tls::CurrentIdentity> identity{};
@@ -44,6 +45,7 @@ struct PeerClientOptions {
 // What is asked of a member. Source: PEERS.md, "A request".
 enum class PeerRole {
   kHome,         // to fetch it, if it does not have it
+  kZoneHome,     // the same, from other zones if need be, for its own
   kPresentOnly,  // what it has
 };
 

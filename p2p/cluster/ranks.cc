@@ -51,6 +51,35 @@ StripeRanks RanksOf(uint64_t blob_key, uint64_t stripe, MemberIndex home,
   return ranks;
 }
 
+// The members of this node's zone, where there are others.
+std::vector<MemberIndex> OwnZone(const MemberView& view) {
+  const auto self = std::find_if(view.members.begin(), view.members.end(),
+                                 [](const Member& member) { return member.is_self; });
+  std::vector<MemberIndex> own;
+  if (self == view.members.end() || !self->zone || self->zone->empty()) return own;
+  for (size_t i = 0; i < view.members.size(); ++i) {
+    if (view.members[i].zone == self->zone) own.push_back(static_cast<MemberIndex>(i));
+  }
+  if (own.size() == view.members.size()) own.clear();
+  return own;
+}
+
+// Who fetches each stripe from other zones for this one, as homes are chosen among its members alone.
+std::vector<StripeRanks> RanksOfZone(uint64_t blob_key, size_t stripes, const std::vector<MemberIndex>& zone,
+                                     const std::vector<uint64_t>& member_keys) {
+  std::vector<uint64_t> keys;
+  for (const MemberIndex member : zone) keys.push_back(member_keys[member]);
+  const std::vector<MemberIndex> homes = AssignHomes(blob_key, stripes, keys);
+  std::vector<StripeRanks> ranks;
+  for (size_t stripe = 0; stripe < stripes; ++stripe) {
+    ranks.push_back(RanksOf(blob_key, stripe, homes[stripe], keys));
+    for (MemberIndex& member : ranks.back()) {
+      if (member != kNoMember) member = zone[member];
+    }
+  }
+  return ranks;
+}
+
 }  // namespace
 
 size_t RankOf(const StripeRanks& ranks, MemberIndex member) {
@@ -78,6 +107,8 @@ std::shared_ptr<const BlobHomes> HomesCache::HomesOf(const Digest& blob, uint64_
       entry->homes.ranks.push_back(
           RanksOf(entry->homes.blob_key, stripe, entry->homes.of_stripe[stripe], keys));
     }
+    if (const std::vector<MemberIndex> zone = OwnZone(view); !zone.empty() && !keys.empty())
+      entry->homes.of_zone = RanksOfZone(entry->homes.blob_key, entry->homes.of_stripe.size(), zone, keys);
     entry->computed.store(true, std::memory_order_release);
     const std::lock_guard lock(mutex_);
     ++computed_;

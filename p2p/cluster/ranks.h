@@ -31,6 +31,8 @@ struct BlobHomes {
   uint64_t blob_key = 0;
   std::vector<MemberIndex> of_stripe;
   std::vector<StripeRanks> ranks;  // of each stripe; first the home
+  // The same among the members of this node's zone; empty where this node has no zone, or there is no other.
+  std::vector<StripeRanks> of_zone;
 };
 
 // Keeps the homes of the blobs and views that were asked for last.

@@ -142,13 +142,25 @@ bool Spreader::HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Insta
 bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const {
   if (request.is_help || !request.tried.empty()) return false;
   const bool demand = request.fetch_class == FetchClass::kDemand;
+  const std::optional<std::string> zone = ZoneOf(request.asker);
   const auto can_help = [&](const Receiver& receiver) {
     return receiver.state == Receiver::State::kHas && receiver.name != request.asker &&
-           receiver.failed.empty() && (demand || receiver.named < limits_.fanout * kHelpsOfEach) &&
-           !IsNamedEnough(receiver, now);
+           IsNear(receiver, zone) && receiver.failed.empty() &&
+           (demand || receiver.named < limits_.fanout * kHelpsOfEach) && !IsNamedEnough(receiver, now);
   };
   const auto count = std::count_if(chunk.receivers.begin(), chunk.receivers.end(), can_help);
   return count >= limits_.fanout * (demand ? kManyHelpers : 1);
+}
+
+std::optional<std::string> Spreader::ZoneOf(const std::string& asker) const {
+  return asker.empty() ? std::nullopt : find_member_(asker);
+}
+
+// Whether what it gives the asker crosses no zones that the chunk would not cross anyway.
+bool Spreader::IsNear(const Receiver& receiver, const std::optional<std::string>& zone) const {
+  if (!zone || zone_.empty()) return true;
+  const std::optional<std::string> its_zone = find_member_(receiver.name);
+  return its_zone == zone || its_zone == zone_;
 }
 
 // As many as it can send to at once were told of it, and have hardly been sent it yet.
@@ -211,7 +223,7 @@ Spreader::Answer Spreader::Refuse(Chunk& chunk, const std::string& asker,
 
 std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& asker,
                                                const std::vector<std::string>& tried, Instant now) {
-  const std::optional<std::string> zone = asker.empty() ? std::nullopt : find_member_(asker);
+  const std::optional<std::string> zone = ZoneOf(asker);
   // The fewest times named, by the fanout; its zone; how surely it has it; and who came first.
   using Rank = std::tuple<uint32_t, bool, Receiver::State, size_t>;
   std::vector<Rank> ranks;
@@ -223,7 +235,7 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& 
       continue;
     if (IsNamedEnough(receiver, now)) continue;
     const std::optional<std::string> its_zone = find_member_(receiver.name);
-    if (!its_zone) continue;
+    if (!its_zone || !IsNear(receiver, zone)) continue;
     ranks.emplace_back(receiver.named / limits_.fanout, its_zone != zone, receiver.state, i);
   }
   const size_t count = std::min<size_t>(ranks.size(), limits_.helpers_max);

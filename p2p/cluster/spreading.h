@@ -38,11 +38,12 @@ struct SpreadingLimits {
 // A chunk goes to `fanout` askers at once, and fills get no more than `fills_max` chunks at once beside first
 // copies. Who comes beyond that is refused, and told of helpers: members that were sent the chunk, are being
 // sent it, or were told of helpers themselves a while ago and have not come back; those first that were named
-// first to the fewest, by the fanout, then those of the asker's zone. The asker begins with the first, so
-// none is that for more than `fanout` askers in the time that a transfer takes. Of a fill, and where there
-// are many helpers, a home sends few copies itself. Whoever asks for a chunk lacks it. A helper that an asker
-// has tried is not named to it again, and one that two askers have tried in vain since it got the chunk to
-// nobody. A transfer that takes much longer than others did of late keeps nobody else from the chunk.
+// first to the fewest, by the fanout, then those of the asker's zone; none of a third zone, nor of another
+// one to who is of this node's. The asker begins with the first, so none is that for more than `fanout`
+// askers in the time that a transfer takes. Of a fill, and where there are many helpers, a home sends few
+// copies itself. Whoever asks for a chunk lacks it. A helper that an asker has tried is not named to it
+// again, and one that two askers have tried in vain since it got the chunk to nobody. A transfer that takes
+// much longer than others did of late keeps nobody else from the chunk.
 //
 // Thread-safe; pure but for its lock: the clock is handed in.
 class Spreader {
@@ -56,8 +57,9 @@ class Spreader {
   // A transfer is stuck after four times what they take, and not earlier than this.
   static constexpr Duration kStuckMin = std::chrono::seconds(2);
 
-  Spreader(const Clock& clock, FindMember find_member, SpreadingLimits limits = {})
-      : clock_(clock), find_member_(std::move(find_member)), limits_(limits) {}
+  // `zone`: of this node; "": it has none, and names whoever can help.
+  Spreader(const Clock& clock, FindMember find_member, SpreadingLimits limits = {}, std::string zone = {})
+      : clock_(clock), find_member_(std::move(find_member)), limits_(limits), zone_(std::move(zone)) {}
 
   struct ChunkName {
     BlobKey blob;
@@ -144,6 +146,8 @@ class Spreader {
   bool HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now);
   bool LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const;
   bool IsNamedEnough(const Receiver& receiver, Instant now) const;
+  std::optional<std::string> ZoneOf(const std::string& asker) const;
+  bool IsNear(const Receiver& receiver, const std::optional<std::string>& zone) const;
   void BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now);
   Answer Refuse(Chunk& chunk, const std::string& asker, const std::vector<std::string>& tried, Duration retry,
                 Instant now);
@@ -160,6 +164,7 @@ class Spreader {
   const Clock& clock_;
   const FindMember find_member_;
   const SpreadingLimits limits_;
+  const std::string zone_;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_.

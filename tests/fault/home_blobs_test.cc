@@ -311,6 +311,25 @@ TEST_F(HomeBlobsTest, WhatTheOriginSaysIsSaidToTheAsker) {
   ExpectChunk(status_after(ByTheRules()));
 }
 
+TEST_F(HomeBlobsTest, ForItsZoneANodeFetchesWhatItCanProveAndElseSaysThatItIsNotHere) {
+  provable_ = false;
+  EXPECT_EQ(Ask({.role = "zone-home", .claim = Claim(), .range = RangeOf(3)}).status, 404);
+  EXPECT_THAT(origin_.requests(OriginPath()), IsEmpty());
+  provable_ = true;
+  ExpectChunk(Ask({.role = "zone-home", .claim = Claim(), .range = RangeOf(3)}), 3);
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
+  EXPECT_EQ(Counted(PeerRole::kZoneHome, PeerAnswer::kServed), 1u);
+  EXPECT_EQ(Counted(PeerRole::kZoneHome, PeerAnswer::kAbsent), 1u);
+  // What is here is given, proven or not.
+  provable_ = false;
+  ExpectChunk(Ask({.role = "zone-home", .claim = Claim(), .range = RangeOf(3)}), 3);
+  // Whoever is refused is not to ask the registry for that: the home is still to be asked.
+  provable_ = true;
+  origin_.Always(OriginPath(), p2p::fault::Status(403));
+  EXPECT_EQ(Ask({.role = "zone-home", .claim = Claim(), .range = RangeOf(4)}).status, 404);
+  EXPECT_EQ(Ask({.claim = Claim(), .range = RangeOf(4)}).status, 403);
+}
+
 TEST_F(HomeBlobsTest, WhatThisNodeMayNotAskForIsNotAskedFor) {
   Stop();
   Start("", "elsewhere.example/*");
@@ -428,7 +447,7 @@ TEST_F(HomeBlobsTest, NonsenseIsRefused) {
       {400, {.claim = "size=1"}},
       {400, {.claim = claim + "; size=1"}},
       {400, {.claim = std::string(2000, 'x')}},
-      {400, {.role = "zone-home", .claim = claim}},
+      {400, {.role = "zone", .claim = claim}},
       {400, {.role = "HOME", .claim = claim}},
       {400, {.claim = claim, .range = ""}},
       {400, {.claim = claim, .range = "bytes=0-16384"}},

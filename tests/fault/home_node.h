@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -143,7 +144,8 @@ class HomeNode {
     home_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
         clock_, *io_, *store_, *cache_, *allowed_, spreader_,
         [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
-        name_, trust});
+        name_, trust, nullptr,
+        [this](const std::shared_ptr<Blob>&, const std::string&) { return provable_.load(); }});
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
     registry_documents_ =
         std::make_unique<RegistryDocuments>(clock_, *io_, *registry_, RegistryDocuments::kKeep);
@@ -179,8 +181,9 @@ class HomeNode {
 
   uint16_t port() const { return server_->port(); }
 
-  uint32_t retries_max_ = 0;   // of requests to registries
-  std::string name_ = "this";  // as a member
+  uint32_t retries_max_ = 0;           // of requests to registries
+  std::string name_ = "this";          // as a member
+  std::atomic<bool> provable_ = true;  // whether what members send can be proven here
   std::mutex mutex_;
   std::set<std::string> members_ = {"a", "b", "c", "d"};  // guarded by mutex_
   index::TempDir temp_;

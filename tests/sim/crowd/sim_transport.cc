@@ -45,7 +45,9 @@ SimTransport::RequestId SimTransport::ReadChunk(const p2p::Member& member, const
   spec.root = question.blob->root;
   spec.origins = {*question.origin};
   call->request.claim.access = question.access;
-  call->request.role = question.role == p2p::PeerRole::kHome ? PeerRole::kHome : PeerRole::kPresentOnly;
+  call->request.role = question.role == p2p::PeerRole::kHome       ? PeerRole::kHome
+                       : question.role == p2p::PeerRole::kZoneHome ? PeerRole::kZoneHome
+                                                                   : PeerRole::kPresentOnly;
   call->request.range = question.range;
   call->request.fetch_class =
       question.fetch_class == FetchClass::kDemand ? FetchClass::kDemand : FetchClass::kBackfill;

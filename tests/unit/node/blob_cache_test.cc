@@ -954,6 +954,60 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeNeverWaitsForWhatWasAskedOfAThird) {
   EXPECT_TRUE(local->has_value() && (*local)->ok());
 }
 
+// A node of this zone waits for homes, and never for what was asked of one that fetches for the zone.
+TEST_F(ManySourcesTest, AReadOfTheZoneWaitsForHomesAndNotForTheZones) {
+  FakeSource zone(SourceKind::kPeer);
+  Restart({}, {{SourceRank::kZoneHome, &zone},
+               {SourceRank::kHome, &home_},
+               {SourceRank::kHolder, &holder_},
+               {SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  ASSERT_EQ(zone.calls.size(), 1u);
+  auto of_zone = ReadAs(Asker::kZone, *blob, 3);
+  ASSERT_EQ(home_.calls.size(), 1u) << "a second leg, of the home";
+  EXPECT_EQ(home_.calls.front().request.asker, Asker::kZone);
+  auto second = ReadAs(Asker::kZone, *blob, 3);
+  EXPECT_EQ(home_.calls.size(), 1u) << "which the next waits for, too";
+  EXPECT_FALSE(of_zone->has_value());
+  home_.Take().SendAll();
+  Settle();
+  for (const Result& read : {local, of_zone, second}) EXPECT_TRUE(read->has_value() && (*read)->ok());
+
+  // What was asked of a home is waited for by the zone, and by no other node.
+  auto alone = ReadAs(Asker::kZone, *blob, 4);
+  EXPECT_EQ(zone.calls.size(), 1u) << "no zone is asked by the zone's right";
+  ASSERT_EQ(home_.calls.size(), 1u);
+  auto peer = ReadAs(Asker::kPeer, *blob, 4);
+  ASSERT_EQ(holder_.calls.size(), 1u) << "a leg by own right";
+  // Where that fails, the node is told; who is of the zone waits on.
+  holder_.Take().Fail(absl::NotFoundError("lacks it"));
+  Settle();
+  ASSERT_EQ(source_.calls.size(), 1u);
+  source_.Take().Fail(absl::NotFoundError("lacks it"));
+  Settle();
+  ASSERT_TRUE(peer->has_value());
+  EXPECT_FALSE((*peer)->ok());
+  EXPECT_FALSE(alone->has_value());
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(alone->has_value() && (*alone)->ok());
+}
+
+TEST_F(ManySourcesTest, AReadOfTheZoneIsRefusedAtOnceWhereOnlyTheZoneIsAsked) {
+  FakeSource zone(SourceKind::kPeer);
+  Restart({}, {{SourceRank::kZoneHome, &zone}});
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  auto joined = ReadAs(Asker::kZone, *blob, 3);
+  ASSERT_TRUE(joined->has_value());
+  EXPECT_TRUE(absl::IsNotFound((*joined)->status())) << (*joined)->status();
+  EXPECT_FALSE(local->has_value());
+  zone.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(local->has_value() && (*local)->ok());
+}
+
 TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereNobodyCanBeAskedForIt) {
   Restart({}, {{SourceRank::kHome, &home_}});
   auto blob = AddBlob(10 * kChunk);

@@ -87,7 +87,10 @@ class DirectoryTest : public ::testing::Test {
   static HostPort AddressOf(const std::string& name) {
     return {"127.0.0.1", static_cast<uint16_t>(1 + std::stoi(name.substr(5)))};  // nobody listens there
   }
-  static MemberRow RowOf(const std::string& name) { return {name, {AddressOf(name)}, "", kProtocolMajor, 1}; }
+  MemberRow RowOf(const std::string& name) const {
+    const auto zone = zones_.find(name);
+    return {name, {AddressOf(name)}, zone == zones_.end() ? "" : zone->second, kProtocolMajor, 1};
+  }
   void Answered(const std::string& name) {
     members_->Change(
         [&](MemberTable& table, Instant now) { table.HeardFrom(RowOf(name), AddressOf(name), now); });
@@ -140,9 +143,9 @@ class DirectoryTest : public ::testing::Test {
         texts.push_back("origin");
       } else if (offer.source.get() == &last_resort_) {
         texts.push_back("last");
-      } else if (const std::string name = health_.NameOf((static_cast<uint32_t>(offer.id) >> 1) - 2);
+      } else if (const std::string name = health_.NameOf((static_cast<uint32_t>(offer.id) >> 2) - 2);
                  static_cast<uint32_t>(offer.id) > 5 && !name.empty()) {
-        constexpr const char* kRanks[] = {"home", "hedge", "holder", "stand-in", "second"};
+        constexpr const char* kRanks[] = {"zone-home", "home", "hedge", "holder", "stand-in", "second"};
         texts.push_back(absl::StrCat(kRanks[static_cast<int>(offer.rank)], " ", name));
       } else {
         texts.push_back("wait");
@@ -182,6 +185,7 @@ class DirectoryTest : public ::testing::Test {
   fakes::FakeSource origin_, last_resort_;
   bool cold_start_ = false;
   Unsealed unsealed_ = Unsealed::kFromRegistry;
+  std::map<std::string, std::string> zones_;  // of who has one
   std::unique_ptr<Members> members_;
   std::unique_ptr<ChunkBlame> blame_;
   DownloadBudget download_{clock_, 0};
@@ -441,6 +445,108 @@ TEST_F(DirectoryTest, AFillAsksEveryHomeByTurnsInTheOrderOfItsStripes) {
     EXPECT_TRUE(view->members[home_at(i)].is_self)
         << "its own first, and some beforehand: the registry goes on";
   EXPECT_TRUE(view->members[home_at(10)].is_self) << "one each time";
+}
+
+// Eight nodes, of which the even ones are in one zone with this one, and the others in another.
+class ZonesTest : public DirectoryTest {
+ protected:
+  ZonesTest() {
+    for (int i = 0; i < 8; ++i) zones_[absl::StrCat("node-", i)] = IsHere(i) ? "here" : "there";
+    Use(8);
+  }
+  static bool IsHere(int node) { return node % 2 == 0; }
+  static bool IsHere(const std::string& name) { return IsHere(name.back() - '0'); }
+  std::vector<std::string> OfZone(const Blob& blob) {
+    const std::shared_ptr<const MemberView> view = members_->view();
+    const auto homes = HomesCache().HomesOf(blob.digest(), blob.geometry().size(), *view);
+    std::vector<std::string> names;
+    for (const MemberIndex index : homes->of_zone.at(0)) {
+      if (index != kNoMember) names.push_back(view->members[index].name);
+    }
+    return names;
+  }
+  // A blob of one chunk whose home is here or there, of which this node has that rank in its zone, and is no
+  // rank among all, so that only zones decide.
+  Blob BlobWhere(bool home_is_here, size_t own) {
+    for (int i = 0;; ++i) {
+      BlobSpec spec = SpecOf(1);
+      spec.digest = Sha256::Of(absl::StrCat("zoned ", i));
+      const Blob blob(spec);
+      const std::vector<std::string> ranks = Ranks(blob);
+      if (IsHere(ranks[0]) == home_is_here && OfZone(blob).at(own) == "node-0" &&
+          std::find(ranks.begin(), ranks.end(), "node-0") == ranks.end())
+        return Blob(spec);
+    }
+  }
+};
+
+TEST_F(ZonesTest, WhoseHomeIsInAnotherZoneIsAskedOfOneOfThisZoneAndOfNoOtherBeside) {
+  const Blob blob = BlobWhere(false, 3);
+  const std::vector<std::string> zone = OfZone(blob), ranks = Ranks(blob);
+  ASSERT_EQ(zone.size(), 4u);
+  for (const std::string& name : zone) EXPECT_TRUE(IsHere(name)) << name;
+  std::vector<std::string> expected = {"zone-home " + zone[0], "home " + ranks[0]};
+  const std::vector<std::string> texts = Texts(Settled(blob, one_));
+  ASSERT_GE(texts.size(), 4u);
+  EXPECT_EQ(texts[0], expected[0]);
+  EXPECT_EQ(texts[1], expected[1]);
+  EXPECT_EQ(texts.back(), "last");
+  for (const SourceOffer& offer : Settled(blob, one_)) {
+    const std::string text = Texts({offer})[0];
+    if (offer.rank == SourceRank::kHedge || offer.rank == SourceRank::kHolder) {
+      EXPECT_TRUE(IsHere(text)) << text << " would send another copy across";
+    }
+  }
+}
+
+TEST_F(ZonesTest, WhoFetchesForItsZoneAsksTheHomeAndAsksForNoZone) {
+  const Blob blob = BlobWhere(false, 0);
+  EXPECT_EQ(Texts(Settled(blob, one_))[0], "home " + Ranks(blob)[0]);
+  // By its zone's right no zone is asked, whatever this node knows of its zone: waits would form a cycle.
+  for (const size_t own : {0, 1, 3}) {
+    const Blob asked = BlobWhere(false, own);
+    const std::vector<std::string> texts = Texts(Settled(asked, one_, Asker::kZone));
+    EXPECT_EQ(texts[0], "home " + Ranks(asked)[0]) << own;
+    for (const SourceOffer& offer : Settled(asked, one_, Asker::kZone))
+      EXPECT_TRUE(MayAwait(Asker::kZone, offer.rank)) << Texts({offer})[0];
+    for (const SourceOffer& offer : Settled(asked, one_, Asker::kPeer))
+      EXPECT_TRUE(MayAwait(Asker::kPeer, offer.rank)) << Texts({offer})[0];
+  }
+}
+
+TEST_F(ZonesTest, AHomeOfThisZoneIsAskedItself) {
+  const Blob blob = BlobWhere(true, 2);
+  EXPECT_EQ(Texts(Settled(blob, one_))[0], "home " + Ranks(blob)[0]);
+}
+
+TEST_F(ZonesTest, TheNextOfTheZoneFetchesInPlaceOfOneThatIsSkippedAndThisNodeInItsTurn) {
+  const Blob blob = BlobWhere(false, 2);
+  const std::vector<std::string> zone = OfZone(blob);
+  HomesKnown(blob);
+  EXPECT_EQ(Texts(Offers(blob, one_))[0], "zone-home " + zone[0]);
+  health_.SentWrong(zone[0], clock_.now, "x");
+  EXPECT_EQ(Texts(Offers(blob, one_))[0], "zone-home " + zone[1]);
+  health_.SentWrong(zone[1], clock_.now, "x");
+  EXPECT_EQ(Texts(Offers(blob, one_))[0], "home " + Ranks(blob)[0]);
+}
+
+TEST_F(ZonesTest, WithoutAZoneOrWithoutAnotherThereIsNoPolicy) {
+  const Blob blob = BlobWhere(false, 3);
+  zones_["node-0"] = "";
+  Use(8);
+  EXPECT_EQ(Texts(Settled(blob, one_))[0], "home " + Ranks(blob)[0]);
+  for (auto& [name, zone] : zones_) zone = "here";
+  Use(8);
+  EXPECT_EQ(Texts(Settled(blob, one_))[0], "home " + Ranks(blob)[0]);
+}
+
+TEST_F(ZonesTest, AMemberThatChangesItsZoneChangesWhoIsAsked) {
+  const Blob blob = BlobWhere(false, 3);
+  const std::string home = OfZone(blob)[0];
+  EXPECT_EQ(Texts(Settled(blob, one_))[0], "zone-home " + home);
+  zones_[home] = "there";
+  Answered(home);
+  EXPECT_NE(Texts(Settled(blob, one_))[0], "zone-home " + home);
 }
 
 TEST_F(DirectoryTest, WhoMayAskTheRegistryAsksThoseFirstThatAreSaidToHaveIt) {

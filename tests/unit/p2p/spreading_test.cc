@@ -35,7 +35,7 @@ class HeldClock final : public Clock {
 class SpreadingTest : public ::testing::Test {
  protected:
   SpreadingTest() { Restart({}); }
-  void Restart(SpreadingLimits limits) {
+  void Restart(SpreadingLimits limits, const std::string& zone = "") {
     spreader_ = std::make_unique<Spreader>(
         clock_,
         [this](const std::string& name) -> std::optional<std::string> {
@@ -43,7 +43,7 @@ class SpreadingTest : public ::testing::Test {
           if (found == zones_.end()) return std::nullopt;
           return found->second;
         },
-        limits);
+        limits, zone);
   }
   static Spreader::Request Request(const std::string& asker, FetchClass fetch_class = FetchClass::kDemand,
                                    std::vector<std::string> tried = {}, uint32_t chunk = 0) {
@@ -141,6 +141,22 @@ TEST_F(SpreadingTest, HelpersOfTheAskersZoneComeFirst) {
   for (const char* helper : {"a", "b", "c", "d", "e"}) Give(helper);
   KeepBusy();
   EXPECT_THAT(Ask("f").helpers, ElementsAre("c", "d", "a", "b"));
+}
+
+TEST_F(SpreadingTest, WhoseHelpWouldCrossZonesOnceMoreIsNotNamed) {
+  Restart({}, "1");
+  for (const char* helper : {"c", "d"}) Give(helper);
+  KeepBusy();
+  EXPECT_THAT(Ask("a").helpers, IsEmpty()) << "it is of this zone, and those of another one";
+  EXPECT_THAT(Ask("f").helpers, ElementsAre("c", "d"));
+  EXPECT_THAT(Ask("g").helpers, IsEmpty()) << "of a third, as far as is known";
+}
+
+TEST_F(SpreadingTest, AFillIsNotLeftToHelpersThatAreNotNamedToIt) {
+  Restart({}, "1");
+  for (const char* helper : {"c", "d"}) Give(helper);
+  EXPECT_EQ(spreader_->Ask(Request("f", FetchClass::kBackfill)).verdict, Verdict::kRefuse);
+  EXPECT_EQ(spreader_->Ask(Request("a", FetchClass::kBackfill)).verdict, Verdict::kSend);
 }
 
 TEST_F(SpreadingTest, NobodyIsNamedToItselfNorWhoIsNoMember) {

@@ -326,6 +326,9 @@ const std::vector<Setting>& Settings() {
       Text("cluster.zone", &Config::cluster_zone,
            "where this node is; what other zones have comes to one node of a zone, and from there to the "
            "rest of it"),
+      Text("cluster.zoneLabel", &Config::cluster_zone_label,
+           "label of this node's object in Kubernetes that tells its zone, as topology.kubernetes.io/zone; "
+           "cluster.name is the object's"),
       Time("cluster.memberTtl", &Config::cluster_member_ttl, milliseconds(1000),
            "a member that nobody heard of for so long is dropped"),
       Switch(
@@ -464,6 +467,14 @@ absl::Status CheckTls(const Config& config) {
 
 // What no single setting shows.
 absl::Status CheckTogether(const Config& config) {
+  if (!config.cluster_zone_label.empty() && !config.cluster_zone.empty()) {
+    return absl::InvalidArgumentError(
+        "cluster.zone and cluster.zoneLabel both say where this node is; leave one of them out");
+  }
+  if (!config.cluster_zone_label.empty() && config.cluster_name.empty()) {
+    return absl::InvalidArgumentError(
+        "cluster.zoneLabel without cluster.name: that is the name of the node's object in Kubernetes");
+  }
   if (config.PrefetchSocketPath() == config.ApiSocketPath()) {
     return absl::InvalidArgumentError(absl::StrCat("api.socket and api.prefetchSocket are both ",
                                                    config.ApiSocketPath(), "; each needs a path of its own"));

@@ -34,6 +34,7 @@ struct Config {
   std::string cluster_name;                    // "" is its address, or host name and port
   std::vector<std::string> cluster_advertise;  // host:port; none: cluster.listen, if that is no wildcard
   std::string cluster_zone;
+  std::string cluster_zone_label;  // of the node's object in Kubernetes, which tells the zone; "" is none
   Duration cluster_member_ttl = std::chrono::minutes(5);
   bool cluster_insecure_peers = false;
 

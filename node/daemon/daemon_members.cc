@@ -7,6 +7,7 @@
 #include "api/http/peer_routes.h"
 #include "api/http/profile_route.h"
 #include "node/daemon/daemon_node.h"
+#include "node/daemon/kubernetes_zone.h"
 #include "node/daemon/membership.h"
 #include "node/daemon/tls.h"
 #include "p2p/cluster/directory.h"
@@ -53,7 +54,24 @@ void Daemon::Node::TendIdentityLater() {
   });
 }
 
+// What can't be asked for is no reason not to serve: more copies cross between zones then.
+void Daemon::Node::FindZone() {
+  zone_ = config_.cluster_zone;
+  if (config_.cluster_zone_label.empty()) return;
+  const absl::StatusOr<KubernetesAccess> access = KubernetesAccess::OfPod();
+  const absl::StatusOr<std::string> zone =
+      access.ok() ? ZoneOfNode(*access, config_.cluster_name, config_.cluster_zone_label)
+                  : absl::StatusOr<std::string>(access.status());
+  if (zone.ok()) {
+    zone_ = *zone;
+    return spdlog::info("this node is in zone {}, as label {} says", zone_, config_.cluster_zone_label);
+  }
+  spdlog::warn("cluster.zoneLabel: {}; this node has no zone until it starts again",
+               std::string(zone.status().message()));
+}
+
 absl::Status Daemon::Node::FindMembers() {
+  FindZone();
   p2p::Members::Options options;
   if (!config_.cluster_listen.empty()) {
     const absl::StatusOr<p2p::HostPort> self = p2p::HostPort::Parse(config_.cluster_listen);
@@ -67,7 +85,7 @@ absl::Status Daemon::Node::FindMembers() {
     options.configured.push_back(*member);
   }
   if (config_.cluster_swarm && !config_.cluster_listen.empty()) MakeSwarm(options.self);
-  absl::StatusOr<p2p::MemberRow> row = OwnRow(config_, options.self);
+  absl::StatusOr<p2p::MemberRow> row = OwnRow(config_, options.self, zone_);
   if (!row.ok()) return row.status();
   options.row = *std::move(row);
   options.ttl = config_.cluster_member_ttl;
@@ -79,7 +97,7 @@ absl::Status Daemon::Node::FindMembers() {
     std::vector<std::string> addresses;
     for (const p2p::Member& member : list) {
       // What other zones have comes by one member of this zone, not by all.
-      if (member.zone && !config_.cluster_zone.empty() && *member.zone != config_.cluster_zone) continue;
+      if (member.zone && !zone_.empty() && *member.zone != zone_) continue;
       addresses.push_back(member.address.host);
       for (const p2p::HostPort& more : member.more_addresses) addresses.push_back(more.host);
     }
@@ -90,7 +108,7 @@ absl::Status Daemon::Node::FindMembers() {
   client.user_agent = absl::StrCat("sluice/", kVersion);
   client.node_id = node_id_;
   client.trust = Trust();
-  client.zone = config_.cluster_zone;
+  client.zone = zone_;
   members_->Look([&](const p2p::MemberTable& table, Instant) { client.name = table.self().name; });
   if (identity_) {
     client.identity = identity_->current();
@@ -197,7 +215,7 @@ void Daemon::Node::MakeHome() {
   zones_ = std::make_shared<p2p::MemberZones>(clock_, *members_);
   const auto spreader = std::make_shared<p2p::Spreader>(
       clock_, [zones = zones_](const std::string& name) { return zones->Find(name); },
-      p2p::SpreadingLimits{.fanout = config_.peers_fanout}, config_.cluster_zone);
+      p2p::SpreadingLimits{.fanout = config_.peers_fanout}, zone_);
   std::string name;
   members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
   asker_recipes_ = std::make_shared<AskerRecipes>(

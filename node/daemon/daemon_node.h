@@ -126,6 +126,7 @@ class Daemon::Node {
  private:
   absl::Status OpenIdentity();
   void TendIdentityLater();
+  void FindZone();
   absl::Status FindMembers();
   PeerTrust Trust() const { return config_.PeersAreProven() ? PeerTrust::kProven : PeerTrust::kUnproven; }
   // What this node asks registries for itself, and may be shown for it; null where members are not proven.
@@ -153,6 +154,7 @@ class Daemon::Node {
   void Stop();
 
   const Config config_;
+  std::string zone_;  // as configured, or as Kubernetes has it; written before anything runs
   ondemand::DescriptorStore& descriptors_;
   DaemonLog& log_;
   Telemetry telemetry_;

@@ -23,7 +23,8 @@ absl::Status InSetting(const char* key, const absl::Status& status) {
 
 }  // namespace
 
-absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort& listen) {
+absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort& listen,
+                                      const std::string& zone) {
   p2p::MemberRow row;
   for (const std::string& text : config.cluster_advertise) {
     absl::StatusOr<p2p::HostPort> address = p2p::HostPort::Parse(text);
@@ -44,7 +45,7 @@ absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort&
     gethostname(host, sizeof host - 1);
     row.name = absl::StrCat(host, ":", listen.port);
   }
-  row.zone = config.cluster_zone;
+  row.zone = zone;
   // Later starts have larger numbers as long as the clock is not set back.
   row.start = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
                                         std::chrono::system_clock::now().time_since_epoch())

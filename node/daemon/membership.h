@@ -21,9 +21,10 @@
 // to others.
 namespace sluice {
 
-// What this node says of itself to the others, where it listens for them at `listen`. Errors:
-// InvalidArgument, which names the setting.
-absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort& listen);
+// What this node says of itself to the others, where it listens for them at `listen`, in that zone ("":
+// none). Errors: InvalidArgument, which names the setting.
+absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort& listen,
+                                      const std::string& zone);
 
 // "2 other members: a, b". Of a long list the first names, and how many more there are.
 std::string DescribeOthers(const p2p::Members::List& others);

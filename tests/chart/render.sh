@@ -22,6 +22,16 @@ holds '__import__("json").loads(made["ConfigMap/node-sluice-dashboard-overview"]
 holds 'made["ConfigMap/node-sluice-dashboard-overview"]["metadata"]["labels"]["grafana_dashboard"] == "1"'
 holds 'not any(name.startswith(("PrometheusRule", "ServiceMonitor")) for name in made)'
 
+# A zone is asked for with no more than the right to see nodes.
+holds 'not any(name.startswith("ClusterRole") for name in made)'
+render --set config.cluster.zoneLabel=topology.kubernetes.io/zone
+holds 'config["cluster"]["zoneLabel"] == "topology.kubernetes.io/zone"'
+holds 'made["ClusterRole/storage-node-sluice-zones"]["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]'
+holds 'made["ClusterRoleBinding/storage-node-sluice-zones"]["subjects"][0]["namespace"] == "storage"'
+holds 'any(m["name"] == "account" for m in node["volumeMounts"]) and pod["automountServiceAccountToken"] is False'
+render --set config.cluster.zoneLabel=topology.kubernetes.io/zone --set peers.enabled=false
+holds 'not any(name.startswith("ClusterRole") for name in made)'
+
 render --set config.cluster.swarm=true
 holds '[p["port"] for p in made["Service/node-sluice"]["spec"]["ports"]] == [9464, 7301, 7302]'
 config_is_valid

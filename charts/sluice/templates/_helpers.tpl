@@ -100,6 +100,11 @@ sluice configure crio {{ $mirror }} --folder {{ .folder }}
 {{- if $enabled }}true{{ end -}}
 {{- end -}}
 
+{{/* "true" if the daemon asks Kubernetes for its node's zone. */}}
+{{- define "sluice.asksForZone" -}}
+{{- if and .Values.peers.enabled (dig "cluster" "zoneLabel" "" .Values.config) }}true{{ end -}}
+{{- end -}}
+
 {{/* The daemon's configuration as YAML: `config`, and what follows from other values. */}}
 {{- define "sluice.config" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -113,6 +118,10 @@ sluice configure crio {{ $mirror }} --folder {{ .folder }}
 {{- else -}}
 {{- $config = omit $config "cluster" -}}
 {{- end -}}
+{{- if not (dig "cluster" "zoneLabel" "" $config) -}}
+{{- $_ := set $config "cluster" (omit (default dict $config.cluster) "zoneLabel") -}}
+{{- end -}}
+{{- if not .Values.peers.enabled }}{{ $config = omit $config "cluster" }}{{ end -}}
 {{- if .Values.registryCredentials.existingSecret -}}
 {{- $_ := set $config "origin" (merge (dict "dockerConfig" "/etc/sluice/docker/config.json") (default dict $config.origin)) -}}
 {{- end -}}

@@ -25,12 +25,12 @@ TEST(OwnRowTest, ANameThatFitsInNoListIsAClearError) {
   config.cluster_listen = "10.0.0.1:7301";
   for (const char* name : {"a,b", "a\"b", "a\\b", "a b", "a\nb"}) {
     config.cluster_name = name;
-    const absl::StatusOr<p2p::MemberRow> row = OwnRow(config, {"10.0.0.1", 7301});
+    const absl::StatusOr<p2p::MemberRow> row = OwnRow(config, {"10.0.0.1", 7301}, "east");
     EXPECT_TRUE(absl::IsInvalidArgument(row.status())) << name;
     EXPECT_THAT(std::string(row.status().message()), AllOf(HasSubstr("cluster.name"), HasSubstr("comma")));
   }
   config.cluster_name = "node-1.example";
-  EXPECT_EQ(OwnRow(config, {"10.0.0.1", 7301})->name, "node-1.example");
+  EXPECT_EQ(OwnRow(config, {"10.0.0.1", 7301}, "east")->name, "node-1.example");
 }
 
 TEST(DescribeOthersTest, NamesAtMostTen) {

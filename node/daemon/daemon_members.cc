@@ -141,9 +141,16 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
   holders_ = std::make_unique<p2p::Holders>(
       p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,
                           [this] { return HeldForOthers(*store_, Trust()); }, RandomFraction});
+  member_recipes_ = std::make_shared<MemberRecipes>(
+      MemberRecipes::Parts{clock_, *members_, *peer_client_, *store_, *io_, [this](const Blob& blob) {
+                             return config_.TakesUnsealedFromMembers() || verifier_->HasBoundRecipe(blob);
+                           }});
   return std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
       clock_, *io_, *members_, health_, *peer_client_, *store_,
-      [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); },
+      [recipes = member_recipes_](const std::shared_ptr<Blob>& blob, const std::string& member,
+                                  MemberRecipes::Then then) {
+        recipes->Await(blob, member, std::move(then));
+      },
       [this] { return exchange_->in_cold_start(); }, RandomFraction, Warn, *download_, *holders_,
       *paced_origin_, *last_resort_, *blame_,
       config_.TakesUnsealedFromMembers() ? p2p::Unsealed::kFromMembers : p2p::Unsealed::kFromRegistry,
@@ -218,16 +225,13 @@ void Daemon::Node::MakeHome() {
       p2p::SpreadingLimits{.fanout = config_.peers_fanout}, zone_);
   std::string name;
   members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
-  asker_recipes_ = std::make_shared<AskerRecipes>(
-      AskerRecipes::Parts{*members_, *peer_client_, *store_, *io_, [this](const Blob& blob) {
-                            return config_.TakesUnsealedFromMembers() || verifier_->HasBoundRecipe(blob);
-                          }});
   given_blobs_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
       clock_, *io_, *store_, *cache_, *allowed_, spreader,
       [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
       std::move(name), Trust(), blame_.get(),
-      [recipes = asker_recipes_](const std::shared_ptr<Blob>& blob, const std::string& asker) {
-        return recipes->Has(blob, asker);
+      [recipes = member_recipes_](const std::shared_ptr<Blob>& blob, const std::string& asker,
+                                  MemberRecipes::Then then) {
+        return recipes->Await(blob, asker, std::move(then));
       }});
 }
 

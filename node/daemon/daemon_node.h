@@ -19,7 +19,6 @@
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
-#include "node/daemon/asker_recipes.h"
 #include "node/daemon/background_fill.h"
 #include "node/daemon/daemon.h"
 #include "node/daemon/hint_journal.h"
@@ -29,6 +28,7 @@
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/locality.h"
 #include "node/daemon/manifest_cache.h"
+#include "node/daemon/member_recipes.h"
 #include "node/daemon/membership.h"
 #include "node/daemon/mirror.h"
 #include "node/daemon/mount_table.h"
@@ -224,7 +224,7 @@ class Daemon::Node {
   std::unique_ptr<api::HttpServer> http_;
   std::unique_ptr<NodePeerDocuments> given_documents_;
   std::shared_ptr<p2p::MemberZones> zones_;
-  std::shared_ptr<AskerRecipes> asker_recipes_;
+  std::shared_ptr<MemberRecipes> member_recipes_;
   std::shared_ptr<HomeBlobs> given_blobs_;
   std::unique_ptr<api::HttpServer> peer_http_;
   std::shared_ptr<Mirror> mirror_;

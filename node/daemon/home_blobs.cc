@@ -147,11 +147,20 @@ void HomeBlobs::Open(const AskedPtr& asked) {
   if (!MayGet(*asked)) return RefuseAsOrigin(asked);
   asked->chunk = {asked->blob->key(), asked->span().first};
   if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
-  if (asked->request.role == PeerRole::kZoneHome && parts_.is_provable &&
-      !parts_.is_provable(asked->blob, asked->request.asker))
-    return Refuse(asked, {.why = Why::kAbsent});
-  if (home) return WaitFromStart(asked, ReadMode::kFetch);
-  WaitForFlow(asked);
+  if (!home) return WaitForFlow(asked);
+  if (!parts_.await_recipe) return Begin(asked, /*provable=*/true);
+  const bool begun = parts_.await_recipe(
+      asked->blob, asked->request.asker,
+      [self = shared_from_this(), asked](bool provable) { self->Begin(asked, provable); });
+  if (!begun) SayWaiting(asked);
+}
+
+void HomeBlobs::Begin(const AskedPtr& asked, bool provable) {
+  if (asked->IsOver()) return;
+  if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
+  // By its zone's right it is to be had from members alone.
+  if (asked->request.role == PeerRole::kZoneHome && !provable) return Refuse(asked, {.why = Why::kAbsent});
+  WaitFromStart(asked, ReadMode::kFetch);
 }
 
 // One that is here and of which the asker says the same, or that is proven.

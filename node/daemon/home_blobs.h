@@ -10,6 +10,7 @@
 #include "api/http/peer_blobs.h"
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
+#include "node/daemon/member_recipes.h"
 #include "node/executor.h"
 #include "node/peer_trust.h"
 #include "p2p/cluster/chunk_blame.h"
@@ -24,8 +25,9 @@ namespace sluice {
 // the token that it shows, and where that is refused, by the next one's who waits. Without a token,
 // strangers' right is tried, or this node's password where the registry knows nothing else.
 //
-// For its zone it asks other members, too; what it does not get like that the asker gets elsewhere, and is
-// told that it is not here.
+// What others have it takes where that can be proven: the asker gives it the recipe for that. For its zone it
+// asks other members, too; what it does not get like that the asker gets elsewhere, and is told that it is
+// not here.
 //
 // Who is present-only is also let wait for what this node gets by its own right, if this node comes before it
 // by score: so waits go one way.
@@ -49,9 +51,9 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
     std::string name;                                               // of this node as a member
     PeerTrust trust = PeerTrust::kUnproven;
     const p2p::ChunkBlame* blame = nullptr;  // null: nothing here came from other members
-    // Whether what members send of a blob can be proven here; that member asks for it. May block on disk;
-    // null: it can.
-    std::function<bool(const std::shared_ptr<Blob>&, const std::string& asker)> is_provable = nullptr;
+    // As MemberRecipes::Await; null: what members send can be proven.
+    std::function<bool(const std::shared_ptr<Blob>&, const std::string& asker, MemberRecipes::Then)>
+        await_recipe = nullptr;
   };
   explicit HomeBlobs(Parts parts) : parts_(std::move(parts)) {}
 
@@ -64,6 +66,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
 
   // On the I/O pool.
   void Open(const AskedPtr& asked);
+  void Begin(const AskedPtr& asked, bool provable);
   std::shared_ptr<Blob> FindKnown(const BlobClaim& claim) const;
   bool MayGet(const Asked& asked) const;
   bool IsForAll(const Asked& asked) const;

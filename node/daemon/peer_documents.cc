@@ -45,9 +45,13 @@ absl::StatusOr<api::PeerDocument> NodePeerDocuments::Recipe(const Digest& digest
   const std::shared_ptr<Blob> blob = store_.FindBest(digest);
   if (!blob || blob->refused()) return NotHere();
   const bool is_public = IsPublicSomewhere(*blob, store_);
-  if (!is_public && trust_ != PeerTrust::kProven) return NotHere();
   const std::shared_ptr<const BlobSpec> facts = blob->facts();
   const BlobSpec& spec = *facts;
+  // Of what nothing is known yet whoever knows the root gets it: this node tells that to those that it asks.
+  const bool is_known = std::any_of(spec.origins.begin(), spec.origins.end(), [&](const BlobOrigin& origin) {
+    return store_.AccessOf(blob->key(), origin) != OriginAccess::kUnknown;
+  });
+  if (!is_public && trust_ != PeerTrust::kProven && (is_known || !root)) return NotHere();
   if (!spec.root || (root && *root != *spec.root)) return NotHere();
   // The root alone is the recipe of a blob of one chunk.
   if (blob->geometry().chunk_count() == 1) {

@@ -131,7 +131,7 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               parts_.health,
               parts_.client,
               parts_.ledger,
-              parts_.has_bound_recipe,
+              parts_.await_recipe,
               [this](const Blob& blob, Asker asker, Duration length) { NoteNotCarried(blob, asker, length); },
               [this](const Blob& blob, const std::string& member) { NoteLacks(blob, member); },
               parts_.random,

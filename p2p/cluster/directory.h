@@ -41,7 +41,7 @@ class ClusterDirectory final : public SourceDirectory {
     MemberHealth& health;
     PeerTransport& client;
     AccessLedger& ledger;
-    std::function<bool(const Blob&)> has_bound_recipe;  // may block on disk
+    MemberAccess::AwaitRecipe await_recipe;
     std::function<bool()> in_cold_start;
     std::function<double()> random;  // in [0, 1); thread-safe
     std::function<void(const std::string&)> warn;

@@ -65,24 +65,12 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
         facts_(request_.blob->facts()) {}
 
   void Start() {
-    const bool provable =
-        access_.unsealed == Unsealed::kFromMembers || access_.has_bound_recipe(*request_.blob);
-    if (facts_->origins.empty() || !provable) {
-      access_.not_carried(*request_.blob, request_.asker, MemberSource::kWithoutRecipe);
-      return std::move(on_done_)(absl::FailedPreconditionError(absl::StrCat(
-          "blob ", request_.blob->digest().ToString(), " has no recipe to prove what members send")));
-    }
-    open_ = request_.chunks.count;
-    std::vector<ErrandPtr> errands;
-    for (ChunkIndex index = request_.chunks.first; index < request_.chunks.end(); index = index.next()) {
-      errands.push_back(std::make_shared<Errand>());
-      errands.back()->index = index;
-    }
-    {
-      const std::lock_guard lock(mutex_);
-      errands_ = errands;
-    }
-    for (const ErrandPtr& errand : errands) AskMember(errand);
+    if (facts_->origins.empty() || (!facts_->root && access_.unsealed == Unsealed::kFromRegistry))
+      return RefuseUnproven();
+    if (access_.unsealed == Unsealed::kFromMembers) return Begin();
+    access_.await_recipe(request_.blob, member_.name, [self = shared_from_this()](bool provable) {
+      provable ? self->Begin() : self->RefuseUnproven();
+    });
   }
 
   void Raise(FetchClass fetch_class) override {
@@ -103,6 +91,28 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
 
  private:
   using Step = void (MemberFetch::*)(const ErrandPtr&);
+
+  // A reader of this host has asked for the recipe elsewhere, too, when it mounted the image.
+  void RefuseUnproven() {
+    if (request_.asker == Asker::kLocal)
+      access_.not_carried(*request_.blob, request_.asker, MemberSource::kWithoutRecipe);
+    std::move(on_done_)(absl::FailedPreconditionError(absl::StrCat(
+        "blob ", request_.blob->digest().ToString(), " has no recipe to prove what members send")));
+  }
+
+  void Begin() {
+    open_ = request_.chunks.count;
+    std::vector<ErrandPtr> errands;
+    for (ChunkIndex index = request_.chunks.first; index < request_.chunks.end(); index = index.next()) {
+      errands.push_back(std::make_shared<Errand>());
+      errands.back()->index = index;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      errands_ = errands;
+    }
+    for (const ErrandPtr& errand : errands) AskMember(errand);
+  }
 
   const BlobOrigin& OriginOf(const Errand& errand) const { return facts_->origins[errand.origin]; }
 

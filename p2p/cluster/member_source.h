@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "absl/functional/any_invocable.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
@@ -28,7 +29,11 @@ struct MemberAccess {
   MemberHealth& health;
   PeerTransport& client;
   AccessLedger& ledger;
-  std::function<bool(const Blob&)> has_bound_recipe;  // may block on disk
+  // Tells whether what members send of the blob can be proven, when the member of that name was asked for its
+  // recipe if need be: `then` is called once, in the call or soon after it. May block on disk.
+  using AwaitRecipe = std::function<void(const std::shared_ptr<Blob>&, const std::string& member,
+                                         absl::AnyInvocable<void(bool provable) &&> then)>;
+  AwaitRecipe await_recipe;
   // The blob is not to be had from members for a while, by that asker: without a recipe nothing that they
   // send could be proven, or they said that each node has to ask the origin for itself. Any thread.
   std::function<void(const Blob&, Asker, Duration)> not_carried;

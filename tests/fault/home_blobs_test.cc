@@ -320,6 +320,10 @@ TEST_F(HomeBlobsTest, ForItsZoneANodeFetchesWhatItCanProveAndElseSaysThatItIsNot
   EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(1));
   EXPECT_EQ(Counted(PeerRole::kZoneHome, PeerAnswer::kServed), 1u);
   EXPECT_EQ(Counted(PeerRole::kZoneHome, PeerAnswer::kAbsent), 1u);
+  provable_ = false;
+  recipe_comes_ = true;
+  ExpectChunk(Ask({.role = "zone-home", .claim = Claim(), .range = RangeOf(5)}), 5);
+  recipe_comes_ = false;
   // What is here is given, proven or not.
   provable_ = false;
   ExpectChunk(Ask({.role = "zone-home", .claim = Claim(), .range = RangeOf(3)}), 3);

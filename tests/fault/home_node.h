@@ -145,7 +145,14 @@ class HomeNode {
         clock_, *io_, *store_, *cache_, *allowed_, spreader_,
         [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
         name_, trust, nullptr,
-        [this](const std::shared_ptr<Blob>&, const std::string&) { return provable_.load(); }});
+        [this](const std::shared_ptr<Blob>&, const std::string&, MemberRecipes::Then then) {
+          if (!recipe_comes_) {
+            std::move(then)(provable_);
+            return true;
+          }
+          io_->Post([this, then = std::move(then)]() mutable { std::move(then)(provable_ = true); });
+          return false;
+        }});
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
     registry_documents_ =
         std::make_unique<RegistryDocuments>(clock_, *io_, *registry_, RegistryDocuments::kKeep);
@@ -181,9 +188,10 @@ class HomeNode {
 
   uint16_t port() const { return server_->port(); }
 
-  uint32_t retries_max_ = 0;           // of requests to registries
-  std::string name_ = "this";          // as a member
-  std::atomic<bool> provable_ = true;  // whether what members send can be proven here
+  uint32_t retries_max_ = 0;                // of requests to registries
+  std::string name_ = "this";               // as a member
+  std::atomic<bool> provable_ = true;       // whether what members send can be proven here
+  std::atomic<bool> recipe_comes_ = false;  // from who asks, a while later
   std::mutex mutex_;
   std::set<std::string> members_ = {"a", "b", "c", "d"};  // guarded by mutex_
   index::TempDir temp_;

@@ -219,10 +219,12 @@ class MemberNode {
     holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{clock_, *io_, *members_, health_, *client_,
                                                                   [] { return std::vector<p2p::HeldBlob>(); },
                                                                   [] { return 0.5; }});
-    directory_ = std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
-        clock_, *io_, *members_, health_, *client_, *store_,
-        [this](const Blob& blob) { return verifier_->HasBoundRecipe(blob); }, [] { return false; },
-        [] { return 0.5; }, warn, download_, *holders_, *paced_, *last_resort_, *blame_, unsealed_});
+    directory_ = std::make_unique<p2p::ClusterDirectory>(
+        p2p::ClusterDirectory::Parts{clock_, *io_, *members_, health_, *client_, *store_,
+                                     [this](const std::shared_ptr<Blob>& blob, const std::string&,
+                                            auto then) { std::move(then)(verifier_->HasBoundRecipe(*blob)); },
+                                     [] { return false; }, [] { return 0.5; }, warn, download_, *holders_,
+                                     *paced_, *last_resort_, *blame_, unsealed_});
     peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
         p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *client_, telemetry_, warn});
     cache_ = std::make_unique<BlobCache>(

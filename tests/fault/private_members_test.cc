@@ -112,7 +112,8 @@ class PrivateMembersTest : public ::testing::Test {
     blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
         clock_, members_.get(), health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
     access_ = std::make_unique<MemberAccess>(MemberAccess{
-        clock_, io_, *members_, health_, *client_, ledger_, [](const Blob&) { return true; },
+        clock_, io_, *members_, health_, *client_, ledger_,
+        [](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(true); },
         [this](const Blob&, Asker, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
         [] { return 0.5; }, [](const std::string&) {}, download_, *blame_, Unsealed::kFromRegistry, tokens,
         [this](const BlobOrigin&) { return said_public_.load(); }});

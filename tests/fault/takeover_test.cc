@@ -132,7 +132,8 @@ class TakeoverTest : public ::testing::Test {
     blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
         clock_, members_.get(), health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
     directory_ = std::make_unique<ClusterDirectory>(ClusterDirectory::Parts{
-        clock_, io_, *members_, health_, *client_, ledger_, [](const Blob&) { return true; },
+        clock_, io_, *members_, health_, *client_, ledger_,
+        [](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(true); },
         [] { return false; }, [] { return 0.5; }, [](const std::string&) {}, download_, *holders_, origin_,
         last_resort_, *blame_});
     core_ = std::make_unique<AsioExecutor>("core", 1);

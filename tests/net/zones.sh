@@ -113,7 +113,7 @@ count_crossing
 pull 1 2 3 4
 some=$(ratio "$(crossed)")
 echo "of the image's size crossed: $some"
-is_at_most "$some" 1.25 || fail "$some copies crossed between the zones for two nodes of each"
+is_at_most "$some" 1.1 || fail "$some copies crossed between the zones for two nodes of each"
 
 note "one of each zone stops"
 push stopped

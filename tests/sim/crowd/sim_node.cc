@@ -69,7 +69,8 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
   blame_ = std::make_unique<p2p::ChunkBlame>(p2p::ChunkBlame::Parts{
       wire.loop, &members_, health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
   sources_ = std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
-      wire.loop, port_.node, members_, health_, transport_, store_, [](const Blob&) { return true; },
+      wire.loop, port_.node, members_, health_, transport_, store_,
+      [](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(true); },
       [] { return false; }, [this] { return Fraction(); }, [](const std::string&) {}, download_, *holders_,
       *paced_origin_, *last_resort_, *blame_});
   cache_ = std::make_unique<BlobCache>(

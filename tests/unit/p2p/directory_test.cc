@@ -80,7 +80,8 @@ class DirectoryTest : public ::testing::Test {
         std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, client_,
                                                  [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
     directory_ = std::make_unique<ClusterDirectory>(ClusterDirectory::Parts{
-        clock_, io_, *members_, health_, client_, ledger_, [](const Blob&) { return true; },
+        clock_, io_, *members_, health_, client_, ledger_,
+        [](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(true); },
         [this] { return cold_start_; }, [] { return 0.5; }, [](const std::string&) {}, download_, *holders_,
         origin_, last_resort_, *blame_, unsealed_});
   }

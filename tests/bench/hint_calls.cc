@@ -4,6 +4,7 @@
 //        hint_calls empty SOCKET COUNT                COUNT such calls
 //        hint_calls acks SOCKET REFERENCE NAME COUNT  COUNT hints, each in a call of its own
 //        hint_calls rate SOCKET REFERENCE NAME COUNT PER_CALL
+//        hint_calls fill SOCKET REFERENCE NAME        as many as the node takes
 //
 // `empty` and `acks` print the median microseconds of a call, one after the other; `rate` prints hints
 // accepted per second, PER_CALL in each call, by kClients clients at once. Hints are for REFERENCE, have ids
@@ -16,6 +17,7 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -37,6 +39,8 @@ constexpr int kClients = 4;
 // Under way at once: the node takes 256 of one scheduler, and each client is one.
 constexpr int kRoundMax = 200;
 constexpr int kCancelMax = 100;  // ids in one call
+// More than it takes to come to the node's bound of all hints by that of each.
+constexpr int kFillers = 8;
 
 class EmptyService final : public v1::PrefetchService::CallbackService {
  public:
@@ -83,12 +87,13 @@ class Scheduler {
   Scheduler(const std::string& socket, std::string reference, std::string name)
       : stub_(Dial(socket)), reference_(std::move(reference)), name_(std::move(name)) {}
 
-  // `count` more hints in one call. Errors: the call's, and FailedPrecondition if one is not accepted.
+  // `count` more hints in one call. Errors: the call's, and of a hint that is not accepted what the node
+  // says; then the next ones take its number.
   absl::Status Submit(int count) {
     v1::SubmitHintsRequest request;
     for (int i = 0; i < count; ++i) {
       v1::Hint& hint = *request.add_hints();
-      hint.set_id(absl::StrCat(name_, "-", next_++));
+      hint.set_id(absl::StrCat(name_, "-", next_ + i));
       hint.set_reference(reference_);
       hint.mutable_all();
       hint.set_scheduler(name_);
@@ -99,12 +104,16 @@ class Scheduler {
     if (!status.ok()) return Failed("SubmitHints", status);
     for (const v1::SubmitResult& result : response.results()) {
       if (result.outcome() != v1::SUBMIT_OUTCOME_ACCEPTED)
-        return absl::FailedPreconditionError(
+        return absl::Status(
+            static_cast<absl::StatusCode>(result.error().code()),
             absl::StrCat("hint ", result.id(), " is not accepted: ", result.error().message()));
+      ++next_;
     }
     return response.results_size() == count ? absl::OkStatus()
                                             : absl::InternalError("not every hint has an answer");
   }
+
+  int submitted() const { return next_; }
 
   // What was submitted since the last time.
   absl::Status CancelAll() {
@@ -187,6 +196,35 @@ absl::StatusOr<double> MeasureRate(const std::string& socket, const std::string&
   return accepted / std::chrono::duration<double>(took).count();
 }
 
+// Until the node refuses each of them.
+absl::Status FillUp(std::vector<std::unique_ptr<Scheduler>>& schedulers) {
+  for (const std::unique_ptr<Scheduler>& scheduler : schedulers) {
+    absl::Status submitted;
+    while (submitted.ok()) submitted = scheduler->Submit(1);
+    if (!absl::IsResourceExhausted(submitted)) return submitted;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Fill(const std::string& socket, const std::string& reference, const std::string& name) {
+  std::vector<std::unique_ptr<Scheduler>> schedulers;
+  for (int i = 0; i < kFillers; ++i)
+    schedulers.push_back(std::make_unique<Scheduler>(socket, reference, absl::StrCat(name, "-", i)));
+  if (absl::Status status = FillUp(schedulers); !status.ok()) return status;
+  int accepted = 0;
+  for (const std::unique_ptr<Scheduler>& scheduler : schedulers) accepted += scheduler->submitted();
+  std::printf("%d\n", accepted);
+  std::fflush(stdout);
+
+  std::cin.ignore(std::numeric_limits<std::streamsize>::max());
+  if (!absl::IsResourceExhausted(schedulers.front()->Submit(1)))
+    return absl::FailedPreconditionError("the node would take another hint: it was not full to the end");
+  for (const std::unique_ptr<Scheduler>& scheduler : schedulers) {
+    if (absl::Status status = scheduler->CancelAll(); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 int Print(const absl::StatusOr<double>& figure) {
   if (!figure.ok()) {
     std::cerr << "hint_calls: " << figure.status().message() << "\n";
@@ -206,6 +244,12 @@ int Main(const std::vector<std::string>& arguments) {
   }
   if (what == "empty" && arguments.size() == 3 && absl::SimpleAtoi(arguments[2], &count) && count > 0)
     return Print(TimeEmpty(arguments[1], count));
+  if (what == "fill" && arguments.size() == 4) {
+    const absl::Status filled = Fill(arguments[1], arguments[2], arguments[3]);
+    if (filled.ok()) return 0;
+    std::cerr << "hint_calls: " << filled.message() << "\n";
+    return 1;
+  }
   if (arguments.size() >= 5 && absl::SimpleAtoi(arguments[4], &count) && count > 0) {
     if (what == "acks" && arguments.size() == 5)
       return Print(TimeAcks(arguments[1], arguments[2], arguments[3], count));
@@ -214,7 +258,7 @@ int Main(const std::vector<std::string>& arguments) {
       return Print(MeasureRate(arguments[1], arguments[2], arguments[3], count, per_call));
   }
   std::cerr << "usage: hint_calls serve SOCKET | empty SOCKET COUNT | acks SOCKET REFERENCE NAME COUNT |\n"
-               "       rate SOCKET REFERENCE NAME COUNT PER_CALL\n";
+               "       rate SOCKET REFERENCE NAME COUNT PER_CALL | fill SOCKET REFERENCE NAME\n";
   return 2;
 }
 

@@ -21,3 +21,9 @@ busy_end() {
     { busy = ($2 - before[$1]) / ms; if (busy > max) max = busy }
     END { printf "%.3f", max }')
 }
+
+# note_busy FILE: what the machine was busy with, for the line of a figure.
+note_busy() { echo "$cpu_busy $disk_busy" >>"$1"; }
+most_busy() {
+  awk '{ if ($1 > cpu) cpu = $1; if ($2 > disk) disk = $2 } END { printf "cpu_busy=%s,disk_busy=%s", cpu, disk }' "$1"
+}

@@ -5,38 +5,12 @@
 # and the program make necessary; and the same with nothing fetched ahead (case: off), as a control. Arguments: the
 # cases, as python/first; default: all. "record NAME..." records traces instead (default: all).
 
-# shellcheck source=tests/net/lib_link.sh
-source tests/net/lib_link.sh
 # shellcheck source=tests/e2e/lib_containerd.sh
 source tests/e2e/lib_containerd.sh
-# shellcheck source=tests/bench/lib_busy.sh
-source tests/bench/lib_busy.sh
-# shellcheck source=tests/bench/lib_trace.sh
-source tests/bench/lib_trace.sh
+# shellcheck source=tests/bench/lib_start.sh
+source tests/bench/lib_start.sh
 
 readonly link_bytes_per_second=12500000 round_trip_seconds=0.036
-
-# start_empty READAHEAD: the node, with an empty store.
-start_empty() {
-  [[ -z $node_pid ]] || stop_node
-  rm -rf "$data_dir"
-  start_node 'fetch:' "  readahead: $1"
-  mount=$work/mnt/lazy
-  mkdir -p "$mount"
-}
-
-# timed_start: on the node that is used; sets took, fetched (bytes of blobs from the registry) and what busy_end does.
-timed_start() {
-  local started both
-  drop_page_cache
-  busy_begin
-  started=$EPOCHREALTIME
-  mount_image lazy "$mount"
-  both=$(replay "$trace" "$mount" "$started") || fail "the replay of '$trace' failed"
-  busy_end
-  took=${both% *} fetched=$(metric sluice_origin_blob_bytes_total)
-  sluice umount "$mount" >&2
-}
 
 start_first() {
   start_empty adaptive
@@ -48,22 +22,6 @@ start_off() {
   start_empty off
   timed_start
   off=$took
-}
-
-recorded() { [[ -s $(echo "$data_dir"/profiles/*.json) ]]; }
-
-# The node starts the program once, and then again with an empty store, of which it keeps what is known of the start
-# alone: as another node of its cluster would, which is told before it mounts the image.
-start_with_profile() {
-  start_empty adaptive
-  timed_start
-  wait_until recorded || fail "the first start was not recorded"
-  rm -rf "$work/profiles"
-  cp -r "$data_dir/profiles" "$work/profiles"
-  start_empty adaptive
-  cp -r "$work/profiles" "$data_dir/profiles"
-  timed_start
-  ours=$took ours_fetched=$fetched
 }
 
 # unpacked: where containerd has put the files of the only image that it has, which is one layer.
@@ -105,12 +63,6 @@ measure_touched() {
     'BEGIN { printf "%.6f", bytes / rate + 2 * trip + own }')
   sluice umount "$mount" >&2
   note "$trace: $touched_wire bytes on the wire of $touched_plain touched; $own s of its own; bound $bound s"
-}
-
-# note_busy FILE: what the machine was busy with in the last start, for the line of a figure.
-note_busy() { echo "$cpu_busy $disk_busy" >>"$1"; }
-most_busy() {
-  awk '{ if ($1 > cpu) cpu = $1; if ($2 > disk) disk = $2 } END { printf "cpu_busy=%s,disk_busy=%s", cpu, disk }' "$1"
 }
 
 ours_and_off() {
@@ -161,9 +113,6 @@ default_cases() {
 check_case() {
   [[ -v trace_programs[${1%/*}] && $1 == */@(first|profile) ]] || fail "there is no case '$1'"
 }
-
-# at_registry SCRIPT: runs it on the registry's side of the link, where images are made.
-at_registry() { registry=$registry work=$work "${registry_runner[@]}" bash -c "set -euo pipefail; $1"; }
 
 measure() {
   local -x START_PROFILES=on

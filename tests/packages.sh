@@ -13,8 +13,8 @@ SLUICE_BUILD_PACKAGES=(
 SLUICE_RUN_PACKAGES=(curl docker-registry e2fsprogs iproute2 jq procps util-linux zstd)
 # shellcheck disable=SC2034
 SLUICE_TEST_PACKAGES=(
-  bindfs chromium clang-format containerd dnsmasq-base erofs-utils file iptables lintian prometheus python3-grpc-tools python3-grpcio python3-libtorrent python3-yaml
-  shellcheck skopeo systemd umoci xfsprogs
+  bindfs chromium clang-format containerd dnsmasq-base erofs-utils file iptables lintian prometheus
+  python3-grpc-tools python3-grpcio python3-libtorrent python3-yaml shellcheck skopeo systemd umoci xfsprogs
 )
 # The test machine (tests/kernel/vm): QEMU, and what its kernel is built from and with.
 # shellcheck disable=SC2034

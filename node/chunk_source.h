@@ -55,10 +55,15 @@ const char* SourceKindName(SourceKind kind);
 // Which of those that a source asks sent a chunk; a source numbers them as it likes.
 using SenderId = uint32_t;
 
-// Who is behind a read: somebody on this host; a node of this zone, for which this one asks other zones; or
-// any node, for which it asks the registry. Whoever comes later in this order never waits for what this node
-// asks of a third by the right of one before: waits between nodes could form a cycle.
-enum class Asker { kLocal, kZone, kPeer };
+// Who is behind a read: somebody on this host, or a container runtime of it, which is answered as a reader is
+// and not counted as one; a node of this zone, for which this one asks other zones; or any node, for which it
+// asks the registry. Whoever comes later in this order never waits for what this node asks of a third by the
+// right of one before: waits between nodes could form a cycle.
+enum class Asker { kLocal, kRuntime, kZone, kPeer };
+// By whose right it is asked for.
+constexpr Asker RightOf(Asker asker) {
+  return asker == Asker::kRuntime ? Asker::kLocal : asker;
+}
 
 // The right by which somebody reads what is not public; the core only hands it on and compares it by address.
 class AskerGrant {

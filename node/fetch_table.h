@@ -34,7 +34,7 @@ struct WantedChunk {
 
   State state = State::kQueued;
   FetchClass fetch_class = FetchClass::kBackfill;  // the highest of those who want it
-  Asker asker = Asker::kLocal;                     // the last of those who wait: see Asker
+  Asker asker = Asker::kLocal;                     // the last right of those who wait: see Asker
   PauseId pause = 0;                               // while paused
   absl::InlinedVector<LegId, kLegsMax> legs;       // under way; the first that is stored wins
   absl::InlinedVector<ReadId, 2> waiters;

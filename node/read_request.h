@@ -46,7 +46,7 @@ struct ReadResult {
   SourceKind source = SourceKind::kLocal;  // the farthest place that any of its chunks came from
   Blob::Lease lease = {};
 };
-// Whether somebody on this host waits for it.
+// Whether somebody on this host reads it from a mount, or as one who does.
 constexpr bool IsReaders(FetchClass fetch_class, Asker asker) {
   return fetch_class == FetchClass::kDemand && asker == Asker::kLocal;
 }

@@ -62,14 +62,15 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
   }
   if (is_new || (raised && chunk->state == WantedChunk::State::kQueued)) AppendChunk(to_start, index);
   ++read.outstanding;
-  if (read.asker != Asker::kLocal && chunk->state == WantedChunk::State::kPaused) {
+  const Asker right = RightOf(read.asker);
+  if (right != Asker::kLocal && chunk->state == WantedChunk::State::kPaused) {
     // It has others to ask, now.
     failed_.emplace_back(id, chunk->error);
     return;
   }
   chunk->waiters.push_back(id);
-  const bool awaits_less = read.asker > chunk->asker;
-  if (awaits_less) chunk->asker = read.asker;
+  const bool awaits_less = right > chunk->asker;
+  if (awaits_less) chunk->asker = right;
   if (asked_beside) AskBesideFill(blob, index);
   if (awaits_less && chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index);
 }
@@ -151,7 +152,7 @@ void SingleFlight::PruneWaiters(WantedChunk& chunk) const {
 
 Asker SingleFlight::LastAsker(const WantedChunk& chunk) const {
   Asker last = Asker::kLocal;
-  for (const ReadId id : chunk.waiters) last = std::max(last, parts_.reads.Find(id)->asker);
+  for (const ReadId id : chunk.waiters) last = std::max(last, RightOf(parts_.reads.Find(id)->asker));
   return last;
 }
 

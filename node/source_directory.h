@@ -32,7 +32,7 @@ constexpr bool MayWaitForOthers(SourceRank rank) {
 
 // Whether that asker may wait for what was asked of a source of that rank, by whose right ever.
 constexpr bool MayAwait(Asker asker, SourceRank rank) {
-  if (asker == Asker::kLocal) return true;
+  if (asker < Asker::kZone) return true;
   return asker == Asker::kZone ? rank != SourceRank::kZoneHome : !MayWaitForOthers(rank);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -15,6 +16,8 @@ constexpr uint64_t kStepMax = 4 << 20;
 
 // A pull is for later: a mount's reader waits for bytes now.
 constexpr FetchClass kPullClass = FetchClass::kHint;
+// But for an answer to begin a runtime waits only so long, and then asks the registry for all of it.
+constexpr FetchClass kBeginClass = FetchClass::kDemand;
 
 using OnPart = api::HttpParts::OnPart;
 
@@ -34,8 +37,9 @@ class Reading : public std::enable_shared_from_this<Reading> {
     if (ended_) return std::move(on_part)(absl::CancelledError("the client has gone"));
     read_ = parts_.cache.Read({.blob = blob_->key(),
                                .range = step,
-                               .fetch_class = kPullClass,
-                               .deadline = parts_.clock.Now() + timeout},
+                               .fetch_class = std::exchange(fetch_class_, kPullClass),
+                               .deadline = parts_.clock.Now() + timeout,
+                               .asker = Asker::kRuntime},
                               [self = shared_from_this(), step,
                                on_part = std::move(on_part)](absl::StatusOr<ReadResult> result) mutable {
                                 if (!result.ok()) return std::move(on_part)(result.status());
@@ -80,6 +84,7 @@ class Reading : public std::enable_shared_from_this<Reading> {
   const std::shared_ptr<Blob> blob_;
   ByteRange left_;  // owned by who calls Next
   uint64_t step_ = kStepFirst;
+  FetchClass fetch_class_ = kBeginClass;
 
   std::mutex mutex_;
   // Guarded by mutex_.

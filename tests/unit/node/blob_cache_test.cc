@@ -896,6 +896,41 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeIsRefusedWhereNodesAloneAreLeftInPlace
   EXPECT_TRUE(local->has_value() && (*local)->ok());
 }
 
+TEST_F(ManySourcesTest, ARuntimeWaitsForOtherNodesWhereAnotherNodesReadIsRefused) {
+  // The registry's own rank is the first here, so that a node takes its place.
+  Restart({}, {{SourceRank::kHome, &source_},
+               {SourceRank::kStandIn, &home_},
+               {SourceRank::kSecondStandIn, &holder_}});
+  auto blob = AddBlob(10 * kChunk);
+  auto runtime = ReadAs(Asker::kRuntime, *blob, 3);
+  Pass(std::chrono::milliseconds(1500));
+  auto peer = ReadAs(Asker::kPeer, *blob, 3);
+  Pass(std::chrono::milliseconds(1500));
+  ASSERT_TRUE(peer->has_value());
+  EXPECT_TRUE(absl::IsNotFound((*peer)->status())) << (*peer)->status();
+  EXPECT_FALSE(runtime->has_value());
+  ASSERT_EQ(holder_.calls.size(), 1u);
+  holder_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(runtime->has_value() && (*runtime)->ok());
+}
+
+TEST_F(ManySourcesTest, WhatARuntimePullsIsNotCountedAsRead) {
+  auto blob = AddBlob(10 * kChunk);
+  auto pulled = ReadAs(Asker::kRuntime, *blob, 3);
+  EXPECT_EQ(home_.calls.front().request.fetch_class, FetchClass::kDemand);
+  home_.Take().SendAll();
+  Settle();
+  ASSERT_TRUE(pulled->has_value() && (*pulled)->ok());
+  EXPECT_TRUE(home_.calls.empty()) << "nothing is read ahead of it";
+  auto late = ReadAs(Asker::kRuntime, *blob, 7);
+  Pass(seconds(30));
+  ASSERT_TRUE(late->has_value());
+  EXPECT_FALSE((*late)->ok());
+  for (const Counter& reads : telemetry_.reads) EXPECT_EQ(reads.value(), 0u);
+  EXPECT_EQ(telemetry_.read_errors.value(), 0u);
+}
+
 TEST_F(ManySourcesTest, ALegThatIsSilentCountsOnceAgainstItsSource) {
   FakeSource first{SourceKind::kPeer}, second{SourceKind::kPeer};
   Restart({}, {{SourceRank::kHolder, &first}, {SourceRank::kHolder, &second}});

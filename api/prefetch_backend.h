@@ -39,18 +39,27 @@ struct HintRange {
   friend auto operator<=>(const HintRange&, const HintRange&) = default;
 };
 
+// A blob that is hinted at without an image.
+struct HintBlob {
+  Digest digest;
+  uint64_t size = 0;  // 0: the registry is to be asked
+
+  friend bool operator==(const HintBlob&, const HintBlob&) = default;
+};
+
 // A hint as it is submitted.
 struct HintSpec {
   std::string id;                          // 1 to kHintIdBytesMax bytes
-  std::string reference;                   // not empty
+  std::string reference;                   // of an image, or registry/repository@digest of a blob
   std::optional<HintPlatform> platform{};  // the node's own if absent
-  std::vector<HintRange> ranges{};         // none: all of the image; at most kHintRangesMax
+  std::vector<HintRange> ranges{};         // none: all of it; at most kHintRangesMax; of `blob` alone, if any
   int32_t priority = 0;                    // the higher goes first
   // The earlier goes first among those of one priority, and none last. May have passed.
   std::optional<std::chrono::system_clock::time_point> needed_by{};
-  std::optional<Duration> ttl{};  // > 0, at most kHintTtlMax; the node's own if absent
-  std::string scheduler{};        // at most kSchedulerBytesMax bytes
-  bool pin = false;               // what it has brought in is never evicted, until somebody unpins it
+  std::optional<Duration> ttl{};   // > 0, at most kHintTtlMax; the node's own if absent
+  std::string scheduler{};         // at most kSchedulerBytesMax bytes
+  bool pin = false;                // what it has brought in is never evicted, until somebody unpins it
+  std::optional<HintBlob> blob{};  // the one that the reference names; absent: it names an image
 };
 
 enum class HintState { kQueued, kResolving, kFetching, kCompleted, kCancelled, kFailed, kExpired };

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "api/error_details.h"
 #include "google/rpc/status.pb.h"
+#include "node/geometry.h"
 #include "sluice/v1/admin.pb.h"
 #include "sluice/v1/prefetch.pb.h"
 
@@ -291,11 +292,65 @@ absl::Status OrderFrom(const v1::Hint& from, const std::string& field, HintSpec&
   return absl::OkStatus();
 }
 
+// So that the parts put together are taken apart again to the same.
+absl::Status CheckRepository(const v1::HintedBlob& blob, const std::string& field) {
+  const std::string& registry = blob.registry();
+  if (registry != "localhost" && registry.find_first_of(".:[") == std::string::npos)
+    return InvalidField(field + ".registry", "write it as host.domain, host:port, or localhost");
+  if (registry.find_first_of("/@") != std::string::npos)
+    return InvalidField(field + ".registry",
+                        "it is a host and perhaps a port, without a slash or an at sign");
+  if (blob.repository().empty() || blob.repository().find_first_of(":@") != std::string::npos) {
+    return InvalidField(field + ".repository",
+                        "it is needed, without a tag or a digest: write it as team/application");
+  }
+  return CheckReference(absl::StrCat(registry, "/", blob.repository()), field);
+}
+
+absl::Status TakeBlob(const v1::HintedBlob& from, const std::string& field, HintSpec& to) {
+  if (const absl::Status status = CheckRepository(from, field); !status.ok()) return status;
+  const absl::StatusOr<Digest> digest = Digest::Parse(from.digest());
+  if (!digest.ok()) return InvalidField(field + ".digest", std::string(digest.status().message()));
+  if (from.size() > 0) {
+    const absl::Status sound = ChunkGeometry::Validate(from.size(), kChunkSizeDefault);
+    if (!sound.ok()) return InvalidField(field + ".size", std::string(sound.message()));
+  }
+  to.blob = HintBlob{*digest, from.size()};
+  to.reference = absl::StrCat(from.registry(), "/", from.repository(), "@", digest->ToString());
+  return absl::OkStatus();
+}
+
+absl::Status TakeSubject(const v1::Hint& from, const std::string& field, HintSpec& to) {
+  if (!from.has_blob()) {
+    to.reference = from.reference();
+    return CheckReference(from.reference(), field + ".reference");
+  }
+  if (!from.reference().empty())
+    return InvalidField(field, "both reference and blob are set; name the image or the blob");
+  if (from.has_platform()) return InvalidField(field + ".platform", "a blob has none; leave it out");
+  return TakeBlob(from.blob(), field + ".blob", to);
+}
+
+// What can be said of ranges before anything is looked up.
+absl::Status CheckRangesOf(const HintSpec& hint, const std::string& field) {
+  for (size_t i = 0; hint.blob && i < hint.ranges.size(); ++i) {
+    const HintRange& range = hint.ranges[i];
+    const std::string at = absl::StrCat(field, ".ranges[", i, "]");
+    if (range.blob != hint.blob->digest)
+      return InvalidField(at + ".digest", "it is another blob than the hint's own");
+    if (hint.blob->size > 0 && range.range.end() > hint.blob->size) {
+      return InvalidField(at, absl::StrCat("bytes ", range.range.offset, "+", range.range.length,
+                                           " are not within the blob of ", hint.blob->size, " bytes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field) {
+  HintSpec hint{.id = from.id(), .reference = {}};
   absl::Status status = CheckHintId(from.id(), field + ".id");
-  if (status.ok()) status = CheckReference(from.reference(), field + ".reference");
+  if (status.ok()) status = TakeSubject(from, field, hint);
   if (!status.ok()) return status;
-  HintSpec hint{.id = from.id(), .reference = from.reference()};
   hint.pin = from.pin();
   status = OrderFrom(from, field, hint);
   if (!status.ok()) return status;
@@ -311,10 +366,12 @@ absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field
       absl::StatusOr<std::vector<HintRange>> ranges = RangesFrom(from.ranges(), field + ".ranges");
       if (!ranges.ok()) return ranges.status();
       hint.ranges = *std::move(ranges);
+      status = CheckRangesOf(hint, field);
+      if (!status.ok()) return status;
       return hint;
     }
     default:
-      return InvalidField(field, "neither all nor ranges is set; say what of the image is wanted");
+      return InvalidField(field, "neither all nor ranges is set; say what of it is wanted");
   }
 }
 

@@ -29,6 +29,7 @@ struct SubmitFlags {
   std::string id;
   std::string platform;
   std::vector<std::string> ranges;
+  bool blob = false;
   int32_t priority = 0;
   std::string needed_in;
   std::string ttl;
@@ -88,10 +89,28 @@ absl::Status SetTimes(const SubmitFlags& flags, v1::Hint& hint) {
   return absl::OkStatus();
 }
 
+// REGISTRY/REPOSITORY@DIGEST. Errors: InvalidArgument.
+absl::Status SetBlob(const std::string& text, v1::HintedBlob& blob) {
+  const size_t slash = text.find('/'), at = text.find('@');
+  if (slash == std::string::npos || at == std::string::npos || at < slash) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--blob \"", text, "\": write it as REGISTRY/REPOSITORY@sha256:<64 hexadecimal digits>"));
+  }
+  blob.set_registry(text.substr(0, slash));
+  blob.set_repository(text.substr(slash + 1, at - slash - 1));
+  blob.set_digest(text.substr(at + 1));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::Hint> HintOf(const SubmitFlags& flags) {
   v1::Hint hint;
   hint.set_id(flags.id.empty() ? NewId() : flags.id);
-  hint.set_reference(flags.reference);
+  if (flags.blob) {
+    const absl::Status named = SetBlob(flags.reference, *hint.mutable_blob());
+    if (!named.ok()) return named;
+  } else {
+    hint.set_reference(flags.reference);
+  }
   hint.set_priority(flags.priority);
   hint.set_scheduler(flags.scheduler);
   hint.set_pin(flags.pin);
@@ -283,6 +302,8 @@ void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
       ->add_option("--range", flags->ranges,
                    "Only these bytes, as sha256:...:OFFSET+LENGTH; may be given more than once")
       ->allow_extra_args(false);
+  submit->add_flag("--blob", flags->blob,
+                   "REF names a blob alone, as REGISTRY/REPOSITORY@sha256:..., and no image");
   submit->add_option("--priority", flags->priority, "Higher ones go first, -100 to 100 (default: 0)");
   submit->add_option("--needed-in", flags->needed_in,
                      "When it is to be there, from now, as 5m; of one priority the earliest goes first");

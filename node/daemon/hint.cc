@@ -47,11 +47,11 @@ bool MayPass(const absl::Status& status) {
   }
 }
 
-absl::Status CheckRanges(const api::HintSpec& hint, const p2p::LazyImage& image) {
+absl::Status CheckRanges(const api::HintSpec& hint, std::span<const BlobSpec> blobs) {
   for (const api::HintRange& range : hint.ranges) {
-    const auto blob = std::find_if(image.blobs.begin(), image.blobs.end(),
+    const auto blob = std::find_if(blobs.begin(), blobs.end(),
                                    [&](const BlobSpec& spec) { return spec.digest == range.blob; });
-    if (blob == image.blobs.end()) {
+    if (blob == blobs.end()) {
       return absl::InvalidArgumentError(
           absl::StrCat("blob ", range.blob.ToString(), " is none of the image's"));
     }
@@ -76,6 +76,9 @@ std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob) {
 std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::Platform& platform) {
   if (known.spec.reference != spec.reference)
     return absl::StrCat("another image (", known.spec.reference, ", not ", spec.reference, ")");
+  if (known.spec.blob.has_value() != spec.blob.has_value())
+    return "another subject (one is a blob alone, the other an image)";
+  if (known.spec.blob != spec.blob) return "another size of the blob";
   if (known.platform != platform) {
     return absl::StrCat("another platform (", known.platform.ToString(), ", not ", platform.ToString(), ")");
   }

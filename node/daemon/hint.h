@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,6 @@
 #include "node/daemon/range_fill.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
-#include "p2p/registry/lazy_image.h"
 #include "p2p/registry/platform_match.h"
 
 // A hint that the node has taken, and what can be said of one without a node.
@@ -45,7 +45,7 @@ struct Hint {
   std::optional<Instant> resolve_by{};  // since its turn has come
   Duration retry_after{};
   std::optional<Blob::Lease> bootstrap{};
-  std::vector<Target> targets{};  // empty until the image is known
+  std::vector<Target> targets{};  // empty until the image or the blob is known
   size_t incomplete = 0;          // targets
 
   bool over() const { return api::IsOver(status.state); }
@@ -66,8 +66,8 @@ std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::
 // Whether what failed like this may succeed by itself.
 bool MayPass(const absl::Status& status);
 
-// Errors: InvalidArgument (a range is not within a blob of the image).
-absl::Status CheckRanges(const api::HintSpec& hint, const p2p::LazyImage& image);
+// Errors: InvalidArgument (a range is not within one of the blobs).
+absl::Status CheckRanges(const api::HintSpec& hint, std::span<const BlobSpec> blobs);
 
 // What of the blob the hint wants; empty if nothing.
 std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob);

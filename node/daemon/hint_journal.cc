@@ -52,6 +52,7 @@ json ToJson(const JournalledHint& hint) {
     out["neededBy"] = std::chrono::duration_cast<nanoseconds>(spec.needed_by->time_since_epoch()).count();
   }
   if (spec.ttl) out["ttl"] = spec.ttl->count();
+  if (spec.blob) out["blob"] = {spec.blob->digest.ToString(), spec.blob->size};
   return out;
 }
 
@@ -82,6 +83,11 @@ JournalledHint HintFrom(const json& in) {
         nanoseconds(in.at("neededBy").get<int64_t>())));
   }
   if (in.contains("ttl")) spec.ttl = Duration(in.at("ttl").get<int64_t>());
+  if (in.contains("blob")) {
+    const absl::StatusOr<Digest> digest = Digest::Parse(in.at("blob").at(0).get<std::string>());
+    if (!digest.ok()) throw std::runtime_error("a blob is none");
+    spec.blob = api::HintBlob{*digest, in.at("blob").at(1).get<uint64_t>()};
+  }
   const bool sound = !spec.id.empty() && spec.id.size() <= api::kHintIdBytesMax &&
                      spec.ranges.size() <= api::kHintRangesMax &&
                      (!spec.ttl || (*spec.ttl > Duration::zero() && *spec.ttl <= api::kHintTtlMax));

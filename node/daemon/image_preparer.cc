@@ -117,6 +117,48 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   return prepared;
 }
 
+absl::StatusOr<BlobSpec> StoreImagePreparer::FindBlob(const std::string& reference, uint64_t size) {
+  const absl::StatusOr<p2p::ImageReference> named = parts_.resolver.Check(reference);
+  if (!named.ok()) return named.status();
+  if (!named->digest) return absl::InvalidArgumentError(absl::StrCat(reference, " names no digest"));
+  std::optional<BlobSpec> blob = KnownOf(named->origin, *named->digest);
+  if (!blob) {
+    const absl::StatusOr<uint64_t> told = parts_.resolver.AskForSize(named->origin, *named->digest);
+    if (!told.ok()) return told.status();
+    const absl::Status sound = ChunkGeometry::Validate(*told, kChunkSizeDefault);
+    if (*told == 0 || !sound.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("blob ", reference, " has ", *told, " bytes: there is nothing to keep, or too much"));
+    }
+    blob = BlobSpec{.digest = *named->digest, .size = *told, .root = {}, .origins = {named->origin}};
+  }
+  if (size == 0 || size == blob->size) return *std::move(blob);
+  return absl::InvalidArgumentError(
+      absl::StrCat("blob ", reference, " has ", blob->size, " bytes, not ", size, " as the hint says"));
+}
+
+// What a manifest of that repository has said of it: how it is kept there, and what proves it.
+std::optional<BlobSpec> StoreImagePreparer::KnownOf(const BlobOrigin& origin, const Digest& digest) const {
+  for (const BlobKey& key : parts_.store.KeysOf(digest)) {
+    const std::shared_ptr<Blob> blob = parts_.store.Find(key);
+    if (!blob || blob->refused()) continue;
+    BlobSpec facts = *blob->facts();
+    const bool is_from_there =
+        std::find(facts.origins.begin(), facts.origins.end(), origin) != facts.origins.end();
+    if (!is_from_there || facts.is_hearsay) continue;
+    facts.origins = {origin};
+    std::erase_if(facts.stored, [&](const auto& entry) { return entry.first != origin; });
+    return facts;
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBlob(const BlobSpec& blob,
+                                                            const PrepareBounds& bounds) {
+  CheckFiles(blob.digest);
+  return Open(blob, bounds.deadline);
+}
+
 void StoreImagePreparer::CheckFiles(const Digest& digest) {
   for (const BlobKey& key : parts_.store.KeysOf(digest)) parts_.store.CheckFile(key);
 }

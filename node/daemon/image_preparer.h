@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,7 @@ struct PrepareBounds {
   CancelCheck cancelled;  // once true, the call ends soon with Cancelled
 };
 
-// Port: from a reference to what must be there before the image is mounted.
+// Port: from a reference to what must be there before the image is mounted, or a blob alone is read.
 //
 // Thread-safe.
 class ImagePreparer {
@@ -61,6 +62,14 @@ class ImagePreparer {
   // or its bootstrap is too large), DataLoss (a digest does not hold), DeadlineExceeded, Cancelled,
   // Unavailable, ResourceExhausted, and what else the registry said.
   virtual absl::StatusOr<PreparedImage> Prepare(const ResolvedImage& image, const PrepareBounds& bounds) = 0;
+
+  // The blob that `reference`, "registry/repository@digest", names in place of a manifest. `size` is what its
+  // asker believes, 0 for nothing. Blocks on the registry. Errors: InvalidArgument (reference, or it has
+  // another size, or none), PermissionDenied (the allow-list, the registry), and those of RegistryClient.
+  virtual absl::StatusOr<BlobSpec> FindBlob(const std::string& reference, uint64_t size) = 0;
+
+  // Registers what was found so. Blocks on registry and disk. Errors: as Prepare.
+  virtual absl::StatusOr<Blob::Lease> PrepareBlob(const BlobSpec& blob, const PrepareBounds& bounds) = 0;
 };
 
 // Prepares images in the node's store.
@@ -88,8 +97,11 @@ class StoreImagePreparer final : public ImagePreparer {
   absl::StatusOr<std::string> Check(const std::string& reference) const override;
   absl::StatusOr<ResolvedImage> Resolve(const std::string& reference, const p2p::Platform& platform) override;
   absl::StatusOr<PreparedImage> Prepare(const ResolvedImage& image, const PrepareBounds& bounds) override;
+  absl::StatusOr<BlobSpec> FindBlob(const std::string& reference, uint64_t size) override;
+  absl::StatusOr<Blob::Lease> PrepareBlob(const BlobSpec& blob, const PrepareBounds& bounds) override;
 
  private:
+  std::optional<BlobSpec> KnownOf(const BlobOrigin& origin, const Digest& digest) const;
   void CheckFiles(const Digest& digest);
   absl::StatusOr<Blob::Lease> Open(const BlobSpec& spec, Instant deadline);
   absl::Status ProveRight(const std::shared_ptr<Blob>& blob, const BlobOrigin& origin, Instant deadline);

@@ -78,6 +78,11 @@ class ImageResolver {
   // known.
   std::string WhoTellsRoot(const Digest& blob, const Digest& root) const { return roots_.Find(blob, root); }
 
+  // How many bytes the repository says that a blob of it has. Blocks. Errors: those of RegistryClient.
+  absl::StatusOr<uint64_t> AskForSize(const BlobOrigin& origin, const Digest& digest) {
+    return registry_.HeadBlob(origin, digest);
+  }
+
   struct Given {
     std::string bytes;
     OriginAccess access = OriginAccess::kUnknown;  // what it took

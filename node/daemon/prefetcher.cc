@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -43,14 +44,21 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   absl::StatusOr<std::vector<api::HintStatus>> CancelHints(const std::vector<std::string>& ids);
 
  private:
+  // What a hint is about; nothing of it is evicted while this lives.
+  struct Found {
+    std::optional<Blob::Lease> bootstrap;  // of an image
+    std::vector<Blob::Lease> blobs;
+  };
+
   // --- With mutex_ held.
+  PrepareBounds BoundsOf(const Hint& hint) const;
   api::SubmitResult Take(api::HintSpec spec, std::chrono::system_clock::time_point taken);
   absl::Status RoomFor(const api::HintSpec& spec) const;
   absl::StatusOr<std::vector<HintPtr>> FindAll(const std::vector<std::string>& ids) const;
   api::HintStatus Describe(Hint& hint);
   api::HintStatus StatusOf(const Hint& hint) const;
   void ResolveNext();
-  void Learn(const HintPtr& hint, PreparedImage prepared);
+  void Learn(const HintPtr& hint, Found found);
   void ShareOutFetching();
   void Fetch(const HintPtr& hint);
   void Pause(Hint& hint);
@@ -64,7 +72,8 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
 
   // --- On the blocking threads.
   void Resolve(const HintPtr& hint);
-  absl::StatusOr<PreparedImage> Prepare(const HintPtr& hint);
+  absl::StatusOr<Found> Prepare(const HintPtr& hint);
+  absl::StatusOr<Found> PrepareBlob(const HintPtr& hint);
 
   // --- On the core loop.
   void Tend();
@@ -275,33 +284,57 @@ void Prefetcher::Core::ResolveNext() {
 }
 
 void Prefetcher::Core::Resolve(const HintPtr& hint) {
-  absl::StatusOr<PreparedImage> prepared = Prepare(hint);
+  absl::StatusOr<Found> found = Prepare(hint);
   std::lock_guard lock(mutex_);
   --resolving_;
   // One that was cancelled meanwhile is over.
   if (!stopped_ && !hint->over()) {
-    if (prepared.ok()) {
-      Learn(hint, *std::move(prepared));
+    if (found.ok()) {
+      Learn(hint, *std::move(found));
     } else {
-      TryAgainOrFail(hint, prepared.status());
+      TryAgainOrFail(hint, found.status());
     }
   }
   ResolveNext();
 }
 
-absl::StatusOr<PreparedImage> Prefetcher::Core::Prepare(const HintPtr& hint) {
+absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::Prepare(const HintPtr& hint) {
   if (hint->cancelled) return absl::CancelledError("the hint was cancelled");
+  if (hint->spec.blob) return PrepareBlob(hint);
   const absl::StatusOr<ResolvedImage> image = parts_.preparer.Resolve(hint->spec.reference, hint->platform);
   if (!image.ok()) return image.status();
-  const absl::Status checked = CheckRanges(hint->spec, image->image);
+  const absl::Status checked = CheckRanges(hint->spec, image->image.blobs);
   if (!checked.ok()) return checked;
-  PrepareBounds bounds{.deadline = {}, .cancelled = hint->cancelled};
+  std::optional<PrepareBounds> bounds;
   {
     std::lock_guard lock(mutex_);
     hint->status.manifest = image->manifest;
-    bounds.deadline = *hint->resolve_by;
+    bounds.emplace(BoundsOf(*hint));
   }
-  return parts_.preparer.Prepare(*image, bounds);
+  absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*image, *bounds);
+  if (!prepared.ok()) return prepared.status();
+  return Found{std::move(prepared->bootstrap), std::move(prepared->blobs)};
+}
+
+absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::PrepareBlob(const HintPtr& hint) {
+  const absl::StatusOr<BlobSpec> blob = parts_.preparer.FindBlob(hint->spec.reference, hint->spec.blob->size);
+  if (!blob.ok()) return blob.status();
+  const absl::Status checked = CheckRanges(hint->spec, {&*blob, 1});
+  if (!checked.ok()) return checked;
+  std::optional<PrepareBounds> bounds;
+  {
+    std::lock_guard lock(mutex_);
+    bounds.emplace(BoundsOf(*hint));
+  }
+  absl::StatusOr<Blob::Lease> lease = parts_.preparer.PrepareBlob(*blob, *bounds);
+  if (!lease.ok()) return lease.status();
+  Found found;
+  found.blobs.push_back(*std::move(lease));
+  return found;
+}
+
+PrepareBounds Prefetcher::Core::BoundsOf(const Hint& hint) const {
+  return {.deadline = *hint.resolve_by, .cancelled = hint.cancelled};
 }
 
 void Prefetcher::Core::TryAgainOrFail(const HintPtr& hint, const absl::Status& status) {
@@ -322,11 +355,11 @@ void Prefetcher::Core::ResolveAgain(const HintPtr& hint) {
 
 // --------------------------------------------------------------------------------------------- fetching
 
-void Prefetcher::Core::Learn(const HintPtr& hint, PreparedImage prepared) {
+void Prefetcher::Core::Learn(const HintPtr& hint, Found found) {
   hint->status.state = api::HintState::kQueued;
   hint->status.error = absl::OkStatus();
-  hint->bootstrap = std::move(prepared.bootstrap);
-  for (Blob::Lease& lease : prepared.blobs) {
+  hint->bootstrap = std::move(found.bootstrap);
+  for (Blob::Lease& lease : found.blobs) {
     std::vector<ChunkSpan> spans = SpansOf(hint->spec, lease.blob());
     if (spans.empty()) continue;
     hint->status.total_bytes += BytesOf(lease.blob().geometry(), spans);

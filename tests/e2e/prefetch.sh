@@ -106,6 +106,18 @@ present=$(sluice --output json blob stat "$blob" | jq .present_bytes)
 [[ $present == "$(jq '.hints[0].total_bytes' "$work/hint.json")" && $present -gt 0 && $present -lt 2000000 ]] ||
   fail "$present bytes are present of a hint for $(jq '.hints[0].total_bytes' "$work/hint.json")"
 
+note "a blob alone, as its registry has it, and parts of it"
+sluice --output json prefetch submit --blob "$registry/slow@$blob" --range "$blob:3000000+10" >"$work/hint.json"
+[[ $(jq -r '.hints[0] | "\(.state) \(.reference)"' "$work/hint.json") == "completed $registry/slow@$blob" ]] || fail "$(<"$work/hint.json")"
+after=$(sluice --output json blob stat "$blob" | jq .present_bytes)
+((after > present && after < $(data_size_of slow))) || fail "$after bytes are present of $present and a chunk"
+expect_failure $exit_usage 'not within' sluice prefetch submit --blob "$registry/slow@$blob" --range "$blob:0+99999999999"
+settings=$(manifest slow | jq -r .config.digest)
+sluice --output json prefetch submit --blob "$registry/slow@$settings" >"$work/hint.json" || fail "$(<"$work/hint.json")"
+[[ $(jq '.hints[0] | .present_bytes == .total_bytes and .total_bytes > 0' "$work/hint.json") == true ]] || fail "$(<"$work/hint.json")"
+expect_failure $exit_not_found 'failed' sluice prefetch submit --blob "$registry/slow@sha256:$(printf '0%.0s' {1..64})"
+expect_failure $exit_usage 'blob.registry' sluice prefetch submit --blob "slow/slow@$blob"
+
 note "a hint that can't be had in its time is given up"
 echo "$blob" >"$stall"
 expect_failure $exit_failed 'ttl' sluice prefetch submit "$registry/slow:1" --ttl 2s --needed-in 1s --scheduler script --id brief

@@ -22,6 +22,7 @@
 namespace sluice::api {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -133,6 +134,86 @@ TEST_F(PrefetchServiceTest, AHintArrivesWithAllThatItSays) {
   EXPECT_THAT(spec.ranges, ElementsAre(HintRange{TestDigest(1), {5, 7}}));
 
   EXPECT_EQ(SubmitOne(hint).results(0).outcome(), v1::SUBMIT_OUTCOME_KNOWN);
+}
+
+TEST_F(PrefetchServiceTest, AHintMayBeForABlobAlone) {
+  v1::Hint hint = MakeHint("h");
+  hint.clear_reference();
+  v1::HintedBlob& blob = *hint.mutable_blob();
+  blob.set_registry("localhost:5000");
+  blob.set_repository("team/app");
+  blob.set_digest(TestDigest(1).ToString());
+  SubmitOne(hint);
+  const HintSpec spec = backend_.hints().at("h");
+  EXPECT_EQ(spec.reference, "localhost:5000/team/app@" + TestDigest(1).ToString());
+  EXPECT_EQ(spec.blob, (HintBlob{TestDigest(1), 0}));
+  hint.set_id("parts");
+  blob.set_size(100);
+  v1::BlobRange& range = *hint.mutable_ranges()->add_ranges();
+  range.set_digest(TestDigest(1).ToString());
+  range.set_offset(90);
+  range.set_length(10);
+  SubmitOne(hint);
+  EXPECT_EQ(backend_.hints().at("parts").blob->size, 100u);
+  EXPECT_THAT(backend_.hints().at("parts").ranges, ElementsAre(HintRange{TestDigest(1), {90, 10}}));
+}
+
+TEST_F(PrefetchServiceTest, AMalformedBlobIsNamedByItsField) {
+  const auto with = [](std::string registry, std::string repository, std::string digest = {}) {
+    return [=](v1::Hint& h) {
+      h.clear_reference();
+      h.mutable_blob()->set_registry(registry);
+      h.mutable_blob()->set_repository(repository);
+      h.mutable_blob()->set_digest(digest.empty() ? TestDigest(1).ToString() : digest);
+    };
+  };
+  for (const char* const registry : {"", "host", "a.b/c", "a.b@c"})
+    EXPECT_THAT(Refusal(with(registry, "app")), HasSubstr("hints[1].blob.registry")) << registry;
+  for (const char* const repository : {"", "app:1", "app@sha256:00"})
+    EXPECT_THAT(Refusal(with("a.b", repository)), HasSubstr("hints[1].blob.repository")) << repository;
+  EXPECT_THAT(Refusal(with("a.b", std::string(2000, 'a'))), HasSubstr("hints[1].blob"));
+  EXPECT_THAT(Refusal(with("a.b", "app", "sha256:00")), HasSubstr("hints[1].blob.digest"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_blob(); }), HasSubstr("both reference and blob"));
+  EXPECT_THAT(Refusal([&](v1::Hint& h) {
+                with("a.b", "app")(h);
+                h.mutable_blob()->set_size(UINT64_MAX);
+              }),
+              HasSubstr("hints[1].blob.size"));
+  EXPECT_THAT(Refusal([&](v1::Hint& h) {
+                with("a.b", "app")(h);
+                h.mutable_platform();
+              }),
+              HasSubstr("hints[1].platform"));
+  const auto range = [&](uint8_t digest, uint64_t size, uint64_t offset, uint64_t length) {
+    return [=](v1::Hint& h) {
+      with("a.b", "app")(h);
+      h.mutable_blob()->set_size(size);
+      v1::BlobRange& added = *h.mutable_ranges()->add_ranges();
+      added.set_digest(TestDigest(digest).ToString());
+      added.set_offset(offset);
+      added.set_length(length);
+    };
+  };
+  EXPECT_THAT(Refusal(range(2, 100, 0, 1)), HasSubstr("hints[1].ranges[0].digest"));
+  EXPECT_THAT(Refusal(range(1, 100, 99, 2)), HasSubstr("not within the blob of 100 bytes"));
+}
+
+TEST_F(PrefetchServiceTest, AMillionRangesAreNotTaken) {
+  const auto ranges = [](int count) {
+    return [count](v1::Hint& h) {
+      for (int i = 0; i < count; ++i) h.mutable_ranges()->add_ranges();
+    };
+  };
+  EXPECT_THAT(Refusal(ranges(400'000)), AllOf(HasSubstr("hints[1].ranges"), HasSubstr("these are 400000")));
+  // A message has a bound, too.
+  v1::SubmitHintsRequest request;
+  *request.add_hints() = MakeHint("million");
+  ranges(1'000'000)(*request.mutable_hints(0));
+  v1::SubmitHintsResponse response;
+  const grpc::Status status = Submit(request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("larger than max"));
+  EXPECT_THAT(backend_.hints(), IsEmpty());
 }
 
 TEST_F(PrefetchServiceTest, AHintSaysWhenAndInWhoseName) {

@@ -54,7 +54,8 @@ TEST_F(HintJournalTest, EveryFieldComesBack) {
                      .needed_by = WallTime(std::chrono::nanoseconds(1'700'000'000'123'456'789)),
                      .ttl = std::chrono::hours(3),
                      .scheduler = "s",
-                     .pin = true};
+                     .pin = true,
+                     .blob = api::HintBlob{NameOf(1), 5000}};
   const api::HintSpec plain{.id = "plain", .reference = "r/b:1"};
   const WallTime taken{milliseconds(1'700'000'000'042)};
   ASSERT_TRUE(journal_.Save({{full, taken}, {plain, taken + milliseconds(1)}}).ok());
@@ -71,10 +72,11 @@ TEST_F(HintJournalTest, EveryFieldComesBack) {
   EXPECT_EQ(got.ttl, full.ttl);
   EXPECT_EQ(got.scheduler, "s");
   EXPECT_TRUE(got.pin);
+  EXPECT_EQ(got.blob, full.blob);
   EXPECT_EQ(hints->at(0).taken, taken);
   const api::HintSpec& other = hints->at(1).spec;
   EXPECT_EQ(other.id, "plain");
-  EXPECT_FALSE(other.platform || other.needed_by || other.ttl || other.pin);
+  EXPECT_FALSE(other.platform || other.needed_by || other.ttl || other.pin || other.blob);
   EXPECT_THAT(other.ranges, IsEmpty());
   ASSERT_TRUE(journal_.Save({}).ok());
   EXPECT_THAT(*journal_.Load(), IsEmpty());
@@ -89,7 +91,9 @@ TEST_F(HintJournalTest, WhatIsNoJournalIsSaidAndLeftOut) {
        R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
             "ttl":-1}]})",
        R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
-            "ranges":[["sha256:00",0,1]]}]})"}) {
+            "ranges":[["sha256:00",0,1]]}]})",
+       R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
+            "blob":["sha256:00",0]}]})"}) {
     Write(text);
     EXPECT_TRUE(absl::IsDataLoss(journal_.Load().status())) << text;
     EXPECT_EQ(Text(), text) << "it is left as it is";

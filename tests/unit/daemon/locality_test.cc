@@ -51,6 +51,12 @@ class FakePreparer final : public ImagePreparer {
     if (found == images.end()) return absl::NotFoundError(reference + " is nowhere");
     return ResolvedImage{{}, NameOf(200), found->second};
   }
+  absl::StatusOr<BlobSpec> FindBlob(const std::string&, uint64_t) override {
+    return absl::UnimplementedError("not asked here");
+  }
+  absl::StatusOr<Blob::Lease> PrepareBlob(const BlobSpec&, const PrepareBounds&) override {
+    return absl::UnimplementedError("not asked here");
+  }
   absl::StatusOr<PreparedImage> Prepare(const ResolvedImage&, const PrepareBounds&) override {
     ADD_FAILURE() << "nothing is to be fetched";
     return absl::UnavailableError("no");

@@ -67,6 +67,18 @@ class FakePreparer final : public ImagePreparer {
     return out;
   }
 
+  absl::StatusOr<BlobSpec> FindBlob(const std::string& reference, uint64_t size) override {
+    resolved.push_back(reference);
+    if (!resolve_error.ok()) return resolve_error;
+    BlobSpec blob = SpecOf(1, 80 * kChunk);
+    if (size != 0 && size != blob.size) return absl::InvalidArgumentError("it has another size");
+    return blob;
+  }
+  absl::StatusOr<Blob::Lease> PrepareBlob(const BlobSpec& blob, const PrepareBounds&) override {
+    ++prepared;
+    return Blob::Lease(*store_.Open(blob));
+  }
+
   std::map<std::string, std::vector<BlobSpec>> images;
   absl::Status resolve_error;
   std::function<void()> meanwhile;
@@ -443,6 +455,45 @@ TEST_F(PrefetcherTest, RangesThatAreNotInTheImageFailBeforeAnythingIsChanged) {
   }
   EXPECT_EQ(preparer_.prepared, 0);
   EXPECT_TRUE(store_.blobs.empty());
+}
+
+TEST_F(PrefetcherTest, ABlobAloneIsBroughtInWithoutAnImage) {
+  const api::HintSpec whole{.id = "h", .reference = "blob", .blob = api::HintBlob{NameOf(1), 0}};
+  EXPECT_EQ(SubmitOnly(whole).outcome, SubmitOutcome::kAccepted);
+  Settle();
+  EXPECT_EQ(Of("h").reference, "r/blob");
+  EXPECT_FALSE(Of("h").manifest);
+  EXPECT_EQ(Of("h").total_bytes, 80 * kChunk);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_TRUE(store_.Find(NameOf(1))->presence().complete());
+  EXPECT_EQ(store_.blobs.size(), 1u) << "nothing else is registered";
+  EXPECT_EQ(Leases(1), 0u);
+  EXPECT_EQ(SubmitOnly(whole).outcome, SubmitOutcome::kKnown);
+  EXPECT_THAT(std::string(Submit("h", "blob").error.message()), HasSubstr("another subject"));
+  api::HintSpec sized = whole;
+  sized.blob->size = 80 * kChunk;
+  EXPECT_THAT(std::string(SubmitOnly(sized).error.message()), HasSubstr("size"));
+}
+
+TEST_F(PrefetcherTest, PartsOfABlobAloneAreHeldAgainstWhatItIs) {
+  const auto submit = [this](const std::string& id, std::vector<api::HintRange> ranges, uint64_t size = 0) {
+    SubmitOnly({.id = id, .reference = "blob", .ranges = ranges, .blob = api::HintBlob{NameOf(1), size}});
+    Settle();
+  };
+  submit("beyond", {{NameOf(1), {0, 10}}, {NameOf(1), {80 * kChunk - 1, 2}}});
+  submit("other size", {}, 79 * kChunk);
+  for (const char* id : {"beyond", "other size"}) {
+    EXPECT_EQ(StateOf(id), HintState::kFailed);
+    EXPECT_TRUE(absl::IsInvalidArgument(Of(id).error)) << Of(id).error;
+  }
+  EXPECT_EQ(preparer_.prepared, 0);
+  EXPECT_TRUE(store_.blobs.empty());
+  submit("overlap", {{NameOf(1), {0, 3 * kChunk}}, {NameOf(1), {kChunk, kChunk + 1}}, {NameOf(1), {0, 1}}});
+  EXPECT_EQ(Of("overlap").total_bytes, 3 * kChunk) << "no byte counts twice";
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("overlap"), HintState::kCompleted);
+  EXPECT_EQ(store_.Find(NameOf(1))->presence().present_count(), 3u);
 }
 
 TEST_F(PrefetcherTest, RangesAreTriedAgainAndCanBeCancelled) {

@@ -60,6 +60,7 @@ struct HintSpec {
   std::string scheduler{};         // at most kSchedulerBytesMax bytes
   bool pin = false;                // what it has brought in is never evicted, until somebody unpins it
   std::optional<HintBlob> blob{};  // the one that the reference names; absent: it names an image
+  bool profile = false;            // what starts of the image read, in place of all; then no ranges, no blob
 };
 
 enum class HintState { kQueued, kResolving, kFetching, kCompleted, kCancelled, kFailed, kExpired };
@@ -78,6 +79,7 @@ struct HintStatus {
   bool late = false;  // not all is present, or was when it ended, though the time it was needed by has passed
   std::string scheduler{};
   uint64_t revision = 0;  // of its latest change: greater than that of any change before, of any hint
+  std::optional<uint32_t> profile_starts{};  // of a hint for a profile, once known; 0: there is none
 
   friend bool operator==(const HintStatus&, const HintStatus&) = default;
 };

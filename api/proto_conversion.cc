@@ -370,8 +370,12 @@ absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field
       if (!status.ok()) return status;
       return hint;
     }
+    case v1::Hint::kProfile:
+      if (hint.blob) return InvalidField(field + ".profile", "a blob alone has none; name the image");
+      hint.profile = true;
+      return hint;
     default:
-      return InvalidField(field, "neither all nor ranges is set; say what of it is wanted");
+      return InvalidField(field, "neither all nor ranges nor profile is set; say what of it is wanted");
   }
 }
 
@@ -557,6 +561,7 @@ void ToProto(const HintStatus& from, v1::HintStatus& to) {
   to.set_late(from.late);
   to.set_scheduler(from.scheduler);
   to.set_revision(from.revision);
+  if (from.profile_starts) to.mutable_profile()->set_starts(*from.profile_starts);
 }
 
 void ToProto(const ImageLocality& from, v1::ImageLocality& to) {

@@ -219,6 +219,7 @@ std::string HintListJson(const std::vector<v1::HintStatus>& hints) {
                  {"error", nullptr},
                  {"total_bytes", hint.total_bytes()},
                  {"present_bytes", hint.present_bytes()},
+                 {"profile_starts", hint.has_profile() ? Json(hint.profile().starts()) : Json(nullptr)},
                  {"late", hint.late()},
                  {"scheduler", hint.scheduler()}};
     if (hint.has_error()) {

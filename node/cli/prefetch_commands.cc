@@ -30,6 +30,7 @@ struct SubmitFlags {
   std::string platform;
   std::vector<std::string> ranges;
   bool blob = false;
+  bool profile = false;
   int32_t priority = 0;
   std::string needed_in;
   std::string ttl;
@@ -126,7 +127,11 @@ absl::StatusOr<v1::Hint> HintOf(const SubmitFlags& flags) {
     hint.mutable_platform()->set_architecture(parts[1]);
     if (parts.size() == 3) hint.mutable_platform()->set_variant(parts[2]);
   }
-  if (flags.ranges.empty()) hint.mutable_all();
+  if (flags.profile) {
+    hint.mutable_profile();
+  } else if (flags.ranges.empty()) {
+    hint.mutable_all();
+  }
   for (const std::string& text : flags.ranges) {
     absl::StatusOr<v1::BlobRange> range = ParseRange(text);
     if (!range.ok()) return range.status();
@@ -298,12 +303,16 @@ void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
   submit->add_option("--id", flags->id, "The hint's name (default: a new one)");
   submit->add_option("--platform", flags->platform,
                      "os/architecture[/variant] (default: that of the daemon)");
-  submit
-      ->add_option("--range", flags->ranges,
-                   "Only these bytes, as sha256:...:OFFSET+LENGTH; may be given more than once")
-      ->allow_extra_args(false);
-  submit->add_flag("--blob", flags->blob,
-                   "REF names a blob alone, as REGISTRY/REPOSITORY@sha256:..., and no image");
+  CLI::Option* const ranges =
+      submit
+          ->add_option("--range", flags->ranges,
+                       "Only these bytes, as sha256:...:OFFSET+LENGTH; may be given more than once")
+          ->allow_extra_args(false);
+  CLI::Option* const blob = submit->add_flag(
+      "--blob", flags->blob, "REF names a blob alone, as REGISTRY/REPOSITORY@sha256:..., and no image");
+  submit->add_flag("--profile", flags->profile, "Only what earlier starts of the image have read")
+      ->excludes(blob)
+      ->excludes(ranges);
   submit->add_option("--priority", flags->priority, "Higher ones go first, -100 to 100 (default: 0)");
   submit->add_option("--needed-in", flags->needed_in,
                      "When it is to be there, from now, as 5m; of one priority the earliest goes first");

@@ -237,12 +237,15 @@ std::string LogLevelText(v1::LogLevel level) {
 std::string HintTable(const std::vector<v1::HintStatus>& hints) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::HintStatus& hint : hints) {
-    // Until the image is known there is nothing to have a share of.
-    const bool known = !hint.manifest_digest().empty();
-    rows.push_back({hint.id(), hint.reference(),
-                    absl::StrCat(HintStateText(hint.state()), hint.late() ? " (late)" : ""),
-                    known ? BytesText(hint.total_bytes()) : "-",
-                    known ? ShareText(hint.present_bytes(), hint.total_bytes()) : "-"});
+    // Until the image or the blob is known there is nothing to have a share of.
+    const bool known = !hint.manifest_digest().empty() || hint.total_bytes() > 0;
+    rows.push_back(
+        {hint.id(), hint.reference(),
+         absl::StrCat(
+             HintStateText(hint.state()), hint.late() ? " (late)" : "",
+             hint.has_profile() && hint.profile().starts() == 0 ? " (no profile: bootstrap alone)" : ""),
+         known ? BytesText(hint.total_bytes()) : "-",
+         known ? ShareText(hint.present_bytes(), hint.total_bytes()) : "-"});
   }
   return FormatTable({"ID", "IMAGE", "STATE", "SIZE", "PRESENT"}, rows);
 }

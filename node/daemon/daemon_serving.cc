@@ -151,10 +151,13 @@ absl::Status Daemon::Node::Serve() {
 
 absl::Status Daemon::Node::ServeHints() {
   Prefetcher::Limits limits;
+  limits.profile_bytes_max = config_.profiles_unread_max;
   hints_ = std::make_unique<AsioExecutor>("hints", limits.resolving_max);
   prefetcher_ = std::make_unique<Prefetcher>(
       Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_,
-                        [this](const BlobKey& key) { return PinForHint(key); }, &hint_journal_, io_.get()},
+                        [this](const BlobKey& key) { return PinForHint(key); },
+                        [this](const Digest& manifest) { return profiles_->Find(manifest); }, &hint_journal_,
+                        io_.get()},
       limits);
   absl::StatusOr<std::vector<JournalledHint>> before = hint_journal_.Load();
   if (before.ok()) {

@@ -73,6 +73,26 @@ std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob) {
   return ChunksTouched(blob.geometry(), std::move(ranges));
 }
 
+std::vector<std::vector<ChunkSpan>> SpansOf(const ImageProfile& profile, std::span<const Blob::Lease> blobs,
+                                            uint64_t bytes_max) {
+  std::vector<std::vector<ByteRange>> ranges(blobs.size());
+  uint64_t left = bytes_max;
+  for (const ProfileSpan& span : profile.spans) {
+    if (span.blob >= blobs.size() || span.chunks.count == 0) continue;
+    const ChunkGeometry& geometry = blobs[span.blob].blob().geometry();
+    const uint64_t chunk_count = geometry.chunk_count();
+    if (uint64_t{span.chunks.first.value()} + span.chunks.count > chunk_count) continue;
+    const ByteRange range = geometry.RangeOf(span.chunks);
+    if (range.length > left) break;
+    left -= range.length;
+    ranges[span.blob].push_back(range);
+  }
+  std::vector<std::vector<ChunkSpan>> spans;
+  for (size_t i = 0; i < blobs.size(); ++i)
+    spans.push_back(ChunksTouched(blobs[i].blob().geometry(), std::move(ranges[i])));
+  return spans;
+}
+
 std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::Platform& platform) {
   if (known.spec.reference != spec.reference)
     return absl::StrCat("another image (", known.spec.reference, ", not ", spec.reference, ")");
@@ -82,11 +102,12 @@ std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::
   if (known.platform != platform) {
     return absl::StrCat("another platform (", known.platform.ToString(), ", not ", platform.ToString(), ")");
   }
-  if (known.spec.ranges != spec.ranges) {
-    return known.spec.ranges.empty() || spec.ranges.empty()
-               ? "another scope (one is for all of the image, the other for ranges)"
-               : "other ranges";
-  }
+  const auto scope_of = [](const api::HintSpec& hint) {
+    return hint.profile ? "a profile" : hint.ranges.empty() ? "all of it" : "ranges";
+  };
+  const std::string before = scope_of(known.spec), now = scope_of(spec);
+  if (before != now) return absl::StrCat("another scope (one is for ", before, ", the other for ", now, ")");
+  if (known.spec.ranges != spec.ranges) return "other ranges";
   if (known.spec.priority != spec.priority) return "another priority";
   if (known.spec.needed_by != spec.needed_by) return "another needed_by";
   if (known.spec.ttl != spec.ttl) return "another ttl";

@@ -14,6 +14,7 @@
 #include "node/daemon/background_fill.h"
 #include "node/daemon/range_fill.h"
 #include "node/executor.h"
+#include "node/image_profile.h"
 #include "node/telemetry.h"
 #include "p2p/registry/platform_match.h"
 
@@ -25,7 +26,7 @@ namespace sluice {
 struct Target {
   Blob::Lease lease;
   std::vector<ChunkSpan> spans;     // what of it is wanted
-  std::unique_ptr<RangeFill> fill;  // null: BackgroundFill brings it in whole
+  std::unique_ptr<RangeFill> fill;  // null: BackgroundFill brings it in whole, if anybody
   bool complete = false;
 };
 
@@ -49,6 +50,8 @@ struct Hint {
   size_t incomplete = 0;          // targets
 
   bool over() const { return api::IsOver(status.state); }
+  // Whether it wants whole blobs.
+  bool wants_all() const { return spec.ranges.empty() && !spec.profile; }
 };
 using HintPtr = std::shared_ptr<Hint>;
 
@@ -71,6 +74,11 @@ absl::Status CheckRanges(const api::HintSpec& hint, std::span<const BlobSpec> bl
 
 // What of the blob the hint wants; empty if nothing.
 std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob);
+
+// What of each of the image's blobs, in its order, the profile says is needed, up to `bytes_max` in the order
+// of need. What is not within one of the blobs is passed over: a profile may be wrong.
+std::vector<std::vector<ChunkSpan>> SpansOf(const ImageProfile& profile, std::span<const Blob::Lease> blobs,
+                                            uint64_t bytes_max);
 
 // REQUIRES: IsOver(state)
 HintResult ResultOf(api::HintState state);

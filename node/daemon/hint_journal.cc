@@ -52,6 +52,7 @@ json ToJson(const JournalledHint& hint) {
     out["neededBy"] = std::chrono::duration_cast<nanoseconds>(spec.needed_by->time_since_epoch()).count();
   }
   if (spec.ttl) out["ttl"] = spec.ttl->count();
+  if (spec.profile) out["profile"] = true;
   if (spec.blob) out["blob"] = {spec.blob->digest.ToString(), spec.blob->size};
   return out;
 }
@@ -83,6 +84,7 @@ JournalledHint HintFrom(const json& in) {
         nanoseconds(in.at("neededBy").get<int64_t>())));
   }
   if (in.contains("ttl")) spec.ttl = Duration(in.at("ttl").get<int64_t>());
+  spec.profile = in.value("profile", false);
   if (in.contains("blob")) {
     const absl::StatusOr<Digest> digest = Digest::Parse(in.at("blob").at(0).get<std::string>());
     if (!digest.ok()) throw std::runtime_error("a blob is none");
@@ -90,6 +92,7 @@ JournalledHint HintFrom(const json& in) {
   }
   const bool sound = !spec.id.empty() && spec.id.size() <= api::kHintIdBytesMax &&
                      spec.ranges.size() <= api::kHintRangesMax &&
+                     (!spec.profile || (spec.ranges.empty() && !spec.blob)) &&
                      (!spec.ttl || (*spec.ttl > Duration::zero() && *spec.ttl <= api::kHintTtlMax));
   if (!sound) throw std::runtime_error("a hint can't have been taken so");
   return hint;

@@ -48,6 +48,8 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   struct Found {
     std::optional<Blob::Lease> bootstrap;  // of an image
     std::vector<Blob::Lease> blobs;
+    std::vector<std::vector<ChunkSpan>> spans{};  // what of each is wanted, if that is not the spec's to say
+    std::optional<uint32_t> profile_starts{};
   };
 
   // --- With mutex_ held.
@@ -74,6 +76,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   void Resolve(const HintPtr& hint);
   absl::StatusOr<Found> Prepare(const HintPtr& hint);
   absl::StatusOr<Found> PrepareBlob(const HintPtr& hint);
+  void AddProfile(const Digest& manifest, Found& found) const;
 
   // --- On the core loop.
   void Tend();
@@ -313,7 +316,16 @@ absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::Prepare(const HintPtr&
   }
   absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*image, *bounds);
   if (!prepared.ok()) return prepared.status();
-  return Found{std::move(prepared->bootstrap), std::move(prepared->blobs)};
+  Found found{std::move(prepared->bootstrap), std::move(prepared->blobs)};
+  if (hint->spec.profile) AddProfile(image->manifest, found);
+  return found;
+}
+
+void Prefetcher::Core::AddProfile(const Digest& manifest, Found& found) const {
+  const std::optional<ImageProfile> profile =
+      parts_.find_profile ? parts_.find_profile(manifest) : std::nullopt;
+  found.profile_starts = profile ? profile->runs : 0;
+  found.spans = SpansOf(profile.value_or(ImageProfile()), found.blobs, limits_.profile_bytes_max);
 }
 
 absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::PrepareBlob(const HintPtr& hint) {
@@ -359,8 +371,11 @@ void Prefetcher::Core::Learn(const HintPtr& hint, Found found) {
   hint->status.state = api::HintState::kQueued;
   hint->status.error = absl::OkStatus();
   hint->bootstrap = std::move(found.bootstrap);
-  for (Blob::Lease& lease : found.blobs) {
-    std::vector<ChunkSpan> spans = SpansOf(hint->spec, lease.blob());
+  hint->status.profile_starts = found.profile_starts;
+  for (size_t i = 0; i < found.blobs.size(); ++i) {
+    Blob::Lease& lease = found.blobs[i];
+    std::vector<ChunkSpan> spans =
+        hint->spec.profile ? std::move(found.spans[i]) : SpansOf(hint->spec, lease.blob());
     if (spans.empty()) continue;
     hint->status.total_bytes += BytesOf(lease.blob().geometry(), spans);
     hint->targets.push_back({std::move(lease), std::move(spans), nullptr});
@@ -395,7 +410,7 @@ void Prefetcher::Core::Fetch(const HintPtr& hint) {
       if (const auto self = weak.lock()) self->OnTry(hint, i, status);
     };
     const BlobKey key = target.lease.blob().key();
-    if (hint->spec.ranges.empty()) {
+    if (hint->wants_all()) {
       parts_.fills.Start(key, FetchClass::kHint, hint->owner, on_try);
     } else {
       target.fill = std::make_unique<RangeFill>(RangeFill::Parts{parts_.clock, parts_.core, parts_.cache},
@@ -408,7 +423,7 @@ void Prefetcher::Core::Pause(Hint& hint) {
   hint.status.state = api::HintState::kQueued;
   for (Target& target : hint.targets) {
     target.fill.reset();
-    if (hint.spec.ranges.empty()) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
+    if (hint.wants_all()) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
   }
 }
 
@@ -475,7 +490,7 @@ void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error)
 
 void Prefetcher::Core::LetGo(Hint& hint) {
   hint.cancelled = true;
-  if (hint.spec.ranges.empty()) {
+  if (hint.wants_all()) {
     for (const Target& target : hint.targets) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
   }
   hint.targets.clear();

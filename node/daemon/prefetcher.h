@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/range_fill.h"
 #include "node/executor.h"
+#include "node/image_profile.h"
 #include "node/telemetry.h"
 
 namespace sluice {
@@ -45,6 +47,9 @@ class Prefetcher final : public api::PrefetchBackend {
     Telemetry& telemetry;
     // Protects a blob from eviction; blocks on disk. Errors: ResourceExhausted, and those of DiskStore::Pin.
     std::function<absl::Status(const BlobKey&)> pin = nullptr;
+    // What starts of an image read, here or on other nodes; nothing if none is known. May block for some
+    // seconds, on the blocking threads. Null: nothing is known.
+    std::function<std::optional<ImageProfile>(const Digest& manifest)> find_profile = nullptr;
     // Where hints outlive the daemon. Null: they don't.
     const HintJournal* journal = nullptr;
     // Its threads may block on the disk. Not null where one of those two is there.
@@ -65,6 +70,7 @@ class Prefetcher final : public api::PrefetchBackend {
     Duration save_delay = std::chrono::milliseconds(100);  // from a change until the journal has it
     Duration save_retry = std::chrono::seconds(5);         // after the disk has failed
     RangeFill::Limits ranges = {};
+    uint64_t profile_bytes_max = 64 << 20;  // of what a profile says is needed
   };
 
   // The parts outlive this and the tasks that it has posted.

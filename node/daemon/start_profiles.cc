@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -63,6 +64,7 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
  public:
   Core(Parts parts, Options options) : parts_(std::move(parts)), options_(std::move(options)) {}
 
+  std::optional<ImageProfile> Find(const Digest& manifest);
   void Resolved(const Digest& manifest);
   void Mounting(const std::string& mount_point, std::shared_ptr<Start> start);
   void Unmounted(const std::string& mount_point);
@@ -124,6 +126,21 @@ void StartProfiles::Core::Resolved(const Digest& manifest) {
                              if (kept) core->Found(*kept);
                            });
                          });
+}
+
+std::optional<ImageProfile> StartProfiles::Core::Find(const Digest& manifest) {
+  if (parts_.exchange != nullptr) {
+    const auto came = std::make_shared<std::promise<std::optional<p2p::KeptProfile>>>();
+    std::future<std::optional<p2p::KeptProfile>> coming = came->get_future();
+    parts_.exchange->Fetch(
+        manifest, [came](std::optional<p2p::KeptProfile> kept) mutable { came->set_value(std::move(kept)); });
+    if (coming.wait_for(2 * p2p::ProfileExchange::kTimeout) == std::future_status::ready) {
+      if (const std::optional<p2p::KeptProfile> kept = coming.get()) Found(*kept);
+    }
+  }
+  absl::StatusOr<p2p::KeptProfile> known = parts_.profiles.Get(manifest);
+  if (!known.ok()) return std::nullopt;
+  return std::move(known->profile);
 }
 
 void StartProfiles::Core::Found(const p2p::KeptProfile& kept) {
@@ -371,6 +388,10 @@ StartProfiles::~StartProfiles() {
 
 void StartProfiles::Stop() {
   core_->Stop();
+}
+
+std::optional<ImageProfile> StartProfiles::Find(const Digest& manifest) {
+  return core_->Find(manifest);
 }
 
 void StartProfiles::Resolved(const Digest& manifest) {

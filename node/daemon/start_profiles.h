@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "node/daemon/mount_observer.h"
 #include "node/daemon/profile_store.h"
 #include "node/executor.h"
+#include "node/image_profile.h"
 #include "node/peer_trust.h"
 #include "node/profile_replay.h"
 #include "node/telemetry.h"
@@ -72,6 +74,11 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
   ~StartProfiles() override;
   // Keeps what was recorded so far; nothing more is. Idempotent.
   void Stop();
+
+  // What starts of the image read, as this node or its ranks know it; nothing if none does. Asks the ranks
+  // first, and blocks for ProfileExchange::kTimeout: not for the core loop, the I/O pool or the client's
+  // thread.
+  std::optional<ImageProfile> Find(const Digest& manifest);
 
   void Resolved(const Digest& manifest) override;
   void Mounting(const std::string& mount_point, const std::string& reference, const Digest& manifest,

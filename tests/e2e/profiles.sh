@@ -32,8 +32,12 @@ for n in 1 2 3; do
   wait_until reached_all || fail "node $n does not know the others: $(sluice peers)"
 done
 
-note "the first start is recorded when its mount ends, and told to the image's ranks"
+hinted() { sluice --output json prefetch submit --profile "$registry/app:1" | jq -r '.hints[0] | "\(.state) \(.profile_starts)"'; }
 use_node 1
+[[ $(hinted) == 'completed 0' ]] || fail "a hint for a profile that nobody has: $(sluice prefetch list)"
+(($(present_bytes) == 0)) || fail "without a profile more than the bootstrap was brought in"
+
+note "the first start is recorded when its mount ends, and told to the image's ranks"
 sluice mount "$registry/app:1" "$work/node1/mnt" >&2
 drop_page_cache
 start_program "$work/node1/mnt"
@@ -46,6 +50,12 @@ use_node 2
 wait_until recorded || fail "node 2 was not told"
 jq -e '.runs == 1 and .public == true and (.spans | length >= 1)' "$data_dir/profiles/$digest.json" >"$work/profile" ||
   fail "node 2 has another profile: $(<"$data_dir/profiles/$digest.json")"
+
+note "a hint brings in what starts read where nothing is mounted"
+evicted() { sluice blob evict "$blob" >"$work/evicted" 2>&1; }
+wait_until evicted || fail "it can't be evicted: $(<"$work/evicted")"
+[[ $(hinted) == 'completed 1' ]] || fail "the profile was not found: $(sluice prefetch list)"
+(($(present_bytes) >= 3 * 65536 && $(present_bytes) < 16000000)) || fail "$(present_bytes) bytes were brought in"
 
 note "on the third node it is there before anything is read"
 use_node 3

@@ -136,6 +136,29 @@ TEST_F(PrefetchServiceTest, AHintArrivesWithAllThatItSays) {
   EXPECT_EQ(SubmitOne(hint).results(0).outcome(), v1::SUBMIT_OUTCOME_KNOWN);
 }
 
+TEST_F(PrefetchServiceTest, AHintMayBeForWhatStartsRead) {
+  v1::Hint hint = MakeHint("h");
+  hint.mutable_profile();
+  SubmitOne(hint);
+  EXPECT_TRUE(backend_.hints().at("h").profile);
+  SubmitOne(MakeHint("all"));
+  EXPECT_FALSE(backend_.hints().at("all").profile);
+  const auto status_of = [this](std::optional<uint32_t> starts) {
+    HintStatus status = At(HintState::kCompleted);
+    status.profile_starts = starts;
+    backend_.Begin({status});
+    grpc::ClientContext context;
+    v1::GetHintRequest request;
+    request.set_id("h");
+    v1::GetHintResponse response;
+    EXPECT_TRUE(stub_->GetHint(&context, request, &response).ok());
+    return response.hint();
+  };
+  EXPECT_FALSE(status_of({}).has_profile_starts());
+  EXPECT_TRUE(status_of(0).has_profile_starts());
+  EXPECT_EQ(status_of(7).profile_starts(), 7u);
+}
+
 TEST_F(PrefetchServiceTest, AHintMayBeForABlobAlone) {
   v1::Hint hint = MakeHint("h");
   hint.clear_reference();
@@ -184,6 +207,11 @@ TEST_F(PrefetchServiceTest, AMalformedBlobIsNamedByItsField) {
                 h.mutable_platform();
               }),
               HasSubstr("hints[1].platform"));
+  EXPECT_THAT(Refusal([&](v1::Hint& h) {
+                with("a.b", "app")(h);
+                h.mutable_profile();
+              }),
+              HasSubstr("hints[1].profile"));
   const auto range = [&](uint8_t digest, uint64_t size, uint64_t offset, uint64_t length) {
     return [=](v1::Hint& h) {
       with("a.b", "app")(h);
@@ -249,7 +277,7 @@ TEST_F(PrefetchServiceTest, OneMalformedHintTakesTheWholeRequestWithIt) {
   EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_id("a/b"); }), HasSubstr("letters"));
   EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_reference(""); }), HasSubstr("hints[1].reference"));
   EXPECT_THAT(Refusal([](v1::Hint& h) { h.set_reference(std::string(2000, 'a')); }), HasSubstr("2000"));
-  EXPECT_THAT(Refusal([](v1::Hint& h) { h.clear_scope(); }), HasSubstr("neither all nor ranges"));
+  EXPECT_THAT(Refusal([](v1::Hint& h) { h.clear_scope(); }), HasSubstr("neither all nor ranges nor profile"));
   EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_ranges(); }), HasSubstr("1 to 256 ranges"));
   EXPECT_THAT(Refusal([](v1::Hint& h) { h.mutable_platform()->set_os("linux"); }), HasSubstr("architecture"));
   EXPECT_THAT(Refusal([](v1::Hint& h) {

@@ -57,11 +57,13 @@ TEST_F(HintJournalTest, EveryFieldComesBack) {
                      .pin = true,
                      .blob = api::HintBlob{NameOf(1), 5000}};
   const api::HintSpec plain{.id = "plain", .reference = "r/b:1"};
+  const api::HintSpec profile{.id = "profile", .reference = "r/b:1", .profile = true};
   const WallTime taken{milliseconds(1'700'000'000'042)};
-  ASSERT_TRUE(journal_.Save({{full, taken}, {plain, taken + milliseconds(1)}}).ok());
+  ASSERT_TRUE(journal_.Save({{full, taken}, {plain, taken + milliseconds(1)}, {profile, taken}}).ok());
   const auto hints = journal_.Load();
   ASSERT_TRUE(hints.ok()) << hints.status();
-  ASSERT_THAT(*hints, SizeIs(2));
+  ASSERT_THAT(*hints, SizeIs(3));
+  EXPECT_TRUE(hints->at(2).spec.profile);
   const api::HintSpec& got = hints->at(0).spec;
   EXPECT_EQ(got.id, "full");
   EXPECT_EQ(got.reference, "r/app:1");
@@ -76,7 +78,7 @@ TEST_F(HintJournalTest, EveryFieldComesBack) {
   EXPECT_EQ(hints->at(0).taken, taken);
   const api::HintSpec& other = hints->at(1).spec;
   EXPECT_EQ(other.id, "plain");
-  EXPECT_FALSE(other.platform || other.needed_by || other.ttl || other.pin || other.blob);
+  EXPECT_FALSE(other.platform || other.needed_by || other.ttl || other.pin || other.blob || other.profile);
   EXPECT_THAT(other.ranges, IsEmpty());
   ASSERT_TRUE(journal_.Save({}).ok());
   EXPECT_THAT(*journal_.Load(), IsEmpty());
@@ -84,16 +86,19 @@ TEST_F(HintJournalTest, EveryFieldComesBack) {
 
 TEST_F(HintJournalTest, WhatIsNoJournalIsSaidAndLeftOut) {
   for (
-      const char* const text :
-      {"", "x", "[]", "{}", R"({"version":2,"hints":[]})", R"({"version":1})",
-       R"({"version":1,"hints":[{}]})",
-       R"({"version":1,"hints":[{"id":"","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0}]})",
-       R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
+      const std::string& text : std::initializer_list<std::string>{
+          "", "x", "[]", "{}", R"({"version":2,"hints":[]})", R"({"version":1})",
+          R"({"version":1,"hints":[{}]})",
+          R"({"version":1,"hints":[{"id":"","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0}]})",
+          R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
             "ttl":-1}]})",
-       R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
+          R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
             "ranges":[["sha256:00",0,1]]}]})",
-       R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
-            "blob":["sha256:00",0]}]})"}) {
+          R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
+            "blob":["sha256:00",0]}]})",
+          R"({"version":1,"hints":[{"id":"a","reference":"r","priority":0,"scheduler":"","pin":false,"taken":0,
+            "profile":true,"ranges":[["sha256:)" +
+              std::string(64, '0') + R"(",0,1]]}]})"}) {
     Write(text);
     EXPECT_TRUE(absl::IsDataLoss(journal_.Load().status())) << text;
     EXPECT_EQ(Text(), text) << "it is left as it is";

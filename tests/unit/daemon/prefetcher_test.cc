@@ -162,6 +162,10 @@ class PrefetcherTest : public ::testing::Test {
               pinned_.push_back(key);
               return pin_error_;
             },
+            [this](const Digest& manifest) {
+              profiles_asked_.push_back(manifest);
+              return profile_;
+            },
             &journal_,
             &disk_};
   }
@@ -193,6 +197,8 @@ class PrefetcherTest : public ::testing::Test {
   const HintJournal journal_{dir_.File("hints.json")};
   std::vector<BlobKey> pinned_;
   absl::Status pin_error_;
+  std::optional<ImageProfile> profile_;
+  std::vector<Digest> profiles_asked_;
   fakes::MemoryStore store_;
   fakes::FakeVerifier verifier_;
   fakes::FakeSource source_;
@@ -494,6 +500,62 @@ TEST_F(PrefetcherTest, PartsOfABlobAloneAreHeldAgainstWhatItIs) {
   AnswerAll(absl::OkStatus());
   EXPECT_EQ(StateOf("overlap"), HintState::kCompleted);
   EXPECT_EQ(store_.Find(NameOf(1))->presence().present_count(), 3u);
+}
+
+TEST_F(PrefetcherTest, WhatStartsReadIsBroughtInAndNoMore) {
+  profile_ = ImageProfile{.runs = 3,
+                          .spans = {{.blob = 1, .chunks = {ChunkIndex(1), 1}},
+                                    {.blob = 0, .chunks = {ChunkIndex(40), 2}},
+                                    {.blob = 0, .chunks = {ChunkIndex(7), 1}}},
+                          .blind = {}};
+  const api::HintSpec spec{.id = "h", .reference = "app", .profile = true};
+  EXPECT_EQ(SubmitOnly(spec).outcome, SubmitOutcome::kAccepted);
+  EXPECT_FALSE(Of("h").profile_starts) << "not known yet";
+  Settle();
+  EXPECT_THAT(profiles_asked_, ElementsAre(NameOf(200)));
+  EXPECT_EQ(Of("h").profile_starts, 3u);
+  EXPECT_EQ(Of("h").total_bytes, 4 * kChunk);
+  EXPECT_GT(Leases(100), 0u);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  const PresenceMap& presence = store_.Find(NameOf(1))->presence();
+  EXPECT_EQ(presence.present_count(), 3u);
+  for (const uint32_t chunk : {7u, 40u, 41u}) EXPECT_TRUE(presence.IsPresent(ChunkIndex(chunk))) << chunk;
+  EXPECT_TRUE(store_.Find(NameOf(2))->presence().IsPresent(ChunkIndex(1)));
+  EXPECT_THAT(asked_, ElementsAre(FetchClass::kHint));
+  EXPECT_EQ(Leases(1), 0u);
+  EXPECT_EQ(SubmitOnly(spec).outcome, SubmitOutcome::kKnown);
+  EXPECT_THAT(std::string(Submit("h", "app").error.message()), HasSubstr("another scope"));
+}
+
+TEST_F(PrefetcherTest, WithoutAProfileTheBootstrapAloneIsBroughtInAndSaidSo) {
+  SubmitOnly({.id = "h", .reference = "app", .profile = true});
+  Settle();
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_EQ(Of("h").profile_starts, 0u);
+  EXPECT_EQ(Of("h").total_bytes, 0u);
+  EXPECT_EQ(preparer_.prepared, 1) << "the bootstrap is there";
+  EXPECT_TRUE(source_.calls.empty());
+  EXPECT_FALSE(Submit("all", "app").status.profile_starts);
+}
+
+TEST_F(PrefetcherTest, AHostileProfileCostsBoundedBytes) {
+  Remake({.profile_bytes_max = 10 * kChunk});
+  profile_ = ImageProfile{.runs = 1,
+                          .spans = {{.blob = 7, .chunks = {ChunkIndex(0), 1}},
+                                    {.blob = 1, .chunks = {ChunkIndex(1), 2}},
+                                    {.blob = 1, .chunks = {ChunkIndex(UINT32_MAX), 2}},
+                                    {.blob = 0, .chunks = {ChunkIndex(0), 0}},
+                                    {.blob = 0, .chunks = {ChunkIndex(5), 10}},
+                                    {.blob = 0, .chunks = {ChunkIndex(30), 50}}},
+                          .blind = {}};
+  SubmitOnly({.id = "h", .reference = "app", .profile = true});
+  Settle();
+  EXPECT_EQ(Of("h").total_bytes, 10 * kChunk);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_EQ(store_.Find(NameOf(1))->presence().present_count(), 10u);
+  EXPECT_EQ(store_.Find(NameOf(2))->presence().present_count(), 0u);
 }
 
 TEST_F(PrefetcherTest, RangesAreTriedAgainAndCanBeCancelled) {

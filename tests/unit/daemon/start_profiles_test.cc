@@ -144,6 +144,20 @@ TEST_F(StartProfilesTest, AStartIsRecordedAndBroughtInAheadOfTheNext) {
   EXPECT_EQ(telemetry_.profile_replays.value(), 1u);
 }
 
+TEST_F(StartProfilesTest, WhoeverWantsToBringItInWithoutAStartIsTold) {
+  EXPECT_FALSE(starts_->Find(Named(9)));
+  Mount();
+  Demand(1, 30);
+  Unmount();
+  const std::optional<ImageProfile> found = starts_->Find(Named(9));
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->runs, 1u);
+  ASSERT_THAT(found->spans, SizeIs(1));
+  EXPECT_EQ(found->spans[0].blob, 1u);
+  EXPECT_EQ(found->spans[0].chunks, (ChunkSpan{ChunkIndex(30), 1}));
+  EXPECT_FALSE(starts_->Find(Named(8)));
+}
+
 TEST_F(StartProfilesTest, ARecordingEndsByItself) {
   Mount();
   Pass(seconds(100));

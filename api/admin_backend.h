@@ -48,6 +48,9 @@ struct ClusterStatus {
 // How weighty a line must be to be logged.
 enum class LogLevel { kDebug, kInfo, kWarn, kError };
 
+// Whether hints are taken.
+enum class DrainState { kServing, kDrained };
+
 struct NodeStatus {
   std::string version;
   std::string backend;         // "fanotify", "cachefiles", "fuse" or "off"
@@ -70,6 +73,7 @@ struct NodeStatus {
   uint64_t chunks_wanted = 0;                                     // absent, queued or under way
   std::array<uint64_t, kReadaheadResultCount> readahead_bytes{};  // as Telemetry has them
   std::array<uint64_t, kHintResultCount> hints{};                 // the same, of those that have ended
+  DrainState drain = DrainState::kServing;
 };
 
 // How much of a mounted blob is in the store.
@@ -220,6 +224,9 @@ class StatusBackend {
 
   // Until the node restarts; returns what it was before. Does not block.
   virtual LogLevel SetLogLevel(LogLevel level) = 0;
+
+  // Until the node restarts; returns how many hints were ended. Does not block.
+  virtual size_t SetDrain(DrainState state) = 0;
 };
 
 class MountBackend {

@@ -144,6 +144,14 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* Drain(Context* context, const v1::DrainRequest* request, v1::DrainResponse* response) override {
+    return Run(quick_, context, [this, request, response](Instant) {
+      const DrainState state = request->undo() ? DrainState::kServing : DrainState::kDrained;
+      response->set_hints_ended(static_cast<uint32_t>(backend_.status.SetDrain(state)));
+      return absl::OkStatus();
+    });
+  }
+
   Reactor* ListPeers(Context* context, const v1::ListPeersRequest*,
                      v1::ListPeersResponse* response) override {
     return Run(quick_, context, [this, response](Instant) {

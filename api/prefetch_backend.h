@@ -101,9 +101,10 @@ class PrefetchBackend {
  public:
   virtual ~PrefetchBackend() = default;
 
-  // One result for each hint, in their order. Errors: InvalidArgument (a reference is malformed; then none of
-  // them is taken). In a result: PermissionDenied (not on the allow-list), AlreadyExists (the id has another
-  // content), ResourceExhausted (too many are under way, in all or of its scheduler; with a RetryInfo).
+  // One result for each hint, in their order. Errors: InvalidArgument (a reference is malformed), Unavailable
+  // (the node is drained); then none of them is taken. In a result: PermissionDenied (not on the allow-list),
+  // AlreadyExists (the id has another content), ResourceExhausted (too many are under way, in all or of its
+  // scheduler; with a RetryInfo).
   virtual absl::StatusOr<std::vector<SubmitResult>> SubmitHints(const std::vector<HintSpec>& hints) = 0;
 
   // The greatest revision that any hint has had; it grows over restarts too, unless the clock was set back.

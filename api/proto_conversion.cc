@@ -447,6 +447,7 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
   to.set_member_count(from.member_count);
   ToProto(from.cluster, *to.mutable_cluster());
   to.set_log_level(ToProto(from.log_level));
+  to.set_drained(from.drain == DrainState::kDrained);
   AddActivity(from, to);
   for (const PeerLane lane : {PeerLane::kExpress, PeerLane::kSwarm}) {
     v1::LaneTotals& totals = *to.add_lanes();

@@ -85,6 +85,10 @@ absl::StatusOr<v1::SetLogLevelResponse> AdminClient::SetLogLevel(v1::LogLevel le
   return channel_->Call(&v1::AdminService::Stub::SetLogLevel, request);
 }
 
+absl::StatusOr<v1::DrainResponse> AdminClient::Drain(const v1::DrainRequest& request) {
+  return channel_->Call(&v1::AdminService::Stub::Drain, request);
+}
+
 absl::StatusOr<v1::ListPeersResponse> AdminClient::ListPeers() {
   return channel_->Call(&v1::AdminService::Stub::ListPeers, v1::ListPeersRequest());
 }

@@ -32,6 +32,7 @@ class AdminClient {
 
   absl::StatusOr<v1::NodeStatus> GetStatus();
   absl::StatusOr<v1::SetLogLevelResponse> SetLogLevel(v1::LogLevel level);
+  absl::StatusOr<v1::DrainResponse> Drain(const v1::DrainRequest& request);
   absl::StatusOr<v1::ListPeersResponse> ListPeers();
   absl::StatusOr<v1::DialBackResponse> DialBack();
 

@@ -15,6 +15,7 @@ void AddMountCommands(CLI::App& app, Invocation& invocation);     // mount, umou
 void AddPrefetchCommands(CLI::App& app, Invocation& invocation);  // prefetch submit|watch|cancel
 void AddStatusCommand(CLI::App& app, Invocation& invocation);     // status
 void AddLogLevelCommand(CLI::App& app, Invocation& invocation);   // log-level
+void AddDrainCommand(CLI::App& app, Invocation& invocation);      // drain
 void AddPeersCommand(CLI::App& app, Invocation& invocation);      // peers
 void AddBlobCommands(CLI::App& app, Invocation& invocation);    // blob ls|stat|recipe|verify|evict|pin|unpin
 void AddConfigCommands(CLI::App& app, Invocation& invocation);  // config validate|show

@@ -142,6 +142,7 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
                {"data_directory", status.data_directory()},
                {"uptime_seconds", status.uptime().seconds()},
                {"log_level", LogLevelText(status.log_level())},
+               {"drained", status.drained()},
                {"store",
                 {{"capacity_bytes", status.store().capacity_bytes()},
                  {"size_bytes", status.store().size_bytes()},
@@ -160,6 +161,10 @@ std::string MountJson(const v1::Mount& mount) {
 
 std::string LogLevelJson(v1::LogLevel level) {
   return Text({{"log_level", LogLevelText(level)}});
+}
+
+std::string DrainJson(bool drained, uint32_t hints_ended) {
+  return Text({{"drained", drained}, {"hints_ended", hints_ended}});
 }
 
 std::string UnmountJson(const std::string& mount_point) {

@@ -19,6 +19,8 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
 // two null where there is none.
 std::string PeersJson(const v1::ListPeersResponse& peers);
 std::string MountJson(const v1::Mount& mount);
+// {"drained", "hints_ended"}
+std::string DrainJson(bool drained, uint32_t hints_ended);
 // {"log_level"}
 std::string LogLevelJson(v1::LogLevel level);
 // {"mount_point"}

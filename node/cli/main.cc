@@ -58,6 +58,7 @@ int Main(int argc, char** argv) {
   AddPrefetchCommands(app, invocation);
   AddStatusCommand(app, invocation);
   AddLogLevelCommand(app, invocation);
+  AddDrainCommand(app, invocation);
   AddPeersCommand(app, invocation);
   AddBlobCommands(app, invocation);
   AddConfigCommands(app, invocation);

@@ -175,6 +175,7 @@ std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::Moun
       "origin   ", BytesText(status.origin_bytes()), " received\n",           //
       "peers    ", PeersText(status), "\n",                                   //
       "errors   ", status.read_errors(), " reads failed\n");
+  if (status.drained()) absl::StrAppend(&text, "drained  takes no hints until `sluice drain --undo`\n");
   if (mounts.empty()) return absl::StrCat(text, "mounts   none\n");
   return absl::StrCat(text, "\n", MountTable(mounts));
 }

@@ -144,6 +144,7 @@ class Daemon::Node {
   void MakeHome();
   absl::Status ServePeers();
   absl::Status ServeMirror();
+  void MakePrefetcher();
   absl::Status ServeHints();
   void MakeLocality();
   absl::Status PinForHint(const BlobKey& key);

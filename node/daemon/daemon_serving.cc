@@ -89,6 +89,7 @@ absl::Status Daemon::Node::ServeMirror() {
 
 absl::Status Daemon::Node::Serve() {
   const std::string backend(ondemand::BackendName(backend_.backend));
+  MakePrefetcher();
   blob_admin_ = std::make_unique<BlobAdmin>(
       *store_, *verifier_,
       [this](const BlobKey& key) {
@@ -101,7 +102,7 @@ absl::Status Daemon::Node::Serve() {
       PeerAdmin::Parts{health_, clock_, members_.get(), exchange_.get(), dial_back_.get()});
   status_admin_ = std::make_unique<StatusAdmin>(
       StatusAdmin::Facts{kVersion, backend, backend_.reason, config_.data_dir, started_}, clock_, *store_,
-      *mounter_, telemetry_, *peer_admin_, log_);
+      *mounter_, telemetry_, *peer_admin_, log_, *prefetcher_);
   api::MetricsExtras extras;
   extras.version = kVersion;
   extras.revision = SLUICE_REVISION;
@@ -149,7 +150,7 @@ absl::Status Daemon::Node::Serve() {
   return absl::OkStatus();
 }
 
-absl::Status Daemon::Node::ServeHints() {
+void Daemon::Node::MakePrefetcher() {
   Prefetcher::Limits limits;
   limits.profile_bytes_max = config_.profiles_unread_max;
   hints_ = std::make_unique<AsioExecutor>("hints", limits.resolving_max);
@@ -165,6 +166,9 @@ absl::Status Daemon::Node::ServeHints() {
   } else {
     spdlog::warn("hints of the daemon before are lost: {}", before.status().ToString());
   }
+}
+
+absl::Status Daemon::Node::ServeHints() {
   MakeLocality();
   api::GrpcServerOptions options;
   options.socket_path = config_.PrefetchSocketPath();
@@ -233,6 +237,7 @@ absl::Status Daemon::Node::Ready() const {
        {health_checks_->Loop(), health_checks_->Disk(), mounter_->FrontEndStatus()}) {
     if (!status.ok()) wrong.emplace_back(status.message());
   }
+  if (prefetcher_->drain() == api::DrainState::kDrained) wrong.emplace_back("the node is drained");
   return wrong.empty() ? absl::OkStatus() : absl::UnavailableError(absl::StrJoin(wrong, "; "));
 }
 

@@ -234,6 +234,10 @@ api::LogLevel StatusAdmin::SetLogLevel(api::LogLevel level) {
   return LevelOf(before);
 }
 
+size_t StatusAdmin::SetDrain(api::DrainState state) {
+  return hints_.SetDrain(state);
+}
+
 absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   api::NodeStatus status;
   status.version = facts_.version;
@@ -264,6 +268,7 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   status.member_count = static_cast<uint32_t>(members);
   status.cluster = peers_.Status();
   status.log_level = LevelOf(log_.level());
+  status.drain = hints_.drain();
   for (size_t i = 0; i < kFetchClassCount; ++i) {
     status.fetches[i] = telemetry_.fetches[i].value();
     status.fetches_under_way[i] = AtLeastZero(telemetry_.fetches_under_way[i]);

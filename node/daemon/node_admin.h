@@ -12,6 +12,7 @@
 #include "node/daemon/log.h"
 #include "node/daemon/mounter.h"
 #include "node/daemon/peer_admin.h"
+#include "node/daemon/prefetcher.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
 
@@ -72,17 +73,19 @@ class StatusAdmin final : public api::StatusBackend {
     Instant started;
   };
   StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Mounter& mounter,
-              const Telemetry& telemetry, const PeerAdmin& peers, DaemonLog& log)
+              const Telemetry& telemetry, const PeerAdmin& peers, DaemonLog& log, Prefetcher& hints)
       : facts_(std::move(facts)),
         clock_(clock),
         store_(store),
         mounter_(mounter),
         telemetry_(telemetry),
         peers_(peers),
-        log_(log) {}
+        log_(log),
+        hints_(hints) {}
 
   absl::StatusOr<api::NodeStatus> GetStatus() override;
   api::LogLevel SetLogLevel(api::LogLevel level) override;
+  size_t SetDrain(api::DrainState state) override;
 
  private:
   const Facts facts_;
@@ -92,6 +95,7 @@ class StatusAdmin final : public api::StatusBackend {
   const Telemetry& telemetry_;
   const PeerAdmin& peers_;
   DaemonLog& log_;
+  Prefetcher& hints_;
 };
 
 }  // namespace sluice

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -15,6 +16,12 @@
 
 namespace sluice {
 namespace {
+
+absl::Status Drained() {
+  return absl::UnavailableError(
+      "the node is drained and brings nothing in ahead of readers; hint at another one, or \"sluice drain "
+      "--undo\" first");
+}
 
 absl::Status Unknown(const std::string& id) {
   return absl::NotFoundError(
@@ -37,6 +44,8 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
 
   void Restore(std::vector<JournalledHint> hints);
   void Stop();
+  size_t SetDrain(api::DrainState state);
+  api::DrainState drain() const { return drain_; }
   absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(const std::vector<api::HintSpec>& specs);
   uint64_t Revision();
   absl::StatusOr<std::vector<api::HintStatus>> GetHints(const std::vector<std::string>& ids);
@@ -91,6 +100,8 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   const Parts parts_;
   const Limits limits_;
 
+  std::atomic<api::DrainState> drain_{api::DrainState::kServing};  // set with mutex_ held
+
   std::mutex save_mutex_;  // one save at a time; taken before mutex_
   // Taken before BackgroundFill's.
   std::mutex mutex_;
@@ -122,6 +133,7 @@ absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::Core::SubmitHints(
   }
   std::vector<api::SubmitResult> results;
   std::lock_guard lock(mutex_);
+  if (drain_ == api::DrainState::kDrained) return Drained();
   for (size_t i = 0; i < specs.size(); ++i) {
     if (!references[i].ok()) {
       results.push_back({api::SubmitOutcome::kRefused, references[i].status(), {}});
@@ -245,6 +257,19 @@ absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::CancelHints(
   }
   ShareOutFetching();
   return out;
+}
+
+size_t Prefetcher::Core::SetDrain(api::DrainState state) {
+  std::lock_guard lock(mutex_);
+  if (drain_.exchange(state) == state) return 0;
+  spdlog::info("{}",
+               state == api::DrainState::kDrained ? "drained: no hints are taken" : "hints are taken again");
+  std::vector<HintPtr> ended;
+  for (const auto& [id, hint] : hints_) {
+    if (state == api::DrainState::kDrained && !hint->over()) ended.push_back(hint);
+  }
+  for (const HintPtr& hint : ended) End(*hint, api::HintState::kFailed, Drained());
+  return ended.size();
 }
 
 uint64_t Prefetcher::Core::Revision() {
@@ -582,6 +607,14 @@ void Prefetcher::Restore(std::vector<JournalledHint> hints) {
 
 void Prefetcher::Stop() {
   core_->Stop();
+}
+
+size_t Prefetcher::SetDrain(api::DrainState state) {
+  return core_->SetDrain(state);
+}
+
+api::DrainState Prefetcher::drain() const {
+  return core_->drain();
 }
 
 absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::SubmitHints(

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "api/admin_backend.h"
 #include "api/prefetch_backend.h"
 #include "node/blob_cache.h"
 #include "node/daemon/background_fill.h"
@@ -86,6 +87,11 @@ class Prefetcher final : public api::PrefetchBackend {
   // Lets go of all hints without ending them, so that the journal has them, and makes what blocks end soon.
   // Blocks on disk. Idempotent.
   void Stop();
+
+  // Drained, it takes none (Unavailable, as a whole), and those that are not over have failed with that;
+  // returns how many. No-op if it is so already. Does not block.
+  size_t SetDrain(api::DrainState state);
+  api::DrainState drain() const;
 
   absl::StatusOr<std::vector<api::SubmitResult>> SubmitHints(
       const std::vector<api::HintSpec>& hints) override;

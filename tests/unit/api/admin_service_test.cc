@@ -169,6 +169,28 @@ TEST_F(AdminServiceTest, StatusCarriesEveryField) {
   EXPECT_EQ(status.hints().expired(), 17u);
 }
 
+TEST_F(AdminServiceTest, ANodeIsDrainedAndThatIsUndone) {
+  const auto drain = [this](bool undo) {
+    grpc::ClientContext context;
+    v1::DrainRequest request;
+    request.set_undo(undo);
+    v1::DrainResponse response;
+    EXPECT_TRUE(stub_->Drain(&context, request, &response).ok());
+    return response.hints_ended();
+  };
+  const auto drained = [this] {
+    grpc::ClientContext context;
+    v1::GetStatusResponse response;
+    EXPECT_TRUE(stub_->GetStatus(&context, {}, &response).ok());
+    return response.status().drained();
+  };
+  EXPECT_FALSE(drained());
+  EXPECT_EQ(drain(false), 3u);
+  EXPECT_TRUE(drained());
+  EXPECT_EQ(drain(true), 0u);
+  EXPECT_FALSE(drained());
+}
+
 TEST_F(AdminServiceTest, TheLogLevelIsSetAndShown) {
   const auto set = [this](v1::LogLevel level, v1::SetLogLevelResponse* response) {
     grpc::ClientContext context;

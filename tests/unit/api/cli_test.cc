@@ -242,6 +242,17 @@ TEST_F(CliTest, LogLevelShowsAndSets) {
   EXPECT_EQ(backend_.status.log_level, LogLevel::kDebug);
 }
 
+TEST_F(CliTest, DrainIsSetShownAndUndone) {
+  Serve();
+  EXPECT_EQ(RunJson({"status"})["drained"], false);
+  EXPECT_THAT(Run({"status"}).out, Not(HasSubstr("drained")));
+  EXPECT_THAT(Run({"drain"}).out, HasSubstr("3 hints were ended"));
+  EXPECT_EQ(RunJson({"status"})["drained"], true);
+  EXPECT_THAT(Run({"status"}).out, HasSubstr("drained"));
+  EXPECT_EQ(RunJson({"drain", "--undo"}), Json::parse(R"({"drained": false, "hints_ended": 0})"));
+  EXPECT_EQ(backend_.status.drain, DrainState::kServing);
+}
+
 TEST_F(CliTest, StatusIsATableForPeople) {
   Serve();
   backend_.status.version = "9.8.7";
@@ -277,9 +288,9 @@ TEST_F(CliTest, StatusAsJson) {
   EXPECT_EQ(json["mounts"][0]["blobs"][0]["present_bytes"], 250);
   std::vector<std::string> names;
   for (const auto& [name, value] : json.items()) names.push_back(name);
-  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "data_directory", "log_level", "mount_count",
-                                 "mounts", "origin_bytes", "peers", "read_errors", "served", "store",
-                                 "uptime_seconds", "version"));
+  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "data_directory", "drained", "log_level",
+                                 "mount_count", "mounts", "origin_bytes", "peers", "read_errors", "served",
+                                 "store", "uptime_seconds", "version"));
 }
 
 TEST_F(CliTest, PeersIsATableForPeople) {

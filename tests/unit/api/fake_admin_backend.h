@@ -82,6 +82,14 @@ class FakeAdminBackend final : public StatusBackend,
     return std::exchange(status.log_level, level);
   }
 
+  size_t SetDrain(DrainState state) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("SetDrain");
+    status.drain = state;
+    return state == DrainState::kDrained ? hints_ended : 0;
+  }
+  size_t hints_ended = 3;  // by a drain
+
   absl::StatusOr<PeersReport> ListPeers() override {
     std::lock_guard lock(mutex_);
     calls_.push_back("ListPeers");

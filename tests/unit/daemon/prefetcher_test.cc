@@ -790,6 +790,36 @@ TEST_F(PrefetcherTest, OnceStoppedItTakesNoneAndHoldsNothing) {
   EXPECT_EQ(Submit("new", "app").outcome, SubmitOutcome::kRefused);
 }
 
+TEST_F(PrefetcherTest, ADrainedNodeEndsItsHintsAndTakesNone) {
+  preparer_.meanwhile = [this] { SubmitOnly({.id = "queued", .reference = "app"}); };
+  Submit("fetching", "app");
+  preparer_.meanwhile = nullptr;
+  source_.Take().SendAll();
+  Settle();
+  Submit("over", "app");
+  Cancel("over");
+  EXPECT_EQ(prefetcher_->SetDrain(api::DrainState::kDrained), 2u);
+  EXPECT_EQ(prefetcher_->SetDrain(api::DrainState::kDrained), 0u);
+  Settle();
+  for (const char* id : {"fetching", "queued"}) {
+    EXPECT_EQ(StateOf(id), HintState::kFailed) << id;
+    EXPECT_TRUE(absl::IsUnavailable(Of(id).error)) << Of(id).error;
+  }
+  EXPECT_GT(Of("fetching").present_bytes, 0u) << "what has arrived stays";
+  EXPECT_EQ(StateOf("over"), HintState::kCancelled);
+  AnswerAll(absl::OkStatus());
+  Pass(minutes(5));
+  EXPECT_TRUE(source_.calls.empty());
+  for (const uint8_t blob : {1, 2, 100}) EXPECT_EQ(Leases(blob), 0u);
+  EXPECT_THAT(Journalled(), IsEmpty());
+  const auto refused = prefetcher_->SubmitHints({{.id = "new", .reference = "app"}});
+  EXPECT_TRUE(absl::IsUnavailable(refused.status())) << refused.status();
+
+  EXPECT_EQ(prefetcher_->SetDrain(api::DrainState::kServing), 0u);
+  EXPECT_EQ(Submit("new", "app").outcome, SubmitOutcome::kAccepted);
+  EXPECT_EQ(StateOf("new"), HintState::kFetching);
+}
+
 TEST(ChunksTouchedTest, RangesBecomeRunsOfChunksWithGapsBetween) {
   const ChunkGeometry geometry(10 * kChunk + 5, kChunk);
   const auto touched = [&](std::vector<ByteRange> ranges) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -20,7 +21,10 @@ inline constexpr size_t kHintIdBytesMax = 128;
 inline constexpr size_t kHintRangesMax = 256;    // of one hint
 inline constexpr size_t kHintsPerCallMax = 100;  // submitted, watched or cancelled
 inline constexpr size_t kSchedulerBytesMax = 64;
-inline constexpr int32_t kHintPriorityMax = 100;  // and -100 is the least
+inline constexpr int32_t kHintPriorityMax = 100;        // and -100 is the least
+inline constexpr size_t kHintTargetsMax = 1024;         // of one hint
+inline constexpr size_t kHintTargetsPerCallMax = 4096;  // submitted at once; and told of at once
+inline constexpr size_t kHintTargetBytesMax = 255;      // of a member's name
 inline constexpr Duration kHintTtlMax = std::chrono::hours(7 * 24);
 
 struct HintPlatform {
@@ -60,13 +64,37 @@ struct HintSpec {
   std::string scheduler{};         // at most kSchedulerBytesMax bytes
   bool pin = false;                // what it has brought in is never evicted, until somebody unpins it
   std::optional<HintBlob> blob{};  // the one that the reference names; absent: it names an image
-  bool profile = false;            // what starts of the image read, in place of all; then no ranges, no blob
+  // Names of the members that it is for, sorted, each once, at most kHintTargetsMax; none: this node.
+  std::vector<std::string> targets{};
+  bool profile = false;  // what starts of the image read, in place of all; then no ranges, no blob
 };
 
-enum class HintState { kQueued, kResolving, kFetching, kCompleted, kCancelled, kFailed, kExpired };
+enum class HintState {
+  kQueued,
+  kResolving,
+  kFetching,
+  kPassingOn,  // its targets are being told, and this node is none of them
+  kCompleted,
+  kCancelled,
+  kFailed,
+  kExpired,
+  kPassedOn,  // its targets were told, and this node is none of them
+};
 inline bool IsOver(HintState state) {
   return state >= HintState::kCompleted;
 }
+
+enum class TargetState { kSending, kTaken, kFailed };
+inline constexpr size_t kTargetStateCount = 3;
+
+// What has become of passing a hint on to one member.
+struct TargetStatus {
+  std::string name;
+  TargetState state = TargetState::kSending;
+  absl::Status error{};  // of kFailed
+
+  friend bool operator==(const TargetStatus&, const TargetStatus&) = default;
+};
 
 struct HintStatus {
   std::string id{};
@@ -80,6 +108,8 @@ struct HintStatus {
   std::string scheduler{};
   uint64_t revision = 0;  // of its latest change: greater than that of any change before, of any hint
   std::optional<uint32_t> profile_starts{};  // of a hint for a profile, once known; 0: there is none
+  std::vector<TargetStatus> targets{};       // of a hint with targets, as its spec has them; or left out
+  std::array<uint32_t, kTargetStateCount> target_totals{};  // of all its targets
 
   friend bool operator==(const HintStatus&, const HintStatus&) = default;
 };
@@ -103,18 +133,19 @@ class PrefetchBackend {
 
   // One result for each hint, in their order. Errors: InvalidArgument (a reference is malformed), Unavailable
   // (the node is drained); then none of them is taken. In a result: PermissionDenied (not on the allow-list),
-  // AlreadyExists (the id has another content), ResourceExhausted (too many are under way, in all or of its
-  // scheduler; with a RetryInfo).
+  // AlreadyExists (the id has another content), FailedPrecondition (targets, where no members are known of),
+  // ResourceExhausted (too many are under way, in all or of its scheduler; with a RetryInfo).
   virtual absl::StatusOr<std::vector<SubmitResult>> SubmitHints(const std::vector<HintSpec>& hints) = 0;
 
   // The greatest revision that any hint has had; it grows over restarts too, unless the clock was set back.
   virtual uint64_t Revision() = 0;
 
-  // In the order of the ids. Errors: NotFound (one of them is not known).
+  // In the order of the ids; here and above, of all of them at most kHintTargetsPerCallMax targets. Errors:
+  // NotFound (one of them is not known).
   virtual absl::StatusOr<std::vector<HintStatus>> GetHints(const std::vector<std::string>& ids) = 0;
 
   // At most `count_max` hints whose ids come after `after` (empty: from the first on), in the order of their
-  // ids; fewer only if there are no more.
+  // ids, without their targets; fewer only if there are no more.
   virtual std::vector<HintStatus> ListHints(const std::string& after, size_t count_max) = 0;
 
   // Ends those that are not over; the hints as they are then, in the order of the ids. Errors: NotFound (one

@@ -151,8 +151,24 @@ v1::HintState ToProto(HintState state) {
       return v1::HINT_STATE_FAILED;
     case HintState::kExpired:
       return v1::HINT_STATE_EXPIRED;
+    case HintState::kPassingOn:
+      return v1::HINT_STATE_PASSING_ON;
+    case HintState::kPassedOn:
+      return v1::HINT_STATE_PASSED_ON;
   }
   return v1::HINT_STATE_UNSPECIFIED;
+}
+
+v1::TargetState ToProto(TargetState state) {
+  switch (state) {
+    case TargetState::kSending:
+      return v1::TARGET_STATE_SENDING;
+    case TargetState::kTaken:
+      return v1::TARGET_STATE_TAKEN;
+    case TargetState::kFailed:
+      return v1::TARGET_STATE_FAILED;
+  }
+  return v1::TARGET_STATE_UNSPECIFIED;
 }
 
 v1::SubmitOutcome ToProto(SubmitOutcome outcome) {
@@ -346,6 +362,28 @@ absl::Status CheckRangesOf(const HintSpec& hint, const std::string& field) {
   return absl::OkStatus();
 }
 
+// Sorted, and each once.
+absl::StatusOr<std::vector<std::string>> TargetsFrom(const v1::Hint& from, const std::string& field) {
+  if (static_cast<size_t>(from.targets_size()) > kHintTargetsMax) {
+    return InvalidField(field, absl::StrCat("at most ", kHintTargetsMax, " targets are taken, these are ",
+                                            from.targets_size()));
+  }
+  std::vector<std::string> targets(from.targets().begin(), from.targets().end());
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const bool sound = !targets[i].empty() && targets[i].size() <= kHintTargetBytesMax &&
+                       std::all_of(targets[i].begin(), targets[i].end(),
+                                   [](char c) { return absl::ascii_isgraph(static_cast<unsigned char>(c)); });
+    if (!sound) {
+      return InvalidField(
+          absl::StrCat(field, "[", i, "]"),
+          absl::StrCat("a member's name has 1 to ", kHintTargetBytesMax, " printable characters"));
+    }
+  }
+  std::sort(targets.begin(), targets.end());
+  targets.erase(std::unique(targets.begin(), targets.end()), targets.end());
+  return targets;
+}
+
 absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field) {
   HintSpec hint{.id = from.id(), .reference = {}};
   absl::Status status = CheckHintId(from.id(), field + ".id");
@@ -354,6 +392,9 @@ absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field
   hint.pin = from.pin();
   status = OrderFrom(from, field, hint);
   if (!status.ok()) return status;
+  absl::StatusOr<std::vector<std::string>> targets = TargetsFrom(from, field + ".targets");
+  if (!targets.ok()) return targets.status();
+  hint.targets = *std::move(targets);
   if (from.has_platform()) {
     absl::StatusOr<HintPlatform> platform = PlatformFrom(from.platform(), field + ".platform");
     if (!platform.ok()) return platform.status();
@@ -562,6 +603,18 @@ void ToProto(const HintStatus& from, v1::HintStatus& to) {
   to.set_late(from.late);
   to.set_scheduler(from.scheduler);
   to.set_revision(from.revision);
+  for (const TargetStatus& target : from.targets) {
+    v1::TargetStatus& added = *to.add_targets();
+    added.set_name(target.name);
+    added.set_state(ToProto(target.state));
+    if (!target.error.ok()) ToProto(target.error, *added.mutable_error());
+  }
+  const auto total = [&](TargetState state) { return from.target_totals[static_cast<size_t>(state)]; };
+  if (total(TargetState::kSending) + total(TargetState::kTaken) + total(TargetState::kFailed) > 0) {
+    to.mutable_target_totals()->set_sending(total(TargetState::kSending));
+    to.mutable_target_totals()->set_taken(total(TargetState::kTaken));
+    to.mutable_target_totals()->set_failed(total(TargetState::kFailed));
+  }
   if (from.profile_starts) to.mutable_profile()->set_starts(*from.profile_starts);
 }
 
@@ -593,9 +646,16 @@ absl::StatusOr<std::vector<HintSpec>> FromProto(const v1::SubmitHintsRequest& fr
         "hints", absl::StrCat("1 to ", kHintsPerCallMax, " hints are taken, these are ", from.hints_size()));
   }
   std::vector<HintSpec> hints;
+  size_t targets = 0;
   for (int i = 0; i < from.hints_size(); ++i) {
     absl::StatusOr<HintSpec> hint = HintFrom(from.hints(i), absl::StrCat("hints[", i, "]"));
     if (!hint.ok()) return hint.status();
+    targets += hint->targets.size();
+    if (targets > kHintTargetsPerCallMax) {
+      return InvalidField("hints",
+                          absl::StrCat("all of them together have more than ", kHintTargetsPerCallMax,
+                                       " targets; give them in several calls"));
+    }
     hints.push_back(*std::move(hint));
   }
   return hints;

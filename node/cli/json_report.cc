@@ -230,6 +230,13 @@ std::string HintListJson(const std::vector<v1::HintStatus>& hints) {
     if (hint.has_error()) {
       json["error"] = {{"code", hint.error().code()}, {"message", hint.error().message()}};
     }
+    json["targets"] = Json::array();
+    for (const v1::TargetStatus& target : hint.targets()) {
+      json["targets"].push_back(
+          {{"name", target.name()},
+           {"state", TargetStateText(target.state())},
+           {"error", target.has_error() ? Json(target.error().message()) : Json(nullptr)}});
+    }
     list.push_back(std::move(json));
   }
   return Text({{"hints", std::move(list)}});

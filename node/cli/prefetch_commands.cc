@@ -31,6 +31,7 @@ struct SubmitFlags {
   std::vector<std::string> ranges;
   bool blob = false;
   bool profile = false;
+  std::vector<std::string> targets;
   int32_t priority = 0;
   std::string needed_in;
   std::string ttl;
@@ -127,6 +128,7 @@ absl::StatusOr<v1::Hint> HintOf(const SubmitFlags& flags) {
     hint.mutable_platform()->set_architecture(parts[1]);
     if (parts.size() == 3) hint.mutable_platform()->set_variant(parts[2]);
   }
+  for (const std::string& target : flags.targets) hint.add_targets(target);
   if (flags.profile) {
     hint.mutable_profile();
   } else if (flags.ranges.empty()) {
@@ -319,6 +321,11 @@ void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
   submit->add_option("--ttl", flags->ttl, "Give it up after so long, as 1h (default: 24h)");
   submit->add_option("--scheduler", flags->scheduler, "Who hints; each name has its own bound");
   submit->add_flag("--pin", flags->pin, "Keep what it has brought in until `sluice blob unpin`");
+  submit
+      ->add_option(
+          "--target", flags->targets,
+          "A member of the cluster that it is for, by name; may be given more than once (default: this node)")
+      ->allow_extra_args(false);
   submit->add_flag("--detach", flags->detach, "Do not wait");
   submit->callback([&invocation, flags] {
     invocation.run = [&invocation, flags] { return RunSubmit(invocation.flags, *flags); };

@@ -217,6 +217,12 @@ std::string PeerStateText(v1::PeerState state) {
   return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
 }
 
+std::string TargetStateText(v1::TargetState state) {
+  const std::string name = v1::TargetState_Name(state);
+  const size_t prefix = sizeof("TARGET_STATE_") - 1;
+  return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
+}
+
 std::string HintStateText(v1::HintState state) {
   const std::string name = v1::HintState_Name(state);
   const size_t prefix = sizeof("HINT_STATE_") - 1;

@@ -24,6 +24,8 @@ std::string BlobTable(const std::vector<v1::Blob>& blobs);
 std::string BlobDetails(const v1::Blob& blob);
 // "fetching"
 std::string HintStateText(v1::HintState state);
+// "taken"
+std::string TargetStateText(v1::TargetState state);
 std::string BackendText(v1::Backend backend);
 std::string LogLevelText(v1::LogLevel level);
 std::string LocalityTable(const std::vector<v1::ImageLocality>& images);

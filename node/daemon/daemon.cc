@@ -192,6 +192,7 @@ absl::Status Daemon::Node::Start() {
   status = OpenDoor();
   door_decided_ = status.ok();
   if (status.ok()) status = StartQuota();
+  MakePrefetcher();
   if (status.ok()) status = ServePeers();
   if (status.ok()) status = ServeMirror();
   if (status.ok() && identity_) TendIdentityLater();

@@ -4,6 +4,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "api/http/dial_route.h"
+#include "api/http/hint_route.h"
 #include "api/http/peer_routes.h"
 #include "api/http/profile_route.h"
 #include "node/daemon/daemon_node.h"
@@ -249,6 +250,10 @@ absl::Status Daemon::Node::ServePeers() {
       routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_, member_answers_.get(),
                holder_answers_.get(), given_blobs_.get(), node_id_, Trust(), kPeerFillsMax});
   api::AddProfileRoutes(routes, *profiles_, node_id_);
+  if (members_) {
+    inbox_ = std::make_unique<HintInbox>(*members_, *prefetcher_);
+    api::AddHintRoute(routes, *inbox_, node_id_);
+  }
   if (dial_back_) {
     dial_answers_ = std::make_unique<NodeDials>(*dial_back_);
     api::AddDialRoute(routes, *dial_answers_, node_id_);

@@ -22,6 +22,7 @@
 #include "node/daemon/background_fill.h"
 #include "node/daemon/daemon.h"
 #include "node/daemon/hint_journal.h"
+#include "node/daemon/hint_relay.h"
 #include "node/daemon/home_blobs.h"
 #include "node/daemon/image_documents.h"
 #include "node/daemon/image_preparer.h"
@@ -213,7 +214,9 @@ class Daemon::Node {
   std::atomic<bool> door_decided_{false};  // it is open, or there is none
   std::unique_ptr<Quota> quota_;
   std::atomic<Quota*> quota_at_work_{nullptr};  // the store's writers look
+  std::unique_ptr<HintRelay> relay_;            // null without members
   std::unique_ptr<Prefetcher> prefetcher_;
+  std::unique_ptr<HintInbox> inbox_;       // null without members
   std::unique_ptr<AsioExecutor> lookups_;  // where images whose locality is asked for are looked up
   std::unique_ptr<Locality> locality_;
   std::unique_ptr<BlobAdmin> blob_admin_;

@@ -89,7 +89,6 @@ absl::Status Daemon::Node::ServeMirror() {
 
 absl::Status Daemon::Node::Serve() {
   const std::string backend(ondemand::BackendName(backend_.backend));
-  MakePrefetcher();
   blob_admin_ = std::make_unique<BlobAdmin>(
       *store_, *verifier_,
       [this](const BlobKey& key) {
@@ -151,6 +150,10 @@ absl::Status Daemon::Node::Serve() {
 }
 
 void Daemon::Node::MakePrefetcher() {
+  if (members_) {
+    relay_ = std::make_unique<HintRelay>(HintRelay::Parts{clock_, *io_, *members_, *peer_client_},
+                                         HintRelay::Limits{});
+  }
   Prefetcher::Limits limits;
   limits.profile_bytes_max = config_.profiles_unread_max;
   hints_ = std::make_unique<AsioExecutor>("hints", limits.resolving_max);
@@ -158,17 +161,17 @@ void Daemon::Node::MakePrefetcher() {
       Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_,
                         [this](const BlobKey& key) { return PinForHint(key); },
                         [this](const Digest& manifest) { return profiles_->Find(manifest); }, &hint_journal_,
-                        io_.get()},
+                        io_.get(), relay_.get()},
       limits);
+}
+
+absl::Status Daemon::Node::ServeHints() {
   absl::StatusOr<std::vector<JournalledHint>> before = hint_journal_.Load();
   if (before.ok()) {
     prefetcher_->Restore(*std::move(before));
   } else {
     spdlog::warn("hints of the daemon before are lost: {}", before.status().ToString());
   }
-}
-
-absl::Status Daemon::Node::ServeHints() {
   MakeLocality();
   api::GrpcServerOptions options;
   options.socket_path = config_.PrefetchSocketPath();

@@ -113,12 +113,14 @@ std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::
   if (known.spec.ttl != spec.ttl) return "another ttl";
   if (known.spec.scheduler != spec.scheduler) return "another scheduler";
   if (known.spec.pin != spec.pin) return "another pin";
+  if (known.spec.targets != spec.targets) return "other targets";
   return "";
 }
 
 HintResult ResultOf(api::HintState state) {
   switch (state) {
     case api::HintState::kCompleted:
+    case api::HintState::kPassedOn:  // this node has done what it was asked for
       return HintResult::kCompleted;
     case api::HintState::kCancelled:
       return HintResult::kCancelled;
@@ -133,6 +135,8 @@ const char* WordFor(api::HintState state) {
   switch (state) {
     case api::HintState::kCompleted:
       return "complete";
+    case api::HintState::kPassedOn:
+      return "passed on";
     case api::HintState::kCancelled:
       return "cancelled";
     case api::HintState::kExpired:

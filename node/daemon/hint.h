@@ -22,7 +22,7 @@
 
 namespace sluice {
 
-// Part of a blob that a hint brings in.
+// Part of a blob that a hint brings in. (What api calls targets are members that a hint is for.)
 struct Target {
   Blob::Lease lease;
   std::vector<ChunkSpan> spans;     // what of it is wanted
@@ -48,6 +48,9 @@ struct Hint {
   std::optional<Blob::Lease> bootstrap{};
   std::vector<Target> targets{};  // empty until the image or the blob is known
   size_t incomplete = 0;          // targets
+  // Of one with members that it is for.
+  bool is_here = true;     // constant; it is for this node, too
+  bool told_last = false;  // all that it asks for is here, and members are still to be told
 
   bool over() const { return api::IsOver(status.state); }
   // Whether it wants whole blobs.

@@ -1,20 +1,13 @@
 #pragma once
 
-#include <chrono>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "api/prefetch_backend.h"
+#include "node/daemon/hint_codec.h"
 
 namespace sluice {
-
-// A hint that is not over, as the next daemon must find it again.
-struct JournalledHint {
-  api::HintSpec spec;  // the reference is canonical
-  std::chrono::system_clock::time_point taken;
-};
 
 // The file that remembers hints: small, of its own, replaced as a whole. Hints are advice: a file that is
 // damaged, or a copy of another moment that was put back, is left out and costs nothing but them.

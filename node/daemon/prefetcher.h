@@ -13,6 +13,7 @@
 #include "api/prefetch_backend.h"
 #include "node/blob_cache.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/hint_carrier.h"
 #include "node/daemon/hint_journal.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/range_fill.h"
@@ -32,6 +33,9 @@ namespace sluice {
 // A hint ends with its ttl, and when its image can't be had; what may pass (a registry that is away, a full
 // disk) is tried again: for `resolve_max` while the image is looked up, and from then on for as long as the
 // hint stands.
+//
+// A hint for members that it names is told to them, and fetched here only if this node is one of them. What
+// is to be told ends with the daemon: who could not be told by then failed.
 //
 // Those that are not over are in the journal a moment after they were taken.
 //
@@ -53,8 +57,10 @@ class Prefetcher final : public api::PrefetchBackend {
     std::function<std::optional<ImageProfile>(const Digest& manifest)> find_profile = nullptr;
     // Where hints outlive the daemon. Null: they don't.
     const HintJournal* journal = nullptr;
-    // Its threads may block on the disk. Not null where one of those two is there.
+    // Its threads may block on the disk. Not null where a journal or a pin is there.
     Executor* disk = nullptr;
+    // Tells other nodes. Null: there are none, and a hint for some is refused (FailedPrecondition).
+    HintCarrier* carrier = nullptr;
   };
   struct Limits {
     size_t live_max = 1024;                         // hints that are not over; beyond: ResourceExhausted

@@ -81,6 +81,30 @@ if buf=$(bash "$repository_root/tests/tidy/fetch_buf.sh" 2>"$work/buf.log"); the
   grep -q 'google.rpc.BadRequest' "$work/buf.json" || fail "the error has no details: $(<"$work/buf.json")"
 fi
 
+note "one call reaches the nodes that it names, by their names; who does not answer holds up nobody"
+use_node 2
+mkdir "$work/named"
+python3 "$e2e_dir/make_tree.py" "$work/named" --bytes 4000000 --files 5 --seed 99
+push_tree "$work/named" named
+kill -STOP "${node_pids[3]}"
+sluice --output json prefetch submit "$registry/named:1" --id named --target node-1 --target node-3 --target nobody \
+  --detach >"$work/hint.json" || fail "$(<"$work/hint.json")"
+jq -e '.hints[0] | .state == "passing_on" and (.targets | map(select(.name == "nobody"))[0].state == "failed")' \
+  "$work/hint.json" >"$work/output" || fail "$(<"$work/hint.json")"
+sluice --output json prefetch watch named >"$work/hint.json" || fail "it was not passed on: $(<"$work/hint.json")"
+kill -CONT "${node_pids[3]}"
+[[ $(jq -c '.hints[0] | [.state, (.targets | map(.state))]' "$work/hint.json") == '["passed_on",["failed","taken","failed"]]' ]] ||
+  fail "$(<"$work/hint.json")"
+use_node 1
+sluice --output json prefetch watch named >"$work/hint.json" || fail "node 1 has not taken it: $(<"$work/hint.json")"
+[[ $(jq -r '.hints[0].state' "$work/hint.json") == completed ]] || fail "$(<"$work/hint.json")"
+peers=http://$(peer_address 1)
+for body in '{}' '{"sender": "stranger", "hint": {"id": "x", "reference": "r/a:1", "priority": 0, "scheduler": "", "pin": false, "taken": 0}}'; do
+  code=$(curl -sS -o "$work/answer" -w '%{http_code}' --data "$body" "$peers/sluice/v1/hints")
+  [[ $code == 400 || $code == 403 ]] || fail "$code to $body: $(<"$work/answer")"
+done
+expect_failure $exit_not_found 'nobody' sluice prefetch submit "$registry/named:1" --target nobody
+
 note "a node that is gone is named no more, and a registry that is away keeps nobody from an answer"
 use_node 1
 stop_node

@@ -154,9 +154,9 @@ TEST_F(PrefetchServiceTest, AHintMayBeForWhatStartsRead) {
     EXPECT_TRUE(stub_->GetHint(&context, request, &response).ok());
     return response.hint();
   };
-  EXPECT_FALSE(status_of({}).has_profile_starts());
-  EXPECT_TRUE(status_of(0).has_profile_starts());
-  EXPECT_EQ(status_of(7).profile_starts(), 7u);
+  EXPECT_FALSE(status_of({}).has_profile());
+  EXPECT_TRUE(status_of(0).has_profile());
+  EXPECT_EQ(status_of(7).profile().starts(), 7u);
 }
 
 TEST_F(PrefetchServiceTest, AHintMayBeForABlobAlone) {
@@ -179,6 +179,55 @@ TEST_F(PrefetchServiceTest, AHintMayBeForABlobAlone) {
   SubmitOne(hint);
   EXPECT_EQ(backend_.hints().at("parts").blob->size, 100u);
   EXPECT_THAT(backend_.hints().at("parts").ranges, ElementsAre(HintRange{TestDigest(1), {90, 10}}));
+}
+
+TEST_F(PrefetchServiceTest, AHintMayBeForMembersThatAreNamed) {
+  v1::Hint hint = MakeHint("h");
+  for (const char* const name : {"node-b", "10.0.0.1:7301", "node-b", "[::1]:7301"}) hint.add_targets(name);
+  SubmitOne(hint);
+  EXPECT_THAT(backend_.hints().at("h").targets, ElementsAre("10.0.0.1:7301", "[::1]:7301", "node-b"));
+  HintStatus status = At(HintState::kPassingOn);
+  status.targets = {{"a", TargetState::kSending},
+                    {"b", TargetState::kTaken},
+                    {"c", TargetState::kFailed, absl::NotFoundError("no member has that name")}};
+  status.target_totals = {1, 2, 3};
+  backend_.Begin({status});
+  grpc::ClientContext context;
+  v1::GetHintRequest request;
+  request.set_id("h");
+  v1::GetHintResponse response;
+  ASSERT_TRUE(stub_->GetHint(&context, request, &response).ok());
+  EXPECT_EQ(response.hint().state(), v1::HINT_STATE_PASSING_ON);
+  ASSERT_EQ(response.hint().targets_size(), 3);
+  EXPECT_EQ(response.hint().targets(0).state(), v1::TARGET_STATE_SENDING);
+  EXPECT_EQ(response.hint().targets(1).name(), "b");
+  EXPECT_EQ(response.hint().targets(1).state(), v1::TARGET_STATE_TAKEN);
+  EXPECT_EQ(response.hint().targets(2).state(), v1::TARGET_STATE_FAILED);
+  EXPECT_EQ(response.hint().targets(2).error().code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(response.hint().target_totals().sending(), 1u);
+  EXPECT_EQ(response.hint().target_totals().taken(), 2u);
+  EXPECT_EQ(response.hint().target_totals().failed(), 3u);
+}
+
+TEST_F(PrefetchServiceTest, TheNumberOfTargetsIsBounded) {
+  const auto targets = [](int count) {
+    return [count](v1::Hint& h) {
+      for (int i = 0; i < count; ++i) h.add_targets(absl::StrCat("node-", i));
+    };
+  };
+  EXPECT_THAT(Refusal(targets(1025)), AllOf(HasSubstr("hints[1].targets"), HasSubstr("1025")));
+  for (const std::string& name : {std::string(), std::string(256, 'a'), std::string("a b")})
+    EXPECT_THAT(Refusal([&](v1::Hint& h) { h.add_targets(name); }), HasSubstr("hints[1].targets[0]")) << name;
+  v1::SubmitHintsRequest request;
+  for (int i = 0; i < 5; ++i) {
+    *request.add_hints() = MakeHint(absl::StrCat("h", i));
+    targets(1024)(*request.mutable_hints(i));
+  }
+  v1::SubmitHintsResponse response;
+  EXPECT_THAT(Submit(request, &response).error_message(), HasSubstr("4096 targets"));
+  EXPECT_THAT(backend_.hints(), IsEmpty());
+  request.mutable_hints()->RemoveLast();
+  EXPECT_TRUE(Submit(request, &response).ok()) << "a full request";
 }
 
 TEST_F(PrefetchServiceTest, AMalformedBlobIsNamedByItsField) {

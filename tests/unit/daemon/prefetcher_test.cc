@@ -89,6 +89,31 @@ class FakePreparer final : public ImagePreparer {
   fakes::MemoryStore& store_;
 };
 
+// Members "m1" to "m9", and this node, "self".
+class FakeCarrier final : public HintCarrier {
+ public:
+  Who WhoIs(const std::string& name) const override {
+    if (name == "self") return Who::kSelf;
+    return name.size() == 2 && name[0] == 'm' ? Who::kMember : Who::kStranger;
+  }
+  void Carry(const api::HintSpec& spec, std::vector<std::string> members, OnTold on_told) override {
+    carried.push_back(spec.id);
+    for (std::string& member : members) told_.emplace_back(std::move(member), on_told);
+  }
+  // The first that waits answers.
+  void Answer(const absl::Status& status) {
+    auto [member, on_told] = std::move(told_.front());
+    told_.erase(told_.begin());
+    on_told(member, status);
+  }
+  size_t waiting() const { return told_.size(); }
+
+  std::vector<std::string> carried;
+
+ private:
+  std::vector<std::pair<std::string, OnTold>> told_;
+};
+
 class PrefetcherTest : public ::testing::Test {
  protected:
   PrefetcherTest() {
@@ -167,7 +192,8 @@ class PrefetcherTest : public ::testing::Test {
               return profile_;
             },
             &journal_,
-            &disk_};
+            &disk_,
+            &carrier_};
   }
   void Remake(Prefetcher::Limits limits) { prefetcher_ = std::make_unique<Prefetcher>(PartsOf(), limits); }
   // As the node does when it has stopped, or was killed, and starts again.
@@ -198,6 +224,7 @@ class PrefetcherTest : public ::testing::Test {
   std::vector<BlobKey> pinned_;
   absl::Status pin_error_;
   std::optional<ImageProfile> profile_;
+  FakeCarrier carrier_;
   std::vector<Digest> profiles_asked_;
   fakes::MemoryStore store_;
   fakes::FakeVerifier verifier_;
@@ -818,6 +845,129 @@ TEST_F(PrefetcherTest, ADrainedNodeEndsItsHintsAndTakesNone) {
   EXPECT_EQ(prefetcher_->SetDrain(api::DrainState::kServing), 0u);
   EXPECT_EQ(Submit("new", "app").outcome, SubmitOutcome::kAccepted);
   EXPECT_EQ(StateOf("new"), HintState::kFetching);
+}
+
+std::string StatesOf(const api::HintStatus& status) {
+  std::string text;
+  for (const api::TargetStatus& target : status.targets) {
+    constexpr const char* kStates[] = {"sending", "taken", "failed"};
+    absl::StrAppend(&text, text.empty() ? "" : ", ", target.name, " ",
+                    kStates[static_cast<size_t>(target.state)]);
+  }
+  return text;
+}
+
+TEST_F(PrefetcherTest, AHintForOthersIsPassedOnAndNotFetchedHere) {
+  const api::HintSpec spec{.id = "h", .reference = "app", .targets = {"m1", "m2", "nobody"}};
+  const api::SubmitResult taken = SubmitOnly(spec);
+  EXPECT_EQ(taken.outcome, SubmitOutcome::kAccepted);
+  EXPECT_EQ(taken.status.state, HintState::kPassingOn);
+  EXPECT_EQ(StatesOf(taken.status), "m1 sending, m2 sending, nobody failed")
+      << "nothing waits for the network";
+  EXPECT_TRUE(absl::IsNotFound(taken.status.targets[2].error));
+  EXPECT_THAT(taken.status.target_totals, ElementsAre(2u, 0u, 1u));
+  const uint64_t revision = Of("h").revision;
+  carrier_.Answer(absl::OkStatus());
+  EXPECT_EQ(StatesOf(Of("h")), "m1 taken, m2 sending, nobody failed");
+  EXPECT_GT(Of("h").revision, revision) << "watchers hear of it";
+  carrier_.Answer(absl::UnavailableError("it is away"));
+  EXPECT_EQ(StateOf("h"), HintState::kPassedOn);
+  EXPECT_EQ(StatesOf(Of("h")), "m1 taken, m2 failed, nobody failed");
+  EXPECT_EQ(Of("h").targets[1].error.message(), "it is away");
+  Settle();
+  EXPECT_THAT(preparer_.resolved, IsEmpty());
+  EXPECT_EQ(SubmitOnly(spec).outcome, SubmitOutcome::kKnown);
+  EXPECT_THAT(carrier_.carried, ElementsAre("h")) << "told once";
+  EXPECT_THAT(std::string(Submit("h", "app").error.message()), HasSubstr("other targets"));
+  EXPECT_THAT(prefetcher_->ListHints("", 1).front().targets, IsEmpty());
+  EXPECT_THAT(prefetcher_->ListHints("", 1).front().target_totals, ElementsAre(0u, 1u, 2u));
+}
+
+TEST_F(PrefetcherTest, AHintForThisNodeAndOthersIsOverWhenBothAreDone) {
+  SubmitOnly({.id = "told last", .reference = "other", .targets = {"m1", "self"}});
+  Settle();
+  EXPECT_EQ(StateOf("told last"), HintState::kFetching);
+  EXPECT_EQ(StatesOf(Of("told last")), "m1 sending, self taken");
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("told last"), HintState::kFetching) << "m1 has not answered";
+  carrier_.Answer(absl::OkStatus());
+  EXPECT_EQ(StateOf("told last"), HintState::kCompleted);
+  EXPECT_EQ(StatesOf(Of("told last")), "m1 taken, self taken");
+
+  SubmitOnly({.id = "told first", .reference = "app", .targets = {"m1", "self"}});
+  Settle();
+  carrier_.Answer(absl::UnavailableError("it is away"));
+  EXPECT_EQ(StateOf("told first"), HintState::kFetching);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("told first"), HintState::kCompleted);
+  EXPECT_EQ(Leases(1), 0u);
+
+  SubmitOnly({.id = "pinned", .reference = "other", .pin = true, .targets = {"m1", "self"}});
+  Settle();
+  EXPECT_THAT(pinned_, IsEmpty());
+  carrier_.Answer(absl::OkStatus());
+  Settle();
+  EXPECT_EQ(StateOf("pinned"), HintState::kCompleted);
+  EXPECT_THAT(pinned_, SizeIs(2));
+}
+
+TEST_F(PrefetcherTest, AHintThatNobodyTakesHasFailed) {
+  SubmitOnly({.id = "strangers", .reference = "app", .targets = {"nobody", "noone"}});
+  EXPECT_EQ(StateOf("strangers"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsNotFound(Of("strangers").error)) << Of("strangers").error;
+  EXPECT_THAT(std::string(Of("strangers").error.message()), HasSubstr("nobody"));
+  SubmitOnly({.id = "refused", .reference = "app", .targets = {"m1"}});
+  carrier_.Answer(absl::PermissionDeniedError("not on the allow-list"));
+  EXPECT_EQ(StateOf("refused"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsPermissionDenied(Of("refused").error));
+  SubmitOnly({.id = "cancelled", .reference = "app", .targets = {"m1"}});
+  Cancel("cancelled");
+  carrier_.Answer(absl::OkStatus());
+  EXPECT_EQ(StateOf("cancelled"), HintState::kCancelled);
+  SubmitOnly({.id = "silent", .reference = "app", .ttl = seconds(5), .targets = {"m1"}});
+  Pass(seconds(7));
+  EXPECT_EQ(StateOf("silent"), HintState::kExpired);
+  EXPECT_THAT(preparer_.resolved, IsEmpty());
+}
+
+TEST_F(PrefetcherTest, TargetsNeedMembers) {
+  Prefetcher::Parts parts = PartsOf();
+  parts.carrier = nullptr;
+  prefetcher_ = std::make_unique<Prefetcher>(std::move(parts), Prefetcher::Limits{});
+  const api::SubmitResult refused = SubmitOnly({.id = "h", .reference = "app", .targets = {"m1"}});
+  EXPECT_EQ(refused.outcome, SubmitOutcome::kRefused);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused.error)) << refused.error;
+  EXPECT_THAT(prefetcher_->ListHints("", 1), IsEmpty());
+}
+
+TEST_F(PrefetcherTest, AnAnswerTellsOfABoundedNumberOfTargets) {
+  std::vector<std::string> strangers;
+  for (size_t i = 0; i < api::kHintTargetsMax; ++i) strangers.push_back(absl::StrCat("stranger", 10000 + i));
+  std::vector<std::string> ids;
+  for (int i = 0; i < 5; ++i) {
+    ids.push_back(absl::StrCat("h", i));
+    SubmitOnly({.id = ids.back(), .reference = "app", .targets = strangers});
+  }
+  const auto told = prefetcher_->GetHints(ids);
+  ASSERT_TRUE(told.ok());
+  EXPECT_THAT(told->at(3).targets, SizeIs(api::kHintTargetsMax));
+  EXPECT_THAT(told->at(4).targets, IsEmpty());
+  EXPECT_EQ(told->at(4).target_totals[2], api::kHintTargetsMax);
+  EXPECT_THAT(prefetcher_->GetHints({ids[4]})->front().targets, SizeIs(api::kHintTargetsMax));
+}
+
+TEST_F(PrefetcherTest, WhatWasToBeToldEndsWithTheDaemon) {
+  const api::HintSpec both{.id = "both", .reference = "app", .targets = {"m1", "self"}};
+  const api::HintSpec others{.id = "others", .reference = "app", .targets = {"m1"}};
+  SubmitOnly(both);
+  SubmitOnly(others);
+  StartAgain();
+  EXPECT_EQ(StateOf("both"), HintState::kFetching);
+  EXPECT_EQ(StatesOf(Of("both")), "m1 failed, self taken");
+  EXPECT_EQ(StateOf("others"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsUnavailable(Of("others").error));
+  EXPECT_EQ(carrier_.carried.size(), 2u) << "nobody is told again";
+  EXPECT_EQ(SubmitOnly(both).outcome, SubmitOutcome::kKnown);
 }
 
 TEST(ChunksTouchedTest, RangesBecomeRunsOfChunksWithGapsBetween) {

@@ -1,0 +1,104 @@
+#include "node/daemon/hint_codec.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
+
+namespace sluice {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+using WallTime = std::chrono::system_clock::time_point;
+
+int64_t MillisecondsOf(WallTime time) {
+  return std::chrono::duration_cast<milliseconds>(time.time_since_epoch()).count();
+}
+
+bool IsMadeAsAnId(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == ':' || c == '-';
+  });
+}
+
+}  // namespace
+
+json ToJson(const JournalledHint& hint) {
+  const api::HintSpec& spec = hint.spec;
+  json out = {{"id", spec.id},
+              {"reference", spec.reference},
+              {"priority", spec.priority},
+              {"scheduler", spec.scheduler},
+              {"pin", spec.pin},
+              {"taken", MillisecondsOf(hint.taken)}};
+  if (spec.platform) {
+    out["platform"] = {{"os", spec.platform->os},
+                       {"architecture", spec.platform->architecture},
+                       {"variant", spec.platform->variant}};
+  }
+  for (const api::HintRange& range : spec.ranges)
+    out["ranges"].push_back({range.blob.ToString(), range.range.offset, range.range.length});
+  // To the nanosecond: who gives the hint again means the same.
+  if (spec.needed_by) {
+    out["neededBy"] = std::chrono::duration_cast<nanoseconds>(spec.needed_by->time_since_epoch()).count();
+  }
+  if (spec.ttl) out["ttl"] = spec.ttl->count();
+  if (spec.profile) out["profile"] = true;
+  if (!spec.targets.empty()) out["targets"] = spec.targets;
+  if (spec.blob) out["blob"] = {spec.blob->digest.ToString(), spec.blob->size};
+  return out;
+}
+
+// Throws what says what is wrong.
+JournalledHint HintFrom(const json& in) {
+  JournalledHint hint;
+  api::HintSpec& spec = hint.spec;
+  spec.id = in.at("id").get<std::string>();
+  spec.reference = in.at("reference").get<std::string>();
+  spec.priority = in.at("priority").get<int32_t>();
+  spec.scheduler = in.at("scheduler").get<std::string>();
+  spec.pin = in.at("pin").get<bool>();
+  hint.taken = WallTime(milliseconds(in.at("taken").get<int64_t>()));
+  if (in.contains("platform")) {
+    const json& platform = in.at("platform");
+    spec.platform = {platform.at("os").get<std::string>(), platform.at("architecture").get<std::string>(),
+                     platform.at("variant").get<std::string>()};
+  }
+  for (const json& range : in.value("ranges", json::array())) {
+    const absl::StatusOr<Digest> blob = Digest::Parse(range.at(0).get<std::string>());
+    const ByteRange bytes{range.at(1).get<uint64_t>(), range.at(2).get<uint64_t>()};
+    if (!blob.ok() || bytes.length == 0 || bytes.offset + bytes.length < bytes.offset)
+      throw std::runtime_error("a range is none");
+    spec.ranges.push_back({*blob, bytes});
+  }
+  if (in.contains("neededBy")) {
+    spec.needed_by = WallTime(std::chrono::duration_cast<std::chrono::system_clock::duration>(
+        nanoseconds(in.at("neededBy").get<int64_t>())));
+  }
+  if (in.contains("ttl")) spec.ttl = Duration(in.at("ttl").get<int64_t>());
+  spec.profile = in.value("profile", false);
+  spec.targets = in.value("targets", std::vector<std::string>());
+  if (in.contains("blob")) {
+    const absl::StatusOr<Digest> digest = Digest::Parse(in.at("blob").at(0).get<std::string>());
+    if (!digest.ok()) throw std::runtime_error("a blob is none");
+    spec.blob = api::HintBlob{*digest, in.at("blob").at(1).get<uint64_t>()};
+  }
+  const bool sound = !spec.id.empty() && spec.id.size() <= api::kHintIdBytesMax && IsMadeAsAnId(spec.id) &&
+                     spec.scheduler.size() <= api::kSchedulerBytesMax && IsMadeAsAnId(spec.scheduler) &&
+                     spec.priority >= -api::kHintPriorityMax && spec.priority <= api::kHintPriorityMax &&
+                     spec.targets.size() <= api::kHintTargetsMax &&
+                     spec.ranges.size() <= api::kHintRangesMax &&
+                     (!spec.profile || (spec.ranges.empty() && !spec.blob)) &&
+                     (!spec.ttl || (*spec.ttl > Duration::zero() && *spec.ttl <= api::kHintTtlMax));
+  if (!sound) throw std::runtime_error("a hint can't have been taken so");
+  return hint;
+}
+
+}  // namespace sluice

@@ -1,0 +1,309 @@
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "node/daemon/prefetcher_core.h"
+
+namespace sluice {
+
+// -------------------------------------------------------------------------------------------- resolving
+
+void Prefetcher::Core::ResolveNext() {
+  while (!stopped_ && resolving_ < limits_.resolving_max && !queue_.empty()) {
+    const auto first = std::min_element(queue_.begin(), queue_.end(), GoesBefore);
+    const HintPtr hint = *first;
+    queue_.erase(first);
+    ++resolving_;
+    hint->status.state = api::HintState::kResolving;
+    if (!hint->resolve_by) hint->resolve_by = parts_.clock.Now() + limits_.resolve_max;
+    parts_.blocking.Post([self = shared_from_this(), hint] { self->Resolve(hint); });
+  }
+}
+
+void Prefetcher::Core::Resolve(const HintPtr& hint) {
+  absl::StatusOr<Found> found = Prepare(hint);
+  std::lock_guard lock(mutex_);
+  --resolving_;
+  // One that was cancelled meanwhile is over.
+  if (!stopped_ && !hint->over()) {
+    if (found.ok()) {
+      Learn(hint, *std::move(found));
+    } else {
+      TryAgainOrFail(hint, found.status());
+    }
+  }
+  ResolveNext();
+}
+
+absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::Prepare(const HintPtr& hint) {
+  if (hint->cancelled) return absl::CancelledError("the hint was cancelled");
+  if (hint->spec.blob) return PrepareBlob(hint);
+  const absl::StatusOr<ResolvedImage> image = parts_.preparer.Resolve(hint->spec.reference, hint->platform);
+  if (!image.ok()) return image.status();
+  const absl::Status checked = CheckRanges(hint->spec, image->image.blobs);
+  if (!checked.ok()) return checked;
+  std::optional<PrepareBounds> bounds;
+  {
+    std::lock_guard lock(mutex_);
+    hint->status.manifest = image->manifest;
+    bounds.emplace(BoundsOf(*hint));
+  }
+  absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*image, *bounds);
+  if (!prepared.ok()) return prepared.status();
+  Found found{std::move(prepared->bootstrap), std::move(prepared->blobs)};
+  if (hint->spec.profile) AddProfile(image->manifest, found);
+  return found;
+}
+
+void Prefetcher::Core::AddProfile(const Digest& manifest, Found& found) const {
+  const std::optional<ImageProfile> profile =
+      parts_.find_profile ? parts_.find_profile(manifest) : std::nullopt;
+  found.profile_starts = profile ? profile->runs : 0;
+  found.spans = SpansOf(profile.value_or(ImageProfile()), found.blobs, limits_.profile_bytes_max);
+}
+
+absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::PrepareBlob(const HintPtr& hint) {
+  const absl::StatusOr<BlobSpec> blob = parts_.preparer.FindBlob(hint->spec.reference, hint->spec.blob->size);
+  if (!blob.ok()) return blob.status();
+  const absl::Status checked = CheckRanges(hint->spec, {&*blob, 1});
+  if (!checked.ok()) return checked;
+  std::optional<PrepareBounds> bounds;
+  {
+    std::lock_guard lock(mutex_);
+    bounds.emplace(BoundsOf(*hint));
+  }
+  absl::StatusOr<Blob::Lease> lease = parts_.preparer.PrepareBlob(*blob, *bounds);
+  if (!lease.ok()) return lease.status();
+  Found found;
+  found.blobs.push_back(*std::move(lease));
+  return found;
+}
+
+PrepareBounds Prefetcher::Core::BoundsOf(const Hint& hint) const {
+  return {.deadline = *hint.resolve_by, .cancelled = hint.cancelled};
+}
+
+void Prefetcher::Core::TryAgainOrFail(const HintPtr& hint, const absl::Status& status) {
+  const Instant next = parts_.clock.Now() + hint->retry_after;
+  if (!MayPass(status) || next >= *hint->resolve_by) return End(*hint, api::HintState::kFailed, status);
+  hint->status.error = status;
+  hint->retry_after = std::min(hint->retry_after * 2, limits_.retry_max);
+  spdlog::warn("hint {}: trying {} again: {}", hint->spec.id, hint->spec.reference, status.ToString());
+  parts_.core.PostAt(next, [self = shared_from_this(), hint] { self->ResolveAgain(hint); });
+}
+
+void Prefetcher::Core::ResolveAgain(const HintPtr& hint) {
+  std::lock_guard lock(mutex_);
+  if (stopped_ || hint->over()) return;
+  queue_.push_back(hint);
+  ResolveNext();
+}
+
+// --------------------------------------------------------------------------------------------- fetching
+
+void Prefetcher::Core::Learn(const HintPtr& hint, Found found) {
+  hint->status.state = api::HintState::kQueued;
+  hint->status.error = absl::OkStatus();
+  hint->bootstrap = std::move(found.bootstrap);
+  hint->status.profile_starts = found.profile_starts;
+  for (size_t i = 0; i < found.blobs.size(); ++i) {
+    Blob::Lease& lease = found.blobs[i];
+    std::vector<ChunkSpan> spans =
+        hint->spec.profile ? std::move(found.spans[i]) : SpansOf(hint->spec, lease.blob());
+    if (spans.empty()) continue;
+    hint->status.total_bytes += BytesOf(lease.blob().geometry(), spans);
+    hint->targets.push_back({std::move(lease), std::move(spans), nullptr});
+  }
+  hint->incomplete = hint->targets.size();
+  if (hint->incomplete == 0) return Complete(hint);
+  known_.push_back(hint);
+  ShareOutFetching();
+}
+
+// One that can't go on just now keeps trying, but not in anybody's place.
+void Prefetcher::Core::ShareOutFetching() {
+  std::sort(known_.begin(), known_.end(), GoesBefore);
+  size_t taken = 0;
+  for (const HintPtr& hint : known_) {
+    const bool fetching = hint->status.state == api::HintState::kFetching;
+    if (fetching && !hint->status.error.ok()) continue;
+    const bool may = taken < limits_.fetching_max;
+    if (may) ++taken;
+    if (may && !fetching) Fetch(hint);
+    if (!may && fetching) Pause(*hint);
+  }
+}
+
+void Prefetcher::Core::Fetch(const HintPtr& hint) {
+  hint->status.state = api::HintState::kFetching;
+  for (size_t i = 0; i < hint->targets.size(); ++i) {
+    Target& target = hint->targets[i];
+    if (target.complete) continue;
+    const std::weak_ptr<Core> weak = weak_from_this();
+    const auto on_try = [weak, hint, i](const absl::Status& status) {
+      if (const auto self = weak.lock()) self->OnTry(hint, i, status);
+    };
+    const BlobKey key = target.lease.blob().key();
+    if (hint->wants_all()) {
+      parts_.fills.Start(key, FetchClass::kHint, hint->owner, on_try);
+    } else {
+      target.fill = std::make_unique<RangeFill>(RangeFill::Parts{parts_.clock, parts_.core, parts_.cache},
+                                                limits_.ranges, key, target.spans, on_try);
+    }
+  }
+}
+
+void Prefetcher::Core::Pause(Hint& hint) {
+  hint.status.state = api::HintState::kQueued;
+  for (Target& target : hint.targets) {
+    target.fill.reset();
+    if (hint.wants_all()) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
+  }
+}
+
+void Prefetcher::Core::OnTry(const HintPtr& hint, size_t target, const absl::Status& status) {
+  std::lock_guard lock(mutex_);
+  if (stopped_ || hint->over() || hint->targets[target].complete) return;
+  if (status.ok()) {
+    hint->targets[target].complete = true;
+    --hint->incomplete;
+  }
+  if (hint->incomplete == 0) {
+    Complete(hint);
+  } else if (!status.ok() && !MayPass(status)) {
+    End(*hint, api::HintState::kFailed, status);
+  } else if (hint->status.state == api::HintState::kFetching) {
+    hint->status.error = status;
+  }  // else it was paused meanwhile, and the end of that try says nothing of the next one
+  ShareOutFetching();
+}
+
+// ----------------------------------------------------------------------------------------------- ending
+
+// What is to be pinned is held until it is: the hint goes on until then.
+void Prefetcher::Core::Complete(const HintPtr& hint) {
+  hint->told_last = hint->status.target_totals[static_cast<size_t>(api::TargetState::kSending)] > 0;
+  if (!hint->told_last && (!hint->spec.pin || !parts_.pin))
+    return End(*hint, api::HintState::kCompleted, absl::OkStatus());
+  std::erase(known_, hint);
+  if (hint->told_last) return;
+  std::vector<BlobKey> blobs;
+  for (const Target& target : hint->targets) blobs.push_back(target.lease.blob().key());
+  if (hint->bootstrap) blobs.push_back(hint->bootstrap->blob().key());
+  parts_.disk->Post(
+      [self = shared_from_this(), hint, blobs = std::move(blobs)] { self->PinAll(hint, blobs); });
+}
+
+void Prefetcher::Core::PinAll(const HintPtr& hint, const std::vector<BlobKey>& blobs) {
+  absl::Status pinned;
+  for (const BlobKey& blob : blobs) {
+    if (pinned.ok() && !hint->cancelled) pinned = parts_.pin(blob);
+  }
+  std::lock_guard lock(mutex_);
+  if (stopped_ || hint->over()) return;
+  End(*hint, pinned.ok() ? api::HintState::kCompleted : api::HintState::kFailed, pinned);
+}
+
+void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error) {
+  hint.status = StatusOf(hint);
+  hint.status.state = state;
+  hint.status.error = std::move(error);
+  LetGo(hint);
+  const auto is_it = [&](const HintPtr& other) { return other.get() == &hint; };
+  std::erase_if(queue_, is_it);
+  std::erase_if(known_, is_it);
+  if (--live_of_[hint.spec.scheduler] == 0) live_of_.erase(hint.spec.scheduler);
+  Remember(hint.spec.id);
+  SaveLater(limits_.save_delay);
+  const HintResult result = ResultOf(state);
+  parts_.telemetry.prefetch_hints[static_cast<size_t>(result)].Add();
+  if (result == HintResult::kFailed) {
+    spdlog::warn("hint {} failed: {}", hint.spec.id, hint.status.error.ToString());
+  } else {
+    spdlog::info("hint {} is {}: {} of {} bytes present", hint.spec.id, WordFor(state),
+                 hint.status.present_bytes, hint.status.total_bytes);
+  }
+}
+
+void Prefetcher::Core::LetGo(Hint& hint) {
+  hint.cancelled = true;
+  if (hint.wants_all()) {
+    for (const Target& target : hint.targets) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
+  }
+  hint.targets.clear();
+  hint.bootstrap.reset();
+}
+
+void Prefetcher::Core::TendLater() {
+  if (tending_ || stopped_ || hints_.size() == ended_.size()) return;
+  tending_ = true;
+  const std::weak_ptr<Core> weak = weak_from_this();
+  parts_.core.PostAt(parts_.clock.Now() + limits_.tend_interval, [weak] {
+    if (const auto self = weak.lock()) self->Tend();
+  });
+}
+
+void Prefetcher::Core::Tend() {
+  std::lock_guard lock(mutex_);
+  tending_ = false;
+  if (stopped_) return;
+  const Instant now = parts_.clock.Now();
+  std::vector<HintPtr> expired;
+  for (const auto& [id, hint] : hints_) {
+    if (!hint->over() && now >= hint->expires) expired.push_back(hint);
+  }
+  for (const HintPtr& hint : expired) End(*hint, api::HintState::kExpired, absl::OkStatus());
+  ShareOutFetching();
+  TendLater();
+}
+
+void Prefetcher::Core::Remember(const std::string& id) {
+  ended_.push_back(id);
+  if (ended_.size() <= limits_.ended_max) return;
+  hints_.erase(ended_.front());
+  ended_.pop_front();
+}
+
+void Prefetcher::Core::SaveLater(Duration delay) {
+  if (save_due_ || stopped_ || !parts_.journal) return;
+  save_due_ = true;
+  const std::weak_ptr<Core> weak = weak_from_this();
+  parts_.disk->PostAt(parts_.clock.Now() + delay, [weak] {
+    if (const auto self = weak.lock()) self->Save();
+  });
+}
+
+void Prefetcher::Core::Save() {
+  std::lock_guard one(save_mutex_);
+  std::vector<HintPtr> live;
+  {
+    std::lock_guard lock(mutex_);
+    if (!std::exchange(save_due_, false)) return;
+    for (const auto& [id, hint] : hints_) {
+      if (!hint->over()) live.push_back(hint);
+    }
+  }
+  std::sort(live.begin(), live.end(),
+            [](const HintPtr& a, const HintPtr& b) { return a->number < b->number; });
+  std::vector<JournalledHint> hints;
+  for (const HintPtr& hint : live) hints.push_back({hint->spec, hint->taken});
+  const absl::Status saved = parts_.journal->Save(hints);
+  if (saved.ok()) return;
+  spdlog::warn("hints would be lost with the daemon: {}", saved.ToString());
+  std::lock_guard lock(mutex_);
+  SaveLater(limits_.save_retry);
+}
+
+void Prefetcher::Core::Stop() {
+  // Nothing that ends from now on ends by its client's will or by what has become of its image.
+  Save();
+  std::lock_guard lock(mutex_);
+  stopped_ = true;
+  queue_.clear();
+  known_.clear();
+  for (const auto& [id, hint] : hints_) LetGo(*hint);
+}
+
+}  // namespace sluice

@@ -32,6 +32,7 @@ KeeperClientOptions ClientOptions(const DoorOptions& options) {
           .cache_dir = options.cache_dir,
           .keeper_path = options.keeper_path,
           .keeper_log = options.keeper_log,
+          .on_host = options.keeper_on_host,
           .read_deadline = options.read_deadline,
           .call_timeout = options.call_timeout,
           .slots_max = options.slots_max,

@@ -26,12 +26,13 @@ namespace sluice::ondemand {
 struct DoorOptions {
   Backend backend = Backend::kFanotify;  // not kOff
   std::string runtime_dir;               // holds the keeper's socket and lock; made if it is missing
-  std::string state_dir = {};  // of the store: locked by its keeper, which has a second socket there
-  std::string blobs_dir;       // the store's files, each named by the 64 hex digits of its key
-  std::string cache_dir = {};  // cachefiles: of the kernel's copies; made if it is missing
-  std::string domain = {};     // cachefiles: whose mounts share the copies; empty is each mount for itself
-  std::string keeper_path;     // the sluice-keeper executable
-  std::string keeper_log;      // file that a keeper's lines are appended to; empty is our own stderr
+  std::string state_dir = {};   // of the store: locked by its keeper, which has a second socket there
+  std::string blobs_dir;        // the store's files, each named by the 64 hex digits of its key
+  std::string cache_dir = {};   // cachefiles: of the kernel's copies; made if it is missing
+  std::string domain = {};      // cachefiles: whose mounts share the copies; empty is each mount for itself
+  std::string keeper_path;      // the sluice-keeper executable
+  bool keeper_on_host = false;  // it runs in the host's namespaces: see keeper_on_host.h
+  std::string keeper_log;       // file that a keeper's lines are appended to; empty is our own stderr
   Duration read_deadline = std::chrono::seconds(30);  // then a reader gets EIO
   Duration call_timeout = std::chrono::seconds(10);   // of one call to the keeper
   uint32_t slots_max = 16384;                         // reads that wait at once; a new keeper's only

@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "ondemand/keeper/control.h"
+#include "ondemand/keeper_on_host.h"
 
 extern char** environ;
 
@@ -126,6 +127,18 @@ bool SameFile(int a, int b) {
   struct stat second {};
   return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
          first.st_ino == second.st_ino;
+}
+
+// Of one whose answer to kHello can't be read.
+absl::Status NotOurKeeper(pid_t pid, std::span<const std::byte> answer) {
+  const uint32_t version = keeper::VersionOf(answer);
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the keeper that runs (process ", pid, ") is of another version of sluice: it speaks ",
+      version == 0 ? std::string("another protocol") : absl::StrCat("version ", version, " of its protocol"),
+      ", and this sluiced version ", keeper::kWireVersion,
+      ". Start the sluiced that it came with and unmount all images (sluice status, sluice umount), or end "
+      "what "
+      "reads from them and unmount them by umount: the keeper leaves then, and this sluiced starts its own"));
 }
 
 // What the keeper says when it is ready, or why it is not.
@@ -362,8 +375,7 @@ absl::Status KeeperClient::Attach() {
   keeper::Result<keeper::Message> message = keeper::ReceiveMessage(socket->get());
   if (!message.ok()) return absl::UnavailableError(message.error().text);
   const keeper::Reply* reply = keeper::ParseReply(message.value().bytes);
-  if (reply == nullptr)
-    return absl::FailedPreconditionError("the keeper that runs is of another version of sluice");
+  if (reply == nullptr) return NotOurKeeper(PeerPid(socket->get()), message.value().bytes);
   if (reply->error != 0) return FromErrno(reply->error, reply->text);
   if (absl::Status adopted = AdoptDescriptors(message.value()); !adopted.ok()) return adopted;
   keeper_pid_.store(PeerPid(socket->get()));
@@ -407,6 +419,11 @@ absl::Status KeeperClient::Spawn(std::vector<std::string> arguments, std::span<c
   Descriptor write_end(ends[1]);
   // Somebody may have removed it since we made it.
   mkdir(options_.runtime_dir.c_str(), 0755);
+  if (options_.on_host) {
+    absl::StatusOr<std::string> program = PlaceKeeperOnHost(options_.keeper_path, options_.state_dir);
+    if (!program.ok()) return program.status();
+    arguments.insert(arguments.begin(), {"--on-host", *program});
+  }
   if (!options_.state_dir.empty()) arguments.insert(arguments.begin(), {"--state-dir", options_.state_dir});
   arguments.insert(arguments.begin(), {options_.keeper_path, "--runtime-dir", options_.runtime_dir,
                                        "--blobs-dir", options_.blobs_dir, "--cache-dir", options_.cache_dir,

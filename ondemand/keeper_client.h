@@ -38,6 +38,7 @@ struct KeeperClientOptions {
   std::string cache_dir;  // cachefiles
   std::string keeper_path;
   std::string keeper_log;
+  bool on_host = false;  // as DoorOptions::keeper_on_host
   Duration read_deadline;
   Duration call_timeout;
   uint32_t slots_max;

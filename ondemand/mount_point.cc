@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -29,6 +30,23 @@ namespace sluice::ondemand {
 using keeper::Descriptor;
 
 namespace {
+
+constexpr char kSelf[] = "/proc/self";
+
+// Set once, before anything reads it.
+std::string& WhoseMounts() {
+  static std::string* const process = new std::string(kSelf);
+  return *process;
+}
+
+// Of a process of its own, with one thread: its root and working directory are then that namespace's.
+keeper::Outcome EnterMounts() {
+  if (WhoseMounts() == kSelf) return {};
+  const std::string path = WhoseMounts() + "/ns/mnt";
+  const Descriptor mounts(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (mounts.valid() && setns(mounts.get(), CLONE_NEWNS) == 0) return {};
+  return keeper::ErrnoError("enter the mount namespace " + path);
+}
 
 // The kernel writes space, tab, newline and backslash as three octal digits.
 std::string Unescape(std::string_view text) {
@@ -101,6 +119,7 @@ bool IsEmpty(int directory) {
 }
 
 keeper::Result<Descriptor> OpenHere(const std::string& path, Contents contents) {
+  if (keeper::Outcome entered = EnterMounts(); !entered.ok()) return entered.error();
   Descriptor directory(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!directory.valid()) return keeper::ErrnoError("");
   if (contents == Contents::kAny) return directory;
@@ -132,6 +151,10 @@ absl::StatusOr<Descriptor> Open(const std::string& path, Contents contents) {
 
 }  // namespace
 
+void UseMountsOf(const std::string& process) {
+  WhoseMounts() = process;
+}
+
 std::vector<MountInfo> ParseMountInfo(std::string_view text) {
   std::vector<MountInfo> mounts;
   for (std::string_view line : Split(text, '\n')) {
@@ -142,10 +165,11 @@ std::vector<MountInfo> ParseMountInfo(std::string_view text) {
 }
 
 absl::StatusOr<std::vector<MountInfo>> ReadMountInfo() {
-  std::ifstream file("/proc/self/mountinfo");
+  const std::string path = WhoseMounts() + "/mountinfo";
+  std::ifstream file(path);
   std::stringstream text;
   text << file.rdbuf();
-  if (!file) return absl::UnavailableError("read /proc/self/mountinfo failed: is /proc mounted?");
+  if (!file) return absl::UnavailableError(absl::StrCat("read ", path, " failed: is /proc mounted?"));
   return ParseMountInfo(text.str());
 }
 
@@ -185,7 +209,7 @@ std::string PathOf(const Descriptor& file) {
   return error ? std::string() : link.string();
 }
 
-MountWatch::MountWatch() : file_(open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC)) {}
+MountWatch::MountWatch() : file_(open((WhoseMounts() + "/mountinfo").c_str(), O_RDONLY | O_CLOEXEC)) {}
 
 bool MountWatch::Changed() {
   pollfd change{file_.get(), POLLPRI, 0};
@@ -195,7 +219,7 @@ bool MountWatch::Changed() {
 
 std::vector<ForeignMount> FindForeignMounts(uint64_t device) {
   std::error_code error;
-  std::set<std::string> seen{std::filesystem::read_symlink("/proc/self/ns/mnt", error).string()};
+  std::set<std::string> seen{std::filesystem::read_symlink(WhoseMounts() + "/ns/mnt", error).string()};
   std::vector<ForeignMount> found;
   std::filesystem::directory_iterator processes("/proc", error);
   for (; !error && processes != std::filesystem::directory_iterator(); processes.increment(error)) {
@@ -218,6 +242,7 @@ std::vector<ForeignMount> FindForeignMounts(uint64_t device) {
 
 absl::Status DetachForeignMount(const std::string& path) {
   const auto detach = [&path]() -> keeper::Outcome {
+    if (keeper::Outcome entered = EnterMounts(); !entered.ok()) return entered;
     if (umount2(path.c_str(), MNT_DETACH) == 0) return {};
     return keeper::ErrnoError("unmount " + path);
   };

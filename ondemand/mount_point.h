@@ -13,6 +13,11 @@
 
 namespace sluice::ondemand {
 
+// From now on all of this is about the mounts, and the paths, that a process sees, named by its folder in
+// /proc: the keeper's, where that has another mount namespace than this process. To be called before anything
+// else of this, and before other threads are started.
+void UseMountsOf(const std::string& process);
+
 // One line of /proc/self/mountinfo (proc_pid_mountinfo(5)), escapes undone.
 struct MountInfo {
   int id = 0;
@@ -25,7 +30,7 @@ struct MountInfo {
 // Lines that are not well-formed are left out.
 std::vector<MountInfo> ParseMountInfo(std::string_view text);
 
-// This process's mounts. Errors: Unavailable.
+// This process's mounts, or those of UseMountsOf. Errors: Unavailable.
 absl::StatusOr<std::vector<MountInfo>> ReadMountInfo();
 
 // Tells whether any mount of this process's namespace was made, moved or taken down since it was asked last.
@@ -47,7 +52,8 @@ struct ForeignMount {
   int pid = 0;          // of a process that sees it
   std::string process;  // its name
 };
-// Mounts of the file system (st_dev) in other namespaces than this process's, one for each namespace.
+// Mounts of the file system (st_dev) in other namespaces than where images are mounted, one for each
+// namespace.
 std::vector<ForeignMount> FindForeignMounts(uint64_t device);
 
 // How long the way along a path may take, which may lead through a file system that does not answer: of a

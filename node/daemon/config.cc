@@ -419,6 +419,10 @@ const std::vector<Setting>& Settings() {
              "cachefiles: keep the node's own copy of a blob beside the kernel's when nothing mounts it any "
              "more"),
       Switch("ondemand.fill", &Config::ondemand_fill, "fill every mounted image in the background"),
+      Switch(
+          "ondemand.keeperOnHost", &Config::ondemand_keeper_on_host,
+          "in a privileged pod with hostPID: the keeper leaves the pod for the host, and outlives it; images "
+          "are mounted on the host"),
       Text("ondemand.keeper", &Config::ondemand_keeper,
            "the keeper's executable; empty is the one beside sluiced"),
   };

@@ -91,6 +91,7 @@ struct Config {
   bool ondemand_fill = false;  // every mount is filled in the background
   std::string ondemand_domain = "sluice";
   bool ondemand_keep_copy = true;
+  bool ondemand_keeper_on_host = false;
   std::string ondemand_keeper;  // "" is sluice-keeper in ../libexec beside sluiced
 
   // Whether nodes prove to each other who they are: TLS, on both sides.

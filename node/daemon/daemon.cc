@@ -15,6 +15,8 @@
 #include "absl/strings/str_join.h"
 #include "node/daemon/daemon_node.h"
 #include "node/daemon/units.h"
+#include "ondemand/keeper_on_host.h"
+#include "ondemand/mount_point.h"
 #include "p2p/recipe/whole_recipe.h"
 
 namespace sluice {
@@ -44,6 +46,10 @@ std::string KeeperPath(const Config& config) {
   std::error_code error;
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
   return (self.parent_path().parent_path() / "libexec" / "sluice-keeper").string();
+}
+
+bool KeeperIsOnHost(const Config& config) {
+  return config.ondemand_keeper_on_host && config.ondemand_backend != "off";
 }
 
 p2p::RegistryOptions RegistryOptionsOf(const Config& config) {
@@ -114,6 +120,11 @@ absl::Status Daemon::Node::Start() {
   absl::Status status = MakeFolder(config_.data_dir, "data directory (dataDir)");
   if (status.ok()) status = MakeFolder(config_.runtime_dir, "runtime directory (runtimeDir)");
   if (!status.ok()) return status;
+  if (KeeperIsOnHost(config_)) {
+    const absl::StatusOr<std::string> host = ondemand::FindHost(config_.data_dir, config_.runtime_dir);
+    if (!host.ok()) return host.status();
+    ondemand::UseMountsOf(*host);
+  }
   absl::StatusOr<MountTable> table = MountTable::Load(config_.data_dir + "/mounts.json");
   if (!table.ok()) return table.status();
   if (table->is_copy()) {
@@ -308,6 +319,7 @@ absl::Status Daemon::Node::OpenDoor() {
   options.cache_dir = config_.data_dir + "/cachefiles";
   options.domain = config_.ondemand_domain;
   options.keeper_path = KeeperPath(config_);
+  options.keeper_on_host = KeeperIsOnHost(config_);
   options.keeper_log = config_.runtime_dir + "/keeper.log";
   options.read_deadline = config_.ondemand_read_deadline;
   options.descriptor_store = &descriptors_;

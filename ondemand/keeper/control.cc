@@ -65,6 +65,13 @@ Outcome ValidateGuard(const GuardRequest& request) {
   return {};
 }
 
+void RefuseOtherVersion(int connection, uint32_t version) {
+  const Result<ucred> peer = PeerOf(connection);
+  Log("refused: process %d speaks version %u of the keeper's protocol, and this keeper version %u; start the "
+      "sluiced that this keeper came with, or unmount all images, so that the next sluiced starts its own",
+      peer.ok() ? peer.value().pid : 0, version, kWireVersion);
+}
+
 }  // namespace
 
 Control::Control(Parts parts)
@@ -237,9 +244,12 @@ void Control::ServeConnection(int connection) {
   Result<Message> message = ReceiveMessage(connection);
   const Header* header = message.ok() ? ParseRequest(message.value().bytes) : nullptr;
   if (header == nullptr) {
-    if (message.ok() && IsOfAnotherVersion(message.value().bytes))
+    if (message.ok() && IsOfAnotherVersion(message.value().bytes)) {
       (void)SendMessage(connection, BytesOf(Reply{}).first(offsetof(Reply, mount)), {});
-    if (message.ok() || message.error().code == EPROTO) Log("malformed request; the connection is closed");
+      RefuseOtherVersion(connection, VersionOf(message.value().bytes));
+    } else if (message.ok() || message.error().code == EPROTO) {
+      Log("malformed request; the connection is closed");
+    }
     CloseConnection(connection);
     return;
   }

@@ -29,6 +29,7 @@
 #include "ondemand/keeper/fanotify/watch.h"
 #include "ondemand/keeper/fuse/fuse_door.h"
 #include "ondemand/keeper/fuse/fuse_mount.h"
+#include "ondemand/keeper/host.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/log.h"
 #include "ondemand/keeper/process.h"
@@ -52,6 +53,8 @@ struct Options {
   int ready_fd = -1;    // gets "ok", or why not
   int objects_fd = -1;  // gives what a daemon has kept of a predecessor's objects
   bool takeover = false;
+  std::string on_host;                  // the program to become on the host, which is then the keeper
+  CgroupOf cgroup = CgroupOf::kParent;  // that this process is in
   std::array<int, kInherited> inherited{-1, -1, -1, -1, -1};
 };
 
@@ -91,7 +94,8 @@ bool ParseOptions(int argc, char** argv, Options* options) {
       {"blobs-dir", required_argument, nullptr, 'b'},   {"cache-dir", required_argument, nullptr, 'c'},
       {"door", required_argument, nullptr, 'd'},        {"slots", required_argument, nullptr, 's'},
       {"ready-fd", required_argument, nullptr, 'f'},    {"objects-fd", required_argument, nullptr, 'o'},
-      {"takeover", required_argument, nullptr, 't'},    {nullptr, 0, nullptr, 0}};
+      {"takeover", required_argument, nullptr, 't'},    {"on-host", required_argument, nullptr, 'h'},
+      {"own-cgroup", no_argument, nullptr, 'g'},        {nullptr, 0, nullptr, 0}};
   long number = 0;
   for (int key; (key = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
     switch (key) {
@@ -121,6 +125,12 @@ bool ParseOptions(int argc, char** argv, Options* options) {
       case 'o':
         if (!ParseNumber(optarg, 1 << 20, &number)) return false;
         options->objects_fd = static_cast<int>(number);
+        break;
+      case 'h':
+        options->on_host = optarg;
+        break;
+      case 'g':
+        options->cgroup = CgroupOf::kKeeper;
         break;
       case 'd':
         if (!ParseDoor(optarg, options)) return false;
@@ -324,14 +334,37 @@ Outcome Serve(const Options& options, QueuedLog& log, Descriptor& ready) {
   return {};
 }
 
+// The same arguments, but for --on-host PROGRAM, which the daemon gives first.
+Outcome MoveToHost(const Options& options, const std::vector<char*>& argv) {
+  if (Outcome entered = EnterHost(); !entered.ok()) return entered;
+  std::vector<std::string> arguments{"--own-cgroup"};
+  for (size_t i = 1; i < argv.size(); ++i) {
+    if (std::strcmp(argv[i], "--on-host") == 0) {
+      ++i;
+    } else {
+      arguments.emplace_back(argv[i]);
+    }
+  }
+  return BecomeOnHost(options.on_host, std::move(arguments));
+}
+
 int Main(int argc, char** argv) {
+  const std::vector<char*> given(argv, argv + argc);  // getopt_long changes their order
   Options options;
   if (!ParseOptions(argc, argv, &options)) {
     Log("usage: sluice-keeper --runtime-dir DIR [--state-dir DIR] --blobs-dir DIR [--door "
         "fanotify|cachefiles|fuse] "
         "[--cache-dir DIR] [--slots N] [--ready-fd FD] [--objects-fd FD] [--takeover "
-        "REQUESTS,TREE,JOURNAL,COMPLETIONS,DAEMON]; started by sluiced");
+        "REQUESTS,TREE,JOURNAL,COMPLETIONS,DAEMON] [--on-host PROGRAM] [--own-cgroup]; started by sluiced");
     return 2;
+  }
+  if (!options.on_host.empty()) {
+    const Outcome moved = MoveToHost(options, given);
+    if (moved.ok()) return 0;
+    Log("%s", moved.error().text.c_str());
+    Descriptor ready(options.ready_fd);
+    ReportReady(ready, moved.error().text);
+    return 1;
   }
   // The daemon waits for its child; init takes the grandchild.
   const pid_t child = fork();
@@ -341,10 +374,11 @@ int Main(int argc, char** argv) {
   std::copy(options.inherited.begin(), options.inherited.end(), keep.begin());
   keep[kInherited] = options.ready_fd;
   keep[kInherited + 1] = options.objects_fd;
-  LeaveParent(keep);
+  LeaveParent(keep, options.cgroup);
   Descriptor ready(options.ready_fd);
   QueuedLog log;
   const Outcome outcome = Serve(options, log, ready);
+  if (options.cgroup == CgroupOf::kKeeper) LeaveOwnCgroups();
   if (outcome.ok()) return 0;
   Log("%s", outcome.error().text.c_str());
   ReportReady(ready, (outcome.error().code == EALREADY ? kReadyBusy : "") + outcome.error().text);

@@ -49,10 +49,10 @@ void CloseOthers(std::span<const int> keep) {
   close_range(first, ~0u, 0);
 }
 
-void LeaveParent(std::span<const int> keep) {
+void LeaveParent(std::span<const int> keep, CgroupOf cgroup) {
   setsid();
   prctl(PR_SET_NAME, "sluice-keeper");
-  LeaveCgroup();
+  if (cgroup == CgroupOf::kParent) LeaveCgroup();
   WriteFile("/proc/self/oom_score_adj", "-1000");
   CloseOthers(keep);
   // Numbers 0 and 1 are never an event's.

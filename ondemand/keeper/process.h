@@ -16,10 +16,13 @@ inline constexpr uint32_t kSlotsMin = 8;
 // Closes all descriptors but these and standard error.
 void CloseOthers(std::span<const int> keep);
 
+// Whether the keeper is to leave the cgroup that it was started in.
+enum class CgroupOf { kParent, kKeeper };
+
 // Leaves the daemon's session, and where it is permitted its cgroup, so that what stops the daemon does not
 // stop the keeper; asks the kernel to spare it when memory runs out; closes all inherited descriptors but
 // standard error and `keep`. What is not permitted is left as it is.
-void LeaveParent(std::span<const int> keep);
+void LeaveParent(std::span<const int> keep, CgroupOf cgroup);
 
 // Sets the limit on descriptors to what `slots` reads and the keeper itself need, or to the hard limit if
 // that is less; returns the number of slots that fit. Fails with EMFILE if fewer than kSlotsMin do.

@@ -128,10 +128,17 @@ const Header* ParseRequest(std::span<const std::byte> bytes) {
   return WellFormed(header->kind, bytes) ? header : nullptr;
 }
 
-bool IsOfAnotherVersion(std::span<const std::byte> bytes) {
-  if (bytes.size() < sizeof(Header)) return false;
+// Requests and replies begin alike.
+uint32_t VersionOf(std::span<const std::byte> bytes) {
+  static_assert(offsetof(Header, version) == offsetof(Reply, version));
+  if (bytes.size() < offsetof(Reply, mount)) return 0;
   const auto* header = reinterpret_cast<const Header*>(bytes.data());
-  return header->magic == kWireMagic && header->version != kWireVersion;
+  return header->magic == kWireMagic ? header->version : 0;
+}
+
+bool IsOfAnotherVersion(std::span<const std::byte> bytes) {
+  const uint32_t version = VersionOf(bytes);
+  return version != 0 && version != kWireVersion;
 }
 
 const Reply* ParseReply(std::span<const std::byte> bytes) {

@@ -148,8 +148,10 @@ Result<Message> ReceiveMessage(int socket);
 // The request's header if `bytes` is exactly one well-formed request of this version, of the size that its
 // kind has, with all texts terminated; else nullptr. The memory must be aligned for uint64_t.
 const Header* ParseRequest(std::span<const std::byte> bytes);
-// Whether it is from a daemon of another version of sluice, which will see by any reply that we are too.
+// Whether it is from another version of sluice, a request or a reply: who asked so will see it by any reply.
 bool IsOfAnotherVersion(std::span<const std::byte> bytes);
+// The version that a message of ours says it is of; 0 if it is none of ours.
+uint32_t VersionOf(std::span<const std::byte> bytes);
 // As ParseRequest, for a reply.
 const Reply* ParseReply(std::span<const std::byte> bytes);
 

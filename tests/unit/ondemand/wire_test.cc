@@ -122,6 +122,23 @@ TEST(WireParseTest, BeginningOfAReplyIsNoReply) {
   EXPECT_EQ(ParseReply(BytesOf(Reply{}).first(offsetof(Reply, mount))), nullptr);
 }
 
+TEST(WireParseTest, VersionOfWhateverSpeaks) {
+  HelloRequest hello;
+  EXPECT_EQ(VersionOf(BytesOf(hello)), kWireVersion);
+  EXPECT_FALSE(IsOfAnotherVersion(BytesOf(hello)));
+  hello.header.version = kWireVersion + 3;
+  EXPECT_EQ(VersionOf(BytesOf(hello)), kWireVersion + 3);
+  EXPECT_TRUE(IsOfAnotherVersion(BytesOf(hello)));
+  hello.header.magic ^= 1;
+  EXPECT_EQ(VersionOf(BytesOf(hello)), 0u);
+  EXPECT_FALSE(IsOfAnotherVersion(BytesOf(hello)));
+  Reply reply;
+  reply.version = kWireVersion - 1;
+  const std::span<const std::byte> beginning = BytesOf(reply).first(offsetof(Reply, mount));
+  EXPECT_EQ(VersionOf(beginning), kWireVersion - 1);
+  EXPECT_EQ(VersionOf(beginning.first(beginning.size() - 1)), 0u);
+}
+
 TEST(WireParseTest, CopyTextTerminatesOrRefuses) {
   char to[4];
   EXPECT_TRUE(CopyText("abc", to));

@@ -66,6 +66,24 @@ render --set config.ondemand.backend=off,mirror.enabled=true,mirror.containerd.c
 holds 'node["lifecycle"]["preStop"]["exec"]["command"][2].rstrip().endswith("--remove")'
 holds 'len(node["lifecycle"]["preStop"]["exec"]["command"]) == 3'
 
+# --- mounts that outlive their pod: the host's processes are seen, the host mounts, and nothing is unmounted at the end
+
+render
+holds '"hostPID" not in pod and config["ondemand"]["keeperOnHost"] is False'
+render --set config.ondemand.keeperOnHost=true,updateStrategy.type=RollingUpdate
+holds 'pod["hostPID"] is True and node["securityContext"]["privileged"] and config["ondemand"]["keeperOnHost"] is True'
+holds 'next(m for m in node["volumeMounts"] if m["name"] == "mounts")["mountPropagation"] == "HostToContainer"'
+holds '"lifecycle" not in node'
+config_is_valid
+notes --set config.ondemand.keeperOnHost=true
+grep -q 'Mounts outlive their pod' "$work/notes" || fail "the notes don't say that mounts outlive their pod"
+! grep -q 'WARNING: A pod.s end ends its mounts' "$work/notes" || fail "the notes warn of what is not so"
+# The first process is not the daemon: its standard error is none of the pod's.
+render --set config.ondemand.keeperOnHost=true,mirror.enabled=true,mirror.containerd.configure=true
+holds '"/proc/1/" not in str(node["lifecycle"]) and len(node["lifecycle"]["preStop"]["exec"]["command"]) == 3'
+render --set config.ondemand.keeperOnHost=true,config.ondemand.backend=off
+holds '"hostPID" not in pod and "privileged" not in node["securityContext"]'
+
 # --- who is a node
 
 render "${cert_manager[@]}" --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes

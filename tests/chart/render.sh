@@ -7,7 +7,7 @@ source "$(dirname "$0")/lib_helm.sh"
 
 render
 holds 'daemons["updateStrategy"] == {"type": "OnDelete"}'
-holds 'config["ondemand"] == {"backend": "fuse"}'
+holds 'config["ondemand"] == {"backend": "fuse", "keeperOnHost": False}'
 holds 'config["cluster"] == {"listen": "0.0.0.0:7301", "members": ["node-sluice.storage.svc:7301"], "swarm": False, "swarmPort": 7302}'
 holds 'pod["automountServiceAccountToken"] is False and not pod.get("hostNetwork")'
 holds 'node["securityContext"]["privileged"] and "preStop" in node["lifecycle"]'
@@ -76,7 +76,7 @@ holds 'pod["imagePullSecrets"] == [{"name": "pull"}]'
 holds 'config["dataDir"] == "/srv/sluice" and config["runtimeDir"] == "/run/sluice" and "cluster" not in config'
 holds 'config["fetch"] == {"inflightMax": 1073741824, "readaheadMax": "4Mi"}'
 holds 'config["origin"]["dockerConfig"] == "/etc/sluice/docker/config.json" and config["origin"]["retries"] == 2'
-holds 'config["ondemand"] == {"backend": "fuse", "readDeadline": "20s", "fill": True}'
+holds 'config["ondemand"] == {"backend": "fuse", "keeperOnHost": False, "readDeadline": "20s", "fill": True}'
 holds '{v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v} == {"/srv/sluice", "/run/sluice", "/srv/mounts"}'
 holds 'pod["hostNetwork"] and pod["dnsPolicy"] == "ClusterFirstWithHostNet" and pod["serviceAccountName"] == "mine"'
 holds 'pod["priorityClassName"] == "system-node-critical" and pod["tolerations"] == [{"operator": "Exists"}]'

@@ -54,6 +54,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Whether the keeper leaves the pod for the host: true, or empty. */}}
+{{- define "sluice.keeperOnHost" -}}
+{{- if and .Values.config.ondemand.keeperOnHost (ne .Values.config.ondemand.backend "off") }}true{{ end -}}
+{{- end -}}
+
 {{/* Whether the node's container runtime is to be told of the mirror: true, or empty. */}}
 {{- define "sluice.configuresRuntime" -}}
 {{- if or .Values.mirror.containerd.configure .Values.mirror.crio.configure }}true{{ end -}}

@@ -183,11 +183,12 @@ Outcome BecomeOnHost(const std::string& program, std::vector<std::string> argume
   if (access(program.c_str(), X_OK) != 0)
     return ErrnoError("run " + program + " on the host (is its file system mounted noexec?)");
   arguments.insert(arguments.begin(), program);
+  // First, as systemd does not move what it starts in every hierarchy of the first version.
+  if (Outcome left = LeaveCgroups(); !left.ok()) return left;
   if (HostHasSystemd()) {
     if (StartInScope(arguments)) return {};
-    Log("the host's systemd makes no scope for the keeper; it gets a cgroup of its own");
+    Log("the host's systemd makes no scope for the keeper; it stays in a cgroup of its own");
   }
-  if (Outcome left = LeaveCgroups(); !left.ok()) return left;
   const std::vector<char*> argv = PointersTo(arguments);
   execv(program.c_str(), argv.data());
   return ErrnoError("run " + program + " on the host");
@@ -196,11 +197,11 @@ Outcome BecomeOnHost(const std::string& program, std::vector<std::string> argume
 void LeaveOwnCgroups() {
   for (const std::string& root : CgroupRoots(ReadFile("/proc/self/mountinfo"))) {
     const std::string own = root + kOwnCgroup;
-    // Only what this process was in: in a scope it is not.
+    // In a scope it is in none of them, or in some.
     std::istringstream members(ReadFile(own + "/cgroup.procs"));
     bool inside = false;
     for (long pid; members >> pid;) inside |= pid == getpid();
-    if (inside && EnterCgroup(root)) rmdir(own.c_str());
+    if (!inside || EnterCgroup(root)) rmdir(own.c_str());
   }
 }
 

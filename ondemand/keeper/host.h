@@ -20,9 +20,9 @@ Result<std::string> HostProcess();
 Outcome EnterHost();
 
 // Becomes `program`, a path as the host has it, with these arguments, outside of every cgroup of the pod's:
-// in a scope of the host's systemd where that runs, else in a cgroup of its own, or the root's, of each
-// hierarchy. Returns only with an error (then nothing runs), or with success when the program, which leaves
-// its parent behind, has started in a scope. REQUIRES: EnterHost() has succeeded
+// in a cgroup of its own, or the root's, of each hierarchy, and from there in a scope of the host's systemd
+// where that runs. Returns only with an error (then nothing runs), or with success when the program, which
+// leaves its parent behind, has started in a scope. REQUIRES: EnterHost() has succeeded
 Outcome BecomeOnHost(const std::string& program, std::vector<std::string> arguments);
 
 // A cgroup's hierarchies as of a text like /proc/self/mountinfo: the folders at which the root of one is

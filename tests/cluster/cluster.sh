@@ -6,9 +6,11 @@
 # shellcheck disable=SC2154  # set by tests/e2e/lib.sh
 cluster=$work/cluster
 containerd_socket=$cluster/containerd.sock
-# Pods reach the host at the gateway's address, and nothing else does.
+# Pods reach the host at the gateway's address, which nothing else does, and at its own.
 readonly pod_gateway=10.88.0.1
 cluster_pids=()
+containerd_pid=
+kubelet_pid=
 saved_settings=()
 new_folders=()
 
@@ -21,6 +23,22 @@ run_in_background() {
   setsid "${@:2}" >"$cluster/$1.log" 2>&1 8>&- &
   cluster_pids+=($!)
   disown
+}
+
+# The cluster's DNS knows what is written to $cluster/dns as lines of /etc/hosts, and nothing else.
+start_dns() {
+  mkdir -p "$cluster/dns"
+  run_in_background dns dnsmasq --keep-in-foreground --log-facility=- --conf-file=/dev/null --no-resolv --no-hosts \
+    --user=root --pid-file= --listen-address="$pod_gateway" --bind-interfaces --hostsdir="$cluster/dns" --local=/#/
+}
+
+# name_service SERVICE NAMESPACE: as the API server has its endpoints now.
+name_service() {
+  local addresses
+  addresses=$(kubectl --namespace "$2" get endpoints "$1" --output 'jsonpath={.subsets[*].addresses[*].ip}')
+  [[ -n $addresses ]] || return 1
+  # shellcheck disable=SC2086  # one word an address
+  printf "%s $1.$2.svc.cluster.local\n" $addresses >"$cluster/dns/$2-$1"
 }
 
 # Kubelet and the pods' network set these for good, and no option moves these folders.
@@ -42,15 +60,15 @@ restore_settings() {
   done
 }
 
-# start_containerd REGISTRY: what is asked for at docker.io is asked of this registry.
-start_containerd() {
-  mkdir -p "$cluster/cni" "$cluster/mirrors/docker.io"
-  printf '[host."http://%s"]\n  capabilities = ["pull", "resolve"]\n' "$1" >"$cluster/mirrors/docker.io/hosts.toml"
+# configure_containerd REGISTRY: what is asked for at docker.io is asked of this registry.
+configure_containerd() {
+  mkdir -p "$cluster/cni" "$cluster/etc/certs.d/docker.io"
+  printf '[host."http://%s"]\n  capabilities = ["pull", "resolve"]\n' "$1" >"$cluster/etc/certs.d/docker.io/hosts.toml"
   cat >"$cluster/cni/10-pods.conflist" <<JSON
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "ptp",
-  "ipam": {"type": "host-local", "dataDir": "$cluster/addresses", "subnet": "${pod_gateway%.*}.0/24"}}]}
+  "ipam": {"type": "host-local", "dataDir": "$cluster/addresses", "subnet": "${pod_gateway%.*}.0/24", "routes": [{"dst": "0.0.0.0/0"}]}}]}
 JSON
-  cat >"$cluster/containerd.toml" <<TOML
+  cat >"$cluster/etc/config.toml" <<TOML
 version = 2
 root = "$cluster/containerd"
 state = "$cluster/containerd-run"
@@ -62,12 +80,16 @@ state = "$cluster/containerd-run"
   sandbox_image = "docker.io/library/pause:1"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "$cluster/mirrors"
+    config_path = "$cluster/etc/certs.d"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "$cluster/cni"
 TOML
-  run_in_background containerd containerd --config "$cluster/containerd.toml"
+}
+
+start_containerd() {
+  run_in_background containerd containerd --config "$cluster/etc/config.toml"
+  containerd_pid=$!
   wait_until ctr version >"$cluster/ctr.log" 2>&1 || fail "containerd does not start: $(tail -n 3 "$cluster/containerd.log")"
 }
 
@@ -112,9 +134,10 @@ start_kubelet() {
     --cert-dir="$cluster/kubelet-certificates" --container-runtime=remote \
     --container-runtime-endpoint="unix://$containerd_socket" --fail-swap-on=false --cgroup-driver=cgroupfs \
     --cgroups-per-qos=false --enforce-node-allocatable= --hostname-override=localhost --address=127.0.0.1 \
-    --port="$(free_port)" --healthz-port=0 --read-only-port=0 --anonymous-auth=true --authorization-mode=AlwaysAllow \
+    --cluster-dns="$pod_gateway" --cluster-domain=cluster.local --port="$(free_port)" --healthz-port=0 --read-only-port=0 --anonymous-auth=true --authorization-mode=AlwaysAllow \
     --authentication-token-webhook=false --make-iptables-util-chains=false --eviction-hard= \
     --volume-plugin-dir="$cluster/plugins"
+  kubelet_pid=$!
   wait_until node_is_ready_in_cluster || fail "the node does not become ready: $(tail -n 5 "$cluster/kubelet.log")"
 }
 
@@ -122,7 +145,9 @@ start_kubelet() {
 cluster_up() {
   save_settings
   mkdir -p "$cluster"
-  start_containerd "$1"
+  start_dns
+  configure_containerd "$1"
+  start_containerd
   start_control_plane
   start_kubelet
 }
@@ -133,6 +158,15 @@ network_namespaces() {
   for container in $(ctr containers ls -q); do
     ctr containers info "$container" | jq -r '.Spec.linux.namespaces[]? | select(.type == "network") | .path // empty'
   done | grep '^/.*/netns/' | sort -u
+}
+
+# What is left of containerd's when it has been killed: shims, and what runs in their containers.
+end_shims() {
+  local pid
+  for pid in $(pgrep -f "^[^ ]*containerd-shim.*$containerd_socket"); do
+    pkill -KILL -P "$pid"
+    kill -KILL "$pid"
+  done
 }
 
 no_containers() { [[ -z $(ctr containers ls -q 2>/dev/null) ]]; }
@@ -146,16 +180,16 @@ cluster_down() {
     end=$((SECONDS + 30))
     until no_containers || ((SECONDS >= end)); do sleep 0.5; done
   fi
-  # All but containerd, which started first and ends what is left.
-  for pid in "${cluster_pids[@]:1}"; do kill -KILL "$pid" 2>/dev/null; done
+  # All but containerd, which ends what is left.
+  for pid in "${cluster_pids[@]}"; do [[ $pid == "$containerd_pid" ]] || kill -KILL "$pid" 2>/dev/null; done
   if [[ -S $containerd_socket ]]; then
     network_namespaces >"$cluster/namespaces" 2>/dev/null
     for task in $(ctr tasks ls -q 2>/dev/null); do ctr tasks kill -s KILL "$task" 2>/dev/null; done
     for task in $(ctr tasks ls -q 2>/dev/null); do ctr tasks delete --force "$task" >/dev/null 2>&1; done
     while read -r path; do umount "$path" && rm -f "$path"; done <"$cluster/namespaces"
   fi
-  ((${#cluster_pids[@]} == 0)) || end_process "${cluster_pids[0]}" TERM
-  for pid in $(pgrep -f "^[^ ]*containerd-shim.*$containerd_socket"); do kill -KILL "$pid"; done
+  end_process "$containerd_pid" TERM
+  end_shims
   restore_settings
   ((${#new_folders[@]} == 0)) || rm -rf "${new_folders[@]}"
   rmdir /sys/fs/cgroup/k8s.io /sys/fs/cgroup/*/k8s.io 2>/dev/null

@@ -6,11 +6,13 @@ source tests/packages.sh
 
 usage() {
   cat <<'USAGE'
-usage: bash tests/cluster/image.sh HOST:PORT
+usage: [PREBUILT=FOLDER] bash tests/cluster/image.sh HOST:PORT
 
 Builds charts/sluice/Dockerfile with buildah, as root, on a Debian 12 that debootstrap makes, and pushes the image to a
-registry without TLS as HOST:PORT/sluice/sluice:test; beside it library/pause:1, which kubelet needs. The Debian,
+registry without TLS as HOST:PORT/sluice/sluice:test, a next version as :next; beside it library/pause:1, which kubelet needs. The Debian,
 buildah's layers and the compiler's cache are kept in ~/.cache/sluice, so that a second run takes less.
+With PREBUILT, a build folder of this machine, which must be a Debian 12 too, its programs are put on that Debian with the
+packages whose libraries they need, in a minute: the Dockerfile is not tried then.
 USAGE
 }
 
@@ -76,11 +78,57 @@ if ! "${build[@]}" inspect --type image localhost/pause >/dev/null 2>&1; then
   "${build[@]}" commit --quiet "$container" localhost/pause >/dev/null
 fi
 
-# Not the machine's own: what a compiler of another distribution has cached is of no use here.
-compiler_cache=$cache/ccache
-mkdir -p "$compiler_cache"
-"${build[@]}" build --isolation chroot --layers --pull-never --build-arg "BASE=$base" \
-  --volume "$compiler_cache:/root/.cache/ccache:rw" -f charts/sluice/Dockerfile -t localhost/sluice . >&2
+# As the Dockerfile's first stage does it, by the compiler that it installs.
+build_programs() {
+  # Not the machine's own: what a compiler of another distribution has cached is of no use here.
+  local compiler_cache=$cache/ccache
+  mkdir -p "$compiler_cache"
+  "${build[@]}" build --isolation chroot --layers --pull-never --build-arg "BASE=$base" \
+    --volume "$compiler_cache:/root/.cache/ccache:rw" -f charts/sluice/Dockerfile -t localhost/sluice . >&2
+}
+
+# The packages that own the libraries that these programs are linked with.
+library_packages() {
+  local library
+  ldd "$@" | awk '$2 == "=>" { print $3 }' | sort -u | while read -r library; do
+    dpkg-query -S "$library" 2>/dev/null || dpkg-query -S "/usr$library" || exit 1
+  done | cut -d: -f1 | sort -u
+}
+
+# take_programs FOLDER
+take_programs() {
+  local programs=("$1/bin/sluiced" "$1/bin/sluice" "$1/libexec/sluice-keeper") packages runtime container
+  [[ $(. /etc/os-release && echo "$VERSION_CODENAME") == bookworm ]] ||
+    { echo "PREBUILT: this machine is no Debian 12, whose libraries the image has" >&2; return 1; }
+  packages=$(library_packages "${programs[@]}")
+  # By what is in it: a build that needs others makes another one.
+  runtime=localhost/sluice-runtime:$(sha256sum <<<"$packages" | cut -c1-12)
+  if ! "${build[@]}" inspect --type image "$runtime" >/dev/null 2>&1; then
+    container=$("${build[@]}" from --pull-never "$base")
+    # shellcheck disable=SC2086  # one word a package
+    "${build[@]}" run --isolation chroot "$container" -- sh -euc \
+      'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" &&
+       rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb' sh ca-certificates $packages >&2
+    "${build[@]}" commit --quiet "$container" "$runtime" >/dev/null
+  fi
+  work=$(mktemp -d -p "$cache" programs-XXXXXXXX)
+  install -D --strip -t "$work/usr/bin" "${programs[@]:0:2}"
+  install -D --strip -t "$work/usr/libexec" "${programs[2]}"
+  container=$("${build[@]}" from --pull-never "$runtime")
+  "${build[@]}" copy --quiet "$container" "$work" / >/dev/null
+  "${build[@]}" config --entrypoint '["/usr/bin/sluiced", "--config", "/etc/sluice/sluice.yaml"]' "$container"
+  "${build[@]}" commit --quiet "$container" localhost/sluice >/dev/null
+  rm -rf "$work"
+  work=
+}
+
+if [[ -n ${PREBUILT-} ]]; then take_programs "$PREBUILT"; else build_programs; fi
 push() { "${build[@]}" push --quiet --tls-verify=false "$1" "docker://$registry/$2" >&2; }
 push localhost/pause library/pause:1
 push localhost/sluice sluice/sluice:test
+
+# The next version: the same programs, with a keeper whose file differs.
+container=$("${build[@]}" from --pull-never localhost/sluice)
+"${build[@]}" run --isolation chroot "$container" -- sh -c 'printf next >>/usr/libexec/sluice-keeper'
+"${build[@]}" commit --quiet "$container" localhost/sluice-next >/dev/null
+push localhost/sluice-next sluice/sluice:next

@@ -5,21 +5,18 @@ cd "$(dirname "$0")/../.."
 
 usage() {
   cat <<'USAGE'
-usage: [K8S_HOME=FOLDER] bash tests/cluster/run.sh [helm's arguments]
+usage: [K8S_HOME=FOLDER] [PREBUILT=FOLDER] bash tests/cluster/run.sh [helm's arguments]
 
 Builds the node's image, starts a Kubernetes of one node on loopback, installs charts/sluice into it and tries what the
 chart promises. Needs root and a Debian 12; installs packages that are missing. K8S_HOME/bin must hold Kubernetes 1.20 or
 newer and helm (default: ~/.cache/k8s-1.20; built by ../shared/tools/k8s/build, if that is there).
+With PREBUILT, a build folder of this checkout, the image is made of its programs: see tests/cluster/image.sh.
 What is given is passed on to helm install, e.g. --set peers.enabled=false.
 
 The last line of standard output is JSON: true or false for each step. All else goes to standard error. What it does not
 try yet is false in any case:
-- helm_test: a cluster's DNS is missing here, by which the Service names its nodes;
-- pull_by_mirror, second_pull_origin_zero: the pods' network has no hostPort here;
-- upgrade_pod, upgrade_version: a mount ends with its pod, so that readers get errors, not bytes (that they get nothing
-  worse is deleted_under_waiting_reader, deleted_under_busy_readers);
 - reboot: nothing here ends all processes and mounts of the node and starts it again;
-- uninstall_refused: no node tells others who uses its mounts, so nothing can refuse.
+- uninstall_refused: what refuses (uninstall_refused_while_mounted) names nodes, and no pods and paths that use a mount.
 USAGE
 }
 
@@ -52,16 +49,20 @@ exec 8>&1
 export WAIT_SECONDS_MAX=${WAIT_SECONDS_MAX:-120}
 source tests/e2e/lib.sh
 source tests/cluster/cluster.sh
+source tests/e2e/lib_images.sh
+source tests/cluster/host_keeper.sh
 
 readonly steps=(image_built cluster_up bad_values_refused install ready mounted_and_read host_tool service_names_pod
   metrics_scraped second_node_asks_first upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read
-  deleted_under_busy_readers uninstall)
+  deleted_under_busy_readers helm_test pull_by_mirror second_pull_origin_zero upgrade_pod upgrade_version
+  uninstall_refused_while_mounted uninstall)
 # What the chart has to show on a cluster and this does not try yet: false, whatever happens.
-readonly untried=(helm_test pull_by_mirror second_pull_origin_zero upgrade_pod upgrade_version reboot uninstall_refused)
+readonly untried=(reboot uninstall_refused)
 declare -A done_steps=()
 namespace=storage
 # A read that no one answers any more must end within its deadline and the pod's time to end.
 readonly read_deadline_seconds=20 pod_end_seconds=30
+operations_port=9464
 mounts=$work/mnt
 other_mounts=$work/other-mnt
 pods_registry_pid=
@@ -117,7 +118,7 @@ no_such_pod() { ! in_namespace get pod "$1" >/dev/null 2>&1; }
 
 await_pod() {
   wait_until daemonset_is_ready || fail "the DaemonSet does not become ready: $(in_namespace describe pod | tail -n 15)"
-  listen=$(pod_field .status.podIP):9464
+  listen=$(pod_field .status.podIP):$operations_port
 }
 
 # await_other_pod NAME: until that one has gone, and its successor is ready.
@@ -130,7 +131,8 @@ await_other_pod() {
 
 start_pods_registry() {
   pods_registry=$pod_gateway:$(free_port)
-  sed "s|addr: .*|addr: \"$pods_registry\"}|" "$work/registry.yml" >"$work/pods-registry.yml"
+  # It says what is asked for.
+  sed "s|addr: .*|addr: \"$pods_registry\"}|; s|disabled: true|disabled: false|" "$work/registry.yml" >"$work/pods-registry.yml"
   OTEL_TRACES_EXPORTER=none setsid docker-registry serve "$work/pods-registry.yml" >"$work/pods-registry.log" 2>&1 &
   pods_registry_pid=$!
   disown
@@ -334,14 +336,52 @@ drop_page_cache
 reads_right "$work/busy" "$mounts/busy" || fail "the host can't read what the third pod mounted"
 passed deleted_under_busy_readers
 
-note "helm uninstall leaves nothing"
-pod=$(pod_name)
-helm uninstall sluice --namespace "$namespace" >&2
-wait_until no_such_pod "$pod" || fail "the pod stays"
+# uninstall: leaves nothing on the host but the store.
+uninstall() {
+  local pod
+  pod=$(pod_name)
+  helm uninstall sluice --namespace "$namespace" >&2
+  wait_until no_such_pod "$pod" || fail "the pod stays"
+  wait_until nothing_is_left || fail "left: $(in_namespace get all,configmap,serviceaccount,secret --output name)"
+  [[ -z $(mounts_below "$mounts" | grep -vx "$mounts") ]] || fail "an image is still mounted: $(mounts_below "$mounts")"
+  wait_until no_node_processes || fail "processes of the node live on: $(node_processes)"
+}
 nothing_is_left() {
   [[ -z $(in_namespace get all,configmap,serviceaccount,secret --selector app.kubernetes.io/instance=sluice --output name) ]]
 }
-wait_until nothing_is_left || fail "left: $(in_namespace get all,configmap,serviceaccount,secret --output name)"
-[[ -z $(mounts_below "$mounts" | grep -vx "$mounts") ]] || fail "an image is still mounted: $(mounts_below "$mounts")"
-[[ -z $(node_processes) ]] || fail "processes of the node live on: $(node_processes)"
+no_node_processes() { [[ -z $(node_processes) ]]; }
+
+note "helm uninstall while the keeper is in the pod"
+uninstall
+
+note "a keeper that outlives its pod"
+operations_port=$host_operations_port
+install_on_host
+await_pod
+push_new warm 5
+pod_mounts warm "$mounts/warm"
+[[ -n $(host_keeper) ]] || fail "no keeper runs on the host"
+
+note "helm test"
+try_helm_test
+passed helm_test
+note "an ordinary image comes through the node"
+try_mirror
+passed pull_by_mirror
+try_second_pull
+passed second_pull_origin_zero
+in_namespace delete pod plain >&2
+
+note "an upgrade that ends the pod, under readers"
+upgrade_under_readers again 6 --set podAnnotations.again=yes
+passed upgrade_pod
+note "an upgrade to another version, under readers"
+upgrade_under_readers next 7 --set image.tag=next
+passed upgrade_version
+note "helm uninstall while images are mounted"
+try_uninstall_while_mounted
+passed uninstall_refused_while_mounted
+note "helm uninstall leaves nothing"
+for name in warm again next; do in_pod sluice umount "$mounts/$name" >&2; done
+uninstall
 passed uninstall

@@ -1,0 +1,140 @@
+# shellcheck shell=bash
+# The steps of tests/cluster/run.sh, which sources this, with a keeper that outlives its pod, on the host's network, and
+# with the node's container runtime asking the pod's mirror.
+
+# shellcheck disable=SC2154  # set by run.sh, cluster.sh and tests/e2e/lib.sh
+host_operations_port=$(free_port) peers_port=$(free_port) mirror_port=$(free_port)
+readonly upgrade_seconds=180
+host_values=(
+  --set "config.ondemand.keeperOnHost=true,updateStrategy.type=RollingUpdate,hostNetwork=true"
+  --set "config.ondemand.readDeadline=${upgrade_seconds}s"
+  --set "config.operations.listen=0.0.0.0:$host_operations_port,config.cluster.listen=0.0.0.0:$peers_port"
+  --set "mirror.enabled=true,mirror.port=$mirror_port"
+  --set "mirror.containerd.configure=true,mirror.containerd.folder=$cluster/etc"
+)
+
+host_keeper() { pgrep -f "^$data_dir/bin/sluice-keeper .*$run_dir"; }
+
+install_on_host() {
+  "${install[@]}" "${host_values[@]}" "$@" >"$work/notes" || fail "helm fails: $(<"$work/notes")"
+}
+
+# --- helm test
+
+try_helm_test() {
+  wait_until name_service sluice "$namespace" || fail "the Service has no endpoints"
+  timeout 300 "$K8S_HOME/bin/helm" --kubeconfig "$cluster/kubeconfig" test sluice --namespace "$namespace" --logs >&2 ||
+    fail "helm test fails"
+}
+
+# --- ordinary images
+
+# An ordinary image of $1 bytes that no other has, which can run, as plain:1.
+push_plain() {
+  mkdir -p "$work/plain/bin"
+  cp /bin/busybox "$work/plain/bin/busybox"
+  head -c "$1" /dev/urandom >"$work/plain/noise"
+  tar -C "$work/plain" -c . | gzip -1 >"$work/plain.tar.gz"
+  push_ordinary plain "$work/plain.tar.gz"
+}
+
+start_plain_pod() {
+  in_namespace apply -f - >&2 <<YAML
+apiVersion: v1
+kind: Pod
+metadata: {name: plain}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - {name: plain, image: "$pods_registry/plain:1", imagePullPolicy: Always, command: [/bin/busybox, sleep, "1000000"]}
+YAML
+}
+plain_pod_runs() { [[ $(in_namespace get pod plain --output 'jsonpath={.status.containerStatuses[0].state.running}') ]]; }
+run_plain_pod() {
+  start_plain_pod
+  wait_until plain_pod_runs || fail "the pod of an ordinary image does not run: $(in_namespace describe pod plain | tail -n 5)"
+}
+
+blobs_asked_of_registry() { grep -c '"GET /v2/plain/blobs/' "$work/pods-registry.log" || true; }
+
+# The runtime has no other way to that registry than the mirror: by itself it would ask it by TLS.
+try_mirror() {
+  local before bytes=8000000
+  push_plain "$bytes"
+  before=$(metric sluice_origin_bytes_total)
+  run_plain_pod
+  (($(metric sluice_origin_bytes_total) - before >= bytes)) || fail "the image did not come through the node"
+  (($(blobs_asked_of_registry) > 0)) || fail "the registry does not say what it was asked for"
+}
+
+# Its tag is asked for again, and no blob: the runtime has forgotten them, and the node has not.
+try_second_pull() {
+  local before asked
+  in_namespace delete pod plain >&2
+  ctr images rm --sync "$pods_registry/plain:1" >&2
+  before=$(blobs_asked_of_registry)
+  asked=$(metric sluice_mirror_requests_total)
+  run_plain_pod
+  (($(metric sluice_mirror_requests_total) > asked)) || fail "the second pull did not ask the node"
+  (($(blobs_asked_of_registry) == before)) || fail "the second pull asked the registry for blobs"
+}
+
+# --- upgrades under readers
+
+# Reads what is there, at random places, past the kernel's cache, until $work/enough is there; errors are not allowed.
+read_on() {
+  local seed=0
+  while [[ ! -e $work/enough ]]; do
+    seed=$((seed + 1))
+    python3 "$e2e_dir/compare_reads.py" "$1" "$2" --reads 200 --seed "$seed" >"$work/busy.log" 2>&1 ||
+      { tail -n 5 "$work/busy.log"; return 1; }
+  done
+  echo "$seed rounds"
+}
+
+# upgrade_under_readers NAME SEED [helm's arguments]: one reader has all it reads, another waits for a registry that says
+# nothing before the new pod is there.
+upgrade_under_readers() {
+  local name=$1 pod keeper busy waiting status=0
+  push_new "$name" "$2"
+  pod_mounts "$name" "$mounts/$name"
+  reads_right "$work/warm" "$mounts/warm" || fail "the host can't read what was mounted before"
+  rm -f "$work/enough"
+  read_on "$work/warm" "$mounts/warm" >"$work/read-on.log" &
+  busy=$!
+  kill -STOP "$pods_registry_pid"
+  python3 "$e2e_dir/compare_reads.py" "$work/$name" "$mounts/$name" >"$work/reader.log" 2>&1 &
+  waiting=$!
+  wait_until a_read_waits || fail "no read waits: $(cat "$work/reader.log")"
+  pod=$(pod_name)
+  keeper=$(host_keeper)
+  install_on_host "${@:3}"
+  await_other_pod "$pod"
+  alive "$waiting" || fail "the reader did not wait for the next pod: $(cat "$work/reader.log")"
+  kill -CONT "$pods_registry_pid"
+  wait "$waiting" || fail "a reader that waited during the upgrade got $(tail -n 3 "$work/reader.log")"
+  : >"$work/enough"
+  wait "$busy" || status=$?
+  ((status == 0)) || fail "a reader of what is there got $(cat "$work/read-on.log")"
+  [[ $(host_keeper) == "$keeper" ]] || fail "the upgrade replaced the keeper $keeper: $(host_keeper)"
+  note "through the upgrade: $(tail -n 1 "$work/reader.log"); $(cat "$work/read-on.log")"
+  in_pod sluice status --output json | jq -e --arg dir "$mounts/$name" 'any(.mounts[]; .mount_point == $dir)' >"$work/answer" ||
+    fail "the next pod's daemon does not know the mount"
+}
+
+# --- uninstall
+
+# With an image mounted: nothing is taken away, and it is said why.
+try_uninstall_while_mounted() {
+  local pod keeper
+  pod=$(pod_name)
+  keeper=$(host_keeper)
+  wait_until name_service sluice "$namespace" || fail "the Service has no endpoints"
+  if helm uninstall sluice --namespace "$namespace" >"$work/uninstall.log" 2>&1; then
+    fail "an image is mounted, and helm uninstall does it"
+  fi
+  in_namespace logs sluice-uninstall >"$work/refusal" 2>&1
+  grep -q 'FAILED: .* has [0-9]* images mounted\. Unmount' "$work/refusal" || fail "it does not say why: $(cat "$work/refusal")"
+  [[ $(pod_name) == "$pod" && $(host_keeper) == "$keeper" ]] || fail "what was refused was done"
+  reads_right "$work/warm" "$mounts/warm" || fail "reads go wrong after a refused uninstall"
+}

@@ -137,6 +137,7 @@ start_kubelet() {
     --cluster-dns="$pod_gateway" --cluster-domain=cluster.local --port="$(free_port)" --healthz-port=0 --read-only-port=0 --anonymous-auth=true --authorization-mode=AlwaysAllow \
     --authentication-token-webhook=false --make-iptables-util-chains=false --eviction-hard= \
     --volume-plugin-dir="$cluster/plugins"
+  # shellcheck disable=SC2034  # for whoever ends the node
   kubelet_pid=$!
   wait_until node_is_ready_in_cluster || fail "the node does not become ready: $(tail -n 5 "$cluster/kubelet.log")"
 }

@@ -138,3 +138,48 @@ try_uninstall_while_mounted() {
   [[ $(pod_name) == "$pod" && $(host_keeper) == "$keeper" ]] || fail "what was refused was done"
   reads_right "$work/warm" "$mounts/warm" || fail "reads go wrong after a refused uninstall"
 }
+
+# --- reboot
+
+# end_node: all processes of the node end at once, its mounts go, and so do its images and what lies in /run. The control
+# plane is elsewhere.
+end_node() {
+  local pid point
+  network_namespaces >"$cluster/namespaces" 2>/dev/null
+  kill -KILL "$kubelet_pid" "$containerd_pid" "$(host_keeper)"
+  end_shims
+  for pid in $(cat /sys/fs/cgroup/pids/k8s.io/*/cgroup.procs /sys/fs/cgroup/k8s.io/*/cgroup.procs 2>/dev/null); do
+    kill -KILL "$pid" 2>/dev/null || true
+  done
+  wait_until no_node_processes || fail "processes of the node live on: $(node_processes)"
+  for folder in "$mounts" "$cluster/kubelet" "$cluster/containerd-run" "$cluster/containerd"; do
+    # A mount below another one of the same name is listed too, and goes with it.
+    mounts_below "$folder" | while read -r point; do [[ $point == "$mounts" ]] || umount -l "$point" || true; done
+  done
+  while read -r point; do umount -l "$point" && rm -f "$point" || true; done <"$cluster/namespaces"
+  rm -rf "$cluster/containerd" "$cluster/containerd-run" "${run_dir:?}"/*
+}
+
+containers_of_plain() { in_namespace get pod plain --output 'jsonpath={.status.containerStatuses[0].containerID}'; }
+plain_runs_anew() { plain_pod_runs && [[ $(containers_of_plain) != "$1" ]]; }
+
+# Every pod comes back by itself, though all images are to be had again: those of the node without the node, which the
+# runtime is told to ask first, and the ordinary one through it.
+try_reboot() {
+  local before started=$SECONDS
+  run_plain_pod
+  before=$(containers_of_plain)
+  end_node
+  start_containerd
+  start_kubelet
+  until daemonset_is_ready && plain_runs_anew "$before"; do
+    ((SECONDS - started < 400)) || fail "not every pod comes back: $(in_namespace get pods)"
+    sleep 1
+  done
+  note "every pod was back after $((SECONDS - started)) s"
+  await_pod
+  [[ $(metric sluice_mounts) == 0 ]] || fail "the node believes in mounts of before: $(in_pod sluice status)"
+  push_new after 8
+  pod_mounts after "$mounts/after"
+  reads_right "$work/after" "$mounts/after" || fail "the host can't read what was mounted after the reboot"
+}

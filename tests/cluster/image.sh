@@ -89,10 +89,14 @@ build_programs() {
 
 # The packages that own the libraries that these programs are linked with.
 library_packages() {
-  local library
-  ldd "$@" | awk '$2 == "=>" { print $3 }' | sort -u | while read -r library; do
-    dpkg-query -S "$library" 2>/dev/null || dpkg-query -S "/usr$library" || exit 1
-  done | cut -d: -f1 | sort -u
+  local libraries owners library
+  mapfile -t libraries < <(ldd "$@" | awk '$2 == "=>" { print $3 }' | sort -u)
+  # A package may have /lib in its name of a library, or /usr/lib. All are asked for at once, as each call is slow.
+  owners=$(dpkg-query -S "${libraries[@]}" "${libraries[@]/#//usr}" 2>/dev/null || true)
+  for library in "${libraries[@]}"; do
+    [[ $owners == *": $library"* || $owners == *": /usr$library"* ]] || { echo "PREBUILT: no package has $library" >&2; return 1; }
+  done
+  cut -d: -f1 <<<"$owners" | sort -u
 }
 
 # take_programs FOLDER

@@ -15,7 +15,6 @@ What is given is passed on to helm install, e.g. --set peers.enabled=false.
 
 The last line of standard output is JSON: true or false for each step. All else goes to standard error. What it does not
 try yet is false in any case:
-- reboot: nothing here ends all processes and mounts of the node and starts it again;
 - uninstall_refused: what refuses (uninstall_refused_while_mounted) names nodes, and no pods and paths that use a mount.
 USAGE
 }
@@ -55,9 +54,9 @@ source tests/cluster/host_keeper.sh
 readonly steps=(image_built cluster_up bad_values_refused install ready mounted_and_read host_tool service_names_pod
   metrics_scraped second_node_asks_first upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read
   deleted_under_busy_readers helm_test pull_by_mirror second_pull_origin_zero upgrade_pod upgrade_version
-  uninstall_refused_while_mounted uninstall)
+  uninstall_refused_while_mounted reboot uninstall)
 # What the chart has to show on a cluster and this does not try yet: false, whatever happens.
-readonly untried=(reboot uninstall_refused)
+readonly untried=(uninstall_refused)
 declare -A done_steps=()
 namespace=storage
 # A read that no one answers any more must end within its deadline and the pod's time to end.
@@ -381,7 +380,13 @@ passed upgrade_version
 note "helm uninstall while images are mounted"
 try_uninstall_while_mounted
 passed uninstall_refused_while_mounted
+note "the node is started again"
+try_reboot
+passed reboot
+
 note "helm uninstall leaves nothing"
-for name in warm again next; do in_pod sluice umount "$mounts/$name" >&2; done
+in_pod sluice umount "$mounts/after" >&2
+wait_until name_service sluice "$namespace" || fail "the Service has no endpoints"
+in_namespace delete pod plain >&2
 uninstall
 passed uninstall

@@ -55,6 +55,7 @@ bool SaysNothingNew(const BlobRecord& known, const BlobSpec& spec) {
 // Drops what was said of it, position and all.
 void DropOrigin(std::ptrdiff_t position, BlobRecord* record) {
   record->stored.erase(record->origins[static_cast<size_t>(position)]);
+  record->public_at_ms.erase(record->origins[static_cast<size_t>(position)]);
   record->origins.erase(record->origins.begin() + position);
   record->access.erase(record->access.begin() + position);
 }

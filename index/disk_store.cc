@@ -1,10 +1,10 @@
 #include "index/disk_store.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "node/wall_clock.h"
 
 namespace sluice::index {
 namespace {
@@ -22,9 +22,17 @@ class OpenBlobFile final : public BlobFile {
   const FileDescriptor fd_;
 };
 
-int64_t SystemClockMs() {
-  const auto since_1970 = std::chrono::system_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::milliseconds>(since_1970).count();
+// Whether that says something new: not for each of many reads, which would be a write each.
+bool NotePublicAt(const BlobOrigin& origin, OriginAccess access, int64_t at_ms, int64_t now_ms,
+                  BlobRecord* record) {
+  constexpr int64_t kStepMs = 1000;
+  if (!IsPublic(access) || at_ms <= 0) return false;
+  const auto [known, is_first] = record->public_at_ms.try_emplace(origin, at_ms);
+  if (is_first) return true;
+  const bool was_set_back = known->second > now_ms;  // the clock
+  if (!was_set_back && (access != OriginAccess::kPublic || at_ms < known->second + kStepMs)) return false;
+  known->second = at_ms;
+  return true;
 }
 
 BlobInfo InfoOf(const BlobEntry& entry) {
@@ -218,18 +226,36 @@ bool DiskStore::AllProven(const Blob& blob, ChunkSpan span) const {
   return blob.unverified_count() == 0 || entry->verified.AllIn(span);
 }
 
+int64_t DiskStore::WallClockMs() const {
+  return options_.wall_clock_ms ? options_.wall_clock_ms() : SystemWallClockMs();
+}
+
 void DiskStore::NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access) {
+  NoteAccess(key, origin, access, WallClockMs());
+}
+
+void DiskStore::NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access,
+                           int64_t found_at_ms) {
   const EntryPtr entry = FindEntry(key);
   if (!entry) return;
   std::lock_guard lock(entry->mutex);
   const auto found = std::find(entry->record.origins.begin(), entry->record.origins.end(), origin);
   if (found == entry->record.origins.end()) return;
+  if (NotePublicAt(origin, access, found_at_ms, WallClockMs(), &entry->record)) entry->record_changed = true;
   OriginAccess& known = entry->record.access[static_cast<size_t>(found - entry->record.origins.begin())];
   const OriginAccess now = Stronger(known, access);
   if (now == known) return;
   known = now;
   entry->record_changed = true;
   entry->blob->SetFacts(entry->Facts());
+}
+
+int64_t DiskStore::FoundPublicAt(const BlobKey& key, const BlobOrigin& origin) const {
+  const EntryPtr entry = FindEntry(key);
+  if (!entry) return 0;
+  std::lock_guard lock(entry->mutex);
+  const auto found = entry->record.public_at_ms.find(origin);
+  return found == entry->record.public_at_ms.end() ? 0 : found->second;
 }
 
 OriginAccess DiskStore::AccessOf(const BlobKey& key, const BlobOrigin& origin) const {
@@ -303,7 +329,7 @@ void DiskStore::Touch(const BlobKey& key) {
   const EntryPtr entry = FindEntry(key);
   if (!entry) return;
   // Later accesses get larger numbers whatever the wall clock does, so the order among blobs stands.
-  const int64_t now = options_.wall_clock_ms ? options_.wall_clock_ms() : SystemClockMs();
+  const int64_t now = WallClockMs();
   int64_t last = last_access_ms_;
   while (!last_access_ms_.compare_exchange_weak(last, std::max(now, last + 1))) {
   }

@@ -85,7 +85,8 @@ struct DiskStoreOptions {
   std::function<void(uint64_t bytes, RoomNeed need)> make_room = nullptr;
   // Something that people must know: a refused blob, a damaged index, a lost file. On any thread.
   std::function<void(const std::string&)> alarm = nullptr;
-  // The wall clock, milliseconds since 1970; the system's if empty. For Touch only.
+  // The wall clock, milliseconds since 1970; the system's if empty. For last accesses, and for when blobs
+  // were found public.
   std::function<int64_t()> wall_clock_ms = nullptr;
 
   // How long a commit, a revocation or an eviction waits for on_revoke, before it is Unavailable. After an
@@ -190,6 +191,11 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // AccessLedger.
   void NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access) override;
   OriginAccess AccessOf(const BlobKey& key, const BlobOrigin& origin) const override;
+  // The same of what was found out at another time, which is what FoundPublicAt says if it is the latest.
+  void NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access, int64_t found_at_ms);
+  // When the origin last gave the blob to everybody; where it never did, when a member first said so, whose
+  // word renews nothing. The wall clock, milliseconds since 1970; 0: never, or before this was kept.
+  int64_t FoundPublicAt(const BlobKey& key, const BlobOrigin& origin) const;
 
   // The blob's file, for reading. Errors: NotFound (no such blob); DataLoss (refused, or the file was lost:
   // then its chunks have been taken back); Unavailable.
@@ -254,6 +260,7 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   void TakeUpWork();
 
   EntryPtr FindEntry(const BlobKey& key) const { return table_->Find(key); }
+  int64_t WallClockMs() const;
   absl::Status SetPinned(const BlobKey& key, bool pinned);
   bool IsMounted(const BlobKey& id) const { return options_.is_mounted && options_.is_mounted(id); }
   void Alarm(const std::string& text) const {

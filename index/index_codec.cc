@@ -22,6 +22,7 @@ constexpr uint8_t kFlagProven = 16;
 // Each origin is followed by how it keeps the blob. Without it, as in records of before, all keep it plain.
 constexpr uint8_t kFlagStored = 32;
 constexpr uint8_t kFlagHearsay = 64;
+constexpr uint8_t kFlagPublicAt = 128;
 // Of version 1: each origin is followed by how it was got; still earlier records had none.
 constexpr uint8_t kFlagEarlierAccess = 4;
 
@@ -149,6 +150,7 @@ FileIdentity ReadFile(FieldReader& reader) {
 
 enum class AccessField { kPresent, kAbsent };
 enum class StoredField { kPresent, kAbsent };
+enum class PublicAtField { kPresent, kAbsent };
 
 // How an origin keeps a blob.
 enum class Encoding : uint8_t { kPlain = 0, kZstd = 1, kZstdWithTable = 2 };
@@ -189,7 +191,7 @@ absl::StatusOr<std::optional<StoredForm>> ReadStored(FieldReader& reader) {
 
 // Reads the origins, how each was got and how each keeps the blob.
 absl::Status ReadOrigins(FieldReader& reader, AccessField field, StoredField stored_field,
-                         BlobRecord* record) {
+                         PublicAtField public_at_field, BlobRecord* record) {
   const uint8_t origin_count = reader.Little<uint8_t>();
   if (!reader.ok() || origin_count > kOriginsMax) return Malformed("blob record");
   for (uint8_t i = 0; i < origin_count; ++i) {
@@ -201,6 +203,11 @@ absl::Status ReadOrigins(FieldReader& reader, AccessField field, StoredField sto
     }
     const uint8_t access = field == AccessField::kPresent ? reader.Little<uint8_t>() : 0;
     if (access > static_cast<uint8_t>(OriginAccess::kCredentials)) return Malformed("blob record: access");
+    if (public_at_field == PublicAtField::kPresent) {
+      // 0: not known.
+      if (const auto at = static_cast<int64_t>(reader.Little<uint64_t>()); at != 0)
+        record->public_at_ms.emplace(origin, at);
+    }
     if (stored_field == StoredField::kPresent) {
       absl::StatusOr<std::optional<StoredForm>> stored = ReadStored(reader);
       if (!stored.ok()) return stored.status();
@@ -308,7 +315,7 @@ std::string EncodeBlobRecord(const BlobRecord& record) {
   const int flags = record.pinned * kFlagPinned | record.root.has_value() * kFlagRoot |
                     record.file.has_value() * kFlagFile | record.digest.has_value() * kFlagDigest |
                     record.proven * kFlagProven | !record.stored.empty() * kFlagStored |
-                    record.is_hearsay * kFlagHearsay;
+                    record.is_hearsay * kFlagHearsay | !record.public_at_ms.empty() * kFlagPublicAt;
   AppendLittle(static_cast<uint8_t>(flags), &out);
   AppendLittle(static_cast<uint8_t>(record.state), &out);
   AppendLittle(record.size, &out);
@@ -324,6 +331,10 @@ std::string EncodeBlobRecord(const BlobRecord& record) {
       out.append(name);
     }
     AppendLittle(static_cast<uint8_t>(record.access[i]), &out);
+    if (!record.public_at_ms.empty()) {
+      const auto at = record.public_at_ms.find(record.origins[i]);
+      AppendLittle(static_cast<uint64_t>(at == record.public_at_ms.end() ? 0 : at->second), &out);
+    }
     if (record.stored.empty()) continue;
     const auto stored = record.stored.find(record.origins[i]);
     AppendStored(stored == record.stored.end() ? nullptr : &stored->second, &out);
@@ -343,10 +354,12 @@ absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value) {
   record.proven = flags & kFlagProven;
   record.is_hearsay = flags & kFlagHearsay;
   const StoredField stored = flags & kFlagStored ? StoredField::kPresent : StoredField::kAbsent;
-  if (absl::Status read = ReadOrigins(reader, AccessField::kPresent, stored, &record); !read.ok())
+  const PublicAtField public_at = flags & kFlagPublicAt ? PublicAtField::kPresent : PublicAtField::kAbsent;
+  if (absl::Status read = ReadOrigins(reader, AccessField::kPresent, stored, public_at, &record); !read.ok())
     return read;
   if (!reader.AtEnd()) return Malformed("blob record: length");
-  if (flags >= 2 * kFlagHearsay || (stored == StoredField::kPresent && record.stored.empty()))
+  if ((stored == StoredField::kPresent && record.stored.empty()) ||
+      (public_at == PublicAtField::kPresent && record.public_at_ms.empty()))
     return Malformed("blob record: flags");
   if (absl::Status valid = CheckState(state, BlobState::kLost); !valid.ok()) return valid;
   if (absl::Status valid = CheckGeometry(record); !valid.ok()) return valid;
@@ -362,7 +375,9 @@ absl::StatusOr<BlobRecord> DecodeEarlierBlobRecord(std::string_view value) {
   BlobRecord record;
   ReadHead(reader, flags, &record);
   const AccessField access = flags & kFlagEarlierAccess ? AccessField::kPresent : AccessField::kAbsent;
-  if (absl::Status read = ReadOrigins(reader, access, StoredField::kAbsent, &record); !read.ok()) return read;
+  if (absl::Status read = ReadOrigins(reader, access, StoredField::kAbsent, PublicAtField::kAbsent, &record);
+      !read.ok())
+    return read;
   if (!reader.AtEnd()) return Malformed("blob record: length");
   if (flags & ~(kFlagPinned | kFlagRoot | kFlagEarlierAccess)) return Malformed("blob record: flags");
   if (absl::Status valid = CheckState(state, BlobState::kRefused); !valid.ok()) return valid;

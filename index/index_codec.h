@@ -43,8 +43,10 @@ struct BlobRecord {
   uint64_t size = 0;
   uint32_t chunk_size = 0;
   std::optional<Digest> root;
-  std::vector<BlobOrigin> origins;          // the newest first
-  std::vector<OriginAccess> access;         // of each origin
+  std::vector<BlobOrigin> origins;   // the newest first
+  std::vector<OriginAccess> access;  // of each origin
+  // When some of them were last found to give it to everybody: wall clock, milliseconds since 1970.
+  std::map<BlobOrigin, int64_t> public_at_ms;
   std::map<BlobOrigin, StoredForm> stored;  // how those of them keep it that don't keep it plain
   std::optional<FileIdentity> file;         // that the claims hold for; none: no claim holds
   BlobState state = BlobState::kActive;

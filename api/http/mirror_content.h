@@ -29,6 +29,7 @@ struct MirrorRefusal {
     kChallenged,  // who asks is to say who it is, as the registry's challenge says
     kDenied,      // the registry knows who it is, and refuses
     kBusy,        // too much is being asked for
+    kOriginAway,  // who may have it is not known, or no longer, and the registry does not say
   };
   Why why = Why::kAbsent;
   std::string challenge = {};  // of kChallenged: the value of WWW-Authenticate

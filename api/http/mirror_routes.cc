@@ -49,6 +49,13 @@ HttpResponse ResponseTo(const MirrorRefusal& refusal, Kind kind) {
       response.headers.emplace_back("Retry-After", "1");
       return response;
     }
+    case MirrorRefusal::Why::kOriginAway: {
+      HttpResponse response = ErrorResponse(503, "UNAVAILABLE",
+                                            "the registry does not answer, and what it last said of who may "
+                                            "have this is too old; ask again when it does");
+      response.headers.emplace_back("Retry-After", "5");
+      return response;
+    }
   }
   const char* const code = kind == Kind::kBlob ? "BLOB_UNKNOWN" : "MANIFEST_UNKNOWN";
   return ErrorResponse(404, code, "not to be had through this node; ask the registry");

@@ -368,6 +368,8 @@ const std::vector<Setting>& Settings() {
            "to begin an answer; beyond, a runtime is sent to the registry"),
       Switch("mirror.staleTags", &Config::mirror_stale_tags,
              "while a registry is away, a tag means what it meant last"),
+      Time("mirror.publicTtl", &Config::mirror_public_ttl, milliseconds(1000),
+           "how long what was found public is given without asking the registry again"),
       List("images.allow", &Config::images_allow,
            "globs over registry/repository that may be mounted; none by default"),
       Text("origin.dockerConfig", &Config::origin_docker_config,

@@ -58,6 +58,7 @@ struct Config {
   std::string mirror_authorization = "origin";  // origin, open
   Duration mirror_budget = std::chrono::seconds(5);
   bool mirror_stale_tags = false;
+  Duration mirror_public_ttl = std::chrono::hours(24);
 
   std::vector<std::string>
       images_allow;  // globs over "registry/repository"; none means that nothing may be mounted

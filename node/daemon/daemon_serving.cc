@@ -66,6 +66,7 @@ absl::Status Daemon::Node::ServeMirror() {
   if (config_.mirror_authorization == "open") options.authorization = Mirror::Authorization::kOpen;
   if (config_.mirror_stale_tags) options.stale_tags = Mirror::StaleTags::kYes;
   options.budget = config_.mirror_budget;
+  options.public_ttl = config_.mirror_public_ttl;
   mirror_ = std::make_shared<Mirror>(Mirror::Parts{{clock_, *io_, *store_, *cache_, *fills_, telemetry_},
                                                    *allowed_,
                                                    *registry_,

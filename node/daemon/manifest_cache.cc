@@ -18,6 +18,7 @@
 #include "index/file_descriptor.h"
 #include "index/store_file_system.h"
 #include "node/daemon/file_stamp.h"
+#include "node/wall_clock.h"
 #include "p2p/recipe/sha256.h"
 
 namespace sluice {
@@ -27,6 +28,7 @@ using nlohmann::json;
 
 constexpr int kVersion = 1;
 constexpr uintmax_t kFileBytesMax = 64 << 20;
+constexpr int64_t kLongAgo = 1;  // what was written before this was kept
 
 absl::Status WriteStamped(const std::string& path, json root) {
   const index::FileDescriptor file(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640));
@@ -43,7 +45,8 @@ std::string ManifestCache::PathOf(const p2p::ImageReference& reference) const {
   return absl::StrCat(folder_, "/", p2p::Sha256::Of(reference.ToString()).Hex(), ".json");
 }
 
-absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest) {
+absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest,
+                                int64_t public_at_ms) {
   static std::atomic<uint64_t> written{0};
   std::error_code error;
   // Not those above it: a data directory that was moved away is not made anew.
@@ -55,6 +58,7 @@ absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p:
                {"mediaType", manifest.media_type},
                {"digest", manifest.digest.ToString()},
                {"public", IsPublic(manifest.access)},
+               {"publicAtMs", public_at_ms ? public_at_ms : SystemWallClockMs()},
                {"body", manifest.body}};
   if (absl::Status kept = WriteStamped(fresh, root); !kept.ok()) {
     std::filesystem::remove(fresh, error);
@@ -82,6 +86,12 @@ void ManifestCache::RemoveOldest() {
 }
 
 absl::StatusOr<p2p::FetchedManifest> ManifestCache::Get(const p2p::ImageReference& reference) const {
+  absl::StatusOr<Kept> kept = Find(reference);
+  if (!kept.ok()) return kept.status();
+  return std::move(kept->manifest);
+}
+
+absl::StatusOr<ManifestCache::Kept> ManifestCache::Find(const p2p::ImageReference& reference) const {
   const std::string path = PathOf(reference);
   std::error_code error;
   const uintmax_t size = std::filesystem::file_size(path, error);
@@ -103,7 +113,7 @@ absl::StatusOr<p2p::FetchedManifest> ManifestCache::Get(const p2p::ImageReferenc
     if (root.at("version").get<int>() == kVersion &&
         root.at("reference").get<std::string>() == reference.ToString() &&
         root.at("digest").get<std::string>() == manifest.digest.ToString()) {
-      return manifest;
+      return Kept{std::move(manifest), root.value("publicAtMs", kLongAgo)};
     }
   } catch (const std::exception&) {
     // Damaged, as below.

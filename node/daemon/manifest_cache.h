@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -23,10 +24,18 @@ class ManifestCache {
   // The folder is made when it is needed.
   explicit ManifestCache(std::string folder) : folder_(std::move(folder)) {}
 
-  // Replaces what was there; beyond kManifestsMax the oldest goes. Errors: Unavailable.
-  absl::Status Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);
+  struct Kept {
+    p2p::FetchedManifest manifest;
+    int64_t public_at_ms = 0;  // if it is public: when that was found out
+  };
+  // Replaces what was there; beyond kManifestsMax the oldest goes. What is public was found to be so at
+  // `public_at_ms` of the wall clock, milliseconds since 1970; 0: just now. Errors: Unavailable.
+  absl::Status Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest,
+                   int64_t public_at_ms = 0);
   // Errors: NotFound (also what is a copy of another moment, put back); DataLoss (damaged).
   absl::StatusOr<p2p::FetchedManifest> Get(const p2p::ImageReference& reference) const;
+  // The same, with when it was found public.
+  absl::StatusOr<Kept> Find(const p2p::ImageReference& reference) const;
 
  private:
   std::string PathOf(const p2p::ImageReference& reference) const;

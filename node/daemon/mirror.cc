@@ -1,5 +1,8 @@
 #include "node/daemon/mirror.h"
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -16,6 +19,11 @@ using api::MirrorRequest;
 using Kind = MirrorRequest::Kind;
 using Why = MirrorRefusal::Why;
 
+// The same for what is kept here and for what is not, so that nobody hears which it is.
+Why WhyOf(const absl::Status& error) {
+  return absl::IsUnavailable(error) ? Why::kOriginAway : Why::kAbsent;
+}
+
 }  // namespace
 
 void KnownBlobs::Put(const BlobOrigin& origin, const Digest& digest, Fact fact) {
@@ -23,6 +31,7 @@ void KnownBlobs::Put(const BlobOrigin& origin, const Digest& digest, Fact fact) 
   const std::lock_guard lock(mutex_);
   if (const auto found = entries_.find(name); found != entries_.end()) {
     fact.access = Stronger(found->second->second.access, fact.access);
+    fact.public_at_ms = std::max(found->second->second.public_at_ms, fact.public_at_ms);
     order_.erase(found->second);
     entries_.erase(found);
   }
@@ -47,6 +56,7 @@ struct Mirror::Asked {
 
   std::mutex mutex;
   OnAnswer on_answer;  // guarded by mutex; null: answered
+  std::atomic<Why> when_late{Why::kAbsent};
 
   const BlobOrigin& origin() const { return request.origin; }
   void Say(Answer answer) {
@@ -72,7 +82,7 @@ Mirror::AskedPtr Mirror::Begin(MirrorRequest request, OnAnswer on_answer) {
     return nullptr;
   }
   parts_.blobs.io.PostAt(parts_.blobs.clock.Now() + options_.budget, [weak = std::weak_ptr(asked)] {
-    if (const AskedPtr late = weak.lock()) late->Refuse(Why::kAbsent);
+    if (const AskedPtr late = weak.lock()) late->Refuse(late->when_late);
   });
   return asked;
 }
@@ -90,8 +100,8 @@ void Mirror::Document(MirrorRequest request, OnDocument on_document) {
 void Mirror::LookForManifest(const AskedPtr& asked) {
   const absl::StatusOr<Digest> digest = Digest::Parse(asked->request.reference);
   if (asked->request.kind == Kind::kManifest && digest.ok()) {
-    Fetched here = parts_.manifests.Get({asked->origin(), "", *digest});
-    if (here.ok() && here->digest == *digest) return OnDocumentFetched(asked, std::move(here));
+    absl::StatusOr<ManifestCache::Kept> here = parts_.manifests.Find({asked->origin(), "", *digest});
+    if (here.ok() && here->manifest.digest == *digest) return JudgeDocument(asked, *std::move(here));
   }
   AskForDocument(asked);
 }
@@ -102,9 +112,11 @@ void Mirror::AskForDocument(const AskedPtr& asked) {
     self->parts_.blobs.io.Post([self, asked, fetched = std::move(fetched)]() mutable {
       if (fetched.ok() && asked->request.kind == Kind::kManifest) {
         const std::string& reference = asked->request.reference;
-        self->parts_.manifests.Put({asked->origin(), "", fetched->digest}, *fetched).IgnoreError();
+        const int64_t now_ms = self->options_.wall_clock_ms();
+        self->parts_.manifests.Put({asked->origin(), "", fetched->digest}, *fetched, now_ms).IgnoreError();
         if (!Digest::Parse(reference).ok())
-          self->parts_.manifests.Put({asked->origin(), reference, std::nullopt}, *fetched).IgnoreError();
+          self->parts_.manifests.Put({asked->origin(), reference, std::nullopt}, *fetched, now_ms)
+              .IgnoreError();
       }
       self->OnDocumentFetched(asked, std::move(fetched));
     });
@@ -116,32 +128,50 @@ void Mirror::AskForDocument(const AskedPtr& asked) {
 }
 
 void Mirror::OnDocumentFetched(const AskedPtr& asked, Fetched fetched) {
+  if (fetched.ok()) return JudgeDocument(asked, {*std::move(fetched), options_.wall_clock_ms()});
   const bool is_tag = !Digest::Parse(asked->request.reference).ok();
-  if (!fetched.ok() && is_tag && options_.stale_tags == StaleTags::kYes &&
+  if (is_tag && options_.stale_tags == StaleTags::kYes &&
       (absl::IsUnavailable(fetched.status()) || absl::IsDeadlineExceeded(fetched.status()))) {
-    fetched = parts_.manifests.Get({asked->origin(), asked->request.reference, std::nullopt});
+    absl::StatusOr<ManifestCache::Kept> kept =
+        parts_.manifests.Find({asked->origin(), asked->request.reference, std::nullopt});
+    if (kept.ok()) return JudgeDocument(asked, *std::move(kept));
+    fetched = kept.status();
   }
-  if (!fetched.ok()) return OnError(asked, fetched.status());
-  const OriginAccess access = fetched->access;
-  IfAllowed(asked, access, [self = shared_from_this(), asked, document = *std::move(fetched)]() mutable {
-    self->GiveDocument(asked, std::move(document));
-  });
+  OnError(asked, fetched.status());
 }
 
-void Mirror::GiveDocument(const AskedPtr& asked, p2p::FetchedManifest document) {
+void Mirror::JudgeDocument(const AskedPtr& asked, ManifestCache::Kept document) {
+  const Finding finding{document.manifest.access, document.public_at_ms};
+  const std::string name = document.manifest.digest.ToString();
+  IfAllowed(asked, name, finding,
+            [self = shared_from_this(), asked, document = std::move(document)](int64_t public_at_ms) mutable {
+              if (std::exchange(document.public_at_ms, public_at_ms) == public_at_ms)
+                return self->GiveDocument(asked, std::move(document));
+              // Manifests are kept on disk.
+              self->parts_.blobs.io.Post([self, asked, document = std::move(document)]() mutable {
+                const p2p::ImageReference named{asked->origin(), "", document.manifest.digest};
+                self->parts_.manifests.Put(named, document.manifest, document.public_at_ms).IgnoreError();
+                self->GiveDocument(asked, std::move(document));
+              });
+            });
+}
+
+void Mirror::GiveDocument(const AskedPtr& asked, ManifestCache::Kept document) {
   if (asked->request.kind == Kind::kManifest) Remember(asked->origin(), document);
-  asked->Say(MirrorDocument{std::move(document.media_type), document.digest, std::move(document.body)});
+  p2p::FetchedManifest& manifest = document.manifest;
+  asked->Say(MirrorDocument{std::move(manifest.media_type), manifest.digest, std::move(manifest.body)});
 }
 
 // What a manifest names is in its repository, and can be asked for by who can read it.
-void Mirror::Remember(const BlobOrigin& origin, const p2p::FetchedManifest& manifest) {
+void Mirror::Remember(const BlobOrigin& origin, const ManifestCache::Kept& document) {
+  const p2p::FetchedManifest& manifest = document.manifest;
   const absl::StatusOr<p2p::Manifest> parsed = p2p::ParseManifest(manifest.body, manifest.media_type);
   if (!parsed.ok()) return;
   const auto* const image = std::get_if<p2p::ImageManifest>(&*parsed);
   if (!image) return;
-  known_.Put(origin, image->config.digest, {image->config.size, manifest.access});
+  known_.Put(origin, image->config.digest, {image->config.size, manifest.access, document.public_at_ms});
   for (const p2p::Descriptor& layer : image->layers)
-    known_.Put(origin, layer.digest, {layer.size, manifest.access});
+    known_.Put(origin, layer.digest, {layer.size, manifest.access, document.public_at_ms});
 }
 
 // ------------------------------------------------------------------------------------------------- blobs
@@ -159,7 +189,7 @@ void Mirror::Blob(MirrorRequest request, OnBlob on_blob) {
       asked->origin(), digest,
       [self = shared_from_this(), asked, digest](absl::StatusOr<p2p::RegistryClient::BlobStat> stat) {
         if (!stat.ok()) return self->OnError(asked, stat.status());
-        const KnownBlobs::Fact fact{stat->size, stat->access};
+        const KnownBlobs::Fact fact{stat->size, stat->access, self->options_.wall_clock_ms()};
         self->known_.Put(asked->origin(), digest, fact);
         self->GiveBlob(asked, fact);
       });
@@ -174,52 +204,102 @@ std::optional<KnownBlobs::Fact> Mirror::KnownOf(const BlobOrigin& origin, const 
     if (access == OriginAccess::kUnknown || !blob || blob->refused()) continue;
     if (!fact) fact = KnownBlobs::Fact{blob->geometry().size(), access};
     fact->access = Stronger(fact->access, access);
+    fact->public_at_ms = std::max(fact->public_at_ms, parts_.blobs.store.FoundPublicAt(key, origin));
   }
   return fact;
 }
 
 void Mirror::GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact) {
-  IfAllowed(asked, fact.access, [self = shared_from_this(), asked, fact] {
-    // The empty blob has nothing to keep.
-    if (fact.size == 0) return asked->Refuse(Why::kAbsent);
-    BlobSpec spec;
-    spec.digest = *Digest::Parse(asked->request.reference);
-    spec.size = fact.size;
-    spec.origins = {asked->origin()};
-    if (!ChunkGeometry::Validate(spec.size, spec.chunk_size).ok()) return asked->Refuse(Why::kAbsent);
-    const CachedMirrorBlob::Limits limits{self->options_.budget, self->options_.read_timeout};
-    asked->Say(std::shared_ptr<api::MirrorBlob>(
-        std::make_shared<CachedMirrorBlob>(self->parts_.blobs, limits, std::move(spec), fact.access)));
-  });
+  const std::string& name = asked->request.reference;
+  IfAllowed(asked, name, {fact.access, fact.public_at_ms},
+            [self = shared_from_this(), asked, fact](int64_t public_at_ms) mutable {
+              // The empty blob has nothing to keep.
+              if (fact.size == 0) return asked->Refuse(Why::kAbsent);
+              BlobSpec spec;
+              spec.digest = *Digest::Parse(asked->request.reference);
+              spec.size = fact.size;
+              spec.origins = {asked->origin()};
+              if (!ChunkGeometry::Validate(spec.size, spec.chunk_size).ok())
+                return asked->Refuse(Why::kAbsent);
+              if (public_at_ms != fact.public_at_ms) {
+                fact.public_at_ms = public_at_ms;
+                self->known_.Put(asked->origin(), spec.digest, fact);
+              }
+              const CachedMirrorBlob::Limits limits{self->options_.budget, self->options_.read_timeout};
+              asked->Say(std::shared_ptr<api::MirrorBlob>(std::make_shared<CachedMirrorBlob>(
+                  self->parts_.blobs, limits, std::move(spec), Finding{fact.access, public_at_ms})));
+            });
 }
 
 // ------------------------------------------------------------------------------------------- who may have it
 
-void Mirror::IfAllowed(const AskedPtr& asked, OriginAccess access, Then then) {
-  if (IsPublic(access)) return std::move(then)();
-  if (options_.authorization == Authorization::kOpen) return IfOwn(asked, std::move(then));
+// What was found out in what is the future now was found out by a clock that was wrong.
+bool Mirror::IsFresh(const Finding& finding) const {
+  const int64_t age_ms = options_.wall_clock_ms() - finding.at_ms;
+  return age_ms >= 0 && std::chrono::milliseconds(age_ms) < options_.public_ttl;
+}
+
+void Mirror::IfAllowed(const AskedPtr& asked, const std::string& name, Finding finding, Then then) {
+  if (!IsPublic(finding.access)) {
+    return IfGivenTo(asked, [then = std::move(then), finding]() mutable { std::move(then)(finding.at_ms); });
+  }
+  if (IsFresh(finding)) return std::move(then)(finding.at_ms);
+  IfStillPublic(asked, name, finding, std::move(then));
+}
+
+void Mirror::IfStillPublic(const AskedPtr& asked, const std::string& name, Finding finding, Then then) {
+  asked->when_late = Why::kOriginAway;
+  auto judge = [self = shared_from_this(), asked, finding,
+                then = std::move(then)](const absl::StatusOr<OriginAccess>& access) mutable {
+    const absl::Status& status = access.status();
+    if (status.ok() && IsPublic(*access)) return std::move(then)(self->options_.wall_clock_ms());
+    // It is not any more; or this node may not have it, and who asks may.
+    if (status.ok() || absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status))
+      return self->IfGivenTo(asked,
+                             [then = std::move(then), finding]() mutable { std::move(then)(finding.at_ms); });
+    if (absl::IsNotFound(status)) return asked->Refuse(Why::kAbsent);
+    asked->Refuse(absl::IsResourceExhausted(status) ? Why::kBusy : Why::kOriginAway);
+  };
+  if (asked->request.kind == Kind::kBlob) {
+    parts_.registry.StatBlob(
+        asked->origin(), *Digest::Parse(name),
+        [judge = std::move(judge)](absl::StatusOr<p2p::RegistryClient::BlobStat> stat) mutable {
+          judge(stat.ok() ? absl::StatusOr<OriginAccess>(stat->access) : stat.status());
+        });
+    return;
+  }
+  parts_.registry.FetchManifest(
+      asked->origin(), name, AcceptedManifests(), [judge = std::move(judge)](Fetched fetched) mutable {
+        judge(fetched.ok() ? absl::StatusOr<OriginAccess>(fetched->access) : fetched.status());
+      });
+}
+
+void Mirror::IfGivenTo(const AskedPtr& asked, Given given) {
+  if (options_.authorization == Authorization::kOpen) return IfOwn(asked, std::move(given));
   tenants_.Ask(asked->request, options_.budget,
-               [asked, then = std::move(then)](std::optional<MirrorRefusal> refusal) mutable {
+               [asked, given = std::move(given)](std::optional<MirrorRefusal> refusal) mutable {
                  if (refusal) return asked->Say(*std::move(refusal));
-                 std::move(then)();
+                 std::move(given)();
                });
 }
 
 // What is here may have come by another node's right.
-void Mirror::IfOwn(const AskedPtr& asked, Then then) {
+void Mirror::IfOwn(const AskedPtr& asked, Given given) {
   const MirrorRequest& request = asked->request;
   const std::string path =
       absl::StrCat(request.kind == Kind::kBlob ? "/blobs/" : "/manifests/", request.reference);
   parts_.documents.ProveRight(asked->origin(), path,
-                              [asked, then = std::move(then)](const absl::Status& right) mutable {
-                                if (!right.ok()) return asked->Refuse(Why::kAbsent);
-                                std::move(then)();
+                              [asked, given = std::move(given)](const absl::Status& right) mutable {
+                                if (!right.ok()) return asked->Refuse(WhyOf(right));
+                                std::move(given)();
                               });
 }
 
 void Mirror::OnError(const AskedPtr& asked, const absl::Status& status) {
   if (absl::IsResourceExhausted(status)) return asked->Refuse(Why::kBusy);
   const bool refused = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
+  const bool is_named = Digest::Parse(asked->request.reference).ok();
+  if (!refused && is_named) return asked->Refuse(WhyOf(status));
   if (!refused || options_.authorization == Authorization::kOpen) return asked->Refuse(Why::kAbsent);
   // This node may not have it; who asks is to hear from the registry itself whether he may.
   tenants_.Ask(asked->request, options_.budget, [asked](std::optional<MirrorRefusal> refusal) {

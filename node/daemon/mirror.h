@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -21,6 +22,7 @@
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
+#include "node/wall_clock.h"
 #include "p2p/registry/allow_list.h"
 #include "p2p/registry/registry_client.h"
 
@@ -37,6 +39,7 @@ class KnownBlobs {
   struct Fact {
     uint64_t size = 0;
     OriginAccess access = OriginAccess::kUnknown;
+    int64_t public_at_ms = 0;  // as DiskStore::FoundPublicAt
   };
   void Put(const BlobOrigin& origin, const Digest& digest, Fact fact);
   std::optional<Fact> Find(const BlobOrigin& origin, const Digest& digest);
@@ -52,9 +55,10 @@ class KnownBlobs {
 };
 
 // A mirror of all registries that this node may ask: ordinary images too come through its store, the other
-// nodes and the homes. Tags are asked of the registry (see ImageDocuments). What is public is given to
-// everybody who can connect; for anything else the registry is asked what it gives to who asks, before what
-// is cached here is given.
+// nodes and the homes. Tags are asked of the registry (see ImageDocuments). What was found public not longer
+// ago than `public_ttl` is given to everybody who can connect; what was longer ago is asked of the registry
+// again, without credentials. For anything else the registry is asked what it gives to who asks, before what
+// is cached here is given. While it can't be reached, neither is.
 //
 // Thread-safe. Held by a shared pointer. The parts outlive it and what it has begun.
 class Mirror final : public api::MirrorContent, public std::enable_shared_from_this<Mirror> {
@@ -77,6 +81,8 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
     // To give a document, or the first bytes of a blob; beyond, the runtime is sent to the registry.
     Duration budget = std::chrono::seconds(5);
     Duration read_timeout = std::chrono::seconds(30);  // for the next bytes of a blob
+    Duration public_ttl = std::chrono::hours(24);      // beyond, what was public is asked for again
+    std::function<int64_t()> wall_clock_ms = SystemWallClockMs;
   };
   Mirror(Parts parts, Options options);
 
@@ -89,21 +95,30 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   using Answer = std::variant<api::MirrorRefusal, api::MirrorDocument, std::shared_ptr<api::MirrorBlob>>;
   using OnAnswer = absl::AnyInvocable<void(Answer) &&>;
   using Fetched = absl::StatusOr<p2p::FetchedManifest>;
-  using Then = absl::AnyInvocable<void() &&>;
+  // Whoever asks may have it; when it was found public, as DiskStore::FoundPublicAt.
+  using Then = absl::AnyInvocable<void(int64_t public_at_ms) &&>;
 
   AskedPtr Begin(api::MirrorRequest request, OnAnswer on_answer);
   void LookForManifest(const AskedPtr& asked);
   void AskForDocument(const AskedPtr& asked);
   void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);
-  void GiveDocument(const AskedPtr& asked, p2p::FetchedManifest document);
-  void Remember(const BlobOrigin& origin, const p2p::FetchedManifest& manifest);
+  void JudgeDocument(const AskedPtr& asked, ManifestCache::Kept document);
+  void GiveDocument(const AskedPtr& asked, ManifestCache::Kept document);
+  void Remember(const BlobOrigin& origin, const ManifestCache::Kept& document);
 
   std::optional<KnownBlobs::Fact> KnownOf(const BlobOrigin& origin, const Digest& digest);
   void GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact);
 
-  // Goes on if who asks may have what took `access`.
-  void IfAllowed(const AskedPtr& asked, OriginAccess access, Then then);
-  void IfOwn(const AskedPtr& asked, Then then);
+  using Finding = CachedMirrorBlob::Finding;
+  bool IsFresh(const Finding& finding) const;
+  // Goes on if who asks may have what that was found out of. `name`: of the manifest or blob, for the
+  // registry.
+  void IfAllowed(const AskedPtr& asked, const std::string& name, Finding finding, Then then);
+  void IfStillPublic(const AskedPtr& asked, const std::string& name, Finding finding, Then then);
+  // By what the registry says of who asks.
+  using Given = absl::AnyInvocable<void() &&>;
+  void IfGivenTo(const AskedPtr& asked, Given given);
+  void IfOwn(const AskedPtr& asked, Given given);
   // This node got an error; what it means to who asks.
   void OnError(const AskedPtr& asked, const absl::Status& status);
 

@@ -120,7 +120,8 @@ void CachedMirrorBlob::Open(ByteRange range, OnOpen on_open) {
   parts_.io.Post([self = shared_from_this(), range, on_open = std::move(on_open)]() mutable {
     absl::StatusOr<std::shared_ptr<Blob>> blob = self->parts_.store.Open(self->spec_);
     if (!blob.ok() || (*blob)->refused()) return std::move(on_open)(nullptr);
-    self->parts_.store.NoteAccess((*blob)->key(), self->spec_.origins.front(), self->access_);
+    const Finding& finding = self->finding_;
+    self->parts_.store.NoteAccess((*blob)->key(), self->spec_.origins.front(), finding.access, finding.at_ms);
     // Who goes on with a pull that broke off asks for the rest.
     const bool whole = 2 * range.length >= self->spec_.size && (*blob)->present_bytes() < self->spec_.size;
     auto filling =

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -31,9 +32,14 @@ class CachedMirrorBlob final : public api::MirrorBlob, public std::enable_shared
     Duration first_part;  // to have the first bytes
     Duration next_part;   // and any others
   };
+  // What it took to hear of it, and when that was found out: as DiskStore::NoteAccess has it.
+  struct Finding {
+    OriginAccess access = OriginAccess::kUnknown;
+    int64_t at_ms = 0;
+  };
   // The parts outlive the cache's reads and the server. REQUIRES: the spec has one origin
-  CachedMirrorBlob(Parts parts, Limits limits, BlobSpec spec, OriginAccess access)
-      : parts_(parts), limits_(limits), spec_(std::move(spec)), access_(access) {}
+  CachedMirrorBlob(Parts parts, Limits limits, BlobSpec spec, Finding finding)
+      : parts_(parts), limits_(limits), spec_(std::move(spec)), finding_(finding) {}
 
   uint64_t size() const override { return spec_.size; }
   void Open(ByteRange range, OnOpen on_open) override;
@@ -42,7 +48,7 @@ class CachedMirrorBlob final : public api::MirrorBlob, public std::enable_shared
   const Parts parts_;
   const Limits limits_;
   const BlobSpec spec_;
-  const OriginAccess access_;  // what it took to hear of it
+  const Finding finding_;
 };
 
 }  // namespace sluice

@@ -60,6 +60,7 @@ void MirrorTenants::Ask(const MirrorRequest& request, Duration timeout, Done don
 
 std::optional<MirrorRefusal> MirrorTenants::Judge(const MirrorRequest& request,
                                                   const absl::StatusOr<TenantAnswer>& answer) {
+  if (absl::IsUnavailable(answer.status())) return MirrorRefusal{MirrorRefusal::Why::kOriginAway};
   if (!answer.ok()) return MirrorRefusal{};
   const Instant now = clock_.Now();
   const std::lock_guard lock(mutex_);

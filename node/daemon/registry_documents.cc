@@ -12,17 +12,17 @@
 namespace sluice {
 namespace {
 
-std::vector<std::string> AcceptedManifests() {
-  return {std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
-          std::string(p2p::media_type::kDockerManifest), std::string(p2p::media_type::kDockerManifestList)};
-}
-
 // A name has no space.
 std::string KeyOf(absl::string_view kind, const BlobOrigin& origin, const std::string& reference) {
   return absl::StrCat(kind, " ", origin.registry, " ", origin.repository, " ", reference);
 }
 
 }  // namespace
+
+std::vector<std::string> AcceptedManifests() {
+  return {std::string(p2p::media_type::kOciManifest), std::string(p2p::media_type::kOciIndex),
+          std::string(p2p::media_type::kDockerManifest), std::string(p2p::media_type::kDockerManifestList)};
+}
 
 void RegistryDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, const Ask& ask,
                                  Done done) {

@@ -105,4 +105,7 @@ class RegistryDocuments {
   uint64_t kept_bytes_ = 0;
 };
 
+// The media types of manifests and indexes that registries are asked for.
+std::vector<std::string> AcceptedManifests();
+
 }  // namespace sluice

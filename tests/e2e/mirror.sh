@@ -50,9 +50,22 @@ forget_images
 pull "$registry/app:1"
 [[ $(origin_blob_bytes) == "$before" ]] || fail "blobs were fetched again"
 by_digest=$(image_by_digest app)
+first_layer=$(manifest app | jq -r '.layers[0].digest')
 stop_registry
 forget_images
 pull "$by_digest"
+
+note "what was public is given by a node that starts while the registry is away, for as long as that counts"
+end_process "$node_pid"
+start_node 'mirror:' "  listen: \"$mirror\""
+expect 200 "/v2/app/blobs/$first_layer?ns=$registry"
+expect 200 "/v2/app/manifests/${by_digest#*@}?ns=$registry" -I
+end_process "$node_pid"
+start_node 'mirror:' "  listen: \"$mirror\"" '  publicTtl: 1s'
+for what in "blobs/$first_layer" "manifests/${by_digest#*@}"; do
+  expect 503 "/v2/app/$what?ns=$registry"
+  grep -q 'the registry does not answer' "$work/body" || fail "it says: $(<"$work/body")"
+done
 
 note "a tag is nothing while the registry is away, unless it may be old"
 expect 404 "/v2/app/manifests/1?ns=$registry"

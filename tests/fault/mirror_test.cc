@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -22,6 +23,7 @@
 #include "tests/fault/fault_origin.h"
 #include "tests/fault/home_node.h"
 #include "tests/fault/token_origin.h"
+#include "tests/unit/node/fakes.h"
 
 namespace sluice {
 namespace {
@@ -85,6 +87,9 @@ class MirrorTest : public ::testing::Test, protected HomeNode {
   }
   static std::string Path(const BlobOrigin& origin, const std::string& kind, const std::string& reference) {
     return absl::StrCat("/v2/", origin.repository, "/", kind, "/", reference, "?ns=", origin.registry);
+  }
+  uint64_t ResultCount(MirrorResult result) const {
+    return telemetry_.mirror_requests[static_cast<size_t>(result)].value();
   }
   static std::string Bearer(const std::string& token) {
     return absl::StrCat("Authorization: Bearer ", token, "\r\n");
@@ -206,6 +211,91 @@ TEST_F(PublicMirrorTest, ATagMayBeOldOnlyWhereThatIsWanted) {
   EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 404) << "the registry says that it is gone";
 }
 
+// An image that strangers get, and the node's time of day.
+class PublicImageMirrorTest : public PublicMirrorTest {
+ protected:
+  // A node that starts so much later, with all that the one before it had.
+  void BeginAfter(Duration passed) {
+    End();
+    passed_ += passed;
+    Begin({.budget = 5s, .public_ttl = 24h, .wall_clock_ms = [this] {
+             return SystemWallClockMs() +
+                    std::chrono::duration_cast<std::chrono::milliseconds>(passed_).count();
+           }});
+  }
+  void GoAway() {
+    for (const std::string& path : OriginPaths()) origin_.Always(path, p2p::fault::Hangup());
+  }
+  void ComeBack() {
+    for (const std::string& path : OriginPaths())
+      origin_.Always(path, [this](const FaultRequest& request, FaultConnection& to) {
+        origin_.ServeByTheRules(request, to);
+      });
+  }
+  std::string ManifestPath() const { return Path(place_, "manifests", manifest_.ToString()); }
+
+  const Digest manifest_ = origin_.AddManifest(
+      place_.repository, "v1", std::string(p2p::media_type::kOciManifest),
+      absl::StrCat(
+          R"({"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":")",
+          digest_.ToString(), R"(","size":)", bytes_.size(), R"(},"layers":[]})"));
+
+ private:
+  std::vector<std::string> OriginPaths() const {
+    return {OriginPath(), FaultOrigin::ManifestPath(place_.repository, "v1"),
+            FaultOrigin::ManifestPath(place_.repository, manifest_.ToString())};
+  }
+
+  Duration passed_{};
+};
+
+TEST_F(PublicImageMirrorTest, IsGivenWhileTheRegistryIsAwayUntilItsTimeIsOver) {
+  BeginAfter(0s);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 200);
+  EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+  GoAway();
+  BeginAfter(23h + 59min);
+  EXPECT_EQ(StatusOf(Ask(ManifestPath())), 200);
+  EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+  BeginAfter(2min);
+  for (const std::string& path : {ManifestPath(), BlobPath()}) {
+    const std::string late = Ask(path);
+    EXPECT_EQ(StatusOf(late), 503) << "giving it has renewed nothing";
+    EXPECT_THAT(late, HasSubstr("the registry does not answer"));
+  }
+  EXPECT_EQ(ResultCount(MirrorResult::kBusy), 2u);
+  // Once the registry has said again that it is for all, that holds for as long again, and over a restart.
+  ComeBack();
+  const size_t asked = RangesAsked();
+  EXPECT_EQ(StatusOf(Ask(ManifestPath())), 200);
+  EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+  EXPECT_EQ(RangesAsked(), asked) << "but the bytes are here";
+  GoAway();
+  BeginAfter(23h);
+  EXPECT_EQ(StatusOf(Ask(ManifestPath())), 200);
+  EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+}
+
+TEST_F(PublicImageMirrorTest, WhatIsForAllNoMoreIsFoundOutWhenItsTimeIsOver) {
+  BeginAfter(0s);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 200);
+  EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+  const std::string challenge = "Basic realm=\"r\"";
+  const auto closed = [&](const FaultRequest& request, FaultConnection& to) {
+    if (request.Header("authorization") == "Basic ours") return origin_.ServeByTheRules(request, to);
+    to.Send(401, {{"WWW-Authenticate", challenge}}, "");
+  };
+  origin_.Always(OriginPath(), closed);
+  origin_.Always(FaultOrigin::ManifestPath(place_.repository, manifest_.ToString()), closed);
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 200) << "it was found out just now";
+  BeginAfter(25h);
+  for (const std::string& path : {ManifestPath(), BlobPath()}) {
+    EXPECT_EQ(StatusOf(Ask(path, "Authorization: Basic theirs\r\n")), 401);
+    EXPECT_EQ(StatusOf(Ask(path, "Authorization: Basic ours\r\n")), 200);
+    EXPECT_EQ(StatusOf(Ask(path, "Authorization: Basic theirs\r\n")), 401) << "that was no finding for all";
+  }
+}
+
 TEST_F(PublicMirrorTest, WhoGoesInMidBlobHoldsNothingUp) {
   std::promise<void> gate;
   origin_.Always(OriginPath(), FirstBytesThen(gate.get_future().share()));
@@ -287,7 +377,14 @@ TEST_F(PrivateMirrorTest, WhileTheRegistryIsAwayNobodyNewGetsIt) {
   EXPECT_EQ(StatusOf(Ask(BlobPath(), Bearer(token))), 200);
   registry_of_team_.origin.Always(FaultOrigin::BlobPath(place_.repository, digest_), p2p::fault::Hangup());
   EXPECT_EQ(StatusOf(Ask(BlobPath(), Bearer(token))), 200);
-  EXPECT_EQ(StatusOf(Ask(BlobPath(), Bearer(registry_of_team_.Issue()))), 404);
+  const std::string refused = Ask(BlobPath(), Bearer(registry_of_team_.Issue()));
+  EXPECT_EQ(StatusOf(refused), 503);
+  EXPECT_THAT(refused, HasSubstr("the registry does not answer"));
+  EXPECT_EQ(ResultCount(MirrorResult::kBusy), 1u);
+  // It is the same of what is not here, by whoever asks.
+  const Digest elsewhere = p2p::Sha256::Of("not here");
+  registry_of_team_.origin.Always(FaultOrigin::BlobPath(place_.repository, elsewhere), p2p::fault::Hangup());
+  EXPECT_EQ(Ask(Path(place_, "blobs", elsewhere.ToString()), Bearer(registry_of_team_.Issue())), refused);
 }
 
 TEST_F(PrivateMirrorTest, AnOpenMirrorAsksNobodyWhoHeIs) {
@@ -301,6 +398,53 @@ TEST_F(PrivateMirrorTest, AnOpenMirrorAsksNobodyWhoHeIs) {
   const BlobOrigin other{place_.registry, "public/other"};
   registry_of_team_.origin.Always(FaultOrigin::BlobPath(other.repository, digest_), p2p::fault::Status(404));
   EXPECT_EQ(StatusOf(Ask(Path(other, "blobs", digest_.ToString()))), 404);
+}
+
+// What the registry said of a tenant, at times that the test says.
+class MirrorTenantsTest : public PrivateMirrorTest {
+ protected:
+  using Refusal = std::optional<api::MirrorRefusal>;
+  void SetUp() override {
+    PrivateMirrorTest::SetUp();
+    Begin({}, config_);
+    tenants_ = std::make_unique<MirrorTenants>(time_, *registry_, telemetry_);
+  }
+  Refusal AskAs(const std::string& authorization) {
+    std::promise<Refusal> answer;
+    tenants_->Ask({api::MirrorRequest::Kind::kBlob, place_, digest_.ToString(), authorization}, 10s,
+                  [&](Refusal refusal) { answer.set_value(std::move(refusal)); });
+    return answer.get_future().get();
+  }
+  void GoAway() {
+    registry_of_team_.origin.Always(FaultOrigin::BlobPath(place_.repository, digest_), p2p::fault::Hangup());
+  }
+
+  fakes::FakeClock time_;
+  std::unique_ptr<MirrorTenants> tenants_;
+};
+
+TEST_F(MirrorTenantsTest, WhatTheRegistryLetsOneHaveHoldsForFiveMinutes) {
+  const std::string own = absl::StrCat("Bearer ", registry_of_team_.Issue());
+  EXPECT_FALSE(AskAs(own));
+  GoAway();
+  time_.now += MirrorTenants::kGivenTtl - 1s;
+  EXPECT_FALSE(AskAs(own));
+  time_.now += 1s;
+  const Refusal refusal = AskAs(own);
+  ASSERT_TRUE(refusal);
+  EXPECT_EQ(refusal->why, api::MirrorRefusal::Why::kOriginAway);
+}
+
+TEST_F(MirrorTenantsTest, WhoShowsNothingIsChallengedAgainAfterAMinute) {
+  EXPECT_EQ(AskAs("")->why, api::MirrorRefusal::Why::kChallenged);
+  EXPECT_EQ(AskAs("")->why, api::MirrorRefusal::Why::kAbsent);
+  time_.now += MirrorTenants::kNoCredentialsTtl - 1s;
+  GoAway();  // nobody is asked
+  EXPECT_EQ(AskAs("")->why, api::MirrorRefusal::Why::kAbsent);
+  EXPECT_EQ(ResultCount(MirrorResult::kNoCredentials), 2u);
+  registry_of_team_.Guard(FaultOrigin::BlobPath(place_.repository, digest_));
+  time_.now += 1s;
+  EXPECT_EQ(AskAs("")->why, api::MirrorRefusal::Why::kChallenged);
 }
 
 // ---------------------------------------------------------------------------------------------- what is

@@ -390,6 +390,43 @@ TEST_F(DiskStoreTest, RecipesAreKeptAndBounded) {
   EXPECT_EQ(store_->GetRecipe(digest).value(), recipe);
 }
 
+TEST_F(DiskStoreTest, WhenABlobWasFoundPublicIsKeptAndRenewedByTheRegistryAlone) {
+  const SampleBlob sample(1);
+  const Digest& digest = sample.spec.digest;
+  const BlobOrigin app{"registry.example", "app"}, other{"registry.example", "other"};
+  int64_t now = 1'000'000'000'000;
+  DiskStoreOptions options = Options();
+  options.wall_clock_ms = [&] { return now; };
+  store_ = *DiskStore::OpenStore(options);
+  BlobSpec spec = sample.spec;
+  spec.root = Sha256Of(Content(9, 1));
+  spec.origins = {app, other};
+  ASSERT_TRUE(store_->Open(spec).ok());
+  EXPECT_EQ(store_->FoundPublicAt(digest, app), 0);
+  store_->NoteAccess(digest, app, OriginAccess::kCredentials);
+  EXPECT_EQ(store_->FoundPublicAt(digest, app), 0);
+  // A member's word counts once, the registry's each time.
+  const int64_t first = now;
+  store_->NoteAccess(digest, other, OriginAccess::kHearsay);
+  store_->NoteAccess(digest, app, OriginAccess::kPublic);
+  now += 3'600'000;
+  store_->NoteAccess(digest, other, OriginAccess::kHearsay);
+  store_->NoteAccess(digest, app, OriginAccess::kPublic);
+  EXPECT_EQ(store_->FoundPublicAt(digest, other), first);
+  EXPECT_EQ(store_->FoundPublicAt(digest, app), now);
+  // What is older tells nothing new.
+  store_->NoteAccess(digest, app, OriginAccess::kPublic, first);
+  EXPECT_EQ(store_->FoundPublicAt(digest, app), now);
+  store_.reset();
+  store_ = *DiskStore::OpenStore(options);
+  EXPECT_EQ(store_->FoundPublicAt(digest, other), first);
+  EXPECT_EQ(store_->FoundPublicAt(digest, app), now);
+  // A clock that was ahead does not keep what is found from then on from being noted.
+  now -= 1'800'000;
+  store_->NoteAccess(digest, app, OriginAccess::kPublic);
+  EXPECT_EQ(store_->FoundPublicAt(digest, app), now);
+}
+
 TEST_F(DiskStoreTest, OrderOfAccessSurvivesAClockThatJumps) {
   const SampleBlob first(1), second(2), third(3);
   int64_t now = 1'000'000;

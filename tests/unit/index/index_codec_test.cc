@@ -54,6 +54,7 @@ BlobRecord StoredRecord() {
   BlobRecord record = FullRecord();
   record.origins.push_back({"third.example", "app"});
   record.access.push_back(OriginAccess::kUnknown);
+  record.public_at_ms[record.origins[0]] = 1'700'000'000'000;
   record.stored[record.origins[1]] = {DigestOf(8), 9000, std::nullopt};
   record.stored[record.origins[2]] = {DigestOf(9), 9000, SeekTablePlace{{8959, 41}, DigestOf(10)}};
   return record;

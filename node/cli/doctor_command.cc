@@ -11,6 +11,7 @@
 #include "node/cli/admin_client.h"
 #include "node/cli/commands.h"
 #include "node/cli/doctor_certificate.h"
+#include "node/cli/doctor_mirror.h"
 #include "node/cli/doctor_peers.h"
 #include "node/daemon/config.h"
 #include "ondemand/backend.h"
@@ -75,8 +76,17 @@ const char* Word(Check::Result result) {
   return result == Check::Result::kHolds ? "ok" : result == Check::Result::kFails ? "FAIL" : "-";
 }
 
+void PrintChecks(const std::vector<Check>& checks) {
+  for (const Check& check : checks) {
+    std::printf("  %-4s %s", Word(check.result), check.name.c_str());
+    if (!check.detail.empty()) std::printf(": %s", check.detail.c_str());
+    std::printf("\n");
+    if (check.result == Check::Result::kFails) std::printf("       remedy: %s\n", check.remedy.c_str());
+  }
+}
+
 void PrintText(const std::string& data_dir, const std::vector<Report>& reports,
-               const std::vector<Check>& peers) {
+               const std::vector<Check>& peers, const std::vector<Check>& mirror) {
   for (const Report& report : reports) {
     std::printf("%s, with the store in %s:\n", report.name().c_str(), data_dir.c_str());
     for (const ondemand::Requirement& requirement : report.requirements) {
@@ -87,12 +97,9 @@ void PrintText(const std::string& data_dir, const std::vector<Report>& reports,
     }
   }
   std::printf("other nodes:\n");
-  for (const Check& check : peers) {
-    std::printf("  %-4s %s", Word(check.result), check.name.c_str());
-    if (!check.detail.empty()) std::printf(": %s", check.detail.c_str());
-    std::printf("\n");
-    if (check.result == Check::Result::kFails) std::printf("       remedy: %s\n", check.remedy.c_str());
-  }
+  PrintChecks(peers);
+  if (!mirror.empty()) std::printf("mirror:\n");
+  PrintChecks(mirror);
   if (const Report* first = FirstThatWorks(reports)) {
     std::printf("Images can be mounted on this machine; ondemand.backend: auto takes %s.\n",
                 first->name().c_str());
@@ -101,8 +108,19 @@ void PrintText(const std::string& data_dir, const std::vector<Report>& reports,
   }
 }
 
+Json JsonOf(const std::vector<Check>& checks) {
+  Json list = Json::array();
+  for (const Check& check : checks) {
+    Json holds = nullptr;  // not known
+    if (check.result != Check::Result::kUnknown) holds = check.result == Check::Result::kHolds;
+    list.push_back(
+        {{"name", check.name}, {"holds", holds}, {"detail", check.detail}, {"remedy", check.remedy}});
+  }
+  return list;
+}
+
 void PrintJson(const std::string& data_dir, const std::vector<Report>& reports,
-               const std::vector<Check>& peers) {
+               const std::vector<Check>& peers, const std::vector<Check>& mirror) {
   Json backends = Json::array();
   for (const Report& report : reports) {
     Json list = Json::array();
@@ -114,19 +132,10 @@ void PrintJson(const std::string& data_dir, const std::vector<Report>& reports,
     }
     backends.push_back({{"name", report.name()}, {"works", report.works()}, {"requirements", list}});
   }
-  Json checks = Json::array();
-  for (const Check& check : peers) {
-    Json holds = nullptr;  // not known
-    if (check.result != Check::Result::kUnknown) holds = check.result == Check::Result::kHolds;
-    checks.push_back(
-        {{"name", check.name}, {"holds", holds}, {"detail", check.detail}, {"remedy", check.remedy}});
-  }
   const Report* first = FirstThatWorks(reports);
-  const Json json = {{"works", first != nullptr},
-                     {"auto", first != nullptr ? first->name() : "off"},
-                     {"data_dir", data_dir},
-                     {"backends", backends},
-                     {"peers", checks}};
+  const Json json = {{"works", first != nullptr}, {"auto", first != nullptr ? first->name() : "off"},
+                     {"data_dir", data_dir},      {"backends", backends},
+                     {"peers", JsonOf(peers)},    {"mirror", JsonOf(mirror)}};
   std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
 }
 
@@ -139,10 +148,12 @@ absl::Status RunDoctor(const GlobalFlags& flags, const DoctorFlags& doctor) {
   std::vector<Check> peers = CheckPeers(flags);
   const std::vector<Check> certificate = CheckCertificate(*config);
   peers.insert(peers.end(), certificate.begin(), certificate.end());
+  // What runtimes do is no fault of this machine: it is named, and is no failure.
+  const std::vector<Check> mirror = CheckMirror(*config);
   if (flags.output == OutputFormat::kJson) {
-    PrintJson(config->data_dir, reports, peers);
+    PrintJson(config->data_dir, reports, peers, mirror);
   } else {
-    PrintText(config->data_dir, reports, peers);
+    PrintText(config->data_dir, reports, peers, mirror);
   }
   if (FirstThatWorks(reports) == nullptr)
     return absl::UnavailableError(

@@ -1,8 +1,12 @@
 #include "node/daemon/mirror_tenants.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "p2p/recipe/sha256.h"
 
 namespace sluice {
@@ -88,7 +92,15 @@ std::optional<MirrorRefusal> MirrorTenants::Challenge(const std::string& place, 
   const auto [entry, is_first] = without_.try_emplace(place);
   entry->second.until = now + kNoCredentialsTtl;
   if (is_first) return MirrorRefusal{MirrorRefusal::Why::kChallenged, std::move(challenge)};
-  entry->second.sent_on = true;
+  if (!std::exchange(entry->second.sent_on, true)) {
+    spdlog::warn(
+        "{}: a container runtime shows no credentials though it was told that they are needed, and is sent "
+        "to the "
+        "registry itself. By CRI a mirror is shown none where they come with a server address that is not "
+        "the "
+        "mirror's: give them without one",
+        absl::StrReplaceAll(place, {{" ", "/"}}));
+  }
   telemetry_.mirror_requests[static_cast<size_t>(MirrorResult::kNoCredentials)].Add();
   return MirrorRefusal{};
 }

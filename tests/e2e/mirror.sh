@@ -150,6 +150,10 @@ expect 404 "/v2/team/other/blobs/$layer?ns=$gate" -H "Authorization: Bearer $(to
 expect 401 "/v2/team/app/manifests/1?ns=$gate"
 for what in manifests/1 "blobs/$layer"; do expect 404 "/v2/team/app/$what?ns=$gate"; done
 (($(metric sluice_mirror_requests_total 'no_credentials') == 2)) || fail "who sends no credentials is not counted"
+sluice --output json doctor --config "$config" >"$work/doctor.json" || true
+[[ $(jq '.mirror[0].holds' "$work/doctor.json") == false ]] || fail "doctor finds nothing: $(<"$work/doctor.json")"
+grep -q '"remedy": ".*server address' "$work/doctor.json" || fail "doctor has no remedy: $(<"$work/doctor.json")"
+grep -q 'team/app: a container runtime shows no credentials' "$node_log" || fail "the log does not say whose"
 ! grep -r 'secret-of' "$node_log" || fail "a password in the log"
 end_process "$gate_pid"
 # What the registry let one have holds for minutes; a stranger hears nothing of what is here.

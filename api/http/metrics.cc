@@ -30,6 +30,8 @@ constexpr std::string_view kPeerRoles[] = {"home", "present-only", "zone-home"};
 constexpr std::string_view kPeerAnswers[] = {"served", "absent", "busy", "refused"};
 constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged", "no_credentials",
                                                "denied", "busy",   "malformed"};
+constexpr std::string_view kPolicyResults[] = {"allowed", "denied", "timed_out", "failed"};
+constexpr std::string_view kPushResults[] = {"hinted", "ignored", "refused", "unauthorized", "malformed"};
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
 constexpr std::string_view kReadaheadResults[] = {"fetched", "used", "unread"};
@@ -195,6 +197,13 @@ void AddMirror(Families& to, const Telemetry& t) {
              t.mirror_sent_bytes);
 }
 
+void AddImages(Families& to, const ImageCounters& counters) {
+  AddByLabel(to, "sluice_policy_decisions_total", "What verifier programs said of images.", "result",
+             kPolicyResults, counters.policy_decisions);
+  AddByLabel(to, "sluice_notifications_total", "What became of what registries told of images.", "result",
+             kPushResults, counters.notifications);
+}
+
 void AddPeers(Families& to, const Telemetry& t) {
   AddByLabel(to, "sluice_peer_received_bytes_total", "Bytes of blobs received from other nodes.", "lane",
              kLanes, t.peer_received_bytes);
@@ -336,6 +345,8 @@ class Metrics::Collector final : public prometheus::Collectable {
     AddMirror(families, telemetry_);
     AddTls(families, telemetry_);
     AddOndemand(families, telemetry_, keeper, extras_.backend);
+    static const ImageCounters kNone;
+    AddImages(families, extras_.images ? *extras_.images : kNone);
     AddFetches(families, telemetry_);
     AddProcess(families, CountProcess());
     AddSample(AddFamily(families, "sluice_kernel_cache_size_bytes",

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/functional/any_invocable.h"
+#include "node/image_counters.h"
 #include "node/telemetry.h"
 
 namespace sluice::api {
@@ -23,8 +24,9 @@ struct KeeperCounts {
 // What is exported beside Telemetry.
 struct MetricsExtras {
   std::string version;
-  std::string revision;         // of the source, or "unknown"
-  std::string backend = "off";  // that serves mounts
+  std::string revision;                   // of the source, or "unknown"
+  std::string backend = "off";            // that serves mounts
+  const ImageCounters* images = nullptr;  // outlives this; null: none is counted
   // Called at each export; may be null.
   absl::AnyInvocable<KeeperCounts() const> keeper = nullptr;
   absl::AnyInvocable<uint64_t() const> kernel_cache_bytes = nullptr;  // of the kernel's own copies, on disk

@@ -28,6 +28,7 @@ struct MirrorRefusal {
     kAbsent,      // it can't be had here: the runtime is to ask the registry
     kChallenged,  // who asks is to say who it is, as the registry's challenge says
     kDenied,      // the registry knows who it is, and refuses
+    kForbidden,   // this node's policy refuses it to everybody
     kBusy,        // too much is being asked for
     kOriginAway,  // who may have it is not known, or no longer, and the registry does not say
   };

@@ -44,6 +44,8 @@ HttpResponse ResponseTo(const MirrorRefusal& refusal, Kind kind) {
     }
     case MirrorRefusal::Why::kDenied:
       return ErrorResponse(403, "DENIED", "the registry refuses this to who asks");
+    case MirrorRefusal::Why::kForbidden:
+      return ErrorResponse(403, "DENIED", "the policy of this node refuses the image; its log says why");
     case MirrorRefusal::Why::kBusy: {
       HttpResponse response = ErrorResponse(503, "TOOMANYREQUESTS", "too much is being asked for");
       response.headers.emplace_back("Retry-After", "1");

@@ -370,6 +370,11 @@ const std::vector<Setting>& Settings() {
              "while a registry is away, a tag means what it meant last"),
       Time("mirror.publicTtl", &Config::mirror_public_ttl, milliseconds(1000),
            "how long what was found public is given without asking the registry again"),
+      Text("policy.verifierDir", &Config::policy_verifier_dir,
+           "folder of programs that are asked, as containerd's image verifiers are, before more than an "
+           "image's manifest is fetched; empty is off"),
+      Time("policy.timeout", &Config::policy_timeout, milliseconds(100),
+           "for each of them to answer; beyond, the image is refused"),
       List("images.allow", &Config::images_allow,
            "globs over registry/repository that may be mounted; none by default"),
       Text("origin.dockerConfig", &Config::origin_docker_config,
@@ -498,6 +503,10 @@ absl::Status CheckTogether(const Config& config) {
         "one; give them certificates (tls.ca), set cluster.insecurePeers: true if nobody else can connect, "
         "or "
         "integrity.unsealed: origin");
+  }
+  if (!config.policy_verifier_dir.empty() && config.policy_verifier_dir[0] != '/') {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy.verifierDir: \"", config.policy_verifier_dir, "\" must be an absolute path"));
   }
   return CheckTls(config);
 }

@@ -60,6 +60,9 @@ struct Config {
   bool mirror_stale_tags = false;
   Duration mirror_public_ttl = std::chrono::hours(24);
 
+  std::string policy_verifier_dir;  // "": every image may be had
+  Duration policy_timeout = std::chrono::seconds(10);
+
   std::vector<std::string>
       images_allow;  // globs over "registry/repository"; none means that nothing may be mounted
 

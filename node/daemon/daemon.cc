@@ -172,8 +172,10 @@ absl::Status Daemon::Node::Start() {
   ImageResolver::ClaimRecipe claim;
   if (config_.TakesUnsealedFromMembers())
     claim = [this](const BlobKey& key, p2p::Recipe recipe) { verifier_->Claim(key, std::move(recipe)); };
+  status = OpenPolicy();
+  if (!status.ok()) return status;
   resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
-                                              peer_documents_.get(), std::move(claim));
+                                              peer_documents_.get(), std::move(claim), PolicyOfImages());
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(
                             std::vector<FixedSources::Source>{{SourceRank::kOrigin, witness_.get()}});
@@ -359,6 +361,7 @@ void Daemon::Node::CheckFilesLater() {
 void Daemon::Node::Stop() {
   ready_ = false;
   if (mounter_) mounter_->Cancel();
+  if (policy_) policy_->Stop();
   if (peer_client_) peer_client_->Stop();  // what waits for a member goes on without it
   if (exchange_) exchange_->Stop();
   if (holders_) holders_->Stop();

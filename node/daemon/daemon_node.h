@@ -25,6 +25,7 @@
 #include "node/daemon/hint_relay.h"
 #include "node/daemon/home_blobs.h"
 #include "node/daemon/image_documents.h"
+#include "node/daemon/image_policy.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
 #include "node/daemon/locality.h"
@@ -45,6 +46,7 @@
 #include "node/daemon/registry_documents.h"
 #include "node/daemon/start_profiles.h"
 #include "node/daemon/tls.h"
+#include "node/image_counters.h"
 #include "ondemand/backend.h"
 #include "p2p/cluster/chunk_blame.h"
 #include "p2p/cluster/dial_back.h"
@@ -141,6 +143,8 @@ class Daemon::Node {
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
   absl::Status StartQuota();
+  absl::Status OpenPolicy();
+  ImageResolver::AskPolicy PolicyOfImages();
   absl::Status Serve();
   void MakeHome();
   absl::Status ServePeers();
@@ -198,6 +202,8 @@ class Daemon::Node {
   std::unique_ptr<RegistryDocuments> registry_documents_;
   std::unique_ptr<ImageDocuments> image_documents_;
   std::unique_ptr<p2p::ProfileExchange> profile_exchange_;
+  ImageCounters image_counters_;
+  std::shared_ptr<ImagePolicy> policy_;  // null: every image may be had
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::GatedSource> paced_origin_, last_resort_;  // null without members
   std::unique_ptr<p2p::DownloadBudget> download_;                 // the same

@@ -60,6 +60,22 @@ std::vector<std::unique_ptr<api::GrpcService>> OneService(std::unique_ptr<Servic
 
 }  // namespace
 
+absl::Status Daemon::Node::OpenPolicy() {
+  if (config_.policy_verifier_dir.empty()) return absl::OkStatus();
+  absl::StatusOr<std::shared_ptr<ImagePolicy>> policy =
+      ImagePolicy::Open({config_.policy_verifier_dir, config_.policy_timeout}, clock_, image_counters_);
+  if (!policy.ok()) return InSetting("policy.verifierDir", policy.status());
+  policy_ = *std::move(policy);
+  return absl::OkStatus();
+}
+
+ImageResolver::AskPolicy Daemon::Node::PolicyOfImages() {
+  if (!policy_) return nullptr;
+  return [this](const p2p::ImageReference& image, const p2p::FetchedManifest& manifest) {
+    return policy_->Ask(image.origin, image.ToString(), manifest);
+  };
+}
+
 absl::Status Daemon::Node::ServeMirror() {
   if (config_.mirror_listen.empty()) return absl::OkStatus();
   Mirror::Options options;
@@ -71,7 +87,8 @@ absl::Status Daemon::Node::ServeMirror() {
                                                    *allowed_,
                                                    *registry_,
                                                    *image_documents_,
-                                                   manifests_},
+                                                   manifests_,
+                                                   policy_.get()},
                                      options);
   api::HttpRoutes routes;
   api::AddMirrorRoutes(routes, *mirror_, telemetry_);
@@ -107,6 +124,7 @@ absl::Status Daemon::Node::Serve() {
   extras.version = kVersion;
   extras.revision = SLUICE_REVISION;
   extras.backend = backend;
+  extras.images = &image_counters_;
   extras.keeper = [this] {
     const ondemand::KeeperCounters counters = mounter_->keeper_counters();
     return api::KeeperCounts{counters.hits,   counters.hit_bytes, counters.published, counters.expired,

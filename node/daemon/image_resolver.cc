@@ -46,6 +46,8 @@ absl::StatusOr<p2p::ChosenImage> ImageResolver::Choose(const p2p::ImageReference
   Registry registry = Registry::kAsk;
   absl::StatusOr<p2p::FetchedManifest> root = FetchOne(reference, registry);
   if (!root.ok()) return root.status();
+  if (absl::Status passed = ask_policy_ ? ask_policy_(reference, *root) : absl::OkStatus(); !passed.ok())
+    return passed;
   p2p::Platform wanted = platform;
   wanted.os_features.emplace_back(p2p::kOsFeatureErofs);
   const auto manifest = [&](const Digest& digest) {

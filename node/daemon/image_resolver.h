@@ -43,18 +43,22 @@ class ImageResolver {
  public:
   // Takes what members say that the recipe of a blob without a root is.
   using ClaimRecipe = std::function<void(const BlobKey&, p2p::Recipe)>;
+  // Whether the image may be had whose manifest or index that is; asked before anything else of it is
+  // fetched.
+  using AskPolicy = std::function<absl::Status(const p2p::ImageReference&, const p2p::FetchedManifest&)>;
   // All outlive the resolver. `peers` is null on a node without members; without `claim` nothing that they
   // say of such blobs is believed.
   ImageResolver(p2p::RegistryClient& registry, ImageDocuments& documents, const p2p::AllowList& allowed,
                 RecipeStore& recipes, ManifestCache& manifests, const p2p::PeerDocumentClient* peers,
-                ClaimRecipe claim = nullptr)
+                ClaimRecipe claim = nullptr, AskPolicy ask_policy = nullptr)
       : registry_(registry),
         documents_(documents),
         allowed_(allowed),
         recipes_(recipes),
         manifests_(manifests),
         peers_(peers),
-        claim_(std::move(claim)) {}
+        claim_(std::move(claim)),
+        ask_policy_(std::move(ask_policy)) {}
 
   // The reference, if this node may ask for it; asks nobody. Errors: InvalidArgument (reference),
   // PermissionDenied (the allow-list).
@@ -111,6 +115,7 @@ class ImageResolver {
   ManifestCache& manifests_;
   const p2p::PeerDocumentClient* const peers_;
   const ClaimRecipe claim_;
+  const AskPolicy ask_policy_;
   RootVouchers roots_;
 };
 

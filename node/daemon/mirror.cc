@@ -146,14 +146,32 @@ void Mirror::JudgeDocument(const AskedPtr& asked, ManifestCache::Kept document) 
   IfAllowed(asked, name, finding,
             [self = shared_from_this(), asked, document = std::move(document)](int64_t public_at_ms) mutable {
               if (std::exchange(document.public_at_ms, public_at_ms) == public_at_ms)
-                return self->GiveDocument(asked, std::move(document));
+                return self->AskPolicy(asked, std::move(document));
               // Manifests are kept on disk.
               self->parts_.blobs.io.Post([self, asked, document = std::move(document)]() mutable {
                 const p2p::ImageReference named{asked->origin(), "", document.manifest.digest};
                 self->parts_.manifests.Put(named, document.manifest, document.public_at_ms).IgnoreError();
-                self->GiveDocument(asked, std::move(document));
+                self->AskPolicy(asked, std::move(document));
               });
             });
+}
+
+// Of who may have the image, whether anybody may.
+void Mirror::AskPolicy(const AskedPtr& asked, ManifestCache::Kept document) {
+  if (!parts_.policy || asked->request.kind != Kind::kManifest)
+    return GiveDocument(asked, std::move(document));
+  const std::string& reference = asked->request.reference;
+  const absl::StatusOr<Digest> digest = Digest::Parse(reference);
+  const p2p::ImageReference name = digest.ok()
+                                       ? p2p::ImageReference{asked->origin(), "", *digest}
+                                       : p2p::ImageReference{asked->origin(), reference, std::nullopt};
+  const p2p::FetchedManifest manifest = document.manifest;
+  parts_.policy->Ask(
+      asked->origin(), name.ToString(), manifest,
+      [self = shared_from_this(), asked, document = std::move(document)](absl::Status said) mutable {
+        if (said.ok()) return self->GiveDocument(asked, std::move(document));
+        asked->Refuse(absl::IsResourceExhausted(said) ? Why::kBusy : Why::kForbidden);
+      });
 }
 
 void Mirror::GiveDocument(const AskedPtr& asked, ManifestCache::Kept document) {

@@ -16,6 +16,7 @@
 #include "api/http/mirror_content.h"
 #include "node/blob.h"
 #include "node/daemon/image_documents.h"
+#include "node/daemon/image_policy.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/mirror_blob.h"
 #include "node/daemon/mirror_tenants.h"
@@ -74,6 +75,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
     p2p::RegistryClient& registry;
     ImageDocuments& documents;
     ManifestCache& manifests;
+    ImagePolicy* policy = nullptr;  // null: every image may be had
   };
   struct Options {
     Authorization authorization = Authorization::kOrigin;
@@ -103,6 +105,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   void AskForDocument(const AskedPtr& asked);
   void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);
   void JudgeDocument(const AskedPtr& asked, ManifestCache::Kept document);
+  void AskPolicy(const AskedPtr& asked, ManifestCache::Kept document);
   void GiveDocument(const AskedPtr& asked, ManifestCache::Kept document);
   void Remember(const BlobOrigin& origin, const ManifestCache::Kept& document);
 

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <array>
+
+#include "node/telemetry.h"
+
+namespace sluice {
+
+// What verifier programs said of an image: all let it pass, one refused it, one was not done in time, or
+// could not be asked.
+enum class PolicyResult { kAllowed, kDenied, kTimedOut, kFailed };
+inline constexpr int kPolicyResultCount = 4;
+
+// What became of what a registry told: an image became a hint, it is none that was pushed or that this node
+// may have, the hint was refused, who told has not the secret, or what was told can't be understood.
+enum class PushResult { kHinted, kIgnored, kRefused, kUnauthorized, kMalformed };
+inline constexpr int kPushResultCount = 5;
+
+// What the daemon counts of images beside Telemetry, for those few who need it.
+struct ImageCounters {
+  std::array<Counter, kPolicyResultCount> policy_decisions;  // sluice_policy_decisions_total{result}
+  std::array<Counter, kPushResultCount> notifications;       // sluice_notifications_total{result}
+};
+
+}  // namespace sluice

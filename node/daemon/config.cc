@@ -375,6 +375,11 @@ const std::vector<Setting>& Settings() {
            "image's manifest is fetched; empty is off"),
       Time("policy.timeout", &Config::policy_timeout, milliseconds(100),
            "for each of them to answer; beyond, the image is refused"),
+      Text("notifications.listen", &Config::notifications_listen,
+           "host:port where registries tell what was pushed, which becomes hints; with TLS unless it is "
+           "loopback; empty is off"),
+      Text("notifications.secretFile", &Config::notifications_secret_file,
+           "file with the secret that they show as a bearer token"),
       List("images.allow", &Config::images_allow,
            "globs over registry/repository that may be mounted; none by default"),
       Text("origin.dockerConfig", &Config::origin_docker_config,
@@ -476,6 +481,16 @@ absl::Status CheckTls(const Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status CheckNotifications(const Config& config) {
+  if (config.notifications_listen.empty() == config.notifications_secret_file.empty())
+    return absl::OkStatus();
+  const bool is_off = config.notifications_listen.empty();
+  return absl::InvalidArgumentError(
+      is_off ? "notifications.secretFile without notifications.listen: say where registries are listened to"
+             : "notifications.listen without notifications.secretFile: whoever can connect could have images "
+               "brought in; name a file with the secret that the registry shows");
+}
+
 // What no single setting shows.
 absl::Status CheckTogether(const Config& config) {
   if (!config.cluster_zone_label.empty() && !config.cluster_zone.empty()) {
@@ -504,6 +519,7 @@ absl::Status CheckTogether(const Config& config) {
         "or "
         "integrity.unsealed: origin");
   }
+  if (absl::Status status = CheckNotifications(config); !status.ok()) return status;
   if (!config.policy_verifier_dir.empty() && config.policy_verifier_dir[0] != '/') {
     return absl::InvalidArgumentError(
         absl::StrCat("policy.verifierDir: \"", config.policy_verifier_dir, "\" must be an absolute path"));

@@ -63,6 +63,9 @@ struct Config {
   std::string policy_verifier_dir;  // "": every image may be had
   Duration policy_timeout = std::chrono::seconds(10);
 
+  std::string notifications_listen;  // host:port for registries; "" turns it off
+  std::string notifications_secret_file;
+
   std::vector<std::string>
       images_allow;  // globs over "registry/repository"; none means that nothing may be mounted
 

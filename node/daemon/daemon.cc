@@ -366,6 +366,7 @@ void Daemon::Node::Stop() {
   if (exchange_) exchange_->Stop();
   if (holders_) holders_->Stop();
   if (hints_grpc_) hints_grpc_->Stop(kStopGrace);
+  if (push_http_) push_http_->Stop();
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);
   if (http_) http_->Stop();

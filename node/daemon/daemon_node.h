@@ -42,6 +42,7 @@
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
 #include "node/daemon/profile_store.h"
+#include "node/daemon/pushed_image_hints.h"
 #include "node/daemon/quota.h"
 #include "node/daemon/registry_documents.h"
 #include "node/daemon/start_profiles.h"
@@ -151,6 +152,7 @@ class Daemon::Node {
   absl::Status ServeMirror();
   void MakePrefetcher();
   absl::Status ServeHints();
+  absl::Status ServeNotifications();
   void MakeLocality();
   absl::Status PinForHint(const BlobKey& key);
   void NoticeMountsLater();
@@ -239,6 +241,8 @@ class Daemon::Node {
   std::unique_ptr<api::HttpServer> peer_http_;
   std::shared_ptr<Mirror> mirror_;
   std::unique_ptr<api::HttpServer> mirror_http_;
+  std::unique_ptr<PushedImageHints> pushed_images_;
+  std::unique_ptr<api::HttpServer> push_http_;
   std::unique_ptr<api::GrpcServer> grpc_;
   std::unique_ptr<api::GrpcServer> hints_grpc_;
   std::atomic<bool> ready_{false};

@@ -158,6 +158,7 @@ absl::Status Daemon::Node::Serve() {
   if (!status.ok())
     return absl::Status(status.code(), absl::StrCat("api.socket: ", std::string(status.message())));
   status = ServeHints();
+  if (status.ok()) status = ServeNotifications();
   if (!status.ok()) return status;
   grpc_->SetHealth(api::GrpcServer::Health::kServing);
   hints_grpc_->SetHealth(api::GrpcServer::Health::kServing);
@@ -209,6 +210,30 @@ absl::Status Daemon::Node::ServeHints() {
   const absl::Status status = hints_grpc_->Start();
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat("api.prefetchSocket: ", std::string(status.message())));
+}
+
+absl::Status Daemon::Node::ServeNotifications() {
+  if (config_.notifications_listen.empty()) return absl::OkStatus();
+  absl::StatusOr<std::string> secret = ReadSecret(config_.notifications_secret_file);
+  if (!secret.ok()) return InSetting("notifications.secretFile", secret.status());
+  const absl::StatusOr<p2p::HostPort> address = p2p::HostPort::Parse(config_.notifications_listen);
+  const bool is_local = address.ok() && p2p::NamesLoopback(address->host);
+  if (!is_local && !identity_) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "notifications.listen: ", config_.notifications_listen,
+        " is reached from beyond this machine, where the secret would be read on the way; set tls.ca, "
+        "tls.certificate and tls.key, or listen at 127.0.0.1"));
+  }
+  pushed_images_ = std::make_unique<PushedImageHints>(*prefetcher_);
+  api::HttpRoutes routes;
+  api::AddPushRoute(routes, *std::move(secret), *pushed_images_, image_counters_);
+  api::HttpTls tls;
+  if (!is_local) tls = {identity_->current(), &telemetry_, Warn};
+  push_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{}, std::move(tls));
+  const absl::Status status = push_http_->Start(config_.notifications_listen);
+  if (!status.ok()) return InSetting("notifications.listen", status);
+  spdlog::info("registries may tell what was pushed at port {}", push_http_->port());
+  return absl::OkStatus();
 }
 
 // Who may hint is no administrator, and must not fill the store for good.

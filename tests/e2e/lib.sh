@@ -84,9 +84,11 @@ registry_listens() {
 }
 
 # start_registry [ADDRESS]: a docker-registry, on loopback unless told otherwise; sets registry to its host:port.
-# What stands in registry_runner runs it; its log says each request if registry_access_log is "true".
+# What stands in registry_runner runs it; its log says each request if registry_access_log is "true", and what stands in
+# registry_more is the rest of its configuration.
 registry_runner=()
 registry_access_log=false
+registry_more=()
 start_registry() {
   cat >"$work/registry.yml" <<END
 version: 0.1
@@ -94,6 +96,7 @@ log: {level: info, accesslog: {disabled: $([[ $registry_access_log == true ]] &&
 storage: {filesystem: {rootdirectory: $work/registry}}
 http: {addr: "${1:-127.0.0.1:$(free_port)}"}
 END
+  ((${#registry_more[@]} == 0)) || printf '%s\n' "${registry_more[@]}" >>"$work/registry.yml"
   : >"$work/registry.log"
   OTEL_TRACES_EXPORTER=none setsid "${registry_runner[@]}" docker-registry serve "$work/registry.yml" >>"$work/registry.log" 2>&1 &
   registry_pid=$!

@@ -95,6 +95,16 @@ TEST_F(ConfigTest, BadValuesSayWhereAndWhatIsAccepted) {
   EXPECT_THAT(ErrorOf("a: [\n"), AllOf(HasSubstr("not valid YAML"), HasSubstr("node.yaml:")));
 }
 
+TEST_F(ConfigTest, WhoeverTellsWhatWasPushedShowsASecretAndVerifiersLieAtAPath) {
+  EXPECT_THAT(ErrorOf("notifications: {listen: 127.0.0.1:7304}\n"),
+              HasSubstr("without notifications.secretFile"));
+  EXPECT_THAT(ErrorOf("notifications: {secretFile: /etc/secret}\n"),
+              HasSubstr("without notifications.listen"));
+  EXPECT_TRUE(LoadText("notifications: {listen: 127.0.0.1:7304, secretFile: /etc/secret}\n").ok());
+  EXPECT_THAT(ErrorOf("policy: {verifierDir: verifiers}\n"), HasSubstr("must be an absolute path"));
+  EXPECT_TRUE(LoadText("policy: {verifierDir: /opt/verifiers, timeout: 3s}\n").ok());
+}
+
 TEST_F(ConfigTest, WhatNothingProvesIsTakenFromNodesThatAreBelieved) {
   const auto takes = [&](const std::string& text) {
     const absl::StatusOr<Config> config = LoadText(text);

@@ -21,6 +21,14 @@ namespace {
 
 constexpr int kLookupThreads = 4;
 constexpr Duration kLoopPatience = std::chrono::seconds(2);
+// Runtimes and scrapers keep connections that they don't use; a probe is not to be refused for them.
+constexpr Duration kIdleYieldsAfter = std::chrono::milliseconds(200);
+
+api::HttpLimits LocalLimits() {
+  api::HttpLimits limits;
+  limits.idle_yields_after = kIdleYieldsAfter;
+  return limits;
+}
 
 // Returns once the loop has done what was posted before, or does not come to it.
 void AwaitLoop(Executor& loop) {
@@ -92,7 +100,7 @@ absl::Status Daemon::Node::ServeMirror() {
                                      options);
   api::HttpRoutes routes;
   api::AddMirrorRoutes(routes, *mirror_, telemetry_);
-  mirror_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+  mirror_http_ = std::make_unique<api::HttpServer>(std::move(routes), LocalLimits());
   const absl::Status status = mirror_http_->Start(config_.mirror_listen);
   if (!status.ok()) return InSetting("mirror.listen", status);
   spdlog::info("a mirror of the registries is on port {}", mirror_http_->port());
@@ -141,7 +149,7 @@ absl::Status Daemon::Node::Serve() {
         NodePage::Parts{clock_, *cache_, *store_, *mounter_, *status_admin_, *peer_admin_, telemetry_, log_},
         PageOptionsOf(config_));
     page_->AddRoutes(routes);
-    http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
+    http_ = std::make_unique<api::HttpServer>(std::move(routes), LocalLimits());
     const absl::Status status = http_->Start(config_.operations_listen);
     if (!status.ok()) {
       return absl::Status(status.code(), absl::StrCat("operations.listen: ", std::string(status.message())));
@@ -229,7 +237,7 @@ absl::Status Daemon::Node::ServeNotifications() {
   api::AddPushRoute(routes, *std::move(secret), *pushed_images_, image_counters_);
   api::HttpTls tls;
   if (!is_local) tls = {identity_->current(), &telemetry_, Warn};
-  push_http_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{}, std::move(tls));
+  push_http_ = std::make_unique<api::HttpServer>(std::move(routes), LocalLimits(), std::move(tls));
   const absl::Status status = push_http_->Start(config_.notifications_listen);
   if (!status.ok()) return InSetting("notifications.listen", status);
   spdlog::info("registries may tell what was pushed at port {}", push_http_->port());

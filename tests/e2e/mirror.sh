@@ -96,6 +96,22 @@ expect 400 "/v2/app/blobs/sha256:..%2f..?ns=$registry"
 expect 400 "/v2/../app/manifests/1?ns=$registry" --path-as-is
 expect 405 "/v2/app/manifests/1?ns=$registry" -X DELETE
 
+note "who holds connections and asks nothing on them keeps no probe and no runtime out"
+python3 - "${mirror##*:}" "${listen##*:}" "$work/held" <<'END' &
+import pathlib, socket, sys, time
+held = [socket.create_connection(("127.0.0.1", int(port))) for port in sys.argv[1:3] for _ in range(256)]
+pathlib.Path(sys.argv[3]).touch()
+time.sleep(60)
+END
+holder=$!
+wait_until test -e "$work/held" || fail "nobody holds connections"
+sleep 0.3
+for _ in {1..10}; do
+  curl -fsS -o "$work/body" "http://$listen/livez" || fail "the probe is refused: $(<"$work/body")"
+  expect 200 "/v2/app/manifests/1?ns=$registry" -I
+done
+kill "$holder"
+
 note "what is written for containerd is taken away again, and what is somebody else's stays"
 mkdir -p "$work/others/_default" "$work/others/registry.example"
 printf 'server = "https://registry.example"\n\n[host."https://other.example"]\n  skip_verify = true\n' >"$work/others/registry.example/hosts.toml"

@@ -194,6 +194,29 @@ TEST_F(PublicMirrorTest, WhatIsNotAllowedIsAskedOfNobody) {
   EXPECT_EQ(origin_.connection_count(), 0u);
 }
 
+TEST_F(PublicMirrorTest, ATagThatMovesMeansWhatItMeansNow) {
+  const std::string type(p2p::media_type::kOciManifest);
+  for (const std::string body : {"{}", "{\"x\":1}", "{}"}) {
+    origin_.AddManifest(place_.repository, "v1", type, body);
+    if (!mirror_) Begin();
+    EXPECT_EQ(BodyOf(Ask(Path(place_, "manifests", "v1"))), body);
+  }
+}
+
+TEST_F(PublicMirrorTest, WhatIsTooLargeIsLeftToTheRegistry) {
+  origin_.AddManifest(place_.repository, "v1", std::string(p2p::media_type::kOciManifest),
+                      std::string(p2p::kManifestBytesMax + 1, ' '));
+  const Digest huge = p2p::Sha256::Of("huge");
+  origin_.Always(FaultOrigin::BlobPath(place_.repository, huge),
+                 [](const FaultRequest&, FaultConnection& to) {
+                   to.SendHead(200, {{"Content-Length", absl::StrCat(uint64_t{1} << 60)}});
+                 });
+  Begin();
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 503)
+      << "over a bound, as what is too much at once";
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "blobs", huge.ToString()))), 404);
+}
+
 TEST_F(PublicMirrorTest, ATagMayBeOldOnlyWhereThatIsWanted) {
   const Digest manifest =
       origin_.AddManifest(place_.repository, "v1", std::string(p2p::media_type::kOciManifest), "{}");
@@ -433,6 +456,17 @@ TEST_F(MirrorTenantsTest, WhatTheRegistryLetsOneHaveHoldsForFiveMinutes) {
   const Refusal refusal = AskAs(own);
   ASSERT_TRUE(refusal);
   EXPECT_EQ(refusal->why, api::MirrorRefusal::Why::kOriginAway);
+}
+
+TEST_F(MirrorTenantsTest, WhoIsLetInNoMoreIsOutAfterFiveMinutes) {
+  const std::string token = registry_of_team_.Issue();
+  EXPECT_FALSE(AskAs(absl::StrCat("Bearer ", token)));
+  registry_of_team_.Revoke(token);
+  time_.now += MirrorTenants::kGivenTtl;
+  const Refusal refusal = AskAs(absl::StrCat("Bearer ", token));
+  ASSERT_TRUE(refusal);
+  EXPECT_EQ(refusal->why, api::MirrorRefusal::Why::kChallenged);
+  EXPECT_THAT(refusal->challenge, HasSubstr("Bearer realm="));
 }
 
 TEST_F(MirrorTenantsTest, WhoShowsNothingIsChallengedAgainAfterAMinute) {

@@ -16,9 +16,10 @@
 #include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/image_profile.h"
 #include "node/telemetry.h"
 
-// What the daemon gives to sluice.v1.AdminService: four small ports, in plain types.
+// What the daemon gives to sluice.v1.AdminService: five small ports, in plain types.
 //
 // All of them: thread-safe; called on AdminService's own worker threads, never on the core loop, and may
 // block until the deadline they were given (or for the time of a few disk accesses where there is none). A
@@ -98,6 +99,9 @@ struct MountInfo {
 // Whether the rest of an image is brought in after it is mounted.
 enum class FillMode { kDefault, kOnDemand, kBackground };  // kDefault: as the configuration says
 
+// For how long it is recorded what is read of a mount.
+enum class StartRecording { kAsConfigured, kWhileMounted };
+
 // What a mount may be used for, as mount(8) has it.
 struct MountOptions {
   bool suid = true;  // set-user-ID programs and those with file capabilities get their privileges
@@ -113,12 +117,13 @@ struct MountRequest {
   FillMode fill = FillMode::kDefault;
   Instant deadline;  // by then the mount is there, or none of it is
   MountOptions options = {};
+  StartRecording recording = StartRecording::kAsConfigured;
   CancelCheck cancelled = {};  // nobody waits for it any more: nothing is mounted from then on
 };
 // Whether both ask for the same, whoever waits how long for it.
 inline bool SameMount(const MountRequest& a, const MountRequest& b) {
   return a.reference == b.reference && a.mount_point == b.mount_point && a.fill == b.fill &&
-         a.options == b.options;
+         a.options == b.options && a.recording == b.recording;
 }
 
 enum class FillState { kIdle, kFilling, kComplete, kFailed };  // kIdle: nobody asked for a fill
@@ -279,12 +284,37 @@ class BlobBackend {
   virtual absl::Status SetPin(const Digest& digest, PinState state) = 0;
 };
 
-// The four together. The daemon owns them; they outlive the service.
+// What starts of an image have read.
+struct ProfileReport {
+  std::string reference;  // with its defaults written out; empty if only the manifest was named
+  Digest manifest;
+  bool is_public = false;  // the image's repository gives it to everybody
+  ImageProfile profile;
+  std::vector<BlobSpec> blobs;  // the image's; empty if they are not known
+  std::string document;         // the same as text, for other nodes
+};
+
+class ProfileBackend {
+ public:
+  virtual ~ProfileBackend() = default;
+
+  // `image` is a reference, or a manifest's digest. Errors: InvalidArgument (it is neither), NotFound (no
+  // start is known, or the registry has no such image), and what else resolving a reference fails with.
+  virtual absl::StatusOr<ProfileReport> GetProfile(const std::string& image, Instant deadline) = 0;
+
+  // In place of what is known. Errors: InvalidArgument (malformed, or not of this image), Unavailable (disk),
+  // and what resolving the reference fails with.
+  virtual absl::StatusOr<ProfileReport> ImportProfile(const std::string& reference,
+                                                      const std::string& document) = 0;
+};
+
+// The five together. The daemon owns them; they outlive the service.
 struct AdminBackend {
   StatusBackend& status;
   MountBackend& mounts;
   BlobBackend& blobs;
   PeerBackend& peers;
+  ProfileBackend& profiles;
 };
 
 }  // namespace sluice::api

@@ -255,6 +255,26 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* GetImageProfile(Context* context, const v1::GetImageProfileRequest* request,
+                           v1::GetImageProfileResponse* response) override {
+    return Run(slow_, context, [this, request, response](Instant deadline) {
+      const absl::StatusOr<ProfileReport> report =
+          backend_.profiles.GetProfile(request->reference(), deadline);
+      if (report.ok()) ToProto(*report, *response->mutable_profile());
+      return report.status();
+    });
+  }
+
+  Reactor* ImportImageProfile(Context* context, const v1::ImportImageProfileRequest* request,
+                              v1::ImportImageProfileResponse* response) override {
+    return Run(slow_, context, [this, request, response](Instant) {
+      const absl::StatusOr<ProfileReport> report =
+          backend_.profiles.ImportProfile(request->reference(), request->document());
+      if (report.ok()) ToProto(*report, *response->mutable_profile());
+      return report.status();
+    });
+  }
+
  private:
   // Runs `work` on a pool and ends the call with its status. gRPC keeps context, request and response alive
   // until then.

@@ -9,8 +9,9 @@
 namespace sluice::api {
 
 struct AdminServiceLimits {
-  // Calls into the backend at once, of each kind: those that wait for other machines (Mount, DialBack), those
-  // that read whole blobs (VerifyBlob), those that take something away (Unmount, EvictBlob), and all others.
+  // Calls into the backend at once, of each kind: those that wait for other machines (Mount, DialBack, those
+  // of image profiles), those that read whole blobs (VerifyBlob), those that take something away (Unmount,
+  // EvictBlob), and all others.
   int slow_workers = 8;
   int verify_workers = 2;
   int removal_workers = 2;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
@@ -584,6 +585,38 @@ void ToProto(const BlobInfo& from, v1::Blob& to) {
   }
 }
 
+void ToProto(const ProfileReport& from, v1::ImageProfile& to) {
+  to.set_reference(from.reference);
+  to.set_manifest_digest(from.manifest.ToString());
+  to.set_start_count(from.profile.runs);
+  to.set_public_(from.is_public);
+  to.set_document(from.document);
+  std::map<uint32_t, v1::ProfileBlob> blobs;
+  for (const ProfileSpan& span : from.profile.spans) {
+    v1::ProfileBlob& blob = blobs[span.blob];
+    v1::ProfileSpan& added = *blob.add_spans();
+    added.set_first_chunk(span.chunks.first.value());
+    added.set_chunk_count(span.chunks.count);
+    ToProto(std::chrono::milliseconds(span.after_ms), *added.mutable_after());
+    added.set_weight(span.weight);
+    if (span.blob >= from.blobs.size()) continue;
+    const ChunkGeometry geometry(from.blobs[span.blob].size, from.blobs[span.blob].chunk_size);
+    if (span.chunks.end().value() > geometry.chunk_count()) continue;
+    const ByteRange range = geometry.RangeOf(span.chunks);
+    added.set_offset_bytes(range.offset);
+    added.set_size_bytes(range.length);
+    blob.set_touched_bytes(blob.touched_bytes() + range.length);
+  }
+  for (auto& [index, blob] : blobs) {
+    blob.set_index(index);
+    if (index < from.blobs.size()) {
+      blob.set_digest(from.blobs[index].digest.ToString());
+      blob.set_size_bytes(from.blobs[index].size);
+    }
+    *to.add_blobs() = std::move(blob);
+  }
+}
+
 void ToProto(const VerifyProgress& from, v1::VerifyBlobResponse& to) {
   to.set_checked_bytes(from.found.checked_bytes);
   to.set_bad_chunks(from.found.bad_chunks);
@@ -754,6 +787,12 @@ absl::StatusOr<MountRequest> FromProto(const v1::MountRequest& from, Instant dea
                        .mount_point = from.mount_point(),
                        .deadline = deadline,
                        .options = *options};
+  if (from.recording() == v1::START_RECORDING_WHILE_MOUNTED) {
+    request.recording = StartRecording::kWhileMounted;
+  } else if (from.recording() != v1::START_RECORDING_UNSPECIFIED) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("recording has the unknown value ", static_cast<int>(from.recording())));
+  }
   switch (from.fill()) {
     case v1::FILL_MODE_UNSPECIFIED:
       request.fill = FillMode::kDefault;

@@ -21,6 +21,7 @@ class GetHintRequest;
 class GetLocalityRequest;
 class HintStatus;
 class ImageLocality;
+class ImageProfile;
 class ListPeersResponse;
 class Mount;
 class MountRequest;
@@ -46,6 +47,7 @@ void ToProto(const MountInfo& from, v1::Mount& to);
 void ToProto(const FillProgress& from, v1::BlobFill& to);
 void ToProto(const BlobInfo& from, v1::Blob& to);
 void ToProto(const VerifyProgress& from, v1::VerifyBlobResponse& to);  // into one that need not be empty
+void ToProto(const ProfileReport& from, v1::ImageProfile& to);
 void ToProto(const HintStatus& from, v1::HintStatus& to);
 void ToProto(const ImageLocality& from, v1::ImageLocality& to);
 void ToProto(const SubmitResult& from, v1::SubmitResult& to);  // but for its id

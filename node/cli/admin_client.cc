@@ -185,4 +185,22 @@ absl::Status AdminClient::UnpinBlob(const std::string& digest) {
   return channel_->CallOnBlob(&v1::AdminService::Stub::UnpinBlob, digest).status();
 }
 
+absl::StatusOr<v1::ImageProfile> AdminClient::GetImageProfile(const std::string& reference) {
+  v1::GetImageProfileRequest request;
+  request.set_reference(reference);
+  auto response = channel_->Call(&v1::AdminService::Stub::GetImageProfile, request);
+  if (!response.ok()) return response.status();
+  return std::move(*response->mutable_profile());
+}
+
+absl::StatusOr<v1::ImageProfile> AdminClient::ImportImageProfile(const std::string& reference,
+                                                                 const std::string& document) {
+  v1::ImportImageProfileRequest request;
+  request.set_reference(reference);
+  request.set_document(document);
+  auto response = channel_->Call(&v1::AdminService::Stub::ImportImageProfile, request);
+  if (!response.ok()) return response.status();
+  return std::move(*response->mutable_profile());
+}
+
 }  // namespace sluice::cli

@@ -57,6 +57,10 @@ class AdminClient {
   absl::Status PinBlob(const std::string& digest);
   absl::Status UnpinBlob(const std::string& digest);
 
+  absl::StatusOr<v1::ImageProfile> GetImageProfile(const std::string& reference);
+  absl::StatusOr<v1::ImageProfile> ImportImageProfile(const std::string& reference,
+                                                      const std::string& document);
+
  private:
   class Channel;
 

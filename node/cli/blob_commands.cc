@@ -1,5 +1,3 @@
-#include <errno.h>
-#include <string.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -15,6 +13,7 @@
 #include "node/cli/exit_code.h"
 #include "node/cli/interrupt.h"
 #include "node/cli/json_report.h"
+#include "node/cli/small_file.h"
 #include "node/cli/table_report.h"
 #include "node/cli/units_text.h"
 #include "node/image/progress.h"
@@ -43,18 +42,6 @@ absl::Status StatBlob(AdminClient& client, OutputFormat output, const std::strin
   return absl::OkStatus();
 }
 
-absl::Status WriteFile(const std::string& path, const std::string& bytes) {
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  bool written = file != nullptr && std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
-  int error = errno;
-  if (file != nullptr && std::fclose(file) != 0) {
-    written = false;
-    error = errno;
-  }
-  if (written) return absl::OkStatus();
-  return absl::ErrnoToStatus(error, absl::StrCat("cannot write ", path));
-}
-
 // To standard output if `file` is empty.
 absl::Status WriteRecipe(AdminClient& client, OutputFormat output, const std::string& digest,
                          const std::string& file) {
@@ -68,7 +55,7 @@ absl::Status WriteRecipe(AdminClient& client, OutputFormat output, const std::st
     std::fwrite(recipe->data(), 1, recipe->size(), stdout);
     return absl::OkStatus();
   }
-  const absl::Status written = WriteFile(file, *recipe);
+  const absl::Status written = WriteSmallFile(file, *recipe);
   if (written.ok() && output == OutputFormat::kJson) Print(RecipeJson(digest, file, recipe->size()));
   return written;
 }

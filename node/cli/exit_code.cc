@@ -1,12 +1,14 @@
 #include "node/cli/exit_code.h"
 
 #include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace sluice::cli {
 namespace {
 
 constexpr char kUnreachablePayload[] = "sluice.v1/unreachable";
+constexpr char kCommandPayload[] = "sluice.v1/command";  // its exit code, decimal
 
 }  // namespace
 
@@ -18,6 +20,19 @@ absl::Status DaemonUnreachable(const std::string& message) {
   absl::Status status = absl::UnavailableError(message);
   status.SetPayload(kUnreachablePayload, absl::Cord());
   return status;
+}
+
+absl::Status CommandFailed(const std::string& message, int exit_code) {
+  absl::Status status = absl::AbortedError(message);
+  status.SetPayload(kCommandPayload, absl::Cord(absl::StrCat(exit_code)));
+  return status;
+}
+
+int ExitNumberOf(const absl::Status& status) {
+  const auto of_command = status.GetPayload(kCommandPayload);
+  int number = 0;
+  if (of_command && absl::SimpleAtoi(std::string(*of_command), &number)) return number;
+  return static_cast<int>(ExitCodeOf(status));
 }
 
 ExitCode ExitCodeOf(const absl::Status& status) {

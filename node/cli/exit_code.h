@@ -24,6 +24,12 @@ absl::Status DaemonUnreachable(const std::string& message);
 
 ExitCode ExitCodeOf(const absl::Status& status);
 
+// A command that sluice has run for its user has ended with that code, which sluice ends with, too.
+absl::Status CommandFailed(const std::string& message, int exit_code);
+
+// What the process ends with: that of a command that failed, else ExitCodeOf.
+int ExitNumberOf(const absl::Status& status);
+
 // `status` with "<what>: " before its message, so that the line says what failed.
 absl::Status Annotate(const absl::Status& status, const std::string& what);
 

@@ -9,6 +9,8 @@ void AddImageCommands(CLI::App& app, Invocation& invocation) {
   image->require_subcommand(1);
   AddImagePushCommand(*image, invocation);
   AddImageInspectCommand(*image, invocation);
+  AddImageProfileCommand(*image, invocation);
+  AddImagePushProfileCommand(*image, invocation);
 }
 
 }  // namespace sluice::cli

@@ -43,7 +43,7 @@ int Finish(const absl::Status& status) {
     PrintError("cannot write the answer to stdout");
     return static_cast<int>(ExitCode::kFailed);
   }
-  return static_cast<int>(ExitCodeOf(status));
+  return ExitNumberOf(status);
 }
 
 int Main(int argc, char** argv) {

@@ -14,9 +14,9 @@
 #include "node/cli/commands.h"
 #include "node/cli/exit_code.h"
 #include "node/cli/json_report.h"
+#include "node/cli/mount_view.h"
 #include "node/cli/table_report.h"
 #include "node/image/progress.h"
-#include "ondemand/mount_point.h"
 
 namespace sluice::cli {
 namespace {
@@ -99,27 +99,6 @@ v1::Mount Refreshed(AdminClient& client, const v1::Mount& before) {
     if (mount.mount_point() == before.mount_point()) return mount;
   }
   return before;
-}
-
-// Whether an image is mounted there as this process sees it.
-bool IsMountedHere(const std::string& mount_point) {
-  const absl::StatusOr<std::vector<ondemand::MountInfo>> mounts = ondemand::ReadMountInfo();
-  if (!mounts.ok()) return true;  // nobody can tell
-  return std::any_of(mounts->begin(), mounts->end(), [&](const ondemand::MountInfo& mount) {
-    return mount.mount_point == mount_point && mount.type == "erofs";
-  });
-}
-
-std::string OwnNamespace() {
-  std::error_code error;
-  return std::filesystem::read_symlink("/proc/self/ns/mnt", error).string();
-}
-
-absl::Status NotHere() {
-  return absl::FailedPreconditionError(absl::StrCat(
-      "sluiced and its keeper mount in another mount namespace than this one (", OwnNamespace(),
-      "), where nothing of it is seen; the mount was taken down again. Run this where sluiced runs (nsenter "
-      "--mount --target PID), or start sluiced where its mounts are to be seen"));
 }
 
 absl::Status RunMount(const GlobalFlags& flags, const MountFlags& mount_flags) {

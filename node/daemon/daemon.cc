@@ -228,15 +228,11 @@ void Daemon::Node::MakeProfiles() {
   if (members_)
     members_->Look([&](const p2p::MemberTable& table, Instant) { options.recorder = table.self().name; });
   options.trust = Trust();
-  const auto is_public = [this](const std::string& reference, const Digest& manifest) {
-    const absl::StatusOr<p2p::ImageReference> image = p2p::ImageReference::Parse(reference);
-    if (!image.ok()) return false;
-    const absl::StatusOr<p2p::FetchedManifest> held = manifests_.Get({image->origin, "", manifest});
-    return held.ok() && IsPublic(held->access);
-  };
+  attached_profiles_ = std::make_unique<AttachedProfiles>(*image_documents_);
   profiles_ = std::make_unique<StartProfiles>(
       StartProfiles::Parts{
-          clock_, *core_, *io_, *cache_, profile_store_, profile_exchange_.get(), telemetry_,
+          clock_, *core_, *io_, *cache_, profile_store_, profile_exchange_.get(), attached_profiles_.get(),
+          telemetry_,
           [this](const BlobKey& key, ChunkSet& touched) { return mounter_->TakeTouched(key, touched); },
           [this](const std::shared_ptr<Blob>& blob) {
             // One that is not proven and durable yet is told of by the store when it is.
@@ -246,8 +242,17 @@ void Daemon::Node::MakeProfiles() {
           },
           [this] { return backend_.backend == ondemand::Backend::kFanotify; },
           [this] { return backend_.backend != ondemand::Backend::kCachefiles || config_.ondemand_keep_copy; },
-          is_public},
+          [this](const std::string& reference, const Digest& manifest) {
+            return IsPublicImage(reference, manifest);
+          }},
       std::move(options));
+}
+
+bool Daemon::Node::IsPublicImage(const std::string& reference, const Digest& manifest) const {
+  const absl::StatusOr<p2p::ImageReference> image = p2p::ImageReference::Parse(reference);
+  if (!image.ok()) return false;
+  const absl::StatusOr<p2p::FetchedManifest> held = manifests_.Get({image->origin, "", manifest});
+  return held.ok() && IsPublic(held->access);
 }
 
 absl::Status Daemon::Node::OpenStore(const MountTable& table) {

@@ -19,6 +19,7 @@
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
+#include "node/daemon/attached_profiles.h"
 #include "node/daemon/background_fill.h"
 #include "node/daemon/daemon.h"
 #include "node/daemon/hint_journal.h"
@@ -41,6 +42,7 @@
 #include "node/daemon/peer_admin.h"
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/prefetcher.h"
+#include "node/daemon/profile_admin.h"
 #include "node/daemon/profile_store.h"
 #include "node/daemon/pushed_image_hints.h"
 #include "node/daemon/quota.h"
@@ -140,6 +142,7 @@ class Daemon::Node {
   absl::Status StartSwarm();
   void MakeBlame();
   void MakeProfiles();
+  bool IsPublicImage(const std::string& reference, const Digest& manifest) const;
   Task OnWrongChunk(const Blob& blob, ChunkIndex index, std::span<const std::byte> bytes);
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
@@ -214,6 +217,7 @@ class Daemon::Node {
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
   std::unique_ptr<StoreImagePreparer> preparer_;
+  std::unique_ptr<AttachedProfiles> attached_profiles_;
   std::unique_ptr<StartProfiles> profiles_;
   // The store's callbacks come on its own threads, before there is a mounter and after it has gone.
   std::mutex mounter_mutex_;
@@ -230,6 +234,7 @@ class Daemon::Node {
   std::unique_ptr<BlobAdmin> blob_admin_;
   std::unique_ptr<PeerAdmin> peer_admin_;
   std::unique_ptr<StatusAdmin> status_admin_;
+  std::unique_ptr<ProfileAdmin> profile_admin_;
   std::unique_ptr<NodeHealth> health_checks_;
   std::unique_ptr<api::Metrics> metrics_;
   std::unique_ptr<NodePage> page_;

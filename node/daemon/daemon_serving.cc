@@ -128,6 +128,12 @@ absl::Status Daemon::Node::Serve() {
   status_admin_ = std::make_unique<StatusAdmin>(
       StatusAdmin::Facts{kVersion, backend, backend_.reason, config_.data_dir, started_}, clock_, *store_,
       *mounter_, telemetry_, *peer_admin_, log_, *prefetcher_);
+  profile_admin_ = std::make_unique<ProfileAdmin>(ProfileAdmin::Parts{
+      *preparer_, profile_store_,
+      [this](const Digest& manifest, Instant deadline) { profiles_->AwaitEnded(manifest, deadline); },
+      [this](const std::string& reference, const Digest& manifest) {
+        return IsPublicImage(reference, manifest);
+      }});
   api::MetricsExtras extras;
   extras.version = kVersion;
   extras.revision = SLUICE_REVISION;
@@ -160,7 +166,7 @@ absl::Status Daemon::Node::Serve() {
   options.socket_path = config_.ApiSocketPath();
   grpc_ = std::make_unique<api::GrpcServer>(
       options, OneService(std::make_unique<api::AdminService>(
-                   api::AdminBackend{*status_admin_, *mounter_, *blob_admin_, *peer_admin_},
+                   api::AdminBackend{*status_admin_, *mounter_, *blob_admin_, *peer_admin_, *profile_admin_},
                    api::AdminServiceLimits{})));
   absl::Status status = grpc_->Start();
   if (!status.ok())

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "api/admin_backend.h"
 #include "node/blob.h"
 #include "node/blob_key.h"
 #include "node/digest.h"
@@ -17,11 +19,11 @@ class MountObserver {
  public:
   virtual ~MountObserver() = default;
 
-  // An image is about to be prepared.
-  virtual void Resolved(const Digest& manifest) = 0;
+  // An image of that repository is about to be prepared.
+  virtual void Resolved(const BlobOrigin& origin, const Digest& manifest) = 0;
   // Its blobs are leased, in the order of the image's; it is mounted next. `reference` is where it came from.
   virtual void Mounting(const std::string& mount_point, const std::string& reference, const Digest& manifest,
-                        const std::vector<std::shared_ptr<Blob>>& blobs) = 0;
+                        const std::vector<std::shared_ptr<Blob>>& blobs, api::StartRecording recording) = 0;
   // It is not, or not any more. No-op if it was not told of the mount.
   virtual void Unmounted(const std::string& mount_point) = 0;
   // A reader waits for absent bytes.

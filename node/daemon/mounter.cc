@@ -394,7 +394,7 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   const CancelCheck cancelled([this, &request] { return cancelled_ || request.cancelled; });
   const absl::StatusOr<ResolvedImage> resolved = parts_.resolver.Resolve(request.reference);
   if (!resolved.ok()) return resolved.status();
-  if (parts_.observer != nullptr) parts_.observer->Resolved(resolved->manifest);
+  if (parts_.observer != nullptr) parts_.observer->Resolved(resolved->reference.origin, resolved->manifest);
   const Instant deadline = std::min(request.deadline, parts_.clock.Now() + options_.bootstrap_timeout);
   absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*resolved, {deadline, cancelled});
   if (!prepared.ok()) return prepared.status();
@@ -408,7 +408,7 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   for (const Blob::Lease& lease : prepared->blobs) {
     entry.blobs.push_back(MountedOf(lease.blob(), resolved->reference.origin));
   }
-  TellMounting(entry, *prepared);
+  TellMounting(entry, *prepared, request.recording);
   const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap), FlagsOf(request.options));
   if (!mounted.ok()) {
     if (parts_.observer != nullptr) parts_.observer->Unmounted(entry.mount_point);
@@ -428,11 +428,12 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   return Describe(entry);
 }
 
-void Mounter::TellMounting(const MountEntry& entry, const PreparedImage& image) {
+void Mounter::TellMounting(const MountEntry& entry, const PreparedImage& image,
+                           api::StartRecording recording) {
   if (parts_.observer == nullptr) return;
   std::vector<std::shared_ptr<Blob>> blobs;
   for (const Blob::Lease& lease : image.blobs) blobs.push_back(lease.shared());
-  parts_.observer->Mounting(entry.mount_point, entry.reference, entry.manifest, blobs);
+  parts_.observer->Mounting(entry.mount_point, entry.reference, entry.manifest, blobs, recording);
 }
 
 absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags) {

@@ -117,7 +117,7 @@ class Mounter final : public api::MountBackend {
   void NoteServed(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result);
 
   // --- Mounting.
-  void TellMounting(const MountEntry& entry, const PreparedImage& image);
+  void TellMounting(const MountEntry& entry, const PreparedImage& image, api::StartRecording recording);
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags);
   absl::Status GuardAndMount(const MountEntry& entry, uint32_t flags, ondemand::Door& door);
   absl::Status Guard(const MountedBlob& mounted, ondemand::Door& door);

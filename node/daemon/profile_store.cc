@@ -43,6 +43,11 @@ absl::Status ProfileStore::Offer(const p2p::KeptProfile& profile) {
   return Put(profile);
 }
 
+absl::Status ProfileStore::Replace(const p2p::KeptProfile& profile) {
+  const std::lock_guard lock(mutex_);
+  return Put(profile);
+}
+
 // REQUIRES: mutex_ is held
 absl::Status ProfileStore::Put(const p2p::KeptProfile& profile) {
   std::error_code error;

@@ -32,6 +32,8 @@ class ProfileStore {
   absl::StatusOr<bool> Merge(const p2p::StartRecord& record);
   // Keeps it in place of one that is made of fewer starts. Errors: Unavailable.
   absl::Status Offer(const p2p::KeptProfile& profile);
+  // Keeps it in place of any other. Errors: Unavailable.
+  absl::Status Replace(const p2p::KeptProfile& profile);
 
  private:
   std::string PathOf(const Digest& manifest) const;

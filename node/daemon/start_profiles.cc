@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <future>
 #include <map>
 #include <mutex>
@@ -36,11 +37,12 @@ bool AllComplete(const std::vector<std::shared_ptr<Blob>>& blobs) {
 // A start of an image, from the mount on.
 struct Start {
   Start(std::string its_reference, const Digest& its_manifest, std::vector<std::shared_ptr<Blob>> its_blobs,
-        Instant now)
+        api::StartRecording how, Instant now)
       : reference(std::move(its_reference)),
         manifest(its_manifest),
         blobs(std::move(its_blobs)),
         touches(ChunkCountsOf(blobs)),
+        recording(how),
         mounted(now),
         number(WallClockMs()) {
     for (uint32_t i = 0; i < blobs.size(); ++i) places.try_emplace(blobs[i]->key(), i);
@@ -51,6 +53,7 @@ struct Start {
   const std::vector<std::shared_ptr<Blob>> blobs;
   absl::flat_hash_map<BlobKey, uint32_t> places;  // of the blobs; of one that the image has twice, the first
   FirstTouches touches;
+  const api::StartRecording recording;
   const Instant mounted;
   const uint64_t number;
   std::optional<Instant> first_touch;
@@ -65,7 +68,7 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
   Core(Parts parts, Options options) : parts_(std::move(parts)), options_(std::move(options)) {}
 
   std::optional<ImageProfile> Find(const Digest& manifest);
-  void Resolved(const Digest& manifest);
+  void Resolved(const BlobOrigin& origin, const Digest& manifest);
   void Mounting(const std::string& mount_point, std::shared_ptr<Start> start);
   void Unmounted(const std::string& mount_point);
   void Demanded(const BlobKey& key, ByteRange range);
@@ -73,6 +76,7 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
   void Give(const Digest& manifest, OnProfile done);
   void Take(std::string text, const ProvenNames& proven, OnTaken done);
   void Stop();
+  void AwaitEnded(const Digest& manifest, Instant deadline);
 
   const Parts& parts() const { return parts_; }
 
@@ -82,7 +86,19 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
   bool MayTell(const p2p::KeptProfile& kept) const {
     return options_.trust == PeerTrust::kProven || kept.access == p2p::ImageAccess::kPublic;
   }
+  void AskRegistry(const BlobOrigin& origin, const Digest& manifest);
+  void Asked(const Digest& manifest, std::optional<p2p::KeptProfile> kept);
   void Found(const p2p::KeptProfile& kept);
+  // Whether it is recorded at all.
+  bool Records(const Start& start) const {
+    return options_.record > Duration(0) || start.recording == api::StartRecording::kWhileMounted;
+  }
+  // What is brought in ahead of a start that is recorded for its own sake is not seen where the keeper does
+  // not see reads of what is present.
+  bool MayReplay(const Start& start) const {
+    return options_.replay && start.recording != api::StartRecording::kWhileMounted &&
+           parts_.lacks_what_is_absent();
+  }
   void Replay(Start& start, const ImageProfile& profile);
   void Note(Start& start, uint32_t blob, ChunkSpan chunks, Instant now);
   void NoteAll(Start& start, uint32_t blob, const ChunkSet& touched, Instant now);
@@ -104,28 +120,45 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
   // Guarded by mutex_.
   std::map<std::string, std::shared_ptr<Start>> starts_;  // by mount point
   absl::flat_hash_set<Digest> asking_;                    // manifests that other nodes are asked for
+  absl::flat_hash_map<Digest, int> ending_;               // starts that are over and not kept yet
   bool looks_ = false;
   bool stopped_ = false;
+  std::condition_variable kept_;  // one of ending_ is
 };
 
 // ------------------------------------------------------------------------------------------------- replay
 
-void StartProfiles::Core::Resolved(const Digest& manifest) {
-  if (parts_.exchange == nullptr || !options_.replay) return;
+void StartProfiles::Core::Resolved(const BlobOrigin& origin, const Digest& manifest) {
+  if (!options_.replay || (parts_.exchange == nullptr && parts_.attached == nullptr)) return;
   {
     const std::lock_guard lock(mutex_);
     if (stopped_ || !asking_.insert(manifest).second) return;
   }
-  parts_.exchange->Fetch(manifest,
+  if (parts_.exchange == nullptr) return AskRegistry(origin, manifest);
+  parts_.exchange->Fetch(
+      manifest, [core = shared_from_this(), origin, manifest](std::optional<p2p::KeptProfile> kept) mutable {
+        if (kept) return core->Asked(manifest, std::move(kept));
+        core->parts_.io.Post([core, origin, manifest] { core->AskRegistry(origin, manifest); });
+      });
+}
+
+// Of the registry only what nobody knows: what was pushed with an image is older than what nodes have seen.
+void StartProfiles::Core::AskRegistry(const BlobOrigin& origin, const Digest& manifest) {
+  if (parts_.attached == nullptr || parts_.profiles.Get(manifest).ok()) return Asked(manifest, std::nullopt);
+  parts_.attached->Fetch(origin, manifest,
                          [core = shared_from_this(), manifest](std::optional<p2p::KeptProfile> kept) mutable {
-                           core->parts_.io.Post([core, manifest, kept = std::move(kept)] {
-                             {
-                               const std::lock_guard lock(core->mutex_);
-                               core->asking_.erase(manifest);
-                             }
-                             if (kept) core->Found(*kept);
-                           });
+                           core->Asked(manifest, std::move(kept));
                          });
+}
+
+void StartProfiles::Core::Asked(const Digest& manifest, std::optional<p2p::KeptProfile> kept) {
+  parts_.io.Post([core = shared_from_this(), manifest, kept = std::move(kept)] {
+    {
+      const std::lock_guard lock(core->mutex_);
+      core->asking_.erase(manifest);
+    }
+    if (kept) core->Found(*kept);
+  });
 }
 
 std::optional<ImageProfile> StartProfiles::Core::Find(const Digest& manifest) {
@@ -147,9 +180,9 @@ void StartProfiles::Core::Found(const p2p::KeptProfile& kept) {
   if (const absl::Status offered = parts_.profiles.Offer(kept); !offered.ok())
     spdlog::warn("a profile is not kept: {}", offered.ToString());
   const std::lock_guard lock(mutex_);
-  if (stopped_ || !parts_.lacks_what_is_absent()) return;
+  if (stopped_) return;
   for (const auto& [mount_point, start] : starts_) {
-    if (start->manifest == kept.manifest && !start->replay) Replay(*start, kept.profile);
+    if (start->manifest == kept.manifest && !start->replay && MayReplay(*start)) Replay(*start, kept.profile);
   }
 }
 
@@ -181,9 +214,11 @@ void StartProfiles::Core::Mounting(const std::string& mount_point, std::shared_p
   {
     const std::lock_guard lock(mutex_);
     if (stopped_) return;
-    start->watches = options_.record > Duration(0) && sees_all && !enough;
-    if (known.ok() && options_.replay && parts_.lacks_what_is_absent()) Replay(*start, known->profile);
+    const bool for_itself = start->recording == api::StartRecording::kWhileMounted;
+    start->watches = Records(*start) && sees_all && (for_itself || !enough);
+    if (known.ok() && MayReplay(*start)) Replay(*start, known->profile);
     replaced = std::exchange(starts_[mount_point], std::move(start));
+    if (replaced) ++ending_[replaced->manifest];
     start_count_ = starts_.size();
     if (!std::exchange(looks_, true)) LookLater();
   }
@@ -197,6 +232,7 @@ void StartProfiles::Core::Unmounted(const std::string& mount_point) {
     const auto found = starts_.find(mount_point);
     if (found == starts_.end()) return;
     start = std::move(found->second);
+    ++ending_[start->manifest];
     starts_.erase(found);
     start_count_ = starts_.size();
   }
@@ -263,10 +299,12 @@ void StartProfiles::Core::Look() {
       const std::shared_ptr<Start>& start = at->second;
       if (IsOver(*start, now)) {
         over.push_back(start);
+        ++ending_[start->manifest];
         at = starts_.erase(at);
         continue;
       }
-      if (start->watches && now - start->mounted >= kWatchMax) {
+      if (start->watches && start->recording != api::StartRecording::kWhileMounted &&
+          now - start->mounted >= kWatchMax) {
         start->watches = false;
         for (uint32_t i = 0; i < start->blobs.size(); ++i) {
           if (start->blobs[i]->presence().complete()) start->touches.SetBlind(i);
@@ -304,6 +342,7 @@ void StartProfiles::Core::LookAtPresentReads(Instant now) {
 }
 
 bool StartProfiles::Core::IsOver(const Start& start, Instant now) const {
+  if (start.recording == api::StartRecording::kWhileMounted) return false;
   if (!start.first_touch) return now - start.mounted >= kFirstTouchMax;
   // Without a recording a replay still is to hear what is read.
   return now - *start.first_touch >= (options_.record > Duration(0) ? options_.record : kWatchMax);
@@ -318,14 +357,25 @@ void StartProfiles::Core::Unwatch(const Starts& starts) {
   }
 }
 
+// REQUIRES: it is counted among ending_
 void StartProfiles::Core::End(const std::shared_ptr<Start>& start) {
   if (start->replay) parts_.core.Post([replay = start->replay] { replay->End(); });
   if (start->watches) Unwatch({start});
   Keep(*start);
+  const std::lock_guard lock(mutex_);
+  const auto found = ending_.find(start->manifest);
+  if (--found->second == 0) ending_.erase(found);
+  kept_.notify_all();
+}
+
+void StartProfiles::Core::AwaitEnded(const Digest& manifest, Instant deadline) {
+  std::unique_lock lock(mutex_);
+  kept_.wait_for(lock, std::min(deadline - parts_.clock.Now(), Duration(kKeepMax)),
+                 [&] { return stopped_ || !ending_.contains(manifest); });
 }
 
 void StartProfiles::Core::Keep(const Start& start) {
-  if (options_.record == Duration(0) || start.touches.empty()) return;
+  if (!Records(start) || start.touches.empty()) return;
   const bool is_public = parts_.is_public(start.reference, start.manifest);
   const p2p::StartRecord record{start.manifest, options_.recorder, start.number,
                                 is_public ? p2p::ImageAccess::kPublic : p2p::ImageAccess::kPrivate,
@@ -345,6 +395,7 @@ void StartProfiles::Core::Stop() {
     starts.swap(starts_);
     start_count_ = 0;
   }
+  kept_.notify_all();
   for (const auto& [mount_point, start] : starts) {
     if (start->replay) parts_.core.Post([replay = start->replay] { replay->End(); });
     Keep(*start);
@@ -394,14 +445,19 @@ std::optional<ImageProfile> StartProfiles::Find(const Digest& manifest) {
   return core_->Find(manifest);
 }
 
-void StartProfiles::Resolved(const Digest& manifest) {
-  core_->Resolved(manifest);
+void StartProfiles::AwaitEnded(const Digest& manifest, Instant deadline) {
+  core_->AwaitEnded(manifest, deadline);
+}
+
+void StartProfiles::Resolved(const BlobOrigin& origin, const Digest& manifest) {
+  core_->Resolved(origin, manifest);
 }
 
 void StartProfiles::Mounting(const std::string& mount_point, const std::string& reference,
-                             const Digest& manifest, const std::vector<std::shared_ptr<Blob>>& blobs) {
+                             const Digest& manifest, const std::vector<std::shared_ptr<Blob>>& blobs,
+                             api::StartRecording recording) {
   core_->Mounting(mount_point,
-                  std::make_shared<Start>(reference, manifest, blobs, core_->parts().clock.Now()));
+                  std::make_shared<Start>(reference, manifest, blobs, recording, core_->parts().clock.Now()));
 }
 
 void StartProfiles::Unmounted(const std::string& mount_point) {

@@ -10,6 +10,7 @@
 #include "node/blob.h"
 #include "node/blob_cache.h"
 #include "node/chunk_set.h"
+#include "node/daemon/attached_profiles.h"
 #include "node/daemon/mount_observer.h"
 #include "node/daemon/profile_store.h"
 #include "node/executor.h"
@@ -26,7 +27,8 @@ namespace sluice {
 //
 // A start is recorded from the first touch after the mount on. What absent chunks are read is known from
 // their readers' waits; what present ones, from the keeper, as far as it sees reads. So for a bounded time
-// reads of whole blobs don't pass unasked.
+// reads of whole blobs don't pass unasked. A start that is made in order to be recorded is recorded and
+// watched for as long as it is mounted.
 //
 // Thread-safe.
 class StartProfiles final : public MountObserver, public api::ProfileAnswers {
@@ -40,6 +42,8 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
   // A whole image that so many starts are known of is not watched again.
   static constexpr uint32_t kStartsEnough = 3;
   static constexpr int kTakenAtOnceMax = 64;
+  // Nobody waits longer for a start to be kept.
+  static constexpr Duration kKeepMax = std::chrono::seconds(5);
 
   struct Parts {
     const Clock& clock;
@@ -48,6 +52,7 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
     BlobCache& cache;
     ProfileStore& profiles;
     const p2p::ProfileExchange* exchange;  // null on a node without members
+    AttachedProfiles* attached;            // those that registries have; may be null
     Telemetry& telemetry;
     // Adds the blob's chunks that were read while they were present, since it was called last; false if
     // nobody can tell of this blob.
@@ -80,9 +85,12 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
   // thread.
   std::optional<ImageProfile> Find(const Digest& manifest);
 
-  void Resolved(const Digest& manifest) override;
+  // Blocks until starts of the image whose mounts have ended are kept, at most until then, or kKeepMax.
+  void AwaitEnded(const Digest& manifest, Instant deadline);
+
+  void Resolved(const BlobOrigin& origin, const Digest& manifest) override;
   void Mounting(const std::string& mount_point, const std::string& reference, const Digest& manifest,
-                const std::vector<std::shared_ptr<Blob>>& blobs) override;
+                const std::vector<std::shared_ptr<Blob>>& blobs, api::StartRecording recording) override;
   void Unmounted(const std::string& mount_point) override;
   void Demanded(const BlobKey& key, ByteRange range) override;
   bool Watches(const BlobKey& key) override;

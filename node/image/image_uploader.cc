@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "node/image/unique_fd.h"
 #include "p2p/recipe/sha256.h"
+#include "p2p/registry/profile_artifact.h"
 
 namespace sluice {
 namespace {
@@ -61,6 +62,26 @@ absl::StatusOr<std::optional<Digest>> ImageUploader::PushRecipes(std::span<const
     manifest.layers.push_back(*std::move(torrent));
   }
   if (manifest.layers.empty()) return std::nullopt;
+  absl::StatusOr<Digest> pushed = PushArtifact(std::move(manifest));
+  if (!pushed.ok()) return pushed.status();
+  return *pushed;
+}
+
+absl::StatusOr<Digest> ImageUploader::PushProfile(const std::string& document, const p2p::Descriptor& subject,
+                                                  absl::Time now) {
+  p2p::ImageManifest manifest;
+  manifest.artifact_type = p2p::media_type::kProfileArtifact;
+  manifest.subject = subject;
+  absl::StatusOr<p2p::Descriptor> profile = PushBytes(p2p::media_type::kProfile, document);
+  if (!profile.ok()) return profile.status();
+  manifest.layers.push_back(*std::move(profile));
+  manifest.annotations[std::string(p2p::annotation::kCreated)] =
+      absl::FormatTime(absl::RFC3339_sec, now, absl::UTCTimeZone());
+  return PushArtifact(std::move(manifest));
+}
+
+// With an empty configuration, as the specification has it of what is no image.
+absl::StatusOr<Digest> ImageUploader::PushArtifact(p2p::ImageManifest manifest) {
   absl::StatusOr<p2p::Descriptor> config = PushBytes(p2p::media_type::kOciEmpty, std::string(kEmptyConfig));
   if (!config.ok()) return config.status();
   manifest.config = *std::move(config);

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/image/progress.h"
@@ -43,12 +44,18 @@ class ImageUploader {
   absl::StatusOr<std::optional<Digest>> PushRecipes(std::span<const p2p::Recipe* const> recipes,
                                                     const p2p::Descriptor& subject);
 
+  // As a referrer of `subject`: what starts of it read, made now. Gives the artifact's digest.
+  absl::StatusOr<Digest> PushProfile(const std::string& document, const p2p::Descriptor& subject,
+                                     absl::Time now);
+
   // Copies an image as it is: its layers lie in `layer_paths`, in their order. Gives its descriptor.
   absl::StatusOr<p2p::Descriptor> PushCopy(const RemoteImage& image,
                                            const std::vector<std::string>& layer_paths,
                                            const std::string& config);
 
  private:
+  absl::StatusOr<Digest> PushArtifact(p2p::ImageManifest manifest);
+
   p2p::RegistryClient& registry_;
   ProgressSink& progress_;
   const BlobOrigin& target_;

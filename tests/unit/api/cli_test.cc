@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -522,6 +523,104 @@ TEST_F(CliTest, ARecipeIsNotWrittenToATerminal) {
                                            " blob recipe ", digest_, "' ", log, " </dev/null >/dev/null");
   EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 2);
   EXPECT_THAT(ReadFile(log), AllOf(HasSubstr("terminal"), HasSubstr("-o"), Not(HasSubstr("binary\n"))));
+}
+
+TEST_F(CliTest, AProfileIsATableJsonAndAFile) {
+  Serve();
+  ProfileReport& report = backend_.profiles["r/a:1"];
+  report.reference = "r/a:1";
+  report.manifest = TestDigest(7);
+  report.is_public = true;
+  report.document = "{\"version\":1}";
+  report.blobs = {{.digest = TestDigest(1), .size = 4 * kChunkSizeDefault, .root = {}, .origins = {}}};
+  report.profile = {3, {{0, {ChunkIndex(2), 2}, 1250, 255}, {0, {ChunkIndex(0), 1}, 3000, 128}}, {}};
+  const Outcome outcome = Run({"image", "profile", "r/a:1"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("starts    3\n"), HasSubstr("768.0 KiB (75 %)"),
+                                 HasSubstr("1.250 s  2      2       524288  512.0 KiB  100 %\n"
+                                           "3.000 s  0      1       0       256.0 KiB  50 %\n")));
+  const Json json = RunJson({"image", "profile", "r/a:1"});
+  EXPECT_EQ(json["start_count"], 3);
+  EXPECT_EQ(json["touched_bytes"], 3 * kChunkSizeDefault);
+  EXPECT_EQ(json["blobs"][0]["digest"], digest_);
+  EXPECT_EQ(json["blobs"][0]["spans"][1]["after_seconds"], 3.0);
+  EXPECT_EQ(json["blobs"][0]["spans"][0]["weight"], 255);
+
+  const std::string file = dir_.File("profile.json");
+  EXPECT_EQ(Run({"image", "profile", "r/a:1", "--export", file}).exit_code, 0);
+  EXPECT_EQ(ReadFile(file), report.document + "\n");
+  EXPECT_EQ(Run({"image", "profile", "r/a:1", "--import", file}).exit_code, 0);
+  EXPECT_EQ(backend_.calls().back(), absl::StrCat("ImportProfile r/a:1 ", report.document, "\n"));
+}
+
+TEST_F(CliTest, AProfileThatIsNotThereOrCannotBeReadIsAnError) {
+  Serve();
+  EXPECT_EQ(Run({"image", "profile", "r/b:1"}).exit_code, 3);
+  EXPECT_EQ(Run({"image", "profile"}).exit_code, 2);
+  EXPECT_EQ(
+      Run({"image", "profile", "r/a:1", "--export", dir_.File("x"), "--import", dir_.File("y")}).exit_code,
+      2);
+  EXPECT_THAT(Run({"image", "profile", "r/a:1", "--import", dir_.File("missing")}).err, HasSubstr("missing"));
+  const std::string file = dir_.File("large");
+  std::ofstream(file) << std::string(70'000, 'x');
+  const Outcome outcome = Run({"image", "profile", "r/a:1", "--import", file});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("65536 bytes"));
+  backend_.failure = absl::InvalidArgumentError("it is malformed");
+  std::ofstream(file) << "{}";
+  EXPECT_THAT(Run({"image", "profile", "r/a:1", "--import", file}).err,
+              AllOf(HasSubstr("cannot import " + file), HasSubstr("it is malformed")));
+}
+
+TEST_F(CliTest, ARecordingMountsRunsUnmountsAndSaysWhatCameOfIt) {
+  Serve();
+  const std::string environment = "TMPDIR=" + dir_.File("");
+  backend_.on_unmount = [this] { ++backend_.profiles["r/a:1"].profile.runs; };
+  const Outcome outcome =
+      Run({"--output", "json", "image", "profile", "record", "r/a:1", "--", "sh", "-c",
+           "test \"$(pwd -P)\" = \"$(cd \"$SLUICE_MOUNT\" && pwd -P)\" && echo said && test -z \"$HOME\""},
+          {environment, "SLUICE_MOUNT=/another", "PATH=/usr/bin:/bin"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(Json::parse(outcome.out)["start_count"], 1) << outcome.out;
+  EXPECT_THAT(outcome.err, HasSubstr("said\n"));
+  EXPECT_EQ(backend_.last_mount().recording, StartRecording::kWhileMounted);
+  EXPECT_THAT(backend_.mounts, IsEmpty());
+  EXPECT_THAT(backend_.last_mount().mount_point, HasSubstr("/sluice-record-"));
+  EXPECT_FALSE(std::filesystem::exists(backend_.last_mount().mount_point));
+  // An ordinary mount is recorded as configured.
+  EXPECT_EQ(Run({"mount", "r/a:1", "/mnt/a"}).exit_code, 0);
+  EXPECT_EQ(backend_.last_mount().recording, StartRecording::kAsConfigured);
+}
+
+TEST_F(CliTest, ARecordingEndsAsItsCommandDoes) {
+  Serve();
+  const std::vector<std::string> environment = {"TMPDIR=" + dir_.File(""), "PATH=/usr/bin:/bin"};
+  const auto record = [&](std::vector<std::string> command) {
+    command.insert(command.begin(), {"image", "profile", "record", "r/a:1", "--"});
+    return Run(command, environment);
+  };
+  const Outcome nothing = record({"true"});
+  EXPECT_EQ(nothing.exit_code, 5);
+  EXPECT_THAT(nothing.err, HasSubstr("nothing was recorded"));
+  backend_.on_unmount = [this] { ++backend_.profiles["r/a:1"].profile.runs; };
+  EXPECT_EQ(record({"sh", "-c", "exit 77"}).exit_code, 77);
+  EXPECT_EQ(record({"sh", "-c", "kill -9 $$"}).exit_code, 137);
+  EXPECT_EQ(record({"no-such-program"}).exit_code, 2);
+  EXPECT_EQ(Run({"image", "profile", "record", "r/a:1"}, environment).exit_code, 2);
+  EXPECT_THAT(backend_.mounts, IsEmpty());
+  EXPECT_EQ(backend_.profiles["r/a:1"].profile.runs, 3u);
+}
+
+TEST_F(CliTest, CtrlCEndsARecordingsCommandAndUnmounts) {
+  Serve();
+  const std::string ready = dir_.File("ready");
+  const pid_t pid =
+      Spawn({"image", "profile", "record", "r/a:1", "--", "sh", "-c", "echo > " + ready + "; exec sleep 300"},
+            {"TMPDIR=" + dir_.File(""), "PATH=/usr/bin:/bin"});
+  while (ReadFile(ready).empty()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  ::kill(pid, SIGINT);
+  EXPECT_EQ(Await(pid).exit_code, 128 + SIGTERM);
+  EXPECT_THAT(backend_.mounts, IsEmpty());
 }
 
 TEST_F(CliTest, LocalityIsATableAndJson) {

@@ -23,14 +23,15 @@ inline Digest TestDigest(uint8_t first_byte) {
   return Digest(bytes);
 }
 
-// All four ports in memory. Records what it was asked, answers from its public fields, and can be told to
+// All five ports in memory. Records what it was asked, answers from its public fields, and can be told to
 // fail or to hold calls back. Set it up before the calls begin, or under the server's quiet.
 class FakeAdminBackend final : public StatusBackend,
                                public MountBackend,
                                public BlobBackend,
-                               public PeerBackend {
+                               public PeerBackend,
+                               public ProfileBackend {
  public:
-  AdminBackend ports() { return {*this, *this, *this, *this}; }
+  AdminBackend ports() { return {*this, *this, *this, *this, *this}; }
 
   NodeStatus status;
   std::function<void()> on_status;  // changes `status`, each time before it is told
@@ -44,6 +45,8 @@ class FakeAdminBackend final : public StatusBackend,
   std::atomic<int> verifies_cancelled{0};
   uint64_t evict_freed_bytes = 0;
   std::string recipe;
+  std::map<std::string, ProfileReport> profiles;  // by how the image is named
+  std::function<void()> on_unmount;               // changes what is told from then on
   // What every call but GetFillProgress answers, if it is not OK.
   absl::Status failure;
   // What one GetFillProgress after the other answers; the last one again and again.
@@ -125,6 +128,7 @@ class FakeAdminBackend final : public StatusBackend,
     calls_.push_back("Unmount " + mount_point);
     WaitWhileHeld("Unmount", lock);
     if (!failure.ok()) return failure;
+    if (on_unmount) on_unmount();
     if (mounts.erase(mount_point) == 0) return absl::NotFoundError("nothing is mounted at " + mount_point);
     return absl::OkStatus();
   }
@@ -203,6 +207,23 @@ class FakeAdminBackend final : public StatusBackend,
     absl::Status found = Record("SetPin", digest);
     if (found.ok()) blobs[digest].pinned = state == PinState::kPinned;
     return found;
+  }
+
+  absl::StatusOr<ProfileReport> GetProfile(const std::string& image, Instant) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("GetProfile " + image);
+    if (!failure.ok()) return failure;
+    const auto found = profiles.find(image);
+    if (found == profiles.end()) return absl::NotFoundError("no start of " + image);
+    return found->second;
+  }
+
+  absl::StatusOr<ProfileReport> ImportProfile(const std::string& reference,
+                                              const std::string& document) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back(absl::StrCat("ImportProfile ", reference, " ", document));
+    if (!failure.ok()) return failure;
+    return profiles[reference];
   }
 
  private:

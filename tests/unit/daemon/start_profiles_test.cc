@@ -51,7 +51,7 @@ class StartProfilesTest : public ::testing::Test {
   void Restart(StartProfiles::Options options) {
     if (options.recorder.empty()) options.recorder = "self";
     starts_ = std::make_unique<StartProfiles>(
-        StartProfiles::Parts{clock_, loop_, io_, *cache_, *profiles_, nullptr, telemetry_,
+        StartProfiles::Parts{clock_, loop_, io_, *cache_, *profiles_, nullptr, nullptr, telemetry_,
                              [this](const BlobKey& key, ChunkSet& touched) {
                                for (const uint32_t chunk : touched_[key]) touched.Add(ChunkIndex(chunk));
                                touched_[key].clear();
@@ -74,9 +74,10 @@ class StartProfilesTest : public ::testing::Test {
       Settle();
     }
   }
-  void Mount(const std::string& at = "/mnt") {
-    starts_->Resolved(Named(9));
-    starts_->Mounting(at, "registry/image:1", Named(9), blobs_);
+  void Mount(const std::string& at = "/mnt",
+             api::StartRecording recording = api::StartRecording::kAsConfigured) {
+    starts_->Resolved({"registry", "image"}, Named(9));
+    starts_->Mounting(at, "registry/image:1", Named(9), blobs_, recording);
     Settle();
   }
   void Unmount(const std::string& at = "/mnt") {
@@ -324,6 +325,29 @@ TEST_F(StartProfilesTest, ADamagedFileIsAsNone) {
   EXPECT_THAT(Known(), ElementsAre(std::pair(0, 2)));
 }
 
+TEST_F(StartProfilesTest, WhatIsRecordedForItsOwnSakeIsWholeAndReplaysNothing) {
+  Mount();
+  Demand(0, 1);
+  Unmount();
+  std::this_thread::sleep_for(milliseconds(2));
+  Restart({.record = Duration(0)});  // whatever is configured
+  Complete(0);
+  Mount("/recorded", api::StartRecording::kWhileMounted);
+  EXPECT_THAT(source_.calls, IsEmpty());
+  EXPECT_TRUE(starts_->Watches(blobs_[0]->key()));
+  Demand(1, 50);
+  Pass(StartProfiles::kWatchMax + seconds(10));
+  EXPECT_TRUE(starts_->Watches(blobs_[0]->key()));
+  ReadPresent(0, 9);
+  Pass(StartProfiles::kFirstTouchMax);
+  Demand(1, 60);
+  EXPECT_EQ(Runs(), 1u);
+  Unmount("/recorded");
+  EXPECT_EQ(Runs(), 2u);
+  EXPECT_THAT(Known(), ElementsAre(std::pair(0, 1), std::pair(1, 50), std::pair(0, 9), std::pair(1, 60)));
+  EXPECT_FALSE(starts_->Watches(blobs_[0]->key()));
+}
+
 TEST(ProfileStoreTest, OfFewerStartsNothingIsTakenAndTheOldestGo) {
   const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "profile-store";
   std::filesystem::remove_all(folder);
@@ -355,6 +379,32 @@ TEST(ProfileStoreTest, OfFewerStartsNothingIsTakenAndTheOldestGo) {
   const auto files = std::distance(std::filesystem::directory_iterator(folder), {});
   EXPECT_LE(static_cast<size_t>(files), ProfileStore::kProfilesMax);
   std::filesystem::remove_all(folder);
+}
+
+TEST_F(StartProfilesTest, WhoAsksAfterAnUnmountWaitsUntilTheStartIsKept) {
+  Mount();
+  Demand(0, 7);
+  starts_->Unmounted("/mnt");
+  std::atomic<bool> asked{false};
+  uint32_t runs = 0;
+  std::thread asker([&] {
+    asked = true;
+    starts_->AwaitEnded(Named(9), clock_.now + seconds(60));
+    runs = Runs();
+  });
+  while (!asked) std::this_thread::yield();
+  Settle();
+  asker.join();
+  EXPECT_EQ(runs, 1u);
+  // Of others, and once it is kept, nobody waits.
+  starts_->AwaitEnded(Named(9), clock_.now + seconds(60));
+  Mount();
+  Demand(0, 7);
+  starts_->Unmounted("/mnt");
+  starts_->AwaitEnded(Named(8), clock_.now + seconds(60));
+  // Nor longer than until the deadline.
+  starts_->AwaitEnded(Named(9), clock_.now);
+  EXPECT_EQ(Runs(), 1u);
 }
 
 }  // namespace

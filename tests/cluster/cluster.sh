@@ -142,9 +142,18 @@ start_kubelet() {
   wait_until node_is_ready_in_cluster || fail "the node does not become ready: $(tail -n 5 "$cluster/kubelet.log")"
 }
 
+# The host's ends of pods' links: one that is left over would get what is sent to the next pod of its address.
+delete_pod_links() {
+  local link
+  for link in $(ip -4 route | awk -v pods="${pod_gateway%.*}." 'index($1, pods) == 1 && $3 ~ /^veth/ { print $3 }'); do
+    ip link delete "$link"
+  done
+}
+
 # cluster_up REGISTRY
 cluster_up() {
   save_settings
+  delete_pod_links
   mkdir -p "$cluster"
   start_dns
   configure_containerd "$1"
@@ -191,6 +200,7 @@ cluster_down() {
   fi
   end_process "$containerd_pid" TERM
   end_shims
+  delete_pod_links
   restore_settings
   ((${#new_folders[@]} == 0)) || rm -rf "${new_folders[@]}"
   rmdir /sys/fs/cgroup/k8s.io /sys/fs/cgroup/*/k8s.io 2>/dev/null

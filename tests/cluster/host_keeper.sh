@@ -141,17 +141,24 @@ try_uninstall_while_mounted() {
 
 # --- reboot
 
+end_keepers() {
+  local pid
+  for pid in $(host_keeper); do kill -KILL "$pid" || true; done
+  no_node_processes
+}
+
 # end_node: all processes of the node end at once, its mounts go, and so do its images and what lies in /run. The control
 # plane is elsewhere.
 end_node() {
   local pid point
   network_namespaces >"$cluster/namespaces" 2>/dev/null
-  kill -KILL "$kubelet_pid" "$containerd_pid" "$(host_keeper)"
+  kill -KILL "$kubelet_pid" "$containerd_pid"
   end_shims
   for pid in $(cat /sys/fs/cgroup/pids/k8s.io/*/cgroup.procs /sys/fs/cgroup/k8s.io/*/cgroup.procs 2>/dev/null); do
     kill -KILL "$pid" 2>/dev/null || true
   done
-  wait_until no_node_processes || fail "processes of the node live on: $(node_processes)"
+  # Last, as a daemon that lives gives a keeper that is dead a successor.
+  wait_until end_keepers || fail "processes of the node live on: $(node_processes)"
   for folder in "$mounts" "$cluster/kubelet" "$cluster/containerd-run" "$cluster/containerd"; do
     # A mount below another one of the same name is listed too, and goes with it.
     mounts_below "$folder" | while read -r point; do [[ $point == "$mounts" ]] || umount -l "$point" || true; done

@@ -25,8 +25,10 @@ namespace http = beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
 
-// How often it is looked whether a client has taken in what was sent.
-constexpr auto kDrainPoll = std::chrono::milliseconds(1);
+// How soon it is looked again whether a client has taken in what was sent: after half of the time that the
+// rest will need at the rate so far.
+constexpr Duration kDrainPollMin = std::chrono::milliseconds(1);
+constexpr Duration kDrainPollMax = std::chrono::milliseconds(8);
 
 // How often it is looked whether a client has gone that left something to read.
 constexpr auto kGonePoll = std::chrono::milliseconds(50);
@@ -490,7 +492,8 @@ void HttpSession::NoteSent(uint64_t bytes) {
 void HttpSession::OnFileSent(After after) {
   if (file_->span.on_taken) {
     drained_ = std::move(file_);
-    drain_until_ = Now() + limits_.idle_timeout;
+    drain_began_ = Now();
+    drain_from_.reset();
     AwaitTaken();
   }
   file_.reset();
@@ -502,24 +505,28 @@ void HttpSession::OnFileSent(After after) {
 // left it.
 void HttpSession::AwaitTaken() {
   if (!drained_) return;
-  const std::optional<bool> taken = IsTaken();
-  if (taken && *taken) return EndDrain();
-  if (taken || std::chrono::steady_clock::now() > drain_until_) return drained_.reset();
-  drain_timer_.expires_after(kDrainPoll);
+  const std::optional<int> queued = Queued();
+  if (queued && *queued == 0) return EndDrain();
+  const Duration spent = Now() - drain_began_;
+  if (!queued || spent > limits_.idle_timeout) return drained_.reset();
+  if (!drain_from_) drain_from_ = *queued;
+  const int taken = *drain_from_ - *queued;
+  const Duration half = taken > 0 ? spent * *queued / taken / 2 : spent;
+  drain_timer_.expires_after(std::clamp(half, kDrainPollMin, kDrainPollMax));
   drain_timer_.async_wait([self = shared_from_this()](const error_code& error) {
     if (!error) self->AwaitTaken();
   });
 }
 
-// Nothing if that is not decided yet. Source: tcp(7), SIOCOUTQ: what was not acknowledged yet; of a
-// connection that was reset it stays as it was.
-std::optional<bool> HttpSession::IsTaken() {
+// Nothing if it never will be. Source: tcp(7), SIOCOUTQ: what was not acknowledged yet; of a connection that
+// was reset it stays as it was.
+std::optional<int> HttpSession::Queued() {
   int queued = 0;
-  if (::ioctl(connection_.tcp().socket().native_handle(), SIOCOUTQ, &queued) != 0) return false;
-  if (queued == 0) return true;
+  if (::ioctl(connection_.tcp().socket().native_handle(), SIOCOUTQ, &queued) != 0) return std::nullopt;
+  if (queued == 0) return 0;
   pollfd connection{connection_.tcp().socket().native_handle(), 0, 0};
-  if (::poll(&connection, 1, 0) > 0) return false;
-  return std::nullopt;
+  if (::poll(&connection, 1, 0) > 0) return std::nullopt;
+  return queued;
 }
 
 void HttpSession::EndDrain() {

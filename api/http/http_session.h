@@ -110,7 +110,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void NoteSent(uint64_t bytes);
   void OnFileSent(After after);
   void AwaitTaken();
-  std::optional<bool> IsTaken();
+  std::optional<int> Queued();
   void EndDrain();
   void OnAnswered(After after);
   void End();
@@ -133,7 +133,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   std::string slice_;                // of the file, being sent by TLS
   std::optional<Outgoing> drained_;  // sent, and not taken in yet
   boost::asio::steady_timer drain_timer_;
-  Instant drain_until_{};
+  Instant drain_began_{};
+  std::optional<int> drain_from_;  // bytes that were not taken in then
   boost::asio::steady_timer gone_timer_;
   // Counts requests; a responder whose number is not the awaited one comes too late.
   uint64_t request_number_ = 0;

@@ -28,6 +28,7 @@
 #include "absl/strings/str_join.h"
 #include "p2p/http/peer_connections.h"
 #include "p2p/http/receive_bounds.h"
+#include "p2p/http/socket_watch.h"
 #include "p2p/http/text.h"
 #include "p2p/http/url.h"
 
@@ -638,6 +639,7 @@ class HttpClient::Loop {
     std::call_once(once, [] { curl_global_init(CURL_GLOBAL_DEFAULT); });
     proxy_ports_ = LoopbackProxyPorts();
     multi_ = curl_multi_init();
+    watch_.emplace(multi_);
     fill_connections_ = curl_share_init();
     curl_share_setopt(fill_connections_, CURLSHOPT_SHARE, CURL_LOCK_DATA_CONNECT);
     thread_ = std::thread([this] { Run(); });
@@ -645,6 +647,7 @@ class HttpClient::Loop {
 
   ~Loop() {
     Stop();
+    watch_.reset();
     curl_share_cleanup(fill_connections_);
     curl_multi_cleanup(multi_);
   }
@@ -671,7 +674,7 @@ class HttpClient::Loop {
     if (refused.ok()) ++waiting_;
     arrivals_.push_back({std::move(transfer), std::move(refused)});
     lock.unlock();
-    curl_multi_wakeup(multi_);
+    watch_->Wake();
     return id;
   }
 
@@ -681,7 +684,7 @@ class HttpClient::Loop {
       if (stopping_) return;
       cancelled_.push_back(id);
     }
-    curl_multi_wakeup(multi_);
+    watch_->Wake();
   }
 
   void Raise(RequestId id, FetchClass fetch_class) {
@@ -690,7 +693,7 @@ class HttpClient::Loop {
       if (stopping_) return;
       raised_.emplace_back(id, fetch_class);
     }
-    curl_multi_wakeup(multi_);
+    watch_->Wake();
   }
 
   void After(Duration delay, Task task) {
@@ -699,7 +702,7 @@ class HttpClient::Loop {
       if (stopping_) return;
       timers_.emplace(std::chrono::steady_clock::now() + delay, std::move(task));
     }
-    curl_multi_wakeup(multi_);
+    watch_->Wake();
   }
 
   void Stop() {
@@ -707,7 +710,7 @@ class HttpClient::Loop {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
     }
-    curl_multi_wakeup(multi_);
+    watch_->Wake();
     const std::lock_guard lock(join_mutex_);
     if (thread_.joinable()) thread_.join();
   }
@@ -723,14 +726,16 @@ class HttpClient::Loop {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
-    while (TakeOrders()) {
-      DropOverdue();
-      DropSilent();
-      RunTimers();
-      StartQueued();
-      int running = 0;
-      curl_multi_perform(multi_, &running);
-      if (!ReapFinished()) curl_multi_poll(multi_, nullptr, 0, PollTimeout(), nullptr);
+    // A packet of one transfer is no reason to look at all that waits.
+    bool ordered = true;
+    while (!ordered || TakeOrders()) {
+      const Instant now = std::chrono::steady_clock::now();
+      if (now >= next_overdue_) DropOverdue(now);
+      if (now >= next_look_) DropSilent(now);
+      if (ordered || now >= next_timer_) RunTimers(now);
+      if (may_start_ || now >= next_begin_) StartQueued();
+      ordered = watch_->Work(std::min({next_overdue_, next_look_, next_timer_, next_begin_}));
+      ReapFinished();
     }
     CancelAll();
   }
@@ -762,6 +767,7 @@ class HttpClient::Loop {
 
   // Behind those of its class.
   void Enqueue(std::unique_ptr<Transfer> transfer) {
+    may_start_ = true;
     const auto behind = std::upper_bound(
         queue_.begin(), queue_.end(), transfer->fetch_class(),
         [](FetchClass fetch_class, const auto& queued) { return fetch_class < queued->fetch_class(); });
@@ -800,9 +806,7 @@ class HttpClient::Loop {
     --waiting_;
   }
 
-  void DropOverdue() {
-    const Instant now = std::chrono::steady_clock::now();
-    if (now < next_overdue_) return;
+  void DropOverdue(Instant now) {
     std::vector<std::unique_ptr<Transfer>> overdue;
     std::deque<std::unique_ptr<Transfer>> rest;
     next_overdue_ = Instant::max();
@@ -821,9 +825,7 @@ class HttpClient::Loop {
     }
   }
 
-  void DropSilent() {
-    const Instant now = std::chrono::steady_clock::now();
-    if (now < next_look_) return;
+  void DropSilent(Instant now) {
     next_look_ = Instant::max();
     std::vector<std::pair<RequestId, absl::Status>> given_up;
     for (const auto& [id, transfer] : active_) {
@@ -837,11 +839,11 @@ class HttpClient::Loop {
     for (auto& [id, status] : given_up) Detach(id)->Finish(std::move(status));
   }
 
-  void RunTimers() {
+  void RunTimers(Instant now) {
     std::vector<Task> due;
     {
       const std::lock_guard lock(mutex_);
-      const auto end = timers_.upper_bound(std::chrono::steady_clock::now());
+      const auto end = timers_.upper_bound(now);
       for (auto it = timers_.begin(); it != end; ++it) due.push_back(std::move(it->second));
       timers_.erase(timers_.begin(), end);
       next_timer_ = timers_.empty() ? Instant::max() : timers_.begin()->first;
@@ -855,6 +857,7 @@ class HttpClient::Loop {
   }
 
   void StartQueued() {
+    may_start_ = false;
     next_begin_ = Instant::max();
     for (auto it = queue_.begin(); it != queue_.end() && active_.size() < options_.requests_max;) {
       uint32_t& of_host = active_of_host_[(*it)->host()];
@@ -893,9 +896,7 @@ class HttpClient::Loop {
     return false;
   }
 
-  // Returns whether there was any.
-  bool ReapFinished() {
-    bool any = false;
+  void ReapFinished() {
     int left = 0;
     while (CURLMsg* message = curl_multi_info_read(multi_, &left)) {
       if (message->msg != CURLMSG_DONE) continue;
@@ -903,15 +904,14 @@ class HttpClient::Loop {
       Transfer* transfer = nullptr;
       curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
       Detach(transfer->id(), code)->Finish(code);
-      any = true;
     }
-    return any;
   }
 
   std::unique_ptr<Transfer> Detach(RequestId id, CURLcode code = CURLE_OK) {
     const auto it = active_.find(id);
     std::unique_ptr<Transfer> transfer = std::move(it->second);
     active_.erase(it);
+    may_start_ = true;
     if (const std::optional<Duration> took = transfer->RoundTrip())
       receive_bounds_.Note(transfer->host(), *took, std::chrono::steady_clock::now());
     const std::optional<TlsResult> handshake = transfer->Handshake(code);
@@ -935,14 +935,6 @@ class HttpClient::Loop {
     if (of_path->second == 0) active_of_path_.erase(of_path);
   }
 
-  int PollTimeout() const {
-    constexpr Duration kLongest = std::chrono::seconds(1);
-    const Instant next = std::min({next_overdue_, next_look_, next_timer_, next_begin_});
-    if (next == Instant::max()) return static_cast<int>(Milliseconds(kLongest));
-    const Duration left = next - std::chrono::steady_clock::now();
-    return static_cast<int>(Milliseconds(std::clamp(left, Duration(0), kLongest)));
-  }
-
   void CancelAll() {
     while (!active_.empty()) {
       Detach(active_.begin()->first)->Finish(absl::CancelledError("the HTTP client is stopped"));
@@ -961,6 +953,7 @@ class HttpClient::Loop {
   const HttpClientOptions options_;
   std::vector<int> proxy_ports_;
   CURLM* multi_ = nullptr;
+  std::optional<SocketWatch> watch_;
   CURLSH* fill_connections_ = nullptr;
   std::atomic<RequestId> next_id_{1};
 
@@ -982,6 +975,7 @@ class HttpClient::Loop {
   Instant next_look_ = Instant::max();     // no active one's silence ends earlier
   Instant next_timer_ = Instant::max();
   Instant next_begin_ = Instant::max();  // of a connection that a queued request needs
+  bool may_start_ = false;               // a queued request may have found its turn
   PeerConnections peer_connections_;
 
   std::mutex join_mutex_;  // guards thread_ once it runs

@@ -104,7 +104,8 @@ class ClusterDirectory::WaitSource final : public ChunkSource {
 class ClusterDirectory::PacedSource final : public ChunkSource {
  public:
   PacedSource(const Parts& parts, std::shared_ptr<ChunkSource> source)
-      : source_(std::move(source)), gate_({parts.clock, parts.io, *source_}, std::make_unique<Pace>()) {}
+      : source_(std::move(source)),
+        gate_({parts.clock, parts.io, *source_}, std::make_unique<Pace>(Pace::kWindowFirstOfMember)) {}
 
   SourceKind kind() const override { return source_->kind(); }
   FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override {

@@ -18,15 +18,17 @@ void Pace::Ended(uint64_t bytes, Duration took, Instant now) {
     shortest_ = took;
     shortest_until_ = now + kShortestKept;
   }
-  const Duration quick = std::clamp<Duration>(4 * shortest_, kQuick, kQuickMax);
-  if (took <= quick) {
+  if (took <= shortest_ + std::max<Duration>(shortest_ / 4, kSlack)) {
     window_ = std::min(kWindowMax, window_ + bytes);
-  } else if (now - shrunk_ >= quick) {
-    // As much as comes in that time, and at most half.
-    const double part = std::min(0.5, static_cast<double>(quick.count()) / static_cast<double>(took.count()));
-    window_ = std::max(kWindowMin, static_cast<uint64_t>(static_cast<double>(window_) * part));
-    shrunk_ = now;
+    return;
   }
+  const Duration too_long = std::clamp<Duration>(4 * shortest_, kLong, kLongMax);
+  if (took <= too_long || now - shrunk_ < too_long) return;
+  // As much as comes in that time, and at most half.
+  const double part =
+      std::min(0.5, static_cast<double>(too_long.count()) / static_cast<double>(took.count()));
+  window_ = std::max(kWindowMin, static_cast<uint64_t>(static_cast<double>(window_) * part));
+  shrunk_ = now;
 }
 
 absl::Status Pace::TooLate() const {

@@ -9,17 +9,24 @@ namespace sluice::p2p {
 
 // How much fills ask of one source at once. All homes of a blob ask the registry at the same time, and all
 // nodes each home; and the sooner each chunk is there, the sooner it is passed on: so each asks for as little
-// as keeps the bytes flowing. It asks for more while what it asks for comes quickly, and for less when that
-// takes longer; readers don't wait. (8 homes that each had 8 MiB under way over 100 Mbit/s got their first
-// chunk after 5 s.)
+// as keeps the bytes flowing. It asks for more while what it asks for comes as quickly as the quickest of
+// late: what takes longer waited for what else was asked, and more of that would only have all of it come
+// late. It asks for less when that takes much longer; readers don't wait. (8 homes that each had 8 MiB under
+// way over 100 Mbit/s got their first chunk after 5 s; with 1 MiB, all of it at once, there was nothing to
+// pass on for half a second.)
 class Pace final : public FetchGate {
  public:
   static constexpr uint64_t kWindowMin = 1;  // one fetch at a time
-  static constexpr uint64_t kWindowFirst = 512 << 10;
+  static constexpr uint64_t kWindowFirst = 256 << 10;
+  static constexpr uint64_t kWindowFirstOfMember = 1 << 20;  // which passes on what it gets
   static constexpr uint64_t kWindowMax = 64 << 20;
-  // A fetch that takes longer than four times the shortest of late, within these bounds, waited for others.
-  static constexpr Duration kQuick = std::chrono::milliseconds(200);
-  static constexpr Duration kQuickMax = std::chrono::seconds(1);
+  // A fetch that takes no longer than the shortest of late and a quarter, or this, did not wait for others.
+  static constexpr Duration kSlack = std::chrono::milliseconds(20);
+  // One that takes longer than four times the shortest of late, within these bounds, waited for too many.
+  static constexpr Duration kLong = std::chrono::milliseconds(200);
+  static constexpr Duration kLongMax = std::chrono::seconds(1);
+
+  explicit Pace(uint64_t window = kWindowFirst) : window_(window) {}
 
   bool LetsThrough(FetchClass fetch_class) const override { return fetch_class == FetchClass::kDemand; }
   bool MayBegin(Instant now) override;
@@ -34,7 +41,7 @@ class Pace final : public FetchGate {
  private:
   static constexpr Duration kShortestKept = std::chrono::seconds(30);
 
-  uint64_t window_ = kWindowFirst;  // bytes under way, or one fetch
+  uint64_t window_;  // bytes under way, or one fetch
   uint64_t under_way_ = 0;
   Duration shortest_ = Duration::max();  // that a fetch took
   Instant shortest_until_{};

@@ -11,7 +11,6 @@
 namespace sluice::sim {
 namespace {
 
-constexpr double kLinkBytes = 1e9 / 8;  // a second
 constexpr uint32_t kChunk = kChunkSizeDefault;
 // Nodes begin within that.
 constexpr Duration kStart = std::chrono::milliseconds(50);
@@ -53,7 +52,8 @@ std::optional<Crowd::Case> CaseNamed(const std::string& name) {
   return std::nullopt;
 }
 
-Crowd::Crowd(const CrowdOptions& options) : options_(options), random_(options.seed), registry_(kLinkBytes) {}
+Crowd::Crowd(const CrowdOptions& options)
+    : options_(options), random_(options.seed), registry_(options_.link_bytes) {}
 
 // What is under way holds nodes.
 Crowd::~Crowd() {
@@ -63,7 +63,8 @@ Crowd::~Crowd() {
 }
 
 void Crowd::MakeNodes(size_t count, const SimNode::Limits& limits) {
-  for (size_t i = 0; i < count; ++i) wire_.ports.push_back(std::make_unique<Port>(wire_.loop, kLinkBytes));
+  for (size_t i = 0; i < count; ++i)
+    wire_.ports.push_back(std::make_unique<Port>(wire_.loop, options_.link_bytes));
   for (size_t i = 0; i < count; ++i)
     nodes_.push_back(std::make_unique<SimNode>(wire_, registry_, i, options_.seed, limits));
   wants_.resize(count);
@@ -152,7 +153,7 @@ Figures Crowd::Run(Case which) {
   for (size_t i = 0; i < first; ++i) nodes_[i]->Hold(spec_);
   if (first > 0) wire_.loop.RunUntil(wire_.loop.Now() + kAnnounced, [] { return false; });
 
-  double bound = static_cast<double>(spec_.size) / kLinkBytes;
+  double bound = static_cast<double>(spec_.size) / options_.link_bytes;
   if (one_chunk)
     bound = bound * (1 + std::log2(static_cast<double>(options_.nodes))) +
             Seconds(SimRegistry::kTrip + 2 * Wire::kTrip);

@@ -20,14 +20,14 @@ struct CrowdOptions {
   uint64_t bytes = 1 << 30;  // of the blob; one-chunk has its own
   uint64_t seed = 1;
   uint64_t inflight_bytes = kInflightAmongMembers;  // fetch.inflightMax as the daemon sets it among members
+  double link_bytes = 1e9 / 8;                      // a second, each way, the registry's too
 };
 
 // What a run came to, by name.
 using Figures = std::vector<std::pair<std::string, double>>;
 
 // Nodes that want the same blob at once, in virtual time. Each is made of the shipped parts (SimNode); the
-// network, the registry, the store and the verifier are fakes. Links carry 1 Gbit/s each way, the registry's
-// too. Source: PEERS.md, "Simulation".
+// network, the registry, the store and the verifier are fakes. Source: PEERS.md, "Simulation".
 class Crowd {
  public:
   enum class Case {

@@ -14,7 +14,8 @@ int main(int argc, char** argv) {
   const std::optional<Crowd::Case> which = argc > 1 ? sluice::sim::CaseNamed(argv[1]) : std::nullopt;
   if (!which) {
     std::fprintf(stderr,
-                 "usage: crowd_sim cold|join|vanish|stale-views|one-chunk|control [NODES [BYTES [SEED]]]\n");
+                 "usage: crowd_sim cold|join|vanish|stale-views|one-chunk|control "
+                 "[NODES [BYTES [SEED [INFLIGHT_BYTES [MBIT_PER_S]]]]]\n");
     return 2;
   }
   sluice::sim::CrowdOptions options;
@@ -22,6 +23,7 @@ int main(int argc, char** argv) {
   if (argc > 3) options.bytes = std::strtoull(argv[3], nullptr, 10);
   if (argc > 4) options.seed = std::strtoull(argv[4], nullptr, 10);
   if (argc > 5) options.inflight_bytes = std::strtoull(argv[5], nullptr, 10);
+  if (argc > 6) options.link_bytes = std::strtod(argv[6], nullptr) * 1e6 / 8;
   Crowd crowd(options);
   for (const auto& [name, value] : crowd.Run(*which)) std::printf("%s %.6g\n", name.c_str(), value);
   rusage usage{};

@@ -31,6 +31,8 @@ struct Stream {
   uint32_t asked = 0;   // positions of these that were asked for, or present
   uint32_t window = 0;  // positions
   uint32_t run = 0;     // positions read
+  uint32_t extras = 0;  // chunks that were asked for behind the only demand
+  bool is_new = true;
 };
 
 int64_t FirstOf(ChunkSpan span) {
@@ -64,7 +66,8 @@ std::optional<uint32_t> SecondRead(Stream& stream, ChunkSpan demanded) {
   const int64_t first = FirstOf(demanded), end = EndOf(demanded);
   const int64_t last_first = FirstOf(stream.last), last_end = EndOf(stream.last);
   if (first >= last_first && end <= last_end) return 0;  // two readers of one chunk are not a sequence
-  if (first >= last_first && first <= last_end) {
+  // What was asked for behind it may have been read unseen.
+  if (first >= last_first && first <= last_end + stream.extras) {
     stream.step = 1;
     stream.next = last_end;
     return static_cast<uint32_t>(end - last_end);
@@ -94,19 +97,28 @@ class Amplifier::Streams final : public WorkSource {
   bool IsOf(const std::shared_ptr<Blob>& blob) const { return blob_.lock() == blob; }
 
   // Whether there is something to fetch ahead.
-  bool Advance(ChunkSpan demanded, Instant now) {
+  bool Advance(ChunkSpan demanded, Instant now, absl::FunctionRef<uint32_t()> per_trip) {
     GiveUpIdle(now);
     Earn(kForDemand * demanded.count);
     for (ChunkIndex index = demanded.first; index < demanded.end(); index = index.next())
       Used(index, kForUse);
     Stream& stream = Continue(demanded, now);
-    if (stream.is_lone()) return false;
+    if (stream.is_lone()) return std::exchange(stream.is_new, false) && AskForExtras(stream, per_trip);
     Widen(stream);
     return stream.asked < stream.wanted && ChunksAffordable() > 0;
   }
 
+  void Touched(const ChunkSet& touched) {
+    const auto end = ChunkIndex(std::min(touched.chunk_count(), geometry_.chunk_count()));
+    for (ChunkIndex at = touched.NextSet({ChunkIndex(0), end.value()}); at < end;
+         at = touched.NextSet({at.next(), end.value() - at.value() - 1}))
+      Used(at, kForUse);
+  }
+
   // All that it still has unjudged is unread.
   void GiveUp() {
+    for (const uint32_t index : std::exchange(extras_, {})) CountUnread(ChunkIndex(index));
+    wanted_extras_.clear();
     for (const uint32_t index : std::exchange(unjudged_, {})) CountUnread(ChunkIndex(index));
     streams_.clear();
   }
@@ -114,6 +126,7 @@ class Amplifier::Streams final : public WorkSource {
   std::optional<ChunkSpan> Next(uint32_t count_max, Instant) override {
     const std::shared_ptr<Blob> blob = blob_.lock();
     if (!blob) return std::nullopt;
+    if (const ChunkSpan extras = NextExtras(blob->presence(), count_max); extras.count > 0) return extras;
     const uint32_t affordable = std::min(count_max, ChunksAffordable());
     if (affordable == 0) return std::nullopt;
     for (auto stream = streams_.rbegin(); stream != streams_.rend(); ++stream) {
@@ -137,13 +150,43 @@ class Amplifier::Streams final : public WorkSource {
     }
     for (ChunkIndex index = span.first; index < span.end(); index = index.next()) {
       if (unjudged_.erase(index.value())) Earn(kCreditPerChunk);
+      if (extras_.erase(index.value())) --extras_asked_;
     }
   }
 
  private:
+  bool AskForExtras(Stream& stream, absl::FunctionRef<uint32_t()> per_trip) {
+    if (!is_adaptive_ || extras_asked_ >= kExtrasTrust + 2 * extras_used_) return false;
+    const uint32_t behind = geometry_.chunk_count() - stream.last.end().value();
+    stream.extras = std::min({per_trip(), kExtrasMax, behind});
+    if (stream.extras == 0) return false;
+    if (wanted_extras_.size() == kStreamsPerBlobMax) wanted_extras_.erase(wanted_extras_.begin());
+    wanted_extras_.push_back({stream.last.end(), stream.extras});
+    return true;
+  }
+
+  // The newest first: a reader waits just before them.
+  ChunkSpan NextExtras(const PresenceMap& presence, uint32_t count_max) {
+    while (!wanted_extras_.empty()) {
+      ChunkSpan left = wanted_extras_.back();
+      wanted_extras_.pop_back();
+      while (left.count > 0 && !IsWantedAnew(presence, left.first.value()))
+        left = left.From(left.first.next());
+      ChunkSpan asked{left.first, 0};
+      while (asked.count < std::min(left.count, count_max) && IsWantedAnew(presence, asked.end().value()))
+        extras_.insert(asked.end().value()), ++asked.count;
+      if (asked.count == 0) continue;
+      if (asked.count < left.count) wanted_extras_.push_back(left.From(asked.end()));
+      extras_asked_ += asked.count;
+      return asked;
+    }
+    return {};
+  }
+
   bool IsWantedAnew(const PresenceMap& presence, int64_t index) const {
     return !presence.IsPresent(ChunkIndex(static_cast<uint32_t>(index))) &&
-           !unjudged_.contains(static_cast<uint32_t>(index));
+           !unjudged_.contains(static_cast<uint32_t>(index)) &&
+           !extras_.contains(static_cast<uint32_t>(index));
   }
 
   ChunkSpan NextInRow(Stream& stream, const PresenceMap& presence, uint32_t count_max) {
@@ -175,6 +218,10 @@ class Amplifier::Streams final : public WorkSource {
       const std::optional<uint32_t> read =
           stream->is_lone() ? SecondRead(*stream, demanded) : PositionsRead(*stream, demanded);
       if (!read) continue;
+      for (ChunkIndex passed = stream->last.end(); stream->extras > 0 && passed < demanded.first;
+           passed = passed.next())
+        Used(passed, kForUse);
+      if (!stream->is_lone()) stream->extras = 0;
       std::rotate(stream, stream + 1, streams_.end());
       streams_.back().continued = now;
       Read(streams_.back(), *read, demanded);
@@ -258,8 +305,13 @@ class Amplifier::Streams final : public WorkSource {
   }
 
   void Used(ChunkIndex index, int64_t on_top) {
-    if (!unjudged_.erase(index.value())) return;
-    Earn(kCreditPerChunk + on_top);
+    if (extras_.erase(index.value())) {
+      ++extras_used_;
+    } else if (unjudged_.erase(index.value())) {
+      Earn(kCreditPerChunk + on_top);
+    } else {
+      return;
+    }
     telemetry_.readahead_bytes[static_cast<size_t>(ReadaheadResult::kUsed)].Add(
         geometry_.RangeOf(index).length);
   }
@@ -286,13 +338,21 @@ class Amplifier::Streams final : public WorkSource {
   std::vector<Stream> streams_;
   absl::flat_hash_set<uint32_t> unjudged_;  // asked for ahead, and neither used nor given up
   int64_t credit_ = kFirstCredit;
+  std::vector<ChunkSpan> wanted_extras_;  // behind demands, the newest last
+  absl::flat_hash_set<uint32_t> extras_;  // asked for, and not used
+  uint32_t extras_asked_ = 0, extras_used_ = 0;
 };
 
 std::shared_ptr<WorkSource> Amplifier::Advance(const std::shared_ptr<Blob>& blob, ChunkSpan demanded,
-                                               Instant now) {
+                                               Instant now, absl::FunctionRef<uint32_t()> per_trip) {
   if (options_.mode == ReadaheadMode::kOff || options_.window_bytes_max == 0) return nullptr;
   const std::shared_ptr<Streams>& streams = StreamsOf(blob);
-  return streams->Advance(demanded, now) ? streams : nullptr;
+  return streams->Advance(demanded, now, per_trip) ? streams : nullptr;
+}
+
+void Amplifier::Touched(const std::shared_ptr<Blob>& blob, const ChunkSet& touched) {
+  const auto found = blobs_.find(blob.get());
+  if (found != blobs_.end() && found->second.streams->IsOf(blob)) found->second.streams->Touched(touched);
 }
 
 const std::shared_ptr<Amplifier::Streams>& Amplifier::StreamsOf(const std::shared_ptr<Blob>& blob) {

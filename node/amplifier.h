@@ -5,7 +5,9 @@
 #include <memory>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "node/blob.h"
+#include "node/chunk_set.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
 #include "node/work_source.h"
@@ -23,6 +25,10 @@ enum class ReadaheadMode { kOff, kFixed, kAdaptive };
 // something on top when that chunk is read. What is never read stays spent, so windows shrink to nothing
 // where reading ahead does not pay. Demands alone earn little: at most so much of what is read is wasted in
 // the long run. See the constants.
+//
+// Adaptive, a demand that continues no stream is answered with what follows it, too: as many chunks as come
+// in the time of a round trip, which is what the next demand would take. That is earned: it goes on while
+// half of such extras are read.
 //
 // A chunk fetched ahead counts as used when a demand for it is seen, or when its stream has gone on beyond
 // it; as unread when its stream is given up before. The keeper and the page cache answer reads of present
@@ -46,6 +52,9 @@ class Amplifier {
   static constexpr int64_t kForLongDemand = 8;
   static constexpr uint32_t kLongRun = 8;  // chunks in a row that make a stream long
 
+  static constexpr uint32_t kExtrasMax = 3;     // chunks that follow a demand
+  static constexpr uint32_t kExtrasTrust = 16;  // before they are known to be read, or not
+
   struct Options {
     ReadaheadMode mode = ReadaheadMode::kAdaptive;
     uint64_t window_bytes_max = 8 << 20;  // 0 turns it off; any other is at least one chunk
@@ -56,8 +65,11 @@ class Amplifier {
 
   // Notes a demand. Gives what has chunks to fetch ahead of it now; null when there is nothing to be gained.
   // What has been read by the time that it is asked is passed over. REQUIRES: demanded.count > 0, within the
-  // blob
-  std::shared_ptr<WorkSource> Advance(const std::shared_ptr<Blob>& blob, ChunkSpan demanded, Instant now);
+  // blob; `per_trip` tells how many chunks a round trip is worth, and is called at most once
+  std::shared_ptr<WorkSource> Advance(const std::shared_ptr<Blob>& blob, ChunkSpan demanded, Instant now,
+                                      absl::FunctionRef<uint32_t()> per_trip);
+  // Readers have read these while they were present.
+  void Touched(const std::shared_ptr<Blob>& blob, const ChunkSet& touched);
 
  private:
   class Streams;

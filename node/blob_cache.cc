@@ -44,6 +44,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
   ReadId NewReadId() { return reads_.NewId(); }  // any thread
   void Read(ReadId id, ReadRequest request, ReadDone done);
   void StopRead(ReadId id);
+  void NoteTouched(const BlobKey& key, const ChunkSet& touched);
   absl::StatusOr<Blob::Lease> Lookup(const BlobKey& key, ByteRange range) const;
   void StartFill(FillId id, FillRequest request, FillDone done);
   void StopFill(FillId id);
@@ -125,7 +126,8 @@ void BlobCache::Core::Read(ReadId id, ReadRequest request, ReadDone done) {
   const ChunkSpan chunks = read.chunks();
   // Another node looks ahead by itself.
   if (IsReaders(read.fetch_class, read.asker) && read.mode == ReadMode::kFetch) {
-    if (const std::shared_ptr<WorkSource> ahead = amplifier_.Advance(blob, chunks, now))
+    const auto per_trip = [&] { return flight_.ChunksPerTrip(read); };
+    if (const std::shared_ptr<WorkSource> ahead = amplifier_.Advance(blob, chunks, now, per_trip))
       flight_.scheduler().Ready(ahead, blob, FetchClass::kReadahead);
   }
   if (blob->presence().AllPresent(chunks)) {
@@ -137,6 +139,10 @@ void BlobCache::Core::Read(ReadId id, ReadRequest request, ReadDone done) {
     Wait(id, std::move(read));
   }
   flight_.Pump();
+}
+
+void BlobCache::Core::NoteTouched(const BlobKey& key, const ChunkSet& touched) {
+  if (const std::shared_ptr<Blob> blob = parts_.store.Find(key)) amplifier_.Touched(blob, touched);
 }
 
 void BlobCache::Core::StopRead(ReadId id) {
@@ -386,6 +392,10 @@ FillId BlobCache::Fill(FillRequest request, FillDone done) {
 
 void BlobCache::StopFill(FillId id) {
   core_->loop().Post([core = core_, id] { core->StopFill(id); });
+}
+
+void BlobCache::NoteTouched(const BlobKey& key, ChunkSet touched) {
+  core_->loop().Post([core = core_, key, touched = std::move(touched)] { core->NoteTouched(key, touched); });
 }
 
 void BlobCache::Observe(ActivityDone done) {

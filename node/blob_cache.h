@@ -88,6 +88,10 @@ class BlobCache final : public ChunkSink {
   // No-op if it has ended.
   void StopFill(FillId id);
 
+  // Readers have read chunks that were present, unseen by the cache. Nothing if there is no such blob. Any
+  // thread.
+  void NoteTouched(const BlobKey& key, ChunkSet touched);
+
   // What it does at the moment when the core loop comes to it. `done` is dropped if the loop ends before.
   using ActivityDone = absl::AnyInvocable<void(CacheActivity) &&>;
   void Observe(ActivityDone done);

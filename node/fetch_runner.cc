@@ -233,8 +233,12 @@ void FetchRunner::End(LegId id) {
   legs_.erase(found);
   const LegProgress progress = ProgressOf(*running);
   const bool came = progress.first_byte != Instant();
-  parts_.planner.Note(running->order.leg.id, running->inbox.progress.bytes(),
-                      came ? progress.first_byte - progress.started : Duration(), *running->status);
+  SourcePlanner::LegResult result{.bytes = running->inbox.progress.bytes(), .chunks = running->delivered};
+  if (came) {
+    result.first_byte = progress.first_byte - progress.started;
+    result.rest = progress.last_byte - progress.first_byte;
+  }
+  parts_.planner.Note(running->order.leg.id, result, *running->status);
   LetGo(*running);
   if (running->order.is_hedge) NoteHedge(*running);
   if (events_ && running->wanted_count > 0) events_->LegEnded(id, running->order, *running->status);
@@ -279,8 +283,7 @@ void FetchRunner::ArmWatch(Instant when) {
 void FetchRunner::NoteIfSilent(Running& running, Instant now) {
   if (running.noted_silent || !SourcePlanner::IsSilent(ProgressOf(running), now)) return;
   running.noted_silent = true;
-  parts_.planner.Note(running.order.leg.id, 0, Duration(),
-                      absl::DeadlineExceededError("the source is silent"));
+  parts_.planner.Note(running.order.leg.id, {}, absl::DeadlineExceededError("the source is silent"));
 }
 
 // There are never more legs than slots, so looking at all of them costs less than keeping them in order.

@@ -165,6 +165,17 @@ Instant SingleFlight::DemandDeadline(const WantedChunk& chunk) const {
   return latest;
 }
 
+uint32_t SingleFlight::ChunksPerTrip(const PendingRead& read) {
+  const ChunkSpan chunks = read.chunks();
+  offers_.clear();
+  parts_.sources.Offers(*read.blob, chunks, read.fetch_class, read.asker, read.grant, &offers_);
+  if (offers_.empty() || std::any_of(offers_.begin(), offers_.end(), [](const SourceOffer& offer) {
+        return offer.rank != SourceRank::kOrigin;
+      }))
+    return 0;
+  return planner_.ChunksPerTrip(offers_.front().id);
+}
+
 // ------------------------------------------------------------------------------------------ starting
 
 void SingleFlight::Pump() {

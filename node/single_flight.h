@@ -85,6 +85,10 @@ class SingleFlight final : private LegEvents {
   // Cancels all; nothing is told any more.
   void Stop();
 
+  // How many chunks come in the time that the first byte of one takes, if the registry alone is asked for the
+  // blob, as SourcePlanner says; else 0: other nodes would fetch for others what nobody asked for.
+  uint32_t ChunksPerTrip(const PendingRead& read);
+
   FetchScheduler& scheduler() { return scheduler_; }
   const FetchTable& wanted() const { return table_; }
 

@@ -179,14 +179,26 @@ SourcePlanner::History& SourcePlanner::HistoryOf(SourceId id) {
   return histories_[id];
 }
 
-void SourcePlanner::Note(SourceId id, uint64_t bytes, Duration first_byte, const absl::Status& status) {
+uint32_t SourcePlanner::ChunksPerTrip(SourceId id) const {
+  const auto found = histories_.find(id);
+  if (found == histories_.end()) return 0;
+  const History& history = found->second;
+  if (history.typical < kTripMin || history.per_chunk <= Duration()) return 0;
+  return static_cast<uint32_t>(std::min<int64_t>(history.typical / history.per_chunk, UINT32_MAX));
+}
+
+void SourcePlanner::Note(SourceId id, const LegResult& result, const absl::Status& status) {
   // One that was cancelled before it answered says nothing.
-  if (bytes == 0 && absl::IsCancelled(status)) return;
+  if (result.bytes == 0 && absl::IsCancelled(status)) return;
   History& history = HistoryOf(id);
   const bool failed = !status.ok() && !absl::IsNotFound(status) && !absl::IsCancelled(status);
   history.failures_in_a_row = failed ? history.failures_in_a_row + 1 : 0;
-  if (bytes == 0) return;
-  history.first_bytes[history.count++ % History::kKept] = first_byte;
+  if (result.bytes == 0) return;
+  if (result.chunks > 0 && result.rest > Duration()) {
+    const Duration per_chunk = result.rest / result.chunks;
+    history.per_chunk = history.per_chunk == Duration() ? per_chunk : (3 * history.per_chunk + per_chunk) / 4;
+  }
+  history.first_bytes[history.count++ % History::kKept] = result.first_byte;
   // Sorting costs more than a leg; a few behind does no harm.
   if (history.count > kRecalculated && history.count % kRecalculated != 0) return;
   std::array<Duration, History::kKept> sorted = history.first_bytes;

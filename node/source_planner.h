@@ -88,6 +88,8 @@ class SourcePlanner {
   static constexpr int kHedgePercent = 5;
   static constexpr int kHedgesSaved = 8;
   static constexpr size_t kSourcesMax = 4096;  // remembered
+  // A round trip that takes no longer is not worth chunks that nobody asked for.
+  static constexpr Duration kTripMin = std::chrono::milliseconds(5);
 
   explicit SourcePlanner(Duration first_byte_budget = kFirstByteBudget)
       : first_byte_budget_(first_byte_budget) {}
@@ -121,9 +123,19 @@ class SourcePlanner {
   // When Hedge is worth asking next; not before `now`.
   Instant LateAt(const Leg& leg, const LegProgress& progress, Instant now) const;
 
-  // A leg has ended: so many bytes came, the first of them after `first_byte` (zero if none came). One that
-  // is silent is noted as failed when that is seen, for it may be cancelled in the end.
-  void Note(SourceId id, uint64_t bytes, Duration first_byte, const absl::Status& status);
+  // What came of a leg.
+  struct LegResult {
+    uint64_t bytes = 0;
+    Duration first_byte{};  // from when it was asked; zero if none came
+    Duration rest{};        // from there to the last byte
+    uint32_t chunks = 0;    // that came whole
+  };
+  // A leg has ended. One that is silent is noted as failed when that is seen, for it may be cancelled in the
+  // end.
+  void Note(SourceId id, const LegResult& result, const absl::Status& status);
+  // How many chunks a source sends in the time that its first byte mostly takes; 0 if that is not known, or
+  // too short to matter.
+  uint32_t ChunksPerTrip(SourceId id) const;
 
  private:
   // What the last legs of one source came to.
@@ -133,6 +145,7 @@ class SourcePlanner {
     uint64_t count = 0;                         // of first bytes, ever
     Duration typical{};                         // the median, zero if unknown
     Duration late_after = kSilence;             // longer than 95 of 100
+    Duration per_chunk{};                       // of late, without the first byte's; zero if unknown
     int failures_in_a_row = 0;
   };
   static constexpr int kIllFailures = 3;

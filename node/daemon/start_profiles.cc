@@ -331,7 +331,10 @@ void StartProfiles::Core::LookAtPresentReads(Instant now) {
         touched.try_emplace(blob->key(), blob->geometry().chunk_count());
     }
   }
-  for (auto& [key, chunks] : touched) parts_.take_touched(key, chunks);
+  for (auto& [key, chunks] : touched) {
+    parts_.take_touched(key, chunks);
+    if (!chunks.empty()) parts_.cache.NoteTouched(key, chunks);
+  }
   const std::lock_guard lock(mutex_);
   for (const auto& [mount_point, start] : starts_) {
     for (const auto& [key, place] : start->places) {

@@ -23,7 +23,8 @@ std::shared_ptr<Blob> BlobOf(uint64_t chunks) {
 
 // What is to be fetched ahead of a demand, if all of it is asked for at once.
 ChunkSpan Ahead(Amplifier& amplifier, const std::shared_ptr<Blob>& blob, uint32_t demanded) {
-  const std::shared_ptr<WorkSource> work = amplifier.Advance(blob, {ChunkIndex(demanded), 1}, Instant());
+  const std::shared_ptr<WorkSource> work =
+      amplifier.Advance(blob, {ChunkIndex(demanded), 1}, Instant(), [] { return 0u; });
   return work ? work->Next(1000, Instant()).value_or(ChunkSpan{}) : ChunkSpan{};
 }
 
@@ -94,7 +95,7 @@ TEST(AmplifierTest, WhatWasReadOrCameBeforeItIsAskedForIsPassedOver) {
   const auto blob = BlobOf(1000);
   std::shared_ptr<WorkSource> work;
   for (uint32_t i = 0; i < 8; ++i) {
-    if (auto ahead = amplifier.Advance(blob, {ChunkIndex(i), 1}, Instant())) work = ahead;
+    if (auto ahead = amplifier.Advance(blob, {ChunkIndex(i), 1}, Instant(), [] { return 0u; })) work = ahead;
   }
   blob->presence().Set(ChunkIndex(8));
   blob->presence().Set(ChunkIndex(10));
@@ -107,7 +108,8 @@ TEST(AmplifierTest, AnotherBlobAtTheSameAddressHasItsOwnStreams) {
   Amplifier amplifier({ReadaheadMode::kAdaptive, 8 * kChunkSizeDefault}, telemetry);
   auto blob = BlobOf(1000);
   Ahead(amplifier, blob, 0);
-  const std::shared_ptr<WorkSource> work = amplifier.Advance(blob, {ChunkIndex(1), 1}, Instant());
+  const std::shared_ptr<WorkSource> work =
+      amplifier.Advance(blob, {ChunkIndex(1), 1}, Instant(), [] { return 0u; });
   ASSERT_TRUE(work);
   blob.reset();
   EXPECT_EQ(work->Next(8, Instant()), std::nullopt) << "an idle stream keeps no blob";
@@ -136,9 +138,12 @@ class Program {
     const ChunkSpan span{ChunkIndex(first), count};
     for (ChunkIndex index = span.first; index < span.end(); index = index.next())
       touched_.insert(index.value());
-    if (blob_->presence().AllPresent(span)) return;
+    if (blob_->presence().AllPresent(span)) {
+      if (sees_present_reads) amplifier_.Touched(blob_, SetOf(span));
+      return;
+    }
     ++misses_;
-    const auto work = amplifier_.Advance(blob_, span, now_);
+    const auto work = amplifier_.Advance(blob_, span, now_, [this] { return per_trip; });
     Store(span);
     while (work) {
       const std::optional<ChunkSpan> ahead = work->Next(1000, now_);
@@ -152,6 +157,9 @@ class Program {
     }
   }
   void Pass(Duration time) { now_ += time; }
+
+  uint32_t per_trip = 0;            // chunks that a round trip is worth
+  bool sees_present_reads = false;  // as the keeper tells of them
 
   uint32_t misses() const { return misses_; }
   uint32_t requests() const { return requests_; }
@@ -168,6 +176,11 @@ class Program {
     for (ChunkIndex index = span.first; index < span.end(); index = index.next())
       blob_->presence().Set(index);
   }
+  ChunkSet SetOf(ChunkSpan span) const {
+    ChunkSet set(blob_->geometry().chunk_count());
+    for (ChunkIndex index = span.first; index < span.end(); index = index.next()) set.Add(index);
+    return set;
+  }
 
   Telemetry telemetry_;
   std::shared_ptr<Blob> blob_;
@@ -176,6 +189,88 @@ class Program {
   std::set<uint32_t> touched_;
   uint32_t misses_ = 0, requests_ = 0, ahead_ = 0;
 };
+
+TEST(AmplifierTest, ALoneDemandGetsWhatARoundTripIsWorthOfWhatFollows) {
+  for (const uint32_t per_trip : {0u, 1u, 2u, Amplifier::kExtrasMax, 100u}) {
+    Program program(ReadaheadMode::kAdaptive, 100);
+    program.per_trip = per_trip;
+    program.Read(10);
+    EXPECT_EQ(program.ahead(), std::min(per_trip, Amplifier::kExtrasMax));
+    EXPECT_LE(program.requests(), 1u);
+    program.Read(98);
+    EXPECT_LE(program.ahead(), std::min(per_trip, Amplifier::kExtrasMax) + 1) << "the blob ends";
+  }
+  for (const ReadaheadMode mode : {ReadaheadMode::kOff, ReadaheadMode::kFixed}) {
+    Program program(mode, 100);
+    program.per_trip = 3;
+    program.Read(10);
+    EXPECT_EQ(program.ahead(), 0u);
+  }
+}
+
+TEST(AmplifierTest, WhatNobodyReadsBehindDemandsIsNotAskedForForLong) {
+  Program program(ReadaheadMode::kAdaptive, 1 << 23);
+  program.per_trip = 2;
+  program.sees_present_reads = true;
+  for (uint32_t i = 3; i < 200; ++i) program.Read(i * i * i);  // of cubes no three are equally far apart
+  EXPECT_LE(program.ahead(), Amplifier::kExtrasTrust + 1);
+  EXPECT_LE(program.fetched_over_touched(), 1.1);
+}
+
+TEST(AmplifierTest, WhatIsReadBehindDemandsHalvesTheRoundTrips) {
+  Program without(ReadaheadMode::kAdaptive, 1 << 23), with(ReadaheadMode::kAdaptive, 1 << 23);
+  with.per_trip = 2;
+  with.sees_present_reads = true;
+  // Three chunks each, two of them later.
+  for (Program* const program : {&without, &with}) {
+    for (uint32_t i = 10; i < 200; ++i) {
+      program->Read(i * i * i);
+      program->Read((i - 5) * (i - 5) * (i - 5) + 2);
+      program->Read((i - 7) * (i - 7) * (i - 7) + 1);
+    }
+  }
+  EXPECT_LE(with.misses(), without.misses() / 2);
+  EXPECT_EQ(with.Chunks(ReadaheadResult::kFetched), with.ahead());
+  EXPECT_GE(with.Chunks(ReadaheadResult::kUsed), with.ahead() * 9 / 10);
+}
+
+TEST(AmplifierTest, WhoReadsWhatFollowsIsAStream) {
+  for (const bool unseen : {true, false}) {
+    Program program(ReadaheadMode::kAdaptive, 2000);
+    program.per_trip = 3;
+    program.sees_present_reads = !unseen;
+    for (uint32_t i = 0; i < 2000; ++i) program.Read(i);
+    EXPECT_EQ(program.fetched_over_touched(), 1.0);
+    EXPECT_LE(program.misses(), 200u) << unseen;
+    EXPECT_GE(program.Chunks(ReadaheadResult::kUsed), program.ahead() * 9 / 10);
+  }
+}
+
+TEST(AmplifierTest, WhoGoesOnBehindWhatCameWithADemandIsAStream) {
+  Telemetry telemetry;
+  Amplifier amplifier({ReadaheadMode::kAdaptive, 8 * kChunkSizeDefault}, telemetry);
+  const auto blob = BlobOf(1000);
+  const auto first = amplifier.Advance(blob, {ChunkIndex(10), 1}, Instant(), [] { return 3u; });
+  ASSERT_EQ(first->Next(1000, Instant()), (ChunkSpan{ChunkIndex(11), 3}));
+  for (uint32_t index = 10; index < 14; ++index) blob->presence().Set(ChunkIndex(index));
+  const auto then = amplifier.Advance(blob, {ChunkIndex(14), 1}, Instant(), [] { return 3u; });
+  EXPECT_EQ(then->Next(1000, Instant()), (ChunkSpan{ChunkIndex(15), 1})) << "the window of a stream";
+}
+
+TEST(AmplifierTest, WhatDidNotComeBehindADemandIsAskedForAnew) {
+  Telemetry telemetry;
+  Amplifier amplifier({ReadaheadMode::kAdaptive, 8 * kChunkSizeDefault}, telemetry);
+  const auto blob = BlobOf(1 << 23);
+  const auto per_trip = [] { return 3u; };
+  for (uint32_t i = 2; i < 10 * Amplifier::kExtrasTrust; ++i) {
+    const auto work = amplifier.Advance(blob, {ChunkIndex(i * i * i), 1}, Instant(), per_trip);
+    ASSERT_TRUE(work) << "what did not come has cost nothing";
+    const std::optional<ChunkSpan> extras = work->Next(1000, Instant());
+    ASSERT_TRUE(extras);
+    ASSERT_EQ(*extras, (ChunkSpan{ChunkIndex(i * i * i + 1), 3}));
+    work->Ended(*extras, absl::UnavailableError("the registry is away"));
+  }
+}
 
 // The places and lengths of runs as a seed says, as tests/bench/replay_reads.py has them.
 void ReadShortRuns(Program& program, uint32_t seed, uint32_t chunks_of_blob, uint32_t runs) {
@@ -221,7 +316,7 @@ TEST(AmplifierTest, AStreamThatIsQuickerThanItsSourceIsAskedForInLongRuns) {
   const auto blob = BlobOf(1024);
   uint32_t requests = 0, short_ones = 0, asked_end = 0;
   for (uint32_t i = 0; i < 1024; ++i) {
-    const auto work = amplifier.Advance(blob, {ChunkIndex(i), 1}, Instant());
+    const auto work = amplifier.Advance(blob, {ChunkIndex(i), 1}, Instant(), [] { return 0u; });
     while (work) {
       const std::optional<ChunkSpan> ahead = work->Next(31 - (asked_end - std::min(asked_end, i)), Instant());
       if (!ahead) break;
@@ -299,7 +394,7 @@ TEST(AmplifierTest, WhatCouldNotBeHadIsNotHeldAgainstTheStream) {
   const auto blob = BlobOf(1000);
   for (uint32_t stream = 0; stream < 50; ++stream) {
     Ahead(amplifier, blob, 10 * stream);
-    const auto work = amplifier.Advance(blob, {ChunkIndex(10 * stream + 1), 1}, Instant());
+    const auto work = amplifier.Advance(blob, {ChunkIndex(10 * stream + 1), 1}, Instant(), [] { return 0u; });
     ASSERT_TRUE(work) << stream;
     const std::optional<ChunkSpan> ahead = work->Next(8, Instant());
     ASSERT_TRUE(ahead) << stream;

@@ -513,6 +513,44 @@ TEST_F(BlobCacheTest, SequentialDemandIsAmplifiedAndRandomIsNot) {
   EXPECT_EQ(source_.calls[1].request.chunks.first, ChunkIndex(2));
 }
 
+TEST_F(BlobCacheTest, WhatFollowsALoneDemandComesWithItWhereARoundTripIsLong) {
+  const auto far_away = [&](FakeSource& source) {
+    FakeSource::Call call = source.Take();
+    Pass(std::chrono::milliseconds(40));
+    call.request.progress->Add(1);
+    Pass(std::chrono::milliseconds(8));
+    call.SendAll();
+    Settle();
+  };
+  auto blob = AddBlob(400 * kChunk);
+  ReadChunk(*blob, 100);
+  ASSERT_EQ(source_.calls.size(), 1u) << "how long a trip is, is not known";
+  far_away(source_);
+  ReadChunk(*blob, 200);
+  ASSERT_EQ(source_.calls.size(), 2u);
+  EXPECT_EQ(source_.calls[0].request.chunks, (ChunkSpan{ChunkIndex(200), 1}));
+  EXPECT_EQ(source_.calls[1].request.chunks, (ChunkSpan{ChunkIndex(201), Amplifier::kExtrasMax}));
+  EXPECT_EQ(source_.calls[1].request.fetch_class, FetchClass::kReadahead);
+  Serve();
+  Serve();
+  ChunkSet touched(400);
+  for (const uint32_t index : {100u, 200u, 202u, 399u}) touched.Add(ChunkIndex(index));
+  cache_->NoteTouched(blob->digest(), touched);
+  cache_->NoteTouched(Digest(std::array<uint8_t, 32>{77}), touched);  // there is none
+  Settle();
+  EXPECT_EQ(telemetry_.readahead_bytes[static_cast<size_t>(ReadaheadResult::kUsed)].value(), kChunk);
+
+  FakeSource home(SourceKind::kPeer);
+  Restart({}, {{SourceRank::kHome, &home}, {SourceRank::kOrigin, &source_}});
+  auto shared = AddBlob(400 * kChunk, 2);
+  for (const uint32_t index : {100u, 200u, 300u}) {
+    ReadChunk(*shared, index);
+    EXPECT_EQ(home.calls.size(), 1u) << "another node would fetch it for this one";
+    far_away(home);
+  }
+  cache_.reset();
+}
+
 TEST_F(BlobCacheTest, AReaderJoinsAReadaheadThatIsUnderWay) {
   auto blob = AddBlob(200 * kChunk);
   ReadChunk(*blob, 0);

@@ -33,7 +33,8 @@ class SourcePlannerTest : public ::testing::Test {
     return text;
   }
   void Answers(SourceId id, Duration first_byte, int times) {
-    for (int i = 0; i < times; ++i) planner_->Note(id, 1, first_byte, absl::OkStatus());
+    for (int i = 0; i < times; ++i)
+      planner_->Note(id, {.bytes = 1, .first_byte = first_byte}, absl::OkStatus());
   }
 
   std::unique_ptr<SourcePlanner> planner_ = std::make_unique<SourcePlanner>();
@@ -105,9 +106,9 @@ TEST_F(SourcePlannerTest, OfOneRankTheQuickestIsAskedAndOneThatFailedLastNot) {
   Answers(kHolder, milliseconds(20), 4);
   Answers(kOther, milliseconds(5), 4);
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
-  for (int i = 0; i < 3; ++i) planner_->Note(kOther, 0, {}, absl::UnavailableError("reset"));
+  for (int i = 0; i < 3; ++i) planner_->Note(kOther, {}, absl::UnavailableError("reset"));
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "2:0+1");
-  planner_->Note(kOther, 0, {}, absl::NotFoundError("lacks it: it is well"));
+  planner_->Note(kOther, {}, absl::NotFoundError("lacks it: it is well"));
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
 }
 
@@ -120,9 +121,9 @@ TEST_F(SourcePlannerTest, OneThatIsSilentAgainAndAgainIsNotAskedFirstForEver) {
     const Leg silent{kHolder, SourceRank::kHolder, source_, Span(0, 1)};
     const Instant now = start_ + SourcePlanner::kSilence;
     ASSERT_TRUE(planner_->Hedge(silent, {start_, {}, {}}, {}, offers, now).has_value());
-    planner_->Note(kHolder, 0, {}, absl::DeadlineExceededError("it is silent"));
+    planner_->Note(kHolder, {}, absl::DeadlineExceededError("it is silent"));
     // The other's bytes came first.
-    planner_->Note(kHolder, 0, {}, absl::CancelledError("nobody wants it any more"));
+    planner_->Note(kHolder, {}, absl::CancelledError("nobody wants it any more"));
   }
   EXPECT_EQ(Plan(Span(0, 1), {}, offers), "3:0+1");
   Answers(kHolder, milliseconds(5), 1);
@@ -310,6 +311,24 @@ TEST_F(HedgeTest, AQuietTimeSavesNoMoreHedgesThanItsBound) {
   int hedges = 0;
   while (hedges < 100 && Hedge(milliseconds(100))) ++hedges;
   EXPECT_EQ(hedges, SourcePlanner::kHedgesSaved);
+}
+
+TEST_F(SourcePlannerTest, ATripIsWorthTheChunksThatComeInItsTime) {
+  const auto leg = [&](SourceId id, Duration first_byte, Duration rest, uint32_t chunks) {
+    planner_->Note(id, {.bytes = 1, .first_byte = first_byte, .rest = rest, .chunks = chunks},
+                   absl::OkStatus());
+  };
+  EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 0u) << "nothing is known";
+  for (int i = 0; i < 20; ++i) leg(kOrigin, milliseconds(40), milliseconds(8), 1);
+  EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 5u);
+  for (int i = 0; i < 20; ++i) leg(kOrigin, milliseconds(40), milliseconds(80), 4);
+  EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 2u) << "as it is of late";
+  planner_->Note(kOrigin, {}, absl::UnavailableError("reset"));
+  EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 2u) << "what did not come says nothing";
+  leg(kHolder, milliseconds(40), Duration(), 1);
+  EXPECT_EQ(planner_->ChunksPerTrip(kHolder), 0u) << "it came at once";
+  for (int i = 0; i < 20; ++i) leg(kHome, milliseconds(1), std::chrono::microseconds(100), 1);
+  EXPECT_EQ(planner_->ChunksPerTrip(kHome), 0u) << "the trip is short";
 }
 
 TEST_F(SourcePlannerTest, NoMoreSourcesAreRememberedThanTheBound) {

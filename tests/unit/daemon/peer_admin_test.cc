@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -31,7 +32,8 @@ class PeerAdminTest : public ::testing::Test {
     options.configured = {At(1), At(2), At(3), At(4)};
     options.self = At(9);
     options.row = RowOf("self", 9, 10);
-    options.now = [this] { return now_; };
+    // The thread that looks after members outlives them by a moment.
+    options.now = [now = now_] { return now->load(); };
     members_ = std::make_unique<p2p::Members>(std::move(options));
     members_->Start();
   }
@@ -53,7 +55,7 @@ class PeerAdminTest : public ::testing::Test {
     return absl::StrCat(name, " ", static_cast<int>(state), " ", At(at).ToString());
   }
 
-  Instant now_{1h};
+  const std::shared_ptr<std::atomic<Instant>> now_ = std::make_shared<std::atomic<Instant>>(Instant(1h));
   p2p::MemberHealth health_;
   SteadyClock clock_;
   std::unique_ptr<p2p::Members> members_;
@@ -86,7 +88,7 @@ TEST_F(PeerAdminTest, EachMemberHasItsStateAndTheUnnamedComeLast) {
 TEST_F(PeerAdminTest, ATwinIsShownBesideWhoServes) {
   HeardFrom(RowOf("a", 1, 5), 1);
   HeardFrom(RowOf("a", 2, 3), 2);
-  health_.Failed("a", now_, "refused");
+  health_.Failed("a", *now_, "refused");
   EXPECT_THAT(Lines(),
               ElementsAre(Line("a", api::PeerState::kAlive, 1), Line("a", api::PeerState::kTwin, 2),
                           Line("", api::PeerState::kUnnamed, 3), Line("", api::PeerState::kUnnamed, 4)));
@@ -102,11 +104,11 @@ TEST_F(PeerAdminTest, ATwinOfThisNodeIsShown) {
 
 TEST_F(PeerAdminTest, WhatAskingCameToIsThereOfNamesAndOfAddresses) {
   HeardFrom(RowOf("a", 1), 1);
-  health_.Failed("a", now_, "refused");
-  health_.SentWrong("a", now_, "chunk 1");
-  health_.Received("a", 77, now_);
-  health_.Failed(At(2).ToString(), now_, "no Sluice node");
-  now_ += 100ms;
+  health_.Failed("a", *now_, "refused");
+  health_.SentWrong("a", *now_, "chunk 1");
+  health_.Received("a", 77, *now_);
+  health_.Failed(At(2).ToString(), *now_, "no Sluice node");
+  *now_ = now_->load() + 100ms;
   const api::PeersReport report = Report();
   EXPECT_EQ(report.peers[0].requests, 1u);
   EXPECT_EQ(report.peers[0].recent_bytes, 77u);

@@ -55,9 +55,14 @@ std::optional<Crowd::Case> CaseNamed(const std::string& name) {
 Crowd::Crowd(const CrowdOptions& options)
     : options_(options), random_(options.seed), registry_(options_.link_bytes) {}
 
-// What is under way holds nodes.
+// What is under way holds nodes, and itself.
 Crowd::~Crowd() {
   for (const auto& port : wire_.ports) port->node.Die();
+  for (const auto& port : wire_.ports) {
+    port->server->End();
+    wire_.links.Cut(port->up);
+    wire_.links.Cut(port->down);
+  }
   wire_.loop.DropAll();
   nodes_.clear();
 }

@@ -35,6 +35,7 @@ TransferPtr Links::Start(Link& up, Link& down, uint64_t bytes, Transfer::OnSent 
 uint64_t Links::Stop(Transfer& transfer) {
   if (!transfer.on_sent) return 0;
   Settle(transfer);
+  const TransferPtr kept = transfer.shared_from_this();  // what it tells may be all that holds it
   transfer.on_sent = nullptr;
   Leave(transfer);
   return static_cast<uint64_t>(std::max(0.0, transfer.left));

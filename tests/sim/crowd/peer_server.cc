@@ -51,6 +51,7 @@ Duration OnTheWire(Duration retry) {
 
 void PeerServer::Arrive(const CallPtr& call) {
   if (call->gone) return;
+  calls_.insert(call);
   if (call->request.fetch_class != FetchClass::kDemand) {
     if (fills_ >= kFillsMax) return Refuse(call, {.why = api::PeerRefusal::Why::kBusy, .retry = kRetryFill});
     ++fills_;
@@ -130,7 +131,12 @@ void PeerServer::Gone(const CallPtr& call) {
   Over(call);
 }
 
+void PeerServer::End() {
+  for (const CallPtr& call : std::exchange(calls_, {})) Gone(call);
+}
+
 void PeerServer::Over(const CallPtr& call) {
+  calls_.erase(call);
   call->answered = true;
   call->bytes.reset();
   call->give_up = nullptr;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/container/flat_hash_set.h"
 #include "node/daemon/home_blobs.h"
 #include "p2p/cluster/holders.h"
 #include "tests/sim/crowd/wire.h"
@@ -21,6 +22,8 @@ class PeerServer {
   void Arrive(const CallPtr& call);
   // Its asker has gone.
   void Gone(const CallPtr& call);
+  // Lets go of all that it answers, without a word.
+  void End();
   // Answers a GET or a POST of who has what.
   std::string Document(const p2p::PeerTransport::Question& question);
 
@@ -37,6 +40,7 @@ class PeerServer {
   HomeBlobs& home_;
   p2p::Holders& holders_;
   int fills_ = 0;  // being answered
+  absl::flat_hash_set<CallPtr> calls_;
 };
 
 }  // namespace sluice::sim

@@ -183,8 +183,8 @@ uint32_t SourcePlanner::ChunksPerTrip(SourceId id) const {
   const auto found = histories_.find(id);
   if (found == histories_.end()) return 0;
   const History& history = found->second;
-  if (history.typical < kTripMin || history.per_chunk <= Duration()) return 0;
-  return static_cast<uint32_t>(std::min<int64_t>(history.typical / history.per_chunk, UINT32_MAX));
+  if (history.count < kTripsSeen || history.quickest < kTripMin || history.per_chunk <= Duration()) return 0;
+  return static_cast<uint32_t>(std::min<int64_t>(history.quickest / history.per_chunk, UINT32_MAX));
 }
 
 void SourcePlanner::Note(SourceId id, const LegResult& result, const absl::Status& status) {
@@ -205,6 +205,7 @@ void SourcePlanner::Note(SourceId id, const LegResult& result, const absl::Statu
   const size_t size = std::min<size_t>(history.count, History::kKept);
   std::sort(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(size));
   history.typical = sorted[size / 2];
+  history.quickest = sorted.front();
   history.late_after = std::clamp(sorted[(size - 1) * 95 / 100], kLateMin, kSilence);
 }
 

@@ -90,6 +90,7 @@ class SourcePlanner {
   static constexpr size_t kSourcesMax = 4096;  // remembered
   // A round trip that takes no longer is not worth chunks that nobody asked for.
   static constexpr Duration kTripMin = std::chrono::milliseconds(5);
+  static constexpr uint64_t kTripsSeen = 4;  // before it is known; the first ones waited for a connection
 
   explicit SourcePlanner(Duration first_byte_budget = kFirstByteBudget)
       : first_byte_budget_(first_byte_budget) {}
@@ -133,8 +134,8 @@ class SourcePlanner {
   // A leg has ended. One that is silent is noted as failed when that is seen, for it may be cancelled in the
   // end.
   void Note(SourceId id, const LegResult& result, const absl::Status& status);
-  // How many chunks a source sends in the time that its first byte mostly takes; 0 if that is not known, or
-  // too short to matter.
+  // How many chunks a source sends in the time that its first byte takes at best, which no busy moment
+  // lengthens; 0 if that is not known, or too short to matter.
   uint32_t ChunksPerTrip(SourceId id) const;
 
  private:
@@ -144,6 +145,7 @@ class SourcePlanner {
     std::array<Duration, kKept> first_bytes{};  // how long the first byte took
     uint64_t count = 0;                         // of first bytes, ever
     Duration typical{};                         // the median, zero if unknown
+    Duration quickest{};                        // of those that are kept
     Duration late_after = kSilence;             // longer than 95 of 100
     Duration per_chunk{};                       // of late, without the first byte's; zero if unknown
     int failures_in_a_row = 0;

@@ -523,9 +523,11 @@ TEST_F(BlobCacheTest, WhatFollowsALoneDemandComesWithItWhereARoundTripIsLong) {
     Settle();
   };
   auto blob = AddBlob(400 * kChunk);
-  ReadChunk(*blob, 100);
-  ASSERT_EQ(source_.calls.size(), 1u) << "how long a trip is, is not known";
-  far_away(source_);
+  for (const uint32_t index : {100u, 21u, 63u, 157u}) {
+    ReadChunk(*blob, index);
+    ASSERT_EQ(source_.calls.size(), 1u) << "how long a trip is, is not known";
+    far_away(source_);
+  }
   ReadChunk(*blob, 200);
   ASSERT_EQ(source_.calls.size(), 2u);
   EXPECT_EQ(source_.calls[0].request.chunks, (ChunkSpan{ChunkIndex(200), 1}));
@@ -543,7 +545,7 @@ TEST_F(BlobCacheTest, WhatFollowsALoneDemandComesWithItWhereARoundTripIsLong) {
   FakeSource home(SourceKind::kPeer);
   Restart({}, {{SourceRank::kHome, &home}, {SourceRank::kOrigin, &source_}});
   auto shared = AddBlob(400 * kChunk, 2);
-  for (const uint32_t index : {100u, 200u, 300u}) {
+  for (const uint32_t index : {100u, 21u, 63u, 157u, 205u, 333u}) {
     ReadChunk(*shared, index);
     EXPECT_EQ(home.calls.size(), 1u) << "another node would fetch it for this one";
     far_away(home);

@@ -319,6 +319,9 @@ TEST_F(SourcePlannerTest, ATripIsWorthTheChunksThatComeInItsTime) {
                    absl::OkStatus());
   };
   EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 0u) << "nothing is known";
+  for (uint64_t i = 0; i + 1 < SourcePlanner::kTripsSeen; ++i)
+    leg(kOrigin, milliseconds(400), milliseconds(8), 1);
+  EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 0u) << "the first ones waited for a connection";
   for (int i = 0; i < 20; ++i) leg(kOrigin, milliseconds(40), milliseconds(8), 1);
   EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 5u);
   for (int i = 0; i < 20; ++i) leg(kOrigin, milliseconds(40), milliseconds(80), 4);
@@ -327,8 +330,9 @@ TEST_F(SourcePlannerTest, ATripIsWorthTheChunksThatComeInItsTime) {
   EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 2u) << "what did not come says nothing";
   leg(kHolder, milliseconds(40), Duration(), 1);
   EXPECT_EQ(planner_->ChunksPerTrip(kHolder), 0u) << "it came at once";
-  for (int i = 0; i < 20; ++i) leg(kHome, milliseconds(1), std::chrono::microseconds(100), 1);
-  EXPECT_EQ(planner_->ChunksPerTrip(kHome), 0u) << "the trip is short";
+  for (int i = 0; i < 20; ++i)
+    leg(kHome, i == 7 ? milliseconds(1) : milliseconds(30), std::chrono::microseconds(100), 1);
+  EXPECT_EQ(planner_->ChunksPerTrip(kHome), 0u) << "the trip is short, however busy it is mostly";
 }
 
 TEST_F(SourcePlannerTest, NoMoreSourcesAreRememberedThanTheBound) {

@@ -13,6 +13,7 @@
 #include "node/daemon/tls.h"
 #include "p2p/cluster/directory.h"
 #include "p2p/cluster/last_resort.h"
+#include "p2p/cluster/member_probes.h"
 #include "p2p/cluster/pace.h"
 #include "p2p/cluster/spreading.h"
 #include "p2p/cluster/witness_source.h"
@@ -117,6 +118,8 @@ absl::Status Daemon::Node::FindMembers() {
     if (!named.ok()) return named;
   }
   peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
+  health_.ProbeBy(std::make_shared<p2p::MemberProbes>(
+      p2p::MemberProbes::Parts{clock_, *members_, health_, *peer_client_}));
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
       p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
   home_documents_ = std::make_unique<p2p::HomeDocuments>(p2p::HomeDocuments::Parts{

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace sluice::p2p {
 namespace {
@@ -26,6 +27,28 @@ MemberHealth::Entry& MemberHealth::EntryOf(const std::string& member) {
   return entry;
 }
 
+void MemberHealth::ProbeBy(std::shared_ptr<MemberProber> prober) {
+  const std::lock_guard lock(mutex_);
+  prober_ = std::move(prober);
+}
+
+void MemberHealth::Probed(const std::string& member) {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(member);
+  if (found != entries_.end()) found->second.awaits_probe = false;
+}
+
+bool MemberHealth::AwaitsProbe(const std::string& member) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(member);
+  return found != entries_.end() && found->second.awaits_probe;
+}
+
+// Its time is over, and nobody knows yet whether it is there.
+bool MemberHealth::IsHalfOpen(const Entry& entry, Instant now) {
+  return entry.awaits_probe && entry.skipped_until <= now && now < entry.skipped_until + kUnprobedMax;
+}
+
 bool MemberHealth::Usable(const Member& member, Instant now) const {
   if (!Usable(member.name, now)) return false;
   const std::lock_guard lock(mutex_);
@@ -38,7 +61,7 @@ bool MemberHealth::Usable(const Member& member, Instant now) const {
 bool MemberHealth::Usable(const std::string& member, Instant now) const {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find(member);
-  return found == entries_.end() || found->second.skipped_until <= now;
+  return found == entries_.end() || (found->second.skipped_until <= now && !IsHalfOpen(found->second, now));
 }
 
 Duration MemberHealth::Failed(const std::string& member, Instant now, std::string_view why) {
@@ -56,6 +79,10 @@ Duration MemberHealth::FailedLocked(const std::string& member, Instant now, std:
   ++entry.failures_in_row;
   entry.skipped_until = now + skip;
   entry.skip_reason = why.substr(0, kReasonBytesMax);
+  if (prober_) {
+    entry.awaits_probe = true;
+    prober_->ProbeAfter(member, skip);
+  }
   return skip;
 }
 
@@ -64,6 +91,7 @@ void MemberHealth::Succeeded(const std::string& member) {
   Entry& entry = EntryOf(member);
   ++entry.requests;
   entry.failures_in_row = 0;
+  entry.awaits_probe = false;
 }
 
 void MemberHealth::SentWrong(const std::string& member, Instant now, std::string_view what) {
@@ -126,6 +154,9 @@ MemberHealth::Record MemberHealth::RecordOf(const std::string& member, Instant n
   record.blame = entry.blame;
   if (entry.skipped_until > now) {
     record.skipped_for = entry.skipped_until - now;
+    record.skip_reason = entry.skip_reason;
+  } else if (IsHalfOpen(entry, now)) {
+    record.skipped_for = kProbeTakes;
     record.skip_reason = entry.skip_reason;
   }
   if (const Duration banned_for = bans_.BannedFor(entry.banned_address, now); banned_for > Duration(0)) {

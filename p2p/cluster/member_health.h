@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -14,9 +15,21 @@
 
 namespace sluice::p2p {
 
+// Port: asks members that failed whether they answer again. Implemented by MemberProbes.
+//
+// Thread-safe.
+class MemberProber {
+ public:
+  virtual ~MemberProber() = default;
+
+  // That member is to be asked so much later, and what that comes to told to MemberHealth. Must not call
+  // back.
+  virtual void ProbeAfter(const std::string& member, Duration delay) = 0;
+};
+
 // Which members are worth asking just now. One that failed is skipped for a while, twice as long after each
-// failure in a row; one that is to blame for wrong chunks is banned. That changes only whom this node asks,
-// never who is a member.
+// failure in a row, and where there is a prober until it has answered that; one that is to blame for wrong
+// chunks is banned. That changes only whom this node asks, never who is a member.
 //
 // Thread-safe; pure but for its lock: the clock is handed in.
 class MemberHealth {
@@ -26,6 +39,9 @@ class MemberHealth {
   // After a document that was not what its digest says.
   static constexpr Duration kSkipWrong = std::chrono::seconds(60);
   static constexpr size_t kEntriesMax = 20000;  // beyond, all is forgotten
+  // Who has not been probed for so long after its time is asked by whoever wants something.
+  static constexpr Duration kUnprobedMax = std::chrono::minutes(2);
+  static constexpr Duration kProbeTakes = std::chrono::milliseconds(1500);  // as far as anybody is told
 
   static constexpr size_t kReasonBytesMax = 200;  // kept of what was said
   static constexpr size_t kRecentMinutes = 10;
@@ -41,6 +57,14 @@ class MemberHealth {
     std::string blame;     // what it sent wrong last; empty: nothing
     Duration blame_age{};  // since then
   };
+
+  // Who fails from now on is probed before it is asked for anything. Null: nobody is.
+  void ProbeBy(std::shared_ptr<MemberProber> prober);
+  // It has answered a probe, or there is nobody to be probed. What failed before counts on: it has shown that
+  // it is there, not that it is of use.
+  void Probed(const std::string& member);
+  // Whether a probe is to say if it may be asked.
+  bool AwaitsProbe(const std::string& member) const;
 
   // Neither skipped nor banned at one of its addresses.
   bool Usable(const Member& member, Instant now) const;
@@ -75,6 +99,7 @@ class MemberHealth {
     SenderId id = 0;
     uint32_t failures_in_row = 0;
     Instant skipped_until{};
+    bool awaits_probe = false;
     std::string skip_reason;
     uint64_t requests = 0;
     uint64_t failures = 0;
@@ -84,6 +109,7 @@ class MemberHealth {
     std::string banned_address;  // the last
     RecentBytes recent;
   };
+  static bool IsHalfOpen(const Entry& entry, Instant now);
   Entry& EntryOf(const std::string& member);
   Duration FailedLocked(const std::string& member, Instant now, std::string_view why);
   void NoteBlame(Entry& entry, Instant now, std::string_view what);
@@ -93,6 +119,7 @@ class MemberHealth {
   absl::flat_hash_map<std::string, Entry> entries_;
   absl::flat_hash_map<SenderId, std::string> names_;
   BanList bans_;
+  std::shared_ptr<MemberProber> prober_;
   SenderId next_id_ = 1;
 };
 

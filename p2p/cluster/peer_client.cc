@@ -308,6 +308,7 @@ void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on
   HttpRequest request = Request(member, question.path_and_query, question.role, question.timeout);
   if (!question.own_row.empty()) request.headers.Add(kMemberHeader, question.own_row);
   AddToken(question.token, request);
+  request.fetch_class = question.fetch_class;
   if (!question.body.empty()) {
     request.method = "POST";
     request.headers.Add("Content-Type", "application/json");

@@ -126,6 +126,7 @@ class PeerTransport {
     std::string body{};     // not empty: it is a POST
     PeerRole role = PeerRole::kPresentOnly;
     std::string token{};  // as ChunkQuestion has it
+    FetchClass fetch_class = FetchClass::kDemand;
   };
   virtual void Ask(const Member& member, const Question& question, OnAnswer on_answer) = 0;
 };

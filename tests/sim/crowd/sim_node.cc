@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "node/daemon/peer_documents.h"
 #include "p2p/cluster/last_resort.h"
+#include "p2p/cluster/member_probes.h"
 #include "p2p/cluster/pace.h"
 
 namespace sluice {
@@ -58,6 +59,8 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
       origin_(wire, registry, port_, store_),
       download_(wire.loop, 0),
       zones_(wire.loop, members_) {
+  health_.ProbeBy(std::make_shared<p2p::MemberProbes>(
+      p2p::MemberProbes::Parts{wire.loop, members_, health_, transport_}));
   const p2p::GatedSource::Parts gated{wire.loop, port_.node, origin_};
   paced_origin_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
   last_resort_ = std::make_unique<p2p::GatedSource>(

@@ -20,6 +20,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
@@ -733,7 +734,10 @@ class HttpClient::Loop {
       if (now >= next_overdue_) DropOverdue(now);
       if (now >= next_look_) DropSilent(now);
       if (ordered || now >= next_timer_) RunTimers(now);
-      if (may_start_ || now >= next_begin_) StartQueued();
+      if (may_start_ || now >= next_begin_) {
+        StartQueued();
+        BoundConnections();
+      }
       ordered = watch_->Work(std::min({next_overdue_, next_look_, next_timer_, next_begin_}));
       ReapFinished();
     }
@@ -883,8 +887,20 @@ class HttpClient::Loop {
       curl_multi_add_handle(multi_, transfer->easy());
       next_look_ = std::min(
           {next_look_, transfer->silent_until(), std::chrono::steady_clock::now() + transfer->rate_window()});
+      active_fills_ += IsFill(transfer->fetch_class());
       active_.emplace(transfer->id(), std::move(transfer));
     }
+  }
+
+  // By itself libcurl keeps four for each request that is under way, be they few or many. What it counts is
+  // those in use as well, and both kinds of connections go by the one number.
+  void BoundConnections() {
+    const size_t in_use = std::max(active_fills_, active_.size() - active_fills_);
+    const long most = static_cast<long>(in_use + options_.connections_idle_max);
+    if (most == std::exchange(connections_max_, most)) return;
+    curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, most);
+    // Where there are as many, one that is idle makes room for a new one: there is always one.
+    curl_multi_setopt(multi_, CURLMOPT_MAX_TOTAL_CONNECTIONS, most);
   }
 
   // Only new connections to peers are held up.
@@ -912,6 +928,7 @@ class HttpClient::Loop {
     std::unique_ptr<Transfer> transfer = std::move(it->second);
     active_.erase(it);
     may_start_ = true;
+    active_fills_ -= IsFill(transfer->fetch_class());
     if (const std::optional<Duration> took = transfer->RoundTrip())
       receive_bounds_.Note(transfer->host(), *took, std::chrono::steady_clock::now());
     const std::optional<TlsResult> handshake = transfer->Handshake(code);
@@ -968,6 +985,8 @@ class HttpClient::Loop {
   // Of the loop's thread.
   std::deque<std::unique_ptr<Transfer>> queue_;  // by class, then by arrival
   absl::flat_hash_map<RequestId, std::unique_ptr<Transfer>> active_;
+  size_t active_fills_ = 0;   // of them
+  long connections_max_ = 0;  // as libcurl was told last; 0: not yet
   absl::flat_hash_map<std::string, uint32_t> active_of_host_;
   absl::flat_hash_map<std::string, uint32_t> active_of_path_;
   ReceiveBounds receive_bounds_;

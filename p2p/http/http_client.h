@@ -118,15 +118,18 @@ struct HttpClientOptions {
   // they leave free for others: half of it if they are alone. Of this and the next a quarter is kept for what
   // is not a fill's.
   uint32_t requests_per_host_max = 32;
-  uint32_t requests_max = 256;     // under way at once
+  uint32_t requests_max = 256;  // under way at once
+  // Connections that are kept with nothing under way over them, of fills and of all else each. Beyond, the
+  // one that has been unused for longest goes, with each that is made and each that gets free.
+  uint32_t connections_idle_max = 32;
   uint32_t queue_max = 4096;       // waiting for their turn; beyond it Send answers ResourceExhausted
   Telemetry* telemetry = nullptr;  // counts handshakes with peers; outlives the client; may be null
 };
 
-// An HTTP/1.1 and HTTP/2 client on one thread of its own (a libcurl multi handle). Connections are kept and
-// reused; certificates are always verified; proxies come from the environment as libcurl-env(3) describes,
-// but hosts that name loopback are reached directly. Redirects are not followed: their 3xx answer is given to
-// the sink.
+// An HTTP/1.1 and HTTP/2 client on one thread of its own (a libcurl multi handle). Some connections are kept
+// and reused; certificates are always verified; proxies come from the environment as libcurl-env(3)
+// describes, but hosts that name loopback are reached directly. Redirects are not followed: their 3xx answer
+// is given to the sink.
 //
 // Thread-safe.
 class HttpClient {

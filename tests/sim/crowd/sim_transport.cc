@@ -19,8 +19,8 @@ constexpr Duration kSilenceMax = std::chrono::milliseconds(1500);
 constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
 // A server whose client says nothing more closes after that.
 constexpr Duration kIdleMax = std::chrono::seconds(30);
-// libcurl keeps so many connections for each request under way.
-constexpr size_t kKeptPerRequest = 4;
+// Connections that are kept with nothing under way. Those of fills and of readers are not kept apart here.
+const size_t kKeptMax = p2p::HttpClientOptions().connections_idle_max;
 // What comes of a chunk at first.
 constexpr uint64_t kFirstBytes = 1 << 10;
 constexpr uint64_t kDocumentHeadBytes = 600;  // of question and answer
@@ -102,6 +102,7 @@ Duration SimTransport::Connect(size_t server) {
     idle_.erase(std::next(kept).base());
     return {};
   }
+  CloseOneBeyond(kKeptMax);
   wire_.Open(node_, server);
   return Wire::kTrip;
 }
@@ -109,8 +110,11 @@ Duration SimTransport::Connect(size_t server) {
 void SimTransport::Release(size_t server, Connection connection) {
   if (connection == Connection::kClosed) return wire_.Close(node_, server);
   idle_.push_back(server);
-  const size_t under_way = active_.size() + asking_;
-  if (under_way + idle_.size() <= kKeptPerRequest * (under_way + 1)) return;
+  CloseOneBeyond(kKeptMax);
+}
+
+void SimTransport::CloseOneBeyond(size_t kept) {
+  if (idle_.size() <= kept) return;
   wire_.Close(node_, idle_.front());
   idle_.erase(idle_.begin());
 }
@@ -204,7 +208,6 @@ void SimTransport::Ask(const p2p::Member& member, const Question& question, OnAn
     });
     return;
   }
-  ++asking_;
   wire_.Later(
       Connect(server) + Wire::kHalf, [this, server, question, on_answer = std::move(on_answer)]() mutable {
         PeerServer* const asked = ServerAt(server);
@@ -213,7 +216,6 @@ void SimTransport::Ask(const p2p::Member& member, const Question& question, OnAn
         wire_.Later(Wire::kHalf,
                     [this, server, body = std::move(body), on_answer = std::move(on_answer)]() mutable {
                       if (port_.node.dead()) return;
-                      --asking_;
                       Release(server, Connection::kKept);
                       std::move(on_answer)(Answer{"application/json", std::move(body)});
                     });

@@ -43,6 +43,7 @@ class SimTransport final : public p2p::PeerTransport {
   // Returns how long it takes until a request is under way.
   Duration Connect(size_t server);
   void Release(size_t server, Connection connection);
+  void CloseOneBeyond(size_t kept);
   void Sweep();
   void Fail(const CallPtr& call, absl::Status status);
 
@@ -54,7 +55,6 @@ class SimTransport final : public p2p::PeerTransport {
   std::deque<CallPtr> queue_;
   std::map<RequestId, CallPtr> active_;
   absl::flat_hash_map<size_t, uint32_t> active_of_server_;
-  uint32_t asking_ = 0;       // for documents
   std::vector<size_t> idle_;  // servers of kept connections, the longest unused first
   bool sweeps_ = false;
 };

@@ -45,14 +45,15 @@ class HttpClientTest : public ::testing::Test {
       changed_.notify_all();
     };
     server_ = std::make_unique<api::HttpServer>(std::move(routes), api::HttpLimits{});
-    EXPECT_TRUE(server_->Start("127.0.0.1:0").ok());
+    EXPECT_TRUE(server_->Start("0.0.0.0:0").ok());
   }
   ~HttpClientTest() override { client_->Stop(); }
 
   void Use(HttpClientOptions options) { client_ = std::make_unique<HttpClient>(std::move(options)); }
-  std::future<absl::Status> Send(FetchClass fetch_class) {
+  // The server has many addresses, from 127.0.0.1 on.
+  std::future<absl::Status> Send(FetchClass fetch_class, size_t address = 1) {
     HttpRequest request;
-    request.url = absl::StrCat("http://127.0.0.1:", server_->port(), "/x");
+    request.url = absl::StrCat("http://127.0.0.", address, ":", server_->port(), "/x");
     request.loopback = LoopbackRule::kAllow;
     request.fetch_class = fetch_class;
     done_.push_back(std::make_unique<std::promise<absl::Status>>());
@@ -118,6 +119,44 @@ TEST_F(HttpClientTest, FillsHaveConnectionsOfTheirOwnWithBoundedBuffers) {
     ask(fetch_class);
     EXPECT_EQ(Buffers().size(), 2u) << "each kind is used again";
   }
+}
+
+// As many nodes, of which one is asked at a time or all at once.
+class KeptConnectionsTest : public HttpClientTest {
+ protected:
+  static constexpr uint32_t kIdleMax = 8;
+  static constexpr size_t kAddresses = 30;
+  KeptConnectionsTest() { Use({.ca_file = {}, .connections_idle_max = kIdleMax}); }
+
+  void AskOne(FetchClass fetch_class, size_t address) {
+    auto done = Send(fetch_class, address);
+    ASSERT_TRUE(Await(1));
+    AnswerAll();
+    EXPECT_TRUE(done.get().ok());
+  }
+  void AskAllAtOnce(FetchClass fetch_class) {
+    std::vector<std::future<absl::Status>> done;
+    for (size_t i = 1; i <= kAddresses; ++i) done.push_back(Send(fetch_class, i));
+    ASSERT_TRUE(Await(kAddresses));
+    AnswerAll();
+    for (auto& one : done) EXPECT_TRUE(one.get().ok());
+  }
+};
+
+TEST_F(KeptConnectionsTest, WhoAsksOneAfterTheOtherKeepsAConnectionToEach) {
+  for (int round = 0; round < 3; ++round) {
+    for (size_t i = 1; i <= kIdleMax; ++i) AskOne(FetchClass::kDemand, i);
+    EXPECT_EQ(Buffers().size(), kIdleMax) << round;
+  }
+}
+
+TEST_F(KeptConnectionsTest, AfterACrowdFewAreKept) {
+  AskAllAtOnce(FetchClass::kDemand);
+  for (size_t i = 1; i <= kAddresses; ++i) AskOne(FetchClass::kDemand, i);
+  EXPECT_LE(Buffers().size(), kIdleMax + 1);
+  AskAllAtOnce(FetchClass::kBackfill);
+  for (size_t i = 1; i <= kAddresses; ++i) AskOne(FetchClass::kBackfill, i);
+  EXPECT_LE(Buffers().size(), 2 * (kIdleMax + 1)) << "fills have theirs";
 }
 
 TEST_F(HttpClientTest, FillsLeaveAQuarterOfTheRequestsToOthers) {

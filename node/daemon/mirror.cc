@@ -57,6 +57,7 @@ struct Mirror::Asked {
   std::mutex mutex;
   OnAnswer on_answer;  // guarded by mutex; null: answered
   std::atomic<Why> when_late{Why::kAbsent};
+  bool is_given = false;  // by what the registry said of who asks; the steps that use it follow one another
 
   const BlobOrigin& origin() const { return request.origin; }
   void Say(Answer answer) {
@@ -87,6 +88,14 @@ Mirror::AskedPtr Mirror::Begin(MirrorRequest request, OnAnswer on_answer) {
   return asked;
 }
 
+// Looks at once at what may be for everybody.
+void Mirror::BehindRight(const AskedPtr& asked, Given look) {
+  const bool is_closed = options_.authorization == Authorization::kOrigin &&
+                         parts_.registry.rights().TakesCredentials(asked->origin());
+  if (!is_closed) return std::move(look)();
+  IfGivenTo(asked, std::move(look));
+}
+
 // --------------------------------------------------------------------------------------------- documents
 
 void Mirror::Document(MirrorRequest request, OnDocument on_document) {
@@ -94,7 +103,10 @@ void Mirror::Document(MirrorRequest request, OnDocument on_document) {
     if (auto* const refusal = std::get_if<MirrorRefusal>(&answer)) return std::move(say)(std::move(*refusal));
     std::move(say)(std::get<MirrorDocument>(std::move(answer)));
   });
-  if (asked) parts_.blobs.io.Post([self = shared_from_this(), asked] { self->LookForManifest(asked); });
+  if (!asked) return;
+  BehindRight(asked, [self = shared_from_this(), asked] {
+    self->parts_.blobs.io.Post([self, asked] { self->LookForManifest(asked); });
+  });
 }
 
 void Mirror::LookForManifest(const AskedPtr& asked) {
@@ -135,7 +147,6 @@ void Mirror::OnDocumentFetched(const AskedPtr& asked, Fetched fetched) {
     absl::StatusOr<ManifestCache::Kept> kept =
         parts_.manifests.Find({asked->origin(), asked->request.reference, std::nullopt});
     if (kept.ok()) return JudgeDocument(asked, *std::move(kept));
-    fetched = kept.status();
   }
   OnError(asked, fetched.status());
 }
@@ -200,6 +211,10 @@ void Mirror::Blob(MirrorRequest request, OnBlob on_blob) {
     std::move(say)(std::get<std::shared_ptr<api::MirrorBlob>>(std::move(answer)));
   });
   if (!asked) return;
+  BehindRight(asked, [self = shared_from_this(), asked] { self->LookForBlob(asked); });
+}
+
+void Mirror::LookForBlob(const AskedPtr& asked) {
   const Digest digest = *Digest::Parse(asked->request.reference);
   if (const std::optional<KnownBlobs::Fact> fact = KnownOf(asked->origin(), digest))
     return GiveBlob(asked, *fact);
@@ -292,11 +307,20 @@ void Mirror::IfStillPublic(const AskedPtr& asked, const std::string& name, Findi
       });
 }
 
+// Without the registry a tag means nothing, unless old ones will do.
+bool Mirror::MayBeHere(const Asked& asked) const {
+  return Digest::Parse(asked.request.reference).ok() || options_.stale_tags == StaleTags::kYes;
+}
+
 void Mirror::IfGivenTo(const AskedPtr& asked, Given given) {
   if (options_.authorization == Authorization::kOpen) return IfOwn(asked, std::move(given));
+  if (asked->is_given) return std::move(given)();
   tenants_.Ask(asked->request, options_.budget,
-               [asked, given = std::move(given)](std::optional<MirrorRefusal> refusal) mutable {
+               [asked, may_be_here = MayBeHere(*asked),
+                given = std::move(given)](std::optional<MirrorRefusal> refusal) mutable {
+                 if (refusal && refusal->why == Why::kOriginAway && !may_be_here) refusal->why = Why::kAbsent;
                  if (refusal) return asked->Say(*std::move(refusal));
+                 asked->is_given = true;
                  std::move(given)();
                });
 }
@@ -316,12 +340,12 @@ void Mirror::IfOwn(const AskedPtr& asked, Given given) {
 void Mirror::OnError(const AskedPtr& asked, const absl::Status& status) {
   if (absl::IsResourceExhausted(status)) return asked->Refuse(Why::kBusy);
   const bool refused = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
-  const bool is_named = Digest::Parse(asked->request.reference).ok();
-  if (!refused && is_named) return asked->Refuse(WhyOf(status));
-  if (!refused || options_.authorization == Authorization::kOpen) return asked->Refuse(Why::kAbsent);
-  // This node may not have it; who asks is to hear from the registry itself whether he may.
-  tenants_.Ask(asked->request, options_.budget, [asked](std::optional<MirrorRefusal> refusal) {
-    asked->Say(refusal ? *std::move(refusal) : MirrorRefusal{Why::kAbsent});
+  const Why why = MayBeHere(*asked) ? WhyOf(status) : Why::kAbsent;
+  // That it is nowhere may be a secret, too: who asks is to hear of either what the registry says to him.
+  const bool hides = refused || (absl::IsNotFound(status) && !p2p::IsToldToEverybody(status));
+  if (!hides || asked->is_given || options_.authorization == Authorization::kOpen) return asked->Refuse(why);
+  tenants_.Ask(asked->request, options_.budget, [asked, why](std::optional<MirrorRefusal> refusal) {
+    asked->Say(refusal ? *std::move(refusal) : MirrorRefusal{why});
   });
 }
 

@@ -59,7 +59,8 @@ class KnownBlobs {
 // nodes and the homes. Tags are asked of the registry (see ImageDocuments). What was found public not longer
 // ago than `public_ttl` is given to everybody who can connect; what was longer ago is asked of the registry
 // again, without credentials. For anything else the registry is asked what it gives to who asks, before what
-// is cached here is given. While it can't be reached, neither is.
+// is cached here is given; of a repository that is known to take credentials, before it is looked for. While
+// it can't be reached, neither is. Who gets nothing is told the same, and as soon, whatever is here or there.
 //
 // Thread-safe. Held by a shared pointer. The parts outlive it and what it has begun.
 class Mirror final : public api::MirrorContent, public std::enable_shared_from_this<Mirror> {
@@ -101,6 +102,9 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   using Then = absl::AnyInvocable<void(int64_t public_at_ms) &&>;
 
   AskedPtr Begin(api::MirrorRequest request, OnAnswer on_answer);
+  // By what the registry says of who asks.
+  using Given = absl::AnyInvocable<void() &&>;
+  void BehindRight(const AskedPtr& asked, Given look);
   void LookForManifest(const AskedPtr& asked);
   void AskForDocument(const AskedPtr& asked);
   void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);
@@ -109,6 +113,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   void GiveDocument(const AskedPtr& asked, ManifestCache::Kept document);
   void Remember(const BlobOrigin& origin, const ManifestCache::Kept& document);
 
+  void LookForBlob(const AskedPtr& asked);
   std::optional<KnownBlobs::Fact> KnownOf(const BlobOrigin& origin, const Digest& digest);
   void GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact);
 
@@ -118,8 +123,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   // registry.
   void IfAllowed(const AskedPtr& asked, const std::string& name, Finding finding, Then then);
   void IfStillPublic(const AskedPtr& asked, const std::string& name, Finding finding, Then then);
-  // By what the registry says of who asks.
-  using Given = absl::AnyInvocable<void() &&>;
+  bool MayBeHere(const Asked& asked) const;
   void IfGivenTo(const AskedPtr& asked, Given given);
   void IfOwn(const AskedPtr& asked, Given given);
   // This node got an error; what it means to who asks.

@@ -15,12 +15,14 @@ absl::Status NotHere() {
   return absl::NotFoundError("it is not on this node, or not for everybody");
 }
 
-// What names a digest. To a stranger what is nowhere looks as what is private: whoever guesses digests learns
-// nothing. A tag that is nowhere is told, or a thousand nodes would ask for it.
-bool IsOfContent(const api::PeerDocuments::Question& question) {
+// Whether a stranger may hear that it is nowhere. What names a digest looks then as what is private: whoever
+// guesses digests learns nothing. Of tags he hears what the registry says to everybody, or a thousand nodes
+// would ask for it.
+bool MayBeTold(const api::PeerDocuments::Question& question, const absl::Status& not_found) {
   using Kind = api::PeerDocuments::Question::Kind;
-  if (question.kind == Kind::kBlob || question.kind == Kind::kTable) return true;
-  return question.kind == Kind::kManifest && Digest::Parse(question.reference).ok();
+  if (question.kind == Kind::kToken) return true;
+  const bool is_tag = question.kind == Kind::kManifest && !Digest::Parse(question.reference).ok();
+  return is_tag && p2p::IsToldToEverybody(not_found);
 }
 
 }  // namespace
@@ -31,8 +33,14 @@ bool IsPublicSomewhere(const Blob& blob, const AccessLedger& ledger) {
                      [&](const BlobOrigin& origin) { return IsPublic(ledger.AccessOf(blob.key(), origin)); });
 }
 
+// By how soon they are answered those who get nothing would learn what is here: so nothing is looked at.
+bool NodePeerDocuments::IsClosedToAskers(const BlobOrigin& origin) const {
+  return trust_ != PeerTrust::kProven && home_ && home_->registry.TakesCredentials(origin);
+}
+
 absl::StatusOr<api::PeerDocument> NodePeerDocuments::Manifest(const BlobOrigin& origin,
                                                               const Digest& digest) {
+  if (IsClosedToAskers(origin)) return NotHere();
   const absl::StatusOr<p2p::FetchedManifest> held = manifests_.Get({origin, "", digest});
   if (!held.ok() || held->digest != digest) return NotHere();
   // What is kept on disk this node has got by its own right.
@@ -90,15 +98,18 @@ void NodePeerDocuments::AskRegistry(const Question& question, Done done) {
   const BlobOrigin& origin = question.origin;
   if (const absl::Status may = MayAsk(question); !may.ok())
     return std::move(done)(absl::PermissionDeniedError(may.message()));
+  if (question.kind != Question::Kind::kToken && IsClosedToAskers(origin))
+    return std::move(done)(ForCredentials("it takes credentials to get anything of that repository"));
   const absl::StatusOr<Digest> digest = Digest::Parse(question.reference);
   const bool is_manifest = question.kind == Question::Kind::kManifest;
   if (is_manifest && digest.ok()) {
     absl::StatusOr<api::PeerDocument> here = Manifest(origin, *digest);
     if (here.ok()) return std::move(done)(std::move(here));
   }
-  auto give = [this, origin, is_manifest, names_content = IsOfContent(question),
+  auto give = [this, question, origin, is_manifest,
                done = std::move(done)](absl::StatusOr<RegistryDocuments::Document> document) mutable {
-    if (absl::IsNotFound(document.status()) && names_content && trust_ != PeerTrust::kProven)
+    if (absl::IsNotFound(document.status()) && trust_ != PeerTrust::kProven &&
+        !MayBeTold(question, document.status()))
       return std::move(done)(ForCredentials("this node can't get it"));
     if (absl::IsPermissionDenied(document.status()) || absl::IsUnauthenticated(document.status()))
       return std::move(done)(ForCredentials(document.status().message()));

@@ -41,6 +41,7 @@ class NodePeerDocuments final : public api::PeerDocuments {
 
  private:
   absl::Status MayAsk(const Question& question) const;
+  bool IsClosedToAskers(const BlobOrigin& origin) const;
   Grant GrantOf(const Question& question) const;
   absl::Status ForCredentials(absl::string_view why) const;
   void Keep(const BlobOrigin& origin, const RegistryDocuments::Document& manifest);

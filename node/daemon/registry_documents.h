@@ -60,6 +60,10 @@ class RegistryDocuments {
   // The seek table of a blob that is kept so, held against its digest. Errors also: DataLoss. REQUIRES:
   // stored.seek_table
   void Table(const BlobOrigin& origin, const StoredForm& stored, const Ask& ask, Done done);
+  // Whether it was found lately that strangers get nothing of that repository.
+  bool TakesCredentials(const BlobOrigin& origin) const {
+    return registry_.rights().TakesCredentials(origin);
+  }
   // A token that strangers get for pulling, as token servers word it; never kept here. Errors also: NotFound.
   void Token(const BlobOrigin& origin, Done done);
 

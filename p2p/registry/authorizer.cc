@@ -639,6 +639,14 @@ bool Authorizer::IsClosedToStrangers(const AccessNeed& need) {
   return now < repository.credentials_until && now >= repository.public_until && !has_password;
 }
 
+bool Authorizer::TakesCredentials(const AccessNeed& need) {
+  const std::lock_guard lock(mutex_);
+  const auto found = repositories_.find(PlaceOf(need.url, need.repository));
+  if (found == repositories_.end()) return false;
+  const Instant now = parts_.clock.Now();
+  return now < found->second->credentials_until && now >= found->second->public_until;
+}
+
 bool Authorizer::IsPublic(const AccessNeed& need) {
   const std::lock_guard lock(mutex_);
   const auto found = repositories_.find(PlaceOf(need.url, need.repository));

@@ -160,6 +160,8 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
   void Forget(const AccessNeed& need, const std::string& token);
   // Whether it was found lately that strangers get nothing, and this node has no password to show for them.
   bool IsClosedToStrangers(const AccessNeed& need);
+  // The same, whatever this node has.
+  bool TakesCredentials(const AccessNeed& need);
   // Whether it was found lately that strangers get everything.
   bool IsPublic(const AccessNeed& need);
 

@@ -79,6 +79,11 @@ bool PullRights::IsPublic(const BlobOrigin& repository) {
   return found != public_until_.end() && core_->parts.clock.Now() < found->second;
 }
 
+bool PullRights::TakesCredentials(const BlobOrigin& repository) {
+  const absl::StatusOr<AccessNeed> need = core_->PullNeed(repository);
+  return need.ok() && core_->authorizer->TakesCredentials(*need);
+}
+
 // The registry says at its base, too, where tokens are to be had. Source: distribution specification,
 // "Determining Support".
 void PullRights::AskForToken(const AccessNeed& need, const BlobOrigin& repository,

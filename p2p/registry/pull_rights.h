@@ -59,6 +59,8 @@ class PullRights final : public PullTokens, public std::enable_shared_from_this<
   void NotePublic(const BlobOrigin& repository);
   // Whether this node has found that out lately, or a proven member says so.
   bool IsPublic(const BlobOrigin& repository);
+  // Whether this node has found lately that strangers get nothing of it.
+  bool TakesCredentials(const BlobOrigin& repository);
 
  private:
   using Waiters = std::vector<OnRight>;

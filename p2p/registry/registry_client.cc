@@ -252,7 +252,9 @@ void RegistryClient::FetchReferrers(const BlobOrigin& origin, const Digest& mani
   request.body_bytes_max = kManifestBytesMax;
   request.grant = grant;
   auto give = [](absl::StatusOr<Answer> answer, Done<FetchedManifest> to) {
-    const OriginAccess access = answer.ok() ? answer->access : OriginAccess::kPublic;
+    // That there is none may be for those alone who show credentials, too.
+    const bool is_public = answer.ok() ? IsPublic(answer->access) : IsToldToEverybody(answer.status());
+    const OriginAccess access = is_public ? OriginAccess::kPublic : OriginAccess::kCredentials;
     const absl::StatusOr<ImageIndex> index = IndexOf(std::move(answer));
     if (!index.ok()) return std::move(to)(index.status());
     std::string body = SerializeIndex(*index);

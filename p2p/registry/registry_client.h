@@ -203,6 +203,10 @@ class RegistryClient {
   const std::shared_ptr<PullRights> rights_;
 };
 
+// Of a NotFound of a registry: whether it was said to somebody who showed no credentials, so that it hides
+// nothing.
+bool IsToldToEverybody(const absl::Status& not_found);
+
 // Those of an index of referrers that have the artifact type. Errors: DataLoss.
 absl::StatusOr<std::vector<Descriptor>> ReferrersOfType(std::string_view index,
                                                         const std::string& artifact_type);

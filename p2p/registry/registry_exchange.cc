@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -21,6 +22,7 @@ constexpr uint32_t kRedirectsMax = 5;
 constexpr uint32_t kChallengesMax = 4;
 constexpr size_t kErrorBodyKeptMax = 4 << 10;
 constexpr size_t kErrorBodyReadMax = 64 << 10;  // beyond it the connection is not worth keeping
+constexpr char kToldToEverybody[] = "sluice/told-to-everybody";  // a payload of NotFound
 
 bool IsRedirect(int status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
@@ -60,6 +62,11 @@ absl::Status ErrorOfAnswer(int status, const std::string& what) {
       return status / 100 == 4 && !MayPass(status) ? absl::FailedPreconditionError(what)
                                                    : absl::UnavailableError(what);
   }
+}
+
+absl::Status ToldTo(OriginAccess access, absl::Status not_found) {
+  if (IsPublic(access)) not_found.SetPayload(kToldToEverybody, absl::Cord());
+  return not_found;
 }
 
 bool IsRepositoryName(std::string_view name) {
@@ -194,8 +201,9 @@ void Exchange::Start() {
   url_ = *url;
   loopback_ = NamesLoopback(repository->host()) ? LoopbackRule::kAllow : LoopbackRule::kRefuse;
   need_ = NeedAt(*repository);
-  if (remembers_404() && core_->not_found.Find(url_->ToString())) {
-    return Finish(absl::NotFoundError(absl::StrCat(What(), ": it was not there a moment ago")));
+  if (const auto absent = remembers_404() ? core_->not_found.Find(url_->ToString()) : std::nullopt) {
+    return Finish(
+        ToldTo(absent->access, absl::NotFoundError(absl::StrCat(What(), ": it was not there a moment ago"))));
   }
   if (request_.redirect_memory == RedirectMemory::kKeep) {
     const std::optional<UrlMemory::Fact> known = core_->redirects.Find(RedirectKey());
@@ -393,9 +401,10 @@ void Exchange::Refused() {
     return Finish(absl::PermissionDeniedError(
         absl::StrCat("404 from ", What(), ": it is not there, or not for whoever asks")));
   }
-  if (status == 404 && remembers_404()) core_->not_found.Put(registry_url_->ToString(), {});
+  if (status == 404 && remembers_404()) core_->not_found.Put(registry_url_->ToString(), {{}, access_});
   absl::Status error =
       ErrorOfAnswer(status, absl::StrCat(status, RegistryErrorCode(error_body_), " from ", What()));
+  if (status == 404) error = ToldTo(access_, std::move(error));
   if (!MayPass(status)) return Finish(std::move(error));
   core_->breaker.Failed(url_->Authority(), sent_);
   if (const std::optional<Duration> asked = PatienceAsked(); asked && (status == 429 || status == 503))
@@ -505,6 +514,10 @@ void Exchange::Finish(absl::Status status) {
 }
 
 }  // namespace
+
+bool IsToldToEverybody(const absl::Status& not_found) {
+  return not_found.GetPayload(kToldToEverybody).has_value();
+}
 
 std::optional<UrlMemory::Fact> UrlMemory::Find(const std::string& url) {
   const std::lock_guard lock(mutex_);

@@ -217,6 +217,15 @@ TEST_F(PublicMirrorTest, WhatIsTooLargeIsLeftToTheRegistry) {
   EXPECT_EQ(StatusOf(Ask(Path(place_, "blobs", huge.ToString()))), 404);
 }
 
+TEST_F(PublicMirrorTest, WhatEverybodyIsToldIsNotThereIsAskedForOnce) {
+  const Digest nowhere = p2p::Sha256::Of("nowhere");
+  Begin();
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "blobs", nowhere.ToString()))), 404);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v2"), "Authorization: Basic theirs\r\n")), 404);
+  EXPECT_THAT(origin_.requests(FaultOrigin::BlobPath(place_.repository, nowhere)), SizeIs(1));
+  EXPECT_THAT(origin_.requests(FaultOrigin::ManifestPath(place_.repository, "v2")), SizeIs(1));
+}
+
 TEST_F(PublicMirrorTest, ATagMayBeOldOnlyWhereThatIsWanted) {
   const Digest manifest =
       origin_.AddManifest(place_.repository, "v1", std::string(p2p::media_type::kOciManifest), "{}");
@@ -408,6 +417,86 @@ TEST_F(PrivateMirrorTest, WhileTheRegistryIsAwayNobodyNewGetsIt) {
   const Digest elsewhere = p2p::Sha256::Of("not here");
   registry_of_team_.origin.Always(FaultOrigin::BlobPath(place_.repository, elsewhere), p2p::fault::Hangup());
   EXPECT_EQ(Ask(Path(place_, "blobs", elsewhere.ToString()), Bearer(registry_of_team_.Issue())), refused);
+}
+
+// Those of the image that are there, and others that are nowhere; the registry says neither to strangers.
+class HiddenMirrorTest : public PrivateMirrorTest {
+ protected:
+  void SetUp() override {
+    PrivateMirrorTest::SetUp();
+    const std::string here = manifest_.ToString(), nowhere = nowhere_.ToString();
+    paths_ = {{TagPath(), Path(place_, "manifests", "v2")},
+              {Path(place_, "manifests", here), Path(place_, "manifests", nowhere)},
+              {Path(place_, "referrers", here), Path(place_, "referrers", nowhere)},
+              {BlobPath(), Path(place_, "blobs", nowhere)}};
+    const std::string repository = TokenOrigin::kRepository;
+    for (const std::string& reference : {std::string("v2"), nowhere})
+      registry_of_team_.Guard(FaultOrigin::ManifestPath(repository, reference));
+    for (const std::string& reference : {here, nowhere})
+      registry_of_team_.Guard(absl::StrCat("/v2/", repository, "/referrers/", reference));
+    registry_of_team_.Guard(FaultOrigin::BlobPath(repository, nowhere_));
+  }
+  // Another node, which has what the one before it had and knows nothing of the registry.
+  void BeginAnew(Mirror::Options options = {}) {
+    if (mirror_) End();
+    Begin(options, config_);
+  }
+  size_t RequestCount() const {
+    size_t count = 0;
+    for (const auto& [here, nowhere] : paths_)
+      for (const std::string& path : {here, nowhere})
+        count += registry_of_team_.origin.request_count(path.substr(0, path.find('?')));
+    return count;
+  }
+
+  const Digest nowhere_ = p2p::Sha256::Of("nowhere");
+  std::vector<std::pair<std::string, std::string>> paths_;
+};
+
+TEST_F(HiddenMirrorTest, AStrangerCannotTellWhatIsThereFromWhatIsNowhere) {
+  for (const auto& [here, nowhere] : paths_) {
+    BeginAnew();
+    const std::string of_here = Ask(here, Bearer("nobody's"));
+    EXPECT_EQ(StatusOf(of_here), 401) << here;
+    BeginAnew();
+    EXPECT_EQ(Ask(nowhere, Bearer("nobody's")), of_here) << nowhere;
+    EXPECT_EQ(Ask(here, Bearer("nobody's")), of_here);
+    // He who may see it hears the truth.
+    EXPECT_EQ(StatusOf(Ask(here, Bearer(registry_of_team_.Issue()))), 200) << here;
+    EXPECT_EQ(StatusOf(Ask(nowhere, Bearer(registry_of_team_.Issue()))), 404) << nowhere;
+    EXPECT_EQ(Ask(here, Bearer("nobody's")), of_here) << "the same although it is here now";
+    EXPECT_EQ(Ask(nowhere, Bearer("nobody's")), of_here);
+  }
+}
+
+TEST_F(HiddenMirrorTest, WhatIsHereIsLookedForOnlyForWhoMayHaveIt) {
+  BeginAnew();
+  EXPECT_EQ(StatusOf(Ask(TagPath(), Bearer(registry_of_team_.Issue()))), 200);
+  EXPECT_EQ(StatusOf(Ask(BlobPath(), Bearer(registry_of_team_.Issue()))), 200);
+  for (const auto& [here, nowhere] : paths_) {
+    for (const std::string& path : {here, nowhere}) {
+      const size_t before = RequestCount();
+      EXPECT_EQ(StatusOf(Ask(path, Bearer("nobody's"))), 401) << path;
+      EXPECT_EQ(RequestCount(), before + 1)
+          << "the registry is asked what it gives to him, and no more: " << path;
+    }
+  }
+}
+
+TEST_F(HiddenMirrorTest, WhileTheRegistryIsAwayATagThatIsKeptLooksAsOneThatIsNot) {
+  BeginAnew();
+  EXPECT_EQ(StatusOf(Ask(TagPath(), Bearer(registry_of_team_.Issue()))), 200);
+  for (const std::string name : {"v1", "v2"})
+    registry_of_team_.origin.Always(FaultOrigin::ManifestPath(TokenOrigin::kRepository, name),
+                                    p2p::fault::Hangup());
+  const auto& [here, nowhere] = paths_.front();
+  for (const auto stale : {Mirror::StaleTags::kNo, Mirror::StaleTags::kYes}) {
+    BeginAnew({.stale_tags = stale});
+    const std::string of_here = Ask(here, Bearer("nobody's"));
+    EXPECT_EQ(StatusOf(of_here), stale == Mirror::StaleTags::kYes ? 503 : 404);
+    BeginAnew({.stale_tags = stale});
+    EXPECT_EQ(Ask(nowhere, Bearer("nobody's")), of_here);
+  }
 }
 
 TEST_F(PrivateMirrorTest, AnOpenMirrorAsksNobodyWhoHeIs) {

@@ -273,5 +273,75 @@ TEST_F(RegistryDocumentsTest, WhatTheRegistryDoesNotGiveToEverybodyEachAsksForIt
   }
 }
 
+// A registry whose repository is for who has the password, and a node that has it.
+class SecretDocumentsTest : public RegistryDocumentsTest {
+ protected:
+  void SetUp() override {
+    RegistryDocumentsTest::SetUp();
+    registry_.RequireAuthorization("Basic dXNlcjpwYXNz", "Basic realm=\"x\"");
+    registry_.Always(ReferrersPath(digest_), [this](const FaultRequest& request, FaultConnection& to) {
+      if (request.Header("authorization") != "Basic dXNlcjpwYXNz")
+        return to.Send(401, {{"WWW-Authenticate", "Basic realm=\"x\""}}, "");
+      to.Send(200, {{"Content-Type", "application/vnd.oci.image.index.v1+json"}}, kBody);
+    });
+  }
+  static std::string ReferrersPath(const Digest& digest) {
+    return absl::StrCat("/v2/", kRepository, "/referrers/", digest.ToString());
+  }
+  // Each of something that is there, and of what is not.
+  std::vector<std::pair<Question, Question>> HereAndNowhere() const {
+    using Kind = Question::Kind;
+    const std::string nowhere = p2p::Sha256::Of("nowhere").ToString();
+    return {{{Kind::kManifest, place(), "v1"}, {Kind::kManifest, place(), "v2"}},
+            {{Kind::kManifest, place(), digest_.ToString()}, {Kind::kManifest, place(), nowhere}},
+            {{Kind::kReferrers, place(), digest_.ToString()}, {Kind::kReferrers, place(), nowhere}},
+            {{Kind::kBlob, place(), blob_.ToString()}, {Kind::kBlob, place(), nowhere}}};
+  }
+  size_t RequestCount() const {
+    size_t count = registry_.request_count(TagPath());
+    for (const std::string& path :
+         {FaultOrigin::ManifestPath(kRepository, "v2"), FaultOrigin::BlobPath(kRepository, blob_),
+          FaultOrigin::ManifestPath(kRepository, digest_.ToString()), ReferrersPath(digest_),
+          ReferrersPath(p2p::Sha256::Of("nowhere"))})
+      count += registry_.request_count(path);
+    return count;
+  }
+
+  const Digest blob_ = registry_.AddBlob(kRepository, "private");
+};
+
+TEST_F(SecretDocumentsTest, AStrangerCannotTellWhatIsThereFromWhatIsNowhere) {
+  for (const auto& [here, nowhere] : HereAndNowhere()) {
+    for (const Question* question : {&here, &nowhere}) {
+      UseCredentials();  // a node that knows nothing yet
+      EXPECT_EQ(AskHome(*question).status().code(), absl::StatusCode::kPermissionDenied)
+          << question->reference;
+    }
+  }
+}
+
+TEST_F(SecretDocumentsTest, OfWhatIsKnownToTakeCredentialsNothingIsLookedAtForAStranger) {
+  UseCredentials();
+  ASSERT_TRUE(Ask("v1", Freshness::kNow).get().ok()) << "it is kept for a moment";
+  const size_t asked = RequestCount();
+  for (const auto& [here, nowhere] : HereAndNowhere()) {
+    EXPECT_EQ(AskHome(here).status(), AskHome(nowhere).status());
+    EXPECT_EQ(AskHome(here).status().code(), absl::StatusCode::kPermissionDenied) << here.reference;
+  }
+  EXPECT_EQ(RequestCount(), asked);
+  EXPECT_EQ(Ask("v1", Freshness::kLately).get().value()->body, kBody) << "this node may";
+}
+
+// What says that there are none says it to those who have the password.
+TEST_F(SecretDocumentsTest, AListOfReferrersThatIsNotThereIsNoMorePublicThanOneThatIs) {
+  UseCredentials();
+  std::promise<absl::StatusOr<RegistryDocuments::Document>> promise;
+  documents_->Referrers(place(), p2p::Sha256::Of("nowhere"), Freshness::kNow,
+                        [&](auto got) { promise.set_value(std::move(got)); });
+  const auto list = promise.get_future().get();
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ((*list)->access, OriginAccess::kCredentials);
+}
+
 }  // namespace
 }  // namespace sluice

@@ -19,6 +19,23 @@ absl::Status CheckRange(const Blob& blob, ByteRange range) {
                                             " bytes"));
 }
 
+// Of a read that began then and is answered now. What came before it began is no part of its wait, and what
+// came without having been asked for is all of it wire.
+ReadTimes TimesOf(const ChunkTimes& chunk, Instant began, Instant now) {
+  if (chunk.asked == Instant()) return {.wire = now - began};
+  const Instant asked = std::clamp(chunk.asked, began, now);
+  const Instant came = std::clamp(chunk.came, asked, now);
+  // Of a source that tells of no bytes it is known when all of them were here.
+  const Instant first_byte = chunk.first_byte == Instant() ? came : std::clamp(chunk.first_byte, asked, came);
+  const Instant verified = std::clamp(chunk.verified, came, now);
+  return {.queued = asked - began,
+          .answer = first_byte - asked,
+          .wire = came - first_byte,
+          .verified = verified - came,
+          .stored = now - verified,
+          .foreseen = chunk.asked < began && chunk.asked_as != FetchClass::kDemand};
+}
+
 absl::Status ShuttingDown() {
   return absl::CancelledError("the node is shutting down");
 }
@@ -33,7 +50,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
         intake_(parts.verifier, parts.store, parts.telemetry),
         amplifier_({limits.readahead_mode, limits.readahead_bytes_max}, parts.telemetry),
         flight_({parts.clock, parts.core, parts.io, intake_, parts.sources, parts.telemetry, parts.bulk,
-                 reads_, *this, limits.fetch_timeout, limits.first_byte_budget},
+                 reads_, *this, parts.observer, limits.fetch_timeout, limits.first_byte_budget},
                 {limits.fetches_max, limits.inflight_bytes_max, limits.fetch_bytes_max}),
         fills_({parts.clock, parts.core, flight_.scheduler(), parts.sources, parts.bulk,
                 [this](const WorkSource& work) { CancelRuns(work); }, [this] { flight_.Pump(); }}) {}
@@ -59,7 +76,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
   absl::StatusOr<Blob::Lease> Check(const ReadRequest& request, Instant now) const;
   void Wait(ReadId id, PendingRead&& read);
   ChunkRuns JoinAbsent(ReadId id, PendingRead& read);
-  void ChunkCame(ReadId id, SourceKind kind) override;
+  void ChunkCame(ReadId id, SourceKind kind, const ChunkTimes& times) override;
   void ChunkFailed(ReadId id, const absl::Status& status) override { Complete(id, status); }
   void Complete(ReadId id, const absl::Status& status);
   void Answer(PendingRead&& read, absl::Status status);
@@ -176,10 +193,11 @@ ChunkRuns BlobCache::Core::JoinAbsent(ReadId id, PendingRead& read) {
   return to_start;
 }
 
-void BlobCache::Core::ChunkCame(ReadId id, SourceKind kind) {
+void BlobCache::Core::ChunkCame(ReadId id, SourceKind kind, const ChunkTimes& times) {
   PendingRead* const read = reads_.Find(id);
   if (!read) return;  // it expired, or failed with another of its chunks
   read->farthest = std::max(read->farthest, kind);
+  read->last_times = times;
   if (--read->outstanding > 0) return;
   // One that came earlier may have been taken back since.
   if (read->blob->presence().AllPresent(read->chunks())) return Complete(id, absl::OkStatus());
@@ -212,7 +230,8 @@ void BlobCache::Core::Answer(PendingRead&& read, absl::Status status) {
     parts_.telemetry.read_bytes[source].Add(read.range.length);
     parts_.telemetry.read_duration[source].Observe(Now() - read.started);
   }
-  std::move(read.done)(ReadResult{read.farthest, std::move(read.lease)});
+  const ReadTimes times = read.last_times ? TimesOf(*read.last_times, read.started, Now()) : ReadTimes();
+  std::move(read.done)(ReadResult{read.farthest, std::move(read.lease), times});
 }
 
 void BlobCache::Core::ArmDeadline() {

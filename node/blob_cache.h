@@ -11,6 +11,7 @@
 #include "node/blob.h"
 #include "node/bulk_lane.h"
 #include "node/cache_activity.h"
+#include "node/chunk_observer.h"
 #include "node/chunk_sink.h"
 #include "node/chunk_source.h"
 #include "node/chunk_store.h"
@@ -54,7 +55,8 @@ class BlobCache final : public ChunkSink {
     ChunkVerifier& verifier;
     SourceDirectory& sources;
     Telemetry& telemetry;
-    BulkLane* bulk = nullptr;  // outlives the cache; null: fills ask the sources for everything
+    BulkLane* bulk = nullptr;           // outlives the cache; null: fills ask the sources for everything
+    ChunkObserver* observer = nullptr;  // outlives the cache; may be null
   };
 
   BlobCache(Parts parts, BlobCacheLimits limits);

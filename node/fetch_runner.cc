@@ -24,6 +24,7 @@ struct FetchRunner::Arrival {
   SenderId sender;
   absl::StatusOr<Evidence> outcome = Evidence::kUnverified;
   int tries = 0;
+  Instant came{}, verified{};
 };
 
 LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
@@ -144,6 +145,7 @@ void FetchRunner::Deliver(const std::shared_ptr<Inbox>& inbox, ChunkIndex index,
   if (!inbox->Take(index, bytes.size()))
     return inbox->source.Judge(sender, *inbox->blob, index, ChunkSource::Verdict::kWrong);
   auto arrival = std::make_shared<Arrival>(Arrival{self, inbox, index, std::move(bytes), sender});
+  arrival->came = self->parts_.clock.Now();
   self->parts_.io.Post([arrival = std::move(arrival)] { Verify(arrival); });
 }
 
@@ -161,6 +163,7 @@ void FetchRunner::Verify(const std::shared_ptr<Arrival>& arrival) {
   }
   if (MayTryAgain(*arrival, arrival->outcome.status())) return TryAgain(arrival, &FetchRunner::Verify);
   if (!arrival->outcome.ok()) return Tell(arrival);
+  arrival->verified = arrival->runner->parts_.clock.Now();
   Store(arrival);
 }
 
@@ -188,11 +191,13 @@ void FetchRunner::TryAgain(const std::shared_ptr<Arrival>& arrival,
 
 void FetchRunner::Tell(const std::shared_ptr<Arrival>& arrival) {
   arrival->bytes = Buffer();
-  arrival->runner->parts_.core.Post(
-      [arrival] { arrival->runner->Settle(arrival->inbox->leg, arrival->index, arrival->outcome); });
+  arrival->runner->parts_.core.Post([arrival] { arrival->runner->Settle(*arrival); });
 }
 
-void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome) {
+void FetchRunner::Settle(const Arrival& arrival) {
+  const LegId id = arrival.inbox->leg;
+  const ChunkIndex index = arrival.index;
+  const absl::StatusOr<Evidence>& outcome = arrival.outcome;
   const auto found = legs_.find(id);
   if (found == legs_.end()) return;                        // stopped
   const std::shared_ptr<Running> running = found->second;  // whatever the event does
@@ -202,7 +207,9 @@ void FetchRunner::Settle(LegId id, ChunkIndex index, const absl::StatusOr<Eviden
   const bool wanted = Unwant(*running, index);
   if (outcome.ok()) {
     if (wanted) ++running->brought;
-    events_->ChunkStored(id, order, index, *outcome);
+    const Instant first_byte = running->inbox.progress.first_byte();
+    events_->ChunkStored(id, order, index, *outcome,
+                         {running->started, first_byte, arrival.came, arrival.verified, running->begun_as});
   } else if (absl::IsDataLoss(outcome.status())) {
     events_->ChunkWrong(id, order, index, outcome.status());
   } else {

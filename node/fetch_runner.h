@@ -34,7 +34,8 @@ class LegEvents {
  public:
   virtual ~LegEvents() = default;
 
-  virtual void ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence) = 0;
+  virtual void ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence,
+                           const ChunkTimes& times) = 0;
   // What came was wrong. The leg goes on.
   virtual void ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) = 0;
   // What came could not be verified or stored, and trying again for a while did not help.
@@ -117,7 +118,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   static void TryAgain(const std::shared_ptr<Arrival>& arrival,
                        void (*step)(const std::shared_ptr<Arrival>&));
   static void Tell(const std::shared_ptr<Arrival>& arrival);
-  void Settle(LegId id, ChunkIndex index, const absl::StatusOr<Evidence>& outcome);
+  void Settle(const Arrival& arrival);
   void SourceDone(LegId id);
   void ReaderSeen();
   FetchProgress::OnChange OnFillChange();

@@ -89,6 +89,7 @@ struct FetchRunner::Running {
         inbox(std::move(runner), id, order, clock, std::move(on_change)),
         slot(std::move(the_slot)),
         started(clock.Now()),
+        begun_as(order.fetch_class),
         wanted((order.leg.chunks.count + 63) / 64, ~uint64_t{0}),
         wanted_count(order.leg.chunks.count) {}
 
@@ -99,6 +100,7 @@ struct FetchRunner::Running {
   FetchScheduler::Slot slot;
   FetchHandle handle;
   const Instant started;
+  const FetchClass begun_as;
   Instant late_at{};                        // when it is looked at next; never if Instant()
   bool noted_silent = false;                // the planner has been told
   bool yielded = false;                     // it was a fill's, and has made room

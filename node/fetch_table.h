@@ -23,6 +23,13 @@ using LegId = uint64_t;
 using PauseId = uint64_t;
 inline constexpr LegId kNoLeg = 0;
 
+// When a chunk was asked for and as what, when the first of what was asked for with it came, when it came,
+// and when it was verified. Instant() where it came otherwise.
+struct ChunkTimes {
+  Instant asked{}, first_byte{}, came{}, verified{};
+  FetchClass asked_as = FetchClass::kDemand;
+};
+
 // An absent chunk that somebody wants.
 //
 //   queued -> under way (one leg, or two) -> gone: stored, or it can't be had

@@ -40,11 +40,23 @@ struct ReadRequest {
   ReadMode mode = ReadMode::kFetch;
 };
 
+// What the wait of a read went into, one after the other, and together all of it: of the chunk that came
+// last.
+struct ReadTimes {
+  Duration queued{};    // nobody had been asked whose answer counted: no slot was free, or another had failed
+  Duration answer{};    // it was asked for, and nothing had come
+  Duration wire{};      // it came
+  Duration verified{};  // it was held against its recipe
+  Duration stored{};    // it was written, and whoever waits was told
+  bool foreseen = false;  // it had been asked for ahead of any reader, and before this one began
+};
+
 // What a completed read tells: the bytes of the range are in the store's file and may be read from there for
 // as long as the lease is held.
 struct ReadResult {
   SourceKind source = SourceKind::kLocal;  // the farthest place that any of its chunks came from
   Blob::Lease lease = {};
+  ReadTimes times = {};  // zeros if nothing was absent
 };
 // Whether somebody on this host reads it from a mount, or as one who does.
 constexpr bool IsReaders(FetchClass fetch_class, Asker asker) {

@@ -30,6 +30,7 @@ struct PendingRead {
   const WorkSource* work = nullptr;  // whose it is, if nobody waits for it; only to be compared
   uint32_t outstanding = 0;          // chunks still to come
   SourceKind farthest = SourceKind::kLocal;
+  std::optional<ChunkTimes> last_times = {};  // of the chunk that came last; nothing if none has
   ReadDone done;
 
   ChunkSpan chunks() const { return blob->geometry().Covering(range); }

@@ -12,6 +12,7 @@
 #include "node/blob.h"
 #include "node/bulk_lane.h"
 #include "node/chunk_intake.h"
+#include "node/chunk_observer.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/fetch_runner.h"
@@ -39,7 +40,7 @@ class SingleFlight final : private LegEvents {
   class Waiters {
    public:
     virtual ~Waiters() = default;
-    virtual void ChunkCame(ReadId id, SourceKind kind) = 0;
+    virtual void ChunkCame(ReadId id, SourceKind kind, const ChunkTimes& times) = 0;
     virtual void ChunkFailed(ReadId id, const absl::Status& status) = 0;
     // Room has been found for a run that a WorkSource gave.
     virtual void StartWork(FetchScheduler::Start start) = 0;
@@ -54,6 +55,7 @@ class SingleFlight final : private LegEvents {
     BulkLane* bulk;
     ReadTable& reads;
     Waiters& waiters;
+    ChunkObserver* observer;     // may be null
     Duration fetch_timeout;      // of fetches below demand
     Duration first_byte_budget;  // as SourcePlanner says
   };
@@ -79,7 +81,7 @@ class SingleFlight final : private LegEvents {
   // A chunk has been stored: one that a leg has brought, or one that was not asked of a source, or not by
   // this.
   void Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence, SourceKind kind,
-               LegId brought_by = kNoLeg);
+               LegId brought_by = kNoLeg, const ChunkTimes& times = {});
   // Somebody else can be asked for the blob: what is paused for it is tried now.
   void OffersChanged(const Digest& digest);
   // Cancels all; nothing is told any more.
@@ -121,7 +123,8 @@ class SingleFlight final : private LegEvents {
     std::vector<ChunkIndex> chunks;
   };
 
-  void ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence) override;
+  void ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence,
+                   const ChunkTimes& times) override;
   void ChunkWrong(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) override;
   void ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) override;
   void LegEnded(LegId id, const LegOrder& order, const absl::Status& status) override;

@@ -24,14 +24,16 @@ std::string Describe(const Blob& blob, ChunkIndex index) {
 
 // --------------------------------------------------------------------------------------- what comes
 
-void SingleFlight::ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence) {
+void SingleFlight::ChunkStored(LegId id, const LegOrder& order, ChunkIndex index, Evidence evidence,
+                               const ChunkTimes& times) {
   if (order.fetch_class != FetchClass::kDemand)
     parts_.telemetry.prefetch_bytes.Add(order.blob->geometry().RangeOf(index).length);
-  Arrived(order.blob, index, evidence, order.leg.source->kind(), id);
+  if (parts_.observer && !stopped_) parts_.observer->Came(*order.blob, index, times.asked_as);
+  Arrived(order.blob, index, evidence, order.leg.source->kind(), id, times);
 }
 
 void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence,
-                           SourceKind kind, LegId brought_by) {
+                           SourceKind kind, LegId brought_by, const ChunkTimes& times) {
   if (stopped_) return;
   if (parts_.bulk) parts_.bulk->Committed(blob, index);
   const std::optional<WantedChunk> chunk = table_.Close(*blob, index);
@@ -41,8 +43,8 @@ void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, 
   }
   if (evidence == Evidence::kUnverified && !chunk->waiters.empty())
     parts_.telemetry.unverified_served_bytes.Add(blob->geometry().RangeOf(index).length);
-  for (const ReadId id : chunk->waiters) parts_.waiters.ChunkCame(id, kind);
-  for (const ReadId id : chunk->joined) parts_.waiters.ChunkCame(id, kind);
+  for (const ReadId id : chunk->waiters) parts_.waiters.ChunkCame(id, kind, times);
+  for (const ReadId id : chunk->joined) parts_.waiters.ChunkCame(id, kind, times);
 }
 
 // The leg is done with the chunk. Whether nobody else brings it now.

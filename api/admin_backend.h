@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "api/start_report.h"
 #include "node/blob.h"
 #include "node/cancel_check.h"
 #include "node/chunk_source.h"
@@ -253,6 +254,10 @@ class MountBackend {
   // A snapshot, one entry for each blob of the mount. WatchFill takes one several times a second for every
   // watcher, so it must not wait for disk or network. Errors: NotFound (nothing of ours is mounted there).
   virtual absl::StatusOr<std::vector<FillProgress>> GetFillProgress(const std::string& mount_point) = 0;
+
+  // Of the mounts of an image, or of the one at that absolute path. Does not block on the network. Errors:
+  // InvalidArgument (malformed reference), NotFound (nothing of ours is mounted of it, or there).
+  virtual absl::StatusOr<ImageStarts> GetStartReports(const std::string& image) = 0;
 };
 
 // A blob is named by its own digest, or by that under which a registry keeps it compressed: NotFound means

@@ -191,6 +191,17 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* GetStartReports(Context* context, const v1::GetStartReportsRequest* request,
+                           v1::GetStartReportsResponse* response) override {
+    return Run(quick_, context, [this, request, response](Instant) {
+      const absl::StatusOr<ImageStarts> starts = backend_.mounts.GetStartReports(request->image());
+      if (!starts.ok()) return starts.status();
+      for (const StartReport& report : starts->known) ToProto(report, *response->add_reports());
+      for (const std::string& mount_point : starts->unknown) response->add_unknown(mount_point);
+      return absl::OkStatus();
+    });
+  }
+
   grpc::ServerWriteReactor<v1::WatchFillResponse>* WatchFill(Context* context,
                                                              const v1::WatchFillRequest* request) override {
     if (absl::Status status = CheckMountPoint(request->mount_point()); !status.ok()) {

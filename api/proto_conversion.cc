@@ -471,6 +471,30 @@ void AddServed(const ServedTotals& from, Message& to) {
   }
 }
 
+void ToProto(const WaitedReads& from, SourceKind source, v1::WaitedReads& to) {
+  to.set_source(ToProto(source));
+  to.set_reads(from.reads);
+  to.set_bytes(from.bytes);
+  ToProto(from.waited, *to.mutable_waited());
+  ToProto(from.queued, *to.mutable_queued());
+  ToProto(from.answer, *to.mutable_answer());
+  ToProto(from.wire, *to.mutable_wire());
+  ToProto(from.verified, *to.mutable_verified());
+  ToProto(from.stored, *to.mutable_stored());
+  to.set_foreseen(from.foreseen);
+}
+
+void ToProto(const TouchedBytes& from, v1::TouchedBytes& to) {
+  to.set_here(from.here);
+  to.set_profile(from.profile);
+  to.set_readahead(from.readahead);
+  to.set_hint(from.hint);
+  to.set_fill(from.fill);
+  to.set_other(from.other);
+  to.set_waited(from.waited);
+  to.set_late(from.late);
+}
+
 }  // namespace
 
 void ToProto(const NodeStatus& from, v1::NodeStatus& to) {
@@ -583,6 +607,27 @@ void ToProto(const BlobInfo& from, v1::Blob& to) {
     added.set_stored_digest(stored->second.digest.ToString());
     added.set_stored_size_bytes(stored->second.size);
   }
+}
+
+void ToProto(const StartReport& from, v1::StartReport& to) {
+  to.set_reference(from.reference);
+  to.set_manifest_digest(from.manifest.ToString());
+  to.set_mount_point(from.mount_point);
+  ToProto(from.resolve, *to.mutable_resolve());
+  to.set_resolve_round_trips(from.resolve_round_trips);
+  ToProto(from.bootstrap, *to.mutable_bootstrap());
+  ToProto(from.blobs, *to.mutable_blobs());
+  ToProto(from.recipes, *to.mutable_recipes());
+  to.set_recipe_round_trips(from.recipe_round_trips);
+  ToProto(from.mounting, *to.mutable_mounting());
+  ToProto(from.watched, *to.mutable_watched());
+  to.set_over(from.over);
+  ToProto(from.waiting, *to.mutable_waiting());
+  for (size_t source = 0; source < from.waited.size(); ++source)
+    ToProto(from.waited[source], static_cast<SourceKind>(source), *to.add_waited());
+  to.set_failed(from.failed);
+  ToProto(from.touched, *to.mutable_touched());
+  to.set_sees_present(from.sees_present);
 }
 
 void ToProto(const ProfileReport& from, v1::ImageProfile& to) {

@@ -27,6 +27,7 @@ class Mount;
 class MountRequest;
 
 class NodeStatus;
+class StartReport;
 class SubmitHintsRequest;
 class SubmitResult;
 enum LogLevel : int;
@@ -47,6 +48,7 @@ void ToProto(const MountInfo& from, v1::Mount& to);
 void ToProto(const FillProgress& from, v1::BlobFill& to);
 void ToProto(const BlobInfo& from, v1::Blob& to);
 void ToProto(const VerifyProgress& from, v1::VerifyBlobResponse& to);  // into one that need not be empty
+void ToProto(const StartReport& from, v1::StartReport& to);
 void ToProto(const ProfileReport& from, v1::ImageProfile& to);
 void ToProto(const HintStatus& from, v1::HintStatus& to);
 void ToProto(const ImageLocality& from, v1::ImageLocality& to);

@@ -115,6 +115,12 @@ absl::StatusOr<std::vector<v1::Mount>> AdminClient::ListMounts() {
   return std::vector<v1::Mount>(response->mounts().begin(), response->mounts().end());
 }
 
+absl::StatusOr<v1::GetStartReportsResponse> AdminClient::GetStartReports(const std::string& image) {
+  v1::GetStartReportsRequest request;
+  request.set_image(image);
+  return channel_->Call(&v1::AdminService::Stub::GetStartReports, request);
+}
+
 absl::Status AdminClient::WatchFill(const std::string& mount_point,
                                     const std::function<void(const v1::WatchFillResponse&)>& on_progress) {
   grpc::ClientContext context;

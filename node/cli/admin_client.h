@@ -39,6 +39,7 @@ class AdminClient {
   absl::StatusOr<v1::Mount> Mount(const v1::MountRequest& request);
   absl::Status Unmount(const std::string& mount_point);
   absl::StatusOr<std::vector<v1::Mount>> ListMounts();
+  absl::StatusOr<v1::GetStartReportsResponse> GetStartReports(const std::string& image);
   // Calls `on_progress` with each message until the fill has ended. Without --timeout it waits as long as
   // that takes.
   absl::Status WatchFill(const std::string& mount_point,

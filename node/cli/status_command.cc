@@ -10,12 +10,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "node/cli/admin_client.h"
 #include "node/cli/commands.h"
 #include "node/cli/exit_code.h"
 #include "node/cli/interrupt.h"
 #include "node/cli/json_report.h"
+#include "node/cli/start_report.h"
 #include "node/cli/status_watch.h"
 #include "node/cli/table_report.h"
 
@@ -25,6 +27,8 @@ namespace {
 constexpr char kClearTerminal[] = "\x1b[H\x1b[J";
 
 struct StatusFlags {
+  std::string image;
+  bool why = false;
   bool watch = false;
   std::string interval = "2s";
   uint32_t count = 0;  // 0: until Ctrl-C
@@ -90,11 +94,26 @@ absl::Status Watch(AdminClient& client, Interrupt& interrupt, const StatusFlags&
   return Annotate(before.status(), "cannot get the node's status");
 }
 
+absl::Status ShowWhy(AdminClient& client, const std::string& image, OutputFormat output) {
+  const absl::StatusOr<v1::GetStartReportsResponse> starts = client.GetStartReports(image);
+  if (!starts.ok()) return Annotate(starts.status(), absl::StrCat("cannot say why ", image, " was slow"));
+  if (starts->reports().empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        image, " was mounted at ", absl::StrJoin(starts->unknown(), ", "),
+        " before this sluiced was started, which does not know that start; unmount it and mount it "
+        "again to see one"));
+  }
+  const bool json = output == OutputFormat::kJson;
+  std::fputs((json ? StartReportJson(*starts) : StartReportText(*starts)).c_str(), stdout);
+  return absl::OkStatus();
+}
+
 absl::Status RunStatus(const GlobalFlags& flags, const StatusFlags& status_flags) {
   std::optional<Interrupt> interrupt;
   if (status_flags.watch) interrupt.emplace();
   absl::StatusOr<AdminClient> client = AdminClient::Connect(flags);
   if (!client.ok()) return client.status();
+  if (status_flags.why) return ShowWhy(*client, status_flags.image, flags.output);
   if (interrupt) return Watch(*client, *interrupt, status_flags, flags.output);
   return ShowOnce(*client, flags.output);
 }
@@ -106,10 +125,18 @@ void AddStatusCommand(CLI::App& app, Invocation& invocation) {
                                         "Show the node, and of each mount how much is here, where "
                                         "its reads were served from, and its errors");
   auto flags = std::make_shared<StatusFlags>();
+  CLI::Option* image =
+      status->add_option("IMAGE", flags->image, "With --why: an image, or where it is mounted");
+  CLI::Option* why =
+      status->add_flag("--why", flags->why,
+                       "Say of IMAGE's mounts where the time of their starts went, and what was foreseen");
+  why->needs(image);
+  image->needs(why);
   CLI::Option* watch =
       status->add_flag("--watch", flags->watch,
                        "Show what it does, again and again until Ctrl-C: rates, fetches by class, "
                        "queues, what was read ahead, hints");
+  why->excludes(watch);
   status->add_option("--interval", flags->interval, "How often, e.g. 500ms (default: 2s)")->needs(watch);
   status->add_option("--count", flags->count, "So many times, and then end")->needs(watch);
   status->callback([&invocation, flags] {

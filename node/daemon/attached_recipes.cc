@@ -21,6 +21,7 @@ Answer NoneMatches() {
 }  // namespace
 
 absl::Status AttachedRecipes::List() {
+  ++round_trips_;
   const absl::StatusOr<std::vector<p2p::Descriptor>> referrers =
       documents_.Referrers(origin_, manifest_, std::string(p2p::media_type::kRecipeArtifact));
   if (!referrers.ok()) return referrers.status();
@@ -31,6 +32,7 @@ absl::Status AttachedRecipes::List() {
 }
 
 void AttachedRecipes::ListOf(const Digest& referrer, absl::Status& last) {
+  ++round_trips_;
   const absl::StatusOr<p2p::FetchedManifest> fetched = documents_.Manifest(origin_, referrer.ToString());
   const absl::StatusOr<p2p::Manifest> manifest =
       fetched.ok() ? p2p::ParseManifest(fetched->body, fetched->media_type) : fetched.status();
@@ -61,6 +63,7 @@ std::vector<Answer> AttachedRecipes::Fetch(std::span<const BlobSpec> specs) {
       documents_.Blob(origin_, found->second[attempt].digest, p2p::kRecipeBytesMax,
                       [promise](Fetched fetched) { promise->set_value(std::move(fetched)); });
     }
+    if (!asked.empty()) ++round_trips_;
     for (auto& [i, future] : asked) {
       Fetched fetched = future.get();
       const absl::StatusOr<p2p::Recipe> recipe =

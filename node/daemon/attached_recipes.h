@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <span>
@@ -32,6 +33,9 @@ class AttachedRecipes {
   // those of ImageDocuments. REQUIRES: each has a root
   std::vector<absl::StatusOr<std::string>> Fetch(std::span<const BlobSpec> specs);
 
+  // Documents that were asked for so far, one after the other; those at the same time count as one.
+  uint32_t round_trips() const { return round_trips_; }
+
  private:
   absl::Status List();
   void ListOf(const Digest& referrer, absl::Status& last);
@@ -39,6 +43,7 @@ class AttachedRecipes {
   ImageDocuments& documents_;
   const BlobOrigin origin_;
   const Digest manifest_;
+  uint32_t round_trips_ = 0;
   std::optional<absl::Status> listed_;
   // By the blob that they say they are of. Anyone who may push can attach a referrer: a bad one must not
   // stand in the way of a good one.

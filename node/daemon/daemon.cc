@@ -179,9 +179,9 @@ absl::Status Daemon::Node::Start() {
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(
                             std::vector<FixedSources::Source>{{SourceRank::kOrigin, witness_.get()}});
-  cache_ = std::make_unique<BlobCache>(
-      BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_, telemetry_, swarm_.get()},
-      CacheLimitsOf(config_));
+  cache_ = std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_,
+                                                        telemetry_, swarm_.get(), &start_reports_},
+                                       CacheLimitsOf(config_));
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{
@@ -193,9 +193,10 @@ absl::Status Daemon::Node::Start() {
   Mounter::Options options;
   options.fill_by_default = config_.ondemand_fill;
   options.keep_copy = config_.ondemand_keep_copy;
-  auto mounter = std::make_unique<Mounter>(
-      Mounter::Parts{clock_, *store_, *cache_, *fills_, *resolver_, *preparer_, telemetry_, profiles_.get()},
-      options, *std::move(table));
+  auto mounter =
+      std::make_unique<Mounter>(Mounter::Parts{clock_, *store_, *cache_, *fills_, *resolver_, *preparer_,
+                                               telemetry_, start_reports_, profiles_.get()},
+                                options, *std::move(table));
   {
     std::lock_guard lock(mounter_mutex_);
     mounter_ = std::move(mounter);
@@ -232,7 +233,7 @@ void Daemon::Node::MakeProfiles() {
   profiles_ = std::make_unique<StartProfiles>(
       StartProfiles::Parts{
           clock_, *core_, *io_, *cache_, profile_store_, profile_exchange_.get(), attached_profiles_.get(),
-          telemetry_,
+          telemetry_, start_reports_,
           [this](const BlobKey& key, ChunkSet& touched) { return mounter_->TakeTouched(key, touched); },
           [this](const std::shared_ptr<Blob>& blob) {
             // One that is not proven and durable yet is told of by the store when it is.

@@ -176,6 +176,9 @@ class Daemon::Node {
   ManifestCache manifests_{config_.data_dir + "/manifests"};
   ProfileStore profile_store_{config_.data_dir + "/profiles"};
   const HintJournal hint_journal_{config_.data_dir + "/hints.json"};
+  StartReports start_reports_{clock_, config_.profiles_record_for > Duration(0)
+                                          ? config_.profiles_record_for
+                                          : StartReports::kLengthDefault};
   std::unique_ptr<p2p::AllowList> allowed_;
   std::unique_ptr<AsioExecutor> core_;
   std::unique_ptr<AsioExecutor> io_;

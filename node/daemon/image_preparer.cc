@@ -95,12 +95,15 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
     return absl::InvalidArgumentError(absl::StrCat("the bootstrap of ", reference, " has ", bootstrap.size,
                                                    " bytes; at most ", kBootstrapBytesMax, " are taken"));
   }
+  const Instant began = parts_.clock.Now();
   // A file that somebody has removed is made anew, but not under a mount.
   CheckFiles(bootstrap.digest);
   for (const BlobSpec& spec : image.image.blobs) CheckFiles(spec.digest);
   absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(bootstrap, image.image.blobs, bounds);
   if (!lease.ok()) return lease.status();
   PreparedImage prepared{*std::move(lease), {}};
+  const Instant has_bootstrap = parts_.clock.Now();
+  prepared.bootstrap_took = has_bootstrap - began;
   std::vector<std::shared_ptr<Blob>> blobs;
   for (const BlobSpec& spec : image.image.blobs) {
     absl::StatusOr<Blob::Lease> opened = Open(spec, bounds.deadline);
@@ -110,10 +113,16 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
     blobs.push_back(opened->shared());
     prepared.blobs.push_back(*std::move(opened));
   }
-  const std::string unproven = parts_.resolver.FetchRecipes(image.reference, image.manifest, blobs);
-  if (!unproven.empty()) {
-    spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", reference, unproven);
+  const Instant has_blobs = parts_.clock.Now();
+  prepared.blobs_took = has_blobs - has_bootstrap;
+  const ImageResolver::RecipesFetched recipes =
+      parts_.resolver.FetchRecipes(image.reference, image.manifest, blobs);
+  if (!recipes.missing.empty()) {
+    spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", reference,
+                 recipes.missing);
   }
+  prepared.recipes_took = parts_.clock.Now() - has_blobs;
+  prepared.recipe_round_trips = recipes.round_trips;
   return prepared;
 }
 

@@ -34,6 +34,9 @@ absl::Status RefusedBlob(const Digest& digest);
 struct PreparedImage {
   Blob::Lease bootstrap;
   std::vector<Blob::Lease> blobs;  // in the order of the image's
+  // How long each step took, in this order.
+  Duration bootstrap_took{}, blobs_took{}, recipes_took{};
+  uint32_t recipe_round_trips = 0;  // documents that were asked for in a row for the last
 };
 
 // How long to go on.

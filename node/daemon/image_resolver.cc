@@ -26,7 +26,8 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text, co
   const absl::StatusOr<p2p::ImageReference> reference = Check(text);
   if (!reference.ok()) return reference.status();
 
-  const absl::StatusOr<p2p::ChosenImage> chosen = Choose(*reference, platform);
+  Asking asking;
+  const absl::StatusOr<p2p::ChosenImage> chosen = Choose(*reference, platform, asking);
   if (!chosen.ok()) {
     return absl::Status(chosen.status().code(), absl::StrCat(text, ": ", chosen.status().message()));
   }
@@ -38,37 +39,37 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text, co
         absl::StrCat(text, " is an ordinary image: it can't be mounted before it is there. Convert it with ",
                      "\"sluice image push ", text, " TARGET\" and mount TARGET"));
   }
-  return ResolvedImage{*reference, chosen->fetched.digest, **std::move(lazy)};
+  return ResolvedImage{*reference, chosen->fetched.digest, **std::move(lazy), asking.round_trips};
 }
 
 absl::StatusOr<p2p::ChosenImage> ImageResolver::Choose(const p2p::ImageReference& reference,
-                                                       const p2p::Platform& platform) {
-  Registry registry = Registry::kAsk;
-  absl::StatusOr<p2p::FetchedManifest> root = FetchOne(reference, registry);
+                                                       const p2p::Platform& platform, Asking& asking) {
+  absl::StatusOr<p2p::FetchedManifest> root = FetchOne(reference, asking);
   if (!root.ok()) return root.status();
   if (absl::Status passed = ask_policy_ ? ask_policy_(reference, *root) : absl::OkStatus(); !passed.ok())
     return passed;
   p2p::Platform wanted = platform;
   wanted.os_features.emplace_back(p2p::kOsFeatureErofs);
   const auto manifest = [&](const Digest& digest) {
-    return FetchOne({reference.origin, "", digest}, registry);
+    return FetchOne({reference.origin, "", digest}, asking);
   };
   const auto config = [&](const p2p::Descriptor& blob) {
-    return FetchConfig(reference.origin, blob.digest, registry);
+    return FetchConfig(reference.origin, blob.digest, asking);
   };
   return p2p::ChooseImage(*std::move(root), wanted, {.manifest = manifest, .config = config});
 }
 
 // Kept as manifests are, so that an image which was found by it once is found again without the registry.
 absl::StatusOr<std::string> ImageResolver::FetchConfig(const BlobOrigin& origin, const Digest& digest,
-                                                       Registry& registry) {
+                                                       Asking& asking) {
   const p2p::ImageReference name{origin, "", digest};
   absl::Status away = absl::UnavailableError("its registry can't be reached");
-  if (registry == Registry::kAsk) {
+  if (asking.registry == Registry::kAsk) {
+    ++asking.round_trips;
     absl::StatusOr<std::string> bytes = documents_.Blob(origin, digest, p2p::kManifestBytesMax);
     if (bytes.ok()) Keep(name, {std::string(p2p::media_type::kOciConfig), *bytes, digest});
     if (!absl::IsUnavailable(bytes.status()) && !absl::IsDeadlineExceeded(bytes.status())) return bytes;
-    registry = Registry::kAway;
+    asking.registry = Registry::kAway;
     away = bytes.status();
   }
   absl::StatusOr<p2p::FetchedManifest> kept = manifests_.Get(name);
@@ -77,14 +78,15 @@ absl::StatusOr<std::string> ImageResolver::FetchConfig(const BlobOrigin& origin,
 }
 
 absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOne(const p2p::ImageReference& reference,
-                                                             Registry& registry) {
+                                                             Asking& asking) {
   absl::Status away = absl::UnavailableError("its registry can't be reached");
-  if (registry == Registry::kAsk) {
+  if (asking.registry == Registry::kAsk) {
+    ++asking.round_trips;
     absl::StatusOr<p2p::FetchedManifest> fetched =
         documents_.Manifest(reference.origin, reference.ManifestName());
     if (fetched.ok()) Keep(reference, *fetched);
     if (!absl::IsUnavailable(fetched.status()) && !absl::IsDeadlineExceeded(fetched.status())) return fetched;
-    registry = Registry::kAway;
+    asking.registry = Registry::kAway;
     away = fetched.status();
   }
   absl::StatusOr<p2p::FetchedManifest> found = FindElsewhere(reference);
@@ -117,11 +119,12 @@ void ImageResolver::Keep(const p2p::ImageReference& reference, const p2p::Fetche
   if (!kept.ok()) spdlog::warn("{}: its manifest is not kept: {}", reference.ToString(), kept.ToString());
 }
 
-std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
-                                        std::span<const std::shared_ptr<Blob>> blobs) {
-  std::string missing;
+ImageResolver::RecipesFetched ImageResolver::FetchRecipes(const p2p::ImageReference& reference,
+                                                          const Digest& manifest,
+                                                          std::span<const std::shared_ptr<Blob>> blobs) {
+  RecipesFetched result;
   const auto note = [&](const Digest& blob, absl::string_view why) {
-    absl::StrAppend(&missing, missing.empty() ? "" : "; ", "blob ", blob.Short(), why);
+    absl::StrAppend(&result.missing, result.missing.empty() ? "" : "; ", "blob ", blob.Short(), why);
   };
   std::vector<BlobKey> keys;
   std::vector<BlobSpec> wanted;
@@ -134,25 +137,28 @@ std::string ImageResolver::FetchRecipes(const p2p::ImageReference& reference, co
     if (!facts->root) {
       note(blob->digest(), " has no recipe's root in the manifest");
       if (!peers_ || !claim_) continue;
+      ++result.round_trips;
       if (absl::StatusOr<p2p::Recipe> sealed = peers_->FetchSealed(*facts); sealed.ok())
         claim_(blob->key(), *std::move(sealed));
       continue;
     }
     // The root alone proves a blob of one chunk.
     if (blob->geometry().chunk_count() == 1 || HasBoundRecipe(blob->key(), *facts)) continue;
+    if (peers_) ++result.round_trips;
     if (TakeFromMembers(blob->key(), *facts)) continue;
     keys.push_back(blob->key());
     wanted.push_back(*facts);
   }
-  if (wanted.empty()) return missing;
-  const std::vector<absl::StatusOr<std::string>> recipes =
-      AttachedRecipes(documents_, reference.origin, manifest).Fetch(wanted);
+  if (wanted.empty()) return result;
+  AttachedRecipes attached(documents_, reference.origin, manifest);
+  const std::vector<absl::StatusOr<std::string>> recipes = attached.Fetch(wanted);
+  result.round_trips += attached.round_trips();
   for (size_t i = 0; i < wanted.size(); ++i) {
     const absl::Status kept =
         recipes[i].ok() ? recipes_.PutRecipe(keys[i], *recipes[i]) : recipes[i].status();
     if (!kept.ok()) note(wanted[i].digest, absl::StrCat(": ", kept.message()));
   }
-  return missing;
+  return result;
 }
 
 absl::StatusOr<ImageResolver::Given> ImageResolver::AskForBytes(const BlobOrigin& origin, const Blob& blob,

@@ -34,6 +34,7 @@ struct ResolvedImage {
   p2p::ImageReference reference;
   Digest manifest;  // of the platform's own manifest, not of an index that led there
   p2p::LazyImage image;
+  uint32_t round_trips = 0;  // documents that were asked for in a row
 };
 
 // From a reference to what must be known before the image is mounted.
@@ -72,11 +73,15 @@ class ImageResolver {
   absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
                                         const p2p::Platform& platform = p2p::ThisCpu());
 
+  struct RecipesFetched {
+    std::string missing;       // those that can't be had, and why; for people
+    uint32_t round_trips = 0;  // documents that were asked for in a row
+  };
   // Puts the bound recipes of blobs of the image into the store, where they are missing: from members, else
   // from the registry. A recipe that can't be had is no error: its blob is served unverified and checked when
-  // it is complete; the returned text says which and why.
-  std::string FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
-                           std::span<const std::shared_ptr<Blob>> blobs);
+  // it is complete.
+  RecipesFetched FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
+                              std::span<const std::shared_ptr<Blob>> blobs);
 
   // Which manifest tells the root of a blob, of those whose recipes were wanted; for people. Empty: none is
   // known.
@@ -98,11 +103,16 @@ class ImageResolver {
  private:
   // Whether the registry is asked once more in the course of one call.
   enum class Registry { kAsk, kAway };
+  // What one call goes by.
+  struct Asking {
+    Registry registry = Registry::kAsk;
+    uint32_t round_trips = 0;
+  };
 
-  absl::StatusOr<p2p::ChosenImage> Choose(const p2p::ImageReference& reference,
-                                          const p2p::Platform& platform);
-  absl::StatusOr<std::string> FetchConfig(const BlobOrigin& origin, const Digest& digest, Registry& registry);
-  absl::StatusOr<p2p::FetchedManifest> FetchOne(const p2p::ImageReference& reference, Registry& registry);
+  absl::StatusOr<p2p::ChosenImage> Choose(const p2p::ImageReference& reference, const p2p::Platform& platform,
+                                          Asking& asking);
+  absl::StatusOr<std::string> FetchConfig(const BlobOrigin& origin, const Digest& digest, Asking& asking);
+  absl::StatusOr<p2p::FetchedManifest> FetchOne(const p2p::ImageReference& reference, Asking& asking);
   absl::StatusOr<p2p::FetchedManifest> FindElsewhere(const p2p::ImageReference& reference);
   void Keep(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);
   bool TakeFromMembers(const BlobKey& key, const BlobSpec& facts);

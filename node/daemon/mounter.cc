@@ -308,7 +308,7 @@ void Mounter::RefetchRecipes(std::vector<MountEntry> entries) {
     for (const MountedBlob& mounted : entry.blobs) {
       if (std::shared_ptr<Blob> blob = parts_.store.Find(mounted.key)) blobs.push_back(std::move(blob));
     }
-    const std::string missing = parts_.resolver.FetchRecipes(*reference, entry.manifest, blobs);
+    const std::string missing = parts_.resolver.FetchRecipes(*reference, entry.manifest, blobs).missing;
     if (!missing.empty()) spdlog::warn("{}: chunks are served unverified: {}", entry.reference, missing);
   }
 }
@@ -333,15 +333,19 @@ void Mounter::Stop() {
 // ------------------------------------------------------------------------------------- the kernel's reads
 
 void Mounter::OnTicket(ondemand::ReadTicket ticket) {
+  const Instant began = parts_.clock.Now();
+  const uint64_t read = parts_.reports.ReadBegan(ticket.key());
   if (parts_.observer != nullptr) parts_.observer->Demanded(ticket.key(), ticket.range());
   const Duration margin = std::min(kAnswerMarginMax, (ticket.deadline() - parts_.clock.Now()) / 4);
   ReadRequest request{ticket.key(), ticket.range(), FetchClass::kDemand, ticket.deadline() - margin};
-  parts_.cache.Read(request, [this, ticket = std::move(ticket)](absl::StatusOr<ReadResult> result) mutable {
+  auto done = [this, began, read, ticket = std::move(ticket)](absl::StatusOr<ReadResult> result) mutable {
     const BlobKey key = ticket.key();
     const uint64_t length = ticket.range().length;
     std::move(ticket).Complete(result.status());
+    parts_.reports.ReadEnded(key, read, length, parts_.clock.Now() - began, result);
     NoteServed(key, length, result);
-  });
+  };
+  parts_.cache.Read(request, std::move(done));
 }
 
 void Mounter::NoteServed(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result) {
@@ -392,8 +396,10 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   }
 
   const CancelCheck cancelled([this, &request] { return cancelled_ || request.cancelled; });
+  const Instant began = parts_.clock.Now();
   const absl::StatusOr<ResolvedImage> resolved = parts_.resolver.Resolve(request.reference);
   if (!resolved.ok()) return resolved.status();
+  const Duration resolve_took = parts_.clock.Now() - began;
   if (parts_.observer != nullptr) parts_.observer->Resolved(resolved->reference.origin, resolved->manifest);
   const Instant deadline = std::min(request.deadline, parts_.clock.Now() + options_.bootstrap_timeout);
   absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*resolved, {deadline, cancelled});
@@ -408,12 +414,13 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   for (const Blob::Lease& lease : prepared->blobs) {
     entry.blobs.push_back(MountedOf(lease.blob(), resolved->reference.origin));
   }
-  TellMounting(entry, *prepared, request.recording);
+  TellMounting(entry, *resolved, resolve_took, *prepared, request.recording);
   const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap), FlagsOf(request.options));
   if (!mounted.ok()) {
-    if (parts_.observer != nullptr) parts_.observer->Unmounted(entry.mount_point);
+    TellUnmounted(entry.mount_point);
     return mounted;
   }
+  parts_.reports.Mounted(entry.mount_point);
 
   const bool fill = request.fill == api::FillMode::kBackground ||
                     (request.fill == api::FillMode::kDefault && options_.fill_by_default);
@@ -426,14 +433,6 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   spdlog::info("mounted {} at {}{}", entry.reference, entry.mount_point,
                fill ? ", filling it in the background" : "");
   return Describe(entry);
-}
-
-void Mounter::TellMounting(const MountEntry& entry, const PreparedImage& image,
-                           api::StartRecording recording) {
-  if (parts_.observer == nullptr) return;
-  std::vector<std::shared_ptr<Blob>> blobs;
-  for (const Blob::Lease& lease : image.blobs) blobs.push_back(lease.shared());
-  parts_.observer->Mounting(entry.mount_point, entry.reference, entry.manifest, blobs, recording);
 }
 
 absl::Status Mounter::MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags) {
@@ -616,6 +615,7 @@ void Mounter::FollowMoves(const std::vector<ondemand::MountedImage>& mounts) {
     const absl::Status moved = table_.Move(entry.mount_point, mount->mount_point);
     auto lease = bootstraps_.extract(entry.mount_point);
     if (!lease.empty()) bootstraps_.insert_or_assign(mount->mount_point, std::move(lease.mapped()));
+    parts_.reports.Moved(entry.mount_point, mount->mount_point);
     spdlog::warn("{} was moved from {} to {} by somebody{}", entry.reference, entry.mount_point,
                  mount->mount_point, moved.ok() ? "" : "; " + moved.ToString());
   }
@@ -665,7 +665,7 @@ std::string Mounter::HoldersOf(const BlobKey& key) const {
 
 // REQUIRES: as Unguard; nothing of ours is mounted there
 void Mounter::Leave(const std::string& mount_point) {
-  if (parts_.observer != nullptr) parts_.observer->Unmounted(mount_point);
+  TellUnmounted(mount_point);
   MountEntry left;
   {
     std::lock_guard lock(table_mutex_);

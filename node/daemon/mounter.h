@@ -20,6 +20,7 @@
 #include "node/daemon/mount_observer.h"
 #include "node/daemon/mount_table.h"
 #include "node/daemon/served_counts.h"
+#include "node/daemon/start_reports.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
 #include "ondemand/door.h"
@@ -43,6 +44,7 @@ class Mounter final : public api::MountBackend {
     ImageResolver& resolver;
     ImagePreparer& preparer;
     Telemetry& telemetry;
+    StartReports& reports;
     MountObserver* observer = nullptr;
   };
   struct Options {
@@ -108,6 +110,7 @@ class Mounter final : public api::MountBackend {
   // In the order of ListMounts' blobs; empty if nothing of ours is mounted there.
   std::vector<BlobKey> BlobsOf(const std::string& mount_point) const;
   absl::StatusOr<std::vector<api::FillProgress>> GetFillProgress(const std::string& mount_point) override;
+  absl::StatusOr<api::ImageStarts> GetStartReports(const std::string& image) override;
 
  private:
   class Reservation;
@@ -117,7 +120,9 @@ class Mounter final : public api::MountBackend {
   void NoteServed(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result);
 
   // --- Mounting.
-  void TellMounting(const MountEntry& entry, const PreparedImage& image, api::StartRecording recording);
+  void TellMounting(const MountEntry& entry, const ResolvedImage& resolved, Duration resolve_took,
+                    const PreparedImage& image, api::StartRecording recording);
+  void TellUnmounted(const std::string& mount_point);
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags);
   absl::Status GuardAndMount(const MountEntry& entry, uint32_t flags, ondemand::Door& door);
   absl::Status Guard(const MountedBlob& mounted, ondemand::Door& door);

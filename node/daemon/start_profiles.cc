@@ -36,9 +36,10 @@ bool AllComplete(const std::vector<std::shared_ptr<Blob>>& blobs) {
 
 // A start of an image, from the mount on.
 struct Start {
-  Start(std::string its_reference, const Digest& its_manifest, std::vector<std::shared_ptr<Blob>> its_blobs,
-        api::StartRecording how, Instant now)
-      : reference(std::move(its_reference)),
+  Start(std::string where, std::string its_reference, const Digest& its_manifest,
+        std::vector<std::shared_ptr<Blob>> its_blobs, api::StartRecording how, Instant now)
+      : mount_point(std::move(where)),
+        reference(std::move(its_reference)),
         manifest(its_manifest),
         blobs(std::move(its_blobs)),
         touches(ChunkCountsOf(blobs)),
@@ -48,6 +49,7 @@ struct Start {
     for (uint32_t i = 0; i < blobs.size(); ++i) places.try_emplace(blobs[i]->key(), i);
   }
 
+  const std::string mount_point;
   const std::string reference;
   const Digest manifest;
   const std::vector<std::shared_ptr<Blob>> blobs;
@@ -100,7 +102,8 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
            parts_.lacks_what_is_absent();
   }
   void Replay(Start& start, const ImageProfile& profile);
-  void Note(Start& start, uint32_t blob, ChunkSpan chunks, Instant now);
+  using Touch = StartReports::Touch;
+  void Note(Start& start, uint32_t blob, ChunkSpan chunks, Touch touch, Instant now);
   void NoteAll(Start& start, uint32_t blob, const ChunkSet& touched, Instant now);
   bool WatchesLocked(const BlobKey& key) const;
   void LookLater();
@@ -188,6 +191,8 @@ void StartProfiles::Core::Found(const p2p::KeptProfile& kept) {
 
 // REQUIRES: mutex_ is held
 void StartProfiles::Core::Replay(Start& start, const ImageProfile& profile) {
+  for (const ProfileSpan& span : profile.spans)
+    parts_.reports.Foreseen(start.mount_point, span.blob, span.chunks);
   start.replay =
       std::make_shared<ProfileReplay>(parts_.cache, parts_.telemetry, start.blobs, profile, options_.limits);
   parts_.core.Post([replay = start.replay, touched = start.touches.start().spans] {
@@ -249,14 +254,15 @@ void StartProfiles::Core::Demanded(const BlobKey& key, ByteRange range) {
     if (place == start->places.end()) continue;
     const ChunkGeometry& geometry = start->blobs[place->second]->geometry();
     if (range.length > 0 && range.end() <= geometry.size())
-      Note(*start, place->second, geometry.Covering(range), now);
+      Note(*start, place->second, geometry.Covering(range), Touch::kWaits, now);
   }
 }
 
 // REQUIRES: mutex_ is held
-void StartProfiles::Core::Note(Start& start, uint32_t blob, ChunkSpan chunks, Instant now) {
+void StartProfiles::Core::Note(Start& start, uint32_t blob, ChunkSpan chunks, Touch touch, Instant now) {
   if (!start.first_touch) start.first_touch = now;
   start.touches.Note(blob, chunks, now - *start.first_touch, [&](ChunkSpan fresh) {
+    parts_.reports.Touched(start.mount_point, *start.blobs[blob], fresh, touch);
     if (!start.replay) return;
     parts_.core.Post([replay = start.replay, blob, fresh] { replay->Touched(blob, fresh); });
   });
@@ -267,7 +273,7 @@ void StartProfiles::Core::NoteAll(Start& start, uint32_t blob, const ChunkSet& t
   const ChunkIndex end(touched.chunk_count());
   for (ChunkIndex at = touched.NextSet({ChunkIndex(0), end.value()}); at < end;) {
     const ChunkIndex next = touched.NextClear({at, end.value() - at.value()});
-    Note(start, blob, {at, next.value() - at.value()}, now);
+    Note(start, blob, {at, next.value() - at.value()}, Touch::kPasses, now);
     at = touched.NextSet({next, end.value() - next.value()});
   }
 }
@@ -459,8 +465,8 @@ void StartProfiles::Resolved(const BlobOrigin& origin, const Digest& manifest) {
 void StartProfiles::Mounting(const std::string& mount_point, const std::string& reference,
                              const Digest& manifest, const std::vector<std::shared_ptr<Blob>>& blobs,
                              api::StartRecording recording) {
-  core_->Mounting(mount_point,
-                  std::make_shared<Start>(reference, manifest, blobs, recording, core_->parts().clock.Now()));
+  core_->Mounting(mount_point, std::make_shared<Start>(mount_point, reference, manifest, blobs, recording,
+                                                       core_->parts().clock.Now()));
 }
 
 void StartProfiles::Unmounted(const std::string& mount_point) {

@@ -13,6 +13,7 @@
 #include "node/daemon/attached_profiles.h"
 #include "node/daemon/mount_observer.h"
 #include "node/daemon/profile_store.h"
+#include "node/daemon/start_reports.h"
 #include "node/executor.h"
 #include "node/image_profile.h"
 #include "node/peer_trust.h"
@@ -54,6 +55,7 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
     const p2p::ProfileExchange* exchange;  // null on a node without members
     AttachedProfiles* attached;            // those that registries have; may be null
     Telemetry& telemetry;
+    StartReports& reports;
     // Adds the blob's chunks that were read while they were present, since it was called last; false if
     // nobody can tell of this blob.
     std::function<bool(const BlobKey&, ChunkSet&)> take_touched;

@@ -107,6 +107,39 @@ drop_page_cache
 origin_reads=$(metric sluice_reads_total 'source="origin"')
 for file in "${touched[@]}"; do cmp -n 65536 "$work/tree/$file" "$work/node2/mnt/$file" || fail "$file has other bytes"; done
 (($(metric sluice_reads_total 'source="origin"') == origin_reads)) || fail "what was brought in is read from the registry"
+note "it is said where the time of a start went, and what was foreseen"
+why() { sluice --output json status "$1" --why | jq '.starts[0]'; }
+adds_up='([.waited[] | .queued_seconds + .answer_seconds + .wire_seconds + .verified_seconds + .stored_seconds <=
+    .waited_seconds + 1e-6] | all) and .waiting_seconds <= .watched_seconds + 1e-6 and .failed == 0 and
+  ([.resolve_seconds, .bootstrap_seconds, .recipes_seconds, .mounting_seconds] | all(. > 0)) and .blobs_seconds >= 0 and
+  .resolve_round_trips >= 1 and .recipe_round_trips >= 1 and .touched_bytes.late <= .touched_bytes.waited'
+foreseen() {
+  why "$image" | jq -e '.touched_bytes | .profile >= 3 * 65536 and .hint + .fill == 0' >"$work/output"
+}
+if [[ ${BACKEND:-fanotify} != cachefiles ]]; then
+  # What the keeper lets pass is asked for now and then.
+  wait_until foreseen || fail "what was brought in ahead does not count as foreseen: $(why "$image")"
+  why "$work/node2/mnt" | jq -e '.waited.origin.reads == 0 and .waited.origin.waited_seconds == 0 and
+    .touched_bytes.waited == 0' >"$work/output" || fail "what was brought in ahead counts as waited for: $(why "$image")"
+fi
+why "$work/node2/mnt" | jq -e "$adds_up" >"$work/output" || fail "node 2 says: $(why "$image")"
+sluice status "$image" --why >"$work/why"
+grep -q '^  foreseen by earlier starts ' "$work/why" || fail "$(<"$work/why")"
+expect_failure 3 'nothing of sluice.*sluice status' sluice status "$registry/other:1" --why
+expect_failure 3 'nothing of sluice.*sluice status' sluice status "$work/tmp" --why
+expect_failure 2 IMAGE sluice status --why
+stop_node
+start_node
+expect_failure 5 "node2/mnt before this sluiced was started, which does not know" sluice status "$image" --why
+sluice umount "$work/node2/mnt" >&2
+expect_failure 3 'nothing of sluice' sluice status "$work/node2/mnt" --why
+sluice mount "$image" "$work/node2/mnt" >&2
+drop_page_cache
+cmp -n 65536 "$work/tree/${touched[0]}" "$work/node2/mnt/${touched[0]}" || fail "it has other bytes"
+here() { why "$image" | jq -e '.touched_bytes | .here >= 65536 and .profile == 0' >"$work/output"; }
+if [[ ${BACKEND:-fanotify} != cachefiles ]]; then
+  wait_until here || fail "what was there does not count as here: $(why "$image")"
+fi
 sluice umount "$work/node2/mnt" >&2
 
 note "what somebody has attached that is no profile of the image is advice that nobody takes"
@@ -142,4 +175,8 @@ refused() { grep -q "attached to $digest as its profile is none" "$node_log"; }
 wait_until refused || fail "node 3 has not looked at it: $(tail -n 3 "$node_log")"
 for file in "${touched[@]}"; do cmp -n 65536 "$work/tree/$file" "$work/node3/mnt/$file" || fail "$file has other bytes"; done
 (($(metric sluice_profile_bytes_total 'result="fetched"') == 0)) || fail "a profile of another image is replayed"
+why "$image" | jq -e "$adds_up"' and .waited.origin.reads >= 3 and .waiting_seconds > 0 and
+  (.waited.origin | .answer_seconds + .wire_seconds > 0 and .verified_seconds > 0 and .waited_seconds > 0) and
+  (.touched_bytes | .waited - .late >= 3 * 65536 and .profile == 0)' >"$work/output" ||
+  fail "node 3 says: $(why "$image")"
 echo "$(jq .touched_bytes "$work/recorded") bytes recorded, pushed and replayed"

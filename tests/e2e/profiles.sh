@@ -32,6 +32,7 @@ for n in 1 2 3; do
   wait_until reached_all || fail "node $n does not know the others: $(sluice peers)"
 done
 
+why() { sluice --output json status "$1" --why >"$work/why" && jq -e ".starts[0] | $2" "$work/why" >"$work/output"; }
 hinted() { sluice --output json prefetch submit --profile "$registry/app:1" | jq -r '.hints[0] | "\(.state) \(.profile_starts)"'; }
 use_node 1
 [[ $(hinted) == 'completed 0' ]] || fail "a hint for a profile that nobody has: $(sluice prefetch list)"
@@ -42,6 +43,9 @@ sluice mount "$registry/app:1" "$work/node1/mnt" >&2
 drop_page_cache
 start_program "$work/node1/mnt"
 (($(profile_bytes fetched) == 0)) || fail "something was replayed though nothing was known"
+why "$registry/app:1" '([.waited[].reads] | add) >= 3 and .waiting_seconds > 0 and
+  .waiting_seconds <= .watched_seconds and (.waited.origin.waited_seconds + .waited.peer.waited_seconds > 0) and (.touched_bytes | .profile == 0 and
+  .waited - .late > 0)' || fail "what nobody had foreseen does not count so: $(<"$work/why")"
 sluice umount "$work/node1/mnt" >&2
 recorded() { [[ -s $data_dir/profiles/$digest.json ]]; }
 wait_until recorded || fail "node 1 has recorded nothing"
@@ -72,6 +76,12 @@ before=$(metric sluice_reads_total 'source="origin"')
 start_program "$work/node3/mnt"
 [[ ${BACKEND:-fanotify} == cachefiles ]] || (($(metric sluice_reads_total 'source="origin"') == before)) ||
   fail "what is known was fetched again"
+if [[ ${BACKEND:-fanotify} != cachefiles ]]; then
+  foreseen() { why "$work/node3/mnt" '.touched_bytes.profile >= 3 * 65536'; }
+  wait_until foreseen || fail "what was brought in ahead does not count as foreseen: $(<"$work/why")"
+  why "$work/node3/mnt" '.touched_bytes.waited == 0 and .waited.origin.reads == 0 and .waiting_seconds == 0' ||
+    fail "what was brought in ahead counts as waited for: $(<"$work/why")"
+fi
 all_used() { (($(profile_bytes used) == $(profile_bytes fetched))); }
 [[ ${BACKEND:-fanotify} != fanotify ]] || wait_until all_used ||
   fail "of $(profile_bytes fetched) bytes brought in $(profile_bytes used) count as used"

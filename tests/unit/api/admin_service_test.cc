@@ -269,6 +269,87 @@ TEST_F(AdminServiceTest, PeersCarryEveryField) {
   EXPECT_FALSE(response.peers(1).has_skipped_for() || response.peers(1).has_blame_age());
 }
 
+TEST_F(AdminServiceTest, StartsCarryEveryField) {
+  using std::chrono::milliseconds;
+  StartReport start;
+  start.reference = "r/a:1";
+  start.manifest = TestDigest(3);
+  start.mount_point = "/mnt/a";
+  start.resolve = milliseconds(1);
+  start.resolve_round_trips = 2;
+  start.bootstrap = milliseconds(3);
+  start.blobs = milliseconds(4);
+  start.recipes = milliseconds(5);
+  start.recipe_round_trips = 6;
+  start.mounting = milliseconds(7);
+  start.watched = milliseconds(8);
+  start.over = true;
+  start.waiting = milliseconds(9);
+  start.waited[static_cast<size_t>(SourceKind::kPeer)] = {10,
+                                                          11,
+                                                          milliseconds(12),
+                                                          milliseconds(13),
+                                                          milliseconds(14),
+                                                          milliseconds(15),
+                                                          milliseconds(16),
+                                                          milliseconds(17),
+                                                          18};
+  start.failed = 19;
+  start.touched = {20, 21, 22, 23, 24, 25, 26, 27};
+  start.sees_present = true;
+  backend_.starts = {{start}, {"/mnt/b"}};
+
+  grpc::ClientContext context;
+  v1::GetStartReportsRequest request;
+  request.set_image("r/a:1");
+  v1::GetStartReportsResponse response;
+  ASSERT_TRUE(stub_->GetStartReports(&context, request, &response).ok());
+  EXPECT_THAT(backend_.calls(), ElementsAre("GetStartReports r/a:1"));
+  EXPECT_THAT(response.unknown(), ElementsAre("/mnt/b"));
+  ASSERT_EQ(response.reports_size(), 1);
+  const v1::StartReport& got = response.reports(0);
+  const auto ms = [](const google::protobuf::Duration& duration) { return duration.nanos() / 1'000'000; };
+  EXPECT_EQ(got.reference(), "r/a:1");
+  EXPECT_EQ(got.manifest_digest(), TestDigest(3).ToString());
+  EXPECT_EQ(got.mount_point(), "/mnt/a");
+  EXPECT_EQ(ms(got.resolve()), 1);
+  EXPECT_EQ(got.resolve_round_trips(), 2u);
+  EXPECT_EQ(ms(got.bootstrap()), 3);
+  EXPECT_EQ(ms(got.blobs()), 4);
+  EXPECT_EQ(ms(got.recipes()), 5);
+  EXPECT_EQ(got.recipe_round_trips(), 6u);
+  EXPECT_EQ(ms(got.mounting()), 7);
+  EXPECT_EQ(ms(got.watched()), 8);
+  EXPECT_TRUE(got.over());
+  EXPECT_EQ(ms(got.waiting()), 9);
+  ASSERT_EQ(got.waited_size(), static_cast<int>(kSourceKindCount));
+  const v1::WaitedReads& waited = got.waited(static_cast<int>(SourceKind::kPeer));
+  EXPECT_EQ(waited.source(), v1::READ_SOURCE_PEER);
+  EXPECT_EQ(waited.reads(), 10u);
+  EXPECT_EQ(waited.bytes(), 11u);
+  EXPECT_EQ(ms(waited.waited()), 12);
+  EXPECT_EQ(ms(waited.queued()), 13);
+  EXPECT_EQ(ms(waited.answer()), 14);
+  EXPECT_EQ(ms(waited.wire()), 15);
+  EXPECT_EQ(ms(waited.verified()), 16);
+  EXPECT_EQ(ms(waited.stored()), 17);
+  EXPECT_EQ(waited.foreseen(), 18u);
+  EXPECT_EQ(got.failed(), 19u);
+  EXPECT_EQ(got.touched().here(), 20u);
+  EXPECT_EQ(got.touched().profile(), 21u);
+  EXPECT_EQ(got.touched().readahead(), 22u);
+  EXPECT_EQ(got.touched().hint(), 23u);
+  EXPECT_EQ(got.touched().fill(), 24u);
+  EXPECT_EQ(got.touched().other(), 25u);
+  EXPECT_EQ(got.touched().waited(), 26u);
+  EXPECT_EQ(got.touched().late(), 27u);
+  EXPECT_TRUE(got.sees_present());
+
+  backend_.failure = absl::NotFoundError("nothing of that is mounted");
+  grpc::ClientContext again;
+  EXPECT_EQ(stub_->GetStartReports(&again, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
 TEST_F(AdminServiceTest, ANodeThatWasToldOfNoOthersHasNoSelfEither) {
   grpc::ClientContext context;
   v1::ListPeersResponse response;

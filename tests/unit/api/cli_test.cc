@@ -232,6 +232,64 @@ TEST_F(CliTest, StatusWatchTakesNoOddTimesAndEndsWithCtrlC) {
   EXPECT_EQ(Await(sluice).exit_code, 0);
 }
 
+TEST_F(CliTest, WhyAStartTookSoLongIsTextAndJson) {
+  Serve();
+  using std::chrono::milliseconds;
+  StartReport start;
+  start.reference = "r/a:1";
+  start.mount_point = "/mnt/a";
+  start.resolve = milliseconds(100);
+  start.resolve_round_trips = 2;
+  start.mounting = milliseconds(150);
+  start.watched = milliseconds(2000);
+  start.waiting = milliseconds(300);
+  start.waited[static_cast<size_t>(SourceKind::kOrigin)] = {4,
+                                                            4096,
+                                                            milliseconds(400),
+                                                            milliseconds(20),
+                                                            milliseconds(40),
+                                                            milliseconds(80),
+                                                            milliseconds(30),
+                                                            milliseconds(10),
+                                                            1};
+  start.touched = {.here = 0, .profile = 600, .readahead = 200, .waited = 200, .late = 50};
+  start.sees_present = true;
+  backend_.starts = {{start}, {"/mnt/b"}};
+  const Outcome text = Run({"status", "r/a:1", "--why"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(
+      text.out,
+      AllOf(HasSubstr("mounted    after 0.250 s: 0.100 s manifest (2 round trips)"),
+            HasSubstr("waited     0.300 s of 2.000 s so far"),
+            HasSubstr("for registries: 4 reads of 4.0 KiB, 0.400 s in all: 0.020 s for a slot, 0.040 s "
+                      "for an answer, 0.080 s wire, 0.030 s verified, 0.010 s stored; 1 had been foreseen"),
+            HasSubstr("touched    1000 B of chunks\n"), HasSubstr("by earlier starts    600 B (60 %)"),
+            HasSubstr("foreseen, and too late        50 B (5 %)"),
+            HasSubstr("not foreseen                  150 B (15 %)")));
+  EXPECT_THAT(text.out, AllOf(HasSubstr("mount      /mnt/b\nnot known"), Not(HasSubstr("hint")),
+                              Not(HasSubstr("other nodes"))));
+
+  const Json json = RunJson({"status", "r/a:1", "--why"});
+  EXPECT_EQ(json["unknown"], Json::parse(R"(["/mnt/b"])"));
+  const Json& shown = json["starts"][0];
+  EXPECT_EQ(shown["mounted_after_seconds"], 0.25);
+  EXPECT_EQ(shown["waited"]["origin"]["answer_seconds"], 0.04);
+  EXPECT_EQ(shown["waited"]["peer"]["reads"], 0);
+  EXPECT_EQ(shown["touched_bytes"]["profile"], 600);
+  EXPECT_EQ(shown["over"], false);
+
+  backend_.starts = {{}, {"/mnt/b", "/mnt/c"}};
+  const Outcome unknown = Run({"status", "r/a:1", "--why"});
+  EXPECT_EQ(unknown.exit_code, 5);
+  EXPECT_THAT(unknown.err, AllOf(HasSubstr("/mnt/b, /mnt/c"), HasSubstr("does not know")));
+  EXPECT_THAT(unknown.out, IsEmpty());
+  backend_.failure = absl::NotFoundError("nothing is mounted");
+  EXPECT_EQ(Run({"status", "r/a:1", "--why"}).exit_code, 3);
+  EXPECT_EQ(Run({"status", "--why"}).exit_code, 2);
+  EXPECT_EQ(Run({"status", "r/a:1"}).exit_code, 2);
+  EXPECT_EQ(Run({"status", "r/a:1", "--why", "--watch"}).exit_code, 2);
+}
+
 TEST_F(CliTest, LogLevelShowsAndSets) {
   Serve();
   EXPECT_EQ(Run({"log-level"}).out, "info\n");

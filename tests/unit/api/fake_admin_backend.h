@@ -46,7 +46,8 @@ class FakeAdminBackend final : public StatusBackend,
   uint64_t evict_freed_bytes = 0;
   std::string recipe;
   std::map<std::string, ProfileReport> profiles;  // by how the image is named
-  std::function<void()> on_unmount;               // changes what is told from then on
+  ImageStarts starts;
+  std::function<void()> on_unmount;  // changes what is told from then on
   // What every call but GetFillProgress answers, if it is not OK.
   absl::Status failure;
   // What one GetFillProgress after the other answers; the last one again and again.
@@ -147,6 +148,13 @@ class FakeAdminBackend final : public StatusBackend,
     if (fill_snapshots.empty()) return absl::NotFoundError("nothing is mounted at " + mount_point);
     const size_t turn = std::min(fill_polls_++, fill_snapshots.size() - 1);
     return fill_snapshots[turn];
+  }
+
+  absl::StatusOr<ImageStarts> GetStartReports(const std::string& image) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("GetStartReports " + image);
+    if (!failure.ok()) return failure;
+    return starts;
   }
 
   absl::StatusOr<std::vector<BlobInfo>> ListBlobs(const BlobPageRequest& page) override {

@@ -51,7 +51,7 @@ class StartProfilesTest : public ::testing::Test {
   void Restart(StartProfiles::Options options) {
     if (options.recorder.empty()) options.recorder = "self";
     starts_ = std::make_unique<StartProfiles>(
-        StartProfiles::Parts{clock_, loop_, io_, *cache_, *profiles_, nullptr, nullptr, telemetry_,
+        StartProfiles::Parts{clock_, loop_, io_, *cache_, *profiles_, nullptr, nullptr, telemetry_, reports_,
                              [this](const BlobKey& key, ChunkSet& touched) {
                                for (const uint32_t chunk : touched_[key]) touched.Add(ChunkIndex(chunk));
                                touched_[key].clear();
@@ -79,6 +79,13 @@ class StartProfilesTest : public ::testing::Test {
     starts_->Resolved({"registry", "image"}, Named(9));
     starts_->Mounting(at, "registry/image:1", Named(9), blobs_, recording);
     Settle();
+  }
+  // As a mounter does beside.
+  void Report() {
+    api::StartReport report;
+    report.mount_point = "/mnt";
+    reports_.Begin(std::move(report), blobs_);
+    reports_.Mounted("/mnt");
   }
   void Unmount(const std::string& at = "/mnt") {
     starts_->Unmounted(at);
@@ -114,6 +121,7 @@ class StartProfilesTest : public ::testing::Test {
   fakes::FakeSource source_;
   FixedSources sources_{{{SourceRank::kOrigin, &source_}}};
   Telemetry telemetry_;
+  StartReports reports_{clock_};
   std::filesystem::path folder_;
   std::vector<std::shared_ptr<Blob>> blobs_;
   std::unique_ptr<BlobCache> cache_;
@@ -143,6 +151,36 @@ TEST_F(StartProfilesTest, AStartIsRecordedAndBroughtInAheadOfTheNext) {
   EXPECT_EQ(source_.calls[0].request.chunks, (ChunkSpan{ChunkIndex(30), 1}));
   EXPECT_EQ(source_.calls[1].request.chunks, (ChunkSpan{ChunkIndex(7), 2}));
   EXPECT_EQ(telemetry_.profile_replays.value(), 1u);
+}
+
+TEST_F(StartProfilesTest, AReportSaysWhatAProfileForesawAndWhatReadersWaitedFor) {
+  Report();
+  Mount();
+  Demand(1, 30);
+  ReadPresent(0, 7);
+  Pass(seconds(1));
+  const std::optional<api::StartReport> first = reports_.Of("/mnt");
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->touched.waited, kChunk);
+  EXPECT_EQ(first->touched.other, kChunk);
+  EXPECT_EQ(first->touched.profile, 0u);
+  Unmount();
+
+  Report();
+  Mount();
+  ASSERT_THAT(source_.calls, SizeIs(2));
+  source_.Take().SendAll();
+  Settle();
+  ReadPresent(1, 30);
+  ReadPresent(1, 30);
+  Pass(seconds(1));
+  Demand(0, 7);  // on its way
+  Demand(0, 99);
+  const std::optional<api::StartReport> second = reports_.Of("/mnt");
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->touched.profile, kChunk);
+  EXPECT_EQ(second->touched.waited, 2 * kChunk);
+  EXPECT_EQ(second->touched.here + second->touched.readahead + second->touched.other, 0u);
 }
 
 TEST_F(StartProfilesTest, WhoeverWantsToBringItInWithoutAStartIsTold) {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <set>
@@ -28,6 +29,9 @@ namespace fs = std::filesystem;
 
 constexpr char kBackupSuffix[] = ".before-sluice";
 constexpr char kCrioFile[] = "50-sluice.conf";
+// In a folder of hosts' folders that was not there before us: it goes with the last of them. containerd looks
+// at folders alone.
+constexpr char kMadeByUs[] = ".made-by-sluice";
 
 struct Flags {
   std::string mirror = "http://127.0.0.1:7303";
@@ -121,6 +125,27 @@ absl::Status ApplyAll(const std::vector<Change>& changes, const Flags& flags) {
   return absl::OkStatus();
 }
 
+// The folder itself, where it is not there, before anything is written below it.
+absl::Status MakeFolderOfHosts(const std::string& folder) {
+  std::error_code error;
+  if (fs::exists(folder, error) || error) return absl::OkStatus();
+  fs::create_directories(folder, error);
+  if (error) return FileError("make the folder", folder, error.value());
+  return WriteFile(absl::StrCat(folder, "/", kMadeByUs), "");
+}
+
+// The folder goes if we made it and nothing else is in it. What others have put there is theirs, and so is
+// the folder from then on; while only some registries are taken away, the rest may be ours.
+void LeaveFolderOfHosts(const std::string& folder, const Flags& flags) {
+  const std::string mark = absl::StrCat(folder, "/", kMadeByUs);
+  std::error_code error;
+  if (!fs::exists(mark, error)) return;
+  const auto entries = std::distance(fs::directory_iterator(folder, error), fs::directory_iterator());
+  if (error || (entries > 1 && !flags.registries.empty())) return;
+  fs::remove(mark, error);
+  if (fs::remove(folder, error)) std::printf("removes %s\n", folder.c_str());
+}
+
 absl::StatusOr<std::string> FolderOfHosts(const Flags& flags) {
   if (!flags.config_path.empty()) return flags.config_path;
   const absl::StatusOr<std::optional<std::string>> config = ReadFile(flags.config);
@@ -187,7 +212,13 @@ absl::Status ConfigureContainerd(const Flags& flags) {
     }
     changes.push_back(std::move(change));
   }
-  return ApplyAll(changes, flags);
+  const bool dry = flags.dry_run;
+  if (const absl::Status made = dry || flags.remove ? absl::OkStatus() : MakeFolderOfHosts(*folder);
+      !made.ok())
+    return made;
+  const absl::Status applied = ApplyAll(changes, flags);
+  if (applied.ok() && flags.remove && !dry) LeaveFolderOfHosts(*folder, flags);
+  return applied;
 }
 
 absl::Status ConfigureCrio(const Flags& flags) {

@@ -124,6 +124,27 @@ sluice configure containerd --config-path "$work/others" --remove >&2
 cmp "$work/hosts.before" "$work/others/registry.example/hosts.toml" || fail "the file is not what it was"
 [[ ! -e $work/others/_default/hosts.toml ]] || fail "a file of ours is left"
 [[ $(find "$work/others" -type f | wc -l) == 1 ]] || fail "something is left: $(find "$work/others")"
+# The folder itself goes where it was not there before, and nothing else is in it.
+sluice configure containerd --config-path "$work/certs.d" --dry-run >&2
+[[ ! -e $work/certs.d ]] || fail "a dry run makes a folder"
+for others in no yes; do
+  sluice configure containerd --config-path "$work/certs.d" >&2
+  [[ $others == no ]] || mkdir "$work/certs.d/other.example"
+  sluice configure containerd --config-path "$work/certs.d" --remove >&2
+  [[ $others == yes || ! -e $work/certs.d ]] || fail "an empty folder is left"
+done
+[[ $(find "$work/certs.d" -mindepth 1) == "$work/certs.d/other.example" ]] || fail "left: $(find "$work/certs.d")"
+rm -r "$work/certs.d"
+sluice configure containerd --config-path "$work/certs.d" --registry one.example --registry two.example >&2
+for registry_name in one.example two.example; do
+  [[ -d $work/certs.d ]] || fail "the folder goes before $registry_name"
+  sluice configure containerd --config-path "$work/certs.d" --registry "$registry_name" --remove >&2
+done
+[[ ! -e $work/certs.d ]] || fail "an empty folder is left when one registry after the other goes"
+mkdir "$work/empty"
+sluice configure containerd --config-path "$work/empty" >&2
+sluice configure containerd --config-path "$work/empty" --remove >&2
+[[ -d $work/empty && -z $(ls -A "$work/empty") ]] || fail "a folder that was there is not as it was"
 echo 'version = 2' >"$work/no-path.toml"
 expect_failure "$exit_refused" 'no config_path.*certs\.d' sluice configure containerd --containerd-config "$work/no-path.toml"
 expect_failure "$exit_not_found" 'is not there.*config-path' sluice configure containerd --containerd-config "$work/none.toml"

@@ -256,6 +256,14 @@ absl::Status Door::UnmountImage(const std::string& mount_point) {
   return keeper_->Unmount(mount_point);
 }
 
+absl::Status Door::DetachImage(const std::string& mount_point) {
+  return keeper_->DetachMount(mount_point);
+}
+
+absl::Status Door::RefuseReads() {
+  return keeper_->RefuseReads();
+}
+
 absl::StatusOr<std::vector<MountedImage>> Door::Mounts() {
   return keeper_->ListMounts();
 }

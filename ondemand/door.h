@@ -111,6 +111,14 @@ class Door {
   absl::Status MountImage(const MountRequest& request);
   // Errors: NotFound (not one of ours), FailedPrecondition (busy), Unavailable.
   absl::Status UnmountImage(const std::string& mount_point);
+  // As UnmountImage; what is busy no path leads to any more, and who uses it keeps it until he ends. Errors:
+  // as there, but for busy.
+  absl::Status DetachImage(const std::string& mount_point);
+  // Every read of every image gets an error from now on, and those that wait get it at once: never for what
+  // is in the kernel's caches already, and with cachefiles in its copies. It is over with the first image
+  // that is mounted when no other is used any more; until then MountImage gives FailedPrecondition. A keeper
+  // that replaces this one does not know of it. Errors: Unavailable.
+  absl::Status RefuseReads();
   // Mounts that exist now, also those made before this daemon started.
   absl::StatusOr<std::vector<MountedImage>> Mounts();
   // Whether the file system, mounted or not, was mounted by this door's keeper or one that it succeeded.

@@ -703,7 +703,20 @@ absl::Status KeeperClient::Mount(const Image& image, const MountPoint& mount_poi
 }
 
 absl::Status KeeperClient::Unmount(const std::string& mount_point) {
-  keeper::UnmountRequest request;
+  return CallOnMountPoint(keeper::RequestKind::kUnmount, mount_point);
+}
+
+absl::Status KeeperClient::DetachMount(const std::string& mount_point) {
+  return CallOnMountPoint(keeper::RequestKind::kDetach, mount_point);
+}
+
+absl::Status KeeperClient::RefuseReads() {
+  const keeper::PlainRequest request{{.kind = keeper::RequestKind::kRefuseReads}};
+  return CallKeeper(&request, sizeof(request)).status();
+}
+
+absl::Status KeeperClient::CallOnMountPoint(keeper::RequestKind kind, const std::string& mount_point) {
+  keeper::UnmountRequest request{{.kind = kind}, {}};
   if (!keeper::CopyText(mount_point, request.mount_point)) {
     return absl::InvalidArgumentError("the mount point's path is too long");
   }

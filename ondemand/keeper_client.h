@@ -148,6 +148,9 @@ class KeeperClient {
   };
   absl::Status Mount(const Image& image, const MountPoint& mount_point);
   absl::Status Unmount(const std::string& mount_point);
+  // As Door::DetachImage and Door::RefuseReads.
+  absl::Status DetachMount(const std::string& mount_point);
+  absl::Status RefuseReads();
   absl::StatusOr<std::vector<MountedImage>> ListMounts();
   // As Door::AdoptOrphan.
   absl::Status AdoptOrphan(const ErofsInstance& instance, std::span<const BlobEntry> devices);
@@ -201,6 +204,7 @@ class KeeperClient {
   absl::StatusOr<keeper::Reply> CallKeeper(const void* request, size_t size,
                                            std::span<const int> descriptors = {}, Duration extra = {});
   void SetTimeout(Duration extra);
+  absl::Status CallOnMountPoint(keeper::RequestKind kind, const std::string& mount_point);
   absl::Status CallOnEntry(keeper::RequestKind kind, BlobEntry entry);
   std::optional<BlobKey> KeyOf(uint32_t entry) const;
   bool KeeperIsDead() const;

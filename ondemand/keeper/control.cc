@@ -184,9 +184,18 @@ int Control::WaitTimeout() const {
 
 // The kernel lets go of its objects some time after the last unmount, and waits until it is heard.
 bool Control::MayLeave() {
-  if (DaemonAttached() || NowNs() < leave_after_ns_ || mounts_.Any()) return false;
+  if (DaemonAttached() || NowNs() < leave_after_ns_ || IsNeeded()) return false;
   if (idle_since_ns_ == 0) idle_since_ns_ = NowNs();
   return parts_.door.Idle() || NowNs() - idle_since_ns_ > int64_t{kLastObjectsWaitMs} * 1'000'000;
+}
+
+// Whoever still uses what was taken from him by force gets errors through FUSE whether we are here or not;
+// the holes that other doors guard would read as zeros. What is then left is forgotten, so that nobody takes
+// us for dead among mounts.
+bool Control::IsNeeded() {
+  const bool by_force = parts_.door.RefusesReads() && parts_.journal.layout().door == DoorKind::kFuse;
+  if (by_force && !mounts_.AnyVisible()) mounts_.ForgetAll();
+  return mounts_.Any();
 }
 
 void Control::OnSignal() {
@@ -287,7 +296,7 @@ Outcome Control::Dispatch(int connection, const Header& header, Message& message
     case RequestKind::kGoodbye:
       DetachDaemon();
       // So that the daemon sees whether we stay.
-      (void)mounts_.Any();
+      (void)IsNeeded();
       return {};
     case RequestKind::kGuard:
       return GuardBlob(reinterpret_cast<const GuardRequest&>(header), &reply.value);
@@ -300,6 +309,11 @@ Outcome Control::Dispatch(int connection, const Header& header, Message& message
       return Mount(connection, reinterpret_cast<const MountCall&>(header), message);
     case RequestKind::kUnmount:
       return mounts_.Unmount(reinterpret_cast<const UnmountRequest&>(header).mount_point);
+    case RequestKind::kDetach:
+      return mounts_.Unmount(reinterpret_cast<const UnmountRequest&>(header).mount_point,
+                             Mounts::IfBusy::kDetach);
+    case RequestKind::kRefuseReads:
+      return RefuseReads();
     case RequestKind::kListMounts: {
       uint32_t found = 0;
       if (const MountRecord* record = mounts_.NextVisible(entry, &found)) {
@@ -422,6 +436,7 @@ Outcome Control::MarkBlob(uint32_t entry, RequestKind kind) {
   BlobRecord* record = Record(entry);
   if (record == nullptr) return Error{ENODEV, "the blob is not guarded"};
   if (kind == RequestKind::kMarkComplete) {
+    if (Outcome over = EndRefusal(); !over.ok()) return over;
     // Written down first: a mark that nobody knows of would never be taken off.
     record->complete.store(1);
     Outcome marked = parts_.door.MarkComplete(*record);
@@ -435,6 +450,30 @@ Outcome Control::MarkBlob(uint32_t entry, RequestKind kind) {
     marks_are_stale_ = true;
   }
   return cleared;
+}
+
+// What the kernel reads unasked, or has read of the door's files, comes here again.
+Outcome Control::RefuseReads() {
+  parts_.door.RefuseReads();
+  Log("all reads are refused from now on: what is mounted is to be unmounted by force");
+  for (uint32_t entry = 0; entry < kBlobsMax; ++entry) {
+    const BlobRecord* record = Record(entry);
+    if (record == nullptr) continue;
+    const Outcome cleared = record->complete.load() != 0 ? MarkBlob(entry, RequestKind::kClearComplete)
+                                                         : parts_.door.ClearComplete(*record);
+    if (!cleared.ok()) return cleared;
+  }
+  return {};
+}
+
+Outcome Control::EndRefusal() {
+  if (!parts_.door.RefusesReads()) return {};
+  if (mounts_.Any())
+    return Error{EBUSY,
+                 "what was unmounted by force is used still, and gets errors; end what uses it first: "
+                 "\"sluice status --holders\" says what that is"};
+  parts_.door.ServeReads();
+  return {};
 }
 
 void Control::ClearStaleMarks() {
@@ -452,6 +491,7 @@ Outcome Control::Mount(int connection, const MountCall& call, const Message& mes
   if (message.descriptors.size() != kMountDescriptors)
     return Error{EPROTO, "a mount needs descriptors of the bootstrap and of the mount point"};
   if (call.mount_point[0] != '/') return Error{EINVAL, "the mount point must be an absolute path"};
+  if (Outcome over = EndRefusal(); !over.ok()) return over;
   Outcome proved = parts_.door.Prove();
   if (!proved.ok()) {
     Log("%s", proved.error().text.c_str());

@@ -69,6 +69,7 @@ class Control {
   bool DaemonAttached() const { return daemon_.process.valid(); }
   void DetachDaemon();
   bool MayLeave();
+  bool IsNeeded();
   int WaitTimeout() const;
 
   Outcome Dispatch(int connection, const Header& header, Message& message, Reply& reply);
@@ -76,6 +77,9 @@ class Control {
   Outcome GuardBlob(const GuardRequest& request, uint32_t* entry);
   Outcome UnguardBlob(uint32_t entry);
   Outcome MarkBlob(uint32_t entry, RequestKind kind);
+  Outcome RefuseReads();
+  // Serves reads again where nothing of before is used any more. Errors: EBUSY.
+  Outcome EndRefusal();
   // Takes off the marks of blobs that are not complete: a daemon has taken chunks back and could not say so.
   void ClearStaleMarks();
   Outcome Mount(int connection, const MountCall& call, const Message& message);

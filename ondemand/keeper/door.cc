@@ -192,6 +192,7 @@ void Door::UpdateIntake() {
 // ------------------------------------------------------------------------------------------------ slots
 
 bool Door::AllPresent(uint32_t entry, uint32_t chunk_shift, uint64_t offset, uint64_t length) const {
+  if (refuses_reads_.load(std::memory_order_relaxed)) return false;
   const PresenceBits& bits = journal_.layout().present[entry];
   const uint64_t last = (offset + length - 1) >> chunk_shift;
   for (uint64_t chunk = offset >> chunk_shift; chunk <= last; ++chunk) {
@@ -222,6 +223,7 @@ void Door::NoteTouched(const BlobRecord& record, const SlotRead& read) {
 }
 
 bool Door::FailsAgain(const SlotRead& read) {
+  if (refuses_reads_.load(std::memory_order_relaxed)) return true;
   if (failed_until_ns_.empty()) return false;
   const int64_t now_ns = NowNs();
   const BlobRecord& record = journal_.layout().blobs[read.blob];
@@ -333,6 +335,18 @@ void Door::RefuseReadsOf(uint32_t entry) {
   ForEachHeld([this, entry](uint32_t index, const SlotRead& read) {
     if (read.blob == entry) GiveUp(index, EIO);
   });
+}
+
+// Also where the daemon has finished a read that is not answered yet: it is answered as it is.
+void Door::RefuseReads() {
+  CallOnThread([this] {
+    refuses_reads_.store(true);
+    ForEachHeld([this](uint32_t index, const SlotRead&) { GiveUp(index, EIO); });
+  });
+}
+
+void Door::ServeReads() {
+  CallOnThread([this] { refuses_reads_.store(false); });
 }
 
 void Door::Renumber(uint32_t index, uint64_t request) {

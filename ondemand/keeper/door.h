@@ -57,6 +57,11 @@ class Door {
   void AbandonTickets();
   // A daemon has come, or an entry is another blob's: what failed before may succeed.
   void ForgetFailures();
+  // Answers all reads with EIO, those that wait too, until ServeReads: their readers are to end. A successor
+  // does not know of it. Idempotent.
+  void RefuseReads();
+  void ServeReads();
+  bool RefusesReads() const { return refuses_reads_.load(); }
 
   // Lets reads of the blob's file pass unasked, where the kernel can, until they are to be asked for again.
   // Idempotent.
@@ -128,7 +133,7 @@ class Door {
   // for what it wanted to read ahead, and again, page by page, for what it was refused, and each time would
   // cost the reader another deadline. Where the kernel does not say who reads (cachefiles; readers in a PID
   // namespace that is not ours or below) whoever reads just after somebody waited in vain is taken for the
-  // same.
+  // same. All are, while reads are refused.
   bool FailsAgain(const SlotRead& read);
   // Whether there is a free slot, or one will come free at a deadline. If not, the daemon holds them all.
   bool SlotsComeFree() const { return !free_.empty() || first_waiting_ != kNone; }
@@ -146,7 +151,7 @@ class Door {
   void CountHit(const SlotRead& read);
   // The read gets an error that the daemon hears nothing of.
   void Failed(const SlotRead& read, Refusal why) { CountFailed(journal_.layout(), read.blob, why); }
-  // REQUIRES: length > 0, the range ends within the blob
+  // False while reads are refused. REQUIRES: length > 0, the range ends within the blob
   bool AllPresent(uint32_t entry, uint32_t chunk_shift, uint64_t offset, uint64_t length) const;
   // The reads that wait, for a door that must look for one; the kernel may know one by another number now.
   template <typename Visit>
@@ -207,6 +212,8 @@ class Door {
   void Hold(uint32_t index, const SlotRead& read);
   void Unlink(uint32_t index);
   void Release(uint32_t index);
+
+  std::atomic<bool> refuses_reads_{false};  // written on the door's thread
 
   // Owned by the door's thread once it runs.
   Descriptor poll_;

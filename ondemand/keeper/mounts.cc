@@ -186,12 +186,14 @@ Result<Descriptor> MountLoops(std::span<const std::string> files, uint32_t flags
 }
 
 // Where the path leads now may be somewhere else than where the list says that the mount is.
-Outcome UnmountThere(const MountRecord& record) {
+Outcome UnmountThere(const MountRecord& record, Mounts::IfBusy if_busy) {
   const Result<MountIdentity> found = IdentityOf(AT_FDCWD, record.mount_point);
   if (!found.ok()) return found.error();
   if (found.value() != MountIdentity{record.mount_id, record.device})
     return Error{ENOENT, std::string(record.mount_point) + " is not where the mount is any more"};
   if (umount2(record.mount_point, UMOUNT_NOFOLLOW) == 0) return {};
+  const bool detach = errno == EBUSY && if_busy == Mounts::IfBusy::kDetach;
+  if (detach && umount2(record.mount_point, UMOUNT_NOFOLLOW | MNT_DETACH) == 0) return {};
   return ErrnoError(std::string("unmount ") + record.mount_point);
 }
 
@@ -394,12 +396,12 @@ Outcome Mounts::MakeAndAttach(const MountCall& call, const Files& files, std::sp
   return error;
 }
 
-Outcome Mounts::Unmount(const std::string& mount_point) {
+Outcome Mounts::Unmount(const std::string& mount_point, IfBusy if_busy) {
   ForgetDead();
   for (MountRecord& record : journal_.layout().mounts) {
     if (record.in_use == 0 || mount_point != record.mount_point || !IsVisible(record)) continue;
     const Outcome unmounted =
-        MountingProcess().RunOutcome([&record] { return UnmountThere(record); }, {{}, {}, kForeignPathMs});
+        MountingProcess().RunOutcome([&] { return UnmountThere(record, if_busy); }, {{}, {}, kForeignPathMs});
     if (!unmounted.ok()) return unmounted;
     Log("unmounted %s", record.mount_point);
     ForgetDead();
@@ -456,6 +458,19 @@ bool Mounts::Any() {
   ForgetDead();
   return std::any_of(std::begin(journal_.layout().mounts), std::end(journal_.layout().mounts),
                      [](const MountRecord& record) { return record.in_use != 0; });
+}
+
+bool Mounts::AnyVisible() {
+  uint32_t entry = 0;
+  return NextVisible(0, &entry) != nullptr;
+}
+
+void Mounts::ForgetAll() {
+  for (MountRecord& record : journal_.layout().mounts) {
+    if (record.in_use == 0) continue;
+    door_.RemoveImage(record);
+    record.in_use = 0;
+  }
 }
 
 bool Mounts::IsVisible(const MountRecord& record) {

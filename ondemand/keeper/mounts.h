@@ -34,9 +34,11 @@ class Mounts {
   // many mounts), else what the kernel says, with its own words. Source: Documentation/filesystems/erofs.rst,
   // "device=%s"; fsopen(2), fsconfig(2), fsmount(2).
   Outcome Mount(const MountCall& call, const Files& files, std::span<const int> abort_on);
+  // Of what is busy: refused, or taken out of the way, for whoever uses it to keep until he ends.
+  enum class IfBusy { kRefuse, kDetach };
   // Errors: ENOENT (none of ours), EBUSY, EINVAL, ETIMEDOUT (the way to it leads through a file system that
   // does not answer; it may be unmounted when that does).
-  Outcome Unmount(const std::string& mount_point);
+  Outcome Unmount(const std::string& mount_point, IfBusy if_busy = IfBusy::kRefuse);
 
   // Takes a file system for one of ours until it is gone, though it is mounted nowhere that we know of.
   // Idempotent. Errors: ENOENT (it is gone), ENOSPC.
@@ -49,6 +51,10 @@ class Mounts {
   // files are still open, as its holes must stay guarded.
   bool Uses(uint32_t blob_entry);
   bool Any();
+  // Whether a path leads to any of them.
+  bool AnyVisible();
+  // Those whose file systems live too: for a keeper that leaves them behind.
+  void ForgetAll();
 
  private:
   bool IsVisible(const MountRecord& record);

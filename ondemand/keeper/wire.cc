@@ -35,6 +35,7 @@ bool WellFormed(RequestKind kind, std::span<const std::byte> bytes) {
       return Cast<HelloRequest>(bytes) != nullptr;
     case RequestKind::kGoodbye:
     case RequestKind::kStatus:
+    case RequestKind::kRefuseReads:
       return Cast<PlainRequest>(bytes) != nullptr;
     case RequestKind::kGuard:
       return Cast<GuardRequest>(bytes) != nullptr;
@@ -52,7 +53,8 @@ bool WellFormed(RequestKind kind, std::span<const std::byte> bytes) {
       const auto* call = Cast<OrphanCall>(bytes);
       return call != nullptr && call->device_count <= kDevicesMax && Terminated(call->sysfs_name);
     }
-    case RequestKind::kUnmount: {
+    case RequestKind::kUnmount:
+    case RequestKind::kDetach: {
       const auto* call = Cast<UnmountRequest>(bytes);
       return call != nullptr && Terminated(call->mount_point);
     }

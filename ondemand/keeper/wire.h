@@ -32,6 +32,8 @@ enum class RequestKind : uint32_t {
   kListMounts,     // EntryRequest: the first mount at or after the entry; value is its entry + 1, 0 if none
   kAdoptOrphan,    // OrphanCall
   kStatus,         // the reply's text; needs no attachment
+  kDetach,         // UnmountRequest: also of what is busy, which goes when nobody uses it any more
+  kRefuseReads,    // every read gets an error from now on, until an image is mounted and none was before
 };
 
 struct Header {

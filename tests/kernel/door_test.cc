@@ -664,6 +664,76 @@ TEST_P(DoorTest, KeeperStaysWhileALazilyUnmountedFileIsOpen) {
   EXPECT_TRUE(Eventually([&] { return !ProcessLives(keeper); }));
 }
 
+// An end by force: who waits and who reads on gets errors, and what is busy is unmounted all the same.
+TEST_P(DoorTest, RefusedReadsAreErrorsAndBusyMountsAreTakenAway) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  ASSERT_EQ(Read(0, kTestChunkSize), Seen::kRight);
+  node->HoldTickets();
+  keeper::Descriptor file(open(Path("mnt/big").c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(file.valid());
+  std::atomic<bool> answered{false};
+  Seen waiting = Seen::kOther;
+  std::thread reader([&] {
+    waiting = Read(8 << 20, 4096);
+    answered = true;
+  });
+  ASSERT_TRUE(Eventually([&] { return node->held_count() > 0; }));
+
+  ASSERT_TRUE(node->door().RefuseReads().ok());
+  EXPECT_TRUE(Eventually([&] { return answered.load(); })) << "its deadline is further away";
+  reader.join();
+  EXPECT_EQ(waiting, Seen::kError);
+  node->FillTickets();
+  EXPECT_EQ(Read(12 << 20, 4096), Seen::kError) << "absent";
+  if (HitsReachTheKeeper()) {
+    EXPECT_EQ(Read(0, kTestChunkSize), Seen::kError) << "present";
+  }
+
+  EXPECT_EQ(node->door().UnmountImage(Path("mnt")).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(node->door().DetachImage(Path("mnt")).ok());
+  EXPECT_EQ(access(Path("mnt/big").c_str(), F_OK), -1);
+  EXPECT_EQ(node->door().DetachImage(Path("mnt")).code(), absl::StatusCode::kNotFound);
+  std::filesystem::create_directory(Path("mnt2"));
+  const absl::Status refused = node->door().MountImage(Request("mnt2"));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.ToString(), HasSubstr("used still"));
+  // What lets reads pass unasked waits likewise.
+  const bool passes = backend() == Backend::kFanotify;
+  node->FillAll();
+  EXPECT_EQ(node->door().OnBlobComplete(digest_).ok(), !passes);
+  std::vector<char> bytes(4096);
+  EXPECT_EQ(pread(file.get(), bytes.data(), bytes.size(), 14 << 20), -1);
+
+  file.reset();
+  EXPECT_TRUE(Eventually([&] { return node->door().OnBlobComplete(digest_).ok(); }));
+  EXPECT_TRUE(Eventually([&] { return node->door().MountImage(Request("mnt2")).ok(); }));
+  EXPECT_EQ(WithoutErrors([&] { return ReadAll("mnt2"); }), Seen::kRight);
+}
+
+// What was taken away by force keeps a keeper only where its holes would read as zeros without one.
+TEST_P(StoreFileDoorTest, KeeperOfWhatWasTakenAwayByForceLeavesIfNoHoleIsRead) {
+  auto node = StartNode();
+  ASSERT_TRUE(node);
+  MountImage(*node);
+  const pid_t keeper = node->door().keeper_pid();
+  keeper::Descriptor file(open(Path("mnt/big").c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(node->door().RefuseReads().ok());
+  ASSERT_TRUE(node->door().DetachImage(Path("mnt")).ok());
+  node.reset();
+  if (backend() == Backend::kFuse) {
+    EXPECT_TRUE(Eventually([&] { return !ProcessLives(keeper); }));
+  } else {
+    usleep(1'000'000);
+    EXPECT_TRUE(ProcessLives(keeper));
+  }
+  std::vector<char> bytes(65536);
+  EXPECT_EQ(pread(file.get(), bytes.data(), bytes.size(), 8 << 20), -1) << "an error, and no zeros";
+  file.reset();
+  EXPECT_TRUE(Eventually([&] { return !ProcessLives(keeper); }));
+}
+
 TEST_P(DoorTest, SecondDaemonIsRefusedWhileTheFirstLives) {
   auto node = StartNode();
   ASSERT_TRUE(node);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -36,6 +37,9 @@ class NotingDoor final : public Door {
   void GiveUpAll() {
     CallOnThread([this] { ForEachHeld([this](uint32_t index, const SlotRead&) { GiveUp(index, EINTR); }); });
   }
+
+  // Whether the first bytes of the blob in entry 0, in chunks of 2^18 bytes, are passed.
+  bool IsHit(uint64_t length) const { return AllPresent(0, 18, 0, length); }
 
   // The reader of what is asked for from now on; 0: the kernel does not say.
   void SetReader(int pid) { pid_ = pid; }
@@ -172,6 +176,27 @@ TEST_F(KeeperDoorTest, ReadThatIsGivenUpIsInTheJournalUntilItIsAnswered) {
   EXPECT_NE(door_->answers().front().state, SlotState::kFree);
   EXPECT_EQ(journal_->slots()[0].word().state(), SlotState::kFree);
   EXPECT_EQ(door_->let_go().front().state, SlotState::kFree);
+}
+
+TEST_F(KeeperDoorTest, WhileReadsAreRefusedNoneWaitsAndNoneIsAHit) {
+  journal_->layout().blobs[0].size = 1 << 20;
+  journal_->layout().blobs[0].chunk_shift = 18;
+  for (auto& word : std::span(journal_->layout().present[0].words).first(1)) word.store(1);
+  ASSERT_TRUE(door_->Start().ok());
+  EXPECT_TRUE(door_->IsHit(4096)) << "it is present";
+  door_->Ask(7);
+  ASSERT_TRUE(Eventually([&] { return journal_->slots()[0].word().state() == SlotState::kPending; }));
+  door_->RefuseReads();
+  ASSERT_EQ(door_->answers().size(), 1u);
+  EXPECT_EQ(door_->answers().front().verdict, EIO);
+  EXPECT_FALSE(door_->IsHit(4096));
+  door_->Ask(8);
+  EXPECT_TRUE(Eventually([&] { return door_->refused() == 1; }));
+
+  door_->ServeReads();
+  EXPECT_TRUE(door_->IsHit(4096));
+  door_->Ask(9);
+  EXPECT_TRUE(Eventually([&] { return journal_->slots()[0].word().state() == SlotState::kPending; }));
 }
 
 TEST_F(KeeperDoorTest, SuccessorAnswersWhatExpiredBeforeItsPredecessorDied) {

@@ -147,5 +147,19 @@ TEST(WireParseTest, CopyTextTerminatesOrRefuses) {
   EXPECT_FALSE(CopyText(std::string_view("a\0b", 3), to));
 }
 
+TEST_F(WireTest, CallsOfAnEndByForceAreTakenInTheirOwnSizesAlone) {
+  UnmountRequest detach{{.kind = RequestKind::kDetach}, {}};
+  ASSERT_TRUE(CopyText("/mnt", detach.mount_point));
+  const PlainRequest refuse{{.kind = RequestKind::kRefuseReads}};
+  ASSERT_NE(ParseRequest(BytesOf(detach)), nullptr);
+  ASSERT_NE(ParseRequest(BytesOf(refuse)), nullptr);
+  const PlainRequest short_detach{{.kind = RequestKind::kDetach}};
+  EXPECT_EQ(ParseRequest(BytesOf(short_detach)), nullptr);
+  const UnmountRequest long_refuse{{.kind = RequestKind::kRefuseReads}, {}};
+  EXPECT_EQ(ParseRequest(BytesOf(long_refuse)), nullptr);
+  std::memset(detach.mount_point, 'x', sizeof(detach.mount_point));
+  EXPECT_EQ(ParseRequest(BytesOf(detach)), nullptr) << "the text has no end";
+}
+
 }  // namespace
 }  // namespace sluice::keeper

@@ -127,6 +127,37 @@ inline bool SameMount(const MountRequest& a, const MountRequest& b) {
          a.options == b.options && a.recording == b.recording;
 }
 
+// A process that uses a mount, or what was mounted and is used still.
+struct MountHolder {
+  int32_t pid = 0;          // as the node sees it
+  std::string process;      // its name
+  std::string path;         // of one file that it uses, as it is called there
+  std::string mount_space;  // its mount namespace
+  std::string mount_point;  // of the image
+  std::string reference;
+  std::string pod_namespace;  // these empty where it is in no pod, or nobody knows in which
+  std::string pod;
+  std::string container;
+  std::string pod_uid;
+  std::string container_id;
+};
+
+struct HolderReport {
+  std::vector<MountHolder> holders;  // in the order of pids
+  uint64_t more = 0;                 // left out
+  bool complete = false;  // false: there may be others, as not all processes could be looked into in time
+};
+
+// What becomes of who reads from what is unmounted: it stays mounted for them, or their reads get errors.
+enum class Readers { kKeep, kEnd };
+
+struct UnmountResult {
+  std::string mount_point;
+  std::string reference;
+  absl::Status status;      // why it is mounted still
+  bool used_still = false;  // it is unmounted, and somebody keeps it for himself
+};
+
 enum class FillState { kIdle, kFilling, kComplete, kFailed };  // kIdle: nobody asked for a fill
 
 struct FillProgress {
@@ -258,6 +289,14 @@ class MountBackend {
   // Of the mounts of an image, or of the one at that absolute path. Does not block on the network. Errors:
   // InvalidArgument (malformed reference), NotFound (nothing of ours is mounted of it, or there).
   virtual absl::StatusOr<ImageStarts> GetStartReports(const std::string& image) = 0;
+
+  // Of all that is mounted, the deepest first: who is left out for want of time has the status
+  // DeadlineExceeded. With Readers::kEnd all reads get errors first, also those that wait. Errors:
+  // Unavailable (readers could not be ended; then nothing was unmounted).
+  virtual absl::StatusOr<std::vector<UnmountResult>> UnmountAll(Readers readers, Instant deadline) = 0;
+
+  // Looks through all processes that the node sees, for a few seconds at most.
+  virtual absl::StatusOr<HolderReport> ListHolders() = 0;
 };
 
 // A blob is named by its own digest, or by that under which a registry keeps it compressed: NotFound means

@@ -181,6 +181,30 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
     });
   }
 
+  Reactor* UnmountAll(Context* context, const v1::UnmountAllRequest* request,
+                      v1::UnmountAllResponse* response) override {
+    return Run(removals_, context, [this, request, response](Instant deadline) {
+      const Readers readers = request->end_readers() ? Readers::kEnd : Readers::kKeep;
+      const absl::StatusOr<std::vector<UnmountResult>> results =
+          backend_.mounts.UnmountAll(readers, deadline);
+      if (!results.ok()) return results.status();
+      for (const UnmountResult& result : *results) ToProto(result, *response->add_results());
+      return absl::OkStatus();
+    });
+  }
+
+  Reactor* ListHolders(Context* context, const v1::ListHoldersRequest*,
+                       v1::ListHoldersResponse* response) override {
+    return Run(slow_, context, [this, response](Instant) {
+      const absl::StatusOr<HolderReport> report = backend_.mounts.ListHolders();
+      if (!report.ok()) return report.status();
+      for (const MountHolder& holder : report->holders) ToProto(holder, *response->add_holders());
+      response->set_more(report->more);
+      response->set_complete(report->complete);
+      return absl::OkStatus();
+    });
+  }
+
   Reactor* ListMounts(Context* context, const v1::ListMountsRequest*,
                       v1::ListMountsResponse* response) override {
     return Run(quick_, context, [this, response](Instant) {

@@ -580,6 +580,27 @@ void ToProto(const MountInfo& from, v1::Mount& to) {
   }
 }
 
+void ToProto(const MountHolder& from, v1::MountHolder& to) {
+  to.set_pid(from.pid);
+  to.set_process(from.process);
+  to.set_path(from.path);
+  to.set_mount_space(from.mount_space);
+  to.set_mount_point(from.mount_point);
+  to.set_reference(from.reference);
+  to.set_pod_namespace(from.pod_namespace);
+  to.set_pod(from.pod);
+  to.set_container(from.container);
+  to.set_pod_uid(from.pod_uid);
+  to.set_container_id(from.container_id);
+}
+
+void ToProto(const UnmountResult& from, v1::UnmountResult& to) {
+  to.set_mount_point(from.mount_point);
+  to.set_reference(from.reference);
+  if (!from.status.ok()) to.set_error(std::string(from.status.message()));
+  to.set_used_still(from.used_still);
+}
+
 void ToProto(const FillProgress& from, v1::BlobFill& to) {
   ToProto(from.blob, *to.mutable_blob());
   to.set_state(ToProto(from.state));

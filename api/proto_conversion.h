@@ -24,12 +24,14 @@ class ImageLocality;
 class ImageProfile;
 class ListPeersResponse;
 class Mount;
+class MountHolder;
 class MountRequest;
 
 class NodeStatus;
 class StartReport;
 class SubmitHintsRequest;
 class SubmitResult;
+class UnmountResult;
 enum LogLevel : int;
 class VerifyBlobResponse;
 class WatchHintsRequest;
@@ -45,6 +47,8 @@ void ToProto(const NodeStatus& from, v1::NodeStatus& to);
 void ToProto(const PeersReport& from, v1::ListPeersResponse& to);
 void ToProto(const DialFinding& from, v1::Dial& to);
 void ToProto(const MountInfo& from, v1::Mount& to);
+void ToProto(const MountHolder& from, v1::MountHolder& to);
+void ToProto(const UnmountResult& from, v1::UnmountResult& to);
 void ToProto(const FillProgress& from, v1::BlobFill& to);
 void ToProto(const BlobInfo& from, v1::Blob& to);
 void ToProto(const VerifyProgress& from, v1::VerifyBlobResponse& to);  // into one that need not be empty

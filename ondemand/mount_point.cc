@@ -155,6 +155,10 @@ void UseMountsOf(const std::string& process) {
   WhoseMounts() = process;
 }
 
+std::string HostPath(const std::string& path) {
+  return WhoseMounts() == kSelf ? path : absl::StrCat(WhoseMounts(), "/root", path);
+}
+
 std::vector<MountInfo> ParseMountInfo(std::string_view text) {
   std::vector<MountInfo> mounts;
   for (std::string_view line : Split(text, '\n')) {

@@ -18,6 +18,9 @@ namespace sluice::ondemand {
 // else of this, and before other threads are started.
 void UseMountsOf(const std::string& process);
 
+// The path of a file there, as this process may open it.
+std::string HostPath(const std::string& path);
+
 // One line of /proc/self/mountinfo (proc_pid_mountinfo(5)), escapes undone.
 struct MountInfo {
   int id = 0;

@@ -13,6 +13,7 @@ namespace {
 
 constexpr absl::Duration kQueryTimeout = absl::Seconds(30);
 constexpr absl::Duration kMountTimeout = absl::Minutes(10);
+constexpr absl::Duration kUnmountAllTimeout = absl::Minutes(2);
 
 }  // namespace
 
@@ -107,6 +108,14 @@ absl::Status AdminClient::Unmount(const std::string& mount_point) {
   v1::UnmountRequest request;
   request.set_mount_point(mount_point);
   return channel_->Call(&v1::AdminService::Stub::Unmount, request).status();
+}
+
+absl::StatusOr<v1::UnmountAllResponse> AdminClient::UnmountAll(const v1::UnmountAllRequest& request) {
+  return channel_->Call(&v1::AdminService::Stub::UnmountAll, request, kUnmountAllTimeout);
+}
+
+absl::StatusOr<v1::ListHoldersResponse> AdminClient::ListHolders() {
+  return channel_->Call(&v1::AdminService::Stub::ListHolders, v1::ListHoldersRequest());
 }
 
 absl::StatusOr<std::vector<v1::Mount>> AdminClient::ListMounts() {

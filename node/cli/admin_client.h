@@ -38,6 +38,8 @@ class AdminClient {
 
   absl::StatusOr<v1::Mount> Mount(const v1::MountRequest& request);
   absl::Status Unmount(const std::string& mount_point);
+  absl::StatusOr<v1::UnmountAllResponse> UnmountAll(const v1::UnmountAllRequest& request);
+  absl::StatusOr<v1::ListHoldersResponse> ListHolders();
   absl::StatusOr<std::vector<v1::Mount>> ListMounts();
   absl::StatusOr<v1::GetStartReportsResponse> GetStartReports(const std::string& image);
   // Calls `on_progress` with each message until the fill has ended. Without --timeout it waits as long as

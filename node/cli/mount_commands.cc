@@ -13,6 +13,7 @@
 #include "node/cli/admin_client.h"
 #include "node/cli/commands.h"
 #include "node/cli/exit_code.h"
+#include "node/cli/holder_report.h"
 #include "node/cli/json_report.h"
 #include "node/cli/mount_view.h"
 #include "node/cli/table_report.h"
@@ -150,6 +151,65 @@ absl::Status RunUnmount(const GlobalFlags& flags, const std::string& directory) 
   return absl::OkStatus();
 }
 
+struct UnmountFlags {
+  std::string directory;
+  bool all = false;
+  bool force = false;
+  bool dry_run = false;
+};
+
+absl::Status InUse(size_t processes) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("what is mounted is in use by ", processes, processes == 1 ? " process" : " processes",
+                   "; end what is named above, or give --force, by which its reads get errors"));
+}
+
+// Tells what is there and who uses it. Errors: FailedPrecondition if anybody does.
+absl::Status TryUnmountAll(AdminClient& client, OutputFormat output) {
+  const absl::StatusOr<std::vector<v1::Mount>> mounts = client.ListMounts();
+  if (!mounts.ok()) return Annotate(mounts.status(), "cannot list the mounts");
+  const absl::StatusOr<v1::ListHoldersResponse> users = client.ListHolders();
+  if (!users.ok()) return Annotate(users.status(), "cannot find who uses the mounts");
+  const bool json = output == OutputFormat::kJson;
+  std::fputs((json ? HolderJson(*mounts, *users) : HolderText(*mounts, *users)).c_str(), stdout);
+  // Before what an error says of it, where both go to one file.
+  std::fflush(stdout);
+  const size_t processes = static_cast<size_t>(users->holders_size()) + users->more();
+  return processes == 0 ? absl::OkStatus() : InUse(processes);
+}
+
+absl::Status UnmountAll(AdminClient& client, const UnmountFlags& unmount, OutputFormat output) {
+  v1::UnmountAllRequest request;
+  request.set_end_readers(unmount.force);
+  const absl::StatusOr<v1::UnmountAllResponse> done = client.UnmountAll(request);
+  if (!done.ok()) return Annotate(done.status(), "cannot unmount what is mounted");
+  const auto mounted = std::count_if(done->results().begin(), done->results().end(),
+                                     [](const v1::UnmountResult& result) { return !result.error().empty(); });
+  const bool used = std::any_of(done->results().begin(), done->results().end(),
+                                [](const v1::UnmountResult& result) { return result.used_still(); });
+  // For people; without it what was done is told all the same.
+  v1::ListHoldersResponse users;
+  if (mounted > 0 || used) users = client.ListHolders().value_or(v1::ListHoldersResponse());
+  const bool json = output == OutputFormat::kJson;
+  std::fputs((json ? UnmountAllJson(*done) : UnmountAllText(*done, users)).c_str(), stdout);
+  std::fflush(stdout);
+  if (mounted == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      mounted, " of ", done->results_size(), " images are mounted still; the reasons stand above",
+      unmount.force ? "" : ". End what uses them, or give --force, by which its reads get errors"));
+}
+
+absl::Status RunUnmountFlags(const GlobalFlags& flags, const UnmountFlags& unmount) {
+  if (unmount.all != unmount.directory.empty())
+    return absl::InvalidArgumentError("umount: name the directory, or give --all");
+  if (!unmount.all && (unmount.force || unmount.dry_run))
+    return absl::InvalidArgumentError("umount: --force and --dry-run are for --all");
+  if (!unmount.all) return RunUnmount(flags, unmount.directory);
+  absl::StatusOr<AdminClient> client = AdminClient::Connect(flags);
+  if (!client.ok()) return client.status();
+  return unmount.dry_run ? TryUnmountAll(*client, flags.output) : UnmountAll(*client, unmount, flags.output);
+}
+
 }  // namespace
 
 void AddMountCommands(CLI::App& app, Invocation& invocation) {
@@ -172,11 +232,18 @@ void AddMountCommands(CLI::App& app, Invocation& invocation) {
     invocation.run = [&invocation, flags] { return RunMount(invocation.flags, *flags); };
   });
 
-  CLI::App* unmount = app.add_subcommand("umount", "Unmount an image");
-  auto directory = std::make_shared<std::string>();
-  unmount->add_option("DIR", *directory, "Where it is mounted")->required();
-  unmount->callback([&invocation, directory] {
-    invocation.run = [&invocation, directory] { return RunUnmount(invocation.flags, *directory); };
+  CLI::App* unmount = app.add_subcommand("umount", "Unmount an image, or all");
+  auto unmount_flags = std::make_shared<UnmountFlags>();
+  unmount->add_option("DIR", unmount_flags->directory, "Where it is mounted");
+  unmount->add_flag("--all", unmount_flags->all, "All images, each unless a process uses it");
+  unmount->add_flag("--force", unmount_flags->force,
+                    "With --all: reads of all of them get errors first, then those in use are unmounted too");
+  unmount->add_flag("--dry-run", unmount_flags->dry_run,
+                    "With --all: only tell who uses what; fails if anybody does");
+  unmount->callback([&invocation, unmount_flags] {
+    invocation.run = [&invocation, unmount_flags] {
+      return RunUnmountFlags(invocation.flags, *unmount_flags);
+    };
   });
 }
 

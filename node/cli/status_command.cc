@@ -15,6 +15,7 @@
 #include "node/cli/admin_client.h"
 #include "node/cli/commands.h"
 #include "node/cli/exit_code.h"
+#include "node/cli/holder_report.h"
 #include "node/cli/interrupt.h"
 #include "node/cli/json_report.h"
 #include "node/cli/start_report.h"
@@ -29,6 +30,7 @@ constexpr char kClearTerminal[] = "\x1b[H\x1b[J";
 struct StatusFlags {
   std::string image;
   bool why = false;
+  bool holders = false;
   bool watch = false;
   std::string interval = "2s";
   uint32_t count = 0;  // 0: until Ctrl-C
@@ -41,6 +43,16 @@ absl::Status ShowOnce(AdminClient& client, OutputFormat output) {
   if (!mounts.ok()) return Annotate(mounts.status(), "cannot list the mounts");
   const bool json = output == OutputFormat::kJson;
   std::fputs((json ? StatusJson(*status, *mounts) : StatusTable(*status, *mounts)).c_str(), stdout);
+  return absl::OkStatus();
+}
+
+absl::Status ShowHolders(AdminClient& client, OutputFormat output) {
+  const absl::StatusOr<std::vector<v1::Mount>> mounts = client.ListMounts();
+  if (!mounts.ok()) return Annotate(mounts.status(), "cannot list the mounts");
+  const absl::StatusOr<v1::ListHoldersResponse> users = client.ListHolders();
+  if (!users.ok()) return Annotate(users.status(), "cannot find who uses the mounts");
+  const bool json = output == OutputFormat::kJson;
+  std::fputs((json ? HolderJson(*mounts, *users) : HolderText(*mounts, *users)).c_str(), stdout);
   return absl::OkStatus();
 }
 
@@ -115,7 +127,7 @@ absl::Status RunStatus(const GlobalFlags& flags, const StatusFlags& status_flags
   if (!client.ok()) return client.status();
   if (status_flags.why) return ShowWhy(*client, status_flags.image, flags.output);
   if (interrupt) return Watch(*client, *interrupt, status_flags, flags.output);
-  return ShowOnce(*client, flags.output);
+  return status_flags.holders ? ShowHolders(*client, flags.output) : ShowOnce(*client, flags.output);
 }
 
 }  // namespace
@@ -137,6 +149,11 @@ void AddStatusCommand(CLI::App& app, Invocation& invocation) {
                        "Show what it does, again and again until Ctrl-C: rates, fetches by class, "
                        "queues, what was read ahead, hints");
   why->excludes(watch);
+  status
+      ->add_flag("--holders", flags->holders,
+                 "Show who uses what is mounted: processes, the files, and in Kubernetes the pods")
+      ->excludes(watch)
+      ->excludes(why);
   status->add_option("--interval", flags->interval, "How often, e.g. 500ms (default: 2s)")->needs(watch);
   status->add_option("--count", flags->count, "So many times, and then end")->needs(watch);
   status->callback([&invocation, flags] {

@@ -525,6 +525,10 @@ void Mounter::DropOwnCopies(const std::vector<BlobKey>& keys) {
 }
 
 absl::Status Mounter::Unmount(const std::string& requested) {
+  return UnmountAs(requested, api::Readers::kKeep);
+}
+
+absl::Status Mounter::UnmountAs(const std::string& requested, api::Readers readers) {
   const DoorPtr door = this->door();
   if (!door) return NoDoor();
   const std::string mount_point = PlaceOf(requested);
@@ -539,7 +543,8 @@ absl::Status Mounter::Unmount(const std::string& requested) {
                                               "; \"sluice status\" says what is mounted where"));
     }
   }
-  const absl::Status unmounted = door->UnmountImage(mount_point);
+  const absl::Status unmounted =
+      readers == api::Readers::kEnd ? door->DetachImage(mount_point) : door->UnmountImage(mount_point);
   if (absl::IsNotFound(unmounted) && !TypeMountedAt(mount_point).empty()) {
     return absl::FailedPreconditionError(
         absl::StrCat("something else is mounted over ", mount_point, "; unmount that first"));

@@ -106,6 +106,8 @@ class Mounter final : public api::MountBackend {
 
   absl::StatusOr<api::MountInfo> Mount(const api::MountRequest& request) override;
   absl::Status Unmount(const std::string& mount_point) override;
+  absl::StatusOr<std::vector<api::UnmountResult>> UnmountAll(api::Readers readers, Instant deadline) override;
+  absl::StatusOr<api::HolderReport> ListHolders() override;
   absl::StatusOr<std::vector<api::MountInfo>> ListMounts() override;
   // In the order of ListMounts' blobs; empty if nothing of ours is mounted there.
   std::vector<BlobKey> BlobsOf(const std::string& mount_point) const;
@@ -123,6 +125,7 @@ class Mounter final : public api::MountBackend {
   void TellMounting(const MountEntry& entry, const ResolvedImage& resolved, Duration resolve_took,
                     const PreparedImage& image, api::StartRecording recording);
   void TellUnmounted(const std::string& mount_point);
+  absl::Status UnmountAs(const std::string& requested, api::Readers readers);
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags);
   absl::Status GuardAndMount(const MountEntry& entry, uint32_t flags, ondemand::Door& door);
   absl::Status Guard(const MountedBlob& mounted, ondemand::Door& door);

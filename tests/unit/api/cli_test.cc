@@ -455,6 +455,100 @@ TEST_F(CliTest, UmountOfNothingExitsWith3) {
   EXPECT_EQ(Run({"umount", "/mnt/a"}).exit_code, 3);
 }
 
+class CliHoldersTest : public CliTest {
+ protected:
+  void SetUp() override {
+    for (const std::string name : {"a", "b"}) {
+      MountInfo mount;
+      mount.reference = "r/" + name + ":1";
+      mount.mount_point = "/mnt/" + name;
+      mount.backend = "fuse";
+      backend_.mounts[mount.mount_point] = mount;
+    }
+    MountHolder holder;
+    holder.pid = 7;
+    holder.process = "nginx";
+    holder.path = "/usr/sbin/nginx";
+    holder.mount_space = "mnt:[1]";
+    holder.mount_point = "/mnt/a";
+    holder.reference = "r/a:1";
+    backend_.holders.holders.push_back(holder);
+    holder.pid = 8;
+    holder.pod_namespace = "shop";
+    holder.pod = "web-0";
+    holder.container = "main";
+    holder.pod_uid = "u-1";
+    holder.container_id = std::string(64, 'c');
+    backend_.holders.holders.push_back(holder);
+    backend_.holders.complete = true;
+    Serve();
+  }
+};
+
+TEST_F(CliHoldersTest, WhoUsesWhatIsMountedIsTold) {
+  const Outcome text = Run({"status", "--holders"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_EQ(text.out,
+            "/mnt/a  r/a:1\n"
+            "  pid 7 (nginx) uses /usr/sbin/nginx\n"
+            "  pid 8 (nginx) of pod shop/web-0, container main, uses /usr/sbin/nginx\n"
+            "/mnt/b  r/b:1\n"
+            "  no process that this node sees uses it\n");
+  const Json json = RunJson({"status", "--holders"});
+  EXPECT_EQ(json["mounts"][0]["holders"][0], (Json{{"pid", 7},
+                                                   {"process", "nginx"},
+                                                   {"path", "/usr/sbin/nginx"},
+                                                   {"mount_space", "mnt:[1]"},
+                                                   {"pod", nullptr},
+                                                   {"container_id", ""}}));
+  EXPECT_EQ(json["mounts"][0]["holders"][1]["pod"],
+            (Json{{"namespace", "shop"}, {"name", "web-0"}, {"container", "main"}, {"uid", "u-1"}}));
+  EXPECT_EQ(json["mounts"][0]["mounted"], true);
+  EXPECT_EQ(json["mounts"][1]["holders"], Json::array());
+  EXPECT_EQ(json["complete"], true);
+
+  backend_.mounts.erase("/mnt/a");
+  backend_.holders.more = 3;
+  backend_.holders.complete = false;
+  backend_.holders.holders[1].pod.clear();
+  const Outcome unmounted = Run({"status", "--holders"});
+  EXPECT_THAT(unmounted.out, AllOf(HasSubstr("/mnt/a  r/a:1  (not mounted any more)\n"),
+                                   HasSubstr("of the pod with uid u-1,"), HasSubstr("and 3 more processes"),
+                                   HasSubstr("there may be others")));
+}
+
+TEST_F(CliHoldersTest, AnEndOfAllMountsIsTriedMadeAndForced) {
+  const Outcome tried = Run({"umount", "--all", "--dry-run"});
+  EXPECT_EQ(tried.exit_code, 5);
+  EXPECT_THAT(tried.out, HasSubstr("pid 8 (nginx) of pod shop/web-0"));
+  EXPECT_THAT(tried.err, AllOf(HasSubstr("in use by 2 processes"), HasSubstr("--force")));
+  EXPECT_THAT(backend_.calls(), ElementsAre("ListMounts", "ListHolders")) << "it changes nothing";
+
+  const Outcome made = Run({"umount", "--all"});
+  EXPECT_EQ(made.exit_code, 5);
+  EXPECT_THAT(made.out, AllOf(HasSubstr("unmounted /mnt/b"),
+                              HasSubstr("still mounted: /mnt/a  r/a:1: unmount: busy\n  pid 7")));
+  EXPECT_THAT(made.err, HasSubstr("1 of 2 images are mounted still"));
+
+  const Outcome forced = Run({"umount", "--all", "--force"});
+  EXPECT_EQ(forced.exit_code, 0) << forced.err;
+  EXPECT_THAT(forced.out, AllOf(HasSubstr("unmounted /mnt/a  r/a:1, whose readers get errors now\n  pid 7"),
+                                Not(HasSubstr("/mnt/b"))));
+  EXPECT_EQ(RunJson({"umount", "--all"})["results"], Json::array());
+  backend_.holders.holders.clear();
+  const Outcome none = Run({"umount", "--all", "--dry-run"});
+  EXPECT_EQ(none.exit_code, 0) << none.err;
+  EXPECT_EQ(none.out, "Nothing is mounted.\n");
+
+  for (const std::vector<std::string>& wrong :
+       std::vector<std::vector<std::string>>{{"umount"},
+                                             {"umount", "/mnt/a", "--all"},
+                                             {"umount", "/mnt/a", "--force"},
+                                             {"umount", "/mnt/a", "--dry-run"}}) {
+    EXPECT_EQ(Run(wrong).exit_code, 2);
+  }
+}
+
 TEST_F(CliTest, BlobCommands) {
   Serve();
   BlobInfo blob;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -38,6 +39,7 @@ class FakeAdminBackend final : public StatusBackend,
   PeersReport peers;
   std::vector<DialFinding> dials;
   std::map<std::string, MountInfo> mounts;
+  HolderReport holders;
   std::map<Digest, BlobInfo> blobs;
   VerifyReport verify_report;
   std::vector<VerifyProgress> verify_steps;
@@ -132,6 +134,31 @@ class FakeAdminBackend final : public StatusBackend,
     if (on_unmount) on_unmount();
     if (mounts.erase(mount_point) == 0) return absl::NotFoundError("nothing is mounted at " + mount_point);
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::vector<UnmountResult>> UnmountAll(Readers readers, Instant) override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back(readers == Readers::kEnd ? "UnmountAll, ending readers" : "UnmountAll");
+    if (!failure.ok()) return failure;
+    std::vector<UnmountResult> results;
+    for (auto mount = mounts.rbegin(); mount != mounts.rend(); ++mount) {
+      const bool used = std::any_of(holders.holders.begin(), holders.holders.end(),
+                                    [&](const auto& holder) { return holder.mount_point == mount->first; });
+      const bool busy = used && readers == Readers::kKeep;
+      results.push_back({mount->first, mount->second.reference,
+                         busy ? absl::FailedPreconditionError("unmount: busy") : absl::OkStatus(),
+                         used && !busy});
+    }
+    for (const UnmountResult& result : results)
+      if (result.status.ok()) mounts.erase(result.mount_point);
+    return results;
+  }
+
+  absl::StatusOr<HolderReport> ListHolders() override {
+    std::lock_guard lock(mutex_);
+    calls_.push_back("ListHolders");
+    if (!failure.ok()) return failure;
+    return holders;
   }
 
   absl::StatusOr<std::vector<MountInfo>> ListMounts() override {

@@ -75,7 +75,14 @@ holds 'pod["hostPID"] is True and node["securityContext"]["privileged"] and conf
 holds 'next(m for m in node["volumeMounts"] if m["name"] == "mounts")["mountPropagation"] == "HostToContainer"'
 holds '"lifecycle" not in node'
 config_is_valid
+refused 'uninstall.force: without config.ondemand.keeperOnHost' --set uninstall.force=true
+refused 'uninstall.force: Invalid type' --set uninstall.force=maybe
+notes --set config.ondemand.keeperOnHost=true,uninstall.force=true
+grep -q 'WARNING: uninstall.force is set' "$work/notes" || fail "the notes don't say what an uninstall ends"
+notes --set config.ondemand.keeperOnHost=true,uninstall.refuseWhileMounted=false
+grep -q 'it leaves that as it is' "$work/notes" || fail "the notes don't say what an uninstall leaves"
 notes --set config.ondemand.keeperOnHost=true
+grep -q 'kubectl logs -n storage node-sluice-uninstall$' "$work/notes" || fail "the notes don't say where a refusal is told"
 grep -q 'Mounts outlive their pod' "$work/notes" || fail "the notes don't say that mounts outlive their pod"
 ! grep -q 'WARNING: A pod.s end ends its mounts' "$work/notes" || fail "the notes warn of what is not so"
 # The first process is not the daemon: its standard error is none of the pod's.

@@ -49,6 +49,8 @@ END_OF_PYTHON
 take default
 take off --set config.ondemand.backend=off,peers.enabled=false
 take off-mirror --set config.ondemand.backend=off,mirror.enabled=true,mirror.containerd.configure=true
+take uninstall --set config.ondemand.keeperOnHost=true
+take uninstall-forced --set config.ondemand.keeperOnHost=true,uninstall.force=true,priorityClassName=system-node-critical
 take host-network --set hostNetwork=true,networkPolicy.enabled=true,config.cluster.swarm=true
 take certificate --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes
 take mirror --set mirror.enabled=true,mirror.containerd.configure=true \

@@ -97,6 +97,9 @@
 {{- if and (default dict $config.cluster).swarm (or (include "sluice.tlsSecret" .) (dig "tls" "ca" "" $config)) -}}
 {{- fail "config.cluster.swarm: the swarm is not encrypted, and TLS is on; set config.cluster.swarm=false" -}}
 {{- end -}}
+{{- if and .Values.uninstall.force (not (include "sluice.keeperOnHost" .)) -}}
+{{- fail "uninstall.force: without config.ondemand.keeperOnHost mounts end with their pods in any case, and their readers get errors; leave it out" -}}
+{{- end -}}
 {{- if and .Values.updateStrategy.maxUnavailable (ne .Values.updateStrategy.type "RollingUpdate") -}}
 {{- fail (printf "updateStrategy.maxUnavailable: it is for RollingUpdate, and updateStrategy.type is %s" .Values.updateStrategy.type) -}}
 {{- end -}}

@@ -59,6 +59,47 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.config.ondemand.keeperOnHost (ne .Values.config.ondemand.backend "off") }}true{{ end -}}
 {{- end -}}
 
+{{/* Labels "a=b,c=d" as lines of YAML. */}}
+{{- define "sluice.labelLines" -}}
+{{- range splitList "," . }}
+{{ index (splitList "=" .) 0 }}: {{ index (splitList "=" .) 1 | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels and annotations of what is made before helm uninstall, and goes when it was of use. Takes a list: the root,
+labels "a=b,c=d" (not the nodes': it is none of them), and its place in the order. */}}
+{{- define "sluice.uninstallHook" -}}
+labels:
+  {{- include "sluice.labelLines" (index . 1) | trim | nindent 2 }}
+annotations:
+  helm.sh/hook: pre-delete
+  helm.sh/hook-weight: {{ index . 2 | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
+{{- define "sluice.uninstallImage" -}}
+image: {{ include "sluice.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- end -}}
+
+{{/* Where such pods run, and how their image is pulled: as the nodes. */}}
+{{- define "sluice.uninstallPod" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* Whether the node's container runtime is to be told of the mirror: true, or empty. */}}
 {{- define "sluice.configuresRuntime" -}}
 {{- if or .Values.mirror.containerd.configure .Values.mirror.crio.configure }}true{{ end -}}

@@ -8,6 +8,9 @@ cluster=$work/cluster
 containerd_socket=$cluster/containerd.sock
 # Pods reach the host at the gateway's address, which nothing else does, and at its own.
 readonly pod_gateway=10.88.0.1
+# Where pods ask Kubernetes: nothing here leads them from a Service's address to where the server is otherwise.
+readonly api_address=10.96.0.1
+api_address_added=no
 cluster_pids=()
 containerd_pid=
 kubelet_pid=
@@ -96,8 +99,12 @@ start_containerd() {
 api_is_ready() { [[ $(kubectl get --raw /readyz 2>/dev/null) == ok ]]; }
 
 start_control_plane() {
-  local etcd peer api token
-  etcd=127.0.0.1:$(free_port) peer=127.0.0.1:$(free_port) api=$(free_port) token=$(openssl rand -hex 16)
+  local etcd peer token
+  etcd=127.0.0.1:$(free_port) peer=127.0.0.1:$(free_port) token=$(openssl rand -hex 16)
+  if ! ip -4 address show | grep -q "inet $api_address/"; then
+    ip address add "$api_address/32" dev lo
+    api_address_added=yes
+  fi
   (umask 077 && echo "$token,admin,1,\"system:masters\"" >"$cluster/tokens.csv")
   openssl genrsa -out "$cluster/accounts.key" 2048 2>"$cluster/openssl.log"
   openssl rsa -in "$cluster/accounts.key" -pubout -out "$cluster/accounts.pub" 2>>"$cluster/openssl.log"
@@ -105,7 +112,7 @@ start_control_plane() {
     --advertise-client-urls "http://$etcd" --listen-peer-urls "http://$peer" --initial-advertise-peer-urls "http://$peer" \
     --initial-cluster "default=http://$peer"
   run_in_background kube-apiserver "$K8S_HOME/bin/kube-apiserver" --etcd-servers="http://$etcd" \
-    --bind-address=127.0.0.1 --advertise-address=127.0.0.1 --secure-port="$api" --cert-dir="$cluster/certificates" \
+    --bind-address="$api_address" --advertise-address=127.0.0.1 --secure-port=443 --cert-dir="$cluster/certificates" \
     --service-cluster-ip-range=10.96.0.0/24 --service-account-issuer=https://kubernetes.default.svc \
     --service-account-key-file="$cluster/accounts.pub" --service-account-signing-key-file="$cluster/accounts.key" \
     --token-auth-file="$cluster/tokens.csv" --authorization-mode=RBAC --allow-privileged=true \
@@ -113,7 +120,7 @@ start_control_plane() {
   (umask 077 && cat >"$cluster/kubeconfig" <<YAML
 apiVersion: v1
 kind: Config
-clusters: [{name: test, cluster: {server: "https://127.0.0.1:$api", insecure-skip-tls-verify: true}}]
+clusters: [{name: test, cluster: {server: "https://$api_address", insecure-skip-tls-verify: true}}]
 users: [{name: admin, user: {token: $token}}]
 contexts: [{name: test, context: {cluster: test, user: admin}}]
 current-context: test
@@ -200,6 +207,7 @@ cluster_down() {
   fi
   end_process "$containerd_pid" TERM
   end_shims
+  [[ $api_address_added == no ]] || ip address delete "$api_address/32" dev lo
   delete_pod_links
   restore_settings
   ((${#new_folders[@]} == 0)) || rm -rf "${new_folders[@]}"

@@ -25,6 +25,8 @@ try_helm_test() {
   wait_until name_service sluice "$namespace" || fail "the Service has no endpoints"
   timeout 300 "$K8S_HOME/bin/helm" --kubeconfig "$cluster/kubeconfig" test sluice --namespace "$namespace" --logs >&2 ||
     fail "helm test fails"
+  # Helm leaves it for its log.
+  in_namespace delete pod sluice-test >&2
 }
 
 # --- ordinary images
@@ -124,19 +126,83 @@ upgrade_under_readers() {
 
 # --- uninstall
 
-# With an image mounted: nothing is taken away, and it is said why.
-try_uninstall_while_mounted() {
-  local pod keeper
+# start_user NAME: a pod that has a file of the image mounted as NAME open; sets file, its path in the image.
+start_user() {
+  file=$(cd "$work/$1" && find . -type f -size +64k | sort | head -n 1)
+  file=${file#./}
+  in_namespace apply -f - >&2 <<YAML
+apiVersion: v1
+kind: Pod
+metadata: {name: user}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: reads
+      image: "$pods_registry/plain:1"
+      command: [/bin/busybox, sh, -c, 'exec /bin/busybox sleep 1000000 <"\$0"', "/images/$1/$file"]
+      volumeMounts: [{name: images, mountPath: /images, mountPropagation: HostToContainer}]
+  volumes:
+    - {name: images, hostPath: {path: "$mounts"}}
+YAML
+  wait_until user_runs || fail "the pod that uses an image does not run: $(in_namespace describe pod user | tail -n 5)"
+}
+user_runs() { [[ $(in_namespace get pod user --output 'jsonpath={.status.containerStatuses[0].state.running}') ]]; }
+end_user() {
+  in_namespace delete pod user >&2
+  wait_until no_such_pod user || fail "the pod that uses an image stays"
+}
+
+# With an image in use: nothing is taken away, and it is said by which pod, and which file that is.
+try_refused_uninstall() {
+  local pod keeper before
   pod=$(pod_name)
   keeper=$(host_keeper)
-  wait_until name_service sluice "$namespace" || fail "the Service has no endpoints"
+  before=$(mounts_below "$mounts")
+  start_user warm
   if helm uninstall sluice --namespace "$namespace" >"$work/uninstall.log" 2>&1; then
-    fail "an image is mounted, and helm uninstall does it"
+    fail "a pod uses an image, and helm uninstall does it"
   fi
   in_namespace logs sluice-uninstall >"$work/refusal" 2>&1
-  grep -q 'FAILED: .* has [0-9]* images mounted\. Unmount' "$work/refusal" || fail "it does not say why: $(cat "$work/refusal")"
-  [[ $(pod_name) == "$pod" && $(host_keeper) == "$keeper" ]] || fail "what was refused was done"
+  cat "$work/refusal" >&2
+  grep -qF "node localhost: " "$work/refusal" || fail "it does not say on which node"
+  grep -q "^$mounts/warm  $pods_registry/warm:1\$" <(sed 's/^node localhost: //' "$work/refusal") || fail "it does not name the mount"
+  grep -q "pid [0-9]* (busybox) of pod $namespace/user, container reads, uses /images/warm/$file\$" "$work/refusal" ||
+    fail "it does not name the pod, and the file"
+  grep -q 'FAILED: on 1 of 1 nodes images are in use.*--set uninstall.force=true' "$work/refusal" || fail "it does not say what to do"
+  [[ $(pod_name) == "$pod" && $(host_keeper) == "$keeper" && $(mounts_below "$mounts") == "$before" ]] || fail "what was refused was done"
   reads_right "$work/warm" "$mounts/warm" || fail "reads go wrong after a refused uninstall"
+  wait_until only_the_log_is_left || fail "left by what was refused: $(in_namespace get daemonset,pod --output name)"
+  end_user
+}
+
+only_the_log_is_left() {
+  [[ $(in_namespace get daemonset,pod --output name | grep uninstall) == pod/sluice-uninstall ]]
+}
+
+# forced_uninstall NAME: while a pod has a file of that image open, and a reader on the host waits for a registry that says
+# nothing: both get errors, and nothing is left but what the pod has open.
+forced_uninstall() {
+  local reader status=0
+  install_on_host --set uninstall.force=true
+  grep -q 'WARNING: uninstall.force is set' "$work/notes" || fail "the notes don't say what an uninstall does"
+  start_user "$1"
+  push_new cold 9
+  pod_mounts cold "$mounts/cold"
+  kill -STOP "$pods_registry_pid"
+  python3 "$e2e_dir/compare_reads.py" "$work/cold" "$mounts/cold" >"$work/reader.log" 2>&1 &
+  reader=$!
+  wait_until a_read_waits || fail "no read waits: $(cat "$work/reader.log")"
+  uninstall
+  wait "$reader" || status=$?
+  kill -CONT "$pods_registry_pid"
+  ((status != 0)) && grep -q 'Input/output error' "$work/reader.log" || fail "the reader that waited got $(cat "$work/reader.log")"
+  user_runs || fail "the pod that uses the image was ended"
+  drop_page_cache
+  if in_namespace exec user -- /bin/busybox cat /proc/1/fd/0 >"$work/answer" 2>"$work/error"; then
+    fail "the pod reads on what was taken away by force"
+  fi
+  grep -q 'Input/output error\|I/O error' "$work/error" || fail "the pod's read fails for another reason: $(cat "$work/error")"
+  end_user
 }
 
 # --- reboot

@@ -13,9 +13,7 @@ newer and helm (default: ~/.cache/k8s-1.20; built by ../shared/tools/k8s/build, 
 With PREBUILT, a build folder of this checkout, the image is made of its programs: see tests/cluster/image.sh.
 What is given is passed on to helm install, e.g. --set peers.enabled=false.
 
-The last line of standard output is JSON: true or false for each step. All else goes to standard error. What it does not
-try yet is false in any case:
-- uninstall_refused: what refuses (uninstall_refused_while_mounted) names nodes, and no pods and paths that use a mount.
+The last line of standard output is JSON: true or false for each step. All else goes to standard error.
 USAGE
 }
 
@@ -54,9 +52,7 @@ source tests/cluster/host_keeper.sh
 readonly steps=(image_built cluster_up bad_values_refused install ready mounted_and_read host_tool service_names_pod
   metrics_scraped second_node_asks_first upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read
   deleted_under_busy_readers helm_test pull_by_mirror second_pull_origin_zero upgrade_pod upgrade_version
-  uninstall_refused_while_mounted reboot uninstall)
-# What the chart has to show on a cluster and this does not try yet: false, whatever happens.
-readonly untried=(uninstall_refused)
+  uninstall_refused uninstall reboot uninstall_forced)
 declare -A done_steps=()
 namespace=storage
 # A read that no one answers any more must end within its deadline and the pod's time to end.
@@ -76,7 +72,7 @@ passed() {
 report() {
   local name separator=
   printf '{'
-  for name in "${steps[@]}" "${untried[@]}"; do
+  for name in "${steps[@]}"; do
     printf '%s"%s":%s' "$separator" "$name" "${done_steps[$name]:-false}"
     separator=,
   done
@@ -341,13 +337,12 @@ uninstall() {
   pod=$(pod_name)
   helm uninstall sluice --namespace "$namespace" >&2
   wait_until no_such_pod "$pod" || fail "the pod stays"
-  wait_until nothing_is_left || fail "left: $(in_namespace get all,configmap,serviceaccount,secret --output name)"
+  wait_until nothing_is_left || fail "left: $(in_namespace get "$kinds" --output name)"
   [[ -z $(mounts_below "$mounts" | grep -vx "$mounts") ]] || fail "an image is still mounted: $(mounts_below "$mounts")"
   wait_until no_node_processes || fail "processes of the node live on: $(node_processes)"
 }
-nothing_is_left() {
-  [[ -z $(in_namespace get all,configmap,serviceaccount,secret --selector app.kubernetes.io/instance=sluice --output name) ]]
-}
+readonly kinds=all,configmap,serviceaccount,secret,role,rolebinding
+nothing_is_left() { [[ -z $(in_namespace get "$kinds" --selector app.kubernetes.io/instance=sluice --output name) ]]; }
 no_node_processes() { [[ -z $(node_processes) ]]; }
 
 note "helm uninstall while the keeper is in the pod"
@@ -377,16 +372,19 @@ passed upgrade_pod
 note "an upgrade to another version, under readers"
 upgrade_under_readers next 7 --set image.tag=next
 passed upgrade_version
-note "helm uninstall while images are mounted"
-try_uninstall_while_mounted
-passed uninstall_refused_while_mounted
-note "the node is started again"
-try_reboot
-passed reboot
-
-note "helm uninstall leaves nothing"
-in_pod sluice umount "$mounts/after" >&2
-wait_until name_service sluice "$namespace" || fail "the Service has no endpoints"
-in_namespace delete pod plain >&2
+note "helm uninstall while a pod uses an image"
+try_refused_uninstall
+passed uninstall_refused
+note "helm uninstall unmounts what nobody uses, and leaves nothing"
 uninstall
 passed uninstall
+
+note "the node is started again"
+install_on_host
+await_pod
+try_reboot
+passed reboot
+note "helm uninstall by force"
+in_namespace delete pod plain >&2
+forced_uninstall after
+passed uninstall_forced

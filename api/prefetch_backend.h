@@ -12,6 +12,7 @@
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/geometry.h"
+#include "node/secret.h"
 
 // What the daemon gives to sluice.v1.PrefetchService: one port, in plain types.
 
@@ -25,6 +26,8 @@ inline constexpr int32_t kHintPriorityMax = 100;        // and -100 is the least
 inline constexpr size_t kHintTargetsMax = 1024;         // of one hint
 inline constexpr size_t kHintTargetsPerCallMax = 4096;  // submitted at once; and told of at once
 inline constexpr size_t kHintTargetBytesMax = 255;      // of a member's name
+inline constexpr size_t kHintUsernameBytesMax = 255;
+inline constexpr size_t kHintPasswordBytesMax = 8 << 10;  // a token may stand for it
 inline constexpr Duration kHintTtlMax = std::chrono::hours(7 * 24);
 
 struct HintPlatform {
@@ -51,6 +54,12 @@ struct HintBlob {
   friend bool operator==(const HintBlob&, const HintBlob&) = default;
 };
 
+// By what a registry knows who gives a hint.
+struct HintCredentials {
+  std::string username;  // not empty
+  Secret password;       // not empty
+};
+
 // A hint as it is submitted.
 struct HintSpec {
   std::string id;                          // 1 to kHintIdBytesMax bytes
@@ -67,6 +76,8 @@ struct HintSpec {
   // Names of the members that it is for, sorted, each once, at most kHintTargetsMax; none: this node.
   std::vector<std::string> targets{};
   bool profile = false;  // what starts of the image read, in place of all; then no ranges, no blob
+  // For this hint alone, and no part of its content: never told, written or logged. Absent: the node's own.
+  std::optional<HintCredentials> credentials{};
 };
 
 enum class HintState {
@@ -131,7 +142,8 @@ class PrefetchBackend {
  public:
   virtual ~PrefetchBackend() = default;
 
-  // One result for each hint, in their order. Errors: InvalidArgument (a reference is malformed), Unavailable
+  // One result for each hint, in their order. Errors: InvalidArgument (a reference is malformed, or a hint
+  // with credentials is for members that are not reached by TLS; the latter names the field), Unavailable
   // (the node is drained); then none of them is taken. In a result: PermissionDenied (not on the allow-list),
   // AlreadyExists (the id has another content), FailedPrecondition (targets, where no members are known of),
   // ResourceExhausted (too many are under way, in all or of its scheduler; with a RetryInfo).

@@ -385,6 +385,25 @@ absl::StatusOr<std::vector<std::string>> TargetsFrom(const v1::Hint& from, const
   return targets;
 }
 
+// What is wrong is said without the value.
+absl::StatusOr<HintCredentials> CredentialsFrom(const v1::RegistryCredentials& from,
+                                                const std::string& field) {
+  const std::string& name = from.username();
+  const bool sound = !name.empty() && name.size() <= kHintUsernameBytesMax &&
+                     std::none_of(name.begin(), name.end(), [](char c) {
+                       return c == ':' || absl::ascii_iscntrl(static_cast<unsigned char>(c));
+                     });
+  if (!sound) {
+    return InvalidField(field + ".username", absl::StrCat("a user's name has 1 to ", kHintUsernameBytesMax,
+                                                          " characters, and no colon or control character"));
+  }
+  if (from.password().empty() || from.password().size() > kHintPasswordBytesMax) {
+    return InvalidField(field + ".password",
+                        absl::StrCat("a password has 1 to ", kHintPasswordBytesMax, " bytes"));
+  }
+  return HintCredentials{name, Secret(from.password())};
+}
+
 absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field) {
   HintSpec hint{.id = from.id(), .reference = {}};
   absl::Status status = CheckHintId(from.id(), field + ".id");
@@ -396,6 +415,11 @@ absl::StatusOr<HintSpec> HintFrom(const v1::Hint& from, const std::string& field
   absl::StatusOr<std::vector<std::string>> targets = TargetsFrom(from, field + ".targets");
   if (!targets.ok()) return targets.status();
   hint.targets = *std::move(targets);
+  if (from.has_credentials()) {
+    absl::StatusOr<HintCredentials> given = CredentialsFrom(from.credentials(), field + ".credentials");
+    if (!given.ok()) return given.status();
+    hint.credentials = *std::move(given);
+  }
   if (from.has_platform()) {
     absl::StatusOr<HintPlatform> platform = PlatformFrom(from.platform(), field + ".platform");
     if (!platform.ok()) return platform.status();

@@ -276,6 +276,7 @@ void BlobCache::Core::StartWork(FetchScheduler::Start start) {
   PendingRead read{.blob = blob,
                    .range = blob->geometry().RangeOf(chunks),
                    .fetch_class = start.run.fetch_class,
+                   .grant = start.run.work->grant(),
                    .started = Now(),
                    .deadline = Now() + limits_.fetch_timeout,
                    .work = start.run.work.get(),

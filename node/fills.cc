@@ -22,6 +22,7 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
         fetch_class_(request.fetch_class),
         wanted_(request.chunks.empty() ? std::vector<ChunkSpan>{blob().geometry().All()}
                                        : std::move(request.chunks)),
+        grant_(std::move(request.grant)),
         done_(std::move(done)) {
     BeginRound();
   }
@@ -38,6 +39,8 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
     lease_.Release();
     std::move(done_)(status);
   }
+
+  Grant grant() const override { return grant_; }
 
   std::optional<ChunkSpan> Next(uint32_t count_max, Instant) override {
     const uint64_t step = std::max<uint64_t>(1, kStepBytes / blob().geometry().chunk_size());
@@ -126,6 +129,7 @@ class Fills::Fill final : public WorkSource, public std::enable_shared_from_this
   Blob::Lease lease_;
   const FetchClass fetch_class_;
   const std::vector<ChunkSpan> wanted_;
+  const Grant grant_;
   FillDone done_;
   std::vector<ChunkSpan> spans_;  // what is wanted, in the order of this round
   size_t span_ = 0;               // that this round is at

@@ -25,6 +25,7 @@ struct FillRequest {
   BlobKey blob;
   FetchClass fetch_class = FetchClass::kBackfill;  // not kDemand
   std::vector<ChunkSpan> chunks = {};              // within the blob, in order, apart; empty: all of it
+  Grant grant = nullptr;                           // by which it is asked for; null: this node's own right
 };
 using FillDone = absl::AnyInvocable<void(absl::Status) &&>;
 

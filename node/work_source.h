@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/status/status.h"
+#include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/geometry.h"
 
@@ -24,6 +25,9 @@ class WorkSource {
   // All chunks of a span that Next gave are present, or one of them can't be had: the first error. Comes once
   // for each.
   virtual void Ended(ChunkSpan span, const absl::Status& status) = 0;
+
+  // By whose right it is brought.
+  virtual Grant grant() const { return nullptr; }
 };
 
 }  // namespace sluice

@@ -38,7 +38,11 @@ struct SubmitFlags {
   std::string scheduler;
   bool pin = false;
   bool detach = false;
+  std::string username;
+  bool password_stdin = false;
 };
+
+constexpr size_t kPasswordInputBytesMax = 64 << 10;
 
 std::string NewId() {
   std::random_device random;
@@ -104,6 +108,19 @@ absl::Status SetBlob(const std::string& text, v1::HintedBlob& blob) {
   return absl::OkStatus();
 }
 
+// All of standard input but the end of its line, as tools that log in at registries take it. Errors:
+// InvalidArgument.
+absl::StatusOr<std::string> ReadPassword() {
+  std::string text(kPasswordInputBytesMax + 1, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), stdin));
+  if (text.size() > kPasswordInputBytesMax)
+    return absl::InvalidArgumentError("--password-stdin: what stands on standard input is no password");
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+  if (text.empty()) return absl::InvalidArgumentError("--password-stdin: nothing stands on standard input");
+  return text;
+}
+
 absl::StatusOr<v1::Hint> HintOf(const SubmitFlags& flags) {
   v1::Hint hint;
   hint.set_id(flags.id.empty() ? NewId() : flags.id);
@@ -129,6 +146,12 @@ absl::StatusOr<v1::Hint> HintOf(const SubmitFlags& flags) {
     if (parts.size() == 3) hint.mutable_platform()->set_variant(parts[2]);
   }
   for (const std::string& target : flags.targets) hint.add_targets(target);
+  if (flags.password_stdin) {
+    absl::StatusOr<std::string> password = ReadPassword();
+    if (!password.ok()) return password.status();
+    hint.mutable_credentials()->set_username(flags.username);
+    hint.mutable_credentials()->set_password(*std::move(password));
+  }
   if (flags.profile) {
     hint.mutable_profile();
   } else if (flags.ranges.empty()) {
@@ -327,6 +350,12 @@ void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
           "A member of the cluster that it is for, by name; may be given more than once (default: this node)")
       ->allow_extra_args(false);
   submit->add_flag("--detach", flags->detach, "Do not wait");
+  CLI::Option* const username =
+      submit->add_option("--username", flags->username, "Ask the registry as this user, for this hint alone");
+  CLI::Option* const password =
+      submit->add_flag("--password-stdin", flags->password_stdin, "Its password stands on standard input");
+  username->needs(password);
+  password->needs(username);
   submit->callback([&invocation, flags] {
     invocation.run = [&invocation, flags] { return RunSubmit(invocation.flags, *flags); };
   });

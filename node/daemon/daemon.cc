@@ -174,7 +174,7 @@ absl::Status Daemon::Node::Start() {
     claim = [this](const BlobKey& key, p2p::Recipe recipe) { verifier_->Claim(key, std::move(recipe)); };
   status = OpenPolicy();
   if (!status.ok()) return status;
-  resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, manifests_,
+  resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, &manifests_,
                                               peer_documents_.get(), std::move(claim), PolicyOfImages());
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(

@@ -254,7 +254,7 @@ absl::Status Daemon::Node::ServePeers() {
                holder_answers_.get(), given_blobs_.get(), node_id_, Trust(), kPeerFillsMax});
   api::AddProfileRoutes(routes, *profiles_, node_id_);
   if (members_) {
-    inbox_ = std::make_unique<HintInbox>(*members_, *prefetcher_);
+    inbox_ = std::make_unique<HintInbox>(*members_, *prefetcher_, WireOfPeers());
     api::AddHintRoute(routes, *inbox_, node_id_);
   }
   if (dial_back_) {

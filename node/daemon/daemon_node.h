@@ -23,6 +23,7 @@
 #include "node/daemon/background_fill.h"
 #include "node/daemon/daemon.h"
 #include "node/daemon/hint_journal.h"
+#include "node/daemon/hint_login.h"
 #include "node/daemon/hint_relay.h"
 #include "node/daemon/home_blobs.h"
 #include "node/daemon/image_documents.h"
@@ -154,6 +155,8 @@ class Daemon::Node {
   absl::Status ServePeers();
   absl::Status ServeMirror();
   void MakePrefetcher();
+  PeerWire WireOfPeers() const;
+  LogIn LogInOfHints();
   absl::Status ServeHints();
   absl::Status ServeNotifications();
   void MakeLocality();

@@ -14,7 +14,9 @@
 #include "api/http/operations_routes.h"
 #include "api/prefetch_service.h"
 #include "node/daemon/daemon_node.h"
+#include "node/daemon/login_preparer.h"
 #include "p2p/http/url.h"
+#include "p2p/registry/reference.h"
 
 namespace sluice {
 namespace {
@@ -185,8 +187,8 @@ absl::Status Daemon::Node::Serve() {
 
 void Daemon::Node::MakePrefetcher() {
   if (members_) {
-    relay_ = std::make_unique<HintRelay>(HintRelay::Parts{clock_, *io_, *members_, *peer_client_},
-                                         HintRelay::Limits{});
+    relay_ = std::make_unique<HintRelay>(
+        HintRelay::Parts{clock_, *io_, *members_, *peer_client_, WireOfPeers()}, HintRelay::Limits{});
   }
   Prefetcher::Limits limits;
   limits.profile_bytes_max = config_.profiles_unread_max;
@@ -195,8 +197,35 @@ void Daemon::Node::MakePrefetcher() {
       Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_,
                         [this](const BlobKey& key) { return PinForHint(key); },
                         [this](const Digest& manifest) { return profiles_->Find(manifest); }, &hint_journal_,
-                        io_.get(), relay_.get()},
+                        io_.get(), relay_.get(), LogInOfHints()},
       limits);
+}
+
+PeerWire Daemon::Node::WireOfPeers() const {
+  return identity_ ? PeerWire::kTls : PeerWire::kPlain;
+}
+
+LogIn Daemon::Node::LogInOfHints() {
+  const LoginPreparer::Parts parts{clock_,
+                                   *core_,
+                                   *io_,
+                                   *store_,
+                                   *cache_,
+                                   *fills_,
+                                   *verifier_,
+                                   *origin_ledger_,
+                                   *registry_,
+                                   *allowed_,
+                                   telemetry_,
+                                   PolicyOfImages(),
+                                   [this](const BlobKey& key) { return mounter_->DiscardKernelCopies(key); }};
+  return [this, parts](const std::string& reference, const api::HintCredentials& given) {
+    // Its Check wrote the reference.
+    const std::string registry = p2p::ImageReference::Parse(reference)->origin.registry;
+    Grant grant = registry_->LogIn(registry, given.username, given.password);
+    auto preparer = std::make_unique<LoginPreparer>(parts, grant);
+    return std::make_shared<const HintLogin>(HintLogin{std::move(grant), std::move(preparer)});
+  };
 }
 
 absl::Status Daemon::Node::ServeHints() {

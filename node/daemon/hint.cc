@@ -102,6 +102,8 @@ std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::
   if (known.platform != platform) {
     return absl::StrCat("another platform (", known.platform.ToString(), ", not ", platform.ToString(), ")");
   }
+  if (known.with_credentials != spec.credentials.has_value())
+    return known.with_credentials ? "credentials, and this one has none" : "no credentials";
   const auto scope_of = [](const api::HintSpec& hint) {
     return hint.profile ? "a profile" : hint.ranges.empty() ? "all of it" : "ranges";
   };

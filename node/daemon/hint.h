@@ -12,6 +12,7 @@
 #include "api/prefetch_backend.h"
 #include "node/blob.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/hint_login.h"
 #include "node/daemon/range_fill.h"
 #include "node/executor.h"
 #include "node/image_profile.h"
@@ -40,6 +41,10 @@ struct Hint {
   std::optional<Instant> due{};                   // constant; when it is needed by
   Instant expires{};                              // constant
   std::atomic<bool> cancelled{false};             // also read by who prepares the image
+  bool with_credentials = false;                  // constant; given with it
+  bool lost_login = false;                        // constant; a daemon before had its credentials
+
+  std::shared_ptr<const HintLogin> login{};  // of one with credentials that is for this node and not over
 
   api::HintStatus status;
   api::HintStatus told;                 // as it was described last
@@ -55,6 +60,8 @@ struct Hint {
   bool over() const { return api::IsOver(status.state); }
   // Whether it wants whole blobs.
   bool wants_all() const { return spec.ranges.empty() && !spec.profile; }
+  // Whether BackgroundFill brings them, which asks by this node's own right.
+  bool shares_fills() const { return wants_all() && !with_credentials; }
 };
 using HintPtr = std::shared_ptr<Hint>;
 

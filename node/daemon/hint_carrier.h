@@ -18,11 +18,13 @@ class HintCarrier {
 
   enum class Who { kSelf, kMember, kStranger };
   virtual Who WhoIs(const std::string& name) const = 0;
+  // Whether nobody else can listen to what members are told: only then may it be credentials.
+  virtual bool KeepsSecrets() const = 0;
 
-  // Tells each of the members, in the background. `on_told` comes once for each, on any thread, and not
-  // before this returns: OK if it has taken the hint or knew it. Errors: Unavailable and DeadlineExceeded (it
-  // has not answered), NotFound (it is no member any more), ResourceExhausted (too many are to be told), and
-  // what it said.
+  // Tells each of the members, in the background, and the spec's credentials with it. `on_told` comes once
+  // for each, on any thread, and not before this returns: OK if it has taken the hint or knew it. Errors:
+  // Unavailable and DeadlineExceeded (it has not answered), NotFound (it is no member any more),
+  // ResourceExhausted (too many are to be told), and what it said.
   using OnTold = std::function<void(const std::string& member, const absl::Status&)>;
   virtual void Carry(const api::HintSpec& spec, std::vector<std::string> members, OnTold on_told) = 0;
 };

@@ -31,6 +31,13 @@ bool IsMadeAsAnId(const std::string& text) {
 }  // namespace
 
 json ToJson(const JournalledHint& hint) {
+  if (hint.had_credentials) {
+    const api::HintSpec kept{
+        .id = hint.spec.id, .reference = hint.spec.reference, .scheduler = hint.spec.scheduler};
+    json out = ToJson({kept, hint.taken});
+    out["hadCredentials"] = true;
+    return out;
+  }
   const api::HintSpec& spec = hint.spec;
   json out = {{"id", spec.id},
               {"reference", spec.reference},
@@ -84,6 +91,7 @@ JournalledHint HintFrom(const json& in) {
   }
   if (in.contains("ttl")) spec.ttl = Duration(in.at("ttl").get<int64_t>());
   spec.profile = in.value("profile", false);
+  hint.had_credentials = in.value("hadCredentials", false);
   spec.targets = in.value("targets", std::vector<std::string>());
   if (in.contains("blob")) {
     const absl::StatusOr<Digest> digest = Digest::Parse(in.at("blob").at(0).get<std::string>());

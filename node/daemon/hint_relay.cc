@@ -5,6 +5,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -37,6 +38,16 @@ std::string Dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
+// Throws what says what is wrong, without a value.
+api::HintCredentials CredentialsFrom(const json& in) {
+  api::HintCredentials given{in.at("username").get<std::string>(),
+                             Secret(in.at("password").get<std::string>())};
+  const bool sound = !given.username.empty() && given.username.size() <= api::kHintUsernameBytesMax &&
+                     !given.password.empty() && given.password.text().size() <= api::kHintPasswordBytesMax;
+  if (!sound) throw std::runtime_error("its credentials can't have been taken so");
+  return given;
+}
+
 // What a member's answer says.
 absl::Status Told(const absl::StatusOr<p2p::PeerTransport::Answer>& answer) {
   if (!answer.ok()) return answer.status();
@@ -64,10 +75,14 @@ class HintRelay::Core : public std::enable_shared_from_this<Core> {
   void Carry(const api::HintSpec& spec, std::vector<std::string> members, OnTold on_told) {
     api::HintSpec passed_on = spec;
     passed_on.targets.clear();
+    json question = {{"sender", OwnNameIn(parts_.members)},
+                     {"hint", ToJson({std::move(passed_on), std::chrono::system_clock::now()})}};
+    if (spec.credentials && parts_.wire == PeerWire::kTls) {
+      question["credentials"] = {{"username", spec.credentials->username},
+                                 {"password", spec.credentials->password.text()}};
+    }
     const auto batch = std::make_shared<Batch>(
-        Batch{Dump({{"sender", OwnNameIn(parts_.members)},
-                    {"hint", ToJson({std::move(passed_on), std::chrono::system_clock::now()})}}),
-              parts_.clock.Now() + limits_.patience, std::move(on_told)});
+        Batch{Secret(Dump(question)), parts_.clock.Now() + limits_.patience, std::move(on_told)});
     {
       const std::lock_guard lock(mutex_);
       for (std::string& member : members) {
@@ -93,7 +108,7 @@ class HintRelay::Core : public std::enable_shared_from_this<Core> {
  private:
   // One hint, told to several.
   struct Batch {
-    const std::string body;
+    const Secret body;
     const Instant until;
     const OnTold on_told;
   };
@@ -127,7 +142,7 @@ class HintRelay::Core : public std::enable_shared_from_this<Core> {
     const p2p::PeerTransport::Question question{.path_and_query = kPath,
                                                 .bytes_max = kAnswerBytesMax,
                                                 .timeout = limits_.timeout,
-                                                .body = errand.batch->body};
+                                                .body = errand.batch->body.text()};
     parts_.client.Ask(*member, question,
                       [weak = weak_from_this(), errand = std::move(errand)](
                           const absl::StatusOr<p2p::PeerTransport::Answer>& answer) mutable {
@@ -176,6 +191,10 @@ HintCarrier::Who HintRelay::WhoIs(const std::string& name) const {
   return FindMember(core_->parts().members, name) ? Who::kMember : Who::kStranger;
 }
 
+bool HintRelay::KeepsSecrets() const {
+  return core_->parts().wire == PeerWire::kTls;
+}
+
 void HintRelay::Carry(const api::HintSpec& spec, std::vector<std::string> members, OnTold on_told) {
   core_->Carry(spec, std::move(members), std::move(on_told));
 }
@@ -187,6 +206,7 @@ absl::StatusOr<std::string> HintInbox::Take(std::string_view body, const ProvenN
     const json told = json::parse(body);
     sender = told.at("sender").get<std::string>();
     hints.push_back(HintFrom(told.at("hint")).spec);
+    if (told.contains("credentials")) hints.back().credentials = CredentialsFrom(told.at("credentials"));
   } catch (const std::exception& e) {
     return absl::InvalidArgumentError(
         absl::StrCat("no hint: ", std::string(e.what()).substr(0, kReasonBytesMax)));
@@ -194,6 +214,8 @@ absl::StatusOr<std::string> HintInbox::Take(std::string_view body, const ProvenN
   if (!FindMember(members_, sender)) return absl::PermissionDeniedError("the sender is no member");
   if (!proven.Allow(sender))
     return absl::PermissionDeniedError("the sender is not the name in the certificate");
+  if (hints.front().credentials && wire_ != PeerWire::kTls)
+    return absl::InvalidArgumentError("credentials were passed on without TLS");
   // Nobody passes on what was passed on.
   if (!hints.front().targets.empty()) return absl::InvalidArgumentError("a hint with targets was passed on");
   const absl::StatusOr<std::vector<api::SubmitResult>> results = hints_.SubmitHints(hints);

@@ -18,8 +18,12 @@
 #include "p2p/cluster/peer_client.h"
 
 // Hints between nodes: POST /sluice/v1/hints with {"sender", "hint"}, where the hint is as the journal has it
-// and without targets; the answer is {"outcome": "taken"} or {"outcome": "refused", "code", "message"}.
+// and without targets, and by TLS perhaps "credentials": {"username", "password"}; the answer is {"outcome":
+// "taken"} or {"outcome": "refused", "code", "message"}.
 namespace sluice {
+
+// How nodes reach each other.
+enum class PeerWire { kPlain, kTls };
 
 // Tells members over their peers' listeners, a few at a time, each of which has a bounded time, and all of
 // one hint another: who doesn't answer holds up nobody for longer.
@@ -32,6 +36,7 @@ class HintRelay final : public HintCarrier {
     Executor& io;  // on which `on_told` comes
     const p2p::Members& members;
     p2p::PeerTransport& client;
+    PeerWire wire = PeerWire::kPlain;
   };
   struct Limits {
     size_t under_way_max = 64;                     // members asked at once
@@ -47,6 +52,7 @@ class HintRelay final : public HintCarrier {
   ~HintRelay() override;
 
   Who WhoIs(const std::string& name) const override;
+  bool KeepsSecrets() const override;
   void Carry(const api::HintSpec& spec, std::vector<std::string> members, OnTold on_told) override;
 
  private:
@@ -60,13 +66,15 @@ class HintRelay final : public HintCarrier {
 class HintInbox final : public api::HintAnswers {
  public:
   // Both outlive this.
-  HintInbox(const p2p::Members& members, api::PrefetchBackend& hints) : members_(members), hints_(hints) {}
+  HintInbox(const p2p::Members& members, api::PrefetchBackend& hints, PeerWire wire = PeerWire::kPlain)
+      : members_(members), hints_(hints), wire_(wire) {}
 
   absl::StatusOr<std::string> Take(std::string_view body, const ProvenNames& proven) override;
 
  private:
   const p2p::Members& members_;
   api::PrefetchBackend& hints_;
+  const PeerWire wire_;
 };
 
 }  // namespace sluice

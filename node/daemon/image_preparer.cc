@@ -109,7 +109,7 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
     absl::StatusOr<Blob::Lease> opened = Open(spec, bounds.deadline);
     if (!opened.ok()) return opened.status();
     // Who has members asks the registry for few chunks, if for any.
-    if (!parts_.peers) parts_.origin.Expect(opened->blob());
+    if (!parts_.peers && !parts_.by_right) parts_.origin.Expect(opened->blob());
     blobs.push_back(opened->shared());
     prepared.blobs.push_back(*std::move(opened));
   }
@@ -388,7 +388,7 @@ absl::Status StoreImagePreparer::TakeFromRegistry(const std::shared_ptr<Blob>& b
     if (bounds.cancelled || parts_.clock.Now() >= bounds.deadline || &origin == &facts->origins.back())
       return last;
   }
-  return WaitForFill(bootstrap->key(), bounds);
+  return WaitForFill(*bootstrap, bounds);
 }
 
 // Its digest is looked at when all of it is here, as of one that came in parts.
@@ -437,7 +437,8 @@ absl::Status StoreImagePreparer::TakeDocument(const std::shared_ptr<Blob>& boots
   return fed.ok() ? decoder.Finish() : fed;
 }
 
-absl::Status StoreImagePreparer::WaitForFill(const BlobKey& key, const PrepareBounds& bounds) {
+absl::Status StoreImagePreparer::WaitForFill(const Blob& blob, const PrepareBounds& bounds) {
+  const BlobKey key = blob.key();
   // Later tries find the promise kept.
   struct FirstTry {
     std::promise<absl::Status> status;
@@ -446,10 +447,17 @@ absl::Status StoreImagePreparer::WaitForFill(const BlobKey& key, const PrepareBo
   const auto first = std::make_shared<FirstTry>();
   std::future<absl::Status> result = first->status.get_future();
   const FillOwner owner = parts_.fills.NewOwner();
-  // Somebody waits for the image: it is not to queue behind those that are filled up in the background.
-  parts_.fills.Start(key, FetchClass::kHint, owner, [first](const absl::Status& status) {
+  const auto on_try = [first](const absl::Status& status) {
     if (!first->over.exchange(true)) first->status.set_value(status);
-  });
+  };
+  std::optional<RangeFill> by_right;
+  // Somebody waits for the image: it is not to queue behind those that are filled up in the background.
+  if (parts_.by_right) {
+    by_right.emplace(parts_.by_right->fill, RangeFill::Limits{}, key,
+                     std::vector<ChunkSpan>{blob.geometry().All()}, on_try, parts_.by_right->grant);
+  } else {
+    parts_.fills.Start(key, FetchClass::kHint, owner, on_try);
+  }
   absl::Status ended;
   while (result.wait_for(kCancelCheck) != std::future_status::ready && ended.ok()) {
     if (bounds.cancelled) {

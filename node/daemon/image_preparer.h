@@ -16,6 +16,7 @@
 #include "node/daemon/background_fill.h"
 #include "node/daemon/image_documents.h"
 #include "node/daemon/image_resolver.h"
+#include "node/daemon/range_fill.h"
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
@@ -92,6 +93,13 @@ class StoreImagePreparer final : public ImagePreparer {
     p2p::StoredReaderParts stored_reader;
     // Discards what the kernel has of a blob apart from the store; on the caller's thread.
     std::function<absl::Status(const BlobKey&)> discard_copies;
+    // By whose right what is not public is brought, as all of the parts that ask registries ask by it;
+    // absent: this node's own.
+    struct ByRight {
+      Grant grant;
+      RangeFill::Parts fill;
+    };
+    std::optional<ByRight> by_right = std::nullopt;
   };
 
   // The parts outlive this.
@@ -127,7 +135,7 @@ class StoreImagePreparer final : public ImagePreparer {
                             const StoredForm& stored, const PrepareBounds& bounds);
   absl::Status Keep(const std::shared_ptr<Blob>& blob, ChunkIndex index, Buffer chunk, Evidence evidence,
                     SourceKind kind);
-  absl::Status WaitForFill(const BlobKey& key, const PrepareBounds& bounds);
+  absl::Status WaitForFill(const Blob& blob, const PrepareBounds& bounds);
 
   const Parts parts_;
 };

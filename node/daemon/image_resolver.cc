@@ -72,7 +72,7 @@ absl::StatusOr<std::string> ImageResolver::FetchConfig(const BlobOrigin& origin,
     asking.registry = Registry::kAway;
     away = bytes.status();
   }
-  absl::StatusOr<p2p::FetchedManifest> kept = manifests_.Get(name);
+  absl::StatusOr<p2p::FetchedManifest> kept = FindKept(name);
   if (!kept.ok()) return away;
   return std::move(kept->body);
 }
@@ -97,8 +97,8 @@ absl::StatusOr<p2p::FetchedManifest> ImageResolver::FetchOne(const p2p::ImageRef
 }
 
 absl::StatusOr<p2p::FetchedManifest> ImageResolver::FindElsewhere(const p2p::ImageReference& reference) {
-  absl::StatusOr<p2p::FetchedManifest> kept = manifests_.Get(
-      reference.digest ? p2p::ImageReference{reference.origin, "", reference.digest} : reference);
+  absl::StatusOr<p2p::FetchedManifest> kept =
+      FindKept(reference.digest ? p2p::ImageReference{reference.origin, "", reference.digest} : reference);
   if (kept.ok() || !reference.digest || !peers_) return kept;
   absl::StatusOr<p2p::FetchedManifest> given = peers_->FetchManifest(reference.origin, *reference.digest);
   if (given.ok() && !IsPublic(given->access)) {
@@ -112,10 +112,16 @@ absl::StatusOr<p2p::FetchedManifest> ImageResolver::FindElsewhere(const p2p::Ima
   return given;
 }
 
+absl::StatusOr<p2p::FetchedManifest> ImageResolver::FindKept(const p2p::ImageReference& name) {
+  if (!manifests_) return absl::NotFoundError("none is kept");
+  return manifests_->Get(name);
+}
+
 // By its digest, and by its tag if it was asked for by that.
 void ImageResolver::Keep(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest) {
-  absl::Status kept = manifests_.Put({reference.origin, "", manifest.digest}, manifest);
-  if (kept.ok() && !reference.digest) kept = manifests_.Put(reference, manifest);
+  if (!manifests_) return;
+  absl::Status kept = manifests_->Put({reference.origin, "", manifest.digest}, manifest);
+  if (kept.ok() && !reference.digest) kept = manifests_->Put(reference, manifest);
   if (!kept.ok()) spdlog::warn("{}: its manifest is not kept: {}", reference.ToString(), kept.ToString());
 }
 

@@ -48,9 +48,9 @@ class ImageResolver {
   // fetched.
   using AskPolicy = std::function<absl::Status(const p2p::ImageReference&, const p2p::FetchedManifest&)>;
   // All outlive the resolver. `peers` is null on a node without members; without `claim` nothing that they
-  // say of such blobs is believed.
+  // say of such blobs is believed; `manifests` is null where none is to be found again by others.
   ImageResolver(p2p::RegistryClient& registry, ImageDocuments& documents, const p2p::AllowList& allowed,
-                RecipeStore& recipes, ManifestCache& manifests, const p2p::PeerDocumentClient* peers,
+                RecipeStore& recipes, ManifestCache* manifests, const p2p::PeerDocumentClient* peers,
                 ClaimRecipe claim = nullptr, AskPolicy ask_policy = nullptr)
       : registry_(registry),
         documents_(documents),
@@ -114,6 +114,7 @@ class ImageResolver {
   absl::StatusOr<std::string> FetchConfig(const BlobOrigin& origin, const Digest& digest, Asking& asking);
   absl::StatusOr<p2p::FetchedManifest> FetchOne(const p2p::ImageReference& reference, Asking& asking);
   absl::StatusOr<p2p::FetchedManifest> FindElsewhere(const p2p::ImageReference& reference);
+  absl::StatusOr<p2p::FetchedManifest> FindKept(const p2p::ImageReference& name);
   void Keep(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest);
   bool TakeFromMembers(const BlobKey& key, const BlobSpec& facts);
   bool HasBoundRecipe(const BlobKey& key, const BlobSpec& facts);
@@ -122,7 +123,7 @@ class ImageResolver {
   ImageDocuments& documents_;
   const p2p::AllowList& allowed_;
   RecipeStore& recipes_;
-  ManifestCache& manifests_;
+  ManifestCache* const manifests_;
   const p2p::PeerDocumentClient* const peers_;
   const ClaimRecipe claim_;
   const AskPolicy ask_policy_;

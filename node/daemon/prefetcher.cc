@@ -25,6 +25,24 @@ absl::Status Drained() {
       "--undo\" first");
 }
 
+absl::Status LostLogin() {
+  return absl::UnauthenticatedError(
+      "the node has restarted, and credentials of hints are not kept; submit the hint again, with them");
+}
+
+// Credentials go over no wire that others can listen to.
+absl::Status CheckCredentials(const api::HintSpec& spec, size_t index, const HintCarrier* carrier) {
+  if (!spec.credentials || !carrier || carrier->KeepsSecrets()) return absl::OkStatus();
+  const bool is_passed_on =
+      std::any_of(spec.targets.begin(), spec.targets.end(),
+                  [&](const std::string& name) { return carrier->WhoIs(name) != HintCarrier::Who::kSelf; });
+  if (!is_passed_on) return absl::OkStatus();
+  return api::InvalidField(absl::StrCat("hints[", index, "].credentials"),
+                           absl::StrCat("hint \"", spec.id,
+                                        "\" has targets, and nodes without TLS between them (tls.ca) pass no "
+                                        "credentials on; hint at each of them instead"));
+}
+
 absl::Status Unknown(const std::string& id) {
   return absl::NotFoundError(
       absl::StrCat("hint \"", id,
@@ -44,6 +62,8 @@ absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::Core::SubmitHints(
       return absl::InvalidArgumentError(
           absl::StrCat("hint \"", spec.id, "\": ", references.back().status().message()));
     }
+    const absl::Status secret = CheckCredentials(spec, references.size() - 1, parts_.carrier);
+    if (!secret.ok()) return secret;
   }
   std::vector<api::SubmitResult> results;
   std::lock_guard lock(mutex_);
@@ -69,12 +89,17 @@ void Prefetcher::Core::Restore(std::vector<JournalledHint> hints) {
   std::lock_guard lock(mutex_);
   for (JournalledHint& journalled : hints) {
     const std::string id = journalled.spec.id;
+    const bool had_credentials = journalled.had_credentials;
     const absl::StatusOr<std::string> allowed = parts_.preparer.Check(journalled.spec.reference);
     const api::SubmitResult taken = Take(std::move(journalled.spec), journalled.taken, From::kJournal);
     if (taken.outcome != api::SubmitOutcome::kAccepted) {
       spdlog::warn("hint {} of the daemon before is given up: {}", id, taken.error.ToString());
     } else if (!allowed.ok()) {
       End(*hints_.at(id), api::HintState::kFailed, allowed.status());
+    } else if (had_credentials) {
+      Hint& hint = *hints_.at(id);
+      hint.with_credentials = hint.lost_login = true;
+      End(hint, api::HintState::kFailed, LostLogin());
     }
   }
   ResolveNext();
@@ -84,14 +109,8 @@ api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec, std::chrono::system
                                          From from) {
   p2p::Platform platform = PlatformOf(spec);
   const auto known = hints_.find(spec.id);
-  if (known != hints_.end()) {
-    const std::string difference = Difference(*known->second, spec, platform);
-    if (difference.empty()) return {api::SubmitOutcome::kKnown, {}, Describe(*known->second)};
-    return {
-        api::SubmitOutcome::kRefused,
-        absl::AlreadyExistsError(absl::StrCat("hint \"", spec.id, "\" is known already, with ", difference)),
-        {}};
-  }
+  const bool logs_in_again = known != hints_.end() && known->second->lost_login && spec.credentials;
+  if (known != hints_.end() && !logs_in_again) return TellKnown(*known->second, spec, platform);
   if (!spec.targets.empty() && !parts_.carrier) {
     return {api::SubmitOutcome::kRefused,
             absl::FailedPreconditionError(
@@ -101,11 +120,14 @@ api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec, std::chrono::system
             {}};
   }
   if (const absl::Status room = RoomFor(spec); !room.ok()) return {api::SubmitOutcome::kRefused, room, {}};
+  if (logs_in_again) Forget(spec.id);
+  const std::optional<api::HintCredentials> credentials = std::exchange(spec.credentials, std::nullopt);
   const auto hint = std::make_shared<Hint>();
   hint->status.id = spec.id;
   hint->status.reference = spec.reference;
   hint->spec = std::move(spec);
   hint->platform = std::move(platform);
+  hint->with_credentials = credentials.has_value();
   hint->status.scheduler = hint->spec.scheduler;
   hint->number = ++taken_;
   hint->taken = taken;
@@ -115,6 +137,7 @@ api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec, std::chrono::system
   ++live_of_[hint->spec.scheduler];
   hints_.emplace(hint->spec.id, hint);
   std::vector<std::string> members = AddTargets(*hint, from);
+  if (credentials && hint->is_here) hint->login = parts_.log_in(hint->spec.reference, *credentials);
   if (hint->is_here) {
     queue_.push_back(hint);
   } else {
@@ -123,7 +146,7 @@ api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec, std::chrono::system
   TendLater();
   SaveLater(limits_.save_delay);
   spdlog::info("hint {}: {}", hint->spec.id, hint->spec.reference);
-  PassOn(hint, std::move(members));
+  PassOn(hint, std::move(members), credentials);
   return {api::SubmitOutcome::kAccepted, {}, Describe(*hint)};
 }
 
@@ -154,10 +177,25 @@ std::vector<std::string> Prefetcher::Core::AddTargets(Hint& hint, From from) con
   return members;
 }
 
-void Prefetcher::Core::PassOn(const HintPtr& hint, std::vector<std::string> members) {
+api::SubmitResult Prefetcher::Core::TellKnown(Hint& known, const api::HintSpec& spec,
+                                              const p2p::Platform& platform) {
+  const std::string difference = known.lost_login
+                                     ? "credentials that were lost in a restart; submit it again with them"
+                                     : Difference(known, spec, platform);
+  if (difference.empty()) return {api::SubmitOutcome::kKnown, {}, Describe(known)};
+  return {
+      api::SubmitOutcome::kRefused,
+      absl::AlreadyExistsError(absl::StrCat("hint \"", spec.id, "\" is known already, with ", difference)),
+      {}};
+}
+
+void Prefetcher::Core::PassOn(const HintPtr& hint, std::vector<std::string> members,
+                              const std::optional<api::HintCredentials>& credentials) {
   if (members.empty()) return EndIfAllAreTold(hint);
+  api::HintSpec told = hint->spec;
+  told.credentials = credentials;
   parts_.carrier->Carry(
-      hint->spec, std::move(members),
+      told, std::move(members),
       [weak = weak_from_this(), hint](const std::string& member, const absl::Status& status) {
         if (const auto self = weak.lock()) self->OnTold(hint, member, status);
       });

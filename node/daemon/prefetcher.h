@@ -15,6 +15,7 @@
 #include "node/daemon/background_fill.h"
 #include "node/daemon/hint_carrier.h"
 #include "node/daemon/hint_journal.h"
+#include "node/daemon/hint_login.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/range_fill.h"
 #include "node/executor.h"
@@ -36,6 +37,10 @@ namespace sluice {
 //
 // A hint for members that it names is told to them, and fetched here only if this node is one of them. What
 // is to be told ends with the daemon: who could not be told by then failed.
+//
+// Credentials of a hint serve it alone: what they give is fetched apart from what this node's own give, they
+// are forgotten when the hint is over, and the journal has none of them. After a restart such a hint has
+// failed (Unauthenticated), and its id may be submitted anew, with credentials.
 //
 // Those that are not over are in the journal a moment after they were taken.
 //
@@ -61,6 +66,8 @@ class Prefetcher final : public api::PrefetchBackend {
     Executor* disk = nullptr;
     // Tells other nodes. Null: there are none, and a hint for some is refused (FailedPrecondition).
     HintCarrier* carrier = nullptr;
+    // Turns the credentials of a hint into what asks by them. Not null where hints have some.
+    LogIn log_in = nullptr;
   };
   struct Limits {
     size_t live_max = 1024;                         // hints that are not over; beyond: ResourceExhausted

@@ -54,7 +54,11 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   api::SubmitResult Take(api::HintSpec spec, std::chrono::system_clock::time_point taken, From from);
   // Who is to be told.
   std::vector<std::string> AddTargets(Hint& hint, From from) const;
-  void PassOn(const HintPtr& hint, std::vector<std::string> members);
+  void PassOn(const HintPtr& hint, std::vector<std::string> members,
+              const std::optional<api::HintCredentials>& credentials);
+  // What who submits the id of a hint that is known is told.
+  api::SubmitResult TellKnown(Hint& known, const api::HintSpec& spec, const p2p::Platform& platform);
+  void Forget(const std::string& id);
   void EndIfAllAreTold(const HintPtr& hint);
   absl::Status RoomFor(const api::HintSpec& spec) const;
   absl::StatusOr<std::vector<HintPtr>> FindAll(const std::vector<std::string>& ids) const;
@@ -76,7 +80,8 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   // --- On the blocking threads.
   void Resolve(const HintPtr& hint);
   absl::StatusOr<Found> Prepare(const HintPtr& hint);
-  absl::StatusOr<Found> PrepareBlob(const HintPtr& hint);
+  absl::StatusOr<Found> PrepareImage(const HintPtr& hint, ImagePreparer& preparer);
+  absl::StatusOr<Found> PrepareBlob(const HintPtr& hint, ImagePreparer& preparer);
   void AddProfile(const Digest& manifest, Found& found) const;
 
   // --- On the core loop.

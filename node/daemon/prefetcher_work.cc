@@ -39,8 +39,20 @@ void Prefetcher::Core::Resolve(const HintPtr& hint) {
 
 absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::Prepare(const HintPtr& hint) {
   if (hint->cancelled) return absl::CancelledError("the hint was cancelled");
-  if (hint->spec.blob) return PrepareBlob(hint);
-  const absl::StatusOr<ResolvedImage> image = parts_.preparer.Resolve(hint->spec.reference, hint->platform);
+  std::shared_ptr<const HintLogin> login;
+  {
+    std::lock_guard lock(mutex_);
+    login = hint->login;
+  }
+  // Never by this node's own right instead.
+  if (hint->with_credentials && !login) return absl::CancelledError("the hint is over");
+  ImagePreparer& preparer = login ? *login->preparer : parts_.preparer;
+  return hint->spec.blob ? PrepareBlob(hint, preparer) : PrepareImage(hint, preparer);
+}
+
+absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::PrepareImage(const HintPtr& hint,
+                                                                       ImagePreparer& preparer) {
+  const absl::StatusOr<ResolvedImage> image = preparer.Resolve(hint->spec.reference, hint->platform);
   if (!image.ok()) return image.status();
   const absl::Status checked = CheckRanges(hint->spec, image->image.blobs);
   if (!checked.ok()) return checked;
@@ -50,7 +62,7 @@ absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::Prepare(const HintPtr&
     hint->status.manifest = image->manifest;
     bounds.emplace(BoundsOf(*hint));
   }
-  absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*image, *bounds);
+  absl::StatusOr<PreparedImage> prepared = preparer.Prepare(*image, *bounds);
   if (!prepared.ok()) return prepared.status();
   Found found{std::move(prepared->bootstrap), std::move(prepared->blobs)};
   if (hint->spec.profile) AddProfile(image->manifest, found);
@@ -64,8 +76,9 @@ void Prefetcher::Core::AddProfile(const Digest& manifest, Found& found) const {
   found.spans = SpansOf(profile.value_or(ImageProfile()), found.blobs, limits_.profile_bytes_max);
 }
 
-absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::PrepareBlob(const HintPtr& hint) {
-  const absl::StatusOr<BlobSpec> blob = parts_.preparer.FindBlob(hint->spec.reference, hint->spec.blob->size);
+absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::PrepareBlob(const HintPtr& hint,
+                                                                      ImagePreparer& preparer) {
+  const absl::StatusOr<BlobSpec> blob = preparer.FindBlob(hint->spec.reference, hint->spec.blob->size);
   if (!blob.ok()) return blob.status();
   const absl::Status checked = CheckRanges(hint->spec, {&*blob, 1});
   if (!checked.ok()) return checked;
@@ -74,7 +87,7 @@ absl::StatusOr<Prefetcher::Core::Found> Prefetcher::Core::PrepareBlob(const Hint
     std::lock_guard lock(mutex_);
     bounds.emplace(BoundsOf(*hint));
   }
-  absl::StatusOr<Blob::Lease> lease = parts_.preparer.PrepareBlob(*blob, *bounds);
+  absl::StatusOr<Blob::Lease> lease = preparer.PrepareBlob(*blob, *bounds);
   if (!lease.ok()) return lease.status();
   Found found;
   found.blobs.push_back(*std::move(lease));
@@ -146,11 +159,12 @@ void Prefetcher::Core::Fetch(const HintPtr& hint) {
       if (const auto self = weak.lock()) self->OnTry(hint, i, status);
     };
     const BlobKey key = target.lease.blob().key();
-    if (hint->wants_all()) {
+    if (hint->shares_fills()) {
       parts_.fills.Start(key, FetchClass::kHint, hint->owner, on_try);
     } else {
       target.fill = std::make_unique<RangeFill>(RangeFill::Parts{parts_.clock, parts_.core, parts_.cache},
-                                                limits_.ranges, key, target.spans, on_try);
+                                                limits_.ranges, key, target.spans, on_try,
+                                                hint->login ? hint->login->grant : nullptr);
     }
   }
 }
@@ -159,7 +173,7 @@ void Prefetcher::Core::Pause(Hint& hint) {
   hint.status.state = api::HintState::kQueued;
   for (Target& target : hint.targets) {
     target.fill.reset();
-    if (hint.wants_all()) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
+    if (hint.shares_fills()) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
   }
 }
 
@@ -229,11 +243,12 @@ void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error)
 
 void Prefetcher::Core::LetGo(Hint& hint) {
   hint.cancelled = true;
-  if (hint.wants_all()) {
+  if (hint.shares_fills()) {
     for (const Target& target : hint.targets) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
   }
   hint.targets.clear();
   hint.bootstrap.reset();
+  hint.login.reset();
 }
 
 void Prefetcher::Core::TendLater() {
@@ -266,6 +281,11 @@ void Prefetcher::Core::Remember(const std::string& id) {
   ended_.pop_front();
 }
 
+void Prefetcher::Core::Forget(const std::string& id) {
+  hints_.erase(id);
+  std::erase(ended_, id);
+}
+
 void Prefetcher::Core::SaveLater(Duration delay) {
   if (save_due_ || stopped_ || !parts_.journal) return;
   save_due_ = true;
@@ -288,7 +308,7 @@ void Prefetcher::Core::Save() {
   std::sort(live.begin(), live.end(),
             [](const HintPtr& a, const HintPtr& b) { return a->number < b->number; });
   std::vector<JournalledHint> hints;
-  for (const HintPtr& hint : live) hints.push_back({hint->spec, hint->taken});
+  for (const HintPtr& hint : live) hints.push_back({hint->spec, hint->taken, hint->with_credentials});
   const absl::Status saved = parts_.journal->Save(hints);
   if (saved.ok()) return;
   spdlog::warn("hints would be lost with the daemon: {}", saved.ToString());

@@ -39,24 +39,27 @@ uint64_t PresentBytesOf(const Blob& blob, const std::vector<ChunkSpan>& spans) {
 
 class RangeFill::Run : public std::enable_shared_from_this<Run> {
  public:
-  Run(Parts parts, Limits limits, const BlobKey& key, std::vector<ChunkSpan> spans, OnTry on_try)
+  Run(Parts parts, Limits limits, const BlobKey& key, std::vector<ChunkSpan> spans, OnTry on_try, Grant grant)
       : parts_(parts),
         limits_(limits),
         key_(key),
         spans_(std::move(spans)),
         on_try_(std::move(on_try)),
-        retry_after_(limits.retry_first) {}
+        retry_after_(limits.retry_first),
+        grant_(std::move(grant)) {}
 
   void Try() {
     const std::lock_guard lock(mutex_);
     if (stopped_) return;
-    fill_ = parts_.cache.Fill({.blob = key_, .fetch_class = FetchClass::kHint, .chunks = spans_},
-                              [self = shared_from_this()](absl::Status status) { self->EndTry(status); });
+    fill_ =
+        parts_.cache.Fill({.blob = key_, .fetch_class = FetchClass::kHint, .chunks = spans_, .grant = grant_},
+                          [self = shared_from_this()](absl::Status status) { self->EndTry(status); });
   }
 
   void Stop() {
     const std::lock_guard lock(mutex_);
     stopped_ = true;
+    grant_.reset();  // a try that is still to come holds this
     if (fill_) parts_.cache.StopFill(*fill_);
   }
 
@@ -84,12 +87,13 @@ class RangeFill::Run : public std::enable_shared_from_this<Run> {
 
   std::mutex mutex_;  // guards what follows
   bool stopped_ = false;
+  Grant grant_;
   std::optional<FillId> fill_;  // the last
 };
 
 RangeFill::RangeFill(Parts parts, Limits limits, const BlobKey& key, std::vector<ChunkSpan> spans,
-                     OnTry on_try)
-    : run_(std::make_shared<Run>(parts, limits, key, std::move(spans), std::move(on_try))) {
+                     OnTry on_try, Grant grant)
+    : run_(std::make_shared<Run>(parts, limits, key, std::move(spans), std::move(on_try), std::move(grant))) {
   run_->Try();
 }
 

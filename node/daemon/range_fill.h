@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "node/blob.h"
 #include "node/blob_cache.h"
+#include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/geometry.h"
 
@@ -22,7 +23,8 @@ std::vector<ChunkSpan> ChunksTouched(const ChunkGeometry& geometry, std::vector<
 uint64_t BytesOf(const ChunkGeometry& geometry, const std::vector<ChunkSpan>& spans);
 uint64_t PresentBytesOf(const Blob& blob, const std::vector<ChunkSpan>& spans);
 
-// Brings parts of a blob in, in class hint, and tries again for as long as it lives.
+// Brings parts of a blob in, in class hint and by the right of whoever wants them, and tries again for as
+// long as it lives.
 //
 // Thread-safe.
 class RangeFill {
@@ -41,7 +43,8 @@ class RangeFill {
   using OnTry = std::function<void(const absl::Status&)>;
 
   // Begins. What it was made of outlives it. REQUIRES: the spans are within the blob, in order, not empty
-  RangeFill(Parts parts, Limits limits, const BlobKey& key, std::vector<ChunkSpan> spans, OnTry on_try);
+  RangeFill(Parts parts, Limits limits, const BlobKey& key, std::vector<ChunkSpan> spans, OnTry on_try,
+            Grant grant = nullptr);
   // Stops; what is under way for nobody else is cancelled. OnTry may be under way on the core loop.
   ~RangeFill();
   RangeFill(const RangeFill&) = delete;

@@ -122,9 +122,10 @@ class Authorizer : public std::enable_shared_from_this<Authorizer> {
     const Clock& clock;
     Executor& executor;
     TokenTransport& transport;
-    DockerCredentials& credentials;
+    Credentials& credentials;
     CircuitBreaker& breaker;
     Backoff& backoff;
+    std::shared_ptr<const void> owned = nullptr;  // lives as long as the authorizer
   };
   static std::shared_ptr<Authorizer> Create(Parts parts, AuthorizerOptions options);
 

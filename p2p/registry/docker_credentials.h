@@ -24,10 +24,22 @@ struct Credential {
   std::string BasicAuthorization() const;
 };
 
+// Port: what may be shown to registries and their token servers.
+//
+// Thread-safe.
+class Credentials {
+ public:
+  virtual ~Credentials() = default;
+
+  // What there is for `registry` (host[:port]); nullopt: go there without. Errors: FailedPrecondition. No
+  // secret is in them.
+  virtual absl::StatusOr<std::optional<Credential>> Find(std::string_view registry) = 0;
+};
+
 // The credentials in a docker config.json, which is read again whenever the file changes.
 //
 // Thread-safe.
-class DockerCredentials {
+class DockerCredentials final : public Credentials {
  public:
   static constexpr size_t kFileBytesMax = 1 << 20;
 
@@ -37,7 +49,7 @@ class DockerCredentials {
   // What the file holds for `registry` (host[:port]); nullopt: go there without.
   // Errors: FailedPrecondition if the file can't be read or is malformed, or leaves this registry to a
   // credential helper (we run none). Messages name the file, never its contents.
-  absl::StatusOr<std::optional<Credential>> Find(std::string_view registry);
+  absl::StatusOr<std::optional<Credential>> Find(std::string_view registry) override;
 
  private:
   struct Contents {

@@ -10,6 +10,7 @@
 #include "p2p/http/content_range.h"
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
+#include "p2p/registry/given_credentials.h"
 #include "p2p/registry/pull_grant.h"
 #include "p2p/registry/registry_call.h"
 #include "p2p/registry/registry_exchange.h"
@@ -135,12 +136,24 @@ RegistryClient::RegistryClient(Parts parts, RegistryOptions options)
     : core_(std::make_shared<RegistryCore>(parts, std::move(options))),
       rights_(std::make_shared<PullRights>(core_)) {}
 
+RegistryClient::RegistryClient(std::shared_ptr<RegistryCore> core, Grant grant)
+    : core_(std::move(core)), grant_(std::move(grant)), rights_(std::make_shared<PullRights>(core_)) {}
+
 RegistryClient::~RegistryClient() {
   Stop();
 }
 
+Grant RegistryClient::LogIn(const std::string& registry, std::string username, Secret password) {
+  return PullGrant::OfCredentials(core_->AuthorizerOf(
+      std::make_shared<GivenCredentials>(registry, std::move(username), std::move(password))));
+}
+
+std::unique_ptr<RegistryClient> RegistryClient::By(Grant grant) const {
+  return std::unique_ptr<RegistryClient>(new RegistryClient(core_, std::move(grant)));
+}
+
 void RegistryClient::Stop() {
-  core_->http.Stop();
+  if (!grant_) core_->http.Stop();
 }
 
 bool RegistryClient::AsksForPatience(const std::string& registry) const {
@@ -152,7 +165,7 @@ void RegistryClient::FetchManifest(const BlobOrigin& origin, const std::string& 
                                    const Grant& grant) {
   if (absl::Status status = CheckTagOrDigest(tag_or_digest); !status.ok()) return std::move(done)(status);
   RegistryRequest request = ManifestRequest(*core_, origin, tag_or_digest, accept);
-  request.grant = grant;
+  request.grant = RightOf(grant);
   Call(core_, std::move(request),
        [origin, tag_or_digest, done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
          if (!answer.ok()) return std::move(done)(std::move(answer).status());
@@ -180,7 +193,7 @@ std::shared_ptr<FetchControl> RegistryClient::ReadBlobRange(const BlobOrigin& or
   request.repeat = RepeatRule::kUntilFirstByte;
   request.redirect_memory = RedirectMemory::kKeep;
   request.fetch_class = fetch_class;
-  request.grant = grant;
+  request.grant = RightOf(grant);
   return StartExchange(core_, std::move(request),
                        std::make_unique<RangeSink>(blob_size, range, std::move(on_access), std::move(on_data),
                                                    std::move(done)));
@@ -189,6 +202,7 @@ std::shared_ptr<FetchControl> RegistryClient::ReadBlobRange(const BlobOrigin& or
 void RegistryClient::StatBlob(const BlobOrigin& origin, const Digest& digest, Done<BlobStat> done) {
   RegistryRequest request{.origin = origin, .method = "HEAD", .path = BlobPath(digest)};
   request.deadline = core_->DefaultDeadline();
+  request.grant = grant_;
   Call(core_, std::move(request), [done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
     if (!answer.ok()) return std::move(done)(std::move(answer).status());
     const std::optional<uint64_t> size = ParseNumber(answer->head.headers.Get("Content-Length").value_or(""));
@@ -220,7 +234,7 @@ void RegistryClient::FetchWholeBlob(const BlobOrigin& origin, const Digest& dige
 void RegistryClient::FetchBlobDocument(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max,
                                        Done<FetchedManifest> done, const Grant& grant) {
   RegistryRequest request{.origin = origin, .path = BlobPath(digest)};
-  request.grant = grant;
+  request.grant = RightOf(grant);
   request.deadline = core_->DefaultDeadline();
   request.body_bytes_max = bytes_max;
   request.redirect_memory = RedirectMemory::kKeep;
@@ -250,7 +264,7 @@ void RegistryClient::FetchReferrers(const BlobOrigin& origin, const Digest& mani
   request.headers.Add("Accept", media_type::kOciIndex);
   request.deadline = core_->DefaultDeadline();
   request.body_bytes_max = kManifestBytesMax;
-  request.grant = grant;
+  request.grant = RightOf(grant);
   auto give = [](absl::StatusOr<Answer> answer, Done<FetchedManifest> to) {
     // That there is none may be for those alone who show credentials, too.
     const bool is_public = answer.ok() ? IsPublic(answer->access) : IsToldToEverybody(answer.status());
@@ -262,7 +276,7 @@ void RegistryClient::FetchReferrers(const BlobOrigin& origin, const Digest& mani
     std::move(to)(FetchedManifest{std::string(media_type::kOciIndex), std::move(body), digest, access});
   };
   Call(core_, std::move(request),
-       [core = core_, origin, manifest, grant, give,
+       [core = core_, origin, manifest, grant = RightOf(grant), give,
         done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
          if (!absl::IsNotFound(answer.status())) return give(std::move(answer), std::move(done));
          RegistryRequest tagged =

@@ -18,6 +18,7 @@
 #include "node/executor.h"
 #include "node/geometry.h"
 #include "node/origin_access.h"
+#include "node/secret.h"
 #include "node/telemetry.h"
 #include "p2p/http/http_client.h"
 #include "p2p/registry/manifest.h"
@@ -95,12 +96,18 @@ class RegistryClient {
   ~RegistryClient();
   // Cancels what is under way, and what is asked for from now on. Idempotent.
   void Stop();
+  // The right of who has these credentials for `registry`, as references name it. Tokens that are got by them
+  // are kept with the grant, apart from this node's, and shown for what is asked by it alone.
+  Grant LogIn(const std::string& registry, std::string username, Secret password);
+  // Asks by that right what is asked with a null grant, and is this client in all else: they are stopped by
+  // this one alone. It must not push. REQUIRES: grant
+  std::unique_ptr<RegistryClient> By(Grant grant) const;
   RegistryClient(const RegistryClient&) = delete;
   RegistryClient& operator=(const RegistryClient&) = delete;
 
   // A manifest or index of at most kManifestBytesMax. Asked for by digest, its bytes are held against it; by
   // tag, they must match Docker-Content-Digest where the registry sends one.
-  // `grant`, here and below: another node's right (PullGrant), by which it is asked; null: this node's own.
+  // `grant`, here and below: another's right (PullGrant), by which it is asked; null: this client's.
   void FetchManifest(const BlobOrigin& origin, const std::string& tag_or_digest,
                      const std::vector<std::string>& accept, Done<FetchedManifest> done,
                      const Grant& grant = nullptr);
@@ -199,7 +206,11 @@ class RegistryClient {
                                       const std::string& media_type, const std::string& body);
 
  private:
+  RegistryClient(std::shared_ptr<class RegistryCore> core, Grant grant);
+  const Grant& RightOf(const Grant& asked) const { return asked ? asked : grant_; }
+
   const std::shared_ptr<class RegistryCore> core_;
+  const Grant grant_;  // null: this node's own right
   const std::shared_ptr<PullRights> rights_;
 };
 

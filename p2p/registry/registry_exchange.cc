@@ -127,8 +127,17 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
   bool AtRegistry() const { return url_->SchemeAndAuthority() == registry_url_->SchemeAndAuthority(); }
   bool Redirected() const { return hops_ > 0; }
   AccessNeed NeedAt(const Url& repository) const;
+  // Whose credentials and tokens are shown.
+  Authorizer& authorizer() const {
+    return by_credentials() ? *PullGrant::AuthorizerOf(request_.grant) : *core_->authorizer;
+  }
+  bool by_credentials() const { return PullGrant::IsCredentials(request_.grant); }
   bool is_for_another() const { return request_.grant != nullptr; }
   bool shows_anothers_token() const { return PullGrant::IsToken(request_.grant); }
+  // Where one led by credentials of its own is nobody else's to know.
+  bool remembers_redirects() const {
+    return request_.redirect_memory == RedirectMemory::kKeep && !by_credentials();
+  }
   // Where it led is told to those alone who have the same right.
   std::string RedirectKey() const {
     if (!shows_anothers_token()) return registry_url_->ToString();
@@ -205,7 +214,7 @@ void Exchange::Start() {
     return Finish(
         ToldTo(absent->access, absl::NotFoundError(absl::StrCat(What(), ": it was not there a moment ago"))));
   }
-  if (request_.redirect_memory == RedirectMemory::kKeep) {
+  if (remembers_redirects()) {
     const std::optional<UrlMemory::Fact> known = core_->redirects.Find(RedirectKey());
     const bool is_strangers = PullGrant::IsStrangers(request_.grant);
     if (known && (!is_strangers || known->access == OriginAccess::kPublic)) {
@@ -214,7 +223,7 @@ void Exchange::Start() {
       hops_ = 1;
     }
   }
-  if (PullGrant::IsStrangers(request_.grant) && core_->authorizer->IsClosedToStrangers(*need_)) {
+  if (PullGrant::IsStrangers(request_.grant) && authorizer().IsClosedToStrangers(*need_)) {
     return Finish(
         absl::UnauthenticatedError(absl::StrCat(What(), ": it was found lately that it takes credentials")));
   }
@@ -290,7 +299,7 @@ void Exchange::Cancel() {
   const std::lock_guard lock(control_mutex_);
   if (std::exchange(cancelled_, true)) return;
   if (sent_id_) core_->http.Cancel(*sent_id_);
-  core_->authorizer->Abandon(this);
+  authorizer().Abandon(this);
   if (!std::exchange(waiting_, false)) return;
   core_->parts.executor.Post(
       [self = shared_from_this()] { self->Finish(absl::CancelledError("nobody wants it any more")); });
@@ -319,10 +328,10 @@ HttpRequest Exchange::MakeHttpRequest() {
 
 AccessGrant Exchange::ToShow() {
   if (given_) return *std::exchange(given_, std::nullopt);
-  if (!shows_anothers_token()) return core_->authorizer->Show(*need_);
+  if (!shows_anothers_token()) return authorizer().Show(*need_);
   return {.level = AccessGrant::Level::kCredentials,
           .header = absl::StrCat("Bearer ", PullGrant::TokenOf(request_.grant)),
-          .access = core_->authorizer->IsPublic(*need_) ? OriginAccess::kPublic : OriginAccess::kCredentials};
+          .access = authorizer().IsPublic(*need_) ? OriginAccess::kPublic : OriginAccess::kCredentials};
 }
 
 absl::Status Exchange::OnHead(const HttpHead& head) {
@@ -340,8 +349,8 @@ void Exchange::NoteAccepted() {
   // Another's token says nothing of this node's, and what is not of the repository says nothing of it.
   if (shows_anothers_token() || request_.until == RegistryRequest::Until::kGrant) return;
   const bool served = status / 100 == 2 || IsRedirect(status);
-  core_->authorizer->Accepted(*need_, shown_,
-                              served ? Authorizer::Outcome::kServed : Authorizer::Outcome::kNotServed);
+  authorizer().Accepted(*need_, shown_,
+                        served ? Authorizer::Outcome::kServed : Authorizer::Outcome::kNotServed);
 }
 
 absl::Status Exchange::OnBody(std::span<const std::byte> bytes) {
@@ -372,7 +381,7 @@ void Exchange::OnHttpDone(absl::Status status) {
 }
 
 void Exchange::Answered(absl::Status status) {
-  if (Redirected() && request_.redirect_memory == RedirectMemory::kKeep) {
+  if (Redirected() && remembers_redirects()) {
     // What is remembered already keeps its time: the signature it carries does not grow younger by use.
     const std::string key = RedirectKey();
     if (!core_->redirects.Find(key)) core_->redirects.Put(key, {url_->ToString(), access_});
@@ -392,12 +401,12 @@ void Exchange::Refused() {
   if (status == 401 && AtRegistry() && !shows_anothers_token()) return Authenticate();
   const bool may_escalate = AtRegistry() && !shows_anothers_token() && !escalated_ &&
                             (status == 403 || status == 404 || status == 429);
-  if (may_escalate && core_->authorizer->Escalate(*need_, shown_, status)) {
+  if (may_escalate && authorizer().Escalate(*need_, shown_, status)) {
     escalated_ = true;
     return Attempt();
   }
   const bool has_shown = !shown_.header.empty() || challenges_ > 0;
-  if (status == 404 && is_for_another() && has_shown && !core_->authorizer->IsPublic(*need_)) {
+  if (status == 404 && is_for_another() && !by_credentials() && has_shown && !authorizer().IsPublic(*need_)) {
     return Finish(absl::PermissionDeniedError(
         absl::StrCat("404 from ", What(), ": it is not there, or not for whoever asks")));
   }
@@ -447,7 +456,7 @@ void Exchange::RetryLater(absl::Status error) {
 
 void Exchange::StartOverAtRegistry() {
   if (request_.location) return;
-  core_->redirects.Forget(RedirectKey());
+  if (remembers_redirects()) core_->redirects.Forget(RedirectKey());
   url_ = registry_url_;
   hops_ = 0;
 }
@@ -484,7 +493,7 @@ void Exchange::Authenticate() {
   if (++challenges_ > kChallengesMax) {
     return OnGrant(absl::UnauthenticatedError("what its token server gave was refused each time"));
   }
-  core_->authorizer->Answer(
+  authorizer().Answer(
       *need_, shown_, *challenge, request_.deadline, shared_from_this(),
       [self = shared_from_this()](absl::StatusOr<AccessGrant> grant) { self->OnGrant(std::move(grant)); });
   // It may have been cancelled before it waited.
@@ -493,15 +502,18 @@ void Exchange::Authenticate() {
     const std::lock_guard lock(control_mutex_);
     cancelled = cancelled_;
   }
-  if (cancelled) core_->authorizer->Abandon(this);
+  if (cancelled) authorizer().Abandon(this);
 }
 
 void Exchange::OnGrant(absl::StatusOr<AccessGrant> grant) {
   if (!grant.ok()) {
     const std::string text =
         absl::StrCat("401", RegistryErrorCode(error_body_), " from ", What(), ": ", grant.status().message());
-    return Finish(absl::IsUnauthenticated(grant.status()) ? ErrorOfAnswer(401, text)
-                                                          : absl::Status(grant.status().code(), text));
+    const bool is_refused = absl::IsUnauthenticated(grant.status());
+    if (is_refused && by_credentials())
+      return Finish(
+          absl::UnauthenticatedError(absl::StrCat(text, ": the credentials given for it do not do")));
+    return Finish(is_refused ? ErrorOfAnswer(401, text) : absl::Status(grant.status().code(), text));
   }
   if (request_.until == RegistryRequest::Until::kGrant) return Finish(absl::OkStatus());
   given_ = *std::move(grant);
@@ -557,6 +569,13 @@ RegistryCore::RegistryCore(RegistryClient::Parts p, RegistryOptions o)
                                      .shared_token = options.shared_token})),
       not_found(options.not_found_ttl, parts.clock),
       redirects(options.redirect_ttl, parts.clock) {}
+
+std::shared_ptr<Authorizer> RegistryCore::AuthorizerOf(std::shared_ptr<Credentials> given) {
+  Authorizer::Parts with{parts.clock, parts.executor, *this, *given, breaker, backoff, given};
+  return Authorizer::Create(std::move(with), {.client_id = options.user_agent,
+                                              .retries_max = options.retries_max,
+                                              .retry_after_max = options.retry_after_max});
+}
 
 absl::StatusOr<AccessNeed> RegistryCore::PullNeed(const BlobOrigin& origin) const {
   const absl::StatusOr<Url> url = RepositoryUrl(origin);

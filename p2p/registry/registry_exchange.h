@@ -68,6 +68,9 @@ class RegistryCore : private TokenTransport {
   // What it takes to pull from a repository. Errors: as above.
   absl::StatusOr<AccessNeed> PullNeed(const BlobOrigin& origin) const;
 
+  // One of its own, which knows what was given and nothing of this node's.
+  std::shared_ptr<Authorizer> AuthorizerOf(std::shared_ptr<Credentials> given);
+
   // The deadline of a call that was given none.
   Instant DefaultDeadline() const { return parts.clock.Now() + options.request_timeout; }
 
@@ -115,7 +118,7 @@ struct RegistryRequest {
   RepeatRule repeat = RepeatRule::kAnew;
   RedirectMemory redirect_memory = RedirectMemory::kNone;
   FetchClass fetch_class = FetchClass::kDemand;
-  // Another node's right to pull (PullGrant), by which it is asked; null: this node's own. What is refused to
+  // Another's right to pull (PullGrant), by which it is asked; null: this node's own. What is refused to
   // it is Unauthenticated or PermissionDenied, also where the registry says 404, which may hide the same.
   Grant grant = nullptr;
   // kGrant: it ends with OK as soon as it is known what to show, without an answer.

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "p2p/recipe/sha256.h"
+#include "p2p/registry/pull_grant.h"
 
 namespace sluice::p2p {
 
@@ -115,7 +116,8 @@ SeekTableCache::Table SeekTableCache::FindLocked(const Key& key) {
 
 void SeekTableCache::Begin(const std::shared_ptr<Ask>& ask, const StoredForm& stored, FetchClass fetch_class,
                            OnAccess on_access) {
-  if (parts_.ask) {
+  // Who shares it asks by rights of nodes.
+  if (parts_.ask && !PullGrant::IsCredentials(ask->grant)) {
     return parts_.ask(std::get<BlobOrigin>(ask->key), stored, ask->grant,
                       [self = shared_from_this(), ask,
                        on_access = std::move(on_access)](absl::StatusOr<FetchedManifest> table) mutable {

@@ -62,6 +62,9 @@ class PullRightsTest : public ::testing::Test {
     options_.docker_config_path = directory_ / "config.json";
     registry_.WriteDockerConfig(options_.docker_config_path, password);
   }
+  Grant Given(const std::string& password) {
+    return client().LogIn(registry_.place().registry, "user", Secret(password));
+  }
   absl::StatusOr<PullRight> Prove(const std::string& path = "/manifests/v1") {
     std::promise<absl::StatusOr<PullRight>> promise;
     client().rights().Prove(registry_.place(), path, [&](auto got) { promise.set_value(std::move(got)); });
@@ -304,6 +307,87 @@ TEST_F(PullRightsTest, WhereOneTokenLedNoOtherIsLed) {
   EXPECT_FALSE(Read(PullGrant::OfStranger()).status.ok());
   EXPECT_FALSE(Read(nullptr).status.ok());
   EXPECT_EQ(registry_.origin.request_count("/storage"), 2u);
+}
+
+// -------------------------------------------------------------------------- credentials for one purpose
+
+TEST_F(PullRightsTest, GivenCredentialsAreTheirGrantsAlone) {
+  const Grant given = Given(TokenOrigin::kPassword);
+  for (int i = 0; i < 3; ++i) {
+    const ReadOutcome read = Read(given);
+    ASSERT_TRUE(read.status.ok()) << read.status;
+    EXPECT_EQ(read.bytes, blob_.substr(0, 100));
+    EXPECT_EQ(read.access, OriginAccess::kCredentials);
+  }
+  EXPECT_EQ(registry_.TokensAsked(true), 1u) << "its token is kept";
+  // Whoever asks by another right is not shown it.
+  EXPECT_TRUE(absl::IsUnauthenticated(Read(nullptr).status));
+  EXPECT_TRUE(absl::IsUnauthenticated(Read(PullGrant::OfStranger()).status));
+  EXPECT_FALSE(Prove().ok());
+  EXPECT_EQ(client().rights().Kept(registry_.place()), "");
+  EXPECT_EQ(PullGrant::TokenOf(given), "") << "nor is another node";
+  const Grant again = Given(TokenOrigin::kPassword);
+  ASSERT_TRUE(Read(again).status.ok());
+  EXPECT_EQ(registry_.TokensAsked(true), 2u) << "two hints share a token";
+}
+
+TEST_F(PullRightsTest, WhoHasGivenWrongCredentialsIsRefusedWithoutThem) {
+  LogIn();
+  const Grant wrong = Given("mistaken-secret");
+  for (int i = 0; i < 3; ++i) {
+    const absl::Status refused = Read(wrong).status;
+    EXPECT_TRUE(absl::IsUnauthenticated(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("the credentials given for it do not do"));
+    EXPECT_THAT(std::string(refused.message()), Not(HasSubstr("mistaken-secret")));
+  }
+  EXPECT_EQ(registry_.TokensAsked(true), 1u) << "asked again and again";
+  EXPECT_TRUE(Read(nullptr).status.ok()) << "it fails this node's own";
+}
+
+TEST_F(PullRightsTest, NoOtherRegistryIsShownGivenCredentials) {
+  const Grant elsewhere = client().LogIn("registry.example", "user", Secret(TokenOrigin::kPassword));
+  EXPECT_TRUE(absl::IsUnauthenticated(Read(elsewhere).status));
+  EXPECT_EQ(registry_.TokensAsked(true), 0u);
+}
+
+TEST_F(PullRightsTest, WhereGivenCredentialsLedNobodyIsLed) {
+  registry_.origin.Always("/storage", [&](const FaultRequest&, FaultConnection& to) {
+    to.Send(206, {{"Content-Range", "bytes 0-99/1000"}}, blob_.substr(0, 100));
+  });
+  registry_.origin.Always(BlobPath(), [&](const FaultRequest& request, FaultConnection& to) {
+    if (!request.Header("authorization").starts_with("Bearer good-"))
+      return registry_.Gate(request, to, TokenOrigin::Scope());
+    to.Send(307, {{"Location", registry_.origin.Url("/storage")}}, "");
+  });
+  const Grant given = Given(TokenOrigin::kPassword);
+  ASSERT_TRUE(Read(given).status.ok());
+  EXPECT_FALSE(Read(nullptr).status.ok());
+  ASSERT_TRUE(Read(given).status.ok());
+  EXPECT_EQ(registry_.origin.request_count("/storage"), 2u);
+  EXPECT_EQ(registry_.origin.requests(BlobPath()).back().Header("authorization"), "Bearer good-1");
+}
+
+TEST_F(PullRightsTest, AClientByAGrantAsksAllByItAndEndsAlone) {
+  const Grant given = Given(TokenOrigin::kPassword);
+  {
+    const std::unique_ptr<RegistryClient> by = client().By(given);
+    const absl::StatusOr<FetchedManifest> manifest =
+        by->FetchManifest(registry_.place(), "v1", {kManifestType});
+    ASSERT_TRUE(manifest.ok()) << manifest.status();
+    EXPECT_EQ(manifest->access, OriginAccess::kCredentials);
+    EXPECT_TRUE(by->HeadBlob(registry_.place(), digest_).ok());
+    const absl::StatusOr<std::string> whole = by->FetchWholeBlob(registry_.place(), digest_, 4096);
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    EXPECT_EQ(*whole, blob_);
+    // A registry without referrers has them by a tag, and may have none.
+    registry_.Guard(
+        absl::StrCat("/v2/", TokenOrigin::kRepository, "/referrers/", manifest->digest.ToString()));
+    const auto referrers = by->ListReferrers(registry_.place(), manifest->digest, "any/type");
+    EXPECT_TRUE(referrers.ok()) << referrers.status();
+    EXPECT_FALSE(client().HeadBlob(registry_.place(), digest_).ok());
+  }
+  EXPECT_TRUE(Read(given).status.ok()) << "the other client ended with it";
+  EXPECT_EQ(registry_.TokensAsked(true), 1u);
 }
 
 TEST_F(PullRightsTest, ForAStrangerNoCredentialsAreShownAndWhatWasFoundStandsForAnHour) {

@@ -26,6 +26,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 // What a server answers that does not know the service: google.rpc.Code 12.
@@ -134,6 +135,38 @@ TEST_F(PrefetchServiceTest, AHintArrivesWithAllThatItSays) {
   EXPECT_THAT(spec.ranges, ElementsAre(HintRange{TestDigest(1), {5, 7}}));
 
   EXPECT_EQ(SubmitOne(hint).results(0).outcome(), v1::SUBMIT_OUTCOME_KNOWN);
+}
+
+TEST_F(PrefetchServiceTest, CredentialsArriveAndAreNeverTold) {
+  v1::Hint hint = MakeHint("h");
+  hint.mutable_credentials()->set_username("ann");
+  hint.mutable_credentials()->set_password("s3cret\n");
+  const v1::SubmitHintsResponse response = SubmitOne(hint);
+  EXPECT_EQ(response.results(0).outcome(), v1::SUBMIT_OUTCOME_ACCEPTED);
+  EXPECT_EQ(response.SerializeAsString().find("s3cret"), std::string::npos);
+  ASSERT_TRUE(backend_.hints().at("h").credentials);
+  EXPECT_EQ(backend_.hints().at("h").credentials->username, "ann");
+  EXPECT_EQ(backend_.hints().at("h").credentials->password.text(), "s3cret\n");
+  SubmitOne(MakeHint("without"));
+  EXPECT_FALSE(backend_.hints().at("without").credentials);
+}
+
+TEST_F(PrefetchServiceTest, CredentialsThatAreNoneAreRefusedByTheirFieldAndNotQuoted) {
+  const auto refusal = [this](const std::string& username, const std::string& password) {
+    return Refusal([&](v1::Hint& hint) {
+      hint.mutable_credentials()->set_username(username);
+      hint.mutable_credentials()->set_password(password);
+    });
+  };
+  for (const std::string& name :
+       {std::string(), std::string("a:b"), std::string("a\nb"), std::string(256, 'a')}) {
+    EXPECT_THAT(refusal(name, "s3cret"),
+                AllOf(HasSubstr("hints[1].credentials.username"), Not(HasSubstr("s3cret"))));
+  }
+  for (const std::string& password : {std::string(), std::string(8193, 'x')}) {
+    EXPECT_THAT(refusal("ann", password),
+                AllOf(HasSubstr("hints[1].credentials.password"), Not(HasSubstr("xxx"))));
+  }
 }
 
 TEST_F(PrefetchServiceTest, AHintMayBeForWhatStartsRead) {

@@ -45,6 +45,31 @@ TEST_F(HintJournalTest, WithoutAFileThereAreNoHints) {
   EXPECT_THAT(*hints, IsEmpty());
 }
 
+TEST_F(HintJournalTest, OfOneWithCredentialsThereIsLittleAndNoSecret) {
+  const api::HintSpec secret{.id = "secret",
+                             .reference = "r/app:1",
+                             .ranges = {{NameOf(1), {0, 10}}},
+                             .priority = 7,
+                             .scheduler = "s",
+                             .targets = {"m"},
+                             .credentials = api::HintCredentials{"ann", Secret("s3cret")}};
+  const WallTime taken{milliseconds(1'700'000'000'042)};
+  ASSERT_TRUE(journal_.Save({{secret, taken, true}, {secret, taken}}).ok());
+  EXPECT_EQ(Text().find("s3cret"), std::string::npos);
+  EXPECT_EQ(Text().find("ann"), std::string::npos);
+  const auto hints = journal_.Load();
+  ASSERT_TRUE(hints.ok()) << hints.status();
+  ASSERT_THAT(*hints, SizeIs(2));
+  EXPECT_TRUE(hints->at(0).had_credentials);
+  EXPECT_EQ(hints->at(0).spec.id, "secret");
+  EXPECT_EQ(hints->at(0).spec.reference, "r/app:1");
+  EXPECT_EQ(hints->at(0).spec.scheduler, "s");
+  EXPECT_EQ(hints->at(0).taken, taken);
+  EXPECT_THAT(hints->at(0).spec.ranges, IsEmpty());
+  EXPECT_EQ(hints->at(0).spec.priority, 0);
+  EXPECT_FALSE(hints->at(1).had_credentials);
+}
+
 TEST_F(HintJournalTest, EveryFieldComesBack) {
   api::HintSpec full{.id = "full",
                      .reference = "r/app:1",

@@ -24,6 +24,7 @@ using std::chrono::seconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 // Members that answer when the test says so.
@@ -81,7 +82,7 @@ class HintRelayTest : public ::testing::Test {
             1};
   }
   void Remake(HintRelay::Limits limits) {
-    relay_ = std::make_unique<HintRelay>(HintRelay::Parts{clock_, io_, *members_, transport_}, limits);
+    relay_ = std::make_unique<HintRelay>(HintRelay::Parts{clock_, io_, *members_, transport_, wire_}, limits);
   }
   void Carry(std::vector<std::string> members) {
     relay_->Carry({.id = "h", .reference = "r.example/app:1", .priority = 7, .targets = members}, members,
@@ -97,7 +98,7 @@ class HintRelayTest : public ::testing::Test {
   }
   // What the inbox of another node makes of what was sent.
   absl::StatusOr<std::string> Receive(const std::string& body, const ProvenNames& proven = {}) {
-    return HintInbox(*members_, hints_).Take(body, proven);
+    return HintInbox(*members_, hints_, wire_).Take(body, proven);
   }
   static std::string From(const std::string& sender, const std::string& hint_members = "") {
     return absl::StrCat(R"({"sender":")", sender,
@@ -108,6 +109,7 @@ class HintRelayTest : public ::testing::Test {
   fakes::FakeClock clock_;
   fakes::ManualExecutor io_{clock_};
   FakeTransport transport_;
+  PeerWire wire_ = PeerWire::kPlain;
   std::unique_ptr<p2p::Members> members_;
   api::FakePrefetchBackend hints_;
   std::map<std::string, absl::Status> told_;
@@ -121,6 +123,41 @@ TEST_F(HintRelayTest, WhoIsWho) {
   EXPECT_EQ(relay_->WhoIs("node-3"), HintCarrier::Who::kMember);
   EXPECT_EQ(relay_->WhoIs("node-9"), HintCarrier::Who::kStranger);
   EXPECT_EQ(relay_->WhoIs(""), HintCarrier::Who::kStranger);
+}
+
+TEST_F(HintRelayTest, CredentialsGoByTlsAlone) {
+  const api::HintSpec spec{.id = "h",
+                           .reference = "r.example/app:1",
+                           .credentials = api::HintCredentials{"ann", Secret("s3cret")}};
+  const auto sent = [&](PeerWire wire) {
+    wire_ = wire;
+    Remake({});
+    transport_.questions.clear();
+    relay_->Carry(spec, {"node-1"}, [](const std::string&, const absl::Status&) {});
+    io_.Run();
+    return transport_.questions.at(0).body;
+  };
+  EXPECT_THAT(sent(PeerWire::kPlain), Not(HasSubstr("s3cret")));
+  EXPECT_FALSE(relay_->KeepsSecrets());
+  const std::string body = sent(PeerWire::kTls);
+  EXPECT_TRUE(relay_->KeepsSecrets());
+  json told = json::parse(body);
+  EXPECT_EQ(told.at("credentials"), json({{"username", "ann"}, {"password", "s3cret"}}));
+  EXPECT_EQ(told.at("hint").dump().find("s3cret"), std::string::npos);
+  told["sender"] = "node-1";
+  const absl::StatusOr<std::string> taken = Receive(told.dump());
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  EXPECT_EQ(hints_.hints().at("h").credentials->username, "ann");
+  EXPECT_EQ(hints_.hints().at("h").credentials->password.text(), "s3cret");
+  for (const char* const wrong : {R"({"username":"ann"})", R"({"username":"","password":"p"})",
+                                  R"({"username":"ann","password":""})", "7"}) {
+    told["credentials"] = json::parse(wrong);
+    EXPECT_TRUE(absl::IsInvalidArgument(Receive(told.dump()).status())) << wrong;
+  }
+  told["credentials"] = {{"username", "ann"}, {"password", "s3cret"}};
+  wire_ = PeerWire::kPlain;
+  const absl::Status listened = Receive(told.dump()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(listened)) << "credentials without TLS were taken";
 }
 
 TEST_F(HintRelayTest, EachIsToldAndWhatItSaysComesBack) {

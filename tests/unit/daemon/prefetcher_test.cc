@@ -24,6 +24,7 @@ using std::chrono::seconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
 
@@ -92,12 +93,14 @@ class FakePreparer final : public ImagePreparer {
 // Members "m1" to "m9", and this node, "self".
 class FakeCarrier final : public HintCarrier {
  public:
+  bool KeepsSecrets() const override { return keeps_secrets; }
   Who WhoIs(const std::string& name) const override {
     if (name == "self") return Who::kSelf;
     return name.size() == 2 && name[0] == 'm' ? Who::kMember : Who::kStranger;
   }
   void Carry(const api::HintSpec& spec, std::vector<std::string> members, OnTold on_told) override {
     carried.push_back(spec.id);
+    credentials.push_back(spec.credentials ? spec.credentials->password.text() : "");
     for (std::string& member : members) told_.emplace_back(std::move(member), on_told);
   }
   // The first that waits answers.
@@ -109,6 +112,8 @@ class FakeCarrier final : public HintCarrier {
   size_t waiting() const { return told_.size(); }
 
   std::vector<std::string> carried;
+  std::vector<std::string> credentials;  // passwords, of what was carried
+  bool keeps_secrets = true;
 
  private:
   std::vector<std::pair<std::string, OnTold>> told_;
@@ -193,7 +198,20 @@ class PrefetcherTest : public ::testing::Test {
             },
             &journal_,
             &disk_,
-            &carrier_};
+            &carrier_,
+            [this](const std::string& reference, const api::HintCredentials& given) {
+              logged_in_.push_back(absl::StrCat(reference, " ", given.username, " ", given.password.text()));
+              auto preparer = std::make_unique<FakePreparer>(store_);
+              preparer->images = preparer_.images;
+              preparer->resolve_error = login_error_;
+              login_preparer_ = preparer.get();
+              const auto grant = std::make_shared<AskerGrant>();
+              grant_ = grant;
+              return std::make_shared<const HintLogin>(HintLogin{grant, std::move(preparer)});
+            }};
+  }
+  static api::HintSpec WithCredentials(const std::string& id) {
+    return {.id = id, .reference = "app", .credentials = api::HintCredentials{"ann", Secret("s3cret")}};
   }
   void Remake(Prefetcher::Limits limits) { prefetcher_ = std::make_unique<Prefetcher>(PartsOf(), limits); }
   // As the node does when it has stopped, or was killed, and starts again.
@@ -225,6 +243,10 @@ class PrefetcherTest : public ::testing::Test {
   absl::Status pin_error_;
   std::optional<ImageProfile> profile_;
   FakeCarrier carrier_;
+  std::vector<std::string> logged_in_;
+  absl::Status login_error_;                // of looking images up
+  FakePreparer* login_preparer_ = nullptr;  // the last; its hint owns it
+  std::weak_ptr<const AskerGrant> grant_;   // the last
   std::vector<Digest> profiles_asked_;
   fakes::MemoryStore store_;
   fakes::FakeVerifier verifier_;
@@ -928,6 +950,129 @@ TEST_F(PrefetcherTest, AHintThatNobodyTakesHasFailed) {
   Pass(seconds(7));
   EXPECT_EQ(StateOf("silent"), HintState::kExpired);
   EXPECT_THAT(preparer_.resolved, IsEmpty());
+}
+
+TEST_F(PrefetcherTest, CredentialsServeTheirHintAlone) {
+  EXPECT_EQ(SubmitOnly(WithCredentials("h")).outcome, SubmitOutcome::kAccepted);
+  EXPECT_THAT(logged_in_, ElementsAre("r/app ann s3cret"));
+  EXPECT_EQ(SubmitOnly(WithCredentials("h")).outcome, SubmitOutcome::kKnown);
+  EXPECT_THAT(logged_in_, SizeIs(1));
+  EXPECT_THAT(std::string(SubmitOnly({.id = "h", .reference = "app"}).error.message()),
+              HasSubstr("with credentials"));
+  Settle();
+  EXPECT_THAT(preparer_.resolved, IsEmpty()) << "this node's own right was used";
+  EXPECT_THAT(login_preparer_->resolved, SizeIs(1));
+  EXPECT_EQ(StateOf("h"), HintState::kFetching);
+  ASSERT_FALSE(source_.calls.empty());
+  EXPECT_EQ(source_.calls.front().request.grant, grant_.lock());
+  EXPECT_EQ(source_.calls.front().request.fetch_class, FetchClass::kHint);
+  // What readers want of the same is asked for by this node's own right.
+  std::vector<absl::Status> read;
+  cache_.Read({.blob = BlobKey(NameOf(2)), .range = {0, 1}, .deadline = clock_.now + minutes(1)},
+              [&](const absl::StatusOr<ReadResult>& result) { read.push_back(result.status()); });
+  Settle();
+  AnswerAll(absl::OkStatus());
+  EXPECT_THAT(read, ElementsAre(absl::OkStatus()));
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_EQ(Of("h").present_bytes, 82 * kChunk);
+  EXPECT_EQ(grant_.lock(), nullptr) << "who is over has credentials still";
+  for (const uint8_t blob : {1, 2, 100}) EXPECT_EQ(Leases(blob), 0u);
+}
+
+TEST_F(PrefetcherTest, CredentialsThatAreRefusedEndTheirHintAtOnce) {
+  login_error_ = absl::UnauthenticatedError("401");
+  SubmitOnly(WithCredentials("looked up"));
+  Settle();
+  EXPECT_EQ(StateOf("looked up"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsUnauthenticated(Of("looked up").error));
+  EXPECT_EQ(grant_.lock(), nullptr);
+
+  login_error_ = absl::OkStatus();
+  SubmitOnly(WithCredentials("fetched"));
+  Settle();
+  AnswerAll(absl::PermissionDeniedError("403"));
+  EXPECT_EQ(StateOf("fetched"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsPermissionDenied(Of("fetched").error));
+  EXPECT_EQ(grant_.lock(), nullptr) << "a try that is still to come has it";
+  Pass(minutes(5));
+  EXPECT_TRUE(source_.calls.empty()) << "it is tried again";
+  EXPECT_EQ(grant_.lock(), nullptr);
+}
+
+TEST_F(PrefetcherTest, WhoIsCancelledHasNoCredentialsAnyMore) {
+  SubmitOnly(WithCredentials("h"));
+  login_preparer_->meanwhile = [this] { EXPECT_TRUE(prefetcher_->CancelHints({"h"}).ok()); };
+  Settle();
+  EXPECT_EQ(StateOf("h"), HintState::kCancelled);
+  EXPECT_EQ(grant_.lock(), nullptr);
+  SubmitOnly(WithCredentials("queued"));
+  Cancel("queued");
+  EXPECT_EQ(grant_.lock(), nullptr);
+  EXPECT_THAT(preparer_.resolved, IsEmpty());
+}
+
+TEST_F(PrefetcherTest, AfterARestartCredentialsAreGoneAndTheClientLearnsIt) {
+  api::HintSpec ranges = WithCredentials("ranges");
+  ranges.ranges = {{NameOf(1), {0, 10}}};
+  SubmitOnly(WithCredentials("h"));
+  SubmitOnly(ranges);
+  Settle();
+  Pass(Prefetcher::Limits{}.save_delay);
+  EXPECT_THAT(Journalled(), ElementsAre("h", "ranges"));
+  const absl::StatusOr<std::vector<JournalledHint>> journalled = journal_.Load();
+  ASSERT_TRUE(journalled.ok());
+  for (const JournalledHint& hint : *journalled) {
+    EXPECT_TRUE(hint.had_credentials);
+    EXPECT_FALSE(hint.spec.credentials);
+    EXPECT_THAT(hint.spec.ranges, IsEmpty());
+  }
+
+  StartAgain();
+  Pass(Prefetcher::Limits{}.save_delay);
+  EXPECT_THAT(Journalled(), IsEmpty());
+  EXPECT_THAT(preparer_.resolved, IsEmpty()) << "it was run by this node's own right";
+  for (const char* const id : {"h", "ranges"}) {
+    EXPECT_EQ(StateOf(id), HintState::kFailed);
+    EXPECT_TRUE(absl::IsUnauthenticated(Of(id).error)) << Of(id).error;
+    EXPECT_THAT(std::string(Of(id).error.message()), HasSubstr("submit the hint again"));
+  }
+  const api::SubmitResult without = SubmitOnly({.id = "h", .reference = "app"});
+  EXPECT_TRUE(absl::IsAlreadyExists(without.error)) << without.error;
+  EXPECT_THAT(std::string(without.error.message()), HasSubstr("lost in a restart"));
+  EXPECT_EQ(SubmitOnly(WithCredentials("h")).outcome, SubmitOutcome::kAccepted);
+  EXPECT_EQ(SubmitOnly(ranges).outcome, SubmitOutcome::kAccepted);
+  EXPECT_EQ(SubmitOnly(ranges).outcome, SubmitOutcome::kKnown);
+  Settle();
+  AnswerAll(absl::OkStatus());
+  Pass(seconds(1));  // what the other one has brought is seen a moment later
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_EQ(Of("ranges").total_bytes, kChunk);
+  EXPECT_EQ(StateOf("ranges"), HintState::kCompleted);
+}
+
+TEST_F(PrefetcherTest, CredentialsArePassedOnWhereNobodyListens) {
+  api::HintSpec others = WithCredentials("others");
+  others.targets = {"m1"};
+  SubmitOnly(others);
+  EXPECT_THAT(carrier_.credentials, ElementsAre("s3cret"));
+  EXPECT_THAT(logged_in_, IsEmpty()) << "it is not for this node";
+  api::HintSpec both = WithCredentials("both");
+  both.targets = {"m1", "self"};
+  SubmitOnly(both);
+  EXPECT_THAT(carrier_.credentials, ElementsAre("s3cret", "s3cret"));
+  EXPECT_THAT(logged_in_, SizeIs(1));
+
+  carrier_.keeps_secrets = false;
+  both.id = "plain";
+  const auto refused = prefetcher_->SubmitHints({{.id = "good", .reference = "app"}, both});
+  EXPECT_TRUE(absl::IsInvalidArgument(refused.status())) << refused.status();
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("hints[1].credentials"));
+  EXPECT_THAT(std::string(refused.status().message()), Not(HasSubstr("s3cret")));
+  EXPECT_TRUE(absl::IsNotFound(prefetcher_->GetHints({"good"}).status())) << "none is taken";
+  api::HintSpec here = WithCredentials("here");
+  here.targets = {"self"};
+  EXPECT_EQ(SubmitOnly(here).outcome, SubmitOutcome::kAccepted);
+  EXPECT_THAT(carrier_.credentials, SizeIs(2));
 }
 
 TEST_F(PrefetcherTest, TargetsNeedMembers) {

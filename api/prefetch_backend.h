@@ -95,14 +95,14 @@ inline bool IsOver(HintState state) {
   return state >= HintState::kCompleted;
 }
 
-enum class TargetState { kSending, kTaken, kFailed };
-inline constexpr size_t kTargetStateCount = 3;
+enum class TargetState { kSending, kTaken, kFailed, kCancelling, kCancelled };
+inline constexpr size_t kTargetStateCount = 5;
 
 // What has become of passing a hint on to one member.
 struct TargetStatus {
   std::string name;
   TargetState state = TargetState::kSending;
-  absl::Status error{};  // of kFailed
+  absl::Status error{};  // of kFailed; of kTaken, why it could not be told that the hint was cancelled
 
   friend bool operator==(const TargetStatus&, const TargetStatus&) = default;
 };
@@ -160,8 +160,8 @@ class PrefetchBackend {
   // ids, without their targets; fewer only if there are no more.
   virtual std::vector<HintStatus> ListHints(const std::string& after, size_t count_max) = 0;
 
-  // Ends those that are not over; the hints as they are then, in the order of the ids. Errors: NotFound (one
-  // of them is not known; then none is ended).
+  // Ends those that are not over, and has all their targets told that have taken them; the hints as they are
+  // then, in the order of the ids. Errors: NotFound (one of them is not known; then none is ended).
   virtual absl::StatusOr<std::vector<HintStatus>> CancelHints(const std::vector<std::string>& ids) = 0;
 };
 

@@ -45,7 +45,8 @@ class HintWatch final : public grpc::ServerWriteReactor<v1::WatchHintsResponse> 
     const uint64_t seen = seen_;
     for (const HintStatus& hint : *hints) {
       // One that is over does not change any more, and may be forgotten.
-      if (IsOver(hint.state)) std::erase(open_, hint.id);
+      const bool is_cancelling = hint.target_totals[static_cast<size_t>(TargetState::kCancelling)] > 0;
+      if (IsOver(hint.state) && !is_cancelling) std::erase(open_, hint.id);
       if (hint.revision <= seen) continue;
       ToProto(hint, *response_.add_hints());
       // All of them are of one moment: what changes after it has a greater revision than any of them.

@@ -168,6 +168,10 @@ v1::TargetState ToProto(TargetState state) {
       return v1::TARGET_STATE_TAKEN;
     case TargetState::kFailed:
       return v1::TARGET_STATE_FAILED;
+    case TargetState::kCancelling:
+      return v1::TARGET_STATE_CANCELLING;
+    case TargetState::kCancelled:
+      return v1::TARGET_STATE_CANCELLED;
   }
   return v1::TARGET_STATE_UNSPECIFIED;
 }
@@ -733,10 +737,12 @@ void ToProto(const HintStatus& from, v1::HintStatus& to) {
     if (!target.error.ok()) ToProto(target.error, *added.mutable_error());
   }
   const auto total = [&](TargetState state) { return from.target_totals[static_cast<size_t>(state)]; };
-  if (total(TargetState::kSending) + total(TargetState::kTaken) + total(TargetState::kFailed) > 0) {
+  if (std::any_of(from.target_totals.begin(), from.target_totals.end(), [](uint32_t n) { return n > 0; })) {
     to.mutable_target_totals()->set_sending(total(TargetState::kSending));
     to.mutable_target_totals()->set_taken(total(TargetState::kTaken));
     to.mutable_target_totals()->set_failed(total(TargetState::kFailed));
+    to.mutable_target_totals()->set_cancelling(total(TargetState::kCancelling));
+    to.mutable_target_totals()->set_cancelled(total(TargetState::kCancelled));
   }
   if (from.profile_starts) to.mutable_profile()->set_starts(*from.profile_starts);
 }

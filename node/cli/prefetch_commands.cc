@@ -273,13 +273,46 @@ absl::Status RunList(const GlobalFlags& flags) {
   return absl::OkStatus();
 }
 
+// Waits until the targets that are told of the end have answered, for as long as the node tells them.
+absl::Status AwaitTargets(PrefetchClient& client, std::vector<v1::HintStatus>& hints) {
+  std::map<std::string, v1::HintStatus*> open;
+  for (v1::HintStatus& hint : hints) {
+    if (hint.target_totals().cancelling() > 0) open[hint.id()] = &hint;
+  }
+  if (open.empty()) return absl::OkStatus();
+  std::vector<std::string> ids;
+  for (const auto& [id, hint] : open) ids.push_back(id);
+  Interrupt interrupt;
+  return client.Watch(ids, interrupt, [&open](const v1::WatchHintsResponse& changes) {
+    for (const v1::HintStatus& hint : changes.hints()) *open.at(hint.id()) = hint;
+  });
+}
+
+// Unavailable if some that have taken the hints go on with them.
+absl::Status ResultOfCancel(const std::vector<v1::HintStatus>& hints) {
+  std::vector<std::string> reasons;
+  for (const v1::HintStatus& hint : hints) {
+    for (const v1::TargetStatus& target : hint.targets()) {
+      if (target.state() != v1::TARGET_STATE_TAKEN || !target.has_error()) continue;
+      reasons.push_back(absl::StrCat("hint ", hint.id(), " goes on at ", target.name(),
+                                     ", which was not reached: ", target.error().message()));
+    }
+  }
+  return reasons.empty() ? absl::OkStatus()
+                         : absl::UnavailableError(absl::StrCat(absl::StrJoin(reasons, "; "),
+                                                               "; cancel it again when they are back"));
+}
+
 absl::Status RunCancel(const GlobalFlags& flags, const std::vector<std::string>& ids) {
   absl::StatusOr<PrefetchClient> client = PrefetchClient::Connect(flags);
   if (!client.ok()) return client.status();
-  const absl::StatusOr<std::vector<v1::HintStatus>> hints = client->Cancel(ids);
-  if (!hints.ok()) return Annotate(hints.status(), absl::StrCat("cannot cancel ", absl::StrJoin(ids, " ")));
+  absl::StatusOr<std::vector<v1::HintStatus>> hints = client->Cancel(ids);
+  const std::string what = absl::StrCat("cannot cancel ", absl::StrJoin(ids, " "));
+  if (!hints.ok()) return Annotate(hints.status(), what);
+  const absl::Status told = AwaitTargets(*client, *hints);
+  if (!told.ok()) return Annotate(told, absl::StrCat("cannot tell the targets of ", absl::StrJoin(ids, " ")));
   Print(*hints, flags.output);
-  return absl::OkStatus();
+  return Annotate(ResultOfCancel(*hints), what);
 }
 
 // An image that can't be told is an error, after the others were shown.

@@ -56,6 +56,7 @@ struct Hint {
   // Of one with members that it is for.
   bool is_here = true;     // constant; it is for this node, too
   bool told_last = false;  // all that it asks for is here, and members are still to be told
+  bool recalled = false;   // its client has cancelled it, and whoever takes it still is told so
 
   bool over() const { return api::IsOver(status.state); }
   // Whether it wants whole blobs.

@@ -27,6 +27,9 @@ class HintCarrier {
   // ResourceExhausted (too many are to be told), and what it said.
   using OnTold = std::function<void(const std::string& member, const absl::Status&)>;
   virtual void Carry(const api::HintSpec& spec, std::vector<std::string> members, OnTold on_told) = 0;
+  // The same of the end of a hint that they have taken: OK if it has ended there. NotFound: that member does
+  // not know it; who is no member is Unavailable.
+  virtual void Recall(const std::string& id, std::vector<std::string> members, OnTold on_told) = 0;
 };
 
 }  // namespace sluice

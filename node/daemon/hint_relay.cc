@@ -48,6 +48,14 @@ api::HintCredentials CredentialsFrom(const json& in) {
   return given;
 }
 
+// What a member is told.
+std::string Outcome(const absl::Status& refused, const char* done) {
+  if (refused.ok()) return Dump({{"outcome", done}});
+  return Dump({{"outcome", "refused"},
+               {"code", static_cast<int>(refused.code())},
+               {"message", std::string(refused.message()).substr(0, kReasonBytesMax)}});
+}
+
 // What a member's answer says.
 absl::Status Told(const absl::StatusOr<p2p::PeerTransport::Answer>& answer) {
   if (!answer.ok()) return answer.status();
@@ -55,7 +63,7 @@ absl::Status Told(const absl::StatusOr<p2p::PeerTransport::Answer>& answer) {
   const absl::Status nonsense = absl::UnavailableError("the member's answer makes no sense");
   if (!told.is_object()) return nonsense;
   const json outcome = told.value("outcome", json());
-  if (outcome == "taken") return absl::OkStatus();
+  if (outcome == "taken" || outcome == "cancelled") return absl::OkStatus();
   const json code = told.value("code", json()), message = told.value("message", json());
   if (outcome != "refused" || !code.is_number_integer() || !message.is_string()) return nonsense;
   const int number = code.get<int>();
@@ -81,8 +89,37 @@ class HintRelay::Core : public std::enable_shared_from_this<Core> {
       question["credentials"] = {{"username", spec.credentials->username},
                                  {"password", spec.credentials->password.text()}};
     }
-    const auto batch = std::make_shared<Batch>(
-        Batch{Secret(Dump(question)), parts_.clock.Now() + limits_.patience, std::move(on_told)});
+    Send(question, std::move(members), std::move(on_told), absl::NotFoundError("it is no member any more"));
+  }
+
+  void Recall(const std::string& id, std::vector<std::string> members, OnTold on_told) {
+    Send({{"sender", OwnNameIn(parts_.members)}, {"cancel", id}}, std::move(members), std::move(on_told),
+         absl::UnavailableError("it is no member now"));
+  }
+
+  void Stop() {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    waiting_.clear();
+  }
+
+ private:
+  // One question, for several.
+  struct Batch {
+    const Secret body;
+    const Instant until;
+    const OnTold on_told;
+    const absl::Status no_member;  // what is said of one that is none
+  };
+  struct Errand {
+    std::string member;
+    std::shared_ptr<const Batch> batch;
+  };
+
+  void Send(const json& question, std::vector<std::string> members, OnTold on_told, absl::Status no_member) {
+    const auto batch =
+        std::make_shared<Batch>(Batch{Secret(Dump(question)), parts_.clock.Now() + limits_.patience,
+                                      std::move(on_told), std::move(no_member)});
     {
       const std::lock_guard lock(mutex_);
       for (std::string& member : members) {
@@ -98,24 +135,6 @@ class HintRelay::Core : public std::enable_shared_from_this<Core> {
       if (const auto self = weak.lock()) self->Pump();
     });
   }
-
-  void Stop() {
-    const std::lock_guard lock(mutex_);
-    stopped_ = true;
-    waiting_.clear();
-  }
-
- private:
-  // One hint, told to several.
-  struct Batch {
-    const Secret body;
-    const Instant until;
-    const OnTold on_told;
-  };
-  struct Errand {
-    std::string member;
-    std::shared_ptr<const Batch> batch;
-  };
 
   void Pump() {
     std::vector<Errand> begun;
@@ -138,7 +157,10 @@ class HintRelay::Core : public std::enable_shared_from_this<Core> {
 
   void Ask(Errand errand) {
     const std::optional<p2p::Member> member = FindMember(parts_.members, errand.member);
-    if (!member) return Ended(std::move(errand), absl::NotFoundError("it is no member any more"));
+    if (!member) {
+      const absl::Status none = errand.batch->no_member;
+      return Ended(std::move(errand), none);
+    }
     const p2p::PeerTransport::Question question{.path_and_query = kPath,
                                                 .bytes_max = kAnswerBytesMax,
                                                 .timeout = limits_.timeout,
@@ -199,14 +221,24 @@ void HintRelay::Carry(const api::HintSpec& spec, std::vector<std::string> member
   core_->Carry(spec, std::move(members), std::move(on_told));
 }
 
+void HintRelay::Recall(const std::string& id, std::vector<std::string> members, OnTold on_told) {
+  core_->Recall(id, std::move(members), std::move(on_told));
+}
+
 absl::StatusOr<std::string> HintInbox::Take(std::string_view body, const ProvenNames& proven) {
   std::string sender;
   std::vector<api::HintSpec> hints;
+  std::string cancelled;
   try {
     const json told = json::parse(body);
     sender = told.at("sender").get<std::string>();
-    hints.push_back(HintFrom(told.at("hint")).spec);
-    if (told.contains("credentials")) hints.back().credentials = CredentialsFrom(told.at("credentials"));
+    if (told.contains("cancel")) {
+      cancelled = told.at("cancel").get<std::string>();
+    } else {
+      hints.push_back(HintFrom(told.at("hint")).spec);
+    }
+    if (!hints.empty() && told.contains("credentials"))
+      hints.back().credentials = CredentialsFrom(told.at("credentials"));
   } catch (const std::exception& e) {
     return absl::InvalidArgumentError(
         absl::StrCat("no hint: ", std::string(e.what()).substr(0, kReasonBytesMax)));
@@ -214,16 +246,14 @@ absl::StatusOr<std::string> HintInbox::Take(std::string_view body, const ProvenN
   if (!FindMember(members_, sender)) return absl::PermissionDeniedError("the sender is no member");
   if (!proven.Allow(sender))
     return absl::PermissionDeniedError("the sender is not the name in the certificate");
+  if (hints.empty()) return Outcome(hints_.CancelHints({cancelled}).status(), "cancelled");
   if (hints.front().credentials && wire_ != PeerWire::kTls)
     return absl::InvalidArgumentError("credentials were passed on without TLS");
   // Nobody passes on what was passed on.
   if (!hints.front().targets.empty()) return absl::InvalidArgumentError("a hint with targets was passed on");
   const absl::StatusOr<std::vector<api::SubmitResult>> results = hints_.SubmitHints(hints);
   const absl::Status refused = results.ok() ? results->front().error : results.status();
-  if (refused.ok()) return Dump({{"outcome", "taken"}});
-  return Dump({{"outcome", "refused"},
-               {"code", static_cast<int>(refused.code())},
-               {"message", std::string(refused.message()).substr(0, kReasonBytesMax)}});
+  return Outcome(refused, "taken");
 }
 
 }  // namespace sluice

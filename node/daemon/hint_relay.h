@@ -18,8 +18,9 @@
 #include "p2p/cluster/peer_client.h"
 
 // Hints between nodes: POST /sluice/v1/hints with {"sender", "hint"}, where the hint is as the journal has it
-// and without targets, and by TLS perhaps "credentials": {"username", "password"}; the answer is {"outcome":
-// "taken"} or {"outcome": "refused", "code", "message"}.
+// and without targets, and by TLS perhaps "credentials": {"username", "password"}; or with {"sender",
+// "cancel"}, the id of one that was passed on. The answer is {"outcome": "taken"}, {"outcome": "cancelled"},
+// or {"outcome": "refused", "code", "message"}.
 namespace sluice {
 
 // How nodes reach each other.
@@ -54,6 +55,7 @@ class HintRelay final : public HintCarrier {
   Who WhoIs(const std::string& name) const override;
   bool KeepsSecrets() const override;
   void Carry(const api::HintSpec& spec, std::vector<std::string> members, OnTold on_told) override;
+  void Recall(const std::string& id, std::vector<std::string> members, OnTold on_told) override;
 
  private:
   class Core;

@@ -25,6 +25,21 @@ absl::Status Drained() {
       "--undo\" first");
 }
 
+// REQUIRES: the hint has that target
+api::TargetStatus& TargetOf(api::HintStatus& status, const std::string& member) {
+  return *std::lower_bound(
+      status.targets.begin(), status.targets.end(), member,
+      [](const api::TargetStatus& known, const std::string& name) { return known.name < name; });
+}
+
+void SetTarget(api::HintStatus& status, api::TargetStatus& target, api::TargetState state,
+               absl::Status error) {
+  --status.target_totals[static_cast<size_t>(target.state)];
+  ++status.target_totals[static_cast<size_t>(state)];
+  target.state = state;
+  target.error = std::move(error);
+}
+
 absl::Status LostLogin() {
   return absl::UnauthenticatedError(
       "the node has restarted, and credentials of hints are not kept; submit the hint again, with them");
@@ -203,18 +218,40 @@ void Prefetcher::Core::PassOn(const HintPtr& hint, std::vector<std::string> memb
 
 void Prefetcher::Core::OnTold(const HintPtr& hint, const std::string& member, const absl::Status& status) {
   std::lock_guard lock(mutex_);
-  if (stopped_ || hint->over()) return;
-  std::vector<api::TargetStatus>& targets = hint->status.targets;
-  const auto target = std::lower_bound(
-      targets.begin(), targets.end(), member,
-      [](const api::TargetStatus& known, const std::string& name) { return known.name < name; });
-  const api::TargetState state = status.ok() ? api::TargetState::kTaken : api::TargetState::kFailed;
-  --hint->status.target_totals[static_cast<size_t>(api::TargetState::kSending)];
-  ++hint->status.target_totals[static_cast<size_t>(state)];
-  target->state = state;
-  target->error = status;
+  if (stopped_ || (hint->over() && !hint->recalled)) return;
+  SetTarget(hint->status, TargetOf(hint->status, member),
+            status.ok() ? api::TargetState::kTaken : api::TargetState::kFailed, status);
+  if (hint->recalled) return Recall(hint);
   EndIfAllAreTold(hint);
   ShareOutFetching();
+}
+
+void Prefetcher::Core::Recall(const HintPtr& hint) {
+  hint->recalled = true;
+  std::vector<std::string> members;
+  for (api::TargetStatus& target : hint->status.targets) {
+    const bool goes_on = target.state == api::TargetState::kTaken &&
+                         parts_.carrier->WhoIs(target.name) != HintCarrier::Who::kSelf;
+    if (!goes_on) continue;
+    SetTarget(hint->status, target, api::TargetState::kCancelling, absl::OkStatus());
+    members.push_back(target.name);
+  }
+  if (members.empty()) return;
+  parts_.carrier->Recall(
+      hint->spec.id, std::move(members),
+      [weak = weak_from_this(), hint](const std::string& member, const absl::Status& status) {
+        if (const auto self = weak.lock()) self->OnRecalled(hint, member, status);
+      });
+}
+
+void Prefetcher::Core::OnRecalled(const HintPtr& hint, const std::string& member,
+                                  const absl::Status& status) {
+  std::lock_guard lock(mutex_);
+  if (stopped_) return;
+  const bool has_ended = status.ok() || absl::IsNotFound(status);
+  SetTarget(hint->status, TargetOf(hint->status, member),
+            has_ended ? api::TargetState::kCancelled : api::TargetState::kTaken,
+            has_ended ? absl::OkStatus() : status);
 }
 
 void Prefetcher::Core::EndIfAllAreTold(const HintPtr& hint) {
@@ -299,6 +336,7 @@ absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::CancelHints(
   std::vector<api::HintStatus> out;
   for (const HintPtr& hint : *hints) {
     if (!hint->over()) End(*hint, api::HintState::kCancelled, absl::OkStatus());
+    Recall(hint);
     out.push_back(Describe(*hint));
     CutTargets(out.back(), left);
   }

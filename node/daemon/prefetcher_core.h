@@ -60,6 +60,8 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   api::SubmitResult TellKnown(Hint& known, const api::HintSpec& spec, const p2p::Platform& platform);
   void Forget(const std::string& id);
   void EndIfAllAreTold(const HintPtr& hint);
+  // Tells whoever has taken it that it was cancelled.
+  void Recall(const HintPtr& hint);
   absl::Status RoomFor(const api::HintSpec& spec) const;
   absl::StatusOr<std::vector<HintPtr>> FindAll(const std::vector<std::string>& ids) const;
   api::HintStatus Describe(Hint& hint);
@@ -91,6 +93,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
 
   // --- On any thread.
   void OnTold(const HintPtr& hint, const std::string& member, const absl::Status& status);
+  void OnRecalled(const HintPtr& hint, const std::string& member, const absl::Status& status);
 
   // --- Where the disk may be waited for.
   void PinAll(const HintPtr& hint, const std::vector<BlobKey>& blobs);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A private image that a node may not pull itself is brought in by the credentials of a hint, here and on a member that
-# the hint names: nobody may mount it for that, the hint does not outlive the node, and the
+# the hint names: nobody may mount it for that, the hint does not outlive the node, its end reaches the member, and the
 # password is written nowhere. BACKEND chooses the kernel front end.
 source "$(dirname "$0")/lib.sh"
 source "$e2e_dir/lib_nodes.sh"
@@ -90,6 +90,21 @@ expect_failure "$exit_refused" 'submit the hint again' sluice prefetch watch wai
 expect_failure "$exit_refused" 'lost in a restart' sluice prefetch submit "$image" --id waits
 submit "$secret" --id waits >"$work/hint.json" || fail "$(<"$work/hint.json")"
 [[ $(state_of) == completed ]] || fail "the hint is $(state_of)"
+
+note "the end of a hint reaches the members that have taken it, and it is said which were not reached"
+wait_until knows_all || fail "node 1 does not know the other: $(sluice peers)"
+stop_registry
+submit "$secret" --id ended --target node-2 --detach >"$work/hint.json"
+passed_on() { sluice --output json prefetch watch ended >"$work/hint.json"; [[ $(state_of) == passed_on ]]; }
+wait_until passed_on || fail "$(<"$work/hint.json")"
+kill -STOP "${node_pids[2]}"
+expect_failure "$exit_failed" 'node-2.*not reached' sluice prefetch cancel ended
+kill -CONT "${node_pids[2]}"
+ended() { sluice --output json prefetch cancel ended >"$work/hint.json" 2>"$work/output"; }
+wait_until ended || fail "$(cat "$work/hint.json" "$work/output")"
+[[ $(jq -r '.hints[0].targets[0].state' "$work/hint.json") == cancelled ]] || fail "$(<"$work/hint.json")"
+use_node 2
+expect_failure "$exit_failed" 'was cancelled' sluice prefetch watch ended
 
 note "the password is written nowhere"
 for ((i = 1; i <= nodes; ++i)); do

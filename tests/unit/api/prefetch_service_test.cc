@@ -222,8 +222,10 @@ TEST_F(PrefetchServiceTest, AHintMayBeForMembersThatAreNamed) {
   HintStatus status = At(HintState::kPassingOn);
   status.targets = {{"a", TargetState::kSending},
                     {"b", TargetState::kTaken},
-                    {"c", TargetState::kFailed, absl::NotFoundError("no member has that name")}};
-  status.target_totals = {1, 2, 3};
+                    {"c", TargetState::kFailed, absl::NotFoundError("no member has that name")},
+                    {"d", TargetState::kCancelling},
+                    {"e", TargetState::kCancelled}};
+  status.target_totals = {1, 2, 3, 0, 5};
   backend_.Begin({status});
   grpc::ClientContext context;
   v1::GetHintRequest request;
@@ -231,7 +233,7 @@ TEST_F(PrefetchServiceTest, AHintMayBeForMembersThatAreNamed) {
   v1::GetHintResponse response;
   ASSERT_TRUE(stub_->GetHint(&context, request, &response).ok());
   EXPECT_EQ(response.hint().state(), v1::HINT_STATE_PASSING_ON);
-  ASSERT_EQ(response.hint().targets_size(), 3);
+  ASSERT_EQ(response.hint().targets_size(), 5);
   EXPECT_EQ(response.hint().targets(0).state(), v1::TARGET_STATE_SENDING);
   EXPECT_EQ(response.hint().targets(1).name(), "b");
   EXPECT_EQ(response.hint().targets(1).state(), v1::TARGET_STATE_TAKEN);
@@ -240,6 +242,10 @@ TEST_F(PrefetchServiceTest, AHintMayBeForMembersThatAreNamed) {
   EXPECT_EQ(response.hint().target_totals().sending(), 1u);
   EXPECT_EQ(response.hint().target_totals().taken(), 2u);
   EXPECT_EQ(response.hint().target_totals().failed(), 3u);
+  EXPECT_EQ(response.hint().targets(3).state(), v1::TARGET_STATE_CANCELLING);
+  EXPECT_EQ(response.hint().targets(4).state(), v1::TARGET_STATE_CANCELLED);
+  EXPECT_EQ(response.hint().target_totals().cancelling(), 0u);
+  EXPECT_EQ(response.hint().target_totals().cancelled(), 5u);
 }
 
 TEST_F(PrefetchServiceTest, TheNumberOfTargetsIsBounded) {
@@ -467,6 +473,17 @@ TEST_F(PrefetchServiceTest, AWatchHasAllFirstThenWhatChangedAndEndsWithTheHints)
               ElementsAre(ElementsAre("a HINT_STATE_QUEUED 0", "b HINT_STATE_QUEUED 0"),
                           ElementsAre("a HINT_STATE_FETCHING 10", "b HINT_STATE_FETCHING 10"),
                           ElementsAre("a HINT_STATE_COMPLETED 1000", "b HINT_STATE_COMPLETED 1000")));
+}
+
+TEST_F(PrefetchServiceTest, AWatchGoesOnUntilItsTargetsHaveEndedIt) {
+  SubmitOne(MakeHint("a"));
+  HintStatus telling = At(HintState::kCancelled), told = telling;
+  telling.target_totals[static_cast<size_t>(TargetState::kCancelling)] = 1;
+  told.target_totals[static_cast<size_t>(TargetState::kCancelled)] = 1;
+  backend_.Begin({telling, told});
+  std::vector<std::vector<std::string>> messages;
+  EXPECT_TRUE(Watch({"a"}, &messages).ok());
+  EXPECT_THAT(messages, SizeIs(2));
 }
 
 TEST_F(PrefetchServiceTest, AWatchThatBeginsAgainRepeatsNothing) {

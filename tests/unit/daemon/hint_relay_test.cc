@@ -160,6 +160,30 @@ TEST_F(HintRelayTest, CredentialsGoByTlsAlone) {
   EXPECT_TRUE(absl::IsInvalidArgument(listened)) << "credentials without TLS were taken";
 }
 
+TEST_F(HintRelayTest, TheEndOfAHintIsToldAsTheHintIs) {
+  relay_->Recall("h", {"node-1", "node-2", "node-9"},
+                 [this](const std::string& member, const absl::Status& status) { told_[member] = status; });
+  while (io_.Run() > 0) {
+  }
+  EXPECT_THAT(transport_.asked, ElementsAre("node-1", "node-2"));
+  EXPECT_TRUE(absl::IsUnavailable(told_.at("node-9"))) << "it may have taken it all the same";
+  Answer(R"({"outcome":"cancelled"})");
+  EXPECT_TRUE(told_.at("node-1").ok());
+  Answer(absl::UnavailableError("it is away"));
+  EXPECT_TRUE(absl::IsUnavailable(told_.at("node-2")));
+
+  const json question = json::parse(transport_.questions.at(0).body);
+  EXPECT_EQ(question, json({{"sender", "node-0"}, {"cancel", "h"}}));
+  const std::string cancel = R"({"sender":"node-1","cancel":"h"})";
+  const absl::StatusOr<std::string> unknown = Receive(cancel);
+  ASSERT_TRUE(unknown.ok());
+  EXPECT_EQ(json::parse(*unknown).at("code"), static_cast<int>(absl::StatusCode::kNotFound));
+  ASSERT_TRUE(Receive(From("node-1")).ok());
+  EXPECT_EQ(json::parse(*Receive(cancel)).at("outcome"), "cancelled");
+  EXPECT_TRUE(absl::IsPermissionDenied(Receive(R"({"sender":"node-9","cancel":"h"})").status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Receive(R"({"sender":"node-1","cancel":7})").status()));
+}
+
 TEST_F(HintRelayTest, EachIsToldAndWhatItSaysComesBack) {
   Carry({"node-1", "node-2", "node-3", "node-4"});
   EXPECT_THAT(transport_.asked, ElementsAre("node-1", "node-2", "node-3", "node-4"));

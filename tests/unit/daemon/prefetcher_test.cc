@@ -103,6 +103,12 @@ class FakeCarrier final : public HintCarrier {
     credentials.push_back(spec.credentials ? spec.credentials->password.text() : "");
     for (std::string& member : members) told_.emplace_back(std::move(member), on_told);
   }
+  void Recall(const std::string& id, std::vector<std::string> members, OnTold on_told) override {
+    for (std::string& member : members) {
+      recalled.push_back(absl::StrCat(id, " at ", member));
+      told_.emplace_back(std::move(member), on_told);
+    }
+  }
   // The first that waits answers.
   void Answer(const absl::Status& status) {
     auto [member, on_told] = std::move(told_.front());
@@ -111,7 +117,7 @@ class FakeCarrier final : public HintCarrier {
   }
   size_t waiting() const { return told_.size(); }
 
-  std::vector<std::string> carried;
+  std::vector<std::string> carried, recalled;
   std::vector<std::string> credentials;  // passwords, of what was carried
   bool keeps_secrets = true;
 
@@ -872,7 +878,7 @@ TEST_F(PrefetcherTest, ADrainedNodeEndsItsHintsAndTakesNone) {
 std::string StatesOf(const api::HintStatus& status) {
   std::string text;
   for (const api::TargetStatus& target : status.targets) {
-    constexpr const char* kStates[] = {"sending", "taken", "failed"};
+    constexpr const char* kStates[] = {"sending", "taken", "failed", "cancelling", "cancelled"};
     absl::StrAppend(&text, text.empty() ? "" : ", ", target.name, " ",
                     kStates[static_cast<size_t>(target.state)]);
   }
@@ -887,7 +893,7 @@ TEST_F(PrefetcherTest, AHintForOthersIsPassedOnAndNotFetchedHere) {
   EXPECT_EQ(StatesOf(taken.status), "m1 sending, m2 sending, nobody failed")
       << "nothing waits for the network";
   EXPECT_TRUE(absl::IsNotFound(taken.status.targets[2].error));
-  EXPECT_THAT(taken.status.target_totals, ElementsAre(2u, 0u, 1u));
+  EXPECT_THAT(taken.status.target_totals, ElementsAre(2u, 0u, 1u, 0u, 0u));
   const uint64_t revision = Of("h").revision;
   carrier_.Answer(absl::OkStatus());
   EXPECT_EQ(StatesOf(Of("h")), "m1 taken, m2 sending, nobody failed");
@@ -902,7 +908,7 @@ TEST_F(PrefetcherTest, AHintForOthersIsPassedOnAndNotFetchedHere) {
   EXPECT_THAT(carrier_.carried, ElementsAre("h")) << "told once";
   EXPECT_THAT(std::string(Submit("h", "app").error.message()), HasSubstr("other targets"));
   EXPECT_THAT(prefetcher_->ListHints("", 1).front().targets, IsEmpty());
-  EXPECT_THAT(prefetcher_->ListHints("", 1).front().target_totals, ElementsAre(0u, 1u, 2u));
+  EXPECT_THAT(prefetcher_->ListHints("", 1).front().target_totals, ElementsAre(0u, 1u, 2u, 0u, 0u));
 }
 
 TEST_F(PrefetcherTest, AHintForThisNodeAndOthersIsOverWhenBothAreDone) {
@@ -942,14 +948,49 @@ TEST_F(PrefetcherTest, AHintThatNobodyTakesHasFailed) {
   carrier_.Answer(absl::PermissionDeniedError("not on the allow-list"));
   EXPECT_EQ(StateOf("refused"), HintState::kFailed);
   EXPECT_TRUE(absl::IsPermissionDenied(Of("refused").error));
-  SubmitOnly({.id = "cancelled", .reference = "app", .targets = {"m1"}});
-  Cancel("cancelled");
-  carrier_.Answer(absl::OkStatus());
-  EXPECT_EQ(StateOf("cancelled"), HintState::kCancelled);
   SubmitOnly({.id = "silent", .reference = "app", .ttl = seconds(5), .targets = {"m1"}});
   Pass(seconds(7));
   EXPECT_EQ(StateOf("silent"), HintState::kExpired);
   EXPECT_THAT(preparer_.resolved, IsEmpty());
+}
+
+TEST_F(PrefetcherTest, WhoHasTakenAHintIsToldThatItWasCancelled) {
+  SubmitOnly({.id = "h", .reference = "app", .targets = {"m1", "m2", "m3", "nobody", "self"}});
+  carrier_.Answer(absl::OkStatus());
+  carrier_.Answer(absl::UnavailableError("it is away"));
+  Cancel("h");
+  EXPECT_EQ(StateOf("h"), HintState::kCancelled);
+  EXPECT_EQ(StatesOf(Of("h")), "m1 cancelling, m2 failed, m3 sending, nobody failed, self taken");
+  EXPECT_THAT(Of("h").target_totals, ElementsAre(1u, 1u, 2u, 1u, 0u));
+  EXPECT_THAT(carrier_.recalled, ElementsAre("h at m1"));
+  const uint64_t revision = Of("h").revision;
+  carrier_.Answer(absl::OkStatus());  // m3 takes it, by a question that was under way
+  EXPECT_THAT(carrier_.recalled, ElementsAre("h at m1", "h at m3"));
+  carrier_.Answer(absl::OkStatus());
+  EXPECT_EQ(StatesOf(Of("h")), "m1 cancelled, m2 failed, m3 cancelling, nobody failed, self taken");
+  EXPECT_GT(Of("h").revision, revision);
+  carrier_.Answer(absl::NotFoundError("it is not known"));
+  EXPECT_EQ(StatesOf(Of("h")), "m1 cancelled, m2 failed, m3 cancelled, nobody failed, self taken");
+  EXPECT_THAT(Of("h").target_totals, ElementsAre(0u, 1u, 2u, 0u, 2u));
+  Cancel("h");
+  EXPECT_THAT(carrier_.recalled, SizeIs(2)) << "each once";
+}
+
+TEST_F(PrefetcherTest, WhoIsNotReachedGoesOnAndIsToldOnceMore) {
+  SubmitOnly({.id = "h", .reference = "app", .targets = {"m1"}});
+  carrier_.Answer(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kPassedOn);
+  Cancel("h");
+  EXPECT_EQ(StateOf("h"), HintState::kPassedOn) << "it was over";
+  EXPECT_EQ(StatesOf(Of("h")), "m1 cancelling");
+  carrier_.Answer(absl::UnavailableError("it is away"));
+  EXPECT_EQ(StatesOf(Of("h")), "m1 taken");
+  EXPECT_EQ(Of("h").targets[0].error, absl::UnavailableError("it is away"));
+  Cancel("h");
+  EXPECT_EQ(Of("h").targets[0].error, absl::OkStatus());
+  carrier_.Answer(absl::OkStatus());
+  EXPECT_EQ(StatesOf(Of("h")), "m1 cancelled");
+  EXPECT_THAT(carrier_.recalled, ElementsAre("h at m1", "h at m1"));
 }
 
 TEST_F(PrefetcherTest, CredentialsServeTheirHintAlone) {

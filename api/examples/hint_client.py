@@ -2,10 +2,17 @@
 """Hints at images, so that a node has them before they are mounted, and follows the hints to their ends.
 
     hint_client.py --socket /run/sluice/prefetch.sock registry.example/team/app:v2
+    hint_client.py --socket ... --target node-7 --target node-8 registry.example/team/app:v2
+    hint_client.py --socket ... --blob registry.example/team/model@sha256:...
     kubectl get pods --watch --output json -A | hint_client.py --socket ... --pods node-7
+    kubectl get pods --watch --output json -A | hint_client.py --socket ... --pods node-7,node-8,node-9
 
 With --pods NODE it reads pods, one JSON document after the other, and hints at the images of those that are bound to that
 node, and of those that are bound to none yet, at a lower priority: they could come. Pods that are over are cancelled.
+Of several nodes, by the names that they have in the cluster, one hint names all that a pod could come to, and the node
+that takes it tells the others; once the pod is bound, one for its node takes that one's place everywhere.
+
+A blob alone, without an image, is what a program reads that fetches its data by digest: a model, a data set.
 
 A hint's id is made of what it is for, so that who is started again gives the same one and not a second. A node that is
 full is asked again when it says so; one that restarts is watched on from the revision that was seen last.
@@ -25,7 +32,8 @@ import sluice_stubs
 messages, services, error_details = sluice_stubs.load()
 
 OVER = {messages.HINT_STATE_COMPLETED, messages.HINT_STATE_CANCELLED, messages.HINT_STATE_FAILED,
-        messages.HINT_STATE_EXPIRED}
+        messages.HINT_STATE_EXPIRED, messages.HINT_STATE_PASSED_ON}
+DONE = {messages.HINT_STATE_COMPLETED, messages.HINT_STATE_PASSED_ON}
 RETRY_SECONDS = 1.0
 CALL_SECONDS = 10.0
 IDS_PER_CALL = 100
@@ -49,10 +57,17 @@ class HintClient:
     def __init__(self, stub, scheduler, ttl_seconds, pin):
         self.stub, self.scheduler, self.ttl_seconds, self.pin = stub, scheduler, ttl_seconds, pin
 
-    def hint(self, identity, reference, priority=0):
+    def hint(self, identity, reference, priority=0, targets=()):
         hint = messages.Hint(id=identity, reference=reference, priority=priority, scheduler=self.scheduler, pin=self.pin,
-                             all=messages.WholeImage())
+                             all=messages.WholeImage(), targets=targets)
         hint.ttl.seconds = self.ttl_seconds
+        return hint
+
+    def blob_hint(self, identity, name, targets=()):
+        hint = self.hint(identity, "", targets=targets)
+        registry, _, rest = name.partition("/")
+        repository, _, digest = rest.partition("@")
+        hint.blob.CopyFrom(messages.HintedBlob(registry=registry, repository=repository, digest=digest))
         return hint
 
     def submit(self, hint, deadline):
@@ -115,22 +130,26 @@ class HintClient:
 def show(hint):
     state = messages.HintState.Name(hint.state).removeprefix("HINT_STATE_").lower()
     why = f": {hint.error.message}" if hint.HasField("error") else ""
-    print(f"{hint.reference} {state} {hint.present_bytes} of {hint.total_bytes}{why}", flush=True)
+    told = "".join(f", {target.name} {messages.TargetState.Name(target.state).removeprefix('TARGET_STATE_').lower()}"
+                   for target in hint.targets)
+    print(f"{hint.reference} {state} {hint.present_bytes} of {hint.total_bytes}{told}{why}", flush=True)
 
 
-def hint_at(client, references, deadline):
+def hint_at(client, images, blobs, targets, deadline):
+    hints = {image: client.hint(hint_id(client.scheduler, image, *targets), image, targets=targets) for image in images}
+    for blob in blobs:
+        hints[blob] = client.blob_hint(hint_id(client.scheduler, "blob", blob, *targets), blob, targets)
     identities, refused = [], 0
-    for reference in references:
-        identity = hint_id(client.scheduler, reference)
-        why = client.submit(client.hint(identity, reference), deadline)
+    for name, hint in hints.items():
+        why = client.submit(hint, deadline)
         if why:
-            print(f"{reference} refused: {why}", file=sys.stderr)
+            print(f"{name} refused: {why}", file=sys.stderr)
             refused += 1
         else:
-            identities.append(identity)
+            identities.append(hint.id)
     states = client.follow(identities, show, deadline)
-    complete = sum(1 for hint in states.values() if hint.state == messages.HINT_STATE_COMPLETED)
-    return 0 if refused == 0 and complete == len(identities) else 1
+    done = sum(1 for hint in states.values() if hint.state in DONE)
+    return 0 if refused == 0 and done == len(identities) else 1
 
 
 def documents(stream):
@@ -154,8 +173,9 @@ def images_of(pod):
     return sorted({container["image"] for container in containers if container.get("image")})
 
 
-def hint_at_pods(client, node, stream, give_up_seconds):
+def hint_at_pods(client, nodes, stream, give_up_seconds):
     """As pods come and go; ends with the stream, once the hints that it has given are over."""
+    several = len(nodes) > 1  # else it speaks to that node itself
     followed = []
     for document in documents(stream):
         for pod in document.get("items", [document]):
@@ -164,13 +184,14 @@ def hint_at_pods(client, node, stream, give_up_seconds):
             for image in images_of(pod):
                 # Bound and pending are two hints: the priority of one that was given can't be changed.
                 pending, bound = (hint_id(metadata.get("uid", ""), image, kind) for kind in ("pending", "bound"))
-                if ended or bound_to not in ("", node):
+                if ended or bound_to not in ("", *nodes):
                     for identity in (pending, bound):
                         client.cancel(identity)
                     continue
                 identity, priority = (bound, PRIORITY_BOUND) if bound_to else (pending, PRIORITY_PENDING)
                 deadline = time.monotonic() + give_up_seconds
-                why = client.submit(client.hint(identity, image, priority), deadline)
+                targets = () if not several else [bound_to] if bound_to else nodes
+                why = client.submit(client.hint(identity, image, priority, targets), deadline)
                 if why:
                     print(f"{image} refused: {why}", file=sys.stderr)
                     continue
@@ -192,16 +213,22 @@ def main():
     parser.add_argument("--ttl", type=int, default=3600, help="seconds after which a hint is given up (3600)")
     parser.add_argument("--give-up", type=float, default=600, help="seconds that this program waits (600)")
     parser.add_argument("--pin", action="store_true", help="keep what was brought in until it is unpinned")
-    parser.add_argument("--pods", metavar="NODE", help="read pods from standard input; NODE is the node's name there")
+    parser.add_argument("--target", action="append", default=[], help="a member of the cluster that it is for, by name")
+    parser.add_argument("--blob", action="append", default=[], metavar="REGISTRY/REPOSITORY@DIGEST",
+                        help="a blob without an image")
+    parser.add_argument("--pods", metavar="NODE[,NODE...]",
+                        help="read pods from standard input; the nodes by their names there")
     parser.add_argument("images", nargs="*", metavar="IMAGE")
     flags = parser.parse_args()
-    if bool(flags.images) == bool(flags.pods):
-        parser.error("name images, or give --pods NODE")
+    if bool(flags.images or flags.blob) == bool(flags.pods):
+        parser.error("name images or blobs, or give --pods NODE")
+    if flags.pods and flags.target:
+        parser.error("--pods says itself which nodes its hints are for")
     with sluice_stubs.channel(flags.socket) as channel:
         client = HintClient(services.PrefetchServiceStub(channel), flags.scheduler, flags.ttl, flags.pin)
         if flags.pods:
-            return hint_at_pods(client, flags.pods, sys.stdin, flags.give_up)
-        return hint_at(client, flags.images, time.monotonic() + flags.give_up)
+            return hint_at_pods(client, flags.pods.split(","), sys.stdin, flags.give_up)
+        return hint_at(client, flags.images, flags.blob, flags.target, time.monotonic() + flags.give_up)
 
 
 if __name__ == "__main__":

@@ -104,4 +104,34 @@ exec {pods}>&-
 restart_node
 wait "$client" || fail "the client failed: $(<"$work/pods.log")"
 grep -q 'other:1 completed' "$work/pods.log" || fail "it has lost the hint: $(<"$work/pods.log")"
+
+note "one node is asked for several: what a pod may come to gets its image, and where it does not come the hint is ended"
+app_blob=$(data_blob_of app)
+wait_until knows_all || fail "node 2 does not know the other: $(sluice peers)"
+use_node 1
+pod three "$registry/app:1" "" Pending >"$work/pod"
+python "$examples/hint_client.py" --socket "$(socket 1)" --pods node-1,node-2 --give-up 100 <"$work/pod" >"$work/pods.log" 2>&1 ||
+  fail "the client failed: $(<"$work/pods.log")"
+grep -q 'app:1 completed.*node-1 taken, node-2 taken' "$work/pods.log" || fail "$(<"$work/pods.log")"
+use_node 2
+whole() { [[ $(sluice --output json blob stat "$app_blob" | jq '.present_bytes == .size_bytes') == true ]]; }
+wait_until whole || fail "node 2 has not brought it in: $(sluice prefetch list)"
+use_node 1
+kill -STOP "$registry_pid"
+pod four "$registry/missing:2" "" Pending >"$work/pod"
+pod four "$registry/missing:2" node-1 Pending >>"$work/pod"
+TMPDIR=$work /usr/bin/python3 -B "$examples/hint_client.py" --socket "$(socket 1)" --pods node-1,node-2 --give-up 100 <"$work/pod" \
+  >"$work/pods.log" 2>&1 & client=$!
+use_node 2
+ended() { sluice --output json prefetch list | jq -e --arg image "$registry/missing:2" \
+  '[.hints[] | select(.reference == $image) | .state] == ["cancelled"]' >"$work/output"; }
+wait_until ended || fail "$(sluice prefetch list; cat "$work/pods.log")"
+kill -CONT "$registry_pid"
+wait "$client" || fail "the client failed: $(<"$work/pods.log")"
+
+note "blobs without images"
+settings=$(manifest other | jq -r .config.digest)
+python "$examples/hint_client.py" --socket "$(socket 1)" --target node-2 --blob "$registry/other@$settings" >"$work/hint.log" 2>&1 ||
+  fail "$(<"$work/hint.log")"
+grep -q "passed_on.*node-2 taken" "$work/hint.log" || fail "$(<"$work/hint.log")"
 nodes_down

@@ -17,6 +17,7 @@
 #include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
+#include "node/image_counters.h"
 #include "node/image_profile.h"
 #include "node/telemetry.h"
 
@@ -75,6 +76,7 @@ struct NodeStatus {
   uint64_t chunks_wanted = 0;                                     // absent, queued or under way
   std::array<uint64_t, kReadaheadResultCount> readahead_bytes{};  // as Telemetry has them
   std::array<uint64_t, kHintResultCount> hints{};                 // the same, of those that have ended
+  std::array<uint64_t, kHintBytesCount> hint_bytes{};             // as ImageCounters has them
   DrainState drain = DrainState::kServing;
 };
 

@@ -487,6 +487,10 @@ void AddActivity(const NodeStatus& from, v1::NodeStatus& to) {
   to.mutable_hints()->set_cancelled(ended(HintResult::kCancelled));
   to.mutable_hints()->set_failed(ended(HintResult::kFailed));
   to.mutable_hints()->set_expired(ended(HintResult::kExpired));
+  const auto brought = [&](HintBytes result) { return from.hint_bytes[static_cast<size_t>(result)]; };
+  to.mutable_hints()->set_fetched_bytes(brought(HintBytes::kFetched));
+  to.mutable_hints()->set_used_bytes(brought(HintBytes::kUsed));
+  to.mutable_hints()->set_unread_bytes(brought(HintBytes::kUnread));
 }
 
 template <typename Message>

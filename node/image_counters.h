@@ -16,10 +16,16 @@ inline constexpr int kPolicyResultCount = 4;
 enum class PushResult { kHinted, kIgnored, kRefused, kUnauthorized, kMalformed };
 inline constexpr int kPushResultCount = 5;
 
+// What became of bytes that hints had brought in: they came, a start of their image read them, or none did
+// while it was watched, or before they left the store. What is neither used nor unread is not judged yet.
+enum class HintBytes { kFetched, kUsed, kUnread };
+inline constexpr int kHintBytesCount = 3;
+
 // What the daemon counts of images beside Telemetry, for those few who need it.
 struct ImageCounters {
   std::array<Counter, kPolicyResultCount> policy_decisions;  // sluice_policy_decisions_total{result}
   std::array<Counter, kPushResultCount> notifications;       // sluice_notifications_total{result}
+  std::array<Counter, kHintBytesCount> hint_bytes;           // sluice_hint_bytes_total{result}
 };
 
 }  // namespace sluice

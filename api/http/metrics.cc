@@ -34,6 +34,7 @@ constexpr std::string_view kPolicyResults[] = {"allowed", "denied", "timed_out",
 constexpr std::string_view kPushResults[] = {"hinted", "ignored", "refused", "unauthorized", "malformed"};
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
+constexpr std::string_view kHintBytes[] = {"fetched", "used", "unread"};
 constexpr std::string_view kReadaheadResults[] = {"fetched", "used", "unread"};
 constexpr std::string_view kProfileResults[] = {"fetched", "used", "unread"};
 constexpr std::string_view kBanReasons[] = {"verified", "unverified", "passed-on"};
@@ -162,7 +163,7 @@ void AddStore(Families& to, const Telemetry& t) {
              t.write_failures);
 }
 
-// What becomes of what hints and fills bring is not followed: the keeper lets reads of it pass unseen.
+// What becomes of what fills bring is not followed: the keeper lets reads of it pass unseen.
 void AddPrefetch(Families& to, const Telemetry& t) {
   AddByLabel(
       to, "sluice_hedges_total",
@@ -202,6 +203,11 @@ void AddImages(Families& to, const ImageCounters& counters) {
              kPolicyResults, counters.policy_decisions);
   AddByLabel(to, "sluice_notifications_total", "What became of what registries told of images.", "result",
              kPushResults, counters.notifications);
+  AddByLabel(
+      to, "sluice_hint_bytes_total",
+      "Bytes that hints brought in: those that came, those that a start of their image read, and those "
+      "that it did not while it was watched, or that left the store before any.",
+      "result", kHintBytes, counters.hint_bytes);
 }
 
 void AddPeers(Families& to, const Telemetry& t) {

@@ -151,6 +151,10 @@ std::string StatusJson(const v1::NodeStatus& status, const std::vector<v1::Mount
                {"served", Served(status.served())},
                {"read_errors", status.read_errors()},
                {"origin_bytes", status.origin_bytes()},
+               {"hints",
+                {{"fetched_bytes", status.hints().fetched_bytes()},
+                 {"used_bytes", status.hints().used_bytes()},
+                 {"unread_bytes", status.hints().unread_bytes()}}},
                {"peers", Peers(status)},
                {"mounts", std::move(mounts_json)}});
 }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "node/cli/table_report.h"
 #include "node/cli/units_text.h"
 
 namespace sluice::cli {
@@ -85,8 +86,9 @@ Parts Describe(const v1::NodeStatus& before, const v1::NodeStatus& now) {
       {"ahead", absl::StrCat(BytesText(ahead.fetched_bytes()), " read ahead, ",
                              ShareText(ahead.used_bytes(), ahead.fetched_bytes()), " used, ",
                              ShareText(ahead.unread_bytes(), ahead.fetched_bytes()), " unread")},
-      {"hints", absl::StrCat(hints.completed(), " completed, ", hints.cancelled(), " cancelled, ",
-                             hints.failed(), " failed, ", hints.expired(), " expired")}};
+      {"hints",
+       absl::StrCat(hints.completed(), " completed, ", hints.cancelled(), " cancelled, ", hints.failed(),
+                    " failed, ", hints.expired(), " expired; ", HintBytesText(hints))}};
 }
 
 }  // namespace
@@ -133,7 +135,10 @@ std::string ActivityJson(const v1::NodeStatus& before, const v1::NodeStatus& now
                {{"completed", now.hints().completed()},
                 {"cancelled", now.hints().cancelled()},
                 {"failed", now.hints().failed()},
-                {"expired", now.hints().expired()}}}}
+                {"expired", now.hints().expired()},
+                {"fetched_bytes", now.hints().fetched_bytes()},
+                {"used_bytes", now.hints().used_bytes()},
+                {"unread_bytes", now.hints().unread_bytes()}}}}
              .dump() +
          "\n";
 }

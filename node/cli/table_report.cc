@@ -174,7 +174,8 @@ std::string StatusTable(const v1::NodeStatus& status, const std::vector<v1::Moun
       ServedText(status, v1::READ_SOURCE_ORIGIN, "origin"), "\n",             //
       "origin   ", BytesText(status.origin_bytes()), " received\n",           //
       "peers    ", PeersText(status), "\n",                                   //
-      "errors   ", status.read_errors(), " reads failed\n");
+      "errors   ", status.read_errors(), " reads failed\n",                   //
+      "hints    ", HintBytesText(status.hints()), "\n");
   if (status.drained()) absl::StrAppend(&text, "drained  takes no hints until `sluice drain --undo`\n");
   if (mounts.empty()) return absl::StrCat(text, "mounts   none\n");
   return absl::StrCat(text, "\n", MountTable(mounts));
@@ -239,6 +240,12 @@ std::string LogLevelText(v1::LogLevel level) {
   const std::string name = v1::LogLevel_Name(level);
   const size_t prefix = sizeof("LOG_LEVEL_") - 1;
   return name.size() <= prefix ? "unknown" : absl::AsciiStrToLower(name.substr(prefix));
+}
+
+std::string HintBytesText(const v1::HintTotals& hints) {
+  return absl::StrCat(BytesText(hints.fetched_bytes()), " brought in, ",
+                      ShareText(hints.used_bytes(), hints.fetched_bytes()), " used, ",
+                      ShareText(hints.unread_bytes(), hints.fetched_bytes()), " unread");
 }
 
 std::string HintTable(const std::vector<v1::HintStatus>& hints) {

@@ -29,6 +29,8 @@ std::string TargetStateText(v1::TargetState state);
 std::string BackendText(v1::Backend backend);
 std::string LogLevelText(v1::LogLevel level);
 std::string LocalityTable(const std::vector<v1::ImageLocality>& images);
+// What hints brought in, and what of that was of use.
+std::string HintBytesText(const v1::HintTotals& hints);
 std::string HintTable(const std::vector<v1::HintStatus>& hints);
 std::string VerifyText(const std::string& digest, const v1::VerifyBlobResponse& report);
 

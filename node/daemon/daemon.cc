@@ -245,6 +245,9 @@ void Daemon::Node::MakeProfiles() {
           [this] { return backend_.backend != ondemand::Backend::kCachefiles || config_.ondemand_keep_copy; },
           [this](const std::string& reference, const Digest& manifest) {
             return IsPublicImage(reference, manifest);
+          },
+          [this](const std::vector<std::shared_ptr<Blob>>& blobs, const ImageProfile& read) {
+            hint_precision_.Started(blobs, read);
           }},
       std::move(options));
 }
@@ -269,6 +272,7 @@ absl::Status Daemon::Node::OpenStore(const MountTable& table) {
           },
       .on_revoke =
           [this](const Blob& blob) {
+            hint_precision_.Lost(blob);
             std::lock_guard lock(mounter_mutex_);
             if (swarm_) swarm_->Forget(blob);
             return mounter_ && door_decided_ ? mounter_->OnBlobRevoked(blob) : NotWiredYet();

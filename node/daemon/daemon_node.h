@@ -24,6 +24,7 @@
 #include "node/daemon/daemon.h"
 #include "node/daemon/hint_journal.h"
 #include "node/daemon/hint_login.h"
+#include "node/daemon/hint_precision.h"
 #include "node/daemon/hint_relay.h"
 #include "node/daemon/home_blobs.h"
 #include "node/daemon/image_documents.h"
@@ -214,6 +215,7 @@ class Daemon::Node {
   std::unique_ptr<ImageDocuments> image_documents_;
   std::unique_ptr<p2p::ProfileExchange> profile_exchange_;
   ImageCounters image_counters_;
+  HintPrecision hint_precision_{image_counters_};
   std::shared_ptr<ImagePolicy> policy_;  // null: every image may be had
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::GatedSource> paced_origin_, last_resort_;  // null without members

@@ -129,7 +129,7 @@ absl::Status Daemon::Node::Serve() {
       PeerAdmin::Parts{health_, clock_, members_.get(), exchange_.get(), dial_back_.get()});
   status_admin_ = std::make_unique<StatusAdmin>(
       StatusAdmin::Facts{kVersion, backend, backend_.reason, config_.data_dir, started_}, clock_, *store_,
-      *mounter_, telemetry_, *peer_admin_, log_, *prefetcher_);
+      *mounter_, telemetry_, *peer_admin_, log_, *prefetcher_, image_counters_);
   profile_admin_ = std::make_unique<ProfileAdmin>(ProfileAdmin::Parts{
       *preparer_, profile_store_,
       [this](const Digest& manifest, Instant deadline) { profiles_->AwaitEnded(manifest, deadline); },
@@ -197,7 +197,7 @@ void Daemon::Node::MakePrefetcher() {
       Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_,
                         [this](const BlobKey& key) { return PinForHint(key); },
                         [this](const Digest& manifest) { return profiles_->Find(manifest); }, &hint_journal_,
-                        io_.get(), relay_.get(), LogInOfHints()},
+                        io_.get(), relay_.get(), LogInOfHints(), &hint_precision_},
       limits);
 }
 

@@ -64,6 +64,19 @@ absl::Status CheckRanges(const api::HintSpec& hint, std::span<const BlobSpec> bl
   return absl::OkStatus();
 }
 
+ChunkSet MissingOf(const Blob& blob, const std::vector<ChunkSpan>& spans) {
+  ChunkSet missing(blob.geometry().chunk_count());
+  for (const ChunkSpan& span : spans) missing.Add(span);
+  missing.Subtract(blob.presence().Snapshot());
+  return missing;
+}
+
+ChunkSet PresentOf(const Blob& blob, const ChunkSet& among) {
+  ChunkSet present = among;
+  present.IntersectWith(blob.presence().Snapshot());
+  return present;
+}
+
 std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob) {
   if (hint.ranges.empty()) return {blob.geometry().All()};
   std::vector<ByteRange> ranges;

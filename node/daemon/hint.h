@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "api/prefetch_backend.h"
 #include "node/blob.h"
+#include "node/chunk_set.h"
 #include "node/daemon/background_fill.h"
 #include "node/daemon/hint_login.h"
 #include "node/daemon/range_fill.h"
@@ -29,6 +30,7 @@ struct Target {
   std::vector<ChunkSpan> spans;     // what of it is wanted
   std::unique_ptr<RangeFill> fill;  // null: BackgroundFill brings it in whole, if anybody
   bool complete = false;
+  ChunkSet missing;  // of what is wanted, when the hint learned of it
 };
 
 // Guarded by the mutex of who has it, but for what is constant.
@@ -82,6 +84,10 @@ bool MayPass(const absl::Status& status);
 
 // Errors: InvalidArgument (a range is not within one of the blobs).
 absl::Status CheckRanges(const api::HintSpec& hint, std::span<const BlobSpec> blobs);
+
+// Those of the chunks that are absent, or, of `among`, that are present.
+ChunkSet MissingOf(const Blob& blob, const std::vector<ChunkSpan>& spans);
+ChunkSet PresentOf(const Blob& blob, const ChunkSet& among);
 
 // What of the blob the hint wants; empty if nothing.
 std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob);

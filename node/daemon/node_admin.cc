@@ -278,6 +278,7 @@ absl::StatusOr<api::NodeStatus> StatusAdmin::GetStatus() {
   for (size_t i = 0; i < kReadaheadResultCount; ++i)
     status.readahead_bytes[i] = telemetry_.readahead_bytes[i].value();
   for (size_t i = 0; i < kHintResultCount; ++i) status.hints[i] = telemetry_.prefetch_hints[i].value();
+  for (size_t i = 0; i < kHintBytesCount; ++i) status.hint_bytes[i] = counters_.hint_bytes[i].value();
   return status;
 }
 

@@ -73,7 +73,8 @@ class StatusAdmin final : public api::StatusBackend {
     Instant started;
   };
   StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Mounter& mounter,
-              const Telemetry& telemetry, const PeerAdmin& peers, DaemonLog& log, Prefetcher& hints)
+              const Telemetry& telemetry, const PeerAdmin& peers, DaemonLog& log, Prefetcher& hints,
+              const ImageCounters& counters)
       : facts_(std::move(facts)),
         clock_(clock),
         store_(store),
@@ -81,7 +82,8 @@ class StatusAdmin final : public api::StatusBackend {
         telemetry_(telemetry),
         peers_(peers),
         log_(log),
-        hints_(hints) {}
+        hints_(hints),
+        counters_(counters) {}
 
   absl::StatusOr<api::NodeStatus> GetStatus() override;
   api::LogLevel SetLogLevel(api::LogLevel level) override;
@@ -96,6 +98,7 @@ class StatusAdmin final : public api::StatusBackend {
   const PeerAdmin& peers_;
   DaemonLog& log_;
   Prefetcher& hints_;
+  const ImageCounters& counters_;
 };
 
 }  // namespace sluice

@@ -16,6 +16,7 @@
 #include "node/daemon/hint_carrier.h"
 #include "node/daemon/hint_journal.h"
 #include "node/daemon/hint_login.h"
+#include "node/daemon/hint_precision.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/range_fill.h"
 #include "node/executor.h"
@@ -68,6 +69,8 @@ class Prefetcher final : public api::PrefetchBackend {
     HintCarrier* carrier = nullptr;
     // Turns the credentials of a hint into what asks by them. Not null where hints have some.
     LogIn log_in = nullptr;
+    // Is told what hints have brought in, when they are over. Null: nobody is.
+    HintPrecision* precision = nullptr;
   };
   struct Limits {
     size_t live_max = 1024;                         // hints that are not over; beyond: ResourceExhausted

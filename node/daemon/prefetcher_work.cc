@@ -127,7 +127,8 @@ void Prefetcher::Core::Learn(const HintPtr& hint, Found found) {
         hint->spec.profile ? std::move(found.spans[i]) : SpansOf(hint->spec, lease.blob());
     if (spans.empty()) continue;
     hint->status.total_bytes += BytesOf(lease.blob().geometry(), spans);
-    hint->targets.push_back({std::move(lease), std::move(spans), nullptr});
+    ChunkSet missing = MissingOf(lease.blob(), spans);
+    hint->targets.push_back({std::move(lease), std::move(spans), nullptr, false, std::move(missing)});
   }
   hint->incomplete = hint->targets.size();
   if (hint->incomplete == 0) return Complete(hint);
@@ -245,6 +246,10 @@ void Prefetcher::Core::LetGo(Hint& hint) {
   hint.cancelled = true;
   if (hint.shares_fills()) {
     for (const Target& target : hint.targets) parts_.fills.Stop(target.lease.blob().key(), hint.owner);
+  }
+  for (const Target& target : hint.targets) {
+    const Blob& blob = target.lease.blob();
+    if (parts_.precision) parts_.precision->Brought(blob, PresentOf(blob, target.missing));
   }
   hint.targets.clear();
   hint.bootstrap.reset();

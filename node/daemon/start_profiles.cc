@@ -60,6 +60,7 @@ struct Start {
   const uint64_t number;
   std::optional<Instant> first_touch;
   bool watches = false;  // whole blobs are not read unasked
+  bool watched = false;  // since the mount
   std::shared_ptr<ProfileReplay> replay;
 };
 
@@ -220,7 +221,7 @@ void StartProfiles::Core::Mounting(const std::string& mount_point, std::shared_p
     const std::lock_guard lock(mutex_);
     if (stopped_) return;
     const bool for_itself = start->recording == api::StartRecording::kWhileMounted;
-    start->watches = Records(*start) && sees_all && (for_itself || !enough);
+    start->watches = start->watched = Records(*start) && sees_all && (for_itself || !enough);
     if (known.ok() && MayReplay(*start)) Replay(*start, known->profile);
     replaced = std::exchange(starts_[mount_point], std::move(start));
     if (replaced) ++ending_[replaced->manifest];
@@ -370,6 +371,8 @@ void StartProfiles::Core::Unwatch(const Starts& starts) {
 void StartProfiles::Core::End(const std::shared_ptr<Start>& start) {
   if (start->replay) parts_.core.Post([replay = start->replay] { replay->End(); });
   if (start->watches) Unwatch({start});
+  if (start->watched && !start->touches.empty() && parts_.on_watched)
+    parts_.on_watched(start->blobs, start->touches.start());
   Keep(*start);
   const std::lock_guard lock(mutex_);
   const auto found = ending_.find(start->manifest);

@@ -67,6 +67,9 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
     std::function<bool()> lacks_what_is_absent;
     // Whether the image's repository gives it to everybody.
     std::function<bool(const std::string& reference, const Digest& manifest)> is_public;
+    // Told of what a start has read that was watched since its mount. Null: nobody is.
+    std::function<void(const std::vector<std::shared_ptr<Blob>>&, const ImageProfile& read)> on_watched =
+        nullptr;
   };
   struct Options {
     bool replay = true;

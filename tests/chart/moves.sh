@@ -71,6 +71,7 @@ expect_moved sluice_read_errors_total
 note "hints and container runtimes"
 sluice prefetch submit "$registry/app:1" >&2
 expect_moved sluice_prefetch_hints_total 'result="completed"'
+expect_moved sluice_hint_bytes_total 'result="fetched"'
 curl -sS -o "$work/manifest" "http://$mirror/v2/app/manifests/1?ns=$registry"
 expect_moved sluice_mirror_requests_total
 let_scrape

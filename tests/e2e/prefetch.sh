@@ -68,6 +68,17 @@ client submit second "$registry/python:1" >"$work/client.log" || fail "the clien
 grep -q '^COMPLETED' "$work/client.log" || fail "$(cat "$work/client.log")"
 mounts_without_origin python
 
+if [[ ${BACKEND:-fanotify} == fanotify ]]; then
+  note "what of that which hints brought in was read is counted when a start is over"
+  (($(metric sluice_hint_bytes_total 'result="fetched"') > 40000000)) || fail "nobody counts what hints bring in"
+  (($(metric sluice_hint_bytes_total 'result="used"') == 0)) || fail "it is judged while the start goes on"
+  sluice umount "$work/mnt/python"
+  judged() { (($(metric sluice_hint_bytes_total 'result="used"') > 20000000)); }
+  wait_until judged || fail "$(metric sluice_hint_bytes_total 'result="used"') bytes were read of what hints brought in"
+  [[ $(sluice --output json status | jq '.hints.used_bytes > 20000000 and .hints.fetched_bytes > 40000000') == true ]] ||
+    fail "the status does not say so"
+fi
+
 note "so does whoever has buf, without the protobufs"
 call() { "$buf" curl --unix-socket "$run_dir/prefetch.sock" --protocol grpc --http2-prior-knowledge \
   --data "$2" "http://localhost/sluice.v1.PrefetchService/$1"; }

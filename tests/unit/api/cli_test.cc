@@ -198,6 +198,7 @@ TEST_F(CliTest, StatusWatchShowsWhatTheNodeDoesBetweenTwoLooks) {
   backend_.status.chunks_wanted = 12;
   backend_.status.readahead_bytes = {1000, 800, 50};
   backend_.status.hints = {5, 6, 7, 8};
+  backend_.status.hint_bytes = {2000, 500, 100};
   backend_.on_status = [this] {
     backend_.status.uptime += std::chrono::seconds(2);
     backend_.status.origin_bytes += 4 << 20;
@@ -206,11 +207,11 @@ TEST_F(CliTest, StatusWatchShowsWhatTheNodeDoesBetweenTwoLooks) {
   };
   const Outcome line = Run({"status", "--watch", "--interval", "100ms", "--count", "1"});
   EXPECT_EQ(line.exit_code, 0) << line.err;
-  EXPECT_THAT(
-      line.out,
-      AllOf(HasSubstr("store 1.0 MiB/s"), HasSubstr("registries 2.0 MiB/s"), HasSubstr("hint 3 (5.0/s)"),
-            HasSubstr("12 chunks wanted"), HasSubstr("800 B (80 %) used, 50 B (5 %) unread"),
-            HasSubstr("5 completed, 6 cancelled, 7 failed, 8 expired"), Not(HasSubstr("\x1b"))));
+  EXPECT_THAT(line.out, AllOf(HasSubstr("store 1.0 MiB/s"), HasSubstr("registries 2.0 MiB/s"),
+                              HasSubstr("hint 3 (5.0/s)"), HasSubstr("12 chunks wanted"),
+                              HasSubstr("800 B (80 %) used, 50 B (5 %) unread"),
+                              HasSubstr("5 completed, 6 cancelled, 7 failed, 8 expired"),
+                              HasSubstr("500 B (25 %) used, 100 B (5 %) unread"), Not(HasSubstr("\x1b"))));
   const Outcome json = Run({"--output", "json", "status", "--watch", "--interval", "100ms", "--count", "2"});
   EXPECT_EQ(json.exit_code, 0) << json.err;
   const Json first = Json::parse(json.out.substr(0, json.out.find('\n')), nullptr, false);
@@ -218,6 +219,9 @@ TEST_F(CliTest, StatusWatchShowsWhatTheNodeDoesBetweenTwoLooks) {
   EXPECT_EQ(first["origin_bytes_per_second"], 2097152.0);
   EXPECT_EQ(first["fetches"]["hint"]["started_per_second"], 5.0);
   EXPECT_EQ(first["readahead"]["used_bytes"], 800);
+  EXPECT_EQ(first["hints"]["unread_bytes"], 100);
+  EXPECT_EQ(RunJson({"status"})["hints"]["used_bytes"], 500);
+  EXPECT_THAT(Run({"status"}).out, HasSubstr("500 B (25 %) used"));
 }
 
 TEST_F(CliTest, StatusWatchTakesNoOddTimesAndEndsWithCtrlC) {
@@ -347,9 +351,9 @@ TEST_F(CliTest, StatusAsJson) {
   EXPECT_EQ(json["mounts"][0]["blobs"][0]["present_bytes"], 250);
   std::vector<std::string> names;
   for (const auto& [name, value] : json.items()) names.push_back(name);
-  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "data_directory", "drained", "log_level",
-                                 "mount_count", "mounts", "origin_bytes", "peers", "read_errors", "served",
-                                 "store", "uptime_seconds", "version"));
+  EXPECT_THAT(names, ElementsAre("backend", "backend_reason", "data_directory", "drained", "hints",
+                                 "log_level", "mount_count", "mounts", "origin_bytes", "peers", "read_errors",
+                                 "served", "store", "uptime_seconds", "version"));
 }
 
 TEST_F(CliTest, PeersIsATableForPeople) {

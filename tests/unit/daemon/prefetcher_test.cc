@@ -214,7 +214,8 @@ class PrefetcherTest : public ::testing::Test {
               const auto grant = std::make_shared<AskerGrant>();
               grant_ = grant;
               return std::make_shared<const HintLogin>(HintLogin{grant, std::move(preparer)});
-            }};
+            },
+            &precision_};
   }
   static api::HintSpec WithCredentials(const std::string& id) {
     return {.id = id, .reference = "app", .credentials = api::HintCredentials{"ann", Secret("s3cret")}};
@@ -252,7 +253,9 @@ class PrefetcherTest : public ::testing::Test {
   std::vector<std::string> logged_in_;
   absl::Status login_error_;                // of looking images up
   FakePreparer* login_preparer_ = nullptr;  // the last; its hint owns it
-  std::weak_ptr<const AskerGrant> grant_;   // the last
+  ImageCounters counters_;
+  HintPrecision precision_{counters_};
+  std::weak_ptr<const AskerGrant> grant_;  // the last
   std::vector<Digest> profiles_asked_;
   fakes::MemoryStore store_;
   fakes::FakeVerifier verifier_;
@@ -1114,6 +1117,23 @@ TEST_F(PrefetcherTest, CredentialsArePassedOnWhereNobodyListens) {
   here.targets = {"self"};
   EXPECT_EQ(SubmitOnly(here).outcome, SubmitOutcome::kAccepted);
   EXPECT_THAT(carrier_.credentials, SizeIs(2));
+}
+
+TEST_F(PrefetcherTest, WhatAHintHasBroughtIsToldOnceItIsOver) {
+  const auto fetched = [this] {
+    return counters_.hint_bytes[static_cast<size_t>(HintBytes::kFetched)].value();
+  };
+  Submit("part", "other", {{NameOf(1), {0, 10}}, {NameOf(1), {5 * kChunk, 10}}});
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(fetched(), 2 * kChunk);
+  Submit("all", "app");
+  source_.Take().SendAll();
+  Settle();
+  EXPECT_EQ(fetched(), 2 * kChunk) << "it goes on";
+  const uint64_t present = Of("all").present_bytes;
+  EXPECT_GT(present, 2 * kChunk);
+  Cancel("all");
+  EXPECT_EQ(fetched(), present) << "what was there before did not come by it";
 }
 
 TEST_F(PrefetcherTest, TargetsNeedMembers) {

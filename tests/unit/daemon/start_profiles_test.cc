@@ -51,15 +51,21 @@ class StartProfilesTest : public ::testing::Test {
   void Restart(StartProfiles::Options options) {
     if (options.recorder.empty()) options.recorder = "self";
     starts_ = std::make_unique<StartProfiles>(
-        StartProfiles::Parts{clock_, loop_, io_, *cache_, *profiles_, nullptr, nullptr, telemetry_, reports_,
-                             [this](const BlobKey& key, ChunkSet& touched) {
-                               for (const uint32_t chunk : touched_[key]) touched.Add(ChunkIndex(chunk));
-                               touched_[key].clear();
-                               return true;
-                             },
-                             [this](const std::shared_ptr<Blob>& blob) { unwatched_.push_back(blob->key()); },
-                             [this] { return sees_present_reads_; }, [this] { return lacks_what_is_absent_; },
-                             [](const std::string&, const Digest&) { return true; }},
+        StartProfiles::Parts{
+            clock_, loop_, io_, *cache_, *profiles_, nullptr, nullptr, telemetry_, reports_,
+            [this](const BlobKey& key, ChunkSet& touched) {
+              for (const uint32_t chunk : touched_[key]) touched.Add(ChunkIndex(chunk));
+              touched_[key].clear();
+              return true;
+            },
+            [this](const std::shared_ptr<Blob>& blob) { unwatched_.push_back(blob->key()); },
+            [this] { return sees_present_reads_; }, [this] { return lacks_what_is_absent_; },
+            [](const std::string&, const Digest&) { return true; },
+            [this](const std::vector<std::shared_ptr<Blob>>& blobs, const ImageProfile& read) {
+              EXPECT_EQ(blobs.size(), blobs_.size());
+              for (const ProfileSpan& span : read.spans)
+                watched_.emplace_back(span.blob, span.chunks.first.value());
+            }},
         std::move(options));
   }
 
@@ -128,6 +134,8 @@ class StartProfilesTest : public ::testing::Test {
   std::unique_ptr<ProfileStore> profiles_;
   std::map<BlobKey, std::set<uint32_t>> touched_;
   std::vector<BlobKey> unwatched_;
+  std::vector<std::pair<uint32_t, uint32_t>>
+      watched_;  // blob and first chunk of what watched starts have read
   bool sees_present_reads_ = true;
   bool lacks_what_is_absent_ = true;
   std::unique_ptr<StartProfiles> starts_;
@@ -260,6 +268,32 @@ TEST_F(StartProfilesTest, AWholeImageThatIsKnownWellIsNotWatched) {
   Complete(1);
   Mount();
   EXPECT_FALSE(starts_->Watches(blobs_[0]->key()));
+}
+
+TEST_F(StartProfilesTest, WhatAWatchedStartHasReadIsToldWhenItIsOver) {
+  Complete(0);
+  Mount();
+  ReadPresent(0, 7);
+  Pass(milliseconds(200));
+  Demand(1, 3);
+  EXPECT_THAT(watched_, IsEmpty());
+  Unmount();
+  EXPECT_THAT(watched_, ElementsAre(std::pair(0u, 7u), std::pair(1u, 3u)));
+  watched_.clear();
+  Mount();
+  Unmount();
+  EXPECT_THAT(watched_, IsEmpty()) << "nobody has started";
+  Mount();
+  ReadPresent(0, 9);
+  Pass(seconds(70));
+  EXPECT_THAT(watched_, ElementsAre(std::pair(0u, 9u))) << "the watch has ended by itself";
+  watched_.clear();
+  Unmount();
+  sees_present_reads_ = false;
+  Mount();
+  Demand(0, 1);
+  Unmount();
+  EXPECT_THAT(watched_, IsEmpty()) << "nobody sees what is read";
 }
 
 TEST_F(StartProfilesTest, WhereReadsAreNotSeenNothingIsWatchedNorForgotten) {

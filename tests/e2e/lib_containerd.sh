@@ -4,17 +4,32 @@
 
 containerd_socket=$work/containerd.sock
 
-start_containerd() {
+# configure_containerd [TOML LINE...]: its configuration; lines of no table come first.
+configure_containerd() {
   cat >"$work/containerd.toml" <<END
 version = 2
 root = "$work/containerd"
 state = "$work/containerd-run"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+$1
 [grpc]
   address = "$containerd_socket"
 [plugins."io.containerd.internal.v1.opt"]
   path = "$work/opt"
 END
+  printf '%s\n' "${@:2}" >>"$work/containerd.toml"
+}
+start_containerd() {
+  configure_containerd 'disabled_plugins = ["io.containerd.grpc.v1.cri"]'
+  run_containerd
+}
+# start_cri_containerd: one that serves CRI, and reads hosts.toml files in $work/hosts. Snapshots as pull has them.
+start_cri_containerd() {
+  local cri='plugins."io.containerd.grpc.v1.cri"'
+  configure_containerd '' "[$cri.containerd]" '  snapshotter = "native"' "[$cri.registry]" "  config_path = \"$work/hosts\"" \
+    "[$cri.cni]" "  bin_dir = \"$work/cni\"" "  conf_dir = \"$work/cni\""
+  run_containerd
+}
+run_containerd() {
   containerd --config "$work/containerd.toml" >"$work/containerd.log" 2>&1 &
   wait_until ctr version >"$work/ctr.log" 2>&1 || fail "containerd does not start: $(tail -n 3 "$work/containerd.log")"
 }

@@ -141,6 +141,8 @@ void BlobEntry::ForgetFile() {
   lost_chunks += blob->presence().present_count();
   TakeBackAll();
   record.file.reset();
+  was_imported = record.is_imported;
+  record.is_imported = false;
   room.Clear();
 }
 

@@ -108,6 +108,7 @@ struct BlobEntry {
   uint32_t lost_chunks = 0;       // went with a lost file, and nobody has been told yet
   bool wrong_before = false;      // its whole bytes were not the digest's, and are fetched once more
   bool notice_due = false;        // waits in the Notifier
+  bool was_imported = false;      // what was imported went with its file
 
  private:
   PresenceSegment ClaimsOf(SegmentIndex segment, const ChunkSet& present) const;

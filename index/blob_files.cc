@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "index/disk_error.h"
@@ -44,9 +45,11 @@ std::string WhatOf(const BlobKey& id, uint64_t size) {
 
 }  // namespace
 
-BlobFiles::BlobFiles(const DataDir& data_dir, StoreFileSystem& file_system, size_t open_files_max)
+BlobFiles::BlobFiles(const DataDir& data_dir, StoreFileSystem& file_system, const ContentFiles& content,
+                     size_t open_files_max)
     : data_dir_(data_dir),
       file_system_(file_system),
+      content_(content),
       fds_(data_dir.blobs_fd(), file_system, open_files_max) {}
 
 absl::StatusOr<FileIdentity> BlobFiles::Make(const BlobKey& id, uint64_t size) {
@@ -106,6 +109,25 @@ absl::StatusOr<FileIdentity::Mark> BlobFiles::SetNewMark(int fd) {
   return WriteError(errno, "set its mark");
 }
 
+absl::StatusOr<FileIdentity> BlobFiles::Clone(const BlobKey& id, uint64_t size, int from) {
+  absl::StatusOr<FileIdentity> file = Make(id, size);
+  if (!file.ok()) return file;
+  absl::Status cloned;
+  if (absl::StatusOr<BlobFdCache::Fd> to = fds_.Get(id, *file); !to.ok()) {
+    cloned = to.status();
+  } else if (file_system_.Clone((*to)->get(), from) != 0) {
+    const bool is_refused = errno == EOPNOTSUPP || errno == ENOTTY || errno == EXDEV || errno == EINVAL ||
+                            errno == ENOSYS || errno == EPERM || errno == EACCES || errno == EBADF;
+    cloned = is_refused ? absl::UnimplementedError("the file system does not share room between files")
+                        : WriteError(errno, WhatOf(id, size));
+  } else if (file_system_.SyncData((*to)->get()) != 0) {
+    cloned = WriteError(errno, WhatOf(id, size));
+  }
+  if (cloned.ok()) return file;
+  Remove(id).IgnoreError();  // one that stays is no blob's, and goes when the store is opened
+  return cloned;
+}
+
 absl::Status BlobFiles::Remove(const BlobKey& id) {
   const int removed = file_system_.Unlink(data_dir_.blobs_fd(), id.FileName());
   const int error = removed == 0 || errno == ENOENT ? 0 : errno;
@@ -113,8 +135,19 @@ absl::Status BlobFiles::Remove(const BlobKey& id) {
   return error == 0 ? absl::OkStatus() : WriteError(error, absl::StrCat("remove ", data_dir_.BlobPath(id)));
 }
 
+absl::StatusOr<BlobFdCache::Fd> BlobFiles::OpenForWrite(const BlobKey& id, const FileIdentity& file) {
+  if (file.is_in_place()) return absl::NotFoundError("it is read in place, and has no file of its own");
+  return fds_.Get(id, file);
+}
+
 absl::StatusOr<FileDescriptor> BlobFiles::OpenForRead(const BlobKey& id, const FileIdentity& file,
                                                       uint64_t size) {
+  if (file.is_in_place()) {
+    absl::StatusOr<ContentFiles::Found> found = content_.Open(id.name());
+    if (!found.ok()) return found.status();
+    if (found->file == file && found->size == size) return std::move(found->fd);
+    return absl::NotFoundError(absl::StrCat(content_.PathOf(id.name()), " was changed or replaced"));
+  }
   const std::string what = absl::StrCat("open the file of ", id.ToString());
   FileDescriptor fd(file_system_.Open(data_dir_.blobs_fd(), id.FileName(), O_RDONLY | O_NONBLOCK));
   if (!fd.valid()) {
@@ -127,6 +160,7 @@ absl::StatusOr<FileDescriptor> BlobFiles::OpenForRead(const BlobKey& id, const F
 }
 
 bool BlobFiles::IsFile(const BlobKey& id, const FileIdentity& file, uint64_t size, int fd) {
+  if (file.is_in_place()) return false;
   struct statx open {};
   struct statx named {};
   if (!StatFile(fd, &open) || !Matches(open, file, size)) return false;
@@ -137,6 +171,8 @@ bool BlobFiles::IsFile(const BlobKey& id, const FileIdentity& file, uint64_t siz
 }
 
 std::optional<uint64_t> BlobFiles::Find(const BlobKey& id, const FileIdentity& file, uint64_t size) {
+  if (file.is_in_place())
+    return content_.Holds(id.name(), file, size) ? std::optional<uint64_t>(0) : std::nullopt;
   if (!file.proves() || !HasName(id, file, size)) return std::nullopt;
   const FileDescriptor fd(file_system_.Open(data_dir_.blobs_fd(), id.FileName(), O_RDONLY | O_NONBLOCK));
   if (!fd.valid() || !IsFile(id, file, size, fd.get())) return std::nullopt;
@@ -144,6 +180,7 @@ std::optional<uint64_t> BlobFiles::Find(const BlobKey& id, const FileIdentity& f
 }
 
 bool BlobFiles::HasName(const BlobKey& id, const FileIdentity& file, uint64_t size) {
+  if (file.is_in_place()) return content_.Holds(id.name(), file, size);
   struct statx status {};
   return StatName(data_dir_.blobs_fd(), id, &status) && Matches(status, file, size);
 }

@@ -158,6 +158,41 @@ absl::StatusOr<std::shared_ptr<Blob>> BlobLifecycle::Register(const BlobKey& key
   return entry->blob;
 }
 
+absl::Status BlobLifecycle::RegisterWhole(const Digest& digest, BlobRecord record,
+                                          const std::function<absl::StatusOr<FileIdentity>()>& take_file,
+                                          const std::optional<RecipeMaker::Made>& recipe) {
+  const BlobKey key(digest);
+  const std::lock_guard turn(mutex_);
+  if (IsKept(digest) || (parts_.is_mounted(key) && !released_.contains(key)))
+    return absl::AlreadyExistsError(absl::StrCat(key.ToString(), " is known"));
+  const absl::StatusOr<FileIdentity> file = take_file();
+  if (!file.ok()) return file.status();
+  record.file = *file;
+  absl::Status put = recipe ? parts_.recipes.Put(key, recipe->recipe) : absl::OkStatus();
+  // What is claimed must not be lost with the name of its file.
+  if (put.ok() && !file->is_in_place()) put = parts_.files.SyncNames();
+  EntryPtr entry;
+  if (put.ok()) {
+    const std::optional<Digest> root = recipe ? std::optional(recipe->root) : std::nullopt;
+    entry =
+        std::make_shared<BlobEntry>(std::make_shared<Blob>(key, FactsOf(digest, record)), std::move(record));
+    {
+      const std::lock_guard lock(entry->mutex);
+      const ChunkSpan all = entry->blob->geometry().All();
+      entry->claimed.Add(all);
+      entry->blob->presence().SetSlice(all.first, entry->claimed);
+    }
+    put = parts_.log.ClaimVerifiedWhole(*entry, entry->revision, root);
+  }
+  if (put.ok()) {
+    parts_.table.Insert(entry);
+    return put;
+  }
+  parts_.recipes.Remove(key).IgnoreError();
+  if (!file->is_in_place()) parts_.files.Remove(key).IgnoreError();
+  return put;
+}
+
 // Errors: Aborted (it may not be shared), and those of the index.
 absl::Status BlobLifecycle::Extend(const EntryPtr& entry, const BlobSpec& spec) {
   {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
@@ -17,6 +18,7 @@
 #include "index/notifier.h"
 #include "index/recipe_files.h"
 #include "node/blob.h"
+#include "node/recipe_maker.h"
 #include "node/telemetry.h"
 
 namespace sluice::index {
@@ -54,6 +56,15 @@ class BlobLifecycle {
   absl::Status ForgetOrigin(BlobEntry& entry, const BlobOrigin& origin);
   // As DiskStore::Evict.
   absl::Status Evict(const EntryPtr& entry, EvictReason reason);
+
+  // Whether anything is kept of the digest.
+  bool IsKept(const Digest& digest) const { return !parts_.table.FindAll(digest).empty(); }
+  // Registers a blob whose every byte was hashed, in the file that `take_file` gives: present, proven and
+  // claimed. `take_file` is called once, if nothing is kept of the digest, while nobody can register it.
+  // Errors: AlreadyExists; those of `take_file`, the recipe's file and the index. Then nothing has changed.
+  absl::Status RegisterWhole(const Digest& digest, BlobRecord record,
+                             const std::function<absl::StatusOr<FileIdentity>()>& take_file,
+                             const std::optional<RecipeMaker::Made>& recipe);
 
  private:
   absl::StatusOr<EntryPtr> Choose(const BlobSpec& spec) const;

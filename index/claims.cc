@@ -118,7 +118,9 @@ void Unlearn(const BlobOrigin& origin, BlobRecord* record) {
   const auto found = std::find(record->origins.begin(), record->origins.end(), origin);
   if (found == record->origins.end()) return;
   const auto access = record->access.begin() + (found - record->origins.begin());
-  if (*access != OriginAccess::kUnknown || record->origins.size() == 1) return;
+  // What was imported came by none of them.
+  const bool is_last = record->origins.size() == 1 && !record->is_imported;
+  if (*access != OriginAccess::kUnknown || is_last) return;
   DropOrigin(found - record->origins.begin(), record);
 }
 

@@ -32,7 +32,7 @@ bool MayShare(const BlobRecord& known, uint32_t unverified, const BlobSpec& spec
 void Learn(const BlobSpec& spec, BlobRecord* record);
 
 // Takes an origin back that has given nothing. No-op for others, and for the last one: what is here came by
-// it.
+// it, unless it was imported.
 void Unlearn(const BlobOrigin& origin, BlobRecord* record);
 
 // Adds the origins of a mount that reads this very file, whatever else is said of it. REQUIRES: same digest,

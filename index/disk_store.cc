@@ -64,7 +64,8 @@ DiskStore::DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTab
       data_dir_(std::move(data_dir)),
       table_(std::move(table)),
       usage_(data_dir_.path(), options_.telemetry),
-      files_(data_dir_, options_.file_system, options_.open_files_max),
+      content_(options_.content_dir),
+      files_(data_dir_, options_.file_system, content_, options_.open_files_max),
       recipes_(data_dir_, options_.file_system),
       log_(std::move(index.db)),
       notifier_({options_.on_complete, options_.on_revoke, options_.alarm}, options_.threads,
@@ -81,6 +82,8 @@ DiskStore::DiskStore(Options options, DataDir data_dir, std::unique_ptr<EntryTab
                   [this](const BlobKey& key) { hasher_.Forget(key); },
                   [this](const BlobKey& key) { hasher_.Enqueue(key); },
                   [this](const BlobKey& key) { return IsMounted(key); }}),
+      importer_({options_.file_system, content_, files_, lifecycle_, options_.make_recipe,
+                 [this] { return WallClockMs(); }}),
       hasher_(
           [this](const BlobKey& id, const std::atomic<bool>& stop) {
             if (const EntryPtr entry = table_->Find(id)) checker_.Check(entry, stop);
@@ -299,7 +302,9 @@ void DiskStore::CheckUnproven() {
 }
 
 size_t DiskStore::CheckFiles() {
-  return guard_.CheckAll(table_->All());
+  const size_t lost = guard_.CheckAll(table_->All());
+  DropEmptied();
+  return lost;
 }
 
 void DiskStore::CheckFile(const BlobKey& key) {

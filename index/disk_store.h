@@ -18,6 +18,8 @@
 #include "index/blob_lifecycle.h"
 #include "index/chunk_writer.h"
 #include "index/claim_log.h"
+#include "index/content_files.h"
+#include "index/content_importer.h"
 #include "index/data_dir.h"
 #include "index/disk_usage.h"
 #include "index/entry_table.h"
@@ -47,7 +49,8 @@ enum class RoomNeed { kCapacity, kDiskFull };
 
 struct DiskStoreOptions {
   std::string data_dir;
-  Telemetry& telemetry;  // outlives the store
+  std::string content_dir = {};  // the folder of containerd's content store; empty: nothing is imported
+  Telemetry& telemetry;          // outlives the store
   StoreFileSystem& file_system = StoreFileSystem::Real();
 
   Duration sync_interval = std::chrono::milliseconds(100);  // from a write to its claim, at most about
@@ -229,6 +232,20 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // unknown.
   void CheckFile(const BlobKey& key);
 
+  // disk_store_import.cc: what containerd's content store holds. A blob that is read in place is whole, takes
+  // up nothing, and goes when containerd's file does: what vanishes or changes is found when it is opened
+  // next, and by CheckFiles. No registry is known to have given it (see IsImported).
+  //
+  // What is there by name, in any order. Errors: NotFound (there is no such folder, or nothing is imported);
+  // PermissionDenied; Unavailable.
+  absl::StatusOr<std::vector<Digest>> ListContent() const { return content_.List(); }
+  // As ContentImporter::Import; an entry of the digest that has no chunk and that nobody uses makes way.
+  absl::StatusOr<ImportedAs> Import(const Digest& digest, const CancelCheck& stop);
+  // Whether it was imported: nobody may have it but whose registry says that it has it.
+  bool IsImported(const BlobKey& key) const;
+  // Before its file is mounted: what is read in place is given up, and its chunks are absent.
+  void MakeOwn(const BlobKey& key);
+
   // Errors: NotFound; Unavailable, ResourceExhausted (the disk).
   absl::Status Pin(const BlobKey& key);
   absl::Status Unpin(const BlobKey& key);
@@ -258,6 +275,7 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   void MakeAnew(const EntryPtr& entry);
   absl::Status RemoveStrangers();
   void TakeUpWork();
+  void DropEmptied();
 
   EntryPtr FindEntry(const BlobKey& key) const { return table_->Find(key); }
   int64_t WallClockMs() const;
@@ -276,6 +294,7 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
 
   const std::unique_ptr<EntryTable> table_;
   DiskUsage usage_;
+  const ContentFiles content_;
   BlobFiles files_;
   RecipeFiles recipes_;
   ClaimLog log_;
@@ -285,6 +304,7 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   ChunkWriter writer_;
   BlobChecker checker_;
   BlobLifecycle lifecycle_;
+  ContentImporter importer_;
   BlobHasher hasher_;
 };
 

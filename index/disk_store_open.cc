@@ -75,7 +75,7 @@ std::vector<EntryPtr> DiskStore::FindLost() {
 absl::Status DiskStore::Repair(const std::vector<EntryPtr>& lost, IndexContents contents) {
   for (const EntryPtr& entry : lost) {
     std::lock_guard lock(entry->mutex);
-    const bool had_file = entry->record.file.has_value();
+    const bool had_file = entry->record.file && !entry->record.file->is_in_place();
     entry->ForgetFile();
     const bool was_lost = entry->record.state == BlobState::kLost;
     entry->record.state = BlobState::kActive;

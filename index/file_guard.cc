@@ -112,8 +112,18 @@ void FileGuard::Lose(const EntryPtr& entry, const FileIdentity& file) {
     Refuse(entry, BlobState::kLost, what);
     return;
   }
-  Alarm(absl::StrCat(what, "; its chunks will be fetched again"));
+  // Whose file it is may take it away when he likes.
+  if (!file.is_in_place()) Alarm(absl::StrCat(what, "; its chunks will be fetched again"));
   if (absl::Status made = MakeAnew(entry); !made.ok()) Alarm(std::string(made.message()));
+}
+
+void FileGuard::MakeOwn(const EntryPtr& entry) {
+  std::optional<FileIdentity> file;
+  {
+    std::lock_guard lock(entry->mutex);
+    file = entry->record.file;
+  }
+  if (file && file->is_in_place()) Lose(entry, *file);
 }
 
 absl::Status FileGuard::Remove(const EntryPtr& entry) {

@@ -55,6 +55,9 @@ class FileGuard {
   // Finds files that are lost, by their names alone; returns how many.
   size_t CheckAll(std::span<const EntryPtr> entries);
 
+  // Gives up a file that is read in place: the entry has one of its own then, and no chunk. No-op for others.
+  void MakeOwn(const EntryPtr& entry);
+
   // Removes the file of an entry that is being evicted; none is made for it after that. Errors: Unavailable.
   absl::Status Remove(const EntryPtr& entry);
 

@@ -23,6 +23,10 @@ constexpr uint8_t kFlagProven = 16;
 constexpr uint8_t kFlagStored = 32;
 constexpr uint8_t kFlagHearsay = 64;
 constexpr uint8_t kFlagPublicAt = 128;
+// Beside the state, in its byte.
+constexpr uint8_t kFlagInPlace = 128;  // the file has a time of change, and follows as such
+constexpr uint8_t kFlagImported = 64;
+constexpr uint8_t kStateMask = 63;
 // Of version 1: each origin is followed by how it was got; still earlier records had none.
 constexpr uint8_t kFlagEarlierAccess = 4;
 
@@ -316,13 +320,17 @@ std::string EncodeBlobRecord(const BlobRecord& record) {
                     record.file.has_value() * kFlagFile | record.digest.has_value() * kFlagDigest |
                     record.proven * kFlagProven | !record.stored.empty() * kFlagStored |
                     record.is_hearsay * kFlagHearsay | !record.public_at_ms.empty() * kFlagPublicAt;
+  const bool is_in_place = record.file && record.file->is_in_place();
   AppendLittle(static_cast<uint8_t>(flags), &out);
-  AppendLittle(static_cast<uint8_t>(record.state), &out);
+  AppendLittle(static_cast<uint8_t>(static_cast<int>(record.state) | is_in_place * kFlagInPlace |
+                                    record.is_imported * kFlagImported),
+               &out);
   AppendLittle(record.size, &out);
   AppendLittle(record.chunk_size, &out);
   AppendLittle(static_cast<uint64_t>(record.last_access_ms), &out);
   if (record.root) AppendDigest(*record.root, &out);
   if (record.file) AppendFile(*record.file, &out);
+  if (is_in_place) AppendLittle(static_cast<uint64_t>(record.file->changed_ns), &out);
   if (record.digest) AppendDigest(*record.digest, &out);
   AppendLittle(static_cast<uint8_t>(record.origins.size()), &out);
   for (size_t i = 0; i < record.origins.size(); ++i) {
@@ -346,10 +354,18 @@ absl::StatusOr<BlobRecord> DecodeBlobRecord(std::string_view value) {
   FieldReader reader(value);
   if (reader.Little<uint8_t>() != kIndexVersion) return Malformed("blob record: unknown version");
   const uint8_t flags = reader.Little<uint8_t>();
-  const uint8_t state = reader.Little<uint8_t>();
+  const uint8_t state_byte = reader.Little<uint8_t>();
+  const uint8_t state = state_byte & kStateMask;
+  const bool is_in_place = state_byte & kFlagInPlace;
   BlobRecord record;
   ReadHead(reader, flags, &record);
+  record.is_imported = state_byte & kFlagImported;
   if (flags & kFlagFile) record.file = ReadFile(reader);
+  if (is_in_place) {
+    if (!record.file) return Malformed("blob record: flags");
+    record.file->changed_ns = static_cast<int64_t>(reader.Little<uint64_t>());
+    if (!record.file->is_in_place()) return Malformed("blob record: time of change");
+  }
   if (flags & kFlagDigest) record.digest = reader.ReadDigest();
   record.proven = flags & kFlagProven;
   record.is_hearsay = flags & kFlagHearsay;

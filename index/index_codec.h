@@ -53,6 +53,7 @@ struct BlobRecord {
   bool proven = false;  // the whole blob was hashed once: size is right, and root if there is one
   bool pinned = false;
   bool is_hearsay = false;     // only other nodes say so
+  bool is_imported = false;    // it came from containerd's content store, by no registry's word
   int64_t last_access_ms = 0;  // wall clock, milliseconds since 1970
 
   friend bool operator==(const BlobRecord&, const BlobRecord&) = default;

@@ -28,7 +28,9 @@ absl::Status AddSegment(const BlobKey& id, SegmentIndex segment, const PresenceS
   }
   std::lock_guard lock(entry->mutex);
   entry->Load(segment, value);
-  // Chunks that came before access was noted may have come by credentials.
+  // Chunks that came before access was noted may have come by credentials; what was imported came by
+  // nobody's.
+  if (entry->record.is_imported) return absl::OkStatus();
   std::vector<OriginAccess>& access = entry->record.access;
   const auto unknown = [](OriginAccess known) { return known == OriginAccess::kUnknown; };
   if (std::all_of(access.begin(), access.end(), unknown)) {

@@ -1,6 +1,8 @@
 #include "index/store_file_system.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -56,6 +58,10 @@ int StoreFileSystem::Truncate(int fd, off_t size) {
 
 int StoreFileSystem::SyncData(int fd) {
   return ::fdatasync(fd);
+}
+
+int StoreFileSystem::Clone(int to, int from) {
+  return ::ioctl(to, FICLONE, from);
 }
 
 int StoreFileSystem::SyncDirectory(int directory) {

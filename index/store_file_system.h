@@ -27,8 +27,10 @@ class StoreFileSystem {
   virtual ssize_t Pwrite(int fd, const void* bytes, size_t size, off_t offset);
   // fallocate(2) with FALLOC_FL_KEEP_SIZE: makes a lack of space known before any byte is written.
   virtual int Reserve(int fd, off_t offset, off_t size);
-  virtual int Truncate(int fd, off_t size);                    // ftruncate(2)
-  virtual int SyncData(int fd);                                // fdatasync(2)
+  virtual int Truncate(int fd, off_t size);  // ftruncate(2)
+  virtual int SyncData(int fd);              // fdatasync(2)
+  // ioctl_ficlone(2): `to` has the bytes of `from`, and shares its room on disk until one is written to.
+  virtual int Clone(int to, int from);
   virtual int SyncDirectory(int directory);                    // fsync(2)
   virtual int Unlink(int directory, const std::string& name);  // unlinkat(2)
   // Gives the file of that name these contents, all or none of them whatever happens, and synced; a crash may

@@ -47,6 +47,14 @@ TEST(IndexCodec, BlobRecordRoundTrip) {
   bare.state = BlobState::kRefused;
   bare.is_hearsay = true;
   EXPECT_EQ(DecodeBlobRecord(EncodeBlobRecord(bare)).value(), bare);
+  BlobRecord imported = full;
+  imported.is_imported = true;
+  EXPECT_EQ(DecodeBlobRecord(EncodeBlobRecord(imported)).value(), imported);
+  imported.file = FileIdentity{7, 0, {}, 1'700'000'000'987'654'321};
+  EXPECT_EQ(DecodeBlobRecord(EncodeBlobRecord(imported)).value(), imported);
+  std::string no_file = EncodeBlobRecord(bare);
+  no_file[2] = static_cast<char>(no_file[2] | 128);  // read in place, and no file
+  EXPECT_FALSE(DecodeBlobRecord(no_file).ok());
 }
 
 // Two origins keep it compressed, in different ways.

@@ -125,6 +125,10 @@ class FaultyFileSystem : public StoreFileSystem {
     if (replace_errno != 0) return Fail(replace_errno);
     return StoreFileSystem::ReplaceFile(directory, name, contents);
   }
+  int Clone(int to, int from) override {
+    if (const auto hook = on_clone) return hook(to, from);
+    return StoreFileSystem::Clone(to, from);
+  }
   int SyncDirectory(int directory) override {
     if (directory_errno != 0) return Fail(directory_errno);
     ++directory_syncs;
@@ -137,6 +141,7 @@ class FaultyFileSystem : public StoreFileSystem {
   std::function<void()> on_read;
   std::function<void()> after_read;
   std::function<void(ByteRange)> on_reserve;
+  std::function<int(int to, int from)> on_clone;  // in its place
   std::atomic<int> sync_errno = 0, write_errno = 0, read_errno = 0, reserve_errno = 0, open_errno = 0,
                    truncate_errno = 0, directory_errno = 0, mark_errno = 0, replace_errno = 0;
   std::atomic<uint64_t> bad_byte = UINT64_MAX;  // of every file: no read that touches it succeeds

@@ -32,7 +32,15 @@ class HttpConnection {
   boost::beast::tcp_stream& tcp() { return tcp_; }
   executor_type get_executor() { return tcp_.get_executor(); }
 
-  // Both sides show their certificates. `done` is handed a boost::system::error_code. REQUIRES: is_tls()
+  // The client may be anybody. REQUIRES: is_tls(), before the handshake
+  void AskForNoCertificate() {
+    SSL_set_verify(tls_->native_handle(), SSL_VERIFY_NONE, nullptr);
+    asks_for_certificate_ = false;
+  }
+  // Whether the client shows a certificate in its handshake.
+  bool is_proven() const { return is_tls() && asks_for_certificate_; }
+  // Both sides show their certificates, unless the client may be anybody. `done` is handed a
+  // boost::system::error_code. REQUIRES: is_tls()
   template <typename Done>
   void Handshake(Done done) {
     tls_->async_handshake(boost::asio::ssl::stream_base::server, std::move(done));
@@ -70,6 +78,7 @@ class HttpConnection {
   boost::beast::tcp_stream tcp_;
   const std::shared_ptr<const tls::Identity> identity_;  // null: plain
   std::unique_ptr<TlsStream> tls_;                       // the same
+  bool asks_for_certificate_ = true;
   tls::Peer peer_;
 };
 

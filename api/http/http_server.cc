@@ -291,6 +291,8 @@ void HttpServer::Impl::OnAccept(const error_code& error, tcp::socket socket) {
     const auto session =
         std::make_shared<HttpSession>(weak_from_this(), *this, io_, limits_, std::move(socket),
                                       tls_.identity ? tls_.identity->Get() : nullptr);
+    if (tls_.identity && tls_.clients == HttpTls::Clients::kAnybody)
+      session->connection().AskForNoCertificate();
     sessions_.insert(session.get());
     session->Start();
   }

@@ -140,12 +140,15 @@ struct HttpLimits {
   Duration handler_timeout = std::chrono::seconds(60);  // for a handler to answer; beyond: 503
 };
 
-// TLS, where every client must show a certificate that the identity accepts.
+// TLS, where every client must show a certificate that the identity accepts, unless anybody may ask: then
+// handlers find out by something else who it is.
 struct HttpTls {
+  enum class Clients { kProven, kAnybody };
   std::shared_ptr<const tls::CurrentIdentity> identity;  // null: plain
   Telemetry* telemetry = nullptr;  // counts handshakes; outlives the server; may be null
   // Told who is refused for his certificate, now and then; on the server's thread. May be null.
   std::function<void(const std::string&)> warn;
+  Clients clients = Clients::kProven;
 };
 
 // HTTP/1.1 on a thread of its own. Only a POST may carry a body, of a

@@ -182,7 +182,7 @@ void HttpSession::OnHeader(const error_code& error) {
   idle_since_.reset();
   if (error) return OnBadRequest(error);
   // A connection may be kept for days. Who has a newer certificate comes again with that.
-  if (connection_.is_tls() && connection_.peer().not_after < SecondsSince1970()) return;
+  if (connection_.is_proven() && connection_.peer().not_after < SecondsSince1970()) return;
   // Who asks for more has got what it asked for before; who didn't wait for it harms nobody but itself.
   EndDrain();
 

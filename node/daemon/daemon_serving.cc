@@ -271,7 +271,8 @@ absl::Status Daemon::Node::ServeNotifications() {
   api::HttpRoutes routes;
   api::AddPushRoute(routes, *std::move(secret), *pushed_images_, image_counters_);
   api::HttpTls tls;
-  if (!is_local) tls = {identity_->current(), &telemetry_, Warn};
+  // A registry has no certificate to show: by the secret it is known.
+  if (!is_local) tls = {identity_->current(), &telemetry_, Warn, api::HttpTls::Clients::kAnybody};
   push_http_ = std::make_unique<api::HttpServer>(std::move(routes), LocalLimits(), std::move(tls));
   const absl::Status status = push_http_->Start(config_.notifications_listen);
   if (!status.ok()) return InSetting("notifications.listen", status);

@@ -57,15 +57,31 @@ expect_failure 2 'notifications.listen without notifications.secretFile' "$SLUIC
 write_config 'notifications:' "  listen: \"0.0.0.0:${told##*:}\"" "  secretFile: \"$work/secret\""
 expect_failure 1 'notifications.listen: .*reached from beyond this machine.*tls.ca' "$SLUICE_BIN/sluiced" --config "$config"
 
-note "beyond this machine it is told by TLS, with certificates on both sides"
+note "beyond this machine it is told by https: the registry trusts the node's authority, and has but the secret to show"
 tls_authority own
 tls_issue own node sluice localhost
 start_node 'notifications:' "  listen: \"0.0.0.0:${told##*:}\"" "  secretFile: \"$work/secret\"" \
   'tls:' "  ca: $tls_dir/own.crt" "  certificate: $tls_dir/node.crt" "  key: $tls_dir/node.key"
 by_tls() {
-  curl -sS --cacert "$tls_dir/own.crt" -H "Authorization: Bearer $secret" -o "$work/body" -w '%{http_code}' -d '{"events":[]}' \
+  curl -sS --cacert "$tls_dir/own.crt" -o "$work/body" -w '%{http_code}' -d '{"events":[]}' \
     "$@" "https://localhost:${told##*:}/registry/notifications"
 }
-tls_issue own other sluice
-[[ $(by_tls --cert "$tls_dir/other.crt" --key "$tls_dir/other.key") == 200 ]] || fail "TLS does not help: $(<"$work/body")"
-! by_tls 2>"$work/body" || fail "whoever shows no certificate is heard"
+[[ $(by_tls -H "Authorization: Bearer $secret") == 200 ]] || fail "the secret does not help: $(<"$work/body")"
+[[ $(by_tls) == 401 ]] || fail "whoever has no secret is answered: $(<"$work/body")"
+[[ $(by_tls -H 'Authorization: Bearer nobody') == 401 ]] || fail "a wrong secret is answered: $(<"$work/body")"
+! curl -sS -d '{"events":[]}' -H "Authorization: Bearer $secret" "http://localhost:${told##*:}/registry/notifications" \
+  >"$work/body" 2>&1 || fail "it answers without TLS"
+stop_registry
+registry_more=("${registry_more[@]/http:\/\/$told/https:\/\/localhost:${told##*:}}")
+registry_runner=(env "SSL_CERT_FILE=$tls_dir/own.crt")
+start_registry "$registry"
+mkdir "$work/tree2"
+python3 "$e2e_dir/make_tree.py" "$work/tree2" --bytes 2000000 --files 10
+push_tree "$work/tree2" second
+second_is_there() {
+  sluice --output json prefetch list |
+    jq -e '[.hints[] | select(.scheduler == "registry" and .state == "completed" and (tostring | contains("/second")))] | length > 0' \
+      >"$work/hints"
+}
+wait_until second_is_there || fail "what was told by https is no hint: $(sluice prefetch list)"
+(($(metric sluice_notifications_total hinted) == 1)) || fail "what was told by https is not counted"

@@ -78,13 +78,14 @@ class Sink final : public p2p::HttpSink {
 class Server {
  public:
   explicit Server(std::shared_ptr<const tls::Identity> identity, api::HttpLimits limits = {},
-                  std::string word = "hello")
+                  std::string word = "hello", api::HttpTls::Clients clients = api::HttpTls::Clients::kProven)
       : current(std::make_shared<tls::CurrentIdentity>(std::move(identity))) {
     Start({current, &telemetry,
            [this](const std::string& text) {
              const std::lock_guard lock(mutex_);
              warnings_.push_back(text);
-           }},
+           },
+           clients},
           limits, std::move(word));
   }
   // In the clear.
@@ -227,6 +228,22 @@ TEST_F(PeerTlsTest, AClientThatMustNotBeLetInGetsNothing) {
   EXPECT_THAT(server.Warnings(), HasSubstr("a connection from 127.0.0.1 is refused for its certificate: "));
   const Issued good = authority_.Issue();
   EXPECT_THAT(TlsClient(server.port(), &good).Send(kLast).ReadAll(), EndsWith("hello []"));
+}
+
+TEST_F(PeerTlsTest, WhereAnybodyMayAskNobodyIsAskedForACertificateOrBelieved) {
+  Server server(shared_, {}, "hello", api::HttpTls::Clients::kAnybody);
+  TlsClient stranger(server.port(), nullptr);
+  for (int i = 0; i < 2; ++i)
+    EXPECT_THAT(stranger.Send(kHello).ReadThrough("[]"), StartsWith("HTTP/1.1 200 "));
+  const Issued node = authority_.Issue({.names = {"sluice", "b.sluice"}});
+  EXPECT_THAT(TlsClient(server.port(), &node).Send(kLast).ReadAll(), EndsWith("hello []"));
+  // A new identity is none of theirs to have.
+  server.current->Set(authority_.MakeIdentity({}, authority_.Revoke({node.certificate})));
+  server.server->Recheck();
+  EXPECT_THAT(stranger.Send(kLast).ReadAll(), EndsWith("hello []"));
+  // Nor does the same identity let anybody in elsewhere.
+  Server peers(shared_);
+  EXPECT_EQ(TlsClient(peers.port(), nullptr).Send(kLast).ReadAll(), "");
 }
 
 TEST_F(PeerTlsTest, TheClientThatIsRefusedFailsSoonAndCountsIt) {

@@ -21,11 +21,17 @@ inline constexpr int kPushResultCount = 5;
 enum class HintBytes { kFetched, kUsed, kUnread };
 inline constexpr int kHintBytesCount = 3;
 
+// What became of a blob of containerd's content store: it shares its room on disk, it is read where it lies,
+// its bytes are not what its name says, or it can't be taken in just now.
+enum class ImportResult { kReflinked, kInPlace, kWrong, kFailed };
+inline constexpr int kImportResultCount = 4;
+
 // What the daemon counts of images beside Telemetry, for those few who need it.
 struct ImageCounters {
   std::array<Counter, kPolicyResultCount> policy_decisions;  // sluice_policy_decisions_total{result}
   std::array<Counter, kPushResultCount> notifications;       // sluice_notifications_total{result}
   std::array<Counter, kHintBytesCount> hint_bytes;           // sluice_hint_bytes_total{result}
+  std::array<Counter, kImportResultCount> content_imports;   // sluice_content_imports_total{result}
 };
 
 }  // namespace sluice

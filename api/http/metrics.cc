@@ -32,6 +32,7 @@ constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged",
                                                "denied", "busy",   "malformed"};
 constexpr std::string_view kPolicyResults[] = {"allowed", "denied", "timed_out", "failed"};
 constexpr std::string_view kPushResults[] = {"hinted", "ignored", "refused", "unauthorized", "malformed"};
+constexpr std::string_view kImportResults[] = {"reflinked", "in_place", "wrong", "failed"};
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
 constexpr std::string_view kHintBytes[] = {"fetched", "used", "unread"};
@@ -208,6 +209,9 @@ void AddImages(Families& to, const ImageCounters& counters) {
       "Bytes that hints brought in: those that came, those that a start of their image read, and those "
       "that it did not while it was watched, or that left the store before any.",
       "result", kHintBytes, counters.hint_bytes);
+  AddByLabel(to, "sluice_content_imports_total",
+             "Blobs of containerd's content store, by how they were taken in, or why not.", "result",
+             kImportResults, counters.content_imports);
 }
 
 void AddPeers(Families& to, const Telemetry& t) {

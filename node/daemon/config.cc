@@ -408,6 +408,11 @@ const std::vector<Setting>& Settings() {
             "percent of the capacity down to which they are"),
       Time("store.syncInterval", &Config::store_sync_interval, milliseconds(1),
            "how often written chunks are synced and claimed"),
+      Switch(
+          "store.importContainerd", &Config::store_import_containerd,
+          "give others, and the mirror, what containerd has pulled by itself; no second copy is made of it"),
+      Text("store.containerdContent", &Config::store_containerd_content,
+           "folder of containerd's content store; it is only read"),
       OneOf("fetch.readahead", &Config::fetch_readahead, {"off", "fixed", "adaptive"},
             "how far ahead of a reader is fetched: off, fixed (always the widest window) or adaptive"),
       Size("fetch.readaheadMax", &Config::fetch_readahead_max, 0,
@@ -509,6 +514,10 @@ absl::Status CheckTogether(const Config& config) {
     return absl::InvalidArgumentError(absl::StrCat("store.lowWatermark is ", config.store_low_watermark,
                                                    " and store.highWatermark ", config.store_high_watermark,
                                                    ": the low one must be below the high one"));
+  }
+  if (!config.store_containerd_content.starts_with('/')) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "store.containerdContent: \"", config.store_containerd_content, "\" must be an absolute path"));
   }
   if (config.integrity_unsealed == "cluster" && !config.cluster_members.empty() &&
       !config.PeersAreBelieved()) {

@@ -83,6 +83,8 @@ struct Config {
   uint32_t store_high_watermark = 90;  // percent of the capacity
   uint32_t store_low_watermark = 80;
   Duration store_sync_interval = std::chrono::milliseconds(100);
+  bool store_import_containerd = false;
+  std::string store_containerd_content = "/var/lib/containerd/io.containerd.content.v1.content";
 
   std::string fetch_readahead = "adaptive";  // off, fixed, adaptive
   uint64_t fetch_readahead_max = 8 << 20;

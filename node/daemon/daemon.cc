@@ -207,6 +207,7 @@ absl::Status Daemon::Node::Start() {
   door_decided_ = status.ok();
   if (status.ok()) status = StartQuota();
   MakePrefetcher();
+  if (status.ok()) ImportContent();
   if (status.ok()) status = ServePeers();
   if (status.ok()) status = ServeMirror();
   if (status.ok() && identity_) TendIdentityLater();
@@ -262,6 +263,7 @@ bool Daemon::Node::IsPublicImage(const std::string& reference, const Digest& man
 absl::Status Daemon::Node::OpenStore(const MountTable& table) {
   index::DiskStoreOptions options{
       .data_dir = config_.data_dir,
+      .content_dir = config_.store_import_containerd ? config_.store_containerd_content : std::string(),
       .telemetry = telemetry_,
       .sync_interval = config_.store_sync_interval,
       .on_complete =
@@ -353,6 +355,13 @@ absl::Status Daemon::Node::StartQuota() {
   return absl::OkStatus();
 }
 
+void Daemon::Node::ImportContent() {
+  if (!config_.store_import_containerd) return;
+  imported_rights_ =
+      std::make_unique<ImportedRights>(ImportedRights::Parts{clock_, *io_, *store_, *registry_});
+  content_import_ = std::make_unique<ContentImport>(*store_, image_counters_, Warn);
+}
+
 void Daemon::Node::NoticeMountsLater() {
   io_->PostAt(clock_.Now() + kMountsInterval, [this] {
     mounter_->NoticeMounts();
@@ -371,6 +380,7 @@ void Daemon::Node::CheckFilesLater() {
 void Daemon::Node::Stop() {
   ready_ = false;
   if (mounter_) mounter_->Cancel();
+  if (content_import_) content_import_->Stop();
   if (policy_) policy_->Stop();
   if (peer_client_) peer_client_->Stop();  // what waits for a member goes on without it
   if (exchange_) exchange_->Stop();

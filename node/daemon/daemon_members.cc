@@ -229,14 +229,29 @@ void Daemon::Node::MakeHome() {
       p2p::SpreadingLimits{.fanout = config_.peers_fanout}, zone_);
   std::string name;
   members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
-  given_blobs_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
-      clock_, *io_, *store_, *cache_, *allowed_, spreader,
+  HomeBlobs::Parts parts{
+      clock_,
+      *io_,
+      *store_,
+      *cache_,
+      *allowed_,
+      spreader,
       [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
-      std::move(name), Trust(), blame_.get(),
+      std::move(name),
+      Trust(),
+      blame_.get(),
       [recipes = member_recipes_](const std::shared_ptr<Blob>& blob, const std::string& asker,
                                   MemberRecipes::Then then) {
         return recipes->Await(blob, asker, std::move(then));
-      }});
+      },
+      nullptr};
+  if (imported_rights_) {
+    parts.know_imported = [rights = imported_rights_.get()](const Digest& digest, const BlobOrigin& origin,
+                                                            uint64_t size, Task then) {
+      return rights->Know(digest, origin, size, std::move(then));
+    };
+  }
+  given_blobs_ = std::make_shared<HomeBlobs>(std::move(parts));
 }
 
 absl::Status Daemon::Node::ServePeers() {

@@ -21,6 +21,7 @@
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/attached_profiles.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/content_import.h"
 #include "node/daemon/daemon.h"
 #include "node/daemon/hint_journal.h"
 #include "node/daemon/hint_login.h"
@@ -31,6 +32,7 @@
 #include "node/daemon/image_policy.h"
 #include "node/daemon/image_preparer.h"
 #include "node/daemon/image_resolver.h"
+#include "node/daemon/imported_rights.h"
 #include "node/daemon/locality.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/member_recipes.h"
@@ -149,6 +151,7 @@ class Daemon::Node {
   absl::Status OpenStore(const MountTable& table);
   absl::Status OpenDoor();
   absl::Status StartQuota();
+  void ImportContent();
   absl::Status OpenPolicy();
   ImageResolver::AskPolicy PolicyOfImages();
   absl::Status Serve();
@@ -250,6 +253,8 @@ class Daemon::Node {
   std::unique_ptr<NodePeerDocuments> given_documents_;
   std::shared_ptr<p2p::MemberZones> zones_;
   std::shared_ptr<MemberRecipes> member_recipes_;
+  std::unique_ptr<ImportedRights> imported_rights_;  // null: nothing is imported
+  std::unique_ptr<ContentImport> content_import_;    // the same
   std::shared_ptr<HomeBlobs> given_blobs_;
   std::unique_ptr<api::HttpServer> peer_http_;
   std::shared_ptr<Mirror> mirror_;

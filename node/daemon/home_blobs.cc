@@ -129,7 +129,24 @@ Task HomeBlobs::Ask(PeerBlobRequest request, Task on_wait, OnAnswer on_answer) {
 
 // ------------------------------------------------------------------------------------- finding the blob
 
+// Of what was imported the registry is asked first whether the repository has it.
 void HomeBlobs::Open(const AskedPtr& asked) {
+  const BlobSpec& spec = asked->request.claim.spec;
+  if (asked->IsOver()) return;
+  if (!parts_.know_imported) return Find(asked);
+  const bool home = asked->request.role != PeerRole::kPresentOnly;
+  // A stranger would hear by his wait that it is here. Who asks a home waits for the registry in any case.
+  const bool waits = home || parts_.trust == PeerTrust::kProven;
+  Task then;
+  if (waits) then = [self = shared_from_this(), asked] { self->Find(asked); };
+  const bool known = parts_.know_imported(spec.digest, asked->origin(), spec.size, std::move(then));
+  if (known || !waits) return Find(asked);
+  GiveUpInTime(asked);
+  if (home) return SayWaiting(asked);
+  SayWaitingSoon(asked);
+}
+
+void HomeBlobs::Find(const AskedPtr& asked) {
   const BlobClaim& claim = asked->request.claim;
   const bool home = asked->request.role != PeerRole::kPresentOnly;
   if (asked->IsOver()) return;
@@ -235,11 +252,7 @@ void HomeBlobs::WaitFromStart(const AskedPtr& asked, ReadMode mode) {
     return Decided(asked, answer);
   }
   StartRead(asked, mode);
-  parts_.io.PostAt(asked->request.deadline, [weak = weak_from_this(), weak_asked = std::weak_ptr(asked)] {
-    const auto self = weak.lock();
-    const AskedPtr late = weak_asked.lock();
-    if (self && late) self->GiveUp(late);
-  });
+  GiveUpInTime(asked);
   if (on_wait) std::move(on_wait)();
 }
 
@@ -263,6 +276,10 @@ void HomeBlobs::WaitForFlow(const AskedPtr& asked) {
   StartRead(asked, ReadMode::kIfFlowing);
   // It may take longer than a silence: a chunk is passed on only when it is whole. Not at once: what does not
   // flow is refused as what may not be given is.
+  SayWaitingSoon(asked);
+}
+
+void HomeBlobs::SayWaitingSoon(const AskedPtr& asked) {
   parts_.io.PostAt(parts_.clock.Now() + kSignOfFlow,
                    [weak = weak_from_this(), weak_asked = std::weak_ptr(asked)] {
                      const auto self = weak.lock();
@@ -418,6 +435,14 @@ void HomeBlobs::Answer(const AskedPtr& asked, PeerBlobAnswer answer) {
   }
   LetGo(asked);
   if (on_answer) std::move(on_answer)(std::move(answer));
+}
+
+void HomeBlobs::GiveUpInTime(const AskedPtr& asked) {
+  parts_.io.PostAt(asked->request.deadline, [weak = weak_from_this(), weak_asked = std::weak_ptr(asked)] {
+    const auto self = weak.lock();
+    const AskedPtr late = weak_asked.lock();
+    if (self && late) self->GiveUp(late);
+  });
 }
 
 // The asker has gone, or its time is up.

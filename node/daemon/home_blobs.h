@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -54,6 +55,8 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
     // As MemberRecipes::Await; null: what members send can be proven.
     std::function<bool(const std::shared_ptr<Blob>&, const std::string& asker, MemberRecipes::Then)>
         await_recipe = nullptr;
+    // As ImportedRights::Know; null: nothing is imported.
+    std::function<bool(const Digest&, const BlobOrigin&, uint64_t size, Task then)> know_imported = nullptr;
   };
   explicit HomeBlobs(Parts parts) : parts_(std::move(parts)) {}
 
@@ -66,6 +69,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
 
   // On the I/O pool.
   void Open(const AskedPtr& asked);
+  void Find(const AskedPtr& asked);
   void Begin(const AskedPtr& asked, bool provable);
   std::shared_ptr<Blob> FindKnown(const BlobClaim& claim) const;
   bool MayGet(const Asked& asked) const;
@@ -77,6 +81,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   void WaitFromStart(const AskedPtr& asked, ReadMode mode);
   void WaitForFlow(const AskedPtr& asked);
   void SayWaiting(const AskedPtr& asked);
+  void SayWaitingSoon(const AskedPtr& asked);
   void DropLie(const std::shared_ptr<Blob>& blob, int tries);
 
   // Any thread.
@@ -87,6 +92,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   void Refuse(const AskedPtr& asked, api::PeerRefusal refusal);
   void RefuseAsOrigin(const AskedPtr& asked);
   void Answer(const AskedPtr& asked, api::PeerBlobAnswer answer);
+  void GiveUpInTime(const AskedPtr& asked);
   void GiveUp(const AskedPtr& asked);
   void GiveBackPlace(const AskedPtr& asked);
   void LetGo(const AskedPtr& asked);

@@ -108,6 +108,7 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   for (const BlobSpec& spec : image.image.blobs) {
     absl::StatusOr<Blob::Lease> opened = Open(spec, bounds.deadline);
     if (!opened.ok()) return opened.status();
+    parts_.store.MakeOwn(opened->blob().key());
     // Who has members asks the registry for few chunks, if for any.
     if (!parts_.peers && !parts_.by_right) parts_.origin.Expect(opened->blob());
     blobs.push_back(opened->shared());
@@ -194,7 +195,8 @@ absl::Status StoreImagePreparer::ProveRight(const std::shared_ptr<Blob>& shared_
                                             const BlobOrigin& origin, Instant deadline) {
   const Blob& blob = *shared_blob;
   const std::shared_ptr<const BlobSpec> facts = blob.facts();
-  if (facts->origins.size() < 2 || parts_.ledger.AccessOf(blob.key(), origin) != OriginAccess::kUnknown)
+  const bool is_of_it_alone = facts->origins.size() < 2 && !parts_.store.IsImported(blob.key());
+  if (is_of_it_alone || parts_.ledger.AccessOf(blob.key(), origin) != OriginAccess::kUnknown)
     return absl::OkStatus();
   const Instant asked_until = std::min(deadline, parts_.clock.Now() + kRightAskMax);
   const StoredForm* const stored = facts->StoredAt(origin);
@@ -295,6 +297,7 @@ absl::StatusOr<Blob::Lease> StoreImagePreparer::PrepareBootstrap(const BlobSpec&
   absl::StatusOr<Blob::Lease> lease = Open(spec, bounds.deadline);
   if (!lease.ok()) return lease;
   const BlobKey& key = lease->blob().key();
+  parts_.store.MakeOwn(key);
   if (!parts_.store.IsSettled(key)) {
     const absl::Status settled = MakeSettled(*lease, bounds);
     if (absl::IsDataLoss(settled) && !lease->blob().refused()) Drop(*std::move(lease));

@@ -77,7 +77,8 @@ void Quota::Run() {
 std::vector<EvictionCandidate> Quota::Candidates() const {
   std::vector<EvictionCandidate> candidates;
   for (const index::BlobInfo& blob : parts_.store.List()) {
-    if (blob.leases == 0 && !blob.pinned)
+    // What takes up nothing gives nothing back.
+    if (blob.leases == 0 && !blob.pinned && blob.disk_bytes > 0)
       candidates.push_back({blob.key, blob.disk_bytes, blob.last_access_ms});
   }
   return candidates;

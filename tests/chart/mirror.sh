@@ -28,6 +28,16 @@ holds '{"name": "containerd", "hostPath": {"path": "/etc/containerd", "type": "D
 holds 'all({"name": "containerd", "mountPath": "/etc/containerd"} in c["volumeMounts"] for c in (node, pod["initContainers"][0]))'
 config_is_valid
 
+# What containerd has already is read, and not written to.
+render --set config.store.importContainerd=true
+holds '{"name": "containerd-content", "mountPath": "/var/lib/containerd/io.containerd.content.v1.content", "readOnly": True} in node["volumeMounts"]'
+holds '[v["hostPath"] for v in pod["volumes"] if v["name"] == "containerd-content"] == [{"path": "/var/lib/containerd/io.containerd.content.v1.content", "type": "Directory"}]'
+config_is_valid
+render --set config.store.importContainerd=true,config.store.containerdContent=/run/k3s/content
+holds '[m["mountPath"] for m in node["volumeMounts"] if m["name"] == "containerd-content"] == ["/run/k3s/content"]'
+render --set config.store.importContainerd=false
+holds '"containerd-content" not in [v["name"] for v in pod["volumes"]]'
+
 # run_command EXPRESSION: the command that this names, with the programs of this build, and with the paths below $work/host
 # in place of the host's; its words go to $work/said.
 run_command() {

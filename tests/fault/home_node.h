@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -22,9 +23,11 @@
 #include "node/blob_cache.h"
 #include "node/daemon/asio_executor.h"
 #include "node/daemon/home_blobs.h"
+#include "node/daemon/imported_rights.h"
 #include "node/daemon/manifest_cache.h"
 #include "node/daemon/peer_documents.h"
 #include "node/daemon/registry_documents.h"
+#include "node/wall_clock.h"
 #include "p2p/cluster/spreading.h"
 #include "p2p/recipe/leaf_cache.h"
 #include "p2p/recipe/recipe_verifier.h"
@@ -118,6 +121,11 @@ class HomeNode {
              PeerTrust trust = PeerTrust::kUnproven) {
     index::DiskStoreOptions store_options{
         .data_dir = temp_.path(), .telemetry = telemetry_, .file_system = disk_};
+    if (imports_) {
+      store_options.content_dir = content_.path();
+      // What the test has just written counts as old enough.
+      store_options.wall_clock_ms = [] { return SystemWallClockMs() + 10'000; };
+    }
     store_ = *index::DiskStore::OpenStore(std::move(store_options));
     core_ = std::make_unique<AsioExecutor>("core", 1);
     io_ = std::make_unique<AsioExecutor>("io", 4);
@@ -141,6 +149,14 @@ class HomeNode {
       const std::lock_guard lock(mutex_);
       return members_.contains(name) ? std::optional<std::string>("") : std::nullopt;
     });
+    if (imports_)
+      imported_ = std::make_unique<ImportedRights>(ImportedRights::Parts{clock_, *io_, *store_, *registry_});
+    std::function<bool(const Digest&, const BlobOrigin&, uint64_t, Task)> know_imported;
+    if (imported_) {
+      know_imported = [this](const Digest& digest, const BlobOrigin& origin, uint64_t size, Task then) {
+        return imported_->Know(digest, origin, size, std::move(then));
+      };
+    }
     home_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
         clock_, *io_, *store_, *cache_, *allowed_, spreader_,
         [this](const std::string& registry) { return registry_ && registry_->AsksForPatience(registry); },
@@ -152,7 +168,8 @@ class HomeNode {
           }
           io_->Post([this, then = std::move(then)]() mutable { std::move(then)(provable_ = true); });
           return false;
-        }});
+        },
+        know_imported});
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
     registry_documents_ =
         std::make_unique<RegistryDocuments>(clock_, *io_, *registry_, RegistryDocuments::kKeep);
@@ -181,6 +198,7 @@ class HomeNode {
     io_.reset();
     core_.reset();
     home_.reset();
+    imported_.reset();
     spreader_.reset();
     source_.reset();
     store_.reset();
@@ -192,9 +210,10 @@ class HomeNode {
   std::string name_ = "this";               // as a member
   std::atomic<bool> provable_ = true;       // whether what members send can be proven here
   std::atomic<bool> recipe_comes_ = false;  // from who asks, a while later
+  bool imports_ = false;                    // what content_ holds, as containerd's content store has it
   std::mutex mutex_;
   std::set<std::string> members_ = {"a", "b", "c", "d"};  // guarded by mutex_
-  index::TempDir temp_;
+  index::TempDir temp_, content_;
   index::FaultyFileSystem disk_;  // under the store
   Telemetry telemetry_;
   SteadyClock clock_;
@@ -208,6 +227,7 @@ class HomeNode {
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<p2p::AllowList> allowed_;
   std::shared_ptr<p2p::Spreader> spreader_;
+  std::unique_ptr<ImportedRights> imported_;
   std::shared_ptr<HomeBlobs> home_;
   std::unique_ptr<ManifestCache> manifests_;
   std::unique_ptr<RegistryDocuments> registry_documents_;

@@ -204,3 +204,11 @@ sluice configure crio {{ $mirror }} --folder {{ .folder }}
 {{- toJson . -}}
 {{- end -}}
 {{- end -}}
+
+{{/* The host's folder of containerd's content store; empty where nothing is taken from it. */}}
+{{- define "sluice.containerdContent" -}}
+{{- $store := .Values.config.store | default dict -}}
+{{- if $store.importContainerd -}}
+{{- $store.containerdContent | default "/var/lib/containerd/io.containerd.content.v1.content" -}}
+{{- end -}}
+{{- end -}}

@@ -103,6 +103,9 @@ TEST_F(ConfigTest, WhoeverTellsWhatWasPushedShowsASecretAndVerifiersLieAtAPath) 
   EXPECT_TRUE(LoadText("notifications: {listen: 127.0.0.1:7304, secretFile: /etc/secret}\n").ok());
   EXPECT_THAT(ErrorOf("policy: {verifierDir: verifiers}\n"), HasSubstr("must be an absolute path"));
   EXPECT_TRUE(LoadText("policy: {verifierDir: /opt/verifiers, timeout: 3s}\n").ok());
+  EXPECT_THAT(ErrorOf("store: {importContainerd: true, containerdContent: content}\n"),
+              HasSubstr("store.containerdContent: \"content\" must be an absolute path"));
+  EXPECT_TRUE(LoadText("store: {importContainerd: true}\n").ok());
 }
 
 TEST_F(ConfigTest, WhatNothingProvesIsTakenFromNodesThatAreBelieved) {

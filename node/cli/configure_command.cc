@@ -187,6 +187,17 @@ absl::Status CheckMirror(const std::string& mirror) {
       "--mirror ", mirror, " is no URL; write it as http://127.0.0.1:7303, as mirror.listen has it"));
 }
 
+// What a node takes from containerd must stay there.
+void NoteDiscarded(const Flags& flags) {
+  const absl::StatusOr<std::optional<std::string>> config = ReadFile(flags.config);
+  if (!config.ok() || !*config || !DiscardsUnpackedLayers(**config)) return;
+  std::fprintf(
+      stderr,
+      "note: %s sets discard_unpacked_layers = true: containerd drops each layer once it is unpacked, so "
+      "that a node with store.importContainerd has none to give to others\n",
+      flags.config.c_str());
+}
+
 absl::Status ConfigureContainerd(const Flags& flags) {
   if (const absl::Status status = CheckMirror(flags.mirror); !status.ok()) return status;
   const absl::StatusOr<std::string> folder = FolderOfHosts(flags);
@@ -212,6 +223,7 @@ absl::Status ConfigureContainerd(const Flags& flags) {
     }
     changes.push_back(std::move(change));
   }
+  if (!flags.remove) NoteDiscarded(flags);
   const bool dry = flags.dry_run;
   if (const absl::Status made = dry || flags.remove ? absl::OkStatus() : MakeFolderOfHosts(*folder);
       !made.ok())

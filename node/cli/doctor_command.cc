@@ -11,6 +11,7 @@
 #include "node/cli/admin_client.h"
 #include "node/cli/commands.h"
 #include "node/cli/doctor_certificate.h"
+#include "node/cli/doctor_containerd.h"
 #include "node/cli/doctor_mirror.h"
 #include "node/cli/doctor_peers.h"
 #include "node/daemon/config.h"
@@ -24,6 +25,7 @@ using Json = nlohmann::ordered_json;
 struct DoctorFlags {
   std::string config_file;
   std::string data_dir;
+  std::string containerd_config = "/etc/containerd/config.toml";
 };
 
 // Of the node that runs; empty if none answers.
@@ -86,7 +88,8 @@ void PrintChecks(const std::vector<Check>& checks) {
 }
 
 void PrintText(const std::string& data_dir, const std::vector<Report>& reports,
-               const std::vector<Check>& peers, const std::vector<Check>& mirror) {
+               const std::vector<Check>& peers, const std::vector<Check>& mirror,
+               const std::vector<Check>& containerd) {
   for (const Report& report : reports) {
     std::printf("%s, with the store in %s:\n", report.name().c_str(), data_dir.c_str());
     for (const ondemand::Requirement& requirement : report.requirements) {
@@ -100,6 +103,8 @@ void PrintText(const std::string& data_dir, const std::vector<Report>& reports,
   PrintChecks(peers);
   if (!mirror.empty()) std::printf("mirror:\n");
   PrintChecks(mirror);
+  if (!containerd.empty()) std::printf("containerd:\n");
+  PrintChecks(containerd);
   if (const Report* first = FirstThatWorks(reports)) {
     std::printf("Images can be mounted on this machine; ondemand.backend: auto takes %s.\n",
                 first->name().c_str());
@@ -120,7 +125,8 @@ Json JsonOf(const std::vector<Check>& checks) {
 }
 
 void PrintJson(const std::string& data_dir, const std::vector<Report>& reports,
-               const std::vector<Check>& peers, const std::vector<Check>& mirror) {
+               const std::vector<Check>& peers, const std::vector<Check>& mirror,
+               const std::vector<Check>& containerd) {
   Json backends = Json::array();
   for (const Report& report : reports) {
     Json list = Json::array();
@@ -133,9 +139,13 @@ void PrintJson(const std::string& data_dir, const std::vector<Report>& reports,
     backends.push_back({{"name", report.name()}, {"works", report.works()}, {"requirements", list}});
   }
   const Report* first = FirstThatWorks(reports);
-  const Json json = {{"works", first != nullptr}, {"auto", first != nullptr ? first->name() : "off"},
-                     {"data_dir", data_dir},      {"backends", backends},
-                     {"peers", JsonOf(peers)},    {"mirror", JsonOf(mirror)}};
+  const Json json = {{"works", first != nullptr},
+                     {"auto", first != nullptr ? first->name() : "off"},
+                     {"data_dir", data_dir},
+                     {"backends", backends},
+                     {"peers", JsonOf(peers)},
+                     {"mirror", JsonOf(mirror)},
+                     {"containerd", JsonOf(containerd)}};
   std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
 }
 
@@ -150,10 +160,11 @@ absl::Status RunDoctor(const GlobalFlags& flags, const DoctorFlags& doctor) {
   peers.insert(peers.end(), certificate.begin(), certificate.end());
   // What runtimes do is no fault of this machine: it is named, and is no failure.
   const std::vector<Check> mirror = CheckMirror(*config);
+  const std::vector<Check> containerd = CheckContainerd(*config, doctor.containerd_config);
   if (flags.output == OutputFormat::kJson) {
-    PrintJson(config->data_dir, reports, peers, mirror);
+    PrintJson(config->data_dir, reports, peers, mirror, containerd);
   } else {
-    PrintText(config->data_dir, reports, peers, mirror);
+    PrintText(config->data_dir, reports, peers, mirror, containerd);
   }
   if (FirstThatWorks(reports) == nullptr)
     return absl::UnavailableError(
@@ -177,6 +188,10 @@ void AddDoctorCommand(CLI::App& app, Invocation& invocation) {
   doctor->add_option("--config", flags->config_file,
                      "Read data directory and certificates from this configuration file");
   doctor->add_option("--data-dir", flags->data_dir, "Try in this data directory");
+  doctor
+      ->add_option("--containerd-config", flags->containerd_config,
+                   "containerd's configuration, where it has one")
+      ->capture_default_str();
   doctor->callback([&invocation, flags] {
     invocation.run = [&invocation, flags] { return RunDoctor(invocation.flags, *flags); };
   });

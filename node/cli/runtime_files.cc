@@ -83,6 +83,28 @@ absl::StatusOr<std::string> ConfigPathOf(std::string_view containerd_config) {
   return std::string();
 }
 
+bool DiscardsUnpackedLayers(std::string_view containerd_config) {
+  bool inside = false, discards = false;
+  for (const std::string& line : LinesOf(containerd_config)) {
+    if (BeginsTable(line)) {
+      // Of version 2 and 3 of the file; the table may end with a comment.
+      const std::string table = Normalized(line);
+      const auto is = [&](absl::string_view name) {
+        return absl::StartsWith(table, absl::StrCat("[", name, "]"));
+      };
+      inside = is("plugins.\"io.containerd.grpc.v1.cri\".containerd") ||
+               is("plugins.'io.containerd.grpc.v1.cri'.containerd") ||
+               is("plugins.\"io.containerd.cri.v1.images\"") || is("plugins.'io.containerd.cri.v1.images'");
+      continue;
+    }
+    const std::pair<absl::string_view, absl::string_view> entry =
+        absl::StrSplit(line, absl::MaxSplits('=', 1));
+    if (!inside || absl::StripAsciiWhitespace(entry.first) != "discard_unpacked_layers") continue;
+    discards = absl::StartsWith(absl::StripAsciiWhitespace(entry.second), "true");
+  }
+  return discards;
+}
+
 absl::StatusOr<std::string> WithMirror(std::string_view hosts_toml, const std::string& mirror) {
   const absl::StatusOr<std::optional<std::string>> others = WithoutMirror(hosts_toml);
   if (!others.ok()) return others.status();

@@ -16,6 +16,10 @@ namespace sluice::cli {
 // docs/cri/config.md, "Registry Configuration".
 absl::StatusOr<std::string> ConfigPathOf(std::string_view containerd_config);
 
+// Whether containerd's configuration has CRI take layers away once they are unpacked
+// (`discard_unpacked_layers`), as it does not by itself. Source: containerd, docs/cri/config.md.
+bool DiscardsUnpackedLayers(std::string_view containerd_config);
+
 // A hosts.toml with `mirror` (a URL) as the first host to be asked. What was there stays as it is.
 // Idempotent. Errors: FailedPrecondition (the mirror stands there by somebody else's hand). Source:
 // containerd, docs/hosts.md.

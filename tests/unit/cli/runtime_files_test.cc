@@ -39,6 +39,30 @@ TEST(ConfigPathOfTest, IsThatOfTheRegistriesOfCri) {
       ConfigPathOf("[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = [\"/a\"]\n").status()));
 }
 
+TEST(DiscardsUnpackedLayersTest, IsWhatCriDoes) {
+  const struct {
+    const char* text;
+    bool discards;
+  } kCases[] = {
+      {"", false},
+      {"discard_unpacked_layers = true\n", false},
+      {"[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  discard_unpacked_layers = true\n", true},
+      {"[ plugins . \"io.containerd.grpc.v1.cri\" . containerd ] # mine\ndiscard_unpacked_layers=true # "
+       "yes\n",
+       true},
+      {"[plugins.'io.containerd.cri.v1.images']\n  discard_unpacked_layers = true\n", true},
+      {"[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  discard_unpacked_layers = false\n", false},
+      {"[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n#discard_unpacked_layers = true\n", false},
+      {"[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes]\ndiscard_unpacked_layers = true\n",
+       false},
+      {"[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n[plugins.\"x\"]\ndiscard_unpacked_layers = "
+       "true\n",
+       false},
+  };
+  for (const auto& config : kCases)
+    EXPECT_EQ(DiscardsUnpackedLayers(config.text), config.discards) << config.text;
+}
+
 TEST(HostsTest, TheMirrorIsAskedFirstAndTheRestStays) {
   const std::string before =
       "server = \"https://r.example\"\n# mine\n[host.\"https://other\"]\n  skip_verify = true\n";

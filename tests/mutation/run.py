@@ -328,20 +328,27 @@ def run(options, children):
         tree.close()
 
 
-def main():
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    options = parse_arguments(sys.argv[1:])
+def outcome(options, children):
+    """The exit code."""
     try:
-        return run(options, Children())
+        return run(options, children)
     except (BuildError, ListError) as error:
         note(str(error))
         return 2
-    except (KeyboardInterrupt, Interrupted):
+    except Interrupted:
         note("interrupted; --resume goes on from here")
         return 130
+
+
+def main():
+    options = parse_arguments(sys.argv[1:])
+    children = Children()
+    # Python runs a handler in the main thread, between any two steps of it. An exception from there may come just
+    # after a lock was taken, and leave it so: all work is done in another thread, and the handler raises nothing.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: children.stop())
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as work:
+        return work.submit(outcome, options, children).result()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 #include "node/cli/holder_report.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "node/cli/exit_code.h"
 
 namespace sluice::cli {
 namespace {
@@ -104,6 +106,18 @@ std::string HolderJson(const std::vector<v1::Mount>& mounts, const v1::ListHolde
                     {"holders", std::move(holders)}});
   }
   return Text({{"mounts", std::move(list)}, {"more", users.more()}, {"complete", users.complete()}});
+}
+
+absl::StatusOr<size_t> ShowHolders(AdminClient& client, OutputFormat output) {
+  const absl::StatusOr<std::vector<v1::Mount>> mounts = client.ListMounts();
+  if (!mounts.ok()) return Annotate(mounts.status(), "cannot list the mounts");
+  const absl::StatusOr<v1::ListHoldersResponse> users = client.ListHolders();
+  if (!users.ok()) return Annotate(users.status(), "cannot find who uses the mounts");
+  const bool json = output == OutputFormat::kJson;
+  std::fputs((json ? HolderJson(*mounts, *users) : HolderText(*mounts, *users)).c_str(), stdout);
+  // Before what an error says of it, where both go to one file.
+  std::fflush(stdout);
+  return static_cast<size_t>(users->holders_size()) + users->more();
 }
 
 std::string UnmountAllText(const v1::UnmountAllResponse& done, const v1::ListHoldersResponse& users) {

@@ -3,6 +3,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "node/cli/admin_client.h"
+#include "node/cli/invocation.h"
 #include "sluice/v1/admin.pb.h"
 
 // Who uses what is mounted, for people and for scripts.
@@ -18,6 +21,9 @@ std::string HolderJson(const std::vector<v1::Mount>& mounts, const v1::ListHolde
 
 // "pid 7 (nginx) of pod shop/web-0, container nginx, uses /usr/sbin/nginx"
 std::string HolderLine(const v1::MountHolder& holder);
+
+// Asks the daemon and prints it; returns how many processes use what is mounted. Errors: of the calls.
+absl::StatusOr<size_t> ShowHolders(AdminClient& client, OutputFormat output);
 
 // Of an end of all mounts: a line each, with who uses what is mounted still or was taken from him.
 std::string UnmountAllText(const v1::UnmountAllResponse& done, const v1::ListHoldersResponse& users);

@@ -166,16 +166,9 @@ absl::Status InUse(size_t processes) {
 
 // Tells what is there and who uses it. Errors: FailedPrecondition if anybody does.
 absl::Status TryUnmountAll(AdminClient& client, OutputFormat output) {
-  const absl::StatusOr<std::vector<v1::Mount>> mounts = client.ListMounts();
-  if (!mounts.ok()) return Annotate(mounts.status(), "cannot list the mounts");
-  const absl::StatusOr<v1::ListHoldersResponse> users = client.ListHolders();
-  if (!users.ok()) return Annotate(users.status(), "cannot find who uses the mounts");
-  const bool json = output == OutputFormat::kJson;
-  std::fputs((json ? HolderJson(*mounts, *users) : HolderText(*mounts, *users)).c_str(), stdout);
-  // Before what an error says of it, where both go to one file.
-  std::fflush(stdout);
-  const size_t processes = static_cast<size_t>(users->holders_size()) + users->more();
-  return processes == 0 ? absl::OkStatus() : InUse(processes);
+  const absl::StatusOr<size_t> processes = ShowHolders(client, output);
+  if (!processes.ok()) return processes.status();
+  return *processes == 0 ? absl::OkStatus() : InUse(*processes);
 }
 
 absl::Status UnmountAll(AdminClient& client, const UnmountFlags& unmount, OutputFormat output) {

@@ -46,16 +46,6 @@ absl::Status ShowOnce(AdminClient& client, OutputFormat output) {
   return absl::OkStatus();
 }
 
-absl::Status ShowHolders(AdminClient& client, OutputFormat output) {
-  const absl::StatusOr<std::vector<v1::Mount>> mounts = client.ListMounts();
-  if (!mounts.ok()) return Annotate(mounts.status(), "cannot list the mounts");
-  const absl::StatusOr<v1::ListHoldersResponse> users = client.ListHolders();
-  if (!users.ok()) return Annotate(users.status(), "cannot find who uses the mounts");
-  const bool json = output == OutputFormat::kJson;
-  std::fputs((json ? HolderJson(*mounts, *users) : HolderText(*mounts, *users)).c_str(), stdout);
-  return absl::OkStatus();
-}
-
 // What is watched for people on a terminal stands in one place.
 std::string Shown(const v1::NodeStatus& before, const v1::NodeStatus& now, OutputFormat output) {
   if (output == OutputFormat::kJson) return ActivityJson(before, now);
@@ -127,7 +117,7 @@ absl::Status RunStatus(const GlobalFlags& flags, const StatusFlags& status_flags
   if (!client.ok()) return client.status();
   if (status_flags.why) return ShowWhy(*client, status_flags.image, flags.output);
   if (interrupt) return Watch(*client, *interrupt, status_flags, flags.output);
-  return status_flags.holders ? ShowHolders(*client, flags.output) : ShowOnce(*client, flags.output);
+  return status_flags.holders ? ShowHolders(*client, flags.output).status() : ShowOnce(*client, flags.output);
 }
 
 }  // namespace

@@ -133,8 +133,9 @@ struct SubmitResult {
   HintStatus status;   // but for kRefused
 };
 
-// Port: hints. None of its calls waits for disk or network: WatchHints takes a snapshot several times a
-// second for every watcher.
+// Port: hints. None of its calls waits for the network, and none for the disk but SubmitHints and
+// CancelHints, as far as a write that nobody syncs does: WatchHints takes a snapshot several times a second
+// for every watcher.
 //
 // Thread-safe. A status that is not OK reaches the user as it is, so its message says what failed, on what,
 // and what to do.

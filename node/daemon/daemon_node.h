@@ -182,7 +182,7 @@ class Daemon::Node {
 
   ManifestCache manifests_{config_.data_dir + "/manifests"};
   ProfileStore profile_store_{config_.data_dir + "/profiles"};
-  const HintJournal hint_journal_{config_.data_dir + "/hints.json"};
+  HintJournal hint_journal_{config_.data_dir + "/hints.json"};
   StartReports start_reports_{clock_, config_.profiles_record_for > Duration(0)
                                           ? config_.profiles_record_for
                                           : StartReports::kLengthDefault};

@@ -230,11 +230,8 @@ LogIn Daemon::Node::LogInOfHints() {
 
 absl::Status Daemon::Node::ServeHints() {
   absl::StatusOr<std::vector<JournalledHint>> before = hint_journal_.Load();
-  if (before.ok()) {
-    prefetcher_->Restore(*std::move(before));
-  } else {
-    spdlog::warn("hints of the daemon before are lost: {}", before.status().ToString());
-  }
+  if (!before.ok()) spdlog::warn("hints of the daemon before are lost: {}", before.status().ToString());
+  prefetcher_->Restore(before.ok() ? *std::move(before) : std::vector<JournalledHint>());
   MakeLocality();
   api::GrpcServerOptions options;
   options.socket_path = config_.PrefetchSocketPath();

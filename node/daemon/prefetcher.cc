@@ -81,27 +81,44 @@ absl::StatusOr<std::vector<api::SubmitResult>> Prefetcher::Core::SubmitHints(
     if (!secret.ok()) return secret;
   }
   std::vector<api::SubmitResult> results;
-  std::lock_guard lock(mutex_);
-  if (drain_ == api::DrainState::kDrained) return Drained();
-  for (size_t i = 0; i < specs.size(); ++i) {
-    if (!references[i].ok()) {
-      results.push_back({api::SubmitOutcome::kRefused, references[i].status(), {}});
-      continue;
+  std::vector<JournalledHint> taken;
+  {
+    std::lock_guard lock(mutex_);
+    if (drain_ == api::DrainState::kDrained) return Drained();
+    for (size_t i = 0; i < specs.size(); ++i) {
+      if (!references[i].ok()) {
+        results.push_back({api::SubmitOutcome::kRefused, references[i].status(), {}});
+        continue;
+      }
+      api::HintSpec spec = specs[i];
+      spec.reference = *references[i];
+      std::sort(spec.ranges.begin(), spec.ranges.end());
+      results.push_back(Take(std::move(spec), std::chrono::system_clock::now(), From::kClient));
+      if (results.back().outcome != api::SubmitOutcome::kAccepted || !parts_.journal) continue;
+      const Hint& hint = *hints_.at(specs[i].id);
+      if (!hint.over()) taken.push_back({hint.spec, hint.taken, hint.with_credentials});
     }
-    api::HintSpec spec = specs[i];
-    spec.reference = *references[i];
-    std::sort(spec.ranges.begin(), spec.ranges.end());
-    results.push_back(Take(std::move(spec), std::chrono::system_clock::now(), From::kClient));
+    ResolveNext();
+    size_t left = api::kHintTargetsPerCallMax;
+    for (api::SubmitResult& result : results) CutTargets(result.status, left);
   }
-  ResolveNext();
-  size_t left = api::kHintTargetsPerCallMax;
-  for (api::SubmitResult& result : results) CutTargets(result.status, left);
+  if (!taken.empty()) WarnUnlessSaved(parts_.journal->AddTaken(taken));
   return results;
 }
 
 // What an earlier daemon had room for, this one has.
 void Prefetcher::Core::Restore(std::vector<JournalledHint> hints) {
-  std::lock_guard lock(mutex_);
+  {
+    std::lock_guard lock(mutex_);
+    TakeBack(std::move(hints));
+    ResolveNext();
+    save_due_ = parts_.journal != nullptr;
+  }
+  // To what the daemon before has left nothing is added.
+  Save();
+}
+
+void Prefetcher::Core::TakeBack(std::vector<JournalledHint> hints) {
   for (JournalledHint& journalled : hints) {
     const std::string id = journalled.spec.id;
     const bool had_credentials = journalled.had_credentials;
@@ -117,7 +134,6 @@ void Prefetcher::Core::Restore(std::vector<JournalledHint> hints) {
       End(hint, api::HintState::kFailed, LostLogin());
     }
   }
-  ResolveNext();
 }
 
 api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec, std::chrono::system_clock::time_point taken,
@@ -329,18 +345,25 @@ std::vector<api::HintStatus> Prefetcher::Core::ListHints(const std::string& afte
 
 absl::StatusOr<std::vector<api::HintStatus>> Prefetcher::Core::CancelHints(
     const std::vector<std::string>& ids) {
-  std::lock_guard lock(mutex_);
-  const absl::StatusOr<std::vector<HintPtr>> hints = FindAll(ids);
-  if (!hints.ok()) return hints.status();
-  size_t left = api::kHintTargetsPerCallMax;
   std::vector<api::HintStatus> out;
-  for (const HintPtr& hint : *hints) {
-    if (!hint->over()) End(*hint, api::HintState::kCancelled, absl::OkStatus());
-    Recall(hint);
-    out.push_back(Describe(*hint));
-    CutTargets(out.back(), left);
+  std::vector<std::string> ended;
+  {
+    std::lock_guard lock(mutex_);
+    const absl::StatusOr<std::vector<HintPtr>> hints = FindAll(ids);
+    if (!hints.ok()) return hints.status();
+    size_t left = api::kHintTargetsPerCallMax;
+    for (const HintPtr& hint : *hints) {
+      if (!hint->over()) {
+        End(*hint, api::HintState::kCancelled, absl::OkStatus());
+        ended.push_back(hint->spec.id);
+      }
+      Recall(hint);
+      out.push_back(Describe(*hint));
+      CutTargets(out.back(), left);
+    }
+    ShareOutFetching();
   }
-  ShareOutFetching();
+  if (!ended.empty() && parts_.journal) WarnUnlessSaved(parts_.journal->AddOver(ended));
   return out;
 }
 

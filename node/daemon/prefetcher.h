@@ -43,7 +43,8 @@ namespace sluice {
 // are forgotten when the hint is over, and the journal has none of them. After a restart such a hint has
 // failed (Unauthenticated), and its id may be submitted anew, with credentials.
 //
-// Those that are not over are in the journal a moment after they were taken.
+// What a client was told of a hint that it gave or cancelled outlives the daemon from then on, and a moment
+// later the machine's power, too.
 //
 // Thread-safe.
 class Prefetcher final : public api::PrefetchBackend {
@@ -62,7 +63,7 @@ class Prefetcher final : public api::PrefetchBackend {
     // seconds, on the blocking threads. Null: nothing is known.
     std::function<std::optional<ImageProfile>(const Digest& manifest)> find_profile = nullptr;
     // Where hints outlive the daemon. Null: they don't.
-    const HintJournal* journal = nullptr;
+    HintJournal* journal = nullptr;
     // Its threads may block on the disk. Not null where a journal or a pin is there.
     Executor* disk = nullptr;
     // Tells other nodes. Null: there are none, and a hint for some is refused (FailedPrecondition).

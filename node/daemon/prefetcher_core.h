@@ -77,6 +77,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   void LetGo(Hint& hint);
   void Remember(const std::string& id);
   void Complete(const HintPtr& hint);
+  void TakeBack(std::vector<JournalledHint> hints);
   void SaveLater(Duration delay);
 
   // --- On the blocking threads.
@@ -98,6 +99,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   // --- Where the disk may be waited for.
   void PinAll(const HintPtr& hint, const std::vector<BlobKey>& blobs);
   void Save();
+  static void WarnUnlessSaved(const absl::Status& saved);
 
   // Constant after construction.
   const Parts parts_;

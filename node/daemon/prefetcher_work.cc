@@ -302,10 +302,15 @@ void Prefetcher::Core::SaveLater(Duration delay) {
 
 void Prefetcher::Core::Save() {
   std::lock_guard one(save_mutex_);
+  {
+    std::lock_guard lock(mutex_);
+    if (!save_due_) return;
+  }
+  parts_.journal->BeginSave();
   std::vector<HintPtr> live;
   {
     std::lock_guard lock(mutex_);
-    if (!std::exchange(save_due_, false)) return;
+    save_due_ = false;
     for (const auto& [id, hint] : hints_) {
       if (!hint->over()) live.push_back(hint);
     }
@@ -315,10 +320,14 @@ void Prefetcher::Core::Save() {
   std::vector<JournalledHint> hints;
   for (const HintPtr& hint : live) hints.push_back({hint->spec, hint->taken, hint->with_credentials});
   const absl::Status saved = parts_.journal->Save(hints);
+  WarnUnlessSaved(saved);
   if (saved.ok()) return;
-  spdlog::warn("hints would be lost with the daemon: {}", saved.ToString());
   std::lock_guard lock(mutex_);
   SaveLater(limits_.save_retry);
+}
+
+void Prefetcher::Core::WarnUnlessSaved(const absl::Status& saved) {
+  if (!saved.ok()) spdlog::warn("hints would be lost with the daemon: {}", saved.ToString());
 }
 
 void Prefetcher::Core::Stop() {

@@ -233,8 +233,9 @@ blob=$(registry=$registry_itself data_blob_of later)
 echo "$blob" >"$stall"
 sluice prefetch submit "$registry/later:1" --id later --pin --ttl 1h --detach >"$work/hint.log"
 sluice prefetch submit "$registry/later:1" --id brief --ttl 2s --detach >"$work/hint.log"
-journalled() { grep -q '"id":"later"' "$data_dir/hints.json"; }
-wait_until journalled || fail "the hint is not journalled: $(cat "$data_dir/hints.json")"
+sluice prefetch submit "$registry/later:1" --id cancelled --detach >"$work/hint.log"
+sluice prefetch cancel cancelled >"$work/hint.log"
+# What a client was told holds from then on.
 kill -KILL "$node_pid"
 wait_until gone "$node_pid" || fail "the node lives"
 sleep 2
@@ -243,6 +244,7 @@ restart_node
   fail "it has come without its blob"
 expired() { [[ $(sluice --output json prefetch list | jq -r '.hints[] | select(.id == "brief") | .state') == expired ]]; }
 wait_until expired || fail "its time did not go on: $(sluice --output json prefetch list)"
+expect_failure $exit_not_found 'not known' sluice prefetch watch cancelled
 [[ $(sluice --output json blob stat "$blob" | jq .pinned) == false ]] || fail "it is pinned before it is there"
 rm -f "$stall"
 sluice --output json prefetch watch later >"$work/hint.json" || fail "the hint did not go on: $(<"$work/hint.json")"

@@ -36,7 +36,19 @@ class HintJournalTest : public ::testing::Test {
 
   api::TempDir dir_;
   const std::string path_ = dir_.File("hints.json");
-  const HintJournal journal_{path_};
+  std::vector<std::string> Ids() const {
+    const absl::StatusOr<std::vector<JournalledHint>> hints = journal_.Load();
+    EXPECT_TRUE(hints.ok()) << hints.status();
+    std::vector<std::string> ids;
+    for (const JournalledHint& hint : hints.value_or(std::vector<JournalledHint>()))
+      ids.push_back(hint.spec.id);
+    return ids;
+  }
+  static JournalledHint Hint(const std::string& id, int priority = 0) {
+    return {{.id = id, .reference = "r/app:1", .priority = priority}, {}};
+  }
+
+  HintJournal journal_{path_};
 };
 
 TEST_F(HintJournalTest, WithoutAFileThereAreNoHints) {
@@ -141,8 +153,52 @@ TEST_F(HintJournalTest, ACopyOfAnotherMomentIsLeftOut) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("copy"));
 }
 
+TEST_F(HintJournalTest, WhatIsAddedComesBackAndWhatIsOverDoesNot) {
+  ASSERT_TRUE(journal_.Save({Hint("a"), Hint("b")}).ok());
+  ASSERT_TRUE(journal_.AddTaken({Hint("c"), Hint("d")}).ok());
+  ASSERT_TRUE(journal_.AddOver({"a", "d", "stranger"}).ok());
+  EXPECT_THAT(Ids(), ElementsAre("b", "c"));
+  ASSERT_TRUE(journal_.AddTaken({Hint("b", 7), Hint("a")}).ok());
+  EXPECT_THAT(Ids(), ElementsAre("b", "c", "a"));
+  EXPECT_EQ(journal_.Load()->front().spec.priority, 7) << "the later one is the hint of that id";
+  ASSERT_TRUE(journal_.Save({Hint("e")}).ok());
+  EXPECT_THAT(Ids(), ElementsAre("e"));
+}
+
+TEST_F(HintJournalTest, WhatIsAddedWhileTheFileIsReplacedStays) {
+  ASSERT_TRUE(journal_.Save({Hint("a")}).ok());
+  journal_.BeginSave();
+  ASSERT_TRUE(journal_.AddTaken({Hint("b")}).ok());
+  EXPECT_THAT(Ids(), ElementsAre("a", "b")) << "at once, if the save comes to nothing";
+  ASSERT_TRUE(journal_.Save({Hint("a")}).ok());
+  EXPECT_THAT(Ids(), ElementsAre("a", "b"));
+  journal_.BeginSave();
+  ASSERT_TRUE(journal_.AddOver({"a"}).ok());
+  ASSERT_TRUE(journal_.Save({Hint("a"), Hint("b")}).ok());
+  EXPECT_THAT(Ids(), ElementsAre("b"));
+  ASSERT_TRUE(journal_.Save({Hint("a")}).ok());
+  EXPECT_THAT(Ids(), ElementsAre("a")) << "what was added before the next save is not added to it";
+}
+
+TEST_F(HintJournalTest, HalfALineEndsIt) {
+  ASSERT_TRUE(journal_.Save({Hint("a")}).ok());
+  ASSERT_TRUE(journal_.AddTaken({Hint("b")}).ok());
+  const auto size = std::filesystem::file_size(path_);
+  ASSERT_TRUE(journal_.AddTaken({Hint("c")}).ok());
+  ASSERT_TRUE(journal_.AddTaken({Hint("d")}).ok());
+  std::filesystem::resize_file(path_, size + 20);
+  EXPECT_THAT(Ids(), ElementsAre("a", "b"));
+  std::filesystem::resize_file(path_, size + 300);
+  EXPECT_THAT(Ids(), ElementsAre("a", "b")) << "a power cut leaves zeros where bytes were not written";
+  std::filesystem::resize_file(path_, size - 1);
+  EXPECT_THAT(Ids(), ElementsAre("a"));
+}
+
 TEST_F(HintJournalTest, ADiskThatTakesNothingIsAnError) {
-  EXPECT_TRUE(absl::IsUnavailable(HintJournal(dir_.File("nowhere/hints.json")).Save({})));
+  HintJournal nowhere(dir_.File("nowhere/hints.json"));
+  EXPECT_TRUE(absl::IsUnavailable(nowhere.Save({})));
+  EXPECT_TRUE(absl::IsUnavailable(nowhere.AddTaken({Hint("a")})));
+  EXPECT_TRUE(absl::IsUnavailable(nowhere.AddOver({"a"})));
 }
 
 }  // namespace

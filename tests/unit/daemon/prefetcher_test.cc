@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -245,7 +246,7 @@ class PrefetcherTest : public ::testing::Test {
   fakes::FakeClock clock_;
   fakes::ManualExecutor loop_{clock_}, io_{clock_}, blocking_{clock_}, disk_{clock_};
   api::TempDir dir_;
-  const HintJournal journal_{dir_.File("hints.json")};
+  HintJournal journal_{dir_.File("hints.json")};
   std::vector<BlobKey> pinned_;
   absl::Status pin_error_;
   std::optional<ImageProfile> profile_;
@@ -1211,6 +1212,26 @@ TEST_F(PrefetcherTest, HintsOutliveTheDaemonInTheirOrderAndTimes) {
   EXPECT_EQ(StateOf("fetching"), HintState::kCompleted);
   Pass(Prefetcher::Limits{}.save_delay);
   EXPECT_THAT(Journalled(), IsEmpty());
+}
+
+TEST_F(PrefetcherTest, WhatAClientWasToldOutlivesAKillThatComesAtOnce) {
+  prefetcher_->Restore({});
+  SubmitOnly({.id = "taken", .reference = "app"});
+  EXPECT_THAT(Journalled(), ElementsAre("taken"));
+  SubmitOnly({.id = "cancelled", .reference = "other"});
+  Cancel("cancelled");
+  EXPECT_THAT(Journalled(), ElementsAre("taken"));
+  SubmitOnly({.id = "taken", .reference = "app"});
+  EXPECT_THAT(Journalled(), ElementsAre("taken"));
+  Pass(Prefetcher::Limits{}.save_delay);
+  EXPECT_THAT(Journalled(), ElementsAre("taken"));
+}
+
+TEST_F(PrefetcherTest, AJournalOfTheDaemonBeforeThatCantBeUsedIsReplaced) {
+  std::ofstream(dir_.File("hints.json")) << "what is no journal";
+  prefetcher_->Restore({});
+  SubmitOnly({.id = "a", .reference = "app"});
+  EXPECT_THAT(Journalled(), ElementsAre("a"));
 }
 
 TEST_F(PrefetcherTest, ADaemonThatStopsHasJournalledAll) {

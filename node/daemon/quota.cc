@@ -37,15 +37,38 @@ uint64_t Quota::UsedBytes() const {
 }
 
 void Quota::MakeRoom(uint64_t bytes, index::RoomNeed need) {
-  if (need == index::RoomNeed::kCapacity && UsedBytes() + bytes <= limits_.capacity_bytes) return;
-  if (std::chrono::steady_clock::now() < fruitless_until_.load() || Candidates().empty()) return;
-  std::unique_lock lock(mutex_);
-  if (stopping_) return;
-  disk_full_ = disk_full_ || need == index::RoomNeed::kDiskFull;
-  // A round that is under way may have looked before.
-  const uint64_t wanted = ++rounds_asked_;
+  const Instant until = std::chrono::steady_clock::now() + kRoomWaitMax;
+  const auto fits = [&] {
+    return need == index::RoomNeed::kCapacity && UsedBytes() + bytes <= limits_.capacity_bytes;
+  };
+  while (!fits()) {
+    const Instant now = std::chrono::steady_clock::now();
+    const bool hopeless = IsHopeless(now);
+    if (now >= until) return;
+    if (hopeless && (now < fruitless_until_.load() || Candidates().empty())) return AskForAlarm();
+    std::unique_lock lock(mutex_);
+    if (stopping_) return;
+    disk_full_ = disk_full_ || need == index::RoomNeed::kDiskFull;
+    // A round that is under way may have looked before.
+    const uint64_t wanted = ++rounds_asked_;
+    wake_.notify_all();
+    ended_.wait_until(lock, until, [&] { return stopping_ || rounds_done_ >= wanted; });
+    if (need == index::RoomNeed::kDiskFull || hopeless || UsedBytes() <= limits_.low_bytes()) return;
+    if (now < fruitless_until_.load()) ended_.wait_for(lock, kFruitlessPause, [&] { return stopping_; });
+  }
+}
+
+bool Quota::IsHopeless(Instant now) const {
+  const Instant since = fruitless_since_;
+  return since != Instant() && now - since >= kPatience;
+}
+
+// The next round tells what no round has seen: what was written since.
+void Quota::AskForAlarm() {
+  const std::lock_guard lock(mutex_);
+  if (alarmed_) return;
+  ++rounds_asked_;
   wake_.notify_all();
-  ended_.wait_for(lock, kRoomWaitMax, [&] { return stopping_ || rounds_done_ >= wanted; });
 }
 
 void Quota::Run() {
@@ -66,12 +89,22 @@ void Quota::Run() {
     } else if (used > limits_.high_bytes() || room_wanted) {
       evicted = EvictDownTo(limits_.low_bytes());
     }
-    if (!evicted) fruitless_until_ = std::chrono::steady_clock::now() + kFruitlessPause;
-    NoteOver(UsedBytes());
+    NoteFruit(evicted);
     lock.lock();
+    NoteOver(UsedBytes());
     rounds_done_ = asked;
     ended_.notify_all();
   }
+}
+
+void Quota::NoteFruit(bool evicted) {
+  const Instant now = std::chrono::steady_clock::now();
+  if (evicted) {
+    fruitless_since_ = Instant();
+    return;
+  }
+  fruitless_until_ = now + kFruitlessPause;
+  if (fruitless_since_.load() == Instant()) fruitless_since_ = now;
 }
 
 std::vector<EvictionCandidate> Quota::Candidates() const {
@@ -114,6 +147,7 @@ bool Quota::EvictOne(const EvictionCandidate& victim) {
 
 void Quota::NoteOver(uint64_t used) {
   const bool over = used > limits_.capacity_bytes;
+  if (over && !alarmed_ && !IsHopeless(std::chrono::steady_clock::now())) return;
   if (over && !alarmed_) {
     parts_.alarm(absl::StrCat(
         "the store takes up ", FormatSize(used), ", more than its capacity of ",

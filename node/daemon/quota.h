@@ -27,8 +27,11 @@ class Quota {
  public:
   // How often it looks by itself.
   static constexpr Duration kInterval = std::chrono::seconds(1);
-  // After a round that could evict nothing, though something was there to be evicted: for so long no writer
-  // waits for another one.
+  // What was unmounted is let go of a moment later: while nothing has been evicted for less than this,
+  // writers wait and look again; after that they pass, and what is over the capacity is an alarm.
+  static constexpr Duration kPatience = std::chrono::milliseconds(500);
+  // Between two rounds that could evict nothing; for so long, too, no writer whose patience is over waits for
+  // another one, though something was there to be evicted.
   static constexpr Duration kFruitlessPause = std::chrono::milliseconds(50);
   // How long a writer waits for room.
   static constexpr Duration kRoomWaitMax = std::chrono::seconds(2);
@@ -50,8 +53,8 @@ class Quota {
   uint64_t UsedBytes() const;
 
   // Waits, for a while, until so many bytes more fit into the capacity, or, `need` being kDiskFull, until
-  // some have been given back to the disk. Returns though they could not be; at once if nothing can be
-  // evicted. Any thread but those of the callbacks.
+  // some have been given back to the disk. Returns though they could not be; at once if nothing could be
+  // evicted for kPatience, and nothing can be now. Any thread but those of the callbacks.
   void MakeRoom(uint64_t bytes, index::RoomNeed need);
 
   // Idempotent. Whoever waits is let go.
@@ -62,14 +65,18 @@ class Quota {
   std::vector<EvictionCandidate> Candidates() const;
   bool EvictDownTo(uint64_t target_bytes);
   bool EvictOne(const EvictionCandidate& victim);
-  void NoteOver(uint64_t used);
+  bool IsHopeless(Instant now) const;
+  void AskForAlarm();
+  void NoteFruit(bool evicted);
+  void NoteOver(uint64_t used);  // with mutex_ held
 
   const Parts parts_;
   const StoreLimits limits_;
 
-  std::atomic<uint64_t> kernel_bytes_{0};  // as it was asked last
-  // Until then no writer waits for another round: see kFruitlessPause.
-  std::atomic<Instant> fruitless_until_{Instant()};
+  std::atomic<uint64_t> kernel_bytes_{0};            // as it was asked last
+  std::atomic<Instant> fruitless_until_{Instant()};  // see kFruitlessPause
+  // The first of the rounds that could evict nothing, none having done so since; Instant() if the last did.
+  std::atomic<Instant> fruitless_since_{Instant()};
 
   std::mutex mutex_;  // guards what follows, except thread_
   std::condition_variable wake_, ended_;
@@ -77,7 +84,7 @@ class Quota {
   bool disk_full_ = false;  // since the last round
   uint64_t rounds_asked_ = 0;
   uint64_t rounds_done_ = 0;
-  bool alarmed_ = false;  // that too much is in use; quota's thread only
+  bool alarmed_ = false;  // that too much is in use
 
   std::once_flag joined_;
   std::thread thread_;

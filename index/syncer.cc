@@ -18,6 +18,7 @@ constexpr Duration kRecordsInterval = std::chrono::seconds(60);
 
 Syncer::Syncer(Parts parts, Limits limits, Threads threads)
     : parts_(std::move(parts)),
+      threads_(threads),
       records_put_at_(std::chrono::steady_clock::now()),
       pool_(threads == Threads::kOwn ? kSyncThreads - 1 : 0) {
   if (threads == Threads::kNone) return;
@@ -129,7 +130,8 @@ void Syncer::Settle(const EntryPtr& entry) {
 void Syncer::PutRecords() {
   const Instant now = std::chrono::steady_clock::now();
   // Without a thread there is no time that passes either: a run of batches is always the same.
-  if (loop_ && now - records_put_at_ < kRecordsInterval && !stopping_) return;
+  const bool timed = threads_ != Threads::kNone;
+  if (timed && now - records_put_at_ < kRecordsInterval && !stopping_) return;
   records_put_at_ = now;
   const absl::Status put = parts_.log.PutChangedRecords(parts_.table.All());
   if (put.ok() || !parts_.alarm) return;

@@ -76,6 +76,7 @@ class Syncer {
   void PutRecords();
 
   const Parts parts_;
+  const Threads threads_;
   std::atomic<bool> stopping_{false};
 
   std::mutex queue_mutex_;
@@ -83,7 +84,7 @@ class Syncer {
   Instant records_put_at_;       // the batches' thread only
 
   SyncPool pool_;
-  std::unique_ptr<SyncLoop> loop_;  // null with Threads::kNone
+  std::unique_ptr<SyncLoop> loop_;  // null with Threads::kNone; not for its own thread, which may be quicker
 };
 
 }  // namespace sluice::index

@@ -127,10 +127,13 @@ absl::Status HintJournal::Save(const std::vector<JournalledHint>& hints) {
   const std::lock_guard lock(mutex_);
   saving_ = false;
   if (status.ok()) status = WriteAll(file.get(), since_, fresh);
+  const size_t added = since_.size();
   since_.clear();
   if (status.ok() && std::rename(fresh.c_str(), path_.c_str()) != 0) status = DiskError("replace", path_);
-  if (status.ok()) file_ = std::move(file);
-  return status;
+  if (!status.ok()) return status;
+  file_ = std::move(file);
+  added_bytes_ = added;
+  return absl::OkStatus();
 }
 
 absl::Status HintJournal::AddTaken(const std::vector<JournalledHint>& hints) {
@@ -147,6 +150,9 @@ absl::Status HintJournal::AddOver(const std::vector<std::string>& ids) {
 
 absl::Status HintJournal::Add(const std::string& lines) {
   const std::lock_guard lock(mutex_);
+  if (added_bytes_ + lines.size() > kAddedBytesMax)
+    return absl::UnavailableError(absl::StrCat(path_, " must be replaced before more is added"));
+  added_bytes_ += lines.size();
   if (saving_) since_ += lines;
   if (!file_.valid()) return absl::UnavailableError(absl::StrCat(path_, " could not be written before"));
   const absl::Status status = WriteAll(file_.get(), lines, path_);

@@ -22,6 +22,7 @@ namespace sluice {
 class HintJournal {
  public:
   static constexpr size_t kBytesMax = 64 << 20;
+  static constexpr size_t kAddedBytesMax = 16 << 20;  // between two saves
 
   explicit HintJournal(std::string path) : path_(std::move(path)) {}
 
@@ -37,7 +38,8 @@ class HintJournal {
   absl::Status Save(const std::vector<JournalledHint>& hints);
 
   // Adds to the file that the latest Save has made. A hint takes the place of one with its id. Errors:
-  // Unavailable (there was none, or the disk takes nothing); then nothing is added before the next Save.
+  // Unavailable (there was none, the disk takes nothing, or kAddedBytesMax); then nothing is added before the
+  // next Save.
   absl::Status AddTaken(const std::vector<JournalledHint>& hints);
   absl::Status AddOver(const std::vector<std::string>& ids);
 
@@ -48,6 +50,7 @@ class HintJournal {
   std::mutex mutex_;
   index::FileDescriptor file_;  // guarded by mutex_; invalid: nothing can be added
   bool saving_ = false;         // guarded by mutex_
+  size_t added_bytes_ = 0;      // guarded by mutex_; to the file as it is
   std::string since_;           // guarded by mutex_; what was added since BeginSave
 };
 

@@ -180,6 +180,17 @@ TEST_F(HintJournalTest, WhatIsAddedWhileTheFileIsReplacedStays) {
   EXPECT_THAT(Ids(), ElementsAre("a")) << "what was added before the next save is not added to it";
 }
 
+TEST_F(HintJournalTest, WhatIsAddedBetweenTwoSavesIsBounded) {
+  ASSERT_TRUE(journal_.Save({}).ok());
+  const std::vector<std::string> ids(1000, std::string(1000, 'x'));
+  absl::Status added;
+  for (int i = 0; i < 20 && added.ok(); ++i) added = journal_.AddOver(ids);
+  EXPECT_TRUE(absl::IsUnavailable(added)) << added;
+  EXPECT_LE(std::filesystem::file_size(path_), HintJournal::kAddedBytesMax + 1000);
+  ASSERT_TRUE(journal_.Save({}).ok());
+  EXPECT_TRUE(journal_.AddOver(ids).ok());
+}
+
 TEST_F(HintJournalTest, HalfALineEndsIt) {
   ASSERT_TRUE(journal_.Save({Hint("a")}).ok());
   ASSERT_TRUE(journal_.AddTaken({Hint("b")}).ok());

@@ -169,7 +169,8 @@ void Daemon::Node::MakeBlame() {
   blame_ = std::make_unique<p2p::ChunkBlame>(p2p::ChunkBlame::Parts{
       clock_, members_.get(), health_, telemetry_, Warn, Alarm,
       [this](const Digest& blob, const Digest& root) { return resolver_->WhoTellsRoot(blob, root); },
-      [this](const Blob& blob) { verifier_->DropClaim(blob.key()); }});
+      [this](const Blob& blob) { return verifier_->HasClaim(blob.key()); },
+      [this](const Blob& blob) { return verifier_->DropClaim(blob.key()); }});
   witness_ = std::make_unique<p2p::WitnessSource>(*origin_, *blame_);
   blame_at_work_ = blame_.get();  // before the verifier
   verifier_at_work_ = verifier_.get();

@@ -111,10 +111,14 @@ void ChunkBlame::ForgetDoubts(const BlobKey& key) {
 // ----------------------------------------------------------------------------------- what was wrong
 
 // REQUIRES: mutex_ is held
-ChunkBlame::Doubt* ChunkBlame::DoubtOf(const ChunkKey& chunk) {
+ChunkBlame::Doubt* ChunkBlame::DoubtOf(const Blob& blob, ChunkIndex index) {
+  const ChunkKey chunk(blob.key(), index);
   if (in_doubt_.size() >= kInDoubtMax && !in_doubt_.contains(chunk)) in_doubt_.erase(in_doubt_.begin());
   Doubt* const doubt = &in_doubt_[chunk];
   in_doubt_count_ = in_doubt_.size();
+  // A manifest's word takes the place of a member's, and with it of all that was held against that.
+  const bool of_claim = !blob.facts()->root;
+  if (std::exchange(doubt->of_claim, of_claim) && !of_claim) doubt->senders.clear();
   return doubt;
 }
 
@@ -122,7 +126,9 @@ void ChunkBlame::SentWrong(SenderId sender, const Blob& blob, ChunkIndex index) 
   {
     const std::lock_guard lock(mutex_);
     if (!senders_.contains(sender)) return;
-    absl::InlinedVector<SenderId, 2>& senders = DoubtOf({blob.key(), index})->senders;
+    // What the chunk was held against may have been dropped since, with all doubts that it gave rise to.
+    if (!blob.facts()->root && parts_.has_claim && !parts_.has_claim(blob)) return;
+    absl::InlinedVector<SenderId, 2>& senders = DoubtOf(blob, index)->senders;
     if (std::find(senders.begin(), senders.end(), sender) == senders.end()) senders.push_back(sender);
   }
   parts_.warn(absl::StrCat(Describe(blob, index),
@@ -137,7 +143,7 @@ void ChunkBlame::FoundWrong(const Blob& blob, ChunkIndex index, std::span<const 
   const auto sent = of_blob->second.find(index);
   if (sent == of_blob->second.end()) return;
   for (const Sent& s : sent->second) {
-    if (s.hash == hash) DoubtOf({blob.key(), index})->senders.push_back(s.sender);
+    if (s.hash == hash) DoubtOf(blob, index)->senders.push_back(s.sender);
   }
   of_blob->second.erase(sent);
   --unproven_count_;
@@ -147,7 +153,7 @@ void ChunkBlame::RegistryWrong(const Blob& blob, ChunkIndex index) {
   if (!blob.facts()->root) return DropClaim(blob, index);
   {
     const std::lock_guard lock(mutex_);
-    if (++DoubtOf({blob.key(), index})->registry_wrong < kRegistryTries) return;
+    if (++DoubtOf(blob, index)->registry_wrong < kRegistryTries) return;
   }
   Refute(blob, Describe(blob, index));
 }
@@ -155,10 +161,11 @@ void ChunkBlame::RegistryWrong(const Blob& blob, ChunkIndex index) {
 // No manifest vouches for it: the registry is believed rather than a member.
 void ChunkBlame::DropClaim(const Blob& blob, ChunkIndex index) {
   {
+    // Both at once: who finds no claim any more finds no doubt either.
     const std::lock_guard lock(mutex_);
     ForgetDoubts(blob.key());
+    if (parts_.drop_claim && !parts_.drop_claim(blob)) return;
   }
-  if (parts_.drop_claim) parts_.drop_claim(blob);
   parts_.warn(absl::StrCat("the recipe that a member gave for blob ", blob.digest().ToString(),
                            " is dropped, and nobody blamed: chunk ", index.value(),
                            " is another as the registry gives it"));
@@ -171,8 +178,11 @@ void ChunkBlame::Right(const Blob& blob, ChunkIndex index) {
     const std::lock_guard lock(mutex_);
     const auto found = in_doubt_.find({blob.key(), index});
     if (found == in_doubt_.end()) return;
+    // The manifest's word, which came later, says nothing of who did not fit the member's.
+    const bool judged_by_other = found->second.of_claim && blob.facts()->root;
     for (const SenderId id : found->second.senders) {
-      if (const auto sender = senders_.find(id); sender != senders_.end()) liars.push_back(sender->second);
+      const auto sender = senders_.find(id);
+      if (sender != senders_.end() && !judged_by_other) liars.push_back(sender->second);
     }
     in_doubt_.erase(found);
     in_doubt_count_ = in_doubt_.size();

@@ -69,8 +69,10 @@ class ChunkBlame {
     std::function<void(const std::string&)> alarm;
     // Which manifest says that the blob has the root, for people; may be empty.
     std::function<std::string(const Digest& blob, const Digest& root)> who_says = nullptr;
-    // Drops what a member claims that the recipe of a blob without a root is; may be empty.
-    std::function<void(const Blob&)> drop_claim = nullptr;
+    // Whether chunks of a blob without a root are held against what a member claims that its recipe is, and
+    // an end to that; returns whether there was such a claim. Both or neither; called under a lock.
+    std::function<bool(const Blob&)> has_claim = nullptr;
+    std::function<bool(const Blob&)> drop_claim = nullptr;
   };
   // The parts outlive this.
   explicit ChunkBlame(Parts parts) : parts_(std::move(parts)) {}
@@ -118,6 +120,7 @@ class ChunkBlame {
   struct Doubt {
     absl::InlinedVector<SenderId, 2> senders;
     int registry_wrong = 0;
+    bool of_claim = false;  // its chunk did not fit what a member claims, and no root
   };
   struct Refuted {
     std::optional<Digest> root;  // what was said
@@ -129,7 +132,7 @@ class ChunkBlame {
     BanReason reason;
   };
 
-  Doubt* DoubtOf(const ChunkKey& chunk);
+  Doubt* DoubtOf(const Blob& blob, ChunkIndex index);
   std::optional<Culprit> CulpritOf(const ChunkSender& sender) const;
   void Convict(const ChunkSender& sender, const std::string& chunk);
   void Refute(const Blob& blob, const std::string& what);

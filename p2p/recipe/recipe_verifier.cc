@@ -81,6 +81,11 @@ void RecipeVerifier::Claim(const BlobKey& key, Recipe recipe) {
   }
 }
 
+bool RecipeVerifier::HasClaim(const BlobKey& key) const {
+  std::lock_guard lock(mutex_);
+  return claimed_.contains(key);
+}
+
 bool RecipeVerifier::DropClaim(const BlobKey& key) {
   std::lock_guard lock(mutex_);
   const auto found = claimed_.find(key);

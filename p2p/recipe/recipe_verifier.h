@@ -41,6 +41,7 @@ class RecipeVerifier final : public ChunkVerifier {
   // all blobs together; what was claimed of the blob before is replaced.
   static constexpr uint64_t kClaimedBytesMax = 16 << 20;
   void Claim(const BlobKey& key, Recipe recipe);
+  bool HasClaim(const BlobKey& key) const;
   // It turned out to be wrong. Returns whether there was any.
   bool DropClaim(const BlobKey& key);
 

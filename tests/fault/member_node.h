@@ -209,7 +209,8 @@ class MemberNode {
     blame_ = std::make_unique<p2p::ChunkBlame>(p2p::ChunkBlame::Parts{
         clock_, members_.get(), health_, telemetry_, warn, [this](const std::string& text) { Alarm(text); },
         [](const Digest&, const Digest&) { return std::string("manifest M"); },
-        [this](const Blob& blob) { verifier_->DropClaim(blob.key()); }});
+        [this](const Blob& blob) { return verifier_->HasClaim(blob.key()); },
+        [this](const Blob& blob) { return verifier_->DropClaim(blob.key()); }});
     witness_ = std::make_unique<p2p::WitnessSource>(*origin_, *blame_);
     const p2p::GatedSource::Parts gated{clock_, *io_, *witness_};
     paced_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());

@@ -40,7 +40,9 @@ class ChunkBlameTest : public ::testing::Test {
     blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
         clock_, members_.get(), health_, telemetry_, [this](const std::string& t) { warnings_.push_back(t); },
         [this](const std::string& t) { alarms_.push_back(t); },
-        [this](const Digest&, const Digest&) { return manifest_; }, [this](const Blob&) { ++dropped_; }});
+        [this](const Digest&, const Digest&) { return manifest_; },
+        [this](const Blob&) { return has_claim_; },
+        [this](const Blob&) { return dropped_ += has_claim_, std::exchange(has_claim_, false); }});
   }
 
   static Member MemberOf(int i) {
@@ -71,10 +73,12 @@ class ChunkBlameTest : public ::testing::Test {
   Telemetry telemetry_;
   std::string manifest_ = "manifest sha256:abc of registry.example/team/app:1";
   std::vector<std::string> warnings_, alarms_;
-  int dropped_ = 0;  // claims of members
+  bool has_claim_ = true;  // of a member
+  int dropped_ = 0;
   std::unique_ptr<Members> members_;
   std::unique_ptr<ChunkBlame> blame_;
-  const Blob blob_{Spec("root")}, rootless_{Spec("")};
+  const Blob blob_{Spec("root")};
+  Blob rootless_{Spec("")};
 };
 
 TEST_F(ChunkBlameTest, AWrongChunkBlamesNobodyUntilARightOneHasCome) {
@@ -278,6 +282,31 @@ TEST_F(ChunkBlameTest, TheRecipeOfAMemberThatTheRegistrysBytesDontFitIsDroppedAn
   EXPECT_THAT(alarms_, IsEmpty()) << "no manifest says so";
   blame_->RegistryGave(rootless_, kFirst, Bytes('r'));
   EXPECT_THAT(Banned(), IsEmpty());
+}
+
+// Chunks were compared with it while it was dropped; who sent them is found out about a moment later.
+TEST_F(ChunkBlameTest, WhoDidNotFitTheRecipeOfAMemberThatHasBeenDroppedIsNotBlamed) {
+  blame_->SentWrong(Sender(3), rootless_, kFirst);
+  blame_->RegistryWrong(rootless_, kFirst);
+  blame_->SentWrong(Sender(4), rootless_, kSecond);
+  EXPECT_FALSE(blame_->IsInDoubt(rootless_, kSecond));
+  blame_->RegistryGave(rootless_, kSecond, Bytes('r'));
+  EXPECT_THAT(Banned(), IsEmpty());
+
+  blame_->RegistryWrong(rootless_, kSecond);
+  EXPECT_EQ(dropped_, 1);
+  EXPECT_THAT(warnings_, SizeIs(2)) << "of the first chunk, and of the claim: once";
+}
+
+TEST_F(ChunkBlameTest, WhoDidNotFitTheRecipeOfAMemberIsNotBlamedForWhatFitsTheManifests) {
+  blame_->SentWrong(Sender(3), rootless_, kFirst);
+  blame_->SentWrong(Sender(3), rootless_, kSecond);
+  rootless_.SetFacts(Spec("root"));
+  blame_->Right(rootless_, kSecond);
+  EXPECT_THAT(Banned(), IsEmpty());
+  blame_->SentWrong(Sender(4), rootless_, kFirst);
+  blame_->Right(rootless_, kFirst);
+  EXPECT_THAT(Banned(), ElementsAre(4));
 }
 
 // ------------------------------------------------------------------------------------------ bounds

@@ -105,7 +105,8 @@ class ClusterDirectory::PacedSource final : public ChunkSource {
  public:
   PacedSource(const Parts& parts, std::shared_ptr<ChunkSource> source)
       : source_(std::move(source)),
-        gate_({parts.clock, parts.io, *source_}, std::make_unique<Pace>(Pace::kWindowFirstOfMember)) {}
+        gate_({parts.clock, parts.io, *source_},
+              std::make_unique<Pace>(Pace::kWindowOfMember, Pace::kWindowOfMember)) {}
 
   SourceKind kind() const override { return source_->kind(); }
   FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override {

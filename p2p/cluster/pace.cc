@@ -27,7 +27,7 @@ void Pace::Ended(uint64_t bytes, Duration took, Instant now) {
   // As much as comes in that time, and at most half.
   const double part =
       std::min(0.5, static_cast<double>(too_long.count()) / static_cast<double>(took.count()));
-  window_ = std::max(kWindowMin, static_cast<uint64_t>(static_cast<double>(window_) * part));
+  window_ = std::max(window_min_, static_cast<uint64_t>(static_cast<double>(window_) * part));
   shrunk_ = now;
 }
 

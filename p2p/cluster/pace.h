@@ -22,13 +22,13 @@ namespace sluice::p2p {
 class Pace final : public FetchGate {
  public:
   static constexpr uint64_t kWindowFirst = 256 << 10;
-  static constexpr uint64_t kWindowMin = 1;             // one fetch at a time
-  static constexpr uint64_t kWindowOfMember = 1 << 20;  // at first and at least
+  static constexpr uint64_t kWindowMin = 1;               // one fetch at a time
+  static constexpr uint64_t kWindowOfMember = 512 << 10;  // at first and at least
   static constexpr uint64_t kWindowMax = 64 << 20;
   // A fetch that takes no longer than the shortest of late and a quarter, or this, did not wait for others.
-  static constexpr Duration kSlack = std::chrono::milliseconds(80);
+  static constexpr Duration kSlack = std::chrono::milliseconds(160);
   // One that takes longer than four times the shortest of late, within these bounds, waited for too many.
-  static constexpr Duration kLong = std::chrono::milliseconds(200);
+  static constexpr Duration kLong = std::chrono::milliseconds(500);
   static constexpr Duration kLongMax = std::chrono::seconds(1);
 
   // Windows are in bytes.

@@ -15,6 +15,8 @@ constexpr int kLearnShare = 4;
 constexpr size_t kFailedMax = 2;
 // So often, times the fanout, one that has the chunk is named to fills in place of the home.
 constexpr uint32_t kHelpsOfEach = 2;
+// So long it counts how often a member was named to askers of other chunks.
+constexpr Duration kNamedKept = std::chrono::seconds(1);
 // Times the fanout: where so many can help, the home is not what makes demand quicker.
 constexpr uint32_t kManyHelpers = 8;
 
@@ -224,8 +226,14 @@ Spreader::Answer Spreader::Refuse(Chunk& chunk, const std::string& asker,
 std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& asker,
                                                const std::vector<std::string>& tried, Instant now) {
   const std::optional<std::string> zone = ZoneOf(asker);
-  // The fewest times named, by the fanout; its zone; how surely it has it; and who came first.
-  using Rank = std::tuple<uint32_t, bool, Receiver::State, size_t>;
+  // Who mostly gets chunks first would be told of to the askers of all, and its link carry them alone.
+  if (now - named_since_ >= kNamedKept) {
+    named_of_late_.clear();
+    named_since_ = now;
+  }
+  // The fewest times named, by the fanout; its zone; how surely it has it; the fewest times named of other
+  // chunks; and who came first.
+  using Rank = std::tuple<uint32_t, bool, Receiver::State, uint32_t, size_t>;
   std::vector<Rank> ranks;
   for (size_t i = 0; i < chunk.receivers.size(); ++i) {
     Receiver& receiver = chunk.receivers[i];
@@ -236,7 +244,10 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& 
     if (IsNamedEnough(receiver, now)) continue;
     const std::optional<std::string> its_zone = find_member_(receiver.name);
     if (!its_zone || !IsNear(receiver, zone)) continue;
-    ranks.emplace_back(receiver.named / limits_.fanout, its_zone != zone, receiver.state, i);
+    const auto of_late = named_of_late_.find(receiver.name);
+    const uint32_t of_all = of_late == named_of_late_.end() ? 0 : of_late->second;
+    ranks.emplace_back(receiver.named / limits_.fanout, its_zone != zone, receiver.state,
+                       of_all - std::min(of_all, receiver.named), i);
   }
   const size_t count = std::min<size_t>(ranks.size(), limits_.helpers_max);
   std::partial_sort(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(count), ranks.end());
@@ -246,6 +257,7 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& 
     // The first is the one that is asked, mostly.
     if (i == 0) {
       ++receiver.named;
+      ++named_of_late_[receiver.name];
       if (receiver.in_turn == 0 || receiver.turn + Bounded(transfer_time_) <= now) {
         receiver.in_turn = 0;
         receiver.turn = now;

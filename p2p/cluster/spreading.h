@@ -177,6 +177,9 @@ class Spreader {
   // Of late.
   Duration transfer_time_ = std::chrono::milliseconds(20);
   Duration first_byte_time_ = std::chrono::milliseconds(100);
+  // Since then: how often each member was named first to an asker of any chunk.
+  absl::flat_hash_map<std::string, uint32_t> named_of_late_;
+  Instant named_since_{};
 };
 
 }  // namespace sluice::p2p

@@ -105,6 +105,27 @@ TEST_F(SpreadingTest, AHelperIsNamedToAsManyAsItServesBeforeAllHaveBeenNamed) {
   EXPECT_THAT(Ask("stranger").helpers, ElementsAre("a", "b", "c", "d")) << "by now they have";
 }
 
+// One is always the first to have a chunk; its link is not to carry all of them.
+TEST_F(SpreadingTest, WhoWasNamedToAskersOfOtherChunksOfLateComesBehindWhoWasNot) {
+  Restart({.fanout = 1});
+  const auto named_for = [&](uint32_t chunk) {
+    for (const char* const has : {"a", "b", "e"}) {
+      const Spreader::Answer sent = spreader_->Ask(Request(has, FetchClass::kBackfill, {"g"}, chunk));
+      EXPECT_EQ(sent.verdict, Verdict::kSend);
+      spreader_->Ended(sent.id, Outcome::kTaken);
+    }
+    const std::vector<std::string> named =
+        spreader_->Ask(Request("c", FetchClass::kBackfill, {}, chunk)).helpers;
+    return named.empty() ? std::string() : named.front();
+  };
+  EXPECT_EQ(named_for(0), "a");
+  EXPECT_EQ(named_for(1), "b");
+  EXPECT_EQ(named_for(2), "e");
+  EXPECT_EQ(named_for(3), "a") << "all had a turn";
+  clock_.now += 1s;
+  EXPECT_EQ(named_for(4), "a") << "of what was a while ago nothing is known";
+}
+
 TEST_F(SpreadingTest, FillsAreBoundedOverAllChunksButForTheFirstCopies) {
   Restart({.fills_max = 1});
   const auto fill = [&](const std::string& asker, uint32_t chunk) {

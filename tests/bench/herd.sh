@@ -151,7 +151,7 @@ measure_herd() {
   fi
 }
 # report_most METRIC CASE: one number, of all runs.
-report_most() { runs=1 report_crowd "$1" requests "$2"; }
+report_most() { pairs_min=1 report_crowd "$1" requests "$2"; }
 
 # start_token_registry PORT [REPOSITORY=USER:PASSWORD]: the registry that asks for tokens stands before the other, at the
 # same place; what it was asked is its log.

@@ -175,7 +175,7 @@ quiet_run() {
 # report_crowd METRIC UNIT CASE [figure.py options]: as report; with what the machine was busy with at the most, and how
 # what was served had been verified.
 report_crowd() {
-  report "$1" "$2" --case "$3" --pairs-min "$runs" \
+  report "$1" "$2" --case "$3" --pairs-min "${pairs_min:-$runs}" \
     --also "integrity=${integrity:-bound},cpu_busy=$crowd_cpu_busy,disk_busy=$crowd_disk_busy" "${@:4}"
 }
 

@@ -1,7 +1,9 @@
 #include "node/daemon/attached_recipes.h"
 
 #include <algorithm>
+#include <deque>
 #include <future>
+#include <map>
 #include <memory>
 #include <utility>
 #include <variant>
@@ -20,50 +22,96 @@ Answer NoneMatches() {
 
 }  // namespace
 
-absl::Status AttachedRecipes::List() {
-  ++round_trips_;
-  const absl::StatusOr<std::vector<p2p::Descriptor>> referrers =
-      documents_.Referrers(origin_, manifest_, std::string(p2p::media_type::kRecipeArtifact));
-  if (!referrers.ok()) return referrers.status();
-  absl::Status last;
-  for (size_t i = 0; i < std::min(referrers->size(), kReferrersMax); ++i)
-    ListOf((*referrers)[i].digest, last);
-  return recipes_.empty() ? last : absl::OkStatus();
+// One referrer is looked into after the other, on the threads that the documents come on.
+class AttachedRecipes::Listing : public std::enable_shared_from_this<Listing> {
+ public:
+  Listing(ImageDocuments& documents, BlobOrigin origin) : documents_(documents), origin_(std::move(origin)) {}
+
+  void Begin(const Digest& manifest) {
+    documents_.Referrers(origin_, manifest,
+                         [self = shared_from_this()](const Fetched& list) { self->TakeList(list); });
+  }
+  // Blocks until it has ended. Errors: those of ImageDocuments, where nothing is listed.
+  absl::Status Wait() {
+    ended_.wait();
+    return ended_.get();
+  }
+
+  // Once it has ended.
+  // By the blob that they say they are of. Anyone who may push can attach a referrer: a bad one must not
+  // stand in the way of a good one.
+  std::map<Digest, std::vector<p2p::Descriptor>> recipes;
+  uint32_t round_trips = 1;
+
+ private:
+  void TakeList(const Fetched& list) {
+    const absl::StatusOr<std::vector<p2p::Descriptor>> referrers =
+        list.ok() ? p2p::ReferrersOfType(list->body, std::string(p2p::media_type::kRecipeArtifact))
+                  : list.status();
+    if (!referrers.ok()) return end_.set_value(referrers.status());
+    for (size_t i = 0; i < std::min(referrers->size(), kReferrersMax); ++i)
+      left_.push_back((*referrers)[i].digest);
+    Next();
+  }
+  void Next() {
+    if (left_.empty()) return end_.set_value(recipes.empty() ? last_ : absl::OkStatus());
+    const Digest referrer = left_.front();
+    left_.pop_front();
+    ++round_trips;
+    documents_.Manifest(origin_, referrer.ToString(), [self = shared_from_this()](const Fetched& fetched) {
+      self->TakeArtifact(fetched);
+      self->Next();
+    });
+  }
+  void TakeArtifact(const Fetched& fetched) {
+    const absl::StatusOr<p2p::Manifest> manifest =
+        fetched.ok() ? p2p::ParseManifest(fetched->body, fetched->media_type) : fetched.status();
+    if (!manifest.ok()) {
+      last_ = manifest.status();
+      return;
+    }
+    const auto* artifact = std::get_if<p2p::ImageManifest>(&*manifest);
+    if (!artifact) return;
+    for (const p2p::Descriptor& layer : artifact->layers) {
+      const absl::StatusOr<Digest> blob = Digest::Parse(layer.Annotation(p2p::annotation::kRecipeBlob));
+      if (blob.ok()) recipes[*blob].push_back(layer);
+    }
+  }
+
+  ImageDocuments& documents_;
+  const BlobOrigin origin_;
+  std::deque<Digest> left_;  // referrers
+  absl::Status last_;        // of one that could not be looked into
+  std::promise<absl::Status> end_;
+  const std::shared_future<absl::Status> ended_ = end_.get_future().share();
+};
+
+AttachedRecipes::AttachedRecipes(ImageDocuments& documents, const BlobOrigin& origin, const Digest& manifest)
+    : documents_(documents), origin_(origin), listing_(std::make_shared<Listing>(documents, origin)) {
+  listing_->Begin(manifest);
 }
 
-void AttachedRecipes::ListOf(const Digest& referrer, absl::Status& last) {
-  ++round_trips_;
-  const absl::StatusOr<p2p::FetchedManifest> fetched = documents_.Manifest(origin_, referrer.ToString());
-  const absl::StatusOr<p2p::Manifest> manifest =
-      fetched.ok() ? p2p::ParseManifest(fetched->body, fetched->media_type) : fetched.status();
-  if (!manifest.ok()) {
-    last = manifest.status();
-    return;
-  }
-  const auto* artifact = std::get_if<p2p::ImageManifest>(&*manifest);
-  if (!artifact) return;
-  for (const p2p::Descriptor& layer : artifact->layers) {
-    const absl::StatusOr<Digest> blob = Digest::Parse(layer.Annotation(p2p::annotation::kRecipeBlob));
-    if (blob.ok()) recipes_[*blob].push_back(layer);
-  }
+uint32_t AttachedRecipes::round_trips() const {
+  (void)listing_->Wait();
+  return listing_->round_trips + fetch_round_trips_;
 }
 
 std::vector<Answer> AttachedRecipes::Fetch(std::span<const BlobSpec> specs) {
-  if (!listed_) listed_ = List();
+  const absl::Status listed = listing_->Wait();
   std::vector<Answer> answers(specs.size(), NoneMatches());
-  if (!listed_->ok()) std::fill(answers.begin(), answers.end(), Answer(*listed_));
+  if (!listed.ok()) std::fill(answers.begin(), answers.end(), Answer(listed));
   // Where there are several, the next ones are asked for together again.
-  for (size_t attempt = 0; listed_->ok() && attempt < kTriedMax; ++attempt) {
+  for (size_t attempt = 0; listed.ok() && attempt < kTriedMax; ++attempt) {
     std::vector<std::pair<size_t, std::future<Fetched>>> asked;
     for (size_t i = 0; i < specs.size(); ++i) {
-      const auto found = recipes_.find(specs[i].digest);
-      if (answers[i].ok() || found == recipes_.end() || found->second.size() <= attempt) continue;
+      const auto found = listing_->recipes.find(specs[i].digest);
+      if (answers[i].ok() || found == listing_->recipes.end() || found->second.size() <= attempt) continue;
       const auto promise = std::make_shared<std::promise<Fetched>>();
       asked.emplace_back(i, promise->get_future());
       documents_.Blob(origin_, found->second[attempt].digest, p2p::kRecipeBytesMax,
                       [promise](Fetched fetched) { promise->set_value(std::move(fetched)); });
     }
-    if (!asked.empty()) ++round_trips_;
+    if (!asked.empty()) ++fetch_round_trips_;
     for (auto& [i, future] : asked) {
       Fetched fetched = future.get();
       const absl::StatusOr<p2p::Recipe> recipe =

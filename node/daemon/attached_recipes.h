@@ -1,8 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,37 +16,31 @@
 namespace sluice {
 
 // The recipes that a registry has attached to one image, as referrers of its manifest. They are listed once,
-// and those that are wanted are fetched at the same time.
+// from when this is made, and those that are wanted are fetched at the same time.
 //
-// One thread at a time; blocks on the registry, or on the home of what is asked for.
+// One thread at a time. Fetch blocks on the registry, or on the home of what is asked for.
 class AttachedRecipes {
  public:
   static constexpr size_t kReferrersMax = 16;  // looked into
   static constexpr size_t kTriedMax = 4;       // of one blob
 
-  // `documents` outlives this.
-  AttachedRecipes(ImageDocuments& documents, const BlobOrigin& origin, const Digest& manifest)
-      : documents_(documents), origin_(origin), manifest_(manifest) {}
+  // `documents` outlives this, and answers what it was asked for before it ends.
+  AttachedRecipes(ImageDocuments& documents, const BlobOrigin& origin, const Digest& manifest);
 
   // For each of `specs`, the encoded recipe that it binds. Errors: NotFound (none that matches the root),
   // those of ImageDocuments. REQUIRES: each has a root
   std::vector<absl::StatusOr<std::string>> Fetch(std::span<const BlobSpec> specs);
 
-  // Documents that were asked for so far, one after the other; those at the same time count as one.
-  uint32_t round_trips() const { return round_trips_; }
+  // Documents that were asked for one after the other; those at the same time count as one. Blocks as Fetch.
+  uint32_t round_trips() const;
 
  private:
-  absl::Status List();
-  void ListOf(const Digest& referrer, absl::Status& last);
+  class Listing;
 
   ImageDocuments& documents_;
   const BlobOrigin origin_;
-  const Digest manifest_;
-  uint32_t round_trips_ = 0;
-  std::optional<absl::Status> listed_;
-  // By the blob that they say they are of. Anyone who may push can attach a referrer: a bad one must not
-  // stand in the way of a good one.
-  std::map<Digest, std::vector<p2p::Descriptor>> recipes_;
+  const std::shared_ptr<Listing> listing_;
+  uint32_t fetch_round_trips_ = 0;
 };
 
 }  // namespace sluice

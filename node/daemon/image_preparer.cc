@@ -99,6 +99,11 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   // A file that somebody has removed is made anew, but not under a mount.
   CheckFiles(bootstrap.digest);
   for (const BlobSpec& spec : image.image.blobs) CheckFiles(spec.digest);
+  // Their list is on its way while the bootstrap is. Members are asked first.
+  std::unique_ptr<AttachedRecipes> recipe_list;
+  if (!parts_.peers && std::any_of(image.image.blobs.begin(), image.image.blobs.end(),
+                                   [&](const BlobSpec& spec) { return LacksRecipe(spec); }))
+    recipe_list = parts_.resolver.ListRecipes(image.reference.origin, image.manifest);
   absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(bootstrap, image.image.blobs, bounds);
   if (!lease.ok()) return lease.status();
   PreparedImage prepared{*std::move(lease), {}};
@@ -117,7 +122,7 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   const Instant has_blobs = parts_.clock.Now();
   prepared.blobs_took = has_blobs - has_bootstrap;
   const ImageResolver::RecipesFetched recipes =
-      parts_.resolver.FetchRecipes(image.reference, image.manifest, blobs);
+      parts_.resolver.FetchRecipes(image.reference, image.manifest, blobs, recipe_list.get());
   if (!recipes.missing.empty()) {
     spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", reference,
                  recipes.missing);
@@ -125,6 +130,17 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   prepared.recipes_took = parts_.clock.Now() - has_blobs;
   prepared.recipe_round_trips = recipes.round_trips;
   return prepared;
+}
+
+bool StoreImagePreparer::LacksRecipe(const BlobSpec& spec) const {
+  if (!spec.root || ChunkGeometry(spec.size, spec.chunk_size).chunk_count() <= 1) return false;
+  for (const BlobKey& key : parts_.store.KeysOf(spec.digest)) {
+    const std::shared_ptr<Blob> blob = parts_.store.Find(key);
+    if (!blob) continue;
+    if (blob->presence().complete() && blob->unverified_count() == 0) return false;
+    if (parts_.resolver.HasBoundRecipe(key, *blob->facts())) return false;
+  }
+  return true;
 }
 
 absl::StatusOr<BlobSpec> StoreImagePreparer::FindBlob(const std::string& reference, uint64_t size) {

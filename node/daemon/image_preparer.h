@@ -114,6 +114,8 @@ class StoreImagePreparer final : public ImagePreparer {
  private:
   std::optional<BlobSpec> KnownOf(const BlobOrigin& origin, const Digest& digest) const;
   void CheckFiles(const Digest& digest);
+  // Whether a recipe of the blob is of use, and not here.
+  bool LacksRecipe(const BlobSpec& spec) const;
   absl::StatusOr<Blob::Lease> Open(const BlobSpec& spec, Instant deadline);
   absl::Status ProveRight(const std::shared_ptr<Blob>& blob, const BlobOrigin& origin, Instant deadline);
   absl::StatusOr<OriginAccess> AskForSample(const std::shared_ptr<Blob>& blob, const BlobOrigin& origin,

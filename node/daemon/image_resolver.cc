@@ -9,7 +9,6 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "node/daemon/attached_recipes.h"
 #include "p2p/recipe/recipe.h"
 
 namespace sluice {
@@ -127,7 +126,8 @@ void ImageResolver::Keep(const p2p::ImageReference& reference, const p2p::Fetche
 
 ImageResolver::RecipesFetched ImageResolver::FetchRecipes(const p2p::ImageReference& reference,
                                                           const Digest& manifest,
-                                                          std::span<const std::shared_ptr<Blob>> blobs) {
+                                                          std::span<const std::shared_ptr<Blob>> blobs,
+                                                          AttachedRecipes* listed) {
   RecipesFetched result;
   const auto note = [&](const Digest& blob, absl::string_view why) {
     absl::StrAppend(&result.missing, result.missing.empty() ? "" : "; ", "blob ", blob.Short(), why);
@@ -156,9 +156,13 @@ ImageResolver::RecipesFetched ImageResolver::FetchRecipes(const p2p::ImageRefere
     wanted.push_back(*facts);
   }
   if (wanted.empty()) return result;
-  AttachedRecipes attached(documents_, reference.origin, manifest);
-  const std::vector<absl::StatusOr<std::string>> recipes = attached.Fetch(wanted);
-  result.round_trips += attached.round_trips();
+  std::unique_ptr<AttachedRecipes> listed_now;
+  if (!listed) {
+    listed_now = ListRecipes(reference.origin, manifest);
+    listed = listed_now.get();
+  }
+  const std::vector<absl::StatusOr<std::string>> recipes = listed->Fetch(wanted);
+  result.round_trips += listed->round_trips();
   for (size_t i = 0; i < wanted.size(); ++i) {
     const absl::Status kept =
         recipes[i].ok() ? recipes_.PutRecipe(keys[i], *recipes[i]) : recipes[i].status();

@@ -17,6 +17,7 @@
 #include "node/chunk_store.h"
 #include "node/chunk_verifier.h"
 #include "node/executor.h"
+#include "node/fill_flows.h"
 #include "node/fills.h"
 #include "node/read_request.h"
 #include "node/source_directory.h"
@@ -37,7 +38,8 @@ struct BlobCacheLimits {
   ReadaheadMode readahead_mode = ReadaheadMode::kAdaptive;
   Duration fetch_timeout = std::chrono::seconds(60);  // of a fetch below demand, from when it starts
   Duration first_byte_budget = SourcePlanner::kFirstByteBudget;
-  uint64_t offer_bytes_max = 64 << 20;  // offered and not done yet; beyond it an offer is refused
+  size_t fill_flows_max = FillFlows::kFlowsMax;  // while readers wait
+  uint64_t offer_bytes_max = 64 << 20;           // offered and not done yet; beyond it an offer is refused
 };
 
 // The one entry of the cache. A read is answered from the store, and what is absent is fetched first, each

@@ -62,6 +62,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
     ChunkIntake intake;
     SourcePlanner& planner;
     Telemetry& telemetry;
+    size_t fill_flows_max = FillFlows::kFlowsMax;  // while readers wait
   };
 
   // How often a store that says "try again" is tried, with what came held in memory; waits double between.
@@ -69,7 +70,8 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   static constexpr Duration kStoreRetry = std::chrono::milliseconds(10);
 
   // `events` is called until Stop.
-  FetchRunner(const Parts& parts, LegEvents& events) : parts_(parts), events_(&events) {}
+  FetchRunner(const Parts& parts, LegEvents& events)
+      : parts_(parts), events_(&events), fills_(parts.fill_flows_max) {}
 
   LegId Start(LegOrder order, FetchScheduler::Slot slot);
   // A chunk has come by another way, or nobody wants it. A leg of which nothing is wanted any more is

@@ -21,7 +21,7 @@ bool FillFlows::MayStart(const UnderWay& under_way, Instant now) const {
   if (!IsBounded(under_way, now)) return true;
   const auto places = std::count_if(under_way.fills.begin(), under_way.fills.end(),
                                     [&](const Flow& flow) { return HoldsPlace(flow.progress, now); });
-  return static_cast<size_t>(places) < kFlowsMax;
+  return static_cast<size_t>(places) < flows_max_;
 }
 
 Instant FillFlows::LookAgainAt(const UnderWay& under_way, Instant now) const {
@@ -42,7 +42,7 @@ std::vector<LegId> FillFlows::WithoutPlace(UnderWay under_way, Instant now) cons
     return std::pair(a.progress.first_byte, a.id) < std::pair(b.progress.first_byte, b.id);
   });
   std::vector<LegId> ids;
-  for (size_t i = kFlowsMax; i < flows.size(); ++i) ids.push_back(flows[i].id);
+  for (size_t i = flows_max_; i < flows.size(); ++i) ids.push_back(flows[i].id);
   return ids;
 }
 

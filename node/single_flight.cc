@@ -32,9 +32,10 @@ SingleFlight::SingleFlight(const Parts& parts, FetchScheduler::Limits limits)
       table_(&parts.telemetry.chunks_wanted),
       scheduler_(parts.clock, limits, &parts.telemetry),
       planner_(parts.first_byte_budget),
-      runner_(std::make_shared<FetchRunner>(
-          FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake, planner_, parts.telemetry},
-          static_cast<LegEvents&>(*this))),
+      runner_(
+          std::make_shared<FetchRunner>(FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake,
+                                                           planner_, parts.telemetry, parts.fill_flows_max},
+                                        static_cast<LegEvents&>(*this))),
       self_(std::make_shared<SingleFlight*>(this)) {}
 
 SingleFlight::~SingleFlight() {

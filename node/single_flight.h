@@ -58,6 +58,7 @@ class SingleFlight final : private LegEvents {
     ChunkObserver* observer;     // may be null
     Duration fetch_timeout;      // of fetches below demand
     Duration first_byte_budget;  // as SourcePlanner says
+    size_t fill_flows_max;       // as FillFlows says
   };
 
   SingleFlight(const Parts& parts, FetchScheduler::Limits limits);

@@ -20,13 +20,14 @@ using std::chrono::seconds;
 
 constexpr uint32_t kChunk = kChunkSizeDefault;
 
-// Fills of one chunk a fetch, unless a test says otherwise.
+// Fills of one chunk a fetch, of which two flow beside a reader, unless a test says otherwise.
 class FillsBesideReadsTest : public ::testing::Test {
  protected:
   FillsBesideReadsTest() { Restart(kChunk); }
 
-  void Restart(uint32_t fetch_bytes_max) {
+  void Restart(uint32_t fetch_bytes_max, size_t fill_flows_max = 2) {
     BlobCacheLimits limits;
+    limits.fill_flows_max = fill_flows_max;
     limits.fetch_bytes_max = fetch_bytes_max;
     limits.fetches_max = {64, 32, 256, 256};
     cache_.reset();
@@ -212,6 +213,19 @@ TEST_F(FillsBesideReadsTest, WhileAReaderWasSeenTwoAreUnderWayAndAfterwardsAllOf
   EXPECT_EQ(source_.calls.size(), 2u);
   Pass(milliseconds(1));
   EXPECT_EQ(source_.calls.size(), 19u);
+}
+
+TEST_F(FillsBesideReadsTest, UnlessToldOtherwiseOneFlowsBesideAReader) {
+  Restart(kChunk, BlobCacheLimits().fill_flows_max);
+  const auto blob = AddBlob(20);
+  const auto other = AddBlob(2, 8);
+  Fill(*blob);
+  FlowEach(3);
+  Read(*other, 0);
+  EXPECT_EQ(Cancelled(), ".xx..................");
+  AnswerAll();
+  EXPECT_EQ(reads_ended_, 1);
+  EXPECT_TRUE(filled_.has_value() && filled_->ok());
 }
 
 TEST_F(FillsBesideReadsTest, AReaderThatWaitsForLongIsStillSeen) {

@@ -37,9 +37,8 @@ class AttachedRecipes::Listing : public std::enable_shared_from_this<Listing> {
     return ended_.get();
   }
 
-  // Once it has ended.
-  // By the blob that they say they are of. Anyone who may push can attach a referrer: a bad one must not
-  // stand in the way of a good one.
+  // To be read once it has ended. By the blob that they say they are of: anyone who may push can attach a
+  // referrer: a bad one must not stand in the way of a good one.
   std::map<Digest, std::vector<p2p::Descriptor>> recipes;
   uint32_t round_trips = 1;
 

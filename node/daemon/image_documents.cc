@@ -104,14 +104,6 @@ void ImageDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest,
       Proven(origin, absl::StrCat("/manifests/", manifest.ToString()), std::move(done)));
 }
 
-absl::StatusOr<std::vector<p2p::Descriptor>> ImageDocuments::Referrers(const BlobOrigin& origin,
-                                                                       const Digest& manifest,
-                                                                       const std::string& artifact_type) {
-  const Fetched list = Wait([&](Done done) { Referrers(origin, manifest, std::move(done)); });
-  if (!list.ok()) return list.status();
-  return p2p::ReferrersOfType(list->body, artifact_type);
-}
-
 void ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done) {
   const Freshness freshness = Lately();
   Get([=](const p2p::HomeDocuments& homes,

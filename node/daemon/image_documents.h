@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
@@ -34,9 +33,6 @@ class ImageDocuments {
       : registry_(registry), homes_(homes), tags_(tags), rights_(rights) {}
 
   absl::StatusOr<p2p::FetchedManifest> Manifest(const BlobOrigin& origin, const std::string& tag_or_digest);
-  // Of that artifact type.
-  absl::StatusOr<std::vector<p2p::Descriptor>> Referrers(const BlobOrigin& origin, const Digest& manifest,
-                                                         const std::string& artifact_type);
   // REQUIRES: bytes_max <= RegistryDocuments::kBlobBytesMax
   absl::StatusOr<std::string> Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max);
   // The same, and the whole index of referrers; called exactly once, and must not block.

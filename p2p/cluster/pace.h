@@ -18,7 +18,7 @@ namespace sluice::p2p {
 // Of a member there is a window below which fills don't go: it says itself when it has too many askers, and
 // what is asked of it comes from its helpers as well, whose haste says nothing of the member. (Where fills of
 // 8 nodes went down to one chunk of each, the last chunks came one after the other while the links idled: 1.3
-// of the bound in place of 1.22.)
+// of the bound in place of 1.24.)
 class Pace final : public FetchGate {
  public:
   static constexpr uint64_t kWindowFirst = 256 << 10;

@@ -48,7 +48,14 @@ wait_until finds_itself || fail "$(members) members, not $expected: one of them 
 note "readers get the right bytes, from the registry, and the liar is blamed and left alone"
 mount_image app "$work/mnt/app"
 reads_right "$work/tree" "$work/mnt/app" || fail "the image can't be read among bad members"
-(($(metric sluice_chunk_verify_failures_total 'source="peer"') > 0)) || fail "no wrong chunk of a member was counted"
+# On a busy machine the registry may be faster than the liar each time, and nobody compares what came too late.
+liar_is_counted() { (($(metric sluice_chunk_verify_failures_total 'source="peer"') > 0)); }
+for ((round = 0; round < 10; ++round)); do
+  ! liar_is_counted || break
+  make_cold app "$work/mnt/app"
+  reads_right "$work/tree" "$work/mnt/app" || fail "the image can't be read among bad members, round $round"
+done
+liar_is_counted || fail "no wrong chunk of a member was counted"
 (($(metric sluice_chunk_verify_failures_total 'source="origin"') == 0)) || fail "the registry was blamed"
 (($(metric sluice_read_bytes_total 'source="peer"') == 0)) || fail "a reader was served what a liar sent"
 (($(metric sluice_origin_bytes_total) >= size)) || fail "the registry was not asked for all of it"

@@ -199,17 +199,33 @@ machine_failed() {
   exit "$2"
 }
 
+# run_machine: starts it, hands on what its command says, and waits for its end.
+run_machine() {
+  start_machine "$accelerator" "$timeout"
+  tail -q -n +1 -s 0.1 -f --pid="$machine_pid" "$work/out" &
+  tail_pids=($!)
+  tail -q -n +1 -s 0.1 -f --pid="$machine_pid" "$work/err" >&2 &
+  tail_pids+=($!)
+  status=0
+  end_of_machine || status=$?
+  wait "${tail_pids[@]}"
+  tail_pids=()
+}
+
+# reset_in_boot: whether the machine went before its first program ran, and its kernel named no reason: an emulated
+# processor was reset while the kernel patched its own code. Nothing of the command's has run by then.
+reset_in_boot() {
+  ((status != 124 && status != 137)) && [[ ! -s $work/status ]] && ! grep -q -E 'Run /init|panic|BUG: |Oops' "$work/console"
+}
+
 choose_accelerator
 write_initramfs "$@"
-start_machine "$accelerator" "$timeout"
-tail -q -n +1 -s 0.1 -f --pid="$machine_pid" "$work/out" &
-tail_pids=($!)
-tail -q -n +1 -s 0.1 -f --pid="$machine_pid" "$work/err" >&2 &
-tail_pids+=($!)
-status=0
-end_of_machine || status=$?
-wait "${tail_pids[@]}"
-tail_pids=()
+run_machine
+for again in 1 2; do
+  reset_in_boot || break
+  echo "run.sh: the machine was reset while it booted, before its command; starting it anew ($again of 2)" >&2
+  run_machine
+done
 
 ((status != 124 && status != 137)) || machine_failed "the machine did not end within $timeout s" 124
 ((status == 0)) || machine_failed "QEMU failed" 125

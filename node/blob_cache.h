@@ -59,6 +59,7 @@ class BlobCache final : public ChunkSink {
     Telemetry& telemetry;
     BulkLane* bulk = nullptr;           // outlives the cache; null: fills ask the sources for everything
     ChunkObserver* observer = nullptr;  // outlives the cache; may be null
+    ChunkFlows* flows = nullptr;  // who passes chunks on as they come; outlives the cache; null: nobody does
   };
 
   BlobCache(Parts parts, BlobCacheLimits limits);

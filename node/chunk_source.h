@@ -21,6 +21,8 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t size) : bytes_(new std::byte[size]), size_(size) {}
+  // Others may read the bytes, too: from now on nobody writes those that they know of.
+  Buffer(std::shared_ptr<std::byte[]> bytes, size_t size) : bytes_(std::move(bytes)), size_(size) {}
   Buffer(Buffer&& other) noexcept : bytes_(std::move(other.bytes_)), size_(std::exchange(other.size_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     bytes_ = std::move(other.bytes_);
@@ -34,7 +36,7 @@ class Buffer {
   std::span<std::byte> span() { return {bytes_.get(), size_}; }
 
  private:
-  std::unique_ptr<std::byte[]> bytes_;
+  std::shared_ptr<std::byte[]> bytes_;
   size_t size_ = 0;
 };
 
@@ -118,6 +120,8 @@ class FetchProgress {
   std::atomic<bool> patience_{false};
 };
 
+class ChunkFlows;
+
 struct FetchRequest {
   std::shared_ptr<Blob> blob;
   ChunkSpan chunks;  // contiguous, count > 0
@@ -126,6 +130,7 @@ struct FetchRequest {
   Asker asker = Asker::kLocal;
   Grant grant = nullptr;
   std::shared_ptr<FetchProgress> progress;  // never null
+  ChunkFlows* flows = nullptr;  // where others see chunks that come; outlives the fetch; null: nobody does
 };
 
 // Somewhere that chunks can be had from: the origin registry, a peer, the swarm. Implemented by p2p/.

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "node/chunk_flow.h"
 #include "node/fetch_runner_leg.h"
 
 namespace sluice {
@@ -39,7 +40,7 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
   const std::shared_ptr<Inbox> inbox(running, &running->inbox);
   running->handle = inbox->source.Fetch(
       {placed.blob, placed.leg.chunks, placed.fetch_class, placed.deadline, placed.asker, placed.grant,
-       std::shared_ptr<FetchProgress>(inbox, &inbox->progress)},
+       std::shared_ptr<FetchProgress>(inbox, &inbox->progress), parts_.flows},
       [inbox](ChunkIndex index, Buffer bytes, SenderId sender) {
         Deliver(inbox, index, std::move(bytes), sender);
       },
@@ -162,6 +163,8 @@ void FetchRunner::Verify(const std::shared_ptr<Arrival>& arrival) {
     source.Judge(arrival->sender, blob, arrival->index, ChunkSource::Verdict::kWrong);
   }
   if (MayTryAgain(*arrival, arrival->outcome.status())) return TryAgain(arrival, &FetchRunner::Verify);
+  if (ChunkFlows* const flows = arrival->runner->parts_.flows)
+    flows->Judge(blob.key(), arrival->index, arrival->bytes.span(), arrival->outcome.ok());
   if (!arrival->outcome.ok()) return Tell(arrival);
   arrival->verified = arrival->runner->parts_.clock.Now();
   Store(arrival);

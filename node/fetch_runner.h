@@ -63,6 +63,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
     SourcePlanner& planner;
     Telemetry& telemetry;
     size_t fill_flows_max = FillFlows::kFlowsMax;  // while readers wait
+    ChunkFlows* flows = nullptr;                   // as BlobCache::Parts says
   };
 
   // How often a store that says "try again" is tried, with what came held in memory; waits double between.

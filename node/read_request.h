@@ -15,7 +15,7 @@ namespace sluice {
 // Names a read; never given twice.
 using ReadId = uint64_t;
 
-// What a read may do for chunks that are absent. Only kFetch starts or hurries anything. The other two join
+// What a read may do for chunks that are absent. Only kFetch starts or hurries anything. The others join
 // what others want of the same node, whoever asks, and are told NotFound as soon as that fails or is given
 // up: so nothing is asked for on their behalf. They keep what is under way from being given up.
 //
@@ -23,11 +23,13 @@ using ReadId = uint64_t;
 // cycle comes of it. kIfUnderWay also waits for what has not begun to come, if this node gets it by its own
 // right: not from a node that it waits for as one waits for a home. What is left is that holders let each
 // other wait: whoever gives kIfUnderWay to another node does so only where all nodes agree which of the two
-// comes first, so that waits go one way. Source: PEERS.md, "Who may ask the origin".
+// comes first, so that waits go one way. Source: PEERS.md, "Who may ask the origin". kIfAskedFor joins
+// whatever is asked for: it may wait in a circle, and so only for some milliseconds.
 enum class ReadMode {
   kFetch,
   kIfUnderWay,  // joins what was asked for by own right, and is neither silent nor stalled; or flows
   kIfFlowing,   // joins what was asked for and has begun to come; else NotFound at once, as above
+  kIfAskedFor,  // joins what was asked for; else the same
 };
 
 struct ReadRequest {

@@ -32,10 +32,10 @@ SingleFlight::SingleFlight(const Parts& parts, FetchScheduler::Limits limits)
       table_(&parts.telemetry.chunks_wanted),
       scheduler_(parts.clock, limits, &parts.telemetry),
       planner_(parts.first_byte_budget),
-      runner_(
-          std::make_shared<FetchRunner>(FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake,
-                                                           planner_, parts.telemetry, parts.fill_flows_max},
-                                        static_cast<LegEvents&>(*this))),
+      runner_(std::make_shared<FetchRunner>(
+          FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake, planner_, parts.telemetry,
+                             parts.fill_flows_max, parts.flows},
+          static_cast<LegEvents&>(*this))),
       self_(std::make_shared<SingleFlight*>(this)) {}
 
 SingleFlight::~SingleFlight() {
@@ -116,6 +116,7 @@ void SingleFlight::JoinOthers(ReadId id, PendingRead& read, ChunkIndex index) {
 }
 
 bool SingleFlight::MayBeJoined(const WantedChunk& chunk, ChunkIndex index, ReadMode mode) const {
+  if (mode == ReadMode::kIfAskedFor) return true;
   return std::any_of(chunk.legs.begin(), chunk.legs.end(), [&](LegId leg) {
     return runner_->Flows(leg, index) || (mode == ReadMode::kIfUnderWay && runner_->ComesByOwnRight(leg));
   });

@@ -59,6 +59,7 @@ class SingleFlight final : private LegEvents {
     Duration fetch_timeout;      // of fetches below demand
     Duration first_byte_budget;  // as SourcePlanner says
     size_t fill_flows_max;       // as FillFlows says
+    ChunkFlows* flows;           // as BlobCache::Parts says
   };
 
   SingleFlight(const Parts& parts, FetchScheduler::Limits limits);

@@ -108,6 +108,7 @@ absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpReque
   absl::StatusOr<std::string> token = ReadToken(request, trust);
   if (!token.ok()) return token.status();
   asked.token = *std::move(token);
+  asked.is_sent_on = request.Header("Sluice-Sent-On") == "1";
   const absl::StatusOr<bool> of_one_chunk = ReadRange(request, &asked);
   if (!of_one_chunk.ok()) return of_one_chunk.status();
   if (*of_one_chunk && request.method == HttpMethod::kGet) return asked;

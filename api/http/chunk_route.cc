@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "api/http/flow_parts.h"
 
 namespace sluice::api {
 namespace {
@@ -144,6 +145,7 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
     std::shared_ptr<const BlobFile> file;
     std::shared_ptr<const void> place;
   };
+  if (bytes.flow) return SendFlow(reply, std::move(bytes));
   const ByteRange range = reply->range();
   const Blob& blob = bytes.lease.blob();
   absl::StatusOr<std::shared_ptr<const BlobFile>> file = parts_.reader.OpenFile(blob.key());
@@ -152,21 +154,7 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
   if (!file.ok() || !blob.presence().AllPresent(span) || blob.refused())
     return reply->Send(reply->role() != PeerRole::kPresentOnly ? Busy(kRetrySoon, {}) : NotHere());
 
-  HttpResponse response;
-  response.status = 206;
-  response.content_type = "application/octet-stream";
-  response.headers.emplace_back("Content-Range", absl::StrCat("bytes ", range.offset, "-", range.end() - 1,
-                                                              "/", blob.geometry().size()));
-  const std::optional<Digest> root = blob.facts()->root;
-  if (root && parts_.reader.AllProven(blob, span)) {
-    response.headers.emplace_back("Sluice-Verified", root->ToString());
-  } else if (!bytes.passed_on_by.empty()) {
-    response.headers.emplace_back("Sluice-Passed-On", absl::StrJoin(bytes.passed_on_by, ","));
-  }
-  response.headers.emplace_back("Docker-Content-Digest", blob.digest().ToString());
-  response.headers.emplace_back("ETag", EntityTag(blob.digest()));
-  SayPublic(response, parts_.trust, bytes.is_public);
-
+  HttpResponse response = ResponseWith(bytes, range);
   Task on_taken = std::move(bytes.on_taken);
   auto sending = std::make_shared<Sending>(Sending{std::move(bytes), *std::move(file), reply->place()});
   const int fd = sending->file->descriptor();
@@ -178,6 +166,50 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
                            [&sent](uint64_t count) { sent.Add(count); },
                            std::move(on_taken),
                            reply->place() ? SendUrgency::kFill : SendUrgency::kDemand};
+  reply->Send(std::move(response));
+}
+
+// All but the bytes.
+HttpResponse ChunkRoute::ResponseWith(const PeerBytes& bytes, ByteRange range) const {
+  const Blob& blob = bytes.lease.blob();
+  HttpResponse response;
+  response.status = 206;
+  response.content_type = "application/octet-stream";
+  response.headers.emplace_back("Content-Range", absl::StrCat("bytes ", range.offset, "-", range.end() - 1,
+                                                              "/", blob.geometry().size()));
+  const std::optional<Digest> root = blob.facts()->root;
+  if (root && !bytes.flow && parts_.reader.AllProven(blob, blob.geometry().Covering(range))) {
+    response.headers.emplace_back("Sluice-Verified", root->ToString());
+  } else if (!bytes.passed_on_by.empty()) {
+    response.headers.emplace_back("Sluice-Passed-On", absl::StrJoin(bytes.passed_on_by, ","));
+  }
+  if (bytes.flow) response.headers.emplace_back("Sluice-Coming", "1");
+  response.headers.emplace_back("Docker-Content-Digest", blob.digest().ToString());
+  response.headers.emplace_back("ETag", EntityTag(blob.digest()));
+  SayPublic(response, parts_.trust, bytes.is_public);
+  return response;
+}
+
+// Nothing of it is proven yet, and a file that holds it may never come to be.
+void ChunkRoute::SendFlow(const std::shared_ptr<Reply>& reply, PeerBytes bytes) {
+  struct Sending {
+    PeerBytes bytes;
+    std::shared_ptr<const void> place;
+  };
+  const ByteRange range = reply->range();
+  const ChunkGeometry& geometry = bytes.lease.blob().geometry();
+  HttpResponse response = ResponseWith(bytes, range);
+  Counter& sent = parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
+  FlowParts::Content content;
+  content.flow = bytes.flow;
+  content.first = range.offset - geometry.RangeOf(geometry.Covering(range).first).offset;
+  content.length = range.length;
+  content.on_taken = std::move(bytes.on_taken);
+  content.on_sent = [&sent](uint64_t count) { sent.Add(count); };
+  content.urgency = reply->place() ? SendUrgency::kFill : SendUrgency::kDemand;
+  content.holder = std::make_shared<const Sending>(Sending{std::move(bytes), reply->place()});
+  response.parts_length = range.length;
+  response.parts = std::make_unique<FlowParts>(std::move(content));
   reply->Send(std::move(response));
 }
 

@@ -14,10 +14,11 @@
 
 namespace sluice::api {
 
-// Gives other nodes chunks, as a home or of what is here: 206, with Sluice-Verified if they are proven, else
-// with Sluice-Passed-On if they came from other members; 102 at once and again while a home waits for
-// the origin; 503 with Sluice-Retry-Ms and Sluice-Helpers; 403 (ask-yourself), 404, 409, 507. The 102s and
-// 503s of one whose origin asks for patience say so, in Sluice-Origin.
+// Gives other nodes chunks, as a home or of what is here, or is coming: 206, with Sluice-Verified if they are
+// proven, else with Sluice-Passed-On if they came from other members, and Sluice-Coming if they may break
+// off; 102 at once and again while a home waits for the origin; 503 with Sluice-Retry-Ms and Sluice-Helpers;
+// 403 (ask-yourself), 404, 409, 507. The 102s and 503s of one whose origin asks for patience say so, in
+// Sluice-Origin.
 //
 // Called on the server's thread; files are opened on the I/O pool.
 class ChunkRoute : public std::enable_shared_from_this<ChunkRoute> {
@@ -44,6 +45,8 @@ class ChunkRoute : public std::enable_shared_from_this<ChunkRoute> {
 
   void OnAnswer(const std::shared_ptr<Reply>& reply, PeerBlobAnswer answer);
   void SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes);
+  void SendFlow(const std::shared_ptr<Reply>& reply, PeerBytes bytes);
+  HttpResponse ResponseWith(const PeerBytes& bytes, ByteRange range) const;
 
   const Parts parts_;
 };

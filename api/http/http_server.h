@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -43,7 +44,7 @@ struct HttpRequest {
 enum class SendUrgency { kDemand, kFill };
 
 // Bytes of an open file, sent as they lie there: sendfile(2), without a copy in this process. If the file
-// turns out to be shorter the connection is closed.
+// turns out to be shorter the connection is closed. Or bytes in memory.
 struct FileSpan {
   int fd = -1;  // open for as long as `holder` lives; reads at offsets only
   uint64_t offset = 0;
@@ -56,6 +57,7 @@ struct FileSpan {
   Task on_taken;
   // Fills are sent when no demand is, as SendOrder says.
   SendUrgency urgency = SendUrgency::kDemand;
+  const std::byte* memory = nullptr;  // in place of a file, for as long as `holder` lives
 };
 
 // The bytes of a body that come to be there one after the other.

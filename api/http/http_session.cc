@@ -11,6 +11,7 @@
 #include <boost/asio/write.hpp>
 #include <boost/beast/core.hpp>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -65,6 +66,19 @@ Instant Now() {
 int64_t SecondsSince1970() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
       .count();
+}
+
+// The first bytes that there are, into all of `into`; as read(2) says.
+ssize_t ReadSpan(const FileSpan& span, std::string& into) {
+  if (span.memory != nullptr) {
+    std::memcpy(into.data(), span.memory + span.offset, into.size());
+    return static_cast<ssize_t>(into.size());
+  }
+  ssize_t read = -1;
+  do {
+    read = ::pread(span.fd, into.data(), into.size(), static_cast<off_t>(span.offset));
+  } while (read < 0 && errno == EINTR);
+  return read;
 }
 
 }  // namespace
@@ -444,9 +458,12 @@ void HttpSession::SendFile(After after) {
   if (connection_.is_tls()) return SendFileByTls(slice, after);
   error_code error;
   connection_.tcp().socket().native_non_blocking(true, error);
+  const int socket = connection_.tcp().socket().native_handle();
   auto offset = static_cast<off_t>(span.offset);
   const ssize_t sent =
-      ::sendfile(connection_.tcp().socket().native_handle(), span.fd, &offset, static_cast<size_t>(slice));
+      span.memory != nullptr
+          ? ::send(socket, span.memory + span.offset, static_cast<size_t>(slice), MSG_DONTWAIT | MSG_NOSIGNAL)
+          : ::sendfile(socket, span.fd, &offset, static_cast<size_t>(slice));
   if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return SendFileWhenWritable(after);
   // The file ended early, or the client has gone: the length was promised, so only the end of the connection
   // tells the truth.
@@ -459,10 +476,7 @@ void HttpSession::SendFile(After after) {
 void HttpSession::SendFileByTls(uint64_t slice, After after) {
   const FileSpan& span = file_->span;
   slice_.resize(static_cast<size_t>(std::min(slice, kTlsSliceBytes)));
-  ssize_t read = -1;
-  do {
-    read = ::pread(span.fd, slice_.data(), slice_.size(), static_cast<off_t>(span.offset));
-  } while (read < 0 && errno == EINTR);
+  const ssize_t read = ReadSpan(span, slice_);
   // As above: only the end of the connection tells the truth.
   if (read <= 0) return file_.reset();
   slice_.resize(static_cast<size_t>(read));

@@ -8,6 +8,7 @@
 #include "absl/functional/any_invocable.h"
 #include "node/blob.h"
 #include "node/blob_claim.h"
+#include "node/chunk_flow.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
 #include "node/geometry.h"
@@ -24,17 +25,19 @@ struct PeerBlobRequest {
   Instant deadline;
   std::string asker;               // the member's name, as it says itself; may be empty
   std::vector<std::string> tried;  // helpers that were of no use to it
+  bool is_sent_on = false;         // a home has named this node as one that has it, or is receiving it
   std::string token = {};          // by which the origin is to be asked for it; empty: it shows none
 };
 
-// The bytes are in the blob's file, for as long as the lease is held.
+// The bytes are in the blob's file, for as long as the lease is held, or come just now.
 struct PeerBytes {
   Blob::Lease lease;
   std::shared_ptr<const void> sending;  // held until they were sent, or will not be
   Task on_taken;                        // to be run when the asker has got them all
   // Of bytes that are not proven here: the members that they came by, the last of which had them first.
   std::vector<std::string> passed_on_by = {};
-  bool is_public = true;  // the repository that the request names gives them to everybody
+  bool is_public = true;                      // the repository that the request names gives them to everybody
+  std::shared_ptr<ChunkFlow> flow = nullptr;  // of the chunk, if it is still coming
 };
 
 struct PeerRefusal {

@@ -179,9 +179,11 @@ absl::Status Daemon::Node::Start() {
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(
                             std::vector<FixedSources::Source>{{SourceRank::kOrigin, witness_.get()}});
-  cache_ = std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_,
-                                                        telemetry_, swarm_.get(), &start_reports_},
-                                       CacheLimitsOf(config_));
+  if (!config_.cluster_listen.empty()) flows_ = std::make_shared<ChunkFlows>();
+  cache_ =
+      std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_,
+                                                   telemetry_, swarm_.get(), &start_reports_, flows_.get()},
+                                  CacheLimitsOf(config_));
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{

@@ -245,7 +245,8 @@ void Daemon::Node::MakeHome() {
                                   MemberRecipes::Then then) {
         return recipes->Await(blob, asker, std::move(then));
       },
-      nullptr};
+      nullptr,
+      flows_};
   if (imported_rights_) {
     parts.know_imported = [rights = imported_rights_.get()](const Digest& digest, const BlobOrigin& origin,
                                                             uint64_t size, Task then) {
@@ -253,6 +254,7 @@ void Daemon::Node::MakeHome() {
     };
   }
   given_blobs_ = std::make_shared<HomeBlobs>(std::move(parts));
+  given_blobs_->WatchFlows();
 }
 
 absl::Status Daemon::Node::ServePeers() {

@@ -225,6 +225,7 @@ class Daemon::Node {
   std::unique_ptr<p2p::DownloadBudget> download_;                 // the same
   std::unique_ptr<p2p::Holders> holders_;                         // the same
   std::unique_ptr<SourceDirectory> sources_;
+  std::shared_ptr<ChunkFlows> flows_;  // null: this node gives nothing to others
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<BackgroundFill> fills_;
   std::unique_ptr<StoreImagePreparer> preparer_;

@@ -28,6 +28,9 @@ constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
 constexpr Duration kSignOfFlow = std::chrono::milliseconds(500);
 // What is to go and is in use is tried so often, each time after so long.
 constexpr int kDropTries = 10;
+// Whoever is sent here by a home, since this node gets the chunk, may come some milliseconds too early. No
+// longer: it may be its turn to give it to this node.
+constexpr Duration kSoon = std::chrono::milliseconds(30);
 constexpr Duration kDropRetry = std::chrono::milliseconds(100);
 
 PeerRefusal Busy(Duration retry) {
@@ -79,7 +82,8 @@ struct HomeBlobs::Asked {
   std::shared_ptr<Blob> blob;
   Spreader::ChunkName chunk;
 
-  bool has_place_to_send = false;  // of whoever starts a read, then of whoever is told of its end
+  ReadMode waited = ReadMode::kFetch;  // how it waits, or did last
+  bool has_place_to_send = false;      // of whoever starts a read, then of whoever is told of its end
 
   std::mutex mutex;
   // Guarded by mutex.
@@ -91,7 +95,12 @@ struct HomeBlobs::Asked {
   const BlobOrigin& origin() const { return request.claim.spec.origins.front(); }
   ChunkSpan span() const { return blob->geometry().Covering(request.range); }
   Spreader::Request ToSpread() const {
-    return {chunk, request.asker, request.fetch_class, request.tried, request.role == PeerRole::kPresentOnly};
+    return {chunk,
+            request.asker,
+            request.fetch_class,
+            request.tried,
+            request.role == PeerRole::kPresentOnly,
+            !blob->presence().AllPresent(span())};
   }
   std::optional<Spreader::RequestId> Place() {
     const std::lock_guard lock(mutex);
@@ -111,6 +120,7 @@ Task HomeBlobs::Ask(PeerBlobRequest request, Task on_wait, OnAnswer on_answer) {
   const AskedPtr asked(new Asked{.request = std::move(request),
                                  .blob = nullptr,
                                  .chunk = {},
+                                 .waited = ReadMode::kFetch,
                                  .has_place_to_send = false,
                                  .mutex = {},
                                  .on_wait = std::move(on_wait),
@@ -164,6 +174,7 @@ void HomeBlobs::Find(const AskedPtr& asked) {
   if (!MayGet(*asked)) return RefuseAsOrigin(asked);
   asked->chunk = {asked->blob->key(), asked->span().first};
   if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
+  if (FlowOf(*asked) && MayGive(*asked)) return GivePresent(asked);
   if (!home) return WaitForFlow(asked);
   if (!parts_.await_recipe) return Begin(asked, /*provable=*/true);
   const bool begun = parts_.await_recipe(
@@ -225,6 +236,14 @@ Grant HomeBlobs::GrantOf(const Asked& asked) const {
   return p2p::PullGrant::OfToken(asked.request.token);
 }
 
+// Of what is hearsay the first chunk is given when it is here: by then it has been held against what was
+// said.
+std::shared_ptr<ChunkFlow> HomeBlobs::FlowOf(const Asked& asked) const {
+  if (asked.blob->facts()->is_hearsay && asked.blob->presence().present_count() == 0) return nullptr;
+  return parts_.flows ? parts_.flows->Find(asked.chunk.blob, asked.chunk.chunk) : nullptr;
+}
+
+// It is here, or coming.
 void HomeBlobs::GivePresent(const AskedPtr& asked) {
   if (!MayGive(*asked)) return RefuseAsOrigin(asked);
   Decided(asked, parts_.spreader->Ask(asked->ToSpread()));
@@ -253,7 +272,21 @@ void HomeBlobs::WaitFromStart(const AskedPtr& asked, ReadMode mode) {
   }
   StartRead(asked, mode);
   GiveUpInTime(asked);
-  if (on_wait) std::move(on_wait)();
+  if (on_wait && mode != ReadMode::kIfAskedFor) std::move(on_wait)();
+  // It may have begun to come before this was among those who wait.
+  GiveFlowing(asked->chunk);
+}
+
+// It does not flow, and may be on its way all the same.
+void HomeBlobs::WaitOtherwise(const AskedPtr& asked) {
+  const ReadMode waited = asked->waited;
+  if (asked->has_place_to_send) GiveBackPlace(asked);
+  LetGo(asked);
+  if (waited == ReadMode::kIfFlowing && ComesBefore(*asked))
+    return WaitFromStart(asked, ReadMode::kIfUnderWay);
+  if (waited != ReadMode::kIfAskedFor && asked->request.is_sent_on && parts_.flows && MayGive(*asked))
+    return WaitFromStart(asked, ReadMode::kIfAskedFor);
+  Refuse(asked, {.why = Why::kAbsent});
 }
 
 bool HomeBlobs::ComesBefore(const Asked& asked) const {
@@ -298,14 +331,17 @@ void HomeBlobs::SayWaiting(const AskedPtr& asked) {
 }
 
 void HomeBlobs::StartRead(const AskedPtr& asked, ReadMode mode) {
+  asked->waited = mode;
   std::unique_lock lock(asked->mutex);
   if (!asked->on_answer) {
     lock.unlock();
     return LetGo(asked);
   }
   // What is fetched for many is not ended with the time of the first of them.
-  const Instant deadline =
-      mode == ReadMode::kFetch ? parts_.clock.Now() + api::kPeerDeadlineMax : asked->request.deadline;
+  const Instant now = parts_.clock.Now();
+  const Instant deadline = mode == ReadMode::kFetch        ? now + api::kPeerDeadlineMax
+                           : mode == ReadMode::kIfAskedFor ? std::min(now + kSoon, asked->request.deadline)
+                                                           : asked->request.deadline;
   asked->read =
       parts_.cache.Read({.blob = asked->blob->key(),
                          .range = asked->request.range,
@@ -324,21 +360,51 @@ void HomeBlobs::ReadEnded(const AskedPtr& asked, const absl::Status& status) {
   const bool home = asked->request.role != PeerRole::kPresentOnly;
   if (!status.ok()) {
     if (home && absl::IsDataLoss(status)) DropLie(asked->blob, kDropTries);
-    if (asked->has_place_to_send && absl::IsNotFound(status) && ComesBefore(*asked)) {
-      // It does not flow, and may be on its way all the same.
-      GiveBackPlace(asked);
-      return WaitFromStart(asked, ReadMode::kIfUnderWay);
-    }
+    if (!home && absl::IsNotFound(status)) return WaitOtherwise(asked);
     return Refuse(asked, home ? RefusalOf(status, parts_.trust) : PeerRefusal{.why = Why::kAbsent});
   }
   if (asked->has_place_to_send) {
     if (const std::optional<Spreader::RequestId> place = asked->Place()) parts_.spreader->Began(*place);
     return Give(asked);
   }
+  Came(asked->chunk, Spreader::Whole::kYes);
+}
+
+void HomeBlobs::WatchFlows() {
+  if (!parts_.flows) return;
+  parts_.flows->Observe([weak = weak_from_this()](const BlobKey& blob, ChunkIndex chunk) {
+    if (const auto self = weak.lock()) self->BeginsToCome({blob, chunk});
+  });
+}
+
+// On the source's thread.
+void HomeBlobs::BeginsToCome(const Spreader::ChunkName& chunk) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (waiting_.empty()) return;
+  }
+  parts_.io.Post([self = shared_from_this(), chunk] { self->GiveFlowing(chunk); });
+}
+
+// To all who wait for it, or to nobody: where some may have it only when it is proven, it is given then.
+void HomeBlobs::GiveFlowing(const Spreader::ChunkName& chunk) {
+  std::vector<AskedPtr> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, asked] : waiting_) {
+      if (asked->chunk == chunk) waiting.push_back(asked);
+    }
+  }
+  const auto may_have = [this](const AskedPtr& asked) { return FlowOf(*asked) && MayGive(*asked); };
+  if (!waiting.empty() && std::all_of(waiting.begin(), waiting.end(), may_have))
+    Came(chunk, Spreader::Whole::kNotYet);
+}
+
+void HomeBlobs::Came(const Spreader::ChunkName& chunk, Spreader::Whole whole) {
   std::vector<std::pair<AskedPtr, Spreader::Answer>> decided;
   {
     const std::lock_guard lock(mutex_);
-    for (Spreader::Answer& answer : parts_.spreader->Came(asked->chunk)) {
+    for (Spreader::Answer& answer : parts_.spreader->Came(chunk, whole)) {
       const auto found = waiting_.find(answer.id);
       if (found == waiting_.end()) continue;
       decided.emplace_back(std::move(found->second), std::move(answer));
@@ -392,7 +458,14 @@ void HomeBlobs::Give(const AskedPtr& asked) {
   };
   const bool home = asked->request.role != PeerRole::kPresentOnly;
   if (!MayGive(*asked)) return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
+  // First, since what has come whole meanwhile is here.
+  std::shared_ptr<ChunkFlow> flow = FlowOf(*asked);
   absl::StatusOr<Blob::Lease> lease = parts_.cache.Lookup(asked->blob->key(), asked->request.range);
+  if (lease.ok()) {
+    flow = nullptr;
+  } else if (flow) {
+    lease = parts_.store.Acquire(asked->blob->key());
+  }
   if (!lease.ok()) return Refuse(asked, home ? Busy(kRetrySoon) : PeerRefusal{.why = Why::kAbsent});
   parts_.store.Touch(asked->blob->key());
   std::shared_ptr<Sending> sending;
@@ -407,10 +480,12 @@ void HomeBlobs::Give(const AskedPtr& asked) {
   if (!sending) return LetGo(asked);
   Task on_taken = [sending] { sending->taken = true; };
   std::vector<std::string> passed_on_by;
-  if (parts_.blame && !parts_.store.AllProven(*asked->blob, asked->span()))
+  if (flow) {
+    passed_on_by = flow->passed_on_by();
+  } else if (parts_.blame && !parts_.store.AllProven(*asked->blob, asked->span()))
     passed_on_by = parts_.blame->PassedOnBy(*asked->blob, asked->span().first);
   Answer(asked, api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken),
-                               std::move(passed_on_by), IsForAll(*asked)});
+                               std::move(passed_on_by), IsForAll(*asked), std::move(flow)});
 }
 
 void HomeBlobs::Refuse(const AskedPtr& asked, PeerRefusal refusal) {
@@ -445,12 +520,13 @@ void HomeBlobs::GiveUpInTime(const AskedPtr& asked) {
   });
 }
 
-// The asker has gone, or its time is up.
+// The asker has gone, or its time is up. What has begun to come is brought in all the same: others may be
+// sent it as it comes.
 void HomeBlobs::GiveUp(const AskedPtr& asked) {
   std::optional<ReadId> read;
   {
     const std::lock_guard lock(asked->mutex);
-    read = asked->read;
+    if (asked->on_answer) read = asked->read;
   }
   if (read) parts_.cache.StopRead(*read);
   Refuse(asked, Busy(kRetrySoon));

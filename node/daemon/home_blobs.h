@@ -11,6 +11,7 @@
 #include "api/http/peer_blobs.h"
 #include "index/disk_store.h"
 #include "node/blob_cache.h"
+#include "node/chunk_flow.h"
 #include "node/daemon/member_recipes.h"
 #include "node/executor.h"
 #include "node/peer_trust.h"
@@ -30,8 +31,8 @@ namespace sluice {
 // asks other members, too; what it does not get like that the asker gets elsewhere, and is told that it is
 // not here.
 //
-// Who is present-only is also let wait for what this node gets by its own right, if this node comes before it
-// by score: so waits go one way.
+// What is coming just now goes out as it comes. Who is present-only is also let wait for what this node gets
+// by its own right, if this node comes before it by score: so waits go one way.
 //
 // An asker's claim about a blob is hearsay (see BlobSpec): it shares what a manifest says of the same
 // repository if it says the same, else it has a file of its own. Nothing is fetched for who is present-only,
@@ -57,8 +58,12 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
         await_recipe = nullptr;
     // As ImportedRights::Know; null: nothing is imported.
     std::function<bool(const Digest&, const BlobOrigin&, uint64_t size, Task then)> know_imported = nullptr;
+    std::shared_ptr<ChunkFlows> flows = nullptr;  // null: chunks are given when they are here
   };
   explicit HomeBlobs(Parts parts) : parts_(std::move(parts)) {}
+
+  // Chunks that begin to come are given to those who wait for them, too, from now on.
+  void WatchFlows();
 
   Task Ask(api::PeerBlobRequest request, Task on_wait, OnAnswer on_answer) override;
   bool IsThrottled(const BlobOrigin& origin) const override { return parts_.is_throttled(origin.registry); }
@@ -77,15 +82,20 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   bool MayGive(const Asked& asked) const;
   Grant GrantOf(const Asked& asked) const;
   void GivePresent(const AskedPtr& asked);
+  std::shared_ptr<ChunkFlow> FlowOf(const Asked& asked) const;
   bool ComesBefore(const Asked& asked) const;
   void WaitFromStart(const AskedPtr& asked, ReadMode mode);
   void WaitForFlow(const AskedPtr& asked);
+  void WaitOtherwise(const AskedPtr& asked);
   void SayWaiting(const AskedPtr& asked);
   void SayWaitingSoon(const AskedPtr& asked);
+  void GiveFlowing(const p2p::Spreader::ChunkName& chunk);
   void DropLie(const std::shared_ptr<Blob>& blob, int tries);
 
   // Any thread.
   void StartRead(const AskedPtr& asked, ReadMode mode);
+  void BeginsToCome(const p2p::Spreader::ChunkName& chunk);
+  void Came(const p2p::Spreader::ChunkName& chunk, p2p::Spreader::Whole whole);
   void ReadEnded(const AskedPtr& asked, const absl::Status& status);
   void Decided(const AskedPtr& asked, const p2p::Spreader::Answer& answer);
   void Give(const AskedPtr& asked);

@@ -86,6 +86,12 @@ Duration MemberHealth::FailedLocked(const std::string& member, Instant now, std:
   return skip;
 }
 
+Duration MemberHealth::BrokeOff(const std::string& member, Instant now, std::string_view why) {
+  const std::lock_guard lock(mutex_);
+  if (++EntryOf(member).broken_off_in_row < kBrokenOffMax) return Duration(0);
+  return FailedLocked(member, now, why);
+}
+
 void MemberHealth::Succeeded(const std::string& member) {
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member);
@@ -134,7 +140,9 @@ void MemberHealth::RecentBytes::PassTo(int64_t minute) {
 
 void MemberHealth::Received(const std::string& member, uint64_t bytes, Instant now) {
   const std::lock_guard lock(mutex_);
-  RecentBytes& recent = EntryOf(member).recent;
+  Entry& entry = EntryOf(member);
+  entry.broken_off_in_row = 0;
+  RecentBytes& recent = entry.recent;
   recent.PassTo(MinuteOf(now));
   recent.of_minute[static_cast<size_t>(recent.last_minute) % kRecentMinutes] += bytes;
 }

@@ -43,6 +43,7 @@ class MemberHealth {
   static constexpr Duration kUnprobedMax = std::chrono::minutes(2);
   static constexpr Duration kProbeTakes = std::chrono::milliseconds(1500);  // as far as anybody is told
 
+  static constexpr uint32_t kBrokenOffMax = 3;
   static constexpr size_t kReasonBytesMax = 200;  // kept of what was said
   static constexpr size_t kRecentMinutes = 10;
 
@@ -79,6 +80,10 @@ class MemberHealth {
   // Where no more may be banned it is skipped as one that failed (kNot).
   enum class Banned { kNewly, kAgain, kNot };
   Banned Ban(const Member& member, Instant now, size_t member_count, std::string_view what);
+  // What it passed on as it came broke off, as it had said that it may: its own source may have ended. That
+  // is a failure from kBrokenOffMax times in a row on, without anything that came whole between; returns as
+  // Failed.
+  Duration BrokeOff(const std::string& member, Instant now, std::string_view why);
   // Bytes of blobs came from it.
   void Received(const std::string& member, uint64_t bytes, Instant now);
 
@@ -98,6 +103,7 @@ class MemberHealth {
   struct Entry {
     SenderId id = 0;
     uint32_t failures_in_row = 0;
+    uint32_t broken_off_in_row = 0;
     Instant skipped_until{};
     bool awaits_probe = false;
     std::string skip_reason;

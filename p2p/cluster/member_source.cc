@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "node/chunk_flow.h"
 #include "p2p/registry/pull_grant.h"
 
 namespace sluice::p2p {
@@ -19,7 +19,7 @@ namespace {
 using std::chrono::milliseconds;
 
 // The time before a helper is asked, so that those who were told of it don't come all at once.
-constexpr Duration kDemandJitter = milliseconds(3);
+constexpr Duration kDemandJitter = milliseconds(1);
 constexpr Duration kFillJitterMin = milliseconds(5);
 constexpr Duration kFillJitterMax = milliseconds(20);
 // A home is asked again after what it said, doubled per refusal, and no more than this.
@@ -30,13 +30,15 @@ constexpr Duration kRetryMin = milliseconds(1);
 // One chunk on its way.
 struct Errand {
   ChunkIndex index;
-  Buffer bytes;
-  size_t filled = 0;
+  ChunkInflow bytes;
   size_t origin = 0;                                        // by the right of which it is asked for
   std::shared_ptr<PeerClient::ChunkQuestion::Vouch> vouch;  // of who is asked
   std::vector<Member> helpers;                              // not asked yet; the next is the last
+  std::vector<std::string> asked;                           // helpers, since the member was
   std::vector<std::string> failed;
-  bool is_paid = false;  // of the budget of bytes, for the next request
+  bool delivered = false;  // all that was asked for
+  bool broke_off = false;  // what the member passed on as it came
+  bool is_paid = false;    // of the budget of bytes, for the next request
   int refusals = 0;
   Duration retry_after{};
   bool patience = false;  // the member said last that the origin asks for it
@@ -47,6 +49,10 @@ struct Errand {
   std::optional<PeerClient::RequestId> under_way;
   uint64_t answered = 0;
 };
+
+bool Contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
 
 using ErrandPtr = std::shared_ptr<Errand>;
 
@@ -118,7 +124,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
 
   void AskMember(const ErrandPtr& errand) {
     if (AwaitsBudget(errand, &MemberFetch::AskMember)) return;
-    Ask(errand, member_, role_,
+    Ask(errand, member_, role_, Asked::kItself,
         [this, errand](PeerClient::ChunkOutcome outcome) { OnMember(errand, std::move(outcome)); });
   }
 
@@ -137,22 +143,26 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   // What did not come of it.
   void GiveBackBudget(Errand& errand) {
     if (std::exchange(errand.is_paid, false))
-      access_.download.GiveBack(LengthOf(errand) - std::min<uint64_t>(LengthOf(errand), errand.filled));
+      access_.download.GiveBack(LengthOf(errand) - errand.bytes.filled());
   }
 
   void AskHelper(const ErrandPtr& errand) {
     if (AwaitsBudget(errand, &MemberFetch::AskHelper)) return;
     const Member helper = std::move(errand->helpers.back());
     errand->helpers.pop_back();
-    Ask(errand, helper, PeerRole::kPresentOnly,
+    errand->asked.push_back(helper.name);
+    Ask(errand, helper, PeerRole::kPresentOnly, Asked::kAsHelper,
         [this, errand, name = helper.name](PeerClient::ChunkOutcome outcome) {
           OnHelper(errand, name, std::move(outcome));
         });
   }
 
-  void Ask(const ErrandPtr& errand, const Member& member, PeerRole role, PeerClient::OnChunkDone then) {
+  // Whether another has named it.
+  enum class Asked { kItself, kAsHelper };
+  void Ask(const ErrandPtr& errand, const Member& member, PeerRole role, Asked how,
+           PeerClient::OnChunkDone then) {
     const auto [cancelled, fetch_class] = Wanted();
-    errand->filled = 0;
+    errand->delivered = false;
     if (cancelled || access_.clock.Now() >= request_.deadline) {
       GiveBackBudget(*errand);
       return End(cancelled ? absl::CancelledError("nobody wants it any more") : TooLate());
@@ -167,6 +177,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
         fetch_class,
         request_.deadline,
         absl::StrJoin(errand->failed, ","),
+        how == Asked::kAsHelper && !IsFill(fetch_class),
         errand->vouch,
         role != PeerRole::kPresentOnly ? TokenFor(*errand) : std::string(),
         OnAccess(OriginOf(*errand))};
@@ -181,6 +192,9 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
          then = std::move(then)](PeerClient::ChunkOutcome outcome) mutable {
           self->NoteAnswered(*errand, request);
           self->GiveBackBudget(*errand);
+          errand->broke_off = errand->vouch->coming && absl::IsUnavailable(outcome.status);
+          // Whoever is passed on what came is to ask elsewhere, too.
+          errand->bytes = ChunkInflow();
           std::move(then)(std::move(outcome));
         });
     NoteAsked(*errand, request, id);
@@ -238,24 +252,29 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
 
   void OnData(Errand& errand, std::span<const std::byte> bytes, const Member& member) {
     request_.progress->Add(bytes.size());
-    if (errand.filled == 0) errand.bytes = Buffer(request_.blob->geometry().RangeOf(errand.index).length);
-    std::memcpy(errand.bytes.data() + errand.filled, bytes.data(), bytes.size());
-    errand.filled += bytes.size();
-    if (errand.filled < errand.bytes.size()) return;
-    access_.health.Received(member.name, errand.filled, access_.clock.Now());
-    on_chunk_(errand.index, std::move(errand.bytes),
+    if (errand.bytes.filled() == 0)
+      errand.bytes = ChunkInflow(request_.flows, request_.blob->key(), errand.index, LengthOf(errand),
+                                 HadBy(member, *errand.vouch));
+    errand.bytes.Add(bytes);
+    if (!errand.bytes.IsWhole()) return;
+    errand.delivered = true;
+    access_.health.Received(member.name, errand.bytes.filled(), access_.clock.Now());
+    on_chunk_(errand.index, errand.bytes.Take(),
               access_.blame.IdOf(
                   {member, TagOf(OriginOf(errand)), errand.vouch->verified, errand.vouch->passed_on}));
   }
 
-  bool IsDelivered(const Errand& errand) const {
-    return errand.filled > 0 && errand.filled == request_.blob->geometry().RangeOf(errand.index).length;
+  // Who had the bytes first, as far as it is known: the last of a chain is who is blamed, and one name keeps
+  // apart no more senders than there are members.
+  static std::vector<std::string> HadBy(const Member& member, const PeerClient::ChunkQuestion::Vouch& vouch) {
+    if (vouch.verified || vouch.passed_on.empty()) return {member.name};
+    return {vouch.passed_on.back()};
   }
 
   void OnMember(const ErrandPtr& errand, PeerClient::ChunkOutcome outcome) {
-    NoteOutcome(member_, outcome.status);
+    NoteOutcome(*errand, member_, outcome.status);
     // An answer may go wrong after its last byte.
-    if (outcome.status.ok() || IsDelivered(*errand)) return CloseOne();
+    if (outcome.status.ok() || errand->delivered) return CloseOne();
     if (absl::IsResourceExhausted(outcome.status)) {
       errand->patience = outcome.patience;
       request_.progress->Sign(outcome.patience);
@@ -296,6 +315,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   }
 
   void AskOthers(const ErrandPtr& errand, PeerClient::ChunkOutcome outcome) {
+    errand->asked.clear();
     errand->helpers = MembersNamed(outcome.helpers, *errand);
     // Who names others is not asked in vain.
     errand->refusals = errand->helpers.empty() ? errand->refusals + 1 : 0;
@@ -315,7 +335,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
           std::lower_bound(view->members.begin(), view->members.end(), name,
                            [](const Member& m, const std::string& wanted) { return m.name < wanted; });
       if (member == view->members.end() || member->name != name || member->is_self) continue;
-      if (std::find(errand.failed.begin(), errand.failed.end(), name) != errand.failed.end()) continue;
+      if (Contains(errand.failed, name) || Contains(errand.asked, name)) continue;
       if (access_.health.Usable(*member, access_.clock.Now())) found.push_back(*member);
     }
     std::reverse(found.begin(), found.end());
@@ -323,7 +343,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   }
 
   void OnHelper(const ErrandPtr& errand, const std::string& name, PeerClient::ChunkOutcome outcome) {
-    if (outcome.status.ok() || IsDelivered(*errand)) {
+    if (outcome.status.ok() || errand->delivered) {
       access_.health.Succeeded(name);
       return CloseOne();
     }
@@ -331,8 +351,14 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       return End(std::move(outcome.status));
     request_.progress->Sign(errand->patience);
     if (!absl::IsResourceExhausted(outcome.status)) errand->failed.push_back(name);
+    // One that is busy may know who has it from it.
+    if (IsDemand() && absl::IsResourceExhausted(outcome.status) &&
+        errand->asked.size() < MemberSource::kHelpersMax) {
+      for (Member& member : MembersNamed(outcome.helpers, *errand))
+        errand->helpers.push_back(std::move(member));
+    }
     if (!absl::IsNotFound(outcome.status) && !absl::IsResourceExhausted(outcome.status))
-      NoteFailure(name, outcome.status);
+      NoteFailure(*errand, name, outcome.status);
     NextHelper(errand);
   }
 
@@ -360,22 +386,25 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
                          });
   }
 
-  bool IsDemand() { return Wanted().second == FetchClass::kDemand; }
+  bool IsDemand() { return !IsFill(Wanted().second); }
 
-  void NoteOutcome(const Member& member, const absl::Status& status) {
+  void NoteOutcome(const Errand& errand, const Member& member, const absl::Status& status) {
     if (absl::IsPermissionDenied(status)) return access_.members.NoteSelf(member.name);
     const bool answered = status.ok() || absl::IsNotFound(status) || absl::IsResourceExhausted(status) ||
                           absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status);
     if (answered) return access_.health.Succeeded(member.name);
-    if (!absl::IsDeadlineExceeded(status) && !absl::IsCancelled(status)) NoteFailure(member.name, status);
+    if (!absl::IsDeadlineExceeded(status) && !absl::IsCancelled(status))
+      NoteFailure(errand, member.name, status);
   }
 
-  void NoteFailure(const std::string& name, const absl::Status& status) {
-    const Duration skip = access_.health.Failed(name, access_.clock.Now(), std::string(status.message()));
+  void NoteFailure(const Errand& errand, const std::string& name, const absl::Status& status) {
+    const Instant now = access_.clock.Now();
+    const std::string why(status.message());
+    const Duration skip =
+        errand.broke_off ? access_.health.BrokeOff(name, now, why) : access_.health.Failed(name, now, why);
     if (skip == Duration(0)) return;
     access_.warn(absl::StrCat("member ", name, " is not asked for ",
-                              std::chrono::duration_cast<std::chrono::seconds>(skip).count(),
-                              " s: ", std::string(status.message())));
+                              std::chrono::duration_cast<std::chrono::seconds>(skip).count(), " s: ", why));
   }
 
   absl::Status TooLate() const {

@@ -65,6 +65,7 @@ class MemberSource final : public ChunkSource {
   // So long after a member said that each node has to ask for itself.
   static constexpr Duration kAskYourself = std::chrono::seconds(60);
   static constexpr int kFailuresMax = 5;         // of helpers, for one chunk
+  static constexpr size_t kHelpersMax = 4;       // asked before those whom they name are not
   static constexpr size_t kOriginsAskedMax = 2;  // by the right of which a member is asked for what it has
 
   // `access` outlives the fetches.

@@ -155,6 +155,7 @@ class ChunkAnswer final : public HttpSink {
     if (!vouch_) return;
     vouch_->verified = headers.Get("Sluice-Verified").has_value();
     vouch_->passed_on = NamesIn(headers.Get("Sluice-Passed-On").value_or(""), PeerClient::kPassedOnMax);
+    vouch_->coming = headers.Get("Sluice-Coming").has_value();
   }
 
   Telemetry& telemetry_;
@@ -296,6 +297,7 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
   request.headers.Add("Sluice-Blob", FormatBlobClaim(*question.blob, *question.origin, question.access));
   if (!options_.name.empty()) request.headers.Add("Sluice-From", options_.name);
   if (!question.tried.empty()) request.headers.Add("Sluice-Tried", question.tried);
+  if (question.is_sent_on) request.headers.Add("Sluice-Sent-On", "1");
   AddToken(question.token, request);
   request.fetch_class = question.fetch_class;
   request.body_bytes_max = std::max(question.range.length, kErrorBytesMax);

@@ -66,11 +66,13 @@ class PeerTransport {
     PeerRole role = PeerRole::kPresentOnly;
     FetchClass fetch_class = FetchClass::kDemand;
     Instant deadline;
-    std::string tried;  // names of helpers that had failed, by commas
+    std::string tried;        // names of helpers that had failed, by commas
+    bool is_sent_on = false;  // another has named this one, which has the chunk or is receiving it
     // What the member says of the bytes, written before the first of them is given; null: it is of no use.
     struct Vouch {
       bool verified = false;               // it had verified them
       std::vector<std::string> passed_on;  // else whom it had them from, and these from whom
+      bool coming = false;                 // they come to it just now, and may break off
     };
     std::shared_ptr<Vouch> vouch = nullptr;
     // By which a home may ask the origin; empty: none. Never sent to members that are not proven.

@@ -121,9 +121,10 @@ Spreader::Answer Spreader::Ask(const Request& request) {
   const Instant now = clock_.Now();
   Chunk* const chunk = Touch(request.chunk, now);
   if (!chunk) return {.retry = Bounded(transfer_time_)};
+  chunk->is_coming = request.is_coming;
   NoteTried(*chunk, request);
   if (!HasRoom(*chunk, request.fetch_class, request.is_help, now) || LeavesToHelpers(*chunk, request, now))
-    return Refuse(*chunk, request.asker, request.tried, transfer_time_, now);
+    return Refuse(*chunk, {request.asker, request.fetch_class, request.tried}, transfer_time_, now);
   Answer answer = Hold(Verdict::kSend, request, now);
   BeginSending(*chunk, answer.id, request.asker, now);
   return answer;
@@ -132,7 +133,7 @@ Spreader::Answer Spreader::Ask(const Request& request) {
 bool Spreader::HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now) {
   const Duration stuck = std::max<Duration>(kStuckMin, 4 * transfer_time_);
   std::erase_if(chunk.sending, [&](RequestId id) { return held_.at(id).since + stuck <= now; });
-  if (chunk.sending.size() >= limits_.fanout) return false;
+  if (chunk.sending.size() >= FanoutOf(chunk, fetch_class)) return false;
   if (fetch_class == FetchClass::kDemand || fills_ < limits_.fills_max) return true;
   return !is_help &&
          std::none_of(chunk.receivers.begin(), chunk.receivers.end(),
@@ -145,10 +146,12 @@ bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request, Insta
   if (request.is_help || !request.tried.empty()) return false;
   const bool demand = request.fetch_class == FetchClass::kDemand;
   const std::optional<std::string> zone = ZoneOf(request.asker);
+  const uint32_t fanout = FanoutOf(chunk, request.fetch_class);
   const auto can_help = [&](const Receiver& receiver) {
     return receiver.state == Receiver::State::kHas && receiver.name != request.asker &&
            IsNear(receiver, zone) && receiver.failed.empty() &&
-           (demand || receiver.named < limits_.fanout * kHelpsOfEach) && !IsNamedEnough(receiver, now);
+           (demand || receiver.named < limits_.fanout * kHelpsOfEach) &&
+           !IsNamedEnough(receiver, fanout, now);
   };
   const auto count = std::count_if(chunk.receivers.begin(), chunk.receivers.end(), can_help);
   return count >= limits_.fanout * (demand ? kManyHelpers : 1);
@@ -166,8 +169,8 @@ bool Spreader::IsNear(const Receiver& receiver, const std::optional<std::string>
 }
 
 // As many as it can send to at once were told of it, and have hardly been sent it yet.
-bool Spreader::IsNamedEnough(const Receiver& receiver, Instant now) const {
-  return receiver.in_turn >= limits_.fanout && now < receiver.turn + Bounded(transfer_time_);
+bool Spreader::IsNamedEnough(const Receiver& receiver, uint32_t fanout, Instant now) const {
+  return receiver.in_turn >= fanout && now < receiver.turn + Bounded(transfer_time_);
 }
 
 Spreader::Answer Spreader::AskEarly(const Request& request) {
@@ -179,7 +182,7 @@ Spreader::Answer Spreader::AskEarly(const Request& request) {
   if (!MayWait(*chunk, request.fetch_class)) {
     const Duration left =
         chunk->waiting.empty() ? first_byte_time_ : chunk->waiting_since + first_byte_time_ - now;
-    return Refuse(*chunk, request.asker, request.tried, left, now);
+    return Refuse(*chunk, {request.asker, request.fetch_class, request.tried}, left, now);
   }
   DropReceiver(*chunk, request.asker);
   Answer answer = Hold(Verdict::kWait, request, now);
@@ -211,21 +214,20 @@ void Spreader::BeginSending(Chunk& chunk, RequestId id, const std::string& asker
   SetReceiver(chunk, asker, Receiver::State::kReceiving, now);
 }
 
-Spreader::Answer Spreader::Refuse(Chunk& chunk, const std::string& asker,
-                                  const std::vector<std::string>& tried, Duration retry, Instant now) {
-  Answer answer{.retry = Bounded(retry), .helpers = NameHelpers(chunk, asker, tried, now)};
+Spreader::Answer Spreader::Refuse(Chunk& chunk, const Asker& asker, Duration retry, Instant now) {
+  Answer answer{.retry = Bounded(retry), .helpers = NameHelpers(chunk, asker, now)};
   // Who has nobody to turn to comes back to us.
   if (answer.helpers.empty()) {
-    DropReceiver(chunk, asker);
+    DropReceiver(chunk, asker.name);
   } else {
-    SetReceiver(chunk, asker, Receiver::State::kSentOn, now);
+    SetReceiver(chunk, asker.name, Receiver::State::kSentOn, now);
   }
   return answer;
 }
 
-std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& asker,
-                                               const std::vector<std::string>& tried, Instant now) {
-  const std::optional<std::string> zone = ZoneOf(asker);
+std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const Asker& asker, Instant now) {
+  const std::optional<std::string> zone = ZoneOf(asker.name);
+  const uint32_t fanout = FanoutOf(chunk, asker.fetch_class);
   // Who mostly gets chunks first would be told of to the askers of all, and its link carry them alone.
   if (now - named_since_ >= kNamedKept) {
     named_of_late_.clear();
@@ -235,18 +237,19 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& 
   // chunks; and who came first.
   using Rank = std::tuple<uint32_t, bool, Receiver::State, uint32_t, size_t>;
   std::vector<Rank> ranks;
+  const bool soon = asker.fetch_class == FetchClass::kDemand && MayBeSoon(chunk, now);
   for (size_t i = 0; i < chunk.receivers.size(); ++i) {
     Receiver& receiver = chunk.receivers[i];
-    if (receiver.name == asker || receiver.failed.size() >= kFailedMax || Contains(tried, receiver.name))
-      continue;
-    if (receiver.state == Receiver::State::kSentOn && receiver.since + Bounded(transfer_time_) > now)
-      continue;
-    if (IsNamedEnough(receiver, now)) continue;
+    if (receiver.name == asker.name || Contains(asker.tried, receiver.name)) continue;
+    if (receiver.failed.size() >= kFailedMax) continue;
+    const bool just_now = receiver.since + Bounded(transfer_time_) > now;
+    if (receiver.state == Receiver::State::kSentOn && just_now && !soon) continue;
+    if (IsNamedEnough(receiver, fanout, now)) continue;
     const std::optional<std::string> its_zone = find_member_(receiver.name);
     if (!its_zone || !IsNear(receiver, zone)) continue;
     const auto of_late = named_of_late_.find(receiver.name);
     const uint32_t of_all = of_late == named_of_late_.end() ? 0 : of_late->second;
-    ranks.emplace_back(receiver.named / limits_.fanout, its_zone != zone, receiver.state,
+    ranks.emplace_back(receiver.named / fanout, its_zone != zone, receiver.state,
                        of_all - std::min(of_all, receiver.named), i);
   }
   const size_t count = std::min<size_t>(ranks.size(), limits_.helpers_max);
@@ -269,11 +272,24 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const std::string& 
   return names;
 }
 
-std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name) {
+// Whether those who were told of others just now are worth naming already: they stand in line, and what comes
+// reaches them soon.
+bool Spreader::MayBeSoon(const Chunk& chunk, Instant now) const {
+  if (!chunk.is_coming) return false;
+  const auto in_line = [&](const Receiver& receiver) {
+    return receiver.state != Receiver::State::kHas && receiver.since + Bounded(transfer_time_) > now;
+  };
+  return static_cast<size_t>(std::count_if(chunk.receivers.begin(), chunk.receivers.end(), in_line)) <
+         kLineMax;
+}
+
+std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name, Whole whole) {
   const std::lock_guard lock(mutex_);
   const auto found = chunks_.find(name);
-  if (found == chunks_.end() || found->second.waiting.empty()) return {};
+  if (found == chunks_.end()) return {};
   Chunk& chunk = found->second;
+  chunk.is_coming = whole == Whole::kNotYet;
+  if (chunk.waiting.empty()) return {};
   const Instant now = clock_.Now();
   Learn(now - chunk.waiting_since, &first_byte_time_);
   std::vector<RequestId> waiting = std::exchange(chunk.waiting, {});
@@ -297,7 +313,8 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name) {
       answers.push_back({.id = id, .verdict = Verdict::kSend});
       continue;
     }
-    answers.push_back(Refuse(chunk, held->second.asker, held->second.tried, transfer_time_, now));
+    const Held& waited = held->second;
+    answers.push_back(Refuse(chunk, {waited.asker, waited.fetch_class, waited.tried}, transfer_time_, now));
     answers.back().id = id;
     held_.erase(held);
     --chunk.held;

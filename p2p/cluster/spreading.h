@@ -41,9 +41,11 @@ struct SpreadingLimits {
 // first to the fewest, by the fanout, then those of the asker's zone; none of a third zone, nor of another
 // one to who is of this node's. The asker begins with the first, so none is that for more than `fanout`
 // askers in the time that a transfer takes. Of a fill, and where there are many helpers, a home sends few
-// copies itself. Whoever asks for a chunk lacks it. A helper that an asker has tried is not named to it
-// again, and one that two askers have tried in vain since it got the chunk to nobody. A transfer that takes
-// much longer than others did of late keeps nobody else from the chunk.
+// copies itself. A chunk that is coming and that readers wait for goes to one asker, and so on from one to
+// the next: then each link carries it once, at the rate at which it comes; the line is no longer than
+// kLineMax, for each one in it adds its delay. Whoever asks for a chunk lacks it. A helper that an asker has
+// tried is not named to it again, and one that two askers have tried in vain since it got the chunk to
+// nobody. A transfer that takes much longer than others did of late keeps nobody else from the chunk.
 //
 // Thread-safe; pure but for its lock: the clock is handed in.
 class Spreader {
@@ -52,6 +54,7 @@ class Spreader {
   // not block, nor call the spreader.
   using FindMember = std::function<std::optional<std::string>(const std::string& name)>;
 
+  static constexpr size_t kLineMax = 12;
   static constexpr Duration kRetryMin = std::chrono::milliseconds(5);
   static constexpr Duration kRetryMax = std::chrono::seconds(2);
   // A transfer is stuck after four times what they take, and not earlier than this.
@@ -76,6 +79,7 @@ class Spreader {
     FetchClass fetch_class = FetchClass::kDemand;
     std::vector<std::string> tried;  // helpers that were of no use to it
     bool is_help = false;            // it is asked for what it has, beside the home
+    bool is_coming = false;          // the chunk is not here whole, and sent as it comes
   };
   // Names a request that is being answered; never given twice.
   using RequestId = uint64_t;
@@ -93,9 +97,10 @@ class Spreader {
   // Somebody asks for a chunk of which nothing has come yet, and which is being asked for: it waits unless
   // too many do.
   Answer AskEarly(const Request& request);
-  // The chunk is here: what becomes of those who wait for it. Demand goes first, and of it who came first;
-  // then fills, in another order for each chunk.
-  std::vector<Answer> Came(const ChunkName& chunk);
+  // The chunk is here, or has begun to come: what becomes of those who wait for it. Demand goes first, and of
+  // it who came first; then fills, in another order for each chunk.
+  enum class Whole { kYes, kNotYet };
+  std::vector<Answer> Came(const ChunkName& chunk, Whole whole = Whole::kYes);
   // The chunk of a request that Ask has let wait for it is here only now. No-op if it holds no place.
   void Began(RequestId id);
   // A request that was sent the chunk has got it whole, or it was not sent, or not whole; or one does not
@@ -126,6 +131,7 @@ class Spreader {
     Instant used;
     std::list<ChunkName>::iterator place;  // in used_
     uint32_t held = 0;                     // requests that hold a place, also by a transfer that is stuck
+    bool is_coming = false;                // it is not here whole yet
   };
   struct Held {
     ChunkName chunk;
@@ -136,23 +142,31 @@ class Spreader {
     Instant since;
     bool counts = false;  // among the fills that are sent
   };
+  // Of a request, what it is answered by.
+  struct Asker {
+    const std::string& name;
+    FetchClass fetch_class;
+    const std::vector<std::string>& tried;
+  };
   using Chunks = absl::flat_hash_map<ChunkName, Chunk>;
 
   Chunk* Touch(const ChunkName& name, Instant now);
   void Forget(Instant now);
   void Drop(Chunks::iterator chunk);
   bool MayWait(const Chunk& chunk, FetchClass fetch_class) const;
+  uint32_t FanoutOf(const Chunk& chunk, FetchClass fetch_class) const {
+    return chunk.is_coming && fetch_class == FetchClass::kDemand ? 1 : limits_.fanout;
+  }
+  bool MayBeSoon(const Chunk& chunk, Instant now) const;
   Answer Hold(Verdict verdict, const Request& request, Instant now);
   bool HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now);
   bool LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const;
-  bool IsNamedEnough(const Receiver& receiver, Instant now) const;
+  bool IsNamedEnough(const Receiver& receiver, uint32_t fanout, Instant now) const;
   std::optional<std::string> ZoneOf(const std::string& asker) const;
   bool IsNear(const Receiver& receiver, const std::optional<std::string>& zone) const;
   void BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now);
-  Answer Refuse(Chunk& chunk, const std::string& asker, const std::vector<std::string>& tried, Duration retry,
-                Instant now);
-  std::vector<std::string> NameHelpers(Chunk& chunk, const std::string& asker,
-                                       const std::vector<std::string>& tried, Instant now);
+  Answer Refuse(Chunk& chunk, const Asker& asker, Duration retry, Instant now);
+  std::vector<std::string> NameHelpers(Chunk& chunk, const Asker& asker, Instant now);
   void NoteTried(Chunk& chunk, const Request& request) const;
   void SetReceiver(Chunk& chunk, const std::string& name, Receiver::State state, Instant now) const;
   static void DropReceiver(Chunk& chunk, const std::string& name);

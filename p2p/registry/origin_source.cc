@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <deque>
 #include <future>
 #include <mutex>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "node/chunk_flow.h"
 #include "p2p/http/text.h"
 #include "p2p/registry/frame_decoder.h"
 #include "p2p/registry/seek_table.h"
@@ -65,7 +65,6 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
   void Ask() {
     if (origin_ >= origins_.size()) return Finish(std::move(worst_));
     progressed_ = false;
-    filled_ = 0;
     table_ = nullptr;
     stored_ = facts_->StoredAt(origins_[origin_]);
     if (!stored_) return AskForBytes();
@@ -157,28 +156,26 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
     return asked_.lock();
   }
 
-  // Of the chunk that comes next: its own bytes, or its frame's.
-  uint64_t NextLength() const {
-    return table_ ? table_->RangeOf(next_).length : request_.blob->geometry().RangeOf(next_).length;
+  // For the chunk that comes next: its own bytes, or its frame's, which nobody can pass on.
+  ChunkInflow BeginNext() const {
+    if (table_) return ChunkInflow(static_cast<size_t>(table_->RangeOf(next_).length));
+    const uint64_t length = request_.blob->geometry().RangeOf(next_).length;
+    return ChunkInflow(request_.flows, request_.blob->key(), next_, static_cast<size_t>(length), {});
   }
 
   void OnData(std::span<const std::byte> bytes) {
     request_.progress->Add(bytes.size());
     while (!bytes.empty()) {
-      if (filled_ == 0) chunk_ = Buffer(static_cast<size_t>(NextLength()));
-      const size_t n = std::min<size_t>(bytes.size(), chunk_.size() - filled_);
-      std::memcpy(chunk_.data() + filled_, bytes.data(), n);
-      filled_ += n;
-      bytes = bytes.subspan(n);
-      if (filled_ < chunk_.size()) return;
-      filled_ = 0;
+      if (chunk_.filled() == 0) chunk_ = BeginNext();
+      bytes = chunk_.Add(bytes);
+      if (!chunk_.IsWhole()) return;
       progressed_ = true;
       const ChunkIndex index = std::exchange(next_, next_.next());
+      Buffer whole = std::exchange(chunk_, {}).Take();
       if (!table_) {
-        Deliver(index, std::move(chunk_));
+        Deliver(index, std::move(whole));
       } else {
-        Enqueue(
-            [self = shared_from_this(), index, frame = std::move(chunk_)] { self->Decode(index, frame); });
+        Enqueue([self = shared_from_this(), index, frame = std::move(whole)] { self->Decode(index, frame); });
       }
     }
   }
@@ -241,6 +238,8 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
   }
 
   void OnRangeDone(absl::Status status) {
+    // Whoever is passed on a part of a chunk is to ask elsewhere.
+    chunk_ = {};
     // Frames that came were left alone since.
     if (cancelled_ && table_) return Finish(absl::CancelledError("nobody wants it any more"));
     if (next_ == request_.chunks.end()) return Finish(std::move(lie_));
@@ -298,10 +297,9 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
   const StoredForm* stored_ = nullptr;      // at that origin, of facts_; null: plain
   std::shared_ptr<const SeekTable> table_;  // if it is stored compressed
   ChunkIndex next_;                         // the first chunk that has not come whole
-  Buffer chunk_;                            // what has come of it, or of its frame
-  size_t filled_ = 0;
-  bool progressed_ = false;  // since the last Ask
-  absl::Status worst_;       // of the registries asked so far
+  ChunkInflow chunk_;                       // what has come of it, or of its frame
+  bool progressed_ = false;                 // since the last Ask
+  absl::Status worst_;                      // of the registries asked so far
   std::optional<FrameDecoder> decoder_;
   absl::Status lie_;  // of the first frame that lied
 

@@ -206,7 +206,13 @@ TEST_F(HomeBlobsTest, AHomeWithoutRoomSaysSoAndServesWhatItHas) {
   ExpectChunk(Ask({.claim = Claim(), .range = RangeOf(0)}));
   for (const int error : {ENOSPC, EDQUOT}) {
     disk_.write_errno = disk_.reserve_errno = error;
-    EXPECT_EQ(Ask({.claim = Claim(), .range = RangeOf(1)}).status, 507) << error;
+    // Or it is given as it comes, and kept nowhere.
+    EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+    const Answer answer = Ask({.claim = Claim(), .range = RangeOf(1)});
+    if (answer.status != 507) ExpectChunk(answer, 1);
+    EXPECT_TRUE(Becomes([&] {
+      return Ask({.role = "present-only", .claim = Claim(), .range = RangeOf(1)}).status == 404;
+    })) << error;
     ExpectChunk(Ask({.claim = Claim(), .range = RangeOf(0), .from = "b"}));
   }
   disk_.write_errno = disk_.reserve_errno = 0;
@@ -438,7 +444,8 @@ TEST_F(HomeBlobsTest, WhatAnAskerSaysIsNotBelievedElsewhere) {
   EXPECT_THAT(Ask({.claim = Claim(lie)}).status, AnyOf(409, 503));
   EXPECT_TRUE((*mine)->facts()->stored.empty());
   ExpectChunk(Ask({.claim = Claim()}));
-  EXPECT_TRUE((*mine)->presence().IsPresent(ChunkIndex(0))) << "what both say alike is shared";
+  EXPECT_TRUE(Becomes([&] { return (*mine)->presence().IsPresent(ChunkIndex(0)); }))
+      << "what both say alike is shared";
 }
 
 TEST_F(HomeBlobsTest, NonsenseIsRefused) {
@@ -631,6 +638,168 @@ TEST_F(HomeBlobsTest, AHelperWhoseSourceBreaksOffSaysThatItIsAbsent) {
   gate.Open();
   EXPECT_EQ(helped->Read().status, 404) << "as soon as it is known, whether it had begun or not";
   EXPECT_THAT(home->Read().status, AnyOf(206, 503));
+}
+
+// What begins to come goes on only when the gate is opened, or ends by `then`.
+p2p::FaultBehaviour InHalves(const std::string& bytes, uint32_t chunk, Gate& gate,
+                             std::function<void(FaultConnection&)> then) {
+  return [&bytes, chunk,
+          wait = gate.Before([then = std::move(then)](const FaultRequest&, FaultConnection& connection) {
+            then(connection);
+          })](const FaultRequest& request, FaultConnection& connection) {
+    const size_t first = size_t{chunk} * kChunk;
+    connection.SendHead(
+        206, {{"Content-Range", absl::StrCat("bytes ", first, "-", first + kChunk - 1, "/", bytes.size())},
+              {"Content-Length", absl::StrCat(kChunk)}});
+    connection.SendRaw(std::string_view(bytes).substr(first, kChunk / 2));
+    wait(request, connection);
+  };
+}
+
+// To fills it goes as what is here, and so to two at once.
+constexpr char kFill[] = "Sluice-Class: fill\r\n";
+
+TEST_F(HomeBlobsTest, WhatComesGoesOutAsItComesToAskersAndToThoseWhomItHelps) {
+  ExpectChunk(Ask({.claim = Claim()}));
+  Gate gate;
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
+                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
+                 })});
+  const Asking home{.claim = Claim(), .range = RangeOf(1)};
+  const std::unique_ptr<RawAsker> asker = Begin(home);
+  Answer answer = asker->ReadHead();
+  EXPECT_EQ(answer.status, 206) << "the gate is shut";
+  EXPECT_EQ(answer.Header("sluice-verified"), "");
+  EXPECT_EQ(answer.Header("content-length"), absl::StrCat(kChunk));
+  const std::unique_ptr<RawAsker> helped =
+      Begin({.role = "present-only", .claim = Claim(), .range = RangeOf(1), .from = "b", .more = kFill});
+  EXPECT_EQ(helped->ReadHead().status, 206);
+  const Answer third = Ask({.claim = Claim(), .range = RangeOf(1), .from = "c"});
+  EXPECT_EQ(third.status, 503) << "two are sent it";
+  EXPECT_THAT(third.Helpers(), testing::UnorderedElementsAre("a", "b"));
+  gate.Open();
+  const std::string chunk = bytes_.substr(kChunk, kChunk);
+  EXPECT_TRUE(asker->ReadBody(kChunk) == chunk);
+  EXPECT_TRUE(helped->ReadBody(kChunk) == chunk);
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(2)) << "one for each chunk";
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+  ExpectChunk(Ask(home), 1);
+}
+
+// Whom a home has sent here, since this node is to get the chunk, may come before it has.
+TEST_F(HomeBlobsTest, WhoIsSentOnHereWaitsAMomentForWhatIsAskedFor) {
+  // By score it comes before this node, and so has nothing else to wait for.
+  std::string before;
+  for (int i = 0; before.empty() || p2p::OutScores(digest_, 0, name_, before); ++i)
+    before = absl::StrCat("node-", i);
+  ExpectChunk(Ask({.claim = Claim()}));
+  const Asking helped{.role = "present-only",
+                      .claim = Claim(),
+                      .range = RangeOf(1),
+                      .from = before,
+                      .more = "Sluice-Sent-On: 1\r\n"};
+  EXPECT_EQ(Ask(helped).status, 404) << "nobody has asked for it";
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  // By a right that nobody else may wait for.
+  std::promise<void> read;
+  cache_->Read(
+      {.blob = store_->KeysOf(digest_).front(), .range = {kChunk, kChunk}, .deadline = clock_.Now() + 60s},
+      [&](absl::StatusOr<ReadResult> result) {
+        EXPECT_TRUE(result.ok()) << result.status();
+        read.set_value();
+      });
+  ASSERT_TRUE(Becomes([&] { return origin_.request_count(OriginPath()) == 2; }));
+  Answer answer;
+  // It takes that as long as it may wait.
+  const Instant asked = clock_.Now();
+  answer = Ask(helped);
+  EXPECT_EQ(answer.status, 404);
+  EXPECT_EQ(answer.interims, 0);
+  EXPECT_GE(clock_.Now() - asked, 20ms);
+  std::future<Answer> waits;
+  bool opened = false;
+  for (int i = 0; i < 1000 && answer.status != 206; ++i) {
+    waits = std::async(std::launch::async, [&] { return Ask(helped); });
+    if (!std::exchange(opened, true)) gate.Open();
+    answer = waits.get();
+  }
+  ExpectChunk(answer, 1);
+  read.get_future().wait();
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+}
+
+TEST_F(HomeBlobsTest, WhoseSourceBreaksOffClosesToAllAndHasTheChunkAnew) {
+  ExpectChunk(Ask({.claim = Claim()}));
+  Gate gate;
+  origin_.Script(OriginPath(),
+                 {InHalves(bytes_, 1, gate, [](FaultConnection& connection) { connection.CloseAfter(); })});
+  const std::unique_ptr<RawAsker> asker = Begin({.claim = Claim(), .range = RangeOf(1)});
+  ASSERT_EQ(asker->ReadHead().status, 206);
+  const std::unique_ptr<RawAsker> helped =
+      Begin({.role = "present-only", .claim = Claim(), .range = RangeOf(1), .from = "b", .more = kFill});
+  ASSERT_EQ(helped->ReadHead().status, 206);
+  gate.Open();
+  EXPECT_LT(asker->ReadBody(kChunk).size(), kChunk);
+  EXPECT_LT(helped->ReadBody(kChunk).size(), kChunk);
+  ExpectChunk(Ask({.claim = Claim(), .range = RangeOf(1)}), 1);
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+}
+
+TEST_F(HomeBlobsTest, AnAskerThatGoesLeavesTheOthersWhatIsComing) {
+  ExpectChunk(Ask({.claim = Claim()}));
+  Gate gate;
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
+                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
+                 })});
+  std::unique_ptr<RawAsker> first =
+      Begin({.claim = Claim(), .range = RangeOf(1), .more = "Sluice-Deadline-Ms: 300\r\n"});
+  ASSERT_EQ(first->ReadHead().status, 206);
+  const std::unique_ptr<RawAsker> second =
+      Begin({.claim = Claim(), .range = RangeOf(1), .from = "b", .more = kFill});
+  ASSERT_EQ(second->ReadHead().status, 206);
+  first.reset();
+  // Until after its time, too.
+  std::this_thread::sleep_for(500ms);
+  gate.Open();
+  EXPECT_TRUE(second->ReadBody(kChunk) == bytes_.substr(kChunk, kChunk));
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(2));
+}
+
+// A manifest of this host says the root, so that the first chunk flows, too.
+TEST_F(HomeBlobsTest, NobodyGetsAChunkWholeThatIsNotWhatItsRootSays) {
+  const std::string small = bytes_.substr(0, kChunk);
+  const Digest digest = origin_.AddBlob(kRepository, small);
+  BlobSpec spec{digest, small.size(), kChunk, Sha256::Of("no root of it"), {Origin()}};
+  ASSERT_TRUE(store_->Open(spec).ok());
+  Gate gate;
+  origin_.Script(FaultOrigin::BlobPath(kRepository, digest),
+                 {InHalves(small, 0, gate, [&](FaultConnection& connection) {
+                   connection.SendRaw(std::string_view(small).substr(kChunk / 2));
+                 })});
+  RawAsker asker(server_->port(),
+                 absl::StrCat("/v2/", kRepository, "/blobs/", digest.ToString(), "?ns=", origin_.registry()),
+                 {.claim = Claim(spec)});
+  EXPECT_EQ(asker.ReadHead().status, 206);
+  gate.Open();
+  EXPECT_LT(asker.ReadBody(kChunk).size(), kChunk);
+  EXPECT_EQ(store_->Find(digest)->presence().present_count(), 0u);
+}
+
+TEST_F(HomeBlobsTest, WhatFlowsIsGivenToNobodyWhoSaysOtherwise) {
+  ExpectChunk(Ask({.claim = Claim()}));
+  Gate gate;
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
+                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
+                 })});
+  const std::unique_ptr<RawAsker> asker = Begin({.claim = Claim(), .range = RangeOf(1)});
+  ASSERT_EQ(asker->ReadHead().status, 206);
+  BlobSpec rooted = Spec();
+  rooted.root = Sha256::Of("root");
+  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(rooted), .range = RangeOf(1), .from = "b"}).status,
+            404);
+  EXPECT_EQ(Ask({.role = "present-only", .claim = "", .range = RangeOf(1), .from = "b"}).status, 404);
+  gate.Open();
 }
 
 TEST_F(HomeBlobsTest, WhoIsBusyNamesHelpersThatAreMembersAndNotTheAsker) {

@@ -85,6 +85,13 @@ class RawAsker {
     ++interims_;
   }
   Answer Read() {
+    Answer answer = ReadHead();
+    answer.body = ReadBody(std::stoul("0" + answer.Header("content-length")));
+    return answer;
+  }
+  // The next bytes of the body, or what comes before the end of the connection.
+  std::string ReadBody(size_t size) { return client_.ReadBytes(size); }
+  Answer ReadHead() {
     Answer answer;
     answer.interims = interims_;
     std::string head;
@@ -101,7 +108,6 @@ class RawAsker {
       if (colon != absl::string_view::npos)
         answer.headers[absl::AsciiStrToLower(line.substr(0, colon))] = std::string(line.substr(colon + 2));
     }
-    answer.body = client_.ReadBytes(std::stoul("0" + answer.Header("content-length")));
     return answer;
   }
 
@@ -141,9 +147,10 @@ class HomeNode {
     verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
     sources_ = std::make_unique<FixedSources>(
         std::vector<FixedSources::Source>{{SourceRank::kOrigin, source_.get()}});
-    cache_ = std::make_unique<BlobCache>(
-        BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_, telemetry_},
-        BlobCacheLimits{});
+    cache_ =
+        std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_,
+                                                     telemetry_, nullptr, nullptr, flows_.get()},
+                                    BlobCacheLimits{});
     allowed_ = std::make_unique<p2p::AllowList>(*p2p::AllowList::Create(std::vector<std::string>{allow}));
     spreader_ = std::make_shared<p2p::Spreader>(clock_, [this](const std::string& name) {
       const std::lock_guard lock(mutex_);
@@ -169,7 +176,8 @@ class HomeNode {
           io_->Post([this, then = std::move(then)]() mutable { std::move(then)(provable_ = true); });
           return false;
         },
-        know_imported});
+        know_imported, flows_});
+    home_->WatchFlows();
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
     registry_documents_ =
         std::make_unique<RegistryDocuments>(clock_, *io_, *registry_, RegistryDocuments::kKeep);
@@ -217,6 +225,7 @@ class HomeNode {
   index::FaultyFileSystem disk_;  // under the store
   Telemetry telemetry_;
   SteadyClock clock_;
+  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>();
   p2p::LeafCache leaves_;
   std::unique_ptr<index::DiskStore> store_;
   std::unique_ptr<AsioExecutor> core_, io_;

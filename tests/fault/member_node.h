@@ -132,6 +132,7 @@ class MemberNode {
   index::TempDir temp_;
   Telemetry telemetry_;
   SteadyClock clock_;
+  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>();
   std::mutex mutex_;
   std::vector<std::string> alarms_;  // guarded by mutex_
   p2p::MemberHealth health_;
@@ -228,18 +229,20 @@ class MemberNode {
                                      *paced_, *last_resort_, *blame_, unsealed_});
     peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
         p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *client_, telemetry_, warn});
-    cache_ = std::make_unique<BlobCache>(
-        BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *directory_, telemetry_},
-        BlobCacheLimits{});
+    cache_ =
+        std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *directory_,
+                                                     telemetry_, nullptr, nullptr, flows_.get()},
+                                    BlobCacheLimits{});
   }
 
   void Serve() {
     allowed_ = std::make_unique<p2p::AllowList>(*p2p::AllowList::Create(std::vector<std::string>{"*"}));
     const auto spreader = std::make_shared<p2p::Spreader>(
         clock_, [](const std::string&) { return std::optional<std::string>(""); });
-    home_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{clock_, *io_, *store_, *cache_, *allowed_, spreader,
-                                                         [](const std::string&) { return false; }, name_,
-                                                         PeerTrust::kUnproven, blame_.get()});
+    home_ = std::make_shared<HomeBlobs>(HomeBlobs::Parts{
+        clock_, *io_, *store_, *cache_, *allowed_, spreader, [](const std::string&) { return false; }, name_,
+        PeerTrust::kUnproven, blame_.get(), nullptr, nullptr, flows_});
+    home_->WatchFlows();
     manifests_ = std::make_unique<ManifestCache>(temp_.path() + "/manifests");
     documents_ = std::make_unique<NodePeerDocuments>(*store_, *manifests_, std::nullopt);
     api::HttpRoutes routes;

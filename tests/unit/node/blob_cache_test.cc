@@ -1138,7 +1138,7 @@ class JoiningReadTest : public ManySourcesTest {
 TEST_F(JoiningReadTest, WhatIsAbsentIsNotFoundAtOnceAndNobodyIsAsked) {
   auto blob = AddBlob(10 * kChunk);
   blob->presence().Set(ChunkIndex(3));
-  for (const ReadMode mode : {ReadMode::kIfUnderWay, ReadMode::kIfFlowing}) {
+  for (const ReadMode mode : {ReadMode::kIfUnderWay, ReadMode::kIfFlowing, ReadMode::kIfAskedFor}) {
     EXPECT_TRUE(Lacks(ReadIf(mode, *blob, 4)));
     EXPECT_TRUE(Got(ReadIf(mode, *blob, 3)));
     EXPECT_TRUE(Lacks(ReadIf(mode, *blob, {3 * kChunk, 2 * kChunk})));
@@ -1174,6 +1174,21 @@ TEST_F(JoiningReadTest, WhatIsAskedOfANodeThatFetchesIsNotWaitedForUnlessItFlows
   home_.Take().SendAll();
   Settle();
   EXPECT_TRUE(Got(joined));
+}
+
+// For as long as it says itself: it may be that the two wait for each other.
+TEST_F(JoiningReadTest, WhateverIsAskedForMayBeWaitedFor) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  ASSERT_EQ(home_.calls.size(), 1u);
+  auto joined = ReadIf(ReadMode::kIfAskedFor, *blob, 3);
+  EXPECT_FALSE(joined->has_value());
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfAskedFor, *blob, 4)));
+  EXPECT_EQ(calls(), 1u) << "nothing is asked for on its behalf";
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(Got(joined));
+  EXPECT_TRUE(Got(local));
 }
 
 TEST_F(JoiningReadTest, WhoJoinedWaitsOnForTheNextSourceAsLongAsThatIsAskedByOwnRight) {

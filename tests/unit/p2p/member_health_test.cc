@@ -52,6 +52,23 @@ TEST_F(MemberHealthTest, FailuresInARowAreSkippedTwiceAsLongEachTimeUpToABound) 
   EXPECT_TRUE(health_.Usable("b", now_));
 }
 
+TEST_F(MemberHealthTest, WhatBreaksOffIsAFailureFromTheThirdTimeInARowOn) {
+  const auto breaks_off = [&] { return health_.BrokeOff("a", now_, "its answer ended early"); };
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(breaks_off(), Duration(0));
+    EXPECT_EQ(breaks_off(), Duration(0));
+    EXPECT_TRUE(health_.Usable("a", now_));
+    health_.Received("a", 1, now_);
+  }
+  EXPECT_EQ(breaks_off(), Duration(0));
+  EXPECT_EQ(breaks_off(), Duration(0));
+  // What is answered otherwise shows nothing of it.
+  health_.Succeeded("a");
+  EXPECT_EQ(breaks_off(), MemberHealth::kSkipFirst);
+  EXPECT_FALSE(health_.Usable("a", now_));
+  EXPECT_EQ(health_.RecordOf("a", now_).skip_reason, "its answer ended early");
+}
+
 TEST_F(MemberHealthTest, WhatFailsTogetherIsOneFailure) {
   EXPECT_EQ(health_.Failed("a", now_), MemberHealth::kSkipFirst);
   for (int i = 0; i < 50; ++i) EXPECT_EQ(health_.Failed("a", now_ + 1ms), Duration(0));

@@ -256,6 +256,48 @@ TEST_F(SpreadingTest, WhoComesBeforeTheChunkWaitsAndDemandIsServedFirst) {
   EXPECT_EQ(spreader_->request_count(), 2u);
 }
 
+TEST_F(SpreadingTest, WhatIsComingGoesToOneReaderAndFromEachToTheNext) {
+  std::vector<std::string> askers;
+  for (size_t i = 0; i < Spreader::kLineMax + 2; ++i) {
+    askers.push_back(absl::StrCat("m", i));
+    zones_[askers.back()] = "";
+    AskEarly(askers.back());
+  }
+  const std::vector<Spreader::Answer> answers =
+      spreader_->Came({BlobKey(Digest()), ChunkIndex(0)}, Spreader::Whole::kNotYet);
+  ASSERT_THAT(answers, SizeIs(askers.size()));
+  EXPECT_EQ(answers[0].verdict, Verdict::kSend);
+  for (size_t i = 1; i < Spreader::kLineMax; ++i) {
+    EXPECT_EQ(answers[i].verdict, Verdict::kRefuse);
+    ASSERT_THAT(answers[i].helpers, testing::Not(IsEmpty())) << i;
+    EXPECT_EQ(answers[i].helpers.front(), askers[i - 1]);
+  }
+  for (size_t i = Spreader::kLineMax; i < askers.size(); ++i)
+    EXPECT_THAT(answers[i].helpers, IsEmpty()) << "each one in the line adds its delay";
+  // Once it is here it is sent to two.
+  EXPECT_EQ(Ask(askers.back()).verdict, Verdict::kSend);
+  Spreader::Request coming = Request("x", FetchClass::kDemand, {}, 1);
+  coming.is_coming = true;
+  EXPECT_EQ(spreader_->Ask(coming).verdict, Verdict::kSend);
+  EXPECT_EQ(spreader_->Ask(coming).verdict, Verdict::kRefuse);
+  coming.is_coming = false;
+  EXPECT_EQ(spreader_->Ask(coming).verdict, Verdict::kSend);
+}
+
+// Their links carry many chunks at once, and none of them is in a hurry.
+TEST_F(SpreadingTest, WhatIsComingGoesToFillsAsWhatIsHere) {
+  for (const char* const asker : {"a", "b", "c", "d"}) AskEarly(asker, FetchClass::kBackfill);
+  const std::vector<Spreader::Answer> answers =
+      spreader_->Came({BlobKey(Digest()), ChunkIndex(0)}, Spreader::Whole::kNotYet);
+  ASSERT_THAT(answers, SizeIs(4));
+  EXPECT_EQ(answers[0].verdict, Verdict::kSend);
+  EXPECT_EQ(answers[1].verdict, Verdict::kSend);
+  for (size_t i = 2; i < 4; ++i) {
+    EXPECT_EQ(answers[i].verdict, Verdict::kRefuse);
+    EXPECT_THAT(answers[i].helpers, SizeIs(2)) << "those that are sent it";
+  }
+}
+
 TEST_F(SpreadingTest, FillsAreLeftToThoseThatHaveTheChunkOnceAHomeHasSentItTwice) {
   const auto ask = [&](const std::string& asker, std::vector<std::string> tried = {}) {
     return spreader_->Ask(Request(asker, FetchClass::kBackfill, std::move(tried)));

@@ -90,17 +90,17 @@ std::shared_ptr<ChunkFlow> ChunkFlows::Begin(const BlobKey& blob, ChunkIndex chu
   Entry& entry = flows_.try_emplace(name, Entry{nullptr, {}}).first->second;
   other = entry.held.lock();
   if (other && !other->failed()) return nullptr;
-  std::shared_ptr<ChunkFlow> held(flow.release(), [flows = shared_from_this(), name](ChunkFlow* gone) {
-    flows->Forget(name, gone);
+  std::shared_ptr<ChunkFlow> held(flow.release(), [flows = shared_from_this(), blob, chunk](ChunkFlow* gone) {
+    flows->Forget(blob, chunk, gone);
     delete gone;
   });
   entry = {held.get(), held};
   return held;
 }
 
-void ChunkFlows::Forget(const Name& name, const ChunkFlow* flow) {
+void ChunkFlows::Forget(const BlobKey& blob, ChunkIndex chunk, const ChunkFlow* flow) {
   const std::lock_guard lock(mutex_);
-  const auto found = flows_.find(name);
+  const auto found = flows_.find(Name(blob, chunk));
   if (found != flows_.end() && found->second.flow == flow) flows_.erase(found);
 }
 
@@ -125,11 +125,19 @@ ChunkInflow::ChunkInflow(ChunkFlows* flows, const BlobKey& blob, ChunkIndex chun
                          std::vector<std::string> passed_on_by) {
   // The buffer's hold on the flow.
   struct Hold {
-    explicit Hold(std::shared_ptr<ChunkFlow> the_flow) : flow(std::move(the_flow)) {}
-    ~Hold() { flow->End(); }
+    Hold(std::shared_ptr<ChunkFlow> the_flow, std::shared_ptr<ChunkFlows> the_flows, const BlobKey& the_blob,
+         ChunkIndex the_chunk)
+        : flow(std::move(the_flow)), flows(std::move(the_flows)), blob(the_blob), chunk(the_chunk) {}
+    ~Hold() {
+      flow->End();
+      flows->Forget(blob, chunk, flow.get());
+    }
     Hold(const Hold&) = delete;
     Hold& operator=(const Hold&) = delete;
     const std::shared_ptr<ChunkFlow> flow;
+    const std::shared_ptr<ChunkFlows> flows;
+    const BlobKey blob;
+    const ChunkIndex chunk;
   };
   std::shared_ptr<ChunkFlow> flow;
   if (flows) flow = flows->Begin(blob, chunk, length, std::move(passed_on_by));
@@ -141,12 +149,12 @@ ChunkInflow::ChunkInflow(ChunkFlows* flows, const BlobKey& blob, ChunkIndex chun
   blob_ = blob;
   chunk_ = chunk;
   flow_ = flow.get();
-  const auto hold = std::make_shared<const Hold>(std::move(flow));
+  const auto hold = std::make_shared<const Hold>(std::move(flow), flows->shared_from_this(), blob, chunk);
   bytes_ = Buffer(std::shared_ptr<std::byte[]>(hold, flow_->data()), length);
 }
 
 std::span<const std::byte> ChunkInflow::Add(std::span<const std::byte> bytes) {
-  const size_t taken = std::min(bytes.size(), bytes_.size() - filled_);
+  const size_t taken = std::min(bytes.size(), bytes_.size() - std::min(filled_, bytes_.size()));
   if (taken == 0) return bytes;
   std::memcpy(bytes_.data() + filled_, bytes.data(), taken);
   const bool first = filled_ == 0;

@@ -88,13 +88,13 @@ class ChunkFlows : public std::enable_shared_from_this<ChunkFlows> {
                                    std::vector<std::string> passed_on_by);
   // Who looks for the chunk finds it now.
   void Tell(const BlobKey& blob, ChunkIndex chunk) const;
+  // Nobody finds that one any more; who reads it goes on.
+  void Forget(const BlobKey& blob, ChunkIndex chunk, const ChunkFlow* flow);
   // The chunk whose bytes these are was held against its recipe. No-op if nobody sees them.
   void Judge(const BlobKey& blob, ChunkIndex chunk, std::span<const std::byte> bytes, bool right) const;
 
  private:
   using Name = std::pair<BlobKey, ChunkIndex>;
-
-  void Forget(const Name& name, const ChunkFlow* flow);
 
   mutable std::mutex mutex_;  // guards what follows
   std::shared_ptr<const OnBegin> on_begin_;
@@ -106,7 +106,7 @@ class ChunkFlows : public std::enable_shared_from_this<ChunkFlows> {
 };
 
 // Gathers a chunk whose bytes come one after the other, and lets those see them meanwhile who pass them on.
-// Its flow ends with it, or with the buffer that was taken of it.
+// Its flow ends with it, or with the buffer that was taken of it, and is found no longer.
 //
 // Not thread-safe.
 class ChunkInflow {

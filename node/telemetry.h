@@ -129,6 +129,7 @@ struct Telemetry {
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
   Counter cross_zone_bytes;                                 // sluice_cross_zone_bytes_total
   std::array<Counter, kPeerLaneCount> peer_sent_bytes;      // sluice_peer_sent_bytes_total{lane}
+  Counter passed_on_bytes;                                  // sluice_peer_passed_on_bytes_total
   // sluice_peer_requests_total{role,result}
   std::array<std::array<Counter, kPeerAnswerCount>, kPeerRoleCount> peer_answers;
   std::array<Counter, kMirrorResultCount> mirror_requests;  // sluice_mirror_requests_total{result}

@@ -205,7 +205,10 @@ void ChunkRoute::SendFlow(const std::shared_ptr<Reply>& reply, PeerBytes bytes) 
   content.first = range.offset - geometry.RangeOf(geometry.Covering(range).first).offset;
   content.length = range.length;
   content.on_taken = std::move(bytes.on_taken);
-  content.on_sent = [&sent](uint64_t count) { sent.Add(count); };
+  content.on_sent = [&sent, &passed_on = parts_.telemetry.passed_on_bytes](uint64_t count) {
+    sent.Add(count);
+    passed_on.Add(count);
+  };
   content.urgency = reply->place() ? SendUrgency::kFill : SendUrgency::kDemand;
   content.holder = std::make_shared<const Sending>(Sending{std::move(bytes), reply->place()});
   response.parts_length = range.length;

@@ -27,13 +27,18 @@ class FlowParts final : public HttpParts {
     SendUrgency urgency = SendUrgency::kDemand;
   };
   // REQUIRES: they are within the chunk, and not empty
-  explicit FlowParts(Content content) : content_(std::make_shared<Content>(std::move(content))) {}
+  explicit FlowParts(Content content);
+  ~FlowParts() override;
 
   void Next(OnPart on_part) override;
 
  private:
-  // Also of who still waits for bytes when this has gone.
-  const std::shared_ptr<Content> content_;
+  // What is held while bytes are sent, and what is left to send.
+  struct Held;
+  struct Left;
+
+  // Also of who still waits for bytes when this has gone; he holds nothing else by then.
+  const std::shared_ptr<Left> left_;
   bool first_part_ = true;
 };
 

@@ -219,6 +219,8 @@ void AddPeers(Families& to, const Telemetry& t) {
              kLanes, t.peer_received_bytes);
   AddByLabel(to, "sluice_peer_sent_bytes_total", "Bytes of blobs sent to other nodes.", "lane", kLanes,
              t.peer_sent_bytes);
+  AddCounter(to, "sluice_peer_passed_on_bytes_total",
+             "Bytes of blobs sent to other nodes while they were still coming here.", t.passed_on_bytes);
   AddCounter(to, "sluice_cross_zone_bytes_total",
              "Bytes of blobs and of what belongs to them received from nodes of other zones.",
              t.cross_zone_bytes);

@@ -171,7 +171,9 @@ absl::Status Daemon::Node::Start() {
   MakeBlame();
   ImageResolver::ClaimRecipe claim;
   if (config_.TakesUnsealedFromMembers())
-    claim = [this](const BlobKey& key, p2p::Recipe recipe) { verifier_->Claim(key, std::move(recipe)); };
+    claim = [this](const BlobKey& key, const p2p::Recipe& recipe) {
+      blame_->TakeClaim(key, [&] { verifier_->Claim(key, recipe); });
+    };
   status = OpenPolicy();
   if (!status.ok()) return status;
   resolver_ = std::make_unique<ImageResolver>(*registry_, *image_documents_, *allowed_, *store_, &manifests_,

@@ -237,10 +237,14 @@ Grant HomeBlobs::GrantOf(const Asked& asked) const {
 }
 
 // Of what is hearsay the first chunk is given when it is here: by then it has been held against what was
-// said.
+// said. And so is a range that ends before its chunk does, for which nothing is held back.
 std::shared_ptr<ChunkFlow> HomeBlobs::FlowOf(const Asked& asked) const {
+  const ByteRange whole = asked.blob->geometry().RangeOf(asked.chunk.chunk);
+  if (asked.request.range.end() != whole.end()) return nullptr;
   if (asked.blob->facts()->is_hearsay && asked.blob->presence().present_count() == 0) return nullptr;
-  return parts_.flows ? parts_.flows->Find(asked.chunk.blob, asked.chunk.chunk) : nullptr;
+  std::shared_ptr<ChunkFlow> flow;
+  if (parts_.flows) flow = parts_.flows->Find(asked.chunk.blob, asked.chunk.chunk);
+  return flow && flow->length() == whole.length ? flow : nullptr;
 }
 
 // It is here, or coming.
@@ -279,6 +283,7 @@ void HomeBlobs::WaitFromStart(const AskedPtr& asked, ReadMode mode) {
 
 // It does not flow, and may be on its way all the same.
 void HomeBlobs::WaitOtherwise(const AskedPtr& asked) {
+  if (asked->IsOver()) return LetGo(asked);
   const ReadMode waited = asked->waited;
   if (asked->has_place_to_send) GiveBackPlace(asked);
   LetGo(asked);
@@ -396,8 +401,10 @@ void HomeBlobs::GiveFlowing(const Spreader::ChunkName& chunk) {
     }
   }
   const auto may_have = [this](const AskedPtr& asked) { return FlowOf(*asked) && MayGive(*asked); };
-  if (!waiting.empty() && std::all_of(waiting.begin(), waiting.end(), may_have))
-    Came(chunk, Spreader::Whole::kNotYet);
+  if (waiting.empty() || !std::all_of(waiting.begin(), waiting.end(), may_have)) return;
+  // It may have come whole by now.
+  const bool present = waiting.front()->blob->presence().AllPresent({chunk.chunk, 1});
+  Came(chunk, present ? Spreader::Whole::kYes : Spreader::Whole::kNotYet);
 }
 
 void HomeBlobs::Came(const Spreader::ChunkName& chunk, Spreader::Whole whole) {
@@ -411,7 +418,20 @@ void HomeBlobs::Came(const Spreader::ChunkName& chunk, Spreader::Whole whole) {
       waiting_.erase(found);
     }
   }
-  for (const auto& [waiting, answer] : decided) Decided(waiting, answer);
+  for (const auto& [waiting, answer] : decided) {
+    Decided(waiting, answer);
+    // It goes on for who is sent the chunk as it comes; the others come again, or have it from him.
+    if (whole == Spreader::Whole::kNotYet && answer.verdict != Spreader::Verdict::kSend) StopReadOf(*waiting);
+  }
+}
+
+void HomeBlobs::StopReadOf(Asked& asked) {
+  std::optional<ReadId> read;
+  {
+    const std::lock_guard lock(asked.mutex);
+    read = asked.read;
+  }
+  if (read) parts_.cache.StopRead(*read);
 }
 
 void HomeBlobs::Decided(const AskedPtr& asked, const Spreader::Answer& answer) {
@@ -448,12 +468,14 @@ void HomeBlobs::Give(const AskedPtr& asked) {
         : home(std::move(the_home)), place(the_place) {}
     ~Sending() {
       home->parts_.spreader->Ended(place, taken ? Spreader::Outcome::kTaken : Spreader::Outcome::kNotTaken);
+      if (read) home->parts_.cache.StopRead(*read);
     }
     Sending(const Sending&) = delete;
     Sending& operator=(const Sending&) = delete;
 
     const std::shared_ptr<HomeBlobs> home;
     const Spreader::RequestId place;
+    std::optional<ReadId> read;  // for its sake alone, of what is still coming
     bool taken = false;
   };
   const bool home = asked->request.role != PeerRole::kPresentOnly;
@@ -478,6 +500,7 @@ void HomeBlobs::Give(const AskedPtr& asked) {
     }
   }
   if (!sending) return LetGo(asked);
+  if (flow) sending->read = ReadAlong(*asked);
   Task on_taken = [sending] { sending->taken = true; };
   std::vector<std::string> passed_on_by;
   if (flow) {
@@ -486,6 +509,24 @@ void HomeBlobs::Give(const AskedPtr& asked) {
     passed_on_by = parts_.blame->PassedOnBy(*asked->blob, asked->span().first);
   Answer(asked, api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken),
                                std::move(passed_on_by), IsForAll(*asked), std::move(flow)});
+}
+
+// Whoever is sent what others have asked for keeps it coming, in his class, though they go. Nothing if he
+// waited for it himself: that read goes on.
+std::optional<ReadId> HomeBlobs::ReadAlong(Asked& asked) {
+  {
+    const std::lock_guard lock(asked.mutex);
+    if (asked.read) return std::nullopt;
+  }
+  const bool home = asked.request.role != PeerRole::kPresentOnly;
+  return parts_.cache.Read({.blob = asked.blob->key(),
+                            .range = asked.request.range,
+                            .fetch_class = asked.request.fetch_class,
+                            .deadline = asked.request.deadline,
+                            .asker = asked.request.role == PeerRole::kZoneHome ? Asker::kZone : Asker::kPeer,
+                            .grant = GrantOf(asked),
+                            .mode = home ? ReadMode::kFetch : ReadMode::kIfFlowing},
+                           [](const absl::StatusOr<ReadResult>&) {});
 }
 
 void HomeBlobs::Refuse(const AskedPtr& asked, PeerRefusal refusal) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -99,6 +100,8 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   void ReadEnded(const AskedPtr& asked, const absl::Status& status);
   void Decided(const AskedPtr& asked, const p2p::Spreader::Answer& answer);
   void Give(const AskedPtr& asked);
+  std::optional<ReadId> ReadAlong(Asked& asked);
+  void StopReadOf(Asked& asked);
   void Refuse(const AskedPtr& asked, api::PeerRefusal refusal);
   void RefuseAsOrigin(const AskedPtr& asked);
   void Answer(const AskedPtr& asked, api::PeerBlobAnswer answer);

@@ -171,6 +171,12 @@ void ChunkBlame::DropClaim(const Blob& blob, ChunkIndex index) {
                            " is another as the registry gives it"));
 }
 
+void ChunkBlame::TakeClaim(const BlobKey& blob, const std::function<void()>& claim) {
+  const std::lock_guard lock(mutex_);
+  ForgetDoubts(blob);
+  claim();
+}
+
 void ChunkBlame::Right(const Blob& blob, ChunkIndex index) {
   if (in_doubt_count_ == 0) return;
   std::vector<ChunkSender> liars;

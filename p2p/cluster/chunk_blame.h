@@ -93,6 +93,9 @@ class ChunkBlame {
   void FoundWrong(const Blob& blob, ChunkIndex index, std::span<const std::byte> bytes);
   // The registry sent a chunk that does not fit its root.
   void RegistryWrong(const Blob& blob, ChunkIndex index);
+  // What a member claims takes the place of what another one did, if one did: what did not fit that may fit
+  // this, so its doubts go with it. `claim` sets it; it is called under a lock.
+  void TakeClaim(const BlobKey& blob, const std::function<void()>& claim);
   // Somebody sent a chunk that fits.
   void Right(const Blob& blob, ChunkIndex index);
 

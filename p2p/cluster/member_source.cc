@@ -36,9 +36,10 @@ struct Errand {
   std::vector<Member> helpers;                              // not asked yet; the next is the last
   std::vector<std::string> asked;                           // helpers, since the member was
   std::vector<std::string> failed;
-  bool delivered = false;  // all that was asked for
-  bool broke_off = false;  // what the member passed on as it came
-  bool is_paid = false;    // of the budget of bytes, for the next request
+  bool delivered = false;   // all that was asked for
+  bool broke_off = false;   // what the member passed on as it came
+  bool asked_anew = false;  // of the member, after that
+  bool is_paid = false;     // of the budget of bytes, for the next request
   int refusals = 0;
   Duration retry_after{};
   bool patience = false;  // the member said last that the origin asks for it
@@ -49,6 +50,11 @@ struct Errand {
   std::optional<PeerClient::RequestId> under_way;
   uint64_t answered = 0;
 };
+
+bool IsAmong(const std::vector<Member>& members, const std::string& name) {
+  return std::any_of(members.begin(), members.end(),
+                     [&](const Member& member) { return member.name == name; });
+}
 
 bool Contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -280,6 +286,11 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       request_.progress->Sign(outcome.patience);
       return AskOthers(errand, std::move(outcome));
     }
+    // Its own source has ended, and it has the chunk anew, or will.
+    if (errand->broke_off && !std::exchange(errand->asked_anew, true)) {
+      request_.progress->Sign(errand->patience);
+      return Later(kRetryMin, errand, &MemberFetch::AskMember);
+    }
     if (absl::IsUnauthenticated(outcome.status) && outcome.takes_credentials && access_.tokens &&
         role_ != PeerRole::kPresentOnly && !IsOfZone() && !std::exchange(errand->renewed, true)) {
       return RenewToken(errand, std::move(outcome.status));
@@ -316,6 +327,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
 
   void AskOthers(const ErrandPtr& errand, PeerClient::ChunkOutcome outcome) {
     errand->asked.clear();
+    errand->helpers.clear();
     errand->helpers = MembersNamed(outcome.helpers, *errand);
     // Who names others is not asked in vain.
     errand->refusals = errand->helpers.empty() ? errand->refusals + 1 : 0;
@@ -336,6 +348,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
                            [](const Member& m, const std::string& wanted) { return m.name < wanted; });
       if (member == view->members.end() || member->name != name || member->is_self) continue;
       if (Contains(errand.failed, name) || Contains(errand.asked, name)) continue;
+      if (IsAmong(errand.helpers, name)) continue;
       if (access_.health.Usable(*member, access_.clock.Now())) found.push_back(*member);
     }
     std::reverse(found.begin(), found.end());

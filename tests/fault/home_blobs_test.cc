@@ -208,7 +208,9 @@ TEST_F(HomeBlobsTest, AHomeWithoutRoomSaysSoAndServesWhatItHas) {
     disk_.write_errno = disk_.reserve_errno = error;
     // Or it is given as it comes, and kept nowhere.
     EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
-    const Answer answer = Ask({.claim = Claim(), .range = RangeOf(1)});
+    Answer answer;
+    do answer = Ask({.claim = Claim(), .range = RangeOf(1)});
+    while (answer.status == 503);  // it came while it was decided on
     if (answer.status != 507) ExpectChunk(answer, 1);
     EXPECT_TRUE(Becomes([&] {
       return Ask({.role = "present-only", .claim = Claim(), .range = RangeOf(1)}).status == 404;
@@ -681,6 +683,7 @@ TEST_F(HomeBlobsTest, WhatComesGoesOutAsItComesToAskersAndToThoseWhomItHelps) {
   const std::string chunk = bytes_.substr(kChunk, kChunk);
   EXPECT_TRUE(asker->ReadBody(kChunk) == chunk);
   EXPECT_TRUE(helped->ReadBody(kChunk) == chunk);
+  EXPECT_TRUE(Becomes([&] { return telemetry_.passed_on_bytes.value() == 2 * kChunk; }));
   EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(2)) << "one for each chunk";
   EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
   ExpectChunk(Ask(home), 1);
@@ -764,6 +767,49 @@ TEST_F(HomeBlobsTest, AnAskerThatGoesLeavesTheOthersWhatIsComing) {
   gate.Open();
   EXPECT_TRUE(second->ReadBody(kChunk) == bytes_.substr(kChunk, kChunk));
   EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(2));
+}
+
+// By a right of its own, and in its own class: whoever wanted the chunk first may not want it any more.
+TEST_F(HomeBlobsTest, WhatComesForSomebodyElseGoesOnComingForTheAskerWhoIsSentIt) {
+  ExpectChunk(Ask({.claim = Claim()}));
+  Gate gate;
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
+                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
+                 })});
+  const BlobKey key = store_->KeysOf(digest_).front();
+  std::promise<void> ended;
+  const ReadId local = cache_->Read({.blob = key,
+                                     .range = {kChunk, kChunk},
+                                     .fetch_class = FetchClass::kBackfill,
+                                     .deadline = clock_.Now() + 60s},
+                                    [&](const absl::StatusOr<ReadResult>&) { ended.set_value(); });
+  ASSERT_TRUE(Becomes([&] { return flows_->Find(key, ChunkIndex(1)) != nullptr; }));
+  const std::unique_ptr<RawAsker> asker = Begin({.claim = Claim(), .range = RangeOf(1)});
+  ASSERT_EQ(asker->ReadHead().status, 206);
+  cache_->StopRead(local);
+  ended.get_future().wait();
+  std::this_thread::sleep_for(100ms);
+  gate.Open();
+  EXPECT_TRUE(asker->ReadBody(kChunk) == bytes_.substr(kChunk, kChunk));
+  EXPECT_THAT(origin_.requests(OriginPath()), SizeIs(2));
+}
+
+TEST_F(HomeBlobsTest, APartOfAChunkIsGivenWhenTheChunkIsHere) {
+  ExpectChunk(Ask({.claim = Claim()}));
+  Gate gate;
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
+                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
+                 })});
+  const std::unique_ptr<RawAsker> whole = Begin({.claim = Claim(), .range = RangeOf(1)});
+  ASSERT_EQ(whole->ReadHead().status, 206);
+  const std::unique_ptr<RawAsker> part =
+      Begin({.claim = Claim(), .range = absl::StrCat("bytes=", kChunk, "-", kChunk + 9)});
+  part->AwaitInterim();
+  gate.Open();
+  const Answer answer = part->Read();
+  EXPECT_EQ(answer.status, 206);
+  EXPECT_EQ(answer.Header("sluice-coming"), "");
+  EXPECT_EQ(answer.body, bytes_.substr(kChunk, 10));
 }
 
 // A manifest of this host says the root, so that the first chunk flows, too.

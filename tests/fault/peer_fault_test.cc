@@ -668,6 +668,23 @@ TEST_F(PeerFaultTest, WhatGoesWrongAfterTheLastByteCostsNoBytesAndNobodyElse) {
   EXPECT_EQ(second_->connection_count(), 0u) << "there was nothing left to ask for";
 }
 
+// Its own source had ended; it says before that it may.
+TEST_F(PeerFaultTest, WhatBrokeOffWhileItCameThereIsAskedForAnewThereAndIsNoFailure) {
+  a_.Always(path_, Serves());
+  a_.Script(path_, {[this](const FaultRequest& request, FaultConnection& connection) {
+              FaultConnection::Headers headers = HeadersOf(request, bytes_.size());
+              headers.emplace_back("Content-Length", absl::StrCat(kChunk));
+              headers.emplace_back("Sluice-Coming", "1");
+              connection.SendHead(206, headers);
+              connection.SendRaw(bytes_.substr(RangeOf(request).offset, kChunk / 2));
+              connection.CloseAfter();
+            }});
+  Use({a_.port()});
+  ExpectRight(Fetch());
+  EXPECT_TRUE(IsUsable(a_));
+  EXPECT_EQ(a_.request_count(path_), kChunks + 1);
+}
+
 TEST_F(PeerFaultTest, MoreThanWasAskedForIsNotTaken) {
   a_.Always(path_, [this](const FaultRequest& request, FaultConnection& connection) {
     FaultConnection::Headers headers = HeadersOf(request, bytes_.size());

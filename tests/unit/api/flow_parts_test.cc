@@ -125,9 +125,9 @@ TEST_F(FlowPartsTest, AClientThatGoesIsLetGoOfBeforeMoreComes) {
     client.Send(Request("GET", "/chunk"));
     client.ReadThrough("\r\n\r\n");
   }
+  EXPECT_TRUE(Becomes([&] { return held_.use_count() == 1; })) << "nothing comes";
   Come(kLength);
   flow_->Judge(true);
-  EXPECT_TRUE(Becomes([&] { return held_.use_count() == 1; }));
   EXPECT_EQ(taken_, 0);
 }
 

@@ -40,6 +40,7 @@ constexpr const char* kSeries[] = {
     "sluice_origin_requests_total{code=\"5xx\"} 0",
     "sluice_peer_received_bytes_total{lane=\"express\"} 0",
     "sluice_peer_received_bytes_total{lane=\"swarm\"} 0",
+    "sluice_peer_passed_on_bytes_total 0",
     "sluice_peer_sent_bytes_total{lane=\"express\"} 0",
     "sluice_peer_sent_bytes_total{lane=\"swarm\"} 0",
     "sluice_members{state=\"alive\"} 0",

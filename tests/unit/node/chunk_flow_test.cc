@@ -132,6 +132,7 @@ TEST_F(ChunkFlowTest, ItIsFoundUntilItIsStoredAndReadForAsLongAsItIsHeld) {
   const std::shared_ptr<ChunkFlow> flow = Find();
   ASSERT_TRUE(flow);
   whole.reset();
+  EXPECT_FALSE(Find()) << "the store has it by now, or has taken it back";
   EXPECT_EQ(flow->data()[kLength - 1], std::byte{'x'});
   Told told;
   flow->Await(kLength, Note(&told));

@@ -101,6 +101,20 @@ TEST_F(ChunkBlameTest, AWrongChunkBlamesNobodyUntilARightOneHasCome) {
   EXPECT_THAT(Banned(), IsEmpty());
 }
 
+TEST_F(ChunkBlameTest, AClaimThatComesTwiceOrIsReplacedTakesTheDoubtsOfTheFirstAlong) {
+  blame_->SentWrong(Sender(3), rootless_, kFirst);
+  ASSERT_TRUE(blame_->IsInDoubt(rootless_, kFirst));
+  int taken = 0;
+  for (int i = 0; i < 2; ++i) blame_->TakeClaim(rootless_.key(), [&] { ++taken; });
+  EXPECT_EQ(taken, 2);
+  EXPECT_FALSE(blame_->IsInDoubt(rootless_, kFirst));
+  blame_->Right(rootless_, kFirst);
+  EXPECT_THAT(Banned(), IsEmpty()) << "its bytes were held against another claim";
+  blame_->SentWrong(Sender(4), rootless_, kFirst);
+  blame_->Right(rootless_, kFirst);
+  EXPECT_THAT(Banned(), ElementsAre(4)) << "under the claim that there is now";
+}
+
 TEST_F(ChunkBlameTest, EveryoneWhoSentAChunkWrongIsBlamed) {
   blame_->SentWrong(Sender(3), blob_, kFirst);
   blame_->SentWrong(Sender(5), blob_, kFirst);

@@ -90,6 +90,12 @@ class HomeBlobsTest : public ::testing::Test, protected HomeNode {
   std::unique_ptr<RawAsker> Begin(const Asking& asking) {
     return std::make_unique<RawAsker>(server_->port(), Path(), asking);
   }
+  // Of chunk 1.
+  std::function<void(FaultConnection&)> SecondHalf() {
+    return [this](FaultConnection& connection) {
+      connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
+    };
+  }
   Answer Ask(const Asking& asking) { return Begin(asking)->Read(); }
   // A chunk as whole range.
   static std::string RangeOf(uint32_t chunk) {
@@ -664,9 +670,7 @@ constexpr char kFill[] = "Sluice-Class: fill\r\n";
 TEST_F(HomeBlobsTest, WhatComesGoesOutAsItComesToAskersAndToThoseWhomItHelps) {
   ExpectChunk(Ask({.claim = Claim()}));
   Gate gate;
-  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
-                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
-                 })});
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, SecondHalf())});
   const Asking home{.claim = Claim(), .range = RangeOf(1)};
   const std::unique_ptr<RawAsker> asker = Begin(home);
   Answer answer = asker->ReadHead();
@@ -752,9 +756,7 @@ TEST_F(HomeBlobsTest, WhoseSourceBreaksOffClosesToAllAndHasTheChunkAnew) {
 TEST_F(HomeBlobsTest, AnAskerThatGoesLeavesTheOthersWhatIsComing) {
   ExpectChunk(Ask({.claim = Claim()}));
   Gate gate;
-  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
-                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
-                 })});
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, SecondHalf())});
   std::unique_ptr<RawAsker> first =
       Begin({.claim = Claim(), .range = RangeOf(1), .more = "Sluice-Deadline-Ms: 300\r\n"});
   ASSERT_EQ(first->ReadHead().status, 206);
@@ -773,9 +775,7 @@ TEST_F(HomeBlobsTest, AnAskerThatGoesLeavesTheOthersWhatIsComing) {
 TEST_F(HomeBlobsTest, WhatComesForSomebodyElseGoesOnComingForTheAskerWhoIsSentIt) {
   ExpectChunk(Ask({.claim = Claim()}));
   Gate gate;
-  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
-                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
-                 })});
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, SecondHalf())});
   const BlobKey key = store_->KeysOf(digest_).front();
   std::promise<void> ended;
   const ReadId local = cache_->Read({.blob = key,
@@ -797,9 +797,7 @@ TEST_F(HomeBlobsTest, WhatComesForSomebodyElseGoesOnComingForTheAskerWhoIsSentIt
 TEST_F(HomeBlobsTest, APartOfAChunkIsGivenWhenTheChunkIsHere) {
   ExpectChunk(Ask({.claim = Claim()}));
   Gate gate;
-  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
-                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
-                 })});
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, SecondHalf())});
   const std::unique_ptr<RawAsker> whole = Begin({.claim = Claim(), .range = RangeOf(1)});
   ASSERT_EQ(whole->ReadHead().status, 206);
   const std::unique_ptr<RawAsker> part =
@@ -835,9 +833,7 @@ TEST_F(HomeBlobsTest, NobodyGetsAChunkWholeThatIsNotWhatItsRootSays) {
 TEST_F(HomeBlobsTest, WhatFlowsIsGivenToNobodyWhoSaysOtherwise) {
   ExpectChunk(Ask({.claim = Claim()}));
   Gate gate;
-  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, [&](FaultConnection& connection) {
-                   connection.SendRaw(std::string_view(bytes_).substr(kChunk + kChunk / 2, kChunk / 2));
-                 })});
+  origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, SecondHalf())});
   const std::unique_ptr<RawAsker> asker = Begin({.claim = Claim(), .range = RangeOf(1)});
   ASSERT_EQ(asker->ReadHead().status, 206);
   BlobSpec rooted = Spec();

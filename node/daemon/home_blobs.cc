@@ -285,8 +285,7 @@ void HomeBlobs::WaitFromStart(const AskedPtr& asked, ReadMode mode) {
 void HomeBlobs::WaitOtherwise(const AskedPtr& asked) {
   if (asked->IsOver()) return LetGo(asked);
   const ReadMode waited = asked->waited;
-  if (asked->has_place_to_send) GiveBackPlace(asked);
-  LetGo(asked);
+  GiveBackPlace(asked);
   if (waited == ReadMode::kIfFlowing && ComesBefore(*asked))
     return WaitFromStart(asked, ReadMode::kIfUnderWay);
   if (waited != ReadMode::kIfAskedFor && asked->request.is_sent_on && parts_.flows && MayGive(*asked))
@@ -312,8 +311,8 @@ void HomeBlobs::WaitForFlow(const AskedPtr& asked) {
     asked->place = answer.id;
   }
   StartRead(asked, ReadMode::kIfFlowing);
-  // It may take longer than a silence: a chunk is passed on only when it is whole. Not at once: what does not
-  // flow is refused as what may not be given is.
+  // It may take longer than a silence: what is not passed on as it comes is given when it is whole. Not at
+  // once: what does not flow is refused as what may not be given is.
   SayWaitingSoon(asked);
 }
 
@@ -336,8 +335,8 @@ void HomeBlobs::SayWaiting(const AskedPtr& asked) {
 }
 
 void HomeBlobs::StartRead(const AskedPtr& asked, ReadMode mode) {
-  asked->waited = mode;
   std::unique_lock lock(asked->mutex);
+  asked->waited = mode;
   if (!asked->on_answer) {
     lock.unlock();
     return LetGo(asked);
@@ -516,7 +515,7 @@ void HomeBlobs::Give(const AskedPtr& asked) {
 std::optional<ReadId> HomeBlobs::ReadAlong(Asked& asked) {
   {
     const std::lock_guard lock(asked.mutex);
-    if (asked.read) return std::nullopt;
+    if (asked.read && asked.waited == ReadMode::kFetch) return std::nullopt;
   }
   const bool home = asked.request.role != PeerRole::kPresentOnly;
   return parts_.cache.Read({.blob = asked.blob->key(),

@@ -331,7 +331,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     errand->helpers = MembersNamed(outcome.helpers, *errand);
     // Who names others is not asked in vain.
     errand->refusals = errand->helpers.empty() ? errand->refusals + 1 : 0;
-    const Duration longest = IsDemand() ? kDemandRetryMax : kFillRetryMax;
+    const Duration longest = IsForReader() ? kDemandRetryMax : kFillRetryMax;
     const Duration doubled = outcome.retry_after * (1 << std::clamp(errand->refusals - 1, 0, 8));
     errand->retry_after = std::clamp(doubled, kRetryMin, longest);
     NextHelper(errand);
@@ -365,7 +365,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     request_.progress->Sign(errand->patience);
     if (!absl::IsResourceExhausted(outcome.status)) errand->failed.push_back(name);
     // One that is busy may know who has it from it.
-    if (IsDemand() && absl::IsResourceExhausted(outcome.status) &&
+    if (IsForReader() && absl::IsResourceExhausted(outcome.status) &&
         errand->asked.size() < MemberSource::kHelpersMax) {
       for (Member& member : MembersNamed(outcome.helpers, *errand))
         errand->helpers.push_back(std::move(member));
@@ -383,7 +383,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     }
     const double random = access_.random();
     const Duration jitter = std::chrono::duration_cast<Duration>(
-        IsDemand() ? kDemandJitter * random : kFillJitterMin + (kFillJitterMax - kFillJitterMin) * random);
+        IsForReader() ? kDemandJitter * random : kFillJitterMin + (kFillJitterMax - kFillJitterMin) * random);
     Later(jitter, errand, &MemberFetch::AskHelper);
   }
 
@@ -399,7 +399,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
                          });
   }
 
-  bool IsDemand() { return !IsFill(Wanted().second); }
+  bool IsForReader() { return !IsFill(Wanted().second); }
 
   void NoteOutcome(const Errand& errand, const Member& member, const absl::Status& status) {
     if (absl::IsPermissionDenied(status)) return access_.members.NoteSelf(member.name);

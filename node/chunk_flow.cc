@@ -82,9 +82,9 @@ std::shared_ptr<ChunkFlow> ChunkFlows::Find(const BlobKey& blob, ChunkIndex chun
 }
 
 std::shared_ptr<ChunkFlow> ChunkFlows::Begin(const BlobKey& blob, ChunkIndex chunk, size_t length,
-                                             std::vector<std::string> passed_on_by) {
+                                             FlowSender sender) {
   const Name name(blob, chunk);
-  auto flow = std::make_unique<ChunkFlow>(length, std::move(passed_on_by));
+  auto flow = std::make_unique<ChunkFlow>(length, std::move(sender));
   std::shared_ptr<ChunkFlow> other;  // let go of without the lock
   const std::lock_guard lock(mutex_);
   Entry& entry = flows_.try_emplace(name, Entry{nullptr, {}}).first->second;
@@ -122,7 +122,7 @@ void ChunkFlows::Judge(const BlobKey& blob, ChunkIndex chunk, std::span<const st
 // ------------------------------------------------------------------------------------------- what comes in
 
 ChunkInflow::ChunkInflow(ChunkFlows* flows, const BlobKey& blob, ChunkIndex chunk, size_t length,
-                         std::vector<std::string> passed_on_by) {
+                         FlowSender sender) {
   // The buffer's hold on the flow.
   struct Hold {
     Hold(std::shared_ptr<ChunkFlow> the_flow, std::shared_ptr<ChunkFlows> the_flows, const BlobKey& the_blob,
@@ -140,7 +140,7 @@ ChunkInflow::ChunkInflow(ChunkFlows* flows, const BlobKey& blob, ChunkIndex chun
     const ChunkIndex chunk;
   };
   std::shared_ptr<ChunkFlow> flow;
-  if (flows) flow = flows->Begin(blob, chunk, length, std::move(passed_on_by));
+  if (flows) flow = flows->Begin(blob, chunk, length, std::move(sender));
   if (!flow) {
     bytes_ = Buffer(length);
     return;

@@ -18,6 +18,15 @@
 
 namespace sluice {
 
+// Whom a chunk comes from.
+struct FlowSender {
+  // The member that had the bytes first, of those that they come by; none if a registry sends them.
+  std::vector<std::string> passed_on_by = {};
+  // It gives them to whoever asks, for it knows nothing of this node. Whether they are what was asked for is
+  // not known before the chunk is proven, but nothing is lost if a stranger sees them.
+  bool gives_everybody = false;
+};
+
 // A chunk that is coming just now, as far as it has come: whoever passes it on reads behind the source that
 // writes it. Its last byte is told of only when the chunk was held against its recipe, so that nobody gets a
 // wrong one whole. Source: PEERS.md, "Spreading": a helper passes bytes on as they come.
@@ -28,17 +37,15 @@ class ChunkFlow {
   // With how many bytes are there; with nothing, if no more come.
   using OnBytes = absl::AnyInvocable<void(std::optional<size_t>) &&>;
 
-  // `passed_on_by`: as below.
-  ChunkFlow(size_t length, std::vector<std::string> passed_on_by)
-      : bytes_(new std::byte[length]), length_(length), passed_on_by_(std::move(passed_on_by)) {}
+  ChunkFlow(size_t length, FlowSender sender)
+      : bytes_(new std::byte[length]), length_(length), sender_(std::move(sender)) {}
   ChunkFlow(const ChunkFlow&) = delete;
   ChunkFlow& operator=(const ChunkFlow&) = delete;
 
   size_t length() const { return length_; }
   // Those that Await told of are written, and stay as they are.
   std::byte* data() const { return bytes_.get(); }
-  // The member that had the bytes first, of those that they come by; none if a registry sends them.
-  const std::vector<std::string>& passed_on_by() const { return passed_on_by_; }
+  const FlowSender& sender() const { return sender_; }
   // No more come, and some are missing.
   bool failed() const;
 
@@ -64,7 +71,7 @@ class ChunkFlow {
 
   const std::unique_ptr<std::byte[]> bytes_;
   const size_t length_;
-  const std::vector<std::string> passed_on_by_;
+  const FlowSender sender_;
 
   mutable std::mutex mutex_;  // guards what follows
   size_t filled_ = 0;
@@ -84,8 +91,7 @@ class ChunkFlows : public std::enable_shared_from_this<ChunkFlows> {
   // Null if nothing of the chunk comes just now that anybody may see.
   std::shared_ptr<ChunkFlow> Find(const BlobKey& blob, ChunkIndex chunk) const;
   // The first bytes come. It is found for as long as it is held. Null if another source brings the chunk.
-  std::shared_ptr<ChunkFlow> Begin(const BlobKey& blob, ChunkIndex chunk, size_t length,
-                                   std::vector<std::string> passed_on_by);
+  std::shared_ptr<ChunkFlow> Begin(const BlobKey& blob, ChunkIndex chunk, size_t length, FlowSender sender);
   // Who looks for the chunk finds it now.
   void Tell(const BlobKey& blob, ChunkIndex chunk) const;
   // Nobody finds that one any more; who reads it goes on.
@@ -115,8 +121,7 @@ class ChunkInflow {
   // Nobody sees it.
   explicit ChunkInflow(size_t length) : bytes_(length) {}
   // `flows` may be null: nobody sees it.
-  ChunkInflow(ChunkFlows* flows, const BlobKey& blob, ChunkIndex chunk, size_t length,
-              std::vector<std::string> passed_on_by);
+  ChunkInflow(ChunkFlows* flows, const BlobKey& blob, ChunkIndex chunk, size_t length, FlowSender sender);
 
   size_t filled() const { return filled_; }
   bool IsWhole() const { return filled_ == bytes_.size(); }

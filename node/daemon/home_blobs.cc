@@ -174,7 +174,7 @@ void HomeBlobs::Find(const AskedPtr& asked) {
   if (!MayGet(*asked)) return RefuseAsOrigin(asked);
   asked->chunk = {asked->blob->key(), asked->span().first};
   if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
-  if (FlowOf(*asked) && MayGive(*asked)) return GivePresent(asked);
+  if (FlowOf(*asked)) return Decided(asked, parts_.spreader->Ask(asked->ToSpread()));
   if (!home) return WaitForFlow(asked);
   if (!parts_.await_recipe) return Begin(asked, /*provable=*/true);
   const bool begun = parts_.await_recipe(
@@ -221,9 +221,18 @@ bool HomeBlobs::IsForAll(const Asked& asked) const {
 // that the asker names.
 bool HomeBlobs::MayGive(const Asked& asked) const {
   const OriginAccess access = parts_.store.AccessOf(asked.blob->key(), asked.origin());
-  return (IsForAll(asked) || MayBeGiven(access, parts_.trust)) &&
-         (parts_.store.AllProven(*asked.blob, asked.span()) ||
-          SaysTheSame(*asked.blob->facts(), asked.request.claim.spec));
+  return (IsForAll(asked) || MayBeGiven(access, parts_.trust)) && IsProvenOrSaidBy(asked);
+}
+
+bool HomeBlobs::IsProvenOrSaidBy(const Asked& asked) const {
+  return parts_.store.AllProven(*asked.blob, asked.span()) ||
+         SaysTheSame(*asked.blob->facts(), asked.request.claim.spec);
+}
+
+// Whether the asker may hear that the chunk is on its way. Where members know nothing of each other whoever
+// was asked for it knows as much, as does who listens.
+bool HomeBlobs::MaySayItComes(const Asked& asked) const {
+  return MayGive(asked) || (parts_.trust == PeerTrust::kUnproven && MayGet(asked) && IsProvenOrSaidBy(asked));
 }
 
 // By whose right the origin is asked. What this node knows itself goes before what a member says.
@@ -236,18 +245,21 @@ Grant HomeBlobs::GrantOf(const Asked& asked) const {
   return p2p::PullGrant::OfToken(asked.request.token);
 }
 
-// Of what is hearsay the first chunk is given when it is here: by then it has been held against what was
-// said. And so is a range that ends before its chunk does, for which nothing is held back.
+// What the asker may see of the chunk while it comes. Of what is hearsay the first chunk is given when it is
+// here: by then it has been held against what was said. And so is a range that ends before its chunk does,
+// for which nothing is held back. What a member that knows nothing of this node sends it gives to everybody,
+// and so may this node, though it will know only by the proof that the blob is public.
 std::shared_ptr<ChunkFlow> HomeBlobs::FlowOf(const Asked& asked) const {
   const ByteRange whole = asked.blob->geometry().RangeOf(asked.chunk.chunk);
   if (asked.request.range.end() != whole.end()) return nullptr;
   if (asked.blob->facts()->is_hearsay && asked.blob->presence().present_count() == 0) return nullptr;
   std::shared_ptr<ChunkFlow> flow;
   if (parts_.flows) flow = parts_.flows->Find(asked.chunk.blob, asked.chunk.chunk);
-  return flow && flow->length() == whole.length ? flow : nullptr;
+  if (!flow || flow->length() != whole.length) return nullptr;
+  const bool is_open = flow->sender().gives_everybody && MayGet(asked) && IsProvenOrSaidBy(asked);
+  return is_open || MayGive(asked) ? flow : nullptr;
 }
 
-// It is here, or coming.
 void HomeBlobs::GivePresent(const AskedPtr& asked) {
   if (!MayGive(*asked)) return RefuseAsOrigin(asked);
   Decided(asked, parts_.spreader->Ask(asked->ToSpread()));
@@ -288,7 +300,7 @@ void HomeBlobs::WaitOtherwise(const AskedPtr& asked) {
   GiveBackPlace(asked);
   if (waited == ReadMode::kIfFlowing && ComesBefore(*asked))
     return WaitFromStart(asked, ReadMode::kIfUnderWay);
-  if (waited != ReadMode::kIfAskedFor && asked->request.is_sent_on && parts_.flows && MayGive(*asked))
+  if (waited != ReadMode::kIfAskedFor && asked->request.is_sent_on && parts_.flows && MaySayItComes(*asked))
     return WaitFromStart(asked, ReadMode::kIfAskedFor);
   Refuse(asked, {.why = Why::kAbsent});
 }
@@ -399,7 +411,7 @@ void HomeBlobs::GiveFlowing(const Spreader::ChunkName& chunk) {
       if (asked->chunk == chunk) waiting.push_back(asked);
     }
   }
-  const auto may_have = [this](const AskedPtr& asked) { return FlowOf(*asked) && MayGive(*asked); };
+  const auto may_have = [this](const AskedPtr& asked) { return FlowOf(*asked) != nullptr; };
   if (waiting.empty() || !std::all_of(waiting.begin(), waiting.end(), may_have)) return;
   // It may have come whole by now.
   const bool present = waiting.front()->blob->presence().AllPresent({chunk.chunk, 1});
@@ -478,9 +490,10 @@ void HomeBlobs::Give(const AskedPtr& asked) {
     bool taken = false;
   };
   const bool home = asked->request.role != PeerRole::kPresentOnly;
-  if (!MayGive(*asked)) return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
   // First, since what has come whole meanwhile is here.
   std::shared_ptr<ChunkFlow> flow = FlowOf(*asked);
+  if (!flow && !MayGive(*asked)) return Refuse(asked, {.why = home ? Why::kAskYourself : Why::kAbsent});
+  const bool is_for_all = IsForAll(*asked) || (flow && flow->sender().gives_everybody);
   absl::StatusOr<Blob::Lease> lease = parts_.cache.Lookup(asked->blob->key(), asked->request.range);
   if (lease.ok()) {
     flow = nullptr;
@@ -503,11 +516,11 @@ void HomeBlobs::Give(const AskedPtr& asked) {
   Task on_taken = [sending] { sending->taken = true; };
   std::vector<std::string> passed_on_by;
   if (flow) {
-    passed_on_by = flow->passed_on_by();
+    passed_on_by = flow->sender().passed_on_by;
   } else if (parts_.blame && !parts_.store.AllProven(*asked->blob, asked->span()))
     passed_on_by = parts_.blame->PassedOnBy(*asked->blob, asked->span().first);
   Answer(asked, api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken),
-                               std::move(passed_on_by), IsForAll(*asked), std::move(flow)});
+                               std::move(passed_on_by), is_for_all, std::move(flow)});
 }
 
 // Whoever is sent what others have asked for keeps it coming, in his class, though they go. Nothing if he

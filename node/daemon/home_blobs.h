@@ -81,6 +81,8 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   bool MayGet(const Asked& asked) const;
   bool IsForAll(const Asked& asked) const;
   bool MayGive(const Asked& asked) const;
+  bool IsProvenOrSaidBy(const Asked& asked) const;
+  bool MaySayItComes(const Asked& asked) const;
   Grant GrantOf(const Asked& asked) const;
   void GivePresent(const AskedPtr& asked);
   std::shared_ptr<ChunkFlow> FlowOf(const Asked& asked) const;

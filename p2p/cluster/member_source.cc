@@ -260,7 +260,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     request_.progress->Add(bytes.size());
     if (errand.bytes.filled() == 0)
       errand.bytes = ChunkInflow(request_.flows, request_.blob->key(), errand.index, LengthOf(errand),
-                                 HadBy(member, *errand.vouch));
+                                 {HadBy(member, *errand.vouch), /*gives_everybody=*/!access_.tokens});
     errand.bytes.Add(bytes);
     if (!errand.bytes.IsWhole()) return;
     errand.delivered = true;

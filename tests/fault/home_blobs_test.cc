@@ -736,6 +736,56 @@ TEST_F(HomeBlobsTest, WhoIsSentOnHereWaitsAMomentForWhatIsAskedFor) {
   EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
 }
 
+// Nobody here has heard yet whether the blob is public.
+TEST_F(HomeBlobsTest, WhatAMemberGivesToEverybodyIsPassedOnAsItComes) {
+  const BlobKey blob = (*store_->Open(Spec()))->key();
+  const Asking helped{.role = "present-only", .claim = Claim(), .from = "b"};
+  const std::span<const std::byte> chunk = std::as_bytes(std::span(bytes_)).first(kChunk);
+  const auto begin = [&](bool gives_everybody) {
+    ChunkInflow inflow(flows_.get(), blob, ChunkIndex(), kChunk, {{"a"}, gives_everybody});
+    inflow.Add(chunk.first(kChunk / 2));
+    return inflow;
+  };
+  {
+    const ChunkInflow inflow = begin(false);
+    EXPECT_EQ(Ask(helped).status, 404) << "it may have been given to this node alone";
+  }
+  ChunkInflow inflow = begin(true);
+  const std::unique_ptr<RawAsker> asker = Begin(helped);
+  EXPECT_EQ(asker->ReadHead().status, 206);
+  inflow.Add(chunk.subspan(kChunk / 2));
+  const Buffer whole = inflow.Take();
+  flows_->Judge(blob, ChunkIndex(), whole.span(), true);
+  EXPECT_TRUE(asker->ReadBody(kChunk) == bytes_.substr(0, kChunk));
+
+  BlobSpec other = Spec();
+  other.root = Sha256::Of("another root");
+  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(other), .from = "b"}).status, 404);
+  store_->NoteAccess(blob, Origin(), OriginAccess::kCredentials);
+  EXPECT_EQ(Ask(helped).status, 404) << "whatever a member says";
+}
+
+// That it has asked is no secret of what nobody here has heard to be private.
+TEST_F(HomeBlobsTest, WhoIsSentOnHereWaitsThoughItIsNotKnownToBePublic) {
+  const BlobKey blob = (*store_->Open(Spec()))->key();
+  Gate gate;
+  origin_.Always(OriginPath(), gate.Before(ByTheRules()));
+  std::promise<void> read;
+  cache_->Read({.blob = blob, .range = {0, kChunk}, .deadline = clock_.Now() + 60s},
+               [&](absl::StatusOr<ReadResult> result) {
+                 EXPECT_TRUE(result.ok()) << result.status();
+                 read.set_value();
+               });
+  ASSERT_TRUE(Becomes([&] { return origin_.request_count(OriginPath()) == 1; }));
+  const Instant asked = clock_.Now();
+  const Answer answer =
+      Ask({.role = "present-only", .claim = Claim(), .from = "node-before", .more = "Sluice-Sent-On: 1\r\n"});
+  EXPECT_EQ(answer.status, 404);
+  EXPECT_GE(clock_.Now() - asked, 20ms);
+  gate.Open();
+  read.get_future().wait();
+}
+
 TEST_F(HomeBlobsTest, WhoseSourceBreaksOffClosesToAllAndHasTheChunkAnew) {
   ExpectChunk(Ask({.claim = Claim()}));
   Gate gate;
@@ -836,10 +886,13 @@ TEST_F(HomeBlobsTest, WhatFlowsIsGivenToNobodyWhoSaysOtherwise) {
   origin_.Script(OriginPath(), {InHalves(bytes_, 1, gate, SecondHalf())});
   const std::unique_ptr<RawAsker> asker = Begin({.claim = Claim(), .range = RangeOf(1)});
   ASSERT_EQ(asker->ReadHead().status, 206);
-  BlobSpec rooted = Spec();
+  BlobSpec rooted = Spec(), framed = Spec();
   rooted.root = Sha256::Of("root");
-  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(rooted), .range = RangeOf(1), .from = "b"}).status,
-            404);
+  framed.stored.emplace(Origin(),
+                        StoredForm{Sha256::Of("x"), 5000, SeekTablePlace{{5000 - 81, 81}, Sha256::Of("t")}});
+  for (const BlobSpec& other : {rooted, framed})
+    EXPECT_EQ(Ask({.role = "present-only", .claim = Claim(other), .range = RangeOf(1), .from = "b"}).status,
+              404);
   EXPECT_EQ(Ask({.role = "present-only", .claim = "", .range = RangeOf(1), .from = "b"}).status, 404);
   gate.Open();
 }

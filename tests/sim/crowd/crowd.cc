@@ -209,6 +209,8 @@ Figures Crowd::Count(Case which, double bound_seconds) const {
       {"requests_per_chunk", per_chunk(traffic.requests)},
       {"busy_per_chunk", per_chunk(traffic.busy)},
       {"absent_per_chunk", per_chunk(traffic.absent)},
+      {"passed_on_per_chunk", per_chunk(traffic.passed_on)},
+      {"broken_off", static_cast<double>(traffic.broken_off)},
       {"silent_requests", static_cast<double>(traffic.failed)},
       {"sent_over_payload", static_cast<double>(traffic.chunk_bytes) / payload},
       {"hedged", static_cast<double>(hedged)},

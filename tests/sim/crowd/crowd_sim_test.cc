@@ -37,6 +37,8 @@ TEST_P(CrowdSimTest, ColdNodesGetItInLittleMoreThanTheTimeOfOneCopy) {
   EXPECT_LE(Of("origin_over_size"), 1.01);
   EXPECT_LE(Of("requests_per_chunk"), 8);
   EXPECT_LE(Of("sent_over_payload"), 1.02) << "hardly a chunk is sent twice to one node";
+  EXPECT_GE(Of("passed_on_per_chunk"), 0.2) << "as it comes";
+  EXPECT_EQ(Of("broken_off"), 0);
 }
 
 TEST_P(CrowdSimTest, WhatHalfOfThemHaveTheOthersGetFromThem) {

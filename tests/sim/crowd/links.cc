@@ -16,7 +16,7 @@ Duration SecondsOf(double seconds) {
 
 }  // namespace
 
-TransferPtr Links::Start(Link& up, Link& down, uint64_t bytes, Transfer::OnSent on_sent) {
+TransferPtr Links::Start(Link& up, Link& down, uint64_t bytes, Transfer::OnSent on_sent, Transfer* ahead) {
   const auto transfer = std::make_shared<Transfer>();
   transfer->up = &up;
   transfer->down = &down;
@@ -27,6 +27,10 @@ TransferPtr Links::Start(Link& up, Link& down, uint64_t bytes, Transfer::OnSent 
   transfer->place_down = down.transfers.size();
   up.transfers.push_back(transfer.get());
   down.transfers.push_back(transfer.get());
+  if (ahead && ahead->on_sent) {
+    transfer->ahead = ahead;
+    ahead->behind.push_back(transfer.get());
+  }
   Reckon(up);
   Reckon(down);
   return transfer;
@@ -37,6 +41,7 @@ uint64_t Links::Stop(Transfer& transfer) {
   Settle(transfer);
   const TransferPtr kept = transfer.shared_from_this();  // what it tells may be all that holds it
   transfer.on_sent = nullptr;
+  LetGo(transfer, Behind::kStandStill);
   Leave(transfer);
   return static_cast<uint64_t>(std::max(0.0, transfer.left));
 }
@@ -45,7 +50,17 @@ void Links::Cut(Link& link) {
   while (!link.transfers.empty()) Stop(*link.transfers.back());
 }
 
+void Links::LetGo(Transfer& transfer, Behind behind) {
+  for (Transfer* const other : std::exchange(transfer.behind, {})) {
+    other->ahead = nullptr;
+    other->stands_still = behind == Behind::kStandStill;
+    Reckon(*other);
+  }
+}
+
 void Links::Leave(Transfer& transfer) {
+  if (transfer.ahead) std::erase(transfer.ahead->behind, &transfer);
+  transfer.ahead = nullptr;
   std::vector<Transfer*>& up = transfer.up->transfers;
   up.back()->place_up = transfer.place_up;
   up[transfer.place_up] = up.back();
@@ -68,14 +83,37 @@ void Links::Reckon(Link& link) {
   for (Transfer* const transfer : link.transfers) Reckon(*transfer);
 }
 
-// At what rate it goes from now on, and when it ends.
-void Links::Reckon(Transfer& transfer) {
+// REQUIRES: it is settled, and what is ahead of it
+double Links::RateOf(const Transfer& transfer) const {
+  if (transfer.stands_still) return 0;
   const double rate = std::min(transfer.up->Share(), transfer.down->Share());
-  if (rate == transfer.rate) return;
+  const Transfer* const ahead = transfer.ahead;
+  return ahead && transfer.left <= ahead->left + kNothing ? std::min(rate, ahead->rate) : rate;
+}
+
+// At what rate it goes from now on, and when it ends, or has caught up with what is ahead of it.
+void Links::Reckon(Transfer& transfer) {
+  Transfer* const ahead = transfer.ahead;
+  if (ahead) {
+    Settle(*ahead);
+    Settle(transfer);
+  }
+  const double rate = RateOf(transfer);
+  const bool changes = rate != transfer.rate;
+  if (!changes && !ahead) return;
   Settle(transfer);
   transfer.rate = rate;
+  if (changes) {
+    for (Transfer* const other : transfer.behind) Reckon(*other);
+  }
+  if (rate == 0) return;  // until that of what is ahead of it changes
   transfer.ends = transfer.updated + SecondsOf(std::max(0.0, transfer.left) / rate);
-  if (transfer.ends + kSlack >= transfer.armed) return;  // the timer that is set looks again
+  if (ahead && rate > ahead->rate)
+    transfer.ends = std::min(
+        transfer.ends,
+        transfer.updated + SecondsOf(std::max(0.0, transfer.left - ahead->left) / (rate - ahead->rate)));
+  if (transfer.ends >= transfer.armed || transfer.armed - transfer.ends <= kSlack)
+    return;  // that timer looks again
   transfer.armed = transfer.ends;
   world_.PostAt(transfer.ends, [this, weak = transfer.weak_from_this()] {
     if (const TransferPtr alive = weak.lock()) Look(*alive);
@@ -88,6 +126,7 @@ void Links::Look(Transfer& transfer) {
   Settle(transfer);
   if (transfer.left < kNothing) {
     const TransferPtr kept = transfer.shared_from_this();
+    LetGo(transfer, Behind::kHaveAll);
     const uint64_t more = transfer.on_sent();
     if (!transfer.on_sent) return;  // stopped by what it did
     if (more == 0) {

@@ -98,7 +98,8 @@ void PeerServer::SendBytes(const CallPtr& call, api::PeerBytes bytes) {
   if (call->gone) return Over(call);
   const Blob& blob = bytes.lease.blob();
   const ByteRange range = call->range;
-  if (!blob.presence().AllPresent(blob.geometry().Covering(range)))
+  const ChunkSpan chunk = blob.geometry().Covering(range);
+  if (!bytes.flow && !blob.presence().AllPresent(chunk))
     return Refuse(call, {.why = api::PeerRefusal::Why::kBusy, .retry = kRetrySoon});
   call->answered = true;
   call->bytes = std::move(bytes);
@@ -107,11 +108,45 @@ void PeerServer::SendBytes(const CallPtr& call, api::PeerBytes bytes) {
   wire_.traffic.control_bytes += kServedBytes;
   Port& client = *wire_.ports[call->client];
   if (client.node.dead()) return;  // until the server gives the connection up
-  call->transfer = wire_.links.Start(port_.up, client.down, range.length, [this, call] {
-    Sent(call);
-    return uint64_t{0};
-  });
+  const auto coming = port_.coming.find(chunk.first);
+  const TransferPtr ahead =
+      call->bytes->flow && coming != port_.coming.end() ? coming->second.lock() : nullptr;
+  call->is_whole = call->bytes->flow == nullptr;
+  if (!call->is_whole) ++wire_.traffic.passed_on;
+  call->vouch->coming = !call->is_whole;
+  call->transfer = wire_.links.Start(
+      port_.up, client.down, range.length,
+      [this, call] {
+        call->is_sent = true;
+        if (call->is_whole) Sent(call);
+        return uint64_t{0};
+      },
+      ahead.get());
   wire_.Later(Wire::kHalf, [call] { call->asker->FirstBytes(call); });
+  if (call->is_whole) return;
+  const std::shared_ptr<ChunkFlow> flow = call->bytes->flow;
+  flow->Await(flow->length(), [this, call](std::optional<size_t> count) {
+    port_.node.Post([this, call, count] { count ? CameWhole(call) : ComesNoMore(call); });
+  });
+}
+
+// Its last byte may go.
+void PeerServer::CameWhole(const CallPtr& call) {
+  call->is_whole = true;
+  if (call->is_sent && !call->gone) Sent(call);
+}
+
+// As api/http/flow_parts.cc does, it closes the connection.
+void PeerServer::ComesNoMore(const CallPtr& call) {
+  if (call->gone || call->is_whole) return;
+  wire_.links.Stop(*call->transfer);
+  ++wire_.traffic.broken_off;
+  Over(call);
+  wire_.Later(Wire::kHalf, [call] {
+    call->asker->Ended(call,
+                       {.status = absl::UnavailableError("broken off"), .retry_after = {}, .helpers = {}},
+                       SimTransport::Connection::kClosed);
+  });
 }
 
 void PeerServer::Sent(const CallPtr& call) {

@@ -32,6 +32,8 @@ class PeerServer {
   void Answer(const CallPtr& call, api::PeerBlobAnswer answer);
   void Refuse(const CallPtr& call, const api::PeerRefusal& refusal);
   void SendBytes(const CallPtr& call, api::PeerBytes bytes);
+  void CameWhole(const CallPtr& call);
+  void ComesNoMore(const CallPtr& call);
   void Sent(const CallPtr& call);
   void Over(const CallPtr& call);
 

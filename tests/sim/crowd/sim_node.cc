@@ -76,14 +76,23 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
       [](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(true); },
       [] { return false; }, [this] { return Fraction(); }, [](const std::string&) {}, download_, *holders_,
       *paced_origin_, *last_resort_, *blame_});
-  cache_ = std::make_unique<BlobCache>(
-      BlobCache::Parts{wire.loop, port_.node, port_.node, store_, verifier_, *sources_, telemetry_},
-      LimitsAmongMembers(limits.inflight_bytes));
+  cache_ =
+      std::make_unique<BlobCache>(BlobCache::Parts{wire.loop, port_.node, port_.node, store_, verifier_,
+                                                   *sources_, telemetry_, nullptr, nullptr, flows_.get()},
+                                  LimitsAmongMembers(limits.inflight_bytes));
   const auto spreader = std::make_shared<p2p::Spreader>(
       wire.loop, [this](const std::string& name) { return zones_.Find(name); }, limits.spreading);
-  home_ =
-      std::make_shared<HomeBlobs>(HomeBlobs::Parts{wire.loop, port_.node, store_, *cache_, allowed_, spreader,
-                                                   [](const std::string&) { return false; }, NameOf(number)});
+  HomeBlobs::Parts parts{wire.loop,
+                         port_.node,
+                         store_,
+                         *cache_,
+                         allowed_,
+                         spreader,
+                         [](const std::string&) { return false; },
+                         NameOf(number)};
+  parts.flows = flows_;
+  home_ = std::make_shared<HomeBlobs>(std::move(parts));
+  home_->WatchFlows();
   server_ = std::make_unique<PeerServer>(wire, port_, *home_, *holders_);
   port_.server = server_.get();
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "node/blob_cache.h"
+#include "node/chunk_flow.h"
 #include "node/daemon/home_blobs.h"
 #include "node/telemetry.h"
 #include "p2p/cluster/chunk_blame.h"
@@ -74,6 +75,7 @@ class SimNode {
   Telemetry telemetry_;
   index::DiskStore store_;
   ProvingVerifier verifier_;
+  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>();
   std::shared_ptr<Blob> blob_;  // the only one
   p2p::MemberHealth health_;
   p2p::Members members_;

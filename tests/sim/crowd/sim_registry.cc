@@ -1,8 +1,17 @@
 #include "tests/sim/crowd/sim_registry.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "node/chunk_flow.h"
+#include "tests/sim/crowd/weightless_buffers.h"
+
 namespace sluice::sim {
+namespace {
+
+constexpr uint64_t kFirstBytes = 1 << 10;
+
+}  // namespace
 
 class SimOrigin::Fetching final : public FetchControl, public std::enable_shared_from_this<Fetching> {
  public:
@@ -21,21 +30,34 @@ class SimOrigin::Fetching final : public FetchControl, public std::enable_shared
   void Cancel() override {
     if (!on_done_) return;
     if (transfer_) Count(Length() - origin_.wire_.links.Stop(*transfer_));
+    if (transfer_) origin_.port_.coming.erase(next_);
+    chunk_ = {};
     End(absl::CancelledError("nobody wants it any more"));
   }
 
  private:
+  // What comes at first of the next chunk.
+  void Begin() {
+    chunk_ = ChunkInflow(request_.flows, request_.blob->key(), next_, Length(), {});
+    origin_.port_.coming.try_emplace(next_, transfer_);
+    chunk_.Add(WeightlessBytes().first(std::min(kFirstBytes, Length() - 1)));
+  }
+
   uint64_t Length() const { return request_.blob->geometry().RangeOf(next_).length; }
   void Count(uint64_t bytes) { origin_.registry_.bytes += bytes; }
 
   void Answer() {
     if (!on_done_ || origin_.port_.node.dead()) return;
     request_.progress->Add(1);
+    // Before any chunk can be passed on.
+    origin_.ledger_.NoteAccess(request_.blob->key(), request_.blob->facts()->origins.front(),
+                               OriginAccess::kPublic);
     transfer_ = origin_.wire_.links.Start(origin_.registry_.up, origin_.port_.down, Length(),
                                           [weak = weak_from_this()] {
                                             const auto self = weak.lock();
                                             return self ? self->Sent() : 0;
                                           });
+    Begin();
   }
 
   // Returns the length of the next chunk.
@@ -46,11 +68,14 @@ class SimOrigin::Fetching final : public FetchControl, public std::enable_shared
     request_.progress->Add(length - 1);
     const ChunkIndex index = next_;
     next_ = next_.next();
-    on_chunk_(index, Buffer(length), 0);
+    origin_.port_.coming.erase(index);
+    chunk_.Add(WeightlessBytes().first(length - chunk_.filled()));
+    on_chunk_(index, std::exchange(chunk_, {}).Take(), 0);
     if (!on_done_) return 0;
-    if (next_ < request_.chunks.end()) return Length();
-    origin_.ledger_.NoteAccess(request_.blob->key(), request_.blob->facts()->origins.front(),
-                               OriginAccess::kPublic);
+    if (next_ < request_.chunks.end()) {
+      Begin();
+      return Length();
+    }
     End(absl::OkStatus());
     return 0;
   }
@@ -67,6 +92,7 @@ class SimOrigin::Fetching final : public FetchControl, public std::enable_shared
   OnChunk on_chunk_;
   OnDone on_done_;  // null: it has ended
   TransferPtr transfer_;
+  ChunkInflow chunk_;
 };
 
 FetchHandle SimOrigin::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {

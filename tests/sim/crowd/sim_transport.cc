@@ -38,6 +38,7 @@ SimTransport::RequestId SimTransport::ReadChunk(const p2p::Member& member, const
   call->server = Wire::NodeAt(member.address);
   call->asker = this;
   call->range = question.range;
+  call->chunk = ChunkIndex(static_cast<uint32_t>(question.range.offset / question.blob->chunk_size));
   BlobSpec& spec = call->request.claim.spec;
   spec.digest = question.blob->digest;
   spec.size = question.blob->size;
@@ -53,6 +54,8 @@ SimTransport::RequestId SimTransport::ReadChunk(const p2p::Member& member, const
       question.fetch_class == FetchClass::kDemand ? FetchClass::kDemand : FetchClass::kBackfill;
   call->request.deadline = std::min(question.deadline, wire_.loop.Now() + api::kPeerDeadlineMax);
   call->request.asker = name_;
+  call->request.is_sent_on = question.is_sent_on;
+  call->vouch = question.vouch;
   if (!question.tried.empty()) call->request.tried = absl::StrSplit(question.tried, ',');
   call->deadline = question.deadline;
   call->on_data = std::move(on_data);
@@ -128,6 +131,7 @@ void SimTransport::Interim(const CallPtr& call) {
 void SimTransport::FirstBytes(const CallPtr& call) {
   if (!call->on_done || port_.node.dead()) return;
   call->heard = wire_.loop.Now();
+  port_.coming.try_emplace(call->chunk, call->transfer);
   call->on_data(WeightlessBytes().first(std::min(kFirstBytes, call->range.length - 1)));
 }
 
@@ -144,6 +148,8 @@ void SimTransport::Ended(const CallPtr& call, ChunkOutcome outcome, Connection c
   call->on_data = nullptr;
   call->on_sign = nullptr;
   active_.erase(call->id);
+  const auto coming = port_.coming.find(call->chunk);
+  if (coming != port_.coming.end() && coming->second.lock() == call->transfer) port_.coming.erase(coming);
   --active_of_server_[call->server];
   Release(call->server, connection);
   std::move(on_done)(std::move(outcome));
@@ -162,9 +168,10 @@ void SimTransport::Sweep() {
   const Instant now = wire_.loop.Now();
   std::vector<CallPtr> silent, late;
   for (const auto& [id, call] : active_) {
+    if (call->Flows()) call->heard = now;
     if (call->deadline <= now) {
       late.push_back(call);
-    } else if (!call->Flows() && now - call->heard >= kSilenceMax) {
+    } else if (now - call->heard >= kSilenceMax) {
       silent.push_back(call);
     }
   }

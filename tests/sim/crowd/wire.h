@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "api/http/peer_blobs.h"
 #include "p2p/cluster/peer_client.h"
 #include "tests/sim/crowd/links.h"
@@ -22,7 +23,9 @@ class SimTransport;
 struct Traffic {
   uint64_t requests = 0;                                   // for chunks
   uint64_t served = 0, absent = 0, busy = 0, refused = 0;  // how they were answered
+  uint64_t passed_on = 0;                                  // of those that were served, as they came
   uint64_t failed = 0;                                     // by silence
+  uint64_t broken_off = 0;                                 // since what was passed on came no more
   uint64_t interims = 0;
   uint64_t control_bytes = 0;  // all but chunks: heads, refusals, announcements
   uint64_t chunk_bytes = 0;    // sent whole
@@ -39,6 +42,8 @@ struct Port {
   uint64_t asked = 0;                             // requests for chunks that it has made
   uint64_t sent = 0;                              // chunks, or begun to
   PeerServer* server = nullptr;
+  // What brings the chunks that it passes on as they come.
+  absl::flat_hash_map<ChunkIndex, std::weak_ptr<Transfer>> coming;
 };
 
 // What all nodes share. A node's number is its address.
@@ -74,6 +79,7 @@ struct Call {
   size_t client = 0, server = 0;
   SimTransport* asker = nullptr;
   ByteRange range;
+  ChunkIndex chunk;  // that this is
   // The request as its server reads it.
   api::PeerBlobRequest request;
   p2p::PeerTransport::OnData on_data;
@@ -87,9 +93,12 @@ struct Call {
   bool answered = false;
   Task give_up;
   std::optional<api::PeerBytes> bytes;
+  bool is_whole = false;  // of what is passed on as it comes: it has come, and is right
+  bool is_sent = false;   // but for its last byte, perhaps
+  std::shared_ptr<p2p::PeerTransport::ChunkQuestion::Vouch> vouch;
   TransferPtr transfer;
 
-  bool Flows() const { return transfer && transfer->on_sent; }
+  bool Flows() const { return transfer && transfer->on_sent && transfer->rate > 0; }
 };
 using CallPtr = std::shared_ptr<Call>;
 

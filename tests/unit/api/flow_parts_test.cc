@@ -62,7 +62,7 @@ class FlowPartsTest : public ::testing::Test {
   }
 
   const std::string bytes_ = Pattern();
-  const std::shared_ptr<ChunkFlow> flow_ = std::make_shared<ChunkFlow>(kLength, std::vector<std::string>{});
+  const std::shared_ptr<ChunkFlow> flow_ = std::make_shared<ChunkFlow>(kLength, FlowSender());
   std::shared_ptr<int> held_ = std::make_shared<int>();
   std::atomic<uint64_t> sent_ = 0;
   std::atomic<int> taken_ = 0;

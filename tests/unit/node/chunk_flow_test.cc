@@ -27,7 +27,7 @@ class ChunkFlowTest : public ::testing::Test {
   using Told = std::vector<std::optional<size_t>>;
 
   ChunkInflow Begin(std::vector<std::string> from = {}) {
-    return ChunkInflow(flows_.get(), blob_, kChunk, kLength, std::move(from));
+    return ChunkInflow(flows_.get(), blob_, kChunk, kLength, {.passed_on_by = std::move(from)});
   }
   std::shared_ptr<ChunkFlow> Find() const { return flows_->Find(blob_, kChunk); }
   ChunkFlow::OnBytes Note(Told* told) {
@@ -47,7 +47,7 @@ TEST_F(ChunkFlowTest, BytesAreToldOfAsTheyComeAndTheLastOneWhenTheChunkIsRight) 
   ChunkInflow inflow = Begin({"first"});
   const std::shared_ptr<ChunkFlow> flow = Find();
   ASSERT_TRUE(flow);
-  EXPECT_THAT(flow->passed_on_by(), ElementsAre("first"));
+  EXPECT_THAT(flow->sender().passed_on_by, ElementsAre("first"));
   Told told, last;
   flow->Await(100, Note(&told));
   Add(inflow, 99);

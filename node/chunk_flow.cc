@@ -30,9 +30,15 @@ void ChunkFlow::Await(size_t count, OnBytes then) {
   std::move(then)(shown);
 }
 
-void ChunkFlow::Grow(size_t filled) {
+bool ChunkFlow::IsQuietFor(Duration duration, Instant now) const {
+  const std::lock_guard lock(mutex_);
+  return filled_ < length_ && now - grown_ >= duration;
+}
+
+void ChunkFlow::Grow(size_t filled, Instant now) {
   std::unique_lock lock(mutex_);
   filled_ = filled;
+  grown_ = now;
   Tell(std::move(lock));
 }
 
@@ -71,25 +77,30 @@ void ChunkFlows::Observe(OnBegin on_begin) {
   on_begin_.swap(observer);
 }
 
+std::shared_ptr<ChunkFlow> ChunkFlows::FindAny(const BlobKey& blob, ChunkIndex chunk) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = flows_.find(Name(blob, chunk));
+  return found == flows_.end() ? nullptr : found->second.held.lock();
+}
+
 std::shared_ptr<ChunkFlow> ChunkFlows::Find(const BlobKey& blob, ChunkIndex chunk) const {
-  std::shared_ptr<ChunkFlow> flow;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = flows_.find(Name(blob, chunk));
-    if (found != flows_.end()) flow = found->second.held.lock();
-  }
-  return flow && !flow->failed() ? flow : nullptr;
+  std::shared_ptr<ChunkFlow> flow = FindAny(blob, chunk);
+  return flow && IsOfUse(*flow) ? flow : nullptr;
+}
+
+bool ChunkFlows::IsOfUse(const ChunkFlow& flow) const {
+  return !flow.failed() && !flow.IsQuietFor(kQuietMax, clock_.Now());
 }
 
 std::shared_ptr<ChunkFlow> ChunkFlows::Begin(const BlobKey& blob, ChunkIndex chunk, size_t length,
                                              FlowSender sender) {
   const Name name(blob, chunk);
-  auto flow = std::make_unique<ChunkFlow>(length, std::move(sender));
+  auto flow = std::make_unique<ChunkFlow>(length, std::move(sender), clock_.Now());
   std::shared_ptr<ChunkFlow> other;  // let go of without the lock
   const std::lock_guard lock(mutex_);
   Entry& entry = flows_.try_emplace(name, Entry{nullptr, {}}).first->second;
   other = entry.held.lock();
-  if (other && !other->failed()) return nullptr;
+  if (other && IsOfUse(*other)) return nullptr;
   std::shared_ptr<ChunkFlow> held(flow.release(), [flows = shared_from_this(), blob, chunk](ChunkFlow* gone) {
     flows->Forget(blob, chunk, gone);
     delete gone;
@@ -115,7 +126,7 @@ void ChunkFlows::Tell(const BlobKey& blob, ChunkIndex chunk) const {
 
 void ChunkFlows::Judge(const BlobKey& blob, ChunkIndex chunk, std::span<const std::byte> bytes,
                        bool right) const {
-  const std::shared_ptr<ChunkFlow> flow = Find(blob, chunk);
+  const std::shared_ptr<ChunkFlow> flow = FindAny(blob, chunk);
   if (flow && flow->data() == bytes.data()) flow->Judge(right);
 }
 
@@ -159,7 +170,7 @@ std::span<const std::byte> ChunkInflow::Add(std::span<const std::byte> bytes) {
   std::memcpy(bytes_.data() + filled_, bytes.data(), taken);
   const bool first = filled_ == 0;
   filled_ += taken;
-  if (flow_) flow_->Grow(filled_);
+  if (flow_) flow_->Grow(filled_, flows_->clock_.Now());
   if (flow_ && first) flows_->Tell(blob_, chunk_);
   return bytes.subspan(taken);
 }

@@ -14,6 +14,7 @@
 #include "absl/functional/any_invocable.h"
 #include "node/blob_key.h"
 #include "node/chunk_source.h"
+#include "node/executor.h"
 #include "node/geometry.h"
 
 namespace sluice {
@@ -37,8 +38,8 @@ class ChunkFlow {
   // With how many bytes are there; with nothing, if no more come.
   using OnBytes = absl::AnyInvocable<void(std::optional<size_t>) &&>;
 
-  ChunkFlow(size_t length, FlowSender sender)
-      : bytes_(new std::byte[length]), length_(length), sender_(std::move(sender)) {}
+  ChunkFlow(size_t length, FlowSender sender, Instant begun)
+      : bytes_(new std::byte[length]), length_(length), sender_(std::move(sender)), grown_(begun) {}
   ChunkFlow(const ChunkFlow&) = delete;
   ChunkFlow& operator=(const ChunkFlow&) = delete;
 
@@ -48,13 +49,15 @@ class ChunkFlow {
   const FlowSender& sender() const { return sender_; }
   // No more come, and some are missing.
   bool failed() const;
+  // Some are missing, and none have come for so long.
+  bool IsQuietFor(Duration duration, Instant now) const;
 
   // `then` is called once, on this thread or the source's, when `count` bytes are there, or no more come.
   // Must not block. REQUIRES: 0 < count <= length
   void Await(size_t count, OnBytes then);
 
   // So many have come by now.
-  void Grow(size_t filled);
+  void Grow(size_t filled, Instant now);
   // All have come; whether they are as promised, as far as anybody knows.
   void Judge(bool right);
   // No more come. No-op if all have, and were right.
@@ -75,6 +78,7 @@ class ChunkFlow {
 
   mutable std::mutex mutex_;  // guards what follows
   size_t filled_ = 0;
+  Instant grown_;  // last
   bool right_ = false;
   bool over_ = false;
   std::vector<Waiting> waiting_;
@@ -83,14 +87,22 @@ class ChunkFlow {
 // The chunks that are coming. Thread-safe.
 class ChunkFlows : public std::enable_shared_from_this<ChunkFlows> {
  public:
+  // Well before an asker takes whoever passes the bytes on for silent.
+  static constexpr Duration kQuietMax = std::chrono::milliseconds(500);
+
+  // Outlives what is begun.
+  explicit ChunkFlows(const Clock& clock) : clock_(clock) {}
+
   // Told of each chunk of which the first bytes have come; on the source's thread. Must not block.
   using OnBegin = std::function<void(const BlobKey&, ChunkIndex)>;
 
   // From now on, but for what is being told just now; null: nobody is.
   void Observe(OnBegin on_begin);
-  // Null if nothing of the chunk comes just now that anybody may see.
+  // Null if nothing of the chunk comes just now that anybody may see: what has stopped coming is of no use to
+  // who has none of it yet.
   std::shared_ptr<ChunkFlow> Find(const BlobKey& blob, ChunkIndex chunk) const;
-  // The first bytes come. It is found for as long as it is held. Null if another source brings the chunk.
+  // The first bytes come. It is found for as long as it is held. Null if another source brings the chunk; one
+  // that has stopped gives way.
   std::shared_ptr<ChunkFlow> Begin(const BlobKey& blob, ChunkIndex chunk, size_t length, FlowSender sender);
   // Who looks for the chunk finds it now.
   void Tell(const BlobKey& blob, ChunkIndex chunk) const;
@@ -100,14 +112,19 @@ class ChunkFlows : public std::enable_shared_from_this<ChunkFlows> {
   void Judge(const BlobKey& blob, ChunkIndex chunk, std::span<const std::byte> bytes, bool right) const;
 
  private:
+  friend class ChunkInflow;
   using Name = std::pair<BlobKey, ChunkIndex>;
-
-  mutable std::mutex mutex_;  // guards what follows
-  std::shared_ptr<const OnBegin> on_begin_;
   struct Entry {
     const ChunkFlow* flow;
     std::weak_ptr<ChunkFlow> held;
   };
+
+  std::shared_ptr<ChunkFlow> FindAny(const BlobKey& blob, ChunkIndex chunk) const;
+  bool IsOfUse(const ChunkFlow& flow) const;
+
+  const Clock& clock_;
+  mutable std::mutex mutex_;  // guards what follows
+  std::shared_ptr<const OnBegin> on_begin_;
   absl::flat_hash_map<Name, Entry> flows_;
 };
 

@@ -181,7 +181,7 @@ absl::Status Daemon::Node::Start() {
   sources_ = members_ ? SourcesAmongMembers()
                       : std::make_unique<FixedSources>(
                             std::vector<FixedSources::Source>{{SourceRank::kOrigin, witness_.get()}});
-  if (!config_.cluster_listen.empty()) flows_ = std::make_shared<ChunkFlows>();
+  if (!config_.cluster_listen.empty()) flows_ = std::make_shared<ChunkFlows>(clock_);
   cache_ =
       std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_,
                                                    telemetry_, swarm_.get(), &start_reports_, flows_.get()},

@@ -225,7 +225,7 @@ class HomeNode {
   index::FaultyFileSystem disk_;  // under the store
   Telemetry telemetry_;
   SteadyClock clock_;
-  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>();
+  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>(clock_);
   p2p::LeafCache leaves_;
   std::unique_ptr<index::DiskStore> store_;
   std::unique_ptr<AsioExecutor> core_, io_;

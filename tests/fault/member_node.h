@@ -132,7 +132,7 @@ class MemberNode {
   index::TempDir temp_;
   Telemetry telemetry_;
   SteadyClock clock_;
-  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>();
+  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>(clock_);
   std::mutex mutex_;
   std::vector<std::string> alarms_;  // guarded by mutex_
   p2p::MemberHealth health_;

@@ -75,7 +75,7 @@ class SimNode {
   Telemetry telemetry_;
   index::DiskStore store_;
   ProvingVerifier verifier_;
-  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>();
+  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>(wire_.loop);
   std::shared_ptr<Blob> blob_;  // the only one
   p2p::MemberHealth health_;
   p2p::Members members_;

@@ -49,7 +49,7 @@ class FlowPartsTest : public ::testing::Test {
   void Come(size_t filled) {
     std::copy(bytes_.begin(), bytes_.begin() + static_cast<std::ptrdiff_t>(filled),
               reinterpret_cast<char*>(flow_->data()));
-    flow_->Grow(filled);
+    flow_->Grow(filled, Instant());
   }
   static std::string Pattern() {
     std::string bytes(kLength, '\0');
@@ -62,7 +62,7 @@ class FlowPartsTest : public ::testing::Test {
   }
 
   const std::string bytes_ = Pattern();
-  const std::shared_ptr<ChunkFlow> flow_ = std::make_shared<ChunkFlow>(kLength, FlowSender());
+  const std::shared_ptr<ChunkFlow> flow_ = std::make_shared<ChunkFlow>(kLength, FlowSender(), Instant());
   std::shared_ptr<int> held_ = std::make_shared<int>();
   std::atomic<uint64_t> sent_ = 0;
   std::atomic<int> taken_ = 0;

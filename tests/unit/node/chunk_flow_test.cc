@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/unit/node/fakes.h"
+
 namespace sluice {
 namespace {
 
@@ -39,8 +41,9 @@ class ChunkFlowTest : public ::testing::Test {
   }
   void Judge(const Buffer& whole, bool right) { flows_->Judge(blob_, kChunk, whole.span(), right); }
 
+  fakes::FakeClock clock_;
   const BlobKey blob_ = *Digest::ParseHex(std::string(64, 'a'));
-  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>();
+  const std::shared_ptr<ChunkFlows> flows_ = std::make_shared<ChunkFlows>(clock_);
 };
 
 TEST_F(ChunkFlowTest, BytesAreToldOfAsTheyComeAndTheLastOneWhenTheChunkIsRight) {
@@ -110,6 +113,37 @@ TEST_F(ChunkFlowTest, ASourceThatEndsEarlyTellsAllAndLeavesRoomForTheNext) {
   EXPECT_NE(Find(), flow);
   flow.reset();
   EXPECT_TRUE(Find()) << "the end of the first is not that of the next";
+}
+
+// What has stopped is taken for silent soon, and whoever has nothing of it yet is better off elsewhere.
+TEST_F(ChunkFlowTest, WhatHasStoppedComingIsFoundByNobodyAndGivesWayToWhatComes) {
+  ChunkInflow stopped = Begin();
+  Add(stopped, 500);
+  const std::shared_ptr<ChunkFlow> first = Find();
+  clock_.now += ChunkFlows::kQuietMax - std::chrono::milliseconds(1);
+  EXPECT_EQ(Find(), first);
+  Add(stopped, 1);
+  clock_.now += ChunkFlows::kQuietMax - std::chrono::milliseconds(1);
+  EXPECT_EQ(Find(), first) << "something came meanwhile";
+  clock_.now += std::chrono::milliseconds(1);
+  EXPECT_FALSE(Find());
+  ChunkInflow next = Begin();
+  const std::shared_ptr<ChunkFlow> second = Find();
+  ASSERT_TRUE(second);
+  EXPECT_NE(second, first);
+  // Who reads the first goes on.
+  Told of_first, of_second;
+  first->Await(kLength - 1, Note(&of_first));
+  second->Await(kLength, Note(&of_second));
+  Add(stopped, kLength);
+  EXPECT_THAT(of_first, ElementsAre(kLength - 1));
+  EXPECT_EQ(Find(), second);
+  Add(next, kLength);
+  const Buffer whole = next.Take();
+  clock_.now += ChunkFlows::kQuietMax;
+  EXPECT_EQ(Find(), second) << "all of it is there, and is held against its recipe";
+  Judge(whole, true);
+  EXPECT_THAT(of_second, ElementsAre(kLength));
 }
 
 TEST_F(ChunkFlowTest, ABufferThatNobodyJudgesEndsItsFlow) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -21,63 +22,135 @@ constexpr uint64_t kTokenAnswerBytesMax = 256 << 10;
 
 }  // namespace
 
-// One document: homes are asked one after the other.
+// One document: homes are asked one after the other, and the next beside one that says nothing.
 class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
  public:
   Asking(const Parts& parts, std::vector<Member> homes, Wanted wanted, Done done)
-      : parts_(parts), homes_(std::move(homes)), wanted_(std::move(wanted)), done_(std::move(done)) {
+      : parts_(parts),
+        homes_(std::move(homes)),
+        wanted_(std::move(wanted)),
+        done_(std::move(done)),
+        heard_(homes_.size()) {
     token_ = wanted_.token;
     if (wanted_.origin && token_.empty() && parts_.tokens) origin_ = *wanted_.origin;
     if (origin_) token_ = parts_.tokens->Kept(*origin_);
   }
 
+  // Asks the next home, if there is one, and gives up when all have failed.
   void Next() {
-    if (asked_ == homes_.size())
-      return std::move(done_)(absl::NotFoundError(absl::StrCat("no home gave ", wanted_.path)));
-    parts_.client.Ask(homes_[asked_],
+    std::unique_lock lock(mutex_);
+    if (asked_ == homes_.size()) {
+      if (under_way_ > 0) return;
+      lock.unlock();
+      return Finish(NotGiven());
+    }
+    const size_t home = asked_++;
+    ++under_way_;
+    lock.unlock();
+    Ask(home);
+    if (home + 1 == homes_.size()) return;
+    parts_.io.PostAt(parts_.clock.Now() + parts_.late_after, [weak = weak_from_this(), home] {
+      const auto self = weak.lock();
+      if (self && self->IsNextWhileSilent(home)) self->Next();
+    });
+  }
+
+ private:
+  void Ask(size_t home) {
+    parts_.client.Ask(homes_[home],
                       {.path_and_query = wanted_.path,
                        .bytes_max = wanted_.bytes_max,
                        .timeout = wanted_.patience,
                        .role = PeerRole::kHome,
-                       .token = token_},
-                      [self = shared_from_this()](absl::StatusOr<PeerClient::Answer> answer) {
+                       .token = Token(),
+                       .on_sign =
+                           [weak = weak_from_this(), home] {
+                             if (const auto self = weak.lock()) self->NoteHeard(home);
+                           }},
+                      [self = shared_from_this(), home](absl::StatusOr<PeerClient::Answer> answer) {
+                        self->NoteHeard(home);
                         // Hashing takes its time, and a client that is stopped answers in the call.
-                        if (!answer.ok()) return self->Take(std::move(answer));
-                        self->parts_.io.Post(
-                            [self, answer = std::move(answer)]() mutable { self->Take(std::move(answer)); });
+                        if (!answer.ok()) return self->Take(home, std::move(answer));
+                        self->parts_.io.Post([self, home, answer = std::move(answer)]() mutable {
+                          self->Take(home, std::move(answer));
+                        });
                       });
   }
 
- private:
-  void Take(absl::StatusOr<PeerClient::Answer> answer) {
-    const Member& home = homes_[asked_++];
+  void NoteHeard(size_t home) {
+    const std::lock_guard lock(mutex_);
+    heard_[home] = true;
+  }
+  // It is the last that was asked, and has neither answered nor said that it is at it.
+  bool IsNextWhileSilent(size_t home) {
+    const std::lock_guard lock(mutex_);
+    return done_ && asked_ == home + 1 && !heard_[home];
+  }
+  std::string Token() {
+    const std::lock_guard lock(mutex_);
+    return token_;
+  }
+
+  // What came after the first answer that counts is of no use any more.
+  void Finish(absl::StatusOr<FetchedManifest> result) {
+    Done done;
+    {
+      const std::lock_guard lock(mutex_);
+      done = std::exchange(done_, nullptr);
+    }
+    if (done) std::move(done)(std::move(result));
+  }
+
+  void Take(size_t index, absl::StatusOr<PeerClient::Answer> answer) {
+    const Member& home = homes_[index];
     absl::Status taken = answer.status();
     if (answer.ok()) {
       const Digest got = Sha256::Of(answer->body);
       if (!wanted_.digest || got == *wanted_.digest) {
         parts_.health.Succeeded(home.name);
-        return std::move(done_)(FetchedManifest{std::move(answer->media_type), std::move(answer->body), got,
-                                                answer->access, /*from_member=*/true});
+        return Finish(FetchedManifest{std::move(answer->media_type), std::move(answer->body), got,
+                                      answer->access, /*from_member=*/true});
       }
       taken = absl::DataLossError("it does not match its digest");
     }
-    if (absl::IsCancelled(taken)) return std::move(done_)(std::move(taken));
+    if (absl::IsCancelled(taken)) return Finish(std::move(taken));
     Note(home, taken);
-    if (PeerClient::TakesCredentials(taken) && origin_ && !std::exchange(renewed_, true)) return RenewToken();
+    if (PeerClient::TakesCredentials(taken) && MayRenewToken()) return RenewToken(index);
     // One that answers knows as well as the next would.
-    if (absl::IsUnauthenticated(taken) || absl::IsNotFound(taken)) asked_ = homes_.size();
-    Next();
+    if (absl::IsUnauthenticated(taken) || absl::IsNotFound(taken)) return Finish(NotGiven());
+    Failed(index);
+  }
+
+  absl::Status NotGiven() const { return absl::NotFoundError(absl::StrCat("no home gave ", wanted_.path)); }
+
+  // Another may be asked in its place already.
+  void Failed(size_t home) {
+    bool is_next = false;
+    {
+      const std::lock_guard lock(mutex_);
+      --under_way_;
+      is_next = done_ && (asked_ == home + 1 || under_way_ == 0);
+    }
+    if (is_next) Next();
+  }
+
+  bool MayRenewToken() {
+    const std::lock_guard lock(mutex_);
+    return origin_ && done_ && !std::exchange(renewed_, true);
   }
 
   // None was shown, or it was not good for that: the same home is asked once more.
-  void RenewToken() {
-    parts_.tokens->Renew(*origin_, token_, [self = shared_from_this()](absl::StatusOr<std::string> token) {
-      if (absl::IsCancelled(token.status())) return std::move(self->done_)(token.status());
-      if (!token.ok()) self->asked_ = self->homes_.size();
-      if (token.ok()) self->token_ = *std::move(token);
-      if (token.ok()) --self->asked_;
-      self->Next();
-    });
+  void RenewToken(size_t home) {
+    parts_.tokens->Renew(*origin_, Token(),
+                         [self = shared_from_this(), home](absl::StatusOr<std::string> token) {
+                           if (absl::IsCancelled(token.status())) return self->Finish(token.status());
+                           if (!token.ok()) return self->Finish(self->NotGiven());
+                           {
+                             const std::lock_guard lock(self->mutex_);
+                             self->token_ = *std::move(token);
+                           }
+                           self->Ask(home);
+                         });
   }
 
   void Note(const Member& home, const absl::Status& why) const {
@@ -99,10 +172,14 @@ class HomeDocuments::Asking : public std::enable_shared_from_this<Asking> {
   const Parts& parts_;
   const std::vector<Member> homes_;
   const Wanted wanted_;
-  Done done_;
+  std::optional<BlobOrigin> origin_;  // whose tokens this node may have; constant after construction
+
+  std::mutex mutex_;  // guards what follows
+  Done done_;         // null: it is over
   size_t asked_ = 0;
-  std::optional<BlobOrigin> origin_;  // whose tokens this node may have
-  std::string token_;                 // that is shown
+  size_t under_way_ = 0;
+  std::vector<bool> heard_;
+  std::string token_;  // that is shown
   bool renewed_ = false;
 };
 

@@ -23,8 +23,10 @@ namespace sluice::p2p {
 
 // What a mount needs beside chunks, from the home of it: the member that asks the registry for it once for
 // all who want it. It is the first by score over the digest, or over the SHA-256 of
-// "registry/repository:tag"; where it is silent or busy, the second is asked, and then the third: two that
-// are gone at once send nobody to the registry beside. Source: PEERS.md, "Public and private".
+// "registry/repository:tag"; where it fails or is busy, the second is asked, and then the third: two that are
+// gone at once send nobody to the registry beside. A home says at once that it is at it; the next is asked
+// beside one that says nothing for a moment, long before it counts as silent, for a mount waits. Source:
+// PEERS.md, "Public and private".
 //
 // What is named by digest is held against it. A tag, and a list of referrers, are what the home says.
 //
@@ -48,6 +50,9 @@ class HomeDocuments {
     std::function<void(const std::string&)> warn;
     // What homes may show for this node; null: members are not proven.
     PullTokens* tokens = nullptr;
+    // A home that has said nothing for so long has the next one asked beside it.
+    static constexpr Duration kLateAfter = std::chrono::milliseconds(500);
+    Duration late_after = kLateAfter;
   };
   explicit HomeDocuments(Parts parts) : parts_(std::move(parts)) {}
 

@@ -179,13 +179,17 @@ class WholeSink final : public HttpSink {
  public:
   // `crossed`: of what crosses zones; null: it does not.
   WholeSink(const PeerClientOptions& options, uint64_t bytes_max, Counter* crossed,
-            PeerClient::OnAnswer on_answer)
+            std::function<void()> on_sign, PeerClient::OnAnswer on_answer)
       : node_id_(options.node_id),
         crossed_(crossed),
         trust_(options.trust),
         bytes_max_(bytes_max),
+        on_sign_(std::move(on_sign)),
         on_answer_(std::move(on_answer)) {}
 
+  void OnInterim(const HttpHead&) override {
+    if (on_sign_) on_sign_();
+  }
   absl::Status OnHead(const HttpHead& head) override {
     verdict_ = StatusOf(head, node_id_);
     if (absl::IsUnauthenticated(verdict_) && SaysPrivate(head, trust_))
@@ -219,6 +223,7 @@ class WholeSink final : public HttpSink {
   Counter* const crossed_;
   const PeerTrust trust_;
   const uint64_t bytes_max_;
+  const std::function<void()> on_sign_;
   PeerClient::OnAnswer on_answer_;
   absl::Status verdict_;
   PeerClient::Answer answer_;
@@ -321,7 +326,7 @@ void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on
   http_.Send(std::move(request), std::make_unique<WholeSink>(
                                      options_, question.bytes_max,
                                      CrossesZones(member, options_) ? &telemetry_.cross_zone_bytes : nullptr,
-                                     std::move(on_answer)));
+                                     question.on_sign, std::move(on_answer)));
 }
 
 absl::StatusOr<PeerClient::Answer> PeerClient::Get(const Member& member, const std::string& path_and_query,

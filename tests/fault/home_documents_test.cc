@@ -51,12 +51,16 @@ class HomeDocumentsTest : public ::testing::Test {
         table.HeardFrom({name, {at}, "", kProtocolMajor, 5}, at, now);
       });
     }
+    Make(kSilence, HomeDocuments::Parts::kLateAfter);
+  }
+  void Make(Duration silence, Duration late_after) {
     PeerClientOptions client;
     client.node_id = kNodeId;
-    client.silence_max = kSilence;
+    client.silence_max = silence;
     client_ = std::make_unique<PeerClient>(telemetry_, client);
     homes_ = std::make_unique<HomeDocuments>(HomeDocuments::Parts{clock_, io_, *members_, health_, *client_,
-                                                                  telemetry_, [](const std::string&) {}});
+                                                                  telemetry_, [](const std::string&) {},
+                                                                  nullptr, late_after});
   }
   ~HomeDocumentsTest() override {
     client_->Stop();
@@ -201,6 +205,76 @@ TEST_F(HomeDocumentsTest, AHomeThatSaysThatItIsAtItIsWaitedFor) {
   });
   EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
   EXPECT_EQ(Asked(PathOf(digest)), 1u);
+}
+
+TEST_F(HomeDocumentsTest, BesideAHomeThatSaysNothingTheNextIsAsked) {
+  Make(/*silence=*/60s, /*late_after=*/20ms);
+  const std::string text = TextBehind(3);
+  const Digest digest = Sha256::Of(text);
+  std::promise<void> promise;
+  const std::shared_future<void> third_asked = promise.get_future().share();
+  std::promise<bool> beside[2];
+  for (size_t rank : {0, 1})
+    Home(digest, rank).Always(PathOf(digest), [&, rank](const FaultRequest&, FaultConnection& to) {
+      to.CloseAfter();
+      beside[rank].set_value(third_asked.wait_for(10s) == std::future_status::ready);
+    });
+  Home(digest, 2).Always(PathOf(digest), [&](const FaultRequest& request, FaultConnection& to) {
+    promise.set_value();
+    Gives(text)(request, to);
+  });
+  EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
+  for (std::promise<bool>& was_beside : beside) EXPECT_TRUE(was_beside.get_future().get());
+}
+
+TEST_F(HomeDocumentsTest, NobodyIsAskedBesideAHomeThatIsAtIt) {
+  Make(/*silence=*/60s, /*late_after=*/1s);
+  const std::string text = TextBehind(3);
+  const Digest digest = Sha256::Of(text);
+  Home(digest, 0).Always(PathOf(digest), [&](const FaultRequest& request, FaultConnection& to) {
+    to.SendRaw("HTTP/1.1 102 Processing\r\n\r\n");
+    std::this_thread::sleep_for(1300ms);
+    Gives(text)(request, to);
+  });
+  EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
+  EXPECT_EQ(Asked(PathOf(digest)), 1u);
+}
+
+// The first answer counts, whoever gives it; and one that fails while another is asked is replaced by nobody.
+TEST_F(HomeDocumentsTest, AHomeThatWasLateMayStillAnswerOrFail) {
+  for (const bool answers : {true, false}) {
+    Make(/*silence=*/60s, /*late_after=*/20ms);  // with no connection that is kept, and tried again
+    const std::string text = TextBehind(3);
+    const Digest digest = Sha256::Of(text);
+    std::promise<void> second_asked, first_over, second_over;
+    Home(digest, 0).Always(PathOf(digest), [&](const FaultRequest& request, FaultConnection& to) {
+      second_asked.get_future().wait();
+      (answers ? Gives(text) : fault::Hangup())(request, to);
+      first_over.set_value();
+    });
+    Home(digest, 1).Always(PathOf(digest), [&](const FaultRequest& request, FaultConnection& to) {
+      to.SendRaw("HTTP/1.1 102 Processing\r\n\r\n");
+      second_asked.set_value();
+      first_over.get_future().wait();
+      std::this_thread::sleep_for(100ms);
+      Gives(text)(request, to);
+      second_over.set_value();
+    });
+    EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
+    second_over.get_future().wait();
+    EXPECT_EQ(Home(digest, 2).request_count(PathOf(digest)), 0u);
+  }
+}
+
+TEST_F(HomeDocumentsTest, WhereAllSayNothingItIsOverWithTheLast) {
+  Make(kSilence, /*late_after=*/20ms);
+  const Digest digest = Sha256::Of(TextBehind(4));
+  for (size_t rank = 0; rank < 4; ++rank)
+    Home(digest, rank).Always(PathOf(digest), [](const FaultRequest&, FaultConnection& to) { to.Stall(); });
+  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Asked(PathOf(digest)), 3u);
+  for (size_t rank = 0; rank < 3; ++rank)
+    EXPECT_FALSE(health_.Usable(RanksOf(digest)[rank], clock_.Now())) << rank;
 }
 
 TEST_F(HomeDocumentsTest, ATagHasAHomeOfItsOwnWhichIsBelieved) {

@@ -48,6 +48,8 @@ struct Change {
   std::string path;
   std::optional<std::string> before;
   std::optional<std::string> after;  // nothing: it goes
+  // Nothing in it is anybody else's, that were to be kept; but its folder is.
+  bool is_ours_alone = false;
 };
 
 absl::Status FileError(const std::string& what, const std::string& path, int error) {
@@ -88,12 +90,13 @@ absl::Status Apply(const Change& change) {
   if (!change.after) {
     if (std::remove(change.path.c_str()) != 0 && errno != ENOENT)
       return FileError("remove", change.path, errno);
-    fs::remove(fs::path(change.path).parent_path(), error);  // where nothing else is in it
+    // Where nothing else is in it.
+    if (!change.is_ours_alone) fs::remove(fs::path(change.path).parent_path(), error);
     return absl::OkStatus();
   }
   fs::create_directories(fs::path(change.path).parent_path(), error);
   if (error) return FileError("make the folder of", change.path, error.value());
-  if (change.before && !fs::exists(backup, error)) {
+  if (change.before && !change.is_ours_alone && !fs::exists(backup, error)) {
     const absl::Status kept = WriteFile(backup, *change.before);
     if (!kept.ok()) return kept;
   }
@@ -238,10 +241,15 @@ absl::Status ConfigureCrio(const Flags& flags) {
   if (flags.registries.empty() && !flags.remove)
     return absl::InvalidArgumentError(
         "name at least one --registry, e.g. docker.io: CRI-O has no mirror for all");
-  Change change{absl::StrCat(flags.folder, "/", kCrioFile), {}, {}};
+  Change change{absl::StrCat(flags.folder, "/", kCrioFile), {}, {}, /*is_ours_alone=*/true};
   absl::StatusOr<std::optional<std::string>> before = ReadFile(change.path);
   if (!before.ok()) return before.status();
   change.before = *std::move(before);
+  if (change.before) {
+    absl::StatusOr<std::optional<std::string>> left = WithoutRegistries(*change.before, flags.registries);
+    if (!left.ok()) return Annotate(left.status(), change.path);
+    if (flags.remove) change.after = *std::move(left);
+  }
   if (!flags.remove)
     change.after = MirrorsOfRegistries(flags.registries, flags.mirror.substr(flags.mirror.find("://") + 3));
   return ApplyAll({change}, flags);

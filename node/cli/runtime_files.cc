@@ -9,10 +9,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 
 namespace sluice::cli {
 namespace {
 
+constexpr char kCrioHead[] = "# written by \"sluice configure crio\"; \"--remove\" takes it away\n";
+constexpr char kCrioRegistry[] = "\n[[registry]]\n";
 constexpr char kBegin[] = "# sluice: begin (\"sluice configure containerd --remove\" takes this away)";
 constexpr char kEnd[] = "# sluice: end";
 
@@ -145,12 +148,30 @@ absl::StatusOr<std::optional<std::string>> WithoutMirror(std::string_view hosts_
 }
 
 std::string MirrorsOfRegistries(const std::vector<std::string>& registries, const std::string& mirror) {
-  std::string text = "# written by \"sluice configure crio\"; \"--remove\" takes it away\n";
+  std::string text = kCrioHead;
   for (const std::string& registry : registries) {
-    absl::StrAppend(&text, "\n[[registry]]\nprefix = \"", registry, "\"\nlocation = \"", registry,
+    absl::StrAppend(&text, kCrioRegistry, "prefix = \"", registry, "\"\nlocation = \"", registry,
                     "\"\n[[registry.mirror]]\nlocation = \"", mirror, "/", registry, "\"\ninsecure = true\n");
   }
   return text;
+}
+
+absl::StatusOr<std::optional<std::string>> WithoutRegistries(std::string_view text,
+                                                             const std::vector<std::string>& registries) {
+  absl::string_view of_registries(text.data(), text.size());
+  if (!absl::ConsumePrefix(&of_registries, kCrioHead))
+    return absl::FailedPreconditionError("somebody else has written it; take it away by hand");
+  std::string left;
+  if (!registries.empty()) {
+    for (const absl::string_view entry : absl::StrSplit(of_registries, kCrioRegistry, absl::SkipEmpty())) {
+      const bool is_named = std::any_of(registries.begin(), registries.end(), [&](const std::string& name) {
+        return absl::StartsWith(entry, absl::StrCat("prefix = \"", name, "\"\n"));
+      });
+      if (!is_named) absl::StrAppend(&left, kCrioRegistry, entry);
+    }
+  }
+  if (left.empty()) return std::nullopt;
+  return absl::StrCat(kCrioHead, left);
 }
 
 }  // namespace sluice::cli

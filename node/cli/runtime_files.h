@@ -32,5 +32,9 @@ absl::StatusOr<std::optional<std::string>> WithoutMirror(std::string_view hosts_
 // A file of CRI-O's registries.conf.d: `mirror` ("host:port") is asked first for what is at each of the
 // registries. Source: containers-registries.conf(5).
 std::string MirrorsOfRegistries(const std::vector<std::string>& registries, const std::string& mirror);
+// The same without these registries, or without any if none is named; nothing if none is left. Errors:
+// FailedPrecondition (MirrorsOfRegistries has not written it).
+absl::StatusOr<std::optional<std::string>> WithoutRegistries(std::string_view text,
+                                                             const std::vector<std::string>& registries);
 
 }  // namespace sluice::cli

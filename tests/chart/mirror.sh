@@ -105,6 +105,7 @@ run_command "$init" || fail "CRI-O can't be configured: $(<"$work/said")"
 [[ $(grep -c 'location = "127.0.0.1:7303/' "$host/crio/50-sluice.conf") == 2 ]] || fail "CRI-O has other mirrors"
 run_command "$pre_stop"
 [[ ! -e $host/crio/50-sluice.conf ]] || fail "CRI-O's file is left"
+[[ -d $host/crio ]] || fail "CRI-O's own folder has gone"
 
 notes
 ! grep -q 'sluice_mirror' "$work/notes" || fail "the notes speak of a mirror that is off"

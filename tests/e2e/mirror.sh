@@ -149,6 +149,19 @@ echo 'version = 2' >"$work/no-path.toml"
 expect_failure "$exit_refused" 'no config_path.*certs\.d' sluice configure containerd --containerd-config "$work/no-path.toml"
 expect_failure "$exit_not_found" 'is not there.*config-path' sluice configure containerd --containerd-config "$work/none.toml"
 
+note "what is written for CRI-O is taken away by the registry, and what is somebody else's is refused"
+crio_file=$work/crio/50-sluice.conf
+sluice configure crio --folder "$work/crio" --registry docker.io --registry quay.io >&2
+sluice configure crio --folder "$work/crio" --registry docker.io --remove >&2
+[[ $(grep -c '^prefix' "$crio_file") == 1 ]] && grep -q '"quay.io"' "$crio_file" || fail "not only docker.io went: $(<"$crio_file")"
+sluice configure crio --folder "$work/crio" --remove >&2
+[[ -d $work/crio && -z $(ls -A "$work/crio") ]] || fail "something is left, or CRI-O's own folder went: $(ls "$work/crio")"
+echo 'unqualified-search-registries = ["docker.io"]' >"$crio_file"
+for how in --remove --dry-run; do
+  expect_failure "$exit_refused" '50-sluice.conf: somebody else' sluice configure crio --folder "$work/crio" --registry a.b $how
+done
+grep -q '^unqualified' "$crio_file" || fail "somebody else's file is not what it was"
+
 note "while the node is stopped containerd turns to the registry"
 end_process "$node_pid"
 forget_images

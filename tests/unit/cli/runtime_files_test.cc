@@ -100,5 +100,15 @@ TEST(CrioTest, EachRegistryHasTheMirrorBeforeIt) {
       HasSubstr("location = \"quay.io\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:7303/quay.io\"\n"));
 }
 
+TEST(CrioTest, WhatIsNamedGoesAndTheRestStays) {
+  const std::string three = MirrorsOfRegistries({"docker.io", "quay.io", "quay.io/team"}, "127.0.0.1:7303");
+  EXPECT_EQ(WithoutRegistries(three, {"quay.io", "elsewhere.io"}).value(),
+            MirrorsOfRegistries({"docker.io", "quay.io/team"}, "127.0.0.1:7303"));
+  EXPECT_EQ(WithoutRegistries(three, {"quay.io", "quay.io/team", "docker.io"}).value(), std::nullopt);
+  EXPECT_EQ(WithoutRegistries(three, {}).value(), std::nullopt);
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(WithoutRegistries("unqualified-search-registries = []\n", {}).status()));
+}
+
 }  // namespace
 }  // namespace sluice::cli

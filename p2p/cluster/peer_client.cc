@@ -191,6 +191,7 @@ class WholeSink final : public HttpSink {
     if (on_sign_) on_sign_();
   }
   absl::Status OnHead(const HttpHead& head) override {
+    if (on_sign_) on_sign_();
     verdict_ = StatusOf(head, node_id_);
     if (absl::IsUnauthenticated(verdict_) && SaysPrivate(head, trust_))
       verdict_.SetPayload(kTakesCredentials, absl::Cord());

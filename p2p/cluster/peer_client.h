@@ -129,7 +129,8 @@ class PeerTransport {
     PeerRole role = PeerRole::kPresentOnly;
     std::string token{};  // as ChunkQuestion has it
     FetchClass fetch_class = FetchClass::kDemand;
-    // Told each time that the member says that it is at it, on the client's thread. May be null.
+    // Told each time that the member says that it is at it, and when it begins to answer; on the client's
+    // thread. May be null.
     std::function<void()> on_sign = nullptr;
   };
   virtual void Ask(const Member& member, const Question& question, OnAnswer on_answer) = 0;

@@ -1,7 +1,14 @@
 #include "p2p/cluster/peer_documents.h"
 
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
 #include <utility>
+#include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/ranks.h"
 #include "p2p/recipe/recipe.h"
@@ -9,36 +16,114 @@
 
 namespace sluice::p2p {
 
+// What members say, in the order of coming.
+class PeerDocumentClient::Answers {
+ public:
+  struct Came {
+    size_t member;
+    absl::StatusOr<PeerClient::Answer> answer;
+  };
+  explicit Answers(size_t members) : heard_(members) {}
+
+  void Hear(size_t member) {
+    const std::lock_guard lock(mutex_);
+    heard_[member] = true;
+  }
+  bool HasHeard(size_t member) const {
+    const std::lock_guard lock(mutex_);
+    return heard_[member];
+  }
+  // False if nobody waits any more.
+  bool Add(size_t member, absl::StatusOr<PeerClient::Answer> answer) {
+    const std::lock_guard lock(mutex_);
+    if (over_) return false;
+    came_.push_back({member, std::move(answer)});
+    changed_.notify_one();
+    return true;
+  }
+  std::optional<Came> Next(Duration wait) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, wait, [&] { return !came_.empty(); });
+    if (came_.empty()) return std::nullopt;
+    Came came = std::move(came_.front());
+    came_.pop_front();
+    return came;
+  }
+  void End() {
+    const std::lock_guard lock(mutex_);
+    over_ = true;
+  }
+
+ private:
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::deque<Came> came_;
+  std::vector<bool> heard_;
+  bool over_ = false;
+};
+
+// Whoever is slow leaves time for the next.
+void PeerDocumentClient::Begin(const Member& member, size_t index, PeerClient::Question question,
+                               const std::shared_ptr<Answers>& answers) const {
+  question.on_sign = [answers, index] { answers->Hear(index); };
+  parts_.client.Ask(member, question,
+                    [parts = parts_, answers, index, name = member.name,
+                     path = question.path_and_query](absl::StatusOr<PeerClient::Answer> answer) {
+                      const absl::Status status = answer.status();
+                      answers->Hear(index);
+                      if (!answers->Add(index, std::move(answer)) && !status.ok())
+                        NoteFailure(parts, name, path, status);
+                    });
+}
+
+void PeerDocumentClient::NoteFailure(const Parts& parts, const std::string& member, const std::string& path,
+                                     const absl::Status& why) {
+  if (absl::IsCancelled(why) || absl::IsNotFound(why)) return;
+  if (absl::IsPermissionDenied(why)) return parts.members.NoteSelf(member);
+  const Instant now = parts.clock.Now();
+  Duration skip = MemberHealth::kSkipWrong;
+  if (absl::IsDataLoss(why)) {
+    parts.health.SentWrong(member, now, path);
+  } else {
+    skip = parts.health.Failed(member, now, std::string(why.message()));
+  }
+  if (skip == Duration(0)) return;
+  parts.warn(absl::StrCat("member ", member, " is not asked for ",
+                          std::chrono::duration_cast<std::chrono::seconds>(skip).count(), " s: ", path, ": ",
+                          std::string(why.message())));
+}
+
 absl::Status PeerDocumentClient::Ask(const Digest& key, const std::string& path, uint64_t bytes_max,
                                      Instant deadline, const Take& take) const {
-  const Instant now = parts_.clock.Now();
   const auto view = parts_.members.view();
-  for (const Member& member : RanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now)) {
-    // Whoever is slow leaves time for the next.
-    const Duration left = deadline - parts_.clock.Now();
-    if (left <= Duration(0)) break;
-    const absl::StatusOr<PeerClient::Answer> answer = parts_.client.Get(member, path, bytes_max, left / 2);
-    absl::Status taken = answer.ok() ? take(*answer) : answer.status();
+  const std::vector<Member> members =
+      RanksOfBlob(*view, key, parts_.health, kMembersAskedMax, parts_.clock.Now());
+  const auto answers = std::make_shared<Answers>(members.size());
+  const absl::Cleanup over = [&] { answers->End(); };
+  size_t next = 0, under_way = 0;
+  Instant late{};  // when the last that was asked is
+  while (next < members.size() || under_way > 0) {
+    const Instant now = parts_.clock.Now();
+    if (now >= deadline) break;
+    const bool has_next = next < members.size();
+    if (has_next && (under_way == 0 || (now >= late && !answers->HasHeard(next - 1)))) {
+      Begin(members[next], next, {path, bytes_max, (deadline - now) / 2}, answers);
+      late = now + parts_.late_after;
+      ++next;
+      ++under_way;
+    }
+    std::optional<Answers::Came> came =
+        answers->Next((now < late ? std::min(late, deadline) : deadline) - now);
+    if (!came) continue;
+    --under_way;
+    const Member& member = members[came->member];
+    const absl::Status taken = came->answer.ok() ? take(*came->answer) : came->answer.status();
     if (taken.ok()) {
       parts_.health.Succeeded(member.name);
       return taken;
     }
     if (absl::IsCancelled(taken)) break;
-    if (absl::IsNotFound(taken)) continue;
-    if (absl::IsPermissionDenied(taken)) {
-      parts_.members.NoteSelf(member.name);
-      continue;
-    }
-    Duration skip = MemberHealth::kSkipWrong;
-    if (absl::IsDataLoss(taken)) {
-      parts_.health.SentWrong(member.name, now, path);
-    } else {
-      skip = parts_.health.Failed(member.name, now, std::string(taken.message()));
-    }
-    if (skip == Duration(0)) continue;
-    parts_.warn(absl::StrCat("member ", member.name, " is not asked for ",
-                             std::chrono::duration_cast<std::chrono::seconds>(skip).count(), " s: ", path,
-                             ": ", std::string(taken.message())));
+    NoteFailure(parts_, member.name, path, taken);
   }
   return absl::NotFoundError(absl::StrCat("no member that was asked has ", path));
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -17,8 +18,8 @@
 namespace sluice::p2p {
 
 // What a mount needs beside chunks, from other nodes that have it: each checked against its digest, a recipe
-// against the root that binds it. Members are asked one after the other, by the
-// ranks of the digest.
+// against the root that binds it. Members are asked one after the other, by the ranks of the digest; and the
+// next beside one that says nothing, long before that counts as silent, for a mount waits.
 //
 // Thread-safe; blocks. Errors of all: NotFound (no member that was asked gave it).
 class PeerDocumentClient {
@@ -35,6 +36,9 @@ class PeerDocumentClient {
     PeerClient& client;
     Telemetry& telemetry;
     std::function<void(const std::string&)> warn;
+    // Beside a member that has said nothing for so long the next one is asked.
+    static constexpr Duration kLateAfter = std::chrono::milliseconds(500);
+    Duration late_after = kLateAfter;
   };
   // The parts outlive the client.
   explicit PeerDocumentClient(Parts parts) : parts_(std::move(parts)) {}
@@ -57,10 +61,15 @@ class PeerDocumentClient {
                                       Instant deadline) const;
 
  private:
+  class Answers;
   // Asks members until `take` accepts an answer.
   using Take = std::function<absl::Status(const PeerClient::Answer&)>;
   absl::Status Ask(const Digest& key, const std::string& path, uint64_t bytes_max, Instant deadline,
                    const Take& take) const;
+  void Begin(const Member& member, size_t index, PeerClient::Question question,
+             const std::shared_ptr<Answers>& answers) const;
+  static void NoteFailure(const Parts& parts, const std::string& member, const std::string& path,
+                          const absl::Status& why);
 
   const Parts parts_;
 };

@@ -880,6 +880,51 @@ TEST_F(PeerDocumentFaultTest, ToLackASmallBlobIsNoFailure) {
   EXPECT_TRUE(IsUsable(a_));
 }
 
+TEST_F(PeerDocumentFaultTest, BesideAMemberThatSaysNothingTheNextIsAsked) {
+  std::promise<void> promise;
+  const std::shared_future<void> second_asked = promise.get_future().share();
+  std::promise<bool> beside;
+  std::atomic<int> asked = 0;
+  const FaultBehaviour first_is_silent = [&](const FaultRequest& request, FaultConnection& connection) {
+    if (asked.fetch_add(1) > 0) {
+      promise.set_value();
+      return fault::Status(200, {{"Sluice-Node", "good"}}, bytes_)(request, connection);
+    }
+    connection.CloseAfter();
+    beside.set_value(second_asked.wait_for(10s) == std::future_status::ready);
+  };
+  for (FaultOrigin* member : {&a_, &b_}) member->Always(path_, first_is_silent);
+  options_.silence_max = kLong;
+  Use({a_.port(), b_.port()});
+  const absl::StatusOr<PeerDocumentClient::WholeBlob> blob =
+      Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong);
+  ASSERT_TRUE(blob.ok()) << blob.status();
+  EXPECT_EQ(blob->bytes, bytes_);
+  EXPECT_TRUE(beside.get_future().get());
+  const auto failures = [&] {
+    return health_.RecordOf(NameOf(a_), clock_.Now()).failures +
+           health_.RecordOf(NameOf(b_), clock_.Now()).failures;
+  };
+  const Instant patience = clock_.Now() + kLong;
+  while (failures() == 0 && clock_.Now() < patience) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(failures(), 1u) << "though nobody waits for it any more";
+}
+
+TEST_F(PeerDocumentFaultTest, BesideAMemberWhoseAnswerComesNobodyIsAsked) {
+  const FaultBehaviour in_two_parts = [&](const FaultRequest&, FaultConnection& connection) {
+    connection.SendHead(200, {{"Sluice-Node", "good"}, {"Content-Length", absl::StrCat(bytes_.size())}});
+    connection.SendRaw(std::string_view(bytes_).substr(0, 1));
+    std::this_thread::sleep_for(2 * PeerDocumentClient::Parts::kLateAfter);
+    connection.SendRaw(std::string_view(bytes_).substr(1));
+  };
+  for (FaultOrigin* member : {&a_, &b_}) member->Always(path_, in_two_parts);
+  options_.silence_max = kLong;
+  options_.rate_min_bytes_per_s = 0;
+  Use({a_.port(), b_.port()});
+  EXPECT_TRUE(Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong).ok());
+  EXPECT_EQ(a_.request_count(path_) + b_.request_count(path_), 1u);
+}
+
 TEST_F(PeerDocumentFaultTest, AMemberThatHangsHoldsUpNeitherTheNextNorStop) {
   a_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
   b_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });

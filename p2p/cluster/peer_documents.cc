@@ -23,19 +23,35 @@ class PeerDocumentClient::Answers {
     size_t member;
     absl::StatusOr<PeerClient::Answer> answer;
   };
-  explicit Answers(size_t members) : heard_(members) {}
+  // Of a member.
+  struct State {
+    std::optional<Instant> asked;
+    bool heard = false;
+    bool answered = false;
+    bool noted = false;  // as a failure
+  };
+  explicit Answers(size_t members) : members_(members) {}
 
+  void Ask(size_t member, Instant now) {
+    const std::lock_guard lock(mutex_);
+    members_[member] = {.asked = now};
+  }
   void Hear(size_t member) {
     const std::lock_guard lock(mutex_);
-    heard_[member] = true;
+    members_[member].heard = true;
   }
-  bool HasHeard(size_t member) const {
+  // Whether anything has come, or may come soon: from one that has said something, or was asked since `late`.
+  bool IsAnyHope(Instant late) const {
     const std::lock_guard lock(mutex_);
-    return heard_[member];
+    return !came_.empty() || std::any_of(members_.begin(), members_.end(), [&](const State& state) {
+      return state.asked && !state.answered && (state.heard || *state.asked > late);
+    });
   }
-  // False if nobody waits any more.
-  bool Add(size_t member, absl::StatusOr<PeerClient::Answer> answer) {
+  // False if nobody waits any more; then it is noted as a failure by whoever brings it, or was by then.
+  bool Add(size_t member, absl::StatusOr<PeerClient::Answer> answer, bool* noted) {
     const std::lock_guard lock(mutex_);
+    members_[member].answered = true;
+    *noted = members_[member].noted;
     if (over_) return false;
     came_.push_back({member, std::move(answer)});
     changed_.notify_one();
@@ -49,16 +65,25 @@ class PeerDocumentClient::Answers {
     came_.pop_front();
     return came;
   }
-  void End() {
+  // Nobody waits any more. Returns what has come and was not looked at, and who has said nothing since
+  // `late`: failures are to be noted.
+  std::deque<Came> End(Instant late) {
     const std::lock_guard lock(mutex_);
     over_ = true;
+    for (size_t i = 0; i < members_.size(); ++i) {
+      State& state = members_[i];
+      if (!state.asked || state.heard || state.answered || *state.asked > late) continue;
+      state.noted = true;
+      came_.push_back({i, absl::UnavailableError("it says nothing")});
+    }
+    return std::exchange(came_, {});
   }
 
  private:
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::deque<Came> came_;
-  std::vector<bool> heard_;
+  std::vector<State> members_;
   bool over_ = false;
 };
 
@@ -70,8 +95,8 @@ void PeerDocumentClient::Begin(const Member& member, size_t index, PeerClient::Q
                     [parts = parts_, answers, index, name = member.name,
                      path = question.path_and_query](absl::StatusOr<PeerClient::Answer> answer) {
                       const absl::Status status = answer.status();
-                      answers->Hear(index);
-                      if (!answers->Add(index, std::move(answer)) && !status.ok())
+                      bool noted = false;
+                      if (!answers->Add(index, std::move(answer), &noted) && !noted && !status.ok())
                         NoteFailure(parts, name, path, status);
                     });
 }
@@ -99,31 +124,37 @@ absl::Status PeerDocumentClient::Ask(const Digest& key, const std::string& path,
   const std::vector<Member> members =
       RanksOfBlob(*view, key, parts_.health, kMembersAskedMax, parts_.clock.Now());
   const auto answers = std::make_shared<Answers>(members.size());
-  const absl::Cleanup over = [&] { answers->End(); };
-  size_t next = 0, under_way = 0;
+  // Whoever has said nothing for long is not asked for the next thing, either.
+  const absl::Cleanup over = [&] {
+    for (const Answers::Came& left : answers->End(parts_.clock.Now() - parts_.late_after)) {
+      if (!left.answer.ok()) NoteFailure(parts_, members[left.member].name, path, left.answer.status());
+    }
+  };
+  size_t next = 0;
   Instant late{};  // when the last that was asked is
-  while (next < members.size() || under_way > 0) {
-    const Instant now = parts_.clock.Now();
-    if (now >= deadline) break;
-    const bool has_next = next < members.size();
-    if (has_next && (under_way == 0 || (now >= late && !answers->HasHeard(next - 1)))) {
-      Begin(members[next], next, {path, bytes_max, (deadline - now) / 2}, answers);
+  Duration wait{};
+  for (Instant now = parts_.clock.Now(); now < deadline; now = parts_.clock.Now()) {
+    if (const std::optional<Answers::Came> came = answers->Next(wait)) {
+      wait = {};
+      const Member& member = members[came->member];
+      const absl::Status taken = came->answer.ok() ? take(*came->answer) : came->answer.status();
+      if (taken.ok()) {
+        parts_.health.Succeeded(member.name);
+        return taken;
+      }
+      if (absl::IsCancelled(taken)) break;
+      NoteFailure(parts_, member.name, path, taken);
+      continue;
+    }
+    now = parts_.clock.Now();
+    if (!answers->IsAnyHope(now - parts_.late_after)) {
+      if (next == members.size()) break;
+      answers->Ask(next, now);
       late = now + parts_.late_after;
+      Begin(members[next], next, {path, bytes_max, (deadline - now) / 2}, answers);
       ++next;
-      ++under_way;
     }
-    std::optional<Answers::Came> came =
-        answers->Next((now < late ? std::min(late, deadline) : deadline) - now);
-    if (!came) continue;
-    --under_way;
-    const Member& member = members[came->member];
-    const absl::Status taken = came->answer.ok() ? take(*came->answer) : came->answer.status();
-    if (taken.ok()) {
-      parts_.health.Succeeded(member.name);
-      return taken;
-    }
-    if (absl::IsCancelled(taken)) break;
-    NoteFailure(parts_, member.name, path, taken);
+    wait = std::max(Duration(0), (now < late ? std::min(late, deadline) : deadline) - now);
   }
   return absl::NotFoundError(absl::StrCat("no member that was asked has ", path));
 }

@@ -882,32 +882,57 @@ TEST_F(PeerDocumentFaultTest, ToLackASmallBlobIsNoFailure) {
 
 TEST_F(PeerDocumentFaultTest, BesideAMemberThatSaysNothingTheNextIsAsked) {
   std::promise<void> promise;
-  const std::shared_future<void> second_asked = promise.get_future().share();
+  const std::shared_future<void> third_asked = promise.get_future().share();
   std::promise<bool> beside;
   std::atomic<int> asked = 0;
   const FaultBehaviour first_is_silent = [&](const FaultRequest& request, FaultConnection& connection) {
-    if (asked.fetch_add(1) > 0) {
+    const int before = asked.fetch_add(1);
+    if (before == 1) return fault::Status(404, {{"Sluice-Node", "good"}}, "")(request, connection);
+    if (before == 2) {
       promise.set_value();
       return fault::Status(200, {{"Sluice-Node", "good"}}, bytes_)(request, connection);
     }
     connection.CloseAfter();
-    beside.set_value(second_asked.wait_for(10s) == std::future_status::ready);
+    beside.set_value(third_asked.wait_for(10s) == std::future_status::ready);
   };
-  for (FaultOrigin* member : {&a_, &b_}) member->Always(path_, first_is_silent);
+  FaultOrigin third;
+  for (FaultOrigin* member : {&a_, &b_, &third}) member->Always(path_, first_is_silent);
   options_.silence_max = kLong;
-  Use({a_.port(), b_.port()});
+  Use({a_.port(), b_.port(), third.port()});
   const absl::StatusOr<PeerDocumentClient::WholeBlob> blob =
       Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong);
   ASSERT_TRUE(blob.ok()) << blob.status();
   EXPECT_EQ(blob->bytes, bytes_);
   EXPECT_TRUE(beside.get_future().get());
+  uint64_t failures = 0;
+  for (const FaultOrigin* member : {&a_, &b_, &third})
+    failures += health_.RecordOf(NameOf(*member), clock_.Now()).failures;
+  EXPECT_EQ(failures, 1u) << "the next thing is not asked of it";
+}
+
+// The registry is asked next.
+TEST_F(PeerDocumentFaultTest, WhereOnlyOneThatSaysNothingIsLeftItIsOver) {
+  std::promise<void> promise;
+  const std::shared_future<void> over = promise.get_future().share();
+  std::promise<bool> was_over;
+  std::atomic<int> asked = 0;
+  const FaultBehaviour first_is_silent = [&](const FaultRequest& request, FaultConnection& connection) {
+    if (asked.fetch_add(1) > 0) return fault::Status(404, {{"Sluice-Node", "good"}}, "")(request, connection);
+    connection.CloseAfter();
+    was_over.set_value(over.wait_for(10s) == std::future_status::ready);
+  };
+  for (FaultOrigin* member : {&a_, &b_}) member->Always(path_, first_is_silent);
+  options_.silence_max = kLong;
+  Use({a_.port(), b_.port()});
+  EXPECT_TRUE(absl::IsNotFound(
+      Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong).status()));
   const auto failures = [&] {
     return health_.RecordOf(NameOf(a_), clock_.Now()).failures +
            health_.RecordOf(NameOf(b_), clock_.Now()).failures;
   };
-  const Instant patience = clock_.Now() + kLong;
-  while (failures() == 0 && clock_.Now() < patience) std::this_thread::sleep_for(1ms);
-  EXPECT_EQ(failures(), 1u) << "though nobody waits for it any more";
+  EXPECT_EQ(failures(), 1u) << "the next thing is not asked of it";
+  promise.set_value();
+  EXPECT_TRUE(was_over.get_future().get());
 }
 
 TEST_F(PeerDocumentFaultTest, BesideAMemberWhoseAnswerComesNobodyIsAsked) {

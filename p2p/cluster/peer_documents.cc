@@ -47,15 +47,14 @@ class PeerDocumentClient::Answers {
       return state.asked && !state.answered && (state.heard || *state.asked > late);
     });
   }
-  // False if nobody waits any more; then it is noted as a failure by whoever brings it, or was by then.
-  bool Add(size_t member, absl::StatusOr<PeerClient::Answer> answer, bool* noted) {
+  // Whether a failure is to be noted by whoever brings it, since nobody waits any more.
+  bool Add(size_t member, absl::StatusOr<PeerClient::Answer> answer) {
     const std::lock_guard lock(mutex_);
     members_[member].answered = true;
-    *noted = members_[member].noted;
-    if (over_) return false;
+    if (over_) return !members_[member].noted;
     came_.push_back({member, std::move(answer)});
     changed_.notify_one();
-    return true;
+    return false;
   }
   std::optional<Came> Next(Duration wait) {
     std::unique_lock lock(mutex_);
@@ -95,8 +94,7 @@ void PeerDocumentClient::Begin(const Member& member, size_t index, PeerClient::Q
                     [parts = parts_, answers, index, name = member.name,
                      path = question.path_and_query](absl::StatusOr<PeerClient::Answer> answer) {
                       const absl::Status status = answer.status();
-                      bool noted = false;
-                      if (!answers->Add(index, std::move(answer), &noted) && !noted && !status.ok())
+                      if (answers->Add(index, std::move(answer)) && !status.ok())
                         NoteFailure(parts, name, path, status);
                     });
 }

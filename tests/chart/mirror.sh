@@ -7,6 +7,8 @@ readonly to_containerd=(--set 'mirror.enabled=true,mirror.containerd.configure=t
 readonly to_crio=(--set 'mirror.enabled=true,mirror.crio.configure=true,mirror.crio.registries={docker.io,quay.io}')
 
 render
+holds '"mirror" not in config and "initContainers" not in pod and "lifecycle" not in node'
+render --set config.ondemand.keeperOnHost=false
 holds '"mirror" not in config and "initContainers" not in pod and "postStart" not in node["lifecycle"]'
 holds 'node["lifecycle"]["preStop"]["exec"]["command"][1] == "/etc/sluice/unmount-unused.sh"'
 
@@ -74,21 +76,25 @@ cmp "$work/others" "$hosts/registry.example/hosts.toml" || fail "what was refuse
 printf 'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "%s"\n' "$hosts" >"$host/containerd/config.toml"
 asks_mirror() { grep -qxF '[host."http://127.0.0.1:7777"]' "$hosts/_default/hosts.toml" "$hosts/registry.example/hosts.toml"; }
 is_as_before() { cmp "$work/others" "$hosts/registry.example/hosts.toml" && [[ ! -e $hosts/_default ]]; }
-run_command "$init" || fail "the init container fails: $(<"$work/said")"
-asks_mirror || fail "containerd does not ask the mirror"
-run_command "$init" || fail "the init container fails on what it wrote: $(<"$work/said")"
-run_command "$pre_stop" || fail "the pod does not end well: $(<"$work/said")"
-is_as_before || fail "something is left at the pod's end: $(find "$hosts")"
-run_command "$post_start" || fail "a container that is started again fails: $(<"$work/said")"
-asks_mirror || fail "containerd does not ask a container that was started again"
-# A folder that has gone meanwhile ends no container, and keeps no pod from ending.
-mv "$host/containerd" "$host/away"
-run_command "$post_start" || fail "a container ends for a folder that has gone: $(<"$work/said")"
-run_command "$pre_stop" || fail "a pod does not end for a folder that has gone: $(<"$work/said")"
-mv "$host/away" "$host/containerd"
+for keeper_on_host in false true; do
+  render "${to_containerd[@]}" --set "mirror.port=7777,mirror.containerd.folder=$host/containerd" \
+    --set config.ondemand.keeperOnHost=$keeper_on_host
+  run_command "$init" || fail "the init container fails: $(<"$work/said")"
+  asks_mirror || fail "containerd does not ask the mirror"
+  run_command "$init" || fail "the init container fails on what it wrote: $(<"$work/said")"
+  run_command "$pre_stop" || fail "the pod does not end well: $(<"$work/said")"
+  is_as_before || fail "something is left at the pod's end: $(find "$hosts")"
+  run_command "$post_start" || fail "a container that is started again fails: $(<"$work/said")"
+  asks_mirror || fail "containerd does not ask a container that was started again"
+  # A folder that has gone meanwhile ends no container, and keeps no pod from ending.
+  mv "$host/containerd" "$host/away"
+  run_command "$post_start" || fail "a container ends for a folder that has gone: $(<"$work/said")"
+  run_command "$pre_stop" || fail "a pod does not end for a folder that has gone: $(<"$work/said")"
+  mv "$host/away" "$host/containerd"
+  run_command "$pre_stop"
+done
 
 # Only for some, and where config.toml is elsewhere.
-run_command "$pre_stop"
 render "${to_containerd[@]}" --set "mirror.containerd.folder=$host/containerd,mirror.containerd.configPath=$hosts" \
   --set 'mirror.containerd.registries={registry.example}'
 rm "$host/containerd/config.toml"

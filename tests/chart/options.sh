@@ -63,32 +63,47 @@ holds 'not any(m.get("mountPropagation") for m in node["volumeMounts"]) and "lif
 holds 'sorted(v["name"] for v in pod["volumes"]) == ["config", "data", "runtime", "tmp"]'
 config_is_valid
 render --set config.ondemand.backend=off,mirror.enabled=true,mirror.containerd.configure=true
-holds 'node["lifecycle"]["preStop"]["exec"]["command"][2].rstrip().endswith("--remove")'
+holds 'node["lifecycle"]["preStop"]["exec"]["command"][2].rstrip().endswith("--remove || true")'
 holds 'len(node["lifecycle"]["preStop"]["exec"]["command"]) == 3'
 
-# --- mounts that outlive their pod: the host's processes are seen, the host mounts, and nothing is unmounted at the end
+# --- mounts that outlive their pod: the host's processes are seen, the host mounts, nothing is unmounted at the end, and
+# upgrades end pods; those that do not
 
 render
-holds '"hostPID" not in pod and config["ondemand"]["keeperOnHost"] is False'
-render --set config.ondemand.keeperOnHost=true,updateStrategy.type=RollingUpdate
 holds 'pod["hostPID"] is True and node["securityContext"]["privileged"] and config["ondemand"]["keeperOnHost"] is True'
 holds 'next(m for m in node["volumeMounts"] if m["name"] == "mounts")["mountPropagation"] == "HostToContainer"'
-holds '"lifecycle" not in node'
+holds '"lifecycle" not in node and daemons["updateStrategy"]["type"] == "RollingUpdate"'
 config_is_valid
-refused 'uninstall.force: without config.ondemand.keeperOnHost' --set uninstall.force=true
+in_pod=(--set config.ondemand.keeperOnHost=false)
+render "${in_pod[@]}"
+holds '"hostPID" not in pod and node["securityContext"]["privileged"] and config["ondemand"]["keeperOnHost"] is False'
+holds 'next(m for m in node["volumeMounts"] if m["name"] == "mounts")["mountPropagation"] == "Bidirectional"'
+holds '"preStop" in node["lifecycle"] and daemons["updateStrategy"] == {"type": "OnDelete"}'
+config_is_valid
+render "${in_pod[@]}" --set updateStrategy.type=RollingUpdate
+holds 'daemons["updateStrategy"] == {"type": "RollingUpdate"}'
+render "${in_pod[@]}" --set config.ondemand.backend=off
+holds 'daemons["updateStrategy"] == {"type": "RollingUpdate"}'
+render --set updateStrategy.type=OnDelete
+holds 'daemons["updateStrategy"] == {"type": "OnDelete"}'
+notes "${in_pod[@]}"
+grep -q 'WARNING: A pod.s end ends its mounts' "$work/notes" || fail "the notes don't say what a pod's end ends"
+grep -q 'So an upgrade changes no pod by itself' "$work/notes" || fail "the notes don't say what an upgrade does"
+refused 'uninstall.force: without config.ondemand.keeperOnHost' "${in_pod[@]}" --set uninstall.force=true
 refused 'uninstall.force: Invalid type' --set uninstall.force=maybe
-notes --set config.ondemand.keeperOnHost=true,uninstall.force=true
+notes --set uninstall.force=true
 grep -q 'WARNING: uninstall.force is set' "$work/notes" || fail "the notes don't say what an uninstall ends"
-notes --set config.ondemand.keeperOnHost=true,uninstall.refuseWhileMounted=false
+notes --set uninstall.refuseWhileMounted=false
 grep -q 'it leaves that as it is' "$work/notes" || fail "the notes don't say what an uninstall leaves"
-notes --set config.ondemand.keeperOnHost=true
+notes
 grep -q 'kubectl logs -n storage node-sluice-uninstall$' "$work/notes" || fail "the notes don't say where a refusal is told"
+grep -q 'config.ondemand.readDeadline (2m)' "$work/notes" || fail "the notes don't say how long reads wait"
 grep -q 'Mounts outlive their pod' "$work/notes" || fail "the notes don't say that mounts outlive their pod"
 ! grep -q 'WARNING: A pod.s end ends its mounts' "$work/notes" || fail "the notes warn of what is not so"
 # The first process is not the daemon: its standard error is none of the pod's.
-render --set config.ondemand.keeperOnHost=true,mirror.enabled=true,mirror.containerd.configure=true
+render --set mirror.enabled=true,mirror.containerd.configure=true
 holds '"/proc/1/" not in str(node["lifecycle"]) and len(node["lifecycle"]["preStop"]["exec"]["command"]) == 3'
-render --set config.ondemand.keeperOnHost=true,config.ondemand.backend=off
+render --set config.ondemand.backend=off
 holds '"hostPID" not in pod and "privileged" not in node["securityContext"]'
 
 # --- who is a node
@@ -135,5 +150,8 @@ render --set updateStrategy.type=RollingUpdate,updateStrategy.maxUnavailable=10%
 holds 'daemons["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}'
 render --set updateStrategy.type=RollingUpdate,updateStrategy.maxUnavailable=2
 holds 'daemons["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 2}'
-refused 'updateStrategy.maxUnavailable: .*RollingUpdate' --set updateStrategy.maxUnavailable=2
+render --set updateStrategy.maxUnavailable=2
+holds 'daemons["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}'
+refused 'updateStrategy.maxUnavailable: .*RollingUpdate' --set updateStrategy.type=OnDelete,updateStrategy.maxUnavailable=2
+refused 'updateStrategy.maxUnavailable: .*is OnDelete' "${in_pod[@]}" --set updateStrategy.maxUnavailable=2
 refused 'updateStrategy.maxUnavailable: Does not match' --set updateStrategy.type=RollingUpdate,updateStrategy.maxUnavailable=some

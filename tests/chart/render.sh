@@ -6,14 +6,14 @@ source "$(dirname "$0")/lib_helm.sh"
 "$helm" lint --strict "$chart" >"$work/lint" || fail "helm lint: $(<"$work/lint")"
 
 render
-holds 'daemons["updateStrategy"] == {"type": "OnDelete"}'
-holds 'config["ondemand"] == {"backend": "fuse", "keeperOnHost": False}'
+holds 'daemons["updateStrategy"] == {"type": "RollingUpdate"}'
+holds 'config["ondemand"] == {"backend": "fuse", "keeperOnHost": True, "readDeadline": "2m"}'
 holds 'config["cluster"] == {"listen": "0.0.0.0:7301", "members": ["node-sluice.storage.svc:7301"], "swarm": False, "swarmPort": 7302}'
 holds 'pod["automountServiceAccountToken"] is False and not pod.get("hostNetwork")'
-holds 'node["securityContext"]["privileged"] and "preStop" in node["lifecycle"]'
+holds 'node["securityContext"]["privileged"] and pod["hostPID"] is True and "lifecycle" not in node'
 holds 'node["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "operations"}'
 holds 'node["livenessProbe"]["httpGet"]["path"] == node["startupProbe"]["httpGet"]["path"] == "/livez"'
-holds 'next(m for m in node["volumeMounts"] if m["name"] == "mounts")["mountPropagation"] == "Bidirectional"'
+holds 'next(m for m in node["volumeMounts"] if m["name"] == "mounts")["mountPropagation"] == "HostToContainer"'
 holds 'next(v for v in pod["volumes"] if v["name"] == "data")["hostPath"]["path"] == "/var/lib/sluice"'
 holds 'made["Service/node-sluice"]["spec"]["clusterIP"] == "None"'
 holds 'made["Service/node-sluice"]["spec"]["publishNotReadyAddresses"] is True'
@@ -76,13 +76,13 @@ holds 'pod["imagePullSecrets"] == [{"name": "pull"}]'
 holds 'config["dataDir"] == "/srv/sluice" and config["runtimeDir"] == "/run/sluice" and "cluster" not in config'
 holds 'config["fetch"] == {"inflightMax": 1073741824, "readaheadMax": "4Mi"}'
 holds 'config["origin"]["dockerConfig"] == "/etc/sluice/docker/config.json" and config["origin"]["retries"] == 2'
-holds 'config["ondemand"] == {"backend": "fuse", "keeperOnHost": False, "readDeadline": "20s", "fill": True}'
+holds 'config["ondemand"] == {"backend": "fuse", "keeperOnHost": True, "readDeadline": "20s", "fill": True}'
 holds '{v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v} == {"/srv/sluice", "/run/sluice", "/srv/mounts"}'
 holds 'pod["hostNetwork"] and pod["dnsPolicy"] == "ClusterFirstWithHostNet" and pod["serviceAccountName"] == "mine"'
 holds 'pod["priorityClassName"] == "system-node-critical" and pod["tolerations"] == [{"operator": "Exists"}]'
 holds 'pod["nodeSelector"]["disk"] == "fast" and daemons["template"]["metadata"]["labels"]["team"] == "storage"'
 holds '[p["port"] for p in made["Service/node-sluice"]["spec"]["ports"]] == [1900]'
-holds 'not any(name.startswith(("ServiceAccount", "ConfigMap/node-sluice-dashboard")) for name in made)'
+holds '"ServiceAccount/node-sluice" not in made and not any(name.startswith("ConfigMap/node-sluice-dashboard") for name in made)'
 config_is_valid
 
 render --set tls.existingSecret=node-tls --set tls.crlKey=ca.crl --set config.tls.peerName=nodes.example

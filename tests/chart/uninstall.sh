@@ -12,7 +12,7 @@ template() { KUBECONFIG=$work/none "$helm" template node "$repository_root/chart
 commands() {
   local steps
   read -ra steps <<<"$1"
-  template --set config.ondemand.keeperOnHost=true "${@:2}" >"$work/rendered"
+  template "${@:2}" >"$work/rendered"
   python3 - "$work/rendered" "$work" "${steps[@]}" <<'END_OF_PYTHON'
 import sys, yaml
 made = {f'{o["kind"]}/{o["metadata"]["name"]}': o for o in yaml.safe_load_all(open(sys.argv[1])) if o}
@@ -58,8 +58,7 @@ commands 'look unmount' --set 'tolerations[0].operator=Exists,priorityClassName=
 commands force --set uninstall.force=true
 commands force --set uninstall.force=true,uninstall.refuseWhileMounted=false
 commands 'look unmount'
-for values in config.ondemand.keeperOnHost=false config.ondemand.keeperOnHost=true,config.ondemand.backend=off \
-  config.ondemand.keeperOnHost=true,uninstall.refuseWhileMounted=false; do
+for values in config.ondemand.keeperOnHost=false config.ondemand.backend=off uninstall.refuseWhileMounted=false; do
   template --set "$values" >"$work/others"
   ! grep -q pre-delete "$work/others" || fail "a hook with $values"
 done

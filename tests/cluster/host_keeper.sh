@@ -6,7 +6,7 @@
 host_operations_port=$(free_port) peers_port=$(free_port) mirror_port=$(free_port)
 readonly upgrade_seconds=180
 host_values=(
-  --set "config.ondemand.keeperOnHost=true,updateStrategy.type=RollingUpdate,hostNetwork=true"
+  --set hostNetwork=true
   --set "config.ondemand.readDeadline=${upgrade_seconds}s"
   --set "config.operations.listen=0.0.0.0:$host_operations_port,config.cluster.listen=0.0.0.0:$peers_port"
   --set "mirror.enabled=true,mirror.port=$mirror_port"
@@ -16,7 +16,7 @@ host_values=(
 host_keeper() { pgrep -f "^$data_dir/bin/sluice-keeper .*$run_dir"; }
 
 install_on_host() {
-  "${install[@]}" "${host_values[@]}" "$@" >"$work/notes" || fail "helm fails: $(<"$work/notes")"
+  "${install[@]}" "${values[@]}" "${host_values[@]}" "$@" >"$work/notes" || fail "helm fails: $(<"$work/notes")"
 }
 
 # --- helm test

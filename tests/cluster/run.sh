@@ -202,14 +202,15 @@ values=(
   --set "terminationGracePeriodSeconds=$pod_end_seconds"
   "${helm_arguments[@]}"
 )
-install=(helm upgrade --install sluice charts/sluice --namespace "$namespace" --create-namespace "${values[@]}")
+readonly install=(helm upgrade --install sluice charts/sluice --namespace "$namespace" --create-namespace)
+install_in_pod=("${install[@]}" "${values[@]}" --set config.ondemand.keeperOnHost=false)
 
-expect_failure 1 'config.ondemand.backend: "fanotify" .*zeros' "${install[@]}" --set config.ondemand.backend=fanotify
-expect_failure 1 'relpicas is not allowed' "${install[@]}" --set relpicas=3
+expect_failure 1 'config.ondemand.backend: "fanotify" .*zeros' "${install_in_pod[@]}" --set config.ondemand.backend=fanotify
+expect_failure 1 'relpicas is not allowed' "${install_in_pod[@]}" --set relpicas=3
 [[ -z $(helm list --all-namespaces --all --short) ]] || fail "a refused release was made"
 passed bad_values_refused
 
-"${install[@]}" >"$work/notes" || fail "helm install fails"
+"${install_in_pod[@]}" >"$work/notes" || fail "helm install fails"
 cat "$work/notes" >&2
 grep -q 'sluice doctor' "$work/notes" || fail "the notes don't say how to see it work"
 passed install
@@ -258,7 +259,7 @@ passed metrics_scraped
 # A second release stands for a second node, with folders of its own; there is no DNS here, so it is told its member.
 second_node_asks_first() {
   local first=$address:7301 namespace=second listen received pod
-  "${install[@]}" --namespace second --set "config.dataDir=$work/other-data,config.runtimeDir=$work/other-run" \
+  "${install_in_pod[@]}" --namespace second --set "config.dataDir=$work/other-data,config.runtimeDir=$work/other-run" \
     --set "mountsDir=$other_mounts,config.cluster.members={$first}" >"$work/notes" || fail "a second release fails"
   await_pod
   pod_mounts app "$other_mounts/app"
@@ -280,7 +281,7 @@ fi
 
 note "an upgrade leaves the pod and its mounts alone"
 uid=$(pod_field .metadata.uid)
-"${install[@]}" --set config.log.level=debug >"$work/notes" || fail "helm upgrade fails"
+"${install_in_pod[@]}" --set config.log.level=debug >"$work/notes" || fail "helm upgrade fails"
 in_namespace get configmap sluice --output yaml | grep -q 'level: "debug"' || fail "the upgrade has no effect"
 sleep 3  # time in which a controller would replace the pod
 [[ $(pod_field .metadata.uid) == "$uid" && -z $(pod_field .metadata.deletionTimestamp) ]] || fail "an upgrade ends the pod"

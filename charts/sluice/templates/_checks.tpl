@@ -100,8 +100,9 @@
 {{- if and .Values.uninstall.force (not (include "sluice.keeperOnHost" .)) -}}
 {{- fail "uninstall.force: without config.ondemand.keeperOnHost mounts end with their pods in any case, and their readers get errors; leave it out" -}}
 {{- end -}}
-{{- if and .Values.updateStrategy.maxUnavailable (ne .Values.updateStrategy.type "RollingUpdate") -}}
-{{- fail (printf "updateStrategy.maxUnavailable: it is for RollingUpdate, and updateStrategy.type is %s" .Values.updateStrategy.type) -}}
+{{- $strategy := include "sluice.updateStrategy" . -}}
+{{- if and .Values.updateStrategy.maxUnavailable (ne $strategy "RollingUpdate") -}}
+{{- fail (printf "updateStrategy.maxUnavailable: it is for RollingUpdate, and updateStrategy.type is %s" $strategy) -}}
 {{- end -}}
 {{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled -}}
 {{- fail "podMonitor.enabled and serviceMonitor.enabled: Prometheus would count every node twice; set one of them to false" -}}

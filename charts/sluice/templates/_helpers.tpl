@@ -59,6 +59,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.config.ondemand.keeperOnHost (ne .Values.config.ondemand.backend "off") }}true{{ end -}}
 {{- end -}}
 
+{{/* When pods are replaced: by an upgrade itself only where their end ends no mounts, unless it is said otherwise. */}}
+{{- define "sluice.updateStrategy" -}}
+{{- $endsMounts := and (ne .Values.config.ondemand.backend "off") (not (include "sluice.keeperOnHost" .)) -}}
+{{- default (ternary "OnDelete" "RollingUpdate" $endsMounts) .Values.updateStrategy.type -}}
+{{- end -}}
+
 {{/* Labels "a=b,c=d" as lines of YAML. */}}
 {{- define "sluice.labelLines" -}}
 {{- range splitList "," . }}

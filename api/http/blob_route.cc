@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "api/http/byte_range.h"
+#include "api/http/chunk_request.h"
 
 namespace sluice::api {
 namespace {
@@ -28,6 +29,7 @@ struct Serving {
   Blob::Lease lease;
   std::shared_ptr<const BlobFile> file;
   std::shared_ptr<const void> place;
+  std::shared_ptr<const void> whole_place;
 };
 
 }  // namespace
@@ -78,10 +80,20 @@ void BlobRoute::OnBlob(const HttpRequest& request, const BlobOrigin& origin, con
   response.headers.emplace_back("Accept-Ranges", "bytes");
   response.headers.emplace_back("ETag", tag);
   if (response.status >= 300) return parts_.answers->Send(std::move(response), std::move(responder));
-  SendBlob(std::move(lease), range, std::move(response), std::move(responder));
+  WholePlaces::Place whole_place;
+  if (const absl::StatusOr<PeerAsker> asker = ParseAsker(request); parts_.whole_places && asker.ok() &&
+                                                                   !asker->name.empty() && !part &&
+                                                                   request.method == HttpMethod::kGet) {
+    auto answer = parts_.whole_places->Ask(digest, {asker->name, asker->tried});
+    if (const auto* const busy = std::get_if<WholePlaces::Busy>(&answer))
+      return parts_.answers->Send(ComeAgain(busy->retry, busy->helpers), std::move(responder));
+    whole_place = std::get<WholePlaces::Place>(std::move(answer));
+  }
+  SendBlob(std::move(lease), range, std::move(whole_place), std::move(response), std::move(responder));
 }
 
-void BlobRoute::SendBlob(Blob::Lease lease, ByteRange range, HttpResponse response, HttpResponder responder) {
+void BlobRoute::SendBlob(Blob::Lease lease, ByteRange range, WholePlaces::Place whole_place,
+                         HttpResponse response, HttpResponder responder) {
   std::shared_ptr<const void> place = parts_.places->Take();
   if (!place) {
     HttpResponse busy = ErrorResponse(503, "TOOMANYREQUESTS", "too many blobs are being sent");
@@ -89,16 +101,20 @@ void BlobRoute::SendBlob(Blob::Lease lease, ByteRange range, HttpResponse respon
     return parts_.answers->Send(std::move(busy), std::move(responder));
   }
   parts_.io.Post([self = shared_from_this(),
-                  serving = std::make_shared<Serving>(Serving{std::move(lease), nullptr, std::move(place)}),
-                  range, response = std::move(response), responder = std::move(responder)]() mutable {
+                  serving = std::make_shared<Serving>(
+                      Serving{std::move(lease), nullptr, std::move(place), std::move(whole_place.sending)}),
+                  on_taken = std::move(whole_place.on_taken), range, response = std::move(response),
+                  responder = std::move(responder)]() mutable {
     const Blob& blob = serving->lease.blob();
     absl::StatusOr<std::shared_ptr<const BlobFile>> file = self->parts_.reader.OpenFile(blob.key());
     // A file that was lost took its chunks back.
     if (!file.ok() || !self->parts_.reader.AllProven(blob, blob.geometry().Covering(range)))
       return self->parts_.answers->Send(NotHere(), std::move(responder));
     serving->file = *std::move(file);
-    FileSpan span{serving->file->descriptor(), range.offset, range.length, serving, nullptr, nullptr,
-                  SendUrgency::kFill};
+    // A mount waits for what is asked for by name.
+    const SendUrgency urgency = serving->whole_place ? SendUrgency::kDemand : SendUrgency::kFill;
+    FileSpan span{serving->file->descriptor(), range.offset, range.length, serving, nullptr,
+                  std::move(on_taken),         urgency};
     Counter& sent = self->parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
     span.on_sent = [&sent](uint64_t bytes) { sent.Add(bytes); };
     response.file = std::move(span);

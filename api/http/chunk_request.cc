@@ -37,22 +37,6 @@ bool IsMemberName(absl::string_view name) {
          });
 }
 
-absl::Status ReadAsker(const HttpRequest& request, PeerBlobRequest* asked) {
-  const std::string_view from = request.Header("Sluice-From");
-  if (!from.empty() && !IsMemberName(View(from))) return Malformed("Sluice-From");
-  if (!from.empty() && !request.proven_names.Allow(from))
-    return absl::PermissionDeniedError("Sluice-From is not the name in the certificate");
-  asked->asker = std::string(from);
-  const std::string_view tried = request.Header("Sluice-Tried");
-  if (tried.empty()) return absl::OkStatus();
-  for (absl::string_view name : absl::StrSplit(View(tried), ',')) {
-    name = absl::StripAsciiWhitespace(name);
-    if (!IsMemberName(name)) return Malformed("Sluice-Tried");
-    if (asked->tried.size() < kTriedMax) asked->tried.emplace_back(name);
-  }
-  return absl::OkStatus();
-}
-
 absl::Status ReadUrgency(const HttpRequest& request, Instant now, PeerBlobRequest* asked) {
   const std::string_view of_class = request.Header("Sluice-Class");
   if (of_class == "fill") {
@@ -88,6 +72,23 @@ absl::StatusOr<bool> ReadRange(const HttpRequest& request, PeerBlobRequest* aske
 
 }  // namespace
 
+absl::StatusOr<PeerAsker> ParseAsker(const HttpRequest& request) {
+  PeerAsker asker;
+  const std::string_view from = request.Header("Sluice-From");
+  if (!from.empty() && !IsMemberName(View(from))) return Malformed("Sluice-From");
+  if (!from.empty() && !request.proven_names.Allow(from))
+    return absl::PermissionDeniedError("Sluice-From is not the name in the certificate");
+  asker.name = std::string(from);
+  const std::string_view tried = request.Header("Sluice-Tried");
+  if (tried.empty()) return asker;
+  for (absl::string_view name : absl::StrSplit(View(tried), ',')) {
+    name = absl::StripAsciiWhitespace(name);
+    if (!IsMemberName(name)) return Malformed("Sluice-Tried");
+    if (asker.tried.size() < kTriedMax) asker.tried.emplace_back(name);
+  }
+  return asker;
+}
+
 absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpRequest& request,
                                                                  const BlobOrigin& origin,
                                                                  const Digest& digest, Instant now,
@@ -103,7 +104,10 @@ absl::StatusOr<std::optional<PeerBlobRequest>> ParseChunkRequest(const HttpReque
   absl::StatusOr<BlobClaim> claim = ParseBlobClaim(request.Header("Sluice-Blob"), digest, origin);
   if (!claim.ok()) return claim.status();
   asked.claim = *std::move(claim);
-  if (absl::Status read = ReadAsker(request, &asked); !read.ok()) return read;
+  absl::StatusOr<PeerAsker> asker = ParseAsker(request);
+  if (!asker.ok()) return asker.status();
+  asked.asker = std::move(asker->name);
+  asked.tried = std::move(asker->tried);
   if (absl::Status read = ReadUrgency(request, now, &asked); !read.ok()) return read;
   absl::StatusOr<std::string> token = ReadToken(request, trust);
   if (!token.ok()) return token.status();

@@ -18,14 +18,6 @@ namespace {
 constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
 constexpr Duration kRetryFill = std::chrono::milliseconds(100);
 
-HttpResponse Busy(Duration retry, const std::vector<std::string>& helpers) {
-  HttpResponse response = ErrorResponse(503, "TOOMANYREQUESTS", "come again, or ask the helpers");
-  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(retry).count();
-  response.headers.emplace_back("Sluice-Retry-Ms", absl::StrCat(std::max<int64_t>(1, ms)));
-  if (!helpers.empty()) response.headers.emplace_back("Sluice-Helpers", absl::StrJoin(helpers, ","));
-  return response;
-}
-
 // Everybody who could stand in for this node keeps to what the origin has asked of it.
 HttpHeaderList PatienceHeaders(bool throttled) {
   if (!throttled) return {};
@@ -43,7 +35,7 @@ HttpResponse ResponseTo(const PeerRefusal& refusal, PeerTrust trust) {
     case PeerRefusal::Why::kAbsent:
       return NotHere();
     case PeerRefusal::Why::kBusy:
-      return Busy(refusal.retry, refusal.helpers);
+      return ComeAgain(refusal.retry, refusal.helpers);
     case PeerRefusal::Why::kAskYourself:
       return AskYourself(refusal, trust);
     case PeerRefusal::Why::kContradicted:
@@ -110,7 +102,8 @@ class ChunkRoute::Reply : public std::enable_shared_from_this<Reply> {
 void ChunkRoute::OnChunk(PeerBlobRequest request, HttpResponder responder) {
   const bool fill = request.fetch_class != FetchClass::kDemand;
   std::shared_ptr<const void> place = fill ? parts_.places->Take() : nullptr;
-  if (fill && !place) return parts_.answers->Send(Busy(kRetryFill, {}), std::move(responder), request.role);
+  if (fill && !place)
+    return parts_.answers->Send(ComeAgain(kRetryFill, {}), std::move(responder), request.role);
   const auto reply =
       std::make_shared<Reply>(shared_from_this(), request, std::move(place), std::move(responder));
   Task give_up = parts_.blobs.Ask(
@@ -152,7 +145,7 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
   const ChunkSpan span = blob.geometry().Covering(range);
   // A file that was lost took its chunks back.
   if (!file.ok() || !blob.presence().AllPresent(span) || blob.refused())
-    return reply->Send(reply->role() != PeerRole::kPresentOnly ? Busy(kRetrySoon, {}) : NotHere());
+    return reply->Send(reply->role() != PeerRole::kPresentOnly ? ComeAgain(kRetrySoon, {}) : NotHere());
 
   HttpResponse response = ResponseWith(bytes, range);
   Task on_taken = std::move(bytes.on_taken);

@@ -2,9 +2,13 @@
 
 #include <mutex>
 #include <utility>
+#include <variant>
 
 namespace sluice::api {
 namespace {
+
+// To come again where it is on its way.
+constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
 
 // An answer that is still to come: whoever waits for it is told so.
 class Pending : public std::enable_shared_from_this<Pending> {
@@ -62,25 +66,69 @@ void DocumentRoute::OnRecipe(const Digest& blob, const std::optional<Digest>& ro
   });
 }
 
-void DocumentRoute::OnHome(PeerDocuments::Question question, HttpResponder responder) {
+void DocumentRoute::OnHome(PeerDocuments::Question question, WholePlaces::Asker asker,
+                           HttpResponder responder) {
   const auto pending = std::make_shared<Pending>(parts_.io, std::move(responder));
   pending->Tell();
-  parts_.io.Post([self = shared_from_this(), question = std::move(question), pending] {
+  parts_.io.Post([self = shared_from_this(), question = std::move(question), asker = std::move(asker),
+                  pending] {
     const bool is_blob = question.kind == PeerDocuments::Question::Kind::kBlob;
     self->parts_.documents.AskRegistry(
-        question, [self, pending, is_blob](absl::StatusOr<PeerDocument> document) {
+        question, [self, pending, is_blob, asker,
+                   reference = question.reference](absl::StatusOr<PeerDocument> document) {
           if (!document.ok())
             return self->parts_.answers->Send(Refusal(document.status(), self->parts_.trust), pending->Take(),
                                               PeerRole::kHome);
+          if (is_blob)
+            return self->SendWhole(reference, asker, *std::move(document), pending->Take(), PeerRole::kHome);
           HttpResponse response;
           SayPublic(response, self->parts_.trust, document->is_public);
           response.content_type = std::move(document->media_type);
           response.body = std::move(document->body);
-          Counter& sent = self->parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
-          if (is_blob) sent.Add(response.body.size());
           self->parts_.answers->Send(std::move(response), pending->Take(), PeerRole::kHome);
         });
   });
+}
+
+void DocumentRoute::OnSentOn(PeerDocuments::Question question, WholePlaces::Asker asker,
+                             HttpResponder responder) {
+  absl::StatusOr<PeerDocument> document = parts_.documents.GotLately(question);
+  if (absl::IsUnavailable(document.status()))
+    return parts_.answers->Send(ComeAgain(kRetrySoon, {}), std::move(responder));
+  if (!document.ok()) return parts_.answers->Send(NotHere(), std::move(responder));
+  asker.is_help = true;
+  SendWhole(question.reference, asker, *std::move(document), std::move(responder), PeerRole::kPresentOnly);
+}
+
+void DocumentRoute::SendWhole(const std::string& reference, const WholePlaces::Asker& asker,
+                              PeerDocument document, HttpResponder responder, PeerRole role) {
+  WholePlaces::Place place;
+  const absl::StatusOr<Digest> form = Digest::Parse(reference);
+  if (parts_.places && !asker.name.empty() && form.ok()) {
+    auto answer = parts_.places->Ask(*form, asker);
+    if (const auto* const busy = std::get_if<WholePlaces::Busy>(&answer))
+      return parts_.answers->Send(ComeAgain(busy->retry, busy->helpers), std::move(responder), role);
+    place = std::get<WholePlaces::Place>(std::move(answer));
+  }
+  // What is sent, and who is.
+  struct Sending {
+    std::string body;
+    std::shared_ptr<const void> place;
+  };
+  const auto sending =
+      std::make_shared<const Sending>(Sending{std::move(document.body), std::move(place.sending)});
+  HttpResponse response;
+  SayPublic(response, parts_.trust, document.is_public);
+  response.content_type = std::move(document.media_type);
+  Counter& sent = parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
+  if (!sending->body.empty()) {
+    response.file = FileSpan{.length = sending->body.size(),
+                             .holder = sending,
+                             .on_sent = [&sent](uint64_t bytes) { sent.Add(bytes); },
+                             .on_taken = std::move(place.on_taken),
+                             .memory = reinterpret_cast<const std::byte*>(sending->body.data())};
+  }
+  parts_.answers->Send(std::move(response), std::move(responder), role);
 }
 
 // `digest` names the document itself, if it is named so.

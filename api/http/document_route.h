@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "api/http/http_server.h"
 #include "api/http/peer_response.h"
+#include "api/http/whole_places.h"
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/executor.h"
@@ -57,6 +58,9 @@ class PeerDocuments {
   // registry wants credentials, and no better ones were shown), InvalidArgument (malformed), all else:
   // trouble.
   virtual void AskRegistry(const Question& question, Done done) = 0;
+  // A whole blob that this node has got from there a moment ago, by whoever. Errors: NotFound (whatever the
+  // reason), Unavailable (it is on its way).
+  virtual absl::StatusOr<PeerDocument> GotLately(const Question& question) = 0;
 };
 
 // Gives other nodes what they need beside blobs: manifests and recipes that are here, and as a home what the
@@ -73,6 +77,7 @@ class DocumentRoute : public std::enable_shared_from_this<DocumentRoute> {
     Telemetry& telemetry;
     std::shared_ptr<const PeerAnswers> answers;
     PeerTrust trust = PeerTrust::kUnproven;
+    std::shared_ptr<WholePlaces> places = nullptr;  // null: whole blobs are sent to all who ask
   };
   // What is referred to outlives it.
   explicit DocumentRoute(Parts parts) : parts_(std::move(parts)) {}
@@ -80,10 +85,15 @@ class DocumentRoute : public std::enable_shared_from_this<DocumentRoute> {
   void OnManifest(const BlobOrigin& origin, const Digest& digest, HttpResponder responder);
   // With `root` only the recipe of that root.
   void OnRecipe(const Digest& blob, const std::optional<Digest>& root, HttpResponder responder);
-  // Says with 102, at once and every kInterimEvery, that it is at it. 200, 400, 403, 404, 503.
-  void OnHome(PeerDocuments::Question question, HttpResponder responder);
+  // Says with 102, at once and every kInterimEvery, that it is at it. 200, 400, 403, 404, 503. A whole blob
+  // goes to few named askers at once: the others are refused, and told of those.
+  void OnHome(PeerDocuments::Question question, WholePlaces::Asker asker, HttpResponder responder);
+  // A whole blob for who was sent on here. 200, 404, 503.
+  void OnSentOn(PeerDocuments::Question question, WholePlaces::Asker asker, HttpResponder responder);
 
  private:
+  void SendWhole(const std::string& reference, const WholePlaces::Asker& asker, PeerDocument document,
+                 HttpResponder responder, PeerRole role);
   void Answer(const absl::StatusOr<PeerDocument>& document, const Digest* digest, HttpResponder responder);
 
   const Parts parts_;

@@ -1,10 +1,13 @@
 #include "api/http/peer_response.h"
 
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 
@@ -28,6 +31,14 @@ HttpResponse ErrorResponse(unsigned status, std::string_view code, std::string_v
 
 HttpResponse NotHere() {
   return ErrorResponse(404, "BLOB_UNKNOWN", "it is not on this node, or not for everybody");
+}
+
+HttpResponse ComeAgain(Duration retry, const std::vector<std::string>& helpers) {
+  HttpResponse response = ErrorResponse(503, "TOOMANYREQUESTS", "come again, or ask the helpers");
+  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(retry).count();
+  response.headers.emplace_back("Sluice-Retry-Ms", absl::StrCat(std::max<int64_t>(1, ms)));
+  if (!helpers.empty()) response.headers.emplace_back("Sluice-Helpers", absl::StrJoin(helpers, ","));
+  return response;
 }
 
 void SayPublic(HttpResponse& response, PeerTrust trust, bool is_public) {

@@ -3,10 +3,12 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "api/http/http_server.h"
 #include "node/digest.h"
+#include "node/executor.h"
 #include "node/peer_trust.h"
 #include "node/telemetry.h"
 
@@ -18,6 +20,9 @@ HttpResponse ErrorResponse(unsigned status, std::string_view code, std::string_v
 
 // The 404 that doesn't say whether it is absent or not for who asks.
 HttpResponse NotHere();
+
+// Come again after that time, or ask those that are named. Source: PEERS.md, "A request".
+HttpResponse ComeAgain(Duration retry, const std::vector<std::string>& helpers);
 
 // What a node whose members are proven says of the content that it gives, or refuses: whether its repository
 // gives it to everybody. Source: PEERS.md, "Public and private".

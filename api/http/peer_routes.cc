@@ -29,11 +29,11 @@ class PeerRoutes {
         holders_(parts.holders),
         answers_(std::make_shared<PeerAnswers>(parts.telemetry, std::move(parts.node_id))),
         places_(std::make_shared<FillPlaces>(parts.fills_max)),
-        blobs_(
-            std::make_shared<BlobRoute>(BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io,
-                                                         parts.telemetry, answers_, places_, parts.trust})),
-        documents_(std::make_shared<DocumentRoute>(
-            DocumentRoute::Parts{parts.documents, parts.io, parts.telemetry, answers_, parts.trust})) {
+        blobs_(std::make_shared<BlobRoute>(BlobRoute::Parts{parts.store, parts.reader, parts.ledger, parts.io,
+                                                            parts.telemetry, answers_, places_, parts.trust,
+                                                            parts.whole_places})),
+        documents_(std::make_shared<DocumentRoute>(DocumentRoute::Parts{
+            parts.documents, parts.io, parts.telemetry, answers_, parts.trust, parts.whole_places})) {
     if (!parts.blobs) return;
     chunks_ = std::make_shared<ChunkRoute>(ChunkRoute::Parts{
         *parts.blobs, parts.reader, parts.clock, parts.io, parts.telemetry, answers_, places_, parts.trust});
@@ -49,6 +49,8 @@ class PeerRoutes {
   bool has_holders() const { return holders_ != nullptr; }
 
  private:
+  void OnSentOn(const HttpRequest& request, BlobOrigin origin, std::string digest, HttpResponder responder);
+  void RefuseAsker(const absl::Status& status, HttpResponder responder, PeerRole role);
   void OnHome(const HttpRequest& request, const RegistryPath& path, BlobOrigin origin,
               HttpResponder responder);
   void OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
@@ -95,6 +97,8 @@ void PeerRoutes::OnRegistry(const HttpRequest& request, HttpResponder responder)
     return answers_->Send(NotHere(), std::move(responder));
   if (!digest.ok())
     return answers_->Send(ErrorResponse(400, "DIGEST_INVALID", "malformed digest"), std::move(responder));
+  if (blobs && Parameter(request, "part") == "whole")
+    return OnSentOn(request, std::move(origin), path->reference, std::move(responder));
   if (blobs) return OnBlob(request, origin, *digest, std::move(responder));
   documents_->OnManifest(origin, *digest, std::move(responder));
 }
@@ -116,11 +120,29 @@ void PeerRoutes::OnHome(const HttpRequest& request, const RegistryPath& path, Bl
     return answers_->Send(ErrorResponse(400, "UNSUPPORTED", std::string(token.status().message())),
                           std::move(responder), PeerRole::kHome);
   question.token = *std::move(token);
+  absl::StatusOr<PeerAsker> asker = ParseAsker(request);
+  if (!asker.ok()) return RefuseAsker(asker.status(), std::move(responder), PeerRole::kHome);
   const bool is_part = path.kind != "blobs" || part == "whole" || part == "table";
   if (is_part && (is_tag || Digest::Parse(path.reference).ok()))
-    return documents_->OnHome(std::move(question), std::move(responder));
+    return documents_->OnHome(std::move(question), {std::move(asker->name), std::move(asker->tried)},
+                              std::move(responder));
   answers_->Send(ErrorResponse(400, "UNSUPPORTED", "neither a digest nor a tag, or an unknown part"),
                  std::move(responder), PeerRole::kHome);
+}
+
+void PeerRoutes::OnSentOn(const HttpRequest& request, BlobOrigin origin, std::string digest,
+                          HttpResponder responder) {
+  absl::StatusOr<PeerAsker> asker = ParseAsker(request);
+  if (!asker.ok()) return RefuseAsker(asker.status(), std::move(responder), PeerRole::kPresentOnly);
+  documents_->OnSentOn({PeerDocuments::Question::Kind::kBlob, std::move(origin), std::move(digest)},
+                       {std::move(asker->name), std::move(asker->tried)}, std::move(responder));
+}
+
+void PeerRoutes::RefuseAsker(const absl::Status& status, HttpResponder responder, PeerRole role) {
+  if (absl::IsPermissionDenied(status))
+    return answers_->Send(NotInItsName(status), std::move(responder), role);
+  answers_->Send(ErrorResponse(400, "UNSUPPORTED", std::string(status.message())), std::move(responder),
+                 role);
 }
 
 void PeerRoutes::OnBlob(const HttpRequest& request, const BlobOrigin& origin, const Digest& digest,
@@ -147,7 +169,8 @@ void PeerRoutes::OnToken(const HttpRequest& request, HttpResponder responder) {
     return answers_->Send(ErrorResponse(400, "NAME_INVALID", "ns or name is missing or malformed"),
                           std::move(responder), PeerRole::kHome);
   }
-  documents_->OnHome({PeerDocuments::Question::Kind::kToken, std::move(origin), {}}, std::move(responder));
+  documents_->OnHome({PeerDocuments::Question::Kind::kToken, std::move(origin), {}}, {},
+                     std::move(responder));
 }
 
 void PeerRoutes::OnRecipe(const HttpRequest& request, HttpResponder responder) {

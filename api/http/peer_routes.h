@@ -66,6 +66,7 @@ struct PeerRoutesParts {
   // Requests of fills, and of whole blobs, that are answered at once; beyond, 503. What the listener has more
   // connections is kept for readers and for what nodes ask each other beside blobs.
   int fills_max = 768;
+  std::shared_ptr<WholePlaces> whole_places = nullptr;  // null: whole blobs are sent to all who ask
 };
 
 // What this node gives to other nodes. Proven members get what is not public, too; Sluice-Public says which
@@ -86,7 +87,14 @@ struct PeerRoutesParts {
 //   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY&part=table
 //                 &at=OFFSET:SIZE:sha256:HEX&size=STORED           the same
 //
-//   GET, HEAD /sluice/v1/token?ns=REGISTRY&name=REPOSITORY         the same, without a role: a stranger's
+// Of who says his name with Sluice-From a whole blob goes to few at once. The others get 503, with
+// Sluice-Retry-Ms and Sluice-Helpers: these they ask for the same without the role, and are given what those
+// got a moment ago:
+//
+//   GET, HEAD /v2/<name>/blobs/<digest>?ns=REGISTRY&part=whole     200, 400, 404, 503
+//
+//   GET, HEAD /sluice/v1/token?ns=REGISTRY&name=REPOSITORY         as for a home, without a role: a
+//   stranger's
 //
 //   GET, HEAD /sluice/v1/recipes/<digest>?root=DIGEST       200, 400, 404
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200, 403

@@ -120,10 +120,9 @@ absl::Status Daemon::Node::FindMembers() {
   peer_client_ = std::make_unique<p2p::PeerClient>(telemetry_, std::move(client));
   health_.ProbeBy(std::make_shared<p2p::MemberProbes>(
       p2p::MemberProbes::Parts{clock_, *members_, health_, *peer_client_}));
-  peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
-      p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *peer_client_, telemetry_, Warn});
-  home_documents_ = std::make_unique<p2p::HomeDocuments>(p2p::HomeDocuments::Parts{
-      clock_, *io_, *members_, health_, *peer_client_, telemetry_, Warn, OwnRights()});
+  const p2p::DocumentAsking::Parts asking{clock_, *io_, *members_, health_, *peer_client_, Warn, OwnRights()};
+  peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(asking, telemetry_);
+  home_documents_ = std::make_unique<p2p::HomeDocuments>(asking, telemetry_);
   exchange_ = std::make_unique<p2p::MemberExchange>(
       p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
       [random = std::make_shared<absl::BitGen>()](size_t bound) {
@@ -228,6 +227,9 @@ void Daemon::Node::MakeHome() {
   const auto spreader = std::make_shared<p2p::Spreader>(
       clock_, [zones = zones_](const std::string& name) { return zones->Find(name); },
       p2p::SpreadingLimits{.fanout = config_.peers_fanout}, zone_);
+  whole_places_ = std::make_shared<SpreadPlaces>(std::make_shared<p2p::Spreader>(
+      clock_, [zones = zones_](const std::string& member) { return zones->Find(member); },
+      p2p::SpreadingLimits{.fanout = config_.peers_fanout}, zone_));
   std::string name;
   members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
   HomeBlobs::Parts parts{
@@ -269,7 +271,7 @@ absl::Status Daemon::Node::ServePeers() {
   if (members_) MakeHome();
   api::AddPeerRoutes(
       routes, {*store_, *store_, *store_, *given_documents_, *io_, telemetry_, clock_, member_answers_.get(),
-               holder_answers_.get(), given_blobs_.get(), node_id_, Trust(), kPeerFillsMax});
+               holder_answers_.get(), given_blobs_.get(), node_id_, Trust(), kPeerFillsMax, whole_places_});
   api::AddProfileRoutes(routes, *profiles_, node_id_);
   if (members_) {
     inbox_ = std::make_unique<HintInbox>(*members_, *prefetcher_, WireOfPeers());

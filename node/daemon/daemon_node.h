@@ -51,6 +51,7 @@
 #include "node/daemon/pushed_image_hints.h"
 #include "node/daemon/quota.h"
 #include "node/daemon/registry_documents.h"
+#include "node/daemon/spread_places.h"
 #include "node/daemon/start_profiles.h"
 #include "node/daemon/tls.h"
 #include "node/image_counters.h"
@@ -252,6 +253,7 @@ class Daemon::Node {
   std::unique_ptr<NodePage> page_;
   std::unique_ptr<api::HttpServer> http_;
   std::unique_ptr<NodePeerDocuments> given_documents_;
+  std::shared_ptr<SpreadPlaces> whole_places_;  // null without members
   std::shared_ptr<p2p::MemberZones> zones_;
   std::shared_ptr<MemberRecipes> member_recipes_;
   std::unique_ptr<ImportedRights> imported_rights_;  // null: nothing is imported

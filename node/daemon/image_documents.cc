@@ -106,8 +106,18 @@ void ImageDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest,
 
 void ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done) {
   const Freshness freshness = Lately();
-  Get([=](const p2p::HomeDocuments& homes,
-          Done got) { homes.Blob(origin, digest, bytes_max, std::move(got)); },
+  const auto from_home = [=, this](const p2p::HomeDocuments& homes, Done got) {
+    homes.Blob(
+        origin, digest, bytes_max,
+        [=, this, asks = registry_.AsksForBlob(origin, digest), got = std::move(got)](Fetched given) mutable {
+          // Other nodes are sent on here.
+          if (given.ok()) registry_.KeepBlob(origin, digest, *given);
+          asks.reset();
+          std::move(got)(std::move(given));
+        });
+  };
+  Get(
+      from_home,
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
         registry.Blob(origin, digest, freshness, std::move(got));
       },

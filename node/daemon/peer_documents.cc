@@ -74,6 +74,17 @@ absl::StatusOr<api::PeerDocument> NodePeerDocuments::Recipe(const Digest& digest
   return api::PeerDocument{kTorrentType, *std::move(bytes), is_public};
 }
 
+absl::StatusOr<api::PeerDocument> NodePeerDocuments::GotLately(const Question& question) {
+  const absl::StatusOr<Digest> digest = Digest::Parse(question.reference);
+  if (!home_ || !digest.ok() || IsClosedToAskers(question.origin)) return NotHere();
+  const absl::StatusOr<RegistryDocuments::Document> kept = home_->registry.KeptBlob(question.origin, *digest);
+  if (absl::IsUnavailable(kept.status())) return kept.status();
+  if (!kept.ok()) return NotHere();
+  const bool is_public = IsPublic((*kept)->access);
+  if (!is_public && trust_ != PeerTrust::kProven) return NotHere();
+  return api::PeerDocument{(*kept)->media_type, (*kept)->body, is_public};
+}
+
 // Only those that are trusted are told why.
 absl::Status NodePeerDocuments::ForCredentials(absl::string_view why) const {
   return trust_ == PeerTrust::kProven ? absl::UnauthenticatedError(why) : absl::PermissionDeniedError(why);

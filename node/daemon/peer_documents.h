@@ -38,6 +38,7 @@ class NodePeerDocuments final : public api::PeerDocuments {
   absl::StatusOr<api::PeerDocument> Manifest(const BlobOrigin& origin, const Digest& digest) override;
   absl::StatusOr<api::PeerDocument> Recipe(const Digest& blob, const std::optional<Digest>& root) override;
   void AskRegistry(const Question& question, Done done) override;
+  absl::StatusOr<api::PeerDocument> GotLately(const Question& question) override;
 
  private:
   absl::Status MayAsk(const Question& question) const;

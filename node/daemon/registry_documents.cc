@@ -54,6 +54,35 @@ void RegistryDocuments::Blob(const BlobOrigin& origin, const Digest& digest, con
       std::move(done));
 }
 
+absl::StatusOr<RegistryDocuments::Document> RegistryDocuments::KeptBlob(const BlobOrigin& origin,
+                                                                        const Digest& digest) {
+  const std::string key = KeyOf("blob", origin, digest.ToString());
+  {
+    const std::lock_guard lock(mutex_);
+    if (Document kept = FindKept(key, clock_.Now())) return kept;
+  }
+  const std::lock_guard lock(asked_elsewhere_->mutex);
+  if (asked_elsewhere_->keys.contains(key)) return absl::UnavailableError("it is on its way");
+  return absl::NotFoundError("it was not here lately");
+}
+
+void RegistryDocuments::KeepBlob(const BlobOrigin& origin, const Digest& digest, p2p::FetchedManifest given) {
+  if (keep_ == Duration(0)) return;
+  const std::string key = KeyOf("blob", origin, digest.ToString());
+  auto document = std::make_shared<const p2p::FetchedManifest>(std::move(given));
+  const std::lock_guard lock(mutex_);
+  KeepForNow(key, std::move(document));
+}
+
+std::shared_ptr<const void> RegistryDocuments::AsksForBlob(const BlobOrigin& origin, const Digest& digest) {
+  const std::lock_guard lock(asked_elsewhere_->mutex);
+  const auto asked = asked_elsewhere_->keys.insert(KeyOf("blob", origin, digest.ToString()));
+  return {asked_elsewhere_.get(), [elsewhere = asked_elsewhere_, asked](const void*) {
+            const std::lock_guard later(elsewhere->mutex);
+            elsewhere->keys.erase(asked);
+          }};
+}
+
 void RegistryDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, const Ask& ask, Done done) {
   Get(
       KeyOf("table", origin, absl::StrCat(stored.digest.ToString(), " ", p2p::TableQuery(stored))), ask,

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,6 +58,13 @@ class RegistryDocuments {
   void Referrers(const BlobOrigin& origin, const Digest& manifest, const Ask& ask, Done done);
   // A whole blob of at most kBlobBytesMax.
   void Blob(const BlobOrigin& origin, const Digest& digest, const Ask& ask, Done done);
+  // The same, of what was kept, also of what another node gave. Errors: NotFound, Unavailable (this node is
+  // asking another for it).
+  absl::StatusOr<Document> KeptBlob(const BlobOrigin& origin, const Digest& digest);
+  // Keeps what another node gave, for those that are sent on here.
+  void KeepBlob(const BlobOrigin& origin, const Digest& digest, p2p::FetchedManifest given);
+  // This node asks another for it, as long as what is returned lives.
+  std::shared_ptr<const void> AsksForBlob(const BlobOrigin& origin, const Digest& digest);
   // The seek table of a blob that is kept so, held against its digest. Errors also: DataLoss. REQUIRES:
   // stored.seek_table
   void Table(const BlobOrigin& origin, const StoredForm& stored, const Ask& ask, Done done);
@@ -107,6 +115,12 @@ class RegistryDocuments {
   size_t waiters_ = 0;
   std::deque<Kept> kept_;  // the oldest first
   uint64_t kept_bytes_ = 0;
+
+  struct AskedElsewhere {
+    std::mutex mutex;
+    std::multiset<std::string> keys;  // guarded by it
+  };
+  const std::shared_ptr<AskedElsewhere> asked_elsewhere_ = std::make_shared<AskedElsewhere>();
 };
 
 // The media types of manifests and indexes that registries are asked for.

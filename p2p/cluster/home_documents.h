@@ -12,9 +12,7 @@
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
-#include "p2p/cluster/member_health.h"
-#include "p2p/cluster/members.h"
-#include "p2p/cluster/peer_client.h"
+#include "p2p/cluster/document_asking.h"
 #include "p2p/cluster/ranks.h"
 #include "p2p/registry/pull_rights.h"
 #include "p2p/registry/registry_client.h"
@@ -24,9 +22,9 @@ namespace sluice::p2p {
 // What a mount needs beside chunks, from the home of it: the member that asks the registry for it once for
 // all who want it. It is the first by score over the digest, or over the SHA-256 of
 // "registry/repository:tag"; where it fails or is busy, the second is asked, and then the third: two that are
-// gone at once send nobody to the registry beside. A home says at once that it is at it; the next is asked
-// beside one that says nothing for a moment, long before it counts as silent, for a mount waits. Source:
-// PEERS.md, "Public and private".
+// gone at once send nobody to the registry beside. A home says at once that it is at it. A whole blob it
+// gives to few at once, and names others that have got it: see DocumentAsking. Source: PEERS.md, "Public and
+// private" and "Spreading".
 //
 // What is named by digest is held against it. A tag, and a list of referrers, are what the home says.
 //
@@ -40,21 +38,8 @@ class HomeDocuments {
   static constexpr Duration kTablePatience = std::chrono::seconds(5);  // the same, where a reader waits
   static constexpr uint64_t kBlobBytesMax = 32 << 20;                  // what is larger no home gives whole
 
-  struct Parts {
-    const Clock& clock;
-    Executor& io;  // where digests are computed
-    Members& members;
-    MemberHealth& health;
-    PeerClient& client;
-    Telemetry& telemetry;
-    std::function<void(const std::string&)> warn;
-    // What homes may show for this node; null: members are not proven.
-    PullTokens* tokens = nullptr;
-    // A home that has said nothing for so long has the next one asked beside it.
-    static constexpr Duration kLateAfter = std::chrono::milliseconds(500);
-    Duration late_after = kLateAfter;
-  };
-  explicit HomeDocuments(Parts parts) : parts_(std::move(parts)) {}
+  HomeDocuments(DocumentAsking::Parts parts, Telemetry& telemetry)
+      : parts_(std::move(parts)), telemetry_(telemetry) {}
 
   // The access of what is given is kHearsay, or kUnknown where a proven member says that it is not public:
   // then this node has to ask for itself before it uses it (PullRights). Of what a home has not, it is shown
@@ -73,7 +58,6 @@ class HomeDocuments {
   void Token(const BlobOrigin& origin, RegistryClient::Done<AccessToken> done) const;
 
  private:
-  class Asking;
   struct Wanted {
     std::string path;
     uint64_t bytes_max = 0;
@@ -81,10 +65,12 @@ class HomeDocuments {
     Duration patience = kPatience;
     const BlobOrigin* origin = nullptr;  // whose tokens may be shown, during the call; null: none
     std::string token = {};              // another node's, which is shown instead
+    bool is_spread = false;              // homes give it to few at once
   };
   void Ask(const Digest& key, Wanted wanted, Done done) const;
 
-  const Parts parts_;
+  const DocumentAsking::Parts parts_;
+  Telemetry& telemetry_;
 };
 
 // How a seek table is asked for: what `at` and `size` of the query say of the blob as the registry keeps it.

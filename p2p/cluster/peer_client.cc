@@ -20,6 +20,7 @@ namespace {
 
 constexpr uint64_t kErrorBytesMax = 64 << 10;
 constexpr char kTakesCredentials[] = "sluice/takes-credentials";  // a payload of Unauthenticated
+constexpr char kBusy[] = "sluice/busy";  // of ResourceExhausted: the texts of when, a line break, whom else
 
 // Who is not proven gives what is public, and what it says of that counts for nothing.
 OriginAccess AccessIn(const HttpHead& head, PeerTrust trust) {
@@ -73,12 +74,16 @@ std::vector<std::string> NamesIn(std::string_view text, size_t count_max) {
   return names;
 }
 
-void NoteBusy(const HttpHeaders& headers, PeerClient::ChunkOutcome& outcome) {
-  const std::optional<uint64_t> retry_ms = ParseNumber(headers.Get("Sluice-Retry-Ms").value_or(""));
+PeerClient::Busy ParseBusy(std::string_view retry_text, std::string_view helpers) {
+  const std::optional<uint64_t> retry_ms = ParseNumber(retry_text);
   const uint64_t longest_ms = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(PeerClient::kRetryAfterMax).count());
-  outcome.retry_after = std::chrono::milliseconds(std::min(retry_ms.value_or(longest_ms / 20), longest_ms));
-  outcome.helpers = NamesIn(headers.Get("Sluice-Helpers").value_or(""), PeerClient::kHelpersMax);
+  return {std::chrono::milliseconds(std::min(retry_ms.value_or(longest_ms / 20), longest_ms)),
+          NamesIn(helpers, PeerClient::kHelpersMax)};
+}
+
+PeerClient::Busy BusyIn(const HttpHeaders& headers) {
+  return ParseBusy(headers.Get("Sluice-Retry-Ms").value_or(""), headers.Get("Sluice-Helpers").value_or(""));
 }
 
 // Of one whose name is not known yet, and by who has no zone, nothing is known.
@@ -110,7 +115,11 @@ class ChunkAnswer final : public HttpSink {
   absl::Status OnHead(const HttpHead& head) override {
     outcome_.status = StatusOf(head, node_id_);
     outcome_.patience = AsksForPatience(head.headers);
-    if (absl::IsResourceExhausted(outcome_.status)) NoteBusy(head.headers, outcome_);
+    if (absl::IsResourceExhausted(outcome_.status)) {
+      PeerClient::Busy busy = BusyIn(head.headers);
+      outcome_.retry_after = busy.retry_after;
+      outcome_.helpers = std::move(busy.helpers);
+    }
     outcome_.takes_credentials = absl::IsUnauthenticated(outcome_.status) && SaysPrivate(head, trust_);
     if (outcome_.status.ok() && IsUnderAnotherRoot(head, root_))
       return outcome_.status = absl::NotFoundError("it has that under another root");
@@ -195,6 +204,10 @@ class WholeSink final : public HttpSink {
     verdict_ = StatusOf(head, node_id_);
     if (absl::IsUnauthenticated(verdict_) && SaysPrivate(head, trust_))
       verdict_.SetPayload(kTakesCredentials, absl::Cord());
+    if (absl::IsResourceExhausted(verdict_))
+      verdict_.SetPayload(kBusy,
+                          absl::Cord(absl::StrCat(Abs(head.headers.Get("Sluice-Retry-Ms").value_or("")), "\n",
+                                                  Abs(head.headers.Get("Sluice-Helpers").value_or("")))));
     answer_.access = AccessIn(head, trust_);
     if (verdict_.ok() && head.status == 206)
       verdict_ = absl::DataLossError("a part where the whole was asked for");
@@ -293,6 +306,14 @@ bool PeerClient::TakesCredentials(const absl::Status& status) {
   return status.GetPayload(kTakesCredentials).has_value();
 }
 
+std::optional<PeerClient::Busy> PeerClient::BusyOf(const absl::Status& status) {
+  const auto payload = status.GetPayload(kBusy);
+  if (!payload) return std::nullopt;
+  const std::string text(*payload);
+  const size_t retry_end = text.find('\n');
+  return ParseBusy(std::string_view(text).substr(0, retry_end), std::string_view(text).substr(retry_end + 1));
+}
+
 PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQuestion& question,
                                             OnData on_data, OnSign on_sign, OnChunkDone on_done) {
   const Duration timeout = question.deadline - std::chrono::steady_clock::now();
@@ -315,6 +336,8 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
 void PeerClient::Ask(const Member& member, const Question& question, OnAnswer on_answer) {
   HttpRequest request = Request(member, question.path_and_query, question.role, question.timeout);
   if (!question.own_row.empty()) request.headers.Add(kMemberHeader, question.own_row);
+  if (question.is_spread && !options_.name.empty()) request.headers.Add("Sluice-From", options_.name);
+  if (!question.tried.empty()) request.headers.Add("Sluice-Tried", question.tried);
   AddToken(question.token, request);
   request.fetch_class = question.fetch_class;
   if (!question.body.empty()) {

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -81,6 +82,12 @@ class PeerTransport {
     // as far as it knows). May be null.
     std::function<void(OriginAccess)> on_access = nullptr;
   };
+  // What a busy member says: when to come again, and names of members that have what was asked for, or are
+  // receiving it.
+  struct Busy {
+    Duration retry_after{};
+    std::vector<std::string> helpers;
+  };
   struct ChunkOutcome {
     // OK: every byte was given. NotFound: the member lacks it; ResourceExhausted: it is busy;
     // Unauthenticated: everybody has to ask the origin for himself; FailedPrecondition: what is believed of
@@ -118,7 +125,7 @@ class PeerTransport {
     ProvenNames proven_names{};                    // of who answered
   };
   // A whole, small answer to GET of `path_and_query`. Errors: as above, and ResourceExhausted (longer than
-  // bytes_max). TakesCredentials says more of Unauthenticated.
+  // bytes_max). TakesCredentials says more of Unauthenticated, and BusyOf of ResourceExhausted.
   using OnAnswer = absl::AnyInvocable<void(absl::StatusOr<Answer>) &&>;
   struct Question {
     std::string path_and_query;
@@ -129,6 +136,8 @@ class PeerTransport {
     PeerRole role = PeerRole::kPresentOnly;
     std::string token{};  // as ChunkQuestion has it
     FetchClass fetch_class = FetchClass::kDemand;
+    bool is_spread = false;  // it is given to few at once: who asks says his name, and is told of others
+    std::string tried{};     // of that, names of helpers that had failed, by commas
     // Told each time that the member says that it is at it, and when it begins to answer; on the client's
     // thread. May be null.
     std::function<void()> on_sign = nullptr;
@@ -158,6 +167,8 @@ class PeerClient final : public PeerTransport {
 
   // Whether it is an Unauthenticated of a member that says that the origin wants credentials.
   static bool TakesCredentials(const absl::Status& status);
+  // What it said if it is the ResourceExhausted of a busy member to a Question; else nullopt.
+  static std::optional<Busy> BusyOf(const absl::Status& status);
 
   // Idempotent; later calls are Cancelled.
   void Stop();

@@ -9,19 +9,18 @@
 #include "node/blob.h"
 #include "node/digest.h"
 #include "node/executor.h"
-#include "p2p/cluster/member_health.h"
-#include "p2p/cluster/members.h"
-#include "p2p/cluster/peer_client.h"
+#include "p2p/cluster/document_asking.h"
 #include "p2p/recipe/recipe.h"
 #include "p2p/registry/registry_client.h"
 
 namespace sluice::p2p {
 
 // What a mount needs beside chunks, from other nodes that have it: each checked against its digest, a recipe
-// against the root that binds it. Members are asked one after the other, by the ranks of the digest; and the
-// next beside one that says nothing, long before that counts as silent, for a mount waits.
+// against the root that binds it. Members are asked as DocumentAsking says, by the ranks of the digest, those
+// of this node's zone first.
 //
-// Thread-safe; blocks. Errors of all: NotFound (no member that was asked gave it).
+// Thread-safe; blocks: not on the client's threads or the executor's. Errors of all: NotFound (no member that
+// was asked gave it).
 class PeerDocumentClient {
  public:
   static constexpr size_t kMembersAskedMax = 8;
@@ -29,19 +28,9 @@ class PeerDocumentClient {
   static constexpr Duration kTimeout = std::chrono::seconds(10);  // of all members, for a manifest or recipe
   static constexpr Duration kSealedTimeout = std::chrono::seconds(1);
 
-  struct Parts {
-    const Clock& clock;
-    Members& members;
-    MemberHealth& health;
-    PeerClient& client;
-    Telemetry& telemetry;
-    std::function<void(const std::string&)> warn;
-    // Beside a member that has said nothing for so long the next one is asked.
-    static constexpr Duration kLateAfter = std::chrono::milliseconds(500);
-    Duration late_after = kLateAfter;
-  };
   // The parts outlive the client.
-  explicit PeerDocumentClient(Parts parts) : parts_(std::move(parts)) {}
+  PeerDocumentClient(DocumentAsking::Parts parts, Telemetry& telemetry)
+      : parts_(std::move(parts)), telemetry_(telemetry) {}
 
   // Its access is kHearsay, or kUnknown where a proven member says that it is not public: then this node has
   // to ask for itself before it uses it.
@@ -61,17 +50,11 @@ class PeerDocumentClient {
                                       Instant deadline) const;
 
  private:
-  class Answers;
-  // Asks members until `take` accepts an answer.
-  using Take = std::function<absl::Status(const PeerClient::Answer&)>;
-  absl::Status Ask(const Digest& key, const std::string& path, uint64_t bytes_max, Instant deadline,
-                   const Take& take) const;
-  void Begin(const Member& member, size_t index, PeerClient::Question question,
-             const std::shared_ptr<Answers>& answers) const;
-  static void NoteFailure(const Parts& parts, const std::string& member, const std::string& path,
-                          const absl::Status& why);
+  absl::StatusOr<PeerClient::Answer> Ask(const Digest& key, DocumentAsking::Wanted wanted,
+                                         Instant deadline) const;
 
-  const Parts parts_;
+  const DocumentAsking::Parts parts_;
+  Telemetry& telemetry_;
 };
 
 }  // namespace sluice::p2p

@@ -166,6 +166,24 @@ std::vector<Member> RanksOfBlob(const MemberView& view, const Digest& blob, cons
   return ranks;
 }
 
+std::vector<Member> NearRanksOfBlob(const MemberView& view, const Digest& blob, const MemberHealth& health,
+                                    size_t count_max, Instant now) {
+  const std::vector<Member> all =
+      RanksOfBlob(view, blob, health, view.members.size() + view.unnamed.size(), now);
+  const auto self = std::find_if(view.members.begin(), view.members.end(),
+                                 [](const Member& member) { return member.is_self; });
+  const bool has_zone = self != view.members.end() && self->zone && !self->zone->empty();
+  std::vector<Member> near, rest;
+  for (const Member& member : all) {
+    const bool is_near = has_zone && member.zone == self->zone && near.size() < (count_max + 1) / 2;
+    std::vector<Member>& to = is_near ? near : rest;
+    if (to.size() < count_max) to.push_back(member);
+  }
+  rest.resize(std::min(rest.size(), count_max - near.size()));
+  near.insert(near.end(), rest.begin(), rest.end());
+  return near;
+}
+
 std::vector<Member> RanksBeforeSelf(const MemberView& view, const Digest& key, const MemberHealth& health,
                                     size_t count_max, Instant now) {
   const uint64_t blob_key = ScoreKeyOf(key);

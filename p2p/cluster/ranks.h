@@ -87,6 +87,11 @@ std::vector<Member> RanksOfStripe(const MemberView& view, const BlobHomes& homes
 std::vector<Member> RanksOfBlob(const MemberView& view, const Digest& blob, const MemberHealth& health,
                                 size_t count_max, Instant now);
 
+// The same, for what is there already: first half of them from among the members of this node's zone, if it
+// has one, so that what many of the zone ask for comes from within.
+std::vector<Member> NearRanksOfBlob(const MemberView& view, const Digest& blob, const MemberHealth& health,
+                                    size_t count_max, Instant now);
+
 // Who is to be asked for what belongs to a key, in the order in which they are to ask the registry for it, up
 // to this node itself: empty if that is this node. Unnamed addresses have no rank; who is skipped is left
 // out.

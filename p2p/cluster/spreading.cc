@@ -123,7 +123,8 @@ Spreader::Answer Spreader::Ask(const Request& request) {
   if (!chunk) return {.retry = Bounded(transfer_time_)};
   chunk->is_coming = request.is_coming;
   NoteTried(*chunk, request);
-  if (!HasRoom(*chunk, request.fetch_class, request.is_help, now) || LeavesToHelpers(*chunk, request, now))
+  if (!HasRoom(*chunk, request.fetch_class, request.is_help, now) || LeavesToHelpers(*chunk, request, now) ||
+      LeavesToZone(*chunk, {request.asker, request.fetch_class, request.tried}, now))
     return Refuse(*chunk, {request.asker, request.fetch_class, request.tried}, transfer_time_, now);
   Answer answer = Hold(Verdict::kSend, request, now);
   BeginSending(*chunk, answer.id, request.asker, now);
@@ -131,8 +132,7 @@ Spreader::Answer Spreader::Ask(const Request& request) {
 }
 
 bool Spreader::HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now) {
-  const Duration stuck = std::max<Duration>(kStuckMin, 4 * transfer_time_);
-  std::erase_if(chunk.sending, [&](RequestId id) { return held_.at(id).since + stuck <= now; });
+  std::erase_if(chunk.sending, [&](RequestId id) { return held_.at(id).since + StuckAfter() <= now; });
   if (chunk.sending.size() >= FanoutOf(chunk, fetch_class)) return false;
   if (fetch_class == FetchClass::kDemand || fills_ < limits_.fills_max) return true;
   return !is_help &&
@@ -155,6 +155,20 @@ bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request, Insta
   };
   const auto count = std::count_if(chunk.receivers.begin(), chunk.receivers.end(), can_help);
   return count >= limits_.fanout * (demand ? kManyHelpers : 1);
+}
+
+// Whether one of the asker's zone, which is another one, has it or is receiving it, and is not known to be of
+// no use.
+bool Spreader::LeavesToZone(const Chunk& chunk, const Asker& asker, Instant now) const {
+  const std::optional<std::string> zone = ZoneOf(asker.name);
+  if (!zone || zone->empty() || zone_.empty() || *zone == zone_) return false;
+  return std::any_of(chunk.receivers.begin(), chunk.receivers.end(), [&](const Receiver& receiver) {
+    const bool gets_it =
+        receiver.state == Receiver::State::kHas ||
+        (receiver.state == Receiver::State::kReceiving && now < receiver.since + StuckAfter());
+    return gets_it && receiver.name != asker.name && receiver.failed.empty() &&
+           !Contains(asker.tried, receiver.name) && find_member_(receiver.name) == zone;
+  });
 }
 
 std::optional<std::string> Spreader::ZoneOf(const std::string& asker) const {
@@ -237,6 +251,7 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const Asker& asker,
   // chunks; and who came first.
   using Rank = std::tuple<uint32_t, bool, Receiver::State, uint32_t, size_t>;
   std::vector<Rank> ranks;
+  const bool within_zone = LeavesToZone(chunk, asker, now);
   const bool soon = asker.fetch_class == FetchClass::kDemand && MayBeSoon(chunk, now);
   for (size_t i = 0; i < chunk.receivers.size(); ++i) {
     Receiver& receiver = chunk.receivers[i];
@@ -246,7 +261,7 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const Asker& asker,
     if (receiver.state == Receiver::State::kSentOn && just_now && !soon) continue;
     if (IsNamedEnough(receiver, fanout, now)) continue;
     const std::optional<std::string> its_zone = find_member_(receiver.name);
-    if (!its_zone || !IsNear(receiver, zone)) continue;
+    if (!its_zone || !IsNear(receiver, zone) || (within_zone && its_zone != zone)) continue;
     const auto of_late = named_of_late_.find(receiver.name);
     const uint32_t of_all = of_late == named_of_late_.end() ? 0 : of_late->second;
     ranks.emplace_back(receiver.named / fanout, its_zone != zone, receiver.state,

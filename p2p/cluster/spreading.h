@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -40,12 +41,14 @@ struct SpreadingLimits {
 // sent it, or were told of helpers themselves a while ago and have not come back; those first that were named
 // first to the fewest, by the fanout, then those of the asker's zone; none of a third zone, nor of another
 // one to who is of this node's. The asker begins with the first, so none is that for more than `fanout`
-// askers in the time that a transfer takes. Of a fill, and where there are many helpers, a home sends few
-// copies itself. A chunk that is coming and that readers wait for goes to one asker, and so on from one to
-// the next: then each link carries it once, at the rate at which it comes; the line is no longer than
-// kLineMax, for each one in it adds its delay. Whoever asks for a chunk lacks it. A helper that an asker has
-// tried is not named to it again, and one that two askers have tried in vain since it got the chunk to
-// nobody. A transfer that takes much longer than others did of late keeps nobody else from the chunk.
+// askers in the time that a transfer takes. To another zone a chunk goes once, as long as it is to be had
+// there: who comes from there after the first is told of that one. Of a fill, and where there are many
+// helpers, a home sends few copies itself. A chunk that is coming and that readers wait for goes to one
+// asker, and so on from one to the next: then each link carries it once, at the rate at which it comes; the
+// line is no longer than kLineMax, for each one in it adds its delay. Whoever asks for a chunk lacks it. A
+// helper that an asker has tried is not named to it again, and one that two askers have tried in vain since
+// it got the chunk to nobody. A transfer that takes much longer than others did of late keeps nobody else
+// from the chunk.
 //
 // Thread-safe; pure but for its lock: the clock is handed in.
 class Spreader {
@@ -161,6 +164,8 @@ class Spreader {
   Answer Hold(Verdict verdict, const Request& request, Instant now);
   bool HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now);
   bool LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const;
+  bool LeavesToZone(const Chunk& chunk, const Asker& asker, Instant now) const;
+  Duration StuckAfter() const { return std::max<Duration>(kStuckMin, 4 * transfer_time_); }
   bool IsNamedEnough(const Receiver& receiver, uint32_t fanout, Instant now) const;
   std::optional<std::string> ZoneOf(const std::string& asker) const;
   bool IsNear(const Receiver& receiver, const std::optional<std::string>& zone) const;

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <map>
@@ -32,8 +34,8 @@ const BlobOrigin kPlace{"registry.example:5000", "team/app"};
 
 class HandClock final : public Clock {
  public:
-  Instant Now() const override { return std::chrono::steady_clock::now() + ahead; }
-  Duration ahead{};
+  Instant Now() const override { return std::chrono::steady_clock::now() + ahead.load(); }
+  std::atomic<Duration> ahead{};
 };
 
 // Three members that answer as told, and this node; which of them is the home of a document its digest says.
@@ -51,16 +53,18 @@ class HomeDocumentsTest : public ::testing::Test {
         table.HeardFrom({name, {at}, "", kProtocolMajor, 5}, at, now);
       });
     }
-    Make(kSilence, HomeDocuments::Parts::kLateAfter);
+    Make(kSilence, DocumentAsking::Parts::kLateAfter);
   }
   void Make(Duration silence, Duration late_after) {
     PeerClientOptions client;
     client.node_id = kNodeId;
+    client.name = "self";
     client.silence_max = silence;
     client_ = std::make_unique<PeerClient>(telemetry_, client);
-    homes_ = std::make_unique<HomeDocuments>(HomeDocuments::Parts{clock_, io_, *members_, health_, *client_,
-                                                                  telemetry_, [](const std::string&) {},
-                                                                  nullptr, late_after});
+    homes_ =
+        std::make_unique<HomeDocuments>(DocumentAsking::Parts{clock_, io_, *members_, health_, *client_,
+                                                              [](const std::string&) {}, nullptr, late_after},
+                                        telemetry_);
   }
   ~HomeDocumentsTest() override {
     client_->Stop();
@@ -161,7 +165,7 @@ TEST_F(HomeDocumentsTest, ForOneThatIsDeadBusyOrSilentTheNextIsAsked) {
     Home(digest, 0).Always(PathOf(digest), behaviour);
     Home(digest, 1).Always(PathOf(digest), Gives(text));
     EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
-    clock_.ahead += 2 * MemberHealth::kSkipMax;
+    clock_.ahead = clock_.ahead.load() + 2 * MemberHealth::kSkipMax;
   }
 }
 
@@ -305,6 +309,115 @@ TEST_F(HomeDocumentsTest, WholeBlobsAndReferrersHaveTheirPaths) {
   EXPECT_EQ(list.get_future().get().value_or(FetchedManifest()).body, "{}");
   EXPECT_EQ(large.get_future().get().status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Home(digest, 0).requests(blob).front().query, HasSubstr("part=whole"));
+}
+
+// ------------------------------------------------------------------- whole blobs come from those that have
+// them
+
+// A home that sends the blob to others just now.
+class SpreadDocumentsTest : public HomeDocumentsTest {
+ protected:
+  SpreadDocumentsTest() {
+    text_ = TextBehind(2);
+    digest_ = Sha256::Of(text_);
+    path_ = absl::StrCat("/v2/team/app/blobs/", digest_.ToString());
+    for (const auto& [name, server] : servers_) {
+      const std::vector<std::string> homes = RanksOf(digest_);
+      if (std::ranges::find(homes, name) == homes.end()) others_.push_back(name);
+    }
+  }
+  static FaultBehaviour SendsOnTo(const std::string& helpers, const std::string& retry_ms = "1") {
+    return fault::Status(
+        503, {{"Sluice-Node", "other"}, {"Sluice-Retry-Ms", retry_ms}, {"Sluice-Helpers", helpers}}, "{}");
+  }
+  absl::StatusOr<FetchedManifest> Blob() {
+    std::promise<absl::StatusOr<FetchedManifest>> promise;
+    homes_->Blob(kPlace, digest_, 1000, [&](auto got) { promise.set_value(std::move(got)); });
+    return promise.get_future().get();
+  }
+  std::string BodyOfBlob() { return Blob().value_or(FetchedManifest()).body; }
+  FaultOrigin& TheHome() { return Home(digest_, 0); }
+  FaultOrigin& Other(size_t i) { return servers_.at(others_[i]); }
+
+  std::string text_, path_;
+  Digest digest_;
+  std::vector<std::string> others_;  // two that are none of its homes
+};
+
+TEST_F(SpreadDocumentsTest, WhomABusyHomeNamesIsAskedForWhatItHas) {
+  TheHome().Always(path_, SendsOnTo(others_[0]));
+  Other(0).Always(path_, Gives(text_));
+  EXPECT_EQ(BodyOfBlob(), text_);
+  EXPECT_EQ(TheHome().requests(path_).front().Header("sluice-from"), "self");
+  ASSERT_EQ(Other(0).request_count(path_), 1u);
+  const FaultRequest request = Other(0).requests(path_).front();
+  EXPECT_EQ(request.Header("sluice-role"), "present-only");
+  EXPECT_EQ(request.Header("sluice-from"), "self");
+  EXPECT_THAT(request.query, HasSubstr("part=whole"));
+  EXPECT_EQ(Home(digest_, 1).request_count(path_), 0u) << "it would ask the registry beside";
+}
+
+TEST_F(SpreadDocumentsTest, ThoseThatAreNamedAreAskedInThatOrder) {
+  TheHome().Always(path_, SendsOnTo(absl::StrCat(others_[1], ",nobody,self,", others_[0])));
+  Other(1).Always(path_, Refuses(404));
+  Other(0).Always(path_, [&](const FaultRequest& request, FaultConnection& to) {
+    EXPECT_EQ(Other(1).request_count(path_), 1u);
+    Gives(text_)(request, to);
+  });
+  EXPECT_EQ(BodyOfBlob(), text_);
+  EXPECT_EQ(TheHome().request_count(path_), 1u);
+}
+
+TEST_F(SpreadDocumentsTest, WhoWasOfNoUseIsToldToTheHomeAndWhoWasBusyIsNot) {
+  TheHome().Script(path_, {SendsOnTo(absl::StrCat(others_[0], ",", others_[1])), Gives(text_)});
+  Other(0).Always(path_, Refuses(404));
+  Other(1).Always(path_, SendsOnTo(""));
+  EXPECT_EQ(BodyOfBlob(), text_);
+  ASSERT_EQ(TheHome().request_count(path_), 2u);
+  EXPECT_EQ(TheHome().requests(path_)[0].Header("sluice-tried"), "");
+  EXPECT_EQ(TheHome().requests(path_)[1].Header("sluice-tried"), others_[0]);
+  EXPECT_EQ(TheHome().requests(path_)[1].Header("sluice-role"), "home");
+}
+
+TEST_F(SpreadDocumentsTest, AHelperThatLiesIsBlamedAndTheHomeAskedAgain) {
+  TheHome().Script(path_, {SendsOnTo(others_[0]), Gives(text_)});
+  Other(0).Always(path_, Gives("a lie"));
+  EXPECT_EQ(BodyOfBlob(), text_);
+  EXPECT_EQ(health_.RecordOf(others_[0], clock_.Now()).wrong_answers, 1u);
+}
+
+TEST_F(SpreadDocumentsTest, AHomeThatNamesNobodyIsAskedAgainAndNoOther) {
+  TheHome().Script(path_, {SendsOnTo(""), SendsOnTo(""), SendsOnTo(""), Gives(text_)});
+  EXPECT_EQ(BodyOfBlob(), text_);
+  EXPECT_EQ(TheHome().request_count(path_), 4u);
+  EXPECT_EQ(Home(digest_, 1).request_count(path_), 0u);
+  EXPECT_TRUE(health_.Usable(RanksOf(digest_)[0], clock_.Now())) << "busy is not dead";
+}
+
+TEST_F(SpreadDocumentsTest, AHelperThatSaysNothingHoldsNobodyUp) {
+  Make(/*silence=*/60s, /*late_after=*/20ms);
+  TheHome().Script(path_, {SendsOnTo(others_[0]), Gives(text_)});
+  Other(0).Always(path_, [](const FaultRequest&, FaultConnection& to) { to.Stall(); });
+  EXPECT_EQ(BodyOfBlob(), text_);
+  EXPECT_EQ(TheHome().request_count(path_), 2u);
+}
+
+TEST_F(SpreadDocumentsTest, WhoIsOnlyPutOffForLongGoesOnToTheNextHome) {
+  TheHome().Always(path_, [&](const FaultRequest& request, FaultConnection& to) {
+    clock_.ahead = HomeDocuments::kPatience;
+    SendsOnTo(others_[0])(request, to);
+  });
+  Home(digest_, 1).Always(path_, Gives(text_));
+  EXPECT_EQ(BodyOfBlob(), text_);
+  EXPECT_EQ(TheHome().request_count(path_), 1u);
+}
+
+// Who names others without end.
+TEST_F(SpreadDocumentsTest, HelpersThatNameEachOtherLeadBackToTheHome) {
+  TheHome().Script(path_, {SendsOnTo(others_[0]), Gives(text_)});
+  Other(0).Always(path_, SendsOnTo(others_[1]));
+  Other(1).Script(path_, {SendsOnTo(others_[0]), Refuses(404)});
+  EXPECT_EQ(BodyOfBlob(), text_);
 }
 
 TEST_F(HomeDocumentsTest, ATableIsHeldAgainstItsOwnDigest) {

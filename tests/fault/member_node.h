@@ -228,7 +228,7 @@ class MemberNode {
                                      [] { return false; }, [] { return 0.5; }, warn, download_, *holders_,
                                      *paced_, *last_resort_, *blame_, unsealed_});
     peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
-        p2p::PeerDocumentClient::Parts{clock_, *members_, health_, *client_, telemetry_, warn});
+        p2p::DocumentAsking::Parts{clock_, *io_, *members_, health_, *client_, warn}, telemetry_);
     cache_ =
         std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *directory_,
                                                      telemetry_, nullptr, nullptr, flows_.get()},

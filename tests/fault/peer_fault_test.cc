@@ -825,7 +825,8 @@ TEST_F(PeerFaultTest, AFetchThatNobodyWantsAnyMoreEndsOnTheWire) {
 class PeerDocumentFaultTest : public PeerFaultTest {
  protected:
   PeerDocumentClient Documents() {
-    return PeerDocumentClient({clock_, *members_, health_, *client_, telemetry_, [](const std::string&) {}});
+    return PeerDocumentClient({clock_, io_, *members_, health_, *client_, [](const std::string&) {}},
+                              telemetry_);
   }
   const BlobOrigin origin_{"registry.example:5000", "team/app"};
 };
@@ -878,6 +879,43 @@ TEST_F(PeerDocumentFaultTest, ToLackASmallBlobIsNoFailure) {
   EXPECT_TRUE(
       absl::IsNotFound(Documents().FetchBlob(origin_, digest, small.size(), clock_.Now() + kLong).status()));
   EXPECT_TRUE(IsUsable(a_));
+}
+
+// It sends the blob to others just now. The next one may have it, too; and in the end it is asked again.
+TEST_F(PeerDocumentFaultTest, WhomABusyMemberNamesIsAskedForABlob) {
+  std::atomic<int> asked = 0;
+  FaultOrigin helper;
+  const FaultBehaviour first_is_busy = [&](const FaultRequest& request, FaultConnection& connection) {
+    EXPECT_EQ(request.Header("sluice-role"), "present-only");
+    if (asked.fetch_add(1) == 0) {
+      return fault::Status(
+          503, {{"Sluice-Node", "good"}, {"Sluice-Retry-Ms", "1"}, {"Sluice-Helpers", NameOf(helper)}}, "")(
+          request, connection);
+    }
+    fault::Status(404, {{"Sluice-Node", "good"}}, "")(request, connection);
+  };
+  for (FaultOrigin* member : {&a_, &b_}) member->Always(path_, first_is_busy);
+  std::atomic<int> asked_before_helper = 0;
+  helper.Always(path_, [&](const FaultRequest& request, FaultConnection& connection) {
+    asked_before_helper = asked.load();
+    fault::Status(200, {{"Sluice-Node", "good"}}, bytes_)(request, connection);
+  });
+  Use({a_.port(), b_.port(), helper.port()});
+  const absl::StatusOr<PeerDocumentClient::WholeBlob> blob =
+      Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong);
+  ASSERT_TRUE(blob.ok()) << blob.status();
+  EXPECT_EQ(blob->bytes, bytes_);
+  EXPECT_LE(asked_before_helper, 1) << "before the next of the ranks";
+}
+
+TEST_F(PeerDocumentFaultTest, ABusyMemberIsAskedForABlobAgainWhenNobodyElseHasIt) {
+  const FaultBehaviour busy = fault::Status(503, {{"Sluice-Node", "good"}, {"Sluice-Retry-Ms", "1"}}, "");
+  a_.Script(path_, {busy, busy, fault::Status(200, {{"Sluice-Node", "good"}}, bytes_)});
+  b_.Always(path_, fault::Status(404, {{"Sluice-Node", "good"}}, ""));
+  Use({a_.port(), b_.port()});
+  EXPECT_TRUE(Documents().FetchBlob(origin_, spec_.digest, spec_.size, clock_.Now() + kLong).ok());
+  EXPECT_EQ(a_.request_count(path_), 3u);
+  EXPECT_EQ(b_.request_count(path_), 1u);
 }
 
 TEST_F(PeerDocumentFaultTest, BesideAMemberThatSaysNothingTheNextIsAsked) {
@@ -939,7 +977,7 @@ TEST_F(PeerDocumentFaultTest, BesideAMemberWhoseAnswerComesNobodyIsAsked) {
   const FaultBehaviour in_two_parts = [&](const FaultRequest&, FaultConnection& connection) {
     connection.SendHead(200, {{"Sluice-Node", "good"}, {"Content-Length", absl::StrCat(bytes_.size())}});
     connection.SendRaw(std::string_view(bytes_).substr(0, 1));
-    std::this_thread::sleep_for(2 * PeerDocumentClient::Parts::kLateAfter);
+    std::this_thread::sleep_for(2 * DocumentAsking::Parts::kLateAfter);
     connection.SendRaw(std::string_view(bytes_).substr(1));
   };
   for (FaultOrigin* member : {&a_, &b_}) member->Always(path_, in_two_parts);

@@ -117,8 +117,9 @@ class PrivateMembersTest : public ::testing::Test {
         [this](const Blob&, Asker, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
         [] { return 0.5; }, [](const std::string&) {}, download_, *blame_, Unsealed::kFromRegistry, tokens,
         [this](const BlobOrigin&) { return said_public_.load(); }});
-    homes_ = std::make_unique<HomeDocuments>(HomeDocuments::Parts{
-        clock_, io_, *members_, health_, *client_, telemetry_, [](const std::string&) {}, tokens});
+    homes_ = std::make_unique<HomeDocuments>(
+        DocumentAsking::Parts{clock_, io_, *members_, health_, *client_, [](const std::string&) {}, tokens},
+        telemetry_);
   }
   Member TheOther() {
     for (const Member& member : members_->view()->members) {
@@ -334,9 +335,10 @@ class GivenDocumentsTest : public PrivateMembersTest {
     }
     registry_client_ =
         std::make_unique<RegistryClient>(RegistryClient::Parts{clock_, io_, telemetry_}, options);
-    homes_ = std::make_unique<HomeDocuments>(HomeDocuments::Parts{clock_, io_, *members_, health_, *client_,
-                                                                  telemetry_, [](const std::string&) {},
-                                                                  &registry_client_->rights()});
+    homes_ = std::make_unique<HomeDocuments>(
+        DocumentAsking::Parts{clock_, io_, *members_, health_, *client_, [](const std::string&) {},
+                              &registry_client_->rights()},
+        telemetry_);
     registry_documents_ =
         std::make_unique<RegistryDocuments>(clock_, io_, *registry_client_, RegistryDocuments::kKeep);
     documents_ = std::make_unique<ImageDocuments>(

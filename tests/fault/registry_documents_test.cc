@@ -203,6 +203,50 @@ TEST_F(RegistryDocumentsTest, AHomeGivesWhatTheRegistryHasAndKeepsManifests) {
   }
 }
 
+// Others are sent on here by whoever gave it.
+TEST_F(RegistryDocumentsTest, WhatAnotherNodeGaveIsGivenOnForAMoment) {
+  const Digest digest = p2p::Sha256::Of("a bootstrap");
+  const p2p::AllowList allowed = *p2p::AllowList::Create(std::vector<std::string>{"*/*"});
+  const NodePeerDocuments::Home home{*documents_, allowed, io_, ImageDocuments::Tags::kFromHome};
+  NodePeerDocuments unproven(*store_, *manifests_, home),
+      proven(*store_, *manifests_, home, PeerTrust::kProven), nobody(*store_, *manifests_, std::nullopt);
+  const Question question{Question::Kind::kBlob, place(), digest.ToString()};
+  const auto code = [&](NodePeerDocuments& from) { return from.GotLately(question).status().code(); };
+  EXPECT_EQ(code(unproven), absl::StatusCode::kNotFound);
+  {
+    const std::shared_ptr<const void> asks = documents_->AsksForBlob(place(), digest);
+    const std::shared_ptr<const void> twice = documents_->AsksForBlob(place(), digest);
+    EXPECT_EQ(code(unproven), absl::StatusCode::kUnavailable);
+    EXPECT_EQ(code(nobody), absl::StatusCode::kNotFound);
+  }
+  EXPECT_EQ(code(unproven), absl::StatusCode::kNotFound);
+  documents_->KeepBlob(place(), digest, {"a/b", "a bootstrap", digest, OriginAccess::kHearsay, true});
+  for (NodePeerDocuments* from : {&unproven, &proven}) {
+    const absl::StatusOr<api::PeerDocument> given = from->GotLately(question);
+    ASSERT_TRUE(given.ok()) << given.status();
+    EXPECT_EQ(given->body, "a bootstrap");
+    EXPECT_EQ(given->media_type, "a/b");
+    EXPECT_TRUE(given->is_public);
+  }
+  EXPECT_EQ(code(nobody), absl::StatusCode::kNotFound);
+  EXPECT_EQ(unproven.GotLately({Question::Kind::kBlob, {registry_.registry(), "other"}, digest.ToString()})
+                .status()
+                .code(),
+            absl::StatusCode::kNotFound)
+      << "it says nothing of other repositories";
+  EXPECT_EQ(unproven.GotLately({Question::Kind::kBlob, place(), "sha256:12"}).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(AskHome(question).value_or(api::PeerDocument()).body, "a bootstrap") << "also as a home";
+  clock_.ahead = RegistryDocuments::kKeep + 1s;
+  EXPECT_EQ(code(unproven), absl::StatusCode::kNotFound);
+  // Private, as the member that gave it said.
+  documents_->KeepBlob(place(), digest, {"a/b", "a bootstrap", digest, OriginAccess::kUnknown, true});
+  EXPECT_EQ(code(unproven), absl::StatusCode::kNotFound);
+  const absl::StatusOr<api::PeerDocument> given = proven.GotLately(question);
+  ASSERT_TRUE(given.ok()) << given.status();
+  EXPECT_FALSE(given->is_public);
+}
+
 TEST_F(RegistryDocumentsTest, AHomeGivesTablesAndOnlyThoseThatAreWhatIsSaid) {
   const std::string table = "a seek table";
   const Digest blob = registry_.AddBlob(kRepository, "frames and " + table);

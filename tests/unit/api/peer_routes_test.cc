@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdio>
 #include <deque>
@@ -16,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -151,6 +153,43 @@ class FakeHolders final : public HolderAnswers {
   }
 };
 
+class FakePlaces final : public WholePlaces {
+ public:
+  std::variant<Busy, Place> Ask(const Digest& form, const Asker& asker) override {
+    const std::lock_guard lock(mutex_);
+    forms.push_back(form);
+    askers.push_back(asker);
+    if (is_busy) return Busy{std::chrono::milliseconds(7), {"b", "c"}};
+    ++held;
+    return Place{{this, [this](const void*) { --held; }}, [this] { ++taken; }};
+  }
+
+  bool is_busy = false;
+  std::vector<Digest> forms;
+  std::vector<Asker> askers;
+  std::atomic<int> held = 0, taken = 0;
+
+ private:
+  std::mutex mutex_;
+};
+
+// A blob that a home has got, and that this node got a moment ago.
+class FakeDocuments final : public PeerDocuments {
+ public:
+  absl::StatusOr<PeerDocument> Manifest(const BlobOrigin&, const Digest&) override {
+    return absl::NotFoundError("none");
+  }
+  absl::StatusOr<PeerDocument> Recipe(const Digest&, const std::optional<Digest>&) override {
+    return absl::NotFoundError("none");
+  }
+  void AskRegistry(const Question& question, Done done) override { std::move(done)(GotLately(question)); }
+  absl::StatusOr<PeerDocument> GotLately(const Question&) override {
+    if (!status.ok()) return status;
+    return PeerDocument{"a/b", "a bootstrap"};
+  }
+  absl::Status status;
+};
+
 class PeerRoutesTest : public index::StoreTest {
  protected:
   FakeMembers members_;
@@ -169,10 +208,12 @@ class PeerRoutesTest : public index::StoreTest {
     io_.reset();
   }
 
-  void Serve(HttpLimits limits, int fills_max = 100) {
+  void Serve(HttpLimits limits, int fills_max = 100) { Serve(limits, fills_max, *documents_, nullptr); }
+  void Serve(HttpLimits limits, int fills_max, PeerDocuments& documents,
+             std::shared_ptr<WholePlaces> places) {
     HttpRoutes routes;
-    AddPeerRoutes(routes, {*store_, *store_, *store_, *documents_, *io_, telemetry_, clock_, &members_,
-                           &holders_, nullptr, kNodeId, PeerTrust::kUnproven, fills_max});
+    AddPeerRoutes(routes, {*store_, *store_, *store_, documents, *io_, telemetry_, clock_, &members_,
+                           &holders_, nullptr, kNodeId, PeerTrust::kUnproven, fills_max, std::move(places)});
     server_ = std::make_unique<HttpServer>(std::move(routes), limits);
     ASSERT_TRUE(server_->Start("127.0.0.1:0").ok());
   }
@@ -544,6 +585,93 @@ TEST_F(PeerRoutesTest, WhoIsNobodysHomeSendsThoseWhoAskItToTheRegistry) {
                                   "?ns=a%20b&name=team/app", "?ns=registry.example:5000&name=team/../app"})
     EXPECT_EQ(Ask("/sluice/v1/token" + query).status, 400) << query;
   EXPECT_EQ(Ask("/v2/team/app/referrers/v1?ns=registry.example:5000", role).status, 400);
+}
+
+// ---------------------------------------------------------------------------------- whole blobs, to few at
+// once
+
+class WholeBlobRoutesTest : public PeerRoutesTest {
+ protected:
+  void SetUp() override {
+    PeerRoutesTest::SetUp();
+    server_.reset();
+    Serve({}, 100, given_, places_);
+  }
+  // The last of the answers.
+  Answer AskHome(const std::string& target, const std::string& more) {
+    Answer answer = Ask(target, "Sluice-Role: home\r\n" + more);
+    while (answer.status == 102) answer = Parse(answer.body);
+    return answer;
+  }
+  void AwaitTaken(int count) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while ((places_->taken < count || places_->held > 0) && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_EQ(places_->taken, count);
+    EXPECT_EQ(places_->held, 0);
+  }
+  void ExpectSentOn(const Answer& answer) {
+    EXPECT_EQ(answer.status, 503);
+    EXPECT_EQ(answer.Header("sluice-retry-ms"), "7");
+    EXPECT_EQ(answer.Header("sluice-helpers"), "b,c");
+    EXPECT_EQ(answer.Header("sluice-node"), kNodeId);
+  }
+
+  FakeDocuments given_;
+  const std::shared_ptr<FakePlaces> places_ = std::make_shared<FakePlaces>();
+};
+
+TEST_F(WholeBlobRoutesTest, WhatIsHereGoesToFewNamedAskersAtOnce) {
+  Have(sample_, OriginAccess::kPublic);
+  const Answer answer = Ask(Path(), "Sluice-From: a\r\n");
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_TRUE(answer.body == Bytes(0, size_));
+  AwaitTaken(1);
+  places_->is_busy = true;
+  ExpectSentOn(Ask(Path(), "Sluice-From: a\r\nSluice-Tried: b, c\r\n"));
+  ASSERT_EQ(places_->askers.size(), 2u);
+  EXPECT_EQ(places_->forms[1], sample_.spec.digest);
+  EXPECT_EQ(places_->askers[1].name, "a");
+  EXPECT_EQ(places_->askers[1].tried, (std::vector<std::string>{"b", "c"}));
+  EXPECT_FALSE(places_->askers[1].is_help);
+  // Who has no name could not be told of others, and a part is not the whole.
+  EXPECT_EQ(Ask(Path()).status, 200);
+  EXPECT_EQ(Ask(Path(), "Sluice-From: a\r\nRange: bytes=0-0\r\n").status, 206);
+  EXPECT_EQ(Ask(Path(), "Sluice-From: a\r\n", "HEAD").status, 200);
+  EXPECT_EQ(Ask(PathOf(p2p::Sha256::Of("absent")), "Sluice-From: a\r\n").status, 404);
+  EXPECT_EQ(places_->askers.size(), 2u);
+}
+
+TEST_F(WholeBlobRoutesTest, WhatAHomeGetsGoesToFewNamedAskersAtOnce) {
+  const std::string path = PathOf(sample_.spec.digest) + "&part=whole";
+  const Answer answer = AskHome(path, "Sluice-From: a\r\n");
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.body, "a bootstrap");
+  EXPECT_EQ(answer.Header("content-type"), "a/b");
+  AwaitTaken(1);
+  EXPECT_EQ(telemetry_.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)].value(), 11u);
+  places_->is_busy = true;
+  ExpectSentOn(AskHome(path, "Sluice-From: a\r\nSluice-Tried: b\r\n"));
+  EXPECT_EQ(places_->forms[1], sample_.spec.digest);
+  EXPECT_EQ(places_->askers[1].tried, (std::vector<std::string>{"b"}));
+  EXPECT_EQ(AskHome(path, "").body, "a bootstrap") << "who has no name";
+  EXPECT_EQ(AskHome(path, "Sluice-From: a,b\r\n").status, 400);
+  EXPECT_EQ(places_->askers.size(), 2u);
+}
+
+TEST_F(WholeBlobRoutesTest, WhoIsSentOnIsGivenWhatCameAMomentAgo) {
+  const std::string path = PathOf(sample_.spec.digest) + "&part=whole";
+  const std::string from = "Sluice-Role: present-only\r\nSluice-From: a\r\n";
+  EXPECT_EQ(Ask(path, from).body, "a bootstrap");
+  AwaitTaken(1);
+  EXPECT_TRUE(places_->askers[0].is_help);
+  places_->is_busy = true;
+  ExpectSentOn(Ask(path, from));
+  given_.status = absl::UnavailableError("it is on its way");
+  EXPECT_EQ(Ask(path, from).status, 503);
+  given_.status = absl::NotFoundError("it is not here");
+  EXPECT_EQ(Ask(path, from).status, 404);
+  EXPECT_EQ(Ask(path, "Sluice-From: a,b\r\n").status, 400);
 }
 
 // ------------------------------------------------------------------------------------------ races and ends

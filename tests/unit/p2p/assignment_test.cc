@@ -63,6 +63,9 @@ class AssignmentTest : public ::testing::Test {
   std::vector<std::string> OwnRanks(const MemberView& view, const Digest& blob, size_t count = kAll) {
     return NamesOf(RanksOfBlob(view, blob, health_, count, now_));
   }
+  std::vector<std::string> NearRanks(const MemberView& view, const Digest& blob, size_t count) {
+    return NamesOf(NearRanksOfBlob(view, blob, health_, count, now_));
+  }
   // By name, of each stripe.
   std::vector<std::string> Homes(const MemberView& view, const Digest& blob, uint64_t stripes) {
     std::vector<std::string> homes;
@@ -358,6 +361,35 @@ TEST_F(AssignmentTest, ViewsThatEachMissAFifthAgreeWithinTheFirstThreeRanks) {
     EXPECT_GE(within / all, 0.88) << what;
     RecordProperty(what, absl::StrCat(within / all));
   });
+}
+
+// Every fourth member is in the zone of node-0, which is this one.
+TEST_F(AssignmentTest, HalfOfThoseThatAreAskedForWhatIsThereAreOfThisZone) {
+  std::vector<Member> members = MembersOf(40);
+  for (size_t i = 0; i < members.size(); ++i) members[i].zone = i % 4 == 0 ? "here" : "there";
+  members[0].is_self = true;
+  std::sort(members.begin(), members.end(), [](const Member& a, const Member& b) { return a.name < b.name; });
+  std::set<std::string> here;
+  for (const Member& member : members) {
+    if (member.zone == "here") here.insert(member.name);
+  }
+  const MemberView view(members);
+  const std::vector<std::string> all = OwnRanks(view, Blob(1)), near = NearRanks(view, Blob(1), 8);
+  ASSERT_EQ(near.size(), 8u);
+  std::vector<std::string> wanted;
+  for (const std::string& name : all) {
+    if (here.contains(name) && wanted.size() < 4) wanted.push_back(name);
+  }
+  for (const std::string& name : all) {
+    if (std::ranges::find(wanted, name) == wanted.end() && wanted.size() < 8) wanted.push_back(name);
+  }
+  EXPECT_EQ(near, wanted);
+  // Without zones, and where all are in one, they are the ranks.
+  for (const std::string zone : {"", "here"}) {
+    for (Member& member : members) member.zone = zone;
+    const MemberView alike(members);
+    EXPECT_EQ(NearRanks(alike, Blob(1), 8), OwnRanks(alike, Blob(1), 8)) << zone;
+  }
 }
 
 TEST_F(AssignmentTest, OwnRanksAreSpreadOverTheMembers) {

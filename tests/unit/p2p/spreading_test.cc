@@ -65,6 +65,13 @@ class SpreadingTest : public ::testing::Test {
     ASSERT_EQ(answer.verdict, Verdict::kSend) << asker;
     spreader_->Ended(answer.id, Outcome::kTaken);
   }
+  // The same, while nobody knows in which zone they are: or it would go to one of them alone.
+  void GiveUnzoned(const std::vector<std::string>& askers) {
+    const std::map<std::string, std::string> zones = zones_;
+    for (const std::string& asker : askers) zones_[asker] = "";
+    for (const std::string& asker : askers) Give(asker);
+    zones_ = zones;
+  }
   // Two transfers that go on, so that whoever asks is refused.
   void KeepBusy() {
     for (int i = 0; i < 2; ++i) ASSERT_EQ(Ask("stranger").verdict, Verdict::kSend);
@@ -166,16 +173,49 @@ TEST_F(SpreadingTest, HelpersOfTheAskersZoneComeFirst) {
 
 TEST_F(SpreadingTest, WhoseHelpWouldCrossZonesOnceMoreIsNotNamed) {
   Restart({}, "1");
-  for (const char* helper : {"c", "d"}) Give(helper);
+  GiveUnzoned({"c", "d"});
   KeepBusy();
   EXPECT_THAT(Ask("a").helpers, IsEmpty()) << "it is of this zone, and those of another one";
   EXPECT_THAT(Ask("f").helpers, ElementsAre("c", "d"));
   EXPECT_THAT(Ask("g").helpers, IsEmpty()) << "of a third, as far as is known";
 }
 
+TEST_F(SpreadingTest, ToAnotherZoneItGoesOnce) {
+  Restart({}, "1");
+  const Spreader::Answer first = Ask("c");
+  ASSERT_EQ(first.verdict, Verdict::kSend);
+  EXPECT_EQ(Ask("d").verdict, Verdict::kRefuse) << "there is room, and c is receiving it";
+  EXPECT_THAT(Ask("f").helpers, ElementsAre("c"));
+  EXPECT_EQ(Ask("a").verdict, Verdict::kSend) << "it is of this zone";
+  EXPECT_THAT(Ask("f").helpers, IsEmpty()) << "c has been named enough, and to a it would cross once more";
+  spreader_->Ended(first.id, Outcome::kTaken);
+  clock_.now += 1s;
+  EXPECT_THAT(Ask("f").helpers, ElementsAre("d", "c")) << "d has it from c by now";
+  EXPECT_EQ(Ask("g").verdict, Verdict::kSend) << "where it is nobody knows";
+}
+
+TEST_F(SpreadingTest, ToAnotherZoneItGoesAgainIfNobodyThereCanGiveIt) {
+  Restart({}, "1");
+  const Spreader::Answer first = Ask("c");
+  ASSERT_EQ(first.verdict, Verdict::kSend);
+  const Spreader::Answer second = Ask("d", {"c"});
+  ASSERT_EQ(second.verdict, Verdict::kSend) << "c was of no use to it";
+  spreader_->Ended(second.id, Outcome::kNotTaken);
+  spreader_->Ended(first.id, Outcome::kNotTaken);
+  const Spreader::Answer third = Ask("f");
+  ASSERT_EQ(third.verdict, Verdict::kSend) << "it has come to nobody there";
+  clock_.now += Spreader::kStuckMin;
+  EXPECT_EQ(Ask("d").verdict, Verdict::kSend) << "it goes nowhere";
+  spreader_->Ended(third.id, Outcome::kTaken);
+  EXPECT_EQ(Ask("c").verdict, Verdict::kRefuse);
+  zones_.erase("f");
+  zones_.erase("d");
+  EXPECT_EQ(Ask("c").verdict, Verdict::kSend) << "those that had it are members no more";
+}
+
 TEST_F(SpreadingTest, AFillIsNotLeftToHelpersThatAreNotNamedToIt) {
   Restart({}, "1");
-  for (const char* helper : {"c", "d"}) Give(helper);
+  GiveUnzoned({"c", "d"});
   EXPECT_EQ(spreader_->Ask(Request("f", FetchClass::kBackfill)).verdict, Verdict::kRefuse);
   EXPECT_EQ(spreader_->Ask(Request("a", FetchClass::kBackfill)).verdict, Verdict::kSend);
 }

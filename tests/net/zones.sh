@@ -80,6 +80,29 @@ pull() {
       fail "node $node has other bytes than the registry"
   done
 }
+# share_list NAME: all want an image of many names and nothing else; sets crossed and origin, of the size of its list.
+share_list() {
+  local node first_line blob_bytes
+  local -A pulls=()
+  mkdir "$work/tree-$1"
+  python3 -c 'import os, sys
+for _ in range(20000): open(f"{sys.argv[1]}/{os.urandom(20).hex()}", "w").close()' "$work/tree-$1"
+  push_at_origin "$work/tree-$1" "$1"
+  image=$(image_by_digest "$1")
+  blob_bytes=$(manifest "$1" | jq '.layers[-1].size')
+  count_crossing
+  first_line=$(($(origin_log_lines) + 1))
+  for node in "${everyone[@]}"; do
+    timeout 100 "$SLUICE_BIN/sluice" --socket "$work/node$node/run/api.sock" prefetch submit "$image" \
+      >"$work/pull-$node.log" 2>&1 &
+    pulls[$node]=$!
+  done
+  for node in "${everyone[@]}"; do
+    wait "${pulls[$node]}" || fail "node $node does not get the list: $(tail -n 2 "$work/pull-$node.log")"
+  done
+  crossed=$(ratio "$(crossed)")
+  origin=$(ratio "$(origin_requests '^GET [^ ]*/blobs/' "$first_line" | awk '{ sum += $4 } END { print sum + 0 }')")
+}
 ratio() { awk -v a="$1" -v b="$blob_bytes" 'BEGIN { printf "%.3f\n", a / b }'; }
 is_at_most() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a <= b) }'; }
 
@@ -89,6 +112,8 @@ start_all
 count_crossing
 pull "${everyone[@]}"
 without=$(ratio "$(crossed)")
+share_list plainly
+crossed_plain=$crossed
 nodes_down
 
 note "with zones"
@@ -106,6 +131,13 @@ is_at_most "$told" "$with" || fail "the nodes count more than crossed"
 is_at_most 0.95 "$told" || fail "the nodes count less than a copy"
 is_at_most "$origin" 1.05 || fail "$origin copies left the registry"
 is_at_most 1.5 "$without" || fail "without zones no more crosses: this test can't fail"
+
+note "a list of many files, which each needs before it can mount"
+share_list there
+echo "of the list's size crossed: $crossed with zones, $crossed_plain without; $origin from the registry"
+is_at_most "$crossed" 1.15 || fail "$crossed copies of the list crossed between the zones"
+is_at_most "$origin" 1.05 || fail "$origin copies of the list left the registry"
+is_at_most 1.5 "$crossed_plain" || fail "without zones no more of the list crosses: this test can't fail"
 
 note "two of each zone want it, and the others are asked by their zones"
 push some

@@ -11,7 +11,7 @@
 namespace sluice::p2p {
 namespace {
 
-// A busy member is asked again after what it said, doubled each time that it names nobody, and no more.
+// A busy member is asked again after what it said, doubled each time, and no more: of a thousand each asks.
 constexpr Duration kRetryMax = std::chrono::milliseconds(250);
 // So many helpers that were of no use are told of; those before them may have it by now.
 constexpr size_t kTriedMax = 5;
@@ -184,7 +184,7 @@ void DocumentAsking::Failed(size_t index, absl::Status why) {
     candidate.answered = true;
     if (busy && wanted_.is_spread && parts_.clock.Now() < until_) {
       PutOff(index, *busy);
-    } else if (candidate.is_helper && !absl::IsResourceExhausted(why)) {
+    } else if (candidate.is_helper) {
       if (tried_.size() == kTriedMax) tried_.clear();
       tried_.push_back(member.name);
     }
@@ -217,9 +217,8 @@ void DocumentAsking::PutOff(size_t index, const PeerClient::Busy& busy) {
   }
   Candidate& candidate = candidates_[index];
   if (!candidate.is_helper) {
-    candidate.refusals = helpers.empty() ? candidate.refusals + 1 : 0;
     const Duration retry =
-        std::min<Duration>(busy.retry_after * (1 << std::clamp(candidate.refusals - 1, 0, 8)), kRetryMax);
+        std::min<Duration>(busy.retry_after * (1 << std::min(candidate.refusals++, 8)), kRetryMax);
     candidate.not_before = now + std::chrono::duration_cast<Duration>(retry * RandomFraction());
     // Of holders the others may have it, too.
     queue_.insert(wanted_.of == Of::kHomes ? queue_.end() : queue_.begin(), index);

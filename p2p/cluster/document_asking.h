@@ -73,7 +73,7 @@ class DocumentAsking : public std::enable_shared_from_this<DocumentAsking> {
     Member member;
     bool is_helper = false;  // another has named it
     Instant not_before{};
-    int refusals = 0;  // in a row, of a busy one that named nobody
+    int refusals = 0;  // of a busy one
     // Of the last question.
     std::optional<Instant> asked = {};
     bool heard = false;

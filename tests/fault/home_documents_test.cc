@@ -412,6 +412,23 @@ TEST_F(SpreadDocumentsTest, WhoIsOnlyPutOffForLongGoesOnToTheNextHome) {
   EXPECT_EQ(TheHome().request_count(path_), 1u);
 }
 
+TEST_F(SpreadDocumentsTest, WhatIsSmallIsNotWaitedForAtABusyHome) {
+  Home(digest_, 0).Always(PathOf(digest_), SendsOnTo(others_[0]));
+  Home(digest_, 1).Always(PathOf(digest_), Gives(text_));
+  EXPECT_EQ(Manifest(digest_.ToString()).value_or(FetchedManifest()).body, text_);
+  EXPECT_EQ(Home(digest_, 0).request_count(PathOf(digest_)), 1u);
+  EXPECT_EQ(Home(digest_, 0).requests(PathOf(digest_)).front().Header("sluice-from"), "");
+  EXPECT_EQ(Other(0).request_count(PathOf(digest_)), 0u);
+}
+
+// One that fails is told of to nobody: the next home is no helper.
+TEST_F(SpreadDocumentsTest, OfHomesNobodyIsTold) {
+  TheHome().Always(path_, fault::Hangup());
+  Home(digest_, 1).Always(path_, Gives(text_));
+  EXPECT_EQ(BodyOfBlob(), text_);
+  EXPECT_EQ(Home(digest_, 1).requests(path_).front().Header("sluice-tried"), "");
+}
+
 // Who names others without end.
 TEST_F(SpreadDocumentsTest, HelpersThatNameEachOtherLeadBackToTheHome) {
   TheHome().Script(path_, {SendsOnTo(others_[0]), Gives(text_)});

@@ -81,9 +81,12 @@ void BlobRoute::OnBlob(const HttpRequest& request, const BlobOrigin& origin, con
   response.headers.emplace_back("ETag", tag);
   if (response.status >= 300) return parts_.answers->Send(std::move(response), std::move(responder));
   WholePlaces::Place whole_place;
-  if (const absl::StatusOr<PeerAsker> asker = ParseAsker(request); parts_.whole_places && asker.ok() &&
-                                                                   !asker->name.empty() && !part &&
-                                                                   request.method == HttpMethod::kGet) {
+  const absl::StatusOr<PeerAsker> asker = ParseAsker(request);
+  if (!asker.ok())
+    return parts_.answers->Send(ErrorResponse(absl::IsPermissionDenied(asker.status()) ? 403 : 400,
+                                              "UNSUPPORTED", std::string(asker.status().message())),
+                                std::move(responder));
+  if (parts_.whole_places && !asker->name.empty() && !part && request.method == HttpMethod::kGet) {
     auto answer = parts_.whole_places->Ask(digest, {asker->name, asker->tried});
     if (const auto* const busy = std::get_if<WholePlaces::Busy>(&answer))
       return parts_.answers->Send(ComeAgain(busy->retry, busy->helpers), std::move(responder));

@@ -92,6 +92,8 @@ void DocumentRoute::OnHome(PeerDocuments::Question question, WholePlaces::Asker 
 
 void DocumentRoute::OnSentOn(PeerDocuments::Question question, WholePlaces::Asker asker,
                              HttpResponder responder) {
+  // It would get no place, and wait for none.
+  if (asker.name.empty()) return parts_.answers->Send(NotHere(), std::move(responder));
   absl::StatusOr<PeerDocument> document = parts_.documents.GotLately(question);
   if (absl::IsUnavailable(document.status()))
     return parts_.answers->Send(ComeAgain(kRetrySoon, {}), std::move(responder));
@@ -112,21 +114,22 @@ void DocumentRoute::SendWhole(const std::string& reference, const WholePlaces::A
   }
   // What is sent, and who is.
   struct Sending {
-    std::string body;
+    PeerDocument document;
     std::shared_ptr<const void> place;
   };
   const auto sending =
-      std::make_shared<const Sending>(Sending{std::move(document.body), std::move(place.sending)});
+      std::make_shared<const Sending>(Sending{std::move(document), std::move(place.sending)});
+  const std::string& bytes = sending->document.bytes();
   HttpResponse response;
-  SayPublic(response, parts_.trust, document.is_public);
-  response.content_type = std::move(document.media_type);
+  SayPublic(response, parts_.trust, sending->document.is_public);
+  response.content_type = sending->document.media_type;
   Counter& sent = parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
-  if (!sending->body.empty()) {
-    response.file = FileSpan{.length = sending->body.size(),
+  if (!bytes.empty()) {
+    response.file = FileSpan{.length = bytes.size(),
                              .holder = sending,
-                             .on_sent = [&sent](uint64_t bytes) { sent.Add(bytes); },
+                             .on_sent = [&sent](uint64_t count) { sent.Add(count); },
                              .on_taken = std::move(place.on_taken),
-                             .memory = reinterpret_cast<const std::byte*>(sending->body.data())};
+                             .memory = reinterpret_cast<const std::byte*>(bytes.data())};
   }
   parts_.answers->Send(std::move(response), std::move(responder), role);
 }

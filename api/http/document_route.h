@@ -22,6 +22,10 @@ struct PeerDocument {
   std::string media_type;
   std::string body;
   bool is_public = true;  // its repository gives it to everybody
+  // In place of `body`, what many are given.
+  std::shared_ptr<const std::string> shared = nullptr;
+
+  const std::string& bytes() const { return shared ? *shared : body; }
 };
 
 // Port: what a mount needs beside blobs. Implemented by the daemon.

@@ -15,6 +15,10 @@ absl::Status NotHere() {
   return absl::NotFoundError("it is not on this node, or not for everybody");
 }
 
+api::PeerDocument Shared(const RegistryDocuments::Document& document, bool is_public) {
+  return {document->media_type, {}, is_public, std::shared_ptr<const std::string>(document, &document->body)};
+}
+
 // Whether a stranger may hear that it is nowhere. What names a digest looks then as what is private: whoever
 // guesses digests learns nothing. Of tags he hears what the registry says to everybody, or a thousand nodes
 // would ask for it.
@@ -82,7 +86,7 @@ absl::StatusOr<api::PeerDocument> NodePeerDocuments::GotLately(const Question& q
   if (!kept.ok()) return NotHere();
   const bool is_public = IsPublic((*kept)->access);
   if (!is_public && trust_ != PeerTrust::kProven) return NotHere();
-  return api::PeerDocument{(*kept)->media_type, (*kept)->body, is_public};
+  return Shared(*kept, is_public);
 }
 
 // Only those that are trusted are told why.
@@ -130,6 +134,7 @@ void NodePeerDocuments::AskRegistry(const Question& question, Done done) {
       return std::move(done)(ForCredentials("it takes credentials to get it"));
     // What another's token brought is no evidence of what this node may have.
     if (is_manifest && is_public) Keep(origin, *document);
+    if (question.kind == Question::Kind::kBlob) return std::move(done)(Shared(*document, is_public));
     std::move(done)(api::PeerDocument{(*document)->media_type, (*document)->body, is_public});
   };
   const RegistryDocuments::Ask ask(RegistryDocuments::Freshness::kLately, GrantOf(question));

@@ -57,12 +57,15 @@ void RegistryDocuments::Blob(const BlobOrigin& origin, const Digest& digest, con
 absl::StatusOr<RegistryDocuments::Document> RegistryDocuments::KeptBlob(const BlobOrigin& origin,
                                                                         const Digest& digest) {
   const std::string key = KeyOf("blob", origin, digest.ToString());
+  bool is_coming = false;
   {
-    const std::lock_guard lock(mutex_);
-    if (Document kept = FindKept(key, clock_.Now())) return kept;
+    // First: it is kept before it is not asked for any more.
+    const std::lock_guard lock(asked_elsewhere_->mutex);
+    is_coming = asked_elsewhere_->keys.contains(key);
   }
-  const std::lock_guard lock(asked_elsewhere_->mutex);
-  if (asked_elsewhere_->keys.contains(key)) return absl::UnavailableError("it is on its way");
+  const std::lock_guard lock(mutex_);
+  if (Document kept = FindKept(key, clock_.Now())) return kept;
+  if (is_coming) return absl::UnavailableError("it is on its way");
   return absl::NotFoundError("it was not here lately");
 }
 
@@ -204,6 +207,11 @@ void RegistryDocuments::End(const std::string& key, absl::StatusOr<p2p::FetchedM
 void RegistryDocuments::KeepForNow(const std::string& key, const Document& document) {
   if (document->body.size() > kKeptBytesMax / 2) return;
   const Instant now = clock_.Now();
+  std::erase_if(kept_, [&](const Kept& kept) {
+    if (kept.key != key) return false;
+    kept_bytes_ -= kept.document->body.size();
+    return true;
+  });
   kept_.push_back({key, document, now + keep_});
   kept_bytes_ += document->body.size();
   DropKept(now);

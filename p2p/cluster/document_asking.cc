@@ -12,7 +12,12 @@ namespace sluice::p2p {
 namespace {
 
 // A busy member is asked again after what it said, doubled each time, and no more: of a thousand each asks.
+constexpr Duration kRetryMin = std::chrono::milliseconds(5);
 constexpr Duration kRetryMax = std::chrono::milliseconds(250);
+// Of holders nobody is waited for longer that is only busy: there is a home.
+constexpr Duration kBusyHoldersMax = std::chrono::seconds(2);
+// So many are asked that a member has named, before it is asked itself again.
+constexpr size_t kHelpersMax = 4;
 // So many helpers that were of no use are told of; those before them may have it by now.
 constexpr size_t kTriedMax = 5;
 // In all: who names others without end is not followed.
@@ -36,6 +41,7 @@ DocumentAsking::DocumentAsking(Parts parts, std::vector<Member> members, Wanted 
     : parts_(std::move(parts)),
       wanted_(std::move(wanted)),
       until_(parts_.clock.Now() + wanted_.patience),
+      busy_until_(wanted_.of == Of::kHomes ? until_ : std::min(until_, parts_.clock.Now() + kBusyHoldersMax)),
       done_(std::move(done)) {
   for (Member& member : members) candidates_.push_back({std::move(member)});
   for (size_t i = candidates_.size(); i > 0; --i) queue_.push_back(i - 1);
@@ -58,6 +64,7 @@ void DocumentAsking::Step() {
         Candidate& candidate = candidates_[*next];
         candidate.asked = now;
         candidate.heard = candidate.answered = candidate.noted = false;
+        if (!candidate.is_helper) named_.clear();
         look_again = now + parts_.late_after;
       } else if (look_again == Instant::max() && wanted_.of == Of::kHomes && IsAnyAsked()) {
         return;  // until those are silent for good
@@ -120,18 +127,20 @@ void DocumentAsking::LookAgainAt(Instant when) {
 void DocumentAsking::Put(size_t index) {
   PeerClient::Question question{.path_and_query = wanted_.path, .bytes_max = wanted_.bytes_max};
   Member member;
+  bool is_helper = false;
   {
     const std::lock_guard lock(mutex_);
     member = candidates_[index].member;
+    is_helper = candidates_[index].is_helper;
     const bool is_home = IsHome(index);
     question.role = is_home ? PeerRole::kHome : PeerRole::kPresentOnly;
     if (is_home) question.token = token_;
     question.is_spread = wanted_.is_spread;
-    if (!candidates_[index].is_helper) question.tried = absl::StrJoin(tried_, ",");
+    if (!is_helper) question.tried = absl::StrJoin(tried_, ",");
   }
   // Who is slow leaves time for the next.
-  question.timeout =
-      wanted_.of == Of::kHomes ? wanted_.patience : std::max(Duration(1), (until_ - parts_.clock.Now()) / 2);
+  const Duration left = std::max(Duration(1), until_ - parts_.clock.Now());
+  question.timeout = is_helper ? left / 4 : wanted_.of == Of::kHomes ? wanted_.patience : left / 2;
   question.on_sign = [weak = weak_from_this(), index] {
     if (const auto self = weak.lock()) self->Heard(index);
   };
@@ -174,7 +183,7 @@ void DocumentAsking::Failed(size_t index, absl::Status why) {
     is_noted = candidates_[index].noted;
     is_home = IsHome(index);
   }
-  if (!is_noted) Note(member, why);
+  if (!is_noted) Note(member, is_home, why);
   if (is_home && MayRenewToken(why)) return RenewToken(index);
   if (is_home && (absl::IsUnauthenticated(why) || absl::IsNotFound(why))) return Finish(NotGiven());
   const std::optional<PeerClient::Busy> busy = PeerClient::BusyOf(why);
@@ -182,17 +191,22 @@ void DocumentAsking::Failed(size_t index, absl::Status why) {
     const std::lock_guard lock(mutex_);
     Candidate& candidate = candidates_[index];
     candidate.answered = true;
-    if (busy && wanted_.is_spread && parts_.clock.Now() < until_) {
+    if (busy && wanted_.is_spread && parts_.clock.Now() < busy_until_) {
       PutOff(index, *busy);
     } else if (candidate.is_helper) {
-      if (tried_.size() == kTriedMax) tried_.clear();
-      tried_.push_back(member.name);
+      NoteTried(member.name);
     }
   }
   Step();
 }
 
-// Those that it names are asked first, in its order; then it once more. REQUIRES: mutex_ is held
+// REQUIRES: mutex_ is held
+void DocumentAsking::NoteTried(const std::string& helper) {
+  if (tried_.size() == kTriedMax) tried_.clear();
+  tried_.push_back(helper);
+}
+
+// Those that it names are asked first, in its order, each once; then it once more. REQUIRES: mutex_ is held
 void DocumentAsking::PutOff(size_t index, const PeerClient::Busy& busy) {
   const auto view = parts_.members.view();
   const Instant now = parts_.clock.Now();
@@ -200,8 +214,16 @@ void DocumentAsking::PutOff(size_t index, const PeerClient::Busy& busy) {
   for (const std::string& name : busy.helpers) {
     const auto member = std::find_if(view->members.begin(), view->members.end(),
                                      [&](const Member& known) { return known.name == name; });
-    if (member == view->members.end() || member->is_self || !parts_.health.Usable(*member, now)) continue;
+    if (member == view->members.end() || member->is_self) continue;
     if (std::find(tried_.begin(), tried_.end(), name) != tried_.end()) continue;
+    // Who is not asked is of no use, and who names it again is to know.
+    if (!parts_.health.Usable(*member, now)) {
+      NoteTried(name);
+      continue;
+    }
+    if (named_.size() >= kHelpersMax || std::find(named_.begin(), named_.end(), name) != named_.end())
+      continue;
+    named_.push_back(name);
     const auto known = std::find_if(candidates_.begin(), candidates_.end(), [&](const Candidate& candidate) {
       return candidate.is_helper && candidate.member.name == name;
     });
@@ -217,9 +239,10 @@ void DocumentAsking::PutOff(size_t index, const PeerClient::Busy& busy) {
   }
   Candidate& candidate = candidates_[index];
   if (!candidate.is_helper) {
-    const Duration retry =
-        std::min<Duration>(busy.retry_after * (1 << std::min(candidate.refusals++, 8)), kRetryMax);
-    candidate.not_before = now + std::chrono::duration_cast<Duration>(retry * RandomFraction());
+    const Duration retry = std::clamp<Duration>(busy.retry_after * (1 << std::min(candidate.refusals++, 8)),
+                                                kRetryMin, kRetryMax);
+    candidate.not_before =
+        now + std::max<Duration>(kRetryMin, std::chrono::duration_cast<Duration>(retry * RandomFraction()));
     // Of holders the others may have it, too.
     queue_.insert(wanted_.of == Of::kHomes ? queue_.end() : queue_.begin(), index);
   }
@@ -252,12 +275,14 @@ void DocumentAsking::RenewToken(size_t index) {
                        });
 }
 
-void DocumentAsking::Note(const Member& member, const absl::Status& why) const {
+void DocumentAsking::Note(const Member& member, bool is_home, const absl::Status& why) const {
   if (absl::IsPermissionDenied(why)) return parts_.members.NoteSelf(member.name);
-  if (absl::IsUnauthenticated(why) || absl::IsNotFound(why) || PeerClient::BusyOf(why))
+  // What a registry has may be larger than is said; what a member has by that name is not.
+  const bool is_too_much = absl::IsResourceExhausted(why) && wanted_.of == Of::kHomes;
+  if (absl::IsUnauthenticated(why) || absl::IsNotFound(why) || PeerClient::BusyOf(why) || is_too_much)
     return parts_.health.Succeeded(member.name);
-  // A home said all the while that it is at it.
-  if (absl::IsDeadlineExceeded(why) && wanted_.of == Of::kHomes) return;
+  // It said all the while that it is at it.
+  if (absl::IsDeadlineExceeded(why) && is_home) return;
   const Instant now = parts_.clock.Now();
   const std::string text(why.message());
   Duration skip = MemberHealth::kSkipWrong;
@@ -293,7 +318,8 @@ void DocumentAsking::Finish(absl::StatusOr<PeerClient::Answer> result) {
       silent.push_back(candidate.member);
     }
   }
-  for (const Member& member : silent) Note(member, absl::UnavailableError("it says nothing"));
+  for (const Member& member : silent)
+    Note(member, /*is_home=*/false, absl::UnavailableError("it says nothing"));
   if (done) std::move(done)(std::move(result));
 }
 

@@ -96,19 +96,22 @@ class DocumentAsking : public std::enable_shared_from_this<DocumentAsking> {
   bool MayRenewToken(const absl::Status& why);
   void RenewToken(size_t index);
   void PutOff(size_t index, const PeerClient::Busy& busy);
-  void Note(const Member& member, const absl::Status& why) const;
+  void NoteTried(const std::string& helper);
+  void Note(const Member& member, bool is_home, const absl::Status& why) const;
   void Finish(absl::StatusOr<PeerClient::Answer> result);
   absl::Status NotGiven() const;
 
   const Parts parts_;
   const Wanted wanted_;
   const Instant until_;
+  const Instant busy_until_;  // so long those that are only busy are asked again
 
   mutable std::mutex mutex_;  // guards what follows
   Done done_;                 // null: it is over
   std::vector<Candidate> candidates_;
   std::vector<size_t> queue_;       // of candidates to be asked, the next one last
   std::vector<std::string> tried_;  // helpers that were of no use
+  std::vector<std::string> named_;  // helpers, since a member was asked that is none
   std::string token_;               // that is shown
   bool renewed_ = false;
 };

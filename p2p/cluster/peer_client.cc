@@ -204,7 +204,8 @@ class WholeSink final : public HttpSink {
     verdict_ = StatusOf(head, node_id_);
     if (absl::IsUnauthenticated(verdict_) && SaysPrivate(head, trust_))
       verdict_.SetPayload(kTakesCredentials, absl::Cord());
-    if (absl::IsResourceExhausted(verdict_))
+    // One that says no time has trouble of its own: too many of whatever, or a registry that does not answer.
+    if (absl::IsResourceExhausted(verdict_) && head.headers.Get("Sluice-Retry-Ms"))
       verdict_.SetPayload(kBusy,
                           absl::Cord(absl::StrCat(Abs(head.headers.Get("Sluice-Retry-Ms").value_or("")), "\n",
                                                   Abs(head.headers.Get("Sluice-Helpers").value_or("")))));

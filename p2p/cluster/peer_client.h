@@ -167,7 +167,8 @@ class PeerClient final : public PeerTransport {
 
   // Whether it is an Unauthenticated of a member that says that the origin wants credentials.
   static bool TakesCredentials(const absl::Status& status);
-  // What it said if it is the ResourceExhausted of a busy member to a Question; else nullopt.
+  // What it said if it is the ResourceExhausted of a member that sends what a Question asks for to others
+  // just now; else nullopt.
   static std::optional<Busy> BusyOf(const absl::Status& status);
 
   // Idempotent; later calls are Cancelled.

@@ -12,10 +12,12 @@
 namespace sluice::p2p {
 
 absl::StatusOr<PeerClient::Answer> PeerDocumentClient::Ask(const Digest& key, DocumentAsking::Wanted wanted,
-                                                           Instant deadline) const {
+                                                           Instant deadline, Nearness nearness) const {
   const Instant now = parts_.clock.Now();
   const auto view = parts_.members.view();
-  std::vector<Member> members = NearRanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now);
+  std::vector<Member> members = nearness == Nearness::kOwnZoneFirst
+                                    ? NearRanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now)
+                                    : RanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now);
   wanted.of = DocumentAsking::Of::kHolders;
   wanted.patience = deadline - now;
   const auto came = std::make_shared<std::promise<absl::StatusOr<PeerClient::Answer>>>();
@@ -23,6 +25,8 @@ absl::StatusOr<PeerClient::Answer> PeerDocumentClient::Ask(const Digest& key, Do
   DocumentAsking::Ask(
       parts_, std::move(members), std::move(wanted),
       [came](absl::StatusOr<PeerClient::Answer> answer) { came->set_value(std::move(answer)); });
+  if (coming.wait_for(deadline - now) != std::future_status::ready)
+    return absl::NotFoundError("no member gave it in time");
   absl::StatusOr<PeerClient::Answer> answer = coming.get();
   if (!answer.ok()) return absl::NotFoundError(answer.status().message());
   return answer;
@@ -74,7 +78,7 @@ absl::StatusOr<Recipe> PeerDocumentClient::FetchSealed(const BlobSpec& spec) con
           {.path = absl::StrCat("/sluice/v1/recipes/", spec.digest.ToString()),
            .bytes_max = kRecipeBytesMax,
            .check = check},
-          parts_.clock.Now() + kSealedTimeout);
+          parts_.clock.Now() + kSealedTimeout, Nearness::kByRank);
   if (!answer.ok()) return answer.status();
   return Recipe::DecodeTorrent(answer->body);
 }

@@ -50,8 +50,10 @@ class PeerDocumentClient {
                                       Instant deadline) const;
 
  private:
-  absl::StatusOr<PeerClient::Answer> Ask(const Digest& key, DocumentAsking::Wanted wanted,
-                                         Instant deadline) const;
+  // Who has sealed a blob knows it first among its ranks; what is copied is to come from near.
+  enum class Nearness { kOwnZoneFirst, kByRank };
+  absl::StatusOr<PeerClient::Answer> Ask(const Digest& key, DocumentAsking::Wanted wanted, Instant deadline,
+                                         Nearness nearness = Nearness::kOwnZoneFirst) const;
 
   const DocumentAsking::Parts parts_;
   Telemetry& telemetry_;

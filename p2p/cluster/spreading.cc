@@ -124,7 +124,7 @@ Spreader::Answer Spreader::Ask(const Request& request) {
   chunk->is_coming = request.is_coming;
   NoteTried(*chunk, request);
   if (!HasRoom(*chunk, request.fetch_class, request.is_help, now) || LeavesToHelpers(*chunk, request, now) ||
-      LeavesToZone(*chunk, {request.asker, request.fetch_class, request.tried}, now))
+      IsLeftToZone(*chunk, {request.asker, request.fetch_class, request.tried}, now))
     return Refuse(*chunk, {request.asker, request.fetch_class, request.tried}, transfer_time_, now);
   Answer answer = Hold(Verdict::kSend, request, now);
   BeginSending(*chunk, answer.id, request.asker, now);
@@ -155,6 +155,16 @@ bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request, Insta
   };
   const auto count = std::count_if(chunk.receivers.begin(), chunk.receivers.end(), can_help);
   return count >= limits_.fanout * (demand ? kManyHelpers : 1);
+}
+
+// Not for ever: those of its zone may be no use to it, and it need not say so.
+bool Spreader::IsLeftToZone(Chunk& chunk, const Asker& asker, Instant now) const {
+  if (!LeavesToZone(chunk, asker, now)) return false;
+  if (chunk.left_to_zone.size() >= limits_.receivers_max) chunk.left_to_zone.clear();
+  uint32_t& times = chunk.left_to_zone[asker.name];
+  if (++times <= kLeftToZoneMax) return true;
+  times = 0;
+  return false;
 }
 
 // Whether one of the asker's zone, which is another one, has it or is receiving it, and is not known to be of

@@ -58,6 +58,8 @@ class Spreader {
   using FindMember = std::function<std::optional<std::string>(const std::string& name)>;
 
   static constexpr size_t kLineMax = 12;
+  // So often an asker is left to others of its zone: then it is sent the chunk, whatever they have.
+  static constexpr uint32_t kLeftToZoneMax = 6;
   static constexpr Duration kRetryMin = std::chrono::milliseconds(5);
   static constexpr Duration kRetryMax = std::chrono::seconds(2);
   // A transfer is stuck after four times what they take, and not earlier than this.
@@ -135,6 +137,8 @@ class Spreader {
     std::list<ChunkName>::iterator place;  // in used_
     uint32_t held = 0;                     // requests that hold a place, also by a transfer that is stuck
     bool is_coming = false;                // it is not here whole yet
+    // How often it was left to others of its zone, of askers.
+    absl::flat_hash_map<std::string, uint32_t> left_to_zone;
   };
   struct Held {
     ChunkName chunk;
@@ -164,6 +168,7 @@ class Spreader {
   Answer Hold(Verdict verdict, const Request& request, Instant now);
   bool HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now);
   bool LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const;
+  bool IsLeftToZone(Chunk& chunk, const Asker& asker, Instant now) const;
   bool LeavesToZone(const Chunk& chunk, const Asker& asker, Instant now) const;
   Duration StuckAfter() const { return std::max<Duration>(kStuckMin, 4 * transfer_time_); }
   bool IsNamedEnough(const Receiver& receiver, uint32_t fanout, Instant now) const;

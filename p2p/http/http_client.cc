@@ -960,9 +960,11 @@ class HttpClient::Loop {
     queue_.clear();
     // Nothing can arrive any more: stopping_ is set, and Send looks at it under the lock.
     std::vector<Arrival> arrivals;
+    std::multimap<Instant, Task> timers;  // dropped without the lock: who waits for them may hear of it
     {
       const std::lock_guard lock(mutex_);
       arrivals.swap(arrivals_);
+      timers.swap(timers_);
     }
     for (Arrival& a : arrivals) a.transfer->Finish(absl::CancelledError("the HTTP client is stopped"));
   }

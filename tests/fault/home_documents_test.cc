@@ -433,8 +433,40 @@ TEST_F(SpreadDocumentsTest, OfHomesNobodyIsTold) {
 TEST_F(SpreadDocumentsTest, HelpersThatNameEachOtherLeadBackToTheHome) {
   TheHome().Script(path_, {SendsOnTo(others_[0]), Gives(text_)});
   Other(0).Always(path_, SendsOnTo(others_[1]));
-  Other(1).Script(path_, {SendsOnTo(others_[0]), Refuses(404)});
+  Other(1).Always(path_, SendsOnTo(absl::StrCat(others_[1], ",", others_[0])));
   EXPECT_EQ(BodyOfBlob(), text_);
+  for (size_t i : {0, 1}) EXPECT_EQ(Other(i).request_count(path_), 1u);
+}
+
+// It is not busy with sending: its registry may be away, or it has too much to do.
+TEST_F(SpreadDocumentsTest, AHomeThatSaysNoTimeIsNotWaitedFor) {
+  TheHome().Always(path_, Refuses(503));
+  Home(digest_, 1).Always(path_, Gives(text_));
+  EXPECT_EQ(BodyOfBlob(), text_);
+  EXPECT_EQ(TheHome().request_count(path_), 1u);
+}
+
+TEST_F(SpreadDocumentsTest, StoppingEndsTheWaitForABusyHome) {
+  Make(kSilence, /*late_after=*/1ms);
+  std::promise<void> promise;
+  TheHome().Always(path_, [&](const FaultRequest& request, FaultConnection& to) {
+    SendsOnTo("", "2000")(request, to);
+    if (TheHome().request_count(path_) == 1) promise.set_value();
+  });
+  auto waiting = std::async(std::launch::async, [&] { return Blob().status(); });
+  promise.get_future().wait();
+  std::this_thread::sleep_for(2ms);  // in which it begins to wait, mostly
+  client_->Stop();
+  EXPECT_EQ(waiting.get().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(SpreadDocumentsTest, AHelperThatIsNotAskedJustNowIsOfNoUse) {
+  while (health_.Usable(others_[0], clock_.Now())) health_.Failed(others_[0], clock_.Now(), "it is gone");
+  TheHome().Script(path_, {SendsOnTo(others_[0]), Gives(text_)});
+  EXPECT_EQ(BodyOfBlob(), text_);
+  ASSERT_EQ(TheHome().request_count(path_), 2u);
+  EXPECT_EQ(TheHome().requests(path_)[1].Header("sluice-tried"), others_[0]);
+  EXPECT_EQ(Other(0).request_count(path_), 0u);
 }
 
 TEST_F(HomeDocumentsTest, ATableIsHeldAgainstItsOwnDigest) {

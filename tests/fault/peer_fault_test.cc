@@ -918,6 +918,17 @@ TEST_F(PeerDocumentFaultTest, ABusyMemberIsAskedForABlobAgainWhenNobodyElseHasIt
   EXPECT_EQ(b_.request_count(path_), 1u);
 }
 
+// Its home is to be asked.
+TEST_F(PeerDocumentFaultTest, AMemberThatIsAlwaysBusyIsNotWaitedForLong) {
+  a_.Always(path_, fault::Status(503, {{"Sluice-Node", "good"}, {"Sluice-Retry-Ms", "0"}}, ""));
+  Use({a_.port()});
+  const Instant begun = clock_.Now();
+  EXPECT_TRUE(
+      absl::IsNotFound(Documents().FetchBlob(origin_, spec_.digest, spec_.size, begun + kLong).status()));
+  EXPECT_LT(clock_.Now() - begun, kLong / 2);
+  EXPECT_TRUE(IsUsable(a_)) << "busy is not dead";
+}
+
 TEST_F(PeerDocumentFaultTest, BesideAMemberThatSaysNothingTheNextIsAsked) {
   std::promise<void> promise;
   const std::shared_future<void> third_asked = promise.get_future().share();

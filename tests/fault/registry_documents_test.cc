@@ -186,7 +186,8 @@ TEST_F(RegistryDocumentsTest, AHomeGivesWhatTheRegistryHasAndKeepsManifests) {
             kBody);
   EXPECT_EQ(registry_.request_count(FaultOrigin::ManifestPath(kRepository, digest_.ToString())), 0u)
       << "it is here";
-  EXPECT_EQ(AskHome({Kind::kBlob, place(), blob.ToString()}).value_or(api::PeerDocument()).body, "a recipe");
+  EXPECT_EQ(AskHome({Kind::kBlob, place(), blob.ToString()}).value_or(api::PeerDocument()).bytes(),
+            "a recipe");
   // The registry has no list of referrers: that is an answer too, and asked for once.
   for (int i = 0; i < 2; ++i) {
     const auto list = AskHome({Kind::kReferrers, place(), digest_.ToString()});
@@ -224,7 +225,7 @@ TEST_F(RegistryDocumentsTest, WhatAnotherNodeGaveIsGivenOnForAMoment) {
   for (NodePeerDocuments* from : {&unproven, &proven}) {
     const absl::StatusOr<api::PeerDocument> given = from->GotLately(question);
     ASSERT_TRUE(given.ok()) << given.status();
-    EXPECT_EQ(given->body, "a bootstrap");
+    EXPECT_EQ(given->bytes(), "a bootstrap");
     EXPECT_EQ(given->media_type, "a/b");
     EXPECT_TRUE(given->is_public);
   }
@@ -236,7 +237,7 @@ TEST_F(RegistryDocumentsTest, WhatAnotherNodeGaveIsGivenOnForAMoment) {
       << "it says nothing of other repositories";
   EXPECT_EQ(unproven.GotLately({Question::Kind::kBlob, place(), "sha256:12"}).status().code(),
             absl::StatusCode::kNotFound);
-  EXPECT_EQ(AskHome(question).value_or(api::PeerDocument()).body, "a bootstrap") << "also as a home";
+  EXPECT_EQ(AskHome(question).value_or(api::PeerDocument()).bytes(), "a bootstrap") << "also as a home";
   clock_.ahead = RegistryDocuments::kKeep + 1s;
   EXPECT_EQ(code(unproven), absl::StatusCode::kNotFound);
   // Private, as the member that gave it said.

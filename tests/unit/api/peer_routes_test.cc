@@ -639,6 +639,7 @@ TEST_F(WholeBlobRoutesTest, WhatIsHereGoesToFewNamedAskersAtOnce) {
   EXPECT_EQ(Ask(Path(), "Sluice-From: a\r\nRange: bytes=0-0\r\n").status, 206);
   EXPECT_EQ(Ask(Path(), "Sluice-From: a\r\n", "HEAD").status, 200);
   EXPECT_EQ(Ask(PathOf(p2p::Sha256::Of("absent")), "Sluice-From: a\r\n").status, 404);
+  EXPECT_EQ(Ask(Path(), "Sluice-From: a,b\r\n").status, 400);
   EXPECT_EQ(places_->askers.size(), 2u);
 }
 
@@ -672,6 +673,8 @@ TEST_F(WholeBlobRoutesTest, WhoIsSentOnIsGivenWhatCameAMomentAgo) {
   given_.status = absl::NotFoundError("it is not here");
   EXPECT_EQ(Ask(path, from).status, 404);
   EXPECT_EQ(Ask(path, "Sluice-From: a,b\r\n").status, 400);
+  given_.status = absl::OkStatus();
+  EXPECT_EQ(Ask(path, "Sluice-Role: present-only\r\n").status, 404) << "who has no name would get no place";
 }
 
 // ------------------------------------------------------------------------------------------ races and ends

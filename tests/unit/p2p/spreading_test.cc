@@ -213,6 +213,20 @@ TEST_F(SpreadingTest, ToAnotherZoneItGoesAgainIfNobodyThereCanGiveIt) {
   EXPECT_EQ(Ask("c").verdict, Verdict::kSend) << "those that had it are members no more";
 }
 
+// It may not be able to ask those of its zone, and says nothing of that.
+TEST_F(SpreadingTest, NobodyIsLeftToItsZoneForEver) {
+  Restart({}, "1");
+  Give("c");
+  for (uint32_t i = 0; i < Spreader::kLeftToZoneMax; ++i) {
+    EXPECT_EQ(Ask("d").verdict, Verdict::kRefuse);
+    EXPECT_EQ(Ask("f").verdict, Verdict::kRefuse) << "each is counted for itself";
+  }
+  const Spreader::Answer answer = Ask("d");
+  ASSERT_EQ(answer.verdict, Verdict::kSend);
+  spreader_->Ended(answer.id, Outcome::kNotTaken);
+  EXPECT_EQ(Ask("d").verdict, Verdict::kRefuse) << "from the beginning";
+}
+
 TEST_F(SpreadingTest, AFillIsNotLeftToHelpersThatAreNotNamedToIt) {
   Restart({}, "1");
   GiveUnzoned({"c", "d"});

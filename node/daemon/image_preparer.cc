@@ -339,10 +339,12 @@ void StoreImagePreparer::Drop(Blob::Lease bootstrap) {
 absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBounds& bounds) {
   // The registry gets its time too.
   const Instant now = parts_.clock.Now();
-  TakeFromMembers(lease, now + (bounds.deadline - now) / 2);
+  TakeFromMembers(lease, now + (bounds.deadline - now) / 2, p2p::PeerDocumentClient::From::kHere);
   const BlobKey bootstrap = lease.blob().key();
   const absl::Status filled = TakeFromRegistry(lease.shared(), bounds);
-  if (!filled.ok()) return filled;
+  if (!filled.ok() && !bounds.cancelled)
+    TakeFromMembers(lease, bounds.deadline, p2p::PeerDocumentClient::From::kOtherZones);
+  if (!filled.ok() && !lease.blob().presence().complete()) return filled;
   const absl::StatusOr<index::VerifyReport> report = parts_.store.Verify(bootstrap, parts_.verifier);
   if (!report.ok()) return report.status();
   if (report->bad > 0 || report->unverifiable > 0) {
@@ -360,7 +362,8 @@ absl::Status StoreImagePreparer::MakeSettled(Blob::Lease& lease, const PrepareBo
 
 // As a whole, since a bootstrap has no recipe: only its digest proves it. What members don't give, the fill
 // that follows asks the registry for.
-void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadline) {
+void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadline,
+                                         p2p::PeerDocumentClient::From from) {
   const std::shared_ptr<Blob>& blob = bootstrap.shared();
   if (!parts_.peers) return;
   const ChunkGeometry& geometry = blob->geometry();
@@ -368,7 +371,7 @@ void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadlin
   const std::shared_ptr<const BlobSpec> facts = blob->facts();
   for (const BlobOrigin& origin : facts->origins) {
     const absl::StatusOr<p2p::PeerDocumentClient::WholeBlob> given =
-        parts_.peers->FetchBlob(origin, blob->digest(), geometry.size(), deadline);
+        parts_.peers->FetchBlob(origin, blob->digest(), geometry.size(), deadline, from);
     if (!given.ok()) continue;
     if (!IsPublic(given->access)) parts_.ledger.NoteAccess(blob->key(), origin, OriginAccess::kCredentials);
     for (ChunkIndex index(0); index.value() < geometry.chunk_count(); index = index.next()) {

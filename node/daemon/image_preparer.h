@@ -129,7 +129,7 @@ class StoreImagePreparer final : public ImagePreparer {
                                                const PrepareBounds& bounds);
   void Drop(Blob::Lease bootstrap);
   absl::Status MakeSettled(Blob::Lease& bootstrap, const PrepareBounds& bounds);
-  void TakeFromMembers(Blob::Lease& bootstrap, Instant deadline);
+  void TakeFromMembers(Blob::Lease& bootstrap, Instant deadline, p2p::PeerDocumentClient::From from);
   absl::Status TakeFromRegistry(const std::shared_ptr<Blob>& bootstrap, const PrepareBounds& bounds);
   absl::Status TakeWhole(const std::shared_ptr<Blob>& bootstrap, const BlobOrigin& origin,
                          const StoredForm& stored, const PrepareBounds& bounds);

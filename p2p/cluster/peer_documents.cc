@@ -11,13 +11,31 @@
 
 namespace sluice::p2p {
 
+namespace {
+
+std::string ZoneOfSelf(const MemberView& view) {
+  for (const Member& member : view.members) {
+    if (member.is_self) return member.zone.value_or("");
+  }
+  return {};
+}
+
+}  // namespace
+
 absl::StatusOr<PeerClient::Answer> PeerDocumentClient::Ask(const Digest& key, DocumentAsking::Wanted wanted,
                                                            Instant deadline, Nearness nearness) const {
   const Instant now = parts_.clock.Now();
   const auto view = parts_.members.view();
-  std::vector<Member> members = nearness == Nearness::kOwnZoneFirst
-                                    ? NearRanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now)
-                                    : RanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now);
+  std::vector<Member> members = nearness == Nearness::kByRank
+                                    ? RanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now)
+                                    : NearRanksOfBlob(*view, key, parts_.health, kMembersAskedMax, now);
+  if (nearness == Nearness::kOwnZone || nearness == Nearness::kOtherZones) {
+    const std::string zone = ZoneOfSelf(*view);
+    std::erase_if(members, [&](const Member& member) {
+      const bool is_elsewhere = !zone.empty() && member.zone && !member.zone->empty() && *member.zone != zone;
+      return is_elsewhere != (nearness == Nearness::kOtherZones);
+    });
+  }
   wanted.of = DocumentAsking::Of::kHolders;
   wanted.patience = deadline - now;
   const auto came = std::make_shared<std::promise<absl::StatusOr<PeerClient::Answer>>>();
@@ -85,8 +103,8 @@ absl::StatusOr<Recipe> PeerDocumentClient::FetchSealed(const BlobSpec& spec) con
 
 absl::StatusOr<PeerDocumentClient::WholeBlob> PeerDocumentClient::FetchBlob(const BlobOrigin& origin,
                                                                             const Digest& digest,
-                                                                            uint64_t size,
-                                                                            Instant deadline) const {
+                                                                            uint64_t size, Instant deadline,
+                                                                            From from) const {
   const std::string path = RegistryPathOf(origin, "blobs", digest);
   if (size > kWholeBlobBytesMax)
     return absl::NotFoundError(absl::StrCat(path, " is too large to be taken whole"));
@@ -95,7 +113,8 @@ absl::StatusOr<PeerDocumentClient::WholeBlob> PeerDocumentClient::FetchBlob(cons
     return absl::DataLossError("it does not match its digest");
   };
   absl::StatusOr<PeerClient::Answer> answer =
-      Ask(digest, {.path = path, .bytes_max = size, .check = check, .is_spread = true}, deadline);
+      Ask(digest, {.path = path, .bytes_max = size, .check = check, .is_spread = true}, deadline,
+          from == From::kHere ? Nearness::kOwnZone : Nearness::kOtherZones);
   if (!answer.ok()) return answer.status();
   telemetry_.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].Add(answer->body.size());
   return WholeBlob{std::move(answer->body), answer->access};

@@ -46,12 +46,14 @@ class PeerDocumentClient {
     std::string bytes;
     OriginAccess access = OriginAccess::kHearsay;
   };
+  // Who has one in other zones is asked apart: what comes by its home is smaller, and crosses once.
+  enum class From { kHere, kOtherZones };  // kHere: also whoever is in no zone, or where this node is in none
   absl::StatusOr<WholeBlob> FetchBlob(const BlobOrigin& origin, const Digest& digest, uint64_t size,
-                                      Instant deadline) const;
+                                      Instant deadline, From from = From::kHere) const;
 
  private:
   // Who has sealed a blob knows it first among its ranks; what is copied is to come from near.
-  enum class Nearness { kOwnZoneFirst, kByRank };
+  enum class Nearness { kOwnZoneFirst, kByRank, kOwnZone, kOtherZones };
   absl::StatusOr<PeerClient::Answer> Ask(const Digest& key, DocumentAsking::Wanted wanted, Instant deadline,
                                          Nearness nearness = Nearness::kOwnZoneFirst) const;
 

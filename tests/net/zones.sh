@@ -65,8 +65,8 @@ start_all() {
   done
 }
 
-# pull NODE...: these want the whole image at once.
-pull() {
+# want NODE...: these want the whole image at once, and get it.
+want() {
   local node
   local -A pulls=()
   for node in "$@"; do
@@ -76,14 +76,20 @@ pull() {
   done
   for node in "$@"; do
     wait "${pulls[$node]}" || fail "node $node does not get the image: $(tail -n 2 "$work/pull-$node.log")"
+  done
+}
+# pull NODE...: the same, of an image that push made.
+pull() {
+  local node
+  want "$@"
+  for node in "$@"; do
     [[ $(sha256sum "$work/node$node/data/blobs/"*"${blob#sha256:}"* | cut -d' ' -f1) == "${blob#sha256:}" ]] ||
       fail "node $node has other bytes than the registry"
   done
 }
 # share_list NAME: all want an image of many names and nothing else; sets crossed and origin, of the size of its list.
 share_list() {
-  local node first_line blob_bytes
-  local -A pulls=()
+  local first_line blob_bytes
   mkdir "$work/tree-$1"
   python3 -c 'import os, sys
 for _ in range(20000): open(f"{sys.argv[1]}/{os.urandom(20).hex()}", "w").close()' "$work/tree-$1"
@@ -92,14 +98,7 @@ for _ in range(20000): open(f"{sys.argv[1]}/{os.urandom(20).hex()}", "w").close(
   blob_bytes=$(manifest "$1" | jq '.layers[-1].size')
   count_crossing
   first_line=$(($(origin_log_lines) + 1))
-  for node in "${everyone[@]}"; do
-    timeout 100 "$SLUICE_BIN/sluice" --socket "$work/node$node/run/api.sock" prefetch submit "$image" \
-      >"$work/pull-$node.log" 2>&1 &
-    pulls[$node]=$!
-  done
-  for node in "${everyone[@]}"; do
-    wait "${pulls[$node]}" || fail "node $node does not get the list: $(tail -n 2 "$work/pull-$node.log")"
-  done
+  want "${everyone[@]}"
   crossed=$(ratio "$(crossed)")
   origin=$(ratio "$(origin_requests '^GET [^ ]*/blobs/' "$first_line" | awk '{ sum += $4 } END { print sum + 0 }')")
 }

@@ -21,7 +21,7 @@ put_random_blob() {
 
 # make_mirror_cold: the node has nothing of the blob.
 make_mirror_cold() {
-  sluice blob evict "$blob" >"$work/evict.log" 2>&1 || grep -q 'no blob\|not found\|unknown' "$work/evict.log" ||
+  sluice blob evict "$blob" >"$work/evict.log" 2>&1 || grep -q 'is not in the store' "$work/evict.log" ||
     fail "$(<"$work/evict.log")"
   drop_page_cache
 }

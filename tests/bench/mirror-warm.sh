@@ -1,15 +1,15 @@
 # shellcheck shell=bash disable=SC2154  # run.sh, its lib.sh and lib_mirror.sh set the rest
-# Requests a second that a node's mirror answers for what it has, with wrk, beside nginx with one worker and the same
-# bytes. Arguments: the cases; default: both.
-#   512k  ranges of 512 KiB of a blob
-#   head  HEAD of a manifest
+# Requests a second that a node's mirror answers for what it has, by 16 kept-alive connections, beside nginx with one
+# worker and the same bytes. Arguments: the cases; default: both.
+#   512k  ranges of 512 KiB of a blob, asked for by wrk
+#   head  HEAD of a manifest, asked for by ab (wrk waits for the body that an answer to HEAD never has)
 
 # shellcheck source=tests/bench/lib_mirror.sh
 source tests/bench/lib_mirror.sh
 # shellcheck source=tests/e2e/lib_images.sh
 source tests/e2e/lib_images.sh
 
-readonly wrk_seconds=${WRK_SECONDS:-4}
+readonly connections=16 load_seconds=${LOAD_SECONDS:-4}
 
 start_nginx() {
   nginx=127.0.0.1:$(free_port)
@@ -35,28 +35,35 @@ END
   wait_until curl -fs -r 0-0 -o "$work/download" "http://$nginx/v2/blob" || fail "nginx does not start: $(cat "$work"/nginx/*err*)"
 }
 
-# wrk_script CASE PATH
-wrk_script() {
-  case $1 in
-    512k)
-      cat <<END
+# ranges_per_second HOST PATH
+ranges_per_second() {
+  cat >"$work/wrk.lua" <<END
 local chunks = $((blob_bytes / (512 << 10)))
 request = function()
   local first = math.random(0, chunks - 1) * 524288
   return wrk.format("GET", "$2", {["Range"] = "bytes=" .. first .. "-" .. (first + 524287)})
 end
 END
-      ;;
-    head) echo "request = function() return wrk.format('HEAD', '$2') end" ;;
-  esac
+  wrk -t 1 -c "$connections" -d "${load_seconds}s" -s "$work/wrk.lua" "http://$1/" >"$work/load.log" 2>&1 ||
+    fail "wrk: $(<"$work/load.log")"
+  awk '/^Requests\/sec/ { print $2 }' "$work/load.log"
+}
+
+# heads_per_second HOST PATH
+heads_per_second() {
+  ab -q -k -i -c "$connections" -t "$load_seconds" -n 100000000 "http://$1$2" >"$work/load.log" 2>&1 ||
+    fail "ab: $(<"$work/load.log")"
+  grep -q '^Failed requests: *0$' "$work/load.log" || fail "not all was answered: $(<"$work/load.log")"
+  awk '/^Requests per second/ { print $4 }' "$work/load.log"
 }
 
 # requests_per_second CASE HOST PATH
 requests_per_second() {
-  wrk_script "$1" "$3" >"$work/wrk.lua"
-  wrk -t 1 -c 16 -d "${wrk_seconds}s" -s "$work/wrk.lua" "http://$2/" >"$work/wrk.log" 2>&1 || fail "wrk: $(<"$work/wrk.log")"
-  ! grep -q 'Non-2xx' "$work/wrk.log" || fail "not all was answered: $(<"$work/wrk.log")"
-  awk '/^Requests\/sec/ { print $2 }' "$work/wrk.log"
+  case $1 in
+    512k) ranges_per_second "$2" "$3" ;;
+    head) heads_per_second "$2" "$3" ;;
+  esac
+  ! grep -q 'Non-2xx' "$work/load.log" || fail "not all was answered: $(<"$work/load.log")"
 }
 
 ask_mirror() { ours=$(requests_per_second "$name" "$mirror" "$mirror_path"); }
@@ -65,7 +72,7 @@ ask_nginx() { theirs=$(requests_per_second "$name" "$nginx" "$nginx_path"); }
 measure() {
   local name pair ours theirs nginx mirror_path nginx_path cases=("$@")
   ((${#cases[@]})) || cases=(512k head)
-  install_packages nginx-light wrk
+  install_packages nginx-light wrk apache2-utils
   start_registry
   put_random_blob warm "$((64 << 20))"
   echo layer | gzip >"$work/layer.gz"

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core.hpp>
 #include <cerrno>
@@ -66,6 +67,14 @@ Instant Now() {
 int64_t SecondsSince1970() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
       .count();
+}
+
+// The status line and these headers; the empty line that ends them is not there yet.
+std::string HeadOf(unsigned status, const HttpHeaderList& headers) {
+  std::string head = absl::StrCat("HTTP/1.1 ", status, " ",
+                                  View(http::obsolete_reason(http::int_to_status(status))), "\r\n");
+  for (const auto& [name, value] : headers) absl::StrAppend(&head, name, ": ", value, "\r\n");
+  return head;
 }
 
 // The first bytes that there are, into all of `into`; as read(2) says.
@@ -286,10 +295,7 @@ void HttpSession::OnAnswer(uint64_t request_number, HttpResponse response) {
 }
 
 std::string HttpSession::TextOf(const InterimAnswer& interim) {
-  std::string text = absl::StrCat("HTTP/1.1 ", interim.status, " ",
-                                  View(http::obsolete_reason(http::int_to_status(interim.status))), "\r\n");
-  for (const auto& [name, value] : interim.headers) absl::StrAppend(&text, name, ": ", value, "\r\n");
-  return text + "\r\n";
+  return HeadOf(interim.status, interim.headers) + "\r\n";
 }
 
 void HttpSession::SendInterim(uint64_t request_number, InterimAnswer interim) {
@@ -360,37 +366,37 @@ void HttpSession::Gone() {
 }
 
 void HttpSession::Write(HttpResponse response, After after) {
-  response_ = {};
-  response_.version(11);
-  response_.result(response.status);
-  response_.set(http::field::content_type, response.content_type);
-  for (const auto& [name, value] : response.headers) response_.insert(name, value);
-  response_.body() = std::move(response.body);
+  body_ = std::move(response.body);
   file_.reset();
   if (response.file) TakeFile(*std::move(response.file));
   parts_ = std::move(response.parts);
   parts_left_ = response.parts_length.value_or(0);
   const uint64_t length = response.parts_length ? *response.parts_length
                           : file_               ? file_->span.length
-                                                : response_.body().size();
+                                                : body_.size();
+  head_ = HeadOf(response.status, response.headers);
+  absl::StrAppend(&head_, "Content-Type: ", response.content_type, "\r\n");
   // What has no content says nothing of its length: RFC 9110 section 8.6.
-  if (response.status != 304) response_.content_length(length);
-  response_.keep_alive(after == After::kKeepAlive);
-  serializer_.emplace(response_);
+  if (response.status != 304) absl::StrAppend(&head_, "Content-Length: ", length, "\r\n");
+  // A client of HTTP/1.0 waits for the connection's end unless it is told otherwise: RFC 9112 section 9.3.
+  if (after == After::kClose) {
+    absl::StrAppend(&head_, "Connection: close\r\n");
+  } else if (parser_->get().version() < 11) {
+    absl::StrAppend(&head_, "Connection: keep-alive\r\n");
+  }
+  absl::StrAppend(&head_, "\r\n");
 
   connection_.tcp().expires_after(limits_.idle_timeout);
   auto written = [self = shared_from_this(), after](const error_code& error, size_t) {
     self->OnWritten(error, after);
   };
   const bool head = parser_->is_header_done() && parser_->get().method() == http::verb::head;
-  const bool header_only = head || file_ || parts_;
+  const bool head_only = head || file_ || parts_;
   if (file_ && (head || file_->span.length == 0)) file_.reset();
   if (head) parts_.reset();
-  if (header_only) {
-    http::async_write_header(connection_, *serializer_, std::move(written));
-  } else {
-    http::async_write(connection_, *serializer_, std::move(written));
-  }
+  const std::array<asio::const_buffer, 2> all = {asio::buffer(head_),
+                                                 head_only ? asio::const_buffer() : asio::buffer(body_)};
+  asio::async_write(connection_, all, std::move(written));
 }
 
 void HttpSession::OnWritten(const error_code& error, After after) {

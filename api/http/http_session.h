@@ -121,8 +121,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   HttpConnection connection_;
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
-  boost::beast::http::response<boost::beast::http::string_body> response_;
-  std::optional<boost::beast::http::response_serializer<boost::beast::http::string_body>> serializer_;
+  // What is being sent.
+  std::string head_;
+  std::string body_;
   boost::asio::steady_timer handler_timer_;
   std::optional<Outgoing> file_;  // what is left to send of it
   After after_file_ = After::kClose;

@@ -147,6 +147,15 @@ TEST_F(HttpServerTest, OneConnectionServesManyRequestsAlsoPipelined) {
   EXPECT_THAT(client.ReadAll(), EndsWith("hello 4"));
 }
 
+TEST_F(HttpServerTest, AClientOfHttp10IsToldThatItsConnectionIsKept) {
+  Start(Hello());
+  RawClient client(server_->port());
+  client.Send("HEAD /hello?1 HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n");
+  EXPECT_THAT(client.ReadThrough("\r\n\r\n"), HasSubstr("Connection: keep-alive\r\n"));
+  client.Send("GET /hello?22 HTTP/1.0\r\n\r\n");
+  EXPECT_THAT(client.ReadAll(), AllOf(HasSubstr("Connection: close\r\n"), EndsWith("hello 22")));
+}
+
 TEST_F(HttpServerTest, AClientThatNeverFinishesItsRequestIsClosed) {
   Start(Hello(), {.idle_timeout = std::chrono::milliseconds(50)});
   EXPECT_EQ(Ask("GET /hello HTTP/1.1\r\nHos"), "");

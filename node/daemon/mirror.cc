@@ -50,6 +50,31 @@ std::optional<KnownBlobs::Fact> KnownBlobs::Find(const BlobOrigin& origin, const
   return found->second->second;
 }
 
+bool GivenManifests::Put(const BlobOrigin& origin, const ManifestCache::Kept& manifest, Instant now) {
+  const std::lock_guard lock(mutex_);
+  const size_t bytes = manifest.manifest.body.size();
+  const auto [found, is_new] = entries_.try_emplace({origin, manifest.manifest.digest});
+  Entry& entry = found->second;
+  if (!is_new && entry.until > now && entry.manifest.manifest.access == manifest.manifest.access &&
+      entry.manifest.public_at_ms == manifest.public_at_ms)
+    return false;
+  if (is_new) bytes_ += bytes;
+  entry = {manifest, now + kAgeMax};
+  if (bytes_ > kBytesMax || entries_.size() > kEntriesMax) {
+    entries_.clear();
+    bytes_ = 0;
+  }
+  return true;
+}
+
+std::optional<ManifestCache::Kept> GivenManifests::Find(const BlobOrigin& origin, const Digest& digest,
+                                                        Instant now) {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find({origin, digest});
+  if (found == entries_.end() || found->second.until <= now) return std::nullopt;
+  return found->second.manifest;
+}
+
 // A request that is being answered, once.
 struct Mirror::Asked {
   const MirrorRequest request;
@@ -68,6 +93,10 @@ struct Mirror::Asked {
     }
     if (say) std::move(say)(std::move(answer));
   }
+  bool IsAnswered() {
+    const std::lock_guard lock(mutex);
+    return on_answer == nullptr;
+  }
   void Refuse(Why why) { Say(MirrorRefusal{why}); }
 };
 
@@ -82,10 +111,14 @@ Mirror::AskedPtr Mirror::Begin(MirrorRequest request, OnAnswer on_answer) {
     asked->Refuse(Why::kAbsent);
     return nullptr;
   }
+  return asked;
+}
+
+void Mirror::EndInTime(const AskedPtr& asked) {
+  if (asked->IsAnswered()) return;
   parts_.blobs.io.PostAt(parts_.blobs.clock.Now() + options_.budget, [weak = std::weak_ptr(asked)] {
     if (const AskedPtr late = weak.lock()) late->Refuse(late->when_late);
   });
-  return asked;
 }
 
 // Looks at once at what may be for everybody.
@@ -105,8 +138,17 @@ void Mirror::Document(MirrorRequest request, OnDocument on_document) {
   });
   if (!asked) return;
   BehindRight(asked, [self = shared_from_this(), asked] {
+    if (std::optional<ManifestCache::Kept> given = self->GivenLately(asked->request))
+      return self->JudgeDocument(asked, *std::move(given));
     self->parts_.blobs.io.Post([self, asked] { self->LookForManifest(asked); });
   });
+  EndInTime(asked);
+}
+
+std::optional<ManifestCache::Kept> Mirror::GivenLately(const MirrorRequest& request) {
+  const absl::StatusOr<Digest> digest = Digest::Parse(request.reference);
+  if (request.kind != Kind::kManifest || !digest.ok()) return std::nullopt;
+  return given_.Find(request.origin, *digest, parts_.blobs.clock.Now());
 }
 
 void Mirror::LookForManifest(const AskedPtr& asked) {
@@ -186,7 +228,9 @@ void Mirror::AskPolicy(const AskedPtr& asked, ManifestCache::Kept document) {
 }
 
 void Mirror::GiveDocument(const AskedPtr& asked, ManifestCache::Kept document) {
-  if (asked->request.kind == Kind::kManifest) Remember(asked->origin(), document);
+  if (asked->request.kind == Kind::kManifest &&
+      given_.Put(asked->origin(), document, parts_.blobs.clock.Now()))
+    Remember(asked->origin(), document);
   p2p::FetchedManifest& manifest = document.manifest;
   asked->Say(MirrorDocument{std::move(manifest.media_type), manifest.digest, std::move(manifest.body)});
 }
@@ -212,6 +256,7 @@ void Mirror::Blob(MirrorRequest request, OnBlob on_blob) {
   });
   if (!asked) return;
   BehindRight(asked, [self = shared_from_this(), asked] { self->LookForBlob(asked); });
+  EndInTime(asked);
 }
 
 void Mirror::LookForBlob(const AskedPtr& asked) {

@@ -55,6 +55,32 @@ class KnownBlobs {
   std::map<Name, Order::iterator> entries_;
 };
 
+// The manifests that were given lately, so that a crowd that asks for one does not read it from disk each
+// time. Each is forgotten kAgeMax after it was read: what becomes of the files is seen then.
+//
+// Thread-safe.
+class GivenManifests {
+ public:
+  static constexpr Duration kAgeMax = std::chrono::seconds(5);
+  static constexpr size_t kBytesMax = 8 << 20;
+  static constexpr size_t kEntriesMax = 1024;
+
+  // Whether that was not known yet. Beyond the bounds all are forgotten.
+  bool Put(const BlobOrigin& origin, const ManifestCache::Kept& manifest, Instant now);
+  std::optional<ManifestCache::Kept> Find(const BlobOrigin& origin, const Digest& digest, Instant now);
+
+ private:
+  struct Entry {
+    ManifestCache::Kept manifest;
+    Instant until;
+  };
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  std::map<std::pair<BlobOrigin, Digest>, Entry> entries_;
+  size_t bytes_ = 0;
+};
+
 // A mirror of all registries that this node may ask: ordinary images too come through its store, the other
 // nodes and the homes. Tags are asked of the registry (see ImageDocuments). What was found public not longer
 // ago than `public_ttl` is given to everybody who can connect; what was longer ago is asked of the registry
@@ -102,9 +128,12 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   using Then = absl::AnyInvocable<void(int64_t public_at_ms) &&>;
 
   AskedPtr Begin(api::MirrorRequest request, OnAnswer on_answer);
+  // Unless it is answered already.
+  void EndInTime(const AskedPtr& asked);
   // By what the registry says of who asks.
   using Given = absl::AnyInvocable<void() &&>;
   void BehindRight(const AskedPtr& asked, Given look);
+  std::optional<ManifestCache::Kept> GivenLately(const api::MirrorRequest& request);
   void LookForManifest(const AskedPtr& asked);
   void AskForDocument(const AskedPtr& asked);
   void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);
@@ -133,6 +162,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   const Options options_;
   MirrorTenants tenants_;
   KnownBlobs known_;
+  GivenManifests given_;
 };
 
 }  // namespace sluice

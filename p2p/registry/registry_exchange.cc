@@ -589,6 +589,19 @@ absl::StatusOr<AccessNeed> RegistryCore::PullNeed(const BlobOrigin& origin) cons
 }
 
 absl::StatusOr<Url> RegistryCore::RepositoryUrl(const BlobOrigin& origin) const {
+  {
+    const std::lock_guard lock(urls_mutex_);
+    if (const auto found = urls_.find(origin); found != urls_.end()) return found->second;
+  }
+  absl::StatusOr<Url> url = MakeRepositoryUrl(origin);
+  if (!url.ok()) return url;
+  const std::lock_guard lock(urls_mutex_);
+  if (urls_.size() == kUrlsMax) urls_.clear();
+  urls_.emplace(origin, *url);
+  return url;
+}
+
+absl::StatusOr<Url> RegistryCore::MakeRepositoryUrl(const BlobOrigin& origin) const {
   if (!IsRepositoryName(origin.repository)) {
     return absl::InvalidArgumentError(absl::StrCat(Quoted(origin.repository), " is no repository name"));
   }

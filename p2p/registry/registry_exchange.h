@@ -91,6 +91,13 @@ class RegistryCore : private TokenTransport {
  private:
   void Ask(HttpRequest request, std::unique_ptr<HttpSink> sink) override;
   void After(Duration delay, Task task) override { http.After(delay, std::move(task)); }
+  absl::StatusOr<Url> MakeRepositoryUrl(const BlobOrigin& origin) const;
+
+  static constexpr size_t kUrlsMax = 1024;
+  mutable std::mutex urls_mutex_;
+  // Guarded by urls_mutex_. What was made lately, as each request of a mirror needs one and parsing is slow.
+  // Beyond kUrlsMax all go.
+  mutable std::map<BlobOrigin, Url> urls_;
 };
 
 enum class RegistryAccess { kPull, kPush };

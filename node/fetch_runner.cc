@@ -53,9 +53,10 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
         });
       });
   if (placed.fetch_class == FetchClass::kDemand) {
-    ReaderSeen();
+    fills_changed_ = true;
     WatchFor(*running, running->started);
   }
+  if (placed.for_reader) ReaderSeen();
   return id;
 }
 
@@ -101,7 +102,7 @@ bool FetchRunner::Unwant(Running& running, ChunkIndex index) {
   const uint64_t bit = uint64_t{1} << (position % 64);
   if ((running.wanted[position / 64] & bit) == 0) return false;
   running.wanted[position / 64] &= ~bit;
-  if (--running.wanted_count == 0 && running.order.fetch_class == FetchClass::kDemand) ReaderSeen();
+  if (--running.wanted_count == 0 && running.order.for_reader) ReaderSeen();
   return true;
 }
 
@@ -128,8 +129,15 @@ void FetchRunner::Raise(LegId id, FetchClass fetch_class) {
   running.order.fetch_class = fetch_class;
   running.handle.Raise(fetch_class);
   if (fetch_class != FetchClass::kDemand) return;
-  ReaderSeen();
+  fills_changed_ = true;
   WatchFor(running, parts_.clock.Now());
+}
+
+void FetchRunner::ReaderJoins(LegId id) {
+  const auto found = legs_.find(id);
+  if (found == legs_.end() || found->second->order.fetch_class != FetchClass::kDemand) return;
+  found->second->order.for_reader = true;
+  ReaderSeen();
 }
 
 void FetchRunner::Stop() {

@@ -26,7 +26,8 @@ struct LegOrder {
   Asker asker = Asker::kLocal;
   Grant grant;
   Instant deadline;
-  bool is_hedge = false;  // asked beside one that is late, of somebody who has the chunks
+  bool is_hedge = false;    // asked beside one that is late, of somebody who has the chunks
+  bool for_reader = false;  // demand by others than runtimes: once it is there, they may soon want more
 };
 
 // What becomes of legs. All on the core loop.
@@ -80,6 +81,8 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   void Disown(LegId id, ChunkIndex index);
   // The leg goes on in a higher class. No-op if it has ended, or is in that class or a higher one.
   void Raise(LegId id, FetchClass fetch_class);
+  // A reader waits for it, too, who may soon want more. No-op if it has ended, or is not of class demand.
+  void ReaderJoins(LegId id);
   // Cancels all; no event comes any more.
   void Stop();
 

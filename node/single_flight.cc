@@ -13,6 +13,11 @@ std::string Describe(const Blob& blob, ChunkIndex index) {
   return absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString());
 }
 
+// Whether more may soon be read by whoever reads that: of a runtime's pull only the beginning is demand.
+bool IsForReader(const PendingRead& read) {
+  return read.fetch_class == FetchClass::kDemand && read.asker != Asker::kRuntime;
+}
+
 absl::Status NotComing(const Blob& blob, ChunkIndex index) {
   return absl::NotFoundError(absl::StrCat(Describe(blob, index), " is neither here nor coming"));
 }
@@ -73,6 +78,9 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
   const bool awaits_less = right > chunk->asker;
   if (awaits_less) chunk->asker = right;
   if (asked_beside) AskBesideFill(blob, index);
+  if (IsForReader(read)) {
+    for (const LegId leg : chunk->legs) runner_->ReaderJoins(leg);
+  }
   if (awaits_less && chunk->state == WantedChunk::State::kUnderWay) AskByOwnRight(blob, index);
 }
 
@@ -165,6 +173,16 @@ Instant SingleFlight::DemandDeadline(const WantedChunk& chunk) const {
     if (read.fetch_class == FetchClass::kDemand) latest = std::max(latest, read.deadline);
   }
   return latest;
+}
+
+bool SingleFlight::ReaderWaits(const Blob& blob, ChunkSpan chunks) {
+  for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
+    for (const ReadId id : table_.Find(blob, index)->waiters) {
+      const PendingRead* const read = parts_.reads.Find(id);
+      if (read && IsForReader(*read)) return true;
+    }
+  }
+  return false;
 }
 
 uint32_t SingleFlight::ChunksPerTrip(const PendingRead& read) {
@@ -319,9 +337,9 @@ void SingleFlight::StartLeg(const std::shared_ptr<Blob>& blob, const Group& grou
   const ChunkSpan chunks = leg.chunks;
   // Below demand the time begins now; a reader's ran while the chunk was queued.
   const Instant deadline = fetch_class == FetchClass::kDemand ? group.deadline : Now() + parts_.fetch_timeout;
-  const LegId id = runner_->Start(
-      {std::move(leg), blob, fetch_class, group.asker, group.grant, deadline, why == Beside::kHedge},
-      std::move(slot));
+  const LegId id = runner_->Start({std::move(leg), blob, fetch_class, group.asker, group.grant, deadline,
+                                   why == Beside::kHedge, ReaderWaits(*blob, chunks)},
+                                  std::move(slot));
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {
     WantedChunk* const chunk = table_.Find(*blob, index);
     chunk->state = WantedChunk::State::kUnderWay;

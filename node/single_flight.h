@@ -139,6 +139,7 @@ class SingleFlight final : private LegEvents {
   // The one of those who wait that may wait for the least. REQUIRES: those that were answered are pruned
   Asker LastAsker(const WantedChunk& chunk) const;
   Instant DemandDeadline(const WantedChunk& chunk) const;
+  bool ReaderWaits(const Blob& blob, ChunkSpan chunks);
 
   Group GroupOf(WantedChunk& chunk, ChunkIndex index) const;
   using Groups = absl::InlinedVector<Group, 2>;

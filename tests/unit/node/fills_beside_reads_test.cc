@@ -51,13 +51,15 @@ class FillsBesideReadsTest : public ::testing::Test {
     Settle();
   }
   // A reader's fetch becomes the last of the source's calls, if it is asked for.
-  void Read(const Blob& blob, uint32_t index) {
-    cache_->Read(
-        {.blob = blob.digest(), .range = {uint64_t{index} * kChunk, 1}, .deadline = clock_.now + seconds(30)},
-        [this](absl::StatusOr<ReadResult> result) {
-          ++reads_ended_;
-          if (!result.ok()) read_error_ = result.status();
-        });
+  void Read(const Blob& blob, uint32_t index, Asker asker = Asker::kLocal) {
+    cache_->Read({.blob = blob.digest(),
+                  .range = {uint64_t{index} * kChunk, 1},
+                  .deadline = clock_.now + seconds(30),
+                  .asker = asker},
+                 [this](absl::StatusOr<ReadResult> result) {
+                   ++reads_ended_;
+                   if (!result.ok()) read_error_ = result.status();
+                 });
     Settle();
   }
 
@@ -190,6 +192,38 @@ TEST_F(FillsBesideReadsTest, WhatHasComeWholeOfOneThatMakesRoomIsKept) {
   AnswerAll();
   EXPECT_TRUE(filled_.has_value() && filled_->ok());
   EXPECT_EQ(store_.commits, 17) << "nothing came twice";
+}
+
+TEST_F(FillsBesideReadsTest, BesideTheBeginningOfAPullTwoAreUnderWayAndOnceItIsThereAllOfThem) {
+  const auto other = AddBlob(2, 8);
+  Read(*other, 0, Asker::kRuntime);
+  Fill(*AddBlob(20));
+  ASSERT_EQ(source_.calls.size(), 3u) << "the pull's, and two";
+  source_.Take().SendAll();
+  Settle();
+  EXPECT_EQ(source_.calls.size(), 20u);
+}
+
+TEST_F(FillsBesideReadsTest, TheBeginningOfAPullThatAReaderWaitsForTooIsARead) {
+  const auto other = AddBlob(2, 8);
+  Read(*other, 0, Asker::kRuntime);
+  Read(*other, 0);
+  Fill(*AddBlob(20));
+  ASSERT_EQ(source_.calls.size(), 3u);
+  source_.Take().SendAll();
+  Settle();
+  EXPECT_EQ(source_.calls.size(), 2u) << "the reader was seen";
+  Pass(FillFlows::kReaderKept);
+  EXPECT_EQ(source_.calls.size(), 20u);
+}
+
+TEST_F(FillsBesideReadsTest, WhatMakesRoomDoesSoForTheBeginningOfAPull) {
+  const auto blob = AddBlob(20);
+  Fill(*blob);
+  FlowEach(6);
+  Read(*AddBlob(1, 8), 0, Asker::kRuntime);
+  EXPECT_EQ(Cancelled(), "..xxxx...............");
+  AnswerAll();
 }
 
 TEST_F(FillsBesideReadsTest, WhileAReaderWasSeenTwoAreUnderWayAndAfterwardsAllOfThem) {

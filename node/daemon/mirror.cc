@@ -50,16 +50,16 @@ std::optional<KnownBlobs::Fact> KnownBlobs::Find(const BlobOrigin& origin, const
   return found->second->second;
 }
 
-bool GivenManifests::Put(const BlobOrigin& origin, const ManifestCache::Kept& manifest, Instant now) {
+bool GivenManifests::Put(const BlobOrigin& origin, const ManifestCache::Kept& manifest, Instant read_at) {
   const std::lock_guard lock(mutex_);
   const size_t bytes = manifest.manifest.body.size();
   const auto [found, is_new] = entries_.try_emplace({origin, manifest.manifest.digest});
-  Entry& entry = found->second;
-  if (!is_new && entry.until > now && entry.manifest.manifest.access == manifest.manifest.access &&
+  Given& entry = found->second;
+  if (!is_new && entry.read_at >= read_at && entry.manifest.manifest.access == manifest.manifest.access &&
       entry.manifest.public_at_ms == manifest.public_at_ms)
     return false;
   if (is_new) bytes_ += bytes;
-  entry = {manifest, now + kAgeMax};
+  entry = {manifest, read_at};
   if (bytes_ > kBytesMax || entries_.size() > kEntriesMax) {
     entries_.clear();
     bytes_ = 0;
@@ -67,17 +67,18 @@ bool GivenManifests::Put(const BlobOrigin& origin, const ManifestCache::Kept& ma
   return true;
 }
 
-std::optional<ManifestCache::Kept> GivenManifests::Find(const BlobOrigin& origin, const Digest& digest,
-                                                        Instant now) {
+std::optional<GivenManifests::Given> GivenManifests::Find(const BlobOrigin& origin, const Digest& digest,
+                                                          Instant now) {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find({origin, digest});
-  if (found == entries_.end() || found->second.until <= now) return std::nullopt;
-  return found->second.manifest;
+  if (found == entries_.end() || now - found->second.read_at >= kAgeMax) return std::nullopt;
+  return found->second;
 }
 
 // A request that is being answered, once.
 struct Mirror::Asked {
   const MirrorRequest request;
+  Instant read_at;  // what it is answered with was not read before
 
   std::mutex mutex;
   OnAnswer on_answer;  // guarded by mutex; null: answered
@@ -105,8 +106,10 @@ Mirror::Mirror(Parts parts, Options options)
 
 // Null: it is refused already.
 Mirror::AskedPtr Mirror::Begin(MirrorRequest request, OnAnswer on_answer) {
-  const AskedPtr asked(
-      new Asked{.request = std::move(request), .mutex = {}, .on_answer = std::move(on_answer)});
+  const AskedPtr asked(new Asked{.request = std::move(request),
+                                 .read_at = parts_.blobs.clock.Now(),
+                                 .mutex = {},
+                                 .on_answer = std::move(on_answer)});
   if (!parts_.allowed.Permits(asked->origin()).ok()) {
     asked->Refuse(Why::kAbsent);
     return nullptr;
@@ -138,14 +141,16 @@ void Mirror::Document(MirrorRequest request, OnDocument on_document) {
   });
   if (!asked) return;
   BehindRight(asked, [self = shared_from_this(), asked] {
-    if (std::optional<ManifestCache::Kept> given = self->GivenLately(asked->request))
-      return self->JudgeDocument(asked, *std::move(given));
+    if (std::optional<GivenManifests::Given> given = self->GivenLately(asked->request)) {
+      asked->read_at = given->read_at;
+      return self->JudgeDocument(asked, std::move(given->manifest));
+    }
     self->parts_.blobs.io.Post([self, asked] { self->LookForManifest(asked); });
   });
   EndInTime(asked);
 }
 
-std::optional<ManifestCache::Kept> Mirror::GivenLately(const MirrorRequest& request) {
+std::optional<GivenManifests::Given> Mirror::GivenLately(const MirrorRequest& request) {
   const absl::StatusOr<Digest> digest = Digest::Parse(request.reference);
   if (request.kind != Kind::kManifest || !digest.ok()) return std::nullopt;
   return given_.Find(request.origin, *digest, parts_.blobs.clock.Now());
@@ -228,8 +233,7 @@ void Mirror::AskPolicy(const AskedPtr& asked, ManifestCache::Kept document) {
 }
 
 void Mirror::GiveDocument(const AskedPtr& asked, ManifestCache::Kept document) {
-  if (asked->request.kind == Kind::kManifest &&
-      given_.Put(asked->origin(), document, parts_.blobs.clock.Now()))
+  if (asked->request.kind == Kind::kManifest && given_.Put(asked->origin(), document, asked->read_at))
     Remember(asked->origin(), document);
   p2p::FetchedManifest& manifest = document.manifest;
   asked->Say(MirrorDocument{std::move(manifest.media_type), manifest.digest, std::move(manifest.body)});

@@ -65,19 +65,18 @@ class GivenManifests {
   static constexpr size_t kBytesMax = 8 << 20;
   static constexpr size_t kEntriesMax = 1024;
 
+  struct Given {
+    ManifestCache::Kept manifest;
+    Instant read_at;
+  };
   // Whether that was not known yet. Beyond the bounds all are forgotten.
-  bool Put(const BlobOrigin& origin, const ManifestCache::Kept& manifest, Instant now);
-  std::optional<ManifestCache::Kept> Find(const BlobOrigin& origin, const Digest& digest, Instant now);
+  bool Put(const BlobOrigin& origin, const ManifestCache::Kept& manifest, Instant read_at);
+  std::optional<Given> Find(const BlobOrigin& origin, const Digest& digest, Instant now);
 
  private:
-  struct Entry {
-    ManifestCache::Kept manifest;
-    Instant until;
-  };
-
   std::mutex mutex_;
   // Guarded by mutex_.
-  std::map<std::pair<BlobOrigin, Digest>, Entry> entries_;
+  std::map<std::pair<BlobOrigin, Digest>, Given> entries_;
   size_t bytes_ = 0;
 };
 
@@ -133,7 +132,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   // By what the registry says of who asks.
   using Given = absl::AnyInvocable<void() &&>;
   void BehindRight(const AskedPtr& asked, Given look);
-  std::optional<ManifestCache::Kept> GivenLately(const api::MirrorRequest& request);
+  std::optional<GivenManifests::Given> GivenLately(const api::MirrorRequest& request);
   void LookForManifest(const AskedPtr& asked);
   void AskForDocument(const AskedPtr& asked);
   void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);

@@ -32,19 +32,23 @@ class GivenManifestsTest : public ::testing::Test {
 TEST_F(GivenManifestsTest, WhatWasGivenIsHeldForItsRepositoryAlone) {
   EXPECT_TRUE(Put(ManifestOf("a")));
   EXPECT_FALSE(Put(ManifestOf("a")));
-  EXPECT_EQ(given_.Find(kOrigin, p2p::Sha256::Of("a"), now_)->manifest.body, "a");
+  EXPECT_EQ(given_.Find(kOrigin, p2p::Sha256::Of("a"), now_)->manifest.manifest.body, "a");
   EXPECT_FALSE(Has("b"));
   EXPECT_FALSE(Has("a", {"registry.example", "other"}));
   EXPECT_FALSE(Has("a", {"other.example", "app"}));
 }
 
-// However often it is given meanwhile: what becomes of the file is to be seen.
+// However often it is given meanwhile, and by whoever was still being answered then: what becomes of the file
+// is to be seen.
 TEST_F(GivenManifestsTest, ItIsForgottenSoonAfterItWasRead) {
+  const Instant read_at = now_;
   EXPECT_TRUE(Put(ManifestOf("a")));
   now_ += GivenManifests::kAgeMax - milliseconds(1);
-  EXPECT_FALSE(Put(ManifestOf("a")));
+  EXPECT_EQ(given_.Find(kOrigin, p2p::Sha256::Of("a"), now_)->read_at, read_at);
+  EXPECT_FALSE(given_.Put(kOrigin, ManifestOf("a"), read_at));
   EXPECT_TRUE(Has("a"));
   now_ += milliseconds(1);
+  EXPECT_FALSE(given_.Put(kOrigin, ManifestOf("a"), read_at));
   EXPECT_FALSE(Has("a"));
   EXPECT_TRUE(Put(ManifestOf("a"))) << "it was read again";
   EXPECT_TRUE(Has("a"));
@@ -53,11 +57,12 @@ TEST_F(GivenManifestsTest, ItIsForgottenSoonAfterItWasRead) {
 TEST_F(GivenManifestsTest, WhatIsFoundOutAnewCountsAtOnce) {
   EXPECT_TRUE(Put(ManifestOf("a")));
   EXPECT_TRUE(Put(ManifestOf("a", OriginAccess::kCredentials)));
-  EXPECT_EQ(given_.Find(kOrigin, p2p::Sha256::Of("a"), now_)->manifest.access, OriginAccess::kCredentials);
+  EXPECT_EQ(given_.Find(kOrigin, p2p::Sha256::Of("a"), now_)->manifest.manifest.access,
+            OriginAccess::kCredentials);
   ManifestCache::Kept later = ManifestOf("a");
   later.public_at_ms = 2000;
   EXPECT_TRUE(Put(later));
-  EXPECT_EQ(given_.Find(kOrigin, p2p::Sha256::Of("a"), now_)->public_at_ms, 2000);
+  EXPECT_EQ(given_.Find(kOrigin, p2p::Sha256::Of("a"), now_)->manifest.public_at_ms, 2000);
 }
 
 TEST_F(GivenManifestsTest, BytesAndEntriesAreBounded) {

@@ -192,6 +192,7 @@ absl::Status HttpServer::Impl::Start(std::string_view listen) {
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
     io_.run();
   });
+  pthread_setname_np(thread_.native_handle(), "http-server");
   return absl::OkStatus();
 }
 

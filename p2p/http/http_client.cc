@@ -644,6 +644,7 @@ class HttpClient::Loop {
     fill_connections_ = curl_share_init();
     curl_share_setopt(fill_connections_, CURLSHOPT_SHARE, CURL_LOCK_DATA_CONNECT);
     thread_ = std::thread([this] { Run(); });
+    pthread_setname_np(thread_.native_handle(), "http-client");
   }
 
   ~Loop() {

@@ -1,5 +1,7 @@
 #include "p2p/swarm/swarm.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -215,6 +217,7 @@ absl::Status Swarm::Core::Start(ChunkSink& sink) {
   }
   running_ = true;
   control_ = std::thread([this] { Run(); });
+  pthread_setname_np(control_.native_handle(), "swarm");
   return absl::OkStatus();
 }
 

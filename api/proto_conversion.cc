@@ -668,10 +668,10 @@ void ToProto(const StartReport& from, v1::StartReport& to) {
   to.set_mount_point(from.mount_point);
   ToProto(from.resolve, *to.mutable_resolve());
   to.set_resolve_round_trips(from.resolve_round_trips);
-  ToProto(from.bootstrap, *to.mutable_bootstrap());
-  ToProto(from.blobs, *to.mutable_blobs());
-  ToProto(from.recipes, *to.mutable_recipes());
-  to.set_recipe_round_trips(from.recipe_round_trips);
+  ToProto(from.prepared.bootstrap, *to.mutable_bootstrap());
+  ToProto(from.prepared.blobs, *to.mutable_blobs());
+  ToProto(from.prepared.recipes, *to.mutable_recipes());
+  to.set_recipe_round_trips(from.prepared.recipe_round_trips);
   ToProto(from.mounting, *to.mutable_mounting());
   ToProto(from.watched, *to.mutable_watched());
   to.set_over(from.over);

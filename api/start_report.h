@@ -38,6 +38,14 @@ struct TouchedBytes {
 };
 
 // Why a mount's start took as long as it did: where the time went, and what was foreseen.
+// What had to be there before an image could be mounted, and how long it was waited for, one after the other.
+struct PrepareTimes {
+  Duration blobs{};      // registered, and the right to them shown
+  Duration bootstrap{};  // asked for at the same time
+  Duration recipes{};    // what proves the blobs' chunks: how much longer than the bootstrap it took
+  uint32_t recipe_round_trips = 0;
+};
+
 struct StartReport {
   std::string reference;
   Digest manifest;
@@ -46,10 +54,7 @@ struct StartReport {
   // Until it was mounted, one after the other. Round trips are documents that were asked for in a row.
   Duration resolve{};  // its manifest
   uint32_t resolve_round_trips = 0;
-  Duration bootstrap{};
-  Duration blobs{};    // registered, and the right to them shown
-  Duration recipes{};  // what proves their chunks
-  uint32_t recipe_round_trips = 0;
+  PrepareTimes prepared = {};
   Duration mounting{};
 
   // From then on, while the start was watched.

@@ -33,7 +33,7 @@ struct BlobCacheLimits {
   // Beyond this a read is refused (ResourceExhausted); what nobody waits for is not among them.
   uint32_t reads_waiting_max = 65536;
   // Under way at once, by class; half of it for one registry, a quarter for one blob.
-  std::array<uint32_t, kFetchClassCount> fetches_max = {64, 32, 16, 8};
+  std::array<uint32_t, kFetchClassCount> fetches_max = {64, 64, 16, 8};
   uint32_t readahead_bytes_max = 8 << 20;  // the widest window of a stream
   ReadaheadMode readahead_mode = ReadaheadMode::kAdaptive;
   Duration fetch_timeout = std::chrono::seconds(60);  // of a fetch below demand, from when it starts

@@ -1,6 +1,7 @@
 #include "node/daemon/attached_recipes.h"
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <future>
 #include <map>
@@ -14,10 +15,25 @@ namespace sluice {
 namespace {
 
 using Answer = absl::StatusOr<std::string>;
+constexpr Duration kCancelCheck = std::chrono::milliseconds(100);
+
 using Fetched = absl::StatusOr<p2p::FetchedManifest>;
 
 Answer NoneMatches() {
   return absl::NotFoundError("no recipe that matches the root in the manifest is attached to the image");
+}
+
+absl::Status Cancelled() {
+  return absl::CancelledError("nobody waits for it any more");
+}
+
+// Blocks; false once it is cancelled.
+template <typename Future>
+bool Arrives(const Future& coming, const CancelCheck& cancelled) {
+  while (coming.wait_for(kCancelCheck) != std::future_status::ready) {
+    if (cancelled) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -31,10 +47,9 @@ class AttachedRecipes::Listing : public std::enable_shared_from_this<Listing> {
     documents_.Referrers(origin_, manifest,
                          [self = shared_from_this()](const Fetched& list) { self->TakeList(list); });
   }
-  // Blocks until it has ended. Errors: those of ImageDocuments, where nothing is listed.
-  absl::Status Wait() {
-    ended_.wait();
-    return ended_.get();
+  // Blocks until it has ended. Errors: Cancelled; those of ImageDocuments, where nothing is listed.
+  absl::Status Wait(const CancelCheck& cancelled) const {
+    return Arrives(ended_, cancelled) ? ended_.get() : Cancelled();
   }
 
   // To be read once it has ended. By the blob that they say they are of: anyone who may push can attach a
@@ -90,15 +105,11 @@ AttachedRecipes::AttachedRecipes(ImageDocuments& documents, const BlobOrigin& or
   listing_->Begin(manifest);
 }
 
-uint32_t AttachedRecipes::round_trips() const {
-  (void)listing_->Wait();
-  return listing_->round_trips + fetch_round_trips_;
-}
-
-std::vector<Answer> AttachedRecipes::Fetch(std::span<const BlobSpec> specs) {
-  const absl::Status listed = listing_->Wait();
+std::vector<Answer> AttachedRecipes::Fetch(std::span<const BlobSpec> specs, const CancelCheck& cancelled) {
+  const absl::Status listed = listing_->Wait(cancelled);
   std::vector<Answer> answers(specs.size(), NoneMatches());
   if (!listed.ok()) std::fill(answers.begin(), answers.end(), Answer(listed));
+  if (listed.ok()) round_trips_ = listing_->round_trips;
   // Where there are several, the next ones are asked for together again.
   for (size_t attempt = 0; listed.ok() && attempt < kTriedMax; ++attempt) {
     std::vector<std::pair<size_t, std::future<Fetched>>> asked;
@@ -110,8 +121,9 @@ std::vector<Answer> AttachedRecipes::Fetch(std::span<const BlobSpec> specs) {
       documents_.Blob(origin_, found->second[attempt].digest, p2p::kRecipeBytesMax,
                       [promise](Fetched fetched) { promise->set_value(std::move(fetched)); });
     }
-    if (!asked.empty()) ++fetch_round_trips_;
+    if (!asked.empty()) ++round_trips_;
     for (auto& [i, future] : asked) {
+      if (!Arrives(future, cancelled)) return std::vector<Answer>(specs.size(), Cancelled());
       Fetched fetched = future.get();
       const absl::StatusOr<p2p::Recipe> recipe =
           fetched.ok() ? p2p::Recipe::DecodeTorrent(fetched->body) : fetched.status();

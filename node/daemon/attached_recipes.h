@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/cancel_check.h"
 #include "node/daemon/image_documents.h"
 #include "node/digest.h"
 #include "p2p/registry/manifest.h"
@@ -28,11 +29,12 @@ class AttachedRecipes {
   AttachedRecipes(ImageDocuments& documents, const BlobOrigin& origin, const Digest& manifest);
 
   // For each of `specs`, the encoded recipe that it binds. Errors: NotFound (none that matches the root),
-  // those of ImageDocuments. REQUIRES: each has a root
-  std::vector<absl::StatusOr<std::string>> Fetch(std::span<const BlobSpec> specs);
+  // Cancelled, those of ImageDocuments. REQUIRES: each has a root
+  std::vector<absl::StatusOr<std::string>> Fetch(std::span<const BlobSpec> specs,
+                                                 const CancelCheck& cancelled = {});
 
-  // Documents that were asked for one after the other; those at the same time count as one. Blocks as Fetch.
-  uint32_t round_trips() const;
+  // Documents that came one after the other until Fetch had ended; those at the same time count as one.
+  uint32_t round_trips() const { return round_trips_; }
 
  private:
   class Listing;
@@ -40,7 +42,7 @@ class AttachedRecipes {
   ImageDocuments& documents_;
   const BlobOrigin origin_;
   const std::shared_ptr<Listing> listing_;
-  uint32_t fetch_round_trips_ = 0;
+  uint32_t round_trips_ = 0;
 };
 
 }  // namespace sluice

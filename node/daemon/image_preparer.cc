@@ -99,16 +99,36 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
   // A file that somebody has removed is made anew, but not under a mount.
   CheckFiles(bootstrap.digest);
   for (const BlobSpec& spec : image.image.blobs) CheckFiles(spec.digest);
-  // Their list is on its way while the bootstrap is. Members are asked first.
-  std::unique_ptr<AttachedRecipes> recipe_list;
-  if (!parts_.peers && std::any_of(image.image.blobs.begin(), image.image.blobs.end(),
-                                   [&](const BlobSpec& spec) { return LacksRecipe(spec); }))
-    recipe_list = parts_.resolver.ListRecipes(image.reference.origin, image.manifest);
-  absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(bootstrap, image.image.blobs, bounds);
-  if (!lease.ok()) return lease.status();
-  PreparedImage prepared{*std::move(lease), {}};
-  const Instant has_bootstrap = parts_.clock.Now();
-  prepared.bootstrap_took = has_bootstrap - began;
+  // Either is of no use without the other.
+  std::atomic<bool> failed{false};
+  PrepareBounds both = bounds;
+  both.cancelled = CancelCheck([&] { return bounds.cancelled || failed; });
+  Instant has_bootstrap;
+  std::future<absl::StatusOr<Blob::Lease>> coming = std::async(std::launch::async, [&] {
+    absl::StatusOr<Blob::Lease> lease = PrepareBootstrap(bootstrap, image.image.blobs, both);
+    has_bootstrap = parts_.clock.Now();
+    if (!lease.ok()) failed = true;
+    return lease;
+  });
+  absl::StatusOr<PreparedImage> prepared = PrepareBlobs(image, both);
+  const Instant has_blobs = parts_.clock.Now();
+  if (!prepared.ok()) failed = true;
+  absl::StatusOr<Blob::Lease> lease = coming.get();
+  // What has failed has told the other to stop, which says no more than that.
+  if (!lease.ok() && (prepared.ok() || !absl::IsCancelled(lease.status()))) return lease.status();
+  if (!prepared.ok()) return prepared;
+  prepared->bootstrap = *std::move(lease);
+  api::PrepareTimes& times = prepared->times;
+  const Instant opened = began + times.blobs;
+  times.bootstrap = std::max(has_bootstrap - opened, Duration(0));
+  times.recipes = std::max(has_blobs - std::max(has_bootstrap, opened), Duration(0));
+  return prepared;
+}
+
+absl::StatusOr<PreparedImage> StoreImagePreparer::PrepareBlobs(const ResolvedImage& image,
+                                                               const PrepareBounds& bounds) {
+  const Instant began = parts_.clock.Now();
+  PreparedImage prepared;
   std::vector<std::shared_ptr<Blob>> blobs;
   for (const BlobSpec& spec : image.image.blobs) {
     absl::StatusOr<Blob::Lease> opened = Open(spec, bounds.deadline);
@@ -119,28 +139,19 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::Prepare(const ResolvedImage& i
     blobs.push_back(opened->shared());
     prepared.blobs.push_back(*std::move(opened));
   }
-  const Instant has_blobs = parts_.clock.Now();
-  prepared.blobs_took = has_blobs - has_bootstrap;
+  prepared.times.blobs = parts_.clock.Now() - began;
+  // What comes from the registry is proven when its recipe has come; what members give, only with it.
+  if (!parts_.peers && bounds.on_blobs) bounds.on_blobs(blobs);
   const ImageResolver::RecipesFetched recipes =
-      parts_.resolver.FetchRecipes(image.reference, image.manifest, blobs, recipe_list.get());
+      parts_.resolver.FetchRecipes(image.reference, image.manifest, blobs, bounds.cancelled);
+  if (bounds.cancelled) return absl::CancelledError("the call was cancelled, or the node is stopping");
   if (!recipes.missing.empty()) {
-    spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", reference,
+    spdlog::warn("{}: chunks are served unverified until their blob is whole: {}", image.reference.ToString(),
                  recipes.missing);
   }
-  prepared.recipes_took = parts_.clock.Now() - has_blobs;
-  prepared.recipe_round_trips = recipes.round_trips;
+  prepared.times.recipe_round_trips = recipes.round_trips;
+  if (parts_.peers && bounds.on_blobs) bounds.on_blobs(blobs);
   return prepared;
-}
-
-bool StoreImagePreparer::LacksRecipe(const BlobSpec& spec) const {
-  if (!spec.root || ChunkGeometry(spec.size, spec.chunk_size).chunk_count() <= 1) return false;
-  for (const BlobKey& key : parts_.store.KeysOf(spec.digest)) {
-    const std::shared_ptr<Blob> blob = parts_.store.Find(key);
-    if (!blob) continue;
-    if (blob->presence().complete() && blob->unverified_count() == 0) return false;
-    if (parts_.resolver.HasBoundRecipe(key, *blob->facts())) return false;
-  }
-  return true;
 }
 
 absl::StatusOr<BlobSpec> StoreImagePreparer::FindBlob(const std::string& reference, uint64_t size) {

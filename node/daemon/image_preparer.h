@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "api/start_report.h"
 #include "index/disk_store.h"
 #include "node/blob.h"
 #include "node/cancel_check.h"
@@ -35,15 +36,19 @@ absl::Status RefusedBlob(const Digest& digest);
 struct PreparedImage {
   Blob::Lease bootstrap;
   std::vector<Blob::Lease> blobs;  // in the order of the image's
-  // How long each step took, in this order.
-  Duration bootstrap_took{}, blobs_took{}, recipes_took{};
-  uint32_t recipe_round_trips = 0;  // documents that were asked for in a row for the last
+  api::PrepareTimes times = {};
 };
 
-// How long to go on.
+// How long to go on, and who is told on the way.
 struct PrepareBounds {
+  using OnBlobs = std::function<void(const std::vector<std::shared_ptr<Blob>>&)>;
+
   Instant deadline;
   CancelCheck cancelled;  // once true, the call ends soon with Cancelled
+  // Told once of the blobs, in the image's order, when they may be read: registered, leased by the call, and
+  // with what proves their chunks, where it can be had. On the caller's thread, while the bootstrap may still
+  // be on its way: the call may fail after that.
+  OnBlobs on_blobs = nullptr;
 };
 
 // Port: from a reference to what must be there before the image is mounted, or a blob alone is read.
@@ -61,7 +66,8 @@ class ImagePreparer {
   virtual absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
                                                 const p2p::Platform& platform) = 0;
 
-  // Fetches recipes and bootstrap, checks the bootstrap against the image and registers the blobs. Blocks on
+  // Fetches recipes and bootstrap at the same time, checks the bootstrap against the image and registers the
+  // blobs. Blocks on
   // registry and disk. Errors: InvalidArgument (the image contradicts itself or what is known of its blobs,
   // or its bootstrap is too large), DataLoss (a digest does not hold), DeadlineExceeded, Cancelled,
   // Unavailable, ResourceExhausted, and what else the registry said.
@@ -114,8 +120,6 @@ class StoreImagePreparer final : public ImagePreparer {
  private:
   std::optional<BlobSpec> KnownOf(const BlobOrigin& origin, const Digest& digest) const;
   void CheckFiles(const Digest& digest);
-  // Whether a recipe of the blob is of use, and not here.
-  bool LacksRecipe(const BlobSpec& spec) const;
   absl::StatusOr<Blob::Lease> Open(const BlobSpec& spec, Instant deadline);
   absl::Status ProveRight(const std::shared_ptr<Blob>& blob, const BlobOrigin& origin, Instant deadline);
   absl::StatusOr<OriginAccess> AskForSample(const std::shared_ptr<Blob>& blob, const BlobOrigin& origin,
@@ -125,6 +129,7 @@ class StoreImagePreparer final : public ImagePreparer {
   absl::StatusOr<ImageResolver::Given> AskForBytes(const std::shared_ptr<Blob>& blob,
                                                    const BlobOrigin& origin, ByteRange range,
                                                    Instant deadline);
+  absl::StatusOr<PreparedImage> PrepareBlobs(const ResolvedImage& image, const PrepareBounds& bounds);
   absl::StatusOr<Blob::Lease> PrepareBootstrap(const BlobSpec& spec, const std::vector<BlobSpec>& blobs,
                                                const PrepareBounds& bounds);
   void Drop(Blob::Lease bootstrap);

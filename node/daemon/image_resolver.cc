@@ -127,7 +127,7 @@ void ImageResolver::Keep(const p2p::ImageReference& reference, const p2p::Fetche
 ImageResolver::RecipesFetched ImageResolver::FetchRecipes(const p2p::ImageReference& reference,
                                                           const Digest& manifest,
                                                           std::span<const std::shared_ptr<Blob>> blobs,
-                                                          AttachedRecipes* listed) {
+                                                          const CancelCheck& cancelled) {
   RecipesFetched result;
   const auto note = [&](const Digest& blob, absl::string_view why) {
     absl::StrAppend(&result.missing, result.missing.empty() ? "" : "; ", "blob ", blob.Short(), why);
@@ -136,6 +136,7 @@ ImageResolver::RecipesFetched ImageResolver::FetchRecipes(const p2p::ImageRefere
   std::vector<BlobSpec> wanted;
   const std::string teller = absl::StrCat("manifest ", manifest.ToString(), " of ", reference.ToString());
   for (const std::shared_ptr<Blob>& blob : blobs) {
+    if (cancelled) return result;
     if (const std::optional<Digest> root = blob->facts()->root) roots_.Note(blob->digest(), *root, teller);
     // Nothing of it is to be proven.
     if (blob->presence().complete() && blob->unverified_count() == 0) continue;
@@ -156,13 +157,9 @@ ImageResolver::RecipesFetched ImageResolver::FetchRecipes(const p2p::ImageRefere
     wanted.push_back(*facts);
   }
   if (wanted.empty()) return result;
-  std::unique_ptr<AttachedRecipes> listed_now;
-  if (!listed) {
-    listed_now = ListRecipes(reference.origin, manifest);
-    listed = listed_now.get();
-  }
-  const std::vector<absl::StatusOr<std::string>> recipes = listed->Fetch(wanted);
-  result.round_trips += listed->round_trips();
+  AttachedRecipes listed(documents_, reference.origin, manifest);
+  const std::vector<absl::StatusOr<std::string>> recipes = listed.Fetch(wanted, cancelled);
+  result.round_trips += listed.round_trips();
   for (size_t i = 0; i < wanted.size(); ++i) {
     const absl::Status kept =
         recipes[i].ok() ? recipes_.PutRecipe(keys[i], *recipes[i]) : recipes[i].status();

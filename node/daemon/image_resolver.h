@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "node/blob.h"
 #include "node/blob_key.h"
+#include "node/cancel_check.h"
 #include "node/daemon/attached_recipes.h"
 #include "node/daemon/image_documents.h"
 #include "node/daemon/manifest_cache.h"
@@ -80,14 +81,9 @@ class ImageResolver {
   };
   // Puts the bound recipes of blobs of the image into the store, where they are missing: from members, else
   // from the registry. A recipe that can't be had is no error: its blob is served unverified and checked when
-  // it is complete. `listed` is what ListRecipes gave of that manifest, earlier; null: they are listed now.
+  // it is complete. Once it is cancelled it ends soon, without them.
   RecipesFetched FetchRecipes(const p2p::ImageReference& reference, const Digest& manifest,
-                              std::span<const std::shared_ptr<Blob>> blobs,
-                              AttachedRecipes* listed = nullptr);
-  // Asks the registry what is attached to the manifest, for who will want recipes soon; does not block.
-  std::unique_ptr<AttachedRecipes> ListRecipes(const BlobOrigin& origin, const Digest& manifest) {
-    return std::make_unique<AttachedRecipes>(documents_, origin, manifest);
-  }
+                              std::span<const std::shared_ptr<Blob>> blobs, const CancelCheck& cancelled);
   // Whether the recipe of the blob is here.
   bool HasBoundRecipe(const BlobKey& key, const BlobSpec& facts);
 

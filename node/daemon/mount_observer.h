@@ -21,10 +21,11 @@ class MountObserver {
 
   // An image of that repository is about to be prepared.
   virtual void Resolved(const BlobOrigin& origin, const Digest& manifest) = 0;
-  // Its blobs are leased, in the order of the image's; it is mounted next. `reference` is where it came from.
-  virtual void Mounting(const std::string& mount_point, const std::string& reference, const Digest& manifest,
-                        const std::vector<std::shared_ptr<Blob>>& blobs, api::StartRecording recording) = 0;
-  // It is not, or not any more. No-op if it was not told of the mount.
+  // Its blobs are leased, in the order of the image's, and may be read; it is to be mounted when its
+  // bootstrap is there. `reference` is where it came from.
+  virtual void Preparing(const std::string& mount_point, const std::string& reference, const Digest& manifest,
+                         const std::vector<std::shared_ptr<Blob>>& blobs, api::StartRecording recording) = 0;
+  // It is not mounted, or not any more. No-op if it was not told of the mount.
   virtual void Unmounted(const std::string& mount_point) = 0;
   // A reader waits for absent bytes.
   virtual void Demanded(const BlobKey& key, ByteRange range) = 0;

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "node/cancel_check.h"
 #include "ondemand/mount_point.h"
@@ -308,7 +309,8 @@ void Mounter::RefetchRecipes(std::vector<MountEntry> entries) {
     for (const MountedBlob& mounted : entry.blobs) {
       if (std::shared_ptr<Blob> blob = parts_.store.Find(mounted.key)) blobs.push_back(std::move(blob));
     }
-    const std::string missing = parts_.resolver.FetchRecipes(*reference, entry.manifest, blobs).missing;
+    const std::string missing =
+        parts_.resolver.FetchRecipes(*reference, entry.manifest, blobs, cancelled_).missing;
     if (!missing.empty()) spdlog::warn("{}: chunks are served unverified: {}", entry.reference, missing);
   }
 }
@@ -402,7 +404,12 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   const Duration resolve_took = parts_.clock.Now() - began;
   if (parts_.observer != nullptr) parts_.observer->Resolved(resolved->reference.origin, resolved->manifest);
   const Instant deadline = std::min(request.deadline, parts_.clock.Now() + options_.bootstrap_timeout);
-  absl::StatusOr<PreparedImage> prepared = parts_.preparer.Prepare(*resolved, {deadline, cancelled});
+  const auto on_blobs = [&](const std::vector<std::shared_ptr<Blob>>& blobs) {
+    TellPreparing(mount_point, *resolved, resolve_took, blobs, request.recording);
+  };
+  absl::Cleanup failed = [&] { TellUnmounted(mount_point); };
+  absl::StatusOr<PreparedImage> prepared =
+      parts_.preparer.Prepare(*resolved, {deadline, cancelled, on_blobs});
   if (!prepared.ok()) return prepared.status();
   if (request.cancelled) return absl::CancelledError("whoever asked for the mount has gone");
   MountEntry entry{mount_point,
@@ -414,12 +421,10 @@ absl::StatusOr<api::MountInfo> Mounter::Mount(const api::MountRequest& request) 
   for (const Blob::Lease& lease : prepared->blobs) {
     entry.blobs.push_back(MountedOf(lease.blob(), resolved->reference.origin));
   }
-  TellMounting(entry, *resolved, resolve_took, *prepared, request.recording);
+  parts_.reports.Prepared(mount_point, prepared->times);
   const absl::Status mounted = MountPrepared(entry, std::move(prepared->bootstrap), FlagsOf(request.options));
-  if (!mounted.ok()) {
-    TellUnmounted(entry.mount_point);
-    return mounted;
-  }
+  if (!mounted.ok()) return mounted;
+  std::move(failed).Cancel();
   parts_.reports.Mounted(entry.mount_point);
 
   const bool fill = request.fill == api::FillMode::kBackground ||

@@ -122,8 +122,8 @@ class Mounter final : public api::MountBackend {
   void NoteServed(const BlobKey& key, uint64_t length, const absl::StatusOr<ReadResult>& result);
 
   // --- Mounting.
-  void TellMounting(const MountEntry& entry, const ResolvedImage& resolved, Duration resolve_took,
-                    const PreparedImage& image, api::StartRecording recording);
+  void TellPreparing(const std::string& mount_point, const ResolvedImage& resolved, Duration resolve_took,
+                     const std::vector<std::shared_ptr<Blob>>& blobs, api::StartRecording recording);
   void TellUnmounted(const std::string& mount_point);
   absl::Status UnmountAs(const std::string& requested, api::Readers readers);
   absl::Status MountPrepared(const MountEntry& entry, Blob::Lease bootstrap, uint32_t flags);

@@ -20,24 +20,21 @@ std::string NotMounted(const std::string& image) {
 
 }  // namespace
 
-void Mounter::TellMounting(const MountEntry& entry, const ResolvedImage& resolved, Duration resolve_took,
-                           const PreparedImage& image, api::StartRecording recording) {
-  std::vector<std::shared_ptr<Blob>> blobs;
-  for (const Blob::Lease& lease : image.blobs) blobs.push_back(lease.shared());
-  api::StartReport report{.reference = entry.reference,
-                          .manifest = entry.manifest,
-                          .mount_point = entry.mount_point,
+void Mounter::TellPreparing(const std::string& mount_point, const ResolvedImage& resolved,
+                            Duration resolve_took, const std::vector<std::shared_ptr<Blob>>& blobs,
+                            api::StartRecording recording) {
+  const std::string reference = resolved.reference.ToString();
+  const DoorPtr door = this->door();
+  api::StartReport report{.reference = reference,
+                          .manifest = resolved.manifest,
+                          .mount_point = mount_point,
                           .resolve = resolve_took,
-                          .resolve_round_trips = resolved.round_trips,
-                          .bootstrap = image.bootstrap_took,
-                          .blobs = image.blobs_took,
-                          .recipes = image.recipes_took,
-                          .recipe_round_trips = image.recipe_round_trips};
-  report.sees_present = entry.backend == ondemand::BackendName(ondemand::Backend::kFanotify);
+                          .resolve_round_trips = resolved.round_trips};
+  report.sees_present = door && door->backend() == ondemand::Backend::kFanotify;
   // First, since the observer tells the reports what it foresees.
   parts_.reports.Begin(std::move(report), blobs);
   if (parts_.observer != nullptr)
-    parts_.observer->Mounting(entry.mount_point, entry.reference, entry.manifest, blobs, recording);
+    parts_.observer->Preparing(mount_point, reference, resolved.manifest, blobs, recording);
 }
 
 void Mounter::TellUnmounted(const std::string& mount_point) {

@@ -72,7 +72,7 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
 
   std::optional<ImageProfile> Find(const Digest& manifest);
   void Resolved(const BlobOrigin& origin, const Digest& manifest);
-  void Mounting(const std::string& mount_point, std::shared_ptr<Start> start);
+  void Preparing(const std::string& mount_point, std::shared_ptr<Start> start);
   void Unmounted(const std::string& mount_point);
   void Demanded(const BlobKey& key, ByteRange range);
   bool Watches(const BlobKey& key);
@@ -204,7 +204,7 @@ void StartProfiles::Core::Replay(Start& start, const ImageProfile& profile) {
 
 // --------------------------------------------------------------------------------------------- recording
 
-void StartProfiles::Core::Mounting(const std::string& mount_point, std::shared_ptr<Start> start) {
+void StartProfiles::Core::Preparing(const std::string& mount_point, std::shared_ptr<Start> start) {
   const absl::StatusOr<p2p::KeptProfile> known = parts_.profiles.Get(start->manifest);
   const bool sees_all = parts_.sees_present_reads();
   const bool enough = known.ok() && known->profile.runs >= kStartsEnough && AllComplete(start->blobs);
@@ -465,11 +465,11 @@ void StartProfiles::Resolved(const BlobOrigin& origin, const Digest& manifest) {
   core_->Resolved(origin, manifest);
 }
 
-void StartProfiles::Mounting(const std::string& mount_point, const std::string& reference,
-                             const Digest& manifest, const std::vector<std::shared_ptr<Blob>>& blobs,
-                             api::StartRecording recording) {
-  core_->Mounting(mount_point, std::make_shared<Start>(mount_point, reference, manifest, blobs, recording,
-                                                       core_->parts().clock.Now()));
+void StartProfiles::Preparing(const std::string& mount_point, const std::string& reference,
+                              const Digest& manifest, const std::vector<std::shared_ptr<Blob>>& blobs,
+                              api::StartRecording recording) {
+  core_->Preparing(mount_point, std::make_shared<Start>(mount_point, reference, manifest, blobs, recording,
+                                                        core_->parts().clock.Now()));
 }
 
 void StartProfiles::Unmounted(const std::string& mount_point) {

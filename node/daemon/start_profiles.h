@@ -94,8 +94,8 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
   void AwaitEnded(const Digest& manifest, Instant deadline);
 
   void Resolved(const BlobOrigin& origin, const Digest& manifest) override;
-  void Mounting(const std::string& mount_point, const std::string& reference, const Digest& manifest,
-                const std::vector<std::shared_ptr<Blob>>& blobs, api::StartRecording recording) override;
+  void Preparing(const std::string& mount_point, const std::string& reference, const Digest& manifest,
+                 const std::vector<std::shared_ptr<Blob>>& blobs, api::StartRecording recording) override;
   void Unmounted(const std::string& mount_point) override;
   void Demanded(const BlobKey& key, ByteRange range) override;
   bool Watches(const BlobKey& key) override;

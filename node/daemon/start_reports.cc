@@ -17,7 +17,7 @@ StartReports::Chunks::Chunks(const Blob& blob)
 
 void StartReports::Begin(api::StartReport report, const std::vector<std::shared_ptr<Blob>>& blobs) {
   Entry entry;
-  entry.began = clock_.Now();
+  entry.prepared = clock_.Now();
   for (const std::shared_ptr<Blob>& blob : blobs) {
     entry.blobs.push_back(blob->key());
     entry.chunks.try_emplace(blob->key(), *blob);
@@ -30,6 +30,15 @@ void StartReports::Begin(api::StartReport report, const std::vector<std::shared_
   CountWatched();
 }
 
+void StartReports::Prepared(const std::string& mount_point, const api::PrepareTimes& times) {
+  const Instant now = clock_.Now();
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(mount_point);
+  if (found == entries_.end()) return;
+  found->second.prepared = now;
+  found->second.report.prepared = times;
+}
+
 void StartReports::Mounted(const std::string& mount_point) {
   const Instant now = clock_.Now();
   const std::lock_guard lock(mutex_);
@@ -38,7 +47,7 @@ void StartReports::Mounted(const std::string& mount_point) {
   Entry& entry = found->second;
   // Somebody may have read of it before this thread was told.
   entry.mounted = entry.first_read ? std::min(now, *entry.first_read) : now;
-  entry.report.mounting = *entry.mounted - entry.began;
+  entry.report.mounting = *entry.mounted - entry.prepared;
 }
 
 void StartReports::Moved(const std::string& from, const std::string& to) {

@@ -37,9 +37,11 @@ class StartReports final : public ChunkObserver {
   explicit StartReports(const Clock& clock, Duration length = kLengthDefault)
       : clock_(clock), length_(length) {}
 
-  // It is mounted next: what is known of the time until then, and its blobs, in the image's order. In place
-  // of an earlier one at the same mount point.
+  // Its blobs may be read, in the image's order, and it is to be mounted: what is known of the time until
+  // then. In place of an earlier one at the same mount point.
   void Begin(api::StartReport report, const std::vector<std::shared_ptr<Blob>>& blobs);
+  // It is mounted next. As the next, a no-op if it is not known.
+  void Prepared(const std::string& mount_point, const api::PrepareTimes& times);
   // It is mounted.
   void Mounted(const std::string& mount_point);
   // It is elsewhere from now on, where it is not watched any more.
@@ -72,7 +74,7 @@ class StartReports final : public ChunkObserver {
   };
   struct Entry {
     api::StartReport report;
-    Instant began{};
+    Instant prepared{};
     uint64_t reads_before = 0;  // of those that were told of, how many it is not for
     std::optional<Instant> mounted, first_read, ended;
     int waiting = 0;  // readers

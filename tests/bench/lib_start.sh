@@ -21,10 +21,11 @@ start_empty() {
   mkdir -p "$mount"
 }
 
-# timed_start: on the node that is used; sets took, fetched (bytes of blobs from the registry) and what busy_end does.
+# timed_start: on the node that is used, by an asker that need not be read from disk first; sets took, fetched (bytes of blobs from the registry) and what busy_end does.
 timed_start() {
   local started both
   drop_page_cache
+  sluice --help >"$work/asker.log"
   busy_begin
   started=$EPOCHREALTIME
   mount_image lazy "$mount"

@@ -33,6 +33,7 @@ start_pulled() {
   local started both
   forget_images
   drop_page_cache
+  ctr --help >"$work/asker.log"
   started=$EPOCHREALTIME
   pull "$registry/ordinary:1"
   both=$(replay "$trace" "$(unpacked)" "$started") || fail "the replay of '$trace' failed"

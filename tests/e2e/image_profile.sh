@@ -111,7 +111,8 @@ note "it is said where the time of a start went, and what was foreseen"
 why() { sluice --output json status "$1" --why | jq '.starts[0]'; }
 adds_up='([.waited[] | .queued_seconds + .answer_seconds + .wire_seconds + .verified_seconds + .stored_seconds <=
     .waited_seconds + 1e-6] | all) and .waiting_seconds <= .watched_seconds + 1e-6 and .failed == 0 and
-  ([.resolve_seconds, .bootstrap_seconds, .recipes_seconds, .mounting_seconds] | all(. > 0)) and .blobs_seconds >= 0 and
+  ([.resolve_seconds, .bootstrap_seconds, .mounting_seconds] | all(. > 0)) and
+  ([.recipes_seconds, .blobs_seconds] | all(. >= 0)) and
   .resolve_round_trips >= 1 and .recipe_round_trips >= 1 and .touched_bytes.late <= .touched_bytes.waited'
 foreseen() {
   why "$image" | jq -e '.touched_bytes | .profile >= 3 * 65536 and .hint + .fill == 0' >"$work/output"
@@ -141,6 +142,34 @@ if [[ ${BACKEND:-fanotify} != cachefiles ]]; then
   wait_until here || fail "what was there does not count as here: $(why "$image")"
 fi
 sluice umount "$work/node2/mnt" >&2
+
+note "it is brought in while the bootstrap is still on its way, and who goes meanwhile leaves nothing behind"
+if [[ ${BACKEND:-fanotify} != cachefiles ]]; then
+  manifest app | jq -r '.layers[-1].digest' >"$work/stall"
+  python3 "$e2e_dir/stalling_proxy.py" "$registry" "$work/stall" >"$work/proxy" 2>"$work/proxy.log" &
+  wait_until test -s "$work/proxy" || fail "the proxy does not start: $(<"$work/proxy.log")"
+  direct=$registry registry=127.0.0.1:$(<"$work/proxy")
+  profiles=$data_dir/profiles
+  use_node 4
+  mkdir -p "$data_dir"
+  cp -r "$profiles" "$data_dir/profiles"
+  start_node
+  "$SLUICE_BIN/sluice" --socket "$run_dir/api.sock" mount "$registry/app:1" "$work/node4/mnt" >"$work/early" 2>&1 &
+  mounting=$!
+  wait_until brought_in || fail "nothing is brought in before the bootstrap: $(<"$work/early")"
+  alive "$mounting" || fail "the mount did not wait for its bootstrap: $(<"$work/early")"
+  kill -TERM "$mounting"
+  wait_until gone "$mounting" || fail "it does not end"
+  ended() { (($(metric sluice_profile_bytes_total 'result="unread"') >= 3 * 65536)); }
+  wait_until ended || fail "the replay of a start that is not made goes on"
+  [[ -z $(mounts_below "$work/node4") ]] || fail "it is mounted all the same"
+  rm "$work/stall"
+  sluice mount "$registry/app:1" "$work/node4/mnt" >&2
+  for file in "${touched[@]}"; do cmp -n 65536 "$work/tree/$file" "$work/node4/mnt/$file" || fail "$file has other bytes"; done
+  sluice umount "$work/node4/mnt" >&2
+  stop_node
+  registry=$direct
+fi
 
 note "what somebody has attached that is no profile of the image is advice that nobody takes"
 jq -c '.manifest = "sha256:" + ("0" * 64)' "$work/profile.json" >"$work/hostile.json"

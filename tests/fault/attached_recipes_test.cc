@@ -124,6 +124,20 @@ TEST_F(AttachedRecipesTest, WhereNothingCanBeListedEachIsToldWhy) {
     EXPECT_TRUE(absl::IsUnavailable(fetched.status())) << fetched.status();
 }
 
+TEST_F(AttachedRecipesTest, WhoIsCancelledIsToldSoWhileTheRegistryIsSilent) {
+  const std::string artifact = Attach(torrent_);
+  std::latch gone(1);
+  registry_.Script(artifact, {[&](const FaultRequest& request, FaultConnection& to) {
+                     gone.wait();
+                     registry_.ServeByTheRules(request, to);
+                   }});
+  AttachedRecipes recipes = Listed();
+  const std::atomic<bool> cancelled{true};
+  EXPECT_TRUE(absl::IsCancelled(recipes.Fetch({&spec_, 1}, cancelled).at(0).status()));
+  EXPECT_EQ(recipes.round_trips(), 0u);
+  gone.count_down();
+}
+
 TEST_F(AttachedRecipesTest, WhoWantsThemNoMoreGoesWhileTheRegistryIsSilent) {
   const std::string artifact = Attach(torrent_);
   std::latch gone(1);

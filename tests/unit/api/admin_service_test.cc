@@ -277,10 +277,10 @@ TEST_F(AdminServiceTest, StartsCarryEveryField) {
   start.mount_point = "/mnt/a";
   start.resolve = milliseconds(1);
   start.resolve_round_trips = 2;
-  start.bootstrap = milliseconds(3);
-  start.blobs = milliseconds(4);
-  start.recipes = milliseconds(5);
-  start.recipe_round_trips = 6;
+  start.prepared.bootstrap = milliseconds(3);
+  start.prepared.blobs = milliseconds(4);
+  start.prepared.recipes = milliseconds(5);
+  start.prepared.recipe_round_trips = 6;
   start.mounting = milliseconds(7);
   start.watched = milliseconds(8);
   start.over = true;

@@ -83,7 +83,7 @@ class StartProfilesTest : public ::testing::Test {
   void Mount(const std::string& at = "/mnt",
              api::StartRecording recording = api::StartRecording::kAsConfigured) {
     starts_->Resolved({"registry", "image"}, Named(9));
-    starts_->Mounting(at, "registry/image:1", Named(9), blobs_, recording);
+    starts_->Preparing(at, "registry/image:1", Named(9), blobs_, recording);
     Settle();
   }
   // As a mounter does beside.

@@ -4,6 +4,14 @@
 #include <utility>
 
 namespace sluice {
+namespace {
+
+// A registry that is too busy, or away for a moment.
+bool PassesSoon(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) || absl::IsDeadlineExceeded(status);
+}
+
+}  // namespace
 
 ProfileReplay::ProfileReplay(BlobCache& cache, Telemetry& telemetry, std::vector<std::shared_ptr<Blob>> blobs,
                              const ImageProfile& profile, Limits limits)
@@ -28,7 +36,7 @@ void ProfileReplay::Begin() {
 }
 
 void ProfileReplay::Pump() {
-  while (!ended_ && under_way_bytes_ < limits_.under_way_bytes_max &&
+  while (!ended_ && !waits_ && under_way_bytes_ < limits_.under_way_bytes_max &&
          unread_bytes_ < limits_.unread_bytes_max) {
     const std::optional<Run> run = NextRun();
     if (!run) return;
@@ -79,13 +87,30 @@ void ProfileReplay::RunEnded(uint64_t number, const absl::Status& status) {
     ended_ = true;
     return;
   }
+  if (PassesSoon(status)) return PutBack(run);
   if (!status.ok()) return End();
   telemetry_.profile_bytes[static_cast<size_t>(ProfileResult::kFetched)].Add(run.bytes);
   Pump();
 }
 
+void ProfileReplay::PutBack(const Run& run) {
+  waits_ = true;
+  NotUnread(run);
+  spans_.insert(spans_.begin() + static_cast<std::ptrdiff_t>(next_), {run.blob, run.chunks, 0});
+}
+
+// What has not come is nothing that could have been read.
+void ProfileReplay::NotUnread(const Run& run) {
+  for (ChunkIndex at = run.chunks.first; at < run.chunks.end(); at = at.next()) {
+    if (!unread_[run.blob].Has(at)) continue;
+    unread_[run.blob].Remove(at);
+    unread_bytes_ -= BytesOf(run.blob, {at, 1});
+  }
+}
+
 void ProfileReplay::Touched(uint32_t blob, ChunkSpan chunks) {
   if (ended_) return;
+  const bool waited = std::exchange(waits_, false);
   touched_[blob].Add(chunks);
   uint64_t used = 0;
   for (ChunkIndex at = chunks.first; at < chunks.end(); at = at.next()) {
@@ -93,20 +118,16 @@ void ProfileReplay::Touched(uint32_t blob, ChunkSpan chunks) {
     unread_[blob].Remove(at);
     used += BytesOf(blob, {at, 1});
   }
-  if (used == 0) return;
   unread_bytes_ -= used;
   telemetry_.profile_bytes[static_cast<size_t>(ProfileResult::kUsed)].Add(used);
-  Pump();
+  if (used > 0 || waited) Pump();
 }
 
 void ProfileReplay::End() {
   if (std::exchange(ended_, true)) return;
   for (const auto& [number, run] : under_way_) {
     cache_.StopFill(run.fill);
-    // What has not come is nothing that could have been read.
-    for (ChunkIndex at = run.chunks.first; at < run.chunks.end(); at = at.next()) {
-      if (unread_[run.blob].Has(at)) unread_bytes_ -= BytesOf(run.blob, {at, 1});
-    }
+    NotUnread(run);
   }
   under_way_.clear();
   telemetry_.profile_bytes[static_cast<size_t>(ProfileResult::kUnread)].Add(unread_bytes_);

@@ -19,7 +19,9 @@ namespace sluice {
 // are under way at once, so that what is needed first comes first; demands go before all of them.
 //
 // A profile may be wrong or hostile: what was brought in and not read yet has a bound, beyond which no more
-// is brought until some of it is read. What can't be had ends the replay: the reader will hear why.
+// is brought until some of it is read. What can't be had ends the replay: the reader will hear why. Where the
+// source only can't give it just now, it goes on when a reader next touches what nobody did before: by then
+// somebody has waited for the source.
 //
 // Owned by the core loop; made anywhere.
 class ProfileReplay : public std::enable_shared_from_this<ProfileReplay> {
@@ -55,6 +57,9 @@ class ProfileReplay : public std::enable_shared_from_this<ProfileReplay> {
   std::optional<Run> NextRun();
   void Start(Run run);
   void RunEnded(uint64_t number, const absl::Status& status);
+  // It has not come, and is to be asked for again.
+  void PutBack(const Run& run);
+  void NotUnread(const Run& run);
   uint64_t BytesOf(uint32_t blob, ChunkSpan chunks) const {
     return blobs_[blob]->geometry().RangeOf(chunks).length;
   }
@@ -71,6 +76,7 @@ class ProfileReplay : public std::enable_shared_from_this<ProfileReplay> {
   uint64_t next_number_ = 0;
   uint64_t under_way_bytes_ = 0;
   uint64_t unread_bytes_ = 0;
+  bool waits_ = false;  // for the next touch
   bool ended_ = false;
 };
 

@@ -171,6 +171,27 @@ TEST_F(ProfileReplayTest, WhatCantBeHadEndsIt) {
   EXPECT_THAT(Asked(), IsEmpty());
 }
 
+TEST_F(ProfileReplayTest, WhatCantBeHadJustNowIsAskedForAgainWhenAReaderComes) {
+  Begin({Span(0, 0, 1), Span(0, 5, 1), Span(0, 10, 1)}, {.under_way_bytes_max = 2 * kChunk});
+  ASSERT_THAT(Asked(), SizeIs(2));
+  source_.Take().Fail(absl::ResourceExhaustedError("429"));
+  Settle();
+  for (int i = 0; i < 100 && !source_.calls.empty(); ++i) {
+    source_.Take().Fail(absl::UnavailableError("503"));
+    clock_.now += std::chrono::seconds(1);
+    Settle();
+  }
+  EXPECT_THAT(Asked(), IsEmpty()) << "no faster than readers come";
+  EXPECT_EQ(Bytes(ProfileResult::kFetched), 0u);
+  replay_->Touched(1, {ChunkIndex(0), 1});
+  Settle();
+  EXPECT_THAT(Asked(), SizeIs(2));
+  AnswerAll();
+  EXPECT_EQ(Bytes(ProfileResult::kFetched), 3 * kChunk);
+  replay_->End();
+  EXPECT_EQ(Bytes(ProfileResult::kUnread), 3 * kChunk);
+}
+
 TEST_F(ProfileReplayTest, SpansOutsideTheImageArePassedOver) {
   Begin({Span(7, 0, 1), Span(0, 1000, 5), Span(0, 999, 60000), Span(1, 65000, 1)});
   ASSERT_THAT(Asked(), SizeIs(1));

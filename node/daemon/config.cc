@@ -322,7 +322,7 @@ const std::vector<Setting>& Settings() {
       Text("cluster.name", &Config::cluster_name,
            "this node's name in the cluster, each only once; empty is its address, or host name and port"),
       List("cluster.advertise", &Config::cluster_advertise,
-           "IP:port at which others reach this node; empty is cluster.listen, or as others find it"),
+           "IP, or IP:port, at which others reach this node; empty is cluster.listen, or as others find it"),
       Text("cluster.zone", &Config::cluster_zone,
            "where this node is; what other zones have comes to one node of a zone, and from there to the "
            "rest of it"),

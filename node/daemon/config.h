@@ -31,8 +31,9 @@ struct Config {
   std::string cluster_listen;                // host:port for other nodes; "" turns it off
   std::vector<std::string> cluster_members;  // host:port
   Duration cluster_refresh = std::chrono::seconds(10);
-  std::string cluster_name;                    // "" is its address, or host name and port
-  std::vector<std::string> cluster_advertise;  // host:port; none: cluster.listen, if that is no wildcard
+  std::string cluster_name;  // "" is its address, or host name and port
+  // host:port, or host: at cluster.listen's port; none: cluster.listen, if that is no wildcard.
+  std::vector<std::string> cluster_advertise;
   std::string cluster_zone;
   std::string cluster_zone_label;  // of the node's object in Kubernetes, which tells the zone; "" is none
   Duration cluster_member_ttl = std::chrono::minutes(5);

@@ -27,7 +27,8 @@ absl::StatusOr<p2p::MemberRow> OwnRow(const Config& config, const p2p::HostPort&
                                       const std::string& zone) {
   p2p::MemberRow row;
   for (const std::string& text : config.cluster_advertise) {
-    absl::StatusOr<p2p::HostPort> address = p2p::HostPort::Parse(text);
+    absl::StatusOr<p2p::HostPort> address = p2p::HostPort{text, listen.port};
+    if (!p2p::IsIpLiteral(text) || listen.port == 0) address = p2p::HostPort::Parse(text);
     if (!address.ok()) return InSetting("cluster.advertise", address.status());
     address->host = p2p::CanonicalHost(address->host);
     row.addresses.push_back(*std::move(address));

@@ -44,5 +44,18 @@ TEST(DescribeOthersTest, NamesAtMostTen) {
             "node-9 and 990 more");
 }
 
+TEST(OwnRowTest, AnAddressWithoutAPortIsAtThePortThatIsListenedOn) {
+  Config config;
+  config.cluster_name = "node-1";
+  config.cluster_advertise = {"10.1.2.3", "fd00::7", "10.1.2.4:9000"};
+  const absl::StatusOr<p2p::MemberRow> row = OwnRow(config, {"0.0.0.0", 7301}, "");
+  ASSERT_TRUE(row.ok()) << row.status();
+  EXPECT_THAT(row->addresses,
+              ::testing::UnorderedElementsAre(p2p::HostPort{"10.1.2.3", 7301}, p2p::HostPort{"fd00::7", 7301},
+                                              p2p::HostPort{"10.1.2.4", 9000}));
+  config.cluster_advertise = {"a name"};
+  EXPECT_TRUE(absl::IsInvalidArgument(OwnRow(config, {"0.0.0.0", 7301}, "").status()));
+}
+
 }  // namespace
 }  // namespace sluice

@@ -20,6 +20,7 @@ enum class SourceRank {
   kHolder,         // has it
   kStandIn,        // fetches it in place of a home that is silent or has failed
   kSecondStandIn,  // the same when that one has, too
+  kLateHolder,     // has it, and is asked when those that fetch it are silent or have failed
   kOrigin,         // the registry, and this node is one of those that may ask it
   kLastResort,     // the registry, within a budget
 };

@@ -13,7 +13,7 @@ bool Has(const SourceOffer& offer, ChunkIndex index) {
 
 // Whether it gets what it does not have.
 bool Fetches(SourceRank rank) {
-  return rank != SourceRank::kHedge && rank != SourceRank::kHolder;
+  return rank != SourceRank::kHedge && rank != SourceRank::kHolder && rank != SourceRank::kLateHolder;
 }
 
 // First bytes between two looks at what is typical.
@@ -152,6 +152,7 @@ std::optional<Leg> SourcePlanner::Hedge(const Leg& late, const LegProgress& prog
     // A stand-in gives what it has, too.
     if (rank == SourceRank::kHedge) return !(takeover && has_stand_in);
     if (rank == SourceRank::kHolder) return true;
+    if (rank == SourceRank::kLateHolder) return takeover;
     const bool skips_one = rank == SourceRank::kSecondStandIn && late.rank != SourceRank::kStandIn;
     const bool at_the_very_last = skips_one || rank == SourceRank::kLastResort;
     return may_stand_in && (silent || !at_the_very_last);

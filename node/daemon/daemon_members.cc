@@ -137,9 +137,13 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
   const p2p::GatedSource::Parts gated{clock_, *io_, *witness_};
   paced_origin_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
   last_resort_ = std::make_unique<p2p::GatedSource>(
-      gated,
-      std::make_unique<p2p::LastResortGate>(
-          config_.peers_last_resort_rate, [this] { return members_->view()->members.size(); }, telemetry_));
+      gated, std::make_unique<p2p::LastResortGate>(
+                 config_.peers_last_resort_rate,
+                 [this] {
+                   const std::shared_ptr<const p2p::MemberView> view = members_->view();
+                   return view->members.size() + view->unnamed.size();
+                 },
+                 telemetry_));
   download_ = std::make_unique<p2p::DownloadBudget>(clock_, config_.peers_download_max);
   holders_ = std::make_unique<p2p::Holders>(
       p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,

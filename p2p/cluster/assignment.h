@@ -34,6 +34,7 @@ bool OutScores(const Digest& blob, uint64_t stripe, std::string_view member, std
 
 // A member's position in a view, which is in the order of names.
 using MemberIndex = uint16_t;
+inline constexpr MemberIndex kNoMember = UINT16_MAX;  // where there are fewer
 
 // The home of each stripe: bounded loads over the scores. With x = 1.25 * stripes / members a member takes at
 // most floor(x) stripes, one more if BlobScore / 2^64 is below the fraction of x, and 1 where x is below 1.

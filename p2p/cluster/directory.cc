@@ -34,12 +34,6 @@ std::shared_ptr<ChunkSource> Borrowed(ChunkSource& source) {
   return {std::shared_ptr<void>(), &source};
 }
 
-MemberIndex SelfIn(const MemberView& view) {
-  const auto self = std::find_if(view.members.begin(), view.members.end(),
-                                 [](const Member& member) { return member.is_self; });
-  return self == view.members.end() ? kNoMember : static_cast<MemberIndex>(self - view.members.begin());
-}
-
 // Calls `use` with each stripe that the span touches, and its chunks in the span. A chunk belongs to the
 // stripe of its first byte.
 template <typename Use>
@@ -134,7 +128,9 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               parts_.client,
               parts_.ledger,
               parts_.await_recipe,
-              [this](const Blob& blob, Asker asker, Duration length) { NoteNotCarried(blob, asker, length); },
+              [this](const Blob& blob, Asker asker, const std::string& refused_by, Duration length) {
+                NoteNotCarried(blob, asker, refused_by, length);
+              },
               [this](const Blob& blob, const std::string& member) { NoteLacks(blob, member); },
               parts_.random,
               parts_.warn,
@@ -172,17 +168,26 @@ bool ClusterDirectory::IsCarried(const Blob& blob, Asker asker) const {
   if (!blob.facts()->root && parts_.unsealed == Unsealed::kFromRegistry) return false;
   const std::lock_guard lock(mutex_);
   const auto found = not_carried_.find({blob.key(), asker});
-  return found == not_carried_.end() || found->second <= parts_.clock.Now();
+  if (found == not_carried_.end() || found->second.until <= parts_.clock.Now()) return true;
+  return !found->second.refused_by.empty();
 }
 
-// The recipe may come after others have asked this node as their home, and before it reads itself.
-void ClusterDirectory::NoteNotCarried(const Blob& blob, Asker asker, Duration length) {
+// The recipe may come after others have asked this node as their home, and before it reads itself. One member
+// that refuses may be the one that is set up in another way: it takes two, where there are two.
+void ClusterDirectory::NoteNotCarried(const Blob& blob, Asker asker, const std::string& refused_by,
+                                      Duration length) {
+  const std::shared_ptr<const MemberView> view = parts_.members.view();
+  const auto others = std::count_if(view->members.begin(), view->members.end(),
+                                    [](const Member& member) { return !member.is_self; });
   const std::lock_guard lock(mutex_);
   const Instant now = parts_.clock.Now();
   if (not_carried_.size() >= kNotCarriedMax)
-    absl::erase_if(not_carried_, [&](const auto& noted) { return noted.second <= now; });
+    absl::erase_if(not_carried_, [&](const auto& noted) { return noted.second.until <= now; });
   if (not_carried_.size() >= kNotCarriedMax) not_carried_.clear();
-  not_carried_[{blob.key(), asker}] = now + length;
+  NotCarried& noted = not_carried_[{blob.key(), asker}];
+  const bool by_another = noted.until > now && noted.refused_by != refused_by;
+  const bool for_all = refused_by.empty() || by_another || others < 2;
+  noted = {now + length, for_all ? "" : refused_by};
 }
 
 void ClusterDirectory::NoteLacks(const Blob& blob, const std::string& member) {
@@ -216,7 +221,8 @@ const ClusterDirectory::Placed* ClusterDirectory::Place(const Blob& blob,
                                                         const std::shared_ptr<const MemberView>& view) {
   const auto found = placed_.find(blob.key());
   if (found != placed_.end() && found->second.view->id == view->id) {
-    found->second.view = view;  // addresses may have changed
+    found->second.view = view;  // addresses may have changed, or who serves by this node's name
+    found->second.self = view->self;
     return &found->second;
   }
   std::shared_ptr<const BlobHomes> homes = homes_.FindHomes(blob.digest(), blob.geometry().size(), *view);
@@ -228,7 +234,7 @@ const ClusterDirectory::Placed* ClusterDirectory::Place(const Blob& blob,
     return &found->second;
   }
   if (placed_.size() >= kPlacedMax && found == placed_.end()) placed_.erase(placed_.begin());
-  Placed fresh{view, std::move(homes), SelfIn(*view), nullptr, kNoMember};
+  Placed fresh{view, std::move(homes), view->self, nullptr, kNoMember};
   if (found != placed_.end()) {
     const Placed& old = found->second;
     const bool is_young = parts_.clock.Now() - old.view->since < kRankIsNew;
@@ -240,7 +246,7 @@ const ClusterDirectory::Placed* ClusterDirectory::Place(const Blob& blob,
 
 bool ClusterDirectory::IsElsewhere(const Placed& placed, MemberIndex member) const {
   const std::vector<Member>& members = placed.view->members;
-  return members[member].zone != members[placed.self].zone;
+  return placed.self != kNoMember && members[member].zone != members[placed.self].zone;
 }
 
 // Of whom this node gets a stripe that it lacks: its home, or the one of this zone that asks it. This node
@@ -264,7 +270,7 @@ bool ClusterDirectory::IsNewRank(const Placed& placed, uint64_t stripe) const {
 // Whoever does not know yet who has it asks more for it before the registry.
 size_t ClusterDirectory::RanksAsked(const Placed& placed, uint64_t stripe, size_t own,
                                     const std::optional<std::vector<std::string>>& holders) const {
-  if (own == kRanks) return kRanks;
+  if (own == kRanks || placed.self == kNoMember) return kRanks;
   const std::string& self = placed.view->members[placed.self].name;
   const bool no_holders = holders && std::all_of(holders->begin(), holders->end(),
                                                  [&](const std::string& name) { return name == self; });
@@ -276,9 +282,10 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
   const std::shared_ptr<const MemberView> view = parts_.members.view();
   const bool refuted = parts_.blame.IsRefuted(blob);
   const bool carried = !refuted && IsCarried(blob, asker);
-  if (!HasOthers(*view) || (!carried && !refuted && asker == Asker::kLocal))
-    return OfferOrigin(SourceRank::kOrigin, span, offers);
+  if (!carried && !refuted && asker == Asker::kLocal) return OfferOrigin(SourceRank::kOrigin, span, offers);
+  // Where names are not resolved yet, nobody is known, and this node is not alone for all that.
   if (parts_.in_cold_start()) return OfferColdStart(*view, span, offers);
+  if (!HasOthers(*view)) return OfferOrigin(SourceRank::kOrigin, span, offers);
   if (view->members.empty()) return OfferOrigin(SourceRank::kLastResort, span, offers);
   const Placed* const placed = Place(blob, view);
   if (!placed) {
@@ -296,7 +303,7 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
     const StripeRanks& ranks = placed->homes->ranks[stripe];
     MemberIndex zone_home = asker == Asker::kLocal ? FetchesForZone(*placed, stripe, now) : kNoMember;
     if (zone_home == placed->self || zone_home == ranks[0]) zone_home = kNoMember;
-    const size_t own = RankOf(ranks, placed->self);
+    const size_t own = placed->self == kNoMember ? kRanks : RankOf(ranks, placed->self);
     const Part part{blob, has, asker, holders, RanksAsked(*placed, stripe, own, holders), zone_home};
     if (carried && zone_home != kNoMember) {
       OfferMember(placed->view->members[zone_home], PeerRole::kZoneHome, SourceRank::kZoneHome, has, offers);
@@ -308,7 +315,9 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
       }
     }
     if (carried) OfferRanks(*placed, ranks, own, part, offers);
-    if (carried && (own < kRanks || asker == Asker::kPeer)) OfferHolders(*placed, ranks, part, offers);
+    const bool holders_first = own < kRanks || asker == Asker::kPeer;
+    const SourceRank as = holders_first ? SourceRank::kHolder : SourceRank::kLateHolder;
+    if (carried) OfferHolders(*placed, ranks, part, as, offers);
     OfferOrigin(own < kRanks && !IsCutOff() ? SourceRank::kOrigin : SourceRank::kLastResort, has, offers);
   });
 }
@@ -335,11 +344,11 @@ void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks
   }
 }
 
-// Whoever may ask the registry asks those first that are said to have it.
+// Whoever may ask the registry asks those first that are said to have it; who may not, before he gives up.
 void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part,
-                                    std::vector<SourceOffer>* offers) {
+                                    SourceRank as, std::vector<SourceOffer>* offers) {
   if (!part.holders) {
-    offers->push_back({kHoldersKnown, SourceRank::kHolder, holders_known_, part.has});
+    offers->push_back({kHoldersKnown, as, holders_known_, part.has});
     return;
   }
   const std::vector<Member>& members = placed.view->members;
@@ -356,7 +365,7 @@ void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ran
     const bool is_asked = std::find(ranks.begin(), ranks_end, index) != ranks_end;
     if (is_asked || !parts_.health.Usable(*found, now) || Lacks(part.blob, name)) continue;
     if (part.zone_home != kNoMember && IsElsewhere(placed, index)) continue;
-    OfferMember(*found, PeerRole::kPresentOnly, SourceRank::kHolder, part.has, offers);
+    OfferMember(*found, PeerRole::kPresentOnly, as, part.has, offers);
     --left;
   }
 }

@@ -83,6 +83,11 @@ class ClusterDirectory final : public SourceDirectory {
     std::shared_ptr<const BlobHomes> homes_before;
     MemberIndex self_before = kNoMember;
   };
+  // That members don't carry a blob: all, or the only one that has refused it so far.
+  struct NotCarried {
+    Instant until{};
+    std::string refused_by = {};  // empty: all
+  };
   static constexpr size_t kPlacedMax = 256;
   static constexpr size_t kSourcesKept = 4096;
   static constexpr size_t kNotCarriedMax = 1024;
@@ -93,7 +98,7 @@ class ClusterDirectory final : public SourceDirectory {
   void AwaitHomes(const Blob& blob, std::function<void()> over);
   void AwaitColdStart(std::function<void()> over);
   bool IsCarried(const Blob& blob, Asker asker) const;
-  void NoteNotCarried(const Blob& blob, Asker asker, Duration length);
+  void NoteNotCarried(const Blob& blob, Asker asker, const std::string& refused_by, Duration length);
   void NoteLacks(const Blob& blob, const std::string& member);
   bool Lacks(const Blob& blob, const std::string& member) const;
   const Placed* Place(const Blob& blob, const std::shared_ptr<const MemberView>& view);
@@ -116,7 +121,7 @@ class ClusterDirectory final : public SourceDirectory {
                     const std::optional<std::vector<std::string>>& holders) const;
   void OfferRanks(const Placed& placed, const StripeRanks& ranks, size_t own, const Part& part,
                   std::vector<SourceOffer>* offers);
-  void OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part,
+  void OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part, SourceRank as,
                     std::vector<SourceOffer>* offers);
   void OfferColdStart(const MemberView& view, ChunkSpan has, std::vector<SourceOffer>* offers);
   void OfferMember(const Member& member, PeerRole role, SourceRank rank, ChunkSpan has,
@@ -136,8 +141,8 @@ class ClusterDirectory final : public SourceDirectory {
   Instant cut_off_until_{};  // when it is to be looked at again
 
   mutable std::mutex mutex_;
-  // Until when; guarded by mutex_.
-  absl::flat_hash_map<std::pair<BlobKey, Asker>, Instant> not_carried_;
+  // Guarded by mutex_; the second: until when.
+  absl::flat_hash_map<std::pair<BlobKey, Asker>, NotCarried> not_carried_;
   absl::flat_hash_map<std::pair<BlobKey, std::string>, Instant> lacks_;
 };
 

@@ -13,6 +13,9 @@ namespace {
 
 constexpr uint64_t kAnswerBytesMax = 64 << 10;
 constexpr Duration kExpireInterval = std::chrono::minutes(1);
+// Members that are told at once: with certificates no more than that is begun in what they may take to
+// answer.
+constexpr size_t kToldAtOnceMax = 32;
 
 bool IsMember(const MemberView& view, const std::string& name) {
   const auto found =
@@ -100,11 +103,16 @@ void Holders::Announce(const std::shared_ptr<Shared>& shared) {
     };
     due = shared->announcements.Due(*view, held, start_of, now);
     std::erase_if(due, [&](const auto& batch) { return !parts.health.Usable(batch.to, now); });
+    // Some of those that are due, and not the same ones that other nodes begin with.
+    for (size_t i = 0; i < std::min(due.size(), kToldAtOnceMax); ++i)
+      std::swap(due[i], due[i + shared->Random(due.size() - i)]);
+    if (due.size() > kToldAtOnceMax) due.resize(kToldAtOnceMax);
     shared->telling = due.size();
   }
   for (Announcements::Batch& batch : due) {
     PeerClient::Question question{kHoldersPath, kAnswerBytesMax, kTimeout};
     question.body = FormatAnnouncement({self, batch.held, batch.gone});
+    question.fetch_class = FetchClass::kBackfill;  // what readers ask goes first
     parts.client.Ask(batch.to, question, [shared, batch](const absl::StatusOr<PeerClient::Answer>& answer) {
       const std::lock_guard lock(shared->mutex);
       --shared->telling;

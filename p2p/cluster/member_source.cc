@@ -107,7 +107,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   // A reader of this host has asked for the recipe elsewhere, too, when it mounted the image.
   void RefuseUnproven() {
     if (request_.asker == Asker::kLocal)
-      access_.not_carried(*request_.blob, request_.asker, MemberSource::kWithoutRecipe);
+      access_.not_carried(*request_.blob, request_.asker, "", MemberSource::kWithoutRecipe);
     std::move(on_done_)(absl::FailedPreconditionError(absl::StrCat(
         "blob ", request_.blob->digest().ToString(), " has no recipe to prove what members send")));
   }
@@ -296,7 +296,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       return RenewToken(errand, std::move(outcome.status));
     }
     if (absl::IsUnauthenticated(outcome.status))
-      access_.not_carried(*request_.blob, request_.asker, MemberSource::kAskYourself);
+      access_.not_carried(*request_.blob, request_.asker, member_.name, MemberSource::kAskYourself);
     if (absl::IsNotFound(outcome.status) && role_ == PeerRole::kPresentOnly) {
       // What it lacks by one name it may have by another.
       if (NextOrigin(*errand)) return AskMember(errand);
@@ -315,7 +315,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
                               errand->token = *std::move(token);
                               return self->Later(Duration(0), errand, &MemberFetch::AskMember);
                             }
-                            self->access_.not_carried(*self->request_.blob, self->request_.asker,
+                            self->access_.not_carried(*self->request_.blob, self->request_.asker, "",
                                                       MemberSource::kAskYourself);
                             self->End(std::move(refused));
                           });

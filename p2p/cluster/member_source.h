@@ -34,9 +34,9 @@ struct MemberAccess {
   using AwaitRecipe = std::function<void(const std::shared_ptr<Blob>&, const std::string& member,
                                          absl::AnyInvocable<void(bool provable) &&> then)>;
   AwaitRecipe await_recipe;
-  // The blob is not to be had from members for a while, by that asker: without a recipe nothing that they
-  // send could be proven, or they said that each node has to ask the origin for itself. Any thread.
-  std::function<void(const Blob&, Asker, Duration)> not_carried;
+  // The blob is not to be had from members for so long, by that asker: without a recipe nothing that they
+  // send could be proven; or this one said that each node has to ask the origin for itself. Any thread.
+  std::function<void(const Blob&, Asker, const std::string& refused_by, Duration)> not_carried;
   // A member does not have a chunk of a blob. Any thread.
   std::function<void(const Blob&, const std::string&)> lacks;
   std::function<double()> random;  // in [0, 1); thread-safe

@@ -109,7 +109,7 @@ MemberTable::Merge MemberTable::HeardFrom(MemberRow row, const HostPort& at, Ins
     }
   }
   forgotten_.erase(row.name);
-  return Put(std::move(row), now, Contact::kAnswered, now);
+  return Put(std::move(row), now, Contact::kAnswered, now, &at);
 }
 
 void MemberTable::NoteTwin(MemberRow row, Instant now) {
@@ -188,12 +188,15 @@ bool MemberTable::IsKept(const HostPort& address, const MemberRow& by, Instant n
   return true;
 }
 
-MemberTable::Merge MemberTable::Put(MemberRow row, Instant heard, Contact contact, Instant now) {
+MemberTable::Merge MemberTable::Put(MemberRow row, Instant heard, Contact contact, Instant now,
+                                    const HostPort* at) {
   const auto known = others_.find(row.name);
   if (known == others_.end() && others_.size() == kRowsMax) return Merge::kRefused;
-  // Addresses are used again: hearsay of who had one before takes it from nobody.
-  if (contact == Contact::kNone)
-    std::erase_if(row.addresses, [&](const HostPort& address) { return IsKept(address, row, now); });
+  // Addresses are used again: hearsay of who had one before takes it from nobody, and whoever answers only
+  // the one where he does.
+  std::erase_if(row.addresses, [&](const HostPort& address) {
+    return (!at || address != *at) && IsKept(address, row, now);
+  });
   if (row.addresses.empty()) return Merge::kRefused;
 
   Entry fresh{row, heard, contact, now, HashOf(row), RowBucketOf(row.name)};
@@ -302,6 +305,13 @@ void MemberTable::NoteSelf(const HostPort& address) {
   self_addresses_.insert(address);
 }
 
+const MemberTable::Entry* MemberTable::ServingTwin(Instant now) const {
+  const auto twin = twins_.find(self_.name);
+  const bool serves =
+      twin != twins_.end() && twin->second.row.start > self_.start && now - twin->second.heard < ttl_;
+  return serves ? &twin->second : nullptr;
+}
+
 bool MemberTable::IsCutOff(Instant now) const {
   size_t answered = 0;
   size_t silent = silent_unnamed_.size();
@@ -310,7 +320,9 @@ bool MemberTable::IsCutOff(Instant now) const {
     answered += entry.contact == Contact::kAnswered;
     silent += entry.contact == Contact::kSilent;
   }
-  return answered < silent;
+  // Of those that are known by their addresses alone nobody knows more than of this node.
+  const size_t reached = 1 + others_.size() - silent + silent_unnamed_.size();
+  return answered < silent || 2 * reached < 1 + others_.size() + Unnamed().size();
 }
 
 RowHashes MemberTable::Hashes() const {

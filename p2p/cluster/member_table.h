@@ -101,7 +101,7 @@ class MemberTable {
   Duration ttl() const { return ttl_; }
   // The others, by name.
   const std::map<std::string, Entry>& others() const { return others_; }
-  // Those that have another's name and the smaller start number, while they live.
+  // Those that have another's name and the smaller start number, while they live; or this node's.
   const std::map<std::string, Entry>& twins() const { return twins_; }
   // Addresses of which no member's name is known yet.
   std::vector<HostPort> Unnamed() const;
@@ -115,7 +115,10 @@ class MemberTable {
   bool MayBeAt(const HostPort& address) const;
   bool IsSelf(const HostPort& address) const { return self_addresses_.contains(address); }
 
-  // Of the members and unnamed addresses that were asked within the TTL fewer than half answered.
+  // Who serves by this node's name, since it started later. Null: this node does.
+  const Entry* ServingTwin(Instant now) const;
+  // Of the members and unnamed addresses that were asked within the TTL fewer than half answered; or those of
+  // which a name is known and which are not silent, this node among them, are fewer than half of all.
   bool IsCutOff(Instant now) const;
 
   // What the rows hash to, this node's own among them.
@@ -134,9 +137,10 @@ class MemberTable {
     Instant heard{};
     Instant dropped_at{};
   };
-  Merge Put(MemberRow row, Instant heard, Contact contact, Instant now);
+  // `at`: where it answered; null for hearsay.
+  Merge Put(MemberRow row, Instant heard, Contact contact, Instant now, const HostPort* at = nullptr);
   bool Answers(const Entry& entry, Instant now) const;
-  // Whether hearsay of `by` leaves the address with who has it now.
+  // Whether what was said of `by` leaves the address with who has it now.
   bool IsKept(const HostPort& address, const MemberRow& by, Instant now);
   void NoteRumour(const HostPort& address, Instant now);
   void TakeAddress(const HostPort& address, const std::string& by, Instant now);

@@ -100,6 +100,9 @@ MemberRow RowOf(const MemberRow& row, const HostPort& self) {
 MemberView::MemberView(std::vector<Member> the_members, std::vector<Member> the_unnamed)
     : members(std::move(the_members)), unnamed(std::move(the_unnamed)) {
   SortByName(members);
+  const auto found =
+      std::find_if(members.begin(), members.end(), [](const Member& each) { return each.is_self; });
+  if (found != members.end()) self = static_cast<MemberIndex>(found - members.begin());
   std::string names;
   for (const Member& member : members) {
     absl::StrAppend(&names, member.name, "\n");
@@ -276,8 +279,11 @@ void Members::Publish(const std::shared_ptr<Shared>& shared) {
     SortByName(list);
     const bool same =
         std::equal(list.begin(), list.end(), shared->list->begin(), shared->list->end(), IsSame);
-    if (shared->options.self.port != 0) {
-      const std::string& name = shared->table.self().name;
+    const std::string& name = shared->table.self().name;
+    if (const MemberTable::Entry* const twin = shared->table.ServingTwin(now)) {
+      named.push_back(MemberOf(name, twin->row.addresses));
+      named.back().zone = twin->row.zone;
+    } else if (shared->options.self.port != 0) {
       named.push_back({shared->options.self, name, ScoreKeyOf(name), true, {}, shared->table.self().zone});
     }
     auto view = std::make_shared<MemberView>(std::move(named), std::move(unnamed));

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "node/executor.h"
 #include "node/telemetry.h"
+#include "p2p/cluster/assignment.h"
 #include "p2p/cluster/host_port.h"
 #include "p2p/cluster/member_table.h"
 
@@ -38,8 +39,9 @@ struct MemberView {
   // Two views with the same names in the same zones have the same id, whatever is unnamed.
   explicit MemberView(std::vector<Member> the_members, std::vector<Member> the_unnamed = {});
 
-  std::vector<Member> members;  // in the order of their names
-  std::vector<Member> unnamed;  // asked only where members are not enough
+  std::vector<Member> members;   // in the order of their names
+  std::vector<Member> unnamed;   // asked only where members are not enough
+  MemberIndex self = kNoMember;  // this node, if it is one of them
   uint64_t id = 0;
   Instant since{};  // when the names became these
 };

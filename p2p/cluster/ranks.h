@@ -21,7 +21,6 @@ namespace sluice::p2p {
 inline constexpr size_t kRanks = 3;
 // So many are asked for what they have by who does not know yet who has it.
 inline constexpr size_t kRanksAsked = 6;
-inline constexpr MemberIndex kNoMember = UINT16_MAX;  // where there are fewer
 using StripeRanks = std::array<MemberIndex, kRanksAsked>;
 // Which of the first three a member is; kRanks if it is none of them.
 size_t RankOf(const StripeRanks& ranks, MemberIndex member);

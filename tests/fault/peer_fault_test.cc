@@ -149,8 +149,8 @@ class PeerFaultTest : public ::testing::Test {
     access_ = std::make_unique<MemberAccess>(MemberAccess{
         clock_, io_, *members_, health_, *client_, ledger_,
         [this](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(bound_); },
-        [this](const Blob&, Asker, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
-        [] { return 0.5; }, warn, *download_, *blame_, unsealed_});
+        [this](const Blob&, Asker, const std::string&, Duration) { ++not_carried_; },
+        [](const Blob&, const std::string&) {}, [] { return 0.5; }, warn, *download_, *blame_, unsealed_});
     sources_.clear();
     for (const Member& member : Order())
       sources_.push_back(std::make_unique<MemberSource>(*access_, member, PeerRole::kHome));

@@ -114,9 +114,9 @@ class PrivateMembersTest : public ::testing::Test {
     access_ = std::make_unique<MemberAccess>(MemberAccess{
         clock_, io_, *members_, health_, *client_, ledger_,
         [](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(true); },
-        [this](const Blob&, Asker, Duration) { ++not_carried_; }, [](const Blob&, const std::string&) {},
-        [] { return 0.5; }, [](const std::string&) {}, download_, *blame_, Unsealed::kFromRegistry, tokens,
-        [this](const BlobOrigin&) { return said_public_.load(); }});
+        [this](const Blob&, Asker, const std::string&, Duration) { ++not_carried_; },
+        [](const Blob&, const std::string&) {}, [] { return 0.5; }, [](const std::string&) {}, download_,
+        *blame_, Unsealed::kFromRegistry, tokens, [this](const BlobOrigin&) { return said_public_.load(); }});
     homes_ = std::make_unique<HomeDocuments>(
         DocumentAsking::Parts{clock_, io_, *members_, health_, *client_, [](const std::string&) {}, tokens},
         telemetry_);

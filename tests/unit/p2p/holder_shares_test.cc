@@ -39,6 +39,7 @@ class FakeTransport final : public PeerTransport {
   void Ask(const Member& member, const Question& question, OnAnswer on_answer) override {
     asked.emplace_back(member.name, std::move(on_answer));
     paths.push_back(question.path_and_query);
+    EXPECT_TRUE(question.body.empty() || IsFill(question.fetch_class)) << "readers come first";
   }
 
   // The first of those that wait answers.
@@ -66,9 +67,8 @@ class HolderSharesTest : public ::testing::Test {
         table.HeardFrom(RowOf(i), RowOf(i).addresses.front(), now);
       });
     }
-    holders_ =
-        std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, transport_,
-                                                 [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
+    holders_ = std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, transport_,
+                                                        [this] { return held_; }, [] { return 0.5; }});
   }
   static MemberRow RowOf(int number) {
     return {absl::StrCat("node-", number),
@@ -95,6 +95,7 @@ class HolderSharesTest : public ::testing::Test {
   fakes::FakeClock clock_;
   fakes::ManualExecutor io_{clock_};
   MemberHealth health_;
+  std::vector<HeldBlob> held_;
   FakeTransport transport_;
   std::unique_ptr<Members> members_;
   std::unique_ptr<Holders> holders_;
@@ -112,6 +113,38 @@ TEST_F(HolderSharesTest, OfWhatTheRanksSayTheMostCounts) {
   ASSERT_TRUE(shares->has_value());
   ASSERT_TRUE(shares->value().has_value());
   EXPECT_THAT(*shares->value(), ElementsAre(HolderShare{"node-1", 100}, HolderShare{"node-2", 9}));
+}
+
+TEST_F(HolderSharesTest, WhereManyAreToBeToldSomeAreAtATimeAndAllInTheEnd) {
+  for (int i = 8; i < 200; ++i) {
+    members_->Change(
+        [&](MemberTable& table, Instant now) { table.HeardFrom(RowOf(i), RowOf(i).addresses.front(), now); });
+  }
+  for (int i = 0; i < 1000; ++i) {
+    const Digest blob = Sha256::Of(absl::StrCat("blob ", i));
+    held_.push_back({{blob, 1 << 20, 256 << 10, Sha256::Of("root")}, true, 1 << 20});
+  }
+  holders_->Start();
+  io_.Run();
+  ASSERT_THAT(transport_.asked, SizeIs(32));
+  std::vector<std::string> told;
+  for (const auto& [name, on_answer] : transport_.asked) told.push_back(name);
+  EXPECT_FALSE(std::is_sorted(told.begin(), told.end())) << "all nodes would begin with the same ones";
+  clock_.now += Holders::kTick;
+  io_.Run();
+  EXPECT_THAT(transport_.asked, SizeIs(32)) << "one after the other";
+  std::set<std::string> all(told.begin(), told.end());
+  for (int round = 0; round < 20; ++round) {
+    while (!transport_.asked.empty()) {
+      all.insert(transport_.asked.front().first);
+      transport_.Answer(std::string("{}"));
+    }
+    clock_.now += Holders::kTick;
+    io_.Run();
+  }
+  EXPECT_THAT(all, SizeIs(199));
+  EXPECT_THAT(transport_.asked, IsEmpty()) << "each once";
+  holders_->Stop();
 }
 
 TEST_F(HolderSharesTest, WhoDoesNotAnswerIsLeftOut) {

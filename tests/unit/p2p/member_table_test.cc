@@ -275,11 +275,47 @@ TEST_F(MemberTableTest, RowsAreBounded) {
   EXPECT_EQ(table_.others().size(), MemberTable::kRowsMax);
 }
 
-TEST_F(MemberTableTest, WhoReachesFewerThanHalfKnowsIt) {
-  Dns({At(1), At(2), At(3), At(4)});
-  EXPECT_FALSE(table_.IsCutOff(now_));
+// Or many of a thousand that start together would each think itself home of everything.
+TEST_F(MemberTableTest, AddressesWithoutANameCountAsThoseThatAreNotReached) {
+  std::set<HostPort> all;
+  for (int i = 1; i < 100; ++i) all.insert(At(i));
+  Dns(all);
+  for (int i = 1; i < 49; ++i) Hear(absl::StrCat("m", i), i, 0s);
+  EXPECT_TRUE(table_.IsCutOff(now_)) << "49 of 100, and this node";
+  Hear("m49", 49, 0s);
+  EXPECT_FALSE(table_.IsCutOff(now_)) << "to have heard of them is enough";
+}
+
+TEST_F(MemberTableTest, WhoAnswersTakesNoAddressFromAnotherThatAnswersButWhereItIs) {
   From("a", 1);
   From("b", 2);
+  EXPECT_EQ(table_.HeardFrom(RowOf("liar", {At(1), At(2), At(3), At(4)}), At(3), now_), Merge::kNew);
+  EXPECT_EQ(AddressOf("a"), At(1));
+  EXPECT_EQ(AddressOf("b"), At(2));
+  EXPECT_THAT(table_.others().at("liar").row.addresses, ElementsAre(At(3), At(4)));
+  EXPECT_THAT(table_.Rumoured(), ElementsAre(At(1), At(2))) << "who lives there is asked";
+  EXPECT_EQ(table_.HeardFrom(RowOf("c", {At(1)}), At(1), now_), Merge::kNew) << "there it is now";
+  EXPECT_THAT(Names(), ElementsAre("b", "c", "liar"));
+}
+
+TEST_F(MemberTableTest, WhoStartedLaterServesByTheNameAsLongAsItIsHeardOf) {
+  EXPECT_EQ(table_.ServingTwin(now_), nullptr);
+  From("self", 5, 9);
+  EXPECT_EQ(table_.ServingTwin(now_), nullptr) << "it started before";
+  From("self", 5, 11);
+  ASSERT_NE(table_.ServingTwin(now_), nullptr);
+  EXPECT_THAT(table_.ServingTwin(now_)->row.addresses, ElementsAre(At(5)));
+  Pass(kTtl);
+  EXPECT_EQ(table_.ServingTwin(now_), nullptr);
+}
+
+TEST_F(MemberTableTest, WhoReachesFewerThanHalfKnowsIt) {
+  Dns({At(1), At(2), At(3), At(4)});
+  EXPECT_TRUE(table_.IsCutOff(now_)) << "nobody is known but by an address";
+  From("a", 1);
+  EXPECT_TRUE(table_.IsCutOff(now_)) << "two of five";
+  From("b", 2);
+  EXPECT_FALSE(table_.IsCutOff(now_)) << "three of five";
   table_.NoteSilence(At(3), now_);
   table_.NoteSilence(At(4), now_);
   EXPECT_FALSE(table_.IsCutOff(now_)) << "half is enough";

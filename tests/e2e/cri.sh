@@ -32,7 +32,7 @@ start_cri_containerd
 
 # cri_pull REPOSITORY [SERVER_ADDRESS]
 cri_pull() {
-  /usr/bin/python3 -B "$e2e_dir/cri_pull.py" "$containerd_socket" "$gate/$1:1" ann:secret-of-ann "${@:2}" >"$work/cri.out" 2>&1 ||
+  /usr/bin/python3 -B "$e2e_dir/cri_pull.py" "$containerd_home.sock" "$gate/$1:1" ann:secret-of-ann "${@:2}" >"$work/cri.out" 2>&1 ||
     fail "containerd can't pull $1: $(<"$work/cri.out"); $(tail -n 3 "$work/containerd.log")"
 }
 no_credentials() { metric sluice_mirror_requests_total 'result="no_credentials"'; }

@@ -277,8 +277,8 @@ size_t ClusterDirectory::RanksAsked(const Placed& placed, uint64_t stripe, size_
   return no_holders || IsNewRank(placed, stripe) ? kRanksAsked : kRanks;
 }
 
-void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Asker asker, const Grant&,
-                              std::vector<SourceOffer>* offers) {
+void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass fetch_class, Asker asker,
+                              const Grant&, std::vector<SourceOffer>* offers) {
   const std::shared_ptr<const MemberView> view = parts_.members.view();
   const bool refuted = parts_.blame.IsRefuted(blob);
   const bool carried = !refuted && IsCarried(blob, asker);
@@ -317,7 +317,8 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass, Aske
     if (carried) OfferRanks(*placed, ranks, own, part, offers);
     const bool holders_first = own < kRanks || asker == Asker::kPeer;
     const SourceRank as = holders_first ? SourceRank::kHolder : SourceRank::kLateHolder;
-    if (carried) OfferHolders(*placed, ranks, part, as, offers);
+    // A fill comes again.
+    if (carried && (holders_first || !IsFill(fetch_class))) OfferHolders(*placed, ranks, part, as, offers);
     OfferOrigin(own < kRanks && !IsCutOff() ? SourceRank::kOrigin : SourceRank::kLastResort, has, offers);
   });
 }

@@ -19,8 +19,8 @@ struct BackgroundFill::Shared {
   };
 
   // The fill if `run` is still what is wanted. REQUIRES: mutex held
-  Fill* Find(const BlobKey& key, uint64_t run) {
-    const auto found = fills.find(key);
+  Fill* Find(const Name& name, uint64_t run) {
+    const auto found = fills.find(name);
     return found != fills.end() && found->second.run == run ? &found->second : nullptr;
   }
 
@@ -30,9 +30,9 @@ struct BackgroundFill::Shared {
   const Limits limits;
 
   mutable std::mutex mutex;
-  uint64_t runs = 0;                           // guarded by mutex
-  uint64_t owners = 0;                         // given out; guarded by mutex
-  absl::flat_hash_map<BlobKey, Fill> fills{};  // guarded by mutex
+  uint64_t runs = 0;                        // guarded by mutex
+  uint64_t owners = 0;                      // given out; guarded by mutex
+  absl::flat_hash_map<Name, Fill> fills{};  // guarded by mutex
 };
 
 BackgroundFill::BackgroundFill(const Clock& clock, Executor& core, BlobCache& cache, Limits limits)
@@ -49,11 +49,15 @@ FillOwner BackgroundFill::NewOwner() {
 }
 
 void BackgroundFill::Start(const BlobKey& key, FetchClass fetch_class, FillOwner owner, OnTry on_try) {
+  Start(Name(key, nullptr), fetch_class, owner, std::move(on_try));
+}
+
+void BackgroundFill::Start(const Name& name, FetchClass fetch_class, FillOwner owner, OnTry on_try) {
   uint64_t run = 0;
   std::optional<FillId> replaced;
   {
     std::lock_guard lock(shared_->mutex);
-    const auto [found, is_new] = shared_->fills.try_emplace(key);
+    const auto [found, is_new] = shared_->fills.try_emplace(name);
     Shared::Fill& fill = found->second;
     const bool joined = fill.owners.try_emplace(owner, std::move(on_try)).second;
     const bool complete = fill.progress.state == api::FillState::kComplete;
@@ -67,17 +71,17 @@ void BackgroundFill::Start(const BlobKey& key, FetchClass fetch_class, FillOwner
     fill.progress = {api::FillState::kFilling, ""};
   }
   if (replaced) shared_->cache.StopFill(*replaced);
-  Try(shared_, key, run, shared_->limits.retry_first);
+  Try(shared_, name, run, shared_->limits.retry_first);
 }
 
 void BackgroundFill::Stop(const BlobKey& key, FillOwner owner) {
-  Stop(*shared_, key, owner);
+  Stop(*shared_, Name(key, nullptr), owner);
 }
 
 // The cache may have gone, if all fills have.
-void BackgroundFill::Stop(Shared& shared, const BlobKey& key, FillOwner owner) {
+void BackgroundFill::Stop(Shared& shared, const Name& name, FillOwner owner) {
   std::lock_guard lock(shared.mutex);
-  const auto found = shared.fills.find(key);
+  const auto found = shared.fills.find(name);
   if (found == shared.fills.end() || found->second.owners.erase(owner) == 0) return;
   if (!found->second.owners.empty()) return;
   if (found->second.fill) shared.cache.StopFill(*found->second.fill);
@@ -86,28 +90,29 @@ void BackgroundFill::Stop(Shared& shared, const BlobKey& key, FillOwner owner) {
 
 BackgroundFill::Progress BackgroundFill::Of(const BlobKey& key) const {
   std::lock_guard lock(shared_->mutex);
-  const auto found = shared_->fills.find(key);
+  const auto found = shared_->fills.find(Name(key, nullptr));
   return found == shared_->fills.end() ? Progress{} : found->second.progress;
 }
 
-void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
+void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const Name& name, uint64_t run,
                          Duration retry_after) {
   std::lock_guard lock(shared->mutex);
-  Shared::Fill* const fill = shared->Find(key, run);
+  Shared::Fill* const fill = shared->Find(name, run);
   if (!fill) return;
   fill->progress.state = api::FillState::kFilling;
-  fill->fill = shared->cache.Fill({.blob = key, .fetch_class = fill->fetch_class},
-                                  [shared, key, run, retry_after](absl::Status status) {
-                                    EndTry(shared, key, run, retry_after, status);
-                                  });
+  fill->fill =
+      shared->cache.Fill({.blob = name.first, .fetch_class = fill->fetch_class, .grant = name.second},
+                         [shared, name, run, retry_after](absl::Status status) {
+                           EndTry(shared, name, run, retry_after, status);
+                         });
 }
 
-void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
+void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const Name& name, uint64_t run,
                             Duration retry_after, const absl::Status& status) {
   std::vector<OnTry> told;
   {
     std::lock_guard lock(shared->mutex);
-    Shared::Fill* fill = shared->Find(key, run);
+    Shared::Fill* fill = shared->Find(name, run);
     if (!fill) return;
     fill->progress.state = status.ok() ? api::FillState::kComplete : api::FillState::kFailed;
     fill->progress.error = std::string(status.message());
@@ -116,25 +121,25 @@ void BackgroundFill::EndTry(const std::shared_ptr<Shared>& shared, const BlobKey
     }
   }
   if (status.ok()) {
-    spdlog::info("{} is complete", key.ToString());
+    spdlog::info("{} is complete", name.first.ToString());
   } else {
-    spdlog::warn("filling {} failed, trying again in {} ms: {}", key.ToString(),
+    spdlog::warn("filling {} failed, trying again in {} ms: {}", name.first.ToString(),
                  std::chrono::duration_cast<std::chrono::milliseconds>(retry_after).count(),
                  status.ToString());
-    shared->core.PostAt(shared->clock.Now() + retry_after, [shared, key, run, retry_after] {
-      Try(shared, key, run, std::min(retry_after * 2, shared->limits.retry_max));
+    shared->core.PostAt(shared->clock.Now() + retry_after, [shared, name, run, retry_after] {
+      Try(shared, name, run, std::min(retry_after * 2, shared->limits.retry_max));
     });
   }
   for (const OnTry& on_try : told) on_try(status);
 }
 
-BackgroundFill::Hold::Hold(BackgroundFill& fills, const BlobKey& key, FetchClass fetch_class)
-    : shared_(fills.shared_), key_(key), owner_(fills.NewOwner()) {
-  fills.Start(key_, fetch_class, owner_);
+BackgroundFill::Hold::Hold(BackgroundFill& fills, const BlobKey& key, FetchClass fetch_class, Grant grant)
+    : shared_(fills.shared_), name_(key, std::move(grant)), owner_(fills.NewOwner()) {
+  fills.Start(name_, fetch_class, owner_, nullptr);
 }
 
 BackgroundFill::Hold::~Hold() {
-  Stop(*shared_, key_, owner_);
+  Stop(*shared_, name_, owner_);
 }
 
 }  // namespace sluice

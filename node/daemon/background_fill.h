@@ -4,12 +4,14 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "api/admin_backend.h"
 #include "node/blob_cache.h"
 #include "node/blob_key.h"
+#include "node/chunk_source.h"
 #include "node/executor.h"
 
 namespace sluice {
@@ -18,11 +20,14 @@ namespace sluice {
 enum class FillOwner : uint64_t { kMounts = 0 };
 
 // Brings blobs in whole, and tries again for as long as anybody wants that: the registry may be away for
-// hours. A blob that several want is filled once, in the highest class that any of them asked for.
+// hours. A blob that several want by one right is filled once, in the highest class that any of them asked
+// for.
 //
 // Thread-safe.
 class BackgroundFill {
   struct Shared;
+  // The blob, and by whose right it is asked for; null: this node's own.
+  using Name = std::pair<BlobKey, Grant>;
 
  public:
   struct Limits {
@@ -40,14 +45,14 @@ class BackgroundFill {
   // An owner of its own for as long as it lives. It may outlive the fills: whoever waits for a read holds it.
   class Hold {
    public:
-    Hold(BackgroundFill& fills, const BlobKey& key, FetchClass fetch_class);
+    Hold(BackgroundFill& fills, const BlobKey& key, FetchClass fetch_class, Grant grant = nullptr);
     ~Hold();
     Hold(const Hold&) = delete;
     Hold& operator=(const Hold&) = delete;
 
    private:
     const std::shared_ptr<Shared> shared_;
-    const BlobKey key_;
+    const Name name_;
     const FillOwner owner_;
   };
 
@@ -64,14 +69,15 @@ class BackgroundFill {
   // From now on `owner` does not. The fill ends with its last owner; what has arrived stays. No-op if it was
   // not started.
   void Stop(const BlobKey& key, FillOwner owner);
-  // Whoever it is for.
+  // By this node's own right, whoever it is for.
   Progress Of(const BlobKey& key) const;
 
  private:
-  static void Stop(Shared& shared, const BlobKey& key, FillOwner owner);
-  static void Try(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
+  void Start(const Name& name, FetchClass fetch_class, FillOwner owner, OnTry on_try);
+  static void Stop(Shared& shared, const Name& name, FillOwner owner);
+  static void Try(const std::shared_ptr<Shared>& shared, const Name& name, uint64_t run,
                   Duration retry_after);
-  static void EndTry(const std::shared_ptr<Shared>& shared, const BlobKey& key, uint64_t run,
+  static void EndTry(const std::shared_ptr<Shared>& shared, const Name& name, uint64_t run,
                      Duration retry_after, const absl::Status& status);
 
   // Also held by callbacks that come late.

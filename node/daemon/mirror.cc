@@ -83,7 +83,9 @@ struct Mirror::Asked {
   std::mutex mutex;
   OnAnswer on_answer;  // guarded by mutex; null: answered
   std::atomic<Why> when_late{Why::kAbsent};
-  bool is_given = false;  // by what the registry said of who asks; the steps that use it follow one another
+  // The steps that use these follow one another.
+  bool is_given = false;  // by what the registry said of who asks
+  Grant grant = nullptr;  // his, by which it is asked for; null: this node's own right
 
   const BlobOrigin& origin() const { return request.origin; }
   void Say(Answer answer) {
@@ -166,6 +168,8 @@ void Mirror::LookForManifest(const AskedPtr& asked) {
 }
 
 void Mirror::AskForDocument(const AskedPtr& asked) {
+  if (asked->grant) return AskForDocumentBy(asked->grant, asked);
+  if (tenants_.IsOwnRefused(asked->origin())) return GoOnByTheirs(asked, Why::kAbsent);
   auto then = [self = shared_from_this(), asked](Fetched fetched) {
     // Manifests are kept on disk.
     self->parts_.blobs.io.Post([self, asked, fetched = std::move(fetched)]() mutable {
@@ -184,6 +188,17 @@ void Mirror::AskForDocument(const AskedPtr& asked) {
     return parts_.documents.Referrers(asked->origin(), *Digest::Parse(asked->request.reference),
                                       std::move(then));
   parts_.documents.Manifest(asked->origin(), asked->request.reference, std::move(then));
+}
+
+// What is had so is this one's to have, and nothing that this node may give by itself later.
+void Mirror::AskForDocumentBy(const Grant& grant, const AskedPtr& asked) {
+  auto then = [self = shared_from_this(), asked](Fetched fetched) {
+    self->OnDocumentFetched(asked, std::move(fetched));
+  };
+  const std::string& reference = asked->request.reference;
+  if (asked->request.kind == Kind::kReferrers)
+    return parts_.registry.FetchReferrers(asked->origin(), *Digest::Parse(reference), std::move(then), grant);
+  parts_.registry.FetchManifest(asked->origin(), reference, AcceptedManifests(), std::move(then), grant);
 }
 
 void Mirror::OnDocumentFetched(const AskedPtr& asked, Fetched fetched) {
@@ -267,6 +282,7 @@ void Mirror::LookForBlob(const AskedPtr& asked) {
   const Digest digest = *Digest::Parse(asked->request.reference);
   if (const std::optional<KnownBlobs::Fact> fact = KnownOf(asked->origin(), digest))
     return GiveBlob(asked, *fact);
+  if (!asked->grant && tenants_.IsOwnRefused(asked->origin())) return GoOnByTheirs(asked, Why::kAbsent);
   parts_.registry.StatBlob(
       asked->origin(), digest,
       [self = shared_from_this(), asked, digest](absl::StatusOr<p2p::RegistryClient::BlobStat> stat) {
@@ -274,7 +290,8 @@ void Mirror::LookForBlob(const AskedPtr& asked) {
         const KnownBlobs::Fact fact{stat->size, stat->access, self->options_.wall_clock_ms()};
         self->known_.Put(asked->origin(), digest, fact);
         self->GiveBlob(asked, fact);
-      });
+      },
+      asked->grant);
 }
 
 // Only what came from that very repository says that it is there.
@@ -309,8 +326,20 @@ void Mirror::GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact) {
               }
               const CachedMirrorBlob::Limits limits{self->options_.budget, self->options_.read_timeout};
               asked->Say(std::shared_ptr<api::MirrorBlob>(std::make_shared<CachedMirrorBlob>(
-                  self->parts_.blobs, limits, std::move(spec), Finding{fact.access, public_at_ms})));
+                  self->parts_.blobs, limits, std::move(spec), Finding{fact.access, public_at_ms},
+                  self->RightFor(*asked))));
             });
+}
+
+CachedMirrorBlob::Right Mirror::RightFor(const Asked& asked) {
+  Grant grant = asked.grant;
+  if (!grant && asked.is_given && tenants_.IsOwnRefused(asked.origin()))
+    grant = tenants_.RightOf(asked.request);
+  if (!grant) return {};
+  // What he shows may have come to its end in the middle of a pull.
+  return {std::move(grant), [weak = weak_from_this(), request = asked.request] {
+            if (const auto self = weak.lock()) self->tenants_.Forget(request);
+          }};
 }
 
 // ------------------------------------------------------------------------------------------- who may have it
@@ -336,6 +365,8 @@ void Mirror::IfStillPublic(const AskedPtr& asked, const std::string& name, Findi
     const absl::Status& status = access.status();
     if (status.ok() && IsPublic(*access)) return std::move(then)(self->options_.wall_clock_ms());
     // It is not any more; or this node may not have it, and who asks may.
+    if (absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status))
+      self->tenants_.NoteOwnRefused(asked->origin());
     if (status.ok() || absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status))
       return self->IfGivenTo(asked,
                              [then = std::move(then), finding]() mutable { std::move(then)(finding.at_ms); });
@@ -386,16 +417,27 @@ void Mirror::IfOwn(const AskedPtr& asked, Given given) {
                               });
 }
 
+void Mirror::GoOnByTheirs(const AskedPtr& asked, Why why) {
+  IfGivenTo(asked, [self = shared_from_this(), asked, why] {
+    asked->grant = self->tenants_.RightOf(asked->request);
+    if (!asked->grant) return asked->Refuse(why);
+    if (asked->request.kind == Kind::kBlob) return self->LookForBlob(asked);
+    self->AskForDocument(asked);
+  });
+}
+
 void Mirror::OnError(const AskedPtr& asked, const absl::Status& status) {
   if (absl::IsResourceExhausted(status)) return asked->Refuse(Why::kBusy);
   const bool refused = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
   const Why why = MayBeHere(*asked) ? WhyOf(status) : Why::kAbsent;
   // That it is nowhere may be a secret, too: who asks is to hear of either what the registry says to him.
   const bool hides = refused || (absl::IsNotFound(status) && !p2p::IsToldToEverybody(status));
-  if (!hides || asked->is_given || options_.authorization == Authorization::kOpen) return asked->Refuse(why);
-  tenants_.Ask(asked->request, options_.budget, [asked, why](std::optional<MirrorRefusal> refusal) {
-    asked->Say(refusal ? *std::move(refusal) : MirrorRefusal{why});
-  });
+  if (!hides || options_.authorization == Authorization::kOpen) return asked->Refuse(why);
+  // His right was refused: what the registry said of it before counts no more.
+  if (asked->grant && refused) tenants_.Forget(asked->request);
+  if (asked->grant) return asked->Refuse(why);
+  if (refused) tenants_.NoteOwnRefused(asked->origin());
+  GoOnByTheirs(asked, why);
 }
 
 }  // namespace sluice

@@ -86,6 +86,7 @@ class GivenManifests {
 // again, without credentials. For anything else the registry is asked what it gives to who asks, before what
 // is cached here is given; of a repository that is known to take credentials, before it is looked for. While
 // it can't be reached, neither is. Who gets nothing is told the same, and as soon, whatever is here or there.
+// What this node may not have itself is fetched by the right of who asks, and its manifest is kept nowhere.
 //
 // Thread-safe. Held by a shared pointer. The parts outlive it and what it has begun.
 class Mirror final : public api::MirrorContent, public std::enable_shared_from_this<Mirror> {
@@ -135,6 +136,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   std::optional<GivenManifests::Given> GivenLately(const api::MirrorRequest& request);
   void LookForManifest(const AskedPtr& asked);
   void AskForDocument(const AskedPtr& asked);
+  void AskForDocumentBy(const Grant& grant, const AskedPtr& asked);
   void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);
   void JudgeDocument(const AskedPtr& asked, ManifestCache::Kept document);
   void AskPolicy(const AskedPtr& asked, ManifestCache::Kept document);
@@ -144,6 +146,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   void LookForBlob(const AskedPtr& asked);
   std::optional<KnownBlobs::Fact> KnownOf(const BlobOrigin& origin, const Digest& digest);
   void GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact);
+  CachedMirrorBlob::Right RightFor(const Asked& asked);
 
   using Finding = CachedMirrorBlob::Finding;
   bool IsFresh(const Finding& finding) const;
@@ -154,6 +157,8 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   bool MayBeHere(const Asked& asked) const;
   void IfGivenTo(const AskedPtr& asked, Given given);
   void IfOwn(const AskedPtr& asked, Given given);
+  // Goes on by the right of who asks, where this node has none; `why`: if he has none either.
+  void GoOnByTheirs(const AskedPtr& asked, api::MirrorRefusal::Why why);
   // This node got an error; what it means to who asks.
   void OnError(const AskedPtr& asked, const absl::Status& status);
 

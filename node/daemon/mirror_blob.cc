@@ -21,11 +21,16 @@ constexpr FetchClass kBeginClass = FetchClass::kDemand;
 
 using OnPart = api::HttpParts::OnPart;
 
+bool IsRefusal(const absl::Status& status) {
+  return absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
+}
+
 // Reads a range step by step. Whoever holds it gives it up by End.
 class Reading : public std::enable_shared_from_this<Reading> {
  public:
-  Reading(CachedMirrorBlob::Parts parts, std::shared_ptr<Blob> blob, ByteRange range)
-      : parts_(parts), blob_(std::move(blob)), left_(range) {}
+  using RightPtr = std::shared_ptr<const CachedMirrorBlob::Right>;
+  Reading(CachedMirrorBlob::Parts parts, std::shared_ptr<Blob> blob, ByteRange range, RightPtr right)
+      : parts_(parts), blob_(std::move(blob)), right_(std::move(right)), left_(range) {}
 
   // The next step; one at a time.
   void Next(Duration timeout, OnPart on_part) {
@@ -39,9 +44,11 @@ class Reading : public std::enable_shared_from_this<Reading> {
                                .range = step,
                                .fetch_class = std::exchange(fetch_class_, kPullClass),
                                .deadline = parts_.clock.Now() + timeout,
-                               .asker = Asker::kRuntime},
+                               .asker = Asker::kRuntime,
+                               .grant = right_->grant},
                               [self = shared_from_this(), step,
                                on_part = std::move(on_part)](absl::StatusOr<ReadResult> result) mutable {
+                                if (IsRefusal(result.status())) self->right_->on_refused();
                                 if (!result.ok()) return std::move(on_part)(result.status());
                                 self->parts_.io.Post([self, step, lease = std::move(result->lease),
                                                       on_part = std::move(on_part)]() mutable {
@@ -82,6 +89,7 @@ class Reading : public std::enable_shared_from_this<Reading> {
 
   const CachedMirrorBlob::Parts parts_;
   const std::shared_ptr<Blob> blob_;
+  const RightPtr right_;
   ByteRange left_;  // owned by who calls Next
   uint64_t step_ = kStepFirst;
   FetchClass fetch_class_ = kBeginClass;
@@ -124,10 +132,10 @@ void CachedMirrorBlob::Open(ByteRange range, OnOpen on_open) {
     self->parts_.store.NoteAccess((*blob)->key(), self->spec_.origins.front(), finding.access, finding.at_ms);
     // Who goes on with a pull that broke off asks for the rest.
     const bool whole = 2 * range.length >= self->spec_.size && (*blob)->present_bytes() < self->spec_.size;
-    auto filling =
-        whole ? std::make_unique<BackgroundFill::Hold>(self->parts_.fills, (*blob)->key(), kPullClass)
-              : nullptr;
-    const auto reading = std::make_shared<Reading>(self->parts_, *std::move(blob), range);
+    auto filling = whole ? std::make_unique<BackgroundFill::Hold>(self->parts_.fills, (*blob)->key(),
+                                                                  kPullClass, self->right_->grant)
+                         : nullptr;
+    const auto reading = std::make_shared<Reading>(self->parts_, *std::move(blob), range, self->right_);
     reading->Next(self->limits_.first_part,
                   [reading, filling = std::move(filling), timeout = self->limits_.next_part,
                    on_open = std::move(on_open)](absl::StatusOr<api::FileSpan> first) mutable {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -8,6 +9,7 @@
 #include "index/disk_store.h"
 #include "node/blob.h"
 #include "node/blob_cache.h"
+#include "node/chunk_source.h"
 #include "node/daemon/background_fill.h"
 #include "node/executor.h"
 #include "node/origin_access.h"
@@ -37,9 +39,18 @@ class CachedMirrorBlob final : public api::MirrorBlob, public std::enable_shared
     OriginAccess access = OriginAccess::kUnknown;
     int64_t at_ms = 0;
   };
+  // By whose right it is fetched; told, on the core loop, that the registry refuses it to him.
+  struct Right {
+    Grant grant = nullptr;  // null: this node's own
+    std::function<void()> on_refused = [] {};
+  };
   // The parts outlive the cache's reads and the server. REQUIRES: the spec has one origin
-  CachedMirrorBlob(Parts parts, Limits limits, BlobSpec spec, Finding finding)
-      : parts_(parts), limits_(limits), spec_(std::move(spec)), finding_(finding) {}
+  CachedMirrorBlob(Parts parts, Limits limits, BlobSpec spec, Finding finding, Right right)
+      : parts_(parts),
+        limits_(limits),
+        spec_(std::move(spec)),
+        finding_(finding),
+        right_(std::make_shared<const Right>(std::move(right))) {}
 
   uint64_t size() const override { return spec_.size; }
   void Open(ByteRange range, OnOpen on_open) override;
@@ -49,6 +60,7 @@ class CachedMirrorBlob final : public api::MirrorBlob, public std::enable_shared
   const Limits limits_;
   const BlobSpec spec_;
   const Finding finding_;
+  const std::shared_ptr<const Right> right_;
 };
 
 }  // namespace sluice

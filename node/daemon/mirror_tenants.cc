@@ -43,7 +43,7 @@ void MirrorTenants::Ask(const MirrorRequest& request, Duration timeout, Done don
     if (!request.authorization.empty()) {
       without_.erase(PlaceOf(request.origin));
       const auto given = given_.find(NameOf(request));
-      if (given != given_.end() && given->second > now) {
+      if (given != given_.end() && given->second.until > now) {
         lock.unlock();
         return std::move(done)(std::nullopt);
       }
@@ -71,8 +71,8 @@ std::optional<MirrorRefusal> MirrorTenants::Judge(const MirrorRequest& request,
   if (answer->verdict != TenantAnswer::Verdict::kGiven) given_.erase(NameOf(request));
   switch (answer->verdict) {
     case TenantAnswer::Verdict::kGiven:
-      MakeRoom(given_, kEntriesMax, now, [](Instant until) { return until; });
-      given_[NameOf(request)] = now + kGivenTtl;
+      MakeRoom(given_, kEntriesMax, now, [](const Given& given) { return given.until; });
+      given_[NameOf(request)] = {now + kGivenTtl};
       return std::nullopt;
     case TenantAnswer::Verdict::kAbsent:
       return MirrorRefusal{};
@@ -83,6 +83,33 @@ std::optional<MirrorRefusal> MirrorTenants::Judge(const MirrorRequest& request,
       return MirrorRefusal{MirrorRefusal::Why::kChallenged, answer->challenge};
   }
   return MirrorRefusal{};
+}
+
+Grant MirrorTenants::RightOf(const MirrorRequest& request) {
+  const std::lock_guard lock(mutex_);
+  const auto given = given_.find(NameOf(request));
+  if (given != given_.end() && given->second.right) return given->second.right;
+  Grant right = registry_.RightOfTenant(request.authorization, request.origin);
+  if (given != given_.end()) given->second.right = right;
+  return right;
+}
+
+void MirrorTenants::Forget(const MirrorRequest& request) {
+  const std::lock_guard lock(mutex_);
+  given_.erase(NameOf(request));
+}
+
+void MirrorTenants::NoteOwnRefused(const BlobOrigin& origin) {
+  const Instant now = clock_.Now();
+  const std::lock_guard lock(mutex_);
+  MakeRoom(own_refused_until_, kEntriesMax, now, [](Instant until) { return until; });
+  own_refused_until_[PlaceOf(origin)] = now + kOwnRefusedTtl;
+}
+
+bool MirrorTenants::IsOwnRefused(const BlobOrigin& origin) {
+  const std::lock_guard lock(mutex_);
+  const auto found = own_refused_until_.find(PlaceOf(origin));
+  return found != own_refused_until_.end() && found->second > clock_.Now();
 }
 
 // REQUIRES: mutex_ is held

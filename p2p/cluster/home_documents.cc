@@ -81,7 +81,7 @@ void HomeDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, co
   Ask(stored.digest,
       {absl::StrCat(RegistryPathOf(origin, "blobs", stored.digest), "&part=table&", TableQuery(stored)),
        kSeekTableBytesMax, stored.seek_table->digest, kTablePatience, grant ? nullptr : &origin,
-       grant ? PullGrant::TokenOf(grant) : std::string()},
+       grant ? PullGrant::TokenForMembers(grant) : std::string()},
       std::move(done));
 }
 

@@ -216,9 +216,9 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
 
   const std::string& TokenFor(Errand& errand) const {
     const BlobOrigin& origin = OriginOf(errand);
-    // Who asks on behalf of another node shows that node's.
-    if (IsOfZone()) {
-      errand.token = request_.grant ? PullGrant::TokenOf(request_.grant) : std::string();
+    // Who asks by another's right shows that one's.
+    if (IsOfZone() || request_.grant) {
+      errand.token = request_.grant ? PullGrant::TokenForMembers(request_.grant) : std::string();
     } else if (access_.tokens && errand.token.empty() && AccessTo(origin) == BlobClaim::Access::kNotPublic)
       errand.token = access_.tokens->Kept(origin);
     return errand.token;
@@ -292,7 +292,8 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       return Later(kRetryMin, errand, &MemberFetch::AskMember);
     }
     if (absl::IsUnauthenticated(outcome.status) && outcome.takes_credentials && access_.tokens &&
-        role_ != PeerRole::kPresentOnly && !IsOfZone() && !std::exchange(errand->renewed, true)) {
+        role_ != PeerRole::kPresentOnly && !IsOfZone() && !request_.grant &&
+        !std::exchange(errand->renewed, true)) {
       return RenewToken(errand, std::move(outcome.status));
     }
     if (absl::IsUnauthenticated(outcome.status))

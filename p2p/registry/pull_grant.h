@@ -21,8 +21,12 @@ class PullGrant final : public AskerGrant {
     static const Grant kStranger = std::make_shared<PullGrant>(std::string(), nullptr);
     return kStranger;
   }
-  // What the registry gives to whoever has the token. REQUIRES: !token.empty()
-  static Grant OfToken(std::string token) { return std::make_shared<PullGrant>(std::move(token), nullptr); }
+  // What the registry gives to whoever has the token, which other nodes are shown, too, or the registry
+  // alone. REQUIRES: !token.empty()
+  enum class Shown { kToMembers, kToRegistry };
+  static Grant OfToken(std::string token, Shown shown = Shown::kToMembers) {
+    return std::make_shared<PullGrant>(std::move(token), nullptr, shown);
+  }
   // What the registry gives to credentials that somebody has handed over for one purpose: `authorizer` knows
   // them alone, and what it gets by them is for that purpose. No other node is shown anything of it.
   // REQUIRES: authorizer
@@ -36,21 +40,27 @@ class PullGrant final : public AskerGrant {
   }
   static bool IsToken(const Grant& grant) { return grant && !TokenOf(grant).empty(); }
   static bool IsCredentials(const Grant& grant) { return grant && AuthorizerOf(grant) != nullptr; }
-  // What another node may be shown; empty but of a token. REQUIRES: grant
+  // What the registry is shown; empty but of a token. REQUIRES: grant
   static const std::string& TokenOf(const Grant& grant) {
     return static_cast<const PullGrant&>(*grant).token_;
+  }
+  // What another node may be shown; empty: nothing. REQUIRES: grant
+  static std::string TokenForMembers(const Grant& grant) {
+    const auto& pull = static_cast<const PullGrant&>(*grant);
+    return pull.shown_ == Shown::kToMembers ? pull.token_ : std::string();
   }
   // Null but of credentials. REQUIRES: grant
   static Authorizer* AuthorizerOf(const Grant& grant) {
     return static_cast<const PullGrant&>(*grant).authorizer_.get();
   }
 
-  PullGrant(std::string token, std::shared_ptr<Authorizer> authorizer)
-      : token_(std::move(token)), authorizer_(std::move(authorizer)) {}
+  PullGrant(std::string token, std::shared_ptr<Authorizer> authorizer, Shown shown = Shown::kToMembers)
+      : token_(std::move(token)), authorizer_(std::move(authorizer)), shown_(shown) {}
 
  private:
   const std::string token_;
   const std::shared_ptr<Authorizer> authorizer_;
+  const Shown shown_;
 };
 
 }  // namespace sluice::p2p

@@ -199,10 +199,11 @@ std::shared_ptr<FetchControl> RegistryClient::ReadBlobRange(const BlobOrigin& or
                                                    std::move(done)));
 }
 
-void RegistryClient::StatBlob(const BlobOrigin& origin, const Digest& digest, Done<BlobStat> done) {
+void RegistryClient::StatBlob(const BlobOrigin& origin, const Digest& digest, Done<BlobStat> done,
+                              const Grant& grant) {
   RegistryRequest request{.origin = origin, .method = "HEAD", .path = BlobPath(digest)};
   request.deadline = core_->DefaultDeadline();
-  request.grant = grant_;
+  request.grant = RightOf(grant);
   Call(core_, std::move(request), [done = std::move(done)](absl::StatusOr<Answer> answer) mutable {
     if (!answer.ok()) return std::move(done)(std::move(answer).status());
     const std::optional<uint64_t> size = ParseNumber(answer->head.headers.Get("Content-Length").value_or(""));

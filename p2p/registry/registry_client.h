@@ -135,7 +135,8 @@ class RegistryClient {
     uint64_t size = 0;
     OriginAccess access = OriginAccess::kUnknown;
   };
-  void StatBlob(const BlobOrigin& origin, const Digest& digest, Done<BlobStat> done);
+  void StatBlob(const BlobOrigin& origin, const Digest& digest, Done<BlobStat> done,
+                const Grant& grant = nullptr);
   // The same, the size alone.
   void HeadBlob(const BlobOrigin& origin, const Digest& digest, Done<uint64_t> done);
   absl::StatusOr<uint64_t> HeadBlob(const BlobOrigin& origin, const Digest& digest);
@@ -172,10 +173,16 @@ class RegistryClient {
   };
   enum class Object { kManifest, kBlob };
   // Asks for the head of a manifest or blob with `authorization` as the value of Authorization, or without
-  // one. Asked once, and no redirect is followed: it is an answer. Errors: InvalidArgument, PermissionDenied
-  // (address), Unavailable, DeadlineExceeded, Cancelled; no secret is in them.
+  // one. Asked once, and no redirect is followed: of a blob it is an answer, unless strangers get one, too.
+  // Errors: InvalidArgument, PermissionDenied (address), Unavailable, DeadlineExceeded, Cancelled; no secret
+  // is in them.
   void AskAs(const std::string& authorization, const BlobOrigin& origin, Object object,
              const std::string& tag_or_digest, Duration timeout, Done<TenantAnswer> done);
+
+  // The right of somebody who shows this value of Authorization: a bearer token, or a name and password (RFC
+  // 7617). Other nodes are shown a token that says itself that it is good for pulling from that repository,
+  // and for nothing else; whatever else it is goes to the registry alone. Null: it is neither.
+  Grant RightOfTenant(const std::string& authorization, const BlobOrigin& origin);
 
   // A token that this registry's token server gives to strangers for pulling, with what is left of its life.
   // Errors also: NotFound (strangers need none, or get none).

@@ -13,7 +13,7 @@ mkdir "$work/tree" "$work/cni"
 python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 2000000 --files 20
 start_registry
 # A layer each: what containerd has it pulls from nobody.
-for repository in app other third; do
+for repository in app other third fourth; do
   echo "$repository" >"$work/tree/whose"
   tar --numeric-owner -C "$work/tree" -czf "$work/$repository.gz" .
   push_ordinary "team/$repository" "$work/$repository.gz"
@@ -21,7 +21,7 @@ done
 
 gate=127.0.0.1:$(free_port)
 python3 -B "$repository_root/tests/net/token_registry.py" "$gate" "$registry" \
-  team/{app,other,third}={ann:secret-of-ann,node:secret-of-node} \
+  team/{app,other,third}={ann:secret-of-ann,node:secret-of-node} team/fourth=ann:secret-of-ann \
   >"$work/gate.out" 2>"$work/gate.err" &
 wait_until curl -s -o "$work/body" "http://$gate/v2/" || fail "the gate does not open: $(<"$work/gate.err")"
 printf '{"auths":{"%s":{"auth":"%s"}}}' "$gate" "$(printf node:secret-of-node | base64)" >"$work/docker.json"
@@ -57,4 +57,10 @@ grep -q '"remedy": ".*server address' "$work/doctor.json" || fail "doctor has no
 note "with the mirror's address as the server's it is again"
 cri_pull team/third "http://$mirror"
 (($(metric sluice_mirror_sent_bytes_total) > sent)) || fail "the mirror sent nothing"
+
+note "and a node that has no credentials itself fetches by those"
+stop_node
+start_node 'mirror:' "  listen: \"$mirror\"" 'origin:' '  dockerConfig: /nowhere/docker.json'
+cri_pull team/fourth
+(($(metric sluice_mirror_sent_bytes_total) > $(stat -c %s "$work/fourth.gz"))) || fail "the mirror sent nothing by ann's right"
 ! grep -r 'secret-of' "$node_log" || fail "a password in the log"

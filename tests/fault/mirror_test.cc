@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "api/http/mirror_routes.h"
@@ -20,6 +21,7 @@
 #include "node/daemon/registry_documents.h"
 #include "p2p/recipe/sha256.h"
 #include "p2p/registry/manifest.h"
+#include "p2p/registry/pull_grant.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/fault/home_node.h"
 #include "tests/fault/token_origin.h"
@@ -348,6 +350,14 @@ class PrivateMirrorTest : public MirrorTest {
   void SetUp() override { registry_of_team_.WriteDockerConfig(config_); }
   std::string BlobPath() const { return Path(place_, "blobs", digest_.ToString()); }
   std::string TagPath() const { return Path(place_, "manifests", "v1"); }
+  std::string OriginPath() const { return FaultOrigin::BlobPath(TokenOrigin::kRepository, digest_); }
+  // Requests for the blob's bytes that the registry answered.
+  size_t BytesAsked() const {
+    size_t count = 0;
+    for (const FaultRequest& request : registry_of_team_.origin.requests(OriginPath()))
+      count += request.method == "GET" && !request.Header("authorization").empty();
+    return count;
+  }
 
   index::TempDir folder_;
   const std::string config_ = folder_.path() + "/docker.json";
@@ -386,10 +396,144 @@ TEST_F(PrivateMirrorTest, WhoShowsNothingIsChallengedOnceAndThenSentToTheRegistr
   EXPECT_EQ(StatusOf(Ask(TagPath())), 401);
 }
 
-TEST_F(PrivateMirrorTest, ANodeWithoutARightGivesNothingAndSaysNoMoreThanTheRegistry) {
+TEST_F(PrivateMirrorTest, ANodeWithoutARightFetchesByTheRightOfWhoAsks) {
   Begin();
-  EXPECT_EQ(StatusOf(Ask(TagPath(), Bearer("nobody's"))), 401);
-  EXPECT_EQ(StatusOf(Ask(TagPath(), Bearer(registry_of_team_.Issue()))), 404);
+  for (const std::string& path : {TagPath(), BlobPath()}) {
+    const std::string stranger = Ask(path, Bearer("nobody's"));
+    EXPECT_EQ(StatusOf(stranger), 401);
+    const std::string own = Bearer(registry_of_team_.Issue());
+    EXPECT_EQ(StatusOf(Ask(path, own)), 200);
+    EXPECT_EQ(Ask(path, Bearer("nobody's")), stranger) << "the same although it is here now";
+    // Whoever else may have it gets it, too.
+    EXPECT_EQ(StatusOf(Ask(path, Bearer(registry_of_team_.Issue()))), 200);
+  }
+  EXPECT_TRUE(BodyOf(Ask(BlobPath(), Bearer(registry_of_team_.Issue()))) == bytes_);
+  EXPECT_EQ(BytesAsked(), 1u) << "the bytes are fetched once for all";
+  EXPECT_EQ(store_->AccessOf(store_->KeysOf(digest_).front(), place_), OriginAccess::kCredentials);
+}
+
+TEST_F(PrivateMirrorTest, WhatOneGotByHisRightIsNoManifestOfTheNodes) {
+  Begin();
+  const std::string own = Bearer(registry_of_team_.Issue());
+  EXPECT_EQ(StatusOf(Ask(TagPath(), own)), 200);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", manifest_.ToString()), own)), 200);
+  EXPECT_TRUE(absl::IsNotFound(manifests_->Get({place_, "", manifest_}).status()));
+  EXPECT_TRUE(absl::IsNotFound(manifests_->Get({place_, "v1", std::nullopt}).status()));
+}
+
+TEST_F(PrivateMirrorTest, ByTheirRightSomethingThatIsNowhereIsNowhere) {
+  Begin();
+  const Digest nowhere = p2p::Sha256::Of("nowhere");
+  registry_of_team_.Guard(FaultOrigin::BlobPath(TokenOrigin::kRepository, nowhere));
+  registry_of_team_.Guard(FaultOrigin::ManifestPath(TokenOrigin::kRepository, "v2"));
+  registry_of_team_.origin.Always(
+      absl::StrCat("/v2/", TokenOrigin::kRepository, "/referrers/", manifest_.ToString()),
+      [](const FaultRequest& request, FaultConnection& to) {
+        if (request.Header("authorization").empty()) return to.Send(401, {}, "");
+        to.Send(200, {{"Content-Type", std::string(p2p::media_type::kOciIndex)}},
+                R"({"schemaVersion":2,"manifests":[]})");
+      });
+  const std::string own = Bearer(registry_of_team_.Issue());
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "blobs", nowhere.ToString()), own)), 404);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v2"), own)), 404);
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "referrers", manifest_.ToString()), own)), 200);
+}
+
+// Without the password the node itself gets nothing; `Basic` is what the registry wants.
+TEST_F(PrivateMirrorTest, ANameAndPasswordAreARightToo) {
+  Begin();
+  const std::string pair = absl::Base64Escape(absl::StrCat("user:", TokenOrigin::kPassword));
+  const std::string basic = absl::StrCat("Authorization: Basic ", pair, "\r\n");
+  const auto closed = [this, pair](const FaultRequest& request, FaultConnection& to) {
+    if (request.Header("authorization") == absl::StrCat("Basic ", pair))
+      return registry_of_team_.origin.ServeByTheRules(request, to);
+    to.Send(401, {{"WWW-Authenticate", "Basic realm=\"r\""}}, "");
+  };
+  registry_of_team_.origin.Always(FaultOrigin::ManifestPath(TokenOrigin::kRepository, "v1"), closed);
+  registry_of_team_.origin.Always(OriginPath(), closed);
+  EXPECT_EQ(StatusOf(Ask(TagPath(), basic)), 200);
+  EXPECT_TRUE(BodyOf(Ask(BlobPath(), basic)) == bytes_);
+  EXPECT_EQ(StatusOf(Ask(BlobPath(), "Authorization: Basic dXNlcjp3cm9uZw==\r\n")), 401);
+  EXPECT_EQ(StatusOf(Ask(BlobPath(), "Authorization: Negotiate x\r\n")), 401);
+}
+
+TEST_F(PrivateMirrorTest, ATokenThatEndsInMidBlobIsAskedForAnew) {
+  const std::string bytes = Pattern(20 << 20);
+  const Digest digest = registry_of_team_.AddBlob(bytes);
+  const std::string token = registry_of_team_.Issue();
+  std::promise<void> gate;
+  registry_of_team_.origin.Always(
+      FaultOrigin::BlobPath(TokenOrigin::kRepository, digest),
+      [this, opened = gate.get_future().share()](const FaultRequest& request, FaultConnection& to) {
+        if (request.method == "GET" && !request.Header("range").starts_with("bytes=0-")) opened.wait();
+        registry_of_team_.Gate(request, to, TokenOrigin::Scope());
+      });
+  Begin();
+  const std::string path = Path(place_, "blobs", digest.ToString());
+  {
+    const std::unique_ptr<RawClient> client = Send(path, Bearer(token));
+    EXPECT_THAT(client->ReadThrough("\r\n\r\n"), HasSubstr("200 OK"));
+    registry_of_team_.Revoke(token);
+    gate.set_value();
+    EXPECT_LT(client->ReadAll().size(), bytes.size());
+  }
+  // What the registry said of it is over, though its minutes are not.
+  const std::string rest = "Range: bytes=10000000-\r\n";
+  const std::string refused = Ask(path, Bearer(token) + rest);
+  EXPECT_EQ(StatusOf(refused), 401);
+  EXPECT_THAT(refused, HasSubstr("WWW-Authenticate: Bearer realm="));
+  EXPECT_TRUE(BodyOf(Ask(path, Bearer(registry_of_team_.Issue()) + rest)) == bytes.substr(10000000));
+}
+
+// A registry whose blobs lie elsewhere; it may lead everybody there who asks.
+TEST_F(PrivateMirrorTest, ARegistryThatLeadsStrangersElsewhereHasNotGivenThemAnything) {
+  const std::string elsewhere = "/elsewhere";
+  registry_of_team_.origin.Always(elsewhere, [this](const FaultRequest&, FaultConnection& to) {
+    to.Send(200, {{"Content-Type", "application/octet-stream"}}, bytes_);
+  });
+  const auto lead = [&](bool strangers) {
+    return [this, elsewhere, strangers](const FaultRequest& request, FaultConnection& to) {
+      if (strangers || !request.Header("authorization").empty())
+        return to.Send(307, {{"Location", registry_of_team_.origin.Url(elsewhere)}}, "");
+      to.Send(401, {{"WWW-Authenticate", "Basic realm=\"r\""}}, "");
+    };
+  };
+  Begin({}, config_);
+  const auto give = [&](const std::string& shown) {
+    std::promise<p2p::RegistryClient::TenantAnswer> said;
+    registry_->AskAs(shown, place_, p2p::RegistryClient::Object::kBlob, digest_.ToString(), 10s,
+                     [&](auto answer) { said.set_value(*std::move(answer)); });
+    return said.get_future().get().verdict;
+  };
+  using Verdict = p2p::RegistryClient::TenantAnswer::Verdict;
+  registry_of_team_.origin.Always(OriginPath(), lead(/*strangers=*/false));
+  EXPECT_EQ(give("Basic dXNlcjpw"), Verdict::kGiven);
+  EXPECT_EQ(give(""), Verdict::kChallenged);
+  registry_of_team_.origin.Always(OriginPath(), lead(/*strangers=*/true));
+  EXPECT_EQ(give("Basic dXNlcjpw"), Verdict::kAbsent);
+  EXPECT_EQ(give(""), Verdict::kAbsent);
+}
+
+// Which of the tokens that a runtime shows may go to other nodes: those that can't be anything but narrow.
+TEST_F(PrivateMirrorTest, OnlyATokenThatSaysThatItIsNarrowIsShownToMembers) {
+  Begin();
+  const auto shown = [&](const std::string& authorization) {
+    const Grant right = registry_->RightOfTenant(authorization, place_);
+    return right ? p2p::PullGrant::TokenForMembers(right) : "no right";
+  };
+  const std::string pull =
+      TokenOrigin::Speaking(R"({"type":"repository","name":"team/app","actions":["pull"]})");
+  EXPECT_EQ(shown(absl::StrCat("Bearer ", pull)), pull);
+  EXPECT_EQ(shown(absl::StrCat("bearer ", pull)), pull);
+  for (const std::string& wider :
+       {std::string(R"({"type":"repository","name":"team/app","actions":["pull","push"]})"),
+        std::string(R"({"type":"repository","name":"team/other","actions":["pull"]})"), std::string()}) {
+    EXPECT_EQ(shown(absl::StrCat("Bearer ", TokenOrigin::Speaking(wider))), "") << wider;
+  }
+  EXPECT_EQ(shown("Bearer a-password-perhaps"), "");
+  EXPECT_EQ(shown("Basic dXNlcjpw"), "");
+  for (const std::string none : {"", "Bearer ", "Basic !", "Basic dXNlcg==", "Negotiate x"})
+    EXPECT_EQ(shown(none), "no right") << none;
 }
 
 TEST_F(PrivateMirrorTest, ADigestIsOnlyInTheRepositoryThatHasIt) {

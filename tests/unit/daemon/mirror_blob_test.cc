@@ -30,7 +30,7 @@ class MirrorBlobTest : public index::StoreTest {
     blob_ = std::make_shared<CachedMirrorBlob>(
         CachedMirrorBlob::Parts{clock_, io_, *store_, *cache_, *fills_, telemetry_},
         CachedMirrorBlob::Limits{.first_part = seconds(5), .next_part = seconds(60)}, sample_.spec,
-        CachedMirrorBlob::Finding{.access = OriginAccess::kPublic, .at_ms = 1});
+        CachedMirrorBlob::Finding{.access = OriginAccess::kPublic, .at_ms = 1}, CachedMirrorBlob::Right{});
   }
   void TearDown() override {
     parts_.reset();

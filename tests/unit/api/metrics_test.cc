@@ -4,11 +4,21 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <set>
 #include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "tests/unit/api/temp_dir.h"
 
 namespace sluice::api {
@@ -149,6 +159,73 @@ std::set<std::string> SeriesNames(const std::string& text) {
     if (!line.empty() && line.front() != '#') names.insert(line.substr(0, line.find(' ')));
   }
   return names;
+}
+
+// One metric as the text format declares it, and the values of its labels in their order.
+struct Declared {
+  std::string name, help, type;
+  std::vector<std::pair<std::string, std::vector<std::string>>> labels = {};
+
+  void AddLabel(const std::string& label, const std::string& value) {
+    const auto known =
+        std::find_if(labels.begin(), labels.end(), [&](const auto& l) { return l.first == label; });
+    std::vector<std::string>& values =
+        known == labels.end() ? labels.emplace_back(label, std::vector<std::string>()).second : known->second;
+    if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+  }
+};
+
+std::vector<Declared> DeclaredBy(const std::string& text) {
+  std::vector<Declared> all;
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    const std::vector<std::string> words = absl::StrSplit(line, absl::MaxSplits(' ', 3));
+    if (absl::StartsWith(line, "# HELP ")) {
+      all.push_back({words.at(2), words.at(3), ""});
+    } else if (absl::StartsWith(line, "# TYPE ")) {
+      all.back().type = words.at(3);
+    } else if (const size_t open = line.find('{'); open != absl::string_view::npos) {
+      for (const absl::string_view label :
+           absl::StrSplit(line.substr(open + 1, line.find('}') - open - 1), ',')) {
+        const std::vector<std::string> sides = absl::StrSplit(label, absl::MaxSplits("=\"", 1));
+        // What a build or machine has by chance, and the parts of a histogram, are not among the reference.
+        const std::string& value = sides.at(1);
+        if (sides[0] != "le") all.back().AddLabel(sides[0], value.substr(0, value.size() - 1));
+      }
+    }
+  }
+  return all;
+}
+
+// As the reference has it: a row a metric.
+std::string TableOf(const std::vector<Declared>& metrics) {
+  std::string table =
+      "# Metrics\n\nWhat `/metrics` of a node gives, made from the code (`SLUICE_WRITE_TABLE=1 "
+      "build/tests/api_metrics_test`). Every\nseries is there from the start, and none has a label with an "
+      "image, a digest or an address.\n\n| metric | kind | labels | what it is |\n|---|---|---|---|\n";
+  for (const Declared& metric : metrics) {
+    std::vector<std::string> labels;
+    for (const auto& [label, values] : metric.labels) {
+      // Those of one value are of this build, or of the front end that is in use.
+      labels.push_back(values.size() == 1 ? absl::StrCat("`", label, "`")
+                                          : absl::StrCat("`", label, "`: ", absl::StrJoin(values, ", ")));
+    }
+    absl::StrAppend(&table, "| `", metric.name, "` | ", metric.type, " | ", absl::StrJoin(labels, "; "),
+                    " | ", metric.help, " |\n");
+  }
+  return table;
+}
+
+TEST(MetricsTest, TheReferenceSaysWhatANodeExports) {
+  Telemetry telemetry;
+  const std::vector<Declared> metrics = DeclaredBy(Metrics(telemetry, Extras()).Text());
+  ASSERT_GT(metrics.size(), 50u);
+  for (const Declared& metric : metrics) EXPECT_GT(metric.help.size(), 10u) << metric.name;
+  const std::string table = TableOf(metrics);
+  if (std::getenv("SLUICE_WRITE_TABLE")) std::ofstream(SLUICE_METRICS_TABLE) << table;
+  std::ifstream file(SLUICE_METRICS_TABLE);
+  const std::string written{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_TRUE(written == table) << "api/http/METRICS.md is not what a node exports: write it by "
+                                   "SLUICE_WRITE_TABLE=1 build/tests/api_metrics_test";
 }
 
 TEST(MetricsTest, EverySeriesIsThereFromTheStart) {

@@ -155,7 +155,7 @@ absl::StatusOr<PreparedImage> StoreImagePreparer::PrepareBlobs(const ResolvedIma
 }
 
 absl::StatusOr<BlobSpec> StoreImagePreparer::FindBlob(const std::string& reference, uint64_t size) {
-  const absl::StatusOr<p2p::ImageReference> named = parts_.resolver.Check(reference);
+  const absl::StatusOr<p2p::ImageReference> named = parts_.resolver.CheckBlob(reference);
   if (!named.ok()) return named.status();
   if (!named->digest) return absl::InvalidArgumentError(absl::StrCat(reference, " names no digest"));
   std::optional<BlobSpec> blob = KnownOf(named->origin, *named->digest);

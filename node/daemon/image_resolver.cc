@@ -41,6 +41,14 @@ absl::StatusOr<ResolvedImage> ImageResolver::Resolve(const std::string& text, co
   return ResolvedImage{*reference, chosen->fetched.digest, **std::move(lazy), asking.round_trips};
 }
 
+absl::StatusOr<p2p::ImageReference> ImageResolver::CheckBlob(const std::string& reference) const {
+  absl::StatusOr<p2p::ImageReference> named = Check(reference);
+  if (!named.ok() || !ask_policy_) return named;
+  return absl::PermissionDeniedError(absl::StrCat(
+      reference, ": policy.verifierDir is set on this node, and its programs are asked of images: ",
+      "hint at the image that has the blob"));
+}
+
 absl::StatusOr<p2p::ChosenImage> ImageResolver::Choose(const p2p::ImageReference& reference,
                                                        const p2p::Platform& platform, Asking& asking) {
   absl::StatusOr<p2p::FetchedManifest> root = FetchOne(reference, asking);

@@ -67,6 +67,10 @@ class ImageResolver {
   // PermissionDenied (the allow-list).
   absl::StatusOr<p2p::ImageReference> Check(const std::string& reference) const;
 
+  // The same of a blob without an image. Errors also: PermissionDenied (a policy decides, which knows
+  // images).
+  absl::StatusOr<p2p::ImageReference> CheckBlob(const std::string& reference) const;
+
   // Follows an index to the image that suits the platform best, those that can be mounted first (see
   // p2p::ChooseImage). All is asked for as ImageDocuments does. If the registry can't be reached, a manifest
   // is as it was fetched last, or, named by digest, as a member has it; if the registry answers with an

@@ -32,6 +32,7 @@ void KnownBlobs::Put(const BlobOrigin& origin, const Digest& digest, Fact fact) 
   if (const auto found = entries_.find(name); found != entries_.end()) {
     fact.access = Stronger(found->second->second.access, fact.access);
     fact.public_at_ms = std::max(found->second->second.public_at_ms, fact.public_at_ms);
+    fact.passed_at = std::max(found->second->second.passed_at, fact.passed_at);
     order_.erase(found->second);
     entries_.erase(found);
   }
@@ -261,9 +262,10 @@ void Mirror::Remember(const BlobOrigin& origin, const ManifestCache::Kept& docum
   if (!parsed.ok()) return;
   const auto* const image = std::get_if<p2p::ImageManifest>(&*parsed);
   if (!image) return;
-  known_.Put(origin, image->config.digest, {image->config.size, manifest.access, document.public_at_ms});
+  const Instant now = parts_.blobs.clock.Now();
+  known_.Put(origin, image->config.digest, {image->config.size, manifest.access, document.public_at_ms, now});
   for (const p2p::Descriptor& layer : image->layers)
-    known_.Put(origin, layer.digest, {layer.size, manifest.access, document.public_at_ms});
+    known_.Put(origin, layer.digest, {layer.size, manifest.access, document.public_at_ms, now});
 }
 
 // ------------------------------------------------------------------------------------------------- blobs
@@ -280,6 +282,7 @@ void Mirror::Blob(MirrorRequest request, OnBlob on_blob) {
 
 void Mirror::LookForBlob(const AskedPtr& asked) {
   const Digest digest = *Digest::Parse(asked->request.reference);
+  if (!PassesPolicy(asked->origin(), digest)) return asked->Refuse(Why::kAbsent);
   if (const std::optional<KnownBlobs::Fact> fact = KnownOf(asked->origin(), digest))
     return GiveBlob(asked, *fact);
   if (!asked->grant && tenants_.IsOwnRefused(asked->origin())) return GoOnByTheirs(asked, Why::kAbsent);
@@ -348,6 +351,12 @@ CachedMirrorBlob::Right Mirror::RightFor(const Asked& asked) {
 bool Mirror::IsFresh(const Finding& finding) const {
   const int64_t age_ms = options_.wall_clock_ms() - finding.at_ms;
   return age_ms >= 0 && std::chrono::milliseconds(age_ms) < options_.public_ttl;
+}
+
+bool Mirror::PassesPolicy(const BlobOrigin& origin, const Digest& digest) {
+  if (!parts_.policy) return true;
+  const std::optional<KnownBlobs::Fact> fact = known_.Find(origin, digest);
+  return fact && fact->passed_at != Instant() && parts_.blobs.clock.Now() - fact->passed_at < kPassedFor;
 }
 
 void Mirror::IfAllowed(const AskedPtr& asked, const std::string& name, Finding finding, Then then) {

@@ -41,6 +41,7 @@ class KnownBlobs {
     uint64_t size = 0;
     OriginAccess access = OriginAccess::kUnknown;
     int64_t public_at_ms = 0;  // as DiskStore::FoundPublicAt
+    Instant passed_at{};       // when the policy last let an image of that repository pass that has it
   };
   void Put(const BlobOrigin& origin, const Digest& digest, Fact fact);
   std::optional<Fact> Find(const BlobOrigin& origin, const Digest& digest);
@@ -87,6 +88,7 @@ class GivenManifests {
 // is cached here is given; of a repository that is known to take credentials, before it is looked for. While
 // it can't be reached, neither is. Who gets nothing is told the same, and as soon, whatever is here or there.
 // What this node may not have itself is fetched by the right of who asks, and its manifest is kept nowhere.
+// With a policy blobs are given of those images alone that it let pass here.
 //
 // Thread-safe. Held by a shared pointer. The parts outlive it and what it has begun.
 class Mirror final : public api::MirrorContent, public std::enable_shared_from_this<Mirror> {
@@ -95,6 +97,8 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   enum class Authorization { kOrigin, kOpen };
   // Whether a tag may mean what it meant last while the registry is away.
   enum class StaleTags { kNo, kYes };
+  // How long the blobs of an image that the policy let pass are given: no pull takes longer.
+  static constexpr Duration kPassedFor = std::chrono::hours(1);
 
   struct Parts {
     CachedMirrorBlob::Parts blobs;
@@ -154,6 +158,8 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   // registry.
   void IfAllowed(const AskedPtr& asked, const std::string& name, Finding finding, Then then);
   void IfStillPublic(const AskedPtr& asked, const std::string& name, Finding finding, Then then);
+  // Whether an image that has the blob was let pass lately, where somebody decides that.
+  bool PassesPolicy(const BlobOrigin& origin, const Digest& digest);
   bool MayBeHere(const Asked& asked) const;
   void IfGivenTo(const AskedPtr& asked, Given given);
   void IfOwn(const AskedPtr& asked, Given given);

@@ -41,6 +41,13 @@ note "who does not answer in time refuses, too"
 expect_failure $exit_failed 'did not answer in time' mount_image slow "$work/mnt/slow"
 [[ $(answer slow) == 403 ]] || fail "the mirror answers $(answer slow)"
 (($(decisions timed_out) >= 1)) || fail "it is not counted"
+
+note "nor are their blobs to be had without them"
+blob_answer() { curl -sS -o "$work/body" -w '%{http_code}' "http://$mirror/v2/$1/blobs/$(stored_blob_of "$1")?ns=$registry"; }
+[[ $(blob_answer bad) == 404 ]] || fail "the mirror gives a blob of what is refused"
+[[ $(blob_answer good) == 404 ]] || fail "the mirror gives a blob of what nobody was asked of"
+expect_failure $exit_refused 'asked of images: hint at the image' \
+  sluice prefetch submit --blob "$registry/bad@$(stored_blob_of bad)"
 for name in bad slow; do
   [[ $(asked_blobs "$name") == "${pushed[$name]}" ]] || fail "more than the manifest of $name was asked for"
 done
@@ -51,6 +58,7 @@ reads_right "$work/tree" "$work/mnt/good" || fail "not all is there"
 digest=$(image_by_digest good)
 [[ $(jq -r .digest "$work/descriptor") == "${digest#*@}" ]] || fail "another descriptor: $(<"$work/descriptor")"
 [[ $(answer good) == 200 ]] || fail "the mirror answers $(answer good)"
+[[ $(blob_answer good) == 200 ]] || fail "the mirror gives no blob of what was let pass"
 sluice umount "$work/mnt/good" >&2
 
 note "a folder that everybody may write to decides nothing"

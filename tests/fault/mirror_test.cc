@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <future>
 #include <memory>
 #include <optional>
@@ -18,6 +20,7 @@
 #include "api/http/mirror_routes.h"
 #include "node/daemon/background_fill.h"
 #include "node/daemon/image_documents.h"
+#include "node/daemon/image_policy.h"
 #include "node/daemon/registry_documents.h"
 #include "p2p/recipe/sha256.h"
 #include "p2p/registry/manifest.h"
@@ -59,7 +62,8 @@ class MirrorTest : public ::testing::Test, protected HomeNode {
                                                      *allowed_,
                                                      *registry_,
                                                      *images_,
-                                                     *manifests_},
+                                                     *manifests_,
+                                                     policy_.get()},
                                        options);
     api::HttpRoutes routes;
     api::AddMirrorRoutes(routes, *mirror_, telemetry_);
@@ -71,6 +75,7 @@ class MirrorTest : public ::testing::Test, protected HomeNode {
     mirror_server_.reset();
     fills_.reset();
     Stop();
+    if (policy_) policy_->Stop();
     mirror_.reset();
     images_.reset();
     from_registry_.reset();
@@ -97,6 +102,7 @@ class MirrorTest : public ::testing::Test, protected HomeNode {
     return absl::StrCat("Authorization: Bearer ", token, "\r\n");
   }
 
+  std::shared_ptr<ImagePolicy> policy_;  // null: every image may be had
   std::unique_ptr<BackgroundFill> fills_;
   std::unique_ptr<RegistryDocuments> from_registry_;
   std::unique_ptr<ImageDocuments> images_;
@@ -307,6 +313,25 @@ TEST_F(PublicImageMirrorTest, IsGivenWhileTheRegistryIsAwayUntilItsTimeIsOver) {
   GoAway();
   BeginAfter(23h);
   EXPECT_EQ(StatusOf(Ask(ManifestPath())), 200);
+  EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
+}
+
+// One program, which lets everything pass once a file is there.
+TEST_F(PublicImageMirrorTest, WithAPolicyBlobsAreGivenOfWhatItLetPassAlone) {
+  const index::TempDir programs, elsewhere;
+  const std::string passes = elsewhere.path() + "/passes";
+  const std::string program = programs.path() + "/verifier";
+  std::ofstream(program) << "#!/bin/sh\ncat >/dev/null\ntest -e " << passes << "\n";
+  std::filesystem::permissions(program, std::filesystem::perms::owner_all);
+  ImageCounters counters;
+  policy_ = *ImagePolicy::Open({.folder = programs.path()}, clock_, counters);
+  Begin();
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 404) << "nobody was asked of an image that has it";
+  EXPECT_EQ(StatusOf(Ask(ManifestPath())), 403);
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 404);
+  EXPECT_THAT(origin_.requests(OriginPath()), IsEmpty());
+  std::ofstream(passes).put('\n');
+  EXPECT_EQ(StatusOf(Ask(Path(place_, "manifests", "v1"))), 200);
   EXPECT_TRUE(BodyOf(Ask(BlobPath())) == bytes_);
 }
 
@@ -732,6 +757,11 @@ TEST(KnownBlobsTest, WhatWasUsedLongestAgoGoesFirst) {
   known.Put(place, name(0), {0, OriginAccess::kPublic});
   known.Put(place, name(0), {0, OriginAccess::kCredentials});
   EXPECT_EQ(known.Find(place, name(0))->access, OriginAccess::kPublic);
+  // And so is what the policy let pass.
+  const Instant passed = Instant() + 1s;
+  known.Put(place, name(0), {.size = 0, .passed_at = passed});
+  known.Put(place, name(0), {.size = 0});
+  EXPECT_EQ(known.Find(place, name(0))->passed_at, passed);
 }
 
 }  // namespace

@@ -6,10 +6,12 @@ usage: dashboards.py CHART metrics METRICS_FILE       what a panel or rule names
        dashboards.py CHART moves PROMETHEUS_URL LIST  what a panel or rule names has moved since Prometheus started, but
                                                       for what stands in LIST: a name and why, to a line
 
-A panel's query must give at least one series, and a rule's none of its errors. Exits with 1 and says where if not.
+A panel's query must give at least one number, which NaN and infinities are not, and a rule's none of its errors. Exits
+with 1 and says where if not.
 """
 
 import json
+import math
 import pathlib
 import re
 import sys
@@ -21,7 +23,7 @@ import urllib.request
 import yaml
 
 # What Grafana puts in the place of its variables.
-VARIABLES = {"$__rate_interval": "10s", "$__range": "10s", "$job": ".*", "$instance": ".*"}
+VARIABLES = {"$__rate_interval": "1m", "$__range": "1m", "$job": ".*", "$instance": ".*"}
 SECONDS_MAX = 30
 METRIC = re.compile(r"(?<![\w:])sluice_\w+(?![\w:])")  # a name that is recorded by a rule has colons
 HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
@@ -122,10 +124,11 @@ def ask(url, expression):
 
 
 def wait_for_nodes(url, count):
-    """Until every node was scraped several times: a rate needs two samples."""
+    """Until every node was scraped several times, as a rate needs two samples, and once more from now on."""
+    scraped = f"count_over_time(sluice_build_info[1m]) >= 4 and timestamp(sluice_build_info) > {time.time()}"
     end = time.monotonic() + SECONDS_MAX
     while time.monotonic() < end:
-        _, series = ask(url, "count_over_time(sluice_build_info[1m]) >= 4")
+        _, series = ask(url, scraped)
         if len(series) == count:
             return True
         time.sleep(0.2)
@@ -145,6 +148,9 @@ def check_queries(chart, url, count):
             kind, series = ask(url, expression)
             if kind != "vector" or not series:
                 raise RuntimeError(f"gives {len(series)} series of type {kind}")
+            values = [one["value"][1] for one in series]
+            if not any(math.isfinite(float(value)) for value in values):
+                raise RuntimeError(f"gives no number but {', '.join(sorted(set(values)))}")
         except RuntimeError as error:
             yield f"{where}: {error}: {expression}"
     alerts = {where for where, _ in rule_queries(chart, ("alert",))}

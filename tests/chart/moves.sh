@@ -32,14 +32,6 @@ start() {
 sees() { sluice --output json peers | jq -e '[.peers[] | select(.state == "alive")] | length == 1' >"$work/peers"; }
 moved() { (($(metric "$@") > 0)); }
 expect_moved() { wait_until moved "$@" || fail "$* is still 0"; }
-# How often the node was scraped.
-scrapes() {
-  curl -fsS --get --data-urlencode "query=count_over_time(sluice_build_info{instance=\"$listen\"}[1h])" "http://$prometheus/api/v1/query" |
-    jq -r '.data.result[0].value[1] // 0'
-}
-scraped_more_than() { (($(scrapes) > $1)); }
-# Waits until Prometheus has seen what the node's metrics are now: a scrape may be under way.
-let_scrape() { wait_until scraped_more_than "$(($(scrapes) + 1))" || fail "Prometheus does not scrape"; }
 by_size() { (cd "$work/tree" && find . -type f -printf '%s %p\n' | sort -nr | sed -n "$1s/^[0-9]* //p"); }
 
 use_node 2

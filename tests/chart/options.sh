@@ -50,6 +50,26 @@ grep -q 'counts for' "$work/notes" || fail "the notes don't say that the policy 
 notes --set networkPolicy.enabled=false
 grep -q 'whoever reaches the pods can read metrics, and ask' "$work/notes" || fail "the notes don't say that nothing guards"
 
+# What nodes without TLS don't do for each other is said, and what to do.
+says_no_tls() { tr '\n' ' ' <"$work/notes" | grep -q 'WARNING: nodes have no TLS between them'; }
+notes
+says_no_tls || fail "the notes don't say what is missing without TLS: $(<"$work/notes")"
+tr '\n' ' ' <"$work/notes" | grep -q 'for private images, for tags and for tokens, and for chunks that no recipe proves\. Set tls.existingSecret or tls.certManager\. If .* config.cluster.insecurePeers=true does, for all but private images' ||
+  fail "the notes don't say what TLS would change: $(<"$work/notes")"
+notes --set mirror.enabled=true
+tr '\n' ' ' <"$work/notes" | grep -q 'no recipe proves: whatever comes through the mirror .* by every node\. Set tls' ||
+  fail "the notes don't say what it means for the mirror: $(<"$work/notes")"
+for values in tls.existingSecret=a config.cluster.insecurePeers=true peers.enabled=false \
+  config.tls.ca=/a,config.tls.certificate=/b,config.tls.key=/c; do
+  notes --set "mirror.enabled=true,$values"
+  ! says_no_tls || fail "with $values the notes warn of what is not so: $(<"$work/notes")"
+done
+notes "${cert_manager[@]}" --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes
+! says_no_tls || fail "the notes want TLS, which is there"
+# Certificates of one's own are TLS too.
+notes --set hostNetwork=true,config.tls.ca=/a,config.tls.certificate=/b,config.tls.key=/c
+! grep -q 'use TLS' "$work/notes" || fail "the notes want TLS, which is there"
+
 refused 'networkPolicy.enabled.*must be one of' --set networkPolicy.enabled=yes
 refused 'networkPolicy.peerCidrs.0: Does not match pattern' --set 'networkPolicy.peerCidrs={10.0.0.1}'
 refused 'networkPolicy.metricsNamespaceSelector: Additional property labels' --set networkPolicy.metricsNamespaceSelector.labels.a=b
@@ -136,15 +156,38 @@ refused 'tls.certManager.duration: Does not match pattern' "${managed[@]}" --set
 
 # --- what scrapes them, and how they are replaced
 
+# The node's name is the instance: a pod's address changes, and with it all history would go.
+readonly by_node='{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "instance"}'
+render "${operator[@]}"
+holds "made['ServiceMonitor/node-sluice']['spec']['endpoints'][0]['relabelings'] == [$by_node]"
 render "${operator[@]}" --set podMonitor.enabled=true,serviceMonitor.enabled=false,podMonitor.interval=5s,podMonitor.labels.a=b
 holds '"ServiceMonitor/node-sluice" not in made'
-holds 'made["PodMonitor/node-sluice"]["spec"]["podMetricsEndpoints"] == [{"port": "operations", "path": "/metrics", "interval": "5s"}]'
+holds 'len(made["PodMonitor/node-sluice"]["spec"]["podMetricsEndpoints"]) == 1'
+holds 'made["PodMonitor/node-sluice"]["spec"]["podMetricsEndpoints"][0].items() >= {"port": "operations", "path": "/metrics", "interval": "5s"}.items()'
+holds "made['PodMonitor/node-sluice']['spec']['podMetricsEndpoints'][0]['relabelings'] == [$by_node]"
 holds 'made["PodMonitor/node-sluice"]["spec"]["selector"]["matchLabels"] == daemons["selector"]["matchLabels"]'
 holds 'made["PodMonitor/node-sluice"]["metadata"]["labels"]["a"] == "b"'
 holds '"operations" in [p["name"] for p in node["ports"]]'
 render --set podMonitor.enabled=true,serviceMonitor.enabled=false
 holds 'not any(name.startswith("PodMonitor") for name in made)'
 refused 'podMonitor.enabled and serviceMonitor.enabled: .*twice' "${operator[@]}" --set podMonitor.enabled=true
+# What the README gives those without the operator does the same, and takes the nodes' pods alone.
+render
+sed -n '/^    scrape_configs:$/,/^$/s/^    //p' "$chart/README.md" >"$work/prometheus.yml"
+python3 - "$work/prometheus.yml" "$work/rendered" <<'END_OF_PYTHON' || fail "the README's scrape_configs are not the monitors'"
+import sys, yaml
+job = yaml.safe_load(open(sys.argv[1]))["scrape_configs"][0]
+keep, instance = job["relabel_configs"]
+pod = next(o for o in yaml.safe_load_all(open(sys.argv[2])) if o and o["kind"] == "DaemonSet")["spec"]["template"]
+assert job["job_name"] == "sluice" and job["kubernetes_sd_configs"] == [{"role": "pod"}] and keep["action"] == "keep", job
+assert keep["source_labels"] == ["__meta_kubernetes_pod_label_app_kubernetes_io_name", "__meta_kubernetes_pod_container_port_name"]
+label, port = keep["regex"].split(";")
+assert pod["metadata"]["labels"]["app.kubernetes.io/name"] == label, pod["metadata"]
+assert port in [p["name"] for p in pod["spec"]["containers"][0]["ports"]], port
+assert instance == {"source_labels": ["__meta_kubernetes_pod_node_name"], "target_label": "instance"}, instance
+END_OF_PYTHON
+notes
+grep -q "each by its node.s name (the chart.s README says how)" "$work/notes" || fail "the notes don't say what instances are called"
 
 render --set updateStrategy.type=RollingUpdate,updateStrategy.maxUnavailable=10%
 holds 'daemons["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}'

@@ -2,6 +2,7 @@
 # Whatever the chart makes is what a current Kubernetes, the Prometheus Operator and cert-manager know: no field that they
 # don't have, none of another type, pattern or bound.
 source "$(dirname "$0")/lib_helm.sh"
+source "$chart_tests/combinations.sh"
 
 status=0
 models=$(bash "$chart_tests/fetch_models.sh") || status=$?
@@ -13,9 +14,6 @@ fi
 mkdir "$work/typed"
 ln -s "$models/node_modules" "$work/typed/node_modules"
 echo '{"type": "module"}' >"$work/typed/package.json"
-
-readonly all_kinds=(--api-versions monitoring.coreos.com/v1/PrometheusRule --api-versions cert-manager.io/v1/Certificate
-  --api-versions monitoring.coreos.com/v1/ServiceMonitor --api-versions monitoring.coreos.com/v1/PodMonitor)
 
 # take NAME [helm's arguments]: what is rendered is checked by types_hold, later and all at once.
 take() {
@@ -46,43 +44,7 @@ END_OF_PYTHON
   grep -Eq "$2" "$work/error" || fail "'$3' should be noticed as '$2': $(<"$work/error")"
 }
 
-take default
-take off --set config.ondemand.backend=off,peers.enabled=false
-take off-mirror --set config.ondemand.backend=off,mirror.enabled=true,mirror.containerd.configure=true
-take in-pod --set config.ondemand.keeperOnHost=false
-take uninstall-forced --set uninstall.force=true,priorityClassName=system-node-critical
-take host-network --set hostNetwork=true,networkPolicy.enabled=true,config.cluster.swarm=true
-take certificate --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes
-take mirror --set mirror.enabled=true,mirror.containerd.configure=true \
-  --set 'mirror.crio.configure=true,mirror.crio.registries={docker.io}'
-take pod-monitor --set podMonitor.enabled=true,serviceMonitor.enabled=false,podMonitor.labels.a=b
-cat >"$work/values.yaml" <<'END_OF_VALUES'
-image: {repository: "registry.example:5000/team/sluice", pullPolicy: Always, pullSecrets: [pull]}
-registryCredentials: {existingSecret: credentials}
-tls: {existingSecret: node-tls, crlKey: ca.crl}
-updateStrategy: {type: RollingUpdate, maxUnavailable: 10%}
-podLabels: {team: storage}
-podAnnotations: {note: "1"}
-tolerations: [{operator: Exists}, {key: a, value: b, effect: NoExecute, tolerationSeconds: 3}]
-nodeSelector: {disk: fast}
-affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}
-priorityClassName: system-node-critical
-resources: {limits: {memory: 1Gi, cpu: 2}, requests: {cpu: 100m}}
-serviceAccount: {annotations: {a: b}}
-service: {annotations: {a: b}, labels: {c: d}}
-networkPolicy:
-  peerCidrs: [10.1.0.0/16]
-  metricsNamespaceSelector: {matchExpressions: [{key: a, operator: In, values: [b]}]}
-  extraIngress: [{from: [{ipBlock: {cidr: 10.2.0.1/32}}], ports: [{port: 1900}]}]
-extraEnv: [{name: SLUICE_LOG_LEVEL, value: debug}]
-extraVolumes: [{name: more, emptyDir: {}}]
-extraVolumeMounts: [{name: more, mountPath: /more}]
-serviceMonitor: {labels: {a: b}}
-prometheusRule: {labels: {a: b}}
-dashboards: {annotations: {a: b}}
-END_OF_VALUES
-take much -f "$work/values.yaml"
-for example in "$chart"/examples/*.yaml; do take "$(basename "$example" .yaml)" -f "$example"; done
+each_combination "$chart" "$work" take
 taken=("$work"/typed/*.mjs)
 taken=("${taken[@]##*/}")
 types_hold "${taken[@]%.mjs}" || fail "$(<"$work/error")"

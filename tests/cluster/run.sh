@@ -48,8 +48,9 @@ source tests/e2e/lib.sh
 source tests/cluster/cluster.sh
 source tests/e2e/lib_images.sh
 source tests/cluster/host_keeper.sh
+source tests/cluster/dry_run.sh
 
-readonly steps=(image_built cluster_up bad_values_refused install ready mounted_and_read host_tool service_names_pod
+readonly steps=(image_built cluster_up dry_run bad_values_refused install ready mounted_and_read host_tool service_names_pod
   metrics_scraped second_node_asks_first upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read
   deleted_under_busy_readers helm_test pull_by_mirror second_pull_origin_zero upgrade_pod upgrade_version
   uninstall_refused uninstall reboot uninstall_forced)
@@ -193,6 +194,10 @@ fi
 start_pods_registry
 cluster_up "$registry"
 passed cluster_up
+
+note "the API server takes what the chart makes for values of every kind"
+dry_run
+passed dry_run
 
 values=(
   --set image.repository=sluice/sluice --set image.tag=test

@@ -256,6 +256,16 @@ setsid prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$wor
 prometheus_pid=$!
 disown
 wait_until curl -fs -o "$work/answer" "http://$prometheus/-/ready" || fail "prometheus does not start"
+is_scraped() {
+  curl -fsS --get --data-urlencode 'query=count_over_time(sluice_build_info[1m]) >= 2' "http://$prometheus/api/v1/query" |
+    jq -e '.data.result | length == 1' >"$work/answer"
+}
+wait_until is_scraped || fail "prometheus does not scrape the pod"
+# A rate is of what happens while it looks.
+push_new scraped 77
+pod_mounts scraped "$mounts/scraped"
+reads_right "$work/scraped" "$mounts/scraped" --reads 200 || fail "the host can't read what the pod mounted"
+in_pod sluice umount "$mounts/scraped" >&2
 python3 -B tests/chart/dashboards.py charts/sluice queries "http://$prometheus" 1 >&2 || fail "a panel shows nothing"
 end_process "$prometheus_pid" KILL
 prometheus_pid=

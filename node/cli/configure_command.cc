@@ -53,7 +53,11 @@ struct Change {
 };
 
 absl::Status FileError(const std::string& what, const std::string& path, int error) {
-  return absl::ErrnoToStatus(error, absl::StrCat("cannot ", what, " ", path));
+  absl::Status status = absl::ErrnoToStatus(error, absl::StrCat("cannot ", what, " ", path));
+  if (error != EROFS) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(status.message(), ": make it writable, or name another folder by ",
+                                   "--config-path (--folder for CRI-O) that the runtime reads"));
 }
 
 // Nothing if it is not there. Errors: those of errno.
@@ -108,8 +112,23 @@ absl::Status Apply(const Change& change) {
   return absl::OkStatus();
 }
 
+// Makes the files again what they were, the last first; what can't be is said in the error.
+absl::Status TakeBack(std::vector<Change> applied, absl::Status why) {
+  std::string left;
+  for (; !applied.empty(); applied.pop_back()) {
+    Change& change = applied.back();
+    std::swap(change.before, change.after);
+    const absl::StatusOr<std::optional<std::string>> now = ReadFile(change.path);
+    const bool is_so = now.ok() && *now == change.after;
+    if (const absl::Status back = is_so && change.after ? absl::OkStatus() : Apply(change); !back.ok())
+      absl::StrAppend(&left, "; nor back: ", back.message());
+  }
+  return absl::Status(why.code(), absl::StrCat(why.message(), left.empty() ? "; nothing was changed" : left));
+}
+
 absl::Status ApplyAll(const std::vector<Change>& changes, const Flags& flags) {
   bool changed = false;
+  std::vector<Change> applied;
   for (const Change& change : changes) {
     if (change.before == change.after) continue;
     changed = true;
@@ -121,8 +140,9 @@ absl::Status ApplyAll(const std::vector<Change>& changes, const Flags& flags) {
       if (change.after) std::fputs(change.after->c_str(), stdout);
       continue;
     }
-    const absl::Status applied = Apply(change);
-    if (!applied.ok()) return applied;
+    applied.push_back(change);
+    if (absl::Status status = Apply(change); !status.ok())
+      return TakeBack(std::move(applied), std::move(status));
   }
   if (!changed) std::puts("nothing is to be changed");
   return absl::OkStatus();
@@ -233,6 +253,8 @@ absl::Status ConfigureContainerd(const Flags& flags) {
     return made;
   const absl::Status applied = ApplyAll(changes, flags);
   if (applied.ok() && flags.remove && !dry) LeaveFolderOfHosts(*folder, flags);
+  // One that was made for nothing.
+  if (!applied.ok() && !flags.remove && !dry) LeaveFolderOfHosts(*folder, {});
   return applied;
 }
 

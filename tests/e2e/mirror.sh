@@ -149,6 +149,28 @@ echo 'version = 2' >"$work/no-path.toml"
 expect_failure "$exit_refused" 'no config_path.*certs\.d' sluice configure containerd --containerd-config "$work/no-path.toml"
 expect_failure "$exit_not_found" 'is not there.*config-path' sluice configure containerd --containerd-config "$work/none.toml"
 
+note "where one file can't be written all stay as they are"
+mkdir -p "$work/ro/a.example" "$work/ro/z.example"
+for host in a z; do printf 'server = "https://%s.example"\n' "$host" >"$work/ro/$host.example/hosts.toml"; done
+cp -r "$work/ro" "$work/ro.before"
+mount --bind "$work/ro/z.example" "$work/ro/z.example"
+mount -o remount,bind,ro "$work/ro/z.example"
+expect_failure "$exit_refused" 'cannot write .*z.example/hosts.toml.*Read-only.*make it writable.*nothing was changed' \
+  sluice configure containerd --config-path "$work/ro"
+diff -r "$work/ro" "$work/ro.before" >&2 || fail "something was written"
+for command in 'containerd --config-path' 'crio --registry a.b --folder'; do
+  # shellcheck disable=SC2086  # words
+  expect_failure "$exit_refused" 'Read-only' sluice configure $command "$work/ro/z.example/new/folder"
+done
+umount "$work/ro/z.example"
+sluice configure containerd --config-path "$work/ro" >&2
+mount --bind "$work/ro/z.example" "$work/ro/z.example"
+mount -o remount,bind,ro "$work/ro/z.example"
+cp -r "$work/ro" "$work/ro.written"
+expect_failure "$exit_refused" 'z.example/hosts.toml.*nothing was changed' sluice configure containerd --config-path "$work/ro" --remove
+diff -r "$work/ro" "$work/ro.written" >&2 || fail "something was taken away"
+umount "$work/ro/z.example"
+
 note "what is written for CRI-O is taken away by the registry, and what is somebody else's is refused"
 crio_file=$work/crio/50-sluice.conf
 sluice configure crio --folder "$work/crio" --registry docker.io --registry quay.io >&2

@@ -66,6 +66,8 @@ expect_moved sluice_prefetch_hints_total 'result="completed"'
 expect_moved sluice_hint_bytes_total 'result="fetched"'
 curl -sS -o "$work/manifest" "http://$mirror/v2/app/manifests/1?ns=$registry"
 expect_moved sluice_mirror_requests_total
+curl -sS -o "$work/blob" "http://$mirror/v2/app/blobs/$(jq -r '.layers[0].digest' "$work/manifest")?ns=$registry"
+expect_moved sluice_mirror_sent_bytes_total
 let_scrape
 
 note "node 2 gets it from node 1"

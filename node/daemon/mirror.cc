@@ -1,5 +1,7 @@
 #include "node/daemon/mirror.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -321,7 +323,7 @@ void Mirror::GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact) {
               spec.digest = *Digest::Parse(asked->request.reference);
               spec.size = fact.size;
               spec.origins = {asked->origin()};
-              if (!ChunkGeometry::Validate(spec.size, spec.chunk_size).ok())
+              if (!ChunkGeometry::Validate(spec.size, spec.chunk_size).ok() || !self->Fits(spec))
                 return asked->Refuse(Why::kAbsent);
               if (public_at_ms != fact.public_at_ms) {
                 fact.public_at_ms = public_at_ms;
@@ -332,6 +334,15 @@ void Mirror::GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact) {
                   self->parts_.blobs, limits, std::move(spec), Finding{fact.access, public_at_ms},
                   self->RightFor(*asked))));
             });
+}
+
+// What can't be kept is of no use to anybody here, and would take the room of all that is.
+bool Mirror::Fits(const BlobSpec& spec) const {
+  const auto capacity = static_cast<uint64_t>(parts_.blobs.telemetry.cache_capacity_bytes.value());
+  if (capacity == 0 || spec.size <= capacity) return true;
+  spdlog::info("{} of {} bytes is left to its registry: the store may take up {}", spec.digest.ToString(),
+               spec.size, capacity);
+  return false;
 }
 
 CachedMirrorBlob::Right Mirror::RightFor(const Asked& asked) {

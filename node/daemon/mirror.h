@@ -150,6 +150,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   void LookForBlob(const AskedPtr& asked);
   std::optional<KnownBlobs::Fact> KnownOf(const BlobOrigin& origin, const Digest& digest);
   void GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact);
+  bool Fits(const BlobSpec& spec) const;
   CachedMirrorBlob::Right RightFor(const Asked& asked);
 
   using Finding = CachedMirrorBlob::Finding;

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "node/daemon/prefetcher_core.h"
 
 namespace sluice {
@@ -132,6 +133,15 @@ void Prefetcher::Core::Learn(const HintPtr& hint, Found found) {
   }
   hint->incomplete = hint->targets.size();
   if (hint->incomplete == 0) return Complete(hint);
+  const auto capacity = static_cast<uint64_t>(parts_.telemetry.cache_capacity_bytes.value());
+  if (capacity > 0 && hint->status.total_bytes > capacity) {
+    return End(*hint, api::HintState::kFailed,
+               absl::FailedPreconditionError(absl::StrCat(
+                   hint->spec.reference, ": the hint is for ", hint->status.total_bytes,
+                   " bytes, and the store may take up ", capacity,
+                   ": what came first would be gone before the rest is there. Hint at what starts read "
+                   "(--profile), at parts (--range), or raise store.capacity")));
+  }
   known_.push_back(hint);
   ShareOutFetching();
 }

@@ -225,6 +225,16 @@ TEST_F(PublicMirrorTest, WhatIsTooLargeIsLeftToTheRegistry) {
   EXPECT_EQ(StatusOf(Ask(Path(place_, "blobs", huge.ToString()))), 404);
 }
 
+TEST_F(PublicMirrorTest, ABlobThatTheStoreCannotHoldIsLeftToTheRegistry) {
+  Begin();
+  telemetry_.cache_capacity_bytes.Set(static_cast<int64_t>(bytes_.size()) - 1);
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 404);
+  EXPECT_EQ(RangesAsked(), 0u);
+  EXPECT_THAT(store_->KeysOf(digest_), IsEmpty());
+  telemetry_.cache_capacity_bytes.Set(static_cast<int64_t>(bytes_.size()));
+  EXPECT_EQ(StatusOf(Ask(BlobPath())), 200);
+}
+
 TEST_F(PublicMirrorTest, WhatEverybodyIsToldIsNotThereIsAskedForOnce) {
   const Digest nowhere = p2p::Sha256::Of("nowhere");
   Begin();

@@ -297,6 +297,21 @@ TEST_F(PrefetcherTest, AHintBringsAllOfAnImageInAndThenHoldsNothing) {
   EXPECT_EQ(fills_->Of(NameOf(1)).state, api::FillState::kIdle);
 }
 
+TEST_F(PrefetcherTest, AHintForMoreThanTheStoreHoldsBringsNothingIn) {
+  telemetry_.cache_capacity_bytes.Set(82 * kChunk - 1);
+  SubmitOnly({.id = "h", .reference = "app"});
+  Settle();
+  EXPECT_EQ(StateOf("h"), HintState::kFailed);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Of("h").error));
+  EXPECT_THAT(std::string(Of("h").error.message()), HasSubstr("raise store.capacity"));
+  EXPECT_TRUE(source_.calls.empty());
+  for (const uint8_t blob : {1, 2, 100}) EXPECT_EQ(Leases(blob), 0u);
+  telemetry_.cache_capacity_bytes.Set(82 * kChunk);
+  SubmitOnly({.id = "fits", .reference = "app"});
+  Settle();
+  EXPECT_EQ(StateOf("fits"), HintState::kFetching);
+}
+
 TEST_F(PrefetcherTest, AnImageWithoutBlobsIsThereAtOnce) {
   preparer_.images["r/empty"] = {};
   Submit("h", "empty");

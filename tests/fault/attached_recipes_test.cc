@@ -126,27 +126,27 @@ TEST_F(AttachedRecipesTest, WhereNothingCanBeListedEachIsToldWhy) {
 
 TEST_F(AttachedRecipesTest, WhoIsCancelledIsToldSoWhileTheRegistryIsSilent) {
   const std::string artifact = Attach(torrent_);
-  std::latch gone(1);
-  registry_.Script(artifact, {[&](const FaultRequest& request, FaultConnection& to) {
-                     gone.wait();
+  const auto gone = std::make_shared<std::latch>(1);  // it may be asked when all this is over
+  registry_.Script(artifact, {[this, gone](const FaultRequest& request, FaultConnection& to) {
+                     gone->wait();
                      registry_.ServeByTheRules(request, to);
                    }});
   AttachedRecipes recipes = Listed();
   const std::atomic<bool> cancelled{true};
   EXPECT_TRUE(absl::IsCancelled(recipes.Fetch({&spec_, 1}, cancelled).at(0).status()));
   EXPECT_EQ(recipes.round_trips(), 0u);
-  gone.count_down();
+  gone->count_down();
 }
 
 TEST_F(AttachedRecipesTest, WhoWantsThemNoMoreGoesWhileTheRegistryIsSilent) {
   const std::string artifact = Attach(torrent_);
-  std::latch gone(1);
-  registry_.Script(artifact, {[&](const FaultRequest& request, FaultConnection& to) {
-                     gone.wait();
+  const auto gone = std::make_shared<std::latch>(1);  // it may be asked when all this is over
+  registry_.Script(artifact, {[this, gone](const FaultRequest& request, FaultConnection& to) {
+                     gone->wait();
                      registry_.ServeByTheRules(request, to);
                    }});
   { const AttachedRecipes recipes = Listed(); }
-  gone.count_down();
+  gone->count_down();
   AttachedRecipes again = Listed();
   EXPECT_TRUE(again.Fetch({&spec_, 1}).at(0).ok());
 }

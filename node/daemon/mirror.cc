@@ -252,22 +252,26 @@ void Mirror::AskPolicy(const AskedPtr& asked, ManifestCache::Kept document) {
 
 void Mirror::GiveDocument(const AskedPtr& asked, ManifestCache::Kept document) {
   if (asked->request.kind == Kind::kManifest && given_.Put(asked->origin(), document, asked->read_at))
-    Remember(asked->origin(), document);
+    Remember(*asked, document);
   p2p::FetchedManifest& manifest = document.manifest;
   asked->Say(MirrorDocument{std::move(manifest.media_type), manifest.digest, std::move(manifest.body)});
 }
 
 // What a manifest names is in its repository, and can be asked for by who can read it.
-void Mirror::Remember(const BlobOrigin& origin, const ManifestCache::Kept& document) {
+void Mirror::Remember(const Asked& asked, const ManifestCache::Kept& document) {
   const p2p::FetchedManifest& manifest = document.manifest;
   const absl::StatusOr<p2p::Manifest> parsed = p2p::ParseManifest(manifest.body, manifest.media_type);
   if (!parsed.ok()) return;
   const auto* const image = std::get_if<p2p::ImageManifest>(&*parsed);
   if (!image) return;
-  const Instant now = parts_.blobs.clock.Now();
-  known_.Put(origin, image->config.digest, {image->config.size, manifest.access, document.public_at_ms, now});
-  for (const p2p::Descriptor& layer : image->layers)
-    known_.Put(origin, layer.digest, {layer.size, manifest.access, document.public_at_ms, now});
+  KnownBlobs::Fact fact{0, manifest.access, document.public_at_ms, parts_.blobs.clock.Now(),
+                        /*by_theirs=*/asked.grant != nullptr};
+  const auto put = [&](const p2p::Descriptor& blob) {
+    fact.size = blob.size;
+    known_.Put(asked.origin(), blob.digest, fact);
+  };
+  put(image->config);
+  for (const p2p::Descriptor& layer : image->layers) put(layer);
 }
 
 // ------------------------------------------------------------------------------------------------- blobs
@@ -292,7 +296,10 @@ void Mirror::LookForBlob(const AskedPtr& asked) {
       asked->origin(), digest,
       [self = shared_from_this(), asked, digest](absl::StatusOr<p2p::RegistryClient::BlobStat> stat) {
         if (!stat.ok()) return self->OnError(asked, stat.status());
-        const KnownBlobs::Fact fact{stat->size, stat->access, self->options_.wall_clock_ms()};
+        const KnownBlobs::Fact fact{.size = stat->size,
+                                    .access = stat->access,
+                                    .public_at_ms = self->options_.wall_clock_ms(),
+                                    .by_theirs = asked->grant != nullptr};
         self->known_.Put(asked->origin(), digest, fact);
         self->GiveBlob(asked, fact);
       },
@@ -332,7 +339,7 @@ void Mirror::GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact) {
               const CachedMirrorBlob::Limits limits{self->options_.budget, self->options_.read_timeout};
               asked->Say(std::shared_ptr<api::MirrorBlob>(std::make_shared<CachedMirrorBlob>(
                   self->parts_.blobs, limits, std::move(spec), Finding{fact.access, public_at_ms},
-                  self->RightFor(*asked))));
+                  self->RightFor(*asked, fact))));
             });
 }
 
@@ -345,9 +352,9 @@ bool Mirror::Fits(const BlobSpec& spec) const {
   return false;
 }
 
-CachedMirrorBlob::Right Mirror::RightFor(const Asked& asked) {
+CachedMirrorBlob::Right Mirror::RightFor(const Asked& asked, const KnownBlobs::Fact& fact) {
   Grant grant = asked.grant;
-  if (!grant && asked.is_given && tenants_.IsOwnRefused(asked.origin()))
+  if (!grant && asked.is_given && (fact.by_theirs || tenants_.IsOwnRefused(asked.origin())))
     grant = tenants_.RightOf(asked.request);
   if (!grant) return {};
   // What he shows may have come to its end in the middle of a pull.

@@ -42,6 +42,7 @@ class KnownBlobs {
     OriginAccess access = OriginAccess::kUnknown;
     int64_t public_at_ms = 0;  // as DiskStore::FoundPublicAt
     Instant passed_at{};       // when the policy last let an image of that repository pass that has it
+    bool by_theirs = false;    // by the right of who asked, as this node had none
   };
   void Put(const BlobOrigin& origin, const Digest& digest, Fact fact);
   std::optional<Fact> Find(const BlobOrigin& origin, const Digest& digest);
@@ -145,13 +146,13 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   void JudgeDocument(const AskedPtr& asked, ManifestCache::Kept document);
   void AskPolicy(const AskedPtr& asked, ManifestCache::Kept document);
   void GiveDocument(const AskedPtr& asked, ManifestCache::Kept document);
-  void Remember(const BlobOrigin& origin, const ManifestCache::Kept& document);
+  void Remember(const Asked& asked, const ManifestCache::Kept& document);
 
   void LookForBlob(const AskedPtr& asked);
   std::optional<KnownBlobs::Fact> KnownOf(const BlobOrigin& origin, const Digest& digest);
   void GiveBlob(const AskedPtr& asked, KnownBlobs::Fact fact);
   bool Fits(const BlobSpec& spec) const;
-  CachedMirrorBlob::Right RightFor(const Asked& asked);
+  CachedMirrorBlob::Right RightFor(const Asked& asked, const KnownBlobs::Fact& fact);
 
   using Finding = CachedMirrorBlob::Finding;
   bool IsFresh(const Finding& finding) const;

@@ -29,7 +29,7 @@ class MirrorTenants {
  public:
   static constexpr Duration kGivenTtl = std::chrono::minutes(5);
   static constexpr Duration kNoCredentialsTtl = std::chrono::seconds(60);
-  static constexpr Duration kOwnRefusedTtl = std::chrono::hours(1);
+  static constexpr Duration kOwnRefusedTtl = std::chrono::minutes(5);
   static constexpr size_t kEntriesMax = 4096;  // of each kind; the one that ends first goes first
 
   MirrorTenants(const Clock& clock, p2p::RegistryClient& registry, Telemetry& telemetry)

@@ -7,14 +7,9 @@ source "$e2e_dir/lib_images.sh"
 
 export BACKEND=off
 [[ -e /proc/net/if_inet6 ]] && ip -6 address show dev lo | grep -q ::1 || fail "this machine has no IPv6, not even ::1"
-mkdir "$work/tree"
-head -c 8000000 /dev/urandom >"$work/tree/bytes"
-tar --numeric-owner -C "$work/tree" -cf - . | gzip -1 >"$work/layer.gz"
 registry_access_log=true
 start_registry
-push_ordinary app "$work/layer.gz"
-layer=sha256:$(sha256sum <"$work/layer.gz" | cut -d' ' -f1)
-size=$(stat -c %s "$work/layer.gz")
+push_random app 8000000
 # The registry itself listens on IPv4.
 gate="[::1]:$(free_port)"
 python3 - "${gate##*:}" "$registry" <<'END_OF_PYTHON' &

@@ -62,3 +62,14 @@ push_ordinary() {
       config: {mediaType: "application/vnd.oci.image.config.v1+json", digest: $digest, size: $size}, layers: .}' |
     put_manifest "$1" 1
 }
+
+# push_random NAME BYTES: an ordinary image of one layer that nothing makes smaller; sets layer, its digest, and size. It is
+# left in $work/layer.gz.
+push_random() {
+  mkdir "$work/layer"
+  head -c "$2" /dev/urandom >"$work/layer/bytes"
+  tar --numeric-owner -C "$work/layer" -cf - . | gzip -1 >"$work/layer.gz"
+  push_ordinary "$1" "$work/layer.gz"
+  # shellcheck disable=SC2034  # for whoever calls it
+  layer=sha256:$(sha256sum <"$work/layer.gz" | cut -d' ' -f1) size=$(stat -c %s "$work/layer.gz")
+}

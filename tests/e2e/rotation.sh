@@ -9,14 +9,9 @@ source "$e2e_dir/lib_images.sh"
 export BACKEND=off
 readonly nodes=3 attempt_seconds_max=60
 mirror_port=$(free_port)
-mkdir "$work/tree"
-head -c 48000000 /dev/urandom >"$work/tree/bytes"
-tar --numeric-owner -C "$work/tree" -cf - . | gzip -1 >"$work/layer.gz"
 registry_access_log=true
 start_registry
-push_ordinary app "$work/layer.gz"
-layer=sha256:$(sha256sum <"$work/layer.gz" | cut -d' ' -f1)
-size=$(stat -c %s "$work/layer.gz")
+push_random app 48000000
 
 start() {
   use_node "$1"

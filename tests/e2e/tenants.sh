@@ -9,13 +9,8 @@ source "$e2e_dir/lib_tls.sh"
 
 export BACKEND=off
 readonly nodes=2
-mkdir "$work/tree"
-head -c 12000000 /dev/urandom >"$work/tree/bytes"
-tar --numeric-owner -C "$work/tree" -cf - . | gzip -1 >"$work/layer.gz"
 start_registry
-push_ordinary team/app "$work/layer.gz"
-layer=sha256:$(sha256sum <"$work/layer.gz" | cut -d' ' -f1)
-size=$(stat -c %s "$work/layer.gz")
+push_random team/app 12000000
 manifest team/app >"$work/manifest"
 digest=sha256:$(sha256sum <"$work/manifest" | cut -d' ' -f1)
 

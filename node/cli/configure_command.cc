@@ -248,13 +248,15 @@ absl::Status ConfigureContainerd(const Flags& flags) {
   }
   if (!flags.remove) NoteDiscarded(flags);
   const bool dry = flags.dry_run;
+  std::error_code ignored;
+  const bool was_there = fs::exists(*folder, ignored);
   if (const absl::Status made = dry || flags.remove ? absl::OkStatus() : MakeFolderOfHosts(*folder);
       !made.ok())
     return made;
   const absl::Status applied = ApplyAll(changes, flags);
   if (applied.ok() && flags.remove && !dry) LeaveFolderOfHosts(*folder, flags);
   // One that was made for nothing.
-  if (!applied.ok() && !flags.remove && !dry) LeaveFolderOfHosts(*folder, {});
+  if (!applied.ok() && !was_there && !dry) LeaveFolderOfHosts(*folder, {});
   return applied;
 }
 

@@ -36,10 +36,7 @@ python3 "$e2e_dir/make_tree.py" "$work/tree" --bytes 12000000 --files 40
 tar --numeric-owner -C "$work/tree" -czf "$work/tree.gz" .
 tls_authority cluster
 for i in 1 2; do
-  tls_issue cluster "node-$i" sluice "node-$i.sluice"
-  tls_install "$i" ca "$tls_dir/cluster.crt"
-  tls_install "$i" crt "$tls_dir/node-$i.crt"
-  tls_install "$i" key "$tls_dir/node-$i.key"
+  tls_node cluster "$i"
 done
 start_registry
 push_ordinary app "$work/tree.gz"

@@ -26,10 +26,7 @@ restart_registry
 tls_authority cluster
 export LOG_LEVEL=debug
 for ((i = 1; i <= nodes; ++i)); do
-  tls_issue cluster "node-$i" sluice "node-$i.sluice"
-  tls_install "$i" ca "$tls_dir/cluster.crt"
-  tls_install "$i" crt "$tls_dir/node-$i.crt"
-  tls_install "$i" key "$tls_dir/node-$i.key"
+  tls_node cluster "$i"
   use_node "$i"
   start_node "$(cluster_config "$i" "$nodes" "name: node-$i" 'refresh: 500ms')" "$(tls_config "$i")"
 done

@@ -52,6 +52,14 @@ tls_install() {
   mv "$work/node$1/tls/$2.new" "$work/node$1/tls/$2"
 }
 
+# tls_node AUTHORITY N: node N is called node-N from now on, and has what proves it.
+tls_node() {
+  tls_issue "$1" "node-$2" sluice "node-$2.sluice"
+  tls_install "$2" ca "$tls_dir/$1.crt"
+  tls_install "$2" crt "$tls_dir/node-$2.crt"
+  tls_install "$2" key "$tls_dir/node-$2.key"
+}
+
 # tls_config N [crl]: the part of node N's configuration that names its files.
 tls_config() {
   echo 'tls:'

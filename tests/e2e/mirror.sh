@@ -170,6 +170,14 @@ cp -r "$work/ro" "$work/ro.written"
 expect_failure "$exit_refused" 'z.example/hosts.toml.*nothing was changed' sluice configure containerd --config-path "$work/ro" --remove
 diff -r "$work/ro" "$work/ro.written" >&2 || fail "something was taken away"
 umount "$work/ro/z.example"
+# A folder that was made before, and is known to be, stays so.
+sluice configure containerd --config-path "$work/made" >&2
+mount --bind "$work/made/_default" "$work/made/_default"
+mount -o remount,bind,ro "$work/made/_default"
+expect_failure "$exit_refused" 'nothing was changed' sluice configure containerd --mirror http://127.0.0.1:9 --config-path "$work/made"
+umount "$work/made/_default"
+sluice configure containerd --config-path "$work/made" --remove >&2
+[[ ! -e $work/made ]] || fail "a folder of ours is left: $(find "$work/made")"
 
 note "what is written for CRI-O is taken away by the registry, and what is somebody else's is refused"
 crio_file=$work/crio/50-sluice.conf

@@ -36,10 +36,7 @@ knows_all() {
 tls_authority cluster
 credentials=(- ann:secret-of-ann ann:secret-of-ann ann:wrong-secret)
 for ((i = 1; i <= nodes; ++i)); do
-  tls_issue cluster "node-$i" sluice "node-$i.sluice"
-  tls_install "$i" ca "$tls_dir/cluster.crt"
-  tls_install "$i" crt "$tls_dir/node-$i.crt"
-  tls_install "$i" key "$tls_dir/node-$i.key"
+  tls_node cluster "$i"
   printf '{"auths":{"%s":{"auth":"%s"}}}' "$gate" "$(printf %s "${credentials[i]}" | base64)" >"$work/node$i/docker.json"
   use_node "$i"
   start_node "$(cluster_config "$i" "$nodes" "name: node-$i" 'refresh: 500ms')" "$(tls_config "$i")" \

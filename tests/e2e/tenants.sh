@@ -29,10 +29,7 @@ knows_the_other() {
 
 tls_authority cluster
 for ((i = 1; i <= nodes; ++i)); do
-  tls_issue cluster "node-$i" sluice "node-$i.sluice"
-  tls_install "$i" ca "$tls_dir/cluster.crt"
-  tls_install "$i" crt "$tls_dir/node-$i.crt"
-  tls_install "$i" key "$tls_dir/node-$i.key"
+  tls_node cluster "$i"
   use_node "$i"
   start_node "$(cluster_config "$i" "$nodes" "name: node-$i" 'refresh: 500ms')" "$(tls_config "$i")" \
     'mirror:' "  listen: \"$(mirror_of "$i")\"" 'origin:' '  dockerConfig: /nowhere/docker.json'

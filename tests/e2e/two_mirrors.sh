@@ -52,10 +52,7 @@ push() {
 
 tls_authority cluster
 for i in 1 2; do
-  tls_issue cluster "node-$i" sluice "node-$i.sluice"
-  tls_install "$i" ca "$tls_dir/cluster.crt"
-  tls_install "$i" crt "$tls_dir/node-$i.crt"
-  tls_install "$i" key "$tls_dir/node-$i.key"
+  tls_node cluster "$i"
 done
 start_registry
 push app

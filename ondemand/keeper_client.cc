@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "ondemand/keeper/control.h"
 #include "ondemand/keeper_on_host.h"
+#include "ondemand/keeper_replacement.h"
 
 extern char** environ;
 
@@ -215,12 +216,15 @@ absl::StatusOr<std::unique_ptr<KeeperClient>> KeeperClient::Connect(KeeperClient
   // resets it. Only time tells.
   const auto give_up = std::chrono::steady_clock::now() + client->options_.call_timeout;
   absl::Status status = client->Attach();
-  if (absl::IsUnavailable(status)) {
+  if (absl::IsUnavailable(status) && client->journal_ == nullptr) {
     if (absl::Status stored = client->TakeStored(); !stored.ok()) return stored;
   }
   const bool orphans = client->took_stored_;
   while (absl::IsUnavailable(status) && std::chrono::steady_clock::now() < give_up) {
-    const absl::Status started = orphans ? client->StartSuccessor(OldDaemon::kDead) : client->StartKeeper();
+    absl::Status started;
+    // One that becomes ours has its sockets again in a moment.
+    if (client->KeeperIsDead())
+      started = client->journal_ ? client->StartSuccessor(OldDaemon::kDead) : client->StartKeeper();
     status = client->Attach();
     if (status.ok()) break;
     if (!started.ok()) status = started;
@@ -366,6 +370,12 @@ absl::Status KeeperClient::Attach() {
   if (!process.ok() && process.error().code == EOPNOTSUPP)
     return absl::FailedPreconditionError(absl::StrCat("attach to the keeper: ", process.error().text));
   if (!process.ok()) return absl::UnavailableError(process.error().text);
+  // One that can't become ours may still speak as we do.
+  absl::Status replaced;
+  if (journal_ == nullptr && RunsAnotherProgram(PeerPid(socket->get()))) {
+    replaced = Replace(process.value());
+    if (replaced.ok()) return absl::UnavailableError("the keeper has not become one of this version in time");
+  }
   keeper::HelloRequest hello;
   hello.read_deadline_ns = options_.read_deadline.count();
   hello.door = options_.door;
@@ -375,7 +385,13 @@ absl::Status KeeperClient::Attach() {
   keeper::Result<keeper::Message> message = keeper::ReceiveMessage(socket->get());
   if (!message.ok()) return absl::UnavailableError(message.error().text);
   const keeper::Reply* reply = keeper::ParseReply(message.value().bytes);
-  if (reply == nullptr) return NotOurKeeper(PeerPid(socket->get()), message.value().bytes);
+  if (reply == nullptr) {
+    const absl::Status not_ours = NotOurKeeper(PeerPid(socket->get()), message.value().bytes);
+    return journal_ != nullptr || replaced.ok()
+               ? not_ours
+               : absl::FailedPreconditionError(absl::StrCat(
+                     not_ours.message(), "; it does not become one of ours: ", replaced.message()));
+  }
   if (reply->error != 0) return FromErrno(reply->error, reply->text);
   if (absl::Status adopted = AdoptDescriptors(message.value()); !adopted.ok()) return adopted;
   keeper_pid_.store(PeerPid(socket->get()));
@@ -383,6 +399,50 @@ absl::Status KeeperClient::Attach() {
   socket_ = std::move(*socket);
   keeper_lives_ = true;
   return absl::OkStatus();
+}
+
+// OK once it is on its way to be ours: what we then have is what a successor of it would need.
+absl::Status KeeperClient::Replace(const Descriptor& process) {
+  const absl::StatusOr<std::string> program = KeeperProgram();
+  if (!program.ok()) return program.status();
+  absl::StatusOr<Descriptor> socket = Dial();
+  if (!socket.ok()) return socket.status();
+  absl::StatusOr<KeeperEstate> estate = AskForReplacement(socket->get());
+  if (!estate.ok()) return estate.status();
+  keeper::Result<std::unique_ptr<keeper::Journal>> journal = keeper::Journal::Open(estate->journal.get());
+  if (!journal.ok()) return FromError(journal.error());
+  const keeper::DoorKind door = journal.value()->layout().door;
+  if (door != options_.door) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("it serves mounts of the backend ", keeper::DoorName(door),
+                     "; unmount them, or set ondemand.backend: ", keeper::DoorName(door)));
+  }
+  Descriptor same_process(fcntl(process.get(), F_DUPFD_CLOEXEC, 0));
+  if (!same_process.valid()) return ErrnoStatus("hold on to the keeper's process");
+  if (absl::Status begun = ReplaceKeeper(socket->get(), *program); !begun.ok()) return begun;
+  journal_ = std::move(journal.value());
+  completions_ = std::move(estate->completions);
+  requests_ = std::move(estate->requests);
+  tree_ = std::move(estate->tree);
+  if (door == keeper::DoorKind::kCachefiles) objects_ = std::make_unique<CacheObjects>(journal_);
+  keeper_process_ = std::move(same_process);
+  return absl::OkStatus();
+}
+
+// Whether the keeper runs another file than we would start: of another version, or build, of sluice.
+bool KeeperClient::RunsAnotherProgram(pid_t keeper) const {
+  const absl::StatusOr<std::string> program = KeeperProgram();
+  struct stat ours {};
+  struct stat theirs {};
+  return program.ok() && stat(program->c_str(), &ours) == 0 &&
+         stat(absl::StrCat("/proc/", keeper, "/exe").c_str(), &theirs) == 0 &&
+         (ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino);
+}
+
+// On a host that keeps it, its copy there.
+absl::StatusOr<std::string> KeeperClient::KeeperProgram() const {
+  return options_.on_host ? PlaceKeeperOnHost(options_.keeper_path, options_.state_dir)
+                          : options_.keeper_path;
 }
 
 absl::Status KeeperClient::AdoptDescriptors(keeper::Message& reply) {
@@ -420,7 +480,7 @@ absl::Status KeeperClient::Spawn(std::vector<std::string> arguments, std::span<c
   // Somebody may have removed it since we made it.
   mkdir(options_.runtime_dir.c_str(), 0755);
   if (options_.on_host) {
-    absl::StatusOr<std::string> program = PlaceKeeperOnHost(options_.keeper_path, options_.state_dir);
+    absl::StatusOr<std::string> program = KeeperProgram();
     if (!program.ok()) return program.status();
     arguments.insert(arguments.begin(), {"--on-host", *program});
   }

@@ -102,7 +102,8 @@ absl::StatusOr<std::optional<keeper::DoorKind>> DoorThatWaits(const DescriptorSt
 
 // The daemon's line to the keeper. Starts a keeper where none runs, and when the keeper dies puts a successor
 // in its place that takes over its events: calls made meanwhile wait, within their time limit. A keeper that
-// died together with its daemon is succeeded likewise, where a DescriptorStore has kept what they had.
+// died together with its daemon is succeeded likewise, where a DescriptorStore has kept what they had. One of
+// another version of sluice becomes one of ours, under its mounts.
 //
 // Thread-safe; calls block for at most call_timeout (about twice that while a keeper is replaced). Every call
 // fails with Unavailable if the keeper does not answer in time.
@@ -186,6 +187,9 @@ class KeeperClient {
       : options_(std::move(options)), probe_([this] { return Dial(); }) {}
   absl::Status Attach();
   absl::Status AdoptDescriptors(keeper::Message& reply);
+  absl::Status Replace(const keeper::Descriptor& process);
+  bool RunsAnotherProgram(pid_t keeper) const;
+  absl::StatusOr<std::string> KeeperProgram() const;
   absl::Status TakeStored();
   absl::Status StoreDescriptors();
   absl::StatusOr<keeper::Descriptor> Dial() const;

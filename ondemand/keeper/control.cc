@@ -251,6 +251,10 @@ void Control::ServeConnection(int connection) {
                                  [connection](const Descriptor& c) { return c.get() == connection; });
   if (!known) return;
   Result<Message> message = ReceiveMessage(connection);
+  if (message.ok()) {
+    if (const ReplaceRequest* request = ParseReplaceRequest(message.value().bytes))
+      return ServeReplace(connection, *request, message.value());
+  }
   const Header* header = message.ok() ? ParseRequest(message.value().bytes) : nullptr;
   if (header == nullptr) {
     if (message.ok() && IsOfAnotherVersion(message.value().bytes)) {
@@ -275,6 +279,45 @@ void Control::ServeConnection(int connection) {
                                             kernel.tree, objects.get()};
   const std::span<const int> descriptors = attach ? std::span<const int>(attached) : std::span<const int>();
   if (!SendMessage(connection, BytesOf(reply), descriptors).ok()) CloseConnection(connection);
+}
+
+void Control::ServeReplace(int connection, const ReplaceRequest& request, const Message& message) {
+  const Outcome outcome = Replace(connection, request, message);
+  ReplaceReply reply;
+  if (!outcome.ok()) {
+    Log("stays what it is: %s", outcome.error().text.c_str());
+    reply.error = outcome.error().code;
+    std::snprintf(reply.text, sizeof(reply.text), "%s", outcome.error().text.c_str());
+  }
+  const Door::Kernel& kernel = parts_.door.kernel();
+  const int estate[kReplaceDescriptors] = {parts_.journal.fd(), parts_.completions, kernel.requests,
+                                           kernel.tree};
+  const std::span<const int> descriptors =
+      outcome.ok() ? std::span<const int>(estate) : std::span<const int>();
+  if (!SendMessage(connection, BytesOf(reply), descriptors).ok()) CloseConnection(connection);
+}
+
+// Of a daemon that is attached nobody may take the keeper away: it would not know the other one.
+Outcome Control::Replace(int connection, const ReplaceRequest& request, const Message& message) {
+  if (request.journal_version != kJournalVersion || request.journal_size != sizeof(JournalLayout)) {
+    const auto named = [](uint32_t version, size_t size) {
+      return "version " + std::to_string(version) + " of " + std::to_string(size) + " bytes";
+    };
+    return Error{EPROTO, "the program's journal is " + named(request.journal_version, request.journal_size) +
+                             ", and this keeper's " + named(kJournalVersion, sizeof(JournalLayout))};
+  }
+  Result<ucred> peer = PeerOf(connection);
+  if (!peer.ok()) return peer.error();
+  ReleaseDeadDaemon();
+  if (DaemonAttached()) {
+    return Error{EBUSY,
+                 "another daemon (pid " + std::to_string(daemon_.pid) + ") is attached to this keeper"};
+  }
+  if (request.step == ReplaceStep::kAsk) return {};
+  if (request.step != ReplaceStep::kGo || message.descriptors.size() != 1 || !parts_.become)
+    return Error{EPROTO, "no program was given"};
+  Log("process %d has it become a keeper of its own version", peer.value().pid);
+  return parts_.become(message.descriptors.front().get());
 }
 
 // The daemon's end. Without one, it will say that descriptors are missing.

@@ -10,6 +10,7 @@
 #include "ondemand/keeper/door.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/mounts.h"
+#include "ondemand/keeper/replacement.h"
 #include "ondemand/keeper/result.h"
 #include "ondemand/keeper/wire.h"
 
@@ -28,6 +29,8 @@ class Control {
     Door& door;
     int completions;
     std::function<void()> on_hangup = nullptr;  // SIGHUP has come
+    // Becomes the keeper that this program makes; returns why it can't. None: it never can.
+    std::function<Outcome(int program)> become = nullptr;
   };
 
   explicit Control(Parts parts);
@@ -73,6 +76,9 @@ class Control {
   int WaitTimeout() const;
 
   Outcome Dispatch(int connection, const Header& header, Message& message, Reply& reply);
+  // What a daemon of another version asks for.
+  void ServeReplace(int connection, const ReplaceRequest& request, const Message& message);
+  Outcome Replace(int connection, const ReplaceRequest& request, const Message& message);
   Outcome Attach(int connection, const HelloRequest& hello);
   Outcome GuardBlob(const GuardRequest& request, uint32_t* entry);
   Outcome UnguardBlob(uint32_t entry);

@@ -13,6 +13,7 @@
 #include "ondemand/keeper/clock.h"
 #include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
+#include "ondemand/keeper/replacement.h"
 #include "ondemand/keeper/result.h"
 
 namespace sluice::keeper {
@@ -88,6 +89,12 @@ class Door {
   virtual void Connect(Descriptor) {}
   // Whether the kernel holds nothing of the door's any more. Asked when nothing is mounted.
   virtual bool Idle() { return true; }
+  // What the kernel holds open, for RunInstead. REQUIRES: on the door's thread
+  virtual std::vector<HeldObject> Objects() const { return {}; }
+
+  // Runs it on the door's thread, where no request is half handled, and waits; at once where there is no
+  // thread.
+  void CallOnThread(std::function<void()> call);
 
  protected:
   enum class Answered {
@@ -171,9 +178,6 @@ class Door {
   bool WatchDescriptor(int fd);
   // One at a time; CLOCK_MONOTONIC.
   void SetTimer(int64_t at_ns) { timer_ns_ = at_ns; }
-
-  // Runs it on the door's thread and waits; at once where there is none.
-  void CallOnThread(std::function<void()> call);
 
   Journal& journal_;
   Counters& counters_;

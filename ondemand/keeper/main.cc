@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -33,6 +34,7 @@
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/log.h"
 #include "ondemand/keeper/process.h"
+#include "ondemand/keeper/replacement.h"
 
 namespace sluice::keeper {
 namespace {
@@ -53,6 +55,9 @@ struct Options {
   int ready_fd = -1;    // gets "ok", or why not
   int objects_fd = -1;  // gives what a daemon has kept of a predecessor's objects
   bool takeover = false;
+  Estate estate;                        // of the keeper of another version that this process was until now
+  bool replaces = false;                // there was one
+  int can_inherit_fd = -1;              // asks whether we could take the place of one
   std::string on_host;                  // the program to become on the host, which is then the keeper
   CgroupOf cgroup = CgroupOf::kParent;  // that this process is in
   std::array<int, kInherited> inherited{-1, -1, -1, -1, -1};
@@ -88,6 +93,19 @@ bool ParseInherited(const char* text, Options* options) {
                      &options->inherited[kDaemonProcess]) == kInherited;
 }
 
+bool ParseEstate(const char* text, Options* options) {
+  Result<Estate> estate = ReadEstate(text);
+  if (!estate.ok()) {
+    Log("%s", estate.error().text.c_str());
+    return false;
+  }
+  options->takeover = options->replaces = true;
+  options->estate = std::move(estate.value());
+  options->inherited = {options->estate.requests, options->estate.tree, options->estate.journal,
+                        options->estate.completions, -1};
+  return true;
+}
+
 bool ParseOptions(int argc, char** argv, Options* options) {
   static const option kLong[] = {
       {"runtime-dir", required_argument, nullptr, 'r'}, {"state-dir", required_argument, nullptr, 'p'},
@@ -95,7 +113,8 @@ bool ParseOptions(int argc, char** argv, Options* options) {
       {"door", required_argument, nullptr, 'd'},        {"slots", required_argument, nullptr, 's'},
       {"ready-fd", required_argument, nullptr, 'f'},    {"objects-fd", required_argument, nullptr, 'o'},
       {"takeover", required_argument, nullptr, 't'},    {"on-host", required_argument, nullptr, 'h'},
-      {"own-cgroup", no_argument, nullptr, 'g'},        {nullptr, 0, nullptr, 0}};
+      {"own-cgroup", no_argument, nullptr, 'g'},        {"inherit", required_argument, nullptr, 'i'},
+      {"can-inherit", required_argument, nullptr, 'j'}, {nullptr, 0, nullptr, 0}};
   long number = 0;
   for (int key; (key = getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
     switch (key) {
@@ -129,6 +148,13 @@ bool ParseOptions(int argc, char** argv, Options* options) {
       case 'h':
         options->on_host = optarg;
         break;
+      case 'j':
+        if (!ParseNumber(optarg, 1 << 20, &number)) return false;
+        options->can_inherit_fd = static_cast<int>(number);
+        break;
+      case 'i':
+        if (!ParseEstate(optarg, options)) return false;
+        break;
       case 'g':
         options->cgroup = CgroupOf::kKeeper;
         break;
@@ -139,7 +165,8 @@ bool ParseOptions(int argc, char** argv, Options* options) {
         return false;
     }
   }
-  return optind == argc && !options->runtime_dir.empty() && !options->blobs_dir.empty();
+  const bool asked = options->can_inherit_fd >= 0;
+  return optind == argc && (asked || (!options->runtime_dir.empty() && !options->blobs_dir.empty()));
 }
 
 // Until the daemon closes its end; not for ever, as it may be stopped meanwhile.
@@ -154,6 +181,15 @@ std::vector<KeptObject> ReceiveObjects(Descriptor line) {
       continue;
     const auto* object = reinterpret_cast<const ObjectReply*>(message.value().bytes.data());
     kept.push_back({object->index, object->generation, std::move(message.value().descriptors.front())});
+  }
+  return kept;
+}
+
+std::vector<KeptObject> OwnObjects(const Estate& estate) {
+  std::vector<KeptObject> kept;
+  for (const HeldObject& object : estate.objects) {
+    fcntl(object.file, F_SETFD, FD_CLOEXEC);
+    kept.push_back({object.index, object.generation, Descriptor(object.file)});
   }
   return kept;
 }
@@ -180,12 +216,13 @@ Result<std::unique_ptr<Door>> OpenDoor(const Options& options, Journal& journal,
 }
 
 Result<std::unique_ptr<Door>> AdoptDoor(Journal& journal, Descriptor requests, Descriptor tree,
-                                        Descriptor objects, const std::string& blobs_dir, int completions) {
+                                        std::vector<KeptObject> objects, const std::string& blobs_dir,
+                                        int completions) {
   if (journal.layout().door == DoorKind::kCachefiles) {
     Result<CachefilesCache> cache = AdoptCache(std::move(requests), std::move(tree), blobs_dir);
     if (!cache.ok()) return cache.error();
-    return std::unique_ptr<Door>(std::make_unique<CachefilesDoor>(
-        journal, std::move(cache.value()), completions, ReceiveObjects(std::move(objects))));
+    return std::unique_ptr<Door>(
+        std::make_unique<CachefilesDoor>(journal, std::move(cache.value()), completions, std::move(objects)));
   }
   if (journal.layout().door == DoorKind::kFuse) {
     Result<FuseMount> mount = AdoptFuseMount(std::move(requests), std::move(tree), blobs_dir);
@@ -262,17 +299,19 @@ Result<Foundation> TakeOver(const Options& options, Descriptor& ready) {
     if (!moved.ok()) return moved.error();
     ready = std::move(moved.value());
   }
-  Descriptor objects;
+  Descriptor line;
   if (options.objects_fd >= 0) {
     Result<Descriptor> moved = MoveUp(options.objects_fd, lowest_number);
     if (!moved.ok()) return moved.error();
-    objects = std::move(moved.value());
+    line = std::move(moved.value());
   }
   Result<std::unique_ptr<Journal>> journal = Journal::Open(inherited[kJournal].get(), lowest_number);
   if (!journal.ok()) return journal.error();
   if (journal.value()->layout().door == DoorKind::kFanotify) {
     if (Outcome reserved = ReserveEventNumbers(*journal.value()); !reserved.ok()) return reserved.error();
   }
+  std::vector<KeptObject> objects =
+      options.replaces ? OwnObjects(options.estate) : ReceiveObjects(std::move(line));
   Result<std::unique_ptr<Door>> door =
       AdoptDoor(*journal.value(), std::move(inherited[kRequests]), std::move(inherited[kTree]),
                 std::move(objects), options.blobs_dir, inherited[kCompletions].get());
@@ -295,23 +334,67 @@ void BlockSignals() {
   ::signal(SIGPIPE, SIG_IGN);
 }
 
+// Of the two directories and of the journal. Who was another keeper until now holds them still.
+Result<std::vector<Descriptor>> TakeLocks(const Options& options, const Journal& journal) {
+  std::vector<Descriptor> locks;
+  for (const int held : options.estate.locks) {
+    fcntl(held, F_SETFD, FD_CLOEXEC);
+    locks.emplace_back(held);
+  }
+  if (options.replaces) return locks;
+  Result<Descriptor> runtime = LockRuntime(options.runtime_dir + "/" + kLockName);
+  if (!runtime.ok()) return runtime.error();
+  locks.push_back(std::move(runtime.value()));
+  if (!options.state_dir.empty()) {
+    Result<Descriptor> state = LockDirectory(options.state_dir);
+    if (!state.ok()) return state.error();
+    locks.push_back(std::move(state.value()));
+  }
+  Result<Descriptor> own = LockJournal(journal.fd());
+  if (!own.ok()) return own.error();
+  locks.push_back(std::move(own.value()));
+  return locks;
+}
+
+// Options whose names all versions know: see replacement.h.
+std::vector<std::string> ForAnyVersion(const Options& options) {
+  std::vector<std::string> arguments{"--runtime-dir", options.runtime_dir, "--blobs-dir", options.blobs_dir};
+  if (!options.state_dir.empty()) arguments.insert(arguments.end(), {"--state-dir", options.state_dir});
+  if (!options.cache_dir.empty()) arguments.insert(arguments.end(), {"--cache-dir", options.cache_dir});
+  if (options.cgroup == CgroupOf::kKeeper) arguments.emplace_back("--own-cgroup");
+  return arguments;
+}
+
+// Runs on the door's thread: no read is half handled then, and none is refused for that.
+Outcome Become(int program, const Options& options, const Foundation& foundation,
+               const std::vector<Descriptor>& locks) {
+  Outcome outcome = ProveProgram(program);
+  if (!outcome.ok()) return outcome;
+  foundation.door->CallOnThread([&] {
+    const Door::Kernel& kernel = foundation.door->kernel();
+    Estate estate{
+        kernel.requests, kernel.tree, foundation.journal->fd(), foundation.completions.get(), {}, {}};
+    for (const Descriptor& lock : locks) estate.locks.push_back(lock.get());
+    estate.objects = foundation.door->Objects();
+    outcome = RunInstead(program, ForAnyVersion(options), estate);
+  });
+  return outcome;
+}
+
 Outcome Serve(const Options& options, QueuedLog& log, Descriptor& ready) {
   // A successor must reserve numbers before anything else takes one, and refuses to share its predecessor's
   // lock only afterwards.
   Result<Foundation> made = options.takeover ? TakeOver(options, ready) : LayFoundation(options);
   if (!made.ok()) return made.error();
-  Result<Descriptor> lock = LockRuntime(options.runtime_dir + "/" + kLockName);
-  if (!lock.ok()) return lock.error();
-  Result<Descriptor> state_lock = options.state_dir.empty() ? Descriptor() : LockDirectory(options.state_dir);
-  if (!state_lock.ok()) return state_lock.error();
-  Result<Descriptor> journal_lock = LockJournal(made.value().journal->fd());
-  if (!journal_lock.ok()) return journal_lock.error();
   Foundation& foundation = made.value();
+  Result<std::vector<Descriptor>> locks = TakeLocks(options, *foundation.journal);
+  if (!locks.ok()) return locks.error();
   foundation.journal->KeepMapped();  // the log counts in it to the end
   log.CountDroppedIn(foundation.journal->layout().counters.log_dropped);
 
   Door& door = *foundation.door;
-  Control control({*foundation.journal, door, foundation.completions.get(), [&log] { log.Reopen(); }});
+  Control control({*foundation.journal, door, foundation.completions.get(), [&log] { log.Reopen(); },
+                   [&](int program) { return Become(program, options, foundation, locks.value()); }});
   if (options.takeover) {
     door.Adopt();
     if (foundation.daemon_process.valid()) {
@@ -348,6 +431,21 @@ Outcome MoveToHost(const Options& options, const std::vector<char*>& argv) {
   return BecomeOnHost(options.on_host, std::move(arguments));
 }
 
+// Goes on in a child of its own; false if there is none. The daemon waits for its child; init takes the
+// grandchild.
+bool Daemonize(const Options& options) {
+  const pid_t child = fork();
+  if (child > 0) _exit(0);
+  if (child < 0) return false;
+  BlockSignals();
+  std::array<int, kInherited + 2> keep{};
+  std::copy(options.inherited.begin(), options.inherited.end(), keep.begin());
+  keep[kInherited] = options.ready_fd;
+  keep[kInherited + 1] = options.objects_fd;
+  LeaveParent(keep, options.cgroup);
+  return true;
+}
+
 int Main(int argc, char** argv) {
   const std::vector<char*> given(argv, argv + argc);  // getopt_long changes their order
   Options options;
@@ -355,8 +453,13 @@ int Main(int argc, char** argv) {
     Log("usage: sluice-keeper --runtime-dir DIR [--state-dir DIR] --blobs-dir DIR [--door "
         "fanotify|cachefiles|fuse] "
         "[--cache-dir DIR] [--slots N] [--ready-fd FD] [--objects-fd FD] [--takeover "
-        "REQUESTS,TREE,JOURNAL,COMPLETIONS,DAEMON] [--on-host PROGRAM] [--own-cgroup]; started by sluiced");
+        "REQUESTS,TREE,JOURNAL,COMPLETIONS,DAEMON] [--on-host PROGRAM] [--own-cgroup] [--inherit "
+        "NAME=NUMBER,...]; started by sluiced");
     return 2;
+  }
+  if (options.can_inherit_fd >= 0) {
+    const ssize_t size = sizeof(kCanInherit) - 1;
+    return write(options.can_inherit_fd, kCanInherit, size) == size ? 0 : 1;
   }
   if (!options.on_host.empty()) {
     const Outcome moved = MoveToHost(options, given);
@@ -366,15 +469,12 @@ int Main(int argc, char** argv) {
     ReportReady(ready, moved.error().text);
     return 1;
   }
-  // The daemon waits for its child; init takes the grandchild.
-  const pid_t child = fork();
-  if (child != 0) return child > 0 ? 0 : 1;
-  BlockSignals();
-  std::array<int, kInherited + 2> keep{};
-  std::copy(options.inherited.begin(), options.inherited.end(), keep.begin());
-  keep[kInherited] = options.ready_fd;
-  keep[kInherited + 1] = options.objects_fd;
-  LeaveParent(keep, options.cgroup);
+  if (options.replaces) {
+    prctl(PR_SET_NAME, "sluice-keeper");
+    BlockSignals();
+  } else if (!Daemonize(options)) {
+    return 1;
+  }
   Descriptor ready(options.ready_fd);
   QueuedLog log;
   const Outcome outcome = Serve(options, log, ready);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "ondemand/keeper/replacement.h"
 #include "ondemand/keeper/wire.h"
 #include "taken.h"
 
@@ -12,6 +13,8 @@ namespace {
 
 sluice::fuzz::Parser request_parser("requests");
 sluice::fuzz::Parser reply_parser("replies");
+sluice::fuzz::Parser replace_parser("questions for another version");
+sluice::fuzz::Parser replace_reply_parser("their answers");
 
 void Require(bool holds) {
   if (!holds) std::abort();
@@ -30,8 +33,9 @@ bool IsTerminated(std::span<const char> text) {
 }  // namespace
 
 std::vector<std::string> sluice::fuzz::GoodInputs() {
-  return {TextOf(keeper::HelloRequest{}), TextOf(keeper::PlainRequest{}),   TextOf(keeper::GuardRequest{}),
-          TextOf(keeper::MountCall{}),    TextOf(keeper::UnmountRequest{}), TextOf(keeper::Reply{})};
+  return {TextOf(keeper::HelloRequest{}),   TextOf(keeper::PlainRequest{}),   TextOf(keeper::GuardRequest{}),
+          TextOf(keeper::MountCall{}),      TextOf(keeper::UnmountRequest{}), TextOf(keeper::Reply{}),
+          TextOf(keeper::ReplaceRequest{}), TextOf(keeper::ReplaceReply{})};
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -52,6 +56,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (const sluice::keeper::Reply* reply = sluice::keeper::ParseReply(bytes)) {
     reply_parser.Took();
     Require(size == sizeof(sluice::keeper::Reply) && IsTerminated(reply->text));
+  }
+  if (const sluice::keeper::ReplaceRequest* request = sluice::keeper::ParseReplaceRequest(bytes)) {
+    replace_parser.Took();
+    Require(size == sizeof(*request) && !sluice::keeper::ParseRequest(bytes) &&
+            !sluice::keeper::ParseReplaceReply(bytes));
+  }
+  if (const sluice::keeper::ReplaceReply* reply = sluice::keeper::ParseReplaceReply(bytes)) {
+    replace_reply_parser.Took();
+    Require(size == sizeof(*reply) && IsTerminated(reply->text));
   }
   return 0;
 }

@@ -447,6 +447,15 @@ void CachefilesDoor::OnReadable(int fd) {
   if (!SendMessage(fd, BytesOf(reply), descriptors).ok()) CountOne(counters_.errors);
 }
 
+std::vector<HeldObject> CachefilesDoor::Objects() const {
+  std::vector<HeldObject> held;
+  for (uint32_t i = 0; i < kObjectsMax; ++i) {
+    if (objects_[i].file.valid())
+      held.push_back({i, journal_.layout().object_generations[i].load(), objects_[i].file.get()});
+  }
+  return held;
+}
+
 // -------------------------------------------------------------------------------------- a keeper has died
 
 void CachefilesDoor::AdoptOthers() {

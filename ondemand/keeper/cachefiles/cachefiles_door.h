@@ -46,6 +46,7 @@ class CachefilesDoor final : public Door {
   size_t CopiesWithoutName(const MountRecord& image) override;
   void Connect(Descriptor objects) override;
   bool Idle() override { return open_objects_.load() == 0; }
+  std::vector<HeldObject> Objects() const override;
 
  private:
   // The names that the kernel has for a file of its cache: the volume's, without "erofs,", and the cookie's.

@@ -43,7 +43,8 @@ absl::Status ReplaceKeeper(int socket, const std::string& program) {
   const keeper::Descriptor file(open(program.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.valid())
     return absl::FailedPreconditionError(absl::StrCat("open ", program, ": ", std::strerror(errno)));
-  const keeper::ReplaceRequest go{.step = keeper::ReplaceStep::kGo};
+  keeper::ReplaceRequest go{.step = keeper::ReplaceStep::kGo};
+  (void)keeper::CopyText(program, go.path);  // one that is too long is not needed
   const int descriptor = file.get();
   if (keeper::Outcome sent =
           keeper::SendMessage(socket, keeper::BytesOf(go), std::span<const int>(&descriptor, 1));

@@ -317,7 +317,7 @@ Outcome Control::Replace(int connection, const ReplaceRequest& request, const Me
   if (request.step != ReplaceStep::kGo || message.descriptors.size() != 1 || !parts_.become)
     return Error{EPROTO, "no program was given"};
   Log("process %d has it become a keeper of its own version", peer.value().pid);
-  return parts_.become(message.descriptors.front().get());
+  return parts_.become(message.descriptors.front().get(), request.path);
 }
 
 // The daemon's end. Without one, it will say that descriptors are missing.

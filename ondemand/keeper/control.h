@@ -30,7 +30,7 @@ class Control {
     int completions;
     std::function<void()> on_hangup = nullptr;  // SIGHUP has come
     // Becomes the keeper that this program makes; returns why it can't. None: it never can.
-    std::function<Outcome(int program)> become = nullptr;
+    std::function<Outcome(int program, const std::string& path)> become = nullptr;
   };
 
   explicit Control(Parts parts);

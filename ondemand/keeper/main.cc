@@ -366,9 +366,11 @@ std::vector<std::string> ForAnyVersion(const Options& options) {
 }
 
 // Runs on the door's thread: no read is half handled then, and none is refused for that.
-Outcome Become(int program, const Options& options, const Foundation& foundation,
+Outcome Become(int given, const std::string& path, const Options& options, const Foundation& foundation,
                const std::vector<Descriptor>& locks) {
-  Outcome outcome = ProveProgram(program);
+  const Result<Descriptor> program = OpenOurs(given, path);
+  if (!program.ok()) return program.error();
+  Outcome outcome = ProveProgram(program.value().get());
   if (!outcome.ok()) return outcome;
   foundation.door->CallOnThread([&] {
     const Door::Kernel& kernel = foundation.door->kernel();
@@ -376,7 +378,7 @@ Outcome Become(int program, const Options& options, const Foundation& foundation
         kernel.requests, kernel.tree, foundation.journal->fd(), foundation.completions.get(), {}, {}};
     for (const Descriptor& lock : locks) estate.locks.push_back(lock.get());
     estate.objects = foundation.door->Objects();
-    outcome = RunInstead(program, ForAnyVersion(options), estate);
+    outcome = RunInstead(program.value().get(), ForAnyVersion(options), estate);
   });
   return outcome;
 }
@@ -394,7 +396,9 @@ Outcome Serve(const Options& options, QueuedLog& log, Descriptor& ready) {
 
   Door& door = *foundation.door;
   Control control({*foundation.journal, door, foundation.completions.get(), [&log] { log.Reopen(); },
-                   [&](int program) { return Become(program, options, foundation, locks.value()); }});
+                   [&](int program, const std::string& path) {
+                     return Become(program, path, options, foundation, locks.value());
+                   }});
   if (options.takeover) {
     door.Adopt();
     if (foundation.daemon_process.valid()) {

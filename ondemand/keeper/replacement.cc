@@ -86,7 +86,10 @@ std::string PathOf(int program) {
 }  // namespace
 
 const ReplaceRequest* ParseReplaceRequest(std::span<const std::byte> bytes) {
-  return Cast<ReplaceRequest>(bytes);
+  const auto* request = Cast<ReplaceRequest>(bytes);
+  const bool terminated =
+      request != nullptr && std::memchr(request->path, 0, sizeof(request->path)) != nullptr;
+  return terminated ? request : nullptr;
 }
 
 const ReplaceReply* ParseReplaceReply(std::span<const std::byte> bytes) {
@@ -120,6 +123,18 @@ Outcome ProveProgram(int program) {
   if (can) return {};
   return Error{ENOEXEC,
                arguments.front() + " does not run here, or is no keeper that can take the place of another"};
+}
+
+Result<Descriptor> OpenOurs(int program, const std::string& path) {
+  Descriptor ours(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat here {};
+  struct stat there {};
+  if (ours.valid() && fstat(ours.get(), &here) == 0 && fstat(program, &there) == 0 &&
+      here.st_dev == there.st_dev && here.st_ino == there.st_ino)
+    return ours;
+  ours.reset(fcntl(program, F_DUPFD_CLOEXEC, 0));
+  if (!ours.valid()) return ErrnoError("hold on to the other version's program");
+  return ours;
 }
 
 Outcome RunInstead(int program, std::vector<std::string> arguments, const Estate& estate) {

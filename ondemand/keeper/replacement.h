@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ondemand/keeper/descriptor.h"
 #include "ondemand/keeper/journal.h"
 #include "ondemand/keeper/result.h"
 
@@ -22,6 +23,7 @@ namespace sluice::keeper {
 
 inline constexpr uint32_t kReplaceMagic = 0x524c5753;
 inline constexpr uint32_t kReplaceTextMax = 512;
+inline constexpr uint32_t kReplacePathMax = 1024;
 
 enum class ReplaceStep : uint32_t {
   kAsk = 1,  // the reply carries kReplaceDescriptors
@@ -32,6 +34,9 @@ struct ReplaceRequest {
   ReplaceStep step = ReplaceStep::kAsk;
   uint32_t journal_version = kJournalVersion;  // that the program knows
   uint32_t journal_size = sizeof(JournalLayout);
+  // Of the program, terminated. Where the keeper finds the same file there, it runs that: it has not the
+  // daemon's mounts, and would keep them.
+  char path[kReplacePathMax] = {};
 };
 // Descriptors that come with the reply to kAsk, in this order.
 enum ReplaceDescriptor {
@@ -47,7 +52,7 @@ struct ReplaceReply {
   int32_t error = 0;                // errno value
   char text[kReplaceTextMax] = {};  // why not, terminated
 };
-static_assert(sizeof(ReplaceRequest) == 16 && sizeof(ReplaceReply) == 520);
+static_assert(sizeof(ReplaceRequest) == 16 + kReplacePathMax && sizeof(ReplaceReply) == 520);
 
 // The message if it is exactly one of these; else nullptr. The memory must be aligned for uint64_t.
 const ReplaceRequest* ParseReplaceRequest(std::span<const std::byte> bytes);
@@ -73,6 +78,8 @@ struct Estate {
 // Whether the program runs here at all and knows --inherit: runs it as `program --can-inherit FD` in a child,
 // where it must say kCanInherit on that descriptor within some seconds. Errors: ENOEXEC, and others.
 Outcome ProveProgram(int program);
+// The same file by that path; `program` again if it is not there.
+Result<Descriptor> OpenOurs(int program, const std::string& path);
 inline constexpr char kCanInherit[] = "can inherit";
 // Runs `program` in this process as `program ARGUMENT... --inherit LIST`, where LIST names the estate for
 // ReadEstate. All other threads end, as by SIGKILL. Returns only if it can't; nothing has changed then.

@@ -36,12 +36,13 @@ launch_node() {
     exec unshare --mount --ipc --uts --cgroup --propagation slave bash -ec "
       mount -t tmpfs none \"\$3\"
       [[ -z \"$HIDDEN\" ]] || mount -t tmpfs none \"$HIDDEN\"
-      exec \"\$1\" --config \"\$2\"" pod "$@"' pod "$SLUICE_BIN/sluiced" "$config" "$work/mnt" "${cgroups_of_pods[@]}" \
+      exec \"\$1\" --config \"\$2\"" pod "$@"' pod "$node_bin/sluiced" "$config" "$work/mnt" "${cgroups_of_pods[@]}" \
     >>"$node_log" 2>&1 &
   node_pid=$!
   disown
 }
 export HIDDEN=
+node_bin=$SLUICE_BIN
 
 # end_pod: all at once, as a pod ends that has not ended in time.
 end_pod() {
@@ -126,6 +127,15 @@ python3 "$e2e_dir/compare_reads.py" "$work/tree" "$mount" >&2 || fail "reads go 
 keeper_is_on_host "$keeper" "the successor"
 read_across_pods "second pod"
 [[ $(keeper_pid) == "$keeper" ]] || fail "the next pod has another keeper"
+
+note "the next pod is of a version that speaks to its keeper otherwise, and the one after it is not"
+for node_bin in "${OTHER_BIN:?the other version is needed}" "$SLUICE_BIN"; do
+  read_across_pods "the pod before $node_bin"
+  [[ $(keeper_pid) == "$keeper" ]] || fail "the keeper is not the process that it was"
+  keeper_is_on_host "$keeper" "that of $node_bin"
+  cmp "/proc/$keeper/exe" "$node_bin/../libexec/sluice-keeper" || fail "the keeper is not the one of $node_bin"
+  [[ $(readlink "/proc/$keeper/exe") != *deleted* ]] || fail "the keeper's program is gone"
+done
 
 note "nothing is left when nothing is mounted"
 sluice umount "$mount" >&2

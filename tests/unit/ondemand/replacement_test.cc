@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +41,10 @@ TEST(ReplacementMessageTest, IsTakenInItsOwnFormAlone) {
   EXPECT_EQ(ParseRequest(BytesOf(request)), nullptr) << "an ordinary request";
   request.magic = kWireMagic;
   EXPECT_EQ(ParseReplaceRequest(BytesOf(request)), nullptr);
+
+  request = {};
+  std::memset(request.path, 'x', sizeof(request.path));
+  EXPECT_EQ(ParseReplaceRequest(BytesOf(request)), nullptr) << "a path without an end";
 
   ReplaceReply reply;
   ASSERT_NE(ParseReplaceReply(BytesOf(reply)), nullptr);
@@ -179,6 +184,21 @@ TEST(ProveProgramTest, KeeperDoesAndOthersDoNot) {
   }
 }
 
+// Not the caller's mount of it, where it has one itself.
+TEST(OpenOursTest, IsTheSameFileInAnyCase) {
+  struct stat program {};
+  struct stat opened {};
+  const Descriptor given = Open("/bin/true");
+  ASSERT_EQ(fstat(given.get(), &program), 0);
+  for (const char* path : {"/bin/true", kShell, "/not/there", ""}) {
+    const Result<Descriptor> ours = OpenOurs(given.get(), path);
+    ASSERT_TRUE(ours.ok()) << path;
+    ASSERT_NE(ours.value().get(), given.get());
+    ASSERT_EQ(fstat(ours.value().get(), &opened), 0);
+    EXPECT_EQ(opened.st_ino, program.st_ino) << path;
+  }
+}
+
 class QuietDoor final : public Door {
  public:
   QuietDoor(Journal& journal, int requests, int completions)
@@ -208,11 +228,12 @@ class ReplaceCallTest : public testing::Test {
     completions_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     door_ = std::make_unique<QuietDoor>(*journal_, requests_.get(), completions_.get());
     ASSERT_TRUE(door_->Start().ok());
-    control_ = std::make_unique<Control>(
-        Control::Parts{*journal_, *door_, completions_.get(), nullptr, [this](int program) {
-                         became_ = fcntl(program, F_GETFD) >= 0;
-                         return Outcome(Error{ENOEXEC, "it can't be run"});
-                       }});
+    control_ = std::make_unique<Control>(Control::Parts{*journal_, *door_, completions_.get(), nullptr,
+                                                        [this](int program, const std::string& path) {
+                                                          became_ = fcntl(program, F_GETFD) >= 0;
+                                                          path_ = path;
+                                                          return Outcome(Error{ENOEXEC, "it can't be run"});
+                                                        }});
     ASSERT_TRUE(control_->Listen({folder_}).ok());
     thread_ = std::thread([this] { control_->Run(); });
   }
@@ -263,6 +284,7 @@ class ReplaceCallTest : public testing::Test {
   std::unique_ptr<QuietDoor> door_;
   std::unique_ptr<Control> control_;
   std::atomic<bool> became_{false};
+  std::string path_;  // that it was given then
   std::thread thread_;
   Descriptor daemon_;
 };
@@ -281,8 +303,9 @@ TEST_F(ReplaceCallTest, WhoAsksIsGivenWhatASuccessorNeeds) {
 
 TEST_F(ReplaceCallTest, ProgramThatCannotBeRunLeavesItServing) {
   const Descriptor program = Open("/bin/true");
-  const auto [error, text] = Ask({.step = ReplaceStep::kGo}, {program.get()});
+  const auto [error, text] = Ask({.step = ReplaceStep::kGo, .path = "/bin/true"}, {program.get()});
   EXPECT_EQ(error, ENOEXEC);
+  EXPECT_EQ(path_, "/bin/true");
   EXPECT_EQ(text, "it can't be run");
   EXPECT_TRUE(became_);
   EXPECT_TRUE(Attach());

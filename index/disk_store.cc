@@ -30,7 +30,7 @@ bool NotePublicAt(const BlobOrigin& origin, OriginAccess access, int64_t at_ms, 
   const auto [known, is_first] = record->public_at_ms.try_emplace(origin, at_ms);
   if (is_first) return true;
   const bool was_set_back = known->second > now_ms;  // the clock
-  if (!was_set_back && (access != OriginAccess::kPublic || at_ms < known->second + kStepMs)) return false;
+  if (!was_set_back && at_ms < known->second + kStepMs) return false;
   known->second = at_ms;
   return true;
 }
@@ -251,6 +251,19 @@ void DiskStore::NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginA
   known = now;
   entry->record_changed = true;
   entry->blob->SetFacts(entry->Facts());
+}
+
+void DiskStore::NoteHearsay(const BlobKey& key, const BlobOrigin& origin, Duration age) {
+  const int64_t age_ms = std::chrono::duration_cast<std::chrono::milliseconds>(age).count();
+  NoteAccess(key, origin, OriginAccess::kHearsay, std::max<int64_t>(WallClockMs() - age_ms, 1));
+}
+
+// By a clock that was set back it was found out in what is to come.
+Duration DiskStore::PublicAge(const BlobKey& key, const BlobOrigin& origin) const {
+  const int64_t at_ms = FoundPublicAt(key, origin);
+  const int64_t now_ms = WallClockMs();
+  if (at_ms <= 0 || at_ms > now_ms) return kLongAgo;
+  return std::min<Duration>(std::chrono::milliseconds(now_ms - at_ms), kLongAgo);
 }
 
 int64_t DiskStore::FoundPublicAt(const BlobKey& key, const BlobOrigin& origin) const {

@@ -194,10 +194,12 @@ class DiskStore final : public ChunkStore, public RecipeStore, public BlobReader
   // AccessLedger.
   void NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access) override;
   OriginAccess AccessOf(const BlobKey& key, const BlobOrigin& origin) const override;
+  void NoteHearsay(const BlobKey& key, const BlobOrigin& origin, Duration age) override;
+  Duration PublicAge(const BlobKey& key, const BlobOrigin& origin) const override;
   // The same of what was found out at another time, which is what FoundPublicAt says if it is the latest.
   void NoteAccess(const BlobKey& key, const BlobOrigin& origin, OriginAccess access, int64_t found_at_ms);
-  // When the origin last gave the blob to everybody; where it never did, when a member first said so, whose
-  // word renews nothing. The wall clock, milliseconds since 1970; 0: never, or before this was kept.
+  // When the origin last gave the blob to everybody, to this node or by the word of a member, which says how
+  // long ago that was. The wall clock, milliseconds since 1970; 0: never, or before this was kept.
   int64_t FoundPublicAt(const BlobKey& key, const BlobOrigin& origin) const;
 
   // The blob's file, for reading. Errors: NotFound (no such blob); DataLoss (refused, or the file was lost:

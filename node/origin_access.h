@@ -2,6 +2,7 @@
 
 #include "node/blob.h"
 #include "node/blob_key.h"
+#include "node/executor.h"
 #include "node/peer_trust.h"
 
 namespace sluice {
@@ -30,6 +31,22 @@ class AccessLedger {
   // origins, is not known. Reaches the disk a little later; what a crash loses is unknown again.
   virtual void NoteAccess(const BlobKey& blob, const BlobOrigin& origin, OriginAccess access) = 0;
   virtual OriginAccess AccessOf(const BlobKey& blob, const BlobOrigin& origin) const = 0;
+
+  // As NoteAccess of kHearsay; the registry itself gave it to everybody that long ago, by what the member
+  // says. What goes from member to member does not become younger by that.
+  virtual void NoteHearsay(const BlobKey& blob, const BlobOrigin& origin, Duration) {
+    NoteAccess(blob, origin, OriginAccess::kHearsay);
+  }
+  // How long ago the registry gave it to everybody, as far as is known; kLongAgo where nobody knows.
+  virtual Duration PublicAge(const BlobKey&, const BlobOrigin&) const { return Duration(); }
+
+  static constexpr Duration kLongAgo = std::chrono::hours(24 * 365);
+
+  // What was got just now: by whose word is in `access`, which is what it says of `public_age`.
+  void NoteGiven(const BlobKey& blob, const BlobOrigin& origin, OriginAccess access, Duration public_age) {
+    if (access == OriginAccess::kHearsay) return NoteHearsay(blob, origin, public_age);
+    NoteAccess(blob, origin, access);
+  }
 };
 
 // Whether a blob that was got so may be given to who names that repository and shows no credentials.

@@ -75,7 +75,7 @@ void BlobRoute::OnBlob(const HttpRequest& request, const BlobOrigin& origin, con
     if (const std::optional<Digest> root = blob->facts()->root)
       response.headers.emplace_back("Sluice-Verified", root->ToString());
     response.headers.emplace_back("Docker-Content-Digest", digest.ToString());
-    SayPublic(response, parts_.trust, IsPublic(access));
+    SayPublic(response, parts_.trust, IsPublic(access), parts_.ledger.PublicAge(blob->key(), origin));
   }
   response.headers.emplace_back("Accept-Ranges", "bytes");
   response.headers.emplace_back("ETag", tag);

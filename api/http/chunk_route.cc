@@ -179,7 +179,7 @@ HttpResponse ChunkRoute::ResponseWith(const PeerBytes& bytes, ByteRange range) c
   if (bytes.flow) response.headers.emplace_back("Sluice-Coming", "1");
   response.headers.emplace_back("Docker-Content-Digest", blob.digest().ToString());
   response.headers.emplace_back("ETag", EntityTag(blob.digest()));
-  SayPublic(response, parts_.trust, bytes.is_public);
+  SayPublic(response, parts_.trust, bytes.is_public, bytes.public_age);
   return response;
 }
 

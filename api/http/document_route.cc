@@ -82,7 +82,7 @@ void DocumentRoute::OnHome(PeerDocuments::Question question, WholePlaces::Asker 
           if (is_blob)
             return self->SendWhole(reference, asker, *std::move(document), pending->Take(), PeerRole::kHome);
           HttpResponse response;
-          SayPublic(response, self->parts_.trust, document->is_public);
+          SayPublic(response, self->parts_.trust, document->is_public, document->public_age);
           response.content_type = std::move(document->media_type);
           response.body = std::move(document->body);
           self->parts_.answers->Send(std::move(response), pending->Take(), PeerRole::kHome);
@@ -121,7 +121,7 @@ void DocumentRoute::SendWhole(const std::string& reference, const WholePlaces::A
       std::make_shared<const Sending>(Sending{std::move(document), std::move(place.sending)});
   const std::string& bytes = sending->document.bytes();
   HttpResponse response;
-  SayPublic(response, parts_.trust, sending->document.is_public);
+  SayPublic(response, parts_.trust, sending->document.is_public, sending->document.public_age);
   response.content_type = sending->document.media_type;
   Counter& sent = parts_.telemetry.peer_sent_bytes[static_cast<size_t>(PeerLane::kExpress)];
   if (!bytes.empty()) {
@@ -139,7 +139,7 @@ void DocumentRoute::Answer(const absl::StatusOr<PeerDocument>& document, const D
                            HttpResponder responder) {
   if (!document.ok()) return parts_.answers->Send(NotHere(), std::move(responder));
   HttpResponse response;
-  SayPublic(response, parts_.trust, document->is_public);
+  SayPublic(response, parts_.trust, document->is_public, document->public_age);
   response.content_type = document->media_type;
   response.body = document->body;
   if (digest) {

@@ -24,6 +24,7 @@ struct PeerDocument {
   bool is_public = true;  // its repository gives it to everybody
   // In place of `body`, what many are given.
   std::shared_ptr<const std::string> shared = nullptr;
+  Duration public_age = {};  // if it is public: how long ago the registry was found to give it to everybody
 
   const std::string& bytes() const { return shared ? *shared : body; }
 };

@@ -38,6 +38,7 @@ struct PeerBytes {
   std::vector<std::string> passed_on_by = {};
   bool is_public = true;                      // the repository that the request names gives them to everybody
   std::shared_ptr<ChunkFlow> flow = nullptr;  // of the chunk, if it is still coming
+  Duration public_age = {};                   // if it does: how long ago the registry was found to
 };
 
 struct PeerRefusal {

@@ -41,8 +41,12 @@ HttpResponse ComeAgain(Duration retry, const std::vector<std::string>& helpers) 
   return response;
 }
 
-void SayPublic(HttpResponse& response, PeerTrust trust, bool is_public) {
-  if (trust == PeerTrust::kProven) response.headers.emplace_back("Sluice-Public", is_public ? "1" : "0");
+void SayPublic(HttpResponse& response, PeerTrust trust, bool is_public, Duration public_age) {
+  if (trust != PeerTrust::kProven) return;
+  response.headers.emplace_back("Sluice-Public", is_public ? "1" : "0");
+  if (!is_public) return;
+  const auto seconds = std::chrono::ceil<std::chrono::seconds>(public_age).count();
+  response.headers.emplace_back("Sluice-Public-Age", absl::StrCat(std::max<int64_t>(0, seconds)));
 }
 
 absl::StatusOr<std::string> ReadToken(const HttpRequest& request, PeerTrust trust) {

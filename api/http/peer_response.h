@@ -25,8 +25,9 @@ HttpResponse NotHere();
 HttpResponse ComeAgain(Duration retry, const std::vector<std::string>& helpers);
 
 // What a node whose members are proven says of the content that it gives, or refuses: whether its repository
-// gives it to everybody. Source: PEERS.md, "Public and private".
-void SayPublic(HttpResponse& response, PeerTrust trust, bool is_public);
+// gives it to everybody, and how long ago that was found out at the registry. Source: PEERS.md, "Public and
+// private".
+void SayPublic(HttpResponse& response, PeerTrust trust, bool is_public, Duration public_age = Duration());
 
 // The token that an asker shows, if members are proven; else it is ignored. Empty: none. Errors:
 // InvalidArgument, which doesn't quote it.

@@ -112,6 +112,12 @@ class OriginLedger final : public AccessLedger {
     const std::shared_ptr<Blob> blob = store_.Find(key);
     if (blob && !IsPublicSomewhere(*blob, store_)) withdraw_(*blob);
   }
+  void NoteHearsay(const BlobKey& key, const BlobOrigin& origin, Duration age) override {
+    store_.NoteHearsay(key, origin, age);
+  }
+  Duration PublicAge(const BlobKey& key, const BlobOrigin& origin) const override {
+    return store_.PublicAge(key, origin);
+  }
   OriginAccess AccessOf(const BlobKey& key, const BlobOrigin& origin) const override {
     return store_.AccessOf(key, origin);
   }

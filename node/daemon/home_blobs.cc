@@ -217,6 +217,20 @@ bool HomeBlobs::IsForAll(const Asked& asked) const {
          (access == OriginAccess::kUnknown && IsPublicSomewhere(*asked.blob, parts_.store));
 }
 
+// As IsForAll: by the origin that the asker names, else by the others.
+Duration HomeBlobs::PublicAgeOf(const Asked& asked) const {
+  const BlobKey& key = asked.blob->key();
+  if (IsPublic(parts_.store.AccessOf(key, asked.origin())))
+    return parts_.store.PublicAge(key, asked.origin());
+  Duration youngest = AccessLedger::kLongAgo;
+  const std::shared_ptr<const BlobSpec> facts = asked.blob->facts();
+  for (const BlobOrigin& origin : facts->origins) {
+    if (IsPublic(parts_.store.AccessOf(key, origin)))
+      youngest = std::min(youngest, parts_.store.PublicAge(key, origin));
+  }
+  return youngest;
+}
+
 // The chunk is here: whether the asker may see it, and it is either proven or of the very origin and form
 // that the asker names.
 bool HomeBlobs::MayGive(const Asked& asked) const {
@@ -520,7 +534,7 @@ void HomeBlobs::Give(const AskedPtr& asked) {
   } else if (parts_.blame && !parts_.store.AllProven(*asked->blob, asked->span()))
     passed_on_by = parts_.blame->PassedOnBy(*asked->blob, asked->span().first);
   Answer(asked, api::PeerBytes{*std::move(lease), std::move(sending), std::move(on_taken),
-                               std::move(passed_on_by), is_for_all, std::move(flow)});
+                               std::move(passed_on_by), is_for_all, std::move(flow), PublicAgeOf(*asked)});
 }
 
 // Whoever is sent what others have asked for keeps it coming, in his class, though they go. Nothing if he

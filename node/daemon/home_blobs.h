@@ -80,6 +80,7 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   std::shared_ptr<Blob> FindKnown(const BlobClaim& claim) const;
   bool MayGet(const Asked& asked) const;
   bool IsForAll(const Asked& asked) const;
+  Duration PublicAgeOf(const Asked& asked) const;
   bool MayGive(const Asked& asked) const;
   bool IsProvenOrSaidBy(const Asked& asked) const;
   bool MaySayItComes(const Asked& asked) const;

@@ -391,7 +391,7 @@ void StoreImagePreparer::TakeFromMembers(Blob::Lease& bootstrap, Instant deadlin
       std::memcpy(chunk.data(), given->bytes.data() + range.offset, range.length);
       if (!Keep(blob, index, std::move(chunk), Evidence::kVerified, SourceKind::kPeer).ok()) return;
     }
-    parts_.ledger.NoteAccess(blob->key(), origin, given->access);
+    parts_.ledger.NoteGiven(blob->key(), origin, given->access, given->public_age);
     return;
   }
 }
@@ -456,7 +456,7 @@ absl::Status StoreImagePreparer::TakeDocument(const std::shared_ptr<Blob>& boots
   const Fetched fetched = coming.get();
   if (!fetched.ok()) return fetched.status();
   const bool by_peer = fetched->from_member;
-  parts_.ledger.NoteAccess(bootstrap->key(), origin, fetched->access);
+  parts_.ledger.NoteGiven(bootstrap->key(), origin, fetched->access, fetched->public_age);
   Counter& plain_bytes = parts_.stored_reader.telemetry.origin_plain_bytes;
   ChunkCutter cutter(bootstrap->geometry(), [&](ChunkIndex index, Buffer chunk) {
     if (!by_peer) plain_bytes.Add(chunk.size());

@@ -39,6 +39,18 @@ absl::Status WriteStamped(const std::string& path, json root) {
   return index::WriteFully(disk, file.get(), 0, std::as_bytes(std::span(text)));
 }
 
+int64_t PublicAt(const p2p::FetchedManifest& manifest) {
+  const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(manifest.public_age);
+  return std::max(SystemWallClockMs() - age.count(), kLongAgo);
+}
+
+// By a clock that was set back it was found out in what is to come.
+Duration AgeOf(int64_t public_at_ms) {
+  const int64_t age_ms = SystemWallClockMs() - public_at_ms;
+  if (age_ms < 0) return AccessLedger::kLongAgo;
+  return std::min<Duration>(std::chrono::milliseconds(age_ms), AccessLedger::kLongAgo);
+}
+
 }  // namespace
 
 std::string ManifestCache::PathOf(const p2p::ImageReference& reference) const {
@@ -58,7 +70,7 @@ absl::Status ManifestCache::Put(const p2p::ImageReference& reference, const p2p:
                {"mediaType", manifest.media_type},
                {"digest", manifest.digest.ToString()},
                {"public", IsPublic(manifest.access)},
-               {"publicAtMs", public_at_ms ? public_at_ms : SystemWallClockMs()},
+               {"publicAtMs", public_at_ms ? public_at_ms : PublicAt(manifest)},
                {"body", manifest.body}};
   if (absl::Status kept = WriteStamped(fresh, root); !kept.ok()) {
     std::filesystem::remove(fresh, error);
@@ -113,7 +125,9 @@ absl::StatusOr<ManifestCache::Kept> ManifestCache::Find(const p2p::ImageReferenc
     if (root.at("version").get<int>() == kVersion &&
         root.at("reference").get<std::string>() == reference.ToString() &&
         root.at("digest").get<std::string>() == manifest.digest.ToString()) {
-      return Kept{std::move(manifest), root.value("publicAtMs", kLongAgo)};
+      const int64_t public_at_ms = root.value("publicAtMs", kLongAgo);
+      manifest.public_age = AgeOf(public_at_ms);
+      return Kept{std::move(manifest), public_at_ms};
     }
   } catch (const std::exception&) {
     // Damaged, as below.

@@ -29,7 +29,8 @@ class ManifestCache {
     int64_t public_at_ms = 0;  // if it is public: when that was found out
   };
   // Replaces what was there; beyond kManifestsMax the oldest goes. What is public was found to be so at
-  // `public_at_ms` of the wall clock, milliseconds since 1970; 0: just now. Errors: Unavailable.
+  // `public_at_ms` of the wall clock, milliseconds since 1970; 0: as long ago as the manifest says. Errors:
+  // Unavailable.
   absl::Status Put(const p2p::ImageReference& reference, const p2p::FetchedManifest& manifest,
                    int64_t public_at_ms = 0);
   // Errors: NotFound (also what is a copy of another moment, put back); DataLoss (damaged).

@@ -178,10 +178,11 @@ void Mirror::AskForDocument(const AskedPtr& asked) {
     self->parts_.blobs.io.Post([self, asked, fetched = std::move(fetched)]() mutable {
       if (fetched.ok() && asked->request.kind == Kind::kManifest) {
         const std::string& reference = asked->request.reference;
-        const int64_t now_ms = self->options_.wall_clock_ms();
-        self->parts_.manifests.Put({asked->origin(), "", fetched->digest}, *fetched, now_ms).IgnoreError();
+        const int64_t public_at_ms = self->PublicAt(*fetched);
+        self->parts_.manifests.Put({asked->origin(), "", fetched->digest}, *fetched, public_at_ms)
+            .IgnoreError();
         if (!Digest::Parse(reference).ok())
-          self->parts_.manifests.Put({asked->origin(), reference, std::nullopt}, *fetched, now_ms)
+          self->parts_.manifests.Put({asked->origin(), reference, std::nullopt}, *fetched, public_at_ms)
               .IgnoreError();
       }
       self->OnDocumentFetched(asked, std::move(fetched));
@@ -205,7 +206,10 @@ void Mirror::AskForDocumentBy(const Grant& grant, const AskedPtr& asked) {
 }
 
 void Mirror::OnDocumentFetched(const AskedPtr& asked, Fetched fetched) {
-  if (fetched.ok()) return JudgeDocument(asked, {*std::move(fetched), options_.wall_clock_ms()});
+  if (fetched.ok()) {
+    const int64_t public_at_ms = PublicAt(*fetched);
+    return JudgeDocument(asked, {*std::move(fetched), public_at_ms});
+  }
   const bool is_tag = !Digest::Parse(asked->request.reference).ok();
   if (is_tag && options_.stale_tags == StaleTags::kYes &&
       (absl::IsUnavailable(fetched.status()) || absl::IsDeadlineExceeded(fetched.status()))) {
@@ -214,6 +218,12 @@ void Mirror::OnDocumentFetched(const AskedPtr& asked, Fetched fetched) {
     if (kept.ok()) return JudgeDocument(asked, *std::move(kept));
   }
   OnError(asked, fetched.status());
+}
+
+// What a member gave it knows to be public since some time ago.
+int64_t Mirror::PublicAt(const p2p::FetchedManifest& manifest) const {
+  const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(manifest.public_age);
+  return std::max<int64_t>(options_.wall_clock_ms() - age.count(), 1);
 }
 
 void Mirror::JudgeDocument(const AskedPtr& asked, ManifestCache::Kept document) {

@@ -143,6 +143,7 @@ class Mirror final : public api::MirrorContent, public std::enable_shared_from_t
   void AskForDocument(const AskedPtr& asked);
   void AskForDocumentBy(const Grant& grant, const AskedPtr& asked);
   void OnDocumentFetched(const AskedPtr& asked, Fetched fetched);
+  int64_t PublicAt(const p2p::FetchedManifest& manifest) const;
   void JudgeDocument(const AskedPtr& asked, ManifestCache::Kept document);
   void AskPolicy(const AskedPtr& asked, ManifestCache::Kept document);
   void GiveDocument(const AskedPtr& asked, ManifestCache::Kept document);

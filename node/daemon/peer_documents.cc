@@ -16,7 +16,11 @@ absl::Status NotHere() {
 }
 
 api::PeerDocument Shared(const RegistryDocuments::Document& document, bool is_public) {
-  return {document->media_type, {}, is_public, std::shared_ptr<const std::string>(document, &document->body)};
+  return {document->media_type,
+          {},
+          is_public,
+          std::shared_ptr<const std::string>(document, &document->body),
+          document->public_age};
 }
 
 // Whether a stranger may hear that it is nowhere. What names a digest looks then as what is private: whoever
@@ -49,7 +53,7 @@ absl::StatusOr<api::PeerDocument> NodePeerDocuments::Manifest(const BlobOrigin& 
   if (!held.ok() || held->digest != digest) return NotHere();
   // What is kept on disk this node has got by its own right.
   if (!IsPublic(held->access) && trust_ != PeerTrust::kProven) return NotHere();
-  return api::PeerDocument{held->media_type, held->body, IsPublic(held->access)};
+  return api::PeerDocument{held->media_type, held->body, IsPublic(held->access), nullptr, held->public_age};
 }
 
 absl::StatusOr<api::PeerDocument> NodePeerDocuments::Recipe(const Digest& digest,
@@ -135,7 +139,8 @@ void NodePeerDocuments::AskRegistry(const Question& question, Done done) {
     // What another's token brought is no evidence of what this node may have.
     if (is_manifest && is_public) Keep(origin, *document);
     if (question.kind == Question::Kind::kBlob) return std::move(done)(Shared(*document, is_public));
-    std::move(done)(api::PeerDocument{(*document)->media_type, (*document)->body, is_public});
+    std::move(done)(api::PeerDocument{(*document)->media_type, (*document)->body, is_public, nullptr,
+                                      (*document)->public_age});
   };
   const RegistryDocuments::Ask ask(RegistryDocuments::Freshness::kLately, GrantOf(question));
   switch (question.kind) {

@@ -18,7 +18,7 @@ std::string Describe(const Blob& blob, ChunkIndex index) {
   return absl::StrCat("chunk ", index.value(), " of blob ", blob.digest().ToString());
 }
 
-// All that is said of it.
+// All that is said of it, but for what is news now and then.
 std::string KeyOf(const ChunkSender& sender) {
   return absl::StrCat(sender.member.name, "\n", sender.member.address.ToString(), "\n", sender.origin, "\n",
                       static_cast<int>(sender.as_verified), "\n", absl::StrJoin(sender.passed_on, ","));
@@ -36,7 +36,7 @@ const Member* FindByName(const MemberView& view, const std::string& name) {
 SenderId ChunkBlame::IdOf(ChunkSender sender) {
   const std::lock_guard lock(mutex_);
   std::string key = KeyOf(sender);
-  if (const auto known = sender_ids_.find(key); known != sender_ids_.end()) return known->second;
+  if (const std::optional<SenderId> known = KnownId(key, sender)) return *known;
   if (sender_ids_.size() >= kSendersMax) {
     sender_ids_.clear();
     senders_.clear();
@@ -45,12 +45,21 @@ SenderId ChunkBlame::IdOf(ChunkSender sender) {
   if (!sender.passed_on.empty() && ++rows_of_member_[sender.member.name] > kRowsOfMemberMax) {
     sender.passed_on.clear();
     key = KeyOf(sender);
-    if (const auto known = sender_ids_.find(key); known != sender_ids_.end()) return known->second;
+    if (const std::optional<SenderId> known = KnownId(key, sender)) return *known;
   }
   const SenderId id = next_sender_++;
   sender_ids_.emplace(std::move(key), id);
   senders_.emplace(id, std::move(sender));
   return id;
+}
+
+// REQUIRES: mutex_ is held
+std::optional<SenderId> ChunkBlame::KnownId(const std::string& key, const ChunkSender& sender) {
+  const auto known = sender_ids_.find(key);
+  if (known == sender_ids_.end()) return std::nullopt;
+  Instant& since = senders_.at(known->second).public_since;
+  since = std::max(since, sender.public_since);
+  return known->second;
 }
 
 std::optional<ChunkSender> ChunkBlame::Find(SenderId id) const {

@@ -35,6 +35,8 @@ struct ChunkSender {
   // Of bytes that it had not: whom it had them from, and whom they had them from; the last is who had them
   // first.
   std::vector<std::string> passed_on = {};
+  // If it gave it as public: when the registry had, by the latest that it said of that.
+  Instant public_since = Instant::min();
 };
 
 // Who is to blame for chunks that were wrong. A chunk that doesn't fit its root blames nobody by itself: it
@@ -143,6 +145,7 @@ class ChunkBlame {
   bool NoteRefuted(const Blob& blob);
   void ForgetSent(const BlobKey& key);
   void ForgetDoubts(const BlobKey& key);
+  std::optional<SenderId> KnownId(const std::string& key, const ChunkSender& sender);
 
   const Parts parts_;
   // Chunks in doubt, and blobs that are refuted: mostly none, so that looking takes no lock.

@@ -41,7 +41,7 @@ void HomeDocuments::Ask(const Digest& key, Wanted wanted, Done done) const {
         if (!answer.ok()) return std::move(done)(answer.status());
         const Digest got = digest ? *digest : Sha256::Of(answer->body);
         std::move(done)(FetchedManifest{std::move(answer->media_type), std::move(answer->body), got,
-                                        answer->access, /*from_member=*/true});
+                                        answer->access, /*from_member=*/true, answer->public_age});
       });
 }
 

@@ -266,8 +266,8 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     errand.delivered = true;
     access_.health.Received(member.name, errand.bytes.filled(), access_.clock.Now());
     on_chunk_(errand.index, errand.bytes.Take(),
-              access_.blame.IdOf(
-                  {member, TagOf(OriginOf(errand)), errand.vouch->verified, errand.vouch->passed_on}));
+              access_.blame.IdOf({member, TagOf(OriginOf(errand)), errand.vouch->verified,
+                                  errand.vouch->passed_on, access_.clock.Now() - errand.vouch->public_age}));
   }
 
   // Who had the bytes first, as far as it is known: the last of a chain is who is blamed, and one name keeps
@@ -493,7 +493,7 @@ void MemberSource::NoteAccess(SenderId sender, const Blob& blob) {
   const auto named = std::find_if(facts->origins.begin(), facts->origins.end(), is_named);
   // Of two with one tag nobody knows which it was.
   if (std::count_if(facts->origins.begin(), facts->origins.end(), is_named) == 1)
-    access_.ledger.NoteAccess(blob.key(), *named, OriginAccess::kHearsay);
+    access_.ledger.NoteHearsay(blob.key(), *named, access_.clock.Now() - known->public_since);
 }
 
 }  // namespace sluice::p2p

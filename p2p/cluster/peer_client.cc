@@ -28,6 +28,13 @@ OriginAccess AccessIn(const HttpHead& head, PeerTrust trust) {
     return OriginAccess::kHearsay;
   return OriginAccess::kUnknown;
 }
+// What does not say since when is no news.
+Duration PublicAgeIn(const HttpHead& head, PeerTrust trust) {
+  if (trust == PeerTrust::kUnproven) return Duration();
+  const std::optional<uint64_t> seconds = ParseNumber(head.headers.Get("Sluice-Public-Age").value_or(""));
+  constexpr uint64_t kMost = AccessLedger::kLongAgo / std::chrono::seconds(1);
+  return std::chrono::seconds(std::min(seconds.value_or(kMost), kMost));
+}
 bool SaysPrivate(const HttpHead& head, PeerTrust trust) {
   return trust == PeerTrust::kProven && head.headers.Get("Sluice-Public") == "0";
 }
@@ -125,7 +132,7 @@ class ChunkAnswer final : public HttpSink {
       return outcome_.status = absl::NotFoundError("it has that under another root");
     if (!outcome_.status.ok()) return absl::OkStatus();  // its body is read, so that the connection is kept
     answered_ = true;
-    NoteVouch(head.headers);
+    NoteVouch(head);
     const std::string_view encoding = head.headers.Get("Content-Encoding").value_or("identity");
     const std::optional<ContentRange> got = ParseContentRange(head.headers.Get("Content-Range").value_or(""));
     const std::optional<std::string_view> length = head.headers.Get("Content-Length");
@@ -160,8 +167,10 @@ class ChunkAnswer final : public HttpSink {
   }
 
  private:
-  void NoteVouch(const HttpHeaders& headers) {
+  void NoteVouch(const HttpHead& head) {
     if (!vouch_) return;
+    const HttpHeaders& headers = head.headers;
+    vouch_->public_age = PublicAgeIn(head, trust_);
     vouch_->verified = headers.Get("Sluice-Verified").has_value();
     vouch_->passed_on = NamesIn(headers.Get("Sluice-Passed-On").value_or(""), PeerClient::kPassedOnMax);
     vouch_->coming = headers.Get("Sluice-Coming").has_value();
@@ -210,6 +219,7 @@ class WholeSink final : public HttpSink {
                           absl::Cord(absl::StrCat(Abs(head.headers.Get("Sluice-Retry-Ms").value_or("")), "\n",
                                                   Abs(head.headers.Get("Sluice-Helpers").value_or("")))));
     answer_.access = AccessIn(head, trust_);
+    answer_.public_age = PublicAgeIn(head, trust_);
     if (verdict_.ok() && head.status == 206)
       verdict_ = absl::DataLossError("a part where the whole was asked for");
     const std::string_view type = head.headers.Get("Content-Type").value_or("");

@@ -74,6 +74,7 @@ class PeerTransport {
       bool verified = false;               // it had verified them
       std::vector<std::string> passed_on;  // else whom it had them from, and these from whom
       bool coming = false;                 // they come to it just now, and may break off
+      Duration public_age{};               // if its access is kHearsay: as AccessLedger::NoteHearsay
     };
     std::shared_ptr<Vouch> vouch = nullptr;
     // By which a home may ask the origin; empty: none. Never sent to members that are not proven.
@@ -123,6 +124,7 @@ class PeerTransport {
     std::string body;
     OriginAccess access = OriginAccess::kHearsay;  // as ChunkQuestion::on_access says
     ProvenNames proven_names{};                    // of who answered
+    Duration public_age{};                         // as ChunkQuestion::Vouch::public_age
   };
   // A whole, small answer to GET of `path_and_query`. Errors: as above, and ResourceExhausted (longer than
   // bytes_max). TakesCredentials says more of Unauthenticated, and BusyOf of ResourceExhausted.

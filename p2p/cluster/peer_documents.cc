@@ -117,7 +117,7 @@ absl::StatusOr<PeerDocumentClient::WholeBlob> PeerDocumentClient::FetchBlob(cons
           from == From::kHere ? Nearness::kOwnZone : Nearness::kOtherZones);
   if (!answer.ok()) return answer.status();
   telemetry_.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)].Add(answer->body.size());
-  return WholeBlob{std::move(answer->body), answer->access};
+  return WholeBlob{std::move(answer->body), answer->access, answer->public_age};
 }
 
 }  // namespace sluice::p2p

@@ -45,6 +45,7 @@ class PeerDocumentClient {
   struct WholeBlob {
     std::string bytes;
     OriginAccess access = OriginAccess::kHearsay;
+    Duration public_age{};  // as FetchedManifest::public_age
   };
   // Who has one in other zones is asked apart: what comes by its home is smaller, and crosses once.
   enum class From { kHere, kOtherZones };  // kHere: also whoever is in no zone, or where this node is in none

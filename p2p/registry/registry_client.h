@@ -63,6 +63,7 @@ struct FetchedManifest {
   Digest digest;                                 // of `body`, computed here
   OriginAccess access = OriginAccess::kUnknown;  // what it took to get it
   bool from_member = false;                      // by another node, and no registry
+  Duration public_age = {};  // if it is public: how long ago the registry was found to give it to everybody
 };
 
 // Speaks the OCI distribution protocol to registries: authentication, redirects, retries, and hard checks of

@@ -51,6 +51,8 @@ layer_bytes_asked() {
   awk -v blob="/blobs/$layer" 'index($0, blob) && / 20[06] / && !/"HEAD/ { sum += $(NF - 1) } END { print sum + 0 }' "$work/gate.log"
 }
 
+all_is_logged() { (($(layer_bytes_asked) >= size)); }
+
 for ((i = 1; i <= nodes; ++i)); do
   note "node $i gives it to who may have it, byte for byte"
   own=$(token)
@@ -58,6 +60,8 @@ for ((i = 1; i <= nodes; ++i)); do
   cmp "$work/got" "$work/manifest" || fail "node $i gives another manifest"
   [[ $(pull $i "blobs/$layer" "$work/got" "$own") == 200 ]] || fail "node $i gives no layer: $(head -c 300 "$work/got")"
   cmp "$work/got" "$work/layer.gz" || fail "node $i gives other bytes"
+  # It logs what it has sent.
+  wait_until all_is_logged || fail "node $i has the layer, and the registry gave $(layer_bytes_asked) bytes of $size"
   asked[i]=$(layer_bytes_asked)
 done
 echo "the registry gave ${asked[1]} bytes of a layer of $size for the first node, ${asked[2]} for both"

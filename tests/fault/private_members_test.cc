@@ -47,6 +47,16 @@ class Ledger final : public AccessLedger {
     const std::lock_guard lock(mutex_);
     notes_[origin] = Stronger(notes_[origin], access);
   }
+  void NoteHearsay(const BlobKey& blob, const BlobOrigin& origin, Duration age) override {
+    NoteAccess(blob, origin, OriginAccess::kHearsay);
+    const std::lock_guard lock(mutex_);
+    heard_age_ = age;
+  }
+  // That was told last.
+  Duration heard_age() const {
+    const std::lock_guard lock(mutex_);
+    return heard_age_;
+  }
   OriginAccess AccessOf(const BlobKey&, const BlobOrigin& origin) const override {
     const std::lock_guard lock(mutex_);
     const auto found = notes_.find(origin);
@@ -60,6 +70,7 @@ class Ledger final : public AccessLedger {
  private:
   mutable std::mutex mutex_;
   std::map<BlobOrigin, OriginAccess> notes_;
+  Duration heard_age_{};
 };
 
 class Tokens final : public PullTokens {
@@ -148,10 +159,11 @@ class PrivateMembersTest : public ::testing::Test {
     if (*sender) source.Judge(**sender, *blob, ChunkIndex(0), ChunkSource::Verdict::kRight);
     return status;
   }
-  FaultBehaviour Gives(const std::string& is_public) const {
+  FaultBehaviour Gives(const std::string& is_public, const std::string& age = "0") const {
     FaultConnection::Headers headers = {{"Sluice-Node", "other"},
                                         {"Content-Range", absl::StrCat("bytes 0-", kChunk - 1, "/", kChunk)}};
     if (!is_public.empty()) headers.emplace_back("Sluice-Public", is_public);
+    if (!age.empty()) headers.emplace_back("Sluice-Public-Age", age);
     return fault::Status(206, headers, bytes_);
   }
   static FaultBehaviour AsksForATokenOfItsOwn() {
@@ -234,6 +246,35 @@ TEST_F(PrivateMembersTest, OfWhatIsPublicNoTokenIsShown) {
   EXPECT_THAT(TokensShown(Path()), ElementsAre(""));
   EXPECT_THAT(member_.requests(Path())[0].Header("sluice-blob"), ::testing::HasSubstr("public=1"));
   EXPECT_EQ(ledger_.AccessOf(digest_, kPlace), OriginAccess::kHearsay);
+}
+
+// Else what was once public would go from member to member for ever as news.
+TEST_F(PrivateMembersTest, WhatIsPublicIsAsOldAsTheMemberSays) {
+  Use(PeerTrust::kProven);
+  const std::pair<std::string, Duration> said[] = {{"7200", 2h},
+                                                   {"60", 1min},
+                                                   // News at one time is not forgotten for what is older.
+                                                   {"90000", 1min},
+                                                   {"", 1min},
+                                                   {"0", 0s}};
+  for (const auto& [age, heard] : said) {
+    handles_.clear();
+    member_.Always(Path(), Gives("1", age));
+    ASSERT_TRUE(Fetch(PeerRole::kPresentOnly).ok()) << age;
+    EXPECT_GE(ledger_.heard_age(), heard) << age;
+    EXPECT_LT(ledger_.heard_age(), heard + 50s) << age;
+  }
+}
+
+TEST_F(PrivateMembersTest, WhatDoesNotSaySinceWhenItIsPublicIsNoNews) {
+  for (const std::string age : {"", "soon", "-1", "99999999999999999999999"}) {
+    handles_.clear();
+    Use(PeerTrust::kProven);
+    member_.Always(Path(), Gives("1", age));
+    ASSERT_TRUE(Fetch(PeerRole::kPresentOnly).ok()) << age;
+    EXPECT_EQ(ledger_.AccessOf(digest_, kPlace), OriginAccess::kHearsay);
+    EXPECT_GE(ledger_.heard_age(), AccessLedger::kLongAgo) << age;
+  }
 }
 
 TEST_F(PrivateMembersTest, AHomeThatWantsATokenGetsOneAndAnExpiredOneIsRenewed) {
@@ -348,9 +389,12 @@ class GivenDocumentsTest : public PrivateMembersTest {
     return documents_->Manifest(registry_.place(), digest_.ToString());
   }
   FaultBehaviour GivesDocument(const std::string& is_public) const {
-    return fault::Status(
-        200, {{"Sluice-Node", "other"}, {"Content-Type", kManifestType}, {"Sluice-Public", is_public}},
-        body_);
+    return fault::Status(200,
+                         {{"Sluice-Node", "other"},
+                          {"Content-Type", kManifestType},
+                          {"Sluice-Public", is_public},
+                          {"Sluice-Public-Age", "7200"}},
+                         body_);
   }
   size_t AskedOfRegistry() const {
     return registry_.origin.request_count(
@@ -405,6 +449,7 @@ TEST_F(GivenDocumentsTest, WhatIsPublicNeedsNoRight) {
   const absl::StatusOr<FetchedManifest> got = Manifest();
   ASSERT_TRUE(got.ok()) << got.status();
   EXPECT_EQ(got->access, OriginAccess::kHearsay);
+  EXPECT_EQ(got->public_age, 2h);
   EXPECT_EQ(registry_.origin.connection_count(), 0u);
   EXPECT_TRUE(registry_client_->rights().IsPublic(registry_.place())) << "it is said on with chunks";
 }

@@ -542,6 +542,19 @@ TEST_F(PeerRoutesTest, AManifestIsGivenByDigestWhereItWasGotAsPublic) {
   EXPECT_EQ(Ask("/v2/team/app/manifests/1?ns=registry.example:5000").raw, absent)
       << "a tag is the origin's to say";
   EXPECT_EQ(Ask("/v2/team/app/manifests/sha256:x?ns=registry.example:5000").status, 400);
+  EXPECT_EQ(answer.Header("sluice-public-age"), "") << "members that are not proven say nothing of that";
+
+  ASSERT_TRUE(manifests_
+                  ->Put({origin_, "", digest}, {.media_type = "application/x",
+                                                .body = body,
+                                                .digest = digest,
+                                                .access = OriginAccess::kHearsay,
+                                                .from_member = true,
+                                                .public_age = std::chrono::hours(5)})
+                  .ok());
+  const absl::StatusOr<PeerDocument> old = documents_->Manifest(origin_, digest);
+  ASSERT_TRUE(old.ok()) << old.status();
+  EXPECT_GE(old->public_age, std::chrono::hours(5));
 }
 
 TEST_F(PeerRoutesTest, ARecipeIsGivenUnderItsRoot) {

@@ -40,6 +40,22 @@ TEST_F(ManifestCacheTest, AnotherDaemonFindsWhatWasPut) {
             absl::StatusCode::kNotFound);
 }
 
+TEST_F(ManifestCacheTest, WhatAMemberGaveIsAsOldAsItSaid) {
+  ManifestCache cache(folder_);
+  const p2p::ImageReference app = Reference("registry.example/team/app:v1");
+  p2p::FetchedManifest manifest = Manifest("{}");
+  manifest.access = OriginAccess::kHearsay;
+  manifest.public_age = std::chrono::hours(30);
+  ASSERT_TRUE(cache.Put(app, manifest).ok());
+  const absl::StatusOr<p2p::FetchedManifest> found = cache.Get(app);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_GE(found->public_age, std::chrono::hours(30));
+  EXPECT_LT(found->public_age, std::chrono::hours(31));
+  manifest.public_age = Duration();
+  ASSERT_TRUE(cache.Put(app, manifest).ok());
+  EXPECT_LT(cache.Get(app)->public_age, std::chrono::hours(1));
+}
+
 TEST_F(ManifestCacheTest, TheLastOneCounts) {
   ManifestCache cache(folder_);
   const p2p::ImageReference app = Reference("registry.example/team/app:v1");

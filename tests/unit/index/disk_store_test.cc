@@ -390,7 +390,7 @@ TEST_F(DiskStoreTest, RecipesAreKeptAndBounded) {
   EXPECT_EQ(store_->GetRecipe(digest).value(), recipe);
 }
 
-TEST_F(DiskStoreTest, WhenABlobWasFoundPublicIsKeptAndRenewedByTheRegistryAlone) {
+TEST_F(DiskStoreTest, WhenABlobWasFoundPublicIsKeptAndRenewedByWhatIsNewsAlone) {
   const SampleBlob sample(1);
   const Digest& digest = sample.spec.digest;
   const BlobOrigin app{"registry.example", "app"}, other{"registry.example", "other"};
@@ -405,13 +405,20 @@ TEST_F(DiskStoreTest, WhenABlobWasFoundPublicIsKeptAndRenewedByTheRegistryAlone)
   EXPECT_EQ(store_->FoundPublicAt(digest, app), 0);
   store_->NoteAccess(digest, app, OriginAccess::kCredentials);
   EXPECT_EQ(store_->FoundPublicAt(digest, app), 0);
-  // A member's word counts once, the registry's each time.
+  // A member tells how long ago the registry said it: to hear that again and again tells nothing new.
+  EXPECT_EQ(store_->PublicAge(digest, other), AccessLedger::kLongAgo);
+  store_->NoteHearsay(digest, other, std::chrono::hours(3));
+  EXPECT_EQ(store_->FoundPublicAt(digest, other), now - 3 * 3'600'000);
+  EXPECT_EQ(store_->AccessOf(digest, other), OriginAccess::kUnknown) << "app's needed credentials";
   const int64_t first = now;
-  store_->NoteAccess(digest, other, OriginAccess::kHearsay);
+  store_->NoteHearsay(digest, other, std::chrono::seconds(0));
   store_->NoteAccess(digest, app, OriginAccess::kPublic);
   now += 3'600'000;
-  store_->NoteAccess(digest, other, OriginAccess::kHearsay);
+  store_->NoteHearsay(digest, other, std::chrono::hours(1));
+  store_->NoteHearsay(digest, other, AccessLedger::kLongAgo);
   store_->NoteAccess(digest, app, OriginAccess::kPublic);
+  EXPECT_EQ(store_->PublicAge(digest, other), std::chrono::hours(1));
+  EXPECT_EQ(store_->PublicAge(digest, app), std::chrono::hours(0));
   EXPECT_EQ(store_->FoundPublicAt(digest, other), first);
   EXPECT_EQ(store_->FoundPublicAt(digest, app), now);
   // What is older tells nothing new.
@@ -423,6 +430,7 @@ TEST_F(DiskStoreTest, WhenABlobWasFoundPublicIsKeptAndRenewedByTheRegistryAlone)
   EXPECT_EQ(store_->FoundPublicAt(digest, app), now);
   // A clock that was ahead does not keep what is found from then on from being noted.
   now -= 1'800'000;
+  EXPECT_EQ(store_->PublicAge(digest, app), AccessLedger::kLongAgo);
   store_->NoteAccess(digest, app, OriginAccess::kPublic);
   EXPECT_EQ(store_->FoundPublicAt(digest, app), now);
 }

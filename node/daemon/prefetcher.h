@@ -78,7 +78,9 @@ class Prefetcher final : public api::PrefetchBackend {
     size_t live_of_scheduler_max = 256;             // of those, that one scheduler gave; beyond: the same
     Duration retry_full = std::chrono::seconds(5);  // what who is refused so is told to wait
     size_t ended_max = 1024;  // hints that are over and remembered; beyond, the oldest is forgotten
-    int resolving_max = 2;    // images looked up at once
+    int resolving_max = 8;    // images looked up at once
+    // Of those, of one registry: one that does not answer holds up no other's.
+    int resolving_of_registry_max = 2;
     Duration resolve_max = std::chrono::minutes(10);  // of one image, from its turn on
     size_t fetching_max = 8;  // hints that fetch at once; those that wait to try again do not count
     Duration ttl_default = std::chrono::hours(24);

@@ -8,15 +8,38 @@
 #include "node/daemon/prefetcher_core.h"
 
 namespace sluice {
+namespace {
+
+// A canonical reference begins with it.
+std::string RegistryOf(const Hint& hint) {
+  return hint.spec.reference.substr(0, hint.spec.reference.find('/'));
+}
+
+}  // namespace
 
 // -------------------------------------------------------------------------------------------- resolving
 
+HintPtr Prefetcher::Core::TakeNextToResolve() {
+  const auto may_go = [this](const Hint& hint) {
+    const auto under_way = resolving_of_.find(RegistryOf(hint));
+    return under_way == resolving_of_.end() || under_way->second < limits_.resolving_of_registry_max;
+  };
+  auto next = queue_.end();
+  for (auto it = queue_.begin(); it != queue_.end(); ++it) {
+    if ((next == queue_.end() || GoesBefore(*it, *next)) && may_go(**it)) next = it;
+  }
+  if (next == queue_.end()) return nullptr;
+  HintPtr hint = std::move(*next);
+  queue_.erase(next);
+  return hint;
+}
+
 void Prefetcher::Core::ResolveNext() {
-  while (!stopped_ && resolving_ < limits_.resolving_max && !queue_.empty()) {
-    const auto first = std::min_element(queue_.begin(), queue_.end(), GoesBefore);
-    const HintPtr hint = *first;
-    queue_.erase(first);
+  while (!stopped_ && resolving_ < limits_.resolving_max) {
+    const HintPtr hint = TakeNextToResolve();
+    if (!hint) return;
     ++resolving_;
+    ++resolving_of_[RegistryOf(*hint)];
     hint->status.state = api::HintState::kResolving;
     if (!hint->resolve_by) hint->resolve_by = parts_.clock.Now() + limits_.resolve_max;
     parts_.blocking.Post([self = shared_from_this(), hint] { self->Resolve(hint); });
@@ -27,6 +50,7 @@ void Prefetcher::Core::Resolve(const HintPtr& hint) {
   absl::StatusOr<Found> found = Prepare(hint);
   std::lock_guard lock(mutex_);
   --resolving_;
+  if (const auto of = resolving_of_.find(RegistryOf(*hint)); --of->second == 0) resolving_of_.erase(of);
   // One that was cancelled meanwhile is over.
   if (!stopped_ && !hint->over()) {
     if (found.ok()) {

@@ -119,6 +119,7 @@ upgrade_under_readers() {
   wait "$busy" || status=$?
   ((status == 0)) || fail "a reader of what is there got $(cat "$work/read-on.log")"
   [[ $(host_keeper) == "$keeper" ]] || fail "the upgrade replaced the keeper $keeper: $(host_keeper)"
+  cmp "/proc/$keeper/exe" <(in_pod cat /usr/libexec/sluice-keeper) || fail "the keeper is not the one of the next pod"
   note "through the upgrade: $(tail -n 1 "$work/reader.log"); $(cat "$work/read-on.log")"
   in_pod sluice status --output json | jq -e --arg dir "$mounts/$name" 'any(.mounts[]; .mount_point == $dir)' >"$work/answer" ||
     fail "the next pod's daemon does not know the mount"

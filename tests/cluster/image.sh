@@ -131,8 +131,18 @@ push() { "${build[@]}" push --quiet --tls-verify=false "$1" "docker://$registry/
 push localhost/pause library/pause:1
 push localhost/sluice sluice/sluice:test
 
-# The next version: the same programs, with a keeper whose file differs.
+# The next version has a keeper whose file differs, and whose protocol too where the tests' programs of another version
+# are at hand.
 container=$("${build[@]}" from --pull-never localhost/sluice)
+other=${PREBUILT-}/tests/e2e/other_version
+if [[ -n ${PREBUILT-} && -x $other/bin/sluiced ]]; then
+  work=$(mktemp -d -p "$cache" programs-XXXXXXXX)
+  install -D --strip -t "$work/usr/bin" "$other/bin/sluiced"
+  install -D --strip -t "$work/usr/libexec" "$other/libexec/sluice-keeper"
+  "${build[@]}" copy --quiet "$container" "$work" / >/dev/null
+  rm -rf "$work"
+  work=
+fi
 "${build[@]}" run --isolation chroot "$container" -- sh -c 'printf next >>/usr/libexec/sluice-keeper'
 "${build[@]}" commit --quiet "$container" localhost/sluice-next >/dev/null
 push localhost/sluice-next sluice/sluice:next

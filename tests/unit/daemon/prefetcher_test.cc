@@ -49,7 +49,7 @@ class FakePreparer final : public ImagePreparer {
   absl::StatusOr<std::string> Check(const std::string& reference) const override {
     if (reference == "malformed") return absl::InvalidArgumentError("reference \"malformed\" is none");
     if (reference == "forbidden") return absl::PermissionDeniedError("forbidden is not on the allow-list");
-    return reference.rfind("r/", 0) == 0 ? reference : "r/" + reference;
+    return reference.find('/') == 1 ? reference : "r/" + reference;
   }
   absl::StatusOr<ResolvedImage> Resolve(const std::string& reference,
                                         const p2p::Platform& platform) override {
@@ -700,6 +700,18 @@ TEST_F(PrefetcherTest, AFloodOfHintsIsRefusedBeyondTheBound) {
   EXPECT_EQ(accepted, Prefetcher::Limits{}.live_max);
   EXPECT_EQ(told_when, 100'000 - accepted);
   EXPECT_THAT(prefetcher_->ListHints("", 100'000), SizeIs(accepted));
+}
+
+// One that does not answer may hold each for minutes.
+TEST_F(PrefetcherTest, OfOneRegistryFewAreLookedUpAtOnceAndOthersGoBefore) {
+  Remake({.resolving_max = 4, .resolving_of_registry_max = 2});
+  for (const char* id : {"a1", "a2", "a3", "a4"}) SubmitOnly({.id = id, .reference = absl::StrCat("a/", id)});
+  for (const char* id : {"b1", "c1", "c2"})
+    SubmitOnly({.id = id, .reference = absl::StrCat(std::string(1, id[0]), "/", id)});
+  for (const char* id : {"a1", "a2", "b1", "c1"}) EXPECT_EQ(StateOf(id), HintState::kResolving) << id;
+  for (const char* id : {"a3", "a4", "c2"}) EXPECT_EQ(StateOf(id), HintState::kQueued) << id;
+  Settle();
+  EXPECT_THAT(preparer_.resolved, SizeIs(7)) << "and each has its turn";
 }
 
 TEST_F(PrefetcherTest, HintsHaveTheirTurnsByPriorityAndDeadline) {

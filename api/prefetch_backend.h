@@ -121,6 +121,9 @@ struct HintStatus {
   std::optional<uint32_t> profile_starts{};  // of a hint for a profile, once known; 0: there is none
   std::vector<TargetStatus> targets{};       // of a hint with targets, as its spec has them; or left out
   std::array<uint32_t, kTargetStateCount> target_totals{};  // of all its targets
+  uint64_t fetched_bytes = 0;                               // of it, that have come since its size was known
+  uint64_t bytes_per_second = 0;  // of those, in the last seconds; 0 unless it fetches
+  bool expected_late = false;     // at that pace not all is present by the time it is needed by
 
   friend bool operator==(const HintStatus&, const HintStatus&) = default;
 };

@@ -749,6 +749,9 @@ void ToProto(const HintStatus& from, v1::HintStatus& to) {
     to.mutable_target_totals()->set_cancelled(total(TargetState::kCancelled));
   }
   if (from.profile_starts) to.mutable_profile()->set_starts(*from.profile_starts);
+  to.set_fetched_bytes(from.fetched_bytes);
+  to.set_bytes_per_second(from.bytes_per_second);
+  to.set_expected_late(from.expected_late);
 }
 
 void ToProto(const ImageLocality& from, v1::ImageLocality& to) {

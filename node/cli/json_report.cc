@@ -230,6 +230,9 @@ std::string HintListJson(const std::vector<v1::HintStatus>& hints) {
                  {"present_bytes", hint.present_bytes()},
                  {"profile_starts", hint.has_profile() ? Json(hint.profile().starts()) : Json(nullptr)},
                  {"late", hint.late()},
+                 {"fetched_bytes", hint.fetched_bytes()},
+                 {"bytes_per_second", hint.bytes_per_second()},
+                 {"expected_late", hint.expected_late()},
                  {"scheduler", hint.scheduler()}};
     if (hint.has_error()) {
       json["error"] = {{"code", hint.error().code()}, {"message", hint.error().message()}};

@@ -256,12 +256,16 @@ std::string HintTable(const std::vector<v1::HintStatus>& hints) {
     rows.push_back(
         {hint.id(), hint.reference(),
          absl::StrCat(
-             HintStateText(hint.state()), hint.late() ? " (late)" : "",
+             HintStateText(hint.state()),
+             hint.late()            ? " (late)"
+             : hint.expected_late() ? " (will be late)"
+                                    : "",
              hint.has_profile() && hint.profile().starts() == 0 ? " (no profile: bootstrap alone)" : ""),
          known ? BytesText(hint.total_bytes()) : "-",
-         known ? ShareText(hint.present_bytes(), hint.total_bytes()) : "-"});
+         known ? ShareText(hint.present_bytes(), hint.total_bytes()) : "-",
+         hint.bytes_per_second() > 0 ? absl::StrCat(BytesText(hint.bytes_per_second()), "/s") : "-"});
   }
-  return FormatTable({"ID", "IMAGE", "STATE", "SIZE", "PRESENT"}, rows);
+  return FormatTable({"ID", "IMAGE", "STATE", "SIZE", "PRESENT", "RATE"}, rows);
 }
 
 std::string LocalityTable(const std::vector<v1::ImageLocality>& images) {

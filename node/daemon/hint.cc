@@ -132,6 +132,34 @@ std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::
   return "";
 }
 
+void NotePace(Hint& hint, Instant now, std::optional<uint64_t> fetched) {
+  // Of a second's worth; a hint takes some of them to get going.
+  constexpr double kWeight = 0.4;
+  Hint::Pace& pace = hint.pace;
+  if (!fetched) {
+    pace = {};
+    return;
+  }
+  const double seconds = std::chrono::duration<double>(now - pace.at).count();
+  const bool is_first = pace.at == Instant();
+  if (!is_first && seconds <= 0) return;
+  if (!is_first) {
+    const double came = static_cast<double>(*fetched - std::min(*fetched, pace.fetched)) / seconds;
+    pace.bytes_per_second = pace.looks > 0 ? (1 - kWeight) * pace.bytes_per_second + kWeight * came : came;
+    ++pace.looks;
+  }
+  pace.at = now;
+  pace.fetched = *fetched;
+}
+
+bool IsExpectedLate(const Hint& hint, Instant now, uint64_t left) {
+  // A fetch takes some round trips to get going.
+  constexpr int kLooksMin = 3;
+  if (!hint.due || hint.pace.looks < kLooksMin || left == 0) return false;
+  const double seconds = std::chrono::duration<double>(*hint.due - now).count();
+  return static_cast<double>(left) > hint.pace.bytes_per_second * std::max(seconds, 0.0);
+}
+
 HintResult ResultOf(api::HintState state) {
   switch (state) {
     case api::HintState::kCompleted:

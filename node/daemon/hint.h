@@ -55,6 +55,16 @@ struct Hint {
   std::optional<Blob::Lease> bootstrap{};
   std::vector<Target> targets{};  // empty until the image or the blob is known
   size_t incomplete = 0;          // targets
+  uint64_t present_first = 0;     // bytes of them that were present when they became known
+  // How fast the others come: what had come when it was last looked at, and the mean since, in which what is
+  // older counts less.
+  struct Pace {
+    Instant at{};  // never: it does not fetch
+    uint64_t fetched = 0;
+    double bytes_per_second = 0;
+    int looks = 0;  // that it is the mean of
+  };
+  Pace pace{};
   // Of one with members that it is for.
   bool is_here = true;     // constant; it is for this node, too
   bool told_last = false;  // all that it asks for is here, and members are still to be told
@@ -96,6 +106,11 @@ std::vector<ChunkSpan> SpansOf(const api::HintSpec& hint, const Blob& blob);
 // of need. What is not within one of the blobs is passed over: a profile may be wrong.
 std::vector<std::vector<ChunkSpan>> SpansOf(const ImageProfile& profile, std::span<const Blob::Lease> blobs,
                                             uint64_t bytes_max);
+
+// To be called every now and then; `fetched` bytes have come until now, none if it does not fetch.
+void NotePace(Hint& hint, Instant now, std::optional<uint64_t> fetched);
+// Whether `left` bytes take longer at that pace than until it is due. False where that is not known.
+bool IsExpectedLate(const Hint& hint, Instant now, uint64_t left);
 
 // REQUIRES: IsOver(state)
 HintResult ResultOf(api::HintState state);

@@ -402,6 +402,10 @@ api::HintStatus Prefetcher::Core::StatusOf(const Hint& hint) const {
   status.present_bytes = 0;
   for (const Target& target : hint.targets)
     status.present_bytes += PresentBytesOf(target.lease.blob(), target.spans);
+  status.fetched_bytes = status.present_bytes - std::min(status.present_bytes, hint.present_first);
+  status.bytes_per_second = static_cast<uint64_t>(hint.pace.bytes_per_second);
+  const uint64_t left = status.total_bytes - std::min(status.total_bytes, status.present_bytes);
+  status.expected_late = !status.late && IsExpectedLate(hint, parts_.clock.Now(), left);
   return status;
 }
 

@@ -152,6 +152,7 @@ void Prefetcher::Core::Learn(const HintPtr& hint, Found found) {
         hint->spec.profile ? std::move(found.spans[i]) : SpansOf(hint->spec, lease.blob());
     if (spans.empty()) continue;
     hint->status.total_bytes += BytesOf(lease.blob().geometry(), spans);
+    hint->present_first += PresentBytesOf(lease.blob(), spans);
     ChunkSet missing = MissingOf(lease.blob(), spans);
     hint->targets.push_back({std::move(lease), std::move(spans), nullptr, false, std::move(missing)});
   }
@@ -256,6 +257,7 @@ void Prefetcher::Core::PinAll(const HintPtr& hint, const std::vector<BlobKey>& b
 }
 
 void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error) {
+  hint.pace = {};
   hint.status = StatusOf(hint);
   hint.status.state = state;
   hint.status.error = std::move(error);
@@ -306,7 +308,10 @@ void Prefetcher::Core::Tend() {
   const Instant now = parts_.clock.Now();
   std::vector<HintPtr> expired;
   for (const auto& [id, hint] : hints_) {
-    if (!hint->over() && now >= hint->expires) expired.push_back(hint);
+    if (hint->over()) continue;
+    if (now >= hint->expires) expired.push_back(hint);
+    const bool fetches = hint->status.state == api::HintState::kFetching;
+    NotePace(*hint, now, fetches ? std::optional(StatusOf(*hint).fetched_bytes) : std::nullopt);
   }
   for (const HintPtr& hint : expired) End(*hint, api::HintState::kExpired, absl::OkStatus());
   ShareOutFetching();

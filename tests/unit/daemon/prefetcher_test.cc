@@ -297,6 +297,49 @@ TEST_F(PrefetcherTest, AHintBringsAllOfAnImageInAndThenHoldsNothing) {
   EXPECT_EQ(fills_->Of(NameOf(1)).state, api::FillState::kIdle);
 }
 
+TEST_F(PrefetcherTest, HowFastAHintGoesTellsWhetherItWillBeInTime) {
+  const auto wall = std::chrono::system_clock::now();
+  SubmitOnly({.id = "h", .reference = "other", .needed_by = wall + minutes(1)});
+  SubmitOnly({.id = "whenever", .reference = "other"});
+  preparer_.images["r/stuck"] = {SpecOf(3, 2 * kChunk)};
+  SubmitOnly({.id = "stuck", .reference = "stuck", .needed_by = wall + minutes(1)});
+  Settle();
+  Pass(seconds(1));
+  EXPECT_EQ(Of("h").bytes_per_second, 0u);
+  EXPECT_FALSE(Of("h").expected_late) << "nobody knows";
+  source_.Take().SendAll();
+  Settle();
+  Pass(seconds(1));
+  const api::HintStatus going = Of("h");
+  EXPECT_GT(going.fetched_bytes, 2 * kChunk);
+  EXPECT_EQ(going.fetched_bytes, going.present_bytes);
+  EXPECT_EQ(going.bytes_per_second, going.fetched_bytes) << "in a second";
+  EXPECT_FALSE(going.expected_late);
+  // It stalls. A moment's pause says little.
+  Pass(seconds(1));
+  EXPECT_FALSE(Of("h").expected_late);
+  EXPECT_FALSE(Of("stuck").expected_late) << "it may only have begun";
+  Pass(seconds(1));
+  EXPECT_TRUE(Of("stuck").expected_late);
+  for (int second = 0; second < 20; ++second) Pass(seconds(1));
+  const api::HintStatus stalled = Of("h");
+  EXPECT_LT(stalled.bytes_per_second, going.bytes_per_second / 100);
+  EXPECT_TRUE(stalled.expected_late);
+  EXPECT_FALSE(stalled.late);
+  EXPECT_GT(stalled.revision, going.revision);
+  EXPECT_FALSE(Of("whenever").expected_late) << "nobody said when";
+  // Of what was there before only the rest comes.
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_EQ(Of("h").fetched_bytes, 80 * kChunk);
+  EXPECT_EQ(Of("h").bytes_per_second, 0u);
+  EXPECT_FALSE(Of("h").expected_late);
+  Submit("rest", "app");
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(Of("rest").present_bytes, 82 * kChunk);
+  EXPECT_EQ(Of("rest").fetched_bytes, 2 * kChunk);
+}
+
 TEST_F(PrefetcherTest, AHintForMoreThanTheStoreHoldsBringsNothingIn) {
   telemetry_.cache_capacity_bytes.Set(82 * kChunk - 1);
   SubmitOnly({.id = "h", .reference = "app"});

@@ -106,6 +106,10 @@ std::vector<std::vector<ChunkSpan>> SpansOf(const ImageProfile& profile, std::sp
   return spans;
 }
 
+std::string RegistryOf(const Hint& hint) {
+  return hint.spec.reference.substr(0, hint.spec.reference.find('/'));
+}
+
 std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::Platform& platform) {
   if (known.spec.reference != spec.reference)
     return absl::StrCat("another image (", known.spec.reference, ", not ", spec.reference, ")");

@@ -86,6 +86,9 @@ void SetTimes(Hint& hint, Instant now, std::chrono::system_clock::time_point wal
 
 p2p::Platform PlatformOf(const api::HintSpec& spec);
 
+// Where it is looked up: its reference, which is canonical, begins with it.
+std::string RegistryOf(const Hint& hint);
+
 // In what the new hint of an id differs from the one that is known; empty if in nothing.
 std::string Difference(const Hint& known, const api::HintSpec& spec, const p2p::Platform& platform);
 

@@ -170,7 +170,7 @@ api::SubmitResult Prefetcher::Core::Take(api::HintSpec spec, std::chrono::system
   std::vector<std::string> members = AddTargets(*hint, from);
   if (credentials && hint->is_here) hint->login = parts_.log_in(hint->spec.reference, *credentials);
   if (hint->is_here) {
-    queue_.push_back(hint);
+    lookups_[RegistryOf(*hint)].waiting.push_back(hint);
   } else {
     hint->status.state = api::HintState::kPassingOn;
   }

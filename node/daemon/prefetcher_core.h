@@ -69,6 +69,7 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   void ResolveNext();
   // Nobody, if no hint may be looked up now.
   HintPtr TakeNextToResolve();
+  void ForgetIfIdle(const std::string& registry);
   void Learn(const HintPtr& hint, Found found);
   void ShareOutFetching();
   void Fetch(const HintPtr& hint);
@@ -114,17 +115,21 @@ class Prefetcher::Core : public std::enable_shared_from_this<Core> {
   std::mutex mutex_;
   // Guarded by mutex_.
   bool stopped_ = false;
-  absl::flat_hash_map<std::string, HintPtr> hints_;     // by id
-  std::deque<std::string> ended_;                       // ids, the oldest first
-  std::vector<HintPtr> queue_;                          // to be resolved
-  std::vector<HintPtr> known_;                          // resolved and not over
-  int resolving_ = 0;                                   // under way
-  absl::flat_hash_map<std::string, int> resolving_of_;  // of these, by registry
-  uint64_t taken_ = 0;                                  // since the start
-  uint64_t revision_;                                   // of the latest change of a hint
-  bool tending_ = false;                                // Tend will be called
-  bool save_due_ = false;                               // Save will be called
-  absl::flat_hash_map<std::string, size_t> live_of_;    // hints that are not over, by scheduler
+  absl::flat_hash_map<std::string, HintPtr> hints_;  // by id
+  std::deque<std::string> ended_;                    // ids, the oldest first
+  std::vector<HintPtr> known_;                       // resolved and not over
+  int resolving_ = 0;                                // under way
+  // By registry; gone when it has none. A hint that has no turn costs nothing when others are taken.
+  struct Lookups {
+    std::vector<HintPtr> waiting;
+    int under_way = 0;
+  };
+  absl::flat_hash_map<std::string, Lookups> lookups_;
+  uint64_t taken_ = 0;                                // since the start
+  uint64_t revision_;                                 // of the latest change of a hint
+  bool tending_ = false;                              // Tend will be called
+  bool save_due_ = false;                             // Save will be called
+  absl::flat_hash_map<std::string, size_t> live_of_;  // hints that are not over, by scheduler
 };
 
 }  // namespace sluice

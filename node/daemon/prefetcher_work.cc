@@ -8,30 +8,28 @@
 #include "node/daemon/prefetcher_core.h"
 
 namespace sluice {
-namespace {
-
-// A canonical reference begins with it.
-std::string RegistryOf(const Hint& hint) {
-  return hint.spec.reference.substr(0, hint.spec.reference.find('/'));
-}
-
-}  // namespace
-
 // -------------------------------------------------------------------------------------------- resolving
 
 HintPtr Prefetcher::Core::TakeNextToResolve() {
-  const auto may_go = [this](const Hint& hint) {
-    const auto under_way = resolving_of_.find(RegistryOf(hint));
-    return under_way == resolving_of_.end() || under_way->second < limits_.resolving_of_registry_max;
-  };
-  auto next = queue_.end();
-  for (auto it = queue_.begin(); it != queue_.end(); ++it) {
-    if ((next == queue_.end() || GoesBefore(*it, *next)) && may_go(**it)) next = it;
+  Lookups* of_next = nullptr;
+  std::vector<HintPtr>::iterator next;
+  for (auto& [registry, lookups] : lookups_) {
+    if (lookups.waiting.empty() || lookups.under_way >= limits_.resolving_of_registry_max) continue;
+    const auto first = std::min_element(lookups.waiting.begin(), lookups.waiting.end(), GoesBefore);
+    if (of_next != nullptr && !GoesBefore(*first, *next)) continue;
+    of_next = &lookups;
+    next = first;
   }
-  if (next == queue_.end()) return nullptr;
+  if (of_next == nullptr) return nullptr;
   HintPtr hint = std::move(*next);
-  queue_.erase(next);
+  of_next->waiting.erase(next);
+  ++of_next->under_way;
   return hint;
+}
+
+void Prefetcher::Core::ForgetIfIdle(const std::string& registry) {
+  const auto of = lookups_.find(registry);
+  if (of != lookups_.end() && of->second.waiting.empty() && of->second.under_way == 0) lookups_.erase(of);
 }
 
 void Prefetcher::Core::ResolveNext() {
@@ -39,7 +37,6 @@ void Prefetcher::Core::ResolveNext() {
     const HintPtr hint = TakeNextToResolve();
     if (!hint) return;
     ++resolving_;
-    ++resolving_of_[RegistryOf(*hint)];
     hint->status.state = api::HintState::kResolving;
     if (!hint->resolve_by) hint->resolve_by = parts_.clock.Now() + limits_.resolve_max;
     parts_.blocking.Post([self = shared_from_this(), hint] { self->Resolve(hint); });
@@ -50,7 +47,8 @@ void Prefetcher::Core::Resolve(const HintPtr& hint) {
   absl::StatusOr<Found> found = Prepare(hint);
   std::lock_guard lock(mutex_);
   --resolving_;
-  if (const auto of = resolving_of_.find(RegistryOf(*hint)); --of->second == 0) resolving_of_.erase(of);
+  --lookups_.at(RegistryOf(*hint)).under_way;
+  ForgetIfIdle(RegistryOf(*hint));
   // One that was cancelled meanwhile is over.
   if (!stopped_ && !hint->over()) {
     if (found.ok()) {
@@ -135,7 +133,7 @@ void Prefetcher::Core::TryAgainOrFail(const HintPtr& hint, const absl::Status& s
 void Prefetcher::Core::ResolveAgain(const HintPtr& hint) {
   std::lock_guard lock(mutex_);
   if (stopped_ || hint->over()) return;
-  queue_.push_back(hint);
+  lookups_[RegistryOf(*hint)].waiting.push_back(hint);
   ResolveNext();
 }
 
@@ -263,7 +261,10 @@ void Prefetcher::Core::End(Hint& hint, api::HintState state, absl::Status error)
   hint.status.error = std::move(error);
   LetGo(hint);
   const auto is_it = [&](const HintPtr& other) { return other.get() == &hint; };
-  std::erase_if(queue_, is_it);
+  if (const auto of = lookups_.find(RegistryOf(hint)); of != lookups_.end()) {
+    std::erase_if(of->second.waiting, is_it);
+    ForgetIfIdle(RegistryOf(hint));
+  }
   std::erase_if(known_, is_it);
   if (--live_of_[hint.spec.scheduler] == 0) live_of_.erase(hint.spec.scheduler);
   Remember(hint.spec.id);
@@ -310,7 +311,8 @@ void Prefetcher::Core::Tend() {
   for (const auto& [id, hint] : hints_) {
     if (hint->over()) continue;
     if (now >= hint->expires) expired.push_back(hint);
-    const bool fetches = hint->status.state == api::HintState::kFetching;
+    // Those alone that have a place: few, as this looks at all of their chunks.
+    const bool fetches = hint->status.state == api::HintState::kFetching && hint->status.error.ok();
     NotePace(*hint, now, fetches ? std::optional(StatusOf(*hint).fetched_bytes) : std::nullopt);
   }
   for (const HintPtr& hint : expired) End(*hint, api::HintState::kExpired, absl::OkStatus());
@@ -374,7 +376,7 @@ void Prefetcher::Core::Stop() {
   Save();
   std::lock_guard lock(mutex_);
   stopped_ = true;
-  queue_.clear();
+  for (auto& [registry, lookups] : lookups_) lookups.waiting.clear();
   known_.clear();
   for (const auto& [id, hint] : hints_) LetGo(*hint);
 }

@@ -56,11 +56,12 @@ struct Options {
   int objects_fd = -1;  // gives what a daemon has kept of a predecessor's objects
   bool takeover = false;
   Estate estate;                        // of the keeper of another version that this process was until now
-  bool replaces = false;                // there was one
   int can_inherit_fd = -1;              // asks whether we could take the place of one
   std::string on_host;                  // the program to become on the host, which is then the keeper
   CgroupOf cgroup = CgroupOf::kParent;  // that this process is in
   std::array<int, kInherited> inherited{-1, -1, -1, -1, -1};
+
+  bool replaces() const { return estate.journal >= 0; }
 };
 
 // What a keeper is made of, before it serves.
@@ -99,7 +100,7 @@ bool ParseEstate(const char* text, Options* options) {
     Log("%s", estate.error().text.c_str());
     return false;
   }
-  options->takeover = options->replaces = true;
+  options->takeover = true;
   options->estate = std::move(estate.value());
   options->inherited = {options->estate.requests, options->estate.tree, options->estate.journal,
                         options->estate.completions, -1};
@@ -311,7 +312,7 @@ Result<Foundation> TakeOver(const Options& options, Descriptor& ready) {
     if (Outcome reserved = ReserveEventNumbers(*journal.value()); !reserved.ok()) return reserved.error();
   }
   std::vector<KeptObject> objects =
-      options.replaces ? OwnObjects(options.estate) : ReceiveObjects(std::move(line));
+      options.replaces() ? OwnObjects(options.estate) : ReceiveObjects(std::move(line));
   Result<std::unique_ptr<Door>> door =
       AdoptDoor(*journal.value(), std::move(inherited[kRequests]), std::move(inherited[kTree]),
                 std::move(objects), options.blobs_dir, inherited[kCompletions].get());
@@ -341,7 +342,7 @@ Result<std::vector<Descriptor>> TakeLocks(const Options& options, const Journal&
     fcntl(held, F_SETFD, FD_CLOEXEC);
     locks.emplace_back(held);
   }
-  if (options.replaces) return locks;
+  if (options.replaces()) return locks;
   Result<Descriptor> runtime = LockRuntime(options.runtime_dir + "/" + kLockName);
   if (!runtime.ok()) return runtime.error();
   locks.push_back(std::move(runtime.value()));
@@ -473,7 +474,7 @@ int Main(int argc, char** argv) {
     ReportReady(ready, moved.error().text);
     return 1;
   }
-  if (options.replaces) {
+  if (options.replaces()) {
     prctl(PR_SET_NAME, "sluice-keeper");
     BlockSignals();
   } else if (!Daemonize(options)) {

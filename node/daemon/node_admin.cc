@@ -197,9 +197,11 @@ absl::StatusOr<uint64_t> BlobAdmin::EvictOne(const BlobKey& key) {
   if (!info.ok()) return info.status();
   release_(key);
   absl::Status evicted = store_.Evict(key, EvictReason::kRequested);
-  // A reader goes on as soon as its bytes are there, a moment before its read gives back its lease.
+  // A reader goes on as soon as its bytes are there, a moment before its read gives back its lease. And every
+  // container that starts has a copy of what is mounted until it leaves its host's mounts.
   for (int i = 0; i < kEvictTries && absl::IsFailedPrecondition(evicted) && !info->pinned; ++i) {
     std::this_thread::sleep_for(kEvictPause);
+    release_(key);
     evicted = store_.Evict(key, EvictReason::kRequested);
   }
   if (!evicted.ok()) {

@@ -98,15 +98,18 @@ class FetchProgress {
   // would be quicker.
   void Sign(bool patience = false) {
     const Duration now = clock_.Now().time_since_epoch();
-    const bool first = last_sign_.exchange(now, std::memory_order_relaxed) == Duration();
+    Duration never{};
+    const bool first = first_sign_.compare_exchange_strong(never, now, std::memory_order_relaxed);
+    last_sign_.store(now, std::memory_order_relaxed);
     patience_.store(patience, std::memory_order_relaxed);
     if (first && on_change_) on_change_();
   }
 
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
-  // When the first and the last byte came, and the last sign; Instant() before.
+  // When the first and the last byte and sign came; Instant() before.
   Instant first_byte() const { return Instant(first_byte_.load(std::memory_order_relaxed)); }
   Instant last_byte() const { return Instant(last_byte_.load(std::memory_order_relaxed)); }
+  Instant first_sign() const { return Instant(first_sign_.load(std::memory_order_relaxed)); }
   Instant last_sign() const { return Instant(last_sign_.load(std::memory_order_relaxed)); }
   bool patience() const { return patience_.load(std::memory_order_relaxed); }
 
@@ -116,6 +119,7 @@ class FetchProgress {
   std::atomic<uint64_t> bytes_{0};
   std::atomic<Duration> first_byte_{Duration{}};
   std::atomic<Duration> last_byte_{Duration{}};
+  std::atomic<Duration> first_sign_{Duration{}};
   std::atomic<Duration> last_sign_{Duration{}};
   std::atomic<bool> patience_{false};
 };
@@ -159,6 +163,8 @@ class ChunkSource {
   // A chunk that `sender` sent is about to be stored though nothing proves it. Any thread; sources that have
   // nobody to blame later don't care.
   virtual void KeptUnproven(SenderId, const Blob&, ChunkIndex, std::span<const std::byte>) {}
+  // It was stalled with what somebody else brought, who was asked later. Core loop; must not block.
+  virtual void NoteOutrun() {}
 };
 
 }  // namespace sluice

@@ -52,10 +52,10 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
           if (const auto runner = inbox->runner.lock()) runner->SourceDone(inbox->leg);
         });
       });
-  if (placed.fetch_class == FetchClass::kDemand) {
-    fills_changed_ = true;
-    WatchFor(*running, running->started);
-  }
+  const bool is_demand = placed.fetch_class == FetchClass::kDemand;
+  if (is_demand) fills_changed_ = true;
+  // A registry that gives nothing has its own bounds.
+  if (is_demand || placed.leg.source->kind() == SourceKind::kPeer) WatchFor(*running, running->started);
   if (placed.for_reader) ReaderSeen();
   return id;
 }
@@ -88,6 +88,12 @@ bool FetchRunner::Flows(LegId id, ChunkIndex index) const {
 void FetchRunner::Watch(LegId id) {
   const auto found = legs_.find(id);
   if (found != legs_.end()) WatchFor(*found->second, parts_.clock.Now());
+}
+
+bool FetchRunner::IsStalled(LegId id) const {
+  const auto found = legs_.find(id);
+  return found != legs_.end() && !found->second->status &&
+         parts_.planner.IsStalled(ProgressOf(*found->second), parts_.clock.Now());
 }
 
 bool FetchRunner::ComesByOwnRight(LegId id) const {
@@ -277,8 +283,8 @@ void FetchRunner::LetGo(Running& running) {
 
 LegProgress FetchRunner::ProgressOf(const Running& running) {
   const FetchProgress& progress = running.inbox.progress;
-  return {running.started, progress.first_byte(), progress.last_byte(), progress.last_sign(),
-          progress.patience()};
+  return {running.started,      progress.first_byte(), progress.last_byte(),     progress.first_sign(),
+          progress.last_sign(), progress.patience(),   running.order.fetch_class};
 }
 
 // ------------------------------------------------------------------------------------------ late legs
@@ -299,7 +305,11 @@ void FetchRunner::ArmWatch(Instant when) {
 }
 
 void FetchRunner::NoteIfSilent(Running& running, Instant now) {
-  if (running.noted_silent || !SourcePlanner::IsSilent(ProgressOf(running), now)) return;
+  const LegProgress progress = ProgressOf(running);
+  // What no reader waits for may wait here before its source is asked.
+  const bool asked = progress.fetch_class == FetchClass::kDemand || progress.last_sign != Instant() ||
+                     progress.first_byte != Instant();
+  if (running.noted_silent || !asked || !SourcePlanner::IsSilent(progress, now)) return;
   running.noted_silent = true;
   parts_.planner.Note(running.order.leg.id, {}, absl::DeadlineExceededError("the source is silent"));
 }

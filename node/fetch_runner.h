@@ -102,6 +102,8 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   // Since when nothing has come of a leg whose source is silent, as SourcePlanner says; nothing if it is not,
   // or the leg waits for the store alone.
   std::optional<Instant> SilentSince(LegId id) const;
+  // Whether its source is, as SourcePlanner says.
+  bool IsStalled(LegId id) const;
   // Whether a chunk of a leg is coming: bytes have come of late, and not only those of other chunks. A
   // registry sends the chunks of a leg one after the other; another node each by itself, so that one may wait
   // while the others come.

@@ -39,7 +39,9 @@ void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, 
   const std::optional<WantedChunk> chunk = table_.Close(*blob, index);
   if (!chunk) return;
   for (const LegId leg : chunk->legs) {
-    if (leg != brought_by) runner_->Disown(leg, index);
+    if (leg == brought_by) continue;
+    if (runner_->IsStalled(leg)) runner_->Find(leg)->leg.source->NoteOutrun();
+    runner_->Disown(leg, index);
   }
   if (evidence == Evidence::kUnverified && !chunk->waiters.empty())
     parts_.telemetry.unverified_served_bytes.Add(blob->geometry().RangeOf(index).length);
@@ -135,8 +137,8 @@ bool SingleFlight::RefuseGrant(WantedChunk& chunk, const LegOrder& order, const 
 
 void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& progress) {
   DropStale(id, order);
-  // Only those who read are worth asking another beside.
-  if (order.fetch_class != FetchClass::kDemand) return;
+  // For what nobody reads another is worth asking when nothing comes for long.
+  if (order.fetch_class != FetchClass::kDemand && !planner_.IsStalled(progress, Now())) return;
   for (const LateRun& run : LateRuns(id, order)) {
     if (run.other == kNoLeg) {
       HedgeRun(run, order, progress);

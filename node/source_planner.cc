@@ -103,11 +103,19 @@ void SourcePlanner::Plan(ChunkSpan span, const TriedSources& tried, std::span<co
       std::min(hedge_credit_ + kHedgePercent * static_cast<int>(legs->size()), kHedgesSaved * 100);
 }
 
+// What no reader waits for may wait here, too, before its source is asked.
+Instant SourcePlanner::StalledAt(const LegProgress& progress) const {
+  if (progress.fetch_class == FetchClass::kDemand)
+    return std::max(progress.started, progress.last_byte) + first_byte_budget_;
+  const Instant answered = std::max(progress.first_sign, progress.last_byte);
+  return answered == Instant() ? Instant::max() : answered + kFillPatience * first_byte_budget_;
+}
+
 Instant SourcePlanner::LateAt(const Leg& leg, const LegProgress& progress, Instant now) const {
   Instant next = progress.quiet_since() + kSilence;
   const Instant late = progress.started + LateAfter(leg.id);
   if (progress.first_byte == Instant() && late > now) next = std::min(next, late);
-  const Instant stalled = std::max(progress.started, progress.last_byte) + first_byte_budget_;
+  const Instant stalled = StalledAt(progress);
   if (stalled > now) next = std::min(next, stalled);
   return std::max(now, next);
 }

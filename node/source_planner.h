@@ -64,8 +64,10 @@ struct LegProgress {
   Instant started;
   Instant first_byte;  // Instant() before it came
   Instant last_byte;
-  Instant last_sign = {};  // that it lives
-  bool patience = false;   // the origin has asked for it
+  Instant first_sign = {};  // that it lives
+  Instant last_sign = {};
+  bool patience = false;  // the origin has asked for it
+  FetchClass fetch_class = FetchClass::kDemand;
 
   // Nothing has come since.
   Instant quiet_since() const { return std::max({started, last_byte, last_sign}); }
@@ -82,6 +84,9 @@ class SourcePlanner {
   // One that has given only signs of life for so long is asked in vain, perhaps: another may be asked as
   // well, once. Source: PEERS.md, "Who may ask the origin".
   static constexpr Duration kFirstByteBudget = std::chrono::seconds(5);
+  // So many times as long it has for what no reader waits for: where many ask for the same, each gets its
+  // first byte late, and another that fetches it would cost the registry one copy more.
+  static constexpr int kFillPatience = 4;
   // No source is late before that.
   static constexpr Duration kLateMin = std::chrono::milliseconds(50);
   // So many requests in a hundred may be hedged, and so many at once after a quiet time.
@@ -107,7 +112,7 @@ class SourcePlanner {
   }
   // So is one of several chunks of which some have come, and the others only give signs.
   bool IsStalled(const LegProgress& progress, Instant now) const {
-    return !progress.patience && now - std::max(progress.started, progress.last_byte) >= first_byte_budget_;
+    return !progress.patience && StalledAt(progress) <= now;
   }
 
   // Who is to be asked now beside a leg that is late. A hedge, when the first byte takes longer than it does
@@ -152,6 +157,8 @@ class SourcePlanner {
   };
   static constexpr int kIllFailures = 3;
 
+  // When it is, if nothing comes until then.
+  Instant StalledAt(const LegProgress& progress) const;
   History& HistoryOf(SourceId id);
   Duration LateAfter(SourceId id) const;
   // In which order sources that were asked equally often are asked.

@@ -199,4 +199,8 @@ void GatedSource::KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex ind
   shared_->parts.source.KeptUnproven(sender, blob, index, bytes);
 }
 
+void GatedSource::NoteOutrun() {
+  shared_->parts.source.NoteOutrun();
+}
+
 }  // namespace sluice::p2p

@@ -77,12 +77,29 @@ Duration MemberHealth::FailedLocked(const std::string& member, Instant now, std:
   if (entry.skipped_until > now) return Duration(0);
   const Duration skip = std::min(kSkipMax, kSkipFirst * (1 << std::min(entry.failures_in_row, 6u)));
   ++entry.failures_in_row;
-  entry.skipped_until = now + skip;
+  Skip(entry, member, now, skip, why);
+  return skip;
+}
+
+// REQUIRES: mutex_ is held
+void MemberHealth::Skip(Entry& entry, const std::string& member, Instant now, Duration length,
+                        std::string_view why) {
+  entry.skipped_until = now + length;
   entry.skip_reason = why.substr(0, kReasonBytesMax);
-  if (prober_) {
-    entry.awaits_probe = true;
-    prober_->ProbeAfter(member, skip);
-  }
+  if (!prober_) return;
+  entry.awaits_probe = true;
+  prober_->ProbeAfter(member, length);
+}
+
+Duration MemberHealth::Outrun(const std::string& member, Instant now, std::string_view why) {
+  const std::lock_guard lock(mutex_);
+  Entry& entry = EntryOf(member);
+  // What it was asked for at once is outrun at once.
+  if (entry.skipped_until > now || ++entry.outrun_in_row < kOutrunMax) return Duration(0);
+  const Duration skip =
+      std::min(kSkipMax, kSkipOutrun * (1 << std::min(entry.outrun_in_row - kOutrunMax, 6u)));
+  ++entry.failures;
+  Skip(entry, member, now, skip, why);
   return skip;
 }
 
@@ -142,6 +159,7 @@ void MemberHealth::Received(const std::string& member, uint64_t bytes, Instant n
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member);
   entry.broken_off_in_row = 0;
+  entry.outrun_in_row = 0;
   RecentBytes& recent = entry.recent;
   recent.PassTo(MinuteOf(now));
   recent.of_minute[static_cast<size_t>(recent.last_minute) % kRecentMinutes] += bytes;

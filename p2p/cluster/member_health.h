@@ -44,6 +44,8 @@ class MemberHealth {
   static constexpr Duration kProbeTakes = std::chrono::milliseconds(1500);  // as far as anybody is told
 
   static constexpr uint32_t kBrokenOffMax = 3;
+  static constexpr uint32_t kOutrunMax = 2;
+  static constexpr Duration kSkipOutrun = std::chrono::seconds(10);
   static constexpr size_t kReasonBytesMax = 200;  // kept of what was said
   static constexpr size_t kRecentMinutes = 10;
 
@@ -84,6 +86,10 @@ class MemberHealth {
   // is a failure from kBrokenOffMax times in a row on, without anything that came whole between; returns as
   // Failed.
   Duration BrokeOff(const std::string& member, Instant now, std::string_view why);
+  // It gave nothing for long but signs of life, and another, who was asked later, gave all. That may happen
+  // to one that many ask; from kOutrunMax times in a row on, without a byte of it between, it is skipped for
+  // kSkipOutrun, twice as long each time; returns as Failed.
+  Duration Outrun(const std::string& member, Instant now, std::string_view why);
   // Bytes of blobs came from it.
   void Received(const std::string& member, uint64_t bytes, Instant now);
 
@@ -104,6 +110,7 @@ class MemberHealth {
     SenderId id = 0;
     uint32_t failures_in_row = 0;
     uint32_t broken_off_in_row = 0;
+    uint32_t outrun_in_row = 0;
     Instant skipped_until{};
     bool awaits_probe = false;
     std::string skip_reason;
@@ -118,6 +125,7 @@ class MemberHealth {
   static bool IsHalfOpen(const Entry& entry, Instant now);
   Entry& EntryOf(const std::string& member);
   Duration FailedLocked(const std::string& member, Instant now, std::string_view why);
+  void Skip(Entry& entry, const std::string& member, Instant now, Duration length, std::string_view why);
   void NoteBlame(Entry& entry, Instant now, std::string_view what);
 
   mutable std::mutex mutex_;

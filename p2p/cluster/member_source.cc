@@ -4,6 +4,7 @@
 #include <atomic>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -61,6 +62,11 @@ bool Contains(const std::vector<std::string>& names, const std::string& name) {
 }
 
 using ErrandPtr = std::shared_ptr<Errand>;
+
+std::string NotAskedFor(const std::string& member, Duration skip, const std::string& why) {
+  return absl::StrCat("member ", member, " is not asked for ",
+                      std::chrono::duration_cast<std::chrono::seconds>(skip).count(), " s: ", why);
+}
 
 // One fetch, until its OnDone. Begins on the pool; answers and timers come on the client's thread, where a
 // chunk's steps follow each other.
@@ -417,8 +423,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     const Duration skip =
         errand.broke_off ? access_.health.BrokeOff(name, now, why) : access_.health.Failed(name, now, why);
     if (skip == Duration(0)) return;
-    access_.warn(absl::StrCat("member ", name, " is not asked for ",
-                              std::chrono::duration_cast<std::chrono::seconds>(skip).count(), " s: ", why));
+    access_.warn(NotAskedFor(name, skip, why));
   }
 
   absl::Status TooLate() const {
@@ -482,6 +487,14 @@ void MemberSource::KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex in
                                 std::span<const std::byte> bytes) {
   access_.blame.Unproven(sender, blob, index, bytes);
   NoteAccess(sender, blob);
+}
+
+// Who is asked for what it has may wait for the same source as this node does.
+void MemberSource::NoteOutrun() {
+  if (role_ == PeerRole::kPresentOnly) return;
+  const std::string why = "it gave nothing of what another gave meanwhile";
+  const Duration skip = access_.health.Outrun(member_.name, access_.clock.Now(), why);
+  if (skip > Duration(0)) access_.warn(NotAskedFor(member_.name, skip, why));
 }
 
 // Only who has the blob can give a chunk of it: before it was proven its word counted for nothing.

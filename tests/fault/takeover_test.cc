@@ -36,7 +36,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr char kRepository[] = "team/app";
-constexpr uint32_t kChunk = 256 << 10;  // a blob of one: its ranks are those of its only stripe
+constexpr uint32_t kChunk = 256 << 10;  // a blob of one, mostly: its ranks are those of its only stripe
 constexpr size_t kOthers = 4;
 constexpr char kInterim[] = "HTTP/1.1 102 Processing\r\n\r\n";
 constexpr char kInterimThrottled[] = "HTTP/1.1 102 Processing\r\nSluice-Origin: throttled\r\n\r\n";
@@ -113,7 +113,8 @@ class TakeoverTest : public ::testing::Test {
   static std::string NameOf(size_t member) { return absl::StrCat("node-", member); }
 
   // This node, which knows the others, and is no rank of the blob.
-  void Start(Duration first_byte_budget = 700ms, std::optional<size_t> home = std::nullopt) {
+  void Start(Duration first_byte_budget = 700ms, std::optional<size_t> home = std::nullopt,
+             uint32_t chunk_size = kChunk) {
     Members::Options options;
     options.self = {"127.0.0.1", 1};
     options.row = {"self", {{"127.0.0.1", 1}}, "", kProtocolMajor, 1};
@@ -124,7 +125,7 @@ class TakeoverTest : public ::testing::Test {
         table.HeardFrom({NameOf(i), {at}, "", kProtocolMajor, 1}, at, now);
       });
     }
-    ChooseBlob(home);
+    ChooseBlob(home, chunk_size);
     client_ = std::make_unique<PeerClient>(telemetry_, PeerClientOptions{.node_id = "this", .name = "self"});
     holders_ =
         std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, *client_,
@@ -139,18 +140,19 @@ class TakeoverTest : public ::testing::Test {
     core_ = std::make_unique<AsioExecutor>("core", 1);
     BlobCacheLimits limits;
     limits.first_byte_budget = first_byte_budget;
+    limits.readahead_mode = ReadaheadMode::kOff;
     cache_ = std::make_unique<BlobCache>(
         BlobCache::Parts{clock_, *core_, io_, store_, verifier_, *directory_, telemetry_}, limits);
     blob_ = *store_.Open(spec_);
     (void)directory_->FillOrder(*blob_, blob_->geometry().All());  // computes its homes
   }
-  void ChooseBlob(std::optional<size_t> home) {
+  void ChooseBlob(std::optional<size_t> home, uint32_t chunk_size) {
     const std::shared_ptr<const MemberView> view = members_->view();
     for (int i = 0;; ++i) {
       bytes_ = Pattern(kChunk - 8) + absl::StrCat(10000000 + i);
       spec_ = {.digest = Sha256::Of(bytes_),
                .size = kChunk,
-               .chunk_size = kChunk,
+               .chunk_size = chunk_size,
                .root = Sha256::Of("root"),
                .origins = {{"registry.example", kRepository}}};
       const auto homes = HomesCache().HomesOf(spec_.digest, kChunk, *view);
@@ -167,6 +169,17 @@ class TakeoverTest : public ::testing::Test {
 
   FaultBehaviour Gives() {
     return [this](const FaultRequest&, FaultConnection& connection) { connection.Send(206, Head(), bytes_); };
+  }
+  // Of whatever chunk is asked for.
+  FaultBehaviour GivesPart() {
+    return [this](const FaultRequest& request, FaultConnection& connection) {
+      const uint64_t offset = std::stoull(request.Header("range").substr(strlen("bytes=")));
+      const uint64_t last = offset + spec_.chunk_size - 1;
+      connection.Send(206,
+                      {{"Sluice-Node", "other"},
+                       {"Content-Range", absl::StrCat("bytes ", offset, "-", last, "/", kChunk)}},
+                      bytes_.substr(offset, spec_.chunk_size));
+    };
   }
   FaultConnection::Headers Head() const {
     return {{"Sluice-Node", "other"}, {"Content-Range", absl::StrCat("bytes 0-", kChunk - 1, "/", kChunk)}};
@@ -202,11 +215,20 @@ class TakeoverTest : public ::testing::Test {
                       [](const FaultRequest& request) { return request.Header("sluice-role") == "home"; }));
   }
 
-  absl::Status Read(Duration patience = 30s) {
+  absl::Status Read(Duration patience = 30s, ByteRange range = {0, kChunk}) {
     std::promise<absl::Status> done;
-    cache_->Read({.blob = spec_.digest, .range = {0, kChunk}, .deadline = clock_.Now() + patience},
+    cache_->Read({.blob = spec_.digest, .range = range, .deadline = clock_.Now() + patience},
                  [&](absl::StatusOr<ReadResult> result) { done.set_value(result.status()); });
     return done.get_future().get();
+  }
+  // Nothing if it takes longer than any of these tests may.
+  std::optional<absl::Status> Fill() {
+    const auto done = std::make_shared<std::promise<absl::Status>>();
+    cache_->Fill({.blob = spec_.digest, .fetch_class = FetchClass::kBackfill},
+                 [done](const absl::Status& status) { done->set_value(status); });
+    std::future<absl::Status> filled = done->get_future();
+    if (filled.wait_for(20s) != std::future_status::ready) return std::nullopt;
+    return filled.get();
   }
   uint64_t Takeovers(TakeoverReason reason) const {
     return telemetry_.takeovers[static_cast<size_t>(reason)].value();
@@ -293,6 +315,39 @@ TEST_F(TakeoverTest, AHomeThatRefusesForEverIsTakenOver) {
   EXPECT_TRUE(Read().ok());
   EXPECT_EQ(Takeovers(TakeoverReason::kStalled), 1u);
   EXPECT_EQ(AskedAsHome(1), 1u);
+}
+
+TEST_F(TakeoverTest, AHomeThatAcknowledgesAndHangsHoldsUpNoFill) {
+  Start(200ms);
+  AsHome(0, Acknowledges(kInterim));
+  AsHome(1, Gives());
+  const std::optional<absl::Status> filled = Fill();
+  EXPECT_TRUE(filled && filled->ok()) << filled.value_or(absl::DeadlineExceededError("it goes on"));
+  EXPECT_EQ(Takeovers(TakeoverReason::kStalled), 1u);
+  EXPECT_EQ(AskedAsHome(1), 1u);
+  EXPECT_EQ(AskedAsHome(2), 0u);
+  EXPECT_EQ(origin_.asked + last_resort_.asked, 0);
+}
+
+TEST_F(TakeoverTest, AHomeThatRefusesForEverHoldsUpNoFill) {
+  Start(200ms);
+  AsHome(0, fault::Status(503, {{"Sluice-Node", "other"}, {"Sluice-Retry-Ms", "5"}}));
+  AsHome(1, Gives());
+  const std::optional<absl::Status> filled = Fill();
+  EXPECT_TRUE(filled && filled->ok()) << filled.value_or(absl::DeadlineExceededError("it goes on"));
+  EXPECT_EQ(AskedAsHome(1), 1u);
+}
+
+TEST_F(TakeoverTest, AHomeThatNeverGivesAnythingIsNotWaitedForEachTime) {
+  constexpr uint32_t kPart = 64 << 10;
+  Start(300ms, std::nullopt, kPart);
+  AsHome(0, Acknowledges(kInterim));
+  AsHome(1, GivesPart());
+  for (uint64_t part = 0; part < 4; ++part) EXPECT_TRUE(Read(30s, {part * kPart, kPart}).ok()) << part;
+  EXPECT_EQ(AskedAsHome(0), MemberHealth::kOutrunMax);
+  EXPECT_EQ(Takeovers(TakeoverReason::kStalled), MemberHealth::kOutrunMax);
+  EXPECT_EQ(AskedAsHome(1), 4u);
+  EXPECT_FALSE(health_.Usable(NameOf(ranks_[0]), clock_.Now()));
 }
 
 TEST_F(TakeoverTest, AHomeWithoutRoomIsTakenOverAtOnce) {

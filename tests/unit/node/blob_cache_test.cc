@@ -996,6 +996,22 @@ TEST_F(ManySourcesTest, ALegThatIsSilentCountsOnceAgainstItsSource) {
   EXPECT_EQ(asked_first, 3);
 }
 
+TEST_F(ManySourcesTest, FillsThatWaitForTheirTurnHereAreNoSilenceOfTheirSource) {
+  FakeSource first{SourceKind::kPeer}, second{SourceKind::kPeer};
+  Restart({}, {{SourceRank::kHolder, &first}, {SourceRank::kHolder, &second}});
+  const auto fill = [&](uint8_t name) {
+    cache_->Fill({.blob = AddBlob(kChunk, name)->digest(), .fetch_class = FetchClass::kBackfill},
+                 [](absl::Status) {});
+    Settle();
+  };
+  for (uint8_t name = 1; name <= 3; ++name) fill(name);
+  ASSERT_EQ(first.calls.size(), 3u);
+  for (int look = 0; look < 30; ++look) Pass(std::chrono::milliseconds(100));
+  fill(4);
+  EXPECT_EQ(first.calls.size(), 4u) << "it has not failed";
+  EXPECT_TRUE(second.calls.empty());
+}
+
 TEST_F(ManySourcesTest, WhenOneOfTwoLegsFailsTheOtherGoesOnAlone) {
   auto blob = AddBlob(10 * kChunk);
   auto read = ReadChunk(*blob, 3);

@@ -221,6 +221,25 @@ TEST_F(HedgeTest, OneThatGivesOnlySignsOfLifeIsTakenOverOnceByTheNextThatFetches
   EXPECT_EQ(Text(Hedge(milliseconds(6400), waiting)), "2:0+4") << "it is silent: whoever there is";
 }
 
+TEST_F(HedgeTest, WhatNoReaderWaitsForIsTakenOverLaterAndFromWhenItsSourceFirstAnswered) {
+  offers_ = {Offer(kHome, SourceRank::kHome), Offer(kOther, SourceRank::kStandIn)};
+  const Duration patience = SourcePlanner::kFillPatience * SourcePlanner::kFirstByteBudget;
+  LegProgress waiting{.started = start_, .first_byte = {}, .last_byte = {}};
+  waiting.fetch_class = FetchClass::kBackfill;
+  EXPECT_FALSE(planner_->IsStalled(waiting, start_ + milliseconds(100000))) << "it was not asked yet";
+  waiting.first_sign = start_ + milliseconds(3000);
+  waiting.last_sign = start_ + milliseconds(2900) + patience;
+  EXPECT_EQ(planner_->LateAt(late_, waiting, start_ + milliseconds(2999) + patience),
+            waiting.first_sign + patience);
+  EXPECT_FALSE(planner_->IsStalled(waiting, start_ + milliseconds(2999) + patience));
+  EXPECT_TRUE(planner_->IsStalled(waiting, start_ + milliseconds(3000) + patience));
+  EXPECT_EQ(Text(Hedge(milliseconds(3000) + patience, waiting)), "3:0+4");
+  waiting.last_byte = start_ + milliseconds(4000);
+  EXPECT_FALSE(planner_->IsStalled(waiting, start_ + milliseconds(3000) + patience)) << "bytes came";
+  waiting.fetch_class = FetchClass::kDemand;
+  EXPECT_TRUE(planner_->IsStalled(waiting, start_ + milliseconds(9000))) << "somebody reads it now";
+}
+
 TEST_F(HedgeTest, OneThatStandsInForAHomeThatFailedIsTakenOverByTheNext) {
   offers_ = {Offer(kHome, SourceRank::kHome), Offer(kOther, SourceRank::kStandIn),
              Offer(kHolder, SourceRank::kSecondStandIn)};

@@ -69,6 +69,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
   void Offer(std::shared_ptr<Blob> blob, ChunkIndex index, Buffer bytes, Evidence evidence, SourceKind kind,
              ChunkSink::OnDone on_done);
   CacheActivity Activity();
+  void SetReadahead(Readahead readahead) { readahead_ = readahead; }
 
   Executor& loop() { return parts_.core; }
 
@@ -105,6 +106,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
   bool shut_down_ = false;
   ReadTable reads_;
   Amplifier amplifier_;
+  Readahead readahead_ = Readahead::kAllowed;
   SingleFlight flight_;
   Fills fills_;
 };
@@ -143,7 +145,8 @@ void BlobCache::Core::Read(ReadId id, ReadRequest request, ReadDone done) {
                    .done = std::move(done)};
   const ChunkSpan chunks = read.chunks();
   // Another node looks ahead by itself.
-  if (IsReaders(read.fetch_class, read.asker) && read.mode == ReadMode::kFetch) {
+  const bool is_readers = IsReaders(read.fetch_class, read.asker) && read.mode == ReadMode::kFetch;
+  if (is_readers && readahead_ == Readahead::kAllowed) {
     const auto per_trip = [&] { return flight_.ChunksPerTrip(read); };
     if (const std::shared_ptr<WorkSource> ahead = amplifier_.Advance(blob, chunks, now, per_trip))
       flight_.scheduler().Ready(ahead, blob, FetchClass::kReadahead);
@@ -417,6 +420,10 @@ void BlobCache::StopFill(FillId id) {
 
 void BlobCache::NoteTouched(const BlobKey& key, ChunkSet touched) {
   core_->loop().Post([core = core_, key, touched = std::move(touched)] { core->NoteTouched(key, touched); });
+}
+
+void BlobCache::SetReadahead(Readahead readahead) {
+  core_->loop().Post([core = core_, readahead] { core->SetReadahead(readahead); });
 }
 
 void BlobCache::Observe(ActivityDone done) {

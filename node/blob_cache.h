@@ -97,6 +97,10 @@ class BlobCache final : public ChunkSink {
   // thread.
   void NoteTouched(const BlobKey& key, ChunkSet touched);
 
+  // Whether anything is read ahead of readers from now on. What was asked for already still comes.
+  enum class Readahead { kAllowed, kEnded };
+  void SetReadahead(Readahead readahead);
+
   // What it does at the moment when the core loop comes to it. `done` is dropped if the loop ends before.
   using ActivityDone = absl::AnyInvocable<void(CacheActivity) &&>;
   void Observe(ActivityDone done);

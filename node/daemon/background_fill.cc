@@ -9,6 +9,10 @@
 
 namespace sluice {
 
+namespace {
+constexpr char kDrained[] = "the node is drained";
+}  // namespace
+
 struct BackgroundFill::Shared {
   struct Fill {
     uint64_t run = 0;  // tells late callbacks of a try that does not count any more from the new one's
@@ -18,6 +22,10 @@ struct BackgroundFill::Shared {
     absl::flat_hash_map<FillOwner, OnTry> owners{};
   };
 
+  // What nobody waits for, nor has asked for. REQUIRES: mutex held
+  bool IsForMountsAlone(const Fill& fill) const {
+    return fill.owners.size() == 1 && fill.owners.contains(FillOwner::kMounts);
+  }
   // The fill if `run` is still what is wanted. REQUIRES: mutex held
   Fill* Find(const Name& name, uint64_t run) {
     const auto found = fills.find(name);
@@ -32,6 +40,7 @@ struct BackgroundFill::Shared {
   mutable std::mutex mutex;
   uint64_t runs = 0;                        // guarded by mutex
   uint64_t owners = 0;                      // given out; guarded by mutex
+  bool drained = false;                     // guarded by mutex
   absl::flat_hash_map<Name, Fill> fills{};  // guarded by mutex
 };
 
@@ -88,6 +97,23 @@ void BackgroundFill::Stop(Shared& shared, const Name& name, FillOwner owner) {
   shared.fills.erase(found);
 }
 
+void BackgroundFill::SetDrain(api::DrainState state) {
+  std::vector<std::pair<Name, uint64_t>> again;
+  {
+    std::lock_guard lock(shared_->mutex);
+    const bool drained = state == api::DrainState::kDrained;
+    if (std::exchange(shared_->drained, drained) == drained) return;
+    for (auto& [name, fill] : shared_->fills) {
+      if (!shared_->IsForMountsAlone(fill) || fill.progress.state == api::FillState::kComplete) continue;
+      if (fill.fill) shared_->cache.StopFill(*std::exchange(fill.fill, std::nullopt));
+      fill.run = ++shared_->runs;
+      fill.progress = {api::FillState::kFailed, kDrained};
+      again.emplace_back(name, fill.run);
+    }
+  }
+  for (const auto& [name, run] : again) Try(shared_, name, run, shared_->limits.retry_first);
+}
+
 BackgroundFill::Progress BackgroundFill::Of(const BlobKey& key) const {
   std::lock_guard lock(shared_->mutex);
   const auto found = shared_->fills.find(Name(key, nullptr));
@@ -99,6 +125,10 @@ void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const Name& name
   std::lock_guard lock(shared->mutex);
   Shared::Fill* const fill = shared->Find(name, run);
   if (!fill) return;
+  if (shared->drained && shared->IsForMountsAlone(*fill)) {
+    fill->progress = {api::FillState::kFailed, kDrained};
+    return;
+  }
   fill->progress.state = api::FillState::kFilling;
   fill->fill =
       shared->cache.Fill({.blob = name.first, .fetch_class = fill->fetch_class, .grant = name.second},

@@ -129,7 +129,13 @@ absl::Status Daemon::Node::Serve() {
       PeerAdmin::Parts{health_, clock_, members_.get(), exchange_.get(), dial_back_.get()});
   status_admin_ = std::make_unique<StatusAdmin>(
       StatusAdmin::Facts{kVersion, backend, backend_.reason, config_.data_dir, started_}, clock_, *store_,
-      *mounter_, telemetry_, *peer_admin_, log_, *prefetcher_, image_counters_);
+      *mounter_, telemetry_, *peer_admin_, log_, *prefetcher_, image_counters_,
+      [this](api::DrainState state) {
+        cache_->SetReadahead(state == api::DrainState::kDrained ? BlobCache::Readahead::kEnded
+                                                                : BlobCache::Readahead::kAllowed);
+        fills_->SetDrain(state);
+        profiles_->SetDrain(state);
+      });
   profile_admin_ = std::make_unique<ProfileAdmin>(ProfileAdmin::Parts{
       *preparer_, profile_store_,
       [this](const Digest& manifest, Instant deadline) { profiles_->AwaitEnded(manifest, deadline); },

@@ -237,6 +237,7 @@ api::LogLevel StatusAdmin::SetLogLevel(api::LogLevel level) {
 }
 
 size_t StatusAdmin::SetDrain(api::DrainState state) {
+  on_drain_(state);
   return hints_.SetDrain(state);
 }
 

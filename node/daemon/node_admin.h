@@ -74,7 +74,7 @@ class StatusAdmin final : public api::StatusBackend {
   };
   StatusAdmin(Facts facts, const Clock& clock, const index::DiskStore& store, const Mounter& mounter,
               const Telemetry& telemetry, const PeerAdmin& peers, DaemonLog& log, Prefetcher& hints,
-              const ImageCounters& counters)
+              const ImageCounters& counters, std::function<void(api::DrainState)> on_drain)
       : facts_(std::move(facts)),
         clock_(clock),
         store_(store),
@@ -83,7 +83,8 @@ class StatusAdmin final : public api::StatusBackend {
         peers_(peers),
         log_(log),
         hints_(hints),
-        counters_(counters) {}
+        counters_(counters),
+        on_drain_(std::move(on_drain)) {}
 
   absl::StatusOr<api::NodeStatus> GetStatus() override;
   api::LogLevel SetLogLevel(api::LogLevel level) override;
@@ -99,6 +100,7 @@ class StatusAdmin final : public api::StatusBackend {
   DaemonLog& log_;
   Prefetcher& hints_;
   const ImageCounters& counters_;
+  const std::function<void(api::DrainState)> on_drain_;  // of what is brought in ahead beside hints
 };
 
 }  // namespace sluice

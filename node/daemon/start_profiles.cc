@@ -80,6 +80,7 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
   void Take(std::string text, const ProvenNames& proven, OnTaken done);
   void Stop();
   void AwaitEnded(const Digest& manifest, Instant deadline);
+  void SetDrain(api::DrainState state);
 
   const Parts& parts() const { return parts_; }
 
@@ -97,9 +98,9 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
     return options_.record > Duration(0) || start.recording == api::StartRecording::kWhileMounted;
   }
   // What is brought in ahead of a start that is recorded for its own sake is not seen where the keeper does
-  // not see reads of what is present.
+  // not see reads of what is present. REQUIRES: mutex_ is held
   bool MayReplay(const Start& start) const {
-    return options_.replay && start.recording != api::StartRecording::kWhileMounted &&
+    return options_.replay && !drained_ && start.recording != api::StartRecording::kWhileMounted &&
            parts_.lacks_what_is_absent();
   }
   void Replay(Start& start, const ImageProfile& profile);
@@ -127,6 +128,7 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
   absl::flat_hash_map<Digest, int> ending_;               // starts that are over and not kept yet
   bool looks_ = false;
   bool stopped_ = false;
+  bool drained_ = false;
   std::condition_variable kept_;  // one of ending_ is
 };
 
@@ -187,6 +189,15 @@ void StartProfiles::Core::Found(const p2p::KeptProfile& kept) {
   if (stopped_) return;
   for (const auto& [mount_point, start] : starts_) {
     if (start->manifest == kept.manifest && !start->replay && MayReplay(*start)) Replay(*start, kept.profile);
+  }
+}
+
+void StartProfiles::Core::SetDrain(api::DrainState state) {
+  const std::lock_guard lock(mutex_);
+  drained_ = state == api::DrainState::kDrained;
+  if (!drained_) return;
+  for (const auto& [mount_point, start] : starts_) {
+    if (start->replay) parts_.core.Post([replay = start->replay] { replay->End(); });
   }
 }
 
@@ -459,6 +470,10 @@ std::optional<ImageProfile> StartProfiles::Find(const Digest& manifest) {
 
 void StartProfiles::AwaitEnded(const Digest& manifest, Instant deadline) {
   core_->AwaitEnded(manifest, deadline);
+}
+
+void StartProfiles::SetDrain(api::DrainState state) {
+  core_->SetDrain(state);
 }
 
 void StartProfiles::Resolved(const BlobOrigin& origin, const Digest& manifest) {

@@ -85,6 +85,10 @@ class StartProfiles final : public MountObserver, public api::ProfileAnswers {
   // Keeps what was recorded so far; nothing more is. Idempotent.
   void Stop();
 
+  // Drained, nothing is brought in ahead of starts; of those that go on now nothing more is afterwards
+  // either.
+  void SetDrain(api::DrainState state);
+
   // What starts of the image read, as this node or its ranks know it; nothing if none does. Asks the ranks
   // first, and blocks for ProfileExchange::kTimeout: not for the core loop, the I/O pool or the client's
   // thread.

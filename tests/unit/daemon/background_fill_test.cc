@@ -136,6 +136,49 @@ TEST_F(BackgroundFillTest, NothingIsTriedOnceItIsGone) {
   EXPECT_TRUE(source_.calls.empty());
 }
 
+TEST_F(BackgroundFillTest, DrainedWhatOnlyMountsWantIsNotBroughtIn) {
+  Start();
+  Settle();
+  ASSERT_FALSE(source_.calls.empty());
+  fill_->SetDrain(api::DrainState::kDrained);
+  AnswerAll(absl::UnavailableError("cancelled"));
+  EXPECT_EQ(State(), api::FillState::kFailed);
+  EXPECT_EQ(fill_->Of(blob_->digest()).error, "the node is drained");
+  EXPECT_EQ(blob_->lease_count(), 0u);
+  Pass(seconds(100));
+  EXPECT_TRUE(source_.calls.empty());
+  // Mounted meanwhile.
+  Stop();
+  Start();
+  Settle();
+  EXPECT_EQ(State(), api::FillState::kFailed);
+  EXPECT_TRUE(source_.calls.empty());
+  // Somebody waits for it.
+  const auto hold =
+      std::make_unique<BackgroundFill::Hold>(*fill_, blob_->digest(), FetchClass::kBackfill, nullptr);
+  Settle();
+  EXPECT_EQ(State(), api::FillState::kFilling);
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(State(), api::FillState::kComplete);
+}
+
+TEST_F(BackgroundFillTest, NoLongerDrainedItGoesOn) {
+  fill_->SetDrain(api::DrainState::kDrained);
+  Start();
+  Settle();
+  EXPECT_TRUE(source_.calls.empty());
+  fill_->SetDrain(api::DrainState::kServing);
+  Settle();
+  EXPECT_EQ(State(), api::FillState::kFilling);
+  const size_t asked = source_.calls.size();
+  EXPECT_GT(asked, 0u);
+  fill_->SetDrain(api::DrainState::kServing);
+  Settle();
+  EXPECT_EQ(source_.calls.size(), asked) << "what goes on is not begun anew";
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(State(), api::FillState::kComplete);
+}
+
 TEST_F(BackgroundFillTest, GoesOnUntilTheLastWhoWantsItHasStopped) {
   const FillOwner hint = fill_->NewOwner(), other = fill_->NewOwner();
   EXPECT_NE(hint, other);

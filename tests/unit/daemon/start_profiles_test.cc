@@ -322,6 +322,27 @@ TEST_F(StartProfilesTest, WhatTheKernelMayHaveAloneIsNotBroughtIn) {
   EXPECT_EQ(telemetry_.profile_replays.value(), 0u);
 }
 
+TEST_F(StartProfilesTest, DrainedNothingIsBroughtInAheadOfAStart) {
+  Mount();
+  Demand(0, 1);
+  Demand(0, 50);
+  Unmount();
+  Mount("/a");
+  ASSERT_THAT(source_.calls, SizeIs(2));
+  starts_->SetDrain(api::DrainState::kDrained);
+  Settle();
+  for (const fakes::FakeSource::Call& call : source_.calls) EXPECT_TRUE(call.control->cancelled);
+  source_.calls.clear();
+  Unmount("/a");
+  Mount("/b");
+  EXPECT_THAT(source_.calls, IsEmpty());
+  starts_->SetDrain(api::DrainState::kServing);
+  Settle();
+  EXPECT_THAT(source_.calls, IsEmpty()) << "a start that was left alone stays so";
+  Mount("/c");
+  EXPECT_THAT(source_.calls, SizeIs(2));
+}
+
 TEST_F(StartProfilesTest, OneKeeperAnswersForAllWhoStart) {
   Mount("/a");
   Mount("/b");

@@ -553,6 +553,23 @@ TEST_F(BlobCacheTest, WhatFollowsALoneDemandComesWithItWhereARoundTripIsLong) {
   cache_.reset();
 }
 
+TEST_F(BlobCacheTest, NothingIsReadAheadWhereThatHasEnded) {
+  auto blob = AddBlob(100 * kChunk);
+  cache_->SetReadahead(BlobCache::Readahead::kEnded);
+  const auto read = [&](uint32_t chunk) {
+    ReadChunk(*blob, chunk);
+    const size_t asked = source_.calls.size();
+    while (!source_.calls.empty()) source_.Take().SendAll();
+    Settle();
+    return asked;
+  };
+  for (uint32_t chunk = 0; chunk < 8; ++chunk) EXPECT_EQ(read(chunk), 1u) << chunk;
+  EXPECT_EQ(blob->presence().present_count(), 8u);
+  cache_->SetReadahead(BlobCache::Readahead::kAllowed);
+  for (uint32_t chunk = 8; chunk < 16; ++chunk) read(chunk);
+  EXPECT_GT(blob->presence().present_count(), 16u);
+}
+
 TEST_F(BlobCacheTest, AReaderJoinsAReadaheadThatIsUnderWay) {
   auto blob = AddBlob(200 * kChunk);
   ReadChunk(*blob, 0);

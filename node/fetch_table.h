@@ -59,6 +59,11 @@ struct WantedChunk {
   bool MayComeLater() const {
     return absl::IsUnavailable(error) || (source_away && !absl::IsDataLoss(error));
   }
+  // What other nodes are told. What this node's disk does not take another's may, whatever is wrong with it.
+  absl::Status ErrorForNodes() const {
+    if (store_tries == 0 || !absl::IsUnavailable(error)) return error;
+    return absl::ResourceExhaustedError(error.message());
+  }
   // Whether it was one of those that wait.
   bool Leave(ReadId id) { return Remove(waiters, id) || Remove(joined, id); }
   // The one that is under way beside it; kNoLeg if none is.

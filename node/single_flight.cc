@@ -71,7 +71,7 @@ void SingleFlight::Join(ReadId id, PendingRead& read, ChunkIndex index, ChunkRun
   const Asker right = RightOf(read.asker);
   if (right != Asker::kLocal && chunk->state == WantedChunk::State::kPaused) {
     // It has others to ask, now.
-    failed_.emplace_back(id, chunk->error);
+    failed_.emplace_back(id, chunk->ErrorForNodes());
     return;
   }
   chunk->waiters.push_back(id);

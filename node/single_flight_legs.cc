@@ -276,7 +276,7 @@ void SingleFlight::NobodyLeft(const std::shared_ptr<Blob>& blob, const std::vect
     if (chunk->error.ok())
       chunk->error = absl::UnavailableError(absl::StrCat("nobody can be asked for ", Describe(*blob, index)));
     if (chunk->asker != Asker::kLocal) {
-      RefusePeers(*chunk, chunk->error);
+      RefusePeers(*chunk, chunk->ErrorForNodes());
       Retry(blob, {index});
       continue;
     }

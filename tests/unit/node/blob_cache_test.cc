@@ -2011,6 +2011,25 @@ TEST_F(ManySourcesTest, AReadOfAnotherNodeDoesNotFallBackOnWhatWasAskedOfAThird)
   EXPECT_TRUE(local->has_value() && (*local)->ok());
 }
 
+TEST_F(ManySourcesTest, OtherNodesAreTurnedAwayByADiskThatTakesNothing) {
+  Restart({}, {{SourceRank::kOrigin, &source_}});
+  auto blob = AddBlob(10 * kChunk);
+  store_.commit_error = absl::UnavailableError("write: Input/output error");
+  auto local = ReadChunk(*blob, 3);
+  // While it is asked for, tried and paused.
+  for (int come = 0; come < 8; ++come) {
+    auto peer = ReadAs(Asker::kPeer, *blob, 3);
+    for (int i = 0; i < 40 && !peer->has_value(); ++i) {
+      if (!source_.calls.empty()) Serve();
+      Pass(std::chrono::milliseconds(100));
+    }
+    ASSERT_TRUE(peer->has_value());
+    EXPECT_TRUE(absl::IsResourceExhausted((*peer)->status())) << (*peer)->status();
+    Pass(std::chrono::milliseconds(50));
+  }
+  EXPECT_FALSE(local->has_value()) << "it has time left";
+}
+
 TEST_F(BlobCacheTest, WhatTheStoreSaidBeforeAPauseDoesNotHideWhatTheSourceSaysAfterIt) {
   auto blob = AddBlob(10 * kChunk);
   store_.commit_error = absl::UnavailableError("too many blobs wait for the disk to sync; try again");

@@ -141,7 +141,9 @@ TEST_F(BackgroundFillTest, DrainedWhatOnlyMountsWantIsNotBroughtIn) {
   Settle();
   ASSERT_FALSE(source_.calls.empty());
   fill_->SetDrain(api::DrainState::kDrained);
-  AnswerAll(absl::UnavailableError("cancelled"));
+  Settle();
+  for (const fakes::FakeSource::Call& call : source_.calls) EXPECT_TRUE(call.control->cancelled);
+  AnswerAll(absl::CancelledError("nobody wants it any more"));
   EXPECT_EQ(State(), api::FillState::kFailed);
   EXPECT_EQ(fill_->Of(blob_->digest()).error, "the node is drained");
   EXPECT_EQ(blob_->lease_count(), 0u);

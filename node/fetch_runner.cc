@@ -13,6 +13,7 @@ namespace {
 
 // A leg that is late and for which nobody else could be asked is looked at again after this.
 constexpr Duration kLookAgain = std::chrono::milliseconds(100);
+constexpr Duration kLookAgainAtFill = std::chrono::seconds(1);  // which may wait here for its turn, too
 
 }  // namespace
 
@@ -337,7 +338,8 @@ void FetchRunner::LookForLate() {
     running->late_at = Instant();
     NoteIfSilent(*running, now);
     events_->LegLate(id, running->order, ProgressOf(*running));
-    WatchFor(*running, now + kLookAgain);
+    const bool is_demand = running->order.fetch_class == FetchClass::kDemand;
+    WatchFor(*running, now + (is_demand ? kLookAgain : kLookAgainAtFill));
   }
   if (events_) events_->RoomMade();
 }

@@ -9,10 +9,6 @@
 
 namespace sluice {
 
-namespace {
-constexpr char kDrained[] = "the node is drained";
-}  // namespace
-
 struct BackgroundFill::Shared {
   struct Fill {
     uint64_t run = 0;  // tells late callbacks of a try that does not count any more from the new one's
@@ -22,9 +18,16 @@ struct BackgroundFill::Shared {
     absl::flat_hash_map<FillOwner, OnTry> owners{};
   };
 
-  // What nobody waits for, nor has asked for. REQUIRES: mutex held
+  // What is not here yet, and nobody waits for nor has asked for. REQUIRES: mutex held
   bool IsForMountsAlone(const Fill& fill) const {
-    return fill.owners.size() == 1 && fill.owners.contains(FillOwner::kMounts);
+    return fill.progress.state != api::FillState::kComplete && fill.owners.size() == 1 &&
+           fill.owners.contains(FillOwner::kMounts);
+  }
+  // Nothing of what comes late counts; whoever wants it still may try it again. REQUIRES: mutex held
+  void Pause(Fill& fill) {
+    if (fill.fill) cache.StopFill(*std::exchange(fill.fill, std::nullopt));
+    fill.run = ++runs;
+    fill.progress = {};
   }
   // The fill if `run` is still what is wanted. REQUIRES: mutex held
   Fill* Find(const Name& name, uint64_t run) {
@@ -92,6 +95,7 @@ void BackgroundFill::Stop(Shared& shared, const Name& name, FillOwner owner) {
   std::lock_guard lock(shared.mutex);
   const auto found = shared.fills.find(name);
   if (found == shared.fills.end() || found->second.owners.erase(owner) == 0) return;
+  if (shared.drained && shared.IsForMountsAlone(found->second)) shared.Pause(found->second);
   if (!found->second.owners.empty()) return;
   if (found->second.fill) shared.cache.StopFill(*found->second.fill);
   shared.fills.erase(found);
@@ -104,10 +108,8 @@ void BackgroundFill::SetDrain(api::DrainState state) {
     const bool drained = state == api::DrainState::kDrained;
     if (std::exchange(shared_->drained, drained) == drained) return;
     for (auto& [name, fill] : shared_->fills) {
-      if (!shared_->IsForMountsAlone(fill) || fill.progress.state == api::FillState::kComplete) continue;
-      if (fill.fill) shared_->cache.StopFill(*std::exchange(fill.fill, std::nullopt));
-      fill.run = ++shared_->runs;
-      fill.progress = {api::FillState::kFailed, kDrained};
+      if (!shared_->IsForMountsAlone(fill)) continue;
+      shared_->Pause(fill);
       again.emplace_back(name, fill.run);
     }
   }
@@ -125,10 +127,7 @@ void BackgroundFill::Try(const std::shared_ptr<Shared>& shared, const Name& name
   std::lock_guard lock(shared->mutex);
   Shared::Fill* const fill = shared->Find(name, run);
   if (!fill) return;
-  if (shared->drained && shared->IsForMountsAlone(*fill)) {
-    fill->progress = {api::FillState::kFailed, kDrained};
-    return;
-  }
+  if (shared->drained && shared->IsForMountsAlone(*fill)) return shared->Pause(*fill);
   fill->progress.state = api::FillState::kFilling;
   fill->fill =
       shared->cache.Fill({.blob = name.first, .fetch_class = fill->fetch_class, .grant = name.second},

@@ -69,7 +69,7 @@ class BackgroundFill {
   // From now on `owner` does not. The fill ends with its last owner; what has arrived stays. No-op if it was
   // not started.
   void Stop(const BlobKey& key, FillOwner owner);
-  // Drained, what only mounts want is not brought in, and has failed with that.
+  // Drained, what only mounts want is not brought in, and waits idly until that is over.
   void SetDrain(api::DrainState state);
   // By this node's own right, whoever it is for.
   Progress Of(const BlobKey& key) const;

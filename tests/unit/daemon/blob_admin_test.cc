@@ -19,9 +19,7 @@ class BlobAdminTest : public index::StoreTest {
   void SetUp() override {
     OpenStore();
     CommitAll(sample_);
-    absl::StatusOr<Blob::Lease> lease = store_->Acquire(sample_.spec.digest);
-    ASSERT_TRUE(lease.ok()) << lease.status();
-    lease_ = *std::move(lease);
+    lease_ = LeaseOf(sample_);
   }
   bool IsThere() { return store_->Find(sample_.spec.digest) != nullptr; }
   // With a node that finds, at that one of its looks for what is used no more, that the lease is; 0: at none.

@@ -24,9 +24,7 @@ class QuotaTest : public index::StoreTest {
   void SetUp() override {
     OpenStore();
     CommitAll(sample_);
-    absl::StatusOr<Blob::Lease> lease = store_->Acquire(sample_.spec.digest);
-    ASSERT_TRUE(lease.ok()) << lease.status();
-    lease_ = *std::move(lease);
+    lease_ = LeaseOf(sample_);
     used_ = store_->UsedBytes();
     quota_ =
         std::make_unique<Quota>(Quota::Parts{*store_, telemetry_, [] { return 0; }, [](const BlobKey&) {},

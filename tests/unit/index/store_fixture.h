@@ -229,6 +229,12 @@ class StoreTest : public ::testing::Test {
     }
   }
 
+  std::optional<Blob::Lease> LeaseOf(const SampleBlob& sample) {
+    absl::StatusOr<Blob::Lease> lease = store_->Acquire(sample.spec.digest);
+    EXPECT_TRUE(lease.ok()) << lease.status();
+    return lease.ok() ? std::optional(*std::move(lease)) : std::nullopt;
+  }
+
   bool IsPresent(const SampleBlob& sample, uint32_t index) {
     const std::shared_ptr<Blob> blob = store_->Find(sample.spec.digest);
     return blob && blob->presence().IsPresent(ChunkIndex(index));

@@ -137,6 +137,7 @@ void FetchRunner::Raise(LegId id, FetchClass fetch_class) {
   running.handle.Raise(fetch_class);
   if (fetch_class != FetchClass::kDemand) return;
   fills_changed_ = true;
+  running.late_at = Instant();  // sooner than what nobody reads
   WatchFor(running, parts_.clock.Now());
 }
 

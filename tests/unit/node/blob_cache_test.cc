@@ -2179,6 +2179,17 @@ TEST_F(ManySourcesTest, AFetchThatAReaderJoinsIsTakenOverWhenItIsSilent) {
   EXPECT_EQ(holder_.calls.size(), 1u);
 }
 
+TEST_F(ManySourcesTest, AFetchThatIsSilentAlreadyIsTakenOverWhenAReaderJoinsIt) {
+  auto blob = AddBlob(64 * kChunk);
+  cache_->Fill({.blob = blob->digest()}, [](absl::Status) {});
+  Settle();
+  for (int look = 0; look < 26; ++look) Pass(std::chrono::milliseconds(100));
+  ASSERT_TRUE(holder_.calls.empty());
+  ReadChunk(*blob, 0);
+  Pass(std::chrono::milliseconds(1));
+  EXPECT_EQ(holder_.calls.size(), 1u);
+}
+
 TEST_F(ManySourcesTest, NeighboursThatWaitByDifferentRightsAreAskedForApart) {
   class Right final : public AskerGrant {};
   const Grant first = std::make_shared<Right>(), second = std::make_shared<Right>();

@@ -122,7 +122,8 @@ absl::Status Daemon::Node::FindMembers() {
       p2p::MemberProbes::Parts{clock_, *members_, health_, *peer_client_}));
   const p2p::DocumentAsking::Parts asking{clock_, *io_, *members_, health_, *peer_client_, Warn, OwnRights()};
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(asking, telemetry_);
-  home_documents_ = std::make_unique<p2p::HomeDocuments>(asking, telemetry_);
+  home_documents_ = std::make_unique<p2p::HomeDocuments>(
+      asking, telemetry_, [this] { return exchange_ && exchange_->in_cold_start(); });
   exchange_ = std::make_unique<p2p::MemberExchange>(
       p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
       [random = std::make_shared<absl::BitGen>()](size_t bound) {

@@ -4,8 +4,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "p2p/cluster/member_rounds.h"
 #include "p2p/http/content_range.h"
 #include "p2p/http/text.h"
 #include "p2p/recipe/sha256.h"
@@ -16,10 +18,32 @@ namespace sluice::p2p {
 namespace {
 
 constexpr uint64_t kTokenAnswerBytesMax = 256 << 10;
+constexpr Duration kLookAgain = std::chrono::milliseconds(25);
 
 }  // namespace
 
 void HomeDocuments::Ask(const Digest& key, Wanted wanted, Done done) const {
+  AwaitMembers(parts_.clock.Now() + MemberRounds::kColdStartMax, key, std::move(wanted), std::move(done));
+}
+
+void HomeDocuments::AwaitMembers(Instant until, const Digest& key, Wanted wanted, Done done) const {
+  if (!in_cold_start_ || !in_cold_start_() || parts_.clock.Now() >= until)
+    return AskHomes(key, std::move(wanted), std::move(done));
+  struct Waiting {
+    Wanted wanted;
+    Done done;
+  };
+  auto waiting = std::make_shared<Waiting>(Waiting{std::move(wanted), std::move(done)});
+  // A client that is stopped drops what waits for its time.
+  auto dropped = absl::MakeCleanup(
+      [waiting] { std::move(waiting->done)(absl::CancelledError("the node stops asking other nodes")); });
+  parts_.client.After(kLookAgain, [this, until, key, waiting, dropped = std::move(dropped)]() mutable {
+    std::move(dropped).Cancel();
+    AwaitMembers(until, key, std::move(waiting->wanted), std::move(waiting->done));
+  });
+}
+
+void HomeDocuments::AskHomes(const Digest& key, Wanted wanted, Done done) const {
   const auto view = parts_.members.view();
   std::vector<Member> homes = RanksBeforeSelf(*view, key, parts_.health, kHomesAskedMax, parts_.clock.Now());
   const auto check = [digest = wanted.digest](const PeerClient::Answer& answer) {
@@ -34,7 +58,7 @@ void HomeDocuments::Ask(const Digest& key, Wanted wanted, Done done) const {
                                .is_spread = wanted.is_spread,
                                .origin = {},
                                .token = std::move(wanted.token)};
-  if (wanted.origin) asked.origin = *wanted.origin;
+  asked.origin = std::move(wanted.origin);
   DocumentAsking::Ask(
       parts_, std::move(homes), std::move(asked),
       [digest = wanted.digest, done = std::move(done)](absl::StatusOr<PeerClient::Answer> answer) mutable {
@@ -52,13 +76,13 @@ void HomeDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or
                   : Sha256::Of(absl::StrCat(origin.registry, "/", origin.repository, ":", tag_or_digest));
   Wanted wanted{RegistryPathOf(origin, "manifests", tag_or_digest), kManifestBytesMax, std::nullopt};
   if (digest.ok()) wanted.digest = *digest;
-  wanted.origin = &origin;
+  wanted.origin = origin;
   Ask(key, std::move(wanted), std::move(done));
 }
 
 void HomeDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest, Done done) const {
   Ask(manifest,
-      {RegistryPathOf(origin, "referrers", manifest), kManifestBytesMax, std::nullopt, kPatience, &origin},
+      {RegistryPathOf(origin, "referrers", manifest), kManifestBytesMax, std::nullopt, kPatience, origin},
       std::move(done));
 }
 
@@ -69,7 +93,7 @@ void HomeDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_
   Counter& received = telemetry_.peer_received_bytes[static_cast<size_t>(PeerLane::kExpress)];
   Ask(digest,
       {absl::StrCat(RegistryPathOf(origin, "blobs", digest), "&part=whole"), bytes_max, digest, kPatience,
-       &origin, /*token=*/{}, /*is_spread=*/true},
+       origin, /*token=*/{}, /*is_spread=*/true},
       [&received, done = std::move(done)](absl::StatusOr<FetchedManifest> got) mutable {
         if (got.ok()) received.Add(got->body.size());
         std::move(done)(std::move(got));
@@ -80,7 +104,8 @@ void HomeDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, co
                           Done done) const {
   Ask(stored.digest,
       {absl::StrCat(RegistryPathOf(origin, "blobs", stored.digest), "&part=table&", TableQuery(stored)),
-       kSeekTableBytesMax, stored.seek_table->digest, kTablePatience, grant ? nullptr : &origin,
+       kSeekTableBytesMax, stored.seek_table->digest, kTablePatience,
+       grant ? std::nullopt : std::optional(origin),
        grant ? PullGrant::TokenForMembers(grant) : std::string()},
       std::move(done));
 }

@@ -28,6 +28,9 @@ namespace sluice::p2p {
 //
 // What is named by digest is held against it. A tag, and a list of referrers, are what the home says.
 //
+// While a node learns who the members are, it knows nobody's home: what is asked meanwhile waits for the end
+// of that, since a thousand nodes that start together would go to the registry each for itself.
+//
 // Thread-safe. Callbacks come on the executor's threads, the client's, or in the call. The parts outlive this
 // and what is asked.
 class HomeDocuments {
@@ -38,8 +41,10 @@ class HomeDocuments {
   static constexpr Duration kTablePatience = std::chrono::seconds(5);  // the same, where a reader waits
   static constexpr uint64_t kBlobBytesMax = 32 << 20;                  // what is larger no home gives whole
 
-  HomeDocuments(DocumentAsking::Parts parts, Telemetry& telemetry)
-      : parts_(std::move(parts)), telemetry_(telemetry) {}
+  // `in_cold_start`: see MemberExchange; null: never.
+  HomeDocuments(DocumentAsking::Parts parts, Telemetry& telemetry,
+                std::function<bool()> in_cold_start = nullptr)
+      : parts_(std::move(parts)), telemetry_(telemetry), in_cold_start_(std::move(in_cold_start)) {}
 
   // The access of what is given is kHearsay, or kUnknown where a proven member says that it is not public:
   // then this node has to ask for itself before it uses it (PullRights). Of what a home has not, it is shown
@@ -63,14 +68,18 @@ class HomeDocuments {
     uint64_t bytes_max = 0;
     std::optional<Digest> digest;  // to hold it against
     Duration patience = kPatience;
-    const BlobOrigin* origin = nullptr;  // whose tokens may be shown, during the call; null: none
-    std::string token = {};              // another node's, which is shown instead
-    bool is_spread = false;              // homes give it to few at once
+    std::optional<BlobOrigin> origin = {};  // whose tokens may be shown; none: no token
+    std::string token = {};                 // another node's, which is shown instead
+    bool is_spread = false;                 // homes give it to few at once
   };
+  // Once it is known who the members are.
   void Ask(const Digest& key, Wanted wanted, Done done) const;
+  void AwaitMembers(Instant until, const Digest& key, Wanted wanted, Done done) const;
+  void AskHomes(const Digest& key, Wanted wanted, Done done) const;
 
   const DocumentAsking::Parts parts_;
   Telemetry& telemetry_;
+  const std::function<bool()> in_cold_start_;
 };
 
 // How a seek table is asked for: what `at` and `size` of the query say of the blob as the registry keeps it.

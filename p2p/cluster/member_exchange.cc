@@ -149,12 +149,12 @@ bool MemberExchange::Take(const Asked& asked) {
 }
 
 void MemberExchange::Tell(MemberTable::Merge merge, const MemberRow& row, const HostPort& at) {
-  const bool newer = merge == MemberTable::Merge::kRefused && row.protocol > kProtocolMajor;
-  if (merge != MemberTable::Merge::kTwin && !newer) return;
+  const bool foreign = merge == MemberTable::Merge::kRefused && row.protocol != kProtocolMajor;
+  if (merge != MemberTable::Merge::kTwin && !foreign) return;
   // Once of each start.
   uint64_t& told = told_[at.ToString()];
   if (std::exchange(told, row.start) == row.start || told_.size() > kToldMax) return;
-  if (newer) {
+  if (foreign) {
     parts_.warn(absl::StrCat("member ", row.name, " at ", at.ToString(), " speaks protocol ", row.protocol,
                              " and this node ", kProtocolMajor, ": it is left out"));
     return;

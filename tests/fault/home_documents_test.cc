@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "node/daemon/asio_executor.h"
 #include "p2p/cluster/assignment.h"
+#include "p2p/cluster/member_rounds.h"
 #include "p2p/cluster/ranks.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/fault/fault_origin.h"
@@ -64,7 +65,7 @@ class HomeDocumentsTest : public ::testing::Test {
     homes_ =
         std::make_unique<HomeDocuments>(DocumentAsking::Parts{clock_, io_, *members_, health_, *client_,
                                                               [](const std::string&) {}, nullptr, late_after},
-                                        telemetry_);
+                                        telemetry_, [this] { return cold_.load(); });
   }
   ~HomeDocumentsTest() override {
     client_->Stop();
@@ -108,6 +109,7 @@ class HomeDocumentsTest : public ::testing::Test {
     return count;
   }
 
+  std::atomic<bool> cold_{false};  // it is still learnt who the members are
   HandClock clock_;
   AsioExecutor io_{"io", 2};
   Telemetry telemetry_;
@@ -143,6 +145,41 @@ TEST_F(HomeDocumentsTest, WhoIsTheHomeItselfAsksNobody) {
   Home(behind_one, 0).Always(PathOf(behind_one), fault::Hangup());
   EXPECT_EQ(Manifest(behind_one.ToString()).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Asked(PathOf(behind_one)), Home(behind_one, 0).request_count(PathOf(behind_one)));
+}
+
+TEST_F(HomeDocumentsTest, WhatIsAskedBeforeMembersAreKnownWaitsForThem) {
+  const std::string text = TextBehind(3);
+  const Digest digest = Sha256::Of(text);
+  Home(digest, 0).Always(PathOf(digest), Gives(text));
+  cold_ = true;
+  std::promise<absl::StatusOr<FetchedManifest>> promise;
+  std::future<absl::StatusOr<FetchedManifest>> given = promise.get_future();
+  homes_->Manifest(kPlace, digest.ToString(), [&](auto got) { promise.set_value(std::move(got)); });
+  EXPECT_EQ(given.wait_for(std::chrono::milliseconds(200)), std::future_status::timeout);
+  EXPECT_EQ(Asked(PathOf(digest)), 0u) << "whose home it is is not known yet";
+  cold_ = false;
+  const absl::StatusOr<FetchedManifest> got = given.get();
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->body, text);
+}
+
+TEST_F(HomeDocumentsTest, MembersAreNotWaitedForForEver) {
+  const std::string text = TextBehind(3);
+  const Digest digest = Sha256::Of(text);
+  Home(digest, 0).Always(PathOf(digest), Gives(text));
+  cold_ = true;
+  std::promise<absl::StatusOr<FetchedManifest>> promise;
+  homes_->Manifest(kPlace, digest.ToString(), [&](auto got) { promise.set_value(std::move(got)); });
+  clock_.ahead = std::chrono::duration_cast<Duration>(MemberRounds::kColdStartMax);
+  EXPECT_TRUE(promise.get_future().get().ok());
+}
+
+TEST_F(HomeDocumentsTest, WhoStopsMeanwhileLearnsIt) {
+  cold_ = true;
+  std::promise<absl::StatusOr<FetchedManifest>> promise;
+  homes_->Manifest(kPlace, "tag", [&](auto got) { promise.set_value(std::move(got)); });
+  client_->Stop();
+  EXPECT_TRUE(absl::IsCancelled(promise.get_future().get().status()));
 }
 
 TEST_F(HomeDocumentsTest, AHomeThatLiesIsBlamedAndTheNextIsAsked) {

@@ -23,6 +23,7 @@ namespace sluice::p2p {
 namespace {
 
 using namespace std::chrono_literals;
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -188,23 +189,28 @@ TEST_F(MemberExchangeTest, WhereNobodyListensTheColdStartEndsSooner) {
   EXPECT_TRUE(sooner);
 }
 
-TEST_F(MemberExchangeTest, TwoWithOneNameAndANewerProtocolAreToldOnce) {
+TEST_F(MemberExchangeTest, TwoWithOneNameAndOtherProtocolsAreToldOnce) {
   a_.Always(kPath, Tells(RowOf("same", a_, 9)));
   b_.Always(kPath, Tells(RowOf("same", b_, 3)));
   FaultOrigin newer;
   MemberRow row = RowOf("newer", newer);
   row.protocol = kProtocolMajor + 1;
   newer.Always(kPath, Tells(row));
-  Start({a_.port(), b_.port(), newer.port()});
+  FaultOrigin older;
+  row = RowOf("older", older);
+  row.protocol = kProtocolMajor - 1;
+  older.Always(kPath, Tells(row));
+  Start({a_.port(), b_.port(), newer.port(), older.port()});
   Await([&] {
     const std::lock_guard lock(mutex_);
-    return warnings_.size() >= 2;
+    return warnings_.size() >= 3;
   });
   AwaitQuestions(newer, 5);
   const std::lock_guard lock(mutex_);
-  ASSERT_THAT(warnings_, SizeIs(2));
-  EXPECT_THAT(absl::StrCat(warnings_[0], warnings_[1]), HasSubstr("have the name same"));
-  EXPECT_THAT(absl::StrCat(warnings_[0], warnings_[1]), HasSubstr("speaks protocol 2"));
+  ASSERT_THAT(warnings_, SizeIs(3));
+  EXPECT_THAT(warnings_, Contains(HasSubstr("have the name same")));
+  EXPECT_THAT(warnings_, Contains(HasSubstr("speaks protocol 2")));
+  EXPECT_THAT(warnings_, Contains(HasSubstr("speaks protocol 0")));
   EXPECT_THAT(Names(), ElementsAre("same"));
 }
 

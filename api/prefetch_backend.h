@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "node/chunk_source.h"
 #include "node/digest.h"
 #include "node/executor.h"
 #include "node/geometry.h"
@@ -124,6 +125,9 @@ struct HintStatus {
   uint64_t fetched_bytes = 0;                               // of it, that have come since its size was known
   uint64_t bytes_per_second = 0;  // of those, in the last seconds; 0 unless it fetches
   bool expected_late = false;     // at that pace not all is present by the time it is needed by
+  std::array<uint64_t, kSourceKindCount> come_bytes{};  // of fetched_bytes, by where from
+  uint64_t used_bytes = 0;    // of those, that a start of the image has read; also after the hint is over
+  uint64_t unread_bytes = 0;  // that no start has that was watched, or that left the store before; likewise
 
   friend bool operator==(const HintStatus&, const HintStatus&) = default;
 };

@@ -752,6 +752,12 @@ void ToProto(const HintStatus& from, v1::HintStatus& to) {
   to.set_fetched_bytes(from.fetched_bytes);
   to.set_bytes_per_second(from.bytes_per_second);
   to.set_expected_late(from.expected_late);
+  const auto come = [&](SourceKind kind) { return from.come_bytes[static_cast<size_t>(kind)]; };
+  to.mutable_sources()->set_origin_bytes(come(SourceKind::kOrigin));
+  to.mutable_sources()->set_peer_bytes(come(SourceKind::kPeer));
+  to.mutable_sources()->set_local_bytes(come(SourceKind::kLocal));
+  to.set_used_bytes(from.used_bytes);
+  to.set_unread_bytes(from.unread_bytes);
 }
 
 void ToProto(const ImageLocality& from, v1::ImageLocality& to) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -57,8 +58,8 @@ class BlobCache final : public ChunkSink {
     ChunkVerifier& verifier;
     SourceDirectory& sources;
     Telemetry& telemetry;
-    BulkLane* bulk = nullptr;           // outlives the cache; null: fills ask the sources for everything
-    ChunkObserver* observer = nullptr;  // outlives the cache; may be null
+    BulkLane* bulk = nullptr;  // outlives the cache; null: fills ask the sources for everything
+    std::vector<ChunkObserver*> observers = {};  // outlive the cache
     ChunkFlows* flows = nullptr;  // who passes chunks on as they come; outlives the cache; null: nobody does
   };
 

@@ -55,7 +55,7 @@ class SingleFlight final : private LegEvents {
     BulkLane* bulk;
     ReadTable& reads;
     Waiters& waiters;
-    ChunkObserver* observer;     // may be null
+    std::vector<ChunkObserver*> observers;
     Duration fetch_timeout;      // of fetches below demand
     Duration first_byte_budget;  // as SourcePlanner says
     size_t fill_flows_max;       // as FillFlows says

@@ -28,13 +28,14 @@ void SingleFlight::ChunkStored(LegId id, const LegOrder& order, ChunkIndex index
                                const ChunkTimes& times) {
   if (order.fetch_class != FetchClass::kDemand)
     parts_.telemetry.prefetch_bytes.Add(order.blob->geometry().RangeOf(index).length);
-  if (parts_.observer && !stopped_) parts_.observer->Came(*order.blob, index, times.asked_as);
   Arrived(order.blob, index, evidence, order.leg.source->kind(), id, times);
 }
 
 void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, Evidence evidence,
                            SourceKind kind, LegId brought_by, const ChunkTimes& times) {
   if (stopped_) return;
+  const auto asked_as = brought_by == kNoLeg ? std::nullopt : std::optional(times.asked_as);
+  for (ChunkObserver* const observer : parts_.observers) observer->Came(*blob, index, asked_as, kind);
   if (parts_.bulk) parts_.bulk->Committed(blob, index);
   const std::optional<WantedChunk> chunk = table_.Close(*blob, index);
   if (!chunk) return;

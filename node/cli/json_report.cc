@@ -233,6 +233,12 @@ std::string HintListJson(const std::vector<v1::HintStatus>& hints) {
                  {"fetched_bytes", hint.fetched_bytes()},
                  {"bytes_per_second", hint.bytes_per_second()},
                  {"expected_late", hint.expected_late()},
+                 {"sources",
+                  {{"origin_bytes", hint.sources().origin_bytes()},
+                   {"peer_bytes", hint.sources().peer_bytes()},
+                   {"local_bytes", hint.sources().local_bytes()}}},
+                 {"used_bytes", hint.used_bytes()},
+                 {"unread_bytes", hint.unread_bytes()},
                  {"scheduler", hint.scheduler()}};
     if (hint.has_error()) {
       json["error"] = {{"code", hint.error().code()}, {"message", hint.error().message()}};

@@ -263,9 +263,12 @@ std::string HintTable(const std::vector<v1::HintStatus>& hints) {
              hint.has_profile() && hint.profile().starts() == 0 ? " (no profile: bootstrap alone)" : ""),
          known ? BytesText(hint.total_bytes()) : "-",
          known ? ShareText(hint.present_bytes(), hint.total_bytes()) : "-",
-         hint.bytes_per_second() > 0 ? absl::StrCat(BytesText(hint.bytes_per_second()), "/s") : "-"});
+         hint.bytes_per_second() > 0 ? absl::StrCat(BytesText(hint.bytes_per_second()), "/s") : "-",
+         hint.fetched_bytes() > 0 ? ShareText(hint.sources().peer_bytes(), hint.fetched_bytes()) : "-",
+         hint.used_bytes() + hint.unread_bytes() > 0 ? ShareText(hint.used_bytes(), hint.fetched_bytes())
+                                                     : "-"});
   }
-  return FormatTable({"ID", "IMAGE", "STATE", "SIZE", "PRESENT", "RATE"}, rows);
+  return FormatTable({"ID", "IMAGE", "STATE", "SIZE", "PRESENT", "RATE", "BY PEERS", "USED"}, rows);
 }
 
 std::string LocalityTable(const std::vector<v1::ImageLocality>& images) {

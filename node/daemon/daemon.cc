@@ -182,10 +182,17 @@ absl::Status Daemon::Node::Start() {
                       : std::make_unique<FixedSources>(
                             std::vector<FixedSources::Source>{{SourceRank::kOrigin, witness_.get()}});
   if (!config_.cluster_listen.empty()) flows_ = std::make_shared<ChunkFlows>(clock_);
-  cache_ =
-      std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_,
-                                                   telemetry_, swarm_.get(), &start_reports_, flows_.get()},
-                                  CacheLimitsOf(config_));
+  cache_ = std::make_unique<BlobCache>(BlobCache::Parts{clock_,
+                                                        *core_,
+                                                        *io_,
+                                                        *store_,
+                                                        *verifier_,
+                                                        *sources_,
+                                                        telemetry_,
+                                                        swarm_.get(),
+                                                        {&start_reports_, &hint_arrivals_},
+                                                        flows_.get()},
+                                       CacheLimitsOf(config_));
 
   fills_ = std::make_unique<BackgroundFill>(clock_, *core_, *cache_, BackgroundFill::Limits{});
   preparer_ = std::make_unique<StoreImagePreparer>(StoreImagePreparer::Parts{

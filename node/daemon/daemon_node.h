@@ -227,6 +227,7 @@ class Daemon::Node {
   ImageCounters image_counters_;
   HintPrecision hint_precision_{image_counters_};
   std::shared_ptr<ImagePolicy> policy_;  // null: every image may be had
+  HintArrivals hint_arrivals_;
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::GatedSource> paced_origin_, last_resort_;  // null without members
   std::unique_ptr<p2p::DownloadBudget> download_;                 // the same

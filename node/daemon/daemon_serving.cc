@@ -203,7 +203,7 @@ void Daemon::Node::MakePrefetcher() {
       Prefetcher::Parts{clock_, *core_, *hints_, *cache_, *fills_, *preparer_, telemetry_,
                         [this](const BlobKey& key) { return PinForHint(key); },
                         [this](const Digest& manifest) { return profiles_->Find(manifest); }, &hint_journal_,
-                        io_.get(), relay_.get(), LogInOfHints(), &hint_precision_},
+                        io_.get(), relay_.get(), LogInOfHints(), &hint_precision_, &hint_arrivals_},
       limits);
 }
 

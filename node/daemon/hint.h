@@ -13,6 +13,7 @@
 #include "node/blob.h"
 #include "node/chunk_set.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/hint_figures.h"
 #include "node/daemon/hint_login.h"
 #include "node/daemon/range_fill.h"
 #include "node/executor.h"
@@ -56,6 +57,7 @@ struct Hint {
   std::vector<Target> targets{};  // empty until the image or the blob is known
   size_t incomplete = 0;          // targets
   uint64_t present_first = 0;     // bytes of them that were present when they became known
+  const std::shared_ptr<HintFigures> figures = std::make_shared<HintFigures>();
   // How fast the others come: what had come when it was last looked at, and the mean since, in which what is
   // older counts less.
   struct Pace {

@@ -2,9 +2,14 @@
 
 #include <cstdint>
 #include <iterator>
+#include <utility>
 
 namespace sluice {
 namespace {
+
+Counter& Judged(HintFigures& figures, HintBytes as) {
+  return as == HintBytes::kUsed ? figures.used_bytes : figures.unread_bytes;
+}
 
 uint64_t BytesOf(const ChunkGeometry& geometry, const ChunkSet& chunks) {
   uint64_t bytes = 0;
@@ -19,7 +24,7 @@ uint64_t BytesOf(const ChunkGeometry& geometry, const ChunkSet& chunks) {
 
 }  // namespace
 
-void HintPrecision::Brought(const Blob& blob, const ChunkSet& chunks) {
+void HintPrecision::Brought(const Blob& blob, const ChunkSet& chunks, std::shared_ptr<HintFigures> figures) {
   if (chunks.empty()) return;
   const std::lock_guard lock(mutex_);
   auto found = blobs_.find(blob.key());
@@ -29,14 +34,15 @@ void HintPrecision::Brought(const Blob& blob, const ChunkSet& chunks) {
       order_.pop_front();
     }
     order_.push_back(blob.key());
-    found =
-        blobs_.emplace(blob.key(), Unjudged{ChunkSet(chunks.chunk_count()), std::prev(order_.end())}).first;
+    found = blobs_.emplace(blob.key(), Unjudged{ChunkSet(chunks.chunk_count()), {}, std::prev(order_.end())})
+                .first;
   }
-  // Two hints may have waited for the same.
   ChunkSet fresh = chunks;
   fresh.Subtract(found->second.chunks);
+  if (fresh.empty()) return;
   found->second.chunks.UnionWith(fresh);
   counters_.hint_bytes[static_cast<size_t>(HintBytes::kFetched)].Add(BytesOf(blob.geometry(), fresh));
+  found->second.shares.push_back({std::move(figures), std::move(fresh)});
 }
 
 void HintPrecision::Started(std::span<const std::shared_ptr<Blob>> blobs, const ImageProfile& read) {
@@ -63,10 +69,16 @@ void HintPrecision::Lost(const Blob& blob) {
 void HintPrecision::Judge(const Blob& blob, const ChunkSet& judged, HintBytes as) {
   const auto found = blobs_.find(blob.key());
   if (found == blobs_.end()) return;
-  ChunkSet chunks = found->second.chunks;
-  chunks.IntersectWith(judged);
-  counters_.hint_bytes[static_cast<size_t>(as)].Add(BytesOf(blob.geometry(), chunks));
-  found->second.chunks.Subtract(chunks);
+  for (Share& share : found->second.shares) {
+    ChunkSet chunks = share.chunks;
+    chunks.IntersectWith(judged);
+    const uint64_t bytes = BytesOf(blob.geometry(), chunks);
+    counters_.hint_bytes[static_cast<size_t>(as)].Add(bytes);
+    Judged(*share.figures, as).Add(bytes);
+    share.chunks.Subtract(chunks);
+  }
+  std::erase_if(found->second.shares, [](const Share& share) { return share.chunks.empty(); });
+  found->second.chunks.Subtract(judged);
   if (!found->second.chunks.empty()) return;
   order_.erase(found->second.place);
   blobs_.erase(found);

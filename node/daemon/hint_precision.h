@@ -11,6 +11,7 @@
 #include "node/blob.h"
 #include "node/blob_key.h"
 #include "node/chunk_set.h"
+#include "node/daemon/hint_figures.h"
 #include "node/image_counters.h"
 #include "node/image_profile.h"
 
@@ -28,16 +29,22 @@ class HintPrecision {
   // They outlive this.
   explicit HintPrecision(ImageCounters& counters) : counters_(counters) {}
 
-  // These chunks of the blob came while a hint asked for them.
-  void Brought(const Blob& blob, const ChunkSet& chunks);
+  // These chunks of the blob came while a hint asked for them, whose figures tell what becomes of them.
+  void Brought(const Blob& blob, const ChunkSet& chunks, std::shared_ptr<HintFigures> figures);
   // A start of the image that has those blobs was watched from its beginning to its end, and read that.
   void Started(std::span<const std::shared_ptr<Blob>> blobs, const ImageProfile& read);
   // Chunks of the blob have left the store.
   void Lost(const Blob& blob);
 
  private:
-  struct Unjudged {
+  // Of two hints that waited for a chunk the one that was over first has it.
+  struct Share {
+    std::shared_ptr<HintFigures> figures;
     ChunkSet chunks;
+  };
+  struct Unjudged {
+    ChunkSet chunks;            // of all shares
+    std::vector<Share> shares;  // that are not judged entirely
     std::list<BlobKey>::iterator place;
   };
   // Takes those out that `judged` has, and counts them. REQUIRES: mutex_ is held

@@ -396,6 +396,9 @@ api::HintStatus Prefetcher::Core::Describe(Hint& hint) {
 
 api::HintStatus Prefetcher::Core::StatusOf(const Hint& hint) const {
   api::HintStatus status = hint.status;
+  for (size_t i = 0; i < kSourceKindCount; ++i) status.come_bytes[i] = hint.figures->come_bytes[i].value();
+  status.used_bytes = hint.figures->used_bytes.value();
+  status.unread_bytes = hint.figures->unread_bytes.value();
   if (hint.over()) return status;
   status.late = hint.due && parts_.clock.Now() > *hint.due;
   if (hint.targets.empty()) return status;

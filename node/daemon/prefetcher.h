@@ -13,6 +13,7 @@
 #include "api/prefetch_backend.h"
 #include "node/blob_cache.h"
 #include "node/daemon/background_fill.h"
+#include "node/daemon/hint_arrivals.h"
 #include "node/daemon/hint_carrier.h"
 #include "node/daemon/hint_journal.h"
 #include "node/daemon/hint_login.h"
@@ -72,6 +73,8 @@ class Prefetcher final : public api::PrefetchBackend {
     LogIn log_in = nullptr;
     // Is told what hints have brought in, when they are over. Null: nobody is.
     HintPrecision* precision = nullptr;
+    // Is told what hints wait for. Null: where it comes from is not known.
+    HintArrivals* arrivals = nullptr;
   };
   struct Limits {
     size_t live_max = 1024;                         // hints that are not over; beyond: ResourceExhausted

@@ -152,6 +152,7 @@ void Prefetcher::Core::Learn(const HintPtr& hint, Found found) {
     hint->status.total_bytes += BytesOf(lease.blob().geometry(), spans);
     hint->present_first += PresentBytesOf(lease.blob(), spans);
     ChunkSet missing = MissingOf(lease.blob(), spans);
+    if (parts_.arrivals) parts_.arrivals->Watch(lease.blob().key(), missing, hint->figures);
     hint->targets.push_back({std::move(lease), std::move(spans), nullptr, false, std::move(missing)});
   }
   hint->incomplete = hint->targets.size();
@@ -286,7 +287,8 @@ void Prefetcher::Core::LetGo(Hint& hint) {
   }
   for (const Target& target : hint.targets) {
     const Blob& blob = target.lease.blob();
-    if (parts_.precision) parts_.precision->Brought(blob, PresentOf(blob, target.missing));
+    if (parts_.arrivals) parts_.arrivals->Forget(blob.key(), *hint.figures);
+    if (parts_.precision) parts_.precision->Brought(blob, PresentOf(blob, target.missing), hint.figures);
   }
   hint.targets.clear();
   hint.bootstrap.reset();

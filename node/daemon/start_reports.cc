@@ -152,8 +152,8 @@ uint64_t& StartReports::CounterOf(Entry& entry, const Chunks& chunks, ChunkIndex
   return chunks.readahead.Has(at) ? touched.readahead : touched.other;
 }
 
-void StartReports::Came(const Blob& blob, ChunkIndex index, FetchClass asked_as) {
-  if (watched_ == 0 || asked_as == FetchClass::kDemand) return;
+void StartReports::Came(const Blob& blob, ChunkIndex index, std::optional<FetchClass> asked_as, SourceKind) {
+  if (watched_ == 0 || !asked_as || *asked_as == FetchClass::kDemand) return;
   const std::lock_guard lock(mutex_);
   ForWatched(blob.key(), [&](Entry& entry, Chunks& chunks) {
     (asked_as == FetchClass::kReadahead ? chunks.readahead

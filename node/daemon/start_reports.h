@@ -60,7 +60,7 @@ class StartReports final : public ChunkObserver {
   enum class Touch { kWaits, kPasses };
   // REQUIRES: each chunk of a start once
   void Touched(const std::string& mount_point, const Blob& blob, ChunkSpan chunks, Touch touch);
-  void Came(const Blob& blob, ChunkIndex index, FetchClass asked_as) override;
+  void Came(const Blob& blob, ChunkIndex index, std::optional<FetchClass> asked_as, SourceKind from) override;
 
   // Of the mount at that place; nothing if it is not mounted, or its start is not known.
   std::optional<api::StartReport> Of(const std::string& mount_point) const;

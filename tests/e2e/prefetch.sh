@@ -77,6 +77,9 @@ if [[ ${BACKEND:-fanotify} == fanotify ]]; then
   wait_until judged || fail "$(metric sluice_hint_bytes_total 'result="used"') bytes were read of what hints brought in"
   [[ $(sluice --output json status | jq '.hints.used_bytes > 20000000 and .hints.fetched_bytes > 40000000') == true ]] ||
     fail "the status does not say so"
+  sluice --output json prefetch list >"$work/list.json"
+  jq -e '.hints[] | select(.id == "second") | .used_bytes > 20000000 and .sources.origin_bytes == .fetched_bytes' \
+    "$work/list.json" >"$work/output" || fail "the hint does not say so: $(<"$work/list.json")"
 fi
 
 note "so does whoever has buf, without the protobufs"

@@ -147,10 +147,10 @@ class HomeNode {
     verifier_ = std::make_unique<p2p::RecipeVerifier>(*store_, p2p::kRecipeCacheBytesDefault, &leaves_);
     sources_ = std::make_unique<FixedSources>(
         std::vector<FixedSources::Source>{{SourceRank::kOrigin, source_.get()}});
-    cache_ =
-        std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *sources_,
-                                                     telemetry_, nullptr, nullptr, flows_.get()},
-                                    BlobCacheLimits{});
+    cache_ = std::make_unique<BlobCache>(
+        BlobCache::Parts{
+            clock_, *core_, *io_, *store_, *verifier_, *sources_, telemetry_, nullptr, {}, flows_.get()},
+        BlobCacheLimits{});
     allowed_ = std::make_unique<p2p::AllowList>(*p2p::AllowList::Create(std::vector<std::string>{allow}));
     spreader_ = std::make_shared<p2p::Spreader>(clock_, [this](const std::string& name) {
       const std::lock_guard lock(mutex_);

@@ -229,10 +229,10 @@ class MemberNode {
                                      *paced_, *last_resort_, *blame_, unsealed_});
     peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(
         p2p::DocumentAsking::Parts{clock_, *io_, *members_, health_, *client_, warn}, telemetry_);
-    cache_ =
-        std::make_unique<BlobCache>(BlobCache::Parts{clock_, *core_, *io_, *store_, *verifier_, *directory_,
-                                                     telemetry_, nullptr, nullptr, flows_.get()},
-                                    BlobCacheLimits{});
+    cache_ = std::make_unique<BlobCache>(
+        BlobCache::Parts{
+            clock_, *core_, *io_, *store_, *verifier_, *directory_, telemetry_, nullptr, {}, flows_.get()},
+        BlobCacheLimits{});
   }
 
   void Serve() {

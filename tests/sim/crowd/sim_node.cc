@@ -76,10 +76,17 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
       [](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(true); },
       [] { return false; }, [this] { return Fraction(); }, [](const std::string&) {}, download_, *holders_,
       *paced_origin_, *last_resort_, *blame_});
-  cache_ =
-      std::make_unique<BlobCache>(BlobCache::Parts{wire.loop, port_.node, port_.node, store_, verifier_,
-                                                   *sources_, telemetry_, nullptr, nullptr, flows_.get()},
-                                  LimitsAmongMembers(limits.inflight_bytes));
+  cache_ = std::make_unique<BlobCache>(BlobCache::Parts{wire.loop,
+                                                        port_.node,
+                                                        port_.node,
+                                                        store_,
+                                                        verifier_,
+                                                        *sources_,
+                                                        telemetry_,
+                                                        nullptr,
+                                                        {},
+                                                        flows_.get()},
+                                       LimitsAmongMembers(limits.inflight_bytes));
   const auto spreader = std::make_shared<p2p::Spreader>(
       wire.loop, [this](const std::string& name) { return zones_.Find(name); }, limits.spreading);
   HomeBlobs::Parts parts{wire.loop,

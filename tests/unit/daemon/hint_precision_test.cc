@@ -37,6 +37,10 @@ class HintPrecisionTest : public ::testing::Test {
     }
     return read;
   }
+  void Brought(const Blob& blob, ChunkSpan span, const std::shared_ptr<HintFigures>& figures) {
+    precision_.Brought(blob, Chunks(blob, span), figures);
+  }
+  void Brought(const Blob& blob, ChunkSpan span) { Brought(blob, span, std::make_shared<HintFigures>()); }
   uint64_t Bytes(HintBytes as) const { return counters_.hint_bytes[static_cast<size_t>(as)].value(); }
 
   fakes::MemoryStore store_;
@@ -46,9 +50,9 @@ class HintPrecisionTest : public ::testing::Test {
 
 TEST_F(HintPrecisionTest, WhatAStartReadsWasUsedAndTheRestWasNot) {
   const std::shared_ptr<Blob> first = MakeBlob(1, 10 * kChunk), last = MakeBlob(2, 2 * kChunk + 5);
-  precision_.Brought(*first, Chunks(*first, {ChunkIndex(2), 4}));
-  precision_.Brought(*last, Chunks(*last, {ChunkIndex(1), 2}));
-  precision_.Brought(*first, Chunks(*first, {ChunkIndex(5), 2}));
+  Brought(*first, {ChunkIndex(2), 4});
+  Brought(*last, {ChunkIndex(1), 2});
+  Brought(*first, {ChunkIndex(5), 2});
   EXPECT_EQ(Bytes(HintBytes::kFetched), 6 * kChunk + 5) << "each chunk once";
   EXPECT_EQ(Bytes(HintBytes::kUsed) + Bytes(HintBytes::kUnread), 0u) << "nothing is judged yet";
 
@@ -63,7 +67,7 @@ TEST_F(HintPrecisionTest, WhatAStartReadsWasUsedAndTheRestWasNot) {
 TEST_F(HintPrecisionTest, WhatLeavesTheStoreUnreadWasNotUsed) {
   const std::shared_ptr<Blob> blob = MakeBlob(1, 4 * kChunk);
   blob->presence().Set(ChunkIndex(0));
-  precision_.Brought(*blob, Chunks(*blob, {ChunkIndex(0), 2}));
+  Brought(*blob, {ChunkIndex(0), 2});
   precision_.Lost(*blob);
   EXPECT_EQ(Bytes(HintBytes::kUnread), kChunk) << "what is still there was judged";
   precision_.Started(std::vector{blob}, Read({{0, {ChunkIndex(0), 2}}}));
@@ -72,13 +76,32 @@ TEST_F(HintPrecisionTest, WhatLeavesTheStoreUnreadWasNotUsed) {
   EXPECT_EQ(Bytes(HintBytes::kUnread), kChunk);
 }
 
+TEST_F(HintPrecisionTest, EachHintIsToldOfItsOwn) {
+  const std::shared_ptr<Blob> blob = MakeBlob(1, 10 * kChunk);
+  blob->presence().Set(ChunkIndex(0));
+  const auto first = std::make_shared<HintFigures>(), second = std::make_shared<HintFigures>();
+  Brought(*blob, {ChunkIndex(0), 4}, first);
+  Brought(*blob, {ChunkIndex(2), 4}, second);
+  precision_.Started(std::vector{blob}, Read({{0, {ChunkIndex(1), 4}}}));
+  EXPECT_EQ(first->used_bytes.value(), 3 * kChunk);
+  EXPECT_EQ(first->unread_bytes.value(), kChunk);
+  EXPECT_EQ(second->used_bytes.value(), kChunk) << "what both waited for is the first's";
+  EXPECT_EQ(second->unread_bytes.value(), kChunk);
+  // Evicted, and brought in again by another.
+  const auto third = std::make_shared<HintFigures>();
+  Brought(*blob, {ChunkIndex(0), 2}, third);
+  precision_.Lost(*blob);
+  EXPECT_EQ(third->unread_bytes.value(), kChunk);
+  EXPECT_EQ(first->unread_bytes.value(), kChunk) << "judged once";
+}
+
 TEST_F(HintPrecisionTest, OfTooManyBlobsTheOldestIsNotJudged) {
   const std::shared_ptr<Blob> oldest = MakeBlob(0, 16), second = MakeBlob(1, 16);
-  precision_.Brought(*oldest, Chunks(*oldest, {ChunkIndex(0), 1}));
-  precision_.Brought(*second, Chunks(*second, {ChunkIndex(0), 1}));
+  Brought(*oldest, {ChunkIndex(0), 1});
+  Brought(*second, {ChunkIndex(0), 1});
   for (uint32_t i = 2; i <= HintPrecision::kBlobsMax; ++i) {
     const std::shared_ptr<Blob> blob = MakeBlob(i, 16);
-    precision_.Brought(*blob, Chunks(*blob, {ChunkIndex(0), 1}));
+    Brought(*blob, {ChunkIndex(0), 1});
   }
   precision_.Started(std::vector{oldest, second}, ImageProfile());
   EXPECT_EQ(Bytes(HintBytes::kUnread), 16u);

@@ -216,7 +216,8 @@ class PrefetcherTest : public ::testing::Test {
               grant_ = grant;
               return std::make_shared<const HintLogin>(HintLogin{grant, std::move(preparer)});
             },
-            &precision_};
+            &precision_,
+            &arrivals_};
   }
   static api::HintSpec WithCredentials(const std::string& id) {
     return {.id = id, .reference = "app", .credentials = api::HintCredentials{"ann", Secret("s3cret")}};
@@ -256,6 +257,7 @@ class PrefetcherTest : public ::testing::Test {
   FakePreparer* login_preparer_ = nullptr;  // the last; its hint owns it
   ImageCounters counters_;
   HintPrecision precision_{counters_};
+  HintArrivals arrivals_;
   std::weak_ptr<const AskerGrant> grant_;  // the last
   std::vector<Digest> profiles_asked_;
   fakes::MemoryStore store_;
@@ -263,7 +265,7 @@ class PrefetcherTest : public ::testing::Test {
   fakes::FakeSource source_;
   Telemetry telemetry_;
   FixedSources sources_{{{SourceRank::kOrigin, &source_}}};
-  BlobCache cache_{{clock_, loop_, io_, store_, verifier_, sources_, telemetry_}, {}};
+  BlobCache cache_{{clock_, loop_, io_, store_, verifier_, sources_, telemetry_, nullptr, {&arrivals_}}, {}};
   std::unique_ptr<BackgroundFill> fills_ =
       std::make_unique<BackgroundFill>(clock_, loop_, cache_, BackgroundFill::Limits{});
   FakePreparer preparer_{store_};
@@ -1205,6 +1207,41 @@ TEST_F(PrefetcherTest, WhatAHintHasBroughtIsToldOnceItIsOver) {
   EXPECT_GT(present, 2 * kChunk);
   Cancel("all");
   EXPECT_EQ(fetched(), present) << "what was there before did not come by it";
+}
+
+TEST_F(PrefetcherTest, AHintTellsWhereItsBytesCameFromAndWhatWasRead) {
+  const auto come = [this](SourceKind kind) { return Of("h").come_bytes[static_cast<size_t>(kind)]; };
+  Submit("before", "other", {{NameOf(1), {0, 10}}});
+  AnswerAll(absl::OkStatus());
+  Submit("h", "other", {{NameOf(1), {0, 10 * kChunk}}});
+  Settle();
+  // The swarm brings two of them, and one that the hint does not ask for.
+  const std::shared_ptr<Blob> blob = store_.Find(NameOf(1));
+  for (const uint32_t chunk : {1, 2, 20}) {
+    cache_.Offer(blob, ChunkIndex(chunk), Buffer(kChunk), Evidence::kUnverified, SourceKind::kPeer,
+                 [](auto) {});
+    Settle();
+  }
+  AnswerAll(absl::OkStatus());
+  EXPECT_EQ(StateOf("h"), HintState::kCompleted);
+  EXPECT_EQ(Of("h").fetched_bytes, 9 * kChunk);
+  EXPECT_EQ(come(SourceKind::kOrigin), 7 * kChunk) << "what was there before came by nobody";
+  EXPECT_EQ(come(SourceKind::kPeer), 2 * kChunk);
+  EXPECT_EQ(Of("h").used_bytes + Of("h").unread_bytes, 0u) << "no start was watched";
+
+  // What comes later is not the hint's; what becomes of what it has brought is.
+  cache_.Offer(blob, ChunkIndex(30), Buffer(kChunk), Evidence::kUnverified, SourceKind::kPeer, [](auto) {});
+  Settle();
+  EXPECT_EQ(come(SourceKind::kPeer), 2 * kChunk);
+  const uint64_t revision = Of("h").revision;
+  ImageProfile read;
+  ProfileSpan& span = read.spans.emplace_back();
+  span.chunks = {ChunkIndex(0), 4};
+  precision_.Started(std::vector{blob}, read);
+  EXPECT_EQ(Of("h").used_bytes, 3 * kChunk) << "the first had another hint brought in";
+  EXPECT_EQ(Of("h").unread_bytes, 6 * kChunk);
+  EXPECT_GT(Of("h").revision, revision);
+  EXPECT_EQ(Of("before").used_bytes, kChunk);
 }
 
 TEST_F(PrefetcherTest, TargetsNeedMembers) {

@@ -51,7 +51,7 @@ class StartReportsTest : public ::testing::Test {
   }
   void Came(uint32_t chunk, FetchClass asked_as) {
     blobs_[0]->presence().Set(ChunkIndex(chunk));
-    reports_.Came(*blobs_[0], ChunkIndex(chunk), asked_as);
+    reports_.Came(*blobs_[0], ChunkIndex(chunk), asked_as, SourceKind::kOrigin);
   }
   api::StartReport Of(const std::string& at = "/mnt") const {
     const std::optional<api::StartReport> report = reports_.Of(at);

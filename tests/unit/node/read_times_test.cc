@@ -24,7 +24,8 @@ class ReadTimesTest : public ::testing::Test, private ChunkObserver {
     limits.readahead_mode = ReadaheadMode::kOff;
     limits.fetches_max[static_cast<size_t>(FetchClass::kDemand)] = 1;
     cache_ = std::make_unique<BlobCache>(
-        BlobCache::Parts{clock_, loop_, io_, store_, verifier_, sources_, telemetry_, nullptr, this}, limits);
+        BlobCache::Parts{clock_, loop_, io_, store_, verifier_, sources_, telemetry_, nullptr, {this}},
+        limits);
     blob_ = *store_.Open({.digest = Digest(std::array<uint8_t, Digest::kBytes>{7}),
                           .size = 10 * kChunk,
                           .root = {},
@@ -50,9 +51,11 @@ class ReadTimesTest : public ::testing::Test, private ChunkObserver {
     }
   }
 
-  void Came(const Blob& blob, ChunkIndex index, FetchClass asked_as) override {
+  void Came(const Blob& blob, ChunkIndex index, std::optional<FetchClass> asked_as,
+            SourceKind from) override {
     EXPECT_TRUE(blob.presence().IsPresent(index));
     came_.emplace_back(index.value(), asked_as);
+    from_.push_back(from);
   }
 
   fakes::FakeClock clock_;
@@ -63,7 +66,9 @@ class ReadTimesTest : public ::testing::Test, private ChunkObserver {
   FixedSources sources_{{{SourceRank::kOrigin, &source_}}};
   Telemetry telemetry_;
   std::shared_ptr<Blob> blob_;
-  std::vector<std::pair<uint32_t, FetchClass>> came_;
+  using CameList = std::vector<std::pair<uint32_t, std::optional<FetchClass>>>;
+  CameList came_;
+  std::vector<SourceKind> from_;  // what came
   std::unique_ptr<BlobCache> cache_;
 };
 
@@ -100,8 +105,7 @@ TEST_F(ReadTimesTest, AWaitIsDividedIntoWhatItWentInto) {
   EXPECT_EQ((*times)->verified, milliseconds(4));
   EXPECT_EQ((*times)->stored, milliseconds(3));
   EXPECT_FALSE((*times)->foreseen);
-  EXPECT_EQ(came_, (std::vector<std::pair<uint32_t, FetchClass>>{{0, FetchClass::kDemand},
-                                                                 {1, FetchClass::kDemand}}));
+  EXPECT_EQ(came_, (CameList{{0, FetchClass::kDemand}, {1, FetchClass::kDemand}}));
 }
 
 TEST_F(ReadTimesTest, WhatWasAskedForAheadOfAReaderIsForeseenAndItsTimeBeforeIsNoWait) {
@@ -119,8 +123,8 @@ TEST_F(ReadTimesTest, WhatWasAskedForAheadOfAReaderIsForeseenAndItsTimeBeforeIsN
   EXPECT_EQ((*times)->queued, Duration(0));
   EXPECT_EQ((*times)->answer, milliseconds(10));
   EXPECT_TRUE((*times)->foreseen);
-  EXPECT_EQ(came_, (std::vector<std::pair<uint32_t, FetchClass>>{{5, FetchClass::kHint}}))
-      << "whatever it was raised to";
+  EXPECT_EQ(came_, (CameList{{5, FetchClass::kHint}})) << "whatever it was raised to";
+  EXPECT_EQ(from_, std::vector{SourceKind::kOrigin});
   cache_->StopFill(fill);
 }
 
@@ -145,7 +149,8 @@ TEST_F(ReadTimesTest, WhatComesUnaskedIsAllWire) {
   Settle();
   ASSERT_TRUE(*times);
   EXPECT_EQ((*times)->wire, milliseconds(10));
-  EXPECT_EQ(came_.size(), 0u);
+  EXPECT_EQ(came_, (CameList{{5, std::nullopt}})) << "it was not asked of a source";
+  EXPECT_EQ(from_, std::vector{SourceKind::kPeer});
 }
 
 }  // namespace

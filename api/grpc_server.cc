@@ -97,27 +97,10 @@ class GrpcServer::Impl {
   absl::Status Start() {
     if (server_) return absl::OkStatus();
     if (stopped_) return absl::FailedPreconditionError("the gRPC server was stopped");
-    const std::string& path = options_.socket_path;
-    if (path.empty() || path.front() != '/' || path.size() >= sizeof(sockaddr_un::sun_path)) {
-      return absl::InvalidArgumentError(absl::StrCat("cannot serve on \"", path,
-                                                     "\": the path of a socket is absolute and at most ",
-                                                     sizeof(sockaddr_un::sun_path) - 1, " bytes long"));
-    }
-    if (absl::Status status = CheckFolder(path); !status.ok()) return status;
-    if (absl::Status status = ClearStaleSocket(path); !status.ok()) return status;
-    Build();
-    if (!server_) {
-      return absl::UnavailableError(absl::StrCat("cannot serve on ", path,
-                                                 ": gRPC could not bind to it; its "
-                                                 "log on stderr says why"));
-    }
-    if (absl::Status status = GiveToGroup(); !status.ok()) {
-      Stop(Duration::zero());
-      return status;
-    }
-    SetHealth(health_);
-    return absl::OkStatus();
+    return options_.tls ? StartOnTcp() : StartOnSocket();
   }
+
+  uint16_t port() const { return static_cast<uint16_t>(port_); }
 
   void SetHealth(Health health) {
     health_ = health;
@@ -141,12 +124,59 @@ class GrpcServer::Impl {
   }
 
  private:
+  absl::Status StartOnSocket() {
+    const std::string& path = options_.socket_path;
+    if (path.empty() || path.front() != '/' || path.size() >= sizeof(sockaddr_un::sun_path)) {
+      return absl::InvalidArgumentError(absl::StrCat("cannot serve on \"", path,
+                                                     "\": the path of a socket is absolute and at most ",
+                                                     sizeof(sockaddr_un::sun_path) - 1, " bytes long"));
+    }
+    if (absl::Status status = CheckFolder(path); !status.ok()) return status;
+    if (absl::Status status = ClearStaleSocket(path); !status.ok()) return status;
+    Build();
+    if (!server_) {
+      return absl::UnavailableError(absl::StrCat("cannot serve on ", path,
+                                                 ": gRPC could not bind to it; its "
+                                                 "log on stderr says why"));
+    }
+    if (absl::Status status = GiveToGroup(); !status.ok()) {
+      Stop(Duration::zero());
+      return status;
+    }
+    SetHealth(health_);
+    return absl::OkStatus();
+  }
+
+  absl::Status StartOnTcp() {
+    Build();
+    if (!server_) {
+      return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.tls->listen,
+                                                 ": the address may be malformed, another's, or in use by "
+                                                 "another program"));
+    }
+    SetHealth(health_);
+    return absl::OkStatus();
+  }
+
   absl::Status GiveToGroup() {
     if (!options_.group) return absl::OkStatus();
     const std::string& path = options_.socket_path;
     if (::lchown(path.c_str(), static_cast<uid_t>(-1), *options_.group) == 0) return absl::OkStatus();
     return absl::ErrnoToStatus(
         errno, absl::StrCat("cannot give the API socket ", path, " to the group ", *options_.group));
+  }
+
+  // Clients beyond this machine come and go unseen, and what their certificates are worth changes.
+  static void BoundClients(grpc::ServerBuilder& builder) {
+    // Else a second server would take half of the connections.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 600'000);
+    // Then it shows its certificate anew; a watch goes on by its revision.
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 600'000);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, 60'000);
   }
 
   void Build() {
@@ -158,7 +188,12 @@ class GrpcServer::Impl {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
     builder.SetMaxReceiveMessageSize(options_.receive_bytes_max);
-    builder.AddListeningPort("unix:" + options_.socket_path, grpc::InsecureServerCredentials());
+    if (options_.tls) {
+      BoundClients(builder);
+      builder.AddListeningPort(options_.tls->listen, CredentialsOf(*options_.tls), &port_);
+    } else {
+      builder.AddListeningPort("unix:" + options_.socket_path, grpc::InsecureServerCredentials());
+    }
     for (const auto& service : services_) builder.RegisterService(&service->service());
     ScopedUmask narrow(~ModeOf(options_.access) & 0777);
     server_ = builder.BuildAndStart();
@@ -168,6 +203,7 @@ class GrpcServer::Impl {
   const std::vector<std::unique_ptr<GrpcService>> services_;
   Health health_ = Health::kNotServing;
   bool stopped_ = false;
+  int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 };
 
@@ -178,6 +214,10 @@ GrpcServer::~GrpcServer() = default;
 
 absl::Status GrpcServer::Start() {
   return impl_->Start();
+}
+
+uint16_t GrpcServer::port() const {
+  return impl_->port();
 }
 
 void GrpcServer::SetHealth(Health health) {

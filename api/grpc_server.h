@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "api/grpc_service.h"
+#include "api/grpc_tls.h"
 #include "node/executor.h"
 
 namespace sluice::api {
@@ -21,13 +22,14 @@ enum class SocketAccess {
 };
 
 struct GrpcServerOptions {
-  std::string socket_path;  // absolute, at most 107 bytes (unix(7)); its folder exists
+  std::string socket_path;  // absolute, at most 107 bytes (unix(7)); its folder exists; "" with `tls`
   SocketAccess access = SocketAccess::kOwner;
   std::optional<gid_t> group = {};  // the socket's; the process's own if absent
   int receive_bytes_max = 1 << 20;  // of one message
+  std::optional<GrpcTls> tls = {};  // instead of on a socket file
 };
 
-// Some services, grpc.health.v1.Health and server reflection on a unix socket.
+// Some services, grpc.health.v1.Health and server reflection, on a unix socket or on TCP with TLS.
 //
 // Start and Stop may be called on any one thread; both are idempotent. A stopped server is not started again.
 class GrpcServer {
@@ -42,8 +44,11 @@ class GrpcServer {
   // is narrowed for the moment of binding, so that the socket never has a wider mode than asked for.
   // Errors: AlreadyExists (another server answers on the socket), InvalidArgument (path too long, or
   // something there that is no socket), PermissionDenied (also: it can't be given to the group), NotFound
-  // (its folder is missing), Unavailable (any other).
+  // (its folder is missing), Unavailable (any other; on TCP this alone, also for an address in use).
   absl::Status Start();
+
+  // The port that is listened on, of a server with TLS. REQUIRES: Start returned OK
+  uint16_t port() const;
 
   // What grpc.health.v1 says, of the server as a whole and of each service. Not serving until told.
   enum class Health { kNotServing, kServing };

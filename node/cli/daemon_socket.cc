@@ -17,9 +17,6 @@
 namespace sluice::cli {
 namespace {
 
-// Of one answer: a page of a thousand blobs, every mount of a busy node, or a recipe.
-constexpr int kReceiveBytesMax = 16 << 20;
-
 // Whether the process that listens is in our mount namespace.
 bool SharesMounts(int connected) {
   ucred peer{};
@@ -59,19 +56,23 @@ absl::Status CheckSocket(const std::string& path, const std::string& flag, bool*
 
 }  // namespace
 
+absl::StatusOr<std::optional<absl::Duration>> TimeoutOf(const GlobalFlags& flags) {
+  if (flags.timeout.empty()) return std::nullopt;
+  absl::Duration timeout;
+  if (absl::ParseDuration(flags.timeout, &timeout) && timeout > absl::ZeroDuration()) return timeout;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--timeout \"", flags.timeout, "\" is no duration; write it as 500ms, 30s, 5m or 1h"));
+}
+
 absl::StatusOr<DaemonSocket> ConnectSocket(const GlobalFlags& flags, const std::string& path,
                                            const std::string& flag) {
   DaemonSocket socket;
-  if (!flags.timeout.empty()) {
-    socket.timeout.emplace();
-    if (!absl::ParseDuration(flags.timeout, &*socket.timeout) || *socket.timeout <= absl::ZeroDuration()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--timeout \"", flags.timeout, "\" is no duration; write it as 500ms, 30s, 5m or 1h"));
-    }
-  }
+  const absl::StatusOr<std::optional<absl::Duration>> timeout = TimeoutOf(flags);
+  if (!timeout.ok()) return timeout.status();
+  socket.timeout = *timeout;
   if (absl::Status status = CheckSocket(path, flag, &socket.same_mounts); !status.ok()) return status;
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kReceiveBytesMax);
+  arguments.SetMaxReceiveMessageSize(kAnswerBytesMax);
   // A proxy of the environment has no business with a local socket.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   socket.channel = grpc::CreateCustomChannel("unix:" + path, grpc::InsecureChannelCredentials(), arguments);

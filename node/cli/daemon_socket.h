@@ -24,6 +24,12 @@ struct DaemonSocket {
   bool same_mounts = false;
 };
 
+// Of one answer: a page of a thousand blobs, every mount of a busy node, or a recipe.
+inline constexpr int kAnswerBytesMax = 16 << 20;
+
+// What --timeout says; nothing if it is not given. Errors: InvalidArgument.
+absl::StatusOr<std::optional<absl::Duration>> TimeoutOf(const GlobalFlags& flags);
+
 // `flag` is the one that names the socket, "--socket", for messages. Errors: DaemonUnreachable (no socket, or
 // nobody listens), PermissionDenied (the socket may not be opened), InvalidArgument (the path, --timeout).
 absl::StatusOr<DaemonSocket> ConnectSocket(const GlobalFlags& flags, const std::string& path,

@@ -2,11 +2,13 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <utility>
 
 #include "node/cli/daemon_socket.h"
+#include "node/cli/remote_node.h"
 #include "sluice/v1/prefetch.grpc.pb.h"
 
 namespace sluice::cli {
@@ -23,9 +25,12 @@ std::string PrefetchSocket(const GlobalFlags& flags) {
 
 class PrefetchClient::Channel {
  public:
-  explicit Channel(const DaemonSocket& socket)
-      : timeout_(socket.timeout), stub_(v1::PrefetchService::NewStub(socket.channel)) {}
+  Channel(const DaemonSocket& socket, bool is_remote)
+      : timeout_(socket.timeout),
+        is_remote_(is_remote),
+        stub_(v1::PrefetchService::NewStub(socket.channel)) {}
 
+  bool is_remote() const { return is_remote_; }
   v1::PrefetchService::Stub& stub() { return *stub_; }
 
   void SetDeadline(grpc::ClientContext& context, absl::Duration by_default) const {
@@ -35,14 +40,16 @@ class PrefetchClient::Channel {
 
  private:
   const std::optional<absl::Duration> timeout_;
+  const bool is_remote_;
   const std::unique_ptr<v1::PrefetchService::Stub> stub_;
 };
 
 absl::StatusOr<PrefetchClient> PrefetchClient::Connect(const GlobalFlags& flags) {
   const absl::StatusOr<DaemonSocket> socket =
-      ConnectSocket(flags, PrefetchSocket(flags), "--prefetch-socket");
+      flags.remote.address.empty() ? ConnectSocket(flags, PrefetchSocket(flags), "--prefetch-socket")
+                                   : ConnectRemote(flags);
   if (!socket.ok()) return socket.status();
-  return PrefetchClient(std::make_unique<Channel>(*socket));
+  return PrefetchClient(std::make_unique<Channel>(*socket, !flags.remote.address.empty()));
 }
 
 PrefetchClient::PrefetchClient(std::unique_ptr<Channel> channel) : channel_(std::move(channel)) {}
@@ -67,17 +74,27 @@ absl::StatusOr<v1::HintStatus> PrefetchClient::Submit(const v1::Hint& hint) {
 
 absl::Status PrefetchClient::Watch(const std::vector<std::string>& ids, Interrupt& interrupt,
                                    const std::function<void(const v1::WatchHintsResponse&)>& on_progress) {
-  grpc::ClientContext context;
-  channel_->SetDeadline(context, absl::InfiniteDuration());
   v1::WatchHintsRequest request;
   request.mutable_ids()->Add(ids.begin(), ids.end());
-  auto stream = channel_->stub().WatchHints(&context, request);
-  interrupt.Call([&context] { context.TryCancel(); });
-  v1::WatchHintsResponse response;
-  while (stream->Read(&response)) on_progress(response);
-  const grpc::Status status = stream->Finish();
-  interrupt.Call(nullptr);
-  return FromGrpc(status);
+  while (true) {
+    grpc::ClientContext context;
+    channel_->SetDeadline(context, absl::InfiniteDuration());
+    auto stream = channel_->stub().WatchHints(&context, request);
+    interrupt.Call([&context] { context.TryCancel(); });
+    v1::WatchHintsResponse response;
+    bool any = false;
+    while (stream->Read(&response)) {
+      any = true;
+      for (const v1::HintStatus& hint : response.hints())
+        request.set_after_revision(std::max(request.after_revision(), hint.revision()));
+      on_progress(response);
+    }
+    const grpc::Status status = stream->Finish();
+    interrupt.Call(nullptr);
+    // A node ends connections of the network now and then, so that certificates are shown anew.
+    const bool goes_on = channel_->is_remote() && any && status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    if (!goes_on || interrupt.received()) return FromGrpc(status);
+  }
 }
 
 absl::StatusOr<std::vector<v1::HintStatus>> PrefetchClient::List() {

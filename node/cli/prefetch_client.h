@@ -19,7 +19,7 @@ namespace sluice::cli {
 // daemon may vanish in the middle: Unavailable.
 class PrefetchClient {
  public:
-  // Errors: those of ConnectSocket.
+  // Errors: those of ConnectSocket, and of ConnectRemote if the flags name a node.
   static absl::StatusOr<PrefetchClient> Connect(const GlobalFlags& flags);
 
   PrefetchClient(PrefetchClient&&) noexcept;

@@ -348,11 +348,28 @@ void AddIdsCommand(CLI::App& prefetch, Invocation& invocation, const char* name,
   });
 }
 
+void AddRemoteFlags(CLI::App& prefetch, RemoteNode& remote) {
+  CLI::Option* const node = prefetch.add_option(
+      "--node", remote.address, "Another host's node, as host:port of its api.prefetchListen, by TLS");
+  CLI::Option* const ca = prefetch.add_option("--ca", remote.ca, "PEM of the authority of its certificate");
+  CLI::Option* const certificate =
+      prefetch.add_option("--certificate", remote.certificate, "PEM of what is shown to it");
+  CLI::Option* const key = prefetch.add_option("--key", remote.key, "PEM of the key of that");
+  for (CLI::Option* const file : {ca, certificate, key}) {
+    node->needs(file);
+    file->needs(node);
+  }
+  prefetch.add_option("--peer-name", remote.peer_name, "The DNS name of its certificate (its tls.peerName)")
+      ->capture_default_str()
+      ->needs(node);
+}
+
 }  // namespace
 
 void AddPrefetchCommands(CLI::App& app, Invocation& invocation) {
   CLI::App* prefetch = app.add_subcommand("prefetch", "Bring images in before they are mounted");
   prefetch->require_subcommand(1);
+  AddRemoteFlags(*prefetch, invocation.flags.remote);
   CLI::App* submit = prefetch->add_subcommand(
       "submit", "Hint at an image and wait until it is there; shows progress on a terminal");
   auto flags = std::make_shared<SubmitFlags>();

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -313,6 +314,10 @@ const std::vector<Setting>& Settings() {
            "unix socket of the hints' API, mode 0660; empty is prefetch.sock in runtimeDir"),
       Text("api.prefetchGroup", &Config::api_prefetch_group,
            "group that may give hints, by name or number; empty is sluiced's own"),
+      Text("api.prefetchListen", &Config::api_prefetch_listen,
+           "host:port of the hints' API over TLS, for whom api.prefetchClient says; empty is off"),
+      Text("api.prefetchClient", &Config::api_prefetch_client,
+           "DNS name that the certificate of such a client must have, of tls.ca; no node's"),
       Text("cluster.listen", &Config::cluster_listen,
            "host:port where other nodes get what is here, or is fetched for them; empty is off"),
       List("cluster.members", &Config::cluster_members,
@@ -486,6 +491,26 @@ absl::Status CheckTls(const Config& config) {
   return absl::OkStatus();
 }
 
+absl::Status CheckPrefetchListen(const Config& config) {
+  if (config.api_prefetch_listen.empty()) return absl::OkStatus();
+  if (config.tls_ca.empty()) {
+    return absl::InvalidArgumentError(
+        "api.prefetchListen without tls.ca, tls.certificate and tls.key: who may hint over the network is "
+        "known "
+        "by his certificate alone; set them, or leave it out and use api.prefetchSocket");
+  }
+  if (!IsDnsName(config.api_prefetch_client)) {
+    return absl::InvalidArgumentError(absl::StrCat("api.prefetchClient: \"", config.api_prefetch_client,
+                                                   "\" is no DNS name, as sluice-hints"));
+  }
+  if (absl::EqualsIgnoreCase(config.api_prefetch_client, config.tls_peer_name)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("api.prefetchClient and tls.peerName are both ", config.tls_peer_name,
+                     ": who has that name is a node, and may get what nodes get; give clients another"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckNotifications(const Config& config) {
   if (config.notifications_listen.empty() == config.notifications_secret_file.empty())
     return absl::OkStatus();
@@ -528,6 +553,7 @@ absl::Status CheckTogether(const Config& config) {
         "or "
         "integrity.unsealed: origin");
   }
+  if (absl::Status status = CheckPrefetchListen(config); !status.ok()) return status;
   if (absl::Status status = CheckNotifications(config); !status.ok()) return status;
   if (!config.policy_verifier_dir.empty() && config.policy_verifier_dir[0] != '/') {
     return absl::InvalidArgumentError(

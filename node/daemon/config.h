@@ -27,6 +27,8 @@ struct Config {
   std::string api_socket;                            // "" is <runtimeDir>/api.sock
   std::string api_prefetch_socket;                   // "" is <runtimeDir>/prefetch.sock
   std::string api_prefetch_group;                    // name or number; "" is the daemon's own
+  std::string api_prefetch_listen;                   // host:port of the same over TLS; "" turns it off
+  std::string api_prefetch_client = "sluice-hints";  // the DNS name of a certificate that may hint
 
   std::string cluster_listen;                // host:port for other nodes; "" turns it off
   std::vector<std::string> cluster_members;  // host:port

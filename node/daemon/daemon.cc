@@ -397,6 +397,7 @@ void Daemon::Node::Stop() {
   if (exchange_) exchange_->Stop();
   if (holders_) holders_->Stop();
   if (hints_grpc_) hints_grpc_->Stop(kStopGrace);
+  if (hints_tls_grpc_) hints_tls_grpc_->Stop(kStopGrace);
   if (push_http_) push_http_->Stop();
   if (prefetcher_) prefetcher_->Stop();
   if (grpc_) grpc_->Stop(kStopGrace);

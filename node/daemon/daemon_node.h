@@ -169,6 +169,7 @@ class Daemon::Node {
   PeerWire WireOfPeers() const;
   LogIn LogInOfHints();
   absl::Status ServeHints();
+  absl::Status ServeHintsByTls();
   absl::Status ServeNotifications();
   void MakeLocality();
   absl::Status PinForHint(const BlobKey& key);
@@ -226,8 +227,8 @@ class Daemon::Node {
   std::unique_ptr<p2p::ProfileExchange> profile_exchange_;
   ImageCounters image_counters_;
   HintPrecision hint_precision_{image_counters_};
-  std::shared_ptr<ImagePolicy> policy_;  // null: every image may be had
   HintArrivals hint_arrivals_;
+  std::shared_ptr<ImagePolicy> policy_;  // null: every image may be had
   std::unique_ptr<ImageResolver> resolver_;
   std::unique_ptr<p2p::GatedSource> paced_origin_, last_resort_;  // null without members
   std::unique_ptr<p2p::DownloadBudget> download_;                 // the same
@@ -272,7 +273,7 @@ class Daemon::Node {
   std::unique_ptr<PushedImageHints> pushed_images_;
   std::unique_ptr<api::HttpServer> push_http_;
   std::unique_ptr<api::GrpcServer> grpc_;
-  std::unique_ptr<api::GrpcServer> hints_grpc_;
+  std::unique_ptr<api::GrpcServer> hints_grpc_, hints_tls_grpc_;  // the latter null if it is off
   std::atomic<bool> ready_{false};
 };
 

@@ -184,6 +184,7 @@ absl::Status Daemon::Node::Serve() {
   if (!status.ok()) return status;
   grpc_->SetHealth(api::GrpcServer::Health::kServing);
   hints_grpc_->SetHealth(api::GrpcServer::Health::kServing);
+  if (hints_tls_grpc_) hints_tls_grpc_->SetHealth(api::GrpcServer::Health::kServing);
   CheckFilesLater();
   NoticeMountsLater();
   ready_ = true;
@@ -254,8 +255,31 @@ absl::Status Daemon::Node::ServeHints() {
       options, OneService(std::make_unique<api::PrefetchService>(*prefetcher_, *locality_,
                                                                  api::PrefetchServiceLimits{})));
   const absl::Status status = hints_grpc_->Start();
-  if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat("api.prefetchSocket: ", std::string(status.message())));
+  if (!status.ok()) return InSetting("api.prefetchSocket", status);
+  return ServeHintsByTls();
+}
+
+absl::Status Daemon::Node::ServeHintsByTls() {
+  if (config_.api_prefetch_listen.empty()) return absl::OkStatus();
+  const absl::StatusOr<p2p::HostPort> address = p2p::HostPort::Parse(config_.api_prefetch_listen);
+  if (!address.ok()) return InSetting("api.prefetchListen", address.status());
+  api::GrpcServerOptions options;
+  options.tls =
+      api::GrpcTls{config_.api_prefetch_listen,
+                   config_.tls_certificate,
+                   config_.tls_key,
+                   [identity = identity_->current(), name = config_.api_prefetch_client](
+                       const std::string& chain) { return identity->Get()->RefusalOfClient(chain, name); },
+                   &telemetry_,
+                   Warn};
+  hints_tls_grpc_ = std::make_unique<api::GrpcServer>(
+      options, OneService(std::make_unique<api::PrefetchService>(*prefetcher_, *locality_,
+                                                                 api::PrefetchServiceLimits{})));
+  const absl::Status status = hints_tls_grpc_->Start();
+  if (!status.ok()) return InSetting("api.prefetchListen", status);
+  spdlog::info("hints are taken at port {} from who has a certificate for {}", hints_tls_grpc_->port(),
+               config_.api_prefetch_client);
+  return absl::OkStatus();
 }
 
 absl::Status Daemon::Node::ServeNotifications() {

@@ -14,6 +14,7 @@
 
 #include "node/daemon/config.h"
 #include "node/daemon/daemon.h"
+#include "node/daemon/grpc_log.h"
 #include "node/daemon/log.h"
 #include "node/daemon/service_manager.h"
 #include "node/daemon/task_limit.h"
@@ -106,6 +107,7 @@ int main(int argc, char** argv) {
 
   const sigset_t signals = BlockSignals();
   sluice::DaemonLog log(config->log_level, config->log_format);
+  const sluice::GrpcLog grpc_log;
   for (const std::string& name : sluice::UnknownVariables(sources.environment))
     spdlog::warn("the environment variable {} is none of sluiced's and does nothing; the README lists them",
                  name);

@@ -284,6 +284,23 @@ bool Identity::Accepts(SSL* connection, PeerSide side) const {
   return good;
 }
 
+std::string Identity::RefusalOfClient(const std::string& chain, const std::string& name) const {
+  const std::vector<Owned<X509>> shown = ReadCertificates(chain);
+  if (shown.empty()) return "it shows none";
+  STACK_OF(X509)* const between = sk_X509_new_null();
+  for (size_t i = 1; i < shown.size(); ++i) sk_X509_push(between, shown[i].get());
+  const Owned<X509_STORE_CTX> context(X509_STORE_CTX_new());
+  X509_STORE_CTX_init(context.get(), parts_->store.get(), shown.front().get(), between);
+  X509_STORE_CTX_set_default(context.get(), "ssl_client");
+  X509_STORE_CTX_set_verify_cb(context.get(), BearOldLists);
+  const bool good = X509_verify_cert(context.get()) == 1;
+  const int error = X509_STORE_CTX_get_error(context.get());
+  sk_X509_free(between);
+  ERR_clear_error();
+  if (!good) return X509_verify_cert_error_string(error);
+  return HasName(shown.front().get(), name) ? "" : absl::StrCat("it lacks the DNS name ", name);
+}
+
 Peer PeerOf(SSL* connection, const std::string& peer_name) {
   X509* const certificate = SSL_get0_peer_certificate(connection);
   if (certificate == nullptr) return {};

@@ -61,6 +61,11 @@ class Identity {
   // Whether the peer of a connection that stands would be let in now. REQUIRES: its handshake has ended well
   bool Accepts(ssl_st* connection, PeerSide side) const;
 
+  // Why a client is not let in that is no node: its certificate must be as a node's, but with the DNS name
+  // `name`. As a person would say it; empty if it is let in. `chain` is PEM, the client's own first, and the
+  // client has shown that it has the key.
+  std::string RefusalOfClient(const std::string& chain, const std::string& name) const;
+
  private:
   struct Parts;
   Identity(std::unique_ptr<Parts> parts, std::string peer_name, uint64_t number, std::string ca_text);

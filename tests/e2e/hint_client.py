@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """Speaks to PrefetchService with stubs made of the .proto files, as anybody else's client would.
 
-usage: hint_client.py PROTO_DIR SOCKET submit ID REFERENCE
-       hint_client.py PROTO_DIR SOCKET watch ID
-       hint_client.py PROTO_DIR SOCKET idle-watchers COUNT ID
+usage: hint_client.py PROTO_DIR NODE submit ID REFERENCE
+       hint_client.py PROTO_DIR NODE watch ID
+       hint_client.py PROTO_DIR NODE idle-watchers COUNT ID
+       hint_client.py PROTO_DIR NODE admin
+
+NODE is a socket, or HOST:PORT,CA,CERTIFICATE,KEY with three files in PEM for TLS.
 
 submit gives a hint for all of the image and follows it to its end; it prints "STATE PRESENT TOTAL" for each message.
 idle-watchers opens COUNT watches that it never reads from, prints "watching", and holds them until its input ends.
+admin asks for what is not served where hints are taken, and prints the code of the answer.
 """
 
 import os
+import pathlib
 import sys
 import tempfile
 
@@ -55,10 +60,31 @@ def idle_watchers(messages, stub, count, hint_id):
     return 0
 
 
+def admin(channel):
+    try:
+        channel.unary_unary("/sluice.v1.AdminService/GetStatus")(b"", timeout=10)
+    except grpc.RpcError as error:
+        print(error.code().value[0])
+        return 0
+    return 1
+
+
+def open_channel(node):
+    address, *files = node.split(",")
+    if not files:
+        return grpc.insecure_channel(f"unix:{address}")
+    ca, certificate, key = (pathlib.Path(name).read_bytes() for name in files)
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    # Nodes are known by the name that all of them have.
+    return grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", "sluice")])
+
+
 def main():
-    proto_dir, socket, command, *arguments = sys.argv[1:]
+    proto_dir, node, command, *arguments = sys.argv[1:]
     messages, services = load_stubs(proto_dir)
-    with grpc.insecure_channel(f"unix:{socket}") as channel:
+    with open_channel(node) as channel:
+        if command == "admin":
+            return admin(channel)
         stub = services.PrefetchServiceStub(channel)
         run = {"submit": submit, "watch": lambda m, s, hint_id: watch(m, s, hint_id), "idle-watchers": idle_watchers}
         return run[command](messages, stub, *arguments)

@@ -174,6 +174,17 @@ TEST_F(ConfigTest, HintsHaveASocketOfTheirOwn) {
               HasSubstr("api.prefetchSocket are both /run/x/api.sock"));
 }
 
+TEST_F(ConfigTest, HintsOverTheNetworkNeedTlsAndANameOfTheirOwn) {
+  const std::string tls = "tls: {ca: /a, certificate: /b, key: /c}\n";
+  EXPECT_TRUE(LoadText(tls + "api: {prefetchListen: \"0.0.0.0:7305\"}\n").ok());
+  EXPECT_THAT(ErrorOf("api: {prefetchListen: \"127.0.0.1:7305\"}\n"),
+              HasSubstr("api.prefetchListen without tls.ca"));
+  EXPECT_THAT(ErrorOf(tls + "api: {prefetchListen: \"0.0.0.0:7305\", prefetchClient: Sluice}\n"),
+              HasSubstr("api.prefetchClient and tls.peerName are both sluice"));
+  EXPECT_THAT(ErrorOf(tls + "api: {prefetchListen: \"0.0.0.0:7305\", prefetchClient: \"*\"}\n"),
+              HasSubstr("api.prefetchClient: \"*\" is no DNS name"));
+}
+
 TEST_F(ConfigTest, TlsNeedsAllOfItsFilesOrNone) {
   EXPECT_FALSE(LoadText("")->PeersAreProven());
   EXPECT_FALSE(LoadText("tls: {peerName: nodes.example}\n")->PeersAreProven());

@@ -21,6 +21,7 @@ import time
 import grpc
 
 import sluice_stubs
+from kubernetes_objects import images_of
 
 messages, services, _ = sluice_stubs.load()
 
@@ -74,12 +75,6 @@ class Localities:
             self.known[image] = (now, size, nodes)
 
 
-def images_of(pod):
-    spec = pod.get("spec") or {}
-    containers = (spec.get("initContainers") or []) + (spec.get("containers") or [])
-    return sorted({container["image"] for container in containers if container.get("image")})
-
-
 def node_names(arguments):
     names = arguments.get("nodenames")
     if names is not None:
@@ -112,7 +107,18 @@ def filter_nodes(localities, arguments, min_share):
     return result
 
 
-def make_handler(localities, min_share):
+def name_of(pod):
+    metadata = pod.get("metadata") or {}
+    return f'{metadata.get("namespace", "")}/{metadata.get("name", "")}'
+
+
+def summary(answer):
+    if isinstance(answer, list):
+        return "scores " + ", ".join(f'{node["host"]} {node["score"]}' for node in answer)
+    return "leaves " + ", ".join(node_names(answer))
+
+
+def make_handler(localities, min_share, verbose):
     verbs = {"/prioritize": lambda arguments: prioritize(localities, arguments),
              "/filter": lambda arguments: filter_nodes(localities, arguments, min_share)}
 
@@ -135,7 +141,11 @@ def make_handler(localities, min_share):
                 length = int(self.headers.get("Content-Length", ""))
                 if not 0 <= length <= BODY_BYTES_MAX:
                     return self.answer(413, {"error": f"a body has at most {BODY_BYTES_MAX} bytes"})
-                answer = verb(json.loads(self.rfile.read(length)))
+                # The scheduler writes Pod and NodeNames, older ones pod and nodenames; what it reads may be either.
+                arguments = {name.lower(): value for name, value in json.loads(self.rfile.read(length)).items()}
+                answer = verb(arguments)
+                if verbose:
+                    print(f'{self.path[1:]} {name_of(arguments.get("pod") or {})} {summary(answer)}', flush=True)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 return self.answer(400, {"error": f"no ExtenderArgs: {error!r}"})
             return self.answer(200, answer)
@@ -151,11 +161,13 @@ def main():
     parser.add_argument("--socket", required=True, help="a node's prefetch.sock")
     parser.add_argument("--listen", default="127.0.0.1:9466", help="host:port (127.0.0.1:9466)")
     parser.add_argument("--min-share", type=float, default=0.0, help="0 to 1; what /filter asks of a node (0)")
+    parser.add_argument("--verbose", action="store_true", help="say of each call which pod it was for, and the answer")
     flags = parser.parse_args()
     host, _, port = flags.listen.rpartition(":")
     with sluice_stubs.channel(flags.socket) as channel:
         localities = Localities(services.PrefetchServiceStub(channel))
-        server = http.server.ThreadingHTTPServer((host, int(port)), make_handler(localities, flags.min_share))
+        handler = make_handler(localities, flags.min_share, flags.verbose)
+        server = http.server.ThreadingHTTPServer((host, int(port)), handler)
         print(f"listening on {flags.listen}", flush=True)
         try:
             server.serve_forever()

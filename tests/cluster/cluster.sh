@@ -10,6 +10,8 @@ containerd_socket=$cluster/containerd.sock
 readonly pod_gateway=10.88.0.1
 # Where pods ask Kubernetes: nothing here leads them from a Service's address to where the server is otherwise.
 readonly api_address=10.96.0.1
+# Where the scheduler asks an extender, and goes on without if nobody answers.
+extender_address=127.0.0.1:$(free_port)
 api_address_added=no
 cluster_pids=()
 containerd_pid=
@@ -96,6 +98,28 @@ start_containerd() {
   wait_until ctr version >"$cluster/ctr.log" 2>&1 || fail "containerd does not start: $(tail -n 3 "$cluster/containerd.log")"
 }
 
+write_scheduler_config() {
+  local version=v1 addresses=
+  case $("$K8S_HOME/bin/kube-scheduler" --version) in
+    *' v1.2'[0-2].*)
+      version=v1beta1
+      # Its flags don't count beside a file.
+      printf -v addresses '%sBindAddress: "127.0.0.1:%s"\n' healthz "$(free_port)" metrics "$(free_port)"
+      ;;
+    *' v1.2'[34].*) version=v1beta2 ;;
+  esac
+  cat >"$cluster/scheduler.yaml" <<YAML
+apiVersion: kubescheduler.config.k8s.io/$version
+kind: KubeSchedulerConfiguration
+clientConnection: {kubeconfig: "$cluster/kubeconfig"}
+leaderElection: {leaderElect: false}
+extenders:
+  - {urlPrefix: "http://$extender_address", filterVerb: filter, prioritizeVerb: prioritize, weight: 5,
+     nodeCacheCapable: true, ignorable: true, httpTimeout: 3s}
+$addresses
+YAML
+}
+
 api_is_ready() { [[ $(kubectl get --raw /readyz 2>/dev/null) == ok ]]; }
 
 start_control_plane() {
@@ -130,8 +154,9 @@ YAML
   run_in_background kube-controller-manager "$K8S_HOME/bin/kube-controller-manager" --kubeconfig="$cluster/kubeconfig" \
     --bind-address=127.0.0.1 --secure-port=0 --port=0 --leader-elect=false \
     --service-account-private-key-file="$cluster/accounts.key" --root-ca-file="$cluster/certificates/apiserver.crt"
-  run_in_background kube-scheduler "$K8S_HOME/bin/kube-scheduler" --kubeconfig="$cluster/kubeconfig" \
-    --bind-address=127.0.0.1 --secure-port=0 --port=0 --leader-elect=false
+  write_scheduler_config
+  run_in_background kube-scheduler "$K8S_HOME/bin/kube-scheduler" --config="$cluster/scheduler.yaml" \
+    --bind-address=127.0.0.1 --secure-port=0 --port=0
 }
 
 node_is_ready_in_cluster() { kubectl get node localhost 2>/dev/null | grep -q ' Ready'; }

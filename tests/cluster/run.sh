@@ -48,11 +48,13 @@ source tests/e2e/lib.sh
 source tests/cluster/cluster.sh
 source tests/e2e/lib_images.sh
 source tests/cluster/host_keeper.sh
+source tests/cluster/examples.sh
 source tests/cluster/dry_run.sh
 
 readonly steps=(image_built cluster_up dry_run bad_values_refused install ready mounted_and_read host_tool service_names_pod
   metrics_scraped second_node_asks_first upgrade_keeps_pod deleted_under_waiting_reader unused_unmounted remounted_and_read
-  deleted_under_busy_readers helm_test pull_by_mirror second_pull_origin_zero upgrade_pod upgrade_version
+  deleted_under_busy_readers helm_test pull_by_mirror second_pull_origin_zero
+  hinted_before_any_pod hint_cancelled scheduled_by_extender upgrade_pod upgrade_version
   uninstall_refused uninstall reboot uninstall_forced)
 declare -A done_steps=()
 namespace=storage
@@ -91,6 +93,7 @@ end_all() {
   fi
   end_process "$prometheus_pid" KILL
   [[ -z $pods_registry_pid ]] || kill -CONT "$pods_registry_pid"
+  end_examples
   cluster_down
   end_process "$pods_registry_pid" KILL
   [[ $gateway_added == no ]] || ip address delete "$pod_gateway/32" dev lo
@@ -287,8 +290,9 @@ second_node_asks_first() {
   wait_until no_such_pod "$pod" || fail "the second node's pod stays"
 }
 
-# What switches the peers off leaves this step out.
-if in_namespace get endpoints sluice --output 'jsonpath={.subsets[*].ports[*].name}' | grep -qw peers; then
+# What switches the peers off leaves out what needs them.
+peers_are_on() { in_namespace get endpoints sluice --output 'jsonpath={.subsets[*].ports[*].name}' | grep -qw peers; }
+if peers_are_on; then
   note "a second node gets from the first what that has"
   second_node_asks_first
   passed second_node_asks_first
@@ -381,6 +385,18 @@ passed pull_by_mirror
 try_second_pull
 passed second_pull_origin_zero
 in_namespace delete pod plain >&2
+
+note "a Deployment's new image comes before any pod of it"
+try_hint_client
+passed hinted_before_any_pod
+try_cancelled_hint
+passed hint_cancelled
+if peers_are_on; then
+  note "the scheduler asks the extender, and takes the node that has the image"
+  try_extender
+  passed scheduled_by_extender
+fi
+end_examples
 
 note "an upgrade that ends the pod, under readers"
 upgrade_under_readers again 6 --set podAnnotations.again=yes

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The clients of api/examples against two nodes: the extender scores nodes by what they have, keeps nobody waiting, and
-# never leaves a pod without a node; the hint client follows hints over a restart, and pods that come and go.
+# never leaves a pod without a node; the hint client follows hints over a restart, and pods and workloads that come and go.
 source "$(dirname "$0")/lib.sh"
 source "$e2e_dir/lib_nodes.sh"
 
@@ -8,14 +8,14 @@ readonly nodes=2
 examples=$repository_root/api/examples
 # Debian's Python, which sees Debian's gRPC.
 python() { TMPDIR=$work /usr/bin/python3 -B "$@"; }
-for tree in app other; do
+for tree in app other nightly; do
   mkdir "$work/$tree"
   python3 "$e2e_dir/make_tree.py" "$work/$tree" --bytes 12000000 --files 20 --seed "${#tree}"
 done
 start_registry
 use_node 1
 write_config
-for tree in app other; do push_tree "$work/$tree" "$tree"; done
+for tree in app other nightly; do push_tree "$work/$tree" "$tree"; done
 for ((i = 1; i <= nodes; ++i)); do
   use_node "$i"
   start_node "$(cluster_config "$i" "$nodes" "name: node-$i" 'refresh: 500ms')"
@@ -40,7 +40,7 @@ note "the extender gives nodes scores by what they have of a pod's images"
 port=$(free_port)
 # Not by the function: its shell would be what is killed.
 TMPDIR=$work /usr/bin/python3 -B "$examples/scheduler_extender.py" --socket "$(socket 2)" --listen "127.0.0.1:$port" --min-share 0.9 \
-  >"$work/extender.log" 2>&1 & extender=$!
+  --verbose >"$work/extender.log" 2>&1 & extender=$!
 wait_until grep -q listening "$work/extender.log" || fail "the extender does not start: $(<"$work/extender.log")"
 arguments() {
   jq -n --arg first "$1" --arg second "${2-}" \
@@ -64,6 +64,16 @@ jq -n --arg image "$registry/app:1" '{pod: {spec: {containers: [{image: $image}]
   curl -fsS --data-binary @- "http://127.0.0.1:$port/filter" >"$work/extend.json"
 jq -e '.nodes.kind == "NodeList" and [.nodes.items[].metadata.name] == ["node-1"]' "$work/extend.json" >"$work/output" ||
   fail "$(<"$work/extend.json")"
+# As kube-scheduler writes it, with null for what it does not give.
+jq -n --arg image "$registry/app:1" '{Pod: {metadata: {namespace: "default", name: "web"}, spec: {containers: [{image: $image}]}},
+  Nodes: null, NodeNames: ["node-1", "node-2"]}' >"$work/arguments.json"
+for verb in filter prioritize; do
+  curl -fsS --data-binary "@$work/arguments.json" "http://127.0.0.1:$port/$verb" >"$work/extend-$verb.json"
+done
+jq -e '.nodenames == ["node-1"]' "$work/extend-filter.json" >"$work/output" || fail "$(<"$work/extend-filter.json")"
+jq -e '.[0].host == "node-1" and .[0].score == 10' "$work/extend-prioritize.json" >"$work/output" || fail "$(<"$work/extend-prioritize.json")"
+grep -q '^filter default/web leaves node-1$' "$work/extender.log" || fail "it does not say so: $(<"$work/extender.log")"
+grep -q '^prioritize default/web scores node-1 10, node-2 ' "$work/extender.log" || fail "it does not say so: $(<"$work/extender.log")"
 [[ $(curl -s -o "$work/extend.json" -w '%{http_code}' --data-binary '[]' "http://127.0.0.1:$port/filter") == 400 ]] ||
   fail "$(<"$work/extend.json")"
 
@@ -128,6 +138,93 @@ ended() { sluice --output json prefetch list | jq -e --arg image "$registry/miss
 wait_until ended || fail "$(sluice prefetch list; cat "$work/pods.log")"
 kill -CONT "$registry_pid"
 wait "$client" || fail "the client failed: $(<"$work/pods.log")"
+
+note "a workload's new image comes to the nodes that run the version before, ahead of any pod that has it"
+# deployment GENERATION IMAGE [REPLICAS], and pods of it: web_pod UID IMAGE NODE
+deployment() {
+  jq -n --argjson generation "$1" --arg image "$2" --argjson replicas "${3-1}" \
+    '{kind: "Deployment", metadata: {uid: "deployment", namespace: "default", name: "web", generation: $generation},
+      spec: {replicas: $replicas, template: {spec: {containers: [{image: $image}]}}}}'
+}
+web_pod() {
+  pod "$1" "$2" "$3" Running | jq '.metadata += {namespace: "default", labels: {"pod-template-hash": "6f7"},
+    ownerReferences: [{kind: "ReplicaSet", name: "web-6f7"}]}'
+}
+event() { jq -c --arg type "$1" '{type: $type, object: .}'; }
+mkfifo "$work/deployments"
+kill -STOP "$registry_pid"
+TMPDIR=$work /usr/bin/python3 -B "$examples/hint_client.py" --socket "$(socket 1)" --pods node-1,node-2 --give-up 100 \
+  --from "$work/pods" --from "$work/deployments" >"$work/pods.log" 2>&1 & client=$!
+exec {pods}>"$work/pods" {deployments}>"$work/deployments"
+# hinted N TAG STATES: the states of node N's hints at web:TAG; those that are not over are open.
+hinted() {
+  use_node "$1"
+  sluice --output json prefetch list | jq -e --arg image "$registry/web:$2" --arg states "$3" \
+    '[.hints[] | select(.reference == $image) | .state | if . == "queued" or . == "resolving" then "open" else . end]
+     | sort | join(" ") == $states' >"$work/output"
+}
+await_hinted() { wait_until hinted "$@" || fail "node $1, web:$2: $(sluice prefetch list; cat "$work/pods.log")"; }
+# heard TAG: all that was written to the deployments' pipe before.
+heard() {
+  pod "$1" "$registry/web:$1" node-2 Running >&"$deployments"
+  await_hinted 2 "$1" open
+}
+deployment 1 "$registry/web:1" | event ADDED >&"$deployments"
+web_pod old "$registry/web:1" node-2 | event ADDED >&"$pods"
+await_hinted 2 1 open
+deployment 2 "$registry/web:2" | event MODIFIED >&"$deployments"
+await_hinted 2 2 open
+priority_of_web_2() { jq -e --arg image "$registry/web:2" '.hints[] | select(.reference == $image) | .priority == 25' "$data_dir/hints.json" >"$work/output"; }
+wait_until priority_of_web_2 || fail "$(<"$data_dir/hints.json")"
+await_hinted 1 2 passed_on
+note "told again and late it is not given again, changed once more the former is cancelled, and given anew when it is back"
+deployment 2 "$registry/web:2" | event MODIFIED >&"$deployments"
+deployment 3 "$registry/web:3" | event MODIFIED >&"$deployments"
+deployment 2 "$registry/web:2" | event MODIFIED >&"$deployments"
+heard late-change
+hinted 2 3 open && hinted 2 2 cancelled || fail "what was told late counts: $(sluice prefetch list)"
+deployment 4 "$registry/web:1" | event MODIFIED >&"$deployments"
+await_hinted 2 3 cancelled
+deployment 5 "$registry/web:3" | event MODIFIED >&"$deployments"
+await_hinted 2 3 'cancelled open'
+deployment 6 "$registry/web:3" 0 | event MODIFIED >&"$deployments"
+await_hinted 2 3 'cancelled cancelled'
+deployment 7 "$registry/web:4" 1 | event MODIFIED >&"$deployments"
+await_hinted 2 4 open
+deployment 7 "$registry/web:4" 1 | event DELETED >&"$deployments"
+deployment 8 "$registry/web:6" 1 | event MODIFIED >&"$deployments"
+heard late-deletion
+hinted 2 4 cancelled && hinted 2 6 '' || fail "what was deleted comes back: $(sluice prefetch list)"
+note "a pod of the version before that is told after the change is as good"
+deployment 1 "$registry/web:5" | jq '.metadata += {uid: "another", name: "later"}' >&"$deployments"
+await_hinted 2 5 ''
+web_pod late "$registry/web:1" node-2 | jq '.metadata.ownerReferences[0].name = "later-6f7"' >&"$pods"
+await_hinted 2 5 open
+exec {pods}>&- {deployments}>&-
+kill -CONT "$registry_pid"
+wait "$client" || fail "the client failed: $(<"$work/pods.log")"
+
+note "a CronJob's next run is hinted at where its former one was, and that from a list"
+pod nightly "$registry/app:1" node-2 Succeeded | jq --arg image "$registry/nightly:1" \
+  '.metadata += {namespace: "default", ownerReferences: [{kind: "Job", name: "nightly-27000000"}]} |
+   {kind: "List", items: [., {kind: "CronJob", metadata: {uid: "cron", namespace: "default", name: "nightly"},
+     spec: {jobTemplate: {spec: {template: {spec: {containers: [{image: $image}]}}}}}}]}' >"$work/list"
+python "$examples/hint_client.py" --socket "$(socket 1)" --pods node-1,node-2 --from "$work/list" >"$work/pods.log" 2>&1 ||
+  fail "the client failed: $(<"$work/pods.log")"
+grep -q 'nightly:1 passed_on.*node-2 taken' "$work/pods.log" || fail "$(<"$work/pods.log")"
+app_blob=$(data_blob_of nightly)
+use_node 2
+wait_until whole || fail "node 2 has not brought it in: $(sluice prefetch list)"
+
+note "what is no object of Kubernetes is said and left out, and a stream that is damaged ends the client"
+{ echo '{"kind": "Deployment"}'; pod five "$registry/app:1" node-1 Pending; } >"$work/list"
+python "$examples/hint_client.py" --socket "$(socket 1)" --pods node-1 <"$work/list" >"$work/pods.log" 2>&1 || fail "$(<"$work/pods.log")"
+grep -q "^-: no object of Kubernetes: KeyError('metadata')" "$work/pods.log" || fail "$(<"$work/pods.log")"
+grep -q 'app:1 completed' "$work/pods.log" || fail "$(<"$work/pods.log")"
+pod six "$registry/app:1" node-1 Pending | head -n 4 >"$work/list"
+pod six "$registry/app:1" node-1 Pending >>"$work/list"
+expect_failure $exit_failed 'list: no JSON documents: ' python "$examples/hint_client.py" --socket "$(socket 1)" --pods node-1 \
+  --from "$work/list" --from "$work/pods"
 
 note "blobs without images"
 settings=$(manifest other | jq -r .config.digest)

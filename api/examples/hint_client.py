@@ -299,7 +299,7 @@ def hint_at_cluster(client, nodes, names, give_up_seconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--socket", required=True, help="the node's prefetch.sock")
+    sluice_stubs.add_node_flags(parser)
     parser.add_argument("--scheduler", default="example", help="who hints; each name has its own bound")
     parser.add_argument("--ttl", type=int, default=3600, help="seconds after which a hint is given up (3600)")
     parser.add_argument("--give-up", type=float, default=600, help="seconds that this program waits (600)")
@@ -319,7 +319,7 @@ def main():
         parser.error("--pods says itself which nodes its hints are for")
     if flags.sources and not flags.pods:
         parser.error("--from is what --pods reads")
-    with sluice_stubs.channel(flags.socket) as channel:
+    with sluice_stubs.channel(flags) as channel:
         client = HintClient(services.PrefetchServiceStub(channel), flags.scheduler, flags.ttl, flags.pin)
         if flags.pods:
             return hint_at_cluster(client, flags.pods.split(","), flags.sources or ["-"], flags.give_up)

@@ -158,13 +158,13 @@ def make_handler(localities, min_share, verbose):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--socket", required=True, help="a node's prefetch.sock")
+    sluice_stubs.add_node_flags(parser)
     parser.add_argument("--listen", default="127.0.0.1:9466", help="host:port (127.0.0.1:9466)")
     parser.add_argument("--min-share", type=float, default=0.0, help="0 to 1; what /filter asks of a node (0)")
     parser.add_argument("--verbose", action="store_true", help="say of each call which pod it was for, and the answer")
     flags = parser.parse_args()
     host, _, port = flags.listen.rpartition(":")
-    with sluice_stubs.channel(flags.socket) as channel:
+    with sluice_stubs.channel(flags) as channel:
         localities = Localities(services.PrefetchServiceStub(channel))
         handler = make_handler(localities, flags.min_share, flags.verbose)
         server = http.server.ThreadingHTTPServer((host, int(port)), handler)

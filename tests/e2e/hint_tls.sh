@@ -55,6 +55,12 @@ remote scheduler submit "$registry/app:1" --id by-tool >"$work/tool.json" || fai
 expect_failure $exit_unreachable 'cannot reach 127.0.0.1.*certificate' remote node-1 list
 expect_failure $exit_usage 'requires' sluice prefetch --node "127.0.0.1:$port" list
 
+note "so does the example client"
+/usr/bin/python3 -B "$repository_root/api/examples/hint_client.py" --node "127.0.0.1:$port" --ca "$tls_dir/first.crt" \
+  --certificate "$tls_dir/scheduler.crt" --key "$tls_dir/scheduler.key" "$registry/app:1" >"$work/example.log" 2>&1 ||
+  fail "$(<"$work/example.log")"
+grep -q 'app:1 completed' "$work/example.log" || fail "$(<"$work/example.log")"
+
 note "nothing else is served there"
 [[ $(client scheduler admin) == 12 ]] || fail "who may hint may do more: $(client scheduler admin 2>&1)"
 

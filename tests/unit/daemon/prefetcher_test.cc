@@ -1229,10 +1229,14 @@ TEST_F(PrefetcherTest, AHintTellsWhereItsBytesCameFromAndWhatWasRead) {
   EXPECT_EQ(come(SourceKind::kPeer), 2 * kChunk);
   EXPECT_EQ(Of("h").used_bytes + Of("h").unread_bytes, 0u) << "no start was watched";
 
-  // What comes later is not the hint's; what becomes of what it has brought is.
+  // What comes when a hint is over is not its.
+  Submit("ended", "other", {{NameOf(1), {30 * kChunk, 10}}});
+  Settle();
+  Cancel("ended");
   cache_.Offer(blob, ChunkIndex(30), Buffer(kChunk), Evidence::kUnverified, SourceKind::kPeer, [](auto) {});
   Settle();
-  EXPECT_EQ(come(SourceKind::kPeer), 2 * kChunk);
+  EXPECT_EQ(Of("ended").come_bytes[static_cast<size_t>(SourceKind::kPeer)], 0u);
+
   const uint64_t revision = Of("h").revision;
   ImageProfile read;
   ProfileSpan& span = read.spans.emplace_back();

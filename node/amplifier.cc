@@ -104,7 +104,7 @@ class Amplifier::Streams final : public WorkSource {
       Used(index, kForUse);
     Stream& stream = Continue(demanded, now);
     if (stream.is_lone()) return std::exchange(stream.is_new, false) && AskForExtras(stream, per_trip);
-    Widen(stream);
+    Widen(stream, per_trip);
     return stream.asked < stream.wanted && ChunksAffordable() > 0;
   }
 
@@ -272,9 +272,9 @@ class Amplifier::Streams final : public WorkSource {
     stream.last = demanded;
   }
 
-  void Widen(Stream& stream) {
-    // One that can't grow any more is asked for in long runs.
-    if (stream.wanted > (stream.window < window_max_ ? stream.window / 2 : stream.window / 8 * 3)) return;
+  void Widen(Stream& stream, absl::FunctionRef<uint32_t()> per_trip) {
+    if (stream.wanted > stream.window / 2) return;
+    if (stream.window >= window_max_ && stream.wanted > LeftForNext(stream.window, per_trip)) return;
     uint32_t window = is_adaptive_ ? std::clamp(stream.window * 2, 1u, window_max_) : window_max_;
     // Wider than can be paid for, it would only be found too wide later.
     if (is_adaptive_) window = std::min(window, stream.asked + ChunksAffordable());
@@ -282,6 +282,15 @@ class Amplifier::Streams final : public WorkSource {
     const uint32_t in_blob = stream.InBlob(geometry_.chunk_count());
     stream.wanted = std::min(std::max(stream.wanted, window), in_blob);
     stream.asked = std::min(stream.asked, stream.wanted);
+  }
+
+  // One that can't grow any more is asked for in long runs, the next when so much of the last is still to
+  // come. Where that is more than its source needs to answer, the two share the way meanwhile, and each has
+  // learnt to send half as fast when it is alone again.
+  static uint32_t LeftForNext(uint32_t window, absl::FunctionRef<uint32_t()> per_trip) {
+    const uint32_t most = window / 8 * 3, least = window / 8;
+    const uint32_t trip = per_trip();
+    return trip == 0 ? most : std::clamp(2 * trip + 2, least, std::max(least, most));
   }
 
   template <typename Visit>

@@ -19,7 +19,8 @@ enum class ReadaheadMode { kOff, kFixed, kAdaptive };
 
 // Recognises streams of demands within a blob and fetches ahead of them: forward and backward ones from the
 // second demand in a row, strided ones from the third at equal distances. A stream's window is one chunk
-// first, doubles whenever half of it has been read, and has a limit; at that, more is asked for in long runs.
+// first, doubles whenever half of it has been read, and has a limit; at that, more is asked for in long runs,
+// each about two round trips before the end of the last.
 //
 // Adaptive, each blob has a credit of chunks: one is spent for each chunk asked for, and given back with
 // something on top when that chunk is read. What is never read stays spent, so windows shrink to nothing

@@ -331,6 +331,33 @@ TEST(AmplifierTest, AStreamThatIsQuickerThanItsSourceIsAskedForInLongRuns) {
   EXPECT_LE(short_ones, 1u) << "the last may be";
 }
 
+// How much of what was asked for a long stream has not come yet when the next is asked for, at most.
+uint32_t LeftWhenTheNextIsAskedFor(uint32_t per_trip) {
+  Telemetry telemetry;
+  Amplifier amplifier({ReadaheadMode::kAdaptive, 32 * kChunkSizeDefault}, telemetry);
+  const auto blob = BlobOf(1024);
+  uint32_t asked_end = 0, left_most = 0;
+  for (uint32_t i = 0; i < 1000; ++i) {
+    const auto work = amplifier.Advance(blob, {ChunkIndex(i), 1}, Instant(), [&] { return per_trip; });
+    while (work) {
+      const std::optional<ChunkSpan> ahead = work->Next(32, Instant());
+      if (!ahead) break;
+      if (i > 100) left_most = std::max(left_most, asked_end - (i + 1));
+      asked_end = ahead->end().value();
+    }
+    blob->presence().Set(ChunkIndex(i));
+  }
+  EXPECT_GE(asked_end, 1000u);
+  return left_most;
+}
+
+TEST(AmplifierTest, TheNextOfALongStreamIsAskedForAboutTwoRoundTripsAhead) {
+  EXPECT_EQ(LeftWhenTheNextIsAskedFor(1), 4u);
+  EXPECT_EQ(LeftWhenTheNextIsAskedFor(3), 8u);
+  EXPECT_EQ(LeftWhenTheNextIsAskedFor(40), 12u) << "there is a bound";
+  EXPECT_EQ(LeftWhenTheNextIsAskedFor(0), 12u) << "where it is not known, rather too early";
+}
+
 TEST(AmplifierTest, InterleavedLongStreamsOfABlobAreEachReadAhead) {
   Program program(ReadaheadMode::kAdaptive, 4096);
   for (uint32_t i = 0; i < 512; ++i) {

@@ -132,12 +132,16 @@ Spreader::Answer Spreader::Ask(const Request& request) {
 }
 
 bool Spreader::HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now) {
-  std::erase_if(chunk.sending, [&](RequestId id) { return held_.at(id).since + StuckAfter() <= now; });
+  const auto is_stuck = [&](RequestId id) { return held_.at(id).since + StuckAfter() <= now; };
+  std::erase_if(chunk.sending, is_stuck);
   if (chunk.sending.size() >= FanoutOf(chunk, fetch_class)) return false;
-  if (fetch_class == FetchClass::kDemand || fills_ < limits_.fills_max) return true;
+  if (fetch_class == FetchClass::kDemand) return true;
+  std::erase_if(sending_fills_, is_stuck);
+  if (sending_fills_.size() < limits_.fills_max) return true;
   return !is_help &&
-         std::none_of(chunk.receivers.begin(), chunk.receivers.end(),
-                      [](const Receiver& receiver) { return receiver.state == Receiver::State::kHas; });
+         std::none_of(chunk.receivers.begin(), chunk.receivers.end(), [](const Receiver& receiver) {
+           return receiver.state == Receiver::State::kHas && receiver.failed.empty();
+         });
 }
 
 // A home that sent every copy itself would send far more than others where it is home of more: of a fill it
@@ -225,16 +229,14 @@ bool Spreader::MayWait(const Chunk& chunk, FetchClass fetch_class) const {
 Spreader::Answer Spreader::Hold(Verdict verdict, const Request& request, Instant now) {
   const RequestId id = next_id_++;
   held_.emplace(id, Held{request.chunk, request.asker, request.fetch_class, request.tried,
-                         verdict == Verdict::kWait, now, false});
+                         verdict == Verdict::kWait, now});
   ++chunks_.at(request.chunk).held;
   return {.id = id, .verdict = verdict};
 }
 
 void Spreader::BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now) {
   chunk.sending.push_back(id);
-  Held& held = held_.at(id);
-  held.counts = held.fetch_class != FetchClass::kDemand;
-  if (held.counts) ++fills_;
+  if (held_.at(id).fetch_class != FetchClass::kDemand) sending_fills_.push_back(id);
   SetReceiver(chunk, asker, Receiver::State::kReceiving, now);
 }
 
@@ -361,7 +363,7 @@ void Spreader::Ended(RequestId id, Outcome outcome) {
   held_.erase(found);
   Chunk& chunk = chunks_.at(held.chunk);
   --chunk.held;
-  if (held.counts) --fills_;
+  std::erase(sending_fills_, id);
   if (held.waits) {
     waiting_ -= std::erase(chunk.waiting, id);
     return;

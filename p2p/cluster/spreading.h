@@ -22,8 +22,8 @@ namespace sluice::p2p {
 
 struct SpreadingLimits {
   uint32_t fanout = 2;  // transfers of one chunk at once
-  // Transfers to fills at once, of all chunks; first copies are sent beside them. The more there are the
-  // longer each takes, and one that takes long keeps its place.
+  // Transfers to fills at once, of all chunks; first copies are sent beside them, and those that are stuck.
+  // The more there are the longer each takes.
   uint32_t fills_max = 16;
   uint32_t waiting_max = 256;  // for chunks that are still to come; a quarter is kept for demand
   uint32_t of_chunk_max = 64;  // of those for one chunk; a quarter is kept for demand
@@ -48,7 +48,7 @@ struct SpreadingLimits {
 // line is no longer than kLineMax, for each one in it adds its delay. Whoever asks for a chunk lacks it. A
 // helper that an asker has tried is not named to it again, and one that two askers have tried in vain since
 // it got the chunk to nobody. A transfer that takes much longer than others did of late keeps nobody else
-// from the chunk.
+// from the chunk, nor fills from others.
 //
 // Thread-safe; pure but for its lock: the clock is handed in.
 class Spreader {
@@ -147,7 +147,6 @@ class Spreader {
     std::vector<std::string> tried;
     bool waits = false;
     Instant since;
-    bool counts = false;  // among the fills that are sent
   };
   // Of a request, what it is answered by.
   struct Asker {
@@ -197,7 +196,7 @@ class Spreader {
   absl::flat_hash_map<RequestId, Held> held_;
   RequestId next_id_ = 1;
   size_t waiting_ = 0;
-  uint32_t fills_ = 0;  // that are sent
+  std::vector<RequestId> sending_fills_;  // of all chunks, without those that are stuck
   // Of late.
   Duration transfer_time_ = std::chrono::milliseconds(20);
   Duration first_byte_time_ = std::chrono::milliseconds(100);

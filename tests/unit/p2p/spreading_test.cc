@@ -463,6 +463,40 @@ TEST_F(SpreadingTest, WhoTakesNothingInKeepsNobodyElseFromTheChunk) {
   EXPECT_EQ(Ask("g").verdict, Verdict::kRefuse);
 }
 
+TEST_F(SpreadingTest, FillsThatTakeNothingInKeepNoOtherFillFromItsChunk) {
+  const auto ask = [this](const std::string& asker, uint32_t chunk) {
+    Spreader::Request request = Request(asker, FetchClass::kBackfill, {}, chunk);
+    request.is_help = true;
+    return spreader_->Ask(request);
+  };
+  std::vector<Spreader::RequestId> stuck;
+  for (uint32_t chunk = 0; chunk < SpreadingLimits().fills_max; ++chunk) {
+    const Spreader::Answer answer = ask("stranger", chunk);
+    ASSERT_EQ(answer.verdict, Verdict::kSend);
+    stuck.push_back(answer.id);
+  }
+  EXPECT_EQ(ask("a", 100).verdict, Verdict::kRefuse);
+  clock_.now += Spreader::kStuckMin;
+  const Spreader::Answer answer = ask("a", 100);
+  EXPECT_EQ(answer.verdict, Verdict::kSend);
+  // They give back at last what they have no more.
+  for (const Spreader::RequestId id : stuck) spreader_->Ended(id, Outcome::kNotTaken);
+  spreader_->Ended(answer.id, Outcome::kTaken);
+  EXPECT_EQ(spreader_->request_count(), 0u);
+  for (uint32_t chunk = 0; chunk < SpreadingLimits().fills_max; ++chunk)
+    EXPECT_EQ(ask("b", 200 + chunk).verdict, Verdict::kSend);
+  EXPECT_EQ(ask("b", 300).verdict, Verdict::kRefuse) << "the bound is what it was";
+}
+
+TEST_F(SpreadingTest, AFillIsNotKeptFromAChunkByWhoHasItAndDoesNotGiveIt) {
+  for (uint32_t chunk = 1; chunk <= SpreadingLimits().fills_max; ++chunk)
+    ASSERT_EQ(spreader_->Ask(Request("stranger", FetchClass::kBackfill, {}, chunk)).verdict, Verdict::kSend);
+  Give("a");
+  EXPECT_EQ(spreader_->Ask(Request("b", FetchClass::kBackfill)).verdict, Verdict::kRefuse);
+  EXPECT_EQ(spreader_->Ask(Request("b", FetchClass::kBackfill, {"a"})).verdict, Verdict::kSend)
+      << "it has evicted it meanwhile";
+}
+
 TEST_F(SpreadingTest, WhatWasNotAskedForForAWhileIsForgottenAndNoMoreIsRememberedThanTheBound) {
   Restart({.chunks_max = 100});
   for (uint32_t chunk = 0; chunk < 1000; ++chunk) {

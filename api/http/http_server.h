@@ -137,7 +137,8 @@ struct HttpLimits {
   Duration idle_yields_after{};
   uint64_t file_bytes_per_s = 0;                         // of all files that are sent; 0: no bound
   Duration handshake_timeout = std::chrono::seconds(5);  // of TLS
-  // To send a request, to take in an answer, or the next part of one from a file.
+  // To send a request, to take in an answer, or the next part of one from a file; of that 256 KiB in twice
+  // the time.
   Duration idle_timeout = std::chrono::seconds(30);
   Duration handler_timeout = std::chrono::seconds(60);  // for a handler to answer; beyond: 503
 };

@@ -29,6 +29,8 @@ using boost::system::error_code;
 
 // How soon it is looked again whether a client has taken in what was sent: after half of the time that the
 // rest will need at the rate so far.
+// A client must take so much in twice the idle timeout, of the time that it is waited for.
+constexpr uint64_t kPatientBytes = 256 << 10;
 constexpr Duration kDrainPollMin = std::chrono::milliseconds(1);
 constexpr Duration kDrainPollMax = std::chrono::milliseconds(8);
 
@@ -488,8 +490,8 @@ void HttpSession::SendFileByTls(uint64_t slice, After after) {
   slice_.resize(static_cast<size_t>(read));
   connection_.tcp().expires_after(limits_.idle_timeout);
   asio::async_write(connection_, asio::buffer(slice_),
-                    [self = shared_from_this(), after](const error_code& error, size_t) {
-                      self->OnSliceSent(error, after);
+                    [self = shared_from_this(), after, began = Now()](const error_code& error, size_t) {
+                      if (self->NoteWaited(began)) self->OnSliceSent(error, after);
                     });
 }
 
@@ -501,8 +503,23 @@ void HttpSession::OnSliceSent(const error_code& error, After after) {
   OnFileSent(after);
 }
 
+// Whether the client is sent more. One that takes a few bytes now and then would hold its place, and what it
+// is sent, for days; time in which others were sent is not its fault.
+bool HttpSession::NoteWaited(Instant began) {
+  if (!file_) return false;
+  file_->waited += Now() - began;
+  if (file_->waited <= 2 * limits_.idle_timeout) return true;
+  file_.reset();
+  return false;
+}
+
 void HttpSession::NoteSent(uint64_t bytes) {
   server_.send_order().Sent(*file_->turn, bytes, Now());
+  file_->taken += bytes;
+  if (file_->taken >= kPatientBytes) {
+    file_->taken = 0;
+    file_->waited = {};
+  }
   FileSpan& span = file_->span;
   span.offset += bytes;
   span.length -= bytes;
@@ -565,12 +582,12 @@ void HttpSession::SendFileWhenWritable(After after) {
     if (error || !self || self->handler_timer_.expiry() > std::chrono::steady_clock::now()) return;
     self->connection_.tcp().socket().cancel();
   });
-  connection_.tcp().socket().async_wait(tcp::socket::wait_write,
-                                        [self = shared_from_this(), after](const error_code& error) {
-                                          self->handler_timer_.cancel();
-                                          if (error) return self->file_.reset();
-                                          self->SendFile(after);
-                                        });
+  connection_.tcp().socket().async_wait(
+      tcp::socket::wait_write, [self = shared_from_this(), after, began = Now()](const error_code& error) {
+        self->handler_timer_.cancel();
+        if (error) return self->file_.reset();
+        if (self->NoteWaited(began)) self->SendFile(after);
+      });
 }
 
 void HttpSession::OnAnswered(After after) {

@@ -75,6 +75,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   struct Outgoing {
     FileSpan span;
     std::unique_ptr<SendOrder::Turn> turn;
+    // How long the client was waited for, and what it took, since it had taken kPatientBytes last.
+    Duration waited{};
+    uint64_t taken = 0;
   };
   static std::string TextOf(const InterimAnswer& interim);
 
@@ -107,6 +110,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void SendFileWhenWritable(After after);
   void SendFileByTls(uint64_t slice, After after);
   void OnSliceSent(const boost::system::error_code& error, After after);
+  bool NoteWaited(Instant began);
   void NoteSent(uint64_t bytes);
   void OnFileSent(After after);
   void AwaitTaken();

@@ -701,6 +701,47 @@ TEST_F(HttpFileTest, AClientThatStopsReadingIsDroppedAndTheFileReleased) {
   EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
 }
 
+// Each time it takes enough for the server to go on, long before that would lose patience with it.
+TEST_F(HttpFileTest, AClientThatTakesALittleNowAndThenIsDroppedToo) {
+  constexpr size_t kSize = 8 << 20;
+  constexpr auto kIdle = std::chrono::milliseconds(1000);
+  Start(Files(kSize), {.idle_timeout = kIdle});
+  RawClient client(server_->port(), 8 << 10);
+  client.Send(Request("GET", absl::StrCat("/file?0-", kSize), "X-Fill: 1\r\n"));
+  client.ReadThrough("\r\n\r\n");
+  const auto began = std::chrono::steady_clock::now();
+  size_t taken = 0;
+  while (!held_.expired() && taken < kSize) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(25));
+    const std::string part = client.ReadBytes(2 << 10);
+    if (part.empty()) break;
+    taken += part.size();
+  }
+  EXPECT_GT(std::chrono::steady_clock::now() - began, kIdle + kIdle / 2) << "it was idle: this tells nothing";
+  EXPECT_LT(taken, kSize / 4);
+  AwaitRelease();
+}
+
+TEST_F(HttpFileTest, AClientThatIsSlowAndGoesOnGetsAll) {
+  constexpr size_t kSize = 4 << 20;
+  constexpr auto kIdle = std::chrono::milliseconds(300);
+  Start(Files(kSize), {.idle_timeout = kIdle});
+  RawClient client(server_->port(), 8 << 10);
+  client.Send(Request("GET", absl::StrCat("/file?0-", kSize), "X-Fill: 1\r\n"));
+  client.ReadThrough("\r\n\r\n");
+  const auto began = std::chrono::steady_clock::now();
+  size_t taken = 0;
+  while (taken < kSize) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const std::string part = client.ReadBytes(64 << 10);
+    if (part.empty()) break;
+    taken += part.size();
+  }
+  EXPECT_EQ(taken, kSize);
+  EXPECT_GT(std::chrono::steady_clock::now() - began, 3 * kIdle) << "it was quick: this tells nothing";
+  AwaitRelease();
+}
+
 TEST_F(HttpFileTest, AClientThatGoesAwayReleasesTheFile) {
   constexpr size_t kSize = 64 << 20;
   Start(Files(kSize));

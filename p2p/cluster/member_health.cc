@@ -136,11 +136,15 @@ MemberHealth::Banned MemberHealth::Ban(const Member& member, Instant now, size_t
                                        std::string_view what) {
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member.name);
+  if (now >= entry.blamed + kBanTime) entry.unbanned_in_row = 0;
   NoteBlame(entry, now, what);
   const std::string address = member.address.ToString();
   const bool is_banned = bans_.IsBanned(address, now);
   if (!bans_.Ban(address, now, member_count)) {
-    FailedLocked(member.name, now, "it sent wrong bytes");
+    // What was under way together is wrong together.
+    if (entry.skipped_until > now) return Banned::kNot;
+    const Duration length = std::min(kSkipMax, kSkipFirst * (1 << std::min(entry.unbanned_in_row++, 6u)));
+    Skip(entry, member.name, now, length, "it sent wrong bytes");
     return Banned::kNot;
   }
   entry.banned_address = address;

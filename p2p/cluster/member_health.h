@@ -79,7 +79,8 @@ class MemberHealth {
   // `what` it sent that was wrong.
   void SentWrong(const std::string& member, Instant now, std::string_view what = {});
   // It is to blame for `what`: it is not asked at that address for kBanTime from now on, whatever its name.
-  // Where no more may be banned it is skipped as one that failed (kNot).
+  // Where no more may be banned it is skipped (kNot): for kSkipFirst, twice as long each time within
+  // kBanTime, whatever else it has answered between.
   enum class Banned { kNewly, kAgain, kNot };
   Banned Ban(const Member& member, Instant now, size_t member_count, std::string_view what);
   // What it passed on as it came broke off, as it had said that it may: its own source may have ended. That
@@ -111,6 +112,7 @@ class MemberHealth {
     uint32_t failures_in_row = 0;
     uint32_t broken_off_in_row = 0;
     uint32_t outrun_in_row = 0;
+    uint32_t unbanned_in_row = 0;  // times that it was to blame and could not be banned
     Instant skipped_until{};
     bool awaits_probe = false;
     std::string skip_reason;

@@ -34,6 +34,25 @@ TEST_F(MemberHealthTest, WhoIsBannedIsNotUsableAndShownWithItsBlame) {
   EXPECT_EQ(health_.RecordOf("b", now_).blame, "chunk 3");
 }
 
+TEST_F(MemberHealthTest, WhoCantBeBannedIsSkippedForLongerEachTime) {
+  const Member a{{"10.0.0.1", 7301}, "a", 0, false, {}}, b{{"10.0.0.2", 7301}, "b", 0, false, {}};
+  EXPECT_EQ(health_.Ban(a, now_, 4, "chunk 1"), MemberHealth::Banned::kNewly);
+  Duration skip = MemberHealth::kSkipFirst;
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_EQ(health_.Ban(b, now_, 4, "chunk 2"), MemberHealth::Banned::kNot);
+    EXPECT_EQ(health_.Ban(b, now_, 4, "chunk 3"), MemberHealth::Banned::kNot) << "of the same moment";
+    EXPECT_FALSE(health_.Usable(b, now_ + skip - 1ns));
+    EXPECT_TRUE(health_.Usable(b, now_ + skip));
+    now_ += skip;
+    health_.Succeeded("b");  // it has answered; that the bytes are wrong is found later
+    skip = std::min<Duration>(2 * skip, MemberHealth::kSkipMax);
+  }
+  now_ += kBanTime;
+  EXPECT_EQ(health_.Ban(a, now_, 4, "chunk 1"), MemberHealth::Banned::kNewly);
+  EXPECT_EQ(health_.Ban(b, now_, 4, "chunk 4"), MemberHealth::Banned::kNot);
+  EXPECT_TRUE(health_.Usable(b, now_ + MemberHealth::kSkipFirst)) << "that was long ago";
+}
+
 TEST_F(MemberHealthTest, WhoIsNotKnownIsUsable) {
   EXPECT_TRUE(health_.Usable("a", now_));
   EXPECT_EQ(health_.NameOf(SenderId{1}), "");

@@ -29,7 +29,7 @@ class Member(BaseHTTPRequestHandler):
         self.send_header("Content-Range", f"bytes {first}-{last}/{SIZES[digest]}")
         self.send_header("Content-Length", str(last - first + 1))
         self.end_headers()
-        print("wrong", digest, first, last, flush=True)
+        print(f"wrong {digest} {first} {last}\n", end="", flush=True)
         self.wfile.write(b"\xa5" * (last - first + 1))
 
     def log_message(self, *arguments):

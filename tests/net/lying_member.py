@@ -47,7 +47,7 @@ class Member(BaseHTTPRequestHandler):
 
     def answer_chunk(self, first, last, claim):
         told = way()
-        print(self.client_address[0], told, first, flush=True)
+        print(f"{self.client_address[0]} {told} {first}\n", end="", flush=True)
         length = last - first + 1
         size = int(claim["size"]) + (4096 if told == "length" else 0)
         headers = {"Content-Range": f"bytes {first}-{last}/{size}", "Content-Length": str(length)}

@@ -102,7 +102,9 @@ class Gate(http.server.BaseHTTPRequestHandler):
             registry.close()
 
     def say(self, status, size):
-        print(f'{self.client_address[0]} - - "{self.command} {self.path} HTTP/1.1" {status} {size} ""', flush=True)
+        line = f'{self.client_address[0]} - - "{self.command} {self.path} HTTP/1.1" {status} {size} ""\n'
+        # At once, with its end: others write beside.
+        print(line, end="", flush=True)
 
     def log_message(self, *_):
         pass

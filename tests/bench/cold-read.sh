@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154  # run.sh and its lib.sh set the rest
-# Sequential cold read of a file through the mount beside curl of the same plain bytes to a file. Arguments: the cases;
-# default: both.
+# Sequential cold read of a file through the mount beside curl of the same plain bytes to a file, and beside a program that
+# hashes them as well. Arguments: the cases; default: both.
 #   plain         256 MiB that can't be compressed, from a registry on loopback; also the CPU time that the cold read
 #                 took, over all processes that have a hand in it
 #   compressible  128 MiB of a Debian root file system, from a registry behind 100 Mbit/s and 10 ms
@@ -29,11 +29,20 @@ curl_to_file() {
   curled=$(seconds_of curl -fsS -o "$work/download" "http://$registry/v2/plain/blobs/$blob")
 }
 
+# What curl does, and the hash without which nobody knows what he has.
+get_and_hash() {
+  rm -f "$work/download"
+  drop_page_cache
+  hashed=$(/usr/bin/python3 -B tests/bench/get_blob.py "http://$registry/v2/plain/blobs/$blob" "$work/download" "$blob") ||
+    fail "the blob is not what was pushed"
+}
+others() { in_turns "$pair" curl_to_file get_and_hash; }
+
 per_gib() { awk -v bytes="$file_bytes" '{ print $1 * (1024 ^ 3) / bytes }'; }
 
 # measure_case CASE: of the file $work/tree/file.
 measure_case() {
-  local case=$1 pair blob ours curled node_cpu reader_cpu registry_cpu
+  local case=$1 pair blob ours curled hashed node_cpu reader_cpu registry_cpu
   start_node
   push_tree "$work/tree" cold
   sluice image push --compression none "${push_flags[@]}" "$work/tree" "$registry/plain:1" >&2
@@ -42,19 +51,21 @@ measure_case() {
   cmp "$work/tree/file" "$work/mnt/cold/file" || fail "the mount's file is not what was pushed"
 
   for ((pair = 0; pair < pairs; ++pair)); do
-    in_turns "$pair" read_cold curl_to_file
-    note "$case: ours $ours s, curl $curled s; CPU: node $node_cpu s, reader $reader_cpu s, registry $registry_cpu s"
+    in_turns "$((pair / 2))" read_cold others
+    note "$case: ours $ours s, curl $curled s, with a hash $hashed s; CPU: node $node_cpu s, reader $reader_cpu s, registry $registry_cpu s"
     echo "$ours $curled" >>"$work/times"
+    echo "$ours $hashed" >>"$work/times-hashed"
     difference "$node_cpu" "-$reader_cpu" >>"$work/cpu"
     echo "$registry_cpu" >>"$work/registry-cpu"
   done
   report time_ratio ratio --case "$case" --names ours_seconds,curl_seconds <"$work/times"
+  report time_over_hashing ratio --case "$case" --names ours_seconds,hashing_seconds <"$work/times-hashed"
   per_gib <"$work/cpu" | report cpu_seconds_per_gib s --case "$case, node and reader"
   per_gib <"$work/registry-cpu" | report cpu_seconds_per_gib s --case "$case, registry"
   sluice umount "$work/mnt/cold" >&2
   stop_node
   stop_registry
-  rm -rf "$work/times" "$work/cpu" "$work/registry-cpu" "$data_dir" "$work/registry"
+  rm -rf "$work/times" "$work/times-hashed" "$work/cpu" "$work/registry-cpu" "$data_dir" "$work/registry"
 }
 
 measure() {

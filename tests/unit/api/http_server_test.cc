@@ -701,24 +701,36 @@ TEST_F(HttpFileTest, AClientThatStopsReadingIsDroppedAndTheFileReleased) {
   EXPECT_THAT(Ask(Request("GET", "/hello?1", kClose)), EndsWith("hello 1"));
 }
 
+// What a client gets of a file that is sent to a fill, which takes in so much at a time, and then waits; and
+// how long it had that.
+struct SlowTaking {
+  size_t taken = 0;
+  std::chrono::steady_clock::duration time{};
+};
+SlowTaking TakeSlowly(RawClient& client, size_t size, size_t part_size, std::chrono::milliseconds pause) {
+  client.Send(Request("GET", absl::StrCat("/file?0-", size), "X-Fill: 1\r\n"));
+  client.ReadThrough("\r\n\r\n");
+  SlowTaking result;
+  const auto began = std::chrono::steady_clock::now();
+  while (result.taken < size) {
+    std::this_thread::sleep_for(pause);
+    const std::string part = client.ReadBytes(part_size);
+    if (part.empty()) break;
+    result.taken += part.size();
+  }
+  result.time = std::chrono::steady_clock::now() - began;
+  return result;
+}
+
 // Each time it takes enough for the server to go on, long before that would lose patience with it.
 TEST_F(HttpFileTest, AClientThatTakesALittleNowAndThenIsDroppedToo) {
   constexpr size_t kSize = 8 << 20;
   constexpr auto kIdle = std::chrono::milliseconds(1000);
   Start(Files(kSize), {.idle_timeout = kIdle});
   RawClient client(server_->port(), 8 << 10);
-  client.Send(Request("GET", absl::StrCat("/file?0-", kSize), "X-Fill: 1\r\n"));
-  client.ReadThrough("\r\n\r\n");
-  const auto began = std::chrono::steady_clock::now();
-  size_t taken = 0;
-  while (!held_.expired() && taken < kSize) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(25));
-    const std::string part = client.ReadBytes(2 << 10);
-    if (part.empty()) break;
-    taken += part.size();
-  }
-  EXPECT_GT(std::chrono::steady_clock::now() - began, kIdle + kIdle / 2) << "it was idle: this tells nothing";
-  EXPECT_LT(taken, kSize / 4);
+  const SlowTaking result = TakeSlowly(client, kSize, 2 << 10, std::chrono::milliseconds(25));
+  EXPECT_GT(result.time, kIdle + kIdle / 2) << "it was idle: this tells nothing";
+  EXPECT_LT(result.taken, kSize / 4);
   AwaitRelease();
 }
 
@@ -727,18 +739,9 @@ TEST_F(HttpFileTest, AClientThatIsSlowAndGoesOnGetsAll) {
   constexpr auto kIdle = std::chrono::milliseconds(300);
   Start(Files(kSize), {.idle_timeout = kIdle});
   RawClient client(server_->port(), 8 << 10);
-  client.Send(Request("GET", absl::StrCat("/file?0-", kSize), "X-Fill: 1\r\n"));
-  client.ReadThrough("\r\n\r\n");
-  const auto began = std::chrono::steady_clock::now();
-  size_t taken = 0;
-  while (taken < kSize) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    const std::string part = client.ReadBytes(64 << 10);
-    if (part.empty()) break;
-    taken += part.size();
-  }
-  EXPECT_EQ(taken, kSize);
-  EXPECT_GT(std::chrono::steady_clock::now() - began, 3 * kIdle) << "it was quick: this tells nothing";
+  const SlowTaking result = TakeSlowly(client, kSize, 64 << 10, std::chrono::milliseconds(20));
+  EXPECT_EQ(result.taken, kSize);
+  EXPECT_GT(result.time, 3 * kIdle) << "it was quick: this tells nothing";
   AwaitRelease();
 }
 

@@ -97,7 +97,7 @@ taken = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 time.sleep(60)
 END
 holder=$!
-taken() { ! python3 -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1])))' "$port" 2>/dev/null; }
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
 wait_until taken || fail "nobody holds the port"
 expect_failure $exit_failed "api.prefetchListen: cannot listen on 127.0.0.1:$port" timeout 60 "$SLUICE_BIN/sluiced" --config "$config"
 kill "$holder"

@@ -290,7 +290,7 @@ class Amplifier::Streams final : public WorkSource {
   static uint32_t LeftForNext(uint32_t window, absl::FunctionRef<uint32_t()> per_trip) {
     const uint32_t most = window / 8 * 3, least = window / 8;
     const uint32_t trip = per_trip();
-    return trip == 0 ? most : std::clamp(2 * trip + 2, least, std::max(least, most));
+    return trip == 0 ? most : std::clamp(2 * trip + 2, least, most);
   }
 
   template <typename Visit>

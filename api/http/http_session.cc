@@ -29,10 +29,11 @@ using boost::system::error_code;
 
 // How soon it is looked again whether a client has taken in what was sent: after half of the time that the
 // rest will need at the rate so far.
-// A client must take so much in twice the idle timeout, of the time that it is waited for.
-constexpr uint64_t kPatientBytes = 256 << 10;
 constexpr Duration kDrainPollMin = std::chrono::milliseconds(1);
 constexpr Duration kDrainPollMax = std::chrono::milliseconds(8);
+
+// A client must take so much in twice the idle timeout, of the time that it is waited for.
+constexpr uint64_t kPatientBytes = 256 << 10;
 
 // How often it is looked whether a client has gone that left something to read.
 constexpr auto kGonePoll = std::chrono::milliseconds(50);

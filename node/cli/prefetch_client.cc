@@ -15,6 +15,8 @@ namespace sluice::cli {
 namespace {
 
 constexpr absl::Duration kCallTimeout = absl::Seconds(30);
+// A connection over the network that ends earlier was not ended for its age.
+constexpr absl::Duration kConnectionAgeMin = absl::Minutes(1);
 
 std::string PrefetchSocket(const GlobalFlags& flags) {
   if (!flags.prefetch_socket.empty()) return flags.prefetch_socket;
@@ -77,14 +79,13 @@ absl::Status PrefetchClient::Watch(const std::vector<std::string>& ids, Interrup
   v1::WatchHintsRequest request;
   request.mutable_ids()->Add(ids.begin(), ids.end());
   while (true) {
+    const absl::Time began = absl::Now();
     grpc::ClientContext context;
     channel_->SetDeadline(context, absl::InfiniteDuration());
     auto stream = channel_->stub().WatchHints(&context, request);
     interrupt.Call([&context] { context.TryCancel(); });
     v1::WatchHintsResponse response;
-    bool any = false;
     while (stream->Read(&response)) {
-      any = true;
       for (const v1::HintStatus& hint : response.hints())
         request.set_after_revision(std::max(request.after_revision(), hint.revision()));
       on_progress(response);
@@ -92,7 +93,8 @@ absl::Status PrefetchClient::Watch(const std::vector<std::string>& ids, Interrup
     const grpc::Status status = stream->Finish();
     interrupt.Call(nullptr);
     // A node ends connections of the network now and then, so that certificates are shown anew.
-    const bool goes_on = channel_->is_remote() && any && status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    const bool goes_on = channel_->is_remote() && status.error_code() == grpc::StatusCode::UNAVAILABLE &&
+                         absl::Now() - began >= kConnectionAgeMin;
     if (!goes_on || interrupt.received()) return FromGrpc(status);
   }
 }

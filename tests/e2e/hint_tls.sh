@@ -18,6 +18,7 @@ tls_issue foreign stranger sluice-hints
 tls_revoke first
 tls_install 1 crl "$tls_dir/first.crl"
 port=$(free_port)
+began=$SECONDS
 export TMPDIR=$work
 
 # client NAME COMMAND...: with the certificate of that name.
@@ -88,6 +89,9 @@ tls_node first 1
 changed() { [[ -n $(serial_shown) && $(serial_shown) != "$before" ]]; }
 wait_until changed || fail "it still shows $before"
 client second submit at-last "$registry/app:1" >"$work/client.log" 2>&1 || fail "$(<"$work/client.log")"
+
+# Whoever looked at the certificate had gRPC write a line, twenty times a second.
+(($(grep -c ' warning gRPC: ' "$node_log") <= SECONDS - began + 1)) || fail "strangers can have it write without end"
 
 note "a second daemon does not share the port"
 stop_node

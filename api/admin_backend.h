@@ -223,6 +223,7 @@ struct PeerInfo {
   std::string skip_reason;
   uint64_t requests = 0;      // of this node to it, since the start: answered or failed
   uint64_t failures = 0;      // of those
+  uint64_t outrun = 0;        // chunks that another, asked later since it was late, gave first
   uint64_t recent_bytes = 0;  // of blobs, that it sent to this node in the last ten minutes
   uint64_t wrong_answers = 0;
   std::string blame;     // the last of those

@@ -130,6 +130,7 @@ void ToProto(const PeerInfo& from, v1::Peer& to) {
   to.set_skip_reason(from.skip_reason);
   to.set_requests(from.requests);
   to.set_failures(from.failures);
+  to.set_outrun(from.outrun);
   to.set_recent_bytes(from.recent_bytes);
   to.set_wrong_answers(from.wrong_answers);
   to.set_blame(from.blame);

@@ -163,8 +163,9 @@ class ChunkSource {
   // A chunk that `sender` sent is about to be stored though nothing proves it. Any thread; sources that have
   // nobody to blame later don't care.
   virtual void KeptUnproven(SenderId, const Blob&, ChunkIndex, std::span<const std::byte>) {}
-  // It was stalled with what somebody else brought, who was asked later. Core loop; must not block.
-  virtual void NoteOutrun() {}
+  // Somebody else, who was asked later because it was late, brought what it had been asked for first; or it
+  // was `stalled` with that. Core loop; must not block.
+  virtual void NoteOutrun(bool /*stalled*/) {}
 };
 
 }  // namespace sluice

@@ -19,7 +19,7 @@
 namespace sluice {
 
 // Names a leg under way, a pause; never given twice.
-using LegId = uint64_t;
+using LegId = uint64_t;  // in the order in which they began
 using PauseId = uint64_t;
 inline constexpr LegId kNoLeg = 0;
 

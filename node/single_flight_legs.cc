@@ -41,7 +41,8 @@ void SingleFlight::Arrived(const std::shared_ptr<Blob>& blob, ChunkIndex index, 
   if (!chunk) return;
   for (const LegId leg : chunk->legs) {
     if (leg == brought_by) continue;
-    if (runner_->IsStalled(leg)) runner_->Find(leg)->leg.source->NoteOutrun();
+    const bool stalled = runner_->IsStalled(leg);
+    if (stalled || leg < brought_by) runner_->Find(leg)->leg.source->NoteOutrun(stalled);
     runner_->Disown(leg, index);
   }
   if (evidence == Evidence::kUnverified && !chunk->waiters.empty())

@@ -108,6 +108,7 @@ Json Peer(const v1::Peer& peer) {
                {"skip_reason", peer.skip_reason()},
                {"requests", peer.requests()},
                {"failures", peer.failures()},
+               {"outrun", peer.outrun()},
                {"recent_bytes", peer.recent_bytes()},
                {"wrong_answers", peer.wrong_answers()},
                {"blame", peer.blame()},

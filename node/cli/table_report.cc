@@ -131,11 +131,11 @@ std::string PeerTable(const v1::ListPeersResponse& peers) {
                     OrDash(peer.zone()), known ? absl::StrCat(peer.protocol()) : "-",
                     known ? SecondsText(peer.age().seconds()) : "-", PercentText(peer.homes_share()),
                     BytesText(peer.recent_bytes()), absl::StrCat(peer.requests()),
-                    absl::StrCat(peer.failures()), PeerNotes(peer)});
+                    absl::StrCat(peer.failures()), absl::StrCat(peer.outrun()), PeerNotes(peer)});
   }
   return absl::StrCat(text, "\n",
                       FormatTable({"NAME", "STATE", "ADDRESSES", "ZONE", "PROTOCOL", "AGE", "HOMES",
-                                   "RECEIVED IN 10 MIN", "REQUESTS", "FAILED", "NOTES"},
+                                   "RECEIVED IN 10 MIN", "REQUESTS", "FAILED", "OUTRUN", "NOTES"},
                                   rows));
 }
 

@@ -71,6 +71,7 @@ void AddRecord(const p2p::MemberHealth::Record& record, api::PeerInfo& peer) {
   peer.skip_reason = record.skip_reason;
   peer.requests = record.requests;
   peer.failures = record.failures;
+  peer.outrun = record.outrun;
   peer.recent_bytes = record.recent_bytes;
   peer.wrong_answers = record.wrong_answers;
   peer.blame = record.blame;

@@ -113,7 +113,7 @@ class ClusterDirectory::PacedSource final : public ChunkSource {
                     std::span<const std::byte> bytes) override {
     source_->KeptUnproven(sender, blob, index, bytes);
   }
-  void NoteOutrun() override { source_->NoteOutrun(); }
+  void NoteOutrun(bool stalled) override { source_->NoteOutrun(stalled); }
 
  private:
   const std::shared_ptr<ChunkSource> source_;

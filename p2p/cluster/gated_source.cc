@@ -199,8 +199,8 @@ void GatedSource::KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex ind
   shared_->parts.source.KeptUnproven(sender, blob, index, bytes);
 }
 
-void GatedSource::NoteOutrun() {
-  shared_->parts.source.NoteOutrun();
+void GatedSource::NoteOutrun(bool stalled) {
+  shared_->parts.source.NoteOutrun(stalled);
 }
 
 }  // namespace sluice::p2p

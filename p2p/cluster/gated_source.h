@@ -49,7 +49,7 @@ class GatedSource final : public ChunkSource {
   void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
   void KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex index,
                     std::span<const std::byte> bytes) override;
-  void NoteOutrun() override;
+  void NoteOutrun(bool stalled) override;
 
  private:
   class Waiting;

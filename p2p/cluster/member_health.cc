@@ -91,13 +91,18 @@ void MemberHealth::Skip(Entry& entry, const std::string& member, Instant now, Du
   prober_->ProbeAfter(member, length);
 }
 
-Duration MemberHealth::Outrun(const std::string& member, Instant now, std::string_view why) {
+void MemberHealth::NoteOutrun(const std::string& member) {
+  const std::lock_guard lock(mutex_);
+  ++EntryOf(member).outrun;
+}
+
+Duration MemberHealth::Stalled(const std::string& member, Instant now, std::string_view why) {
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member);
   // What it was asked for at once is outrun at once.
-  if (entry.skipped_until > now || ++entry.outrun_in_row < kOutrunMax) return Duration(0);
+  if (entry.skipped_until > now || ++entry.stalled_in_row < kStalledMax) return Duration(0);
   const Duration skip =
-      std::min(kSkipMax, kSkipOutrun * (1 << std::min(entry.outrun_in_row - kOutrunMax, 6u)));
+      std::min(kSkipMax, kSkipStalled * (1 << std::min(entry.stalled_in_row - kStalledMax, 6u)));
   ++entry.failures;
   Skip(entry, member, now, skip, why);
   return skip;
@@ -163,7 +168,7 @@ void MemberHealth::Received(const std::string& member, uint64_t bytes, Instant n
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member);
   entry.broken_off_in_row = 0;
-  entry.outrun_in_row = 0;
+  entry.stalled_in_row = 0;
   RecentBytes& recent = entry.recent;
   recent.PassTo(MinuteOf(now));
   recent.of_minute[static_cast<size_t>(recent.last_minute) % kRecentMinutes] += bytes;
@@ -179,6 +184,7 @@ MemberHealth::Record MemberHealth::RecordOf(const std::string& member, Instant n
   Record record;
   record.requests = entry.requests;
   record.failures = entry.failures;
+  record.outrun = entry.outrun;
   record.recent_bytes = std::accumulate(recent.of_minute.begin(), recent.of_minute.end(), uint64_t{0});
   record.wrong_answers = entry.wrong_answers;
   record.blame = entry.blame;

@@ -44,8 +44,8 @@ class MemberHealth {
   static constexpr Duration kProbeTakes = std::chrono::milliseconds(1500);  // as far as anybody is told
 
   static constexpr uint32_t kBrokenOffMax = 3;
-  static constexpr uint32_t kOutrunMax = 2;
-  static constexpr Duration kSkipOutrun = std::chrono::seconds(10);
+  static constexpr uint32_t kStalledMax = 2;
+  static constexpr Duration kSkipStalled = std::chrono::seconds(10);
   static constexpr size_t kReasonBytesMax = 200;  // kept of what was said
   static constexpr size_t kRecentMinutes = 10;
 
@@ -53,6 +53,7 @@ class MemberHealth {
   struct Record {
     uint64_t requests = 0;      // that it answered, or that failed
     uint64_t failures = 0;      // of those
+    uint64_t outrun = 0;        // chunks that another, asked later since it was late, gave first
     uint64_t recent_bytes = 0;  // of blobs, that it sent in the last kRecentMinutes
     uint64_t wrong_answers = 0;
     Duration skipped_for{};  // from now on, or banned; 0: it is asked
@@ -87,10 +88,13 @@ class MemberHealth {
   // is a failure from kBrokenOffMax times in a row on, without anything that came whole between; returns as
   // Failed.
   Duration BrokeOff(const std::string& member, Instant now, std::string_view why);
-  // It gave nothing for long but signs of life, and another, who was asked later, gave all. That may happen
-  // to one that many ask; from kOutrunMax times in a row on, without a byte of it between, it is skipped for
-  // kSkipOutrun, twice as long each time; returns as Failed.
-  Duration Outrun(const std::string& member, Instant now, std::string_view why);
+  // Another, who was asked later because it was late, gave what it had been asked for first. It is counted,
+  // no more: the other may just have had it.
+  void NoteOutrun(const std::string& member);
+  // It was outrun after it gave nothing for long but signs of life. That may happen to one that many ask;
+  // from kStalledMax times in a row on, without a byte of it between, it is skipped for kSkipStalled, twice
+  // as long each time; returns as Failed.
+  Duration Stalled(const std::string& member, Instant now, std::string_view why);
   // Bytes of blobs came from it.
   void Received(const std::string& member, uint64_t bytes, Instant now);
 
@@ -111,13 +115,14 @@ class MemberHealth {
     SenderId id = 0;
     uint32_t failures_in_row = 0;
     uint32_t broken_off_in_row = 0;
-    uint32_t outrun_in_row = 0;
+    uint32_t stalled_in_row = 0;
     uint32_t unbanned_in_row = 0;  // times that it was to blame and could not be banned
     Instant skipped_until{};
     bool awaits_probe = false;
     std::string skip_reason;
     uint64_t requests = 0;
     uint64_t failures = 0;
+    uint64_t outrun = 0;
     uint64_t wrong_answers = 0;
     std::string blame;
     Instant blamed{};

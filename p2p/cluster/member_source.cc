@@ -489,11 +489,12 @@ void MemberSource::KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex in
   NoteAccess(sender, blob);
 }
 
-// Who is asked for what it has may wait for the same source as this node does.
-void MemberSource::NoteOutrun() {
-  if (role_ == PeerRole::kPresentOnly) return;
+void MemberSource::NoteOutrun(bool stalled) {
+  access_.health.NoteOutrun(member_.name);
+  // Who is asked for what it has may wait for the same source as this node does.
+  if (!stalled || role_ == PeerRole::kPresentOnly) return;
   const std::string why = "it gave nothing of what another gave meanwhile";
-  const Duration skip = access_.health.Outrun(member_.name, access_.clock.Now(), why);
+  const Duration skip = access_.health.Stalled(member_.name, access_.clock.Now(), why);
   if (skip > Duration(0)) access_.warn(NotAskedFor(member_.name, skip, why));
 }
 

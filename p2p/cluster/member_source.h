@@ -79,7 +79,7 @@ class MemberSource final : public ChunkSource {
   void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
   void KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex index,
                     std::span<const std::byte> bytes) override;
-  void NoteOutrun() override;
+  void NoteOutrun(bool stalled) override;
 
  private:
   void NoteAccess(SenderId sender, const Blob& blob);

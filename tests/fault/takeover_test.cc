@@ -344,8 +344,8 @@ TEST_F(TakeoverTest, AHomeThatNeverGivesAnythingIsNotWaitedForEachTime) {
   AsHome(0, Acknowledges(kInterim));
   AsHome(1, GivesPart());
   for (uint64_t part = 0; part < 4; ++part) EXPECT_TRUE(Read(30s, {part * kPart, kPart}).ok()) << part;
-  EXPECT_EQ(AskedAsHome(0), MemberHealth::kOutrunMax);
-  EXPECT_EQ(Takeovers(TakeoverReason::kStalled), MemberHealth::kOutrunMax);
+  EXPECT_EQ(AskedAsHome(0), MemberHealth::kStalledMax);
+  EXPECT_EQ(Takeovers(TakeoverReason::kStalled), MemberHealth::kStalledMax);
   EXPECT_EQ(AskedAsHome(1), 4u);
   EXPECT_FALSE(health_.Usable(NameOf(ranks_[0]), clock_.Now()));
 }

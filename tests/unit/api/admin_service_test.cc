@@ -236,6 +236,7 @@ TEST_F(AdminServiceTest, PeersCarryEveryField) {
   peer.skip_reason = "refused";
   peer.requests = 5;
   peer.failures = 6;
+  peer.outrun = 16;
   peer.recent_bytes = 7;
   peer.wrong_answers = 8;
   peer.blame = "chunk 3";
@@ -262,6 +263,7 @@ TEST_F(AdminServiceTest, PeersCarryEveryField) {
   EXPECT_EQ(got.skip_reason(), "refused");
   EXPECT_EQ(got.requests(), 5u);
   EXPECT_EQ(got.failures(), 6u);
+  EXPECT_EQ(got.outrun(), 16u);
   EXPECT_EQ(got.recent_bytes(), 7u);
   EXPECT_EQ(got.wrong_answers(), 8u);
   EXPECT_EQ(got.blame(), "chunk 3");

@@ -190,6 +190,11 @@ class FakeSource final : public ChunkSource {
     (verdict == Verdict::kWrong ? blamed : praised).push_back({sender, index});
   }
 
+  void NoteOutrun(bool stalled) override {
+    ++outrun;
+    if (stalled) ++outrun_stalled;
+  }
+
   // The oldest fetch that has not been taken.
   Call Take() {
     Call call = std::move(calls.front());
@@ -198,6 +203,8 @@ class FakeSource final : public ChunkSource {
   }
   std::deque<Call> calls;
   std::vector<std::pair<SenderId, ChunkIndex>> blamed, praised;
+  int outrun = 0;          // times
+  int outrun_stalled = 0;  // of those
 
  private:
   const SourceKind kind_;

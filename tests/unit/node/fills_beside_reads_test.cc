@@ -447,6 +447,9 @@ TEST_F(HedgeResultTest, OneThatIsQuickerHasWon) {
   Settle();
   EXPECT_EQ(reads_ended_, 11);
   EXPECT_EQ(Count(HedgeResult::kWon), 1u);
+  EXPECT_EQ(home_.outrun, 1);
+  EXPECT_EQ(home_.outrun_stalled, 0) << "it was late, no more";
+  EXPECT_EQ(source_.outrun, 0);
   home_.Take().Fail(absl::CancelledError("nobody wants it any more"));
   Settle();
   EXPECT_EQ(Count(HedgeResult::kLost) + Count(HedgeResult::kFailed), 0u);
@@ -459,6 +462,7 @@ TEST_F(HedgeResultTest, OneThatIsSlowerHasLost) {
   EXPECT_TRUE(source_.calls[0].control->cancelled);
   source_.Take().Fail(absl::CancelledError("nobody wants it any more"));
   Settle();
+  EXPECT_EQ(source_.outrun, 0) << "it was asked later";
   EXPECT_EQ(Count(HedgeResult::kLost), 1u);
   EXPECT_EQ(Count(HedgeResult::kWon) + Count(HedgeResult::kFailed), 0u);
 }

@@ -88,21 +88,21 @@ TEST_F(MemberHealthTest, WhatBreaksOffIsAFailureFromTheThirdTimeInARowOn) {
   EXPECT_EQ(health_.RecordOf("a", now_).skip_reason, "its answer ended early");
 }
 
-TEST_F(MemberHealthTest, WhoIsOutrunTwiceWithoutAByteBetweenIsSkippedTwiceAsLongEachTime) {
-  const auto outrun = [&] { return health_.Outrun("a", now_, "it gave nothing"); };
+TEST_F(MemberHealthTest, WhoStallsTwiceWithoutAByteBetweenIsSkippedTwiceAsLongEachTime) {
+  const auto stall = [&] { return health_.Stalled("a", now_, "it gave nothing"); };
   for (int round = 0; round < 3; ++round) {
-    EXPECT_EQ(outrun(), Duration(0));
+    EXPECT_EQ(stall(), Duration(0));
     EXPECT_TRUE(health_.Usable("a", now_));
     health_.Received("a", 1, now_);
   }
-  EXPECT_EQ(outrun(), Duration(0));
-  Duration last = MemberHealth::kSkipOutrun / 2;
+  EXPECT_EQ(stall(), Duration(0));
+  Duration last = MemberHealth::kSkipStalled / 2;
   for (int i = 0; i < 100; ++i) {
     // That it answers shows nothing of it.
     health_.Succeeded("a");
-    const Duration skip = outrun();
+    const Duration skip = stall();
     EXPECT_EQ(skip, std::min(MemberHealth::kSkipMax, 2 * last)) << i;
-    EXPECT_EQ(outrun(), Duration(0)) << "what it was asked for at once";
+    EXPECT_EQ(stall(), Duration(0)) << "what it was asked for at once";
     last = skip;
     EXPECT_FALSE(health_.Usable("a", now_ + skip - 1ns));
     now_ += skip;
@@ -110,7 +110,14 @@ TEST_F(MemberHealthTest, WhoIsOutrunTwiceWithoutAByteBetweenIsSkippedTwiceAsLong
   }
   EXPECT_EQ(health_.RecordOf("a", now_ - 1ns).skip_reason, "it gave nothing");
   health_.Received("a", 1, now_);
-  EXPECT_EQ(outrun(), Duration(0));
+  EXPECT_EQ(stall(), Duration(0));
+}
+
+TEST_F(MemberHealthTest, WhoIsOnlyOutrunIsAskedAgainAndCounted) {
+  for (int i = 0; i < 100; ++i) health_.NoteOutrun("a");
+  EXPECT_TRUE(health_.Usable("a", now_));
+  EXPECT_EQ(health_.RecordOf("a", now_).outrun, 100u);
+  EXPECT_EQ(health_.RecordOf("a", now_).failures, 0u);
 }
 
 TEST_F(MemberHealthTest, WhatFailsTogetherIsOneFailure) {

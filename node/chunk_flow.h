@@ -39,7 +39,10 @@ class ChunkFlow {
   using OnBytes = absl::AnyInvocable<void(std::optional<size_t>) &&>;
 
   ChunkFlow(size_t length, FlowSender sender, Instant begun)
-      : bytes_(new std::byte[length]), length_(length), sender_(std::move(sender)), grown_(begun) {}
+      : bytes_(ChunkMemory::Shared().Take(length)),
+        length_(length),
+        sender_(std::move(sender)),
+        grown_(begun) {}
   ChunkFlow(const ChunkFlow&) = delete;
   ChunkFlow& operator=(const ChunkFlow&) = delete;
 
@@ -72,7 +75,7 @@ class ChunkFlow {
   size_t ShownLocked() const;
   void Tell(std::unique_lock<std::mutex> lock);
 
-  const std::unique_ptr<std::byte[]> bytes_;
+  const std::shared_ptr<std::byte[]> bytes_;
   const size_t length_;
   const FlowSender sender_;
 

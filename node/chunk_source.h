@@ -11,6 +11,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "node/blob.h"
+#include "node/chunk_memory.h"
 #include "node/executor.h"
 #include "node/fetch_handle.h"
 
@@ -20,7 +21,7 @@ namespace sluice {
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t size) : bytes_(new std::byte[size]), size_(size) {}
+  explicit Buffer(size_t size) : bytes_(ChunkMemory::Shared().Take(size)), size_(size) {}
   // Others may read the bytes, too: from now on nobody writes those that they know of.
   Buffer(std::shared_ptr<std::byte[]> bytes, size_t size) : bytes_(std::move(bytes)), size_(size) {}
   Buffer(Buffer&& other) noexcept : bytes_(std::move(other.bytes_)), size_(std::exchange(other.size_, 0)) {}

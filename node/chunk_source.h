@@ -106,6 +106,11 @@ class FetchProgress {
     if (first && on_change_) on_change_();
   }
 
+  // What comes is part of an answer that was on its way before it was asked for: how long its first byte
+  // takes says nothing of the source.
+  void GoesOn() { goes_on_.store(true, std::memory_order_relaxed); }
+
+  bool goes_on() const { return goes_on_.load(std::memory_order_relaxed); }
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
   // When the first and the last byte and sign came; Instant() before.
   Instant first_byte() const { return Instant(first_byte_.load(std::memory_order_relaxed)); }
@@ -123,6 +128,7 @@ class FetchProgress {
   std::atomic<Duration> first_sign_{Duration{}};
   std::atomic<Duration> last_sign_{Duration{}};
   std::atomic<bool> patience_{false};
+  std::atomic<bool> goes_on_{false};
 };
 
 class ChunkFlows;

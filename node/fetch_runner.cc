@@ -259,7 +259,9 @@ void FetchRunner::End(LegId id) {
   legs_.erase(found);
   const LegProgress progress = ProgressOf(*running);
   const bool came = progress.first_byte != Instant();
-  SourcePlanner::LegResult result{.bytes = running->inbox.progress.bytes(), .chunks = running->delivered};
+  SourcePlanner::LegResult result{.bytes = running->inbox.progress.bytes(),
+                                  .chunks = running->delivered,
+                                  .goes_on = running->inbox.progress.goes_on()};
   if (came) {
     result.first_byte = progress.first_byte - progress.started;
     result.rest = progress.last_byte - progress.first_byte;

@@ -207,6 +207,7 @@ void SourcePlanner::Note(SourceId id, const LegResult& result, const absl::Statu
     const Duration per_chunk = result.rest / result.chunks;
     history.per_chunk = history.per_chunk == Duration() ? per_chunk : (3 * history.per_chunk + per_chunk) / 4;
   }
+  if (result.goes_on) return;
   history.first_bytes[history.count++ % History::kKept] = result.first_byte;
   // Sorting costs more than a leg; a few behind does no harm.
   if (history.count > kRecalculated && history.count % kRecalculated != 0) return;

@@ -135,6 +135,7 @@ class SourcePlanner {
     Duration first_byte{};  // from when it was asked; zero if none came
     Duration rest{};        // from there to the last byte
     uint32_t chunks = 0;    // that came whole
+    bool goes_on = false;   // its first byte was on its way before
   };
   // A leg has ended. One that is silent is noted as failed when that is seen, for it may be cancelled in the
   // end.

@@ -288,7 +288,8 @@ void Transfer::Prepare(const Common& common) {
   Set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
   if (loopback_named_ || request_.proxy == ProxyRule::kNone) Set(CURLOPT_PROXY, "");
   Set(CURLOPT_USERAGENT, options.user_agent.c_str());
-  Set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
+  const auto version = request_.own_connection ? CURL_HTTP_VERSION_1_1 : CURL_HTTP_VERSION_2TLS;
+  Set(CURLOPT_HTTP_VERSION, static_cast<long>(version));
   if (!options.ca_file.empty()) Set(CURLOPT_CAINFO, options.ca_file.c_str());
   if (request_.peer) connect_to_.reset(SetUpPeerTls(easy_.get(), *request_.peer));
   SetLimits(options);
@@ -402,7 +403,9 @@ void Transfer::SetCallbacks() {
   Set(
       CURLOPT_WRITEFUNCTION, +[](char* data, size_t, size_t size, void* self) -> size_t {
         const auto bytes = std::as_bytes(std::span(data, size));
-        return static_cast<Transfer*>(self)->Body(bytes) ? size : CURL_WRITEFUNC_ERROR;
+        auto* const transfer = static_cast<Transfer*>(self);
+        if (!transfer->sink_->Takes()) return CURL_WRITEFUNC_PAUSE;
+        return transfer->Body(bytes) ? size : CURL_WRITEFUNC_ERROR;
       });
 
   Set(CURLOPT_READDATA, static_cast<void*>(this));
@@ -698,6 +701,15 @@ class HttpClient::Loop {
     watch_->Wake();
   }
 
+  void GoOn(RequestId id) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) return;
+      going_on_.push_back(id);
+    }
+    watch_->Wake();
+  }
+
   void After(Duration delay, Task task) {
     {
       const std::lock_guard lock(mutex_);
@@ -750,11 +762,13 @@ class HttpClient::Loop {
     std::vector<Arrival> arrivals;
     std::vector<RequestId> cancelled;
     std::vector<std::pair<RequestId, FetchClass>> raised;
+    std::vector<RequestId> going_on;
     {
       const std::lock_guard lock(mutex_);
       arrivals.swap(arrivals_);
       cancelled.swap(cancelled_);
       raised.swap(raised_);
+      going_on.swap(going_on_);
     }
     for (Arrival& arrival : arrivals) {
       if (!arrival.refused.ok()) {
@@ -766,6 +780,7 @@ class HttpClient::Loop {
     }
     for (const auto& [id, fetch_class] : raised) RaiseOne(id, fetch_class);
     for (const RequestId id : cancelled) CancelOne(id);
+    for (const RequestId id : going_on) GoOnWith(id);
     const std::lock_guard lock(mutex_);
     return !stopping_;
   }
@@ -804,6 +819,14 @@ class HttpClient::Loop {
     }
     const auto active = active_.find(id);
     if (active != active_.end()) Detach(id)->Finish(absl::CancelledError("cancelled"));
+  }
+
+  // What waits on its way is given at once.
+  void GoOnWith(RequestId id) {
+    const auto active = active_.find(id);
+    if (active == active_.end()) return;
+    const CURLcode code = curl_easy_pause(active->second->easy(), CURLPAUSE_CONT);
+    if (code != CURLE_OK) Detach(id)->Finish(code);
   }
 
   void LeaveQueue() {
@@ -981,6 +1004,7 @@ class HttpClient::Loop {
   std::vector<Arrival> arrivals_;
   std::vector<RequestId> cancelled_;
   std::vector<std::pair<RequestId, FetchClass>> raised_;
+  std::vector<RequestId> going_on_;
   uint32_t waiting_ = 0;  // in arrivals_ and queue_
   bool stopping_ = false;
   std::multimap<Instant, Task> timers_;
@@ -1014,6 +1038,9 @@ void HttpClient::Cancel(RequestId id) {
 }
 void HttpClient::Raise(RequestId id, FetchClass fetch_class) {
   loop_->Raise(id, fetch_class);
+}
+void HttpClient::GoOn(RequestId id) {
+  loop_->GoOn(id);
 }
 void HttpClient::After(Duration delay, Task task) {
   loop_->After(delay, std::move(task));

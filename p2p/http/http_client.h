@@ -73,6 +73,9 @@ struct HttpRequest {
   std::optional<HttpBody> body;
   LoopbackRule loopback = LoopbackRule::kRefuse;
   ProxyRule proxy = ProxyRule::kEnvironment;
+  // By HTTP/1.1, on a connection that meanwhile is nobody else's: what its sink does not take stays on the
+  // way, and holds up no other.
+  bool own_connection = false;
   // Among requests that wait for their turn, the higher goes first. Fills have connections of their own,
   // which have no more on their way than ReceiveBounds says.
   FetchClass fetch_class = FetchClass::kDemand;
@@ -101,6 +104,9 @@ class HttpSink {
   virtual void OnInterim(const HttpHead&) {}
   // The final status and headers. An error aborts the request and comes back in OnDone.
   virtual absl::Status OnHead(const HttpHead& head) = 0;
+  // Whether it takes more of the body now. If it does not, what comes stays on the way until GoOn; that time
+  // counts as the rest does. For requests with a connection of their own.
+  virtual bool Takes() { return true; }
   // The next bytes of the body; valid during the call only. An error aborts as above.
   virtual absl::Status OnBody(std::span<const std::byte> bytes) = 0;
   // OK: the answer ended as its framing promised. Errors: what the sink or the body's reader said;
@@ -151,6 +157,8 @@ class HttpClient {
   void Cancel(RequestId id);
   // A request that waits for its turn waits in this class from now on, if that is higher.
   void Raise(RequestId id, FetchClass fetch_class);
+  // Its sink takes more again. No-op if it always did.
+  void GoOn(RequestId id);
   // Runs `task` on the client's thread after `delay`, for deadlines of who waits for an answer. After Stop it
   // is dropped. It must not block.
   void After(Duration delay, Task task);

@@ -50,11 +50,13 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
  public:
   // REQUIRES: there are origins; `facts` are the blob's
   Fetching(const Parts& parts, std::shared_ptr<SeekTableCache> tables, std::shared_ptr<Liars> liars,
-           std::shared_ptr<const BlobSpec> facts, std::vector<BlobOrigin> origins, FetchRequest request,
-           ChunkSource::OnChunk on_chunk, ChunkSource::OnDone on_done)
+           std::shared_ptr<LongReads> long_reads, std::shared_ptr<const BlobSpec> facts,
+           std::vector<BlobOrigin> origins, FetchRequest request, ChunkSource::OnChunk on_chunk,
+           ChunkSource::OnDone on_done)
       : parts_(parts),
         tables_(std::move(tables)),
         liars_(std::move(liars)),
+        long_reads_(std::move(long_reads)),
         facts_(std::move(facts)),
         origins_(std::move(origins)),
         request_(std::move(request)),
@@ -119,21 +121,27 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
     const ChunkSpan left{next_, request_.chunks.end().value() - next_.value()};
     const ChunkGeometry& geometry = request_.blob->geometry();
     const uint64_t ask = BeginAsking();
-    const std::shared_ptr<FetchControl> asked = parts_.registry.ReadBlobRange(
-        origins_[origin_], stored_ ? stored_->digest : request_.blob->digest(),
-        stored_ ? stored_->size : geometry.size(), table_ ? table_->RangeOf(left) : geometry.RangeOf(left),
-        fetch_class_, DeadlineOfOne(),
+    const LongReads::Begun asked = long_reads_->Read({
+        .origin = origins_[origin_],
+        .digest = stored_ ? stored_->digest : request_.blob->digest(),
+        .blob_size = stored_ ? stored_->size : geometry.size(),
+        .range = table_ ? table_->RangeOf(left) : geometry.RangeOf(left),
+        .fetch_class = fetch_class_,
+        .deadline = DeadlineOfOne(),
+        .grant = request_.grant,
         // Before any chunk can be committed, so that none is ever taken for public that is not.
-        [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
-        [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
-        [self = shared_from_this()](absl::Status status) {
-          if (!self->table_) return self->OnRangeDone(std::move(status));
-          // After the frames that have come.
-          self->Enqueue(
-              [self, status = std::move(status)]() mutable { self->OnRangeDone(std::move(status)); });
-        },
-        request_.grant);
-    NoteAsked(ask, asked);
+        .on_access = [self = shared_from_this()](OriginAccess access) { self->OnAccess(access); },
+        .on_data = [self = shared_from_this()](std::span<const std::byte> bytes) { self->OnData(bytes); },
+        .done =
+            [self = shared_from_this()](absl::Status status) {
+              if (!self->table_) return self->OnRangeDone(std::move(status));
+              // After the frames that have come.
+              self->Enqueue(
+                  [self, status = std::move(status)]() mutable { self->OnRangeDone(std::move(status)); });
+            },
+    });
+    if (asked.goes_on) request_.progress->GoesOn();
+    NoteAsked(ask, asked.control);
   }
 
   uint64_t BeginAsking() {
@@ -286,6 +294,7 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
   const Parts parts_;
   const std::shared_ptr<SeekTableCache> tables_;
   const std::shared_ptr<Liars> liars_;
+  const std::shared_ptr<LongReads> long_reads_;
   const std::shared_ptr<const BlobSpec> facts_;
   const std::vector<BlobOrigin> origins_;  // in the order in which they are asked
   const FetchRequest request_;
@@ -318,7 +327,14 @@ OriginSource::OriginSource(Parts parts, size_t seek_table_bytes_max)
       tables_(std::make_shared<SeekTableCache>(
           SeekTableCache::Parts{parts.registry, parts.clock, parts.io, parts.ask_for_table},
           seek_table_bytes_max)),
-      liars_(std::make_shared<Liars>()) {}
+      liars_(std::make_shared<Liars>()),
+      long_reads_(std::make_shared<LongReads>(LongReads::Parts{
+          [&registry = parts.registry](BlobRead read, RegistryClient::Takes takes) {
+            return registry.ReadBlobPaced(std::move(read), std::move(takes));
+          },
+          [&registry = parts.registry](Duration delay, Task task) { registry.After(delay, std::move(task)); },
+          parts.clock,
+          {}})) {}
 
 OriginSource::~OriginSource() = default;
 
@@ -330,8 +346,9 @@ FetchHandle OriginSource::Fetch(FetchRequest request, OnChunk on_chunk, OnDone o
         absl::StrCat("no registry is known to hold ", request.blob->digest().ToString())));
     return {};
   }
-  auto fetch = std::make_shared<Fetching>(parts_, tables_, liars_, std::move(facts), std::move(origins),
-                                          std::move(request), std::move(on_chunk), std::move(on_done));
+  auto fetch =
+      std::make_shared<Fetching>(parts_, tables_, liars_, long_reads_, std::move(facts), std::move(origins),
+                                 std::move(request), std::move(on_chunk), std::move(on_done));
   fetch->Ask();
   return FetchHandle(std::move(fetch));
 }
@@ -353,7 +370,7 @@ absl::StatusOr<OriginSource::GivenChunk> OriginSource::ReadChunk(const BlobOrigi
   std::future<absl::Status> done = answer->done.get_future();
   const auto fetch = std::make_shared<Fetching>(
       Parts{parts_.registry, *answer, parts_.clock, parts_.io, parts_.telemetry}, tables_, liars_,
-      blob->facts(), std::vector{origin},
+      long_reads_, blob->facts(), std::vector{origin},
       FetchRequest{.blob = blob,
                    .chunks = {index, 1},
                    .fetch_class = FetchClass::kDemand,

@@ -9,12 +9,14 @@
 #include "node/executor.h"
 #include "node/origin_access.h"
 #include "node/telemetry.h"
+#include "p2p/registry/long_reads.h"
 #include "p2p/registry/registry_client.h"
 #include "p2p/registry/seek_table_cache.h"
 
 namespace sluice::p2p {
 
-// Chunks from the registries that a blob is said to be in: one ranged GET per fetch. When it breaks midway
+// Chunks from the registries that a blob is said to be in: one ranged GET per fetch, or for all of a long
+// stream (LongReads). When it breaks midway
 // the chunks that are left are asked for again; when a registry fails, or gives nothing in its share of the
 // time, the blob's next one is asked. One that gave wrong bytes of a blob is asked last for it.
 //
@@ -67,6 +69,7 @@ class OriginSource final : public ChunkSource {
   const Parts parts_;
   const std::shared_ptr<SeekTableCache> tables_;
   const std::shared_ptr<Liars> liars_;
+  const std::shared_ptr<LongReads> long_reads_;
 };
 
 }  // namespace sluice::p2p

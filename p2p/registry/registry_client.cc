@@ -42,13 +42,14 @@ absl::StatusOr<FetchedManifest> CheckManifest(const BlobOrigin& origin, const st
 // Holds the answer to a ranged GET against what was asked.
 class RangeSink final : public AnswerSink {
  public:
-  RangeSink(uint64_t blob_size, ByteRange range, RegistryClient::OnAccess on_access,
-            RegistryClient::OnData on_data, RegistryClient::RangeDone done)
-      : blob_size_(blob_size),
-        range_(range),
-        on_access_(std::move(on_access)),
-        on_data_(std::move(on_data)),
-        done_(std::move(done)) {}
+  // `takes` may be null.
+  RangeSink(BlobRead read, RegistryClient::Takes takes)
+      : blob_size_(read.blob_size),
+        range_(read.range),
+        takes_(std::move(takes)),
+        on_access_(std::move(read.on_access)),
+        on_data_(std::move(read.on_data)),
+        done_(std::move(read.done)) {}
 
   absl::Status OnHead(const HttpHead& head, OriginAccess access) override {
     on_access_(access);
@@ -61,6 +62,8 @@ class RangeSink final : public AnswerSink {
     if (head.status == 200) return CheckWhole(head);
     return absl::DataLossError(absl::StrCat("status ", head.status, " in answer to a ranged read"));
   }
+
+  bool Takes() override { return !takes_ || takes_(); }
 
   absl::Status OnBody(std::span<const std::byte> bytes) override {
     const uint64_t left = range_.length - received_;
@@ -123,9 +126,10 @@ class RangeSink final : public AnswerSink {
 
   const uint64_t blob_size_;
   const ByteRange range_;
-  RegistryClient::OnAccess on_access_;
-  RegistryClient::OnData on_data_;
-  RegistryClient::RangeDone done_;
+  RegistryClient::Takes takes_;
+  BlobRead::OnAccess on_access_;
+  BlobRead::OnData on_data_;
+  BlobRead::Done done_;
   bool partial_ = false;
   uint64_t received_ = 0;
 };
@@ -185,18 +189,36 @@ std::shared_ptr<FetchControl> RegistryClient::ReadBlobRange(const BlobOrigin& or
                                                             FetchClass fetch_class, Instant deadline,
                                                             OnAccess on_access, OnData on_data,
                                                             RangeDone done, const Grant& grant) {
-  RegistryRequest request{.origin = origin, .path = BlobPath(digest)};
-  request.headers.Add("Range", absl::StrCat("bytes=", range.offset, "-", range.end() - 1));
-  request.deadline = deadline;
+  return ReadBlobPaced({.origin = origin,
+                        .digest = digest,
+                        .blob_size = blob_size,
+                        .range = range,
+                        .fetch_class = fetch_class,
+                        .deadline = deadline,
+                        .grant = grant,
+                        .on_access = std::move(on_access),
+                        .on_data = std::move(on_data),
+                        .done = std::move(done)},
+                       nullptr);
+}
+
+std::shared_ptr<PacedControl> RegistryClient::ReadBlobPaced(BlobRead read, Takes takes) {
+  RegistryRequest request{.origin = read.origin, .path = BlobPath(read.digest)};
+  request.headers.Add("Range", absl::StrCat("bytes=", read.range.offset, "-", read.range.end() - 1));
+  request.deadline = read.deadline;
   // A server that ignores Range announces the whole blob; the sink ends that in time.
-  request.body_bytes_max = blob_size;
+  request.body_bytes_max = read.blob_size;
   request.repeat = RepeatRule::kUntilFirstByte;
   request.redirect_memory = RedirectMemory::kKeep;
-  request.fetch_class = fetch_class;
-  request.grant = RightOf(grant);
+  request.fetch_class = read.fetch_class;
+  request.grant = RightOf(read.grant);
+  request.own_connection = takes != nullptr;
   return StartExchange(core_, std::move(request),
-                       std::make_unique<RangeSink>(blob_size, range, std::move(on_access), std::move(on_data),
-                                                   std::move(done)));
+                       std::make_unique<RangeSink>(std::move(read), std::move(takes)));
+}
+
+void RegistryClient::After(Duration delay, Task task) {
+  core_->http.After(delay, std::move(task));
 }
 
 void RegistryClient::StatBlob(const BlobOrigin& origin, const Digest& digest, Done<BlobStat> done,

@@ -66,6 +66,31 @@ struct FetchedManifest {
   Duration public_age = {};  // if it is public: how long ago the registry was found to give it to everybody
 };
 
+// A range of a blob that is to be read, as RegistryClient::ReadBlobRange says.
+struct BlobRead {
+  using OnAccess = absl::AnyInvocable<void(OriginAccess)>;
+  using OnData = absl::AnyInvocable<void(std::span<const std::byte>)>;
+  using Done = absl::AnyInvocable<void(absl::Status) &&>;
+
+  BlobOrigin origin;
+  Digest digest;
+  uint64_t blob_size = 0;
+  ByteRange range;
+  FetchClass fetch_class = FetchClass::kDemand;
+  Instant deadline{};
+  Grant grant = nullptr;
+  OnAccess on_access;
+  OnData on_data;
+  Done done;
+};
+
+// A read that stands still while its reader takes no more.
+class PacedControl : public FetchControl {
+ public:
+  // It is taken again.
+  virtual void GoOn() = 0;
+};
+
 // Speaks the OCI distribution protocol to registries: authentication, redirects, retries, and hard checks of
 // what comes back. Source: https://github.com/opencontainers/distribution-spec, version 1.1.
 //
@@ -82,7 +107,7 @@ class RegistryClient {
  public:
   template <typename T>
   using Done = absl::AnyInvocable<void(absl::StatusOr<T>) &&>;
-  using OnData = absl::AnyInvocable<void(std::span<const std::byte>)>;
+  using OnData = BlobRead::OnData;
   using OnProgress = absl::AnyInvocable<void(uint64_t bytes_sent)>;
 
   struct Parts {
@@ -120,12 +145,20 @@ class RegistryClient {
   // used. What it takes to get them is told to `on_access` before the first byte. Cancelled, it ends soon
   // with that error; dropping what is returned changes nothing. REQUIRES: range.length > 0, range.end() <=
   // blob_size
-  using OnAccess = absl::AnyInvocable<void(OriginAccess)>;
-  using RangeDone = absl::AnyInvocable<void(absl::Status) &&>;
+  using OnAccess = BlobRead::OnAccess;
+  using RangeDone = BlobRead::Done;
   std::shared_ptr<FetchControl> ReadBlobRange(const BlobOrigin& origin, const Digest& digest,
                                               uint64_t blob_size, ByteRange range, FetchClass fetch_class,
                                               Instant deadline, OnAccess on_access, OnData on_data,
                                               RangeDone done, const Grant& grant = nullptr);
+
+  // The same by a connection of its own. While `takes` says no, what comes stays on the way, until GoOn. With
+  // a null `takes` as above.
+  using Takes = absl::AnyInvocable<bool()>;
+  std::shared_ptr<PacedControl> ReadBlobPaced(BlobRead read, Takes takes);
+  // Runs `task` on the thread on which bytes are given, after `delay`. Once the client is stopped it is
+  // dropped.
+  void After(Duration delay, Task task);
 
   // Whether the registry has asked this node to come again later, by 429 or 503 with Retry-After, and that
   // time is not over.

@@ -85,7 +85,7 @@ bool IsRepositoryName(std::string_view name) {
 // A request to a registry, until its final answer. Its steps follow one another, on whatever thread each
 // comes; there is never more than one under way, so its fields need no lock, but for those by which it is
 // cancelled and raised meanwhile.
-class Exchange final : public FetchControl, public std::enable_shared_from_this<Exchange> {
+class Exchange final : public PacedControl, public std::enable_shared_from_this<Exchange> {
  public:
   Exchange(std::shared_ptr<RegistryCore> core, RegistryRequest request, std::unique_ptr<AnswerSink> sink)
       : core_(std::move(core)), request_(std::move(request)), sink_(std::move(sink)) {}
@@ -97,6 +97,7 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
 
   void Raise(FetchClass fetch_class) override;
   void Cancel() override;
+  void GoOn() override;
 
  private:
   // Hands the answer of one HTTP request to the exchange and keeps that alive.
@@ -109,6 +110,8 @@ class Exchange final : public FetchControl, public std::enable_shared_from_this<
   AccessGrant ToShow();
 
   absl::Status OnHead(const HttpHead& head);
+  // Errors are always read.
+  bool Takes() { return head_.status / 100 != 2 || sink_->Takes(); }
   absl::Status OnBody(std::span<const std::byte> bytes);
   void OnHttpDone(absl::Status status);
   void Answered(absl::Status status);
@@ -192,6 +195,7 @@ class Exchange::Receiver final : public HttpSink {
  public:
   explicit Receiver(std::shared_ptr<Exchange> exchange) : exchange_(std::move(exchange)) {}
   absl::Status OnHead(const HttpHead& head) override { return exchange_->OnHead(head); }
+  bool Takes() override { return exchange_->Takes(); }
   absl::Status OnBody(std::span<const std::byte> bytes) override { return exchange_->OnBody(bytes); }
   void OnDone(absl::Status status) override { exchange_->OnHttpDone(std::move(status)); }
 
@@ -295,6 +299,11 @@ void Exchange::Raise(FetchClass fetch_class) {
   if (sent_id_) core_->http.Raise(*sent_id_, fetch_class);
 }
 
+void Exchange::GoOn() {
+  const std::lock_guard lock(control_mutex_);
+  if (sent_id_) core_->http.GoOn(*sent_id_);
+}
+
 void Exchange::Cancel() {
   const std::lock_guard lock(control_mutex_);
   if (std::exchange(cancelled_, true)) return;
@@ -312,6 +321,7 @@ HttpRequest Exchange::MakeHttpRequest() {
   http.headers = request_.headers;
   http.body = request_.body;
   http.loopback = loopback_;
+  http.own_connection = request_.own_connection;
   http.timeout = request_.deadline - core_->parts.clock.Now();
   // An upload's last answer comes when the registry has hashed and moved the blob; no byte flows meanwhile.
   const bool flows = request_.method == "GET" || (request_.body && request_.body->size > 0);
@@ -674,7 +684,7 @@ absl::Status JudgeStep(const Url& from, const Url& to, LoopbackRule loopback) {
   return absl::OkStatus();
 }
 
-std::shared_ptr<FetchControl> StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
+std::shared_ptr<PacedControl> StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
                                             std::unique_ptr<AnswerSink> sink) {
   auto exchange = std::make_shared<Exchange>(std::move(core), std::move(request), std::move(sink));
   exchange->Start();

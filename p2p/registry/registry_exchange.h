@@ -132,6 +132,7 @@ struct RegistryRequest {
   enum class Until { kAnswer, kGrant };
   Until until = Until::kAnswer;
   AccessNeed::Belief belief = AccessNeed::Belief::kNone;
+  bool own_connection = false;  // as HttpRequest's
 };
 
 // Takes the final answer of a registry, on a thread of the HTTP client's or the executor's. Same rules as
@@ -142,13 +143,14 @@ class AnswerSink {
  public:
   virtual ~AnswerSink() = default;
   virtual absl::Status OnHead(const HttpHead& head, OriginAccess access) = 0;
+  virtual bool Takes() { return true; }  // more of the body
   virtual absl::Status OnBody(std::span<const std::byte> bytes) = 0;
   virtual void OnDone(absl::Status status) = 0;
 };
 
 // Sends a request to a registry: with credentials once they are asked for, through redirects, again after
 // failures that may pass. Errors: as RegistryClient, and Cancelled (by what is returned).
-std::shared_ptr<FetchControl> StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
+std::shared_ptr<PacedControl> StartExchange(std::shared_ptr<RegistryCore> core, RegistryRequest request,
                                             std::unique_ptr<AnswerSink> sink);
 
 // May a step from `from` (a redirect, or an upload's location) lead to `to`? Errors: PermissionDenied.

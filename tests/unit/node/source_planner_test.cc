@@ -347,6 +347,10 @@ TEST_F(SourcePlannerTest, ATripIsWorthTheChunksThatComeInItsTime) {
   EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 2u) << "as it is of late";
   planner_->Note(kOrigin, {}, absl::UnavailableError("reset"));
   EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 2u) << "what did not come says nothing";
+  for (int i = 0; i < 100; ++i)
+    planner_->Note(kOrigin, {.bytes = 1, .rest = milliseconds(80), .chunks = 4, .goes_on = true},
+                   absl::OkStatus());
+  EXPECT_EQ(planner_->ChunksPerTrip(kOrigin), 2u) << "nor does what was on its way already";
   leg(kHolder, milliseconds(40), Duration(), 1);
   EXPECT_EQ(planner_->ChunksPerTrip(kHolder), 0u) << "it came at once";
   for (int i = 0; i < 20; ++i)

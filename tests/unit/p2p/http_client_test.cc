@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -181,6 +182,118 @@ TEST_F(HttpClientTest, FillsLeaveAQuarterOfTheRequestsToOthers) {
     }
   }
   for (auto& each : done) EXPECT_TRUE(each.get().ok());
+}
+
+// ------------------------------------------------------------------------------- what is not taken at once
+
+// Takes as much as the test allows, by whole parts.
+struct Intake {
+  std::mutex mutex;
+  std::condition_variable changed;
+  size_t allowed = 0;
+  std::string came;
+  int refusals = 0;
+  std::optional<absl::Status> done;
+};
+
+class PacedSink final : public HttpSink {
+ public:
+  explicit PacedSink(Intake& intake) : intake_(intake) {}
+  absl::Status OnHead(const HttpHead&) override { return absl::OkStatus(); }
+  bool Takes() override {
+    const std::lock_guard lock(intake_.mutex);
+    if (intake_.came.size() < intake_.allowed) return true;
+    ++intake_.refusals;
+    intake_.changed.notify_all();
+    return false;
+  }
+  absl::Status OnBody(std::span<const std::byte> bytes) override {
+    const std::lock_guard lock(intake_.mutex);
+    intake_.came.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return absl::OkStatus();
+  }
+  void OnDone(absl::Status status) override {
+    const std::lock_guard lock(intake_.mutex);
+    intake_.done = std::move(status);
+    intake_.changed.notify_all();
+  }
+
+ private:
+  Intake& intake_;
+};
+
+class PacedTest : public HttpClientTest {
+ protected:
+  static constexpr size_t kBodyBytes = 64 << 20;  // more than sockets hold
+
+  PacedTest() {
+    for (size_t i = 0; i < kBodyBytes / 8; ++i) {
+      const uint64_t word = i * 0x9e3779b97f4a7c15u;
+      body_.append(reinterpret_cast<const char*>(&word), sizeof word);
+    }
+  }
+  ~PacedTest() override { client_->Stop(); }
+
+  HttpClient::RequestId SendPaced() {
+    HttpRequest request;
+    request.url = absl::StrCat("http://127.0.0.1:", server_->port(), "/x");
+    request.loopback = LoopbackRule::kAllow;
+    request.own_connection = true;
+    request.body_bytes_max = kBodyBytes;
+    const HttpClient::RequestId id = client_->Send(std::move(request), std::make_unique<PacedSink>(intake_));
+    EXPECT_TRUE(Await(1));
+    const std::lock_guard lock(mutex_);
+    for (api::HttpResponder& responder : std::exchange(asked_, {})) {
+      api::HttpResponse response;
+      response.body = body_;
+      std::move(responder).Answer(std::move(response));
+    }
+    return id;
+  }
+  // Once more, and until it is refused again, or all is over.
+  void Allow(HttpClient::RequestId id, size_t bytes) {
+    std::unique_lock lock(intake_.mutex);
+    intake_.allowed = bytes;
+    const int refusals = intake_.refusals;
+    lock.unlock();
+    client_->GoOn(id);
+    lock.lock();
+    EXPECT_TRUE(
+        intake_.changed.wait_for(lock, 60s, [&] { return intake_.refusals > refusals || intake_.done; }));
+  }
+
+  std::string body_;
+  Intake intake_;
+};
+
+TEST_F(PacedTest, WhatIsNotTakenStaysOnTheWayAndHoldsUpNobody) {
+  const HttpClient::RequestId id = SendPaced();
+  for (size_t allowed = 1; allowed < kBodyBytes; allowed += 20 << 20) {
+    Allow(id, allowed);
+    const std::lock_guard lock(intake_.mutex);
+    EXPECT_FALSE(intake_.done);
+    EXPECT_GE(intake_.came.size(), allowed);
+    EXPECT_LT(intake_.came.size(), allowed + (1 << 20)) << "it takes no more than a part beyond";
+  }
+  auto other = Send(FetchClass::kDemand);
+  ASSERT_TRUE(Await(1));
+  AnswerAll();
+  EXPECT_TRUE(other.get().ok());
+  Allow(id, SIZE_MAX);
+  ASSERT_TRUE(intake_.done);
+  EXPECT_TRUE(intake_.done->ok()) << *intake_.done;
+  EXPECT_TRUE(intake_.came == body_) << "as it was sent, once";
+  client_->GoOn(id);  // it is over
+}
+
+TEST_F(PacedTest, OneThatIsHeldCanBeCancelled) {
+  const HttpClient::RequestId id = SendPaced();
+  Allow(id, 1);
+  client_->Cancel(id);
+  client_->GoOn(id);
+  std::unique_lock lock(intake_.mutex);
+  EXPECT_TRUE(intake_.changed.wait_for(lock, 60s, [&] { return intake_.done.has_value(); }));
+  EXPECT_TRUE(absl::IsCancelled(*intake_.done));
 }
 
 TEST(ReceiveBoundsTest, WhatIsOnItsWayFollowsTheShortestHandshake) {

@@ -1,0 +1,442 @@
+#include "p2p/registry/long_reads.h"
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace sluice::p2p {
+namespace {
+
+// Of whom a request is, and of what: those that are alike may go on with one another's answers.
+struct Stream {
+  explicit Stream(const BlobRead& read) : origin(read.origin), digest(read.digest), grant(read.grant) {}
+  bool operator<(const Stream& other) const {
+    return std::tie(origin, digest, grant) < std::tie(other.origin, other.digest, other.grant);
+  }
+  bool operator==(const Stream& other) const {
+    return std::tie(origin, digest, grant) == std::tie(other.origin, other.digest, other.grant);
+  }
+
+  BlobOrigin origin;
+  Digest digest;
+  Grant grant;
+};
+
+}  // namespace
+
+// Its lock guards all that is mutable of its pieces and requests, too. No callback is called with it.
+class LongReads::Core final : public std::enable_shared_from_this<Core> {
+ public:
+  explicit Core(Parts parts) : parts_(std::move(parts)) {}
+
+  Begun Read(BlobRead read);
+  size_t under_way() const {
+    const std::lock_guard lock(mutex_);
+    return requests_.size();
+  }
+
+ private:
+  struct Request;
+
+  // A range that somebody asked for. Its callbacks are called on the answers' thread, one after another.
+  class Piece final : public FetchControl, public std::enable_shared_from_this<Piece> {
+   public:
+    Piece(std::shared_ptr<Core> core, BlobRead read)
+        : core_(std::move(core)), read_(std::move(read)), range_(read_.range) {}
+
+    void Raise(FetchClass fetch_class) override { core_->Raise(shared_from_this(), fetch_class); }
+    void Cancel() override { core_->TakeOut(shared_from_this(), absl::CancelledError("nobody wants it")); }
+
+    void Tell(OriginAccess access) {
+      if (!std::exchange(told_, true)) read_.on_access(access);
+    }
+    void Give(std::span<const std::byte> bytes) { read_.on_data(bytes); }
+    void End(absl::Status status) { std::move(read_.done)(std::move(status)); }
+
+    const std::shared_ptr<Core> core_;
+    BlobRead read_;  // without its callbacks when it is asked for alone
+    const ByteRange range_;
+    bool told_ = false;  // what it takes to get it
+
+    // Guarded by the core's lock.
+    std::weak_ptr<FetchControl> alone_;  // its own request
+    bool is_cancelled_ = false;          // no more than that is left to be done
+  };
+  using PiecePtr = std::shared_ptr<Piece>;
+
+  // An answer that pieces share.
+  struct Request {
+    Request(const BlobRead& read)
+        : stream(read), first(read.range.offset), end(read.blob_size), at(first), tail(read.range.end()) {}
+
+    const Stream stream;
+    const uint64_t first, end;  // what was asked for
+    uint64_t at;                // given so far
+    uint64_t tail;              // where the next piece would begin
+    std::deque<PiecePtr> pieces;
+    std::vector<std::byte> left_over;  // came after the last piece's end
+    std::optional<OriginAccess> access;
+    std::weak_ptr<PacedControl> control;
+    uint32_t went_on = 0;    // pieces after the first
+    uint64_t holds = 0;      // times that nobody went on with it
+    bool has_ended = false;  // nothing more comes
+    bool is_over = false;    // nothing more of it is given
+  };
+  using RequestPtr = std::shared_ptr<Request>;
+
+  Begun GoOn(const RequestPtr& request, PiecePtr piece);
+  Begun Begin(PiecePtr piece);
+  bool MayBegin(const BlobRead& read);
+  void AskAlone(const PiecePtr& piece);
+  void AskAlone(const std::vector<PiecePtr>& pieces) {
+    for (const PiecePtr& piece : pieces) AskAlone(piece);
+  }
+
+  void OnAccess(const RequestPtr& request, OriginAccess access);
+  void OnData(const RequestPtr& request, std::span<const std::byte> bytes);
+  void OnDone(const RequestPtr& request, absl::Status status);
+  void Resume(const RequestPtr& request);
+  void Hold(const RequestPtr& request);
+  void GiveUp(const RequestPtr& request, uint64_t hold);
+
+  void Raise(const PiecePtr& piece, FetchClass fetch_class);
+  void TakeOut(const PiecePtr& piece, absl::Status why);
+  RequestPtr RequestOf(const PiecePtr& piece) const;
+  std::vector<PiecePtr> CutAt(Request& request, const PiecePtr& piece);
+  void Forget(const RequestPtr& request);
+  void EndLater(const PiecePtr& piece, absl::Status status);
+  void NoteWorth(const Request& request);
+
+  const Parts parts_;
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  std::vector<RequestPtr> requests_;
+  struct Worth {
+    uint32_t pass_over = 0;  // so many more times
+    uint32_t next = 1;       // after the next that was in vain
+  };
+  std::map<Stream, Worth> worths_;
+};
+
+// ---------------------------------------------------------------------------------------------- asking
+
+LongReads::Begun LongReads::Core::Read(BlobRead read) {
+  auto piece = std::make_shared<Piece>(shared_from_this(), std::move(read));
+  std::unique_lock lock(mutex_);
+  const Stream stream(piece->read_);
+  const bool is_fill = IsFill(piece->read_.fetch_class);
+  const auto found = std::find_if(requests_.begin(), requests_.end(), [&](const RequestPtr& request) {
+    return !is_fill && !request->is_over && request->tail == piece->range_.offset &&
+           piece->range_.end() <= request->end &&
+           request->tail - request->at <= parts_.limits.queued_bytes_max && request->stream == stream;
+  });
+  if (found != requests_.end()) {
+    const RequestPtr request = *found;
+    lock.unlock();
+    if (Begun begun = GoOn(request, piece); begun.control) return begun;
+    lock.lock();
+  }
+  const bool is_long = MayBegin(piece->read_);
+  lock.unlock();
+  if (is_long) return Begin(std::move(piece));
+  return {parts_.read(std::move(piece->read_), nullptr), false};
+}
+
+// Null if it has ended since it was found.
+LongReads::Begun LongReads::Core::GoOn(const RequestPtr& request, PiecePtr piece) {
+  const Duration left = piece->read_.deadline - parts_.clock.Now();
+  bool was_held = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (request->is_over || request->tail != piece->range_.offset) return {};
+    was_held = request->pieces.empty();
+    request->pieces.push_back(piece);
+    request->tail = piece->range_.end();
+    ++request->went_on;
+  }
+  if (was_held) {
+    parts_.after(Duration(0), [self = shared_from_this(), request] { self->Resume(request); });
+  }
+  parts_.after(left, [weak = std::weak_ptr(piece)] {
+    const PiecePtr late = weak.lock();
+    if (late) late->core_->TakeOut(late, absl::DeadlineExceededError("the bytes before it took too long"));
+  });
+  return {piece, true};
+}
+
+// REQUIRES: mutex_ is held
+bool LongReads::Core::MayBegin(const BlobRead& read) {
+  if (read.fetch_class != FetchClass::kReadahead || read.range.length < parts_.limits.long_bytes)
+    return false;
+  if (read.range.end() == read.blob_size || requests_.size() >= kReadsMax) return false;
+  const auto worth = worths_.find(Stream(read));
+  if (worth == worths_.end() || worth->second.pass_over == 0) return true;
+  --worth->second.pass_over;
+  return false;
+}
+
+LongReads::Begun LongReads::Core::Begin(PiecePtr piece) {
+  const auto request = std::make_shared<Request>(piece->read_);
+  const BlobRead& asked = piece->read_;
+  const Instant deadline = asked.deadline;
+  BlobRead all{.origin = asked.origin,
+               .digest = asked.digest,
+               .blob_size = asked.blob_size,
+               .range = {request->first, request->end - request->first},
+               .fetch_class = asked.fetch_class,
+               .deadline = parts_.clock.Now() + kTimeMax,
+               .grant = asked.grant,
+               .on_access = [self = shared_from_this(),
+                             request](OriginAccess access) { self->OnAccess(request, access); },
+               .on_data = [self = shared_from_this(),
+                           request](std::span<const std::byte> bytes) { self->OnData(request, bytes); },
+               .done = [self = shared_from_this(),
+                        request](absl::Status status) { self->OnDone(request, std::move(status)); }};
+  request->pieces.push_back(piece);
+  {
+    const std::lock_guard lock(mutex_);
+    requests_.push_back(request);
+  }
+  const std::shared_ptr<PacedControl> control =
+      parts_.read(std::move(all), [self = shared_from_this(), request] {
+        const std::lock_guard lock(self->mutex_);
+        // What has come is given first: Resume.
+        return request->is_over || (!request->pieces.empty() && request->left_over.empty());
+      });
+  bool is_over = false;
+  {
+    const std::lock_guard lock(mutex_);
+    request->control = control;
+    is_over = request->is_over;
+  }
+  if (is_over) control->Cancel();
+  parts_.after(deadline - parts_.clock.Now(), [weak = std::weak_ptr(piece)] {
+    const PiecePtr late = weak.lock();
+    if (late) late->core_->TakeOut(late, absl::DeadlineExceededError("the registry took too long"));
+  });
+  return {piece, false};
+}
+
+void LongReads::Core::AskAlone(const PiecePtr& piece) {
+  const std::shared_ptr<PacedControl> control = parts_.read(std::move(piece->read_), nullptr);
+  bool is_cancelled = false;
+  {
+    const std::lock_guard lock(mutex_);
+    piece->alone_ = control;
+    is_cancelled = piece->is_cancelled_;
+  }
+  if (is_cancelled) control->Cancel();
+}
+
+// --------------------------------------------------------------------------------------------- answers
+
+void LongReads::Core::OnAccess(const RequestPtr& request, OriginAccess access) {
+  const std::lock_guard lock(mutex_);
+  request->access = access;
+}
+
+// On the answers' thread, as Resume.
+void LongReads::Core::OnData(const RequestPtr& request, std::span<const std::byte> bytes) {
+  while (true) {
+    PiecePtr piece;
+    std::optional<OriginAccess> access;
+    {
+      const std::lock_guard lock(mutex_);
+      if (request->is_over || bytes.empty()) return;
+      if (request->pieces.empty()) {
+        request->left_over.insert(request->left_over.end(), bytes.begin(), bytes.end());
+        return;
+      }
+      piece = request->pieces.front();
+      access = request->access;
+    }
+    if (access) piece->Tell(*access);
+    const uint64_t left = piece->range_.end() - request->at;
+    const auto given = bytes.first(static_cast<size_t>(std::min<uint64_t>(left, bytes.size())));
+    piece->Give(given);
+    bytes = bytes.subspan(given.size());
+    bool is_held = false;
+    {
+      const std::lock_guard lock(mutex_);
+      // Taken out meanwhile: then the request has ended.
+      if (request->is_over) return;
+      request->at += given.size();
+      if (request->at < piece->range_.end()) continue;
+      request->pieces.pop_front();
+      is_held = request->pieces.empty() && request->at < request->end;
+      if (request->has_ended && request->at == request->end) Forget(request);
+    }
+    if (is_held) Hold(request);
+    piece->End(absl::OkStatus());
+  }
+}
+
+void LongReads::Core::Resume(const RequestPtr& request) {
+  std::vector<std::byte> left_over;
+  std::shared_ptr<PacedControl> control;
+  {
+    const std::lock_guard lock(mutex_);
+    left_over.swap(request->left_over);
+    control = request->control.lock();
+  }
+  OnData(request, left_over);
+  if (control) control->GoOn();
+}
+
+void LongReads::Core::Hold(const RequestPtr& request) {
+  uint64_t hold = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    hold = ++request->holds;
+  }
+  parts_.after(kHeldMax, [self = shared_from_this(), request, hold] { self->GiveUp(request, hold); });
+}
+
+void LongReads::Core::GiveUp(const RequestPtr& request, uint64_t hold) {
+  std::shared_ptr<PacedControl> control;
+  {
+    const std::lock_guard lock(mutex_);
+    if (request->is_over || request->holds != hold || !request->pieces.empty()) return;
+    NoteWorth(*request);
+    Forget(request);
+    control = request->control.lock();
+  }
+  if (control) control->Cancel();
+}
+
+void LongReads::Core::OnDone(const RequestPtr& request, absl::Status status) {
+  std::vector<PiecePtr> left;
+  bool has_begun = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (request->is_over) return;
+    // What came last may still wait for who wants it.
+    request->has_ended = true;
+    if (status.ok() && !request->left_over.empty()) return;
+    NoteWorth(*request);
+    Forget(request);
+    left.assign(request->pieces.begin(), request->pieces.end());
+    request->pieces.clear();
+    has_begun = !left.empty() && (request->at > left.front()->range_.offset || request->at == request->first);
+  }
+  if (left.empty()) return;
+  if (absl::IsCancelled(status)) {
+    for (const PiecePtr& piece : left) piece->End(status);
+    return;
+  }
+  // The first has had its share of it, be it that nothing came. Its own time is not over yet.
+  if (has_begun) {
+    if (absl::IsDeadlineExceeded(status)) status = absl::UnavailableError(status.message());
+    left.front()->End(std::move(status));
+    left.erase(left.begin());
+  }
+  AskAlone(left);
+}
+
+// ------------------------------------------------------------------------------------- fewer are wanted
+
+// A reader waits for it now. REQUIRES: not from a callback of `piece`
+void LongReads::Core::Raise(const PiecePtr& piece, FetchClass fetch_class) {
+  std::shared_ptr<FetchControl> control;
+  std::vector<PiecePtr> behind;
+  {
+    const std::lock_guard lock(mutex_);
+    const RequestPtr request = RequestOf(piece);
+    if (!request) {
+      control = piece->alone_.lock();
+    } else {
+      piece->read_.fetch_class = std::min(piece->read_.fetch_class, fetch_class);
+      const uint64_t before = piece->range_.offset - std::min(request->at, piece->range_.offset);
+      if (before > parts_.limits.reader_bytes_max && fetch_class == FetchClass::kDemand) {
+        behind = CutAt(*request, piece);
+      } else {
+        control = request->control.lock();
+      }
+    }
+  }
+  if (control) control->Raise(fetch_class);
+  AskAlone(behind);
+}
+
+void LongReads::Core::TakeOut(const PiecePtr& piece, absl::Status why) {
+  std::shared_ptr<FetchControl> control;
+  std::vector<PiecePtr> behind;
+  {
+    const std::lock_guard lock(mutex_);
+    piece->is_cancelled_ |= absl::IsCancelled(why);
+    const RequestPtr request = RequestOf(piece);
+    if (!request) {
+      // Its own request has its deadline.
+      if (absl::IsCancelled(why)) control = piece->alone_.lock();
+    } else {
+      behind = CutAt(*request, piece);
+      behind.erase(behind.begin());
+      if (request->pieces.empty()) {
+        NoteWorth(*request);
+        Forget(request);
+        control = request->control.lock();
+      }
+      EndLater(piece, std::move(why));
+    }
+  }
+  if (control) control->Cancel();
+  AskAlone(behind);
+}
+
+// REQUIRES: mutex_ is held; so do all that follow
+LongReads::Core::RequestPtr LongReads::Core::RequestOf(const PiecePtr& piece) const {
+  const auto found = std::find_if(requests_.begin(), requests_.end(), [&](const RequestPtr& request) {
+    return std::find(request->pieces.begin(), request->pieces.end(), piece) != request->pieces.end();
+  });
+  return found == requests_.end() ? nullptr : *found;
+}
+
+// From the piece on, none is the request's any more.
+std::vector<LongReads::Core::PiecePtr> LongReads::Core::CutAt(Request& request, const PiecePtr& piece) {
+  const auto first = std::find(request.pieces.begin(), request.pieces.end(), piece);
+  std::vector<PiecePtr> cut(first, request.pieces.end());
+  request.pieces.erase(first, request.pieces.end());
+  request.tail = piece->range_.offset;
+  return cut;
+}
+
+void LongReads::Core::Forget(const RequestPtr& request) {
+  request->is_over = true;
+  std::erase(requests_, request);
+}
+
+// On the answers' thread, when the task has run; a client that is stopped drops it at once.
+void LongReads::Core::EndLater(const PiecePtr& piece, absl::Status status) {
+  std::shared_ptr<void> ending(nullptr, [piece, status = std::move(status)](void*) { piece->End(status); });
+  parts_.after(Duration(0), [ending = std::move(ending)] {});
+}
+
+void LongReads::Core::NoteWorth(const Request& request) {
+  const bool was_worth_it = request.went_on >= kPaidFrom || request.at == request.end;
+  if (was_worth_it) {
+    worths_.erase(request.stream);
+    return;
+  }
+  if (worths_.size() >= kStreamsMax && !worths_.contains(request.stream)) worths_.clear();
+  Worth& worth = worths_[request.stream];
+  worth.pass_over = worth.next;
+  worth.next = std::min(2 * worth.next, kPassedOverMax);
+}
+
+LongReads::LongReads(Parts parts) : core_(std::make_shared<Core>(std::move(parts))) {}
+LongReads::~LongReads() = default;
+
+LongReads::Begun LongReads::Read(BlobRead read) {
+  return core_->Read(std::move(read));
+}
+
+size_t LongReads::under_way() const {
+  return core_->under_way();
+}
+
+}  // namespace sluice::p2p

@@ -113,7 +113,7 @@ class AdminService::Impl final : public v1::AdminService::CallbackService {
       : backend_(backend),
         limits_(limits),
         watches_{.mounts = backend.mounts, .interval = limits.fill_poll_interval},
-        slow_(limits.slow_workers, limits.calls_waiting_max),
+        slow_(limits.slow_workers, 2 * limits.calls_waiting_max),
         verifies_(limits.verify_workers, limits.calls_waiting_max),
         removals_(limits.removal_workers, limits.calls_waiting_max),
         quick_(limits.quick_workers, limits.calls_waiting_max) {}

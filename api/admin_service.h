@@ -12,11 +12,11 @@ struct AdminServiceLimits {
   // Calls into the backend at once, of each kind: those that wait for other machines (Mount, DialBack, those
   // of image profiles), those that read whole blobs (VerifyBlob), those that take something away (Unmount,
   // EvictBlob), and all others.
-  int slow_workers = 8;
+  int slow_workers = 16;  // mounts from one registry have half of them, and half of the places to wait in
   int verify_workers = 2;
   int removal_workers = 2;
   int quick_workers = 4;
-  int calls_waiting_max = 64;  // of each kind; beyond: RESOURCE_EXHAUSTED
+  int calls_waiting_max = 64;  // of each kind, twice as many of the first; beyond: RESOURCE_EXHAUSTED
   int watches_max = 64;        // WatchFill streams at once; beyond: RESOURCE_EXHAUSTED
   Duration fill_poll_interval = std::chrono::milliseconds(250);
   Duration verify_interval =

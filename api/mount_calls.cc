@@ -15,6 +15,18 @@
 
 namespace sluice::api {
 
+namespace {
+
+// As far as it takes to tell registries apart. Source: docker's reference grammar.
+std::string RegistryOf(const std::string& reference) {
+  const std::string first = reference.substr(0, reference.find('/'));
+  const bool is_host = first.size() < reference.size() &&
+                       (first.find_first_of(".:") != std::string::npos || first == "localhost");
+  return is_host ? first : "docker.io";
+}
+
+}  // namespace
+
 // gRPC keeps all of it until the reactor has finished.
 struct MountCalls::Call {
   grpc::CallbackServerContext* context;
@@ -44,7 +56,8 @@ grpc::ServerUnaryReactor* MountCalls::Begin(grpc::CallbackServerContext* context
   if (!joined.ok()) {
     call.Finish(joined.status());
   } else if (*joined) {
-    const absl::Status posted = pool_.Post([this, to_run = *joined] { Run(to_run); });
+    const absl::Status posted =
+        pool_.Post([this, to_run = *joined] { Run(to_run); }, RegistryOf((*joined)->mount.reference));
     if (!posted.ok()) End(*joined, posted);
   }
   return call.reactor;

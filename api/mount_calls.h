@@ -25,7 +25,7 @@ namespace sluice::api {
 
 // Calls of Mount. Those that name the same request are one: who asks again while it runs gets the answer of
 // the first, and after it succeeded the mount that it made, for as long as that stands. What failed is tried
-// anew.
+// anew. Those from one registry have no more of the pool than they leave free for others.
 //
 // Thread-safe.
 class MountCalls {

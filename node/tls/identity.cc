@@ -155,6 +155,8 @@ struct Identity::Parts {
   absl::Status Fill(const IdentityText& text, const std::string& peer_name);
   absl::Status MakeStore(const std::string& crl);
   absl::Status CheckOwn() const;
+  // X509_V_OK, or why a certificate is not accepted from who is on that side.
+  int Verify(X509* certificate, STACK_OF(X509) * between, PeerSide side) const;
   absl::Status SetUp(SSL_CTX* context, const std::string& peer_name) const;
   absl::Status MakeServerContext(const std::string& peer_name);
 };
@@ -272,16 +274,23 @@ absl::Status Identity::SetUpClient(SSL_CTX* context) const {
   return absl::OkStatus();
 }
 
+int Identity::Parts::Verify(X509* certificate, STACK_OF(X509) * between, PeerSide side) const {
+  const Owned<X509_STORE_CTX> context(X509_STORE_CTX_new());
+  X509_STORE_CTX_init(context.get(), store.get(), certificate, between);
+  X509_STORE_CTX_set_default(context.get(), side == PeerSide::kClient ? "ssl_client" : "ssl_server");
+  X509_STORE_CTX_set_verify_cb(context.get(), BearOldLists);
+  const bool good = X509_verify_cert(context.get()) == 1;
+  const int error = X509_STORE_CTX_get_error(context.get());
+  ERR_clear_error();
+  if (good) return X509_V_OK;
+  return error == X509_V_OK ? X509_V_ERR_UNSPECIFIED : error;
+}
+
 bool Identity::Accepts(SSL* connection, PeerSide side) const {
   X509* const certificate = SSL_get0_peer_certificate(connection);
   if (certificate == nullptr) return false;
-  const Owned<X509_STORE_CTX> context(X509_STORE_CTX_new());
-  X509_STORE_CTX_init(context.get(), parts_->store.get(), certificate, SSL_get_peer_cert_chain(connection));
-  X509_STORE_CTX_set_default(context.get(), side == PeerSide::kClient ? "ssl_client" : "ssl_server");
-  X509_STORE_CTX_set_verify_cb(context.get(), BearOldLists);
-  const bool good = X509_verify_cert(context.get()) == 1 && HasName(certificate, peer_name_);
-  ERR_clear_error();
-  return good;
+  const int found = parts_->Verify(certificate, SSL_get_peer_cert_chain(connection), side);
+  return found == X509_V_OK && HasName(certificate, peer_name_);
 }
 
 std::string Identity::RefusalOfClient(const std::string& chain, const std::string& name) const {
@@ -289,15 +298,9 @@ std::string Identity::RefusalOfClient(const std::string& chain, const std::strin
   if (shown.empty()) return "it shows none";
   STACK_OF(X509)* const between = sk_X509_new_null();
   for (size_t i = 1; i < shown.size(); ++i) sk_X509_push(between, shown[i].get());
-  const Owned<X509_STORE_CTX> context(X509_STORE_CTX_new());
-  X509_STORE_CTX_init(context.get(), parts_->store.get(), shown.front().get(), between);
-  X509_STORE_CTX_set_default(context.get(), "ssl_client");
-  X509_STORE_CTX_set_verify_cb(context.get(), BearOldLists);
-  const bool good = X509_verify_cert(context.get()) == 1;
-  const int error = X509_STORE_CTX_get_error(context.get());
+  const int found = parts_->Verify(shown.front().get(), between, PeerSide::kClient);
   sk_X509_free(between);
-  ERR_clear_error();
-  if (!good) return X509_verify_cert_error_string(error);
+  if (found != X509_V_OK) return X509_verify_cert_error_string(found);
   return HasName(shown.front().get(), name) ? "" : absl::StrCat("it lacks the DNS name ", name);
 }
 

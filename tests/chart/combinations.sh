@@ -20,6 +20,7 @@ each_combination() {
   "$@" certificate --set tls.certManager.enabled=true,tls.certManager.issuerRef.name=nodes
   "$@" mirror --set mirror.enabled=true,mirror.containerd.configure=true \
     --set 'mirror.crio.configure=true,mirror.crio.registries={docker.io}'
+  "$@" hints --set hints.enabled=true,tls.existingSecret=nodes
   "$@" pod-monitor --set podMonitor.enabled=true,serviceMonitor.enabled=false,podMonitor.labels.a=b
   cat >"$folder/much.yaml" <<'END_OF_VALUES'
 image: {repository: "registry.example:5000/team/sluice", pullPolicy: Always, pullSecrets: [pull]}

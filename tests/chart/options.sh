@@ -74,6 +74,28 @@ refused 'networkPolicy.enabled.*must be one of' --set networkPolicy.enabled=yes
 refused 'networkPolicy.peerCidrs.0: Does not match pattern' --set 'networkPolicy.peerCidrs={10.0.0.1}'
 refused 'networkPolicy.metricsNamespaceSelector: Additional property labels' --set networkPolicy.metricsNamespaceSelector.labels.a=b
 
+# --- hints over the network: by TLS alone, from whom it is said
+
+render
+holds '"Service/node-sluice-hints" not in made and "prefetchListen" not in config.get("api", {})'
+render --set hints.enabled=true,tls.existingSecret=nodes
+holds 'config["api"]["prefetchListen"] == "0.0.0.0:7304"'
+holds '{"name": "hints", "containerPort": 7304} in node["ports"]'
+holds 'made["Service/node-sluice-hints"]["spec"]["ports"] == [{"name": "hints", "port": 7304, "targetPort": "hints"}]'
+holds 'made["Service/node-sluice-hints"]["spec"]["selector"] == daemons["selector"]["matchLabels"]'
+holds '[[p["port"] for p in rule["ports"]] for rule in made["NetworkPolicy/node-sluice"]["spec"]["ingress"]] == [[7301], [7304], [9464]]'
+holds 'made["NetworkPolicy/node-sluice"]["spec"]["ingress"][1]["from"] == [{"podSelector": {"matchLabels": daemons["selector"]["matchLabels"]}}]'
+render --set hints.enabled=true,hints.port=1904,tls.existingSecret=nodes,config.api.prefetchClient=scheduler \
+  --set 'hints.from[0].ipBlock.cidr=10.3.0.0/16'
+holds 'config["api"] == {"prefetchListen": "0.0.0.0:1904", "prefetchClient": "scheduler"}'
+holds 'made["NetworkPolicy/node-sluice"]["spec"]["ingress"][1]["from"][1] == {"ipBlock": {"cidr": "10.3.0.0/16"}}'
+refused 'hints.enabled: hints come over the network by TLS alone; set tls.existingSecret' --set hints.enabled=true
+refused 'hints.enabled and config.api.prefetchListen both' \
+  --set hints.enabled=true,tls.existingSecret=nodes,config.api.prefetchListen=0.0.0.0:1
+refused 'ports of .* hints.port must differ' --set hints.enabled=true,tls.existingSecret=nodes,hints.port=7301
+refused 'hints.port' --set hints.enabled=true,tls.existingSecret=nodes,hints.port=0
+refused 'hints.from' --set hints.enabled=true,tls.existingSecret=nodes,hints.from=all
+
 # --- what a pod may do: without mounts it has no privilege, and no folder for them
 
 render --set config.ondemand.backend=off

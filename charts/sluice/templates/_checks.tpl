@@ -47,8 +47,17 @@
 {{- fail (printf "mirror.containerd.configPath: %q is not in mirror.containerd.folder (%s), so the pod would not see it" .configPath .folder) -}}
 {{- end -}}
 {{- end -}}
+{{- if .Values.hints.enabled -}}
+{{- if dig "api" "prefetchListen" "" $config -}}
+{{- fail "hints.enabled and config.api.prefetchListen both say where hints are taken; give one of them" -}}
+{{- end -}}
+{{- if not (or (include "sluice.tlsSecret" .) (dig "tls" "ca" "" $config)) -}}
+{{- fail "hints.enabled: hints come over the network by TLS alone; set tls.existingSecret or tls.certManager" -}}
+{{- end -}}
+{{- $ports = append $ports (toString (int .Values.hints.port)) -}}
+{{- end -}}
 {{- if ne (len $ports) (len (uniq $ports)) -}}
-{{- fail (printf "config: the ports of operations.listen, cluster.listen, cluster.swarmPort and mirror.port must differ, and are %s" (join ", " $ports)) -}}
+{{- fail (printf "config: the ports of operations.listen, cluster.listen, cluster.swarmPort, mirror.port and hints.port must differ, and are %s" (join ", " $ports)) -}}
 {{- end -}}
 
 {{- $folders := dict "config.dataDir" $config.dataDir "config.runtimeDir" $config.runtimeDir "mountsDir" .Values.mountsDir -}}

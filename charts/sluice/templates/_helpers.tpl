@@ -184,6 +184,9 @@ sluice configure crio {{ $mirror }} --folder {{ .folder }}
 {{- end -}}
 {{- $_ := set $config "tls" (merge $files (default dict $config.tls)) -}}
 {{- end -}}
+{{- if .Values.hints.enabled -}}
+{{- $_ := set $config "api" (merge (dict "prefetchListen" (printf "0.0.0.0:%d" (int .Values.hints.port))) (default dict $config.api)) -}}
+{{- end -}}
 {{- if .Values.mirror.enabled -}}
 {{- $listen := printf "%s:%d" (ternary "127.0.0.1" "0.0.0.0" .Values.hostNetwork) (int .Values.mirror.port) -}}
 {{- $_ := set $config "mirror" (merge (dict "listen" $listen) (default dict $config.mirror)) -}}

@@ -27,6 +27,12 @@ struct Stream {
   Grant grant;
 };
 
+// A server may answer a long range otherwise than a short one: with less than was asked for, or not at all.
+bool IsOfTheAnswer(const absl::Status& status) {
+  return absl::IsDataLoss(status) || absl::IsOutOfRange(status) || absl::IsFailedPrecondition(status) ||
+         absl::IsResourceExhausted(status);
+}
+
 }  // namespace
 
 // Its lock guards all that is mutable of its pieces and requests, too. No callback is called with it.
@@ -223,7 +229,12 @@ LongReads::Begun LongReads::Core::Begin(PiecePtr piece) {
 }
 
 void LongReads::Core::AskAlone(const PiecePtr& piece) {
-  const std::shared_ptr<PacedControl> control = parts_.read(std::move(piece->read_), nullptr);
+  BlobRead& read = piece->read_;
+  // Nobody else may hold the piece, by which it is cancelled.
+  read.done = [piece, done = std::move(read.done)](absl::Status status) mutable {
+    std::move(done)(std::move(status));
+  };
+  const std::shared_ptr<PacedControl> control = parts_.read(std::move(read), nullptr);
   bool is_cancelled = false;
   {
     const std::lock_guard lock(mutex_);
@@ -322,14 +333,15 @@ void LongReads::Core::OnDone(const RequestPtr& request, absl::Status status) {
     Forget(request);
     left.assign(request->pieces.begin(), request->pieces.end());
     request->pieces.clear();
-    has_begun = !left.empty() && (request->at > left.front()->range_.offset || request->at == request->first);
+    has_begun = !left.empty() && (request->at > left.front()->range_.offset ||
+                                  (request->at == request->first && !IsOfTheAnswer(status)));
   }
   if (left.empty()) return;
   if (absl::IsCancelled(status)) {
     for (const PiecePtr& piece : left) piece->End(status);
     return;
   }
-  // The first has had its share of it, be it that nothing came. Its own time is not over yet.
+  // The first has had its share of it, be it that nothing came; its own time is not over yet.
   if (has_begun) {
     if (absl::IsDeadlineExceeded(status)) status = absl::UnavailableError(status.message());
     left.front()->End(std::move(status));
@@ -366,10 +378,11 @@ void LongReads::Core::Raise(const PiecePtr& piece, FetchClass fetch_class) {
 void LongReads::Core::TakeOut(const PiecePtr& piece, absl::Status why) {
   std::shared_ptr<FetchControl> control;
   std::vector<PiecePtr> behind;
+  RequestPtr request;
   {
     const std::lock_guard lock(mutex_);
     piece->is_cancelled_ |= absl::IsCancelled(why);
-    const RequestPtr request = RequestOf(piece);
+    request = RequestOf(piece);
     if (!request) {
       // Its own request has its deadline.
       if (absl::IsCancelled(why)) control = piece->alone_.lock();
@@ -381,11 +394,17 @@ void LongReads::Core::TakeOut(const PiecePtr& piece, absl::Status why) {
         Forget(request);
         control = request->control.lock();
       }
-      EndLater(piece, std::move(why));
     }
   }
+  if (request) EndLater(piece, std::move(why));
   if (control) control->Cancel();
   AskAlone(behind);
+}
+
+// On the answers' thread, when the task has run; a client that is stopped drops it at once.
+void LongReads::Core::EndLater(const PiecePtr& piece, absl::Status status) {
+  std::shared_ptr<void> ending(nullptr, [piece, status = std::move(status)](void*) { piece->End(status); });
+  parts_.after(Duration(0), [ending = std::move(ending)] {});
 }
 
 // REQUIRES: mutex_ is held; so do all that follow
@@ -408,12 +427,6 @@ std::vector<LongReads::Core::PiecePtr> LongReads::Core::CutAt(Request& request, 
 void LongReads::Core::Forget(const RequestPtr& request) {
   request->is_over = true;
   std::erase(requests_, request);
-}
-
-// On the answers' thread, when the task has run; a client that is stopped drops it at once.
-void LongReads::Core::EndLater(const PiecePtr& piece, absl::Status status) {
-  std::shared_ptr<void> ending(nullptr, [piece, status = std::move(status)](void*) { piece->End(status); });
-  parts_.after(Duration(0), [ending = std::move(ending)] {});
 }
 
 void LongReads::Core::NoteWorth(const Request& request) {

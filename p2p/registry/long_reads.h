@@ -20,12 +20,12 @@ namespace sluice::p2p {
 //
 // Each range is given as if it had been asked for alone. One that waits behind others is asked for alone when
 // a reader comes to wait for it and much comes before it, when what it waits for breaks off, or when that is
-// cancelled.
+// cancelled; so is the first where the server gives no such long range.
 //
 // Thread-safe. What is under way outlives it safely.
 class LongReads {
  public:
-  static constexpr size_t kReadsMax = 16;  // at once; beyond, ranges are asked for one by one
+  static constexpr size_t kReadsMax = 8;  // at once, for they hold places; beyond, ranges come one by one
   static constexpr Duration kHeldMax = std::chrono::seconds(2);   // while nobody goes on with it
   static constexpr Duration kTimeMax = std::chrono::minutes(10);  // of one request
   static constexpr uint32_t kPaidFrom = 4;        // ranges after the first, for it to be worth it

@@ -127,19 +127,21 @@ class LongReadsTest : public testing::Test {
 
   fakes::FakeClock clock_;
   fakes::ManualExecutor executor_{clock_};
+  bool stopped_ = false;  // then tasks are dropped
   std::vector<AnswerPtr> answers_;
   std::vector<PiecePtr> pieces_;
-  LongReads reads_{
-      {[this](BlobRead read, RegistryClient::Takes takes) {
-         auto answer = std::make_shared<Answer>();
-         answer->read = std::move(read);
-         answer->takes = std::move(takes);
-         answers_.push_back(answer);
-         return answer;
-       },
-       [this](Duration delay, Task task) { executor_.PostAt(clock_.Now() + delay, std::move(task)); },
-       clock_,
-       {.long_bytes = 1000, .queued_bytes_max = 8000, .reader_bytes_max = 1500}}};
+  LongReads reads_{{[this](BlobRead read, RegistryClient::Takes takes) {
+                      auto answer = std::make_shared<Answer>();
+                      answer->read = std::move(read);
+                      answer->takes = std::move(takes);
+                      answers_.push_back(answer);
+                      return answer;
+                    },
+                    [this](Duration delay, Task task) {
+                      if (!stopped_) executor_.PostAt(clock_.Now() + delay, std::move(task));
+                    },
+                    clock_,
+                    {.long_bytes = 1000, .queued_bytes_max = 8000, .reader_bytes_max = 1500}}};
 };
 
 TEST_F(LongReadsTest, AStreamComesByOneRequest) {
@@ -246,6 +248,20 @@ TEST_F(LongReadsTest, AnErrorBetweenTwoIsNobodys) {
   EXPECT_TRUE(second->ended->ok());
 }
 
+// RFC 9110, section 14.2: it may give less.
+TEST_F(LongReadsTest, AServerThatGivesNoLongRangeIsAskedForAShortOne) {
+  const PiecePtr first = Read(0, 1000), second = Read(1000, 1000);
+  End(*answers_[0], absl::DataLossError("asked for bytes 0-99999, got 0-49999"));
+  EXPECT_FALSE(first->ended);
+  ASSERT_EQ(answers_.size(), 3u);
+  EXPECT_EQ(answers_[1]->read.range, first->range);
+  Give(*answers_[1], 1000);
+  Give(*answers_[2], 1000);
+  EXPECT_TRUE(first->ended->ok() && second->ended->ok());
+  Read(2000, 1000);
+  EXPECT_FALSE(last()->is_paced());
+}
+
 TEST_F(LongReadsTest, WhoIsCancelledTakesNothingFromThoseBefore) {
   const PiecePtr first = Read(0, 1000), second = Read(1000, 1000), third = Read(2000, 1000);
   second->begun.control->Cancel();
@@ -273,6 +289,29 @@ TEST_F(LongReadsTest, TheRequestEndsWithTheFirst) {
   EXPECT_TRUE(absl::IsCancelled(*first->ended));
   EXPECT_FALSE(second->ended);
   ASSERT_EQ(answers_.size(), 2u);
+}
+
+TEST_F(LongReadsTest, WhoIsAskedForAloneCanBeCancelledThoughNobodyElseHoldsIt) {
+  const PiecePtr first = Read(0, 1000), second = Read(1000, 1000);
+  const std::weak_ptr<FetchControl> control = std::exchange(second->begun, {}).control;
+  End(*answers_[0], absl::UnavailableError("cut off"));
+  ASSERT_EQ(answers_.size(), 2u);
+  ASSERT_TRUE(control.lock());
+  control.lock()->Cancel();
+  EXPECT_TRUE(answers_[1]->cancelled);
+  Run();
+  EXPECT_TRUE(absl::IsCancelled(*second->ended));
+  EXPECT_FALSE(control.lock());
+}
+
+// Each is answered, in the call if it must be.
+TEST_F(LongReadsTest, AfterTheClientIsStoppedCancellingEndsAtOnce) {
+  const PiecePtr first = Read(0, 1000), second = Read(1000, 1000);
+  stopped_ = true;
+  second->begun.control->Cancel();
+  EXPECT_TRUE(second->ended && absl::IsCancelled(*second->ended));
+  End(*answers_[0], absl::CancelledError("the client is stopped"));
+  EXPECT_TRUE(absl::IsCancelled(*first->ended));
 }
 
 TEST_F(LongReadsTest, WhoseTimeIsOverIsToldSo) {

@@ -33,7 +33,7 @@ class LongReads {
   static constexpr size_t kStreamsMax = 256;      // of which it is remembered; beyond, all are forgotten
 
   struct Limits {
-    uint64_t long_bytes = 4 << 20;         // a range as long as that begins a long read
+    uint64_t long_bytes = 2 << 20;         // a range as long as that begins a long read
     uint64_t queued_bytes_max = 16 << 20;  // that one may wait for
     uint64_t reader_bytes_max = 2 << 20;   // the same, of a reader: they would have the way to themselves
   };

@@ -334,7 +334,7 @@ OriginSource::OriginSource(Parts parts, size_t seek_table_bytes_max)
           },
           [&registry = parts.registry](Duration delay, Task task) { registry.After(delay, std::move(task)); },
           parts.clock,
-          {}})) {}
+          parts.shares_streams ? LongReads::Limits{.long_bytes = UINT64_MAX} : LongReads::Limits{}})) {}
 
 OriginSource::~OriginSource() = default;
 

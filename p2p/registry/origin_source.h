@@ -40,6 +40,8 @@ class OriginSource final : public ChunkSource {
     Executor& io;  // decodes
     Telemetry& telemetry;
     decltype(SeekTableCache::Parts::ask) ask_for_table = nullptr;  // as SeekTableCache says
+    // Whether other nodes bring parts of what a reader goes through: then none of it comes by one request.
+    bool shares_streams = false;
   };
   explicit OriginSource(Parts parts, size_t seek_table_bytes_max = SeekTableCache::kBytesMaxDefault);
   ~OriginSource() override;

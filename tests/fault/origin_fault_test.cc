@@ -837,11 +837,12 @@ class OriginSourceFaultTest : public OriginFaultTest {
     OriginSource source({client(), ledger_, time_, time_, telemetry_});
     return FetchFrom(source, blob, chunks);
   }
-  absl::Status FetchFrom(OriginSource& source, const std::shared_ptr<Blob>& blob, ChunkSpan chunks) {
+  absl::Status FetchFrom(OriginSource& source, const std::shared_ptr<Blob>& blob, ChunkSpan chunks,
+                         FetchClass fetch_class = FetchClass::kDemand) {
     std::promise<absl::Status> done;
+    progress_ = std::make_shared<FetchProgress>(time_);
     const FetchHandle handle = source.Fetch(
-        {blob, chunks, FetchClass::kDemand, time_.Now() + deadline_, Asker::kLocal, nullptr,
-         std::make_shared<FetchProgress>(time_)},
+        {blob, chunks, fetch_class, time_.Now() + deadline_, Asker::kLocal, nullptr, progress_},
         [&](ChunkIndex index, Buffer bytes, SenderId) {
           const auto [it, is_new] = got_.emplace(
               index.value(), std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
@@ -859,12 +860,38 @@ class OriginSourceFaultTest : public OriginFaultTest {
   ListLedger ledger_;
   Duration deadline_ = 30s;
   std::map<uint32_t, std::string> got_;
+  std::shared_ptr<FetchProgress> progress_;  // of the last fetch
 };
 
 TEST_F(OriginSourceFaultTest, OneRangedGetPerFetch) {
   EXPECT_TRUE(Fetch(NewBlob({Place()}), {ChunkIndex(3), 5}).ok());
   ExpectChunks(3, 8);
   EXPECT_EQ(origin_.request_count(Path()), 1u);
+}
+
+// A stream's next chunks come by the answer that is under way; where other nodes bring parts of it each run
+// is asked for by itself, or the registry would send what nobody wants.
+TEST_F(OriginSourceFaultTest, ALongStreamComesByOneRequestUnlessOthersBringPartsOfIt) {
+  const std::string bytes = Pattern(12 << 20);
+  const Digest digest = origin_.AddBlob(kRepository, bytes);
+  const std::string path = FaultOrigin::BlobPath(kRepository, digest);
+  constexpr uint32_t kRun = (4 << 20) / kChunk;
+  for (const bool shares_streams : {false, true}) {
+    got_.clear();
+    const size_t before = origin_.request_count(path);
+    OriginSource source({client(), ledger_, time_, time_, telemetry_, nullptr, shares_streams});
+    const auto blob =
+        std::make_shared<Blob>(BlobSpec{digest, bytes.size(), kChunk, std::nullopt, std::vector{Place()}});
+    for (uint32_t first = 0; first < 3 * kRun; first += kRun) {
+      EXPECT_TRUE(FetchFrom(source, blob, {ChunkIndex(first), kRun}, FetchClass::kReadahead).ok());
+      EXPECT_EQ(progress_->goes_on(), first > 0 && !shares_streams);
+    }
+    for (uint32_t i = 0; i < 3 * kRun; ++i)
+      EXPECT_TRUE(got_[i] == bytes.substr(i * size_t{kChunk}, kChunk)) << i;
+    EXPECT_EQ(origin_.request_count(path) - before, shares_streams ? 3u : 1u);
+    EXPECT_EQ(origin_.requests(path)[before].Header("range"),
+              shares_streams ? "bytes=0-4194303" : "bytes=0-12582911");
+  }
 }
 
 TEST_F(OriginSourceFaultTest, HowTheBlobWasGotIsNotedForTheOriginThatGaveIt) {

@@ -161,9 +161,12 @@ bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request, Insta
   return count >= limits_.fanout * (demand ? kManyHelpers : 1);
 }
 
-// Not for ever: those of its zone may be no use to it, and it need not say so.
+// Not for ever: those of its zone may be no use to it, and it need not say so. To one that is receiving it
+// just now it is left until that is over, however often it is asked for meanwhile.
 bool Spreader::IsLeftToZone(Chunk& chunk, const Asker& asker, Instant now) const {
-  if (!LeavesToZone(chunk, asker, now)) return false;
+  const std::optional<Receiver::State> best = InZoneOf(chunk, asker, now);
+  if (!best) return false;
+  if (*best == Receiver::State::kReceiving) return true;
   if (chunk.left_to_zone.size() >= limits_.receivers_max) chunk.left_to_zone.clear();
   uint32_t& times = chunk.left_to_zone[asker.name];
   if (++times <= kLeftToZoneMax) return true;
@@ -171,18 +174,23 @@ bool Spreader::IsLeftToZone(Chunk& chunk, const Asker& asker, Instant now) const
   return false;
 }
 
-// Whether one of the asker's zone, which is another one, has it or is receiving it, and is not known to be of
-// no use.
-bool Spreader::LeavesToZone(const Chunk& chunk, const Asker& asker, Instant now) const {
+// Whether one of the asker's zone, which is another one, has it, or is receiving it, and is not known to be
+// of no use.
+std::optional<Spreader::Receiver::State> Spreader::InZoneOf(const Chunk& chunk, const Asker& asker,
+                                                            Instant now) const {
   const std::optional<std::string> zone = ZoneOf(asker.name);
-  if (!zone || zone->empty() || zone_.empty() || *zone == zone_) return false;
-  return std::any_of(chunk.receivers.begin(), chunk.receivers.end(), [&](const Receiver& receiver) {
+  if (!zone || zone->empty() || zone_.empty() || *zone == zone_) return std::nullopt;
+  std::optional<Receiver::State> best;
+  for (const Receiver& receiver : chunk.receivers) {
     const bool gets_it =
         receiver.state == Receiver::State::kHas ||
         (receiver.state == Receiver::State::kReceiving && now < receiver.since + StuckAfter());
-    return gets_it && receiver.name != asker.name && receiver.failed.empty() &&
-           !Contains(asker.tried, receiver.name) && find_member_(receiver.name) == zone;
-  });
+    if (!gets_it || receiver.name == asker.name || !receiver.failed.empty() ||
+        Contains(asker.tried, receiver.name) || find_member_(receiver.name) != zone)
+      continue;
+    if (!best || receiver.state < *best) best = receiver.state;
+  }
+  return best;
 }
 
 std::optional<std::string> Spreader::ZoneOf(const std::string& asker) const {
@@ -263,7 +271,7 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const Asker& asker,
   // chunks; and who came first.
   using Rank = std::tuple<uint32_t, bool, Receiver::State, uint32_t, size_t>;
   std::vector<Rank> ranks;
-  const bool within_zone = LeavesToZone(chunk, asker, now);
+  const bool within_zone = InZoneOf(chunk, asker, now).has_value();
   const bool soon = asker.fetch_class == FetchClass::kDemand && MayBeSoon(chunk, now);
   for (size_t i = 0; i < chunk.receivers.size(); ++i) {
     Receiver& receiver = chunk.receivers[i];

@@ -168,7 +168,7 @@ class Spreader {
   bool HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now);
   bool LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const;
   bool IsLeftToZone(Chunk& chunk, const Asker& asker, Instant now) const;
-  bool LeavesToZone(const Chunk& chunk, const Asker& asker, Instant now) const;
+  std::optional<Receiver::State> InZoneOf(const Chunk& chunk, const Asker& asker, Instant now) const;
   Duration StuckAfter() const { return std::max<Duration>(kStuckMin, 4 * transfer_time_); }
   bool IsNamedEnough(const Receiver& receiver, uint32_t fanout, Instant now) const;
   std::optional<std::string> ZoneOf(const std::string& asker) const;

@@ -227,6 +227,16 @@ TEST_F(SpreadingTest, NobodyIsLeftToItsZoneForEver) {
   EXPECT_EQ(Ask("d").verdict, Verdict::kRefuse) << "from the beginning";
 }
 
+// Before it is known how long transfers take it is asked often in the time of one.
+TEST_F(SpreadingTest, WhoeverAsksOftenIsLeftToWhoInItsZoneReceivesIt) {
+  Restart({}, "1");
+  const Spreader::Answer first = Ask("c");
+  ASSERT_EQ(first.verdict, Verdict::kSend);
+  for (uint32_t i = 0; i < 10 * Spreader::kLeftToZoneMax; ++i) EXPECT_EQ(Ask("d").verdict, Verdict::kRefuse);
+  clock_.now += Spreader::kStuckMin;
+  EXPECT_EQ(Ask("d").verdict, Verdict::kSend) << "it goes nowhere";
+}
+
 TEST_F(SpreadingTest, AFillIsNotLeftToHelpersThatAreNotNamedToIt) {
   Restart({}, "1");
   GiveUnzoned({"c", "d"});

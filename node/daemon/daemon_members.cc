@@ -234,7 +234,7 @@ void Daemon::Node::MakeHome() {
       p2p::SpreadingLimits{.fanout = config_.peers_fanout}, zone_);
   whole_places_ = std::make_shared<SpreadPlaces>(std::make_shared<p2p::Spreader>(
       clock_, [zones = zones_](const std::string& member) { return zones->Find(member); },
-      p2p::SpreadingLimits{.fanout = config_.peers_fanout}, zone_));
+      p2p::SpreadingLimits{.fanout = config_.peers_fanout, .helps_across = false}, zone_));
   std::string name;
   members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
   HomeBlobs::Parts parts{

@@ -271,7 +271,8 @@ std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const Asker& asker,
   // chunks; and who came first.
   using Rank = std::tuple<uint32_t, bool, Receiver::State, uint32_t, size_t>;
   std::vector<Rank> ranks;
-  const bool within_zone = InZoneOf(chunk, asker, now).has_value();
+  const bool is_of_another = zone && !zone->empty() && !zone_.empty() && *zone != zone_;
+  const bool within_zone = (is_of_another && !limits_.helps_across) || InZoneOf(chunk, asker, now);
   const bool soon = asker.fetch_class == FetchClass::kDemand && MayBeSoon(chunk, now);
   for (size_t i = 0; i < chunk.receivers.size(); ++i) {
     Receiver& receiver = chunk.receivers[i];

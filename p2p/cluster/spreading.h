@@ -31,6 +31,10 @@ struct SpreadingLimits {
   size_t chunks_max = 4096;    // remembered; beyond, the one that was not asked for for the longest goes
   size_t receivers_max = 256;  // remembered of one chunk; beyond, the oldest goes
   Duration forget_after = std::chrono::seconds(10);  // from when a chunk was asked for last
+  // Whether one of another zone, where nobody has it yet, is told of those here that have it. What is whole
+  // crosses from its home alone: of what a helper sent across the next asker there would know nothing. Chunks
+  // are asked for by one of each zone.
+  bool helps_across = true;
 };
 
 // Who is sent a chunk now, who waits for it, and whom else to ask: so that many askers of one chunk cost the

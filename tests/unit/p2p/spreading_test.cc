@@ -227,6 +227,16 @@ TEST_F(SpreadingTest, NobodyIsLeftToItsZoneForEver) {
   EXPECT_EQ(Ask("d").verdict, Verdict::kRefuse) << "from the beginning";
 }
 
+// Two would cross, one of them from the helper, and the next asker of that zone be sent it, too.
+TEST_F(SpreadingTest, WhatIsWholeGoesToAnotherZoneByNoHelperOfThisOne) {
+  Restart({.helps_across = false}, "1");
+  Give("a");
+  KeepBusy();
+  EXPECT_THAT(Ask("b").helpers, ElementsAre("a"));
+  EXPECT_EQ(Ask("c").verdict, Verdict::kRefuse);
+  EXPECT_THAT(Ask("c").helpers, IsEmpty());
+}
+
 // Before it is known how long transfers take it is asked often in the time of one.
 TEST_F(SpreadingTest, WhoeverAsksOftenIsLeftToWhoInItsZoneReceivesIt) {
   Restart({}, "1");

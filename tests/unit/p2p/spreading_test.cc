@@ -232,9 +232,10 @@ TEST_F(SpreadingTest, WhatIsWholeGoesToAnotherZoneByNoHelperOfThisOne) {
   Restart({.helps_across = false}, "1");
   Give("a");
   KeepBusy();
+  const Spreader::Answer answer = Ask("c");
+  EXPECT_EQ(answer.verdict, Verdict::kRefuse);
+  EXPECT_THAT(answer.helpers, IsEmpty());
   EXPECT_THAT(Ask("b").helpers, ElementsAre("a"));
-  EXPECT_EQ(Ask("c").verdict, Verdict::kRefuse);
-  EXPECT_THAT(Ask("c").helpers, IsEmpty());
 }
 
 // Before it is known how long transfers take it is asked often in the time of one.

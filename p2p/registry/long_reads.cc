@@ -77,7 +77,7 @@ class LongReads::Core final : public std::enable_shared_from_this<Core> {
 
   // An answer that pieces share.
   struct Request {
-    Request(const BlobRead& read)
+    explicit Request(const BlobRead& read)
         : stream(read), first(read.range.offset), end(read.blob_size), at(first), tail(read.range.end()) {}
 
     const Stream stream;

@@ -26,6 +26,10 @@ class ProfileExchange {
   static constexpr size_t kRanksAsked = 3;
   // A start that has begun waits for its bytes, not for advice.
   static constexpr Duration kTimeout = std::chrono::seconds(1);
+  // From when the first has answered others are waited for so long: where a profile has come, and where none
+  // has, for then what comes instead is worse.
+  static constexpr Duration kOthersTimeout = std::chrono::milliseconds(50);
+  static constexpr Duration kOthersTimeoutWithout = std::chrono::milliseconds(300);
   static constexpr Duration kSendTimeout = std::chrono::seconds(5);
 
   struct Parts {
@@ -37,8 +41,9 @@ class ProfileExchange {
   // The parts outlive this and what it asks.
   explicit ProfileExchange(Parts parts) : parts_(std::move(parts)) {}
 
-  // That of most starts among those that the ranks have; nothing if none has one. Called once, when all have
-  // answered or kTimeout has passed, on the client's thread, or at once where there are no others.
+  // That of most starts among those that the ranks have; nothing if none has one. One that is silent is not
+  // waited for where others have answered. Called once, on the client's thread, or at once where there are no
+  // others.
   using OnFound = absl::AnyInvocable<void(std::optional<KeptProfile>) &&>;
   void Fetch(const Digest& manifest, OnFound on_found) const;
 

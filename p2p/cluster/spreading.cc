@@ -342,15 +342,15 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name, Whole whole)
   std::vector<Answer> answers;
   for (const RequestId id : waiting) {
     const auto held = held_.find(id);
-    if (HasRoom(chunk, held->second.fetch_class, false, now)) {
+    const Asker asker{held->second.asker, held->second.fetch_class, held->second.tried};
+    if (!IsLeftToZone(chunk, asker, now) && HasRoom(chunk, asker.fetch_class, false, now)) {
       held->second.waits = false;
       held->second.since = now;
       BeginSending(chunk, id, held->second.asker, now);
       answers.push_back({.id = id, .verdict = Verdict::kSend});
       continue;
     }
-    const Held& waited = held->second;
-    answers.push_back(Refuse(chunk, {waited.asker, waited.fetch_class, waited.tried}, transfer_time_, now));
+    answers.push_back(Refuse(chunk, asker, transfer_time_, now));
     answers.back().id = id;
     held_.erase(held);
     --chunk.held;

@@ -227,6 +227,28 @@ TEST_F(SpreadingTest, NobodyIsLeftToItsZoneForEver) {
   EXPECT_EQ(Ask("d").verdict, Verdict::kRefuse) << "from the beginning";
 }
 
+TEST_F(SpreadingTest, OfThoseThatWaitOneOfEachOtherZoneIsSentIt) {
+  Restart({.fanout = 4}, "1");
+  for (const FetchClass fetch_class : {FetchClass::kDemand, FetchClass::kBackfill}) {
+    const auto chunk = static_cast<uint32_t>(fetch_class);
+    std::map<uint64_t, std::string> asker_of;
+    for (const char* const asker : {"c", "a", "d", "b", "f"})
+      asker_of[AskEarly(asker, fetch_class, chunk).id] = asker;
+    std::vector<std::string> sent;
+    for (const Spreader::Answer& answer : Came(chunk)) {
+      const std::string& asker = asker_of.at(answer.id);
+      if (answer.verdict == Verdict::kSend) {
+        sent.push_back(zones_[asker]);
+      } else {
+        ASSERT_EQ(zones_[asker], "2");
+        EXPECT_THAT(answer.helpers, SizeIs(testing::Ge(1u))) << asker;
+        for (const std::string& helper : answer.helpers) EXPECT_EQ(zones_[helper], "2") << helper;
+      }
+    }
+    EXPECT_THAT(sent, UnorderedElementsAre("1", "1", "2"));
+  }
+}
+
 // Two would cross, one of them from the helper, and the next asker of that zone be sent it, too.
 TEST_F(SpreadingTest, WhatIsWholeGoesToAnotherZoneByNoHelperOfThisOne) {
   Restart({.helps_across = false}, "1");

@@ -38,8 +38,9 @@ void Mounter::TellPreparing(const std::string& mount_point, const ResolvedImage&
 }
 
 void Mounter::TellUnmounted(const std::string& mount_point) {
-  parts_.reports.End(mount_point);
+  // First, since the observer tells the reports what was read last.
   if (parts_.observer != nullptr) parts_.observer->Unmounted(mount_point);
+  parts_.reports.End(mount_point);
 }
 
 absl::StatusOr<api::ImageStarts> Mounter::GetStartReports(const std::string& image) {

@@ -121,6 +121,8 @@ class StartProfiles::Core : public std::enable_shared_from_this<Core> {
   std::atomic<size_t> start_count_{0};
   std::atomic<int> taking_{0};
 
+  std::mutex look_mutex_;  // locked before mutex_
+
   std::mutex mutex_;
   // Guarded by mutex_.
   std::map<std::string, std::shared_ptr<Start>> starts_;  // by mount point
@@ -243,6 +245,8 @@ void StartProfiles::Core::Preparing(const std::string& mount_point, std::shared_
 }
 
 void StartProfiles::Core::Unmounted(const std::string& mount_point) {
+  // As long as the keeper still knows what it has read last.
+  LookAtPresentReads(parts_.clock.Now());
   std::shared_ptr<Start> start;
   {
     const std::lock_guard lock(mutex_);
@@ -341,6 +345,8 @@ void StartProfiles::Core::Look() {
 
 // What the keeper has let pass is asked for once, whoever starts.
 void StartProfiles::Core::LookAtPresentReads(Instant now) {
+  // What one has taken is noted before the next finds nothing.
+  const std::lock_guard looking(look_mutex_);
   std::map<BlobKey, ChunkSet> touched;
   {
     const std::lock_guard lock(mutex_);

@@ -19,6 +19,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::Pair;
 using ::testing::SizeIs;
 
 constexpr uint32_t kChunk = kChunkSizeDefault;
@@ -353,6 +354,18 @@ TEST_F(StartProfilesTest, OneKeeperAnswersForAllWhoStart) {
   std::this_thread::sleep_for(milliseconds(2));
   Unmount("/b");
   EXPECT_THAT(Known(), ElementsAre(std::pair(0, 5)));
+}
+
+// With the mount the keeper forgets it.
+TEST_F(StartProfilesTest, WhatIsReadJustBeforeTheUnmountIsPartOfIt) {
+  Mount();
+  ReadPresent(0, 3);
+  Pass(seconds(1));
+  ReadPresent(1, 8);
+  starts_->Unmounted("/mnt");
+  touched_.clear();
+  Settle();
+  EXPECT_THAT(Known(), ElementsAre(Pair(0, 3), Pair(1, 8)));
 }
 
 TEST_F(StartProfilesTest, WhatWasReadBeforeTheMountIsNoPartOfIt) {

@@ -95,6 +95,11 @@ inline constexpr int kTlsSideCount = 2;
 enum class TlsResult { kOk, kRefused, kFailed };
 inline constexpr int kTlsResultCount = 3;
 
+// What became of a request to a registry for more than anybody had asked for yet: others went on with it, or
+// too few did.
+enum class LongReadResult { kPaid, kInVain };
+inline constexpr int kLongReadResultCount = 2;
+
 // What became of bytes that were read ahead of a reader: they came, a reader went past them, or no reader did
 // before it was given up. What is neither used nor unread is not judged yet.
 enum class ReadaheadResult { kFetched, kUsed, kUnread };
@@ -125,6 +130,7 @@ struct Telemetry {
   Counter origin_plain_bytes;
   // sluice_origin_requests_total{code}: by HTTP status class 1xx..5xx, [0] is a request that got no answer.
   std::array<Counter, 6> origin_requests;
+  std::array<Counter, kLongReadResultCount> origin_long_reads;  // sluice_origin_long_reads_total{result}
 
   std::array<Counter, kPeerLaneCount> peer_received_bytes;  // sluice_peer_received_bytes_total{lane}
   Counter cross_zone_bytes;                                 // sluice_cross_zone_bytes_total

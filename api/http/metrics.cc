@@ -33,6 +33,7 @@ constexpr std::string_view kMirrorResults[] = {"served", "absent", "challenged",
 constexpr std::string_view kPolicyResults[] = {"allowed", "denied", "timed_out", "failed"};
 constexpr std::string_view kPushResults[] = {"hinted", "ignored", "refused", "unauthorized", "malformed"};
 constexpr std::string_view kImportResults[] = {"reflinked", "in_place", "wrong", "failed"};
+constexpr std::string_view kLongReadResults[] = {"paid", "in_vain"};
 constexpr std::string_view kTakeoverReasons[] = {"silent", "stalled", "failed"};
 constexpr std::string_view kHedgeResults[] = {"won", "lost", "failed"};
 constexpr std::string_view kHintBytes[] = {"fetched", "used", "unread"};
@@ -143,6 +144,10 @@ void AddSources(Families& to, const Telemetry& t) {
   AddByLabel(to, "sluice_origin_requests_total",
              "Requests to registries, by class of HTTP status; none is a request that got no answer.", "code",
              kOriginCodes, t.origin_requests);
+  AddByLabel(to, "sluice_origin_long_reads_total",
+             "Requests to registries for the rest of a blob, or of this node's part of it: those that enough "
+             "went on with, and those in vain.",
+             "result", kLongReadResults, t.origin_long_reads);
   AddBySource(to, "sluice_chunk_verify_failures_total",
               "Chunks that were not what their recipe promises, by where they came from.", t.verify_failures);
   AddCounter(to, "sluice_unverified_served_bytes_total",

@@ -154,8 +154,8 @@ absl::Status Daemon::Node::Start() {
     if (swarm_) swarm_->Forget(blob);
   });
   p2p::OriginSource::Parts origin{*registry_, *origin_ledger_, clock_, *io_, telemetry_};
-  origin.shares_streams = !config_.cluster_members.empty();
-  if (origin.shares_streams) {
+  if (!config_.cluster_members.empty()) {
+    origin.run_around = p2p::StripeAround;
     origin.ask_for_table = [this](const BlobOrigin& place, const StoredForm& stored, const Grant& grant,
                                   auto done) {
       image_documents_->Table(place, stored, grant, std::move(done));

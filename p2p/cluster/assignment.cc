@@ -57,6 +57,17 @@ uint64_t StripeCount(uint64_t blob_size) {
   return std::max<uint64_t>(blob_size / bytes + (blob_size % bytes != 0), 1);
 }
 
+ChunkSpan StripeAround(const ChunkGeometry& geometry, ChunkIndex chunk) {
+  const uint64_t bytes = StripeBytes(geometry.size());
+  const uint64_t stripe = geometry.RangeOf(chunk).offset / bytes;
+  const auto first_from = [&](uint64_t offset) {
+    const uint64_t count = (offset + geometry.chunk_size() - 1) / geometry.chunk_size();
+    return static_cast<uint32_t>(std::min<uint64_t>(count, geometry.chunk_count()));
+  };
+  const uint32_t first = first_from(stripe * bytes);
+  return {ChunkIndex(first), first_from((stripe + 1) * bytes) - first};
+}
+
 uint64_t ScoreKeyOf(const Digest& blob) {
   std::string bytes(1, static_cast<char>(kProtocolMajor));
   bytes.append(reinterpret_cast<const char*>(blob.bytes().data()), Digest::kBytes);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "node/digest.h"
+#include "node/geometry.h"
 
 namespace sluice::p2p {
 
@@ -18,6 +19,8 @@ inline constexpr uint8_t kProtocolMajor = 1;
 uint64_t StripeBytes(uint64_t blob_size);
 // At least 1. A chunk belongs to the stripe of its first byte, whatever the chunk size.
 uint64_t StripeCount(uint64_t blob_size);
+// The chunks of the stripe that the chunk belongs to.
+ChunkSpan StripeAround(const ChunkGeometry& geometry, ChunkIndex chunk);
 
 // The first 8 bytes, big-endian, of the SHA-256 over the protocol's major and the digest; and of a name's.
 uint64_t ScoreKeyOf(const Digest& blob);

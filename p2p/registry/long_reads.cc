@@ -40,7 +40,7 @@ class LongReads::Core final : public std::enable_shared_from_this<Core> {
  public:
   explicit Core(Parts parts) : parts_(std::move(parts)) {}
 
-  Begun Read(BlobRead read);
+  Begun Read(BlobRead read, ByteRange run);
   size_t under_way() const {
     const std::lock_guard lock(mutex_);
     return requests_.size();
@@ -77,10 +77,16 @@ class LongReads::Core final : public std::enable_shared_from_this<Core> {
 
   // An answer that pieces share.
   struct Request {
-    explicit Request(const BlobRead& read)
-        : stream(read), first(read.range.offset), end(read.blob_size), at(first), tail(read.range.end()) {}
+    Request(const BlobRead& read, ByteRange run)
+        : stream(read),
+          is_fill(IsFill(read.fetch_class)),
+          first(read.range.offset),
+          end(run.end()),
+          at(first),
+          tail(read.range.end()) {}
 
     const Stream stream;
+    const bool is_fill;
     const uint64_t first, end;  // what was asked for
     uint64_t at;                // given so far
     uint64_t tail;              // where the next piece would begin
@@ -96,8 +102,10 @@ class LongReads::Core final : public std::enable_shared_from_this<Core> {
   using RequestPtr = std::shared_ptr<Request>;
 
   Begun GoOn(const RequestPtr& request, PiecePtr piece);
-  Begun Begin(PiecePtr piece);
-  bool MayBegin(const BlobRead& read);
+  bool MayGoOn(const Request& request, const BlobRead& read) const;
+  Begun Begin(PiecePtr piece, ByteRange run);
+  bool MayBegin(const BlobRead& read, ByteRange run);
+  uint32_t NoteInARow(const BlobRead& read);
   void AskAlone(const PiecePtr& piece);
   void AskAlone(const std::vector<PiecePtr>& pieces) {
     for (const PiecePtr& piece : pieces) AskAlone(piece);
@@ -122,35 +130,44 @@ class LongReads::Core final : public std::enable_shared_from_this<Core> {
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   std::vector<RequestPtr> requests_;
-  struct Worth {
+  // Ranges each of which began where the one before had ended.
+  struct Row {
+    uint64_t end = 0;
+    uint32_t count = 0;
+  };
+  struct Past {
     uint32_t pass_over = 0;  // so many more times
     uint32_t next = 1;       // after the next that was in vain
+    std::vector<Row> rows;   // of fills, the latest last
   };
-  std::map<Stream, Worth> worths_;
+  Past& PastOf(const Stream& stream);
+  std::map<Stream, Past> pasts_;
 };
 
 // ---------------------------------------------------------------------------------------------- asking
 
-LongReads::Begun LongReads::Core::Read(BlobRead read) {
+LongReads::Begun LongReads::Core::Read(BlobRead read, ByteRange run) {
   auto piece = std::make_shared<Piece>(shared_from_this(), std::move(read));
   std::unique_lock lock(mutex_);
-  const Stream stream(piece->read_);
-  const bool is_fill = IsFill(piece->read_.fetch_class);
-  const auto found = std::find_if(requests_.begin(), requests_.end(), [&](const RequestPtr& request) {
-    return !is_fill && !request->is_over && request->tail == piece->range_.offset &&
-           piece->range_.end() <= request->end &&
-           request->tail - request->at <= parts_.limits.queued_bytes_max && request->stream == stream;
-  });
+  const auto found = std::find_if(requests_.begin(), requests_.end(),
+                                  [&](const RequestPtr& request) { return MayGoOn(*request, piece->read_); });
   if (found != requests_.end()) {
     const RequestPtr request = *found;
     lock.unlock();
     if (Begun begun = GoOn(request, piece); begun.control) return begun;
     lock.lock();
   }
-  const bool is_long = MayBegin(piece->read_);
+  const bool is_long = MayBegin(piece->read_, run);
   lock.unlock();
-  if (is_long) return Begin(std::move(piece));
+  if (is_long) return Begin(std::move(piece), run);
   return {parts_.read(std::move(piece->read_), nullptr), false};
+}
+
+// REQUIRES: mutex_ is held
+bool LongReads::Core::MayGoOn(const Request& request, const BlobRead& read) const {
+  if (request.is_over || request.tail != read.range.offset || read.range.end() > request.end) return false;
+  if (IsFill(read.fetch_class) && !request.is_fill) return false;
+  return request.tail - request.at <= parts_.limits.queued_bytes_max && request.stream == Stream(read);
 }
 
 // Null if it has ended since it was found.
@@ -176,18 +193,38 @@ LongReads::Begun LongReads::Core::GoOn(const RequestPtr& request, PiecePtr piece
 }
 
 // REQUIRES: mutex_ is held
-bool LongReads::Core::MayBegin(const BlobRead& read) {
-  if (read.fetch_class != FetchClass::kReadahead || read.range.length < parts_.limits.long_bytes)
-    return false;
-  if (read.range.end() == read.blob_size || requests_.size() >= kReadsMax) return false;
-  const auto worth = worths_.find(Stream(read));
-  if (worth == worths_.end() || worth->second.pass_over == 0) return true;
-  --worth->second.pass_over;
+bool LongReads::Core::MayBegin(const BlobRead& read, ByteRange run) {
+  bool is_long = false;
+  size_t reads_max = kReadsMax;
+  if (IsFill(read.fetch_class)) {
+    // What fills a blob up leaves out only what is there.
+    const uint32_t in_a_row = NoteInARow(read);
+    const bool is_whole = read.fetch_class == FetchClass::kBackfill;
+    is_long = is_whole ? in_a_row > 0 || read.range.offset == run.offset : in_a_row >= kHintedInARow;
+    reads_max = kFillsMax;
+  } else if (read.fetch_class == FetchClass::kReadahead) {
+    is_long = read.range.length >= parts_.limits.long_bytes;
+  }
+  if (!is_long || read.range.end() >= run.end() || requests_.size() >= reads_max) return false;
+  const auto past = pasts_.find(Stream(read));
+  if (past == pasts_.end() || past->second.pass_over == 0) return true;
+  --past->second.pass_over;
   return false;
 }
 
-LongReads::Begun LongReads::Core::Begin(PiecePtr piece) {
-  const auto request = std::make_shared<Request>(piece->read_);
+// How many ranges of fills in a row end where this one begins. REQUIRES: mutex_ is held
+uint32_t LongReads::Core::NoteInARow(const BlobRead& read) {
+  std::vector<Row>& rows = PastOf(Stream(read)).rows;
+  const auto found =
+      std::find_if(rows.begin(), rows.end(), [&](const Row& row) { return row.end == read.range.offset; });
+  const uint32_t before = found == rows.end() ? 0 : found->count;
+  if (found != rows.end() || rows.size() >= kRowsMax) rows.erase(found != rows.end() ? found : rows.begin());
+  rows.push_back({read.range.end(), before + 1});
+  return before;
+}
+
+LongReads::Begun LongReads::Core::Begin(PiecePtr piece, ByteRange run) {
+  const auto request = std::make_shared<Request>(piece->read_, run);
   const BlobRead& asked = piece->read_;
   const Instant deadline = asked.deadline;
   BlobRead all{.origin = asked.origin,
@@ -364,7 +401,8 @@ void LongReads::Core::Raise(const PiecePtr& piece, FetchClass fetch_class) {
     } else {
       piece->read_.fetch_class = std::min(piece->read_.fetch_class, fetch_class);
       const uint64_t before = piece->range_.offset - std::min(request->at, piece->range_.offset);
-      if (before > parts_.limits.reader_bytes_max && fetch_class == FetchClass::kDemand) {
+      const uint64_t before_max = request->is_fill ? 0 : parts_.limits.reader_bytes_max;
+      if (before > before_max && fetch_class == FetchClass::kDemand) {
         behind = CutAt(*request, piece);
       } else {
         control = request->control.lock();
@@ -430,22 +468,23 @@ void LongReads::Core::Forget(const RequestPtr& request) {
 }
 
 void LongReads::Core::NoteWorth(const Request& request) {
-  const bool was_worth_it = request.went_on >= kPaidFrom || request.at == request.end;
-  if (was_worth_it) {
-    worths_.erase(request.stream);
-    return;
-  }
-  if (worths_.size() >= kStreamsMax && !worths_.contains(request.stream)) worths_.clear();
-  Worth& worth = worths_[request.stream];
-  worth.pass_over = worth.next;
-  worth.next = std::min(2 * worth.next, kPassedOverMax);
+  const bool has_paid = request.went_on >= kPaidFrom || request.at == request.end;
+  if (parts_.on_over) parts_.on_over(has_paid ? LongReadResult::kPaid : LongReadResult::kInVain);
+  Past& past = PastOf(request.stream);
+  past.pass_over = has_paid ? 0 : past.next;
+  past.next = has_paid ? 1 : std::min(2 * past.next, kPassedOverMax);
+}
+
+LongReads::Core::Past& LongReads::Core::PastOf(const Stream& stream) {
+  if (pasts_.size() >= kStreamsMax && !pasts_.contains(stream)) pasts_.clear();
+  return pasts_[stream];
 }
 
 LongReads::LongReads(Parts parts) : core_(std::make_shared<Core>(std::move(parts))) {}
 LongReads::~LongReads() = default;
 
-LongReads::Begun LongReads::Read(BlobRead read) {
-  return core_->Read(std::move(read));
+LongReads::Begun LongReads::Read(BlobRead read, ByteRange run) {
+  return core_->Read(std::move(read), run);
 }
 
 size_t LongReads::under_way() const {

@@ -120,8 +120,9 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
   void AskForBytes() {
     const ChunkSpan left{next_, request_.chunks.end().value() - next_.value()};
     const ChunkGeometry& geometry = request_.blob->geometry();
+    const ChunkSpan run = parts_.run_around ? parts_.run_around(geometry, next_) : geometry.All();
     const uint64_t ask = BeginAsking();
-    const LongReads::Begun asked = long_reads_->Read({
+    BlobRead read{
         .origin = origins_[origin_],
         .digest = stored_ ? stored_->digest : request_.blob->digest(),
         .blob_size = stored_ ? stored_->size : geometry.size(),
@@ -139,7 +140,9 @@ class OriginSource::Fetching final : public FetchControl, public std::enable_sha
               self->Enqueue(
                   [self, status = std::move(status)]() mutable { self->OnRangeDone(std::move(status)); });
             },
-    });
+    };
+    const LongReads::Begun asked =
+        long_reads_->Read(std::move(read), table_ ? table_->RangeOf(run) : geometry.RangeOf(run));
     if (asked.goes_on) request_.progress->GoesOn();
     NoteAsked(ask, asked.control);
   }
@@ -333,8 +336,10 @@ OriginSource::OriginSource(Parts parts, size_t seek_table_bytes_max)
             return registry.ReadBlobPaced(std::move(read), std::move(takes));
           },
           [&registry = parts.registry](Duration delay, Task task) { registry.After(delay, std::move(task)); },
-          parts.clock,
-          parts.shares_streams ? LongReads::Limits{.long_bytes = UINT64_MAX} : LongReads::Limits{}})) {}
+          parts.clock, parts.run_around ? LongReads::Limits{.long_bytes = UINT64_MAX} : LongReads::Limits{},
+          [&telemetry = parts.telemetry](LongReadResult result) {
+            telemetry.origin_long_reads[static_cast<size_t>(result)].Add();
+          }})) {}
 
 OriginSource::~OriginSource() = default;
 

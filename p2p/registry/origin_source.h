@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
 #include "node/blob_key.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
+#include "node/geometry.h"
 #include "node/origin_access.h"
 #include "node/telemetry.h"
 #include "p2p/registry/long_reads.h"
@@ -40,8 +42,9 @@ class OriginSource final : public ChunkSource {
     Executor& io;  // decodes
     Telemetry& telemetry;
     decltype(SeekTableCache::Parts::ask) ask_for_table = nullptr;  // as SeekTableCache says
-    // Whether other nodes bring parts of what a reader goes through: then none of it comes by one request.
-    bool shares_streams = false;
+    // Where other nodes fetch the rest of a blob: what of it one request may bring, around that chunk; then
+    // nothing that is read ahead comes by one request. Null: all of it.
+    std::function<ChunkSpan(const ChunkGeometry&, ChunkIndex)> run_around = nullptr;
   };
   explicit OriginSource(Parts parts, size_t seek_table_bytes_max = SeekTableCache::kBytesMaxDefault);
   ~OriginSource() override;

@@ -869,6 +869,11 @@ TEST_F(OriginSourceFaultTest, OneRangedGetPerFetch) {
   EXPECT_EQ(origin_.request_count(Path()), 1u);
 }
 
+ChunkSpan OfSixteen(const ChunkGeometry& geometry, ChunkIndex chunk) {
+  const uint32_t first = chunk.value() / 16 * 16;
+  return {ChunkIndex(first), std::min(16u, geometry.chunk_count() - first)};
+}
+
 // A stream's next chunks come by the answer that is under way; where other nodes bring parts of it each run
 // is asked for by itself, or the registry would send what nobody wants.
 TEST_F(OriginSourceFaultTest, ALongStreamComesByOneRequestUnlessOthersBringPartsOfIt) {
@@ -879,7 +884,8 @@ TEST_F(OriginSourceFaultTest, ALongStreamComesByOneRequestUnlessOthersBringParts
   for (const bool shares_streams : {false, true}) {
     got_.clear();
     const size_t before = origin_.request_count(path);
-    OriginSource source({client(), ledger_, time_, time_, telemetry_, nullptr, shares_streams});
+    OriginSource source(
+        {client(), ledger_, time_, time_, telemetry_, nullptr, shares_streams ? OfSixteen : nullptr});
     const auto blob =
         std::make_shared<Blob>(BlobSpec{digest, bytes.size(), kChunk, std::nullopt, std::vector{Place()}});
     for (uint32_t first = 0; first < 3 * kRun; first += kRun) {
@@ -892,6 +898,23 @@ TEST_F(OriginSourceFaultTest, ALongStreamComesByOneRequestUnlessOthersBringParts
     EXPECT_EQ(origin_.requests(path)[before].Header("range"),
               shares_streams ? "bytes=0-4194303" : "bytes=0-12582911");
   }
+}
+
+// What a fill asks for chunk by chunk, one after another, costs the registry a request for each part of the
+// blob that this node fetches.
+TEST_F(OriginSourceFaultTest, AFillComesByOneRequestForEachPartOfTheBlobThatIsThisNodes) {
+  const std::string bytes = Pattern((8 << 20) + 5);
+  const Digest digest = origin_.AddBlob(kRepository, bytes);
+  const std::string path = FaultOrigin::BlobPath(kRepository, digest);
+  OriginSource source({client(), ledger_, time_, time_, telemetry_, nullptr, OfSixteen});
+  const auto blob =
+      std::make_shared<Blob>(BlobSpec{digest, bytes.size(), kChunk, std::nullopt, std::vector{Place()}});
+  const uint32_t count = blob->geometry().chunk_count();
+  for (uint32_t i = 0; i < count; ++i)
+    EXPECT_TRUE(FetchFrom(source, blob, {ChunkIndex(i), 1}, FetchClass::kBackfill).ok());
+  for (uint32_t i = 0; i < count; ++i) EXPECT_TRUE(got_[i] == bytes.substr(i * size_t{kChunk}, kChunk)) << i;
+  EXPECT_EQ(origin_.request_count(path), (count + 15) / 16);
+  EXPECT_EQ(telemetry_.origin_long_reads[static_cast<size_t>(LongReadResult::kPaid)].value(), count / 16);
 }
 
 TEST_F(OriginSourceFaultTest, HowTheBlobWasGotIsNotedForTheOriginThatGaveIt) {

@@ -48,6 +48,8 @@ constexpr const char* kSeries[] = {
     "sluice_origin_requests_total{code=\"3xx\"} 0",
     "sluice_origin_requests_total{code=\"4xx\"} 0",
     "sluice_origin_requests_total{code=\"5xx\"} 0",
+    "sluice_origin_long_reads_total{result=\"paid\"} 0",
+    "sluice_origin_long_reads_total{result=\"in_vain\"} 0",
     "sluice_peer_received_bytes_total{lane=\"express\"} 0",
     "sluice_peer_received_bytes_total{lane=\"swarm\"} 0",
     "sluice_peer_passed_on_bytes_total 0",
@@ -257,6 +259,7 @@ TEST(MetricsTest, CountersArriveUnderTheirNames) {
   telemetry.reads[static_cast<size_t>(SourceKind::kLocal)].Add(1);
   telemetry.origin_requests[0].Add(3);
   telemetry.origin_requests[5].Add(4);
+  telemetry.origin_long_reads[static_cast<size_t>(LongReadResult::kInVain)].Add(33);
   telemetry.evicted_bytes[static_cast<size_t>(EvictReason::kWatermark)].Add(5);
   telemetry.ondemand_filled.Add(6);
   telemetry.cache_capacity_bytes.Set(int64_t{1} << 40);
@@ -277,6 +280,7 @@ TEST(MetricsTest, CountersArriveUnderTheirNames) {
        {"sluice_read_bytes_total{source=\"peer\"} 4096", "sluice_reads_total{source=\"local\"} 12",
         "sluice_read_bytes_total{source=\"local\"} 1100", "sluice_reads_total{source=\"origin\"} 2",
         "sluice_origin_requests_total{code=\"none\"} 3", "sluice_origin_requests_total{code=\"5xx\"} 4",
+        "sluice_origin_long_reads_total{result=\"in_vain\"} 33",
         "sluice_evicted_bytes_total{reason=\"watermark\"} 5", "sluice_cache_capacity_bytes 1099511627776",
         "sluice_mounts 7", "sluice_read_errors_total 116",
         "sluice_ondemand_requests_total{backend=\"fanotify\",result=\"filled\"} 6",

@@ -428,6 +428,28 @@ TEST_F(AssignmentTest, WhatWasUsedLongestAgoIsForgottenBeyondTheBound) {
   EXPECT_EQ(homes_.computed_count(), HomesCache::kEntriesMax + 2);
 }
 
+TEST_F(AssignmentTest, AChunkBelongsToTheStripeOfItsFirstByte) {
+  constexpr uint64_t kMiB = 1 << 20;
+  const ChunkGeometry geometries[] = {{1, 256 << 10},
+                                      {64 * kMiB + 1, 16 << 10},
+                                      {256 * kMiB, 256 << 10},
+                                      {5000 * kMiB, 16 * kMiB},
+                                      {100 * kMiB, 3 * 16384}};
+  for (const ChunkGeometry& geometry : geometries) {
+    const uint64_t bytes = StripeBytes(geometry.size());
+    const auto stripe_of = [&](uint32_t chunk) { return geometry.RangeOf(ChunkIndex(chunk)).offset / bytes; };
+    for (uint32_t chunk = 0; chunk < geometry.chunk_count(); ++chunk) {
+      const ChunkSpan stripe = StripeAround(geometry, ChunkIndex(chunk));
+      const uint32_t first = stripe.first.value(), end = stripe.end().value();
+      ASSERT_TRUE(first <= chunk && chunk < end && end <= geometry.chunk_count()) << chunk;
+      ASSERT_EQ(stripe_of(first), stripe_of(chunk));
+      ASSERT_EQ(stripe_of(end - 1), stripe_of(chunk));
+      ASSERT_TRUE(first == 0 || stripe_of(first - 1) != stripe_of(chunk)) << chunk;
+      ASSERT_TRUE(end == geometry.chunk_count() || stripe_of(end) != stripe_of(chunk)) << chunk;
+    }
+  }
+}
+
 TEST_F(AssignmentTest, WhoAsksForTheSameAtOnceComputesItOnce) {
   const MemberView view(MembersOf(100));
   std::vector<std::thread> threads;

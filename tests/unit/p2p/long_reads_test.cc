@@ -63,6 +63,10 @@ class LongReadsTest : public testing::Test {
 
   PiecePtr Read(uint64_t offset, uint64_t length, FetchClass fetch_class = FetchClass::kReadahead,
                 Duration left = seconds(60), const std::string& repository = "r") {
+    return ReadIn({0, kBlobSize}, offset, length, fetch_class, left, repository);
+  }
+  PiecePtr ReadIn(ByteRange run, uint64_t offset, uint64_t length, FetchClass fetch_class,
+                  Duration left = seconds(60), const std::string& repository = "r") {
     auto piece = std::make_shared<Piece>();
     piece->range = {offset, length};
     pieces_.push_back(piece);
@@ -86,7 +90,8 @@ class LongReadsTest : public testing::Test {
                                       ASSERT_FALSE(piece->ended) << "answered twice";
                                       EXPECT_TRUE(!status.ok() || piece->given == piece->range.length);
                                       piece->ended = std::move(status);
-                                    }});
+                                    }},
+                               run);
     return piece;
   }
 
@@ -130,6 +135,7 @@ class LongReadsTest : public testing::Test {
   bool stopped_ = false;  // then tasks are dropped
   std::vector<AnswerPtr> answers_;
   std::vector<PiecePtr> pieces_;
+  std::map<LongReadResult, int> results_;
   LongReads reads_{{[this](BlobRead read, RegistryClient::Takes takes) {
                       auto answer = std::make_shared<Answer>();
                       answer->read = std::move(read);
@@ -141,7 +147,8 @@ class LongReadsTest : public testing::Test {
                       if (!stopped_) executor_.PostAt(clock_.Now() + delay, std::move(task));
                     },
                     clock_,
-                    {.long_bytes = 1000, .queued_bytes_max = 8000, .reader_bytes_max = 1500}}};
+                    {.long_bytes = 1000, .queued_bytes_max = 8000, .reader_bytes_max = 1500},
+                    [this](LongReadResult result) { ++results_[result]; }}};
 };
 
 TEST_F(LongReadsTest, AStreamComesByOneRequest) {
@@ -161,11 +168,11 @@ TEST_F(LongReadsTest, AStreamComesByOneRequest) {
   EXPECT_EQ(answers_.size(), 1u);
 }
 
-TEST_F(LongReadsTest, ShortOnesAndThoseOfReadersAndFillsAreAskedForAlone) {
+TEST_F(LongReadsTest, ShortOnesThoseOfReadersAndSingleOnesOfFillsAreAskedForAlone) {
   for (const FetchClass fetch_class : {FetchClass::kDemand, FetchClass::kHint, FetchClass::kBackfill}) {
-    Read(0, 5000, fetch_class);
+    Read(10'000, 5000, fetch_class);
     EXPECT_FALSE(last()->is_paced());
-    EXPECT_EQ(last()->read.range, (ByteRange{0, 5000}));
+    EXPECT_EQ(last()->read.range, (ByteRange{10'000, 5000}));
   }
   Read(0, 999);
   EXPECT_FALSE(last()->is_paced());
@@ -179,6 +186,79 @@ TEST_F(LongReadsTest, NobodyElseGoesOnWithIt) {
   EXPECT_FALSE(Read(1001, 1000)->begun.goes_on);
   EXPECT_FALSE(Read(1000, 1000, FetchClass::kReadahead, seconds(60), "another")->begun.goes_on);
   EXPECT_TRUE(Read(1000, 1000, FetchClass::kDemand)->begun.goes_on);
+}
+
+TEST_F(LongReadsTest, WhatFillsABlobUpComesByOneRequestForEachRun) {
+  constexpr ByteRange kRun{20'000, 5000};
+  const PiecePtr first = ReadIn(kRun, 20'000, 500, FetchClass::kBackfill);
+  EXPECT_TRUE(last()->is_paced());
+  EXPECT_EQ(last()->read.range, kRun);
+  EXPECT_EQ(last()->read.fetch_class, FetchClass::kBackfill);
+  for (uint64_t at = 20'500; at < kRun.end(); at += 500) {
+    Give(*last(), 500);
+    EXPECT_TRUE(ReadIn(kRun, at, 500, FetchClass::kBackfill)->begun.goes_on) << at;
+    Run();
+  }
+  Give(*last(), 500);
+  EXPECT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(reads_.under_way(), 0u);
+  EXPECT_EQ(results_[LongReadResult::kPaid], 1);
+  for (const PiecePtr& piece : pieces_) EXPECT_TRUE(piece->ended && piece->ended->ok());
+  ReadIn({25'000, 5000}, 25'000, 5000, FetchClass::kBackfill);
+  EXPECT_FALSE(last()->is_paced()) << "it is all of the run";
+}
+
+// One that begins in the middle is no more than what was left out, until the next follows.
+TEST_F(LongReadsTest, AFillThatLeavesOutMuchIsAskedForAloneUntilItGoesOn) {
+  const auto begins_at = [&](FetchClass fetch_class, uint64_t first) {
+    for (uint32_t i = 0; i < 10; ++i) {
+      Read(first + i * 500, 500, fetch_class);
+      if (last()->is_paced()) return i;
+    }
+    return 10u;
+  };
+  EXPECT_EQ(begins_at(FetchClass::kBackfill, 10'000), 1u);
+  EXPECT_EQ(begins_at(FetchClass::kHint, 30'000), LongReads::kHintedInARow);
+  for (uint64_t i = 0; i < 10; ++i) {
+    Read(60'000 + i * 1000, 500, FetchClass::kBackfill);
+    EXPECT_FALSE(last()->is_paced()) << i;
+  }
+  // Several may be filled by turns, but not any number.
+  Read(10'000, 500, FetchClass::kBackfill);
+  for (uint64_t i = 1; i < LongReads::kRowsMax; ++i) Read(60'000 + i * 1000, 500, FetchClass::kBackfill);
+  Read(10'500, 500, FetchClass::kBackfill);
+  EXPECT_TRUE(last()->is_paced());
+  Read(20'000, 500, FetchClass::kBackfill);
+  for (uint64_t i = 0; i < LongReads::kRowsMax; ++i) Read(60'000 + i * 1000, 500, FetchClass::kBackfill);
+  Read(20'500, 500, FetchClass::kBackfill);
+  EXPECT_FALSE(last()->is_paced());
+}
+
+TEST_F(LongReadsTest, FillsLeaveReadersTheirPlaces) {
+  for (uint64_t i = 0; i < 2 * LongReads::kFillsMax; ++i) {
+    ReadIn({i * 10'000, 5000}, i * 10'000, 500, FetchClass::kBackfill);
+    EXPECT_EQ(last()->is_paced(), i < LongReads::kFillsMax) << i;
+  }
+  Read(90'000, 1000);
+  EXPECT_TRUE(last()->is_paced());
+}
+
+TEST_F(LongReadsTest, AReaderWaitsForNoFillAndGoesOnWithOneThatStands) {
+  Read(0, 1000, FetchClass::kBackfill);
+  const PiecePtr second = Read(1000, 500, FetchClass::kBackfill);
+  ASSERT_EQ(answers_.size(), 1u);
+  second->begun.control->Raise(FetchClass::kDemand);
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(last()->read.range, second->range);
+  Give(*answers_[0], 1000);
+  const PiecePtr third = Read(1000, 500, FetchClass::kDemand);
+  EXPECT_TRUE(third->begun.goes_on);
+  third->begun.control->Raise(FetchClass::kDemand);
+  Run();
+  EXPECT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(answers_[0]->raised, FetchClass::kDemand);
+  Give(*answers_[0], 500);
+  EXPECT_TRUE(third->ended && third->ended->ok());
 }
 
 TEST_F(LongReadsTest, WhatNobodyWantsStaysOnTheWayAndIsGivenUp) {
@@ -389,7 +469,10 @@ TEST_F(LongReadsTest, SeedsHoldTheRule) {
           if (upto(6) == 0) end = upto(kBlobSize - 1);
           const uint64_t length = std::min(1 + upto(3000), kBlobSize - end);
           const auto fetch_class = static_cast<FetchClass>(upto(3) == 0 ? upto(kFetchClassCount) : 1);
-          Read(end, length, fetch_class, milliseconds(500 + upto(8000)));
+          const uint64_t run = end / 25'000 * 25'000;
+          const bool is_shared = upto(2) == 0 && end + length <= run + 25'000;
+          ReadIn(is_shared ? ByteRange{run, 25'000} : ByteRange{0, kBlobSize}, end, length, fetch_class,
+                 milliseconds(500 + upto(8000)));
           end = (end + length) % kBlobSize;
           break;
         }

@@ -15,6 +15,8 @@
 namespace sluice::api {
 namespace {
 
+constexpr char kPresencePath[] = "/sluice/v1/presence/";
+
 HttpResponse NotInItsName(const absl::Status& status) {
   return ErrorResponse(403, "DENIED", std::string(status.message()));
 }
@@ -44,6 +46,7 @@ class PeerRoutes {
   void OnToken(const HttpRequest& request, HttpResponder responder);
   void OnMembers(const HttpRequest& request, HttpResponder responder);
   void OnHolders(const HttpRequest& request, HttpResponder responder);
+  void OnPresence(const HttpRequest& request, HttpResponder responder);
 
   bool has_members() const { return members_ != nullptr; }
   bool has_holders() const { return holders_ != nullptr; }
@@ -219,6 +222,20 @@ void PeerRoutes::OnHolders(const HttpRequest& request, HttpResponder responder) 
   answers_->Send(std::move(response), std::move(responder));
 }
 
+void PeerRoutes::OnPresence(const HttpRequest& request, HttpResponder responder) {
+  absl::StatusOr<std::string> present = holders_->Presence(
+      {std::string_view(request.path).substr(sizeof(kPresencePath) - 1), Parameter(request, "size"),
+       Parameter(request, "chunk"), Parameter(request, "root"), ""});
+  if (absl::IsNotFound(present.status())) return answers_->Send(NotHere(), std::move(responder));
+  if (!present.ok())
+    return answers_->Send(ErrorResponse(400, "UNSUPPORTED", std::string(present.status().message())),
+                          std::move(responder));
+  HttpResponse response;
+  response.content_type = "application/json";
+  response.body = *std::move(present);
+  answers_->Send(std::move(response), std::move(responder));
+}
+
 }  // namespace
 
 void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts) {
@@ -243,6 +260,9 @@ void AddPeerRoutes(HttpRoutes& routes, PeerRoutesParts parts) {
       served->OnHolders(request, std::move(responder));
     };
   }
+  routes[kPresencePath] = [served](const HttpRequest& request, HttpResponder responder) {
+    served->OnPresence(request, std::move(responder));
+  };
 }
 
 }  // namespace sluice::api

@@ -45,6 +45,8 @@ class HolderAnswers {
   };
   // The JSON that names the holders of a blob; empty if what says which is malformed.
   virtual std::string Answer(const Question& question) = 0;
+  // The JSON that tells which chunks of it this node has. Errors: InvalidArgument (malformed), NotFound.
+  virtual absl::StatusOr<std::string> Presence(const Question& question) = 0;
   // Takes what a member announces, as JSON. Errors: InvalidArgument (malformed, or not from a member),
   // PermissionDenied (in another's name).
   virtual absl::Status Take(std::string_view announcement, const ProvenNames& proven) = 0;
@@ -100,6 +102,7 @@ struct PeerRoutesParts {
 //   GET, HEAD /sluice/v1/members?since=HASHES&old=BUCKETS   200, 403
 //   GET, HEAD /sluice/v1/holders?digest=&size=&chunk=&root=[&shares=1] 200, 400
 //   POST      /sluice/v1/holders                            204, 400, 403
+//   GET, HEAD /sluice/v1/presence/<digest>?size=&chunk=&root=  200, 400, 404
 //
 // Where its certificate says who asks, it must speak for no other: 403.
 //

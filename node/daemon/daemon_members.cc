@@ -146,9 +146,10 @@ std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
                  },
                  telemetry_));
   download_ = std::make_unique<p2p::DownloadBudget>(clock_, config_.peers_download_max);
-  holders_ = std::make_unique<p2p::Holders>(
-      p2p::Holders::Parts{clock_, *io_, *members_, health_, *peer_client_,
-                          [this] { return HeldForOthers(*store_, Trust()); }, RandomFraction});
+  holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{
+      clock_, *io_, *members_, health_, *peer_client_, [this] { return HeldForOthers(*store_, Trust()); },
+      RandomFraction,
+      [this](const p2p::BlobIdentity& blob) { return PresentForOthers(*store_, Trust(), blob); }});
   member_recipes_ = std::make_shared<MemberRecipes>(
       MemberRecipes::Parts{clock_, *members_, *peer_client_, *store_, *io_, [this](const Blob& blob) {
                              return config_.TakesUnsealedFromMembers() || verifier_->HasBoundRecipe(blob);

@@ -76,4 +76,16 @@ std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store, PeerTrus
   return held;
 }
 
+std::optional<ChunkSet> PresentForOthers(const index::DiskStore& store, PeerTrust trust,
+                                         const p2p::BlobIdentity& wanted) {
+  for (const BlobKey& key : store.KeysOf(wanted.digest)) {
+    const std::shared_ptr<Blob> blob = store.Find(key);
+    if (!blob || blob->refused() || p2p::Holders::IdentityOf(*blob) != wanted) continue;
+    if (trust != PeerTrust::kProven && !IsPublicSomewhere(*blob, store)) continue;
+    ChunkSet present = blob->presence().Snapshot();
+    if (!present.empty()) return present;
+  }
+  return std::nullopt;
+}
+
 }  // namespace sluice

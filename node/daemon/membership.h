@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "api/http/dial_route.h"
 #include "api/http/peer_routes.h"
 #include "index/disk_store.h"
+#include "node/chunk_set.h"
 #include "node/daemon/config.h"
 #include "p2p/cluster/dial_back.h"
 #include "p2p/cluster/holders.h"
@@ -31,6 +33,9 @@ std::string DescribeOthers(const p2p::Members::List& others);
 
 // What this node has, in whole or in part, and may give to every member.
 std::vector<p2p::HeldBlob> HeldForOthers(const index::DiskStore& store, PeerTrust trust);
+// The chunks of one of them that are here; nothing: none, or not for every member.
+std::optional<ChunkSet> PresentForOthers(const index::DiskStore& store, PeerTrust trust,
+                                         const p2p::BlobIdentity& wanted);
 
 class ExchangeAnswers final : public api::MemberAnswers {
  public:
@@ -49,6 +54,9 @@ class KnownHolders final : public api::HolderAnswers {
   explicit KnownHolders(p2p::Holders& holders) : holders_(holders) {}
   std::string Answer(const Question& question) override {
     return holders_.Answer({question.digest, question.size, question.chunk, question.root, question.shares});
+  }
+  absl::StatusOr<std::string> Presence(const Question& question) override {
+    return holders_.AnswerPresence({question.digest, question.size, question.chunk, question.root});
   }
   absl::Status Take(std::string_view announcement, const ProvenNames& proven) override {
     return holders_.Take(announcement, proven);

@@ -40,11 +40,20 @@ template <typename Use>
 void ForEachStripe(const ChunkGeometry& geometry, ChunkSpan span, const Use& use) {
   const uint64_t stripe_bytes = StripeBytes(geometry.size());
   for (ChunkIndex first = span.first; first < span.end();) {
-    const uint64_t stripe = geometry.RangeOf(first).offset / stripe_bytes;
-    ChunkIndex end = first.next();
-    while (end < span.end() && geometry.RangeOf(end).offset / stripe_bytes == stripe) end = end.next();
-    use(stripe, ChunkSpan{first, end.value() - first.value()});
+    const ChunkIndex end = std::min(StripeAround(geometry, first).end(), span.end());
+    use(geometry.RangeOf(first).offset / stripe_bytes, ChunkSpan{first, end.value() - first.value()});
     first = end;
+  }
+}
+
+// Calls use(ChunkSpan) for each run of `span` that is present; null: all of it.
+template <typename Use>
+void ForEachRun(const ChunkSet* present, ChunkSpan span, const Use& use) {
+  if (!present) return use(span);
+  for (ChunkIndex at = present->NextSet(span); at < span.end();) {
+    const ChunkIndex end = present->NextClear(span.From(at));
+    use(ChunkSpan{at, end.value() - at.value()});
+    at = present->NextSet(span.From(end));
   }
 }
 
@@ -270,11 +279,12 @@ bool ClusterDirectory::IsNewRank(const Placed& placed, uint64_t stripe) const {
 
 // Whoever does not know yet who has it asks more for it before the registry.
 size_t ClusterDirectory::RanksAsked(const Placed& placed, uint64_t stripe, size_t own,
-                                    const std::optional<std::vector<std::string>>& holders) const {
+                                    const std::optional<std::vector<BlobHolder>>& holders) const {
   if (own == kRanks || placed.self == kNoMember) return kRanks;
   const std::string& self = placed.view->members[placed.self].name;
-  const bool no_holders = holders && std::all_of(holders->begin(), holders->end(),
-                                                 [&](const std::string& name) { return name == self; });
+  const bool no_holders =
+      holders && std::all_of(holders->begin(), holders->end(),
+                             [&](const BlobHolder& holder) { return holder.name == self; });
   return no_holders || IsNewRank(placed, stripe) ? kRanksAsked : kRanks;
 }
 
@@ -293,11 +303,11 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass fetch
     offers->push_back({kHomesKnown, SourceRank::kHome, homes_known_, span});
     return;
   }
-  std::optional<std::vector<std::string>> holders;
+  std::optional<std::vector<BlobHolder>> holders;
   if (carried) {
     // Who has what is told by roots: nobody is known to have what has none.
     const std::optional<BlobIdentity> identity = Holders::IdentityOf(blob);
-    holders = identity ? parts_.holders.Known(*identity) : std::vector<std::string>();
+    holders = identity ? parts_.holders.Known(*identity) : std::vector<BlobHolder>();
   }
   const Instant now = parts_.clock.Now();
   ForEachStripe(blob.geometry(), span, [&](uint64_t stripe, ChunkSpan has) {
@@ -356,7 +366,7 @@ void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ran
   const std::vector<Member>& members = placed.view->members;
   const Instant now = parts_.clock.Now();
   size_t left = kHoldersAsked;
-  for (const std::string& name : *part.holders) {
+  for (const auto& [name, present] : *part.holders) {
     if (left == 0) return;
     const auto found = std::lower_bound(
         members.begin(), members.end(), name,
@@ -365,10 +375,13 @@ void ClusterDirectory::OfferHolders(const Placed& placed, const StripeRanks& ran
     const auto ranks_end = ranks.begin() + static_cast<std::ptrdiff_t>(part.ranks_asked);
     const auto index = static_cast<MemberIndex>(found - members.begin());
     const bool is_asked = std::find(ranks.begin(), ranks_end, index) != ranks_end;
-    if (is_asked || !parts_.health.Usable(*found, now) || Lacks(part.blob, name)) continue;
+    if (is_asked || !parts_.health.Usable(*found, now)) continue;
     if (part.zone_home != kNoMember && IsElsewhere(placed, index)) continue;
-    OfferMember(*found, PeerRole::kPresentOnly, as, part.has, offers);
-    --left;
+    if (!present && Lacks(part.blob, name)) continue;
+    const size_t before = offers->size();
+    ForEachRun(present.get(), part.has,
+               [&](ChunkSpan run) { OfferMember(*found, PeerRole::kPresentOnly, as, run, offers); });
+    if (offers->size() > before) --left;
   }
 }
 

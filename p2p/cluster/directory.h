@@ -109,7 +109,7 @@ class ClusterDirectory final : public SourceDirectory {
     const Blob& blob;
     ChunkSpan has;
     Asker asker;
-    const std::optional<std::vector<std::string>>& holders;
+    const std::optional<std::vector<BlobHolder>>& holders;
     size_t ranks_asked;  // for what they have
     // Who of this zone fetches it for all of the zone; kNoMember: this node does, or nobody has to.
     MemberIndex zone_home;
@@ -118,7 +118,7 @@ class ClusterDirectory final : public SourceDirectory {
   bool IsElsewhere(const Placed& placed, MemberIndex member) const;
   bool IsNewRank(const Placed& placed, uint64_t stripe) const;
   size_t RanksAsked(const Placed& placed, uint64_t stripe, size_t own,
-                    const std::optional<std::vector<std::string>>& holders) const;
+                    const std::optional<std::vector<BlobHolder>>& holders) const;
   void OfferRanks(const Placed& placed, const StripeRanks& ranks, size_t own, const Part& part,
                   std::vector<SourceOffer>* offers);
   void OfferHolders(const Placed& placed, const StripeRanks& ranks, const Part& part, SourceRank as,

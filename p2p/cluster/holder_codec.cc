@@ -1,8 +1,10 @@
 #include "p2p/cluster/holder_codec.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "node/geometry.h"
 #include "p2p/cluster/member_table.h"
@@ -147,6 +149,38 @@ std::optional<std::vector<HolderShare>> ParseShares(std::string_view text) {
     shares.push_back({(*names)[i], bytes.get<uint64_t>()});
   }
   return shares;
+}
+
+std::string FormatPresencePath(const BlobIdentity& blob) {
+  return absl::StrCat(kPresencePath, "/", blob.digest.ToString(), "?size=", blob.size,
+                      "&chunk=", blob.chunk_size, "&root=", blob.root.ToString());
+}
+
+std::string FormatPresence(const ChunkSet& present) {
+  std::string bytes((size_t{present.chunk_count()} + 7) / 8, '\0');
+  for (size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<char>(present.words()[i / 8] >> (i % 8 * 8) & 0xff);
+  return Json{{"present", absl::Base64Escape(bytes)}}.dump();
+}
+
+std::optional<ChunkSet> ParsePresence(std::string_view text, uint32_t chunk_count) {
+  const Json json = Parse(text);
+  if (!json.is_object()) return std::nullopt;
+  const auto encoded = json.find("present");
+  std::string bytes;
+  if (encoded == json.end() || !encoded->is_string() ||
+      !absl::Base64Unescape(encoded->get_ref<const std::string&>(), &bytes) ||
+      bytes.size() != (size_t{chunk_count} + 7) / 8) {
+    return std::nullopt;
+  }
+  ChunkSet present(chunk_count);
+  for (size_t word = 0; word < present.words().size(); ++word) {
+    uint64_t bits = 0;
+    for (size_t i = word * 8; i < std::min(bytes.size(), word * 8 + 8); ++i)
+      bits |= uint64_t{static_cast<uint8_t>(bytes[i])} << (i % 8 * 8);
+    present.SetWord(word, bits);
+  }
+  return present;
 }
 
 }  // namespace sluice::p2p

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "node/chunk_set.h"
 #include "p2p/cluster/holder_table.h"
 
 namespace sluice::p2p {
@@ -35,5 +38,15 @@ std::optional<std::vector<std::string>> ParseHolders(std::string_view text);
 inline constexpr char kSharesQuery[] = "&shares=1";
 std::string FormatShares(const std::vector<HolderShare>& shares);
 std::optional<std::vector<HolderShare>> ParseShares(std::string_view text);
+
+// Which chunks of a blob a member has: a GET of kPresencePath, "/", the digest, and a query as above without
+// it.
+inline constexpr char kPresencePath[] = "/sluice/v1/presence";
+inline constexpr size_t kPresenceBytesMax = 16 << 10;  // of an answer
+std::string FormatPresencePath(const BlobIdentity& blob);
+// {"present": BASE64}: chunk i is bit i % 8 of byte i / 8, the lowest first.
+std::string FormatPresence(const ChunkSet& present);
+// Nothing if it is malformed, or not of so many chunks.
+std::optional<ChunkSet> ParsePresence(std::string_view text, uint32_t chunk_count);
 
 }  // namespace sluice::p2p

@@ -25,9 +25,17 @@ void HolderTable::Add(const HeldBlob& held, const std::string& holder, Instant n
 }
 
 void HolderTable::Remove(const BlobIdentity& blob, const std::string& holder) {
+  RemoveIf(blob, [&](const Holder& h) { return h.name == holder; });
+}
+
+void HolderTable::NoteLacks(const BlobIdentity& blob, const std::string& holder) {
+  RemoveIf(blob, [&](const Holder& h) { return h.name == holder && h.whole; });
+}
+
+void HolderTable::RemoveIf(const BlobIdentity& blob, const std::function<bool(const Holder&)>& goes) {
   const auto found = holders_.find(blob);
   if (found == holders_.end()) return;
-  std::erase_if(found->second, [&](const Holder& h) { return h.name == holder; });
+  std::erase_if(found->second, goes);
   if (found->second.empty()) holders_.erase(found);
 }
 

@@ -55,6 +55,8 @@ class HolderTable {
   void Add(const HeldBlob& held, const std::string& holder, Instant now);
   // It does not have it any more. No-op if that is not known.
   void Remove(const BlobIdentity& blob, const std::string& holder);
+  // It lacks a chunk: who said to have all of it is removed; of who has some that says nothing.
+  void NoteLacks(const BlobIdentity& blob, const std::string& holder);
   // At most `count_max` names, those that have all of it first, among equals in random order. `random` gives
   // a number below its argument.
   std::vector<std::string> Find(const BlobIdentity& blob, size_t count_max, Instant now,
@@ -72,6 +74,8 @@ class HolderTable {
     uint64_t present_bytes = 0;
     Instant heard{};
   };
+  void RemoveIf(const BlobIdentity& blob, const std::function<bool(const Holder&)>& goes);
+
   absl::flat_hash_map<BlobIdentity, std::vector<Holder>> holders_;  // no list is empty
 };
 

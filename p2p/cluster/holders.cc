@@ -17,11 +17,32 @@ constexpr Duration kExpireInterval = std::chrono::minutes(1);
 // answer.
 constexpr size_t kToldAtOnceMax = 32;
 
-bool IsMember(const MemberView& view, const std::string& name) {
+// Null: none of that name.
+const Member* FindMember(const MemberView& view, const std::string& name) {
   const auto found =
       std::lower_bound(view.members.begin(), view.members.end(), name,
                        [](const Member& member, const std::string& wanted) { return member.name < wanted; });
-  return found != view.members.end() && found->name == name;
+  return found != view.members.end() && found->name == name ? &*found : nullptr;
+}
+bool IsMember(const MemberView& view, const std::string& name) {
+  return FindMember(view, name) != nullptr;
+}
+
+// Of each holder the most that anybody says.
+void NoteMost(const std::vector<HolderShare>& told, std::map<std::string, uint64_t>* shares) {
+  for (const HolderShare& share : told) {
+    uint64_t& bytes = (*shares)[share.name];
+    bytes = std::max(bytes, share.present_bytes);
+  }
+}
+
+// Of one that does not say how much each has it is not known that any has all.
+std::vector<HolderShare> SharesIn(std::string_view answer) {
+  if (std::optional<std::vector<HolderShare>> shares = ParseShares(answer)) return *std::move(shares);
+  std::vector<HolderShare> shares;
+  for (std::string& name : ParseHolders(answer).value_or(std::vector<std::string>()))
+    shares.push_back({std::move(name), 0});
+  return shares;
 }
 
 }  // namespace
@@ -29,12 +50,28 @@ bool IsMember(const MemberView& view, const std::string& name) {
 // The ranks of one blob, while they are asked.
 struct Holders::Asking {
   size_t open = 0;
-  std::vector<std::string> names;
+  std::map<std::string, uint64_t> shares;
   std::vector<absl::AnyInvocable<void() &&>> waiting;
 };
 
 struct Holders::Shared {
   explicit Shared(Parts the_parts) : parts(std::move(the_parts)) {}
+
+  // REQUIRES: mutex is held
+  Named* Find(const BlobIdentity& blob, const std::string& holder) {
+    const auto found = answers.find(blob);
+    if (found == answers.end()) return nullptr;
+    std::vector<Named>& holders = found->second.holders;
+    const auto named =
+        std::find_if(holders.begin(), holders.end(), [&](const Named& n) { return n.name == holder; });
+    return named == holders.end() ? nullptr : &*named;
+  }
+  void Remove(const BlobIdentity& blob, const std::string& holder) {
+    table.Remove(blob, holder);
+    const auto found = answers.find(blob);
+    if (found == answers.end()) return;
+    std::erase_if(found->second.holders, [&](const Named& named) { return named.name == holder; });
+  }
 
   size_t Random(size_t bound) const {
     return std::min(bound - 1, static_cast<size_t>(parts.random() * static_cast<double>(bound)));
@@ -137,6 +174,16 @@ std::string Holders::Answer(const Question& question) {
   return FormatHolders(names);
 }
 
+absl::StatusOr<std::string> Holders::AnswerPresence(const Question& question) {
+  const std::optional<BlobIdentity> blob =
+      MakeBlobIdentity(question.digest, question.size, question.chunk, question.root);
+  if (!blob) return absl::InvalidArgumentError("digest, size, chunk and root must say which blob");
+  const std::optional<ChunkSet> present =
+      shared_->parts.present ? shared_->parts.present(*blob) : std::nullopt;
+  if (!present) return absl::NotFoundError("it is not here");
+  return FormatPresence(*present);
+}
+
 absl::Status Holders::Take(std::string_view body, const ProvenNames& proven) {
   const std::optional<Announcement> announcement = ParseAnnouncement(body);
   if (!announcement || !IsMember(*shared_->parts.members.view(), announcement->holder))
@@ -168,12 +215,15 @@ std::optional<BlobIdentity> Holders::IdentityOf(const Blob& blob) {
   return BlobIdentity{facts->digest, facts->size, facts->chunk_size, *facts->root};
 }
 
-std::optional<std::vector<std::string>> Holders::Known(const BlobIdentity& blob) const {
+std::optional<std::vector<BlobHolder>> Holders::Known(const BlobIdentity& blob) const {
   const std::lock_guard lock(shared_->mutex);
   const auto found = shared_->answers.find(blob);
-  if (found == shared_->answers.end() || shared_->parts.clock.Now() - found->second.asked >= kAnswerKept)
-    return std::nullopt;
-  return found->second.names;
+  const Instant now = shared_->parts.clock.Now();
+  if (found == shared_->answers.end() || now - found->second.asked >= kAnswerKept) return std::nullopt;
+  std::vector<BlobHolder> holders;
+  for (const Named& named : found->second.holders)
+    holders.push_back({named.name, now - named.told < kPresenceKept ? named.present : nullptr});
+  return holders;
 }
 
 void Holders::Ask(const BlobIdentity& blob, absl::AnyInvocable<void() &&> done) {
@@ -193,37 +243,42 @@ void Holders::Ask(const BlobIdentity& blob, absl::AnyInvocable<void() &&> done) 
     asking->waiting.push_back(std::move(done));
     asking->open = 1 + ranks.size();
   }
-  std::vector<std::string> own;
+  std::vector<HolderShare> own;
   {
     const std::lock_guard lock(shared_->mutex);
-    own = shared_->table.Find(blob, kHoldersNamedMax, parts.clock.Now(),
-                              [&](size_t bound) { return shared_->Random(bound); });
+    own = shared_->table.Shares(blob, kHoldersNamedMax, parts.clock.Now());
   }
   for (const Member& rank : ranks) {
     const PeerClient::Question question{
-        absl::StrCat(kHoldersPath, "?", FormatHoldersQuery(blob)), kAnswerBytesMax, kTimeout, {}, {}};
-    parts.client.Ask(rank, question,
-                     [shared = shared_, blob, asking](const absl::StatusOr<PeerClient::Answer>& answer) {
-                       std::optional<std::vector<std::string>> names;
-                       if (answer.ok()) names = ParseHolders(answer->body);
-                       Answered(shared, blob, asking, std::move(names).value_or(std::vector<std::string>()));
-                     });
+        absl::StrCat(kHoldersPath, "?", FormatHoldersQuery(blob), kSharesQuery),
+        kAnswerBytesMax,
+        kTimeout,
+        {},
+        {}};
+    parts.client.Ask(
+        rank, question, [shared = shared_, blob, asking](const absl::StatusOr<PeerClient::Answer>& answer) {
+          Answered(shared, blob, asking, answer.ok() ? SharesIn(answer->body) : std::vector<HolderShare>());
+        });
   }
-  Answered(shared_, blob, asking, std::move(own));
+  Answered(shared_, blob, asking, own);
 }
 
 void Holders::Answered(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,
-                       const std::shared_ptr<Asking>& asking, std::vector<std::string> names) {
+                       const std::shared_ptr<Asking>& asking, const std::vector<HolderShare>& shares) {
   std::vector<absl::AnyInvocable<void() &&>> waiting;
   {
     const std::lock_guard lock(shared->mutex);
-    for (std::string& name : names) {
-      if (std::find(asking->names.begin(), asking->names.end(), name) == asking->names.end())
-        asking->names.push_back(std::move(name));
-    }
+    NoteMost(shares, &asking->shares);
     if (--asking->open > 0) return;
     if (shared->answers.size() >= kAnswersMax) shared->answers.clear();
-    shared->answers[blob] = {std::move(asking->names), shared->parts.clock.Now()};
+    Answers& answers = shared->answers[blob];
+    answers = {{}, shared->parts.clock.Now()};
+    for (auto& [name, bytes] : asking->shares) answers.holders.push_back({name, bytes >= blob.size});
+    // Those that have all of it first, but not the same of them to everybody.
+    for (size_t i = answers.holders.size(); i > 1; --i)
+      std::swap(answers.holders[i - 1], answers.holders[shared->Random(i)]);
+    std::stable_partition(answers.holders.begin(), answers.holders.end(),
+                          [](const Named& named) { return named.whole; });
     waiting.swap(asking->waiting);
     shared->asking.erase(blob);
   }
@@ -283,10 +338,7 @@ void Holders::TakeShares(const std::shared_ptr<Shared>& shared, const std::share
     const std::lock_guard lock(asking->mutex);
     if (shares) {
       asking->answered = true;
-      for (const HolderShare& share : *shares) {
-        uint64_t& bytes = asking->shares[share.name];
-        bytes = std::max(bytes, share.present_bytes);
-      }
+      NoteMost(*shares, &asking->shares);
     }
     if (--asking->open > 0) return;
     if (asking->answered) {
@@ -298,12 +350,44 @@ void Holders::TakeShares(const std::shared_ptr<Shared>& shared, const std::share
   std::move(asking->done)(std::move(all));
 }
 
+// Who has some of it may have the next chunk. Who has said which, and has not got one of them, has lost it.
 void Holders::NoteLacks(const BlobIdentity& blob, const std::string& holder) {
-  const std::lock_guard lock(shared_->mutex);
-  shared_->table.Remove(blob, holder);
-  const auto found = shared_->answers.find(blob);
-  if (found != shared_->answers.end())
-    std::erase_if(found->second.names, [&](const std::string& name) { return name == holder; });
+  const Parts& parts = shared_->parts;
+  const std::shared_ptr<const MemberView> view = parts.members.view();
+  const Member* const member = FindMember(*view, holder);
+  {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->table.NoteLacks(blob, holder);
+    Named* const named = shared_->Find(blob, holder);
+    if (!named || named->is_asked) return;
+    const bool has_said = named->present && parts.clock.Now() - named->told < kPresenceKept;
+    const std::vector<Named>& all = shared_->answers.at(blob).holders;
+    const auto asked = std::count_if(all.begin(), all.end(), [](const Named& n) { return n.is_asked; });
+    if (named->whole || has_said || !member || shared_->stopped ||
+        static_cast<size_t>(asked) >= kPresenceAskedMax) {
+      return shared_->Remove(blob, holder);
+    }
+    named->is_asked = true;
+  }
+  const PeerClient::Question question{FormatPresencePath(blob), kPresenceBytesMax, kTimeout, {}, {}};
+  parts.client.Ask(*member, question,
+                   [shared = shared_, blob, holder](const absl::StatusOr<PeerClient::Answer>& answer) {
+                     TookPresence(shared, blob, holder, answer);
+                   });
+}
+
+void Holders::TookPresence(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,
+                           const std::string& holder, const absl::StatusOr<PeerTransport::Answer>& answer) {
+  std::optional<ChunkSet> present;
+  if (answer.ok())
+    present = ParsePresence(answer->body, ChunkGeometry(blob.size, blob.chunk_size).chunk_count());
+  const std::lock_guard lock(shared->mutex);
+  Named* const named = shared->Find(blob, holder);
+  if (!present) return shared->Remove(blob, holder);
+  if (!named) return;
+  named->is_asked = false;
+  named->present = std::make_shared<const ChunkSet>(*std::move(present));
+  named->told = shared->parts.clock.Now();
 }
 
 }  // namespace sluice::p2p

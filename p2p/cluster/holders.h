@@ -10,7 +10,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
 #include "node/blob.h"
+#include "node/chunk_set.h"
 #include "node/executor.h"
 #include "p2p/cluster/announcements.h"
 #include "p2p/cluster/holder_table.h"
@@ -20,8 +22,15 @@
 
 namespace sluice::p2p {
 
+// One that is said to have a blob, or some of it.
+struct BlobHolder {
+  std::string name;
+  std::shared_ptr<const ChunkSet> present = nullptr;  // which chunks it has; null: nobody knows
+};
+
 // Who has what: tells the ranks of its blobs what this node has, keeps what others tell it, and asks the
-// ranks of a blob who has it. Only names of members count, and only they are given.
+// ranks of a blob who has it. Only names of members count, and only they are given. One that has some of a
+// blob is asked which chunks when it has not got one.
 //
 // Thread-safe. Nothing blocks but Start and Stop.
 class Holders {
@@ -31,6 +40,9 @@ class Holders {
   static constexpr Duration kAnswerKept = std::chrono::seconds(30);
   static constexpr size_t kAnswersMax = 1024;
   static constexpr size_t kRanksAsked = 3;
+  // Which chunks a member has counts for so long, and is asked of so many at once, of one blob.
+  static constexpr Duration kPresenceKept = std::chrono::seconds(5);
+  static constexpr size_t kPresenceAskedMax = 4;
 
   struct Parts {
     const Clock& clock;
@@ -40,6 +52,8 @@ class Holders {
     PeerTransport& client;
     std::function<std::vector<HeldBlob>()> held;  // what others may be given; may block on a lock
     std::function<double()> random;               // in [0, 1); thread-safe
+    // Which chunks of a blob others may be given; nothing: none. May block on a lock; null: none of any.
+    std::function<std::optional<ChunkSet>(const BlobIdentity&)> present = nullptr;
   };
   // The parts outlive this, and what it has posted to the executor.
   explicit Holders(Parts parts);
@@ -55,6 +69,9 @@ class Holders {
     std::string_view shares = {};  // "1": how much each has, too
   };
   std::string Answer(const Question& question);
+  // The answer to a GET of kPresencePath. Errors: InvalidArgument (the question is malformed), NotFound (this
+  // node has none of it that others may be given).
+  absl::StatusOr<std::string> AnswerPresence(const Question& question);
   // The body of a POST. Errors: InvalidArgument (malformed, or not from a member), PermissionDenied (in
   // another member's name than the certificate has).
   absl::Status Take(std::string_view body, const ProvenNames& proven = {});
@@ -63,7 +80,7 @@ class Holders {
   static std::optional<BlobIdentity> IdentityOf(const Blob& blob);
   // Members that are said to have it, as they were known at most kAnswerKept ago; nothing if nobody was
   // asked.
-  std::optional<std::vector<std::string>> Known(const BlobIdentity& blob) const;
+  std::optional<std::vector<BlobHolder>> Known(const BlobIdentity& blob) const;
   // Asks the ranks of the blob, once however many wait. `done` is called when all have answered, or in
   // kTimeout; then Known knows.
   void Ask(const BlobIdentity& blob, absl::AnyInvocable<void() &&> done);
@@ -73,13 +90,20 @@ class Holders {
   // the call. Nothing is kept.
   using OnShares = absl::AnyInvocable<void(std::optional<std::vector<HolderShare>>) &&>;
   void AskShares(const BlobIdentity& blob, OnShares done);
-  // A member that was said to have it did not.
+  // A member that was said to have it has not got a chunk of it.
   void NoteLacks(const BlobIdentity& blob, const std::string& holder);
 
  private:
   struct Asking;
+  struct Named {
+    std::string name;
+    bool whole = false;
+    bool is_asked = false;  // which chunks it has
+    std::shared_ptr<const ChunkSet> present = nullptr;
+    Instant told{};  // that
+  };
   struct Answers {
-    std::vector<std::string> names;
+    std::vector<Named> holders;
     Instant asked{};
   };
   struct Shared;
@@ -92,7 +116,9 @@ class Holders {
   static void Tick(const std::shared_ptr<Shared>& shared);
   static void Announce(const std::shared_ptr<Shared>& shared);
   static void Answered(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,
-                       const std::shared_ptr<Asking>& asking, std::vector<std::string> names);
+                       const std::shared_ptr<Asking>& asking, const std::vector<HolderShare>& shares);
+  static void TookPresence(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,
+                           const std::string& holder, const absl::StatusOr<PeerTransport::Answer>& answer);
 
   const std::shared_ptr<Shared> shared_;
 };

@@ -3,6 +3,7 @@
 # planner, fetch table and queues over links of 1 Gbit/s, three seeds. Arguments: the cases; default: all.
 #   cold         nobody has anything
 #   join         half of the nodes have it all, the others want it
+#   join-parts   half of the nodes have each a half of it, the others want it
 #   vanish       as cold, and a tenth vanishes for good after a third of the time
 #   stale-views  as cold; in the last 30 s a tenth was replaced, and each node knows who was there at some time in them
 #   one-chunk    one blob of 256 KiB, which all read
@@ -26,7 +27,7 @@ run_case() {
 
 measure() {
   local name figure cases=("$@")
-  ((${#cases[@]})) || cases=(cold join vanish stale-views one-chunk control)
+  ((${#cases[@]})) || cases=(cold join join-parts vanish stale-views one-chunk control)
   cmake --build --preset release --target crowd_sim >&2
   for name in "${cases[@]}"; do
     run_case "$name"

@@ -42,10 +42,13 @@ uint64_t QuestionBytes(const BlobSpec& spec) {
 }  // namespace
 
 std::optional<Crowd::Case> CaseNamed(const std::string& name) {
-  constexpr std::pair<const char*, Crowd::Case> kNames[] = {
-      {"cold", Crowd::Case::kCold},          {"join", Crowd::Case::kJoin},
-      {"vanish", Crowd::Case::kVanish},      {"stale-views", Crowd::Case::kStaleViews},
-      {"one-chunk", Crowd::Case::kOneChunk}, {"control", Crowd::Case::kControl}};
+  constexpr std::pair<const char*, Crowd::Case> kNames[] = {{"cold", Crowd::Case::kCold},
+                                                            {"join", Crowd::Case::kJoin},
+                                                            {"join-parts", Crowd::Case::kJoinParts},
+                                                            {"vanish", Crowd::Case::kVanish},
+                                                            {"stale-views", Crowd::Case::kStaleViews},
+                                                            {"one-chunk", Crowd::Case::kOneChunk},
+                                                            {"control", Crowd::Case::kControl}};
   for (const auto& [text, value] : kNames) {
     if (name == text) return value;
   }
@@ -154,8 +157,10 @@ Figures Crowd::Run(Case which) {
     KnowAll();
   }
   for (const auto& node : nodes_) node->Start();
-  const size_t first = which == Case::kJoin ? options_.nodes / 2 : 0;
-  for (size_t i = 0; i < first; ++i) nodes_[i]->Hold(spec_);
+  const bool in_parts = which == Case::kJoinParts;
+  const size_t first = which == Case::kJoin || in_parts ? options_.nodes / 2 : 0;
+  for (size_t i = 0; i < first; ++i)
+    nodes_[i]->Hold(spec_, [&](ChunkIndex) { return !in_parts || random_.Below(2) == 0; });
   if (first > 0) wire_.loop.RunUntil(wire_.loop.Now() + kAnnounced, [] { return false; });
 
   double bound = static_cast<double>(spec_.size) / options_.link_bytes;

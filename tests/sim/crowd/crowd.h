@@ -33,6 +33,7 @@ class Crowd {
   enum class Case {
     kCold,        // nobody has anything
     kJoin,        // half of the nodes have it all, the others want it
+    kJoinParts,   // half of the nodes have each a half of it, the others want it
     kVanish,      // as kCold, and a tenth vanishes for good after a third of the time
     kStaleViews,  // as kCold; in the last 30 s a tenth was replaced, and each knows what was at some time in
                   // them

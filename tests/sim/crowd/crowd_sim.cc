@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
   const std::optional<Crowd::Case> which = argc > 1 ? sluice::sim::CaseNamed(argv[1]) : std::nullopt;
   if (!which) {
     std::fprintf(stderr,
-                 "usage: crowd_sim cold|join|vanish|stale-views|one-chunk|control "
+                 "usage: crowd_sim cold|join|join-parts|vanish|stale-views|one-chunk|control "
                  "[NODES [BYTES [SEED [INFLIGHT_BYTES [MBIT_PER_S]]]]]\n");
     return 2;
   }

@@ -16,8 +16,8 @@ constexpr size_t kNodes = 100;
 
 class CrowdSimTest : public ::testing::TestWithParam<int> {
  protected:
-  void Run(Crowd::Case which, uint64_t bytes) {
-    Crowd crowd({.nodes = kNodes, .bytes = bytes, .seed = static_cast<uint64_t>(GetParam())});
+  void Run(Crowd::Case which, uint64_t bytes, size_t nodes = kNodes) {
+    Crowd crowd({.nodes = nodes, .bytes = bytes, .seed = static_cast<uint64_t>(GetParam())});
     figures_ = crowd.Run(which);
     for (const auto& [name, value] : figures_) RecordProperty(name, absl::StrCat(value));
     EXPECT_EQ(Of("failed"), 0);
@@ -45,6 +45,14 @@ TEST_P(CrowdSimTest, WhatHalfOfThemHaveTheOthersGetFromThem) {
   Run(Crowd::Case::kJoin, 32 << 20);
   EXPECT_LE(Of("makespan_over_bound"), 3);
   EXPECT_LE(Of("origin_over_size"), 0.05);
+}
+
+// As where they run different programs of one image: who lacks one chunk has the next. (Where each was
+// forgotten for a chunk that it lacked, a third came from the registry.)
+TEST_P(CrowdSimTest, WhatIsHereAndThereInPartsTheOthersGetFromThere) {
+  Run(Crowd::Case::kJoinParts, 256 << 20, 30);
+  EXPECT_LE(Of("makespan_over_bound"), 1.3);
+  EXPECT_LE(Of("origin_over_size"), 0.02);
 }
 
 // Every node finds out by itself who is gone, and a home that is gone has others in its place: of a blob that

@@ -1,11 +1,14 @@
 #include "tests/sim/crowd/peer_server.h"
 
 #include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_split.h"
 #include "api/http/chunk_route.h"
+#include "p2p/cluster/holder_codec.h"
 #include "tests/sim/crowd/sim_transport.h"
 
 namespace sluice::sim {
@@ -184,12 +187,16 @@ std::string PeerServer::Document(const PeerTransport::Question& question) {
     (void)holders_.Take(question.body);
     return {};
   }
-  std::vector<std::string> values;
-  const std::string query = question.path_and_query.substr(question.path_and_query.find('?') + 1);
-  for (const absl::string_view field : absl::StrSplit(query, '&'))
-    values.emplace_back(field.substr(field.find('=') + 1));
-  if (values.size() != 4) return {};
-  return holders_.Answer({values[0], values[1], values[2], values[3]});
+  const size_t path_end = question.path_and_query.find('?');
+  const std::string path = question.path_and_query.substr(0, path_end);
+  std::map<std::string, std::string> values;
+  for (const absl::string_view field : absl::StrSplit(question.path_and_query.substr(path_end + 1), '&'))
+    values.insert(std::pair<std::string, std::string>(absl::StrSplit(field, absl::MaxSplits('=', 1))));
+  if (path == p2p::kHoldersPath)
+    return holders_.Answer(
+        {values["digest"], values["size"], values["chunk"], values["root"], values["shares"]});
+  const std::string digest = path.substr(std::min(path.size(), sizeof(p2p::kPresencePath)));
+  return holders_.AnswerPresence({digest, values["size"], values["chunk"], values["root"]}).value_or("");
 }
 
 }  // namespace sluice::sim

@@ -66,9 +66,9 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
   last_resort_ = std::make_unique<p2p::GatedSource>(
       gated, std::make_unique<p2p::LastResortGate>(
                  kLastResortRate, [this] { return members_.view()->members.size(); }, telemetry_));
-  holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{wire.loop, port_.node, members_, health_,
-                                                                transport_, [this] { return Held(); },
-                                                                [this] { return Fraction(); }});
+  holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{
+      wire.loop, port_.node, members_, health_, transport_, [this] { return Held(); },
+      [this] { return Fraction(); }, [this](const p2p::BlobIdentity&) { return PresentForOthers(); }});
   blame_ = std::make_unique<p2p::ChunkBlame>(p2p::ChunkBlame::Parts{
       wire.loop, &members_, health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
   sources_ = std::make_unique<p2p::ClusterDirectory>(p2p::ClusterDirectory::Parts{
@@ -117,16 +117,21 @@ void SimNode::SetMembers(const std::vector<size_t>& numbers) {
   });
 }
 
-void SimNode::Hold(const BlobSpec& spec) {
+void SimNode::Hold(const BlobSpec& spec, const std::function<bool(ChunkIndex)>& has) {
   blob_ = *store_.Open(spec);
   store_.NoteAccess(blob_->key(), spec.origins.front(), OriginAccess::kPublic);
   for (ChunkIndex index; index.value() < blob_->geometry().chunk_count(); index = index.next())
-    blob_->presence().Set(index);
+    if (has(index)) blob_->presence().Set(index);
 }
 
 std::vector<p2p::HeldBlob> SimNode::Held() const {
   if (!blob_ || blob_->presence().present_count() == 0 || !IsPublicSomewhere(*blob_, store_)) return {};
   return {{*p2p::Holders::IdentityOf(*blob_), blob_->presence().complete(), blob_->present_bytes()}};
+}
+
+std::optional<ChunkSet> SimNode::PresentForOthers() const {
+  if (Held().empty()) return std::nullopt;
+  return blob_->presence().Snapshot();
 }
 
 void SimNode::Fill(const BlobSpec& spec, std::function<void(absl::Status)> done) {

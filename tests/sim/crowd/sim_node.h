@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "node/blob_cache.h"
 #include "node/chunk_flow.h"
+#include "node/chunk_set.h"
 #include "node/daemon/home_blobs.h"
 #include "node/telemetry.h"
 #include "p2p/cluster/chunk_blame.h"
@@ -54,7 +56,8 @@ class SimNode {
   // Its members are these, which have all answered.
   void SetMembers(const std::vector<size_t>& numbers);
   // It has all of the blob, and announces it soon.
-  void Hold(const BlobSpec& spec);
+  // Those chunks are there from the beginning.
+  void Hold(const BlobSpec& spec, const std::function<bool(ChunkIndex)>& has);
   void Start() { holders_->Start(); }
   // `done` when all of it is here.
   void Fill(const BlobSpec& spec, std::function<void(absl::Status)> done);
@@ -67,6 +70,7 @@ class SimNode {
 
  private:
   std::vector<p2p::HeldBlob> Held() const;
+  std::optional<ChunkSet> PresentForOthers() const;
   double Fraction() { return static_cast<double>(random_.Next() >> 11) * 0x1p-53; }
 
   Wire& wire_;

@@ -147,6 +147,12 @@ class FakeHolders final : public HolderAnswers {
                         std::string(question.chunk), " ", std::string(question.root),
                         question.shares == "1" ? " shares" : "");
   }
+  absl::StatusOr<std::string> Presence(const Question& question) override {
+    if (question.size.empty()) return absl::InvalidArgumentError("malformed");
+    if (question.root.empty()) return absl::NotFoundError("it is not here");
+    return absl::StrCat(std::string(question.digest), " ", std::string(question.size), " ",
+                        std::string(question.chunk), " ", std::string(question.root));
+  }
   absl::Status Take(std::string_view announcement, const ProvenNames&) override {
     if (announcement == "another's") return absl::PermissionDeniedError("it is another's");
     return announcement == "good" ? absl::OkStatus() : absl::InvalidArgumentError("bad");
@@ -705,6 +711,9 @@ TEST_F(PeerRoutesTest, HoldersAreNamedAndAnnounced) {
   EXPECT_EQ(Ask("/sluice/v1/holders?digest=a&size=1&chunk=2&root=b").body, "a 1 2 b");
   EXPECT_EQ(Ask("/sluice/v1/holders?digest=a&size=1&chunk=2&root=b&shares=1").body, "a 1 2 b shares");
   EXPECT_EQ(Ask("/sluice/v1/holders").status, 400);
+  EXPECT_EQ(Ask("/sluice/v1/presence/a?size=1&chunk=2&root=b").body, "a 1 2 b");
+  EXPECT_EQ(Ask("/sluice/v1/presence/a?size=1&chunk=2").status, 404);
+  EXPECT_EQ(Ask("/sluice/v1/presence/a").status, 400);
   const auto post = [&](const std::string& body) {
     RawClient client(server_->port());
     client.Send(

@@ -61,9 +61,13 @@ class RefusingTransport final : public PeerTransport {
   void Cancel(RequestId) override {}
   void Raise(RequestId, FetchClass) override {}
   void After(Duration, Task) override {}
-  void Ask(const Member&, const Question&, OnAnswer on_answer) override {
+  void Ask(const Member&, const Question& question, OnAnswer on_answer) override {
+    if (question.path_and_query.starts_with(kPresencePath) && !presence.empty())
+      return std::move(on_answer)(PeerTransport::Answer{"application/json", presence});
     std::move(on_answer)(absl::UnavailableError("it knows nobody"));
   }
+
+  std::string presence;  // what all say of which chunks they have
 };
 
 class DirectoryTest : public ::testing::Test {
@@ -94,7 +98,7 @@ class DirectoryTest : public ::testing::Test {
     blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
         clock_, members_.get(), health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
     holders_ =
-        std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, client_,
+        std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, *holders_transport_,
                                                  [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
     directory_ = std::make_unique<ClusterDirectory>(ClusterDirectory::Parts{
         clock_, io_, *members_, health_, *transport_, ledger_,
@@ -201,6 +205,7 @@ class DirectoryTest : public ::testing::Test {
   MemberHealth health_;
   PeerClient client_{telemetry_, {}};
   PeerTransport* transport_ = &client_;
+  PeerTransport* holders_transport_ = &client_;
   NoLedger ledger_;
   fakes::FakeSource origin_, last_resort_;
   bool cold_start_ = false;
@@ -649,6 +654,39 @@ TEST_F(DirectoryTest, WhoMayAskTheRegistryAsksThoseFirstThatAreSaidToHaveIt) {
   EXPECT_EQ(texts[texts.size() - 2], "late-holder " + holder)
       << "who is no rank leaves that to those that are, until none of them gives it";
   EXPECT_THAT(Texts(Offers(other, one_, Asker::kPeer)), ::testing::Contains("holder " + holder));
+}
+
+// Which chunks a holder has is known once it lacked one and was asked.
+TEST_F(DirectoryTest, AHolderThatHasSomeIsAskedForTheChunksThatItHas) {
+  RefusingTransport transport;
+  holders_transport_ = &transport;
+  Use(16);
+  BlobSpec spec = SpecOf(64 * 8);  // a stripe has eight
+  const Blob blob(spec);
+  const std::vector<std::string> ranks = Ranks(blob, kRanksAsked);
+  std::string holder = "node-1";
+  for (int i = 2; std::find(ranks.begin(), ranks.end(), holder) != ranks.end(); ++i)
+    holder = absl::StrCat("node-", i);
+  const HeldBlob held{*Holders::IdentityOf(blob), false, 3 * kChunk};
+  EXPECT_TRUE(holders_->Take(FormatAnnouncement({holder, {held}, {}})).ok());
+  HomesKnown(blob);
+  const auto spans_of_holder = [&](ChunkSpan span) {
+    std::vector<ChunkSpan> spans;
+    for (const SourceOffer& offer : Offers(blob, span, Asker::kPeer))
+      if (Texts({offer}).front() == "holder " + holder) spans.push_back(offer.has);
+    return spans;
+  };
+  const ChunkSpan stripe{ChunkIndex(0), 8};
+  EXPECT_THAT(spans_of_holder(stripe), ElementsAre(stripe)) << "nobody knows";
+  ChunkSet present(blob.geometry().chunk_count());
+  for (const uint32_t chunk : {1, 2, 5, 9}) present.Add(ChunkIndex(chunk));
+  transport.presence = FormatPresence(present);
+  holders_->NoteLacks(held.blob, holder);
+  EXPECT_THAT(spans_of_holder(stripe), ElementsAre(ChunkSpan{ChunkIndex(1), 2}, ChunkSpan{ChunkIndex(5), 1}));
+  EXPECT_THAT(spans_of_holder({ChunkIndex(2), 2}), ElementsAre(ChunkSpan{ChunkIndex(2), 1}));
+  EXPECT_THAT(spans_of_holder({ChunkIndex(3), 2}), IsEmpty());
+  clock_.now += Holders::kPresenceKept;
+  EXPECT_THAT(spans_of_holder({ChunkIndex(3), 2}), ElementsAre(ChunkSpan{ChunkIndex(3), 2}));
 }
 
 TEST_F(DirectoryTest, WhoHasBecomeARankAsksSixForTenSeconds) {

@@ -1,4 +1,5 @@
-// How much of a blob other nodes have: what its ranks answer, and what this node was told itself.
+// How much of a blob other nodes have, and which chunks: what its ranks answer, what this node was told
+// itself, and what the holders say.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -68,7 +69,11 @@ class HolderSharesTest : public ::testing::Test {
       });
     }
     holders_ = std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, transport_,
-                                                        [this] { return held_; }, [] { return 0.5; }});
+                                                        [this] { return held_; }, [] { return 0.5; },
+                                                        [this](const BlobIdentity& blob) {
+                                                          EXPECT_EQ(blob, blob_);
+                                                          return present_;
+                                                        }});
   }
   static MemberRow RowOf(int number) {
     return {absl::StrCat("node-", number),
@@ -91,6 +96,27 @@ class HolderSharesTest : public ::testing::Test {
     return shares;
   }
 
+  // The ranks answer that, or nothing.
+  void AskHolders(absl::StatusOr<std::string> answer = absl::UnavailableError("it is away")) {
+    bool done = false;
+    holders_->Ask(blob_, [&] { done = true; });
+    while (!transport_.asked.empty()) transport_.Answer(answer);
+    EXPECT_TRUE(done);
+  }
+  std::vector<std::string> Known() const {
+    std::vector<std::string> names;
+    const std::optional<std::vector<BlobHolder>> known = holders_->Known(blob_);
+    for (const BlobHolder& holder : *known) names.push_back(holder.name);
+    return names;
+  }
+  std::shared_ptr<const ChunkSet> PresentOf(const std::string& name) const {
+    const std::optional<std::vector<BlobHolder>> known = holders_->Known(blob_);
+    for (const BlobHolder& holder : *known)
+      if (holder.name == name) return holder.present;
+    return nullptr;
+  }
+
+  std::optional<ChunkSet> present_;  // that this node has
   const BlobIdentity blob_{Sha256::Of("blob"), 1 << 20, 256 << 10, Sha256::Of("root")};
   fakes::FakeClock clock_;
   fakes::ManualExecutor io_{clock_};
@@ -172,6 +198,84 @@ TEST_F(HolderSharesTest, WhereNobodyAnswersNothingIsKnown) {
   transport_.Answer(absl::UnavailableError("it is away"));
   ASSERT_TRUE(shares->has_value());
   EXPECT_FALSE(shares->value().has_value());
+}
+
+TEST_F(HolderSharesTest, WhoHasSomeIsAskedWhichChunksWhenItLacksOne) {
+  SaidToHave("node-1", 100);
+  SaidToHave("node-2", blob_.size);
+  AskHolders();
+  ASSERT_THAT(Known(), ElementsAre("node-2", "node-1"));
+  holders_->NoteLacks(blob_, "node-1");
+  holders_->NoteLacks(blob_, "node-1");
+  ASSERT_THAT(transport_.asked, SizeIs(1)) << "once";
+  EXPECT_EQ(transport_.asked[0].first, "node-1");
+  EXPECT_EQ(transport_.paths.back(), FormatPresencePath(blob_));
+  EXPECT_THAT(Known(), ElementsAre("node-2", "node-1")) << "it may have the next";
+  ChunkSet present(4);
+  present.Add(ChunkIndex(2));
+  transport_.Answer(FormatPresence(present));
+  ASSERT_TRUE(PresentOf("node-1"));
+  EXPECT_EQ(*PresentOf("node-1"), present);
+  EXPECT_FALSE(PresentOf("node-2"));
+  clock_.now += Holders::kAnswerKept;
+  AskHolders();
+  EXPECT_THAT(Known(), ElementsAre("node-2", "node-1")) << "as it was told";
+  holders_->NoteLacks(blob_, "node-1");
+  transport_.Answer(FormatPresence(present));
+  clock_.now += Holders::kPresenceKept;
+  EXPECT_FALSE(PresentOf("node-1")) << "by now it may have more";
+  holders_->NoteLacks(blob_, "node-1");
+  EXPECT_THAT(transport_.asked, SizeIs(1));
+  transport_.Answer(FormatPresence(present));
+  holders_->NoteLacks(blob_, "node-1");
+  EXPECT_THAT(transport_.asked, IsEmpty());
+  EXPECT_THAT(Known(), ElementsAre("node-2")) << "it has lost what it said";
+  holders_->NoteLacks(blob_, "node-2");
+  EXPECT_THAT(transport_.asked, IsEmpty()) << "so has who said to have all";
+  EXPECT_THAT(Known(), IsEmpty());
+}
+
+TEST_F(HolderSharesTest, WhoDoesNotSayWhichChunksItHasHasNone) {
+  const absl::StatusOr<std::string> answers[] = {absl::NotFoundError("it is not here"),
+                                                 absl::UnavailableError("it is away"), std::string("{}"),
+                                                 FormatPresence(ChunkSet(100))};
+  for (const absl::StatusOr<std::string>& answer : answers) {
+    clock_.now += Holders::kAnswerKept;
+    SaidToHave("node-1", 100);
+    AskHolders();
+    ASSERT_THAT(Known(), ElementsAre("node-1"));
+    holders_->NoteLacks(blob_, "node-1");
+    ASSERT_THAT(transport_.asked, SizeIs(1));
+    transport_.Answer(answer);
+    EXPECT_THAT(Known(), IsEmpty());
+  }
+}
+
+TEST_F(HolderSharesTest, FewAreAskedWhichChunksTheyHaveAtOnce) {
+  for (int i = 1; i < 8; ++i) SaidToHave(absl::StrCat("node-", i), 100);
+  AskHolders();
+  ASSERT_THAT(Known(), SizeIs(7));
+  for (int i = 1; i < 8; ++i) holders_->NoteLacks(blob_, absl::StrCat("node-", i));
+  EXPECT_THAT(transport_.asked, SizeIs(Holders::kPresenceAskedMax));
+  EXPECT_THAT(Known(), SizeIs(Holders::kPresenceAskedMax));
+}
+
+// Of an older build.
+TEST_F(HolderSharesTest, WhereItIsNotToldHowMuchEachHasNobodyIsTakenToHaveAll) {
+  AskHolders(FormatHolders({"node-3"}));
+  ASSERT_THAT(Known(), ElementsAre("node-3"));
+  holders_->NoteLacks(blob_, "node-3");
+  EXPECT_THAT(transport_.asked, SizeIs(1));
+}
+
+TEST_F(HolderSharesTest, WhatThisNodeHasIsTold) {
+  const std::string digest = blob_.digest.ToString(), root = blob_.root.ToString();
+  const Holders::Question question{digest, "1048576", "262144", root};
+  EXPECT_TRUE(absl::IsNotFound(holders_->AnswerPresence(question).status()));
+  present_ = ChunkSet(4);
+  present_->Add(ChunkIndex(1));
+  EXPECT_EQ(*holders_->AnswerPresence(question), FormatPresence(*present_));
+  EXPECT_TRUE(absl::IsInvalidArgument(holders_->AnswerPresence({digest, "x", "262144", root}).status()));
 }
 
 TEST_F(HolderSharesTest, OnlyMembersAreTold) {

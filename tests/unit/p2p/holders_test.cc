@@ -78,6 +78,14 @@ TEST_F(HolderTableTest, WhoLacksItIsRemoved) {
   EXPECT_EQ(table_.blob_count(), 0u);
 }
 
+TEST_F(HolderTableTest, OfWhoHasSomeItSaysNothingThatItLacksAChunk) {
+  table_.Add({Identity(1), true}, "a", now_);
+  table_.Add({Identity(1), false}, "b", now_);
+  for (const char* const holder : {"a", "b", "c"}) table_.NoteLacks(Identity(1), holder);
+  table_.NoteLacks(Identity(2), "a");
+  EXPECT_THAT(Find(1), ElementsAre("b"));
+}
+
 TEST_F(HolderTableTest, HasBounds) {
   for (size_t i = 0; i < HolderTable::kHoldersMax + 10; ++i) {
     table_.Add({Identity(1), true}, absl::StrCat("node-", i), now_ + std::chrono::seconds(i));
@@ -279,6 +287,32 @@ TEST(HolderCodecTest, HowMuchOfAPartThereIsIsWrittenToo) {
   ASSERT_TRUE(parsed);
   EXPECT_EQ(parsed->held.at(0).present_bytes, 4096u);
   EXPECT_FALSE(parsed->held.at(0).whole);
+}
+
+TEST(HolderCodecTest, WhichChunksThereAreIsWrittenLikeThis) {
+  const BlobIdentity blob{Sha256::Of("abc"), 11 << 18, 1 << 18, Sha256::Of("")};
+  EXPECT_EQ(FormatPresencePath(blob), "/sluice/v1/presence/" + blob.digest.ToString() +
+                                          "?size=2883584&chunk=262144&root=" + blob.root.ToString());
+  ChunkSet present(11);
+  for (const uint32_t chunk : {0, 3, 8, 10}) present.Add(ChunkIndex(chunk));
+  EXPECT_EQ(FormatPresence(present), R"({"present":"CQU="})");
+  EXPECT_EQ(*ParsePresence(R"({"present":"CQU=","more":1})", 11), present);
+  for (const uint32_t count : {1u, 8u, 63u, 64u, 65u, 1000u, kChunksPerBlobMax}) {
+    ChunkSet some(count);
+    for (uint32_t chunk = 0; chunk < count; chunk += 1 + chunk % 7) some.Add(ChunkIndex(chunk));
+    const std::string text = FormatPresence(some);
+    EXPECT_LE(text.size(), kPresenceBytesMax);
+    EXPECT_EQ(*ParsePresence(text, count), some) << count;
+  }
+  EXPECT_EQ(ParsePresence(R"({"present":"//8="})", 11)->Count(), 11u) << "there are no more";
+}
+
+TEST(HolderCodecTest, APresenceThatIsNotOfSoManyChunksIsNone) {
+  for (const char* const text :
+       {"", "[]", "{}", R"({"present":7})", R"({"present":"CQ=="})", R"({"present":"CQUA"})",
+        R"({"present":"?"})", R"({"present":["CQU="]})", R"({"present":""})"}) {
+    EXPECT_FALSE(ParsePresence(text, 11)) << text;
+  }
 }
 
 TEST(HolderCodecTest, SharesThatAreNotThoseOfTheHoldersAreNone) {

@@ -16,22 +16,25 @@ source tests/e2e/lib_tls.sh
 torrent_crowd=(/usr/bin/python3 -B "$PWD/tests/bench/torrent_crowd.py")
 
 crowd_run() {
-  local node pids=() cpu_before sent_before
+  local node pids=() cpu_before sent_before lines_before
   start_cold 1 "$nodes" "$nodes"
   await_members $((nodes - 1)) "${everyone[@]}"
   for node in "${everyone[@]}"; do use_node "$node"; pids+=("$node_pid"); done
   cpu_before=$(cpu_seconds "${pids[@]}")
   sent_before=$(net_sent origin)
+  lines_before=$(origin_log_lines)
   busy_begin
   pull_all "$image" "${everyone[@]}"
   busy_end
   crowd_makespan=$makespan
   crowd_sent=$(($(net_sent origin) - sent_before))
+  crowd_requests=$(($(origin_log_lines) - lines_before))
   crowd_cpu=$(difference "$(cpu_seconds "${pids[@]}")" "$cpu_before")
   crowd_resident=$(resident_mb_max "${pids[@]}")
   expect_right "${everyone[@]}"
   end_nodes "${everyone[@]}"
-  note "$name: $crowd_makespan s, $crowd_sent bytes from the registry, $crowd_cpu s of CPU, $crowd_resident MB;" \
+  note "$name: $crowd_makespan s, $crowd_sent bytes from the registry in $crowd_requests requests, $crowd_cpu s of CPU," \
+    "$crowd_resident MB;" \
     "busy: processor $cpu_busy, disk $disk_busy"
 }
 
@@ -103,6 +106,7 @@ measure_case() {
     quiet_run torrent_run || { report_too_busy "$name" "${metrics[@]}"; fail "the machine is too busy"; }
     echo "$crowd_makespan $bound" >>"$work/$name/makespan"
     echo "$crowd_sent $image_bytes" >>"$work/$name/origin"
+    echo "$crowd_requests" >>"$work/$name/requests"
     echo "$torrent_makespan $crowd_makespan" >>"$work/$name/torrent"
     echo "$torrent_sent $blob_bytes" >>"$work/$name/torrent-origin"
     echo "$crowd_resident" >>"$work/$name/resident"
@@ -110,6 +114,7 @@ measure_case() {
   done
   report_crowd makespan_over_bound ratio "$name" --names makespan_s,bound_s <"$work/$name/makespan"
   report_crowd origin_over_size ratio "$name" --names origin_bytes,size_bytes <"$work/$name/origin"
+  report_crowd origin_requests count "$name" <"$work/$name/requests"
   report_crowd libtorrent_over_ours ratio "$name" --names libtorrent_s,ours_s <"$work/$name/torrent"
   report_crowd libtorrent_origin_over_size ratio "$name" --names origin_bytes,size_bytes <"$work/$name/torrent-origin"
   report_crowd resident_mb MB "$name" <"$work/$name/resident"

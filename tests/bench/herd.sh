@@ -5,8 +5,9 @@
 #   slow-origin  the same, and the registry answers after 2 s
 #   split-views  the same on a network in which each pair of nodes is parted with a chance of one in five, and neither has
 #                the other in its list of members; another network for each run
-#   isolated     the same, and no node reaches any other: also what the registry sends a second, beside what all nodes
-#                together may ask it for as a last resort
+#   isolated     four nodes that reach none of the seventy that they know of, over links of 1 Gbit/s, want 64 MiB each:
+#                what the registry sends a second, beside what they may ask it for as a last resort; and the same of
+#                nodes that may ask for more (isolated-control), which shows that the first can fail
 #   mount        all nodes, which believe each other, mount one tag, in a registry that asks for anonymous tokens:
 #                requests for manifests, tokens and the bootstrap
 #   mount-private  the same of a private image by nodes that talk by TLS: tokens are counted that took the password, and
@@ -18,10 +19,9 @@ source tests/bench/lib_crowd.sh
 source tests/e2e/lib_tls.sh
 
 readonly nodes=${NODES:-16} readers=${READERS:-64} chunk_bytes=$((256 << 10)) slow_seconds=2
-# PEERS.md, "Members" and "Last resort": how long a node that reaches nobody waits for others; bytes a second that all of
-# them may ask the registry for.
-readonly cold_start_seconds=4 of_node=$((8 << 20)) of_all=$((512 << 20))
-readonly budget=$((nodes * of_node > of_all ? nodes * of_node : of_all))
+# PEERS.md, "Members" and "Last resort": how long a node that reaches nobody waits for others; bytes a second that each may
+# ask the registry for where 64 and more are known.
+readonly cold_start_seconds=4 of_node=$((8 << 20)) isolated_nodes=4 isolated_known=72
 # Where the chunk that all want is in the file: in the middle, since the beginning may be read by the way.
 readonly chunk_offset=$((17 * chunk_bytes))
 
@@ -91,12 +91,6 @@ start_herd() {
         await_members $((nodes - 1 - lacking)) "$node"
       done
       ;;
-    isolated)
-      part_nodes 100 "$2"
-      start_cold 1 "$nodes" "$nodes"
-      # Until then they wait for each other.
-      sleep $cold_start_seconds
-      ;;
     *)
       start_cold 1 "$nodes" "$nodes"
       await_members $((nodes - 1)) "${everyone[@]}"
@@ -106,7 +100,7 @@ start_herd() {
 
 # herd_run CASE RUN
 herd_run() {
-  local node first sent_before files=()
+  local node first files=()
   start_herd "$@"
   first=$(($(origin_log_lines) + 1))
   for node in "${everyone[@]}"; do
@@ -117,7 +111,6 @@ herd_run() {
   chunk_first=$(($(origin_log_lines) + 1))
   rm -f "$work/started"
   [[ $1 != slow-origin ]] || slow_origin
-  sent_before=$(net_sent origin)
   busy_begin
   slowest=$(python3 -B tests/bench/herd_readers.py --like "$work/tree/file" --offset $chunk_offset \
     --length $chunk_bytes --readers "$readers" --started "$work/started" "${files[@]}") || fail "the readers failed"
@@ -126,7 +119,6 @@ herd_run() {
   # The seek table is asked for by its place in the same blob, and known by its size.
   chunk_requests=$(origin_requests "/blobs/$stored_blob " $chunk_first | awk -v table="$table_bytes" '$4 != table' | wc -l)
   table_requests=$(origin_requests "/blobs/$stored_blob " $first | awk -v table="$table_bytes" '$4 == table' | wc -l)
-  origin_rate=$(awk -v bytes=$(($(net_sent origin) - sent_before)) -v s="$slowest" 'BEGIN { print bytes / s }')
   end_nodes "${everyone[@]}"
   net_mend "${everyone[@]}"
   note "$1: $chunk_requests requests for the chunk, $table_requests for the table, the slowest read took $slowest s;" \
@@ -134,21 +126,58 @@ herd_run() {
 }
 
 measure_herd() {
-  local run chunk_requests table_requests slowest origin_rate
+  local run chunk_requests table_requests slowest
   new_case
   for ((run = 0; run < runs; ++run)); do
     quiet_run herd_run "$1" $((run + 1)) ||
       { report_too_busy "$1" origin_requests_per_chunk table_requests; fail "the machine is too busy"; }
     echo "$chunk_requests" >>"$work/chunk-$1"
     echo "$table_requests" >>"$work/table-$1"
-    echo "$origin_rate $budget" >>"$work/rate-$1"
   done
   report_crowd origin_requests_per_chunk requests "$1" <"$work/chunk-$1"
   report_crowd table_requests requests "$1" <"$work/table-$1"
   if [[ $1 == split-views ]]; then sort -n "$work/chunk-$1" | tail -n 1 | report_most origin_requests_per_chunk_max "$1"; fi
-  if [[ $1 == isolated ]]; then
-    report_crowd rate_over_budget ratio "$1" --names origin_bytes_per_s,budget_bytes_per_s <"$work/rate-$1"
-  fi
+}
+
+# isolated_run RATE: the nodes fill their stores, each with a last resort of RATE; sets origin_rate.
+isolated_run() {
+  local node sent_before
+  for node in "${everyone[@]}"; do
+    net_store "$node" "${STORE_SIZE:-512M}"
+    use_node "$node"
+    start_node "$(cluster_config "$node" $isolated_known "${crowd_options[@]}")" 'peers:' "  lastResortRate: $1"
+  done
+  # Until then they wait for each other.
+  sleep $cold_start_seconds
+  sent_before=$(net_sent origin)
+  busy_begin
+  pull_all "$image" "${everyone[@]}"
+  busy_end
+  origin_rate=$(awk -v bytes=$(($(net_sent origin) - sent_before)) -v s="$makespan" 'BEGIN { print bytes / s }')
+  end_nodes "${everyone[@]}"
+  note "last resort of $1: $origin_rate bytes a second from the registry; busy: processor $cpu_busy, disk $disk_busy"
+}
+
+measure_isolated() {
+  local run node other everyone image blob blob_bytes image_bytes makespan origin_rate
+  local budget=$((isolated_nodes * of_node))
+  mapfile -t everyone < <(seq $isolated_nodes)
+  crowd_up $isolated_nodes 1gbit
+  push_random_image isolated $((64 << 20))
+  for node in "${everyone[@]}"; do
+    for ((other = node + 1; other <= isolated_nodes; ++other)); do net_part "$node" "$other"; done
+  done
+  new_case
+  for ((run = 0; run < runs; ++run)); do
+    quiet_run isolated_run 8Mi || { report_too_busy isolated rate_over_budget; fail "the machine is too busy"; }
+    echo "$origin_rate $budget" >>"$work/isolated"
+    # As quick as the machine allows.
+    isolated_run 1Gi
+    echo "$origin_rate $budget" >>"$work/isolated-control"
+  done
+  report_crowd rate_over_budget ratio isolated --names origin_bytes_per_s,budget_bytes_per_s <"$work/isolated"
+  report_crowd rate_over_budget ratio isolated-control --names origin_bytes_per_s,budget_bytes_per_s \
+    <"$work/isolated-control"
 }
 # report_most METRIC CASE: one number, of all runs.
 report_most() { pairs_min=1 report_crowd "$1" requests "$2"; }
@@ -223,13 +252,22 @@ measure() {
   local name image blob stored_blob table_bytes everyone cases=("$@")
   ((${#cases[@]})) || cases=(plain slow-origin split-views isolated mount mount-private)
   mapfile -t everyone < <(seq "$nodes")
-  crowd_up "$nodes" 50mbit
-  push_text_image
   for name in "${cases[@]}"; do
     case $name in
-      plain | slow-origin | split-views | isolated) measure_herd "$name" ;;
-      mount | mount-private) measure_mount "$name" ;;
+      plain | slow-origin | split-views | isolated | mount | mount-private) ;;
       *) fail "there is no case '$name'" ;;
     esac
   done
+  if [[ ${cases[*]} != isolated ]]; then
+    crowd_up "$nodes" 50mbit
+    push_text_image
+    for name in "${cases[@]}"; do
+      case $name in
+        plain | slow-origin | split-views) measure_herd "$name" ;;
+        mount | mount-private) measure_mount "$name" ;;
+      esac
+    done
+    crowd_down
+  fi
+  if [[ " ${cases[*]} " == *' isolated '* ]]; then measure_isolated; fi
 }

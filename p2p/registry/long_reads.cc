@@ -105,7 +105,7 @@ class LongReads::Core final : public std::enable_shared_from_this<Core> {
   bool MayGoOn(const Request& request, const BlobRead& read) const;
   Begun Begin(PiecePtr piece, ByteRange run);
   bool MayBegin(const BlobRead& read, ByteRange run);
-  uint32_t NoteInARow(const BlobRead& read);
+  std::optional<uint32_t> NoteInARow(const BlobRead& read);
   void AskAlone(const PiecePtr& piece);
   void AskAlone(const std::vector<PiecePtr>& pieces) {
     for (const PiecePtr& piece : pieces) AskAlone(piece);
@@ -132,9 +132,13 @@ class LongReads::Core final : public std::enable_shared_from_this<Core> {
   std::vector<RequestPtr> requests_;
   // Ranges each of which began where the one before had ended.
   struct Row {
-    uint64_t end = 0;
+    uint64_t first = 0, end = 0;
     uint32_t count = 0;
   };
+  static bool IsAskedFor(const std::vector<Row>& rows, uint64_t offset) {
+    return std::any_of(rows.begin(), rows.end(),
+                       [&](const Row& row) { return row.first <= offset && offset < row.end; });
+  }
   struct Past {
     uint32_t pass_over = 0;  // so many more times
     uint32_t next = 1;       // after the next that was in vain
@@ -198,9 +202,10 @@ bool LongReads::Core::MayBegin(const BlobRead& read, ByteRange run) {
   size_t reads_max = kReadsMax;
   if (IsFill(read.fetch_class)) {
     // What fills a blob up leaves out only what is there.
-    const uint32_t in_a_row = NoteInARow(read);
+    const std::optional<uint32_t> in_a_row = NoteInARow(read);
     const bool is_whole = read.fetch_class == FetchClass::kBackfill;
-    is_long = is_whole ? in_a_row > 0 || read.range.offset == run.offset : in_a_row >= kHintedInARow;
+    is_long = in_a_row && *in_a_row >= (is_whole ? 1 : parts_.limits.hinted_in_a_row);
+    is_long |= in_a_row && is_whole && read.range.offset == run.offset;
     reads_max = kFillsMax;
   } else if (read.fetch_class == FetchClass::kReadahead) {
     is_long = read.range.length >= parts_.limits.long_bytes;
@@ -212,15 +217,17 @@ bool LongReads::Core::MayBegin(const BlobRead& read, ByteRange run) {
   return false;
 }
 
-// How many ranges of fills in a row end where this one begins. REQUIRES: mutex_ is held
-uint32_t LongReads::Core::NoteInARow(const BlobRead& read) {
+// How many ranges of fills in a row end where this one begins; nothing: what follows it was asked for before.
+// REQUIRES: mutex_ is held
+std::optional<uint32_t> LongReads::Core::NoteInARow(const BlobRead& read) {
   std::vector<Row>& rows = PastOf(Stream(read)).rows;
   const auto found =
       std::find_if(rows.begin(), rows.end(), [&](const Row& row) { return row.end == read.range.offset; });
-  const uint32_t before = found == rows.end() ? 0 : found->count;
+  const Row row = found == rows.end() ? Row{read.range.offset, read.range.offset, 0} : *found;
   if (found != rows.end() || rows.size() >= kRowsMax) rows.erase(found != rows.end() ? found : rows.begin());
-  rows.push_back({read.range.end(), before + 1});
-  return before;
+  const bool goes_on = !IsAskedFor(rows, read.range.end());
+  rows.push_back({row.first, read.range.end(), row.count + 1});
+  return goes_on ? std::optional(row.count) : std::nullopt;
 }
 
 LongReads::Begun LongReads::Core::Begin(PiecePtr piece, ByteRange run) {
@@ -338,10 +345,14 @@ void LongReads::Core::Resume(const RequestPtr& request) {
 
 void LongReads::Core::Hold(const RequestPtr& request) {
   uint64_t hold = 0;
+  bool is_asked = false;
   {
     const std::lock_guard lock(mutex_);
     hold = ++request->holds;
+    is_asked = IsAskedFor(PastOf(request->stream).rows, request->at);
   }
+  // Nobody goes on with what was asked for before.
+  if (is_asked) return GiveUp(request, hold);
   parts_.after(kHeldMax, [self = shared_from_this(), request, hold] { self->GiveUp(request, hold); });
 }
 

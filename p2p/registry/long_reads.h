@@ -31,8 +31,6 @@ class LongReads {
   static constexpr size_t kReadsMax = 8;  // at once, for they hold places; beyond, ranges come one by one
   static constexpr size_t kFillsMax = 4;  // of these
   static constexpr size_t kRowsMax = 8;   // of fills, of one stream, that are followed
-  // So many ranges of hinted fills follow each other before one may begin: they skip what is not needed.
-  static constexpr uint32_t kHintedInARow = 3;
   static constexpr Duration kHeldMax = std::chrono::seconds(2);   // while nobody goes on with it
   static constexpr Duration kTimeMax = std::chrono::minutes(10);  // of one request
   static constexpr uint32_t kPaidFrom = 4;        // ranges after the first, for it to be worth it
@@ -42,7 +40,9 @@ class LongReads {
   struct Limits {
     uint64_t long_bytes = 2 << 20;         // a range as long as that begins a long read
     uint64_t queued_bytes_max = 16 << 20;  // that one may wait for
-    // The same, of a reader: they would have the way to themselves. Behind fills he waits for none.
+    // So many ranges of hinted fills follow each other before one may begin: they skip what is not needed.
+    uint32_t hinted_in_a_row = 3;
+    // As queued_bytes_max, of a reader: they would have the way to themselves. Behind fills he waits for none.
     uint64_t reader_bytes_max = 2 << 20;
   };
 

@@ -15,6 +15,13 @@
 #include "p2p/registry/seek_table.h"
 
 namespace sluice::p2p {
+namespace {
+
+// Of a node that fetches its part of a blob, and nothing that is read ahead, by one request: not much of such
+// a part is asked for in vain.
+constexpr LongReads::Limits kLimitsOfParts{.long_bytes = UINT64_MAX, .hinted_in_a_row = 1};
+
+}  // namespace
 
 // Who gave wrong bytes of a blob. Thread-safe.
 class OriginSource::Liars {
@@ -336,7 +343,7 @@ OriginSource::OriginSource(Parts parts, size_t seek_table_bytes_max)
             return registry.ReadBlobPaced(std::move(read), std::move(takes));
           },
           [&registry = parts.registry](Duration delay, Task task) { registry.After(delay, std::move(task)); },
-          parts.clock, parts.run_around ? LongReads::Limits{.long_bytes = UINT64_MAX} : LongReads::Limits{},
+          parts.clock, parts.run_around ? kLimitsOfParts : LongReads::Limits{},
           [&telemetry = parts.telemetry](LongReadResult result) {
             telemetry.origin_long_reads[static_cast<size_t>(result)].Add();
           }})) {}

@@ -28,7 +28,7 @@ crowd_run() {
   busy_end
   crowd_makespan=$makespan
   crowd_sent=$(($(net_sent origin) - sent_before))
-  crowd_requests=$(($(origin_log_lines) - lines_before))
+  crowd_requests=$(origin_requests '' $((lines_before + 1)) | wc -l)
   crowd_cpu=$(difference "$(cpu_seconds "${pids[@]}")" "$cpu_before")
   crowd_resident=$(resident_mb_max "${pids[@]}")
   expect_right "${everyone[@]}"

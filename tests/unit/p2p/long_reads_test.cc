@@ -218,7 +218,7 @@ TEST_F(LongReadsTest, AFillThatLeavesOutMuchIsAskedForAloneUntilItGoesOn) {
     return 10u;
   };
   EXPECT_EQ(begins_at(FetchClass::kBackfill, 10'000), 1u);
-  EXPECT_EQ(begins_at(FetchClass::kHint, 30'000), LongReads::kHintedInARow);
+  EXPECT_EQ(begins_at(FetchClass::kHint, 30'000), LongReads::Limits().hinted_in_a_row);
   for (uint64_t i = 0; i < 10; ++i) {
     Read(60'000 + i * 1000, 500, FetchClass::kBackfill);
     EXPECT_FALSE(last()->is_paced()) << i;
@@ -232,6 +232,36 @@ TEST_F(LongReadsTest, AFillThatLeavesOutMuchIsAskedForAloneUntilItGoesOn) {
   for (uint64_t i = 0; i < LongReads::kRowsMax; ++i) Read(60'000 + i * 1000, 500, FetchClass::kBackfill);
   Read(20'500, 500, FetchClass::kBackfill);
   EXPECT_FALSE(last()->is_paced());
+}
+
+// Chunks are asked for in any order at first.
+TEST_F(LongReadsTest, WhereWhatFollowsWasAskedForBeforeAFillIsAskedForAlone) {
+  for (const uint64_t offset : {12'000, 11'500, 10'000, 10'500, 11'000}) {
+    ReadIn({9000, 6000}, offset, 500, FetchClass::kBackfill);
+    EXPECT_EQ(last()->is_paced(), offset == 10'500) << offset;
+    if (last()->is_paced()) {
+      Give(*last(), 500);
+      Pass(LongReads::kHeldMax);
+    }
+  }
+  ReadIn({9000, 6000}, 12'500, 500, FetchClass::kBackfill);
+  EXPECT_EQ(last()->read.range.length, 500u) << "that one was in vain";
+  ReadIn({9000, 6000}, 13'000, 500, FetchClass::kBackfill);
+  EXPECT_EQ(last()->read.range, (ByteRange{13'000, 2000}));
+}
+
+TEST_F(LongReadsTest, AFillThatComesToWhatWasAskedForBeforeEndsAtOnce) {
+  ReadIn({10'000, 5000}, 10'000, 500, FetchClass::kBackfill);
+  const AnswerPtr answer = last();
+  ReadIn({10'000, 5000}, 11'000, 500, FetchClass::kBackfill);
+  EXPECT_FALSE(last()->is_paced()) << "one is left out";
+  EXPECT_TRUE(ReadIn({10'000, 5000}, 10'500, 500, FetchClass::kBackfill)->begun.goes_on);
+  Give(*answer, 999);
+  EXPECT_FALSE(answer->cancelled);
+  Give(*answer, 1);
+  EXPECT_TRUE(answer->cancelled);
+  Run();
+  EXPECT_EQ(reads_.under_way(), 0u);
 }
 
 TEST_F(LongReadsTest, FillsLeaveReadersTheirPlaces) {

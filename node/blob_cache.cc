@@ -51,7 +51,7 @@ class BlobCache::Core final : public std::enable_shared_from_this<Core>, private
         amplifier_({limits.readahead_mode, limits.readahead_bytes_max}, parts.telemetry),
         flight_({parts.clock, parts.core, parts.io, intake_, parts.sources, parts.telemetry, parts.bulk,
                  reads_, *this, parts.observers, limits.fetch_timeout, limits.first_byte_budget,
-                 limits.fill_flows_max, parts.flows},
+                 limits.fill_flows, parts.flows},
                 {limits.fetches_max, limits.inflight_bytes_max, limits.fetch_bytes_max}),
         fills_({parts.clock, parts.core, flight_.scheduler(), parts.sources, parts.bulk,
                 [this](const WorkSource& work) { CancelRuns(work); }, [this] { flight_.Pump(); }}) {}

@@ -39,8 +39,8 @@ struct BlobCacheLimits {
   ReadaheadMode readahead_mode = ReadaheadMode::kAdaptive;
   Duration fetch_timeout = std::chrono::seconds(60);  // of a fetch below demand, from when it starts
   Duration first_byte_budget = SourcePlanner::kFirstByteBudget;
-  size_t fill_flows_max = FillFlows::kFlowsMax;  // while readers wait
-  uint64_t offer_bytes_max = 64 << 20;           // offered and not done yet; beyond it an offer is refused
+  FillFlows::Limits fill_flows = {};
+  uint64_t offer_bytes_max = 64 << 20;  // offered and not done yet; beyond it an offer is refused
 };
 
 // The one entry of the cache. A read is answered from the store, and what is absent is fetched first, each

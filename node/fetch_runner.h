@@ -63,8 +63,8 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
     ChunkIntake intake;
     SourcePlanner& planner;
     Telemetry& telemetry;
-    size_t fill_flows_max = FillFlows::kFlowsMax;  // while readers wait
-    ChunkFlows* flows = nullptr;                   // as BlobCache::Parts says
+    FillFlows::Limits fill_flows = {};
+    ChunkFlows* flows = nullptr;  // as BlobCache::Parts says
   };
 
   // How often a store that says "try again" is tried, with what came held in memory; waits double between.
@@ -73,7 +73,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
 
   // `events` is called until Stop.
   FetchRunner(const Parts& parts, LegEvents& events)
-      : parts_(parts), events_(&events), fills_(parts.fill_flows_max) {}
+      : parts_(parts), events_(&events), fills_(parts.fill_flows) {}
 
   LegId Start(LegOrder order, FetchScheduler::Slot slot);
   // A chunk has come by another way, or nobody wants it. A leg of which nothing is wanted any more is
@@ -87,7 +87,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   void Stop();
 
   // Whether another leg of a fill may be started. If not: when that is worth asking again.
-  bool MayStartFill() const;
+  bool MayStartFill();
   Instant FillsLookAt() const;
   // Legs of fills that have to make room for readers now, as FillFlows says. They are not told of again
   // unless something has changed.

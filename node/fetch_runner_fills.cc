@@ -38,7 +38,7 @@ FillFlows::UnderWay FetchRunner::UnderWay() const {
   return under_way;
 }
 
-bool FetchRunner::MayStartFill() const {
+bool FetchRunner::MayStartFill() {
   return fills_.MayStart(UnderWay(), parts_.clock.Now());
 }
 

@@ -39,7 +39,7 @@ SingleFlight::SingleFlight(const Parts& parts, FetchScheduler::Limits limits)
       planner_(parts.first_byte_budget),
       runner_(std::make_shared<FetchRunner>(
           FetchRunner::Parts{parts.clock, parts.core, parts.io, parts.intake, planner_, parts.telemetry,
-                             parts.fill_flows_max, parts.flows},
+                             parts.fill_flows, parts.flows},
           static_cast<LegEvents&>(*this))),
       self_(std::make_shared<SingleFlight*>(this)) {}
 

@@ -58,8 +58,8 @@ class SingleFlight final : private LegEvents {
     std::vector<ChunkObserver*> observers;
     Duration fetch_timeout;      // of fetches below demand
     Duration first_byte_budget;  // as SourcePlanner says
-    size_t fill_flows_max;       // as FillFlows says
-    ChunkFlows* flows;           // as BlobCache::Parts says
+    FillFlows::Limits fill_flows;
+    ChunkFlows* flows;  // as BlobCache::Parts says
   };
 
   SingleFlight(const Parts& parts, FetchScheduler::Limits limits);

@@ -42,7 +42,8 @@ class LongReads {
     uint64_t queued_bytes_max = 16 << 20;  // that one may wait for
     // So many ranges of hinted fills follow each other before one may begin: they skip what is not needed.
     uint32_t hinted_in_a_row = 3;
-    // As queued_bytes_max, of a reader: they would have the way to themselves. Behind fills he waits for none.
+    // As queued_bytes_max, of a reader: they would have the way to themselves. Behind fills he waits for
+    // none.
     uint64_t reader_bytes_max = 2 << 20;
   };
 

@@ -1090,6 +1090,8 @@ TEST_F(PrefetcherTest, CredentialsServeTheirHintAlone) {
   Settle();
   AnswerAll(absl::OkStatus());
   EXPECT_THAT(read, ElementsAre(absl::OkStatus()));
+  Pass(FillFlows::kReaderKept);  // the reader comes first
+  AnswerAll(absl::OkStatus());
   EXPECT_EQ(StateOf("h"), HintState::kCompleted);
   EXPECT_EQ(Of("h").present_bytes, 82 * kChunk);
   EXPECT_EQ(grant_.lock(), nullptr) << "who is over has credentials still";

@@ -422,6 +422,9 @@ TEST_F(BlobCacheTest, SaysWhatItDoesAtThisMoment) {
 }
 
 TEST_F(BlobCacheTest, CountsFetchesByClassAndWhatTheyHaveStillToBring) {
+  BlobCacheLimits limits;
+  limits.fill_flows.alone_max = Duration(0);
+  Restart(limits);
   auto blob = AddBlob(100 * kChunk), other = AddBlob(100 * kChunk, 8);
   auto result = ReadChunk(*blob, 7);
   EXPECT_EQ(telemetry_.fetches[0].value(), 1u);
@@ -476,6 +479,7 @@ TEST_F(BlobCacheTest, WhatNobodyWaitsForIsNotCountedAmongTheReadsThatWait) {
 
 TEST_F(BlobCacheTest, ADemandTakesAQueuedChunkOutOfTheBackfill) {
   BlobCacheLimits limits;
+  limits.fill_flows.alone_max = Duration(0);
   limits.fetches_max[static_cast<size_t>(FetchClass::kBackfill)] = 1;
   Restart(limits);
   auto blob = AddBlob(64 * kChunk);

@@ -20,14 +20,14 @@ using std::chrono::seconds;
 
 constexpr uint32_t kChunk = kChunkSizeDefault;
 
-// Fills of one chunk a fetch, of which two flow beside a reader, unless a test says otherwise.
+// Fills of one chunk a fetch, of which two flow beside a reader at any time, unless a test says otherwise.
 class FillsBesideReadsTest : public ::testing::Test {
  protected:
   FillsBesideReadsTest() { Restart(kChunk); }
 
-  void Restart(uint32_t fetch_bytes_max, size_t fill_flows_max = 2) {
+  void Restart(uint32_t fetch_bytes_max, FillFlows::Limits fill_flows = {2, Duration(0)}) {
     BlobCacheLimits limits;
-    limits.fill_flows_max = fill_flows_max;
+    limits.fill_flows = fill_flows;
     limits.fetch_bytes_max = fetch_bytes_max;
     limits.fetches_max = {64, 32, 256, 256};
     cache_.reset();
@@ -80,6 +80,26 @@ class FillsBesideReadsTest : public ::testing::Test {
     for (size_t i = 0; i < count; ++i) {
       clock_.now += milliseconds(1);
       Flow(i);
+    }
+  }
+  // Fetches of fills of which bytes come.
+  int Flowing() const {
+    return static_cast<int>(
+        std::count_if(source_.calls.begin(), source_.calls.end(), [](const FakeSource::Call& call) {
+          return IsFill(call.request.fetch_class) && !call.control->cancelled &&
+                 call.request.progress->bytes() > 0;
+        }));
+  }
+  void EndCancelled() {
+    for (size_t i = 0; i < source_.calls.size();) {
+      if (!source_.calls[i].control->cancelled) {
+        ++i;
+        continue;
+      }
+      FakeSource::Call call = std::move(source_.calls[i]);
+      source_.calls.erase(source_.calls.begin() + static_cast<std::ptrdiff_t>(i));
+      call.Fail(absl::CancelledError("nobody wants it any more"));
+      Settle();
     }
   }
   std::string Cancelled() const {
@@ -249,17 +269,63 @@ TEST_F(FillsBesideReadsTest, WhileAReaderWasSeenTwoAreUnderWayAndAfterwardsAllOf
   EXPECT_EQ(source_.calls.size(), 19u);
 }
 
-TEST_F(FillsBesideReadsTest, UnlessToldOtherwiseOneFlowsBesideAReader) {
-  Restart(kChunk, BlobCacheLimits().fill_flows_max);
+TEST_F(FillsBesideReadsTest, UnlessToldOtherwiseNoneFlowsBesideAReaderAndOneBetweenTwo) {
+  Restart(kChunk, BlobCacheLimits().fill_flows);
   const auto blob = AddBlob(20);
-  const auto other = AddBlob(2, 8);
   Fill(*blob);
   FlowEach(3);
-  Read(*other, 0);
-  EXPECT_EQ(Cancelled(), ".xx..................");
+  for (int round = 0; round < 8; ++round) {
+    Read(*AddBlob(1, static_cast<uint8_t>(100 + round)), 0);
+    ASSERT_EQ(source_.calls.back().request.fetch_class, FetchClass::kDemand);
+    EXPECT_EQ(Flowing(), 0) << round;
+    source_.calls.back().SendAll();
+    source_.calls.pop_back();
+    EndCancelled();
+    Pass(FillFlows::kQuiet - milliseconds(1));
+    EXPECT_EQ(Flowing(), 0) << round;
+    Pass(milliseconds(1));
+    FlowEach(source_.calls.size());
+    EXPECT_EQ(Flowing(), 1) << round;
+    Pass(milliseconds(400));
+  }
+  EXPECT_EQ(reads_ended_, 8);
+  Pass(FillFlows::kReaderKept);
   AnswerAll();
-  EXPECT_EQ(reads_ended_, 1);
   EXPECT_TRUE(filled_.has_value() && filled_->ok());
+}
+
+// A program that reads on leaves no time between.
+TEST_F(FillsBesideReadsTest, WhereAReaderAlwaysWaitsFillsHaveTheirShare) {
+  const FillFlows::Limits limits;
+  Restart(kChunk, limits);
+  Read(*AddBlob(1, 10), 0);
+  const auto blob = AddBlob(20);
+  Fill(*blob);
+  Duration flowed{}, longest_without{}, without{};
+  for (uint8_t name = 11; name < 210; ++name) {
+    const auto at = std::find_if(
+        source_.calls.begin(), source_.calls.end(),
+        [](const FakeSource::Call& call) { return call.request.fetch_class == FetchClass::kDemand; });
+    ASSERT_NE(at, source_.calls.end());
+    FakeSource::Call call = std::move(*at);
+    source_.calls.erase(at);
+    Read(*AddBlob(1, name), 0);
+    call.SendAll();
+    Settle();
+    EndCancelled();
+    for (FakeSource::Call& fill : source_.calls)
+      if (fill.request.fetch_class == FetchClass::kBackfill) fill.request.progress->Add(1);
+    Settle();
+    ASSERT_LE(Flowing(), 1);
+    Pass(milliseconds(50));
+    if (Flowing() == 1)
+      flowed += milliseconds(50), without = Duration(0);
+    else
+      longest_without = std::max(longest_without, without += milliseconds(50));
+  }
+  EXPECT_LE(longest_without, limits.alone_max + milliseconds(100));
+  EXPECT_GE(flowed, seconds(2)) << "of ten";
+  EXPECT_LE(flowed, seconds(5));
 }
 
 TEST_F(FillsBesideReadsTest, AReaderThatWaitsForLongIsStillSeen) {

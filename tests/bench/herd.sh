@@ -141,7 +141,7 @@ measure_herd() {
 
 # isolated_run RATE: the nodes fill their stores, each with a last resort of RATE; sets origin_rate.
 isolated_run() {
-  local node sent_before
+  local node first
   for node in "${everyone[@]}"; do
     net_store "$node" "${STORE_SIZE:-512M}"
     use_node "$node"
@@ -149,11 +149,12 @@ isolated_run() {
   done
   # Until then they wait for each other.
   sleep $cold_start_seconds
-  sent_before=$(net_sent origin)
+  first=$(($(origin_log_lines) + 1))
   busy_begin
   pull_all "$image" "${everyone[@]}"
   busy_end
-  origin_rate=$(awk -v bytes=$(($(net_sent origin) - sent_before)) -v s="$makespan" 'BEGIN { print bytes / s }')
+  # As the budget counts them: of chunks, and not what the network adds.
+  origin_rate=$(awk -v bytes="$(answered_blob_bytes "$first")" -v s="$makespan" 'BEGIN { print bytes / s }')
   end_nodes "${everyone[@]}"
   note "last resort of $1: $origin_rate bytes a second from the registry; busy: processor $cpu_busy, disk $disk_busy"
 }

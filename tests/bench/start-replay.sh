@@ -2,14 +2,19 @@
 # Starts of programs, replayed from recorded traces (traces/) on an empty node that has just mounted their image, from a
 # registry behind 100 Mbit/s and 36 ms: from when the mount is asked for until the program would have ended. Beside it
 # containerd, which pulls and unpacks the ordinary image over the same link and then runs the same trace; what the link
-# and the program make necessary; and the same with nothing fetched ahead (case: off), as a control. Arguments: the
-# cases, as python/first; default: all. "record NAME..." records traces instead (default: all).
+# and the program make necessary; the same with nothing fetched ahead (case: off), as a control; and the same program
+# from the same files by nbdkit and by httpdirfs. With BEFORE=1 first starts are also set beside those of the commit
+# before there was any of it, which is built once. Arguments: the cases, as python/first; default: all. "record NAME..."
+# records traces instead (default: all).
 
 # shellcheck source=tests/e2e/lib_containerd.sh
 source tests/e2e/lib_containerd.sh
 # shellcheck source=tests/bench/lib_start.sh
 source tests/bench/lib_start.sh
+# shellcheck source=tests/bench/lib_by_file.sh
+source tests/bench/lib_by_file.sh
 
+readonly before_commit=ecd7465
 readonly link_bytes_per_second=12500000 round_trip_seconds=0.036
 
 start_first() {
@@ -22,6 +27,37 @@ start_off() {
   start_empty off
   timed_start
   off=$took
+}
+
+# build_before: that commit's programs, kept in the user's cache folder; sets before_bin.
+build_before() {
+  local tree=${XDG_CACHE_HOME:-$HOME/.cache}/sluice/before-$before_commit
+  before_bin=$tree/build/bin
+  [[ -x $before_bin/sluiced && -x $before_bin/sluice ]] && return
+  git cat-file -e "$before_commit^{commit}" 2>/dev/null || fail "the commit $before_commit is not in this clone"
+  rm -rf "$tree"
+  mkdir -p "$tree"
+  git archive "$before_commit" | tar -x -C "$tree"
+  (cd "$tree" && cmake --preset release && cmake --build --preset release --target sluiced sluice sluice-keeper) >&2 ||
+    fail "the commit $before_commit can't be built"
+}
+
+# start_before: an image that is not compressed, as that commit has no other.
+start_before() {
+  local SLUICE_BIN=$before_bin both started
+  [[ -z $node_pid ]] || stop_node
+  rm -rf "$data_dir"
+  start_node
+  mount=$work/mnt/before
+  mkdir -p "$mount"
+  drop_page_cache
+  sluice --help >"$work/asker.log"
+  started=$EPOCHREALTIME
+  mount_image plain "$mount"
+  both=$(replay "$trace" "$mount" "$started") || fail "the replay of '$trace' failed at $before_commit"
+  before=${both% *}
+  sluice umount "$mount" >&2
+  stop_node
 }
 
 # unpacked: where containerd has put the files of the only image that it has, which is one layer.
@@ -86,11 +122,21 @@ report_case() {
 
 measure_case() {
   local trace=${1%/*} kind=${1#*/} series=$work/${1/\//-} run mount own bound touched_wire touched_plain
-  local took fetched ours ours_fetched off pulled
+  local took fetched ours ours_fetched off pulled before tool
   trace_fits "$trace"
   measure_touched
   for ((run = 0; run < runs; ++run)); do
     in_turns "$run" ours_and_off start_pulled
+    start_by nbdkit
+    echo "$took $ours" >>"$series-nbdkit"
+    start_by httpdirfs
+    echo "$took $ours" >>"$series-httpdirfs"
+    note "$1: by nbdkit and by httpdirfs $(tail -qn 1 "$series-nbdkit" "$series-httpdirfs" | cut -d' ' -f1 | paste -sd' ') s"
+    if [[ -n ${BEFORE-} && $kind == first ]]; then
+      start_before
+      echo "$ours $before" >>"$series-before"
+      note "$1: $before s at $before_commit"
+    fi
     note "$1: ours $ours s and $ours_fetched bytes from the registry, with nothing ahead $off s, pulled $pulled s"
     echo "$ours $pulled" >>"$series-pull"
     echo "$ours $bound" >>"$series-bound"
@@ -101,6 +147,13 @@ measure_case() {
   report_case "$1" "$series"
   report time_over_off ratio --case "$1" --pairs-min "$runs" \
     --names ours_seconds,off_seconds <"$series-over-off"
+  for tool in nbdkit httpdirfs; do
+    report "${tool}_over_ours" ratio --case "$1" --pairs-min "$runs" --names "${tool}_seconds,ours_seconds" \
+      <"$series-$tool"
+  done
+  if [[ -s $series-before ]]; then
+    report first_over_before ratio --case "$1" --pairs-min "$runs" --names ours_seconds,before_seconds <"$series-before"
+  fi
   [[ $kind != first ]] || report_case "$trace/off" "$series-off"
 }
 
@@ -129,7 +182,8 @@ measure() {
   fi
   ((${#cases[@]})) || mapfile -t cases < <(default_cases)
   for each in "${cases[@]}"; do check_case "$each"; done
-  install_packages containerd
+  install_packages containerd "${by_file_packages[@]}"
+  if [[ -n ${BEFORE-} ]]; then build_before; fi
   unpack_trace_image
   layer=$(root_layer "$trace_packages")
   link_up 100mbit 18
@@ -137,6 +191,10 @@ measure() {
   start_registry "$link_far:5000"
   at_registry "$(declare -f upload put_manifest push_ordinary); push_ordinary ordinary '$layer'"
   at_registry "'$SLUICE_BIN/sluice' image push --plain-http $registry/ordinary:1 $registry/lazy:1" >&2
+  if [[ -n ${BEFORE-} ]]; then
+    at_registry "'$SLUICE_BIN/sluice' image push --compression none --plain-http $work/tree $registry/plain:1" >&2
+  fi
+  serve_image_file
   image_bytes=$(data_size_of lazy)
   start_containerd
   for each in "${cases[@]}"; do measure_case "$each"; done

@@ -31,15 +31,15 @@ bring_by_nbdkit() {
   nbdfuse "$1/image.erofs" --command nbdkit -s --exit-with-parent --filter=readahead --filter=cache curl "$image_url" \
     >"$work/by-file.log" 2>&1 &
 }
+# Its check for ranges (1.2.5) denies nginx them, and with its cache it gives other bytes than the server.
 bring_by_httpdirfs() {
-  httpdirfs -f --cache --cache-location "$work/httpdirfs" "${image_url%/*}/" "$1" >"$work/by-file.log" 2>&1 &
+  httpdirfs -f --no-range-check "${image_url%/*}/" "$1" >"$work/by-file.log" 2>&1 &
 }
 
 # start_by TOOL: from when the tool is started until the program would have ended; sets took.
 start_by() {
   local folder=$work/by-file mounted=$work/mnt/by-file started both deadline by_file_pid
-  rm -rf "$work/httpdirfs"
-  mkdir -p "$folder" "$mounted" "$work/httpdirfs"
+  mkdir -p "$folder" "$mounted"
   drop_page_cache
   started=$EPOCHREALTIME
   "bring_by_$1" "$folder"
@@ -49,7 +49,7 @@ start_by() {
     ((SECONDS < deadline)) || fail "$1 does not start: $(tail -n 3 "$work/by-file.log")"
     sleep 0.005
   done
-  mount -t erofs -o loop,ro "$folder/image.erofs" "$mounted"
+  mount -t erofs -o loop,ro "$folder/image.erofs" "$mounted" || fail "$1 gives no image: $(tail -n 3 "$work/by-file.log")"
   both=$(replay "$trace" "$mounted" "$started") || fail "the replay of '$trace' failed by $1"
   took=${both% *}
   umount "$mounted"

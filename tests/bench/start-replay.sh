@@ -3,7 +3,7 @@
 # registry behind 100 Mbit/s and 36 ms: from when the mount is asked for until the program would have ended. Beside it
 # containerd, which pulls and unpacks the ordinary image over the same link and then runs the same trace; what the link
 # and the program make necessary; the same with nothing fetched ahead (case: off), as a control; and the same program
-# from the same files by nbdkit and by httpdirfs. With BEFORE=1 first starts are also set beside those of the commit
+# from the same files by nbdkit and by httpdirfs (OTHERS_RUNS times: they take minutes). With BEFORE=1 first starts are also set beside those of the commit
 # before there was any of it, which is built once. Arguments: the cases, as python/first; default: all. "record NAME..."
 # records traces instead (default: all).
 
@@ -127,11 +127,12 @@ measure_case() {
   measure_touched
   for ((run = 0; run < runs; ++run)); do
     in_turns "$run" ours_and_off start_pulled
-    start_by nbdkit
-    echo "$took $ours" >>"$series-nbdkit"
-    start_by httpdirfs
-    echo "$took $ours" >>"$series-httpdirfs"
-    note "$1: by nbdkit and by httpdirfs $(tail -qn 1 "$series-nbdkit" "$series-httpdirfs" | cut -d' ' -f1 | paste -sd' ') s"
+    for tool in nbdkit httpdirfs; do
+      ((run < others_runs)) || break
+      start_by $tool
+      echo "$took $ours" >>"$series-$tool"
+      note "$1: by $tool $took s"
+    done
     if [[ -n ${BEFORE-} && $kind == first ]]; then
       start_before
       echo "$ours $before" >>"$series-before"
@@ -148,7 +149,7 @@ measure_case() {
   report time_over_off ratio --case "$1" --pairs-min "$runs" \
     --names ours_seconds,off_seconds <"$series-over-off"
   for tool in nbdkit httpdirfs; do
-    report "${tool}_over_ours" ratio --case "$1" --pairs-min "$runs" --names "${tool}_seconds,ours_seconds" \
+    report "${tool}_over_ours" ratio --case "$1" --pairs-min "$others_runs" --names "${tool}_seconds,ours_seconds" \
       <"$series-$tool"
   done
   if [[ -s $series-before ]]; then
@@ -171,7 +172,7 @@ check_case() {
 measure() {
   local -x START_PROFILES=on
   local cases=("$@") each layer image_bytes
-  runs=${RUNS:-5}
+  runs=${RUNS:-5} others_runs=${OTHERS_RUNS:-1}
   if [[ ${1-} == record ]]; then
     cases=("${@:2}")
     ((${#cases[@]})) || mapfile -t cases < <(trace_names)

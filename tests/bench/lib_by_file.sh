@@ -23,7 +23,8 @@ http {
   server { listen $link_far:8000; root $work/web/files; autoindex on; }
 }
 END
-  on_far_end nginx -p "$work/web" -c "$work/web/nginx.conf" >"$work/web/stderr" 2>&1 &
+  # Not by on_far_end: what ends then is a shell.
+  ip netns exec "$link_netns" nginx -p "$work/web" -c "$work/web/nginx.conf" >"$work/web/stderr" 2>&1 &
   wait_until curl -fs -r 0-0 -o "$work/download" "$image_url" || fail "nginx does not start: $(cat "$work"/web/*err*)"
 }
 

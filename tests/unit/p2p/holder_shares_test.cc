@@ -18,6 +18,7 @@
 #include "p2p/cluster/holders.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/unit/node/fakes.h"
+#include "tests/unit/p2p/fake_transport.h"
 
 namespace sluice::p2p {
 namespace {
@@ -28,31 +29,13 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
 // Members that answer when the test says so.
-class FakeTransport final : public PeerTransport {
+class HoldersTransport final : public FakeTransport {
  public:
-  RequestId ReadChunk(const Member&, const ChunkQuestion&, OnData, OnSign, OnChunkDone) override {
-    ADD_FAILURE() << "no chunk is wanted";
-    return {};
-  }
-  void Cancel(RequestId) override {}
-  void Raise(RequestId, FetchClass) override {}
-  void After(Duration, Task) override {}
+  using FakeTransport::FakeTransport;
   void Ask(const Member& member, const Question& question, OnAnswer on_answer) override {
-    asked.emplace_back(member.name, std::move(on_answer));
-    paths.push_back(question.path_and_query);
     EXPECT_TRUE(question.body.empty() || IsFill(question.fetch_class)) << "readers come first";
+    FakeTransport::Ask(member, question, std::move(on_answer));
   }
-
-  // The first of those that wait answers.
-  void Answer(absl::StatusOr<std::string> body) {
-    OnAnswer on_answer = std::move(asked.front().second);
-    asked.erase(asked.begin());
-    if (!body.ok()) return std::move(on_answer)(body.status());
-    std::move(on_answer)(PeerTransport::Answer{"application/json", *std::move(body)});
-  }
-
-  std::vector<std::pair<std::string, OnAnswer>> asked;
-  std::vector<std::string> paths;
 };
 
 class HolderSharesTest : public ::testing::Test {
@@ -122,7 +105,7 @@ class HolderSharesTest : public ::testing::Test {
   fakes::ManualExecutor io_{clock_};
   MemberHealth health_;
   std::vector<HeldBlob> held_;
-  FakeTransport transport_;
+  HoldersTransport transport_{clock_};
   std::unique_ptr<Members> members_;
   std::unique_ptr<Holders> holders_;
 };
@@ -131,7 +114,8 @@ TEST_F(HolderSharesTest, OfWhatTheRanksSayTheMostCounts) {
   SaidToHave("node-1", 100);
   const Shares shares = Ask();
   ASSERT_THAT(transport_.asked, SizeIs(Holders::kRanksAsked));
-  for (const std::string& path : transport_.paths) EXPECT_THAT(path, EndsWith(kSharesQuery));
+  for (const PeerTransport::Question& question : transport_.questions)
+    EXPECT_THAT(question.path_and_query, EndsWith(kSharesQuery));
   transport_.Answer(FormatShares({{"node-1", 50}, {"node-2", 7}}));
   transport_.Answer(absl::UnavailableError("it is away"));
   EXPECT_FALSE(shares->has_value()) << "one has not answered yet";
@@ -209,7 +193,7 @@ TEST_F(HolderSharesTest, WhoHasSomeIsAskedWhichChunksWhenItLacksOne) {
   holders_->NoteLacks(blob_, "node-1");
   ASSERT_THAT(transport_.asked, SizeIs(1)) << "once";
   EXPECT_EQ(transport_.asked[0].first, "node-1");
-  EXPECT_EQ(transport_.paths.back(), FormatPresencePath(blob_));
+  EXPECT_EQ(transport_.questions.back().path_and_query, FormatPresencePath(blob_));
   EXPECT_THAT(Known(), ElementsAre("node-2", "node-1")) << "it may have the next";
   ChunkSet present(4);
   present.Add(ChunkIndex(2));

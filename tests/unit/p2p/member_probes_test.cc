@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "p2p/cluster/assignment.h"
 #include "tests/unit/node/fakes.h"
+#include "tests/unit/p2p/fake_transport.h"
 
 namespace sluice::p2p {
 namespace {
@@ -24,48 +25,22 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
 // Members that answer when the test says so, and its timers.
-class FakeTransport final : public PeerTransport {
+class ProbedTransport final : public FakeTransport {
  public:
-  explicit FakeTransport(fakes::FakeClock& clock) : clock_(clock) {}
-
-  RequestId ReadChunk(const Member&, const ChunkQuestion&, OnData, OnSign, OnChunkDone) override {
-    ADD_FAILURE() << "no chunk is wanted";
-    return {};
-  }
-  void Cancel(RequestId) override {}
-  void Raise(RequestId, FetchClass) override {}
-  void After(Duration delay, Task task) override { timers_.emplace(clock_.now + delay, std::move(task)); }
+  using FakeTransport::FakeTransport;
   void Ask(const Member& member, const Question& question, OnAnswer on_answer) override {
     EXPECT_TRUE(IsFill(question.fetch_class)) << "readers come first";
-    asked_.emplace_back(member.name, std::move(on_answer));
+    FakeTransport::Ask(member, question, std::move(on_answer));
   }
-
-  void PassTo(Instant when) {
-    while (!timers_.empty() && timers_.begin()->first <= when) {
-      clock_.now = std::max(clock_.now, timers_.begin()->first);
-      Task task = std::move(timers_.begin()->second);
-      timers_.erase(timers_.begin());
-      std::move(task)();
-    }
-    clock_.now = when;
-  }
-  std::vector<std::string> asked() const {
+  std::vector<std::string> names() const {
     std::vector<std::string> names;
-    for (const auto& [name, on_answer] : asked_) names.push_back(name);
+    for (const auto& [name, on_answer] : asked) names.push_back(name);
     return names;
   }
-  // The one that has waited longest.
-  void Answer(absl::Status status) {
-    OnAnswer on_answer = std::move(asked_.front().second);
-    asked_.erase(asked_.begin());
-    if (!status.ok()) return std::move(on_answer)(std::move(status));
-    std::move(on_answer)(PeerTransport::Answer{"application/json", "{}\n"});
+  void Answer(const absl::Status& status) {
+    if (!status.ok()) return FakeTransport::Answer(status);
+    FakeTransport::Answer("{}\n");
   }
-
- private:
-  fakes::FakeClock& clock_;
-  std::multimap<Instant, Task> timers_;
-  std::vector<std::pair<std::string, OnAnswer>> asked_;
 };
 
 class MemberProbesTest : public ::testing::Test {
@@ -92,7 +67,7 @@ class MemberProbesTest : public ::testing::Test {
   void Pass(Duration time) { transport_.PassTo(clock_.now + time); }
 
   fakes::FakeClock clock_;
-  FakeTransport transport_{clock_};
+  ProbedTransport transport_{clock_};
   MemberHealth health_;
   std::unique_ptr<Members> members_;
 };
@@ -102,14 +77,14 @@ const absl::Status kSilent = absl::UnavailableError("no byte came for 1500 ms");
 TEST_F(MemberProbesTest, WhoFailedIsAskedOnceItsTimeIsOverAndByNobodyElseBefore) {
   health_.Failed("node-3", clock_.now);
   Pass(MemberHealth::kSkipFirst - 1ns);
-  EXPECT_THAT(transport_.asked(), IsEmpty());
+  EXPECT_THAT(transport_.names(), IsEmpty());
   Pass(1ns);
-  EXPECT_THAT(transport_.asked(), ElementsAre("node-3"));
+  EXPECT_THAT(transport_.names(), ElementsAre("node-3"));
   EXPECT_FALSE(IsUsable("node-3"));
   Pass(1s);
   EXPECT_FALSE(IsUsable("node-3")) << "no reader is to find out";
   EXPECT_EQ(health_.RecordOf("node-3", clock_.now).skipped_for, MemberHealth::kProbeTakes);
-  EXPECT_THAT(transport_.asked(), SizeIs(1));
+  EXPECT_THAT(transport_.names(), SizeIs(1));
   transport_.Answer(absl::OkStatus());
   EXPECT_TRUE(IsUsable("node-3"));
 }
@@ -119,11 +94,11 @@ TEST_F(MemberProbesTest, OneThatIsDeadStillCostsAQuestionAtATimeAndEachLater) {
   Duration skip = MemberHealth::kSkipFirst;
   for (int i = 0; i < 10; ++i) {
     Pass(skip);
-    ASSERT_THAT(transport_.asked(), ElementsAre("node-3")) << i;
+    ASSERT_THAT(transport_.names(), ElementsAre("node-3")) << i;
     // What was under way fails with it.
     health_.Failed("node-3", clock_.now + 1s);
     transport_.PassTo(clock_.now + 1500ms);
-    ASSERT_THAT(transport_.asked(), SizeIs(1)) << i;
+    ASSERT_THAT(transport_.names(), SizeIs(1)) << i;
     transport_.Answer(kSilent);
     EXPECT_FALSE(IsUsable("node-3"));
     skip = health_.RecordOf("node-3", clock_.now).skipped_for;
@@ -138,10 +113,10 @@ TEST_F(MemberProbesTest, AQuestionThatTakesLongIsNotPutAgainMeanwhile) {
   // A request that began before fails only now.
   const Duration skip = health_.Failed("node-3", clock_.now);
   Pass(skip);
-  EXPECT_THAT(transport_.asked(), SizeIs(1));
+  EXPECT_THAT(transport_.names(), SizeIs(1));
   transport_.Answer(kSilent);
   Pass(health_.RecordOf("node-3", clock_.now).skipped_for);
-  EXPECT_THAT(transport_.asked(), SizeIs(1)) << "but it is later";
+  EXPECT_THAT(transport_.names(), SizeIs(1)) << "but it is later";
 }
 
 TEST_F(MemberProbesTest, AMemberThatIsThereAndOfNoUseIsSkippedForEverLonger) {
@@ -168,18 +143,18 @@ TEST_F(MemberProbesTest, WhoHasAnsweredAnotherQuestionIsNotProbed) {
   health_.Failed("node-3", clock_.now);
   health_.Succeeded("node-3");
   Pass(MemberHealth::kSkipFirst);
-  EXPECT_THAT(transport_.asked(), IsEmpty());
+  EXPECT_THAT(transport_.names(), IsEmpty());
   EXPECT_TRUE(IsUsable("node-3"));
 }
 
 TEST_F(MemberProbesTest, AFewAreAskedAtOnceAndTheOthersAfterThem) {
   for (int i = 0; i < 40; ++i) health_.Failed(absl::StrCat("node-", i), clock_.now);
   Pass(MemberHealth::kSkipFirst);
-  EXPECT_THAT(transport_.asked(), SizeIs(MemberProbes::kAtOnceMax));
+  EXPECT_THAT(transport_.names(), SizeIs(MemberProbes::kAtOnceMax));
   transport_.Answer(absl::OkStatus());
-  EXPECT_THAT(transport_.asked(), SizeIs(MemberProbes::kAtOnceMax));
+  EXPECT_THAT(transport_.names(), SizeIs(MemberProbes::kAtOnceMax));
   for (int i = 1; i < 40; ++i) transport_.Answer(absl::OkStatus());
-  EXPECT_THAT(transport_.asked(), IsEmpty());
+  EXPECT_THAT(transport_.names(), IsEmpty());
   for (int i = 0; i < 40; ++i) EXPECT_TRUE(IsUsable(absl::StrCat("node-", i))) << i;
 }
 
@@ -189,12 +164,12 @@ TEST_F(MemberProbesTest, AQuestionThatWasNotSentInTimeIsPutAgainAndIsNoFailure) 
   EXPECT_EQ(health_.RecordOf("node-3", clock_.now).failures, 1u);
   EXPECT_FALSE(IsUsable("node-3"));
   Pass(MemberProbes::kAgain);
-  EXPECT_THAT(transport_.asked(), ElementsAre("node-3"));
+  EXPECT_THAT(transport_.names(), ElementsAre("node-3"));
 }
 
 TEST_F(MemberProbesTest, WhoIsNoMemberIsNotAskedAndNotHeldBack) {
   Pass(health_.Failed("gone", clock_.now));
-  EXPECT_THAT(transport_.asked(), IsEmpty());
+  EXPECT_THAT(transport_.names(), IsEmpty());
   EXPECT_TRUE(health_.Usable("gone", clock_.now));
 }
 

@@ -4,8 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/unit/node/fakes.h"
+#include "tests/unit/p2p/fake_transport.h"
 
 namespace sluice::p2p {
 namespace {
@@ -22,49 +21,6 @@ namespace {
 using ::testing::EndsWith;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-
-// Members that answer when the test says so, and its timers.
-class FakeTransport final : public PeerTransport {
- public:
-  explicit FakeTransport(fakes::FakeClock& clock) : clock_(clock) {}
-
-  RequestId ReadChunk(const Member&, const ChunkQuestion&, OnData, OnSign, OnChunkDone) override {
-    ADD_FAILURE() << "no chunk is wanted";
-    return {};
-  }
-  void Cancel(RequestId) override {}
-  void Raise(RequestId, FetchClass) override {}
-  void After(Duration delay, Task task) override { timers_.emplace(clock_.now + delay, std::move(task)); }
-  void Ask(const Member& member, const Question& question, OnAnswer on_answer) override {
-    asked.emplace_back(member.name, std::move(on_answer));
-    questions.push_back(question);
-  }
-
-  // The first of those that wait answers.
-  void Answer(absl::StatusOr<std::string> body) {
-    OnAnswer on_answer = std::move(asked.front().second);
-    asked.erase(asked.begin());
-    if (!body.ok()) return std::move(on_answer)(body.status());
-    std::move(on_answer)(PeerTransport::Answer{"application/json", *std::move(body)});
-  }
-  void Pass(Duration time) {
-    const Instant until = clock_.now + time;
-    while (!timers_.empty() && timers_.begin()->first <= until) {
-      clock_.now = std::max(clock_.now, timers_.begin()->first);
-      Task task = std::move(timers_.begin()->second);
-      timers_.erase(timers_.begin());
-      std::move(task)();
-    }
-    clock_.now = until;
-  }
-
-  std::vector<std::pair<std::string, OnAnswer>> asked;
-  std::vector<Question> questions;
-
- private:
-  fakes::FakeClock& clock_;
-  std::multimap<Instant, Task> timers_;
-};
 
 class ProfileExchangeTest : public ::testing::Test {
  protected:

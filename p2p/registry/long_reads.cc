@@ -134,10 +134,13 @@ class LongReads::Core final : public std::enable_shared_from_this<Core> {
   struct Row {
     uint64_t first = 0, end = 0;
     uint32_t count = 0;
+    Instant asked{};  // the last
   };
-  static bool IsAskedFor(const std::vector<Row>& rows, uint64_t offset) {
-    return std::any_of(rows.begin(), rows.end(),
-                       [&](const Row& row) { return row.first <= offset && offset < row.end; });
+  bool IsAskedFor(const std::vector<Row>& rows, uint64_t offset) const {
+    const Instant now = parts_.clock.Now();
+    return std::any_of(rows.begin(), rows.end(), [&](const Row& row) {
+      return row.first <= offset && offset < row.end && now - row.asked < kAskedKept;
+    });
   }
   struct Past {
     uint32_t pass_over = 0;  // so many more times
@@ -223,10 +226,10 @@ std::optional<uint32_t> LongReads::Core::NoteInARow(const BlobRead& read) {
   std::vector<Row>& rows = PastOf(Stream(read)).rows;
   const auto found =
       std::find_if(rows.begin(), rows.end(), [&](const Row& row) { return row.end == read.range.offset; });
-  const Row row = found == rows.end() ? Row{read.range.offset, read.range.offset, 0} : *found;
+  const Row row = found == rows.end() ? Row{.first = read.range.offset} : *found;
   if (found != rows.end() || rows.size() >= kRowsMax) rows.erase(found != rows.end() ? found : rows.begin());
   const bool goes_on = !IsAskedFor(rows, read.range.end());
-  rows.push_back({row.first, read.range.end(), row.count + 1});
+  rows.push_back({row.first, read.range.end(), row.count + 1, parts_.clock.Now()});
   return goes_on ? std::optional(row.count) : std::nullopt;
 }
 
@@ -349,7 +352,7 @@ void LongReads::Core::Hold(const RequestPtr& request) {
   {
     const std::lock_guard lock(mutex_);
     hold = ++request->holds;
-    is_asked = IsAskedFor(PastOf(request->stream).rows, request->at);
+    is_asked = request->is_fill && IsAskedFor(PastOf(request->stream).rows, request->at);
   }
   // Nobody goes on with what was asked for before.
   if (is_asked) return GiveUp(request, hold);

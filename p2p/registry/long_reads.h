@@ -30,8 +30,9 @@ class LongReads {
  public:
   static constexpr size_t kReadsMax = 8;  // at once, for they hold places; beyond, ranges come one by one
   static constexpr size_t kFillsMax = 4;  // of these
-  static constexpr size_t kRowsMax = 8;   // of fills, of one stream, that are followed
-  static constexpr Duration kHeldMax = std::chrono::seconds(2);   // while nobody goes on with it
+  static constexpr Duration kAskedKept = std::chrono::seconds(10);  // so long a range counts as asked for
+  static constexpr size_t kRowsMax = 8;                          // of fills, of one stream, that are followed
+  static constexpr Duration kHeldMax = std::chrono::seconds(2);  // while nobody goes on with it
   static constexpr Duration kTimeMax = std::chrono::minutes(10);  // of one request
   static constexpr uint32_t kPaidFrom = 4;        // ranges after the first, for it to be worth it
   static constexpr uint32_t kPassedOverMax = 64;  // times in a row

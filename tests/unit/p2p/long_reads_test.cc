@@ -264,6 +264,22 @@ TEST_F(LongReadsTest, AFillThatComesToWhatWasAskedForBeforeEndsAtOnce) {
   EXPECT_EQ(reads_.under_way(), 0u);
 }
 
+// It may have been evicted since, or was a fill's alone.
+TEST_F(LongReadsTest, WhatFillsAskedForLongAgoOrBesideAReaderHoldsNothingUp) {
+  Read(1000, 500, FetchClass::kBackfill);
+  Read(0, 1000);
+  const AnswerPtr stream = last();
+  Give(*stream, 1000);
+  EXPECT_FALSE(stream->cancelled) << "a reader goes on with it, be it there or not";
+  Pass(LongReads::kAskedKept - milliseconds(1));
+  ReadIn({500, 5000}, 500, 500, FetchClass::kBackfill);
+  EXPECT_FALSE(last()->is_paced());
+  Pass(LongReads::kAskedKept);
+  Read(1, 1000);  // the one that is passed over, as the stream was in vain
+  ReadIn({500, 5000}, 500, 500, FetchClass::kBackfill);
+  EXPECT_TRUE(last()->is_paced());
+}
+
 TEST_F(LongReadsTest, FillsLeaveReadersTheirPlaces) {
   for (uint64_t i = 0; i < 2 * LongReads::kFillsMax; ++i) {
     ReadIn({i * 10'000, 5000}, i * 10'000, 500, FetchClass::kBackfill);

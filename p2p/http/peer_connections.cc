@@ -1,9 +1,11 @@
 #include "p2p/http/peer_connections.h"
 
+#include <algorithm>
+
 namespace sluice::p2p {
 namespace {
 
-constexpr Duration kWindow = std::chrono::seconds(1);
+constexpr Duration kEach = Duration(std::chrono::seconds(1)) / PeerConnections::kBeginPerSecond;
 
 }  // namespace
 
@@ -51,13 +53,12 @@ void PeerConnections::Closed(int socket) {
 }
 
 Instant PeerConnections::NextBegin(FetchClass fetch_class) const {
-  const size_t most = fetch_class == FetchClass::kDemand ? kBeginPerSecond : kBeginPerSecondOfFills;
-  return begun_.size() < most ? Instant::min() : begun_[begun_.size() - most] + kWindow;
+  const int at_once = fetch_class == FetchClass::kDemand ? kBeginAtOnce : kBeginAtOnceOfFills;
+  return paid_until_ - (at_once - 1) * kEach;
 }
 
 void PeerConnections::NoteBegun(Instant now) {
-  begun_.push_back(now);
-  if (begun_.size() > kBeginPerSecond) begun_.pop_front();
+  paid_until_ = std::max(paid_until_, now) + kEach;
 }
 
 void PeerConnections::ForgetUnused(const std::string& to) {

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <string>
 
 #include "absl/container/flat_hash_map.h"
@@ -11,14 +10,16 @@
 namespace sluice::p2p {
 
 // The connections to other nodes by TLS, counted so that no more than a few new ones begin in a second: each
-// costs both sides a signature, and a node that is asked by all others at once would do nothing else.
-// Requests that find a kept connection are not held up.
+// costs both sides a signature, and a node that is asked by all others at once would do nothing else. After a
+// while without any some more may begin at once, since what one waits for at the beginning of a fill holds up
+// all who want it from this node. Requests that find a kept connection are not held up.
 //
 // Pure: the clock is handed in. Not thread-safe.
 class PeerConnections {
  public:
-  static constexpr size_t kBeginPerSecond = 20;
-  static constexpr size_t kBeginPerSecondOfFills = 15;  // the rest is kept for demand
+  static constexpr int kBeginPerSecond = 20;
+  static constexpr int kBeginAtOnce = 60;         // after three seconds without any
+  static constexpr int kBeginAtOnceOfFills = 45;  // the rest is kept for demand
 
   // Whether a request to `to` may start now: a kept connection is free for it, or another may begin. It
   // counts as under way then, until End.
@@ -43,7 +44,7 @@ class PeerConnections {
 
   absl::flat_hash_map<std::string, Counts> counts_;
   absl::flat_hash_map<int, std::string> sockets_;
-  std::deque<Instant> begun_;  // the last kBeginPerSecond, oldest first
+  Instant paid_until_{};  // when all that have begun would have, one at a time
 };
 
 }  // namespace sluice::p2p

@@ -72,6 +72,9 @@ net_up() {
   at hub sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
   at hub ip link set lo up
   at hub ip link add br0 type bridge
+  # The host may have its own rules for what bridges pass on; where it has none there is no such key.
+  at hub sysctl -qew net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0 \
+    net.bridge.bridge-nf-call-arptables=0
   at hub ip addr add "$(net_address hub)/24" dev br0
   at hub ip link set br0 up
   # Who is away by a delay is no neighbour on the bridge: the hub answers for it, at once.

@@ -29,33 +29,43 @@ class PeerConnectionsTest : public ::testing::Test {
   int next_ = 3;
 };
 
-TEST_F(PeerConnectionsTest, TwentyBeginInAnySecond) {
-  EXPECT_EQ(BeginAll(), 20);
-  EXPECT_EQ(connections_.NextBegin(FetchClass::kDemand), now_ + milliseconds(1000));
-  now_ += milliseconds(999);
+TEST_F(PeerConnectionsTest, TwentyBeginInAnySecondAndSomeMoreAfterAPause) {
+  EXPECT_EQ(BeginAll(), 60);
+  EXPECT_EQ(connections_.NextBegin(FetchClass::kDemand), now_ + milliseconds(50));
+  now_ += milliseconds(49);
   EXPECT_EQ(BeginAll(), 0);
   now_ += milliseconds(1);
-  EXPECT_EQ(BeginAll(), 20);
-  // Spread over a second they count for a second each.
+  EXPECT_EQ(BeginAll(), 1);
   now_ += milliseconds(1000);
-  for (int i = 0; i < 20; ++i, now_ += milliseconds(10)) EXPECT_TRUE(Begin());
-  EXPECT_FALSE(Begin());
-  now_ += milliseconds(800);
-  EXPECT_TRUE(Begin());
-  EXPECT_FALSE(Begin());
+  EXPECT_EQ(BeginAll(), 20);
+  now_ += milliseconds(2999);
+  EXPECT_EQ(BeginAll(), 59);
+  // However long the pause.
+  now_ += std::chrono::hours(1);
+  EXPECT_EQ(BeginAll(), 60);
+  // Those that come one after the other use nothing up.
+  now_ += milliseconds(3000);
+  for (int i = 0; i < 100; ++i, now_ += milliseconds(50)) EXPECT_TRUE(Begin());
+  EXPECT_EQ(BeginAll(), 60);
 }
 
 TEST_F(PeerConnectionsTest, FillsLeaveSomeToDemand) {
-  EXPECT_EQ(BeginAll(FetchClass::kBackfill), 15);
-  EXPECT_EQ(BeginAll(FetchClass::kDemand), 5);
+  EXPECT_EQ(BeginAll(FetchClass::kBackfill), 45);
+  EXPECT_EQ(BeginAll(FetchClass::kDemand), 15);
   EXPECT_FALSE(Begin(FetchClass::kBackfill));
+  // They get what comes in once as much is there as is kept.
+  now_ += milliseconds(750);
+  EXPECT_EQ(BeginAll(FetchClass::kBackfill), 0);
+  now_ += milliseconds(1000);
+  EXPECT_EQ(BeginAll(FetchClass::kBackfill), 20);
+  EXPECT_EQ(BeginAll(FetchClass::kDemand), 15);
 }
 
 TEST_F(PeerConnectionsTest, AKeptConnectionTakesTheNextRequest) {
   ASSERT_TRUE(Begin());
   const std::string to = "node 3";
   connections_.End(to);
-  EXPECT_EQ(BeginAll(), 19);
+  EXPECT_EQ(BeginAll(), 59);
   EXPECT_TRUE(connections_.Start(to, FetchClass::kBackfill, now_)) << "one is kept";
   EXPECT_FALSE(connections_.Start(to, FetchClass::kDemand, now_)) << "it is taken now";
   connections_.End(to);
@@ -70,13 +80,13 @@ TEST_F(PeerConnectionsTest, AConnectionThatNobodyExpectedCountsToo) {
   EXPECT_TRUE(connections_.Start("node 3", FetchClass::kDemand, now_));
   connections_.Closed(3);
   connections_.Opened(1000, "node 3", now_);
-  EXPECT_EQ(BeginAll(), 18);
+  EXPECT_EQ(BeginAll(), 58);
 }
 
 TEST_F(PeerConnectionsTest, OneThatNeverOpenedIsForgotten) {
   ASSERT_TRUE(connections_.Start("a", FetchClass::kDemand, now_));
   connections_.End("a");
-  EXPECT_EQ(BeginAll(), 19);
+  EXPECT_EQ(BeginAll(), 59);
   EXPECT_FALSE(connections_.Start("a", FetchClass::kDemand, now_)) << "there is none to be had";
   connections_.Closed(12345);
 }

@@ -40,7 +40,10 @@ bool IsMemberName(absl::string_view name) {
 absl::Status ReadUrgency(const HttpRequest& request, Instant now, PeerBlobRequest* asked) {
   const std::string_view of_class = request.Header("Sluice-Class");
   if (of_class == "fill") {
-    asked->fetch_class = FetchClass::kBackfill;
+    // What is read ahead of a reader is sent as a fill's, and no reason to expect that all that follows is
+    // wanted.
+    asked->fetch_class =
+        request.Header("Sluice-Ahead").empty() ? FetchClass::kBackfill : FetchClass::kReadahead;
   } else if (!of_class.empty() && of_class != "demand") {
     return Malformed("Sluice-Class");
   }

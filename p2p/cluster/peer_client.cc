@@ -332,6 +332,7 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
                                 question.role, std::max(timeout, Duration(1)));
   request.headers.Add("Range", absl::StrCat("bytes=", question.range.offset, "-", question.range.end() - 1));
   request.headers.Add("Sluice-Class", question.fetch_class == FetchClass::kDemand ? "demand" : "fill");
+  if (question.fetch_class == FetchClass::kReadahead) request.headers.Add("Sluice-Ahead", "1");
   request.headers.Add("Sluice-Blob", FormatBlobClaim(*question.blob, *question.origin, question.access));
   if (!options_.name.empty()) request.headers.Add("Sluice-From", options_.name);
   if (!question.tried.empty()) request.headers.Add("Sluice-Tried", question.tried);

@@ -149,6 +149,7 @@ measure_case() {
   report time_over_off ratio --case "$1" --pairs-min "$runs" \
     --names ours_seconds,off_seconds <"$series-over-off"
   for tool in nbdkit httpdirfs; do
+    ((others_runs)) || break
     report "${tool}_over_ours" ratio --case "$1" --pairs-min "$others_runs" --names "${tool}_seconds,ours_seconds" \
       <"$series-$tool"
   done

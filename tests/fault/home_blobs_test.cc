@@ -667,6 +667,20 @@ p2p::FaultBehaviour InHalves(const std::string& bytes, uint32_t chunk, Gate& gat
 // To fills it goes as what is here, and so to two at once.
 constexpr char kFill[] = "Sluice-Class: fill\r\n";
 
+TEST_F(HomeBlobsTest, WhatIsFilledIsAskedForWithWhatFollows) {
+  for (uint32_t i = 0; i < 8; ++i)
+    ExpectChunk(Ask({.claim = Claim(), .range = RangeOf(i), .more = kFill}), i);
+  EXPECT_LT(origin_.request_count(OriginPath()), 8u);
+}
+
+// Another node's reader may go on elsewhere.
+TEST_F(HomeBlobsTest, WhatIsReadAheadIsAskedForAlone) {
+  const std::string ahead = absl::StrCat(kFill, "Sluice-Ahead: 1\r\n");
+  for (uint32_t i = 0; i < 8; ++i)
+    ExpectChunk(Ask({.claim = Claim(), .range = RangeOf(i), .more = ahead}), i);
+  EXPECT_EQ(origin_.request_count(OriginPath()), 8u);
+}
+
 TEST_F(HomeBlobsTest, WhatComesGoesOutAsItComesToAskersAndToThoseWhomItHelps) {
   ExpectChunk(Ask({.claim = Claim()}));
   Gate gate;

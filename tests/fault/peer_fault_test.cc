@@ -288,6 +288,21 @@ class PeerFaultTest : public ::testing::Test {
 
 // ------------------------------------------------------------------------------------------ what is right
 
+TEST_F(PeerFaultTest, AMemberIsToldWhatIsReadAhead) {
+  a_.Always(path_, Serves());
+  Use({a_.port()});
+  const auto said = [&](FetchClass fetch_class) {
+    fetch_class_ = fetch_class;
+    ExpectRight(Fetch());
+    const FaultRequest request = a_.requests(path_).back();
+    return absl::StrCat(request.Header("sluice-class"), " ", request.Header("sluice-ahead"));
+  };
+  EXPECT_EQ(said(FetchClass::kDemand), "demand ");
+  EXPECT_EQ(said(FetchClass::kReadahead), "fill 1");
+  EXPECT_EQ(said(FetchClass::kHint), "fill ");
+  EXPECT_EQ(said(FetchClass::kBackfill), "fill ");
+}
+
 TEST_F(PeerFaultTest, AGoodMemberGivesEveryByteAndIsAskedAsTheProtocolSays) {
   a_.Always(path_, Serves());
   Use({a_.port()});

@@ -33,6 +33,7 @@ start_off() {
 build_before() {
   local tree=${XDG_CACHE_HOME:-$HOME/.cache}/sluice/before-$before_commit
   before_bin=$tree/build/bin
+  install_packages libarchive-dev erofs-utils
   [[ -x $before_bin/sluiced && -x $before_bin/sluice ]] && return
   git cat-file -e "$before_commit^{commit}" 2>/dev/null || fail "the commit $before_commit is not in this clone"
   rm -rf "$tree"

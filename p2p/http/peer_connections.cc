@@ -58,7 +58,8 @@ Instant PeerConnections::NextBegin(FetchClass fetch_class) const {
 }
 
 void PeerConnections::NoteBegun(Instant now) {
-  paid_until_ = std::max(paid_until_, now) + kEach;
+  // However many kept ones were dead at once, the next waits no longer than for what is allowed.
+  paid_until_ = std::min(std::max(paid_until_, now), now + (kBeginAtOnce - 1) * kEach) + kEach;
 }
 
 void PeerConnections::ForgetUnused(const std::string& to) {

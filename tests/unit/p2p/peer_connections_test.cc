@@ -83,6 +83,15 @@ TEST_F(PeerConnectionsTest, AConnectionThatNobodyExpectedCountsToo) {
   EXPECT_EQ(BeginAll(), 58);
 }
 
+TEST_F(PeerConnectionsTest, HoweverManyNobodyExpectedTheNextBeginsSoon) {
+  for (int socket = 1000; socket < 1500; ++socket) connections_.Opened(socket, "others", now_);
+  EXPECT_EQ(BeginAll(), 0);
+  now_ += milliseconds(50);
+  EXPECT_EQ(BeginAll(), 1);
+  now_ += milliseconds(800);
+  EXPECT_TRUE(Begin(FetchClass::kBackfill));
+}
+
 TEST_F(PeerConnectionsTest, OneThatNeverOpenedIsForgotten) {
   ASSERT_TRUE(connections_.Start("a", FetchClass::kDemand, now_));
   connections_.End("a");

@@ -242,6 +242,8 @@ class WholeRuns(unittest.TestCase):
         never_ends = NOTICED[NOTICED.index("file: index/count.cc\nwhy: it never"):NOTICED.index("file: index/count.h")]
         process = subprocess.Popen(self.command(UNNOTICED + never_ends, "--seconds-spare=1000", "--jobs=1"),
                                    env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)  # if it goes on, the tests after this one must not find its lock
         self.assertEqual(json.loads(process.stdout.readline())["result"], "unnoticed")
         process.send_signal(signal.SIGINT)
         _, notes = process.communicate(timeout=60)

@@ -48,6 +48,8 @@ TEST_TIME_FACTOR = 4
 PROGRAM_SECONDS_MAX = 300
 # What making and testing a mutant should take; a hang takes longer.
 MUTANT_SECONDS_MAX = 20
+# After which Ctrl-C is noticed at the latest.
+SIGNAL_NOTICED_SECONDS = 0.2
 
 
 @dataclasses.dataclass
@@ -348,7 +350,11 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: children.stop())
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as work:
-        return work.submit(outcome, options, children).result()
+        working = work.submit(outcome, options, children)
+        # In pieces: the signal may have been delivered to another thread, and that does not end a wait of this one.
+        while not concurrent.futures.wait([working], timeout=SIGNAL_NOTICED_SECONDS).done:
+            pass
+        return working.result()
 
 
 if __name__ == "__main__":

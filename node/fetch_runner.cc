@@ -54,7 +54,10 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
         });
       });
   const bool is_demand = placed.fetch_class == FetchClass::kDemand;
-  if (is_demand) fills_changed_ = true;
+  if (is_demand) {
+    ++demand_count_;
+    fills_changed_ = true;
+  }
   // A registry that gives nothing has its own bounds.
   if (is_demand || placed.leg.source->kind() == SourceKind::kPeer) WatchFor(*running, running->started);
   if (placed.for_reader) ReaderSeen();
@@ -136,6 +139,7 @@ void FetchRunner::Raise(LegId id, FetchClass fetch_class) {
   running.order.fetch_class = fetch_class;
   running.handle.Raise(fetch_class);
   if (fetch_class != FetchClass::kDemand) return;
+  ++demand_count_;
   fills_changed_ = true;
   running.late_at = Instant();  // sooner than what nobody reads
   WatchFor(running, parts_.clock.Now());
@@ -150,6 +154,7 @@ void FetchRunner::ReaderJoins(LegId id) {
 
 void FetchRunner::Stop() {
   events_ = nullptr;
+  demand_count_ = 0;
   // Dropping a handle may call back.
   for (const auto& [id, running] : std::exchange(legs_, {})) LetGo(*running);
 }
@@ -257,6 +262,7 @@ void FetchRunner::End(LegId id) {
   if (found == legs_.end()) return;
   const std::shared_ptr<Running> running = std::move(found->second);
   legs_.erase(found);
+  if (running->order.fetch_class == FetchClass::kDemand) --demand_count_;
   const LegProgress progress = ProgressOf(*running);
   const bool came = progress.first_byte != Instant();
   SourcePlanner::LegResult result{.bytes = running->inbox.progress.bytes(),

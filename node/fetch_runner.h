@@ -148,6 +148,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   LegEvents* events_;  // null once stopped
   LegId next_id_ = 1;
   absl::flat_hash_map<LegId, std::shared_ptr<Running>> legs_;
+  size_t demand_count_ = 0;  // of legs_
   FillFlows fills_;
   bool fills_changed_ = false;         // since FillsInTheWay looked
   Instant watch_at_ = Instant::max();  // when late legs are looked for next

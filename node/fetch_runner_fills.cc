@@ -26,8 +26,10 @@ void FetchRunner::FillChanged() {
   if (events_) events_->RoomMade();
 }
 
+// There may be hundreds of fills, and it is asked for each chunk: they are looked at only where it matters.
 FillFlows::UnderWay FetchRunner::UnderWay() const {
   FillFlows::UnderWay under_way;
+  if (demand_count_ == 0 && !fills_.IsReaderNear(parts_.clock.Now())) return under_way;
   for (const auto& [id, running] : legs_) {
     const FetchClass fetch_class = running->order.fetch_class;
     if (running->status || running->yielded || running->wanted_count == 0) continue;

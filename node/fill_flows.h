@@ -51,6 +51,9 @@ class FillFlows {
 
   // A reader waits for a fetch, or has just waited for one.
   void ReaderSeen(Instant now) { reader_seen_ = now; }
+  // Whether fills are bounded though no reader waits now. Where they are not, it says the same whatever fills
+  // are under way.
+  bool IsReaderNear(Instant now) const { return reader_seen_ && now < *reader_seen_ + kReaderKept; }
 
   // Whether another may be asked for.
   bool MayStart(const UnderWay& under_way, Instant now);
@@ -63,7 +66,7 @@ class FillFlows {
 
  private:
   bool IsBounded(const UnderWay& under_way, Instant now) const {
-    return under_way.reader_waits || (reader_seen_ && now < *reader_seen_ + kReaderKept);
+    return under_way.reader_waits || IsReaderNear(now);
   }
   // No reader waits, nor did just now.
   bool IsQuiet(const UnderWay& under_way, Instant now) const {

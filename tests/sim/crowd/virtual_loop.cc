@@ -7,13 +7,15 @@ namespace sluice::sim {
 
 // What a dropped task holds may post again.
 void VirtualLoop::DropAll() {
-  timers_.clear();
   free_.clear();
   while (!ready_.empty() || !posted_.empty()) {
     std::exchange(ready_, {}).clear();
     std::exchange(posted_, {}).clear();
-    timers_.clear();
   }
+  due_.clear();
+  later_.clear();
+  for (std::vector<Timer>& slice : slices_) slice.clear();
+  in_slices_ = 0;
 }
 
 void VirtualLoop::Arm(Instant when, Posted posted) {
@@ -25,8 +27,38 @@ void VirtualLoop::Arm(Instant when, Posted posted) {
     free_.pop_back();
     posted_[place] = std::move(posted);
   }
-  timers_.push_back({std::max(when, now_), next_timer_++, place});
-  std::push_heap(timers_.begin(), timers_.end());
+  Place({std::max(when, now_), next_timer_++, place});
+}
+
+void VirtualLoop::Place(const Timer& timer) {
+  const int64_t slice = SliceOf(timer.when);
+  if (slice > slice_ && slice < slice_ + kSlices) {
+    slices_[static_cast<size_t>(slice % kSlices)].push_back(timer);
+    ++in_slices_;
+    return;
+  }
+  std::vector<Timer>& heap = slice <= slice_ ? due_ : later_;
+  heap.push_back(timer);
+  std::push_heap(heap.begin(), heap.end());
+}
+
+const VirtualLoop::Timer* VirtualLoop::NextTimer() {
+  while (due_.empty()) {
+    if (in_slices_ == 0 && later_.empty()) return nullptr;
+    slice_ = in_slices_ > 0 ? slice_ + 1 : SliceOf(later_.front().when);
+    while (!later_.empty() && SliceOf(later_.front().when) < slice_ + kSlices) {
+      std::pop_heap(later_.begin(), later_.end());
+      const Timer timer = later_.back();
+      later_.pop_back();
+      Place(timer);
+    }
+    std::vector<Timer>& begins = slices_[static_cast<size_t>(slice_ % kSlices)];
+    in_slices_ -= begins.size();
+    due_.insert(due_.end(), begins.begin(), begins.end());
+    begins = {};
+    std::make_heap(due_.begin(), due_.end());
+  }
+  return &due_.front();
 }
 
 void VirtualLoop::RunReady() {
@@ -40,15 +72,16 @@ void VirtualLoop::RunReady() {
 
 bool VirtualLoop::Step(Instant end) {
   RunReady();
-  if (timers_.empty() || timers_.front().when > end) {
+  const Timer* next = NextTimer();
+  if (!next || next->when > end) {
     now_ = std::max(now_, end);
     return false;
   }
-  now_ = timers_.front().when;
-  while (!timers_.empty() && timers_.front().when == now_) {
-    std::pop_heap(timers_.begin(), timers_.end());
-    const uint32_t place = timers_.back().place;
-    timers_.pop_back();
+  now_ = next->when;
+  while (!due_.empty() && due_.front().when == now_) {
+    std::pop_heap(due_.begin(), due_.end());
+    const uint32_t place = due_.back().place;
+    due_.pop_back();
     ready_.push_back(std::move(posted_[place]));
     free_.push_back(place);
   }

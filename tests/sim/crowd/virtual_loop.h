@@ -59,7 +59,16 @@ class VirtualLoop final : public Clock {
       return when != other.when ? when > other.when : number > other.number;
     }
   };
+  // Millions of timers are set and run in the order of their time: far ones lie in slices of it, unsorted,
+  // until their slice begins.
+  static constexpr Duration kSlice = std::chrono::microseconds(250);
+  static constexpr int64_t kSlices = 1 << 14;
+  static int64_t SliceOf(Instant when) { return when.time_since_epoch() / kSlice; }
+
   void Arm(Instant when, Posted posted);
+  void Place(const Timer& timer);
+  // Null: there is none.
+  const Timer* NextTimer();
   void RunReady();
   // Runs what is posted, then what is due next. False if that is not before `end`.
   bool Step(Instant end);
@@ -67,7 +76,11 @@ class VirtualLoop final : public Clock {
   Instant now_{std::chrono::hours(1)};
   Node world_;
   std::deque<Posted> ready_;
-  std::vector<Timer> timers_;  // a heap
+  int64_t slice_ = SliceOf(now_);
+  std::vector<Timer> due_;                                   // a heap: of this slice and earlier ones
+  std::vector<std::vector<Timer>> slices_{size_t{kSlices}};  // of the next kSlices - 1, by number modulo that
+  size_t in_slices_ = 0;
+  std::vector<Timer> later_;  // a heap
   std::vector<Posted> posted_;
   std::vector<uint32_t> free_;  // places in posted_
   uint64_t next_timer_ = 0;

@@ -32,6 +32,8 @@ constexpr int kDropTries = 10;
 // longer: it may be its turn to give it to this node.
 constexpr Duration kSoon = std::chrono::milliseconds(30);
 constexpr Duration kDropRetry = std::chrono::milliseconds(100);
+// So long a fill waits for its turn at a home at most.
+constexpr Duration kTurnMax = std::chrono::seconds(1);
 
 PeerRefusal Busy(Duration retry) {
   return {.why = Why::kBusy, .retry = retry};
@@ -100,7 +102,8 @@ struct HomeBlobs::Asked {
             request.fetch_class,
             request.tried,
             request.role == PeerRole::kPresentOnly,
-            !blob->presence().AllPresent(span())};
+            !blob->presence().AllPresent(span()),
+            /*may_wait_turn=*/true};
   }
   std::optional<Spreader::RequestId> Place() {
     const std::lock_guard lock(mutex);
@@ -174,7 +177,7 @@ void HomeBlobs::Find(const AskedPtr& asked) {
   if (!MayGet(*asked)) return RefuseAsOrigin(asked);
   asked->chunk = {asked->blob->key(), asked->span().first};
   if (asked->blob->presence().AllPresent(asked->span())) return GivePresent(asked);
-  if (FlowOf(*asked)) return Decided(asked, parts_.spreader->Ask(asked->ToSpread()));
+  if (FlowOf(*asked)) return AskForPlace(asked);
   if (!home) return WaitForFlow(asked);
   if (!parts_.await_recipe) return Begin(asked, /*provable=*/true);
   const bool begun = parts_.await_recipe(
@@ -276,7 +279,21 @@ std::shared_ptr<ChunkFlow> HomeBlobs::FlowOf(const Asked& asked) const {
 
 void HomeBlobs::GivePresent(const AskedPtr& asked) {
   if (!MayGive(*asked)) return RefuseAsOrigin(asked);
-  Decided(asked, parts_.spreader->Ask(asked->ToSpread()));
+  AskForPlace(asked);
+}
+
+void HomeBlobs::AskForPlace(const AskedPtr& asked) {
+  Spreader::Answer answer;
+  {
+    const std::lock_guard lock(mutex_);
+    answer = parts_.spreader->Ask(asked->ToSpread());
+    if (answer.verdict == Spreader::Verdict::kWaitTurn) {
+      const std::lock_guard lock_asked(asked->mutex);
+      asked->place = answer.id;
+      turns_.emplace(answer.id, asked);
+    }
+  }
+  Decided(asked, answer);
 }
 
 // --------------------------------------------------------------------------------------------- waiting
@@ -328,7 +345,9 @@ bool HomeBlobs::ComesBefore(const Asked& asked) const {
 
 // What flows takes a place of those that are sent the chunk, for it will be sent as soon as it is here.
 void HomeBlobs::WaitForFlow(const AskedPtr& asked) {
-  const Spreader::Answer answer = parts_.spreader->Ask(asked->ToSpread());
+  Spreader::Request request = asked->ToSpread();
+  request.may_wait_turn = false;
+  const Spreader::Answer answer = parts_.spreader->Ask(request);
   // Nothing may flow: who is told to come again would wait in vain, and a home before it asks the origin.
   if (answer.verdict != Spreader::Verdict::kSend) return Refuse(asked, {.why = Why::kAbsent});
   asked->has_place_to_send = true;
@@ -439,6 +458,7 @@ void HomeBlobs::Came(const Spreader::ChunkName& chunk, Spreader::Whole whole) {
     for (Spreader::Answer& answer : parts_.spreader->Came(chunk, whole)) {
       const auto found = waiting_.find(answer.id);
       if (found == waiting_.end()) continue;
+      if (answer.verdict == Spreader::Verdict::kWaitTurn) turns_.emplace(answer.id, found->second);
       decided.emplace_back(std::move(found->second), std::move(answer));
       waiting_.erase(found);
     }
@@ -448,6 +468,56 @@ void HomeBlobs::Came(const Spreader::ChunkName& chunk, Spreader::Whole whole) {
     // It goes on for who is sent the chunk as it comes; the others come again, or have it from him.
     if (whole == Spreader::Whole::kNotYet && answer.verdict != Spreader::Verdict::kSend) StopReadOf(*waiting);
   }
+}
+
+// A helper says nothing meanwhile, and keeps nobody for long.
+void HomeBlobs::WaitTurn(const AskedPtr& asked, Spreader::RequestId place, Duration look_again) {
+  if (asked->IsOver()) return LetGo(asked);
+  const bool home = asked->request.role != PeerRole::kPresentOnly;
+  const Instant until =
+      std::min(parts_.clock.Now() + (home ? kTurnMax : Spreader::kHelpTurnMax), asked->request.deadline);
+  if (home) SayWaiting(asked);
+  LookAgain(place, look_again, until);
+}
+
+// For what only time brings: one that was told of to others may be named again, and a transfer is stuck.
+void HomeBlobs::LookAgain(Spreader::RequestId place, Duration after, Instant until) {
+  const Instant when = std::min(parts_.clock.Now() + after, until);
+  parts_.io.PostAt(when, [weak = weak_from_this(), place, after, until, is_last = when == until] {
+    const auto self = weak.lock();
+    if (!self) return;
+    AskedPtr asked;
+    std::optional<Spreader::Answer> answer;
+    {
+      const std::lock_guard lock(self->mutex_);
+      const auto found = self->turns_.find(place);
+      if (found == self->turns_.end()) return;
+      answer = self->parts_.spreader->LookAgain(place, is_last);
+      if (answer) {
+        asked = std::move(found->second);
+        self->turns_.erase(found);
+      }
+    }
+    answer ? self->Decided(asked, *answer) : self->LookAgain(place, after, until);
+  });
+}
+
+void HomeBlobs::GiveTurns(const Spreader::ChunkName& ended) {
+  std::vector<std::pair<AskedPtr, Spreader::Answer>> decided;
+  {
+    const std::lock_guard lock(mutex_);
+    for (Spreader::Answer& answer : parts_.spreader->Turned(ended)) {
+      const auto found = turns_.find(answer.id);
+      decided.emplace_back(std::move(found->second), std::move(answer));
+      turns_.erase(found);
+    }
+  }
+  for (const auto& [asked, answer] : decided) Decided(asked, answer);
+}
+
+void HomeBlobs::MayGiveTurns(const Spreader::ChunkName& ended) {
+  if (parts_.spreader->AnyWaitTurn())
+    parts_.io.Post([self = shared_from_this(), ended] { self->GiveTurns(ended); });
 }
 
 void HomeBlobs::StopReadOf(Asked& asked) {
@@ -460,6 +530,7 @@ void HomeBlobs::StopReadOf(Asked& asked) {
 }
 
 void HomeBlobs::Decided(const AskedPtr& asked, const Spreader::Answer& answer) {
+  if (answer.verdict == Spreader::Verdict::kWaitTurn) return WaitTurn(asked, answer.id, answer.retry);
   if (answer.verdict != Spreader::Verdict::kSend) {
     {
       const std::lock_guard lock(asked->mutex);
@@ -489,16 +560,18 @@ void HomeBlobs::DropLie(const std::shared_ptr<Blob>& blob, int tries) {
 void HomeBlobs::Give(const AskedPtr& asked) {
   // Gives the place back when the bytes were sent, or will not be.
   struct Sending {
-    Sending(std::shared_ptr<HomeBlobs> the_home, Spreader::RequestId the_place)
-        : home(std::move(the_home)), place(the_place) {}
+    Sending(std::shared_ptr<HomeBlobs> the_home, Spreader::ChunkName the_chunk, Spreader::RequestId the_place)
+        : home(std::move(the_home)), chunk(the_chunk), place(the_place) {}
     ~Sending() {
       home->parts_.spreader->Ended(place, taken ? Spreader::Outcome::kTaken : Spreader::Outcome::kNotTaken);
+      home->MayGiveTurns(chunk);
       if (read) home->parts_.cache.StopRead(*read);
     }
     Sending(const Sending&) = delete;
     Sending& operator=(const Sending&) = delete;
 
     const std::shared_ptr<HomeBlobs> home;
+    const Spreader::ChunkName chunk;
     const Spreader::RequestId place;
     std::optional<ReadId> read;  // for its sake alone, of what is still coming
     bool taken = false;
@@ -522,7 +595,8 @@ void HomeBlobs::Give(const AskedPtr& asked) {
     if (!asked->on_answer) {
       // Given up meanwhile.
     } else if (asked->place) {
-      sending = std::make_shared<Sending>(shared_from_this(), *std::exchange(asked->place, std::nullopt));
+      sending = std::make_shared<Sending>(shared_from_this(), asked->chunk,
+                                          *std::exchange(asked->place, std::nullopt));
     }
   }
   if (!sending) return LetGo(asked);
@@ -616,8 +690,11 @@ void HomeBlobs::LetGo(const AskedPtr& asked) {
   {
     const std::lock_guard lock(mutex_);
     waiting_.erase(*place);
+    turns_.erase(*place);
+    // Under the lock: who is told of its turn is in the table.
+    parts_.spreader->Ended(*place, Spreader::Outcome::kNotTaken);
   }
-  parts_.spreader->Ended(*place, Spreader::Outcome::kNotTaken);
+  MayGiveTurns(asked->chunk);
 }
 
 }  // namespace sluice

@@ -102,6 +102,11 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   void Came(const p2p::Spreader::ChunkName& chunk, p2p::Spreader::Whole whole);
   void ReadEnded(const AskedPtr& asked, const absl::Status& status);
   void Decided(const AskedPtr& asked, const p2p::Spreader::Answer& answer);
+  void AskForPlace(const AskedPtr& asked);
+  void WaitTurn(const AskedPtr& asked, p2p::Spreader::RequestId place, Duration look_again);
+  void LookAgain(p2p::Spreader::RequestId place, Duration after, Instant until);
+  void GiveTurns(const p2p::Spreader::ChunkName& ended);
+  void MayGiveTurns(const p2p::Spreader::ChunkName& ended);
   void Give(const AskedPtr& asked);
   std::optional<ReadId> ReadAlong(Asked& asked);
   void StopReadOf(Asked& asked);
@@ -116,8 +121,9 @@ class HomeBlobs final : public api::PeerBlobs, public std::enable_shared_from_th
   const Parts parts_;
   // Held while the spreader decides who waits, and while it tells what becomes of those who do.
   std::mutex mutex_;
-  // Who waits for a chunk; guarded by mutex_.
+  // Guarded by mutex_: who waits for a chunk, and who for his turn to be sent one.
   absl::flat_hash_map<p2p::Spreader::RequestId, AskedPtr> waiting_;
+  absl::flat_hash_map<p2p::Spreader::RequestId, AskedPtr> turns_;
 };
 
 }  // namespace sluice

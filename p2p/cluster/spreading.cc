@@ -1,9 +1,10 @@
 #include "p2p/cluster/spreading.h"
 
 #include <algorithm>
+#include <functional>
 #include <tuple>
 
-#include "absl/hash/hash.h"
+#include "absl/container/inlined_vector.h"
 #include "p2p/cluster/assignment.h"
 
 namespace sluice::p2p {
@@ -66,28 +67,67 @@ void Spreader::Forget(Instant now) {
 }
 
 void Spreader::Drop(Chunks::iterator chunk) {
+  for (const Receiver& receiver : chunk->second.receivers) --peers_[receiver.peer].uses;
   used_.erase(chunk->second.place);
   chunks_.erase(chunk);
 }
 
-Spreader::Receiver* Spreader::FindReceiver(Chunk& chunk, const std::string& name) {
+// kNobody: it is a receiver of nothing.
+Spreader::PeerId Spreader::FindPeer(const std::string& name) const {
+  const auto found = peer_of_.find(name);
+  return found == peer_of_.end() ? kNobody : found->second;
+}
+
+Spreader::PeerId Spreader::UsePeer(const std::string& name) {
+  const auto [place, is_new] = peer_of_.try_emplace(name, static_cast<PeerId>(peers_.size()));
+  if (is_new && !free_peers_.empty()) {
+    place->second = free_peers_.back();
+    free_peers_.pop_back();
+    peers_[place->second].name = name;
+  } else if (is_new) {
+    peers_.push_back({.name = name});
+    named_of_late_.push_back(0);
+  }
+  ++peers_[place->second].uses;
+  return place->second;
+}
+
+// Who mostly gets chunks first would be told of to the askers of all, and its link carry them alone: how
+// often each was named counts for a while.
+void Spreader::ForgetNamed(Instant now) {
+  if (now - named_since_ < kNamedKept) return;
+  named_since_ = now;
+  std::fill(named_of_late_.begin(), named_of_late_.end(), 0);
+  for (PeerId id = 0; id < peers_.size(); ++id) {
+    if (peers_[id].uses > 0 || peers_[id].name.empty()) continue;
+    peer_of_.erase(std::exchange(peers_[id].name, {}));
+    free_peers_.push_back(id);
+  }
+}
+
+Spreader::Receiver* Spreader::FindReceiver(Chunk& chunk, const std::string& name) const {
+  const PeerId peer = FindPeer(name);
+  if (peer == kNobody) return nullptr;
   const auto found = std::find_if(chunk.receivers.begin(), chunk.receivers.end(),
-                                  [&](const Receiver& receiver) { return receiver.name == name; });
+                                  [&](const Receiver& receiver) { return receiver.peer == peer; });
   return found == chunk.receivers.end() ? nullptr : &*found;
 }
 
 void Spreader::DropReceiver(Chunk& chunk, const std::string& name) {
-  std::erase_if(chunk.receivers, [&](const Receiver& receiver) { return receiver.name == name; });
+  const Receiver* const receiver = FindReceiver(chunk, name);
+  if (!receiver) return;
+  --peers_[receiver->peer].uses;
+  chunk.receivers.erase(chunk.receivers.begin() + (receiver - chunk.receivers.data()));
 }
 
 // It keeps how often it was named.
-void Spreader::SetReceiver(Chunk& chunk, const std::string& name, Receiver::State state, Instant now) const {
+void Spreader::SetReceiver(Chunk& chunk, const std::string& name, Receiver::State state, Instant now) {
   if (name.empty() || !find_member_(name)) return;
   Receiver* receiver = FindReceiver(chunk, name);
   if (!receiver) {
     MakeRoomForReceiver(chunk);
     receiver = &chunk.receivers.emplace_back();
-    receiver->name = name;
+    receiver->peer = UsePeer(name);
   }
   receiver->state = state;
   receiver->since = now;
@@ -95,12 +135,14 @@ void Spreader::SetReceiver(Chunk& chunk, const std::string& name, Receiver::Stat
 }
 
 // Who has it is worth more than who was told of others.
-void Spreader::MakeRoomForReceiver(Chunk& chunk) const {
+void Spreader::MakeRoomForReceiver(Chunk& chunk) {
   if (chunk.receivers.size() < limits_.receivers_max) return;
-  const auto sent_on =
-      std::find_if(chunk.receivers.begin(), chunk.receivers.end(),
-                   [](const Receiver& receiver) { return receiver.state == Receiver::State::kSentOn; });
-  chunk.receivers.erase(sent_on == chunk.receivers.end() ? chunk.receivers.begin() : sent_on);
+  auto goes = std::find_if(chunk.receivers.begin(), chunk.receivers.end(), [](const Receiver& receiver) {
+    return receiver.state == Receiver::State::kSentOn;
+  });
+  if (goes == chunk.receivers.end()) goes = chunk.receivers.begin();
+  --peers_[goes->peer].uses;
+  chunk.receivers.erase(goes);
 }
 
 // One that was being sent it may not have begun to pass it on; only one that has it has failed.
@@ -123,9 +165,12 @@ Spreader::Answer Spreader::Ask(const Request& request) {
   if (!chunk) return {.retry = Bounded(transfer_time_)};
   chunk->is_coming = request.is_coming;
   NoteTried(*chunk, request);
-  if (!HasRoom(*chunk, request.fetch_class, request.is_help, now) || LeavesToHelpers(*chunk, request, now) ||
-      IsLeftToZone(*chunk, {request.asker, request.fetch_class, request.tried}, now))
-    return Refuse(*chunk, {request.asker, request.fetch_class, request.tried}, transfer_time_, now);
+  if (!HasRoom(*chunk, request.fetch_class, request.is_help, now)) {
+    if (request.is_help && MayWaitTurn(request)) return WaitTurn(*chunk, request, now);
+    return RefuseOrWait(*chunk, request, now);
+  }
+  if (LeavesToHelpers(*chunk, request, now) || IsLeftToZone(*chunk, AskerOf(request), now))
+    return RefuseOrWait(*chunk, request, now);
   Answer answer = Hold(Verdict::kSend, request, now);
   BeginSending(*chunk, answer.id, request.asker, now);
   return answer;
@@ -150,11 +195,11 @@ bool Spreader::LeavesToHelpers(const Chunk& chunk, const Request& request, Insta
   if (request.is_help || !request.tried.empty()) return false;
   const bool demand = request.fetch_class == FetchClass::kDemand;
   const std::optional<std::string> zone = ZoneOf(request.asker);
+  const PeerId asker = FindPeer(request.asker);
   const uint32_t fanout = FanoutOf(chunk, request.fetch_class);
   const auto can_help = [&](const Receiver& receiver) {
-    return receiver.state == Receiver::State::kHas && receiver.name != request.asker &&
-           IsNear(receiver, zone) && receiver.failed.empty() &&
-           (demand || receiver.named < limits_.fanout * kHelpsOfEach) &&
+    return receiver.state == Receiver::State::kHas && receiver.peer != asker && IsNear(receiver, zone) &&
+           receiver.failed.empty() && (demand || receiver.named < limits_.fanout * kHelpsOfEach) &&
            !IsNamedEnough(receiver, fanout, now);
   };
   const auto count = std::count_if(chunk.receivers.begin(), chunk.receivers.end(), can_help);
@@ -185,8 +230,9 @@ std::optional<Spreader::Receiver::State> Spreader::InZoneOf(const Chunk& chunk, 
     const bool gets_it =
         receiver.state == Receiver::State::kHas ||
         (receiver.state == Receiver::State::kReceiving && now < receiver.since + StuckAfter());
-    if (!gets_it || receiver.name == asker.name || !receiver.failed.empty() ||
-        Contains(asker.tried, receiver.name) || find_member_(receiver.name) != zone)
+    const std::string& name = NameOf(receiver);
+    if (!gets_it || name == asker.name || !receiver.failed.empty() || Contains(asker.tried, name) ||
+        find_member_(name) != zone)
       continue;
     if (!best || receiver.state < *best) best = receiver.state;
   }
@@ -200,7 +246,7 @@ std::optional<std::string> Spreader::ZoneOf(const std::string& asker) const {
 // Whether what it gives the asker crosses no zones that the chunk would not cross anyway.
 bool Spreader::IsNear(const Receiver& receiver, const std::optional<std::string>& zone) const {
   if (!zone || zone_.empty()) return true;
-  const std::optional<std::string> its_zone = find_member_(receiver.name);
+  const std::optional<std::string> its_zone = find_member_(NameOf(receiver));
   return its_zone == zone || its_zone == zone_;
 }
 
@@ -218,7 +264,7 @@ Spreader::Answer Spreader::AskEarly(const Request& request) {
   if (!MayWait(*chunk, request.fetch_class)) {
     const Duration left =
         chunk->waiting.empty() ? first_byte_time_ : chunk->waiting_since + first_byte_time_ - now;
-    return Refuse(*chunk, {request.asker, request.fetch_class, request.tried}, left, now);
+    return Refuse(*chunk, AskerOf(request), left, now);
   }
   DropReceiver(*chunk, request.asker);
   Answer answer = Hold(Verdict::kWait, request, now);
@@ -228,23 +274,64 @@ Spreader::Answer Spreader::AskEarly(const Request& request) {
   return answer;
 }
 
+// A quarter is kept for demand.
+uint32_t Spreader::ShareOf(FetchClass fetch_class, uint32_t max) {
+  return fetch_class == FetchClass::kDemand ? max : max - max / 4;
+}
+
 bool Spreader::MayWait(const Chunk& chunk, FetchClass fetch_class) const {
-  const bool demand = fetch_class == FetchClass::kDemand;
-  const auto share = [demand](uint32_t max) { return demand ? max : max - max / 4; };
-  return waiting_ < share(limits_.waiting_max) && chunk.waiting.size() < share(limits_.of_chunk_max);
+  return waiting_ < ShareOf(fetch_class, limits_.waiting_max) &&
+         chunk.waiting.size() < ShareOf(fetch_class, limits_.of_chunk_max);
+}
+
+// A fill that can't be sent the chunk now asks its home again and again, and others in vain: where it waits
+// instead it has its turn as soon as there is one.
+bool Spreader::MayWaitTurn(const Request& request) const {
+  if (!request.may_wait_turn || request.fetch_class == FetchClass::kDemand || peer_of_.size() < kTurnsFrom)
+    return false;
+  if (request.is_help)
+    return help_turns_.size() < limits_.help_turns_max &&
+           help_turns_.size() * transfer_time_ < limits_.fills_max * kHelpTurnMax;
+  return waiting_ < ShareOf(request.fetch_class, limits_.waiting_max);
+}
+
+Spreader::Answer Spreader::WaitTurn(Chunk& chunk, const Request& request, Instant now) {
+  const Answer answer = Hold(Verdict::kWaitTurn, request, now);
+  return BeginTurn(chunk, answer.id, request.is_help);
+}
+
+Spreader::Answer Spreader::BeginTurn(Chunk& chunk, RequestId id, bool is_help) {
+  if (is_help) {
+    help_turns_.push_back(id);
+  } else {
+    chunk.turns.push_back(id);
+    ++home_turns_;
+    ++waiting_;
+  }
+  return {.id = id, .verdict = Verdict::kWaitTurn, .retry = Bounded(transfer_time_), .helpers = {}};
+}
+
+// Who is told of helpers asks those; who is told of none may wait.
+Spreader::Answer Spreader::RefuseOrWait(Chunk& chunk, const Request& request, Instant now) {
+  Answer answer = Refuse(chunk, AskerOf(request), transfer_time_, now);
+  if (answer.helpers.empty() && !request.is_help && MayWaitTurn(request))
+    return WaitTurn(chunk, request, now);
+  return answer;
 }
 
 Spreader::Answer Spreader::Hold(Verdict verdict, const Request& request, Instant now) {
   const RequestId id = next_id_++;
-  held_.emplace(id, Held{request.chunk, request.asker, request.fetch_class, request.tried,
-                         verdict == Verdict::kWait, now});
+  const Held::Place place = verdict == Verdict::kWait       ? Held::Place::kWaits
+                            : verdict == Verdict::kWaitTurn ? Held::Place::kWaitsTurn
+                                                            : Held::Place::kSent;
+  held_.emplace(id, Held{request, place, now});
   ++chunks_.at(request.chunk).held;
   return {.id = id, .verdict = verdict};
 }
 
 void Spreader::BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now) {
   chunk.sending.push_back(id);
-  if (held_.at(id).fetch_class != FetchClass::kDemand) sending_fills_.push_back(id);
+  if (held_.at(id).request.fetch_class != FetchClass::kDemand) sending_fills_.push_back(id);
   SetReceiver(chunk, asker, Receiver::State::kReceiving, now);
 }
 
@@ -260,52 +347,62 @@ Spreader::Answer Spreader::Refuse(Chunk& chunk, const Asker& asker, Duration ret
 }
 
 std::vector<std::string> Spreader::NameHelpers(Chunk& chunk, const Asker& asker, Instant now) {
-  const std::optional<std::string> zone = ZoneOf(asker.name);
-  const uint32_t fanout = FanoutOf(chunk, asker.fetch_class);
-  // Who mostly gets chunks first would be told of to the askers of all, and its link carry them alone.
-  if (now - named_since_ >= kNamedKept) {
-    named_of_late_.clear();
-    named_since_ = now;
-  }
-  // The fewest times named, by the fanout; its zone; how surely it has it; the fewest times named of other
-  // chunks; and who came first.
-  using Rank = std::tuple<uint32_t, bool, Receiver::State, uint32_t, size_t>;
-  std::vector<Rank> ranks;
-  const bool is_of_another = zone && !zone->empty() && !zone_.empty() && *zone != zone_;
-  const bool within_zone = (is_of_another && !limits_.helps_across) || InZoneOf(chunk, asker, now);
-  const bool soon = asker.fetch_class == FetchClass::kDemand && MayBeSoon(chunk, now);
-  for (size_t i = 0; i < chunk.receivers.size(); ++i) {
-    Receiver& receiver = chunk.receivers[i];
-    if (receiver.name == asker.name || Contains(asker.tried, receiver.name)) continue;
-    if (receiver.failed.size() >= kFailedMax) continue;
-    const bool just_now = receiver.since + Bounded(transfer_time_) > now;
-    if (receiver.state == Receiver::State::kSentOn && just_now && !soon) continue;
-    if (IsNamedEnough(receiver, fanout, now)) continue;
-    const std::optional<std::string> its_zone = find_member_(receiver.name);
-    if (!its_zone || !IsNear(receiver, zone) || (within_zone && its_zone != zone)) continue;
-    const auto of_late = named_of_late_.find(receiver.name);
-    const uint32_t of_all = of_late == named_of_late_.end() ? 0 : of_late->second;
-    ranks.emplace_back(receiver.named / fanout, its_zone != zone, receiver.state,
-                       of_all - std::min(of_all, receiver.named), i);
-  }
-  const size_t count = std::min<size_t>(ranks.size(), limits_.helpers_max);
-  std::partial_sort(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(count), ranks.end());
+  ForgetNamed(now);
+  std::vector<Rank> ranks = RankHelpers(chunk, asker, now);
+  std::make_heap(ranks.begin(), ranks.end(), std::greater<>());
   std::vector<std::string> names;
-  for (size_t i = 0; i < count; ++i) {
-    Receiver& receiver = chunk.receivers[std::get<size_t>(ranks[i])];
+  while (!ranks.empty() && names.size() < limits_.helpers_max) {
+    std::pop_heap(ranks.begin(), ranks.end(), std::greater<>());
+    Receiver& receiver = chunk.receivers[std::get<size_t>(ranks.back())];
+    ranks.pop_back();
+    const std::string& name = NameOf(receiver);
+    if (!find_member_(name)) continue;
     // The first is the one that is asked, mostly.
-    if (i == 0) {
-      ++receiver.named;
-      ++named_of_late_[receiver.name];
-      if (receiver.in_turn == 0 || receiver.turn + Bounded(transfer_time_) <= now) {
-        receiver.in_turn = 0;
-        receiver.turn = now;
-      }
-      ++receiver.in_turn;
-    }
-    names.push_back(receiver.name);
+    if (names.empty()) NoteNamed(receiver, now);
+    names.push_back(name);
   }
   return names;
+}
+
+// Those that may be named, if they are members still.
+std::vector<Spreader::Rank> Spreader::RankHelpers(const Chunk& chunk, const Asker& asker, Instant now) const {
+  const std::optional<std::string> zone = ZoneOf(asker.name);
+  const uint32_t fanout = FanoutOf(chunk, asker.fetch_class);
+  const bool is_of_another = zone && !zone->empty() && !zone_.empty() && *zone != zone_;
+  const bool within_zone = (is_of_another && !limits_.helps_across) || InZoneOf(chunk, asker, now);
+  const bool zones_matter = !zone_.empty() || (zone && !zone->empty());
+  const bool soon = asker.fetch_class == FetchClass::kDemand && MayBeSoon(chunk, now);
+  const Duration transfer = Bounded(transfer_time_);
+  absl::InlinedVector<PeerId, 8> not_these = {FindPeer(asker.name)};
+  for (const std::string& name : asker.tried) not_these.push_back(FindPeer(name));
+  std::vector<Rank> ranks;
+  for (size_t i = 0; i < chunk.receivers.size(); ++i) {
+    const Receiver& receiver = chunk.receivers[i];
+    if (std::find(not_these.begin(), not_these.end(), receiver.peer) != not_these.end()) continue;
+    if (receiver.failed.size() >= kFailedMax) continue;
+    const bool just_now = receiver.since + transfer > now;
+    if (receiver.state == Receiver::State::kSentOn && just_now && !soon) continue;
+    if (IsNamedEnough(receiver, fanout, now)) continue;
+    bool is_of_its_zone = true;
+    if (zones_matter) {
+      is_of_its_zone = find_member_(NameOf(receiver)) == zone;
+      if (!IsNear(receiver, zone) || (within_zone && !is_of_its_zone)) continue;
+    }
+    const uint32_t of_all = named_of_late_[receiver.peer];
+    ranks.emplace_back(receiver.named / fanout, !is_of_its_zone, receiver.state,
+                       of_all - std::min(of_all, receiver.named), i);
+  }
+  return ranks;
+}
+
+void Spreader::NoteNamed(Receiver& receiver, Instant now) {
+  ++receiver.named;
+  ++named_of_late_[receiver.peer];
+  if (receiver.in_turn == 0 || receiver.turn + Bounded(transfer_time_) <= now) {
+    receiver.in_turn = 0;
+    receiver.turn = now;
+  }
+  ++receiver.in_turn;
 }
 
 // Whether those who were told of others just now are worth naming already: they stand in line, and what comes
@@ -319,6 +416,22 @@ bool Spreader::MayBeSoon(const Chunk& chunk, Instant now) const {
          kLineMax;
 }
 
+// Those that wait for one chunk, in the order in which they have their turn. Fills come in the same order
+// again and again: were the first ones always first, their links would carry all that is passed on.
+std::vector<Spreader::RequestId> Spreader::InTurn(const std::vector<RequestId>& ids) const {
+  std::vector<std::tuple<FetchClass, uint64_t, size_t>> turns;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const Request& request = held_.at(ids[i]).request;
+    const bool demand = request.fetch_class == FetchClass::kDemand;
+    turns.emplace_back(request.fetch_class,
+                       demand ? 0 : Score(0, request.chunk.chunk.value(), ScoreKeyOf(request.asker)), i);
+  }
+  std::sort(turns.begin(), turns.end());
+  std::vector<RequestId> in_turn;
+  for (const auto& [fetch_class, turn, i] : turns) in_turn.push_back(ids[i]);
+  return in_turn;
+}
+
 std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name, Whole whole) {
   const std::lock_guard lock(mutex_);
   const auto found = chunks_.find(name);
@@ -328,34 +441,94 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name, Whole whole)
   if (chunk.waiting.empty()) return {};
   const Instant now = clock_.Now();
   Learn(now - chunk.waiting_since, &first_byte_time_);
-  std::vector<RequestId> waiting = std::exchange(chunk.waiting, {});
+  const std::vector<RequestId> waiting = InTurn(std::exchange(chunk.waiting, {}));
   waiting_ -= waiting.size();
-  // Fills come in the same order again and again: were the first ones always first, their links would carry
-  // all that is passed on.
-  const auto turn_of = [&](RequestId id) {
-    const Held& held = held_.at(id);
-    const bool demand = held.fetch_class == FetchClass::kDemand;
-    return std::pair(held.fetch_class, demand ? 0 : Score(0, name.chunk.value(), absl::HashOf(held.asker)));
-  };
-  std::stable_sort(waiting.begin(), waiting.end(),
-                   [&](RequestId a, RequestId b) { return turn_of(a) < turn_of(b); });
   std::vector<Answer> answers;
   for (const RequestId id : waiting) {
     const auto held = held_.find(id);
-    const Asker asker{held->second.asker, held->second.fetch_class, held->second.tried};
+    const Asker asker = AskerOf(held->second.request);
     if (!IsLeftToZone(chunk, asker, now) && HasRoom(chunk, asker.fetch_class, false, now)) {
-      held->second.waits = false;
+      held->second.place = Held::Place::kSent;
       held->second.since = now;
-      BeginSending(chunk, id, held->second.asker, now);
+      BeginSending(chunk, id, held->second.request.asker, now);
       answers.push_back({.id = id, .verdict = Verdict::kSend});
       continue;
     }
     answers.push_back(Refuse(chunk, asker, transfer_time_, now));
     answers.back().id = id;
+    if (answers.back().helpers.empty() && !held->second.request.is_help &&
+        MayWaitTurn(held->second.request)) {
+      held->second.place = Held::Place::kWaitsTurn;
+      answers.back() = BeginTurn(chunk, id, /*is_help=*/false);
+      continue;
+    }
     held_.erase(held);
     --chunk.held;
   }
   return answers;
+}
+
+std::vector<Spreader::Answer> Spreader::Turned(const ChunkName& ended) {
+  const std::lock_guard lock(mutex_);
+  const Instant now = clock_.Now();
+  std::vector<RequestId> ids = help_turns_;
+  const auto chunk = chunks_.find(ended);
+  if (chunk != chunks_.end()) {
+    const std::vector<RequestId> turns = InTurn(chunk->second.turns);
+    ids.insert(ids.end(), turns.begin(), turns.end());
+  }
+  std::vector<Answer> answers;
+  for (const RequestId id : ids) {
+    if (std::optional<Answer> answer = TurnOf(id, /*is_last=*/false, now))
+      answers.push_back(*std::move(answer));
+  }
+  return answers;
+}
+
+std::optional<Spreader::Answer> Spreader::LookAgain(RequestId id, bool is_last) {
+  const std::lock_guard lock(mutex_);
+  const auto found = held_.find(id);
+  if (found == held_.end() || found->second.place != Held::Place::kWaitsTurn) return std::nullopt;
+  return TurnOf(id, is_last, clock_.Now());
+}
+
+bool Spreader::AnyWaitTurn() const {
+  const std::lock_guard lock(mutex_);
+  return home_turns_ > 0 || !help_turns_.empty();
+}
+
+// REQUIRES: it waits for that
+std::optional<Spreader::Answer> Spreader::TurnOf(RequestId id, bool is_last, Instant now) {
+  const auto found = held_.find(id);
+  Held& held = found->second;
+  Chunk& chunk = chunks_.at(held.request.chunk);
+  const Asker asker = AskerOf(held.request);
+  if (HasRoom(chunk, held.request.fetch_class, held.request.is_help, now) &&
+      !LeavesToHelpers(chunk, held.request, now) && !InZoneOf(chunk, asker, now)) {
+    LeaveTurns(chunk, id, held);
+    held.place = Held::Place::kSent;
+    held.since = now;
+    BeginSending(chunk, id, held.request.asker, now);
+    return Answer{.id = id, .verdict = Verdict::kSend};
+  }
+  if (held.request.is_help && !is_last) return std::nullopt;
+  Answer answer = Refuse(chunk, asker, transfer_time_, now);
+  if (answer.helpers.empty() && !is_last) return std::nullopt;
+  answer.id = id;
+  LeaveTurns(chunk, id, held);
+  held_.erase(found);
+  --chunk.held;
+  return answer;
+}
+
+void Spreader::LeaveTurns(Chunk& chunk, RequestId id, const Held& held) {
+  if (held.request.is_help) {
+    std::erase(help_turns_, id);
+    return;
+  }
+  std::erase(chunk.turns, id);
+  --home_turns_;
+  --waiting_;
 }
 
 void Spreader::Began(RequestId id) {
@@ -370,18 +543,19 @@ void Spreader::Ended(RequestId id, Outcome outcome) {
   if (found == held_.end()) return;
   const Held held = std::move(found->second);
   held_.erase(found);
-  Chunk& chunk = chunks_.at(held.chunk);
+  Chunk& chunk = chunks_.at(held.request.chunk);
   --chunk.held;
   std::erase(sending_fills_, id);
-  if (held.waits) {
+  if (held.place == Held::Place::kWaits) {
     waiting_ -= std::erase(chunk.waiting, id);
     return;
   }
+  if (held.place == Held::Place::kWaitsTurn) return LeaveTurns(chunk, id, held);
   std::erase(chunk.sending, id);
   const Instant now = clock_.Now();
-  if (outcome == Outcome::kNotTaken) return DropReceiver(chunk, held.asker);
+  if (outcome == Outcome::kNotTaken) return DropReceiver(chunk, held.request.asker);
   Learn(now - held.since, &transfer_time_);
-  SetReceiver(chunk, held.asker, Receiver::State::kHas, now);
+  SetReceiver(chunk, held.request.asker, Receiver::State::kHas, now);
 }
 
 size_t Spreader::chunk_count() const {

@@ -8,11 +8,11 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/inlined_vector.h"
 #include "node/blob_key.h"
 #include "node/chunk_source.h"
 #include "node/executor.h"
@@ -27,6 +27,8 @@ struct SpreadingLimits {
   uint32_t fills_max = 16;
   uint32_t waiting_max = 256;  // for chunks that are still to come; a quarter is kept for demand
   uint32_t of_chunk_max = 64;  // of those for one chunk; a quarter is kept for demand
+  // Fills that wait for their turn where they asked for help; at a home they are of those above.
+  uint32_t help_turns_max = 16;
   uint32_t helpers_max = 4;    // named to one asker
   size_t chunks_max = 4096;    // remembered; beyond, the one that was not asked for for the longest goes
   size_t receivers_max = 256;  // remembered of one chunk; beyond, the oldest goes
@@ -54,6 +56,10 @@ struct SpreadingLimits {
 // it got the chunk to nobody. A transfer that takes much longer than others did of late keeps nobody else
 // from the chunk, nor fills from others.
 //
+// In a crowd a fill that can't be sent the chunk now would come again and again: it waits for its turn
+// instead. Where a home was asked, until it is sent the chunk or can be told of a helper; where it asked for
+// help, until there is room, if that will soon be.
+//
 // Thread-safe; pure but for its lock: the clock is handed in.
 class Spreader {
  public:
@@ -66,6 +72,11 @@ class Spreader {
   static constexpr uint32_t kLeftToZoneMax = 6;
   static constexpr Duration kRetryMin = std::chrono::milliseconds(5);
   static constexpr Duration kRetryMax = std::chrono::seconds(2);
+  // A fill waits so long for its turn at most, where it asked for help; none begins to wait there that would
+  // have to wait longer.
+  static constexpr Duration kHelpTurnMax = std::chrono::milliseconds(200);
+  // Where fewer members than that ask, none waits for its turn: it may find another meanwhile.
+  static constexpr size_t kTurnsFrom = 8;
   // A transfer is stuck after four times what they take, and not earlier than this.
   static constexpr Duration kStuckMin = std::chrono::seconds(2);
 
@@ -89,15 +100,16 @@ class Spreader {
     std::vector<std::string> tried;  // helpers that were of no use to it
     bool is_help = false;            // it is asked for what it has, beside the home
     bool is_coming = false;          // the chunk is not here whole, and sent as it comes
+    bool may_wait_turn = false;      // if it is a fill's
   };
   // Names a request that is being answered; never given twice.
   using RequestId = uint64_t;
-  // kSend and kWait hold a place until Ended.
-  enum class Verdict { kSend, kWait, kRefuse };
+  // All but kRefuse hold a place until Ended. kWaitTurn: until Turned or LookAgain says otherwise.
+  enum class Verdict { kSend, kWait, kWaitTurn, kRefuse };
   struct Answer {
     RequestId id = 0;
     Verdict verdict = Verdict::kRefuse;
-    Duration retry = {};                    // of a refusal: when to come again
+    Duration retry = {};  // of a refusal: when to come again; of kWaitTurn: when to look again
     std::vector<std::string> helpers = {};  // of a refusal: whom to ask before that
   };
 
@@ -110,6 +122,12 @@ class Spreader {
   // it who came first; then fills, in another order for each chunk.
   enum class Whole { kYes, kNotYet };
   std::vector<Answer> Came(const ChunkName& chunk, Whole whole = Whole::kYes);
+  // Of those that wait for their turn, what becomes of some: after Ended of that chunk, which has made room,
+  // and a helper.
+  std::vector<Answer> Turned(const ChunkName& ended);
+  // What becomes by now of one that waits for its turn, if anything. `is_last`: it waits no longer.
+  std::optional<Answer> LookAgain(RequestId id, bool is_last);
+  bool AnyWaitTurn() const;
   // The chunk of a request that Ask has let wait for it is here only now. No-op if it holds no place.
   void Began(RequestId id);
   // A request that was sent the chunk has got it whole, or it was not sent, or not whole; or one does not
@@ -121,22 +139,31 @@ class Spreader {
   size_t request_count() const;  // that hold a place
 
  private:
+  // A place in peers_: for each request all receivers of its chunk are looked at, so that they hold no names.
+  using PeerId = uint32_t;
+  static constexpr PeerId kNobody = UINT32_MAX;
+  // A member that is a receiver of some chunk, or was of late.
+  struct Peer {
+    std::string name;   // "": the place is free
+    uint32_t uses = 0;  // as a receiver
+  };
   // What is known of a member that was sent the chunk, or told of others.
   struct Receiver {
-    enum class State { kHas, kReceiving, kSentOn };  // the better helper first
-    std::string name;
+    enum class State : uint8_t { kHas, kReceiving, kSentOn };  // the better helper first
+    PeerId peer = kNobody;
     State state = State::kReceiving;
     Instant since;
     uint32_t named = 0;    // as the first of those that an asker was told of
     uint32_t in_turn = 0;  // of these, since the last turn began: one lasts as long as a transfer
     Instant turn{};
-    absl::InlinedVector<std::string, 2> failed;  // whom it was of no use to, since it has it
+    std::vector<std::string> failed;  // whom it was of no use to, since it has it
   };
   struct Chunk {
     std::vector<Receiver> receivers;  // in the order of coming
     std::vector<RequestId> sending;   // without those that are stuck
     std::vector<RequestId> waiting;   // in the order of coming
     Instant waiting_since;            // of the first of them
+    std::vector<RequestId> turns;     // who waits for his turn here as at a home, in the order of coming
     Instant used;
     std::list<ChunkName>::iterator place;  // in used_
     uint32_t held = 0;                     // requests that hold a place, also by a transfer that is stuck
@@ -145,11 +172,8 @@ class Spreader {
     absl::flat_hash_map<std::string, uint32_t> left_to_zone;
   };
   struct Held {
-    ChunkName chunk;
-    std::string asker;
-    FetchClass fetch_class;
-    std::vector<std::string> tried;
-    bool waits = false;
+    Request request;
+    enum class Place { kSent, kWaits, kWaitsTurn } place = Place::kSent;
     Instant since;
   };
   // Of a request, what it is answered by.
@@ -158,6 +182,10 @@ class Spreader {
     FetchClass fetch_class;
     const std::vector<std::string>& tried;
   };
+  static Asker AskerOf(const Request& request) { return {request.asker, request.fetch_class, request.tried}; }
+  // How good a helper is, the best first: the fewest times named, by the fanout; its zone; how surely it has
+  // it; the fewest times named of other chunks; and who came first.
+  using Rank = std::tuple<uint32_t, bool, Receiver::State, uint32_t, size_t>;
   using Chunks = absl::flat_hash_map<ChunkName, Chunk>;
 
   Chunk* Touch(const ChunkName& name, Instant now);
@@ -178,13 +206,27 @@ class Spreader {
   std::optional<std::string> ZoneOf(const std::string& asker) const;
   bool IsNear(const Receiver& receiver, const std::optional<std::string>& zone) const;
   void BeginSending(Chunk& chunk, RequestId id, const std::string& asker, Instant now);
+  static uint32_t ShareOf(FetchClass fetch_class, uint32_t max);
+  bool MayWaitTurn(const Request& request) const;
+  Answer WaitTurn(Chunk& chunk, const Request& request, Instant now);
+  Answer BeginTurn(Chunk& chunk, RequestId id, bool is_help);
+  Answer RefuseOrWait(Chunk& chunk, const Request& request, Instant now);
+  std::vector<RequestId> InTurn(const std::vector<RequestId>& ids) const;
+  std::optional<Answer> TurnOf(RequestId id, bool is_last, Instant now);
+  void LeaveTurns(Chunk& chunk, RequestId id, const Held& held);
   Answer Refuse(Chunk& chunk, const Asker& asker, Duration retry, Instant now);
   std::vector<std::string> NameHelpers(Chunk& chunk, const Asker& asker, Instant now);
+  std::vector<Rank> RankHelpers(const Chunk& chunk, const Asker& asker, Instant now) const;
+  void NoteNamed(Receiver& receiver, Instant now);
   void NoteTried(Chunk& chunk, const Request& request) const;
-  void SetReceiver(Chunk& chunk, const std::string& name, Receiver::State state, Instant now) const;
-  static void DropReceiver(Chunk& chunk, const std::string& name);
-  void MakeRoomForReceiver(Chunk& chunk) const;
-  static Receiver* FindReceiver(Chunk& chunk, const std::string& name);
+  void SetReceiver(Chunk& chunk, const std::string& name, Receiver::State state, Instant now);
+  void DropReceiver(Chunk& chunk, const std::string& name);
+  void MakeRoomForReceiver(Chunk& chunk);
+  Receiver* FindReceiver(Chunk& chunk, const std::string& name) const;
+  PeerId FindPeer(const std::string& name) const;
+  PeerId UsePeer(const std::string& name);
+  void ForgetNamed(Instant now);
+  const std::string& NameOf(const Receiver& receiver) const { return peers_[receiver.peer].name; }
   static void Learn(Duration seen, Duration* average);
   static Duration Bounded(Duration retry);
 
@@ -199,13 +241,18 @@ class Spreader {
   std::list<ChunkName> used_;  // the last asked for first
   absl::flat_hash_map<RequestId, Held> held_;
   RequestId next_id_ = 1;
-  size_t waiting_ = 0;
+  size_t waiting_ = 0;  // for what is to come, or for their turn at a home
+  size_t home_turns_ = 0;
+  std::vector<RequestId> help_turns_;     // in the order of coming
   std::vector<RequestId> sending_fills_;  // of all chunks, without those that are stuck
   // Of late.
   Duration transfer_time_ = std::chrono::milliseconds(20);
   Duration first_byte_time_ = std::chrono::milliseconds(100);
-  // Since then: how often each member was named first to an asker of any chunk.
-  absl::flat_hash_map<std::string, uint32_t> named_of_late_;
+  std::vector<Peer> peers_;
+  absl::flat_hash_map<std::string, PeerId> peer_of_;
+  std::vector<PeerId> free_peers_;
+  // Since then: how often each was named first to an asker of any chunk. By PeerId.
+  std::vector<uint32_t> named_of_late_;
   Instant named_since_{};
 };
 

@@ -949,6 +949,91 @@ TEST_F(HomeBlobsTest, WhoIsBusyNamesHelpersThatAreMembersAndNotTheAsker) {
   EXPECT_EQ(served.status, 206);
 }
 
+// Of a crowd, fills that come when two take nothing in of what they are sent.
+class TurnsAtHomeTest : public HomeBlobsTest {
+ protected:
+  void SetUp() override {
+    HomeBlobsTest::SetUp();
+    for (size_t i = 0; i < p2p::Spreader::kTurnsFrom; ++i) {
+      const std::string name = absl::StrCat("m", i);
+      {
+        const std::lock_guard lock(mutex_);
+        members_.insert(name);
+      }
+      ExpectChunk(Ask({.claim = Claim(), .from = name}));
+      EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+    }
+    big_ = Spec();
+    big_.digest = origin_.AddBlob(kRepository, Pattern(8 << 20));
+    big_.size = big_.chunk_size = 8 << 20;
+    path_ = absl::StrCat("/v2/", kRepository, "/blobs/", big_.digest.ToString(), "?ns=", origin_.registry());
+    ASSERT_EQ(RawAsker(server_->port(), path_, Fill("home", "a")).Read().status, 206);
+    EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+    for (const char* name : {"b", "c"}) {
+      stuck_.push_back(std::make_unique<RawClient>(server_->port(), 4096));
+      stuck_.back()->Send(
+          api::Request("GET", path_,
+                       absl::StrCat("Sluice-Role: home\r\nSluice-Blob: ", Claim(big_),
+                                    "\r\nRange: bytes=0-8388607\r\nSluice-From: ", name, "\r\n")));
+      EXPECT_THAT(stuck_.back()->ReadThrough("\r\n\r\n"), HasSubstr(" 206 "));
+    }
+  }
+  Asking Fill(const std::string& role, const std::string& from) const {
+    return {.role = role,
+            .claim = Claim(big_),
+            .range = "bytes=0-8388607",
+            .from = from,
+            .more = "Sluice-Class: fill\r\nSluice-Tried: a,b,c\r\n"};
+  }
+  std::unique_ptr<RawAsker> BeginFill(const std::string& role, const std::string& from) {
+    return std::make_unique<RawAsker>(server_->port(), path_, Fill(role, from));
+  }
+
+  BlobSpec big_;
+  std::string path_;
+  std::vector<std::unique_ptr<RawClient>> stuck_;
+};
+
+TEST_F(TurnsAtHomeTest, AFillThatCanBeToldOfNobodyIsSentTheChunkAsSoonAsThereIsRoom) {
+  const std::unique_ptr<RawAsker> waits = BeginFill("home", "d");
+  waits->AwaitInterim();
+  EXPECT_EQ(spreader_->request_count(), 3u);
+  stuck_.clear();
+  const Answer answer = waits->Read();
+  EXPECT_EQ(answer.status, 206);
+  EXPECT_EQ(answer.body.size(), big_.size);
+  EXPECT_EQ(Counted(PeerRole::kHome, PeerAnswer::kBusy), 0u);
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
+}
+
+TEST_F(TurnsAtHomeTest, NoFillWaitsForEver) {
+  for (const char* role : {"home", "present-only"}) {
+    const Answer answer = BeginFill(role, "d")->Read();
+    EXPECT_EQ(answer.status, 503) << role;
+    EXPECT_NE(answer.Header("sluice-retry-ms"), "");
+    EXPECT_EQ(answer.interims > 0, std::string(role) == "home") << "a helper says nothing";
+  }
+  EXPECT_EQ(spreader_->request_count(), 2u) << "those that take nothing in";
+}
+
+TEST_F(TurnsAtHomeTest, AFillThatAskedForHelpWaitsForAShortTimeAndGivesItsPlaceBackWhenItGoes) {
+  EXPECT_TRUE(Becomes([&] {
+    const std::unique_ptr<RawAsker> waits = BeginFill("present-only", "d");
+    return Becomes([&] { return spreader_->request_count() == 3; });
+  }));
+  EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 2; }));
+  // Whoever comes then is sent it all the same.
+  stuck_.clear();
+  EXPECT_TRUE(Becomes([&] { return BeginFill("present-only", "d")->Read().status == 206; }));
+}
+
+TEST_F(TurnsAtHomeTest, AHomeThatStopsClosesToThoseWhoWaitForTheirTurn) {
+  const std::unique_ptr<RawAsker> waits = BeginFill("home", "d");
+  waits->AwaitInterim();
+  Stop();
+  EXPECT_NE(waits->Read().status, 206);
+}
+
 // ------------------------------------------------------------------------------------------ its end
 
 TEST_F(HomeBlobsTest, AHomeThatStopsClosesToAllWhoWait) {

@@ -213,6 +213,8 @@ Figures Crowd::Count(Case which, double bound_seconds) const {
       {"origin_requests", static_cast<double>(registry_.requests)},
       {"requests_per_chunk", per_chunk(traffic.requests)},
       {"busy_per_chunk", per_chunk(traffic.busy)},
+      {"busy_helpers_per_chunk", per_chunk(traffic.busy_helpers)},
+      {"busy_alone_per_chunk", per_chunk(traffic.busy_alone)},
       {"absent_per_chunk", per_chunk(traffic.absent)},
       {"passed_on_per_chunk", per_chunk(traffic.passed_on)},
       {"broken_off", static_cast<double>(traffic.broken_off)},

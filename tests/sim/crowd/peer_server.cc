@@ -55,6 +55,7 @@ Duration OnTheWire(Duration retry) {
 void PeerServer::Arrive(const CallPtr& call) {
   if (call->gone) return;
   calls_.insert(call);
+  call->is_help = call->request.role == PeerRole::kPresentOnly;
   if (call->request.fetch_class != FetchClass::kDemand) {
     if (fills_ >= kFillsMax) return Refuse(call, {.why = api::PeerRefusal::Why::kBusy, .retry = kRetryFill});
     ++fills_;
@@ -85,6 +86,8 @@ void PeerServer::Refuse(const CallPtr& call, const api::PeerRefusal& refusal) {
   const bool busy = refusal.why == api::PeerRefusal::Why::kBusy;
   const bool absent = refusal.why == api::PeerRefusal::Why::kAbsent;
   ++(busy ? wire_.traffic.busy : absent ? wire_.traffic.absent : wire_.traffic.refused);
+  if (busy && call->is_help) ++wire_.traffic.busy_helpers;
+  if (busy && !call->is_help && refusal.helpers.empty()) ++wire_.traffic.busy_alone;
   wire_.traffic.control_bytes += busy ? kBusyBytes : kAbsentBytes;
   for (const std::string& name : refusal.helpers) wire_.traffic.control_bytes += name.size() + 1;
   Over(call);

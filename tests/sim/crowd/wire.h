@@ -23,6 +23,8 @@ class SimTransport;
 struct Traffic {
   uint64_t requests = 0;                                   // for chunks
   uint64_t served = 0, absent = 0, busy = 0, refused = 0;  // how they were answered
+  uint64_t busy_alone = 0;                                 // and named nobody
+  uint64_t busy_helpers = 0;                               // of those that were busy, who was asked as one
   uint64_t passed_on = 0;                                  // of those that were served, as they came
   uint64_t failed = 0;                                     // by silence
   uint64_t broken_off = 0;                                 // since what was passed on came no more
@@ -88,6 +90,7 @@ struct Call {
   Instant deadline;
   Instant heard{};  // when something came last
   // Of the server.
+  bool is_help = false;  // it is asked for what it has
   bool is_fill = false;  // and counted as one that is being answered
   bool gone = false;     // nobody listens any more
   bool answered = false;

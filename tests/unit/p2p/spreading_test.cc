@@ -432,6 +432,248 @@ TEST_F(SpreadingTest, FillsThatWaitTakeTurnsInBeingFirst) {
   for (uint64_t i = 0; i < 4; ++i) EXPECT_GT(first[i], kChunks / 4) << i;  // of half of them, if it is fair
 }
 
+// ------------------------------------------------------------------------------------- waiting for a turn
+
+// Fills of a crowd: of so many members that it pays to wait.
+class TurnsTest : public SpreadingTest {
+ protected:
+  TurnsTest() {
+    for (size_t i = 0; i <= Spreader::kTurnsFrom; ++i) zones_[absl::StrCat("m", i)] = "";
+    Crowd({});
+  }
+  void Crowd(SpreadingLimits limits, size_t members = Spreader::kTurnsFrom) {
+    Restart(limits);
+    for (size_t i = 0; i < members; ++i) {
+      const Spreader::Answer sent = Ask(absl::StrCat("m", i), {}, kOther);
+      ASSERT_EQ(sent.verdict, Verdict::kSend);
+      spreader_->Ended(sent.id, Outcome::kTaken);
+    }
+  }
+  Spreader::Answer Fill(const std::string& asker, uint32_t chunk = 0, std::vector<std::string> tried = {}) {
+    Spreader::Request request = Request(asker, FetchClass::kBackfill, std::move(tried), chunk);
+    request.may_wait_turn = true;
+    return spreader_->Ask(request);
+  }
+  Spreader::Answer FillByHelp(const std::string& asker, uint32_t chunk = 0) {
+    Spreader::Request request = Request(asker, FetchClass::kBackfill, {}, chunk);
+    request.may_wait_turn = request.is_help = true;
+    return spreader_->Ask(request);
+  }
+  std::vector<Spreader::Answer> Turned(uint32_t chunk = 0) {
+    return spreader_->Turned({BlobKey(Digest()), ChunkIndex(chunk)});
+  }
+
+  static constexpr uint32_t kOther = 1000;  // a chunk
+};
+
+TEST_F(TurnsTest, AFillWaitsAtAHomeThatCanNameNobodyUntilItCan) {
+  Crowd({.fanout = 1});
+  const Spreader::Answer first = Fill("a");
+  ASSERT_EQ(first.verdict, Verdict::kSend);
+  EXPECT_THAT(Fill("b").helpers, ElementsAre("a")) << "which sends to one";
+  const Spreader::Answer third = Fill("c"), fourth = Fill("d");
+  EXPECT_EQ(third.verdict, Verdict::kWaitTurn);
+  EXPECT_EQ(fourth.verdict, Verdict::kWaitTurn);
+  EXPECT_GE(third.retry, Spreader::kRetryMin);
+  EXPECT_TRUE(spreader_->AnyWaitTurn());
+  EXPECT_THAT(Turned(), IsEmpty());
+  EXPECT_EQ(spreader_->LookAgain(third.id, false), std::nullopt) << "nothing has changed";
+  // Who was told of a helper is one, by now.
+  clock_.now += 1s;
+  const std::optional<Spreader::Answer> told = spreader_->LookAgain(third.id, false);
+  ASSERT_TRUE(told);
+  EXPECT_EQ(told->verdict, Verdict::kRefuse);
+  EXPECT_FALSE(told->helpers.empty());
+  EXPECT_EQ(spreader_->LookAgain(third.id, true), std::nullopt) << "it waits no longer";
+  spreader_->Ended(first.id, Outcome::kTaken);
+  const std::vector<Spreader::Answer> turned = Turned();
+  ASSERT_THAT(turned, SizeIs(1));
+  EXPECT_EQ(turned[0].id, fourth.id);
+  EXPECT_EQ(turned[0].verdict, Verdict::kRefuse) << "there are those that have it: it is left to them";
+  EXPECT_FALSE(turned[0].helpers.empty());
+  EXPECT_FALSE(spreader_->AnyWaitTurn());
+  EXPECT_EQ(spreader_->request_count(), 0u);
+}
+
+TEST_F(TurnsTest, WhoseTurnItIsIsSentTheChunkOnceThereIsRoom) {
+  Crowd({.fanout = 1});
+  const Spreader::Answer first = Fill("a");
+  ASSERT_EQ(first.verdict, Verdict::kSend);
+  const Spreader::Answer waits = Fill("b", 0, {"a"});
+  ASSERT_EQ(waits.verdict, Verdict::kWaitTurn) << "the only one that could help was of no use";
+  spreader_->Ended(first.id, Outcome::kNotTaken);
+  const std::vector<Spreader::Answer> turned = Turned();
+  ASSERT_THAT(turned, SizeIs(1));
+  EXPECT_EQ(turned[0].id, waits.id);
+  EXPECT_EQ(turned[0].verdict, Verdict::kSend);
+  EXPECT_EQ(spreader_->request_count(), 1u);
+  EXPECT_THAT(Turned(), IsEmpty()) << "once";
+  spreader_->Ended(waits.id, Outcome::kTaken);
+  EXPECT_EQ(spreader_->request_count(), 0u);
+  EXPECT_THAT(Ask("c").helpers, IsEmpty()) << "there is room again";
+}
+
+TEST_F(TurnsTest, AFillThatAskedForHelpWaitsForRoomOfAnyChunk) {
+  Crowd({.fills_max = 1, .help_turns_max = 2});
+  const Spreader::Answer first = FillByHelp("a", 0);
+  ASSERT_EQ(first.verdict, Verdict::kSend);
+  const Spreader::Answer second = FillByHelp("b", 1), third = FillByHelp("c", 2);
+  EXPECT_EQ(second.verdict, Verdict::kWaitTurn);
+  EXPECT_EQ(third.verdict, Verdict::kWaitTurn);
+  EXPECT_EQ(FillByHelp("d", 3).verdict, Verdict::kRefuse) << "two may wait";
+  EXPECT_EQ(Ask("e", {}, 4).verdict, Verdict::kSend) << "a reader waits for no fill";
+  spreader_->Ended(first.id, Outcome::kTaken);
+  const std::vector<Spreader::Answer> turned = Turned(0);
+  ASSERT_THAT(turned, SizeIs(1)) << "there is one place";
+  EXPECT_EQ(turned[0].id, second.id) << "who came first";
+  EXPECT_EQ(turned[0].verdict, Verdict::kSend);
+  // Its time is up.
+  const std::optional<Spreader::Answer> late = spreader_->LookAgain(third.id, true);
+  ASSERT_TRUE(late);
+  EXPECT_EQ(late->verdict, Verdict::kRefuse);
+  EXPECT_GE(late->retry, Spreader::kRetryMin);
+  spreader_->Ended(second.id, Outcome::kTaken);
+  EXPECT_THAT(Turned(1), IsEmpty());
+  EXPECT_EQ(FillByHelp("d", 3).verdict, Verdict::kSend);
+}
+
+TEST_F(TurnsTest, NoneWaitsWhereItsTurnWouldComeTooLate) {
+  Crowd({.fills_max = 1});
+  // Transfers take as long as one may wait.
+  for (int i = 0; i < 20; ++i) {
+    const Spreader::Answer sent = FillByHelp("a", 0);
+    ASSERT_EQ(sent.verdict, Verdict::kSend);
+    clock_.now += Spreader::kHelpTurnMax;
+    spreader_->Ended(sent.id, Outcome::kTaken);
+  }
+  ASSERT_EQ(FillByHelp("a", 0).verdict, Verdict::kSend);
+  EXPECT_EQ(FillByHelp("b", 1).verdict, Verdict::kWaitTurn);
+  EXPECT_EQ(FillByHelp("c", 2).verdict, Verdict::kWaitTurn);
+  EXPECT_EQ(FillByHelp("d", 3).verdict, Verdict::kRefuse);
+}
+
+TEST_F(TurnsTest, WhoGoesWhileItWaitsForItsTurnMakesRoomForAnother) {
+  Crowd({.fanout = 1, .fills_max = 1, .help_turns_max = 1});
+  ASSERT_EQ(FillByHelp("a", 0).verdict, Verdict::kSend);
+  const Spreader::Answer goes = FillByHelp("b", 0);
+  ASSERT_EQ(goes.verdict, Verdict::kWaitTurn);
+  EXPECT_EQ(FillByHelp("c", 0).verdict, Verdict::kRefuse);
+  spreader_->Ended(goes.id, Outcome::kNotTaken);
+  EXPECT_EQ(FillByHelp("c", 0).verdict, Verdict::kWaitTurn);
+  const Spreader::Answer home = Fill("d", 0, {"a"});
+  ASSERT_EQ(home.verdict, Verdict::kWaitTurn);
+  spreader_->Ended(home.id, Outcome::kNotTaken);
+  EXPECT_EQ(spreader_->request_count(), 2u);
+  EXPECT_THAT(Turned(), IsEmpty());
+}
+
+TEST_F(TurnsTest, ReadersAndWhoMayNotAndThoseOfASmallCrowdDoNotWait) {
+  const auto all_refused = [&] {
+    KeepBusy();
+    for (const bool is_help : {false, true}) {
+      Spreader::Request request = Request("a");
+      request.may_wait_turn = true;
+      request.is_help = is_help;
+      EXPECT_EQ(spreader_->Ask(request).verdict, Verdict::kRefuse) << "a reader";
+      request = Request("a", FetchClass::kBackfill);
+      request.is_help = is_help;
+      EXPECT_EQ(spreader_->Ask(request).verdict, Verdict::kRefuse) << "it may not";
+    }
+  };
+  all_refused();
+  EXPECT_EQ(Fill("a").verdict, Verdict::kWaitTurn);
+  EXPECT_EQ(FillByHelp("b").verdict, Verdict::kWaitTurn);
+  Crowd({}, Spreader::kTurnsFrom - 1);
+  KeepBusy();
+  EXPECT_EQ(Fill("a").verdict, Verdict::kRefuse);
+  EXPECT_EQ(FillByHelp("b").verdict, Verdict::kRefuse);
+}
+
+// A home whose waiting room fills wait in has room left for readers.
+TEST_F(TurnsTest, TurnsAtAHomeAreBoundedWithThoseWhoWaitForWhatIsToCome) {
+  Crowd({.fanout = 1, .waiting_max = 4});
+  ASSERT_EQ(Fill("stranger").verdict, Verdict::kSend);
+  std::vector<Spreader::Answer> waiting;
+  for (int i = 0; i < 3; ++i) {
+    waiting.push_back(Fill("stranger"));
+    ASSERT_EQ(waiting.back().verdict, Verdict::kWaitTurn);
+  }
+  EXPECT_EQ(Fill("stranger").verdict, Verdict::kRefuse);
+  EXPECT_EQ(AskEarly("stranger", FetchClass::kBackfill, 1).verdict, Verdict::kRefuse);
+  EXPECT_EQ(AskEarly("stranger", FetchClass::kDemand, 1).verdict, Verdict::kWait);
+  EXPECT_EQ(AskEarly("stranger", FetchClass::kDemand, 1).verdict, Verdict::kRefuse);
+  spreader_->Ended(waiting[0].id, Outcome::kNotTaken);
+  ASSERT_TRUE(spreader_->LookAgain(waiting[1].id, true));
+  EXPECT_EQ(AskEarly("stranger", FetchClass::kBackfill, 2).verdict, Verdict::kWait);
+  EXPECT_EQ(Fill("stranger").verdict, Verdict::kRefuse) << "that one waits, too";
+}
+
+TEST_F(TurnsTest, WhoWaitedForAChunkAndCanBeToldOfNobodyWaitsForItsTurn) {
+  Crowd({.fanout = 1});
+  std::map<uint64_t, std::string> askers;
+  for (const char* const asker : {"a", "b", "c", "d"}) {
+    Spreader::Request request = Request(asker, FetchClass::kBackfill);
+    request.may_wait_turn = true;
+    askers[spreader_->AskEarly(request).id] = asker;
+  }
+  std::map<Verdict, int> verdicts;
+  std::vector<uint64_t> wait;
+  for (const Spreader::Answer& answer : Came()) {
+    ++verdicts[answer.verdict];
+    ASSERT_TRUE(askers.contains(answer.id));
+    if (answer.verdict == Verdict::kWaitTurn) wait.push_back(answer.id);
+    if (answer.verdict == Verdict::kRefuse) {
+      EXPECT_THAT(answer.helpers, SizeIs(1));
+    }
+  }
+  EXPECT_EQ(verdicts[Verdict::kSend], 1);
+  EXPECT_EQ(verdicts[Verdict::kRefuse], 1);
+  ASSERT_EQ(verdicts[Verdict::kWaitTurn], 2);
+  clock_.now += 1s;
+  for (const uint64_t id : wait) {
+    const std::optional<Spreader::Answer> told = spreader_->LookAgain(id, false);
+    ASSERT_TRUE(told);
+    EXPECT_FALSE(told->helpers.empty());
+  }
+}
+
+TEST_F(TurnsTest, FillsThatWaitForTheirTurnTakeTurnsInBeingFirst) {
+  std::map<size_t, int> first;  // by the position in which it came
+  constexpr uint32_t kChunks = 200;
+  for (uint32_t chunk = 0; chunk < kChunks; ++chunk) {
+    Crowd({.fanout = 1});
+    const Spreader::Answer sent = Fill("a", chunk);
+    ASSERT_EQ(sent.verdict, Verdict::kSend);
+    std::vector<uint64_t> ids;
+    for (const char* const asker : {"b", "c", "d", "e"}) {
+      ids.push_back(Fill(asker, chunk, {"a"}).id);
+      ASSERT_NE(ids.back(), 0u);
+    }
+    spreader_->Ended(sent.id, Outcome::kNotTaken);
+    for (const Spreader::Answer& answer : Turned(chunk)) {
+      if (answer.verdict != Verdict::kSend) continue;
+      ++first[static_cast<size_t>(std::find(ids.begin(), ids.end(), answer.id) - ids.begin())];
+    }
+  }
+  for (size_t i = 0; i < 4; ++i) EXPECT_GT(first[i], kChunks / 8) << i;  // of a quarter, if it is fair
+}
+
+// Who is named so often that a name may be forgotten and come again.
+TEST_F(TurnsTest, MembersThatComeAndGoAreNamedByTheirNames) {
+  Restart({.fanout = 1, .chunks_max = 2});
+  for (uint32_t round = 0; round < 50; ++round) {
+    const std::string one = absl::StrCat("one-", round), other = absl::StrCat("other-", round % 3);
+    zones_ = {{one, ""}, {other, ""}};
+    const Spreader::Answer sent = Ask(one, {}, round);
+    ASSERT_EQ(sent.verdict, Verdict::kSend);
+    EXPECT_THAT(Ask(other, {}, round).helpers, ElementsAre(one));
+    spreader_->Ended(sent.id, Outcome::kTaken);
+    clock_.now += 2s;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ bounds
+
 TEST_F(SpreadingTest, WhoGoesWhileItWaitsIsNotServed) {
   const Spreader::Answer a = AskEarly("a");
   spreader_->Ended(a.id, Outcome::kNotTaken);

@@ -37,10 +37,11 @@ host_boot() {
   mkdir "$host_cgroup"
   ip netns add "$host_netns"
   ip -n "$host_netns" link set lo up
+  # Until the old root is gone the copies of its mounts go with them: or what other tests unmount now stays in use.
   # shellcheck disable=SC2016  # for the shell that is started here
   setsid bash -euc '
     echo $$ >"$3/cgroup.procs"
-    exec ip netns exec "$2" unshare --mount --pid --fork --uts --ipc --cgroup --propagation private bash -euc "
+    exec ip netns exec "$2" unshare --mount --pid --fork --uts --ipc --cgroup --propagation slave bash -euc "
       cd \"\$1\"
       mount -t proc proc proc
       mount -t sysfs sys sys

@@ -17,7 +17,7 @@ readonly seconds_max=${SECONDS_MAX:-300} kilobytes_max=$((8 << 20))
 run_case() {
   local seed name value
   for ((seed = 1; seed <= seeds; ++seed)); do
-    (ulimit -v $kilobytes_max -t "$seconds_max"; build/tests/bench/crowd_sim "$1" "$nodes" "$bytes" "$seed") \
+    (ulimit -v $kilobytes_max -t "$seconds_max"; GLIBC_TUNABLES=glibc.malloc.hugetlb=1 build/tests/bench/crowd_sim "$1" "$nodes" "$bytes" "$seed") \
       >"$work/$1-$seed" || fail "$1 with seed $seed fails, or takes more than $seconds_max s or 8 GiB"
     note "$1, seed $seed: $(paste -sd' ' "$work/$1-$seed")"
     while read -r name value; do echo "$value" >>"$work/$1.$name"; done <"$work/$1-$seed"

@@ -297,11 +297,12 @@ bool Spreader::MayWaitTurn(const Request& request) const {
 
 Spreader::Answer Spreader::WaitTurn(Chunk& chunk, const Request& request, Instant now) {
   const Answer answer = Hold(Verdict::kWaitTurn, request, now);
-  return BeginTurn(chunk, answer.id, request.is_help);
+  return BeginTurn(chunk, answer.id);
 }
 
-Spreader::Answer Spreader::BeginTurn(Chunk& chunk, RequestId id, bool is_help) {
-  if (is_help) {
+// REQUIRES: it is held
+Spreader::Answer Spreader::BeginTurn(Chunk& chunk, RequestId id) {
+  if (held_.at(id).request.is_help) {
     help_turns_.push_back(id);
   } else {
     chunk.turns.push_back(id);
@@ -459,7 +460,7 @@ std::vector<Spreader::Answer> Spreader::Came(const ChunkName& name, Whole whole)
     if (answers.back().helpers.empty() && !held->second.request.is_help &&
         MayWaitTurn(held->second.request)) {
       held->second.place = Held::Place::kWaitsTurn;
-      answers.back() = BeginTurn(chunk, id, /*is_help=*/false);
+      answers.back() = BeginTurn(chunk, id);
       continue;
     }
     held_.erase(held);

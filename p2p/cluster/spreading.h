@@ -209,7 +209,7 @@ class Spreader {
   static uint32_t ShareOf(FetchClass fetch_class, uint32_t max);
   bool MayWaitTurn(const Request& request) const;
   Answer WaitTurn(Chunk& chunk, const Request& request, Instant now);
-  Answer BeginTurn(Chunk& chunk, RequestId id, bool is_help);
+  Answer BeginTurn(Chunk& chunk, RequestId id);
   Answer RefuseOrWait(Chunk& chunk, const Request& request, Instant now);
   std::vector<RequestId> InTurn(const std::vector<RequestId>& ids) const;
   std::optional<Answer> TurnOf(RequestId id, bool is_last, Instant now);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <fstream>
@@ -97,6 +98,18 @@ class HomeBlobsTest : public ::testing::Test, protected HomeNode {
     };
   }
   Answer Ask(const Asking& asking) { return Begin(asking)->Read(); }
+  std::string PathOf(const BlobSpec& spec) const {
+    return absl::StrCat("/v2/", kRepository, "/blobs/", spec.digest.ToString(), "?ns=", origin_.registry());
+  }
+  // An asker that is sent a blob of one chunk of 8 MiB, and takes in no more than its head.
+  std::unique_ptr<RawClient> TakeNothingOf(const BlobSpec& spec, const std::string& from) {
+    auto asker = std::make_unique<RawClient>(server_->port(), 4096);
+    asker->Send(api::Request("GET", PathOf(spec),
+                             absl::StrCat("Sluice-Role: home\r\nSluice-Blob: ", Claim(spec),
+                                          "\r\nRange: bytes=0-8388607\r\nSluice-From: ", from, "\r\n")));
+    EXPECT_THAT(asker->ReadThrough("\r\n\r\n"), HasSubstr(" 206 "));
+    return asker;
+  }
   // A chunk as whole range.
   static std::string RangeOf(uint32_t chunk) {
     return absl::StrCat("bytes=", chunk * kChunk, "-", (chunk + 1) * kChunk - 1);
@@ -920,19 +933,11 @@ TEST_F(HomeBlobsTest, WhoIsBusyNamesHelpersThatAreMembersAndNotTheAsker) {
   spec.digest = digest;
   spec.size = big.size();
   spec.chunk_size = 8 << 20;
-  const std::string path =
-      absl::StrCat("/v2/", kRepository, "/blobs/", digest.ToString(), "?ns=", origin_.registry());
+  const std::string path = PathOf(spec);
   const Asking asking{.claim = Claim(spec), .range = "bytes=0-8388607", .from = "a"};
   ASSERT_EQ(RawAsker(server_->port(), path, asking).Read().status, 206);
   std::vector<std::unique_ptr<RawClient>> stuck;
-  for (const char* name : {"b", "c"}) {
-    stuck.push_back(std::make_unique<RawClient>(server_->port(), 4096));
-    stuck.back()->Send(
-        api::Request("GET", path,
-                     absl::StrCat("Sluice-Role: home\r\nSluice-Blob: ", Claim(spec),
-                                  "\r\nRange: bytes=0-8388607\r\nSluice-From: ", name, "\r\n")));
-    EXPECT_THAT(stuck.back()->ReadThrough("\r\n\r\n"), HasSubstr(" 206 "));
-  }
+  for (const char* name : {"b", "c"}) stuck.push_back(TakeNothingOf(spec, name));
   Asking fourth = asking;
   fourth.from = "d";
   const Answer refused = RawAsker(server_->port(), path, fourth).Read();
@@ -966,17 +971,10 @@ class TurnsAtHomeTest : public HomeBlobsTest {
     big_ = Spec();
     big_.digest = origin_.AddBlob(kRepository, Pattern(8 << 20));
     big_.size = big_.chunk_size = 8 << 20;
-    path_ = absl::StrCat("/v2/", kRepository, "/blobs/", big_.digest.ToString(), "?ns=", origin_.registry());
+    path_ = PathOf(big_);
     ASSERT_EQ(RawAsker(server_->port(), path_, Fill("home", "a")).Read().status, 206);
     EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 0; }));
-    for (const char* name : {"b", "c"}) {
-      stuck_.push_back(std::make_unique<RawClient>(server_->port(), 4096));
-      stuck_.back()->Send(
-          api::Request("GET", path_,
-                       absl::StrCat("Sluice-Role: home\r\nSluice-Blob: ", Claim(big_),
-                                    "\r\nRange: bytes=0-8388607\r\nSluice-From: ", name, "\r\n")));
-      EXPECT_THAT(stuck_.back()->ReadThrough("\r\n\r\n"), HasSubstr(" 206 "));
-    }
+    for (const char* name : {"b", "c"}) stuck_.push_back(TakeNothingOf(big_, name));
   }
   Asking Fill(const std::string& role, const std::string& from) const {
     return {.role = role,
@@ -1025,6 +1023,23 @@ TEST_F(TurnsAtHomeTest, AFillThatAskedForHelpWaitsForAShortTimeAndGivesItsPlaceB
   // Whoever comes then is sent it all the same.
   stuck_.clear();
   EXPECT_TRUE(Becomes([&] { return BeginFill("present-only", "d")->Read().status == 206; }));
+}
+
+// At once, and not when its time would have been up.
+TEST_F(TurnsAtHomeTest, WhoGoesWhileItWaitsForItsTurnGivesItsPlaceBack) {
+  const auto waits_until = [&](const std::function<void(std::unique_ptr<RawAsker>)>& ends) {
+    std::unique_ptr<RawAsker> waits = BeginFill("home", "d");
+    waits->AwaitInterim();
+    const Instant began = clock_.Now();
+    ends(std::move(waits));
+    EXPECT_TRUE(Becomes([&] { return spreader_->request_count() == 2; }));
+    return clock_.Now() - began;
+  };
+  const Duration stays = waits_until([](std::unique_ptr<RawAsker> waits) { waits->Read(); });
+  Duration goes = stays;
+  for (int i = 0; i < 5; ++i)
+    goes = std::min<Duration>(goes, waits_until([](std::unique_ptr<RawAsker> waits) { waits.reset(); }));
+  EXPECT_LT(goes, stays / 2);
 }
 
 TEST_F(TurnsAtHomeTest, AHomeThatStopsClosesToThoseWhoWaitForTheirTurn) {

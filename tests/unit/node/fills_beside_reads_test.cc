@@ -246,6 +246,16 @@ TEST_F(FillsBesideReadsTest, WhatMakesRoomDoesSoForTheBeginningOfAPull) {
   AnswerAll();
 }
 
+TEST_F(FillsBesideReadsTest, WhatMakesRoomDoesSoForAFetchOfAFillThatAPullWaitsForNow) {
+  const auto blob = AddBlob(20);
+  Fill(*blob);
+  FlowEach(6);
+  Read(*blob, 10, Asker::kRuntime);
+  EXPECT_EQ(Cancelled(), "..xxxx..............");
+  AnswerAll();
+  EXPECT_TRUE(filled_.has_value() && filled_->ok());
+}
+
 TEST_F(FillsBesideReadsTest, WhileAReaderWasSeenTwoAreUnderWayAndAfterwardsAllOfThem) {
   const auto blob = AddBlob(20);
   const auto other = AddBlob(2, 8);

@@ -32,8 +32,8 @@ constexpr int kDropTries = 10;
 // longer: it may be its turn to give it to this node.
 constexpr Duration kSoon = std::chrono::milliseconds(30);
 constexpr Duration kDropRetry = std::chrono::milliseconds(100);
-// So long a fill waits for its turn at a home at most.
-constexpr Duration kTurnMax = std::chrono::seconds(1);
+// So long a fill waits for its turn at a home at most; so does a reader that comes to want the chunk, too.
+constexpr Duration kTurnMax = std::chrono::milliseconds(250);
 
 PeerRefusal Busy(Duration retry) {
   return {.why = Why::kBusy, .retry = retry};

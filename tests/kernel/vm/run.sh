@@ -215,7 +215,8 @@ run_machine() {
 # reset_in_boot: whether the machine went before its first program ran, and its kernel named no reason: an emulated
 # processor was reset while the kernel patched its own code. Nothing of the command's has run by then.
 reset_in_boot() {
-  ((status != 124 && status != 137)) && [[ ! -s $work/status ]] && ! grep -q -E 'Run /init|panic|BUG: |Oops' "$work/console"
+  ((status != 124 && status != 137)) && [[ ! -s $work/status ]] &&
+    ! grep -q -E 'Run /init|Kernel panic|BUG: |Oops' "$work/console"  # its parameters, which name panics too, are there
 }
 
 choose_accelerator

@@ -27,6 +27,10 @@ constexpr Duration kFillJitterMax = milliseconds(20);
 constexpr Duration kDemandRetryMax = milliseconds(15);
 constexpr Duration kFillRetryMax = milliseconds(250);
 constexpr Duration kRetryMin = milliseconds(1);
+// So long a reader waits for the first byte of what was asked for as a fill.
+constexpr Duration kFillWaitsForReader = milliseconds(20);
+
+class MemberFetch;
 
 // One chunk on its way.
 struct Errand {
@@ -50,6 +54,11 @@ struct Errand {
   uint64_t request = 0;
   std::optional<PeerClient::RequestId> under_way;
   uint64_t answered = 0;
+  bool is_fill = false;    // it was asked for as one, and has brought nothing yet
+  bool overtaken = false;  // it was cancelled, to be asked for as what a reader waits for
+  // The same: the last time that it was put off, and while it is what comes then.
+  uint64_t put_off = 0;
+  void (MemberFetch::*next)(const std::shared_ptr<Errand>&) = nullptr;
 };
 
 bool IsAmong(const std::vector<Member>& members, const std::string& name) {
@@ -91,12 +100,24 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     });
   }
 
+  // A member lets a fill wait longer than it would a reader, and can't be told on the way: what has brought
+  // nothing soon is asked for anew. Not at once: that costs a connection.
   void Raise(FetchClass fetch_class) override {
-    const std::lock_guard lock(mutex_);
-    fetch_class_ = std::min(fetch_class_, fetch_class);
-    for (const ErrandPtr& errand : errands_) {
-      if (errand->under_way) access_.client.Raise(*errand->under_way, fetch_class);
+    std::vector<std::pair<Duration, Task>> soon;
+    {
+      const std::lock_guard lock(mutex_);
+      fetch_class_ = std::min(fetch_class_, fetch_class);
+      for (const ErrandPtr& errand : errands_) {
+        if (errand->next && !IsFill(fetch_class_)) {
+          soon.emplace_back(Duration(0), EndOfPutOff(errand, errand->put_off));
+        } else if (errand->under_way) {
+          access_.client.Raise(*errand->under_way, fetch_class);
+          if (errand->is_fill && !IsFill(fetch_class_))
+            soon.emplace_back(kFillWaitsForReader, Overtaking(errand, errand->request));
+        }
+      }
     }
+    for (auto& [delay, task] : soon) access_.client.After(delay, std::move(task));
   }
 
   void Cancel() override {
@@ -193,23 +214,27 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
         errand->vouch,
         role != PeerRole::kPresentOnly ? TokenFor(*errand) : std::string(),
         OnAccess(OriginOf(*errand))};
-    const uint64_t request = NoteBegun(*errand);
+    const uint64_t request = NoteBegun(*errand, fetch_class);
     const PeerClient::RequestId id = access_.client.ReadChunk(
         member, question,
         [self = shared_from_this(), errand, member](std::span<const std::byte> bytes) {
           self->OnData(*errand, bytes, member);
         },
         [self = shared_from_this()](bool patience) { self->request_.progress->Sign(patience); },
-        [self = shared_from_this(), errand, request,
+        [self = shared_from_this(), errand, request, member, role, how,
          then = std::move(then)](PeerClient::ChunkOutcome outcome) mutable {
-          self->NoteAnswered(*errand, request);
+          const bool overtaken = self->NoteAnswered(*errand, request);
+          if (overtaken && absl::IsCancelled(outcome.status) && !errand->delivered) {
+            errand->bytes = ChunkInflow();
+            return self->Ask(errand, member, role, how, std::move(then));
+          }
           self->GiveBackBudget(*errand);
           errand->broke_off = errand->vouch->coming && absl::IsUnavailable(outcome.status);
           // Whoever is passed on what came is to ask elsewhere, too.
           errand->bytes = ChunkInflow();
           std::move(then)(std::move(outcome));
         });
-    NoteAsked(*errand, request, id);
+    NoteAsked(errand, request, id);
   }
 
   BlobClaim::Access AccessTo(const BlobOrigin& origin) const {
@@ -244,29 +269,48 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     return {cancelled_, fetch_class_};
   }
 
-  uint64_t NoteBegun(Errand& errand) {
+  uint64_t NoteBegun(Errand& errand, FetchClass fetch_class) {
     const std::lock_guard lock(mutex_);
+    errand.is_fill = IsFill(fetch_class);
     return ++errand.request;
   }
   // By now it may have been answered, cancelled or raised.
-  void NoteAsked(Errand& errand, uint64_t request, PeerClient::RequestId id) {
-    const std::lock_guard lock(mutex_);
-    if (errand.answered >= request) return;
-    errand.under_way = id;
-    if (cancelled_) access_.client.Cancel(id);
-    access_.client.Raise(id, fetch_class_);
+  void NoteAsked(const ErrandPtr& errand, uint64_t request, PeerClient::RequestId id) {
+    bool is_late = false;
+    {
+      const std::lock_guard lock(mutex_);
+      if (errand->answered >= request) return;
+      errand->under_way = id;
+      if (cancelled_) access_.client.Cancel(id);
+      access_.client.Raise(id, fetch_class_);
+      is_late = errand->is_fill && !IsFill(fetch_class_);
+    }
+    if (is_late) access_.client.After(kFillWaitsForReader, Overtaking(errand, request));
   }
-  void NoteAnswered(Errand& errand, uint64_t request) {
+  // Whether it was cancelled to be asked for anew.
+  bool NoteAnswered(Errand& errand, uint64_t request) {
     const std::lock_guard lock(mutex_);
     errand.answered = request;
     errand.under_way.reset();
+    return std::exchange(errand.overtaken, false);
+  }
+  Task Overtaking(const ErrandPtr& errand, uint64_t request) {
+    return [self = shared_from_this(), errand, request] {
+      const std::lock_guard lock(self->mutex_);
+      if (!errand->under_way || errand->request != request || !errand->is_fill) return;
+      errand->is_fill = false;
+      errand->overtaken = true;
+      self->access_.client.Cancel(*errand->under_way);
+    };
   }
 
   void OnData(Errand& errand, std::span<const std::byte> bytes, const Member& member) {
     request_.progress->Add(bytes.size());
-    if (errand.bytes.filled() == 0)
+    if (errand.bytes.filled() == 0) {
+      NoteFlows(errand);
       errand.bytes = ChunkInflow(request_.flows, request_.blob->key(), errand.index, LengthOf(errand),
                                  {HadBy(member, *errand.vouch), /*gives_everybody=*/!access_.tokens});
+    }
     errand.bytes.Add(bytes);
     if (!errand.bytes.IsWhole()) return;
     errand.delivered = true;
@@ -274,6 +318,11 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     on_chunk_(errand.index, errand.bytes.Take(),
               access_.blame.IdOf({member, TagOf(OriginOf(errand)), errand.vouch->verified,
                                   errand.vouch->passed_on, access_.clock.Now() - errand.vouch->public_age}));
+  }
+
+  void NoteFlows(Errand& errand) {
+    const std::lock_guard lock(mutex_);
+    errand.is_fill = false;
   }
 
   // Who had the bytes first, as far as it is known: the last of a chain is who is blamed, and one name keeps
@@ -394,16 +443,32 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     Later(jitter, errand, &MemberFetch::AskHelper);
   }
 
-  // A client that is stopped drops what waits for its time.
   void Later(Duration delay, const ErrandPtr& errand, Step step) {
-    auto dropped = absl::MakeCleanup([self = shared_from_this()] {
-      self->End(absl::CancelledError("the node stops asking other nodes"));
+    uint64_t number = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      number = ++errand->put_off;
+      errand->next = step;
+      if (!IsFill(fetch_class_)) delay = std::min(delay, kDemandRetryMax);
+    }
+    access_.client.After(delay, EndOfPutOff(errand, number));
+  }
+
+  // Goes on with it, unless that was done already. A client that is stopped drops what waits for its time.
+  Task EndOfPutOff(const ErrandPtr& errand, uint64_t number) {
+    auto dropped = absl::MakeCleanup([self = shared_from_this(), errand, number] {
+      if (self->TakeNext(*errand, number))
+        self->End(absl::CancelledError("the node stops asking other nodes"));
     });
-    access_.client.After(delay,
-                         [self = shared_from_this(), errand, step, dropped = std::move(dropped)]() mutable {
-                           std::move(dropped).Cancel();
-                           (self.get()->*step)(errand);
-                         });
+    return [self = shared_from_this(), errand, number, dropped = std::move(dropped)]() mutable {
+      std::move(dropped).Cancel();
+      if (const Step step = self->TakeNext(*errand, number)) (self.get()->*step)(errand);
+    };
+  }
+
+  Step TakeNext(Errand& errand, uint64_t number) {
+    const std::lock_guard lock(mutex_);
+    return errand.put_off == number ? std::exchange(errand.next, nullptr) : nullptr;
   }
 
   bool IsForReader() { return !IsFill(Wanted().second); }

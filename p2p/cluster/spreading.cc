@@ -287,8 +287,7 @@ bool Spreader::MayWait(const Chunk& chunk, FetchClass fetch_class) const {
 // A fill that can't be sent the chunk now asks its home again and again, and others in vain: where it waits
 // instead it has its turn as soon as there is one.
 bool Spreader::MayWaitTurn(const Request& request) const {
-  if (!request.may_wait_turn || request.fetch_class == FetchClass::kDemand || peer_of_.size() < kTurnsFrom)
-    return false;
+  if (!request.may_wait_turn || !IsFill(request.fetch_class) || peer_of_.size() < kTurnsFrom) return false;
   if (request.is_help)
     return help_turns_.size() < limits_.help_turns_max &&
            help_turns_.size() * transfer_time_ < limits_.fills_max * kHelpTurnMax;

@@ -575,6 +575,8 @@ TEST_F(TurnsTest, ReadersAndWhoMayNotAndThoseOfASmallCrowdDoNotWait) {
       request.may_wait_turn = true;
       request.is_help = is_help;
       EXPECT_EQ(spreader_->Ask(request).verdict, Verdict::kRefuse) << "a reader";
+      request.fetch_class = FetchClass::kReadahead;
+      EXPECT_EQ(spreader_->Ask(request).verdict, Verdict::kRefuse) << "ahead of one, who may come up with it";
       request = Request("a", FetchClass::kBackfill);
       request.is_help = is_help;
       EXPECT_EQ(spreader_->Ask(request).verdict, Verdict::kRefuse) << "it may not";

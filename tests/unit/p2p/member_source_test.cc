@@ -1,0 +1,280 @@
+// How a member is asked for chunks, and what becomes of it when a reader comes to want what a fill asked for.
+#include "p2p/cluster/member_source.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "p2p/recipe/sha256.h"
+#include "tests/unit/node/fakes.h"
+
+namespace sluice::p2p {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr uint32_t kChunk = 256 << 10;
+
+class NoLedger final : public AccessLedger {
+ public:
+  void NoteAccess(const BlobKey&, const BlobOrigin&, OriginAccess) override {}
+  OriginAccess AccessOf(const BlobKey&, const BlobOrigin&) const override { return OriginAccess::kUnknown; }
+};
+
+// Members that answer when the test says so, and its timers.
+class ScriptedTransport final : public PeerTransport {
+ public:
+  struct Asked {
+    RequestId id{};
+    std::string member;
+    FetchClass fetch_class{};
+    bool cancelled = false;
+    OnData on_data;
+    OnChunkDone on_done;
+  };
+
+  explicit ScriptedTransport(fakes::FakeClock& clock) : clock_(clock) {}
+
+  RequestId ReadChunk(const Member& member, const ChunkQuestion& question, OnData on_data, OnSign,
+                      OnChunkDone on_done) override {
+    history.push_back(member.name + " " + FetchClassName(question.fetch_class));
+    open.push_back(
+        {++last_, member.name, question.fetch_class, false, std::move(on_data), std::move(on_done)});
+    return last_;
+  }
+  void Cancel(RequestId id) override {
+    for (Asked& asked : open) asked.cancelled = asked.cancelled || asked.id == id;
+  }
+  void Raise(RequestId, FetchClass) override {}
+  void After(Duration delay, Task task) override { timers_.emplace(clock_.now + delay, std::move(task)); }
+  void Ask(const Member&, const Question&, OnAnswer) override { ADD_FAILURE() << "no document is wanted"; }
+
+  // What was asked first is answered.
+  void Answer(absl::Status status, std::vector<std::string> helpers = {}) {
+    ChunkOutcome outcome;
+    outcome.status = std::move(status);
+    outcome.retry_after = 100ms;
+    outcome.helpers = std::move(helpers);
+    Asked first = std::move(open.front());
+    open.erase(open.begin());
+    std::move(first.on_done)(std::move(outcome));
+  }
+  void Send(size_t bytes) { open.front().on_data(std::vector<std::byte>(bytes)); }
+  // What was cancelled ends so.
+  void EndCancelled() {
+    while (!open.empty() && open.front().cancelled) Answer(absl::CancelledError("cancelled"));
+  }
+  void Pass(Duration time) {
+    const Instant until = clock_.now + time;
+    while (!timers_.empty() && timers_.begin()->first <= until) {
+      clock_.now = std::max(clock_.now, timers_.begin()->first);
+      Task task = std::move(timers_.begin()->second);
+      timers_.erase(timers_.begin());
+      std::move(task)();
+    }
+    clock_.now = until;
+  }
+  void Stop() { timers_.clear(); }
+
+  std::vector<Asked> open;
+  std::vector<std::string> history;
+
+ private:
+  fakes::FakeClock& clock_;
+  RequestId last_{};
+  std::multimap<Instant, Task> timers_;
+};
+
+class MemberSourceTest : public ::testing::Test {
+ protected:
+  MemberSourceTest() {
+    Members::Options options;
+    options.self = {"127.0.0.1", 1};
+    options.row = RowOf("node-0");
+    options.now = [this] { return clock_.now; };
+    members_ = std::make_unique<Members>(std::move(options));  // not started: it has nothing to resolve
+    for (const char* const name : {"node-1", "node-2"}) {
+      members_->Change([&](MemberTable& table, Instant now) {
+        table.HeardFrom(RowOf(name), {"127.0.0.1", static_cast<uint16_t>(name[5])}, now);
+      });
+    }
+    clock_.now += 10s;
+    blame_ = std::make_unique<ChunkBlame>(ChunkBlame::Parts{
+        clock_, members_.get(), health_, telemetry_, [](const std::string&) {}, [](const std::string&) {}});
+    access_ = std::make_unique<MemberAccess>(MemberAccess{
+        clock_, io_, *members_, health_, transport_, ledger_,
+        [](const std::shared_ptr<Blob>&, const std::string&, auto then) { std::move(then)(true); },
+        [](const Blob&, Asker, const std::string&, Duration) {}, [](const Blob&, const std::string&) {},
+        [] { return 0.5; }, [](const std::string&) {}, download_, *blame_, Unsealed::kFromMembers});
+    BlobSpec spec;
+    spec.digest = Sha256::Of("blob");
+    spec.size = 4 * kChunk;
+    spec.chunk_size = kChunk;
+    spec.root = Sha256::Of("root");
+    spec.origins = {{"registry.example", "team/app"}};
+    blob_ = std::make_shared<Blob>(spec);
+  }
+  ~MemberSourceTest() override {
+    handle_ = FetchHandle();
+    transport_.EndCancelled();
+    transport_.Stop();
+    io_.Run();
+  }
+
+  static MemberRow RowOf(const std::string& name) {
+    return {name, {{"127.0.0.1", static_cast<uint16_t>(name[5])}}, "", kProtocolMajor, 1};
+  }
+
+  void Fetch(FetchClass fetch_class) {
+    const auto find = [&](const std::string& name) {
+      for (const Member& member : members_->view()->members) {
+        if (member.name == name) return member;
+      }
+      return Member();
+    };
+    source_ = std::make_unique<MemberSource>(*access_, find("node-1"), PeerRole::kHome);
+    FetchRequest request;
+    request.blob = blob_;
+    request.chunks = {ChunkIndex(0), 1};
+    request.fetch_class = fetch_class;
+    request.deadline = clock_.now + 60s;
+    request.progress = std::make_shared<FetchProgress>(clock_);
+    handle_ = source_->Fetch(
+        std::move(request), [this](ChunkIndex index, Buffer, SenderId) { came_.push_back(index.value()); },
+        [this](absl::Status status) { done_ = std::move(status); });
+    io_.Run();
+  }
+
+  fakes::FakeClock clock_;
+  fakes::ManualExecutor io_{clock_};
+  Telemetry telemetry_;
+  MemberHealth health_;
+  NoLedger ledger_;
+  std::unique_ptr<Members> members_;
+  std::unique_ptr<ChunkBlame> blame_;
+  DownloadBudget download_{clock_, 0};
+  ScriptedTransport transport_{clock_};
+  std::unique_ptr<MemberAccess> access_;
+  std::shared_ptr<Blob> blob_;
+  std::unique_ptr<MemberSource> source_;
+  FetchHandle handle_;
+  std::vector<uint32_t> came_;
+  std::optional<absl::Status> done_;
+};
+
+TEST_F(MemberSourceTest, AFillThatAReaderComesToWantIsAskedForAnew) {
+  Fetch(FetchClass::kHint);
+  handle_.Raise(FetchClass::kDemand);
+  transport_.Pass(19ms);
+  EXPECT_FALSE(transport_.open.front().cancelled) << "it may come just now";
+  transport_.Pass(1ms);
+  transport_.EndCancelled();
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint", "node-1 demand"));
+  transport_.Send(kChunk);
+  transport_.Answer(absl::OkStatus());
+  EXPECT_THAT(came_, ElementsAre(0));
+  EXPECT_TRUE(done_.has_value() && done_->ok());
+}
+
+TEST_F(MemberSourceTest, SoIsOneThatWaitsForItsTurnAtAHelper) {
+  Fetch(FetchClass::kHint);
+  transport_.Answer(absl::ResourceExhaustedError("busy"), {"node-2"});
+  transport_.Pass(20ms);
+  handle_.Raise(FetchClass::kReadahead);
+  transport_.Pass(20ms);
+  transport_.EndCancelled();
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint", "node-2 hint", "node-2 readahead"));
+}
+
+TEST_F(MemberSourceTest, WhatIsPutOffForAFillIsAskedForAtOnceWhenAReaderComes) {
+  Fetch(FetchClass::kHint);
+  transport_.Answer(absl::ResourceExhaustedError("busy"));
+  transport_.Pass(0ms);
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint")) << "it was to come later";
+  handle_.Raise(FetchClass::kDemand);
+  transport_.Pass(0ms);
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint", "node-1 demand"));
+  transport_.Pass(10s);
+  EXPECT_EQ(transport_.history.size(), 2) << "and not twice";
+}
+
+TEST_F(MemberSourceTest, WhatFlowsFlowsOn) {
+  Fetch(FetchClass::kHint);
+  handle_.Raise(FetchClass::kDemand);
+  transport_.Send(1);
+  transport_.Pass(20ms);
+  EXPECT_FALSE(transport_.open.front().cancelled);
+  transport_.Send(kChunk - 1);
+  transport_.Answer(absl::OkStatus());
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint"));
+  EXPECT_THAT(came_, ElementsAre(0));
+}
+
+TEST_F(MemberSourceTest, WhatCameBesideTheCancellationCountsOnce) {
+  Fetch(FetchClass::kHint);
+  handle_.Raise(FetchClass::kDemand);
+  transport_.Pass(20ms);
+  transport_.Send(kChunk);
+  transport_.EndCancelled();
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint"));
+  EXPECT_THAT(came_, ElementsAre(0));
+  EXPECT_TRUE(done_.has_value() && done_->ok());
+}
+
+TEST_F(MemberSourceTest, WhatCameInPartBesideTheCancellationIsHadWholeAnew) {
+  Fetch(FetchClass::kHint);
+  handle_.Raise(FetchClass::kDemand);
+  transport_.Pass(20ms);
+  transport_.Send(kChunk / 2);
+  transport_.EndCancelled();
+  transport_.Send(kChunk);
+  transport_.Answer(absl::OkStatus());
+  EXPECT_THAT(came_, ElementsAre(0));
+  EXPECT_TRUE(done_.has_value() && done_->ok());
+}
+
+TEST_F(MemberSourceTest, OneClassOfFillsForAnotherAndAReadersOwnForAnotherChangeNothing) {
+  Fetch(FetchClass::kBackfill);
+  handle_.Raise(FetchClass::kHint);
+  transport_.Pass(1s);
+  EXPECT_FALSE(transport_.open.front().cancelled);
+  handle_.Raise(FetchClass::kReadahead);
+  transport_.Pass(20ms);
+  transport_.EndCancelled();
+  handle_.Raise(FetchClass::kDemand);
+  transport_.Pass(1s);
+  EXPECT_FALSE(transport_.open.front().cancelled) << "a member lets neither wait for its turn";
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 backfill", "node-1 readahead"));
+}
+
+TEST_F(MemberSourceTest, WhoIsCancelledBesideThatIsNotAskedAgain) {
+  Fetch(FetchClass::kHint);
+  handle_.Raise(FetchClass::kDemand);
+  transport_.Pass(20ms);
+  handle_ = FetchHandle();
+  transport_.EndCancelled();
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint"));
+  EXPECT_TRUE(done_.has_value() && absl::IsCancelled(*done_));
+}
+
+TEST_F(MemberSourceTest, AClientThatIsStoppedEndsWhatIsPutOffOnce) {
+  Fetch(FetchClass::kHint);
+  transport_.Answer(absl::ResourceExhaustedError("busy"));
+  handle_.Raise(FetchClass::kDemand);  // two timers, of which one is of no more use
+  transport_.Stop();
+  EXPECT_TRUE(done_.has_value() && absl::IsCancelled(*done_));
+}
+
+}  // namespace
+}  // namespace sluice::p2p

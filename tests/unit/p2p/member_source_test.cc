@@ -22,7 +22,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 
 constexpr uint32_t kChunk = 256 << 10;
 
@@ -70,7 +69,9 @@ class ScriptedTransport final : public PeerTransport {
     open.erase(open.begin());
     std::move(first.on_done)(std::move(outcome));
   }
-  void Send(size_t bytes) { open.front().on_data(std::vector<std::byte>(bytes)); }
+  void Send(size_t bytes, std::byte value = std::byte(1)) {
+    open.front().on_data(std::vector<std::byte>(bytes, value));
+  }
   // What was cancelled ends so.
   void EndCancelled() {
     while (!open.empty() && open.front().cancelled) Answer(absl::CancelledError("cancelled"));
@@ -151,7 +152,11 @@ class MemberSourceTest : public ::testing::Test {
     request.deadline = clock_.now + 60s;
     request.progress = std::make_shared<FetchProgress>(clock_);
     handle_ = source_->Fetch(
-        std::move(request), [this](ChunkIndex index, Buffer, SenderId) { came_.push_back(index.value()); },
+        std::move(request),
+        [this](ChunkIndex index, Buffer bytes, SenderId) {
+          came_.push_back(index.value());
+          values_.insert(bytes.span().begin(), bytes.span().end());
+        },
         [this](absl::Status status) { done_ = std::move(status); });
     io_.Run();
   }
@@ -170,6 +175,7 @@ class MemberSourceTest : public ::testing::Test {
   std::unique_ptr<MemberSource> source_;
   FetchHandle handle_;
   std::vector<uint32_t> came_;
+  std::set<std::byte> values_;  // of the bytes that came
   std::optional<absl::Status> done_;
 };
 
@@ -238,9 +244,10 @@ TEST_F(MemberSourceTest, WhatCameInPartBesideTheCancellationIsHadWholeAnew) {
   transport_.Pass(20ms);
   transport_.Send(kChunk / 2);
   transport_.EndCancelled();
-  transport_.Send(kChunk);
+  transport_.Send(kChunk, std::byte(2));
   transport_.Answer(absl::OkStatus());
   EXPECT_THAT(came_, ElementsAre(0));
+  EXPECT_THAT(values_, ElementsAre(std::byte(2))) << "and not twice half of it";
   EXPECT_TRUE(done_.has_value() && done_->ok());
 }
 

@@ -145,7 +145,7 @@ absl::Status Daemon::Node::Start() {
   // Nobody can check a token that another node gives.
   if (!config_.cluster_members.empty() && config_.PeersAreBelieved()) {
     registry.shared_token = [this](const BlobOrigin& repository, auto done) {
-      home_documents_->Token(repository, std::move(done));
+      home_documents_->Token(repository, InTurn(std::move(done)));
     };
   }
   registry_ = std::make_unique<p2p::RegistryClient>(p2p::RegistryClient::Parts{clock_, *io_, telemetry_},
@@ -167,8 +167,10 @@ absl::Status Daemon::Node::Start() {
   if (!status.ok()) return status;
   registry_documents_ = std::make_unique<RegistryDocuments>(
       clock_, *io_, *registry_, home_documents_ ? RegistryDocuments::kKeep : Duration(0));
+  std::optional<ImageDocuments::LastResort> last_resort;
+  if (last_resort_queue_) last_resort.emplace(ImageDocuments::LastResort{clock_, last_resort_queue_});
   image_documents_ = std::make_unique<ImageDocuments>(*registry_documents_, home_documents_.get(),
-                                                      TagsOf(config_), OwnRights());
+                                                      TagsOf(config_), OwnRights(), std::move(last_resort));
   MakeBlame();
   ImageResolver::ClaimRecipe claim;
   if (config_.TakesUnsealedFromMembers())

@@ -124,6 +124,14 @@ absl::Status Daemon::Node::FindMembers() {
   peer_documents_ = std::make_unique<p2p::PeerDocumentClient>(asking, telemetry_);
   home_documents_ = std::make_unique<p2p::HomeDocuments>(
       asking, telemetry_, [this] { return exchange_ && exchange_->in_cold_start(); });
+  last_resort_queue_ = std::make_shared<p2p::GateQueue>(
+      p2p::GateQueue::Parts{clock_, *io_}, std::make_unique<p2p::LastResortGate>(
+                                               config_.peers_last_resort_rate,
+                                               [this] {
+                                                 const auto view = members_->view();
+                                                 return view->members.size() + view->unnamed.size();
+                                               },
+                                               telemetry_));
   exchange_ = std::make_unique<p2p::MemberExchange>(
       p2p::MemberExchange::Parts{clock_, *members_, *peer_client_, Warn}, config_.cluster_refresh,
       [random = std::make_shared<absl::BitGen>()](size_t bound) {
@@ -134,17 +142,22 @@ absl::Status Daemon::Node::FindMembers() {
   return absl::OkStatus();
 }
 
+p2p::RegistryClient::Done<p2p::AccessToken> Daemon::Node::InTurn(
+    p2p::RegistryClient::Done<p2p::AccessToken> done) {
+  return [this, done = std::move(done)](absl::StatusOr<p2p::AccessToken> token) mutable {
+    if (!absl::IsUnavailable(token.status())) return std::move(done)(std::move(token));
+    last_resort_queue_->Await(
+        ImageDocuments::kSizeUnknown, clock_.Now() + p2p::HomeDocuments::kTablePatience,
+        [done = std::move(done), why = token.status()](const absl::StatusOr<p2p::GateQueue::Turn>&) mutable {
+          std::move(done)(why);
+        });
+  };
+}
+
 std::unique_ptr<SourceDirectory> Daemon::Node::SourcesAmongMembers() {
-  const p2p::GatedSource::Parts gated{clock_, *io_, *witness_};
-  paced_origin_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
-  last_resort_ = std::make_unique<p2p::GatedSource>(
-      gated, std::make_unique<p2p::LastResortGate>(
-                 config_.peers_last_resort_rate,
-                 [this] {
-                   const std::shared_ptr<const p2p::MemberView> view = members_->view();
-                   return view->members.size() + view->unnamed.size();
-                 },
-                 telemetry_));
+  paced_origin_ = std::make_unique<p2p::GatedSource>(*witness_, p2p::GateQueue::Parts{clock_, *io_},
+                                                     std::make_unique<p2p::Pace>());
+  last_resort_ = std::make_unique<p2p::GatedSource>(*witness_, last_resort_queue_);
   download_ = std::make_unique<p2p::DownloadBudget>(clock_, config_.peers_download_max);
   holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{
       clock_, *io_, *members_, health_, *peer_client_, [this] { return HeldForOthers(*store_, Trust()); },

@@ -147,6 +147,8 @@ class Daemon::Node {
   absl::Status FindMembers();
   PeerTrust Trust() const { return config_.PeersAreProven() ? PeerTrust::kProven : PeerTrust::kUnproven; }
   // What this node asks registries for itself, and may be shown for it; null where members are not proven.
+  // Where the members that may ask for a token give none, its server is asked once it is this node's turn.
+  p2p::RegistryClient::Done<p2p::AccessToken> InTurn(p2p::RegistryClient::Done<p2p::AccessToken> done);
   p2p::PullRights* OwnRights() { return config_.PeersAreProven() ? &registry_->rights() : nullptr; }
   std::unique_ptr<SourceDirectory> SourcesAmongMembers();
   void MakeSwarm(const p2p::HostPort& self);
@@ -221,6 +223,7 @@ class Daemon::Node {
   std::unique_ptr<api::DialAnswers> dial_answers_;
   std::unique_ptr<p2p::PeerDocumentClient> peer_documents_;
   std::unique_ptr<p2p::HomeDocuments> home_documents_;
+  std::shared_ptr<p2p::GateQueue> last_resort_queue_;  // for the registry
   std::unique_ptr<p2p::Swarm> swarm_;  // null if it is off, or nobody may connect to this node
   std::unique_ptr<RegistryDocuments> registry_documents_;
   std::unique_ptr<ImageDocuments> image_documents_;

@@ -34,13 +34,29 @@ Freshness ImageDocuments::Lately() const {
   return homes_ ? Freshness::kLately : Freshness::kNow;
 }
 
-void ImageDocuments::Get(FromHome from_home, FromRegistry from_registry, Done done) {
+void ImageDocuments::Get(FromHome from_home, FromRegistry from_registry, uint64_t bytes, Done done) {
   if (!homes_ || !from_home) return std::move(from_registry)(registry_, Copied(std::move(done)));
-  std::move(from_home)(*homes_, [this, from_registry = std::move(from_registry),
+  std::move(from_home)(*homes_, [this, from_registry = std::move(from_registry), bytes,
                                  done = std::move(done)](Fetched given) mutable {
     if (given.ok() || absl::IsCancelled(given.status())) return std::move(done)(std::move(given));
+    if (absl::IsUnavailable(given.status()) && last_resort_)
+      return AwaitTurn(std::move(from_registry), bytes, std::move(done));
     std::move(from_registry)(registry_, Copied(std::move(done)));
   });
+}
+
+void ImageDocuments::AwaitTurn(FromRegistry from_registry, uint64_t bytes, Done done) {
+  last_resort_->queue->Await(
+      bytes, last_resort_->clock.Now() + p2p::HomeDocuments::kPatience,
+      [this, from_registry = std::move(from_registry),
+       done = std::move(done)](absl::StatusOr<p2p::GateQueue::Turn> turn) mutable {
+        if (!turn.ok()) return std::move(done)(turn.status());
+        std::move(from_registry)(
+            registry_, Copied([turn = *std::move(turn), done = std::move(done)](Fetched fetched) mutable {
+              turn.End(fetched.status());
+              std::move(done)(std::move(fetched));
+            }));
+      });
 }
 
 ImageDocuments::Done ImageDocuments::Proven(const BlobOrigin& origin, std::string path, Done done) {
@@ -88,7 +104,7 @@ void ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_o
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
         registry.Manifest(origin, tag_or_digest, freshness, std::move(got));
       },
-      Proven(origin, absl::StrCat("/manifests/", tag_or_digest), std::move(done)));
+      kSizeUnknown, Proven(origin, absl::StrCat("/manifests/", tag_or_digest), std::move(done)));
 }
 
 Fetched ImageDocuments::Manifest(const BlobOrigin& origin, const std::string& tag_or_digest) {
@@ -101,7 +117,7 @@ void ImageDocuments::Referrers(const BlobOrigin& origin, const Digest& manifest,
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
         registry.Referrers(origin, manifest, freshness, std::move(got));
       },
-      Proven(origin, absl::StrCat("/manifests/", manifest.ToString()), std::move(done)));
+      kSizeUnknown, Proven(origin, absl::StrCat("/manifests/", manifest.ToString()), std::move(done)));
 }
 
 void ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64_t bytes_max, Done done) {
@@ -121,6 +137,7 @@ void ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest, uint64
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
         registry.Blob(origin, digest, freshness, std::move(got));
       },
+      bytes_max,
       Proven(origin, absl::StrCat("/blobs/", digest.ToString()),
              [digest, bytes_max, done = std::move(done)](Fetched fetched) mutable {
                if (fetched.ok() && fetched->body.size() > bytes_max) {
@@ -138,7 +155,7 @@ void ImageDocuments::Table(const BlobOrigin& origin, const StoredForm& stored, c
       [=](RegistryDocuments& registry, RegistryDocuments::Done got) {
         registry.Table(origin, stored, {freshness, grant}, std::move(got));
       },
-      std::move(done));
+      stored.seek_table->range.length, std::move(done));
 }
 
 absl::StatusOr<std::string> ImageDocuments::Blob(const BlobOrigin& origin, const Digest& digest,

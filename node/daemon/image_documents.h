@@ -1,7 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
@@ -9,6 +12,7 @@
 #include "node/chunk_source.h"
 #include "node/daemon/registry_documents.h"
 #include "node/digest.h"
+#include "p2p/cluster/gate_queue.h"
 #include "p2p/cluster/home_documents.h"
 #include "p2p/registry/manifest.h"
 #include "p2p/registry/pull_rights.h"
@@ -27,10 +31,22 @@ class ImageDocuments {
   // Nobody can check what somebody else says of a tag.
   enum class Tags { kFromRegistry, kFromHome };
 
+  // The registry, for who is none of those that may ask it: in its turn. Held while something waits for that.
+  struct LastResort {
+    const Clock& clock;
+    std::shared_ptr<p2p::GateQueue> queue;
+  };
+  // What counts for one whose size nobody knows before.
+  static constexpr uint64_t kSizeUnknown = 64 << 10;
+
   // All outlive this. `homes` is null on a node without members, `rights` where they are not proven.
   ImageDocuments(RegistryDocuments& registry, const p2p::HomeDocuments* homes, Tags tags,
-                 p2p::PullRights* rights = nullptr)
-      : registry_(registry), homes_(homes), tags_(tags), rights_(rights) {}
+                 p2p::PullRights* rights = nullptr, std::optional<LastResort> last_resort = std::nullopt)
+      : registry_(registry),
+        homes_(homes),
+        tags_(tags),
+        rights_(rights),
+        last_resort_(std::move(last_resort)) {}
 
   absl::StatusOr<p2p::FetchedManifest> Manifest(const BlobOrigin& origin, const std::string& tag_or_digest);
   // REQUIRES: bytes_max <= RegistryDocuments::kBlobBytesMax
@@ -55,7 +71,8 @@ class ImageDocuments {
   using FromHome = absl::AnyInvocable<void(const p2p::HomeDocuments&, Done) &&>;
   using FromRegistry = absl::AnyInvocable<void(RegistryDocuments&, RegistryDocuments::Done) &&>;
   RegistryDocuments::Freshness Lately() const;
-  void Get(FromHome from_home, FromRegistry from_registry, Done done);
+  void Get(FromHome from_home, FromRegistry from_registry, uint64_t bytes, Done done);
+  void AwaitTurn(FromRegistry from_registry, uint64_t bytes, Done done);
   // Gives on what this node may have.
   Done Proven(const BlobOrigin& origin, std::string path, Done done);
 
@@ -63,6 +80,7 @@ class ImageDocuments {
   const p2p::HomeDocuments* const homes_;
   const Tags tags_;
   p2p::PullRights* const rights_;
+  const std::optional<LastResort> last_resort_;
 };
 
 }  // namespace sluice

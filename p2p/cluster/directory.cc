@@ -108,7 +108,7 @@ class ClusterDirectory::PacedSource final : public ChunkSource {
  public:
   PacedSource(const Parts& parts, std::shared_ptr<ChunkSource> source)
       : source_(std::move(source)),
-        gate_({parts.clock, parts.io, *source_},
+        gate_(*source_, {parts.clock, parts.io},
               std::make_unique<Pace>(Pace::kWindowOfMember, Pace::kWindowOfMember)) {}
 
   SourceKind kind() const override { return source_->kind(); }

@@ -71,7 +71,10 @@ void DocumentAsking::Step() {
       }
     }
   }
-  if (look_again == Instant::max()) return Finish(NotGiven());
+  if (look_again == Instant::max()) {
+    const bool no_home_answered = wanted_.of == Of::kHomes && !candidates_.empty();
+    return Finish(no_home_answered ? absl::UnavailableError(NotGiven().message()) : NotGiven());
+  }
   if (!next) return WaitUntil(look_again);
   LookAgainAt(look_again);
   Put(*next);

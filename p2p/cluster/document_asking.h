@@ -62,7 +62,8 @@ class DocumentAsking : public std::enable_shared_from_this<DocumentAsking> {
     std::optional<BlobOrigin> origin = {};  // whose tokens homes may be shown; none: no token
     std::string token = {};                 // another node's, which is shown instead
   };
-  // Errors: NotFound (nobody gave it), Cancelled (the client is stopped). Called exactly once.
+  // Errors: NotFound (nobody gave it), Unavailable (no home answered, though there are some), Cancelled (the
+  // client is stopped). Called exactly once.
   using Done = absl::AnyInvocable<void(absl::StatusOr<PeerClient::Answer>) &&>;
 
   static void Ask(Parts parts, std::vector<Member> members, Wanted wanted, Done done);

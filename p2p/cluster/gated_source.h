@@ -1,50 +1,29 @@
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 
-#include "absl/status/status.h"
 #include "node/chunk_source.h"
-#include "node/executor.h"
+#include "p2p/cluster/gate_queue.h"
 
 namespace sluice::p2p {
 
-// Says when a fetch may begin. Pure: the clock is handed in. Not thread-safe.
-class FetchGate {
- public:
-  virtual ~FetchGate() = default;
-
-  // Fetches of that class begin at once, and are not counted.
-  virtual bool LetsThrough(FetchClass) const { return false; }
-  virtual bool MayBegin(Instant now) = 0;
-  virtual void Began(uint64_t bytes, Instant now) = 0;
-  // One that began has ended; it took so long.
-  virtual void Ended(uint64_t bytes, Duration took, Instant now) = 0;
-  // One that began was cancelled, which says nothing of its source.
-  virtual void Cancelled(uint64_t bytes, Instant now) = 0;
-  // When MayBegin is worth asking again, though none ends before; Instant::max() for never.
-  virtual Instant LookAgainAt(Instant now) = 0;
-  // What one is told whose deadline came before its turn.
-  virtual absl::Status TooLate() const = 0;
-};
-
-// A source behind a gate. Fetches wait for their turn, the more urgent first, among equals in the order of
-// coming; never longer than until their deadline. Their number is bounded by who asks.
+// A source behind a gate. Fetches wait for their turn as GateQueue says.
 //
-// Thread-safe. The parts outlive the source; a fetch under way outlives it safely.
+// Thread-safe. The source outlives this; a fetch under way outlives it safely.
 class GatedSource final : public ChunkSource {
  public:
-  struct Parts {
-    const Clock& clock;
-    Executor& io;  // its timers
-    ChunkSource& source;
-  };
-  GatedSource(const Parts& parts, std::unique_ptr<FetchGate> gate);
-  // Those that wait are Cancelled.
+  // Others may wait at the same gate.
+  GatedSource(ChunkSource& source, std::shared_ptr<GateQueue> queue)
+      : source_(source), queue_(std::move(queue)) {}
+  // One that is this source's alone.
+  GatedSource(ChunkSource& source, const GateQueue::Parts& parts, std::unique_ptr<FetchGate> gate)
+      : GatedSource(source, std::make_shared<GateQueue>(parts, std::move(gate))) {}
+  // All that waits at the gate is Cancelled.
   ~GatedSource() override;
 
-  SourceKind kind() const override;
+  SourceKind kind() const override { return source_.kind(); }
   FetchHandle Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) override;
   void Judge(SenderId sender, const Blob& blob, ChunkIndex index, Verdict verdict) override;
   void KeptUnproven(SenderId sender, const Blob& blob, ChunkIndex index,
@@ -53,8 +32,8 @@ class GatedSource final : public ChunkSource {
 
  private:
   class Waiting;
-  struct Shared;
-  const std::shared_ptr<Shared> shared_;
+  ChunkSource& source_;
+  const std::shared_ptr<GateQueue> queue_;
 };
 
 }  // namespace sluice::p2p

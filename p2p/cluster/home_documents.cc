@@ -45,7 +45,12 @@ void HomeDocuments::AwaitMembers(Instant until, const Digest& key, Wanted wanted
 
 void HomeDocuments::AskHomes(const Digest& key, Wanted wanted, Done done) const {
   const auto view = parts_.members.view();
+  bool cut_off = false;
+  parts_.members.Look([&](const MemberTable& table, Instant now) { cut_off = table.IsCutOff(now); });
+  const bool may_ask = !cut_off && MembersBeforeSelf(*view, key) < kRanks;
   std::vector<Member> homes = RanksBeforeSelf(*view, key, parts_.health, kHomesAskedMax, parts_.clock.Now());
+  if (homes.empty() && !may_ask)
+    return std::move(done)(absl::UnavailableError("too few members are reached to know whose home has it"));
   const auto check = [digest = wanted.digest](const PeerClient::Answer& answer) {
     if (!digest || Sha256::Of(answer.body) == *digest) return absl::OkStatus();
     return absl::DataLossError("it does not match its digest");
@@ -61,7 +66,10 @@ void HomeDocuments::AskHomes(const Digest& key, Wanted wanted, Done done) const 
   asked.origin = std::move(wanted.origin);
   DocumentAsking::Ask(
       parts_, std::move(homes), std::move(asked),
-      [digest = wanted.digest, done = std::move(done)](absl::StatusOr<PeerClient::Answer> answer) mutable {
+      [digest = wanted.digest, may_ask,
+       done = std::move(done)](absl::StatusOr<PeerClient::Answer> answer) mutable {
+        if (absl::IsUnavailable(answer.status()) && may_ask)
+          return std::move(done)(absl::NotFoundError(answer.status().message()));
         if (!answer.ok()) return std::move(done)(answer.status());
         const Digest got = digest ? *digest : Sha256::Of(answer->body);
         std::move(done)(FetchedManifest{std::move(answer->media_type), std::move(answer->body), got,

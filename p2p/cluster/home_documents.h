@@ -48,8 +48,9 @@ class HomeDocuments {
 
   // The access of what is given is kHearsay, or kUnknown where a proven member says that it is not public:
   // then this node has to ask for itself before it uses it (PullRights). Of what a home has not, it is shown
-  // this node's token. Errors: NotFound (this node is the home itself, or no home gave it: the registry is to
-  // be asked), Cancelled. Called exactly once.
+  // this node's token. Errors: NotFound (the registry is to be asked: this node is one of those that may, or
+  // a home said that each has to), Unavailable (this node is none of those, and none of them answered, or it
+  // reaches too few members to know: only as a last resort), Cancelled. Called exactly once.
   using Done = absl::AnyInvocable<void(absl::StatusOr<FetchedManifest>) &&>;
   void Manifest(const BlobOrigin& origin, const std::string& tag_or_digest, Done done) const;
   // The index of all that refers to a manifest.

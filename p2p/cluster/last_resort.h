@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "node/telemetry.h"
-#include "p2p/cluster/gated_source.h"
+#include "p2p/cluster/gate_queue.h"
 
 namespace sluice::p2p {
 

@@ -184,20 +184,40 @@ std::vector<Member> NearRanksOfBlob(const MemberView& view, const Digest& blob, 
   return near;
 }
 
+namespace {
+
+// In what belongs to a key. Of equals the lesser name is first, as in all ranks.
+bool IsBefore(const Member& a, const Member& b, uint64_t key) {
+  const uint64_t of_a = BlobScore(key, a.score_key), of_b = BlobScore(key, b.score_key);
+  return of_a > of_b || (of_a == of_b && a.name < b.name);
+}
+
+auto FindSelf(const MemberView& view) {
+  return std::find_if(view.members.begin(), view.members.end(),
+                      [](const Member& member) { return member.is_self; });
+}
+
+}  // namespace
+
+size_t MembersBeforeSelf(const MemberView& view, const Digest& key) {
+  const auto self = FindSelf(view);
+  if (self == view.members.end()) return view.members.size();
+  const uint64_t score_key = ScoreKeyOf(key);
+  return static_cast<size_t>(std::count_if(
+      view.members.begin(), view.members.end(),
+      [&](const Member& member) { return !member.is_self && IsBefore(member, *self, score_key); }));
+}
+
 std::vector<Member> RanksBeforeSelf(const MemberView& view, const Digest& key, const MemberHealth& health,
                                     size_t count_max, Instant now) {
-  const uint64_t blob_key = ScoreKeyOf(key);
-  const auto score = [&](const Member& member) { return BlobScore(blob_key, member.score_key); };
-  const auto self = std::find_if(view.members.begin(), view.members.end(),
-                                 [](const Member& member) { return member.is_self; });
+  const auto self = FindSelf(view);
+  const uint64_t score_key = ScoreKeyOf(key);
   std::vector<Member> ranks = RanksOfBlob(view, key, health, count_max, now);
-  // Of equals the lesser name is first, as in all ranks.
   std::erase_if(ranks, [&](const Member& member) {
     if (std::none_of(view.members.begin(), view.members.end(),
                      [&](const Member& named) { return named.name == member.name; }))
       return true;
-    if (self == view.members.end()) return false;
-    return score(member) < score(*self) || (score(member) == score(*self) && member.name > self->name);
+    return self != view.members.end() && !IsBefore(member, *self, score_key);
   });
   return ranks;
 }

@@ -91,6 +91,10 @@ std::vector<Member> RanksOfBlob(const MemberView& view, const Digest& blob, cons
 std::vector<Member> NearRanksOfBlob(const MemberView& view, const Digest& blob, const MemberHealth& health,
                                     size_t count_max, Instant now);
 
+// How many members come before this node in what belongs to a key, whoever is skipped just now; all, where
+// this node is no member.
+size_t MembersBeforeSelf(const MemberView& view, const Digest& key);
+
 // Who is to be asked for what belongs to a key, in the order in which they are to ask the registry for it, up
 // to this node itself: empty if that is this node. Unnamed addresses have no rank; who is skipped is left
 // out.

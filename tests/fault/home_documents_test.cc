@@ -17,7 +17,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "node/daemon/asio_executor.h"
+#include "node/daemon/image_documents.h"
+#include "node/daemon/registry_documents.h"
 #include "p2p/cluster/assignment.h"
+#include "p2p/cluster/gate_queue.h"
 #include "p2p/cluster/member_rounds.h"
 #include "p2p/cluster/ranks.h"
 #include "p2p/recipe/sha256.h"
@@ -215,11 +218,27 @@ TEST_F(HomeDocumentsTest, WhereTwoAreGoneAtOnceTheThirdIsAsked) {
   EXPECT_EQ(Manifest(digest.ToString()).value_or(FetchedManifest()).body, text);
 }
 
-TEST_F(HomeDocumentsTest, AfterThreeTheRegistryIsAsked) {
+TEST_F(HomeDocumentsTest, AfterThreeTheRegistryIsAskedAsALastResort) {
   const Digest digest = Sha256::Of(TextBehind(4));
   for (size_t rank = 0; rank < 4; ++rank) Home(digest, rank).Always(PathOf(digest), Refuses(503));
-  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(Asked(PathOf(digest)), 3u);
+}
+
+// Who is skipped just now is a member all the same, and this node no rank for that.
+TEST_F(HomeDocumentsTest, WhoIsNoRankIsNoneThoughOthersAreSkipped) {
+  const Digest digest = Sha256::Of(TextBehind(3));
+  for (const std::string& name : RanksOf(digest)) health_.SentWrong(name, clock_.Now(), "a lie");
+  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Asked(PathOf(digest)), 0u);
+}
+
+TEST_F(HomeDocumentsTest, WhoReachesFewMembersIsNobodysHome) {
+  const Digest digest = Sha256::Of(TextBehind(0));
+  ASSERT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kNotFound);
+  for (const char* const name : {"a", "b", "c", "d"})
+    members_->Change([&](MemberTable& table, Instant now) { table.NoteSilence(name, now); });
+  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kUnavailable);
 }
 
 // It lives, and another would know no better.
@@ -312,7 +331,7 @@ TEST_F(HomeDocumentsTest, WhereAllSayNothingItIsOverWithTheLast) {
   const Digest digest = Sha256::Of(TextBehind(4));
   for (size_t rank = 0; rank < 4; ++rank)
     Home(digest, rank).Always(PathOf(digest), [](const FaultRequest&, FaultConnection& to) { to.Stall(); });
-  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Manifest(digest.ToString()).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(Asked(PathOf(digest)), 3u);
   for (size_t rank = 0; rank < 3; ++rank)
     EXPECT_FALSE(health_.Usable(RanksOf(digest)[rank], clock_.Now())) << rank;
@@ -350,6 +369,115 @@ TEST_F(HomeDocumentsTest, WholeBlobsAndReferrersHaveTheirPaths) {
 
 // ------------------------------------------------------------------- whole blobs come from those that have
 // them
+
+// The registry as a last resort, behind a gate that opens when the test says so.
+class LastResortDocumentsTest : public HomeDocumentsTest {
+ protected:
+  class Gate final : public FetchGate {
+   public:
+    bool MayBegin(Instant) override { return may_begin; }
+    void Began(uint64_t bytes, Instant) override {
+      asked += bytes;
+      ++under_way;
+    }
+    void Ended(uint64_t, Duration, Instant) override { --under_way; }
+    void Cancelled(uint64_t, Instant) override { --under_way; }
+    Instant LookAgainAt(Instant now) override { return now + 10ms; }
+    absl::Status TooLate() const override { return absl::DeadlineExceededError("not in time"); }
+    std::atomic<bool> may_begin{false};
+    std::atomic<uint64_t> asked{0};
+    std::atomic<int> under_way{0};
+  };
+
+  LastResortDocumentsTest() {
+    RegistryOptions options;
+    options.retries_max = 0;
+    registry_client_ =
+        std::make_unique<RegistryClient>(RegistryClient::Parts{clock_, io_, telemetry_}, options);
+    from_registry_ =
+        std::make_unique<RegistryDocuments>(clock_, io_, *registry_client_, RegistryDocuments::kKeep);
+    auto gate = std::make_unique<Gate>();
+    gate_ = gate.get();
+    queue_ = std::make_shared<GateQueue>(GateQueue::Parts{clock_, io_}, std::move(gate));
+    documents_ =
+        std::make_unique<ImageDocuments>(*from_registry_, homes_.get(), ImageDocuments::Tags::kFromHome,
+                                         nullptr, ImageDocuments::LastResort{clock_, queue_});
+  }
+  ~LastResortDocumentsTest() override {
+    client_->Stop();
+    registry_client_->Stop();
+    queue_->FailAll(absl::CancelledError());
+    io_.Stop();
+  }
+  // A manifest that the registry has, and for which so many others are asked before this node.
+  Digest ManifestBehind(size_t others) {
+    for (int i = 0;; ++i) {
+      const std::string text = absl::StrCat("{\"number\":", i, "}");
+      if (RanksOf(Sha256::Of(text)).size() != others) continue;
+      return registry_.AddManifest("team/app", absl::StrCat("v", i), kIndexType, text);
+    }
+  }
+  std::future<absl::StatusOr<FetchedManifest>> Ask(const Digest& digest) {
+    auto promise = std::make_shared<std::promise<absl::StatusOr<FetchedManifest>>>();
+    documents_->Manifest({registry_.registry(), "team/app"}, digest.ToString(),
+                         [promise](auto got) { promise->set_value(std::move(got)); });
+    return promise->get_future();
+  }
+
+  static constexpr char kIndexType[] = "application/vnd.oci.image.index.v1+json";
+  FaultOrigin registry_;
+  std::unique_ptr<RegistryClient> registry_client_;
+  std::unique_ptr<RegistryDocuments> from_registry_;
+  Gate* gate_ = nullptr;
+  std::shared_ptr<GateQueue> queue_;
+  std::unique_ptr<ImageDocuments> documents_;
+};
+
+TEST_F(LastResortDocumentsTest, WhoIsNoRankAsksTheRegistryInItsTurn) {
+  const Digest digest = ManifestBehind(4);
+  for (size_t rank = 0; rank < 3; ++rank) Home(digest, rank).Always(PathOf(digest), Refuses(503));
+  auto got = Ask(digest);
+  EXPECT_EQ(got.wait_for(100ms), std::future_status::timeout);
+  EXPECT_EQ(registry_.request_count(PathOf(digest)), 0u);
+  gate_->may_begin = true;
+  EXPECT_EQ(got.get().value_or(FetchedManifest()).digest, digest);
+  EXPECT_EQ(registry_.request_count(PathOf(digest)), 1u);
+  EXPECT_EQ(gate_->asked, ImageDocuments::kSizeUnknown);
+  EXPECT_EQ(gate_->under_way, 0);
+}
+
+TEST_F(LastResortDocumentsTest, WhoseTurnDoesNotComeIsToldWhy) {
+  const Digest digest = ManifestBehind(4);
+  for (size_t rank = 0; rank < 3; ++rank) Home(digest, rank).Always(PathOf(digest), Refuses(503));
+  auto got = Ask(digest);
+  EXPECT_EQ(got.wait_for(100ms), std::future_status::timeout);
+  clock_.ahead = HomeDocuments::kPatience;
+  EXPECT_TRUE(absl::IsDeadlineExceeded(got.get().status()));
+  EXPECT_EQ(registry_.request_count(PathOf(digest)), 0u);
+}
+
+TEST_F(LastResortDocumentsTest, WhoMayAskTheRegistryAsksAtOnce) {
+  const Digest refused = ManifestBehind(4);
+  Home(refused, 0).Always(PathOf(refused), Refuses(403));
+  EXPECT_EQ(Ask(refused).get().value_or(FetchedManifest()).digest, refused) << "each has to ask for itself";
+  for (const size_t others : {0, 2}) {
+    const Digest digest = ManifestBehind(others);
+    for (size_t rank = 0; rank < others; ++rank) Home(digest, rank).Always(PathOf(digest), fault::Hangup());
+    EXPECT_EQ(Ask(digest).get().value_or(FetchedManifest()).digest, digest);
+  }
+  EXPECT_EQ(gate_->asked, 0u);
+}
+
+TEST_F(LastResortDocumentsTest, WhatStillWaitsWhenTheNodeStopsIsCancelled) {
+  const Digest digest = ManifestBehind(4);
+  for (size_t rank = 0; rank < 3; ++rank) Home(digest, rank).Always(PathOf(digest), Refuses(503));
+  auto got = Ask(digest);
+  EXPECT_EQ(got.wait_for(100ms), std::future_status::timeout);
+  documents_.reset();
+  queue_.reset();
+  EXPECT_TRUE(absl::IsCancelled(got.get().status()));
+  queue_ = std::make_shared<GateQueue>(GateQueue::Parts{clock_, io_}, std::make_unique<Gate>());
+}
 
 // A home that sends the blob to others just now.
 class SpreadDocumentsTest : public HomeDocumentsTest {

@@ -213,11 +213,12 @@ class MemberNode {
         [this](const Blob& blob) { return verifier_->HasClaim(blob.key()); },
         [this](const Blob& blob) { return verifier_->DropClaim(blob.key()); }});
     witness_ = std::make_unique<p2p::WitnessSource>(*origin_, *blame_);
-    const p2p::GatedSource::Parts gated{clock_, *io_, *witness_};
-    paced_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
+    const p2p::GateQueue::Parts gated{clock_, *io_};
+    paced_ = std::make_unique<p2p::GatedSource>(*witness_, gated, std::make_unique<p2p::Pace>());
     last_resort_ = std::make_unique<p2p::GatedSource>(
-        gated, std::make_unique<p2p::LastResortGate>(
-                   8 << 20, [this] { return members_->view()->members.size(); }, telemetry_));
+        *witness_, gated,
+        std::make_unique<p2p::LastResortGate>(
+            8 << 20, [this] { return members_->view()->members.size(); }, telemetry_));
     holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{clock_, *io_, *members_, health_, *client_,
                                                                   [] { return std::vector<p2p::HeldBlob>(); },
                                                                   [] { return 0.5; }});

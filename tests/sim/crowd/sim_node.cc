@@ -61,11 +61,12 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
       zones_(wire.loop, members_) {
   health_.ProbeBy(std::make_shared<p2p::MemberProbes>(
       p2p::MemberProbes::Parts{wire.loop, members_, health_, transport_}));
-  const p2p::GatedSource::Parts gated{wire.loop, port_.node, origin_};
-  paced_origin_ = std::make_unique<p2p::GatedSource>(gated, std::make_unique<p2p::Pace>());
+  const p2p::GateQueue::Parts gated{wire.loop, port_.node};
+  paced_origin_ = std::make_unique<p2p::GatedSource>(origin_, gated, std::make_unique<p2p::Pace>());
   last_resort_ = std::make_unique<p2p::GatedSource>(
-      gated, std::make_unique<p2p::LastResortGate>(
-                 kLastResortRate, [this] { return members_.view()->members.size(); }, telemetry_));
+      origin_, gated,
+      std::make_unique<p2p::LastResortGate>(
+          kLastResortRate, [this] { return members_.view()->members.size(); }, telemetry_));
   holders_ = std::make_unique<p2p::Holders>(p2p::Holders::Parts{
       wire.loop, port_.node, members_, health_, transport_, [this] { return Held(); },
       [this] { return Fraction(); }, [this](const p2p::BlobIdentity&) { return PresentForOthers(); }});

@@ -844,7 +844,8 @@ class LastResortTest : public ::testing::Test {
   Telemetry telemetry_;
   fakes::FakeSource origin_;
   size_t members_ = 100000;  // so many that each has only its own rate
-  GatedSource source_{{clock_, io_, origin_},
+  GatedSource source_{origin_,
+                      {clock_, io_},
                       std::make_unique<LastResortGate>(
                           kRate, [this] { return members_; }, telemetry_)};
   std::shared_ptr<Blob> blob_ = std::make_shared<Blob>(SpecOf(100));
@@ -992,7 +993,7 @@ TEST_F(PaceTest, ReadersDontWait) {
 }
 
 TEST_F(LastResortTest, WhatAReaderJoinsPassesAGateThatLetsReadersThrough) {
-  GatedSource paced({clock_, io_, origin_}, std::make_unique<Pace>());
+  GatedSource paced(origin_, {clock_, io_}, std::make_unique<Pace>());
   std::vector<FetchHandle> handles;
   for (uint32_t i = 0; i < 10; ++i) {
     handles.push_back(paced.Fetch(

@@ -156,6 +156,8 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   const BlobOrigin& OriginOf(const Errand& errand) const { return facts_->origins[errand.origin]; }
 
   void AskMember(const ErrandPtr& errand) {
+    if (!access_.health.Usable(member_, access_.clock.Now()))
+      return End(absl::UnavailableError(absl::StrCat("member ", member_.name, " has failed meanwhile")));
     if (AwaitsBudget(errand, &MemberFetch::AskMember)) return;
     Ask(errand, member_, role_, Asked::kItself,
         [this, errand](PeerClient::ChunkOutcome outcome) { OnMember(errand, std::move(outcome)); });

@@ -338,6 +338,8 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
   if (!question.tried.empty()) request.headers.Add("Sluice-Tried", question.tried);
   if (question.is_sent_on) request.headers.Add("Sluice-Sent-On", "1");
   AddToken(question.token, request);
+  if (question.role == PeerRole::kPresentOnly)
+    request.first_silence_max = std::min(options_.present_silence_max, options_.silence_max);
   request.fetch_class = question.fetch_class;
   request.body_bytes_max = std::max(question.range.length, kErrorBytesMax);
   return http_.Send(std::move(request),

@@ -203,9 +203,19 @@ class Transfer {
     return request_.rate_from_head ? request_.rate_window : std::chrono::hours(1);
   }
   Instant silent_until() const {
-    return request_.silence_max == Duration(0) ? Instant::max() : last_byte_ + request_.silence_max;
+    return silence_max() == Duration(0) ? Instant::max() : last_byte_ + silence_max();
   }
-  Duration silence_max() const { return request_.silence_max; }
+  Duration silence_max() const {
+    return heard_ || request_.first_silence_max == Duration(0) ? request_.silence_max
+                                                               : request_.first_silence_max;
+  }
+  // Whether it was silent so long that its host may be, and since when; the last time that anything came.
+  bool IsWhollySilent(Instant now) const {
+    return request_.silence_max > Duration(0) && last_byte_ + request_.silence_max <= now;
+  }
+  bool has_silence_max() const { return request_.silence_max > Duration(0); }
+  Instant silent_since() const { return last_byte_; }
+  Instant heard_at() const { return heard_ ? last_byte_ : Instant(); }
   // When it is to be looked at again: it may be silent, or slow.
   Instant looked_at() const { return std::min(silent_until(), window_end_); }
   // OK, or why it is given up.
@@ -270,7 +280,8 @@ class Transfer {
   bool head_given_ = false;
   uint64_t body_bytes_ = 0;
   uint64_t upload_offset_ = 0;
-  Instant last_byte_;
+  Instant last_byte_;  // or when its turn came
+  bool heard_ = false;
   Instant window_end_ = Instant::max();  // of the time over which its rate is looked at
   uint64_t window_bytes_ = 0;
 };
@@ -478,6 +489,7 @@ bool Transfer::AllowAddress(AddressKind kind, std::string_view text, int port) {
 
 bool Transfer::HeaderLine(std::string_view line) {
   last_byte_ = std::chrono::steady_clock::now();
+  heard_ = true;
   if (head_given_) return true;  // a trailer
   head_bytes_ += line.size();
   if (head_bytes_ > kHeadBytesMax) {
@@ -519,8 +531,7 @@ bool Transfer::HeadComplete() {
 
 absl::Status Transfer::Look(Instant now) {
   if (silent_until() <= now) {
-    return absl::UnavailableError(
-        absl::StrCat("no byte came for ", Milliseconds(request_.silence_max), " ms"));
+    return absl::UnavailableError(absl::StrCat("no byte came for ", Milliseconds(silence_max()), " ms"));
   }
   if (window_end_ > now) return absl::OkStatus();
   const auto window = std::chrono::ceil<std::chrono::seconds>(request_.rate_window).count();
@@ -546,6 +557,7 @@ bool Transfer::Interim(int status) {
 
 bool Transfer::Body(std::span<const std::byte> bytes) {
   last_byte_ = std::chrono::steady_clock::now();
+  heard_ = true;
   body_bytes_ += bytes.size();
   window_bytes_ += bytes.size();
   if (body_bytes_ > request_.body_bytes_max) {
@@ -856,15 +868,33 @@ class HttpClient::Loop {
   void DropSilent(Instant now) {
     next_look_ = Instant::max();
     std::vector<std::pair<RequestId, absl::Status>> given_up;
+    const absl::flat_hash_map<std::string, absl::Status> silent = SilentHosts(now);
     for (const auto& [id, transfer] : active_) {
       absl::Status status = transfer->Look(now);
+      const auto of_host = silent.find(transfer->host());
       if (!status.ok()) {
         given_up.emplace_back(id, std::move(status));
+      } else if (of_host != silent.end() && transfer->has_silence_max()) {
+        given_up.emplace_back(id, of_host->second);
       } else {
         next_look_ = std::min(next_look_, transfer->looked_at());
       }
     }
     for (auto& [id, status] : given_up) Detach(id)->Finish(std::move(status));
+  }
+
+  // Of which nothing came, on whatever connection, while one waited in vain; and what it is told.
+  absl::flat_hash_map<std::string, absl::Status> SilentHosts(Instant now) {
+    absl::flat_hash_map<std::string, absl::Status> silent;
+    for (const auto& [id, transfer] : active_) {
+      if (!transfer->IsWhollySilent(now) || silent.contains(transfer->host())) continue;
+      Instant heard = active_of_host_.at(transfer->host()).heard;
+      for (const auto& [other_id, other] : active_) {
+        if (other->host() == transfer->host()) heard = std::max(heard, other->heard_at());
+      }
+      if (heard <= transfer->silent_since()) silent.emplace(transfer->host(), transfer->Look(now));
+    }
+    return silent;
   }
 
   void RunTimers(Instant now) {
@@ -888,7 +918,7 @@ class HttpClient::Loop {
     may_start_ = false;
     next_begin_ = Instant::max();
     for (auto it = queue_.begin(); it != queue_.end() && active_.size() < options_.requests_max;) {
-      uint32_t& of_host = active_of_host_[(*it)->host()];
+      uint32_t& of_host = active_of_host_[(*it)->host()].count;
       uint32_t& of_path = active_of_path_[(*it)->path()];
       const FetchClass fetch_class = (*it)->fetch_class();
       if (of_host + of_path >= ShareOf(fetch_class, options_.requests_per_host_max) ||
@@ -963,7 +993,9 @@ class HttpClient::Loop {
     }
     if (!transfer->connection_key().empty()) peer_connections_.End(transfer->connection_key());
     curl_multi_remove_handle(multi_, transfer->easy());
-    --active_of_host_.at(transfer->host());
+    OfHost& of_host = active_of_host_.at(transfer->host());
+    --of_host.count;
+    of_host.heard = std::max(of_host.heard, transfer->heard_at());
     --active_of_path_.at(transfer->path());
     ForgetUnused(transfer->host(), transfer->path());
     return transfer;
@@ -971,7 +1003,7 @@ class HttpClient::Loop {
 
   void ForgetUnused(const std::string& host, const std::string& path) {
     const auto of_host = active_of_host_.find(host);
-    if (of_host->second == 0) active_of_host_.erase(of_host);
+    if (of_host->second.count == 0) active_of_host_.erase(of_host);
     const auto of_path = active_of_path_.find(path);
     if (of_path->second == 0) active_of_path_.erase(of_path);
   }
@@ -1014,7 +1046,11 @@ class HttpClient::Loop {
   absl::flat_hash_map<RequestId, std::unique_ptr<Transfer>> active_;
   size_t active_fills_ = 0;   // of them
   long connections_max_ = 0;  // as libcurl was told last; 0: not yet
-  absl::flat_hash_map<std::string, uint32_t> active_of_host_;
+  struct OfHost {
+    uint32_t count = 0;
+    Instant heard{};  // when something came of those that have ended, last
+  };
+  absl::flat_hash_map<std::string, OfHost> active_of_host_;
   absl::flat_hash_map<std::string, uint32_t> active_of_path_;
   ReceiveBounds receive_bounds_;
   Instant next_overdue_ = Instant::max();  // no queued request's deadline is earlier

@@ -88,8 +88,11 @@ struct HttpRequest {
   // bounded by silence_max.
   bool rate_from_head = false;
   // A transfer of which no byte came for so long, from when its turn came, is aborted (Unavailable); an
-  // interim answer is a byte. 0: never.
+  // interim answer is a byte. If meanwhile nothing came of the whole host, so are all others to it that have
+  // such a bound. 0: never.
   Duration silence_max{};
+  // The same, shorter, for the first byte of all, and for this transfer alone; 0: as silence_max.
+  Duration first_silence_max{};
   uint64_t body_bytes_max = 1 << 20;  // of the answer
 };
 

@@ -94,6 +94,7 @@ class PeerFaultTest : public ::testing::Test {
     options_.name = "this node";
     options_.connect_timeout = 500ms;
     options_.silence_max = 200ms;
+    options_.present_silence_max = kLong;
     options_.rate_window = 1s;
   }
   ~PeerFaultTest() override { Stop(); }
@@ -768,6 +769,20 @@ TEST_F(PeerFaultTest, AFetchEndsAtItsDeadline) {
   Use({b_.port()});
   EXPECT_TRUE(absl::IsDeadlineExceeded(Fetch(-1s).status)) << "one that is past already";
   EXPECT_TRUE(IsUsable(b_)) << "which says nothing of the member";
+}
+
+// It has nothing to wait for; a home may.
+TEST_F(PeerFaultTest, WhoIsAskedForWhatItHasSaysSomethingSoon) {
+  options_.silence_max = kLong;
+  options_.present_silence_max = 200ms;
+  a_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  Use({a_.port()});
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Fetch(500ms).status));
+  EXPECT_TRUE(IsUsable(a_));
+  sources_[0] = std::make_unique<MemberSource>(*access_, sources_[0]->member(), PeerRole::kPresentOnly);
+  const Outcome outcome = Fetch();
+  EXPECT_TRUE(absl::IsUnavailable(outcome.status)) << outcome.status;
+  EXPECT_FALSE(IsUsable(a_));
 }
 
 TEST_F(PeerFaultTest, StopEndsWhatIsUnderWayAndWhatComesAfter) {

@@ -62,6 +62,13 @@ TEST_P(CrowdSimTest, TheOthersGetItThoughATenthVanishes) {
   EXPECT_LE(Of("origin_over_size"), 4);
 }
 
+// Who waits in vain waits 1.5 s at most, once, and not at each that it learns is gone. (Where every chunk
+// waited for itself it took 9 to 10 times the bound.)
+TEST_P(CrowdSimTest, WhoVanishesIsWaitedForOnce) {
+  Run(Crowd::Case::kVanish, 64 << 20);
+  EXPECT_LE(Of("makespan_over_bound"), 6);
+}
+
 TEST_P(CrowdSimTest, TheyGetItThoughEachKnowsAnother) {
   Run(Crowd::Case::kStaleViews, 16 << 20);
   EXPECT_LE(Of("origin_over_size"), 1.5);

@@ -12,10 +12,11 @@ namespace sluice::sim {
 namespace {
 
 // As p2p/http/http_client.h and p2p/cluster/peer_client.h have them: under way at once, in all and for one
-// blob of one member; that nothing comes.
+// blob of one member; that nothing comes, and that nothing has come yet of who is asked for what it has.
 constexpr size_t kRequestsMax = 256;
 const uint32_t kRequestsOfMemberMax = p2p::PeerClientOptions().requests_per_member_max;
-constexpr Duration kSilenceMax = std::chrono::milliseconds(1500);
+const Duration kSilenceMax = p2p::PeerClientOptions().silence_max;
+const Duration kPresentSilenceMax = p2p::PeerClientOptions().present_silence_max;
 constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
 // A server whose client says nothing more closes after that.
 constexpr Duration kIdleMax = std::chrono::seconds(30);
@@ -92,7 +93,7 @@ void SimTransport::Begin(const CallPtr& call) {
   ++wire_.traffic.requests;
   wire_.traffic.control_bytes += wire_.question_bytes;
   for (const std::string& name : call->request.tried) wire_.traffic.control_bytes += name.size() + 1;
-  call->heard = wire_.loop.Now();
+  call->began = wire_.loop.Now();
   wire_.Later(Connect(call->server) + Wire::kHalf, [this, call] {
     if (PeerServer* const server = ServerAt(call->server)) server->Arrive(call);
   });
@@ -124,13 +125,13 @@ void SimTransport::CloseOneBeyond(size_t kept) {
 
 void SimTransport::Interim(const CallPtr& call) {
   if (!call->on_done || port_.node.dead()) return;
-  call->heard = wire_.loop.Now();
+  Heard(*call);
   call->on_sign(false);
 }
 
 void SimTransport::FirstBytes(const CallPtr& call) {
   if (!call->on_done || port_.node.dead()) return;
-  call->heard = wire_.loop.Now();
+  Heard(*call);
   port_.coming.try_emplace(call->chunk, call->transfer);
   call->on_data(WeightlessBytes().first(std::min(kFirstBytes, call->range.length - 1)));
 }
@@ -150,6 +151,7 @@ void SimTransport::Ended(const CallPtr& call, ChunkOutcome outcome, Connection c
   active_.erase(call->id);
   const auto coming = port_.coming.find(call->chunk);
   if (coming != port_.coming.end() && coming->second.lock() == call->transfer) port_.coming.erase(coming);
+  if (connection == Connection::kKept) Heard(*call);
   --active_of_server_[call->server];
   Release(call->server, connection);
   std::move(on_done)(std::move(outcome));
@@ -164,14 +166,36 @@ void SimTransport::Fail(const CallPtr& call, absl::Status status) {
   Ended(call, {.status = std::move(status), .retry_after = {}, .helpers = {}}, Connection::kClosed);
 }
 
+void SimTransport::Heard(Call& call) {
+  call.heard = wire_.loop.Now();
+  heard_of_server_[call.server] = wire_.loop.Now();
+}
+
+// Of which nothing came, on whatever connection, while one waited in vain.
+std::vector<size_t> SimTransport::SilentServers(Instant now) const {
+  std::vector<size_t> silent;
+  for (const auto& [id, call] : active_) {
+    if (now - call->SilentSince() < kSilenceMax) continue;
+    const auto heard = heard_of_server_.find(call->server);
+    if (heard == heard_of_server_.end() || heard->second <= call->SilentSince())
+      silent.push_back(call->server);
+  }
+  return silent;
+}
+
 void SimTransport::Sweep() {
   const Instant now = wire_.loop.Now();
+  for (const auto& [id, call] : active_) {
+    if (call->Flows()) Heard(*call);
+  }
+  const std::vector<size_t> silent_servers = SilentServers(now);
   std::vector<CallPtr> silent, late;
   for (const auto& [id, call] : active_) {
-    if (call->Flows()) call->heard = now;
+    const bool is_first = !call->heard && call->request.role == PeerRole::kPresentOnly;
     if (call->deadline <= now) {
       late.push_back(call);
-    } else if (now - call->heard >= kSilenceMax) {
+    } else if (now - call->SilentSince() >= (is_first ? kPresentSilenceMax : kSilenceMax) ||
+               std::count(silent_servers.begin(), silent_servers.end(), call->server) > 0) {
       silent.push_back(call);
     }
   }

@@ -45,6 +45,8 @@ class SimTransport final : public p2p::PeerTransport {
   void Release(size_t server, Connection connection);
   void CloseOneBeyond(size_t kept);
   void Sweep();
+  void Heard(Call& call);
+  std::vector<size_t> SilentServers(Instant now) const;
   void Fail(const CallPtr& call, absl::Status status);
 
   Wire& wire_;
@@ -55,6 +57,7 @@ class SimTransport final : public p2p::PeerTransport {
   std::deque<CallPtr> queue_;
   std::map<RequestId, CallPtr> active_;
   absl::flat_hash_map<size_t, uint32_t> active_of_server_;
+  absl::flat_hash_map<size_t, Instant> heard_of_server_;  // when something came of it last
   std::vector<size_t> idle_;  // servers of kept connections, the longest unused first
   bool sweeps_ = false;
 };

@@ -88,7 +88,9 @@ struct Call {
   p2p::PeerTransport::OnSign on_sign;
   p2p::PeerTransport::OnChunkDone on_done;  // null: the client is done with it
   Instant deadline;
-  Instant heard{};  // when something came last
+  Instant began{};
+  std::optional<Instant> heard;  // when something came last
+  Instant SilentSince() const { return heard.value_or(began); }
   // Of the server.
   bool is_help = false;  // it is asked for what it has
   bool is_fill = false;  // and counted as one that is being answered

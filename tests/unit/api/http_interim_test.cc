@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <future>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -186,6 +187,97 @@ TEST_F(HttpInterimTest, OneThatSendsThemForEverEndsWithTheRequestsTime) {
   const Outcome outcome = Get(origin_.Url("/x"), 10s, nullptr, 300ms);
   EXPECT_TRUE(absl::IsDeadlineExceeded(outcome.status)) << outcome.status;
   EXPECT_THAT(outcome.heads, SizeIs(0));
+}
+
+TEST_F(HttpInterimTest, OneThatIsToSaySomethingSoonIsSilentSooner) {
+  const auto ask = [&](const std::string& path) {
+    p2p::HttpRequest request;
+    request.url = origin_.Url(path);
+    request.loopback = p2p::LoopbackRule::kAllow;
+    request.silence_max = 60s;
+    request.first_silence_max = 100ms;
+    std::promise<Outcome> done;
+    client_.Send(std::move(request), std::make_unique<Sink>(done, nullptr));
+    return done.get_future().get();
+  };
+  origin_.Always("/stalls", [](const p2p::FaultRequest&, p2p::FaultConnection& to) { to.Stall(); });
+  const Outcome silent = ask("/stalls");
+  EXPECT_TRUE(absl::IsUnavailable(silent.status)) << silent.status;
+  EXPECT_THAT(std::string(silent.status.message()), testing::HasSubstr("100 ms"));
+  origin_.Always("/waits", [](const p2p::FaultRequest&, p2p::FaultConnection& to) {
+    to.SendRaw(kInterim);
+    std::this_thread::sleep_for(300ms);
+    to.Send(200, {}, "at last");
+  });
+  EXPECT_EQ(ask("/waits").body, "at last") << "it has said something";
+}
+
+// Several requests to one host, of which the first is given up soon.
+class SilentHostTest : public HttpInterimTest {
+ protected:
+  SilentHostTest() {
+    origin_.Always("/stalls", [](const p2p::FaultRequest&, p2p::FaultConnection& to) { to.Stall(); });
+    origin_.Always("/answers",
+                   [](const p2p::FaultRequest&, p2p::FaultConnection& to) { to.Send(200, {}, "at once"); });
+  }
+  void TearDown() override { client_.Stop(); }
+  std::future<Outcome> Ask(const std::string& path, Duration silence_max, Duration first = Duration(0)) {
+    p2p::HttpRequest request;
+    request.url = origin_.Url(path);
+    request.loopback = p2p::LoopbackRule::kAllow;
+    request.silence_max = silence_max;
+    request.first_silence_max = first;
+    request.timeout = 600s;
+    promises_.emplace_back();
+    client_.Send(std::move(request), std::make_unique<Sink>(promises_.back(), nullptr));
+    return promises_.back().get_future();
+  }
+  static bool IsOpen(const std::future<Outcome>& answer) {
+    return answer.wait_for(200ms) == std::future_status::timeout;
+  }
+
+  std::list<std::promise<Outcome>> promises_;
+};
+
+TEST_F(SilentHostTest, AHostOfWhichNothingComesIsSilentForAll) {
+  std::future<Outcome> first = Ask("/stalls", 300ms), second = Ask("/stalls", 500s);
+  std::future<Outcome> unbounded = Ask("/stalls", 0s);
+  EXPECT_TRUE(absl::IsUnavailable(first.get().status));
+  EXPECT_TRUE(absl::IsUnavailable(second.get().status)) << "long before its own time";
+  EXPECT_TRUE(IsOpen(unbounded));
+}
+
+TEST_F(SilentHostTest, OneThatAnswersAnotherMeanwhileIsNot) {
+  std::future<Outcome> first = Ask("/stalls", 300ms), second = Ask("/stalls", 500s);
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(Ask("/answers", 500s).get().body, "at once");
+  EXPECT_TRUE(absl::IsUnavailable(first.get().status));
+  EXPECT_TRUE(IsOpen(second));
+}
+
+TEST_F(SilentHostTest, OneThatSendsToAnotherMeanwhileIsNot) {
+  origin_.Always("/sends", [](const p2p::FaultRequest&, p2p::FaultConnection& to) {
+    std::this_thread::sleep_for(100ms);
+    to.SendRaw(kInterim);
+    to.Stall();
+  });
+  std::future<Outcome> first = Ask("/stalls", 300ms), second = Ask("/sends", 500s);
+  EXPECT_TRUE(absl::IsUnavailable(first.get().status));
+  EXPECT_TRUE(IsOpen(second));
+}
+
+TEST_F(SilentHostTest, WhoWasToSaySomethingSoonIsNoSignOfThat) {
+  std::future<Outcome> first = Ask("/stalls", 500s, /*first=*/100ms), second = Ask("/stalls", 500s);
+  EXPECT_TRUE(absl::IsUnavailable(first.get().status));
+  EXPECT_TRUE(IsOpen(second));
+}
+
+TEST_F(SilentHostTest, WhatBeganAfterwardsIsNoSignOfLife) {
+  std::future<Outcome> first = Ask("/stalls", 300ms);
+  std::this_thread::sleep_for(150ms);
+  std::future<Outcome> second = Ask("/stalls", 500s);
+  EXPECT_TRUE(absl::IsUnavailable(first.get().status));
+  EXPECT_TRUE(absl::IsUnavailable(second.get().status));
 }
 
 TEST_F(HttpInterimTest, AFloodOfThemIsCutOff) {

@@ -275,6 +275,16 @@ TEST_F(MemberSourceTest, WhoIsCancelledBesideThatIsNotAskedAgain) {
   EXPECT_TRUE(done_.has_value() && absl::IsCancelled(*done_));
 }
 
+// By another of what this node has asked it for.
+TEST_F(MemberSourceTest, WhoHasFailedMeanwhileIsNotAskedAgain) {
+  Fetch(FetchClass::kHint);
+  transport_.Answer(absl::ResourceExhaustedError("busy"));
+  health_.Failed("node-1", clock_.now, "it says nothing");
+  transport_.Pass(500ms);
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint"));
+  EXPECT_TRUE(done_.has_value() && absl::IsUnavailable(*done_));
+}
+
 TEST_F(MemberSourceTest, AClientThatIsStoppedEndsWhatIsPutOffOnce) {
   Fetch(FetchClass::kHint);
   transport_.Answer(absl::ResourceExhaustedError("busy"));

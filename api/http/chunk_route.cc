@@ -30,12 +30,19 @@ HttpResponse AskYourself(const PeerRefusal& refusal, PeerTrust trust) {
   return response;
 }
 
+// For a member, which reads the head alone: most of what it asks for is not here, or not now.
+HttpResponse WithoutWords(HttpResponse response) {
+  response.content_type.clear();
+  response.body.clear();
+  return response;
+}
+
 HttpResponse ResponseTo(const PeerRefusal& refusal, PeerTrust trust) {
   switch (refusal.why) {
     case PeerRefusal::Why::kAbsent:
-      return NotHere();
+      return WithoutWords(NotHere());
     case PeerRefusal::Why::kBusy:
-      return ComeAgain(refusal.retry, refusal.helpers);
+      return WithoutWords(ComeAgain(refusal.retry, refusal.helpers));
     case PeerRefusal::Why::kAskYourself:
       return AskYourself(refusal, trust);
     case PeerRefusal::Why::kContradicted:
@@ -43,7 +50,7 @@ HttpResponse ResponseTo(const PeerRefusal& refusal, PeerTrust trust) {
     case PeerRefusal::Why::kNoRoom:
       return ErrorResponse(507, "UNAVAILABLE", "this node has no room for it; ask the next");
   }
-  return NotHere();
+  return WithoutWords(NotHere());
 }
 
 }  // namespace
@@ -103,7 +110,7 @@ void ChunkRoute::OnChunk(PeerBlobRequest request, HttpResponder responder) {
   const bool fill = request.fetch_class != FetchClass::kDemand;
   std::shared_ptr<const void> place = fill ? parts_.places->Take() : nullptr;
   if (fill && !place)
-    return parts_.answers->Send(ComeAgain(kRetryFill, {}), std::move(responder), request.role);
+    return parts_.answers->Send(WithoutWords(ComeAgain(kRetryFill, {})), std::move(responder), request.role);
   const auto reply =
       std::make_shared<Reply>(shared_from_this(), request, std::move(place), std::move(responder));
   Task give_up = parts_.blobs.Ask(
@@ -145,7 +152,8 @@ void ChunkRoute::SendBytes(const std::shared_ptr<Reply>& reply, PeerBytes bytes)
   const ChunkSpan span = blob.geometry().Covering(range);
   // A file that was lost took its chunks back.
   if (!file.ok() || !blob.presence().AllPresent(span) || blob.refused())
-    return reply->Send(reply->role() != PeerRole::kPresentOnly ? ComeAgain(kRetrySoon, {}) : NotHere());
+    return reply->Send(
+        WithoutWords(reply->role() != PeerRole::kPresentOnly ? ComeAgain(kRetrySoon, {}) : NotHere()));
 
   HttpResponse response = ResponseWith(bytes, range);
   Task on_taken = std::move(bytes.on_taken);
@@ -177,8 +185,6 @@ HttpResponse ChunkRoute::ResponseWith(const PeerBytes& bytes, ByteRange range) c
     response.headers.emplace_back("Sluice-Passed-On", absl::StrJoin(bytes.passed_on_by, ","));
   }
   if (bytes.flow) response.headers.emplace_back("Sluice-Coming", "1");
-  response.headers.emplace_back("Docker-Content-Digest", blob.digest().ToString());
-  response.headers.emplace_back("ETag", EntityTag(blob.digest()));
   SayPublic(response, parts_.trust, bytes.is_public, bytes.public_age);
   return response;
 }

@@ -378,7 +378,8 @@ void HttpSession::Write(HttpResponse response, After after) {
                           : file_               ? file_->span.length
                                                 : body_.size();
   head_ = HeadOf(response.status, response.headers);
-  absl::StrAppend(&head_, "Content-Type: ", response.content_type, "\r\n");
+  if (!response.content_type.empty())
+    absl::StrAppend(&head_, "Content-Type: ", response.content_type, "\r\n");
   // What has no content says nothing of its length: RFC 9110 section 8.6.
   if (response.status != 304) absl::StrAppend(&head_, "Content-Length: ", length, "\r\n");
   // A client of HTTP/1.0 waits for the connection's end unless it is told otherwise: RFC 9112 section 9.3.

@@ -298,7 +298,7 @@ void Transfer::Prepare(const Common& common) {
   Set(CURLOPT_FOLLOWLOCATION, 0L);
   Set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
   if (loopback_named_ || request_.proxy == ProxyRule::kNone) Set(CURLOPT_PROXY, "");
-  Set(CURLOPT_USERAGENT, options.user_agent.c_str());
+  if (!request_.is_brief) Set(CURLOPT_USERAGENT, options.user_agent.c_str());
   const auto version = request_.own_connection ? CURL_HTTP_VERSION_1_1 : CURL_HTTP_VERSION_2TLS;
   Set(CURLOPT_HTTP_VERSION, static_cast<long>(version));
   if (!options.ca_file.empty()) Set(CURLOPT_CAINFO, options.ca_file.c_str());
@@ -311,7 +311,7 @@ void Transfer::Prepare(const Common& common) {
   for (const auto& [name, value] : request_.headers.fields()) {
     list = curl_slist_append(list, absl::StrCat(name, ": ", value).c_str());
   }
-  list = curl_slist_append(list, "Accept-Encoding: identity");
+  list = curl_slist_append(list, request_.is_brief ? "Accept:" : "Accept-Encoding: identity");
   // Saves a round trip per upload; a body that is refused is ended by the server's early answer.
   list = curl_slist_append(list, "Expect:");
   header_list_.reset(list);

@@ -94,6 +94,8 @@ struct HttpRequest {
   // The same, shorter, for the first byte of all, and for this transfer alone; 0: as silence_max.
   Duration first_silence_max{};
   uint64_t body_bytes_max = 1 << 20;  // of the answer
+  // Without the headers that say who asks and what may be answered: the server knows.
+  bool is_brief = false;
 };
 
 // Takes an answer. All calls come on the client's thread, in this order: OnInterim any number of times,

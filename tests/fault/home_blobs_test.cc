@@ -22,6 +22,7 @@
 #include "p2p/recipe/sha256.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/fault/home_node.h"
+#include "tests/sim/crowd/head_bytes.h"
 
 namespace sluice {
 namespace {
@@ -549,6 +550,24 @@ TEST_F(HomeBlobsTest, NothingIsFetchedNorRegisteredForWhoIsPresentOnly) {
   EXPECT_EQ(Counted(PeerRole::kPresentOnly, PeerAnswer::kAbsent), 1u);
 }
 
+// Of a crowd each chunk is asked for at several places.
+TEST_F(HomeBlobsTest, WhatAMemberIsToldIsShort) {
+  const auto head_bytes = [&](const std::string& role) {
+    RawClient asker(server_->port());
+    asker.Send(api::Request("GET", PathOf(Spec()),
+                            absl::StrCat("Sluice-Role: ", role, "\r\nSluice-Blob: ", Claim(),
+                                         "\r\nRange: ", RangeOf(0), "\r\n")));
+    std::string head = asker.ReadThrough("\r\n\r\n");
+    while (absl::StartsWith(head, "HTTP/1.1 102 ")) head = asker.ReadThrough("\r\n\r\n");
+    return head.size();
+  };
+  EXPECT_LE(head_bytes("present-only"), sim::kAbsentBytes);
+  EXPECT_EQ(Ask({.role = "present-only", .claim = Claim()}).body, "");
+  ExpectChunk(Ask({.claim = Claim()}));
+  EXPECT_LE(head_bytes("present-only"), sim::kServedBytes);
+  EXPECT_LE(head_bytes("home"), sim::kServedBytes);
+}
+
 TEST_F(HomeBlobsTest, WhatIsHereUnprovenIsGivenToWhoSaysTheSameOfIt) {
   ExpectChunk(Ask({.claim = Claim()}));
   ExpectChunk(Ask({.role = "present-only", .claim = Claim()}));
@@ -942,6 +961,10 @@ TEST_F(HomeBlobsTest, WhoIsBusyNamesHelpersThatAreMembersAndNotTheAsker) {
   fourth.from = "d";
   const Answer refused = RawAsker(server_->port(), path, fourth).Read();
   EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.body, "");
+  uint64_t head = std::string_view("HTTP/1.1 503 Service Unavailable\r\n\r\n").size();
+  for (const auto& [name, value] : refused.headers) head += name.size() + value.size() + 4;
+  EXPECT_LE(head - refused.Header("sluice-helpers").size(), sim::kBusyBytes);
   EXPECT_THAT(refused.Helpers(), testing::UnorderedElementsAre("a", "b", "c"));
   fourth.more = "Sluice-Tried: a,b\r\n";
   EXPECT_THAT(RawAsker(server_->port(), path, fourth).Read().Helpers(), testing::ElementsAre("c"));

@@ -316,6 +316,8 @@ TEST_F(PeerFaultTest, AGoodMemberGivesEveryByteAndIsAskedAsTheProtocolSays) {
   EXPECT_EQ(request.Header("sluice-from"), "this node");
   EXPECT_THAT(request.Header("sluice-blob"), HasSubstr(absl::StrCat("size=", bytes_.size())));
   EXPECT_EQ(request.Header("sluice-class"), "demand");
+  for (const char* const name : {"user-agent", "accept", "accept-encoding"})
+    EXPECT_EQ(request.Header(name), "") << name << " says nothing that a member looks at";
   EXPECT_EQ(request.Header("authorization"), "");
   EXPECT_EQ(ledger_.AccessOf(spec_.digest, spec_.origins[0]), OriginAccess::kUnknown)
       << "nothing of it is proven yet";

@@ -32,7 +32,7 @@ uint64_t QuestionBytes(const BlobSpec& spec) {
   const BlobOrigin& origin = spec.origins.front();
   return absl::StrCat(
              "GET ", p2p::RegistryPathOf(origin, "blobs", spec.digest),
-             " HTTP/1.1\r\nHost: 10.100.100.100:7301\r\nUser-Agent: sluice/0.1.0\r\nAccept: */*\r\n"
+             " HTTP/1.1\r\nHost: 10.100.100.100:7301\r\n"
              "Sluice-Role: present-only\r\nSluice-Deadline-Ms: 60000\r\nRange: bytes=100000000-100262143\r\n"
              "Sluice-Class: demand\r\nSluice-Blob: ",
              FormatBlobClaim(spec, origin, BlobClaim::Access::kPublic), "\r\nSluice-From: node-100\r\n\r\n")

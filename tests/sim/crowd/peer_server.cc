@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "api/http/chunk_route.h"
 #include "p2p/cluster/holder_codec.h"
+#include "tests/sim/crowd/head_bytes.h"
 #include "tests/sim/crowd/sim_transport.h"
 
 namespace sluice::sim {
@@ -19,10 +20,6 @@ using p2p::PeerTransport;
 // As api/http/chunk_route.cc has them.
 constexpr Duration kRetrySoon = std::chrono::milliseconds(5);
 constexpr Duration kRetryFill = std::chrono::milliseconds(100);
-// Heads of answers as they stand on the wire.
-constexpr uint64_t kServedBytes = 480;
-constexpr uint64_t kBusyBytes = 330;
-constexpr uint64_t kAbsentBytes = 270;
 constexpr uint64_t kInterimBytes = 27;
 
 absl::Status StatusOf(api::PeerRefusal::Why why) {

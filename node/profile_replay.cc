@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
+
 namespace sluice {
 namespace {
 
@@ -17,6 +19,7 @@ ProfileReplay::ProfileReplay(BlobCache& cache, Telemetry& telemetry, std::vector
                              const ImageProfile& profile, Limits limits)
     : cache_(cache), telemetry_(telemetry), blobs_(std::move(blobs)), limits_(limits) {
   for (const std::shared_ptr<Blob>& blob : blobs_) {
+    asked_.emplace_back(blob->geometry().chunk_count());
     unread_.emplace_back(blob->geometry().chunk_count());
     touched_.emplace_back(blob->geometry().chunk_count());
   }
@@ -46,19 +49,45 @@ void ProfileReplay::Pump() {
 
 std::optional<ProfileReplay::Run> ProfileReplay::NextRun() {
   for (; next_ < spans_.size(); ++next_) {
-    ProfileSpan& span = spans_[next_];
-    const Blob& blob = *blobs_[span.blob];
-    const uint32_t count_max = std::max<uint32_t>(1, limits_.run_bytes_max / blob.geometry().chunk_size());
-    const ChunkSpan absent = blob.presence().FirstAbsent(span.chunks, count_max);
-    if (absent.count == 0) continue;
-    span.chunks = span.chunks.From(absent.end());
-    return Run{span.blob, absent, BytesOf(span.blob, absent)};
+    ChunkSpan& chunks = spans_[next_].chunks;
+    const uint32_t blob = spans_[next_].blob;
+    while (chunks.count > 0 && !IsToCome(blob, chunks.first)) chunks = chunks.From(chunks.first.next());
+    if (chunks.count == 0) continue;
+    const ChunkSpan run = Around(blob, chunks.first);
+    return Run{blob, run, BytesOf(blob, run)};
   }
   return std::nullopt;
 }
 
+bool ProfileReplay::IsToCome(uint32_t blob, ChunkIndex chunk) const {
+  return !asked_[blob].Has(chunk) && !blobs_[blob]->presence().IsPresent(chunk);
+}
+
+// The chunk, and what is needed soon and lies beside it. REQUIRES: the span at next_ begins with it
+ChunkSpan ProfileReplay::Around(uint32_t blob, ChunkIndex first) const {
+  absl::flat_hash_set<uint32_t> soon;
+  uint64_t bytes = 0;
+  for (size_t at = next_; at < spans_.size() && bytes < limits_.soon_bytes; ++at) {
+    const ProfileSpan& span = spans_[at];
+    const uint64_t chunk_bytes = blobs_[span.blob]->geometry().chunk_size();
+    for (ChunkIndex chunk = span.chunks.first; chunk < span.chunks.end() && bytes < limits_.soon_bytes;
+         chunk = chunk.next()) {
+      if (!IsToCome(span.blob, chunk)) continue;
+      bytes += chunk_bytes;
+      if (span.blob == blob) soon.insert(chunk.value());
+    }
+  }
+  const uint32_t count_max =
+      std::max<uint32_t>(1, limits_.run_bytes_max / blobs_[blob]->geometry().chunk_size());
+  uint32_t from = first.value(), to = from + 1;
+  while (to - from < count_max && soon.contains(to)) ++to;
+  while (to - from < count_max && from > 0 && soon.contains(from - 1)) --from;
+  return {ChunkIndex(from), to - from};
+}
+
 void ProfileReplay::Start(Run run) {
   for (ChunkIndex at = run.chunks.first; at < run.chunks.end(); at = at.next()) {
+    asked_[run.blob].Add(at);
     // One that a reader waits for already is no advance.
     if (touched_[run.blob].Has(at)) continue;
     unread_[run.blob].Add(at);
@@ -96,6 +125,7 @@ void ProfileReplay::RunEnded(uint64_t number, const absl::Status& status) {
 void ProfileReplay::PutBack(const Run& run) {
   waits_ = true;
   NotUnread(run);
+  for (ChunkIndex at = run.chunks.first; at < run.chunks.end(); at = at.next()) asked_[run.blob].Remove(at);
   spans_.insert(spans_.begin() + static_cast<std::ptrdiff_t>(next_), {run.blob, run.chunks, 0});
 }
 

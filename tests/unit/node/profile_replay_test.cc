@@ -102,6 +102,34 @@ TEST_F(ProfileReplayTest, WhatIsPresentIsPassedOver) {
                                           ChunkSpan{ChunkIndex(5), 1}));
 }
 
+TEST_F(ProfileReplayTest, WhatIsNeededSoonAndLiesBesideComesWithIt) {
+  Begin({Span(0, 10, 1), Span(0, 50, 1), Span(1, 11, 1), Span(0, 12, 2), Span(0, 11, 1), Span(0, 9, 1)});
+  const Blob* const first = blobs_[0].get();
+  const Blob* const second = blobs_[1].get();
+  EXPECT_THAT(Asked(), testing::ElementsAre(std::pair(first, (ChunkSpan{ChunkIndex(9), 5})),
+                                            std::pair(first, (ChunkSpan{ChunkIndex(50), 1})),
+                                            std::pair(second, (ChunkSpan{ChunkIndex(11), 1}))));
+  AnswerAll();
+  EXPECT_EQ(Bytes(ProfileResult::kFetched), 7u * kChunk) << "each once";
+}
+
+TEST_F(ProfileReplayTest, WhatIsNeededLaterWaitsForItsTurn) {
+  Begin({Span(0, 10, 1), Span(0, 50, 1), Span(0, 11, 1)}, {.soon_bytes = 2 * kChunk});
+  std::vector<ChunkSpan> asked;
+  for (const auto& [blob, chunks] : Asked()) asked.push_back(chunks);
+  EXPECT_THAT(asked, testing::ElementsAre(ChunkSpan{ChunkIndex(10), 1}, ChunkSpan{ChunkIndex(50), 1},
+                                          ChunkSpan{ChunkIndex(11), 1}));
+}
+
+TEST_F(ProfileReplayTest, ARunEndsAtItsBoundAndAtWhatIsHere) {
+  blobs_[0]->presence().Set(ChunkIndex(13));
+  Begin({Span(0, 10, 8)}, {.run_bytes_max = 2 * kChunk});
+  std::vector<ChunkSpan> asked;
+  for (const auto& [blob, chunks] : Asked()) asked.push_back(chunks);
+  EXPECT_THAT(asked, testing::ElementsAre(ChunkSpan{ChunkIndex(10), 2}, ChunkSpan{ChunkIndex(12), 1},
+                                          ChunkSpan{ChunkIndex(14), 2}, ChunkSpan{ChunkIndex(16), 2}));
+}
+
 TEST_F(ProfileReplayTest, FewBytesAreUnderWayAtOnce) {
   std::vector<ProfileSpan> spans;
   for (uint32_t i = 0; i < 100; ++i) spans.push_back(Span(0, 3 * i, 1));

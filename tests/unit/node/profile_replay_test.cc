@@ -103,14 +103,16 @@ TEST_F(ProfileReplayTest, WhatIsPresentIsPassedOver) {
 }
 
 TEST_F(ProfileReplayTest, WhatIsNeededSoonAndLiesBesideComesWithIt) {
-  Begin({Span(0, 10, 1), Span(0, 50, 1), Span(1, 11, 1), Span(0, 12, 2), Span(0, 11, 1), Span(0, 9, 1)});
+  Begin({Span(0, 10, 1), Span(0, 50, 1), Span(1, 11, 1), Span(0, 12, 2), Span(0, 11, 1), Span(0, 9, 1),
+         Span(1, 51, 1)});
   const Blob* const first = blobs_[0].get();
   const Blob* const second = blobs_[1].get();
   EXPECT_THAT(Asked(), testing::ElementsAre(std::pair(first, (ChunkSpan{ChunkIndex(9), 5})),
                                             std::pair(first, (ChunkSpan{ChunkIndex(50), 1})),
-                                            std::pair(second, (ChunkSpan{ChunkIndex(11), 1}))));
+                                            std::pair(second, (ChunkSpan{ChunkIndex(11), 1})),
+                                            std::pair(second, (ChunkSpan{ChunkIndex(51), 1}))));
   AnswerAll();
-  EXPECT_EQ(Bytes(ProfileResult::kFetched), 7u * kChunk) << "each once";
+  EXPECT_EQ(Bytes(ProfileResult::kFetched), 8u * kChunk) << "each once";
 }
 
 TEST_F(ProfileReplayTest, WhatIsNeededLaterWaitsForItsTurn) {

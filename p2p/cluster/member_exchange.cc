@@ -170,6 +170,11 @@ void MemberExchange::TellOfImpostor(const MemberRow& row, const HostPort& at) {
                            ", which is not the name in its certificate: it is left out"));
 }
 
+bool MemberExchange::IsNew(const MemberTable& table, const MemberRow& row) {
+  const auto known = table.others().find(row.name);
+  return known == table.others().end() || known->second.row.start != row.start;
+}
+
 absl::StatusOr<std::string> MemberExchange::Answer(std::string_view since, std::string_view old,
                                                    std::string_view asker, const ProvenNames& proven) {
   MembersAnswer answer;
@@ -186,8 +191,7 @@ absl::StatusOr<std::string> MemberExchange::Answer(std::string_view since, std::
     if (!row.ok() || row->name == table.self().name) return;
     std::erase_if(row->addresses, [&](const HostPort& address) { return !table.MayBeAt(address); });
     if (row->addresses.empty()) return;
-    const auto known = table.others().find(row->name);
-    is_new = known == table.others().end() || known->second.row.start != row->start;
+    is_new = IsNew(table, *row);
   });
   if (is_new) {
     const std::lock_guard lock(mutex_);
@@ -204,17 +208,34 @@ absl::StatusOr<std::string> MemberExchange::Answer(std::string_view since, std::
 void MemberExchange::DialAskers() {
   if (parts_.clock.Now() < next_dials_) return;
   std::vector<MemberRounds::Target> targets;
+  std::vector<MemberRow> dialled;
   {
     const std::lock_guard lock(mutex_);
     while (!askers_.empty() && targets.size() < kDialsAtOnceMax) {
       // Where it can be reached decides; who answers there says who it is.
       targets.push_back({askers_.front().addresses.front(), {}});
+      dialled.push_back(std::move(askers_.front()));
       askers_.pop_front();
     }
   }
   if (targets.empty()) return;
   next_dials_ = parts_.clock.Now() + kBetweenDials;
   for (const Asked& asked : AskAll(targets)) Take(asked);
+  DialElsewhere(std::move(dialled));
+}
+
+// Of the addresses of one node some may lead nowhere from here, or to somebody else.
+void MemberExchange::DialElsewhere(std::vector<MemberRow> dialled) {
+  parts_.members.Look([&](const MemberTable& table, Instant) {
+    std::erase_if(dialled, [&](MemberRow& row) {
+      row.addresses.erase(row.addresses.begin());
+      return row.addresses.empty() || !IsNew(table, row);
+    });
+  });
+  const std::lock_guard lock(mutex_);
+  for (MemberRow& row : dialled) {
+    if (askers_.size() < kDialsWaitingMax) askers_.push_back(std::move(row));
+  }
 }
 
 }  // namespace sluice::p2p

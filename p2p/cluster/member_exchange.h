@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "node/executor.h"
 #include "p2p/cluster/member_codec.h"
@@ -21,7 +22,7 @@
 namespace sluice::p2p {
 
 // Pulls what other nodes know of members, and tells them what this one knows. Whoever asks says who it is;
-// its address is dialled once before it is believed.
+// its addresses are dialled before it is believed, one after the other until it answers.
 //
 // Thread-safe.
 class MemberExchange {
@@ -68,6 +69,8 @@ class MemberExchange {
   // Whether it brought news.
   bool Take(const Asked& asked);
   void DialAskers();
+  void DialElsewhere(std::vector<MemberRow> dialled);
+  static bool IsNew(const MemberTable& table, const MemberRow& row);
   void Tell(MemberTable::Merge merge, const MemberRow& row, const HostPort& at);
   void TellOfImpostor(const MemberRow& row, const HostPort& at);
 

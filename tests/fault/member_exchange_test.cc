@@ -237,6 +237,17 @@ TEST_F(MemberExchangeTest, WhoAsksIsDialledBeforeItIsBelieved) {
 }
 
 // Whoever can connect could make a node speak to what listens on its own host alone.
+// As one that is reached from here by IPv4 only.
+TEST_F(MemberExchangeTest, WhoHasSeveralAddressesIsDialledAtEachUntilItAnswers) {
+  a_.Always(kPath, Tells(RowOf("a", a_)));
+  b_.Always(kPath, Tells(RowOf("b", b_)));
+  Start({});
+  MemberRow row = RowOf("a", a_);
+  row.addresses = {{"127.0.0.1", 2}, {"127.0.0.1", b_.port()}, {"127.0.0.1", a_.port()}};
+  EXPECT_TRUE(exchange_->Answer("", "", EncodeRow(row)).ok());
+  Await([&] { return Names() == std::vector<std::string>{"a", "b"}; });
+}
+
 TEST_F(MemberExchangeTest, WhoSaysThatItIsOnLoopbackIsNotDialledByWhoIsElsewhere) {
   a_.Always(kPath, Tells(RowOf("a", a_)));
   b_.Always(kPath, Tells(RowOf("b", b_), {{RowOf("a", a_), 0s}}));

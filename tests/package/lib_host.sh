@@ -41,7 +41,7 @@ host_boot() {
   # shellcheck disable=SC2016  # for the shell that is started here
   setsid bash -euc '
     echo $$ >"$3/cgroup.procs"
-    exec ip netns exec "$2" unshare --mount --pid --fork --uts --ipc --cgroup --propagation slave bash -euc "
+    exec nsenter "--net=/run/netns/$2" unshare --mount --pid --fork --uts --ipc --cgroup --propagation slave bash -euc "
       cd \"\$1\"
       mount -t proc proc proc
       mount -t sysfs sys sys

@@ -146,9 +146,9 @@ class Daemon::Node {
   void FindZone();
   absl::Status FindMembers();
   PeerTrust Trust() const { return config_.PeersAreProven() ? PeerTrust::kProven : PeerTrust::kUnproven; }
-  // What this node asks registries for itself, and may be shown for it; null where members are not proven.
   // Where the members that may ask for a token give none, its server is asked once it is this node's turn.
   p2p::RegistryClient::Done<p2p::AccessToken> InTurn(p2p::RegistryClient::Done<p2p::AccessToken> done);
+  // What this node asks registries for itself, and may be shown for it; null where members are not proven.
   p2p::PullRights* OwnRights() { return config_.PeersAreProven() ? &registry_->rights() : nullptr; }
   std::unique_ptr<SourceDirectory> SourcesAmongMembers();
   void MakeSwarm(const p2p::HostPort& self);

@@ -48,6 +48,8 @@ class FakeTransport : public PeerTransport {
     clock_.now = when;
   }
   void Pass(Duration time) { PassTo(clock_.now + time); }
+  // As one that is stopped.
+  void DropTimers() { timers_.clear(); }
 
   std::vector<std::pair<std::string, OnAnswer>> asked;  // who has not answered yet
   std::vector<Question> questions;                      // all

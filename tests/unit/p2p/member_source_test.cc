@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -16,6 +15,7 @@
 
 #include "p2p/recipe/sha256.h"
 #include "tests/unit/node/fakes.h"
+#include "tests/unit/p2p/fake_transport.h"
 
 namespace sluice::p2p {
 namespace {
@@ -31,8 +31,8 @@ class NoLedger final : public AccessLedger {
   OriginAccess AccessOf(const BlobKey&, const BlobOrigin&) const override { return OriginAccess::kUnknown; }
 };
 
-// Members that answer when the test says so, and its timers.
-class ScriptedTransport final : public PeerTransport {
+// Members that are asked for chunks, and answer when the test says so.
+class ScriptedTransport final : public FakeTransport {
  public:
   struct Asked {
     RequestId id{};
@@ -43,7 +43,7 @@ class ScriptedTransport final : public PeerTransport {
     OnChunkDone on_done;
   };
 
-  explicit ScriptedTransport(fakes::FakeClock& clock) : clock_(clock) {}
+  using FakeTransport::FakeTransport;
 
   RequestId ReadChunk(const Member& member, const ChunkQuestion& question, OnData on_data, OnSign,
                       OnChunkDone on_done) override {
@@ -53,11 +53,8 @@ class ScriptedTransport final : public PeerTransport {
     return last_;
   }
   void Cancel(RequestId id) override {
-    for (Asked& asked : open) asked.cancelled = asked.cancelled || asked.id == id;
+    for (Asked& one : open) one.cancelled = one.cancelled || one.id == id;
   }
-  void Raise(RequestId, FetchClass) override {}
-  void After(Duration delay, Task task) override { timers_.emplace(clock_.now + delay, std::move(task)); }
-  void Ask(const Member&, const Question&, OnAnswer) override { ADD_FAILURE() << "no document is wanted"; }
 
   // What was asked first is answered.
   void Answer(absl::Status status, std::vector<std::string> helpers = {}) {
@@ -76,25 +73,12 @@ class ScriptedTransport final : public PeerTransport {
   void EndCancelled() {
     while (!open.empty() && open.front().cancelled) Answer(absl::CancelledError("cancelled"));
   }
-  void Pass(Duration time) {
-    const Instant until = clock_.now + time;
-    while (!timers_.empty() && timers_.begin()->first <= until) {
-      clock_.now = std::max(clock_.now, timers_.begin()->first);
-      Task task = std::move(timers_.begin()->second);
-      timers_.erase(timers_.begin());
-      std::move(task)();
-    }
-    clock_.now = until;
-  }
-  void Stop() { timers_.clear(); }
 
   std::vector<Asked> open;
   std::vector<std::string> history;
 
  private:
-  fakes::FakeClock& clock_;
   RequestId last_{};
-  std::multimap<Instant, Task> timers_;
 };
 
 class MemberSourceTest : public ::testing::Test {
@@ -129,7 +113,7 @@ class MemberSourceTest : public ::testing::Test {
   ~MemberSourceTest() override {
     handle_ = FetchHandle();
     transport_.EndCancelled();
-    transport_.Stop();
+    transport_.DropTimers();
     io_.Run();
   }
 
@@ -289,7 +273,7 @@ TEST_F(MemberSourceTest, AClientThatIsStoppedEndsWhatIsPutOffOnce) {
   Fetch(FetchClass::kHint);
   transport_.Answer(absl::ResourceExhaustedError("busy"));
   handle_.Raise(FetchClass::kDemand);  // two timers, of which one is of no more use
-  transport_.Stop();
+  transport_.DropTimers();
   EXPECT_TRUE(done_.has_value() && absl::IsCancelled(*done_));
 }
 

@@ -140,9 +140,6 @@ std::optional<uint64_t> ParseLength(std::string_view text) {
   return value;
 }
 
-// libcurl's time-out may strike within the millisecond before.
-constexpr Duration kTimeoutEarly = std::chrono::milliseconds(2);
-
 long Milliseconds(Duration duration) {
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(duration).count();
   return static_cast<long>(std::clamp<int64_t>(ms, 1, 24L * 3600 * 1000));
@@ -216,8 +213,8 @@ class Transfer {
   bool has_silence_max() const { return request_.silence_max > Duration(0); }
   Instant silent_since() const { return last_byte_; }
   Instant heard_at() const { return heard_ ? last_byte_ : Instant(); }
-  // When it is to be looked at again: it may be silent, or slow.
-  Instant looked_at() const { return std::min(silent_until(), window_end_); }
+  // When it is to be looked at again: it may be silent, slow, or late.
+  Instant looked_at() const { return std::min({silent_until(), window_end_, deadline_}); }
   // OK, or why it is given up.
   absl::Status Look(Instant now);
 
@@ -326,8 +323,8 @@ void Transfer::SetLimits(const HttpClientOptions& options) {
   Set(CURLOPT_BUFFERSIZE, kReceiveBufferBytes);
   Set(CURLOPT_DNS_CACHE_TIMEOUT, kDnsCacheSeconds);
   Set(CURLOPT_CONNECTTIMEOUT_MS, Milliseconds(options.connect_timeout));
-  // Who set the deadline is to see it pass first: an end before it would be another's failure.
-  Set(CURLOPT_TIMEOUT_MS, Milliseconds(deadline_ - std::chrono::steady_clock::now() + kTimeoutEarly));
+  // The deadline is seen to by Look: libcurl 7.88 forgets a transfer's time that comes within a millisecond
+  // after another of its times (add_next_timeout).
   if (request_.rate_min_bytes_per_s == 0 || request_.rate_from_head) return;
   Set(CURLOPT_LOW_SPEED_LIMIT, static_cast<long>(request_.rate_min_bytes_per_s));
   const auto window = std::chrono::ceil<std::chrono::seconds>(request_.rate_window).count();
@@ -533,6 +530,10 @@ absl::Status Transfer::Look(Instant now) {
   if (silent_until() <= now) {
     return absl::UnavailableError(absl::StrCat("no byte came for ", Milliseconds(silence_max()), " ms"));
   }
+  if (deadline_ <= now) {
+    return absl::DeadlineExceededError(absl::StrCat("timed out after ", Milliseconds(request_.timeout),
+                                                    " ms, with ", body_bytes_, " bytes"));
+  }
   if (window_end_ > now) return absl::OkStatus();
   const auto window = std::chrono::ceil<std::chrono::seconds>(request_.rate_window).count();
   if (window_bytes_ < request_.rate_min_bytes_per_s * static_cast<uint64_t>(window)) {
@@ -585,12 +586,6 @@ size_t Transfer::Upload(std::span<std::byte> out) {
 void Transfer::Finish(CURLcode code) {
   if (!verdict_.ok()) return Finish(std::move(verdict_));
   if (code == CURLE_OK && !head_given_) return Finish(absl::DataLossError("answer without headers"));
-  if (code == CURLE_OPERATION_TIMEDOUT) {
-    // libcurl has one code for three limits; only one of them is the caller's deadline.
-    if (std::chrono::steady_clock::now() + kTimeoutEarly >= deadline_) {
-      return Finish(absl::DeadlineExceededError(absl::StrCat("timed out: ", error_text_)));
-    }
-  }
   absl::Status status = Translate(code, error_text_);
   long error = 0;
   if (code == CURLE_COULDNT_CONNECT &&
@@ -940,7 +935,7 @@ class HttpClient::Loop {
       transfer->Prepare({options_, proxy_ports_, fill_connections_, receive_bounds_, peer_connections_});
       curl_multi_add_handle(multi_, transfer->easy());
       next_look_ = std::min(
-          {next_look_, transfer->silent_until(), std::chrono::steady_clock::now() + transfer->rate_window()});
+          {next_look_, transfer->looked_at(), std::chrono::steady_clock::now() + transfer->rate_window()});
       active_fills_ += IsFill(transfer->fetch_class());
       active_.emplace(transfer->id(), std::move(transfer));
     }

@@ -52,8 +52,9 @@ class HttpClientTest : public ::testing::Test {
 
   void Use(HttpClientOptions options) { client_ = std::make_unique<HttpClient>(std::move(options)); }
   // The server has many addresses, from 127.0.0.1 on.
-  std::future<absl::Status> Send(FetchClass fetch_class, size_t address = 1) {
+  std::future<absl::Status> Send(FetchClass fetch_class, size_t address = 1, Duration timeout = 60s) {
     HttpRequest request;
+    request.timeout = timeout;
     request.url = absl::StrCat("http://127.0.0.", address, ":", server_->port(), "/x");
     request.loopback = LoopbackRule::kAllow;
     request.fetch_class = fetch_class;
@@ -119,6 +120,21 @@ TEST_F(HttpClientTest, FillsHaveConnectionsOfTheirOwnWithBoundedBuffers) {
   for (const FetchClass fetch_class : {FetchClass::kHint, FetchClass::kReadahead, FetchClass::kBackfill}) {
     ask(fetch_class);
     EXPECT_EQ(Buffers().size(), 2u) << "each kind is used again";
+  }
+}
+
+// libcurl 7.88 forgets a transfer's time that is less than a millisecond after another of its times.
+TEST_F(HttpClientTest, EachEndsAtItsDeadlineWhateverElseIsDueThen) {
+  Use({.ca_file = {}, .connect_timeout = 300ms});
+  for (int round = 0; round < 3; ++round) {
+    std::vector<std::future<absl::Status>> done;
+    for (size_t i = 0; i < 60; ++i)
+      done.push_back(Send(FetchClass::kDemand, i + 1, 297ms + i * std::chrono::microseconds(100)));
+    for (auto& one : done) {
+      ASSERT_EQ(one.wait_for(20s), std::future_status::ready) << "its time has been forgotten";
+      const absl::Status status = one.get();
+      EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+    }
   }
 }
 

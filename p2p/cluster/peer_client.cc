@@ -303,6 +303,7 @@ HttpRequest PeerClient::Request(const Member& member, const std::string& path_an
   request.proxy = ProxyRule::kNone;
   request.timeout = timeout;
   request.silence_max = options_.silence_max;
+  request.dial_silence_max = std::min(options_.dial_silence_max, options_.silence_max);
   request.rate_min_bytes_per_s = options_.rate_min_bytes_per_s;
   request.rate_window = options_.rate_window;
   request.rate_from_head = true;

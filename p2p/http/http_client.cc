@@ -42,6 +42,8 @@ constexpr long kReceiveBufferBytes = 256 << 10;
 constexpr long kUploadBufferBytes = 512 << 10;
 // An address that a registry moved away from is forgotten this soon.
 constexpr long kDnsCacheSeconds = 5;
+// netinet/tcp.h, which names it, has another and shorter tcp_info.
+constexpr uint8_t kTcpSynSent = 2;
 
 enum class AddressKind { kPublic, kLoopback, kForbidden };
 
@@ -213,10 +215,19 @@ class Transfer {
   bool has_silence_max() const { return request_.silence_max > Duration(0); }
   Instant silent_since() const { return last_byte_; }
   Instant heard_at() const { return heard_ ? last_byte_ : Instant(); }
-  // When it is to be looked at again: it may be silent, slow, or late.
-  Instant looked_at() const { return std::min({silent_until(), window_end_, deadline_}); }
+  // When it is to be looked at again: it may be silent, slow, late, or dialling.
+  Instant looked_at() const { return std::min({silent_until(), window_end_, deadline_, dial_until()}); }
   // OK, or why it is given up.
   absl::Status Look(Instant now);
+  // How long its dial may take, the first or the second.
+  Duration dial_max() const { return request_.dial_silence_max / 3 * (is_dialled_again_ ? 2 : 1); }
+  // What has become of its dial, if it is time to look.
+  enum class Dial { kFine, kAgain, kInVain };
+  Dial LookAtDial(Instant now);
+  absl::Status NoConnection() const {
+    return absl::UnavailableError(
+        absl::StrCat("it took no connection for ", Milliseconds(request_.dial_silence_max), " ms"));
+  }
 
   void Prepare(const Common& common);
   // How long its connection took to be made, or the shortest round trip that the kernel saw on it, which no
@@ -249,6 +260,9 @@ class Transfer {
   bool Interim(int status);
   bool Body(std::span<const std::byte> bytes);
   size_t Upload(std::span<std::byte> out);
+  Instant dial_until() const {
+    return dial_socket_ < 0 || dial_max() == Duration(0) ? Instant::max() : dialled_at_ + dial_max();
+  }
   static curl_socket_t OpenSocket(void* self, curlsocktype purpose, curl_sockaddr* address);
 
   const HttpClient::RequestId id_;
@@ -263,6 +277,9 @@ class Transfer {
   std::optional<int> receive_bytes_max_;  // of a connection that is made for it
   PeerConnections* peer_connections_ = nullptr;
   bool connects_ = false;  // to a peer, by a connection of its own
+  int dial_socket_ = -1;   // of its own connection, until it was looked at whether that is taken
+  Instant dialled_at_{};
+  bool is_dialled_again_ = false;
 
   std::unique_ptr<curl_slist, FreeList> header_list_;
   std::unique_ptr<void, FreePeer> connect_to_;
@@ -447,6 +464,8 @@ curl_socket_t Transfer::OpenSocket(void* self, curlsocktype, curl_sockaddr* addr
   auto* const transfer = static_cast<Transfer*>(self);
   if (!transfer->AllowAddress(KindOf(&address->addr), text, port)) return CURL_SOCKET_BAD;
   const int socket = ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  transfer->dial_socket_ = socket;
+  transfer->dialled_at_ = std::chrono::steady_clock::now();
   if (socket >= 0 && transfer->request_.peer) {
     transfer->connects_ = true;
     transfer->peer_connections_->Opened(socket, transfer->connection_key(), std::chrono::steady_clock::now());
@@ -543,6 +562,18 @@ absl::Status Transfer::Look(Instant now) {
   window_bytes_ = 0;
   window_end_ = now + request_.rate_window;
   return absl::OkStatus();
+}
+
+// The kernel knows, however late this thread is.
+Transfer::Dial Transfer::LookAtDial(Instant now) {
+  if (dial_until() > now) return Dial::kFine;
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  const bool waits = ::getsockopt(dial_socket_, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+                     info.tcpi_state == kTcpSynSent;
+  dial_socket_ = -1;
+  if (!waits || heard_) return Dial::kFine;
+  return std::exchange(is_dialled_again_, true) ? Dial::kInVain : Dial::kAgain;
 }
 
 // They come as often as the server likes, so they have a bound of their own.
@@ -878,16 +909,26 @@ class HttpClient::Loop {
     for (auto& [id, status] : given_up) Detach(id)->Finish(std::move(status));
   }
 
-  // Of which nothing came, on whatever connection, while one waited in vain; and what it is told.
+  void DialAgain(Transfer& transfer, Instant now) {
+    curl_multi_remove_handle(multi_, transfer.easy());
+    curl_multi_add_handle(multi_, transfer.easy());
+    next_look_ = std::min(next_look_, now + transfer.dial_max());
+  }
+
+  // Of which nothing came, on whatever connection, while one waited or dialled in vain; and what it is told.
   absl::flat_hash_map<std::string, absl::Status> SilentHosts(Instant now) {
     absl::flat_hash_map<std::string, absl::Status> silent;
     for (const auto& [id, transfer] : active_) {
-      if (!transfer->IsWhollySilent(now) || silent.contains(transfer->host())) continue;
+      const Transfer::Dial dial = transfer->LookAtDial(now);
+      if (dial == Transfer::Dial::kAgain) DialAgain(*transfer, now);
+      const bool in_vain = dial == Transfer::Dial::kInVain;
+      if ((!in_vain && !transfer->IsWhollySilent(now)) || silent.contains(transfer->host())) continue;
       Instant heard = active_of_host_.at(transfer->host()).heard;
       for (const auto& [other_id, other] : active_) {
         if (other->host() == transfer->host()) heard = std::max(heard, other->heard_at());
       }
-      if (heard <= transfer->silent_since()) silent.emplace(transfer->host(), transfer->Look(now));
+      if (heard > transfer->silent_since()) continue;
+      silent.emplace(transfer->host(), in_vain ? transfer->NoConnection() : transfer->Look(now));
     }
     return silent;
   }
@@ -934,8 +975,9 @@ class HttpClient::Loop {
       LeaveQueue();
       transfer->Prepare({options_, proxy_ports_, fill_connections_, receive_bounds_, peer_connections_});
       curl_multi_add_handle(multi_, transfer->easy());
-      next_look_ = std::min(
-          {next_look_, transfer->looked_at(), std::chrono::steady_clock::now() + transfer->rate_window()});
+      const Instant now = std::chrono::steady_clock::now();
+      next_look_ = std::min({next_look_, transfer->looked_at(), now + transfer->rate_window()});
+      if (transfer->dial_max() > Duration(0)) next_look_ = std::min(next_look_, now + transfer->dial_max());
       active_fills_ += IsFill(transfer->fetch_class());
       active_.emplace(transfer->id(), std::move(transfer));
     }

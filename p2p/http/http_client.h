@@ -93,6 +93,10 @@ struct HttpRequest {
   Duration silence_max{};
   // The same, shorter, for the first byte of all, and for this transfer alone; 0: as silence_max.
   Duration first_silence_max{};
+  // How long a host of which meanwhile nothing comes may take to take a connection; beyond, it is silent as
+  // above. That is its kernel's work, however busy it is. A third of it is for the first of two dials, of
+  // which a packet may be lost, and be sent again only after a second (RFC 6298). 0: as silence_max.
+  Duration dial_silence_max{};
   uint64_t body_bytes_max = 1 << 20;  // of the answer
   // Without the headers that say who asks and what may be answered: the server knows.
   bool is_brief = false;

@@ -126,7 +126,7 @@ class TakeoverTest : public ::testing::Test {
       });
     }
     ChooseBlob(home, chunk_size);
-    client_ = std::make_unique<PeerClient>(telemetry_, PeerClientOptions{.node_id = "this", .name = "self"});
+    client_ = std::make_unique<PeerClient>(telemetry_, client_options_);
     holders_ =
         std::make_unique<Holders>(Holders::Parts{clock_, io_, *members_, health_, *client_,
                                                  [] { return std::vector<HeldBlob>(); }, [] { return 0.5; }});
@@ -258,6 +258,7 @@ class TakeoverTest : public ::testing::Test {
   AsioExecutor io_{"io", 1};
   std::unique_ptr<AsioExecutor> core_;
   std::unique_ptr<Members> members_;
+  PeerClientOptions client_options_{.node_id = "this", .name = "self"};
   std::unique_ptr<PeerClient> client_;
   std::unique_ptr<Holders> holders_;
   std::unique_ptr<ChunkBlame> blame_;
@@ -422,6 +423,7 @@ TEST_F(TakeoverTest, AHomeThatSwallowsDialsCostsASilenceAndNotAConnectionsTimeou
     (void)connect(waiting.back(), reinterpret_cast<sockaddr*>(&at), sizeof at);
   }
   ports_[0] = ntohs(at.sin_port);
+  client_options_.silence_max = client_options_.connect_timeout = 60s;
   Start(5s, 0);
   AsHome(1, Gives());
   EXPECT_TRUE(Read(20s).ok()) << "less than a connection may take elsewhere";

@@ -12,11 +12,13 @@ namespace sluice::sim {
 namespace {
 
 // As p2p/http/http_client.h and p2p/cluster/peer_client.h have them: under way at once, in all and for one
-// blob of one member; that nothing comes, and that nothing has come yet of who is asked for what it has.
+// blob of one member; that nothing comes, that nothing has come yet of who is asked for what it has, and that
+// no connection is taken.
 constexpr size_t kRequestsMax = 256;
 const uint32_t kRequestsOfMemberMax = p2p::PeerClientOptions().requests_per_member_max;
 const Duration kSilenceMax = p2p::PeerClientOptions().silence_max;
 const Duration kPresentSilenceMax = p2p::PeerClientOptions().present_silence_max;
+const Duration kDialMax = p2p::PeerClientOptions().dial_silence_max;
 constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
 // A server whose client says nothing more closes after that.
 constexpr Duration kIdleMax = std::chrono::seconds(30);
@@ -94,10 +96,16 @@ void SimTransport::Begin(const CallPtr& call) {
   wire_.traffic.control_bytes += wire_.question_bytes;
   for (const std::string& name : call->request.tried) wire_.traffic.control_bytes += name.size() + 1;
   call->began = wire_.loop.Now();
-  wire_.Later(Connect(call->server) + Wire::kHalf, [this, call] {
+  const Duration dial = Connect(call->server);
+  call->is_untaken = dial > Duration(0) && !ServerAt(call->server);
+  wire_.Later(dial + Wire::kHalf, [this, call] {
     if (PeerServer* const server = ServerAt(call->server)) server->Arrive(call);
   });
   if (!std::exchange(sweeps_, true)) port_.node.PostAt(wire_.loop.Now() + kSweepEvery, [this] { Sweep(); });
+}
+
+bool SimTransport::IsKept(size_t server) const {
+  return std::find(idle_.begin(), idle_.end(), server) != idle_.end();
 }
 
 Duration SimTransport::Connect(size_t server) {
@@ -171,11 +179,11 @@ void SimTransport::Heard(Call& call) {
   heard_of_server_[call.server] = wire_.loop.Now();
 }
 
-// Of which nothing came, on whatever connection, while one waited in vain.
+// Of which nothing came, on whatever connection, while one waited in vain, or was dialled in vain.
 std::vector<size_t> SimTransport::SilentServers(Instant now) const {
   std::vector<size_t> silent;
   for (const auto& [id, call] : active_) {
-    if (now - call->SilentSince() < kSilenceMax) continue;
+    if (now - call->SilentSince() < (call->is_untaken ? kDialMax : kSilenceMax)) continue;
     const auto heard = heard_of_server_.find(call->server);
     if (heard == heard_of_server_.end() || heard->second <= call->SilentSince())
       silent.push_back(call->server);
@@ -234,7 +242,8 @@ void SimTransport::Ask(const p2p::Member& member, const Question& question, OnAn
   const size_t server = Wire::NodeAt(member.address);
   wire_.traffic.control_bytes += kDocumentHeadBytes + question.path_and_query.size() + question.body.size();
   if (!ServerAt(server)) {
-    port_.node.PostAt(wire_.loop.Now() + kSilenceMax, [on_answer = std::move(on_answer)]() mutable {
+    const Duration silence = IsKept(server) ? kSilenceMax : kDialMax;
+    port_.node.PostAt(wire_.loop.Now() + silence, [on_answer = std::move(on_answer)]() mutable {
       std::move(on_answer)(absl::UnavailableError("silent"));
     });
     return;

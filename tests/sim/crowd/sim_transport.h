@@ -40,6 +40,8 @@ class SimTransport final : public p2p::PeerTransport {
   PeerServer* ServerAt(size_t node) const;
   void StartQueued();
   void Begin(const CallPtr& call);
+  // Whether a connection to it is free.
+  bool IsKept(size_t server) const;
   // Returns how long it takes until a request is under way.
   Duration Connect(size_t server);
   void Release(size_t server, Connection connection);

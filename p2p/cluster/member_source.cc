@@ -30,6 +30,9 @@ constexpr Duration kRetryMin = milliseconds(1);
 // So long a reader waits for the first byte of what was asked for as a fill.
 constexpr Duration kFillWaitsForReader = milliseconds(20);
 
+// Whoever was named so long ago may have vanished, or be busy: who named them knows better by now.
+constexpr Duration kNamedLast = milliseconds(250);
+
 class MemberFetch;
 
 // One chunk on its way.
@@ -39,7 +42,8 @@ struct Errand {
   size_t origin = 0;                                        // by the right of which it is asked for
   std::shared_ptr<PeerClient::ChunkQuestion::Vouch> vouch;  // of who is asked
   std::vector<Member> helpers;                              // not asked yet; the next is the last
-  std::vector<std::string> asked;                           // helpers, since the member was
+  Instant helpers_named{};
+  std::vector<std::string> asked;  // helpers, since the member was
   std::vector<std::string> failed;
   bool delivered = false;   // all that was asked for
   bool broke_off = false;   // what the member passed on as it came
@@ -387,6 +391,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     errand->asked.clear();
     errand->helpers.clear();
     errand->helpers = MembersNamed(outcome.helpers, *errand);
+    errand->helpers_named = access_.clock.Now();
     // Who names others is not asked in vain.
     errand->refusals = errand->helpers.empty() ? errand->refusals + 1 : 0;
     const Duration longest = IsForReader() ? kDemandRetryMax : kFillRetryMax;
@@ -434,6 +439,9 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   }
 
   void NextHelper(const ErrandPtr& errand) {
+    const Instant now = access_.clock.Now();
+    if (errand->helpers_named + kNamedLast <= now) errand->helpers.clear();
+    std::erase_if(errand->helpers, [&](const Member& helper) { return !access_.health.Usable(helper, now); });
     if (errand->helpers.empty() || errand->failed.size() >= MemberSource::kFailuresMax) {
       if (errand->failed.size() >= MemberSource::kFailuresMax) errand->failed.clear();
       const Duration wait = std::chrono::duration_cast<Duration>(errand->retry_after * access_.random());

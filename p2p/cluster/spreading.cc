@@ -18,6 +18,8 @@ constexpr size_t kFailedMax = 2;
 constexpr uint32_t kHelpsOfEach = 2;
 // So long it counts how often a member was named to askers of other chunks.
 constexpr Duration kNamedKept = std::chrono::seconds(1);
+// In a crowd everybody asks for something again and again: who has not for so long may have vanished.
+constexpr Duration kQuietAfter = std::chrono::seconds(1);
 // Times the fanout: where so many can help, the home is not what makes demand quicker.
 constexpr uint32_t kManyHelpers = 8;
 
@@ -92,6 +94,11 @@ Spreader::PeerId Spreader::UsePeer(const std::string& name) {
   return place->second;
 }
 
+void Spreader::NoteHeard(const std::string& name, Instant now) {
+  const PeerId peer = FindPeer(name);
+  if (peer != kNobody) peers_[peer].heard = now;
+}
+
 // Who mostly gets chunks first would be told of to the askers of all, and its link carry them alone: how
 // often each was named counts for a while.
 void Spreader::ForgetNamed(Instant now) {
@@ -129,6 +136,7 @@ void Spreader::SetReceiver(Chunk& chunk, const std::string& name, Receiver::Stat
     receiver = &chunk.receivers.emplace_back();
     receiver->peer = UsePeer(name);
   }
+  peers_[receiver->peer].heard = now;
   receiver->state = state;
   receiver->since = now;
   receiver->failed.clear();
@@ -164,6 +172,7 @@ Spreader::Answer Spreader::Ask(const Request& request) {
   Chunk* const chunk = Touch(request.chunk, now);
   if (!chunk) return {.retry = Bounded(transfer_time_)};
   chunk->is_coming = request.is_coming;
+  NoteHeard(request.asker, now);
   NoteTried(*chunk, request);
   if (!HasRoom(*chunk, request.fetch_class, request.is_help, now)) {
     if (request.is_help && MayWaitTurn(request)) return WaitTurn(*chunk, request, now);
@@ -260,6 +269,7 @@ Spreader::Answer Spreader::AskEarly(const Request& request) {
   const Instant now = clock_.Now();
   Chunk* const chunk = Touch(request.chunk, now);
   if (!chunk) return {.retry = Bounded(first_byte_time_)};
+  NoteHeard(request.asker, now);
   NoteTried(*chunk, request);
   if (!MayWait(*chunk, request.fetch_class)) {
     const Duration left =
@@ -389,7 +399,8 @@ std::vector<Spreader::Rank> Spreader::RankHelpers(const Chunk& chunk, const Aske
       if (!IsNear(receiver, zone) || (within_zone && !is_of_its_zone)) continue;
     }
     const uint32_t of_all = named_of_late_[receiver.peer];
-    ranks.emplace_back(receiver.named / fanout, !is_of_its_zone, receiver.state,
+    const bool is_quiet = IsFill(asker.fetch_class) && peers_[receiver.peer].heard + kQuietAfter <= now;
+    ranks.emplace_back(is_quiet, receiver.named / fanout, !is_of_its_zone, receiver.state,
                        of_all - std::min(of_all, receiver.named), i);
   }
   return ranks;

@@ -146,6 +146,7 @@ class Spreader {
   struct Peer {
     std::string name;   // "": the place is free
     uint32_t uses = 0;  // as a receiver
+    Instant heard{};    // when it asked for anything last, or took it in
   };
   // What is known of a member that was sent the chunk, or told of others.
   struct Receiver {
@@ -183,9 +184,9 @@ class Spreader {
     const std::vector<std::string>& tried;
   };
   static Asker AskerOf(const Request& request) { return {request.asker, request.fetch_class, request.tried}; }
-  // How good a helper is, the best first: the fewest times named, by the fanout; its zone; how surely it has
-  // it; the fewest times named of other chunks; and who came first.
-  using Rank = std::tuple<uint32_t, bool, Receiver::State, uint32_t, size_t>;
+  // How good a helper is, the best first: to a fill, whether it was heard of late; the fewest times named, by
+  // the fanout; its zone; how surely it has it; the fewest times named of other chunks; and who came first.
+  using Rank = std::tuple<bool, uint32_t, bool, Receiver::State, uint32_t, size_t>;
   using Chunks = absl::flat_hash_map<ChunkName, Chunk>;
 
   Chunk* Touch(const ChunkName& name, Instant now);
@@ -225,6 +226,7 @@ class Spreader {
   Receiver* FindReceiver(Chunk& chunk, const std::string& name) const;
   PeerId FindPeer(const std::string& name) const;
   PeerId UsePeer(const std::string& name);
+  void NoteHeard(const std::string& name, Instant now);
   void ForgetNamed(Instant now);
   const std::string& NameOf(const Receiver& receiver) const { return peers_[receiver.peer].name; }
   static void Learn(Duration seen, Duration* average);

@@ -89,7 +89,7 @@ class MemberSourceTest : public ::testing::Test {
     options.row = RowOf("node-0");
     options.now = [this] { return clock_.now; };
     members_ = std::make_unique<Members>(std::move(options));  // not started: it has nothing to resolve
-    for (const char* const name : {"node-1", "node-2"}) {
+    for (const char* const name : {"node-1", "node-2", "node-3"}) {
       members_->Change([&](MemberTable& table, Instant now) {
         table.HeardFrom(RowOf(name), {"127.0.0.1", static_cast<uint16_t>(name[5])}, now);
       });
@@ -267,6 +267,32 @@ TEST_F(MemberSourceTest, WhoHasFailedMeanwhileIsNotAskedAgain) {
   transport_.Pass(500ms);
   EXPECT_THAT(transport_.history, ElementsAre("node-1 hint"));
   EXPECT_TRUE(done_.has_value() && absl::IsUnavailable(*done_));
+}
+
+TEST_F(MemberSourceTest, ThoseNamedLongAgoAreNotAsked) {
+  Fetch(FetchClass::kHint);
+  transport_.Answer(absl::ResourceExhaustedError("busy"), {"node-2", "node-3"});
+  transport_.Pass(20ms);
+  transport_.Answer(absl::NotFoundError("absent"));
+  transport_.Pass(20ms);
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint", "node-2 hint", "node-3 hint"));
+  transport_.Answer(absl::NotFoundError("absent"));
+  transport_.Pass(100ms);
+  transport_.Answer(absl::ResourceExhaustedError("busy"), {"node-2", "node-3"});
+  transport_.Pass(250ms);
+  transport_.Answer(absl::UnavailableError("silent"));
+  transport_.Pass(100ms);
+  EXPECT_EQ(transport_.history.back(), "node-1 hint") << "it knows better by now";
+}
+
+TEST_F(MemberSourceTest, AHelperThatHasFailedMeanwhileIsNotAsked) {
+  Fetch(FetchClass::kHint);
+  transport_.Answer(absl::ResourceExhaustedError("busy"), {"node-2", "node-3"});
+  transport_.Pass(20ms);
+  health_.Failed("node-3", clock_.now, "it says nothing");
+  transport_.Answer(absl::NotFoundError("absent"));
+  transport_.Pass(100ms);
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint", "node-2 hint", "node-1 hint"));
 }
 
 TEST_F(MemberSourceTest, AClientThatIsStoppedEndsWhatIsPutOffOnce) {

@@ -133,6 +133,20 @@ TEST_F(SpreadingTest, WhoWasNamedToAskersOfOtherChunksOfLateComesBehindWhoWasNot
   EXPECT_EQ(named_for(4), "a") << "of what was a while ago nothing is known";
 }
 
+// In a crowd everybody asks for something again and again, but for who has vanished.
+TEST_F(SpreadingTest, FillsAreToldFirstOfThoseThatWereHeardOfLate) {
+  zones_["i"] = "";
+  for (const char* const has : {"a", "b", "e"}) Give(has);
+  clock_.now += 1s;
+  ASSERT_EQ(Ask("b", {}, 1).verdict, Verdict::kSend);
+  KeepBusy();
+  EXPECT_THAT(spreader_->Ask(Request("g", FetchClass::kBackfill)).helpers, ElementsAre("b", "a", "e"));
+  EXPECT_THAT(Ask("h").helpers, ElementsAre("a", "b", "e")) << "readers come too seldom to tell";
+  (void)AskEarly("e", FetchClass::kDemand, 2);
+  clock_.now += 999ms;
+  EXPECT_THAT(spreader_->Ask(Request("i", FetchClass::kBackfill)).helpers, ElementsAre("b", "e", "g", "h"));
+}
+
 TEST_F(SpreadingTest, FillsAreBoundedOverAllChunksButForTheFirstCopies) {
   Restart({.fills_max = 1});
   const auto fill = [&](const std::string& asker, uint32_t chunk) {

@@ -138,8 +138,9 @@ TEST_F(SpreadingTest, FillsAreToldFirstOfThoseThatWereHeardOfLate) {
   zones_["i"] = "";
   for (const char* const has : {"a", "b", "e"}) Give(has);
   clock_.now += 1s;
-  ASSERT_EQ(Ask("b", {}, 1).verdict, Verdict::kSend);
   KeepBusy();
+  for (int i = 0; i < 2; ++i) ASSERT_EQ(Ask("stranger", {}, 1).verdict, Verdict::kSend);
+  ASSERT_EQ(Ask("b", {}, 1).verdict, Verdict::kRefuse);
   EXPECT_THAT(spreader_->Ask(Request("g", FetchClass::kBackfill)).helpers, ElementsAre("b", "a", "e"));
   EXPECT_THAT(Ask("h").helpers, ElementsAre("a", "b", "e")) << "readers come too seldom to tell";
   (void)AskEarly("e", FetchClass::kDemand, 2);

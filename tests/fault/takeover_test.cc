@@ -428,6 +428,7 @@ TEST_F(TakeoverTest, AHomeThatSwallowsDialsCostsASilenceAndNotAConnectionsTimeou
   AsHome(1, Gives());
   EXPECT_TRUE(Read(20s).ok()) << "less than a connection may take elsewhere";
   EXPECT_EQ(AskedAsHome(1), 1u);
+  EXPECT_EQ(Takeovers(TakeoverReason::kSilent), 0u) << "its kernel is no busier than that";
   EXPECT_EQ(Takeovers(TakeoverReason::kStalled), 0u) << "it has failed long before";
   for (const int fd : waiting) close(fd);
   close(hole);

@@ -23,7 +23,7 @@ namespace sluice {
 namespace {
 
 // Each asker of another node's keeps one while it waits.
-constexpr uint32_t kPeerConnectionsMax = 1024;
+constexpr uint32_t kPeerConnectionsMax = 2048;
 // Of these, requests of fills that are answered at once.
 constexpr int kPeerFillsMax = 768;
 // A connection without a request for so long makes room where all are taken.
@@ -243,12 +243,12 @@ absl::Status Daemon::Node::StartSwarm() {
 
 void Daemon::Node::MakeHome() {
   zones_ = std::make_shared<p2p::MemberZones>(clock_, *members_);
-  const auto spreader = std::make_shared<p2p::Spreader>(
-      clock_, [zones = zones_](const std::string& name) { return zones->Find(name); },
-      p2p::SpreadingLimits{.fanout = config_.peers_fanout}, zone_);
-  whole_places_ = std::make_shared<SpreadPlaces>(std::make_shared<p2p::Spreader>(
-      clock_, [zones = zones_](const std::string& member) { return zones->Find(member); },
-      p2p::SpreadingLimits{.fanout = config_.peers_fanout, .helps_across = false}, zone_));
+  p2p::SpreadingLimits limits{.fanout = config_.peers_fanout, .same_helpers = identity_ != nullptr};
+  const auto find = [zones = zones_](const std::string& member) { return zones->Find(member); };
+  const auto spreader = std::make_shared<p2p::Spreader>(clock_, find, limits, zone_);
+  limits.helps_across = false;
+  whole_places_ =
+      std::make_shared<SpreadPlaces>(std::make_shared<p2p::Spreader>(clock_, find, limits, zone_));
   std::string name;
   members_->Look([&](const p2p::MemberTable& table, Instant) { name = table.self().name; });
   HomeBlobs::Parts parts{

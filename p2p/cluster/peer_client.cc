@@ -276,6 +276,7 @@ PeerClient::PeerClient(Telemetry& telemetry, PeerClientOptions options)
              .connect_timeout = options_.connect_timeout,
              // Half of it for one blob.
              .requests_per_host_max = 2 * options_.requests_per_member_max,
+             .connections_idle_max = options_.identity ? options_.kept_by_tls_max : options_.kept_max,
              .telemetry = &telemetry}) {}
 
 PeerClient::~PeerClient() = default;

@@ -90,7 +90,8 @@ Spreader::PeerId Spreader::UsePeer(const std::string& name) {
     peers_.push_back({.name = name});
     named_of_late_.push_back(0);
   }
-  ++peers_[place->second].uses;
+  Peer& peer = peers_[place->second];
+  if (++peer.uses == 1 && limits_.same_helpers) peer.key = ScoreKeyOf(name);
   return place->second;
 }
 
@@ -383,6 +384,7 @@ std::vector<Spreader::Rank> Spreader::RankHelpers(const Chunk& chunk, const Aske
   const bool zones_matter = !zone_.empty() || (zone && !zone->empty());
   const bool soon = asker.fetch_class == FetchClass::kDemand && MayBeSoon(chunk, now);
   const Duration transfer = Bounded(transfer_time_);
+  const uint64_t asker_key = limits_.same_helpers ? ScoreKeyOf(asker.name) : 0;
   absl::InlinedVector<PeerId, 8> not_these = {FindPeer(asker.name)};
   for (const std::string& name : asker.tried) not_these.push_back(FindPeer(name));
   std::vector<Rank> ranks;
@@ -400,8 +402,10 @@ std::vector<Spreader::Rank> Spreader::RankHelpers(const Chunk& chunk, const Aske
     }
     const uint32_t of_all = named_of_late_[receiver.peer];
     const bool is_quiet = IsFill(asker.fetch_class) && peers_[receiver.peer].heard + kQuietAfter <= now;
-    ranks.emplace_back(is_quiet, receiver.named / fanout, !is_of_its_zone, receiver.state,
-                       of_all - std::min(of_all, receiver.named), i);
+    const uint32_t turn = limits_.same_helpers
+                              ? static_cast<uint32_t>(Score(asker_key, 0, peers_[receiver.peer].key) >> 32)
+                              : of_all - std::min(of_all, receiver.named);
+    ranks.emplace_back(is_quiet, receiver.named / fanout, !is_of_its_zone, receiver.state, turn, i);
   }
   return ranks;
 }

@@ -37,6 +37,9 @@ struct SpreadingLimits {
   // crosses from its home alone: of what a helper sent across the next asker there would know nothing. Chunks
   // are asked for by one of each zone.
   bool helps_across = true;
+  // Whether an asker is told of the same helpers again and again, as far as they are equally good: where a
+  // connection to another one costs much.
+  bool same_helpers = false;
 };
 
 // Who is sent a chunk now, who waits for it, and whom else to ask: so that many askers of one chunk cost the
@@ -147,6 +150,7 @@ class Spreader {
     std::string name;   // "": the place is free
     uint32_t uses = 0;  // as a receiver
     Instant heard{};    // when it asked for anything last, or took it in
+    uint64_t key = 0;   // its ScoreKeyOf
   };
   // What is known of a member that was sent the chunk, or told of others.
   struct Receiver {
@@ -185,7 +189,8 @@ class Spreader {
   };
   static Asker AskerOf(const Request& request) { return {request.asker, request.fetch_class, request.tried}; }
   // How good a helper is, the best first: to a fill, whether it was heard of late; the fewest times named, by
-  // the fanout; its zone; how surely it has it; the fewest times named of other chunks; and who came first.
+  // the fanout; its zone; how surely it has it; the fewest times named of other chunks, or, where they are to
+  // be the same again and again, which of them those are; and who came first.
   using Rank = std::tuple<bool, uint32_t, bool, Receiver::State, uint32_t, size_t>;
   using Chunks = absl::flat_hash_map<ChunkName, Chunk>;
 

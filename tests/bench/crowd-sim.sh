@@ -7,6 +7,7 @@
 #   vanish       as cold, and a tenth vanishes for good after a third of the time
 #   stale-views  as cold; in the last 30 s a tenth was replaced, and each node knows who was there at some time in them
 #   one-chunk    one blob of 256 KiB, which all read
+#   by-tls       as cold, where a connection costs a handshake and each node begins few of those in a second
 #   control      as cold with spreading off: it shows that the model can fail
 
 readonly nodes=${NODES:-1000} bytes=${BYTES:-$((1 << 30))} seeds=3
@@ -27,7 +28,7 @@ run_case() {
 
 measure() {
   local name figure cases=("$@")
-  ((${#cases[@]})) || cases=(cold join join-parts vanish stale-views one-chunk control)
+  ((${#cases[@]})) || cases=(cold join join-parts vanish stale-views one-chunk by-tls control)
   cmake --build --preset release --target crowd_sim >&2
   for name in "${cases[@]}"; do
     run_case "$name"

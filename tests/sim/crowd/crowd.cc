@@ -48,6 +48,7 @@ std::optional<Crowd::Case> CaseNamed(const std::string& name) {
                                                             {"vanish", Crowd::Case::kVanish},
                                                             {"stale-views", Crowd::Case::kStaleViews},
                                                             {"one-chunk", Crowd::Case::kOneChunk},
+                                                            {"by-tls", Crowd::Case::kByTls},
                                                             {"control", Crowd::Case::kControl}};
   for (const auto& [text, value] : kNames) {
     if (name == text) return value;
@@ -149,6 +150,7 @@ Figures Crowd::Run(Case which) {
                         .waiting_max = 1 << 20,
                         .of_chunk_max = 1 << 20,
                         .helpers_max = 0};
+  wire_.is_by_tls = limits.spreading.same_helpers = which == Case::kByTls;
   const size_t replaced = which == Case::kStaleViews ? options_.nodes / 10 : 0;
   MakeNodes(options_.nodes + replaced, limits);
   if (replaced > 0) {
@@ -217,6 +219,7 @@ Figures Crowd::Count(Case which, double bound_seconds) const {
       {"busy_alone_per_chunk", per_chunk(traffic.busy_alone)},
       {"absent_per_chunk", per_chunk(traffic.absent)},
       {"passed_on_per_chunk", per_chunk(traffic.passed_on)},
+      {"dials_per_chunk", per_chunk(traffic.dials)},
       {"broken_off", static_cast<double>(traffic.broken_off)},
       {"silent_requests", static_cast<double>(traffic.failed)},
       {"sent_over_payload", static_cast<double>(traffic.chunk_bytes) / payload},

@@ -38,6 +38,7 @@ class Crowd {
     kStaleViews,  // as kCold; in the last 30 s a tenth was replaced, and each knows what was at some time in
                   // them
     kOneChunk,    // a blob of one chunk, which all read
+    kByTls,       // as kCold, where a connection costs a handshake
     kControl,     // as kCold with spreading off: homes send to all who ask
   };
 

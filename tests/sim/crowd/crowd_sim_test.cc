@@ -66,7 +66,7 @@ TEST_P(CrowdSimTest, TheOthersGetItThoughATenthVanishes) {
 // waited for itself it took 9 to 10 times the bound.)
 TEST_P(CrowdSimTest, WhoVanishesIsWaitedForOnce) {
   Run(Crowd::Case::kVanish, 64 << 20);
-  EXPECT_LE(Of("makespan_over_bound"), 6);
+  EXPECT_LE(Of("makespan_over_bound"), 4.2);
 }
 
 TEST_P(CrowdSimTest, TheyGetItThoughEachKnowsAnother) {
@@ -80,6 +80,14 @@ TEST_P(CrowdSimTest, AChunkThatAllReadIsFetchedOnceAndItsHomeSendsFew) {
   EXPECT_EQ(Of("origin_requests"), 1);
   EXPECT_LE(Of("home_sends"), 24);
   EXPECT_LE(Of("requests_per_asker_max"), 20);
+}
+
+// Each connection costs a handshake, and a second has few of those. (Where only those of late were kept, and
+// who helped was another each time, it took 25 times the bound.)
+TEST_P(CrowdSimTest, HandshakesHoldUpNobodyForLong) {
+  Run(Crowd::Case::kByTls, 64 << 20);
+  EXPECT_LE(Of("makespan_over_bound"), 3.2);
+  EXPECT_LE(Of("dials_per_chunk"), 0.5);
 }
 
 // The model can fail.

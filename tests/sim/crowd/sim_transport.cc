@@ -23,7 +23,8 @@ constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
 // A server whose client says nothing more closes after that.
 constexpr Duration kIdleMax = std::chrono::seconds(30);
 // Connections that are kept with nothing under way. Those of fills and of readers are not kept apart here.
-const size_t kKeptMax = p2p::HttpClientOptions().connections_idle_max;
+const size_t kKeptMax = p2p::PeerClientOptions().kept_max;
+const size_t kKeptByTlsMax = p2p::PeerClientOptions().kept_by_tls_max;
 // What comes of a chunk at first.
 constexpr uint64_t kFirstBytes = 1 << 10;
 constexpr uint64_t kDocumentHeadBytes = 600;  // of question and answer
@@ -75,10 +76,25 @@ PeerServer* SimTransport::ServerAt(size_t node) const {
   return port.node.dead() ? nullptr : port.server;
 }
 
+// As p2p/http/http_client.cc has it.
+bool SimTransport::MayConnect(const Call& call) {
+  if (!wire_.is_by_tls) return true;
+  const FetchClass fetch_class = call.request.fetch_class;
+  if (connections_.Start(std::to_string(call.server), fetch_class, wire_.loop.Now())) return true;
+  const Instant next = connections_.NextBegin(fetch_class);
+  if (next >= may_connect_) return false;
+  may_connect_ = next;
+  port_.node.PostAt(next, [this] {
+    may_connect_ = Instant::max();
+    StartQueued();
+  });
+  return false;
+}
+
 void SimTransport::StartQueued() {
   for (auto next = queue_.begin(); next != queue_.end() && active_.size() < kRequestsMax;) {
     uint32_t& of_server = active_of_server_[(*next)->server];
-    if (of_server >= kRequestsOfMemberMax) {
+    if (of_server >= kRequestsOfMemberMax || !MayConnect(**next)) {
       ++next;
       continue;
     }
@@ -114,20 +130,32 @@ Duration SimTransport::Connect(size_t server) {
     idle_.erase(std::next(kept).base());
     return {};
   }
-  CloseOneBeyond(kKeptMax);
+  CloseOneBeyond(wire_.is_by_tls ? kKeptByTlsMax : kKeptMax);
   wire_.Open(node_, server);
-  return Wire::kTrip;
+  ++wire_.traffic.dials;
+  if (!wire_.is_by_tls) return Wire::kTrip;
+  sockets_[server].push_back(next_socket_);
+  connections_.Opened(next_socket_++, std::to_string(server), wire_.loop.Now());
+  return 2 * Wire::kTrip;
 }
 
 void SimTransport::Release(size_t server, Connection connection) {
-  if (connection == Connection::kClosed) return wire_.Close(node_, server);
+  if (connection == Connection::kClosed) return Close(server);
   idle_.push_back(server);
-  CloseOneBeyond(kKeptMax);
+  CloseOneBeyond(wire_.is_by_tls ? kKeptByTlsMax : kKeptMax);
+}
+
+void SimTransport::Close(size_t server) {
+  wire_.Close(node_, server);
+  if (!wire_.is_by_tls) return;
+  std::vector<int>& sockets = sockets_.at(server);
+  connections_.Closed(sockets.back());
+  sockets.pop_back();
 }
 
 void SimTransport::CloseOneBeyond(size_t kept) {
   if (idle_.size() <= kept) return;
-  wire_.Close(node_, idle_.front());
+  Close(idle_.front());
   idle_.erase(idle_.begin());
 }
 
@@ -161,6 +189,7 @@ void SimTransport::Ended(const CallPtr& call, ChunkOutcome outcome, Connection c
   if (coming != port_.coming.end() && coming->second.lock() == call->transfer) port_.coming.erase(coming);
   if (connection == Connection::kKept) Heard(*call);
   --active_of_server_[call->server];
+  if (wire_.is_by_tls) connections_.End(std::to_string(call->server));
   Release(call->server, connection);
   std::move(on_done)(std::move(outcome));
   StartQueued();

@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "p2p/cluster/peer_client.h"
+#include "p2p/http/peer_connections.h"
 #include "tests/sim/crowd/wire.h"
 
 namespace sluice::sim {
@@ -38,6 +39,7 @@ class SimTransport final : public p2p::PeerTransport {
 
  private:
   PeerServer* ServerAt(size_t node) const;
+  bool MayConnect(const Call& call);
   void StartQueued();
   void Begin(const CallPtr& call);
   // Whether a connection to it is free.
@@ -45,6 +47,7 @@ class SimTransport final : public p2p::PeerTransport {
   // Returns how long it takes until a request is under way.
   Duration Connect(size_t server);
   void Release(size_t server, Connection connection);
+  void Close(size_t server);
   void CloseOneBeyond(size_t kept);
   void Sweep();
   void Heard(Call& call);
@@ -62,6 +65,11 @@ class SimTransport final : public p2p::PeerTransport {
   absl::flat_hash_map<size_t, Instant> heard_of_server_;  // when something came of it last
   std::vector<size_t> idle_;  // servers of kept connections, the longest unused first
   bool sweeps_ = false;
+  // By TLS.
+  p2p::PeerConnections connections_;
+  absl::flat_hash_map<size_t, std::vector<int>> sockets_;
+  int next_socket_ = 0;
+  Instant may_connect_ = Instant::max();  // when those that wait for a connection are looked at
 };
 
 }  // namespace sluice::sim

@@ -29,6 +29,7 @@ struct Traffic {
   uint64_t failed = 0;                                     // by silence
   uint64_t broken_off = 0;                                 // since what was passed on came no more
   uint64_t interims = 0;
+  uint64_t dials = 0;          // connections that were made
   uint64_t control_bytes = 0;  // all but chunks: heads, refusals, announcements
   uint64_t chunk_bytes = 0;    // sent whole
 };
@@ -60,6 +61,7 @@ struct Wire {
   Links links{loop, loop.world()};
   std::vector<std::unique_ptr<Port>> ports;
   Traffic traffic;
+  bool is_by_tls = false;
   uint64_t question_bytes = 0;  // of the head of a request for a chunk, but for the helpers that were tried
 
   void Later(Duration delay, Task task) { loop.world().PostAt(loop.Now() + delay, std::move(task)); }

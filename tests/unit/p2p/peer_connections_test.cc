@@ -29,23 +29,23 @@ class PeerConnectionsTest : public ::testing::Test {
   int next_ = 3;
 };
 
-TEST_F(PeerConnectionsTest, TwentyBeginInAnySecondAndSomeMoreAfterAPause) {
+TEST_F(PeerConnectionsTest, FiftyBeginInAnySecondAndSomeMoreAfterAPause) {
   EXPECT_EQ(BeginAll(), 60);
-  EXPECT_EQ(connections_.NextBegin(FetchClass::kDemand), now_ + milliseconds(50));
-  now_ += milliseconds(49);
+  EXPECT_EQ(connections_.NextBegin(FetchClass::kDemand), now_ + milliseconds(20));
+  now_ += milliseconds(19);
   EXPECT_EQ(BeginAll(), 0);
   now_ += milliseconds(1);
   EXPECT_EQ(BeginAll(), 1);
   now_ += milliseconds(1000);
-  EXPECT_EQ(BeginAll(), 20);
-  now_ += milliseconds(2999);
+  EXPECT_EQ(BeginAll(), 50);
+  now_ += milliseconds(1199);
   EXPECT_EQ(BeginAll(), 59);
   // However long the pause.
   now_ += std::chrono::hours(1);
   EXPECT_EQ(BeginAll(), 60);
   // Those that come one after the other use nothing up.
-  now_ += milliseconds(3000);
-  for (int i = 0; i < 100; ++i, now_ += milliseconds(50)) EXPECT_TRUE(Begin());
+  now_ += milliseconds(1200);
+  for (int i = 0; i < 100; ++i, now_ += milliseconds(20)) EXPECT_TRUE(Begin());
   EXPECT_EQ(BeginAll(), 60);
 }
 
@@ -54,9 +54,9 @@ TEST_F(PeerConnectionsTest, FillsLeaveSomeToDemand) {
   EXPECT_EQ(BeginAll(FetchClass::kDemand), 15);
   EXPECT_FALSE(Begin(FetchClass::kBackfill));
   // They get what comes in once as much is there as is kept.
-  now_ += milliseconds(750);
+  now_ += milliseconds(300);
   EXPECT_EQ(BeginAll(FetchClass::kBackfill), 0);
-  now_ += milliseconds(1000);
+  now_ += milliseconds(400);
   EXPECT_EQ(BeginAll(FetchClass::kBackfill), 20);
   EXPECT_EQ(BeginAll(FetchClass::kDemand), 15);
 }
@@ -86,9 +86,9 @@ TEST_F(PeerConnectionsTest, AConnectionThatNobodyExpectedCountsToo) {
 TEST_F(PeerConnectionsTest, HoweverManyNobodyExpectedTheNextBeginsSoon) {
   for (int socket = 1000; socket < 1500; ++socket) connections_.Opened(socket, "others", now_);
   EXPECT_EQ(BeginAll(), 0);
-  now_ += milliseconds(50);
+  now_ += milliseconds(20);
   EXPECT_EQ(BeginAll(), 1);
-  now_ += milliseconds(800);
+  now_ += milliseconds(320);
   EXPECT_TRUE(Begin(FetchClass::kBackfill));
 }
 

@@ -148,6 +148,30 @@ TEST_F(SpreadingTest, FillsAreToldFirstOfThoseThatWereHeardOfLate) {
   EXPECT_THAT(spreader_->Ask(Request("i", FetchClass::kBackfill)).helpers, ElementsAre("b", "e", "g", "h"));
 }
 
+// Each connection to another one costs a handshake there.
+TEST_F(SpreadingTest, WhereConnectionsAreDearEachIsToldOfTheSameAgain) {
+  for (const char* const asker : {"a", "b", "c", "d", "e", "f", "i", "j", "k"}) zones_[asker] = "";
+  const auto told_of = [&](const std::string& asker, uint32_t chunk) {
+    for (const char* const has : {"a", "b", "c", "d", "e", "f"}) {
+      const Spreader::Answer sent = Ask(has, {}, chunk);
+      EXPECT_EQ(sent.verdict, Verdict::kSend);
+      spreader_->Ended(sent.id, Outcome::kTaken);
+    }
+    for (int i = 0; i < 2; ++i) EXPECT_EQ(Ask("stranger", {}, chunk).verdict, Verdict::kSend);
+    const std::vector<std::string> helpers = Ask(asker, {}, chunk).helpers;
+    return helpers.empty() ? std::string() : helpers.front();
+  };
+  for (const bool same : {false, true}) {
+    Restart({.same_helpers = same});
+    std::set<std::string> of_one, of_all;
+    uint32_t chunk = 0;
+    for (int i = 0; i < 6; ++i) of_one.insert(told_of("g", chunk++));
+    for (const char* const asker : {"g", "h", "i", "j", "k"}) of_all.insert(told_of(asker, chunk++));
+    EXPECT_THAT(of_one, SizeIs(same ? 1 : 6));
+    EXPECT_GE(of_all.size(), 3) << "and others of others";
+  }
+}
+
 TEST_F(SpreadingTest, FillsAreBoundedOverAllChunksButForTheFirstCopies) {
   Restart({.fills_max = 1});
   const auto fill = [&](const std::string& asker, uint32_t chunk) {

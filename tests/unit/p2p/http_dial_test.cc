@@ -129,10 +129,11 @@ TEST_F(DialTest, OneThatSaysSomethingToAnotherMeanwhileIsNotSilent) {
   std::future<absl::Status> first = Ask(0s);
   const int socket = Accept();
   FillQueue();
-  std::future<absl::Status> second = Ask(400ms);
-  std::this_thread::sleep_for(100ms);
-  Say(socket, "HTTP/1.1 102 Processing\r\n\r\n");
-  std::this_thread::sleep_for(300ms);
+  std::future<absl::Status> second = Ask(1200ms);
+  for (int i = 0; i < 65; ++i) {
+    Say(socket, "HTTP/1.1 102 Processing\r\n\r\n");
+    std::this_thread::sleep_for(20ms);
+  }
   EXPECT_TRUE(IsOpen(second));
   EXPECT_TRUE(IsOpen(first));
 }

@@ -3,9 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -27,6 +24,7 @@
 #include "p2p/cluster/directory.h"
 #include "p2p/cluster/download_budget.h"
 #include "p2p/recipe/sha256.h"
+#include "tests/fault/deaf_listener.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/unit/node/fakes.h"
 
@@ -409,20 +407,9 @@ TEST_F(TakeoverTest, WhenAllHomesAreKilledTheRegistryIsTheLastResort) {
 
 // Who connects to a host that is off gets neither an answer nor a refusal.
 TEST_F(TakeoverTest, AHomeThatSwallowsDialsCostsASilenceAndNotAConnectionsTimeout) {
-  const int hole = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in at{};
-  at.sin_family = AF_INET;
-  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof at;
-  ASSERT_EQ(bind(hole, reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
-  ASSERT_EQ(listen(hole, 0), 0);
-  ASSERT_EQ(getsockname(hole, reinterpret_cast<sockaddr*>(&at), &size), 0);
-  std::vector<int> waiting;
-  for (int i = 0; i < 4; ++i) {
-    waiting.push_back(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
-    (void)connect(waiting.back(), reinterpret_cast<sockaddr*>(&at), sizeof at);
-  }
-  ports_[0] = ntohs(at.sin_port);
+  fault::DeafListener home;
+  home.FillQueue();
+  ports_[0] = home.port();
   client_options_.silence_max = client_options_.connect_timeout = 60s;
   Start(5s, 0);
   AsHome(1, Gives());
@@ -430,8 +417,6 @@ TEST_F(TakeoverTest, AHomeThatSwallowsDialsCostsASilenceAndNotAConnectionsTimeou
   EXPECT_EQ(AskedAsHome(1), 1u);
   EXPECT_EQ(Takeovers(TakeoverReason::kSilent), 0u) << "its kernel is no busier than that";
   EXPECT_EQ(Takeovers(TakeoverReason::kStalled), 0u) << "it has failed long before";
-  for (const int fd : waiting) close(fd);
-  close(hole);
 }
 
 }  // namespace

@@ -11,8 +11,8 @@ namespace sluice::p2p {
 
 // The connections to other nodes by TLS, counted so that no more than a few new ones begin in a second: each
 // costs both sides a signature (1.2 and 1.5 ms of processor, P-256), and a node that is asked by all others
-// at once would do nothing else. Where each wants something of all others, as many seconds pass until it has
-// a connection to each. After a while without any some more may begin at once, since what one waits for at
+// at once would do nothing else. Of N nodes of which each wants something of all others each has a connection
+// to all after N / 50 s. After a while without any some more may begin at once, since what one waits for at
 // the beginning of a fill holds up all who want it from this node. Requests that find a kept connection are
 // not held up.
 //

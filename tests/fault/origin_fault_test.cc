@@ -20,6 +20,7 @@
 #include "p2p/registry/registry_client.h"
 #include "tests/fault/fault_origin.h"
 #include "tests/fault/skipping_time.h"
+#include "tests/unit/p2p/status_sink.h"
 
 namespace sluice::p2p {
 namespace {
@@ -511,18 +512,8 @@ TEST_F(OriginFaultTest, Row15_RegistryElsewhereMayNotPointToLoopback) {
 
 // Waits for one bare request.
 absl::Status SendAndWait(HttpClient& http, HttpRequest request) {
-  class Sink final : public HttpSink {
-   public:
-    explicit Sink(std::promise<absl::Status>& done) : done_(done) {}
-    absl::Status OnHead(const HttpHead&) override { return absl::OkStatus(); }
-    absl::Status OnBody(std::span<const std::byte>) override { return absl::OkStatus(); }
-    void OnDone(absl::Status status) override { done_.set_value(std::move(status)); }
-
-   private:
-    std::promise<absl::Status>& done_;
-  };
   std::promise<absl::Status> done;
-  http.Send(std::move(request), std::make_unique<Sink>(done));
+  http.Send(std::move(request), std::make_unique<StatusSink>(done));
   return done.get_future().get();
 }
 

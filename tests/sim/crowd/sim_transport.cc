@@ -23,8 +23,10 @@ constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
 // A server whose client says nothing more closes after that.
 constexpr Duration kIdleMax = std::chrono::seconds(30);
 // Connections that are kept with nothing under way. Those of fills and of readers are not kept apart here.
-const size_t kKeptMax = p2p::PeerClientOptions().kept_max;
-const size_t kKeptByTlsMax = p2p::PeerClientOptions().kept_by_tls_max;
+size_t KeptMax(const Wire& wire) {
+  const p2p::PeerClientOptions options;
+  return wire.is_by_tls ? options.kept_by_tls_max : options.kept_max;
+}
 // What comes of a chunk at first.
 constexpr uint64_t kFirstBytes = 1 << 10;
 constexpr uint64_t kDocumentHeadBytes = 600;  // of question and answer
@@ -32,7 +34,7 @@ constexpr uint64_t kDocumentHeadBytes = 600;  // of question and answer
 }  // namespace
 
 SimTransport::SimTransport(Wire& wire, size_t node, std::string name)
-    : wire_(wire), node_(node), name_(std::move(name)), port_(*wire.ports[node]) {}
+    : wire_(wire), node_(node), name_(std::move(name)), port_(*wire.ports[node]), kept_max_(KeptMax(wire)) {}
 
 SimTransport::RequestId SimTransport::ReadChunk(const p2p::Member& member, const ChunkQuestion& question,
                                                 OnData on_data, OnSign on_sign, OnChunkDone on_done) {
@@ -130,7 +132,7 @@ Duration SimTransport::Connect(size_t server) {
     idle_.erase(std::next(kept).base());
     return {};
   }
-  CloseOneBeyond(wire_.is_by_tls ? kKeptByTlsMax : kKeptMax);
+  CloseOneBeyond(kept_max_);
   wire_.Open(node_, server);
   ++wire_.traffic.dials;
   if (!wire_.is_by_tls) return Wire::kTrip;
@@ -142,7 +144,7 @@ Duration SimTransport::Connect(size_t server) {
 void SimTransport::Release(size_t server, Connection connection) {
   if (connection == Connection::kClosed) return Close(server);
   idle_.push_back(server);
-  CloseOneBeyond(wire_.is_by_tls ? kKeptByTlsMax : kKeptMax);
+  CloseOneBeyond(kept_max_);
 }
 
 void SimTransport::Close(size_t server) {

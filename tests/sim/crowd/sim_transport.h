@@ -58,6 +58,7 @@ class SimTransport final : public p2p::PeerTransport {
   const size_t node_;
   const std::string name_;
   Port& port_;
+  const size_t kept_max_;
   RequestId next_id_ = 1;
   std::deque<CallPtr> queue_;
   std::map<RequestId, CallPtr> active_;

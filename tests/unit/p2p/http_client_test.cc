@@ -18,22 +18,12 @@
 #include "absl/strings/str_cat.h"
 #include "api/http/http_server.h"
 #include "p2p/http/receive_bounds.h"
+#include "tests/unit/p2p/status_sink.h"
 
 namespace sluice::p2p {
 namespace {
 
 using namespace std::chrono_literals;
-
-class Sink final : public HttpSink {
- public:
-  explicit Sink(std::promise<absl::Status>& done) : done_(done) {}
-  absl::Status OnHead(const HttpHead&) override { return absl::OkStatus(); }
-  absl::Status OnBody(std::span<const std::byte>) override { return absl::OkStatus(); }
-  void OnDone(absl::Status status) override { done_.set_value(std::move(status)); }
-
- private:
-  std::promise<absl::Status>& done_;
-};
 
 // A server that answers when it is told to.
 class HttpClientTest : public ::testing::Test {
@@ -59,7 +49,7 @@ class HttpClientTest : public ::testing::Test {
     request.loopback = LoopbackRule::kAllow;
     request.fetch_class = fetch_class;
     done_.push_back(std::make_unique<std::promise<absl::Status>>());
-    client_->Send(std::move(request), std::make_unique<Sink>(*done_.back()));
+    client_->Send(std::move(request), std::make_unique<StatusSink>(*done_.back()));
     return done_.back()->get_future();
   }
   // Whether so many requests have come in time.

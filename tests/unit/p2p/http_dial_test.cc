@@ -12,22 +12,12 @@
 #include "absl/strings/str_cat.h"
 #include "p2p/http/http_client.h"
 #include "tests/fault/deaf_listener.h"
+#include "tests/unit/p2p/status_sink.h"
 
 namespace sluice::p2p {
 namespace {
 
 using namespace std::chrono_literals;
-
-class Sink final : public HttpSink {
- public:
-  explicit Sink(std::promise<absl::Status>& done) : done_(done) {}
-  absl::Status OnHead(const HttpHead&) override { return absl::OkStatus(); }
-  absl::Status OnBody(std::span<const std::byte>) override { return absl::OkStatus(); }
-  void OnDone(absl::Status status) override { done_.set_value(std::move(status)); }
-
- private:
-  std::promise<absl::Status>& done_;
-};
 
 class DialTest : public ::testing::Test {
  protected:
@@ -45,7 +35,7 @@ class DialTest : public ::testing::Test {
     request.silence_max = silence_max;
     request.dial_silence_max = dial_silence_max;
     promises_.emplace_back();
-    client_.Send(std::move(request), std::make_unique<Sink>(promises_.back()));
+    client_.Send(std::move(request), std::make_unique<StatusSink>(promises_.back()));
     return promises_.back().get_future();
   }
   static bool IsOpen(const std::future<absl::Status>& answer) {

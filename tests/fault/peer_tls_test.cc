@@ -531,5 +531,23 @@ TEST_F(PeerTlsTest, APeerClientSkipsAMemberWhoseCertificateIsAnothers) {
   EXPECT_THAT(std::string(ask(address.ToString()).message()), HasSubstr("no Sluice node"));
 }
 
+// More than are kept in the clear: a handshake costs more than a round trip.
+TEST_F(PeerTlsTest, APeerClientKeepsItsConnectionsToMany) {
+  p2p::PeerClientOptions options;
+  options.node_id = "this node";
+  options.identity = std::make_shared<tls::CurrentIdentity>(shared_);
+  const size_t count = options.kept_max + 8;
+  p2p::PeerClient client(telemetry_, std::move(options));
+  std::vector<std::unique_ptr<Server>> servers;
+  for (size_t i = 0; i < count; ++i) servers.push_back(std::make_unique<Server>(shared_));
+  for (int round = 0; round < 2; ++round) {
+    for (const std::unique_ptr<Server>& server : servers) {
+      const p2p::HostPort address{"127.0.0.1", server->port()};
+      (void)client.Get({address, address.ToString(), 0, false, {}}, "/hello", 1000, 30s);
+    }
+  }
+  EXPECT_EQ(Handshakes(TlsResult::kOk), count);
+}
+
 }  // namespace
 }  // namespace sluice

@@ -119,6 +119,7 @@ class HttpServer::Impl final : public HttpSessionHost, public std::enable_shared
   HttpHandler* PostHandlerOf(std::string_view target) override;
   void OnHandshake(HttpConnection& connection, const error_code& error) override;
   void OnEnd(HttpSession& session) override { sessions_.erase(&session); }
+  bool KeepsConnections() const override { return sessions_.size() <= limits_.connections_kept_max; }
   SendOrder& send_order() override { return send_order_; }
   void Hold(std::shared_ptr<HttpSession> session, Instant until) override;
   void Post(Task task) override {
@@ -129,7 +130,7 @@ class HttpServer::Impl final : public HttpSessionHost, public std::enable_shared
   absl::Status Listen(std::string_view listen);
   void Accept();
   void OnAccept(const error_code& error, tcp::socket socket);
-  bool EndLongestIdle();
+  HttpSession* YieldsNow() const;
   void RefuseOne(tcp::socket socket);
   void SendHeldLater();
   void SendHeld();
@@ -284,7 +285,9 @@ void HttpServer::Impl::OnAccept(const error_code& error, tcp::socket socket) {
     });
     return;
   }
-  if (sessions_.size() >= limits_.connections_max && !EndLongestIdle()) {
+  HttpSession* const yields = YieldsNow();
+  if (yields) yields->Close();
+  if (!yields && sessions_.size() >= limits_.connections_max) {
     RefuseOne(std::move(socket));
   } else {
     error_code ignored;
@@ -300,19 +303,19 @@ void HttpServer::Impl::OnAccept(const error_code& error, tcp::socket socket) {
   Accept();
 }
 
-// Whether there was one that makes room.
-bool HttpServer::Impl::EndLongestIdle() {
-  if (limits_.idle_yields_after == Duration()) return false;
+// The connection that goes for a new one; null: none does, or none has to.
+HttpSession* HttpServer::Impl::YieldsNow() const {
+  const bool is_full = sessions_.size() >= limits_.connections_max && limits_.idle_yields_after > Duration();
+  const bool is_beyond = sessions_.size() >= limits_.connections_kept_max;
+  if (!is_full && !is_beyond) return nullptr;
+  const Instant long_ago = std::chrono::steady_clock::now() - limits_.idle_yields_after;
   HttpSession* longest = nullptr;
-  Instant since = std::chrono::steady_clock::now() - limits_.idle_yields_after;
   for (HttpSession* session : sessions_) {
-    const std::optional<Instant> idle_since = session->idle_since();
-    if (!idle_since || *idle_since > since) continue;
-    longest = session;
-    since = *idle_since;
+    const std::optional<Instant> since = session->idle_since();
+    if (!since || (longest && *since >= *longest->idle_since())) continue;
+    if ((is_full && *since <= long_ago) || (is_beyond && session->was_asked())) longest = session;
   }
-  if (longest) longest->Close();
-  return longest != nullptr;
+  return longest;
 }
 
 void HttpServer::Impl::Hold(std::shared_ptr<HttpSession> session, Instant until) {

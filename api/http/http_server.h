@@ -133,7 +133,11 @@ struct HttpLimits {
   uint32_t header_bytes_max = 16 << 10;  // request line and headers; beyond: 431
   uint32_t body_bytes_max = 1 << 20;     // of a POST; beyond: 413
   uint32_t connections_max = 256;        // beyond: 503 and closed
-  // Where there are as many, one without a request for so long makes room for a new one. 0: none does.
+  // Where more are open an answer ends its connection, and the one whose client has been answered and asks
+  // nothing for the longest goes for a new one.
+  uint32_t connections_kept_max = UINT32_MAX;
+  // Where there are connections_max, one without a request for so long makes room for a new one. 0: none
+  // does.
   Duration idle_yields_after{};
   uint64_t file_bytes_per_s = 0;                         // of all files that are sent; 0: no bound
   Duration handshake_timeout = std::chrono::seconds(5);  // of TLS

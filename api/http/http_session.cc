@@ -294,7 +294,8 @@ void HttpSession::OnAnswer(uint64_t request_number, HttpResponse response) {
   }
   awaiting_answer_ = false;
   handler_timer_.cancel();
-  Write(std::move(response), parser_->get().keep_alive() ? After::kKeepAlive : After::kClose);
+  const bool goes_on = parser_->get().keep_alive() && server_.KeepsConnections();
+  Write(std::move(response), goes_on ? After::kKeepAlive : After::kClose);
 }
 
 std::string HttpSession::TextOf(const InterimAnswer& interim) {

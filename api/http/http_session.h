@@ -30,6 +30,8 @@ class HttpSessionHost {
   virtual HttpHandler* PostHandlerOf(std::string_view target) = 0;
   virtual void OnHandshake(HttpConnection& connection, const boost::system::error_code& error) = 0;
   virtual void OnEnd(HttpSession& session) = 0;
+  // Whether a connection goes on after its answer, if its client likes.
+  virtual bool KeepsConnections() const = 0;
   virtual SendOrder& send_order() = 0;
   // Calls SendOn at `until`, or earlier if the order has room.
   virtual void Hold(std::shared_ptr<HttpSession> session, Instant until) = 0;
@@ -60,6 +62,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   HttpConnection& connection() { return connection_; }
   // Since when it has no request; nothing if it has one, or what it sent is not taken in yet.
   std::optional<Instant> idle_since() const { return drained_ ? std::nullopt : idle_since_; }
+  // Whether it has had one. The first may be on its way.
+  bool was_asked() const { return request_number_ > 0; }
   // No-op if there is nothing left of a file.
   void SendOn();
 

@@ -868,6 +868,42 @@ TEST_F(HttpServerTest, AConnectionWithoutARequestMakesRoomForANewOne) {
   EXPECT_THAT(busy.ReadAll(), StartsWith("HTTP/1.1 200 ")) << "who is being answered is not ended";
 }
 
+TEST_F(HttpServerTest, WhereManyAreOpenAnAnswerEndsItsConnection) {
+  std::vector<HttpResponder> waiting;
+  std::promise<void> asked;
+  HttpRoutes routes = Hello();
+  routes["/wait"] = [&](const HttpRequest&, HttpResponder responder) {
+    waiting.push_back(std::move(responder));
+    if (waiting.size() == 2) asked.set_value();
+  };
+  Start(std::move(routes), {.connections_kept_max = 2});
+  RawClient first(server_->port()), second(server_->port());
+  for (RawClient* client : {&first, &second}) client->Send(Request("GET", "/wait"));
+  asked.get_future().wait();
+  for (int i = 0; i < 3; ++i)
+    EXPECT_THAT(Ask(Request("GET", "/hello?2")),
+                AllOf(HasSubstr("\r\nConnection: close\r\n"), EndsWith("hello 2")));
+  for (HttpResponder& responder : waiting) std::move(responder).Answer({});
+  for (RawClient* client : {&first, &second}) {
+    EXPECT_THAT(client->ReadThrough("\r\n\r\n"), Not(HasSubstr("close")));
+    EXPECT_THAT(client->Send(Request("GET", "/hello?3")).ReadThrough("hello 3"), Not(HasSubstr("close")));
+  }
+}
+
+TEST_F(HttpServerTest, WhereManyAreOpenOneThatWasAnsweredGoesForANewOne) {
+  Start(Hello(), {.connections_kept_max = 2});
+  RawClient silent(server_->port()), idle(server_->port());
+  idle.Send(Request("GET", "/hello?1")).ReadThrough("hello 1");
+  // It waits for its next request only soon after it was answered.
+  std::string answer;
+  do {
+    answer = RawClient(server_->port()).Send(Request("GET", "/hello?2")).ReadThrough("hello 2");
+  } while (answer.find("\r\nConnection: close\r\n") != std::string::npos);
+  EXPECT_EQ(idle.ReadAll(), "");
+  EXPECT_THAT(silent.Send(Request("GET", "/hello?3")).ReadThrough("hello 3"), EndsWith("hello 3"))
+      << "the first request of a connection may be on its way";
+}
+
 TEST_F(HttpFileTest, StopInTheMidstOfATransferClosesItAndReleasesTheFile) {
   constexpr size_t kSize = 64 << 20;
   Start(Files(kSize));

@@ -93,10 +93,11 @@ void GateQueue::Pump() {
       }
       it = queue_.erase(it);
     }
-    while (!queue_.empty() && gate_->MayBegin(now)) {
+    while (!queue_.empty()) {
       const auto next = std::min_element(queue_.begin(), queue_.end(), [](const auto& a, const auto& b) {
         return a->fetch_class() < b->fetch_class();
       });
+      if (!gate_->MayBegin((*next)->fetch_class(), now)) break;
       gate_->Began((*next)->bytes(), now);
       begun.emplace_back(std::move(*next), true);
       queue_.erase(next);

@@ -21,7 +21,8 @@ class FetchGate {
 
   // Fetches of that class begin at once, and are not counted.
   virtual bool LetsThrough(FetchClass) const { return false; }
-  virtual bool MayBegin(Instant now) = 0;
+  // Asked of the one whose turn it is.
+  virtual bool MayBegin(FetchClass fetch_class, Instant now) = 0;
   virtual void Began(uint64_t bytes, Instant now) = 0;
   // One that began has ended; it took so long.
   virtual void Ended(uint64_t bytes, Duration took, Instant now) = 0;

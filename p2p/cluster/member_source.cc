@@ -444,7 +444,9 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
     std::erase_if(errand->helpers, [&](const Member& helper) { return !access_.health.Usable(helper, now); });
     if (errand->helpers.empty() || errand->failed.size() >= MemberSource::kFailuresMax) {
       if (errand->failed.size() >= MemberSource::kFailuresMax) errand->failed.clear();
-      const Duration wait = std::chrono::duration_cast<Duration>(errand->retry_after * access_.random());
+      // A fill that comes too early comes in vain; a reader may be lucky.
+      const double part = IsForReader() ? access_.random() : (1 + access_.random()) / 2;
+      const Duration wait = std::chrono::duration_cast<Duration>(errand->retry_after * part);
       return Later(wait, errand, &MemberFetch::AskMember);
     }
     const double random = access_.random();

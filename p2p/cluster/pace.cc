@@ -3,9 +3,28 @@
 #include <algorithm>
 
 namespace sluice::p2p {
+namespace {
 
-bool Pace::MayBegin(Instant) {
-  return under_way_ < window_;
+// By simulation, for a registry of 1 Gbit/s. No reader waits for it.
+constexpr Duration kFirstWaitOfEach = std::chrono::microseconds(240);
+constexpr Duration kFirstWaitMax = std::chrono::milliseconds(500);
+
+}  // namespace
+
+Duration FirstWait(size_t members, double fraction) {
+  const Duration of_all = static_cast<int64_t>(members) * kFirstWaitOfEach;
+  return std::chrono::duration_cast<Duration>(fraction * std::min<Duration>(of_all, kFirstWaitMax));
+}
+
+bool Pace::MayBegin(FetchClass fetch_class, Instant now) {
+  if (first_wait_ && under_way_ == 0 && std::max(opens_, left_) + kPauseMin <= now)
+    opens_ = now + first_wait_();
+  return (opens_ <= now || !IsFill(fetch_class)) && under_way_ < window_;
+}
+
+void Pace::Leave(uint64_t bytes, Instant now) {
+  under_way_ -= std::min(under_way_, bytes);
+  if (under_way_ == 0) left_ = now;
 }
 
 void Pace::Began(uint64_t bytes, Instant) {
@@ -13,7 +32,7 @@ void Pace::Began(uint64_t bytes, Instant) {
 }
 
 void Pace::Ended(uint64_t bytes, Duration took, Instant now) {
-  under_way_ -= std::min(under_way_, bytes);
+  Leave(bytes, now);
   if (took < shortest_ || now >= shortest_until_) {
     shortest_ = took;
     shortest_until_ = now + kShortestKept;

@@ -51,7 +51,7 @@ struct PeerClientOptions {
   // Connections that are kept with nothing under way. Another one costs a round trip in the clear, and a
   // handshake by TLS, of which there are few in a second. (In a simulation of 300 nodes by TLS 32 that are
   // kept make 13 times the bound, these 2.2.)
-  uint32_t kept_max = 32, kept_by_tls_max = 512;
+  uint32_t kept_max = 16, kept_by_tls_max = 512;
 };
 
 // What is asked of a member. Source: PEERS.md, "A request".

@@ -25,7 +25,7 @@ struct SpreadingLimits {
   // Transfers to fills at once, of all chunks; first copies are sent beside them, and those that are stuck.
   // The more there are the longer each takes.
   uint32_t fills_max = 16;
-  uint32_t waiting_max = 256;  // for chunks that are still to come; a quarter is kept for demand
+  uint32_t waiting_max = 112;  // for chunks that are still to come; a quarter is kept for demand
   uint32_t of_chunk_max = 64;  // of those for one chunk; a quarter is kept for demand
   // Fills that wait for their turn where they asked for help; at a home they are of those above.
   uint32_t help_turns_max = 16;

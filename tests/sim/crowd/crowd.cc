@@ -195,7 +195,9 @@ Figures Crowd::Count(Case which, double bound_seconds) const {
   uint64_t connections = 0, asked = 0, hedged = 0, last_resort = 0;
   std::array<uint64_t, kTakeoverReasonCount> takeovers{};
   for (size_t i = 0; i < options_.nodes; ++i) {
-    connections = std::max<uint64_t>(connections, wire_.ports[i]->connections_max);
+    // Who has gone takes none.
+    if (!wire_.ports[i]->node.dead())
+      connections = std::max<uint64_t>(connections, wire_.ports[i]->connections_max);
     asked = std::max(asked, wire_.ports[i]->asked);
     for (const Counter& hedges : nodes_[i]->telemetry().hedges) hedged += hedges.value();
     last_resort += nodes_[i]->telemetry().last_resort_bytes.value();

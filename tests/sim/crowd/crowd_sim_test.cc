@@ -38,6 +38,7 @@ TEST_P(CrowdSimTest, ColdNodesGetItInLittleMoreThanTheTimeOfOneCopy) {
   EXPECT_LE(Of("requests_per_chunk"), 8);
   EXPECT_LE(Of("sent_over_payload"), 1.02) << "hardly a chunk is sent twice to one node";
   EXPECT_GE(Of("passed_on_per_chunk"), 0.2) << "as it comes";
+  EXPECT_LE(Of("connections_max"), 190);
   EXPECT_EQ(Of("broken_off"), 0);
 }
 

@@ -62,7 +62,10 @@ SimNode::SimNode(Wire& wire, SimRegistry& registry, size_t number, uint64_t seed
   health_.ProbeBy(std::make_shared<p2p::MemberProbes>(
       p2p::MemberProbes::Parts{wire.loop, members_, health_, transport_}));
   const p2p::GateQueue::Parts gated{wire.loop, port_.node};
-  paced_origin_ = std::make_unique<p2p::GatedSource>(origin_, gated, std::make_unique<p2p::Pace>());
+  const auto first_wait = [this] { return p2p::FirstWait(members_.view()->members.size(), Fraction()); };
+  paced_origin_ = std::make_unique<p2p::GatedSource>(
+      origin_, gated,
+      std::make_unique<p2p::Pace>(p2p::Pace::kWindowFirst, p2p::Pace::kWindowMin, first_wait));
   last_resort_ = std::make_unique<p2p::GatedSource>(
       origin_, gated,
       std::make_unique<p2p::LastResortGate>(

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "node/chunk_flow.h"
+#include "p2p/cluster/assignment.h"
 #include "tests/sim/crowd/weightless_buffers.h"
 
 namespace sluice::sim {
@@ -26,6 +27,9 @@ class SimOrigin::Fetching final : public FetchControl, public std::enable_shared
     ++origin_.registry_.requests;
     origin_.wire_.Later(SimRegistry::kTrip, [self = shared_from_this()] { self->Answer(); });
   }
+  // Whether it is under way, and nothing else comes by its answer.
+  bool LetsFollow() const { return on_done_ && !next_fetching_; }
+  void SetNext(std::shared_ptr<Fetching> next) { next_fetching_ = std::move(next); }
   void Raise(FetchClass) override {}
   void Cancel() override {
     if (!on_done_) return;
@@ -83,7 +87,10 @@ class SimOrigin::Fetching final : public FetchControl, public std::enable_shared
   // Those who wait may drop the handle.
   void End(absl::Status status) {
     const auto self = shared_from_this();
+    const bool goes_on = status.ok();
     std::exchange(on_done_, nullptr)(std::move(status));
+    const std::shared_ptr<Fetching> next = std::exchange(next_fetching_, nullptr);
+    if (next && next->on_done_) goes_on ? next->Answer() : next->Start();
   }
 
   SimOrigin& origin_;
@@ -93,12 +100,23 @@ class SimOrigin::Fetching final : public FetchControl, public std::enable_shared
   OnDone on_done_;  // null: it has ended
   TransferPtr transfer_;
   ChunkInflow chunk_;
+  std::shared_ptr<Fetching> next_fetching_;  // begins when this has ended
 };
 
 FetchHandle SimOrigin::Fetch(FetchRequest request, OnChunk on_chunk, OnDone on_done) {
+  const ChunkSpan chunks = request.chunks;
+  const bool may_follow = p2p::StripeAround(request.blob->geometry(), chunks.first).first != chunks.first;
   const auto fetching =
       std::make_shared<Fetching>(*this, std::move(request), std::move(on_chunk), std::move(on_done));
-  fetching->Start();
+  const auto before = by_end_.find(chunks.first);
+  const std::shared_ptr<Fetching> followed =
+      before == by_end_.end() || !may_follow ? nullptr : before->second.lock();
+  by_end_[chunks.end()] = fetching;
+  if (followed && followed->LetsFollow()) {
+    followed->SetNext(fetching);
+  } else {
+    fetching->Start();
+  }
   return FetchHandle(fetching);
 }
 

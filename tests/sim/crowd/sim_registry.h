@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/container/flat_hash_map.h"
 #include "node/chunk_source.h"
 #include "tests/sim/crowd/weightless_store.h"
 #include "tests/sim/crowd/wire.h"
@@ -20,8 +21,9 @@ struct SimRegistry {
   uint64_t bytes = 0;  // sent, also of what was cancelled
 };
 
-// A node's way to it, in place of p2p::OriginSource: one request for each fetch, its chunks in their order.
-// All that it gives is public.
+// A node's way to it, in place of p2p::OriginSource: one request for each fetch, its chunks in their order;
+// what follows one that is under way comes by the same answer, as p2p::LongReads has it, up to the stripe's
+// end. All that it gives is public.
 class SimOrigin final : public ChunkSource {
  public:
   // All outlive it.
@@ -39,6 +41,8 @@ class SimOrigin final : public ChunkSource {
   SimRegistry& registry_;
   Port& port_;
   AccessLedger& ledger_;
+  // The last that was asked for of what ends there.
+  absl::flat_hash_map<ChunkIndex, std::weak_ptr<Fetching>> by_end_;
 };
 
 }  // namespace sluice::sim

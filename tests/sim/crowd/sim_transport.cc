@@ -19,6 +19,8 @@ const uint32_t kRequestsOfMemberMax = p2p::PeerClientOptions().requests_per_memb
 const Duration kSilenceMax = p2p::PeerClientOptions().silence_max;
 const Duration kPresentSilenceMax = p2p::PeerClientOptions().present_silence_max;
 const Duration kDialMax = p2p::PeerClientOptions().dial_silence_max;
+// As node/daemon/daemon_members.cc has it, in the clear: connections that a server keeps.
+constexpr uint32_t kServerKeepsMax = 96;
 constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
 // A server whose client says nothing more closes after that.
 constexpr Duration kIdleMax = std::chrono::seconds(30);
@@ -127,12 +129,11 @@ bool SimTransport::IsKept(size_t server) const {
 }
 
 Duration SimTransport::Connect(size_t server) {
-  const auto kept = std::find(idle_.rbegin(), idle_.rend(), server);
-  if (kept != idle_.rend()) {
-    idle_.erase(std::next(kept).base());
-    return {};
-  }
+  if (TakeKept(server)) return {};
   CloseOneBeyond(kept_max_);
+  Port& port = *wire_.ports[server];
+  if (!wire_.is_by_tls && port.connections >= kServerKeepsMax && !port.idle.empty())
+    port.idle.front()->DropKept(server);
   wire_.Open(node_, server);
   ++wire_.traffic.dials;
   if (!wire_.is_by_tls) return Wire::kTrip;
@@ -142,9 +143,25 @@ Duration SimTransport::Connect(size_t server) {
 }
 
 void SimTransport::Release(size_t server, Connection connection) {
-  if (connection == Connection::kClosed) return Close(server);
+  Port& port = *wire_.ports[server];
+  const bool is_kept = wire_.is_by_tls || port.connections <= kServerKeepsMax;
+  if (connection == Connection::kClosed || !is_kept) return Close(server);
   idle_.push_back(server);
+  port.idle.push_back(this);
   CloseOneBeyond(kept_max_);
+}
+
+bool SimTransport::TakeKept(size_t server) {
+  const auto kept = std::find(idle_.rbegin(), idle_.rend(), server);
+  if (kept == idle_.rend()) return false;
+  idle_.erase(std::next(kept).base());
+  std::deque<SimTransport*>& idle = wire_.ports[server]->idle;
+  idle.erase(std::find(idle.begin(), idle.end(), this));
+  return true;
+}
+
+void SimTransport::DropKept(size_t server) {
+  if (TakeKept(server)) Close(server);
 }
 
 void SimTransport::Close(size_t server) {
@@ -157,8 +174,11 @@ void SimTransport::Close(size_t server) {
 
 void SimTransport::CloseOneBeyond(size_t kept) {
   if (idle_.size() <= kept) return;
-  Close(idle_.front());
+  const size_t server = idle_.front();
   idle_.erase(idle_.begin());
+  std::deque<SimTransport*>& idle = wire_.ports[server]->idle;
+  idle.erase(std::find(idle.begin(), idle.end(), this));
+  Close(server);
 }
 
 void SimTransport::Interim(const CallPtr& call) {

@@ -34,6 +34,9 @@ class SimTransport final : public p2p::PeerTransport {
   void LastBytes(const CallPtr& call);
   void Ended(const CallPtr& call, ChunkOutcome outcome, Connection connection);
 
+  // The server ends a connection that is kept.
+  void DropKept(size_t server);
+
   // The node is no more: its servers find out when they have waited for long.
   void Vanish();
 
@@ -48,6 +51,8 @@ class SimTransport final : public p2p::PeerTransport {
   Duration Connect(size_t server);
   void Release(size_t server, Connection connection);
   void Close(size_t server);
+  // Returns whether there was one. A kept connection is not kept any more.
+  bool TakeKept(size_t server);
   void CloseOneBeyond(size_t kept);
   void Sweep();
   void Heard(Call& call);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,6 +43,7 @@ struct Port {
   VirtualLoop::Node node;
   Link up, down;
   uint32_t connections = 0, connections_max = 0;  // open, of either side's asking; kept ones too
+  std::deque<SimTransport*> idle;                 // whose connections are kept, the longest unused first
   uint64_t asked = 0;                             // requests for chunks that it has made
   uint64_t sent = 0;                              // chunks, or begun to
   PeerServer* server = nullptr;

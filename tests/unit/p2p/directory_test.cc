@@ -22,6 +22,7 @@
 #include "p2p/cluster/pace.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/unit/node/fakes.h"
+#include "tests/unit/p2p/fake_transport.h"
 
 namespace sluice::p2p {
 namespace {
@@ -689,6 +690,48 @@ TEST_F(DirectoryTest, AHolderThatHasSomeIsAskedForTheChunksThatItHas) {
   EXPECT_THAT(spans_of_holder({ChunkIndex(3), 2}), ElementsAre(ChunkSpan{ChunkIndex(3), 2}));
 }
 
+// All homes of a blob come to ask at the same moment where fills of many nodes begin.
+TEST_F(DirectoryTest, FillsWaitALittleBeforeTheyAskWhoHasABlob) {
+  FakeTransport transport(clock_);
+  holders_transport_ = &transport;
+  Use(100);
+  const auto blob = std::make_shared<Blob>(SpecOf(1));
+  (void)directory_->FillOrder(*blob, one_);
+  const auto begin = [&](FetchClass fetch_class) {
+    const std::vector<SourceOffer> offers = Offers(*blob, one_, Asker::kPeer);
+    const auto waits = std::find_if(offers.begin(), offers.end(), [&](const SourceOffer& offer) {
+      return Texts({offer}).front() == "wait";
+    });
+    EXPECT_NE(waits, offers.end());
+    return waits->source->Fetch(
+        {blob, one_, fetch_class, clock_.now + 30s, Asker::kPeer, nullptr,
+         std::make_shared<FetchProgress>(clock_)},
+        [](ChunkIndex, Buffer, SenderId) {}, [](const absl::Status&) {});
+  };
+  const FetchHandle fill = begin(FetchClass::kBackfill);
+  io_.Run();
+  EXPECT_THAT(transport.asked, IsEmpty());
+  clock_.now += FirstWait(100, 0.5) / 4;
+  io_.Run();
+  EXPECT_FALSE(transport.asked.empty());
+  transport.asked.clear();
+
+  Use(100);
+  (void)directory_->FillOrder(*blob, one_);
+  {
+    FetchHandle joined = begin(FetchClass::kBackfill);
+    EXPECT_THAT(transport.asked, IsEmpty());
+    joined.Raise(FetchClass::kDemand);
+    EXPECT_FALSE(transport.asked.empty()) << "a reader waits for it now";
+  }
+  transport.asked.clear();
+  Use(100);
+  (void)directory_->FillOrder(*blob, one_);
+  const FetchHandle demand = begin(FetchClass::kDemand);
+  EXPECT_FALSE(transport.asked.empty());
+  transport.asked.clear();
+}
+
 TEST_F(DirectoryTest, WhoHasBecomeARankAsksSixForTenSeconds) {
   Use(10);
   const Blob joins = BlobWhereOwnRankIs(3, kRanksAsked), stays = BlobWhereOwnRankIs(1, kRanksAsked);
@@ -921,7 +964,7 @@ class PaceTest : public ::testing::Test {
   uint64_t Run(double bytes_per_second, Duration round_trip, Duration time) {
     uint64_t came = 0;
     for (const Instant end = now_ + time; now_ < end;) {
-      while (pace_.MayBegin(now_)) {
+      while (pace_.MayBegin(FetchClass::kHint, now_)) {
         pace_.Began(kFetch, now_);
         const auto on_wire =
             std::chrono::duration_cast<Duration>(std::chrono::duration<double>(kFetch / bytes_per_second));
@@ -985,6 +1028,44 @@ TEST_F(PaceTest, OfAMemberThatBecomesSlowAWindowIsAskedForStill) {
   EXPECT_GT(pace.window(), Pace::kWindowOfMember);
   for (int i = 0; i < 4; ++i) fetch(5s);
   EXPECT_EQ(pace.window(), Pace::kWindowOfMember);
+}
+
+// Many begin at the same moment, and what comes next comes without a pause.
+TEST_F(PaceTest, TheFirstOfAFillWaitsAfterAPause) {
+  int pauses = 0;
+  Pace pace(Pace::kWindowFirst, Pace::kWindowMin, [&] { return ++pauses * 100ms; });
+  const auto may_begin = [&](Duration later, FetchClass fetch_class = FetchClass::kHint) {
+    now_ += later;
+    return pace.MayBegin(fetch_class, now_);
+  };
+  EXPECT_FALSE(may_begin(0ms));
+  EXPECT_EQ(pace.LookAgainAt(now_), now_ + 100ms);
+  EXPECT_TRUE(may_begin(50ms, FetchClass::kReadahead)) << "a reader is near";
+  EXPECT_FALSE(may_begin(49ms));
+  EXPECT_TRUE(may_begin(1ms));
+  EXPECT_EQ(pace.LookAgainAt(now_), Instant::max());
+  for (int i = 0; i < 2; ++i) {
+    pace.Began(kFetch, now_);
+    now_ += 5s;
+    pace.Ended(kFetch, 5s, now_);
+    EXPECT_TRUE(may_begin(Pace::kPauseMin - 1ms)) << i;
+  }
+  pace.Began(kFetch, now_);
+  pace.Cancelled(kFetch, now_);
+  EXPECT_TRUE(may_begin(Pace::kPauseMin - 1ms));
+  EXPECT_EQ(pauses, 1);
+  EXPECT_FALSE(may_begin(1ms));
+  EXPECT_FALSE(may_begin(199ms));
+  EXPECT_TRUE(may_begin(1ms));
+  EXPECT_EQ(pauses, 2);
+}
+
+TEST_F(PaceTest, TheMoreMembersTheLongerTheFirstWaits) {
+  EXPECT_EQ(FirstWait(8, 0), Duration(0));
+  EXPECT_LT(FirstWait(8, 1), 3ms) << "where few are homes it is of no use";
+  EXPECT_EQ(FirstWait(1000, 0.5), FirstWait(1000, 1) / 2);
+  EXPECT_GE(FirstWait(1000, 1), 200ms);
+  EXPECT_LE(FirstWait(1'000'000, 1), 500ms);
 }
 
 TEST_F(PaceTest, ReadersDontWait) {

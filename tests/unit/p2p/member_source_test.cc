@@ -299,6 +299,23 @@ TEST_F(MemberSourceTest, AHelperThatHasFailedMeanwhileIsNotAsked) {
   EXPECT_THAT(transport_.history, ElementsAre("node-1 hint", "node-2 hint", "node-1 hint"));
 }
 
+// It would come in vain.
+TEST_F(MemberSourceTest, AFillComesAgainAfterHalfOfTheTimeOrMore) {
+  Fetch(FetchClass::kHint);
+  transport_.Answer(absl::ResourceExhaustedError("busy"));
+  transport_.Pass(74ms);
+  EXPECT_EQ(transport_.history.size(), 1);
+  transport_.Pass(1ms);
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 hint", "node-1 hint"));
+}
+
+TEST_F(MemberSourceTest, AReaderMayComeSooner) {
+  Fetch(FetchClass::kDemand);
+  transport_.Answer(absl::ResourceExhaustedError("busy"));
+  transport_.Pass(8ms);
+  EXPECT_THAT(transport_.history, ElementsAre("node-1 demand", "node-1 demand"));
+}
+
 TEST_F(MemberSourceTest, AClientThatIsStoppedEndsWhatIsPutOffOnce) {
   Fetch(FetchClass::kHint);
   transport_.Answer(absl::ResourceExhaustedError("busy"));

@@ -22,8 +22,6 @@ constexpr uint32_t kPartBytes = 256 << 10;
 constexpr size_t kOwnPartsAhead = 2;
 // Who lacks one chunk of a blob lacks the next, probably.
 constexpr Duration kLacksKept = std::chrono::seconds(1);
-// Of the time that they wait before they ask the registry, fills wait so much before who has a blob is asked.
-constexpr int kHoldersWaitShare = 4;
 // So long after members came or went others may have what a new rank is asked for.
 constexpr Duration kRankIsNew = std::chrono::seconds(10);
 
@@ -71,61 +69,38 @@ class ClusterDirectory::WaitSource final : public ChunkSource {
  public:
   // Calls `over` when it has come about; soon, and on any thread.
   using Await = std::function<void(const Blob&, std::function<void()> over)>;
-  // Null: none waits.
-  using FillWait = std::function<Duration()>;
-  // `first_wait`: how long fills wait before it is awaited.
-  WaitSource(const Clock& clock, Executor& io, Await await, FillWait first_wait = nullptr)
-      : clock_(clock), io_(io), await_(std::move(await)), first_wait_(std::move(first_wait)) {}
+  WaitSource(Executor& io, Await await) : io_(io), await_(std::move(await)) {}
 
   SourceKind kind() const override { return SourceKind::kPeer; }
 
   FetchHandle Fetch(FetchRequest request, OnChunk, OnDone on_done) override {
-    auto wait = std::make_shared<Wait>(std::move(on_done), [this, blob = request.blob](auto self) {
-      await_(*blob, [self] { self->End(absl::NotFoundError("it is known now whom to ask")); });
-    });
+    auto wait = std::make_shared<Wait>(std::move(on_done));
     io_.PostAt(request.deadline, [weak = std::weak_ptr<Wait>(wait)] {
       if (const auto self = weak.lock())
         self->End(absl::DeadlineExceededError("who has it was not known in time"));
     });
-    const Duration first = first_wait_ && IsFill(request.fetch_class) ? first_wait_() : Duration();
-    if (first == Duration()) {
-      wait->Begin();
-    } else {
-      io_.PostAt(clock_.Now() + first, [weak = std::weak_ptr<Wait>(wait)] {
-        if (const auto self = weak.lock()) self->Begin();
-      });
-    }
+    await_(*request.blob, [wait] { wait->End(absl::NotFoundError("it is known now whom to ask")); });
     return FetchHandle(std::move(wait));
   }
   void Judge(SenderId, const Blob&, ChunkIndex, Verdict) override {}
 
  private:
-  class Wait final : public FetchControl, public std::enable_shared_from_this<Wait> {
+  class Wait final : public FetchControl {
    public:
-    using Awaiting = std::function<void(std::shared_ptr<Wait>)>;
-    Wait(OnDone on_done, Awaiting awaiting) : on_done_(std::move(on_done)), awaiting_(std::move(awaiting)) {}
-    // Idempotent.
-    void Begin() {
-      if (!begun_.exchange(true) && !ended_) awaiting_(shared_from_this());
-    }
+    explicit Wait(OnDone on_done) : on_done_(std::move(on_done)) {}
     void End(absl::Status status) {
       if (!ended_.exchange(true)) std::move(on_done_)(std::move(status));
     }
-    void Raise(FetchClass fetch_class) override {
-      if (!IsFill(fetch_class)) Begin();
-    }
+    void Raise(FetchClass) override {}
     void Cancel() override { End(absl::CancelledError("nobody wants it any more")); }
 
    private:
-    std::atomic<bool> begun_{false}, ended_{false};
+    std::atomic<bool> ended_{false};
     OnDone on_done_;
-    const Awaiting awaiting_;
   };
 
-  const Clock& clock_;
   Executor& io_;
   const Await await_;
-  const FillWait first_wait_;
 };
 
 // A member that is asked by fills at its own pace.
@@ -175,19 +150,13 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               parts_.tokens,
               parts_.is_public},
       homes_known_(std::make_shared<WaitSource>(
-          parts_.clock, parts_.io,
+          parts_.io,
           [this](const Blob& blob, std::function<void()> over) { AwaitHomes(blob, std::move(over)); })),
       cold_start_over_(std::make_shared<WaitSource>(
-          parts_.clock, parts_.io,
-          [this](const Blob&, std::function<void()> over) { AwaitColdStart(std::move(over)); })),
-      // All homes of a blob are asked for it by fills at the same moment, and there are three to ask.
-      holders_known_(std::make_shared<WaitSource>(
-          parts_.clock, parts_.io,
-          [this](const Blob& blob, std::function<void()> over) {
+          parts_.io, [this](const Blob&, std::function<void()> over) { AwaitColdStart(std::move(over)); })),
+      holders_known_(
+          std::make_shared<WaitSource>(parts_.io, [this](const Blob& blob, std::function<void()> over) {
             parts_.holders.Ask(*Holders::IdentityOf(blob), std::move(over));
-          },
-          [this] {
-            return FirstWait(parts_.members.view()->members.size(), parts_.random()) / kHoldersWaitShare;
           })) {}
 
 ClusterDirectory::~ClusterDirectory() = default;

@@ -97,7 +97,7 @@ void GateQueue::Pump() {
       const auto next = std::min_element(queue_.begin(), queue_.end(), [](const auto& a, const auto& b) {
         return a->fetch_class() < b->fetch_class();
       });
-      if (!gate_->MayBegin((*next)->fetch_class(), now)) break;
+      if (!gate_->MayBegin((*next)->begins_fill(), now)) break;
       gate_->Began((*next)->bytes(), now);
       begun.emplace_back(std::move(*next), true);
       queue_.erase(next);

@@ -21,8 +21,8 @@ class FetchGate {
 
   // Fetches of that class begin at once, and are not counted.
   virtual bool LetsThrough(FetchClass) const { return false; }
-  // Asked of the one whose turn it is.
-  virtual bool MayBegin(FetchClass fetch_class, Instant now) = 0;
+  // Asked of the one whose turn it is. `begins_fill`: it is a fill's, of a blob of which nothing is here.
+  virtual bool MayBegin(bool begins_fill, Instant now) = 0;
   virtual void Began(uint64_t bytes, Instant now) = 0;
   // One that began has ended; it took so long.
   virtual void Ended(uint64_t bytes, Duration took, Instant now) = 0;
@@ -73,6 +73,7 @@ class GateQueue : public std::enable_shared_from_this<GateQueue> {
     virtual uint64_t bytes() const = 0;
     virtual Instant deadline() const = 0;
     virtual FetchClass fetch_class() const = 0;
+    virtual bool begins_fill() const { return false; }
     virtual void Begin(Turn turn) = 0;
     virtual void Fail(const absl::Status& why) = 0;
   };

@@ -16,6 +16,7 @@ class GatedSource::Waiting final : public FetchControl, public GateQueue::Waitin
         request_(std::move(request)),
         on_chunk_(std::move(on_chunk)),
         on_done_(std::move(on_done)),
+        blob_(request_.blob),
         bytes_(request_.blob->geometry().RangeOf(request_.chunks).length),
         deadline_(request_.deadline),
         fetch_class_(request_.fetch_class) {}
@@ -25,6 +26,9 @@ class GatedSource::Waiting final : public FetchControl, public GateQueue::Waitin
   FetchClass fetch_class() const override {
     const std::lock_guard lock(mutex_);
     return fetch_class_;
+  }
+  bool begins_fill() const override {
+    return IsFill(fetch_class()) && blob_->presence().present_count() == 0;
   }
   void Begin(GateQueue::Turn turn) override;
   void Fail(const absl::Status& why) override { std::move(on_done_)(why); }
@@ -38,6 +42,7 @@ class GatedSource::Waiting final : public FetchControl, public GateQueue::Waitin
   FetchRequest request_;
   OnChunk on_chunk_;
   OnDone on_done_;
+  const std::shared_ptr<Blob> blob_;
   const uint64_t bytes_;
   const Instant deadline_;
 

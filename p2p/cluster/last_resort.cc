@@ -25,7 +25,7 @@ void LastResortGate::Refill(Instant now) {
   filled_at_ = now;
 }
 
-bool LastResortGate::MayBegin(FetchClass, Instant now) {
+bool LastResortGate::MayBegin(bool, Instant now) {
   Refill(now);
   return under_way_ < kUnderWayMax && budget_ > 0;
 }

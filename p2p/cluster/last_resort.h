@@ -21,7 +21,7 @@ class LastResortGate final : public FetchGate {
   // the gate.
   LastResortGate(uint64_t bytes_per_second, std::function<size_t()> table_size, Telemetry& telemetry);
 
-  bool MayBegin(FetchClass, Instant now) override;
+  bool MayBegin(bool, Instant now) override;
   void Began(uint64_t bytes, Instant now) override;
   void Ended(uint64_t bytes, Duration took, Instant now) override;
   void Cancelled(uint64_t, Instant) override { --under_way_; }

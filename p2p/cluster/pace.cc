@@ -16,10 +16,10 @@ Duration FirstWait(size_t members, double fraction) {
   return std::chrono::duration_cast<Duration>(fraction * std::min<Duration>(of_all, kFirstWaitMax));
 }
 
-bool Pace::MayBegin(FetchClass fetch_class, Instant now) {
-  if (first_wait_ && under_way_ == 0 && std::max(opens_, left_) + kPauseMin <= now)
+bool Pace::MayBegin(bool begins_fill, Instant now) {
+  if (first_wait_ && begins_fill && under_way_ == 0 && std::max(opens_, left_) + kPauseMin <= now)
     opens_ = now + first_wait_();
-  return (opens_ <= now || !IsFill(fetch_class)) && under_way_ < window_;
+  return (opens_ <= now || !begins_fill) && under_way_ < window_;
 }
 
 void Pace::Leave(uint64_t bytes, Instant now) {

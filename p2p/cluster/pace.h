@@ -10,10 +10,11 @@
 
 namespace sluice::p2p {
 
-// How long one of so many members waits before it asks the registry for anything after a pause. Where many
-// are home of parts of a blob they begin at the same moment, and get equal shares of the registry's link:
-// their first chunks come all at once, and so do all others, the last ones too. So they begin one after the
-// other. (1,000 nodes of which 256 are homes, simulated: nothing to be passed on for a second of eleven.)
+// How long one of so many members waits, after a pause, before it asks the registry for the first of a blob.
+// Where many are home of parts of it they begin at the same moment, and get equal shares of the registry's
+// link: their first chunks come all at once, and so do all others, the last ones too. So they begin one after
+// the other. (1,000 nodes of which 256 are homes, simulated: nothing to be passed on for a second of eleven.)
+// Who stands in for a home that is gone has something of the blob, mostly.
 // `fraction`: a random one, of 1.
 Duration FirstWait(size_t members, double fraction);
 
@@ -49,7 +50,7 @@ class Pace final : public FetchGate {
       : window_min_(window_min), first_wait_(std::move(first_wait)), window_(window_first) {}
 
   bool LetsThrough(FetchClass fetch_class) const override { return fetch_class == FetchClass::kDemand; }
-  bool MayBegin(FetchClass fetch_class, Instant now) override;
+  bool MayBegin(bool begins_fill, Instant now) override;
   void Began(uint64_t bytes, Instant now) override;
   void Ended(uint64_t bytes, Duration took, Instant now) override;
   void Cancelled(uint64_t bytes, Instant now) override { Leave(bytes, now); }

@@ -375,7 +375,7 @@ class LastResortDocumentsTest : public HomeDocumentsTest {
  protected:
   class Gate final : public FetchGate {
    public:
-    bool MayBegin(FetchClass, Instant) override { return may_begin; }
+    bool MayBegin(bool, Instant) override { return may_begin; }
     void Began(uint64_t bytes, Instant) override {
       asked += bytes;
       ++under_way;

@@ -22,7 +22,6 @@
 #include "p2p/cluster/pace.h"
 #include "p2p/recipe/sha256.h"
 #include "tests/unit/node/fakes.h"
-#include "tests/unit/p2p/fake_transport.h"
 
 namespace sluice::p2p {
 namespace {
@@ -690,48 +689,6 @@ TEST_F(DirectoryTest, AHolderThatHasSomeIsAskedForTheChunksThatItHas) {
   EXPECT_THAT(spans_of_holder({ChunkIndex(3), 2}), ElementsAre(ChunkSpan{ChunkIndex(3), 2}));
 }
 
-// All homes of a blob come to ask at the same moment where fills of many nodes begin.
-TEST_F(DirectoryTest, FillsWaitALittleBeforeTheyAskWhoHasABlob) {
-  FakeTransport transport(clock_);
-  holders_transport_ = &transport;
-  Use(100);
-  const auto blob = std::make_shared<Blob>(SpecOf(1));
-  (void)directory_->FillOrder(*blob, one_);
-  const auto begin = [&](FetchClass fetch_class) {
-    const std::vector<SourceOffer> offers = Offers(*blob, one_, Asker::kPeer);
-    const auto waits = std::find_if(offers.begin(), offers.end(), [&](const SourceOffer& offer) {
-      return Texts({offer}).front() == "wait";
-    });
-    EXPECT_NE(waits, offers.end());
-    return waits->source->Fetch(
-        {blob, one_, fetch_class, clock_.now + 30s, Asker::kPeer, nullptr,
-         std::make_shared<FetchProgress>(clock_)},
-        [](ChunkIndex, Buffer, SenderId) {}, [](const absl::Status&) {});
-  };
-  const FetchHandle fill = begin(FetchClass::kBackfill);
-  io_.Run();
-  EXPECT_THAT(transport.asked, IsEmpty());
-  clock_.now += FirstWait(100, 0.5) / 4;
-  io_.Run();
-  EXPECT_FALSE(transport.asked.empty());
-  transport.asked.clear();
-
-  Use(100);
-  (void)directory_->FillOrder(*blob, one_);
-  {
-    FetchHandle joined = begin(FetchClass::kBackfill);
-    EXPECT_THAT(transport.asked, IsEmpty());
-    joined.Raise(FetchClass::kDemand);
-    EXPECT_FALSE(transport.asked.empty()) << "a reader waits for it now";
-  }
-  transport.asked.clear();
-  Use(100);
-  (void)directory_->FillOrder(*blob, one_);
-  const FetchHandle demand = begin(FetchClass::kDemand);
-  EXPECT_FALSE(transport.asked.empty());
-  transport.asked.clear();
-}
-
 TEST_F(DirectoryTest, WhoHasBecomeARankAsksSixForTenSeconds) {
   Use(10);
   const Blob joins = BlobWhereOwnRankIs(3, kRanksAsked), stays = BlobWhereOwnRankIs(1, kRanksAsked);
@@ -964,7 +921,7 @@ class PaceTest : public ::testing::Test {
   uint64_t Run(double bytes_per_second, Duration round_trip, Duration time) {
     uint64_t came = 0;
     for (const Instant end = now_ + time; now_ < end;) {
-      while (pace_.MayBegin(FetchClass::kHint, now_)) {
+      while (pace_.MayBegin(true, now_)) {
         pace_.Began(kFetch, now_);
         const auto on_wire =
             std::chrono::duration_cast<Duration>(std::chrono::duration<double>(kFetch / bytes_per_second));
@@ -1034,13 +991,14 @@ TEST_F(PaceTest, OfAMemberThatBecomesSlowAWindowIsAskedForStill) {
 TEST_F(PaceTest, TheFirstOfAFillWaitsAfterAPause) {
   int pauses = 0;
   Pace pace(Pace::kWindowFirst, Pace::kWindowMin, [&] { return ++pauses * 100ms; });
-  const auto may_begin = [&](Duration later, FetchClass fetch_class = FetchClass::kHint) {
+  const auto may_begin = [&](Duration later, bool begins_fill = true) {
     now_ += later;
-    return pace.MayBegin(fetch_class, now_);
+    return pace.MayBegin(begins_fill, now_);
   };
+  EXPECT_TRUE(may_begin(0ms, false)) << "a reader is near, or more of the blob is here";
   EXPECT_FALSE(may_begin(0ms));
   EXPECT_EQ(pace.LookAgainAt(now_), now_ + 100ms);
-  EXPECT_TRUE(may_begin(50ms, FetchClass::kReadahead)) << "a reader is near";
+  EXPECT_TRUE(may_begin(50ms, false));
   EXPECT_FALSE(may_begin(49ms));
   EXPECT_TRUE(may_begin(1ms));
   EXPECT_EQ(pace.LookAgainAt(now_), Instant::max());
@@ -1066,6 +1024,33 @@ TEST_F(PaceTest, TheMoreMembersTheLongerTheFirstWaits) {
   EXPECT_EQ(FirstWait(1000, 0.5), FirstWait(1000, 1) / 2);
   EXPECT_GE(FirstWait(1000, 1), 200ms);
   EXPECT_LE(FirstWait(1'000'000, 1), 500ms);
+}
+
+TEST_F(LastResortTest, OnlyTheFirstOfAFillOfWhichNothingIsHereWaitsFirst) {
+  GatedSource paced(origin_, {clock_, io_},
+                    std::make_unique<Pace>(Pace::kWindowMax, Pace::kWindowMin, [] { return 100ms; }));
+  std::vector<FetchHandle> handles;
+  const auto fetch = [&](uint32_t chunk, FetchClass fetch_class) {
+    handles.push_back(paced.Fetch(
+        {blob_,
+         {ChunkIndex(chunk), 1},
+         fetch_class,
+         clock_.now + 30s,
+         Asker::kLocal,
+         nullptr,
+         std::make_shared<FetchProgress>(clock_)},
+        [](ChunkIndex, Buffer, SenderId) {}, [](const absl::Status&) {}));
+  };
+  fetch(0, FetchClass::kHint);
+  EXPECT_THAT(Asked(), IsEmpty());
+  handles.clear();
+  fetch(1, FetchClass::kReadahead);
+  EXPECT_THAT(Asked(), ElementsAre(1));
+  handles.clear();
+  Pass(10s);
+  blob_->presence().Set(ChunkIndex(7));
+  fetch(2, FetchClass::kHint);
+  EXPECT_THAT(Asked(), ElementsAre(1, 2)) << "somebody stands in for a home";
 }
 
 TEST_F(PaceTest, ReadersDontWait) {

@@ -24,8 +24,8 @@ namespace {
 
 // Each asker of another node's keeps one while it waits.
 constexpr uint32_t kPeerConnectionsMax = 2048;
-// In the clear; by TLS another one costs more than keeping it. (1,000 nodes that want the same blob,
-// simulated: the busiest had 504 connections, with those that it had made itself, and has half of that.)
+// In the clear; by TLS another one costs more than keeping it. (500 nodes that want the same blob, simulated:
+// the busiest had 348 connections, with those that it had made itself, and has 190.)
 constexpr uint32_t kPeerConnectionsKept = 96;
 // Of these, requests of fills that are answered at once.
 constexpr int kPeerFillsMax = 768;

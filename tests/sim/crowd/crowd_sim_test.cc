@@ -48,6 +48,12 @@ TEST_P(CrowdSimTest, WhatHalfOfThemHaveTheOthersGetFromThem) {
   EXPECT_LE(Of("origin_over_size"), 0.05);
 }
 
+// Whom all ask lets only so many wait.
+TEST_P(CrowdSimTest, TheMoreTheyAreTheConnectionsStayFew) {
+  Run(Crowd::Case::kCold, 8 << 20, 2 * kNodes);
+  EXPECT_LE(Of("connections_max"), 200);
+}
+
 // As where they run different programs of one image: who lacks one chunk has the next. (Where each was
 // forgotten for a chunk that it lacked, a third came from the registry.)
 TEST_P(CrowdSimTest, WhatIsHereAndThereInPartsTheOthersGetFromThere) {

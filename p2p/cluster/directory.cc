@@ -68,18 +68,22 @@ bool HasOthers(const MemberView& view) {
 class ClusterDirectory::WaitSource final : public ChunkSource {
  public:
   // Calls `over` when it has come about; soon, and on any thread.
-  using Await = std::function<void(const Blob&, std::function<void()> over)>;
-  WaitSource(Executor& io, Await await) : io_(io), await_(std::move(await)) {}
+  using Await = std::function<void(const Blob&, FetchClass, std::function<void()> over)>;
+  // A reader waits for it now. May be null.
+  using Hurry = std::function<void(const Blob&)>;
+  WaitSource(Executor& io, Await await, Hurry hurry = nullptr)
+      : io_(io), await_(std::move(await)), hurry_(std::move(hurry)) {}
 
   SourceKind kind() const override { return SourceKind::kPeer; }
 
   FetchHandle Fetch(FetchRequest request, OnChunk, OnDone on_done) override {
-    auto wait = std::make_shared<Wait>(std::move(on_done));
+    auto wait = std::make_shared<Wait>(request.blob, hurry_, std::move(on_done));
     io_.PostAt(request.deadline, [weak = std::weak_ptr<Wait>(wait)] {
       if (const auto self = weak.lock())
         self->End(absl::DeadlineExceededError("who has it was not known in time"));
     });
-    await_(*request.blob, [wait] { wait->End(absl::NotFoundError("it is known now whom to ask")); });
+    await_(*request.blob, request.fetch_class,
+           [wait] { wait->End(absl::NotFoundError("it is known now whom to ask")); });
     return FetchHandle(std::move(wait));
   }
   void Judge(SenderId, const Blob&, ChunkIndex, Verdict) override {}
@@ -87,20 +91,26 @@ class ClusterDirectory::WaitSource final : public ChunkSource {
  private:
   class Wait final : public FetchControl {
    public:
-    explicit Wait(OnDone on_done) : on_done_(std::move(on_done)) {}
+    Wait(std::shared_ptr<const Blob> blob, Hurry hurry, OnDone on_done)
+        : blob_(std::move(blob)), hurry_(std::move(hurry)), on_done_(std::move(on_done)) {}
     void End(absl::Status status) {
       if (!ended_.exchange(true)) std::move(on_done_)(std::move(status));
     }
-    void Raise(FetchClass) override {}
+    void Raise(FetchClass fetch_class) override {
+      if (hurry_ && !IsFill(fetch_class) && !ended_) hurry_(*blob_);
+    }
     void Cancel() override { End(absl::CancelledError("nobody wants it any more")); }
 
    private:
+    const std::shared_ptr<const Blob> blob_;
+    const Hurry hurry_;
     std::atomic<bool> ended_{false};
     OnDone on_done_;
   };
 
   Executor& io_;
   const Await await_;
+  const Hurry hurry_;
 };
 
 // A member that is asked by fills at its own pace.
@@ -150,14 +160,17 @@ ClusterDirectory::ClusterDirectory(Parts parts)
               parts_.tokens,
               parts_.is_public},
       homes_known_(std::make_shared<WaitSource>(
-          parts_.io,
-          [this](const Blob& blob, std::function<void()> over) { AwaitHomes(blob, std::move(over)); })),
+          parts_.io, [this](const Blob& blob, FetchClass,
+                            std::function<void()> over) { AwaitHomes(blob, std::move(over)); })),
       cold_start_over_(std::make_shared<WaitSource>(
-          parts_.io, [this](const Blob&, std::function<void()> over) { AwaitColdStart(std::move(over)); })),
-      holders_known_(
-          std::make_shared<WaitSource>(parts_.io, [this](const Blob& blob, std::function<void()> over) {
-            parts_.holders.Ask(*Holders::IdentityOf(blob), std::move(over));
-          })) {}
+          parts_.io,
+          [this](const Blob&, FetchClass, std::function<void()> over) { AwaitColdStart(std::move(over)); })),
+      holders_known_(std::make_shared<WaitSource>(
+          parts_.io,
+          [this](const Blob& blob, FetchClass fetch_class, std::function<void()> over) {
+            parts_.holders.Ask(*Holders::IdentityOf(blob), fetch_class, std::move(over));
+          },
+          [this](const Blob& blob) { parts_.holders.Hurry(*Holders::IdentityOf(blob)); })) {}
 
 ClusterDirectory::~ClusterDirectory() = default;
 

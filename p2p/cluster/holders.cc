@@ -49,6 +49,7 @@ std::vector<HolderShare> SharesIn(std::string_view answer) {
 
 // The ranks of one blob, while they are asked.
 struct Holders::Asking {
+  bool begun = false;
   size_t open = 0;
   std::map<std::string, uint64_t> shares;
   std::vector<absl::AnyInvocable<void() &&>> waiting;
@@ -226,27 +227,50 @@ std::optional<std::vector<BlobHolder>> Holders::Known(const BlobIdentity& blob) 
   return holders;
 }
 
-void Holders::Ask(const BlobIdentity& blob, absl::AnyInvocable<void() &&> done) {
+void Holders::Ask(const BlobIdentity& blob, FetchClass fetch_class, absl::AnyInvocable<void() &&> done) {
   const Parts& parts = shared_->parts;
-  const std::shared_ptr<const MemberView> view = parts.members.view();
-  const std::vector<Member> ranks =
-      RanksOfBlob(*view, blob.digest, parts.health, kRanksAsked, parts.clock.Now());
-  auto asking = std::make_shared<Asking>();
+  std::shared_ptr<Asking> asking;
+  bool is_first = false;
   {
     const std::lock_guard lock(shared_->mutex);
     std::shared_ptr<Asking>& under_way = shared_->asking[blob];
-    if (under_way) {
-      under_way->waiting.push_back(std::move(done));
-      return;
-    }
-    under_way = asking;
+    is_first = !under_way;
+    if (is_first) under_way = std::make_shared<Asking>();
+    asking = under_way;
     asking->waiting.push_back(std::move(done));
-    asking->open = 1 + ranks.size();
   }
-  std::vector<HolderShare> own;
+  if (!IsFill(fetch_class)) return Begin(shared_, blob, asking);
+  if (!is_first) return;
+  const auto members = static_cast<int64_t>(parts.members.view()->members.size());
+  const auto wait = std::min<Duration>(members * kFillWaitOfEach, kFillWaitMax) * parts.random();
+  parts.io.PostAt(parts.clock.Now() + std::chrono::duration_cast<Duration>(wait),
+                  [shared = shared_, blob, asking] { Begin(shared, blob, asking); });
+}
+
+void Holders::Hurry(const BlobIdentity& blob) {
+  std::shared_ptr<Asking> asking;
   {
     const std::lock_guard lock(shared_->mutex);
-    own = shared_->table.Shares(blob, kHoldersNamedMax, parts.clock.Now());
+    const auto found = shared_->asking.find(blob);
+    if (found == shared_->asking.end()) return;
+    asking = found->second;
+  }
+  Begin(shared_, blob, asking);
+}
+
+// Once, whoever comes to it first.
+void Holders::Begin(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,
+                    const std::shared_ptr<Asking>& asking) {
+  const Parts& parts = shared->parts;
+  const std::shared_ptr<const MemberView> view = parts.members.view();
+  const std::vector<Member> ranks =
+      RanksOfBlob(*view, blob.digest, parts.health, kRanksAsked, parts.clock.Now());
+  std::vector<HolderShare> own;
+  {
+    const std::lock_guard lock(shared->mutex);
+    if (std::exchange(asking->begun, true)) return;
+    asking->open = 1 + ranks.size();
+    own = shared->table.Shares(blob, kHoldersNamedMax, parts.clock.Now());
   }
   for (const Member& rank : ranks) {
     const PeerClient::Question question{
@@ -256,11 +280,11 @@ void Holders::Ask(const BlobIdentity& blob, absl::AnyInvocable<void() &&> done) 
         {},
         {}};
     parts.client.Ask(
-        rank, question, [shared = shared_, blob, asking](const absl::StatusOr<PeerClient::Answer>& answer) {
+        rank, question, [shared, blob, asking](const absl::StatusOr<PeerClient::Answer>& answer) {
           Answered(shared, blob, asking, answer.ok() ? SharesIn(answer->body) : std::vector<HolderShare>());
         });
   }
-  Answered(shared_, blob, asking, own);
+  Answered(shared, blob, asking, own);
 }
 
 void Holders::Answered(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,

@@ -151,7 +151,7 @@ class DirectoryTest : public ::testing::Test {
   }
   void AskHolders(const Blob& blob) {
     std::promise<void> done;
-    holders_->Ask(*Holders::IdentityOf(blob), [&] { done.set_value(); });
+    holders_->Ask(*Holders::IdentityOf(blob), FetchClass::kDemand, [&] { done.set_value(); });
     done.get_future().wait();  // their addresses lead nowhere
   }
 
@@ -432,6 +432,30 @@ TEST_F(DirectoryTest, UntilTheHomesAreComputedThatIsWaitedFor) {
   ASSERT_TRUE(done);
   EXPECT_TRUE(absl::IsNotFound(status)) << "so that others are asked: " << status;
   EXPECT_GT(Offers(*blob, one_).size(), 1u);
+}
+
+TEST_F(DirectoryTest, WhoHasItIsAskedAtOnceWhenAReaderJoinsAFill) {
+  RefusingTransport nobody;
+  holders_transport_ = &nobody;
+  Use(8);
+  auto blob = std::make_shared<Blob>(*BlobWhereOwnRankIs(0).facts());
+  (void)directory_->FillOrder(*blob, blob->geometry().All());
+  std::vector<SourceOffer> offers = Offers(*blob, one_);
+  std::vector<std::string> texts = Texts(offers);
+  const auto at = std::find(texts.begin(), texts.end(), "wait");
+  ASSERT_NE(at, texts.end());
+  std::stable_sort(offers.begin(), offers.end(),
+                   [](const SourceOffer& a, const SourceOffer& b) { return a.rank < b.rank; });
+  bool done = false;
+  FetchHandle handle = offers[static_cast<size_t>(at - texts.begin())].source->Fetch(
+      {blob, one_, FetchClass::kBackfill, clock_.now + 10s, Asker::kLocal, nullptr,
+       std::make_shared<FetchProgress>(clock_)},
+      [](ChunkIndex, Buffer, SenderId) {}, [&](const absl::Status&) { done = true; });
+  handle.Raise(FetchClass::kHint);
+  io_.Run();
+  EXPECT_FALSE(done);
+  handle.Raise(FetchClass::kDemand);
+  EXPECT_TRUE(done);
 }
 
 TEST_F(DirectoryTest, WhenMembersChangeTheHomesOfBeforeServeUntilTheNewOnesAreKnown) {

@@ -82,7 +82,7 @@ class HolderSharesTest : public ::testing::Test {
   // The ranks answer that, or nothing.
   void AskHolders(absl::StatusOr<std::string> answer = absl::UnavailableError("it is away")) {
     bool done = false;
-    holders_->Ask(blob_, [&] { done = true; });
+    holders_->Ask(blob_, FetchClass::kDemand, [&] { done = true; });
     while (!transport_.asked.empty()) transport_.Answer(answer);
     EXPECT_TRUE(done);
   }
@@ -182,6 +182,48 @@ TEST_F(HolderSharesTest, WhereNobodyAnswersNothingIsKnown) {
   transport_.Answer(absl::UnavailableError("it is away"));
   ASSERT_TRUE(shares->has_value());
   EXPECT_FALSE(shares->value().has_value());
+}
+
+TEST_F(HolderSharesTest, WhatFillsWaitForIsAskedALittleLater) {
+  int done = 0;
+  for (int i = 0; i < 2; ++i) holders_->Ask(blob_, FetchClass::kBackfill, [&] { ++done; });
+  io_.Run();
+  EXPECT_THAT(transport_.asked, IsEmpty());
+  clock_.now += 8 * Holders::kFillWaitOfEach;
+  io_.Run();
+  ASSERT_THAT(transport_.asked, SizeIs(Holders::kRanksAsked)) << "once";
+  while (!transport_.asked.empty()) transport_.Answer(FormatShares({{"node-2", 9}}));
+  EXPECT_EQ(done, 2);
+  EXPECT_THAT(Known(), ElementsAre("node-2"));
+}
+
+TEST_F(HolderSharesTest, AReaderDoesNotWaitForAFill) {
+  int done = 0;
+  holders_->Ask(blob_, FetchClass::kHint, [&] { ++done; });
+  holders_->Ask(blob_, FetchClass::kReadahead, [&] { ++done; });
+  ASSERT_THAT(transport_.asked, SizeIs(Holders::kRanksAsked));
+  holders_->Hurry(blob_);
+  clock_.now += std::chrono::seconds(1);
+  io_.Run();
+  EXPECT_THAT(transport_.asked, SizeIs(Holders::kRanksAsked)) << "once";
+  while (!transport_.asked.empty()) transport_.Answer(FormatShares({}));
+  EXPECT_EQ(done, 2);
+  holders_->Hurry(blob_);
+  EXPECT_THAT(transport_.asked, IsEmpty()) << "nobody waits any more";
+
+  holders_->Ask(blob_, FetchClass::kHint, [&] { ++done; });
+  holders_->Hurry(blob_);
+  EXPECT_THAT(transport_.asked, SizeIs(Holders::kRanksAsked));
+}
+
+TEST_F(HolderSharesTest, HoweverManyMembersThereAreTheWaitIsShort) {
+  members_->Change([&](MemberTable& table, Instant now) {
+    for (int i = 8; i < 8000; ++i) table.HeardFrom(RowOf(i), RowOf(i).addresses.front(), now);
+  });
+  holders_->Ask(blob_, FetchClass::kBackfill, [] {});
+  clock_.now += Holders::kFillWaitMax / 2;
+  io_.Run();
+  EXPECT_THAT(transport_.asked, SizeIs(Holders::kRanksAsked));
 }
 
 TEST_F(HolderSharesTest, WhoHasSomeIsAskedWhichChunksWhenItLacksOne) {

@@ -114,10 +114,19 @@ Duration MemberHealth::BrokeOff(const std::string& member, Instant now, std::str
   return FailedLocked(member, now, why);
 }
 
+// What it was asked for together is quiet together.
+Duration MemberHealth::WasQuiet(const std::string& member, Instant now, std::string_view why) {
+  const std::lock_guard lock(mutex_);
+  Entry& entry = EntryOf(member);
+  if (entry.quiet_since == Instant()) entry.quiet_since = now;
+  return now < entry.quiet_since + kQuietApart ? Duration(0) : FailedLocked(member, now, why);
+}
+
 void MemberHealth::Succeeded(const std::string& member) {
   const std::lock_guard lock(mutex_);
   Entry& entry = EntryOf(member);
   ++entry.requests;
+  entry.quiet_since = Instant();
   entry.failures_in_row = 0;
   entry.awaits_probe = false;
 }

@@ -44,6 +44,7 @@ class MemberHealth {
   static constexpr Duration kProbeTakes = std::chrono::milliseconds(1500);  // as far as anybody is told
 
   static constexpr uint32_t kBrokenOffMax = 3;
+  static constexpr Duration kQuietApart = std::chrono::milliseconds(50);
   static constexpr uint32_t kStalledMax = 2;
   static constexpr Duration kSkipStalled = std::chrono::seconds(10);
   static constexpr size_t kReasonBytesMax = 200;  // kept of what was said
@@ -88,6 +89,10 @@ class MemberHealth {
   // is a failure from kBrokenOffMax times in a row on, without anything that came whole between; returns as
   // Failed.
   Duration BrokeOff(const std::string& member, Instant now, std::string_view why);
+  // It did not say soon whether it has what it was asked for, and was not waited for. Who is there may be
+  // slow for a moment: it is a failure the second time in a row, at least kQuietApart after the first;
+  // returns as Failed.
+  Duration WasQuiet(const std::string& member, Instant now, std::string_view why);
   // Another, who was asked later because it was late, gave what it had been asked for first. It is counted,
   // no more: the other may just have had it.
   void NoteOutrun(const std::string& member);
@@ -115,6 +120,7 @@ class MemberHealth {
     SenderId id = 0;
     uint32_t failures_in_row = 0;
     uint32_t broken_off_in_row = 0;
+    Instant quiet_since{};  // Instant(): it has answered since
     uint32_t stalled_in_row = 0;
     uint32_t unbanned_in_row = 0;  // times that it was to blame and could not be banned
     Instant skipped_until{};

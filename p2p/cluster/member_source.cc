@@ -30,6 +30,11 @@ constexpr Duration kRetryMin = milliseconds(1);
 // So long a reader waits for the first byte of what was asked for as a fill.
 constexpr Duration kFillWaitsForReader = milliseconds(20);
 
+// So long one that is asked for what it has may be quiet where others wait for this node, which asks the
+// registry next: who is there says at once what it lacks. (Of 500 simulated nodes of which a tenth vanished,
+// those that stood in for homes asked up to three of them one after the other, half a second each.)
+constexpr Duration kQuietMax = milliseconds(100);
+
 // Whoever was named so long ago may have vanished, or be busy: who named them knows better by now.
 constexpr Duration kNamedLast = milliseconds(250);
 
@@ -58,8 +63,9 @@ struct Errand {
   uint64_t request = 0;
   std::optional<PeerClient::RequestId> under_way;
   uint64_t answered = 0;
-  bool is_fill = false;    // it was asked for as one, and has brought nothing yet
-  bool overtaken = false;  // it was cancelled, to be asked for as what a reader waits for
+  bool is_fill = false;       // it was asked for as one, and has brought nothing yet
+  bool overtaken = false;     // it was cancelled, to be asked for as what a reader waits for
+  bool may_be_quiet = false;  // who is asked, for kQuietMax; it has given no sign yet
   // The same: the last time that it was put off, and while it is what comes then.
   uint64_t put_off = 0;
   void (MemberFetch::*next)(const std::shared_ptr<Errand>&) = nullptr;
@@ -207,6 +213,8 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
       return End(cancelled ? absl::CancelledError("nobody wants it any more") : TooLate());
     }
     errand->vouch = std::make_shared<PeerClient::ChunkQuestion::Vouch>();
+    errand->may_be_quiet = role == PeerRole::kPresentOnly && how == Asked::kItself &&
+                           (IsFill(fetch_class) || request_.asker != Asker::kLocal);
     const PeerClient::ChunkQuestion question{
         &OriginOf(*errand),
         facts_.get(),
@@ -219,14 +227,18 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
         how == Asked::kAsHelper && !IsFill(fetch_class),
         errand->vouch,
         role != PeerRole::kPresentOnly ? TokenFor(*errand) : std::string(),
-        OnAccess(OriginOf(*errand))};
+        OnAccess(OriginOf(*errand)),
+        errand->may_be_quiet ? kQuietMax : Duration(0)};
     const uint64_t request = NoteBegun(*errand, fetch_class);
     const PeerClient::RequestId id = access_.client.ReadChunk(
         member, question,
         [self = shared_from_this(), errand, member](std::span<const std::byte> bytes) {
           self->OnData(*errand, bytes, member);
         },
-        [self = shared_from_this()](bool patience) { self->request_.progress->Sign(patience); },
+        [self = shared_from_this(), errand](bool patience) {
+          errand->may_be_quiet = false;
+          self->request_.progress->Sign(patience);
+        },
         [self = shared_from_this(), errand, request, member, role, how,
          then = std::move(then)](PeerClient::ChunkOutcome outcome) mutable {
           const bool overtaken = self->NoteAnswered(*errand, request);
@@ -312,6 +324,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
 
   void OnData(Errand& errand, std::span<const std::byte> bytes, const Member& member) {
     request_.progress->Add(bytes.size());
+    errand.may_be_quiet = false;
     if (errand.bytes.filled() == 0) {
       NoteFlows(errand);
       errand.bytes = ChunkInflow(request_.flows, request_.blob->key(), errand.index, LengthOf(errand),
@@ -497,8 +510,9 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
   void NoteFailure(const Errand& errand, const std::string& name, const absl::Status& status) {
     const Instant now = access_.clock.Now();
     const std::string why(status.message());
-    const Duration skip =
-        errand.broke_off ? access_.health.BrokeOff(name, now, why) : access_.health.Failed(name, now, why);
+    const Duration skip = errand.may_be_quiet ? access_.health.WasQuiet(name, now, why)
+                          : errand.broke_off  ? access_.health.BrokeOff(name, now, why)
+                                              : access_.health.Failed(name, now, why);
     if (skip == Duration(0)) return;
     access_.warn(NotAskedFor(name, skip, why));
   }

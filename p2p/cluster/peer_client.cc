@@ -342,6 +342,8 @@ PeerClient::RequestId PeerClient::ReadChunk(const Member& member, const ChunkQue
   AddToken(question.token, request);
   if (question.role == PeerRole::kPresentOnly)
     request.first_silence_max = std::min(options_.present_silence_max, options_.silence_max);
+  if (question.quiet_max > Duration(0) && !options_.identity)
+    request.first_silence_max = std::min(request.first_silence_max, question.quiet_max);
   request.is_brief = true;
   request.fetch_class = question.fetch_class;
   request.body_bytes_max = std::max(question.range.length, kErrorBytesMax);

@@ -93,6 +93,9 @@ class PeerTransport {
     // Told before the first byte what the member says of the repository: kHearsay (public), or kUnknown (not,
     // as far as it knows). May be null.
     std::function<void(OriginAccess)> on_access = nullptr;
+    // Of who is asked for what it has, before its first byte, if that is less than otherwise and no handshake
+    // is to be waited for; 0: no less.
+    Duration quiet_max{};
   };
   // What a busy member says: when to come again, and names of members that have what was asked for, or are
   // receiving it.

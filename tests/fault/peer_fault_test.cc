@@ -787,6 +787,18 @@ TEST_F(PeerFaultTest, WhoIsAskedForWhatItHasSaysSomethingSoon) {
   EXPECT_FALSE(IsUsable(a_));
 }
 
+TEST_F(PeerFaultTest, WhoIsAskedForWhatItHasByAFillSaysSomethingSooner) {
+  options_.silence_max = options_.present_silence_max = kLong;
+  a_.Always(path_, [](const FaultRequest&, FaultConnection& connection) { connection.Stall(); });
+  Use({a_.port()});
+  sources_[0] = std::make_unique<MemberSource>(*access_, sources_[0]->member(), PeerRole::kPresentOnly);
+  fetch_class_ = FetchClass::kHint;
+  const Outcome outcome = Begin(*sources_[0], {ChunkIndex(0), 1}).get();
+  EXPECT_TRUE(absl::IsUnavailable(outcome.status)) << outcome.status;
+  EXPECT_LT(outcome.took, kLong / 2);
+  EXPECT_TRUE(IsUsable(a_)) << "it may only be slow";
+}
+
 TEST_F(PeerFaultTest, StopEndsWhatIsUnderWayAndWhatComesAfter) {
   options_.silence_max = kLong;
   options_.rate_min_bytes_per_s = 0;

@@ -66,6 +66,8 @@ SimTransport::RequestId SimTransport::ReadChunk(const p2p::Member& member, const
   call->vouch = question.vouch;
   if (!question.tried.empty()) call->request.tried = absl::StrSplit(question.tried, ',');
   call->deadline = question.deadline;
+  call->quiet_max =
+      question.quiet_max > Duration(0) && !wire_.is_by_tls ? question.quiet_max : kPresentSilenceMax;
   call->on_data = std::move(on_data);
   call->on_sign = std::move(on_sign);
   call->on_done = std::move(on_done);
@@ -253,7 +255,7 @@ void SimTransport::Sweep() {
     const bool is_first = !call->heard && call->request.role == PeerRole::kPresentOnly;
     if (call->deadline <= now) {
       late.push_back(call);
-    } else if (now - call->SilentSince() >= (is_first ? kPresentSilenceMax : kSilenceMax) ||
+    } else if (now - call->SilentSince() >= (is_first ? call->quiet_max : kSilenceMax) ||
                std::count(silent_servers.begin(), silent_servers.end(), call->server) > 0) {
       silent.push_back(call);
     }

@@ -210,5 +210,15 @@ TEST_F(MemberHealthTest, MemoryIsBoundedAndNoNumberEverMeansAnother) {
   EXPECT_EQ(health_.NameOf(health_.IdOf("member 1")), "member 1");
 }
 
+TEST_F(MemberHealthTest, WhatIsQuietTogetherCountsOnceAndAnAnswerBetweenEndsIt) {
+  const auto is_skipped = [&] { return health_.WasQuiet("a", now_, "it said nothing") > Duration(0); };
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(is_skipped()) << "together";
+  now_ += 2 * MemberHealth::kQuietApart;
+  health_.Succeeded("a");
+  EXPECT_FALSE(is_skipped());
+  now_ += 2 * MemberHealth::kQuietApart;
+  EXPECT_TRUE(is_skipped());
+}
+
 }  // namespace
 }  // namespace sluice::p2p

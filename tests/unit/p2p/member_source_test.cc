@@ -40,16 +40,18 @@ class ScriptedTransport final : public FakeTransport {
     FetchClass fetch_class{};
     bool cancelled = false;
     OnData on_data;
+    OnSign on_sign;
     OnChunkDone on_done;
   };
 
   using FakeTransport::FakeTransport;
 
-  RequestId ReadChunk(const Member& member, const ChunkQuestion& question, OnData on_data, OnSign,
+  RequestId ReadChunk(const Member& member, const ChunkQuestion& question, OnData on_data, OnSign on_sign,
                       OnChunkDone on_done) override {
+    quiet_max = question.quiet_max;
     history.push_back(member.name + " " + FetchClassName(question.fetch_class));
-    open.push_back(
-        {++last_, member.name, question.fetch_class, false, std::move(on_data), std::move(on_done)});
+    open.push_back({++last_, member.name, question.fetch_class, false, std::move(on_data), std::move(on_sign),
+                    std::move(on_done)});
     return last_;
   }
   void Cancel(RequestId id) override {
@@ -76,6 +78,7 @@ class ScriptedTransport final : public FakeTransport {
 
   std::vector<Asked> open;
   std::vector<std::string> history;
+  Duration quiet_max{};  // of the last
 
  private:
   RequestId last_{};
@@ -121,19 +124,20 @@ class MemberSourceTest : public ::testing::Test {
     return {name, {{"127.0.0.1", static_cast<uint16_t>(name[5])}}, "", kProtocolMajor, 1};
   }
 
-  void Fetch(FetchClass fetch_class) {
+  void Fetch(FetchClass fetch_class, PeerRole role = PeerRole::kHome, Asker asker = Asker::kLocal) {
     const auto find = [&](const std::string& name) {
       for (const Member& member : members_->view()->members) {
         if (member.name == name) return member;
       }
       return Member();
     };
-    source_ = std::make_unique<MemberSource>(*access_, find("node-1"), PeerRole::kHome);
+    source_ = std::make_unique<MemberSource>(*access_, find("node-1"), role);
     FetchRequest request;
     request.blob = blob_;
     request.chunks = {ChunkIndex(0), 1};
     request.fetch_class = fetch_class;
     request.deadline = clock_.now + 60s;
+    request.asker = asker;
     request.progress = std::make_shared<FetchProgress>(clock_);
     handle_ = source_->Fetch(
         std::move(request),
@@ -314,6 +318,42 @@ TEST_F(MemberSourceTest, AReaderMayComeSooner) {
   transport_.Answer(absl::ResourceExhaustedError("busy"));
   transport_.Pass(8ms);
   EXPECT_THAT(transport_.history, ElementsAre("node-1 demand", "node-1 demand"));
+}
+
+// Where others wait, or nobody reads: a reader of this host asks two beside each other.
+TEST_F(MemberSourceTest, WhoIsAskedForWhatItHasMayBeQuietForAMomentOnly) {
+  const auto quiet_max = [&](FetchClass fetch_class, PeerRole role, Asker asker) {
+    Fetch(fetch_class, role, asker);
+    transport_.Answer(absl::NotFoundError("it is not here"));
+    return transport_.quiet_max;
+  };
+  const Duration shortest = quiet_max(FetchClass::kHint, PeerRole::kPresentOnly, Asker::kLocal);
+  EXPECT_TRUE(Duration(0) < shortest && shortest < PeerClientOptions().present_silence_max);
+  EXPECT_EQ(quiet_max(FetchClass::kDemand, PeerRole::kPresentOnly, Asker::kPeer), shortest);
+  EXPECT_EQ(quiet_max(FetchClass::kDemand, PeerRole::kPresentOnly, Asker::kLocal), Duration(0));
+  EXPECT_EQ(quiet_max(FetchClass::kHint, PeerRole::kHome, Asker::kLocal), Duration(0));
+}
+
+TEST_F(MemberSourceTest, WhoWasQuietOnceIsNotSkippedAndWhoIsAgainWillBe) {
+  const auto is_usable_after = [&] {
+    Fetch(FetchClass::kHint, PeerRole::kPresentOnly);
+    transport_.Answer(absl::UnavailableError("no byte came for 100 ms"));
+    EXPECT_TRUE(done_.has_value() && absl::IsUnavailable(*done_));
+    return health_.Usable("node-1", clock_.now);
+  };
+  EXPECT_TRUE(is_usable_after()) << "it may only be slow";
+  clock_.now += 100ms;
+  EXPECT_FALSE(is_usable_after());
+}
+
+TEST_F(MemberSourceTest, WhoHasSaidSomethingFailsAsOthersDo) {
+  for (const bool sends : {false, true}) {
+    Fetch(FetchClass::kHint, PeerRole::kPresentOnly);
+    sends ? transport_.Send(1) : transport_.open.front().on_sign(false);
+    transport_.Answer(absl::UnavailableError("no byte came for 1500 ms"));
+    EXPECT_FALSE(health_.Usable("node-1", clock_.now)) << sends;
+    clock_.now += 10s;
+  }
 }
 
 TEST_F(MemberSourceTest, AClientThatIsStoppedEndsWhatIsPutOffOnce) {

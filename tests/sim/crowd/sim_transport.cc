@@ -66,8 +66,7 @@ SimTransport::RequestId SimTransport::ReadChunk(const p2p::Member& member, const
   call->vouch = question.vouch;
   if (!question.tried.empty()) call->request.tried = absl::StrSplit(question.tried, ',');
   call->deadline = question.deadline;
-  call->quiet_max =
-      question.quiet_max > Duration(0) && !wire_.is_by_tls ? question.quiet_max : kPresentSilenceMax;
+  call->quiet_max = wire_.is_by_tls ? Duration(0) : question.quiet_max;
   call->on_data = std::move(on_data);
   call->on_sign = std::move(on_sign);
   call->on_done = std::move(on_done);
@@ -123,6 +122,8 @@ void SimTransport::Begin(const CallPtr& call) {
   wire_.Later(dial + Wire::kHalf, [this, call] {
     if (PeerServer* const server = ServerAt(call->server)) server->Arrive(call);
   });
+  if (call->quiet_max > Duration(0))
+    port_.node.PostAt(wire_.loop.Now() + call->quiet_max, [this, call] { EndIfQuiet(call); });
   if (!std::exchange(sweeps_, true)) port_.node.PostAt(wire_.loop.Now() + kSweepEvery, [this] { Sweep(); });
 }
 
@@ -227,6 +228,12 @@ void SimTransport::Fail(const CallPtr& call, absl::Status status) {
   Ended(call, {.status = std::move(status), .retry_after = {}, .helpers = {}}, Connection::kClosed);
 }
 
+void SimTransport::EndIfQuiet(const CallPtr& call) {
+  if (!call->on_done || call->heard) return;
+  ++wire_.traffic.failed;
+  Fail(call, absl::UnavailableError("quiet"));
+}
+
 void SimTransport::Heard(Call& call) {
   call.heard = wire_.loop.Now();
   heard_of_server_[call.server] = wire_.loop.Now();
@@ -255,7 +262,7 @@ void SimTransport::Sweep() {
     const bool is_first = !call->heard && call->request.role == PeerRole::kPresentOnly;
     if (call->deadline <= now) {
       late.push_back(call);
-    } else if (now - call->SilentSince() >= (is_first ? call->quiet_max : kSilenceMax) ||
+    } else if (now - call->SilentSince() >= (is_first ? kPresentSilenceMax : kSilenceMax) ||
                std::count(silent_servers.begin(), silent_servers.end(), call->server) > 0) {
       silent.push_back(call);
     }

@@ -55,6 +55,7 @@ class SimTransport final : public p2p::PeerTransport {
   bool TakeKept(size_t server);
   void CloseOneBeyond(size_t kept);
   void Sweep();
+  void EndIfQuiet(const CallPtr& call);
   void Heard(Call& call);
   std::vector<size_t> SilentServers(Instant now) const;
   void Fail(const CallPtr& call, absl::Status status);

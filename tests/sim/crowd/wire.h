@@ -93,7 +93,7 @@ struct Call {
   p2p::PeerTransport::OnChunkDone on_done;  // null: the client is done with it
   Instant deadline;
   Instant began{};
-  Duration quiet_max{};          // before its first byte
+  Duration quiet_max{};          // before its first byte; 0: as others
   bool is_untaken = false;       // nobody was there to take a connection for it
   std::optional<Instant> heard;  // when something came last
   Instant SilentSince() const { return heard.value_or(began); }

@@ -56,16 +56,16 @@ struct Errand {
   bool is_paid = false;     // of the budget of bytes, for the next request
   int refusals = 0;
   Duration retry_after{};
-  bool patience = false;  // the member said last that the origin asks for it
-  std::string token;      // that the home is shown
+  bool patience = false;      // the member said last that the origin asks for it
+  bool may_be_quiet = false;  // who is asked, for kQuietMax; it has given no sign yet
+  std::string token;          // that the home is shown
   bool renewed = false;
   // Guarded by the fetch's mutex: the last request, and while it is under way its number.
   uint64_t request = 0;
   std::optional<PeerClient::RequestId> under_way;
   uint64_t answered = 0;
-  bool is_fill = false;       // it was asked for as one, and has brought nothing yet
-  bool overtaken = false;     // it was cancelled, to be asked for as what a reader waits for
-  bool may_be_quiet = false;  // who is asked, for kQuietMax; it has given no sign yet
+  bool is_fill = false;    // it was asked for as one, and has brought nothing yet
+  bool overtaken = false;  // it was cancelled, to be asked for as what a reader waits for
   // The same: the last time that it was put off, and while it is what comes then.
   uint64_t put_off = 0;
   void (MemberFetch::*next)(const std::shared_ptr<Errand>&) = nullptr;

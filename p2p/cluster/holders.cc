@@ -261,6 +261,10 @@ void Holders::Hurry(const BlobIdentity& blob) {
 // Once, whoever comes to it first.
 void Holders::Begin(const std::shared_ptr<Shared>& shared, const BlobIdentity& blob,
                     const std::shared_ptr<Asking>& asking) {
+  {
+    const std::lock_guard lock(shared->mutex);
+    if (std::exchange(asking->begun, true)) return;
+  }
   const Parts& parts = shared->parts;
   const std::shared_ptr<const MemberView> view = parts.members.view();
   const std::vector<Member> ranks =
@@ -268,7 +272,6 @@ void Holders::Begin(const std::shared_ptr<Shared>& shared, const BlobIdentity& b
   std::vector<HolderShare> own;
   {
     const std::lock_guard lock(shared->mutex);
-    if (std::exchange(asking->begun, true)) return;
     asking->open = 1 + ranks.size();
     own = shared->table.Shares(blob, kHoldersNamedMax, parts.clock.Now());
   }

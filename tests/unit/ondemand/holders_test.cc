@@ -130,7 +130,11 @@ TEST_F(HoldersTest, WhatIsBeyondTheBoundIsCounted) {
 }
 
 TEST_F(HoldersTest, WithoutTimeItSaysThatThereMayBeMore) {
-  EXPECT_FALSE(FindHolders({device_}, kMany, Duration::zero()).complete);
+  // The search may be over before this process runs again and sees that there is no time: rarely.
+  bool was_complete = true;
+  for (int left = 20; was_complete && left > 0; --left)
+    was_complete = FindHolders({device_}, kMany, Duration::zero()).complete;
+  EXPECT_FALSE(was_complete);
   EXPECT_TRUE(FindHolders({}, kMany, Duration::zero()).complete) << "of nothing there are none";
 }
 

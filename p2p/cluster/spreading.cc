@@ -187,7 +187,7 @@ Spreader::Answer Spreader::Ask(const Request& request) {
 }
 
 bool Spreader::HasRoom(Chunk& chunk, FetchClass fetch_class, bool is_help, Instant now) {
-  const auto is_stuck = [&](RequestId id) { return held_.at(id).since + StuckAfter() <= now; };
+  const auto is_stuck = [&](RequestId id) { return held_.at(id).since + StuckAfter(fetch_class) <= now; };
   std::erase_if(chunk.sending, is_stuck);
   if (chunk.sending.size() >= FanoutOf(chunk, fetch_class)) return false;
   if (fetch_class == FetchClass::kDemand) return true;
@@ -238,8 +238,8 @@ std::optional<Spreader::Receiver::State> Spreader::InZoneOf(const Chunk& chunk, 
   std::optional<Receiver::State> best;
   for (const Receiver& receiver : chunk.receivers) {
     const bool gets_it =
-        receiver.state == Receiver::State::kHas ||
-        (receiver.state == Receiver::State::kReceiving && now < receiver.since + StuckAfter());
+        receiver.state == Receiver::State::kHas || (receiver.state == Receiver::State::kReceiving &&
+                                                    now < receiver.since + StuckAfter(asker.fetch_class));
     const std::string& name = NameOf(receiver);
     if (!gets_it || name == asker.name || !receiver.failed.empty() || Contains(asker.tried, name) ||
         find_member_(name) != zone)

@@ -80,7 +80,8 @@ class Spreader {
   static constexpr Duration kHelpTurnMax = std::chrono::milliseconds(200);
   // Where fewer members than that ask, none waits for its turn: it may find another meanwhile.
   static constexpr size_t kTurnsFrom = 8;
-  // A transfer is stuck after four times what they take, and not earlier than this.
+  // A transfer is stuck after four times what they take, and not earlier than this; where a reader waits for
+  // its place no later either, since those that are slow, or full links, make that a long time.
   static constexpr Duration kStuckMin = std::chrono::seconds(2);
 
   // `zone`: of this node; "": it has none, and names whoever can help.
@@ -207,7 +208,9 @@ class Spreader {
   bool LeavesToHelpers(const Chunk& chunk, const Request& request, Instant now) const;
   bool IsLeftToZone(Chunk& chunk, const Asker& asker, Instant now) const;
   std::optional<Receiver::State> InZoneOf(const Chunk& chunk, const Asker& asker, Instant now) const;
-  Duration StuckAfter() const { return std::max<Duration>(kStuckMin, 4 * transfer_time_); }
+  Duration StuckAfter(FetchClass who_waits) const {
+    return who_waits == FetchClass::kDemand ? kStuckMin : std::max<Duration>(kStuckMin, 4 * transfer_time_);
+  }
   bool IsNamedEnough(const Receiver& receiver, uint32_t fanout, Instant now) const;
   std::optional<std::string> ZoneOf(const std::string& asker) const;
   bool IsNear(const Receiver& receiver, const std::optional<std::string>& zone) const;

@@ -789,6 +789,20 @@ TEST_F(SpreadingTest, WhoTakesNothingInKeepsNobodyElseFromTheChunk) {
   EXPECT_EQ(Ask("g").verdict, Verdict::kRefuse);
 }
 
+TEST_F(SpreadingTest, HoweverLongTransfersTakeNoReaderWaitsLongerForTheStuck) {
+  for (uint32_t chunk = 10; chunk < 30; ++chunk) {
+    const Spreader::Answer answer = spreader_->Ask(Request("slow", FetchClass::kBackfill, {}, chunk));
+    ASSERT_EQ(answer.verdict, Verdict::kSend);
+    clock_.now += 5s;
+    spreader_->Ended(answer.id, Outcome::kTaken);
+  }
+  for (const char* name : {"a", "b"}) ASSERT_EQ(Ask(name).verdict, Verdict::kSend);
+  clock_.now += Spreader::kStuckMin;
+  EXPECT_EQ(spreader_->Ask(Request("c", FetchClass::kBackfill, {})).verdict, Verdict::kRefuse)
+      << "as long as such transfers take it waits";
+  EXPECT_EQ(Ask("d").verdict, Verdict::kSend);
+}
+
 TEST_F(SpreadingTest, FillsThatTakeNothingInKeepNoOtherFillFromItsChunk) {
   const auto ask = [this](const std::string& asker, uint32_t chunk) {
     Spreader::Request request = Request(asker, FetchClass::kBackfill, {}, chunk);

@@ -285,6 +285,16 @@ MemberIndex ClusterDirectory::FetchesForZone(const Placed& placed, uint64_t stri
   return home;
 }
 
+// Where this node would ask none of the ranks: the first after them that it would, or itself.
+MemberIndex ClusterDirectory::SubstituteOf(const Placed& placed, const StripeRanks& ranks,
+                                           Instant now) const {
+  for (size_t rank = 0; rank < kRanksAsked && ranks[rank] != kNoMember; ++rank) {
+    if (ranks[rank] == placed.self || parts_.health.Usable(placed.view->members[ranks[rank]], now))
+      return rank < kRanks ? kNoMember : ranks[rank];
+  }
+  return kNoMember;
+}
+
 bool ClusterDirectory::IsNewRank(const Placed& placed, uint64_t stripe) const {
   if (parts_.clock.Now() - placed.view->since >= kRankIsNew) return false;
   return !placed.homes_before || RankOf(placed.homes_before->ranks[stripe], placed.self_before) == kRanks;
@@ -327,8 +337,11 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass fetch
     const StripeRanks& ranks = placed->homes->ranks[stripe];
     MemberIndex zone_home = asker == Asker::kLocal ? FetchesForZone(*placed, stripe, now) : kNoMember;
     if (zone_home == placed->self || zone_home == ranks[0]) zone_home = kNoMember;
-    const size_t own = placed->self == kNoMember ? kRanks : RankOf(ranks, placed->self);
-    const Part part{blob, has, asker, holders, RanksAsked(*placed, stripe, own, holders), zone_home};
+    const MemberIndex substitute = SubstituteOf(*placed, ranks, now);
+    const bool substitutes = placed->self != kNoMember && substitute == placed->self;
+    const size_t own = substitutes ? kRanks - 1 : RankOf(ranks, placed->self);
+    const size_t ranks_asked = substitutes ? kRanksAsked : RanksAsked(*placed, stripe, own, holders);
+    const Part part{blob, has, asker, holders, ranks_asked, zone_home, substitute};
     if (carried && zone_home != kNoMember) {
       OfferMember(placed->view->members[zone_home], PeerRole::kZoneHome, SourceRank::kZoneHome, has, offers);
       for (const MemberIndex member : placed->homes->of_zone[stripe]) {
@@ -351,7 +364,7 @@ void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks
                                   const Part& part, std::vector<SourceOffer>* offers) {
   const Instant now = parts_.clock.Now();
   for (size_t rank = 0; rank < part.ranks_asked; ++rank) {
-    if (ranks[rank] == kNoMember || rank == own) continue;
+    if (ranks[rank] == kNoMember || ranks[rank] == placed.self) continue;
     const Member& member = placed.view->members[ranks[rank]];
     if (!parts_.health.Usable(member, now)) continue;
     // Who waits for this node must not wait for what it asks of others.
@@ -367,6 +380,9 @@ void ClusterDirectory::OfferRanks(const Placed& placed, const StripeRanks& ranks
         part.asker == Asker::kPeer || own == 0 ? SourceRank::kHolder : SourceRank::kHedge;
     OfferMember(member, PeerRole::kPresentOnly, holds, part.has, offers);
   }
+  if (part.substitute != kNoMember && part.substitute != placed.self && part.asker != Asker::kPeer)
+    OfferMember(placed.view->members[part.substitute], PeerRole::kHome, SourceRank::kSecondStandIn, part.has,
+                offers);
 }
 
 // Whoever may ask the registry asks those first that are said to have it; who may not, before he gives up.

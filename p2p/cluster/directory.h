@@ -20,7 +20,8 @@
 namespace sluice::p2p {
 
 // Who can be asked for which chunks, as a member of a cluster: the home of each stripe, those that stand in
-// for it, and the registry, which only the ranks of a stripe may ask, and others as a last resort. What the
+// for it, and the registry, which only the ranks of a stripe may ask, and others as a last resort; where none
+// of the three can be asked the next by score is one of them, so that not each node asks for itself. What the
 // members don't carry every node asks the registry for, as it would without them; a claim that is refuted
 // within what a rank may ask for. Source: PEERS.md, "Who may ask the origin".
 //
@@ -113,9 +114,12 @@ class ClusterDirectory final : public SourceDirectory {
     size_t ranks_asked;  // for what they have
     // Who of this zone fetches it for all of the zone; kNoMember: this node does, or nobody has to.
     MemberIndex zone_home;
+    // Who does where no rank of the stripe can be asked; kNoMember: one can.
+    MemberIndex substitute;
   };
   MemberIndex FetchesForZone(const Placed& placed, uint64_t stripe, Instant now) const;
   bool IsElsewhere(const Placed& placed, MemberIndex member) const;
+  MemberIndex SubstituteOf(const Placed& placed, const StripeRanks& ranks, Instant now) const;
   bool IsNewRank(const Placed& placed, uint64_t stripe) const;
   size_t RanksAsked(const Placed& placed, uint64_t stripe, size_t own,
                     const std::optional<std::vector<BlobHolder>>& holders) const;

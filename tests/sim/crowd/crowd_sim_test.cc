@@ -62,18 +62,20 @@ TEST_P(CrowdSimTest, WhatIsHereAndThereInPartsTheOthersGetFromThere) {
   EXPECT_LE(Of("origin_over_size"), 0.02);
 }
 
-// Every node finds out by itself who is gone, and a home that is gone has others in its place: of a blob that
-// is brought in before that is known much is asked for twice.
+// Every node finds out by itself who is gone, and a home that is gone has others in its place. With the third
+// seed a stripe loses all three that may ask the registry for it. (Where then each node asked for itself the
+// registry sent 2.4 times the blob.)
 TEST_P(CrowdSimTest, TheOthersGetItThoughATenthVanishes) {
   Run(Crowd::Case::kVanish, 16 << 20);
-  EXPECT_LE(Of("origin_over_size"), 4);
+  EXPECT_LE(Of("origin_over_size"), 1.1);
 }
 
 // Who waits in vain waits 1.5 s at most, once, and not at each that it learns is gone. (Where every chunk
 // waited for itself it took 9 to 10 times the bound.)
 TEST_P(CrowdSimTest, WhoVanishesIsWaitedForOnce) {
   Run(Crowd::Case::kVanish, 64 << 20);
-  EXPECT_LE(Of("makespan_over_bound"), 4.2);
+  EXPECT_LE(Of("makespan_over_bound"), 3.8);
+  EXPECT_LE(Of("origin_over_size"), 1.1);
 }
 
 TEST_P(CrowdSimTest, TheyGetItThoughEachKnowsAnother) {

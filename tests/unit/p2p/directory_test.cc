@@ -329,6 +329,39 @@ TEST_F(DirectoryTest, WhoIsSkippedIsNotOffered) {
                                                       "stand-in " + ranks[1], "second " + ranks[2], "last"));
 }
 
+TEST_F(DirectoryTest, WhereNoRankCanBeAskedTheNextByScoreIs) {
+  Use(12);
+  const Blob blob = BlobWhereOwnRankIs(kRanksAsked, kRanksAsked);
+  const std::vector<std::string> ranks = Ranks(blob, kRanksAsked);
+  for (size_t rank = 0; rank < kRanks; ++rank) {
+    EXPECT_THAT(Texts(Settled(blob, one_)), ::testing::Not(::testing::Contains("second " + ranks[3])))
+        << rank;
+    health_.Failed(ranks[rank], clock_.now);
+  }
+  EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre("second " + ranks[3], "last"));
+  EXPECT_THAT(Texts(Settled(blob, one_, Asker::kPeer)), ElementsAre("last"))
+      << "who waits for this node must not wait for what it asks of others";
+  health_.Failed(ranks[3], clock_.now);
+  EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre("second " + ranks[4], "last")) << "one at a time";
+  for (const size_t rank : {4, 5}) health_.Failed(ranks[rank], clock_.now);
+  EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre("last")) << "it ends there";
+}
+
+TEST_F(DirectoryTest, WhoComesAfterRanksThatCannotBeAskedAsksTheRegistry) {
+  Use(12);
+  const Blob blob = BlobWhereOwnRankIs(4, kRanksAsked);
+  const std::vector<std::string> ranks = Ranks(blob, kRanksAsked);
+  for (const size_t rank : {0, 1, 2, 3}) {
+    EXPECT_EQ(Texts(Settled(blob, one_)).back(), "last") << rank;
+    health_.Failed(ranks[rank], clock_.now);
+  }
+  EXPECT_THAT(Texts(Settled(blob, one_)), ElementsAre("hedge " + ranks[5], "origin")) << "it may have it";
+  EXPECT_THAT(Texts(Settled(blob, one_, Asker::kPeer)), ElementsAre("holder " + ranks[5], "origin"));
+  for (int i = 1; i < 12; ++i) Silent(absl::StrCat("node-", i));
+  clock_.now += 5s;
+  EXPECT_EQ(Texts(Settled(blob, one_)).back(), "last") << "it is cut off itself";
+}
+
 TEST_F(DirectoryTest, EachStripeHasItsOwnRanks) {
   Use(8);
   const Blob blob(SpecOf(64));
@@ -746,7 +779,7 @@ TEST_F(DirectoryTest, WhoHasBecomeARankAsksSixForTenSeconds) {
 // A chunk that all nodes want at once, among nodes of which each knows some of the others. One that is asked
 // to fetch it asks others for what they have, then the registry. What it is let wait for it waits for. Who is
 // left waiting for ever? It is of one of the last stripes: their homes are often not those of the best score,
-// which have enough.
+// which have enough. Each may skip some that it knows, for a reason of its own.
 class WaitsTest : public DirectoryTest {
  protected:
   enum class Rule {
@@ -765,7 +798,8 @@ class WaitsTest : public DirectoryTest {
   static constexpr uint32_t kStripes = 16;  // of a chunk each
   static constexpr ChunkSpan kChunkWanted{ChunkIndex(kStripes - 1), 1};
 
-  std::map<std::string, Node> NodesThatWant(const Blob& blob, std::mt19937& random) {
+  // `skipped`: of ten that it knows.
+  std::map<std::string, Node> NodesThatWant(const Blob& blob, uint32_t skipped, std::mt19937& random) {
     constexpr int kNodes = 12;
     std::map<std::string, Node> nodes;
     for (int i = 0; i < kNodes; ++i) {
@@ -775,9 +809,17 @@ class WaitsTest : public DirectoryTest {
         if (random() % 10 < 6) known.insert(absl::StrCat("node-", other));
       }
       Use(known, node.name);
+      for (const std::string& name : known) {
+        health_.Succeeded(name);
+        if (name != node.name && random() % 10 < skipped) health_.Failed(name, clock_.now);
+      }
       (void)directory_->FillOrder(blob, blob.geometry().All());
+      SourceRank rank = SourceRank::kLastResort;
       for (const SourceOffer& offer : Offers(blob, kChunkWanted)) {
-        if (offer.rank == SourceRank::kHome) node.home = NameIn(offer);
+        if (!MayWaitForOthers(offer.rank) || offer.rank >= rank) continue;
+        rank = offer.rank;
+        node.home = NameIn(offer);
+        substituted_ += rank == SourceRank::kSecondStandIn;
       }
       for (const SourceOffer& offer : Offers(blob, kChunkWanted, Asker::kPeer)) {
         EXPECT_FALSE(MayWaitForOthers(offer.rank));
@@ -790,6 +832,8 @@ class WaitsTest : public DirectoryTest {
     }
     return nodes;
   }
+  size_t substituted_ = 0;  // that wait for one that is last of those that may ask the registry
+
   std::string NameIn(const SourceOffer& offer) {
     const std::string text = Texts({offer})[0];
     const size_t space = text.find(' ');
@@ -822,17 +866,19 @@ class WaitsTest : public DirectoryTest {
 TEST_F(WaitsTest, NobodyWaitsForEverWhateverEachKnowsOfTheOthers) {
   std::mt19937 random(7);
   size_t stuck_by_score = 0, stuck_by_own_right = 0;
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 200; ++i) {
     BlobSpec spec = SpecOf(kStripes);
     spec.digest = Sha256::Of(absl::StrCat("waited for ", i));
     const Blob blob(spec);
-    const std::map<std::string, Node> nodes = NodesThatWant(blob, random);
+    const uint32_t skipped = i % 2 == 0 ? 0 : 6;
+    const std::map<std::string, Node> nodes = NodesThatWant(blob, skipped, random);
     ASSERT_EQ(Stuck(blob, nodes, Rule::kByScoreAndOwnRight), 0u) << i;
     stuck_by_score += Stuck(blob, nodes, Rule::kByScore);
     stuck_by_own_right += Stuck(blob, nodes, Rule::kByOwnRight);
   }
   EXPECT_GT(stuck_by_score, 0u) << "half of the rule is not enough";
   EXPECT_GT(stuck_by_own_right, 0u) << "nor is the other half";
+  EXPECT_GT(substituted_, 100u);
 }
 
 // ------------------------------------------------------------------------------------------ last resort

@@ -82,8 +82,9 @@ class FetchProgress {
   // Told of the first byte and of the first sign; on the source's thread. Must not block.
   using OnChange = std::function<void()>;
 
-  explicit FetchProgress(const Clock& clock, OnChange on_change = nullptr)
-      : clock_(clock), on_change_(std::move(on_change)) {}
+  // `on_break`: as on_change, each time that what came breaks off.
+  explicit FetchProgress(const Clock& clock, OnChange on_change = nullptr, OnChange on_break = nullptr)
+      : clock_(clock), on_change_(std::move(on_change)), on_break_(std::move(on_break)) {}
 
   // Called by the source as bytes come.
   void Add(uint64_t bytes) {
@@ -92,6 +93,7 @@ class FetchProgress {
     const bool first = first_byte_.compare_exchange_strong(never, now, std::memory_order_relaxed);
     last_byte_.store(now, std::memory_order_relaxed);
     bytes_.fetch_add(bytes, std::memory_order_relaxed);
+    flows_.store(true, std::memory_order_relaxed);
     if (first && on_change_) on_change_();
   }
 
@@ -106,10 +108,17 @@ class FetchProgress {
     if (first && on_change_) on_change_();
   }
 
+  // What has come of a chunk comes no further: the source asks somebody else for it, or the same again.
+  void BreaksOff() {
+    if (flows_.exchange(false, std::memory_order_relaxed) && on_break_) on_break_();
+  }
+
   // What comes is part of an answer that was on its way before it was asked for: how long its first byte
   // takes says nothing of the source.
   void GoesOn() { goes_on_.store(true, std::memory_order_relaxed); }
 
+  // Whether bytes have come that are not broken off; they may have stopped.
+  bool flows() const { return flows_.load(std::memory_order_relaxed); }
   bool goes_on() const { return goes_on_.load(std::memory_order_relaxed); }
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
   // When the first and the last byte and sign came; Instant() before.
@@ -121,7 +130,7 @@ class FetchProgress {
 
  private:
   const Clock& clock_;
-  const OnChange on_change_;  // may be null
+  const OnChange on_change_, on_break_;  // may be null
   std::atomic<uint64_t> bytes_{0};
   std::atomic<Duration> first_byte_{Duration{}};
   std::atomic<Duration> last_byte_{Duration{}};
@@ -129,6 +138,7 @@ class FetchProgress {
   std::atomic<Duration> last_sign_{Duration{}};
   std::atomic<bool> patience_{false};
   std::atomic<bool> goes_on_{false};
+  std::atomic<bool> flows_{false};
 };
 
 class ChunkFlows;

@@ -34,7 +34,7 @@ LegId FetchRunner::Start(LegOrder order, FetchScheduler::Slot slot) {
   FetchProgress::OnChange on_change;
   if (IsFill(order.fetch_class)) on_change = OnFillChange();
   const auto running = std::make_shared<Running>(weak_from_this(), id, std::move(order), std::move(slot),
-                                                 parts_.clock, std::move(on_change));
+                                                 parts_.clock, std::move(on_change), OnBreak(id));
   legs_.emplace(id, running);
 
   const LegOrder& placed = running->order;
@@ -85,8 +85,25 @@ bool FetchRunner::Flows(LegId id, ChunkIndex index) const {
   const bool one_after_the_other = running.order.leg.source->kind() == SourceKind::kOrigin;
   if (running.order.leg.chunks.count > 1 && !one_after_the_other) return false;
   const FetchProgress& progress = running.inbox.progress;
-  return progress.bytes() > 0 && !running.status &&
+  return progress.flows() && !running.status &&
          parts_.clock.Now() - progress.last_byte() < SourcePlanner::kSilence;
+}
+
+// On the source's thread.
+FetchProgress::OnChange FetchRunner::OnBreak(LegId id) {
+  return [weak = weak_from_this(), id] {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->parts_.core.Post([weak, id] {
+      const auto runner = weak.lock();
+      if (!runner || !runner->events_) return;
+      const auto found = runner->legs_.find(id);
+      if (found == runner->legs_.end() || found->second->status) return;
+      const std::shared_ptr<Running> running = found->second;
+      runner->events_->LegBroke(id, running->order);
+      if (runner->events_) runner->events_->RoomMade();
+    });
+  };
 }
 
 void FetchRunner::Watch(LegId id) {

@@ -45,6 +45,8 @@ class LegEvents {
   virtual void LegEnded(LegId id, const LegOrder& order, const absl::Status& status) = 0;
   // A leg that a reader waits for is silent, or takes longer than its source mostly does.
   virtual void LegLate(LegId id, const LegOrder& order, const LegProgress& progress) = 0;
+  // What had begun to come of it has broken off, and it goes on: its source asks again.
+  virtual void LegBroke(LegId id, const LegOrder& order) = 0;
   // Slots or bytes have been given back, or which fills may flow is to be looked at again; comes after the
   // events above.
   virtual void RoomMade() = 0;
@@ -130,6 +132,7 @@ class FetchRunner : public std::enable_shared_from_this<FetchRunner> {
   void SourceDone(LegId id);
   void ReaderSeen();
   FetchProgress::OnChange OnFillChange();
+  FetchProgress::OnChange OnBreak(LegId id);
   void FillChanged();
   FillFlows::UnderWay UnderWay() const;
   bool Unwant(Running& running, ChunkIndex index);

@@ -16,12 +16,12 @@ namespace sluice {
 class FetchRunner::Inbox {
  public:
   Inbox(std::weak_ptr<FetchRunner> the_runner, LegId the_leg, const LegOrder& order, const Clock& clock,
-        FetchProgress::OnChange on_change)
+        FetchProgress::OnChange on_change, FetchProgress::OnChange on_break)
       : runner(std::move(the_runner)),
         leg(the_leg),
         blob(order.blob),
         source(*order.leg.source),
-        progress(clock, std::move(on_change)),
+        progress(clock, std::move(on_change), std::move(on_break)),
         asked_(order.leg.chunks),
         came_((order.leg.chunks.count + 63) / 64) {}
 
@@ -84,9 +84,9 @@ class FetchRunner::Inbox {
 // go of on the core loop when it has ended.
 struct FetchRunner::Running {
   Running(std::weak_ptr<FetchRunner> runner, LegId id, LegOrder the_order, FetchScheduler::Slot the_slot,
-          const Clock& clock, FetchProgress::OnChange on_change)
+          const Clock& clock, FetchProgress::OnChange on_change, FetchProgress::OnChange on_break)
       : order(std::move(the_order)),
-        inbox(std::move(runner), id, order, clock, std::move(on_change)),
+        inbox(std::move(runner), id, order, clock, std::move(on_change), std::move(on_break)),
         slot(std::move(the_slot)),
         started(clock.Now()),
         begun_as(order.fetch_class),

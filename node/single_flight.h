@@ -131,6 +131,7 @@ class SingleFlight final : private LegEvents {
   void ChunkNotStored(LegId id, const LegOrder& order, ChunkIndex index, const absl::Status& why) override;
   void LegEnded(LegId id, const LegOrder& order, const absl::Status& status) override;
   void LegLate(LegId id, const LegOrder& order, const LegProgress& progress) override;
+  void LegBroke(LegId id, const LegOrder& order) override { DropStale(id, order); }
   void RoomMade() override { Pump(); }
 
   void GiveUp(const Blob& blob, ChunkIndex index);

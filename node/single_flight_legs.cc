@@ -150,7 +150,7 @@ void SingleFlight::LegLate(LegId id, const LegOrder& order, const LegProgress& p
   }
 }
 
-// Who has only joined waits neither for what is silent nor for what is stalled, and alone keeps neither.
+// Who has only joined waits for nothing that is silent, stalled or broken off, and alone keeps none of them.
 void SingleFlight::DropStale(LegId id, const LegOrder& order) {
   const ChunkSpan chunks = order.leg.chunks;
   for (ChunkIndex index = chunks.first; index < chunks.end(); index = index.next()) {

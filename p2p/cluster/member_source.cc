@@ -242,6 +242,7 @@ class MemberFetch final : public FetchControl, public std::enable_shared_from_th
         [self = shared_from_this(), errand, request, member, role, how,
          then = std::move(then)](PeerClient::ChunkOutcome outcome) mutable {
           const bool overtaken = self->NoteAnswered(*errand, request);
+          if (!errand->delivered) self->request_.progress->BreaksOff();
           if (overtaken && absl::IsCancelled(outcome.status) && !errand->delivered) {
             errand->bytes = ChunkInflow();
             return self->Ask(errand, member, role, how, std::move(then));

@@ -9,8 +9,8 @@ missing=$(can_net) || skip_or_fail "$missing"
 
 readonly nodes=3 clients=34 fill_clients=16 image_bytes=6000000
 # The slowest with them, of the median without. It was 1.0 to 1.2 times, but up to 2.2 for who comes first for a chunk
-# that they are being sent already as often as the node sends one at once: they count as stuck after 2 s, all at the same
-# time, and an image takes 1.8 s. Who is waited for until it is cut off costs 30 s, which is 16 times.
+# that they are being sent already as often as the node sends one at once: they count as stuck after 1.5 s, all at the
+# same time, and an image takes 1.8 s. Who is waited for until it is cut off costs 30 s, which is 16 times.
 readonly times_max=4
 # A connection that has taken in nothing for so long is closed. Where all of the rest was in the kernel's buffers the
 # answer is over, and so much later the connection is that has asked for nothing more.

@@ -128,8 +128,9 @@ void PeerServer::SendBytes(const CallPtr& call, api::PeerBytes bytes) {
   wire_.Later(Wire::kHalf, [call] { call->asker->FirstBytes(call); });
   if (call->is_whole) return;
   const std::shared_ptr<ChunkFlow> flow = call->bytes->flow;
-  flow->Await(flow->length(), [this, call](std::optional<size_t> count) {
-    port_.node.Post([this, call, count] { count ? CameWhole(call) : ComesNoMore(call); });
+  // At the very end the flow may outlive this.
+  flow->Await(flow->length(), [this, &node = port_.node, call](std::optional<size_t> count) {
+    node.Post([this, call, count] { count ? CameWhole(call) : ComesNoMore(call); });
   });
 }
 

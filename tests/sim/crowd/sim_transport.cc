@@ -22,6 +22,7 @@ const Duration kDialMax = p2p::PeerClientOptions().dial_silence_max;
 // As node/daemon/daemon_members.cc has it, in the clear: connections that a server keeps.
 constexpr uint32_t kServerKeepsMax = 96;
 constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
+constexpr size_t kSweepPhases = 97;
 // A server whose client says nothing more closes after that.
 constexpr Duration kIdleMax = std::chrono::seconds(30);
 // Connections that are kept with nothing under way. Those of fills and of readers are not kept apart here.
@@ -124,7 +125,10 @@ void SimTransport::Begin(const CallPtr& call) {
   });
   if (call->quiet_max > Duration(0))
     port_.node.PostAt(wire_.loop.Now() + call->quiet_max, [this, call] { EndIfQuiet(call); });
-  if (!std::exchange(sweeps_, true)) port_.node.PostAt(wire_.loop.Now() + kSweepEvery, [this] { Sweep(); });
+  if (std::exchange(sweeps_, true)) return;
+  // Nodes that begin at the same moment do not look at the same moments.
+  const Duration phase = kSweepEvery * (node_ % kSweepPhases) / kSweepPhases;
+  port_.node.PostAt(wire_.loop.Now() + phase, [this] { Sweep(); });
 }
 
 bool SimTransport::IsKept(size_t server) const {
@@ -135,7 +139,7 @@ Duration SimTransport::Connect(size_t server) {
   if (TakeKept(server)) return {};
   CloseOneBeyond(kept_max_);
   Port& port = *wire_.ports[server];
-  if (!wire_.is_by_tls && port.connections >= kServerKeepsMax && !port.idle.empty())
+  if (!wire_.is_by_tls && port.accepted >= kServerKeepsMax && !port.idle.empty())
     port.idle.front()->DropKept(server);
   wire_.Open(node_, server);
   ++wire_.traffic.dials;
@@ -147,7 +151,7 @@ Duration SimTransport::Connect(size_t server) {
 
 void SimTransport::Release(size_t server, Connection connection) {
   Port& port = *wire_.ports[server];
-  const bool is_kept = wire_.is_by_tls || port.connections <= kServerKeepsMax;
+  const bool is_kept = wire_.is_by_tls || port.accepted <= kServerKeepsMax;
   if (connection == Connection::kClosed || !is_kept) return Close(server);
   idle_.push_back(server);
   port.idle.push_back(this);

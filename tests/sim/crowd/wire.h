@@ -43,6 +43,7 @@ struct Port {
   VirtualLoop::Node node;
   Link up, down;
   uint32_t connections = 0, connections_max = 0;  // open, of either side's asking; kept ones too
+  uint32_t accepted = 0;                          // of these, what others have asked for
   std::deque<SimTransport*> idle;                 // whose connections are kept, the longest unused first
   uint64_t asked = 0;                             // requests for chunks that it has made
   uint64_t sent = 0;                              // chunks, or begun to
@@ -67,15 +68,17 @@ struct Wire {
   uint64_t question_bytes = 0;  // of the head of a request for a chunk, but for the helpers that were tried
 
   void Later(Duration delay, Task task) { loop.world().PostAt(loop.Now() + delay, std::move(task)); }
-  void Open(size_t a, size_t b) {
-    for (const size_t node : {a, b}) {
+  void Open(size_t client, size_t server) {
+    ++ports[server]->accepted;
+    for (const size_t node : {client, server}) {
       Port& port = *ports[node];
       port.connections_max = std::max(port.connections_max, ++port.connections);
     }
   }
-  void Close(size_t a, size_t b) {
-    --ports[a]->connections;
-    --ports[b]->connections;
+  void Close(size_t client, size_t server) {
+    --ports[server]->accepted;
+    --ports[client]->connections;
+    --ports[server]->connections;
   }
 };
 

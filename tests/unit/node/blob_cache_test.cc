@@ -1341,6 +1341,30 @@ TEST_F(JoiningReadTest, SignsAloneAreNoFlow) {
   EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 3)));
 }
 
+// Where each waited on until nothing had come for a while, a row of nodes waited for one that was gone.
+TEST_F(JoiningReadTest, WhatBreaksOffDoesNotFlowAndWhoWaitsIsTold) {
+  auto blob = AddBlob(10 * kChunk);
+  auto local = ReadChunk(*blob, 3);
+  FetchProgress& progress = *home_.calls.front().request.progress;
+  progress.BreaksOff();
+  Settle();
+  EXPECT_FALSE(local->has_value()) << "nothing had begun to come";
+  progress.Add(1);
+  auto joined = ReadIf(ReadMode::kIfFlowing, *blob, 3);
+  EXPECT_FALSE(joined->has_value());
+  progress.BreaksOff();
+  Settle();
+  EXPECT_TRUE(Lacks(joined));
+  EXPECT_TRUE(Lacks(ReadIf(ReadMode::kIfFlowing, *blob, 3)));
+  progress.Add(1);
+  joined = ReadIf(ReadMode::kIfFlowing, *blob, 3);
+  EXPECT_FALSE(joined->has_value()) << "it comes anew";
+  home_.Take().SendAll();
+  Settle();
+  EXPECT_TRUE(Got(joined));
+  EXPECT_TRUE(Got(local));
+}
+
 TEST_F(JoiningReadTest, WhoJoinedWhatNobodyReadsIsToldWhenItStops) {
   Restart({}, {{SourceRank::kOrigin, &source_}});
   auto blob = AddBlob(10 * kChunk);

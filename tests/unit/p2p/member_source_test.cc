@@ -138,7 +138,7 @@ class MemberSourceTest : public ::testing::Test {
     request.fetch_class = fetch_class;
     request.deadline = clock_.now + 60s;
     request.asker = asker;
-    request.progress = std::make_shared<FetchProgress>(clock_);
+    request.progress = progress_ = std::make_shared<FetchProgress>(clock_);
     handle_ = source_->Fetch(
         std::move(request),
         [this](ChunkIndex index, Buffer bytes, SenderId) {
@@ -161,6 +161,7 @@ class MemberSourceTest : public ::testing::Test {
   std::unique_ptr<MemberAccess> access_;
   std::shared_ptr<Blob> blob_;
   std::unique_ptr<MemberSource> source_;
+  std::shared_ptr<FetchProgress> progress_;
   FetchHandle handle_;
   std::vector<uint32_t> came_;
   std::set<std::byte> values_;  // of the bytes that came
@@ -271,6 +272,22 @@ TEST_F(MemberSourceTest, WhoHasFailedMeanwhileIsNotAskedAgain) {
   transport_.Pass(500ms);
   EXPECT_THAT(transport_.history, ElementsAre("node-1 hint"));
   EXPECT_TRUE(done_.has_value() && absl::IsUnavailable(*done_));
+}
+
+TEST_F(MemberSourceTest, WhatAHelperBreaksOffDoesNotFlowUntilItComesAnew) {
+  Fetch(FetchClass::kHint);
+  transport_.Answer(absl::ResourceExhaustedError("busy"), {"node-2", "node-3"});
+  transport_.Pass(20ms);
+  EXPECT_FALSE(progress_->flows());
+  transport_.Send(1);
+  EXPECT_TRUE(progress_->flows());
+  transport_.Answer(absl::UnavailableError("broken off"));
+  EXPECT_FALSE(progress_->flows()) << "another is asked for it";
+  transport_.Pass(20ms);
+  transport_.Send(kChunk);
+  transport_.Answer(absl::OkStatus());
+  EXPECT_TRUE(progress_->flows()) << "it has come";
+  EXPECT_THAT(came_, ElementsAre(0));
 }
 
 TEST_F(MemberSourceTest, ThoseNamedLongAgoAreNotAsked) {

@@ -339,7 +339,7 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass fetch
     if (zone_home == placed->self || zone_home == ranks[0]) zone_home = kNoMember;
     const MemberIndex substitute = SubstituteOf(*placed, ranks, now);
     const bool substitutes = placed->self != kNoMember && substitute == placed->self;
-    const size_t own = substitutes ? kRanks - 1 : RankOf(ranks, placed->self);
+    const size_t own = RankOf(ranks, placed->self);
     const size_t ranks_asked = substitutes ? kRanksAsked : RanksAsked(*placed, stripe, own, holders);
     const Part part{blob, has, asker, holders, ranks_asked, zone_home, substitute};
     if (carried && zone_home != kNoMember) {
@@ -352,7 +352,7 @@ void ClusterDirectory::Offers(const Blob& blob, ChunkSpan span, FetchClass fetch
       }
     }
     if (carried) OfferRanks(*placed, ranks, own, part, offers);
-    const bool holders_first = own < kRanks || asker == Asker::kPeer;
+    const bool holders_first = own < kRanks || substitutes || asker == Asker::kPeer;
     const SourceRank as = holders_first ? SourceRank::kHolder : SourceRank::kLateHolder;
     // A fill comes again.
     if (carried && (holders_first || !IsFill(fetch_class))) OfferHolders(*placed, ranks, part, as, offers);

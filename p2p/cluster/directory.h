@@ -21,7 +21,7 @@ namespace sluice::p2p {
 
 // Who can be asked for which chunks, as a member of a cluster: the home of each stripe, those that stand in
 // for it, and the registry, which only the ranks of a stripe may ask, and others as a last resort; where none
-// of the three can be asked the next by score is one of them, so that not each node asks for itself. What the
+// of the three can be asked the next by score does that for all, so that not each node does. What the
 // members don't carry every node asks the registry for, as it would without them; a claim that is refuted
 // within what a rank may ask for. Source: PEERS.md, "Who may ask the origin".
 //

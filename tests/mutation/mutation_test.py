@@ -299,6 +299,13 @@ class Lists(unittest.TestCase):
             with self.assertRaisesRegex(mutant_list.ListError, complaint):
                 mutant_list.parse(text, "list")
 
+    def test_each_listed_break_can_be_made(self):
+        entries = mutant_list.read_folder(HERE / "list")
+        self.assertGreater(len(entries), 1000)
+        for entry in entries:
+            with self.subTest(entry.place):
+                entry.apply((HERE.parents[1] / entry.file).read_text(encoding="utf-8"))
+
 
 class RandomMutants(unittest.TestCase):
 

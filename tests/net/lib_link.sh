@@ -9,6 +9,8 @@ link_relay_pid=
 # shellcheck disable=SC2034  # for those who source this file
 link_near=198.18.0.1 link_far=198.18.0.2
 readonly link_device=sluicelink
+# A packet larger than the bucket would be cut into many by tbf, which costs more than the rest of its way.
+readonly link_burst_bytes=16384 link_packet_bytes=$((16384 - 1024))
 
 # can_link: whether this machine can make one; what is missing goes to standard output.
 can_link() {
@@ -33,11 +35,11 @@ link_up() {
   disown
   wait_until grep -qx up "$work/relay.log" || fail "the link can't be made: $(cat "$work/relay.log")"
   ip addr add "$link_near/30" dev "$link_device"
-  ip link set "$link_device" up
+  ip link set "$link_device" up gso_max_size "$link_packet_bytes"
   on_far_end ip addr add "$link_far/30" dev "$link_device"
-  on_far_end ip link set "$link_device" up
+  on_far_end ip link set "$link_device" up gso_max_size "$link_packet_bytes"
   on_far_end ip link set lo up
-  local shaped=(tc qdisc add dev "$link_device" root tbf rate "$1" burst 16kb latency 20ms)
+  local shaped=(tc qdisc add dev "$link_device" root tbf rate "$1" burst "$link_burst_bytes" latency 20ms)
   "${shaped[@]}"
   on_far_end "${shaped[@]}"
 }

@@ -118,7 +118,8 @@ net_relay() {
   net_relay_pids[$1]=$!
   disown
   wait_until grep -qx up "$log" || fail "no relay to $1: $(cat "$log")"
-  at "$1" ip link set "${net_devices[$1]}" up
+  at hub ip link set "${net_devices[$1]}" gso_max_size $((net_burst_bytes - 1024))
+  at "$1" ip link set "${net_devices[$1]}" up gso_max_size $((net_burst_bytes - 1024))
   at "$1" ip addr add "$(net_address "$1")/32" dev "${net_devices[$1]}"
   at "$1" ip route add default dev "${net_devices[$1]}"
   at hub ip link set "${net_devices[$1]}" up

@@ -741,6 +741,21 @@ TEST_F(SpreadingTest, WhoWaitsIsBoundedPerChunkAndInAllAndAQuarterIsKeptForDeman
   EXPECT_EQ(AskEarly("a", FetchClass::kDemand, 3).verdict, Verdict::kWait);
 }
 
+TEST_F(SpreadingTest, WhoIsSentAwayFromAChunkThatIsLateDoesNotComeAgainAtOnce) {
+  Restart({.of_chunk_max = 1});
+  EXPECT_EQ(AskEarly("a").verdict, Verdict::kWait);
+  const auto retry_after = [&](Duration waited) {
+    clock_.now += waited;
+    const Spreader::Answer answer = AskEarly("b");
+    EXPECT_EQ(answer.verdict, Verdict::kRefuse);
+    return answer.retry;
+  };
+  EXPECT_EQ(retry_after(0ms), 100ms) << "what they take at first";
+  EXPECT_EQ(retry_after(60ms), 40ms);
+  EXPECT_EQ(retry_after(30ms), 25ms) << "and not 10";
+  EXPECT_EQ(retry_after(10s), 25ms);
+}
+
 TEST_F(SpreadingTest, TheRetryIsWhatATransferTakesOfLateWithinItsBounds) {
   const auto refused_after = [&](Duration transfer) {
     for (int i = 0; i < 100; ++i) {

@@ -35,9 +35,13 @@ class PrefetchClient::Channel {
   bool is_remote() const { return is_remote_; }
   v1::PrefetchService::Stub& stub() { return *stub_; }
 
+  // Of a call that begins now.
+  absl::Time Deadline(absl::Duration by_default) const { return absl::Now() + timeout_.value_or(by_default); }
+  static void SetDeadline(grpc::ClientContext& context, absl::Time deadline) {
+    if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
+  }
   void SetDeadline(grpc::ClientContext& context, absl::Duration by_default) const {
-    const absl::Duration timeout = timeout_.value_or(by_default);
-    if (timeout != absl::InfiniteDuration()) context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+    SetDeadline(context, Deadline(by_default));
   }
 
  private:
@@ -78,10 +82,11 @@ absl::Status PrefetchClient::Watch(const std::vector<std::string>& ids, Interrup
                                    const std::function<void(const v1::WatchHintsResponse&)>& on_progress) {
   v1::WatchHintsRequest request;
   request.mutable_ids()->Add(ids.begin(), ids.end());
+  const absl::Time deadline = channel_->Deadline(absl::InfiniteDuration());
   while (true) {
     const absl::Time began = absl::Now();
     grpc::ClientContext context;
-    channel_->SetDeadline(context, absl::InfiniteDuration());
+    Channel::SetDeadline(context, deadline);
     auto stream = channel_->stub().WatchHints(&context, request);
     interrupt.Call([&context] { context.TryCancel(); });
     v1::WatchHintsResponse response;

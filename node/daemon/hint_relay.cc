@@ -66,7 +66,7 @@ absl::Status Told(const absl::StatusOr<p2p::PeerTransport::Answer>& answer) {
   if (outcome == "taken" || outcome == "cancelled") return absl::OkStatus();
   const json code = told.value("code", json()), message = told.value("message", json());
   if (outcome != "refused" || !code.is_number_integer() || !message.is_string()) return nonsense;
-  const int number = code.get<int>();
+  const auto number = code.get<int64_t>();
   if (number <= 0 || number > static_cast<int>(absl::StatusCode::kUnauthenticated)) return nonsense;
   return absl::Status(static_cast<absl::StatusCode>(number),
                       message.get<std::string>().substr(0, kReasonBytesMax));

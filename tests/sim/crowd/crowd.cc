@@ -171,6 +171,7 @@ Figures Crowd::Run(Case which) {
             Seconds(SimRegistry::kTrip + 2 * Wire::kTrip);
   began_ = wire_.loop.Now();
   wire_.traffic = {};
+  for (const auto& port : wire_.ports) port->connections_max = port->connections;
   for (size_t i = first; i < options_.nodes; ++i)
     Begin(i, one_chunk ? Duration(0) : Duration(static_cast<int64_t>(random_.Below(kStart.count()))));
   if (which == Case::kVanish) wire_.Later(Of(bound / 3), [this] { VanishSome(); });

@@ -13,6 +13,8 @@ import hashlib
 import sys
 from fractions import Fraction
 
+from vectors_file import print_or_check
+
 MAJOR = 1
 BITS = 2**64
 KI, MI = 1024, 1024 * 1024
@@ -109,15 +111,7 @@ def lines():
 
 
 def main():
-    text = "".join(line + "\n" for line in lines())
-    if len(sys.argv) == 1:
-        sys.stdout.write(text)
-        return 0
-    with open(sys.argv[2], encoding="ascii") as file:
-        if file.read() == text:
-            return 0
-    print(f"{sys.argv[2]} is not what this makes", file=sys.stderr)
-    return 1
+    return print_or_check("".join(line + "\n" for line in lines()))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import hashlib
 import json
 import sys
 
+from vectors_file import print_or_check
+
 BUCKETS = 32
 
 
@@ -103,14 +105,7 @@ def answer_vectors():
 def main():
     vectors = {"hashes": hash_vectors(), "rows": row_vectors(), "answers": answer_vectors()}
     lines = json.dumps(vectors, indent=1) + "\n"
-    if sys.argv[1:2] != ["--check"]:
-        sys.stdout.write(lines)
-        return 0
-    with open(sys.argv[2], encoding="utf-8") as file:
-        if file.read() == lines:
-            return 0
-    print(f"{sys.argv[2]} is not what {sys.argv[0]} makes")
-    return 1
+    return print_or_check(lines)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import base64
 import json
 import sys
 
+from vectors_file import print_or_check
+
 MIB = 1 << 20
 CHUNK = 256 << 10
 
@@ -199,14 +201,7 @@ def main():
                "hints": hint_vectors(), "questions": question_vectors()}
     lines = "{\n" + ",\n".join(f" {json.dumps(part)}: [\n" + ",\n".join(f"  {json.dumps(each)}" for each in entries) + "\n ]"
                                for part, entries in vectors.items()) + "\n}\n"
-    if sys.argv[1:2] != ["--check"]:
-        sys.stdout.write(lines)
-        return 0
-    with open(sys.argv[2], encoding="utf-8") as file:
-        if file.read() == lines:
-            return 0
-    print(f"{sys.argv[2]} is not what {sys.argv[0]} makes")
-    return 1
+    return print_or_check(lines)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ static int64_t now_us(void) {
   return now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000;
 }
 
-static int open_end(const char* netns_file, const char* device, bool many_as_one) {
+static int open_end(const char* netns_file, const char* device, unsigned long offload) {
   const int netns = open(netns_file, O_RDONLY | O_CLOEXEC);
   if (netns < 0 || setns(netns, CLONE_NEWNET) != 0) die(netns_file);
   close(netns);
@@ -69,7 +69,6 @@ static int open_end(const char* netns_file, const char* device, bool many_as_one
   request.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR;
   snprintf(request.ifr_name, sizeof request.ifr_name, "%s", device);
   if (ioctl(end, TUNSETIFF, &request) != 0) die("TUNSETIFF");
-  const unsigned long offload = many_as_one ? TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 : 0;
   if (ioctl(end, TUNSETOFFLOAD, offload) != 0) die("TUNSETOFFLOAD");
   return end;
 }
@@ -134,8 +133,8 @@ int main(int argc, char** argv) {
   const int64_t seed = argc == 7 ? number("SEED", argv[6], INT64_MAX / 2 - 1) : 0;
   for (int i = 0; i < 2; ++i)
     directions[i].random = (uint64_t)(2 * seed + i + 1) * UINT64_C(0x9e3779b97f4a7c15);
-  const bool many_as_one = loss_permille == 0;
-  const int ends[2] = {open_end(argv[1], argv[3], many_as_one), open_end(argv[2], argv[3], many_as_one)};
+  const unsigned long offload = loss_permille == 0 ? TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 : 0;
+  const int ends[2] = {open_end(argv[1], argv[3], offload), open_end(argv[2], argv[3], offload)};
   puts("up");
   fflush(stdout);
   while (1) {

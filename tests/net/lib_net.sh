@@ -9,7 +9,7 @@
 # shellcheck source=tests/e2e/lib_nodes.sh
 source "$e2e_dir/lib_nodes.sh"
 
-readonly net_prefix=sluice-$$ net_burst_bytes=16384 net_queue_max=20ms
+readonly net_prefix=sluice-$$ net_burst_bytes=16384 net_packet_bytes=$((16384 - 1024)) net_queue_max=20ms
 declare -A net_devices=() net_relay_pids=()
 
 # net_address PLACE: of the range that is kept for measurements (RFC 2544).
@@ -101,8 +101,8 @@ net_add() {
 # A packet larger than the bucket would be cut into many by tbf, which costs more than the rest of its way.
 net_plug() {
   at hub ip link add "${net_devices[$1]}" type veth peer name "${net_devices[$1]}" netns "$(net_namespace "$1")"
-  at hub ip link set "${net_devices[$1]}" master br0 gso_max_size $((net_burst_bytes - 1024))
-  at "$1" ip link set "${net_devices[$1]}" up gso_max_size $((net_burst_bytes - 1024))
+  at hub ip link set "${net_devices[$1]}" master br0 gso_max_size $net_packet_bytes
+  at "$1" ip link set "${net_devices[$1]}" up gso_max_size $net_packet_bytes
   at "$1" ip addr add "$(net_address "$1")/24" dev "${net_devices[$1]}"
   at "$1" ip route add default via "$(net_address hub)"
   at "$1" ip -6 addr add "$(net_address6 "$1")/64" dev "${net_devices[$1]}" nodad
@@ -118,8 +118,8 @@ net_relay() {
   net_relay_pids[$1]=$!
   disown
   wait_until grep -qx up "$log" || fail "no relay to $1: $(cat "$log")"
-  at hub ip link set "${net_devices[$1]}" gso_max_size $((net_burst_bytes - 1024))
-  at "$1" ip link set "${net_devices[$1]}" up gso_max_size $((net_burst_bytes - 1024))
+  at hub ip link set "${net_devices[$1]}" gso_max_size $net_packet_bytes
+  at "$1" ip link set "${net_devices[$1]}" up gso_max_size $net_packet_bytes
   at "$1" ip addr add "$(net_address "$1")/32" dev "${net_devices[$1]}"
   at "$1" ip route add default dev "${net_devices[$1]}"
   at hub ip link set "${net_devices[$1]}" up

@@ -196,7 +196,8 @@ TEST_F(HintRelayTest, EachIsToldAndWhatItSaysComesBack) {
   EXPECT_EQ(told_.at("node-3"), absl::PermissionDeniedError("not on the allow-list"));
   for (const char* const nonsense :
        {"", "[]", "{}", R"({"outcome":"refused"})", R"({"outcome":"refused","code":0,"message":"m"})",
-        R"({"outcome":"refused","code":99,"message":"m"})", R"({"outcome":7})"}) {
+        R"({"outcome":"refused","code":99,"message":"m"})",
+        R"({"outcome":"refused","code":4294967303,"message":"m"})", R"({"outcome":7})"}) {
     told_.clear();
     if (transport_.waiting() == 0) Carry({"node-4"});
     Answer(nonsense);
